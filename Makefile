@@ -1,0 +1,40 @@
+# Each target sets up what it needs: .venv with the dev and doom extras and, for test and demo, system libraries.
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+STAMP := $(VENV)/.installed
+
+.PHONY: setup test lint types demo clean
+
+setup: $(STAMP)
+
+# torch first and alone: its exact version decides which of its builds and companions everything else agrees with.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "worldsim needs Python 3.11 or newer, found " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)")'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	$(PIP) --constraint constraints.txt --editable '.[dev,doom]'
+	touch $@
+
+# Small models in several workers: threads would only get in each other's way.
+test: export OMP_NUM_THREADS ?= 1
+test: setup lint types
+	@$(PYTHON) .ci/system-libraries cv2 open3d
+	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+lint: setup
+	$(VENV)/bin/ruff check .
+
+# The wings are checked where they are installed: inside the package.
+types: setup
+	@rm -rf build/types && mkdir -p build/types && cp -R worldsim build/types/worldsim
+	@for wing in envs agents scenes; do cp -R $$wing build/types/worldsim/$$wing; done
+	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p worldsim
+
+demo: setup
+	@$(PYTHON) .ci/system-libraries cv2
+	$(VENV)/bin/worldsim demo --out out/demo
+
+clean:
+	rm -rf build dist out .mypy_cache .pytest_cache .ruff_cache *.egg-info

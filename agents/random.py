@@ -1,0 +1,24 @@
+"""A policy that draws every action uniformly from the action space."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import gymnasium as gym
+
+
+class RandomPolicy:
+    """Independent uniform actions. action_space: the environment's; it is copied, so its own randomness stays untouched."""
+
+    def __init__(self, action_space: gym.Space[Any]) -> None:
+        self.action_space = copy.deepcopy(action_space)
+        self.reset(0)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Reseed. ``None`` draws a fresh seed from the operating system."""
+        self.action_space.seed(seed)
+
+    def act(self, obs: Any) -> Any:
+        """An action of the space; ``obs`` is not looked at."""
+        return self.action_space.sample()

@@ -1,0 +1,1 @@
+"""Gymnasium environments: generated worlds and their real twins, one file each."""

@@ -1,0 +1,223 @@
+"""What the single and the batched dream share: the world they load, where they start, what they report, their snapshots."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from gymnasium.envs.registration import load_env_creator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.camera import quantise_depth
+from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
+from worldsim.protocols import Scene
+from worldsim.state import SceneStart, WorldState, flatten
+from worldsim.world import World, bucket
+
+DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
+FRAME_KEYS = ("rgb", "act", "depth", "pose", "intrinsics")
+SEED_LIMIT = 2**63 - 1
+
+Array = NDArray[Any]
+
+
+class Randomness(StrEnum):
+    """How the futures of a fork differ."""
+
+    COMMON = "common"
+    """The same actions give the same futures, bit by bit: what differs comes from the actions alone."""
+    INDEPENDENT = "independent"
+    """Every fork dreams with a fresh seed."""
+
+
+@runtime_checkable
+class NamedScenes(Protocol):
+    """Scenes that can also be had by name."""
+
+    def names(self) -> list[str]: ...
+
+    def load(self, name: str) -> SceneStart: ...
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A whole environment: restoring it brings back every future, resets included, bit by bit.
+
+    state: the worlds, one row an environment (and rows of padding). elapsed: (n,) int64 steps since each reset.
+    resetting: (n,) bool, whose next step is a reset. generators: the states of the environments' random generators.
+    """
+
+    state: WorldState
+    elapsed: Array
+    resetting: Array
+    generators: tuple[Any, ...]
+
+
+class Starts:
+    """Where resets begin.
+
+    scenes: ``module:Class`` of a class that takes the world's ``scenes`` folder, or a folder of scenes, or an object with the
+    method ``start``, or None: then every reset needs frames.
+    """
+
+    def __init__(self, world: World, scenes: str | Path | Scene | None) -> None:
+        self.world = world
+        self.scenes = self._resolved(scenes)
+
+    def choose(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> tuple[SceneStart, int]:
+        """The scene that ``options`` ask for, else one drawn with ``rng``; and the dream's seed, always drawn."""
+        options = options or {}
+        unknown = sorted(set(map(str, options)) - {"scene", "frames"})
+        if unknown:
+            raise InvalidInputError(f"unknown reset options {', '.join(map(repr, unknown))}: options are 'scene' and 'frames'")
+        if len(options) == 2:
+            raise InvalidInputError("reset options 'scene' and 'frames' exclude one another: give one of them")
+        if "frames" in options:
+            scene = as_scene(options["frames"])
+        elif "scene" in options:
+            scene = self._named(options["scene"])
+        else:
+            scene = self._any().start(rng)
+        self.world.check_start(scene)
+        return scene, int(rng.integers(SEED_LIMIT))
+
+    def _named(self, name: Any) -> SceneStart:
+        if not isinstance(name, str):
+            raise InvalidInputError(f"reset option 'scene' must be a name, got {name!r}")
+        scenes = self._any()
+        if not isinstance(scenes, NamedScenes):
+            raise InvalidInputError(f"{type(scenes).__name__} has no scenes by name: leave out the reset option 'scene'")
+        return scenes.load(name)
+
+    def _any(self) -> Scene:
+        if self.scenes is None:
+            raise NotFoundError(
+                "this world was not loaded from a folder and so has no start scenes: pass scenes=FOLDER, or frames in the options"
+            )
+        return self.scenes
+
+    def _resolved(self, scenes: str | Path | Scene | None) -> Scene | None:
+        if scenes is None:
+            return None
+        folder = None if self.world.folder is None else self.world.folder / "scenes"
+        if isinstance(scenes, Path) or (isinstance(scenes, str) and ":" not in scenes):
+            folder, scenes = Path(scenes), DEFAULT_SCENES
+        if not isinstance(scenes, str):
+            if not isinstance(scenes, Scene):
+                raise InvalidInputError(f"scenes must be 'module:Class', a folder or an object with start(rng), got {scenes!r}")
+            return scenes
+        try:
+            creator: Any = load_env_creator(scenes)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise NotFoundError(f"no scenes {scenes!r} ({error}): give 'module:Class' or a folder of scenes") from None
+        return None if folder is None else creator(folder)
+
+
+def as_scene(frames: Any) -> SceneStart:
+    """The start that ``options["frames"]`` holds: a :class:`SceneStart`, or arrays by name.
+
+    rgb: (t, h, w, 3) uint8. act: (t,) or (t, n), what led to each frame (zeros by default). depth: (t, h, w) metres.
+    pose: (t, 4, 4). intrinsics: (4,) pixels (the world's by default).
+    """
+    if isinstance(frames, SceneStart):
+        return dataclasses.replace(frames, name="")
+    if not isinstance(frames, Mapping):
+        raise InvalidInputError(f"frames must be a SceneStart or a dict of arrays, got {type(frames).__name__}")
+    unknown = sorted(set(map(str, frames)) - set(FRAME_KEYS))
+    if unknown or "rgb" not in frames:
+        keys = ", ".join(map(repr, frames)) or "nothing"
+        raise InvalidInputError(f"frames hold {keys}: 'rgb' is needed, and no others than {', '.join(FRAME_KEYS)} are known")
+    arrays = {name: _tensor(name, value) for name, value in frames.items() if value is not None}
+    rgb = arrays["rgb"]
+    if rgb.dim() != 4 or rgb.shape[-1] != 3 or rgb.dtype != torch.uint8:
+        raise InvalidInputError(f"frames: rgb must be uint8 of shape (t, h, w, 3), got {rgb.dtype} {tuple(rgb.shape)}")
+    depth, pose, intrinsics = (arrays.get(name) for name in ("depth", "pose", "intrinsics"))
+    if depth is not None and not (depth.is_floating_point() and bool((depth > 0).all())):
+        raise InvalidInputError(f"frames: depth must be positive float metres, inf for sky, got {depth.dtype} from {depth.min()}")
+    return SceneStart(
+        rgb=rgb.permute(0, 3, 1, 2).contiguous(),
+        act=arrays.get("act", torch.zeros(len(rgb), dtype=torch.int64)),
+        inverse_depth=None if depth is None else quantise_depth(depth),
+        pose=None if pose is None else pose.float(),
+        intrinsics=None if intrinsics is None else intrinsics.float(),
+    )
+
+
+def _tensor(name: str, value: Any) -> Tensor:
+    try:
+        return torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"frames: {name} of type {type(value).__name__} is no array ({error})") from None
+
+
+def load_world(world: str | Path | World, device: torch.device | str | None, steps: int | None) -> World:
+    """The world to dream in; one that is given as a World is used as it is, or on ``device`` if that is named."""
+    if isinstance(world, World):
+        loaded = world if device is None else world.to(device)
+    elif isinstance(world, (str, Path)):
+        loaded = World.from_pretrained(world, device)
+    else:
+        raise InvalidInputError(f"world must be a name, a folder or a World, got {world!r}")
+    if steps is None:
+        return loaded
+    if not isinstance(steps, int) or steps < 1:
+        raise InvalidInputError(f"sampling steps must be a whole number of at least 1, got {steps!r}")
+    return loaded.with_dynamics(steps=steps)
+
+
+def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
+    """What ``info`` says of the first ``n`` worlds: copies, each with a leading axis of environments."""
+    frame = state.frame
+    info: dict[str, Tensor] = {}
+    if frame.depth is not None and frame.pose is not None:
+        info = {"pose": frame.pose[:n].clone(), "depth": frame.depth[:n], "intrinsics": state.intrinsics[:n].clone()}
+    info["memory_coverage"] = world.coverage(state)[:n].double()
+    info["generated"] = torch.ones(n, dtype=torch.bool, device=frame.rgb.device)
+    return info
+
+
+def forked(state: WorldState, index: int, n: int, randomness: str, rng: np.random.Generator) -> WorldState:
+    """``n`` copies of one world."""
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise InvalidInputError(f"fork needs a whole number of at least 1 environments, got {n!r}")
+    try:
+        kind = Randomness(randomness)
+    except ValueError:
+        raise InvalidInputError(f"randomness must be 'common' or 'independent', got {randomness!r}") from None
+    copies = state.select(torch.full((int(n),), index, dtype=torch.int64))
+    if kind is Randomness.COMMON:
+        return copies
+    seeds = torch.from_numpy(rng.integers(SEED_LIMIT, size=int(n)))
+    return dataclasses.replace(copies, seed=seeds.to(copies.seed.device))
+
+
+def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
+    """Raise InvalidInputError unless ``snapshot`` is one of as many environments of such a world."""
+    if not isinstance(snapshot, Snapshot):
+        raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")
+    mine, other = ({k: (v.dtype, v.shape[1:]) for k, v in flatten(s).items()} for s in (world.blank(1), snapshot.state))
+    if len(snapshot.elapsed) != environments or len(snapshot.state) != bucket(environments) or mine != other:
+        raise InvalidInputError(
+            f"this snapshot is of {len(snapshot.elapsed)} environments of another kind or number than these {environments}: "
+            "restore it where it was taken, or in an environment made with the same arguments"
+        )
+
+
+@contextmanager
+def enough_memory(environments: int, device: torch.device) -> Iterator[None]:
+    """Turn a failed allocation into an error that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{environments} environments (computed as {bucket(environments)}) do not fit in the memory of {device}: "
+            "make fewer of them, or free memory"
+        ) from error

@@ -1,0 +1,40 @@
+"""Start from frames recorded in the real twin: one folder a scene, as :mod:`worldsim.scene_files` writes them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from worldsim.errors import NotFoundError
+from worldsim.scene_files import load_scene, scene_names
+from worldsim.state import SceneStart
+
+
+class RecordedScenes:
+    """The scenes in a folder, such as the ``scenes`` folder of a world; each is read once, when it is first needed."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._loaded: dict[str, SceneStart] = {}
+
+    def names(self) -> list[str]:
+        """Names of the scenes, in natural order."""
+        return scene_names(self.folder)
+
+    def load(self, name: str) -> SceneStart:
+        """The scene of that name. Raises NotFoundError, listing what exists, or DamagedFileError."""
+        if name not in self._loaded:
+            names = self.names()
+            if name not in names:
+                raise NotFoundError(f"no start scene {name!r} in {self.folder}; there are: {', '.join(names) or 'none'}")
+            self._loaded[name] = load_scene(self.folder / name)
+        return self._loaded[name]
+
+    def start(self, rng: np.random.Generator) -> SceneStart:
+        """One of the scenes, each as likely."""
+        names = self.names()
+        if not names:
+            raise NotFoundError(f"{self.folder} holds no start scenes: record some with worldsim.scene_files.record_scenes")
+        return self.load(names[int(rng.integers(len(names)))])

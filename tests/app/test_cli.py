@@ -1,0 +1,124 @@
+"""The command line: every command is wired, errors are one line, and help is quick."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import worldsim
+from worldsim.app import cli
+from worldsim.errors import InvalidInputError, NotFoundError
+
+
+@dataclass(frozen=True)
+class StubConfig:
+    """A command for the tests."""
+
+    count: int = 1
+    """How many."""
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A module behind the command ``stub``; a test replaces its ``work``."""
+    module = types.ModuleType("stub_module")
+    module.StubConfig = StubConfig  # type: ignore[attr-defined]
+    module.work = lambda config: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "stub_module", module)
+    monkeypatch.setitem(cli.COMMANDS, "stub", cli.Command("stub_module", "StubConfig", "work", "For the tests."))
+    return module
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: worldsim {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        (["record", "worldsim/TinyRoom-v0", "--out", "d"], "env_id", "worldsim/TinyRoom-v0"),
+        (["train", "--data", "d", "--preset", "tiny", "--out", "o"], "out", Path("o")),
+        (["evaluate", "freedoom-tiny", "--json", "r.json", "--episodes", "4", "--seed", "1"], "world", "freedoom-tiny"),
+        (["demo", "--out", "o"], "out", Path("o")),
+        (["export", "runs/world", "--out", "o", "--no-eight-bit"], "eight_bit", False),
+        (["worlds", "--json", "w.json"], "json", Path("w.json")),
+    ],
+)
+def test_documented_arguments_are_taken(arguments: list[str], field: str, value: object):
+    config_class, function = cli.COMMANDS[arguments[0]].load()
+    config = cli.parse(arguments[0], arguments[1:])
+    assert type(config) is config_class
+    assert str(getattr(config, field)) == str(value)
+    assert callable(function)
+
+
+def test_a_command_gets_its_config(stub: types.ModuleType):
+    seen = []
+    stub.work = seen.append  # type: ignore[attr-defined]
+    assert cli.main(["stub", "--count", "3"]) == 0
+    assert seen == [StubConfig(3)]
+
+
+@pytest.mark.parametrize("error", [InvalidInputError("count is 3:\n choose 2"), NotFoundError("count is 3: choose 2")])
+def test_an_error_is_one_line(stub: types.ModuleType, capsys: pytest.CaptureFixture[str], error: Exception):
+    def work(config: StubConfig) -> None:
+        raise error
+
+    stub.work = work  # type: ignore[attr-defined]
+    assert cli.main(["stub"]) == 2
+    assert capsys.readouterr().err == "error: count is 3: choose 2\n"
+
+
+def test_an_interrupt_is_130(stub: types.ModuleType, capsys: pytest.CaptureFixture[str]):
+    def work(config: StubConfig) -> None:
+        raise KeyboardInterrupt
+
+    stub.work = work  # type: ignore[attr-defined]
+    assert cli.main(["stub"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_a_usage_error(stub: types.ModuleType, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["stub", "--cuont", "3"])
+    assert stop.value.code == 2
+    assert "--cuont" in capsys.readouterr().err
+
+
+def test_an_unknown_command_is_named_and_corrected(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["evalute"]) == 2
+    error = capsys.readouterr().err
+    assert "'evalute'" in error and "did you mean 'evaluate'?" in error and error.count("\n") == 1
+
+
+def test_help_lists_all_commands(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ")] == list(cli.COMMANDS)
+    assert cli.main([]) == 2
+
+
+def test_version(capsys: pytest.CaptureFixture[str]):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"worldsim {worldsim.__version__}\n"
+
+
+def test_help_needs_neither_torch_nor_tyro():
+    code = "import sys; from worldsim.app import cli; cli.main(['--help']); print('torch' in sys.modules, 'tyro' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert printed.splitlines()[-1] == "False False"
+
+
+def test_the_command_and_the_module_are_the_same_program():
+    command = subprocess.run([Path(sys.executable).parent / "worldsim", "worlds"], capture_output=True, text=True)
+    module = subprocess.run([sys.executable, "-m", "worldsim", "worlds"], capture_output=True, text=True)
+    assert (command.returncode, command.stdout) == (module.returncode, module.stdout) == (0, module.stdout)

@@ -1,0 +1,85 @@
+"""A world with random weights and start scenes from a small room: enough to test everything but the quality of the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from worldsim.diffusion.network import SpaceTimeTransformer
+from worldsim.heads import EgoMotionHead, OutcomeHead
+from worldsim.memory.points import PointMemoryConfig
+from worldsim.scene_files import ScenesConfig, load_scene, record_scenes
+from worldsim.world import World, WorldConfig
+
+# Such small networks gain nothing from threads, and several test processes would only wait for one another.
+torch.set_num_threads(1)
+SIZE = 32
+INTRINSICS = (16.0, 16.0, 16.0, 16.0)
+
+
+def make_tiny_world(seed: int = 0, geometry: bool = True, rewards: bool = False, action_dim: int = 0, **config: Any) -> World:
+    """32x32 frames, window 4. Layers that start at zero get random weights too, so that everything has an effect.
+
+    rewards: rewards and terminations are on; the termination's logit is about zero-mean, so that episodes end.
+    """
+    torch.manual_seed(seed)
+    actions = 0 if action_dim else 7
+    channels, view_channels = (4, 8) if geometry else (3, 0)
+    network = SpaceTimeTransformer(
+        height=SIZE, width=SIZE, channels=channels, view_channels=view_channels, actions=actions, action_dim=action_dim,
+        dim=32, depth=2, heads=2, levels=(8, 8, 16), window=4,
+    )  # fmt: skip
+    ego_motion = EgoMotionHead(channels=channels, actions=actions, action_dim=action_dim, hidden=32) if geometry else None
+    outcome = OutcomeHead(dim=32, hidden=8)
+    with torch.no_grad():
+        for module in (network, outcome):
+            for weight in module.parameters():
+                if not weight.any():
+                    weight.normal_(0.0, 0.05)
+        if ego_motion is not None:
+            ego_motion.std.copy_(torch.tensor([0.3, 0.01, 0.3, 0.01, 0.2, 0.01]))
+        if rewards:
+            outcome.mlp[-1].weight.normal_(0.0, 1.0)
+    settings: dict[str, Any] = {
+        "env_id": "worldsim/TinyRoom-v0",
+        "env_kwargs": {"size": SIZE},
+        "intrinsics": INTRINSICS if geometry else None,
+        "memory": PointMemoryConfig(capacity=4096) if geometry else None,
+        "has_rewards": rewards,
+        "has_terminations": rewards,
+    }
+    return World(network, WorldConfig(**{**settings, **config}), ego_motion, outcome)
+
+
+@pytest.fixture(scope="session")
+def tiny_world() -> World:
+    """A world with geometry, not on disk."""
+    return make_tiny_world()
+
+
+@pytest.fixture(scope="session")
+def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six start scenes of two rooms."""
+    folder = tmp_path_factory.mktemp("recorded") / "scenes"
+    size, maps = {"size": SIZE}, ("room-6", "room-7")
+    record_scenes(
+        ScenesConfig("worldsim/TinyRoom-v0", folder, maps=maps, count=6, frames=4, steps=8, min_travel=0.3, env_kwargs=size)
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def room_scene(scenes_folder: Path) -> Any:
+    """One start scene."""
+    return load_scene(scenes_folder / "room-6-1")
+
+
+@pytest.fixture(scope="session")
+def world_folder(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> Path:
+    """The tiny world with its start scenes, on disk. Tests must not write there."""
+    folder = scenes_folder.parent
+    make_tiny_world().save_pretrained(folder)
+    return folder

@@ -1,0 +1,338 @@
+"""Recording: the same bits however often it is interrupted, and clear errors that leave files as they were."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from worldsim.camera import quantise_depth
+from worldsim.data.dataset import EpisodeDataset
+from worldsim.data.episode import check_alignment
+from worldsim.data.play import make_env
+from worldsim.data.record import RecordConfig, record
+from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
+from worldsim.testing import TinyRoom
+
+ROOM = "worldsim/TinyRoom-v0"
+
+
+def config(out: Path, **changes: Any) -> RecordConfig:
+    """Four shards of two 51-frame episodes in small rooms, in this process."""
+    settings: dict[str, Any] = dict(
+        env_id=ROOM, out=out, frames=400, frames_per_shard=100, episode_steps=50, min_travel=0.0, workers=0, env_kwargs={"size": 16}
+    )
+    return RecordConfig(**(settings | changes))
+
+
+def checksums(path: Path) -> dict[str, str]:
+    return {s.file: s.sha256 for s in EpisodeDataset(path).shards}
+
+
+def test_records_what_the_environment_shows(tmp_path: Path) -> None:
+    dataset = record(config(tmp_path, seed=3, reset_options={"split": "train"}))
+    assert (len(dataset.shards), len(dataset), dataset.frames) == (4, 8, 408)
+    info = dataset.info
+    assert (info.env_id, info.policy, info.seed, info.geometry, info.fps) == (ROOM, "persistent", 3, True, 10.0)
+    assert info.observation_space == {"shape": [16, 16, 3], "dtype": "uint8"}
+    assert info.action_space == {"type": "Discrete", "n": 7}
+    assert info.intrinsics == [8.0, 8.0, 8.0, 8.0]
+    assert info.reset_options == {"split": "train"} and info.env_kwargs == {"size": 16}
+    assert dataset.verify() == ()
+    report = check_alignment(dataset)
+    assert report.undecided == ()
+    assert len({e.info["seed"] for e in dataset}) == 8
+    # Replaying the recorded actions from the recorded seed and map gives the recorded frames.
+    for episode in dataset:
+        assert episode.info["split"] == "train"
+        env = TinyRoom(size=16)
+        options = {"map": episode.info["map"]}
+        # The first episode of a shard drew its map from the split itself.
+        first = episode.info["seed"] in {dataset[i].info["seed"] for i in (0, 2, 4, 6)}
+        observation, seen = env.reset(seed=episode.info["seed"], options={"split": "train"} if first else options)
+        assert seen["map"] == episode.info["map"]
+        for t in range(len(episode)):
+            np.testing.assert_array_equal(observation, episode.rgb[t])
+            np.testing.assert_array_equal(seen["pose"], episode.pose[t])
+            code = quantise_depth(torch.from_numpy(seen["depth"])).numpy()
+            np.testing.assert_array_equal(code, episode.inverse_depth[t])
+            if t + 1 < len(episode):
+                observation, rew, term, _, seen = env.step(episode.act[t])
+                assert (rew, term) == (episode.rew[t], episode.term[t])
+        assert episode.trunc.tolist() == [False] * 49 + [True, False]
+
+
+def test_workers_resume_and_more_frames_change_no_bit(tmp_path: Path) -> None:
+    whole = checksums(record(config(tmp_path / "a")).path)
+    parallel = config(tmp_path / "b", workers=2)
+    assert checksums(record(parallel).path) == whole
+    (tmp_path / "b" / "shard-00001.safetensors").unlink()
+    damaged = tmp_path / "b" / "shard-00002.safetensors"
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(bytes(content))
+    kept = (tmp_path / "b" / "shard-00000.safetensors").stat().st_mtime_ns
+    dataset = record(parallel)
+    assert dataset.verify() == () and checksums(dataset.path) == whole
+    assert (tmp_path / "b" / "shard-00000.safetensors").stat().st_mtime_ns == kept
+    longer = checksums(record(config(tmp_path / "b", frames=500)).path)
+    assert len(longer) == 5 and whole.items() <= longer.items()
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from worldsim.data.record import RecordConfig, record
+if __name__ == "__main__":
+    record(RecordConfig(env_id="worldsim/TinyRoom-v0", out=Path(sys.argv[1]), frames=int(sys.argv[2]), frames_per_shard=100,
+                        episode_steps=50, min_travel=0.0, workers=2, env_kwargs={"size": 16}))
+"""
+
+
+def start_recording(tmp_path: Path, out: Path, frames: int) -> subprocess.Popen[str]:
+    """A recording in a process of its own, of which at least one shard is finished."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(out), str(frames)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not (out / "dataset.json").exists():
+        assert process.poll() is None, process.stderr.read()  # type: ignore[union-attr]
+        time.sleep(0.01)
+    return process
+
+
+def wait_until_alone(process: subprocess.Popen[str]) -> None:
+    """Until no process of its session is left: workers may not outlive it."""
+    for _ in range(3000):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.01)
+    raise AssertionError("workers are still running")
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    process = start_recording(tmp_path, out, 20_000)
+    process.kill()
+    process.wait()
+    wait_until_alone(process)
+    finished = EpisodeDataset(out)
+    count = len(finished.shards)
+    assert 0 < count < 200 and finished.verify() == ()
+    (out / ".shard-00009.safetensors.1.tmp").write_bytes(b"half")
+    frames = 100 * (count + 3)
+    resumed = record(config(out, frames=frames))
+    whole = record(config(tmp_path / "whole", frames=frames))
+    expected = checksums(whole.path)
+    got = checksums(resumed.path)
+    assert expected.items() <= got.items()
+    assert not list(out.glob(".*"))
+
+
+def test_one_recorder_at_a_time_and_ctrl_c_leaves_a_readable_dataset(tmp_path: Path) -> None:
+    out = tmp_path / "stopped"
+    process = start_recording(tmp_path, out, 20_000)
+    with pytest.raises(InvalidInputError, match="Another process is recording"):
+        record(config(out, frames=20_000))
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert errors.count("KeyboardInterrupt") == 1 and "worldsim.data.play.Stopped" not in errors
+    wait_until_alone(process)
+    assert EpisodeDataset(out).verify() == ()
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "seed = 0, this recording 1"),
+        ({"policy": "random"}, "policy = 'persistent', this recording 'random'"),
+        ({"episode_steps": 40}, "episode_steps = 50, this recording 40"),
+        ({"frames_per_shard": 200}, "frames_per_shard = 100, this recording 200"),
+        ({"min_travel": 0.1}, "min_travel"),
+        ({"env_kwargs": {"size": 16, "rooms": 3}}, "env_kwargs"),
+        ({"reset_options": {"split": "test"}}, "reset_options"),
+    ],
+)
+def test_another_recording_in_the_same_folder_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    record(config(tmp_path, frames=100))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(InvalidInputError, match=message):
+        record(config(tmp_path, **change))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unknown_environment_is_named_once(tmp_path: Path, workers: int) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(NotFoundError, match="'worldsim/Nowhere-v0'") as caught:
+        record(config(out, env_id="worldsim/Nowhere-v0", workers=workers))
+    assert str(caught.value).count("worldsim/Nowhere-v0") == 1
+    assert not out.exists()
+
+
+class Flat(gym.Env[Any, Any]):
+    """Observes numbers, not images."""
+
+    observation_space = gym.spaces.Box(0, 1, (4,), np.float32)
+    action_space = gym.spaces.Discrete(2)
+
+
+class OddActions(TinyRoom):
+    """An action space that cannot be stored."""
+
+    def __init__(self) -> None:
+        super().__init__(size=8)
+        self.action_space = gym.spaces.MultiBinary(3)
+
+
+class Moody(TinyRoom):
+    """Gives its pose now and then."""
+
+    def step(self, action: Any) -> Any:
+        *rest, info = super().step(action)
+        if self.np_random.random() < 0.5:
+            del info["pose"]
+        return (*rest, info)
+
+
+class Strict(TinyRoom):
+    """Forgets one of its libraries."""
+
+    def __init__(self) -> None:
+        import worldsim_has_no_such_module  # noqa: F401
+
+
+class NoGeometry(TinyRoom):
+    """Pixels only, and rewards."""
+
+    def __init__(self) -> None:
+        super().__init__(size=16, goal=True)
+
+    def reset(self, **kwargs: Any) -> Any:
+        return super().reset(**kwargs)[0], {}
+
+    def step(self, action: Any) -> Any:
+        return (*super().step(action)[:-1], {})
+
+
+class Late(TinyRoom):
+    """Shows every frame one step late: its frames and poses do not belong together."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        self._shown, info = super().reset(**kwargs)
+        return self._shown, info
+
+    def step(self, action: Any) -> Any:
+        now, *rest = super().step(action)
+        late, self._shown = self._shown, now
+        return (late, *rest)
+
+
+for made in (Flat, OddActions, Moody, Strict, NoGeometry, Late):
+    gym.register(f"recordtest/{made.__name__}-v0", entry_point=made)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"env_id": "recordtest/Flat-v0"}, InvalidInputError, r"recordtest/Flat-v0 observes Box.*needs images"),
+        ({"env_id": "recordtest/OddActions-v0"}, InvalidInputError, "MultiBinary"),
+        ({"env_id": "recordtest/Moody-v0"}, InvalidInputError, "some steps only"),
+        ({"env_id": "recordtest/Strict-v0"}, MissingDependencyError, "worldsim_has_no_such_module"),
+        ({"env_id": "worldsim_has_no_module:X-v0"}, MissingDependencyError, "worldsim_has_no_module"),
+        ({"env_id": ROOM, "env_kwargs": {"colour": 1}}, InvalidInputError, "colour"),
+        ({"env_id": ROOM, "policy": "clever"}, NotFoundError, "'clever'.*persistent"),
+        ({"env_id": ROOM, "policy": "json:JSONDecoder"}, InvalidInputError, "JSONDecoder"),
+        ({"env_id": ROOM, "reset_options": {"map": "attic"}}, NotFoundError, "'attic'"),
+        ({"env_id": ROOM, "min_travel": 50.0, "episode_steps": 2}, InvalidInputError, "64 episodes.*within 50.0 m.*min_travel"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_no_dataset(tmp_path: Path, changes: dict[str, Any], error: Any, message: str) -> None:
+    settings = {"env_kwargs": {}} | changes
+    with pytest.raises(error, match=message):
+        record(config(tmp_path / "out", **settings))
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.mark.parametrize("name", ["frames", "workers", "episode_steps", "frames_per_shard", "episodes_per_map", "min_travel"])
+def test_settings_out_of_range(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"{name} = -1"):
+        config(tmp_path, **{name: -1})
+
+
+def test_pixels_only(tmp_path: Path) -> None:
+    dataset = record(
+        config(tmp_path, env_id="recordtest/NoGeometry-v0", env_kwargs={}, min_travel=4.7, frames=2000, policy="random")
+    )
+    assert not dataset.info.geometry and dataset.info.intrinsics is None
+    assert dataset[0].pose is None
+    # Every episode ends: at the pillar with a reward, or at the last step without.
+    for episode in dataset:
+        assert bool(episode.term[-2]) == (episode.rew[-2] == 1.0) != bool(episode.trunc[-2])
+
+
+def test_continuous_actions(tmp_path: Path) -> None:
+    dataset = record(config(tmp_path, env_kwargs={"size": 16, "continuous": True}, frames=100))
+    assert dataset.info.action_space == {"type": "Box", "low": [-1.0, -1.0], "high": [1.0, 1.0]}
+    assert dataset[0].act.shape == (51, 2) and dataset[0].act.dtype == np.float32
+    check_alignment(dataset)
+
+
+def test_a_misaligned_environment_is_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="recordtest/Late-v0: Frames and geometry are shifted"):
+        record(config(tmp_path, env_id="recordtest/Late-v0"))
+
+
+def test_short_walks_are_dropped(tmp_path: Path) -> None:
+    dataset = record(config(tmp_path, min_travel=2.0, frames=800))
+    reach = [np.linalg.norm(e.pose[:, :3, 3] - e.pose[0, :3, 3], axis=1).max() for e in dataset]
+    assert min(reach) >= 2.0
+    everything = record(config(tmp_path / "all", frames=800))
+    reach = [np.linalg.norm(e.pose[:, :3, 3] - e.pose[0, :3, 3], axis=1).max() for e in everything]
+    assert min(reach) < 2.0
+
+
+def test_episodes_stay_on_a_map_for_a_while(tmp_path: Path) -> None:
+    dataset = record(config(tmp_path, frames=800, frames_per_shard=800, episode_steps=24, episodes_per_map=4))
+    maps = [e.info["map"] for e in dataset]
+    assert len(maps) == 32
+    assert all(len(set(maps[i : i + 4])) == 1 for i in range(0, 32, 4)) and len(set(maps)) > 2
+    fixed = record(config(tmp_path / "one", frames=100, reset_options={"map": "room-5"}))
+    assert {e.info["map"] for e in fixed} == {"room-5"}
+
+
+def test_a_worker_that_dies_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deadly.py").write_text("import os\n\n\nclass Policy:\n    def __init__(self, space):\n        os._exit(9)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WorldsimError, match="run the same command again"):
+        record(config(tmp_path / "out", policy="deadly:Policy", workers=1))
+    assert not (tmp_path / "out").exists()
+
+
+def test_make_env_passes_the_environments_own_errors_on() -> None:
+    with pytest.raises(InvalidInputError, match="size"):
+        make_env(ROOM, {"size": 0})
+
+
+def test_freedoom_is_aligned(tmp_path: Path) -> None:
+    settings = config(tmp_path, env_id="worldsim/FreedoomReal-v0", env_kwargs={}, frames=300, episode_steps=149)
+    dataset = record(settings)
+    assert len(dataset) == 3 and dataset.info.geometry
+    report = check_alignment(dataset)
+    assert report.undecided == ()
+    assert report.rgb_error[0] < 0.9 * min(report.rgb_error[-1], report.rgb_error[1])
+    assert all(e.info["map"].startswith("freedoom") for e in dataset)

@@ -1,0 +1,30 @@
+"""Recorded scenes: drawing, names, and what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldsim.errors import NotFoundError
+from worldsim.protocols import Scene
+from worldsim.scenes.recorded import RecordedScenes
+
+
+def test_names_and_draws(scenes_folder: Path) -> None:
+    scenes = RecordedScenes(scenes_folder)
+    assert isinstance(scenes, Scene)
+    assert scenes.names() == [f"room-{room}-{i}" for room in (6, 7) for i in (1, 2, 3)]
+    drawn = [scenes.start(np.random.default_rng(seed)).name for seed in range(40)]
+    assert set(drawn) == set(scenes.names())
+    assert drawn == [scenes.start(np.random.default_rng(seed)).name for seed in range(40)]
+    assert scenes.load("room-7-2").name == "room-7-2"
+
+
+def test_missing(scenes_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match=r"MAP30-9.*room-6-1, room-6-2"):
+        RecordedScenes(scenes_folder).load("MAP30-9")
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(NotFoundError, match="no start scenes"):
+            RecordedScenes(folder).start(np.random.default_rng(0))

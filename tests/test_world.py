@@ -1,0 +1,275 @@
+"""Worlds: functional steps, exact states, and the folder on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from worldsim.camera import snap_pose
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.heads import EgoMotionHead
+from worldsim.scene_files import load_scene
+from worldsim.state import Frame, SceneStart, WorldState, flatten, unflatten
+from worldsim.world import World, WorldConfig, bucket
+
+SIZE = 32
+
+
+@pytest.fixture
+def scenes(scenes_folder: Path) -> list[SceneStart]:
+    return [load_scene(scenes_folder / name) for name in ("room-6-1", "room-7-1", "room-7-2")]
+
+
+def acts(*values: int) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+def walk(world: World, state: WorldState, steps: int, act: int = 1) -> WorldState:
+    for _ in range(steps):
+        state, _ = world.step(state, torch.full((len(state),), act))
+    return state
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Bit by bit."""
+    first, second = flatten(a), flatten(b)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+
+
+def test_buckets() -> None:
+    assert [bucket(n) for n in (1, 2, 8, 9, 32, 33, 256, 257)] == [1, 8, 8, 32, 32, 256, 256, 1024]
+    assert [bucket(n) for n in (1024, 1025, 2049)] == [1024, 2048, 3072]
+
+
+def test_initial_ends_in_the_last_frame(tiny_world: World, scenes: list[SceneStart]) -> None:
+    state = tiny_world.initial(scenes, [4, 5, 6])
+    assert len(state) == 3
+    assert state.seed.tolist() == [4, 5, 6] and state.step.tolist() == [0, 0, 0]
+    for i, scene in enumerate(scenes):
+        assert scene.pose is not None and scene.inverse_depth is not None
+        assert torch.equal(state.frame.rgb[i], scene.rgb[-1])
+        assert state.frame.inverse_depth is not None and torch.equal(state.frame.inverse_depth[i], scene.inverse_depth[-1])
+        assert state.frame.pose is not None and torch.equal(state.frame.pose[i], snap_pose(scene.pose[-1:])[0])
+        assert state.act[i, -4:].tolist() == scene.act.tolist()
+    # The motion to the first frame is unknown: zero; those between the frames are there.
+    assert (state.motion[:, :-3] == 0).all() and (state.motion[:, -3:].abs().sum((1, 2)) > 0).all()
+
+
+def test_step_leaves_its_input_alone(tiny_world: World, scenes: list[SceneStart]) -> None:
+    state = walk(tiny_world, tiny_world.initial(scenes, [1, 2, 3]), 6)
+    before = state.clone()
+    first, transition = tiny_world.step(state, acts(1, 3, 0))
+    assert_same(state, before)
+    again, _ = tiny_world.step(state, acts(1, 3, 0))
+    assert_same(first, again)
+    assert first.step.tolist() == [7, 7, 7]
+    assert transition.frame.rgb.dtype == torch.uint8 and transition.rew.tolist() == [0, 0, 0] and not transition.term.any()
+    assert first.frame.pose is not None and torch.equal(first.frame.pose, snap_pose(first.frame.pose))
+
+
+def test_what_is_emitted_is_what_is_kept(tiny_world: World, scenes: list[SceneStart]) -> None:
+    state, transition = tiny_world.step(tiny_world.initial(scenes, [1, 2, 3]), acts(1, 2, 3))
+    assert_same(state.frame, transition.frame)
+    view = transition.view
+    assert view is not None
+    torch.testing.assert_close(transition.coverage, view.mask.float().mean((1, 2)))
+    torch.testing.assert_close(tiny_world.coverage(state), transition.coverage)
+    assert state.frame.rgb.is_contiguous() and state.frame.inverse_depth is not None and state.frame.inverse_depth.is_contiguous()
+
+
+def test_steps_by_name_resume_from_flat_tensors(tiny_world: World, scenes: list[SceneStart]) -> None:
+    """A state survives as plain tensors by name: what a file holds."""
+    state = walk(tiny_world, tiny_world.initial(scenes, [1, 2, 3]), 5)
+    flat = {name: torch.from_numpy(tensor.numpy().copy()) for name, tensor in flatten(state).items()}
+    resumed = unflatten(tiny_world.blank(1), flat)
+    assert_same(walk(tiny_world, resumed, 5), walk(tiny_world, state, 5))
+
+
+def test_seed_and_action_matter(tiny_world: World, scenes: list[SceneStart]) -> None:
+    state = tiny_world.initial([scenes[0]] * 3, [1, 1, 2])
+    state, _ = tiny_world.step(state, acts(1, 1, 1))
+    assert torch.equal(state.frame.rgb[0], state.frame.rgb[1]) and not torch.equal(state.frame.rgb[0], state.frame.rgb[2])
+    state, _ = tiny_world.step(state, acts(1, 3, 1))
+    assert not torch.equal(state.frame.rgb[0], state.frame.rgb[1])
+
+
+def test_padding_does_not_touch_the_rest(tiny_world: World, scenes: list[SceneStart]) -> None:
+    state = tiny_world.initial(scenes, [1, 2, 3])
+    padded = tiny_world.pad(state, 8)
+    assert len(padded) == 8 and padded.seed.tolist() == [1, 2, 3, 1, 1, 1, 1, 1]
+    assert_same(padded.select(torch.arange(3)), state)
+
+
+def test_imposed_pose(tiny_world: World, scenes: list[SceneStart]) -> None:
+    state = tiny_world.initial(scenes[:1], [0])
+    assert state.frame.pose is not None
+    pose = state.frame.pose.clone()
+    pose[:, :3, 3] += torch.tensor([0.25, 0.0001, 0.0])
+    state, _ = tiny_world.step(state, acts(0), pose)
+    assert state.frame.pose is not None
+    torch.testing.assert_close(state.frame.pose[:, 0, 3], pose[:, 0, 3], atol=2e-4, rtol=0)
+    assert torch.equal(state.frame.pose, snap_pose(pose))
+
+
+def test_observing_a_walk_is_what_a_start_does(tiny_world: World, scenes: list[SceneStart]) -> None:
+    scene = scenes[0]
+    short = dataclasses.replace(scene, name="", **{k: getattr(scene, k)[:3] for k in ("rgb", "act", "inverse_depth", "pose")})
+    state = tiny_world.initial([short], [0])
+    assert scene.inverse_depth is not None and scene.pose is not None
+    state = tiny_world.observe(state, scene.act[3:], Frame(scene.rgb[3:], scene.inverse_depth[3:], scene.pose[3:]))
+    whole = tiny_world.initial([scene], [0])
+    for name in ("frame", "memory", "motion", "act"):
+        # The step at which points were seen counts from the end of the start.
+        mine, other = flatten(getattr(state, name)), flatten(getattr(whole, name))
+        assert all(torch.equal(mine[k], other[k]) for k in mine if not k.endswith("seen"))
+    with pytest.raises(InvalidInputError, match="float32"):
+        tiny_world.observe(state, acts(0), Frame(torch.zeros(1, 3, SIZE, SIZE)))
+    with pytest.raises(MissingGeometryError, match="depth"):
+        tiny_world.observe(state, acts(0), Frame(scene.rgb[:1]))
+
+
+def test_without_memory_nothing_is_remembered(tiny_world: World, scenes: list[SceneStart]) -> None:
+    bare = tiny_world.without_memory()
+    state, transition = bare.step(bare.initial(scenes, [1, 2, 3]), acts(1, 1, 1))
+    assert state.memory == () and transition.coverage.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_starts_are_kept_by_content(tiny_world: World, scenes: list[SceneStart]) -> None:
+    first = tiny_world.initial([scenes[0]], [0])
+    other = dataclasses.replace(scenes[0], rgb=255 - scenes[0].rgb)
+    assert torch.equal(tiny_world.initial([other], [0]).frame.rgb[0], other.rgb[-1])
+    assert_same(tiny_world.initial([scenes[0]], [0]), first)
+    first.frame.rgb.zero_()
+    assert tiny_world.initial([scenes[0]], [0]).frame.rgb.any()
+
+
+def test_bad_starts(tiny_world: World, scenes: list[SceneStart]) -> None:
+    with pytest.raises(InvalidInputError, match="2 seeds"):
+        tiny_world.initial(scenes, [1, 2])
+    with pytest.raises(InvalidInputError, match="room-6-1.*rgb"):
+        tiny_world.initial([dataclasses.replace(scenes[0], rgb=scenes[0].rgb.float())], [1])
+    with pytest.raises(MissingGeometryError, match="room-6-1"):
+        tiny_world.initial([dataclasses.replace(scenes[0], pose=None)], [1])
+
+
+def test_a_memory_needs_geometry(tiny_world: World) -> None:
+    with pytest.raises(MissingGeometryError, match="intrinsics"):
+        World(tiny_world.network, WorldConfig(intrinsics=None), tiny_world.ego_motion)
+    with pytest.raises(MissingGeometryError):
+        World(tiny_world.network, WorldConfig(intrinsics=(1.0, 1.0, 0.0, 0.0)))
+
+
+# On disk.
+
+
+def test_round_trip(tiny_world: World, scenes: list[SceneStart], tmp_path: Path) -> None:
+    tiny_world.card = {"summary": "a room", "results": {"next_frame_psnr": 30.5}}
+    tiny_world.save_pretrained(tmp_path)
+    loaded = World.from_pretrained(tmp_path, device="cpu")
+    assert loaded.config == tiny_world.config and loaded.card == tiny_world.card and loaded.folder == tmp_path
+    assert loaded.observation_space == tiny_world.observation_space and loaded.action_space == tiny_world.action_space
+    a, b = (walk(w, w.initial(scenes, [1, 2, 3]), 4) for w in (tiny_world, loaded))
+    assert_same(a, b)
+
+
+def test_eight_bit_round_trip(tiny_world: World, scenes: list[SceneStart], tmp_path: Path) -> None:
+    """A quarter of the size, nearly the same pictures; saved and loaded once more, exactly the same."""
+    plain, packed, again = (tmp_path / name for name in ("plain", "packed", "again"))
+    tiny_world.save_pretrained(plain)
+    tiny_world.save_pretrained(packed, eight_bit=True)
+    small, large = (sum(path.stat().st_size for path in folder.rglob("*.safetensors")) for folder in (packed, plain))
+    assert small < 0.4 * large
+    loaded = World.from_pretrained(packed)
+    loaded.save_pretrained(again, eight_bit=True)
+    assert_same(*(World.from_pretrained(folder).network.state_dict() for folder in (packed, again)))
+    (a, _), (b, _) = (w.step(w.initial(scenes, [1, 2, 3]), acts(1, 1, 1)) for w in (tiny_world, loaded))
+    assert np.abs(a.frame.rgb.numpy().astype(int) - b.frame.rgb.numpy()).mean() < 3
+
+
+def test_plain_over_eight_bit_is_plain(tiny_world: World, scenes: list[SceneStart], tmp_path: Path) -> None:
+    """Saving over a folder leaves no older weights that would be loaded instead."""
+    tiny_world.save_pretrained(tmp_path, eight_bit=True)
+    tiny_world.save_pretrained(tmp_path)
+    loaded = World.from_pretrained(tmp_path)
+    assert_same(loaded.network.state_dict(), tiny_world.network.state_dict())
+
+
+def test_files_are_diffusers_layout(world_folder: Path) -> None:
+    from worldsim.diffusion.network import SpaceTimeTransformer
+
+    network = SpaceTimeTransformer.from_pretrained(world_folder / "dynamics")
+    assert_same(network.state_dict(), World.from_pretrained(world_folder).network.state_dict())
+    head = EgoMotionHead.from_pretrained(world_folder / "ego_motion")
+    assert float(head.std[0]) == pytest.approx(0.3)
+
+
+@pytest.fixture
+def copied(world_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(world_folder, tmp_path / "world"))
+
+
+@pytest.mark.parametrize("name", ["dynamics/diffusion_pytorch_model.safetensors", "ego_motion/diffusion_pytorch_model.safetensors"])
+def test_damaged_weights(copied: Path, name: str) -> None:
+    data = (copied / name).read_bytes()
+    for damaged in (data[: len(data) // 2], b"", b"\0" * 100):
+        (copied / name).write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match=name):
+            World.from_pretrained(copied)
+    (copied / name).unlink()
+    with pytest.raises(NotFoundError, match=str(Path(name).parent)):
+        World.from_pretrained(copied)
+
+
+def test_weights_of_another_size(copied: Path) -> None:
+    path = copied / "dynamics" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dim": 64}))
+    with pytest.raises(DamagedFileError, match="dynamics"):
+        World.from_pretrained(copied)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": "something"},
+        {"version": 99},
+        {"version": "x"},
+        {"config": {"colour": 1}},
+        {"config": None},
+        {"config": {"dynamics": 3}},
+        None,
+        "cut",
+    ],
+)
+def test_damaged_card(copied: Path, change: Any) -> None:
+    path = copied / "world.json"
+    meta = json.loads(path.read_text())
+    text = path.read_text()[:50] if change == "cut" else json.dumps(meta | change if change else [])
+    path.write_text(text)
+    with pytest.raises(DamagedFileError, match=r"world\.json"):
+        World.from_pretrained(copied)
+
+
+@pytest.mark.parametrize("damage", ["{", "[]", '{"dim": "large"}', '{"height": 33}'])
+def test_damaged_module_config(copied: Path, damage: str) -> None:
+    path = copied / "dynamics" / "config.json"
+    if damage.startswith('{"'):
+        damage = json.dumps(json.loads(path.read_text()) | json.loads(damage))
+    path.write_text(damage)
+    with pytest.raises(DamagedFileError, match="dynamics"):
+        World.from_pretrained(copied)
+
+
+def test_unknown_world(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for name in ("freedoom-huge", tmp_path / "nowhere", tmp_path, tmp_path / "file", "no owner/no world"):
+        with pytest.raises(NotFoundError, match=str(name)):
+            World.from_pretrained(name)

@@ -1,0 +1,44 @@
+"""Action-conditioned video diffusion as the dynamics of Gymnasium environments, with a 3D scene memory.
+
+Importing this package registers its environments and nothing more: torch and everything heavier load on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import gymnasium
+
+__version__ = "0.1.0"
+
+__all__ = ["World", "__version__"]
+
+# Public names that live in a module too heavy to import here.
+_LAZY = {"World": "worldsim.world"}
+
+gymnasium.register("worldsim/FreedoomReal-v0", entry_point="worldsim.envs.doom:FreedoomReal", max_episode_steps=500)
+gymnasium.register(
+    "worldsim/FreedoomDream-v0",
+    entry_point="worldsim.envs.world_env:WorldEnv",
+    vector_entry_point="worldsim.envs.world_vector_env:WorldVectorEnv",
+    max_episode_steps=500,
+    kwargs={"world": "freedoom-tiny"},
+)
+gymnasium.register(
+    "worldsim/Dream-v0",
+    entry_point="worldsim.envs.world_env:WorldEnv",
+    vector_entry_point="worldsim.envs.world_vector_env:WorldVectorEnv",
+    max_episode_steps=500,
+)
+gymnasium.register("worldsim/TinyRoom-v0", entry_point="worldsim.testing:TinyRoom", max_episode_steps=200)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

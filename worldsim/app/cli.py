@@ -1,0 +1,111 @@
+"""The command line: ``worldsim COMMAND``, each command made from the documented dataclass of the module that does the work."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_type_hints
+
+from worldsim import __version__
+from worldsim.errors import WorldsimError
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, named by strings so that only the chosen one is imported."""
+
+    module: str
+    config: str
+    function: str
+    summary: str
+    positional: str | None = None
+    """The config's field that is given without its name."""
+
+    def load(self) -> tuple[type, Any]:
+        """The config class and the function that takes it."""
+        module = importlib.import_module(self.module)
+        return getattr(module, self.config), getattr(module, self.function)
+
+
+COMMANDS = {
+    "record": Command("worldsim.data.record", "RecordConfig", "record", "Record episodes of a Gymnasium environment.", "env_id"),
+    "train": Command("worldsim.diffusion.train", "TrainConfig", "train", "Train a world on recorded episodes."),
+    "evaluate": Command("worldsim.evaluate", "EvaluateConfig", "evaluate", "Measure a world against its real twin.", "world"),
+    "demo": Command("worldsim.app.demo", "DemoConfig", "demo", "Walk through the shipped world; write video, pictures, metrics."),
+    "export": Command("worldsim.app.export", "ExportConfig", "export", "Write a world as a small folder; upload it.", "world"),
+    "worlds": Command("worldsim.app.worlds", "WorldsConfig", "worlds", "List the worlds that are shipped."),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else USAGE_ERROR
+    if arguments[0] == "--version":
+        print(f"worldsim {__version__}")
+        return 0
+    try:
+        return run(arguments[0], arguments[1:])
+    except WorldsimError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Parse ``arguments`` into the command's config and call it."""
+    if name not in COMMANDS:
+        print(f"error: {unknown(name)}", file=sys.stderr)
+        return USAGE_ERROR
+    _, function = COMMANDS[name].load()
+    function(parse(name, arguments))
+    return 0
+
+
+def parse(name: str, arguments: Sequence[str]) -> Any:
+    """The config of command ``name`` that ``arguments`` ask for."""
+    import tyro
+
+    command = COMMANDS[name]
+    config_class, _ = command.load()
+    form = _with_positional(config_class, command.positional) if command.positional else config_class
+    parsed: Any = tyro.cli(form, prog=f"worldsim {name}", description=command.summary, args=list(arguments))
+    return config_class(**{field.name: getattr(parsed, field.name) for field in fields(config_class) if field.init})
+
+
+def _with_positional(config_class: type, name: str) -> type:
+    """``config_class`` with the field ``name`` as a positional argument; configs themselves need not know of command lines."""
+    from tyro.conf import Positional, arg
+
+    plain: Any = get_type_hints(config_class)[name]
+    hint = Annotated[Positional[plain], arg(metavar=name.upper())]
+    body = {"__annotations__": {name: hint}, "__doc__": config_class.__doc__, "__module__": config_class.__module__}
+    return dataclass(frozen=True)(type(config_class.__name__, (config_class,), body))
+
+
+def usage() -> str:
+    """What ``worldsim --help`` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(["usage: worldsim COMMAND [OPTIONS]", "", *lines, "", "worldsim COMMAND --help describes one command."])
+
+
+def unknown(name: str) -> str:
+    """What to say about a command that does not exist."""
+    close = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"there is no command {name!r}: {hint}commands are {', '.join(COMMANDS)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

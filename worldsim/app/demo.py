@@ -1,0 +1,386 @@
+"""``worldsim demo``: a scripted walk that leaves a place and comes back, in a generated world and in its real twin side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from worldsim.camera import quantise_depth
+from worldsim.config import write_json
+from worldsim.data.play import make_env
+from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
+from worldsim.memory.points import PointMemory
+from worldsim.metrics import TURN_METRES, nearest_pose, psnr, sharpness, turned
+from worldsim.pictures import contact_sheet, depth_picture, holes_marked, panels, save_png
+from worldsim.state import SceneStart, Transition, WorldState
+from worldsim.world import World
+
+Array = NDArray[Any]
+
+FORWARD, TURN_LEFT, TURN_RIGHT = 1, 3, 4
+REVERSED = (0, 2, 1, 4, 3, 6, 5)
+"""The action that undoes each of ``Discrete(7)``."""
+CLEAR_METRES = 1.8
+"""The scripted walker turns where less than this is free ahead."""
+PAUSE = 3
+"""Steps of standing still at the turning point, so that the way back does not begin with the momentum of the way out."""
+STARTS = 12
+"""Starts that are tried in the real twin for a walk that gets somewhere and comes back."""
+FAR_METRES, TURNED_DEGREES, BACK_METRES, BACK_DEGREES = 4.0, 40.0, 0.5, 12.0
+"""A good walk goes at least so far and turns at least so much on its way out, and ends so near to where it began."""
+BRIGHT = 45.0
+"""Mean brightness that a good walk's pictures have, of 255: in the dark there is nothing to look at."""
+SAME_PLACE = 0.5
+"""Two poses count as the same place up to this distance, metres and radians times 2 m together."""
+COLUMNS = 12
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Walk through a generated world and back, next to its real twin, and write what was seen."""
+
+    out: Path = Path("out/demo")
+    """Folder for rollout.mp4, rollout.png, memory.ply and metrics.json."""
+    world: str = "freedoom-tiny"
+    """Name of a shipped world, a world's folder, or a repository of the Hugging Face hub."""
+    seed: int = 0
+    """Of the start and of the dream."""
+    steps: int | None = None
+    """Sampling steps a frame; the world's own number, if not given."""
+    history: int = 48
+    """True frames that the dream is given: a look around and a few steps."""
+    outward: int = 24
+    """Steps away from there; as many lead back."""
+    device: str | None = None
+    """Where the world runs; CUDA where there is one, if not given."""
+
+    def __post_init__(self) -> None:
+        for name, least in {"history": 2, "outward": 2, "seed": 0}.items():
+            if getattr(self, name) < least:
+                raise InvalidInputError(f"DemoConfig.{name} = {getattr(self, name)!r}: it must be at least {least}")
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What the real twin showed. rgb: (t, 3, h, w) uint8. depth: (t, h, w) metres. pose: (t, 4, 4). act: (t - 1,) int64."""
+
+    rgb: torch.Tensor
+    depth: torch.Tensor
+    pose: torch.Tensor
+    intrinsics: torch.Tensor
+    act: torch.Tensor
+    map: str
+
+
+@dataclass(frozen=True)
+class Dream:
+    """The dreamed frames after the history, and the state that they end in. seconds: what the steps took."""
+
+    transitions: list[Transition]
+    state: WorldState
+    seconds: float
+
+    @property
+    def rgb(self) -> torch.Tensor:
+        """(n, 3, h, w) uint8."""
+        return torch.cat([t.frame.rgb for t in self.transitions]).cpu()
+
+    @property
+    def pose(self) -> torch.Tensor | None:
+        """(n, 4, 4), or None for a world without geometry."""
+        poses = [t.frame.pose for t in self.transitions if t.frame.pose is not None]
+        return torch.cat(poses).cpu() if poses else None
+
+
+def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
+    """Walk, write, explain; returns the metrics. ``world``: one that is loaded already, instead of ``config.world``."""
+    world = world or World.from_pretrained(config.world, config.device)
+    if config.steps is not None:
+        world = world.with_dynamics(steps=config.steps)
+    walk = choose_walk(config, world)
+    dream = dream_along(config, world, walk)
+    metrics = measure(config, world, walk, dream)
+    config.out.mkdir(parents=True, exist_ok=True)
+    save_png(sheet(config, walk, dream, metrics), config.out / "rollout.png")
+    write_video(video_frames(config, walk, dream), world.config.fps, config.out / "rollout.mp4")
+    if isinstance(world.memory, PointMemory):
+        world.memory.to_ply(dream.state.memory, config.out / "memory.ply")
+    write_json(config.out / "metrics.json", metrics)
+    print(explain(config, metrics))
+    return metrics
+
+
+def choose_walk(config: DemoConfig, world: World) -> Walk:
+    """The first good walk among a few starts in the real twin, else the best one. The dream has no say in the choice."""
+    env = real_twin(world)
+    best, best_fault = None, float("inf")
+    try:
+        for i in tqdm(range(STARTS), desc="looking for a walk in the real twin", unit="start"):
+            walk = play(config, env, config.seed * STARTS + i)
+            fault = _fault(config, walk) if walk is not None else float("inf")
+            if walk is not None and fault < best_fault:
+                best, best_fault = walk, fault
+            if best_fault == 0.0:
+                break
+    finally:
+        env.close()
+    if best is None:
+        raise InvalidInputError(f"{world.config.env_id} ended all of {STARTS} walks early: choose a smaller history or outward")
+    return best
+
+
+def real_twin(world: World) -> gym.Env[Any, Any]:
+    """The environment that the world was trained on."""
+    env_id = world.config.env_id
+    try:
+        env = make_env(env_id, dict(world.config.env_kwargs))
+    except MissingDependencyError as error:
+        raise MissingDependencyError(
+            f"the demo shows the dream beside its real twin {env_id}, which cannot be run here ({error}): pip install 'worldsim[doom]'"
+        ) from error
+    if env.action_space != gym.spaces.Discrete(len(REVERSED)):
+        env.close()
+        raise InvalidInputError(f"the demo's walk is written for Discrete(7); {env_id} has {env.action_space}: use worldsim evaluate")
+    return env
+
+
+def play(config: DemoConfig, env: gym.Env[Any, Any], seed: int) -> Walk | None:
+    """Look around, go on to the history's end, walk out and come back. None if the environment ends the walk."""
+    obs, info = env.reset(seed=seed, options={"split": "test"})
+    if "pose" not in info or "depth" not in info:
+        raise MissingGeometryError("the demo's walk is steered by true depth and pose, which this real twin does not give")
+    walker = _Walker()
+    seen, acts = [(obs, info)], []
+    outward: list[int] = []
+    for t in range(config.history - 1 + 2 * config.outward + PAUSE):
+        ahead = t - (config.history - 1)
+        if ahead < config.outward:
+            act = walker.act(info)
+            if ahead >= 0:
+                outward.append(act)
+        elif ahead < config.outward + PAUSE:
+            act = 0
+        else:
+            act = REVERSED[outward.pop()]
+        obs, _, term, trunc, info = env.step(act)
+        if term or trunc:
+            return None
+        acts.append(act)
+        seen.append((obs, info))
+    return Walk(
+        rgb=torch.from_numpy(np.stack([o for o, _ in seen])).permute(0, 3, 1, 2).contiguous(),
+        depth=torch.from_numpy(np.stack([i["depth"] for _, i in seen])),
+        pose=torch.from_numpy(np.stack([i["pose"] for _, i in seen])),
+        intrinsics=torch.from_numpy(np.asarray(seen[0][1]["intrinsics"], np.float32)),
+        act=torch.tensor(acts),
+        map=str(seen[0][1].get("map", "")),
+    )
+
+
+class _Walker:
+    """Turns once around, then walks where there is room."""
+
+    def __init__(self) -> None:
+        self._turned = 0.0
+        self._last: Array | None = None
+        self._turning: int | None = None
+
+    def act(self, info: dict[str, Any]) -> int:
+        pose = info["pose"]
+        if self._last is not None:
+            self._turned += float(turned(torch.from_numpy(self._last), torch.from_numpy(pose)))
+        self._last = pose
+        if self._turned < 2 * np.pi:
+            return TURN_LEFT
+        return self._steer(info["depth"])
+
+    def _steer(self, depth: Array) -> int:
+        """Forward while there is room; else turn to the roomier side and keep turning until there is."""
+        height, width = depth.shape
+        band = np.minimum(depth[height // 3 : 2 * height // 3], 50.0)
+        if band[:, 3 * width // 8 : 5 * width // 8].min() > CLEAR_METRES * (1.5 if self._turning else 1.0):
+            self._turning = None
+            return FORWARD
+        if self._turning is None:
+            left, right = band[:, : width // 3].mean(), band[:, -(width // 3) :].mean()
+            self._turning = TURN_LEFT if left > right else TURN_RIGHT
+        return self._turning
+
+
+def _fault(config: DemoConfig, walk: Walk) -> float:
+    """How far a walk is from good: 0 is good."""
+    start, turn = config.history - 1, config.history - 1 + config.outward
+    far = float((walk.pose[start:, :3, 3] - walk.pose[start, :3, 3]).norm(dim=-1).max())
+    bend = float(torch.rad2deg(turned(walk.pose[start], walk.pose[start:turn]).max()))
+    back = float((walk.pose[-1, :3, 3] - walk.pose[start, :3, 3]).norm())
+    askew = float(torch.rad2deg(turned(walk.pose[start], walk.pose[-1])))
+    wanted = (FAR_METRES - far) / FAR_METRES, (TURNED_DEGREES - bend) / TURNED_DEGREES
+    spoilt = (back - BACK_METRES) / BACK_METRES, (askew - BACK_DEGREES) / BACK_DEGREES
+    dark = (BRIGHT - float(walk.rgb.float().mean())) / BRIGHT
+    return sum(max(0.0, x) for x in (*wanted, *spoilt, dark))
+
+
+def dream_along(config: DemoConfig, world: World, walk: Walk) -> Dream:
+    """Take in the history's true frames, then dream on under the same actions; the world finds its own poses."""
+    n = config.history
+    before = torch.cat([torch.zeros(1, dtype=torch.int64), walk.act])
+    scene = SceneStart(
+        rgb=walk.rgb[:n],
+        act=before[:n],
+        inverse_depth=quantise_depth(walk.depth[:n]),
+        pose=walk.pose[:n],
+        intrinsics=walk.intrinsics,
+    )
+    state = world.initial([scene], [config.seed])
+    transitions, began = [], time.perf_counter()
+    for act in tqdm(walk.act[n - 1 :].tolist(), desc="dreaming", unit="step"):
+        state, transition = world.step(state, torch.tensor([act], device=world.device))
+        transitions.append(transition)
+    # Reading a number back waits for the device.
+    transitions[-1].frame.rgb.sum().item()
+    return Dream(transitions, state, time.perf_counter() - began)
+
+
+def measure(config: DemoConfig, world: World, walk: Walk, dream: Dream) -> dict[str, Any]:
+    """What can be said of this one walk."""
+    real, rgb, pose = walk.rgb[config.history :], dream.rgb, walk.pose[config.history :]
+    scores = psnr(rgb, real)
+    total = len(rgb)
+    metrics: dict[str, Any] = {
+        "world": config.world,
+        "map": walk.map,
+        "seed": config.seed,
+        "history_frames": config.history,
+        "dreamed_frames": total,
+        "sampling_steps": world.config.dynamics.steps,
+        "psnr": round(float(scores.mean()), 2),
+        "psnr_at": {str(t): round(float(scores[t - 1]), 2) for t in (1, 8, 24, 48, total) if t <= total},
+        "standing_still_psnr": round(float(psnr(walk.rgb[config.history - 1], real).mean()), 2),
+        "sharpness_ratio": round(float(sharpness(rgb).mean() / sharpness(real).mean()), 3),
+        "memory_coverage": round(float(torch.cat([t.coverage for t in dream.transitions]).mean()), 3),
+        "steps_per_second": round(total / dream.seconds, 2),
+        "path_m": round(float((pose[1:, :3, 3] - pose[:-1, :3, 3]).norm(dim=-1).sum()), 2),
+        "return_psnr_real": _return_psnr(config, real, pose),
+    }
+    if dream.pose is not None:
+        metrics["return_psnr_dream"] = _return_psnr(config, rgb, dream.pose)
+        metrics["position_error_m"] = round(float((dream.pose[-1, :3, 3] - pose[-1, :3, 3]).norm()), 3)
+        metrics["heading_error_deg"] = round(float(torch.rad2deg(turned(dream.pose[-1], pose[-1]))), 2)
+    if isinstance(world.memory, PointMemory):
+        metrics["memory_points"] = int(world.memory.statistics(dream.state.memory)["points"][0])
+    return metrics
+
+
+def _return_psnr(config: DemoConfig, rgb: torch.Tensor, pose: torch.Tensor) -> float | None:
+    """How well the two sights of a place agree: each frame of the way back, and the outward one of nearest pose; None if none is near."""
+    turn = config.outward
+    out, back = slice(0, turn), slice(turn + PAUSE, None)
+    index = nearest_pose(pose[back], pose[out])
+    near = pose[out][index]
+    distance = (near[:, :3, 3] - pose[back][:, :3, 3]).norm(dim=-1) + TURN_METRES * turned(near, pose[back])
+    kept = distance < SAME_PLACE
+    return round(float(psnr(rgb[out][index], rgb[back])[kept].mean()), 2) if bool(kept.any()) else None
+
+
+def _picture(rgb: torch.Tensor) -> Array:
+    return rgb.permute(1, 2, 0).cpu().numpy()
+
+
+def _rows(walk: Walk, history: int, transition: Transition, t: int) -> dict[str, Array]:
+    """The four pictures of one dreamed step."""
+    rows = {"real twin": _picture(walk.rgb[history + t]), "dream": _picture(transition.frame.rgb[0])}
+    if transition.view is not None:
+        rows["memory view"] = holes_marked(_picture(transition.view.rgb[0]), transition.view.mask[0].cpu().numpy())
+    if transition.frame.depth is not None:
+        rows["dreamed depth"] = depth_picture(transition.frame.depth[0].cpu().numpy())
+    return rows
+
+
+def _stage(config: DemoConfig, t: int) -> str:
+    if t < config.outward:
+        return f"out {t + 1}"
+    return "turn" if t < config.outward + PAUSE else f"back {t + 1 - config.outward - PAUSE}"
+
+
+def sheet(config: DemoConfig, walk: Walk, dream: Dream, metrics: dict[str, Any]) -> Array:
+    """The contact sheet: time from left to right; real twin, dream, memory view and depth below one another."""
+    total = len(dream.transitions)
+    half = max(2, COLUMNS // 2)
+    out = np.linspace(0, config.outward - 1, half).round()
+    # Mirrored, so that the two halves of the sheet show the same places.
+    back = total - 1 - out[::-1]
+    times = sorted({int(t) for t in (*out, *back)})
+    scores = psnr(dream.rgb, walk.rgb[config.history :])
+    shown = [_rows(walk, config.history, dream.transitions[t], t) for t in times]
+    rows: dict[str, Sequence[Array | None]] = {name.replace(" ", "\n"): [s[name] for s in shown] for name in shown[0]}
+    captions = [f"{_stage(config, t)}: {scores[t]:.1f} dB" for t in times]
+    title = [
+        f"{config.world} on {walk.map}, a place it was not trained on: {config.history} true frames, then all frames are dreamed; the "
+        f"way out, and the same way back ({metrics['steps_per_second']:.0f} steps/s)"
+    ]
+    return contact_sheet(rows, captions, title=title)
+
+
+def video_frames(config: DemoConfig, walk: Walk, dream: Dream) -> list[Array]:
+    """All frames of the video: the history as it was, then real twin and dream side by side."""
+    empty = np.full((*walk.rgb.shape[2:], 3), 40, np.uint8)
+    names = list(_rows(walk, config.history, dream.transitions[0], 0))
+    frames = []
+    for t in range(config.history):
+        real = _picture(walk.rgb[t])
+        shown = {"real twin": real, "dream": real, "memory view": empty, "dreamed depth": depth_picture(walk.depth[t].numpy())}
+        frames.append(panels({name: shown[name] for name in names}, caption=f"true history {t + 1} of {config.history}: given to the dream"))
+    for t, transition in enumerate(dream.transitions):
+        frames.append(panels(_rows(walk, config.history, transition, t), caption=f"{_stage(config, t)}: dreamed, no true frame any more"))
+    return frames
+
+
+def write_video(frames: Sequence[Array], fps: float, path: Path) -> None:
+    """Write frames (h, w, 3) uint8, h and w even, as H.264; a reader never meets half a file."""
+    import av
+
+    temporary = path.with_name(f".{path.name}.part")
+    height, width = frames[0].shape[:2]
+    with av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": "18"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode())
+    temporary.replace(path)
+
+
+def explain(config: DemoConfig, metrics: dict[str, Any]) -> str:
+    """The metrics in plain words."""
+    at = metrics["psnr_at"]
+    last = str(metrics["dreamed_frames"])
+    lines = [
+        f"On {metrics['map']}, the dream was given {metrics['history_frames']} true frames and dreamed {last} more on its own: "
+        f"{metrics['path_m']} m, out and back.",
+        f"Beside the real twin under the same actions: {at['1']} dB at the first dreamed frame, {at[last]} dB at the last, "
+        f"{metrics['psnr']} dB on average (a still picture of the start: {metrics['standing_still_psnr']} dB).",
+        f"Its pictures have {100 * metrics['sharpness_ratio']:.0f}% of the real ones' sharpness; "
+        f"the memory knew {100 * metrics['memory_coverage']:.0f}% of each view before it was dreamed.",
+    ]
+    if metrics.get("return_psnr_dream") is not None and metrics["return_psnr_real"] is not None:
+        lines.append(
+            f"Coming back to a place, the dream agrees with its own first sight of it by {metrics['return_psnr_dream']} dB "
+            f"(the real twin, whose two poses differ as much: {metrics['return_psnr_real']} dB)."
+        )
+    if "position_error_m" in metrics:
+        lines.append(f"Where it believes to stand at the end is {metrics['position_error_m']} m and {metrics['heading_error_deg']} degrees off.")
+    lines.append(f"{metrics['steps_per_second']:.1f} steps/s, everything included.")
+    files = ["rollout.mp4", "rollout.png", *(["memory.ply"] if "memory_points" in metrics else []), "metrics.json"]
+    lines.append(f"Written to {config.out}: {', '.join(files)}.")
+    return "\n".join(lines)

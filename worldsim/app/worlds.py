@@ -1,0 +1,73 @@
+"""``worldsim worlds``: what is shipped, how large it is, what it was trained on and how good it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from worldsim.config import read_json, write_json
+from worldsim.errors import WorldsimError
+
+SHIPPED = Path(__file__).parent.parent / "worlds"
+
+MAIN_RESULTS = {
+    "next_frame_psnr": "dB next frame",
+    "copy_last_psnr": "dB for copying the last",
+    "seen_psnr": "dB on views seen before",
+    "seen_psnr_no_memory": "dB on those without memory",
+    "action_accuracy": "of actions told apart",
+}
+"""Which of the card's results are listed, and how they are called."""
+
+
+@dataclass(frozen=True)
+class WorldsConfig:
+    """List the worlds that are shipped."""
+
+    json: Path | None = None
+    """Also write the list to this file."""
+
+
+def worlds(config: WorldsConfig) -> None:
+    """Print the shipped worlds."""
+    found = describe_worlds(SHIPPED)
+    if config.json:
+        write_json(config.json, found)
+    print("\n\n".join(map(_as_text, found)) or f"no world is shipped in {SHIPPED}")
+
+
+def describe_worlds(folder: Path) -> list[dict[str, Any]]:
+    """One description for every world in ``folder``: name and megabytes, with its card's ``summary``,
+    ``trained_on`` and ``results``, or with what is wrong with it as ``error``.
+    """
+    return [_describe(path.parent) for path in sorted(folder.glob("*/world.json"))]
+
+
+def _describe(world: Path) -> dict[str, Any]:
+    size = sum(path.stat().st_size for path in world.rglob("*") if path.is_file())
+    description: dict[str, Any] = {"name": world.name, "megabytes": round(size / 1e6, 1)}
+    try:
+        meta = read_json(world / "world.json")
+    except WorldsimError as error:
+        return description | {"error": str(error)}
+    card = meta.get("card", {})
+    return description | {key: card.get(key, empty) for key, empty in (("summary", ""), ("trained_on", ""), ("results", {}))}
+
+
+def _as_text(world: dict[str, Any]) -> str:
+    lines = [f"{world['name']}  {world['megabytes']} MB"]
+    if "error" in world:
+        return "\n".join([*lines, f"  {world['error']}"])
+    if world["summary"]:
+        lines.append(f"  {world['summary']}")
+    if world["trained_on"]:
+        lines.append(f"  trained on {world['trained_on']}")
+    found = {name: world["results"][name] for name in MAIN_RESULTS if name in world["results"]}
+    if found:
+        lines.append("  " + ", ".join(f"{_number(name, value)} {MAIN_RESULTS[name]}" for name, value in found.items()))
+    return "\n".join(lines)
+
+
+def _number(name: str, value: float) -> str:
+    return f"{value:.0%}" if name.endswith("accuracy") else f"{value:.1f}"

@@ -1,0 +1,198 @@
+"""Camera geometry: one place for poses, rays, projection and quantisation.
+
+Conventions (everywhere in worldsim):
+
+- ``pose``: camera-to-world 4x4 matrix, OpenCV axes (x right, y down, z forward), metres.
+- ``intrinsics``: ``(fx, fy, cx, cy)`` in pixels; the centre of the top-left pixel is (0.5, 0.5).
+- ``depth``: distance along the optical axis (z) in metres, ``inf`` where nothing is hit.
+- ``motion``: a relative pose as six numbers, translation (m) then rotation vector (rad), of the new camera
+  expressed in the old camera's frame: ``pose_next = pose @ motion_to_matrix(motion)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+DEPTH_NEAR = 0.125
+"""Smallest depth that the 16-bit inverse depth can hold, in metres."""
+DEPTH_CODES = 65535
+DEPTH_CHANNEL_SCALE = 4.0
+"""Depth (m) that the network's depth channel maps to one half."""
+FAR_CHANNEL = 0.02
+"""Depth channels below this (about 200 m) are taken as infinitely far."""
+TRANSLATION_STEP = 2.0**-12
+ROTATION_STEP = 2.0**-14
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A batch of pinhole cameras that share one image size.
+
+    pose: (b, 4, 4) float, camera-to-world. intrinsics: (b, 4) float, ``fx fy cx cy`` in pixels.
+    """
+
+    pose: Tensor
+    intrinsics: Tensor
+    height: int
+    width: int
+
+
+def quantise_depth(depth: Tensor) -> Tensor:
+    """Depth in metres (any shape, ``inf`` allowed) to a 16-bit inverse-depth code, int32 in [0, 65535]; 0 is infinity."""
+    code = torch.round(DEPTH_CODES * DEPTH_NEAR / depth.clamp(min=DEPTH_NEAR))
+    return code.to(torch.int32)
+
+
+def dequantise_depth(code: Tensor) -> Tensor:
+    """Inverse of :func:`quantise_depth`: int code to float32 metres, code 0 to ``inf``."""
+    return (DEPTH_CODES * DEPTH_NEAR) / code.to(torch.float32)
+
+
+def code_to_channel(code: Tensor) -> Tensor:
+    """Inverse-depth code to the network's depth channel in [0, 1): ``s / (s + depth)``, 0 at infinity."""
+    inverse = code.to(torch.float32) * (1.0 / (DEPTH_CODES * DEPTH_NEAR))
+    scaled = DEPTH_CHANNEL_SCALE * inverse
+    return scaled / (1.0 + scaled)
+
+
+def channel_to_code(channel: Tensor) -> Tensor:
+    """Depth channel in [0, 1] to the inverse-depth code; values under ``FAR_CHANNEL`` become infinity (0)."""
+    channel = channel.clamp(0.0, 0.999)
+    inverse = channel / (1.0 - channel) / DEPTH_CHANNEL_SCALE
+    code = torch.round(inverse * (DEPTH_CODES * DEPTH_NEAR)).clamp(0, DEPTH_CODES)
+    return torch.where(channel < FAR_CHANNEL, torch.zeros_like(code), code).to(torch.int32)
+
+
+def rotation_vector_to_matrix(vector: Tensor) -> Tensor:
+    """Rodrigues' formula. (..., 3) rad to (..., 3, 3)."""
+    angle_squared = (vector * vector).sum(-1)
+    angle = angle_squared.clamp(min=1e-24).sqrt()
+    small = angle_squared < 1e-8
+    sine = torch.where(small, 1.0 - angle_squared / 6.0, torch.sin(angle) / angle)
+    cosine = torch.where(small, 0.5 - angle_squared / 24.0, (1.0 - torch.cos(angle)) / angle.square())
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    outer = vector.unsqueeze(-1) * vector.unsqueeze(-2)
+    identity = torch.eye(3, dtype=vector.dtype, device=vector.device)
+    skew_squared = outer - angle_squared[..., None, None] * identity
+    return identity + sine[..., None, None] * skew + cosine[..., None, None] * skew_squared
+
+
+def matrix_to_rotation_vector(rotation: Tensor) -> Tensor:
+    """Inverse of :func:`rotation_vector_to_matrix`, by way of the quaternion. (..., 3, 3) to (..., 3) with norm <= pi."""
+    m = [[rotation[..., i, j] for j in range(3)] for i in range(3)]
+    # Each row is the quaternion (w, x, y, z) times four times one of its parts; the largest part is the safest.
+    candidates = torch.stack(
+        [
+            torch.stack([1 + m[0][0] + m[1][1] + m[2][2], m[2][1] - m[1][2], m[0][2] - m[2][0], m[1][0] - m[0][1]], -1),
+            torch.stack([m[2][1] - m[1][2], 1 + m[0][0] - m[1][1] - m[2][2], m[0][1] + m[1][0], m[0][2] + m[2][0]], -1),
+            torch.stack([m[0][2] - m[2][0], m[0][1] + m[1][0], 1 - m[0][0] + m[1][1] - m[2][2], m[1][2] + m[2][1]], -1),
+            torch.stack([m[1][0] - m[0][1], m[0][2] + m[2][0], m[1][2] + m[2][1], 1 - m[0][0] - m[1][1] + m[2][2]], -1),
+        ],
+        -2,
+    )
+    best = torch.diagonal(candidates, dim1=-2, dim2=-1).argmax(-1)
+    quaternion = candidates.gather(-2, best[..., None, None].expand(*best.shape, 1, 4)).squeeze(-2)
+    quaternion = quaternion / quaternion.norm(dim=-1, keepdim=True)
+    quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
+    w, v = quaternion[..., :1], quaternion[..., 1:]
+    norm = v.norm(dim=-1, keepdim=True)
+    factor = torch.where(norm < 1e-6, torch.full_like(norm, 2.0), 2.0 * torch.atan2(norm, w) / norm.clamp(min=1e-12))
+    return v * factor
+
+
+def motion_to_matrix(motion: Tensor) -> Tensor:
+    """(..., 6) motion to a (..., 4, 4) relative pose."""
+    matrix = torch.zeros(*motion.shape[:-1], 4, 4, dtype=motion.dtype, device=motion.device)
+    matrix[..., :3, :3] = rotation_vector_to_matrix(motion[..., 3:])
+    matrix[..., :3, 3] = motion[..., :3]
+    matrix[..., 3, 3] = 1.0
+    return matrix
+
+
+def relative_motion(pose_from: Tensor, pose_to: Tensor) -> Tensor:
+    """Motion (..., 6) that leads from one (..., 4, 4) pose to another, in the frame of the first. Computed in float64."""
+    a, b = pose_from.double(), pose_to.double()
+    inverse = a[..., :3, :3].transpose(-1, -2)
+    translation = (inverse @ (b[..., :3, 3] - a[..., :3, 3]).unsqueeze(-1)).squeeze(-1)
+    rotation = matrix_to_rotation_vector(inverse @ b[..., :3, :3])
+    return torch.cat([translation, rotation], -1).to(pose_from.dtype)
+
+
+def snap_pose(pose: Tensor) -> Tensor:
+    """Round a pose to 2^-12 m and 2^-14 rad (of its rotation vector), as emitted and fed back. (..., 4, 4) float32 out."""
+    pose = pose.double()
+    rotation = torch.round(matrix_to_rotation_vector(pose[..., :3, :3]) / ROTATION_STEP) * ROTATION_STEP
+    translation = torch.round(pose[..., :3, 3] / TRANSLATION_STEP) * TRANSLATION_STEP
+    return motion_to_matrix(torch.cat([translation, rotation], -1)).float()
+
+
+def move(pose: Tensor, motion: Tensor) -> Tensor:
+    """The snapped pose that ``motion`` leads to. (b, 4, 4), (b, 6) to (b, 4, 4) float32."""
+    return snap_pose(pose.double() @ motion_to_matrix(motion.double()))
+
+
+def pixel_rays(intrinsics: Tensor, height: int, width: int, stride: int = 1) -> Tensor:
+    """Directions with z = 1, in the camera's frame, through the centres of ``stride``-sized cells. (b, 4) to (b, 3, h, w)."""
+    device = intrinsics.device
+    u = (torch.arange(width // stride, device=device, dtype=torch.float32) + 0.5) * stride
+    v = (torch.arange(height // stride, device=device, dtype=torch.float32) + 0.5) * stride
+    fx, fy, cx, cy = intrinsics.float().unbind(-1)
+    x = (u - cx[:, None]) / fx[:, None]
+    y = (v - cy[:, None]) / fy[:, None]
+    b, h, w = len(intrinsics), len(v), len(u)
+    x = x[:, None, :].expand(b, h, w)
+    y = y[:, :, None].expand(b, h, w)
+    return torch.stack([x, y, torch.ones_like(x)], 1)
+
+
+def pluecker_rays(motion: Tensor, intrinsics: Tensor, height: int, width: int, stride: int = 1) -> Tensor:
+    """Pluecker coordinates (o x d, d) of a camera's rays in the *previous* frame's camera (Sitzmann et al. 2021).
+
+    motion: (b, 6), from the previous camera to this one. Returns (b, 6, h / stride, w / stride), d of unit length.
+    """
+    d = pixel_rays(intrinsics, height, width, stride)
+    d = d / d.norm(dim=1, keepdim=True)
+    rotation = rotation_vector_to_matrix(motion[:, 3:].float())
+    d = torch.einsum("bij,bjhw->bihw", rotation, d)
+    origin = motion[:, :3].float()[:, :, None, None].expand_as(d)
+    return torch.cat([torch.linalg.cross(origin, d, dim=1), d], 1)
+
+
+def unproject(depth: Tensor, camera: Camera) -> Tensor:
+    """Depth (b, h, w) in metres to world points (b, h, w, 3). Infinite depths give unit-z *directions* in world axes."""
+    rays = pixel_rays(camera.intrinsics, camera.height, camera.width).permute(0, 2, 3, 1)
+    finite = torch.isfinite(depth)
+    local = rays * torch.where(finite, depth, torch.ones_like(depth)).unsqueeze(-1)
+    rotation, translation = camera.pose[:, :3, :3].float(), camera.pose[:, :3, 3].float()
+    x, y, z = local.unbind(-1)
+    # Written out: a matrix product may round differently for other batch sizes, and forks must agree bit by bit.
+    world = torch.stack(
+        [rotation[:, i, 0, None, None] * x + rotation[:, i, 1, None, None] * y + rotation[:, i, 2, None, None] * z for i in range(3)], -1
+    )
+    return torch.where(finite.unsqueeze(-1), world + translation[:, None, None, :], world)
+
+
+def project(points: Tensor, is_direction: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
+    """World points (b, n, 3) to pixel coordinates u, v and depth z, each (b, n).
+
+    Where ``is_direction`` (b, n) holds, the point is a direction (homogeneous w = 0): only the rotation applies.
+    u and v are meaningless where z <= 0.
+    """
+    rotation, translation = camera.pose[:, :3, :3].float(), camera.pose[:, :3, 3].float()
+    offset = torch.where(is_direction.unsqueeze(-1), torch.zeros_like(points), translation[:, None, :])
+    x, y, z = (points - offset).unbind(-1)
+    cx_, cy_, cz_ = (rotation[:, 0, i, None] * x + rotation[:, 1, i, None] * y + rotation[:, 2, i, None] * z for i in range(3))
+    fx, fy, cx, cy = camera.intrinsics.float().unbind(-1)
+    safe = torch.where(cz_ > 1e-6, cz_, torch.ones_like(cz_))
+    return fx[:, None] * cx_ / safe + cx[:, None], fy[:, None] * cy_ / safe + cy[:, None], cz_
+
+
+def default_intrinsics(height: int, width: int, horizontal_fov_deg: float = 90.0) -> tuple[float, float, float, float]:
+    """Intrinsics of a centred pinhole camera with square pixels and the given horizontal field of view."""
+    fx = 0.5 * width / float(torch.tan(torch.deg2rad(torch.tensor(horizontal_fov_deg / 2, dtype=torch.float64))))
+    return fx, fx, 0.5 * width, 0.5 * height

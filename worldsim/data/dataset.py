@@ -1,0 +1,445 @@
+"""Datasets on disk: a folder with ``dataset.json`` and shards of whole episodes, read by memory map.
+
+A shard ``shard-00000.safetensors`` holds the frames of its episodes one after the other, n in all:
+
+| tensor | shape | |
+|---|---|---|
+| ``rgb`` | (n, h, w, 3) uint8 | |
+| ``act`` | (n, ...) int64 (Discrete) or float32 (Box) | ``act[i]`` leads from frame i to i + 1; zero for an episode's last frame |
+| ``rew``, ``term``, ``trunc`` | (n,) float32, bool, bool | of the transition that ``act[i]`` causes |
+| ``episode_start`` | (E + 1,) int64 | first frame of each episode, then n |
+| ``inverse_depth`` | (n, h, w) uint16 | only with geometry: ``worldsim.camera.quantise_depth`` |
+| ``pose`` | (n, 4, 4) float32 | only with geometry: camera-to-world, OpenCV axes, metres |
+| ``intrinsics`` | (4,) float32 | only with geometry: ``fx fy cx cy`` in pixels |
+
+Its safetensors metadata names the format, its version and, as JSON, what is known of each episode. Shards and
+``dataset.json`` appear under their names only when complete, so a reader may follow a recording that goes on.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from worldsim.data.episode import Episode, validate_episode
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+
+Array = NDArray[Any]
+
+INDEX_FILE = "dataset.json"
+DATASET_FORMAT, SHARD_FORMAT = "worldsim-dataset", "worldsim-episodes"
+VERSION = 1
+FRAME_TENSORS = ("rgb", "act", "rew", "term", "trunc")
+GEOMETRY_TENSORS = ("inverse_depth", "pose")
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One line of ``dataset.json``'s ``shards``."""
+
+    file: str
+    """File name inside the dataset's folder."""
+    frames: int
+    """Frames of all its episodes together."""
+    episodes: int
+    """Number of its episodes."""
+    sha256: str
+    """Checksum of the whole file, hexadecimal."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What holds for a whole dataset: ``dataset.json`` without its list of shards."""
+
+    env_id: str
+    """Gymnasium id of the environment, or a name of the user's own for other recordings."""
+    observation_space: dict[str, Any]
+    """``{"shape": [h, w, 3], "dtype": "uint8"}``."""
+    action_space: dict[str, Any]
+    """``{"type": "Discrete", "n": 7}`` or ``{"type": "Box", "low": [..], "high": [..]}``."""
+    geometry: bool = False
+    """Whether every shard has depth, poses and intrinsics."""
+    intrinsics: list[float] | None = None
+    """``fx fy cx cy`` in pixels, if there is geometry."""
+    fps: float | None = None
+    """Frames per second of the environment's own time, if it names one."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of ``gymnasium.make``."""
+    reset_options: dict[str, Any] = field(default_factory=dict)
+    """Options of every reset, such as ``{"split": "train"}``."""
+    policy: str = ""
+    """Who chose the actions."""
+    seed: int = 0
+    """What all randomness of the recording comes from."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the packages that recorded it."""
+    recording: dict[str, Any] = field(default_factory=dict)
+    """The recorder's other settings: a resumed recording must have the same."""
+
+
+class Shard(NamedTuple):
+    """A shard's tensors by name, as read-only memory maps (see the module), and what is known of each episode."""
+
+    arrays: dict[str, Array]
+    episodes: list[dict[str, Any]]
+
+
+def shard_name(index: int) -> str:
+    """File name of shard ``index``."""
+    return f"shard-{index:05d}.safetensors"
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_file(temporary: Path, path: Path) -> None:
+    """Give a finished temporary file its name so that a crash or power cut leaves the old file or the new one, never a part."""
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    if os.name == "posix":
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def write_shard(folder: Path, index: int, episodes: Sequence[Episode]) -> ShardInfo:
+    """Write episodes as shard ``index`` of a folder, atomically. Does not touch ``dataset.json``."""
+    if not episodes:
+        raise InvalidInputError(f"Shard {index} of {folder}: a shard needs at least one episode.")
+    for i, episode in enumerate(episodes):
+        validate_episode(episode, f"episode {i} of shard {index}")
+        _require_same_kind(episodes[0], episode, f"episode {i} of shard {index}")
+    names = FRAME_TENSORS + (GEOMETRY_TENSORS if episodes[0].has_geometry else ())
+    tensors = {name: np.concatenate([getattr(e, name) for e in episodes]) for name in names}
+    tensors["episode_start"] = np.cumsum([0, *(len(e) for e in episodes)], dtype=np.int64)
+    if episodes[0].intrinsics is not None:
+        tensors["intrinsics"] = episodes[0].intrinsics
+    infos = json.dumps([e.info for e in episodes])
+    path = folder / shard_name(index)
+    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
+    try:
+        save_file(tensors, temporary, metadata={"format": SHARD_FORMAT, "version": str(VERSION), "episodes": infos})
+        _sort_header(temporary)
+        # safetensors makes files that only their owner may read.
+        temporary.chmod(0o644)
+        checksum = sha256_of(temporary)
+        replace_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return ShardInfo(path.name, len(tensors["rgb"]), len(episodes), checksum)
+
+
+def _sort_header(path: Path) -> None:
+    """Put a safetensors file's metadata in alphabetical order: its writer shuffles it, and equal shards must be equal bytes."""
+    with open(path, "rb+") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        content = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(content) <= length
+        file.seek(8)
+        file.write(content.ljust(length))
+
+
+def write_index(folder: Path, info: DatasetInfo, shards: Sequence[ShardInfo]) -> None:
+    """Write ``dataset.json``, atomically."""
+    content = {"format": DATASET_FORMAT, "version": VERSION, **asdict(info), "shards": [asdict(s) for s in shards]}
+    temporary = folder / f".{INDEX_FILE}.{os.getpid()}.tmp"
+    try:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        replace_file(temporary, folder / INDEX_FILE)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_index(folder: Path) -> tuple[DatasetInfo, tuple[ShardInfo, ...]]:
+    """Read ``dataset.json``."""
+    path = folder / INDEX_FILE
+    if not path.is_file():
+        raise NotFoundError(
+            f"No dataset at {str(folder)!r}: it has no {INDEX_FILE}. Record one with: worldsim record ENV_ID --out DIR"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kind, version = content.pop("format"), content.pop("version")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DamagedFileError(f"{path} is no readable {DATASET_FORMAT} index ({error}). Restore it, or record again.") from None
+    if kind != DATASET_FORMAT:
+        raise DamagedFileError(f"{path} has format {kind!r}, not {DATASET_FORMAT!r}: this folder is something else.")
+    if version != VERSION:
+        raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads version {VERSION}. Install a newer worldsim.")
+    try:
+        shards = tuple(ShardInfo(**entry) for entry in content.pop("shards"))
+        return DatasetInfo(**content), shards
+    except (KeyError, TypeError) as error:
+        raise DamagedFileError(f"{path} lacks or has extra fields ({error}). Restore it, or record again.") from None
+
+
+def read_shard(path: Path, expected: ShardInfo | None = None) -> Shard:
+    """Map a shard into memory. Raises :class:`DamagedFileError` naming the file if it cannot be used.
+
+    The checksum is not computed here: ``EpisodeDataset.verify`` does that.
+    """
+    if not path.is_file():
+        raise DamagedFileError(f"Shard {path} is missing. {_REMEDY}")
+    try:
+        # The torch framework hands out views of the memory map; the numpy one copies.
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(f"Shard {path} is damaged ({error}). {_REMEDY}") from None
+    if metadata.get("format") != SHARD_FORMAT:
+        raise DamagedFileError(f"Shard {path} has format {metadata.get('format')!r}, not {SHARD_FORMAT!r}. {_REMEDY}")
+    if metadata.get("version") != str(VERSION):
+        raise DamagedFileError(
+            f"Shard {path} has version {metadata.get('version')!r}; this worldsim reads {VERSION}. Install a newer worldsim."
+        )
+    try:
+        episodes = json.loads(metadata["episodes"])
+        _check_tensors(arrays, len(episodes), expected)
+    except (KeyError, ValueError, TypeError) as error:
+        raise DamagedFileError(f"Shard {path} is damaged ({error}). {_REMEDY}") from None
+    for array in arrays.values():
+        array.flags.writeable = False
+    return Shard(arrays, episodes)
+
+
+_REMEDY = (
+    "Run the same `worldsim record` command again to record it anew, or copy it back; "
+    'on_damaged="skip" reads the other shards meanwhile.'
+)
+
+
+def _check_tensors(arrays: Mapping[str, Array], episodes: int, expected: ShardInfo | None) -> None:
+    start = arrays["episode_start"]
+    frames = int(start[-1])
+    if len(start) != episodes + 1 or start[0] != 0 or (np.diff(start) < 1).any():
+        raise ValueError(f"episode_start {start.tolist()[:4]}... does not fit {episodes} episodes")
+    for name in (*FRAME_TENSORS, *(GEOMETRY_TENSORS if "pose" in arrays else ())):
+        if len(arrays[name]) != frames:
+            raise ValueError(f"{name} has {len(arrays[name])} frames instead of {frames}")
+    if expected is not None and (frames, episodes) != (expected.frames, expected.episodes):
+        raise ValueError(f"{episodes} episodes, {frames} frames; {INDEX_FILE} says {expected.episodes}, {expected.frames}")
+
+
+def _require_same_kind(first: Episode, other: Episode, name: str) -> None:
+    for key in (*FRAME_TENSORS, *GEOMETRY_TENSORS):
+        a, b = getattr(first, key), getattr(other, key)
+        if (a is None) != (b is None) or (a is not None and (a.shape[1:], a.dtype) != (b.shape[1:], b.dtype)):
+            kinds = ["nothing" if x is None else f"{x.shape[1:]} {x.dtype}" for x in (a, b)]
+            raise InvalidInputError(f"{name}: {key} is {kinds[1]} a frame, but {kinds[0]} in the first episode.")
+    a, b = first.intrinsics, other.intrinsics
+    if a is not None and (b is None or not np.array_equal(a, b)):
+        raise InvalidInputError(f"{name}: intrinsics {b} differ from the first episode's {a}.")
+
+
+class EpisodeDataset(Sequence[Episode]):
+    """A recorded dataset, read by memory map: a sequence of episodes, or of shards for those who sample windows.
+
+    path: the folder. require_geometry: raise :class:`MissingGeometryError` if it has no poses and depth.
+    on_damaged: ``"raise"`` on the first shard that is missing or damaged, or ``"skip"`` it with one warning.
+    """
+
+    def __init__(self, path: str | Path, require_geometry: bool = False, on_damaged: Literal["raise", "skip"] = "raise") -> None:
+        if on_damaged not in ("raise", "skip"):
+            raise InvalidInputError(f'on_damaged={on_damaged!r}: it is "raise" or "skip".')
+        self.path = Path(path)
+        self.on_damaged = on_damaged
+        self.info, self.shards = read_index(self.path)
+        if require_geometry and not self.info.geometry:
+            raise MissingGeometryError(
+                f"The dataset {str(path)!r} ({self.info.env_id}) has no poses and depth, which the scene memory needs. "
+                f'Record an environment whose info has "pose", "depth" and "intrinsics", or train without memory.'
+            )
+        self._open: dict[int, Shard] = {}
+        self._damaged: set[str] = set()
+        # Per readable shard: its index, and the number of episodes up to and including it.
+        self._readable: list[int] = []
+        self._episode_ends: list[int] = []
+        self._index_shards(0)
+
+    def refresh(self) -> int:
+        """Pick up shards that were finished since, by a recording that goes on. Returns how many are new."""
+        info, shards = read_index(self.path)
+        known = {s.file: s for s in self.shards}
+        if any(known[s.file] != s for s in shards if s.file in known) or not set(known) <= {s.file for s in shards}:
+            raise DamagedFileError(f"{self.path / INDEX_FILE} was replaced by another recording while it was read. Open it anew.")
+        fresh = tuple(s for s in shards if s.file not in known)
+        first = len(self.shards)
+        # New shards go to the end, whatever their names, so that indices given out before stay valid.
+        self.info, self.shards = info, self.shards + fresh
+        self._index_shards(first)
+        return len(fresh)
+
+    @property
+    def frames(self) -> int:
+        """Frames in all readable shards."""
+        return sum(self.shards[i].frames for i in self._readable)
+
+    @property
+    def readable(self) -> tuple[int, ...]:
+        """Indices of the shards that can be read: all, unless damaged ones are skipped."""
+        return tuple(self._readable)
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Names of the files that were found missing or damaged and skipped."""
+        return tuple(sorted(self._damaged))
+
+    def load_shard(self, index: int) -> Shard:
+        """The tensors of shard ``index``, as read-only memory maps: slicing them reads only what the slice covers.
+
+        Stays open, so a second call costs nothing. A damaged shard raises, also with ``on_damaged="skip"``.
+        """
+        if index not in self._open:
+            entry = self.shards[index]
+            shard = read_shard(self.path / entry.file, entry)
+            missing = [k for k in (*GEOMETRY_TENSORS, "intrinsics") if self.info.geometry and k not in shard.arrays]
+            if missing:
+                raise DamagedFileError(f"Shard {self.path / entry.file} lacks {', '.join(missing)}. {_REMEDY}")
+            self._open[index] = shard
+        return self._open[index]
+
+    def __len__(self) -> int:
+        return self._episode_ends[-1] if self._episode_ends else 0
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"episode {index} of a dataset of {len(self)}")
+        place = bisect.bisect_right(self._episode_ends, position)
+        first = self._episode_ends[place - 1] if place else 0
+        return self._episode(self._readable[place], position - first)
+
+    def __iter__(self) -> Iterator[Episode]:
+        return (self[i] for i in range(len(self)))
+
+    def verify(self) -> tuple[str, ...]:
+        """Compare every shard's SHA-256 with ``dataset.json``, reading all of it.
+
+        Raises :class:`DamagedFileError` naming all bad files, or returns their names with ``on_damaged="skip"``.
+        """
+        bad = []
+        for entry in self.shards:
+            path = self.path / entry.file
+            if not path.is_file() or sha256_of(path) != entry.sha256:
+                bad.append(entry.file)
+        if bad and self.on_damaged == "raise":
+            raise DamagedFileError(f"In {self.path}, missing or not as recorded: {', '.join(bad)}. {_REMEDY}")
+        return tuple(bad)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Memory maps stay behind: another process opens its own.
+        return {**self.__dict__, "_open": {}}
+
+    def _episode(self, shard_index: int, i: int) -> Episode:
+        arrays, infos = self.load_shard(shard_index)
+        a, b = (int(x) for x in arrays["episode_start"][i : i + 2])
+        names = FRAME_TENSORS + (GEOMETRY_TENSORS if "pose" in arrays else ())
+        return Episode(**{k: arrays[k][a:b] for k in names}, intrinsics=arrays.get("intrinsics"), info=dict(infos[i]))
+
+    def _index_shards(self, first: int) -> None:
+        total = len(self)
+        for i in range(first, len(self.shards)):
+            try:
+                self.load_shard(i)
+            except DamagedFileError as error:
+                if self.on_damaged == "raise":
+                    # Forgotten again, so that a later refresh meets it anew.
+                    self.shards = self.shards[:i]
+                    raise
+                warnings.warn(f"Skipped: {error}", stacklevel=3)
+                self._damaged.add(self.shards[i].file)
+                continue
+            total += self.shards[i].episodes
+            self._readable.append(i)
+            self._episode_ends.append(total)
+
+
+class EpisodeWriter:
+    """Collects episodes into a new dataset, or more of them into one that :class:`EpisodeWriter` made.
+
+    Use it as a context manager: the last, smaller shard is written on leaving. ``info``'s ``geometry`` and
+    ``intrinsics`` are taken from the first episode. frames_per_shard: a shard is closed once it has this many.
+    """
+
+    def __init__(self, path: str | Path, info: DatasetInfo, frames_per_shard: int = 8192) -> None:
+        if frames_per_shard < 1:
+            raise InvalidInputError(f"frames_per_shard={frames_per_shard}: it must be at least 1.")
+        self.path, self.info, self.frames_per_shard = Path(path), info, frames_per_shard
+        self.shards: list[ShardInfo] = []
+        self._pending: list[Episode] = []
+        self._first: Episode | None = None
+        if (self.path / INDEX_FILE).exists():
+            known, shards = read_index(self.path)
+            require_same_info(self.path, known, replace(info, geometry=known.geometry, intrinsics=known.intrinsics))
+            self.info, self.shards = known, list(shards)
+            self._first = EpisodeDataset(self.path)[0] if shards else None
+
+    def add(self, episode: Episode) -> None:
+        """Take an episode; writes a shard once enough frames have gathered."""
+        name = f"episode {len(self._pending) + sum(s.episodes for s in self.shards)}"
+        validate_episode(episode, name)
+        if list(episode.rgb.shape[1:]) != list(self.info.observation_space.get("shape", ())):
+            raise InvalidInputError(f"{name}: frames are {episode.rgb.shape[1:]}, the dataset says {self.info.observation_space}.")
+        if self._first is None:
+            self._first = episode
+            intrinsics = None if episode.intrinsics is None else [float(x) for x in episode.intrinsics]
+            self.info = replace(self.info, geometry=episode.has_geometry, intrinsics=intrinsics)
+        _require_same_kind(self._first, episode, name)
+        self._pending.append(episode)
+        if sum(len(e) for e in self._pending) >= self.frames_per_shard:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has gathered as a shard of its own."""
+        if not self._pending:
+            return
+        self.path.mkdir(parents=True, exist_ok=True)
+        taken = {s.file for s in self.shards}
+        index = next(i for i in range(len(taken) + 1) if shard_name(i) not in taken)
+        self.shards.append(write_shard(self.path, index, self._pending))
+        self.shards.sort(key=lambda s: s.file)
+        write_index(self.path, self.info, self.shards)
+        self._pending = []
+
+    def __enter__(self) -> EpisodeWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.flush()
+
+
+def require_same_info(path: Path, known: DatasetInfo, wanted: DatasetInfo) -> None:
+    """Raise :class:`InvalidInputError` naming the first field in which a dataset differs from what would be added to it."""
+    # Through JSON, so that tuples and lists compare as what they become on disk.
+    old, new = (json.loads(json.dumps(asdict(x))) for x in (known, wanted))
+    old_flat, new_flat = ({**x.pop("recording"), **x} for x in (old, new))
+    for key in [*old_flat, *(k for k in new_flat if k not in old_flat)]:
+        if key != "versions" and old_flat.get(key) != new_flat.get(key):
+            raise InvalidInputError(
+                f"The dataset in {str(path)!r} has {key} = {old_flat.get(key)!r}, this recording {new_flat.get(key)!r}. "
+                f"Use the same value to continue it, or another folder."
+            )

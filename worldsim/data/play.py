@@ -1,0 +1,312 @@
+"""Playing an environment for a recording: the settings, and who turns seeds into episodes.
+
+What an episode shows depends on the settings, the seed, the shard's number and the episode's number in it, and on
+nothing else: neither on the process that plays it nor on what that process played before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldsim.camera import quantise_depth
+from worldsim.data.dataset import DatasetInfo
+from worldsim.data.episode import Episode
+from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
+from worldsim.protocols import Policy
+
+Array = NDArray[Any]
+
+POLICIES = {"persistent": "worldsim.agents.persistent:PersistentPolicy", "random": "worldsim.agents.random:RandomPolicy"}
+"""Short names of policies; any other is ``module:Class``, constructed with the action space."""
+MAX_DROPPED = 64
+"""So many short episodes in a row end the recording with an error: the environment then hardly moves at all."""
+GEOMETRY_KEYS = ("pose", "depth", "intrinsics")
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """Settings of :func:`record`."""
+
+    env_id: str
+    """Gymnasium id, such as ``worldsim/FreedoomReal-v0``; ``module:Name-v0`` imports ``module`` first."""
+    out: Path
+    """Folder of the dataset. If it holds part of the same recording, the recording goes on."""
+    frames: int = 100_000
+    """How many frames to record in all; whole shards are recorded, so it becomes a few more."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes, one environment each. 0 plays in this process, for debugging and notebooks."""
+    episode_steps: int = 256
+    """Longest episode, in steps; it has one frame more. Long enough to leave a place and come back to it."""
+    frames_per_shard: int = 8192
+    """A shard is closed once it has this many frames (170 MB at 64x64 with depth): what an interruption may cost a worker."""
+    policy: str = "persistent"
+    """``persistent``, ``random``, or ``module:Class`` of a policy that is constructed with the action space."""
+    seed: int = 0
+    """What all randomness comes from. Training and evaluation recordings need different ones."""
+    reset_options: dict[str, str] = field(default_factory=dict)
+    """Options of every reset, such as ``split train``."""
+    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
+    """Further arguments of ``gymnasium.make``."""
+    min_travel: float = 4.7
+    """Episodes that never get this far from their start are dropped, in metres; needs poses. 150 map units of Doom: enough
+    to leave the closet in which a random start may lie. 0 keeps all."""
+    episodes_per_map: int = 4
+    """So many episodes in a row stay on one map, since loading a map takes time: where ``info`` names a ``map``, the next
+    resets ask for it again with ``{"map": ...}``. 1 leaves every choice to the environment."""
+
+    def __post_init__(self) -> None:
+        least = {
+            "frames": 1,
+            "workers": 0,
+            "episode_steps": 1,
+            "frames_per_shard": 1,
+            "seed": 0,
+            "min_travel": 0.0,
+            "episodes_per_map": 1,
+        }
+        for name, bound in least.items():
+            if not getattr(self, name) >= bound:
+                raise InvalidInputError(f"RecordConfig.{name} = {getattr(self, name)!r}: it must be at least {bound}.")
+
+    @property
+    def shard_frames(self) -> int:
+        """Frames after which a shard is closed: a small recording is one small shard."""
+        return min(self.frames, self.frames_per_shard)
+
+    @property
+    def shards(self) -> int:
+        """How many shards the recording has."""
+        return -(-self.frames // self.shard_frames)
+
+
+class Stopped(WorldsimError):
+    """The recording was interrupted; raised inside workers only."""
+
+
+class Player:
+    """One environment and one policy, playing the episodes of any shard. config: as given to :func:`record`.
+
+    stopping: asked at every step; True ends the play with :class:`Stopped`.
+    """
+
+    def __init__(self, config: RecordConfig, stopping: Callable[[], bool] = lambda: False) -> None:
+        self.config, self.stopping = config, stopping
+        self.env = make_env(config.env_id, dict(config.env_kwargs))
+        try:
+            _require_image(self.env, config.env_id)
+            self.policy = make_policy(config.policy, self.env.action_space)
+        except BaseException:
+            self.env.close()
+            raise
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+    def describe(self) -> DatasetInfo:
+        """What ``dataset.json`` says of the whole recording; resets the environment once."""
+        config, env = self.config, self.env
+        _, info = env.reset(seed=0, options=dict(config.reset_options))
+        geometry = _has_geometry(info)
+        assert env.observation_space.shape is not None
+        fps = env.metadata.get("render_fps")
+        return DatasetInfo(
+            env_id=config.env_id,
+            env_kwargs=dict(config.env_kwargs),
+            reset_options=dict(config.reset_options),
+            observation_space={"shape": list(env.observation_space.shape), "dtype": "uint8"},
+            action_space=describe_space(env.action_space),
+            geometry=geometry,
+            intrinsics=[float(x) for x in info["intrinsics"]] if geometry else None,
+            fps=None if fps is None else float(fps),
+            policy=config.policy,
+            seed=config.seed,
+            versions=package_versions(),
+            recording={
+                "episode_steps": config.episode_steps,
+                "frames_per_shard": config.shard_frames,
+                "min_travel": config.min_travel,
+                "episodes_per_map": config.episodes_per_map,
+            },
+        )
+
+    def shard(self, index: int, count: Callable[[int], None] = lambda frames: None) -> tuple[list[Episode], int]:
+        """The episodes of shard ``index`` and how many were dropped as too short. count: told the frames of each one kept."""
+        episodes: list[Episode] = []
+        frames = dropped = in_a_row = 0
+        episode = None
+        while frames < self.config.shard_frames:
+            attempt = len(episodes) + dropped
+            episode = self._episode(index, attempt, self._options(attempt, episode))
+            if not self._far_enough(episode):
+                dropped, in_a_row = dropped + 1, in_a_row + 1
+                if in_a_row >= MAX_DROPPED:
+                    raise InvalidInputError(
+                        f"{in_a_row} episodes of {self.config.env_id} in a row stayed within {self.config.min_travel} m of their "
+                        f"start, the last one in {episode.info.get('map', 'an unnamed map')!r}: lower min_travel, or lengthen "
+                        f"episode_steps ({self.config.episode_steps})."
+                    )
+                continue
+            in_a_row = 0
+            episodes.append(episode)
+            frames += len(episode)
+            count(len(episode))
+        return episodes, dropped
+
+    def _episode(self, shard: int, attempt: int, options: dict[str, str]) -> Episode:
+        env_seed, policy_seed = (
+            int(x) & 0x7FFFFFFF for x in np.random.SeedSequence([self.config.seed, shard, attempt]).generate_state(2)
+        )
+        observation, info = self.env.reset(seed=env_seed, options=options)
+        self.policy.reset(policy_seed)
+        frames, infos = [np.array(observation)], [info]
+        acts, rews, terms, truncs = [], [], [], []
+        for step in range(self.config.episode_steps):
+            if self.stopping():
+                raise Stopped("interrupted")
+            act = self.policy.act(observation)
+            observation, rew, term, trunc, info = self.env.step(act)
+            frames.append(np.array(observation))
+            infos.append(info)
+            acts.append(act)
+            rews.append(float(rew))
+            terms.append(bool(term))
+            # An episode cut here ends as one with that time limit would.
+            truncs.append(bool(trunc) or (step + 1 == self.config.episode_steps and not term))
+            if terms[-1] or truncs[-1]:
+                break
+        kind = np.int64 if isinstance(self.env.action_space, gym.spaces.Discrete) else np.float32
+        act_array = np.asarray(acts, kind)
+        known = {"map": infos[0].get("map"), "split": self.config.reset_options.get("split")}
+        return Episode(
+            rgb=np.stack(frames),
+            act=np.concatenate([act_array, np.zeros_like(act_array[:1])]),
+            rew=np.array([*rews, 0.0], np.float32),
+            term=np.array([*terms, False]),
+            trunc=np.array([*truncs, False]),
+            info={"seed": env_seed, **{k: str(v) for k, v in known.items() if v is not None}},
+            **self._geometry(infos),
+        )
+
+    def _options(self, attempt: int, before: Episode | None) -> dict[str, str]:
+        """Reset options: the user's, or the map of the episode before while its turn lasts."""
+        options = dict(self.config.reset_options)
+        if before is None or attempt % self.config.episodes_per_map == 0 or "map" not in before.info or "map" in options:
+            return options
+        # A map and a split exclude each other: the map was drawn from the split.
+        options.pop("split", None)
+        return {**options, "map": before.info["map"]}
+
+    def _geometry(self, infos: list[dict[str, Any]]) -> dict[str, Array]:
+        having = [_has_geometry(info) for info in infos]
+        if not any(having):
+            return {}
+        if not all(having):
+            lacking = having.index(False)
+            raise InvalidInputError(
+                f"{self.config.env_id} gives pose, depth and intrinsics in the info of some steps only; step {lacking} has none."
+            )
+        intrinsics = np.asarray(infos[0]["intrinsics"], np.float32)
+        for info in infos:
+            if not np.array_equal(intrinsics, np.asarray(info["intrinsics"], np.float32)):
+                raise InvalidInputError(f"{self.config.env_id} changes its intrinsics within an episode, which is not supported.")
+        depth = np.stack([np.asarray(info["depth"], np.float32) for info in infos])
+        if np.isnan(depth).any() or (depth < 0).any():
+            raise InvalidInputError(
+                f"{self.config.env_id} gives depth that is NaN or negative; metres, inf for the sky, are needed."
+            )
+        return {
+            "inverse_depth": quantise_depth(torch.from_numpy(depth)).numpy().astype(np.uint16),
+            "pose": np.stack([np.asarray(info["pose"], np.float32) for info in infos]),
+            "intrinsics": intrinsics,
+        }
+
+    def _far_enough(self, episode: Episode) -> bool:
+        if episode.pose is None:
+            return True
+        position = episode.pose[:, :3, 3]
+        return bool(np.linalg.norm(position - position[0], axis=1).max() >= self.config.min_travel)
+
+
+def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+    """``gymnasium.make`` with worldsim's errors."""
+    try:
+        return gym.make(env_id, disable_env_checker=True, **kwargs)
+    except gym.error.UnregisteredEnv as error:
+        raise NotFoundError(
+            f"No environment {env_id!r}: {error} Ids look like 'worldsim/FreedoomReal-v0'; for one that a module of yours "
+            f"registers, write 'module:Name-v0'."
+        ) from None
+    except gym.error.DependencyNotInstalled as error:
+        raise MissingDependencyError(f"{env_id} needs a package that is not installed: {error}") from None
+    except WorldsimError:
+        raise
+    except ModuleNotFoundError as error:
+        raise MissingDependencyError(
+            f"{env_id} needs the module {error.name!r}, which is not installed: install it first."
+        ) from None
+    except (gym.error.Error, TypeError) as error:
+        raise InvalidInputError(f"{env_id} cannot be made with {kwargs!r}: {error}") from error
+
+
+def make_policy(name: str, action_space: gym.Space[Any]) -> Policy:
+    """The policy of a short name or of ``module:Class``, for an action space."""
+    module_name, _, class_name = POLICIES.get(name, name).partition(":")
+    try:
+        constructor = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise NotFoundError(f"No policy {name!r} ({error}): use {', '.join(POLICIES)}, or 'module:Class'.") from None
+    try:
+        policy = constructor(action_space)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"The policy {name!r} cannot be constructed with the action space {action_space}: {error}."
+        ) from error
+    if not isinstance(policy, Policy):
+        raise InvalidInputError(f"{name!r} is no policy: {type(policy).__name__} needs the methods reset(seed) and act(obs).")
+    return policy
+
+
+def describe_space(space: gym.Space[Any]) -> dict[str, Any]:
+    """An action space as ``dataset.json`` holds it."""
+    if isinstance(space, gym.spaces.Discrete) and space.start == 0:
+        return {"type": "Discrete", "n": int(space.n)}
+    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
+        return {"type": "Box", "low": space.low.tolist(), "high": space.high.tolist()}
+    raise InvalidInputError(f"Action space {space} cannot be recorded: Discrete (from 0) and Box of floats can.")
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what a recording's content depends on."""
+    versions = {"python": platform.python_version()}
+    for package in ("worldsim", "gymnasium", "numpy", "torch", "vizdoom"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    return versions
+
+
+def _require_image(env: gym.Env[Any, Any], env_id: str) -> None:
+    describe_space(env.action_space)
+    space = env.observation_space
+    if not (isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3):
+        raise InvalidInputError(
+            f"{env_id} observes {space}; recording needs images, Box uint8 of (height, width, 3). "
+            f"Wrap it so that it does, and register the wrapped environment."
+        )
+
+
+def _has_geometry(info: dict[str, Any]) -> bool:
+    return all(key in info for key in GEOMETRY_KEYS)

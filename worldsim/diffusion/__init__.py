@@ -1,0 +1,1 @@
+"""Action-conditioned video diffusion: the dynamics of a world."""

@@ -1,0 +1,334 @@
+"""Training frames on the device, with the memory view that the agent had before each of them.
+
+Episodes go through the real scene memory once, in lockstep: frame t's view is rendered from frames before t only, then
+frame t is integrated. Sources are dropped and perturbed on the way, so that the model neither leans on a perfect memory
+nor ignores it. Windows are then cut from anywhere in the buffer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldsim.camera import Camera, dequantise_depth, quantise_depth, relative_motion
+from worldsim.diffusion.denoiser import frame_to_channels, view_to_channels
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.heads import SCAN_BINS, SCAN_RANGE
+from worldsim.protocols import SceneMemory
+from worldsim.state import Frame, MemoryView, map_tensors
+
+PACKED_VIEW = 8
+"""Bytes a pixel of a stored memory view: rgb, inverse depth (2), offset, source, mask."""
+
+
+@dataclass(frozen=True)
+class PerturbConfig:
+    """How the memory's sources are degraded while training views are rendered; shares are of episodes."""
+
+    sparse: float = 0.4
+    """Share of episodes in which frames are left out of the memory at random."""
+    blurred: float = 0.3
+    """Share of episodes in which some frames enter the memory blurred and noisy, as generated ones are."""
+    depth_noise: float = 0.3
+    """Share of episodes in which frames enter the memory with their depth off by some per cent."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of training windows. b windows, t frames; frame i was reached by act[:, i].
+
+    rgb: (b, t, 3, h, w) uint8. inverse_depth: (b, t, h, w) int32 or None. act: (b, t, ...). rew, term: (b, t) of the
+    transition into the frame. motion: (b, t, 6). view: (b, t, 8, h, w) float32 channels or None.
+    scan: (b, t, 64) float32 metres around frame i once it was integrated, or None.
+    """
+
+    rgb: Tensor
+    inverse_depth: Tensor | None
+    act: Tensor
+    rew: Tensor
+    term: Tensor
+    motion: Tensor
+    view: Tensor | None
+    scan: Tensor | None
+
+    @property
+    def x(self) -> Tensor:
+        """(b, t, c, h, w) float32 channels in [-1, 1]."""
+        return frame_to_channels(self.rgb, self.inverse_depth)
+
+
+def pack_view(view: MemoryView) -> Tensor:
+    """A memory view as (b, 8, h, w) uint8, lossless."""
+    code = view.inverse_depth
+    rest = [code >> 8, code & 255, view.offset[:, 0].int() * 16 + view.offset[:, 1].int(), view.source, view.mask]
+    return torch.cat([view.rgb, torch.stack([r.to(torch.uint8) for r in rest], 1)], 1)
+
+
+def unpack_view(packed: Tensor) -> MemoryView:
+    """Inverse of :func:`pack_view`."""
+    high, low, offset, source, mask = packed[:, 3:].unbind(1)
+    return MemoryView(
+        rgb=packed[:, :3],
+        inverse_depth=high.int() * 256 + low.int(),
+        mask=mask.bool(),
+        offset=torch.stack([offset >> 4, offset & 15], 1),
+        source=source,
+    )
+
+
+class FrameBuffer:
+    """A ring of episodes on the device that windows are drawn from.
+
+    capacity: frames. window: frames a window. The memory is None for data without geometry.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        window: int,
+        memory: SceneMemory | None,
+        device: torch.device,
+        perturb: PerturbConfig | None = None,
+        compiled: bool = False,
+        episodes_at_once: int = 256,
+    ) -> None:
+        self.capacity, self.window, self.memory, self.device = capacity, window, memory, device
+        self.perturb = perturb or PerturbConfig()
+        self.episodes_at_once = episodes_at_once
+        self.intrinsics: Tensor | None = None
+        self.frames = 0
+        self.seen_frames = 0
+        self._data: dict[str, Tensor] = {}
+        self._shards: list[tuple[int, int]] = []
+        self._starts: dict[int, Tensor] = {}
+        self._fresh: dict[int, list[tuple[int, int]]] = {}
+        self._all_starts = torch.zeros(0, dtype=torch.int64, device=device)
+        wrap: Callable[..., Any] = torch.compile if compiled else (lambda f: f)
+        if memory is not None:
+            self._render, self._integrate, self._scan = wrap(memory.render), wrap(memory.integrate), wrap(memory.scan)
+
+    def __len__(self) -> int:
+        """Number of windows that can be drawn."""
+        return len(self._all_starts)
+
+    def add(self, shard: Mapping[str, np.ndarray]) -> None:
+        """Take in one shard's arrays (see :mod:`worldsim.data.dataset`); the oldest shards make room.
+
+        Its memory views are empty until :meth:`remember`, which is quicker for many episodes at once.
+        """
+        count = len(shard["rgb"])
+        if count > self.capacity:
+            raise InvalidInputError(f"a shard of {count} frames does not fit a buffer of {self.capacity}: raise --buffer-frames")
+        if self.memory is not None and "pose" not in shard:
+            raise MissingGeometryError("the scene memory needs poses and depth, this recording has none: train with --no-memory")
+        at = self.frames if self.frames + count <= self.capacity else 0
+        self._evict(at, at + count)
+        lengths = np.diff(shard["episode_start"])
+        self._write(at, shard)
+        self._shards.append((at, at + count))
+        self.frames = at + count
+        self.seen_frames += count
+        starts = np.concatenate(
+            [np.arange(s, max(s, s + n - self.window + 1)) for s, n in zip(shard["episode_start"][:-1], lengths, strict=True)]
+        )
+        self._starts[at] = torch.from_numpy(starts + at).to(self.device)
+        self._all_starts = torch.cat(list(self._starts.values()))
+        self._fresh[at] = [(int(at + s), int(n)) for s, n in zip(shard["episode_start"][:-1], lengths, strict=True)]
+
+    @torch.no_grad()
+    def remember(self, seed: int) -> None:
+        """Send the episodes that are new through the scene memory and store each frame's view and scan.
+
+        seed: of the perturbation.
+        """
+        episodes = [e for fresh in self._fresh.values() for e in fresh]
+        self._fresh.clear()
+        if self.memory is None:
+            return
+        for i in range(0, len(episodes), self.episodes_at_once):
+            generator = torch.Generator(self.device).manual_seed(seed * 7919 + i)
+            self._remember_batch(episodes[i : i + self.episodes_at_once], generator)
+
+    def sample(self, batch: int, generator: torch.Generator, memory_drop: float = 0.0) -> Windows:
+        """Windows drawn uniformly. memory_drop: share of windows that see no memory at all."""
+        if not len(self):
+            raise InvalidInputError(f"the buffer holds no window of {self.window} frames: record longer episodes")
+        pick = torch.randint(len(self), (batch,), generator=generator, device=self.device)
+        index = self._all_starts[pick][:, None] + torch.arange(self.window, device=self.device)
+        flat = index.flatten()
+
+        def get(name: str) -> Tensor:
+            return self._data[name][flat].unflatten(0, index.shape)
+
+        view = scan = depth = None
+        if "inverse_depth" in self._data:
+            depth = get("inverse_depth").int() & 0xFFFF
+        if self.memory is not None:
+            keep = torch.rand(batch, generator=generator, device=self.device) >= memory_drop
+            view = view_to_channels(unpack_view(self._data["view"][flat])).unflatten(0, index.shape)
+            view = view * keep[:, None, None, None, None]
+            scan = get("scan").float() * (SCAN_RANGE / 255.0)
+            scan = torch.where(keep[:, None, None], scan, torch.full_like(scan, SCAN_RANGE))
+        return Windows(get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view, scan)
+
+    def _evict(self, start: int, stop: int) -> None:
+        gone = [s for s in self._shards if s[0] < stop and start < s[1]]
+        self._shards = [s for s in self._shards if s not in gone]
+        for s in gone:
+            del self._starts[s[0]]
+            self._fresh.pop(s[0], None)
+
+    def _write(self, at: int, shard: dict[str, np.ndarray]) -> None:
+        """Copy a shard's arrays to the device, shifted so that actions and outcomes belong to the frame they lead to."""
+        stop = at + len(shard["rgb"])
+        first = np.zeros(stop - at, bool)
+        first[shard["episode_start"][:-1]] = True
+
+        def led_to(x: np.ndarray) -> np.ndarray:
+            shifted = np.concatenate([np.zeros_like(x[:1]), x[:-1]])
+            shifted[first] = 0
+            return shifted
+
+        arrays: dict[str, Tensor] = {
+            "rgb": torch.from_numpy(np.ascontiguousarray(shard["rgb"])).to(self.device).permute(0, 3, 1, 2).contiguous(),
+            "act": torch.from_numpy(led_to(shard["act"])).to(self.device),
+            "rew": torch.from_numpy(led_to(shard["rew"])).to(self.device),
+            "term": torch.from_numpy(led_to(shard["term"])).to(self.device),
+            "motion": torch.zeros(stop - at, 6, device=self.device),
+        }
+        if "pose" in shard:
+            pose = torch.from_numpy(np.ascontiguousarray(shard["pose"], np.float32)).to(self.device)
+            arrays["pose"] = pose
+            arrays["inverse_depth"] = torch.from_numpy(np.ascontiguousarray(shard["inverse_depth"]).view(np.int16)).to(self.device)
+            motion = relative_motion(pose[:-1], pose[1:])
+            arrays["motion"][1:] = torch.where(torch.from_numpy(first[1:, None]).to(self.device), torch.zeros_like(motion), motion)
+            self.intrinsics = torch.from_numpy(np.asarray(shard["intrinsics"], np.float32)).to(self.device)
+        if self.memory is not None:
+            h, w = shard["rgb"].shape[1:3]
+            arrays["view"] = torch.zeros(0, PACKED_VIEW, h, w, dtype=torch.uint8, device=self.device)
+            arrays["scan"] = torch.zeros(0, SCAN_BINS, dtype=torch.uint8, device=self.device)
+        for name, values in arrays.items():
+            if name not in self._data:
+                self._data[name] = torch.zeros(self.capacity, *values.shape[1:], dtype=values.dtype, device=self.device)
+            self._data[name][at : at + len(values)] = values
+
+    def _remember_batch(self, episodes: list[tuple[int, int]], generator: torch.Generator) -> None:
+        assert self.memory is not None and self.intrinsics is not None
+        # Padded to a fixed size so that compiled code is made once.
+        real = len(episodes)
+        size = self.episodes_at_once if 4 * real > self.episodes_at_once else -(-self.episodes_at_once // 4)
+        padded = episodes + [episodes[0]] * (size - real)
+        start = torch.tensor([s for s, _ in padded], device=self.device)
+        length = torch.tensor([n for _, n in padded], device=self.device)
+        memory = self.memory.empty(size, self.device)
+        intrinsics = self.intrinsics.expand(size, 4).contiguous()
+        h, w = self._data["rgb"].shape[-2:]
+        degrade = self._degradation(size, generator)
+        for t in range(max(n for _, n in episodes)):
+            index = start + torch.minimum(torch.full_like(length, t), length - 1)
+            frame = Frame(self._data["rgb"][index], self._data["inverse_depth"][index].int() & 0xFFFF, self._data["pose"][index])
+            assert frame.pose is not None
+            camera = Camera(frame.pose, intrinsics, h, w)
+            view = self._render(memory, camera)
+            self._data["view"][index[:real]] = pack_view(view)[:real]
+            worse, keep = degrade(frame)
+            step = torch.full((size,), t, dtype=torch.int64, device=self.device)
+            updated = self._integrate(memory, worse, camera, step)
+            memory = map_tensors(lambda new, old: torch.where(keep.reshape(-1, *[1] * (new.dim() - 1)), new, old), updated, memory)
+            scan = self._scan(memory, frame.pose, SCAN_BINS)
+            self._data["scan"][index[:real]] = (scan * (255.0 / SCAN_RANGE)).round().clamp(0, 255).to(torch.uint8)[:real]
+
+    def _degradation(self, size: int, generator: torch.Generator) -> Callable[[Frame], tuple[Frame, Tensor]]:
+        """A function that degrades a frame before it enters the memory and says which rows enter it at all."""
+        p, device = self.perturb, self.device
+
+        def chance(share: float) -> Tensor:
+            return torch.rand(size, generator=generator, device=device) < share
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(size, generator=generator, device=device)
+
+        keep_share = torch.where(chance(p.sparse), uniform(0.1, 0.9), torch.ones(size, device=device))
+        blur_share = torch.where(chance(p.blurred), uniform(0.2, 1.0), torch.zeros(size, device=device))
+        depth_scale = torch.where(chance(p.depth_noise), uniform(0.0, 0.03), torch.zeros(size, device=device))
+
+        def degrade(frame: Frame) -> tuple[Frame, Tensor]:
+            keep = uniform(0.0, 1.0) < keep_share
+            rgb = frame.rgb.float()
+            blurred = F.avg_pool2d(F.pad(rgb, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+            strength = (uniform(0.0, 1.0) * (uniform(0.0, 1.0) < blur_share))[:, None, None, None]
+            noise = torch.randn(rgb.shape, generator=generator, device=device)
+            rgb = torch.lerp(rgb, blurred, strength) + 6.0 * strength * noise
+            assert frame.inverse_depth is not None
+            off = torch.randn(size, generator=generator, device=device)[:, None, None] * depth_scale[:, None, None]
+            depth = dequantise_depth(frame.inverse_depth) * (1.0 + off)
+            return dataclasses.replace(
+                frame, rgb=rgb.round().clamp(0, 255).to(torch.uint8), inverse_depth=quantise_depth(depth)
+            ), keep
+
+        return degrade
+
+
+def augment(windows: Windows, generator: torch.Generator, mirror: tuple[int, ...] | None, colour: float) -> Windows:
+    """Mirror half of the windows (discrete actions: ``mirror`` maps each to its mirror image) and vary colours.
+
+    colour: share of windows whose colours are scaled and permuted, the memory view's alike.
+    """
+    b, device = len(windows.rgb), windows.rgb.device
+    if mirror is not None:
+        flip = torch.rand(b, generator=generator, device=device) < 0.5
+        windows = _mirrored(windows, flip, torch.tensor(mirror, device=device))
+    if colour > 0:
+        chosen = torch.rand(b, generator=generator, device=device) < colour
+        gain = 0.7 + 0.6 * torch.rand(b, 3, generator=generator, device=device)
+        order = torch.rand(b, 3, generator=generator, device=device).argsort(1)
+        gain = torch.where(chosen[:, None], gain, torch.ones_like(gain))
+        order = torch.where(chosen[:, None], order, torch.arange(3, device=device).expand(b, 3))
+        windows = _recoloured(windows, order, gain)
+    return windows
+
+
+def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
+    def choose(mirrored: Tensor, original: Tensor) -> Tensor:
+        return torch.where(flip.reshape(-1, *[1] * (original.dim() - 1)), mirrored, original)
+
+    sign = torch.tensor([-1.0, 1, 1, 1, -1, -1], device=flip.device)
+    view = windows.view
+    if view is not None:
+        turned = view.flip(-1)
+        # The offset of a point in its pixel runs the other way in a mirror.
+        turned = torch.cat([turned[:, :, :5], -turned[:, :, 5:6], turned[:, :, 6:]], 2)
+        view = choose(turned, view)
+    scan = windows.scan
+    if scan is not None:
+        scan = choose(scan[..., (-torch.arange(scan.shape[-1], device=scan.device)) % scan.shape[-1]], scan)
+    depth = windows.inverse_depth
+    return dataclasses.replace(
+        windows,
+        rgb=choose(windows.rgb.flip(-1), windows.rgb),
+        inverse_depth=None if depth is None else choose(depth.flip(-1), depth),
+        act=choose(mirror[windows.act], windows.act),
+        motion=choose(windows.motion * sign, windows.motion),
+        view=view,
+        scan=scan,
+    )
+
+
+def _recoloured(windows: Windows, order: Tensor, gain: Tensor) -> Windows:
+    b, t, _, h, w = windows.rgb.shape
+    index = order[:, None, :, None, None].expand(b, t, 3, h, w)
+    scale = gain[:, None, :, None, None]
+    rgb = (windows.rgb.gather(2, index).float() * scale).round().clamp(0, 255).to(torch.uint8)
+    view = windows.view
+    if view is not None:
+        colour, mask = view[:, :, :3].gather(2, index), view[:, :, 4:5]
+        colour = (((colour + 1.0) * scale).clamp(0, 2) - 1.0) * mask
+        view = torch.cat([colour, view[:, :, 3:]], 2)
+    return dataclasses.replace(windows, rgb=rgb, view=view)

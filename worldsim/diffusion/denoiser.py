@@ -1,0 +1,50 @@
+"""Noising and coding of frames: the same helpers in training and at use, so that the two cannot drift apart."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldsim.camera import channel_to_code, code_to_channel
+from worldsim.state import Frame, MemoryView
+
+
+def rgb_to_channels(rgb: Tensor) -> Tensor:
+    """uint8 colours (any shape) to float32 in [-1, 1]."""
+    return rgb.to(torch.float32) * (1.0 / 127.5) - 1.0
+
+
+def frame_to_channels(rgb: Tensor, inverse_depth: Tensor | None) -> Tensor:
+    """Frames to the network's channels in [-1, 1]: rgb (..., 3, h, w) uint8 and depth codes (..., h, w) or None."""
+    colour = rgb_to_channels(rgb)
+    if inverse_depth is None:
+        return colour
+    return torch.cat([colour, 2.0 * code_to_channel(inverse_depth).unsqueeze(-3) - 1.0], -3)
+
+
+def channels_to_frame(x: Tensor, pose: Tensor | None) -> Frame:
+    """The frame that is emitted for predicted channels (b, c, h, w): uint8 colours and 16-bit inverse depth."""
+    # One memory layout, whatever the network's was: filters round differently for another, and snapshots must be exact.
+    x = x.contiguous()
+    rgb = torch.round((x[:, :3] + 1.0) * 127.5).clamp(0, 255).to(torch.uint8)
+    inverse_depth = channel_to_code((x[:, 3] + 1.0) * 0.5) if x.shape[1] > 3 else None
+    return Frame(rgb=rgb, inverse_depth=inverse_depth, pose=pose)
+
+
+def view_to_channels(view: MemoryView) -> Tensor:
+    """A memory view to (b, 8, h, w) float32 channels, zeros in holes.
+
+    rgb and the depth channel as in :func:`frame_to_channels` (the prediction is a residual on these four), then the mask,
+    the offset of the shown point in its pixel in (-1, 1), and the distance it was seen from as a depth channel.
+    """
+    mask = view.mask.unsqueeze(1).float()
+    seen = frame_to_channels(view.rgb, view.inverse_depth)
+    offset = (view.offset.to(torch.float32) + 0.5) * (1.0 / 8.0) - 1.0
+    source = view.source.to(torch.float32).unsqueeze(1) * (1.0 / 255.0)
+    return torch.cat([seen * mask, mask, offset * mask, source * mask], 1)
+
+
+def add_noise(x: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+    """Rectified flow (Liu et al. 2022): the straight line from data (level 0) to noise (level 1). level: leading axes of x."""
+    level = level.reshape(*level.shape, *([1] * (x.dim() - level.dim())))
+    return (1.0 - level) * x + level * noise

@@ -1,0 +1,160 @@
+"""The network as a world's dynamics: a ring of cached keys and values, one or two frames a forward pass.
+
+A finished frame enters the cache by a commit pass at context noise, which is fused with the next step's first
+denoising pass. So a step costs one forward of two frames however long the walk has been.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.camera import pluecker_rays
+from worldsim.diffusion.denoiser import add_noise, frame_to_channels
+from worldsim.diffusion.network import Condition, SpaceTimeTransformer
+from worldsim.diffusion.sampling import sample, schedule
+from worldsim.state import Frame
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """How the trained network is used."""
+
+    steps: int = 1
+    """Sampling steps a frame."""
+    context_level: float = 0.05
+    """Noise level in [0, 1] at which past frames enter the context; the network is told. Stops drift."""
+    shift: float = 1.0
+    """Time shift of the flow-matching schedule; over 1 spends more of the steps at high noise."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the dynamics attends to. P = window - 1 cached frames, L layers, n tokens, d features.
+
+    cache: (b, L, 2, P, n, d) keys (before rotation) and values, oldest first. valid: (b, P) bool.
+    x: (b, c, h, w) the newest frame with its context noise, not yet in the cache; present: (b,) bool, whether there is one.
+    condition: that frame's condition, kept for life (one frame: f = 1).
+    """
+
+    cache: Tensor
+    valid: Tensor
+    x: Tensor
+    present: Tensor
+    condition: Condition
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """x: (b, c, h, w) predicted channels in [-1, 1]. features: (b, d) of the predicted frame, for heads."""
+
+    x: Tensor
+    features: Tensor
+
+
+class DiffusionDynamics:
+    """Implements :class:`worldsim.protocols.Dynamics` with a :class:`SpaceTimeTransformer`."""
+
+    def __init__(self, network: SpaceTimeTransformer, config: DynamicsConfig | None = None) -> None:
+        self.network = network
+        self.config = config or DynamicsConfig()
+
+    def condition(self, act: Tensor, motion: Tensor, view: Tensor, intrinsics: Tensor) -> Condition:
+        """One frame's condition. act: (b, ...); motion: (b, 6); view: (b, 8, h, w); intrinsics: (b, 4)."""
+        network = self.network.config
+        rays = pluecker_rays(motion, intrinsics, network.height, network.width, self.network.patch)
+        return Condition(act=act[:, None], motion=motion[:, None], rays=rays[:, None], view=view[:, None])
+
+    def empty(self, batch: int, device: Any) -> Context:
+        """A context that holds no frame."""
+        n = self.network.config
+        dtype = next(self.network.parameters()).dtype
+        shape = (batch, n.depth, 2, n.window - 1, self.network.tokens, n.dim)
+        act = torch.zeros(batch, 1, dtype=torch.long) if n.actions else torch.zeros(batch, 1, n.action_dim)
+        grid = (n.height // self.network.patch, n.width // self.network.patch)
+        return Context(
+            cache=torch.zeros(shape, device=device, dtype=dtype),
+            valid=torch.zeros(batch, n.window - 1, dtype=torch.bool, device=device),
+            x=torch.zeros(batch, n.channels, n.height, n.width, device=device),
+            present=torch.zeros(batch, dtype=torch.bool, device=device),
+            condition=Condition(
+                act=act.to(device),
+                motion=torch.zeros(batch, 1, 6, device=device),
+                rays=torch.zeros(batch, 1, 6, *grid, device=device),
+                view=torch.zeros(batch, 1, max(n.view_channels, 1), n.height, n.width, device=device),
+            ),
+        )
+
+    def commit(self, context: Context, frame: Frame, condition: Condition, noise: Tensor) -> Context:
+        """A context whose newest frame is ``frame``; it enters the cache with the next prediction."""
+        clean = frame_to_channels(frame.rgb, frame.inverse_depth if self.network.config.channels == 4 else None)
+        level = torch.full((len(clean),), self.config.context_level, device=clean.device)
+        present = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
+        return dataclasses.replace(context, x=add_noise(clean, noise, level), present=present, condition=condition)
+
+    def predict(self, context: Context, condition: Condition, noise: Tensor) -> tuple[Prediction, Context]:
+        """The next frame under ``condition``, and the context with the pending frame in its cache.
+
+        noise: (b, c, h, w) standard normal. The same arguments give the same frame.
+        """
+        levels = schedule(self.config.steps, self.config.shift)
+        state: dict[str, Any] = {}
+
+        def denoise(x: Tensor, level: float) -> Tensor:
+            if "context" in state:
+                out, state["features"], _ = self._denoise(state["context"], condition, x, level)
+            else:
+                out, state["features"], state["context"] = self._commit_and_denoise(context, condition, x, level)
+            return out
+
+        x = sample(denoise, noise, levels)
+        return Prediction(x=x, features=state["features"]), state["context"]
+
+    def advance(self, context: Context) -> Context:
+        """The context with its pending frame moved into the cache, without predicting anything."""
+        length = context.valid.shape[1]
+        b, device = len(context.x), context.x.device
+        mask = torch.cat([context.valid, torch.ones(b, 1, dtype=torch.bool, device=device)], 1)[:, None]
+        level = torch.full((b, 1), self.config.context_level, device=device)
+        time = torch.arange(length + 1, device=device)
+        _, _, new = self.network(context.x[:, None], level, context.condition, mask, time, past=context.cache, outputs=0)
+        return self._shifted(context, new)
+
+    def _commit_and_denoise(
+        self, context: Context, condition: Condition, x: Tensor, level: float
+    ) -> tuple[Tensor, Tensor, Context]:
+        b, length = context.valid.shape
+        device = x.device
+        levels = torch.tensor([self.config.context_level, level], device=device).expand(b, 2)
+        both = Condition(
+            *(torch.cat([getattr(c, f.name) for c in (context.condition, condition)], 1) for f in dataclasses.fields(Condition))
+        )
+        always = torch.ones(b, 1, dtype=torch.bool, device=device)
+        pending = torch.cat([context.valid, always, ~always], 1)
+        # The oldest cached frame is one window away from the new one: out of its band.
+        target = torch.cat([~always, context.valid[:, 1:], context.present[:, None], always], 1)
+        mask = torch.stack([pending, target], 1)
+        time = torch.arange(length + 2, device=device)
+        out, features, new = self.network(
+            torch.stack([context.x, x], 1), levels, both, mask, time, past=context.cache, outputs=1
+        )
+        return out[:, 0], features[:, 0], self._shifted(context, new[:, :, :, :1])
+
+    def _denoise(self, context: Context, condition: Condition, x: Tensor, level: float) -> tuple[Tensor, Tensor, Context]:
+        b, length = context.valid.shape
+        always = torch.ones(b, 1, dtype=torch.bool, device=x.device)
+        mask = torch.cat([context.valid, always], 1)[:, None]
+        levels = torch.full((b, 1), level, device=x.device)
+        time = torch.arange(length + 1, device=x.device)
+        out, features, _ = self.network(x[:, None], levels, condition, mask, time, past=context.cache, outputs=1)
+        return out[:, 0], features[:, 0], context
+
+    @staticmethod
+    def _shifted(context: Context, new: Tensor) -> Context:
+        cache = torch.cat([context.cache[:, :, :, 1:], new.to(context.cache.dtype)], 3)
+        valid = torch.cat([context.valid[:, 1:], context.present[:, None]], 1)
+        return dataclasses.replace(context, cache=cache, valid=valid, present=torch.zeros_like(context.present))

@@ -1,0 +1,298 @@
+"""The dynamics' network: a causal, factorised space-time transformer between convolutional pixel levels.
+
+Spatial attention inside a frame, causal banded temporal attention across frames at the same place (Bertasius et al.
+2021), an independent noise level for every frame (Diffusion Forcing, Chen et al. 2024), x-prediction. The convolutional
+levels around the transformer (a U-Net's skip connections, Ronneberger et al. 2015) carry pixel detail from the memory
+view to the prediction, which tokens of one patch each are too narrow for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+
+from worldsim.errors import InvalidInputError
+
+VIEW_CHANNELS = 8
+"""rgb (3), depth channel, mask, offset u and v, source: see :func:`worldsim.diffusion.denoiser.view_to_channels`."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a frame is conditioned on, fixed for the frame's life. Axes: ``b`` batch, ``f`` frames.
+
+    act: (b, f) int64 for discrete actions or (b, f, n) float32 for continuous ones; the action that led to the frame.
+    motion: (b, f, 6) float32, the frame's camera in the previous frame's camera (zeros without geometry).
+    rays: (b, f, 6, h / patch, w / patch) float32 Pluecker rays in the previous frame's camera.
+    view: (b, f, 8, h, w) float32 channels of the memory view, zeros where nothing is remembered.
+    """
+
+    act: Tensor
+    motion: Tensor
+    rays: Tensor
+    view: Tensor
+
+
+def rotary(x: Tensor, time: Tensor) -> Tensor:
+    """Rotate feature pairs by time (RoPE, Su et al. 2021). x: (..., f, d); time: (f,)."""
+    half = x.shape[-1] // 2
+    frequency = torch.exp(-math.log(100.0) * torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    angle = time.to(torch.float32)[:, None] * frequency
+    cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cosine - b * sine, a * sine + b * cosine], -1)
+
+
+def band_mask(frames: int, window: int, device: torch.device | str = "cpu") -> Tensor:
+    """(f, f) bool: frame i attends to frames j with 0 <= i - j < window."""
+    t = torch.arange(frames, device=device)
+    distance = t[:, None] - t[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def two_stream_mask(frames: int, window: int, device: torch.device | str = "cpu") -> Tensor:
+    """(2f, 2f) bool for [context stream, target stream]: a target sees its predecessors' context copies and itself.
+
+    It is what a step does at use: past frames enter as committed context, the new frame is denoised on its own.
+    """
+    t = torch.arange(frames, device=device)
+    distance = t[:, None] - t[None, :]
+    context = (distance >= 0) & (distance < window)
+    past = (distance > 0) & (distance < window)
+    itself = distance == 0
+    top = torch.cat([context, torch.zeros_like(context)], 1)
+    bottom = torch.cat([past, itself], 1)
+    return torch.cat([top, bottom], 0)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with group norm, modulated by the frame's embedding."""
+
+    def __init__(self, channels: int, dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.modulation = nn.Linear(dim, 2 * channels)
+        self.norm2 = nn.GroupNorm(8, channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.norm2(h) * (1 + scale) + shift
+        return x + self.conv2(F.silu(h))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with RMS-normalised queries and keys (bf16 training diverges without)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.out = nn.Linear(dim, dim)
+        self.query_norm = nn.RMSNorm(dim // heads, eps=1e-6)
+        self.key_norm = nn.RMSNorm(dim // heads, eps=1e-6)
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., n, d) to queries, keys and values (..., n, heads, d / heads)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        return self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype), v
+
+    def spatial(self, x: Tensor) -> Tensor:
+        """Full attention among a frame's tokens. x: (m, n, d)."""
+        q, k, v = (a.transpose(1, 2) for a in self.project(x))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+    def temporal(self, x: Tensor, time: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention across frames at the same place.
+
+        x: (b, f, n, d). time: (p + f,) of the past and the new frames. mask: (b or 1, f, p + f) bool.
+        past: keys (before rotation) and values of p cached frames, each (b, p, n, d). Returns the output and the new
+        frames' keys and values.
+        """
+        b, f, n, d = x.shape
+        q, k, v = self.project(x)
+        new_k, new_v = k.flatten(3), v.flatten(3)
+        all_k = new_k if past is None else torch.cat([past[0], new_k], 1)
+        all_v = new_v if past is None else torch.cat([past[1], new_v], 1)
+        total = all_k.shape[1]
+
+        def places(a: Tensor, length: int) -> Tensor:
+            return a.reshape(b, length, n, self.heads, d // self.heads).permute(0, 2, 3, 1, 4)
+
+        q = rotary(places(q, f), time[-f:])
+        keys = rotary(places(all_k, total), time)
+        attended = F.scaled_dot_product_attention(
+            q.flatten(0, 1), keys.flatten(0, 1), places(all_v, total).flatten(0, 1), attn_mask=self._per_place(mask, b, n)
+        )
+        out = attended.unflatten(0, (b, n)).permute(0, 3, 1, 2, 4).flatten(3)
+        return self.out(out), new_k, new_v
+
+    @staticmethod
+    def _per_place(mask: Tensor, b: int, n: int) -> Tensor:
+        return mask[:, None, None].expand(b, n, 1, *mask.shape[1:]).reshape(b * n, 1, *mask.shape[1:])
+
+
+class Block(nn.Module):
+    """Spatial attention, temporal attention and a perceptron, each modulated by the frame's embedding (adaLN-single)."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.spatial = Attention(dim, heads)
+        self.temporal = Attention(dim, heads)
+        hidden = int(dim * mlp_ratio)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
+        # Shared modulation plus a table per block (PixArt-alpha): adaLN weights per block would be a third of the network.
+        self.table = nn.Parameter(torch.zeros(8, dim))
+        # Temporal layers start as the identity, so an image model grows into a video model without losing anything.
+        nn.init.zeros_(self.temporal.out.weight)
+        nn.init.zeros_(self.temporal.out.bias)
+
+    def forward(
+        self, x: Tensor, modulation: Tensor, time: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x: (b, f, n, d); modulation: (b, f, 8, d)."""
+        shift_s, scale_s, gate_s, shift_t, scale_t, shift_m, scale_m, gate_m = (modulation + self.table)[:, :, :, None].unbind(2)
+        b, f = x.shape[:2]
+        h = self._norm(x) * (1 + scale_s) + shift_s
+        x = x + (1 + gate_s) * self.spatial.spatial(h.flatten(0, 1)).unflatten(0, (b, f))
+        h = self._norm(x) * (1 + scale_t) + shift_t
+        attended, k, v = self.temporal.temporal(h, time, mask, past)
+        x = x + attended
+        h = self._norm(x) * (1 + scale_m) + shift_m
+        return x + (1 + gate_m) * self.mlp(h), k, v
+
+    @staticmethod
+    def _norm(x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:])
+
+
+class SpaceTimeTransformer(ModelMixin, ConfigMixin):
+    """Predicts clean frames from noisy ones, their conditions and earlier frames.
+
+    height, width: frame size in pixels, divisible by the patch ``2 ** len(levels)``.
+    channels: 4 (rgb and depth channel) or 3. view_channels: of the memory view, 0 for a world without memory.
+    actions: number of discrete actions, or 0. action_dim: size of a continuous action, or 0.
+    dim, depth, heads, mlp_ratio: of the transformer. levels: channels of the pixel levels, finest first.
+    window: frames that attention spans, the present one included.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        height: int = 64,
+        width: int = 64,
+        channels: int = 4,
+        view_channels: int = VIEW_CHANNELS,
+        actions: int = 7,
+        action_dim: int = 0,
+        dim: int = 256,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: float = 4.0,
+        levels: tuple[int, ...] = (32, 48, 96),
+        window: int = 8,
+    ) -> None:
+        super().__init__()
+        patch = 2 ** len(levels)
+        if height % patch or width % patch:
+            raise InvalidInputError(f"frame size {height}x{width} is not divisible by the patch {patch}: choose multiples of {patch}")
+        self.patch = patch
+        self.action = nn.Embedding(actions, dim) if actions else nn.Linear(action_dim, dim)
+        self.level = nn.Sequential(nn.Linear(64, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.motion = nn.Sequential(nn.Linear(6, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.modulation = nn.Linear(dim, 8 * dim)
+        self.stem = nn.Conv2d(channels + view_channels, levels[0], 3, padding=1)
+        widths = (*levels, dim)
+        self.encoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.rays = nn.Conv2d(6, dim, 1)
+        self.position = nn.Parameter(torch.randn(1, 1, (height // patch) * (width // patch), dim) * 0.02)
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.decoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
+        self.out_norm = nn.GroupNorm(8, levels[0])
+        self.out = nn.Conv2d(levels[0], channels, 3, padding=1)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of a frame."""
+        return (self.config.height // self.patch) * (self.config.width // self.patch)
+
+    def embed(self, level: Tensor, condition: Condition) -> Tensor:
+        """(b, f, d) embedding of noise level (b, f), action and motion."""
+        frequency = torch.exp(math.log(1000.0) * torch.arange(32, device=level.device, dtype=torch.float32) / 31)
+        angle = level.float()[..., None] * frequency
+        dtype = self.position.dtype
+        embedding = self.level(torch.cat([angle.sin(), angle.cos()], -1).to(dtype))
+        act = condition.act if self.config.actions else condition.act.to(dtype)
+        # Motions of a step are centimetres and hundredths of radians: bring them to order one.
+        return embedding + self.action(act) + self.motion(10.0 * condition.motion.to(dtype))
+
+    def forward(
+        self,
+        x: Tensor,
+        level: Tensor,
+        condition: Condition,
+        mask: Tensor,
+        time: Tensor,
+        past: Tensor | None = None,
+        outputs: int | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Denoise ``f`` frames.
+
+        x: (b, f, c, h, w) noisy frames in [-1, 1] before noise. level: (b, f) noise levels in [0, 1].
+        mask: (b or 1, f, p + f) bool, which past and new frames each new frame attends to. time: (p + f,) frame times.
+        past: (b, layers, 2, p, n, d) cached keys and values, or None (p = 0).
+        outputs: decode only the last ``outputs`` frames (context frames need no picture); None decodes all.
+        Returns the clean prediction (b, outputs, c, h, w), features (b, outputs, d) and the new frames' keys and values
+        (b, layers, 2, f, n, d).
+        """
+        b, f = x.shape[:2]
+        outputs = f if outputs is None else outputs
+        embedding = self.embed(level, condition)
+        flat = F.silu(embedding.flatten(0, 1))
+        pixels = torch.cat([x, condition.view], 2) if self.config.view_channels else x
+        h = self.stem(pixels.flatten(0, 1).to(self.position.dtype).contiguous(memory_format=torch.channels_last))
+        skips = []
+        for block, down in zip(self.encoder, self.down, strict=True):
+            h = block(h, flat)
+            skips.append(h)
+            h = down(h)
+        h = h + self.rays(condition.rays.flatten(0, 1).to(h.dtype))
+        grid = h.shape[-2:]
+        tokens = h.flatten(2).transpose(1, 2).unflatten(0, (b, f)) + self.position
+        modulation = self.modulation(F.silu(embedding)).unflatten(-1, (8, -1))
+        new = []
+        for i, block in enumerate(self.blocks):
+            tokens, k, v = block(tokens, modulation, time, mask, None if past is None else (past[:, i, 0], past[:, i, 1]))
+            new.append(torch.stack([k, v], 1))
+        cache = torch.stack(new, 1)
+        if outputs == 0:
+            return x[:, :0], tokens.new_zeros(b, 0, tokens.shape[-1]), cache
+        tokens = tokens[:, f - outputs :]
+        features = tokens.mean(2)
+        h = tokens.flatten(0, 1).transpose(1, 2).unflatten(2, grid)
+        flat = flat.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)
+        for block, up, skip in zip(reversed(self.decoder), reversed(self.up), reversed(skips), strict=True):
+            kept = skip.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)
+            h = block(F.pixel_shuffle(up(h), 2) + kept, flat)
+        out = self.out(F.silu(self.out_norm(h))).unflatten(0, (b, outputs)).to(x.dtype)
+        if self.config.view_channels:
+            out = out + condition.view[:, f - outputs :, : x.shape[2]]
+        return out, features, cache

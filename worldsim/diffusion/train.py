@@ -1,0 +1,436 @@
+"""Training a world from a recording: one or many GPUs through accelerate, exact resume, recording alongside if wanted."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, set_seed
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from worldsim.config import read_json, to_json, write_json
+from worldsim.data.dataset import EpisodeDataset
+from worldsim.diffusion.buffer import FrameBuffer, PerturbConfig, Windows, augment
+from worldsim.diffusion.network import VIEW_CHANNELS, SpaceTimeTransformer
+from worldsim.diffusion.objective import Objective, ObjectiveConfig
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
+from worldsim.heads import EgoMotionHead, OutcomeHead
+from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.world import World, WorldConfig
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
+    "tiny": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
+    "small": {"dim": 320, "depth": 4, "heads": 5, "levels": (32, 48, 96), "window": 8},
+}
+"""Network sizes by name; any frame size divisible by the patch (8) trains with each."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of ``worldsim train``."""
+
+    data: Path
+    """Folder of the recording. It may still be growing: new shards are picked up while training."""
+    out: Path
+    """Folder for checkpoints, logs, sample pictures and, in ``world/``, the trained world."""
+    preset: str = "tiny"
+    """Size of the network: tiny, small or debug."""
+    steps: int = 20_000
+    """Training steps in all."""
+    minutes: float | None = None
+    """Stop after this many minutes instead (of this run's wall time, learning-rate decay included)."""
+    batch_size: int = 32
+    """Windows a step on each process."""
+    window: int = 24
+    """Frames a window: at least three times the attention window, so that a cache at use equals training."""
+    learning_rate: float = 6e-4
+    """Peak learning rate of AdamW."""
+    warmup: int = 300
+    """Steps of linear warm-up."""
+    decay: float = 0.35
+    """Last share of the training in which the learning rate falls linearly to zero."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay."""
+    ema: float = 0.999
+    """Decay of the exponential moving average that is saved as the world."""
+    memory: bool = True
+    """Train with the scene memory (needs poses and depth)."""
+    memory_capacity: int = 32768
+    """Points an environment."""
+    memory_drop: float = 0.15
+    """Share of windows that see no memory."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Noise levels, dropouts and weights."""
+    perturb: PerturbConfig = field(default_factory=PerturbConfig)
+    """How the memory's sources are degraded."""
+    mirror_actions: tuple[int, ...] | None = None
+    """For mirror augmentation: each discrete action's mirror image, for Freedoom 0 1 2 4 3 6 5; None switches it off."""
+    colour: float = 0.5
+    """Share of windows whose colours are scaled and permuted."""
+    buffer_frames: int = 1_000_000
+    """Frames kept on each process's device (about 60 KB each at 64x64); the oldest shards make room."""
+    refresh_every: int = 200
+    """Steps between looks for new shards."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    sample_every: int = 2000
+    """Steps between sample pictures."""
+    init_from: str | None = None
+    """World whose weights to start from."""
+    compile: bool = True
+    """Compile the network where there is a GPU."""
+    mixed_precision: str = "bf16"
+    """bf16 or no."""
+    seed: int = 0
+    """Seed of everything random."""
+    patience: float = 5.0
+    """Seconds to wait for the first windows where the recording is still going on."""
+    train_split: str = "train"
+    """Only shards whose episodes are all of this split are used, where the recording names splits."""
+
+
+class Trainer:
+    """The state of one training run; :func:`train` drives it."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        if config.preset not in PRESETS:
+            raise InvalidInputError(f"unknown preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
+        self.config = config
+        self.dataset = EpisodeDataset(config.data)
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.device = self.accelerator.device
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        set_seed(config.seed)
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+        info = self.dataset.info
+        if config.memory and not info.geometry:
+            raise MissingGeometryError(f"{config.data} has no poses and depth, which the memory needs: pass --no-memory")
+        self.memory = PointMemory(PointMemoryConfig(capacity=config.memory_capacity)) if config.memory else None
+        network, ego, outcome = self._modules()
+        if network.config.window * 3 > config.window:
+            raise InvalidInputError(f"window {config.window} is shorter than three attention windows: at least {3 * network.config.window}")
+        self.network, self.ego, self.outcome = network, ego, outcome
+        on_gpu = self.device.type == "cuda"
+        self.buffer = FrameBuffer(
+            config.buffer_frames, config.window, self.memory, self.device, config.perturb, compiled=on_gpu and config.compile,
+            episodes_at_once=256 if on_gpu else 8,
+        )  # fmt: skip
+        if on_gpu and config.compile:
+            network.compile()
+        objective = Objective(network, ego, outcome, config.objective)
+        optimizer = torch.optim.AdamW(
+            objective.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=on_gpu
+        )
+        self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.ema = EMAModel(self._parameters(), decay=config.ema, use_ema_warmup=False, foreach=on_gpu)
+        self.ema.to(self.device)
+        self.step, self.elapsed = 0, 0.0
+        self.taken: set[str] = set()
+        self.history: list[dict[str, float]] = []
+        self.has_rewards = self.has_terminations = False
+        self.maps: set[str] = set()
+
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.accelerator.unwrap_model(self.objective).parameters()]
+
+    def _modules(self) -> tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]:
+        info, c = self.dataset.info, self.config
+        height, width = info.observation_space["shape"][:2]
+        space = info.action_space
+        actions = int(space["n"]) if space["type"] == "Discrete" else 0
+        action_dim = 0 if actions else len(space["low"])
+        channels = 4 if info.geometry else 3
+        if c.init_from is not None:
+            world = World.from_pretrained(c.init_from, device="cpu")
+            n = world.network.config
+            found, wanted = (n.height, n.width, n.actions, n.action_dim, n.channels), (height, width, actions, action_dim, channels)
+            if found != wanted:
+                raise InvalidInputError(
+                    f"--init-from {c.init_from}: its (height, width, actions, action_dim, channels) are {found}, the recording's {wanted}"
+                )
+            for module in (world.network, world.ego_motion, world.outcome):
+                if module is not None:
+                    module.requires_grad_(True).train()
+            return world.network, world.ego_motion, world.outcome
+        network = SpaceTimeTransformer(
+            height=height, width=width, channels=channels, view_channels=VIEW_CHANNELS if c.memory else 0,
+            actions=actions, action_dim=action_dim, **PRESETS[c.preset],
+        )  # fmt: skip
+        ego = EgoMotionHead(channels=channels, actions=actions, action_dim=action_dim) if info.geometry else None
+        return network, ego, OutcomeHead(dim=network.config.dim)
+
+    # Data.
+
+    def take_in(self) -> None:
+        """Load this process's shards that are new: every ``world_size``-th by number, however late each appears."""
+        self.dataset.refresh()
+        for index, shard in enumerate(self.dataset.shards):
+            number = int("".join(filter(str.isdigit, shard.file)))
+            if number % self.world_size != self.rank or shard.file in self.taken:
+                continue
+            arrays, episodes = self.dataset.load_shard(index)
+            wrong = {str(e["split"]) for e in episodes if e.get("split", self.config.train_split) != self.config.train_split}
+            if wrong:
+                raise InvalidInputError(
+                    f"{self.config.data} holds episodes of the split {', '.join(wrong)}: training takes only {self.config.train_split!r}, "
+                    "record it with --reset-options split=train"
+                )
+            self.buffer.add(arrays)
+            self.maps.update(str(e["map"]) for e in episodes if e.get("map"))
+            self.has_rewards |= bool(np.any(arrays["rew"]))
+            self.has_terminations |= bool(np.any(arrays["term"]))
+            self.taken.add(shard.file)
+        self.buffer.remember(seed=self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank)
+
+    def wait_for_data(self) -> None:
+        """Until every process has a window to train on; gives up when nothing new was recorded for a while."""
+        deadline = time.monotonic() + self.config.patience
+        while True:
+            self.take_in()
+            ready = torch.tensor(float(len(self.buffer) > 0), device=self.device)
+            if bool(self.accelerator.reduce(ready, "sum") == self.world_size):
+                break
+            if time.monotonic() > deadline:
+                raise InvalidInputError(
+                    f"{self.config.data} has no window of {self.config.window} frames for each of {self.world_size} processes: record more"
+                )
+            time.sleep(1.0)
+        if self.ego is not None and self.step == 0 and self.config.init_from is None:
+            self._measure_motion()
+
+    def _measure_motion(self) -> None:
+        """Mean and spread of motions, for the ego-motion head's scale; the first process's figures hold for all."""
+        assert self.ego is not None
+        generator = torch.Generator(self.device).manual_seed(self.config.seed)
+        motion = self.buffer.sample(256, generator).motion.flatten(0, 1)
+        self.ego.mean.copy_(broadcast(motion.mean(0)))
+        self.ego.std.copy_(broadcast(motion.std(0).clamp(min=1e-3)))
+
+    # Steps.
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One optimiser step. All randomness is keyed by seed, process and step, so that a resumed run is the same run."""
+        c = self.config
+        generator = torch.Generator(self.device).manual_seed((c.seed * 1009 + self.rank) * 1_000_003 + self.step)
+        windows = self.buffer.sample(c.batch_size, generator, c.memory_drop)
+        windows = augment(windows, generator, c.mirror_actions, c.colour)
+        for group in self.optimizer.param_groups:
+            group["lr"] = c.learning_rate * self._rate()
+        with self.accelerator.autocast():
+            losses = self.objective(windows, self.buffer.intrinsics, generator)
+        self.accelerator.backward(losses["loss"])
+        losses["gradient_norm"] = self.accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.step(self._parameters())
+        self.step += 1
+        losses["windows"] = windows  # type: ignore[assignment]
+        return losses
+
+    def _rate(self) -> float:
+        warm = min(1.0, (self.step + 1) / self.config.warmup)
+        return warm * min(1.0, (1.0 - self.progress) / max(self.config.decay, 1e-9))
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, in [0, 1]."""
+        if self.config.minutes is not None:
+            return min(1.0, self.elapsed / (60.0 * self.config.minutes))
+        return min(1.0, self.step / self.config.steps)
+
+    # Results.
+
+    def world(self, measured: dict[str, Any] | None = None) -> World:
+        """The world with the averaged weights, as a copy on the CPU."""
+        parameters = self._parameters()
+        self.ema.store(parameters)
+        self.ema.copy_to(parameters)
+        try:
+            modules = [
+                None if m is None else _copied(m) for m in (self.network, self.ego, self.outcome)
+            ]
+        finally:
+            self.ema.restore(parameters)
+        info = self.dataset.info
+        config = WorldConfig(
+            env_id=info.env_id, env_kwargs=dict(info.env_kwargs), fps=info.fps or 8.75,
+            has_rewards=self.has_rewards, has_terminations=self.has_terminations,
+            intrinsics=tuple(info.intrinsics) if info.intrinsics is not None else None,  # type: ignore[arg-type]
+            memory=PointMemoryConfig(capacity=self.config.memory_capacity) if self.memory is not None else None,
+        )  # fmt: skip
+        card = {
+            "trained_on": info.env_id,
+            "train_maps": sorted(self.maps),
+            "frames": self.buffer.seen_frames * self.world_size,
+            "training": {
+                "steps": self.step, "minutes": round(self.elapsed / 60, 2), "windows_a_step": self.config.batch_size * self.world_size,
+                "hardware": _hardware(self.device, self.world_size), "config": to_json(self.config),
+            },
+            **(measured or {}),
+        }  # fmt: skip
+        return World(modules[0], config, modules[1], modules[2], card)
+
+    def save(self) -> None:
+        """A checkpoint (replaced whole) and the world so far; by the first process only."""
+        if not self.accelerator.is_main_process:
+            return
+        out = self.config.out
+        fresh, kept = out / ".checkpoint.new", out / "checkpoint"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        model = self.accelerator.unwrap_model(self.objective)
+        tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+        tensors |= {f"ema.{i}": p for i, p in enumerate(self.ema.shadow_params)}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, fresh / "state.safetensors")
+        meta = {
+            "format": "worldsim-checkpoint", "version": 1, "step": self.step, "elapsed": self.elapsed,
+            "ema_step": self.ema.optimization_step, "world_size": self.world_size, "config": to_json(self.config),
+        }  # fmt: skip
+        write_json(fresh / "checkpoint.json", meta)
+        old = out / ".checkpoint.old"
+        shutil.rmtree(old, ignore_errors=True)
+        if kept.exists():
+            os.replace(kept, old)
+        os.replace(fresh, kept)
+        shutil.rmtree(old, ignore_errors=True)
+        self.world().save_pretrained(out / "world")
+        write_json(out / "history.json", self.history)
+
+    def resume(self) -> bool:
+        """Continue from the checkpoint in the output folder, if there is one."""
+        out = self.config.out
+        folder = next((f for f in (out / "checkpoint", out / ".checkpoint.old") if (f / "checkpoint.json").is_file()), None)
+        if folder is None:
+            return False
+        meta = read_json(folder / "checkpoint.json")
+        try:
+            tensors = load_file(folder / "state.safetensors")
+        except Exception as error:
+            raise DamagedFileError(f"{folder / 'state.safetensors'} cannot be read ({error}): delete {folder} to start afresh") from error
+        self._check_resumable(meta)
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.accelerator.unwrap_model(self.objective).load_state_dict(part("model."))
+        for i, parameter in enumerate(self.ema.shadow_params):
+            parameter.data.copy_(tensors[f"ema.{i}"])
+        self.ema.optimization_step = meta["ema_step"]
+        state = self.optimizer.state_dict()
+        state["state"] = {}
+        for name, value in part("optimizer.").items():
+            index, key = name.split(".", 1)
+            state["state"].setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(state)
+        self.step, self.elapsed = meta["step"], meta["elapsed"]
+        if (out / "history.json").is_file():
+            self.history = [h for h in read_json(out / "history.json") if h["step"] <= self.step]
+        return True
+
+    def _check_resumable(self, meta: dict[str, Any]) -> None:
+        free = {"steps", "minutes", "save_every", "sample_every", "data", "out", "compile"}
+        now = to_json(self.config)
+        changed = [k for k, v in meta["config"].items() if k not in free and now.get(k) != v]
+        if changed:
+            raise InvalidInputError(
+                f"the checkpoint in {self.config.out} was made with other values of {', '.join(changed)}: use them again or another --out"
+            )
+
+    def sample_picture(self, losses: dict[str, Any]) -> None:
+        """A PNG of a few windows: true frames, memory views, predictions at the targets' noise levels."""
+        windows: Windows = losses["windows"]
+        rows = []
+        for i in range(min(4, len(windows.rgb))):
+            rows.append(windows.rgb[i])
+            if windows.view is not None:
+                rows.append(((windows.view[i, :, :3] + 1.0) * 127.5 * windows.view[i, :, 4:5]).clamp(0, 255).to(torch.uint8))
+            rows.append(((losses["prediction"][i, :, :3].float() + 1.0) * 127.5).clamp(0, 255).to(torch.uint8))
+        grid = torch.stack([torch.cat(list(r), 2) for r in rows])
+        image = torch.cat(list(grid), 1).permute(1, 2, 0).cpu().numpy()
+        (self.config.out / "samples").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(self.config.out / "samples" / f"step-{self.step:06d}.png")
+
+
+def _copied(module: Any) -> Any:
+    """The module's twin on the CPU: same class, config and weights."""
+    twin = type(module).from_config({k: v for k, v in dict(module.config).items() if not k.startswith("_")})
+    twin.load_state_dict({k: v.detach().cpu() for k, v in module.state_dict().items()})
+    return twin
+
+
+def _hardware(device: torch.device, count: int) -> str:
+    return f"{count} x {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"{count} CPU process(es)"
+
+
+def train(config: TrainConfig) -> World:
+    """Train (or continue) a world; returns it. Raises InvalidInputError, MissingGeometryError, DamagedFileError, OutOfMemoryError."""
+    if not (config.data / "dataset.json").is_file():
+        raise NotFoundError(f"{config.data} has no dataset.json: record it with `worldsim record ENV_ID --out {config.data}`")
+    trainer = Trainer(config)
+    config.out.mkdir(parents=True, exist_ok=True)
+    resumed = trainer.resume()
+    try:
+        trainer.wait_for_data()
+        _loop(trainer, resumed)
+    except torch.cuda.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"batch size {config.batch_size} with {config.buffer_frames} buffered frames does not fit the GPU: "
+            "lower --batch-size or --buffer-frames"
+        ) from error
+    trainer.save()
+    trainer.accelerator.wait_for_everyone()
+    return trainer.world()
+
+
+def _loop(trainer: Trainer, resumed: bool) -> None:
+    config, main = trainer.config, trainer.accelerator.is_main_process
+    writer = SummaryWriter(str(config.out / "tensorboard")) if main else None
+    bar = tqdm(total=100.0, desc="train", unit="%", disable=not main, initial=100.0 * trainer.progress, bar_format="{desc} {percentage:5.1f}% {elapsed} {postfix}")
+    before, logged, logged_step = time.monotonic(), time.monotonic(), trainer.step
+    done = trainer.progress >= 1.0
+    while not done:
+        losses = trainer.train_step()
+        now = time.monotonic()
+        trainer.elapsed, before = trainer.elapsed + now - before, now
+        if trainer.step % 25 == 0 and config.minutes is not None:
+            # One clock for all processes, or they would stop at different steps.
+            trainer.elapsed = float(broadcast(torch.tensor(trainer.elapsed, device=trainer.device)))
+        done = trainer.progress >= 1.0 and (config.minutes is None or trainer.step % 25 == 0)
+        if main and (trainer.step % 50 == 0 or done):
+            values = {k: float(v) for k, v in losses.items() if k.endswith(("loss", "mse", "error", "norm"))}
+            if not np.isfinite(values["loss"]):
+                raise InvalidInputError(f"the loss is {values['loss']} at step {trainer.step}: lower --learning-rate")
+            values["steps_per_s"] = (trainer.step - logged_step) / max(time.monotonic() - logged, 1e-9)
+            logged, logged_step = time.monotonic(), trainer.step
+            trainer.history.append({"step": trainer.step, "elapsed": round(trainer.elapsed, 1), **values})
+            for name, value in values.items():
+                assert writer is not None
+                writer.add_scalar(name, value, trainer.step)
+            bar.n = 100.0 * trainer.progress
+            bar.set_postfix_str(json.dumps({"step": trainer.step, **{k: round(v, 4) for k, v in values.items()}}))
+        if main and (trainer.step % config.sample_every == 0 or done):
+            trainer.sample_picture(losses)
+        if trainer.step % config.save_every == 0:
+            trainer.save()
+        if trainer.step % config.refresh_every == 0:
+            trainer.take_in()
+    bar.close()
+    if writer is not None:
+        writer.close()

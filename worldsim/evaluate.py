@@ -1,0 +1,200 @@
+"""``worldsim evaluate``: a world measured against its real twin, by the one protocol of the project.
+
+The walks of the frozen test set are recorded on maps that the world was not trained on; every figure comes with its 95%
+interval over walks and with simple baselines on the same frames. The parts are in :mod:`worldsim.evaluation`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from worldsim.config import write_json
+from worldsim.errors import InvalidInputError, OutOfMemoryError
+from worldsim.evaluation import figures, measure
+from worldsim.evaluation.strips import save_strips
+from worldsim.evaluation.test_set import PROTOCOL, TestEpisode, TestSet, TestSetConfig, digest, record_test_set, stack
+from worldsim.metrics import moved_frames
+from worldsim.state import Frame
+from worldsim.world import World
+
+FULL_EPISODES = 32
+"""From this many walks on, an evaluation is the protocol's and has to reach ``min_seen_frames``."""
+EXTRA_EPISODES = 8
+"""Walks that are added at a time where too few frames show seen places."""
+MAX_GROWTH = 4
+"""The test set grows to at most this many times the walks asked for."""
+MAX_WORKERS = 16
+TIMED_STEPS = 24
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Measure a world against its real twin on the test maps."""
+
+    world: str
+    """Name of a shipped world, a world's folder, or a repository of the Hugging Face hub."""
+    json: Path | None = None
+    """Write the figures to this file, too."""
+    episodes: int = 32
+    """Walks. From 32 on, more are added until there are ``min_seen_frames``, at most four times as many; fewer are a quick look."""
+    seed: int = 0
+    """Of test set and dreams. Results of different seeds are of different test sets."""
+    device: str | None = None
+    """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not given."""
+    steps: int | None = None
+    """Sampling steps a frame; the world's own number, if not given."""
+    history: int = 64
+    """True frames that a dream starts from. Another value is another protocol."""
+    horizon: int = 48
+    """Frames that are dreamed after them. Another value is another protocol."""
+    min_seen_frames: int = 300
+    """Fewer frames of seen places than this make its figures worthless."""
+    cache: Path | None = None
+    """Folder in which recorded walks are kept for the next evaluation."""
+    workers: int | None = None
+    """Recording processes; as many as there are cores (at most 16, at most one for 4 walks), if not given."""
+    batch: int = 32
+    """Walks that are dreamed at once: less needs less memory."""
+    bootstrap: int = 2000
+    """Resamples of the walks behind each 95% interval."""
+    pictures: Path | None = None
+    """Folder for strips of a few walks: real twin, dream, memory view."""
+
+    def __post_init__(self) -> None:
+        least = {"episodes": 1, "history": 2, "horizon": 1, "batch": 1, "bootstrap": 1, "seed": 0}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InvalidInputError(f"EvaluateConfig.{name} = {getattr(self, name)!r}: it must be at least {bound}")
+
+
+def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, Any]:
+    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of ``config.world``."""
+    began = time.monotonic()
+    world = world or World.from_pretrained(config.world, config.device)
+    if config.steps is not None:
+        world = world.with_dynamics(steps=config.steps)
+    episodes, test, covered = frozen_test_set(config, world)
+    parts = _measure(config, world, test)
+    n = config.history
+    results = figures.compute(
+        measure.join(parts),
+        moved=moved_frames(test.pose)[:, n - 1 :].numpy(),
+        covered=covered.numpy(),
+        pose=test.pose[:, n - 1 :].numpy(),
+        window=int(world.network.config.window),
+        draws=config.bootstrap,
+        seed=config.seed,
+    )
+    results |= {
+        "test_set_sha256": digest(episodes),
+        "episodes": len(test),
+        "sampling_steps": world.config.dynamics.steps,
+        "protocol": PROTOCOL,
+        "env_id": world.config.env_id,
+        "maps": sorted(set(test.maps)),
+        "attention_window": int(world.network.config.window),
+        "seed": config.seed,
+        "device": str(world.device),
+        "steps_per_second": round(steps_per_second(world, test), 2),
+    }
+    if config.pictures is not None:
+        save_strips(world, test.part(0, min(4, len(test)), world.device), covered, config.pictures)
+    results["seconds"] = round(time.monotonic() - began, 1)
+    print(figures.table(results))
+    if config.json is not None:
+        write_json(config.json, results)
+    return results
+
+
+def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet, torch.Tensor]:
+    """The walks, stacked on the CPU, and the share of each frame's pixels that its history has seen, (e, h)."""
+    if not world.config.env_id:
+        raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
+    settings = TestSetConfig(world.config.env_id, dict(world.config.env_kwargs), config.seed, config.history, config.horizon)
+    window = int(world.network.config.window)
+    episodes: list[TestEpisode] = []
+    covered: list[torch.Tensor] = []
+    wanted, most = config.episodes, config.episodes * MAX_GROWTH
+    with tqdm(total=wanted, desc="recording", unit="walk") as bar:
+        while True:
+            new = record_test_set(settings, range(len(episodes), wanted), _workers(config, wanted - len(episodes)), config.cache, bar.update)
+            _check(config, world, new)
+            episodes += new
+            covered.append(measure.covered_share(stack(new, settings).part(0, len(new), world.device)).cpu())
+            seen = _seen_frames(stack(episodes, settings), torch.cat(covered), window)
+            if seen >= config.min_seen_frames or config.episodes < FULL_EPISODES or wanted >= most:
+                break
+            wanted = min(most, wanted + EXTRA_EPISODES)
+            bar.total = wanted
+            bar.refresh()
+    return episodes, stack(episodes, settings), torch.cat(covered)
+
+
+def _seen_frames(test: TestSet, covered: torch.Tensor, window: int) -> int:
+    late = torch.arange(1, test.config.horizon + 1) >= window
+    moved = moved_frames(test.pose)[:, test.config.history - 1 :]
+    return int((moved & late & (covered > figures.SEEN_FRAME_SHARE)).sum())
+
+
+def _check(config: EvaluateConfig, world: World, episodes: list[TestEpisode]) -> None:
+    """Refuse a test on what the world was trained on, and frames that it cannot take."""
+    known = set(world.card.get("train_maps", ())) & {e.map for e in episodes if e.map}
+    if known:
+        raise InvalidInputError(
+            f"world {config.world} was trained on {', '.join(sorted(known))} (train_maps of its card), which the test split of "
+            f"{world.config.env_id} draws from: it has to be trained on {{'split': 'train'}} alone"
+        )
+    for episode in episodes[:1]:
+        height, width = episode.rgb.shape[2:]
+        expected = (world.network.config.height, world.network.config.width)
+        if (height, width) != expected:
+            raise InvalidInputError(
+                f"{world.config.env_id} with {world.config.env_kwargs} shows frames of {height}x{width}, world {config.world} takes "
+                f"{expected[0]}x{expected[1]}: its card must name the arguments that it was recorded with"
+            )
+
+
+def _workers(config: EvaluateConfig, episodes: int) -> int:
+    if config.workers is not None:
+        return config.workers
+    return max(1, min(os.cpu_count() or 1, MAX_WORKERS, episodes // 4))
+
+
+def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measure.Measured]:
+    chunks = range(0, len(test), config.batch)
+    actions = test.fork_act.shape[2]
+    total = len(chunks) * measure.steps_of(world, config.history, config.horizon, len(test.config.fork_frames), actions)
+    with tqdm(total=total, desc="dreaming", unit="step") as bar:
+        try:
+            return [measure.measure(world, test.part(i, i + config.batch, world.device), bar.update) for i in chunks]
+        except torch.cuda.OutOfMemoryError as error:
+            raise OutOfMemoryError(f"{config.batch} walks at once do not fit on {world.device}: try --batch {max(1, config.batch // 4)}") from error
+
+
+@torch.no_grad()
+def steps_per_second(world: World, test: TestSet) -> float:
+    """Steps of one environment in a second of wall-clock time, everything included, after a warm-up."""
+    one = dataclasses.replace(test.part(0, 1, world.device))
+    state = measure.start(world, one)
+    act = one.act[:, 0]
+
+    def step(count: int) -> Frame:
+        nonlocal state
+        for _ in range(count):
+            state, transition = world.step(state, act)
+        # Reading a number back waits for the device.
+        transition.frame.rgb.sum().item()
+        return transition.frame
+
+    step(4)
+    began = time.perf_counter()
+    step(TIMED_STEPS)
+    return TIMED_STEPS / (time.perf_counter() - began)

@@ -1,0 +1,252 @@
+"""What is measured on the test set, frame by frame: dreams of a world and simple baselines, scored against the real twin.
+
+Axes: ``e`` walks, ``h`` frames after the history. Everything stays on the device until the end of a chunk of walks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.camera import Camera, dequantise_depth, snap_pose, unproject
+from worldsim.evaluation.test_set import TestSet
+from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.memory.splat import DIRECTION, POINT, nearest, splat
+from worldsim.metrics import nearest_pose, psnr, seen_mask
+from worldsim.protocols import SceneMemory
+from worldsim.state import SceneStart, WorldState
+from worldsim.world import World
+
+Tick = Callable[[], object]
+
+FORK_MARGIN_DB = 39.0
+"""Two actions are indistinguishable where their true frames agree better than this: then neither counts in the accuracy."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One tensor a quantity. PSNR in dB, (e, h) unless said otherwise; None where the world or the data cannot give it.
+
+    next, copy, warp: the next frame from true history, the last frame, the last frame warped. other: the next frame under
+    another action. given, no_memory: free-running at the true poses, with and without memory. own: free-running at the
+    world's own poses. nearest, splat, stand: history frame of the nearest pose, splatted history, last history frame.
+    fork_right, fork_counts: (e, s, k) bool, whether a dream is nearest to its own action's true frame, and whether it counts.
+    own_pose: (e, h, 4, 4).
+    """
+
+    next: Tensor
+    copy: Tensor
+    warp: Tensor | None
+    other: Tensor
+    given: Tensor | None
+    no_memory: Tensor | None
+    own: Tensor
+    nearest: Tensor
+    splat: Tensor
+    stand: Tensor
+    fork_right: Tensor
+    fork_counts: Tensor
+    own_pose: Tensor | None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Free-running frames. rgb: (e, h, 3, y, x) uint8. pose: (e, h, 4, 4) or None. view_rgb, view_mask: for pictures, or None."""
+
+    rgb: Tensor
+    pose: Tensor | None = None
+    view_rgb: Tensor | None = None
+    view_mask: Tensor | None = None
+
+
+def steps_of(world: World, history: int, horizon: int, forks: int, actions: int) -> int:
+    """How often :func:`measure` calls its ``tick``."""
+    without = (history - 1 + horizon) if needs_memory_run(world) else 0
+    return history - 1 + forks * actions + horizon * (2 if world.has_geometry else 1) + without + 2 * horizon
+
+
+def needs_memory_run(world: World) -> bool:
+    """Whether switching the memory off makes another world of it."""
+    return world.has_geometry and world.config.memory is not None
+
+
+def start(world: World, test: TestSet) -> WorldState:
+    """The walks' first frames taken in: the rest of the history follows by :meth:`World.observe`, batched."""
+    scenes = []
+    for e in range(len(test)):
+        scenes.append(
+            SceneStart(
+                rgb=test.rgb[e, :1],
+                act=torch.zeros_like(test.act[e, :1]),
+                inverse_depth=test.inverse_depth[e, :1],
+                pose=test.pose[e, :1],
+                intrinsics=test.intrinsics[e],
+            )
+        )
+    return world.initial(scenes, test.seed)
+
+
+def take_in_history(world: World, test: TestSet, tick: Tick, at_fork: Callable[[int, WorldState], object] | None = None) -> WorldState:
+    """The state after all true frames of the history; ``at_fork`` sees the state at each fork frame."""
+    forks = test.config.fork_frames
+    state = start(world, test)
+    for t in range(test.config.history):
+        if t > 0:
+            state = world.observe(state, test.act[:, t - 1], test.frame(t))
+            tick()
+        if at_fork is not None and t in forks:
+            at_fork(forks.index(t), state)
+    return state
+
+
+def free_run(world: World, state: WorldState, test: TestSet, poses_given: bool, tick: Tick, keep_views: bool = False) -> Rollout:
+    """Dream on from the end of the history with the recorded actions."""
+    rgb, pose, view_rgb, view_mask = [], [], [], []
+    for t in range(test.config.history, test.config.frames):
+        state, transition = world.step(state, test.act[:, t - 1], pose=test.pose[:, t] if poses_given else None)
+        rgb.append(transition.frame.rgb)
+        if transition.frame.pose is not None:
+            pose.append(transition.frame.pose)
+        if keep_views and transition.view is not None:
+            view_rgb.append(transition.view.rgb)
+            view_mask.append(transition.view.mask)
+        tick()
+    return Rollout(torch.stack(rgb, 1), *(torch.stack(x, 1) if x else None for x in (pose, view_rgb, view_mask)))
+
+
+@torch.no_grad()
+def measure(world: World, test: TestSet, tick: Tick = lambda: None) -> Measured:
+    """Everything about one chunk of walks."""
+    forks: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def at_fork(index: int, state: WorldState) -> None:
+        forks[index] = _forks(world, state, test, index, tick)
+
+    state = take_in_history(world, test, tick, at_fork)
+    future = test.rgb[:, test.config.history :]
+    own = free_run(world, state.clone(), test, False, tick)
+    given = free_run(world, state.clone(), test, True, tick) if world.has_geometry else None
+    no_memory = None
+    if given is not None:
+        no_memory = _without_memory(world, test, tick) if needs_memory_run(world) else given
+    baselines = _seen_baselines(world, state, test)
+    step_by_step = _next_frames(world, state, test, tick)
+    return Measured(
+        **step_by_step,
+        **baselines,
+        stand=psnr(test.rgb[:, test.config.history - 1, None], future),
+        given=psnr(given.rgb, future) if given is not None else None,
+        no_memory=psnr(no_memory.rgb, future) if no_memory is not None else None,
+        own=psnr(own.rgb, future),
+        own_pose=own.pose,
+        fork_right=torch.stack([forks[i][0] for i in sorted(forks)], 1),
+        fork_counts=torch.stack([forks[i][1] for i in sorted(forks)], 1),
+    )
+
+
+def join(parts: list[Measured]) -> dict[str, Any]:
+    """Chunks joined, as NumPy arrays by name (None where there is nothing)."""
+    joined: dict[str, Any] = {}
+    for field in dataclasses.fields(Measured):
+        values = [getattr(p, field.name) for p in parts]
+        joined[field.name] = None if values[0] is None else torch.cat([v.cpu() for v in values]).numpy()
+    return joined
+
+
+def covered_share(test: TestSet) -> Tensor:
+    """Share of each future frame's pixels that the history has seen, by true geometry. (e, h) float."""
+    n = test.config.history
+    shares = []
+    for e in range(len(test)):
+        depth = dequantise_depth(test.inverse_depth[e])
+        cameras = Camera(test.pose[e], test.intrinsics[e : e + 1].expand(len(depth), 4), *depth.shape[1:])
+        future, past = (Camera(cameras.pose[part], cameras.intrinsics[part], cameras.height, cameras.width) for part in (slice(n, None), slice(0, n)))
+        shares.append(seen_mask(depth[n:], future, depth[:n], past).float().mean((1, 2)))
+    return torch.stack(shares)
+
+
+def warped(rgb: Tensor, inverse_depth: Tensor, camera: Camera, target: Camera) -> Tensor:
+    """A frame splatted to another camera, one pixel a point, holes filled from the frame itself. (b, 3, h, w) uint8."""
+    b, _, h, w = rgb.shape
+    points = unproject(dequantise_depth(inverse_depth), camera).flatten(1, 2).transpose(1, 2)
+    kind = torch.where(inverse_depth == 0, DIRECTION, POINT).to(torch.uint8).flatten(1)
+    mask, slot, _ = nearest(splat(points, kind, target), h * w)
+    shown = rgb.flatten(2).gather(2, slot[:, None].expand(b, 3, h * w))
+    return torch.where(mask[:, None], shown, rgb.flatten(2)).view(b, 3, h, w)
+
+
+def _next_frames(world: World, state: WorldState, test: TestSet, tick: Tick) -> dict[str, Tensor | None]:
+    """Each future frame from its true history: the world's, under the action taken and another, and the baselines."""
+    n = test.config.history
+    scores: dict[str, list[Tensor]] = {"next": [], "other": [], "copy": [], "warp": []}
+    for t in range(n, test.config.frames):
+        act, last, truth = test.act[:, t - 1], test.frame(t - 1), test.rgb[:, t]
+        _, transition = world.step(state.clone(), act)
+        _, other = world.step(state.clone(), test.other_act[:, t - n])
+        scores["next"].append(psnr(transition.frame.rgb, truth))
+        scores["other"].append(psnr(other.frame.rgb, truth))
+        scores["copy"].append(psnr(last.rgb, truth))
+        if transition.frame.pose is not None:
+            assert last.pose is not None and last.inverse_depth is not None
+            target = test.camera(transition.frame.pose)
+            # Seen from where the world believes it is: its newest pose is the true one, snapped.
+            picture = warped(last.rgb, last.inverse_depth, test.camera(snap_pose(last.pose)), target)
+            scores["warp"].append(psnr(picture, truth))
+        state = world.observe(state, act, test.frame(t))
+        tick()
+        tick()
+    return {name: torch.stack(values, 1) if values else None for name, values in scores.items()}
+
+
+def _without_memory(world: World, test: TestSet, tick: Tick) -> Rollout:
+    bare = world.without_memory()
+    return free_run(bare, take_in_history(bare, test, tick), test, True, tick)
+
+
+def _seen_baselines(world: World, state: WorldState, test: TestSet) -> dict[str, Tensor]:
+    """The history frame of the nearest pose, and the history's memory splatted at the true pose, its holes filled from that."""
+    n, walks = test.config.history, torch.arange(len(test), device=test.rgb.device)
+    index = torch.stack([nearest_pose(test.pose[e, n:], test.pose[e, :n]) for e in range(len(test))])
+    memory, data = _history_memory(world, state, test)
+    scores: dict[str, list[Tensor]] = {"nearest": [], "splat": []}
+    for t in range(n, test.config.frames):
+        near = test.rgb[walks, index[:, t - n]]
+        view = memory.render(data, test.camera(snap_pose(test.pose[:, t])))
+        scores["nearest"].append(psnr(near, test.rgb[:, t]))
+        scores["splat"].append(psnr(torch.where(view.mask[:, None], view.rgb, near), test.rgb[:, t]))
+    return {name: torch.stack(values, 1) for name, values in scores.items()}
+
+
+def _history_memory(world: World, state: WorldState, test: TestSet) -> tuple[SceneMemory, Any]:
+    """The world's memory of the true history; for a world without one, what a default point memory would hold."""
+    if needs_memory_run(world):
+        return world.memory, state.memory
+    memory = PointMemory(PointMemoryConfig())
+    data = memory.empty(len(test), test.rgb.device)
+    for t in range(test.config.history):
+        frame = test.frame(t)
+        assert frame.pose is not None
+        pose = snap_pose(frame.pose)
+        step = torch.full((len(test),), t, dtype=torch.int64, device=test.rgb.device)
+        data = memory.integrate(data, dataclasses.replace(frame, pose=pose), test.camera(pose), step)
+    return memory, data
+
+
+def _forks(world: World, state: WorldState, test: TestSet, index: int, tick: Tick) -> tuple[Tensor, Tensor]:
+    """Dream every action from a fork frame. Returns (e, k) bool: nearest to its own true frame; distinguishable at all."""
+    acts, truths = test.fork_act[:, index], test.fork_rgb[:, index]
+    count = acts.shape[1]
+    right, counts = [], []
+    for k in range(count):
+        _, transition = world.step(state.clone(), acts[:, k])
+        tick()
+        scores = psnr(transition.frame.rgb[:, None], truths)
+        right.append(scores.argmax(1) == k)
+        alike = psnr(truths[:, k, None], truths) > FORK_MARGIN_DB
+        counts.append(alike.sum(1) == 1)
+    return torch.stack(right, 1), torch.stack(counts, 1)

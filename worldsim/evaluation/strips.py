@@ -1,0 +1,45 @@
+"""Strips to look at: the real twin, the dream at the true poses, and what its memory showed it, over time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.evaluation.measure import free_run, take_in_history
+from worldsim.evaluation.test_set import TestSet
+from worldsim.metrics import psnr
+from worldsim.pictures import contact_sheet, holes_marked, save_png
+from worldsim.world import World
+
+COLUMNS = 12
+
+
+def picture(rgb: Tensor) -> NDArray[Any]:
+    """(3, h, w) uint8 tensor to (h, w, 3) array."""
+    return rgb.permute(1, 2, 0).cpu().numpy()
+
+
+@torch.no_grad()
+def save_strips(world: World, test: TestSet, covered: Tensor, folder: Path) -> None:
+    """One PNG a walk in ``folder``. covered: (e, h) share of pixels seen in the history."""
+    history, horizon = test.config.history, test.config.horizon
+    state = take_in_history(world, test, lambda: None)
+    rollout = free_run(world, state, test, world.has_geometry, lambda: None, keep_views=True)
+    times = sorted({int(t) for t in np.linspace(0, horizon - 1, min(COLUMNS, horizon)).round()})
+    future = test.rgb[:, history:]
+    scores = psnr(rollout.rgb, future).cpu()
+    for e in range(len(test)):
+        rows: dict[str, list[Any]] = {
+            "real twin": [picture(future[e, t]) for t in times],
+            "dream": [picture(rollout.rgb[e, t]) for t in times],
+        }
+        if rollout.view_rgb is not None and rollout.view_mask is not None:
+            rows["memory\nview"] = [holes_marked(picture(rollout.view_rgb[e, t]), rollout.view_mask[e, t].cpu().numpy()) for t in times]
+        captions = [f"frame {t + 1}\n{scores[e, t]:.1f} dB, {100 * covered[e, t]:.0f}% seen" for t in times]
+        title = [f"walk {e} on {test.maps[e]}: frames after {history} true ones, PSNR, share of the view seen in these {history}"]
+        save_png(contact_sheet(rows, captions, title=title), folder / f"walk-{e:02d}.png")

@@ -1,0 +1,32 @@
+"""The memory that remembers nothing: for environments without geometry, and for comparisons."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.camera import Camera
+from worldsim.memory.splat import SCAN_RANGE, hole_view
+from worldsim.state import Frame, MemoryView
+
+
+class NoMemory:
+    """A :class:`worldsim.protocols.SceneMemory` whose views are all holes; its data is the empty tuple."""
+
+    def empty(self, batch: int, device: Any) -> tuple[()]:
+        """Nothing."""
+        return ()
+
+    def integrate(self, memory: tuple[()], frame: Frame, camera: Camera, step: Tensor) -> tuple[()]:
+        """Nothing, again."""
+        return memory
+
+    def render(self, memory: tuple[()], camera: Camera) -> MemoryView:
+        """A view of holes."""
+        return hole_view(camera)
+
+    def scan(self, memory: tuple[()], pose: Tensor, bins: int = 64) -> Tensor:
+        """(b, bins) float32: free as far as a scan reaches, everywhere."""
+        return torch.full((len(pose), bins), SCAN_RANGE, device=pose.device)

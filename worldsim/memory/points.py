@@ -1,0 +1,343 @@
+"""The point-cloud memory: coloured points of every frame seen, each place kept once, at the finest sight of it.
+
+An integrated frame adds points only where the memory does not explain it already, so memory grows with the space seen
+and not with the steps taken. What is infinitely far (sky) is kept as directions. Rows of a batch never influence one
+another, bit by bit; nothing here waits for a GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, quantise_depth, unproject
+from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
+from worldsim.memory.splat import DIRECTION, EMPTY, POINT, SCAN_RANGE, Splat, hole_view, nearest, splat, to_camera_axes
+from worldsim.state import Frame, MemoryView, map_tensors
+
+MILLIMETRES = 1000.0
+
+
+@dataclass(frozen=True)
+class Points:
+    """A batch of point clouds of fixed capacity ``c``; unused slots have kind 0 and anything elsewhere.
+
+    position: (b, 3, c) float32, world metres; for a direction, a vector towards it in world axes.
+    colour: (b, 3, c) uint8 rgb.
+    kind: (b, c) uint8, 0 unused, 1 point, 2 direction (infinitely far).
+    source: (b, c) uint8, 255 * depth channel (``worldsim.camera.code_to_channel``) at capture; 0 for directions.
+    seen: (b, c) int32, the step at which a frame last agreed with the point.
+    confidence: (b, c) uint8, how many frames agreed with it, at most 255.
+    """
+
+    position: Tensor
+    colour: Tensor
+    kind: Tensor
+    source: Tensor
+    seen: Tensor
+    confidence: Tensor
+
+    @property
+    def capacity(self) -> int:
+        """Slots an environment."""
+        return self.kind.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.kind)
+
+
+@dataclass(frozen=True)
+class PointMemoryConfig:
+    """How a :class:`PointMemory` keeps and forgets."""
+
+    capacity: int = 32768
+    """Slots an environment, about 23 bytes each. A 64x64 frame of a new place takes up to 4,096; a walk through a
+    few rooms takes 10,000 to 30,000."""
+    tolerance_m: float = 0.15
+    """A point agrees with a frame if their depths differ by at most this, in metres ..."""
+    tolerance_share: float = 0.07
+    """... or by this share of the frame's depth, whichever is more."""
+    replace_ratio: float = 1.6
+    """A point captured from more than this many times the present distance gives way to the finer new sight."""
+    carve: bool = True
+    """Drop points that hang in space which a frame sees through: what has moved. Off: the scene is taken as still."""
+    body_m: float = 0.5
+    """Scans look at points within this height above and below the camera, in metres."""
+
+
+class PointMemory:
+    """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure: data in, new data out."""
+
+    def __init__(self, config: PointMemoryConfig | None = None) -> None:
+        self.config = config or PointMemoryConfig()
+        if self.config.capacity < 1:
+            raise InvalidInputError(f"capacity must be at least 1, not {self.config.capacity}")
+
+    def empty(self, batch: int, device: Any = "cpu") -> Points:
+        """Point clouds of ``batch`` worlds that have seen nothing."""
+        c = self.config.capacity
+        return Points(
+            position=torch.zeros(batch, 3, c, device=device),
+            colour=torch.zeros(batch, 3, c, dtype=torch.uint8, device=device),
+            kind=torch.zeros(batch, c, dtype=torch.uint8, device=device),
+            source=torch.zeros(batch, c, dtype=torch.uint8, device=device),
+            seen=torch.zeros(batch, c, dtype=torch.int32, device=device),
+            confidence=torch.zeros(batch, c, dtype=torch.uint8, device=device),
+        )
+
+    def render(self, memory: Points, camera: Camera) -> MemoryView:
+        """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
+        b, h, w = len(memory), camera.height, camera.width
+        if memory.capacity == 0:
+            return hole_view(camera)
+        points = splat(memory.position, memory.kind, camera)
+        mask, slot, z = nearest(points, h * w)
+
+        def shown(values: Tensor) -> Tensor:
+            return values.gather(1, slot)
+
+        fraction = torch.stack([shown(points.u), shown(points.v)], 1).frac_()
+        offset = (fraction * 16.0).to(torch.uint8)
+        rgb = memory.colour.gather(2, slot[:, None].expand(b, 3, h * w))
+        return MemoryView(
+            rgb=(rgb * mask[:, None]).view(b, 3, h, w),
+            inverse_depth=(quantise_depth(z) * mask).view(b, h, w),
+            mask=mask.view(b, h, w),
+            offset=(offset * mask[:, None]).view(b, 2, h, w),
+            source=(shown(memory.source) * mask).view(b, h, w),
+        )
+
+    def integrate(self, memory: Points, frame: Frame, camera: Camera, step: Tensor) -> Points:
+        """Points that also hold ``frame``, seen by ``camera`` at ``step`` (b,) int64.
+
+        A pixel is explained if a point of the frame's depth falls into it that was not captured from much further
+        away. Unexplained pixels become points; agreeing points are marked as seen; much coarser ones, and those in
+        front of what the frame sees, are dropped.
+        """
+        if frame.inverse_depth is None or frame.pose is None:
+            raise MissingGeometryError("this frame has no depth or no pose: the point memory needs both (or use NoMemory)")
+        if frame.inverse_depth.shape != (len(memory), camera.height, camera.width):
+            raise InvalidInputError(
+                f"a frame of {tuple(frame.inverse_depth.shape)} (b, h, w) does not fit "
+                f"{len(memory)} memories and a camera of {camera.height}x{camera.width}"
+            )
+        points = splat(memory.position, memory.kind, camera)
+        agrees, fine, drop = self._judge(memory, points, frame.inverse_depth)
+        pixels = camera.height * camera.width
+        explained = torch.zeros(len(memory), pixels, dtype=torch.int32, device=memory.kind.device)
+        explained = explained.scatter_reduce_(1, points.pixel, (agrees & fine).to(torch.int32), "amax")
+        kept = dataclasses.replace(
+            memory,
+            kind=memory.kind.masked_fill(drop, EMPTY),
+            seen=torch.where(agrees, step[:, None].to(torch.int32), memory.seen),
+            confidence=memory.confidence + (agrees & (memory.confidence < 255)),
+        )
+        return self._add(kept, explained == 0, frame, camera, step)
+
+    def _judge(self, memory: Points, points: Splat, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What a frame's depth (b, h, w) code says of each slot, (b, c) bool: agrees, is fine enough, must go."""
+        config = self.config
+
+        def lower(depth: Tensor) -> Tensor:
+            return torch.minimum(depth - config.tolerance_m, depth * (1.0 - config.tolerance_share))
+
+        def at_points(values: Tensor) -> Tensor:
+            return values.flatten(1).gather(1, points.pixel)
+
+        depth = at_points(dequantise_depth(code))
+        upper = torch.maximum(depth + config.tolerance_m, depth * (1.0 + config.tolerance_share))
+        # At infinity all bounds are infinite: directions agree with sky alone, and no point ever does.
+        agrees = points.visible & (points.z >= lower(depth)) & (points.z <= upper)
+        # source / 255 = s / (s + captured depth), solved for captured depth <= ratio * depth; NaN (sky) counts as fine.
+        coarse = memory.source * (DEPTH_CHANNEL_SCALE + config.replace_ratio * depth) < 255.0 * DEPTH_CHANNEL_SCALE
+        drop = agrees & coarse
+        if config.carve:
+            nearest_code = F.max_pool2d(code.to(torch.float32)[:, None], 3, stride=1, padding=1)
+            free = at_points(lower(dequantise_depth(nearest_code)))
+            drop = drop | (points.visible & (points.z < free))
+        return agrees, ~coarse, drop
+
+    def _add(self, memory: Points, fresh: Tensor, frame: Frame, camera: Camera, step: Tensor) -> Points:
+        """Write the pixels ``fresh`` (b, h * w) bool as new points."""
+        b, pixels = fresh.shape
+        count = fresh.sum(1)
+        k = min(pixels, memory.capacity)
+        if not fresh.is_cuda:
+            # Reading a number is free here, and mostly little is new; a GPU would have to stop for it.
+            k = min(k, int(count.max()))
+            if k == 0:
+                return memory
+        pixel = _first_true(fresh, k)
+        slot = self._slots(memory, step, k)
+        new = torch.arange(k, device=fresh.device) < count[:, None]
+
+        def put(old: Tensor, values: Tensor) -> Tensor:
+            index, where = (slot, new) if old.ndim == 2 else (slot[:, None].expand(b, 3, k), new[:, None])
+            # Slots beyond the count get their own value back: every write has its place, whatever the batch needs.
+            return old.scatter(old.ndim - 1, index, torch.where(where, values, old.gather(old.ndim - 1, index)))
+
+        def taken(values: Tensor) -> Tensor:
+            return values.gather(2, pixel[:, None].expand(b, 3, k)) if values.ndim == 3 else values.gather(1, pixel)
+
+        assert frame.inverse_depth is not None
+        code = taken(frame.inverse_depth.flatten(1))
+        world = unproject(dequantise_depth(frame.inverse_depth), camera).flatten(1, 2).transpose(1, 2)
+        one = torch.ones_like(code, dtype=torch.uint8)
+        return Points(
+            position=put(memory.position, taken(world)),
+            colour=put(memory.colour, taken(frame.rgb.flatten(2))),
+            kind=put(memory.kind, torch.where(code == 0, DIRECTION * one, POINT * one)),
+            source=put(memory.source, (code_to_channel(code) * 255.0).round().to(torch.uint8)),
+            seen=put(memory.seen, step[:, None].to(torch.int32).expand(b, k)),
+            confidence=put(memory.confidence, one),
+        )
+
+    def _slots(self, memory: Points, step: Tensor, k: int) -> Tensor:
+        """The ``k`` slots to write next, (b, k) int64: unused ones first, then the least recently seen, lower ones first.
+
+        Points not seen for very long (65,534 steps at the default capacity) count as equally old.
+        """
+        unused = memory.kind == EMPTY
+        if not unused.is_cuda and int(unused.sum(1).min()) >= k:
+            return _first_true(unused, k)
+        return self._oldest_slots(memory, step, k)
+
+    def _oldest_slots(self, memory: Points, step: Tensor, k: int) -> Tensor:
+        """:meth:`_slots` in general, without a look at the counts."""
+        unused = memory.kind == EMPTY
+        bits = max(1, (memory.capacity - 1).bit_length())
+        oldest = 2 ** (31 - bits) - 2
+        age = (step[:, None].to(torch.int32) - memory.seen).clamp_(0, oldest)
+        rank = torch.where(unused, 0, oldest + 1 - age)
+        # Unique keys, so that the selection is the same on every device: it equals a stable sort's first k.
+        key = (rank << bits) | torch.arange(memory.capacity, device=rank.device, dtype=torch.int32)
+        return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(torch.int64)
+
+    def scan(self, memory: Points, pose: Tensor, bins: int = 64) -> Tensor:
+        """Free horizontal distance around ``pose`` (b, 4, 4): (b, bins) float32 metres, at most 8.
+
+        Bin 0 is centred straight ahead; bins grow clockwise (to the right). Only points within ``body_m`` of the
+        camera's height count.
+        """
+        x, y, z = to_camera_axes(memory.position, memory.kind, pose)
+        level = (memory.kind == POINT) & (y.abs() <= self.config.body_m)
+        distance = (x.square() + z.square()).sqrt_().clamp_(max=SCAN_RANGE).mul_(MILLIMETRES)
+        limit = int(SCAN_RANGE * MILLIMETRES)
+        distance = torch.where(level, distance, float(limit)).to(torch.int32)
+        nearest_mm = torch.full((len(pose), bins), limit, dtype=torch.int32, device=pose.device)
+        nearest_mm = nearest_mm.scatter_reduce_(1, _bearing_bin(x, z, bins), distance, "amin")
+        return nearest_mm.to(torch.float32) / MILLIMETRES
+
+    def coverage(self, memory: Points, camera: Camera) -> Tensor:
+        """(b,) float32 share of the pixels at ``camera`` that the memory knows."""
+        return self.render(memory, camera).coverage
+
+    def count(self, memory: Points) -> Tensor:
+        """(b,) int64 used slots."""
+        return (memory.kind != EMPTY).sum(1)
+
+    def statistics(self, memory: Points) -> dict[str, Tensor]:
+        """A few figures an environment, each (b,): points, directions, share of slots used, mean confidence, extent (m).
+
+        The extent is the longest side of the box around all points.
+        """
+        point, used = memory.kind == POINT, memory.kind != EMPTY
+        low = memory.position.masked_fill(~point[:, None], math.inf).amin(2)
+        high = memory.position.masked_fill(~point[:, None], -math.inf).amax(2)
+        confidence = (memory.confidence * used).sum(1) / used.sum(1).clamp(min=1)
+        return {
+            "points": point.sum(1),
+            "directions": (memory.kind == DIRECTION).sum(1),
+            "used": used.float().mean(1),
+            "confidence": confidence,
+            "extent_m": (high - low).amax(1).clamp(min=0.0),
+        }
+
+    def trim(self, memory: Points, capacity: int | None = None) -> Points:
+        """The used slots alone, in their order, as few as the fullest environment needs: to store a memory.
+
+        With ``capacity``, at most so many: the least recently seen points are left out. :meth:`pad` is the way back.
+        """
+        unused = memory.kind == EMPTY
+        size = int((~unused).sum(1).max()) if len(memory) else 0
+        if capacity is not None and size > capacity:
+            # Newest first, ties to the lower slot; what is not among the first ``capacity`` goes.
+            age_order = torch.sort(memory.seen.masked_fill(unused, -(2**31)), dim=1, descending=True, stable=True).indices
+            kept = torch.zeros_like(unused).scatter_(1, age_order[:, :capacity], True)
+            memory = dataclasses.replace(memory, kind=memory.kind.masked_fill(~kept, EMPTY))
+            unused, size = memory.kind == EMPTY, capacity
+        order = torch.sort(unused.to(torch.uint8), dim=1, stable=True).indices[:, :size]
+        return map_tensors(lambda x: x.gather(x.ndim - 1, order if x.ndim == 2 else order[:, None].expand(-1, 3, -1)), memory)
+
+    def pad(self, memory: Points) -> Points:
+        """The same points with this memory's capacity again."""
+        missing = self.config.capacity - memory.capacity
+        if missing < 0:
+            raise InvalidInputError(
+                f"these points take {memory.capacity} slots and the memory has {self.config.capacity}: "
+                "trim them to that capacity first, or configure a larger one"
+            )
+        return map_tensors(lambda x: F.pad(x, (0, missing)), memory)
+
+    def from_points(self, position: Tensor, colour: Tensor, distance: float | Tensor = 1.0, step: int = 0) -> Points:
+        """A memory of given points. position: (b, n, 3) world metres. colour: (b, n, 3) uint8.
+
+        distance: metres, a number or (b, n): from how far the colours were taken; frames from much nearer replace them.
+        """
+        b, n, _ = position.shape
+        if colour.shape != position.shape or colour.dtype != torch.uint8:
+            found = f"{colour.dtype} {tuple(colour.shape)}"
+            raise InvalidInputError(f"colour must be uint8 of shape {tuple(position.shape)}, not {found}")
+        metres = torch.as_tensor(distance, dtype=torch.float32, device=position.device).expand(b, n)
+        flat = torch.ones(b, n, dtype=torch.uint8, device=position.device)
+        points = Points(
+            position=position.to(torch.float32).transpose(1, 2).contiguous(),
+            colour=colour.transpose(1, 2).contiguous(),
+            kind=POINT * flat,
+            source=(code_to_channel(quantise_depth(metres)) * 255.0).round().to(torch.uint8),
+            seen=torch.full_like(flat, step, dtype=torch.int32),
+            confidence=flat,
+        )
+        return self.pad(points)
+
+    def to_ply(self, memory: Points, path: str | Path, index: int = 0) -> None:
+        """Write the points (not the directions) of one environment as a PLY file, world axes, metres."""
+        try:
+            import trimesh
+        except ImportError as error:
+            raise MissingDependencyError("writing PLY files needs trimesh: pip install trimesh") from error
+        point = memory.kind[index] == POINT
+        position = memory.position[index][:, point].T.cpu().numpy()
+        colour = memory.colour[index][:, point].T.cpu().numpy()
+        trimesh.PointCloud(position, colors=colour).export(str(path), file_type="ply")
+
+
+def _first_true(mask: Tensor, k: int) -> Tensor:
+    """The first ``k`` places where mask (b, n) holds, ascending: (b, k) int64; 0 where there are fewer."""
+    b, n = mask.shape
+    rank = mask.cumsum(1)
+    target = torch.where(mask & (rank <= k), rank - 1, k)
+    place = torch.arange(n, device=mask.device).expand(b, n)
+    return torch.zeros(b, k + 1, dtype=torch.int64, device=mask.device).scatter_(1, target, place)[:, :k]
+
+
+def _bearing_bin(x: Tensor, z: Tensor, bins: int) -> Tensor:
+    """The bin of a bearing, clockwise from ahead, int64 in [0, bins), by a polynomial arc tangent (error 1e-5 rad).
+
+    ``atan2`` rounds differently at the end of a vector than inside it: a row would depend on its place in the batch.
+    """
+    ax, az = x.abs(), z.abs()
+    t = torch.minimum(ax, az) / torch.maximum(ax, az).clamp_(min=1e-9)
+    s = t.square()
+    angle = t * ((((0.0208351 * s - 0.0851330) * s + 0.1801410) * s - 0.3302995) * s + 0.9998660)
+    angle = torch.where(ax > az, math.pi / 2 - angle, angle)
+    angle = torch.where(z < 0, math.pi - angle, angle)
+    angle = torch.where(x < 0, -angle, angle)
+    return (angle * (bins / (2 * math.pi))).round_().to(torch.int64).remainder_(bins)

@@ -1,0 +1,101 @@
+"""Z-buffered one-pixel splats of points and directions, for all environments of a batch in one call.
+
+Visibility is settled by an integer minimum over packed (depth bits, point id): no float atomics, so the outcome is
+the same on every run and never depends on a row's neighbours. Rotations are written out for the same reason: a matrix
+product may round differently for other batch sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldsim.camera import Camera
+from worldsim.state import MemoryView
+
+EMPTY, POINT, DIRECTION = 0, 1, 2
+"""Kinds of a slot: unused, a point in metres, a direction to something infinitely far."""
+NEAR_PLANE = 0.05
+"""Points nearer than this along the optical axis (m) are not drawn."""
+SCAN_RANGE = 8.0
+"""Distance (m) at which scans are cut off."""
+_HOLE = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Splat:
+    """Where each slot falls in an image. All (b, n).
+
+    visible: bool. pixel: int64, row * width + column where visible, elsewhere some pixel in range (so that it can
+    always be used as an index). u, v: float32 pixel coordinates. z: float32 metres, ``inf`` for directions.
+    """
+
+    visible: Tensor
+    pixel: Tensor
+    u: Tensor
+    v: Tensor
+    z: Tensor
+
+
+def to_camera_axes(position: Tensor, kind: Tensor, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """World coordinates (b, 3, n) to x, y, z in the camera's axes, each (b, n) float32; directions are only rotated.
+
+    kind: (b, n) uint8. pose: (b, 4, 4) camera-to-world.
+    """
+    pose = pose.float()
+    shift = (kind == POINT).to(torch.float32)
+    x, y, z = (position[:, i] - shift * pose[:, i, 3, None] for i in range(3))
+
+    def along(axis: int) -> Tensor:
+        total = x * pose[:, 0, axis, None]
+        total += y * pose[:, 1, axis, None]
+        total += z * pose[:, 2, axis, None]
+        return total
+
+    return along(0), along(1), along(2)
+
+
+def splat(position: Tensor, kind: Tensor, camera: Camera) -> Splat:
+    """Project slots into a camera. position: (b, 3, n) float32. kind: (b, n) uint8 of EMPTY, POINT, DIRECTION."""
+    x, y, z = to_camera_axes(position, kind, camera.pose)
+    fx, fy, cx, cy = camera.intrinsics.float()[:, :, None].unbind(1)
+    inverse = 1.0 / z
+    u = x.mul_(inverse).mul_(fx).add_(cx)
+    v = y.mul_(inverse).mul_(fy).add_(cy)
+    inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
+    visible = inside & (z > NEAR_PLANE) & (kind != EMPTY)
+    slot = torch.arange(kind.shape[1], device=kind.device)
+    # Hidden slots are spread over the image: on a GPU, millions of atomics on one cell would queue up.
+    elsewhere = slot % (camera.height * camera.width)
+    pixel = torch.where(visible, v.floor().mul_(camera.width).add_(u.floor()).to(torch.int64), elsewhere)
+    return Splat(visible, pixel, u, v, torch.where(kind == DIRECTION, torch.inf, z))
+
+
+def nearest(points: Splat, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The slot that each pixel shows: mask (b, pixels) bool, slot (b, pixels) int64 (0 in holes), z (b, pixels) float32.
+
+    The nearest wins, at equal depth the lower slot. Directions lie behind all points.
+    """
+    b, n = points.z.shape
+    # Bits of positive floats are ordered as the floats are, infinity last.
+    packed = (points.z.view(torch.int32).to(torch.int64) << 32) | torch.arange(n, device=points.z.device)
+    packed = packed.masked_fill_(~points.visible, _HOLE)
+    buffer = torch.full((b, pixels), _HOLE, dtype=torch.int64, device=packed.device)
+    buffer = buffer.scatter_reduce_(1, points.pixel, packed, "amin")
+    mask = buffer != _HOLE
+    slot = (buffer & 0xFFFFFFFF).masked_fill_(~mask, 0)
+    return mask, slot, (buffer >> 32).to(torch.int32).view(torch.float32)
+
+
+def hole_view(camera: Camera) -> MemoryView:
+    """A view of nothing: every pixel a hole."""
+    b, h, w, device = len(camera.pose), camera.height, camera.width, camera.pose.device
+    return MemoryView(
+        rgb=torch.zeros(b, 3, h, w, dtype=torch.uint8, device=device),
+        inverse_depth=torch.zeros(b, h, w, dtype=torch.int32, device=device),
+        mask=torch.zeros(b, h, w, dtype=torch.bool, device=device),
+        offset=torch.zeros(b, 2, h, w, dtype=torch.uint8, device=device),
+        source=torch.zeros(b, h, w, dtype=torch.uint8, device=device),
+    )

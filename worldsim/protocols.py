@@ -1,0 +1,71 @@
+"""The seams of worldsim: each is written once here; implementations never import one another."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from worldsim.camera import Camera
+from worldsim.state import Frame, MemoryView, SceneStart
+
+
+@runtime_checkable
+class SceneMemory(Protocol):
+    """A 3D memory of what has been seen. Its data is a record of tensors with a leading batch axis; methods are pure."""
+
+    def empty(self, batch: int, device: Any) -> Any:
+        """Memory data of ``batch`` worlds that have seen nothing."""
+        ...
+
+    def integrate(self, memory: Any, frame: Frame, camera: Camera, step: Tensor) -> Any:
+        """New data that also holds ``frame``, seen by ``camera``. step: (b,) int64."""
+        ...
+
+    def render(self, memory: Any, camera: Camera) -> MemoryView:
+        """What the memory shows at ``camera``."""
+        ...
+
+    def scan(self, memory: Any, pose: Tensor, bins: int) -> Tensor:
+        """Free distance around a pose (b, 4, 4): (b, bins) float32 metres, bin 0 ahead, growing clockwise (to the right)."""
+        ...
+
+
+@runtime_checkable
+class Scene(Protocol):
+    """A way to start a world."""
+
+    def start(self, rng: np.random.Generator) -> SceneStart:
+        """Frames (and memory) to begin from, drawn with ``rng``."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Chooses actions. Stateful policies reset themselves in ``reset``."""
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget the past and reseed."""
+        ...
+
+    def act(self, obs: Any) -> Any:
+        """The action for an observation."""
+        ...
+
+
+@runtime_checkable
+class Dynamics(Protocol):
+    """Predicts the next frame from context, action, camera and memory view."""
+
+    def empty(self, batch: int, device: Any) -> Any:
+        """A context that holds no frame."""
+        ...
+
+    def commit(self, context: Any, frame: Frame, condition: Any, noise: Tensor) -> Any:
+        """A context that also holds ``frame``. noise: (b, c, h, w) standard normal, its context noise."""
+        ...
+
+    def predict(self, context: Any, condition: Any, noise: Tensor) -> tuple[Any, Any]:
+        """The next frame's prediction, and the context advanced by what was pending. noise: (b, c, h, w) standard normal."""
+        ...

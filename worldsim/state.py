@@ -1,0 +1,196 @@
+"""Plain data that flows through a step: frames, memory views, world states, transitions.
+
+Everything here is a frozen dataclass of tensors with a leading batch axis ``b``. :func:`map_tensors`,
+:func:`flatten` and :func:`unflatten` walk such records, so snapshots, forks and files need no code per class.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from worldsim.camera import dequantise_depth
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a step emits, and exactly what is fed back.
+
+    rgb: (b, 3, h, w) uint8. inverse_depth: (b, h, w) int32 code in [0, 65535], 0 = infinitely far
+    (see :func:`worldsim.camera.quantise_depth`). pose: (b, 4, 4) float32 camera-to-world, OpenCV axes, snapped.
+    ``inverse_depth`` and ``pose`` are None for environments without geometry.
+    """
+
+    rgb: Tensor
+    inverse_depth: Tensor | None = None
+    pose: Tensor | None = None
+
+    @property
+    def depth(self) -> Tensor | None:
+        """(b, h, w) float32 metres along the optical axis, ``inf`` where nothing is hit."""
+        return None if self.inverse_depth is None else dequantise_depth(self.inverse_depth)
+
+
+@dataclass(frozen=True)
+class MemoryView:
+    """The scene memory rendered at a camera. Holes have mask False and zeros everywhere else.
+
+    rgb: (b, 3, h, w) uint8. inverse_depth: (b, h, w) int32 code (0 under the mask = infinitely far).
+    mask: (b, h, w) bool, True where the memory knows the pixel.
+    offset: (b, 2, h, w) uint8 in [0, 15], where in the pixel (u, v) the shown point falls, in sixteenths.
+    source: (b, h, w) uint8, the distance from which the point was seen, as 255 * depth channel
+    (``worldsim.camera.code_to_channel``): tells how fine, and how brightly lit, the stored colour is.
+    """
+
+    rgb: Tensor
+    inverse_depth: Tensor
+    mask: Tensor
+    offset: Tensor
+    source: Tensor
+
+    @property
+    def depth(self) -> Tensor:
+        """(b, h, w) float32 metres; ``inf`` at sky and in holes."""
+        return dequantise_depth(self.inverse_depth)
+
+    @property
+    def coverage(self) -> Tensor:
+        """(b,) float share of pixels that the memory knows."""
+        return self.mask.float().mean((1, 2))
+
+
+@dataclass(frozen=True)
+class SceneStart:
+    """What a reset starts from: the last true frames of one place and what was seen before them (no batch axis).
+
+    rgb: (t, 3, h, w) uint8. act: (t, ...) the action that led *to* each frame (the first one's may be a no-op).
+    inverse_depth: (t, h, w) int32 code or None. pose: (t, 4, 4) float32 or None.
+    intrinsics: (4,) float32 or None.
+    memory: the scene memory of everything before these frames, batch of one, or None for an empty one.
+    name: where it is from, e.g. ``MAP30-2``.
+    """
+
+    rgb: Tensor
+    act: Tensor
+    inverse_depth: Tensor | None = None
+    pose: Tensor | None = None
+    intrinsics: Tensor | None = None
+    memory: Any = None
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What one step of a world gives. frame: the new frame. rew: (b,) float32. term: (b,) bool. coverage: (b,) float32."""
+
+    frame: Frame
+    rew: Tensor
+    term: Tensor
+    coverage: Tensor
+    view: MemoryView | None = None
+
+
+@dataclass(frozen=True)
+class WorldState:
+    """The whole of a batch of generated worlds: a snapshot is one of these, copied.
+
+    frame: the newest frame. context: what the dynamics attends to. memory: the scene memory (or None).
+    motion: (b, k, 6) float32 recent relative motions, oldest first; act: (b, k, ...) the actions that caused them.
+    seed: (b,) int64 and step: (b,) int64 key all randomness.
+    """
+
+    frame: Frame
+    context: Any
+    memory: Any
+    motion: Tensor
+    act: Tensor
+    intrinsics: Tensor
+    seed: Tensor
+    step: Tensor
+
+    def __len__(self) -> int:
+        return len(self.seed)
+
+    def clone(self) -> WorldState:
+        """A deep copy that shares no storage."""
+        return map_tensors(torch.clone, self)
+
+    def select(self, index: Tensor) -> WorldState:
+        """The environments in ``index`` (int64, repeats allowed), copied."""
+        return map_tensors(lambda x: x.index_select(0, index.to(x.device)), self)
+
+    def put(self, index: Tensor, other: WorldState) -> WorldState:
+        """A copy in which the environments ``index`` are replaced by those of ``other``."""
+        return map_tensors(lambda mine, new: mine.index_copy(0, index.to(mine.device), new.to(mine.dtype)), self, other)
+
+    def to(self, device: torch.device | str) -> WorldState:
+        """The same state on another device."""
+        return map_tensors(lambda x: x.to(device), self)
+
+
+def map_tensors(function: Callable[..., Tensor], record: Record, *others: Record) -> Record:
+    """Apply ``function`` to every tensor of a record (dataclasses, tuples, lists, dicts), rebuilding it.
+
+    With further records of the same structure, ``function`` gets the matching tensors of all of them.
+    """
+    if isinstance(record, Tensor):
+        return function(record, *others)  # type: ignore[return-value]
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        values = {
+            f.name: map_tensors(function, getattr(record, f.name), *(getattr(o, f.name) for o in others))
+            for f in dataclasses.fields(record)
+        }
+        return dataclasses.replace(record, **values)
+    if isinstance(record, Mapping):
+        return type(record)({k: map_tensors(function, v, *(o[k] for o in others)) for k, v in record.items()})  # type: ignore
+    if isinstance(record, (tuple, list)):
+        return type(record)(map_tensors(function, v, *(o[i] for o in others)) for i, v in enumerate(record))  # type: ignore
+    return record
+
+
+def concatenate(records: Sequence[Record]) -> Record:
+    """Join records of the same structure along the batch axis."""
+    return map_tensors(lambda *parts: torch.cat(parts, 0), records[0], *records[1:])
+
+
+def flatten(record: Any, prefix: str = "") -> dict[str, Tensor]:
+    """All tensors of a record by dotted name, ready for safetensors."""
+    if isinstance(record, Tensor):
+        return {prefix: record}
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        items: list[tuple[str, Any]] = [(f.name, getattr(record, f.name)) for f in dataclasses.fields(record)]
+    elif isinstance(record, Mapping):
+        items = [(str(k), v) for k, v in record.items()]
+    elif isinstance(record, (tuple, list)):
+        items = [(str(i), v) for i, v in enumerate(record)]
+    else:
+        return {}
+    flat: dict[str, Tensor] = {}
+    for name, value in items:
+        flat.update(flatten(value, f"{prefix}.{name}" if prefix else name))
+    return flat
+
+
+def unflatten(template: Record, flat: Mapping[str, Tensor], prefix: str = "") -> Record:
+    """A record built like ``template`` with the tensors of :func:`flatten`."""
+    if isinstance(template, Tensor):
+        return flat[prefix]  # type: ignore[return-value]
+
+    def name_of(name: str) -> str:
+        return f"{prefix}.{name}" if prefix else name
+
+    if dataclasses.is_dataclass(template) and not isinstance(template, type):
+        values = {f.name: unflatten(getattr(template, f.name), flat, name_of(f.name)) for f in dataclasses.fields(template)}
+        return dataclasses.replace(template, **values)
+    if isinstance(template, Mapping):
+        return type(template)({k: unflatten(v, flat, name_of(str(k))) for k, v in template.items()})  # type: ignore
+    if isinstance(template, (tuple, list)):
+        return type(template)(unflatten(v, flat, name_of(str(i))) for i, v in enumerate(template))  # type: ignore
+    return template

@@ -1,0 +1,184 @@
+"""A small RGB-D environment with exact geometry, for tests and first experiments: no engine, no GPU, only NumPy.
+
+It speaks the same language as every real twin: ``Discrete(7)`` with the same meanings, and ``pose``, ``depth`` and
+``intrinsics`` in ``info``. Depth and pose are analytic, so they can stand as ground truth.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import InvalidInputError, NotFoundError
+
+FORWARD_METRES = 0.3
+"""How far an unhindered step forward, backward or sideways goes, in metres."""
+TURN_RADIANS = 0.2
+"""How far a turn goes in one step, in radians."""
+BODY_RADIUS = 0.4
+"""The camera never comes nearer than this to a wall or the pillar, in metres."""
+EYE_HEIGHT = 1.3
+"""Height of the camera over the floor, in metres."""
+TILE_METRES = 0.75
+"""Edge of the coloured tiles on every surface, in metres."""
+
+# Per action: metres forward, metres to the left, radians counter-clockwise, as shares of the constants above.
+DISCRETE_MOVES = np.array([(0, 0, 0), (1, 0, 0), (-1, 0, 0), (0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0)], np.float64)
+
+Array = NDArray[Any]
+
+
+class TinyRoom(gym.Env[Array, Any]):
+    """A box room with tiled walls of its own colours and one square pillar, seen in the first person.
+
+    size: frame size in pixels, one number or (height, width); 90 degrees of horizontal view.
+    rooms: how many different rooms there are, ``room-0`` upwards; the last quarter is the test split.
+    continuous: ``Box(-1, 1, (2,))`` actions, (forward, turn left), instead of ``Discrete(7)``.
+    goal: touching the pillar gives a reward of 1 and terminates; otherwise the reward is 0 and nothing terminates.
+
+    World axes: x east, y north, z up, metres. ``info`` of reset and step: ``pose`` (4, 4) float32 camera-to-world in
+    OpenCV axes, ``depth`` (h, w) float32 metres along the optical axis, ``intrinsics`` (4,) float32 pixels, ``map``.
+    Options of reset: ``{"map": "room-2"}`` or ``{"split": "train" | "test"}``; without them, any room is drawn.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+
+    def __init__(
+        self,
+        size: int | tuple[int, int] = 64,
+        rooms: int = 8,
+        continuous: bool = False,
+        goal: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        height, width = (size, size) if isinstance(size, int) else size
+        if height < 1 or width < 1:
+            raise InvalidInputError(f"TinyRoom size {size!r}: height and width must be at least 1 pixel.")
+        if rooms < 1:
+            raise InvalidInputError(f"TinyRoom rooms={rooms!r}: there must be at least 1 room.")
+        self.height, self.width, self.rooms, self.goal = height, width, rooms, goal
+        self.render_mode = render_mode
+        self.observation_space = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
+        self.action_space: gym.Space[Any] = (
+            gym.spaces.Box(-1.0, 1.0, (2,), np.float32) if continuous else gym.spaces.Discrete(len(DISCRETE_MOVES))
+        )
+        focal = 0.5 * width
+        self.intrinsics = np.array([focal, focal, 0.5 * width, 0.5 * height], np.float32)
+        u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+        # Rays with z = 1 in the camera's frame, so that distances along them are depths.
+        self._right = ((u - 0.5 * width) / focal).ravel()
+        self._down = ((v - 0.5 * height) / focal).ravel()
+        self._position, self._yaw = np.zeros(2), 0.0
+        self._rgb = np.zeros((height, width, 3), np.uint8)
+        self._enter(0)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._enter(self._choose_room(options or {}))
+        while True:
+            self._position = self.np_random.uniform(BODY_RADIUS, self._extent[:2] - BODY_RADIUS)
+            if np.abs(self._position - self._pillar).max() > self._pillar_half + BODY_RADIUS:
+                break
+        self._yaw = float(self.np_random.uniform(-np.pi, np.pi))
+        return self._look()
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        if not self.action_space.contains(action):
+            raise InvalidInputError(f"Action {action!r} is outside {self.action_space}.")
+        if isinstance(self.action_space, gym.spaces.Discrete):
+            forward, left, turn = DISCRETE_MOVES[int(action)]
+        else:
+            forward, left, turn = float(action[0]), 0.0, float(action[1])
+        self._yaw = float(np.mod(self._yaw + turn * TURN_RADIANS + np.pi, 2 * np.pi) - np.pi)
+        ahead = np.array([np.cos(self._yaw), np.sin(self._yaw)])
+        aside = np.array([-ahead[1], ahead[0]])
+        touched = self._move(FORWARD_METRES * (forward * ahead + left * aside))
+        observation, info = self._look()
+        reached = self.goal and touched
+        return observation, float(reached), reached, False, info
+
+    def render(self) -> Array | None:
+        return self._rgb.copy() if self.render_mode == "rgb_array" else None
+
+    def _choose_room(self, options: dict[str, Any]) -> int:
+        unknown = set(options) - {"map", "split"}
+        if unknown:
+            raise InvalidInputError(f"TinyRoom knows no reset option {sorted(unknown)}; it knows 'map' and 'split'.")
+        names = [f"room-{i}" for i in range(self.rooms)]
+        if "map" in options:
+            if options["map"] not in names:
+                raise NotFoundError(f"TinyRoom has no map {options['map']!r}; it has {', '.join(names)}.")
+            return names.index(options["map"])
+        first_test = self.rooms - max(1, self.rooms // 4)
+        ranges = {"train": (0, max(1, first_test)), "test": (first_test, self.rooms), None: (0, self.rooms)}
+        split = options.get("split")
+        if split not in ranges:
+            raise NotFoundError(f"TinyRoom has no split {split!r}; it has 'train' and 'test'.")
+        return int(self.np_random.integers(*ranges[split]))
+
+    def _enter(self, room: int) -> None:
+        """Build a room: its extent, its pillar and seven tiled surfaces, all drawn from its number."""
+        rng = np.random.default_rng([room, 7])
+        self._room = room
+        self._extent = np.array([rng.uniform(7, 11), rng.uniform(7, 11), rng.uniform(2.6, 3.4)])
+        self._pillar_half = 0.5
+        self._pillar = self._extent[:2] * rng.uniform(0.35, 0.65, 2)
+        base = rng.uniform(40, 215, (7, 1, 1, 3))
+        tiles = base + rng.uniform(-40, 40, (7, 16, 16, 3))
+        self._texture = np.clip(tiles, 0, 255).astype(np.uint8).reshape(-1, 3)
+
+    def _move(self, offset: Array) -> bool:
+        """Slide along walls and pillar. True if the pillar was touched."""
+        position = np.clip(self._position + offset, BODY_RADIUS, self._extent[:2] - BODY_RADIUS)
+        away = position - self._pillar
+        keep = self._pillar_half + BODY_RADIUS
+        touched = bool(np.abs(away).max() < keep)
+        if touched:
+            axis = int(np.abs(away).argmax())
+            position[axis] = self._pillar[axis] + np.copysign(keep, away[axis])
+        self._position = position
+        return touched
+
+    def _pose(self) -> Array:
+        cosine, sine = np.cos(self._yaw), np.sin(self._yaw)
+        pose = np.eye(4, dtype=np.float32)
+        pose[:3, 0] = sine, -cosine, 0.0
+        pose[:3, 1] = 0.0, 0.0, -1.0
+        pose[:3, 2] = cosine, sine, 0.0
+        pose[:3, 3] = *self._position, EYE_HEIGHT
+        return pose
+
+    def _look(self) -> tuple[Array, dict[str, Any]]:
+        """Cast one ray a pixel: out of the room's box, and into the pillar's if that comes first."""
+        cosine, sine = np.cos(self._yaw), np.sin(self._yaw)
+        origin = np.array([*self._position, EYE_HEIGHT])
+        ray = np.stack([cosine + sine * self._right, sine - cosine * self._right, -self._down])
+        ray = np.where(np.abs(ray) < 1e-9, 1e-9, ray)
+        positive = ray > 0
+        # Room: the first of the three faces that the ray runs towards.
+        exits = (np.where(positive, self._extent[:, None], 0.0) - origin[:, None]) / ray
+        axis = exits.argmin(0)
+        depth = exits.min(0)
+        # Pillar: from floor to ceiling, so only its four sides count.
+        near = self._pillar - self._pillar_half * np.where(positive[:2].T, 1, -1)
+        far = self._pillar + self._pillar_half * np.where(positive[:2].T, 1, -1)
+        enter, leave = (near.T - origin[:2, None]) / ray[:2], (far.T - origin[:2, None]) / ray[:2]
+        entry = enter.max(0)
+        struck = (entry > 0) & (entry < leave.min(0)) & (entry < depth)
+        depth = np.where(struck, entry, depth)
+        axis = np.where(struck, enter.argmax(0), axis)
+        surface = np.where(struck, 6, 2 * axis + np.take_along_axis(positive, axis[None], 0)[0])
+        tile = np.floor((origin[:, None] + ray * depth) / TILE_METRES).astype(np.int64) & 15
+        u, v = np.where(axis == 0, tile[1], tile[0]), np.where(axis == 2, tile[1], tile[2])
+        shape = (self.height, self.width)
+        self._rgb = self._texture[(surface * 16 + u) * 16 + v].reshape(*shape, 3)
+        info = {
+            "pose": self._pose(),
+            "depth": depth.astype(np.float32).reshape(shape),
+            "intrinsics": self.intrinsics.copy(),
+            "map": f"room-{self._room}",
+        }
+        return self._rgb.copy(), info

@@ -1,0 +1,485 @@
+"""A world: dynamics, scene memory, heads and card, one folder on disk. State in, state out."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from worldsim.camera import Camera, move, relative_motion, snap_pose
+from worldsim.config import from_json, read_json, to_json, write_json
+from worldsim.diffusion.denoiser import channels_to_frame, frame_to_channels, view_to_channels
+from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
+from worldsim.diffusion.network import Condition, SpaceTimeTransformer
+from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.heads import HISTORY, SCAN_BINS, EgoMotionHead, OutcomeHead
+from worldsim.memory.none import NoMemory
+from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.protocols import SceneMemory
+from worldsim.random import Purpose, normal
+from worldsim.state import Frame, MemoryView, SceneStart, Transition, WorldState, concatenate, flatten, map_tensors
+
+FORMAT_VERSION = 1
+BUCKETS = (1, 8, 32, 256, 1024)
+"""Batch sizes that worlds are stepped at: inside one bucket results are bit-exact whatever the neighbours do."""
+PLAIN_WEIGHTS, PACKED_WEIGHTS = "diffusion_pytorch_model.safetensors", "int8.safetensors"
+WORLDS_FOLDER = Path(__file__).parent / "worlds"
+KEPT_STARTS = 64
+"""Start scenes whose state is kept, so that the next reset to one of them is a copy."""
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """What a world is made of, written to ``world.json``."""
+
+    env_id: str = ""
+    """Gymnasium id of the real twin."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments with which the real twin was recorded."""
+    fps: float = 8.75
+    """Steps a second of the real twin."""
+    has_rewards: bool = False
+    """Whether the recording had rewards other than zero: only then the reward head speaks."""
+    has_terminations: bool = False
+    """Whether the recording had terminations: only then the termination head speaks."""
+    intrinsics: tuple[float, float, float, float] | None = None
+    """``fx fy cx cy`` in pixels, None for a world without geometry."""
+    action_low: tuple[float, ...] | None = None
+    """Lower bounds of continuous actions, None for -1."""
+    action_high: tuple[float, ...] | None = None
+    """Upper bounds of continuous actions, None for 1."""
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    memory: PointMemoryConfig | None = field(default_factory=PointMemoryConfig)
+    """The scene memory, None for a world without geometry."""
+
+
+def _box(size: int, config: WorldConfig) -> gym.spaces.Box:
+    low = np.array(config.action_low or [-1.0] * size, np.float32)
+    high = np.array(config.action_high or [1.0] * size, np.float32)
+    return gym.spaces.Box(low, high, dtype=np.float32)
+
+
+def bucket(batch: int) -> int:
+    """The smallest batch bucket that holds ``batch`` environments; above the largest, multiples of it."""
+    for size in BUCKETS:
+        if batch <= size:
+            return size
+    return -(-batch // BUCKETS[-1]) * BUCKETS[-1]
+
+
+class World:
+    """Dynamics + memory + heads + card.
+
+    Load one with :meth:`from_pretrained`. :meth:`initial` and :meth:`step` are functional: they take and return a
+    :class:`WorldState`, batched over environments.
+    """
+
+    def __init__(
+        self,
+        network: SpaceTimeTransformer,
+        config: WorldConfig,
+        ego_motion: EgoMotionHead | None = None,
+        outcome: OutcomeHead | None = None,
+        card: dict[str, Any] | None = None,
+        folder: Path | None = None,
+        memory: SceneMemory | None = None,
+    ) -> None:
+        n = network.config
+        if config.memory is not None and (n.channels != 4 or ego_motion is None or config.intrinsics is None):
+            raise MissingGeometryError(
+                "a scene memory needs depth, poses and intrinsics: train on a recording with geometry, or set memory to None"
+            )
+        self.network, self.ego_motion, self.config, self.folder = network, ego_motion, config, folder
+        self.outcome = outcome or OutcomeHead(dim=n.dim)
+        self.card = card or {}
+        self.dynamics = DiffusionDynamics(network, config.dynamics)
+        self.memory: SceneMemory = memory or (PointMemory(config.memory) if config.memory is not None else NoMemory())
+        self.observation_space = gym.spaces.Box(0, 255, (n.height, n.width, 3), np.uint8)
+        self.action_space: gym.Space[Any] = gym.spaces.Discrete(n.actions) if n.actions else _box(n.action_dim, config)
+        self._starts: dict[tuple[str, str] | None, WorldState] = {}
+        for module in self._modules().values():
+            module.eval().requires_grad_(False)
+
+    @property
+    def has_geometry(self) -> bool:
+        """Whether frames carry depth and pose."""
+        return self.ego_motion is not None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> World:
+        """Move the weights; returns the world itself."""
+        for module in self._modules().values():
+            module.to(device)
+        self._starts.clear()
+        return self
+
+    def without_memory(self) -> World:
+        """The same weights with the scene memory switched off."""
+        return World(self.network, self.config, self.ego_motion, self.outcome, self.card, self.folder, memory=NoMemory())
+
+    def with_dynamics(self, **changes: Any) -> World:
+        """The same weights with other :class:`DynamicsConfig` values, for instance ``steps=2``."""
+        config = dataclasses.replace(self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes))
+        return World(self.network, config, self.ego_motion, self.outcome, self.card, self.folder, memory=self.memory)
+
+    # Stepping.
+
+    @torch.no_grad()
+    def initial(self, scenes: Sequence[SceneStart], seeds: Sequence[int] | Tensor) -> WorldState:
+        """A batch of fresh worlds, one scene and one seed an environment.
+
+        Raises InvalidInputError for frames of the wrong size or type, MissingGeometryError where depth or poses are needed.
+        """
+        if len(scenes) != len(seeds) or not len(scenes):
+            raise InvalidInputError(f"one seed a scene is needed, got {len(scenes)} scenes and {len(seeds)} seeds")
+        started = {id(scene): self._started(scene) for scene in {id(s): s for s in scenes}.values()}
+        state = concatenate([started[id(scene)] for scene in scenes])
+        seed = torch.as_tensor(seeds, dtype=torch.int64, device=self.device)
+        return dataclasses.replace(state, seed=seed)
+
+    @torch.no_grad()
+    def step(self, state: WorldState, act: Tensor, pose: Tensor | None = None) -> tuple[WorldState, Transition]:
+        """Advance every world by one action.
+
+        act: (b,) int64 or (b, n) float32. pose: (b, 4, 4) to impose the next camera instead of predicting it.
+        """
+        pose, motion, view = self._look(state, act, pose)
+        condition = self._condition(act, motion, view, state.intrinsics)
+        n = self.network.config
+        noise = normal(state.seed, state.step, Purpose.NOISE, (n.channels, n.height, n.width))
+        prediction, context = self.dynamics.predict(state.context, condition, noise)
+        frame = channels_to_frame(prediction.x, pose)
+        reward, logit = self.outcome(prediction.features.float())
+        reward = reward if self.config.has_rewards else torch.zeros_like(reward)
+        term = logit > 0 if self.config.has_terminations else torch.zeros_like(logit, dtype=torch.bool)
+        state = self._take_in(dataclasses.replace(state, context=context), act, motion, frame, condition)
+        coverage = view.coverage if view is not None else torch.zeros_like(reward)
+        return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view)
+
+    @torch.no_grad()
+    def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
+        """Advance every world by a *given* frame (true history): context and memory take it in, nothing is generated."""
+        frame = self._checked(frame)
+        pose, motion, view = self._look(state, act, frame.pose)
+        frame = dataclasses.replace(frame, pose=pose)
+        condition = self._condition(act, motion, view, state.intrinsics)
+        state = dataclasses.replace(state, context=self.dynamics.advance(state.context))
+        return self._take_in(state, act, motion, frame, condition)
+
+    @torch.no_grad()
+    def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
+        """Motion (b, 6) that the ego-motion head expects of ``act``, zeros for a world without geometry."""
+        if self.ego_motion is None:
+            return torch.zeros(len(state), 6, device=state.seed.device)
+        assert state.frame.pose is not None
+        x = frame_to_channels(state.frame.rgb, state.frame.inverse_depth)
+        scan = self.memory.scan(state.memory, state.frame.pose, SCAN_BINS)
+        return self.ego_motion(x, scan, state.motion, state.act, act)
+
+    def pad(self, state: WorldState, size: int) -> WorldState:
+        """The state with copies of its first environment appended, up to ``size`` environments."""
+        index = torch.arange(size, device=state.seed.device)
+        return state.select(torch.where(index < len(state), index, torch.zeros_like(index)))
+
+    def _look(self, state: WorldState, act: Tensor, pose: Tensor | None) -> tuple[Tensor | None, Tensor, MemoryView | None]:
+        """The next camera's pose, the motion to it and what the memory shows there."""
+        if not self.has_geometry:
+            return None, torch.zeros(len(state), 6, device=state.seed.device), None
+        assert state.frame.pose is not None
+        if pose is None:
+            pose = move(state.frame.pose, self.predict_motion(state, act))
+        else:
+            pose = snap_pose(pose)
+        motion = relative_motion(state.frame.pose, pose)
+        view = self.memory.render(state.memory, self._camera(pose, state.intrinsics))
+        return pose, motion, view
+
+    def _take_in(self, state: WorldState, act: Tensor, motion: Tensor, frame: Frame, condition: Condition) -> WorldState:
+        """What is fed back is what is emitted: context, memory and heads see the emitted frame only."""
+        noise = normal(state.seed, state.step, Purpose.CONTEXT, tuple(state.context.x.shape[1:]))
+        context = self.dynamics.commit(state.context, frame, condition, noise)
+        memory = state.memory
+        if frame.pose is not None:
+            memory = self.memory.integrate(memory, frame, self._camera(frame.pose, state.intrinsics), state.step)
+        return dataclasses.replace(
+            state,
+            frame=frame,
+            context=context,
+            memory=memory,
+            motion=torch.cat([state.motion[:, 1:], motion[:, None]], 1),
+            act=torch.cat([state.act[:, 1:], act[:, None].to(state.act.dtype)], 1),
+            step=state.step + 1,
+        )
+
+    def _condition(self, act: Tensor, motion: Tensor, view: MemoryView | None, intrinsics: Tensor) -> Condition:
+        n = self.network.config
+        if view is not None and n.view_channels:
+            channels = view_to_channels(view)
+        else:
+            channels = torch.zeros(len(act), max(n.view_channels, 1), n.height, n.width, device=act.device)
+        return self.dynamics.condition(act, motion, channels, intrinsics)
+
+    def _camera(self, pose: Tensor, intrinsics: Tensor) -> Camera:
+        return Camera(pose, intrinsics, self.network.config.height, self.network.config.width)
+
+    def _started(self, scene: SceneStart) -> WorldState:
+        """A batch of one that has taken in the scene's frames. Named scenes are kept: a reset then is a copy.
+
+        The frames' context noise is keyed by seed 0, not by the environment's seed, so that the state is the same for all.
+        """
+        self.check_start(scene)
+        # By content too: frames of the same name may be other frames.
+        key = (scene.name, digest(scene)) if scene.name else None
+        if key in self._starts:
+            return self._starts[key]
+        scene = map_tensors(lambda x: x.to(self.device), scene)
+        batch = map_tensors(lambda x: x[:, None], dataclasses.replace(scene, intrinsics=None, memory=None))
+        frames = [
+            self._checked(Frame(*(None if x is None else x[t] for x in (batch.rgb, batch.inverse_depth, batch.pose))))
+            for t in range(len(batch.rgb))
+        ]
+        state = self.blank(1)
+        if scene.intrinsics is not None:
+            state = dataclasses.replace(state, intrinsics=scene.intrinsics.float().reshape(1, 4))
+        if scene.memory is not None and not isinstance(self.memory, NoMemory):
+            padded = self.memory.pad(scene.memory) if isinstance(self.memory, PointMemory) else scene.memory
+            state = dataclasses.replace(state, memory=padded)
+        # Start frames count up to step 0, so the first generated frame's randomness is that of step 0.
+        state = dataclasses.replace(state, frame=frames[0], step=state.step - len(frames))
+        act = batch.act.to(state.act.dtype)
+        for frame, action in zip(frames, act, strict=True):
+            state = self.observe(state, action, frame)
+        if key is not None:
+            while len(self._starts) >= KEPT_STARTS:
+                del self._starts[next(iter(self._starts))]
+            self._starts[key] = state
+        return state
+
+    def blank(self, batch: int) -> WorldState:
+        """``batch`` worlds that have seen nothing: what :meth:`initial` builds upon, and the shape of every state."""
+        n, device = self.network.config, self.device
+        act = torch.zeros(batch, HISTORY, dtype=torch.int64) if n.actions else torch.zeros(batch, HISTORY, n.action_dim)
+        geometry = self.has_geometry
+        return WorldState(
+            frame=Frame(
+                rgb=torch.zeros(batch, 3, n.height, n.width, dtype=torch.uint8, device=device),
+                inverse_depth=torch.zeros(batch, n.height, n.width, dtype=torch.int32, device=device) if geometry else None,
+                pose=torch.eye(4, device=device).repeat(batch, 1, 1) if geometry else None,
+            ),
+            context=self.dynamics.empty(batch, device),
+            memory=self.memory.empty(batch, device),
+            motion=torch.zeros(batch, HISTORY, 6, device=device),
+            act=act.to(device),
+            intrinsics=torch.tensor(self.config.intrinsics or (1.0, 1.0, 0.0, 0.0), device=device).repeat(batch, 1),
+            seed=torch.zeros(batch, dtype=torch.int64, device=device),
+            step=torch.zeros(batch, dtype=torch.int64, device=device),
+        )
+
+    def check_start(self, scene: SceneStart) -> None:
+        """Raise InvalidInputError (or MissingGeometryError) unless this world can start from ``scene``, saying what is wrong."""
+        n, t, who = self.network.config, len(scene.rgb), f"start {scene.name or 'frames'}"
+        _require(who, "rgb", scene.rgb, (torch.uint8,), (t, 3, n.height, n.width))
+        kinds = (torch.int64, torch.int32) if n.actions else (torch.float32, torch.float64)
+        _require(who, "act", scene.act, kinds, (t,) if n.actions else (t, n.action_dim))
+        if n.actions and not bool(((scene.act >= 0) & (scene.act < n.actions)).all()):
+            raise InvalidInputError(f"{who}: act {scene.act.tolist()} leaves {self.action_space}")
+        if not self.has_geometry:
+            return
+        if scene.inverse_depth is None or scene.pose is None:
+            raise MissingGeometryError(f"{who}: this world has a scene memory, so every frame needs depth and pose")
+        _require(who, "inverse_depth", scene.inverse_depth, (torch.int32,), (t, n.height, n.width))
+        _require(who, "pose", scene.pose, (torch.float32,), (t, 4, 4))
+        rotation = scene.pose[:, :3, :3]
+        if not torch.allclose(rotation.transpose(1, 2) @ rotation, torch.eye(3, device=rotation.device), atol=1e-3):
+            raise InvalidInputError(f"{who}: pose holds a rotation that is not orthonormal; camera-to-world matrices are needed")
+        if scene.intrinsics is not None:
+            _require(who, "intrinsics", scene.intrinsics, (torch.float32, torch.float64), (4,))
+            if not bool((scene.intrinsics[:2] > 0).all()):
+                raise InvalidInputError(f"{who}: intrinsics fx and fy must be positive pixels, got {scene.intrinsics.tolist()}")
+
+    def coverage(self, state: WorldState) -> Tensor:
+        """(b,) float32 share of the newest frame that the memory knew before it was there; zeros without memory."""
+        view = state.context.condition.view[:, -1]
+        return view[:, 4].mean((1, 2)) if self.network.config.view_channels else torch.zeros(len(state), device=view.device)
+
+    def _checked(self, frame: Frame) -> Frame:
+        n = self.network.config
+        if frame.rgb.dtype != torch.uint8 or frame.rgb.shape[1:] != (3, n.height, n.width):
+            raise InvalidInputError(
+                f"frames must be uint8 of shape (b, 3, {n.height}, {n.width}), got {frame.rgb.dtype} {tuple(frame.rgb.shape)}: "
+                "resize or convert them first"
+            )
+        if not self.has_geometry:
+            return Frame(frame.rgb)
+        if frame.inverse_depth is None or frame.pose is None:
+            raise MissingGeometryError("this world has a scene memory: its frames need inverse_depth and pose, got None")
+        return dataclasses.replace(frame, pose=snap_pose(frame.pose))
+
+    # On disk.
+
+    def _modules(self) -> dict[str, nn.Module]:
+        modules: dict[str, nn.Module] = {"dynamics": self.network, "outcome": self.outcome}
+        if self.ego_motion is not None:
+            modules["ego_motion"] = self.ego_motion
+        return modules
+
+    def save_pretrained(self, folder: str | os.PathLike[str], eight_bit: bool = False) -> Path:
+        """Write the world to ``folder``: ``world.json`` and a sub-folder a module (diffusers' layout; int8 if asked).
+
+        Every file is written beside its place and renamed, ``world.json`` last, so an interrupted save is no world.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "world.json").unlink(missing_ok=True)
+        for name, module in self._modules().items():
+            (folder / name).mkdir(exist_ok=True)
+            config = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}
+            write_json(folder / name / "config.json", {"_class_name": type(module).__name__, **config})
+            weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+            target, stale = folder / name / PACKED_WEIGHTS, folder / name / PLAIN_WEIGHTS
+            if not eight_bit:
+                target, stale = stale, target
+            _save_atomically(quantise_weights(weights) if eight_bit else weights, target)
+            stale.unlink(missing_ok=True)
+        write_json(
+            folder / "world.json",
+            {"format": "worldsim-world", "version": FORMAT_VERSION, "config": to_json(self.config), "card": self.card},
+        )
+        return folder
+
+    def push_to_hub(self, repo_id: str, private: bool = False) -> str:
+        """Upload the world to the Hugging Face hub; returns the commit's address."""
+        from huggingface_hub import HfApi
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            if self.folder is not None and (self.folder / "scenes").is_dir():
+                import shutil
+
+                shutil.copytree(self.folder / "scenes", Path(folder) / "scenes")
+            api = HfApi()
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], device: torch.device | str | None = None) -> World:
+        """Load a shipped world (by name), a folder, or a repository of the Hugging Face hub (``owner/name``).
+
+        device: CUDA where there is one, else the CPU. Raises NotFoundError or DamagedFileError.
+        """
+        folder = find_world(name)
+        config, card = _read_card(folder / "world.json")
+        network = _load_module(SpaceTimeTransformer, folder / "dynamics")
+        ego = _load_module(EgoMotionHead, folder / "ego_motion") if (folder / "ego_motion").is_dir() else None
+        outcome = _load_module(OutcomeHead, folder / "outcome")
+        world = cls(network, config, ego, outcome, card, folder)
+        return world.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _require(who: str, name: str, tensor: Tensor, types: tuple[torch.dtype, ...], shape: tuple[int, ...]) -> None:
+    if tensor.dtype not in types or tuple(tensor.shape) != shape or 0 in shape:
+        wanted = str(types[0]).removeprefix("torch.")
+        raise InvalidInputError(f"{who}: {name} must be {wanted} of shape {shape}, got {tensor.dtype} {tuple(tensor.shape)}")
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        raise InvalidInputError(f"{who}: {name} holds values that are not finite")
+
+
+def digest(scene: SceneStart) -> str:
+    """SHA-256 of a scene's tensors."""
+    total = hashlib.sha256()
+    for name, tensor in flatten(scene).items():
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def find_world(name: str | os.PathLike[str]) -> Path:
+    """The folder of a world: a shipped one's name, a path, or a hub repository (downloaded)."""
+    shipped = WORLDS_FOLDER / str(name)
+    for folder in (Path(name), shipped):
+        if (folder / "world.json").is_file():
+            return folder
+    if Path(name).exists():
+        raise NotFoundError(f"{str(name)!r} is not a world: it has no world.json")
+    text = str(name)
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.png"]))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+            raise NotFoundError(f"no world {text!r} here or on the hub ({type(error).__name__}): {_shipped()}") from error
+    raise NotFoundError(f"no world {text!r}: give a folder with a world.json, or {_shipped()}")
+
+
+def shipped_worlds() -> list[str]:
+    """Names of the worlds that come with worldsim."""
+    return sorted(p.parent.name for p in WORLDS_FOLDER.glob("*/world.json"))
+
+
+def _shipped() -> str:
+    return f"one of the shipped worlds: {', '.join(shipped_worlds()) or 'none'}"
+
+
+def _save_atomically(tensors: dict[str, Tensor], path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)
+
+
+def _read_card(path: Path) -> tuple[WorldConfig, dict[str, Any]]:
+    meta = read_json(path)
+    if not isinstance(meta, dict) or meta.get("format") != "worldsim-world":
+        raise DamagedFileError(f"{path} is not a world's card: its format is not 'worldsim-world'")
+    version = meta.get("version")
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads up to {FORMAT_VERSION}: upgrade worldsim")
+    try:
+        return from_json(WorldConfig, meta.get("config")), meta.get("card", {})  # type: ignore[arg-type]
+    except InvalidInputError as error:
+        raise DamagedFileError(f"{path} is damaged ({error}): copy the world again") from error
+
+
+def _load_module(kind: Any, folder: Path) -> Any:
+    """A module from its folder: diffusers' layout, or int8 weights beside the same config."""
+    packed, plain = folder / PACKED_WEIGHTS, folder / PLAIN_WEIGHTS
+    path = packed if packed.is_file() else plain
+    if not path.is_file():
+        raise NotFoundError(f"{folder} has no weights ({packed.name} or {plain.name}): copy the world again")
+    config = read_json(folder / "config.json")
+    try:
+        module = kind.from_config({k: v for k, v in config.items() if not k.startswith("_")})
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise DamagedFileError(f"{folder / 'config.json'} is damaged ({error}): copy the world again") from error
+    try:
+        weights = load_file(path)
+        module.load_state_dict(dequantise_weights(weights) if path == packed else weights)
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        raise DamagedFileError(f"{path} is damaged or does not fit its config.json ({error}): copy the world again") from error
+    return module
+
+
+def describe(world: World) -> str:
+    """A line or two about a world, for people."""
+    parameters = sum(p.numel() for m in world._modules().values() for p in m.parameters())
+    return f"{parameters / 1e6:.1f}M parameters, {json.dumps(copy.deepcopy(world.card.get('summary', '')))}"

@@ -179,7 +179,7 @@ def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
     info: dict[str, Tensor] = {}
     if frame.depth is not None and frame.pose is not None:
         info = {"pose": frame.pose[:n].clone(), "depth": frame.depth[:n], "intrinsics": state.intrinsics[:n].clone()}
-    info["memory_coverage"] = world.coverage(state)[:n].double()
+    info["memory_coverage"] = world.coverage(state)[:n].clone()
     info["generated"] = torch.ones(n, dtype=torch.bool, device=frame.rgb.device)
     return info
 

@@ -147,7 +147,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             final = self._final(done)
             self._restart(done, {})
         infos = {**final, **self._infos(np.ones(self.num_envs, bool))}
-        return self._frames(), self._emitted(rew.double()), self._emitted(term), self._emitted(torch.from_numpy(trunc)), infos
+        return self._frames(), self._emitted(rew), self._emitted(term), self._emitted(torch.from_numpy(trunc)), infos
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
         """The newest frames, one (h, w, 3) uint8 array an environment, if the render mode is ``rgb_array``."""
@@ -257,7 +257,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """A tensor as the user wants it. copied: NumPy gets memory of its own even where the tensor is a view."""
         if self.output == "torch":
             return tensor.to(self.world.device)
-        array = tensor.cpu().numpy()
+        # One number an environment is float64 in Gymnasium's own vector environments.
+        array = (tensor.double() if tensor.dim() == 1 and tensor.is_floating_point() else tensor).cpu().numpy()
         return array.copy(order="C") if copied else array
 
     def _infos(self, mask: Array) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The protocol, on TinyRoom as the real twin: what is recorded, that its scores mean what they say, and that it refuses nonsense."""
+"""The protocol, on TinyRoom as the real twin: what is recorded, that scores mean what they say, what is refused."""
 
 from __future__ import annotations
 
@@ -142,7 +142,9 @@ def test_recording_does_not_depend_on_who_records(tmp_path: Path) -> None:
 
 def test_what_the_command_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sub" / "results.json"
-    config = EvaluateConfig("tiny", json=out, history=6, horizon=48, episodes=2, workers=1, bootstrap=100, pictures=tmp_path / "strips")
+    config = EvaluateConfig(
+        "tiny", json=out, history=6, horizon=48, episodes=2, workers=1, bootstrap=100, pictures=tmp_path / "strips"
+    )
     evaluate(config, tiny_world())
     results = json.loads(out.read_text())
     single = (
@@ -256,6 +258,12 @@ def test_indistinguishable_actions_do_not_count() -> None:
     right, counts = np.zeros((2, 2, 7), bool), np.zeros((2, 2, 7), bool)
     counts[0, 0, :4], right[0, 0, :3], right[1] = True, True, True
     result = figures.compute(
-        hand_made(fork_right=right, fork_counts=counts), np.ones((2, 4), bool), np.ones((2, 4)), straight(4.0), window=1, draws=20, seed=0
+        hand_made(fork_right=right, fork_counts=counts),
+        np.ones((2, 4), bool),
+        np.ones((2, 4)),
+        straight(4.0),
+        window=1,
+        draws=20,
+        seed=0,
     )
     assert result["action_accuracy"] == 0.75 and result["action_dreams"] == 4

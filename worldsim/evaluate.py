@@ -82,6 +82,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     if config.steps is not None:
         world = world.with_dynamics(steps=config.steps)
     episodes, test, covered = frozen_test_set(config, world)
+    network: Any = world.network.config
     parts = _measure(config, world, test)
     n = config.history
     results = figures.compute(
@@ -89,7 +90,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
         moved=moved_frames(test.pose)[:, n - 1 :].numpy(),
         covered=covered.numpy(),
         pose=test.pose[:, n - 1 :].numpy(),
-        window=int(world.network.config.window),
+        window=network.window,
         draws=config.bootstrap,
         seed=config.seed,
     )
@@ -100,7 +101,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
         "protocol": PROTOCOL,
         "env_id": world.config.env_id,
         "maps": sorted(set(test.maps)),
-        "attention_window": int(world.network.config.window),
+        "attention_window": network.window,
         "seed": config.seed,
         "device": str(world.device),
         "steps_per_second": round(steps_per_second(world, test), 2),
@@ -119,17 +120,18 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
     if not world.config.env_id:
         raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
     settings = TestSetConfig(world.config.env_id, dict(world.config.env_kwargs), config.seed, config.history, config.horizon)
-    window = int(world.network.config.window)
+    network: Any = world.network.config
     episodes: list[TestEpisode] = []
     covered: list[torch.Tensor] = []
     wanted, most = config.episodes, config.episodes * MAX_GROWTH
     with tqdm(total=wanted, desc="recording", unit="walk") as bar:
         while True:
-            new = record_test_set(settings, range(len(episodes), wanted), _workers(config, wanted - len(episodes)), config.cache, bar.update)
+            workers = _workers(config, wanted - len(episodes))
+            new = record_test_set(settings, range(len(episodes), wanted), workers, config.cache, bar.update)
             _check(config, world, new)
             episodes += new
             covered.append(measure.covered_share(stack(new, settings).part(0, len(new), world.device)).cpu())
-            seen = _seen_frames(stack(episodes, settings), torch.cat(covered), window)
+            seen = _seen_frames(stack(episodes, settings), torch.cat(covered), network.window)
             if seen >= config.min_seen_frames or config.episodes < FULL_EPISODES or wanted >= most:
                 break
             wanted = min(most, wanted + EXTRA_EPISODES)
@@ -154,11 +156,12 @@ def _check(config: EvaluateConfig, world: World, episodes: list[TestEpisode]) ->
         )
     for episode in episodes[:1]:
         height, width = episode.rgb.shape[2:]
-        expected = (world.network.config.height, world.network.config.width)
+        network: Any = world.network.config
+        expected = (network.height, network.width)
         if (height, width) != expected:
             raise InvalidInputError(
-                f"{world.config.env_id} with {world.config.env_kwargs} shows frames of {height}x{width}, world {config.world} takes "
-                f"{expected[0]}x{expected[1]}: its card must name the arguments that it was recorded with"
+                f"{world.config.env_id} with {world.config.env_kwargs} shows frames of {height}x{width}, world {config.world} "
+                f"takes {expected[0]}x{expected[1]}: its card must name the arguments that it was recorded with"
             )
 
 
@@ -176,7 +179,8 @@ def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measur
         try:
             return [measure.measure(world, test.part(i, i + config.batch, world.device), bar.update) for i in chunks]
         except torch.cuda.OutOfMemoryError as error:
-            raise OutOfMemoryError(f"{config.batch} walks at once do not fit on {world.device}: try --batch {max(1, config.batch // 4)}") from error
+            less = max(1, config.batch // 4)
+            raise OutOfMemoryError(f"{config.batch} walks at once do not fit on {world.device}: try --batch {less}") from error
 
 
 @torch.no_grad()

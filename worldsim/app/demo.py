@@ -146,11 +146,11 @@ def real_twin(world: World) -> gym.Env[Any, Any]:
         env = make_env(env_id, dict(world.config.env_kwargs))
     except MissingDependencyError as error:
         raise MissingDependencyError(
-            f"the demo shows the dream beside its real twin {env_id}, which cannot be run here ({error}): pip install 'worldsim[doom]'"
+            f"the demo shows the dream beside its real twin {env_id}, which cannot run here ({error}): pip install 'worldsim[doom]'"
         ) from error
     if env.action_space != gym.spaces.Discrete(len(REVERSED)):
         env.close()
-        raise InvalidInputError(f"the demo's walk is written for Discrete(7); {env_id} has {env.action_space}: use worldsim evaluate")
+        raise InvalidInputError(f"the demo's walk is for Discrete(7), {env_id} has {env.action_space}: use worldsim evaluate")
     return env
 
 
@@ -282,7 +282,7 @@ def measure(config: DemoConfig, world: World, walk: Walk, dream: Dream) -> dict[
 
 
 def _return_psnr(config: DemoConfig, rgb: torch.Tensor, pose: torch.Tensor) -> float | None:
-    """How well the two sights of a place agree: each frame of the way back, and the outward one of nearest pose; None if none is near."""
+    """How well two sights of a place agree: frames of the way back and the outward ones of nearest pose; None if none is near."""
     turn = config.outward
     out, back = slice(0, turn), slice(turn + PAUSE, None)
     index = nearest_pose(pose[back], pose[out])
@@ -325,8 +325,8 @@ def sheet(config: DemoConfig, walk: Walk, dream: Dream, metrics: dict[str, Any])
     rows: dict[str, Sequence[Array | None]] = {name.replace(" ", "\n"): [s[name] for s in shown] for name in shown[0]}
     captions = [f"{_stage(config, t)}: {scores[t]:.1f} dB" for t in times]
     title = [
-        f"{config.world} on {walk.map}, a place it was not trained on: {config.history} true frames, then all frames are dreamed; the "
-        f"way out, and the same way back ({metrics['steps_per_second']:.0f} steps/s)"
+        f"{config.world} on {walk.map}, a map it was not trained on. After {config.history} true frames, all are dreamed: out, "
+        f"and the same way back ({metrics['steps_per_second']:.0f} steps/s)"
     ]
     return contact_sheet(rows, captions, title=title)
 
@@ -339,9 +339,11 @@ def video_frames(config: DemoConfig, walk: Walk, dream: Dream) -> list[Array]:
     for t in range(config.history):
         real = _picture(walk.rgb[t])
         shown = {"real twin": real, "dream": real, "memory view": empty, "dreamed depth": depth_picture(walk.depth[t].numpy())}
-        frames.append(panels({name: shown[name] for name in names}, caption=f"true history {t + 1} of {config.history}: given to the dream"))
+        caption = f"true history {t + 1} of {config.history}: given to the dream"
+        frames.append(panels({name: shown[name] for name in names}, caption=caption))
     for t, transition in enumerate(dream.transitions):
-        frames.append(panels(_rows(walk, config.history, transition, t), caption=f"{_stage(config, t)}: dreamed, no true frame any more"))
+        caption = f"{_stage(config, t)}: dreamed, no true frame any more"
+        frames.append(panels(_rows(walk, config.history, transition, t), caption=caption))
     return frames
 
 
@@ -379,7 +381,8 @@ def explain(config: DemoConfig, metrics: dict[str, Any]) -> str:
             f"(the real twin, whose two poses differ as much: {metrics['return_psnr_real']} dB)."
         )
     if "position_error_m" in metrics:
-        lines.append(f"Where it believes to stand at the end is {metrics['position_error_m']} m and {metrics['heading_error_deg']} degrees off.")
+        off = f"{metrics['position_error_m']} m and {metrics['heading_error_deg']} degrees"
+        lines.append(f"Where it believes to stand at the end is {off} off.")
     lines.append(f"{metrics['steps_per_second']:.1f} steps/s, everything included.")
     files = ["rollout.mp4", "rollout.png", *(["memory.ply"] if "memory_points" in metrics else []), "metrics.json"]
     lines.append(f"Written to {config.out}: {', '.join(files)}.")

@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,21 +151,35 @@ class Player:
         episode = None
         while frames < self.config.shard_frames:
             attempt = len(episodes) + dropped
-            episode = self._episode(index, attempt, self._options(attempt, episode))
-            if not self._far_enough(episode):
+            played = self._survived_episode(index, attempt, self._options(attempt, episode))
+            episode = played or episode
+            if played is None or not self._far_enough(played):
                 dropped, in_a_row = dropped + 1, in_a_row + 1
                 if in_a_row >= MAX_DROPPED:
                     raise InvalidInputError(
                         f"{in_a_row} episodes of {self.config.env_id} in a row stayed within {self.config.min_travel} m of their "
-                        f"start, the last one in {episode.info.get('map', 'an unnamed map')!r}: lower min_travel, or lengthen "
+                        f"start, the last one in {_map_of(episode)!r}: lower min_travel, or lengthen "
                         f"episode_steps ({self.config.episode_steps})."
                     )
                 continue
             in_a_row = 0
-            episodes.append(episode)
-            frames += len(episode)
-            count(len(episode))
+            episodes.append(played)
+            frames += len(played)
+            count(len(played))
         return episodes, dropped
+
+    def _survived_episode(self, shard: int, attempt: int, options: dict[str, str]) -> Episode | None:
+        """One episode, or None where the engine broke down: it then costs this episode, not the recording."""
+        try:
+            return self._episode(shard, attempt, options)
+        except (WorldsimError, gym.error.Error, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            warnings.warn(f"{self.config.env_id} broke down ({type(error).__name__}: {error}): the episode is dropped", stacklevel=2)
+            with contextlib.suppress(Exception):
+                self.env.close()
+            self.env = make_env(self.config.env_id, dict(self.config.env_kwargs))
+            return None
 
     def _episode(self, shard: int, attempt: int, options: dict[str, str]) -> Episode:
         env_seed, policy_seed = (
@@ -239,6 +254,10 @@ class Player:
             return True
         position = episode.pose[:, :3, 3]
         return bool(np.linalg.norm(position - position[0], axis=1).max() >= self.config.min_travel)
+
+
+def _map_of(episode: Episode | None) -> str:
+    return str(episode.info.get("map", "an unnamed map")) if episode is not None else "an unnamed map"
 
 
 def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +95,6 @@ class FrameBuffer:
         memory: SceneMemory | None,
         device: torch.device,
         perturb: PerturbConfig | None = None,
-        compiled: bool = False,
         episodes_at_once: int = 256,
     ) -> None:
         self.capacity, self.window, self.memory, self.device = capacity, window, memory, device
@@ -110,9 +108,6 @@ class FrameBuffer:
         self._starts: dict[int, Tensor] = {}
         self._fresh: dict[int, list[tuple[int, int]]] = {}
         self._all_starts = torch.zeros(0, dtype=torch.int64, device=device)
-        wrap: Callable[..., Any] = torch.compile if compiled else (lambda f: f)
-        if memory is not None:
-            self._render, self._integrate, self._scan = wrap(memory.render), wrap(memory.integrate), wrap(memory.scan)
 
     def __len__(self) -> int:
         """Number of windows that can be drawn."""
@@ -197,16 +192,16 @@ class FrameBuffer:
             return shifted
 
         arrays: dict[str, Tensor] = {
-            "rgb": torch.from_numpy(np.ascontiguousarray(shard["rgb"])).to(self.device).permute(0, 3, 1, 2).contiguous(),
+            "rgb": torch.from_numpy(np.array(shard["rgb"])).to(self.device).permute(0, 3, 1, 2).contiguous(),
             "act": torch.from_numpy(led_to(shard["act"])).to(self.device),
             "rew": torch.from_numpy(led_to(shard["rew"])).to(self.device),
             "term": torch.from_numpy(led_to(shard["term"])).to(self.device),
             "motion": torch.zeros(stop - at, 6, device=self.device),
         }
         if "pose" in shard:
-            pose = torch.from_numpy(np.ascontiguousarray(shard["pose"], np.float32)).to(self.device)
+            pose = torch.from_numpy(np.array(shard["pose"], np.float32)).to(self.device)
             arrays["pose"] = pose
-            arrays["inverse_depth"] = torch.from_numpy(np.ascontiguousarray(shard["inverse_depth"]).view(np.int16)).to(self.device)
+            arrays["inverse_depth"] = torch.from_numpy(np.array(shard["inverse_depth"]).view(np.int16)).to(self.device)
             motion = relative_motion(pose[:-1], pose[1:])
             arrays["motion"][1:] = torch.where(torch.from_numpy(first[1:, None]).to(self.device), torch.zeros_like(motion), motion)
             self.intrinsics = torch.from_numpy(np.asarray(shard["intrinsics"], np.float32)).to(self.device)
@@ -236,13 +231,13 @@ class FrameBuffer:
             frame = Frame(self._data["rgb"][index], self._data["inverse_depth"][index].int() & 0xFFFF, self._data["pose"][index])
             assert frame.pose is not None
             camera = Camera(frame.pose, intrinsics, h, w)
-            view = self._render(memory, camera)
+            view = self.memory.render(memory, camera)
             self._data["view"][index[:real]] = pack_view(view)[:real]
             worse, keep = degrade(frame)
             step = torch.full((size,), t, dtype=torch.int64, device=self.device)
-            updated = self._integrate(memory, worse, camera, step)
+            updated = self.memory.integrate(memory, worse, camera, step)
             memory = map_tensors(lambda new, old: torch.where(keep.reshape(-1, *[1] * (new.dim() - 1)), new, old), updated, memory)
-            scan = self._scan(memory, frame.pose, SCAN_BINS)
+            scan = self.memory.scan(memory, frame.pose, SCAN_BINS)
             self._data["scan"][index[:real]] = (scan * (255.0 / SCAN_RANGE)).round().clamp(0, 255).to(torch.uint8)[:real]
 
     def _degradation(self, size: int, generator: torch.Generator) -> Callable[[Frame], tuple[Frame, Tensor]]:

@@ -127,7 +127,7 @@ class Trainer:
         self.network, self.ego, self.outcome = network, ego, outcome
         on_gpu = self.device.type == "cuda"
         self.buffer = FrameBuffer(
-            config.buffer_frames, config.window, self.memory, self.device, config.perturb, compiled=on_gpu and config.compile,
+            config.buffer_frames, config.window, self.memory, self.device, config.perturb,
             episodes_at_once=256 if on_gpu else 8,
         )  # fmt: skip
         if on_gpu and config.compile:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from worldsim.metrics import bootstrap_ci, mean_statistic, pooled_mean, quantile_statistic, turned
@@ -49,7 +50,9 @@ class Figures:
         self.add(key, float(statistic(np.ones((1, len(values)), np.int64))[0]), statistic)
 
 
-def compute(measured: Mapping[str, Any], moved: Array, covered: Array, pose: Array, window: int, draws: int, seed: int) -> dict[str, Any]:
+def compute(
+    measured: Mapping[str, Any], moved: Array, covered: Array, pose: Array, window: int, draws: int, seed: int
+) -> dict[str, Any]:
     """All figures of the protocol.
 
     measured: arrays of :class:`worldsim.evaluation.measure.Measured`. moved: (e, h) bool. covered: (e, h) share of pixels that
@@ -84,8 +87,6 @@ def compute(measured: Mapping[str, Any], moved: Array, covered: Array, pose: Arr
 
 def _pose_figures(figures: Figures, own: Array | None, pose: Array, covered: Array) -> None:
     """Errors at the last frame, in the walks that are long enough and mostly through seen places; then in all long ones."""
-    import torch
-
     path = np.linalg.norm(np.diff(pose[:, :, :3, 3].astype(np.float64), axis=1), axis=-1).sum(1)
     long = path >= MIN_PATH_METRES
     eligible = long & ((covered > SEEN_FRAME_SHARE).mean(1) >= SEEN_FRAME_SHARE)
@@ -132,7 +133,7 @@ TABLE = (
     ("next frame", "next_frame_psnr", "dB", "copy last {copy_last_psnr}, warp last {warp_last_psnr}"),
     ("  over copying", "gaps.next_minus_copy", "dB", ""),
     ("  over warping", "gaps.next_minus_warp", "dB", ""),
-    ("seen places", "seen_psnr", "dB", "nearest frame {seen_nearest_psnr}, splat {seen_splat_psnr}, standing still {seen_copy_last_psnr}"),
+    ("seen places", "seen_psnr", "dB", "nearest frame {seen_nearest_psnr}, splat {seen_splat_psnr}, still {seen_copy_last_psnr}"),
     ("  over the best of these", "gaps.seen_minus_best_baseline", "dB", "the better of nearest frame and splat"),
     ("  memory off", "seen_psnr_no_memory", "dB", ""),
     ("  what memory brings", "gaps.seen_minus_no_memory", "dB", ""),
@@ -153,7 +154,7 @@ TABLE = (
 def table(results: Mapping[str, Any]) -> str:
     """The results for people: value, 95% interval, baselines on the same frames."""
     lines = [f"{'':<27}{'value':>9}  {'95% interval':<20}baselines on the same frames"]
-    shown = {key: "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value) for key, value in results.items()}
+    shown = {key: _short(value) for key, value in results.items()}
     for name, key, unit, note in TABLE:
         group, _, member = key.partition(".")
         value = results.get(group)
@@ -161,7 +162,7 @@ def table(results: Mapping[str, Any]) -> str:
         if isinstance(value, Mapping):
             continue
         interval = results["ci95"].get(key)
-        text = "-" if value is None else f"{value:.2f}"
+        text = _short(value)
         between = "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}] {unit}"
         lines.append(f"{name:<27}{text:>9}  {between:<20}{note.format_map(shown)}".rstrip())
     lines.append(
@@ -169,3 +170,7 @@ def table(results: Mapping[str, Any]) -> str:
         f"{results['sampling_steps']} sampling steps; {results['seconds']:.0f} s"
     )
     return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)

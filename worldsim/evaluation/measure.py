@@ -91,7 +91,9 @@ def start(world: World, test: TestSet) -> WorldState:
     return world.initial(scenes, test.seed)
 
 
-def take_in_history(world: World, test: TestSet, tick: Tick, at_fork: Callable[[int, WorldState], object] | None = None) -> WorldState:
+def take_in_history(
+    world: World, test: TestSet, tick: Tick, at_fork: Callable[[int, WorldState], object] | None = None
+) -> WorldState:
     """The state after all true frames of the history; ``at_fork`` sees the state at each fork frame."""
     forks = test.config.fork_frames
     state = start(world, test)
@@ -135,7 +137,7 @@ def measure(world: World, test: TestSet, tick: Tick = lambda: None) -> Measured:
     if given is not None:
         no_memory = _without_memory(world, test, tick) if needs_memory_run(world) else given
     baselines = _seen_baselines(world, state, test)
-    step_by_step = _next_frames(world, state, test, tick)
+    step_by_step: dict[str, Any] = _next_frames(world, state, test, tick)
     return Measured(
         **step_by_step,
         **baselines,
@@ -164,8 +166,10 @@ def covered_share(test: TestSet) -> Tensor:
     shares = []
     for e in range(len(test)):
         depth = dequantise_depth(test.inverse_depth[e])
-        cameras = Camera(test.pose[e], test.intrinsics[e : e + 1].expand(len(depth), 4), *depth.shape[1:])
-        future, past = (Camera(cameras.pose[part], cameras.intrinsics[part], cameras.height, cameras.width) for part in (slice(n, None), slice(0, n)))
+        height, width = depth.shape[1:]
+        intrinsics = test.intrinsics[e : e + 1].expand(len(depth), 4)
+        past = Camera(test.pose[e, :n], intrinsics[:n], height, width)
+        future = Camera(test.pose[e, n:], intrinsics[n:], height, width)
         shares.append(seen_mask(depth[n:], future, depth[:n], past).float().mean((1, 2)))
     return torch.stack(shares)
 

@@ -39,7 +39,8 @@ def save_strips(world: World, test: TestSet, covered: Tensor, folder: Path) -> N
             "dream": [picture(rollout.rgb[e, t]) for t in times],
         }
         if rollout.view_rgb is not None and rollout.view_mask is not None:
-            rows["memory\nview"] = [holes_marked(picture(rollout.view_rgb[e, t]), rollout.view_mask[e, t].cpu().numpy()) for t in times]
+            views, masks = rollout.view_rgb[e], rollout.view_mask[e].cpu().numpy()
+            rows["memory\nview"] = [holes_marked(picture(views[t]), masks[t]) for t in times]
         captions = [f"frame {t + 1}\n{scores[e, t]:.1f} dB, {100 * covered[e, t]:.0f}% seen" for t in times]
         title = [f"walk {e} on {test.maps[e]}: frames after {history} true ones, PSNR, share of the view seen in these {history}"]
         save_png(contact_sheet(rows, captions, title=title), folder / f"walk-{e:02d}.png")

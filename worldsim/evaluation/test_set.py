@@ -127,14 +127,17 @@ class TestSet:
     def part(self, start: int, stop: int, device: torch.device | str) -> TestSet:
         """The walks ``start`` to ``stop`` on ``device``."""
         tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved = {name: value[start:stop].to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {name: value[start:stop].to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
         return dataclasses.replace(self, **moved, maps=self.maps[start:stop])
 
 
 def stack(episodes: Sequence[TestEpisode], config: TestSetConfig) -> TestSet:
     """Walks as one test set, on the CPU."""
-    arrays: dict[str, Any] = {name: torch.from_numpy(np.stack([getattr(e, name) for e in episodes]))
-                              for name in episodes[0].arrays() if name != "inverse_depth"}
+    arrays: dict[str, Any] = {
+        name: torch.from_numpy(np.stack([getattr(e, name) for e in episodes]))
+        for name in episodes[0].arrays()
+        if name != "inverse_depth"
+    }
     arrays["inverse_depth"] = torch.from_numpy(np.stack([e.inverse_depth for e in episodes]).astype(np.int32))
     seed = torch.arange(len(episodes)) + config.seed * 1_000_003
     return TestSet(config=config, **arrays, seed=seed, maps=tuple(e.map for e in episodes))
@@ -176,7 +179,8 @@ class Recorder:
         obs, info = self.env.reset(seed=seed, options=dict(TEST_SPLIT))
         missing = [key for key in ("pose", "depth", "intrinsics") if key not in info]
         if missing:
-            raise MissingGeometryError(f"{self.config.env_id} gives no {', '.join(missing)} in info: the protocol needs true geometry")
+            names = ", ".join(missing)
+            raise MissingGeometryError(f"{self.config.env_id} gives no {names} in info: the protocol needs true geometry")
         self.policy.reset(seed)
         frames, acts = [(obs, info)], []
         while len(frames) < self.config.frames:
@@ -219,7 +223,8 @@ class Recorder:
             acts.append(tried)
             own.append(mine)
             # The action taken needs no replay: what it led to is recorded.
-            pictures.append(np.stack([walk.rgb[frame + 1] if i == mine else self._fork(walk, seed, frame, tried[i]) for i in range(len(tried))]))
+            led_to = [walk.rgb[frame + 1] if i == mine else self._fork(walk, seed, frame, act) for i, act in enumerate(tried)]
+            pictures.append(np.stack(led_to))
         return dataclasses.replace(walk, fork_act=np.stack(acts), fork_rgb=np.stack(pictures), fork_own=np.array(own, np.int64))
 
     def _candidates(self, act: Any, seed: int) -> tuple[Array, int]:
@@ -250,7 +255,11 @@ class Recorder:
 
 
 def record_test_set(
-    config: TestSetConfig, indices: Sequence[int], workers: int = 1, cache: Path | None = None, tick: Callable[[], object] = lambda: None
+    config: TestSetConfig,
+    indices: Sequence[int],
+    workers: int = 1,
+    cache: Path | None = None,
+    tick: Callable[[], object] = lambda: None,
 ) -> list[TestEpisode]:
     """The walks ``indices``, in their order, from the cache where they are there. ``tick`` is called after each one."""
     folder = cache / _cache_name(config) if cache is not None else None

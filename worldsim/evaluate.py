@@ -81,14 +81,14 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     world = world or World.from_pretrained(config.world, config.device)
     if config.steps is not None:
         world = world.with_dynamics(steps=config.steps)
-    episodes, test, covered = frozen_test_set(config, world)
+    episodes, test = frozen_test_set(config, world)
     network: Any = world.network.config
     parts = _measure(config, world, test)
     n = config.history
     results = figures.compute(
         measure.join(parts),
         moved=moved_frames(test.pose)[:, n - 1 :].numpy(),
-        covered=covered.numpy(),
+        covered=test.covered.numpy(),
         pose=test.pose[:, n - 1 :].numpy(),
         window=network.window,
         draws=config.bootstrap,
@@ -107,7 +107,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
         "steps_per_second": round(steps_per_second(world, test), 2),
     }
     if config.pictures is not None:
-        save_strips(world, test.part(0, min(4, len(test)), world.device), covered, config.pictures)
+        save_strips(world, test.part(0, min(4, len(test)), world.device), config.pictures)
     results["seconds"] = round(time.monotonic() - began, 1)
     print(figures.table(results))
     if config.json is not None:
@@ -115,14 +115,13 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     return results
 
 
-def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet, torch.Tensor]:
-    """The walks, stacked on the CPU, and the share of each frame's pixels that its history has seen, (e, h)."""
+def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet]:
+    """The walks, as recorded and stacked on the CPU."""
     if not world.config.env_id:
         raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
     settings = TestSetConfig(world.config.env_id, dict(world.config.env_kwargs), config.seed, config.history, config.horizon)
     network: Any = world.network.config
     episodes: list[TestEpisode] = []
-    covered: list[torch.Tensor] = []
     wanted, most = config.episodes, config.episodes * MAX_GROWTH
     with tqdm(total=wanted, desc="recording", unit="walk") as bar:
         while True:
@@ -130,20 +129,19 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
             new = record_test_set(settings, range(len(episodes), wanted), workers, config.cache, bar.update)
             _check(config, world, new)
             episodes += new
-            covered.append(measure.covered_share(stack(new, settings).part(0, len(new), world.device)).cpu())
-            seen = _seen_frames(stack(episodes, settings), torch.cat(covered), network.window)
+            seen = _seen_frames(stack(episodes, settings), network.window)
             if seen >= config.min_seen_frames or config.episodes < FULL_EPISODES or wanted >= most:
                 break
             wanted = min(most, wanted + EXTRA_EPISODES)
             bar.total = wanted
             bar.refresh()
-    return episodes, stack(episodes, settings), torch.cat(covered)
+    return episodes, stack(episodes, settings)
 
 
-def _seen_frames(test: TestSet, covered: torch.Tensor, window: int) -> int:
+def _seen_frames(test: TestSet, window: int) -> int:
     late = torch.arange(1, test.config.horizon + 1) >= window
     moved = moved_frames(test.pose)[:, test.config.history - 1 :]
-    return int((moved & late & (covered > figures.SEEN_FRAME_SHARE)).sum())
+    return int((moved & late & (test.covered > figures.SEEN_FRAME_SHARE)).sum())
 
 
 def _check(config: EvaluateConfig, world: World, episodes: list[TestEpisode]) -> None:

@@ -13,7 +13,7 @@ from worldsim.camera import pluecker_rays
 from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.denoiser import add_noise
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, two_stream_mask
-from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead
+from worldsim.heads import HISTORY, SCAN_BINS, SCAN_RANGE, EgoMotionHead, OutcomeHead
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,9 @@ class ObjectiveConfig:
     context_drop: float = 0.2
     """Share of windows in which the frames before a random moment are hidden, as after a reset."""
     own_context: float = 0.0
-    """Share of context frames that are the model's own predictions (against drift); over 0 costs a second forward."""
+    """Share of context frames that are the model's own predictions (against drift); costs a second forward."""
+    own_context_from: float = 0.6
+    """Share of the training after which ``own_context`` begins: first learn, then learn from one's own mistakes."""
     depth_weight: float = 0.5
     """Weight of the depth channel's loss beside colour's."""
 
@@ -44,8 +46,13 @@ class Objective(nn.Module):
         self.network, self.outcome, self.config = network, outcome, config
         self.ego_motion = ego_motion
 
-    def forward(self, windows: Windows, intrinsics: Tensor | None, generator: torch.Generator) -> dict[str, Tensor]:
-        """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w) at the targets' noise levels."""
+    def forward(
+        self, windows: Windows, intrinsics: Tensor | None, generator: torch.Generator, progress: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w) at the targets' noise levels.
+
+        progress: share of the training that is done, in [0, 1].
+        """
         c = self.config
         x = windows.x
         b, t = x.shape[:2]
@@ -63,16 +70,16 @@ class Objective(nn.Module):
         time = torch.arange(t, device=device).repeat(2)
         target = add_noise(x, noise[1], level)
         source = x
-        if c.own_context > 0:
-            with torch.no_grad():
-                both = torch.cat([add_noise(x, noise[0], context_level), noise[1]], 1)
-                own, _, _ = self.network(both, torch.cat([context_level, torch.ones_like(level)], 1), condition, mask, time, outputs=t)
-            source = torch.where((uniform(b, t) < c.own_context)[:, :, None, None, None], own.float(), x)
+        if c.own_context > 0 and progress >= c.own_context_from:
+            # Not under no_grad: the compiled network would be compiled once more for it.
+            both = torch.cat([add_noise(x, noise[0], context_level), noise[1]], 1)
+            own, _, _ = self.network(both, torch.cat([context_level, torch.ones_like(level)], 1), condition, mask, time, outputs=t)
+            source = torch.where((uniform(b, t) < c.own_context)[:, :, None, None, None], own.detach().float(), x)
         both = torch.cat([add_noise(source, noise[0], context_level), target], 1)
         prediction, features, _ = self.network(both, torch.cat([context_level, level], 1), condition, mask, time, outputs=t)
         losses = self._denoising(prediction.float(), x)
         losses.update(self._outcomes(features, windows))
-        if self.ego_motion is not None and windows.scan is not None:
+        if self.ego_motion is not None:
             losses.update(self._motions(windows, x, uniform(b, t - 1)))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
         losses["prediction"] = prediction.detach()
@@ -121,7 +128,10 @@ class Objective(nn.Module):
 
     def _motions(self, windows: Windows, x: Tensor, random: Tensor) -> dict[str, Tensor]:
         """Ego-motion from every frame of the window that has a full history; random (b, t - 1) hides some histories."""
-        assert self.ego_motion is not None and windows.scan is not None
+        assert self.ego_motion is not None
+        scan = windows.scan
+        if scan is None:
+            scan = torch.full((*x.shape[:2], SCAN_BINS), SCAN_RANGE, device=x.device)
         first = HISTORY
         t = x.shape[1]
         steps = range(first, t - 1)
@@ -133,6 +143,6 @@ class Objective(nn.Module):
         motion = torch.where(forget, torch.zeros_like(motion), motion)
         acts = torch.where(forget[..., 0] if acts.dim() == 3 else forget, torch.zeros_like(acts), acts)
         target = (windows.motion[:, first + 1 :] - self.ego_motion.mean) / self.ego_motion.std
-        flat = (a.flatten(0, 1) for a in (x[:, first:-1], windows.scan[:, first:-1], motion, acts, windows.act[:, first + 1 :]))
+        flat = (a.flatten(0, 1) for a in (x[:, first:-1], scan[:, first:-1], motion, acts, windows.act[:, first + 1 :]))
         predicted = self.ego_motion.normalised(*flat)
         return {"motion_loss": F.smooth_l1_loss(predicted.float(), target.flatten(0, 1), beta=0.05)}

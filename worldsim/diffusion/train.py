@@ -111,7 +111,7 @@ class Trainer:
             raise InvalidInputError(f"unknown preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
         self.config = config
         self.dataset = EpisodeDataset(config.data)
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         set_seed(config.seed)
@@ -232,7 +232,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = c.learning_rate * self._rate()
         with self.accelerator.autocast():
-            losses = self.objective(windows, self.buffer.intrinsics, generator)
+            losses = self.objective(windows, self.buffer.intrinsics, generator, self.progress)
         self.accelerator.backward(losses["loss"])
         losses["gradient_norm"] = self.accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
         self.optimizer.step()
@@ -414,7 +414,7 @@ def _loop(trainer: Trainer, resumed: bool) -> None:
             trainer.elapsed = float(broadcast(torch.tensor(trainer.elapsed, device=trainer.device)))
         done = trainer.progress >= 1.0 and (config.minutes is None or trainer.step % 25 == 0)
         if main and (trainer.step % 50 == 0 or done):
-            values = {k: float(v) for k, v in losses.items() if k.endswith(("loss", "mse", "error", "norm"))}
+            values = {k: float(v.detach()) for k, v in losses.items() if k.endswith(("loss", "mse", "error", "norm"))}
             if not np.isfinite(values["loss"]):
                 raise InvalidInputError(f"the loss is {values['loss']} at step {trainer.step}: lower --learning-rate")
             values["steps_per_s"] = (trainer.step - logged_step) / max(time.monotonic() - logged, 1e-9)

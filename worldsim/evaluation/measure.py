@@ -17,7 +17,7 @@ from worldsim.camera import Camera, dequantise_depth, snap_pose, unproject
 from worldsim.evaluation.test_set import TestSet
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import DIRECTION, POINT, nearest, splat
-from worldsim.metrics import nearest_pose, psnr, seen_mask
+from worldsim.metrics import nearest_pose, psnr
 from worldsim.protocols import SceneMemory
 from worldsim.state import SceneStart, WorldState
 from worldsim.world import World
@@ -158,20 +158,6 @@ def join(parts: list[Measured]) -> dict[str, Any]:
         values = [getattr(p, field.name) for p in parts]
         joined[field.name] = None if values[0] is None else torch.cat([v.cpu() for v in values]).numpy()
     return joined
-
-
-def covered_share(test: TestSet) -> Tensor:
-    """Share of each future frame's pixels that the history has seen, by true geometry. (e, h) float."""
-    n = test.config.history
-    shares = []
-    for e in range(len(test)):
-        depth = dequantise_depth(test.inverse_depth[e])
-        height, width = depth.shape[1:]
-        intrinsics = test.intrinsics[e : e + 1].expand(len(depth), 4)
-        past = Camera(test.pose[e, :n], intrinsics[:n], height, width)
-        future = Camera(test.pose[e, n:], intrinsics[n:], height, width)
-        shares.append(seen_mask(depth[n:], future, depth[:n], past).float().mean((1, 2)))
-    return torch.stack(shares)
 
 
 def warped(rgb: Tensor, inverse_depth: Tensor, camera: Camera, target: Camera) -> Tensor:

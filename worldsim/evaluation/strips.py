@@ -25,8 +25,8 @@ def picture(rgb: Tensor) -> NDArray[Any]:
 
 
 @torch.no_grad()
-def save_strips(world: World, test: TestSet, covered: Tensor, folder: Path) -> None:
-    """One PNG a walk in ``folder``. covered: (e, h) share of pixels seen in the history."""
+def save_strips(world: World, test: TestSet, folder: Path) -> None:
+    """One PNG a walk in ``folder``."""
     history, horizon = test.config.history, test.config.horizon
     state = take_in_history(world, test, lambda: None)
     rollout = free_run(world, state, test, world.has_geometry, lambda: None, keep_views=True)
@@ -41,6 +41,6 @@ def save_strips(world: World, test: TestSet, covered: Tensor, folder: Path) -> N
         if rollout.view_rgb is not None and rollout.view_mask is not None:
             views, masks = rollout.view_rgb[e], rollout.view_mask[e].cpu().numpy()
             rows["memory\nview"] = [holes_marked(picture(views[t]), masks[t]) for t in times]
-        captions = [f"frame {t + 1}\n{scores[e, t]:.1f} dB, {100 * covered[e, t]:.0f}% seen" for t in times]
+        captions = [f"frame {t + 1}\n{scores[e, t]:.1f} dB, {100 * test.covered[e, t]:.0f}% seen" for t in times]
         title = [f"walk {e} on {test.maps[e]}: frames after {history} true ones, PSNR, share of the view seen in these {history}"]
         save_png(contact_sheet(rows, captions, title=title), folder / f"walk-{e:02d}.png")

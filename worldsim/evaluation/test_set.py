@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from worldsim.camera import Camera, quantise_depth
+from worldsim.camera import Camera, dequantise_depth, quantise_depth
 from worldsim.data.play import make_env, make_policy, package_versions
 from worldsim.errors import InvalidInputError, MissingGeometryError, WorldsimError
+from worldsim.metrics import seen_mask
 from worldsim.state import Frame
 
 Array = NDArray[Any]
@@ -73,7 +75,8 @@ class TestEpisode:
     rgb: (t, 3, h, w) uint8. inverse_depth: (t, h, w) uint16 codes. pose: (t, 4, 4) float32. intrinsics: (4,) float32.
     act: (t - 1, ...). other_act: (horizon, ...) an action other than the one taken, for each frame after the history.
     fork_act: (s, k, ...) all actions tried at the s fork frames, fork_rgb: (s, k, 3, h, w) what each led to, and
-    fork_own: (s,) int64, which of them was the one taken.
+    fork_own: (s,) int64, which of them was the one taken. covered: (horizon,) float32, the share of each frame's pixels after
+    the history that the history has seen, by true geometry.
     """
 
     __test__ = False
@@ -87,6 +90,7 @@ class TestEpisode:
     fork_act: Array
     fork_rgb: Array
     fork_own: Array
+    covered: Array
     map: str = ""
 
     def arrays(self) -> dict[str, Array]:
@@ -110,6 +114,7 @@ class TestSet:
     fork_act: Tensor
     fork_rgb: Tensor
     fork_own: Tensor
+    covered: Tensor
     seed: Tensor
     maps: tuple[str, ...] = ()
 
@@ -203,6 +208,7 @@ class Recorder:
             fork_act=empty,
             fork_rgb=empty,
             fork_own=empty,
+            covered=empty,
             map=str(info.get("map", "")),
         )
 
@@ -215,6 +221,14 @@ class Recorder:
         assert isinstance(space, gym.spaces.Box)
         return rng.uniform(space.low, space.high, act.shape).astype(np.float32)
 
+    def _covered(self, walk: TestEpisode) -> Array:
+        depth = dequantise_depth(torch.from_numpy(walk.inverse_depth.astype(np.int32)))
+        pose, intrinsics = torch.from_numpy(walk.pose), torch.from_numpy(walk.intrinsics).expand(len(depth), 4)
+        n, size = self.config.history, walk.rgb.shape[-2:]
+        with one_thread():
+            mask = seen_mask(depth[n:], Camera(pose[n:], intrinsics[n:], *size), depth[:n], Camera(pose[:n], intrinsics[:n], *size))
+        return mask.float().mean((1, 2)).numpy()
+
     def _with_forks(self, walk: TestEpisode, seed: int) -> TestEpisode:
         """The walk with what every action leads to at the fork frames: the real twin replays to each of them."""
         acts, pictures, own = [], [], []
@@ -225,7 +239,13 @@ class Recorder:
             # The action taken needs no replay: what it led to is recorded.
             led_to = [walk.rgb[frame + 1] if i == mine else self._fork(walk, seed, frame, act) for i, act in enumerate(tried)]
             pictures.append(np.stack(led_to))
-        return dataclasses.replace(walk, fork_act=np.stack(acts), fork_rgb=np.stack(pictures), fork_own=np.array(own, np.int64))
+        return dataclasses.replace(
+            walk,
+            fork_act=np.stack(acts),
+            fork_rgb=np.stack(pictures),
+            fork_own=np.array(own, np.int64),
+            covered=self._covered(walk),
+        )
 
     def _candidates(self, act: Any, seed: int) -> tuple[Array, int]:
         space = self.env.action_space
@@ -252,6 +272,17 @@ class Recorder:
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Many small tensor operations: threads that wait for one another would take longer than one alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def record_test_set(

@@ -158,7 +158,8 @@ def pluecker_rays(motion: Tensor, intrinsics: Tensor, height: int, width: int, s
     d = pixel_rays(intrinsics, height, width, stride)
     d = d / d.norm(dim=1, keepdim=True)
     rotation = rotation_vector_to_matrix(motion[:, 3:].float())
-    d = torch.einsum("bij,bjhw->bihw", rotation, d)
+    # Written out: under autocast a matrix product would round the rays to bfloat16.
+    d = (rotation[:, :, :, None, None] * d[:, None]).sum(2)
     origin = motion[:, :3].float()[:, :, None, None].expand_as(d)
     return torch.cat([torch.linalg.cross(origin, d, dim=1), d], 1)
 

@@ -34,11 +34,11 @@ CLEAR_METRES = 1.8
 """The scripted walker turns where less than this is free ahead."""
 PAUSE = 3
 """Steps of standing still at the turning point, so that the way back does not begin with the momentum of the way out."""
-STARTS = 12
+STARTS = 40
 """Starts that are tried in the real twin for a walk that gets somewhere and comes back."""
 FAR_METRES, TURNED_DEGREES, BACK_METRES, BACK_DEGREES = 4.0, 40.0, 0.5, 12.0
 """A good walk goes at least so far and turns at least so much on its way out, and ends so near to where it began."""
-BRIGHT = 45.0
+BRIGHT = 42.0
 """Mean brightness that a good walk's pictures have, of 255: in the dark there is nothing to look at."""
 SAME_PLACE = 0.5
 """Two poses count as the same place up to this distance, metres and radians times 2 m together."""

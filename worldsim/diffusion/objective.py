@@ -120,7 +120,7 @@ class Objective(nn.Module):
         return losses
 
     def _outcomes(self, features: Tensor, windows: Windows) -> dict[str, Tensor]:
-        reward, logit = self.outcome(features.float())
+        reward, logit = (o.float() for o in self.outcome(features.float()))
         return {
             "reward_loss": F.smooth_l1_loss(reward[:, 1:], windows.rew[:, 1:].float()),
             "termination_loss": F.binary_cross_entropy_with_logits(logit[:, 1:], windows.term[:, 1:].float()),

@@ -172,9 +172,8 @@ def unproject(depth: Tensor, camera: Camera) -> Tensor:
     rotation, translation = camera.pose[:, :3, :3].float(), camera.pose[:, :3, 3].float()
     x, y, z = local.unbind(-1)
     # Written out: a matrix product may round differently for other batch sizes, and forks must agree bit by bit.
-    world = torch.stack(
-        [rotation[:, i, 0, None, None] * x + rotation[:, i, 1, None, None] * y + rotation[:, i, 2, None, None] * z for i in range(3)], -1
-    )
+    r = rotation[..., None, None]
+    world = torch.stack([r[:, i, 0] * x + r[:, i, 1] * y + r[:, i, 2] * z for i in range(3)], -1)
     return torch.where(finite.unsqueeze(-1), world + translation[:, None, None, :], world)
 
 

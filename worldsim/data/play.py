@@ -175,7 +175,8 @@ class Player:
         except (WorldsimError, gym.error.Error, KeyboardInterrupt):
             raise
         except Exception as error:
-            warnings.warn(f"{self.config.env_id} broke down ({type(error).__name__}: {error}): the episode is dropped", stacklevel=2)
+            cause = f"{type(error).__name__}: {error}"
+            warnings.warn(f"{self.config.env_id} broke down ({cause}): the episode is dropped", stacklevel=2)
             with contextlib.suppress(Exception):
                 self.env.close()
             self.env = make_env(self.config.env_id, dict(self.config.env_kwargs))

@@ -204,7 +204,7 @@ class FrameBuffer:
             arrays["inverse_depth"] = torch.from_numpy(np.array(shard["inverse_depth"]).view(np.int16)).to(self.device)
             motion = relative_motion(pose[:-1], pose[1:])
             arrays["motion"][1:] = torch.where(torch.from_numpy(first[1:, None]).to(self.device), torch.zeros_like(motion), motion)
-            self.intrinsics = torch.from_numpy(np.asarray(shard["intrinsics"], np.float32)).to(self.device)
+            self.intrinsics = torch.from_numpy(np.array(shard["intrinsics"], np.float32)).to(self.device)
         if self.memory is not None:
             h, w = shard["rgb"].shape[1:3]
             arrays["view"] = torch.zeros(0, PACKED_VIEW, h, w, dtype=torch.uint8, device=self.device)

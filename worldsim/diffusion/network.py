@@ -207,7 +207,7 @@ class SpaceTimeTransformer(ModelMixin, ConfigMixin):
         super().__init__()
         patch = 2 ** len(levels)
         if height % patch or width % patch:
-            raise InvalidInputError(f"frame size {height}x{width} is not divisible by the patch {patch}: choose multiples of {patch}")
+            raise InvalidInputError(f"frame size {height}x{width} does not divide into patches of {patch}: choose multiples of {patch}")
         self.patch = patch
         self.action = nn.Embedding(actions, dim) if actions else nn.Linear(action_dim, dim)
         self.level = nn.Sequential(nn.Linear(64, dim), nn.SiLU(), nn.Linear(dim, dim))

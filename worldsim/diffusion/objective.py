@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +13,7 @@ from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.denoiser import add_noise
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, two_stream_mask
 from worldsim.heads import HISTORY, SCAN_BINS, SCAN_RANGE, EgoMotionHead, OutcomeHead
+from worldsim.state import map_tensors
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Objective(nn.Module):
 
         level = torch.where(uniform(b, t) < c.pure_noise, torch.ones(b, t, device=device), uniform(b, t))
         context_level = torch.where(uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t))
-        hidden_before = torch.where(uniform(b) < c.context_drop, (uniform(b) * t).long(), torch.zeros(b, dtype=torch.long, device=device))
+        hidden_before = (uniform(b) * t).long() * (uniform(b) < c.context_drop)
         noise = torch.randn(2, *x.shape, generator=generator, device=device)
         mask = self._mask(t, hidden_before)
         condition = self._condition(windows, intrinsics)
@@ -106,7 +106,7 @@ class Objective(nn.Module):
         if view is None:
             view = torch.zeros(b, t, max(n.view_channels, 1), n.height, n.width, device=flat.device)
         one = Condition(act=windows.act, motion=windows.motion, rays=rays, view=view)
-        return Condition(*(getattr(one, f.name).repeat(1, 2, *[1] * (getattr(one, f.name).dim() - 2)) for f in dataclasses.fields(one)))
+        return map_tensors(lambda x: torch.cat([x, x], 1), one)
 
     def _denoising(self, prediction: Tensor, x: Tensor) -> dict[str, Tensor]:
         """Logarithms of each frame's error: every frame and noise level counts by ratio, as PSNR does."""

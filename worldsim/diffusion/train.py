@@ -123,7 +123,7 @@ class Trainer:
         self.memory = PointMemory(PointMemoryConfig(capacity=config.memory_capacity)) if config.memory else None
         network, ego, outcome = self._modules()
         if network.config.window * 3 > config.window:
-            raise InvalidInputError(f"window {config.window} is shorter than three attention windows: at least {3 * network.config.window}")
+            raise InvalidInputError(f"window {config.window} is too short: at least {3 * network.config.window}, three attention windows")
         self.network, self.ego, self.outcome = network, ego, outcome
         on_gpu = self.device.type == "cuda"
         self.buffer = FrameBuffer(
@@ -161,7 +161,8 @@ class Trainer:
             found, wanted = (n.height, n.width, n.actions, n.action_dim, n.channels), (height, width, actions, action_dim, channels)
             if found != wanted:
                 raise InvalidInputError(
-                    f"--init-from {c.init_from}: its (height, width, actions, action_dim, channels) are {found}, the recording's {wanted}"
+                    f"--init-from {c.init_from}: its (height, width, actions, action_dim, channels) are {found}, "
+                    f"the recording's {wanted}"
                 )
             for module in (world.network, world.ego_motion, world.outcome):
                 if module is not None:
@@ -187,8 +188,8 @@ class Trainer:
             wrong = {str(e["split"]) for e in episodes if e.get("split", self.config.train_split) != self.config.train_split}
             if wrong:
                 raise InvalidInputError(
-                    f"{self.config.data} holds episodes of the split {', '.join(wrong)}: training takes only {self.config.train_split!r}, "
-                    "record it with --reset-options split=train"
+                    f"{self.config.data} holds episodes of the split {', '.join(wrong)}: training takes only "
+                    f"{self.config.train_split!r}, record it with --reset-options split {self.config.train_split}"
                 )
             self.buffer.add(arrays)
             self.maps.update(str(e["map"]) for e in episodes if e.get("map"))
@@ -207,7 +208,8 @@ class Trainer:
                 break
             if time.monotonic() > deadline:
                 raise InvalidInputError(
-                    f"{self.config.data} has no window of {self.config.window} frames for each of {self.world_size} processes: record more"
+                    f"{self.config.data} has no window of {self.config.window} frames for each of {self.world_size} "
+                    "processes: record more"
                 )
             time.sleep(1.0)
         if self.ego is not None and self.step == 0 and self.config.init_from is None:
@@ -278,7 +280,8 @@ class Trainer:
             "train_maps": sorted(self.maps),
             "frames": self.buffer.seen_frames * self.world_size,
             "training": {
-                "steps": self.step, "minutes": round(self.elapsed / 60, 2), "windows_a_step": self.config.batch_size * self.world_size,
+                "steps": self.step, "minutes": round(self.elapsed / 60, 2),
+                "windows_a_step": self.config.batch_size * self.world_size,
                 "hardware": _hardware(self.device, self.world_size), "config": to_json(self.config),
             },
             **(measured or {}),
@@ -323,7 +326,9 @@ class Trainer:
         try:
             tensors = load_file(folder / "state.safetensors")
         except Exception as error:
-            raise DamagedFileError(f"{folder / 'state.safetensors'} cannot be read ({error}): delete {folder} to start afresh") from error
+            raise DamagedFileError(
+                f"{folder / 'state.safetensors'} cannot be read ({error}): delete {folder} to start afresh"
+            ) from error
         self._check_resumable(meta)
 
         def part(prefix: str) -> dict[str, Tensor]:
@@ -350,7 +355,8 @@ class Trainer:
         changed = [k for k, v in meta["config"].items() if k not in free and now.get(k) != v]
         if changed:
             raise InvalidInputError(
-                f"the checkpoint in {self.config.out} was made with other values of {', '.join(changed)}: use them again or another --out"
+                f"the checkpoint in {self.config.out} was made with other values of {', '.join(changed)}: "
+                "use them again or another --out"
             )
 
     def sample_picture(self, losses: dict[str, Any]) -> None:
@@ -380,7 +386,10 @@ def _hardware(device: torch.device, count: int) -> str:
 
 
 def train(config: TrainConfig) -> World:
-    """Train (or continue) a world; returns it. Raises InvalidInputError, MissingGeometryError, DamagedFileError, OutOfMemoryError."""
+    """Train (or continue) a world; returns it.
+
+    Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError, OutOfMemoryError.
+    """
     if not (config.data / "dataset.json").is_file():
         raise NotFoundError(f"{config.data} has no dataset.json: record it with `worldsim record ENV_ID --out {config.data}`")
     trainer = Trainer(config)
@@ -402,7 +411,8 @@ def train(config: TrainConfig) -> World:
 def _loop(trainer: Trainer, resumed: bool) -> None:
     config, main = trainer.config, trainer.accelerator.is_main_process
     writer = SummaryWriter(str(config.out / "tensorboard")) if main else None
-    bar = tqdm(total=100.0, desc="train", unit="%", disable=not main, initial=100.0 * trainer.progress, bar_format="{desc} {percentage:5.1f}% {elapsed} {postfix}")
+    bar_format = "{desc} {percentage:5.1f}% {elapsed} {postfix}"
+    bar = tqdm(total=100.0, desc="train", disable=not main, initial=100.0 * trainer.progress, bar_format=bar_format)
     before, logged, logged_step = time.monotonic(), time.monotonic(), trainer.step
     done = trainer.progress >= 1.0
     while not done:

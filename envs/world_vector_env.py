@@ -96,7 +96,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             raise ResetNeeded("these environments have not been reset: call reset() first")
         return self._state
 
-    @property
+    @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The random generators of the environments: they draw scenes and dream seeds."""
         return tuple(self._seeded(i)[0] for i in range(self.num_envs))
@@ -190,7 +190,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def _restart(self, mask: Array, options: dict[str, Any]) -> None:
         """Put fresh dreams in the environments of ``mask``."""
         index = np.flatnonzero(mask)
-        chosen = [self._starts.choose(self._seeded(i)[0], options) for i in index]
+        chosen = [self._starts.choose(self._seeded(int(i))[0], options) for i in index]
         with enough_memory(self.num_envs, self.world.device):
             fresh = self.world.initial([scene for scene, _ in chosen], [seed for _, seed in chosen])
             if self._state is None or mask.all():

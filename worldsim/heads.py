@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 SCAN_BINS = 64
@@ -16,12 +18,14 @@ HISTORY = 8
 """Past motions and actions that the ego-motion head sees: enough for momentum and for turns that speed up."""
 
 
-class EgoMotionHead(ModelMixin, ConfigMixin):
+class EgoMotionHead(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """The relative camera pose that an action leads to, walls and momentum included.
 
     It sees the newest frame (what is ahead), a scan of the memory's free distances all around (what is behind and beside),
     and the last motions with the actions that caused them (momentum). Output: motion (b, 6), metres and radians.
     """
+
+    config: Any
 
     @register_to_config
     def __init__(self, channels: int = 4, actions: int = 7, action_dim: int = 0, hidden: int = 192) -> None:
@@ -63,15 +67,18 @@ class EgoMotionHead(ModelMixin, ConfigMixin):
         return self.normalised(x, scan, motion, acts, act) * self.std + self.mean
 
 
-class OutcomeHead(ModelMixin, ConfigMixin):
+class OutcomeHead(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Reward and termination of the transition into a frame, from the dynamics' features (b, d) of that frame."""
+
+    config: Any
 
     @register_to_config
     def __init__(self, dim: int = 256, hidden: int = 64) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.SiLU(), nn.Linear(hidden, 2))
-        nn.init.zeros_(self.mlp[-1].weight)
-        nn.init.zeros_(self.mlp[-1].bias)
+        last = nn.Linear(hidden, 2)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.SiLU(), last)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Reward (b,) and the termination's logit (b,)."""

@@ -252,10 +252,9 @@ class World:
         if key in self._starts:
             return self._starts[key]
         scene = map_tensors(lambda x: x.to(self.device), scene)
-        batch = map_tensors(lambda x: x[:, None], dataclasses.replace(scene, intrinsics=None, memory=None))
         frames = [
-            self._checked(Frame(*(None if x is None else x[t] for x in (batch.rgb, batch.inverse_depth, batch.pose))))
-            for t in range(len(batch.rgb))
+            self._checked(map_tensors(lambda x, t=t: x[t, None], Frame(scene.rgb, scene.inverse_depth, scene.pose)))
+            for t in range(len(scene.rgb))
         ]
         state = self.blank(1)
         if scene.intrinsics is not None:
@@ -265,9 +264,9 @@ class World:
             state = dataclasses.replace(state, memory=padded)
         # Start frames count up to step 0, so the first generated frame's randomness is that of step 0.
         state = dataclasses.replace(state, frame=frames[0], step=state.step - len(frames))
-        act = batch.act.to(state.act.dtype)
-        for frame, action in zip(frames, act, strict=True):
-            state = self.observe(state, action, frame)
+        acts = scene.act[:, None].to(state.act.dtype)
+        for frame, act in zip(frames, acts, strict=True):
+            state = self.observe(state, act, frame)
         if key is not None:
             while len(self._starts) >= KEPT_STARTS:
                 del self._starts[next(iter(self._starts))]
@@ -352,7 +351,7 @@ class World:
         (folder / "world.json").unlink(missing_ok=True)
         for name, module in self._modules().items():
             (folder / name).mkdir(exist_ok=True)
-            config = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}
+            config = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}  # type: ignore[arg-type]
             write_json(folder / name / "config.json", {"_class_name": type(module).__name__, **config})
             weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
             target, stale = folder / name / PACKED_WEIGHTS, folder / name / PLAIN_WEIGHTS

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -180,7 +181,7 @@ class FrameBuffer:
             del self._starts[s[0]]
             self._fresh.pop(s[0], None)
 
-    def _write(self, at: int, shard: dict[str, np.ndarray]) -> None:
+    def _write(self, at: int, shard: Mapping[str, np.ndarray]) -> None:
         """Copy a shard's arrays to the device, shifted so that actions and outcomes belong to the frame they lead to."""
         stop = at + len(shard["rgb"])
         first = np.zeros(stop - at, bool)
@@ -236,7 +237,7 @@ class FrameBuffer:
             worse, keep = degrade(frame)
             step = torch.full((size,), t, dtype=torch.int64, device=self.device)
             updated = self.memory.integrate(memory, worse, camera, step)
-            memory = map_tensors(lambda new, old: torch.where(keep.reshape(-1, *[1] * (new.dim() - 1)), new, old), updated, memory)
+            memory = map_tensors(partial(_rows, keep), updated, memory)
             scan = self.memory.scan(memory, frame.pose, SCAN_BINS)
             self._data["scan"][index[:real]] = (scan * (255.0 / SCAN_RANGE)).round().clamp(0, 255).to(torch.uint8)[:real]
 
@@ -271,6 +272,11 @@ class FrameBuffer:
         return degrade
 
 
+def _rows(chosen: Tensor, this: Tensor, other: Tensor) -> Tensor:
+    """Rows of ``this`` where ``chosen`` (b,) holds, else of ``other``."""
+    return torch.where(chosen.reshape(-1, *[1] * (this.dim() - 1)), this, other)
+
+
 def augment(windows: Windows, generator: torch.Generator, mirror: tuple[int, ...] | None, colour: float) -> Windows:
     """Mirror half of the windows (discrete actions: ``mirror`` maps each to its mirror image) and vary colours.
 
@@ -291,9 +297,7 @@ def augment(windows: Windows, generator: torch.Generator, mirror: tuple[int, ...
 
 
 def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
-    def choose(mirrored: Tensor, original: Tensor) -> Tensor:
-        return torch.where(flip.reshape(-1, *[1] * (original.dim() - 1)), mirrored, original)
-
+    choose = partial(_rows, flip)
     sign = torch.tensor([-1.0, 1, 1, 1, -1, -1], device=flip.device)
     view = windows.view
     if view is not None:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
@@ -71,6 +72,13 @@ def two_stream_mask(frames: int, window: int, device: torch.device | str = "cpu"
     return torch.cat([top, bottom], 0)
 
 
+def _zero(*layers: nn.Linear | nn.Conv2d) -> None:
+    """Start layers at zero, so that what they feed starts as if they were not there."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with group norm, modulated by the frame's embedding."""
 
@@ -81,10 +89,7 @@ class ResidualBlock(nn.Module):
         self.modulation = nn.Linear(dim, 2 * channels)
         self.norm2 = nn.GroupNorm(8, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        _zero(self.modulation, self.conv2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
@@ -156,8 +161,7 @@ class Block(nn.Module):
         # Shared modulation plus a table per block (PixArt-alpha): adaLN weights per block would be a third of the network.
         self.table = nn.Parameter(torch.zeros(8, dim))
         # Temporal layers start as the identity, so an image model grows into a video model without losing anything.
-        nn.init.zeros_(self.temporal.out.weight)
-        nn.init.zeros_(self.temporal.out.bias)
+        _zero(self.temporal.out)
 
     def forward(
         self, x: Tensor, modulation: Tensor, time: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None
@@ -178,7 +182,7 @@ class Block(nn.Module):
         return F.layer_norm(x, x.shape[-1:])
 
 
-class SpaceTimeTransformer(ModelMixin, ConfigMixin):
+class SpaceTimeTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Predicts clean frames from noisy ones, their conditions and earlier frames.
 
     height, width: frame size in pixels, divisible by the patch ``2 ** len(levels)``.
@@ -187,6 +191,8 @@ class SpaceTimeTransformer(ModelMixin, ConfigMixin):
     dim, depth, heads, mlp_ratio: of the transformer. levels: channels of the pixel levels, finest first.
     window: frames that attention spans, the present one included.
     """
+
+    config: Any
 
     @register_to_config
     def __init__(
@@ -207,7 +213,7 @@ class SpaceTimeTransformer(ModelMixin, ConfigMixin):
         super().__init__()
         patch = 2 ** len(levels)
         if height % patch or width % patch:
-            raise InvalidInputError(f"frame size {height}x{width} does not divide into patches of {patch}: choose multiples of {patch}")
+            raise InvalidInputError(f"frame size {height}x{width} must be divisible by the patch: choose multiples of {patch}")
         self.patch = patch
         self.action = nn.Embedding(actions, dim) if actions else nn.Linear(action_dim, dim)
         self.level = nn.Sequential(nn.Linear(64, dim), nn.SiLU(), nn.Linear(dim, dim))
@@ -224,10 +230,7 @@ class SpaceTimeTransformer(ModelMixin, ConfigMixin):
         self.decoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
         self.out_norm = nn.GroupNorm(8, levels[0])
         self.out = nn.Conv2d(levels[0], channels, 3, padding=1)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        _zero(self.modulation, self.out)
 
     @property
     def tokens(self) -> int:

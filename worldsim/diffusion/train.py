@@ -123,7 +123,8 @@ class Trainer:
         self.memory = PointMemory(PointMemoryConfig(capacity=config.memory_capacity)) if config.memory else None
         network, ego, outcome = self._modules()
         if network.config.window * 3 > config.window:
-            raise InvalidInputError(f"window {config.window} is too short: at least {3 * network.config.window}, three attention windows")
+            least = 3 * network.config.window
+            raise InvalidInputError(f"window {config.window} is too short: at least {least}, three attention windows")
         self.network, self.ego, self.outcome = network, ego, outcome
         on_gpu = self.device.type == "cuda"
         self.buffer = FrameBuffer(
@@ -263,9 +264,8 @@ class Trainer:
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
         try:
-            modules = [
-                None if m is None else _copied(m) for m in (self.network, self.ego, self.outcome)
-            ]
+            network, outcome = _copied(self.network), _copied(self.outcome)
+            ego = None if self.ego is None else _copied(self.ego)
         finally:
             self.ema.restore(parameters)
         info = self.dataset.info
@@ -286,7 +286,7 @@ class Trainer:
             },
             **(measured or {}),
         }  # fmt: skip
-        return World(modules[0], config, modules[1], modules[2], card)
+        return World(network, config, ego, outcome, card)
 
     def save(self) -> None:
         """A checkpoint (replaced whole) and the world so far; by the first process only."""

@@ -46,7 +46,7 @@ def assert_same(a: Any, b: Any) -> None:
 
 
 def test_buckets() -> None:
-    assert [bucket(n) for n in (1, 2, 8, 9, 32, 33, 256, 257)] == [1, 8, 8, 32, 32, 256, 256, 1024]
+    assert [bucket(n) for n in (1, 2, 8, 9, 32, 33, 256, 257)] == [1, 8, 8, 32, 32, 64, 256, 512]
     assert [bucket(n) for n in (1024, 1025, 2049)] == [1024, 2048, 3072]
 
 

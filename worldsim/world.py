@@ -35,7 +35,7 @@ from worldsim.random import Purpose, normal
 from worldsim.state import Frame, MemoryView, SceneStart, Transition, WorldState, concatenate, flatten, map_tensors
 
 FORMAT_VERSION = 1
-BUCKETS = (1, 8, 32, 256, 1024)
+BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
 """Batch sizes that worlds are stepped at: inside one bucket results are bit-exact whatever the neighbours do."""
 PLAIN_WEIGHTS, PACKED_WEIGHTS = "diffusion_pytorch_model.safetensors", "int8.safetensors"
 WORLDS_FOLDER = Path(__file__).parent / "worlds"
@@ -443,6 +443,8 @@ def _shipped() -> str:
 def _save_atomically(tensors: dict[str, Tensor], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     save_file(tensors, temporary)
+    # safetensors makes files that only their owner can read.
+    temporary.chmod(0o644)
     os.replace(temporary, path)
 
 

@@ -211,9 +211,21 @@ class FrameBuffer:
             arrays["view"] = torch.zeros(0, PACKED_VIEW, h, w, dtype=torch.uint8, device=self.device)
             arrays["scan"] = torch.zeros(0, SCAN_BINS, dtype=torch.uint8, device=self.device)
         for name, values in arrays.items():
-            if name not in self._data:
-                self._data[name] = torch.zeros(self.capacity, *values.shape[1:], dtype=values.dtype, device=self.device)
-            self._data[name][at : at + len(values)] = values
+            held = self._grown(name, values, stop)
+            held[at : at + len(values)] = values
+            held[at + len(values) : stop] = 0
+
+    def _grown(self, name: str, values: Tensor, frames: int) -> Tensor:
+        """The tensor that ``values`` (n, ...) are kept in, with room for so many frames."""
+        held = self._data.get(name)
+        if held is None or len(held) < frames:
+            # By quarters: not the whole capacity at once, which most recordings never fill, nor a copy for every shard.
+            size = min(self.capacity, max(frames, 0 if held is None else len(held) * 5 // 4))
+            grown = torch.zeros(size, *values.shape[1:], dtype=values.dtype, device=self.device)
+            if held is not None:
+                grown[: len(held)] = held
+            self._data[name] = held = grown
+        return held
 
     def _remember_batch(self, episodes: list[tuple[int, int]], generator: torch.Generator) -> None:
         assert self.memory is not None and self.intrinsics is not None
@@ -233,13 +245,19 @@ class FrameBuffer:
             assert frame.pose is not None
             camera = Camera(frame.pose, intrinsics, h, w)
             view = self.memory.render(memory, camera)
-            self._data["view"][index[:real]] = pack_view(view)[:real]
+            self._put("view", index[:real], pack_view(view)[:real], t < length[:real])
             worse, keep = degrade(frame)
             step = torch.full((size,), t, dtype=torch.int64, device=self.device)
             updated = self.memory.integrate(memory, worse, camera, step)
             memory = map_tensors(partial(_rows, keep), updated, memory)
             scan = self.memory.scan(memory, frame.pose, SCAN_BINS)
-            self._data["scan"][index[:real]] = (scan * (255.0 / SCAN_RANGE)).round().clamp(0, 255).to(torch.uint8)[:real]
+            code = (scan * (255.0 / SCAN_RANGE)).round().clamp(0, 255).to(torch.uint8)
+            self._put("scan", index[:real], code[:real], t < length[:real])
+
+    def _put(self, name: str, index: Tensor, values: Tensor, going_on: Tensor) -> None:
+        """Store frames' values, except for episodes that are over: their last frame is in the memory by then."""
+        going_on = going_on.reshape(-1, *[1] * (values.dim() - 1))
+        self._data[name][index] = torch.where(going_on, values, self._data[name][index])
 
     def _degradation(self, size: int, generator: torch.Generator) -> Callable[[Frame], tuple[Frame, Tensor]]:
         """A function that degrades a frame before it enters the memory and says which rows enter it at all."""

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast, set_seed
 from diffusers.training_utils import EMAModel
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -82,7 +83,7 @@ class TrainConfig:
     colour: float = 0.5
     """Share of windows whose colours are scaled and permuted."""
     buffer_frames: int = 1_000_000
-    """Frames kept on each process's device (about 60 KB each at 64x64); the oldest shards make room."""
+    """At most so many frames are kept on each process's device (about 60 KB each at 64x64); the oldest shards make room."""
     refresh_every: int = 200
     """Steps between looks for new shards."""
     save_every: int = 1000
@@ -101,6 +102,15 @@ class TrainConfig:
     """Seconds to wait for the first windows where the recording is still going on."""
     train_split: str = "train"
     """Only shards whose episodes are all of this split are used, where the recording names splits."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "warmup", "save_every", "sample_every", "refresh_every"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"TrainConfig.{name} = {getattr(self, name)!r}: it must be at least 1")
+        if self.minutes is not None and self.minutes <= 0:
+            raise InvalidInputError(f"TrainConfig.minutes = {self.minutes!r}: it must be more than 0")
+        if self.mixed_precision not in ("bf16", "no"):
+            raise InvalidInputError(f"TrainConfig.mixed_precision = {self.mixed_precision!r}: choose bf16 or no")
 
 
 class Trainer:
@@ -154,6 +164,12 @@ class Trainer:
         height, width = info.observation_space["shape"][:2]
         space = info.action_space
         actions = int(space["n"]) if space["type"] == "Discrete" else 0
+        if not actions and np.ndim(space["low"]) != 1:
+            raise InvalidInputError(f"{c.data}: actions of shape {np.shape(space['low'])} cannot be trained, record flat ones (n,)")
+        if c.mirror_actions is not None and sorted(c.mirror_actions) != list(range(actions)):
+            raise InvalidInputError(
+                f"--mirror-actions {c.mirror_actions} must name each of the recording's {actions} discrete actions once"
+            )
         action_dim = 0 if actions else len(space["low"])
         channels = 4 if info.geometry else 3
         if c.init_from is not None:
@@ -165,6 +181,8 @@ class Trainer:
                     f"--init-from {c.init_from}: its (height, width, actions, action_dim, channels) are {found}, "
                     f"the recording's {wanted}"
                 )
+            if c.memory and not n.view_channels:
+                raise InvalidInputError(f"--init-from {c.init_from}: its network sees no scene memory, pass --no-memory")
             for module in (world.network, world.ego_motion, world.outcome):
                 if module is not None:
                     module.requires_grad_(True).train()
@@ -269,10 +287,13 @@ class Trainer:
         finally:
             self.ema.restore(parameters)
         info = self.dataset.info
+        box = info.action_space if info.action_space["type"] == "Box" else None
         config = WorldConfig(
             env_id=info.env_id, env_kwargs=dict(info.env_kwargs), fps=info.fps or 8.75,
             has_rewards=self.has_rewards, has_terminations=self.has_terminations,
             intrinsics=tuple(info.intrinsics) if info.intrinsics is not None else None,  # type: ignore[arg-type]
+            action_low=tuple(box["low"]) if box is not None else None,
+            action_high=tuple(box["high"]) if box is not None else None,
             memory=PointMemoryConfig(capacity=self.config.memory_capacity) if self.memory is not None else None,
         )  # fmt: skip
         card = {
@@ -308,8 +329,9 @@ class Trainer:
         }  # fmt: skip
         write_json(fresh / "checkpoint.json", meta)
         old = out / ".checkpoint.old"
-        shutil.rmtree(old, ignore_errors=True)
         if kept.exists():
+            # Only then: where a kill left the old one alone, it goes when the new one is in its place.
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(kept, old)
         os.replace(fresh, kept)
         shutil.rmtree(old, ignore_errors=True)
@@ -323,14 +345,29 @@ class Trainer:
         if folder is None:
             return False
         meta = read_json(folder / "checkpoint.json")
+        if not isinstance(meta, dict) or meta.get("format") != "worldsim-checkpoint":
+            raise DamagedFileError(f"{folder / 'checkpoint.json'} is no checkpoint's: delete {folder} to start afresh")
         try:
             tensors = load_file(folder / "state.safetensors")
-        except Exception as error:
+        except (SafetensorError, OSError) as error:
             raise DamagedFileError(
                 f"{folder / 'state.safetensors'} cannot be read ({error}): delete {folder} to start afresh"
             ) from error
-        self._check_resumable(meta)
+        try:
+            self._check_resumable(meta)
+            self._restore(meta, tensors)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise DamagedFileError(
+                f"{folder} is damaged or was made from another kind of recording ({error}): delete it to start afresh, "
+                "or use another --out"
+            ) from error
+        if (out / "history.json").is_file():
+            self.history = [h for h in read_json(out / "history.json") if h["step"] <= self.step]
+        return True
 
+    def _restore(self, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
             return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
@@ -345,9 +382,6 @@ class Trainer:
             state["state"].setdefault(int(index), {})[key] = value
         self.optimizer.load_state_dict(state)
         self.step, self.elapsed = meta["step"], meta["elapsed"]
-        if (out / "history.json").is_file():
-            self.history = [h for h in read_json(out / "history.json") if h["step"] <= self.step]
-        return True
 
     def _check_resumable(self, meta: dict[str, Any]) -> None:
         free = {"steps", "minutes", "save_every", "sample_every", "data", "out", "compile"}

@@ -1,0 +1,118 @@
+"""The network by itself: sizes, kinds of actions, files, and that nothing looks ahead."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from worldsim.diffusion.network import Condition, SpaceTimeTransformer, rotary, two_stream_mask
+from worldsim.errors import InvalidInputError
+
+WINDOW, FRAMES = 3, 6
+
+
+def small(**changes: Any) -> SpaceTimeTransformer:
+    """12x8 frames in patches of 4, random everywhere, where it starts at zero too."""
+    torch.manual_seed(0)
+    settings: dict[str, Any] = dict(height=8, width=12, dim=32, depth=2, heads=2, levels=(8, 8), window=WINDOW)
+    network = SpaceTimeTransformer(**(settings | changes))
+    with torch.no_grad():
+        for weight in network.parameters():
+            if not weight.any():
+                weight.normal_(0.0, 0.1)
+    return network.eval().requires_grad_(False)
+
+
+def inputs(network: SpaceTimeTransformer, frames: int = FRAMES) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+    """x, noise levels and conditions of both streams, 2 * frames of them."""
+    generator = torch.Generator().manual_seed(1)
+    n = network.config
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(2, 2 * frames, *shape, generator=generator)
+
+    act = normal(n.action_dim) if n.action_dim else torch.randint(0, n.actions, (2, 2 * frames), generator=generator)
+    grid = (n.height // network.patch, n.width // network.patch)
+    condition = Condition(act, 0.1 * normal(6), normal(6, *grid), normal(max(n.view_channels, 1), n.height, n.width))
+    return normal(n.channels, n.height, n.width), torch.rand(2, 2 * frames, generator=generator), condition
+
+
+def test_frames_must_divide_into_patches() -> None:
+    with pytest.raises(InvalidInputError, match="20x32.*multiples of 8"):
+        SpaceTimeTransformer(height=20, width=32, dim=32, depth=1, heads=2, levels=(8, 8, 16))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"actions": 0, "action_dim": 2}, {"channels": 3, "view_channels": 0}],
+    ids=["discrete", "continuous", "no geometry"],
+)
+def test_kinds_of_worlds(changes: dict[str, Any]) -> None:
+    """Shapes, and that the action matters."""
+    network = small(**changes)
+    x, level, condition = inputs(network)
+    mask, time = two_stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
+    out, features, cache = network(x, level, condition, mask, time, outputs=FRAMES)
+    assert out.shape == (2, FRAMES, network.config.channels, 8, 12)
+    assert features.shape == (2, FRAMES, 32)
+    assert cache.shape == (2, 2, 2, 2 * FRAMES, 6, 32) and network.tokens == 6
+    other = Condition((condition.act + 1) % 7, condition.motion, condition.rays, condition.view)
+    changed, _, _ = network(x, level, other, mask, time, outputs=FRAMES)
+    assert float((changed - out).abs().max()) > 1e-3
+
+
+def test_a_target_sees_earlier_context_and_itself_only() -> None:
+    """Frame j of the context changes targets j + 1 and later; with two layers also beyond one window, but none before."""
+    network = small()
+    x, level, condition = inputs(network)
+    mask, time = two_stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
+    out, _, _ = network(x, level, condition, mask, time, outputs=FRAMES)
+    for j in range(FRAMES):
+        touched = x.clone()
+        touched[:, j] += 1.0
+        moved = (network(touched, level, condition, mask, time, outputs=FRAMES)[0] - out).abs().amax((0, 2, 3, 4))
+        assert float(moved[: j + 1].max()) < 1e-5
+        assert bool((moved[j + 1 : j + WINDOW] > 1e-4).all())
+        touched = x.clone()
+        touched[:, FRAMES + j] += 1.0
+        moved = (network(touched, level, condition, mask, time, outputs=FRAMES)[0] - out).abs().amax((0, 2, 3, 4))
+        assert float(moved[j]) > 1e-3
+        assert float(torch.cat([moved[:j], moved[j + 1 :]]).max()) < 1e-5
+
+
+def test_a_fresh_network_shows_the_memory_view() -> None:
+    """The prediction is a residual on the view, and the residual starts at zero."""
+    torch.manual_seed(0)
+    network = SpaceTimeTransformer(height=8, width=12, dim=32, depth=1, heads=2, levels=(8, 8), window=WINDOW)
+    x, level, condition = inputs(network)
+    with torch.no_grad():
+        out, _, _ = network(x, level, condition, two_stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2))
+    assert torch.equal(out, condition.view[:, :, :4])
+
+
+def test_rotary_by_hand() -> None:
+    """Two features at time 1 turn by one radian; products depend on the distance in time alone."""
+    turned = rotary(torch.tensor([[1.0, 0.0]]), torch.tensor([1]))
+    torch.testing.assert_close(turned, torch.tensor([[0.540302, 0.841471]]))
+    q, k = torch.randn(2, 1, 8, generator=torch.Generator().manual_seed(0))
+    early = rotary(q, torch.tensor([5])) @ rotary(k, torch.tensor([2])).T
+    late = rotary(q, torch.tensor([25])) @ rotary(k, torch.tensor([22])).T
+    torch.testing.assert_close(early, late, atol=1e-4, rtol=1e-4)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    """The config and safetensors, nothing pickled; the same predictions after."""
+    network = small(actions=0, action_dim=2, channels=3)
+    network.save_pretrained(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert json.loads((tmp_path / "config.json").read_text())["levels"] == [8, 8]
+    loaded = SpaceTimeTransformer.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
+    assert loaded.config.action_dim == 2 and loaded.patch == 4
+    x, level, condition = inputs(network)
+    mask, time = two_stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
+    with torch.no_grad():
+        assert torch.equal(loaded(x, level, condition, mask, time)[0], network(x, level, condition, mask, time)[0])

@@ -1,0 +1,191 @@
+"""The objective: what a target may know, that a batch can be learnt, and the losses by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from worldsim.diffusion.buffer import Windows
+from worldsim.diffusion.network import SpaceTimeTransformer, band_mask, two_stream_mask
+from worldsim.diffusion.objective import Objective, ObjectiveConfig
+from worldsim.heads import EgoMotionHead, OutcomeHead
+
+B, T, SIZE, WINDOW = 2, 12, 16, 4
+INTRINSICS = torch.tensor([8.0, 8.0, 8.0, 8.0])
+
+
+def made(geometry: bool = True, action_dim: int = 0, alive: bool = True, **config: Any) -> Objective:
+    """The debug sizes at 16x16. alive: random where layers start at zero, so that everything has an effect."""
+    torch.manual_seed(0)
+    actions, channels = (0 if action_dim else 7), (4 if geometry else 3)
+    network = SpaceTimeTransformer(
+        height=SIZE, width=SIZE, channels=channels, view_channels=8 if geometry else 0, actions=actions, action_dim=action_dim,
+        dim=32, depth=2, heads=2, levels=(8, 8, 16), window=WINDOW,
+    )  # fmt: skip
+    if alive:
+        with torch.no_grad():
+            for weight in network.parameters():
+                if not weight.any():
+                    weight.normal_(0.0, 0.1)
+    ego = EgoMotionHead(channels=channels, actions=actions, action_dim=action_dim, hidden=32) if geometry else None
+    return Objective(network, ego, OutcomeHead(dim=32, hidden=8), ObjectiveConfig(**config))
+
+
+def windows(geometry: bool = True, action_dim: int = 0) -> Windows:
+    generator = torch.Generator().manual_seed(0)
+
+    def integers(high: int, *shape: int) -> torch.Tensor:
+        return torch.randint(0, high, (B, T, *shape), generator=generator)
+
+    act = torch.randn(B, T, action_dim, generator=generator) if action_dim else integers(7)
+    return Windows(
+        rgb=integers(256, 3, SIZE, SIZE).to(torch.uint8),
+        inverse_depth=integers(65536, SIZE, SIZE).to(torch.int32) if geometry else None,
+        act=act,
+        rew=torch.zeros(B, T),
+        term=torch.zeros(B, T, dtype=torch.bool),
+        motion=0.1 * torch.randn(B, T, 6, generator=generator) if geometry else torch.zeros(B, T, 6),
+        view=torch.randn(B, T, 8, SIZE, SIZE, generator=generator) if geometry else None,
+        scan=8.0 * torch.rand(B, T, 64, generator=generator) if geometry else None,
+    )
+
+
+def losses_of(objective: Objective, batch: Windows, progress: float = 0.0, seed: int = 1) -> dict[str, torch.Tensor]:
+    k = INTRINSICS if batch.inverse_depth is not None else None
+    return objective(batch, k, torch.Generator().manual_seed(seed), progress)
+
+
+def test_masks_by_hand() -> None:
+    """Three frames, window 2. Rows: context 0-2, then target 0-2; columns alike."""
+    assert two_stream_mask(3, 2).int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [1, 0, 0, 0, 1, 0],
+        [0, 1, 0, 0, 0, 1],
+    ]
+    assert band_mask(3, 2).int().tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    assert torch.equal(two_stream_mask(5, 3)[:5, :5], band_mask(5, 3))
+
+
+def test_hidden_context_by_hand() -> None:
+    """A reset before frame 2, window 4: frames 0 and 1 are seen by themselves alone."""
+    mask = made()._mask(3, torch.tensor([2, 0]))
+    assert mask.shape == (2, 6, 6)
+    assert mask[0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [0, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 1, 0],
+        [0, 0, 0, 0, 0, 1],
+    ]
+    assert torch.equal(mask[1], two_stream_mask(3, WINDOW))
+
+
+@pytest.mark.parametrize("own_context", [0.0, 1.0])
+def test_a_prediction_knows_nothing_of_its_future(own_context: float) -> None:
+    """Another frame j changes the prediction at j (its own noised target), and of others only those after j."""
+    objective = made(pure_noise=0.0, context_drop=0.0, own_context=own_context, own_context_from=0.0).eval()
+    batch = windows()
+    with torch.no_grad():
+        before = losses_of(objective, batch)["prediction"]
+        for j in (0, 5, T - 1):
+            rgb = batch.rgb.clone()
+            rgb[:, j] = 255 - rgb[:, j]
+            after = losses_of(objective, dataclasses.replace(batch, rgb=rgb))["prediction"]
+            moved = (after - before).abs().amax((0, 2, 3, 4))
+            assert float(moved[:j].max() if j else 0.0) < 1e-5
+            assert float(moved[j]) > 1e-3
+            # A context of own predictions knows frame j only from the prediction after it.
+            assert bool((moved[j + 1 + int(own_context) : j + WINDOW] > 1e-4).all())
+
+
+def test_at_pure_noise_a_frame_does_not_know_itself() -> None:
+    """Level 1 everywhere, as one-step sampling has it: the prediction at j is what the past and the condition say."""
+    objective = made(pure_noise=1.0, context_drop=0.0).eval()
+    batch = windows()
+    rgb = batch.rgb.clone()
+    rgb[:, 5] = 255 - rgb[:, 5]
+    with torch.no_grad():
+        before = losses_of(objective, batch)["prediction"]
+        after = losses_of(objective, dataclasses.replace(batch, rgb=rgb))["prediction"]
+    moved = (after - before).abs().amax((0, 2, 3, 4))
+    assert float(moved[:6].max()) < 1e-5 and float(moved[6]) > 1e-4
+
+
+@pytest.mark.parametrize("geometry", [True, False])
+def test_a_batch_can_be_learnt(geometry: bool) -> None:
+    """The debug network on one batch and one draw of noise: every part of the loss falls."""
+    objective, batch = made(geometry, alive=False), windows(geometry)
+    optimizer = torch.optim.AdamW(objective.parameters(), lr=3e-3)
+    history = []
+    for _ in range(25):
+        losses = losses_of(objective, batch)
+        losses["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        history.append({k: float(v.detach()) for k, v in losses.items() if k.endswith("loss")})
+    parts = {"rgb_loss", "reward_loss", "termination_loss"} | ({"depth_loss", "motion_loss"} if geometry else set())
+    assert set(history[0]) == {*parts, "loss"}
+    assert history[0]["loss"] == pytest.approx(sum(history[0][k] for k in parts), abs=1e-5)
+    falling = ["loss", "rgb_loss", "termination_loss"] + (["depth_loss", "motion_loss"] if geometry else [])
+    for name in falling:
+        assert history[-1][name] < history[0][name] - 0.01, name
+    assert all(math.isfinite(v) for h in history for v in h.values())
+
+
+def test_continuous_actions() -> None:
+    losses = losses_of(made(action_dim=2), windows(action_dim=2))
+    assert math.isfinite(float(losses["loss"].detach()))
+    losses["loss"].backward()
+
+
+def test_denoising_losses_by_hand() -> None:
+    """Colour off by 0.1 in half of the frames and by 0.2 in the others: mean of log(0.01 + 0.001) and log(0.04 + 0.001)."""
+    objective = made(depth_weight=0.5)
+    x = torch.zeros(1, 2, 4, 2, 2)
+    prediction = x.clone()
+    prediction[:, 0, :3], prediction[:, 1, :3] = 0.1, -0.2
+    prediction[:, :, 3] = 0.3
+    losses = objective._denoising(prediction, x)
+    assert float(losses["rgb_loss"]) == pytest.approx(0.5 * (math.log(0.011) + math.log(0.041)), abs=1e-4)
+    assert float(losses["rgb_mse"]) == pytest.approx(0.025, abs=1e-6)
+    assert float(losses["depth_loss"]) == pytest.approx(0.5 * math.log(0.301), abs=1e-4)
+    assert float(losses["depth_error"]) == pytest.approx(0.3, abs=1e-6)
+
+
+def test_motion_loss_by_hand() -> None:
+    """A head that says zero, motions of one in the axes' units: smooth L1 with beta 0.05 is 1 - 0.025."""
+    objective, batch = made(), windows()
+    assert objective.ego_motion is not None
+    with torch.no_grad():
+        for weight in objective.ego_motion.mlp[-1].parameters():
+            weight.zero_()
+        objective.ego_motion.mean.fill_(0.2)
+        objective.ego_motion.std.fill_(0.1)
+    batch = dataclasses.replace(batch, motion=torch.full((B, T, 6), 0.3))
+    loss = objective._motions(batch, batch.x, torch.ones(B, T - 1))["motion_loss"]
+    assert float(loss.detach()) == pytest.approx(0.975, abs=1e-5)
+
+
+def test_own_context_begins_late() -> None:
+    """Before its share of the training is done, the option changes nothing; afterwards it does."""
+    batch = windows()
+    plain, own = made().eval(), made(own_context=1.0, own_context_from=0.6).eval()
+    with torch.no_grad():
+        for progress, same in ((0.0, True), (0.59, True), (0.6, False)):
+            a, b = (losses_of(o, batch, progress)["prediction"] for o in (plain, own))
+            assert torch.equal(a, b) == same
+
+
+def test_the_same_generator_gives_the_same_losses() -> None:
+    objective, batch = made().eval(), windows()
+    with torch.no_grad():
+        first, second, other = (float(losses_of(objective, batch, seed=s)["loss"]) for s in (1, 1, 2))
+    assert first == second != other

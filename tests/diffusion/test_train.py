@@ -1,0 +1,421 @@
+"""Training: from a recording to a world on disk, resumed bit for bit, and errors that leave everything as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from worldsim.config import read_json
+from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
+from worldsim.data.record import RecordConfig, record
+from worldsim.diffusion.train import TrainConfig, Trainer, train
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.world import World
+
+SIZE = 32
+
+
+def recording(out: Path, split: str = "train", **env: Any) -> Path:
+    """Two shards of two 32-frame episodes each."""
+    settings: dict[str, Any] = {"size": SIZE, **env}
+    record(
+        RecordConfig(
+            "worldsim/TinyRoom-v0", out, frames=128, frames_per_shard=64, episode_steps=31, min_travel=0.0, workers=0,
+            env_kwargs=settings, reset_options={"split": split},
+        )
+    )  # fmt: skip
+    return out
+
+
+@pytest.fixture(scope="module")
+def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return recording(tmp_path_factory.mktemp("recorded") / "rooms")
+
+
+@pytest.fixture(scope="module")
+def blind(tmp_path_factory: pytest.TempPathFactory, rooms: Path) -> Path:
+    """The same recording without depth and poses."""
+    out = tmp_path_factory.mktemp("recorded") / "blind"
+    dataset = EpisodeDataset(rooms)
+    with EpisodeWriter(out, dataclasses.replace(dataset.info, geometry=False, intrinsics=None)) as writer:
+        for episode in dataset:
+            writer.add(dataclasses.replace(episode, inverse_depth=None, pose=None, intrinsics=None))
+    return out
+
+
+@pytest.fixture(scope="module")
+def continuous(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Continuous actions, with bounds written down that are not -1 and 1."""
+    out = recording(tmp_path_factory.mktemp("recorded") / "continuous", continuous=True)
+    index = json.loads((out / "dataset.json").read_text())
+    index["action_space"] = {"type": "Box", "low": [-2.0, 0.0], "high": [1.0, 3.0]}
+    (out / "dataset.json").write_text(json.dumps(index))
+    return out
+
+
+def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
+    """A few steps of the debug network."""
+    settings: dict[str, Any] = dict(
+        preset="debug", steps=3, batch_size=2, window=12, warmup=2, memory_capacity=1024, mixed_precision="no", compile=False,
+        patience=0.0,
+    )  # fmt: skip
+    return TrainConfig(data, out, **(settings | changes))
+
+
+def started(settings: TrainConfig) -> Trainer:
+    trainer = Trainer(settings)
+    trainer.wait_for_data()
+    return trainer
+
+
+def state_of(trainer: Trainer) -> dict[str, Tensor]:
+    """Everything that a checkpoint must bring back."""
+    state = {f"model.{k}": v.clone() for k, v in trainer.objective.state_dict().items()}
+    state |= {f"ema.{i}": v.clone() for i, v in enumerate(trainer.ema.shadow_params)}
+    for i, values in trainer.optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{i}.{k}": torch.as_tensor(v).clone() for k, v in values.items()}
+    return state
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys() and len(a) > 10
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def command(settings: TrainConfig, *launcher: str) -> subprocess.Popen[bytes]:
+    """``worldsim train`` on the CPU in a process of its own."""
+    arguments = ["--memory" if settings.memory else "--no-memory"]
+    for name in (
+        "data", "out", "preset", "steps", "batch_size", "window", "warmup", "memory_capacity", "mixed_precision", "save_every",
+    ):  # fmt: skip
+        arguments += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen([sys.executable, *launcher, "-m", "worldsim", "train", *arguments], env=environment)
+
+
+def finished(process: subprocess.Popen[bytes]) -> None:
+    assert process.wait(timeout=300) == 0
+
+
+def test_trains_a_world(tmp_path: Path, rooms: Path) -> None:
+    """What is left on disk: a checkpoint, a history, pictures and a world with the averaged weights."""
+    world = train(config(rooms, tmp_path, mirror_actions=(0, 1, 2, 4, 3, 6, 5), sample_every=2))
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint", "history.json", "samples", "tensorboard", "world"}
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step-000002.png", "step-000003.png"]
+    (entry,) = read_json(tmp_path / "history.json")
+    assert entry["step"] == 3 and all(math.isfinite(v) for v in entry.values())
+    loaded = World.from_pretrained(tmp_path / "world", device="cpu")
+    c, card = loaded.config, loaded.card
+    assert (c.env_id, c.env_kwargs, c.fps) == ("worldsim/TinyRoom-v0", {"size": SIZE}, 10.0)
+    assert (c.intrinsics, c.action_low, c.action_high) == ((16.0, 16.0, 16.0, 16.0), None, None)
+    assert not c.has_rewards and not c.has_terminations
+    assert c.memory is not None and c.memory.capacity == 1024
+    assert (card["trained_on"], card["frames"], card["training"]["steps"]) == ("worldsim/TinyRoom-v0", 128, 3)
+    assert card["train_maps"] == sorted({e.info["map"] for e in EpisodeDataset(rooms)})
+    # The averages of the checkpoint, parameter by parameter.
+    saved = load_file(tmp_path / "checkpoint" / "state.safetensors")
+    names = [n for n, _ in Trainer(config(rooms, tmp_path)).objective.named_parameters()]
+    weights = {f"network.{k}": v for k, v in loaded.network.state_dict().items()}
+    weights |= {f"outcome.{k}": v for k, v in loaded.outcome.state_dict().items()}
+    assert loaded.ego_motion is not None
+    weights |= {f"ego_motion.{k}": v for k, v in loaded.ego_motion.state_dict().items()}
+    assert [n for i, n in enumerate(names) if not torch.equal(saved[f"ema.{i}"], weights[n])] == []
+    assert any(not torch.equal(saved[f"model.{n}"], weights[n]) for n in names)
+    for name, value in world.network.state_dict().items():
+        assert torch.equal(value.cpu(), weights[f"network.{name}"])
+    # Motions are learnt in units of what was recorded.
+    assert not torch.equal(loaded.ego_motion.std, torch.full((6,), 0.1))
+
+
+def test_learning_rate_by_hand(tmp_path: Path, rooms: Path) -> None:
+    """Ten steps, four of warm-up, decay over the last half: 1/4, 2/4, 3/4, 1, 1, 1, 0.8, 0.6, 0.4, 0.2."""
+    trainer = Trainer(config(rooms, tmp_path, steps=10, warmup=4, decay=0.5))
+    rates = []
+    for trainer.step in range(10):
+        rates.append(trainer._rate())
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 0.8, 0.6, 0.4, 0.2])
+    timed = Trainer(config(rooms, tmp_path, minutes=2.0))
+    timed.elapsed = 30.0
+    assert timed.progress == 0.25
+
+
+@pytest.mark.parametrize("kind", ["rooms", "blind", "continuous"])
+def test_a_resumed_run_is_the_same_run(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    """Four steps at once, or two, a checkpoint, and two more in another trainer: every tensor is equal."""
+    settings = config(request.getfixturevalue(kind), tmp_path, steps=4, memory=kind == "rooms")
+    through = started(settings)
+    assert not through.resume()
+    for step in range(4):
+        if step == 2:
+            through.save()
+            half = state_of(through)
+        assert math.isfinite(float(through.train_step()["loss"].detach()))
+    resumed = Trainer(settings)
+    assert resumed.resume() and resumed.step == 2
+    assert_equal(state_of(resumed), half)
+    resumed.wait_for_data()
+    for _ in range(2):
+        resumed.train_step()
+    assert_equal(state_of(resumed), state_of(through))
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_exactly(tmp_path: Path, rooms: Path) -> None:
+    """Killed without warning somewhere in the middle and run again: the weights of a run that nobody disturbed."""
+    through = config(rooms, tmp_path / "through", steps=30, save_every=4)
+    killed = dataclasses.replace(through, out=tmp_path / "killed")
+    finished(command(through))
+    process = command(killed)
+    written = killed.out / "checkpoint" / "checkpoint.json"
+    deadline = time.monotonic() + 240
+    while not written.is_file():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    left = [f / "checkpoint.json" for f in (written.parent, killed.out / ".checkpoint.old")]
+    reached = read_json(next(f for f in left if f.is_file()))["step"]
+    assert 4 <= reached < 30
+    finished(command(killed))
+    assert read_json(written)["step"] == 30
+    assert_equal(*(load_file(c.out / "checkpoint" / "state.safetensors") for c in (through, killed)))
+    worlds = [load_file(c.out / "world" / "dynamics" / "diffusion_pytorch_model.safetensors") for c in (through, killed)]
+    assert_equal(*worlds)
+
+
+def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path, rooms: Path) -> None:
+    """Then only the checkpoint before is there, under its other name; it is used, and kept until there is a new one."""
+    settings = config(rooms, tmp_path)
+    trainer = started(settings)
+    trainer.train_step()
+    trainer.save()
+    os.replace(tmp_path / "checkpoint", tmp_path / ".checkpoint.old")
+    resumed = Trainer(settings)
+    assert resumed.resume() and resumed.step == 1
+    assert_equal(state_of(resumed), state_of(trainer))
+    resumed.save()
+    assert (tmp_path / "checkpoint" / "checkpoint.json").is_file() and not (tmp_path / ".checkpoint.old").exists()
+
+
+def test_a_finished_run_is_finished(tmp_path: Path, rooms: Path) -> None:
+    """Run again, it gives the same world without a step; with more steps, it goes on."""
+    first = train(config(rooms, tmp_path))
+    again = train(config(rooms, tmp_path))
+    assert_equal(first.network.state_dict(), again.network.state_dict())
+    more = train(config(rooms, tmp_path, steps=4))
+    assert more.card["training"]["steps"] == 4
+    assert not torch.equal(first.network.position, more.network.position)
+
+
+def truncate(checkpoint: Path) -> None:
+    file = checkpoint / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def remove_weights(checkpoint: Path) -> None:
+    (checkpoint / "state.safetensors").unlink()
+
+
+def lose_tensors(checkpoint: Path) -> None:
+    save_file({"model.nothing": torch.zeros(1)}, checkpoint / "state.safetensors")
+
+
+def garble(checkpoint: Path) -> None:
+    (checkpoint / "checkpoint.json").write_text('{"format": "worlds')
+
+
+def replace_card(checkpoint: Path) -> None:
+    (checkpoint / "checkpoint.json").write_text('{"format": "something-else"}')
+
+
+@pytest.mark.parametrize("damage", [truncate, remove_weights, lose_tensors, garble, replace_card])
+def test_damaged_checkpoints_are_named_and_left_alone(tmp_path: Path, rooms: Path, damage: Any) -> None:
+    settings = config(rooms, tmp_path)
+    started(settings).save()
+    damage(tmp_path / "checkpoint")
+    before = fingerprints(tmp_path)
+    with pytest.raises(DamagedFileError, match="checkpoint"):
+        train(settings)
+    assert fingerprints(tmp_path) == before
+
+
+def test_a_resumed_run_must_be_the_same_run(tmp_path: Path, rooms: Path, continuous: Path) -> None:
+    """Settings that would change it are refused by name; where it is, how long it is and how often it saves may change."""
+    settings = config(rooms, tmp_path)
+    started(settings).save()
+    before = fingerprints(tmp_path)
+    with pytest.raises(InvalidInputError, match="other values of learning_rate: use them again or another --out"):
+        train(dataclasses.replace(settings, learning_rate=1e-3))
+    with pytest.raises(InvalidInputError, match="other values of batch_size, objective"):
+        train(dataclasses.replace(settings, batch_size=3, objective=dataclasses.replace(settings.objective, context_level=0.3)))
+    with pytest.raises(DamagedFileError, match="another kind of recording"):
+        train(dataclasses.replace(settings, data=continuous))
+    assert fingerprints(tmp_path) == before
+    moved = tmp_path.with_name(f"{tmp_path.name}-moved")
+    shutil.copytree(tmp_path, moved)
+    assert Trainer(dataclasses.replace(settings, out=moved, steps=7, save_every=2)).resume()
+
+
+def test_starts_from_a_worlds_weights(tmp_path: Path, rooms: Path, blind: Path, continuous: Path) -> None:
+    train(config(rooms, tmp_path / "first"))
+    first = World.from_pretrained(tmp_path / "first" / "world", device="cpu")
+    settings = config(rooms, tmp_path / "second", init_from=str(tmp_path / "first" / "world"), preset="tiny")
+    trainer = started(settings)
+    # Its sizes, its weights and its units, whatever the preset says.
+    assert_equal({k: v.cpu() for k, v in trainer.network.state_dict().items()}, dict(first.network.state_dict()))
+    assert trainer.ego is not None and first.ego_motion is not None
+    assert_equal({k: v.cpu() for k, v in trainer.ego.state_dict().items()}, dict(first.ego_motion.state_dict()))
+    trainer.train_step()
+    assert not torch.equal(trainer.network.position.detach().cpu(), first.network.position)
+    mismatch = r"--init-from .*action_dim.* are \(32, 32, 7, 0, 4\), the recording's \(32, 32, 0, 2, 4\)"
+    with pytest.raises(InvalidInputError, match=mismatch):
+        Trainer(dataclasses.replace(settings, data=continuous))
+    with pytest.raises(InvalidInputError, match=r"the recording's \(32, 32, 7, 0, 3\)"):
+        Trainer(dataclasses.replace(settings, data=blind, memory=False))
+    with pytest.raises(NotFoundError, match="nowhere"):
+        Trainer(dataclasses.replace(settings, init_from="./nowhere"))
+
+
+def test_a_world_without_memory_cannot_start_one_with(tmp_path: Path, rooms: Path) -> None:
+    """Its network has no eyes for the memory's views. The other way round works: the views are then empty."""
+    for memory in (False, True):
+        started(config(rooms, tmp_path / str(memory), memory=memory)).save()
+    with pytest.raises(InvalidInputError, match="sees no scene memory, pass --no-memory"):
+        Trainer(config(rooms, tmp_path / "out", init_from=str(tmp_path / "False" / "world")))
+    trainer = started(config(rooms, tmp_path / "out", init_from=str(tmp_path / "True" / "world"), memory=False))
+    assert math.isfinite(float(trainer.train_step()["loss"].detach()))
+
+
+def test_without_geometry(tmp_path: Path, blind: Path) -> None:
+    """Asked for a memory, training says what to do; without, the world has three channels and no poses."""
+    with pytest.raises(MissingGeometryError, match="no poses and depth, which the memory needs: pass --no-memory"):
+        train(config(blind, tmp_path / "memory"))
+    assert not (tmp_path / "memory").exists()
+    world = train(config(blind, tmp_path / "out", memory=False))
+    n = world.network.config
+    assert (n.channels, n.view_channels, world.has_geometry, world.config.memory) == (3, 0, False, None)
+    assert world.config.intrinsics is None and world.ego_motion is None
+
+
+def test_continuous_actions_keep_their_bounds(tmp_path: Path, continuous: Path) -> None:
+    train(config(continuous, tmp_path))
+    world = World.from_pretrained(tmp_path / "world", device="cpu")
+    assert (world.network.config.actions, world.network.config.action_dim) == (0, 2)
+    assert (world.config.action_low, world.config.action_high) == ((-2.0, 0.0), (1.0, 3.0))
+    assert world.action_space.low.tolist() == [-2.0, 0.0]  # type: ignore[attr-defined]
+    assert world.action_space.high.tolist() == [1.0, 3.0]  # type: ignore[attr-defined]
+    assert world.action_space.contains(np.array([-1.5, 2.5], np.float32))
+
+
+def test_rewards_and_terminations_are_noticed(tmp_path: Path, rooms: Path) -> None:
+    """A goal that was reached once gives the world both heads."""
+    dataset = EpisodeDataset(rooms)
+    with EpisodeWriter(tmp_path / "goal", dataset.info) as writer:
+        for number, episode in enumerate(dataset):
+            rew, term = episode.rew.copy(), episode.term.copy()
+            if number == 2:
+                rew[-2], term[-2] = 1.0, True
+            writer.add(dataclasses.replace(episode, rew=rew, term=term, trunc=episode.trunc & ~term))
+    trainer = started(config(tmp_path / "goal", tmp_path / "out"))
+    assert trainer.has_rewards and trainer.has_terminations
+    settings = trainer.world().config
+    assert settings.has_rewards and settings.has_terminations
+
+
+def test_test_episodes_are_refused(tmp_path: Path) -> None:
+    data = recording(tmp_path / "data", split="test")
+    with pytest.raises(InvalidInputError, match="split test: training takes only 'train', record it with --reset-options"):
+        train(config(data, tmp_path / "out"))
+    assert len(started(config(data, tmp_path / "out", train_split="test")).buffer) > 0
+
+
+def test_takes_in_what_is_recorded_meanwhile(tmp_path: Path, rooms: Path) -> None:
+    """A second shard appears while training goes on with the first."""
+    data = tmp_path / "data"
+    shutil.copytree(rooms, data)
+    whole = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps({**whole, "shards": whole["shards"][:1]}))
+    trainer = started(config(data, tmp_path / "out"))
+    trainer.train_step()
+    # Two episodes of 32 frames have 21 windows of 12 each.
+    assert (len(trainer.buffer), trainer.buffer.seen_frames) == (42, 64)
+    trainer.take_in()
+    assert len(trainer.buffer) == 42
+    (data / "dataset.json").write_text(json.dumps(whole))
+    trainer.take_in()
+    assert (len(trainer.buffer), trainer.buffer.seen_frames) == (84, 128)
+    assert trainer.taken == {"shard-00000.safetensors", "shard-00001.safetensors"}
+    # The new episodes have been through the memory too.
+    assert bool(trainer.buffer._data["view"][65:96].flatten(1).any(1).all())
+    assert math.isfinite(float(trainer.train_step()["loss"].detach()))
+    assert trainer.world().card["frames"] == 128
+
+
+def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(NotFoundError, match="worldsim record"):
+        train(config(tmp_path / "nothing", out))
+    with pytest.raises(InvalidInputError, match="unknown preset 'huge': choose one of debug, tiny, small"):
+        train(config(rooms, out, preset="huge"))
+    with pytest.raises(InvalidInputError, match="window 11 is too short: at least 12, three attention windows"):
+        train(config(rooms, out, window=11))
+    with pytest.raises(InvalidInputError, match="no window of 40 frames for each of 1 processes: record more"):
+        train(config(rooms, out, window=40))
+    with pytest.raises(InvalidInputError, match="raise --buffer-frames"):
+        train(config(rooms, out, buffer_frames=63))
+    for actions in ((0, 1), (0, 1, 2, 3, 4, 5, 5)):
+        with pytest.raises(InvalidInputError, match="each of the recording's 7 discrete actions"):
+            train(config(rooms, out, mirror_actions=actions))
+    with pytest.raises(InvalidInputError, match="mirror-actions"):
+        train(config(continuous, out, mirror_actions=(0, 1)))
+    for name in ("steps", "batch_size", "warmup", "save_every", "sample_every", "refresh_every"):
+        with pytest.raises(InvalidInputError, match=f"{name} = 0: it must be at least 1"):
+            config(rooms, out, **{name: 0})
+    with pytest.raises(InvalidInputError, match="minutes"):
+        config(rooms, out, minutes=0.0)
+    with pytest.raises(InvalidInputError, match="choose bf16 or no"):
+        config(rooms, out, mixed_precision="fp16")
+    assert not (out / "checkpoint").exists() and not (out / "world").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rooms", "blind"])
+def test_two_processes(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    """One shard each, gradients averaged; the recording without geometry has a single shard, which is divided anew."""
+    data = request.getfixturevalue(kind)
+    if kind == "blind":
+        dataset = EpisodeDataset(data)
+        data = tmp_path / "two"
+        with EpisodeWriter(data, dataset.info, frames_per_shard=64) as writer:
+            for episode in dataset:
+                writer.add(episode)
+    settings = config(data, tmp_path / "out", steps=4, save_every=2, memory=kind == "rooms")
+    finished(command(settings, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
+    (entry,) = read_json(settings.out / "history.json")
+    assert entry["step"] == 4 and all(math.isfinite(v) for v in entry.values())
+    card = World.from_pretrained(settings.out / "world", device="cpu").card
+    assert (card["frames"], card["training"]["windows_a_step"]) == (128, 4)
+    assert card["training"]["hardware"] == "2 CPU process(es)"

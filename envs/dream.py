@@ -158,14 +158,14 @@ def _tensor(name: str, value: Any) -> Tensor:
         raise InvalidInputError(f"frames: {name} of type {type(value).__name__} is no array ({error})") from None
 
 
-def load_world(world: str | Path | World, device: torch.device | str | None, steps: int | None) -> World:
+def load_world(world: str | Path | World | None, device: torch.device | str | None, steps: int | None) -> World:
     """The world to dream in; one that is given as a World is used as it is, or on ``device`` if that is named."""
     if isinstance(world, World):
         loaded = world if device is None else world.to(device)
     elif isinstance(world, (str, Path)):
         loaded = World.from_pretrained(world, device)
     else:
-        raise InvalidInputError(f"world must be a name, a folder or a World, got {world!r}")
+        raise InvalidInputError(f"world must be a name (see `worldsim worlds`), a folder or a World, got {world!r}")
     if steps is None:
         return loaded
     if not isinstance(steps, int) or steps < 1:

@@ -52,7 +52,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
 
     def __init__(
         self,
-        world: str | Path | World,
+        world: str | Path | World | None = None,
         render_mode: str | None = None,
         device: torch.device | str | None = None,
         scenes: str | Path | Scene = DEFAULT_SCENES,

@@ -29,7 +29,7 @@ Array = NDArray[Any]
 class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """``num_envs`` dreams stepped together. Each has its own seed, scene and memory, and never feels its neighbours.
 
-    num_envs: how many; computed in batches of 1, 8, 32, 256 or 1,024, so such numbers waste nothing.
+    num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste nothing.
     world, render_mode, device, scenes, steps: as for :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by ``options={"reset_mask": mask}``; until
@@ -46,7 +46,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def __init__(
         self,
         num_envs: int,
-        world: str | Path | World,
+        world: str | Path | World | None = None,
         render_mode: str | None = None,
         device: torch.device | str | None = None,
         scenes: str | Path | Scene | None = DEFAULT_SCENES,

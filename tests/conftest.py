@@ -32,7 +32,7 @@ def make_tiny_world(seed: int = 0, geometry: bool = True, rewards: bool = False,
         height=SIZE, width=SIZE, channels=channels, view_channels=view_channels, actions=actions, action_dim=action_dim,
         dim=32, depth=2, heads=2, levels=(8, 8, 16), window=4,
     )  # fmt: skip
-    ego_motion = EgoMotionHead(channels=channels, actions=actions, action_dim=action_dim, hidden=32) if geometry else None
+    ego_motion = EgoMotionHead(actions=actions, action_dim=action_dim, hidden=32) if geometry else None
     outcome = OutcomeHead(dim=32, hidden=8)
     with torch.no_grad():
         for module in (network, outcome):
@@ -40,7 +40,7 @@ def make_tiny_world(seed: int = 0, geometry: bool = True, rewards: bool = False,
                 if not weight.any():
                     weight.normal_(0.0, 0.05)
         if ego_motion is not None:
-            ego_motion.std.copy_(torch.tensor([0.3, 0.01, 0.3, 0.01, 0.2, 0.01]))
+            ego_motion.scale.copy_(torch.tensor([0.3, 0.01, 0.3, 0.01, 0.2, 0.01]))
         if rewards:
             outcome.mlp[-1].weight.normal_(0.0, 1.0)
     settings: dict[str, Any] = {

@@ -209,7 +209,7 @@ def test_files_are_diffusers_layout(world_folder: Path) -> None:
     network = SpaceTimeTransformer.from_pretrained(world_folder / "dynamics")
     assert_same(network.state_dict(), World.from_pretrained(world_folder).network.state_dict())
     head = EgoMotionHead.from_pretrained(world_folder / "ego_motion")
-    assert float(head.std[0]) == pytest.approx(0.3)
+    assert float(head.scale[0]) == pytest.approx(0.3)
 
 
 @pytest.fixture

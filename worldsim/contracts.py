@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, quantise_depth, snap_pose
 from worldsim.errors import WorldsimError
-from worldsim.memory.splat import SCAN_RANGE
+from worldsim.memory.splat import MAP_CELLS
 from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, MemoryView, flatten, map_tensors
 
@@ -31,7 +31,7 @@ def check_memory(memory: SceneMemory, device: Any = "cpu", size: tuple[int, int]
     nothing: not in holes, not in an empty memory, not behind the camera's back.
     """
     if not isinstance(memory, SceneMemory):
-        raise ContractError(f"{type(memory).__name__} lacks one of the methods empty, integrate, render, scan")
+        raise ContractError(f"{type(memory).__name__} lacks one of the methods empty, integrate, render, surroundings")
     frame, camera, step = _synthetic_frames(device, *size)
     empty = memory.empty(3, device)
     _check_view(memory.render(empty, camera), camera)
@@ -40,19 +40,19 @@ def check_memory(memory: SceneMemory, device: Any = "cpu", size: tuple[int, int]
     before = map_tensors(torch.clone, (empty, frame, camera, step))
     filled = memory.integrate(empty, frame, camera, step)
     view = memory.render(filled, camera)
-    scan = memory.scan(filled, camera.pose, 16)
-    _require(_equal(before, (empty, frame, camera, step)), "integrate, render or scan changed its inputs")
+    around = memory.surroundings(filled, camera.pose)
+    _require(_equal(before, (empty, frame, camera, step)), "integrate, render or surroundings changed its inputs")
     _require(_equal(view, memory.render(filled, camera)), "two renders of the same memory differ")
     _require(_equal(filled, memory.integrate(empty, frame, camera, step)), "two integrations of the same frame differ")
     _check_view(view, camera)
-    _check_scan(scan, 3, 16)
+    _check_map(around, 3)
     _check_recall(view, frame, depth_tolerance)
 
     behind = Camera(_turned_round(camera.pose), camera.intrinsics, camera.height, camera.width)
     _require(not memory.render(filled, behind).mask.any(), "the memory shows something where no frame has looked")
 
     again = memory.integrate(filled, _moved(frame), camera, step + 1)
-    views = (view, memory.render(again, camera), scan)
+    views = (view, memory.render(again, camera), around)
     _check_rows_alone(memory, frame, camera, step, views)
 
 
@@ -75,10 +75,10 @@ def _check_view(view: MemoryView, camera: Camera) -> None:
     _require(bool(in_range.all()), "view.inverse_depth leaves [0, 65535]")
 
 
-def _check_scan(scan: Tensor, batch: int, bins: int) -> None:
-    found = f"{scan.dtype} {tuple(scan.shape)}"
-    _require(scan.shape == (batch, bins) and scan.dtype == torch.float32, f"scan is {found}, not float32 {(batch, bins)}")
-    _require(bool(((scan >= 0) & (scan <= SCAN_RANGE)).all()), f"scan leaves [0, {SCAN_RANGE}] metres")
+def _check_map(around: Tensor, batch: int) -> None:
+    shape = (batch, 2, MAP_CELLS, MAP_CELLS)
+    found = f"{around.dtype} {tuple(around.shape)}"
+    _require(around.shape == shape and around.dtype == torch.uint8, f"surroundings is {found}, not uint8 {shape}")
 
 
 def _check_recall(view: MemoryView, frame: Frame, tolerance: float) -> None:
@@ -103,7 +103,7 @@ def _check_rows_alone(memory: SceneMemory, frame: Frame, camera: Camera, step: T
         own_camera = Camera(camera.pose[i : i + 1], camera.intrinsics[i : i + 1], camera.height, camera.width)
         data = memory.integrate(memory.empty(1, step.device), own_frame, own_camera, own_step)
         later = memory.integrate(data, _moved(own_frame), own_camera, own_step + 1)
-        alone = (memory.render(data, own_camera), memory.render(later, own_camera), memory.scan(data, own_camera.pose, 16))
+        alone = (memory.render(data, own_camera), memory.render(later, own_camera), memory.surroundings(data, own_camera.pose))
         _require(_equal(own, alone), f"environment {i} of 3 comes out differently when it is alone")
 
 

@@ -10,61 +10,98 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-SCAN_BINS = 64
-"""Bearings of the memory's free-distance scan that the ego-motion head sees."""
-SCAN_RANGE = 8.0
-"""Metres at which the scan is cut off."""
+from worldsim.memory.splat import MAP_CELLS
+
 HISTORY = 8
 """Past motions and actions that the ego-motion head sees: enough for momentum and for turns that speed up."""
+
+
+def to_world_axes(motion: Tensor, pose: Tensor) -> Tensor:
+    """A motion (..., 6) in the axes of the camera that it starts from, in world axes. pose: (..., 4, 4) of that camera."""
+    rotation = pose[..., :3, :3].to(motion.dtype)
+    translation = (rotation * motion[..., None, :3]).sum(-1)
+    return torch.cat([translation, (rotation * motion[..., None, 3:]).sum(-1)], -1)
+
+
+def to_camera_axes(motion: Tensor, pose: Tensor) -> Tensor:
+    """Inverse of :func:`to_world_axes`."""
+    inverse = pose[..., :3, :3].to(motion.dtype).transpose(-1, -2)
+    translation = (inverse * motion[..., None, :3]).sum(-1)
+    return torch.cat([translation, (inverse * motion[..., None, 3:]).sum(-1)], -1)
 
 
 class EgoMotionHead(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """The relative camera pose that an action leads to, walls and momentum included.
 
-    It sees the newest frame (what is ahead), a scan of the memory's free distances all around (what is behind and beside),
-    and the last motions with the actions that caused them (momentum). Output: motion (b, 6), metres and radians.
+    It works in world axes (z up) on a map of the surroundings that the scene memory draws: what is behind and beside the
+    camera stops it as well, and the collision boxes of many engines are aligned with the axes. Momentum is in the last
+    motions and the actions that caused them. Motions are (b, ..., 6), metres and radians, in world axes.
     """
 
     config: Any
 
     @register_to_config
-    def __init__(self, channels: int = 4, actions: int = 7, action_dim: int = 0, hidden: int = 192) -> None:
+    def __init__(self, actions: int = 7, action_dim: int = 0, hidden: int = 256) -> None:
         super().__init__()
-        self.picture = nn.Sequential(
-            nn.Conv2d(channels, 16, 3, stride=2, padding=1), nn.SiLU(),
-            nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.SiLU(),
-            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(32 * 16, 64),
-        )  # fmt: skip
-        self.scan = nn.Sequential(
-            nn.Conv1d(1, 16, 5, padding=2, padding_mode="circular"), nn.SiLU(),
-            nn.Conv1d(16, 16, 5, stride=2, padding=2, padding_mode="circular"), nn.SiLU(),
-            nn.Flatten(), nn.Linear(8 * SCAN_BINS, 64),
-        )  # fmt: skip
         self.width = actions or action_dim
-        inputs = 64 + 64 + HISTORY * (6 + self.width) + self.width
+        self.map = nn.Sequential(
+            nn.Conv2d(2, 16, 4, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Flatten(), nn.Linear(32 * (MAP_CELLS // 8) ** 2, 192),
+        )  # fmt: skip
+        inputs = 192 + HISTORY * (6 + self.width) + 6 + 7 * self.width
         self.mlp = nn.Sequential(
             nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
             nn.Linear(hidden, 6),
         )  # fmt: skip
-        # Motions of a step have very different sizes along the six axes: the network works in standard deviations.
-        self.register_buffer("mean", torch.zeros(6))
-        self.register_buffer("std", torch.full((6,), 0.1))
-        self.mean: Tensor
-        self.std: Tensor
+        # Motions of a step have very different sizes along the six axes: the network works in these units.
+        self.register_buffer("scale", torch.full((6,), 0.1))
+        self.scale: Tensor
 
     def _encode(self, act: Tensor) -> Tensor:
         return F.one_hot(act, self.width).float() if self.config.actions else act.float()
 
-    def normalised(self, x: Tensor, scan: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> Tensor:
-        """The prediction in standard deviations, (b, 6). Arguments as in :meth:`forward`."""
-        history = torch.cat([(motion - self.mean) / self.std, self._encode(acts)], -1).flatten(1)
-        near = (1.0 - scan / SCAN_RANGE)[:, None]
-        return self.mlp(torch.cat([self.picture(x), self.scan(near), history, self._encode(act)], -1))
+    def normalised(self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> Tensor:
+        """The prediction in units of ``scale``, (b, 6). Arguments as in :meth:`forward`."""
+        history = torch.cat([motion / self.scale, self._encode(acts)], -1).flatten(1)
+        # Which way the camera looks and which way is right; an action pushes along one of these.
+        directions = torch.cat([pose[:, :3, 2], pose[:, :3, 0]], -1).float()
+        now = self._encode(act)
+        push = (now[:, :, None] * directions[:, None]).flatten(1)
+        seen = self.map(around.to(self.scale.dtype) * (1.0 / 255.0))
+        return self.mlp(torch.cat([seen, history, directions, now, push], -1))
 
-    def forward(self, x: Tensor, scan: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> Tensor:
-        """x: (b, c, h, w) newest frame in [-1, 1]; scan: (b, 64) metres; motion: (b, 8, 6) and acts: (b, 8, ...) the past,
-        oldest first; act: (b, ...) the action now. Returns motion (b, 6)."""
-        return self.normalised(x, scan, motion, acts, act) * self.std + self.mean
+    def forward(self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> Tensor:
+        """around: (b, 2, 48, 48) uint8 (:meth:`worldsim.protocols.SceneMemory.surroundings`); pose: (b, 4, 4) of the camera;
+        motion: (b, 8, 6) and acts: (b, 8, ...) the past, oldest first; act: (b, ...) the action now.
+
+        Returns the motion (b, 6) that ``act`` leads to.
+        """
+        return self.normalised(around, pose, motion, acts, act) * self.scale
+
+
+def quarter_turns(around: Tensor, pose: Tensor, motions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Turn the second, third and last quarter of a batch by 90, 180 and 270 degrees about the vertical.
+
+    A world turned by a quarter is as good a world: collision boxes that are aligned with the axes stay so.
+    around: (b, 2, n, n); pose: (b, 4, 4); motions: each (b, ..., 6) in world axes.
+    """
+    size = -(-len(pose) // 4)
+    quarter = torch.arange(len(pose), device=pose.device) // size
+    cosine = torch.tensor([1.0, 0.0, -1.0, 0.0], device=pose.device)[quarter]
+    sine = torch.tensor([0.0, 1.0, 0.0, -1.0], device=pose.device)[quarter]
+
+    def turned(vector: Tensor) -> Tensor:
+        shape = (-1, *[1] * (vector.dim() - 2))
+        c, s = cosine.reshape(shape), sine.reshape(shape)
+        x, y, z = vector.unbind(-1)
+        return torch.stack([c * x - s * y, s * x + c * y, z], -1)
+
+    maps = torch.cat([part.rot90(k, (2, 3)) for k, part in enumerate(around.split(size))])
+    columns = turned(pose[:, :3].transpose(1, 2)).transpose(1, 2)
+    pose = torch.cat([columns, pose[:, 3:]], 1)
+    return maps, pose, tuple(torch.cat([turned(m[..., :3]), turned(m[..., 3:])], -1) for m in motions)
 
 
 class OutcomeHead(ModelMixin, ConfigMixin):  # type: ignore[misc]

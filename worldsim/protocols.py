@@ -27,8 +27,13 @@ class SceneMemory(Protocol):
         """What the memory shows at ``camera``."""
         ...
 
-    def scan(self, memory: Any, pose: Tensor, bins: int) -> Tensor:
-        """Free distance around a pose (b, 4, 4): (b, bins) float32 metres, bin 0 ahead, growing clockwise (to the right)."""
+    def surroundings(self, memory: Any, pose: Tensor) -> Tensor:
+        """A map of what is near a pose (b, 4, 4), in world axes (z up) and centred on it: (b, 2, 48, 48) uint8.
+
+        Cells are 0.08 m; rows run from north (world y) to south, columns from west to east (world x). Channel 0: 255 where
+        something is at the camera's height, within 0.5 m of it. Channel 1: 255 - centimetres of the highest point under
+        that band (so higher is more), 0 where nothing is known within 2.5 m of it.
+        """
         ...
 
 

@@ -102,7 +102,7 @@ class WorldState:
     """The whole of a batch of generated worlds: a snapshot is one of these, copied.
 
     frame: the newest frame. context: what the dynamics attends to. memory: the scene memory (or None).
-    motion: (b, k, 6) float32 recent relative motions, oldest first; act: (b, k, ...) the actions that caused them.
+    motion: (b, k, 6) float32 recent motions in world axes, oldest first; act: (b, k, ...) the actions that caused them.
     seed: (b,) int64 and step: (b,) int64 key all randomness.
     """
 

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from worldsim.camera import Camera, move, relative_motion, snap_pose
 from worldsim.config import from_json, read_json, to_json, write_json
-from worldsim.diffusion.denoiser import channels_to_frame, frame_to_channels, view_to_channels
+from worldsim.diffusion.denoiser import channels_to_frame, view_to_channels
 from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
-from worldsim.heads import HISTORY, SCAN_BINS, EgoMotionHead, OutcomeHead
+from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
 from worldsim.memory.none import NoMemory
-from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.memory.points import PointMemory, PointMemoryConfig, frame_surroundings
 from worldsim.protocols import SceneMemory
 from worldsim.random import Purpose, normal
 from worldsim.state import Frame, MemoryView, SceneStart, Transition, WorldState, concatenate, flatten, map_tensors
@@ -191,9 +191,12 @@ class World:
         if self.ego_motion is None:
             return torch.zeros(len(state), 6, device=state.seed.device)
         assert state.frame.pose is not None
-        x = frame_to_channels(state.frame.rgb, state.frame.inverse_depth)
-        scan = self.memory.scan(state.memory, state.frame.pose, SCAN_BINS)
-        return self.ego_motion(x, scan, state.motion, state.act, act)
+        pose = state.frame.pose
+        if isinstance(self.memory, NoMemory):
+            around = frame_surroundings(state.frame, self._camera(pose, state.intrinsics))
+        else:
+            around = self.memory.surroundings(state.memory, pose)
+        return to_camera_axes(self.ego_motion(around, pose, state.motion, state.act, act), pose)
 
     def pad(self, state: WorldState, size: int) -> WorldState:
         """The state with copies of its first environment appended, up to ``size`` environments."""
@@ -219,6 +222,8 @@ class World:
         context = self.dynamics.commit(state.context, frame, condition, noise)
         memory = state.memory
         if frame.pose is not None:
+            assert state.frame.pose is not None
+            motion = to_world_axes(motion, state.frame.pose)
             memory = self.memory.integrate(memory, frame, self._camera(frame.pose, state.intrinsics), state.step)
         return dataclasses.replace(
             state,

@@ -12,7 +12,6 @@ import torch
 from worldsim.camera import quantise_depth, relative_motion
 from worldsim.diffusion.buffer import FrameBuffer, PerturbConfig, Windows, augment, pack_view, unpack_view
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.heads import SCAN_RANGE
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.state import MemoryView
 from worldsim.testing import TinyRoom
@@ -105,7 +104,7 @@ def test_outcomes_belong_to_the_frame_they_lead_to() -> None:
     assert frames.act[:, 0].tolist() == [0, 1, 2, 0, 4, 5, 6]
     assert frames.rew[:, 0].tolist() == [0.0, 0.0, 0.5, 0.0, 1.5, 2.0, 2.5]
     assert frames.term[:, 0].tolist() == [False, False, True, False, False, False, True]
-    assert not frames.motion.any() and frames.view is None and frames.scan is None and frames.inverse_depth is None
+    assert not frames.motion.any() and frames.view is None and frames.around is None and frames.inverse_depth is None
     assert frames.x.shape == (7, 1, 3, 2, 2)
 
 
@@ -127,7 +126,6 @@ def test_old_shards_make_room() -> None:
         windows = drawn(buffer).rgb[:, :, 0, 0, 0].int()
         assert set((windows // 4).flatten().tolist()) == expected
         assert bool((windows[:, 1] == windows[:, 0] + 1).all())
-    assert buffer.seen_frames == 20
     with pytest.raises(InvalidInputError, match="11 frames does not fit a buffer of 10: raise --buffer-frames"):
         buffer.add(plain(11))
 
@@ -188,8 +186,8 @@ def test_views_come_from_the_past_only() -> None:
         mattered.append(not all(same))
     # Not every frame has something new to show, but the first has.
     assert mattered[0] and sum(mattered) > 1
-    # The scan stands for what the head knows once the frame is there: it includes the frame itself.
-    assert bool((before["scan"][0] < 255).any())
+    # The map stands for what the head knows once the frame is there: it includes the frame itself.
+    assert bool(before["around"][:12].any())
 
 
 def test_the_view_agrees_with_the_frame() -> None:
@@ -210,7 +208,7 @@ def test_batching_of_episodes_changes_nothing() -> None:
     """Five episodes of other lengths in one go, or one after the other: a short one's last frame is not in its own view."""
     shard = room(3, 6, 2, 5, 4)
     together, apart = filled(shard, episodes_at_once=8)._data, filled(shard, episodes_at_once=1)._data
-    for name in ("view", "scan"):
+    for name in ("view", "around"):
         assert torch.equal(together[name][:20], apart[name][:20])
 
 
@@ -248,14 +246,14 @@ def test_packing_a_view_loses_nothing() -> None:
 
 
 def test_share_of_windows_without_memory() -> None:
-    """Whole windows lose their view and their scan, about as many as asked for."""
+    """Whole windows lose their view, about as many as asked for; where walls are, the ego-motion head still learns."""
     buffer = filled(room(12))
     windows = drawn(buffer, 400, memory_drop=0.25)
-    assert windows.view is not None and windows.scan is not None
+    assert windows.view is not None and windows.around is not None
     dark = ~windows.view.flatten(1).any(1)
     # Four standard deviations of 400 draws are 0.087.
     assert float(dark.float().mean()) == pytest.approx(0.25, abs=0.09)
-    assert bool((windows.scan[dark] == SCAN_RANGE).all()) and bool((windows.scan[~dark] < SCAN_RANGE).any())
+    assert bool(windows.around[dark].any())
     assert not drawn(buffer, memory_drop=1.0).view.any()  # type: ignore[union-attr]
 
 
@@ -281,8 +279,10 @@ def test_mirror_by_hand() -> None:
     """One column of offset 0 at the left edge, and a wall on the right (a quarter round): they change sides."""
     view = torch.zeros(1, 1, 8, 1, 4)
     view[0, 0, :, 0, 0] = torch.tensor([0.5, 0.5, 0.5, 0.2, 1.0, -15 / 16, -7 / 16, 0.3])
-    scan = torch.full((1, 1, 64), 8.0)
-    scan[0, 0, 16], scan[0, 0, 0] = 2.0, 3.0
+    around = torch.zeros(1, 1, 2, 48, 48, dtype=torch.uint8)
+    around[0, 0, 0, 5, 7] = 255
+    pose = torch.eye(4)[None, None].clone()
+    pose[0, 0, :3] = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
     windows = Windows(
         rgb=torch.zeros(1, 1, 3, 1, 4, dtype=torch.uint8),
         inverse_depth=torch.tensor([[[[1, 2, 3, 4]]]], dtype=torch.int32),
@@ -291,17 +291,20 @@ def test_mirror_by_hand() -> None:
         term=torch.zeros(1, 1, dtype=torch.bool),
         motion=torch.arange(1.0, 7.0)[None, None],
         view=view,
-        scan=scan,
+        pose=pose,
+        around=around,
     )
     seed = next(s for s in range(20) if float(torch.rand(1, generator=torch.Generator().manual_seed(s))) < 0.5)
     mirrored = augment(windows, torch.Generator().manual_seed(seed), MIRROR, 0.0)
-    assert mirrored.inverse_depth is not None and mirrored.view is not None and mirrored.scan is not None
+    assert mirrored.inverse_depth is not None and mirrored.view is not None
     assert mirrored.inverse_depth.flatten().tolist() == [4, 3, 2, 1]
     assert mirrored.act.tolist() == [[4]]
     assert mirrored.motion.flatten().tolist() == [-1.0, 2.0, 3.0, 4.0, -5.0, -6.0]
     torch.testing.assert_close(mirrored.view[0, 0, :, 0, 3], torch.tensor([0.5, 0.5, 0.5, 0.2, 1.0, 15 / 16, -7 / 16, 0.3]))
     assert not mirrored.view[..., :3].any()
-    assert (float(mirrored.scan[0, 0, 48]), float(mirrored.scan[0, 0, 0]), float(mirrored.scan.sum())) == (2.0, 3.0, 501.0)
+    assert mirrored.around is not None and mirrored.around[0, 0, 0].nonzero().tolist() == [[5, 40]]
+    assert mirrored.pose is not None
+    assert mirrored.pose[0, 0, :3].tolist() == [[1.0, -2, -3, -4], [-5, 6, 7, 8], [-9, 10, 11, 12]]
 
 
 def test_mirrored_motion_is_the_mirrored_poses_motion() -> None:
@@ -331,7 +334,7 @@ def test_colours_change_in_view_and_frame_alike() -> None:
     assert float(((varied.x[:, :, :3] - varied.view[:, :, :3]) * mask).abs().max()) <= 0.5 / 127.5 + 1e-5
     assert torch.equal(varied.view[:, :, 3:], exact.view[:, :, 3:])  # type: ignore[index]
     assert not ((varied.view[:, :, :3] != 0) & (mask == 0)).any()
-    for name in ("act", "motion", "inverse_depth", "scan"):
+    for name in ("act", "motion", "inverse_depth", "around", "pose"):
         assert torch.equal(getattr(varied, name), getattr(exact, name))
 
 

@@ -31,7 +31,7 @@ def made(geometry: bool = True, action_dim: int = 0, alive: bool = True, **confi
             for weight in network.parameters():
                 if not weight.any():
                     weight.normal_(0.0, 0.1)
-    ego = EgoMotionHead(channels=channels, actions=actions, action_dim=action_dim, hidden=32) if geometry else None
+    ego = EgoMotionHead(actions=actions, action_dim=action_dim, hidden=32) if geometry else None
     return Objective(network, ego, OutcomeHead(dim=32, hidden=8), ObjectiveConfig(**config))
 
 
@@ -50,7 +50,8 @@ def windows(geometry: bool = True, action_dim: int = 0) -> Windows:
         term=torch.zeros(B, T, dtype=torch.bool),
         motion=0.1 * torch.randn(B, T, 6, generator=generator) if geometry else torch.zeros(B, T, 6),
         view=torch.randn(B, T, 8, SIZE, SIZE, generator=generator) if geometry else None,
-        scan=8.0 * torch.rand(B, T, 64, generator=generator) if geometry else None,
+        pose=torch.eye(4).repeat(B, T, 1, 1) if geometry else None,
+        around=integers(256, 2, 48, 48).to(torch.uint8) if geometry else None,
     )
 
 
@@ -167,11 +168,14 @@ def test_motion_loss_by_hand() -> None:
     with torch.no_grad():
         for weight in objective.ego_motion.mlp[-1].parameters():
             weight.zero_()
-        objective.ego_motion.mean.fill_(0.2)
-        objective.ego_motion.std.fill_(0.1)
-    batch = dataclasses.replace(batch, motion=torch.full((B, T, 6), 0.3))
-    loss = objective._motions(batch, batch.x, torch.ones(B, T - 1))["motion_loss"]
+        objective.ego_motion.scale.fill_(0.1)
+    batch = dataclasses.replace(batch, motion=torch.full((B, T, 6), 0.1))
+    loss = objective._motions(batch, torch.ones(B, T - 1))["motion_loss"]
     assert float(loss.detach()) == pytest.approx(0.975, abs=1e-5)
+    # A teleport is no motion: it counts for nothing.
+    batch.motion[0] = 3.0
+    loss = objective._motions(batch, torch.ones(B, T - 1))["motion_loss"]
+    assert float(loss.detach()) == pytest.approx(0.975 * (B - 1) / B, abs=1e-5)
 
 
 def test_own_context_begins_late() -> None:

@@ -145,7 +145,7 @@ def test_trains_a_world(tmp_path: Path, rooms: Path) -> None:
     for name, value in world.network.state_dict().items():
         assert torch.equal(value.cpu(), weights[f"network.{name}"])
     # Motions are learnt in units of what was recorded.
-    assert not torch.equal(loaded.ego_motion.std, torch.full((6,), 0.1))
+    assert not torch.equal(loaded.ego_motion.scale, torch.full((6,), 0.1))
 
 
 def test_learning_rate_by_hand(tmp_path: Path, rooms: Path) -> None:
@@ -361,12 +361,12 @@ def test_takes_in_what_is_recorded_meanwhile(tmp_path: Path, rooms: Path) -> Non
     trainer = started(config(data, tmp_path / "out"))
     trainer.train_step()
     # Two episodes of 32 frames have 21 windows of 12 each.
-    assert (len(trainer.buffer), trainer.buffer.seen_frames) == (42, 64)
+    assert (len(trainer.buffer), trainer.frames) == (42, 64)
     trainer.take_in()
     assert len(trainer.buffer) == 42
     (data / "dataset.json").write_text(json.dumps(whole))
     trainer.take_in()
-    assert (len(trainer.buffer), trainer.buffer.seen_frames) == (84, 128)
+    assert (len(trainer.buffer), trainer.frames) == (84, 128)
     assert trainer.taken == {"shard-00000.safetensors", "shard-00001.safetensors"}
     # The new episodes have been through the memory too.
     assert bool(trainer.buffer._data["view"][65:96].flatten(1).any(1).all())

@@ -1,6 +1,5 @@
 """The point memory's rules, on scenes small enough to count, and in TinyRoom, whose geometry is exact."""
 
-import math
 
 import numpy as np
 import pytest
@@ -209,38 +208,31 @@ def test_choice_of_slots_is_a_stable_sort():
         assert torch.equal(memory._slots(data, now, k), order[:, :k])
 
 
-def test_scan_by_hand():
+def test_surroundings_by_hand():
     memory = PointMemory(PointMemoryConfig(capacity=16))
-    # Camera axes at the identity pose: x right, y down, z ahead.
-    points = [(0, 0, 2), (0, 0, 5), (3, 0.4, 0), (0, 0.6, 1), (0, -0.5, -4), (-1, 0, 1), (20, 0, 20), (0.0, 0, -4.5)]
-    data = memory.from_points(torch.tensor([points]), torch.zeros(1, len(points), 3, dtype=torch.uint8))
-    scan = memory.scan(data, torch.eye(4)[None], bins=8)
-    assert scan.dtype == torch.float32
-    # Ahead 2 m, half right nothing near, right 3 m, behind 4 m, half left the root of 2.
-    expected = torch.tensor([[2.0, 8.0, 3.0, 8.0, 4.0, 8.0, 8.0, math.sqrt(2)]])
-    torch.testing.assert_close(scan, expected, atol=2e-3, rtol=0)
-    # Turned to the right by a quarter about the down axis, and one metre along it: x is ahead, z to the left.
     pose = torch.eye(4)[None].clone()
-    pose[0, :3, :3] = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
-    pose[0, 0, 3] = 1.0
-    assert float(memory.scan(data, pose, bins=8)[0, 0]) == pytest.approx(2.0, abs=2e-3)
+    pose[0, :3, 3] = torch.tensor([10.0, 20.0, 1.0])
+    # World axes, relative to the camera: level and to the east, level and to the north, a floor below, a far wall, a ceiling.
+    near = [(0.42, 0.01, 0.1), (-0.01, 1.0, -0.4), (0.5, -0.5, -1.28), (0.5, -0.5, -2.0), (3.0, 0.0, 0.0), (0.0, -1.0, 0.9)]
+    points = torch.tensor([near]) + pose[:, None, :3, 3]
+    data = memory.from_points(points, torch.zeros(1, len(near), 3, dtype=torch.uint8))
+    around = memory.surroundings(data, pose)
+    assert around.shape == (1, 2, 48, 48) and around.dtype == torch.uint8
+    # Column floor(0.42 / 0.08 + 24) = 29, row floor(24 - 0.01 / 0.08) = 23; column floor(-0.01 / 0.08 + 24) = 23, row 24 - 12.5.
+    assert {tuple(cell) for cell in around[0, 0].nonzero().tolist()} == {(23, 29), (11, 23)}
+    assert (around[0, 0].unique() == torch.tensor([0, 255])).all()
+    # The higher of two floors in the same cell: 78 cm under the band.
+    assert around[0, 1].nonzero().tolist() == [[30, 30]]
+    assert int(around[0, 1, 30, 30]) == 255 - 78
+    # Turning on the spot changes nothing: the map is in world axes.
+    turned = pose.clone()
+    turned[0, :3, :3] = torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]])
+    assert torch.equal(memory.surroundings(data, turned), around)
 
 
-@pytest.mark.parametrize("bins", [4, 64, 90])
-def test_scan_bearings_agree_with_atan2(bins):
-    memory = PointMemory(PointMemoryConfig(capacity=1))
-    for bearing in torch.linspace(-math.pi, math.pi, 41)[:-1].tolist():
-        point = torch.tensor([[[3 * math.sin(bearing), 0.0, 3 * math.cos(bearing)]]])
-        scan = memory.scan(memory.from_points(point, torch.zeros(1, 1, 3, dtype=torch.uint8)), torch.eye(4)[None], bins)
-        exact = bearing / (2 * math.pi) * bins
-        found = int(scan.argmin())
-        assert float(scan[0, found]) == pytest.approx(3.0, abs=2e-3)
-        assert abs((found - exact + bins / 2) % bins - bins / 2) <= 0.5 + 1e-3
-
-
-def test_empty_memory_scans_free():
+def test_empty_memory_has_nothing_around():
     memory = PointMemory(PointMemoryConfig(capacity=8))
-    assert (memory.scan(memory.empty(2), torch.eye(4).repeat(2, 1, 1)) == 8.0).all()
+    assert not memory.surroundings(memory.empty(2), torch.eye(4).repeat(2, 1, 1)).any()
 
 
 def test_walking_back_adds_little():
@@ -282,14 +274,14 @@ def test_batches_are_bit_exact():
         camera = Camera(batch.pose, torch.cat([cameras[t].intrinsics for _, cameras in stories]), 32, 32)
         together = memory.integrate(together, batch, camera, torch.full((5,), t))
         alone = [memory.integrate(data, s[0][t], s[1][t], step(t)) for data, s in zip(alone, stories, strict=True)]
-    view, scan = memory.render(together, camera), memory.scan(together, camera.pose)
+    view, around = memory.render(together, camera), memory.surroundings(together, camera.pose)
     for i, data in enumerate(alone):
         own = Camera(camera.pose[i : i + 1], camera.intrinsics[i : i + 1], 32, 32)
         for mine, other in zip(flatten(data).values(), flatten(together).values(), strict=True):
             assert torch.equal(mine, other[i : i + 1])
         for mine, other in zip(flatten(memory.render(data, own)).values(), flatten(view).values(), strict=True):
             assert torch.equal(mine, other[i : i + 1])
-        assert torch.equal(memory.scan(data, own.pose), scan[i : i + 1])
+        assert torch.equal(memory.surroundings(data, own.pose), around[i : i + 1])
 
 
 def test_trim_and_pad_keep_what_is_seen():

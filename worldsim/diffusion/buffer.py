@@ -20,7 +20,8 @@ from torch import Tensor
 from worldsim.camera import Camera, dequantise_depth, quantise_depth, relative_motion
 from worldsim.diffusion.denoiser import frame_to_channels, view_to_channels
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.heads import SCAN_BINS, SCAN_RANGE
+from worldsim.memory.points import frame_surroundings
+from worldsim.memory.splat import MAP_CELLS
 from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, MemoryView, map_tensors
 
@@ -46,7 +47,8 @@ class Windows:
 
     rgb: (b, t, 3, h, w) uint8. inverse_depth: (b, t, h, w) int32 or None. act: (b, t, ...). rew, term: (b, t) of the
     transition into the frame. motion: (b, t, 6). view: (b, t, 8, h, w) float32 channels or None.
-    scan: (b, t, 64) float32 metres around frame i once it was integrated, or None.
+    pose: (b, t, 4, 4) float32, and around: (b, t, 2, 48, 48) uint8, the map of surroundings once frame i was integrated;
+    both None for data without geometry.
     """
 
     rgb: Tensor
@@ -56,7 +58,8 @@ class Windows:
     term: Tensor
     motion: Tensor
     view: Tensor | None
-    scan: Tensor | None
+    pose: Tensor | None
+    around: Tensor | None
 
     @property
     def x(self) -> Tensor:
@@ -103,7 +106,6 @@ class FrameBuffer:
         self.episodes_at_once = episodes_at_once
         self.intrinsics: Tensor | None = None
         self.frames = 0
-        self.seen_frames = 0
         self._data: dict[str, Tensor] = {}
         self._shards: list[tuple[int, int]] = []
         self._starts: dict[int, Tensor] = {}
@@ -130,7 +132,6 @@ class FrameBuffer:
         self._write(at, shard)
         self._shards.append((at, at + count))
         self.frames = at + count
-        self.seen_frames += count
         starts = np.concatenate(
             [np.arange(s, max(s, s + n - self.window + 1)) for s, n in zip(shard["episode_start"][:-1], lengths, strict=True)]
         )
@@ -140,7 +141,7 @@ class FrameBuffer:
 
     @torch.no_grad()
     def remember(self, seed: int) -> None:
-        """Send the episodes that are new through the scene memory and store each frame's view and scan.
+        """Send the episodes that are new through the scene memory and store each frame's view and map of surroundings.
 
         seed: of the perturbation.
         """
@@ -163,16 +164,24 @@ class FrameBuffer:
         def get(name: str) -> Tensor:
             return self._data[name][flat].unflatten(0, index.shape)
 
-        view = scan = depth = None
+        view = depth = pose = around = None
         if "inverse_depth" in self._data:
             depth = get("inverse_depth").int() & 0xFFFF
         if self.memory is not None:
             keep = torch.rand(batch, generator=generator, device=self.device) >= memory_drop
             view = view_to_channels(unpack_view(self._data["view"][flat])).unflatten(0, index.shape)
             view = view * keep[:, None, None, None, None]
-            scan = get("scan").float() * (SCAN_RANGE / 255.0)
-            scan = torch.where(keep[:, None, None], scan, torch.full_like(scan, SCAN_RANGE))
-        return Windows(get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view, scan)
+        if "pose" in self._data:
+            pose = get("pose")
+            around = get("around") if self.memory is not None else self._seen_alone(get("rgb"), depth, pose)
+        return Windows(get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view, pose, around)
+
+    def _seen_alone(self, rgb: Tensor, depth: Tensor | None, pose: Tensor) -> Tensor:
+        """Maps of surroundings from each frame alone: what a world without memory knows."""
+        assert depth is not None and self.intrinsics is not None
+        frame = Frame(rgb.flatten(0, 1), depth.flatten(0, 1), pose.flatten(0, 1))
+        camera = Camera(pose.flatten(0, 1), self.intrinsics.expand(len(frame.rgb), 4), *rgb.shape[-2:])
+        return frame_surroundings(frame, camera).unflatten(0, rgb.shape[:2])
 
     def _evict(self, start: int, stop: int) -> None:
         gone = [s for s in self._shards if s[0] < stop and start < s[1]]
@@ -209,7 +218,7 @@ class FrameBuffer:
         if self.memory is not None:
             h, w = shard["rgb"].shape[1:3]
             arrays["view"] = torch.zeros(0, PACKED_VIEW, h, w, dtype=torch.uint8, device=self.device)
-            arrays["scan"] = torch.zeros(0, SCAN_BINS, dtype=torch.uint8, device=self.device)
+            arrays["around"] = torch.zeros(0, 2, MAP_CELLS, MAP_CELLS, dtype=torch.uint8, device=self.device)
         for name, values in arrays.items():
             held = self._grown(name, values, stop)
             held[at : at + len(values)] = values
@@ -250,9 +259,8 @@ class FrameBuffer:
             step = torch.full((size,), t, dtype=torch.int64, device=self.device)
             updated = self.memory.integrate(memory, worse, camera, step)
             memory = map_tensors(partial(_rows, keep), updated, memory)
-            scan = self.memory.scan(memory, frame.pose, SCAN_BINS)
-            code = (scan * (255.0 / SCAN_RANGE)).round().clamp(0, 255).to(torch.uint8)
-            self._put("scan", index[:real], code[:real], t < length[:real])
+            around = self.memory.surroundings(memory, frame.pose)
+            self._put("around", index[:real], around[:real], t < length[:real])
 
     def _put(self, name: str, index: Tensor, values: Tensor, going_on: Tensor) -> None:
         """Store frames' values, except for episodes that are over: their last frame is in the memory by then."""
@@ -323,9 +331,12 @@ def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
         # The offset of a point in its pixel runs the other way in a mirror.
         turned = torch.cat([turned[:, :, :5], -turned[:, :, 5:6], turned[:, :, 6:]], 2)
         view = choose(turned, view)
-    scan = windows.scan
-    if scan is not None:
-        scan = choose(scan[..., (-torch.arange(scan.shape[-1], device=scan.device)) % scan.shape[-1]], scan)
+    pose, around = windows.pose, windows.around
+    if pose is not None and around is not None:
+        # The world's mirror image has its x turned round, as the camera's.
+        reflection = torch.tensor([-1.0, 1, 1, 1], device=flip.device)
+        pose = choose(reflection[:, None] * pose * reflection, pose)
+        around = choose(around.flip(-1), around)
     depth = windows.inverse_depth
     return dataclasses.replace(
         windows,
@@ -334,7 +345,8 @@ def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
         act=choose(mirror[windows.act], windows.act),
         motion=choose(windows.motion * sign, windows.motion),
         view=view,
-        scan=scan,
+        pose=pose,
+        around=around,
     )
 
 

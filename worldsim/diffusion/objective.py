@@ -12,8 +12,11 @@ from worldsim.camera import pluecker_rays
 from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.denoiser import add_noise
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, two_stream_mask
-from worldsim.heads import HISTORY, SCAN_BINS, SCAN_RANGE, EgoMotionHead, OutcomeHead
+from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead, quarter_turns, to_world_axes
 from worldsim.state import map_tensors
+
+TELEPORT = 20.0
+"""Motions of more than this many times the usual one are left out of the ego-motion loss."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Objective(nn.Module):
         losses = self._denoising(prediction.float(), x)
         losses.update(self._outcomes(features, windows))
         if self.ego_motion is not None:
-            losses.update(self._motions(windows, x, uniform(b, t - 1)))
+            losses.update(self._motions(windows, uniform(b, t - 1)))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
         losses["prediction"] = prediction.detach()
         return losses
@@ -126,23 +129,25 @@ class Objective(nn.Module):
             "termination_loss": F.binary_cross_entropy_with_logits(logit[:, 1:], windows.term[:, 1:].float()),
         }
 
-    def _motions(self, windows: Windows, x: Tensor, random: Tensor) -> dict[str, Tensor]:
+    def _motions(self, windows: Windows, random: Tensor) -> dict[str, Tensor]:
         """Ego-motion from every frame of the window that has a full history; random (b, t - 1) hides some histories."""
-        assert self.ego_motion is not None
-        scan = windows.scan
-        if scan is None:
-            scan = torch.full((*x.shape[:2], SCAN_BINS), SCAN_RANGE, device=x.device)
-        first = HISTORY
-        t = x.shape[1]
+        assert self.ego_motion is not None and windows.pose is not None and windows.around is not None
+        first, t = HISTORY, windows.pose.shape[1]
+        before = torch.cat([windows.pose[:, :1], windows.pose[:, :-1]], 1)
+        motions = to_world_axes(windows.motion, before)
         steps = range(first, t - 1)
-        motion = torch.stack([windows.motion[:, i - HISTORY + 1 : i + 1] for i in steps], 1)
+        motion = torch.stack([motions[:, i - HISTORY + 1 : i + 1] for i in steps], 1)
         acts = torch.stack([windows.act[:, i - HISTORY + 1 : i + 1] for i in steps], 1)
         fresh = (random[:, first:] < 0.1)[:, :, None, None]
-        age = torch.arange(HISTORY, device=x.device)
+        age = torch.arange(HISTORY, device=motion.device)
         forget = fresh & (age < HISTORY // 2)[None, None, :, None]
         motion = torch.where(forget, torch.zeros_like(motion), motion)
         acts = torch.where(forget[..., 0] if acts.dim() == 3 else forget, torch.zeros_like(acts), acts)
-        target = (windows.motion[:, first + 1 :] - self.ego_motion.mean) / self.ego_motion.std
-        flat = (a.flatten(0, 1) for a in (x[:, first:-1], scan[:, first:-1], motion, acts, windows.act[:, first + 1 :]))
-        predicted = self.ego_motion.normalised(*flat)
-        return {"motion_loss": F.smooth_l1_loss(predicted.float(), target.flatten(0, 1), beta=0.05)}
+        parts = (windows.around[:, first:-1], windows.pose[:, first:-1], motion, motions[:, first + 1 :])
+        around, pose, motion, target = (p.flatten(0, 1) for p in parts)
+        around, pose, (motion, target) = quarter_turns(around, pose, (motion, target))
+        predicted = self.ego_motion.normalised(around, pose, motion, acts.flatten(0, 1), windows.act[:, first + 1 :].flatten(0, 1))
+        # Beyond what any walk does in a step lie teleports: nothing to learn from.
+        usual = (target.abs() < TELEPORT * self.ego_motion.scale).all(-1, keepdim=True)
+        loss = F.smooth_l1_loss(predicted.float(), target / self.ego_motion.scale, beta=0.05, reduction="none")
+        return {"motion_loss": (loss * usual).mean()}

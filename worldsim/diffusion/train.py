@@ -28,7 +28,7 @@ from worldsim.diffusion.buffer import FrameBuffer, PerturbConfig, Windows, augme
 from worldsim.diffusion.network import VIEW_CHANNELS, SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective, ObjectiveConfig
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
-from worldsim.heads import EgoMotionHead, OutcomeHead
+from worldsim.heads import EgoMotionHead, OutcomeHead, to_world_axes
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.world import World, WorldConfig
 
@@ -155,6 +155,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.has_rewards = self.has_terminations = False
         self.maps: set[str] = set()
+        self.frames = 0
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.accelerator.unwrap_model(self.objective).parameters()]
@@ -191,31 +192,39 @@ class Trainer:
             height=height, width=width, channels=channels, view_channels=VIEW_CHANNELS if c.memory else 0,
             actions=actions, action_dim=action_dim, **PRESETS[c.preset],
         )  # fmt: skip
-        ego = EgoMotionHead(channels=channels, actions=actions, action_dim=action_dim) if info.geometry else None
+        ego = EgoMotionHead(actions=actions, action_dim=action_dim) if info.geometry else None
         return network, ego, OutcomeHead(dim=network.config.dim)
 
     # Data.
 
     def take_in(self) -> None:
-        """Load this process's shards that are new: every ``world_size``-th by number, however late each appears."""
+        """Load the shards that are new: every ``world_size``-th by number is this process's, however late each appears.
+
+        All are looked at: whichever process writes the world's card knows of all maps, rewards and terminations.
+        """
         self.dataset.refresh()
         for index, shard in enumerate(self.dataset.shards):
-            number = int("".join(filter(str.isdigit, shard.file)))
-            if number % self.world_size != self.rank or shard.file in self.taken:
+            if shard.file in self.taken:
                 continue
             arrays, episodes = self.dataset.load_shard(index)
-            wrong = {str(e["split"]) for e in episodes if e.get("split", self.config.train_split) != self.config.train_split}
-            if wrong:
-                raise InvalidInputError(
-                    f"{self.config.data} holds episodes of the split {', '.join(wrong)}: training takes only "
-                    f"{self.config.train_split!r}, record it with --reset-options split {self.config.train_split}"
-                )
-            self.buffer.add(arrays)
+            self._require_split(episodes)
+            if int("".join(filter(str.isdigit, shard.file))) % self.world_size == self.rank:
+                self.buffer.add(arrays)
             self.maps.update(str(e["map"]) for e in episodes if e.get("map"))
             self.has_rewards |= bool(np.any(arrays["rew"]))
             self.has_terminations |= bool(np.any(arrays["term"]))
+            self.frames += shard.frames
             self.taken.add(shard.file)
         self.buffer.remember(seed=self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank)
+
+    def _require_split(self, episodes: list[dict[str, Any]]) -> None:
+        split = self.config.train_split
+        wrong = {str(e["split"]) for e in episodes if e.get("split", split) != split}
+        if wrong:
+            raise InvalidInputError(
+                f"{self.config.data} holds episodes of the split {', '.join(wrong)}: training takes only {split!r}, "
+                f"record it with --reset-options split {split}"
+            )
 
     def wait_for_data(self) -> None:
         """Until every process has a window to train on; gives up when nothing new was recorded for a while."""
@@ -235,12 +244,15 @@ class Trainer:
             self._measure_motion()
 
     def _measure_motion(self) -> None:
-        """Mean and spread of motions, for the ego-motion head's scale; the first process's figures hold for all."""
+        """Usual size of motions, for the ego-motion head's scale; the first process's figures hold for all."""
         assert self.ego is not None
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
-        motion = self.buffer.sample(256, generator).motion.flatten(0, 1)
-        self.ego.mean.copy_(broadcast(motion.mean(0)))
-        self.ego.std.copy_(broadcast(motion.std(0).clamp(min=1e-3)))
+        windows = self.buffer.sample(256, generator)
+        assert windows.pose is not None
+        size = to_world_axes(windows.motion[:, 1:], windows.pose[:, :-1]).flatten(0, 1).std(0)
+        # The horizontal axes are alike; what hardly moves must not be blown up.
+        size = torch.cat([size[:2].mean().expand(2), size[2:]]).clamp(min=1e-2)
+        self.ego.scale.copy_(broadcast(size))
 
     # Steps.
 
@@ -299,7 +311,7 @@ class Trainer:
         card = {
             "trained_on": info.env_id,
             "train_maps": sorted(self.maps),
-            "frames": self.buffer.seen_frames * self.world_size,
+            "frames": self.frames,
             "training": {
                 "steps": self.step, "minutes": round(self.elapsed / 60, 2),
                 "windows_a_step": self.config.batch_size * self.world_size,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera
-from worldsim.memory.splat import SCAN_RANGE, hole_view
+from worldsim.memory.splat import MAP_CELLS, hole_view
 from worldsim.state import Frame, MemoryView
 
 
@@ -27,6 +27,6 @@ class NoMemory:
         """A view of holes."""
         return hole_view(camera)
 
-    def scan(self, memory: tuple[()], pose: Tensor, bins: int = 64) -> Tensor:
-        """(b, bins) float32: free as far as a scan reaches, everywhere."""
-        return torch.full((len(pose), bins), SCAN_RANGE, device=pose.device)
+    def surroundings(self, memory: tuple[()], pose: Tensor) -> Tensor:
+        """(b, 2, 48, 48) uint8 zeros: nothing is known to be anywhere."""
+        return torch.zeros(len(pose), 2, MAP_CELLS, MAP_CELLS, dtype=torch.uint8, device=pose.device)

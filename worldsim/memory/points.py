@@ -19,10 +19,8 @@ from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, quantise_depth, unproject
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
-from worldsim.memory.splat import DIRECTION, EMPTY, POINT, SCAN_RANGE, Splat, hole_view, nearest, splat, to_camera_axes
+from worldsim.memory.splat import DIRECTION, EMPTY, MAP_CELL, MAP_CELLS, POINT, Splat, hole_view, nearest, splat
 from worldsim.state import Frame, MemoryView, map_tensors
-
-MILLIMETRES = 1000.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class PointMemoryConfig:
     carve: bool = True
     """Drop points that hang in space which a frame sees through: what has moved. Off: the scene is taken as still."""
     body_m: float = 0.5
-    """Scans look at points within this height above and below the camera, in metres."""
+    """In maps of surroundings, what is within this height above and below the camera (m) stands in the way."""
 
 
 class PointMemory:
@@ -220,20 +218,9 @@ class PointMemory:
         key = (rank << bits) | torch.arange(memory.capacity, device=rank.device, dtype=torch.int32)
         return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(torch.int64)
 
-    def scan(self, memory: Points, pose: Tensor, bins: int = 64) -> Tensor:
-        """Free horizontal distance around ``pose`` (b, 4, 4): (b, bins) float32 metres, at most 8.
-
-        Bin 0 is centred straight ahead; bins grow clockwise (to the right). Only points within ``body_m`` of the
-        camera's height count.
-        """
-        x, y, z = to_camera_axes(memory.position, memory.kind, pose)
-        level = (memory.kind == POINT) & (y.abs() <= self.config.body_m)
-        distance = (x.square() + z.square()).sqrt_().clamp_(max=SCAN_RANGE).mul_(MILLIMETRES)
-        limit = int(SCAN_RANGE * MILLIMETRES)
-        distance = torch.where(level, distance, float(limit)).to(torch.int32)
-        nearest_mm = torch.full((len(pose), bins), limit, dtype=torch.int32, device=pose.device)
-        nearest_mm = nearest_mm.scatter_reduce_(1, _bearing_bin(x, z, bins), distance, "amin")
-        return nearest_mm.to(torch.float32) / MILLIMETRES
+    def surroundings(self, memory: Points, pose: Tensor) -> Tensor:
+        """A map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
+        return map_around(memory.position, memory.kind, pose, self.config.body_m)
 
     def coverage(self, memory: Points, camera: Camera) -> Tensor:
         """(b,) float32 share of the pixels at ``camera`` that the memory knows."""
@@ -328,16 +315,28 @@ def _first_true(mask: Tensor, k: int) -> Tensor:
     return torch.zeros(b, k + 1, dtype=torch.int64, device=mask.device).scatter_(1, target, place)[:, :k]
 
 
-def _bearing_bin(x: Tensor, z: Tensor, bins: int) -> Tensor:
-    """The bin of a bearing, clockwise from ahead, int64 in [0, bins), by a polynomial arc tangent (error 1e-5 rad).
+def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) -> Tensor:
+    """The map of :meth:`worldsim.protocols.SceneMemory.surroundings` from points. position: (b, 3, n); kind: (b, n)."""
+    x, y, z = (position[:, i] - pose[:, i, 3, None].float() for i in range(3))
+    column = torch.floor(x / MAP_CELL + MAP_CELLS / 2)
+    row = torch.floor(MAP_CELLS / 2 - y / MAP_CELL)
+    near = (kind == POINT) & (column >= 0) & (column < MAP_CELLS) & (row >= 0) & (row < MAP_CELLS)
+    elsewhere = torch.arange(kind.shape[1], device=kind.device) % MAP_CELLS**2
+    cell = torch.where(near, row * MAP_CELLS + column, elsewhere).to(torch.int64)
+    level = torch.where(near & (z.abs() <= body), 255, 0)
+    # Centimetres below the band, counted down from 255, so that the highest point wins.
+    depth = ((-z - body) * 100.0).clamp(0.0, 254.0)
+    floor = torch.where(near & (z < -body) & (z > -body - 2.5), 255 - depth.to(torch.int32), 0)
+    values = torch.stack([level.to(torch.int32), floor.to(torch.int32)], 1)
+    drawn = torch.zeros(len(pose), 2, MAP_CELLS**2, dtype=torch.int32, device=kind.device)
+    drawn = drawn.scatter_reduce_(2, cell[:, None].expand_as(values), values, "amax")
+    return drawn.to(torch.uint8).view(-1, 2, MAP_CELLS, MAP_CELLS)
 
-    ``atan2`` rounds differently at the end of a vector than inside it: a row would depend on its place in the batch.
-    """
-    ax, az = x.abs(), z.abs()
-    t = torch.minimum(ax, az) / torch.maximum(ax, az).clamp_(min=1e-9)
-    s = t.square()
-    angle = t * ((((0.0208351 * s - 0.0851330) * s + 0.1801410) * s - 0.3302995) * s + 0.9998660)
-    angle = torch.where(ax > az, math.pi / 2 - angle, angle)
-    angle = torch.where(z < 0, math.pi - angle, angle)
-    angle = torch.where(x < 0, -angle, angle)
-    return (angle * (bins / (2 * math.pi))).round_().to(torch.int64).remainder_(bins)
+
+def frame_surroundings(frame: Frame, camera: Camera) -> Tensor:
+    """The map of surroundings that one frame alone gives, for worlds without a memory."""
+    if frame.inverse_depth is None or frame.pose is None:
+        raise MissingGeometryError("a map of surroundings needs depth and pose, this frame has none")
+    points = unproject(dequantise_depth(frame.inverse_depth), camera).flatten(1, 2).transpose(1, 2)
+    kind = torch.where(frame.inverse_depth.flatten(1) > 0, POINT, DIRECTION)
+    return map_around(points, kind, frame.pose)

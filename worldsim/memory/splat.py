@@ -19,8 +19,8 @@ EMPTY, POINT, DIRECTION = 0, 1, 2
 """Kinds of a slot: unused, a point in metres, a direction to something infinitely far."""
 NEAR_PLANE = 0.05
 """Points nearer than this along the optical axis (m) are not drawn."""
-SCAN_RANGE = 8.0
-"""Distance (m) at which scans are cut off."""
+MAP_CELLS, MAP_CELL = 48, 0.08
+"""Cells a side, and metres a cell, of the maps of surroundings: 1.92 m to each side, more than a step reaches."""
 _HOLE = 2**63 - 1
 
 

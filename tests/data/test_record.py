@@ -143,9 +143,9 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
 
 def test_one_recorder_at_a_time_and_ctrl_c_leaves_a_readable_dataset(tmp_path: Path) -> None:
     out = tmp_path / "stopped"
-    process = start_recording(tmp_path, out, 20_000)
+    process = start_recording(tmp_path, out, 200_000)
     with pytest.raises(InvalidInputError, match="Another process is recording"):
-        record(config(out, frames=20_000))
+        record(config(out, frames=200_000))
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0

@@ -72,8 +72,8 @@ def continuous(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
     """A few steps of the debug network."""
     settings: dict[str, Any] = dict(
-        preset="debug", steps=3, batch_size=2, window=12, warmup=2, memory_capacity=1024, mixed_precision="no", compile=False,
-        patience=0.0,
+        preset="debug", steps=3, batch_size=2, window=12, warmup=2, memory_capacity=1024, world_memory_capacity=2048,
+        mixed_precision="no", compile=False, patience=0.0,
     )  # fmt: skip
     return TrainConfig(data, out, **(settings | changes))
 
@@ -107,7 +107,8 @@ def command(settings: TrainConfig, *launcher: str) -> subprocess.Popen[bytes]:
     """``worldsim train`` on the CPU in a process of its own."""
     arguments = ["--memory" if settings.memory else "--no-memory"]
     for name in (
-        "data", "out", "preset", "steps", "batch_size", "window", "warmup", "memory_capacity", "mixed_precision", "save_every",
+        "data", "out", "preset", "steps", "batch_size", "window", "warmup", "memory_capacity",
+        "world_memory_capacity", "mixed_precision", "save_every",
     ):  # fmt: skip
         arguments += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -130,7 +131,7 @@ def test_trains_a_world(tmp_path: Path, rooms: Path) -> None:
     assert (c.env_id, c.env_kwargs, c.fps) == ("worldsim/TinyRoom-v0", {"size": SIZE}, 10.0)
     assert (c.intrinsics, c.action_low, c.action_high) == ((16.0, 16.0, 16.0, 16.0), None, None)
     assert not c.has_rewards and not c.has_terminations
-    assert c.memory is not None and c.memory.capacity == 1024
+    assert c.memory is not None and c.memory.capacity == 2048
     assert (card["trained_on"], card["frames"], card["training"]["steps"]) == ("worldsim/TinyRoom-v0", 128, 3)
     assert card["train_maps"] == sorted({e.info["map"] for e in EpisodeDataset(rooms)})
     # The averages of the checkpoint, parameter by parameter.

@@ -53,7 +53,7 @@ class DemoConfig:
     """Folder for rollout.mp4, rollout.png, memory.ply and metrics.json."""
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or a repository of the Hugging Face hub."""
-    seed: int = 0
+    seed: int = 1
     """Of the start and of the dream."""
     steps: int | None = None
     """Sampling steps a frame; the world's own number, if not given."""

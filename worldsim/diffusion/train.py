@@ -71,7 +71,9 @@ class TrainConfig:
     memory: bool = True
     """Train with the scene memory (needs poses and depth)."""
     memory_capacity: int = 32768
-    """Points an environment."""
+    """Points an environment while training views are rendered."""
+    world_memory_capacity: int = 131_072
+    """Points an environment in the trained world: walks in it are longer than episodes, and what is evicted is forgotten."""
     memory_drop: float = 0.15
     """Share of windows that see no memory."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -306,7 +308,7 @@ class Trainer:
             intrinsics=tuple(info.intrinsics) if info.intrinsics is not None else None,  # type: ignore[arg-type]
             action_low=tuple(box["low"]) if box is not None else None,
             action_high=tuple(box["high"]) if box is not None else None,
-            memory=PointMemoryConfig(capacity=self.config.memory_capacity) if self.memory is not None else None,
+            memory=PointMemoryConfig(capacity=self.config.world_memory_capacity) if self.memory is not None else None,
         )  # fmt: skip
         card = {
             "trained_on": info.env_id,

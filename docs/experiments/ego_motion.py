@@ -59,8 +59,8 @@ def walk_with_memory(dataset: EpisodeDataset) -> tuple[Tensor, Tensor, Tensor, T
 def main(data: Path, out: Path, steps: int = 13_000, world: str | None = None) -> None:
     torch.manual_seed(0)
     maps, poses, acts, motions, usable = walk_with_memory(EpisodeDataset(data, require_geometry=True))
-    held_out = usable[usable >= len(poses) - 8000]
-    usable = usable[usable < len(poses) - 8000]
+    last = max(len(poses) - 8000, len(poses) * 7 // 8)
+    held_out, usable = usable[usable >= last], usable[usable < last]
 
     def batch(index: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         past = index[:, None] + PAST

@@ -98,12 +98,21 @@ if __name__ == "__main__":
 """
 
 
+def _listen_to_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start_recording(tmp_path: Path, out: Path, frames: int) -> subprocess.Popen[str]:
     """A recording in a process of its own, of which at least one shard is finished."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
+    # A shell's background job ignores Ctrl-C, and so would its children: give this one a terminal's behaviour.
     process = subprocess.Popen(
-        [sys.executable, str(script), str(out), str(frames)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, str(script), str(out), str(frames)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_listen_to_interrupts,
     )
     while not (out / "dataset.json").exists():
         assert process.poll() is None, process.stderr.read()  # type: ignore[union-attr]

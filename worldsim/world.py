@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -483,9 +481,3 @@ def _load_module(kind: Any, folder: Path) -> Any:
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise DamagedFileError(f"{path} is damaged or does not fit its config.json ({error}): copy the world again") from error
     return module
-
-
-def describe(world: World) -> str:
-    """A line or two about a world, for people."""
-    parameters = sum(p.numel() for m in world._modules().values() for p in m.parameters())
-    return f"{parameters / 1e6:.1f}M parameters, {json.dumps(copy.deepcopy(world.card.get('summary', '')))}"

@@ -18,16 +18,17 @@ HISTORY = 8
 
 def to_world_axes(motion: Tensor, pose: Tensor) -> Tensor:
     """A motion (..., 6) in the axes of the camera that it starts from, in world axes. pose: (..., 4, 4) of that camera."""
-    rotation = pose[..., :3, :3].to(motion.dtype)
-    translation = (rotation * motion[..., None, :3]).sum(-1)
-    return torch.cat([translation, (rotation * motion[..., None, 3:]).sum(-1)], -1)
+    return _turned(motion, pose[..., :3, :3])
 
 
 def to_camera_axes(motion: Tensor, pose: Tensor) -> Tensor:
     """Inverse of :func:`to_world_axes`."""
-    inverse = pose[..., :3, :3].to(motion.dtype).transpose(-1, -2)
-    translation = (inverse * motion[..., None, :3]).sum(-1)
-    return torch.cat([translation, (inverse * motion[..., None, 3:]).sum(-1)], -1)
+    return _turned(motion, pose[..., :3, :3].transpose(-1, -2))
+
+
+def _turned(motion: Tensor, rotation: Tensor) -> Tensor:
+    rotation = rotation.to(motion.dtype)
+    return torch.cat([(rotation * part[..., None, :]).sum(-1) for part in motion.split(3, -1)], -1)
 
 
 class EgoMotionHead(ModelMixin, ConfigMixin):  # type: ignore[misc]

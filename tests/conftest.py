@@ -34,13 +34,16 @@ def make_tiny_world(seed: int = 0, geometry: bool = True, rewards: bool = False,
     )  # fmt: skip
     ego_motion = EgoMotionHead(actions=actions, action_dim=action_dim, hidden=32) if geometry else None
     outcome = OutcomeHead(dim=32, hidden=8)
+    # Again, so that the network's random weights do not depend on how many numbers a head takes to begin with.
+    torch.manual_seed(seed + 1)
     with torch.no_grad():
         for module in (network, outcome):
             for weight in module.parameters():
                 if not weight.any():
                     weight.normal_(0.0, 0.05)
         if ego_motion is not None:
-            ego_motion.scale.copy_(torch.tensor([0.3, 0.01, 0.3, 0.01, 0.2, 0.01]))
+            # World axes: it walks on the floor and turns about the vertical.
+            ego_motion.scale.copy_(torch.tensor([0.3, 0.3, 0.01, 0.01, 0.01, 0.2]))
         if rewards:
             outcome.mlp[-1].weight.normal_(0.0, 1.0)
     settings: dict[str, Any] = {

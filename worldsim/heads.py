@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,10 +12,14 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from worldsim.memory.splat import MAP_CELLS
+from worldsim.memory.splat import MAP_CELL, MAP_CELLS
 
 HISTORY = 8
 """Past motions and actions that the ego-motion head sees: enough for momentum and for turns that speed up."""
+ALONG = (0.25, 0.5, 0.75, 1.0)
+"""Shares of the unhindered way at which the ego-motion head looks for what stops it."""
+CROP_CELLS = 16
+"""Cells a side of what it looks at there: 1.28 m, a person's width and a margin."""
 
 
 def to_world_axes(motion: Tensor, pose: Tensor) -> Tensor:
@@ -36,26 +42,34 @@ class EgoMotionHead(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     It works in world axes (z up) on a map of the surroundings that the scene memory draws: what is behind and beside the
     camera stops it as well, and the collision boxes of many engines are aligned with the axes. Momentum is in the last
-    motions and the actions that caused them. Motions are (b, ..., 6), metres and radians, in world axes.
+    motions and the actions that caused them; from these it first tells where nothing in the way would lead, then looks at
+    the map along that way and corrects itself. Motions are (b, ..., 6), metres and radians, in world axes.
     """
 
     config: Any
+    half_precision = ("unhindered.0.",)
+    """Not stored at 8 bits: rounding what past turns say of the next one, each step alike, would add up."""
 
     @register_to_config
-    def __init__(self, actions: int = 7, action_dim: int = 0, hidden: int = 256) -> None:
+    def __init__(self, actions: int = 7, action_dim: int = 0, hidden: int = 512, rank: int = 64) -> None:
+        """hidden: width of the layers. rank: each wide layer is a product of two that meet in so few numbers; 0 for plain ones."""
         super().__init__()
         self.width = actions or action_dim
-        self.map = nn.Sequential(
+        told = HISTORY * (6 + self.width) + 6 + 7 * self.width
+        self.unhindered = _mlp(told, hidden // 2, 2, rank)
+        self.overview = nn.Sequential(
             nn.Conv2d(2, 16, 4, stride=2, padding=1), nn.SiLU(),
             nn.Conv2d(16, 32, 4, stride=2, padding=1), nn.SiLU(),
             nn.Conv2d(32, 32, 3, stride=2, padding=1), nn.SiLU(),
-            nn.Flatten(), nn.Linear(32 * (MAP_CELLS // 8) ** 2, 192),
+            nn.Flatten(), _linear(32 * (MAP_CELLS // 8) ** 2, 128, rank),
         )  # fmt: skip
-        inputs = 192 + HISTORY * (6 + self.width) + 6 + 7 * self.width
-        self.mlp = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(),
-            nn.Linear(hidden, 6),
+        self.contact = nn.Sequential(
+            nn.Conv2d(2, 24, 3, padding=1), nn.SiLU(),
+            nn.Conv2d(24, 48, 4, stride=2, padding=1), nn.SiLU(),
+            nn.Conv2d(48, 48, 3, stride=2, padding=1), nn.SiLU(),
+            nn.Flatten(), _linear(48 * (CROP_CELLS // 4) ** 2, 96, rank),
         )  # fmt: skip
+        self.correction = _mlp(128 + 96 * len(ALONG) + told + 6, hidden, 3, rank)
         # Motions of a step have very different sizes along the six axes: the network works in these units.
         self.register_buffer("scale", torch.full((6,), 0.1))
         self.scale: Tensor
@@ -63,15 +77,23 @@ class EgoMotionHead(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def _encode(self, act: Tensor) -> Tensor:
         return F.one_hot(act, self.width).float() if self.config.actions else act.float()
 
-    def normalised(self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> Tensor:
-        """The prediction in units of ``scale``, (b, 6). Arguments as in :meth:`forward`."""
+    def normalised(self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
+        """The prediction and what it would be with nothing in the way, in units of ``scale``, each (b, 6).
+
+        Arguments as in :meth:`forward`.
+        """
         history = torch.cat([motion / self.scale, self._encode(acts)], -1).flatten(1)
         # Which way the camera looks and which way is right; an action pushes along one of these.
         directions = torch.cat([pose[:, :3, 2], pose[:, :3, 0]], -1).float()
         now = self._encode(act)
         push = (now[:, :, None] * directions[:, None]).flatten(1)
-        seen = self.map(around.to(self.scale.dtype) * (1.0 / 255.0))
-        return self.mlp(torch.cat([seen, history, directions, now, push], -1))
+        told = torch.cat([history, directions, now, push], -1)
+        unhindered = self.unhindered(told)
+        seen = around.to(self.scale.dtype) * (1.0 / 255.0)
+        crops = along_the_way(seen, (unhindered.detach().float() * self.scale)[:, :2])
+        contact = self.contact(crops.flatten(0, 1)).view(len(around), -1)
+        correction = self.correction(torch.cat([self.overview(seen), contact, told, unhindered], -1))
+        return unhindered + correction, unhindered
 
     def forward(self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> Tensor:
         """around: (b, 2, 48, 48) uint8 (:meth:`worldsim.protocols.SceneMemory.surroundings`); pose: (b, 4, 4) of the camera;
@@ -79,7 +101,40 @@ class EgoMotionHead(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         Returns the motion (b, 6) that ``act`` leads to.
         """
-        return self.normalised(around, pose, motion, acts, act) * self.scale
+        return self.normalised(around, pose, motion, acts, act)[0] * self.scale
+
+
+def _linear(inputs: int, outputs: int, rank: int) -> nn.Module:
+    if not rank:
+        return nn.Linear(inputs, outputs)
+    return nn.Sequential(nn.Linear(inputs, rank, bias=False), nn.Linear(rank, outputs))
+
+
+def _mlp(inputs: int, hidden: int, depth: int, rank: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width in [inputs] + [hidden] * (depth - 1):
+        layers += [_linear(width, hidden, rank), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Linear(hidden, 6))
+
+
+def along_the_way(around: Tensor, way: Tensor) -> Tensor:
+    """Squares of a map around places on a straight way from its centre.
+
+    around: (b, c, 48, 48) float, rows from north to south. way: (b, 2) metres east and north. Returns (b, k, c, 16, 16), one
+    for each share of the way in :data:`ALONG`, bilinear; beyond the map's edge there is nothing.
+    """
+    b, c = around.shape[:2]
+    half = MAP_CELLS * MAP_CELL / 2
+    offset = (torch.arange(CROP_CELLS, device=around.device) + 0.5 - CROP_CELLS / 2) * MAP_CELL
+    along = torch.tensor(ALONG, device=around.device)
+    # Sampling coordinates are in [-1, 1] from edge to edge, down the rows: south is positive.
+    place = way.clamp(-half, half)[:, None] * along[:, None]
+    x = place[..., 0, None, None] + offset[None, None, None, :]
+    y = -place[..., 1, None, None] + offset[None, None, :, None]
+    x, y = torch.broadcast_tensors(x, y)
+    grid = (torch.stack([x, y], -1) / half).reshape(b, -1, CROP_CELLS, 2).to(around.dtype)
+    crops = F.grid_sample(around, grid, align_corners=False)
+    return crops.view(b, c, len(ALONG), CROP_CELLS, CROP_CELLS).transpose(1, 2)
 
 
 def quarter_turns(around: Tensor, pose: Tensor, motions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
@@ -103,6 +158,58 @@ def quarter_turns(around: Tensor, pose: Tensor, motions: tuple[Tensor, ...]) -> 
     columns = turned(pose[:, :3].transpose(1, 2)).transpose(1, 2)
     pose = torch.cat([columns, pose[:, 3:]], 1)
     return maps, pose, tuple(torch.cat([turned(m[..., :3]), turned(m[..., 3:])], -1) for m in motions)
+
+
+@dataclass(frozen=True)
+class Motions:
+    """Moments of recorded walks, for the ego-motion head to learn from; the first five as in its ``forward``.
+
+    around: (b, 2, 48, 48) uint8. pose: (b, 4, 4). motion: (b, 8, 6), acts: (b, 8, ...), act: (b, ...).
+    target: (b, 6) the motion that ``act`` led to. Motions are in world axes.
+    """
+
+    around: Tensor
+    pose: Tensor
+    motion: Tensor
+    acts: Tensor
+    act: Tensor
+    target: Tensor
+
+
+def vary(motions: Motions, generator: torch.Generator, mirror: tuple[int, ...] | None, forget: float = 0.1) -> Motions:
+    """Mirror half of the moments (discrete actions: ``mirror`` maps each to its mirror image), turn three quarters of them.
+
+    forget: share of moments whose older half of the past is hidden, as after a reset.
+    """
+    b, device = len(motions.pose), motions.pose.device
+    if mirror is not None:
+        flip = torch.rand(b, generator=generator, device=device) < 0.5
+        motions = _mirrored(motions, flip, torch.tensor(mirror, device=device))
+    around, pose, (motion, target) = quarter_turns(motions.around, motions.pose, (motions.motion, motions.target))
+    hidden = (torch.rand(b, generator=generator, device=device) < forget)[:, None].expand(b, HISTORY).clone()
+    hidden[:, HISTORY // 2 :] = False
+    acts = motions.acts.masked_fill(hidden.reshape(b, HISTORY, *[1] * (motions.acts.dim() - 2)), 0)
+    motion = motion.masked_fill(hidden[..., None], 0.0)
+    return dataclasses.replace(motions, around=around, pose=pose, motion=motion, acts=acts, target=target)
+
+
+def _mirrored(motions: Motions, flip: Tensor, mirror: Tensor) -> Motions:
+    """The world's mirror image has its x turned round, as the camera's has."""
+    device = flip.device
+    pose_sign = torch.tensor([-1.0, 1, 1, 1], device=device)
+    sign = torch.tensor([-1.0, 1, 1, 1, -1, -1], device=device)
+
+    def choose(this: Tensor, other: Tensor) -> Tensor:
+        return torch.where(flip.reshape(-1, *[1] * (this.dim() - 1)), this, other)
+
+    return Motions(
+        around=choose(motions.around.flip(-1), motions.around),
+        pose=choose(pose_sign[:, None] * motions.pose * pose_sign, motions.pose),
+        motion=choose(motions.motion * sign, motions.motion),
+        acts=choose(mirror[motions.acts], motions.acts),
+        act=choose(mirror[motions.act], motions.act),
+        target=choose(motions.target * sign, motions.target),
+    )
 
 
 class OutcomeHead(ModelMixin, ConfigMixin):  # type: ignore[misc]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from worldsim.camera import Camera, move, relative_motion, snap_pose
+from worldsim.camera import Camera, move, relative_motion, rotation_vector_to_matrix, snap_pose
 from worldsim.config import from_json, read_json, to_json, write_json
 from worldsim.diffusion.denoiser import channels_to_frame, view_to_channels
 from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
@@ -27,7 +27,8 @@ from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
 from worldsim.memory.none import NoMemory
-from worldsim.memory.points import PointMemory, PointMemoryConfig, frame_surroundings
+from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.memory.splat import frame_surroundings
 from worldsim.protocols import SceneMemory
 from worldsim.random import Purpose, normal
 from worldsim.state import Frame, MemoryView, SceneStart, Transition, WorldState, concatenate, flatten, map_tensors
@@ -110,7 +111,7 @@ class World:
         self.observation_space = gym.spaces.Box(0, 255, (n.height, n.width, 3), np.uint8)
         self.action_space: gym.Space[Any] = gym.spaces.Discrete(n.actions) if n.actions else _box(n.action_dim, config)
         self._starts: dict[tuple[str, str] | None, WorldState] = {}
-        for module in self._modules().values():
+        for module in self.modules().values():
             module.eval().requires_grad_(False)
 
     @property
@@ -125,14 +126,18 @@ class World:
 
     def to(self, device: torch.device | str) -> World:
         """Move the weights; returns the world itself."""
-        for module in self._modules().values():
+        for module in self.modules().values():
             module.to(device)
         self._starts.clear()
         return self
 
     def without_memory(self) -> World:
         """The same weights with the scene memory switched off."""
-        return World(self.network, self.config, self.ego_motion, self.outcome, self.card, self.folder, memory=NoMemory())
+        return self.with_memory(NoMemory())
+
+    def with_memory(self, memory: SceneMemory) -> World:
+        """The same weights with another scene memory. Its states start empty: stored start scenes' memories do not fit it."""
+        return World(self.network, self.config, self.ego_motion, self.outcome, self.card, self.folder, memory=memory)
 
     def with_dynamics(self, **changes: Any) -> World:
         """The same weights with other :class:`DynamicsConfig` values, for instance ``steps=2``."""
@@ -182,6 +187,54 @@ class World:
         condition = self._condition(act, motion, view, state.intrinsics)
         state = dataclasses.replace(state, context=self.dynamics.advance(state.context))
         return self._take_in(state, act, motion, frame, condition)
+
+    @torch.no_grad()
+    def edit(self, state: WorldState, memory: Any) -> WorldState:
+        """Every world with another memory, such as an edited one: what it shows is what the dream goes on from.
+
+        The context is cleared back to the newest frame. That frame is shown again: where the memory's view of it has changed,
+        it takes over what the new memory shows there, and what nothing is known of any more is dreamed anew. Then the memory
+        takes this frame in. The past of the walk, its pose and its random numbers stay.
+        """
+        if not self.has_geometry or isinstance(self.memory, NoMemory):
+            raise MissingGeometryError("this world has no scene memory that could be edited")
+        frame, n = state.frame, self.network.config
+        assert frame.pose is not None and frame.inverse_depth is not None
+        camera = self._camera(frame.pose, state.intrinsics)
+        before, after = self.memory.render(state.memory, camera), self.memory.render(memory, camera)
+        condition = self._condition(state.act[:, -1], self._last_motion(state), after, state.intrinsics)
+        empty = self.dynamics.empty(len(state), self.device)
+        shape = (n.channels, n.height, n.width)
+        prediction, _ = self.dynamics.predict(empty, condition, normal(state.seed, state.step, Purpose.EDIT, shape))
+        dreamed = channels_to_frame(prediction.x, frame.pose)
+        assert dreamed.inverse_depth is not None
+        changed = (before.mask != after.mask) | (before.inverse_depth != after.inverse_depth)
+        changed = changed | (before.rgb != after.rgb).any(1)
+        shown, unknown = changed & after.mask, changed & ~after.mask
+
+        def again(old: Tensor, known: Tensor, new: Tensor) -> Tensor:
+            over, under = (shown, unknown) if old.ndim == 3 else (shown[:, None], unknown[:, None])
+            return torch.where(over, known, torch.where(under, new, old))
+
+        frame = dataclasses.replace(
+            frame,
+            rgb=again(frame.rgb, after.rgb, dreamed.rgb),
+            inverse_depth=again(frame.inverse_depth, after.inverse_depth, dreamed.inverse_depth),
+        )
+        noise = normal(state.seed, state.step, Purpose.CONTEXT, shape)
+        context = self.dynamics.commit(empty, frame, condition, noise)
+        memory = self.memory.integrate(memory, frame, camera, state.step)
+        return dataclasses.replace(state, frame=frame, context=context, memory=memory)
+
+    def _last_motion(self, state: WorldState) -> Tensor:
+        """The newest motion in the axes of the camera that it started from, (b, 6)."""
+        assert state.frame.pose is not None
+        motion = state.motion[:, -1]
+        turn = rotation_vector_to_matrix(motion[:, 3:])
+        start = torch.eye(4, device=motion.device).repeat(len(motion), 1, 1)
+        # In world axes rotations multiply from the left, so the turn is undone on that side.
+        start[:, :3, :3] = turn.transpose(1, 2) @ state.frame.pose[:, :3, :3]
+        return to_camera_axes(motion, start)
 
     @torch.no_grad()
     def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
@@ -338,7 +391,8 @@ class World:
 
     # On disk.
 
-    def _modules(self) -> dict[str, nn.Module]:
+    def modules(self) -> dict[str, nn.Module]:
+        """The trained parts by the names of their folders."""
         modules: dict[str, nn.Module] = {"dynamics": self.network, "outcome": self.outcome}
         if self.ego_motion is not None:
             modules["ego_motion"] = self.ego_motion
@@ -352,7 +406,7 @@ class World:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "world.json").unlink(missing_ok=True)
-        for name, module in self._modules().items():
+        for name, module in self.modules().items():
             (folder / name).mkdir(exist_ok=True)
             config = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}  # type: ignore[arg-type]
             write_json(folder / name / "config.json", {"_class_name": type(module).__name__, **config})
@@ -360,7 +414,8 @@ class World:
             target, stale = folder / name / PACKED_WEIGHTS, folder / name / PLAIN_WEIGHTS
             if not eight_bit:
                 target, stale = stale, target
-            _save_atomically(quantise_weights(weights) if eight_bit else weights, target)
+            half = getattr(module, "half_precision", ())
+            _save_atomically(quantise_weights(weights, half) if eight_bit else weights, target)
             stale.unlink(missing_ok=True)
         write_json(
             folder / "world.json",

@@ -1,105 +1,261 @@
-"""Train an ego-motion head alone, on a CPU, from a recording: ``python ego_motion.py DATA OUT [STEPS] [WORLD]``.
+"""Train an ego-motion head alone and measure it on maps that it has not seen: ``python ego_motion.py --help``.
 
-DATA: a recording with geometry. OUT: folder for the head. With WORLD (a folder), its head is replaced by the new one.
+Steps: send a recording through the scene memory and keep each frame's map of surroundings; train on the maps of the engine
+that are not held out; measure single steps, and 48 free-running steps on a memory of true frames as they come, on the held-out
+ones. With ``--narrow`` the trained wide head is then brought to a lower rank, fitted to what its layers really see.
 """
 
 from __future__ import annotations
 
-import sys
+import copy
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+import tyro
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from worldsim.camera import Camera, relative_motion
+from worldsim.camera import Camera, move, relative_motion, snap_pose
 from worldsim.data.dataset import EpisodeDataset
-from worldsim.heads import HISTORY, EgoMotionHead, quarter_turns, to_world_axes
+from worldsim.heads import HISTORY, EgoMotionHead, Motions, to_camera_axes, to_world_axes, vary
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.state import Frame
-from worldsim.world import World
 
-MIRROR = torch.tensor([0, 1, 2, 4, 3, 6, 5])
-REFLECTION = torch.tensor([-1.0, 1, 1, 1])
-REFLECTED_MOTION = torch.tensor([-1.0, 1, 1, 1, -1, -1])
-BATCH = 256
+MIRROR = (0, 1, 2, 4, 3, 6, 5)
 PAST = torch.arange(-HISTORY, 0)
+TELEPORT_M = 3.0
+START, STEPS = 63, 48
+SHORTEST_M = 5.0
 
 
-def walk_with_memory(dataset: EpisodeDataset) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Maps, poses, actions and motions (world axes) of all frames, and the frames with a full past and a future."""
-    memory = PointMemory(PointMemoryConfig(capacity=16384))
-    maps, poses, acts, motions, usable = [], [], [], [], []
-    offset = 0
-    for episode in tqdm(dataset, desc="remembering"):
-        pose = torch.from_numpy(np.array(episode.pose))
-        code = torch.from_numpy(np.array(episode.inverse_depth).astype(np.int32))
-        intrinsics = torch.from_numpy(np.array(episode.intrinsics))[None]
-        data = memory.empty(1)
-        black = torch.zeros(1, 3, *code.shape[1:], dtype=torch.uint8)
-        for t in range(len(pose)):
-            camera = Camera(pose[t : t + 1], intrinsics, *code.shape[1:])
-            data = memory.integrate(data, Frame(black, code[t : t + 1], camera.pose), camera, torch.full((1,), t))
-            maps.append(memory.surroundings(data, camera.pose))
-        motion = torch.zeros(len(pose), 6)
-        motion[:-1] = to_world_axes(relative_motion(pose[:-1], pose[1:]), pose[:-1])
-        # Over three metres a step is a teleport.
-        usual = motion[:, :3].norm(dim=1) < 3
-        usable += [offset + t for t in range(HISTORY, len(pose) - 1) if usual[t]]
-        poses.append(pose)
-        acts.append(torch.from_numpy(np.array(episode.act)))
-        motions.append(motion)
-        offset += len(pose)
-    return torch.cat(maps), torch.cat(poses), torch.cat(acts), torch.cat(motions), torch.tensor(usable)
+@dataclass(frozen=True)
+class Config:
+    """Settings of the experiment."""
+
+    data: Path
+    """Recording with geometry."""
+    out: Path
+    """Folder for the head."""
+    minutes: float = 1.0
+    """Time of training."""
+    batch: int = 2048
+    """Moments a step."""
+    hidden: int = 512
+    """Width of the head's layers."""
+    rank: int = 0
+    """Rank of the layers while training, 0 for full."""
+    narrow: int = 0
+    """Rank to bring the trained head to, 0 to leave it."""
+    narrow_minutes: float = 0.0
+    """Time of training after that."""
+    learning_rate: float = 2e-3
+    """Peak of AdamW's."""
+    held_out: tuple[str, ...] = (
+        "freedoom2/MAP05", "freedoom2/MAP12", "freedoom2/MAP20", "freedoom2/MAP25",
+        "freedoom1/E1M3", "freedoom1/E2M5", "freedoom1/E3M4", "freedoom1/E4M6",
+    )  # fmt: skip
+    """Maps to measure on."""
+    capacity: int = 65536
+    """Points of the memory."""
+    together: int = 256
+    """Episodes that go through the memory at once."""
+    walks: int = 512
+    """At most so many free-running walks."""
+    device: str = "cuda" if torch.cuda.is_available() else "cpu"
+    """Where all this runs."""
 
 
-def main(data: Path, out: Path, steps: int = 13_000, world: str | None = None) -> None:
-    torch.manual_seed(0)
-    maps, poses, acts, motions, usable = walk_with_memory(EpisodeDataset(data, require_geometry=True))
-    last = max(len(poses) - 8000, len(poses) * 7 // 8)
-    held_out, usable = usable[usable >= last], usable[usable < last]
+class Walks:
+    """All frames of a recording on a device, with their maps of surroundings."""
 
-    def batch(index: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        past = index[:, None] + PAST
-        return (maps[index], poses[index], motions[past], acts[past], acts[index]), motions[index]
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.memory = PointMemory(PointMemoryConfig(capacity=config.capacity))
+        dataset = EpisodeDataset(config.data, require_geometry=True)
+        self.intrinsics = torch.from_numpy(np.array(dataset[0].intrinsics)).to(config.device)
+        lengths = [len(e) for e in dataset]
+        self.start = np.concatenate([[0], np.cumsum(lengths)])
+        self.held_out = [e.info.get("map") in config.held_out for e in dataset]
 
-    def augmented(index: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        (around, pose, motion, before, act), target = batch(index)
-        if torch.rand(()) < 0.5:
-            around, pose = around.flip(-1), REFLECTION[:, None] * pose * REFLECTION
-            motion, target = motion * REFLECTED_MOTION, target * REFLECTED_MOTION
-            before, act = MIRROR[before], MIRROR[act]
-        around, pose, (motion, target) = quarter_turns(around, pose, (motion, target))
-        fresh = (torch.rand(len(index)) < 0.1)[:, None] & (PAST < -HISTORY // 2)
-        return (around, pose, motion.masked_fill(fresh[..., None], 0.0), before.masked_fill(fresh, 0), act), target
+        def joined(name: str) -> Tensor:
+            return torch.cat([torch.from_numpy(np.array(getattr(e, name))) for e in dataset]).to(config.device)
 
-    head = EgoMotionHead()
-    size = motions[usable].std(0)
-    head.scale.copy_(torch.cat([size[:2].mean().expand(2), size[2:]]).clamp(min=1e-2))
-    optimizer = torch.optim.AdamW(head.parameters(), lr=1.5e-3, weight_decay=0.02)
-    started = time.monotonic()
-    for step in range(steps):
+        self.pose, self.act = joined("pose"), joined("act")
+        self.code = torch.cat([torch.from_numpy(np.array(e.inverse_depth).view(np.int16)) for e in dataset]).to(config.device)
+        self.motion = torch.zeros(len(self.pose), 6, device=config.device)
+        self.motion[:-1] = to_world_axes(relative_motion(self.pose[:-1], self.pose[1:]), self.pose[:-1])
+        self.around = torch.zeros(len(self.pose), 2, 48, 48, dtype=torch.uint8, device=config.device)
+        for first in tqdm(range(0, len(lengths), config.together), desc="remembering"):
+            group = list(range(first, min(first + config.together, len(lengths))))
+            for _, index, data in self.remembered(group):
+                self.around[index] = self.memory.surroundings(data, self.pose[index])
+
+    def remembered(self, group: list[int]):  # type: ignore[no-untyped-def]
+        """Yields the time, the frames of all episodes of the group (the last where one is over) and the memory with them."""
+        start = torch.tensor(self.start[group], device=self.config.device)
+        last = torch.tensor(self.start[np.array(group) + 1] - 1, device=self.config.device)
+        data = self.memory.empty(len(group), self.config.device)
+        size = self.code.shape[1:]
+        black = torch.zeros(len(group), 3, *size, dtype=torch.uint8, device=self.config.device)
+        intrinsics = self.intrinsics.expand(len(group), 4)
+        for t in range(int((last - start).max()) + 1):
+            index = torch.minimum(start + t, last)
+            camera = Camera(self.pose[index], intrinsics, *size)
+            frame = Frame(black, self.code[index].int() & 0xFFFF, camera.pose)
+            data = self.memory.integrate(data, frame, camera, torch.full_like(index, t))
+            yield t, index, data
+
+    def usable(self, held_out: bool) -> Tensor:
+        """Frames with a full past and a next frame that no teleport leads to."""
+        chosen = [
+            torch.arange(a + HISTORY, b - 1)
+            for a, b, held in zip(self.start[:-1], self.start[1:], self.held_out, strict=True)
+            if held == held_out
+        ]
+        index = torch.cat(chosen).to(self.config.device) if chosen else torch.zeros(0, dtype=torch.int64)
+        return index[self.motion[index, :3].norm(dim=1) < TELEPORT_M]
+
+    def moments(self, index: Tensor) -> Motions:
+        past = index[:, None] + PAST.to(index.device)
+        return Motions(
+            self.around[index], self.pose[index], self.motion[past], self.act[past], self.act[index], self.motion[index]
+        )
+
+
+def inputs(m: Motions) -> tuple[Tensor, ...]:
+    return m.around, m.pose, m.motion, m.acts, m.act
+
+
+def train(head: EgoMotionHead, walks: Walks, minutes: float, rate: float) -> EgoMotionHead:
+    """The average of the head's weights over the end of a training with a falling learning rate."""
+    config, frames = walks.config, walks.usable(False)
+    generator = torch.Generator(config.device).manual_seed(0)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.02)
+    average = torch.optim.swa_utils.AveragedModel(head, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    began, step, done = time.monotonic(), 0, 0.0
+    while done < 1.0:
+        pick = torch.randint(len(frames), (config.batch,), generator=generator, device=config.device)
+        m = vary(walks.moments(frames[pick]), generator, MIRROR)
         for group in optimizer.param_groups:
-            group["lr"] = 1.5e-3 * min(1.0, (step + 1) / 100) * min(1.0, 2.0 * (steps - step) / steps)
-        inputs, target = augmented(usable[torch.randint(len(usable), (BATCH,))])
-        loss = F.smooth_l1_loss(head.normalised(*inputs), target / head.scale, beta=0.05)
+            group["lr"] = rate * min(1.0, (step + 1) / 200) * min(1.0, (1.0 - done) / 0.6)
+        predicted, unhindered = head.normalised(*inputs(m))
+        target = m.target / head.scale
+        loss = F.smooth_l1_loss(predicted, target, beta=0.05) + 0.5 * F.smooth_l1_loss(unhindered, target, beta=0.05)
         optimizer.zero_grad()
         loss.backward()
+        nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         optimizer.step()
-        if (step + 1) % max(1, steps // 8) == 0:
-            with torch.no_grad():
-                inputs, target = batch(held_out)
-                error = (head(*inputs) - target)[:, :3].norm(dim=1)
-            print(f"{step + 1}: mean {error.mean():.4f} m, median {error.median():.4f} m, {time.monotonic() - started:.0f} s")
-    head.save_pretrained(out)
-    if world is not None:
-        changed = World.from_pretrained(world, device="cpu")
-        changed.ego_motion = head
-        changed.save_pretrained(world, eight_bit=True)
+        average.update_parameters(head)
+        step, done = step + 1, (time.monotonic() - began) / (60.0 * minutes)
+    print(f"{step} steps")
+    return average.module.eval()
+
+
+@torch.no_grad()
+def single_steps(head: EgoMotionHead, walks: Walks) -> str:
+    frames = walks.usable(True)[::4]
+    if not len(frames):
+        return "no frames of held-out maps"
+    errors = []
+    for part in frames.split(2048):
+        m = walks.moments(part)
+        errors.append((head(*inputs(m)) - m.target).abs())
+    error = torch.cat(errors)
+    distance = error[:, :3].norm(dim=1)
+    far = (distance > 0.1).float().mean()
+    return f"single steps: mean {distance.mean():.4f} m, median {distance.median():.4f} m, over 10 cm {far:.3f}"
+
+
+@torch.no_grad()
+def free_running(head: EgoMotionHead, walks: Walks) -> str:
+    """48 steps from frame 63 of each held-out walk; the memory holds the true frames as they come."""
+    config, end = walks.config, START + STEPS
+    lengths = np.diff(walks.start)
+    chosen = [i for i, held in enumerate(walks.held_out) if held and lengths[i] > end][: config.walks]
+    errors, paths = [], []
+    for first in range(0, len(chosen), config.together):
+        group = chosen[first : first + config.together]
+        state: tuple[Tensor, Tensor, Tensor] | None = None
+        for t, index, data in walks.remembered(group):
+            if t == START:
+                past = index[:, None] + PAST.to(index.device)
+                state = snap_pose(walks.pose[index]), walks.motion[past], walks.act[past]
+            if START <= t < end:
+                assert state is not None
+                pose, motion, acts = state
+                act = walks.act[index]
+                moved = move(pose, to_camera_axes(head(walks.memory.surroundings(data, pose), pose, motion, acts, act), pose))
+                taken = to_world_axes(relative_motion(pose, moved), pose)
+                state = moved, torch.cat([motion[:, 1:], taken[:, None]], 1), torch.cat([acts[:, 1:], act[:, None]], 1)
+            if t == end:
+                assert state is not None
+                errors.append((state[0][:, :3, 3] - walks.pose[index][:, :3, 3]).norm(dim=1))
+                steps = index[:, None] - torch.arange(STEPS, 0, -1, device=index.device)
+                paths.append(walks.motion[steps, :3].norm(dim=-1).sum(1))
+                break
+    if not errors:
+        return "no walks of held-out maps are long enough"
+    error, path = torch.cat(errors), torch.cat(paths)
+    share = 100.0 * error[path >= SHORTEST_M] / path[path >= SHORTEST_M]
+    quantiles = " ".join(f"{q:.0%}: {share.quantile(q):.2f}" for q in (0.5, 0.75, 0.9))
+    return f"free-running, {len(share)} walks: error in % of the path {quantiles}; within 5%: {(share < 5).float().mean():.2f}"
+
+
+@torch.no_grad()
+def narrowed(wide: EgoMotionHead, rank: int, samples: list[Motions]) -> EgoMotionHead:
+    """A head of lower rank that does the same: of each layer's output on ``samples``, what that many directions can say."""
+    narrow = EgoMotionHead.from_config({**wide.config, "rank": rank}).to(wide.device)
+    layers = {name: module for name, module in wide.named_modules() if isinstance(module, nn.Linear)}
+    layers = {name: module for name, module in layers.items() if isinstance(narrow.get_submodule(name), nn.Sequential)}
+    moments: dict[str, Tensor] = {}
+
+    def watch(name: str, x: Tensor) -> None:
+        x = x.double()
+        moments[name] = moments.get(name, torch.zeros((), device=x.device)) + x.T @ x
+
+    hooks = [m.register_forward_pre_hook(lambda _, x, name=n: watch(name, x[0])) for n, m in layers.items()]
+    for m in samples:
+        wide(*inputs(m))
+    for hook in hooks:
+        hook.remove()
+    weights = {k: v for k, v in wide.state_dict().items() if k.rsplit(".", 1)[0] not in layers}
+    for name, layer in layers.items():
+        second = moments[name] / moments[name].diagonal().mean()
+        value, vector = torch.linalg.eigh(second + 1e-5 * torch.eye(len(second), device=second.device))
+        root = vector * value.sqrt() @ vector.T
+        u, s, v = torch.linalg.svd(layer.weight.double() @ root, full_matrices=False)
+        scale = s[:rank].sqrt()
+        weights[f"{name}.0.weight"] = (scale[:, None] * (v[:rank] @ torch.linalg.inv(root))).float()
+        weights[f"{name}.1.weight"] = (u[:, :rank] * scale).float()
+        weights[f"{name}.1.bias"] = layer.bias
+    narrow.load_state_dict(weights)
+    return narrow
+
+
+def main(config: Config) -> None:
+    torch.manual_seed(0)
+    walks = Walks(config)
+    frames = walks.usable(False)
+    print(f"{len(walks.pose)} frames, {len(frames)} to train on, {len(walks.usable(True))} of held-out maps")
+    head = EgoMotionHead(hidden=config.hidden, rank=config.rank).to(config.device)
+    size = walks.motion[frames].std(0)
+    head.scale.copy_(torch.cat([size[:2].mean().expand(2), size[2:]]).clamp(min=1e-2))
+    head = train(head, walks, config.minutes, config.learning_rate)
+    print(single_steps(head, walks), free_running(head, walks), sep="\n")
+    if config.narrow:
+        generator = torch.Generator(config.device).manual_seed(1)
+        few = [walks.moments(frames[torch.randint(len(frames), (512,), device=config.device)]) for _ in range(24)]
+        head = narrowed(head, config.narrow, [vary(m, generator, MIRROR) for m in few])
+        print(f"at rank {config.narrow}:", single_steps(head, walks), free_running(head, walks), sep="\n")
+        if config.narrow_minutes:
+            head = train(copy.deepcopy(head).train(), walks, config.narrow_minutes, 0.3 * config.learning_rate)
+            print("trained on:", single_steps(head, walks), free_running(head, walks), sep="\n")
+    head.save_pretrained(config.out)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), *map(int, sys.argv[3:4]), *sys.argv[4:5])
+    main(tyro.cli(Config))

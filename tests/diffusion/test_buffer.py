@@ -12,6 +12,7 @@ import torch
 from worldsim.camera import quantise_depth, relative_motion
 from worldsim.diffusion.buffer import FrameBuffer, PerturbConfig, Windows, augment, pack_view, unpack_view
 from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.heads import to_world_axes
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.state import MemoryView
 from worldsim.testing import TinyRoom
@@ -104,7 +105,7 @@ def test_outcomes_belong_to_the_frame_they_lead_to() -> None:
     assert frames.act[:, 0].tolist() == [0, 1, 2, 0, 4, 5, 6]
     assert frames.rew[:, 0].tolist() == [0.0, 0.0, 0.5, 0.0, 1.5, 2.0, 2.5]
     assert frames.term[:, 0].tolist() == [False, False, True, False, False, False, True]
-    assert not frames.motion.any() and frames.view is None and frames.around is None and frames.inverse_depth is None
+    assert not frames.motion.any() and frames.view is None and frames.inverse_depth is None
     assert frames.x.shape == (7, 1, 3, 2, 2)
 
 
@@ -224,6 +225,44 @@ def test_a_shard_in_an_old_ones_place_shows_nothing_of_it() -> None:
     assert bool(buffer._data["view"][1:5].flatten(1).any(1).all())
 
 
+def test_moments_line_up_with_the_walk() -> None:
+    """Past motions and actions end at the present frame, the action leads on, the target is where it led; maps are the frame's."""
+    shard = room(14)
+    buffer = filled(shard, window=12)
+    motions = buffer.sample_motions(60, torch.Generator().manual_seed(0))
+    pose = torch.from_numpy(shard["pose"])
+    step = to_world_axes(relative_motion(pose[:-1], pose[1:]), pose[:-1])
+    act = torch.from_numpy(shard["act"])
+    # Frames 8 to 12 have a past of 8 motions and a next frame inside one of the three windows.
+    now = [int((pose == p).all(-1).all(-1).nonzero()[-1]) for p in motions.pose]
+    assert set(now) == {8, 9, 10, 11, 12}
+    for i, t in enumerate(now):
+        torch.testing.assert_close(motions.motion[i], step[t - 8 : t])
+        torch.testing.assert_close(motions.target[i], step[t])
+        assert torch.equal(motions.acts[i], act[t - 8 : t]) and motions.act[i] == act[t]
+        assert torch.equal(motions.around[i], buffer._data["around"][t]) and bool(motions.around[i].any())
+
+
+def test_moments_without_a_memory_see_one_frame() -> None:
+    shard = room(14)
+    buffer = FrameBuffer(100, 12, None, CPU)
+    buffer.add(shard)
+    motions = buffer.sample_motions(20, torch.Generator().manual_seed(0))
+    with_memory = filled(shard, window=12).sample_motions(20, torch.Generator().manual_seed(0))
+    assert torch.equal(motions.pose, with_memory.pose) and torch.equal(motions.target, with_memory.target)
+    alone, all_seen = (m.around.bool().sum() for m in (motions, with_memory))
+    assert 0 < alone < all_seen
+
+
+def test_moments_need_poses_and_a_past() -> None:
+    buffer = FrameBuffer(100, 12, None, CPU)
+    buffer.add(plain(14))
+    with pytest.raises(MissingGeometryError, match="poses"):
+        buffer.sample_motions(1, torch.Generator())
+    with pytest.raises(InvalidInputError, match="9 frames"):
+        filled(room(12), window=9).sample_motions(1, torch.Generator())
+
+
 def test_packing_a_view_loses_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
 
@@ -246,14 +285,13 @@ def test_packing_a_view_loses_nothing() -> None:
 
 
 def test_share_of_windows_without_memory() -> None:
-    """Whole windows lose their view, about as many as asked for; where walls are, the ego-motion head still learns."""
+    """Whole windows lose their view, about as many as asked for."""
     buffer = filled(room(12))
     windows = drawn(buffer, 400, memory_drop=0.25)
-    assert windows.view is not None and windows.around is not None
+    assert windows.view is not None
     dark = ~windows.view.flatten(1).any(1)
     # Four standard deviations of 400 draws are 0.087.
     assert float(dark.float().mean()) == pytest.approx(0.25, abs=0.09)
-    assert bool(windows.around[dark].any())
     assert not drawn(buffer, memory_drop=1.0).view.any()  # type: ignore[union-attr]
 
 
@@ -276,13 +314,9 @@ def test_mirror_keeps_view_and_frame_together() -> None:
 
 
 def test_mirror_by_hand() -> None:
-    """One column of offset 0 at the left edge, and a wall on the right (a quarter round): they change sides."""
+    """One column of offset 0 at the left edge: it changes sides."""
     view = torch.zeros(1, 1, 8, 1, 4)
     view[0, 0, :, 0, 0] = torch.tensor([0.5, 0.5, 0.5, 0.2, 1.0, -15 / 16, -7 / 16, 0.3])
-    around = torch.zeros(1, 1, 2, 48, 48, dtype=torch.uint8)
-    around[0, 0, 0, 5, 7] = 255
-    pose = torch.eye(4)[None, None].clone()
-    pose[0, 0, :3] = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]])
     windows = Windows(
         rgb=torch.zeros(1, 1, 3, 1, 4, dtype=torch.uint8),
         inverse_depth=torch.tensor([[[[1, 2, 3, 4]]]], dtype=torch.int32),
@@ -291,8 +325,6 @@ def test_mirror_by_hand() -> None:
         term=torch.zeros(1, 1, dtype=torch.bool),
         motion=torch.arange(1.0, 7.0)[None, None],
         view=view,
-        pose=pose,
-        around=around,
     )
     seed = next(s for s in range(20) if float(torch.rand(1, generator=torch.Generator().manual_seed(s))) < 0.5)
     mirrored = augment(windows, torch.Generator().manual_seed(seed), MIRROR, 0.0)
@@ -302,9 +334,6 @@ def test_mirror_by_hand() -> None:
     assert mirrored.motion.flatten().tolist() == [-1.0, 2.0, 3.0, 4.0, -5.0, -6.0]
     torch.testing.assert_close(mirrored.view[0, 0, :, 0, 3], torch.tensor([0.5, 0.5, 0.5, 0.2, 1.0, 15 / 16, -7 / 16, 0.3]))
     assert not mirrored.view[..., :3].any()
-    assert mirrored.around is not None and mirrored.around[0, 0, 0].nonzero().tolist() == [[5, 40]]
-    assert mirrored.pose is not None
-    assert mirrored.pose[0, 0, :3].tolist() == [[1.0, -2, -3, -4], [-5, 6, 7, 8], [-9, 10, 11, 12]]
 
 
 def test_mirrored_motion_is_the_mirrored_poses_motion() -> None:
@@ -334,7 +363,7 @@ def test_colours_change_in_view_and_frame_alike() -> None:
     assert float(((varied.x[:, :, :3] - varied.view[:, :, :3]) * mask).abs().max()) <= 0.5 / 127.5 + 1e-5
     assert torch.equal(varied.view[:, :, 3:], exact.view[:, :, 3:])  # type: ignore[index]
     assert not ((varied.view[:, :, :3] != 0) & (mask == 0)).any()
-    for name in ("act", "motion", "inverse_depth", "around", "pose"):
+    for name in ("act", "motion", "inverse_depth"):
         assert torch.equal(getattr(varied, name), getattr(exact, name))
 
 

@@ -12,7 +12,7 @@ import torch
 from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.network import SpaceTimeTransformer, band_mask, two_stream_mask
 from worldsim.diffusion.objective import Objective, ObjectiveConfig
-from worldsim.heads import EgoMotionHead, OutcomeHead
+from worldsim.heads import HISTORY, EgoMotionHead, Motions, OutcomeHead
 
 B, T, SIZE, WINDOW = 2, 12, 16, 4
 INTRINSICS = torch.tensor([8.0, 8.0, 8.0, 8.0])
@@ -50,14 +50,31 @@ def windows(geometry: bool = True, action_dim: int = 0) -> Windows:
         term=torch.zeros(B, T, dtype=torch.bool),
         motion=0.1 * torch.randn(B, T, 6, generator=generator) if geometry else torch.zeros(B, T, 6),
         view=torch.randn(B, T, 8, SIZE, SIZE, generator=generator) if geometry else None,
-        pose=torch.eye(4).repeat(B, T, 1, 1) if geometry else None,
-        around=integers(256, 2, 48, 48).to(torch.uint8) if geometry else None,
+    )
+
+
+def moments(action_dim: int = 0) -> Motions:
+    generator = torch.Generator().manual_seed(1)
+
+    def acts(*shape: int) -> torch.Tensor:
+        if action_dim:
+            return torch.randn(*shape, action_dim, generator=generator)
+        return torch.randint(0, 7, shape, generator=generator)
+
+    return Motions(
+        around=torch.randint(0, 256, (B, 2, 48, 48), generator=generator).to(torch.uint8),
+        pose=torch.eye(4).repeat(B, 1, 1),
+        motion=0.1 * torch.randn(B, HISTORY, 6, generator=generator),
+        acts=acts(B, HISTORY),
+        act=acts(B),
+        target=0.1 * torch.randn(B, 6, generator=generator),
     )
 
 
 def losses_of(objective: Objective, batch: Windows, progress: float = 0.0, seed: int = 1) -> dict[str, torch.Tensor]:
-    k = INTRINSICS if batch.inverse_depth is not None else None
-    return objective(batch, k, torch.Generator().manual_seed(seed), progress)
+    geometry = batch.inverse_depth is not None
+    motions = moments(batch.act.shape[2] if batch.act.dim() == 3 else 0) if geometry else None
+    return objective(batch, motions, INTRINSICS if geometry else None, torch.Generator().manual_seed(seed), progress)
 
 
 def test_masks_by_hand() -> None:
@@ -132,7 +149,8 @@ def test_a_batch_can_be_learnt(geometry: bool) -> None:
         optimizer.step()
         optimizer.zero_grad()
         history.append({k: float(v.detach()) for k, v in losses.items() if k.endswith("loss")})
-    parts = {"rgb_loss", "reward_loss", "termination_loss"} | ({"depth_loss", "motion_loss"} if geometry else set())
+    heads = {"depth_loss", "motion_loss", "unhindered_loss"} if geometry else set()
+    parts = {"rgb_loss", "reward_loss", "termination_loss"} | heads
     assert set(history[0]) == {*parts, "loss"}
     assert history[0]["loss"] == pytest.approx(sum(history[0][k] for k in parts), abs=1e-5)
     falling = ["loss", "rgb_loss", "termination_loss"] + (["depth_loss", "motion_loss"] if geometry else [])
@@ -163,19 +181,19 @@ def test_denoising_losses_by_hand() -> None:
 
 def test_motion_loss_by_hand() -> None:
     """A head that says zero, motions of one in the axes' units: smooth L1 with beta 0.05 is 1 - 0.025."""
-    objective, batch = made(), windows()
-    assert objective.ego_motion is not None
+    objective, motions = made(), dataclasses.replace(moments(), target=torch.full((B, 6), 0.1))
+    ego = objective.ego_motion
+    assert ego is not None
     with torch.no_grad():
-        for weight in objective.ego_motion.mlp[-1].parameters():
+        for weight in (*ego.correction[-1].parameters(), *ego.unhindered[-1].parameters()):
             weight.zero_()
-        objective.ego_motion.scale.fill_(0.1)
-    batch = dataclasses.replace(batch, motion=torch.full((B, T, 6), 0.1))
-    loss = objective._motions(batch, torch.ones(B, T - 1))["motion_loss"]
-    assert float(loss.detach()) == pytest.approx(0.975, abs=1e-5)
+        ego.scale.fill_(0.1)
+    losses = objective._motions(motions)
+    assert float(losses["motion_loss"].detach()) == pytest.approx(0.975, abs=1e-5)
+    assert float(losses["unhindered_loss"].detach()) == pytest.approx(0.4875, abs=1e-5)
     # A teleport is no motion: it counts for nothing.
-    batch.motion[0] = 3.0
-    loss = objective._motions(batch, torch.ones(B, T - 1))["motion_loss"]
-    assert float(loss.detach()) == pytest.approx(0.975 * (B - 1) / B, abs=1e-5)
+    motions.target[0] = 3.0
+    assert float(objective._motions(motions)["motion_loss"].detach()) == pytest.approx(0.975 * (B - 1) / B, abs=1e-5)
 
 
 def test_own_context_begins_late() -> None:

@@ -25,10 +25,21 @@ def test_error_is_at_most_half_a_step_of_each_channel(shape: tuple[int, ...]) ->
     packed = quantise_weights({"layer.weight": weight})
     assert packed["layer.weight"].dtype == torch.int8 and packed["layer.weight"].shape == weight.shape
     scale = packed["layer.weight.scale"]
-    assert scale.dtype == torch.float32 and scale.shape == (shape[0],)
-    torch.testing.assert_close(scale, weight.flatten(1).abs().amax(1) / 127)
+    assert scale.dtype == torch.float16 and scale.shape == (shape[0],)
+    # Never too small for the largest weight, and larger than needed by one step of float16 at most.
+    needed = weight.flatten(1).abs().amax(1) / 127
+    assert bool((scale.float() >= needed).all()) and bool((scale.float() <= (1 + 2**-10) * needed).all())
+    again = quantise_weights(dequantise_weights(packed))
+    assert all(torch.equal(again[name], packed[name]) for name in packed)
     error = (dequantise_weights(packed)["layer.weight"] - weight).flatten(1).abs().amax(1)
-    assert bool((error <= scale / 2 * 1.0001).all())
+    assert bool((error <= scale.float() / 2 * 1.0001).all())
+
+
+def test_what_shall_not_be_eight_bit() -> None:
+    weights = {"first.weight": torch.tensor([[1.0, 1 / 3]]), "second.weight": torch.tensor([[1.0, 1 / 3]])}
+    packed = quantise_weights(weights, ("first.",))
+    assert packed["first.weight"].dtype == torch.float16 and packed["second.weight"].dtype == torch.int8
+    torch.testing.assert_close(dequantise_weights(packed)["first.weight"], weights["first.weight"], atol=0, rtol=2**-11)
 
 
 def test_vectors_are_half_precision_and_the_rest_as_it_was() -> None:

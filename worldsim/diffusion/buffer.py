@@ -20,8 +20,8 @@ from torch import Tensor
 from worldsim.camera import Camera, dequantise_depth, quantise_depth, relative_motion
 from worldsim.diffusion.denoiser import frame_to_channels, view_to_channels
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.points import frame_surroundings
-from worldsim.memory.splat import MAP_CELLS
+from worldsim.heads import HISTORY, Motions, to_world_axes
+from worldsim.memory.splat import MAP_CELLS, frame_surroundings
 from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, MemoryView, map_tensors
 
@@ -47,8 +47,6 @@ class Windows:
 
     rgb: (b, t, 3, h, w) uint8. inverse_depth: (b, t, h, w) int32 or None. act: (b, t, ...). rew, term: (b, t) of the
     transition into the frame. motion: (b, t, 6). view: (b, t, 8, h, w) float32 channels or None.
-    pose: (b, t, 4, 4) float32, and around: (b, t, 2, 48, 48) uint8, the map of surroundings once frame i was integrated;
-    both None for data without geometry.
     """
 
     rgb: Tensor
@@ -58,8 +56,6 @@ class Windows:
     term: Tensor
     motion: Tensor
     view: Tensor | None
-    pose: Tensor | None
-    around: Tensor | None
 
     @property
     def x(self) -> Tensor:
@@ -84,6 +80,12 @@ def unpack_view(packed: Tensor) -> MemoryView:
         offset=torch.stack([offset >> 4, offset & 15], 1),
         source=source,
     )
+
+
+def bytes_per_frame(height: int, width: int, geometry: bool, memory: bool) -> int:
+    """What a frame takes in a :class:`FrameBuffer`, actions of many dimensions aside."""
+    pixel = 3 + 2 * geometry + PACKED_VIEW * memory
+    return height * width * pixel + 2 * MAP_CELLS**2 * memory + 128
 
 
 class FrameBuffer:
@@ -164,24 +166,38 @@ class FrameBuffer:
         def get(name: str) -> Tensor:
             return self._data[name][flat].unflatten(0, index.shape)
 
-        view = depth = pose = around = None
+        view = depth = None
         if "inverse_depth" in self._data:
             depth = get("inverse_depth").int() & 0xFFFF
         if self.memory is not None:
             keep = torch.rand(batch, generator=generator, device=self.device) >= memory_drop
             view = view_to_channels(unpack_view(self._data["view"][flat])).unflatten(0, index.shape)
             view = view * keep[:, None, None, None, None]
-        if "pose" in self._data:
-            pose = get("pose")
-            around = get("around") if self.memory is not None else self._seen_alone(get("rgb"), depth, pose)
-        return Windows(get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view, pose, around)
+        return Windows(get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view)
 
-    def _seen_alone(self, rgb: Tensor, depth: Tensor | None, pose: Tensor) -> Tensor:
+    def sample_motions(self, batch: int, generator: torch.Generator) -> Motions:
+        """Moments drawn uniformly from the windows, each with a full past, for the ego-motion head. Needs poses."""
+        if "pose" not in self._data:
+            raise MissingGeometryError("motions need poses, this recording has none")
+        if self.window < HISTORY + 2:
+            least = HISTORY + 2
+            raise InvalidInputError(f"windows of {self.window} frames hold no {HISTORY} motions and a next one: at least {least}")
+        pick = torch.randint(len(self), (batch,), generator=generator, device=self.device)
+        late = torch.randint(HISTORY, self.window - 1, (batch,), generator=generator, device=self.device)
+        now = self._all_starts[pick] + late
+        # Motion i led to frame i, from the camera of frame i - 1.
+        index = now[:, None] + torch.arange(1 - HISTORY, 2, device=self.device)
+        motion = to_world_axes(self._data["motion"][index], self._data["pose"][index - 1])
+        acts, pose = self._data["act"][index], self._data["pose"][now]
+        around = self._data["around"][now] if self.memory is not None else self._seen_alone(now)
+        return Motions(around, pose, motion[:, :-1], acts[:, :-1], acts[:, -1], motion[:, -1])
+
+    def _seen_alone(self, index: Tensor) -> Tensor:
         """Maps of surroundings from each frame alone: what a world without memory knows."""
-        assert depth is not None and self.intrinsics is not None
-        frame = Frame(rgb.flatten(0, 1), depth.flatten(0, 1), pose.flatten(0, 1))
-        camera = Camera(pose.flatten(0, 1), self.intrinsics.expand(len(frame.rgb), 4), *rgb.shape[-2:])
-        return frame_surroundings(frame, camera).unflatten(0, rgb.shape[:2])
+        assert self.intrinsics is not None
+        rgb, depth, pose = (self._data[name][index] for name in ("rgb", "inverse_depth", "pose"))
+        camera = Camera(pose, self.intrinsics.expand(len(rgb), 4), *rgb.shape[-2:])
+        return frame_surroundings(Frame(rgb, depth.int() & 0xFFFF, pose), camera)
 
     def _evict(self, start: int, stop: int) -> None:
         gone = [s for s in self._shards if s[0] < stop and start < s[1]]
@@ -228,13 +244,17 @@ class FrameBuffer:
         """The tensor that ``values`` (n, ...) are kept in, with room for so many frames."""
         held = self._data.get(name)
         if held is None or len(held) < frames:
-            # By quarters: not the whole capacity at once, which most recordings never fill, nor a copy for every shard.
-            size = min(self.capacity, max(frames, 0 if held is None else len(held) * 5 // 4))
+            # A GPU's memory is taken at once: what does not fit shows at the start, and nothing is held twice while it grows.
+            # Elsewhere by quarters: not the whole capacity, which most recordings never fill, nor a copy for every shard.
+            size = self.capacity if self.device.type == "cuda" else self._next_size(frames, 0 if held is None else len(held))
             grown = torch.zeros(size, *values.shape[1:], dtype=values.dtype, device=self.device)
             if held is not None:
                 grown[: len(held)] = held
             self._data[name] = held = grown
         return held
+
+    def _next_size(self, frames: int, held: int) -> int:
+        return min(self.capacity, max(frames, held * 5 // 4))
 
     def _remember_batch(self, episodes: list[tuple[int, int]], generator: torch.Generator) -> None:
         assert self.memory is not None and self.intrinsics is not None
@@ -331,12 +351,6 @@ def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
         # The offset of a point in its pixel runs the other way in a mirror.
         turned = torch.cat([turned[:, :, :5], -turned[:, :, 5:6], turned[:, :, 6:]], 2)
         view = choose(turned, view)
-    pose, around = windows.pose, windows.around
-    if pose is not None and around is not None:
-        # The world's mirror image has its x turned round, as the camera's.
-        reflection = torch.tensor([-1.0, 1, 1, 1], device=flip.device)
-        pose = choose(reflection[:, None] * pose * reflection, pose)
-        around = choose(around.flip(-1), around)
     depth = windows.inverse_depth
     return dataclasses.replace(
         windows,
@@ -345,8 +359,6 @@ def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
         act=choose(mirror[windows.act], windows.act),
         motion=choose(windows.motion * sign, windows.motion),
         view=view,
-        pose=pose,
-        around=around,
     )
 
 

@@ -12,7 +12,7 @@ from worldsim.camera import pluecker_rays
 from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.denoiser import add_noise
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, two_stream_mask
-from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead, quarter_turns, to_world_axes
+from worldsim.heads import EgoMotionHead, Motions, OutcomeHead
 from worldsim.state import map_tensors
 
 TELEPORT = 20.0
@@ -50,10 +50,16 @@ class Objective(nn.Module):
         self.ego_motion = ego_motion
 
     def forward(
-        self, windows: Windows, intrinsics: Tensor | None, generator: torch.Generator, progress: float = 0.0
+        self,
+        windows: Windows,
+        motions: Motions | None,
+        intrinsics: Tensor | None,
+        generator: torch.Generator,
+        progress: float = 0.0,
     ) -> dict[str, Tensor]:
         """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w) at the targets' noise levels.
 
+        motions: for the ego-motion head, where there is one.
         progress: share of the training that is done, in [0, 1].
         """
         c = self.config
@@ -82,8 +88,8 @@ class Objective(nn.Module):
         prediction, features, _ = self.network(both, torch.cat([context_level, level], 1), condition, mask, time, outputs=t)
         losses = self._denoising(prediction.float(), x)
         losses.update(self._outcomes(features, windows))
-        if self.ego_motion is not None:
-            losses.update(self._motions(windows, uniform(b, t - 1)))
+        if self.ego_motion is not None and motions is not None:
+            losses.update(self._motions(motions))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
         losses["prediction"] = prediction.detach()
         return losses
@@ -129,25 +135,18 @@ class Objective(nn.Module):
             "termination_loss": F.binary_cross_entropy_with_logits(logit[:, 1:], windows.term[:, 1:].float()),
         }
 
-    def _motions(self, windows: Windows, random: Tensor) -> dict[str, Tensor]:
-        """Ego-motion from every frame of the window that has a full history; random (b, t - 1) hides some histories."""
-        assert self.ego_motion is not None and windows.pose is not None and windows.around is not None
-        first, t = HISTORY, windows.pose.shape[1]
-        before = torch.cat([windows.pose[:, :1], windows.pose[:, :-1]], 1)
-        motions = to_world_axes(windows.motion, before)
-        steps = range(first, t - 1)
-        motion = torch.stack([motions[:, i - HISTORY + 1 : i + 1] for i in steps], 1)
-        acts = torch.stack([windows.act[:, i - HISTORY + 1 : i + 1] for i in steps], 1)
-        fresh = (random[:, first:] < 0.1)[:, :, None, None]
-        age = torch.arange(HISTORY, device=motion.device)
-        forget = fresh & (age < HISTORY // 2)[None, None, :, None]
-        motion = torch.where(forget, torch.zeros_like(motion), motion)
-        acts = torch.where(forget[..., 0] if acts.dim() == 3 else forget, torch.zeros_like(acts), acts)
-        parts = (windows.around[:, first:-1], windows.pose[:, first:-1], motion, motions[:, first + 1 :])
-        around, pose, motion, target = (p.flatten(0, 1) for p in parts)
-        around, pose, (motion, target) = quarter_turns(around, pose, (motion, target))
-        predicted = self.ego_motion.normalised(around, pose, motion, acts.flatten(0, 1), windows.act[:, first + 1 :].flatten(0, 1))
+    def _motions(self, motions: Motions) -> dict[str, Tensor]:
+        """Ego-motion, with and without what is in the way."""
+        assert self.ego_motion is not None
+        m, scale = motions, self.ego_motion.scale
+        # In full precision: a turn is predicted to a few ten-thousandths of a radian.
+        with torch.autocast(m.pose.device.type, enabled=False):
+            predicted, unhindered = self.ego_motion.normalised(m.around, m.pose, m.motion, m.acts, m.act)
         # Beyond what any walk does in a step lie teleports: nothing to learn from.
-        usual = (target.abs() < TELEPORT * self.ego_motion.scale).all(-1, keepdim=True)
-        loss = F.smooth_l1_loss(predicted.float(), target / self.ego_motion.scale, beta=0.05, reduction="none")
-        return {"motion_loss": (loss * usual).mean()}
+        usual = (m.target.abs() < TELEPORT * scale).all(-1, keepdim=True)
+
+        def loss(prediction: Tensor) -> Tensor:
+            # The median of what happens, not its mean: beside a corner one either passes or stops.
+            return (F.smooth_l1_loss(prediction, m.target / scale, beta=0.05, reduction="none") * usual).mean()
+
+        return {"motion_loss": loss(predicted), "unhindered_loss": 0.5 * loss(unhindered)}

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from worldsim.config import read_json, to_json, write_json
 from worldsim.data.dataset import EpisodeDataset
-from worldsim.diffusion.buffer import FrameBuffer, PerturbConfig, Windows, augment
+from worldsim.diffusion.buffer import FrameBuffer, PerturbConfig, Windows, augment, bytes_per_frame
 from worldsim.diffusion.network import VIEW_CHANNELS, SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective, ObjectiveConfig
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
-from worldsim.heads import EgoMotionHead, OutcomeHead, to_world_axes
+from worldsim.heads import EgoMotionHead, OutcomeHead, vary
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.world import World, WorldConfig
 
@@ -58,8 +58,12 @@ class TrainConfig:
     """Windows a step on each process."""
     window: int = 24
     """Frames a window: at least three times the attention window, so that a cache at use equals training."""
+    motions: int = 64
+    """Moments a window that the ego-motion head learns from: it is small and sees no pictures, so many are cheap."""
     learning_rate: float = 6e-4
     """Peak learning rate of AdamW."""
+    motion_learning_rate: float = 1e-3
+    """The same for the ego-motion head."""
     warmup: int = 300
     """Steps of linear warm-up."""
     decay: float = 0.35
@@ -84,8 +88,10 @@ class TrainConfig:
     """For mirror augmentation: each discrete action's mirror image, for Freedoom 0 1 2 4 3 6 5; None switches it off."""
     colour: float = 0.5
     """Share of windows whose colours are scaled and permuted."""
-    buffer_frames: int = 1_000_000
-    """At most so many frames are kept on each process's device (about 60 KB each at 64x64); the oldest shards make room."""
+    buffer_frames: int | None = None
+    """At most so many frames are kept on each process's device (about 60 KB each at 64x64); the oldest shards make room. Not
+    given: what half of a GPU's free memory holds, without a GPU a million. A run that shall resume exactly on another GPU
+    needs a number."""
     refresh_every: int = 200
     """Steps between looks for new shards."""
     save_every: int = 1000
@@ -106,7 +112,7 @@ class TrainConfig:
     """Only shards whose episodes are all of this split are used, where the recording names splits."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "warmup", "save_every", "sample_every", "refresh_every"):
+        for name in ("steps", "batch_size", "motions", "warmup", "save_every", "sample_every", "refresh_every"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"TrainConfig.{name} = {getattr(self, name)!r}: it must be at least 1")
         if self.minutes is not None and self.minutes <= 0:
@@ -140,14 +146,18 @@ class Trainer:
         self.network, self.ego, self.outcome = network, ego, outcome
         on_gpu = self.device.type == "cuda"
         self.buffer = FrameBuffer(
-            config.buffer_frames, config.window, self.memory, self.device, config.perturb,
+            self._buffer_frames(), config.window, self.memory, self.device, config.perturb,
             episodes_at_once=256 if on_gpu else 8,
         )  # fmt: skip
         if on_gpu and config.compile:
             network.compile()
         objective = Objective(network, ego, outcome, config.objective)
+        rest = [p for name, p in objective.named_parameters() if not name.startswith("ego_motion.")]
+        groups: list[dict[str, Any]] = [{"params": rest, "peak": config.learning_rate}]
+        if ego is not None:
+            groups.append({"params": list(ego.parameters()), "peak": config.motion_learning_rate})
         optimizer = torch.optim.AdamW(
-            objective.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=on_gpu
+            groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=on_gpu
         )
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
         self.ema = EMAModel(self._parameters(), decay=config.ema, use_ema_warmup=False, foreach=on_gpu)
@@ -158,6 +168,15 @@ class Trainer:
         self.has_rewards = self.has_terminations = False
         self.maps: set[str] = set()
         self.frames = 0
+
+    def _buffer_frames(self) -> int:
+        if self.config.buffer_frames is not None:
+            return self.config.buffer_frames
+        if self.device.type != "cuda":
+            return 1_000_000
+        free, _ = torch.cuda.mem_get_info(self.device)
+        height, width = self.dataset.info.observation_space["shape"][:2]
+        return free // 2 // bytes_per_frame(height, width, self.dataset.info.geometry, self.memory is not None)
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.accelerator.unwrap_model(self.objective).parameters()]
@@ -249,9 +268,10 @@ class Trainer:
         """Usual size of motions, for the ego-motion head's scale; the first process's figures hold for all."""
         assert self.ego is not None
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
-        windows = self.buffer.sample(256, generator)
-        assert windows.pose is not None
-        size = to_world_axes(windows.motion[:, 1:], windows.pose[:, :-1]).flatten(0, 1).std(0)
+        target = self.buffer.sample_motions(4096, generator).target
+        far = target[:, :3].norm(dim=1)
+        # Without the few longest, teleports among them.
+        size = target[far <= far.quantile(0.995)].std(0)
         # The horizontal axes are alike; what hardly moves must not be blown up.
         size = torch.cat([size[:2].mean().expand(2), size[2:]]).clamp(min=1e-2)
         self.ego.scale.copy_(broadcast(size))
@@ -264,12 +284,16 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed((c.seed * 1009 + self.rank) * 1_000_003 + self.step)
         windows = self.buffer.sample(c.batch_size, generator, c.memory_drop)
         windows = augment(windows, generator, c.mirror_actions, c.colour)
+        motions = None
+        if self.ego is not None:
+            motions = vary(self.buffer.sample_motions(c.batch_size * c.motions, generator), generator, c.mirror_actions)
         for group in self.optimizer.param_groups:
-            group["lr"] = c.learning_rate * self._rate()
+            group["lr"] = group["peak"] * self._rate()
         with self.accelerator.autocast():
-            losses = self.objective(windows, self.buffer.intrinsics, generator, self.progress)
+            losses = self.objective(windows, motions, self.buffer.intrinsics, generator, self.progress)
         self.accelerator.backward(losses["loss"])
-        losses["gradient_norm"] = self.accelerator.clip_grad_norm_(self.objective.parameters(), 1.0)
+        norms = [self.accelerator.clip_grad_norm_(group["params"], 1.0) for group in self.optimizer.param_groups]
+        losses["gradient_norm"] = norms[0]
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self._parameters())
@@ -448,7 +472,7 @@ def train(config: TrainConfig) -> World:
         _loop(trainer, resumed)
     except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemoryError(
-            f"batch size {config.batch_size} with {config.buffer_frames} buffered frames does not fit the GPU: "
+            f"batch size {config.batch_size} with {trainer.buffer.capacity} buffered frames does not fit the GPU: "
             "lower --batch-size or --buffer-frames"
         ) from error
     trainer.save()

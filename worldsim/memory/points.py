@@ -19,7 +19,7 @@ from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, quantise_depth, unproject
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
-from worldsim.memory.splat import DIRECTION, EMPTY, MAP_CELL, MAP_CELLS, POINT, Splat, hole_view, nearest, splat
+from worldsim.memory.splat import DIRECTION, EMPTY, POINT, Splat, hole_view, map_around, splat, view_of
 from worldsim.state import Frame, MemoryView, map_tensors
 
 
@@ -92,32 +92,16 @@ class PointMemory:
 
     def render(self, memory: Points, camera: Camera) -> MemoryView:
         """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
-        b, h, w = len(memory), camera.height, camera.width
         if memory.capacity == 0:
             return hole_view(camera)
-        points = splat(memory.position, memory.kind, camera)
-        mask, slot, z = nearest(points, h * w)
-
-        def shown(values: Tensor) -> Tensor:
-            return values.gather(1, slot)
-
-        fraction = torch.stack([shown(points.u), shown(points.v)], 1).frac_()
-        offset = (fraction * 16.0).to(torch.uint8)
-        rgb = memory.colour.gather(2, slot[:, None].expand(b, 3, h * w))
-        return MemoryView(
-            rgb=(rgb * mask[:, None]).view(b, 3, h, w),
-            inverse_depth=(quantise_depth(z) * mask).view(b, h, w),
-            mask=mask.view(b, h, w),
-            offset=(offset * mask[:, None]).view(b, 2, h, w),
-            source=(shown(memory.source) * mask).view(b, h, w),
-        )
+        return view_of(memory.position, memory.colour, memory.kind, memory.source, camera)
 
     def integrate(self, memory: Points, frame: Frame, camera: Camera, step: Tensor) -> Points:
         """Points that also hold ``frame``, seen by ``camera`` at ``step`` (b,) int64.
 
         A pixel is explained if a point of the frame's depth falls into it that was not captured from much further
-        away. Unexplained pixels become points; agreeing points are marked as seen; much coarser ones, and those in
-        front of what the frame sees, are dropped.
+        away. Unexplained pixels become points; agreeing points are marked as seen;
+        much coarser ones, and those in front of what the frame sees, are dropped.
         """
         if frame.inverse_depth is None or frame.pose is None:
             raise MissingGeometryError("this frame has no depth or no pose: the point memory needs both (or use NoMemory)")
@@ -218,6 +202,48 @@ class PointMemory:
         key = (rank << bits) | torch.arange(memory.capacity, device=rank.device, dtype=torch.int32)
         return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(torch.int64)
 
+    def remove(self, memory: Points, chosen: Tensor) -> Points:
+        """Without the points ``chosen``, (b, c) bool, as :func:`worldsim.memory.editing.in_box` gives them."""
+        return dataclasses.replace(memory, kind=memory.kind.masked_fill(chosen, EMPTY))
+
+    def recolour(self, memory: Points, chosen: Tensor, colour: Tensor) -> Points:
+        """The points ``chosen``, (b, c) bool, in another colour. colour: uint8, (3,) or (b, 3, c)."""
+        if colour.dtype != torch.uint8 or colour.shape not in ((3,), memory.colour.shape):
+            raise InvalidInputError(
+                f"colour is {colour.dtype} {tuple(colour.shape)}: give uint8 (3,) or {tuple(memory.colour.shape)}"
+            )
+        other = colour[:, None] if colour.ndim == 1 else colour
+        return dataclasses.replace(memory, colour=torch.where(chosen[:, None], other.to(memory.colour.device), memory.colour))
+
+    def paste(
+        self, memory: Points, position: Tensor, colour: Tensor, pose: Tensor, step: Tensor, distance: float = 0.25
+    ) -> Points:
+        """The same with points added, in every environment. Where there is no room, the least recently seen give way.
+
+        position: (n, 3) metres in the axes of ``pose``, (4, 4) or (b, 4, 4) to world. colour: (n, 3) uint8. step: (b,) int64
+        of the state that the memory belongs to. distance: from how near (m) the points shall look sharp; frames that are
+        much nearer replace them.
+        """
+        n = len(position)
+        if position.shape != (n, 3) or colour.shape != (n, 3) or colour.dtype != torch.uint8:
+            found = f"{tuple(position.shape)} and {colour.dtype} {tuple(colour.shape)}"
+            raise InvalidInputError(f"pasted points are (n, 3) metres and (n, 3) uint8, not {found}")
+        if n > memory.capacity:
+            raise InvalidInputError(f"{n} points do not fit a memory of {memory.capacity}: paste fewer, or with a wider spacing")
+        device, b = memory.kind.device, len(memory)
+        pose = pose.to(device, torch.float32).expand(b, 4, 4)
+        local = position.to(device, torch.float32).T
+        world = torch.stack([(pose[:, axis, :3, None] * local).sum(1) + pose[:, axis, 3, None] for axis in range(3)], 1)
+        fresh = self.from_points(world.transpose(1, 2), colour.to(device).expand(b, n, 3), distance)
+        slot = self._oldest_slots(memory, step, n)
+
+        def put(old: Tensor, new: Tensor) -> Tensor:
+            index = slot if old.ndim == 2 else slot[:, None].expand(b, 3, n)
+            return old.scatter(old.ndim - 1, index, new[..., :n])
+
+        pasted = map_tensors(put, memory, fresh)
+        return dataclasses.replace(pasted, seen=memory.seen.scatter(1, slot, step[:, None].to(torch.int32).expand(b, n)))
+
     def surroundings(self, memory: Points, pose: Tensor) -> Tensor:
         """A map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
         return map_around(memory.position, memory.kind, pose, self.config.body_m)
@@ -313,30 +339,3 @@ def _first_true(mask: Tensor, k: int) -> Tensor:
     target = torch.where(mask & (rank <= k), rank - 1, k)
     place = torch.arange(n, device=mask.device).expand(b, n)
     return torch.zeros(b, k + 1, dtype=torch.int64, device=mask.device).scatter_(1, target, place)[:, :k]
-
-
-def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) -> Tensor:
-    """The map of :meth:`worldsim.protocols.SceneMemory.surroundings` from points. position: (b, 3, n); kind: (b, n)."""
-    x, y, z = (position[:, i] - pose[:, i, 3, None].float() for i in range(3))
-    column = torch.floor(x / MAP_CELL + MAP_CELLS / 2)
-    row = torch.floor(MAP_CELLS / 2 - y / MAP_CELL)
-    near = (kind == POINT) & (column >= 0) & (column < MAP_CELLS) & (row >= 0) & (row < MAP_CELLS)
-    elsewhere = torch.arange(kind.shape[1], device=kind.device) % MAP_CELLS**2
-    cell = torch.where(near, row * MAP_CELLS + column, elsewhere).to(torch.int64)
-    level = torch.where(near & (z.abs() <= body), 255, 0)
-    # Centimetres below the band, counted down from 255, so that the highest point wins.
-    depth = ((-z - body) * 100.0).clamp(0.0, 254.0)
-    floor = torch.where(near & (z < -body) & (z > -body - 2.5), 255 - depth.to(torch.int32), 0)
-    values = torch.stack([level.to(torch.int32), floor.to(torch.int32)], 1)
-    drawn = torch.zeros(len(pose), 2, MAP_CELLS**2, dtype=torch.int32, device=kind.device)
-    drawn = drawn.scatter_reduce_(2, cell[:, None].expand_as(values), values, "amax")
-    return drawn.to(torch.uint8).view(-1, 2, MAP_CELLS, MAP_CELLS)
-
-
-def frame_surroundings(frame: Frame, camera: Camera) -> Tensor:
-    """The map of surroundings that one frame alone gives, for worlds without a memory."""
-    if frame.inverse_depth is None or frame.pose is None:
-        raise MissingGeometryError("a map of surroundings needs depth and pose, this frame has none")
-    points = unproject(dequantise_depth(frame.inverse_depth), camera).flatten(1, 2).transpose(1, 2)
-    kind = torch.where(frame.inverse_depth.flatten(1) > 0, POINT, DIRECTION)
-    return map_around(points, kind, frame.pose)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldsim.camera import Camera
-from worldsim.state import MemoryView
+from worldsim.camera import Camera, dequantise_depth, quantise_depth, unproject
+from worldsim.errors import MissingGeometryError
+from worldsim.state import Frame, MemoryView
 
 EMPTY, POINT, DIRECTION = 0, 1, 2
 """Kinds of a slot: unused, a point in metres, a direction to something infinitely far."""
@@ -99,3 +100,54 @@ def hole_view(camera: Camera) -> MemoryView:
         offset=torch.zeros(b, 2, h, w, dtype=torch.uint8, device=device),
         source=torch.zeros(b, h, w, dtype=torch.uint8, device=device),
     )
+
+
+def view_of(position: Tensor, colour: Tensor, kind: Tensor, source: Tensor, camera: Camera) -> MemoryView:
+    """What slots show at a camera: one pixel a slot, the nearest wins, holes stay holes.
+
+    position: (b, 3, n) float32. colour: (b, 3, n) uint8. kind, source: (b, n) uint8, see :class:`worldsim.memory.points.Points`.
+    """
+    b, h, w = len(kind), camera.height, camera.width
+    points = splat(position, kind, camera)
+    mask, slot, z = nearest(points, h * w)
+
+    def shown(values: Tensor) -> Tensor:
+        return values.gather(1, slot)
+
+    fraction = torch.stack([shown(points.u), shown(points.v)], 1).frac_()
+    offset = (fraction * 16.0).to(torch.uint8)
+    rgb = colour.gather(2, slot[:, None].expand(b, 3, h * w))
+    return MemoryView(
+        rgb=(rgb * mask[:, None]).view(b, 3, h, w),
+        inverse_depth=(quantise_depth(z) * mask).view(b, h, w),
+        mask=mask.view(b, h, w),
+        offset=(offset * mask[:, None]).view(b, 2, h, w),
+        source=(shown(source) * mask).view(b, h, w),
+    )
+
+
+def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) -> Tensor:
+    """The map of :meth:`worldsim.protocols.SceneMemory.surroundings` from points. position: (b, 3, n); kind: (b, n)."""
+    x, y, z = (position[:, i] - pose[:, i, 3, None].float() for i in range(3))
+    column = torch.floor(x / MAP_CELL + MAP_CELLS / 2)
+    row = torch.floor(MAP_CELLS / 2 - y / MAP_CELL)
+    near = (kind == POINT) & (column >= 0) & (column < MAP_CELLS) & (row >= 0) & (row < MAP_CELLS)
+    elsewhere = torch.arange(kind.shape[1], device=kind.device) % MAP_CELLS**2
+    cell = torch.where(near, row * MAP_CELLS + column, elsewhere).to(torch.int64)
+    level = torch.where(near & (z.abs() <= body), 255, 0)
+    # Centimetres below the band, counted down from 255, so that the highest point wins.
+    depth = ((-z - body) * 100.0).clamp(0.0, 254.0)
+    floor = torch.where(near & (z < -body) & (z > -body - 2.5), 255 - depth.to(torch.int32), 0)
+    values = torch.stack([level.to(torch.int32), floor.to(torch.int32)], 1)
+    drawn = torch.zeros(len(pose), 2, MAP_CELLS**2, dtype=torch.int32, device=kind.device)
+    drawn = drawn.scatter_reduce_(2, cell[:, None].expand_as(values), values, "amax")
+    return drawn.to(torch.uint8).view(-1, 2, MAP_CELLS, MAP_CELLS)
+
+
+def frame_surroundings(frame: Frame, camera: Camera) -> Tensor:
+    """The map of surroundings that one frame alone gives, for worlds without a memory."""
+    if frame.inverse_depth is None or frame.pose is None:
+        raise MissingGeometryError("a map of surroundings needs depth and pose, this frame has none")
+    points = unproject(dequantise_depth(frame.inverse_depth), camera).flatten(1, 2).transpose(1, 2)
+    kind = torch.where(frame.inverse_depth.flatten(1) > 0, POINT, DIRECTION)
+    return map_around(points, kind, frame.pose)

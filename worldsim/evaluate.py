@@ -9,18 +9,20 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
 from tqdm import tqdm
 
 from worldsim.config import write_json
-from worldsim.errors import InvalidInputError, OutOfMemoryError
-from worldsim.evaluation import figures, measure
+from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
+from worldsim.evaluation import figures, measure, returns
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.test_set import PROTOCOL, TestEpisode, TestSet, TestSetConfig, digest, record_test_set, stack
+from worldsim.evaluation.trips import UNDO, Trip, TripConfig, stack_trips
 from worldsim.metrics import moved_frames
 from worldsim.state import Frame
 from worldsim.world import World
@@ -33,6 +35,9 @@ MAX_GROWTH = 4
 """The test set grows to at most this many times the walks asked for."""
 MAX_WORKERS = 16
 TIMED_STEPS = 24
+M = TypeVar("M")
+TRIPS = 8
+"""Return trips, if no number is given."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +48,11 @@ class EvaluateConfig:
     """Name of a shipped world, a world's folder, or a repository of the Hugging Face hub."""
     json: Path | None = None
     """Write the figures to this file, too."""
-    episodes: int = 32
-    """Walks. From 32 on, more are added until there are ``min_seen_frames``, at most four times as many; fewer are a quick look."""
+    protocol: Literal["walks", "return-trip"] = "walks"
+    """``walks``: next frames, seen places, actions and poses on free walks. ``return-trip``: out and back along the same way."""
+    episodes: int | None = None
+    """Walks (32 if not given) or return trips (8). From 32 walks on, more are added until there are ``min_seen_frames``, at most
+    four times as many; fewer are a quick look."""
     seed: int = 0
     """Of test set and dreams. Results of different seeds are of different test sets."""
     device: str | None = None
@@ -59,6 +67,10 @@ class EvaluateConfig:
     """Fewer frames of seen places than this make its figures worthless."""
     cache: Path | None = None
     """Folder in which recorded walks are kept for the next evaluation."""
+    lengths: tuple[int, ...] = (32, 125, 250)
+    """Steps out, and as many back, of return trips."""
+    undo: tuple[int, ...] = UNDO
+    """For each discrete action the one that undoes it, for return trips."""
     workers: int | None = None
     """Recording processes; as many as there are cores (at most 16, at most one for 4 walks), if not given."""
     batch: int = 32
@@ -71,8 +83,14 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         least = {"episodes": 1, "history": 2, "horizon": 1, "batch": 1, "bootstrap": 1, "seed": 0}
         for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise InvalidInputError(f"EvaluateConfig.{name} = {getattr(self, name)!r}: it must be at least {bound}")
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise InvalidInputError(f"EvaluateConfig.{name} = {value!r}: it must be at least {bound}")
+
+    @property
+    def walks(self) -> int:
+        """Episodes that are asked for."""
+        return self.episodes if self.episodes is not None else (FULL_EPISODES if self.protocol == "walks" else TRIPS)
 
 
 def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, Any]:
@@ -81,6 +99,45 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     world = world or World.from_pretrained(config.world, config.device)
     if config.steps is not None:
         world = world.with_dynamics(steps=config.steps)
+    if not world.config.env_id:
+        raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
+    results = _walks(config, world) if config.protocol == "walks" else _return_trips(config, world)
+    results["seconds"] = round(time.monotonic() - began, 1)
+    print(figures.table(results) if config.protocol == "walks" else returns.table(results))
+    if config.json is not None:
+        write_json(config.json, results)
+    return results
+
+
+def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
+    if not world.has_geometry:
+        raise MissingGeometryError(f"world {config.world} has no poses, so there is no way back: evaluate it with --protocol walks")
+    settings = TripConfig(
+        world.config.env_id, dict(world.config.env_kwargs), config.seed, lengths=config.lengths, undo=config.undo
+    )
+    with tqdm(total=config.walks, desc="recording", unit="trip") as bar:
+        recorded = record_test_set(settings, range(config.walks), _workers(config, config.walks), config.cache, bar.update)
+    _check(config, world, recorded)
+    chunks = [
+        stack_trips(recorded[i : i + config.batch], settings, world.device) for i in range(0, len(recorded), config.batch)
+    ]
+    with tqdm(total=sum(returns.steps_of(world, chunk) for chunk in chunks), desc="dreaming", unit="step") as bar:
+        parts = _fitting(config, world, lambda: [returns.measure_returns(world, chunk, bar.update) for chunk in chunks])
+    network: Any = world.network.config
+    return returns.compute(returns.join(parts), network.window, config.bootstrap, config.seed) | {
+        "test_set_sha256": digest(recorded),
+        "episodes": len(recorded),
+        "sampling_steps": world.config.dynamics.steps,
+        "protocol": "return-trip/1",
+        "env_id": world.config.env_id,
+        "maps": sorted({t.map for t in recorded}),
+        "attention_window": network.window,
+        "seed": config.seed,
+        "device": str(world.device),
+    }
+
+
+def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
     episodes, test = frozen_test_set(config, world)
     network: Any = world.network.config
     parts = _measure(config, world, test)
@@ -108,21 +165,15 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     }
     if config.pictures is not None:
         save_strips(world, test.part(0, min(4, len(test)), world.device), config.pictures)
-    results["seconds"] = round(time.monotonic() - began, 1)
-    print(figures.table(results))
-    if config.json is not None:
-        write_json(config.json, results)
     return results
 
 
 def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet]:
     """The walks, as recorded and stacked on the CPU."""
-    if not world.config.env_id:
-        raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
     settings = TestSetConfig(world.config.env_id, dict(world.config.env_kwargs), config.seed, config.history, config.horizon)
     network: Any = world.network.config
     episodes: list[TestEpisode] = []
-    wanted, most = config.episodes, config.episodes * MAX_GROWTH
+    wanted, most = config.walks, config.walks * MAX_GROWTH
     with tqdm(total=wanted, desc="recording", unit="walk") as bar:
         while True:
             workers = _workers(config, wanted - len(episodes))
@@ -130,7 +181,7 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
             _check(config, world, new)
             episodes += new
             seen = _seen_frames(stack(episodes, settings), network.window)
-            if seen >= config.min_seen_frames or config.episodes < FULL_EPISODES or wanted >= most:
+            if seen >= config.min_seen_frames or config.walks < FULL_EPISODES or wanted >= most:
                 break
             wanted = min(most, wanted + EXTRA_EPISODES)
             bar.total = wanted
@@ -144,7 +195,7 @@ def _seen_frames(test: TestSet, window: int) -> int:
     return int((moved & late & (test.covered > figures.SEEN_FRAME_SHARE)).sum())
 
 
-def _check(config: EvaluateConfig, world: World, episodes: list[TestEpisode]) -> None:
+def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode | Trip]) -> None:
     """Refuse a test on what the world was trained on, and frames that it cannot take."""
     known = set(world.card.get("train_maps", ())) & {e.map for e in episodes if e.map}
     if known:
@@ -174,11 +225,17 @@ def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measur
     actions = test.fork_act.shape[2]
     total = len(chunks) * measure.steps_of(world, config.history, config.horizon, len(test.config.fork_frames), actions)
     with tqdm(total=total, desc="dreaming", unit="step") as bar:
-        try:
-            return [measure.measure(world, test.part(i, i + config.batch, world.device), bar.update) for i in chunks]
-        except torch.cuda.OutOfMemoryError as error:
-            less = max(1, config.batch // 4)
-            raise OutOfMemoryError(f"{config.batch} walks at once do not fit on {world.device}: try --batch {less}") from error
+        parts = (measure.measure(world, test.part(i, i + config.batch, world.device), bar.update) for i in chunks)
+        return _fitting(config, world, lambda: list(parts))
+
+
+def _fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[M]]) -> list[M]:
+    """What ``measured`` returns, or an error that says what to do where the device's memory does not suffice."""
+    try:
+        return measured()
+    except torch.cuda.OutOfMemoryError as error:
+        less = max(1, config.batch // 4)
+        raise OutOfMemoryError(f"{config.batch} walks at once do not fit on {world.device}: try --batch {less}") from error
 
 
 @torch.no_grad()

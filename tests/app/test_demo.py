@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from worldsim.app import demo as module
-from worldsim.app.demo import PAUSE, REVERSED, DemoConfig, choose_walk, demo
+from worldsim.app.demo import PAUSE, DemoConfig, choose_walk, demo
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.envs.doom import ACTIONS
 from worldsim.errors import InvalidInputError, MissingDependencyError
+from worldsim.evaluation.trips import UNDO
 from worldsim.heads import EgoMotionHead
 from worldsim.pictures import contact_sheet, depth_picture, enlarge, holes_marked
 from worldsim.world import World, WorldConfig
@@ -56,14 +57,14 @@ def test_the_walk_comes_back() -> None:
     far = (walk.pose[35:, :3, 3] - walk.pose[35, :3, 3]).norm(dim=-1).max().item()
     assert back < 0.5 < far
     out, home = walk.act[35:47].tolist(), walk.act[47 + PAUSE :].tolist()
-    assert [REVERSED[a] for a in reversed(out)] == home
+    assert [UNDO[a] for a in reversed(out)] == home
     assert walk.act[47 : 47 + PAUSE].tolist() == [0] * PAUSE
 
 
 def test_reversed_actions_undo() -> None:
     undone = {"no-op": "no-op", "forward": "backward", "turn left": "turn right", "strafe left": "strafe right"}
     undone |= {b: a for a, b in undone.items()}
-    assert [ACTIONS[i] for i in REVERSED] == [undone[name] for name in ACTIONS]
+    assert [ACTIONS[i] for i in UNDO] == [undone[name] for name in ACTIONS]
 
 
 def test_without_the_real_twin_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

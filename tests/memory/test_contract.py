@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from worldsim.contracts import ContractError, check_memory
-from worldsim.memory import NoMemory, PointMemory, PointMemoryConfig
+from worldsim.memory import NoMemory, PointMemory, PointMemoryConfig, RetrievalMemory, RetrievalMemoryConfig
 from worldsim.protocols import SceneMemory
 
 SMALL = PointMemoryConfig(capacity=2000)
@@ -24,6 +24,14 @@ SMALL = PointMemoryConfig(capacity=2000)
 )
 @pytest.mark.parametrize("size", [(16, 24), (33, 17)])
 def test_implementations_keep_the_contract(memory, size):
+    assert isinstance(memory, SceneMemory)
+    check_memory(memory, size=size)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (33, 17)])
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_retrieval_keeps_the_contract(size, capacity):
+    memory = RetrievalMemory(RetrievalMemoryConfig(*size, capacity))
     assert isinstance(memory, SceneMemory)
     check_memory(memory, size=size)
 

@@ -19,6 +19,7 @@ from worldsim.camera import quantise_depth
 from worldsim.config import write_json
 from worldsim.data.play import make_env
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
+from worldsim.evaluation.trips import UNDO
 from worldsim.memory.points import PointMemory
 from worldsim.metrics import TURN_METRES, nearest_pose, psnr, sharpness, turned
 from worldsim.pictures import contact_sheet, depth_picture, holes_marked, panels, save_png
@@ -28,8 +29,6 @@ from worldsim.world import World
 Array = NDArray[Any]
 
 FORWARD, TURN_LEFT, TURN_RIGHT = 1, 3, 4
-REVERSED = (0, 2, 1, 4, 3, 6, 5)
-"""The action that undoes each of ``Discrete(7)``."""
 CLEAR_METRES = 1.8
 """The scripted walker turns where less than this is free ahead."""
 PAUSE = 3
@@ -148,7 +147,7 @@ def real_twin(world: World) -> gym.Env[Any, Any]:
         raise MissingDependencyError(
             f"the demo shows the dream beside its real twin {env_id}, which cannot run here ({error}): pip install 'worldsim[doom]'"
         ) from error
-    if env.action_space != gym.spaces.Discrete(len(REVERSED)):
+    if env.action_space != gym.spaces.Discrete(len(UNDO)):
         env.close()
         raise InvalidInputError(f"the demo's walk is for Discrete(7), {env_id} has {env.action_space}: use worldsim evaluate")
     return env
@@ -171,7 +170,7 @@ def play(config: DemoConfig, env: gym.Env[Any, Any], seed: int) -> Walk | None:
         elif ahead < config.outward + PAUSE:
             act = 0
         else:
-            act = REVERSED[outward.pop()]
+            act = UNDO[outward.pop()]
         obs, _, term, trunc, info = env.step(act)
         if term or trunc:
             return None

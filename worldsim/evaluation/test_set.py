@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -29,6 +29,8 @@ from worldsim.metrics import seen_mask
 from worldsim.state import Frame
 
 Array = NDArray[Any]
+E = TypeVar("E", bound="Recorded")
+E_co = TypeVar("E_co", bound="Recorded", covariant=True)
 
 PROTOCOL = "persistent-v1/1"
 """Name and version of the test set's rules; any change of them changes it."""
@@ -61,6 +63,15 @@ class TestSetConfig:
     def frames(self) -> int:
         """Frames of an episode."""
         return self.history + self.horizon
+
+    def recorder(self) -> Recorder:
+        """Who records it."""
+        return Recorder(self)
+
+    @staticmethod
+    def episode(arrays: dict[str, Array], name: str) -> TestEpisode:
+        """An episode from its stored arrays and its map's name."""
+        return TestEpisode(**arrays, map=name)
 
     @property
     def fork_frames(self) -> tuple[int, int]:
@@ -148,7 +159,7 @@ def stack(episodes: Sequence[TestEpisode], config: TestSetConfig) -> TestSet:
     return TestSet(config=config, **arrays, seed=seed, maps=tuple(e.map for e in episodes))
 
 
-def digest(episodes: Sequence[TestEpisode]) -> str:
+def digest(episodes: Sequence[Recorded]) -> str:
     """SHA-256 over the raw arrays of all walks, names, types and shapes included."""
     total = hashlib.sha256()
     for episode in episodes:
@@ -156,6 +167,48 @@ def digest(episodes: Sequence[TestEpisode]) -> str:
             total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
             total.update(np.ascontiguousarray(array).tobytes())
     return total.hexdigest()
+
+
+class Recorded(Protocol):
+    """What can be stored in a test set: arrays by name, and the map that they are of."""
+
+    @property
+    def map(self) -> str:
+        """Name of the map."""
+        ...
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays by name, in a fixed order."""
+        ...
+
+
+class Records(Protocol[E_co]):
+    """Records episodes by their number."""
+
+    def record(self, index: int) -> E_co:
+        """Episode ``index``: the same whenever and wherever it is recorded."""
+        ...
+
+    def close(self) -> None:
+        """Close the environment."""
+        ...
+
+
+class Settings(Protocol[E_co]):
+    """A dataclass of everything that decides a test set."""
+
+    @property
+    def seed(self) -> int:
+        """What all randomness comes from."""
+        ...
+
+    def recorder(self) -> Records[E_co]:
+        """Who records it."""
+        ...
+
+    def episode(self, arrays: dict[str, Array], name: str) -> E_co:
+        """An episode from its stored arrays and its map's name."""
+        ...
 
 
 class Recorder:
@@ -286,17 +339,17 @@ def one_thread() -> Iterator[None]:
 
 
 def record_test_set(
-    config: TestSetConfig,
+    config: Settings[E],
     indices: Sequence[int],
     workers: int = 1,
     cache: Path | None = None,
     tick: Callable[[], object] = lambda: None,
-) -> list[TestEpisode]:
+) -> list[E]:
     """The walks ``indices``, in their order, from the cache where they are there. ``tick`` is called after each one."""
     folder = cache / _cache_name(config) if cache is not None else None
-    episodes: dict[int, TestEpisode] = {}
+    episodes: dict[int, E] = {}
     for index in indices:
-        kept = _load(folder / f"episode-{index:05d}.safetensors") if folder is not None else None
+        kept = _load(config, folder / f"episode-{index:05d}.safetensors") if folder is not None else None
         if kept is not None:
             episodes[index] = kept
             tick()
@@ -310,10 +363,10 @@ def record_test_set(
     return [episodes[i] for i in indices]
 
 
-def _record_here(config: TestSetConfig, indices: Sequence[int], workers: int) -> Any:
+def _record_here(config: Settings[E], indices: Sequence[int], workers: int) -> Iterator[tuple[int, E]]:
     if not indices:
         return
-    recorder = Recorder(config)
+    recorder = config.recorder()
     try:
         for index in indices:
             yield index, recorder.record(index)
@@ -321,7 +374,7 @@ def _record_here(config: TestSetConfig, indices: Sequence[int], workers: int) ->
         recorder.close()
 
 
-def _record_in_processes(config: TestSetConfig, indices: Sequence[int], workers: int) -> Any:
+def _record_in_processes(config: Settings[E], indices: Sequence[int], workers: int) -> Iterator[tuple[int, E]]:
     # Spawned, not forked: engines and torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     workers = min(workers, len(indices))
@@ -338,37 +391,39 @@ def _record_in_processes(config: TestSetConfig, indices: Sequence[int], workers:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-_recorder: Recorder | None = None
+_recorder: Records[Any] | None = None
 
 
-def _start_worker(config: TestSetConfig) -> None:
+def _start_worker(config: Settings[Any]) -> None:
     global _recorder
     torch.set_num_threads(1)
-    _recorder = Recorder(config)
+    _recorder = config.recorder()
 
 
-def _record_in_worker(index: int) -> TestEpisode:
+def _record_in_worker(index: int) -> Any:
     assert _recorder is not None
     return _recorder.record(index)
 
 
-def _cache_name(config: TestSetConfig) -> str:
+def _cache_name(config: Settings[Any]) -> str:
     """A folder for everything that the test set depends on, engine versions included."""
-    key = json.dumps([PROTOCOL, dataclasses.asdict(config), package_versions()], sort_keys=True)
+    settings: Any = config
+    key = json.dumps([PROTOCOL, dataclasses.asdict(settings), package_versions()], sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def _save(episode: TestEpisode, path: Path) -> None:
+def _save(episode: Recorded, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
     save_file(episode.arrays(), temporary, metadata={"map": episode.map})
     temporary.replace(path)
 
 
-def _load(path: Path) -> TestEpisode | None:
+def _load(config: Settings[E], path: Path) -> E | None:
     """A cached walk; None where there is none, or where it is damaged and has to be recorded again."""
     try:
         with safe_open(path, "np") as file:
-            return TestEpisode(**{name: file.get_tensor(name) for name in file.keys()}, map=(file.metadata() or {}).get("map", ""))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return config.episode(arrays, (file.metadata() or {}).get("map", ""))
     except (FileNotFoundError, SafetensorError, TypeError):
         return None

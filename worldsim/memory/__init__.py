@@ -2,5 +2,14 @@
 
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
+from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig, SeenFrames
 
-__all__ = ["NoMemory", "PointMemory", "PointMemoryConfig", "Points"]
+__all__ = [
+    "NoMemory",
+    "PointMemory",
+    "PointMemoryConfig",
+    "Points",
+    "RetrievalMemory",
+    "RetrievalMemoryConfig",
+    "SeenFrames",
+]

@@ -1,0 +1,137 @@
+"""Return trips on TinyRoom as the real twin: what is recorded, that scores mean what they say, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from tests.test_evaluate import SIZE, WINDOW, tiny_world
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.evaluate import EvaluateConfig, evaluate
+from worldsim.evaluation import returns
+from worldsim.evaluation.test_set import digest, record_test_set
+from worldsim.evaluation.trips import UNDO, Trip, TripConfig, stack_trips
+
+CONFIG = TripConfig("worldsim/TinyRoom-v0", {"size": SIZE}, start=3, lengths=(4, 14))
+
+
+@pytest.fixture(scope="module")
+def trips() -> list[Trip]:
+    return record_test_set(CONFIG, range(2))
+
+
+def test_a_trip_is_what_the_engine_does(trips: list[Trip]) -> None:
+    """Played by hand: three frames to start from, n steps out, and the same actions undone in reverse order."""
+    env: Any = gym.make(CONFIG.env_id, size=SIZE, disable_env_checker=True, max_episode_steps=100)
+    for number, trip in enumerate(trips):
+        assert trip.rgb.shape == (17, 3, SIZE, SIZE) and trip.act.shape == (16,) and trip.pose.shape == (17, 4, 4)
+        for length in CONFIG.lengths:
+            obs, _ = env.reset(seed=number, options={"split": "test"})
+            assert np.array_equal(obs.transpose(2, 0, 1), trip.rgb[0])
+            turn = 2 + length
+            for act in trip.act[:turn]:
+                obs, *_ = env.step(int(act))
+            assert np.array_equal(obs.transpose(2, 0, 1), trip.rgb[turn])
+            for j in range(length):
+                obs, _, _, _, info = env.step(UNDO[trip.act[turn - 1 - j]])
+                assert np.array_equal(obs.transpose(2, 0, 1), trip.back_rgb[length][j])
+                assert np.allclose(info["pose"], trip.back_pose[length][j])
+                assert trip.back_act[length][j] == UNDO[trip.act[turn - 1 - j]]
+
+
+def test_trips_are_reproducible_and_cached(trips: list[Trip], tmp_path: Path) -> None:
+    first = record_test_set(CONFIG, range(2), cache=tmp_path)
+    assert digest(first) == digest(trips)
+    again = record_test_set(CONFIG, range(2), cache=tmp_path)
+    assert digest(again) == digest(trips) and [t.map for t in again] == [t.map for t in trips]
+    other = record_test_set(dataclasses.replace(CONFIG, seed=1), range(2), cache=tmp_path)
+    assert digest(other) != digest(trips)
+
+
+def test_novelty_by_hand() -> None:
+    """Half of the pixels change by 17 codes in one colour after 12 frames, the others by 16: those do not count."""
+    rgb = torch.zeros(1, 13, 3, 2, 2, dtype=torch.uint8)
+    rgb[0, 12, 1] = torch.tensor([[17, 16], [16, 17]])
+    assert returns.changed(rgb).tolist() == [[0.5]]
+    assert returns.changed(rgb[:, :12]).shape == (1, 0)
+
+
+def test_returned_frames_are_compared_with_the_right_ones(trips: list[Trip]) -> None:
+    """A world that stands for the engine: its true return is perfect, and so is its dream return where the way leads back."""
+
+    class Engine:
+        """Frames of the true way back, in the order in which they are asked for."""
+
+        def __init__(self) -> None:
+            self.world = tiny_world()
+            self.calls: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+
+        def step(self, state: Any, act: torch.Tensor, pose: torch.Tensor | None = None) -> Any:
+            self.calls.append((act, pose))
+            return self.world.step(state, act, pose)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.world, name)
+
+    stacked = stack_trips(trips, CONFIG)
+    engine: Any = Engine()
+    state = returns._start(engine, stacked)
+    back = returns._follow(engine, state, stacked.back_act[4], stacked.back_pose[4], lambda: None)
+    assert back.shape == (2, 4, 3, SIZE, SIZE)
+    for i, (act, pose) in enumerate(engine.calls):
+        assert pose is not None
+        assert torch.equal(act, stacked.back_act[4][:, i]) and torch.equal(pose, stacked.back_pose[4][:, i])
+    engine.calls.clear()
+    out, poses, states = returns._dreamed_way_out(engine, stacked, lambda: None)
+    assert out.shape[1] == 14 and poses.shape[1] == 15 and sorted(states) == [4, 14]
+    # The first pose is that of the last given frame, and the last action out is the one before the longest trip's turn.
+    torch.testing.assert_close(poses[:, 0], stacked.pose[:, 2], atol=2e-3, rtol=0)
+    assert torch.equal(engine.calls[0][0], stacked.act[:, 2]) and torch.equal(engine.calls[-1][0], stacked.act[:, 15])
+    assert torch.equal(states[4].frame.rgb, out[:, 3])
+
+
+def test_the_protocol_writes_what_it_measures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "trips.json"
+    config = EvaluateConfig(
+        "tiny", json=file, protocol="return-trip", episodes=2, lengths=(4, 14), workers=1, bootstrap=20, cache=tmp_path / "cache"
+    )
+    results = evaluate(config, tiny_world())
+    stored = json.loads(file.read_text())
+    assert stored == json.loads(json.dumps(results))
+    keys = ("return_real_psnr", "return_real_psnr_no_memory", "return_real_psnr_retrieval", "return_psnr", "return_psnr_no_memory")
+    for key in keys:
+        assert set(stored[key]) == {"4", "14"} and all(5 < v < 40 for v in stored[key].values()), key
+        assert set(stored["ci95"]) >= {f"{key}.4", f"{key}.14"}
+    assert stored["novelty"]["4"] is None and 0 <= stored["novelty"]["14"]
+    assert 0 < stored["sharpness_ratio"]["14"] < 5
+    assert stored["episodes"] == 2 and stored["protocol"] == "return-trip/1"
+    assert evaluate(dataclasses.replace(config, json=None), tiny_world())["return_psnr"] == results["return_psnr"]
+    printed = capsys.readouterr().out
+    assert "true return" in printed and "novelty" in printed and "2 trips" in printed
+
+
+def test_clear_errors() -> None:
+    with pytest.raises(InvalidInputError, match="ascending"):
+        TripConfig("worldsim/TinyRoom-v0", {}, lengths=(5, 4))
+    with pytest.raises(InvalidInputError, match="--undo"):
+        record_test_set(dataclasses.replace(CONFIG, undo=(0, 1)), range(1))
+    blind = tiny_world()
+    blind.ego_motion = None
+    with pytest.raises(MissingGeometryError, match="--protocol walks"):
+        evaluate(EvaluateConfig("tiny", protocol="return-trip"), blind)
+
+
+def test_frames_in_the_attention_window_are_left_out() -> None:
+    """PSNR 10 inside the window and 30 beyond it: 30 is reported."""
+    values = torch.full((2, 6), 10.0)
+    values[:, WINDOW - 1 :] = 30.0
+    ones = (torch.ones(2, 12), 2 * torch.ones(2, 12))
+    results = returns.compute(returns.Returned({(6, ""): values}, {}, {6: ones}, {}), WINDOW, 10, 0)
+    assert results["return_real_psnr"] == {"6": 30.0} and results["sharpness_ratio"] == {"6": 0.5}

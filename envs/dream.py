@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +18,7 @@ from torch import Tensor
 from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.protocols import Scene
+from worldsim.snapshots import Snapshot
 from worldsim.state import SceneStart, WorldState, flatten
 from worldsim.world import World, bucket
 
@@ -45,20 +45,6 @@ class NamedScenes(Protocol):
     def names(self) -> list[str]: ...
 
     def load(self, name: str) -> SceneStart: ...
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A whole environment: restoring it brings back every future, resets included, bit by bit.
-
-    state: the worlds, one row an environment (and rows of padding). elapsed: (n,) int64 steps since each reset.
-    resetting: (n,) bool, whose next step is a reset. generators: the states of the environments' random generators.
-    """
-
-    state: WorldState
-    elapsed: Array
-    resetting: Array
-    generators: tuple[Any, ...]
 
 
 class Starts:
@@ -209,6 +195,8 @@ def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
             f"this snapshot is of {len(snapshot.elapsed)} environments of another kind or number than these {environments}: "
             "restore it where it was taken, or in an environment made with the same arguments"
         )
+    if len(snapshot.generators) != environments:
+        raise InvalidInputError(f"this snapshot has {len(snapshot.generators)} generators for {environments} environments")
 
 
 @contextmanager

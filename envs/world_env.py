@@ -15,7 +15,6 @@ from torch import Tensor
 
 from worldsim.envs.dream import (
     DEFAULT_SCENES,
-    Snapshot,
     Starts,
     check_snapshot,
     enough_memory,
@@ -26,6 +25,7 @@ from worldsim.envs.dream import (
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Scene
+from worldsim.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.state import WorldState
 from worldsim.world import World
 
@@ -113,6 +113,19 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self._state = snapshot.state.clone().to(self.world.device)
         self._elapsed = int(snapshot.elapsed[0])
         self.np_random.bit_generator.state = snapshot.generators[0]
+
+    def edit(self, memory: Any) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Go on from an edited memory (of a batch of one): see :meth:`worldsim.world.World.edit`. Returns frame and info anew."""
+        self._state = self.world.edit(self.state, memory)
+        return self._frame(), self._info()
+
+    def save(self, path: str | Path) -> Path:
+        """Write a snapshot to a file, atomically: see :func:`worldsim.snapshots.save_snapshot`."""
+        return save_snapshot(self.snapshot(), self.world, path)
+
+    def load(self, path: str | Path) -> None:
+        """Restore a snapshot that :meth:`save` wrote, in this process or another; the future is the same bit by bit."""
+        self.restore(load_snapshot(path, self.world))
 
     def fork(self, n: int, randomness: str = "common") -> WorldVectorEnv:
         """``n`` futures from here, stepped together; this environment stays where it is, and nothing resets by itself.

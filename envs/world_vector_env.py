@@ -17,9 +17,10 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.dream import DEFAULT_SCENES, Snapshot, Starts, check_snapshot, enough_memory, forked, load_world, report
+from worldsim.envs.dream import DEFAULT_SCENES, Starts, check_snapshot, enough_memory, forked, load_world, report
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Scene
+from worldsim.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.state import WorldState
 from worldsim.world import World, bucket
 
@@ -171,6 +172,14 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._elapsed, self._resetting = snapshot.elapsed.copy(), snapshot.resetting.copy()
         for generator, state in zip(self.np_random, snapshot.generators, strict=True):
             generator.bit_generator.state = state
+
+    def save(self, path: str | Path) -> Path:
+        """Write a snapshot of all environments to a file, atomically: see :func:`worldsim.snapshots.save_snapshot`."""
+        return save_snapshot(self.snapshot(), self.world, path)
+
+    def load(self, path: str | Path) -> None:
+        """Restore a snapshot that :meth:`save` wrote, in this process or another; the futures are the same bit by bit."""
+        self.restore(load_snapshot(path, self.world))
 
     def fork(self, index: int, n: int, randomness: str = "common") -> WorldVectorEnv:
         """``n`` futures of environment ``index``; as :meth:`worldsim.envs.world_env.WorldEnv.fork`, within its time limit."""

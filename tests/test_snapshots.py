@@ -1,0 +1,185 @@
+"""Snapshots on disk: the same future bit by bit in another process, and never half a world."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import worldsim  # noqa: F401  registers the environments
+from tests.conftest import make_tiny_world
+from worldsim.envs.world_env import WorldEnv
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
+from worldsim.snapshots import fingerprint
+
+WALK, AFTER = [1, 1, 3, 1, 4], [2, 5, 6, 1, 3, 1]
+
+
+@pytest.fixture
+def env(world_folder: Path) -> WorldEnv:
+    env = WorldEnv(world_folder)
+    env.reset(seed=3)
+    for action in WALK:
+        env.step(action)
+    return env
+
+
+def future(env: Any) -> list[Any]:
+    """Frames, poses, coverage and what the next reset draws."""
+    steps = [env.step(action) for action in AFTER]
+    frames = [(obs, info["pose"], info["depth"], info["memory_coverage"]) for obs, _, _, _, info in steps]
+    return [*frames, (env.reset()[0],)]
+
+
+def assert_same(first: list[Any], second: list[Any]) -> None:
+    for a, b in zip(first, second, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_array_equal(x, y)
+
+
+def test_another_process_goes_on_bit_by_bit(env: WorldEnv, world_folder: Path, tmp_path: Path) -> None:
+    path = env.save(tmp_path / "walk.safetensors")
+    expected = future(env)
+    code = f"""
+import numpy as np
+from worldsim.envs.world_env import WorldEnv
+env = WorldEnv({str(world_folder)!r})
+env.load({str(path)!r})
+frames = [env.step(action)[0] for action in {AFTER}] + [env.reset()[0]]
+np.save({str(tmp_path / "frames.npy")!r}, np.stack(frames))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    np.testing.assert_array_equal(np.load(tmp_path / "frames.npy"), np.stack([step[0] for step in expected]))
+
+
+def test_loading_needs_no_reset_and_can_be_repeated(env: WorldEnv, world_folder: Path, tmp_path: Path) -> None:
+    path = env.save(tmp_path / "deep" / "walk.safetensors")
+    expected = future(env)
+    other = WorldEnv(world_folder)
+    for _ in range(2):
+        other.load(path)
+        assert_same(future(other), expected)
+
+
+def test_vector_environments(world_folder: Path, tmp_path: Path) -> None:
+    def made() -> Any:
+        return gym.make_vec("worldsim/Dream-v0", num_envs=3, vectorization_mode="vector_entry_point", world=str(world_folder))
+
+    venv = made()
+    venv.reset(seed=0)
+    venv.step(np.array([1, 3, 4]))
+    path = venv.unwrapped.save(tmp_path / "three.safetensors")
+    expected = [venv.step(np.array([1, 1, a]))[0] for a in (1, 2, 3)]
+    other = made()
+    other.reset(seed=9)
+    other.unwrapped.load(path)
+    for obs, a in zip(expected, (1, 2, 3), strict=True):
+        np.testing.assert_array_equal(other.step(np.array([1, 1, a]))[0], obs)
+    with pytest.raises(InvalidInputError, match="3 environments"):
+        WorldEnv(world_folder).load(path)
+
+
+def test_a_file_cut_short(env: WorldEnv, tmp_path: Path) -> None:
+    path = env.save(tmp_path / "walk.safetensors")
+    whole = path.read_bytes()
+    for size in (0, 7, 500, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(DamagedFileError, match="walk.safetensors"):
+            env.load(path)
+
+
+def test_a_changed_byte(env: WorldEnv, tmp_path: Path) -> None:
+    path = env.save(tmp_path / "walk.safetensors")
+    before = env.snapshot()
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match="checksum"):
+        env.load(path)
+    env.restore(before)  # nothing has been loaded: the environment goes on
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"version": "2"}, DamagedFileError, "upgrade worldsim"),
+        ({"version": "one"}, DamagedFileError, "'one'"),
+        ({"format": "worldsim-dataset"}, DamagedFileError, "no snapshot"),
+        ({"world": "0" * 64}, InvalidInputError, "another world"),
+        ({"generators": "[]"}, InvalidInputError, "generators"),
+    ],
+)
+def test_other_headers(env: WorldEnv, tmp_path: Path, changes: dict[str, str], error: type[Exception], message: str) -> None:
+    path = env.save(tmp_path / "walk.safetensors")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, {**metadata, **changes})
+    with pytest.raises(error, match=message):
+        env.load(path)
+
+
+def test_a_missing_part(env: WorldEnv, tmp_path: Path) -> None:
+    path = env.save(tmp_path / "walk.safetensors")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    del tensors["state.motion"]
+    save_file(tensors, path, metadata)
+    with pytest.raises(DamagedFileError, match=r"checksum|state\.motion"):
+        env.load(path)
+
+
+def test_no_file(env: WorldEnv, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        env.load(tmp_path / "nowhere")
+
+
+def test_the_fingerprint_knows_weights_and_settings() -> None:
+    world = make_tiny_world()
+    assert fingerprint(world) == fingerprint(make_tiny_world())
+    assert fingerprint(world) != fingerprint(make_tiny_world(seed=1))
+    assert fingerprint(world) != fingerprint(world.with_dynamics(steps=2))
+
+
+def test_killed_while_saving(world_folder: Path, tmp_path: Path) -> None:
+    """A process that saves again and again is killed at some moment: the file is whole, whichever snapshot it is."""
+    path = tmp_path / "walk.safetensors"
+    code = f"""
+from worldsim.envs.world_env import WorldEnv
+env = WorldEnv({str(world_folder)!r})
+env.reset(seed=3)
+while True:
+    env.save({str(path)!r})
+    print("saved", flush=True)
+    env.step(1)
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for delay in (0.0, 0.003, 0.011):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        env = WorldEnv(world_folder)
+        env.load(path)
+        env.step(1)
+
+
+def test_the_generators_are_plain_json(env: WorldEnv, tmp_path: Path) -> None:
+    path = env.save(tmp_path / "walk.safetensors")
+    with safe_open(path, "np") as file:
+        generators = json.loads(file.metadata()["generators"])
+    assert generators[0]["bit_generator"] == "PCG64"

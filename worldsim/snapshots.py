@@ -111,7 +111,8 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
 def fingerprint(world: World) -> str:
     """SHA-256 of what decides a world's futures: its configuration and all weights."""
     total = hashlib.sha256(repr(world.config).encode())
-    for part, module in sorted(world.modules().items()):
+    modules: dict[str, Any] = world.modules()
+    for part, module in sorted(modules.items()):
         total.update(repr(sorted((k, v) for k, v in dict(module.config).items() if not k.startswith("_"))).encode())
         total.update(_checksum((f"{part}.{k}", v.detach().cpu()) for k, v in sorted(module.state_dict().items())).encode())
     return total.hexdigest()

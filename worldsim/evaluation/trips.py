@@ -227,7 +227,8 @@ def stack_trips(trips: Sequence[Trip], config: TripConfig, device: torch.device 
         together = np.stack(values)
         return torch.from_numpy(together.astype(np.int32) if together.dtype == np.uint16 else together).to(device)
 
-    plain = {name: joined([getattr(t, name) for t in trips]) for name in ("rgb", "inverse_depth", "pose", "intrinsics", "act")}
+    names = ("rgb", "inverse_depth", "pose", "intrinsics", "act")
+    plain: dict[str, Any] = {name: joined([getattr(t, name) for t in trips]) for name in names}
     back: dict[str, Any] = {
         name: {n: joined([getattr(t, name)[n] for t in trips]) for n in config.lengths}
         for name in ("back_rgb", "back_pose", "back_act")

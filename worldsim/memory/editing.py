@@ -55,7 +55,7 @@ def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Te
         if not os.path.isfile(shape):
             raise NotFoundError(f"no file {os.fspath(shape)!r} to paste: give a GLB, PLY, OBJ or STL file")
         try:
-            shape = trimesh.load(shape)
+            shape = trimesh.load(os.fspath(shape))
         except Exception as error:  # trimesh raises whatever its readers raise
             raise InvalidInputError(f"trimesh cannot read the file ({error}): give a GLB, PLY, OBJ or STL file") from error
     parts = list(shape.dump()) if isinstance(shape, trimesh.Scene) else [shape]
@@ -77,6 +77,7 @@ def _points_of(part: Any, spacing: float, seed: int) -> tuple[NDArray[Any], NDAr
         return np.zeros((0, 3)), np.zeros((0, 3))
     # At random, so about twice as many as a grid of that spacing has: then few gaps are left.
     count = int(np.ceil(2.0 * part.area / spacing**2))
-    textured = part.visual.kind == "texture"
+    visual: Any = part.visual
+    textured = visual.kind == "texture"
     place, face, *colour = trimesh.sample.sample_surface(part, count, sample_color=textured, seed=seed)
-    return np.asarray(place), np.asarray(colour[0] if textured else part.visual.face_colors[face])[:, :3]
+    return np.asarray(place), np.asarray(colour[0] if textured else visual.face_colors[face])[:, :3]

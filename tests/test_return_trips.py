@@ -15,7 +15,7 @@ import torch
 from tests.test_evaluate import SIZE, WINDOW, tiny_world
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.evaluate import EvaluateConfig, evaluate
-from worldsim.evaluation import returns
+from worldsim.evaluation import measure, returns
 from worldsim.evaluation.test_set import digest, record_test_set
 from worldsim.evaluation.trips import UNDO, Trip, TripConfig, stack_trips
 
@@ -82,7 +82,7 @@ def test_returned_frames_are_compared_with_the_right_ones(trips: list[Trip]) -> 
 
     stacked = stack_trips(trips, CONFIG)
     engine: Any = Engine()
-    state = returns._start(engine, stacked)
+    state = measure.start(engine, stacked)
     back = returns._follow(engine, state, stacked.back_act[4], stacked.back_pose[4], lambda: None)
     assert back.shape == (2, 4, 3, SIZE, SIZE)
     for i, (act, pose) in enumerate(engine.calls):

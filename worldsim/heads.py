@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,11 +14,14 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from worldsim.memory.splat import MAP_CELL, MAP_CELLS
+from worldsim.state import where_rows
 
 HISTORY = 8
 """Past motions and actions that the ego-motion head sees: enough for momentum and for turns that speed up."""
 ALONG = (0.25, 0.5, 0.75, 1.0)
 """Shares of the unhindered way at which the ego-motion head looks for what stops it."""
+MIRRORED_MOTION = (-1.0, 1.0, 1.0, 1.0, -1.0, -1.0)
+"""Signs of a motion's mirror image, x turned round: those of a camera's motion and of one in world axes are alike."""
 CROP_CELLS = 16
 """Cells a side of what it looks at there: 1.28 m, a person's width and a margin."""
 
@@ -197,11 +201,8 @@ def _mirrored(motions: Motions, flip: Tensor, mirror: Tensor) -> Motions:
     """The world's mirror image has its x turned round, as the camera's has."""
     device = flip.device
     pose_sign = torch.tensor([-1.0, 1, 1, 1], device=device)
-    sign = torch.tensor([-1.0, 1, 1, 1, -1, -1], device=device)
-
-    def choose(this: Tensor, other: Tensor) -> Tensor:
-        return torch.where(flip.reshape(-1, *[1] * (this.dim() - 1)), this, other)
-
+    sign = torch.tensor(MIRRORED_MOTION, device=device)
+    choose = partial(where_rows, flip)
     return Motions(
         around=choose(motions.around.flip(-1), motions.around),
         pose=choose(pose_sign[:, None] * motions.pose * pose_sign, motions.pose),

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
-from worldsim.state import WorldState, flatten, unflatten
+from worldsim.state import WorldState, checksum, flatten, unflatten
 from worldsim.world import World, bucket
 
 FORMAT, VERSION = "worldsim-snapshot", 1
@@ -64,7 +64,7 @@ def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]
         "world": fingerprint(world),
         "env_id": world.config.env_id,
         "generators": json.dumps(snapshot.generators),
-        "sha256": _checksum(tensors.items()),
+        "sha256": checksum(tensors),
     }
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
@@ -97,7 +97,7 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DamagedFileError(f"{path} cannot be read as a snapshot ({error}): it is cut short or something else") from error
-    if metadata.get("sha256") != _checksum(sorted(tensors.items())):
+    if metadata.get("sha256") != checksum(tensors):
         raise DamagedFileError(f"{path} is damaged: its content does not fit its checksum. Restore it from a copy")
     try:
         elapsed, resetting = tensors[ELAPSED].numpy(), tensors[RESETTING].numpy()
@@ -114,7 +114,7 @@ def fingerprint(world: World) -> str:
     modules: dict[str, Any] = world.modules()
     for part, module in sorted(modules.items()):
         total.update(repr(sorted((k, v) for k, v in dict(module.config).items() if not k.startswith("_"))).encode())
-        total.update(_checksum((f"{part}.{k}", v.detach().cpu()) for k, v in sorted(module.state_dict().items())).encode())
+        total.update(f"{part} {checksum(module.state_dict())}".encode())
     return total.hexdigest()
 
 
@@ -139,14 +139,6 @@ def _check_header(path: Path, metadata: Mapping[str, str], world: World) -> None
             f"{path} was saved in another world than this one (real twin {metadata.get('env_id')!r}, weights or settings differ): "
             "load that world first"
         )
-
-
-def _checksum(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    total = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
 
 
 def _flush(path: str | Path) -> None:

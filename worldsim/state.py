@@ -7,6 +7,7 @@ Everything here is a frozen dataclass of tensors with a leading batch axis ``b``
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -155,6 +156,11 @@ def map_tensors(function: Callable[..., Tensor], record: Record, *others: Record
     return record
 
 
+def where_rows(chosen: Tensor, this: Tensor, other: Tensor) -> Tensor:
+    """Rows of ``this`` where ``chosen`` (b,) holds, else of ``other``; both (b, ...)."""
+    return torch.where(chosen.reshape(-1, *[1] * (this.dim() - 1)), this, other)
+
+
 def concatenate(records: Sequence[Record]) -> Record:
     """Join records of the same structure along the batch axis."""
     return map_tensors(lambda *parts: torch.cat(parts, 0), records[0], *records[1:])
@@ -176,6 +182,15 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Tensor]:
     for name, value in items:
         flat.update(flatten(value, f"{prefix}.{name}" if prefix else name))
     return flat
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of named tensors: names, types, shapes and content, whatever their order."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def unflatten(template: Record, flat: Mapping[str, Tensor], prefix: str = "") -> Record:

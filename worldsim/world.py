@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import tempfile
 from collections.abc import Sequence
@@ -31,7 +30,7 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import frame_surroundings
 from worldsim.protocols import SceneMemory
 from worldsim.random import Purpose, normal
-from worldsim.state import Frame, MemoryView, SceneStart, Transition, WorldState, concatenate, flatten, map_tensors
+from worldsim.state import Frame, MemoryView, SceneStart, Transition, WorldState, checksum, concatenate, flatten, map_tensors
 
 FORMAT_VERSION = 1
 BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
@@ -304,7 +303,7 @@ class World:
         """
         self.check_start(scene)
         # By content too: frames of the same name may be other frames.
-        key = (scene.name, digest(scene)) if scene.name else None
+        key = (scene.name, checksum(flatten(scene))) if scene.name else None
         if key in self._starts:
             return self._starts[key]
         scene = map_tensors(lambda x: x.to(self.device), scene)
@@ -458,15 +457,6 @@ def _require(who: str, name: str, tensor: Tensor, types: tuple[torch.dtype, ...]
         raise InvalidInputError(f"{who}: {name} must be {wanted} of shape {shape}, got {tensor.dtype} {tuple(tensor.shape)}")
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise InvalidInputError(f"{who}: {name} holds values that are not finite")
-
-
-def digest(scene: SceneStart) -> str:
-    """SHA-256 of a scene's tensors."""
-    total = hashlib.sha256()
-    for name, tensor in flatten(scene).items():
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
 
 
 def find_world(name: str | os.PathLike[str]) -> Path:

@@ -20,10 +20,10 @@ from torch import Tensor
 from worldsim.camera import Camera, dequantise_depth, quantise_depth, relative_motion
 from worldsim.diffusion.denoiser import frame_to_channels, view_to_channels
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.heads import HISTORY, Motions, to_world_axes
+from worldsim.heads import HISTORY, MIRRORED_MOTION, Motions, to_world_axes
 from worldsim.memory.splat import MAP_CELLS, frame_surroundings
 from worldsim.protocols import SceneMemory
-from worldsim.state import Frame, MemoryView, map_tensors
+from worldsim.state import Frame, MemoryView, map_tensors, where_rows
 
 PACKED_VIEW = 8
 """Bytes a pixel of a stored memory view: rgb, inverse depth (2), offset, source, mask."""
@@ -278,7 +278,7 @@ class FrameBuffer:
             worse, keep = degrade(frame)
             step = torch.full((size,), t, dtype=torch.int64, device=self.device)
             updated = self.memory.integrate(memory, worse, camera, step)
-            memory = map_tensors(partial(_rows, keep), updated, memory)
+            memory = map_tensors(partial(where_rows, keep), updated, memory)
             around = self.memory.surroundings(memory, frame.pose)
             self._put("around", index[:real], around[:real], t < length[:real])
 
@@ -318,11 +318,6 @@ class FrameBuffer:
         return degrade
 
 
-def _rows(chosen: Tensor, this: Tensor, other: Tensor) -> Tensor:
-    """Rows of ``this`` where ``chosen`` (b,) holds, else of ``other``."""
-    return torch.where(chosen.reshape(-1, *[1] * (this.dim() - 1)), this, other)
-
-
 def augment(windows: Windows, generator: torch.Generator, mirror: tuple[int, ...] | None, colour: float) -> Windows:
     """Mirror half of the windows (discrete actions: ``mirror`` maps each to its mirror image) and vary colours.
 
@@ -343,8 +338,8 @@ def augment(windows: Windows, generator: torch.Generator, mirror: tuple[int, ...
 
 
 def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
-    choose = partial(_rows, flip)
-    sign = torch.tensor([-1.0, 1, 1, 1, -1, -1], device=flip.device)
+    choose = partial(where_rows, flip)
+    sign = torch.tensor(MIRRORED_MOTION, device=flip.device)
     view = windows.view
     if view is not None:
         turned = view.flip(-1)

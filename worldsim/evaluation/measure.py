@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.camera import Camera, dequantise_depth, snap_pose, unproject
-from worldsim.evaluation.test_set import TestSet
+from worldsim.camera import Camera, snap_pose
+from worldsim.evaluation.test_set import TestSet, Walks
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.memory.splat import DIRECTION, POINT, nearest, splat
+from worldsim.memory.splat import frame_points, nearest, splat
 from worldsim.metrics import nearest_pose, psnr
 from worldsim.protocols import SceneMemory
 from worldsim.state import SceneStart, WorldState
@@ -75,7 +75,7 @@ def needs_memory_run(world: World) -> bool:
     return world.has_geometry and world.config.memory is not None
 
 
-def start(world: World, test: TestSet) -> WorldState:
+def start(world: World, test: Walks) -> WorldState:
     """The walks' first frames taken in: the rest of the history follows by :meth:`World.observe`, batched."""
     scenes = []
     for e in range(len(test)):
@@ -163,9 +163,7 @@ def join(parts: list[Measured]) -> dict[str, Any]:
 def warped(rgb: Tensor, inverse_depth: Tensor, camera: Camera, target: Camera) -> Tensor:
     """A frame splatted to another camera, one pixel a point, holes filled from the frame itself. (b, 3, h, w) uint8."""
     b, _, h, w = rgb.shape
-    points = unproject(dequantise_depth(inverse_depth), camera).flatten(1, 2).transpose(1, 2)
-    kind = torch.where(inverse_depth == 0, DIRECTION, POINT).to(torch.uint8).flatten(1)
-    mask, slot, _ = nearest(splat(points, kind, target), h * w)
+    mask, slot, _ = nearest(splat(*frame_points(inverse_depth, camera), target), h * w)
     shown = rgb.flatten(2).gather(2, slot[:, None].expand(b, 3, h * w))
     return torch.where(mask[:, None], shown, rgb.flatten(2)).view(b, 3, h, w)
 

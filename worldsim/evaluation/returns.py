@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.evaluation.figures import Figures
+from worldsim.evaluation.measure import start
 from worldsim.evaluation.trips import Trips
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.metrics import mean_statistic, pooled_mean, psnr, sharpness
-from worldsim.state import SceneStart, WorldState
+from worldsim.state import WorldState
 from worldsim.world import World
 
 Array = NDArray[Any]
@@ -101,25 +102,10 @@ def changed(rgb: Tensor) -> Tensor:
     return ((after - before).abs().amax(2) > NOVELTY_CODES).float().mean((-2, -1))
 
 
-def _start(world: World, trips: Trips) -> WorldState:
-    """The first frames taken in."""
-    scenes = [
-        SceneStart(
-            rgb=trips.rgb[e, :1],
-            act=torch.zeros_like(trips.act[e, :1]),
-            inverse_depth=trips.inverse_depth[e, :1],
-            pose=trips.pose[e, :1],
-            intrinsics=trips.intrinsics[e],
-        )
-        for e in range(len(trips))
-    ]
-    return world.initial(scenes, trips.seed)
-
-
 def _shown_the_way_out(world: World, trips: Trips, tick: Tick) -> dict[int, WorldState]:
     """By length, the state at the turning point after true frames alone."""
     turns = {trips.config.turn(length): length for length in trips.config.lengths}
-    state = _start(world, trips)
+    state = start(world, trips)
     states = {}
     for t in range(1, max(turns) + 1):
         state = world.observe(state, trips.act[:, t - 1], trips.frame(t))
@@ -132,7 +118,7 @@ def _shown_the_way_out(world: World, trips: Trips, tick: Tick) -> dict[int, Worl
 def _dreamed_way_out(world: World, trips: Trips, tick: Tick) -> tuple[Tensor, Tensor, dict[int, WorldState]]:
     """Generated frames (e, n, 3, h, w) uint8; the poses (e, n + 1, 4, 4) of the last given frame and of these; states by length."""
     begin, lengths = trips.config.start, trips.config.lengths
-    state = _start(world, trips)
+    state = start(world, trips)
     for t in range(1, begin):
         state = world.observe(state, trips.act[:, t - 1], trips.frame(t))
         tick()

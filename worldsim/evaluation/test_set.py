@@ -109,23 +109,19 @@ class TestEpisode:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "map"}
 
 
-@dataclass(frozen=True)
-class TestSet:
-    """Several walks as tensors on a device, axes (e, t, ...): see :class:`TestEpisode`. seed: (e,) int64 of the dreams."""
+@dataclass(frozen=True, kw_only=True)
+class Walks:
+    """Several walks of t frames as tensors on a device, axes (e, t, ...). ``act[:, i]`` leads from frame i to frame i + 1.
 
-    __test__ = False
+    rgb: (e, t, 3, h, w) uint8. inverse_depth: (e, t, h, w) int32 codes. pose: (e, t, 4, 4) float32. intrinsics: (e, 4) float32.
+    act: (e, t - 1, ...). seed: (e,) int64 of the dreams. maps: names.
+    """
 
-    config: TestSetConfig
     rgb: Tensor
     inverse_depth: Tensor
     pose: Tensor
     intrinsics: Tensor
     act: Tensor
-    other_act: Tensor
-    fork_act: Tensor
-    fork_rgb: Tensor
-    fork_own: Tensor
-    covered: Tensor
     seed: Tensor
     maps: tuple[str, ...] = ()
 
@@ -139,6 +135,20 @@ class TestSet:
     def camera(self, pose: Tensor) -> Camera:
         """Cameras of all walks at ``pose`` (e, 4, 4)."""
         return Camera(pose, self.intrinsics, *self.rgb.shape[-2:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet(Walks):
+    """The walks of the test set: see :class:`TestEpisode`."""
+
+    __test__ = False
+
+    config: TestSetConfig
+    other_act: Tensor
+    fork_act: Tensor
+    fork_rgb: Tensor
+    fork_own: Tensor
+    covered: Tensor
 
     def part(self, start: int, stop: int, device: torch.device | str) -> TestSet:
         """The walks ``start`` to ``stop`` on ``device``."""
@@ -235,10 +245,7 @@ class Recorder:
     def _walk(self, seed: int) -> TestEpisode | None:
         """A walk without its forks, or None if the environment ended it too early."""
         obs, info = self.env.reset(seed=seed, options=dict(TEST_SPLIT))
-        missing = [key for key in ("pose", "depth", "intrinsics") if key not in info]
-        if missing:
-            names = ", ".join(missing)
-            raise MissingGeometryError(f"{self.config.env_id} gives no {names} in info: the protocol needs true geometry")
+        require_geometry(info, self.config.env_id)
         self.policy.reset(seed)
         frames, acts = [(obs, info)], []
         while len(frames) < self.config.frames:
@@ -325,6 +332,14 @@ class Recorder:
     def close(self) -> None:
         """Close the environment."""
         self.env.close()
+
+
+def require_geometry(info: dict[str, Any], env_id: str) -> None:
+    """Raise MissingGeometryError unless ``info`` holds true geometry."""
+    missing = [key for key in ("pose", "depth", "intrinsics") if key not in info]
+    if missing:
+        names = ", ".join(missing)
+        raise MissingGeometryError(f"{env_id} gives no {names} in info: the protocol needs true geometry")
 
 
 @contextlib.contextmanager

@@ -13,11 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.camera import Camera, quantise_depth
+from worldsim.camera import quantise_depth
 from worldsim.data.play import make_env, make_policy
-from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.evaluation.test_set import ATTEMPTS, POLICY, TEST_SPLIT
-from worldsim.state import Frame
+from worldsim.errors import InvalidInputError
+from worldsim.evaluation.test_set import ATTEMPTS, POLICY, TEST_SPLIT, Walks, require_geometry
 
 Array = NDArray[Any]
 
@@ -162,10 +161,7 @@ class TripRecorder:
     def _play(self, seed: int, acts: Array | None) -> tuple[list[tuple[Array, dict[str, Any]]], Array] | None:
         """Frames and actions of a walk from a start: given actions, or the policy's as far as the longest trip goes out."""
         obs, info = self.env.reset(seed=seed, options=dict(TEST_SPLIT))
-        missing = [key for key in ("pose", "depth", "intrinsics") if key not in info]
-        if missing:
-            names = ", ".join(missing)
-            raise MissingGeometryError(f"{self.config.env_id} gives no {names} in info: the protocol needs true geometry")
+        require_geometry(info, self.config.env_id)
         self.policy.reset(seed)
         start = info
         frames, taken = [(obs, info)], []
@@ -192,32 +188,14 @@ def _pose(frames: Sequence[tuple[Array, dict[str, Any]]]) -> Array:
     return np.stack([info["pose"] for _, info in frames]).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class Trips:
-    """Several trips as tensors on a device, axes (e, t, ...): see :class:`Trip`. seed: (e,) int64 of the dreams."""
+@dataclass(frozen=True, kw_only=True)
+class Trips(Walks):
+    """The ways out of several trips, and by length their ways back, (e, n, ...): see :class:`Trip`."""
 
     config: TripConfig
-    rgb: Tensor
-    inverse_depth: Tensor
-    pose: Tensor
-    intrinsics: Tensor
-    act: Tensor
     back_rgb: dict[int, Tensor]
     back_pose: dict[int, Tensor]
     back_act: dict[int, Tensor]
-    seed: Tensor
-    maps: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.rgb)
-
-    def frame(self, t: int) -> Frame:
-        """True frame ``t`` of all ways out."""
-        return Frame(self.rgb[:, t], self.inverse_depth[:, t], self.pose[:, t])
-
-    def camera(self, pose: Tensor) -> Camera:
-        """Cameras of all trips at ``pose`` (e, 4, 4)."""
-        return Camera(pose, self.intrinsics, *self.rgb.shape[-2:])
 
 
 def stack_trips(trips: Sequence[Trip], config: TripConfig, device: torch.device | str = "cpu") -> Trips:

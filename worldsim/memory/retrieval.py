@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.camera import Camera, code_to_channel, dequantise_depth, unproject
+from worldsim.camera import Camera, code_to_channel
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.splat import DIRECTION, EMPTY, POINT, map_around, view_of
+from worldsim.memory.splat import EMPTY, frame_points, map_around, view_of
 from worldsim.metrics import nearest_pose
 from worldsim.state import Frame, MemoryView
 
@@ -108,8 +108,7 @@ class RetrievalMemory:
         frame = Frame(memory.rgb[row, index], memory.inverse_depth[row, index], memory.pose[row, index])
         assert frame.inverse_depth is not None and frame.pose is not None
         camera = Camera(frame.pose, memory.intrinsics[row, index], self.config.height, self.config.width)
-        position = unproject(dequantise_depth(frame.inverse_depth), camera).flatten(1, 2).transpose(1, 2)
-        code = frame.inverse_depth.flatten(1)
-        kind = torch.where(code == 0, DIRECTION, POINT).masked_fill((memory.count == 0)[:, None], EMPTY).to(torch.uint8)
-        source = (code_to_channel(code) * 255.0).round().to(torch.uint8)
+        position, kind = frame_points(frame.inverse_depth, camera)
+        kind = kind.masked_fill((memory.count == 0)[:, None], EMPTY)
+        source = (code_to_channel(frame.inverse_depth.flatten(1)) * 255.0).round().to(torch.uint8)
         return position, frame.rgb.flatten(2), kind, source

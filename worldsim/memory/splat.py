@@ -144,10 +144,15 @@ def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) 
     return drawn.to(torch.uint8).view(-1, 2, MAP_CELLS, MAP_CELLS)
 
 
+def frame_points(inverse_depth: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
+    """A frame's pixels as slots: position (b, 3, h * w) float32 and kind (b, h * w) uint8. inverse_depth: (b, h, w) codes."""
+    position = unproject(dequantise_depth(inverse_depth), camera).flatten(1, 2).transpose(1, 2)
+    return position, torch.where(inverse_depth == 0, DIRECTION, POINT).to(torch.uint8).flatten(1)
+
+
 def frame_surroundings(frame: Frame, camera: Camera) -> Tensor:
     """The map of surroundings that one frame alone gives, for worlds without a memory."""
     if frame.inverse_depth is None or frame.pose is None:
         raise MissingGeometryError("a map of surroundings needs depth and pose, this frame has none")
-    points = unproject(dequantise_depth(frame.inverse_depth), camera).flatten(1, 2).transpose(1, 2)
-    kind = torch.where(frame.inverse_depth.flatten(1) > 0, POINT, DIRECTION)
-    return map_around(points, kind, frame.pose)
+    position, kind = frame_points(frame.inverse_depth, camera)
+    return map_around(position, kind, frame.pose)

@@ -304,7 +304,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         game.set_available_game_variables(
             [variable.CAMERA_POSITION_X, variable.CAMERA_POSITION_Y, variable.CAMERA_POSITION_Z, variable.CAMERA_ANGLE]
         )
-        game.add_game_args("-nomonsters +sv_cheats 1 +movebob 0 +stillbob 0 +telezoom 0")
+        game.add_game_args("-nomonsters +sv_cheats 1 +movebob 0 +stillbob 0 +telezoom 0 +cl_showsecretmessage 0")
         game.set_doom_map(self._map.split("/")[1])
         game.init()
         self._games[game_name] = game

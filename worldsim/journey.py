@@ -54,5 +54,5 @@ class Journey:
         depths, poses = [f.inverse_depth for f in frames], [f.pose for f in frames]
         if any(x is None for x in (*depths, *poses)):
             raise MissingGeometryError("a journey needs frames with depth and pose, and these have none")
-        parts = [torch.cat([x for x in column if x is not None]).cpu() for column in ([f.rgb for f in frames], depths, poses)]
-        return cls(*parts, intrinsics=intrinsics.reshape(4).float().cpu())
+        rgb, depth, pose = (torch.cat([x for x in c if x is not None]).cpu() for c in ([f.rgb for f in frames], depths, poses))
+        return cls(rgb, depth, pose, intrinsics.reshape(4).float().cpu())

@@ -10,7 +10,10 @@ import pytest
 import torch
 
 from worldsim.camera import quantise_depth, relative_motion
-from worldsim.diffusion.buffer import FrameBuffer, PerturbConfig, Windows, augment, pack_view, unpack_view
+from worldsim.diffusion.buffer import FrameBuffer, Windows, augment, pack_view, unpack_view
+from worldsim.diffusion.network import SpaceTimeTransformer
+from worldsim.diffusion.perturb import OwnFrames, PerturbConfig
+from worldsim.diffusion.train import PRESETS
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.heads import to_world_axes
 from worldsim.memory.points import PointMemory, PointMemoryConfig
@@ -205,6 +208,36 @@ def test_the_view_agrees_with_the_frame() -> None:
     assert not torch.equal(noisy._data["view"], other._data["view"])
 
 
+def test_parts_of_walks_are_dreamed() -> None:
+    """The walk goes on from dreamed frames here and there, never among the first eight; targets stay true, views follow."""
+    torch.manual_seed(0)
+    own = OwnFrames(SpaceTimeTransformer(height=SIZE, width=SIZE, **PRESETS["debug"]))
+    shard, perturb = room(40, 40, 40, 40), dataclasses.replace(CLEAN, own=1.0)
+    memory = PointMemory(PointMemoryConfig(capacity=2048))
+    buffer = FrameBuffer(1000, 40, memory, CPU, perturb, episodes_at_once=4)
+    buffer.add(shard)
+    buffer.remember(0, own)
+    windows, clean = drawn(buffer, 16), drawn(filled(shard, 40), 16)
+    assert windows.own_rgb is not None and windows.view is not None and clean.view is not None
+    dreamed = (windows.own_rgb != windows.rgb).flatten(2).any(2)
+    assert not dreamed[:, :8].any() and 0.1 < float(dreamed[:, 8:].float().mean()) < 0.8
+    assert torch.equal(windows.rgb, clean.rgb) and torch.equal(windows.context[~dreamed], windows.x[~dreamed])
+    assert torch.equal(windows.view[:, :9], clean.view[:, :9]) and not torch.equal(windows.view, clean.view)
+    assert clean.own_rgb is None and torch.equal(clean.context, clean.x)
+
+
+def test_walks_are_dreamed_without_a_memory() -> None:
+    own = OwnFrames(SpaceTimeTransformer(height=8, width=8, channels=3, view_channels=0, actions=64, **PRESETS["debug"]))
+    shard = plain(60)
+    shard["rgb"] = np.broadcast_to(shard["rgb"][:, :1, :1], (60, 8, 8, 3))
+    buffer = FrameBuffer(100, 60, None, CPU, PerturbConfig(own=1.0), episodes_at_once=1)
+    buffer.add(shard)
+    buffer.remember(0, own)
+    windows = drawn(buffer, 1)
+    assert windows.own_rgb is not None and windows.own_inverse_depth is None
+    assert bool((windows.own_rgb != windows.rgb).any()) and windows.context.shape == (1, 60, 3, 8, 8)
+
+
 def test_batching_of_episodes_changes_nothing() -> None:
     """Five episodes of other lengths in one go, or one after the other: a short one's last frame is not in its own view."""
     shard = room(3, 6, 2, 5, 4)
@@ -310,7 +343,8 @@ def test_mirror_keeps_view_and_frame_together() -> None:
     assert torch.equal(mirrored.motion[i], windows.motion[i] * sign)
     again = augment(mirrored, torch.Generator().manual_seed(1), MIRROR, 0.0)
     for field in dataclasses.fields(windows):
-        assert torch.equal(getattr(again, field.name), getattr(windows, field.name)), field.name
+        before, after = getattr(windows, field.name), getattr(again, field.name)
+        assert (before is None and after is None) or torch.equal(after, before), field.name
 
 
 def test_mirror_by_hand() -> None:

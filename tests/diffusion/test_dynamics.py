@@ -11,7 +11,7 @@ from torch import Tensor
 from worldsim.camera import code_to_channel
 from worldsim.diffusion.denoiser import add_noise, frame_to_channels
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics, DynamicsConfig
-from worldsim.diffusion.network import Condition, SpaceTimeTransformer, band_mask, two_stream_mask
+from worldsim.diffusion.network import Condition, SpaceTimeTransformer, band_mask, stream_mask
 from worldsim.state import Frame
 
 B, WINDOW, SIZE = 2, 4, 16
@@ -124,7 +124,7 @@ def test_predict_equals_the_training_forward(
     levels = torch.cat([torch.full((B, t), level), torch.ones(B, t)], 1)
     stream = joined(conditions[:t])
     time = torch.arange(t).repeat(2)
-    out, features, cache = network(both, levels, joined([stream, stream]), two_stream_mask(t, WINDOW)[None], time)
+    out, features, cache = network(both, levels, joined([stream, stream]), stream_mask(t, WINDOW)[None], time)
     torch.testing.assert_close(prediction.x, out[:, -1], atol=1e-4, rtol=0)
     torch.testing.assert_close(prediction.features, features[:, -1], atol=1e-4, rtol=0)
     kept = min(length, WINDOW - 1)
@@ -212,7 +212,7 @@ def test_time_is_the_identity_at_first(conditions: list[Condition], noise: Tenso
 
 def test_masks_by_hand() -> None:
     assert band_mask(4, 2).int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
-    assert two_stream_mask(3, 2).int().tolist() == [
+    assert stream_mask(3, 2).int().tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [0, 1, 1, 0, 0, 0],

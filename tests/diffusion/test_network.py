@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from worldsim.diffusion.network import Condition, SpaceTimeTransformer, rotary, two_stream_mask
+from worldsim.diffusion.network import Condition, SpaceTimeTransformer, rotary, stream_mask
 from worldsim.errors import InvalidInputError
 
 WINDOW, FRAMES = 3, 6
@@ -55,7 +55,7 @@ def test_kinds_of_worlds(changes: dict[str, Any]) -> None:
     """Shapes, and that the action matters."""
     network = small(**changes)
     x, level, condition = inputs(network)
-    mask, time = two_stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
+    mask, time = stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
     out, features, cache = network(x, level, condition, mask, time, outputs=FRAMES)
     assert out.shape == (2, FRAMES, network.config.channels, 8, 12)
     assert features.shape == (2, FRAMES, 32)
@@ -69,7 +69,7 @@ def test_a_target_sees_earlier_context_and_itself_only() -> None:
     """Frame j of the context changes targets j + 1 and later; with two layers also beyond one window, but none before."""
     network = small()
     x, level, condition = inputs(network)
-    mask, time = two_stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
+    mask, time = stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
     out, _, _ = network(x, level, condition, mask, time, outputs=FRAMES)
     for j in range(FRAMES):
         touched = x.clone()
@@ -90,7 +90,7 @@ def test_a_fresh_network_shows_the_memory_view() -> None:
     network = SpaceTimeTransformer(height=8, width=12, dim=32, depth=1, heads=2, levels=(8, 8), window=WINDOW)
     x, level, condition = inputs(network)
     with torch.no_grad():
-        out, _, _ = network(x, level, condition, two_stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2))
+        out, _, _ = network(x, level, condition, stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2))
     assert torch.equal(out, condition.view[:, :, :4])
 
 
@@ -113,6 +113,6 @@ def test_save_and_load(tmp_path: Path) -> None:
     loaded = SpaceTimeTransformer.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     assert loaded.config.action_dim == 2 and loaded.patch == 4
     x, level, condition = inputs(network)
-    mask, time = two_stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
+    mask, time = stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
     with torch.no_grad():
         assert torch.equal(loaded(x, level, condition, mask, time)[0], network(x, level, condition, mask, time)[0])

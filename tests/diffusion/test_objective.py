@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from worldsim.diffusion.buffer import Windows
-from worldsim.diffusion.network import SpaceTimeTransformer, band_mask, two_stream_mask
-from worldsim.diffusion.objective import Objective, ObjectiveConfig
+from worldsim.diffusion.network import SpaceTimeTransformer, band_mask, stream_mask
+from worldsim.diffusion.objective import Objective, ObjectiveConfig, energy_score
+from worldsim.errors import InvalidInputError
 from worldsim.heads import HISTORY, EgoMotionHead, Motions, OutcomeHead
 
 B, T, SIZE, WINDOW = 2, 12, 16, 4
@@ -79,7 +80,7 @@ def losses_of(objective: Objective, batch: Windows, progress: float = 0.0, seed:
 
 def test_masks_by_hand() -> None:
     """Three frames, window 2. Rows: context 0-2, then target 0-2; columns alike."""
-    assert two_stream_mask(3, 2).int().tolist() == [
+    assert stream_mask(3, 2).int().tolist() == [
         [1, 0, 0, 0, 0, 0],
         [1, 1, 0, 0, 0, 0],
         [0, 1, 1, 0, 0, 0],
@@ -88,7 +89,48 @@ def test_masks_by_hand() -> None:
         [0, 1, 0, 0, 0, 1],
     ]
     assert band_mask(3, 2).int().tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
-    assert torch.equal(two_stream_mask(5, 3)[:5, :5], band_mask(5, 3))
+    assert torch.equal(stream_mask(5, 3)[:5, :5], band_mask(5, 3))
+
+
+def test_mask_of_two_target_streams_by_hand() -> None:
+    """Two frames, window 2: the targets see the context before them and themselves, never one another."""
+    assert stream_mask(2, 2, targets=2).int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0],
+        [1, 0, 0, 1, 0, 0],
+        [0, 0, 0, 0, 1, 0],
+        [1, 0, 0, 0, 0, 1],
+    ]
+
+
+def test_energy_score_by_hand() -> None:
+    """Plain images lie in the coarsest band alone: a distance of a in each of three colours is a times the root of 3."""
+    plain = torch.ones(1, 1, 3, 16, 16)
+    one = float(energy_score(0.5 * plain, 0.5 * plain, 0 * plain))
+    # Each of the four scales adds half of the root's rounding at zero, or nothing.
+    assert one == pytest.approx(0.5 * math.sqrt(3.0) + 3 * 0.0005, abs=1e-3)
+    assert float(energy_score(0.5 * plain, -0.5 * plain, 0 * plain)) == pytest.approx(0.0, abs=3e-3)
+
+
+def test_energy_score_is_least_for_samples() -> None:
+    """On noise, it prefers noise of the same strength to its mean, to half and to double of it."""
+    generator = torch.Generator().manual_seed(0)
+    truth, one, other = torch.randn(3, 1, 64, 3, 16, 16, generator=generator)
+    score = {s: float(energy_score(s * one, s * other, truth).mean()) for s in (0.0, 0.5, 1.0, 2.0)}
+    assert min(score, key=lambda s: score[s]) == 1.0
+
+
+def test_with_energy_noise_alone_is_scored() -> None:
+    """At level 1 the loss is the score's, elsewhere the error's; and it can be learnt from."""
+    noisy = losses_of(made(pure_noise=1.0, energy=1.0), windows())
+    assert float(noisy["rgb_loss"].detach()) == pytest.approx(2.0 * math.log(float(noisy["energy_score"]) + 1e-2), abs=0.05)
+    clear = made(pure_noise=0.0, energy=1.0)
+    losses = losses_of(clear, windows())
+    assert math.isnan(float(losses["energy_score"])) and torch.isfinite(losses["loss"])
+    losses["loss"].backward()
+    with pytest.raises(InvalidInputError, match="energy = 1.5"):
+        ObjectiveConfig(energy=1.5)
 
 
 def test_hidden_context_by_hand() -> None:
@@ -103,13 +145,14 @@ def test_hidden_context_by_hand() -> None:
         [0, 0, 0, 0, 1, 0],
         [0, 0, 0, 0, 0, 1],
     ]
-    assert torch.equal(mask[1], two_stream_mask(3, WINDOW))
+    assert torch.equal(mask[1], stream_mask(3, WINDOW))
 
 
-@pytest.mark.parametrize("own_context", [0.0, 1.0])
-def test_a_prediction_knows_nothing_of_its_future(own_context: float) -> None:
+@pytest.mark.parametrize(("own_context", "energy"), [(0.0, 0.0), (1.0, 0.0), (0.0, 0.5)])
+def test_a_prediction_knows_nothing_of_its_future(own_context: float, energy: float) -> None:
     """Another frame j changes the prediction at j (its own noised target), and of others only those after j."""
-    objective = made(pure_noise=0.0, context_drop=0.0, own_context=own_context, own_context_from=0.0).eval()
+    config = {"own_context": own_context, "own_context_from": 0.0, "energy": energy}
+    objective = made(pure_noise=0.0, context_drop=0.0, **config).eval()
     batch = windows()
     with torch.no_grad():
         before = losses_of(objective, batch)["prediction"]
@@ -172,7 +215,7 @@ def test_denoising_losses_by_hand() -> None:
     prediction = x.clone()
     prediction[:, 0, :3], prediction[:, 1, :3] = 0.1, -0.2
     prediction[:, :, 3] = 0.3
-    losses = objective._denoising(prediction, x)
+    losses = objective._denoising([prediction], x, torch.ones(1, 2))
     assert float(losses["rgb_loss"]) == pytest.approx(0.5 * (math.log(0.011) + math.log(0.041)), abs=1e-4)
     assert float(losses["rgb_mse"]) == pytest.approx(0.025, abs=1e-6)
     assert float(losses["depth_loss"]) == pytest.approx(0.5 * math.log(0.301), abs=1e-4)

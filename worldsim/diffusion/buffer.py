@@ -1,24 +1,25 @@
 """Training frames on the device, with the memory view that the agent had before each of them.
 
 Episodes go through the real scene memory once, in lockstep: frame t's view is rendered from frames before t only, then
-frame t is integrated. Sources are dropped and perturbed on the way, so that the model neither leans on a perfect memory
-nor ignores it. Windows are then cut from anywhere in the buffer.
+frame t is integrated. Sources are dropped and perturbed on the way (:mod:`worldsim.diffusion.perturb`), so that the model
+neither leans on a perfect memory nor ignores it. Windows are then cut from anywhere in the buffer.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.camera import Camera, dequantise_depth, quantise_depth, relative_motion
+from worldsim.camera import Camera, relative_motion
 from worldsim.diffusion.denoiser import frame_to_channels, view_to_channels
+from worldsim.diffusion.perturb import Degradation, OwnFrames, PerturbConfig
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.heads import HISTORY, MIRRORED_MOTION, Motions, to_world_axes
 from worldsim.memory.splat import MAP_CELLS, frame_surroundings
@@ -30,23 +31,12 @@ PACKED_VIEW = 8
 
 
 @dataclass(frozen=True)
-class PerturbConfig:
-    """How the memory's sources are degraded while training views are rendered; shares are of episodes."""
-
-    sparse: float = 0.4
-    """Share of episodes in which frames are left out of the memory at random."""
-    blurred: float = 0.3
-    """Share of episodes in which some frames enter the memory blurred and noisy, as generated ones are."""
-    depth_noise: float = 0.3
-    """Share of episodes in which frames enter the memory with their depth off by some per cent."""
-
-
-@dataclass(frozen=True)
 class Windows:
     """A batch of training windows. b windows, t frames; frame i was reached by act[:, i].
 
     rgb: (b, t, 3, h, w) uint8. inverse_depth: (b, t, h, w) int32 or None. act: (b, t, ...). rew, term: (b, t) of the
-    transition into the frame. motion: (b, t, 6). view: (b, t, 8, h, w) float32 channels or None.
+    transition into the frame. motion: (b, t, 6). view: (b, t, 8, h, w) float32 channels or None. own_rgb, own_inverse_depth: the
+    frames with which the walk went on where parts of it were dreamed, or None.
     """
 
     rgb: Tensor
@@ -56,11 +46,18 @@ class Windows:
     term: Tensor
     motion: Tensor
     view: Tensor | None
+    own_rgb: Tensor | None = None
+    own_inverse_depth: Tensor | None = None
 
     @property
     def x(self) -> Tensor:
         """(b, t, c, h, w) float32 channels in [-1, 1]."""
         return frame_to_channels(self.rgb, self.inverse_depth)
+
+    @property
+    def context(self) -> Tensor:
+        """The same of the frames that later ones attend to: dreamed ones among them, if there are any."""
+        return self.x if self.own_rgb is None else frame_to_channels(self.own_rgb, self.own_inverse_depth)
 
 
 def pack_view(view: MemoryView) -> Tensor:
@@ -82,9 +79,9 @@ def unpack_view(packed: Tensor) -> MemoryView:
     )
 
 
-def bytes_per_frame(height: int, width: int, geometry: bool, memory: bool) -> int:
-    """What a frame takes in a :class:`FrameBuffer`, actions of many dimensions aside."""
-    pixel = 3 + 2 * geometry + PACKED_VIEW * memory
+def bytes_per_frame(height: int, width: int, geometry: bool, memory: bool, own: bool = False) -> int:
+    """What a frame takes in a :class:`FrameBuffer`, actions of many dimensions aside. own: with dreamed frames beside true ones."""
+    pixel = (3 + 2 * geometry) * (1 + own) + PACKED_VIEW * memory
     return height * width * pixel + 2 * MAP_CELLS**2 * memory + 128
 
 
@@ -142,18 +139,18 @@ class FrameBuffer:
         self._fresh[at] = [(int(at + s), int(n)) for s, n in zip(shard["episode_start"][:-1], lengths, strict=True)]
 
     @torch.no_grad()
-    def remember(self, seed: int) -> None:
-        """Send the episodes that are new through the scene memory and store each frame's view and map of surroundings.
+    def remember(self, seed: int, own: OwnFrames | None = None) -> None:
+        """Send the episodes that are new through the scene memory, if there is one, and store each frame's view and map.
 
-        seed: of the perturbation.
+        seed: of the perturbation. own: who dreams parts of the walks, in the share of batches that the perturbation names.
         """
         episodes = [e for fresh in self._fresh.values() for e in fresh]
         self._fresh.clear()
-        if self.memory is None:
+        if self.memory is None and own is None:
             return
         for i in range(0, len(episodes), self.episodes_at_once):
             generator = torch.Generator(self.device).manual_seed(seed * 7919 + i)
-            self._remember_batch(episodes[i : i + self.episodes_at_once], generator)
+            self._remember_batch(episodes[i : i + self.episodes_at_once], generator, own)
 
     def sample(self, batch: int, generator: torch.Generator, memory_drop: float = 0.0) -> Windows:
         """Windows drawn uniformly. memory_drop: share of windows that see no memory at all."""
@@ -173,7 +170,11 @@ class FrameBuffer:
             keep = torch.rand(batch, generator=generator, device=self.device) >= memory_drop
             view = view_to_channels(unpack_view(self._data["view"][flat])).unflatten(0, index.shape)
             view = view * keep[:, None, None, None, None]
-        return Windows(get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view)
+        own_rgb = own_depth = None
+        if "own_rgb" in self._data:
+            own_rgb = get("own_rgb")
+            own_depth = get("own_inverse_depth").int() & 0xFFFF if depth is not None else None
+        return Windows(get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view, own_rgb, own_depth)
 
     def sample_motions(self, batch: int, generator: torch.Generator) -> Motions:
         """Moments drawn uniformly from the windows, each with a full past, for the ego-motion head. Needs poses."""
@@ -235,6 +236,9 @@ class FrameBuffer:
             h, w = shard["rgb"].shape[1:3]
             arrays["view"] = torch.zeros(0, PACKED_VIEW, h, w, dtype=torch.uint8, device=self.device)
             arrays["around"] = torch.zeros(0, 2, MAP_CELLS, MAP_CELLS, dtype=torch.uint8, device=self.device)
+        if self.perturb.own > 0:
+            # The walk went on from the true frames, as long as none are dreamed.
+            arrays |= {f"own_{name}": arrays[name] for name in ("rgb", "inverse_depth") if name in arrays}
         for name, values in arrays.items():
             held = self._grown(name, values, stop)
             held[at : at + len(values)] = values
@@ -256,66 +260,75 @@ class FrameBuffer:
     def _next_size(self, frames: int, held: int) -> int:
         return min(self.capacity, max(frames, held * 5 // 4))
 
-    def _remember_batch(self, episodes: list[tuple[int, int]], generator: torch.Generator) -> None:
-        assert self.memory is not None and self.intrinsics is not None
+    def _remember_batch(self, episodes: list[tuple[int, int]], generator: torch.Generator, own: OwnFrames | None) -> None:
         # Padded to a fixed size so that compiled code is made once.
         real = len(episodes)
         size = self.episodes_at_once if 4 * real > self.episodes_at_once else -(-self.episodes_at_once // 4)
         padded = episodes + [episodes[0]] * (size - real)
         start = torch.tensor([s for s, _ in padded], device=self.device)
         length = torch.tensor([n for _, n in padded], device=self.device)
-        memory = self.memory.empty(size, self.device)
-        intrinsics = self.intrinsics.expand(size, 4).contiguous()
-        h, w = self._data["rgb"].shape[-2:]
-        degrade = self._degradation(size, generator)
+        dreams = own is not None and float(torch.rand((), generator=generator, device=self.device)) < self.perturb.own
+        walk = own.walk(size, generator) if own is not None and dreams else None
+        past = _Past(self.memory, self.perturb, size, generator) if self.memory is not None else None
+        known = self.intrinsics if self.intrinsics is not None else torch.ones(4, device=self.device)
+        intrinsics = known.expand(size, 4).contiguous()
         for t in range(max(n for _, n in episodes)):
             index = start + torch.minimum(torch.full_like(length, t), length - 1)
-            frame = Frame(self._data["rgb"][index], self._data["inverse_depth"][index].int() & 0xFFFF, self._data["pose"][index])
-            assert frame.pose is not None
-            camera = Camera(frame.pose, intrinsics, h, w)
-            view = self.memory.render(memory, camera)
-            self._put("view", index[:real], pack_view(view)[:real], t < length[:real])
-            worse, keep = degrade(frame)
-            step = torch.full((size,), t, dtype=torch.int64, device=self.device)
-            updated = self.memory.integrate(memory, worse, camera, step)
-            memory = map_tensors(partial(where_rows, keep), updated, memory)
-            around = self.memory.surroundings(memory, frame.pose)
-            self._put("around", index[:real], around[:real], t < length[:real])
+            frame, dreamed = self._frame(index), torch.zeros(size, dtype=torch.bool, device=self.device)
+            values: dict[str, Tensor] = {}
+            view = past.view(frame, intrinsics) if past is not None else None
+            if view is not None:
+                values["view"] = pack_view(view)
+            if walk is not None:
+                act, motion = self._data["act"][index], self._data["motion"][index]
+                frame, dreamed = walk.take(frame, act, motion, view, intrinsics)
+                values["own_rgb"] = frame.rgb
+                if frame.inverse_depth is not None:
+                    values["own_inverse_depth"] = frame.inverse_depth.to(torch.int16)
+            if past is not None:
+                values["around"] = past.take(frame, dreamed, intrinsics, t)
+            for name, value in values.items():
+                self._put(name, index[:real], value[:real], t < length[:real])
+
+    def _frame(self, index: Tensor) -> Frame:
+        depth, pose = self._data.get("inverse_depth"), self._data.get("pose")
+        return Frame(
+            rgb=self._data["rgb"][index],
+            inverse_depth=None if depth is None else depth[index].int() & 0xFFFF,
+            pose=None if pose is None else pose[index],
+        )
 
     def _put(self, name: str, index: Tensor, values: Tensor, going_on: Tensor) -> None:
         """Store frames' values, except for episodes that are over: their last frame is in the memory by then."""
         going_on = going_on.reshape(-1, *[1] * (values.dim() - 1))
         self._data[name][index] = torch.where(going_on, values, self._data[name][index])
 
-    def _degradation(self, size: int, generator: torch.Generator) -> Callable[[Frame], tuple[Frame, Tensor]]:
-        """A function that degrades a frame before it enters the memory and says which rows enter it at all."""
-        p, device = self.perturb, self.device
 
-        def chance(share: float) -> Tensor:
-            return torch.rand(size, generator=generator, device=device) < share
+class _Past:
+    """The scene memory along a batch of walks, fed with degraded frames."""
 
-        def uniform(low: float, high: float) -> Tensor:
-            return low + (high - low) * torch.rand(size, generator=generator, device=device)
+    def __init__(self, memory: SceneMemory, perturb: PerturbConfig, rows: int, generator: torch.Generator) -> None:
+        self.memory, self.degrade = memory, Degradation(perturb, rows, generator)
+        self.data = memory.empty(rows, generator.device)
 
-        keep_share = torch.where(chance(p.sparse), uniform(0.1, 0.9), torch.ones(size, device=device))
-        blur_share = torch.where(chance(p.blurred), uniform(0.2, 1.0), torch.zeros(size, device=device))
-        depth_scale = torch.where(chance(p.depth_noise), uniform(0.0, 0.03), torch.zeros(size, device=device))
+    def view(self, frame: Frame, intrinsics: Tensor) -> MemoryView:
+        """What is remembered at the frame's camera."""
+        return self.memory.render(self.data, self._camera(frame, intrinsics))
 
-        def degrade(frame: Frame) -> tuple[Frame, Tensor]:
-            keep = uniform(0.0, 1.0) < keep_share
-            rgb = frame.rgb.float()
-            blurred = F.avg_pool2d(F.pad(rgb, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-            strength = (uniform(0.0, 1.0) * (uniform(0.0, 1.0) < blur_share))[:, None, None, None]
-            noise = torch.randn(rgb.shape, generator=generator, device=device)
-            rgb = torch.lerp(rgb, blurred, strength) + 6.0 * strength * noise
-            assert frame.inverse_depth is not None
-            off = torch.randn(size, generator=generator, device=device)[:, None, None] * depth_scale[:, None, None]
-            depth = dequantise_depth(frame.inverse_depth) * (1.0 + off)
-            return dataclasses.replace(
-                frame, rgb=rgb.round().clamp(0, 255).to(torch.uint8), inverse_depth=quantise_depth(depth)
-            ), keep
+    def take(self, frame: Frame, dreamed: Tensor, intrinsics: Tensor, t: int) -> Tensor:
+        """Take in a frame of every walk, those that are ``dreamed`` (b,) bool as they are; what then is around, packed."""
+        worse, keep = self.degrade(frame)
+        worse = map_tensors(partial(where_rows, dreamed), frame, worse)
+        step = torch.full((len(dreamed),), t, dtype=torch.int64, device=dreamed.device)
+        updated = self.memory.integrate(self.data, worse, self._camera(frame, intrinsics), step)
+        self.data = map_tensors(partial(where_rows, keep | dreamed), updated, self.data)
+        assert frame.pose is not None
+        return self.memory.surroundings(self.data, frame.pose)
 
-        return degrade
+    @staticmethod
+    def _camera(frame: Frame, intrinsics: Tensor) -> Camera:
+        assert frame.pose is not None
+        return Camera(frame.pose, intrinsics, *frame.rgb.shape[-2:])
 
 
 def augment(windows: Windows, generator: torch.Generator, mirror: tuple[int, ...] | None, colour: float) -> Windows:
@@ -346,11 +359,16 @@ def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
         # The offset of a point in its pixel runs the other way in a mirror.
         turned = torch.cat([turned[:, :, :5], -turned[:, :, 5:6], turned[:, :, 6:]], 2)
         view = choose(turned, view)
-    depth = windows.inverse_depth
+
+    def mirrored(x: Any) -> Any:
+        return None if x is None else choose(x.flip(-1), x)
+
     return dataclasses.replace(
         windows,
-        rgb=choose(windows.rgb.flip(-1), windows.rgb),
-        inverse_depth=None if depth is None else choose(depth.flip(-1), depth),
+        rgb=mirrored(windows.rgb),
+        inverse_depth=mirrored(windows.inverse_depth),
+        own_rgb=mirrored(windows.own_rgb),
+        own_inverse_depth=mirrored(windows.own_inverse_depth),
         act=choose(mirror[windows.act], windows.act),
         motion=choose(windows.motion * sign, windows.motion),
         view=view,
@@ -361,10 +379,13 @@ def _recoloured(windows: Windows, order: Tensor, gain: Tensor) -> Windows:
     b, t, _, h, w = windows.rgb.shape
     index = order[:, None, :, None, None].expand(b, t, 3, h, w)
     scale = gain[:, None, :, None, None]
-    rgb = (windows.rgb.gather(2, index).float() * scale).round().clamp(0, 255).to(torch.uint8)
+
+    def recoloured(rgb: Any) -> Any:
+        return None if rgb is None else (rgb.gather(2, index).float() * scale).round().clamp(0, 255).to(torch.uint8)
+
     view = windows.view
     if view is not None:
         colour, mask = view[:, :, :3].gather(2, index), view[:, :, 4:5]
         colour = (((colour + 1.0) * scale).clamp(0, 2) - 1.0) * mask
         view = torch.cat([colour, view[:, :, 3:]], 2)
-    return dataclasses.replace(windows, rgb=rgb, view=view)
+    return dataclasses.replace(windows, rgb=recoloured(windows.rgb), own_rgb=recoloured(windows.own_rgb), view=view)

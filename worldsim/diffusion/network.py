@@ -57,18 +57,19 @@ def band_mask(frames: int, window: int, device: torch.device | str = "cpu") -> T
     return (distance >= 0) & (distance < window)
 
 
-def two_stream_mask(frames: int, window: int, device: torch.device | str = "cpu") -> Tensor:
-    """(2f, 2f) bool for [context stream, target stream]: a target sees its predecessors' context copies and itself.
+def stream_mask(frames: int, window: int, targets: int = 1, device: torch.device | str = "cpu") -> Tensor:
+    """(n, n) bool with n = (1 + targets) * frames, for one context stream and then target streams of the same frames.
 
-    It is what a step does at use: past frames enter as committed context, the new frame is denoised on its own.
+    A target sees its predecessors' context copies and itself. It is what a step does at use: past frames enter as committed
+    context, the new frame is denoised on its own.
     """
     t = torch.arange(frames, device=device)
     distance = t[:, None] - t[None, :]
     context = (distance >= 0) & (distance < window)
     past = (distance > 0) & (distance < window)
-    itself = distance == 0
-    top = torch.cat([context, torch.zeros_like(context)], 1)
-    bottom = torch.cat([past, itself], 1)
+    itself = torch.block_diag(*[(distance == 0).float()] * targets).bool()
+    top = torch.cat([context, context.new_zeros(frames, targets * frames)], 1)
+    bottom = torch.cat([past.repeat(targets, 1), itself], 1)
     return torch.cat([top, bottom], 0)
 
 

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from worldsim.camera import pluecker_rays
 from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.denoiser import add_noise
-from worldsim.diffusion.network import Condition, SpaceTimeTransformer, two_stream_mask
+from worldsim.diffusion.network import Condition, SpaceTimeTransformer, stream_mask
+from worldsim.errors import InvalidInputError
 from worldsim.heads import EgoMotionHead, Motions, OutcomeHead
 from worldsim.state import map_tensors
 
+SCALES = 4
+"""Scales of the energy score: bands of 1, 2 and 4 pixels and what is left, means of 8x8 pixels."""
 TELEPORT = 20.0
 """Motions of more than this many times the usual one are left out of the ego-motion loss."""
 
@@ -31,12 +34,47 @@ class ObjectiveConfig:
     """...except this share of them, uniform in [0, 1]."""
     context_drop: float = 0.2
     """Share of windows in which the frames before a random moment are hidden, as after a reset."""
+    energy: float = 0.0
+    """Weight in [0, 1] of the energy score, beside the squared error, where the noise level is 1. Squared error alone makes the
+    one-step prediction the mean of what may be there: blurred. The score rewards samples. Costs half as much again."""
     own_context: float = 0.0
     """Share of context frames that are the model's own predictions (against drift); costs a second forward."""
     own_context_from: float = 0.6
     """Share of the training after which ``own_context`` begins: first learn, then learn from one's own mistakes."""
     depth_weight: float = 0.5
     """Weight of the depth channel's loss beside colour's."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.energy <= 1.0:
+            raise InvalidInputError(f"ObjectiveConfig.energy = {self.energy!r}: it is a share, in [0, 1]")
+
+
+def energy_score(one: Tensor, other: Tensor, truth: Tensor) -> Tensor:
+    """The energy score of two samples of frames, (b, t) of (b, t, c, h, w); h and w divisible by 8.
+
+    Mean distance to the truth less half the distance of the samples: least, on average, for samples of the true distribution
+    (Gneiting and Raftery 2007). Distances are those of a pixel's colours, averaged over the bands of a Haar pyramid of four
+    scales, so that samples also have to agree with the truth in how pixels go together.
+    """
+    total: Tensor | float = 0.0
+    images = [one, other, truth]
+    for scale in range(SCALES):
+        if scale < SCALES - 1:
+            low = [F.avg_pool2d(x.flatten(0, 1), 2) for x in images]
+            bands = [x - F.interpolate(y, scale_factor=2.0).unflatten(0, x.shape[:2]) for x, y in zip(images, low, strict=True)]
+            images = [y.unflatten(0, x.shape[:2]) for x, y in zip(images, low, strict=True)]
+        else:
+            bands = images
+        a, b, y = bands
+        total = total + 0.5 * (_distance(a, y) + _distance(b, y) - _distance(a, b))
+    assert isinstance(total, Tensor)
+    return total
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean distance (b, t) of the colours of two (b, t, c, h, w)."""
+    # The square root's slope at zero is infinite.
+    return ((a - b).square().sum(2) + 1e-6).sqrt().mean((2, 3))
 
 
 class Objective(nn.Module):
@@ -66,6 +104,8 @@ class Objective(nn.Module):
         x = windows.x
         b, t = x.shape[:2]
         device = x.device
+        # The energy score compares two predictions of a frame, from different noise.
+        targets = 2 if c.energy > 0 else 1
 
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator, device=device)
@@ -73,39 +113,51 @@ class Objective(nn.Module):
         level = torch.where(uniform(b, t) < c.pure_noise, torch.ones(b, t, device=device), uniform(b, t))
         context_level = torch.where(uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t))
         hidden_before = (uniform(b) * t).long() * (uniform(b) < c.context_drop)
-        noise = torch.randn(2, *x.shape, generator=generator, device=device)
-        mask = self._mask(t, hidden_before)
-        condition = self._condition(windows, intrinsics)
-        time = torch.arange(t, device=device).repeat(2)
-        target = add_noise(x, noise[1], level)
-        source = x
+        noise = torch.randn(1 + targets, *x.shape, generator=generator, device=device)
+        source = windows.context
         if c.own_context > 0 and progress >= c.own_context_from:
             # Not under no_grad: the compiled network would be compiled once more for it.
-            both = torch.cat([add_noise(x, noise[0], context_level), noise[1]], 1)
-            own, _, _ = self.network(both, torch.cat([context_level, torch.ones_like(level)], 1), condition, mask, time, outputs=t)
-            source = torch.where((uniform(b, t) < c.own_context)[:, :, None, None, None], own.detach().float(), x)
-        both = torch.cat([add_noise(source, noise[0], context_level), target], 1)
-        prediction, features, _ = self.network(both, torch.cat([context_level, level], 1), condition, mask, time, outputs=t)
-        losses = self._denoising(prediction.float(), x)
+            both = torch.cat([add_noise(source, noise[0], context_level), noise[1]], 1)
+            own, _ = self._predict(both, [context_level, torch.ones_like(level)], windows, intrinsics, hidden_before)
+            source = torch.where((uniform(b, t) < c.own_context)[:, :, None, None, None], own[0].detach().float(), source)
+        noisy = [add_noise(source, noise[0], context_level), *(add_noise(x, n, level) for n in noise[1:])]
+        predictions, features = self._predict(
+            torch.cat(noisy, 1), [context_level, *[level] * targets], windows, intrinsics, hidden_before
+        )
+        losses = self._denoising(predictions, x, level)
         losses.update(self._outcomes(features, windows))
         if self.ego_motion is not None and motions is not None:
             losses.update(self._motions(motions))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
-        losses["prediction"] = prediction.detach()
+        losses["prediction"] = predictions[0].detach()
         return losses
 
-    def _mask(self, t: int, hidden_before: Tensor) -> Tensor:
-        """(b, 2t, 2t): the two-stream mask, without the context frames before each window's moment of reset."""
+    def _predict(
+        self, noisy: Tensor, levels: list[Tensor], windows: Windows, intrinsics: Tensor | None, hidden_before: Tensor
+    ) -> tuple[list[Tensor], Tensor]:
+        """Predictions (b, t, c, h, w) float32 of each target stream, and features (b, t, d) of the first.
+
+        noisy: (b, s t, c, h, w), the context stream and then the target streams; levels: of each stream.
+        """
+        t, streams = windows.rgb.shape[1], len(levels)
+        mask = self._mask(t, hidden_before, streams - 1)
+        condition = self._condition(windows, intrinsics, streams)
+        time = torch.arange(t, device=noisy.device).repeat(streams)
+        out, features, _ = self.network(noisy, torch.cat(levels, 1), condition, mask, time, outputs=(streams - 1) * t)
+        return [p.float() for p in out.split(t, 1)], features[:, :t]
+
+    def _mask(self, t: int, hidden_before: Tensor, targets: int = 1) -> Tensor:
+        """(b, n, n): the streams' mask, without the context frames before each window's moment of reset."""
         device = hidden_before.device
-        mask = two_stream_mask(t, self.network.config.window, device)[None]
+        mask = stream_mask(t, self.network.config.window, targets, device)[None]
         frame = torch.arange(t, device=device)
         hidden = frame[None, :] < hidden_before[:, None]
-        hidden = torch.cat([hidden, torch.zeros_like(hidden)], 1)
-        itself = torch.eye(2 * t, dtype=torch.bool, device=device)[None]
+        hidden = torch.cat([hidden, *[torch.zeros_like(hidden)] * targets], 1)
+        itself = torch.eye(mask.shape[1], dtype=torch.bool, device=device)[None]
         return (mask & ~hidden[:, None, :]) | itself
 
-    def _condition(self, windows: Windows, intrinsics: Tensor | None) -> Condition:
-        """The windows' conditions, twice: for the context stream and for the target stream."""
+    def _condition(self, windows: Windows, intrinsics: Tensor | None, streams: int) -> Condition:
+        """The windows' conditions, once for each stream."""
         n = self.network.config
         b, t = windows.rgb.shape[:2]
         flat = windows.motion.flatten(0, 1)
@@ -115,15 +167,24 @@ class Objective(nn.Module):
         if view is None:
             view = torch.zeros(b, t, max(n.view_channels, 1), n.height, n.width, device=flat.device)
         one = Condition(act=windows.act, motion=windows.motion, rays=rays, view=view)
-        return map_tensors(lambda x: torch.cat([x, x], 1), one)
+        return map_tensors(lambda x: torch.cat([x] * streams, 1), one)
 
-    def _denoising(self, prediction: Tensor, x: Tensor) -> dict[str, Tensor]:
+    def _denoising(self, predictions: list[Tensor], x: Tensor, level: Tensor) -> dict[str, Tensor]:
         """Logarithms of each frame's error: every frame and noise level counts by ratio, as PSNR does."""
-        colour = (prediction[:, :, :3] - x[:, :, :3]).square().mean((2, 3, 4))
-        losses = {"rgb_loss": torch.log(colour + 1e-3).mean(), "rgb_mse": colour.mean().detach()}
+        colours, truth = [p[:, :, :3] for p in predictions], x[:, :, :3]
+        errors = torch.stack([(colour - truth).square().mean((2, 3, 4)) for colour in colours])
+        loss = torch.log(errors + 1e-3).mean(0)
+        losses = {}
+        if len(colours) > 1:
+            score = energy_score(colours[0], colours[1], truth)
+            # Twice: a distance's logarithm, beside that of a squared distance.
+            sampled = 2.0 * self.config.energy * torch.log(score + 1e-2) + (1.0 - self.config.energy) * loss
+            loss = torch.where(level == 1.0, sampled, loss)
+            losses["energy_score"] = score[level == 1.0].mean().detach()
+        losses |= {"rgb_loss": loss.mean(), "rgb_mse": errors.mean().detach()}
         if x.shape[2] > 3:
             # Absolute error: its median keeps depth edges sharp, where a mean would float in mid-air.
-            depth = (prediction[:, :, 3] - x[:, :, 3]).abs().mean((2, 3))
+            depth = torch.stack([(p[:, :, 3] - x[:, :, 3]).abs().mean((2, 3)) for p in predictions])
             losses["depth_loss"] = self.config.depth_weight * torch.log(depth + 1e-3).mean()
             losses["depth_error"] = depth.mean().detach()
         return losses

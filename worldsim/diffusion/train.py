@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,9 +26,10 @@ from tqdm import tqdm
 
 from worldsim.config import read_json, to_json, write_json
 from worldsim.data.dataset import EpisodeDataset
-from worldsim.diffusion.buffer import FrameBuffer, PerturbConfig, Windows, augment, bytes_per_frame
+from worldsim.diffusion.buffer import FrameBuffer, Windows, augment, bytes_per_frame
 from worldsim.diffusion.network import VIEW_CHANNELS, SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective, ObjectiveConfig
+from worldsim.diffusion.perturb import OwnFrames, PerturbConfig
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
 from worldsim.heads import EgoMotionHead, OutcomeHead, vary
 from worldsim.memory.points import PointMemory, PointMemoryConfig
@@ -145,6 +148,8 @@ class Trainer:
             raise InvalidInputError(f"window {config.window} is too short: at least {least}, three attention windows")
         self.network, self.ego, self.outcome = network, ego, outcome
         on_gpu = self.device.type == "cuda"
+        network.to(self.device)
+        self.own = OwnFrames(network) if config.perturb.own > 0 else None
         self.buffer = FrameBuffer(
             self._buffer_frames(), config.window, self.memory, self.device, config.perturb,
             episodes_at_once=256 if on_gpu else 8,
@@ -176,7 +181,8 @@ class Trainer:
             return 1_000_000
         free, _ = torch.cuda.mem_get_info(self.device)
         height, width = self.dataset.info.observation_space["shape"][:2]
-        return free // 2 // bytes_per_frame(height, width, self.dataset.info.geometry, self.memory is not None)
+        own = self.config.perturb.own > 0
+        return free // 2 // bytes_per_frame(height, width, self.dataset.info.geometry, self.memory is not None, own)
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.accelerator.unwrap_model(self.objective).parameters()]
@@ -236,7 +242,15 @@ class Trainer:
             self.has_terminations |= bool(np.any(arrays["term"]))
             self.frames += shard.frames
             self.taken.add(shard.file)
-        self.buffer.remember(seed=self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank)
+        self.buffer.remember(self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank, self._dreamer())
+
+    def _dreamer(self) -> OwnFrames | None:
+        """Who dreams what the memory sees: the averaged network, once it has learned something."""
+        if self.own is None or (self.step == 0 and self.config.init_from is None):
+            return None
+        with self._averaged():
+            self.own.network.load_state_dict(self.network.state_dict())
+        return self.own
 
     def _require_split(self, episodes: list[dict[str, Any]]) -> None:
         split = self.config.train_split
@@ -314,16 +328,22 @@ class Trainer:
 
     # Results.
 
-    def world(self, measured: dict[str, Any] | None = None) -> World:
-        """The world with the averaged weights, as a copy on the CPU."""
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """With the averaged weights in place of the trained ones."""
         parameters = self._parameters()
         self.ema.store(parameters)
         self.ema.copy_to(parameters)
         try:
-            network, outcome = _copied(self.network), _copied(self.outcome)
-            ego = None if self.ego is None else _copied(self.ego)
+            yield
         finally:
             self.ema.restore(parameters)
+
+    def world(self, measured: dict[str, Any] | None = None) -> World:
+        """The world with the averaged weights, as a copy on the CPU."""
+        with self._averaged():
+            network, outcome = _copied(self.network), _copied(self.outcome)
+            ego = None if self.ego is None else _copied(self.ego)
         info = self.dataset.info
         box = info.action_space if info.action_space["type"] == "Box" else None
         config = WorldConfig(
@@ -496,7 +516,7 @@ def _loop(trainer: Trainer, resumed: bool) -> None:
             trainer.elapsed = float(broadcast(torch.tensor(trainer.elapsed, device=trainer.device)))
         done = trainer.progress >= 1.0 and (config.minutes is None or trainer.step % 25 == 0)
         if main and (trainer.step % 50 == 0 or done):
-            values = {k: float(v.detach()) for k, v in losses.items() if k.endswith(("loss", "mse", "error", "norm"))}
+            values = {k: float(v.detach()) for k, v in losses.items() if k.endswith(("loss", "mse", "error", "score", "norm"))}
             if not np.isfinite(values["loss"]):
                 raise InvalidInputError(f"the loss is {values['loss']} at step {trainer.step}: lower --learning-rate")
             values["steps_per_s"] = (trainer.step - logged_step) / max(time.monotonic() - logged, 1e-9)

@@ -1,0 +1,224 @@
+"""Surfaces and points as files for other programs: meshes from journeys or from points, GLB and PLY.
+
+Meshes are :class:`trimesh.Trimesh` objects in world axes (z up), metres, with a colour a vertex. Open3D makes them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from worldsim.camera import dequantise_depth
+from worldsim.errors import InvalidInputError, MissingDependencyError
+from worldsim.journey import Journey
+
+GLTF_FROM_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+"""(4, 4) from world axes (z up) to those of glTF (y up): x stays, z becomes y, y becomes -z. Its transpose is the way back."""
+STRAIGHT = 0.1
+"""Inverse depth is interpolated where it bends from pixel to pixel by at most this share: on planes and in corners of walls."""
+BLOCK, BLOCKS = 8, 4096
+"""Cells along the edge of the blocks that a fused field is stored in, and blocks to begin with; it grows."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """How a journey becomes a mesh: see :func:`fuse`."""
+
+    voxel: float = 0.05
+    """Edge of a cell in metres: what is finer is lost; half of it takes eight times the memory."""
+    truncation: float = 3.0
+    """How far behind a surface a frame speaks of it, in voxels: more closes holes, less keeps thin things."""
+    far: float = 12.0
+    """What is further off in a frame than this (m) is left to frames from nearer."""
+    refine: int = 4
+    """Pixels are split into as many along each side, with the depth of the plane through their neighbours: frames are small,
+    and a wall seen at a slant is a staircase of pixels otherwise."""
+    sightings: int = 3
+    """Surfaces that fewer frames saw are left out (in shorter journeys: that not all frames saw)."""
+    smallest: int = 100
+    """Pieces of fewer triangles are left out."""
+
+
+@dataclass(frozen=True)
+class PoissonConfig:
+    """How points become a mesh: see :func:`wrap`."""
+
+    cell: float = 0.06
+    """Edge of the finest cells in metres."""
+    neighbours: int = 20
+    """Points that decide a normal, and what an outlier is."""
+    outlier: float = 3.0
+    """Points are left out that are this many times further from their neighbours than those are from theirs."""
+    reach: float = 1.0
+    """How far the surface goes beyond the points, in mean distances of the nearest one to its neighbours: the method would
+    close every hole."""
+    smallest: int = 100
+    """Pieces of fewer triangles are left out."""
+
+
+def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
+    """A mesh of what a journey saw, by fusing its depth into a truncated signed distance field (Curless and Levoy 1996).
+
+    It knows free space: what later frames see through goes. Sky, and all beyond ``config.far``, is left out. Raises
+    MissingDependencyError without Open3D, InvalidInputError where no surface is found.
+    """
+    config = config or FusionConfig()
+    if not (config.voxel > 0 and config.truncation >= 1 and config.far > 0 and config.refine >= 1 and config.sightings >= 1):
+        raise InvalidInputError(f"{config}: voxel and far must be positive, truncation, refine and sightings at least 1")
+    o3d = open3d()
+    kinds, sizes = (o3d.core.float32,) * 3, ((1,), (1,), (3,))
+    field = o3d.t.geometry.VoxelBlockGrid(("tsdf", "weight", "color"), kinds, sizes, config.voxel, BLOCK, BLOCKS)
+    fx, fy, cx, cy = (journey.intrinsics.double() * config.refine).tolist()
+    # Open3D's tensor side cuts pixel coordinates off, so its pixel centres are at 0.5 as ours are.
+    camera = o3d.core.Tensor(np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]))
+    for i in range(len(journey)):
+        depth = refined_depth(journey.inverse_depth[i].numpy(), config.refine)
+        depth = np.where(depth <= config.far, depth, 0.0).astype(np.float32)
+        rgb = journey.rgb[i].permute(1, 2, 0).numpy().repeat(config.refine, 0).repeat(config.refine, 1).astype(np.float32)
+        near, colours = o3d.t.geometry.Image(depth), o3d.t.geometry.Image(np.ascontiguousarray(rgb))
+        if not depth.any():
+            continue
+        inverse = o3d.core.Tensor(np.linalg.inv(journey.pose[i].double().numpy()))
+        limits = (1.0, config.far, config.truncation)
+        blocks = field.compute_unique_block_coordinates(near, camera, inverse, *limits)
+        field.integrate(blocks, near, colours, camera, camera, inverse, *limits)
+    mesh = field.extract_triangle_mesh(weight_threshold=float(min(config.sightings, len(journey)))).to_legacy()
+    return _finished(mesh, 1.0, config.smallest, f"{len(journey)} frames, depth up to {config.far} m")
+
+
+def refined_depth(code: Array, factor: int) -> Array:
+    """Inverse-depth codes (h, w) to depth (factor * h, factor * w) in metres, ``inf`` for sky.
+
+    Inverse depth is linear over the picture of a plane, so interpolating it is exact there; across edges, and beside sky, each
+    pixel keeps its own depth.
+    """
+    own = torch.from_numpy(np.asarray(code, np.float32))[None, None]
+    (h, w), padded = own.shape[2:], F.pad(own, (1, 1, 1, 1), mode="replicate")
+
+    def beside(row: int, column: int) -> Any:
+        return padded[..., 1 + row : 1 + row + h, 1 + column : 1 + column + w]
+
+    ways = ((0, 1), (1, 0), (1, 1), (1, -1))
+    bend = torch.stack([(beside(a, b) + beside(-a, -b) - 2.0 * own).abs() for a, b in ways]).amax(0)
+    straight = F.interpolate((bend <= STRAIGHT * own).float(), scale_factor=factor, mode="nearest") > 0
+    whole = F.interpolate(own, scale_factor=factor, mode="nearest")
+    fine = F.interpolate(own, scale_factor=factor, mode="bilinear", align_corners=False)
+    return dequantise_depth(torch.where(straight, fine, whole))[0, 0].numpy()
+
+
+def wrap(position: Array, colour: Array, viewpoints: Array | None = None, config: PoissonConfig | None = None) -> Any:
+    """A mesh around points, by screened Poisson reconstruction (Kazhdan and Hoppe 2013): where there is no journey.
+
+    position: (n, 3) world metres. colour: (n, 3) uint8. viewpoints: (k, 3) metres, places that the points were seen from, each
+    facing the nearest one; by default the points are taken as the inside of rooms. Raises MissingDependencyError without Open3D,
+    InvalidInputError for too few points.
+    """
+    config = config or PoissonConfig()
+    if position.shape != colour.shape or position.ndim != 2 or position.shape[1] != 3 or colour.dtype != np.uint8:
+        found = f"{position.shape} and {colour.dtype} {colour.shape}"
+        raise InvalidInputError(f"points are positions (n, 3) in metres and colours (n, 3) uint8, not {found}")
+    if len(position) < 10 * config.neighbours:
+        raise InvalidInputError(f"{len(position)} points are too few for a surface: at least {10 * config.neighbours} are needed")
+    o3d = open3d()
+    position = np.ascontiguousarray(position, np.float64)
+    beside, spacing = _nearest(position, position, config.neighbours)
+    near = spacing.mean(1)
+    kept = near <= config.outlier * np.median(near[beside], 1)
+    position, near = position[kept], near[kept]
+    cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(position))
+    cloud.colors = o3d.utility.Vector3dVector(colour[kept] / 255.0)
+    cloud.estimate_normals(o3d.geometry.KDTreeSearchParamKNN(config.neighbours))
+    _face(cloud, viewpoints, config.neighbours)
+    # A width of cell fixes the octree's depth: 2 ** depth cells span the points with a margin.
+    mesh, _ = o3d.geometry.TriangleMesh.create_from_point_cloud_poisson(cloud, depth=0, width=config.cell, n_threads=1)
+    place, distance = _nearest(position, np.asarray(mesh.vertices), 1)
+    mesh.remove_vertices_by_mask(distance[:, 0] > np.maximum(config.reach * near[place[:, 0]], config.cell))
+    return _finished(mesh, 255.0, config.smallest, f"{len(position)} points")
+
+
+def _face(cloud: Any, viewpoints: Array | None, neighbours: int) -> None:
+    """Turn the normals of ``cloud`` towards where its points were seen from."""
+    position, normal = np.asarray(cloud.points), np.asarray(cloud.normals)
+    if viewpoints is None:
+        cloud.orient_normals_consistent_tangent_plane(neighbours)
+        # Consistent is one of two ways: rooms are seen from within.
+        inward = (np.asarray(cloud.normals) * (position.mean(0) - position)).sum(1)
+        flip = np.full(len(position), np.median(inward) < 0)
+        normal = np.asarray(cloud.normals)
+    else:
+        viewpoints = np.ascontiguousarray(viewpoints, np.float64)
+        nearest, _ = _nearest(viewpoints, position, 1)
+        flip = (normal * (viewpoints[nearest[:, 0]] - position)).sum(1) < 0
+    normal[flip] *= -1.0
+
+
+def _nearest(points: Array, queries: Array, k: int) -> tuple[Array, Array]:
+    """The ``k`` of ``points`` (n, 3) that are nearest to each of ``queries`` (m, 3): indices and distances, each (m, k)."""
+    o3d = open3d()
+    tree = o3d.core.nns.NearestNeighborSearch(o3d.core.Tensor(points))
+    tree.knn_index()
+    index, squared = tree.knn_search(o3d.core.Tensor(np.ascontiguousarray(queries)), min(k, len(points)))
+    return index.numpy().reshape(len(queries), -1), np.sqrt(squared.numpy()).reshape(len(queries), -1)
+
+
+def _finished(mesh: Any, scale: float, smallest: int, source: str) -> Any:
+    """An Open3D mesh without its small pieces, as a trimesh with 8-bit vertex colours. scale: of the colours to 255."""
+    trimesh = _trimesh()
+    piece, size, _ = mesh.cluster_connected_triangles()
+    mesh.remove_triangles_by_mask(np.asarray(size)[np.asarray(piece)] < smallest if len(size) else [])
+    mesh.remove_unreferenced_vertices()
+    if not len(mesh.triangles):
+        raise InvalidInputError(f"no surface was found in {source}: nothing but sky, or pieces of fewer than {smallest} triangles")
+    colours = (np.asarray(mesh.vertex_colors) * scale).round().clip(0, 255).astype(np.uint8)
+    return trimesh.Trimesh(np.asarray(mesh.vertices), np.asarray(mesh.triangles), vertex_colors=colours, process=False)
+
+
+def save_glb(mesh: Any, path: str | os.PathLike[str]) -> Path:
+    """Write a mesh in world axes as a GLB file, whose axes are y up (``GLTF_FROM_WORLD``), metres; whole or not at all."""
+    turned = mesh.copy()
+    turned.apply_transform(GLTF_FROM_WORLD)
+    return _written(path, lambda place: turned.export(place, file_type="glb"))
+
+
+def save_ply(position: Array, colour: Array, path: str | os.PathLike[str]) -> Path:
+    """Write points as a PLY file, world axes, metres; whole or not at all. position: (n, 3). colour: (n, 3) uint8."""
+    cloud = _trimesh().PointCloud(position, colors=colour)
+    return _written(path, lambda place: cloud.export(place, file_type="ply"))
+
+
+def _written(path: str | os.PathLike[str], write: Callable[[str], Any]) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
+        place = Path(scratch) / path.name
+        write(str(place))
+        place.replace(path)
+    return path
+
+
+def open3d() -> Any:
+    """The module; it is large and slow to import, so only what needs it does. Raises MissingDependencyError."""
+    try:
+        import open3d
+    except (ImportError, OSError) as error:  # a system library that it needs may be missing
+        raise MissingDependencyError(f"meshes are made by Open3D ({error}): pip install 'worldsim[open3d]'") from error
+    return open3d
+
+
+def _trimesh() -> Any:
+    try:
+        import trimesh
+    except ImportError as error:
+        raise MissingDependencyError("meshes and points are written by trimesh: pip install trimesh") from error
+    return trimesh

@@ -36,7 +36,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     world: a shipped world's name, a folder, a Hugging Face repository, or a :class:`worldsim.world.World`.
     render_mode: ``rgb_array`` or None. device: CUDA where there is one, else the CPU. steps: sampling steps a frame, by
     default what the world's card says. scenes: where resets start from, ``module:Class`` of a class that takes the world's
-    ``scenes`` folder, or a folder of scenes, or an object with the method ``start(rng)``.
+    ``scenes`` folder, ``module:Class:FOLDER`` for another folder, or a folder of scenes, or an object with ``start(rng)``.
 
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or ``{"frames": ...}`` with a
     :class:`worldsim.state.SceneStart` or a dict of arrays (see :func:`worldsim.envs.dream.as_scene`); without options, a scene

@@ -82,6 +82,7 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
     fx, fy, cx, cy = (journey.intrinsics.double() * config.refine).tolist()
     # Open3D's tensor side cuts pixel coordinates off, so its pixel centres are at 0.5 as ours are.
     camera = o3d.core.Tensor(np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]))
+    source, fused = f"{len(journey)} frames, depth up to {config.far} m", 0
     for i in range(len(journey)):
         depth = refined_depth(journey.inverse_depth[i].numpy(), config.refine)
         depth = np.where(depth <= config.far, depth, 0.0).astype(np.float32)
@@ -93,8 +94,12 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
         limits = (1.0, config.far, config.truncation)
         blocks = field.compute_unique_block_coordinates(near, camera, inverse, *limits)
         field.integrate(blocks, near, colours, camera, camera, inverse, *limits)
-    mesh = field.extract_triangle_mesh(weight_threshold=float(min(config.sightings, len(journey)))).to_legacy()
-    return _finished(mesh, 1.0, config.smallest, f"{len(journey)} frames, depth up to {config.far} m")
+        fused += 1
+    if not fused:
+        raise InvalidInputError(f"no surface was found in {source}: there is nothing but sky, or what is further off")
+    # Above the threshold, not at it.
+    mesh = field.extract_triangle_mesh(weight_threshold=min(config.sightings, len(journey)) - 0.5).to_legacy()
+    return _finished(mesh, 1.0, config.smallest, source)
 
 
 def refined_depth(code: Array, factor: int) -> Array:
@@ -179,7 +184,7 @@ def _finished(mesh: Any, scale: float, smallest: int, source: str) -> Any:
     mesh.remove_triangles_by_mask(np.asarray(size)[np.asarray(piece)] < smallest if len(size) else [])
     mesh.remove_unreferenced_vertices()
     if not len(mesh.triangles):
-        raise InvalidInputError(f"no surface was found in {source}: nothing but sky, or pieces of fewer than {smallest} triangles")
+        raise InvalidInputError(f"no surface was found in {source}: only pieces of fewer than {smallest} triangles")
     colours = (np.asarray(mesh.vertex_colors) * scale).round().clip(0, 255).astype(np.uint8)
     return trimesh.Trimesh(np.asarray(mesh.vertices), np.asarray(mesh.triangles), vertex_colors=colours, process=False)
 

@@ -1,7 +1,8 @@
 """Captures on disk as nerfstudio datasets: ``transforms.json`` beside the folders ``images`` and ``depths``.
 
 Cameras have OpenGL axes there (x right, y up, z backward) and OpenCV axes in worldsim; that is converted here and nowhere else.
-The world's axes are the same, z up, metres. Depth is 16-bit PNG in millimetres, 0 = unknown.
+The world's axes are the same, z up, metres. Depth is 16-bit PNG in millimetres; 0 is unknown, or infinitely far
+where ``transforms.json`` says so, as it does for journeys.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ TRANSFORMS, POINTS = "transforms.json", "points.ply"
 ZERO_IS_SKY = "zero_depth_is_sky"
 """A key of our own in ``transforms.json``: whether a depth of 0 is infinitely far. Other readers pass it over."""
 MILLIMETRE = 0.001
-FARTHEST = 65.535
-"""Metres: what is further off is written as 0."""
+FARTHEST = 65_535
+"""In millimetres: what is further off is written as 0."""
 SPARSE_POINTS = 100_000
 """At most so many points are written beside the pictures, those seen last."""
 OPENGL_AXES = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -97,8 +98,8 @@ def _check_target(folder: Path, force: bool) -> None:
 def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Array) -> None:
     for name in ("images", "depths"):
         (folder / name).mkdir(parents=True)
-    depth = journey.depth.double().numpy()
-    millimetres = np.where(depth <= FARTHEST, np.round(depth / MILLIMETRE), 0.0).astype(np.uint16)
+    millimetres = np.round(journey.depth.double().numpy() / MILLIMETRE)
+    millimetres = np.where(millimetres <= FARTHEST, millimetres, 0.0).astype(np.uint16)
     frames = []
     for i, pose in enumerate(journey.pose.double().numpy()):
         picture, distance = f"images/frame_{i:05d}.png", f"depths/frame_{i:05d}.png"

@@ -42,7 +42,7 @@ def check_mesh(mesh: trimesh.Trimesh, room: TinyRoom, cell: float, share: float,
     """Vertices on the walls, faces towards the room's inside, the floor's colours."""
     vertices = np.asarray(mesh.vertices)
     distance = off_the_walls(room, vertices)
-    assert distance.mean() < 0.01 and (distance < cell).mean() > share and distance.max() < 4 * cell
+    assert distance.mean() < 0.01 and (distance < cell).mean() > share and distance.max() < 5 * cell
     # Most of the floor is there.
     assert len(np.unique(np.floor(vertices[vertices[:, 2] < 0.05, :2] / 0.25), axis=0)) > 500
     centre, normal = mesh.triangles_center, mesh.face_normals
@@ -63,7 +63,7 @@ def fused(room_walk: tuple[TinyRoom, Journey]) -> trimesh.Trimesh:
 
 
 def test_a_fused_journey_is_the_room(fused: trimesh.Trimesh, room_walk: tuple[TinyRoom, Journey]):
-    check_mesh(fused, room_walk[0], FusionConfig().voxel, 0.985, 4.0)
+    check_mesh(fused, room_walk[0], FusionConfig().voxel, 0.98, 4.0)
 
 
 def test_points_are_wrapped_into_the_room(room_walk: tuple[TinyRoom, Journey]):

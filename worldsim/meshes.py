@@ -37,8 +37,9 @@ class FusionConfig:
 
     voxel: float = 0.05
     """Edge of a cell in metres: what is finer is lost; half of it takes eight times the memory."""
-    truncation: float = 3.0
-    """How far behind a surface a frame speaks of it, in voxels: more closes holes, less keeps thin things."""
+    truncation: float = 5.0
+    """How far around a surface a frame speaks of it, in voxels along the view: more closes floors seen at a slant from afar, less
+    keeps thin things and sharp edges."""
     far: float = 12.0
     """What is further off in a frame than this (m) is left to frames from nearer."""
     refine: int = 4
@@ -78,7 +79,7 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
         raise InvalidInputError(f"{config}: voxel and far must be positive, truncation, refine and sightings at least 1")
     o3d = open3d()
     kinds, sizes = (o3d.core.float32,) * 3, ((1,), (1,), (3,))
-    field = o3d.t.geometry.VoxelBlockGrid(("tsdf", "weight", "color"), kinds, sizes, config.voxel, BLOCK, BLOCKS)
+    field = o3d.t.geometry.VoxelBlockGrid(("tsdf", "weight", "color"), kinds, sizes, float(config.voxel), BLOCK, BLOCKS)
     fx, fy, cx, cy = (journey.intrinsics.double() * config.refine).tolist()
     # Open3D's tensor side cuts pixel coordinates off, so its pixel centres are at 0.5 as ours are.
     camera = o3d.core.Tensor(np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]))
@@ -91,7 +92,7 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
         if not depth.any():
             continue
         inverse = o3d.core.Tensor(np.linalg.inv(journey.pose[i].double().numpy()))
-        limits = (1.0, config.far, config.truncation)
+        limits = (1.0, float(config.far), float(config.truncation))
         blocks = field.compute_unique_block_coordinates(near, camera, inverse, *limits)
         field.integrate(blocks, near, colours, camera, camera, inverse, *limits)
         fused += 1

@@ -72,6 +72,14 @@ def test_a_principal_point_off_the_middle_keeps_its_rays():
     np.testing.assert_allclose([-cx / fx, -cy / fy, (4 - cx) / fx, (3 - cy) / fy], [left, top, right, bottom])
 
 
+def test_depth_of_a_plane_is_exact_at_the_new_pixels_centres():
+    """Ground 1.5 m below, half as large: its depth is 1.5 m * fy / (v - cy), at the centres of the large pixels."""
+    v = np.arange(8) + 0.5
+    depth = np.broadcast_to((1.5 * 4.0 / (v + 10.0))[:, None], (8, 8)).astype(np.float32)
+    _, metres = resampled(frame(8, 8, (4.0, 4.0, 4.0, -10.0), depth), 4, 4, np.array([2.0, 2.0, 2.0, -5.0]))
+    np.testing.assert_allclose(metres[:, 0], 1.5 * 2.0 / (np.arange(4) + 0.5 + 5.0), rtol=1e-6)
+
+
 def test_depth_of_another_resolution_is_picked_where_it_belongs():
     depth = np.array([[1.0, 2.0], [3.0, np.nan]], np.float32)
     _, metres = resampled(frame(4, 4, (2.0, 2.0, 2.0, 2.0), depth), 4, 4, np.array([2.0, 2.0, 2.0, 2.0]))

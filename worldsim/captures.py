@@ -22,6 +22,8 @@ from worldsim.journey import Journey
 
 BOX_STEP = 2.0**-10
 """Crops are rounded to this many pixels, so that a frame which fits already is copied as it is."""
+SURFACE = 1.1
+"""Neighbouring pixels whose depths differ by at most this factor are taken as of one surface."""
 
 Array = NDArray[Any]
 
@@ -108,8 +110,8 @@ def common_camera(frames: Sequence[CapturedFrame], height: int, width: int, intr
 def resampled(frame: CapturedFrame, height: int, width: int, intrinsics: Array) -> tuple[Array, Array]:
     """The frame as a camera at the same pose with ``intrinsics`` (see :func:`common_camera`) sees it.
 
-    Returns rgb (height, width, 3) uint8, averaged over each pixel's area, and depth (height, width) float32 metres, picked at
-    each pixel's centre (a mean across an edge is a surface that does not exist); ``inf`` infinitely far, ``nan`` unknown.
+    Returns rgb (height, width, 3) uint8, averaged over each pixel's area, and depth (height, width) float32 metres at each
+    pixel's centre; ``inf`` infinitely far, ``nan`` unknown.
     """
     rgb, depth = frame.read()
     fx, fy, cx, cy = frame.intrinsics
@@ -120,8 +122,30 @@ def resampled(frame: CapturedFrame, height: int, width: int, intrinsics: Array) 
     small = Image.fromarray(rgb).resize((width, height), Image.Resampling.BOX, (left, top, right, bottom))
     rows = (top + (np.arange(height) + 0.5) * (bottom - top) / height) * depth.shape[0] / frame.height
     columns = (left + (np.arange(width) + 0.5) * (right - left) / width) * depth.shape[1] / frame.width
-    rows, columns = rows.astype(np.int64).clip(0, len(depth) - 1), columns.astype(np.int64).clip(0, depth.shape[1] - 1)
-    return np.array(small), np.ascontiguousarray(depth[rows][:, columns], dtype=np.float32)
+    return np.array(small), _depth_at(depth, rows, columns)
+
+
+def _depth_at(depth: Array, rows: Array, columns: Array) -> Array:
+    """Depth (h', w') at image coordinates: (len(rows), len(columns)) float32.
+
+    On a surface, inverse depth is interpolated, which is exact on planes. Across an edge the nearest pixel is taken: a mean would
+    be a surface that does not exist.
+    """
+    limit = np.array(depth.shape)[:, None] - 1
+    low = [np.floor(place - 0.5).astype(np.int64) for place in (rows, columns)]
+    down, right = (np.clip(place - 0.5 - first, 0.0, 1.0) for place, first in zip((rows, columns), low, strict=True))
+    corners = []
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for row in (0, 1):
+            for column in (0, 1):
+                r, c = (low[0] + row).clip(0, limit[0]), (low[1] + column).clip(0, limit[1])
+                weight = np.outer(down if row else 1.0 - down, right if column else 1.0 - right)
+                corners.append((1.0 / depth[r][:, c].astype(np.float64), weight))
+        inverse = np.stack([corner for corner, _ in corners])
+        smooth = inverse.max(0) <= SURFACE * inverse.min(0)
+        between = 1.0 / sum(corner * weight for corner, weight in corners)
+    nearest = depth[rows.astype(np.int64).clip(0, limit[0])][:, columns.astype(np.int64).clip(0, limit[1])]
+    return np.where(smooth, between, nearest).astype(np.float32)
 
 
 def journey_of(

@@ -38,7 +38,7 @@ COMMANDS = {
     "train": Command("worldsim.diffusion.train", "TrainConfig", "train", "Train a world on recorded episodes."),
     "evaluate": Command("worldsim.evaluate", "EvaluateConfig", "evaluate", "Measure a world against its real twin.", "world"),
     "demo": Command("worldsim.app.demo", "DemoConfig", "demo", "Walk through the shipped world; write video, pictures, metrics."),
-    "export": Command("worldsim.app.export", "ExportConfig", "export", "Write a world as a small folder; upload it.", "world"),
+    "export": Command("worldsim.app.export", "ExportConfig", "export", "Write a world, or what a snapshot remembers.", "source"),
     "worlds": Command("worldsim.app.worlds", "WorldsConfig", "worlds", "List the worlds that are shipped."),
 }
 

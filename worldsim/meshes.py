@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from worldsim.camera import dequantise_depth
 from worldsim.errors import InvalidInputError, MissingDependencyError
@@ -84,7 +85,7 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
     # Open3D's tensor side cuts pixel coordinates off, so its pixel centres are at 0.5 as ours are.
     camera = o3d.core.Tensor(np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]))
     source, fused = f"{len(journey)} frames, depth up to {config.far} m", 0
-    for i in range(len(journey)):
+    for i in tqdm(range(len(journey)), desc="fusing", unit="frame", leave=False):
         depth = refined_depth(journey.inverse_depth[i].numpy(), config.refine)
         depth = np.where(depth <= config.far, depth, 0.0).astype(np.float32)
         rgb = journey.rgb[i].permute(1, 2, 0).numpy().repeat(config.refine, 0).repeat(config.refine, 1).astype(np.float32)

@@ -5,6 +5,7 @@ Meshes are :class:`trimesh.Trimesh` objects in world axes (z up), metres, with a
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -16,9 +17,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.camera import dequantise_depth
+from worldsim.camera import dequantise_depth, pixel_rays
 from worldsim.errors import InvalidInputError, MissingDependencyError
 from worldsim.journey import Journey
 
@@ -26,6 +28,12 @@ GLTF_FROM_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 
 """(4, 4) from world axes (z up) to those of glTF (y up): x stays, z becomes y, y becomes -z. Its transpose is the way back."""
 STRAIGHT = 0.1
 """Inverse depth is interpolated where it bends from pixel to pixel by at most this share: on planes and in corners of walls."""
+SMALLEST_VOXEL = 0.05
+"""Metres: finer cells than this are for those who ask for them."""
+SLANTS = (1.0, 4.0)
+"""Surfaces that are seen at a slant are fused with a field that reaches so many times as far; at a sharper one, not at all."""
+TOUCHES = 10_000
+"""At most about twice as many pixels of a frame say which blocks of cells it touches."""
 BLOCK, BLOCKS = 8, 4096
 """Cells along the edge of the blocks that a fused field is stored in, and blocks to begin with; it grows."""
 
@@ -36,13 +44,14 @@ Array = NDArray[Any]
 class FusionConfig:
     """How a journey becomes a mesh: see :func:`fuse`."""
 
-    voxel: float = 0.05
-    """Edge of a cell in metres: what is finer is lost; half of it takes eight times the memory."""
+    voxel: float | None = None
+    """Edge of a cell in metres: what is finer is lost; half of it takes eight times the memory. By default a fiftieth of the
+    median depth, 0.05 at least: 0.05 in rooms."""
     truncation: float = 5.0
     """How far around a surface a frame speaks of it, in voxels along the view: more closes floors seen at a slant from afar, less
     keeps thin things and sharp edges."""
-    far: float = 12.0
-    """What is further off in a frame than this (m) is left to frames from nearer."""
+    far: float | None = None
+    """What is further off in a frame than this (m) is left to frames from nearer; by default 240 voxels: 12 m in rooms."""
     refine: int = 4
     """Pixels are split into as many along each side, with the depth of the plane through their neighbours: frames are small,
     and a wall seen at a slant is a staircase of pixels otherwise."""
@@ -76,32 +85,63 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
     MissingDependencyError without Open3D, InvalidInputError where no surface is found.
     """
     config = config or FusionConfig()
-    if not (config.voxel > 0 and config.truncation >= 1 and config.far > 0 and config.refine >= 1 and config.sightings >= 1):
+    depth = journey.depth[journey.inverse_depth > 0]
+    if not len(depth):
+        raise InvalidInputError(f"no surface was found in {len(journey)} frames: there is nothing but sky")
+    voxel = float(max(SMALLEST_VOXEL, depth.median() / 50.0) if config.voxel is None else config.voxel)
+    far = float(240.0 * voxel if config.far is None else config.far)
+    if not (voxel > 0 and config.truncation >= 1 and far > 0 and config.refine >= 1 and config.sightings >= 1):
         raise InvalidInputError(f"{config}: voxel and far must be positive, truncation, refine and sightings at least 1")
     o3d = open3d()
     kinds, sizes = (o3d.core.float32,) * 3, ((1,), (1,), (3,))
-    field = o3d.t.geometry.VoxelBlockGrid(("tsdf", "weight", "color"), kinds, sizes, float(config.voxel), BLOCK, BLOCKS)
-    fx, fy, cx, cy = (journey.intrinsics.double() * config.refine).tolist()
+    field = o3d.t.geometry.VoxelBlockGrid(("tsdf", "weight", "color"), kinds, sizes, voxel, BLOCK, BLOCKS)
+    intrinsics = journey.intrinsics.double() * config.refine
+    fx, fy, cx, cy = intrinsics.tolist()
     # Open3D's tensor side cuts pixel coordinates off, so its pixel centres are at 0.5 as ours are.
     camera = o3d.core.Tensor(np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]))
-    source, fused = f"{len(journey)} frames, depth up to {config.far} m", 0
+    source, fused = f"{len(journey)} frames, depth up to {far:g} m", 0
     for i in tqdm(range(len(journey)), desc="fusing", unit="frame", leave=False):
-        depth = refined_depth(journey.inverse_depth[i].numpy(), config.refine)
-        depth = np.where(depth <= config.far, depth, 0.0).astype(np.float32)
+        metres = refined_depth(journey.inverse_depth[i].numpy(), config.refine)
+        local, cosine = facing(metres, intrinsics)
         rgb = journey.rgb[i].permute(1, 2, 0).numpy().repeat(config.refine, 0).repeat(config.refine, 1).astype(np.float32)
-        near, colours = o3d.t.geometry.Image(depth), o3d.t.geometry.Image(np.ascontiguousarray(rgb))
-        if not depth.any():
-            continue
-        inverse = o3d.core.Tensor(np.linalg.inv(journey.pose[i].double().numpy()))
-        limits = (1.0, float(config.far), float(config.truncation))
-        blocks = field.compute_unique_block_coordinates(near, camera, inverse, *limits)
-        field.integrate(blocks, near, colours, camera, camera, inverse, *limits)
-        fused += 1
+        colours = o3d.t.geometry.Image(np.ascontiguousarray(rgb))
+        pose = journey.pose[i].double().numpy()
+        inverse, world = o3d.core.Tensor(np.linalg.inv(pose)), (local @ pose[:3, :3].T + pose[:3, 3]).astype(np.float32)
+        steepest = math.inf
+        for wider in SLANTS:
+            # From cell to cell across a slanted surface the view runs far; what outruns the field would leave but stripes.
+            truncation = float(config.truncation * wider)
+            faced = (cosine * truncation >= 1.0) & (cosine < steepest)
+            part, steepest = faced & (metres <= far), 1.0 / truncation
+            if not part.any():
+                continue
+            near = o3d.t.geometry.Image(np.where(part, metres, 0.0).astype(np.float32))
+            # Not by depth: that way Open3D looks at every fourth pixel alone.
+            places = o3d.t.geometry.PointCloud(o3d.core.Tensor(np.ascontiguousarray(world[part][:: 1 + part.sum() // TOUCHES])))
+            blocks = field.compute_unique_block_coordinates(places, truncation)
+            field.integrate(blocks, near, colours, camera, camera, inverse, 1.0, far, truncation)
+            fused += 1
     if not fused:
         raise InvalidInputError(f"no surface was found in {source}: there is nothing but sky, or what is further off")
     # Above the threshold, not at it.
     mesh = field.extract_triangle_mesh(weight_threshold=min(config.sightings, len(journey)) - 0.5).to_legacy()
     return _finished(mesh, 1.0, config.smallest, source)
+
+
+def facing(depth: Array, intrinsics: Tensor) -> tuple[Array, Array]:
+    """Each pixel's place in camera axes, (h, w, 3) metres, and how much its surface faces the camera.
+
+    The latter is the cosine of the angle between view and normal, (h, w), 0 beside sky. depth: (h, w) metres. intrinsics: (4,).
+    """
+    metres = torch.from_numpy(depth).double()
+    ray = pixel_rays(intrinsics[None], *depth.shape)[0].double()
+    place = torch.where(torch.isfinite(metres), metres, torch.nan) * ray
+    padded = F.pad(place, (1, 1, 1, 1), mode="replicate")
+    along = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
+    down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
+    normal = torch.linalg.cross(along, down, dim=0)
+    cosine = (normal * ray).sum(0).abs() / (normal.norm(dim=0) * ray.norm(dim=0))
+    return place.permute(1, 2, 0).numpy(), cosine.nan_to_num(0.0).numpy()
 
 
 def refined_depth(code: Array, factor: int) -> Array:

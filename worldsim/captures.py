@@ -72,11 +72,13 @@ def captured_frames(rgb: Array, depth: Array, pose: Array, intrinsics: Array, na
         raise InvalidInputError(f"a capture needs rgb (t, h, w, 3) uint8, depth (t, h, w) and pose (t, 4, 4), got {found}")
     if np.shape(intrinsics) not in ((4,), (t, 4)):
         raise InvalidInputError(f"intrinsics must be (4,) or ({t}, 4), got {np.shape(intrinsics)}")
-    (height, width), cameras = rgb.shape[1:3], np.broadcast_to(np.asarray(intrinsics, np.float64), (t, 4))
+    height, width = rgb.shape[1:3]
+    cameras = np.broadcast_to(np.asarray(intrinsics, np.float64), (t, 4))
     known = np.where(depth > 0, depth, np.nan).astype(np.float32)
 
     def frame(i: int) -> CapturedFrame:
-        return CapturedFrame(f"{name} {i}", np.asarray(pose[i], np.float64), cameras[i], height, width, lambda: (rgb[i], known[i]))
+        to_world = np.asarray(pose[i], np.float64)
+        return CapturedFrame(f"{name} {i}", to_world, cameras[i], height, width, lambda: (rgb[i], known[i]))
 
     return [frame(i) for i in range(t)]
 

@@ -71,6 +71,8 @@ class PoissonConfig:
     """Points that decide a normal, and what an outlier is."""
     outlier: float = 3.0
     """Points are left out that are this many times further from their neighbours than those are from theirs."""
+    sparsest: float = 1.0
+    """Points that are further than this (m) from their neighbours, in the mean, are left out: they tell no surface."""
     reach: float = 1.0
     """How far the surface goes beyond the points, in mean distances of the nearest one to its neighbours: the method would
     close every hole."""
@@ -181,7 +183,9 @@ def wrap(position: Array, colour: Array, viewpoints: Array | None = None, config
     position = np.ascontiguousarray(position, np.float64)
     beside, spacing = _nearest(position, position, config.neighbours)
     near = spacing.mean(1)
-    kept = near <= config.outlier * np.median(near[beside], 1)
+    kept = (near <= config.outlier * np.median(near[beside], 1)) & (near <= config.sparsest)
+    if kept.sum() < 10 * config.neighbours:
+        raise InvalidInputError(f"{kept.sum()} of {len(position)} points have neighbours within {config.sparsest} m: too few")
     position, near = position[kept], near[kept]
     cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(position))
     cloud.colors = o3d.utility.Vector3dVector(colour[kept] / 255.0)

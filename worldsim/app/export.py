@@ -38,7 +38,7 @@ class ExportConfig:
     points: bool = False
     """Snapshots, glb: mesh the memory's points though there is a walk. They know what was seen before the walk, too."""
     voxel: float | None = None
-    """Snapshots, glb: edge of the finest cells in metres; by default fitted to the walk's depth (0.05 in rooms), 0.06 for points."""
+    """Snapshots, glb: edge of the finest cells in metres; by default fitted to a walk's depth (0.05 in rooms), or 0.06."""
     force: bool = False
     """Snapshots: replace what is at --out, a file or a nerfstudio dataset."""
 

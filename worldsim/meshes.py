@@ -90,7 +90,7 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
     depth = journey.depth[journey.inverse_depth > 0]
     if not len(depth):
         raise InvalidInputError(f"no surface was found in {len(journey)} frames: there is nothing but sky")
-    voxel = float(max(SMALLEST_VOXEL, depth.median() / 50.0) if config.voxel is None else config.voxel)
+    voxel = max(SMALLEST_VOXEL, float(depth.median()) / 50.0) if config.voxel is None else float(config.voxel)
     far = float(240.0 * voxel if config.far is None else config.far)
     if not (voxel > 0 and config.truncation >= 1 and far > 0 and config.refine >= 1 and config.sightings >= 1):
         raise InvalidInputError(f"{config}: voxel and far must be positive, truncation, refine and sightings at least 1")

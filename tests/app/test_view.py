@@ -31,7 +31,8 @@ from worldsim.snapshots import open_snapshot
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader --window-size=1700,900"
+    "--disable-component-update --disable-sync --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
+    "--window-size=1700,900"
 )
 PATIENCE = 120.0
 """Seconds until something that must come is given up: a machine may be busy."""
@@ -114,6 +115,7 @@ def test_the_canvas_shows_the_memory(viewer: Any, browser: Any, saved: Path) -> 
     expected = middle(open_snapshot(saved).memory.render(size=(size, size)).rgb)
     assert expected.std() > 10
     until(lambda: np.abs(middle(standing_at(viewer, browser)) - expected).mean() < 10)
+    assert not viewer._show["cameras"].value and not viewer._chosen.visible
 
 
 def test_colouring_by_height_and_confidence(viewer: Any, browser: Any) -> None:

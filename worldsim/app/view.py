@@ -204,17 +204,26 @@ class Viewer:
             self._picture = gui.add_image(_enlarged(self._shots[last].rgb), format="png")
             jump = gui.add_button("jump to this camera")
         with gui.add_folder("show"):
-            shown = {"cameras": self._cameras, "path": [self._path], "sky": [self._sky]}
-            for name, things in shown.items():
-                present = [thing for thing in things if thing is not None]
-                if present:
-                    box = gui.add_checkbox(name, initial_value=name != "sky")
-                    box.on_update(lambda _, box=box, things=present: _set_visible(things, box.value))
+            self._show = {"cameras": self._switch("cameras", self._cameras, True)}
+            if self._path is not None:
+                self._show["path"] = self._switch("path", [self._path], True)
+            if self._sky is not None:
+                self._show["sky"] = self._switch("sky", [self._sky], False)
         self._colouring.on_update(lambda _: self._repaint())
         self._cut.on_update(lambda _: self._repaint())
         self._size.on_update(lambda _: self._resize())
         self._frame.on_update(lambda _: self._choose(int(self._frame.value)))
         jump.on_click(lambda event: self._jump(event.client))
+
+    def _switch(self, name: str, things: list[Any], on: bool) -> Any:
+        box = self.server.gui.add_checkbox(name, initial_value=on)
+
+        def switched(_: Any) -> None:
+            for thing in things:
+                thing.visible = box.value
+
+        box.on_update(switched)
+        return box
 
     def _repaint(self) -> None:
         """Clouds with the colouring chosen and without what is cut away."""
@@ -237,7 +246,7 @@ class Viewer:
         placed = _placed(shot.pose)
         with self.server.atomic():
             self._chosen.wxyz, self._chosen.position = placed["wxyz"], placed["position"]
-            self._chosen.image = shot.rgb
+            self._chosen.image, self._chosen.visible = shot.rgb, True
         self._picture.image = _enlarged(shot.rgb)
 
     def _jump(self, client: Any) -> None:
@@ -248,7 +257,8 @@ class Viewer:
             client.camera.wxyz = placed["wxyz"]
             client.camera.fov = self._lens[0]
         # A picture held in front of the eye would hide what the memory shows.
-        _set_visible([self._chosen, *self._cameras], False)
+        self._show["cameras"].value = False
+        self._chosen.visible = False
 
     def _begin(self, pose: Array) -> None:
         ahead = pose[:3, 2] * np.array([1.0, 1.0, 0.0])
@@ -303,11 +313,6 @@ def _enlarged(rgb: Array) -> Array:
     from worldsim.pictures import enlarge
 
     return enlarge(rgb, max(1, 256 // rgb.shape[0]))
-
-
-def _set_visible(things: list[Any], value: bool) -> None:
-    for thing in things:
-        thing.visible = value
 
 
 def _quiet() -> contextlib.AbstractContextManager[Any]:

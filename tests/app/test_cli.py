@@ -51,6 +51,7 @@ def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture
         (["demo", "--out", "o"], "out", Path("o")),
         (["export", "runs/world", "--out", "o", "--no-eight-bit"], "eight_bit", False),
         (["export", "walk.safetensors", "--to", "glb", "--force"], "to", "glb"),
+        (["view", "walk.safetensors", "--port", "8081", "--host", "0.0.0.0", "--index", "2"], "snapshot", Path("walk.safetensors")),
         (["worlds", "--json", "w.json"], "json", Path("w.json")),
     ],
 )

@@ -30,6 +30,9 @@ from worldsim.world import World
 LAST = 12
 """Frames that a start has: enough for context and momentum of the worlds that are shipped."""
 
+ROOM = 2_000_000
+"""Points that a memory outside of any world holds at most, 23 bytes each."""
+
 
 class CaptureScene:
     """One capture to start from.
@@ -38,7 +41,7 @@ class CaptureScene:
     folder, what :func:`worldsim.nerfstudio_files.open_capture` does by default is changed by opening it oneself. last: how many
     frames are the start; those before them are integrated into the memory. name: by default the folder's.
     world: whose size, camera and memory the start has. Environments fit it to their own world (:meth:`fitted`); without one, the
-    frames keep their size and a :class:`PointMemory` with room for all holds what was seen.
+    frames keep their size and a :class:`PointMemory` of at most ``ROOM`` points holds what was seen.
 
     Frames are cropped to a camera that all of them cover, the world's own where they see that much, and resized by area. Where a
     frame's depth is unknown, the memory learns nothing from it; start frames get the memory's depth there, else the nearest
@@ -78,7 +81,7 @@ class CaptureScene:
         world = self.world
         if world is None:
             journey, known = journey_of(self.frames)
-            memory: SceneMemory = PointMemory(PointMemoryConfig(capacity=journey.inverse_depth.numel()))
+            memory: SceneMemory = PointMemory(PointMemoryConfig(capacity=min(ROOM, journey.inverse_depth.numel())))
             act = torch.zeros(len(journey), dtype=torch.int64)
         else:
             n = world.network.config

@@ -29,7 +29,6 @@ from worldsim.world import World
 
 LAST = 12
 """Frames that a start has: enough for context and momentum of the worlds that are shipped."""
-
 ROOM = 2_000_000
 """Points that a memory outside of any world holds at most, 23 bytes each."""
 

@@ -76,7 +76,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self._starts = Starts(self.world, scenes)
         self._state: WorldState | None = None
         self._elapsed = 0
-        self._walk: deque[Frame] = deque(maxlen=int(journey))
+        self._walk: deque[Frame] = deque(maxlen=int(journey) if self.world.has_geometry else 0)
 
     @property
     def state(self) -> WorldState:
@@ -135,7 +135,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
             elapsed=np.array([self._elapsed]),
             resetting=np.zeros(1, bool),
             generators=(self.np_random.bit_generator.state,),
-            frames=tuple(self._walk) if self.world.has_geometry else (),
+            frames=tuple(self._walk),
         )
 
     def restore(self, snapshot: Snapshot) -> None:

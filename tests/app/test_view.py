@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 import signal
@@ -27,7 +28,11 @@ from worldsim.app.view import SCALE, ViewConfig, _spread, colours, open_viewer
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from worldsim.memory.handle import PointArrays
+from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
+from worldsim.scenes.recorded import RecordedScenes
 from worldsim.snapshots import open_snapshot
+from worldsim.state import SceneStart
+from worldsim.world import World
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -181,6 +186,25 @@ def test_a_snapshot_without_a_walk(world_folder: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(viewer._shots[0].pose, env.memory.render().pose)
     finally:
         viewer.stop()
+
+
+def test_a_memory_without_points(world_folder: Path, tmp_path: Path) -> None:
+    """Its error comes through, and no server is left at the port."""
+    world = World.from_pretrained(world_folder, device="cpu")
+    kind = RetrievalMemory(RetrievalMemoryConfig(height=32, width=32, capacity=2))
+    env = WorldEnv(world.with_memory(kind), scenes=WithoutMemory(world_folder / "scenes"))
+    env.reset(seed=0)
+    path, port = env.save(tmp_path / "frames.safetensors"), free_port()
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match="holds no points"):
+            open_viewer(ViewConfig(path, port=port))
+
+
+class WithoutMemory(RecordedScenes):
+    """Start scenes without what had been seen before them."""
+
+    def start(self, rng: np.random.Generator) -> SceneStart:
+        return dataclasses.replace(super().start(rng), memory=None)
 
 
 def test_colourings_by_hand() -> None:

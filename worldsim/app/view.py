@@ -86,7 +86,7 @@ def open_viewer(config: ViewConfig) -> Viewer:
     """A viewer that serves ``config.snapshot``; :meth:`Viewer.stop` ends it.
 
     Raises what :func:`worldsim.snapshots.open_snapshot` raises, MissingDependencyError without viser, and InvalidInputError if the
-    port cannot be used.
+    port cannot be used or the memory holds no points.
     """
     from worldsim.snapshots import open_snapshot
 
@@ -103,11 +103,16 @@ def open_viewer(config: ViewConfig) -> Viewer:
         with _quiet():
             server.stop()
         raise InvalidInputError(f"port {config.port} of {config.host} has just been taken: give another one with --port")
-    return Viewer(server, opened)
+    try:
+        return Viewer(server, opened)
+    except BaseException:
+        with _quiet():
+            server.stop()
+        raise
 
 
 class Viewer:
-    """What a visitor sees and can change: the only state is the page's."""
+    """What visitors see and can change; they share one page's controls."""
 
     def __init__(self, server: Any, opened: OpenedSnapshot) -> None:
         memory = opened.memory

@@ -1,4 +1,4 @@
-# Each target sets up what it needs: .venv with the dev and doom extras and, for test and demo, system libraries.
+# Each target sets up what it needs: .venv with the dev and doom extras and, for test and demo, system libraries and a browser.
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 # Small models in several workers: threads would only get in each other's way.
 test: export OMP_NUM_THREADS ?= 1
 test: setup lint types
-	@$(PYTHON) .ci/system-libraries cv2 open3d
+	@$(PYTHON) .ci/system-libraries cv2 open3d browser
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
 
 lint: setup

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
-from worldsim.protocols import Scene
+from worldsim.protocols import FittingScene, Scene
 from worldsim.snapshots import Snapshot
 from worldsim.state import SceneStart, WorldState, flatten
 from worldsim.world import World, bucket
@@ -50,13 +50,14 @@ class NamedScenes(Protocol):
 class Starts:
     """Where resets begin.
 
-    scenes: ``module:Class`` of a class that takes the world's ``scenes`` folder, or a folder of scenes, or an object with the
-    method ``start``, or None: then every reset needs frames.
+    scenes: ``module:Class`` of a class that takes the world's ``scenes`` folder, or ``module:Class:FOLDER`` for another folder,
+    or a folder of scenes, or an object with the method ``start``, or None: then every reset needs frames.
     """
 
     def __init__(self, world: World, scenes: str | Path | Scene | None) -> None:
         self.world = world
-        self.scenes = self._resolved(scenes)
+        resolved = self._resolved(scenes)
+        self.scenes = resolved.fitted(world) if isinstance(resolved, FittingScene) else resolved
 
     def choose(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> tuple[SceneStart, int]:
         """The scene that ``options`` ask for, else one drawn with ``rng``; and the dream's seed, always drawn."""
@@ -98,12 +99,15 @@ class Starts:
             folder, scenes = Path(scenes), DEFAULT_SCENES
         if not isinstance(scenes, str):
             if not isinstance(scenes, Scene):
-                raise InvalidInputError(f"scenes must be 'module:Class', a folder or an object with start(rng), got {scenes!r}")
+                raise InvalidInputError(f"scenes must be 'module:Class', a folder or an object with start(rng), not {scenes!r}")
             return scenes
+        module, name, *given = scenes.split(":", 2)
+        folder = Path(given[0]) if given else folder
         try:
-            creator: Any = load_env_creator(scenes)
+            creator: Any = load_env_creator(f"{module}:{name}")
         except (ImportError, AttributeError, ValueError) as error:
-            raise NotFoundError(f"no scenes {scenes!r} ({error}): give 'module:Class' or a folder of scenes") from None
+            forms = "'module:Class', 'module:Class:FOLDER' or a folder of scenes"
+            raise NotFoundError(f"no scenes {scenes!r} ({error}): give {forms}") from None
         return None if folder is None else creator(folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,12 @@ from worldsim.envs.dream import (
     report,
 )
 from worldsim.envs.world_vector_env import WorldVectorEnv
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.journey import Journey
+from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Scene
 from worldsim.snapshots import Snapshot, load_snapshot, save_snapshot
-from worldsim.state import WorldState
+from worldsim.state import Frame, WorldState
 from worldsim.world import World
 
 
@@ -36,7 +39,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     world: a shipped world's name, a folder, a Hugging Face repository, or a :class:`worldsim.world.World`.
     render_mode: ``rgb_array`` or None. device: CUDA where there is one, else the CPU. steps: sampling steps a frame, by
     default what the world's card says. scenes: where resets start from, ``module:Class`` of a class that takes the world's
-    ``scenes`` folder, or a folder of scenes, or an object with the method ``start(rng)``.
+    ``scenes`` folder, ``module:Class:FOLDER`` for another folder, or a folder of scenes, or an object with ``start(rng)``.
+    journey: how many frames of the walk are kept for :attr:`journey`, 0 for none.
 
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or ``{"frames": ...}`` with a
     :class:`worldsim.state.SceneStart` or a dict of arrays (see :func:`worldsim.envs.dream.as_scene`); without options, a scene
@@ -57,7 +61,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         device: torch.device | str | None = None,
         scenes: str | Path | Scene = DEFAULT_SCENES,
         steps: int | None = None,
+        journey: int = 2000,
     ) -> None:
+        if isinstance(journey, bool) or not isinstance(journey, (int, np.integer)) or journey < 0:
+            raise InvalidInputError(f"journey must be a whole number of frames to keep, 0 for none, got {journey!r}")
         if render_mode not in (None, "rgb_array"):
             raise InvalidInputError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.world = load_world(world, device, steps)
@@ -69,6 +76,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self._starts = Starts(self.world, scenes)
         self._state: WorldState | None = None
         self._elapsed = 0
+        self._walk: deque[Frame] = deque(maxlen=int(journey) if self.world.has_geometry else 0)
 
     @property
     def state(self) -> WorldState:
@@ -77,6 +85,24 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
             raise ResetNeeded("this environment has not been reset: call reset() first")
         return self._state
 
+    @property
+    def memory(self) -> MemoryHandle:
+        """The scene memory as it is now, to look at, map, edit and write to a file. MissingGeometryError if there is none."""
+        return MemoryHandle.of(self.world.memory, self.state)
+
+    @property
+    def journey(self) -> Journey:
+        """The frames of the walk since the last reset, those that it started from included; of a longer one, the newest.
+
+        Raises MissingGeometryError for a world without geometry, InvalidInputError if none are kept.
+        """
+        state = self.state
+        if not self.world.has_geometry:
+            raise MissingGeometryError("this world has no geometry: a journey needs frames with depth and pose")
+        if not self._walk:
+            raise InvalidInputError("this environment keeps no journey: make it with journey=2000, or as many frames as wanted")
+        return Journey.of(self._walk, state.intrinsics[0])
+
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Begin a new dream; see the class for ``options``."""
         super().reset(seed=seed)
@@ -84,6 +110,9 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         with enough_memory(1, self.world.device):
             self._state = self.world.initial([scene], [dream_seed])
         self._elapsed = 0
+        self._walk.clear()
+        if scene.inverse_depth is not None and scene.pose is not None:
+            self._walk.extend(Journey.start(scene.rgb, scene.inverse_depth, scene.pose))
         return self._frame(), self._info()
 
     def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
@@ -92,6 +121,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         with enough_memory(1, self.world.device):
             self._state, transition = self.world.step(state, self._checked(action))
         self._elapsed += 1
+        self._walk.append(self._state.frame)
         return self._frame(), float(transition.rew), bool(transition.term), False, self._info()
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
@@ -105,6 +135,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
             elapsed=np.array([self._elapsed]),
             resetting=np.zeros(1, bool),
             generators=(self.np_random.bit_generator.state,),
+            frames=tuple(self._walk),
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -112,11 +143,18 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         check_snapshot(snapshot, self.world, 1)
         self._state = snapshot.state.clone().to(self.world.device)
         self._elapsed = int(snapshot.elapsed[0])
+        self._walk.clear()
+        self._walk.extend(snapshot.frames or (self._state.frame,))
         self.np_random.bit_generator.state = snapshot.generators[0]
 
     def edit(self, memory: Any) -> tuple[NDArray[np.uint8], dict[str, Any]]:
-        """Go on from an edited memory (of a batch of one): see :meth:`worldsim.world.World.edit`. Returns frame and info anew."""
-        self._state = self.world.edit(self.state, memory)
+        """Go on from an edited memory: see :meth:`worldsim.world.World.edit`. Returns frame and info anew.
+
+        memory: a handle, as :attr:`memory` and its methods give it, or a memory's data (a batch of one).
+        """
+        self._state = self.world.edit(self.state, memory.data if isinstance(memory, MemoryHandle) else memory)
+        if self._walk:
+            self._walk[-1] = self._state.frame
         return self._frame(), self._info()
 
     def save(self, path: str | Path) -> Path:

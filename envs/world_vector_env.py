@@ -19,6 +19,7 @@ from torch import Tensor
 
 from worldsim.envs.dream import DEFAULT_SCENES, Starts, check_snapshot, enough_memory, forked, load_world, report
 from worldsim.errors import InvalidInputError
+from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Scene
 from worldsim.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.state import WorldState
@@ -183,9 +184,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def fork(self, index: int, n: int, randomness: str = "common") -> WorldVectorEnv:
         """``n`` futures of environment ``index``; as :meth:`worldsim.envs.world_env.WorldEnv.fork`, within its time limit."""
-        if not 0 <= index < self.num_envs:
-            raise InvalidInputError(f"fork of environment {index!r}: there are {self.num_envs}, counted from 0")
-        copies = forked(self.state, index, n, randomness, self._seeded(index)[0])
+        copies = forked(self.state, self._index("fork", index), n, randomness, self._seeded(index)[0])
         return WorldVectorEnv.from_state(
             self.world,
             copies,
@@ -195,6 +194,15 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             max_episode_steps=self.max_episode_steps,
             output=self.output,
         )
+
+    def memory_of(self, index: int) -> MemoryHandle:
+        """The scene memory of environment ``index`` as it is now; as :attr:`worldsim.envs.world_env.WorldEnv.memory`."""
+        return MemoryHandle.of(self.world.memory, self.state, self._index("memory_of", index))
+
+    def _index(self, what: str, index: int) -> int:
+        if not 0 <= index < self.num_envs:
+            raise InvalidInputError(f"{what} of environment {index!r}: there are {self.num_envs}, counted from 0")
+        return int(index)
 
     def _restart(self, mask: Array, options: dict[str, Any]) -> None:
         """Put fresh dreams in the environments of ``mask``."""

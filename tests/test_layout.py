@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WINGS = ("envs", "agents", "scenes")
 PACKAGE_OF = {"worldsim": "worldsim", **{wing: f"worldsim.{wing}" for wing in WINGS}}
 SOURCES = sorted(path for folder in PACKAGE_OF for path in (ROOT / folder).rglob("*.py"))
-HEAVY = ("torch", "cv2", "diffusers", "open3d", "vizdoom", "nerfstudio", "stable_baselines3", "tensorboard", "tyro")
+HEAVY = ("torch", "cv2", "diffusers", "open3d", "vizdoom", "nerfstudio", "viser", "stable_baselines3", "tensorboard", "tyro")
 
 
 def module_name(path: Path) -> str:

@@ -14,14 +14,18 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import worldsim  # noqa: F401  registers the environments
 from tests.conftest import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
-from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
-from worldsim.snapshots import fingerprint
+from worldsim.envs.world_vector_env import WorldVectorEnv
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.snapshots import fingerprint, open_snapshot, world_name
+from worldsim.state import checksum
+from worldsim.world import World
 
 WALK, AFTER = [1, 1, 3, 1, 4], [2, 5, 6, 1, 3, 1]
 
@@ -113,7 +117,7 @@ def test_a_changed_byte(env: WorldEnv, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"version": "2"}, DamagedFileError, "upgrade worldsim"),
+        ({"version": "3"}, DamagedFileError, "upgrade worldsim"),
         ({"version": "one"}, DamagedFileError, "'one'"),
         ({"format": "worldsim-dataset"}, DamagedFileError, "no snapshot"),
         ({"world": "0" * 64}, InvalidInputError, "another world"),
@@ -183,3 +187,90 @@ def test_the_generators_are_plain_json(env: WorldEnv, tmp_path: Path) -> None:
     with safe_open(path, "np") as file:
         generators = json.loads(file.metadata()["generators"])
     assert generators[0]["bit_generator"] == "PCG64"
+
+
+def rewritten(path: Path, keep: Any, **changes: str) -> None:
+    """The file with the tensors that ``keep`` says and other headers, and a checksum that fits them."""
+    with safe_open(path, "pt") as file:
+        metadata = {**file.metadata(), **changes}
+    tensors = {name: value for name, value in load_file(path).items() if keep(name)}
+    save_file(tensors, path, {k: v for k, v in {**metadata, "sha256": checksum(tensors)}.items() if v})
+
+
+def as_version_1(path: Path) -> None:
+    rewritten(path, lambda name: not name.startswith("journey."), version="1", name="", memory="")
+
+
+def test_the_walk_is_in_the_file(env: WorldEnv, world_folder: Path, tmp_path: Path) -> None:
+    path = env.save(tmp_path / "walk.safetensors")
+    before = env.journey
+    other = WorldEnv(world_folder)
+    other.load(path)
+    for name in ("rgb", "inverse_depth", "pose", "intrinsics"):
+        assert torch.equal(getattr(other.journey, name), getattr(before, name))
+    rewritten(path, lambda name: name != "journey.pose")
+    with pytest.raises(DamagedFileError, match="pose"):
+        other.load(path)
+
+
+def test_files_of_version_1_load(env: WorldEnv, world_folder: Path, tmp_path: Path) -> None:
+    path = env.save(tmp_path / "walk.safetensors")
+    as_version_1(path)
+    expected = future(env)
+    other = WorldEnv(world_folder)
+    other.load(path)
+    assert len(other.journey) == 1
+    assert_same(future(other), expected)
+    opened = open_snapshot(path)
+    assert opened.journey is None and opened.world == "" and opened.memory.statistics()["points"] > 100
+
+
+def test_opened_without_the_world(env: WorldEnv, world_folder: Path, tmp_path: Path) -> None:
+    """Memory and walk need the file alone: here in a process that has no weights to load."""
+    path = env.save(tmp_path / "walk.safetensors")
+    opened = open_snapshot(path)
+    assert opened.world == str(world_folder.resolve()) and opened.environments == 1
+    assert opened.env_id == env.world.config.env_id
+    assert opened.memory.kind.config == env.world.memory.config  # type: ignore[attr-defined]
+    assert opened.memory.step == int(env.state.step[0])
+    picture, own = opened.memory.render(size=(96, 96)), env.memory.render(size=(96, 96))
+    np.testing.assert_array_equal(picture.rgb, own.rgb)
+    np.testing.assert_array_equal(picture.depth, own.depth)
+    assert opened.journey is not None and torch.equal(opened.journey.rgb, env.journey.rgb)
+
+
+def test_one_of_several_is_opened(world_folder: Path, tmp_path: Path) -> None:
+    venv = WorldVectorEnv(3, world_folder)
+    venv.reset(seed=0)
+    path = venv.save(tmp_path / "three.safetensors")
+    opened = open_snapshot(path, index=2)
+    np.testing.assert_array_equal(opened.memory.render().rgb, venv.memory_of(2).render().rgb)
+    assert opened.journey is None and opened.environments == 3
+    for index in (-1, 3):
+        with pytest.raises(InvalidInputError, match="3 environments"):
+            open_snapshot(path, index=index)
+
+
+def test_what_cannot_be_opened(env: WorldEnv, tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        open_snapshot(tmp_path / "nowhere")
+    blind = WorldEnv(make_tiny_world(geometry=False))
+    blind.reset(seed=0, options={"frames": {"rgb": np.zeros((1, 32, 32, 3), np.uint8)}})
+    with pytest.raises(MissingGeometryError, match="without scene memory"):
+        open_snapshot(blind.save(tmp_path / "blind.safetensors"))
+    path = env.save(tmp_path / "walk.safetensors")
+    rewritten(path, lambda name: name != "state.memory.colour")
+    with pytest.raises(DamagedFileError, match="colour"):
+        open_snapshot(path)
+    path = env.save(path)
+    rewritten(path, lambda name: True, memory='{"kind": "clouds"}')
+    with pytest.raises(DamagedFileError, match="clouds"):
+        open_snapshot(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DamagedFileError, match="cut short"):
+        open_snapshot(path)
+
+
+def test_shipped_worlds_are_named() -> None:
+    assert world_name(World.from_pretrained("freedoom-tiny", device="cpu")) == "freedoom-tiny"
+    assert world_name(make_tiny_world()) == ""

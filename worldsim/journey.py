@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worldsim.camera import Camera, dequantise_depth
+from worldsim.camera import Camera, dequantise_depth, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.state import Frame
 
@@ -46,6 +46,17 @@ class Journey:
         """All cameras as a batch of ``t``."""
         return Camera(self.pose, self.intrinsics.expand(len(self), 4), *self.rgb.shape[-2:])
 
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """The single frames, each a batch of one: the way back from :meth:`of`."""
+        return tuple(Frame(self.rgb[t, None], self.inverse_depth[t, None], self.pose[t, None]) for t in range(len(self)))
+
+    @staticmethod
+    def start(rgb: Tensor, inverse_depth: Tensor, pose: Tensor) -> tuple[Frame, ...]:
+        """The frames that a start holds, (t, ...) each, as a world takes them in: with snapped poses."""
+        snapped = snap_pose(pose)
+        return tuple(Frame(rgb[t, None], inverse_depth[t, None], snapped[t, None]) for t in range(len(rgb)))
+
     @classmethod
     def of(cls, frames: Sequence[Frame], intrinsics: Tensor) -> Journey:
         """A journey of single frames, each a batch of one. Raises MissingGeometryError for frames without depth or pose."""
@@ -54,5 +65,8 @@ class Journey:
         depths, poses = [f.inverse_depth for f in frames], [f.pose for f in frames]
         if any(x is None for x in (*depths, *poses)):
             raise MissingGeometryError("a journey needs frames with depth and pose, and these have none")
-        rgb, depth, pose = (torch.cat([x for x in c if x is not None]).cpu() for c in ([f.rgb for f in frames], depths, poses))
-        return cls(rgb, depth, pose, intrinsics.reshape(4).float().cpu())
+        # One by one: start frames may be on another device than dreamed ones.
+        rgb, depth, pose = (
+            torch.cat([x.cpu() for x in column if x is not None]) for column in ([f.rgb for f in frames], depths, poses)
+        )
+        return cls(rgb, depth, pose, intrinsics.reshape(4).float().cpu().clone())

@@ -47,6 +47,15 @@ class Scene(Protocol):
 
 
 @runtime_checkable
+class FittingScene(Protocol):
+    """A scene that fits itself to the world that starts from it; environments ask for that."""
+
+    def fitted(self, world: Any) -> Scene:
+        """The same scene with the frame size, camera and memory of ``world``, a :class:`worldsim.world.World`."""
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """Chooses actions. Stateful policies reset themselves in ``reset``."""
 

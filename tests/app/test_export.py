@@ -1,4 +1,4 @@
-"""``worldsim export`` writes a whole world once, and never over another."""
+"""``worldsim export`` writes a whole world once, and never over another; and what a snapshot remembers, as files."""
 
 from __future__ import annotations
 
@@ -6,11 +6,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import trimesh
 
 import worldsim.world
+from tests.conftest import make_tiny_world
+from worldsim.app import cli
 from worldsim.app.export import ExportConfig, export
-from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.envs.world_env import WorldEnv
+from worldsim.envs.world_vector_env import WorldVectorEnv
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.journey import Journey
+from worldsim.meshes import GLTF_FROM_WORLD
+from worldsim.nerfstudio_files import open_capture
+from worldsim.scenes.capture import CaptureScene
+from worldsim.snapshots import open_snapshot
+from worldsim.testing import TinyRoom
+from worldsim.world import World
 
 
 @pytest.fixture
@@ -48,3 +61,123 @@ def test_an_unknown_world_is_named_and_writes_nothing(tmp_path: Path):
     with pytest.raises(NotFoundError, match="'no-such-world'"):
         export(ExportConfig("no-such-world", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def snapshot(tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dream that has begun in the room: sixty true frames are its memory, twenty its walk."""
+    env = WorldEnv(tiny_world, scenes=CaptureScene(room_walk[1], last=20))
+    env.reset(seed=0)
+    return env.save(tmp_path_factory.mktemp("snapshots") / "walk.safetensors")
+
+
+def run(*arguments: object) -> int:
+    return cli.main(["export", *map(str, arguments)])
+
+
+def off_the_walls(room: TinyRoom, position: Any) -> Any:
+    to_wall = np.minimum(np.abs(position), np.abs(position - room._extent)).min(1)
+    return np.minimum(to_wall, np.abs(np.abs(position[:, :2] - room._pillar).max(1) - room._pillar_half))
+
+
+def test_points(snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(snapshot, "--to", "ply", "--out", tmp_path / "points.ply") == 0
+    cloud: Any = trimesh.load(tmp_path / "points.ply")
+    points = open_snapshot(snapshot).memory.points()
+    np.testing.assert_array_equal(cloud.vertices, points.position)
+    np.testing.assert_array_equal(np.asarray(cloud.colors)[:, :3], points.colour)
+    assert f"points.ply: {len(points):,} points" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [(), ("--points",), ("--voxel", "0.1")])
+def test_mesh(snapshot: Path, room_walk: tuple[TinyRoom, Journey], tmp_path: Path, more: tuple[str, ...]):
+    assert run(snapshot, "--out", tmp_path / "room.glb", *more) == 0
+    mesh: Any = trimesh.load(tmp_path / "room.glb", force="mesh")
+    position = trimesh.transform_points(mesh.vertices, GLTF_FROM_WORLD.T)
+    assert len(position) > 2000
+    # Frames of 32x32: a pixel is up to half a metre wide.
+    assert (off_the_walls(room_walk[0], position) < 0.1).mean() > 0.85
+
+
+def test_dataset(snapshot: Path, room_walk: tuple[TinyRoom, Journey]):
+    assert run(snapshot, "--to", "nerfstudio") == 0
+    folder = snapshot.parent / "walk-nerfstudio"
+    frames = open_capture(folder)
+    assert len(frames) == 20 and frames[0].height == 32
+    np.testing.assert_allclose(frames[-1].pose, room_walk[1].pose[-1], atol=2e-4)
+    assert run(snapshot, "--to", "nerfstudio") == 2
+    assert run(snapshot, "--to", "nerfstudio", "--force") == 0
+
+
+def test_files_are_named_after_the_snapshot_and_not_overwritten(snapshot: Path, capsys: pytest.CaptureFixture[str]):
+    assert run(snapshot, "--to", "ply") == 0 and snapshot.with_suffix(".ply").is_file()
+    assert run(snapshot, "--to", "ply") == 2
+    assert "exists" in capsys.readouterr().err
+    assert run(snapshot, "--to", "ply", "--force") == 0
+    assert run(snapshot, "--to", "ply", "--out", snapshot.parent) == 2
+
+
+def test_one_of_several_environments(tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path: Path):
+    env = WorldVectorEnv(2, tiny_world, scenes=CaptureScene(room_walk[1]))
+    env.reset(seed=0)
+    path = env.save(tmp_path / "two.safetensors")
+    export(ExportConfig(str(path), tmp_path / "one.ply", index=1))
+    with pytest.raises(InvalidInputError, match="2 environments"):
+        export(ExportConfig(str(path), tmp_path / "none.ply", index=2))
+    with pytest.raises(InvalidInputError, match="keeps no walk"):
+        export(ExportConfig(str(path), to="nerfstudio"))
+    # Without a walk, the mesh is made of points.
+    assert export(ExportConfig(str(path), tmp_path / "points.glb")).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "--to ply, --to glb or --to nerfstudio"),
+        (("--out", "room.obj"), "--to ply"),
+        (("--to", "ply", "--out", "room.glb"), "name of a glb file"),
+        (("--to", "ply", "--no-eight-bit"), "--no-eight-bit is for worlds"),
+        (("--to", "ply", "--push-to-hub", "me/mine"), "--push-to-hub is for worlds"),
+        (("--to", "ply", "--voxel", "0.1"), "--voxel is for meshes"),
+        (("--to", "nerfstudio", "--points"), "--points is for meshes"),
+    ],
+)
+def test_options_that_do_not_fit_a_snapshot(
+    snapshot: Path, arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+):
+    assert run(snapshot, *arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("freedoom-tiny", "--to", "ply"), "--to is for snapshots"),
+        (("freedoom-tiny", "--out", "o", "--index", "1"), "--index is for snapshots"),
+        (("freedoom-tiny", "--out", "o", "--force"), "--force is for snapshots"),
+        (("gone.safetensors", "--to", "ply"), "no snapshot 'gone.safetensors'"),
+        (("freedoom-tiny",), "--out is missing"),
+    ],
+)
+def test_options_that_do_not_fit_a_world(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]):
+    assert run(*arguments) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_an_unknown_form_is_a_usage_error(snapshot: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        run(snapshot, "--to", "obj")
+    assert stop.value.code == 2 and "obj" in capsys.readouterr().err
+
+
+def test_files_that_are_no_snapshots(tmp_path: Path, snapshot: Path):
+    (tmp_path / "text.safetensors").write_text("nothing of the kind")
+    (tmp_path / "half.safetensors").write_bytes(snapshot.read_bytes()[:5000])
+    for name in ("text", "half"):
+        with pytest.raises(DamagedFileError, match=name):
+            export(ExportConfig(str(tmp_path / f"{name}.safetensors"), to="ply"))
+    flat = WorldEnv(make_tiny_world(geometry=False), scenes=None)
+    flat.reset(seed=0, options={"frames": {"rgb": np.zeros((1, 32, 32, 3), np.uint8)}})
+    path = flat.save(tmp_path / "flat.safetensors")
+    with pytest.raises(MissingGeometryError, match="without scene memory"):
+        export(ExportConfig(str(path), to="ply"))

@@ -76,6 +76,24 @@ def test_one_frame_by_hand():
     assert ((view.offset == 7) | (view.offset == 8)).all()
 
 
+def test_unknown_depth_adds_marks_and_drops_nothing():
+    memory = PointMemory(PointMemoryConfig(capacity=1024))
+    frame, camera = with_box(4.0, 2.0)
+    data = memory.integrate(memory.empty(1), frame, camera, step(0))
+    later, _ = wall(4.0)
+    known = torch.ones(1, SIZE, SIZE, dtype=torch.bool)
+    known[:, :, :8] = False
+    after = memory.integrate(data, later, camera, step(1), known)
+    # The box's left half stays, its right half (columns 8 to 11) is seen through and gives way to the wall.
+    box = (after.kind == POINT) & (after.position[:, 2] < 3.0)
+    assert int(box.sum()) == 8 * 4 and bool((after.position[:, 0][box] < 0).all())
+    assert memory.count(after).tolist() == [256]
+    left = (after.kind == POINT) & (after.position[:, 0] < 0)
+    assert bool((after.seen[left] == 0).all() and (after.confidence[left] == 1).all())
+    nothing = memory.integrate(memory.empty(1), frame, camera, step(0), torch.zeros_like(known))
+    assert memory.count(nothing).tolist() == [0]
+
+
 def test_offset_tells_where_in_the_pixel_a_point_falls():
     memory = PointMemory(PointMemoryConfig(capacity=4))
     # u = 8 + 8 * 0.04 = 8.32, v = 8 + 8 * 0.11 = 8.88: sixteenths 5 and 14.

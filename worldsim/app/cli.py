@@ -38,7 +38,8 @@ COMMANDS = {
     "train": Command("worldsim.diffusion.train", "TrainConfig", "train", "Train a world on recorded episodes."),
     "evaluate": Command("worldsim.evaluate", "EvaluateConfig", "evaluate", "Measure a world against its real twin.", "world"),
     "demo": Command("worldsim.app.demo", "DemoConfig", "demo", "Walk through the shipped world; write video, pictures, metrics."),
-    "export": Command("worldsim.app.export", "ExportConfig", "export", "Write a world as a small folder; upload it.", "world"),
+    "export": Command("worldsim.app.export", "ExportConfig", "export", "Write a world, or what a snapshot remembers.", "source"),
+    "view": Command("worldsim.app.view", "ViewConfig", "view", "Show a snapshot's memory and walk in the browser.", "snapshot"),
     "worlds": Command("worldsim.app.worlds", "WorldsConfig", "worlds", "List the worlds that are shipped."),
 }
 

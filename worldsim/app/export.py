@@ -1,35 +1,69 @@
-"""``worldsim export``: a trained world as the small folder that is shipped or shared."""
+"""``worldsim export``: a world as the small folder that is shipped or shared, or what a snapshot remembers for other programs."""
 
 from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from worldsim.snapshots import OpenedSnapshot
+
+Form = Literal["ply", "glb", "nerfstudio"]
+SUFFIXES: dict[str, Form] = {".ply": "ply", ".glb": "glb"}
 
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Write a world (weights, card, start scenes) to a new folder."""
+    """A world to a new folder (weights, card, start scenes), or a snapshot's scene memory and walk to files (--to)."""
 
-    world: str
-    """A shipped world's name, a folder, or a repository of the Hugging Face hub (owner/name)."""
-    out: Path
-    """The folder to write; it must not hold a world yet."""
+    source: str
+    """A snapshot's file, as env.save wrote it. Else a world: a shipped one's name, a folder, or a repository of the Hugging Face
+    hub (owner/name)."""
+    out: Path | None = None
+    """What to write. A world: a folder that holds no world yet. A snapshot: a file or, for nerfstudio, a folder; by default
+    beside the snapshot and named after it."""
     eight_bit: bool = True
-    """Store weights as 8-bit integers with a scale a row: a quarter of the size. Measure what that costs with evaluate."""
+    """Worlds: store weights as 8-bit integers with a scale a row: a quarter of the size. Measure what that costs with evaluate."""
     push_to_hub: str | None = None
-    """Also upload the folder to this repository (owner/name) of the Hugging Face hub."""
+    """Worlds: also upload the folder to this repository (owner/name) of the Hugging Face hub."""
+    to: Form | None = None
+    """Snapshots: ply (the memory's points), glb (a coloured mesh) or nerfstudio (pictures, depth and poses of the walk, and the
+    points). Left out, the ending of --out decides."""
+    index: int = 0
+    """Snapshots: which environment, where the file holds several."""
+    points: bool = False
+    """Snapshots, glb: mesh the memory's points though there is a walk. They know what was seen before the walk, too."""
+    voxel: float | None = None
+    """Snapshots, glb: edge of the finest cells in metres; by default fitted to a walk's depth (0.05 in rooms), or 0.06."""
+    force: bool = False
+    """Snapshots: replace what is at --out, a file or a nerfstudio dataset."""
 
 
 def export(config: ExportConfig) -> Path:
-    """Write the world; returns its folder."""
+    """Write what ``config`` asks for; returns where it is."""
+    if Path(config.source).is_file():
+        return _export_snapshot(config)
+    given = {"--to": config.to, "--index": config.index, "--points": config.points, "--voxel": config.voxel}
+    for option, value in {**given, "--force": config.force}.items():
+        if value:
+            if not Path(config.source).exists() and Path(config.source).suffix:
+                raise NotFoundError(f"no snapshot {config.source!r}: give a file that env.save wrote")
+            raise InvalidInputError(f"{option} is for snapshots, and {config.source!r} is no file: give one that env.save wrote")
+    return _export_world(config)
+
+
+def _export_world(config: ExportConfig) -> Path:
     from worldsim.world import World
 
+    if config.out is None:
+        raise InvalidInputError(f"--out is missing: name the folder that the world {config.source!r} shall be written to")
     if (config.out / "world.json").exists():
         raise InvalidInputError(f"{config.out} already holds a world: choose another folder, or remove it first")
-    world = World.from_pretrained(config.world, device="cpu")
+    world = World.from_pretrained(config.source, device="cpu")
     if world.folder is not None and (world.folder / "scenes").is_dir():
         shutil.copytree(world.folder / "scenes", config.out / "scenes", dirs_exist_ok=True)
     world.save_pretrained(config.out, eight_bit=config.eight_bit)
@@ -46,3 +80,70 @@ def _upload(folder: Path, repository: str) -> None:
     api = HfApi()
     api.create_repo(repository, exist_ok=True)
     print(api.upload_folder(repo_id=repository, folder_path=folder))
+
+
+def _export_snapshot(config: ExportConfig) -> Path:
+    from worldsim.meshes import save_glb, save_ply
+    from worldsim.nerfstudio_files import save_nerfstudio
+    from worldsim.snapshots import open_snapshot
+
+    source = Path(config.source)
+    form, out = _form(config), config.out
+    if out is None:
+        out = source.with_name(f"{source.stem}-nerfstudio") if form == "nerfstudio" else source.with_suffix(f".{form}")
+    if form != "nerfstudio":
+        _check_file(out, config.force)
+    opened = open_snapshot(source, config.index)
+    if form == "glb":
+        mesh = _mesh(config, opened)
+        save_glb(mesh, out)
+        print(f"{out}: {len(mesh.faces):,} triangles")
+        return out
+    points = opened.memory.points()
+    if form == "ply":
+        save_ply(points.position, points.colour, out)
+        print(f"{out}: {len(points):,} points")
+        return out
+    if opened.journey is None:
+        raise InvalidInputError(
+            f"{source} keeps no walk, and so has no pictures for a nerfstudio dataset (walks are kept by single environments, and "
+            "since version 2 of snapshots): export ply or glb, or save it anew"
+        )
+    save_nerfstudio(opened.journey, out, (points.position, points.colour), config.force)
+    print(f"{out}: {len(opened.journey):,} frames, {len(points):,} points")
+    return out
+
+
+def _form(config: ExportConfig) -> Form:
+    if not config.eight_bit or config.push_to_hub is not None:
+        option = "--push-to-hub" if config.push_to_hub is not None else "--no-eight-bit"
+        raise InvalidInputError(f"{option} is for worlds, and {config.source} is a file: leave it out, or name a world")
+    ending = SUFFIXES.get(config.out.suffix.lower()) if config.out is not None else None
+    form = config.to or ending
+    if form is None:
+        raise InvalidInputError(f"say what {config.source} shall be exported to: --to ply, --to glb or --to nerfstudio")
+    if ending is not None and ending != form:
+        raise InvalidInputError(f"--out {config.out} is the name of a {ending} file, and --to is {form}: change one of them")
+    if form != "glb" and (config.points or config.voxel is not None):
+        option = "--points" if config.points else "--voxel"
+        raise InvalidInputError(f"{option} is for meshes (--to glb), and --to is {form}: leave it out")
+    return form
+
+
+def _check_file(out: Path, force: bool) -> None:
+    if out.is_dir():
+        raise InvalidInputError(f"--out {out} is a folder: name a file")
+    if out.exists() and not force:
+        raise InvalidInputError(f"{out} exists: choose another name with --out, or replace it with --force")
+
+
+def _mesh(config: ExportConfig, opened: OpenedSnapshot) -> Any:
+    from worldsim.meshes import FusionConfig, PoissonConfig, fuse, wrap
+
+    journey = opened.journey
+    if journey is not None and not config.points:
+        return fuse(journey, FusionConfig() if config.voxel is None else FusionConfig(voxel=config.voxel))
+    points = opened.memory.points()
+    places = None if journey is None else journey.pose[:, :3, 3].numpy()
+    settings = PoissonConfig() if config.voxel is None else PoissonConfig(cell=config.voxel)
+    return wrap(points.position, points.colour, places, settings)

@@ -1,10 +1,12 @@
 """Scene memories: what has been seen, kept in three dimensions."""
 
+from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig, SeenFrames
 
 __all__ = [
+    "MemoryHandle",
     "NoMemory",
     "PointMemory",
     "PointMemoryConfig",

@@ -96,12 +96,13 @@ class PointMemory:
             return hole_view(camera)
         return view_of(memory.position, memory.colour, memory.kind, memory.source, camera)
 
-    def integrate(self, memory: Points, frame: Frame, camera: Camera, step: Tensor) -> Points:
+    def integrate(self, memory: Points, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None) -> Points:
         """Points that also hold ``frame``, seen by ``camera`` at ``step`` (b,) int64.
 
         A pixel is explained if a point of the frame's depth falls into it that was not captured from much further
         away. Unexplained pixels become points; agreeing points are marked as seen;
-        much coarser ones, and those in front of what the frame sees, are dropped.
+        much coarser ones, and those in front of what the frame sees, are dropped. Where ``known`` (b, h, w) bool is False, the
+        frame's depth says nothing.
         """
         if frame.inverse_depth is None or frame.pose is None:
             raise MissingGeometryError("this frame has no depth or no pose: the point memory needs both (or use NoMemory)")
@@ -112,6 +113,9 @@ class PointMemory:
             )
         points = splat(memory.position, memory.kind, camera)
         agrees, fine, drop = self._judge(memory, points, frame.inverse_depth)
+        if known is not None:
+            speaks = known.flatten(1).gather(1, points.pixel)
+            agrees, drop = agrees & speaks, drop & speaks
         pixels = camera.height * camera.width
         explained = torch.zeros(len(memory), pixels, dtype=torch.int32, device=memory.kind.device)
         explained = explained.scatter_reduce_(1, points.pixel, (agrees & fine).to(torch.int32), "amax")
@@ -121,7 +125,8 @@ class PointMemory:
             seen=torch.where(agrees, step[:, None].to(torch.int32), memory.seen),
             confidence=memory.confidence + (agrees & (memory.confidence < 255)),
         )
-        return self._add(kept, explained == 0, frame, camera, step)
+        fresh = explained == 0
+        return self._add(kept, fresh if known is None else fresh & known.flatten(1), frame, camera, step)
 
     def _judge(self, memory: Points, points: Splat, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a frame's depth (b, h, w) code says of each slot, (b, c) bool: agrees, is fine enough, must go."""

@@ -1,0 +1,165 @@
+"""Start in a place that was captured: a nerfstudio dataset with depth, a journey, or any posed RGB-D frames.
+
+The earlier frames become the memory, the last ones the start. World axes have z up, metres; the camera's poses are taken as they
+are, so a capture from another height than the world was trained at is seen from that height.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldsim.camera import Camera, snap_pose
+from worldsim.captures import CapturedFrame, frames_of, journey_of
+from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.journey import Journey
+from worldsim.memory.none import NoMemory
+from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.nerfstudio_files import TRANSFORMS, open_capture
+from worldsim.protocols import SceneMemory
+from worldsim.state import Frame, SceneStart
+from worldsim.world import World
+
+LAST = 12
+"""Frames that a start has: enough for context and momentum of the worlds that are shipped."""
+ROOM = 2_000_000
+"""Points that a memory outside of any world holds at most, 23 bytes each."""
+
+
+class CaptureScene:
+    """One capture to start from.
+
+    capture: the folder of a nerfstudio dataset, a journey, or frames (see :func:`worldsim.captures.captured_frames`); of the
+    folder, what :func:`worldsim.nerfstudio_files.open_capture` does by default is changed by opening it oneself. last: how many
+    frames are the start; those before them are integrated into the memory. name: by default the folder's.
+    world: whose size, camera and memory the start has. Environments fit it to their own world (:meth:`fitted`); without one, the
+    frames keep their size and a :class:`PointMemory` of at most ``ROOM`` points holds what was seen.
+
+    Frames are cropped to a camera that all of them cover, the world's own where they see that much, and resized by area. Where a
+    frame's depth is unknown, the memory learns nothing from it; start frames get the memory's depth there, else the nearest
+    known pixel's. A capture knows no actions: the start's are all the no-op, or zeros.
+    """
+
+    def __init__(
+        self,
+        capture: str | os.PathLike[str] | Journey | Sequence[CapturedFrame],
+        last: int = LAST,
+        name: str | None = None,
+        world: World | None = None,
+    ) -> None:
+        if last < 1:
+            raise InvalidInputError(f"last is {last}: at least one frame is needed to start from")
+        if isinstance(capture, (str, os.PathLike)):
+            name = Path(capture).resolve().name if name is None else name
+            self.frames: Sequence[CapturedFrame] = open_capture(capture)
+        else:
+            self.frames = frames_of(capture) if isinstance(capture, Journey) else list(capture)
+        if not self.frames:
+            raise InvalidInputError("this capture has no frames: give at least one")
+        self.last, self.name, self.world = last, name or "capture", world
+        self._start: SceneStart | None = None
+
+    def fitted(self, world: World) -> CaptureScene:
+        """The same capture for ``world``: its frame size, camera and memory."""
+        return self if world is self.world else CaptureScene(self.frames, self.last, self.name, world)
+
+    def start(self, rng: np.random.Generator) -> SceneStart:
+        """The one start; nothing is drawn. Pictures are read the first time."""
+        if self._start is None:
+            self._start = self._made()
+        return self._start
+
+    def _made(self) -> SceneStart:
+        world = self.world
+        if world is None:
+            journey, known = journey_of(self.frames)
+            memory: SceneMemory = PointMemory(PointMemoryConfig(capacity=min(ROOM, journey.inverse_depth.numel())))
+            act = torch.zeros(len(journey), dtype=torch.int64)
+        else:
+            n = world.network.config
+            journey, known = journey_of(self.frames, n.height, n.width, world.config.intrinsics)
+            memory = world.memory
+            act = torch.zeros(len(journey), dtype=torch.int64) if n.actions else torch.zeros(len(journey), n.action_dim)
+        pose = snap_pose(journey.pose)
+        first, data, code = max(0, len(journey) - self.last), memory.empty(1, "cpu"), journey.inverse_depth.clone()
+        for i in range(len(journey)):
+            camera = Camera(pose[i : i + 1], journey.intrinsics[None], *journey.rgb.shape[-2:])
+            code[i] = _whole(code[i], known[i], memory, data, camera, self.frames[i].name)
+            if i < first:
+                frame = Frame(journey.rgb[i : i + 1], code[i : i + 1], camera.pose)
+                # Steps before that of the first start frame.
+                data = _integrated(memory, data, frame, camera, torch.tensor([i - len(journey)]), known[i : i + 1])
+        return SceneStart(
+            rgb=journey.rgb[first:],
+            act=act[first:],
+            inverse_depth=code[first:],
+            pose=pose[first:],
+            intrinsics=journey.intrinsics,
+            memory=None if isinstance(memory, NoMemory) else memory.trim(data) if isinstance(memory, PointMemory) else data,
+            name=self.name,
+        )
+
+
+def _integrated(memory: SceneMemory, data: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor) -> Any:
+    if isinstance(memory, PointMemory):
+        return memory.integrate(data, frame, camera, step, known)
+    return memory.integrate(data, frame, camera, step)
+
+
+def _whole(code: Tensor, known: Tensor, memory: SceneMemory, data: Any, camera: Camera, name: str) -> Tensor:
+    """Depth codes (h, w) with what is unknown taken from the memory's view, else from the nearest pixel that is known."""
+    if bool(known.all()):
+        return code
+    view = memory.render(data, camera)
+    known, code = known | view.mask[0], torch.where(known, code, view.inverse_depth[0])
+    if not bool(known.any()):
+        raise InvalidInputError(f"{name}: its depth is unknown everywhere: leave the frame out")
+    unknown = (~known).to(torch.uint8).numpy()
+    _, label = cv2.distanceTransformWithLabels(unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    by_label = np.zeros(label.max() + 1, np.int32)
+    by_label[label[unknown == 0]] = code.numpy()[unknown == 0]
+    return torch.from_numpy(by_label[label])
+
+
+class CaptureScenes:
+    """The captures in a folder, one sub-folder each, or the one that the folder itself is; each is read when first needed."""
+
+    def __init__(self, folder: str | os.PathLike[str], last: int = LAST, world: World | None = None) -> None:
+        self.folder, self.last, self.world = Path(folder), last, world
+        self._loaded: dict[str, CaptureScene] = {}
+
+    def fitted(self, world: World) -> CaptureScenes:
+        """The same captures for ``world``: its frame size, camera and memory."""
+        return self if world is self.world else CaptureScenes(self.folder, self.last, world)
+
+    def names(self) -> list[str]:
+        """Names of the captures, in order."""
+        return list(self._folders())
+
+    def load(self, name: str) -> SceneStart:
+        """The start of that name. Raises NotFoundError, listing what exists, or what is wrong with the capture."""
+        folders = self._folders()
+        if name not in folders:
+            raise NotFoundError(f"no capture {name!r} in {self.folder}; there are: {', '.join(folders) or 'none'}")
+        if name not in self._loaded:
+            self._loaded[name] = CaptureScene(folders[name], self.last, name, self.world)
+        return self._loaded[name].start(np.random.default_rng(0))
+
+    def start(self, rng: np.random.Generator) -> SceneStart:
+        """One of the captures, each as likely."""
+        names = self.names()
+        if not names:
+            raise NotFoundError(f"{self.folder} holds no captures: give a nerfstudio dataset, or a folder of them ({TRANSFORMS})")
+        return self.load(names[int(rng.integers(len(names)))])
+
+    def _folders(self) -> dict[str, Path]:
+        if (self.folder / TRANSFORMS).is_file():
+            return {self.folder.resolve().name: self.folder}
+        return {file.parent.name: file.parent for file in sorted(self.folder.glob(f"*/{TRANSFORMS}"))}

@@ -1,0 +1,261 @@
+"""The viewer, in a real browser without a screen: the points are on the canvas, and the controls do what they say."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from worldsim.app import cli
+from worldsim.app.view import SCALE, ViewConfig, _spread, colours, open_viewer
+from worldsim.envs.world_env import WorldEnv
+from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from worldsim.memory.handle import PointArrays
+from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
+from worldsim.scenes.recorded import RecordedScenes
+from worldsim.snapshots import open_snapshot
+from worldsim.state import SceneStart
+from worldsim.world import World
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
+    "--window-size=1700,900"
+)
+PATIENCE = 120.0
+"""Seconds until something that must come is given up: a machine may be busy."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short walk in the shipped world."""
+    env = WorldEnv("freedoom-tiny", device="cpu")
+    env.reset(seed=0, options={"scene": "MAP29-5"})
+    for action in (3, 3, 1, 1, 4, 4):
+        env.step(action)
+    return env.save(tmp_path_factory.mktemp("view") / "walk.safetensors")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
+    if None in programs.values():
+        pytest.fail(f"a browser is needed, found {programs}: python3 .ci/system-libraries browser")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs["chromium"]
+    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=Service(programs["chromedriver"]))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def viewer(saved: Path, browser: Any) -> Iterator[Any]:
+    viewer = open_viewer(ViewConfig(saved, port=free_port()))
+    browser.get(f"http://127.0.0.1:{viewer.server.get_port()}")
+    until(lambda: len(viewer.server.get_clients()) == 1 and labelled(browser, "colour"))
+    yield viewer
+    viewer.stop()
+
+
+def until(holds: Callable[[], Any]) -> Any:
+    """Wait for what must come."""
+    end = time.monotonic() + PATIENCE
+    while not (found := holds()):
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.2)
+    return found
+
+
+def labelled(browser: Any, label: str) -> Any:
+    """The inputs beside a label."""
+    return browser.find_elements(By.XPATH, f"//label[normalize-space()='{label}']/following::input[1]")
+
+
+def canvas(browser: Any) -> np.ndarray:
+    """(h, w, 3) uint8: what the page shows, without what software rendering is announced by."""
+    browser.execute_script("document.querySelectorAll('.mantine-Notification-closeButton').forEach(b => b.click())")
+    return np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB"))
+
+
+def middle(picture: np.ndarray) -> np.ndarray:
+    """The middle square, clear of the controls on the right, 32x32."""
+    height, width = picture.shape[:2]
+    left = (width - height) // 2
+    return np.asarray(Image.fromarray(picture[:, left : left + height]).resize((32, 32), Image.Resampling.BOX), np.float64)
+
+
+def standing_at(viewer: Any, browser: Any) -> np.ndarray:
+    browser.find_element(By.XPATH, "//button[normalize-space()='jump to this camera']").click()
+    return canvas(browser)
+
+
+def test_the_canvas_shows_the_memory(viewer: Any, browser: Any, saved: Path) -> None:
+    """From the newest camera, the page shows what the memory's own render shows: the same colours in the same places."""
+    size = canvas(browser).shape[0]
+    expected = middle(open_snapshot(saved).memory.render(size=(size, size)).rgb)
+    assert expected.std() > 10
+    until(lambda: np.abs(middle(standing_at(viewer, browser)) - expected).mean() < 10)
+    assert not viewer._show["cameras"].value and not viewer._chosen.visible
+
+
+def test_colouring_by_height_and_confidence(viewer: Any, browser: Any) -> None:
+    def blue() -> float:
+        red, _, blue = canvas(browser)[:, :1300].astype(int).transpose(2, 0, 1)
+        return float((blue > red + 60).mean())
+
+    until(lambda: canvas(browser)[:, :1300].std() > 10)
+    assert blue() < 0.02
+    choose(browser, "height")
+    until(lambda: blue() > 0.05)
+    choose(browser, "confidence")
+    until(lambda: viewer._colouring.value == "confidence")
+    choose(browser, "rgb")
+    until(lambda: blue() < 0.02)
+
+
+def choose(browser: Any, option: str) -> None:
+    labelled(browser, "colour")[0].click()
+    until(lambda: browser.find_elements(By.XPATH, f"//*[@role='option'][normalize-space()='{option}']"))[0].click()
+
+
+def test_points_grow_and_are_cut(viewer: Any, browser: Any) -> None:
+    """What is dark is nothing: smaller points leave more of it, and so does a cut below the eye."""
+
+    def empty() -> float:
+        return float((canvas(browser)[:, :1300].astype(int).sum(-1) < 70).mean())
+
+    for box in ("cameras", "path"):
+        labelled(browser, box)[0].click()
+    until(lambda: canvas(browser)[:, :1300].std() > 10)
+    whole = empty()
+    viewer._size.value = 0.1
+    until(lambda: empty() > whole + 0.1)
+    viewer._size.value = 1.0
+    until(lambda: abs(empty() - whole) < 0.02)
+    viewer._cut.value = viewer._cut.min
+    until(lambda: empty() > whole + 0.1)
+
+
+def test_the_frame_slider_walks_along(viewer: Any, browser: Any, saved: Path) -> None:
+    journey = open_snapshot(saved).journey
+    assert journey is not None
+    last = len(journey) - 1
+    np.testing.assert_allclose(viewer._chosen.position, journey.pose[last, :3, 3])
+    thumb = browser.find_elements(By.XPATH, "//*[@role='slider']")[-1]
+    thumb.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
+    until(lambda: viewer._frame.value == last - 2)
+    until(lambda: np.allclose(viewer._chosen.position, journey.pose[last - 2, :3, 3]))
+    browser.find_element(By.XPATH, "//button[normalize-space()='jump to this camera']").click()
+    (client,) = viewer.server.get_clients().values()
+    until(lambda: np.allclose(client.camera.position, journey.pose[last - 2, :3, 3], atol=1e-3))
+    assert client.camera.fov == pytest.approx(2 * np.arctan(32 / float(journey.intrinsics[1])), abs=1e-3)
+
+
+def test_a_snapshot_without_a_walk(world_folder: Path, tmp_path: Path) -> None:
+    """The newest camera alone, with what the memory shows there."""
+    env = WorldEnv(world_folder, journey=0)
+    env.reset(seed=0)
+    viewer = open_viewer(ViewConfig(env.save(tmp_path / "still.safetensors"), port=free_port()))
+    try:
+        assert len(viewer._shots) == len(viewer._cameras) == 1 and viewer._path is None and viewer._frame.disabled
+        np.testing.assert_array_equal(viewer._shots[0].pose, env.memory.render().pose)
+    finally:
+        viewer.stop()
+
+
+def test_a_memory_without_points(world_folder: Path, tmp_path: Path) -> None:
+    """Its error comes through, and no server is left at the port."""
+    world = World.from_pretrained(world_folder, device="cpu")
+    kind = RetrievalMemory(RetrievalMemoryConfig(height=32, width=32, capacity=2))
+    env = WorldEnv(world.with_memory(kind), scenes=WithoutMemory(world_folder / "scenes"))
+    env.reset(seed=0)
+    path, port = env.save(tmp_path / "frames.safetensors"), free_port()
+    for _ in range(2):
+        with pytest.raises(InvalidInputError, match="holds no points"):
+            open_viewer(ViewConfig(path, port=port))
+
+
+class WithoutMemory(RecordedScenes):
+    """Start scenes without what had been seen before them."""
+
+    def start(self, rng: np.random.Generator) -> SceneStart:
+        return dataclasses.replace(super().start(rng), memory=None)
+
+
+def test_colourings_by_hand() -> None:
+    own = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
+    height = np.array([[0, 0, -1.0], [0, 0, 1.0], [0, 0, 9.0]], np.float32)
+    points = PointArrays(height, own, np.ones(3, np.float32), np.array([1, 255, 16], np.uint8), np.zeros(3, np.int32))
+    assert colours(points, "rgb", (0.0, 1.0)) is own
+    assert colours(points, "height", (-1.0, 9.0)).tolist() == [SCALE[0].tolist(), SCALE[1].tolist(), SCALE[-1].tolist()]
+    assert colours(points, "confidence", (0.0, 1.0))[:2].tolist() == [SCALE[0].tolist(), SCALE[-1].tolist()]
+
+
+def test_cameras_are_thinned() -> None:
+    assert _spread(3, 40) == [0, 1, 2] and _spread(1, 40) == [0]
+    assert _spread(11, 3) == [0, 5, 10] and len(_spread(2000, 40)) == 40
+
+
+def test_without_viser(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "viser", None)
+    with pytest.raises(MissingDependencyError, match=r"worldsim\[view\]"):
+        open_viewer(ViewConfig(saved))
+
+
+def test_no_snapshot(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        open_viewer(ViewConfig(tmp_path / "nowhere"))
+    assert cli.main(["view", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+    with pytest.raises(InvalidInputError, match="1 environments"):
+        open_viewer(ViewConfig(saved, index=1))
+
+
+def test_ports_that_cannot_be_used(saved: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(InvalidInputError, match="in use.*--port"):
+            open_viewer(ViewConfig(saved, port=taken.getsockname()[1]))
+    for config in (ViewConfig(saved, port=0), ViewConfig(saved, port=70000), ViewConfig(saved, host="203.0.113.1")):
+        with pytest.raises(InvalidInputError, match="port"):
+            open_viewer(config)
+
+
+def test_the_command_serves_until_interrupted(saved: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "worldsim", "view", str(saved), "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert "points" in lines[0] and f"http://127.0.0.1:{port}" in lines[1], lines
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=PATIENCE) as page:
+        assert page.status == 200
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0 and "Traceback" not in errors

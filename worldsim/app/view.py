@@ -1,0 +1,338 @@
+"""``worldsim view``: a saved dream's scene memory and walk in three dimensions, in the browser.
+
+What is shown is what the file holds: the memory's points, each as large as the patch of surface that it stands for, the walked path
+and its cameras with their pictures. The world's weights are not needed. The page and its server are viser's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import socket
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import InvalidInputError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from worldsim.memory.handle import MemoryHandle, PointArrays
+    from worldsim.snapshots import OpenedSnapshot
+
+COLOURINGS = ("rgb", "height", "confidence")
+SCALE = np.array([(48, 18, 59), (40, 90, 200), (30, 190, 190), (120, 220, 70), (250, 190, 50), (215, 40, 25)], np.float64)
+"""Low to high, for height and confidence."""
+SHOWN_CAMERAS = 40
+"""Of a longer walk, so many cameras, evenly spread; the frame slider reaches every frame."""
+FRUSTUM = 0.25
+"""Metres from the tip of a drawn camera to its picture."""
+PATH_COLOUR, CAMERA_COLOUR, CHOSEN_COLOUR = (255, 170, 40), (90, 130, 200), (255, 60, 60)
+SMALLEST = 0.005
+"""Metres a side of the smallest points drawn."""
+BEHIND, OVER = 3.0, 2.0
+"""Where a visitor's camera begins: so many metres behind and over the newest frame's."""
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class ViewConfig:
+    """Show a snapshot's scene memory and walk in the browser."""
+
+    snapshot: Path
+    """A file that an environment's save wrote."""
+    index: int = 0
+    """Which of the environments in the file, counted from 0."""
+    host: str = "127.0.0.1"
+    """The address to serve at; 0.0.0.0 lets other computers look, too."""
+    port: int = 8080
+    """The port to serve at."""
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One frame of a walk: rgb (h, w, 3) uint8 and pose (4, 4) camera-to-world."""
+
+    rgb: Array
+    pose: Array
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points of one size. rows: (n,) of all points. size: metres a side. shown: viser's handle."""
+
+    rows: Array
+    size: float
+    shown: Any
+
+
+def view(config: ViewConfig) -> None:
+    """Serve the snapshot until interrupted."""
+    viewer = open_viewer(config)
+    try:
+        print(f"{config.snapshot}: {viewer.description}")
+        print(f"http://{config.host}:{config.port}  (Ctrl-C ends it)", flush=True)
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        viewer.stop()
+
+
+def open_viewer(config: ViewConfig) -> Viewer:
+    """A viewer that serves ``config.snapshot``; :meth:`Viewer.stop` ends it.
+
+    Raises what :func:`worldsim.snapshots.open_snapshot` raises, MissingDependencyError without viser, and InvalidInputError if the
+    port cannot be used or the memory holds no points.
+    """
+    from worldsim.snapshots import open_snapshot
+
+    opened = open_snapshot(config.snapshot, config.index)
+    try:
+        import viser
+    except ImportError as error:
+        raise MissingDependencyError("the viewer needs viser: pip install 'worldsim[view]'") from error
+    _check_port(config.host, config.port)
+    with _quiet():
+        server = viser.ViserServer(config.host, config.port, label=f"worldsim {config.snapshot.name}", verbose=False)
+    if server.get_port() != config.port:
+        # viser goes on to the next port if someone was quicker.
+        with _quiet():
+            server.stop()
+        raise InvalidInputError(f"port {config.port} of {config.host} has just been taken: give another one with --port")
+    try:
+        return Viewer(server, opened)
+    except BaseException:
+        with _quiet():
+            server.stop()
+        raise
+
+
+class Viewer:
+    """What visitors see and can change; they share one page's controls."""
+
+    def __init__(self, server: Any, opened: OpenedSnapshot) -> None:
+        memory = opened.memory
+        self.server = server
+        self._points = memory.points()
+        self._shots = _walk(opened)
+        _, fy = (float(f) for f in memory.intrinsics[:2])
+        height, width = memory.size
+        self._lens = (2.0 * math.atan(0.5 * height / fy), width / height)
+        self._heights = _range(self._points.position[:, 2])
+        source = opened.world or opened.env_id or "a world without a name"
+        self.description = f"{len(self._points)} points, {len(self._shots)} frames, from {source}"
+        server.scene.set_up_direction("+z")
+        server.gui.configure_theme(dark_mode=True, control_width="medium", show_share_button=False)
+        self._clouds = self._add_clouds()
+        self._sky = self._add_sky(memory)
+        self._path = self._add_path()
+        self._cameras = [self._frustum(f"/cameras/{t}", t, CAMERA_COLOUR) for t in _spread(len(self._shots), SHOWN_CAMERAS)]
+        self._chosen = self._frustum("/chosen", len(self._shots) - 1, CHOSEN_COLOUR)
+        self._add_controls(source)
+        self._begin(self._shots[-1].pose)
+
+    def stop(self) -> None:
+        """End the server."""
+        with _quiet():
+            self.server.stop()
+
+    # The scene.
+
+    def _add_clouds(self) -> list[Cloud]:
+        """Points in classes of size, a factor of the square root of 2 apart: viser's clouds have one size for all."""
+        step_of = np.round(2.0 * np.log2(np.maximum(self._points.size, SMALLEST))).astype(int)
+        clouds = []
+        for step in np.unique(step_of):
+            rows = np.flatnonzero(step_of == step)
+            cloud = self.server.scene.add_point_cloud(
+                f"/points/{step}",
+                self._points.position[rows],
+                self._points.colour[rows],
+                point_size=float(2.0 ** (step / 2)),
+                point_shape="square",
+                precision="float32",
+                point_shading="flat",
+            )
+            clouds.append(Cloud(rows, float(2.0 ** (step / 2)), cloud))
+        return clouds
+
+    def _add_sky(self, memory: MemoryHandle) -> Any:
+        """Directions on a sphere around everything, hidden at first; None if there are none."""
+        direction, colour = memory.sky()
+        if not len(direction):
+            return None
+        centre = self._shots[-1].pose[:3, 3]
+        radius = 1.2 * float(np.linalg.norm(self._points.position - centre, axis=1).max(initial=5.0))
+        return self.server.scene.add_point_cloud(
+            "/sky", (centre + radius * direction).astype(np.float32), colour, point_size=radius / float(memory.intrinsics[0]),
+            precision="float32", point_shading="flat", visible=False,
+        )  # fmt: skip
+
+    def _add_path(self) -> Any:
+        places = np.stack([shot.pose[:3, 3] for shot in self._shots])
+        if len(places) < 2:
+            return None
+        lines = np.stack([places[:-1], places[1:]], 1)
+        return self.server.scene.add_line_segments("/path", lines, PATH_COLOUR, thickness=3.0, thickness_units="screen")
+
+    def _frustum(self, name: str, t: int, colour: tuple[int, int, int]) -> Any:
+        fov, aspect = self._lens
+        frustum = self.server.scene.add_camera_frustum(
+            name, fov, aspect, scale=FRUSTUM * (1.2 if colour == CHOSEN_COLOUR else 1.0), color=colour,
+            thickness=2.0, thickness_units="screen", image=self._shots[t].rgb, format="png", **_placed(self._shots[t].pose),
+        )  # fmt: skip
+
+        def clicked(_: Any) -> None:
+            self._frame.value = t
+
+        if colour == CAMERA_COLOUR:
+            frustum.on_click(clicked)
+        return frustum
+
+    # What can be changed.
+
+    def _add_controls(self, source: str) -> None:
+        gui = self.server.gui
+        gui.add_markdown(f"**{source}**  \n{self.description.rsplit(', ', 1)[0]}")
+        self._colouring = gui.add_dropdown("colour", COLOURINGS, initial_value="rgb")
+        self._size = gui.add_slider("point size", 0.1, 4.0, 0.1, 1.0, hint="times the patch that a point stands for")
+        # Whole tenths: a few points far above would leave no room on the slider for the rest.
+        low, top = math.floor(10.0 * self._heights[0]) / 10.0, math.ceil(10.0 * self._heights[1]) / 10.0 + 0.1
+        self._cut = gui.add_slider("cut above (m)", low, top, 0.1, top, hint="hides what is higher, such as ceilings")
+        last = len(self._shots) - 1
+        with gui.add_folder("walk"):
+            self._frame = gui.add_slider("frame", 0, max(last, 1), 1, last, disabled=last < 1)
+            self._picture = gui.add_image(_enlarged(self._shots[last].rgb), format="png")
+            jump = gui.add_button("jump to this camera")
+        with gui.add_folder("show"):
+            self._show = {"cameras": self._switch("cameras", self._cameras, True)}
+            if self._path is not None:
+                self._show["path"] = self._switch("path", [self._path], True)
+            if self._sky is not None:
+                self._show["sky"] = self._switch("sky", [self._sky], False)
+        self._colouring.on_update(lambda _: self._repaint())
+        self._cut.on_update(lambda _: self._repaint())
+        self._size.on_update(lambda _: self._resize())
+        self._frame.on_update(lambda _: self._choose(int(self._frame.value)))
+        jump.on_click(lambda event: self._jump(event.client))
+
+    def _switch(self, name: str, things: list[Any], on: bool) -> Any:
+        box = self.server.gui.add_checkbox(name, initial_value=on)
+
+        def switched(_: Any) -> None:
+            for thing in things:
+                thing.visible = box.value
+
+        box.on_update(switched)
+        return box
+
+    def _repaint(self) -> None:
+        """Clouds with the colouring chosen and without what is cut away."""
+        colour = colours(self._points, self._colouring.value, self._heights)
+        shown = (self._points.position[:, 2] <= self._cut.value) | (self._cut.value >= self._cut.max)
+        with self.server.atomic():
+            for cloud in self._clouds:
+                left = cloud.rows[shown[cloud.rows]]
+                cloud.shown.visible = len(left) > 0
+                if len(left):
+                    cloud.shown.points, cloud.shown.colors = self._points.position[left], colour[left]
+
+    def _resize(self) -> None:
+        with self.server.atomic():
+            for cloud in self._clouds:
+                cloud.shown.point_size = self._size.value * cloud.size
+
+    def _choose(self, t: int) -> None:
+        shot = self._shots[min(t, len(self._shots) - 1)]
+        placed = _placed(shot.pose)
+        with self.server.atomic():
+            self._chosen.wxyz, self._chosen.position = placed["wxyz"], placed["position"]
+            self._chosen.image, self._chosen.visible = shot.rgb, True
+        self._picture.image = _enlarged(shot.rgb)
+
+    def _jump(self, client: Any) -> None:
+        """Stand where the chosen frame was taken, with its field of view."""
+        placed = _placed(self._shots[int(self._frame.value)].pose)
+        with client.atomic():
+            client.camera.position = placed["position"]
+            client.camera.wxyz = placed["wxyz"]
+            client.camera.fov = self._lens[0]
+        # A picture held in front of the eye would hide what the memory shows.
+        self._show["cameras"].value = False
+        self._chosen.visible = False
+
+    def _begin(self, pose: Array) -> None:
+        ahead = pose[:3, 2] * np.array([1.0, 1.0, 0.0])
+        ahead = ahead / max(float(np.linalg.norm(ahead)), 1e-6)
+        place = pose[:3, 3]
+        camera = self.server.initial_camera
+        camera.up = (0.0, 0.0, 1.0)
+        camera.position = tuple((place - BEHIND * ahead + OVER * np.array([0.0, 0.0, 1.0])).tolist())
+        camera.look_at = tuple((place + ahead).tolist())
+
+
+def colours(points: PointArrays, colouring: str, heights: tuple[float, float]) -> Array:
+    """(n, 3) uint8 of the points: their own, or low to high by height (between ``heights``) or by confidence (by its logarithm)."""
+    if colouring == "height":
+        share = (points.position[:, 2] - heights[0]) / max(heights[1] - heights[0], 1e-6)
+    elif colouring == "confidence":
+        share = np.log(np.maximum(points.confidence, 1)) / math.log(255.0)
+    else:
+        return points.colour
+    place = np.clip(share, 0.0, 1.0) * (len(SCALE) - 1)
+    return np.stack([np.interp(place, np.arange(len(SCALE)), SCALE[:, c]) for c in range(3)], -1).round().astype(np.uint8)
+
+
+def _walk(opened: OpenedSnapshot) -> list[Shot]:
+    """The journey's frames; without one, what the memory shows at the newest frame's camera."""
+    if opened.journey is None:
+        picture = opened.memory.render()
+        return [Shot(picture.rgb, picture.pose)]
+    journey = opened.journey
+    return [Shot(journey.rgb[t].permute(1, 2, 0).numpy(), journey.pose[t].numpy()) for t in range(len(journey))]
+
+
+def _placed(pose: Array) -> dict[str, Any]:
+    import viser.transforms
+
+    rotation = viser.transforms.SO3.from_matrix(pose[:3, :3].astype(np.float64))
+    return {"wxyz": rotation.wxyz, "position": pose[:3, 3].astype(np.float64)}
+
+
+def _spread(n: int, most: int) -> list[int]:
+    """At most ``most`` of ``n`` numbers, evenly spread, the last one always among them."""
+    return sorted(set(np.linspace(n - 1, 0, min(n, most)).round().astype(int).tolist()))
+
+
+def _range(values: Array) -> tuple[float, float]:
+    """Between which values all but two per cent at each end lie."""
+    low, high = np.percentile(values, (2, 98)) if len(values) else (0.0, 1.0)
+    return float(low), float(high)
+
+
+def _enlarged(rgb: Array) -> Array:
+    from worldsim.pictures import enlarge
+
+    return enlarge(rgb, max(1, 256 // rgb.shape[0]))
+
+
+def _quiet() -> contextlib.AbstractContextManager[Any]:
+    """viser announces itself on stdout; what the command prints is ours."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def _check_port(host: str, port: int) -> None:
+    if not 1 <= port <= 65535:
+        raise InvalidInputError(f"port is {port}: give one from 1 to 65535")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            # A connection of before that is still winding down does not stop a new server.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise InvalidInputError(f"port {port} of {host} cannot be used ({error}): give another one with --port") from error

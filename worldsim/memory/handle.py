@@ -1,0 +1,300 @@
+"""One environment's scene memory in a user's hands: look at it from anywhere, map it, edit it, write it to a file."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.camera import Camera
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.journey import Journey
+from worldsim.memory.editing import in_box, surface_points
+from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
+from worldsim.memory.none import NoMemory
+from worldsim.memory.points import PointMemory, Points
+from worldsim.memory.splat import DIRECTION, POINT
+from worldsim.memory.surfels import draw, normals_of, patch_metres, to_world
+from worldsim.protocols import SceneMemory
+from worldsim.state import WorldState, map_tensors
+
+LARGEST_SIDE = 8192
+
+Array = NDArray[Any]
+Box = tuple[Sequence[float], Sequence[float]]
+
+
+@runtime_checkable
+class HasPoints(Protocol):
+    """A memory of another kind that can also be had as points."""
+
+    def to_points(self, memory: Any) -> Points:
+        """The points of its data, a batch of one."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryPicture:
+    """A memory seen from somewhere. Holes have mask False, black colour, infinite depth and no normal.
+
+    rgb: (h, w, 3) uint8. depth: (h, w) float32 metres along the optical axis, ``inf`` at sky. mask: (h, w) bool. normals:
+    (h, w, 3) float32, world axes, unit length, towards the camera; zeros at sky and where no neighbour tells. pose: (4, 4) and
+    intrinsics: (4,) float32, the camera.
+    """
+
+    rgb: Array
+    depth: Array
+    mask: Array
+    normals: Array
+    pose: Array
+    intrinsics: Array
+
+
+@dataclass(frozen=True)
+class PointArrays:
+    """The points of a memory, without sky, as NumPy arrays.
+
+    position: (n, 3) float32 world metres. colour: (n, 3) uint8. size: (n,) float32, metres a side of the patch of surface that
+    each stands for. confidence: (n,) uint8, how many frames agreed with it. seen: (n,) int32, the step that last did.
+    """
+
+    position: Array
+    colour: Array
+    size: Array
+    confidence: Array
+    seen: Array
+
+    def __len__(self) -> int:
+        return len(self.position)
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryHandle:
+    """One environment's scene memory, with the camera that it was last seen by. Methods never change it.
+
+    kind: the rules. data: a batch of one. intrinsics: (4,) ``fx fy cx cy`` and size: (height, width) of the frames that were
+    integrated. pose: (4, 4) camera-to-world of the newest frame. step: how many steps the dream had gone.
+    """
+
+    kind: SceneMemory
+    data: Any
+    intrinsics: Tensor
+    size: tuple[int, int]
+    pose: Tensor
+    step: int = 0
+
+    @classmethod
+    def of(cls, kind: SceneMemory, state: WorldState, index: int = 0) -> MemoryHandle:
+        """The memory of one environment of ``state``, sharing its tensors: do not write into them.
+
+        Raises MissingGeometryError for a world without scene memory.
+        """
+        if isinstance(kind, NoMemory) or state.frame.pose is None:
+            raise MissingGeometryError("this world has no scene memory: it was trained without geometry, or it was switched off")
+        one = map_tensors(lambda x: x[index : index + 1], (state.memory, state.intrinsics, state.frame.pose))
+        height, width = state.frame.rgb.shape[-2:]
+        return cls(kind, one[0], one[1][0], (height, width), one[2][0], int(state.step[index]))
+
+    # Looking.
+
+    def camera(self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None) -> Camera:
+        """A camera, a batch of one; what is left out is that of the newest frame.
+
+        pose: (4, 4) camera-to-world. size: (height, width). intrinsics: (4,) pixels of a picture of that size; by default the
+        frames' own field of view from top to bottom, with square pixels: a wider picture sees more at the sides.
+        """
+        height, width = self.size if size is None else _checked_size(size)
+        if intrinsics is None:
+            scale = height / self.size[0]
+            fx, fy, cx, cy = (self.intrinsics.float() * scale).tolist()
+            intrinsics = [fx, fy, cx + 0.5 * (width - scale * self.size[1]), cy]
+        matrix = _tensor("pose", self.pose if pose is None else pose, (4, 4))
+        pixels = _tensor("intrinsics", intrinsics, (4,))
+        if not bool((pixels[:2] > 0).all()):
+            raise InvalidInputError(f"intrinsics fx and fy must be positive pixels, got {pixels.tolist()}")
+        turn = matrix[:3, :3]
+        if not torch.allclose(turn.T @ turn, torch.eye(3), atol=1e-3):
+            raise InvalidInputError("pose holds a rotation that is not orthonormal: give a camera-to-world matrix")
+        device = self.intrinsics.device
+        return Camera(matrix[None].to(device), pixels[None].to(device), height, width)
+
+    @torch.no_grad()
+    def render(self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None) -> MemoryPicture:
+        """What the memory shows at a camera: see :meth:`camera`, or give one (a batch of one) as ``pose``.
+
+        Points are drawn as large as the patches of surface that they stand for, so that a picture larger than the frames
+        is dense where the memory is. Holes stay holes.
+        """
+        camera = pose if isinstance(pose, Camera) else self.camera(pose, size, intrinsics)
+        if isinstance(pose, Camera) and (size is not None or intrinsics is not None or len(camera.pose) != 1):
+            raise InvalidInputError("a Camera must be a batch of one and brings its own size and intrinsics: leave those out")
+        if isinstance(self.data, Points):
+            view = draw(self.data, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
+            rgb, depth, mask, normals = view.rgb, view.depth, view.mask, view.normals
+        else:
+            rgb, depth, mask, normals = self._rendered_by_kind(camera)
+        return MemoryPicture(
+            rgb=rgb.permute(1, 2, 0).cpu().numpy().copy(),
+            depth=depth.cpu().numpy(),
+            mask=mask.cpu().numpy(),
+            normals=normals.permute(1, 2, 0).cpu().numpy().copy(),
+            pose=camera.pose[0].float().cpu().numpy(),
+            intrinsics=camera.intrinsics[0].float().cpu().numpy(),
+        )
+
+    def _rendered_by_kind(self, camera: Camera) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Any other memory shows itself; normals come from its depth."""
+        view = self.kind.render(self.data, camera)
+        depth, mask = torch.where(view.mask, view.depth, torch.inf)[0], view.mask[0]
+        solid = mask & torch.isfinite(depth)
+        place = _camera_places(torch.where(solid, depth, 0.0), camera)
+        return view.rgb[0], depth, mask, to_world(normals_of(place, solid, 1), camera)
+
+    def top_down(
+        self, resolution: float = 0.05, above: float = 0.25, below: float = math.inf, reach: float | None = 25.0, gap: float = 0.5
+    ) -> TopDown:
+        """A map seen from above, north (world y) up. Of points over one another, the highest shows.
+
+        resolution: metres a pixel. above, below: metres over and under the present camera; what is outside of that band is
+        cut away, ceilings above all. reach: metres to each side of the camera, None for everything. gap: what lies between
+        points at most so far apart (m) is shown as the nearest of them, as floors seen from their side are; 0 for never.
+        """
+        band = Band(above, below, reach)
+        return top_down(self._points(), float(self.intrinsics[0]), self.pose[:3, 3].float(), resolution, band, gap)
+
+    def occupancy(
+        self, voxel: float = 0.1, reach: float | None = 10.0, confidence: int = 1, journey: Journey | None = None
+    ) -> Occupancy:
+        """A grid of voxels around the points within ``reach`` metres to each side of the camera (None for all points).
+
+        A voxel is occupied where a point of at least ``confidence`` lies in it. It is free where lines of sight pass through
+        it, up to a voxel short of what they end at: those of the newest frame, or those of all frames of ``journey`` (of
+        more than 200, so many). Both trust the scene to stand still. All else is unknown, the gaps between points of one
+        wall included.
+        """
+        points = self._points()
+        if journey is None:
+            camera = self.camera()
+            view = self.kind.render(self.data, camera)
+            depth = torch.where(view.mask, view.depth, torch.nan)
+        else:
+            depth, camera = journey.depth, journey.cameras
+        device = points.position.device
+        depth, camera = map_tensors(lambda x: x.to(device), (depth, camera))
+        return occupancy(points, self.pose[:3, 3].float(), voxel, reach, confidence, depth, camera)
+
+    def points(self) -> PointArrays:
+        """All points but the sky's."""
+        points = self._points()
+        chosen = points.kind[0] == POINT
+
+        def taken(values: Tensor) -> Array:
+            return values[0][..., chosen].cpu().numpy().T.copy()
+
+        return PointArrays(
+            position=taken(points.position),
+            colour=taken(points.colour),
+            size=taken(patch_metres(points, float(self.intrinsics[0]))),
+            confidence=taken(points.confidence),
+            seen=taken(points.seen),
+        )
+
+    def sky(self) -> tuple[Array, Array]:
+        """What is infinitely far: unit directions (n, 3) float32 in world axes, and colours (n, 3) uint8."""
+        points = self._points()
+        chosen = points.kind[0] == DIRECTION
+        direction = points.position[0][:, chosen].T
+        return (direction / direction.norm(dim=1, keepdim=True)).cpu().numpy(), points.colour[0][:, chosen].T.cpu().numpy().copy()
+
+    def statistics(self) -> dict[str, int | float]:
+        """points, directions, used (share of the slots), confidence (mean), extent_m (longest side of the box around all)."""
+        return {name: value.item() for name, value in PointMemory().statistics(self._points()).items()}
+
+    # Editing. Each gives a new handle; ``env.unwrapped.edit(handle)`` has the dream go on from it.
+
+    def remove(self, box: Box, pose: Any = None) -> MemoryHandle:
+        """Without the points in ``box``: its lower and upper corner (x, y, z) in metres, in the axes of ``pose`` or the world's."""
+        memory, points = self._editable()
+        return dataclasses.replace(self, data=memory.remove(points, self._inside(points, box, pose)))
+
+    def recolour(self, box: Box, colour: Sequence[int], pose: Any = None) -> MemoryHandle:
+        """The points in ``box`` (see :meth:`remove`) in another colour, three numbers from 0 to 255."""
+        memory, points = self._editable()
+        if len(colour) != 3 or not all(0 <= int(c) <= 255 for c in colour):
+            raise InvalidInputError(f"colour is {colour!r}: give red, green and blue, 0 to 255")
+        other = torch.tensor([int(c) for c in colour], dtype=torch.uint8)
+        return dataclasses.replace(self, data=memory.recolour(points, self._inside(points, box, pose), other))
+
+    def paste(self, shape: Any, pose: Any, spacing: float = 0.02, distance: float = 0.25) -> MemoryHandle:
+        """With a thing put in at ``pose`` (4, 4), its axes to world.
+
+        shape: a trimesh mesh, scene or cloud, or the path of a file: see :func:`worldsim.memory.editing.surface_points`; or a
+        pair of arrays, positions (n, 3) in metres and colours (n, 3) uint8. distance: from how near (m) it shall look sharp.
+        """
+        memory, points = self._editable()
+        if isinstance(shape, tuple):
+            position, colour = (torch.as_tensor(np.asarray(part)) for part in shape)
+        else:
+            position, colour = surface_points(shape, spacing)
+        step = torch.tensor([self.step], device=points.kind.device)
+        data = memory.paste(points, position, colour, _tensor("pose", pose, (4, 4)), step, distance)
+        return dataclasses.replace(self, data=data)
+
+    def to_ply(self, path: str | os.PathLike[str]) -> None:
+        """Write the points, without the sky, as a PLY file: world axes, metres."""
+        PointMemory().to_ply(self._points(), os.fspath(path))
+
+    def _points(self) -> Points:
+        if isinstance(self.data, Points):
+            return self.data
+        if isinstance(self.kind, HasPoints):
+            return self.kind.to_points(self.data)
+        raise InvalidInputError(f"a {type(self.kind).__name__} holds no points: only render() works with it")
+
+    def _editable(self) -> tuple[PointMemory, Points]:
+        if not isinstance(self.kind, PointMemory):
+            raise InvalidInputError(f"a {type(self.kind).__name__} cannot be edited: only a PointMemory can")
+        return self.kind, self.data
+
+    def _inside(self, points: Points, box: Box, pose: Any) -> Tensor:
+        if not isinstance(box, (tuple, list)) or len(box) != 2:
+            raise InvalidInputError(f"box is {box!r}: give two corners, ((x, y, z), (x, y, z))")
+        return in_box(points, box[0], box[1], None if pose is None else _tensor("pose", pose, (4, 4)))
+
+
+def _camera_places(depth: Tensor, camera: Camera) -> Tensor:
+    """Depth (h, w) to places (3, h, w) in camera axes."""
+    fx, fy, cx, cy = camera.intrinsics[0].float()
+    u = torch.arange(camera.width, device=depth.device) + 0.5
+    v = torch.arange(camera.height, device=depth.device)[:, None] + 0.5
+    return torch.stack([(u - cx) / fx * depth, (v - cy) / fy * depth, depth])
+
+
+def _checked_size(size: Any) -> tuple[int, int]:
+    try:
+        height, width = (int(n) for n in size)
+    except (TypeError, ValueError):
+        raise InvalidInputError(f"size is {size!r}: give (height, width) in pixels") from None
+    if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
+        raise InvalidInputError(f"size is {size!r}: height and width must be from 1 to {LARGEST_SIDE} pixels")
+    return height, width
+
+
+def _tensor(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
+    """``value`` (a tensor, array or nested list) as float32 on the CPU."""
+    try:
+        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value, np.float64)).detach().float().cpu()
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{name} of type {type(value).__name__} is no array of numbers ({error})") from None
+    if tensor.shape != shape or not bool(torch.isfinite(tensor).all()):
+        shown = tensor.flatten()[:16].tolist()
+        raise InvalidInputError(f"{name} must be {shape} finite numbers, got {tuple(tensor.shape)}: {shown}")
+    return tensor

@@ -2,6 +2,7 @@
 
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
+from worldsim.memory.radiance import RadianceField, RadianceMemory, RadianceMemoryConfig
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig, SeenFrames
 
 __all__ = [
@@ -9,6 +10,9 @@ __all__ = [
     "PointMemory",
     "PointMemoryConfig",
     "Points",
+    "RadianceField",
+    "RadianceMemory",
+    "RadianceMemoryConfig",
     "RetrievalMemory",
     "RetrievalMemoryConfig",
     "SeenFrames",

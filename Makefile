@@ -37,7 +37,7 @@ $(NERF)/.installed: pyproject.toml constraints-nerf.txt
 test-nerf: export OMP_NUM_THREADS ?= 1
 test-nerf: $(NERF)/.installed
 	@$(PYTHON) .ci/system-libraries cv2
-	$(NERF)/bin/python -m pytest -q --noconftest -m nerf $$(grep -rl --include='*.py' 'mark\.nerf' tests)
+	$(NERF)/bin/python -m pytest -q --noconftest --disable-warnings -m nerf $$(grep -rl --include='*.py' 'mark\.nerf' tests)
 
 lint: setup
 	$(VENV)/bin/ruff check .

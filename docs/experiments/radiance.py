@@ -1,7 +1,8 @@
 """Measure the radiance field on views that it has not seen: ``python radiance.py --help``.
 
-A walk through the textured room (:func:`worldsim.testing.textured_room`) is integrated, a field is fitted with growing numbers of
-iterations, from the points and from noise, and views between the frames of the walk are compared with the truth.
+A walk through the textured room (:func:`worldsim.testing.textured_room`), or through a real twin, is integrated, a field is
+fitted with growing numbers of iterations, from the points and from noise, and views between the frames of the walk are compared
+with the truth.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from worldsim.camera import Camera
+from worldsim.camera import Camera, quantise_depth, snap_pose
+from worldsim.data.play import make_env, make_policy
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceField, RadianceMemory, RadianceMemoryConfig
 from worldsim.metrics import psnr
 from worldsim.pictures import contact_sheet, depth_picture, holes_marked, save_png
@@ -31,6 +33,10 @@ class Config:
 
     frames: int = 48
     """Frames of the walk; as many held-out views lie between them."""
+    env_id: str = ""
+    """A real twin to walk in with the persistent policy, such as ``worldsim/FreedoomReal-v0``; none: the textured room."""
+    walks: int = 1
+    """How many walks in it, each with its own seed."""
     iterations: tuple[int, ...] = (1, 25, 50, 100, 200, 400, 800)
     """Lengths of the fits."""
     noise_iterations: tuple[int, ...] = (200, 800)
@@ -74,40 +80,66 @@ def score(memory: PointMemory | RadianceMemory, data: object, frames: Frame, cam
     return dict(zip(names, np.mean(rows, 0).tolist(), strict=True))
 
 
+def walk(config: Config, number: int) -> tuple[Frame, Camera]:
+    """Frames, twice as many as are integrated, and their cameras."""
+    if not config.env_id:
+        camera = textured_room_walk(2 * config.frames)
+        return textured_room(camera), camera
+    env = make_env(config.env_id, {})
+    policy = make_policy("persistent", env.action_space)
+    obs, info = env.reset(seed=number, options={"split": "test"})
+    policy.reset(number)
+    rgb, depth, pose = [], [], []
+    for _ in range(2 * config.frames):
+        rgb.append(torch.from_numpy(np.array(obs)).permute(2, 0, 1))
+        depth.append(torch.from_numpy(np.array(info["depth"], np.float32)))
+        pose.append(torch.from_numpy(np.array(info["pose"], np.float32)))
+        obs, _, _, _, info = env.step(policy.act(obs))
+    env.close()
+    frames = Frame(torch.stack(rgb), quantise_depth(torch.stack(depth)), snap_pose(torch.stack(pose)))
+    assert frames.pose is not None
+    intrinsics = torch.from_numpy(np.array(info["intrinsics"], np.float32)).expand(len(rgb), 4)
+    return frames, Camera(frames.pose, intrinsics, *frames.rgb.shape[-2:])
+
+
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
-    camera = textured_room_walk(2 * config.frames)
-    frames = textured_room(camera)
-    move = lambda record: map_tensors(lambda x: x.to(config.device), record)  # noqa: E731
-    seen, held_out = (map_tensors(lambda x, s=s: x[s::2], (move(frames), move(camera))) for s in (0, 1))
     points = PointMemory(PointMemoryConfig(capacity=131072))
     memory = RadianceMemory(points, config.memory)
-    data = memory.empty(1, config.device)
-    for i in range(config.frames):
-        data = memory.integrate(data, one(seen[0], i), one(seen[1], i), torch.tensor([i], device=config.device))
-    print(f"{int(points.count(data.points))} points, {int(data.frames.count)} frames kept")
-    report("points", 0, 0.0, score(points, data.points, *held_out))
-    best: RadianceField = data
+    walked = []
+    for number in range(config.walks):
+        frames, camera = (map_tensors(lambda x: x.to(config.device), record) for record in walk(config, number))
+        seen, held_out = (map_tensors(lambda x, s=s: x[s::2], (frames, camera)) for s in (0, 1))
+        data = memory.empty(1, config.device)
+        for i in range(config.frames):
+            data = memory.integrate(data, one(seen[0], i), one(seen[1], i), torch.tensor([i], device=config.device))
+        print(f"{int(points.count(data.points))} points, {int(data.frames.count)} frames kept", flush=True)
+        walked.append((data, held_out))
+    report("points", 0, 0.0, [score(points, data.points, *held_out) for data, held_out in walked])
     for from_points, lengths in ((True, config.iterations), (False, config.noise_iterations)):
         for iterations in lengths:
             begin = time.perf_counter()
-            fitted = memory.fit(data, iterations, config.seed, from_points)
-            seconds = time.perf_counter() - begin
-            report("field from points" if from_points else "field from noise", iterations, seconds, score(memory, fitted, *held_out))
-            best = fitted if from_points and iterations <= 400 else best
+            fitted = [memory.fit(data, iterations, config.seed, from_points) for data, _ in walked]
+            seconds = (time.perf_counter() - begin) / len(walked)
+            name = "field from points" if from_points else "field from noise"
+            scores = [score(memory, f, *held_out) for f, (_, held_out) in zip(fitted, walked, strict=True)]
+            report(name, iterations, seconds, scores)
     if config.picture:
-        draw(memory, best, held_out, config.picture)
+        data, held_out = walked[0]
+        draw(memory, memory.fit(data, 200, config.seed), held_out, config.picture)
 
 
-def report(name: str, iterations: int, seconds: float, scores: dict[str, float]) -> None:
-    figures = " | ".join(f"{value:.4f}" if "error" in key or "cov" in key else f"{value:.2f}" for key, value in scores.items())
+def report(name: str, iterations: int, seconds: float, scores: list[dict[str, float]]) -> None:
+    """A row of the table: means over walks."""
+    means = {key: float(np.mean([s[key] for s in scores])) for key in scores[0]}
+    figures = " | ".join(f"{value:.4f}" if "error" in key or "cov" in key else f"{value:.2f}" for key, value in means.items())
     print(f"| {name} | {iterations} | {seconds:.1f} | {figures} |", flush=True)
 
 
 def draw(memory: RadianceMemory, data: RadianceField, held_out: tuple[Frame, Camera], path: Path) -> None:
-    """True view, points and field at held-out views, at the frames' size and (without truth from the walk) at four times it."""
+    """True view, points and field at held-out views, at the frames' size and at four times it."""
     frames, camera = held_out
-    chosen = [i * len(frames.rgb) // 6 for i in range(6)]
+    chosen = [i * len(frames.rgb) // 4 for i in range(4)]
     rows: dict[str, list[np.ndarray]] = {"true view": [], "points": [], "field": [], "points\n4 x size": [], "field\n4 x size": []}
     for i in chosen:
         small = one(camera, i)

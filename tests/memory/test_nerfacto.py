@@ -1,4 +1,4 @@
-"""Nerfacto fits a tiny journey and sees along worldsim's rays. Runs in ``.venv-nerf`` (see the Makefile), small enough for a CPU."""
+"""Nerfacto fits a tiny journey and sees along worldsim's rays. Runs in ``.venv-nerf`` (see the Makefile), on a CPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ from worldsim.testing import textured_room, textured_room_walk
 installed = importlib.util.find_spec("nerfstudio") is not None
 needs_nerfstudio = pytest.mark.skipif(not installed, reason="nerfstudio is not installed: make test-nerf makes .venv-nerf")
 TINY = NerfactoConfig(
-    iterations=30, rays=256, implementation="torch", levels=4, log2_hashmap_size=12, hidden=16, proposal_samples=(24, 16), samples=12
+    iterations=30,
+    rays=256,
+    implementation="torch",
+    levels=4,
+    log2_hashmap_size=12,
+    hidden=16,
+    proposal_samples=(24, 16),
+    samples=12,
 )
 
 

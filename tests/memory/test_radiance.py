@@ -166,12 +166,13 @@ def test_adopting_a_fit_keeps_newer_points() -> None:
 
 
 def test_density_is_high_in_walls_and_nothing_without_a_field() -> None:
-    memory = small()
+    # Voxels as wide as the pixels on the wall: finer ones would leave gaps between them.
+    memory = small(shape=(17, 17, 8))
     data = memory.integrate(memory.empty(1), *wall(2.0), torch.tensor([0]))
     # Where a pixel saw the wall, half way to it, behind the camera.
     place = torch.tensor([[[0.125, 0.125, 2.0], [0.0, 0.0, 1.0], [0.0, 0.0, -3.0]]])
     assert memory.density(data, place).tolist() == [[0.0, 0.0, 0.0]]
-    solid, air, outside = memory.density(memory.fit(data, 20), place)[0].tolist()
+    solid, air, outside = memory.density(memory.fit(data, 40), place)[0].tolist()
     assert solid > 10.0 and air < 0.2 and outside == 0.0
     with pytest.raises(InvalidInputError, match=r"\(1, n, 3\)"):
         memory.density(data, place[0])

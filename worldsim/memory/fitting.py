@@ -80,7 +80,12 @@ def grid_from_points(position: Tensor, colour: Tensor, kind: Tensor, low: Tensor
     mean = torch.where(known, total[1:].float() / weight.clamp(min=1.0) / 255.0, 0.0)
     # Around the surface too: what is empty still lends its colour to interpolation.
     mean = _spread(mean, known)
-    density = torch.where(weight >= 0.25 * _ONE, SOLID_DENSITY, EMPTY_DENSITY)
+    # A point amid eight nodes lends none of them much: the nearest is solid in any case.
+    x, y, z = unit.round().long()
+    nearest = torch.zeros(total[0].numel(), dtype=torch.bool, device=low.device)
+    nearest[(x * shape[1] + y) * shape[2] + z] = True
+    solid = (weight >= 0.25 * _ONE) | nearest.view(weight.shape)
+    density = torch.where(solid, SOLID_DENSITY, EMPTY_DENSITY)
     return Grid(torch.cat([density[None], mean]), low, size)
 
 
@@ -104,9 +109,7 @@ def fit_grid(start: Grid, rays: Rays, iterations: int, config: FitConfig, genera
     device = start.values.device
     density = start.values[:1].clone().requires_grad_()
     colour = start.values[1:].clone().requires_grad_()
-    optimiser = torch.optim.Adam(
-        [{"params": [density], "lr": config.density_rate}, {"params": [colour], "lr": config.colour_rate}], betas=(0.9, 0.99), fused=True
-    )
+    optimiser = torch.optim.Adam([{"params": [density]}, {"params": [colour]}], betas=(0.9, 0.99), fused=True)
     losses = []
     with torch.enable_grad():
         for iteration in range(iterations):
@@ -149,8 +152,8 @@ def _loss(grid: Grid, rays: Rays, jitter: Tensor, config: FitConfig) -> Tensor:
     # Colours of what is opaque so far: how opaque it shall be is a term of its own.
     wrong = (colour / opacity.clamp(min=0.05)[:, None] - rays.colour).square().mean(1)
     off = ((weight * depth).sum(1) - opacity * surface_depth).abs() / surface_depth.clamp(min=0.1)
-    ray_loss = torch.where(solid, wrong + config.depth_weight * off + config.opacity_weight * (1.0 - opacity), config.opacity_weight * opacity)
-    loss = ray_loss.mean()
+    missing = config.opacity_weight * torch.where(solid, 1.0 - opacity, opacity)
+    loss = (missing + torch.where(solid, wrong + config.depth_weight * off, 0.0)).mean()
     return loss + config.variation * variation(grid) if config.variation else loss
 
 

@@ -205,7 +205,7 @@ def _model(config: NerfactoConfig, frames: int, place: Placement, device: torch.
 
 @contextlib.contextmanager
 def _without_lpips() -> Iterator[None]:
-    """Nerfacto makes a metric of perceived similarity that needs torchvision and downloads weights, and that nothing here asks for."""
+    """Nerfacto makes a metric of similarity that needs torchvision and downloads weights; nothing here asks for it."""
     module = _nerfstudio("torchmetrics.image.lpip")
     original = module.LearnedPerceptualImagePatchSimilarity
     module.LearnedPerceptualImagePatchSimilarity = lambda **_: None

@@ -18,7 +18,7 @@ from torch import Tensor
 from worldsim.camera import Camera, dequantise_depth, quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.fitting import FitConfig, Rays, fit_grid, grid_from_points
-from worldsim.memory.splat import DIRECTION, POINT, shown_slots, splat, view_of_shown
+from worldsim.memory.splat import POINT, shown_slots, splat, view_of_shown
 from worldsim.memory.voxels import Voxels, density_at, empty_voxels, grid_of, render_row, sky_of, source_of, voxels_of, world_rays
 from worldsim.metrics import turned
 from worldsim.protocols import SceneMemory
@@ -29,7 +29,7 @@ TOLERANCE_M, TOLERANCE_SHARE = 0.15, 0.07
 
 
 class PointMemoryLike(SceneMemory, Protocol):
-    """A memory whose data has ``position``, ``colour``, ``kind``, ``source`` and ``seen`` as :class:`worldsim.memory.points.Points`."""
+    """A memory whose data has position, colour, kind, source and seen as :class:`worldsim.memory.points.Points` has."""
 
     def pad(self, memory: Any) -> Any:
         """Points with the memory's capacity."""
@@ -139,7 +139,8 @@ class RadianceMemory:
                 "set height and width in its config"
             )
         points = self.points.integrate(memory.points, frame, camera, step)
-        return dataclasses.replace(memory, points=points, frames=self._keep(memory.frames, frame, camera), step=step.to(torch.int64))
+        frames = self._keep(memory.frames, frame, camera)
+        return dataclasses.replace(memory, points=points, frames=frames, step=step.to(torch.int64))
 
     def _keep(self, frames: Keyframes, frame: Frame, camera: Camera) -> Keyframes:
         c = self.config
@@ -175,7 +176,7 @@ class RadianceMemory:
         for i in rows:
             one = map_tensors(lambda x, i=i: x[i : i + 1], memory)
             own = self._fit_row(one, iterations, seed, from_points)
-            voxels = map_tensors(lambda all_rows, new, i=i: all_rows.index_copy_(0, torch.tensor([i], device=new.device), new), voxels, own)
+            map_tensors(lambda held, new, i=i: held[i : i + 1].copy_(new), voxels, own)
             fitted[i] = memory.step[i]
         return dataclasses.replace(memory, voxels=voxels, fitted=fitted)
 
@@ -226,7 +227,8 @@ class RadianceMemory:
             points = splat(one.points.position, one.points.kind, alone)
             there = depth[k : k + 1].gather(1, points.pixel)
             agrees = points.visible & (points.z >= _lower(there)) & (points.z <= _upper(there))
-            believed.append(torch.zeros_like(depth[:1], dtype=torch.int32).scatter_reduce_(1, points.pixel, agrees.int(), "amax") > 0)
+            none = torch.zeros_like(depth[:1], dtype=torch.int32)
+            believed.append(none.scatter_reduce_(1, points.pixel, agrees.int(), "amax") > 0)
         chosen = torch.cat(believed)
         origin, ray = world_rays(camera)
         colour = kept.rgb.flatten(2).transpose(1, 2).float() / 255.0

@@ -125,9 +125,10 @@ def render_rays(grid: Grid, origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor
 
     Samples are about a voxel apart; stretches without visible density are skipped.
     """
-    parts = [_render_chunk(grid, _skippable(grid), o, r) for o, r in zip(origin.split(RAYS_AT_ONCE), ray.split(RAYS_AT_ONCE))]
-    opacity, colour, depth = (torch.cat(x) for x in zip(*parts))
-    return opacity, colour, depth
+    skippable = _skippable(grid)
+    chunks = zip(origin.split(RAYS_AT_ONCE), ray.split(RAYS_AT_ONCE), strict=True)
+    opacity, colour, depth = zip(*(_render_chunk(grid, skippable, *chunk) for chunk in chunks), strict=True)
+    return torch.cat(opacity), torch.cat(colour), torch.cat(depth)
 
 
 def _skippable(grid: Grid) -> Tensor:

@@ -16,13 +16,14 @@ import cv2
 import numpy as np
 import torch
 import tyro
+from PIL import Image
 from torch import Tensor
 
 from worldsim.camera import Camera, quantise_depth, snap_pose
 from worldsim.data.play import make_env, make_policy
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceField, RadianceMemory, RadianceMemoryConfig
 from worldsim.metrics import psnr
-from worldsim.pictures import contact_sheet, depth_picture, holes_marked, save_png
+from worldsim.pictures import contact_sheet, depth_picture, holes_marked
 from worldsim.state import Frame, MemoryView, map_tensors
 from worldsim.testing import textured_room, textured_room_walk
 
@@ -139,7 +140,7 @@ def report(name: str, iterations: int, seconds: float, scores: list[dict[str, fl
 def draw(memory: RadianceMemory, data: RadianceField, held_out: tuple[Frame, Camera], path: Path) -> None:
     """True view, points and field at held-out views, at the frames' size and at four times it."""
     frames, camera = held_out
-    chosen = [i * len(frames.rgb) // 4 for i in range(4)]
+    chosen = [(2 * i + 1) * len(frames.rgb) // 6 for i in range(3)]
     rows: dict[str, list[np.ndarray]] = {"true view": [], "points": [], "field": [], "points\n4 x size": [], "field\n4 x size": []}
     for i in chosen:
         small = one(camera, i)
@@ -152,7 +153,8 @@ def draw(memory: RadianceMemory, data: RadianceField, held_out: tuple[Frame, Cam
     rows["field's depth"] = [
         depth_picture(memory.render(data, one(camera, i)).depth[0].cpu().numpy()).repeat(4, 0).repeat(4, 1) for i in chosen
     ]
-    save_png(contact_sheet(rows, [f"view {i}" for i in chosen], scale=1), path)
+    sheet = Image.fromarray(contact_sheet(rows, [f"view {i}" for i in chosen], scale=1))
+    sheet.resize((3 * sheet.width // 4, 3 * sheet.height // 4), Image.Resampling.LANCZOS).quantize(96).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from worldsim.camera import Camera, quantise_depth, snap_pose
 from worldsim.data.play import make_env, make_policy
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceField, RadianceMemory, RadianceMemoryConfig
 from worldsim.metrics import psnr
-from worldsim.pictures import contact_sheet, depth_picture, holes_marked
+from worldsim.pictures import contact_sheet, enlarge, holes_marked
 from worldsim.state import Frame, MemoryView, map_tensors
 from worldsim.testing import textured_room, textured_room_walk
 
@@ -138,23 +138,20 @@ def report(name: str, iterations: int, seconds: float, scores: list[dict[str, fl
 
 
 def draw(memory: RadianceMemory, data: RadianceField, held_out: tuple[Frame, Camera], path: Path) -> None:
-    """True view, points and field at held-out views, at the frames' size and at four times it."""
+    """True view, points and field at held-out views, at the frames' size and at three times it."""
     frames, camera = held_out
     chosen = [(2 * i + 1) * len(frames.rgb) // 6 for i in range(3)]
-    rows: dict[str, list[np.ndarray]] = {"true view": [], "points": [], "field": [], "points\n4 x size": [], "field\n4 x size": []}
+    rows: dict[str, list[np.ndarray]] = {"true view": [], "points": [], "field": [], "points\n3 x size": [], "field\n3 x size": []}
     for i in chosen:
         small = one(camera, i)
-        large = dataclasses.replace(small, intrinsics=4 * small.intrinsics, height=4 * small.height, width=4 * small.width)
-        rows["true view"].append(frames.rgb[i].permute(1, 2, 0).cpu().numpy().repeat(4, 0).repeat(4, 1))
-        for size, at, scale in (("", small, 4), ("\n4 x size", large, 1)):
+        large = dataclasses.replace(small, intrinsics=3 * small.intrinsics, height=3 * small.height, width=3 * small.width)
+        rows["true view"].append(enlarge(frames.rgb[i].permute(1, 2, 0).cpu().numpy(), 3))
+        for size, at, scale in (("", small, 3), ("\n3 x size", large, 1)):
             for name, view in (("points", memory.points.render(data.points, at)), ("field", memory.render(data, at))):
                 picture = holes_marked(view.rgb[0].permute(1, 2, 0).cpu().numpy(), view.mask[0].cpu().numpy())
-                rows[name + size].append(picture.repeat(scale, 0).repeat(scale, 1))
-    rows["field's depth"] = [
-        depth_picture(memory.render(data, one(camera, i)).depth[0].cpu().numpy()).repeat(4, 0).repeat(4, 1) for i in chosen
-    ]
+                rows[name + size].append(enlarge(picture, scale))
     sheet = Image.fromarray(contact_sheet(rows, [f"view {i}" for i in chosen], scale=1))
-    sheet.resize((3 * sheet.width // 4, 3 * sheet.height // 4), Image.Resampling.LANCZOS).quantize(96).save(path, optimize=True)
+    sheet.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-# Each target sets up what it needs: .venv with the dev and doom extras and, for test and demo, system libraries and a browser.
+# Each target sets up what it needs: .venv with the dev and doom extras (.venv-nerf for what needs nerfstudio) and, for test and
+# demo, system libraries and a browser.
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test lint types demo clean
+.PHONY: setup test test-nerf lint types demo clean
 
 setup: $(STAMP)
 
@@ -22,6 +23,21 @@ test: export OMP_NUM_THREADS ?= 1
 test: setup lint types
 	@$(PYTHON) .ci/system-libraries cv2 open3d browser
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
+	@$(MAKE) --no-print-directory test-nerf
+
+# An environment of its own, since nerfstudio pins old versions of what the rest uses. Everything in it is named: its own list of
+# dependencies would bring another torch. Fixtures for all tests need more than is there, so these tests do without.
+NERF := .venv-nerf
+$(NERF)/.installed: pyproject.toml constraints-nerf.txt
+	test -x $(NERF)/bin/python || $(PYTHON) -m venv $(NERF)
+	$(NERF)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-nerf.txt
+	$(NERF)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+test-nerf: export OMP_NUM_THREADS ?= 1
+test-nerf: $(NERF)/.installed
+	@$(PYTHON) .ci/system-libraries cv2
+	$(NERF)/bin/python -m pytest -q --noconftest --disable-warnings -m nerf $$(grep -rl --include='*.py' 'mark\.nerf' tests)
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -62,7 +62,8 @@ def committed() -> list[Path]:
     if (ROOT / ".git").exists():
         listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
         return [ROOT / name for name in listing.split("\0") if name and (ROOT / name).is_file()]
-    left_behind = {".venv", "build", "dist", "out", "runs", ".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__"}
+    caches = {".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__"}
+    left_behind = {".venv", ".venv-nerf", "build", "dist", "out", "runs", *caches}
     return [path for path in ROOT.rglob("*") if path.is_file() and not left_behind & set(path.relative_to(ROOT).parts)]
 
 

@@ -6,13 +6,18 @@ It speaks the same language as every real twin: ``Discrete(7)`` with the same me
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from worldsim.camera import Camera, pixel_rays, quantise_depth, snap_pose
 from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.state import Frame
 
 FORWARD_METRES = 0.3
 """How far an unhindered step forward, backward or sideways goes, in metres."""
@@ -182,3 +187,87 @@ class TinyRoom(gym.Env[Array, Any]):
             "map": f"room-{self._room}",
         }
         return self._rgb.copy(), info
+
+
+ROOM_EXTENT = (8.0, 6.0, 3.0)
+"""Edges of the textured room, metres."""
+_ROOM_BOXES = ((5.4, 0.3, 0.0, 6.3, 1.2, 1.0), (3.9, 2.5, 0.0, 4.4, 3.0, 3.0), (6.6, 4.6, 0.0, 7.6, 5.6, 0.7))
+_SKYLIGHT = (2.0, 3.4, 4.0, 5.4)
+
+
+def textured_room(camera: Camera) -> Frame:
+    """What cameras see in a furnished room of brick, planks, tiles and waves, with the sky through a hole in its ceiling.
+
+    Ray traced in float64, four rays a pixel for the colour and one through its centre for the depth, so it can stand as ground
+    truth. The room spans :data:`ROOM_EXTENT` from the world's origin, z up; cameras must be inside.
+    """
+    b, h, w = len(camera.pose), camera.height, camera.width
+    rotation, origin = camera.pose[:, :3, :3].double(), camera.pose[:, None, :3, 3].double()
+
+    def cast(du: float, dv: float) -> tuple[Tensor, Tensor]:
+        shift = torch.tensor([0.0, 0.0, du, dv])
+        rays = pixel_rays(camera.intrinsics.float().cpu() - shift, h, w).double().flatten(2)
+        return _trace_room(origin, (rotation @ rays).transpose(1, 2))
+
+    depth = cast(0.0, 0.0)[0].view(b, h, w)
+    rgb = torch.stack([cast(du, dv)[1] for du in (-0.25, 0.25) for dv in (-0.25, 0.25)]).mean(0)
+    rgb = (rgb * 255.0).round().clamp(0, 255).to(torch.uint8).transpose(1, 2).view(b, 3, h, w)
+    return Frame(rgb, quantise_depth(depth.float()), camera.pose)
+
+
+def textured_room_walk(count: int, size: int = 64) -> Camera:
+    """``count`` cameras on one round through the textured room, at eye height, looking now left, now right of the way."""
+    share = torch.arange(count, dtype=torch.float64) / count
+    turn = 2 * math.pi * share
+    x, y = 4.2 + 2.4 * torch.cos(turn), 2.7 + 1.3 * torch.sin(turn)
+    yaw = turn + 0.5 * math.pi + 0.9 * torch.sin(5 * turn)
+    pitch = 0.15 * torch.sin(7 * turn)
+    ahead = torch.stack([yaw.cos() * pitch.cos(), yaw.sin() * pitch.cos(), pitch.sin()], -1)
+    right = torch.stack([yaw.sin(), -yaw.cos(), torch.zeros_like(yaw)], -1)
+    pose = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
+    pose[:, :3, :3] = torch.stack([right, torch.linalg.cross(ahead, right), ahead], -1)
+    pose[:, :3, 3] = torch.stack([x, y, 1.5 + 0.2 * torch.sin(3 * turn)], -1)
+    return Camera(snap_pose(pose), torch.tensor([0.5 * size] * 4).repeat(count, 1), size, size)
+
+
+def _trace_room(origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
+    """Depth (b, n) and colour (b, n, 3) in [0, 1] of rays (b, n, 3) from origins (b, 1, 3)."""
+    ray = torch.where(ray.abs() < 1e-9, 1e-9, ray)
+    extent = torch.tensor(ROOM_EXTENT, dtype=torch.float64)
+    exits = (torch.where(ray > 0, extent, 0.0) - origin) / ray
+    depth, axis = exits.min(-1)
+    surface = 2 * axis + (ray > 0).gather(-1, axis[..., None])[..., 0]
+    for number, box in enumerate(_ROOM_BOXES):
+        low, high = torch.tensor(box[:3], dtype=torch.float64), torch.tensor(box[3:], dtype=torch.float64)
+        first, second = (low - origin) / ray, (high - origin) / ray
+        enter, face = torch.minimum(first, second).max(-1)
+        struck = (enter > 0) & (enter < torch.maximum(first, second).amin(-1)) & (enter < depth)
+        depth, axis = torch.where(struck, enter, depth), torch.where(struck, face, axis)
+        surface = torch.where(struck, 6 + number, surface)
+    place = origin + depth[..., None] * ray
+    x0, y0, x1, y1 = _SKYLIGHT
+    sky = (surface == 5) & (place[..., 0] > x0) & (place[..., 0] < x1) & (place[..., 1] > y0) & (place[..., 1] < y1)
+    u = torch.where(axis == 0, place[..., 1], place[..., 0])
+    v = torch.where(axis == 2, place[..., 1], place[..., 2])
+    up = (ray[..., 2] / ray.norm(dim=-1)).clamp(0, 1)[..., None]
+    blue = torch.tensor([0.75, 0.85, 0.95], dtype=torch.float64) - up * torch.tensor([0.5, 0.35, 0.1], dtype=torch.float64)
+    return depth.masked_fill(sky, torch.inf), torch.where(sky[..., None], blue, _room_texture(surface, u, v))
+
+
+def _room_texture(surface: Tensor, u: Tensor, v: Tensor) -> Tensor:
+    """Colours (..., 3) in [0, 1] at surface coordinates in metres."""
+    base = torch.tensor(
+        [[.65, .3, .25], [.3, .45, .6], [.6, .55, .3], [.35, .55, .35], [.55, .4, .28], [.8, .78, .72], [.7, .5, .2], [.5, .5, .55],
+         [.5, .2, .4]], dtype=torch.float64,
+    )[surface]  # fmt: skip
+    row = torch.floor(v / 0.3)
+    column = torch.floor((u + 0.3 * (row % 2)) / 0.6)
+    joint = ((v / 0.3) % 1 < 0.12) | (((u + 0.3 * (row % 2)) / 0.6) % 1 < 0.06)
+    # A hash of the brick's number in [0, 1): every brick, plank or tile gets a shade of its own.
+    shade = (torch.sin(12.9898 * row + 78.233 * column + 3.7 * surface) * 43758.5453) % 1
+    bricks = torch.where(joint, 0.35, 0.7 + 0.6 * shade)
+    waves = 1.0 + 0.25 * torch.sin(7.0 * u + 2.0 * torch.sin(3.0 * v)) + 0.2 * torch.sin(11.0 * v + 1.3)
+    tiles = torch.where((torch.floor(u / 0.5) + torch.floor(v / 0.5)) % 2 == 0, 1.25, 0.65)
+    kind = surface % 3
+    factor = torch.where(kind == 0, bricks, torch.where(kind == 1, waves, tiles))
+    return (base * factor[..., None]).clamp(0.0, 1.0)

@@ -135,7 +135,9 @@ class World:
         return self.with_memory(NoMemory())
 
     def with_memory(self, memory: SceneMemory) -> World:
-        """The same weights with another scene memory. Its states start empty: stored start scenes' memories do not fit it."""
+        """The same weights with another scene memory. Its states start empty: stored start scenes' memories do not fit it,
+        unless it has a method ``pad`` that takes points, as the radiance field has.
+        """
         return World(self.network, self.config, self.ego_motion, self.outcome, self.card, self.folder, memory=memory)
 
     def with_dynamics(self, **changes: Any) -> World:
@@ -315,8 +317,8 @@ class World:
         if scene.intrinsics is not None:
             state = dataclasses.replace(state, intrinsics=scene.intrinsics.float().reshape(1, 4))
         if scene.memory is not None and not isinstance(self.memory, NoMemory):
-            padded = self.memory.pad(scene.memory) if isinstance(self.memory, PointMemory) else scene.memory
-            state = dataclasses.replace(state, memory=padded)
+            pad = getattr(self.memory, "pad", None)
+            state = dataclasses.replace(state, memory=pad(scene.memory) if pad else scene.memory)
         # Start frames count up to step 0, so the first generated frame's randomness is that of step 0.
         state = dataclasses.replace(state, frame=frames[0], step=state.step - len(frames))
         acts = scene.act[:, None].to(state.act.dtype)

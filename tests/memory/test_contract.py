@@ -5,8 +5,17 @@ import dataclasses
 import pytest
 import torch
 
-from worldsim.contracts import ContractError, check_memory
-from worldsim.memory import NoMemory, PointMemory, PointMemoryConfig, RetrievalMemory, RetrievalMemoryConfig
+from worldsim.contracts import ContractError, Recall, check_memory
+from worldsim.memory import (
+    NoMemory,
+    PointMemory,
+    PointMemoryConfig,
+    RadianceMemory,
+    RadianceMemoryConfig,
+    RetrievalMemory,
+    RetrievalMemoryConfig,
+)
+from worldsim.memory.fitting import FitConfig
 from worldsim.protocols import SceneMemory
 
 SMALL = PointMemoryConfig(capacity=2000)
@@ -36,6 +45,18 @@ def test_retrieval_keeps_the_contract(size, capacity):
     check_memory(memory, size=size)
 
 
+@pytest.mark.parametrize("size", [(16, 24), (33, 17)])
+def test_the_radiance_field_keeps_the_contract(size):
+    """Without a field it is as exact as points; with one, every promise holds, and frames come back blurred by voxels."""
+    config = RadianceMemoryConfig(*size, shape=(64, 64, 48), keyframes=3, fit=FitConfig(rays=512))
+    memory = RadianceMemory(PointMemory(SMALL), config)
+    assert isinstance(memory, SceneMemory)
+    check_memory(memory, size=size)
+    # The contract's pixels are noise, each another colour than its neighbours.
+    recall = Recall(depth=0.1, colour=64, source=16, outliers=0.1)
+    check_memory(memory, size=size, recall=recall, refine=lambda data: memory.fit(data, iterations=30, seed=1))
+
+
 class Inventive(PointMemory):
     def render(self, memory, camera):
         view = super().render(memory, camera)
@@ -59,9 +80,24 @@ class Faint(PointMemory):
         return dataclasses.replace(view, rgb=view.rgb // 2)
 
 
+class Shapeshifter(PointMemory):
+    def integrate(self, memory, frame, camera, step):
+        return self.trim(super().integrate(memory, frame, camera, step))
+
+
+class Batchless(NoMemory):
+    def empty(self, batch, device):
+        return (torch.zeros(()).expand(1),)
+
+    def integrate(self, memory, frame, camera, step):
+        return memory
+
+
 @pytest.mark.parametrize(
     ("memory", "complaint"),
     [
+        (Shapeshifter(SMALL), "position changes from"),
+        (Batchless(), "lacks the batch axis"),
         (Inventive(SMALL), "invents something in holes"),
         (Careless(SMALL), "changed its inputs"),
         (Faint(SMALL), "other colours"),
@@ -72,3 +108,16 @@ class Faint(PointMemory):
 def test_broken_promises_are_named(memory, complaint):
     with pytest.raises(ContractError, match=complaint):
         check_memory(memory)
+
+
+@pytest.mark.parametrize(
+    ("refine", "complaint"),
+    [
+        (lambda data: (data.seen.add_(1), data)[1], "refine changed its input"),
+        (lambda data: dataclasses.replace(data, seen=torch.randint_like(data.seen, 99)), "two refinements"),
+        (lambda data: dataclasses.replace(data, colour=data.colour.flip(0)), "other colours"),
+    ],
+)
+def test_broken_refinements_are_named(refine, complaint):
+    with pytest.raises(ContractError, match=complaint):
+        check_memory(PointMemory(SMALL), refine=refine)

@@ -3,6 +3,7 @@
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
+from worldsim.memory.radiance import RadianceField, RadianceMemory, RadianceMemoryConfig
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig, SeenFrames
 
 __all__ = [
@@ -11,6 +12,9 @@ __all__ = [
     "PointMemory",
     "PointMemoryConfig",
     "Points",
+    "RadianceField",
+    "RadianceMemory",
+    "RadianceMemoryConfig",
     "RetrievalMemory",
     "RetrievalMemoryConfig",
     "SeenFrames",

@@ -123,6 +123,25 @@ def between_nearer(z: Tensor) -> Tensor:
     return nearer < torch.minimum(z - 0.3, z * 0.8)
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Which slot each pixel of a camera shows: ``points`` as splatted; mask (b, h * w) bool, slot (b, h * w) int64 (0 in holes)
+    and z (b, h * w) float32 metres as :func:`nearest` gives them, without what shows through the gaps of a nearer surface."""
+
+    points: Splat
+    mask: Tensor
+    slot: Tensor
+    z: Tensor
+
+
+def shown_slots(position: Tensor, kind: Tensor, camera: Camera) -> Shown:
+    """What a camera shows of slots. position: (b, 3, n) float32. kind: (b, n) uint8."""
+    points = splat(position, kind, camera)
+    mask, slot, z = nearest(points, camera.height * camera.width)
+    hidden = between_nearer(z.masked_fill(~mask, torch.inf).unflatten(1, (camera.height, camera.width)))
+    return Shown(points, mask & ~hidden.flatten(1), slot, z)
+
+
 def view_of(position: Tensor, colour: Tensor, kind: Tensor, source: Tensor, camera: Camera) -> MemoryView:
     """What slots show at a camera: one pixel a slot, the nearest wins, holes stay holes.
 
@@ -130,24 +149,22 @@ def view_of(position: Tensor, colour: Tensor, kind: Tensor, source: Tensor, came
 
     position: (b, 3, n) float32. colour: (b, 3, n) uint8. kind, source: (b, n) uint8, see :class:`worldsim.memory.points.Points`.
     """
-    b, h, w = len(kind), camera.height, camera.width
-    points = splat(position, kind, camera)
-    mask, slot, z = nearest(points, h * w)
-    depth = z.masked_fill(~mask, torch.inf).view(b, h, w)
-    mask = mask & ~between_nearer(depth).flatten(1)
+    return view_of_shown(shown_slots(position, kind, camera), colour, source, camera)
 
-    def shown(values: Tensor) -> Tensor:
-        return values.gather(1, slot)
 
-    fraction = torch.stack([shown(points.u), shown(points.v)], 1).frac_()
+def view_of_shown(shown: Shown, colour: Tensor, source: Tensor, camera: Camera) -> MemoryView:
+    """:func:`view_of` for slots that are already chosen."""
+    b, h, w = len(source), camera.height, camera.width
+    mask, slot = shown.mask, shown.slot
+    fraction = torch.stack([shown.points.u.gather(1, slot), shown.points.v.gather(1, slot)], 1).frac_()
     offset = (fraction * 16.0).to(torch.uint8)
     rgb = colour.gather(2, slot[:, None].expand(b, 3, h * w))
     return MemoryView(
         rgb=(rgb * mask[:, None]).view(b, 3, h, w),
-        inverse_depth=(quantise_depth(z) * mask).view(b, h, w),
+        inverse_depth=(quantise_depth(shown.z) * mask).view(b, h, w),
         mask=mask.view(b, h, w),
         offset=(offset * mask[:, None]).view(b, 2, h, w),
-        source=(shown(source) * mask).view(b, h, w),
+        source=(source.gather(1, slot) * mask).view(b, h, w),
     )
 
 

@@ -92,6 +92,7 @@ class PointMemory:
 
     def render(self, memory: Points, camera: Camera) -> MemoryView:
         """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
+        memory = _beginning(memory)
         if memory.capacity == 0:
             return hole_view(camera)
         return view_of(memory.position, memory.colour, memory.kind, memory.source, camera)
@@ -111,6 +112,7 @@ class PointMemory:
                 f"a frame of {tuple(frame.inverse_depth.shape)} (b, h, w) does not fit "
                 f"{len(memory)} memories and a camera of {camera.height}x{camera.width}"
             )
+        whole, memory = memory, _beginning(memory, camera.height * camera.width)
         points = splat(memory.position, memory.kind, camera)
         agrees, fine, drop = self._judge(memory, points, frame.inverse_depth)
         if known is not None:
@@ -126,7 +128,9 @@ class PointMemory:
             confidence=memory.confidence + (agrees & (memory.confidence < 255)),
         )
         fresh = explained == 0
-        return self._add(kept, fresh if known is None else fresh & known.flatten(1), frame, camera, step)
+        added = self._add(kept, fresh if known is None else fresh & known.flatten(1), frame, camera, step)
+        size = memory.capacity
+        return added if size == whole.capacity else map_tensors(lambda x, y: torch.cat([x, y[..., size:]], -1), added, whole)
 
     def _judge(self, memory: Points, points: Splat, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What a frame's depth (b, h, w) code says of each slot, (b, c) bool: agrees, is fine enough, must go."""
@@ -251,6 +255,7 @@ class PointMemory:
 
     def surroundings(self, memory: Points, pose: Tensor) -> Tensor:
         """A map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
+        memory = _beginning(memory)
         return map_around(memory.position, memory.kind, pose, self.config.body_m)
 
     def coverage(self, memory: Points, camera: Camera) -> Tensor:
@@ -335,6 +340,18 @@ class PointMemory:
         position = memory.position[index][:, point].T.cpu().numpy()
         colour = memory.colour[index][:, point].T.cpu().numpy()
         trimesh.PointCloud(position, colors=colour).export(str(path), file_type="ply")
+
+
+def _beginning(memory: Points, more: int = 0) -> Points:
+    """The slots up to the last one in use, and ``more``: unused ones show nothing, and slots are filled from the first on.
+
+    All slots on a GPU, which would have to stop to tell.
+    """
+    if memory.kind.is_cuda:
+        return memory
+    used = (memory.kind != EMPTY).any(0).nonzero()
+    size = min(memory.capacity, more + (int(used[-1]) + 1 if len(used) else 0))
+    return memory if size == memory.capacity else map_tensors(lambda x: x[..., :size], memory)
 
 
 def _first_true(mask: Tensor, k: int) -> Tensor:

@@ -164,9 +164,12 @@ def test_a_memory_of_another_kind_shows_itself(env: WorldEnv) -> None:
     data = kind.integrate(kind.empty(1, "cpu"), state.frame, camera, state.step)
     handle = MemoryHandle.of(kind, dataclasses.replace(state, memory=data))
     picture = handle.render()
-    np.testing.assert_array_equal(picture.rgb, state.frame.rgb[0].permute(1, 2, 0))
+    # An untrained world's depth is noise: much of it lies between nearer pixels, where nothing is shown.
+    assert picture.mask.mean() > 0.2
+    frame = state.frame.rgb[0].permute(1, 2, 0).numpy()
+    np.testing.assert_array_equal(picture.rgb[picture.mask], frame[picture.mask])
     length = np.linalg.norm(picture.normals, axis=-1)
-    assert np.isclose(length, 1.0, atol=1e-4).mean() > 0.5 and (np.isclose(length, 1.0, atol=1e-4) | (length == 0)).all()
+    assert np.isclose(length[picture.mask], 1.0, atol=1e-4).mean() > 0.5 and (np.isclose(length, 1.0, atol=1e-4) | (length == 0)).all()
     for call in (handle.points, handle.top_down, handle.statistics, lambda: handle.remove(((0, 0, 0), (1, 1, 1)))):
         with pytest.raises(InvalidInputError, match="RetrievalMemory"):
             call()

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, quantise_depth, unproject
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
+from worldsim.memory.slots import beginning, first_true
 from worldsim.memory.splat import DIRECTION, EMPTY, POINT, Splat, hole_view, map_around, splat, view_of
 from worldsim.state import Frame, MemoryView, map_tensors
 
@@ -92,7 +93,7 @@ class PointMemory:
 
     def render(self, memory: Points, camera: Camera) -> MemoryView:
         """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
-        memory = _beginning(memory)
+        memory = beginning(memory)
         if memory.capacity == 0:
             return hole_view(camera)
         return view_of(memory.position, memory.colour, memory.kind, memory.source, camera)
@@ -112,7 +113,7 @@ class PointMemory:
                 f"a frame of {tuple(frame.inverse_depth.shape)} (b, h, w) does not fit "
                 f"{len(memory)} memories and a camera of {camera.height}x{camera.width}"
             )
-        whole, memory = memory, _beginning(memory, camera.height * camera.width)
+        whole, memory = memory, beginning(memory, camera.height * camera.width)
         points = splat(memory.position, memory.kind, camera)
         agrees, fine, drop = self._judge(memory, points, frame.inverse_depth)
         if known is not None:
@@ -165,7 +166,7 @@ class PointMemory:
             k = min(k, int(count.max()))
             if k == 0:
                 return memory
-        pixel = _first_true(fresh, k)
+        pixel = first_true(fresh, k)
         slot = self._slots(memory, step, k)
         new = torch.arange(k, device=fresh.device) < count[:, None]
 
@@ -197,7 +198,7 @@ class PointMemory:
         """
         unused = memory.kind == EMPTY
         if not unused.is_cuda and int(unused.sum(1).min()) >= k:
-            return _first_true(unused, k)
+            return first_true(unused, k)
         return self._oldest_slots(memory, step, k)
 
     def _oldest_slots(self, memory: Points, step: Tensor, k: int) -> Tensor:
@@ -255,7 +256,7 @@ class PointMemory:
 
     def surroundings(self, memory: Points, pose: Tensor) -> Tensor:
         """A map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
-        memory = _beginning(memory)
+        memory = beginning(memory)
         return map_around(memory.position, memory.kind, pose, self.config.body_m)
 
     def coverage(self, memory: Points, camera: Camera) -> Tensor:
@@ -340,24 +341,3 @@ class PointMemory:
         position = memory.position[index][:, point].T.cpu().numpy()
         colour = memory.colour[index][:, point].T.cpu().numpy()
         trimesh.PointCloud(position, colors=colour).export(str(path), file_type="ply")
-
-
-def _beginning(memory: Points, more: int = 0) -> Points:
-    """The slots up to the last one in use, and ``more``: unused ones show nothing, and slots are filled from the first on.
-
-    All slots on a GPU, which would have to stop to tell.
-    """
-    if memory.kind.is_cuda:
-        return memory
-    used = (memory.kind != EMPTY).any(0).nonzero()
-    size = min(memory.capacity, more + (int(used[-1]) + 1 if len(used) else 0))
-    return memory if size == memory.capacity else map_tensors(lambda x: x[..., :size], memory)
-
-
-def _first_true(mask: Tensor, k: int) -> Tensor:
-    """The first ``k`` places where mask (b, n) holds, ascending: (b, k) int64; 0 where there are fewer."""
-    b, n = mask.shape
-    rank = mask.cumsum(1)
-    target = torch.where(mask & (rank <= k), rank - 1, k)
-    place = torch.arange(n, device=mask.device).expand(b, n)
-    return torch.zeros(b, k + 1, dtype=torch.int64, device=mask.device).scatter_(1, target, place)[:, :k]

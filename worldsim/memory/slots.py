@@ -1,0 +1,45 @@
+"""Choosing among the slots of a point cloud of fixed capacity."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from worldsim.memory.splat import EMPTY
+from worldsim.state import map_tensors
+
+
+class HasSlots(Protocol):
+    """A record of tensors whose last axis is that of the slots."""
+
+    @property
+    def kind(self) -> Tensor:
+        """(b, c) uint8, 0 where a slot is unused."""
+        ...
+
+
+Slots = TypeVar("Slots", bound=HasSlots)
+
+
+def beginning(memory: Slots, more: int = 0) -> Slots:
+    """The slots up to the last one in use, and ``more``: unused ones show nothing, and slots are filled from the first on.
+
+    All slots on a GPU, which would have to stop to tell.
+    """
+    if memory.kind.is_cuda:
+        return memory
+    capacity = memory.kind.shape[1]
+    used = (memory.kind != EMPTY).any(0).nonzero()
+    size = min(capacity, more + (int(used[-1]) + 1 if len(used) else 0))
+    return memory if size == capacity else map_tensors(lambda x: x[..., :size], memory)
+
+
+def first_true(mask: Tensor, k: int) -> Tensor:
+    """The first ``k`` places where mask (b, n) holds, ascending: (b, k) int64; 0 where there are fewer."""
+    b, n = mask.shape
+    rank = mask.cumsum(1)
+    target = torch.where(mask & (rank <= k), rank - 1, k)
+    place = torch.arange(n, device=mask.device).expand(b, n)
+    return torch.zeros(b, k + 1, dtype=torch.int64, device=mask.device).scatter_(1, target, place)[:, :k]

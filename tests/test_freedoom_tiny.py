@@ -40,7 +40,7 @@ def test_its_card_names_data_licence_and_results(world: World) -> None:
     assert set(world.card["train_maps"]) == set(TRAIN_MAPS)
     assert "Freedoom" in world.card["licence"]
     assert world.card["results"]["next_frame_psnr"] > world.card["results"]["warp_last_psnr"]
-    assert world.card["training"]["hardware"]
+    assert all(run["hardware"] and run["minutes"] > 0 for run in world.card["training"]["runs"])
 
 
 def test_both_twins_keep_the_contract() -> None:

@@ -19,8 +19,11 @@ class SceneMemory(Protocol):
         """Memory data of ``batch`` worlds that have seen nothing."""
         ...
 
-    def integrate(self, memory: Any, frame: Frame, camera: Camera, step: Tensor) -> Any:
-        """New data that also holds ``frame``, seen by ``camera``. step: (b,) int64."""
+    def integrate(self, memory: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None) -> Any:
+        """New data that also holds ``frame``, seen by ``camera``. step: (b,) int64.
+
+        Where ``known`` (b, h, w) bool is False, the frame says nothing; memories that keep whole frames may pass it over.
+        """
         ...
 
     def render(self, memory: Any, camera: Camera) -> MemoryView:

@@ -195,7 +195,7 @@ class World:
 
         The context is cleared back to the newest frame. That frame is shown again: where the memory's view of it has changed,
         it takes over what the new memory shows there, and what nothing is known of any more is dreamed anew. Then the memory
-        takes this frame in. The past of the walk, its pose and its random numbers stay.
+        takes the rest of this frame in. The past of the walk, its pose and its random numbers stay.
         """
         if not self.has_geometry or isinstance(self.memory, NoMemory):
             raise MissingGeometryError("this world has no scene memory that could be edited")
@@ -224,7 +224,8 @@ class World:
         )
         noise = normal(state.seed, state.step, Purpose.CONTEXT, shape)
         context = self.dynamics.commit(empty, frame, condition, noise)
-        memory = self.memory.integrate(memory, frame, camera, state.step)
+        # What was dreamed in place of what went lies around its outline: the next steps tell what is there.
+        memory = self.memory.integrate(memory, frame, camera, state.step, ~unknown)
         return dataclasses.replace(state, frame=frame, context=context, memory=memory)
 
     def _last_motion(self, state: WorldState) -> Tensor:

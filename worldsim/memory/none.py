@@ -19,7 +19,7 @@ class NoMemory:
         """Nothing."""
         return ()
 
-    def integrate(self, memory: tuple[()], frame: Frame, camera: Camera, step: Tensor) -> tuple[()]:
+    def integrate(self, memory: tuple[()], frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None) -> tuple[()]:
         """Nothing, again."""
         return memory
 

@@ -125,8 +125,10 @@ class RadianceMemory:
         none = torch.full((b,), -1, dtype=torch.int64, device=device)
         return RadianceField(points, frames, empty_voxels(b, c.shape, device), fitted=none, step=none.clone())
 
-    def integrate(self, memory: RadianceField, frame: Frame, camera: Camera, step: Tensor) -> RadianceField:
-        """Data whose points hold ``frame`` too, and which keeps it for the next fit if nothing like it is kept.
+    def integrate(
+        self, memory: RadianceField, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None
+    ) -> RadianceField:
+        """Data whose points hold ``frame`` too, and which keeps it for the next fit if it is all known and nothing like it is kept.
 
         The field stays as it is: see :meth:`fit`.
         """
@@ -138,8 +140,8 @@ class RadianceMemory:
                 f"frames of {tuple(frame.inverse_depth.shape[1:])} do not fit a radiance memory of {c.height}x{c.width}: "
                 "set height and width in its config"
             )
-        points = self.points.integrate(memory.points, frame, camera, step)
-        frames = self._keep(memory.frames, frame, camera)
+        points = self.points.integrate(memory.points, frame, camera, step, known)
+        frames = self._keep(memory.frames, frame, camera) if known is None else memory.frames
         return dataclasses.replace(memory, points=points, frames=frames, step=step.to(torch.int64))
 
     def _keep(self, frames: Keyframes, frame: Frame, camera: Camera) -> Keyframes:

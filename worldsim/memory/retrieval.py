@@ -65,8 +65,8 @@ class RetrievalMemory:
             count=torch.zeros(batch, dtype=torch.int64, device=device),
         )
 
-    def integrate(self, memory: SeenFrames, frame: Frame, camera: Camera, step: Tensor) -> SeenFrames:
-        """The frames with this one among them, in the place of the oldest if there are too many."""
+    def integrate(self, memory: SeenFrames, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None) -> SeenFrames:
+        """The frames with this one among them, whole, in the place of the oldest if there are too many."""
         if frame.inverse_depth is None or frame.pose is None:
             raise MissingGeometryError("this frame has no depth or no pose: retrieval by pose needs both (or use NoMemory)")
         if frame.inverse_depth.shape[1:] != (self.config.height, self.config.width):

@@ -141,16 +141,16 @@ def look(config: Config, env: Any) -> None:
     floor[grid.free[:, :, level]], floor[grid.occupied[:, :, level]] = (90, 130, 170), (250, 220, 120)
     column, row = (int(n) for n in plan.pixels(memory.pose[:2, 3]))
     chart = plan.rgb.copy()
-    chart[max(0, row - 5) : row + 5, max(0, column - 5) : column + 5] = (0, 255, 255)
+    chart[max(0, row - 5) : row + 5, max(0, column - 5) : column + 5] = (255, 0, 255)
     shown = [holes_marked(here.rgb, here.mask), holes_marked(there.rgb, there.mask), normals, chart]
     x, y, _ = grid.index(memory.pose[:3, 3].numpy())
-    floor[x - 1 : x + 2, y - 1 : y + 2] = (0, 255, 255)
+    floor[x - 2 : x + 3, y - 2 : y + 3] = (255, 0, 255)
     slice_ = Image.fromarray(floor.transpose(1, 0, 2)[::-1].copy())
     shown.append(np.asarray(slice_.resize([n * SIDE // max(slice_.size) for n in slice_.size], Image.Resampling.NEAREST)))
-    save(
-        config, "look", {"": [picture(dream.state.frame), *(fitted(x) for x in shown)]},
-        ["the newest frame", "memory,\nsame pose", "from behind\nand above", "normals", "top_down()", "occupancy(),\na slice"],
-    )  # fmt: skip
+    tiles = [fitted(x) for x in shown]
+    names = ["newest frame", "memory,\nsame pose", "from behind\nand above"]
+    save(config, "look", {"": [picture(dream.state.frame), *tiles[:2]]}, names)
+    save(config, "maps", {"": tiles[2:]}, ["normals", "top_down()", "occupancy(),\na slice"])
 
 
 def edit(config: Config, env: Any) -> None:

@@ -28,6 +28,6 @@ def test_all_python_of_the_page_is_quoted():
 
 def test_pictures_exist_and_are_small():
     sizes = {name: (DOCS / name).stat().st_size for name in PICTURES}
-    assert len(sizes) == 7
+    assert len(sizes) == 8
     assert max(sizes.values()) < 150_000
     assert sum(sizes.values()) < 700_000

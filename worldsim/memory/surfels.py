@@ -86,7 +86,7 @@ def draw(points: Points, camera: Camera, focal: tuple[float, float]) -> SurfelVi
     place = torch.stack([x, y, z])[:, slot]
     # As far apart as the points of a surface are: nearer neighbours would be one and the same point.
     pitch = int(half[:, slot[solid]].mean().div(0.5 * MARGIN).round().clamp(min=1)) if bool(solid.any()) else 1
-    normals = normals_of(place, solid, pitch)
+    normals = _towards(normals_of(place, solid, pitch), camera)
     flat = _on_plane(place, normals, camera, 2.0 * patch[slot])
     return SurfelView(
         rgb=points.colour[0][:, slot] * mask,
@@ -187,12 +187,22 @@ def _planes(place: Tensor, known: Tensor) -> Tensor:
     return plane
 
 
+def _slope(normals: Tensor, camera: Camera) -> Tensor:
+    """(h, w) product of each pixel's normal with its ray (x, y, 1)."""
+    fx, fy, cx, cy = camera.intrinsics[0].float()
+    u = (torch.arange(camera.width, device=normals.device) + 0.5 - cx) / fx
+    v = (torch.arange(camera.height, device=normals.device)[:, None] + 0.5 - cy) / fy
+    return normals[0] * u + normals[1] * v + normals[2]
+
+
+def _towards(normals: Tensor, camera: Camera) -> Tensor:
+    """Turned towards the camera at every pixel: at a grazing angle, a patch may face it at its middle alone."""
+    return torch.where(_slope(normals, camera) > 0, -normals, normals)
+
+
 def _on_plane(place: Tensor, normals: Tensor, camera: Camera, limit: Tensor) -> Tensor:
     """The depth of each pixel on the plane through its point, (h, w) metres; the point's own where that is further off."""
-    fx, fy, cx, cy = camera.intrinsics[0].float()
-    u = (torch.arange(camera.width, device=place.device) + 0.5 - cx) / fx
-    v = (torch.arange(camera.height, device=place.device)[:, None] + 0.5 - cy) / fy
-    slope = normals[0] * u + normals[1] * v + normals[2]
+    slope = _slope(normals, camera)
     depth = (normals * place).sum(0) / torch.where(slope.abs() > 1e-6, slope, torch.inf)
     near = ((depth - place[2]).abs() <= limit) & (depth > NEAR_PLANE)
     return torch.where(near, depth, place[2])

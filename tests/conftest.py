@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from worldsim.camera import quantise_depth
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.heads import EgoMotionHead, OutcomeHead
 from worldsim.journey import Journey
 from worldsim.memory.points import PointMemoryConfig
 from worldsim.scene_files import ScenesConfig, load_scene, record_scenes
-from worldsim.testing import TinyRoom
+from worldsim.testing import TinyRoom, walk_in_room
 from worldsim.world import World, WorldConfig
 
 # Such small networks gain nothing from threads, and several test processes would only wait for one another.
@@ -90,24 +88,6 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) 
     folder = scenes_folder.parent
     make_tiny_world().save_pretrained(folder)
     return folder
-
-
-def walk_in_room(steps: int = 80, size: int = 64, seed: int = 0, room: str = "room-2") -> tuple[TinyRoom, Journey]:
-    """A random walk in a room of exactly known geometry, and the room."""
-    room_env, rng, act = TinyRoom(size=size), np.random.default_rng(seed), 0
-    obs, info = room_env.reset(seed=seed, options={"map": room})
-    rgb, depth, pose = [obs], [info["depth"]], [info["pose"]]
-    for step in range(steps - 1):
-        act = int(rng.choice([1, 1, 1, 2, 3, 3, 4, 4, 5, 6])) if step % 4 == 0 else act
-        obs, _, _, _, info = room_env.step(act)
-        rgb.append(obs), depth.append(info["depth"]), pose.append(info["pose"])
-    journey = Journey(
-        rgb=torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2).contiguous(),
-        inverse_depth=quantise_depth(torch.from_numpy(np.stack(depth))),
-        pose=torch.from_numpy(np.stack(pose)),
-        intrinsics=torch.from_numpy(info["intrinsics"]),
-    )
-    return room_env, journey
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -185,36 +184,6 @@ def test_a_failed_export_leaves_nothing_and_the_old_dataset(
             save_nerfstudio(room_walk[1], folder, force=True)
     assert [path.name for path in small.parent.iterdir()] == ["small"]
     assert (small / "transforms.json").read_text() == before
-
-
-@pytest.mark.nerf
-def test_nerfstudio_reads_it(dataset: Path, room_walk: tuple[TinyRoom, Journey]):
-    """Its own parser gives our cameras, pictures, depth scale and points."""
-    parsers = pytest.importorskip("nerfstudio.data.dataparsers.nerfstudio_dataparser", reason="nerfstudio is not installed")
-    has_open3d = importlib.util.find_spec("open3d") is not None
-    journey = room_walk[1]
-    config = parsers.NerfstudioDataParserConfig(
-        data=dataset, orientation_method="none", center_method="none", auto_scale_poses=False, eval_mode="all",
-        load_3D_points=has_open3d,
-    )  # fmt: skip
-    parsed = config.setup().get_dataparser_outputs(split="train")
-    assert len(parsed.image_filenames) == 80
-    opencv = parsed.cameras.camera_to_worlds.numpy() * np.array([1.0, -1.0, -1.0, 1.0])
-    np.testing.assert_allclose(opencv, journey.pose[:, :3].numpy(), atol=1e-5)
-    np.testing.assert_allclose(parsed.cameras.fx.numpy(), 32.0)
-    np.testing.assert_allclose(parsed.cameras.cy.numpy(), 32.0)
-    assert parsed.metadata["depth_unit_scale_factor"] == 0.001 and len(parsed.metadata["depth_filenames"]) == 80
-    extent = room_walk[0]._extent
-    if has_open3d:
-        points = parsed.metadata["points3D_xyz"].numpy()
-        assert len(points) > 10_000 and points.min() > -0.02 and (points.max(0) < extent + 0.02).all()
-    # Its rays through pixel centres, times our depth, end on the walls.
-    rays = parsed.cameras.generate_rays(camera_indices=5, keep_shape=True)
-    along = rays.metadata["directions_norm"].numpy()
-    ends = rays.origins.numpy() + rays.directions.numpy() * along * journey.depth[5].numpy()[..., None]
-    wall = np.minimum(np.abs(ends), np.abs(ends - extent)).min(-1)
-    pillar = np.abs(np.abs(ends[..., :2] - room_walk[0]._pillar).max(-1) - room_walk[0]._pillar_half)
-    assert np.minimum(wall, pillar).max() < 0.01
 
 
 # What is read.

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera, pixel_rays, quantise_depth, snap_pose
 from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.journey import Journey
 from worldsim.state import Frame
 
 FORWARD_METRES = 0.3
@@ -271,3 +272,21 @@ def _room_texture(surface: Tensor, u: Tensor, v: Tensor) -> Tensor:
     kind = surface % 3
     factor = torch.where(kind == 0, bricks, torch.where(kind == 1, waves, tiles))
     return (base * factor[..., None]).clamp(0.0, 1.0)
+
+
+def walk_in_room(steps: int = 80, size: int = 64, seed: int = 0, room: str = "room-2") -> tuple[TinyRoom, Journey]:
+    """A random walk in a room of exactly known geometry, and the room."""
+    room_env, rng, act = TinyRoom(size=size), np.random.default_rng(seed), 0
+    obs, info = room_env.reset(seed=seed, options={"map": room})
+    rgb, depth, pose = [obs], [info["depth"]], [info["pose"]]
+    for step in range(steps - 1):
+        act = int(rng.choice([1, 1, 1, 2, 3, 3, 4, 4, 5, 6])) if step % 4 == 0 else act
+        obs, _, _, _, info = room_env.step(act)
+        rgb.append(obs), depth.append(info["depth"]), pose.append(info["pose"])
+    journey = Journey(
+        rgb=torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2).contiguous(),
+        inverse_depth=quantise_depth(torch.from_numpy(np.stack(depth))),
+        pose=torch.from_numpy(np.stack(pose)),
+        intrinsics=torch.from_numpy(info["intrinsics"]),
+    )
+    return room_env, journey

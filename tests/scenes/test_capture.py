@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world, walk_in_room
+from tests.conftest import make_tiny_world
 from worldsim.camera import Camera, quantise_depth
 from worldsim.captures import captured_frames, frames_of
 from worldsim.envs.world_env import WorldEnv
@@ -22,7 +22,7 @@ from worldsim.nerfstudio_files import save_nerfstudio
 from worldsim.protocols import FittingScene, Scene
 from worldsim.scene_files import load_scene, save_scene
 from worldsim.scenes.capture import CaptureScene, CaptureScenes
-from worldsim.testing import TinyRoom
+from worldsim.testing import TinyRoom, walk_in_room
 from worldsim.world import World
 
 RNG = np.random.default_rng(0)

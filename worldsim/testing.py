@@ -275,14 +275,19 @@ def _room_texture(surface: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 
 def walk_in_room(steps: int = 80, size: int = 64, seed: int = 0, room: str = "room-2") -> tuple[TinyRoom, Journey]:
-    """A random walk in a room of exactly known geometry, and the room."""
+    """A room of exactly known geometry, and a random walk in it: ``steps`` frames of ``size`` x ``size`` pixels.
+
+    room: the map's name, see :class:`TinyRoom`.
+    """
     room_env, rng, act = TinyRoom(size=size), np.random.default_rng(seed), 0
     obs, info = room_env.reset(seed=seed, options={"map": room})
     rgb, depth, pose = [obs], [info["depth"]], [info["pose"]]
     for step in range(steps - 1):
         act = int(rng.choice([1, 1, 1, 2, 3, 3, 4, 4, 5, 6])) if step % 4 == 0 else act
         obs, _, _, _, info = room_env.step(act)
-        rgb.append(obs), depth.append(info["depth"]), pose.append(info["pose"])
+        rgb.append(obs)
+        depth.append(info["depth"])
+        pose.append(info["pose"])
     journey = Journey(
         rgb=torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2).contiguous(),
         inverse_depth=quantise_depth(torch.from_numpy(np.stack(depth))),

@@ -17,7 +17,7 @@ from worldsim.diffusion.train import PRESETS
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.heads import to_world_axes
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.state import MemoryView
+from worldsim.state import Frame, MemoryView
 from worldsim.testing import TinyRoom
 
 SIZE = 16
@@ -224,6 +224,33 @@ def test_parts_of_walks_are_dreamed() -> None:
     assert torch.equal(windows.rgb, clean.rgb) and torch.equal(windows.context[~dreamed], windows.x[~dreamed])
     assert torch.equal(windows.view[:, :9], clean.view[:, :9]) and not torch.equal(windows.view, clean.view)
     assert clean.own_rgb is None and torch.equal(clean.context, clean.x)
+    # The memory holds dreamed frames from the first one on; the maps of surroundings never do.
+    assert windows.dreamed is not None and clean.dreamed is None
+    assert torch.equal(windows.dreamed[:, 1:], dreamed.cummax(1).values[:, :-1]) and not windows.dreamed[:, 0].any()
+    assert torch.equal(buffer._data["around"][:160], filled(shard, 40)._data["around"][:160])
+
+
+def test_lengths_of_dreamed_parts() -> None:
+    """Stretches of two frames on average, and of a thousand: they end soon, and never."""
+    torch.manual_seed(0)
+    own = OwnFrames(SpaceTimeTransformer(height=8, width=8, channels=3, view_channels=0, actions=3, **PRESETS["debug"]))
+
+    def dreamed(frames: tuple[float, float]) -> torch.Tensor:
+        walk = own.walk(64, torch.Generator().manual_seed(0), frames)
+        true = Frame(torch.zeros(64, 3, 8, 8, dtype=torch.uint8), None, None)
+        act, motion, intrinsics = torch.zeros(64, dtype=torch.long), torch.zeros(64, 6), torch.ones(64, 4)
+        return torch.stack([walk.take(true, act, motion, None, intrinsics)[1] for _ in range(60)], 1)
+
+    short, long = dreamed((2.0, 2.0)), dreamed((1000.0, 1000.0))
+    ends = short[:, :-1] & ~short[:, 1:]
+    assert float(ends.sum() / short[:, :-1].sum()) == pytest.approx(0.5, abs=0.1)
+    assert float(long[:, -1].float().mean()) > 0.9 and not long[:, :8].any()
+
+
+@pytest.mark.parametrize("frames", [(0.5, 4.0), (8.0, 4.0)])
+def test_lengths_that_are_none(frames: tuple[float, float]) -> None:
+    with pytest.raises(InvalidInputError, match="own_frames = .* two lengths of at least 1, shorter one first"):
+        PerturbConfig(own_frames=frames)
 
 
 def test_walks_are_dreamed_without_a_memory() -> None:

@@ -113,6 +113,39 @@ def test_energy_score_by_hand() -> None:
     assert float(energy_score(0.5 * plain, -0.5 * plain, 0 * plain)) == pytest.approx(0.0, abs=3e-3)
 
 
+def test_energy_score_of_squares_tells_how_pixels_go_together() -> None:
+    """Truth: images of one colour each. Samples whose pixels have those colours, but each its own, score worse than such images."""
+    generator = torch.Generator().manual_seed(0)
+
+    def plain() -> torch.Tensor:
+        return torch.randn(1, 256, 3, 1, 1, generator=generator).expand(1, 256, 3, 16, 16)
+
+    truth, together = plain(), energy_score(plain(), plain(), plain())
+    blocks = torch.randn(2, 1, 256, 3, 2, 2, generator=generator).repeat_interleave(8, -1).repeat_interleave(8, -2)
+    assert float(together.mean()) < 0.95 * float(energy_score(blocks[0], blocks[1], truth).mean())
+
+
+def test_what_a_dream_remembers_is_not_charged() -> None:
+    """The memory shows black where white was: left out where the memory was dreamed, by majority, and only there."""
+    batch = dataclasses.replace(windows(), rgb=torch.full((B, T, 3, SIZE, SIZE), 255, dtype=torch.uint8))
+    view = torch.zeros(B, T, 8, SIZE, SIZE)
+    view[:, :, :3, :, :8] = -1.0
+    view[:, :, :3, :, 8:] = 1.0
+    view[:, :, 3] = batch.x[:, :, 3]
+    # A single black point beyond the border, and a hole before it.
+    view[:, :, :3, 3, 13] = -1.0
+    view[:, :, 4] = 1.0
+    view[:, :, :, 8, 2] = 0.0
+    dreamed = torch.zeros(B, T, dtype=torch.bool)
+    dreamed[0] = True
+    batch = dataclasses.replace(batch, view=view, dreamed=dreamed)
+    guess = torch.zeros(B, T, 4, SIZE, SIZE)
+    (forgiven,) = made()._forgiven([guess], batch.x, batch)
+    assert torch.equal(forgiven[0, :, :, :, :8], batch.x[0, :, :, :, :8])
+    assert torch.equal(forgiven[0, :, :, :, 8:], guess[0, :, :, :, 8:]) and torch.equal(forgiven[1], guess[1])
+    assert made(forgive_dreamed=False)._forgiven([guess], batch.x, batch)[0] is guess
+
+
 def test_energy_score_is_least_for_samples() -> None:
     """On noise, it prefers noise of the same strength to its mean, to half and to double of it."""
     generator = torch.Generator().manual_seed(0)

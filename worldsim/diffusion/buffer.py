@@ -36,7 +36,8 @@ class Windows:
 
     rgb: (b, t, 3, h, w) uint8. inverse_depth: (b, t, h, w) int32 or None. act: (b, t, ...). rew, term: (b, t) of the
     transition into the frame. motion: (b, t, 6). view: (b, t, 8, h, w) float32 channels or None. own_rgb, own_inverse_depth: the
-    frames with which the walk went on where parts of it were dreamed, or None.
+    frames that later ones attend to where these are not the true ones: dreamed or edited; or None. dreamed: (b, t) bool, whether
+    the memory that is shown holds dreamed frames, or None.
     """
 
     rgb: Tensor
@@ -48,6 +49,7 @@ class Windows:
     view: Tensor | None
     own_rgb: Tensor | None = None
     own_inverse_depth: Tensor | None = None
+    dreamed: Tensor | None = None
 
     @property
     def x(self) -> Tensor:
@@ -170,11 +172,11 @@ class FrameBuffer:
             keep = torch.rand(batch, generator=generator, device=self.device) >= memory_drop
             view = view_to_channels(unpack_view(self._data["view"][flat])).unflatten(0, index.shape)
             view = view * keep[:, None, None, None, None]
-        own_rgb = own_depth = None
+        own_rgb = own_depth = dreamed = None
         if "own_rgb" in self._data:
-            own_rgb = get("own_rgb")
+            own_rgb, dreamed = get("own_rgb"), get("dreamed")
             own_depth = get("own_inverse_depth").int() & 0xFFFF if depth is not None else None
-        return Windows(get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view, own_rgb, own_depth)
+        return Windows(get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view, own_rgb, own_depth, dreamed)
 
     def sample_motions(self, batch: int, generator: torch.Generator) -> Motions:
         """Moments drawn uniformly from the windows, each with a full past, for the ego-motion head. Needs poses."""
@@ -239,6 +241,7 @@ class FrameBuffer:
         if self.perturb.own > 0:
             # The walk went on from the true frames, as long as none are dreamed.
             arrays |= {f"own_{name}": arrays[name] for name in ("rgb", "inverse_depth") if name in arrays}
+            arrays["dreamed"] = torch.zeros(stop - at, dtype=torch.bool, device=self.device)
         for name, values in arrays.items():
             held = self._grown(name, values, stop)
             held[at : at + len(values)] = values
@@ -268,25 +271,33 @@ class FrameBuffer:
         start = torch.tensor([s for s, _ in padded], device=self.device)
         length = torch.tensor([n for _, n in padded], device=self.device)
         dreams = own is not None and float(torch.rand((), generator=generator, device=self.device)) < self.perturb.own
-        walk = own.walk(size, generator) if own is not None and dreams else None
+        walk = own.walk(size, generator, self.perturb.own_frames) if own is not None and dreams else None
         past = _Past(self.memory, self.perturb, size, generator) if self.memory is not None else None
+        # What stops the body in the engine is not to be seen in a map of dreamed walls: the head learns from true ones.
+        truth = past if walk is None or self.memory is None else _Past(self.memory, self.perturb, size, generator)
+        never = torch.zeros(size, dtype=torch.bool, device=self.device)
+        before = never
         known = self.intrinsics if self.intrinsics is not None else torch.ones(4, device=self.device)
         intrinsics = known.expand(size, 4).contiguous()
         for t in range(max(n for _, n in episodes)):
             index = start + torch.minimum(torch.full_like(length, t), length - 1)
-            frame, dreamed = self._frame(index), torch.zeros(size, dtype=torch.bool, device=self.device)
-            values: dict[str, Tensor] = {}
+            true, dreamed = self._frame(index), never
+            frame, values = true, {}
             view = past.view(frame, intrinsics) if past is not None else None
             if view is not None:
                 values["view"] = pack_view(view)
             if walk is not None:
                 act, motion = self._data["act"][index], self._data["motion"][index]
                 frame, dreamed = walk.take(frame, act, motion, view, intrinsics)
-                values["own_rgb"] = frame.rgb
+                values["own_rgb"], values["dreamed"] = frame.rgb, before
+                before = before | dreamed
                 if frame.inverse_depth is not None:
                     values["own_inverse_depth"] = frame.inverse_depth.to(torch.int16)
-            if past is not None:
-                values["around"] = past.take(frame, dreamed, intrinsics, t)
+            if past is not None and truth is not None:
+                past.take(frame, dreamed, intrinsics, t)
+                if truth is not past:
+                    truth.take(true, never, intrinsics, t)
+                values["around"] = truth.around(true)
             for name, value in values.items():
                 self._put(name, index[:real], value[:real], t < length[:real])
 
@@ -315,13 +326,16 @@ class _Past:
         """What is remembered at the frame's camera."""
         return self.memory.render(self.data, self._camera(frame, intrinsics))
 
-    def take(self, frame: Frame, dreamed: Tensor, intrinsics: Tensor, t: int) -> Tensor:
-        """Take in a frame of every walk, those that are ``dreamed`` (b,) bool as they are; what then is around, packed."""
+    def take(self, frame: Frame, dreamed: Tensor, intrinsics: Tensor, t: int) -> None:
+        """Take in a frame of every walk, those that are ``dreamed`` (b,) bool as they are."""
         worse, keep = self.degrade(frame)
         worse = map_tensors(partial(where_rows, dreamed), frame, worse)
         step = torch.full((len(dreamed),), t, dtype=torch.int64, device=dreamed.device)
         updated = self.memory.integrate(self.data, worse, self._camera(frame, intrinsics), step)
         self.data = map_tensors(partial(where_rows, keep | dreamed), updated, self.data)
+
+    def around(self, frame: Frame) -> Tensor:
+        """The map of surroundings at the frame."""
         assert frame.pose is not None
         return self.memory.surroundings(self.data, frame.pose)
 

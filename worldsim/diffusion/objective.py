@@ -18,6 +18,10 @@ from worldsim.state import map_tensors
 
 SCALES = 4
 """Scales of the energy score: bands of 1, 2 and 4 pixels and what is left, means of 8x8 pixels."""
+SQUARE = 8
+"""Pixels a side of the squares of the energy score."""
+OTHER_COLOUR, OTHER_DEPTH = 0.3, 0.1
+"""Differences of channels, each in [-1, 1], from which on a remembered point is something else than what was there."""
 TELEPORT = 20.0
 """Motions of more than this many times the usual one are left out of the ego-motion loss."""
 
@@ -43,6 +47,9 @@ class ObjectiveConfig:
     """Share of the training after which ``own_context`` begins: first learn, then learn from one's own mistakes."""
     depth_weight: float = 0.5
     """Weight of the depth channel's loss beside colour's."""
+    forgive_dreamed: bool = True
+    """Leave out of the loss the places where a memory that was dreamed in part shows something else than what was there: there
+    a dream should stay as it is. Otherwise the network learns to distrust what it remembers of its own."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.energy <= 1.0:
@@ -53,8 +60,8 @@ def energy_score(one: Tensor, other: Tensor, truth: Tensor) -> Tensor:
     """The energy score of two samples of frames, (b, t) of (b, t, c, h, w); h and w divisible by 8.
 
     Mean distance to the truth less half the distance of the samples: least, on average, for samples of the true distribution
-    (Gneiting and Raftery 2007). Distances are those of a pixel's colours, averaged over the bands of a Haar pyramid of four
-    scales, so that samples also have to agree with the truth in how pixels go together.
+    (Gneiting and Raftery 2007). Distances are taken in the bands of a Haar pyramid of four scales, of each pixel's colours and of
+    squares of 8x8 pixels as a whole: the latter are least only if the pixels of a square go together as those of the truth do.
     """
     total: Tensor | float = 0.0
     images = [one, other, truth]
@@ -72,9 +79,11 @@ def energy_score(one: Tensor, other: Tensor, truth: Tensor) -> Tensor:
 
 
 def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean distance (b, t) of the colours of two (b, t, c, h, w)."""
+    """Mean distance (b, t) of two (b, t, c, h, w): of the colours of their pixels and of whole squares, in equal parts."""
+    apart = (a - b).square().sum(2)
+    squares = F.avg_pool2d(apart, SQUARE, ceil_mode=True)
     # The square root's slope at zero is infinite.
-    return ((a - b).square().sum(2) + 1e-6).sqrt().mean((2, 3))
+    return 0.5 * sum(((x + 1e-6).sqrt().mean((2, 3)) for x in (apart, squares)), torch.zeros_like(apart[:, :, 0, 0]))
 
 
 class Objective(nn.Module):
@@ -124,7 +133,7 @@ class Objective(nn.Module):
         predictions, features = self._predict(
             torch.cat(noisy, 1), [context_level, *[level] * targets], windows, intrinsics, hidden_before
         )
-        losses = self._denoising(predictions, x, level)
+        losses = self._denoising(self._forgiven(predictions, x, windows), x, level)
         losses.update(self._outcomes(features, windows))
         if self.ego_motion is not None and motions is not None:
             losses.update(self._motions(motions))
@@ -168,6 +177,21 @@ class Objective(nn.Module):
             view = torch.zeros(b, t, max(n.view_channels, 1), n.height, n.width, device=flat.device)
         one = Condition(act=windows.act, motion=windows.motion, rays=rays, view=view)
         return map_tensors(lambda x: torch.cat([x] * streams, 1), one)
+
+    def _forgiven(self, predictions: list[Tensor], x: Tensor, windows: Windows) -> list[Tensor]:
+        """The predictions, true where they are not to be charged for."""
+        if not self.config.forgive_dreamed or windows.dreamed is None or windows.view is None:
+            return predictions
+        known = windows.view[:, :, 4]
+        apart = (windows.view[:, :, : x.shape[2]] - x).abs()
+        other = apart[:, :, :3].amax(2) > OTHER_COLOUR
+        if x.shape[2] > 3:
+            other = other | (apart[:, :, 3] > OTHER_DEPTH)
+        # By majority of the points nearby: single ones beside edges are off in any memory, and between points there are holes.
+        both = torch.stack([other * known, known], 2).flatten(0, 1)
+        others, all_known = F.avg_pool2d(both, 5, stride=1, padding=2).unflatten(0, x.shape[:2]).unbind(2)
+        disputed = (others > 0.5 * all_known) & windows.dreamed[:, :, None, None]
+        return [torch.where(disputed[:, :, None], x, p) for p in predictions]
 
     def _denoising(self, predictions: list[Tensor], x: Tensor, level: Tensor) -> dict[str, Tensor]:
         """Logarithms of each frame's error: every frame and noise level counts by ratio, as PSNR does."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -23,8 +24,8 @@ from worldsim.state import Frame, MemoryView, map_tensors, where_rows
 
 FIRST = 8
 """True frames at the beginning of every episode: a dream starts from some."""
-ON, OFF = 1 / 12, 1 / 8
-"""Chance that a dream begins with a frame, and that it ends: it lasts 8 frames on average, two fifths of all."""
+ON = 1 / 12
+"""Chance that a dream begins with a frame, where none is going on."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,17 @@ class PerturbConfig:
     own: float = 0.0
     """Share of the batches of episodes in which the network dreams parts of the walk at the true poses: memory and context then
     hold what it dreamed. For a network that has learned to draw: see ``--init-from``."""
+    own_frames: tuple[float, float] = (4.0, 128.0)
+    """Shortest and longest mean length, in frames, of such a part; drawn for each walk, its logarithm uniformly. From long ones the
+    network learns the way back to what real frames look like, from short ones what to do with a memory that is mostly true."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if not 0.0 <= getattr(self, field.name) <= 1.0:
-                raise InvalidInputError(f"PerturbConfig.{field.name} = {getattr(self, field.name)!r}: a share is in [0, 1]")
+        for name in ("sparse", "blurred", "depth_noise", "own"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise InvalidInputError(f"PerturbConfig.{name} = {getattr(self, name)!r}: a share is in [0, 1]")
+        low, high = self.own_frames
+        if not 1.0 <= low <= high:
+            raise InvalidInputError(f"PerturbConfig.own_frames = {self.own_frames!r}: two lengths of at least 1, shorter one first")
 
 
 class Degradation:
@@ -89,16 +96,21 @@ class OwnFrames:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.dynamics = DiffusionDynamics(self.network)
 
-    def walk(self, rows: int, generator: torch.Generator) -> OwnWalk:
-        """Begin ``rows`` walks."""
-        return OwnWalk(self.dynamics, rows, generator)
+    def walk(self, rows: int, generator: torch.Generator, frames: tuple[float, float]) -> OwnWalk:
+        """Begin ``rows`` walks. frames: as :attr:`PerturbConfig.own_frames`."""
+        return OwnWalk(self.dynamics, rows, generator, frames)
 
 
 class OwnWalk:
     """A batch of walks, partly dreamed; call :meth:`take` with each true frame in turn."""
 
-    def __init__(self, dynamics: DiffusionDynamics, rows: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, dynamics: DiffusionDynamics, rows: int, generator: torch.Generator, frames: tuple[float, float]
+    ) -> None:
         self.dynamics, self.generator = dynamics, generator
+        shortest, longest = map(math.log, frames)
+        drawn = torch.rand(rows, generator=generator, device=generator.device)
+        self.ending = torch.exp(-(shortest + (longest - shortest) * drawn))
         self.context: Context = dynamics.empty(rows, generator.device)
         self.dreaming = torch.zeros(rows, dtype=torch.bool, device=generator.device)
         self.taken = 0
@@ -112,7 +124,7 @@ class OwnWalk:
         """
         b, device = len(frame.rgb), frame.rgb.device
         n = self.dynamics.network.config
-        change = torch.rand(b, generator=self.generator, device=device) < torch.where(self.dreaming, OFF, ON)
+        change = torch.rand(b, generator=self.generator, device=device) < torch.where(self.dreaming, self.ending, ON)
         self.dreaming = (self.dreaming ^ change) & (self.taken >= FIRST)
         self.taken += 1
         noise = torch.randn(2, b, n.channels, n.height, n.width, generator=self.generator, device=device)

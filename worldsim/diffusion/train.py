@@ -27,6 +27,7 @@ from tqdm import tqdm
 from worldsim.config import read_json, to_json, write_json
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.buffer import FrameBuffer, Windows, augment, bytes_per_frame
+from worldsim.diffusion.edits import edit_windows
 from worldsim.diffusion.network import VIEW_CHANNELS, SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective, ObjectiveConfig
 from worldsim.diffusion.perturb import OwnFrames, PerturbConfig
@@ -91,6 +92,9 @@ class TrainConfig:
     """For mirror augmentation: each discrete action's mirror image, for Freedoom 0 1 2 4 3 6 5; None switches it off."""
     colour: float = 0.5
     """Share of windows whose colours are scaled and permuted."""
+    edits: float = 0.0
+    """Share of windows in which the memory shows a box that the past does not, or the past one that the memory does not: the world
+    then believes edits of its memory. Needs the memory."""
     buffer_frames: int | None = None
     """At most so many frames are kept on each process's device (about 60 KB each at 64x64); the oldest shards make room. Not
     given: what half of a GPU's free memory holds, without a GPU a million. A run that shall resume exactly on another GPU
@@ -120,6 +124,8 @@ class TrainConfig:
                 raise InvalidInputError(f"TrainConfig.{name} = {getattr(self, name)!r}: it must be at least 1")
         if self.minutes is not None and self.minutes <= 0:
             raise InvalidInputError(f"TrainConfig.minutes = {self.minutes!r}: it must be more than 0")
+        if not 0.0 <= self.edits <= 1.0 or (self.edits > 0 and not self.memory):
+            raise InvalidInputError(f"TrainConfig.edits = {self.edits!r}: a share in [0, 1], 0 without the memory")
         if self.mixed_precision not in ("bf16", "no"):
             raise InvalidInputError(f"TrainConfig.mixed_precision = {self.mixed_precision!r}: choose bf16 or no")
 
@@ -298,6 +304,9 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed((c.seed * 1009 + self.rank) * 1_000_003 + self.step)
         windows = self.buffer.sample(c.batch_size, generator, c.memory_drop)
         windows = augment(windows, generator, c.mirror_actions, c.colour)
+        if c.edits > 0:
+            assert self.buffer.intrinsics is not None
+            windows = edit_windows(windows, self.buffer.intrinsics, generator, c.edits)
         motions = None
         if self.ego is not None:
             motions = vary(self.buffer.sample_motions(c.batch_size * c.motions, generator), generator, c.mirror_actions)

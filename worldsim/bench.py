@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -202,10 +203,10 @@ class Start:
         index = torch.arange(size, device=self.world.device) % self.acts.shape[1]
         return self.acts.index_select(1, index)
 
-    def points(self) -> float | None:
-        """Slots of the memory that are in use, a mean over the environments; None where a memory has no slots."""
+    def points(self, size: int) -> float | None:
+        """Slots of the memory that are in use in a batch, a mean over its environments; None where a memory has no slots."""
         count = getattr(self.world.memory, "count", None)
-        return None if count is None else float(count(self.state.memory).float().mean())
+        return None if count is None else float(count(self.state.memory)[torch.arange(size) % len(self.state)].float().mean())
 
     def bytes_needed(self, world: World) -> int:
         """What one more environment in a batch needs, state and step, measured on this batch; at least twice its state."""
@@ -246,20 +247,17 @@ def _left_out(batch: int, last: dict[str, Any] | None, need: int, device: torch.
 def measure(world: World, start: Start, batch: int, config: BenchConfig, ceilings: dict[str, float]) -> dict[str, Any]:
     """The figures of one batch."""
     device, memory = world.device, not isinstance(world.memory, NoMemory)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
     acts, peak = start.actions(batch), stopwatch.PeakMemory(device)
     try:
-        state, warm = start.batch(batch, memory), []
-        for act in acts[: config.warmup]:
-            began = time.perf_counter()
-            state, _ = world.step(state, act)
-            stopwatch.wait(device)
-            warm.append(time.perf_counter() - began)
-        steps = max(1, min(config.timed_steps, int(REPEAT_S / warm[-1])))
+        warm = min(_warm_up(world, start.batch(batch, memory), acts[: config.warmup]))
+        steps = max(1, min(config.timed_steps, int(REPEAT_S / warm)))
         times = []
         for _ in range(config.repeats):
-            state = start.batch(batch, memory)
-            times.append(stopwatch.seconds(lambda first=state: _steps(world, first, acts[:steps]), device) / steps)  # type: ignore[misc]
-        held = peak.read()
+            held = [start.batch(batch, memory)]
+            times.append(stopwatch.seconds(partial(_steps, world, held, acts[:steps]), device) / steps)
+        most_held = peak.read()
         share = stopwatch.shares(world, start.batch(batch, memory), acts[:steps])
         state = start.batch(batch, memory)
         operations, precision = stopwatch.compute(lambda: world.step(state, acts[0]))
@@ -276,17 +274,30 @@ def measure(world: World, start: Start, batch: int, config: BenchConfig, ceiling
         "repeats": len(times),
         "timed_steps": steps,
         "share": share,
-        "memory_points": start.points() if memory else 0,
+        "memory_points": start.points(batch) if memory else 0,
         "gflop_per_step": operations / 1e9,
         "precision": precision,
         "megabytes_per_step": moved / 1e6,
         "flop_fraction": operations / median / ceilings[f"{precision}_flop_per_s"],
         "bandwidth_fraction": moved / median / ceilings["copy_bytes_per_s"],
-        "peak_memory_bytes": held,
+        "peak_memory_bytes": most_held,
     }
 
 
-def _steps(world: World, state: WorldState, acts: Tensor) -> None:
+def _warm_up(world: World, state: WorldState, acts: Tensor) -> list[float]:
+    """Seconds of each step."""
+    times = []
+    for act in acts:
+        began = time.perf_counter()
+        state, _ = world.step(state, act)
+        stopwatch.wait(world.device)
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def _steps(world: World, held: list[WorldState], acts: Tensor) -> None:
+    """Steps from the one state in ``held``, which is taken out of it: as in use, nobody keeps what a step has left behind."""
+    state = held.pop()
     for act in acts:
         state, _ = world.step(state, act)
 

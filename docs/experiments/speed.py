@@ -190,7 +190,7 @@ def compare(config: Config, world: World, theirs: Theirs, start: Start, batch: i
         "their_settings_ms": tried,
         "rounds": config.rounds,
         "steps_of_a_turn": counts,
-        "memory_points": start.points(),
+        "memory_points": start.points(batch),
     }
 
 

@@ -55,7 +55,7 @@ class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     config: Any
 
-    def to(self, *args: Any, **kwargs: Any) -> Any:
+    def to(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Move or cast the weights. diffusers' own looks for offloading first, whose import brings the compiler back."""
         if "diffusers.hooks.group_offloading" in sys.modules:
             return super().to(*args, **kwargs)

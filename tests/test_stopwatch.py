@@ -26,6 +26,9 @@ def test_compute_counts_products_convolutions_and_attention():
     assert stopwatch.compute(lambda: a @ b) == (2 * 4 * 8 * 16, "float32")
     halves = (a.bfloat16(), b.bfloat16())
     assert stopwatch.compute(lambda: halves[0] @ halves[1]) == (2 * 4 * 8 * 16, "bfloat16")
+    # The type of most operations counts, not of most results: 2 x 2 numbers here, 8 x 8 there.
+    long, short = torch.ones(2, 1000, dtype=torch.bfloat16), torch.ones(8, 1)
+    assert stopwatch.compute(lambda: (long @ long.T, short @ short.T)) == (2 * 4 * 1000 + 2 * 64, "bfloat16")
     image, filters = torch.ones(1, 3, 10, 10), torch.ones(8, 3, 3, 3)
     assert stopwatch.compute(lambda: F.conv2d(image, filters, padding=1))[0] == 2 * 8 * 3 * 9 * 100
     q, k = torch.ones(2, 4, 16, 32), torch.ones(2, 4, 24, 32)

@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -122,16 +122,19 @@ def _attention_flop(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int
 
 
 class _Types(TorchDispatchMode):
-    """Counts the elements that matrix products and convolutions give, by type."""
+    """Counts floating-point operations by the type of their results."""
 
-    def __init__(self) -> None:
+    def __init__(self, formulas: Mapping[Any, Callable[..., Any]]) -> None:
         super().__init__()
-        self.elements: Counter[torch.dtype] = Counter()
+        self.formulas = formulas
+        self.flop: Counter[torch.dtype] = Counter()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = function(*args, **(kwargs or {}))
-        if function.overloadpacket.__name__ in ("mm", "addmm", "bmm", "baddbmm", "convolution"):
-            self.elements[out.dtype] += out.numel()
+        formula = self.formulas.get(function.overloadpacket)
+        if formula is not None:
+            result = out if isinstance(out, Tensor) else out[0]
+            self.flop[result.dtype] += int(formula(*args, **(kwargs or {}), out_val=out))
         return out
 
 
@@ -140,17 +143,17 @@ def compute(work: Callable[[], Any]) -> tuple[int, str]:
 
     Matrix products, convolutions and attention count, a multiply-add as two.
     """
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
     # The counter knows only the GPU's kernels of attention.
     names = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_fused_attention_overrideable")
     more = {getattr(torch.ops.aten, name): _attention_flop for name in names if hasattr(torch.ops.aten, name)}
-    counter, types = FlopCounterMode(display=False, custom_mapping=more), _Types()
+    counter, types = FlopCounterMode(display=False, custom_mapping=more), _Types(flop_registry)
     # Compiled code shows no operations: count what it stands for.
     eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
     with eager, counter, types:
         work()
-    used = types.elements.most_common(1)
+    used = types.flop.most_common(1)
     return int(counter.get_total_flops()), str(used[0][0] if used else torch.float32).removeprefix("torch.")
 
 

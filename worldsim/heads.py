@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from worldsim.diffusion.module import Module, register_to_config
 from worldsim.memory.splat import MAP_CELL, MAP_CELLS
 from worldsim.state import where_rows
 
@@ -41,7 +40,7 @@ def _turned(motion: Tensor, rotation: Tensor) -> Tensor:
     return torch.cat([(rotation * part[..., None, :]).sum(-1) for part in motion.split(3, -1)], -1)
 
 
-class EgoMotionHead(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class EgoMotionHead(Module):
     """The relative camera pose that an action leads to, walls and momentum included.
 
     It works in world axes (z up) on a map of the surroundings that the scene memory draws: what is behind and beside the
@@ -213,7 +212,7 @@ def _mirrored(motions: Motions, flip: Tensor, mirror: Tensor) -> Motions:
     )
 
 
-class OutcomeHead(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class OutcomeHead(Module):
     """Reward and termination of the transition into a frame, from the dynamics' features (b, d) of that frame."""
 
     config: Any

@@ -49,6 +49,7 @@ def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture
         (["train", "--data", "d", "--preset", "tiny", "--out", "o"], "out", Path("o")),
         (["evaluate", "freedoom-tiny", "--json", "r.json", "--episodes", "4", "--seed", "1"], "world", "freedoom-tiny"),
         (["demo", "--out", "o"], "out", Path("o")),
+        (["bench", "freedoom-tiny", "--json", "b.json", "--batches", "1", "8", "--memory", "off"], "batches", (1, 8)),
         (["export", "runs/world", "--out", "o", "--no-eight-bit"], "eight_bit", False),
         (["export", "walk.safetensors", "--to", "glb", "--force"], "to", "glb"),
         (["view", "walk.safetensors", "--port", "8081", "--host", "0.0.0.0", "--index", "2"], "snapshot", Path("walk.safetensors")),

@@ -37,6 +37,7 @@ COMMANDS = {
     "record": Command("worldsim.data.record", "RecordConfig", "record", "Record episodes of a Gymnasium environment.", "env_id"),
     "train": Command("worldsim.diffusion.train", "TrainConfig", "train", "Train a world on recorded episodes."),
     "evaluate": Command("worldsim.evaluate", "EvaluateConfig", "evaluate", "Measure a world against its real twin.", "world"),
+    "bench": Command("worldsim.bench", "BenchConfig", "bench", "Measure how fast a world is stepped.", "world"),
     "demo": Command("worldsim.app.demo", "DemoConfig", "demo", "Walk through the shipped world; write video, pictures, metrics."),
     "export": Command("worldsim.app.export", "ExportConfig", "export", "Write a world, or what a snapshot remembers.", "source"),
     "view": Command("worldsim.app.view", "ViewConfig", "view", "Show a snapshot's memory and walk in the browser.", "snapshot"),

@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from worldsim.diffusion.module import Module, register_to_config
 from worldsim.errors import InvalidInputError
 
 VIEW_CHANNELS = 8
@@ -183,7 +182,7 @@ class Block(nn.Module):
         return F.layer_norm(x, x.shape[-1:])
 
 
-class SpaceTimeTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class SpaceTimeTransformer(Module):
     """Predicts clean frames from noisy ones, their conditions and earlier frames.
 
     height, width: frame size in pixels, divisible by the patch ``2 ** len(levels)``.

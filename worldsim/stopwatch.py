@@ -1,0 +1,258 @@
+"""How long a step takes and where, what it computes, what memory it needs, and what the device could do: measured from outside."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import platform
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from worldsim.state import WorldState, flatten
+from worldsim.world import World
+
+PARTS = ("memory_render", "denoise", "heads", "integrate")
+"""What a step is made of; the rest of its time is ``overhead``."""
+STATUS, REFERENCES, TOTALS = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
+PROCESSOR = Path("/proc/cpuinfo")
+
+
+def device_name(device: torch.device) -> str:
+    """What the GPU, or the processor, is called."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    lines = PROCESSOR.read_text().splitlines() if PROCESSOR.is_file() else []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def wait(device: torch.device) -> None:
+    """Return once the device has finished what it was told to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    """Wall-clock seconds of ``work``, with an idle device before and after."""
+    wait(device)
+    began = time.perf_counter()
+    work()
+    wait(device)
+    return time.perf_counter() - began
+
+
+class Sections:
+    """Adds up the seconds spent in named sections. On a GPU they lie between events, so that nothing waits before the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._spans: list[tuple[str, Any, Any]] = []
+
+    def _now(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def within(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """``function`` as a section."""
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            began = self._now()
+            result = function(*args, **kwargs)
+            self._spans.append((name, began, self._now()))
+            return result
+
+        return wrapped
+
+    def total(self) -> Counter[str]:
+        """Seconds by name."""
+        wait(self.device)
+        sums: Counter[str] = Counter()
+        for name, began, ended in self._spans:
+            sums[name] += began.elapsed_time(ended) / 1000 if self.device.type == "cuda" else ended - began
+        return sums
+
+
+def in_sections(world: World, sections: Sections) -> World:
+    """A copy of ``world``, same weights, whose parts are sections; ``world`` itself stays as it is.
+
+    ``heads`` is ego-motion with the map of surroundings that it looks at, reward and termination.
+    """
+    watched: Any = copy.copy(world)
+    watched.memory, watched.dynamics = copy.copy(world.memory), copy.copy(world.dynamics)
+    for owner, method, part in (
+        (watched.memory, "render", "memory_render"),
+        (watched.memory, "integrate", "integrate"),
+        (watched.dynamics, "predict", "denoise"),
+        (watched.dynamics, "commit", "denoise"),
+        (watched, "predict_motion", "heads"),
+        (watched, "outcome", "heads"),
+    ):
+        setattr(owner, method, sections.within(part, getattr(owner, method)))
+    return watched
+
+
+def shares(world: World, state: WorldState, acts: Tensor) -> dict[str, float]:
+    """The share of each of ``PARTS``, and of ``overhead``, in the time of ``len(acts)`` steps. acts: (n, b, ...)."""
+    sections = Sections(world.device)
+    watched = in_sections(world, sections)
+    step = sections.within("step", watched.step)
+    for act in acts:
+        state, _ = step(state, act)
+    total = sections.total()
+    found = {part: total[part] / total["step"] for part in PARTS}
+    return found | {"overhead": 1.0 - sum(found.values())}
+
+
+def _attention_flop(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    b, h, n, d = query
+    return int(2 * b * h * n * key[2] * (d + value[3]))
+
+
+class _Types(TorchDispatchMode):
+    """Counts floating-point operations by the type of their results."""
+
+    def __init__(self, formulas: Mapping[Any, Callable[..., Any]]) -> None:
+        super().__init__()
+        self.formulas = formulas
+        self.flop: Counter[torch.dtype] = Counter()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        formula = self.formulas.get(function.overloadpacket)
+        if formula is not None:
+            result = out if isinstance(out, Tensor) else out[0]
+            self.flop[result.dtype] += int(formula(*args, **(kwargs or {}), out_val=out))
+        return out
+
+
+def compute(work: Callable[[], Any]) -> tuple[int, str]:
+    """What ``work`` computes: floating-point operations, and the type that most of them have, such as ``float32``.
+
+    Matrix products, convolutions and attention count, a multiply-add as two.
+    """
+    from torch.utils.flop_counter import FlopCounterMode, flop_registry
+
+    # The counter knows only the GPU's kernels of attention.
+    names = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_fused_attention_overrideable")
+    more = {getattr(torch.ops.aten, name): _attention_flop for name in names if hasattr(torch.ops.aten, name)}
+    counter, types = FlopCounterMode(display=False, custom_mapping=more), _Types(flop_registry)
+    # Compiled code shows no operations: count what it stands for.
+    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    with eager, counter, types:
+        work()
+    used = types.flop.most_common(1)
+    return int(counter.get_total_flops()), str(used[0][0] if used else torch.float32).removeprefix("torch.")
+
+
+def size_of(record: Any) -> int:
+    """Bytes of all tensors in a record."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in flatten(record).values())
+
+
+def weight_bytes(world: World) -> int:
+    """Bytes of all weights."""
+    return sum(p.numel() * p.element_size() for module in world.modules().values() for p in module.parameters())
+
+
+def step_bytes(world: World, state: WorldState) -> int:
+    """The least that a step moves, in bytes: what it has to read once and to write once, without anything in between.
+
+    Weights, once whatever the batch. For each environment, read and written: the cache of keys and values, and the memory's slots
+    (those in use on a CPU, which leaves out the others; on a GPU all). Read: noise and the memory's view, float32. Written: the
+    frame.
+    """
+    n = world.network.config
+    slots = float(size_of(state.memory))
+    count = getattr(world.memory, "count", None)
+    if count is not None and world.device.type != "cuda":
+        slots *= float(count(state.memory).sum()) / state.memory.kind.numel()
+    pixels = len(state) * n.height * n.width * 4 * (n.channels + n.view_channels)
+    return int(weight_bytes(world) + 2 * (size_of(state.context.cache) + slots) + pixels + size_of(state.frame))
+
+
+def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
+    """What the device reaches on a large matrix product (FLOP/s, by type) and on a large copy (bytes/s, reading and writing).
+
+    The best of a few tries. quick: smaller ones, for tests.
+    """
+    side = 256 if quick else 8192 if device.type == "cuda" else 1536
+    found = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        found[f"{name}_flop_per_s"] = 2.0 * side**3 / _best(lambda a=a, b=b: a @ b, device)  # type: ignore[misc]
+    source = torch.ones((1 << 20) if quick else (1 << 28 if device.type == "cuda" else 1 << 25), device=device)
+    target = torch.empty_like(source)
+    found["copy_bytes_per_s"] = 2.0 * size_of(source) / _best(lambda: target.copy_(source), device)
+    return found
+
+
+def _best(work: Callable[[], Any], device: torch.device, tries: int = 6) -> float:
+    work()
+    return min(seconds(work, device) for _ in range(tries))
+
+
+def available_memory(device: torch.device) -> int:
+    """Bytes that a new batch may take: on a GPU including what this process holds unused."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return _kilobytes(TOTALS, "MemAvailable") or 1 << 62
+
+
+class PeakMemory:
+    """Bytes that were held at most since this was made: of a GPU's memory all of PyTorch's, of a CPU's the growth since then."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self._before = device, 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        with suppress(OSError, AttributeError):
+            # What was freed would be taken again without showing; 5 sets the peak back to what is held now. Linux alone.
+            ctypes.CDLL("libc.so.6").malloc_trim(0)
+            REFERENCES.write_text("5")
+        self._before = _kilobytes(STATUS, "VmRSS")
+
+    def read(self) -> int:
+        """The peak so far."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return max(0, _kilobytes(STATUS, "VmHWM") - self._before)
+
+
+def _kilobytes(path: Path, name: str) -> int:
+    """A line of one of Linux's tables in bytes, 0 elsewhere."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
+
+
+@contextmanager
+def using_threads(count: int | None) -> Iterator[int]:
+    """PyTorch with so many threads, afterwards with as many as before; None changes nothing. Gives the number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield count or before
+    finally:
+        torch.set_num_threads(before)
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Median, least and most."""
+    return statistics.median(values), min(values), max(values)

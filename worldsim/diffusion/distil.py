@@ -124,6 +124,7 @@ class DistilTrainer(Trainer):
     def __init__(self, config: DistilConfig) -> None:
         self.distil = config
         self.teacher = World.from_pretrained(config.world, device="cpu")
+        check_recording(config, self.teacher.network)
         self.teacher_weights = weights_of(self.teacher)
         self.dynamics: DynamicsConfig = dataclasses.replace(self.teacher.config.dynamics, steps=config.steps)
         super().__init__(config.training(memory=self.teacher.config.memory is not None))
@@ -132,12 +133,6 @@ class DistilTrainer(Trainer):
 
     def _modules(self) -> tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]:
         c, teacher = self.distil, self.teacher
-        check_recording(c.world, teacher.network, self.dataset)
-        if c.mirror_actions is not None and sorted(c.mirror_actions) != list(range(teacher.network.config.actions)):
-            raise InvalidInputError(
-                f"--mirror-actions {c.mirror_actions} must name each of the world's {teacher.network.config.actions} "
-                "discrete actions once"
-            )
         if c.student == RANDOM:
             n = teacher.network.config
             size = PRESETS[c.preset] | {"window": n.window}
@@ -187,9 +182,9 @@ class DistilTrainer(Trainer):
         return World(world.network, config, world.ego_motion, world.outcome, card)
 
 
-def check_recording(name: str, network: SpaceTimeTransformer, dataset: EpisodeDataset) -> None:
-    """Raise InvalidInputError unless a world's network takes the frames and actions of a recording."""
-    info, n = dataset.info, network.config
+def check_recording(config: DistilConfig, network: SpaceTimeTransformer) -> None:
+    """Raise InvalidInputError unless the teacher's network takes the frames and actions of the recording."""
+    info, n, mirror = EpisodeDataset(config.data).info, network.config, config.mirror_actions
     space = info.action_space
     actions = int(space["n"]) if space["type"] == "Discrete" else 0
     recorded = {
@@ -202,8 +197,11 @@ def check_recording(name: str, network: SpaceTimeTransformer, dataset: EpisodeDa
     wrong = [f"{key} {n[key]} and not {value}" for key, value in recorded.items() if n[key] != value]
     if wrong:
         raise InvalidInputError(
-            f"teacher {name} does not fit the recording: it takes {', '.join(wrong)}; record its real twin, as its card names it"
+            f"teacher {config.world} does not fit the recording {config.data}: it takes {', '.join(wrong)}; "
+            "record its real twin, as its card names it"
         )
+    if mirror is not None and sorted(mirror) != list(range(actions)):
+        raise InvalidInputError(f"--mirror-actions {mirror} must name each of the recording's {actions} discrete actions once")
 
 
 def check_student(config: DistilConfig, student: SpaceTimeTransformer, teacher: SpaceTimeTransformer) -> None:

@@ -248,7 +248,9 @@ class DistilObjective(Objective):
     def _denoise(
         self, network: SpaceTimeTransformer, seen: Stage, targets: list[tuple[Tensor, Tensor]]
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Predictions (b, t, c, h, w) float32 of target streams (x, level); features (b, t, d) of the first; the context's cache.
+        """A forward pass with target streams (x, level) beside the context.
+
+        Returns each target's prediction (b, t, c, h, w) float32, features (b, t, d) of the first, and the context's cache.
         """
         t, streams = seen.context.shape[1], 1 + len(targets)
         x = torch.cat([seen.context, *(x for x, _ in targets)], 1)

@@ -125,12 +125,16 @@ def behind_the_best(teachers: list[list[Array]], student: list[Array], config: C
     return {"behind": max(pooled_mean(t) for t in teachers) - pooled_mean(student), "ci95": [low, high]}
 
 
-def sharpness_ratio(dream: Tensor, truth: Tensor, config: Config) -> dict[str, Any]:
-    """Of all frames, and its interval."""
-    above, below = list(dream.numpy().astype(np.float64)), list(truth.numpy().astype(np.float64))
-    up, down = mean_statistic(above), mean_statistic(below)
-    interval = bootstrap_ci(lambda n: up(n) / down(n), len(above), config.draws, config.seed)
-    return {"value": pooled_mean(above) / pooled_mean(below), "ci95": list(interval)}
+def sharpness_ratio(dream: Tensor, best: Tensor, truth: Tensor, config: Config) -> dict[str, Any]:
+    """A dream's sharpness over the real twin's, and how much it is over that of ``best``, another dream of the same walks."""
+    rows = [list(x.numpy().astype(np.float64)) for x in (dream, best, truth)]
+    up, other, down = (mean_statistic(row) for row in rows)
+    mine, its, real = (pooled_mean(row) for row in rows)
+    intervals = [
+        bootstrap_ci(statistic, len(truth), config.draws, config.seed)
+        for statistic in (lambda n: up(n) / down(n), lambda n: (up(n) - other(n)) / down(n))
+    ]
+    return {"value": mine / real, "ci95": intervals[0], "over_best": (mine - its) / real, "over_best_ci95": intervals[1]}
 
 
 def on_return_trips(worlds: dict[str, World], config: Config) -> dict[str, Any]:
@@ -179,10 +183,14 @@ def main(config: Config) -> None:
     worlds = {name: teacher.with_dynamics(steps=s) for name, s in zip(found, config.teacher_steps, strict=True)}
     for name in config.students:
         student = World.from_pretrained(name, config.device)
+        known = set(student.card.get("train_maps", ())) & set(test.maps)
+        if known:
+            raise InvalidInputError(f"student {name} was trained on {', '.join(sorted(known))}, which the test set draws from")
         steps = student.config.dynamics.steps
         key = f"{name} @{steps}"
         worlds[key], (found[key],) = student, on_all_walks(student, test, [steps], config)
     truth = sharpness(test.rgb[:, n:])
+    best = max(teachers, key=lambda t: pooled_mean(kept(t.next, sights["next"])))
     results: dict[str, Any] = {}
     for name, one in found.items():
         values: dict[str, Any] = {}
@@ -190,8 +198,8 @@ def main(config: Config) -> None:
             mine = kept(getattr(one, key), chosen)
             values[f"{key}_psnr"] = pooled_mean(mine)
             values[f"{key}_behind_best"] = behind_the_best([kept(getattr(t, key), chosen) for t in teachers], mine, config)
-        values["sharpness_ratio"] = sharpness_ratio(one.sharp, truth, config)
-        values["sharpness_ratio_next"] = sharpness_ratio(one.sharp_next, truth, config)
+        values["sharpness_ratio"] = sharpness_ratio(one.sharp, best.sharp, truth, config)
+        values["sharpness_ratio_next"] = sharpness_ratio(one.sharp_next, best.sharp_next, truth, config)
         values["steps_per_second"] = steps_per_second(worlds[name], test)
         results[name] = values
     report: dict[str, Any] = {"test_set_sha256": digest(episodes), "walks": len(test), "device": str(teacher.device)}
@@ -205,16 +213,21 @@ def main(config: Config) -> None:
 
 
 def table(report: dict[str, Any]) -> str:
-    """What matters, in a line a world: differences to the teacher's best with the upper ends of their 95% intervals."""
+    """What matters, in a line a world.
+
+    dB behind the teacher's best and, in brackets, the upper end of the 95% interval; the sharpness of next and of dreamed frames
+    over the twin's and, in brackets, the lower end of what this is over that of the teacher at the steps of its best next frames.
+    """
     width = max(len(name) for name in report["worlds"])
-    lines = [f"{'':<{width}}  next dB  behind (to)     seen dB  behind (to)     sharp next, dreamed  steps/s"]
+    lines = [f"{'':<{width}}  next dB  behind (to)    seen dB  behind (to)    sharp next (from)  dreamed (from)  steps/s"]
     for name, v in report["worlds"].items():
         cells = []
         for key in ("next", "seen"):
             gap = v[f"{key}_behind_best"]
             cells.append(f"{v[f'{key}_psnr']:7.2f}  {gap['behind']:+5.2f} ({gap['ci95'][1]:+5.2f})")
-        sharp = f"{v['sharpness_ratio_next']['value']:10.2f}  {v['sharpness_ratio']['value']:7.2f}"
-        lines.append(f"{name:<{width}}  {cells[0]}   {cells[1]}   {sharp}  {v['steps_per_second']:7.1f}")
+        for key in ("sharpness_ratio_next", "sharpness_ratio"):
+            cells.append(f"{v[key]['value']:5.2f} ({v[key]['over_best_ci95'][0]:+5.2f})")
+        lines.append(f"{name:<{width}}  {cells[0]}    {cells[1]}     {cells[2]}   {cells[3]}   {v['steps_per_second']:7.1f}")
     for name, v in report.get("return_trips", {}).items():
         if isinstance(v, dict):
             parts = [f"{key} {n}: {x:.2f}" for key in ("return_real_psnr", "return_psnr") for n, x in v[key].items()]

@@ -242,7 +242,7 @@ class DistilObjective(Objective):
         loss = 2.0 * torch.log(error + 1e-2).mean()
         if prediction.shape[2] > 3:
             depth = (prediction[:, :, 3] - target[:, :, 3]).abs().mean((2, 3))
-            loss = loss + c.depth_weight * torch.log(depth + 1e-3).mean()
+            loss = loss + c.depth_weight * torch.log(depth + 1e-2).mean()
         return {f"{name}_loss": weight * loss, f"{name}_error": error.mean().detach()}
 
     def _denoise(

@@ -141,7 +141,7 @@ def on_return_trips(worlds: dict[str, World], config: Config) -> dict[str, Any]:
     """True and dream returns of every world on the same trips, with what each is behind the first world's."""
     first = next(iter(worlds.values()))
     settings = TripConfig(first.config.env_id, dict(first.config.env_kwargs), config.seed, lengths=config.lengths)
-    recorded = record_test_set(settings, range(config.trips), max(1, min(8, config.trips // 4)), config.cache, lambda n: None)
+    recorded = record_test_set(settings, range(config.trips), max(1, min(8, config.trips // 4)), config.cache, lambda: None)
     trips = stack_trips(recorded, settings, first.device)
     parts = {name: returns.measure_returns(world, trips) for name, world in worlds.items()}
     window = first.network.config.window

@@ -47,6 +47,7 @@ def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture
     [
         (["record", "worldsim/TinyRoom-v0", "--out", "d"], "env_id", "worldsim/TinyRoom-v0"),
         (["train", "--data", "d", "--preset", "tiny", "--out", "o"], "out", Path("o")),
+        (["distil", "freedoom-tiny", "--data", "d", "--out", "o", "--steps", "2", "--objective.real", "0"], "steps", 2),
         (["evaluate", "freedoom-tiny", "--json", "r.json", "--episodes", "4", "--seed", "1"], "world", "freedoom-tiny"),
         (["demo", "--out", "o"], "out", Path("o")),
         (["bench", "freedoom-tiny", "--json", "b.json", "--batches", "1", "8", "--memory", "off"], "batches", (1, 8)),

@@ -36,6 +36,7 @@ class Command:
 COMMANDS = {
     "record": Command("worldsim.data.record", "RecordConfig", "record", "Record episodes of a Gymnasium environment.", "env_id"),
     "train": Command("worldsim.diffusion.train", "TrainConfig", "train", "Train a world on recorded episodes."),
+    "distil": Command("worldsim.diffusion.distil", "DistilConfig", "distil", "Make a student of few sampling steps.", "world"),
     "evaluate": Command("worldsim.evaluate", "EvaluateConfig", "evaluate", "Measure a world against its real twin.", "world"),
     "bench": Command("worldsim.bench", "BenchConfig", "bench", "Measure how fast a world is stepped.", "world"),
     "demo": Command("worldsim.app.demo", "DemoConfig", "demo", "Walk through the shipped world; write video, pictures, metrics."),

@@ -204,7 +204,9 @@ class Objective(nn.Module):
             # Twice: a distance's logarithm, beside that of a squared distance.
             sampled = 2.0 * self.config.energy * torch.log(score + 1e-2) + (1.0 - self.config.energy) * loss
             loss = torch.where(level == 1.0, sampled, loss)
-            losses["energy_score"] = score[level == 1.0].mean().detach()
+            # Not score[pure].mean(): picking waits for the device.
+            pure = (level == 1.0).float()
+            losses["energy_score"] = ((score * pure).sum() / pure.sum()).detach()
         losses |= {"rgb_loss": loss.mean(), "rgb_mse": errors.mean().detach()}
         if x.shape[2] > 3:
             # Absolute error: its median keeps depth edges sharp, where a mean would float in mid-air.

@@ -131,7 +131,13 @@ class TrainConfig:
 
 
 class Trainer:
-    """The state of one training run; :func:`train` drives it."""
+    """The state of one training run; :func:`run` drives it.
+
+    Another objective is another subclass: see :mod:`worldsim.diffusion.distil`.
+    """
+
+    may_change = frozenset({"steps", "minutes", "save_every", "sample_every", "data", "out", "compile"})
+    """Settings that may be others when a run goes on."""
 
     def __init__(self, config: TrainConfig) -> None:
         if config.preset not in PRESETS:
@@ -160,13 +166,12 @@ class Trainer:
             self._buffer_frames(), config.window, self.memory, self.device, config.perturb,
             episodes_at_once=256 if on_gpu else 8,
         )  # fmt: skip
-        if on_gpu and config.compile:
-            network.compile()
-        objective = Objective(network, ego, outcome, config.objective)
+        objective = self._objective(network, ego, outcome)
+        self.learns_motion = objective.ego_motion is not None
         rest = [p for name, p in objective.named_parameters() if not name.startswith("ego_motion.")]
         groups: list[dict[str, Any]] = [{"params": rest, "peak": config.learning_rate}]
-        if ego is not None:
-            groups.append({"params": list(ego.parameters()), "peak": config.motion_learning_rate})
+        if objective.ego_motion is not None:
+            groups.append({"params": list(objective.ego_motion.parameters()), "peak": config.motion_learning_rate})
         optimizer = torch.optim.AdamW(
             groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=on_gpu
         )
@@ -179,6 +184,21 @@ class Trainer:
         self.has_rewards = self.has_terminations = False
         self.maps: set[str] = set()
         self.frames = 0
+
+    def _objective(self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead) -> Objective:
+        """What is minimised, its network compiled where that is wanted."""
+        if self._compiles:
+            network.compile()
+        return Objective(network, ego, outcome, self.config.objective)
+
+    @property
+    def _compiles(self) -> bool:
+        return self.device.type == "cuda" and self.config.compile
+
+    def _settings(self) -> dict[str, Any]:
+        """What a checkpoint remembers, and the world's card tells, of how it was made."""
+        settings: dict[str, Any] = to_json(self.config)
+        return settings
 
     def _buffer_frames(self) -> int:
         if self.config.buffer_frames is not None:
@@ -281,7 +301,7 @@ class Trainer:
                     "processes: record more"
                 )
             time.sleep(1.0)
-        if self.ego is not None and self.step == 0 and self.config.init_from is None:
+        if self.learns_motion and self.step == 0 and self.config.init_from is None:
             self._measure_motion()
 
     def _measure_motion(self) -> None:
@@ -308,7 +328,7 @@ class Trainer:
             assert self.buffer.intrinsics is not None
             windows = edit_windows(windows, self.buffer.intrinsics, generator, c.edits)
         motions = None
-        if self.ego is not None:
+        if self.learns_motion:
             motions = vary(self.buffer.sample_motions(c.batch_size * c.motions, generator), generator, c.mirror_actions)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
@@ -370,7 +390,7 @@ class Trainer:
             "training": {
                 "steps": self.step, "minutes": round(self.elapsed / 60, 2),
                 "windows_a_step": self.config.batch_size * self.world_size,
-                "hardware": _hardware(self.device, self.world_size), "config": to_json(self.config),
+                "hardware": _hardware(self.device, self.world_size), "config": self._settings(),
             },
             **(measured or {}),
         }  # fmt: skip
@@ -392,7 +412,7 @@ class Trainer:
         save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, fresh / "state.safetensors")
         meta = {
             "format": "worldsim-checkpoint", "version": 1, "step": self.step, "elapsed": self.elapsed,
-            "ema_step": self.ema.optimization_step, "world_size": self.world_size, "config": to_json(self.config),
+            "ema_step": self.ema.optimization_step, "world_size": self.world_size, "config": self._settings(),
         }  # fmt: skip
         write_json(fresh / "checkpoint.json", meta)
         old = out / ".checkpoint.old"
@@ -451,9 +471,8 @@ class Trainer:
         self.step, self.elapsed = meta["step"], meta["elapsed"]
 
     def _check_resumable(self, meta: dict[str, Any]) -> None:
-        free = {"steps", "minutes", "save_every", "sample_every", "data", "out", "compile"}
-        now = to_json(self.config)
-        changed = [k for k, v in meta["config"].items() if k not in free and now.get(k) != v]
+        now = self._settings()
+        changed = [k for k, v in meta["config"].items() if k not in self.may_change and now.get(k) != v]
         if changed:
             raise InvalidInputError(
                 f"the checkpoint in {self.config.out} was made with other values of {', '.join(changed)}: "
@@ -491,9 +510,19 @@ def train(config: TrainConfig) -> World:
 
     Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError, OutOfMemoryError.
     """
-    if not (config.data / "dataset.json").is_file():
-        raise NotFoundError(f"{config.data} has no dataset.json: record it with `worldsim record ENV_ID --out {config.data}`")
-    trainer = Trainer(config)
+    require_recording(config.data)
+    return run(Trainer(config))
+
+
+def require_recording(data: Path) -> None:
+    """Raise NotFoundError if nothing was recorded there."""
+    if not (data / "dataset.json").is_file():
+        raise NotFoundError(f"{data} has no dataset.json: record it with `worldsim record ENV_ID --out {data}`")
+
+
+def run(trainer: Trainer) -> World:
+    """Train to the end, from the checkpoint if there is one; returns the world."""
+    config = trainer.config
     config.out.mkdir(parents=True, exist_ok=True)
     resumed = trainer.resume()
     try:

@@ -158,6 +158,14 @@ def test_the_fingerprint_knows_weights_and_settings() -> None:
     assert fingerprint(world) != fingerprint(world.with_dynamics(steps=2))
 
 
+def test_a_setting_that_came_later_counts_where_it_is_set() -> None:
+    """Snapshots of before it still belong to their world."""
+    config = PointMemoryConfig(capacity=4096)
+    world, same, other = (make_tiny_world(memory=dataclasses.replace(config, colour_tolerance=t)) for t in (None, None, 48))
+    assert "colour_tolerance" not in repr(config)
+    assert fingerprint(world) == fingerprint(same) != fingerprint(other)
+
+
 def test_killed_while_saving(world_folder: Path, tmp_path: Path) -> None:
     """A process that saves again and again is killed at some moment: the file is whole, whichever snapshot it is."""
     path = tmp_path / "walk.safetensors"

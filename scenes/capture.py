@@ -6,6 +6,7 @@ are, so a capture from another height than the world was trained at is seen from
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ LAST = 12
 """Frames that a start has: enough for context and momentum of the worlds that are shipped."""
 ROOM = 2_000_000
 """Points that a memory outside of any world holds at most, 23 bytes each."""
+COLOUR_TOLERANCE = 48
+"""Of 255: points of other colours than a later frame's are dropped, where the world's memory does not say otherwise. These frames
+are true, so that another colour means that something has moved."""
 
 
 class CaptureScene:
@@ -88,6 +92,7 @@ class CaptureScene:
             memory = world.memory
             act = torch.zeros(len(journey), dtype=torch.int64) if n.actions else torch.zeros(len(journey), n.action_dim)
         pose = snap_pose(journey.pose)
+        memory = _comparing_colours(memory)
         first, data, code = max(0, len(journey) - self.last), memory.empty(1, "cpu"), journey.inverse_depth.clone()
         for i in range(len(journey)):
             camera = Camera(pose[i : i + 1], journey.intrinsics[None], *journey.rgb.shape[-2:])
@@ -105,6 +110,12 @@ class CaptureScene:
             memory=None if isinstance(memory, NoMemory) else memory.trim(data) if isinstance(memory, PointMemory) else data,
             name=self.name,
         )
+
+
+def _comparing_colours(memory: SceneMemory) -> SceneMemory:
+    if not isinstance(memory, PointMemory) or memory.config.colour_tolerance is not None:
+        return memory
+    return PointMemory(dataclasses.replace(memory.config, colour_tolerance=COLOUR_TOLERANCE))
 
 
 def _integrated(memory: SceneMemory, data: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor) -> Any:

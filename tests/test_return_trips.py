@@ -16,8 +16,10 @@ from tests.test_evaluate import SIZE, WINDOW, tiny_world
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.evaluate import EvaluateConfig, evaluate
 from worldsim.evaluation import measure, returns
+from worldsim.evaluation.fits import Fits
 from worldsim.evaluation.test_set import digest, record_test_set
 from worldsim.evaluation.trips import UNDO, Trip, TripConfig, stack_trips
+from worldsim.memory.radiance import RadianceField, RadianceMemory, RadianceMemoryConfig
 
 CONFIG = TripConfig("worldsim/TinyRoom-v0", {"size": SIZE}, start=3, lengths=(4, 14))
 
@@ -83,7 +85,7 @@ def test_returned_frames_are_compared_with_the_right_ones(trips: list[Trip]) -> 
     stacked = stack_trips(trips, CONFIG)
     engine: Any = Engine()
     state = measure.start(engine, stacked)
-    back = returns._follow(engine, state, stacked.back_act[4], stacked.back_pose[4], lambda: None)
+    back = returns._follow(engine, state, stacked.back_act[4], stacked.back_pose[4], lambda: None, None)
     assert back.shape == (2, 4, 3, SIZE, SIZE)
     for i, (act, pose) in enumerate(engine.calls):
         assert pose is not None
@@ -115,6 +117,44 @@ def test_the_protocol_writes_what_it_measures(tmp_path: Path, capsys: pytest.Cap
     assert evaluate(dataclasses.replace(config, json=None), tiny_world())["return_psnr"] == results["return_psnr"]
     printed = capsys.readouterr().out
     assert "true return" in printed and "novelty" in printed and "2 trips" in printed
+
+
+def test_fits_are_made_where_the_way_back_begins_and_on_it(trips: list[Trip], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On both ways back of each length, in the state of that moment; never on ways out, and for no other memory."""
+    asked: list[tuple[int, int]] = []
+    fit = RadianceMemory.fit
+
+    def noted(self: RadianceMemory, memory: RadianceField, iterations: int) -> RadianceField:
+        asked.append((int(memory.step[0]), iterations))
+        return fit(self, memory, iterations)
+
+    monkeypatch.setattr(RadianceMemory, "fit", noted)
+    world, stacked = tiny_world(), stack_trips(trips, CONFIG)
+    world = world.with_memory(RadianceMemory(world.memory, RadianceMemoryConfig(SIZE, SIZE, (16, 16, 8))))  # type: ignore[arg-type]
+    returned = returns.measure_returns(world, stacked, fits=Fits(iterations=2, every=6))
+    # Trips turn at frames 6 and 16. Start frames count up to step 0, of which there is one: their newest frames are of steps 5 and
+    # 15. The longer way back is walked 6 and 12 steps to the next fits. True and dreamed ways have as many frames.
+    assert sorted(asked) == sorted(2 * [(step, 2) for step in (5, 15, 21, 27)])
+    plain = returns.measure_returns(tiny_world(), stacked, fits=Fits(2, 6))
+    assert len(asked) == 8
+    for length in CONFIG.lengths:
+        assert not torch.equal(returned.real[length, ""], plain.real[length, ""])
+        for kind in ("_no_memory", "_retrieval"):
+            assert torch.equal(returned.real[length, kind], plain.real[length, kind])
+
+
+def test_the_radiance_field_is_measured_by_the_same_keys(tmp_path: Path) -> None:
+    config = EvaluateConfig(
+        "tiny", json=tmp_path / "trips.json", protocol="return-trip", episodes=1, lengths=(4,), workers=1, bootstrap=20,
+        memory="radiance", fit_iterations=2, fit_every=3,
+    )  # fmt: skip
+    evaluate(config, tiny_world())
+    stored = json.loads((tmp_path / "trips.json").read_text())
+    points = evaluate(dataclasses.replace(config, json=None, memory="points"), tiny_world())
+    assert set(stored) - set(points) == {"memory", "fit_iterations", "fit_every"} and set(points) <= set(stored)
+    assert (stored["memory"], stored["fit_iterations"], stored["fit_every"]) == ("radiance", 2, 3)
+    assert stored["return_real_psnr"] != points["return_real_psnr"]
+    assert stored["return_real_psnr_no_memory"] == points["return_real_psnr_no_memory"]
 
 
 def test_clear_errors() -> None:

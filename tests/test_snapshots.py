@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -23,8 +24,9 @@ from tests.conftest import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
-from worldsim.snapshots import fingerprint, open_snapshot, world_name
-from worldsim.state import checksum
+from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory, RadianceMemoryConfig
+from worldsim.snapshots import OpenedSnapshot, fingerprint, open_snapshot, world_name
+from worldsim.state import checksum, flatten
 from worldsim.world import World
 
 WALK, AFTER = [1, 1, 3, 1, 4], [2, 5, 6, 1, 3, 1]
@@ -156,6 +158,14 @@ def test_the_fingerprint_knows_weights_and_settings() -> None:
     assert fingerprint(world) != fingerprint(world.with_dynamics(steps=2))
 
 
+def test_a_setting_that_came_later_counts_where_it_is_set() -> None:
+    """Snapshots of before it still belong to their world."""
+    config = PointMemoryConfig(capacity=4096)
+    world, same, other = (make_tiny_world(memory=dataclasses.replace(config, colour_tolerance=t)) for t in (None, None, 48))
+    assert "colour_tolerance" not in repr(config)
+    assert fingerprint(world) == fingerprint(same) != fingerprint(other)
+
+
 def test_killed_while_saving(world_folder: Path, tmp_path: Path) -> None:
     """A process that saves again and again is killed at some moment: the file is whole, whichever snapshot it is."""
     path = tmp_path / "walk.safetensors"
@@ -237,6 +247,41 @@ def test_opened_without_the_world(env: WorldEnv, world_folder: Path, tmp_path: P
     np.testing.assert_array_equal(picture.rgb, own.rgb)
     np.testing.assert_array_equal(picture.depth, own.depth)
     assert opened.journey is not None and torch.equal(opened.journey.rgb, env.journey.rgb)
+
+
+def test_a_radiance_field_is_opened_and_restored(world_folder: Path, tmp_path: Path) -> None:
+    """Field, kept frames and points, without the world; and with it the same future, bit by bit."""
+    points = PointMemory(PointMemoryConfig(capacity=4096))
+    memory = RadianceMemory(points, RadianceMemoryConfig(32, 32, shape=(24, 24, 12), keyframes=6))
+    world = World.from_pretrained(world_folder, device="cpu").with_memory(memory)
+    env, other = WorldEnv(world), WorldEnv(world)
+    env.reset(seed=3)
+    for action in WALK:
+        env.step(action)
+    snapshot = env.snapshot()
+    fitted = memory.fit(snapshot.state.memory, 20)
+    env.restore(dataclasses.replace(snapshot, state=dataclasses.replace(snapshot.state, memory=fitted)))
+    env.step(1)
+    path = env.save(tmp_path / "field.safetensors")
+    opened = open_snapshot(path)
+    assert isinstance(opened.memory.kind, RadianceMemory) and opened.memory.kind.config == memory.config
+    own = flatten(env.state.memory)
+    for name, value in flatten(opened.memory.data).items():
+        assert torch.equal(value, own[name][:1]), name
+    assert int(opened.memory.data.fitted) >= 0
+    picture, live = opened.memory.render(size=(48, 48)), env.memory.render(size=(48, 48))
+    np.testing.assert_array_equal(picture.rgb, live.rgb)
+    np.testing.assert_array_equal(picture.normals, live.normals)
+    # The field fills what points leave open.
+    assert picture.mask.sum() > points.render(own_points(opened), opened.memory.camera(size=(48, 48))).mask.sum()
+    assert opened.memory.statistics()["points"] > 100 and len(opened.memory.points()) > 100
+    expected = future(env)
+    other.load(path)
+    assert_same(future(other), expected)
+
+
+def own_points(opened: OpenedSnapshot) -> Any:
+    return opened.memory.data.points
 
 
 def test_one_of_several_is_opened(world_folder: Path, tmp_path: Path) -> None:

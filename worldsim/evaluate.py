@@ -20,6 +20,7 @@ from tqdm import tqdm
 from worldsim.config import write_json
 from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
 from worldsim.evaluation import figures, measure, returns
+from worldsim.evaluation.fits import Fits, with_radiance
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.test_set import PROTOCOL, TestEpisode, TestSet, TestSetConfig, digest, record_test_set, stack
 from worldsim.evaluation.trips import UNDO, Trip, TripConfig, stack_trips
@@ -59,6 +60,13 @@ class EvaluateConfig:
     """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not given."""
     steps: int | None = None
     """Sampling steps a frame; the world's own number, if not given."""
+    memory: Literal["points", "radiance"] = "points"
+    """``points``: the world's own memory. ``radiance``: a radiance field upon its points, fitted where the dream begins (on return
+    trips: where they turn) and again every ``fit_every`` frames; before, it is the points."""
+    fit_iterations: int = 200
+    """Of each fit, with ``--memory radiance``."""
+    fit_every: int = 32
+    """Dreamed frames from one fit to the next, with ``--memory radiance``."""
     history: int = 64
     """True frames that a dream starts from. Another value is another protocol."""
     horizon: int = 48
@@ -82,10 +90,16 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         least = {"episodes": 1, "history": 2, "horizon": 1, "batch": 1, "bootstrap": 1, "seed": 0}
+        least |= {"fit_iterations": 1, "fit_every": 1}
         for name, bound in least.items():
             value = getattr(self, name)
             if value is not None and value < bound:
                 raise InvalidInputError(f"EvaluateConfig.{name} = {value!r}: it must be at least {bound}")
+
+    @property
+    def fits(self) -> Fits | None:
+        """When the memory fits itself, None for points."""
+        return Fits(self.fit_iterations, self.fit_every) if self.memory == "radiance" else None
 
     @property
     def walks(self) -> int:
@@ -101,7 +115,11 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
         world = world.with_dynamics(steps=config.steps)
     if not world.config.env_id:
         raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
+    if config.fits is not None:
+        world = with_radiance(world)
     results = _walks(config, world) if config.protocol == "walks" else _return_trips(config, world)
+    if config.fits is not None:
+        results |= {"memory": config.memory, "fit_iterations": config.fit_iterations, "fit_every": config.fit_every}
     results["seconds"] = round(time.monotonic() - began, 1)
     print(figures.table(results) if config.protocol == "walks" else returns.table(results))
     if config.json is not None:
@@ -122,7 +140,8 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
         stack_trips(recorded[i : i + config.batch], settings, world.device) for i in range(0, len(recorded), config.batch)
     ]
     with tqdm(total=sum(returns.steps_of(world, chunk) for chunk in chunks), desc="dreaming", unit="step") as bar:
-        parts = _fitting(config, world, lambda: [returns.measure_returns(world, chunk, bar.update) for chunk in chunks])
+        measured = (returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks)
+        parts = _fitting(config, world, lambda: list(measured))
     network: Any = world.network.config
     return returns.compute(returns.join(parts), network.window, config.bootstrap, config.seed) | {
         "test_set_sha256": digest(recorded),
@@ -164,7 +183,7 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "steps_per_second": round(steps_per_second(world, test), 2),
     }
     if config.pictures is not None:
-        save_strips(world, test.part(0, min(4, len(test)), world.device), config.pictures)
+        save_strips(world, test.part(0, min(4, len(test)), world.device), config.pictures, config.fits)
     return results
 
 
@@ -225,7 +244,7 @@ def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measur
     actions = test.fork_act.shape[2]
     total = len(chunks) * measure.steps_of(world, config.history, config.horizon, len(test.config.fork_frames), actions)
     with tqdm(total=total, desc="dreaming", unit="step") as bar:
-        parts = (measure.measure(world, test.part(i, i + config.batch, world.device), bar.update) for i in chunks)
+        parts = (measure.measure(world, test.part(i, i + config.batch, world.device), bar.update, config.fits) for i in chunks)
         return _fitting(config, world, lambda: list(parts))
 
 

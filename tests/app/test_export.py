@@ -13,11 +13,12 @@ import trimesh
 import worldsim.world
 from tests.conftest import make_tiny_world
 from worldsim.app import cli
-from worldsim.app.export import ExportConfig, export
+from worldsim.app.export import ExportConfig, Form, export
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.journey import Journey
+from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory, RadianceMemoryConfig
 from worldsim.meshes import GLTF_FROM_WORLD
 from worldsim.nerfstudio_files import open_capture
 from worldsim.scenes.capture import CaptureScene
@@ -107,6 +108,28 @@ def test_dataset(snapshot: Path, room_walk: tuple[TinyRoom, Journey]):
     np.testing.assert_allclose(frames[-1].pose, room_walk[1].pose[-1], atol=2e-4)
     assert run(snapshot, "--to", "nerfstudio") == 2
     assert run(snapshot, "--to", "nerfstudio", "--force") == 0
+
+
+@pytest.mark.parametrize("form", ["ply", "glb", "nerfstudio"])
+def test_a_snapshot_with_a_radiance_field(
+    tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path: Path, form: Form
+):
+    """Its points are exported as those of a point memory are."""
+    memory = RadianceMemory(PointMemory(PointMemoryConfig(capacity=8192)), RadianceMemoryConfig(32, 32, (16, 16, 8), keyframes=4))
+    env = WorldEnv(tiny_world.with_memory(memory), scenes=CaptureScene(room_walk[1], last=20))
+    env.reset(seed=0)
+    path = env.save(tmp_path / "field.safetensors")
+    points = open_snapshot(path).memory.points()
+    assert len(points) > 2000
+    out = export(ExportConfig(str(path), to=form, points=form == "glb"))
+    if form == "nerfstudio":
+        assert len(open_capture(out)) == 20
+    elif form == "ply":
+        cloud: Any = trimesh.load(out)
+        np.testing.assert_array_equal(cloud.vertices, points.position)
+    else:
+        mesh: Any = trimesh.load(out, force="mesh")
+        assert len(mesh.faces) > 2000
 
 
 def test_files_are_named_after_the_snapshot_and_not_overwritten(snapshot: Path, capsys: pytest.CaptureFixture[str]):

@@ -27,6 +27,7 @@ from worldsim.app import cli
 from worldsim.app.view import SCALE, ViewConfig, _spread, colours, open_viewer
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory, RadianceMemoryConfig
 from worldsim.memory.handle import PointArrays
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.scenes.recorded import RecordedScenes
@@ -202,6 +203,18 @@ def test_a_memory_without_points(world_folder: Path, tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(InvalidInputError, match="holds no points"):
             open_viewer(ViewConfig(path, port=port))
+
+
+def test_the_points_of_a_radiance_memory(world_folder: Path, tmp_path: Path) -> None:
+    world = World.from_pretrained(world_folder, device="cpu")
+    kind = RadianceMemory(PointMemory(PointMemoryConfig(capacity=4096)), RadianceMemoryConfig(32, 32, (8, 8, 8), keyframes=2))
+    env = WorldEnv(world.with_memory(kind))
+    env.reset(seed=0)
+    viewer = open_viewer(ViewConfig(env.save(tmp_path / "field.safetensors"), port=free_port()))
+    try:
+        assert len(viewer._points) == env.memory.statistics()["points"] > 100
+    finally:
+        viewer.stop()
 
 
 class WithoutMemory(RecordedScenes):

@@ -57,6 +57,45 @@ def psnr(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor) -> float:
     return float(10 * torch.log10(255.0**2 / error))
 
 
+@pytest.mark.parametrize(("colour", "gone"), [(148, 0), (149, 64), (52, 0), (51, 64)])
+def test_points_of_other_colours_go_if_asked(colour: int, gone: int):
+    """A box 0.1 m before a wall of colour 100 agrees with it in depth. Of 64 pixels; limits are 100 - 48 and 100 + 48."""
+    box, camera = with_box(2.0, 1.9)
+    box = Frame(torch.where(box.rgb == 250, colour, box.rgb).to(torch.uint8), box.inverse_depth, box.pose)
+    for tolerance in (None, 48):
+        memory = PointMemory(PointMemoryConfig(capacity=512, colour_tolerance=tolerance))
+        data = memory.integrate(memory.empty(1), box, camera, step(0))
+        data = memory.integrate(data, wall(2.0)[0], camera, step(1))
+        left = (data.colour[0, 0] == colour) & (data.kind[0] == POINT)
+        assert int(left.sum()) == 64 - (gone if tolerance else 0)
+        # What went is replaced by what is there.
+        assert memory.render(data, camera).mask.all() and int(memory.count(data)) == 256
+
+
+def test_colours_are_compared_with_the_pixels_around_and_never_in_the_sky():
+    memory = PointMemory(PointMemoryConfig(capacity=1024, colour_tolerance=0))
+    frame, camera = wall(2.0)
+    frame.rgb[0, :, 8, 8] = 250
+    data = memory.integrate(memory.empty(1), frame, camera, step(0))
+    shifted, _ = wall(2.0)
+    shifted.rgb[0, :, 8, 9] = 250
+    # One pixel aside the spot is still among the neighbours; the wall's own colour is everywhere.
+    after = memory.integrate(data, shifted, camera, step(1))
+    assert torch.equal(after.kind, data.kind) and torch.equal(after.colour, data.colour)
+    shifted.rgb[0, :, 8, 9], shifted.rgb[0, :, 8, 10] = 100, 250
+    after = memory.integrate(data, shifted, camera, step(1))
+    assert not bool((after.colour[0, 0] == 250).any())
+    sky, night = wall(float("inf"), colour=200)[0], wall(float("inf"), colour=10)[0]
+    data = memory.integrate(memory.empty(1), sky, camera, step(0))
+    assert torch.equal(memory.integrate(data, night, camera, step(1)).colour, data.colour)
+
+
+@pytest.mark.parametrize("tolerance", [-1, 256])
+def test_tolerances_of_colour_that_make_no_sense(tolerance: int):
+    with pytest.raises(InvalidInputError, match=f"colour_tolerance = {tolerance}"):
+        PointMemory(PointMemoryConfig(colour_tolerance=tolerance))
+
+
 def test_one_frame_by_hand():
     memory = PointMemory(PointMemoryConfig(capacity=512))
     frame, camera = wall(2.0)

@@ -22,6 +22,7 @@ from worldsim.nerfstudio_files import save_nerfstudio
 from worldsim.protocols import FittingScene, Scene
 from worldsim.scene_files import load_scene, save_scene
 from worldsim.scenes.capture import CaptureScene, CaptureScenes
+from worldsim.state import Frame
 from worldsim.testing import TinyRoom, walk_in_room
 from worldsim.world import World
 
@@ -50,6 +51,23 @@ def test_a_start_has_the_last_frames_and_a_memory_of_the_others(room_walk: tuple
     assert float(view.coverage) > 0.8
     # The memory is older than the start, whose frames count up to step 0.
     assert int(start.memory.seen.max()) == -13
+
+
+def test_what_stood_before_a_surface_and_went_leaves_no_points():
+    """A red square 0.1 m before a grey wall, and the wall without it: a memory that compares no colours keeps the square."""
+    pose, intrinsics = torch.eye(4)[None], torch.tensor([8.0, 8.0, 8.0, 8.0])
+    depth, rgb = torch.full((1, 16, 16), 2.0), torch.full((1, 3, 16, 16), 100, dtype=torch.uint8)
+    wall = Frame(rgb, quantise_depth(depth), pose)
+    near, red = depth.clone(), rgb.clone()
+    near[:, 4:12, 4:12], red[:, 0, 4:12, 4:12] = 1.9, 250
+    journey = Journey.of((Frame(red, quantise_depth(near), pose), wall, wall), intrinsics)
+    memory = CaptureScene(journey, last=1).start(RNG).memory
+    assert int((memory.kind > 0).sum()) == 256 and not bool((memory.colour[0, 0] == 250).any())
+    plain = PointMemory(PointMemoryConfig(capacity=512))
+    data = plain.empty(1)
+    for i, frame in enumerate(journey.frames):
+        data = plain.integrate(data, frame, Camera(pose, intrinsics[None], 16, 16), torch.tensor([i]))
+    assert int((data.colour[0, 0] == 250).sum()) == 64
 
 
 def test_a_short_capture_is_all_start(room_walk: tuple[TinyRoom, Journey]):

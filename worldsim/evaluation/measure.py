@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, snap_pose
+from worldsim.evaluation.fits import Fits, fitted
 from worldsim.evaluation.test_set import TestSet, Walks
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import frame_points, nearest, splat
@@ -106,10 +107,19 @@ def take_in_history(
     return state
 
 
-def free_run(world: World, state: WorldState, test: TestSet, poses_given: bool, tick: Tick, keep_views: bool = False) -> Rollout:
+def free_run(
+    world: World,
+    state: WorldState,
+    test: TestSet,
+    poses_given: bool,
+    tick: Tick,
+    keep_views: bool = False,
+    fits: Fits | None = None,
+) -> Rollout:
     """Dream on from the end of the history with the recorded actions."""
     rgb, pose, view_rgb, view_mask = [], [], [], []
     for t in range(test.config.history, test.config.frames):
+        state = fitted(world, state, t - test.config.history, fits)
         state, transition = world.step(state, test.act[:, t - 1], pose=test.pose[:, t] if poses_given else None)
         rgb.append(transition.frame.rgb)
         if transition.frame.pose is not None:
@@ -122,8 +132,8 @@ def free_run(world: World, state: WorldState, test: TestSet, poses_given: bool, 
 
 
 @torch.no_grad()
-def measure(world: World, test: TestSet, tick: Tick = lambda: None) -> Measured:
-    """Everything about one chunk of walks."""
+def measure(world: World, test: TestSet, tick: Tick = lambda: None, fits: Fits | None = None) -> Measured:
+    """Everything about one chunk of walks. fits: when the world's memory fits itself after the history, if it can."""
     forks: dict[int, tuple[Tensor, Tensor]] = {}
 
     def at_fork(index: int, state: WorldState) -> None:
@@ -131,8 +141,8 @@ def measure(world: World, test: TestSet, tick: Tick = lambda: None) -> Measured:
 
     state = take_in_history(world, test, tick, at_fork)
     future = test.rgb[:, test.config.history :]
-    own = free_run(world, state.clone(), test, False, tick)
-    given = free_run(world, state.clone(), test, True, tick) if world.has_geometry else None
+    own = free_run(world, state.clone(), test, False, tick, fits=fits)
+    given = free_run(world, state.clone(), test, True, tick, fits=fits) if world.has_geometry else None
     no_memory = None
     if given is not None:
         no_memory = _without_memory(world, test, tick) if needs_memory_run(world) else given

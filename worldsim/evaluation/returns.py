@@ -1,7 +1,8 @@
 """Return trips: what a world shows when the agent comes back along its way.
 
 *True return*: the dream is given the true frames of the way out and generates the way back at the true poses. *Dream return*:
-both ways are generated, the way back at the dream's own poses of the way out, reversed. Axes: ``e`` trips, ``n`` steps.
+both ways are generated, the way back at the dream's own poses of the way out, reversed. A memory that fits something is fitted
+where the way back begins, and again while it is walked. Axes: ``e`` trips, ``n`` steps.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.evaluation.figures import Figures
+from worldsim.evaluation.fits import Fits, fitted
 from worldsim.evaluation.measure import start
 from worldsim.evaluation.trips import Trips
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
@@ -70,15 +72,15 @@ def steps_of(world: World, trips: Trips) -> int:
 
 
 @torch.no_grad()
-def measure_returns(world: World, trips: Trips, tick: Tick = lambda: None) -> Returned:
-    """All trips of one chunk."""
+def measure_returns(world: World, trips: Trips, tick: Tick = lambda: None, fits: Fits | None = None) -> Returned:
+    """All trips of one chunk. fits: when the world's memory fits itself on the ways back, if it can."""
     real: dict[tuple[int, str], Tensor] = {}
     dream: dict[tuple[int, str], Tensor] = {}
     sharp: dict[int, tuple[Tensor, Tensor]] = {}
     novel: dict[int, tuple[Tensor, Tensor]] = {}
     for kind, one in worlds_of(world, trips).items():
         for length, state in _shown_the_way_out(one, trips, tick).items():
-            back = _follow(one, state, trips.back_act[length], trips.back_pose[length], tick)
+            back = _follow(one, state, trips.back_act[length], trips.back_pose[length], tick, fits)
             real[length, kind] = psnr(back, trips.back_rgb[length]).cpu()
         if kind == "_retrieval":
             continue
@@ -86,7 +88,7 @@ def measure_returns(world: World, trips: Trips, tick: Tick = lambda: None) -> Re
         for length, state in states.items():
             # Back to the pose of each step before the turn, the last being that of the last given frame.
             reversed_poses = poses[:, :length].flip(1)
-            back = _follow(one, state, trips.back_act[length], reversed_poses, tick)
+            back = _follow(one, state, trips.back_act[length], reversed_poses, tick, fits)
             dream[length, kind] = psnr(back[:, :-1], out[:, : length - 1].flip(1)).cpu()
             if not kind:
                 truth = trips.rgb[:, trips.config.start : trips.config.turn(length) + 1]
@@ -135,10 +137,11 @@ def _dreamed_way_out(world: World, trips: Trips, tick: Tick) -> tuple[Tensor, Te
     return torch.stack(rgb, 1), torch.stack(poses, 1), states
 
 
-def _follow(world: World, state: WorldState, acts: Tensor, poses: Tensor, tick: Tick) -> Tensor:
+def _follow(world: World, state: WorldState, acts: Tensor, poses: Tensor, tick: Tick, fits: Fits | None) -> Tensor:
     """Frames (e, n, 3, h, w) generated with given actions at given poses."""
     rgb = []
     for i in range(acts.shape[1]):
+        state = fitted(world, state, i, fits)
         state, transition = world.step(state, acts[:, i], pose=poses[:, i])
         tick()
         rgb.append(transition.frame.rgb.clone())

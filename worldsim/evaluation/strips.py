@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.evaluation.fits import Fits
 from worldsim.evaluation.measure import free_run, take_in_history
 from worldsim.evaluation.test_set import TestSet
 from worldsim.metrics import psnr
@@ -25,11 +26,11 @@ def picture(rgb: Tensor) -> NDArray[Any]:
 
 
 @torch.no_grad()
-def save_strips(world: World, test: TestSet, folder: Path) -> None:
-    """One PNG a walk in ``folder``."""
+def save_strips(world: World, test: TestSet, folder: Path, fits: Fits | None = None) -> None:
+    """One PNG a walk in ``folder``. fits: when the world's memory fits itself."""
     history, horizon = test.config.history, test.config.horizon
     state = take_in_history(world, test, lambda: None)
-    rollout = free_run(world, state, test, world.has_geometry, lambda: None, keep_views=True)
+    rollout = free_run(world, state, test, world.has_geometry, lambda: None, keep_views=True, fits=fits)
     times = sorted({int(t) for t in np.linspace(0, horizon - 1, min(COLUMNS, horizon)).round()})
     future = test.rgb[:, history:]
     scores = psnr(rollout.rgb, future).cpu()

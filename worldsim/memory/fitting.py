@@ -110,7 +110,7 @@ def fit_grid(start: Grid, rays: Rays, iterations: int, config: FitConfig, genera
     density = start.values[:1].clone().requires_grad_()
     colour = start.values[1:].clone().requires_grad_()
     optimiser = torch.optim.Adam([{"params": [density]}, {"params": [colour]}], betas=(0.9, 0.99), fused=True)
-    losses = []
+    losses: list[Tensor] = []
     with torch.enable_grad():
         for iteration in range(iterations):
             for group, rate in zip(optimiser.param_groups, (config.density_rate, config.colour_rate), strict=True):
@@ -123,8 +123,9 @@ def fit_grid(start: Grid, rays: Rays, iterations: int, config: FitConfig, genera
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()
-            losses.append(float(loss.detach()))
-    return Grid(torch.cat([density, colour]).detach(), start.low, start.size), losses
+            # Numbers at the end: reading one waits for the device.
+            losses.append(loss.detach())
+    return Grid(torch.cat([density, colour]).detach(), start.low, start.size), torch.stack(losses).tolist()
 
 
 def _loss(grid: Grid, rays: Rays, jitter: Tensor, config: FitConfig) -> Tensor:

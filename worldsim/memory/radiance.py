@@ -285,6 +285,10 @@ class RadianceMemory:
         rows = [density_at(grid_of(memory.voxels, i), place[i].float()) for i in range(len(place))]
         return torch.stack(rows) * (memory.fitted >= 0)[:, None]
 
+    def to_points(self, memory: RadianceField) -> Any:
+        """The points that it keeps, which know every frame."""
+        return memory.points
+
     def surroundings(self, memory: RadianceField, pose: Tensor) -> Tensor:
         """The points' map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
         return self.points.surroundings(memory.points, pose)

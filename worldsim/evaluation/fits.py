@@ -1,0 +1,51 @@
+"""When a memory that fits something, such as a radiance field, does so while it is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.points import PointMemory
+from worldsim.memory.radiance import RadianceMemory, RadianceMemoryConfig
+from worldsim.state import WorldState
+from worldsim.world import World
+
+
+@runtime_checkable
+class CanFit(Protocol):
+    """A memory that fits something to its data when asked to."""
+
+    def fit(self, memory: Any, iterations: int) -> Any:
+        """Its data with a new fit."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fits:
+    """A fit where dreamed frames begin, and after every ``every`` of them; before, the memory is as it is without one."""
+
+    iterations: int
+    every: int
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "every"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"Fits.{name} = {getattr(self, name)}: it must be at least 1")
+
+
+def fitted(world: World, state: WorldState, dreamed: int, fits: Fits | None) -> WorldState:
+    """``state``, its memory fitted if that is due after so many dreamed frames."""
+    if fits is None or dreamed % fits.every or not isinstance(world.memory, CanFit):
+        return state
+    return dataclasses.replace(state, memory=world.memory.fit(state.memory, fits.iterations))
+
+
+def with_radiance(world: World) -> World:
+    """The world with a radiance field upon its own points."""
+    if not isinstance(world.memory, PointMemory):
+        found = type(world.memory).__name__
+        raise MissingGeometryError(f"the radiance field builds upon points, and this world has a {found}: evaluate it as it is")
+    network: Any = world.network.config
+    return world.with_memory(RadianceMemory(world.memory, RadianceMemoryConfig(network.height, network.width)))

@@ -16,8 +16,10 @@ from worldsim.memory.voxels import (
     EMPTY_DENSITY,
     SOLID_DENSITY,
     Grid,
+    _interpolate,
     density_at,
     grid_of,
+    interpolate_exactly,
     render_rays,
     render_row,
     sample,
@@ -151,3 +153,38 @@ def test_a_fit_finds_the_wall_and_clears_the_air() -> None:
 def test_clear_errors() -> None:
     with pytest.raises(InvalidInputError, match="rays = 0"):
         FitConfig(rays=0)
+
+
+def test_the_exact_gradient_is_that_of_interpolation() -> None:
+    """At nodes, between them, at the border and beyond it; and its value is interpolation's."""
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(4, 5, 3, 6, generator=generator)
+    places = torch.cat([3.0 * torch.rand(500, 3, generator=generator) - 1.5, torch.tensor([[1.0, 1, 1], [-1, -1, -1], [0, 0, 0]])])
+    pull = torch.randn(4, len(places), generator=generator)
+    one, other = values.clone().requires_grad_(), values.clone().requires_grad_()
+    exact, plain = interpolate_exactly(one, places), _interpolate(other, places)
+    assert torch.equal(exact, plain)
+    exact.backward(pull)  # type: ignore[no-untyped-call]
+    plain.backward(pull)  # type: ignore[no-untyped-call]
+    assert one.grad is not None and other.grad is not None and torch.allclose(one.grad, other.grad, atol=1e-5)
+
+
+def test_the_exact_gradient_does_not_depend_on_the_order() -> None:
+    """Sums of floats do: the same places in another order give other last digits."""
+    generator = torch.Generator().manual_seed(0)
+    values, places = torch.randn(2, 3, 3, 3, generator=generator), 2.0 * torch.rand(4000, 3, generator=generator) - 1.0
+    pull, order = torch.randn(2, 4000, generator=generator), torch.randperm(4000, generator=generator)
+
+    def gradient(places: torch.Tensor, pull: torch.Tensor) -> torch.Tensor:
+        leaf = values.clone().requires_grad_()
+        interpolate_exactly(leaf, places).backward(pull)  # type: ignore[no-untyped-call]
+        assert leaf.grad is not None
+        return leaf.grad
+
+    assert torch.equal(gradient(places, pull), gradient(places[order], pull[:, order]))
+
+
+def test_the_exact_gradient_of_nothing_is_nothing() -> None:
+    values = torch.randn(2, 3, 3, 3).requires_grad_()
+    interpolate_exactly(values, torch.zeros(7, 3)).backward(torch.zeros(2, 7))  # type: ignore[no-untyped-call]
+    assert values.grad is not None and not bool(values.grad.any())

@@ -24,6 +24,8 @@ from torch import Tensor
 from worldsim.config import read_json
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
 from worldsim.data.record import RecordConfig, record
+from worldsim.diffusion.objective import ObjectiveConfig
+from worldsim.diffusion.perturb import PerturbConfig
 from worldsim.diffusion.train import TrainConfig, Trainer, train
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.world import World
@@ -291,6 +293,10 @@ def test_starts_from_a_worlds_weights(tmp_path: Path, rooms: Path, blind: Path, 
     assert_equal({k: v.cpu() for k, v in trainer.ego.state_dict().items()}, dict(first.ego_motion.state_dict()))
     trainer.train_step()
     assert not torch.equal(trainer.network.position.detach().cpu(), first.network.position)
+    # Its card tells of all maps that went into the weights, those of the first run too.
+    assert set(trainer.world().card["train_maps"]) == set(first.card["train_maps"]) | trainer.maps
+    trainer.earlier_maps = {"elsewhere"}
+    assert {"elsewhere"} < set(trainer.world().card["train_maps"])
     mismatch = r"--init-from .*action_dim.* are \(32, 32, 7, 0, 4\), the recording's \(32, 32, 0, 2, 4\)"
     with pytest.raises(InvalidInputError, match=mismatch):
         Trainer(dataclasses.replace(settings, data=continuous))
@@ -298,6 +304,27 @@ def test_starts_from_a_worlds_weights(tmp_path: Path, rooms: Path, blind: Path, 
         Trainer(dataclasses.replace(settings, data=blind, memory=False))
     with pytest.raises(NotFoundError, match="nowhere"):
         Trainer(dataclasses.replace(settings, init_from="./nowhere"))
+
+
+def test_learns_from_its_own_walks_and_from_edits(tmp_path: Path, rooms: Path) -> None:
+    """Both at once, with the energy score: what is dreamed is kept beside what was recorded, and a step's losses are numbers."""
+    train(config(rooms, tmp_path / "first"))
+    settings = config(
+        rooms, tmp_path / "second", init_from=str(tmp_path / "first" / "world"), edits=1.0,
+        perturb=PerturbConfig(own=1.0, own_frames=(2.0, 16.0)), objective=ObjectiveConfig(energy=0.5),
+    )  # fmt: skip
+    trainer = started(settings)
+    drawn = trainer.buffer.sample(4, torch.Generator().manual_seed(0))
+    assert drawn.dreamed is not None and bool(drawn.dreamed.any())
+    losses = trainer.train_step()
+    assert all(math.isfinite(float(losses[k].detach())) for k in ("loss", "energy_score", "depth_loss"))
+    assert not torch.equal(losses["windows"].rgb, losses["windows"].own_rgb)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("edits", "memory"), [(1.5, True), (-0.1, True), (0.2, False)])
+def test_edits_that_are_none(tmp_path: Path, edits: float, memory: bool) -> None:
+    with pytest.raises(InvalidInputError, match="edits = .* a share in \\[0, 1\\], 0 without the memory"):
+        config(tmp_path, tmp_path / "out", edits=edits, memory=memory)
 
 
 def test_a_world_without_memory_cannot_start_one_with(tmp_path: Path, rooms: Path) -> None:

@@ -154,6 +154,7 @@ class Trainer:
         if config.memory and not info.geometry:
             raise MissingGeometryError(f"{config.data} has no poses and depth, which the memory needs: pass --no-memory")
         self.memory = PointMemory(PointMemoryConfig(capacity=config.memory_capacity)) if config.memory else None
+        self.earlier_maps: set[str] = set()
         network, ego, outcome = self._modules()
         if network.config.window * 3 > config.window:
             least = 3 * network.config.window
@@ -228,6 +229,7 @@ class Trainer:
         channels = 4 if info.geometry else 3
         if c.init_from is not None:
             world = World.from_pretrained(c.init_from, device="cpu")
+            self.earlier_maps = set(world.card.get("train_maps", ()))
             n = world.network.config
             found, wanted = (n.height, n.width, n.actions, n.action_dim, n.channels), (height, width, actions, action_dim, channels)
             if found != wanted:
@@ -385,7 +387,7 @@ class Trainer:
         )  # fmt: skip
         card = {
             "trained_on": info.env_id,
-            "train_maps": sorted(self.maps),
+            "train_maps": sorted(self.maps | self.earlier_maps),
             "frames": self.frames,
             "training": {
                 "steps": self.step, "minutes": round(self.elapsed / 60, 2),

@@ -1,6 +1,7 @@
-"""How sharp, how new and how right the dreams of several worlds are on the same walks: ``python sharpness.py --help``.
+"""How sharp, new, right and lasting the dreams of several worlds are on the same walks: ``python sharpness.py --help``.
 
-Walks come from a recording: so many true frames, then so many dreamed ones, at the true poses and at the world's own.
+Walks come from a recording: so many true frames, then so many dreamed ones, at the true poses and at the world's own; from the end of
+the former the way is dreamed back, too, with the actions undone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.evaluation.returns import changed
+from worldsim.evaluation.trips import UNDO
 from worldsim.metrics import psnr, sharpness
 from worldsim.state import Frame, SceneStart
 from worldsim.world import World
@@ -25,6 +27,8 @@ from worldsim.world import World
 SHORTEST_M = 3.0
 ONE_STEP = 16
 """Next frames are measured on so many of the last true ones."""
+TURN = 10
+"""Frames this close to the turning point are left out of the way back: the network still attends to them."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,11 @@ def measure(world: World, walks: Walks, config: Config) -> tuple[dict[str, Any],
         given, transition = world.step(given, walks.act[:, t - 1], pose=walks.pose[:, t])
         frames.append(transition.frame.rgb)
         own, _ = world.step(own, walks.act[:, t - 1])
+    undo, sights = torch.tensor(UNDO, device=walks.act.device), []
+    for t in range(h + config.horizon - 2, h - 1, -1):
+        given, transition = world.step(given, undo[walks.act[:, t]], pose=walks.pose[:, t])
+        if t < h + config.horizon - TURN:
+            sights.append(psnr(transition.frame.rgb, frames[t - h]))
     dream, truth = torch.stack(frames, 1), walks.rgb[:, h:]
     quarter = config.horizon // 4
     parts = [slice(i * quarter, (i + 1) * quarter) for i in range(4)]
@@ -108,6 +117,7 @@ def measure(world: World, walks: Walks, config: Config) -> tuple[dict[str, Any],
         "next_frame_psnr": float(torch.stack(one_step).mean()),
         "psnr_by_quarter": [float(psnr(dream, truth)[:, p].mean()) for p in parts],
         "sharpness_by_quarter": [float(sharpness(dream[:, p]).mean() / sharpness(truth[:, p]).mean()) for p in parts],
+        "return_psnr": float(torch.stack(sights).mean()) if sights else None,
         "novelty": float(changed(dream).mean() / changed(truth).mean()),
         "position_error_pct_median": float(error.median()),
         "position_walks": len(error),

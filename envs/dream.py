@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
+from worldsim.engine import EngineConfig
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.protocols import FittingScene, Scene
 from worldsim.snapshots import Snapshot
@@ -148,19 +149,24 @@ def _tensor(name: str, value: Any) -> Tensor:
         raise InvalidInputError(f"frames: {name} of type {type(value).__name__} is no array ({error})") from None
 
 
-def load_world(world: str | Path | World | None, device: torch.device | str | None, steps: int | None) -> World:
-    """The world to dream in; one that is given as a World is used as it is, or on ``device`` if that is named."""
+def load_world(
+    world: str | Path | World | None,
+    device: torch.device | str | None,
+    steps: int | None,
+    engine: str | EngineConfig | None = None,
+) -> World:
+    """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by ``engine`` if named."""
     if isinstance(world, World):
         loaded = world if device is None else world.to(device)
     elif isinstance(world, (str, Path)):
         loaded = World.from_pretrained(world, device)
     else:
         raise InvalidInputError(f"world must be a name (see `worldsim worlds`), a folder or a World, got {world!r}")
-    if steps is None:
-        return loaded
-    if not isinstance(steps, int) or steps < 1:
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise InvalidInputError(f"sampling steps must be a whole number of at least 1, got {steps!r}")
-    return loaded.with_dynamics(steps=steps)
+    if engine is not None:
+        loaded = loaded.with_engine(engine)
+    return loaded if steps is None else loaded.with_dynamics(steps=steps)
 
 
 def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
@@ -193,7 +199,11 @@ def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
     """Raise InvalidInputError unless ``snapshot`` is one of as many environments of such a world."""
     if not isinstance(snapshot, Snapshot):
         raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")
-    mine, other = ({k: (v.dtype, v.shape[1:]) for k, v in flatten(s).items()} for s in (world.blank(1), snapshot.state))
+    # Number formats of the context may differ: another engine's snapshot goes on, up to rounding.
+    mine, other = (
+        {k: (v.dtype.is_floating_point or v.dtype, v.shape[1:]) for k, v in flatten(s).items()}
+        for s in (world.blank(1), snapshot.state)
+    )
     if len(snapshot.elapsed) != environments or len(snapshot.state) != bucket(environments) or mine != other:
         raise InvalidInputError(
             f"this snapshot is of {len(snapshot.elapsed)} environments of another kind or number than these {environments}: "

@@ -17,6 +17,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.engine import EngineConfig
 from worldsim.envs.dream import DEFAULT_SCENES, Starts, check_snapshot, enough_memory, forked, load_world, report
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
@@ -32,7 +33,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """``num_envs`` dreams stepped together. Each has its own seed, scene and memory, and never feels its neighbours.
 
     num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste nothing.
-    world, render_mode, device, scenes, steps: as for :class:`worldsim.envs.world_env.WorldEnv`.
+    world, render_mode, device, scenes, steps, engine: as for :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by ``options={"reset_mask": mask}``; until
     then they dream on.
@@ -56,6 +57,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         output: str = "numpy",
+        engine: str | EngineConfig | None = None,
     ) -> None:
         super().__init__()
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
@@ -70,7 +72,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.autoreset_mode = _as_mode(autoreset_mode)
         # Gymnasium's make takes -1 for no limit.
         self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
-        self.world = load_world(world, device, steps)
+        self.world = load_world(world, device, steps, engine)
         self.metadata = {**self.metadata, "render_fps": self.world.config.fps, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = copy.deepcopy(self.world.observation_space)
         self.single_action_space = copy.deepcopy(self.world.action_space)
@@ -93,7 +95,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     @property
     def state(self) -> WorldState:
-        """The worlds as they are, padded to a batch bucket; never changed in place. The first ``num_envs`` rows count."""
+        """The worlds as they are, padded to a batch bucket: the first ``num_envs`` rows count.
+
+        Never changed in place, unless the engine runs CUDA graphs.
+        """
         if self._state is None:
             raise ResetNeeded("these environments have not been reset: call reset() first")
         return self._state
@@ -197,7 +202,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def memory_of(self, index: int) -> MemoryHandle:
         """The scene memory of environment ``index`` as it is now; as :attr:`worldsim.envs.world_env.WorldEnv.memory`."""
-        return MemoryHandle.of(self.world.memory, self.state, self._index("memory_of", index))
+        return MemoryHandle.of(self.world.memory, self.world.owned(self.state), self._index("memory_of", index))
 
     def _index(self, what: str, index: int) -> int:
         if not 0 <= index < self.num_envs:
@@ -214,7 +219,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
                 self._require_all(mask)
                 self._state = self.world.pad(fresh, bucket(self.num_envs))
             else:
-                self._state = self._state.put(torch.from_numpy(index), fresh)
+                self._state = self.world.put(self._state, torch.from_numpy(index), fresh)
         self._elapsed[mask] = 0
         self._resetting = self._resetting & ~mask
 

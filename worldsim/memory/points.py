@@ -19,8 +19,10 @@ from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, quantise_depth, unproject
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
+from worldsim.memory import splat_triton
 from worldsim.memory.slots import beginning, first_true
 from worldsim.memory.splat import DIRECTION, EMPTY, POINT, Splat, hole_view, map_around, splat, view_of
+from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, MemoryView, map_tensors
 
 
@@ -74,6 +76,9 @@ class PointMemoryConfig:
 class PointMemory:
     """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure: data in, new data out."""
 
+    in_place = False
+    """Whether integrating may overwrite what it is given, where that is faster: see :func:`in_place`."""
+
     def __init__(self, config: PointMemoryConfig | None = None) -> None:
         self.config = config or PointMemoryConfig()
         if self.config.capacity < 1:
@@ -93,6 +98,8 @@ class PointMemory:
 
     def render(self, memory: Points, camera: Camera) -> MemoryView:
         """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
+        if splat_triton.usable(memory.kind):
+            return splat_triton.view_of(memory.position, memory.colour, memory.kind, memory.source, camera)
         memory = beginning(memory)
         if memory.capacity == 0:
             return hole_view(camera)
@@ -113,6 +120,9 @@ class PointMemory:
                 f"a frame of {tuple(frame.inverse_depth.shape)} (b, h, w) does not fit "
                 f"{len(memory)} memories and a camera of {camera.height}x{camera.width}"
             )
+        if splat_triton.usable(memory.kind):
+            mine = memory if self.in_place else map_tensors(torch.clone, memory)
+            return splat_triton.integrate_(self.config, mine, frame, camera, step, known)
         whole, memory = memory, beginning(memory, camera.height * camera.width)
         points = splat(memory.position, memory.kind, camera)
         agrees, fine, drop = self._judge(memory, points, frame.inverse_depth)
@@ -161,7 +171,7 @@ class PointMemory:
         b, pixels = fresh.shape
         count = fresh.sum(1)
         k = min(pixels, memory.capacity)
-        if not fresh.is_cuda:
+        if fresh.device.type == "cpu":
             # Reading a number is free here, and mostly little is new; a GPU would have to stop for it.
             k = min(k, int(count.max()))
             if k == 0:
@@ -197,7 +207,7 @@ class PointMemory:
         Points not seen for very long (65,534 steps at the default capacity) count as equally old.
         """
         unused = memory.kind == EMPTY
-        if not unused.is_cuda and int(unused.sum(1).min()) >= k:
+        if unused.device.type == "cpu" and int(unused.sum(1).min()) >= k:
             return first_true(unused, k)
         return self._oldest_slots(memory, step, k)
 
@@ -256,6 +266,8 @@ class PointMemory:
 
     def surroundings(self, memory: Points, pose: Tensor) -> Tensor:
         """A map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
+        if splat_triton.usable(memory.kind):
+            return splat_triton.map_around(memory.position, memory.kind, pose, self.config.body_m)
         memory = beginning(memory)
         return map_around(memory.position, memory.kind, pose, self.config.body_m)
 
@@ -341,3 +353,12 @@ class PointMemory:
         position = memory.position[index][:, point].T.cpu().numpy()
         colour = memory.colour[index][:, point].T.cpu().numpy()
         trimesh.PointCloud(position, colors=colour).export(str(path), file_type="ply")
+
+
+def in_place(memory: SceneMemory) -> SceneMemory:
+    """The same memory for one that owns its data: a point memory then integrates in place on a GPU, which copies nothing."""
+    if type(memory) is not PointMemory:
+        return memory
+    owner = PointMemory(memory.config)
+    owner.in_place = True
+    return owner

@@ -28,7 +28,7 @@ def beginning(memory: Slots, more: int = 0) -> Slots:
 
     All slots on a GPU, which would have to stop to tell.
     """
-    if memory.kind.is_cuda:
+    if memory.kind.device.type != "cpu":
         return memory
     capacity = memory.kind.shape[1]
     used = (memory.kind != EMPTY).any(0).nonzero()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -21,7 +22,7 @@ from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.protocols import FittingScene, Scene
 from worldsim.snapshots import Snapshot
 from worldsim.state import SceneStart, WorldState, flatten
-from worldsim.world import World, bucket
+from worldsim.world import BUCKETS, World, bucket
 
 DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
 FRAME_KEYS = ("rgb", "act", "depth", "pose", "intrinsics")
@@ -213,13 +214,42 @@ def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
         raise InvalidInputError(f"this snapshot has {len(snapshot.generators)} generators for {environments} environments")
 
 
+def require_memory(environments: int, world: World) -> None:
+    """Raise OutOfMemoryError, saying how many would fit, if so many environments cannot be computed at once."""
+    total = total_memory(world.device)
+    if bucket(environments) * world.step_bytes() <= total:
+        return
+    raise OutOfMemoryError(_too_many(environments, world, total))
+
+
 @contextmanager
-def enough_memory(environments: int, device: torch.device) -> Iterator[None]:
-    """Turn a failed allocation into an error that says what to do."""
+def enough_memory(environments: int, world: World) -> Iterator[None]:
+    """Turn a failed allocation into an error that says how many environments would fit."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            f"{environments} environments (computed as {bucket(environments)}) do not fit in the memory of {device}: "
-            "make fewer of them, or free memory"
-        ) from error
+        device = world.device
+        free = total_memory(device)
+        if device.type == "cuda":
+            # What others hold does not come back; what this process holds does, when the environments go.
+            free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        raise OutOfMemoryError(_too_many(environments, world, free)) from error
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory of a device, used or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _too_many(environments: int, world: World, memory: int) -> str:
+    # Batches are computed in buckets: the estimate is rounded down to one, and below one that failed.
+    fit = max((size for size in BUCKETS if size * world.step_bytes() <= memory and size < bucket(environments)), default=0)
+    if fit == BUCKETS[-1]:
+        fit = max(fit, min(memory // world.step_bytes(), bucket(environments) - fit) // fit * fit)
+    advice = f"about {fit} would fit, so make {fit} or fewer" if fit else "not even one is sure to fit: free memory"
+    return (
+        f"{environments} environments (computed as {bucket(environments)}) do not fit in the memory of {world.device}: at "
+        f"{world.step_bytes() / 2**20:.0f} MiB each in a step and {memory / 2**30:.1f} GiB, {advice}"
+    )

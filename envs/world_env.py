@@ -110,7 +110,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         """Begin a new dream; see the class for ``options``."""
         super().reset(seed=seed)
         scene, dream_seed = self._starts.choose(self.np_random, options)
-        with enough_memory(1, self.world.device):
+        with enough_memory(1, self.world):
             self._state = self.world.initial([scene], [dream_seed])
         self._elapsed = 0
         self._walk.clear()
@@ -121,7 +121,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Dream one frame further."""
         state = self.state
-        with enough_memory(1, self.world.device):
+        with enough_memory(1, self.world):
             self._state, transition = self.world.step(state, self._checked(action))
         self._elapsed += 1
         self._walk.append(self._state.frame)

@@ -18,7 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.engine import EngineConfig
-from worldsim.envs.dream import DEFAULT_SCENES, Starts, check_snapshot, enough_memory, forked, load_world, report
+from worldsim.envs.dream import (
+    DEFAULT_SCENES,
+    Starts,
+    check_snapshot,
+    enough_memory,
+    forked,
+    load_world,
+    report,
+    require_memory,
+)
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Scene
@@ -73,6 +82,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         # Gymnasium's make takes -1 for no limit.
         self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
         self.world = load_world(world, device, steps, engine)
+        require_memory(self.num_envs, self.world)
+        self.memory_bytes = self.world.state_bytes()
+        """Bytes of one environment's state, whatever it has seen."""
         self.metadata = {**self.metadata, "render_fps": self.world.config.fps, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = copy.deepcopy(self.world.observation_space)
         self.single_action_space = copy.deepcopy(self.world.action_space)
@@ -88,7 +100,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def from_state(cls, world: World, state: WorldState, elapsed: Array, **kwargs: Any) -> WorldVectorEnv:
         """An environment that goes on from ``state``, one row an environment; without autoreset unless asked."""
         env = cls(len(state), world, **{"autoreset_mode": AutoresetMode.DISABLED, **kwargs})
-        with enough_memory(env.num_envs, world.device):
+        with enough_memory(env.num_envs, world):
             env._state = world.pad(state, bucket(len(state)))
         env._elapsed = np.array(elapsed, np.int64)
         return env
@@ -135,7 +147,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         rew = torch.zeros(self.num_envs, device=self.world.device)
         term = torch.zeros(self.num_envs, dtype=torch.bool, device=self.world.device)
         if not resetting.all():
-            with enough_memory(self.num_envs, self.world.device):
+            with enough_memory(self.num_envs, self.world):
                 self._state, transition = self.world.step(state, act)
             rew, term = transition.rew[: self.num_envs], transition.term[: self.num_envs]
             self._elapsed += 1
@@ -213,7 +225,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """Put fresh dreams in the environments of ``mask``."""
         index = np.flatnonzero(mask)
         chosen = [self._starts.choose(self._seeded(int(i))[0], options) for i in index]
-        with enough_memory(self.num_envs, self.world.device):
+        with enough_memory(self.num_envs, self.world):
             fresh = self.world.initial([scene for scene, _ in chosen], [seed for _, seed in chosen])
             if self._state is None or mask.all():
                 self._require_all(mask)

@@ -160,6 +160,13 @@ class World:
         """Bytes of one environment's state, whatever it has seen: memory, context and history have a fixed size."""
         return bytes_of(self.blank(1))
 
+    def step_bytes(self) -> int:
+        """Bytes that a step takes an environment, estimated: its state before and after, and a dozen of the finest features."""
+        n = self.network.config
+        width = n.levels[0] if n.levels else n.dim
+        features = 12 * 2 * width * n.height * n.width * (2 if self.engine.precision == "bfloat16" else 4)
+        return 2 * self.state_bytes() + features
+
     def without_memory(self) -> World:
         """The same weights with the scene memory switched off."""
         return self.with_memory(NoMemory())

@@ -265,9 +265,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def _checked(self, actions: Any) -> Tensor:
         """Actions as a tensor on the world's device, padded to the batch bucket."""
-        space, device = self.single_action_space, self.world.device
+        space = self.single_action_space
         act = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
-        act = act.to(device)
+        # Where they are: a GPU need not be waited for to look at what comes from the host.
+        device = act.device
         if isinstance(space, gym.spaces.Discrete):
             fits = act.shape == (self.num_envs,) and not (act.is_floating_point() or act.is_complex() or act.dtype == torch.bool)
             inside = fits and bool(((act >= 0) & (act < int(space.n))).all())
@@ -282,7 +283,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             shown = act.flatten()[:16].tolist()
             raise InvalidInputError(f"actions of shape {tuple(act.shape)}, {shown}, are not {self.num_envs} actions of {space}")
         padding = act.new_zeros(bucket(self.num_envs) - self.num_envs, *act.shape[1:])
-        return torch.cat([act, padding]).to(kind)
+        return torch.cat([act, padding]).to(self.world.device, kind)
 
     def _frames(self) -> Any:
         return self._emitted(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1), copied=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -112,6 +113,7 @@ class World:
         self.observation_space = gym.spaces.Box(0, 255, (n.height, n.width, 3), np.uint8)
         self.action_space: gym.Space[Any] = gym.spaces.Discrete(n.actions) if n.actions else _box(n.action_dim, config)
         self._starts: dict[tuple[str, str] | None, WorldState] = {}
+        self._known: dict[int, tuple[weakref.ref[SceneStart], tuple[str, str]]] = {}
         for module in self.modules().values():
             module.eval().requires_grad_(False)
         self._run_by(engine)
@@ -370,8 +372,7 @@ class World:
         The frames' context noise is keyed by seed 0, not by the environment's seed, so that the state is the same for all.
         """
         self.check_start(scene)
-        # By content too: frames of the same name may be other frames.
-        key = (scene.name, checksum(flatten(scene))) if scene.name else None
+        key = self._key_of(scene)
         if key in self._starts:
             return self._starts[key]
         scene = map_tensors(lambda x: x.to(self.device), scene)
@@ -396,6 +397,20 @@ class World:
             self._starts[key] = state
         return state
 
+    def _key_of(self, scene: SceneStart) -> tuple[str, str] | None:
+        """Name and content of a named scene: frames of the same name may be other frames. Told once an object."""
+        if not scene.name:
+            return None
+        if not self._is_known(scene):
+            if len(self._known) >= 4 * KEPT_STARTS:
+                self._known.clear()
+            self._known[id(scene)] = weakref.ref(scene), (scene.name, checksum(flatten(scene)))
+        return self._known[id(scene)][1]
+
+    def _is_known(self, scene: SceneStart) -> bool:
+        entry = self._known.get(id(scene))
+        return entry is not None and entry[0]() is scene
+
     def blank(self, batch: int) -> WorldState:
         """``batch`` worlds that have seen nothing: what :meth:`initial` builds upon, and the shape of every state."""
         n, device = self.network.config, self.device
@@ -418,6 +433,8 @@ class World:
 
     def check_start(self, scene: SceneStart) -> None:
         """Raise InvalidInputError (or MissingGeometryError) unless this world can start from ``scene``, saying what is wrong."""
+        if self._is_known(scene):
+            return
         n, t, who = self.network.config, len(scene.rgb), f"start {scene.name or 'frames'}"
         _require(who, "rgb", scene.rgb, (torch.uint8,), (t, 3, n.height, n.width))
         kinds = (torch.int64, torch.int32) if n.actions else (torch.float32, torch.float64)

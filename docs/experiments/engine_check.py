@@ -24,7 +24,7 @@ from worldsim.camera import Camera
 from worldsim.engine import EngineConfig
 from worldsim.envs.dream import DEFAULT_SCENES, Starts
 from worldsim.envs.world_vector_env import WorldVectorEnv
-from worldsim.memory import splat, splat_triton
+from worldsim.memory import splat_triton
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.random import Purpose, normal
 from worldsim.state import WorldState, flatten, map_tensors
@@ -278,7 +278,7 @@ def main() -> None:
         print("no CUDA here: nothing to check")
         return
     torch.manual_seed(0)
-    print(torch.__version__, torch.cuda.get_device_name(), getattr(splat_triton.triton, "__version__", "no Triton"), splat.__name__)
+    print(torch.__version__, torch.cuda.get_device_name(), "with Triton" if splat_triton.kernels else "without Triton")
     world = World.from_pretrained("freedoom-tiny", CUDA)
     state: Any = None
     with part("plain walk of 8"):

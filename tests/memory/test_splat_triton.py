@@ -65,6 +65,7 @@ def compare(device: str, capacities: tuple[int, ...]) -> None:
                 now = after
 
 
+@pytest.mark.slow
 def test_kernels_give_the_bits_of_torch() -> None:
     if torch.cuda.is_available():
         compare("cuda", (300, 5000, 131072, 262144))
@@ -80,7 +81,7 @@ def test_without_triton_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None
     class OnGpu:
         is_cuda = True
 
-    monkeypatch.setattr(splat_triton, "triton", None)
+    monkeypatch.setattr(splat_triton, "kernels", None)
     monkeypatch.setattr(splat_triton, "_told", False)
     with pytest.warns(UserWarning, match="Triton is not installed: .* plain torch"):
         assert not splat_triton.usable(OnGpu())  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
+from worldsim.engine import EngineConfig
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.protocols import FittingScene, Scene
 from worldsim.snapshots import Snapshot
 from worldsim.state import SceneStart, WorldState, flatten
-from worldsim.world import World, bucket
+from worldsim.world import BUCKETS, World, bucket
 
 DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
 FRAME_KEYS = ("rgb", "act", "depth", "pose", "intrinsics")
@@ -148,19 +150,24 @@ def _tensor(name: str, value: Any) -> Tensor:
         raise InvalidInputError(f"frames: {name} of type {type(value).__name__} is no array ({error})") from None
 
 
-def load_world(world: str | Path | World | None, device: torch.device | str | None, steps: int | None) -> World:
-    """The world to dream in; one that is given as a World is used as it is, or on ``device`` if that is named."""
+def load_world(
+    world: str | Path | World | None,
+    device: torch.device | str | None,
+    steps: int | None,
+    engine: str | EngineConfig | None = None,
+) -> World:
+    """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by ``engine`` if named."""
     if isinstance(world, World):
         loaded = world if device is None else world.to(device)
     elif isinstance(world, (str, Path)):
         loaded = World.from_pretrained(world, device)
     else:
         raise InvalidInputError(f"world must be a name (see `worldsim worlds`), a folder or a World, got {world!r}")
-    if steps is None:
-        return loaded
-    if not isinstance(steps, int) or steps < 1:
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise InvalidInputError(f"sampling steps must be a whole number of at least 1, got {steps!r}")
-    return loaded.with_dynamics(steps=steps)
+    if engine is not None:
+        loaded = loaded.with_engine(engine)
+    return loaded if steps is None else loaded.with_dynamics(steps=steps)
 
 
 def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
@@ -193,7 +200,11 @@ def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
     """Raise InvalidInputError unless ``snapshot`` is one of as many environments of such a world."""
     if not isinstance(snapshot, Snapshot):
         raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")
-    mine, other = ({k: (v.dtype, v.shape[1:]) for k, v in flatten(s).items()} for s in (world.blank(1), snapshot.state))
+    # Number formats of the context may differ: another engine's snapshot goes on, up to rounding.
+    mine, other = (
+        {k: (v.dtype.is_floating_point or v.dtype, v.shape[1:]) for k, v in flatten(s).items()}
+        for s in (world.blank(1), snapshot.state)
+    )
     if len(snapshot.elapsed) != environments or len(snapshot.state) != bucket(environments) or mine != other:
         raise InvalidInputError(
             f"this snapshot is of {len(snapshot.elapsed)} environments of another kind or number than these {environments}: "
@@ -203,13 +214,42 @@ def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
         raise InvalidInputError(f"this snapshot has {len(snapshot.generators)} generators for {environments} environments")
 
 
+def require_memory(environments: int, world: World) -> None:
+    """Raise OutOfMemoryError, saying how many would fit, if so many environments cannot be computed at once."""
+    total = total_memory(world.device)
+    if bucket(environments) * world.step_bytes() <= total:
+        return
+    raise OutOfMemoryError(_too_many(environments, world, total))
+
+
 @contextmanager
-def enough_memory(environments: int, device: torch.device) -> Iterator[None]:
-    """Turn a failed allocation into an error that says what to do."""
+def enough_memory(environments: int, world: World) -> Iterator[None]:
+    """Turn a failed allocation into an error that says how many environments would fit."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(
-            f"{environments} environments (computed as {bucket(environments)}) do not fit in the memory of {device}: "
-            "make fewer of them, or free memory"
-        ) from error
+        device = world.device
+        free = total_memory(device)
+        if device.type == "cuda":
+            # What others hold does not come back; what this process holds does, when the environments go.
+            free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
+        raise OutOfMemoryError(_too_many(environments, world, free)) from error
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory of a device, used or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _too_many(environments: int, world: World, memory: int) -> str:
+    # Batches are computed in buckets: the estimate is rounded down to one, and below one that failed.
+    fit = max((size for size in BUCKETS if size * world.step_bytes() <= memory and size < bucket(environments)), default=0)
+    if fit == BUCKETS[-1]:
+        fit = max(fit, min(memory // world.step_bytes(), bucket(environments) - fit) // fit * fit)
+    advice = f"about {fit} would fit, so make {fit} or fewer" if fit else "not even one is sure to fit: free memory"
+    return (
+        f"{environments} environments (computed as {bucket(environments)}) do not fit in the memory of {world.device}: at "
+        f"{world.step_bytes() / 2**20:.0f} MiB each in a step and {memory / 2**30:.1f} GiB, {advice}"
+    )

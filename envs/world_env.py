@@ -14,6 +14,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.engine import EngineConfig
 from worldsim.envs.dream import (
     DEFAULT_SCENES,
     Starts,
@@ -40,6 +41,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     render_mode: ``rgb_array`` or None. device: CUDA where there is one, else the CPU. steps: sampling steps a frame, by
     default what the world's card says. scenes: where resets start from, ``module:Class`` of a class that takes the world's
     ``scenes`` folder, ``module:Class:FOLDER`` for another folder, or a folder of scenes, or an object with ``start(rng)``.
+    engine: how steps are run, ``plain``, ``fast`` or ``compiled``: see :meth:`worldsim.world.World.with_engine`.
     journey: how many frames of the walk are kept for :attr:`journey`, 0 for none.
 
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or ``{"frames": ...}`` with a
@@ -62,12 +64,13 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         scenes: str | Path | Scene = DEFAULT_SCENES,
         steps: int | None = None,
         journey: int = 2000,
+        engine: str | EngineConfig | None = None,
     ) -> None:
         if isinstance(journey, bool) or not isinstance(journey, (int, np.integer)) or journey < 0:
             raise InvalidInputError(f"journey must be a whole number of frames to keep, 0 for none, got {journey!r}")
         if render_mode not in (None, "rgb_array"):
             raise InvalidInputError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        self.world = load_world(world, device, steps)
+        self.world = load_world(world, device, steps, engine)
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": self.world.config.fps}
         # Copies: environments that share a world must not share the randomness of action_space.sample().
@@ -80,7 +83,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
 
     @property
     def state(self) -> WorldState:
-        """The world as it is, a batch of one; never changed in place."""
+        """The world as it is, a batch of one; never changed in place, unless the engine runs CUDA graphs."""
         if self._state is None:
             raise ResetNeeded("this environment has not been reset: call reset() first")
         return self._state
@@ -88,7 +91,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     @property
     def memory(self) -> MemoryHandle:
         """The scene memory as it is now, to look at, map, edit and write to a file. MissingGeometryError if there is none."""
-        return MemoryHandle.of(self.world.memory, self.state)
+        return MemoryHandle.of(self.world.memory, self.world.owned(self.state))
 
     @property
     def journey(self) -> Journey:
@@ -107,7 +110,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         """Begin a new dream; see the class for ``options``."""
         super().reset(seed=seed)
         scene, dream_seed = self._starts.choose(self.np_random, options)
-        with enough_memory(1, self.world.device):
+        with enough_memory(1, self.world):
             self._state = self.world.initial([scene], [dream_seed])
         self._elapsed = 0
         self._walk.clear()
@@ -118,7 +121,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Dream one frame further."""
         state = self.state
-        with enough_memory(1, self.world.device):
+        with enough_memory(1, self.world):
             self._state, transition = self.world.step(state, self._checked(action))
         self._elapsed += 1
         self._walk.append(self._state.frame)

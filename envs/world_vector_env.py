@@ -17,7 +17,17 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.dream import DEFAULT_SCENES, Starts, check_snapshot, enough_memory, forked, load_world, report
+from worldsim.engine import EngineConfig
+from worldsim.envs.dream import (
+    DEFAULT_SCENES,
+    Starts,
+    check_snapshot,
+    enough_memory,
+    forked,
+    load_world,
+    report,
+    require_memory,
+)
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Scene
@@ -32,7 +42,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """``num_envs`` dreams stepped together. Each has its own seed, scene and memory, and never feels its neighbours.
 
     num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste nothing.
-    world, render_mode, device, scenes, steps: as for :class:`worldsim.envs.world_env.WorldEnv`.
+    world, render_mode, device, scenes, steps, engine: as for :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by ``options={"reset_mask": mask}``; until
     then they dream on.
@@ -56,6 +66,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         output: str = "numpy",
+        engine: str | EngineConfig | None = None,
     ) -> None:
         super().__init__()
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
@@ -70,7 +81,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.autoreset_mode = _as_mode(autoreset_mode)
         # Gymnasium's make takes -1 for no limit.
         self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
-        self.world = load_world(world, device, steps)
+        self.world = load_world(world, device, steps, engine)
+        require_memory(self.num_envs, self.world)
+        self.memory_bytes = self.world.state_bytes()
+        """Bytes of one environment's state, whatever it has seen."""
         self.metadata = {**self.metadata, "render_fps": self.world.config.fps, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = copy.deepcopy(self.world.observation_space)
         self.single_action_space = copy.deepcopy(self.world.action_space)
@@ -86,14 +100,17 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def from_state(cls, world: World, state: WorldState, elapsed: Array, **kwargs: Any) -> WorldVectorEnv:
         """An environment that goes on from ``state``, one row an environment; without autoreset unless asked."""
         env = cls(len(state), world, **{"autoreset_mode": AutoresetMode.DISABLED, **kwargs})
-        with enough_memory(env.num_envs, world.device):
+        with enough_memory(env.num_envs, world):
             env._state = world.pad(state, bucket(len(state)))
         env._elapsed = np.array(elapsed, np.int64)
         return env
 
     @property
     def state(self) -> WorldState:
-        """The worlds as they are, padded to a batch bucket; never changed in place. The first ``num_envs`` rows count."""
+        """The worlds as they are, padded to a batch bucket: the first ``num_envs`` rows count.
+
+        Never changed in place, unless the engine runs CUDA graphs.
+        """
         if self._state is None:
             raise ResetNeeded("these environments have not been reset: call reset() first")
         return self._state
@@ -130,7 +147,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         rew = torch.zeros(self.num_envs, device=self.world.device)
         term = torch.zeros(self.num_envs, dtype=torch.bool, device=self.world.device)
         if not resetting.all():
-            with enough_memory(self.num_envs, self.world.device):
+            with enough_memory(self.num_envs, self.world):
                 self._state, transition = self.world.step(state, act)
             rew, term = transition.rew[: self.num_envs], transition.term[: self.num_envs]
             self._elapsed += 1
@@ -197,7 +214,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def memory_of(self, index: int) -> MemoryHandle:
         """The scene memory of environment ``index`` as it is now; as :attr:`worldsim.envs.world_env.WorldEnv.memory`."""
-        return MemoryHandle.of(self.world.memory, self.state, self._index("memory_of", index))
+        return MemoryHandle.of(self.world.memory, self.world.owned(self.state), self._index("memory_of", index))
 
     def _index(self, what: str, index: int) -> int:
         if not 0 <= index < self.num_envs:
@@ -208,13 +225,13 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """Put fresh dreams in the environments of ``mask``."""
         index = np.flatnonzero(mask)
         chosen = [self._starts.choose(self._seeded(int(i))[0], options) for i in index]
-        with enough_memory(self.num_envs, self.world.device):
+        with enough_memory(self.num_envs, self.world):
             fresh = self.world.initial([scene for scene, _ in chosen], [seed for _, seed in chosen])
             if self._state is None or mask.all():
                 self._require_all(mask)
                 self._state = self.world.pad(fresh, bucket(self.num_envs))
             else:
-                self._state = self._state.put(torch.from_numpy(index), fresh)
+                self._state = self.world.put(self._state, torch.from_numpy(index), fresh)
         self._elapsed[mask] = 0
         self._resetting = self._resetting & ~mask
 
@@ -248,9 +265,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def _checked(self, actions: Any) -> Tensor:
         """Actions as a tensor on the world's device, padded to the batch bucket."""
-        space, device = self.single_action_space, self.world.device
+        space = self.single_action_space
         act = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
-        act = act.to(device)
+        # Where they are: a GPU need not be waited for to look at what comes from the host.
+        device = act.device
         if isinstance(space, gym.spaces.Discrete):
             fits = act.shape == (self.num_envs,) and not (act.is_floating_point() or act.is_complex() or act.dtype == torch.bool)
             inside = fits and bool(((act >= 0) & (act < int(space.n))).all())
@@ -265,7 +283,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             shown = act.flatten()[:16].tolist()
             raise InvalidInputError(f"actions of shape {tuple(act.shape)}, {shown}, are not {self.num_envs} actions of {space}")
         padding = act.new_zeros(bucket(self.num_envs) - self.num_envs, *act.shape[1:])
-        return torch.cat([act, padding]).to(kind)
+        return torch.cat([act, padding]).to(self.world.device, kind)
 
     def _frames(self) -> Any:
         return self._emitted(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1), copied=True)

@@ -18,7 +18,7 @@ from worldsim.state import where_rows
 HISTORY = 8
 """Past motions and actions that the ego-motion head sees: enough for momentum and for turns that speed up."""
 ALONG = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the unhindered way at which the ego-motion head looks for what stops it."""
+"""Shares of the unhindered way at which the ego-motion head looks for what stops it: all of the way in equal parts."""
 MIRRORED_MOTION = (-1.0, 1.0, 1.0, 1.0, -1.0, -1.0)
 """Signs of a motion's mirror image, x turned round: those of a camera's motion and of one in world axes are alike."""
 CROP_CELLS = 16
@@ -78,7 +78,9 @@ class EgoMotionHead(Module):
         self.scale: Tensor
 
     def _encode(self, act: Tensor) -> Tensor:
-        return F.one_hot(act, self.width).float() if self.config.actions else act.float()
+        if not self.config.actions:
+            return act.float()
+        return (act[..., None] == torch.arange(self.width, device=act.device)).float()
 
     def normalised(self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
         """The prediction and what it would be with nothing in the way, in units of ``scale``, each (b, 6).
@@ -129,7 +131,8 @@ def along_the_way(around: Tensor, way: Tensor) -> Tensor:
     b, c = around.shape[:2]
     half = MAP_CELLS * MAP_CELL / 2
     offset = (torch.arange(CROP_CELLS, device=around.device) + 0.5 - CROP_CELLS / 2) * MAP_CELL
-    along = torch.tensor(ALONG, device=around.device)
+    # Made on the device: copying them from the host would make a GPU wait.
+    along = (torch.arange(len(ALONG), device=around.device) + 1) * (1.0 / len(ALONG))
     # Sampling coordinates are in [-1, 1] from edge to edge, down the rows: south is positive.
     place = way.clamp(-half, half)[:, None] * along[:, None]
     x = place[..., 0, None, None] + offset[None, None, None, :]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,11 @@ from worldsim.diffusion.denoiser import channels_to_frame, view_to_channels
 from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
+from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, bytes_of, engine_named, prepared, tell_once
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
 from worldsim.memory.none import NoMemory
-from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.memory.points import PointMemory, PointMemoryConfig, in_place
 from worldsim.memory.splat import frame_surroundings
 from worldsim.protocols import SceneMemory
 from worldsim.random import Purpose, normal
@@ -96,6 +99,7 @@ class World:
         card: dict[str, Any] | None = None,
         folder: Path | None = None,
         memory: SceneMemory | None = None,
+        engine: EngineConfig = PLAIN,
     ) -> None:
         n = network.config
         if config.memory is not None and (n.channels != 4 or ego_motion is None or config.intrinsics is None):
@@ -105,13 +109,14 @@ class World:
         self.network, self.ego_motion, self.config, self.folder = network, ego_motion, config, folder
         self.outcome = outcome or OutcomeHead(dim=n.dim)
         self.card = card or {}
-        self.dynamics = DiffusionDynamics(network, config.dynamics)
         self.memory: SceneMemory = memory or (PointMemory(config.memory) if config.memory is not None else NoMemory())
         self.observation_space = gym.spaces.Box(0, 255, (n.height, n.width, 3), np.uint8)
         self.action_space: gym.Space[Any] = gym.spaces.Discrete(n.actions) if n.actions else _box(n.action_dim, config)
         self._starts: dict[tuple[str, str] | None, WorldState] = {}
+        self._known: dict[int, tuple[weakref.ref[SceneStart], tuple[str, str]]] = {}
         for module in self.modules().values():
             module.eval().requires_grad_(False)
+        self._run_by(engine)
 
     @property
     def has_geometry(self) -> bool:
@@ -128,7 +133,41 @@ class World:
         for module in self.modules().values():
             module.to(device)
         self._starts.clear()
+        self._run_by(self.engine)
         return self
+
+    def with_engine(self, engine: str | EngineConfig) -> World:
+        """The same weights with steps run otherwise: ``plain``, ``fast``, ``compiled`` or a :class:`worldsim.engine.EngineConfig`.
+
+        With CUDA graphs (``fast`` and ``compiled`` on a GPU) :meth:`step` works in place: the state that it returns is
+        overwritten when it is stepped from, and cannot be stepped from twice. ``state.clone()`` keeps one; transitions, and the
+        frames in them, are copies anyway. Where something is missing (CUDA, a compiler) it says so once and does without.
+        """
+        config = engine_named(engine, self.device)
+        parts = (self.network, self.config, self.ego_motion, self.outcome, self.card, self.folder)
+        return World(*parts, memory=self.memory, engine=config)
+
+    def _run_by(self, engine: EngineConfig) -> None:
+        self.engine = engine
+        run = prepared(self.network, engine)
+        forward = Compiled(run.forward, engine.compile, self.device) if engine.compile else None
+        self.dynamics = DiffusionDynamics(run, self.config.dynamics, forward)  # type: ignore[arg-type]
+        self._graphed: GraphedStep | None = None
+        if engine.graph and self.device.type == "cuda":
+            self._graphed = GraphedStep(partial(self._step, memory=in_place(self.memory)))
+        elif engine.graph:
+            tell_once(f"CUDA graphs need CUDA: on {self.device} steps run without")
+
+    def state_bytes(self) -> int:
+        """Bytes of one environment's state, whatever it has seen: memory, context and history have a fixed size."""
+        return bytes_of(self.blank(1))
+
+    def step_bytes(self) -> int:
+        """Bytes that a step takes an environment, estimated: its state before and after, and a dozen of the finest features."""
+        n = self.network.config
+        width = n.levels[0] if n.levels else n.dim
+        features = 12 * 2 * width * n.height * n.width * (2 if self.engine.precision == "bfloat16" else 4)
+        return 2 * self.state_bytes() + features
 
     def without_memory(self) -> World:
         """The same weights with the scene memory switched off."""
@@ -138,12 +177,14 @@ class World:
         """The same weights with another scene memory. Its states start empty: stored start scenes' memories do not fit it,
         unless it has a method ``pad`` that takes points, as the radiance field has.
         """
-        return World(self.network, self.config, self.ego_motion, self.outcome, self.card, self.folder, memory=memory)
+        parts = (self.network, self.config, self.ego_motion, self.outcome, self.card, self.folder)
+        return World(*parts, memory=memory, engine=self.engine)
 
     def with_dynamics(self, **changes: Any) -> World:
         """The same weights with other :class:`DynamicsConfig` values, for instance ``steps=2``."""
         config = dataclasses.replace(self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes))
-        return World(self.network, config, self.ego_motion, self.outcome, self.card, self.folder, memory=self.memory)
+        parts = (self.network, config, self.ego_motion, self.outcome, self.card, self.folder)
+        return World(*parts, memory=self.memory, engine=self.engine)
 
     # Stepping.
 
@@ -166,6 +207,15 @@ class World:
 
         act: (b,) int64 or (b, n) float32. pose: (b, 4, 4) to impose the next camera instead of predicting it.
         """
+        state = self._fitted(state)
+        if self._graphed is None:
+            return self._step(state, act, pose)
+        return self._graphed(state, act) if pose is None else self._step(self._graphed.owned(state), act, pose)
+
+    def _step(
+        self, state: WorldState, act: Tensor, pose: Tensor | None = None, memory: SceneMemory | None = None
+    ) -> tuple[WorldState, Transition]:
+        """:meth:`step`, into a memory that may work in place."""
         pose, motion, view = self._look(state, act, pose)
         condition = self._condition(act, motion, view, state.intrinsics)
         n = self.network.config
@@ -175,19 +225,33 @@ class World:
         reward, logit = self.outcome(prediction.features.float())
         reward = reward if self.config.has_rewards else torch.zeros_like(reward)
         term = logit > 0 if self.config.has_terminations else torch.zeros_like(logit, dtype=torch.bool)
-        state = self._take_in(dataclasses.replace(state, context=context), act, motion, frame, condition)
+        state = self._take_in(dataclasses.replace(state, context=context), act, motion, frame, condition, memory or self.memory)
         coverage = view.coverage if view is not None else torch.zeros_like(reward)
         return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view)
+
+    def _fitted(self, state: WorldState) -> WorldState:
+        """The state with its cache in the engine's number format: it may come from another engine."""
+        context = self.dynamics.fitted(state.context)
+        return state if context is state.context else dataclasses.replace(state, context=context)
+
+    def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
+        """The state with the environments ``index`` (int64) replaced by those of ``other``; the rest goes on as it was."""
+        return state.put(index, other) if self._graphed is None else self._graphed.put(state, index, other)
+
+    def owned(self, state: WorldState) -> WorldState:
+        """The state as one that later steps leave as it is: a copy if the engine steps in place, else the state itself."""
+        return state if self._graphed is None else self._graphed.owned(state)
 
     @torch.no_grad()
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
         """Advance every world by a *given* frame (true history): context and memory take it in, nothing is generated."""
         frame = self._checked(frame)
+        state = self.owned(self._fitted(state))
         pose, motion, view = self._look(state, act, frame.pose)
         frame = dataclasses.replace(frame, pose=pose)
         condition = self._condition(act, motion, view, state.intrinsics)
         state = dataclasses.replace(state, context=self.dynamics.advance(state.context))
-        return self._take_in(state, act, motion, frame, condition)
+        return self._take_in(state, act, motion, frame, condition, self.memory)
 
     @torch.no_grad()
     def edit(self, state: WorldState, memory: Any) -> WorldState:
@@ -199,6 +263,7 @@ class World:
         """
         if not self.has_geometry or isinstance(self.memory, NoMemory):
             raise MissingGeometryError("this world has no scene memory that could be edited")
+        state = self.owned(state)
         frame, n = state.frame, self.network.config
         assert frame.pose is not None and frame.inverse_depth is not None
         camera = self._camera(frame.pose, state.intrinsics)
@@ -269,7 +334,9 @@ class World:
         view = self.memory.render(state.memory, self._camera(pose, state.intrinsics))
         return pose, motion, view
 
-    def _take_in(self, state: WorldState, act: Tensor, motion: Tensor, frame: Frame, condition: Condition) -> WorldState:
+    def _take_in(
+        self, state: WorldState, act: Tensor, motion: Tensor, frame: Frame, condition: Condition, keeper: SceneMemory
+    ) -> WorldState:
         """What is fed back is what is emitted: context, memory and heads see the emitted frame only."""
         noise = normal(state.seed, state.step, Purpose.CONTEXT, tuple(state.context.x.shape[1:]))
         context = self.dynamics.commit(state.context, frame, condition, noise)
@@ -277,7 +344,7 @@ class World:
         if frame.pose is not None:
             assert state.frame.pose is not None
             motion = to_world_axes(motion, state.frame.pose)
-            memory = self.memory.integrate(memory, frame, self._camera(frame.pose, state.intrinsics), state.step)
+            memory = keeper.integrate(memory, frame, self._camera(frame.pose, state.intrinsics), state.step)
         return dataclasses.replace(
             state,
             frame=frame,
@@ -305,8 +372,7 @@ class World:
         The frames' context noise is keyed by seed 0, not by the environment's seed, so that the state is the same for all.
         """
         self.check_start(scene)
-        # By content too: frames of the same name may be other frames.
-        key = (scene.name, checksum(flatten(scene))) if scene.name else None
+        key = self._key_of(scene)
         if key in self._starts:
             return self._starts[key]
         scene = map_tensors(lambda x: x.to(self.device), scene)
@@ -331,6 +397,20 @@ class World:
             self._starts[key] = state
         return state
 
+    def _key_of(self, scene: SceneStart) -> tuple[str, str] | None:
+        """Name and content of a named scene: frames of the same name may be other frames. Told once an object."""
+        if not scene.name:
+            return None
+        if not self._is_known(scene):
+            if len(self._known) >= 4 * KEPT_STARTS:
+                self._known.clear()
+            self._known[id(scene)] = weakref.ref(scene), (scene.name, checksum(flatten(scene)))
+        return self._known[id(scene)][1]
+
+    def _is_known(self, scene: SceneStart) -> bool:
+        entry = self._known.get(id(scene))
+        return entry is not None and entry[0]() is scene
+
     def blank(self, batch: int) -> WorldState:
         """``batch`` worlds that have seen nothing: what :meth:`initial` builds upon, and the shape of every state."""
         n, device = self.network.config, self.device
@@ -353,6 +433,8 @@ class World:
 
     def check_start(self, scene: SceneStart) -> None:
         """Raise InvalidInputError (or MissingGeometryError) unless this world can start from ``scene``, saying what is wrong."""
+        if self._is_known(scene):
+            return
         n, t, who = self.network.config, len(scene.rgb), f"start {scene.name or 'frames'}"
         _require(who, "rgb", scene.rgb, (torch.uint8,), (t, 3, n.height, n.width))
         kinds = (torch.int64, torch.int32) if n.actions else (torch.float32, torch.float64)

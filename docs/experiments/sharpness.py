@@ -1,7 +1,7 @@
 """How sharp, new, right and lasting the dreams of several worlds are on the same walks: ``python sharpness.py --help``.
 
-Walks come from a recording: so many true frames, then so many dreamed ones, at the true poses and at the world's own; from the end of
-the former the way is dreamed back, too, with the actions undone.
+Walks come from a recording: so many true frames, then so many dreamed ones, at the true poses and at the world's own; from the end
+of the former the way is dreamed back, too, with the actions undone.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ denoising pass. So a step costs one forward of two frames however long the walk 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +60,13 @@ class Prediction:
 class DiffusionDynamics:
     """Implements :class:`worldsim.protocols.Dynamics` with a :class:`SpaceTimeTransformer`."""
 
-    def __init__(self, network: SpaceTimeTransformer, config: DynamicsConfig | None = None) -> None:
+    def __init__(
+        self, network: SpaceTimeTransformer, config: DynamicsConfig | None = None, forward: Callable[..., Any] | None = None
+    ) -> None:
+        """forward: runs the network where frames are denoised, such as a compiled one; by default the network itself."""
         self.network = network
         self.config = config or DynamicsConfig()
+        self._forward = forward or network
 
     def condition(self, act: Tensor, motion: Tensor, view: Tensor, intrinsics: Tensor) -> Condition:
         """One frame's condition. act: (b, ...); motion: (b, 6); view: (b, 8, h, w); intrinsics: (b, 4)."""
@@ -88,6 +93,11 @@ class DiffusionDynamics:
                 view=torch.zeros(batch, 1, max(n.view_channels, 1), n.height, n.width, device=device),
             ),
         )
+
+    def fitted(self, context: Context) -> Context:
+        """The context in the network's number format; itself if it is in it already."""
+        dtype = next(self.network.parameters()).dtype
+        return context if context.cache.dtype == dtype else dataclasses.replace(context, cache=context.cache.to(dtype))
 
     def commit(self, context: Context, frame: Frame, condition: Condition, noise: Tensor) -> Context:
         """A context whose newest frame is ``frame``; it enters the cache with the next prediction."""
@@ -129,7 +139,8 @@ class DiffusionDynamics:
     ) -> tuple[Tensor, Tensor, Context]:
         b, length = context.valid.shape
         device = x.device
-        levels = torch.tensor([self.config.context_level, level], device=device).expand(b, 2)
+        # Filled on the device: copying them from the host would make a GPU wait.
+        levels = torch.cat([torch.full((b, 1), value, device=device) for value in (self.config.context_level, level)], 1)
         both = Condition(
             *(torch.cat([getattr(c, f.name) for c in (context.condition, condition)], 1) for f in dataclasses.fields(Condition))
         )
@@ -139,7 +150,7 @@ class DiffusionDynamics:
         target = torch.cat([~always, context.valid[:, 1:], context.present[:, None], always], 1)
         mask = torch.stack([pending, target], 1)
         time = torch.arange(length + 2, device=device)
-        out, features, new = self.network(
+        out, features, new = self._forward(
             torch.stack([context.x, x], 1), levels, both, mask, time, past=context.cache, outputs=1
         )
         return out[:, 0], features[:, 0], self._shifted(context, new[:, :, :, :1])
@@ -150,7 +161,7 @@ class DiffusionDynamics:
         mask = torch.cat([context.valid, always], 1)[:, None]
         levels = torch.full((b, 1), level, device=x.device)
         time = torch.arange(length + 1, device=x.device)
-        out, features, _ = self.network(x[:, None], levels, condition, mask, time, past=context.cache, outputs=1)
+        out, features, _ = self._forward(x[:, None], levels, condition, mask, time, past=context.cache, outputs=1)
         return out[:, 0], features[:, 0], context
 
     @staticmethod

@@ -119,8 +119,10 @@ class Attention(nn.Module):
         q, k, v = (a.transpose(1, 2) for a in self.project(x))
         return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
-    def temporal(self, x: Tensor, time: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Attention across frames at the same place.
+    def temporal(
+        self, x: Tensor, time: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None, outputs: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention across frames at the same place; the output is that of the last ``outputs`` frames.
 
         x: (b, f, n, d). time: (p + f,) of the past and the new frames. mask: (b or 1, f, p + f) bool.
         past: keys (before rotation) and values of p cached frames, each (b, p, n, d). Returns the output and the new
@@ -129,6 +131,9 @@ class Attention(nn.Module):
         b, f, n, d = x.shape
         q, k, v = self.project(x)
         new_k, new_v = k.flatten(3), v.flatten(3)
+        if outputs == 0:
+            return x[:, :0], new_k, new_v
+        q, mask, f = q[:, f - outputs :], mask[:, f - outputs :], outputs
         all_k = new_k if past is None else torch.cat([past[0], new_k], 1)
         all_v = new_v if past is None else torch.cat([past[1], new_v], 1)
         total = all_k.shape[1]
@@ -136,6 +141,8 @@ class Attention(nn.Module):
         def places(a: Tensor, length: int) -> Tensor:
             return a.reshape(b, length, n, self.heads, d // self.heads).permute(0, 2, 3, 1, 4)
 
+        if past is not None:
+            return self.out(self._few(q, all_k, all_v, time, mask)), new_k, new_v
         q = rotary(places(q, f), time[-f:])
         keys = rotary(places(all_k, total), time)
         attended = F.scaled_dot_product_attention(
@@ -143,6 +150,18 @@ class Attention(nn.Module):
         )
         out = attended.unflatten(0, (b, n)).permute(0, 3, 1, 2, 4).flatten(3)
         return self.out(out), new_k, new_v
+
+    def _few(self, q: Tensor, k: Tensor, v: Tensor, time: Tensor, mask: Tensor) -> Tensor:
+        """Attention of one or two frames, written out: so small, attention kernels spend their time on everything else.
+
+        q: (b, f, n, heads, d); k, v: (b, t, n, heads * d). Returns (b, f, n, heads * d).
+        """
+        f = q.shape[1]
+        q, k, v = q.float(), k.unflatten(-1, (self.heads, -1)).float(), v.unflatten(-1, (self.heads, -1)).float()
+        q, k = (rotary(a.transpose(1, -2), times).transpose(1, -2) for a, times in ((q, time[-f:]), (k, time)))
+        score = (q[:, :, None] * k[:, None]).sum(-1) * q.shape[-1] ** -0.5
+        share = score.masked_fill(~mask[:, :, :, None, None], -math.inf).softmax(2)
+        return (share[..., None] * v[:, None]).sum(2).flatten(3).to(self.out.weight.dtype)
 
     @staticmethod
     def _per_place(mask: Tensor, b: int, n: int) -> Tensor:
@@ -164,15 +183,16 @@ class Block(nn.Module):
         _zero(self.temporal.out)
 
     def forward(
-        self, x: Tensor, modulation: Tensor, time: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None
+        self, x: Tensor, modulation: Tensor, time: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None, outputs: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (b, f, n, d); modulation: (b, f, 8, d)."""
+        """x: (b, f, n, d); modulation: (b, f, 8, d). Returns the last ``outputs`` frames, and all frames' keys and values."""
         shift_s, scale_s, gate_s, shift_t, scale_t, shift_m, scale_m, gate_m = (modulation + self.table)[:, :, :, None].unbind(2)
         b, f = x.shape[:2]
         h = self._norm(x) * (1 + scale_s) + shift_s
         x = x + (1 + gate_s) * self.spatial.spatial(h.flatten(0, 1)).unflatten(0, (b, f))
         h = self._norm(x) * (1 + scale_t) + shift_t
-        attended, k, v = self.temporal.temporal(h, time, mask, past)
+        attended, k, v = self.temporal.temporal(h, time, mask, past, outputs)
+        x, scale_m, shift_m, gate_m = (a[:, f - outputs :] for a in (x, scale_m, shift_m, gate_m))
         x = x + attended
         h = self._norm(x) * (1 + scale_m) + shift_m
         return x + (1 + gate_m) * self.mlp(h), k, v
@@ -283,12 +303,13 @@ class SpaceTimeTransformer(Module):
         modulation = self.modulation(F.silu(embedding)).unflatten(-1, (8, -1))
         new = []
         for i, block in enumerate(self.blocks):
-            tokens, k, v = block(tokens, modulation, time, mask, None if past is None else (past[:, i, 0], past[:, i, 1]))
+            # Beyond the last block's keys and values, frames that are not decoded are of no use.
+            kept = outputs if i + 1 == len(self.blocks) else f
+            tokens, k, v = block(tokens, modulation, time, mask, None if past is None else (past[:, i, 0], past[:, i, 1]), kept)
             new.append(torch.stack([k, v], 1))
         cache = torch.stack(new, 1)
         if outputs == 0:
             return x[:, :0], tokens.new_zeros(b, 0, tokens.shape[-1]), cache
-        tokens = tokens[:, f - outputs :]
         features = tokens.mean(2)
         h = tokens.flatten(0, 1).transpose(1, 2).unflatten(2, grid)
         flat = flat.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)

@@ -17,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, quantise_depth, unproject
+from worldsim.camera import Camera, code_to_channel, dequantise_depth, quantise_depth, unproject
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
-from worldsim.memory.colours import other_colours
+from worldsim.memory import splat_triton
+from worldsim.memory.judging import judge
 from worldsim.memory.slots import beginning, first_true
-from worldsim.memory.splat import DIRECTION, EMPTY, POINT, Splat, hole_view, map_around, splat, view_of
+from worldsim.memory.splat import DIRECTION, EMPTY, POINT, hole_view, map_around, splat, view_of
+from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, MemoryView, map_tensors
 
 
@@ -79,6 +81,9 @@ class PointMemoryConfig:
 class PointMemory:
     """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure: data in, new data out."""
 
+    in_place = False
+    """Whether integrating may overwrite what it is given, where that is faster: see :func:`in_place`."""
+
     def __init__(self, config: PointMemoryConfig | None = None) -> None:
         self.config = config or PointMemoryConfig()
         if self.config.capacity < 1:
@@ -100,6 +105,8 @@ class PointMemory:
 
     def render(self, memory: Points, camera: Camera) -> MemoryView:
         """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
+        if splat_triton.usable(memory.kind):
+            return splat_triton.view_of(memory.position, memory.colour, memory.kind, memory.source, camera)
         memory = beginning(memory)
         if memory.capacity == 0:
             return hole_view(camera)
@@ -120,12 +127,13 @@ class PointMemory:
                 f"a frame of {tuple(frame.inverse_depth.shape)} (b, h, w) does not fit "
                 f"{len(memory)} memories and a camera of {camera.height}x{camera.width}"
             )
+        # The kernels compare no colours.
+        if self.config.colour_tolerance is None and splat_triton.usable(memory.kind):
+            mine = memory if self.in_place else map_tensors(torch.clone, memory)
+            return splat_triton.integrate_(self.config, mine, frame, camera, step, known)
         whole, memory = memory, beginning(memory, camera.height * camera.width)
         points = splat(memory.position, memory.kind, camera)
-        agrees, fine, drop = self._judge(memory, points, frame.inverse_depth)
-        if self.config.colour_tolerance is not None:
-            other = agrees & other_colours(memory.colour, points, frame.rgb, self.config.colour_tolerance)
-            agrees, drop = agrees & ~other, drop | other
+        agrees, fine, drop = judge(self.config, memory, points, frame)
         if known is not None:
             speaks = known.flatten(1).gather(1, points.pixel)
             agrees, drop = agrees & speaks, drop & speaks
@@ -143,35 +151,12 @@ class PointMemory:
         size = memory.capacity
         return added if size == whole.capacity else map_tensors(lambda x, y: torch.cat([x, y[..., size:]], -1), added, whole)
 
-    def _judge(self, memory: Points, points: Splat, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What a frame's depth (b, h, w) code says of each slot, (b, c) bool: agrees, is fine enough, must go."""
-        config = self.config
-
-        def lower(depth: Tensor) -> Tensor:
-            return torch.minimum(depth - config.tolerance_m, depth * (1.0 - config.tolerance_share))
-
-        def at_points(values: Tensor) -> Tensor:
-            return values.flatten(1).gather(1, points.pixel)
-
-        depth = at_points(dequantise_depth(code))
-        upper = torch.maximum(depth + config.tolerance_m, depth * (1.0 + config.tolerance_share))
-        # At infinity all bounds are infinite: directions agree with sky alone, and no point ever does.
-        agrees = points.visible & (points.z >= lower(depth)) & (points.z <= upper)
-        # source / 255 = s / (s + captured depth), solved for captured depth <= ratio * depth; NaN (sky) counts as fine.
-        coarse = memory.source * (DEPTH_CHANNEL_SCALE + config.replace_ratio * depth) < 255.0 * DEPTH_CHANNEL_SCALE
-        drop = agrees & coarse
-        if config.carve:
-            nearest_code = F.max_pool2d(code.to(torch.float32)[:, None], 3, stride=1, padding=1)
-            free = at_points(lower(dequantise_depth(nearest_code)))
-            drop = drop | (points.visible & (points.z < free))
-        return agrees, ~coarse, drop
-
     def _add(self, memory: Points, fresh: Tensor, frame: Frame, camera: Camera, step: Tensor) -> Points:
         """Write the pixels ``fresh`` (b, h * w) bool as new points."""
         b, pixels = fresh.shape
         count = fresh.sum(1)
         k = min(pixels, memory.capacity)
-        if not fresh.is_cuda:
+        if fresh.device.type == "cpu":
             # Reading a number is free here, and mostly little is new; a GPU would have to stop for it.
             k = min(k, int(count.max()))
             if k == 0:
@@ -207,7 +192,7 @@ class PointMemory:
         Points not seen for very long (65,534 steps at the default capacity) count as equally old.
         """
         unused = memory.kind == EMPTY
-        if not unused.is_cuda and int(unused.sum(1).min()) >= k:
+        if unused.device.type == "cpu" and int(unused.sum(1).min()) >= k:
             return first_true(unused, k)
         return self._oldest_slots(memory, step, k)
 
@@ -266,6 +251,8 @@ class PointMemory:
 
     def surroundings(self, memory: Points, pose: Tensor) -> Tensor:
         """A map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
+        if splat_triton.usable(memory.kind):
+            return splat_triton.map_around(memory.position, memory.kind, pose, self.config.body_m)
         memory = beginning(memory)
         return map_around(memory.position, memory.kind, pose, self.config.body_m)
 
@@ -348,3 +335,12 @@ class PointMemory:
         position = memory.position[index][:, point].T.cpu().numpy()
         colour = memory.colour[index][:, point].T.cpu().numpy()
         trimesh.PointCloud(position, colors=colour).export(str(path), file_type="ply")
+
+
+def in_place(memory: SceneMemory) -> SceneMemory:
+    """The same memory for one that owns its data: a point memory then integrates in place on a GPU, which copies nothing."""
+    if type(memory) is not PointMemory:
+        return memory
+    owner = PointMemory(memory.config)
+    owner.in_place = True
+    return owner

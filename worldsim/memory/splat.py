@@ -171,8 +171,9 @@ def view_of_shown(shown: Shown, colour: Tensor, source: Tensor, camera: Camera) 
 def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) -> Tensor:
     """The map of :meth:`worldsim.protocols.SceneMemory.surroundings` from points. position: (b, 3, n); kind: (b, n)."""
     x, y, z = (position[:, i] - pose[:, i, 3, None].float() for i in range(3))
-    column = torch.floor(x / MAP_CELL + MAP_CELLS / 2)
-    row = torch.floor(MAP_CELLS / 2 - y / MAP_CELL)
+    # Times 12.5, which is exact: CPUs and GPUs divide by a constant in different ways.
+    column = torch.floor(x * (1.0 / MAP_CELL) + MAP_CELLS / 2)
+    row = torch.floor(MAP_CELLS / 2 - y * (1.0 / MAP_CELL))
     near = (kind == POINT) & (column >= 0) & (column < MAP_CELLS) & (row >= 0) & (row < MAP_CELLS)
     elsewhere = torch.arange(kind.shape[1], device=kind.device) % MAP_CELLS**2
     cell = torch.where(near, row * MAP_CELLS + column, elsewhere).to(torch.int64)

@@ -1,0 +1,166 @@
+"""How steps are run: settings by name, steps in place as CUDA graphs make them, and what happens where something is missing."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from worldsim import engine as engines
+from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, bytes_of, engine_named
+from worldsim.envs.world_env import WorldEnv
+from worldsim.errors import InvalidInputError
+from worldsim.scene_files import load_scene
+from worldsim.state import WorldState, flatten, map_tensors
+from worldsim.world import World
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def state(tiny_world: World, scenes_folder: Path) -> WorldState:
+    scenes = [load_scene(scenes_folder / name) for name in ("room-6-1", "room-7-1", "room-7-2")]
+    return tiny_world.initial(scenes, [4, 5, 6])
+
+
+@pytest.fixture
+def stepping_in_place(monkeypatch: pytest.MonkeyPatch, tiny_world: World) -> World:
+    """A world that steps in buffers as a CUDA graph does; what is replayed is the step itself."""
+    monkeypatch.setattr(engines._Captured, "_capture", lambda self: self._run)
+    world = tiny_world.with_engine("plain")
+    world._graphed = GraphedStep(world._step)
+    return world
+
+
+def same(a: Any, b: Any) -> bool:
+    left, right = flatten(a), flatten(b)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def acts(*values: int) -> torch.Tensor:
+    return torch.tensor(values)
+
+
+def test_names() -> None:
+    assert engine_named("plain", CPU) == PLAIN
+    assert engine_named("compiled", torch.device("cuda")) == EngineConfig("bfloat16", "default", graph=True)
+    assert engine_named("fast", torch.device("cuda")) == EngineConfig("bfloat16", graph=True)
+    assert not engine_named("fast", CPU).graph and not engine_named("fast", CPU).compile
+    with pytest.raises(InvalidInputError, match="'plain', 'fast', 'compiled'.*'turbo'"):
+        engine_named("turbo", CPU)
+    with pytest.raises(InvalidInputError, match="precision.*'int4'"):
+        EngineConfig(precision="int4")
+
+
+def test_bfloat16_is_exact_with_itself_and_close_to_float32(tiny_world: World, state: WorldState) -> None:
+    half = tiny_world.with_engine(EngineConfig(precision="bfloat16"))
+    assert half.network is tiny_world.network and next(half.network.parameters()).dtype == torch.float32
+    assert half.blank(1).context.cache.dtype == torch.bfloat16 and half.state_bytes() < tiny_world.state_bytes()
+    first, again = (half.step(state, acts(1, 2, 3)) for _ in range(2))
+    assert same(first, again)
+    exact = tiny_world.step(state, acts(1, 2, 3))[1].frame.rgb.float()
+    assert (first[1].frame.rgb.float() - exact).square().mean() < 2.0
+    # Rows do not feel their neighbours, and a state goes on under another setting.
+    turned = half.step(state.select(acts(2, 1, 0)), acts(3, 2, 1))
+    assert same(first[1].frame, map_tensors(lambda x: x.flip(0), turned[1].frame))
+    assert tiny_world.step(first[0], acts(1, 1, 1))[0].context.cache.dtype == torch.float32
+
+
+def test_steps_in_place_are_the_same_steps(stepping_in_place: World, tiny_world: World, state: WorldState) -> None:
+    plain, before = tiny_world, state.clone()
+    mine, reference = state, state
+    for act in (acts(1, 1, 2), acts(3, 0, 4), acts(5, 6, 1)):
+        mine, seen = stepping_in_place.step(mine, act)
+        reference, expected = plain.step(reference, act)
+        assert same(seen, expected) and same(mine, reference)
+    assert same(state, before), "a state from elsewhere is left as it is"
+
+
+def test_walks_side_by_side_have_buffers_of_their_own(stepping_in_place: World, tiny_world: World, state: WorldState) -> None:
+    other = state.select(acts(1, 2, 0))
+    one, two = state, other
+    for act in (acts(1, 1, 2), acts(3, 0, 4)):
+        one, _ = stepping_in_place.step(one, act)
+        two, _ = stepping_in_place.step(two, act)
+    expected = tiny_world.step(tiny_world.step(state, acts(1, 1, 2))[0], acts(3, 0, 4))[0]
+    assert same(one, expected) and not same(two, expected)
+
+
+def test_a_state_stepped_in_place_cannot_be_stepped_again(stepping_in_place: World, state: WorldState) -> None:
+    first, _ = stepping_in_place.step(state, acts(1, 1, 1))
+    kept = first.clone()
+    second, _ = stepping_in_place.step(first, acts(1, 1, 1))
+    with pytest.raises(InvalidInputError, match="stepped from before, in place: keep state.clone()"):
+        stepping_in_place.step(first, acts(1, 1, 1))
+    assert same(stepping_in_place.step(kept, acts(1, 1, 1))[0], second)
+
+
+def test_what_is_put_or_owned_outlives_a_step(stepping_in_place: World, tiny_world: World, state: WorldState) -> None:
+    now, _ = stepping_in_place.step(state, acts(1, 2, 3))
+    owned = stepping_in_place.owned(now)
+    expected = owned.put(acts(2), state.select(acts(0)))
+    after = stepping_in_place.put(now, acts(2), state.select(acts(0)))
+    assert same(after, expected)
+    assert after.memory.kind.data_ptr() == now.memory.kind.data_ptr(), "put within the buffers"
+    moved, _ = stepping_in_place.step(after, acts(1, 1, 1))
+    assert same(moved, tiny_world.step(expected, acts(1, 1, 1))[0])
+    assert same(owned, tiny_world.step(state, acts(1, 2, 3))[0])
+
+
+def test_an_environment_on_buffers(stepping_in_place: World, tiny_world: World, scenes_folder: Path) -> None:
+    mine, reference = (WorldEnv(world, scenes=scenes_folder) for world in (stepping_in_place, tiny_world))
+    for env in (mine, reference):
+        env.reset(seed=3)
+        env.step(1)
+    memory, snapshot = mine.memory, mine.snapshot()
+    points, fork = memory.data.kind.clone(), mine.fork(2)
+    for env in (mine, reference):
+        env.step(3)
+        env.step(4)
+    assert same(mine.state, reference.state) and same(mine.journey, reference.journey)
+    assert torch.equal(memory.data.kind, points), "a memory in hand stays as it was"
+    fork.step([3, 3])
+    mine.restore(snapshot)
+    reference.restore(snapshot)
+    mine.step(5)
+    reference.step(5)
+    assert same(mine.state, reference.state)
+
+
+def test_missing_compiler_and_graphs_are_said_once(monkeypatch: pytest.MonkeyPatch, tiny_world: World, state: WorldState) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: broken)
+    monkeypatch.setattr(engines, "_told", set())
+    function = Compiled(lambda x: x + 1, "default", CPU)
+    with pytest.warns(UserWarning, match="inductor failed .*No working C\\+\\+ compiler.*uncompiled, slower"):
+        assert function(1) == 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert function(1) == 2
+        world = tiny_world.with_engine(EngineConfig(compile="default"))
+        assert same(world.step(state, acts(1, 1, 1))[0].frame, tiny_world.step(state, acts(1, 1, 1))[0].frame)
+    with pytest.warns(UserWarning, match="CUDA graphs need CUDA: on cpu"):
+        tiny_world.with_engine(EngineConfig(graph=True))
+
+
+def test_a_step_never_waits_for_the_device(tiny_world: World, state: WorldState) -> None:
+    """On the meta device, asking for a tensor's value or for a shape that depends on one is an error."""
+    world = copy.deepcopy(tiny_world).to("meta")
+    blank = world.blank(3)
+    after, transition = world.step(blank, torch.zeros(3, dtype=torch.int64, device="meta"))
+    shapes = {name: (x.shape, x.dtype) for name, x in flatten(after).items()}
+    assert shapes == {name: (x.shape, x.dtype) for name, x in flatten(blank).items()}
+    assert transition.frame.rgb.device.type == "meta"
+
+
+def test_bytes() -> None:
+    record = {"a": torch.zeros(3, 4), "b": (torch.zeros(5, dtype=torch.uint8),)}
+    assert bytes_of(record) == 53
+    assert dataclasses.asdict(PLAIN) == {"precision": "float32", "compile": "", "graph": False}

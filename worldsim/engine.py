@@ -1,0 +1,208 @@
+"""How a world's step is run: number format, compilation, CUDA graphs. What is computed stays what ``World`` says.
+
+Three settings by name: ``plain`` (torch as it is, float32), ``fast`` (bfloat16 where the device computes in it; on a GPU the
+whole step as one CUDA graph) and ``compiled`` (``fast``, and the network through inductor, which takes a minute at first).
+Results are the same bit by bit under one setting on one device; two settings differ by rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import warnings
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.errors import InvalidInputError
+from worldsim.state import Transition, WorldState, flatten, map_tensors
+
+Step = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
+WARM_UP = 3
+"""Runs before a capture: kernels are compiled and libraries take their workspaces then."""
+_told: set[str] = set()
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How steps are run."""
+
+    precision: str = "float32"
+    """Of the network's weights, activations and cached keys and values: ``float32`` or ``bfloat16``. Heads stay float32."""
+    compile: str = ""
+    """Inductor's mode for the network, such as ``default`` or ``max-autotune-no-cudagraphs``; empty: not compiled."""
+    graph: bool = False
+    """On a GPU, replay the whole step as one CUDA graph. It steps in place: see :meth:`worldsim.world.World.with_engine`."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise InvalidInputError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+
+
+PLAIN = EngineConfig()
+
+
+def engine_named(name: str | EngineConfig, device: torch.device) -> EngineConfig:
+    """The setting of that name on ``device``."""
+    if isinstance(name, EngineConfig):
+        return name
+    if name == "plain":
+        return PLAIN
+    if name not in ("fast", "compiled"):
+        raise InvalidInputError(f"engine must be 'plain', 'fast', 'compiled' or an EngineConfig, got {name!r}")
+    cuda = device.type == "cuda"
+    precision = "bfloat16" if cuda or cpu_has_bfloat16() else "float32"
+    return EngineConfig(precision=precision, compile="default" if name == "compiled" else "", graph=cuda)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 (AVX-512 BF16 or AMX); elsewhere float32 is faster."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check is not None)
+
+
+def prepared(network: nn.Module, config: EngineConfig) -> nn.Module:
+    """A copy of the network for that setting; the network itself for the plain one."""
+    if config.precision == "float32" and not config.compile:
+        return network
+    twin = copy.deepcopy(network)
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.to(getattr(torch, config.precision))
+    return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def tell_once(what: str) -> None:
+    """Warn of something that makes steps slower, once a process."""
+    if what not in _told:
+        _told.add(what)
+        warnings.warn(what, stacklevel=3)
+
+
+class Compiled:
+    """A function through inductor; where that fails, the function itself, and it says so once."""
+
+    def __init__(self, function: Callable[..., Any], mode: str, device: torch.device) -> None:
+        self.plain = function
+        options: dict[str, Any] = {"mode": mode}
+        if device.type == "cpu" and mode == "default":
+            # Weights as constants: oneDNN then lays them out once instead of in every call.
+            options = {"options": {"freezing": True}}
+        self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False, **options)
+        # One compilation a batch size and number of frames; beyond dynamo's limit it would silently run uncompiled.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.compiled is not None:
+            try:
+                return self.compiled(*args, **kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                    raise
+                self.compiled = None
+                reason = next(iter(str(error).splitlines()), "")
+                tell_once(f"inductor failed ({type(error).__name__}: {reason}): the network runs uncompiled, slower")
+        return self.plain(*args, **kwargs)
+
+
+class GraphedStep:
+    """A step as a CUDA graph a batch size, on buffers of its own.
+
+    The state it returns lives in those buffers: going on from it overwrites it, and going on from it twice is an error. A
+    state from elsewhere is copied in. Two walks of the same size, both still held, get a graph and buffers each. Transitions
+    and frames are copies.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self._captured: dict[tuple[Any, ...], list[_Captured]] = {}
+        self._spent: weakref.WeakValueDictionary[int, WorldState] = weakref.WeakValueDictionary()
+
+    def __call__(self, state: WorldState, act: Tensor) -> tuple[WorldState, Transition]:
+        if self._spent.get(id(state)) is state:
+            raise InvalidInputError(
+                "this state has been stepped from before, in place: keep state.clone() to go on from it again, "
+                "or use engine='plain'"
+            )
+        key = (len(state), act.dtype, *act.shape[1:])
+        found = self._captured.setdefault(key, [])
+        captured = next((c for c in found if c.newest() is state), None) or next((c for c in found if c.newest() is None), None)
+        if captured is None:
+            captured = _Captured(self.step, state, act)
+            found.append(captured)
+        if captured.newest() is state:
+            self._spent[id(state)] = state
+        return captured(state, act)
+
+    def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
+        """``state.put``, within the buffers if they hold the state: costs what is put, however many environments there are."""
+        captured = next((c for found in self._captured.values() for c in found if c.newest() is state), None)
+        if captured is None:
+            return state.put(index, other)
+        self._spent[id(state)] = state
+        return captured.put(state, index, other)
+
+    def owned(self, state: WorldState) -> WorldState:
+        """The state outside the buffers, so that it outlives the next step."""
+        newest = any(c.newest() is state for found in self._captured.values() for c in found)
+        return state.clone() if newest else state
+
+
+class _Captured:
+    def __init__(self, step: Step, state: WorldState, act: Tensor) -> None:
+        self.step, self.state, self.act = step, state.clone(), act.clone()
+        self.newest: Callable[[], WorldState | None] = lambda: None
+        # Warm-up and capture go on in place; the first call copies the state in again.
+        self.replay = self._capture()
+
+    def _capture(self) -> Callable[[], Any]:
+        device = self.act.device
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                self._run()
+        torch.cuda.current_stream(device).wait_stream(stream)
+        torch.cuda.synchronize(device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._run()
+        return graph.replay
+
+    def _run(self) -> None:
+        after, self.transition = self.step(self.state, self.act)
+        map_tensors(_copy_in, self.state, after)
+
+    def __call__(self, state: WorldState, act: Tensor) -> tuple[WorldState, Transition]:
+        if self.newest() is not state:
+            map_tensors(_copy_in, self.state, state)
+        self.act.copy_(act)
+        self.replay()
+        transition = map_tensors(torch.clone, self.transition)
+        after = dataclasses.replace(self.state, frame=transition.frame)
+        self.newest = weakref.ref(after)
+        return after, transition
+
+    def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
+        index = index.to(self.act.device)
+        map_tensors(lambda mine, new: mine.index_copy_(0, index, new.to(mine.dtype)), self.state, other)
+        frame = map_tensors(lambda mine, new: mine.index_copy(0, index, new), state.frame, other.frame)
+        after = dataclasses.replace(self.state, frame=frame)
+        self.newest = weakref.ref(after)
+        return after
+
+
+def _copy_in(buffer: Tensor, value: Tensor) -> Tensor:
+    if buffer.data_ptr() != value.data_ptr():
+        buffer.copy_(value)
+    return buffer
+
+
+def bytes_of(record: Any) -> int:
+    """Bytes of all tensors of a record."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in flatten(record).values())

@@ -1,0 +1,198 @@
+"""The point memory's three passes over all slots as Triton kernels: what a camera shows, what a frame says, what is near.
+
+The torch functions in :mod:`worldsim.memory.splat` and :mod:`worldsim.memory.points` are the reference; these give the same
+bits. Unused slots cost one byte to read, and everything that belongs to a slot is read once. Visibility is an integer
+minimum, as there; fused multiply-adds are off, since they would round differently. Needs Triton, which comes with torch for
+CUDA; :func:`usable` says so once where it is missing.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, unproject
+from worldsim.memory.splat import (
+    _HOLE,
+    DIRECTION,
+    EMPTY,
+    MAP_CELLS,
+    NEAR_PLANE,
+    POINT,
+    Shown,
+    Splat,
+    between_nearer,
+    splat,
+    view_of_shown,
+)
+from worldsim.state import Frame, MemoryView
+
+try:
+    from worldsim.memory import splat_kernels as kernels
+except ImportError:  # torch for CPUs comes without Triton
+    kernels = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from worldsim.memory.points import PointMemoryConfig, Points
+
+BLOCK = 1024
+"""Slots a program."""
+LARGEST_HISTOGRAM = 2**14
+"""Ages up to which the least recently seen slots are found by counting; smaller memories tell more ages apart and sort."""
+_enabled, _told = True, False
+
+
+def usable(tensor: Tensor) -> bool:
+    """Whether the kernels are to be used on this tensor: it is on a GPU and Triton is there. Says once if it is not."""
+    global _told
+    if not (_enabled and tensor.is_cuda):
+        return False
+    if kernels is None and not _told:
+        _told = True
+        warnings.warn("Triton is not installed: the point memory runs on plain torch, several times slower", stacklevel=3)
+    return kernels is not None
+
+
+@contextmanager
+def torch_only() -> Iterator[None]:
+    """The plain torch path within the block, for comparisons."""
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+def _grid(memory_slots: int, rows: int) -> tuple[int, int]:
+    return -(-memory_slots // BLOCK), rows
+
+
+def _pose(camera_pose: Tensor) -> Tensor:
+    return camera_pose.float().contiguous()
+
+
+def nearest_slots(position: Tensor, kind: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
+    """As :func:`worldsim.memory.splat.nearest` of :func:`~worldsim.memory.splat.splat`, in one pass."""
+    b, capacity = kind.shape
+    pixels = camera.height * camera.width
+    buffer = torch.full((b, pixels), _HOLE, dtype=torch.int64, device=kind.device)
+    kernels.nearest[_grid(capacity, b)](
+        position, kind, _pose(camera.pose), camera.intrinsics.float().contiguous(), buffer, capacity, pixels,
+        camera.width, camera.height, NEAR_PLANE, BLOCK, enable_fp_fusion=False,
+    )  # fmt: skip
+    mask = buffer != _HOLE
+    slot = (buffer & 0xFFFFFFFF).masked_fill_(~mask, 0)
+    return mask, slot, (buffer >> 32).to(torch.int32).view(torch.float32)
+
+
+def shown_slots(position: Tensor, kind: Tensor, camera: Camera) -> tuple[Shown, Tensor]:
+    """As :func:`worldsim.memory.splat.shown_slots`, with the slots named ``0 .. h * w`` after the pixels that show them.
+
+    Second, the real slot of each pixel, (b, h * w) int64.
+    """
+    mask, slot, z = nearest_slots(position, kind, camera)
+    hidden = between_nearer(z.masked_fill(~mask, torch.inf).unflatten(1, (camera.height, camera.width)))
+    points: Splat = splat(position.gather(2, slot[:, None].expand(-1, 3, -1)), kind.gather(1, slot), camera)
+    own = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
+    return Shown(points, mask & ~hidden.flatten(1), own, z), slot
+
+
+def view_of(position: Tensor, colour: Tensor, kind: Tensor, source: Tensor, camera: Camera) -> MemoryView:
+    """As :func:`worldsim.memory.splat.view_of`."""
+    shown, slot = shown_slots(position, kind, camera)
+    return view_of_shown(shown, colour.gather(2, slot[:, None].expand(-1, 3, -1)), source.gather(1, slot), camera)
+
+
+def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float) -> Tensor:
+    """As :func:`worldsim.memory.splat.map_around`."""
+    b, capacity = kind.shape
+    drawn = torch.zeros(b, 2, MAP_CELLS, MAP_CELLS, dtype=torch.int32, device=kind.device)
+    kernels.map[_grid(capacity, b)](position, kind, _pose(pose), drawn, capacity, body, MAP_CELLS, 12.5, BLOCK,
+                                    enable_fp_fusion=False)  # fmt: skip
+    return drawn.to(torch.uint8)
+
+
+def integrate_(config: PointMemoryConfig, memory: Points, frame: Frame, camera: Camera, step: Tensor,
+               known: Tensor | None = None) -> Points:  # fmt: skip
+    """As :meth:`worldsim.memory.points.PointMemory.integrate`, in place: ``memory`` is changed and returned."""
+    assert frame.inverse_depth is not None
+    code = frame.inverse_depth
+    b, capacity = memory.kind.shape
+    pixels, device = camera.height * camera.width, code.device
+    step = step.contiguous()
+    explained = torch.zeros(b, pixels, dtype=torch.int32, device=device)
+    blocks = _grid(capacity, b)[0]
+    counts = torch.empty(b, blocks, dtype=torch.int32, device=device)
+    speaks = explained if known is None else known.flatten(1).to(torch.uint8).contiguous()
+    kernels.judge[_grid(capacity, b)](
+        memory.position, memory.kind, memory.source, memory.seen, memory.confidence, _pose(camera.pose),
+        camera.intrinsics.float().contiguous(), step, _bounds(config, code), speaks, explained, counts, capacity, pixels, blocks,
+        255.0 * DEPTH_CHANNEL_SCALE, camera.width, camera.height, NEAR_PLANE, config.carve, known is not None, BLOCK,
+        enable_fp_fusion=False,
+    )  # fmt: skip
+    fresh = explained == 0 if known is None else (explained == 0) & known.flatten(1)
+    total = fresh.cumsum(1, dtype=torch.int32)
+    slots = _slots(memory, counts, total[:, -1].clamp(max=capacity), step, min(pixels, capacity))
+    kernels.write[_grid(pixels, b)](
+        fresh.to(torch.uint8), total - 1, slots, unproject(frame.depth, camera).contiguous(),  # type: ignore[arg-type]
+        frame.rgb.contiguous(), torch.where(code == 0, DIRECTION, POINT).to(torch.uint8).contiguous(),
+        (code_to_channel(code) * 255.0).round().to(torch.uint8).contiguous(), step, memory.position, memory.colour, memory.kind,
+        memory.source, memory.seen, memory.confidence, capacity, pixels, slots.shape[1], BLOCK,
+    )  # fmt: skip
+    return memory
+
+
+def _bounds(config: PointMemoryConfig, code: Tensor) -> Tensor:
+    """What ``judge`` compares a slot with, a pixel: (b, 4, h * w) lower and upper depth, scale of source, free depth."""
+
+    def lower(depth: Tensor) -> Tensor:
+        return torch.minimum(depth - config.tolerance_m, depth * (1.0 - config.tolerance_share))
+
+    depth = dequantise_depth(code)
+    upper = torch.maximum(depth + config.tolerance_m, depth * (1.0 + config.tolerance_share))
+    nearest_code = F.max_pool2d(code.to(torch.float32)[:, None], 3, stride=1, padding=1)[:, 0]
+    scale = DEPTH_CHANNEL_SCALE + config.replace_ratio * depth
+    return torch.stack([lower(depth), upper, scale, lower(dequantise_depth(nearest_code))], 1).flatten(2).contiguous()
+
+
+def _slots(memory: Points, counts: Tensor, need: Tensor, step: Tensor, wide: int) -> Tensor:
+    """The slots to write next, (b, wide) int32, of which the first ``need`` (b,) int32 count: see PointMemory._slots.
+
+    counts: (b, blocks) int32 unused slots a block.
+    """
+    b, capacity = memory.kind.shape
+    blocks, device = counts.shape[1], counts.device
+    bits = max(1, (capacity - 1).bit_length())
+    oldest = 2 ** (31 - bits) - 2
+    if oldest >= LARGEST_HISTOGRAM:
+        unused = memory.kind == EMPTY
+        age = (step[:, None].to(torch.int32) - memory.seen).clamp_(0, oldest)
+        rank = torch.where(unused, 0, oldest + 1 - age)
+        key = (rank << bits) | torch.arange(capacity, device=device, dtype=torch.int32)
+        return torch.topk(key, wide, dim=1, largest=False, sorted=True).values & (2**bits - 1)
+    grid = _grid(capacity, b)
+    total = counts.cumsum(1, dtype=torch.int32)
+    unused_total = total[:, -1].contiguous()
+    evict = (need - unused_total).clamp(min=0)
+    keys = torch.full((b, wide), 2**31 - 1, dtype=torch.int32, device=device)
+    kernels.unused[grid](memory.kind, total - counts, need, keys, capacity, blocks, wide, BLOCK)
+    histogram = torch.zeros(b, oldest + 1, dtype=torch.int32, device=device)
+    kernels.ages[grid](memory.kind, memory.seen, step, evict, histogram, capacity, oldest, BLOCK)
+    from_oldest = histogram.flip(1).cumsum(1, dtype=torch.int32)
+    behind = (from_oldest < evict[:, None]).sum(1)
+    threshold = (oldest - behind).to(torch.int32)
+    above = torch.where(behind > 0, from_oldest.gather(1, (behind - 1).clamp(0)[:, None])[:, 0], 0)
+    older, ties = (torch.zeros(b, blocks, dtype=torch.int32, device=device) for _ in range(2))
+    kernels.ties[grid](memory.kind, memory.seen, step, evict, threshold, older, ties, capacity, blocks, oldest, BLOCK)
+    older, ties = (x.cumsum(1, dtype=torch.int32) - x for x in (older, ties))
+    kernels.evict[grid](memory.kind, memory.seen, step, evict, threshold, above, unused_total, older, ties, keys, capacity, blocks,
+                        oldest, wide, bits, BLOCK)  # fmt: skip
+    # Unused slots come first and in order already; what gives way goes by age, so that a row's slots do not depend on blocks.
+    return keys.sort(1).values & (2**bits - 1)

@@ -278,7 +278,7 @@ def main() -> None:
         print("no CUDA here: nothing to check")
         return
     torch.manual_seed(0)
-    print(torch.__version__, torch.cuda.get_device_name(), "with Triton" if splat_triton.kernels else "without Triton")
+    print(torch.__version__, torch.cuda.get_device_name(), "with Triton" if splat_triton.kernels() else "without Triton")
     world = World.from_pretrained("freedoom-tiny", CUDA)
     state: Any = None
     with part("plain walk of 8"):

@@ -81,13 +81,15 @@ def test_without_triton_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None
     class OnGpu:
         is_cuda = True
 
-    monkeypatch.setattr(splat_triton, "kernels", None)
-    monkeypatch.setattr(splat_triton, "_told", False)
+    # What sys.modules holds None for cannot be imported.
+    monkeypatch.setitem(sys.modules, "worldsim.memory.splat_kernels", None)
+    splat_triton.kernels.cache_clear()
     with pytest.warns(UserWarning, match="Triton is not installed: .* plain torch"):
         assert not splat_triton.usable(OnGpu())  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not splat_triton.usable(OnGpu())  # type: ignore[arg-type]
+    splat_triton.kernels.cache_clear()
     assert not splat_triton.usable(torch.zeros(1))
     assert splat.NEAR_PLANE == splat_triton.NEAR_PLANE
 

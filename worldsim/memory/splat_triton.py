@@ -8,10 +8,12 @@ CUDA; :func:`usable` says so once where it is missing.
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +35,6 @@ from worldsim.memory.splat import (
 )
 from worldsim.state import Frame, MemoryView
 
-try:
-    from worldsim.memory import splat_kernels as kernels
-except ImportError:  # torch for CPUs comes without Triton
-    kernels = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
     from worldsim.memory.points import PointMemoryConfig, Points
 
@@ -45,18 +42,22 @@ BLOCK = 1024
 """Slots a program."""
 LARGEST_HISTOGRAM = 2**14
 """Ages up to which the least recently seen slots are found by counting; smaller memories tell more ages apart and sort."""
-_enabled, _told = True, False
+_enabled = True
 
 
 def usable(tensor: Tensor) -> bool:
     """Whether the kernels are to be used on this tensor: it is on a GPU and Triton is there. Says once if it is not."""
-    global _told
-    if not (_enabled and tensor.is_cuda):
-        return False
-    if kernels is None and not _told:
-        _told = True
+    return _enabled and tensor.is_cuda and kernels() is not None
+
+
+@cache
+def kernels() -> Any:
+    """The kernels' module, None without Triton. Imported when it is needed: Triton takes long."""
+    try:
+        return importlib.import_module("worldsim.memory.splat_kernels")
+    except ImportError:
         warnings.warn("Triton is not installed: the point memory runs on plain torch, several times slower", stacklevel=3)
-    return kernels is not None
+        return None
 
 
 @contextmanager
@@ -83,7 +84,7 @@ def nearest_slots(position: Tensor, kind: Tensor, camera: Camera) -> tuple[Tenso
     b, capacity = kind.shape
     pixels = camera.height * camera.width
     buffer = torch.full((b, pixels), _HOLE, dtype=torch.int64, device=kind.device)
-    kernels.nearest[_grid(capacity, b)](
+    kernels().nearest[_grid(capacity, b)](
         position, kind, _pose(camera.pose), camera.intrinsics.float().contiguous(), buffer, capacity, pixels,
         camera.width, camera.height, NEAR_PLANE, BLOCK, enable_fp_fusion=False,
     )  # fmt: skip
@@ -114,7 +115,7 @@ def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float) -> Ten
     """As :func:`worldsim.memory.splat.map_around`."""
     b, capacity = kind.shape
     drawn = torch.zeros(b, 2, MAP_CELLS, MAP_CELLS, dtype=torch.int32, device=kind.device)
-    kernels.map[_grid(capacity, b)](position, kind, _pose(pose), drawn, capacity, body, MAP_CELLS, 12.5, BLOCK,
+    kernels().map[_grid(capacity, b)](position, kind, _pose(pose), drawn, capacity, body, MAP_CELLS, 12.5, BLOCK,
                                     enable_fp_fusion=False)  # fmt: skip
     return drawn.to(torch.uint8)
 
@@ -131,7 +132,7 @@ def integrate_(config: PointMemoryConfig, memory: Points, frame: Frame, camera: 
     blocks = _grid(capacity, b)[0]
     counts = torch.empty(b, blocks, dtype=torch.int32, device=device)
     speaks = explained if known is None else known.flatten(1).to(torch.uint8).contiguous()
-    kernels.judge[_grid(capacity, b)](
+    kernels().judge[_grid(capacity, b)](
         memory.position, memory.kind, memory.source, memory.seen, memory.confidence, _pose(camera.pose),
         camera.intrinsics.float().contiguous(), step, _bounds(config, code), speaks, explained, counts, capacity, pixels, blocks,
         255.0 * DEPTH_CHANNEL_SCALE, camera.width, camera.height, NEAR_PLANE, config.carve, known is not None, BLOCK,
@@ -140,7 +141,7 @@ def integrate_(config: PointMemoryConfig, memory: Points, frame: Frame, camera: 
     fresh = explained == 0 if known is None else (explained == 0) & known.flatten(1)
     total = fresh.cumsum(1, dtype=torch.int32)
     slots = _slots(memory, counts, total[:, -1].clamp(max=capacity), step, min(pixels, capacity))
-    kernels.write[_grid(pixels, b)](
+    kernels().write[_grid(pixels, b)](
         fresh.to(torch.uint8), total - 1, slots, unproject(frame.depth, camera).contiguous(),  # type: ignore[arg-type]
         frame.rgb.contiguous(), torch.where(code == 0, DIRECTION, POINT).to(torch.uint8).contiguous(),
         (code_to_channel(code) * 255.0).round().to(torch.uint8).contiguous(), step, memory.position, memory.colour, memory.kind,
@@ -182,17 +183,17 @@ def _slots(memory: Points, counts: Tensor, need: Tensor, step: Tensor, wide: int
     unused_total = total[:, -1].contiguous()
     evict = (need - unused_total).clamp(min=0)
     keys = torch.full((b, wide), 2**31 - 1, dtype=torch.int32, device=device)
-    kernels.unused[grid](memory.kind, total - counts, need, keys, capacity, blocks, wide, BLOCK)
+    kernels().unused[grid](memory.kind, total - counts, need, keys, capacity, blocks, wide, BLOCK)
     histogram = torch.zeros(b, oldest + 1, dtype=torch.int32, device=device)
-    kernels.ages[grid](memory.kind, memory.seen, step, evict, histogram, capacity, oldest, BLOCK)
+    kernels().ages[grid](memory.kind, memory.seen, step, evict, histogram, capacity, oldest, BLOCK)
     from_oldest = histogram.flip(1).cumsum(1, dtype=torch.int32)
     behind = (from_oldest < evict[:, None]).sum(1)
     threshold = (oldest - behind).to(torch.int32)
     above = torch.where(behind > 0, from_oldest.gather(1, (behind - 1).clamp(0)[:, None])[:, 0], 0)
     older, ties = (torch.zeros(b, blocks, dtype=torch.int32, device=device) for _ in range(2))
-    kernels.ties[grid](memory.kind, memory.seen, step, evict, threshold, older, ties, capacity, blocks, oldest, BLOCK)
+    kernels().ties[grid](memory.kind, memory.seen, step, evict, threshold, older, ties, capacity, blocks, oldest, BLOCK)
     older, ties = (x.cumsum(1, dtype=torch.int32) - x for x in (older, ties))
-    kernels.evict[grid](memory.kind, memory.seen, step, evict, threshold, above, unused_total, older, ties, keys, capacity, blocks,
-                        oldest, wide, bits, BLOCK)  # fmt: skip
+    kernels().evict[grid](memory.kind, memory.seen, step, evict, threshold, above, unused_total, older, ties, keys, capacity,
+                          blocks, oldest, wide, bits, BLOCK)  # fmt: skip
     # Unused slots come first and in order already; what gives way goes by age, so that a row's slots do not depend on blocks.
     return keys.sort(1).values & (2**bits - 1)

@@ -248,7 +248,7 @@ def _too_many(environments: int, world: World, memory: int) -> str:
     fit = max((size for size in BUCKETS if size * world.step_bytes() <= memory and size < bucket(environments)), default=0)
     if fit == BUCKETS[-1]:
         fit = max(fit, min(memory // world.step_bytes(), bucket(environments) - fit) // fit * fit)
-    advice = f"about {fit} would fit, so make {fit} or fewer" if fit else "not even one is sure to fit: free memory"
+    advice = f"about {fit} would fit, so make {fit} or fewer" if fit else "fewer are not sure to fit either: free memory"
     return (
         f"{environments} environments (computed as {bucket(environments)}) do not fit in the memory of {world.device}: at "
         f"{world.step_bytes() / 2**20:.0f} MiB each in a step and {memory / 2**30:.1f} GiB, {advice}"

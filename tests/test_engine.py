@@ -160,7 +160,17 @@ def test_a_step_never_waits_for_the_device(tiny_world: World, state: WorldState)
     assert transition.frame.rgb.device.type == "meta"
 
 
+def test_wider_convolutions_compute_the_same(tiny_world: World, state: WorldState) -> None:
+    wide = tiny_world.with_engine(EngineConfig(widen=True))
+    network = wide.dynamics.network
+    assert (network.stem.in_channels, network.out.out_channels) == (16, 8)
+    assert network.stem.weight.shape[1] == 16 and network.out.weight.shape[0] == 8
+    assert tiny_world.network.stem.in_channels == 12 and tiny_world.network.out.out_channels == 4
+    mine, expected = (world.step(state, acts(1, 2, 3))[1].frame for world in (wide, tiny_world))
+    assert (mine.rgb.int() - expected.rgb.int()).abs().max() <= 1
+
+
 def test_bytes() -> None:
     record = {"a": torch.zeros(3, 4), "b": (torch.zeros(5, dtype=torch.uint8),)}
     assert bytes_of(record) == 53
-    assert dataclasses.asdict(PLAIN) == {"precision": "float32", "compile": "", "graph": False}
+    assert dataclasses.asdict(PLAIN) == {"precision": "float32", "compile": "", "graph": False, "widen": False}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
@@ -37,6 +38,9 @@ class EngineConfig:
     """Inductor's mode for the network, such as ``default`` or ``max-autotune-no-cudagraphs``; empty: not compiled."""
     graph: bool = False
     """On a GPU, replay the whole step as one CUDA graph. It steps in place: see :meth:`worldsim.world.World.with_engine`."""
+
+    widen: bool = False
+    """Give the convolutions at both ends a multiple of 8 channels, zeros beyond their own: tensor cores take no others."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
@@ -67,12 +71,26 @@ def cpu_has_bfloat16() -> bool:
 
 def prepared(network: nn.Module, config: EngineConfig) -> nn.Module:
     """A copy of the network for that setting; the network itself for the plain one."""
-    if config.precision == "float32" and not config.compile:
+    if config.precision == "float32" and not (config.compile or config.widen):
         return network
     twin = copy.deepcopy(network)
+    if config.widen:
+        twin.stem, twin.out = widened(twin.stem, inputs=8), widened(twin.out, outputs=8)  # type: ignore[arg-type]
     for parameter in twin.parameters():
         parameter.data = parameter.data.to(getattr(torch, config.precision))
     return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def widened(layer: nn.Conv2d, inputs: int = 1, outputs: int = 1) -> nn.Conv2d:
+    """The same convolution with channels in multiples of ``inputs`` and ``outputs``; the new ones do nothing and give zeros."""
+    more_in, more_out = -layer.in_channels % inputs, -layer.out_channels % outputs
+    wide = copy.copy(layer)
+    wide.in_channels, wide.out_channels = layer.in_channels + more_in, layer.out_channels + more_out
+    wide._parameters = dict(layer._parameters)
+    wide.weight = nn.Parameter(F.pad(layer.weight.detach(), (0, 0, 0, 0, 0, more_in, 0, more_out)), requires_grad=False)
+    if layer.bias is not None:
+        wide.bias = nn.Parameter(F.pad(layer.bias.detach(), (0, more_out)), requires_grad=False)
+    return wide
 
 
 def tell_once(what: str) -> None:

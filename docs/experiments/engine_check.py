@@ -1,7 +1,8 @@
 """Check and time the engine on a GPU: kernels against torch bit by bit, graphs against plain steps, steps a second.
 
-``python docs/experiments/engine_check.py --json OUT`` takes at most four minutes and prints a short table last. A part that fails
-prints its traceback and the rest goes on. Without a GPU it says so and ends.
+``python docs/experiments/engine_check.py --json OUT`` takes at most four minutes and prints a short table last; ``--speed`` looks
+where the network's time goes instead. A part that fails prints its traceback and the rest goes on; what has been found is in the
+file from the beginning. Without a GPU it says so and ends.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ PLAIN = EngineConfig()
 BF16 = EngineConfig(precision="bfloat16")
 GRAPH32 = EngineConfig(graph=True)
 GRAPH = EngineConfig(precision="bfloat16", graph=True)
+WIDE = EngineConfig(precision="bfloat16", graph=True, compile="default", widen=True)
 COMPILED = EngineConfig(precision="bfloat16", graph=True, compile="default")
 AUTOTUNED = EngineConfig(precision="bfloat16", graph=True, compile="max-autotune-no-cudagraphs")
 began = time.monotonic()
 results: dict[str, Any] = {}
+output: list[Path] = []
 table: list[str] = []
 
 
@@ -63,6 +66,8 @@ def note(name: str, value: Any) -> None:
     results[name] = value
     table.append(f"{name:44s} {value}")
     print("   ", table[-1], flush=True)
+    for path in output:
+        path.write_text(json.dumps(results, indent=1))
 
 
 def milliseconds(function: Callable[[], Any], seconds: float = 0.5) -> float:
@@ -262,29 +267,54 @@ def time_environment(world: World, rows: int, name: str) -> None:
     note(f"{rows:5d} x environment, {name}", f"{steps}, reset of all {reset:.1f} s, of one {alone:.2f} ms")
 
 
+def profile_network(world: World, state: WorldState, rows: int, name: str) -> None:
+    """The kernels that a prediction spends its time in, longest first."""
+    batch = repeated(state_for(world.engine, state), rows)
+    act = torch.ones(rows, dtype=torch.int64, device=CUDA)
+    n = world.network.config
+    with torch.no_grad():
+        pose, motion, view = world._look(batch, act, None)
+        condition = world._condition(act, motion, view, batch.intrinsics)
+        noise = normal(batch.seed, batch.step, Purpose.NOISE, (n.channels, n.height, n.width))
+        world.dynamics.predict(batch.context, condition, noise)
+        alone = milliseconds(lambda: world.dynamics.predict(batch.context, condition, noise))
+        note(f"{rows}: predict, {name} / ms", round(alone, 3))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+            world.dynamics.predict(batch.context, condition, noise)
+            torch.cuda.synchronize()
+    kernels = sorted(profiler.key_averages(), key=lambda k: -k.self_device_time_total)
+    for kernel in kernels[:24]:
+        note(f"{rows}: {name}, {kernel.count} x {kernel.key[:70]} / ms", round(kernel.self_device_time_total / 1e3, 3))
+
+
+def time_suspects(rows: int) -> None:
+    """Single layers at full resolution, two frames of so many environments, as the network has them."""
+    frames = 2 * rows
+
+    def features(channels: int, layout: torch.memory_format, size: int = 64) -> torch.Tensor:
+        return torch.randn(frames, channels, size, size, device=CUDA, dtype=torch.bfloat16).to(memory_format=layout)
+
+    def told(what: str, function: Callable[[torch.Tensor], Any], x: torch.Tensor) -> None:
+        with torch.no_grad():
+            note(f"{frames} frames: {what} / ms", round(milliseconds(lambda: function(x), 0.1), 3))
+
+    last, first = torch.channels_last, torch.contiguous_format
+    for layout, called in ((last, "channels last"), (first, "channels first")):
+        for inputs, outputs in ((12, 32), (16, 32), (32, 32), (32, 4), (32, 8)):
+            conv = torch.nn.Conv2d(inputs, outputs, 3, padding=1).to(CUDA, torch.bfloat16).to(memory_format=layout)
+            told(f"conv {inputs}-{outputs}, {called}", conv, features(inputs, layout))
+        norm = torch.nn.GroupNorm(8, 32).to(CUDA, torch.bfloat16)
+        told(f"group norm, {called}", norm, features(32, layout))
+        told(f"group norm compiled, {called}", torch.compile(norm, dynamic=False), features(32, layout))
+
+
 def left(seconds: float, limit: float) -> bool:
     """Whether so much time is left."""
     return time.monotonic() - began + seconds < limit
 
 
-def main() -> None:
-    """Run everything that fits into the time."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--seconds", type=float, default=225.0)
-    parser.add_argument("--autotune", action="store_true", help="also time inductor's max-autotune (minutes)")
-    args = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("no CUDA here: nothing to check")
-        return
-    torch.manual_seed(0)
-    print(torch.__version__, torch.cuda.get_device_name(), "with Triton" if splat_triton.kernels() else "without Triton")
-    world = World.from_pretrained("freedoom-tiny", CUDA)
-    state: Any = None
-    with part("plain walk of 8"):
-        with splat_triton.torch_only():
-            state = walked(world, 8, 40)
-        note("points an environment", world.memory.count(state.memory).tolist())  # type: ignore[attr-defined]
+def check_and_time(world: World, state: WorldState, seconds: float) -> None:
+    """Everything that must be equal, then every engine's speed."""
     with part("kernels"):
         check_kernels(world, state)
     with part("memory"):
@@ -306,23 +336,60 @@ def main() -> None:
     del graphed
     compiled = world.with_engine(COMPILED)
     for rows in (256, 1, 1024, 32):
-        if left(40, args.seconds):
+        if left(40, seconds):
             with part(f"compiled {rows}"):
                 time_steps(compiled, state, rows, "bfloat16 graph compiled")
                 if rows == 256:
                     time_parts(compiled, state_for(BF16, state), 256, "compiled")
     for rows in (256, 1):
-        if left(15, args.seconds):
+        if left(15, seconds):
             with part(f"environment {rows}"):
                 time_environment(compiled, rows, "compiled")
-    if left(10, args.seconds):
+    if left(10, seconds):
         with part("precision"):
             check_precision(world, compiled, state)
-    if args.autotune:
+
+
+def look_for_speed(world: World, state: WorldState, seconds: float) -> None:
+    """Kernels of the compiled network, wider convolutions, single layers, inductor's own search."""
+    with part("suspects"):
+        time_suspects(256)
+    with part("compiled"):
+        profile_network(world.with_engine(COMPILED), state, 256, "compiled")
+    with part("eager"):
+        profile_network(world.with_engine(GRAPH), state, 256, "eager")
+    with part("wide"):
+        wide = world.with_engine(WIDE)
+        profile_network(wide, state, 256, "wide")
+        time_steps(wide, state, 256, "bfloat16 graph compiled wide")
+    if left(60, seconds):
         with part("autotuned"):
             time_steps(world.with_engine(AUTOTUNED), state, 256, "bfloat16 graph autotuned")
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=1))
+
+
+def main() -> None:
+    """Run everything that fits into the time."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seconds", type=float, default=225.0)
+    parser.add_argument("--speed", action="store_true", help="only look where the network's time goes, and what makes it faster")
+    args = parser.parse_args()
+    output.extend([args.json] if args.json else [])
+    if not torch.cuda.is_available():
+        print("no CUDA here: nothing to check")
+        return
+    torch.manual_seed(0)
+    print(torch.__version__, torch.cuda.get_device_name(), "with Triton" if splat_triton.kernels() else "without Triton")
+    world = World.from_pretrained("freedoom-tiny", CUDA)
+    state: Any = None
+    with part("plain walk of 8"):
+        with splat_triton.torch_only():
+            state = walked(world, 8, 40)
+        note("points an environment", world.memory.count(state.memory).tolist())  # type: ignore[attr-defined]
+    if args.speed:
+        look_for_speed(world, state, args.seconds)
+    else:
+        check_and_time(world, state, args.seconds)
     print("\n" + "\n".join(table), flush=True)
     print(f"took {time.monotonic() - began:.0f} s")
 

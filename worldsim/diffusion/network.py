@@ -291,7 +291,11 @@ class SpaceTimeTransformer(Module):
         embedding = self.embed(level, condition)
         flat = F.silu(embedding.flatten(0, 1))
         pixels = torch.cat([x, condition.view], 2) if self.config.view_channels else x
-        h = self.stem(pixels.flatten(0, 1).to(self.position.dtype).contiguous(memory_format=torch.channels_last))
+        pixels = pixels.flatten(0, 1).to(self.position.dtype)
+        # An engine may have widened the convolutions at both ends: see worldsim.engine.widened.
+        spare = self.stem.in_channels - pixels.shape[1]
+        pixels = F.pad(pixels, (0, 0, 0, 0, 0, spare)) if spare else pixels
+        h = self.stem(pixels.contiguous(memory_format=torch.channels_last))
         skips = []
         for block, down in zip(self.encoder, self.down, strict=True):
             h = block(h, flat)
@@ -316,7 +320,7 @@ class SpaceTimeTransformer(Module):
         for block, up, skip in zip(reversed(self.decoder), reversed(self.up), reversed(skips), strict=True):
             kept = skip.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)
             h = block(F.pixel_shuffle(up(h), 2) + kept, flat)
-        out = self.out(F.silu(self.out_norm(h))).unflatten(0, (b, outputs)).to(x.dtype)
+        out = self.out(F.silu(self.out_norm(h)))[:, : x.shape[2]].unflatten(0, (b, outputs)).to(x.dtype)
         if self.config.view_channels:
             out = out + condition.view[:, f - outputs :, : x.shape[2]]
         return out, features, cache

@@ -32,13 +32,13 @@ from worldsim.world import World, WorldConfig
 
 HEIGHT, WIDTH = 96, 128
 SHAPES: dict[str, dict[str, Any]] = {
-    "tiny at 128x96": PRESETS["tiny"],
-    "256, pixels 24 48 96": {"dim": 256, "depth": 4, "heads": 4, "levels": (24, 48, 96), "window": 8},
-    "256, pixels 16 48 96": {"dim": 256, "depth": 4, "heads": 4, "levels": (16, 48, 96), "window": 8},
-    "192x6, pixels 24 48 96": {"dim": 192, "depth": 6, "heads": 3, "levels": (24, 48, 96), "window": 8},
-    "patch 16, 256, 24 48 96 128": {"dim": 256, "depth": 4, "heads": 4, "levels": (24, 48, 96, 128), "window": 8},
-    "patch 16, 256, 32 48 96 128": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96, 128), "window": 8},
-    "patch 16, 320x3, 24 48 96 128": {"dim": 320, "depth": 3, "heads": 5, "levels": (24, 48, 96, 128), "window": 8},
+    "patch 8, 4 x 256, pixels 32 48 96": PRESETS["small"],
+    "patch 8, 4 x 256, pixels 24 48 96": PRESETS["small"] | {"levels": (24, 48, 96)},
+    "patch 8, 6 x 192, pixels 24 48 96": {"dim": 192, "depth": 6, "heads": 3, "levels": (24, 48, 96), "window": 8},
+    "patch 8, 4 x 320, pixels 32 48 96": {"dim": 320, "depth": 4, "heads": 5, "levels": (32, 48, 96), "window": 8},
+    "patch 16, 4 x 256, pixels 24 48 64 96": PRESETS["small"] | {"levels": (24, 48, 64, 96)},
+    "patch 16, 4 x 256, pixels 32 48 96 128": PRESETS["small"] | {"levels": (32, 48, 96, 128)},
+    "patch 16, 3 x 320, pixels 24 48 96 128": {"dim": 320, "depth": 3, "heads": 5, "levels": (24, 48, 96, 128), "window": 8},
 }
 """Networks by name, beside the shipped world ``freedoom-tiny`` at 64x64."""
 
@@ -49,8 +49,8 @@ class Args:
 
     threads: int = 1
     """Of PyTorch."""
-    walk: int = 64
-    """True frames that every world takes in first."""
+    walk: int = 36
+    """True frames that every world takes in first, as in ``worldsim bench``."""
     turns: int = 15
     """Turns that each world takes, one after another."""
     steps: int = 3

@@ -34,8 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("larger")
     record(
         RecordConfig(
-            "worldsim/FreedoomReal-v0", place / "data", frames=100, frames_per_shard=50, episode_steps=24, min_travel=0.0, workers=0,
-            reset_options={"split": "train"}, env_kwargs=dict(SIZE), seed=1,
+            "worldsim/FreedoomReal-v0", place / "data", frames=100, frames_per_shard=50, episode_steps=24, min_travel=0.0,
+            workers=0, reset_options={"split": "train"}, env_kwargs=dict(SIZE), seed=1,
         )
     )  # fmt: skip
     settings: dict[str, Any] = dict(

@@ -32,7 +32,7 @@ length() { if [ -n "${STEPS:-}" ]; then echo --steps "$STEPS"; else echo --minut
 
 if [[ $part == all || $part == first ]]; then
     # Reserves two cores a GPU for training.
-    worldsim record worldsim/FreedoomReal-v0 --out data --frames "${FRAMES:-600000}" --frames-per-shard "${SHARD:-2048}" \
+    worldsim record worldsim/FreedoomReal-v0 --out data --frames "${FRAMES:-550000}" --frames-per-shard "${SHARD:-2048}" \
         --workers "${WORKERS:-$((cores > 3 * gpus ? cores - 2 * gpus : 1))}" --episode-steps "${EPISODE_STEPS:-160}" --seed 51 \
         --env-kwargs height 96 width 128 --reset-options split train > record.log 2>&1 &
     recording=$!

@@ -23,8 +23,8 @@ from worldsim.world import find_world
 LIMIT = 8_000_000
 """Bytes that a shipped world may take."""
 LICENCE = (
-    "Weights: Apache-2.0. Trained on frames rendered from Freedoom (https://freedoom.github.io), Copyright Contributors to the Freedoom "
-    "project, BSD 3-clause (see NOTICE); start scenes hold such frames."
+    "Weights: Apache-2.0. Trained on frames rendered from Freedoom (https://freedoom.github.io), Copyright Contributors to the "
+    "Freedoom project, BSD 3-clause (see NOTICE); start scenes hold such frames."
 )
 SUMMARY = "Freedoom walks without monsters, {width}x{height} RGB-D, 7 actions; one sampling step, point memory"
 TEST_MAPS = tuple(f"MAP{number}" for number in range(28, 33))

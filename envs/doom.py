@@ -59,6 +59,8 @@ MIN_THING_DISTANCE = 40.0
 """Distance on either axis to the nearest thing, in map units, that a start must have: it may be a barrel."""
 MIN_VIEW = 64.0
 """Median depth of the horizon, in map units, that a start must have: no nose against a wall."""
+HORIZON_RAYS = 64
+"""Rays across the frame that this median is of."""
 MIN_REGION = 200_000.0
 """Smallest walkable region that a start may lie in, in square map units: monster closets are smaller."""
 START_SPREAD = 96.0
@@ -184,7 +186,8 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
     An episode is a function of seed, options and actions alone. Where the level itself ends (a walk-over exit), the last frame is
     given once more and ``truncated`` is True.
 
-    height, width: size of the frames in pixels. render_mode: None or "rgb_array".
+    height, width: size of the frames in pixels. All sizes show the same: the field of view does not depend on them, and neither do
+    the starts. Pixels are square where width is 1.2 times height. render_mode: None or "rgb_array".
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 - Gymnasium's convention
@@ -203,6 +206,9 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._intrinsics = intrinsics(self.height, self.width)
         fx, fy, cx, cy = self._intrinsics.astype(np.float64)
         self._right = (np.arange(self.width) + 0.5 - cx) / fx
+        # Starts are chosen by these rays whatever the frames' size: a seed then gives the same walk at every size.
+        fx, _, cx, _ = intrinsics(HORIZON_RAYS, HORIZON_RAYS).astype(np.float64)
+        self._horizon = (np.arange(HORIZON_RAYS) + 0.5 - cx) / fx
         self._up = (cy - np.arange(self.height) - 0.5) / fy
         left, top = RENDER_CENTRE[0] - CROP / 2, RENDER_CENTRE[1] - CROP / 2
         self._columns = area_taps(left, left + CROP, RENDER_WIDTH, self.width)
@@ -366,7 +372,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
             return False
         if geometry.clearance(x, y) < MIN_CLEARANCE:
             return False
-        horizon = geometry.cast(x, y, geometry.floor[sector] + EYE_HEIGHT, np.deg2rad(angle), self._right, np.array([1e-6]))
+        horizon = geometry.cast(x, y, geometry.floor[sector] + EYE_HEIGHT, np.deg2rad(angle), self._horizon, np.array([1e-6]))
         return bool(np.median(horizon) >= MIN_VIEW)
 
     def _camera(self, state: Any = None) -> tuple[float, float, float, float]:

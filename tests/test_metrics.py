@@ -11,6 +11,7 @@ import torch
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError
 from worldsim.metrics import (
+    area_average,
     bootstrap_ci,
     mean_statistic,
     moved_frames,
@@ -18,6 +19,7 @@ from worldsim.metrics import (
     pooled_mean,
     psnr,
     quantile_statistic,
+    scores,
     seen_mask,
     sharpness,
     turned,
@@ -53,6 +55,24 @@ def test_psnr_is_per_picture_and_wants_bytes() -> None:
     assert psnr(batch[:, None], batch[None]).shape == (2, 2)
     with pytest.raises(InvalidInputError, match="uint8"):
         psnr(flat(1).float(), flat(1).float())
+
+
+def test_area_average_by_hand() -> None:
+    # Rows of 3 in 2 cells of 1.5: the middle one counts half in each. Columns of 4 in 2.
+    picture = torch.tensor([[0, 2, 10, 10], [30, 30, 40, 40], [90, 90, 100, 104]], dtype=torch.uint8).expand(3, 3, 4)
+    # (1 * 2/3 + 30 / 3), (10 * 2/3 + 40 / 3); (30 / 3 + 90 * 2/3), (40 / 3 + 102 * 2/3)
+    assert area_average(picture, 2, 2)[0].tolist() == [[11, 20], [70, 81]]
+    assert torch.equal(area_average(picture, 3, 4), picture)
+
+
+def test_scores_at_both_sizes() -> None:
+    grey = torch.full((2, 3, 96, 128), 100, dtype=torch.uint8)
+    stripes = grey.clone()
+    stripes[1, :, :, ::2], stripes[1, :, :, 1::2] = 110, 90
+    # Stripes of one pixel are gone once two are averaged.
+    assert scores(grey, stripes).tolist() == [[40.0, 40.0], [pytest.approx(28.1308, abs=1e-3), 40.0]]
+    assert scores(grey[..., :64, :64], stripes[..., :64, :64]).shape == (2, 1)
+    assert scores(grey[..., :32, :], stripes[..., :32, :]).shape == (2, 1)
 
 
 def test_sharpness_of_an_edge() -> None:

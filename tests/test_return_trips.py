@@ -173,5 +173,12 @@ def test_frames_in_the_attention_window_are_left_out() -> None:
     values = torch.full((2, 6), 10.0)
     values[:, WINDOW - 1 :] = 30.0
     ones = (torch.ones(2, 12), 2 * torch.ones(2, 12))
-    results = returns.compute(returns.Returned({(6, ""): values}, {}, {6: ones}, {}), WINDOW, 10, 0)
+    results = returns.compute(returns.Returned({(6, ""): values[..., None]}, {}, {6: ones}, {}), WINDOW, 10, 0)
     assert results["return_real_psnr"] == {"6": 30.0} and results["sharpness_ratio"] == {"6": 0.5}
+    assert "at_64x64" not in results
+    both = torch.stack([values, values + 1.0], -1)
+    results = returns.compute(returns.Returned({(6, ""): both, (6, "_no_memory"): both - 2.0}, {}, {}, {}), WINDOW, 10, 0)
+    assert results["return_real_psnr"] == {"6": 30.0}
+    reduced = results["at_64x64"]
+    assert reduced["return_real_psnr"] == {"6": 31.0} and reduced["return_real_gain_over_no_memory"] == {"6": 2.0}
+    assert reduced["ci95"]["return_real_psnr.6"] == [31.0, 31.0]

@@ -24,7 +24,7 @@ from worldsim.evaluation.fits import Fits, with_radiance
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.test_set import PROTOCOL, TestEpisode, TestSet, TestSetConfig, digest, record_test_set, stack
 from worldsim.evaluation.trips import UNDO, Trip, TripConfig, stack_trips
-from worldsim.metrics import moved_frames
+from worldsim.metrics import comparable, moved_frames
 from worldsim.state import Frame
 from worldsim.world import World
 
@@ -161,15 +161,17 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
     network: Any = world.network.config
     parts = _measure(config, world, test)
     n = config.history
-    results = figures.compute(
-        measure.join(parts),
-        moved=moved_frames(test.pose)[:, n - 1 :].numpy(),
-        covered=test.covered.numpy(),
-        pose=test.pose[:, n - 1 :].numpy(),
-        window=network.window,
-        draws=config.bootstrap,
-        seed=config.seed,
-    )
+    measured = measure.join(parts)
+    shared: dict[str, Any] = {
+        "moved": moved_frames(test.pose)[:, n - 1 :].numpy(),
+        "covered": test.covered.numpy(),
+        "window": network.window,
+        "draws": config.bootstrap,
+        "seed": config.seed,
+    }
+    results = figures.compute(measure.at_size(measured, 0), pose=test.pose[:, n - 1 :].numpy(), **shared)
+    if comparable(network.height, network.width):
+        results[figures.REDUCED] = figures.compute_reduced(measure.at_size(measured, 1), **shared)
     results |= {
         "test_set_sha256": digest(episodes),
         "episodes": len(test),

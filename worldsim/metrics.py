@@ -24,6 +24,8 @@ MOVED_DEGREES = 0.5
 SEEN_METRES = 0.15
 SEEN_SHARE = 0.07
 """A point was seen by a frame whose depth there differs from the point's by at most the larger of 0.15 m and 7%."""
+COMMON_SIZE = 64
+"""Pixels a side at which worlds of different frame sizes are compared."""
 TURN_METRES = 2.0
 """Metres that a radian counts when two poses are compared: at 90 degrees of view, what a radian shifts out of sight is about
 what 2 m of walking does in a room."""
@@ -38,6 +40,37 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     # The cap's own error keeps the logarithm finite.
     floor = 255.0**2 / 10.0 ** (PSNR_CAP / 10.0)
     return (10.0 * torch.log10(255.0**2 / error.clamp(min=floor))).to(torch.float32)
+
+
+def scores(a: Tensor, b: Tensor) -> Tensor:
+    """:func:`psnr` at each size that counts: of the frames as they are and, where they are larger, of both reduced to 64x64.
+
+    (..., 3, h, w) uint8 twice (broadcast) to (..., k) float32, k being 1 or 2.
+    """
+    found = [psnr(a, b)]
+    if comparable(*a.shape[-2:]):
+        found.append(psnr(area_average(a, COMMON_SIZE, COMMON_SIZE), area_average(b, COMMON_SIZE, COMMON_SIZE)))
+    return torch.stack(found, -1)
+
+
+def comparable(height: int, width: int) -> bool:
+    """Whether frames of this size are reduced to 64x64 for comparison: larger ones are, smaller ones cannot be."""
+    return min(height, width) >= COMMON_SIZE and max(height, width) > COMMON_SIZE
+
+
+def area_average(rgb: Tensor, height: int, width: int) -> Tensor:
+    """Pictures (..., 3, h, w) uint8 reduced to (..., 3, height, width) uint8, every pixel the mean of the area that it covers."""
+    rows = _overlaps(rgb.shape[-2], height, rgb.device)
+    columns = _overlaps(rgb.shape[-1], width, rgb.device)
+    return (rows @ rgb.double() @ columns.T).round().to(torch.uint8)
+
+
+def _overlaps(source: int, target: int, device: torch.device) -> Tensor:
+    """(target, source) float64: which share of each target cell each source pixel covers; rows sum to one."""
+    size = source / target
+    start = size * torch.arange(target, device=device, dtype=torch.float64)[:, None]
+    pixel = torch.arange(source, device=device, dtype=torch.float64)
+    return (torch.minimum(start + size, pixel + 1) - torch.maximum(start, pixel)).clamp(min=0) / size
 
 
 def sharpness(rgb: Tensor) -> Tensor:

@@ -11,11 +11,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 from worldsim.envs import doom
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from worldsim.metrics import area_average, psnr
 
 ENV_ID = "worldsim/FreedoomReal-v0"
 
@@ -193,6 +195,22 @@ def test_frames_of_other_sizes() -> None:
     assert picture is not None
     np.testing.assert_array_equal(picture, obs)
     real.close()
+
+
+def test_a_walk_is_the_same_at_every_size(env: doom.FreedoomReal) -> None:
+    """The same poses, the same field of view: reduced to 64x64, larger frames are those of 64x64 but for rounding at edges."""
+    large = doom.FreedoomReal(height=96, width=128)
+    np.testing.assert_allclose(large.reset(seed=5)[1]["intrinsics"], [256 / 3, 76.8, 64, 48], rtol=1e-6)
+    for seed in range(5, 8):
+        (a, info), (b, info_b) = env.reset(seed=seed), large.reset(seed=seed)
+        for act in (1, 1, 3, 1):
+            np.testing.assert_array_equal(info["pose"], info_b["pose"])
+            reduced = area_average(torch.from_numpy(b).permute(2, 0, 1), 64, 64)
+            assert psnr(reduced, torch.from_numpy(a).permute(2, 0, 1)).item() > 35
+            middle = np.median(np.abs(1 / info["depth"][1::2, 1::2] - 1 / info_b["depth"][1::3, 2::4]))
+            assert middle < 0.02
+            (a, *_, info), (b, *_, info_b) = env.step(act), large.step(act)
+    large.close()
 
 
 def test_area_taps_by_hand() -> None:

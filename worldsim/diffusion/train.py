@@ -39,7 +39,7 @@ from worldsim.world import World, WorldConfig
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
     "tiny": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
-    "small": {"dim": 320, "depth": 4, "heads": 5, "levels": (32, 48, 96), "window": 8},
+    "small": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
 }
 """Network sizes by name; any frame size divisible by the patch (8) trains with each."""
 

@@ -19,6 +19,8 @@ SEEN_FRAME_SHARE = 0.8
 MIN_PATH_METRES = 5.0
 """Walks with a shorter path say nothing of position errors in per cent."""
 HORIZONS = (1, 8, 24, 48)
+REDUCED = "at_64x64"
+"""Key of the figures of frames that were reduced to 64x64."""
 
 
 class Figures:
@@ -58,8 +60,28 @@ def compute(
     measured: arrays of :class:`worldsim.evaluation.measure.Measured`. moved: (e, h) bool. covered: (e, h) share of pixels that
     the history has seen. pose: (e, h + 1, 4, 4) true poses from the last history frame on. window: frames that attention spans.
     """
-    episodes, horizon = moved.shape
-    figures = Figures(episodes, draws, seed)
+    figures = Figures(len(moved), draws, seed)
+    seen = _picture_figures(figures, measured, moved, covered, window)
+    figures.values["seen_frames"] = int(seen.sum())
+    figures.mean("action_accuracy", measured["fork_right"].astype(np.float64), measured["fork_counts"])
+    figures.values["action_dreams"] = int(measured["fork_counts"].sum())
+    _pose_figures(figures, measured["own_pose"], pose, covered)
+    figures.values["moved_frames"] = int(moved.sum())
+    return {**figures.values, "ci95": figures.ci95}
+
+
+def compute_reduced(
+    measured: Mapping[str, Any], moved: Array, covered: Array, window: int, draws: int, seed: int
+) -> dict[str, Any]:
+    """The PSNR among :func:`compute`'s figures, same arguments, for scores of frames that were reduced to 64x64."""
+    figures = Figures(len(moved), draws, seed)
+    _picture_figures(figures, measured, moved, covered, window)
+    return {**figures.values, "ci95": figures.ci95}
+
+
+def _picture_figures(figures: Figures, measured: Mapping[str, Any], moved: Array, covered: Array, window: int) -> Array:
+    """All that is PSNR. Returns which frames show seen places, (e, h) bool."""
+    horizon = moved.shape[1]
     # From here on no true frame is left in the attention window: generated frame i (from 1) attends to window - 1 before it.
     late = np.broadcast_to(np.arange(1, horizon + 1) >= window, moved.shape)
     seen, unseen = moved & late & (covered > SEEN_FRAME_SHARE), moved & late & (covered <= SEEN_FRAME_SHARE)
@@ -71,18 +93,13 @@ def compute(
     ):  # fmt: skip
         figures.mean(key, measured[name], seen)
     figures.mean("unseen_psnr", measured["given"], unseen)
-    figures.values["seen_frames"] = int(seen.sum())
     for group, name in (("psnr_at", "given"), ("free_running_psnr_at", "own"), ("psnr_at_no_memory", "no_memory")):
         for at in HORIZONS:
             if at <= horizon:
                 figures.mean(f"{group}.{at}", None if measured[name] is None else measured[name][:, at - 1], moved[:, at - 1])
     figures.mean("action_gap_psnr", measured["next"] - measured["other"], moved)
-    figures.mean("action_accuracy", measured["fork_right"].astype(np.float64), measured["fork_counts"])
-    figures.values["action_dreams"] = int(measured["fork_counts"].sum())
-    _pose_figures(figures, measured["own_pose"], pose, covered)
     _gaps(figures, measured, moved, seen)
-    figures.values["moved_frames"] = int(moved.sum())
-    return {**figures.values, "ci95": figures.ci95}
+    return seen
 
 
 def _pose_figures(figures: Figures, own: Array | None, pose: Array, covered: Array) -> None:
@@ -165,11 +182,27 @@ def table(results: Mapping[str, Any]) -> str:
         text = _short(value)
         between = "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}] {unit}"
         lines.append(f"{name:<27}{text:>9}  {between:<20}{note.format_map(shown)}".rstrip())
+    lines += _reduced_lines(results)
     lines.append(
         f"{results['episodes']} walks, {results['moved_frames']} frames in motion, {results['seen_frames']} of seen places; "
         f"{results['sampling_steps']} sampling steps; {results['seconds']:.0f} s"
     )
     return "\n".join(lines)
+
+
+def _reduced_lines(results: Mapping[str, Any]) -> list[str]:
+    """The main figures once more, of frames reduced to 64x64."""
+    reduced = results.get(REDUCED)
+    if reduced is None:
+        return []
+    shown = {key: _short(value) for key, value in reduced.items()}
+    lines = ["reduced to 64x64:"]
+    for name, key, unit, note in TABLE:
+        if key in ("next_frame_psnr", "seen_psnr", "seen_psnr_no_memory", "unseen_psnr"):
+            interval = reduced["ci95"][key]
+            between = "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}] {unit}"
+            lines.append(f"{'  ' + name.strip():<27}{shown[key]:>9}  {between:<20}{note.format_map(shown)}".rstrip())
+    return lines
 
 
 def _short(value: Any) -> str:

@@ -18,7 +18,7 @@ from worldsim.evaluation.fits import Fits, fitted
 from worldsim.evaluation.test_set import TestSet, Walks
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import frame_points, nearest, splat
-from worldsim.metrics import nearest_pose, psnr
+from worldsim.metrics import nearest_pose, psnr, scores
 from worldsim.protocols import SceneMemory
 from worldsim.state import SceneStart, WorldState
 from worldsim.world import World
@@ -28,10 +28,14 @@ Tick = Callable[[], object]
 FORK_MARGIN_DB = 39.0
 """Two actions are indistinguishable where their true frames agree better than this: then neither counts in the accuracy."""
 
+SCORES = ("next", "copy", "warp", "other", "given", "no_memory", "own", "nearest", "splat", "stand")
+"""The fields of :class:`Measured` that are PSNR."""
+
 
 @dataclass(frozen=True)
 class Measured:
-    """One tensor a quantity. PSNR in dB, (e, h) unless said otherwise; None where the world or the data cannot give it.
+    """One tensor a quantity; None where the world or the data cannot give it. PSNR in dB, (e, h, k) unless said otherwise: of the
+    frames as they are, and reduced to 64x64 where they are larger (:func:`worldsim.metrics.scores`).
 
     next, copy, warp: the next frame from true history, the last frame, the last frame warped. other: the next frame under
     another action. given, no_memory: free-running at the true poses, with and without memory. own: free-running at the
@@ -151,10 +155,10 @@ def measure(world: World, test: TestSet, tick: Tick = lambda: None, fits: Fits |
     return Measured(
         **step_by_step,
         **baselines,
-        stand=psnr(test.rgb[:, test.config.history - 1, None], future),
-        given=psnr(given.rgb, future) if given is not None else None,
-        no_memory=psnr(no_memory.rgb, future) if no_memory is not None else None,
-        own=psnr(own.rgb, future),
+        stand=scores(test.rgb[:, test.config.history - 1, None], future),
+        given=scores(given.rgb, future) if given is not None else None,
+        no_memory=scores(no_memory.rgb, future) if no_memory is not None else None,
+        own=scores(own.rgb, future),
         own_pose=own.pose,
         fork_right=torch.stack([forks[i][0] for i in sorted(forks)], 1),
         fork_counts=torch.stack([forks[i][1] for i in sorted(forks)], 1),
@@ -170,6 +174,11 @@ def join(parts: list[Measured]) -> dict[str, Any]:
     return joined
 
 
+def at_size(measured: dict[str, Any], k: int) -> dict[str, Any]:
+    """:func:`join`'s arrays with the scores (e, h) of the ``k``-th size alone."""
+    return {name: values[..., k] if name in SCORES and values is not None else values for name, values in measured.items()}
+
+
 def warped(rgb: Tensor, inverse_depth: Tensor, camera: Camera, target: Camera) -> Tensor:
     """A frame splatted to another camera, one pixel a point, holes filled from the frame itself. (b, 3, h, w) uint8."""
     b, _, h, w = rgb.shape
@@ -181,24 +190,24 @@ def warped(rgb: Tensor, inverse_depth: Tensor, camera: Camera, target: Camera) -
 def _next_frames(world: World, state: WorldState, test: TestSet, tick: Tick) -> dict[str, Tensor | None]:
     """Each future frame from its true history: the world's, under the action taken and another, and the baselines."""
     n = test.config.history
-    scores: dict[str, list[Tensor]] = {"next": [], "other": [], "copy": [], "warp": []}
+    found: dict[str, list[Tensor]] = {"next": [], "other": [], "copy": [], "warp": []}
     for t in range(n, test.config.frames):
         act, last, truth = test.act[:, t - 1], test.frame(t - 1), test.rgb[:, t]
         _, transition = world.step(state.clone(), act)
         _, other = world.step(state.clone(), test.other_act[:, t - n])
-        scores["next"].append(psnr(transition.frame.rgb, truth))
-        scores["other"].append(psnr(other.frame.rgb, truth))
-        scores["copy"].append(psnr(last.rgb, truth))
+        found["next"].append(scores(transition.frame.rgb, truth))
+        found["other"].append(scores(other.frame.rgb, truth))
+        found["copy"].append(scores(last.rgb, truth))
         if transition.frame.pose is not None:
             assert last.pose is not None and last.inverse_depth is not None
             target = test.camera(transition.frame.pose)
             # Seen from where the world believes it is: its newest pose is the true one, snapped.
             picture = warped(last.rgb, last.inverse_depth, test.camera(snap_pose(last.pose)), target)
-            scores["warp"].append(psnr(picture, truth))
+            found["warp"].append(scores(picture, truth))
         state = world.observe(state, act, test.frame(t))
         tick()
         tick()
-    return {name: torch.stack(values, 1) if values else None for name, values in scores.items()}
+    return {name: torch.stack(values, 1) if values else None for name, values in found.items()}
 
 
 def _without_memory(world: World, test: TestSet, tick: Tick) -> Rollout:
@@ -211,13 +220,13 @@ def _seen_baselines(world: World, state: WorldState, test: TestSet) -> dict[str,
     n, walks = test.config.history, torch.arange(len(test), device=test.rgb.device)
     index = torch.stack([nearest_pose(test.pose[e, n:], test.pose[e, :n]) for e in range(len(test))])
     memory, data = _history_memory(world, state, test)
-    scores: dict[str, list[Tensor]] = {"nearest": [], "splat": []}
+    found: dict[str, list[Tensor]] = {"nearest": [], "splat": []}
     for t in range(n, test.config.frames):
         near = test.rgb[walks, index[:, t - n]]
         view = memory.render(data, test.camera(snap_pose(test.pose[:, t])))
-        scores["nearest"].append(psnr(near, test.rgb[:, t]))
-        scores["splat"].append(psnr(torch.where(view.mask[:, None], view.rgb, near), test.rgb[:, t]))
-    return {name: torch.stack(values, 1) for name, values in scores.items()}
+        found["nearest"].append(scores(near, test.rgb[:, t]))
+        found["splat"].append(scores(torch.where(view.mask[:, None], view.rgb, near), test.rgb[:, t]))
+    return {name: torch.stack(values, 1) for name, values in found.items()}
 
 
 def _history_memory(world: World, state: WorldState, test: TestSet) -> tuple[SceneMemory, Any]:
@@ -243,8 +252,7 @@ def _forks(world: World, state: WorldState, test: TestSet, index: int, tick: Tic
     for k in range(count):
         _, transition = world.step(state.clone(), acts[:, k])
         tick()
-        scores = psnr(transition.frame.rgb[:, None], truths)
-        right.append(scores.argmax(1) == k)
+        right.append(psnr(transition.frame.rgb[:, None], truths).argmax(1) == k)
         alike = psnr(truths[:, k, None], truths) > FORK_MARGIN_DB
         counts.append(alike.sum(1) == 1)
     return torch.stack(right, 1), torch.stack(counts, 1)

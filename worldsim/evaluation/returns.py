@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.evaluation.figures import Figures
+from worldsim.evaluation.figures import REDUCED, Figures
 from worldsim.evaluation.fits import Fits, fitted
 from worldsim.evaluation.measure import start
 from worldsim.evaluation.trips import Trips
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
-from worldsim.metrics import mean_statistic, pooled_mean, psnr, sharpness
+from worldsim.metrics import mean_statistic, pooled_mean, scores, sharpness
 from worldsim.state import WorldState
 from worldsim.world import World
 
@@ -38,7 +38,8 @@ MEMORIES = ("", "_no_memory", "_retrieval")
 
 @dataclass(frozen=True)
 class Returned:
-    """By length n and kind of memory, CPU tensors (e, n) unless said otherwise; index i is step i + 1 of the way back.
+    """By length n and kind of memory, CPU tensors (e, n, k) unless said otherwise; index i is step i + 1 of the way back. The k
+    scores are those of :func:`worldsim.metrics.scores`.
 
     real: PSNR of the true return against the real twin. dream: of the dream return against the dream's own way out; without the
     last step, which leads to a given frame. sharpness: (e, 2 n) of the dream's frames, out and back, and of the real twin's.
@@ -81,7 +82,7 @@ def measure_returns(world: World, trips: Trips, tick: Tick = lambda: None, fits:
     for kind, one in worlds_of(world, trips).items():
         for length, state in _shown_the_way_out(one, trips, tick).items():
             back = _follow(one, state, trips.back_act[length], trips.back_pose[length], tick, fits)
-            real[length, kind] = psnr(back, trips.back_rgb[length]).cpu()
+            real[length, kind] = scores(back, trips.back_rgb[length]).cpu()
         if kind == "_retrieval":
             continue
         out, poses, states = _dreamed_way_out(one, trips, tick)
@@ -89,7 +90,7 @@ def measure_returns(world: World, trips: Trips, tick: Tick = lambda: None, fits:
             # Back to the pose of each step before the turn, the last being that of the last given frame.
             reversed_poses = poses[:, :length].flip(1)
             back = _follow(one, state, trips.back_act[length], reversed_poses, tick, fits)
-            dream[length, kind] = psnr(back[:, :-1], out[:, : length - 1].flip(1)).cpu()
+            dream[length, kind] = scores(back[:, :-1], out[:, : length - 1].flip(1)).cpu()
             if not kind:
                 truth = trips.rgb[:, trips.config.start : trips.config.turn(length) + 1]
                 both, real_both = torch.cat([out[:, :length], back], 1), torch.cat([truth, trips.back_rgb[length]], 1)
@@ -166,21 +167,33 @@ def _together(values: list[Any]) -> Any:
 
 def compute(returned: Returned, window: int, draws: int, seed: int) -> dict[str, Any]:
     """The figures and their intervals over trips. window: frames that attention spans; those still in it are left out."""
-    episodes = len(next(iter(returned.real.values())))
-    figures = Figures(episodes, draws, seed)
-    for group, name in (("return_real_psnr", "real"), ("return_psnr", "dream")):
-        for (length, kind), values in getattr(returned, name).items():
-            late = np.broadcast_to(np.arange(1, values.shape[1] + 1) >= window, values.shape)
-            figures.mean(f"{group}{kind}.{length}", values.numpy(), late)
+    first = next(iter(returned.real.values()))
+    figures = Figures(len(first), draws, seed)
+    _picture_figures(figures, returned, window, 0)
     for group, name in (("sharpness_ratio", "sharpness"), ("novelty", "novelty")):
         for length, (dream, real) in getattr(returned, name).items():
             _ratio(figures, f"{group}.{length}", dream.numpy().astype(np.float64), real.numpy().astype(np.float64))
+    results = {**figures.values, "ci95": figures.ci95}
+    if first.shape[-1] > 1:
+        reduced = Figures(len(first), draws, seed)
+        _picture_figures(reduced, returned, window, 1)
+        results[REDUCED] = {**reduced.values, "ci95": reduced.ci95}
+    return results
+
+
+def _picture_figures(figures: Figures, returned: Returned, window: int, k: int) -> None:
+    """All that is PSNR, of the ``k``-th size."""
+
+    def mean(key: str, values: Array) -> None:
+        figures.mean(key, values, np.broadcast_to(np.arange(1, values.shape[1] + 1) >= window, values.shape))
+
+    for group, name in (("return_real_psnr", "real"), ("return_psnr", "dream")):
+        for (length, kind), values in getattr(returned, name).items():
+            mean(f"{group}{kind}.{length}", values[..., k].numpy())
     for kind in ("_no_memory", "_retrieval"):
-        for length in {length for length, k in returned.real if k == kind}:
-            gain = (returned.real[length, ""] - returned.real[length, kind]).numpy()
-            late = np.broadcast_to(np.arange(1, gain.shape[1] + 1) >= window, gain.shape)
-            figures.mean(f"return_real_gain_over{kind}.{length}", gain, late)
-    return {**figures.values, "ci95": figures.ci95}
+        for length in sorted(length for length, other in returned.real if other == kind):
+            gain = returned.real[length, ""][..., k] - returned.real[length, kind][..., k]
+            mean(f"return_real_gain_over{kind}.{length}", gain.numpy())
 
 
 def _ratio(figures: Figures, key: str, above: Array, below: Array) -> None:
@@ -214,6 +227,8 @@ def table(results: Mapping[str, Any]) -> str:
     for name, key in ROWS:
         if key in results:
             lines.append(f"{name:<27}" + "".join(f"{_cell(results, key, n):>22}" for n in lengths))
+    for name, key in ROWS[:2] + ROWS[5:7] if REDUCED in results else ():
+        lines.append(f"{name.replace('dB', '64x64'):<27}" + "".join(f"{_cell(results[REDUCED], key, n):>22}" for n in lengths))
     lines.append(f"{results['episodes']} trips; {results['sampling_steps']} sampling steps; {results['seconds']:.0f} s")
     return "\n".join(lines)
 

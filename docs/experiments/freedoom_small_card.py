@@ -1,0 +1,80 @@
+"""What a trained freedoom-small needs to be shipped: start scenes, credit, both runs and the results in its card, its size checked.
+
+``python docs/experiments/freedoom_small_card.py freedoom-small --earlier first/world`` records scenes and writes the card;
+``... --results evaluation.json --trips return_trips.json`` adds the figures. ``--head freedoom-tiny`` takes another world's
+ego-motion head, which sees a map of the surroundings and no pictures, so that it fits any frame size.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
+
+from worldsim.config import read_json, write_json
+from worldsim.errors import InvalidInputError
+from worldsim.scene_files import ScenesConfig, record_scenes
+from worldsim.world import find_world
+
+LIMIT = 8_000_000
+"""Bytes that a shipped world may take."""
+LICENCE = (
+    "Weights: Apache-2.0. Trained on frames rendered from Freedoom (https://freedoom.github.io), Copyright Contributors to the "
+    "Freedoom project, BSD 3-clause (see NOTICE); start scenes hold such frames."
+)
+SUMMARY = "Freedoom walks without monsters, {width}x{height} RGB-D, 7 actions; one sampling step, point memory"
+TEST_MAPS = tuple(f"MAP{number}" for number in range(28, 33))
+
+
+@dataclass(frozen=True)
+class Args:
+    """Make an exported world ready to be shipped."""
+
+    world: Annotated[Positional[Path], tyro.conf.arg(metavar="WORLD")]
+    """Folder of the exported world, which is changed."""
+    earlier: Path | None = None
+    """Folder of the world that it was trained from, for its run in the card."""
+    scenes: int = 10
+    """Start scenes, spread over the test maps; 0 leaves what is there."""
+    head: str | None = None
+    """World whose ego-motion head to take (8-bit)."""
+    results: Path | None = None
+    """Figures of ``worldsim evaluate`` for the card."""
+    trips: Path | None = None
+    """Figures of ``worldsim evaluate --protocol return-trip`` for the card."""
+
+
+def main(args: Args) -> None:
+    """Change the world's folder and print its size."""
+    meta = read_json(args.world / "world.json")
+    card, twin = meta["card"], meta["config"]
+    if "runs" not in card["training"]:
+        earlier = [] if args.earlier is None else [read_json(args.earlier / "world.json")["card"]["training"]]
+        card["training"] = {"runs": [*earlier, card["training"]]}
+    size = read_json(args.world / "dynamics" / "config.json")
+    card |= {"summary": SUMMARY.format_map(size), "licence": LICENCE}
+    for key, file in (("results", args.results), ("return_trips", args.trips)):
+        if file is not None:
+            card[key] = read_json(file)
+    if args.head is not None:
+        shutil.rmtree(args.world / "ego_motion")
+        shutil.copytree(find_world(args.head) / "ego_motion", args.world / "ego_motion")
+        card["training"]["note"] = f"ego-motion head: that of {args.head}"
+    write_json(args.world / "world.json", meta)
+    if args.scenes and args.results is None and args.trips is None:
+        shutil.rmtree(args.world / "scenes", ignore_errors=True)
+        record_scenes(
+            ScenesConfig(twin["env_id"], args.world / "scenes", TEST_MAPS, count=args.scenes, env_kwargs=dict(twin["env_kwargs"]))
+        )
+    taken = sum(file.stat().st_size for file in args.world.rglob("*") if file.is_file())
+    print(f"{args.world}: {taken / 1e6:.2f} MB")
+    if taken > LIMIT:
+        raise InvalidInputError(f"{args.world} takes {taken:,} bytes, more than {LIMIT:,}: record fewer --scenes")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

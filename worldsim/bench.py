@@ -68,6 +68,8 @@ class BenchConfig:
     """Threads of the CPU; PyTorch's choice, if not given."""
     steps: int | None = None
     """Sampling steps a frame; the world's own number, if not given."""
+    engine: Literal["plain", "fast", "compiled"] = "plain"
+    """How steps are run: see :meth:`worldsim.world.World.with_engine`."""
     seed: int = 0
     """Of the walk and the dreams."""
     walk: int = 36
@@ -102,7 +104,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     with stopwatch.using_threads(config.threads) as threads, torch.no_grad():
         world = World.from_pretrained(config.world, device)
         world = world if config.steps is None else world.with_dynamics(steps=config.steps)
-        worlds = _with_and_without(world, config.memory)
+        worlds = _with_and_without(world.with_engine(config.engine), config.memory)
         report: dict[str, Any] = {
             "world": str(config.world),
             "device": stopwatch.device_name(device),
@@ -110,6 +112,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
             "torch": torch.__version__,
             "threads": threads,
             "sampling_steps": world.config.dynamics.steps,
+            "engine": config.engine,
             "parameters": sum(p.numel() for module in world.modules().values() for p in module.parameters()),
             "settings": to_json(config),
             "results": [],
@@ -258,9 +261,12 @@ def measure(world: World, start: Start, batch: int, config: BenchConfig, ceiling
             held = [start.batch(batch, memory)]
             times.append(stopwatch.seconds(partial(_steps, world, held, acts[:steps]), device) / steps)
         most_held = peak.read()
-        share = stopwatch.shares(world, start.batch(batch, memory), acts[:steps])
+        # A graph is one piece: its parts are watched outside of it.
+        apart = world.with_engine(dataclasses.replace(world.engine, graph=False)) if world.engine.graph else world
+        _warm_up(apart, start.batch(batch, memory), acts[: config.warmup])
+        share = stopwatch.shares(apart, start.batch(batch, memory), acts[:steps])
         state = start.batch(batch, memory)
-        operations, precision = stopwatch.compute(lambda: world.step(state, acts[0]))
+        operations, precision = stopwatch.compute(lambda: apart.step(state, acts[0]))
     except torch.OutOfMemoryError as error:
         fits = max((b for b in BUCKETS if b < batch), default=0)
         raise OutOfMemoryError(f"a batch of {batch} does not fit in the memory of {device}: try --batches {fits}") from error

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import tyro
@@ -54,6 +54,8 @@ class Config:
     """Steps of a turn: as many as take about so long, at least 2."""
     walk: int = 36
     """Steps before that, which fill our memory."""
+    engine: Literal["plain", "fast", "compiled"] = "plain"
+    """How our steps are run."""
     seed: int = 0
     """Of our walk and of their weights."""
     compile: bool = True
@@ -176,7 +178,7 @@ def compare(config: Config, world: World, theirs: Theirs, start: Start, batch: i
     ours, other = (statistics.median(times[who]) for who in ("ours", "theirs"))
     ratios = sorted(a / b for a, b in zip(times["ours"], times["theirs"], strict=True))
     flop = {
-        "ours": stopwatch.compute(lambda: world.step(start.batch(batch), start.actions(batch)[0]))[0],
+        "ours": stopwatch.compute(lambda: start.world.step(start.batch(batch), start.actions(batch)[0]))[0],
         "theirs": stopwatch.compute(lambda: theirs.stepper(batch, theirs.settings(False)["eager"])(1))[0],
     }
     return {
@@ -202,6 +204,7 @@ def main(config: Config) -> None:
         theirs = Theirs(config.diamond, device, config.seed)
         world = World.from_pretrained(config.world, device)
         start = Start(world, BenchConfig(config.world, batches=batches, walk=config.walk, seed=config.seed))
+        world = world.with_engine(config.engine)
         parameters = sum(p.numel() for module in world.modules().values() for p in module.parameters())
         report: dict[str, Any] = {
             "device": stopwatch.device_name(device),
@@ -209,6 +212,7 @@ def main(config: Config) -> None:
             "threads": config.threads,
             "taken": time.strftime("%Y-%m-%d"),
             "parameters": {"ours": parameters, "theirs": theirs.parameters},
+            "engine": config.engine,
             "sampling_steps": {"ours": world.config.dynamics.steps, "theirs": theirs.steps},
             "results": [],
         }

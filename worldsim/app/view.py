@@ -77,7 +77,10 @@ def view(config: ViewConfig) -> None:
     try:
         print(f"{config.snapshot}: {viewer.description}")
         print(f"http://{config.host}:{config.port}  (Ctrl-C ends it)", flush=True)
-        threading.Event().wait()
+        # In short waits: an interrupt that comes just before an endless one would never be noticed.
+        never = threading.Event()
+        while not never.wait(1.0):
+            pass
     except KeyboardInterrupt:
         viewer.stop()
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -267,7 +268,9 @@ def test_ports_that_cannot_be_used(saved: Path) -> None:
 def test_the_command_serves_until_interrupted(saved: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "worldsim", "view", str(saved), "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whoever runs the tests in the background may have them ignore interrupts, and children inherit that.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
     assert "points" in lines[0] and f"http://127.0.0.1:{port}" in lines[1], lines

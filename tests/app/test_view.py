@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from functools import partial
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 

@@ -94,3 +94,17 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) 
 def room_walk() -> tuple[TinyRoom, Journey]:
     """Eighty frames of 64x64 in one room, and the room."""
     return walk_in_room()
+
+
+def state_of(trainer: Any) -> dict[str, torch.Tensor]:
+    """Everything that a checkpoint must bring back."""
+    state = {f"model.{k}": v.clone() for k, v in trainer.objective.state_dict().items()}
+    state |= {f"ema.{i}": v.clone() for i, v in enumerate(trainer.ema.shadow_params)}
+    for i, values in trainer.optimizer.state_dict()["state"].items():
+        state |= {f"optimizer.{i}.{k}": torch.as_tensor(v).clone() for k, v in values.items()}
+    return state
+
+
+def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys() and len(a) > 10
+    assert [k for k in a if not torch.equal(a[k], b[k])] == []

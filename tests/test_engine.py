@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from worldsim import engine as engines
-from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, bytes_of, engine_named
+from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, engine_named
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError
 from worldsim.scene_files import load_scene
-from worldsim.state import WorldState, flatten, map_tensors
+from worldsim.state import WorldState, bytes_of, flatten, map_tensors
 from worldsim.world import World
 
 CPU = torch.device("cpu")

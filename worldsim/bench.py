@@ -24,7 +24,7 @@ from worldsim.data.play import make_policy
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError, WorldsimError
 from worldsim.memory.none import NoMemory
 from worldsim.scene_files import load_scene, scene_names
-from worldsim.state import WorldState
+from worldsim.state import WorldState, bytes_of
 from worldsim.world import BUCKETS, World
 
 BATCHES = (1, 8, 32, 256, 1024)
@@ -127,7 +127,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         need = start.bytes_needed(world)
         if config.batches is not None:
             _check_fits(max(config.batches), need, device)
-        report["environment_bytes"] = stopwatch.size_of(start.batch(1))
+        report["environment_bytes"] = bytes_of(start.batch(1))
         report["ceilings"] = stopwatch.ceilings(device)
         save()
         if config.cold_starts:
@@ -218,7 +218,7 @@ class Start:
         peak = stopwatch.PeakMemory(world.device)
         world.step(self.batch(size), self.actions(size)[0])
         stopwatch.wait(world.device)
-        return max((peak.read() - before) // size, 2 * stopwatch.size_of(self.state) // size)
+        return max((peak.read() - before) // size, 2 * bytes_of(self.state) // size)
 
 
 def _fitting(need: int, device: torch.device) -> int:

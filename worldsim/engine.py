@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
-from worldsim.state import Transition, WorldState, flatten, map_tensors
+from worldsim.state import Transition, WorldState, map_tensors
 
 Step = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
 WARM_UP = 3
@@ -219,8 +219,3 @@ def _copy_in(buffer: Tensor, value: Tensor) -> Tensor:
     if buffer.data_ptr() != value.data_ptr():
         buffer.copy_(value)
     return buffer
-
-
-def bytes_of(record: Any) -> int:
-    """Bytes of all tensors of a record."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in flatten(record).values())

@@ -184,6 +184,11 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Tensor]:
     return flat
 
 
+def bytes_of(record: Any) -> int:
+    """Bytes of all tensors of a record."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in flatten(record).values())
+
+
 def checksum(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of named tensors: names, types, shapes and content, whatever their order."""
     total = hashlib.sha256()

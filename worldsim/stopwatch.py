@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worldsim.state import WorldState, flatten
+from worldsim.state import WorldState, bytes_of
 from worldsim.world import World
 
 PARTS = ("memory_render", "denoise", "heads", "integrate")
@@ -157,11 +157,6 @@ def compute(work: Callable[[], Any]) -> tuple[int, str]:
     return int(counter.get_total_flops()), str(used[0][0] if used else torch.float32).removeprefix("torch.")
 
 
-def size_of(record: Any) -> int:
-    """Bytes of all tensors in a record."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in flatten(record).values())
-
-
 def weight_bytes(world: World) -> int:
     """Bytes of all weights."""
     return sum(p.numel() * p.element_size() for module in world.modules().values() for p in module.parameters())
@@ -175,12 +170,12 @@ def step_bytes(world: World, state: WorldState) -> int:
     frame.
     """
     n = world.network.config
-    slots = float(size_of(state.memory))
+    slots = float(bytes_of(state.memory))
     count = getattr(world.memory, "count", None)
     if count is not None and world.device.type != "cuda":
         slots *= float(count(state.memory).sum()) / state.memory.kind.numel()
     pixels = len(state) * n.height * n.width * 4 * (n.channels + n.view_channels)
-    return int(weight_bytes(world) + 2 * (size_of(state.context.cache) + slots) + pixels + size_of(state.frame))
+    return int(weight_bytes(world) + 2 * (bytes_of(state.context.cache) + slots) + pixels + bytes_of(state.frame))
 
 
 def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
@@ -195,7 +190,7 @@ def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
         found[f"{name}_flop_per_s"] = 2.0 * side**3 / _best(lambda a=a, b=b: a @ b, device)  # type: ignore[misc]
     source = torch.ones((1 << 20) if quick else (1 << 28 if device.type == "cuda" else 1 << 25), device=device)
     target = torch.empty_like(source)
-    found["copy_bytes_per_s"] = 2.0 * size_of(source) / _best(lambda: target.copy_(source), device)
+    found["copy_bytes_per_s"] = 2.0 * bytes_of(source) / _best(lambda: target.copy_(source), device)
     return found
 
 

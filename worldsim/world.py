@@ -25,7 +25,7 @@ from worldsim.diffusion.denoiser import channels_to_frame, view_to_channels
 from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
-from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, bytes_of, engine_named, prepared, tell_once
+from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, engine_named, prepared, tell_once
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
 from worldsim.memory.none import NoMemory
@@ -33,7 +33,18 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig, in_place
 from worldsim.memory.splat import frame_surroundings
 from worldsim.protocols import SceneMemory
 from worldsim.random import Purpose, normal
-from worldsim.state import Frame, MemoryView, SceneStart, Transition, WorldState, checksum, concatenate, flatten, map_tensors
+from worldsim.state import (
+    Frame,
+    MemoryView,
+    SceneStart,
+    Transition,
+    WorldState,
+    bytes_of,
+    checksum,
+    concatenate,
+    flatten,
+    map_tensors,
+)
 
 FORMAT_VERSION = 1
 BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
@@ -143,9 +154,7 @@ class World:
         overwritten when it is stepped from, and cannot be stepped from twice. ``state.clone()`` keeps one; transitions, and the
         frames in them, are copies anyway. Where something is missing (CUDA, a compiler) it says so once and does without.
         """
-        config = engine_named(engine, self.device)
-        parts = (self.network, self.config, self.ego_motion, self.outcome, self.card, self.folder)
-        return World(*parts, memory=self.memory, engine=config)
+        return self._but(engine=engine_named(engine, self.device))
 
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
@@ -177,14 +186,17 @@ class World:
         """The same weights with another scene memory. Its states start empty: stored start scenes' memories do not fit it,
         unless it has a method ``pad`` that takes points, as the radiance field has.
         """
-        parts = (self.network, self.config, self.ego_motion, self.outcome, self.card, self.folder)
-        return World(*parts, memory=memory, engine=self.engine)
+        return self._but(memory=memory)
 
     def with_dynamics(self, **changes: Any) -> World:
         """The same weights with other :class:`DynamicsConfig` values, for instance ``steps=2``."""
-        config = dataclasses.replace(self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes))
-        parts = (self.network, config, self.ego_motion, self.outcome, self.card, self.folder)
-        return World(*parts, memory=self.memory, engine=self.engine)
+        return self._but(config=dataclasses.replace(self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes)))
+
+    def _but(self, **changes: Any) -> World:
+        """A world of the same weights, with some of ``config``, ``memory`` and ``engine`` others."""
+        kept: dict[str, Any] = {"config": self.config, "memory": self.memory, "engine": self.engine}
+        rest: dict[str, Any] = {"ego_motion": self.ego_motion, "outcome": self.outcome, "card": self.card, "folder": self.folder}
+        return World(self.network, **(kept | rest | changes))
 
     # Stepping.
 

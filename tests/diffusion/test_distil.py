@@ -17,7 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import SIZE, make_tiny_world
+from tests.conftest import SIZE, assert_equal, make_tiny_world, state_of
 from worldsim.config import read_json, write_json
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
 from worldsim.data.record import RecordConfig, record
@@ -83,19 +83,6 @@ def started(settings: DistilConfig) -> DistilTrainer:
     trainer = DistilTrainer(settings)
     trainer.wait_for_data()
     return trainer
-
-
-def state_of(trainer: DistilTrainer) -> dict[str, Tensor]:
-    state = {f"model.{k}": v.clone() for k, v in trainer.objective.state_dict().items()}
-    state |= {f"ema.{i}": v.clone() for i, v in enumerate(trainer.ema.shadow_params)}
-    for i, values in trainer.optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{i}.{k}": torch.as_tensor(v).clone() for k, v in values.items()}
-    return state
-
-
-def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys() and len(a) > 10
-    assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
 def made(steps: int = 1, **losses: Any) -> DistilObjective:

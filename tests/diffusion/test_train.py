@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
+from tests.conftest import assert_equal, state_of
 from worldsim.config import read_json
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
 from worldsim.data.record import RecordConfig, record
@@ -84,20 +84,6 @@ def started(settings: TrainConfig) -> Trainer:
     trainer = Trainer(settings)
     trainer.wait_for_data()
     return trainer
-
-
-def state_of(trainer: Trainer) -> dict[str, Tensor]:
-    """Everything that a checkpoint must bring back."""
-    state = {f"model.{k}": v.clone() for k, v in trainer.objective.state_dict().items()}
-    state |= {f"ema.{i}": v.clone() for i, v in enumerate(trainer.ema.shadow_params)}
-    for i, values in trainer.optimizer.state_dict()["state"].items():
-        state |= {f"optimizer.{i}.{k}": torch.as_tensor(v).clone() for k, v in values.items()}
-    return state
-
-
-def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys() and len(a) > 10
-    assert [k for k in a if not torch.equal(a[k], b[k])] == []
 
 
 def fingerprints(folder: Path) -> dict[str, str]:

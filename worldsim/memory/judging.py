@@ -21,27 +21,34 @@ def judge(config: PointMemoryConfig, memory: Points, points: Splat, frame: Frame
     assert frame.inverse_depth is not None
     code = frame.inverse_depth
 
-    def lower(depth: Tensor) -> Tensor:
-        return torch.minimum(depth - config.tolerance_m, depth * (1.0 - config.tolerance_share))
-
     def at_points(values: Tensor) -> Tensor:
         return values.flatten(1).gather(1, points.pixel)
 
     depth = at_points(dequantise_depth(code))
-    upper = torch.maximum(depth + config.tolerance_m, depth * (1.0 + config.tolerance_share))
+    lower, upper = agreeing(config, depth)
     # At infinity all bounds are infinite: directions agree with sky alone, and no point ever does.
-    agrees = points.visible & (points.z >= lower(depth)) & (points.z <= upper)
+    agrees = points.visible & (points.z >= lower) & (points.z <= upper)
     # source / 255 = s / (s + captured depth), solved for captured depth <= ratio * depth; NaN (sky) counts as fine.
     coarse = memory.source * (DEPTH_CHANNEL_SCALE + config.replace_ratio * depth) < 255.0 * DEPTH_CHANNEL_SCALE
     drop = agrees & coarse
     if config.carve:
-        nearest_code = F.max_pool2d(code.to(torch.float32)[:, None], 3, stride=1, padding=1)
-        free = at_points(lower(dequantise_depth(nearest_code)))
-        drop = drop | (points.visible & (points.z < free))
+        drop = drop | (points.visible & (points.z < at_points(free_depth(config, code))))
     if config.colour_tolerance is not None:
         other = agrees & other_colours(memory.colour, points, frame.rgb, config.colour_tolerance)
         agrees, drop = agrees & ~other, drop | other
     return agrees, ~coarse, drop
+
+
+def agreeing(config: PointMemoryConfig, depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and largest depth (metres) that agree with a depth that a frame shows."""
+    lower = torch.minimum(depth - config.tolerance_m, depth * (1.0 - config.tolerance_share))
+    return lower, torch.maximum(depth + config.tolerance_m, depth * (1.0 + config.tolerance_share))
+
+
+def free_depth(config: PointMemoryConfig, code: Tensor) -> Tensor:
+    """Up to where (metres) a frame of depth codes (b, h, w) sees through, (b, h, w): short of the nearest of 3x3 pixels."""
+    nearest_code = F.max_pool2d(code.to(torch.float32)[:, None], 3, stride=1, padding=1)[:, 0]
+    return agreeing(config, dequantise_depth(nearest_code))[0]
 
 
 def other_colours(colour: Tensor, points: Splat, rgb: Tensor, tolerance: int) -> Tensor:

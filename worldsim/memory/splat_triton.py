@@ -16,10 +16,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, unproject
+from worldsim.memory.judging import agreeing, free_depth
 from worldsim.memory.splat import (
     _HOLE,
     DIRECTION,
@@ -152,15 +152,9 @@ def integrate_(config: PointMemoryConfig, memory: Points, frame: Frame, camera: 
 
 def _bounds(config: PointMemoryConfig, code: Tensor) -> Tensor:
     """What ``judge`` compares a slot with, a pixel: (b, 4, h * w) lower and upper depth, scale of source, free depth."""
-
-    def lower(depth: Tensor) -> Tensor:
-        return torch.minimum(depth - config.tolerance_m, depth * (1.0 - config.tolerance_share))
-
     depth = dequantise_depth(code)
-    upper = torch.maximum(depth + config.tolerance_m, depth * (1.0 + config.tolerance_share))
-    nearest_code = F.max_pool2d(code.to(torch.float32)[:, None], 3, stride=1, padding=1)[:, 0]
     scale = DEPTH_CHANNEL_SCALE + config.replace_ratio * depth
-    return torch.stack([lower(depth), upper, scale, lower(dequantise_depth(nearest_code))], 1).flatten(2).contiguous()
+    return torch.stack([*agreeing(config, depth), scale, free_depth(config, code)], 1).flatten(2).contiguous()
 
 
 def _slots(memory: Points, counts: Tensor, need: Tensor, step: Tensor, wide: int) -> Tensor:

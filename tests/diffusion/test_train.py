@@ -283,13 +283,19 @@ def test_starts_from_a_worlds_weights(tmp_path: Path, rooms: Path, blind: Path, 
     assert set(trainer.world().card["train_maps"]) == set(first.card["train_maps"]) | trainer.maps
     trainer.earlier_maps = {"elsewhere"}
     assert {"elsewhere"} < set(trainer.world().card["train_maps"])
-    mismatch = r"--init-from .*action_dim.* are \(32, 32, 7, 0, 4\), the recording's \(32, 32, 0, 2, 4\)"
+    mismatch = r"--init-from .*action_dim.* are \(7, 0, 4\), the recording's \(0, 2, 4\)"
     with pytest.raises(InvalidInputError, match=mismatch):
         Trainer(dataclasses.replace(settings, data=continuous))
-    with pytest.raises(InvalidInputError, match=r"the recording's \(32, 32, 7, 0, 3\)"):
+    with pytest.raises(InvalidInputError, match=r"the recording's \(7, 0, 3\)"):
         Trainer(dataclasses.replace(settings, data=blind, memory=False))
     with pytest.raises(NotFoundError, match="nowhere"):
         Trainer(dataclasses.replace(settings, init_from="./nowhere"))
+    # A world of larger frames gives all but its tokens' positions.
+    larger = World(first.network.resized(64, 48), first.config, first.ego_motion, first.outcome, {})
+    trainer = started(dataclasses.replace(settings, init_from=str(larger.save_pretrained(tmp_path / "larger"))))
+    assert trainer.network.config.height == trainer.network.config.width == 32
+    assert torch.equal(trainer.network.stem.weight.detach().cpu(), first.network.stem.weight)
+    trainer.train_step()
 
 
 def test_learns_from_its_own_walks_and_from_edits(tmp_path: Path, rooms: Path) -> None:

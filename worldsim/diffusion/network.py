@@ -257,6 +257,17 @@ class SpaceTimeTransformer(Module):
         """Tokens of a frame."""
         return (self.config.height // self.patch) * (self.config.width // self.patch)
 
+    def resized(self, height: int, width: int) -> SpaceTimeTransformer:
+        """The same weights for frames of another size, on the same device; the tokens' positions are interpolated (bicubic)."""
+        settings = {name: value for name, value in dict(self.config).items() if not name.startswith("_")}
+        other = SpaceTimeTransformer(**(settings | {"height": height, "width": width})).to(self.position)
+        grids = [(n.config.height // self.patch, n.config.width // self.patch) for n in (self, other)]
+        laid_out = self.position.detach().squeeze(0).transpose(1, 2).unflatten(2, grids[0])
+        position = F.interpolate(laid_out.float(), grids[1], mode="bicubic", align_corners=False)
+        weights = self.state_dict() | {"position": position.flatten(2).transpose(1, 2)[None].to(self.position)}
+        other.load_state_dict(weights)
+        return other
+
     def embed(self, level: Tensor, condition: Condition) -> Tensor:
         """(b, f, d) embedding of noise level (b, f), action and motion."""
         frequency = torch.exp(math.log(1000.0) * torch.arange(32, device=level.device, dtype=torch.float32) / 31)

@@ -106,7 +106,7 @@ class TrainConfig:
     sample_every: int = 2000
     """Steps between sample pictures."""
     init_from: str | None = None
-    """World whose weights to start from."""
+    """World whose weights to start from; one of another frame size has its tokens' positions interpolated."""
     compile: bool = True
     """Compile the network where there is a GPU."""
     mixed_precision: str = "bf16"
@@ -231,18 +231,18 @@ class Trainer:
             world = World.from_pretrained(c.init_from, device="cpu")
             self.earlier_maps = set(world.card.get("train_maps", ()))
             n = world.network.config
-            found, wanted = (n.height, n.width, n.actions, n.action_dim, n.channels), (height, width, actions, action_dim, channels)
+            found, wanted = (n.actions, n.action_dim, n.channels), (actions, action_dim, channels)
             if found != wanted:
                 raise InvalidInputError(
-                    f"--init-from {c.init_from}: its (height, width, actions, action_dim, channels) are {found}, "
-                    f"the recording's {wanted}"
+                    f"--init-from {c.init_from}: its (actions, action_dim, channels) are {found}, the recording's {wanted}"
                 )
             if c.memory and not n.view_channels:
                 raise InvalidInputError(f"--init-from {c.init_from}: its network sees no scene memory, pass --no-memory")
-            for module in (world.network, world.ego_motion, world.outcome):
+            network = world.network if (n.height, n.width) == (height, width) else world.network.resized(height, width)
+            for module in (network, world.ego_motion, world.outcome):
                 if module is not None:
                     module.requires_grad_(True).train()
-            return world.network, world.ego_motion, world.outcome
+            return network, world.ego_motion, world.outcome
         network = SpaceTimeTransformer(
             height=height, width=width, channels=channels, view_channels=VIEW_CHANNELS if c.memory else 0,
             actions=actions, action_dim=action_dim, **PRESETS[c.preset],

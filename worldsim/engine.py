@@ -19,7 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldsim.diffusion.attention import few
+from worldsim.diffusion.network import Attention
 from worldsim.errors import InvalidInputError
+from worldsim.kernels import usable
 from worldsim.state import Transition, WorldState, map_tensors
 
 Step = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
@@ -60,7 +63,8 @@ def engine_named(name: str | EngineConfig, device: torch.device) -> EngineConfig
         raise InvalidInputError(f"engine must be 'plain', 'fast', 'compiled' or an EngineConfig, got {name!r}")
     cuda = device.type == "cuda"
     precision = "bfloat16" if cuda or cpu_has_bfloat16() else "float32"
-    return EngineConfig(precision=precision, compile="default" if name == "compiled" else "", graph=cuda)
+    compiled = name == "compiled"
+    return EngineConfig(precision=precision, compile="default" if compiled else "", graph=cuda, widen=compiled and cuda)
 
 
 def cpu_has_bfloat16() -> bool:
@@ -74,6 +78,10 @@ def prepared(network: nn.Module, config: EngineConfig) -> nn.Module:
     if config.precision == "float32" and not (config.compile or config.widen):
         return network
     twin = copy.deepcopy(network)
+    if usable(next(twin.parameters())):
+        for module in twin.modules():
+            if isinstance(module, Attention) and module.fits_kernel:
+                module.kernel = few
     if config.widen:
         twin.stem, twin.out = widened(twin.stem, inputs=8), widened(twin.out, outputs=8)  # type: ignore[arg-type]
     for parameter in twin.parameters():

@@ -25,6 +25,7 @@ from worldsim.camera import Camera
 from worldsim.engine import EngineConfig
 from worldsim.envs.dream import DEFAULT_SCENES, Starts
 from worldsim.envs.world_vector_env import WorldVectorEnv
+from worldsim.kernels import found, torch_only
 from worldsim.memory import splat_triton
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.random import Purpose, normal
@@ -132,7 +133,7 @@ def check_kernels(world: World, state: WorldState) -> None:
     for name, (kind, data, mask) in cases.items():
         found, expected = [], []
         for results_of, torch_path in ((found, False), (expected, True)):
-            with splat_triton.torch_only() if torch_path else contextlib.nullcontext():
+            with torch_only() if torch_path else contextlib.nullcontext():
                 after = kind.integrate(data, state.frame, camera, state.step, mask)
                 again = kind.integrate(after, state.frame, camera, state.step + 1, mask)
                 views = [kind.render(m, camera) for m in (data, after, again)]
@@ -156,7 +157,7 @@ def time_memory(world: World, state: WorldState) -> None:
     note("256: integrate in place, Triton / ms", round(in_place, 3))
     nearest = milliseconds(lambda: splat_triton.nearest_slots(batch.memory.position, batch.memory.kind, camera))
     note("256: z-buffer kernel alone / ms", round(nearest, 3))
-    with splat_triton.torch_only():
+    with torch_only():
         half = repeated(state, 64)
         near = world._camera(half.frame.pose, half.intrinsics)
         note("64: render, torch / ms", round(milliseconds(lambda: memory.render(half.memory, near), 0.3), 3))
@@ -379,11 +380,11 @@ def main() -> None:
         print("no CUDA here: nothing to check")
         return
     torch.manual_seed(0)
-    print(torch.__version__, torch.cuda.get_device_name(), "with Triton" if splat_triton.kernels() else "without Triton")
+    print(torch.__version__, torch.cuda.get_device_name(), "with Triton" if found("triton") else "without Triton")
     world = World.from_pretrained("freedoom-tiny", CUDA)
     state: Any = None
     with part("plain walk of 8"):
-        with splat_triton.torch_only():
+        with torch_only():
             state = walked(world, 8, 40)
         note("points an environment", world.memory.count(state.memory).tolist())  # type: ignore[attr-defined]
     if args.speed:

@@ -6,13 +6,13 @@ import dataclasses
 import os
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
 
 from worldsim.contracts import _moved, _synthetic_frames
-from worldsim.memory import splat, splat_triton
+from worldsim.kernels import torch_only
+from worldsim.memory import splat_triton
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.state import flatten, map_tensors
 
@@ -53,7 +53,7 @@ def compare(device: str, capacities: tuple[int, ...]) -> None:
             now = filled(now, camera.pose[:, :3, 3:4]) if full else now
             for i, seen in enumerate((frame, _moved(frame))):
                 known = torch.arange(16 * 24, device=device).view(16, 24).expand(3, 16, 24) % 3 > 0 if i else None
-                with splat_triton.torch_only():
+                with torch_only():
                     after = memory.integrate(now, seen, camera, step + i, known)
                     around, view = memory.surroundings(after, camera.pose), memory.render(after, camera)
                 in_place = map_tensors(torch.clone, now)
@@ -75,23 +75,6 @@ def test_kernels_give_the_bits_of_torch() -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-W", "ignore", __file__], env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-2000:]
-
-
-def test_without_triton_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    class OnGpu:
-        is_cuda = True
-
-    # What sys.modules holds None for cannot be imported.
-    monkeypatch.setitem(sys.modules, "worldsim.memory.splat_kernels", None)
-    splat_triton.kernels.cache_clear()
-    with pytest.warns(UserWarning, match="Triton is not installed: .* plain torch"):
-        assert not splat_triton.usable(OnGpu())  # type: ignore[arg-type]
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert not splat_triton.usable(OnGpu())  # type: ignore[arg-type]
-    splat_triton.kernels.cache_clear()
-    assert not splat_triton.usable(torch.zeros(1))
-    assert splat.NEAR_PLANE == splat_triton.NEAR_PLANE
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ view to the prediction, which tokens of one patch each are too narrow for.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,9 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with RMS-normalised queries and keys (bf16 training diverges without)."""
 
+    kernel: Callable[..., Tensor] | None = None
+    """In the place of :meth:`few`, if there is one."""
+
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -108,6 +112,11 @@ class Attention(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.query_norm = nn.RMSNorm(dim // heads, eps=1e-6)
         self.key_norm = nn.RMSNorm(dim // heads, eps=1e-6)
+
+    @property
+    def fits_kernel(self) -> bool:
+        """Whether :attr:`kernel` may be set: its heads and their features are powers of two."""
+        return not any(size & (size - 1) for size in (self.heads, self.qkv.in_features // self.heads))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., n, d) to queries, keys and values (..., n, heads, d / heads)."""
@@ -134,29 +143,27 @@ class Attention(nn.Module):
         if outputs == 0:
             return x[:, :0], new_k, new_v
         q, mask, f = q[:, f - outputs :], mask[:, f - outputs :], outputs
-        all_k = new_k if past is None else torch.cat([past[0], new_k], 1)
-        all_v = new_v if past is None else torch.cat([past[1], new_v], 1)
-        total = all_k.shape[1]
-
-        def places(a: Tensor, length: int) -> Tensor:
-            return a.reshape(b, length, n, self.heads, d // self.heads).permute(0, 2, 3, 1, 4)
-
         if past is not None:
-            return self.out(self._few(q, all_k, all_v, time, mask)), new_k, new_v
-        q = rotary(places(q, f), time[-f:])
-        keys = rotary(places(all_k, total), time)
+            return self.out((self.kernel or self.few)(q, new_k, new_v, *past, time, mask)), new_k, new_v
+
+        def places(a: Tensor) -> Tensor:
+            return a.reshape(b, -1, n, self.heads, d // self.heads).permute(0, 2, 3, 1, 4)
+
+        q, keys = rotary(places(q), time[-f:]), rotary(places(new_k), time)
         attended = F.scaled_dot_product_attention(
-            q.flatten(0, 1), keys.flatten(0, 1), places(all_v, total).flatten(0, 1), attn_mask=self._per_place(mask, b, n)
+            q.flatten(0, 1), keys.flatten(0, 1), places(new_v).flatten(0, 1), attn_mask=self._per_place(mask, b, n)
         )
         out = attended.unflatten(0, (b, n)).permute(0, 3, 1, 2, 4).flatten(3)
         return self.out(out), new_k, new_v
 
-    def _few(self, q: Tensor, k: Tensor, v: Tensor, time: Tensor, mask: Tensor) -> Tensor:
+    def few(self, q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, time: Tensor, mask: Tensor) -> Tensor:
         """Attention of one or two frames, written out: so small, attention kernels spend their time on everything else.
 
-        q: (b, f, n, heads, d); k, v: (b, t, n, heads * d). Returns (b, f, n, heads * d).
+        q: (b, f, n, heads, d); the other arguments as of :func:`worldsim.diffusion.attention.attend_few`. Returns (b, f, n,
+        heads * d).
         """
         f = q.shape[1]
+        k, v = torch.cat([past_k, k], 1), torch.cat([past_v, v], 1)
         q, k, v = q.float(), k.unflatten(-1, (self.heads, -1)).float(), v.unflatten(-1, (self.heads, -1)).float()
         q, k = (rotary(a.transpose(1, -2), times).transpose(1, -2) for a, times in ((q, time[-f:]), (k, time)))
         score = (q[:, :, None] * k[:, None]).sum(-1) * q.shape[-1] ** -0.5

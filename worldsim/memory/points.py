@@ -19,6 +19,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, dequantise_depth, quantise_depth, unproject
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
+from worldsim.kernels import usable
 from worldsim.memory import splat_triton
 from worldsim.memory.judging import judge
 from worldsim.memory.slots import beginning, first_true
@@ -105,7 +106,7 @@ class PointMemory:
 
     def render(self, memory: Points, camera: Camera) -> MemoryView:
         """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
-        if splat_triton.usable(memory.kind):
+        if usable(memory.kind):
             return splat_triton.view_of(memory.position, memory.colour, memory.kind, memory.source, camera)
         memory = beginning(memory)
         if memory.capacity == 0:
@@ -128,7 +129,7 @@ class PointMemory:
                 f"{len(memory)} memories and a camera of {camera.height}x{camera.width}"
             )
         # The kernels compare no colours.
-        if self.config.colour_tolerance is None and splat_triton.usable(memory.kind):
+        if self.config.colour_tolerance is None and usable(memory.kind):
             mine = memory if self.in_place else map_tensors(torch.clone, memory)
             return splat_triton.integrate_(self.config, mine, frame, camera, step, known)
         whole, memory = memory, beginning(memory, camera.height * camera.width)
@@ -251,7 +252,7 @@ class PointMemory:
 
     def surroundings(self, memory: Points, pose: Tensor) -> Tensor:
         """A map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
-        if splat_triton.usable(memory.kind):
+        if usable(memory.kind):
             return splat_triton.map_around(memory.position, memory.kind, pose, self.config.body_m)
         memory = beginning(memory)
         return map_around(memory.position, memory.kind, pose, self.config.body_m)

@@ -3,22 +3,18 @@
 The torch functions in :mod:`worldsim.memory.splat` and :mod:`worldsim.memory.points` are the reference; these give the same
 bits. Unused slots cost one byte to read, and everything that belongs to a slot is read once. Visibility is an integer
 minimum, as there; fused multiply-adds are off, since they would round differently. Needs Triton, which comes with torch for
-CUDA; :func:`usable` says so once where it is missing.
+CUDA: see :func:`worldsim.kernels.usable`.
 """
 
 from __future__ import annotations
 
-import importlib
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, unproject
+from worldsim.kernels import found
 from worldsim.memory.judging import agreeing, free_depth
 from worldsim.memory.splat import (
     _HOLE,
@@ -42,33 +38,10 @@ BLOCK = 1024
 """Slots a program."""
 LARGEST_HISTOGRAM = 2**14
 """Ages up to which the least recently seen slots are found by counting; smaller memories tell more ages apart and sort."""
-_enabled = True
 
 
-def usable(tensor: Tensor) -> bool:
-    """Whether the kernels are to be used on this tensor: it is on a GPU and Triton is there. Says once if it is not."""
-    return _enabled and tensor.is_cuda and kernels() is not None
-
-
-@cache
-def kernels() -> Any:
-    """The kernels' module, None without Triton. Imported when it is needed: Triton takes long."""
-    try:
-        return importlib.import_module("worldsim.memory.splat_kernels")
-    except ImportError:
-        warnings.warn("Triton is not installed: the point memory runs on plain torch, several times slower", stacklevel=3)
-        return None
-
-
-@contextmanager
-def torch_only() -> Iterator[None]:
-    """The plain torch path within the block, for comparisons."""
-    global _enabled
-    before, _enabled = _enabled, False
-    try:
-        yield
-    finally:
-        _enabled = before
+def _kernels() -> Any:
+    return found("worldsim.memory.splat_kernels")
 
 
 def _grid(memory_slots: int, rows: int) -> tuple[int, int]:
@@ -84,7 +57,7 @@ def nearest_slots(position: Tensor, kind: Tensor, camera: Camera) -> tuple[Tenso
     b, capacity = kind.shape
     pixels = camera.height * camera.width
     buffer = torch.full((b, pixels), _HOLE, dtype=torch.int64, device=kind.device)
-    kernels().nearest[_grid(capacity, b)](
+    _kernels().nearest[_grid(capacity, b)](
         position, kind, _pose(camera.pose), camera.intrinsics.float().contiguous(), buffer, capacity, pixels,
         camera.width, camera.height, NEAR_PLANE, BLOCK, enable_fp_fusion=False,
     )  # fmt: skip
@@ -115,7 +88,7 @@ def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float) -> Ten
     """As :func:`worldsim.memory.splat.map_around`."""
     b, capacity = kind.shape
     drawn = torch.zeros(b, 2, MAP_CELLS, MAP_CELLS, dtype=torch.int32, device=kind.device)
-    kernels().map[_grid(capacity, b)](position, kind, _pose(pose), drawn, capacity, body, MAP_CELLS, 12.5, BLOCK,
+    _kernels().map[_grid(capacity, b)](position, kind, _pose(pose), drawn, capacity, body, MAP_CELLS, 12.5, BLOCK,
                                     enable_fp_fusion=False)  # fmt: skip
     return drawn.to(torch.uint8)
 
@@ -132,7 +105,7 @@ def integrate_(config: PointMemoryConfig, memory: Points, frame: Frame, camera: 
     blocks = _grid(capacity, b)[0]
     counts = torch.empty(b, blocks, dtype=torch.int32, device=device)
     speaks = explained if known is None else known.flatten(1).to(torch.uint8).contiguous()
-    kernels().judge[_grid(capacity, b)](
+    _kernels().judge[_grid(capacity, b)](
         memory.position, memory.kind, memory.source, memory.seen, memory.confidence, _pose(camera.pose),
         camera.intrinsics.float().contiguous(), step, _bounds(config, code), speaks, explained, counts, capacity, pixels, blocks,
         255.0 * DEPTH_CHANNEL_SCALE, camera.width, camera.height, NEAR_PLANE, config.carve, known is not None, BLOCK,
@@ -141,7 +114,7 @@ def integrate_(config: PointMemoryConfig, memory: Points, frame: Frame, camera: 
     fresh = explained == 0 if known is None else (explained == 0) & known.flatten(1)
     total = fresh.cumsum(1, dtype=torch.int32)
     slots = _slots(memory, counts, total[:, -1].clamp(max=capacity), step, min(pixels, capacity))
-    kernels().write[_grid(pixels, b)](
+    _kernels().write[_grid(pixels, b)](
         fresh.to(torch.uint8), total - 1, slots, unproject(frame.depth, camera).contiguous(),  # type: ignore[arg-type]
         frame.rgb.contiguous(), torch.where(code == 0, DIRECTION, POINT).to(torch.uint8).contiguous(),
         (code_to_channel(code) * 255.0).round().to(torch.uint8).contiguous(), step, memory.position, memory.colour, memory.kind,
@@ -177,17 +150,17 @@ def _slots(memory: Points, counts: Tensor, need: Tensor, step: Tensor, wide: int
     unused_total = total[:, -1].contiguous()
     evict = (need - unused_total).clamp(min=0)
     keys = torch.full((b, wide), 2**31 - 1, dtype=torch.int32, device=device)
-    kernels().unused[grid](memory.kind, total - counts, need, keys, capacity, blocks, wide, BLOCK)
+    _kernels().unused[grid](memory.kind, total - counts, need, keys, capacity, blocks, wide, BLOCK)
     histogram = torch.zeros(b, oldest + 1, dtype=torch.int32, device=device)
-    kernels().ages[grid](memory.kind, memory.seen, step, evict, histogram, capacity, oldest, BLOCK)
+    _kernels().ages[grid](memory.kind, memory.seen, step, evict, histogram, capacity, oldest, BLOCK)
     from_oldest = histogram.flip(1).cumsum(1, dtype=torch.int32)
     behind = (from_oldest < evict[:, None]).sum(1)
     threshold = (oldest - behind).to(torch.int32)
     above = torch.where(behind > 0, from_oldest.gather(1, (behind - 1).clamp(0)[:, None])[:, 0], 0)
     older, ties = (torch.zeros(b, blocks, dtype=torch.int32, device=device) for _ in range(2))
-    kernels().ties[grid](memory.kind, memory.seen, step, evict, threshold, older, ties, capacity, blocks, oldest, BLOCK)
+    _kernels().ties[grid](memory.kind, memory.seen, step, evict, threshold, older, ties, capacity, blocks, oldest, BLOCK)
     older, ties = (x.cumsum(1, dtype=torch.int32) - x for x in (older, ties))
-    kernels().evict[grid](memory.kind, memory.seen, step, evict, threshold, above, unused_total, older, ties, keys, capacity,
+    _kernels().evict[grid](memory.kind, memory.seen, step, evict, threshold, above, unused_total, older, ties, keys, capacity,
                           blocks, oldest, wide, bits, BLOCK)  # fmt: skip
     # Unused slots come first and in order already; what gives way goes by age, so that a row's slots do not depend on blocks.
     return keys.sort(1).values & (2**bits - 1)

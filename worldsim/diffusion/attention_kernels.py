@@ -1,0 +1,56 @@
+# mypy: disable-error-code="no-untyped-def, misc"
+"""The Triton kernel of :mod:`worldsim.diffusion.attention`: a program a place of an environment, all heads at once."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _both(old, new, before, here, cached, fresh):
+    """Features of cached and of new frames, one after another along time."""
+    found = tl.load(old + before, mask=cached, other=0.0).to(tl.float32)
+    return found + tl.load(new + here, mask=fresh, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def attend(query, key, value, past_key, past_value, cosine, sine, mask, out, tokens,
+           query_row, query_frame, query_token, key_row, key_frame, key_token, value_row, value_frame, value_token,
+           past_row, past_frame, past_token, mask_row,
+           asking: tl.constexpr, frames: tl.constexpr, cached: tl.constexpr, heads: tl.constexpr, half: tl.constexpr,
+           times: tl.constexpr, scale: tl.constexpr):  # fmt: skip
+    """The newest ``asking`` of the new frames attend to cached and new ones; keys are rotated by their times on the way.
+
+    query, key, value of the new frames and past_key, past_value of the cached ones: (row, frame, token, 2 * heads * half) by their
+    strides. cosine, sine: (cached + frames, half). mask: (row or 1, asking, cached + frames) bytes. times: a power of two, at least
+    cached + frames.
+    """
+    row, token = tl.program_id(1).to(tl.int64), tl.program_id(0)
+    total: tl.constexpr = cached + frames
+    time = tl.arange(0, times)[:, None, None]
+    old, new = time < cached, (time >= cached) & (time < total)
+    place = tl.arange(0, heads)[None, :, None] * (2 * half) + tl.arange(0, half)[None, None, :]
+    before = row * past_row + time * past_frame + token * past_token + place
+    here = row * key_row + (time - cached) * key_frame + token * key_token + place
+    first = _both(past_key, key, before, here, old, new)
+    second = _both(past_key, key, before + half, here + half, old, new)
+    turn = time * half + tl.arange(0, half)[None, None, :]
+    c, s = tl.load(cosine + turn, mask=time < total, other=0.0), tl.load(sine + turn, mask=time < total, other=0.0)
+    left, right = first * c - second * s, first * s + second * c
+    there = row * value_row + (time - cached) * value_frame + token * value_token + place
+    low = _both(past_value, value, before, there, old, new)
+    high = _both(past_value, value, before + half, there + half, old, new)
+    when = tl.arange(0, times)[:, None]
+    lane = tl.arange(0, heads)[:, None] * (2 * half) + tl.arange(0, half)[None, :]
+    for frame in tl.static_range(asking):
+        asked = query + row * query_row + frame * query_frame + token * query_token + lane
+        a, b = tl.load(asked).to(tl.float32), tl.load(asked + half).to(tl.float32)
+        at = (total - asking + frame) * half + tl.arange(0, half)[None, :]
+        c, s = tl.load(cosine + at), tl.load(sine + at)
+        score = tl.sum(left * (a * c - b * s)[None] + right * (a * s + b * c)[None], 2) * scale
+        seen = tl.load(mask + row * mask_row + frame * total + when, mask=when < total, other=0) != 0
+        score = tl.where(seen, score, float("-inf"))
+        share = tl.exp(score - tl.max(score, 0)[None])
+        share = share / tl.sum(share, 0)[None]
+        to = out + ((row * asking + frame) * tokens + token) * (2 * heads * half) + lane
+        tl.store(to, tl.sum(share[:, :, None] * low, 0).to(out.dtype.element_ty))
+        tl.store(to + half, tl.sum(share[:, :, None] * high, 0).to(out.dtype.element_ty))

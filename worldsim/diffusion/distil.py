@@ -11,7 +11,6 @@ from typing import Any
 from worldsim.config import to_json
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.distil_objective import DistilObjective, DistilObjectiveConfig
-from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective
 from worldsim.diffusion.perturb import PerturbConfig
@@ -84,7 +83,7 @@ class DistilConfig:
     sample_every: int = 2000
     """Steps between sample pictures."""
     compile: bool = True
-    """Compile the networks where there is a GPU."""
+    """Where there is a GPU, compile the networks, and take episodes in with a compiled copy in bfloat16 and CUDA graphs."""
     mixed_precision: str = "bf16"
     """bf16 or no."""
     seed: int = 0
@@ -126,10 +125,8 @@ class DistilTrainer(Trainer):
         self.teacher = World.from_pretrained(config.world, device="cpu")
         check_recording(config, self.teacher.network)
         self.teacher_weights = weights_of(self.teacher)
-        self.dynamics: DynamicsConfig = dataclasses.replace(self.teacher.config.dynamics, steps=config.steps)
+        self.dynamics = dataclasses.replace(self.teacher.config.dynamics, steps=config.steps)
         super().__init__(config.training(memory=self.teacher.config.memory is not None))
-        if self.own is not None:
-            self.own.dynamics = DiffusionDynamics(self.own.network, self.dynamics)
 
     def _modules(self) -> tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]:
         c, teacher = self.distil, self.teacher

@@ -43,7 +43,7 @@ class DistilConfig:
     student: str = OF_TEACHER
     """What the student starts from: ``teacher`` for the teacher's weights, ``none`` for random ones of ``--preset``, or a world."""
     preset: str = "tiny"
-    """Size of a student that starts from random weights: tiny, small or debug."""
+    """Size of a student that starts from random weights: tiny, small, large or debug."""
     training_steps: int = 6_000
     """Training steps in all."""
     minutes: float | None = None
@@ -84,6 +84,8 @@ class DistilConfig:
     """Steps between sample pictures."""
     compile: bool = True
     """Where there is a GPU, compile the networks, and take episodes in with a compiled copy in bfloat16 and CUDA graphs."""
+    checkpointing: bool = False
+    """Compute the transformer's blocks once more in the backward pass instead of keeping their activations."""
     mixed_precision: str = "bf16"
     """bf16 or no."""
     seed: int = 0

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -42,6 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
     "tiny": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
     "small": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
+    "large": {"dim": 1024, "depth": 12, "heads": 16, "levels": (128, 256, 512), "window": 8},
 }
 """Network sizes by name; any frame size divisible by the patch (8) trains with each."""
 
@@ -55,7 +58,7 @@ class TrainConfig:
     out: Path
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the trained world."""
     preset: str = "tiny"
-    """Size of the network: tiny, small or debug."""
+    """Size of the network: tiny, small, large or debug."""
     steps: int = 20_000
     """Training steps in all."""
     minutes: float | None = None
@@ -111,6 +114,9 @@ class TrainConfig:
     """World whose weights to start from."""
     compile: bool = True
     """Where there is a GPU, compile the network, and take episodes in with a compiled copy in bfloat16 and CUDA graphs."""
+    checkpointing: bool = False
+    """Compute the transformer's blocks once more in the backward pass instead of keeping their activations: more arithmetic,
+    a fraction of the memory, for large networks and batches."""
     mixed_precision: str = "bf16"
     """bf16 or no."""
     seed: int = 0
@@ -138,7 +144,7 @@ class Trainer:
     Another objective is another subclass: see :mod:`worldsim.diffusion.distil`.
     """
 
-    may_change = frozenset({"steps", "minutes", "save_every", "sample_every", "data", "out", "compile"})
+    may_change = frozenset({"steps", "minutes", "save_every", "sample_every", "data", "out", "compile", "checkpointing"})
     """Settings that may be others when a run goes on."""
     dynamics = DynamicsConfig()
     """How the world that is trained is sampled."""
@@ -166,6 +172,8 @@ class Trainer:
         self.network, self.ego, self.outcome = network, ego, outcome
         on_gpu = self.device.type == "cuda"
         network.to(self.device)
+        if config.checkpointing:
+            network.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
         # Frozen weights of a fixed number of walks: real bfloat16 and compiled code of their own.
         engine = EngineConfig("bfloat16", compile="default") if self._compiles else PLAIN
         self.own = OwnFrames(network, engine, self.dynamics) if config.perturb.own > 0 else None

@@ -111,10 +111,11 @@ def tell_once(what: str) -> None:
 class Compiled:
     """A function through inductor; where that fails, the function itself, and it says so once."""
 
-    def __init__(self, function: Callable[..., Any], mode: str, device: torch.device) -> None:
+    def __init__(self, function: Callable[..., Any], mode: str, device: torch.device, constant: bool = True) -> None:
+        """constant: whether the weights stay as they are at the first call; else new ones may be copied into them."""
         self.plain = function
         options: dict[str, Any] = {"mode": mode}
-        if device.type == "cpu" and mode == "default":
+        if device.type == "cpu" and mode == "default" and constant:
             # Weights as constants: oneDNN then lays them out once instead of in every call.
             options = {"options": {"freezing": True}}
         self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False, **options)
@@ -179,6 +180,21 @@ class GraphedStep:
         return state.clone() if newest else state
 
 
+def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """``run`` as a CUDA graph, after a few runs to warm up: what is returned replays it. It must wait for nothing."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            run()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
 class _Captured:
     def __init__(self, step: Step, state: WorldState, act: Tensor) -> None:
         self.step, self.state, self.act = step, state.clone(), act.clone()
@@ -187,26 +203,15 @@ class _Captured:
         self.replay = self._capture()
 
     def _capture(self) -> Callable[[], Any]:
-        device = self.act.device
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self._run()
-        torch.cuda.current_stream(device).wait_stream(stream)
-        torch.cuda.synchronize(device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._run()
-        return graph.replay
+        return captured(self._run, self.act.device)
 
     def _run(self) -> None:
         after, self.transition = self.step(self.state, self.act)
-        map_tensors(_copy_in, self.state, after)
+        map_tensors(copy_in, self.state, after)
 
     def __call__(self, state: WorldState, act: Tensor) -> tuple[WorldState, Transition]:
         if self.newest() is not state:
-            map_tensors(_copy_in, self.state, state)
+            map_tensors(copy_in, self.state, state)
         self.act.copy_(act)
         self.replay()
         transition = map_tensors(torch.clone, self.transition)
@@ -223,7 +228,8 @@ class _Captured:
         return after
 
 
-def _copy_in(buffer: Tensor, value: Tensor) -> Tensor:
+def copy_in(buffer: Tensor, value: Tensor) -> Tensor:
+    """The buffer with that value, which may be the buffer itself."""
     if buffer.data_ptr() != value.data_ptr():
         buffer.copy_(value)
     return buffer

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from worldsim.camera import quantise_depth, relative_motion
-from worldsim.diffusion.buffer import FrameBuffer, Windows, augment, pack_view, unpack_view
+from worldsim.diffusion.buffer import FrameBuffer, Windows, augment
+from worldsim.diffusion.lockstep import unpack_view
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.diffusion.perturb import OwnFrames, PerturbConfig
 from worldsim.diffusion.train import PRESETS
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.heads import to_world_axes
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.state import Frame, MemoryView
 from worldsim.testing import TinyRoom
 
 SIZE = 16
@@ -230,29 +230,6 @@ def test_parts_of_walks_are_dreamed() -> None:
     assert torch.equal(buffer._data["around"][:160], filled(shard, 40)._data["around"][:160])
 
 
-def test_lengths_of_dreamed_parts() -> None:
-    """Stretches of two frames on average, and of a thousand: they end soon, and never."""
-    torch.manual_seed(0)
-    own = OwnFrames(SpaceTimeTransformer(height=8, width=8, channels=3, view_channels=0, actions=3, **PRESETS["debug"]))
-
-    def dreamed(frames: tuple[float, float]) -> torch.Tensor:
-        walk = own.walk(64, torch.Generator().manual_seed(0), frames)
-        true = Frame(torch.zeros(64, 3, 8, 8, dtype=torch.uint8), None, None)
-        act, motion, intrinsics = torch.zeros(64, dtype=torch.long), torch.zeros(64, 6), torch.ones(64, 4)
-        return torch.stack([walk.take(true, act, motion, None, intrinsics)[1] for _ in range(60)], 1)
-
-    short, long = dreamed((2.0, 2.0)), dreamed((1000.0, 1000.0))
-    ends = short[:, :-1] & ~short[:, 1:]
-    assert float(ends.sum() / short[:, :-1].sum()) == pytest.approx(0.5, abs=0.1)
-    assert float(long[:, -1].float().mean()) > 0.9 and not long[:, :8].any()
-
-
-@pytest.mark.parametrize("frames", [(0.5, 4.0), (8.0, 4.0)])
-def test_lengths_that_are_none(frames: tuple[float, float]) -> None:
-    with pytest.raises(InvalidInputError, match="own_frames = .* two lengths of at least 1, shorter one first"):
-        PerturbConfig(own_frames=frames)
-
-
 def test_walks_are_dreamed_without_a_memory() -> None:
     own = OwnFrames(SpaceTimeTransformer(height=8, width=8, channels=3, view_channels=0, actions=64, **PRESETS["debug"]))
     shard = plain(60)
@@ -321,27 +298,6 @@ def test_moments_need_poses_and_a_past() -> None:
         buffer.sample_motions(1, torch.Generator())
     with pytest.raises(InvalidInputError, match="9 frames"):
         filled(room(12), window=9).sample_motions(1, torch.Generator())
-
-
-def test_packing_a_view_loses_nothing() -> None:
-    generator = torch.Generator().manual_seed(0)
-
-    def number(high: int, *shape: int, dtype: torch.dtype = torch.uint8) -> torch.Tensor:
-        return torch.randint(0, high, (2, *shape, 64, 64), generator=generator).to(dtype)
-
-    view = MemoryView(
-        rgb=number(256, 3),
-        inverse_depth=number(65536, dtype=torch.int32),
-        mask=number(2, dtype=torch.bool),
-        offset=number(16, 2),
-        source=number(256),
-    )
-    packed = pack_view(view)
-    assert packed.shape == (2, 8, 64, 64) and packed.dtype == torch.uint8
-    back = unpack_view(packed)
-    for field in dataclasses.fields(view):
-        a, b = getattr(view, field.name), getattr(back, field.name)
-        assert a.dtype == b.dtype and torch.equal(a, b), field.name
 
 
 def test_share_of_windows_without_memory() -> None:

@@ -179,6 +179,31 @@ def test_consistency_goes_down_one_rung() -> None:
     torch.testing.assert_close(answer, denoised(lower, zero + 0.4), atol=1e-5, rtol=1e-5)
 
 
+def test_what_a_dream_remembers_is_not_charged() -> None:
+    """The memory shows black where white was, and holds dreamed frames in the first window: true frames charge for the second
+    alone, and the teacher's samples for both."""
+    white = torch.full((B, T, 3, SIZE, SIZE), 255, dtype=torch.uint8)
+    view = torch.zeros(B, T, 8, SIZE, SIZE)
+    view[:, :, :3], view[:, :, 4] = -1.0, 1.0
+    batch = dataclasses.replace(windows(), rgb=white, view=view, dreamed=torch.tensor([True, False])[:, None].expand(B, T))
+
+    def found(seen: Windows, **losses: Any) -> dict[str, float]:
+        objective = made(teacher_steps=2, real=1.0, energy=0.0, own_context=0.0, depth_weight=0.0, **losses)
+        values = objective(seen, None, INTRINSICS, torch.Generator().manual_seed(1))
+        return {k: float(v.detach()) for k, v in values.items() if k != "prediction"}
+
+    both, first, second, charged = (
+        found(dataclasses.replace(batch, dreamed=torch.tensor(rows)[:, None].expand(B, T)))
+        for rows in ([True, True], [True, False], [False, True], [False, False])
+    )
+    # Nothing is charged for: the logarithm of what is added to every error.
+    assert both["rgb_mse"] == 0.0 and both["rgb_loss"] == pytest.approx(math.log(1e-3))
+    assert min(first["rgb_mse"], second["rgb_mse"]) > 0.0
+    assert first["rgb_mse"] + second["rgb_mse"] == pytest.approx(charged["rgb_mse"], rel=1e-5)
+    assert found(batch, forgive_dreamed=False) == pytest.approx(charged)
+    assert {round(f["regression_error"], 6) for f in (both, first, second, charged)} == {round(charged["regression_error"], 6)}
+
+
 @pytest.mark.parametrize(
     ("losses", "steps", "error"),
     [

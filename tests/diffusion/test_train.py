@@ -86,6 +86,15 @@ def started(settings: TrainConfig) -> Trainer:
     return trainer
 
 
+def alive(network: torch.nn.Module) -> None:
+    """Random weights where layers start at zero, so that everything has an effect."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in network.parameters():
+            if not weight.any():
+                weight.copy_(0.05 * torch.randn(weight.shape, generator=generator))
+
+
 def fingerprints(folder: Path) -> dict[str, str]:
     files = (p for p in folder.rglob("*") if p.is_file())
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
@@ -313,6 +322,33 @@ def test_learns_from_its_own_walks_and_from_edits(tmp_path: Path, rooms: Path) -
     assert not torch.equal(losses["windows"].rgb, losses["windows"].own_rgb)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_checkpointing_changes_no_gradient(tmp_path: Path, rooms: Path, compiled: bool) -> None:
+    """Blocks computed twice: the same gradients, bit by bit in plain torch. Compiled: what torch's compiler makes of it, without
+    the code that inductor would make of that."""
+    gradients = []
+    for checkpointing in (False, True):
+        trainer = started(config(rooms, tmp_path / "out", checkpointing=checkpointing))
+        alive(trainer.network)
+        if compiled:
+            trainer.network.compile(dynamic=False, backend="aot_eager")
+        assert trainer.network.gradient_checkpointing == checkpointing
+        windows = trainer.buffer.sample(2, torch.Generator().manual_seed(0))
+        losses = trainer.objective(windows, None, trainer.buffer.intrinsics, torch.Generator().manual_seed(1))
+        losses["loss"].backward()
+        gradients.append({n: p.grad for n, p in trainer.network.named_parameters()})
+    one, other = gradients
+    assert all(value is not None and bool(value.any()) for value in one.values())
+    for name in one:
+        torch.testing.assert_close(one[name], other[name], rtol=1e-4 if compiled else 0.0, atol=1e-5 if compiled else 0.0)
+
+
+def test_checkpointing_may_change_when_a_run_goes_on(tmp_path: Path, rooms: Path) -> None:
+    settings = config(rooms, tmp_path)
+    started(settings).save()
+    assert Trainer(dataclasses.replace(settings, checkpointing=True)).resume()
+
+
 @pytest.mark.parametrize(("edits", "memory"), [(1.5, True), (-0.1, True), (0.2, False)])
 def test_edits_that_are_none(tmp_path: Path, edits: float, memory: bool) -> None:
     with pytest.raises(InvalidInputError, match="edits = .* a share in \\[0, 1\\], 0 without the memory"):
@@ -398,7 +434,7 @@ def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -
     out = tmp_path / "out"
     with pytest.raises(NotFoundError, match="worldsim record"):
         train(config(tmp_path / "nothing", out))
-    with pytest.raises(InvalidInputError, match="unknown preset 'huge': choose one of debug, tiny, small"):
+    with pytest.raises(InvalidInputError, match="unknown preset 'huge': choose one of debug, tiny, small, large"):
         train(config(rooms, out, preset="huge"))
     with pytest.raises(InvalidInputError, match="window 11 is too short: at least 12, three attention windows"):
         train(config(rooms, out, window=11))

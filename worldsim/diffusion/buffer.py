@@ -19,15 +19,13 @@ from torch import Tensor
 
 from worldsim.camera import Camera, relative_motion
 from worldsim.diffusion.denoiser import frame_to_channels, view_to_channels
+from worldsim.diffusion.lockstep import PACKED_VIEW, Given, Lockstep, unpack_view
 from worldsim.diffusion.perturb import Degradation, OwnFrames, PerturbConfig
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.heads import HISTORY, MIRRORED_MOTION, Motions, to_world_axes
 from worldsim.memory.splat import MAP_CELLS, frame_surroundings
 from worldsim.protocols import SceneMemory
-from worldsim.state import Frame, MemoryView, map_tensors, where_rows
-
-PACKED_VIEW = 8
-"""Bytes a pixel of a stored memory view: rgb, inverse depth (2), offset, source, mask."""
+from worldsim.state import Frame, where_rows
 
 
 @dataclass(frozen=True)
@@ -62,25 +60,6 @@ class Windows:
         return self.x if self.own_rgb is None else frame_to_channels(self.own_rgb, self.own_inverse_depth)
 
 
-def pack_view(view: MemoryView) -> Tensor:
-    """A memory view as (b, 8, h, w) uint8, lossless."""
-    code = view.inverse_depth
-    rest = [code >> 8, code & 255, view.offset[:, 0].int() * 16 + view.offset[:, 1].int(), view.source, view.mask]
-    return torch.cat([view.rgb, torch.stack([r.to(torch.uint8) for r in rest], 1)], 1)
-
-
-def unpack_view(packed: Tensor) -> MemoryView:
-    """Inverse of :func:`pack_view`."""
-    high, low, offset, source, mask = packed[:, 3:].unbind(1)
-    return MemoryView(
-        rgb=packed[:, :3],
-        inverse_depth=high.int() * 256 + low.int(),
-        mask=mask.bool(),
-        offset=torch.stack([offset >> 4, offset & 15], 1),
-        source=source,
-    )
-
-
 def bytes_per_frame(height: int, width: int, geometry: bool, memory: bool, own: bool = False) -> int:
     """What a frame takes in a :class:`FrameBuffer`, actions of many dimensions aside. own: with dreamed frames beside true ones."""
     pixel = (3 + 2 * geometry) * (1 + own) + PACKED_VIEW * memory
@@ -90,7 +69,8 @@ def bytes_per_frame(height: int, width: int, geometry: bool, memory: bool, own: 
 class FrameBuffer:
     """A ring of episodes on the device that windows are drawn from.
 
-    capacity: frames. window: frames a window. The memory is None for data without geometry.
+    capacity: frames. window: frames a window. The memory is None for data without geometry. graphs: whether episodes go through
+    the memory in CUDA graphs.
     """
 
     def __init__(
@@ -101,10 +81,11 @@ class FrameBuffer:
         device: torch.device,
         perturb: PerturbConfig | None = None,
         episodes_at_once: int = 256,
+        graphs: bool = False,
     ) -> None:
         self.capacity, self.window, self.memory, self.device = capacity, window, memory, device
         self.perturb = perturb or PerturbConfig()
-        self.episodes_at_once = episodes_at_once
+        self.episodes_at_once, self.graphs = episodes_at_once, graphs
         self.intrinsics: Tensor | None = None
         self.frames = 0
         self._data: dict[str, Tensor] = {}
@@ -150,9 +131,11 @@ class FrameBuffer:
         self._fresh.clear()
         if self.memory is None and own is None:
             return
+        # Kept no longer than this: what CUDA graphs hold is memory that training can use.
+        lockstep = Lockstep(self.memory, own, self.device, self.graphs)
         for i in range(0, len(episodes), self.episodes_at_once):
             generator = torch.Generator(self.device).manual_seed(seed * 7919 + i)
-            self._remember_batch(episodes[i : i + self.episodes_at_once], generator, own)
+            self._remember_batch(episodes[i : i + self.episodes_at_once], generator, own, lockstep)
 
     def sample(self, batch: int, generator: torch.Generator, memory_drop: float = 0.0) -> Windows:
         """Windows drawn uniformly. memory_drop: share of windows that see no memory at all."""
@@ -263,7 +246,9 @@ class FrameBuffer:
     def _next_size(self, frames: int, held: int) -> int:
         return min(self.capacity, max(frames, held * 5 // 4))
 
-    def _remember_batch(self, episodes: list[tuple[int, int]], generator: torch.Generator, own: OwnFrames | None) -> None:
+    def _remember_batch(
+        self, episodes: list[tuple[int, int]], generator: torch.Generator, own: OwnFrames | None, lockstep: Lockstep
+    ) -> None:
         # Padded to a fixed size so that compiled code is made once.
         real = len(episodes)
         size = self.episodes_at_once if 4 * real > self.episodes_at_once else -(-self.episodes_at_once // 4)
@@ -272,33 +257,20 @@ class FrameBuffer:
         length = torch.tensor([n for _, n in padded], device=self.device)
         dreams = own is not None and float(torch.rand((), generator=generator, device=self.device)) < self.perturb.own
         walk = own.walk(size, generator, self.perturb.own_frames) if own is not None and dreams else None
-        past = _Past(self.memory, self.perturb, size, generator) if self.memory is not None else None
-        # What stops the body in the engine is not to be seen in a map of dreamed walls: the head learns from true ones.
-        truth = past if walk is None or self.memory is None else _Past(self.memory, self.perturb, size, generator)
-        never = torch.zeros(size, dtype=torch.bool, device=self.device)
-        before = never
+        drawn = [Degradation(self.perturb, size, generator) for _ in range(lockstep.memories(dreams))]
         known = self.intrinsics if self.intrinsics is not None else torch.ones(4, device=self.device)
         intrinsics = known.expand(size, 4).contiguous()
+        height, width = self._data["rgb"].shape[-2:]
+        walks = lockstep.begin(size, dreams)
         for t in range(max(n for _, n in episodes)):
             index = start + torch.minimum(torch.full_like(length, t), length - 1)
-            true, dreamed = self._frame(index), never
-            frame, values = true, {}
-            view = past.view(frame, intrinsics) if past is not None else None
-            if view is not None:
-                values["view"] = pack_view(view)
-            if walk is not None:
-                act, motion = self._data["act"][index], self._data["motion"][index]
-                frame, dreamed = walk.take(frame, act, motion, view, intrinsics)
-                values["own_rgb"], values["dreamed"] = frame.rgb, before
-                before = before | dreamed
-                if frame.inverse_depth is not None:
-                    values["own_inverse_depth"] = frame.inverse_depth.to(torch.int16)
-            if past is not None and truth is not None:
-                past.take(frame, dreamed, intrinsics, t)
-                if truth is not past:
-                    truth.take(true, never, intrinsics, t)
-                values["around"] = truth.around(true)
-            for name, value in values.items():
+            draft = walk.draw() if walk is not None else None
+            given = Given(
+                self._frame(index), self._data["act"][index], self._data["motion"][index], intrinsics,
+                torch.full_like(length, t), tuple(degradation.draw(height, width) for degradation in drawn), draft,
+            )  # fmt: skip
+            walks, found = lockstep.step(walks, given)
+            for name, value in found.items():
                 self._put(name, index[:real], value[:real], t < length[:real])
 
     def _frame(self, index: Tensor) -> Frame:
@@ -313,36 +285,6 @@ class FrameBuffer:
         """Store frames' values, except for episodes that are over: their last frame is in the memory by then."""
         going_on = going_on.reshape(-1, *[1] * (values.dim() - 1))
         self._data[name][index] = torch.where(going_on, values, self._data[name][index])
-
-
-class _Past:
-    """The scene memory along a batch of walks, fed with degraded frames."""
-
-    def __init__(self, memory: SceneMemory, perturb: PerturbConfig, rows: int, generator: torch.Generator) -> None:
-        self.memory, self.degrade = memory, Degradation(perturb, rows, generator)
-        self.data = memory.empty(rows, generator.device)
-
-    def view(self, frame: Frame, intrinsics: Tensor) -> MemoryView:
-        """What is remembered at the frame's camera."""
-        return self.memory.render(self.data, self._camera(frame, intrinsics))
-
-    def take(self, frame: Frame, dreamed: Tensor, intrinsics: Tensor, t: int) -> None:
-        """Take in a frame of every walk, those that are ``dreamed`` (b,) bool as they are."""
-        worse, keep = self.degrade(frame)
-        worse = map_tensors(partial(where_rows, dreamed), frame, worse)
-        step = torch.full((len(dreamed),), t, dtype=torch.int64, device=dreamed.device)
-        updated = self.memory.integrate(self.data, worse, self._camera(frame, intrinsics), step)
-        self.data = map_tensors(partial(where_rows, keep | dreamed), updated, self.data)
-
-    def around(self, frame: Frame) -> Tensor:
-        """The map of surroundings at the frame."""
-        assert frame.pose is not None
-        return self.memory.surroundings(self.data, frame.pose)
-
-    @staticmethod
-    def _camera(frame: Frame, intrinsics: Tensor) -> Camera:
-        assert frame.pose is not None
-        return Camera(frame.pose, intrinsics, *frame.rgb.shape[-2:])
 
 
 def augment(windows: Windows, generator: torch.Generator, mirror: tuple[int, ...] | None, colour: float) -> Windows:

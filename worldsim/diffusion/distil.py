@@ -11,7 +11,6 @@ from typing import Any
 from worldsim.config import to_json
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.distil_objective import DistilObjective, DistilObjectiveConfig
-from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective
 from worldsim.diffusion.perturb import PerturbConfig
@@ -44,7 +43,7 @@ class DistilConfig:
     student: str = OF_TEACHER
     """What the student starts from: ``teacher`` for the teacher's weights, ``none`` for random ones of ``--preset``, or a world."""
     preset: str = "tiny"
-    """Size of a student that starts from random weights: tiny, small or debug."""
+    """Size of a student that starts from random weights: tiny, small, large or debug."""
     training_steps: int = 6_000
     """Training steps in all."""
     minutes: float | None = None
@@ -84,7 +83,9 @@ class DistilConfig:
     sample_every: int = 2000
     """Steps between sample pictures."""
     compile: bool = True
-    """Compile the networks where there is a GPU."""
+    """Where there is a GPU, compile the networks, and take episodes in with a compiled copy in bfloat16 and CUDA graphs."""
+    checkpointing: bool = False
+    """Compute the transformer's blocks once more in the backward pass instead of keeping their activations."""
     mixed_precision: str = "bf16"
     """bf16 or no."""
     seed: int = 0
@@ -126,10 +127,8 @@ class DistilTrainer(Trainer):
         self.teacher = World.from_pretrained(config.world, device="cpu")
         check_recording(config, self.teacher.network)
         self.teacher_weights = weights_of(self.teacher)
-        self.dynamics: DynamicsConfig = dataclasses.replace(self.teacher.config.dynamics, steps=config.steps)
+        self.dynamics = dataclasses.replace(self.teacher.config.dynamics, steps=config.steps)
         super().__init__(config.training(memory=self.teacher.config.memory is not None))
-        if self.own is not None:
-            self.own.dynamics = DiffusionDynamics(self.own.network, self.dynamics)
 
     def _modules(self) -> tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]:
         c, teacher = self.distil, self.teacher

@@ -60,6 +60,9 @@ class DistilObjectiveConfig:
     """Share of windows in which the frames before a random moment are hidden, as after a reset."""
     depth_weight: float = 0.5
     """Weight of the depth channel's loss beside colour's."""
+    forgive_dreamed: bool = True
+    """Leave out of the loss on true frames the places where a memory that was dreamed in part shows something else than what was
+    there, as training does: there a dream should stay as it is. The teacher, who sees that memory too, is asked everywhere."""
 
     def __post_init__(self) -> None:
         for name in ("regression", "consistency", "real"):
@@ -123,7 +126,8 @@ class DistilObjective(Objective):
         steps: int = 1,
         shift: float = 1.0,
     ) -> None:
-        super().__init__(network, None, outcome, ObjectiveConfig(energy=config.energy, depth_weight=config.depth_weight))
+        shared = {name: getattr(config, name) for name in ("energy", "depth_weight", "forgive_dreamed")}
+        super().__init__(network, None, outcome, ObjectiveConfig(**shared))
         self.distil = config
         # In a tuple: as attributes they would be trained, saved and averaged with the rest.
         self._others = (teacher, copy.deepcopy(network).eval().requires_grad_(False))
@@ -195,7 +199,7 @@ class DistilObjective(Objective):
         if c.real > 0:
             first = "first" if "first" in answers else "regression"
             twice = [answers[name] for name in (first, "second") if name in answers]
-            true = self._denoising(twice, x, level)
+            true = self._denoising(self._forgiven(twice, x, windows), x, level)
             losses |= {k: c.real * v if k.endswith("_loss") else v for k, v in true.items()}
         losses.update(self._outcomes(features, windows))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()

@@ -220,6 +220,8 @@ class SpaceTimeTransformer(Module):
     """
 
     config: Any
+    _supports_gradient_checkpointing = True
+    _gradient_checkpointing_func: Any
 
     @register_to_config
     def __init__(
@@ -258,6 +260,8 @@ class SpaceTimeTransformer(Module):
         self.out_norm = nn.GroupNorm(8, levels[0])
         self.out = nn.Conv2d(levels[0], channels, 3, padding=1)
         _zero(self.modulation, self.out)
+        # Set by diffusers' enable_gradient_checkpointing: blocks are then computed once more in the backward pass.
+        self.gradient_checkpointing = False
 
     @property
     def tokens(self) -> int:
@@ -327,7 +331,11 @@ class SpaceTimeTransformer(Module):
         for i, block in enumerate(self.blocks):
             # Beyond the last block's keys and values, frames that are not decoded are of no use.
             kept = outputs if i + 1 == len(self.blocks) else f
-            tokens, k, v = block(tokens, modulation, time, mask, None if past is None else (past[:, i, 0], past[:, i, 1]), kept)
+            before = None if past is None else (past[:, i, 0], past[:, i, 1])
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                tokens, k, v = self._gradient_checkpointing_func(block, tokens, modulation, time, mask, before, kept)
+            else:
+                tokens, k, v = block(tokens, modulation, time, mask, before, kept)
             new.append(torch.stack([k, v], 1))
         cache = torch.stack(new, 1)
         if outputs == 0:

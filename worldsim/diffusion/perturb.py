@@ -10,6 +10,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from worldsim.camera import dequantise_depth, quantise_depth
 from worldsim.diffusion.denoiser import channels_to_frame, view_to_channels
-from worldsim.diffusion.dynamics import Context, DiffusionDynamics
+from worldsim.diffusion.dynamics import Context, DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import SpaceTimeTransformer
+from worldsim.engine import PLAIN, Compiled, EngineConfig, prepared
 from worldsim.errors import InvalidInputError
 from worldsim.state import Frame, MemoryView, map_tensors, where_rows
 
@@ -54,8 +56,19 @@ class PerturbConfig:
             raise InvalidInputError(f"PerturbConfig.own_frames = {self.own_frames!r}: two lengths of at least 1, shorter one first")
 
 
+@dataclass(frozen=True)
+class Damage:
+    """How a frame of every row is degraded. keep: (b,) bool, whether it enters the memory at all. strength: (b,) in [0, 1] of blur
+    and noise. noise: (b, 3, h, w) standard normal. depth: (b,) the share by which depth is off."""
+
+    keep: Tensor
+    strength: Tensor
+    noise: Tensor
+    depth: Tensor
+
+
 class Degradation:
-    """Degrades frames (b, ...) before they enter the memory; how much is drawn once for each row."""
+    """Draws how frames are degraded before they enter the memory; how much is drawn once for each row."""
 
     def __init__(self, config: PerturbConfig, rows: int, generator: torch.Generator) -> None:
         self.rows, self.generator = rows, generator
@@ -64,17 +77,12 @@ class Degradation:
         self.blur_share = torch.where(self._chance(config.blurred), self._uniform(0.2, 1.0), none)
         self.depth_scale = torch.where(self._chance(config.depth_noise), self._uniform(0.0, 0.03), none)
 
-    def __call__(self, frame: Frame) -> tuple[Frame, Tensor]:
-        """The degraded frame, and which rows enter the memory at all (b,) bool."""
+    def draw(self, height: int, width: int) -> Damage:
+        """For the next frame of every row."""
         keep = self._uniform(0.0, 1.0) < self.keep_share
-        rgb = frame.rgb.float()
-        blurred = F.avg_pool2d(F.pad(rgb, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        strength = (self._uniform(0.0, 1.0) * (self._uniform(0.0, 1.0) < self.blur_share))[:, None, None, None]
-        rgb = torch.lerp(rgb, blurred, strength) + 6.0 * strength * self._normal(*rgb.shape)
-        assert frame.inverse_depth is not None
-        off = self._normal(self.rows)[:, None, None] * self.depth_scale[:, None, None]
-        code = quantise_depth(dequantise_depth(frame.inverse_depth) * (1.0 + off))
-        return dataclasses.replace(frame, rgb=rgb.round().clamp(0, 255).to(torch.uint8), inverse_depth=code), keep
+        strength = self._uniform(0.0, 1.0) * (self._uniform(0.0, 1.0) < self.blur_share)
+        noise = self._normal(self.rows, 3, height, width)
+        return Damage(keep, strength, noise, self._normal(self.rows) * self.depth_scale)
 
     def _chance(self, share: float) -> Tensor:
         return self._uniform(0.0, 1.0) < share
@@ -86,53 +94,96 @@ class Degradation:
         return torch.randn(shape, generator=self.generator, device=self.generator.device)
 
 
+def damaged(frame: Frame, damage: Damage) -> Frame:
+    """The frame (b, ...) as it enters the memory, where it does. It needs depth."""
+    rgb = frame.rgb.float()
+    blurred = F.avg_pool2d(F.pad(rgb, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    strength = damage.strength[:, None, None, None]
+    rgb = torch.lerp(rgb, blurred, strength) + 6.0 * strength * damage.noise
+    assert frame.inverse_depth is not None
+    code = quantise_depth(dequantise_depth(frame.inverse_depth) * (1.0 + damage.depth[:, None, None]))
+    return dataclasses.replace(frame, rgb=rgb.round().clamp(0, 255).to(torch.uint8), inverse_depth=code)
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is drawn for a frame that may be dreamed. chance: (b,) in [0, 1): a dream begins or ends where it is small. ending: (b,)
+    chance that one that is going on ends. allowed: (b,) bool. noise: (2, b, c, h, w) of the prediction and of the context."""
+
+    chance: Tensor
+    ending: Tensor
+    allowed: Tensor
+    noise: Tensor
+
+
 class OwnFrames:
     """Dreams parts of recorded walks with a copy of the network that is being trained.
 
-    The copy is not compiled: compiled code would be made anew for each of its shapes.
+    engine: how that copy is run; its weights are overwritten in place, so that what is compiled for them stays. On a GPU it
+    computes in bfloat16 in any case. dynamics: how frames are sampled.
     """
 
-    def __init__(self, network: SpaceTimeTransformer) -> None:
-        self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.dynamics = DiffusionDynamics(self.network)
+    def __init__(
+        self, network: SpaceTimeTransformer, engine: EngineConfig = PLAIN, dynamics: DynamicsConfig | None = None
+    ) -> None:
+        twin: Any = prepared(copy.deepcopy(network).eval().requires_grad_(False), engine)
+        self.network: SpaceTimeTransformer = twin
+        device = next(network.parameters()).device
+        forward = Compiled(twin.forward, engine.compile, device, constant=False) if engine.compile else None
+        self.dynamics = DiffusionDynamics(twin, dynamics, forward)
+        self.casts = device.type == "cuda" and engine.precision == "float32"
+
+    @torch.no_grad()
+    def follow(self, network: SpaceTimeTransformer) -> None:
+        """Take over another network's weights, copied in place, in this one's number format."""
+        given = network.state_dict()
+        for name, held in self.network.state_dict().items():
+            held.copy_(given[name])
 
     def walk(self, rows: int, generator: torch.Generator, frames: tuple[float, float]) -> OwnWalk:
         """Begin ``rows`` walks. frames: as :attr:`PerturbConfig.own_frames`."""
-        return OwnWalk(self.dynamics, rows, generator, frames)
+        return OwnWalk(self.network, rows, generator, frames)
+
+    def dream(
+        self, context: Context, dreaming: Tensor, frame: Frame, act: Tensor, motion: Tensor, view: MemoryView | None,
+        intrinsics: Tensor, draft: Draft,
+    ) -> tuple[Frame, Tensor, Context]:  # fmt: skip
+        """The frames that walks go on from, which of them are dreamed (b,) bool, and the context after them.
+
+        dreaming: (b,) bool of the frames before. frame: the true ones. act (b, ...), motion (b, 6): what led to them. view: the
+        memory at their cameras. intrinsics: (b, 4).
+        """
+        n = self.network.config
+        change = draft.chance < torch.where(dreaming, draft.ending, ON)
+        dreaming = (dreaming ^ change) & draft.allowed
+        with torch.autocast(frame.rgb.device.type, torch.bfloat16, enabled=self.casts):
+            b = len(frame.rgb)
+            channels = view_to_channels(view) if view is not None else draft.noise.new_zeros(b, 1, n.height, n.width)
+            condition = self.dynamics.condition(act, motion, channels, intrinsics)
+            prediction, context = self.dynamics.predict(context, condition, draft.noise[0])
+        own = channels_to_frame(prediction.x.float(), frame.pose)
+        mixed = map_tensors(partial(where_rows, dreaming), own, frame)
+        return mixed, dreaming, self.dynamics.commit(context, mixed, condition, draft.noise[1])
 
 
 class OwnWalk:
-    """A batch of walks, partly dreamed; call :meth:`take` with each true frame in turn."""
+    """Draws where a batch of walks is dreamed, and from what noise: :meth:`draw` for each frame in turn."""
 
     def __init__(
-        self, dynamics: DiffusionDynamics, rows: int, generator: torch.Generator, frames: tuple[float, float]
+        self, network: SpaceTimeTransformer, rows: int, generator: torch.Generator, frames: tuple[float, float]
     ) -> None:
-        self.dynamics, self.generator = dynamics, generator
+        self.generator, n = generator, network.config
+        self.shape = (2, rows, n.channels, n.height, n.width)
         shortest, longest = map(math.log, frames)
         drawn = torch.rand(rows, generator=generator, device=generator.device)
         self.ending = torch.exp(-(shortest + (longest - shortest) * drawn))
-        self.context: Context = dynamics.empty(rows, generator.device)
-        self.dreaming = torch.zeros(rows, dtype=torch.bool, device=generator.device)
         self.taken = 0
 
-    def take(
-        self, frame: Frame, act: Tensor, motion: Tensor, view: MemoryView | None, intrinsics: Tensor
-    ) -> tuple[Frame, Tensor]:
-        """The frame that the walk goes on from, and which rows of it are dreamed (b,) bool.
-
-        frame: the true one. act (b, ...), motion (b, 6): what led to it. view: the memory at its camera. intrinsics: (b, 4).
-        """
-        b, device = len(frame.rgb), frame.rgb.device
-        n = self.dynamics.network.config
-        change = torch.rand(b, generator=self.generator, device=device) < torch.where(self.dreaming, self.ending, ON)
-        self.dreaming = (self.dreaming ^ change) & (self.taken >= FIRST)
+    def draw(self) -> Draft:
+        """For the next frame of every walk."""
+        device = self.generator.device
+        chance = torch.rand(self.shape[1], generator=self.generator, device=device)
+        noise = torch.randn(self.shape, generator=self.generator, device=device)
+        allowed = torch.full_like(chance, float(self.taken >= FIRST), dtype=torch.bool)
         self.taken += 1
-        noise = torch.randn(2, b, n.channels, n.height, n.width, generator=self.generator, device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            channels = view_to_channels(view) if view is not None else noise.new_zeros(b, 1, n.height, n.width)
-            condition = self.dynamics.condition(act, motion, channels, intrinsics)
-            prediction, context = self.dynamics.predict(self.context, condition, noise[0])
-        own = channels_to_frame(prediction.x.float(), frame.pose)
-        mixed = map_tensors(partial(where_rows, self.dreaming), own, frame)
-        self.context = self.dynamics.commit(context, mixed, condition, noise[1])
-        return mixed, self.dreaming
+        return Draft(chance, self.ending, allowed, noise)

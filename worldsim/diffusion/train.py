@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,19 @@ from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from worldsim.config import read_json, to_json, write_json
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.buffer import FrameBuffer, Windows, augment, bytes_per_frame
+from worldsim.diffusion.dynamics import DynamicsConfig
 from worldsim.diffusion.edits import edit_windows
 from worldsim.diffusion.network import VIEW_CHANNELS, SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective, ObjectiveConfig
 from worldsim.diffusion.perturb import OwnFrames, PerturbConfig
+from worldsim.engine import PLAIN, EngineConfig
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
 from worldsim.heads import EgoMotionHead, OutcomeHead, vary
 from worldsim.memory.points import PointMemory, PointMemoryConfig
@@ -40,6 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
     "tiny": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
     "small": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
+    "large": {"dim": 1024, "depth": 12, "heads": 16, "levels": (128, 256, 512), "window": 8},
 }
 """Network sizes by name; any frame size divisible by the patch (8) trains with each."""
 
@@ -53,7 +58,7 @@ class TrainConfig:
     out: Path
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the trained world."""
     preset: str = "tiny"
-    """Size of the network: tiny, small or debug."""
+    """Size of the network: tiny, small, large or debug."""
     steps: int = 20_000
     """Training steps in all."""
     minutes: float | None = None
@@ -108,7 +113,10 @@ class TrainConfig:
     init_from: str | None = None
     """World whose weights to start from; one of another frame size has its tokens' positions interpolated."""
     compile: bool = True
-    """Compile the network where there is a GPU."""
+    """Where there is a GPU, compile the network, and take episodes in with a compiled copy in bfloat16 and CUDA graphs."""
+    checkpointing: bool = False
+    """Compute the transformer's blocks once more in the backward pass instead of keeping their activations: more arithmetic,
+    a fraction of the memory, for large networks and batches."""
     mixed_precision: str = "bf16"
     """bf16 or no."""
     seed: int = 0
@@ -136,8 +144,10 @@ class Trainer:
     Another objective is another subclass: see :mod:`worldsim.diffusion.distil`.
     """
 
-    may_change = frozenset({"steps", "minutes", "save_every", "sample_every", "data", "out", "compile"})
+    may_change = frozenset({"steps", "minutes", "save_every", "sample_every", "data", "out", "compile", "checkpointing"})
     """Settings that may be others when a run goes on."""
+    dynamics = DynamicsConfig()
+    """How the world that is trained is sampled."""
 
     def __init__(self, config: TrainConfig) -> None:
         if config.preset not in PRESETS:
@@ -162,10 +172,14 @@ class Trainer:
         self.network, self.ego, self.outcome = network, ego, outcome
         on_gpu = self.device.type == "cuda"
         network.to(self.device)
-        self.own = OwnFrames(network) if config.perturb.own > 0 else None
+        if config.checkpointing:
+            network.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
+        # Frozen weights of a fixed number of walks: real bfloat16 and compiled code of their own.
+        engine = EngineConfig("bfloat16", compile="default") if self._compiles else PLAIN
+        self.own = OwnFrames(network, engine, self.dynamics) if config.perturb.own > 0 else None
         self.buffer = FrameBuffer(
             self._buffer_frames(), config.window, self.memory, self.device, config.perturb,
-            episodes_at_once=256 if on_gpu else 8,
+            episodes_at_once=256 if on_gpu else 8, graphs=self._compiles,
         )  # fmt: skip
         objective = self._objective(network, ego, outcome)
         self.learns_motion = objective.ego_motion is not None
@@ -189,7 +203,8 @@ class Trainer:
     def _objective(self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead) -> Objective:
         """What is minimised, its network compiled where that is wanted."""
         if self._compiles:
-            network.compile()
+            # A few fixed shapes each: one piece of code for all of them, the dreaming copy's among them, would be slower.
+            network.compile(dynamic=False)
         return Objective(network, ego, outcome, self.config.objective)
 
     @property
@@ -277,7 +292,7 @@ class Trainer:
         if self.own is None or (self.step == 0 and self.config.init_from is None):
             return None
         with self._averaged():
-            self.own.network.load_state_dict(self.network.state_dict())
+            self.own.follow(self.network)
         return self.own
 
     def _require_split(self, episodes: list[dict[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import dataclasses
 import warnings
 import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,21 +112,28 @@ def tell_once(what: str) -> None:
 class Compiled:
     """A function through inductor; where that fails, the function itself, and it says so once."""
 
-    def __init__(self, function: Callable[..., Any], mode: str, device: torch.device, constant: bool = True) -> None:
-        """constant: whether the weights stay as they are at the first call; else new ones may be copied into them."""
+    def __init__(
+        self, function: Callable[..., Any], mode: str, device: torch.device, constant: bool = True, dynamic: bool = False
+    ) -> None:
+        """constant: whether the weights stay as they are at the first call; else new ones may be copied into them. dynamic: one
+        compilation for all sizes of the arguments; else one a batch size and number of frames.
+        """
         self.plain = function
+        self.options: dict[str, Any] = {}
         options: dict[str, Any] = {"mode": mode}
         if device.type == "cpu" and mode == "default" and constant:
-            # Weights as constants: oneDNN then lays them out once instead of in every call.
-            options = {"options": {"freezing": True}}
-        self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=False, **options)
-        # One compilation a batch size and number of frames; beyond dynamo's limit it would silently run uncompiled.
+            # Weights as constants: oneDNN then lays them out once instead of in every call. Dynamo asks for it, too, so it has to
+            # hold around the call: as an option of torch.compile it would reach inductor alone, and do nothing.
+            options, self.options = {}, {"freezing": True}
+        self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=dynamic, **options)
+        # Beyond dynamo's limit it would silently run uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.compiled is not None:
             try:
-                return self.compiled(*args, **kwargs)
+                with torch._inductor.config.patch(self.options) if self.options else nullcontext():
+                    return self.compiled(*args, **kwargs)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:

@@ -91,14 +91,13 @@ def in_sections(world: World, sections: Sections) -> World:
     ``heads`` is ego-motion with the map of surroundings that it looks at, reward and termination.
     """
     watched: Any = copy.copy(world)
-    watched.memory, watched.dynamics = copy.copy(world.memory), copy.copy(world.dynamics)
+    watched._keeper = copy.copy(world._keeper)
     for owner, method, part in (
-        (watched.memory, "render", "memory_render"),
-        (watched.memory, "integrate", "integrate"),
-        (watched.dynamics, "predict", "denoise"),
-        (watched.dynamics, "commit", "denoise"),
-        (watched, "predict_motion", "heads"),
-        (watched, "outcome", "heads"),
+        (watched._keeper, "render", "memory_render"),
+        (watched._keeper, "integrate", "integrate"),
+        (watched, "_around", "heads"),
+        (watched, "_aim", "heads"),
+        (watched, "_dream", "denoise"),
     ):
         setattr(owner, method, sections.within(part, getattr(owner, method)))
     return watched

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,18 +19,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from worldsim.camera import Camera, move, relative_motion, rotation_vector_to_matrix, snap_pose
+from worldsim.camera import Camera, relative_motion, rotation_vector_to_matrix, snap_pose
 from worldsim.config import from_json, read_json, to_json, write_json
-from worldsim.diffusion.denoiser import channels_to_frame, view_to_channels
-from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
+from worldsim.diffusion.denoiser import channels_to_frame
+from worldsim.diffusion.dynamics import Context, DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
 from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, engine_named, prepared, tell_once
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
 from worldsim.memory.none import NoMemory
-from worldsim.memory.points import PointMemory, PointMemoryConfig, in_place
+from worldsim.memory.points import PointMemory, PointMemoryConfig, culling_by, in_place
 from worldsim.memory.splat import frame_surroundings
+from worldsim.parts import Aim, Dream, condition_of
 from worldsim.protocols import SceneMemory
 from worldsim.random import Purpose, normal
 from worldsim.state import (
@@ -159,8 +160,16 @@ class World:
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
         run = prepared(self.network, engine)
-        forward = Compiled(run.forward, engine.compile, self.device) if engine.compile else None
+        # Everything between the memory's passes is compiled: its many small operations cost as much as the network.
+        whole = bool(engine.compile) and self.config.dynamics.steps == 1
+        forward = Compiled(run.forward, engine.compile, self.device) if engine.compile and not whole else None
         self.dynamics = DiffusionDynamics(run, self.config.dynamics, forward)  # type: ignore[arg-type]
+        self._aim: Callable[..., tuple[Tensor, Tensor]] = Aim(self.ego_motion)  # type: ignore[arg-type]
+        self._dream: Callable[..., Any] = Dream(self.dynamics, self.outcome)
+        self._keeper = self.memory
+        if whole:
+            self._aim, self._dream = (Compiled(part, engine.compile, self.device) for part in (self._aim, self._dream))
+            self._keeper = culling_by(self.memory, lambda function: Compiled(function, engine.compile, self.device, dynamic=True))
         self._graphed: GraphedStep | None = None
         if engine.graph and self.device.type == "cuda":
             self._graphed = GraphedStep(partial(self._step, memory=in_place(self.memory)))
@@ -229,16 +238,13 @@ class World:
     ) -> tuple[WorldState, Transition]:
         """:meth:`step`, into a memory that may work in place."""
         pose, motion, view = self._look(state, act, pose)
-        condition = self._condition(act, motion, view, state.intrinsics)
-        n = self.network.config
-        noise = normal(state.seed, state.step, Purpose.NOISE, (n.channels, n.height, n.width))
-        prediction, context = self.dynamics.predict(state.context, condition, noise)
-        frame = channels_to_frame(prediction.x, pose)
-        reward, logit = self.outcome(prediction.features.float())
+        frame, reward, logit, context = self._dream(
+            state.context, act, motion, view, state.intrinsics, state.seed, state.step, pose
+        )
         reward = reward if self.config.has_rewards else torch.zeros_like(reward)
         term = logit > 0 if self.config.has_terminations else torch.zeros_like(logit, dtype=torch.bool)
-        state = self._take_in(dataclasses.replace(state, context=context), act, motion, frame, condition, memory or self.memory)
         coverage = view.coverage if view is not None else torch.zeros_like(reward)
+        state = self._take_in(state, act, motion, frame, context, memory or self._keeper)
         return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view)
 
     def _fitted(self, state: WorldState) -> WorldState:
@@ -262,8 +268,10 @@ class World:
         pose, motion, view = self._look(state, act, frame.pose)
         frame = dataclasses.replace(frame, pose=pose)
         condition = self._condition(act, motion, view, state.intrinsics)
-        state = dataclasses.replace(state, context=self.dynamics.advance(state.context))
-        return self._take_in(state, act, motion, frame, condition, self.memory)
+        n = self.network.config
+        noise = normal(state.seed, state.step, Purpose.CONTEXT, (n.channels, n.height, n.width))
+        context = self.dynamics.commit(self.dynamics.advance(state.context), frame, condition, noise)
+        return self._take_in(state, act, motion, frame, context, self._keeper)
 
     @torch.no_grad()
     def edit(self, state: WorldState, memory: Any) -> WorldState:
@@ -322,11 +330,14 @@ class World:
             return torch.zeros(len(state), 6, device=state.seed.device)
         assert state.frame.pose is not None
         pose = state.frame.pose
+        return to_camera_axes(self.ego_motion(self._around(state), pose, state.motion, state.act, act), pose)
+
+    def _around(self, state: WorldState) -> Tensor:
+        """The map of surroundings that the ego-motion head looks at."""
+        assert state.frame.pose is not None
         if isinstance(self.memory, NoMemory):
-            around = frame_surroundings(state.frame, self._camera(pose, state.intrinsics))
-        else:
-            around = self.memory.surroundings(state.memory, pose)
-        return to_camera_axes(self.ego_motion(around, pose, state.motion, state.act, act), pose)
+            return frame_surroundings(state.frame, self._camera(state.frame.pose, state.intrinsics))
+        return self._keeper.surroundings(state.memory, state.frame.pose)
 
     def pad(self, state: WorldState, size: int) -> WorldState:
         """The state with copies of its first environment appended, up to ``size`` environments."""
@@ -339,19 +350,17 @@ class World:
             return None, torch.zeros(len(state), 6, device=state.seed.device), None
         assert state.frame.pose is not None
         if pose is None:
-            pose = move(state.frame.pose, self.predict_motion(state, act))
+            pose, motion = self._aim(self._around(state), state.frame.pose, state.motion, state.act, act)
         else:
             pose = snap_pose(pose)
-        motion = relative_motion(state.frame.pose, pose)
-        view = self.memory.render(state.memory, self._camera(pose, state.intrinsics))
+            motion = relative_motion(state.frame.pose, pose)
+        view = self._keeper.render(state.memory, self._camera(pose, state.intrinsics))
         return pose, motion, view
 
     def _take_in(
-        self, state: WorldState, act: Tensor, motion: Tensor, frame: Frame, condition: Condition, keeper: SceneMemory
+        self, state: WorldState, act: Tensor, motion: Tensor, frame: Frame, context: Context, keeper: SceneMemory
     ) -> WorldState:
         """What is fed back is what is emitted: context, memory and heads see the emitted frame only."""
-        noise = normal(state.seed, state.step, Purpose.CONTEXT, tuple(state.context.x.shape[1:]))
-        context = self.dynamics.commit(state.context, frame, condition, noise)
         memory = state.memory
         if frame.pose is not None:
             assert state.frame.pose is not None
@@ -368,12 +377,7 @@ class World:
         )
 
     def _condition(self, act: Tensor, motion: Tensor, view: MemoryView | None, intrinsics: Tensor) -> Condition:
-        n = self.network.config
-        if view is not None and n.view_channels:
-            channels = view_to_channels(view)
-        else:
-            channels = torch.zeros(len(act), max(n.view_channels, 1), n.height, n.width, device=act.device)
-        return self.dynamics.condition(act, motion, channels, intrinsics)
+        return condition_of(self.dynamics, act, motion, view, intrinsics)
 
     def _camera(self, pose: Tensor, intrinsics: Tensor) -> Camera:
         return Camera(pose, intrinsics, self.network.config.height, self.network.config.width)

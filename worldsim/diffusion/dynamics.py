@@ -67,6 +67,7 @@ class DiffusionDynamics:
         self.network = network
         self.config = config or DynamicsConfig()
         self._forward = forward or network
+        self._levels = schedule(self.config.steps, self.config.shift)
 
     def condition(self, act: Tensor, motion: Tensor, view: Tensor, intrinsics: Tensor) -> Condition:
         """One frame's condition. act: (b, ...); motion: (b, 6); view: (b, 8, h, w); intrinsics: (b, 4)."""
@@ -111,7 +112,6 @@ class DiffusionDynamics:
 
         noise: (b, c, h, w) standard normal. The same arguments give the same frame.
         """
-        levels = schedule(self.config.steps, self.config.shift)
         state: dict[str, Any] = {}
 
         def denoise(x: Tensor, level: float) -> Tensor:
@@ -121,7 +121,7 @@ class DiffusionDynamics:
                 out, state["features"], state["context"] = self._commit_and_denoise(context, condition, x, level)
             return out
 
-        x = sample(denoise, noise, levels)
+        x = sample(denoise, noise, self._levels)
         return Prediction(x=x, features=state["features"]), state["context"]
 
     def advance(self, context: Context) -> Context:

@@ -43,6 +43,26 @@ def beginning(memory: Slots, more: int = 0) -> Slots:
     return memory if size == capacity else map_tensors(lambda x: x[..., :size], memory)
 
 
+def places(mask: Tensor) -> Tensor:
+    """Where mask (b, n) holds, ascending, (b, m) int64: as many as the fullest row has, at least one; 0 where a row has fewer.
+
+    Waits for a GPU.
+    """
+    b = len(mask)
+    if b == 1:
+        found = mask[0].nonzero().T
+        return found if found.shape[1] else found.new_zeros(1, 1)
+    row, place = mask.nonzero().unbind(1)
+    count = torch.bincount(row, minlength=b)
+    rank = torch.arange(len(row), device=mask.device) - (count.cumsum(0) - count)[row]
+    return torch.zeros(b, max(1, int(count.max())), dtype=torch.int64, device=mask.device).index_put_((row, rank), place)
+
+
+def picked(memory: Slots, slot: Tensor) -> Slots:
+    """The slots (b, m) int64 alone."""
+    return map_tensors(lambda x: x.gather(x.ndim - 1, slot if x.ndim == 2 else slot[:, None].expand(-1, x.shape[1], -1)), memory)
+
+
 def first_true(mask: Tensor, k: int) -> Tensor:
     """The first ``k`` places where mask (b, n) holds, ascending: (b, k) int64; 0 where there are fewer."""
     b, n = mask.shape

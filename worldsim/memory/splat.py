@@ -77,6 +77,15 @@ def splat(position: Tensor, kind: Tensor, camera: Camera) -> Splat:
     return Splat(visible, pixel, u, v, torch.where(kind == DIRECTION, torch.inf, z))
 
 
+def in_sight(position: Tensor, kind: Tensor, pose: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
+    """``visible`` of :func:`splat` alone, (b, n) bool. pose: (b, 4, 4). intrinsics: (b, 4)."""
+    x, y, z = to_camera_axes(position, kind, pose)
+    fx, fy, cx, cy = intrinsics.float()[:, :, None].unbind(1)
+    inverse = 1.0 / z
+    u, v = x * inverse * fx + cx, y * inverse * fy + cy
+    return (u >= 0) & (u < width) & (v >= 0) & (v < height) & (z > NEAR_PLANE) & (kind != EMPTY)
+
+
 def nearest(points: Splat, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
     """The slot that each pixel shows: mask (b, pixels) bool, slot (b, pixels) int64 (0 in holes), z (b, pixels) float32.
 
@@ -166,6 +175,13 @@ def view_of_shown(shown: Shown, colour: Tensor, source: Tensor, camera: Camera) 
         offset=(offset * mask[:, None]).view(b, 2, h, w),
         source=(source.gather(1, slot) * mask).view(b, h, w),
     )
+
+
+def on_map(position: Tensor, kind: Tensor, pose: Tensor) -> Tensor:
+    """Which points lie within the map around ``pose``, up to a cell beyond it: (b, n) bool. position: (b, 3, n)."""
+    reach = MAP_CELL * (MAP_CELLS / 2 + 1)
+    x, y = (position[:, i] - pose[:, i, 3, None].float() for i in range(2))
+    return (kind == POINT) & (x.abs() <= reach) & (y.abs() <= reach)
 
 
 def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) -> Tensor:

@@ -1,0 +1,76 @@
+"""What a step computes between its passes over the scene memory: functions of tensors, so that an engine can compile each whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.camera import move, relative_motion
+from worldsim.diffusion.denoiser import channels_to_frame, view_to_channels
+from worldsim.diffusion.dynamics import Context, DiffusionDynamics
+from worldsim.diffusion.network import Condition
+from worldsim.heads import EgoMotionHead, OutcomeHead, to_camera_axes
+from worldsim.random import Purpose, normal
+from worldsim.state import Frame, MemoryView
+
+
+def condition_of(
+    dynamics: DiffusionDynamics, act: Tensor, motion: Tensor, view: MemoryView | None, intrinsics: Tensor
+) -> Condition:
+    """A frame's condition from what the memory shows there, None for a world without geometry."""
+    n = dynamics.network.config
+    if view is not None and n.view_channels:
+        channels = view_to_channels(view)
+    else:
+        channels = torch.zeros(len(act), max(n.view_channels, 1), n.height, n.width, device=act.device)
+    return dynamics.condition(act, motion, channels, intrinsics)
+
+
+@dataclass(frozen=True, eq=False)
+class Aim:
+    """Where an action leads the camera."""
+
+    ego_motion: EgoMotionHead
+
+    def __call__(self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
+        """The next camera's pose (b, 4, 4), snapped, and the motion to it (b, 6) in the axes of ``pose``.
+
+        around: (b, 2, 48, 48) uint8 the surroundings of ``pose`` (b, 4, 4); motion: (b, 8, 6) and acts: (b, 8, ...) the past.
+        """
+        following = move(pose, to_camera_axes(self.ego_motion(around, pose, motion, acts, act), pose))
+        return following, relative_motion(pose, following)
+
+
+@dataclass(frozen=True, eq=False)
+class Dream:
+    """The next frame, what the heads say of it, and the context that it goes into."""
+
+    dynamics: DiffusionDynamics
+    outcome: OutcomeHead
+
+    def __call__(
+        self,
+        context: Context,
+        act: Tensor,
+        motion: Tensor,
+        view: MemoryView | None,
+        intrinsics: Tensor,
+        seed: Tensor,
+        step: Tensor,
+        pose: Tensor | None,
+    ) -> tuple[Frame, Tensor, Tensor, Context]:
+        """The frame at ``pose``, its reward (b,) and the termination's logit (b,), and the context that awaits it.
+
+        motion: (b, 6) to ``pose`` in the axes of the camera before. seed, step: (b,) int64, of the random numbers.
+        """
+        n: Any = self.dynamics.network.config
+        shape = (n.channels, n.height, n.width)
+        condition = condition_of(self.dynamics, act, motion, view, intrinsics)
+        prediction, context = self.dynamics.predict(context, condition, normal(seed, step, Purpose.NOISE, shape))
+        frame = channels_to_frame(prediction.x, pose)
+        reward, logit = self.outcome(prediction.features.float())
+        context = self.dynamics.commit(context, frame, condition, normal(seed, step, Purpose.CONTEXT, shape))
+        return frame, reward, logit, context

@@ -1,6 +1,6 @@
-"""What a trained freedoom-small needs to be shipped: start scenes, credit, both runs and the results in its card, its size checked.
+"""What a trained freedoom-small needs to be shipped: start scenes, credit, all runs and the results in its card, its size checked.
 
-``python docs/experiments/freedoom_small_card.py freedoom-small --earlier first/world`` records scenes and writes the card;
+``python docs/experiments/freedoom_small_card.py freedoom-small --earlier freedoom-tiny`` records scenes and writes the card;
 ``... --results evaluation.json --trips return_trips.json`` adds the figures. ``--head freedoom-tiny`` takes another world's
 ego-motion head, which sees a map of the surroundings and no pictures, so that it fits any frame size.
 """
@@ -36,8 +36,8 @@ class Args:
 
     world: Annotated[Positional[Path], tyro.conf.arg(metavar="WORLD")]
     """Folder of the exported world, which is changed."""
-    earlier: Path | None = None
-    """Folder of the world that it was trained from, for its run in the card."""
+    earlier: str | None = None
+    """Name or folder of the world that it was trained from, whose runs the card lists first."""
     scenes: int = 10
     """Start scenes, spread over the test maps; 0 leaves what is there."""
     head: str | None = None
@@ -53,8 +53,8 @@ def main(args: Args) -> None:
     meta = read_json(args.world / "world.json")
     card, twin = meta["card"], meta["config"]
     if "runs" not in card["training"]:
-        earlier = [] if args.earlier is None else [read_json(args.earlier / "world.json")["card"]["training"]]
-        card["training"] = {"runs": [*earlier, card["training"]]}
+        earlier = {"runs": []} if args.earlier is None else read_json(find_world(args.earlier) / "world.json")["card"]["training"]
+        card["training"] = {"runs": [*earlier.get("runs", [earlier]), card["training"]]}
     size = read_json(args.world / "dynamics" / "config.json")
     card |= {"summary": SUMMARY.format_map(size), "licence": LICENCE}
     for key, file in (("results", args.results), ("return_trips", args.trips)):

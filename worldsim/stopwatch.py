@@ -132,7 +132,8 @@ class _Types(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         formula = self.formulas.get(function.overloadpacket)
         if formula is not None:
-            result = out if isinstance(out, Tensor) else out[0]
+            # A backward pass gives None where no gradient is asked for.
+            result = out if isinstance(out, Tensor) else next(x for x in out if x is not None)
             self.flop[result.dtype] += int(formula(*args, **(kwargs or {}), out_val=out))
         return out
 

@@ -36,7 +36,7 @@ from worldsim.diffusion.objective import Objective, ObjectiveConfig
 from worldsim.diffusion.perturb import OwnFrames, PerturbConfig
 from worldsim.engine import PLAIN, EngineConfig
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
-from worldsim.heads import EgoMotionHead, OutcomeHead, vary
+from worldsim.heads import EgoMotionHead, Motions, OutcomeHead, vary
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.world import World, WorldConfig
 
@@ -339,14 +339,7 @@ class Trainer:
         """One optimiser step. All randomness is keyed by seed, process and step, so that a resumed run is the same run."""
         c = self.config
         generator = torch.Generator(self.device).manual_seed((c.seed * 1009 + self.rank) * 1_000_003 + self.step)
-        windows = self.buffer.sample(c.batch_size, generator, c.memory_drop)
-        windows = augment(windows, generator, c.mirror_actions, c.colour)
-        if c.edits > 0:
-            assert self.buffer.intrinsics is not None
-            windows = edit_windows(windows, self.buffer.intrinsics, generator, c.edits)
-        motions = None
-        if self.learns_motion:
-            motions = vary(self.buffer.sample_motions(c.batch_size * c.motions, generator), generator, c.mirror_actions)
+        windows, motions = self.draw(generator)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
         with self.accelerator.autocast():
@@ -360,6 +353,19 @@ class Trainer:
         self.step += 1
         losses["windows"] = windows  # type: ignore[assignment]
         return losses
+
+    def draw(self, generator: torch.Generator) -> tuple[Windows, Motions | None]:
+        """A step's windows, augmented and edited, and the moments that the ego-motion head learns from, if there is one."""
+        c = self.config
+        windows = self.buffer.sample(c.batch_size, generator, c.memory_drop)
+        windows = augment(windows, generator, c.mirror_actions, c.colour)
+        if c.edits > 0:
+            assert self.buffer.intrinsics is not None
+            windows = edit_windows(windows, self.buffer.intrinsics, generator, c.edits)
+        motions = None
+        if self.learns_motion:
+            motions = vary(self.buffer.sample_motions(c.batch_size * c.motions, generator), generator, c.mirror_actions)
+        return windows, motions
 
     def _rate(self) -> float:
         warm = min(1.0, (self.step + 1) / self.config.warmup)

@@ -112,7 +112,8 @@ class Compiled:
         if device.type == "cpu" and mode == "default":
             # Weights as constants: oneDNN then lays them out once instead of in every call. Dynamo asks for it, too, so it has to
             # hold around the call: as an option of torch.compile it would reach inductor alone, and do nothing.
-            options, self.options = {}, {"freezing": True}
+            # In one piece: a function that dynamo cut up would be slower than it looks, and say nothing.
+            options, self.options = {"fullgraph": True}, {"freezing": True}
         self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=dynamic, **options)
         # Beyond dynamo's limit it would silently run uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)

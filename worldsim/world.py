@@ -168,7 +168,7 @@ class World:
         self._dream: Callable[..., Any] = Dream(self.dynamics, self.outcome)
         self._keeper = self.memory
         if whole:
-            self._aim, self._dream = (Compiled(part, engine.compile, self.device) for part in (self._aim, self._dream))
+            self._aim, self._dream = (Compiled(part.__call__, engine.compile, self.device) for part in (self._aim, self._dream))
             self._keeper = culling_by(self.memory, lambda function: Compiled(function, engine.compile, self.device, dynamic=True))
         self._graphed: GraphedStep | None = None
         if engine.graph and self.device.type == "cuda":

@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,8 @@ from worldsim.diffusion.attention import few
 from worldsim.diffusion.network import Attention
 from worldsim.errors import InvalidInputError
 from worldsim.kernels import usable
+from worldsim.memory import passes
+from worldsim.memory.passes import Passes
 from worldsim.state import Transition, WorldState, map_tensors
 
 Step = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
@@ -113,25 +115,33 @@ class Compiled:
     """A function through inductor; where that fails, the function itself, and it says so once."""
 
     def __init__(
-        self, function: Callable[..., Any], mode: str, device: torch.device, constant: bool = True, dynamic: bool = False
+        self,
+        function: Callable[..., Any],
+        mode: str,
+        device: torch.device,
+        constant: bool = True,
+        varying: Mapping[int, int] | None = None,
     ) -> None:
-        """constant: whether the weights stay as they are at the first call; else new ones may be copied into them. dynamic: one
-        compilation for all sizes of the arguments; else one a batch size and number of frames.
+        """constant: whether the weights stay as they are at the first call; else new ones may be copied into them. varying: of an
+        argument (by number) the axis that has another size in every call; other sizes are compiled for.
         """
-        self.plain = function
+        self.plain, self.varying = function, varying or {}
         self.options: dict[str, Any] = {}
         options: dict[str, Any] = {"mode": mode}
         if device.type == "cpu" and mode == "default" and constant:
             # Weights as constants: oneDNN then lays them out once instead of in every call. Dynamo asks for it, too, so it has to
             # hold around the call: as an option of torch.compile it would reach inductor alone, and do nothing.
-            options, self.options = {}, {"freezing": True}
-        self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=dynamic, **options)
+            # In one piece: a function that dynamo cut up would be slower than it looks, and say nothing.
+            options, self.options = {"fullgraph": True}, {"freezing": True}
+        self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=None if varying else False, **options)
         # Beyond dynamo's limit it would silently run uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.compiled is not None:
             try:
+                for number, axis in self.varying.items():
+                    torch._dynamo.maybe_mark_dynamic(args[number], axis)
                 with torch._inductor.config.patch(self.options) if self.options else nullcontext():
                     return self.compiled(*args, **kwargs)
             except torch.OutOfMemoryError:
@@ -143,6 +153,21 @@ class Compiled:
                 reason = next(iter(str(error).splitlines()), "")
                 tell_once(f"inductor failed ({type(error).__name__}: {reason}): the network runs uncompiled, slower")
         return self.plain(*args, **kwargs)
+
+
+def compiled_passes(mode: str, device: torch.device) -> Passes:
+    """The point memory's passes through inductor, for any number of slots."""
+
+    def compiled(function: Callable[..., Any], varying: Mapping[int, int]) -> Compiled:
+        return Compiled(function, mode, device, varying)
+
+    return Passes(
+        in_sight=compiled(passes.in_sight, {0: 2, 1: 1}),
+        on_map=compiled(passes.on_map, {0: 2, 1: 1}),
+        view=compiled(passes.view, {1: 1}),
+        surroundings=compiled(passes.surroundings, {2: 1}),
+        verdict=compiled(passes.verdict, {2: 1}),
+    )
 
 
 class GraphedStep:

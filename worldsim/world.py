@@ -25,11 +25,11 @@ from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
-from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, engine_named, prepared, tell_once
+from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, compiled_passes, engine_named, prepared, tell_once
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
 from worldsim.memory.none import NoMemory
-from worldsim.memory.points import PointMemory, PointMemoryConfig, culling_by, in_place
+from worldsim.memory.points import PointMemory, PointMemoryConfig, in_place, with_passes
 from worldsim.memory.splat import frame_surroundings
 from worldsim.parts import Aim, Dream, condition_of
 from worldsim.protocols import SceneMemory
@@ -168,8 +168,8 @@ class World:
         self._dream: Callable[..., Any] = Dream(self.dynamics, self.outcome)
         self._keeper = self.memory
         if whole:
-            self._aim, self._dream = (Compiled(part, engine.compile, self.device) for part in (self._aim, self._dream))
-            self._keeper = culling_by(self.memory, lambda function: Compiled(function, engine.compile, self.device, dynamic=True))
+            self._aim, self._dream = (Compiled(part.__call__, engine.compile, self.device) for part in (self._aim, self._dream))
+            self._keeper = with_passes(self.memory, compiled_passes(engine.compile, self.device))
         self._graphed: GraphedStep | None = None
         if engine.graph and self.device.type == "cuda":
             self._graphed = GraphedStep(partial(self._step, memory=in_place(self.memory)))

@@ -141,9 +141,7 @@ class DiffusionDynamics:
         device = x.device
         # Filled on the device: copying them from the host would make a GPU wait.
         levels = torch.cat([torch.full((b, 1), value, device=device) for value in (self.config.context_level, level)], 1)
-        both = Condition(
-            *(torch.cat([getattr(c, f.name) for c in (context.condition, condition)], 1) for f in dataclasses.fields(Condition))
-        )
+        both = context.condition.then(condition)
         always = torch.ones(b, 1, dtype=torch.bool, device=device)
         pending = torch.cat([context.valid, always, ~always], 1)
         # The oldest cached frame is one window away from the new one: out of its band.

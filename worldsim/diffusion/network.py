@@ -39,6 +39,15 @@ class Condition:
     rays: Tensor
     view: Tensor
 
+    def then(self, other: Condition) -> Condition:
+        """The conditions of these frames and of ``other``'s after them."""
+        return Condition(
+            act=torch.cat([self.act, other.act], 1),
+            motion=torch.cat([self.motion, other.motion], 1),
+            rays=torch.cat([self.rays, other.rays], 1),
+            view=torch.cat([self.view, other.view], 1),
+        )
+
 
 def rotary(x: Tensor, time: Tensor) -> Tensor:
     """Rotate feature pairs by time (RoPE, Su et al. 2021). x: (..., f, d); time: (f,)."""

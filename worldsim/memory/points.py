@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import weakref
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.camera import Camera, code_to_channel, dequantise_depth, quantise_depth, unproject
+from worldsim.camera import Camera, code_to_channel, quantise_depth
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
 from worldsim.kernels import usable
 from worldsim.memory import splat_triton
-from worldsim.memory.judging import judge
-from worldsim.memory.slots import beginning, first_true, picked, places
-from worldsim.memory.splat import DIRECTION, EMPTY, POINT, in_sight, map_around, on_map, splat, view_of
+from worldsim.memory.passes import Passes, Sight, Verdict
+from worldsim.memory.slots import beginning, first_true, places
+from worldsim.memory.splat import DIRECTION, EMPTY, POINT
 from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, MemoryView, map_tensors
 
@@ -81,42 +79,14 @@ class PointMemoryConfig:
     """In maps of surroundings, what is within this height above and below the camera (m) stands in the way."""
 
 
-@dataclass(frozen=True)
-class Culling:
-    """How slots are picked that a camera, or a map, may show: functions that a compiled engine makes faster."""
-
-    in_sight: Callable[..., Tensor] = in_sight
-    on_map: Callable[..., Tensor] = on_map
-
-
-class _Sight:
-    """What a camera may see of a memory, as long as both are the same tensors, unchanged."""
-
-    def __init__(self, memory: Points, camera: Camera, part: Points, slot: Tensor) -> None:
-        self.part, self.slot = part, slot
-        self._of = [(weakref.ref(x), x._version) for x in self._told(memory, camera)]
-        self._size = camera.height, camera.width
-
-    @staticmethod
-    def _told(memory: Points, camera: Camera) -> tuple[Tensor, ...]:
-        m = memory
-        return m.position, m.colour, m.kind, m.source, m.seen, m.confidence, camera.pose, camera.intrinsics
-
-    def is_of(self, memory: Points, camera: Camera) -> bool:
-        """Whether nothing has changed."""
-        now = self._told(memory, camera)
-        same = all(ref() is x and x._version == version for (ref, version), x in zip(self._of, now, strict=True))
-        return same and self._size == (camera.height, camera.width)
-
-
 class PointMemory:
     """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure: data in, new data out."""
 
     in_place = False
     """Whether integrating may overwrite what it is given, where that is faster: see :func:`in_place`."""
-    culling = Culling()
-    """How slots are picked on a CPU: see :func:`culling_by`."""
-    _last_sight: _Sight | None = None
+    passes = Passes()
+    """What reads many slots at once; an engine may have it compiled: see :func:`with_passes`."""
+    _last_sight: Sight | None = None
 
     def __init__(self, config: PointMemoryConfig | None = None) -> None:
         self.config = config or PointMemoryConfig()
@@ -141,24 +111,23 @@ class PointMemory:
         """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
         if usable(memory.kind):
             return splat_triton.view_of(memory.position, memory.colour, memory.kind, memory.source, camera)
-        part, _ = self._in_sight(memory, camera)
-        return view_of(part.position, part.colour, part.kind, part.source, camera)
+        slot = self._in_sight(memory, camera)
+        return self.passes.view(memory, slot, camera)
 
-    def _in_sight(self, memory: Points, camera: Camera) -> tuple[Points, Tensor | None]:
-        """What of the memory ``camera`` may see, and its slots, (b, m) int64; on a GPU, which would have to stop for it, all of it.
+    def _in_sight(self, memory: Points, camera: Camera) -> Tensor | None:
+        """The slots that ``camera`` may see, (b, m) int64; None for all of them on a GPU, which would have to stop to tell.
 
-        A slot that stands there for nothing, where a row has fewer, is slot 0 once more.
+        Where a row has fewer than others, slot 0 stands there once more, which changes nothing.
         """
         if memory.kind.device.type != "cpu":
-            return memory, None
+            return None
         # A step draws the memory and then integrates at the same camera.
-        last = self._last_sight
-        if last is not None and last.is_of(memory, camera):
-            return last.part, last.slot
+        if self._last_sight is not None and self._last_sight.is_of(memory, camera):
+            return self._last_sight.slot
         some = beginning(memory)
-        slot = places(self.culling.in_sight(some.position, some.kind, camera.pose, camera.intrinsics, camera.height, camera.width))
-        self._last_sight = _Sight(memory, camera, picked(memory, slot), slot)
-        return self._last_sight.part, slot
+        slot = places(self.passes.in_sight(some.position, some.kind, camera.pose, camera.intrinsics, camera.height, camera.width))
+        self._last_sight = Sight(memory, camera, slot)
+        return slot
 
     def integrate(self, memory: Points, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None) -> Points:
         """Points that also hold ``frame``, seen by ``camera`` at ``step`` (b,) int64.
@@ -179,42 +148,34 @@ class PointMemory:
         if self.config.colour_tolerance is None and usable(memory.kind):
             mine = memory if self.in_place else map_tensors(torch.clone, memory)
             return splat_triton.integrate_(self.config, mine, frame, camera, step, known)
-        part, slot = self._in_sight(memory, camera)
+        slot = self._in_sight(memory, camera)
         self._last_sight = None
-        points = splat(part.position, part.kind, camera)
-        agrees, fine, drop = judge(self.config, part, points, frame)
-        if known is not None:
-            speaks = known.flatten(1).gather(1, points.pixel)
-            agrees, drop = agrees & speaks, drop & speaks
-        pixels = camera.height * camera.width
-        explained = torch.zeros(len(memory), pixels, dtype=torch.int32, device=memory.kind.device)
-        explained = explained.scatter_reduce_(1, points.pixel, (agrees & fine).to(torch.int32), "amax")
+        found = self.passes.verdict(self.config, memory, slot, frame, camera, step, known)
 
         def back(whole: Tensor, values: Tensor) -> Tensor:
             return values if slot is None else whole.scatter(1, slot, values)
 
         kept = dataclasses.replace(
             memory,
-            kind=back(memory.kind, part.kind.masked_fill(drop, EMPTY)),
-            seen=back(memory.seen, torch.where(agrees, step[:, None].to(torch.int32), part.seen)),
-            confidence=back(memory.confidence, part.confidence + (agrees & (part.confidence < 255))),
+            kind=back(memory.kind, found.kind),
+            seen=back(memory.seen, found.seen),
+            confidence=back(memory.confidence, found.confidence),
         )
-        fresh = explained == 0
-        return self._add(kept, fresh if known is None else fresh & known.flatten(1), frame, camera, step)
+        return self._add(kept, found, frame, step)
 
-    def _add(self, memory: Points, fresh: Tensor, frame: Frame, camera: Camera, step: Tensor) -> Points:
-        """Write the pixels ``fresh`` (b, h * w) bool as new points."""
-        b, pixels = fresh.shape
-        count = fresh.sum(1)
+    def _add(self, memory: Points, found: Verdict, frame: Frame, step: Tensor) -> Points:
+        """Write the fresh pixels as new points."""
+        b, pixels = found.fresh.shape
+        count = found.fresh.sum(1)
         k = min(pixels, memory.capacity)
-        if fresh.device.type == "cpu":
+        if found.fresh.device.type == "cpu":
             # Reading a number is free here, and mostly little is new; a GPU would have to stop for it.
             k = min(k, int(count.max()))
             if k == 0:
                 return memory
-        pixel = first_true(fresh, k)
+        pixel = first_true(found.fresh, k)
         slot = self._slots(memory, step, k)
-        new = torch.arange(k, device=fresh.device) < count[:, None]
+        new = torch.arange(k, device=pixel.device) < count[:, None]
 
         def put(old: Tensor, values: Tensor) -> Tensor:
             index, where = (slot, new) if old.ndim == 2 else (slot[:, None].expand(b, 3, k), new[:, None])
@@ -224,17 +185,13 @@ class PointMemory:
         def taken(values: Tensor) -> Tensor:
             return values.gather(2, pixel[:, None].expand(b, 3, k)) if values.ndim == 3 else values.gather(1, pixel)
 
-        assert frame.inverse_depth is not None
-        code = taken(frame.inverse_depth.flatten(1))
-        world = unproject(dequantise_depth(frame.inverse_depth), camera).flatten(1, 2).transpose(1, 2)
-        one = torch.ones_like(code, dtype=torch.uint8)
         return Points(
-            position=put(memory.position, taken(world)),
+            position=put(memory.position, taken(found.new_position)),
             colour=put(memory.colour, taken(frame.rgb.flatten(2))),
-            kind=put(memory.kind, torch.where(code == 0, DIRECTION * one, POINT * one)),
-            source=put(memory.source, (code_to_channel(code) * 255.0).round().to(torch.uint8)),
+            kind=put(memory.kind, taken(found.new_kind)),
+            source=put(memory.source, taken(found.new_source)),
             seen=put(memory.seen, step[:, None].to(torch.int32).expand(b, k)),
-            confidence=put(memory.confidence, one),
+            confidence=put(memory.confidence, torch.ones_like(pixel, dtype=torch.uint8)),
         )
 
     def _slots(self, memory: Points, step: Tensor, k: int) -> Tensor:
@@ -305,12 +262,11 @@ class PointMemory:
         """A map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
         if usable(memory.kind):
             return splat_triton.map_around(memory.position, memory.kind, pose, self.config.body_m)
-        if memory.kind.device.type != "cpu":
-            return map_around(memory.position, memory.kind, pose, self.config.body_m)
-        some = beginning(memory)
-        slot = places(self.culling.on_map(some.position, some.kind, pose))
-        position = memory.position.gather(2, slot[:, None].expand(-1, 3, -1))
-        return map_around(position, memory.kind.gather(1, slot), pose, self.config.body_m)
+        slot = None
+        if memory.kind.device.type == "cpu":
+            some = beginning(memory)
+            slot = places(self.passes.on_map(some.position, some.kind, pose))
+        return self.passes.surroundings(memory.position, memory.kind, slot, pose, self.config.body_m)
 
     def coverage(self, memory: Points, camera: Camera) -> Tensor:
         """(b,) float32 share of the pixels at ``camera`` that the memory knows."""
@@ -402,10 +358,10 @@ def in_place(memory: SceneMemory) -> SceneMemory:
     return owner
 
 
-def culling_by(memory: SceneMemory, faster: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]) -> SceneMemory:
-    """The same memory with its passes over all slots made ``faster``; on a CPU, of points."""
+def with_passes(memory: SceneMemory, passes: Passes) -> SceneMemory:
+    """The same memory, if it is one of points, with its passes over slots run otherwise."""
     if type(memory) is not PointMemory:
         return memory
     quick = PointMemory(memory.config)
-    quick.culling = Culling(faster(in_sight), faster(on_map))
+    quick.passes = passes
     return quick

@@ -223,7 +223,8 @@ def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
     torch.cuda.current_stream(device).wait_stream(stream)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # What other threads do meanwhile, such as NCCL's, which looks after its processes, is no part of it.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         run()
     return graph.replay
 

@@ -29,6 +29,7 @@ from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.buffer import FrameBuffer
 from worldsim.diffusion.objective import ObjectiveConfig
 from worldsim.diffusion.perturb import PerturbConfig
+from worldsim.diffusion.sharding import part_of
 from worldsim.diffusion.train import TrainConfig, Trainer, require_recording
 from worldsim.errors import InvalidInputError
 
@@ -156,7 +157,7 @@ def dreamed(config: Config, trainer: Trainer, clock: Clock) -> dict[str, Any]:
         max(frames, 1), config.window, trainer.memory, trainer.device, PerturbConfig(own=1.0), trainer.buffer.episodes_at_once,
         trainer.buffer.graphs,
     )  # fmt: skip
-    own.follow(trainer.network)
+    own.follow(part_of(trainer.averages(), "network."))
     times = []
     for number in range(2):
         for arrays in mine:

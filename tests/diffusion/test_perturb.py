@@ -62,8 +62,8 @@ def test_a_compiled_copy_dreams_the_same_and_takes_new_weights() -> None:
     plain, compiled = OwnFrames(first), OwnFrames(first, EngineConfig(compile="default"))
     seen = []
     for weights in (first, second):
-        plain.follow(weights)
-        compiled.follow(weights)
+        plain.follow(weights.state_dict())
+        compiled.follow(weights.state_dict())
         with torch.compiler.set_stance("fail_on_recompile") if seen else torch.compiler.set_stance("default"):
             (rgb, which), (other, others) = (dreamed(own, (64.0, 64.0), 20) for own in (plain, compiled))
         assert torch.equal(which, others) and which.any()
@@ -81,7 +81,7 @@ def test_a_copy_in_bfloat16_follows_in_place() -> None:
     own = OwnFrames(network(0), EngineConfig(precision="bfloat16"))
     places = [p.data_ptr() for p in own.network.parameters()]
     other = network(1)
-    own.follow(other)
+    own.follow(other.state_dict())
     assert [p.data_ptr() for p in own.network.parameters()] == places
     for mine, theirs in zip(own.network.parameters(), other.parameters(), strict=True):
         assert mine.dtype == torch.bfloat16 and torch.equal(mine, theirs.detach().to(torch.bfloat16))

@@ -21,12 +21,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import assert_equal, state_of
+from worldsim import engine
 from worldsim.config import read_json
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
 from worldsim.data.record import RecordConfig, record
 from worldsim.diffusion.objective import ObjectiveConfig
 from worldsim.diffusion.perturb import PerturbConfig
-from worldsim.diffusion.train import TrainConfig, Trainer, train
+from worldsim.diffusion.train import TrainConfig, Trainer, compile_in_place, train
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.world import World
 
@@ -341,6 +342,22 @@ def test_checkpointing_changes_no_gradient(tmp_path: Path, rooms: Path, compiled
     assert all(value is not None and bool(value.any()) for value in one.values())
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-4 if compiled else 0.0, atol=1e-5 if compiled else 0.0)
+
+
+def test_where_inductor_fails_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so once, and the module gives what it gives uncompiled."""
+
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: broken)
+    monkeypatch.setattr(engine, "_told", set())
+    layer, x = torch.nn.Linear(2, 3), torch.randn(4, 2)
+    expected = layer(x)
+    compile_in_place(layer, torch.device("cpu"))
+    with pytest.warns(UserWarning, match="inductor failed .*No working C\\+\\+ compiler.*uncompiled, slower") as told:
+        found = [layer(x), layer(x)]
+    assert len(told) == 1 and all(torch.equal(y, expected) and y.requires_grad for y in found)
 
 
 def test_checkpointing_may_change_when_a_run_goes_on(tmp_path: Path, rooms: Path) -> None:

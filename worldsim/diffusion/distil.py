@@ -14,7 +14,7 @@ from worldsim.diffusion.distil_objective import DistilObjective, DistilObjective
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective
 from worldsim.diffusion.perturb import PerturbConfig
-from worldsim.diffusion.train import PRESETS, TrainConfig, Trainer, require_recording, run
+from worldsim.diffusion.train import PRESETS, TrainConfig, Trainer, compile_in_place, require_recording, run
 from worldsim.errors import InvalidInputError
 from worldsim.heads import EgoMotionHead, OutcomeHead
 from worldsim.world import World
@@ -129,6 +129,8 @@ class DistilTrainer(Trainer):
         self.teacher_weights = weights_of(self.teacher)
         self.dynamics = dataclasses.replace(self.teacher.config.dynamics, steps=config.steps)
         super().__init__(config.training(memory=self.teacher.config.memory is not None))
+        if self.sharded:
+            raise InvalidInputError("FSDP is not supported for distilling, whose average takes part in every step: launch without")
 
     def _modules(self) -> tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]:
         c, teacher = self.distil, self.teacher
@@ -153,8 +155,7 @@ class DistilTrainer(Trainer):
         self.pupil = DistilObjective(network, teacher, outcome, c.objective, c.steps, self.dynamics.shift)
         if self._compiles:
             for one in (network, teacher, self.pupil.averaged):
-                # A few fixed shapes each: one piece of code for all of them would be slower.
-                one.compile(dynamic=False)
+                compile_in_place(one, self.device)
         return self.pupil
 
     def _settings(self) -> dict[str, Any]:

@@ -89,6 +89,9 @@ def _distance(a: Tensor, b: Tensor) -> Tensor:
 class Objective(nn.Module):
     """The trained modules and their loss. Call it with windows and random numbers drawn outside."""
 
+    _no_split_modules = ["Block"]
+    """What accelerate shards as one piece each, where weights are sharded."""
+
     def __init__(
         self, network: SpaceTimeTransformer, ego_motion: EgoMotionHead | None, outcome: OutcomeHead, config: ObjectiveConfig
     ) -> None:

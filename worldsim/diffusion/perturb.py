@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -134,11 +135,10 @@ class OwnFrames:
         self.casts = device.type == "cuda" and engine.precision == "float32"
 
     @torch.no_grad()
-    def follow(self, network: SpaceTimeTransformer) -> None:
-        """Take over another network's weights, copied in place, in this one's number format."""
-        given = network.state_dict()
+    def follow(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over a network's weights, by name, copied in place, in this one's number format."""
         for name, held in self.network.state_dict().items():
-            held.copy_(given[name])
+            held.copy_(weights[name])
 
     def walk(self, rows: int, generator: torch.Generator, frames: tuple[float, float]) -> OwnWalk:
         """Begin ``rows`` walks. frames: as :attr:`PerturbConfig.own_frames`."""

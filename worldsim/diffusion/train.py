@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,7 +32,8 @@ from worldsim.diffusion.edits import edit_windows
 from worldsim.diffusion.network import VIEW_CHANNELS, SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective, ObjectiveConfig
 from worldsim.diffusion.perturb import OwnFrames, PerturbConfig
-from worldsim.engine import PLAIN, EngineConfig
+from worldsim.diffusion.sharding import part_of, parted, prepare_sharding, to_save, whole
+from worldsim.engine import PLAIN, Compiled, EngineConfig
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
 from worldsim.heads import EgoMotionHead, Motions, OutcomeHead, vary
 from worldsim.memory.points import PointMemory, PointMemoryConfig
@@ -156,6 +155,7 @@ class Trainer:
         self.dataset = EpisodeDataset(config.data)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
+        self.sharded = prepare_sharding(self.accelerator)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         set_seed(config.seed)
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -191,7 +191,7 @@ class Trainer:
             groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=on_gpu
         )
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
-        self.ema = EMAModel(self._parameters(), decay=config.ema, use_ema_warmup=False, foreach=on_gpu)
+        self.ema = EMAModel(self._parameters(), decay=config.ema, use_ema_warmup=False, foreach=on_gpu and not self.sharded)
         self.ema.to(self.device)
         self.step, self.elapsed = 0, 0.0
         self.taken: set[str] = set()
@@ -203,8 +203,9 @@ class Trainer:
     def _objective(self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead) -> Objective:
         """What is minimised, its network compiled where that is wanted."""
         if self._compiles:
-            # A few fixed shapes each: one piece of code for all of them, the dreaming copy's among them, would be slower.
-            network.compile(dynamic=False)
+            # What is sharded is gathered block by block, which compiled code must not reach across.
+            for one in network.blocks if self.sharded else (network,):
+                compile_in_place(one, self.device)
         return Objective(network, ego, outcome, self.config.objective)
 
     @property
@@ -291,8 +292,7 @@ class Trainer:
         """Who dreams what the memory sees: the averaged network, once it has learned something."""
         if self.own is None or (self.step == 0 and self.config.init_from is None):
             return None
-        with self._averaged():
-            self.own.follow(self.network)
+        self.own.follow(part_of(self.averages(), "network."))
         return self.own
 
     def _require_split(self, episodes: list[dict[str, Any]]) -> None:
@@ -346,7 +346,7 @@ class Trainer:
             losses = self.objective(windows, motions, self.buffer.intrinsics, generator, self.progress)
         self.accelerator.backward(losses["loss"])
         norms = [self.accelerator.clip_grad_norm_(group["params"], 1.0) for group in self.optimizer.param_groups]
-        losses["gradient_norm"] = norms[0]
+        losses["gradient_norm"] = whole(norms[0])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self._parameters())
@@ -380,22 +380,22 @@ class Trainer:
 
     # Results.
 
-    @contextlib.contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """With the averaged weights in place of the trained ones."""
-        parameters = self._parameters()
-        self.ema.store(parameters)
-        self.ema.copy_to(parameters)
-        try:
-            yield
-        finally:
-            self.ema.restore(parameters)
+    def averages(self) -> dict[str, Tensor]:
+        """The trained modules' averaged weights and their buffers, whole, by name: ``network.*``, ``outcome.*``, ``ego_motion.*``.
+
+        Where weights are sharded, all processes must ask.
+        """
+        model = self.accelerator.unwrap_model(self.objective)
+        names = [name for name, _ in model.named_parameters()]
+        averaged = {name: whole(value.detach()) for name, value in zip(names, self.ema.shadow_params, strict=True)}
+        return averaged | {name: value for name, value in model.state_dict().items() if name not in averaged}
 
     def world(self, measured: dict[str, Any] | None = None) -> World:
-        """The world with the averaged weights, as a copy on the CPU."""
-        with self._averaged():
-            network, outcome = _copied(self.network), _copied(self.outcome)
-            ego = None if self.ego is None else _copied(self.ego)
+        """The world with the averaged weights, as a copy on the CPU. Where weights are sharded, all processes must ask."""
+        weights = self.averages()
+        network = _copied(self.network, part_of(weights, "network."))
+        outcome = _copied(self.outcome, part_of(weights, "outcome."))
+        ego = None if self.ego is None else _copied(self.ego, part_of(weights, "ego_motion.") or self.ego.state_dict())
         info = self.dataset.info
         box = info.action_space if info.action_space["type"] == "Box" else None
         config = WorldConfig(
@@ -420,19 +420,23 @@ class Trainer:
         return World(network, config, ego, outcome, card)
 
     def save(self) -> None:
-        """A checkpoint (replaced whole) and the world so far; by the first process only."""
-        if not self.accelerator.is_main_process:
+        """A checkpoint (replaced whole) and the world so far, written by the first process; all must ask for it."""
+        main = self.accelerator.is_main_process
+        if not main and not self.sharded:
+            return
+        model = self.accelerator.unwrap_model(self.objective)
+        tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+        tensors |= {f"ema.{i}": p for i, p in enumerate(self.ema.shadow_params)}
+        for i, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+        tensors, world = to_save(tensors), self.world()
+        if not main:
             return
         out = self.config.out
         fresh, kept = out / ".checkpoint.new", out / "checkpoint"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
-        model = self.accelerator.unwrap_model(self.objective)
-        tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-        tensors |= {f"ema.{i}": p for i, p in enumerate(self.ema.shadow_params)}
-        for i, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, fresh / "state.safetensors")
+        save_file(tensors, fresh / "state.safetensors")
         meta = {
             "format": "worldsim-checkpoint", "version": 1, "step": self.step, "elapsed": self.elapsed,
             "ema_step": self.ema.optimization_step, "world_size": self.world_size, "config": self._settings(),
@@ -445,7 +449,7 @@ class Trainer:
             os.replace(kept, old)
         os.replace(fresh, kept)
         shutil.rmtree(old, ignore_errors=True)
-        self.world().save_pretrained(out / "world")
+        world.save_pretrained(out / "world")
         write_json(out / "history.json", self.history)
 
     def resume(self) -> bool:
@@ -478,18 +482,19 @@ class Trainer:
         return True
 
     def _restore(self, meta: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.accelerator.unwrap_model(self.objective).load_state_dict(part("model."))
+        model = self.accelerator.unwrap_model(self.objective)
+        held, weights = model.state_dict(), part_of(tensors, "model.")
+        model.load_state_dict({k: parted(v, held[k]) if k in held else v for k, v in weights.items()})
         for i, parameter in enumerate(self.ema.shadow_params):
-            parameter.data.copy_(tensors[f"ema.{i}"])
+            parameter.data.copy_(parted(tensors[f"ema.{i}"], parameter))
         self.ema.optimization_step = meta["ema_step"]
         state = self.optimizer.state_dict()
         state["state"] = {}
-        for name, value in part("optimizer.").items():
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for name, value in part_of(tensors, "optimizer.").items():
             index, key = name.split(".", 1)
-            state["state"].setdefault(int(index), {})[key] = value
+            like = parameters[int(index)]
+            state["state"].setdefault(int(index), {})[key] = parted(value, like) if value.shape == like.shape else value
         self.optimizer.load_state_dict(state)
         self.step, self.elapsed = meta["step"], meta["elapsed"]
 
@@ -517,10 +522,18 @@ class Trainer:
         Image.fromarray(image).save(self.config.out / "samples" / f"step-{self.step:06d}.png")
 
 
-def _copied(module: Any) -> Any:
-    """The module's twin on the CPU: same class, config and weights."""
+def compile_in_place(module: torch.nn.Module, device: torch.device) -> None:
+    """Have the module run through inductor, as its own ``compile`` does; where that fails, it says so once and runs as it is.
+
+    A few fixed shapes each: one piece of code for all of them, a dreaming copy's among them, would be slower.
+    """
+    module._compiled_call_impl = Compiled(module._call_impl, "default", device, constant=False)
+
+
+def _copied(module: Any, weights: dict[str, Tensor]) -> Any:
+    """The module's twin on the CPU: same class and config, with these weights."""
     twin = type(module).from_config({k: v for k, v in dict(module.config).items() if not k.startswith("_")})
-    twin.load_state_dict({k: v.detach().cpu() for k, v in module.state_dict().items()})
+    twin.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
     return twin
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from worldsim import engine as engines
-from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, engine_named
+from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, cpu_options, engine_named
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError
 from worldsim.scene_files import load_scene
@@ -69,6 +69,56 @@ def test_bfloat16_is_exact_with_itself_and_close_to_float32(tiny_world: World, s
     turned = half.step(state.select(acts(2, 1, 0)), acts(3, 2, 1))
     assert same(first[1].frame, map_tensors(lambda x: x.flip(0), turned[1].frame))
     assert tiny_world.step(first[0], acts(1, 1, 1))[0].context.cache.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_compiled_steps_are_exact_with_themselves_and_close_to_plain_ones(tiny_world: World, state: WorldState) -> None:
+    compiled = tiny_world.with_engine(EngineConfig(compile="default"))
+    told = set(engines._told)
+    before, walked, plain = state.clone(), state, state
+    for act in (acts(1, 2, 3), acts(1, 1, 4), acts(3, 0, 1)):
+        kept = walked
+        walked, seen = compiled.step(walked, act)
+        plain, expected = tiny_world.step(plain, act)
+        difference = (seen.frame.rgb.float() - expected.frame.rgb.float()).abs()
+        assert (difference > 2).float().mean() < 0.02 and torch.allclose(seen.frame.pose, expected.frame.pose, atol=2e-3)
+    assert same(compiled.step(kept, act), (walked, seen)) and same(state, before)
+    # Rows do not feel their neighbours, wherever they are.
+    turned = compiled.step(kept.select(acts(2, 1, 0)), act.flip(0))
+    assert same(turned, map_tensors(lambda x: x.flip(0), (walked, seen)))
+    # The memory takes in the same frame the same way, bit by bit.
+    assert same(compiled.observe(kept, act, expected.frame).memory, tiny_world.observe(kept, act, expected.frame).memory)
+    # A given pose goes round the ego-motion head.
+    mine, theirs = (w.step(kept, act, expected.frame.pose)[1].frame for w in (compiled, tiny_world))
+    assert torch.equal(mine.pose, theirs.pose) and ((mine.rgb.float() - theirs.rgb.float()).abs() > 2).float().mean() < 0.02
+    assert engines._told == told, "nothing fell back to plain torch"
+
+
+class Scaled:
+    """Something whose method has a weight."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = torch.full((8,), factor)
+
+    def times(self, x: torch.Tensor, shift: int | None = None) -> torch.Tensor:
+        return x * self.factor if shift is None else x * self.factor + shift
+
+
+@pytest.mark.slow
+def test_compiled_methods_keep_their_own_weights() -> None:
+    x, told = torch.ones(2, 8), set(engines._told)
+    twice, thrice = (Compiled(Scaled(factor).times, "default", CPU) for factor in (2.0, 3.0))
+    with torch.no_grad():
+        for function, factor in ((twice, 2.0), (thrice, 3.0), (twice, 2.0)):
+            assert torch.equal(function(x), factor * x)
+        assert torch.equal(twice(x, 1), 2 * x + 1) and torch.equal(twice(x[:1]), 2 * x[:1])
+    assert engines._told == told
+
+
+def test_settings_of_the_compiler() -> None:
+    assert cpu_options("default") == {"freezing": True}
+    # Not chosen by time between libraries, or two runs would round differently.
+    assert cpu_options("max-autotune-no-cudagraphs")["max_autotune_gemm_backends"] == "CPP"
 
 
 def test_steps_in_place_are_the_same_steps(stepping_in_place: World, tiny_world: World, state: WorldState) -> None:

@@ -11,9 +11,10 @@ import copy
 import dataclasses
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -24,7 +25,6 @@ from worldsim.diffusion.attention import few
 from worldsim.diffusion.network import Attention
 from worldsim.errors import InvalidInputError
 from worldsim.kernels import usable
-from worldsim.memory import passes
 from worldsim.memory.passes import Passes
 from worldsim.state import Transition, WorldState, map_tensors
 
@@ -111,6 +111,32 @@ def tell_once(what: str) -> None:
         warnings.warn(what, stacklevel=3)
 
 
+def cpu_options(mode: str) -> dict[str, Any]:
+    """Inductor's settings for that mode, to hold around each call: dynamo looks at them, too, not only inductor."""
+    # Weights as constants: oneDNN then lays them out once instead of in every call.
+    options: dict[str, Any] = {"freezing": True}
+    if mode.startswith("max-autotune"):
+        # Inductor's own matrix products alone: choosing by time between these and oneDNN's, two runs would round differently.
+        options |= {"max_autotune_gemm": True, "max_autotune_gemm_backends": "CPP"}
+    return options
+
+
+def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method with code of its own: dynamo keeps what it compiled with the code, and weights are constants in that."""
+    if not isinstance(function, MethodType):
+        return function
+    of = function.__func__
+    own = FunctionType(of.__code__.replace(), of.__globals__, of.__name__, of.__defaults__, of.__closure__)  # type: ignore[attr-defined]
+    own.__kwdefaults__ = of.__kwdefaults__  # type: ignore[attr-defined]
+    return MethodType(own, function.__self__)
+
+
+def depends_on(guards: Sequence[Any]) -> list[bool]:
+    """Which of dynamo's guards to check in every call: those on arguments. Modules and settings never change under an engine, and
+    looking at all of them takes longer than a pass over the memory."""
+    return [not (guard.is_global or "self" in guard.name or "__" in guard.name) for guard in guards]
+
+
 class Compiled:
     """A function through inductor; where that fails, the function itself, and it says so once."""
 
@@ -128,11 +154,10 @@ class Compiled:
         self.plain, self.varying = function, varying or {}
         self.options: dict[str, Any] = {}
         options: dict[str, Any] = {"mode": mode}
-        if device.type == "cpu" and mode == "default" and constant:
-            # Weights as constants: oneDNN then lays them out once instead of in every call. Dynamo asks for it, too, so it has to
-            # hold around the call: as an option of torch.compile it would reach inductor alone, and do nothing.
+        if device.type == "cpu":
+            function, self.options = own_code(function), cpu_options(mode) if constant else {}
             # In one piece: a function that dynamo cut up would be slower than it looks, and say nothing.
-            options, self.options = {"fullgraph": True}, {"freezing": True}
+            options = {"fullgraph": True, "options": {"guard_filter_fn": depends_on}}
         self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=None if varying else False, **options)
         # Beyond dynamo's limit it would silently run uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
@@ -150,8 +175,9 @@ class Compiled:
                 if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
                     raise
                 self.compiled = None
-                reason = next(iter(str(error).splitlines()), "")
-                tell_once(f"inductor failed ({type(error).__name__}: {reason}): the network runs uncompiled, slower")
+                # What went wrong is in the last line where a compiler's process failed.
+                reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
+                tell_once(f"inductor failed ({type(error).__name__}: {reason}): that part runs uncompiled, slower")
         return self.plain(*args, **kwargs)
 
 
@@ -159,14 +185,15 @@ def compiled_passes(mode: str, device: torch.device) -> Passes:
     """The point memory's passes through inductor, for any number of slots."""
 
     def compiled(function: Callable[..., Any], varying: Mapping[int, int]) -> Compiled:
-        return Compiled(function, mode, device, varying)
+        return Compiled(function, mode, device, varying=varying)
 
+    plain = Passes()
     return Passes(
-        in_sight=compiled(passes.in_sight, {0: 2, 1: 1}),
-        on_map=compiled(passes.on_map, {0: 2, 1: 1}),
-        view=compiled(passes.view, {1: 1}),
-        surroundings=compiled(passes.surroundings, {2: 1}),
-        verdict=compiled(passes.verdict, {2: 1}),
+        in_sight=compiled(plain.in_sight, {0: 2, 1: 1}),
+        on_map=compiled(plain.on_map, {0: 2, 1: 1}),
+        view=compiled(plain.view, {1: 1}),
+        surroundings=compiled(plain.surroundings, {2: 1}),
+        verdict=compiled(plain.verdict, {2: 1}),
     )
 
 

@@ -160,8 +160,8 @@ class World:
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
         run = prepared(self.network, engine)
-        # Everything between the memory's passes is compiled: its many small operations cost as much as the network.
-        whole = bool(engine.compile) and self.config.dynamics.steps == 1
+        # On a CPU everything between the memory's passes is compiled: its many small operations cost as much as the network.
+        whole = bool(engine.compile) and self.device.type == "cpu" and self.config.dynamics.steps == 1
         forward = Compiled(run.forward, engine.compile, self.device) if engine.compile and not whole else None
         self.dynamics = DiffusionDynamics(run, self.config.dynamics, forward)  # type: ignore[arg-type]
         self._aim: Callable[..., tuple[Tensor, Tensor]] = Aim(self.ego_motion)  # type: ignore[arg-type]

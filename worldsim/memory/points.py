@@ -23,7 +23,7 @@ from worldsim.kernels import usable
 from worldsim.memory import splat_triton
 from worldsim.memory.passes import Passes, Sight, Verdict
 from worldsim.memory.slots import beginning, first_true, places
-from worldsim.memory.splat import DIRECTION, EMPTY, POINT
+from worldsim.memory.splat import DIRECTION, EMPTY, POINT, hole_view
 from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, MemoryView, map_tensors
 
@@ -111,6 +111,8 @@ class PointMemory:
         """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
         if usable(memory.kind):
             return splat_triton.view_of(memory.position, memory.colour, memory.kind, memory.source, camera)
+        if memory.capacity == 0:
+            return hole_view(camera)
         slot = self._in_sight(memory, camera)
         return self.passes.view(memory, slot, camera)
 
@@ -119,7 +121,7 @@ class PointMemory:
 
         Where a row has fewer than others, slot 0 stands there once more, which changes nothing.
         """
-        if memory.kind.device.type != "cpu":
+        if memory.kind.device.type != "cpu" or memory.capacity == 0:
             return None
         # A step draws the memory and then integrates at the same camera.
         if self._last_sight is not None and self._last_sight.is_of(memory, camera):
@@ -263,7 +265,7 @@ class PointMemory:
         if usable(memory.kind):
             return splat_triton.map_around(memory.position, memory.kind, pose, self.config.body_m)
         slot = None
-        if memory.kind.device.type == "cpu":
+        if memory.kind.device.type == "cpu" and memory.capacity:
             some = beginning(memory)
             slot = places(self.passes.on_map(some.position, some.kind, pose))
         return self.passes.surroundings(memory.position, memory.kind, slot, pose, self.config.body_m)

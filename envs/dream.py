@@ -155,6 +155,7 @@ def load_world(
     device: torch.device | str | None,
     steps: int | None,
     engine: str | EngineConfig | None = None,
+    temperature: float | None = None,
 ) -> World:
     """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by ``engine`` if named."""
     if isinstance(world, World):
@@ -167,7 +168,8 @@ def load_world(
         raise InvalidInputError(f"sampling steps must be a whole number of at least 1, got {steps!r}")
     if engine is not None:
         loaded = loaded.with_engine(engine)
-    return loaded if steps is None else loaded.with_dynamics(steps=steps)
+    changes = {name: value for name, value in (("steps", steps), ("temperature", temperature)) if value is not None}
+    return loaded.with_dynamics(**changes) if changes else loaded
 
 
 def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:

@@ -42,6 +42,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     default what the world's card says. scenes: where resets start from, ``module:Class`` of a class that takes the world's
     ``scenes`` folder, ``module:Class:FOLDER`` for another folder, or a folder of scenes, or an object with ``start(rng)``.
     engine: how steps are run, ``plain``, ``fast`` or ``compiled``: see :meth:`worldsim.world.World.with_engine`.
+    temperature: of the noise that frames are drawn from, in [0, 1], by default the world's own (see
+    :class:`worldsim.diffusion.dynamics.DynamicsConfig`).
     journey: how many frames of the walk are kept for :attr:`journey`, 0 for none.
 
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or ``{"frames": ...}`` with a
@@ -65,12 +67,13 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         steps: int | None = None,
         journey: int = 2000,
         engine: str | EngineConfig | None = None,
+        temperature: float | None = None,
     ) -> None:
         if isinstance(journey, bool) or not isinstance(journey, (int, np.integer)) or journey < 0:
             raise InvalidInputError(f"journey must be a whole number of frames to keep, 0 for none, got {journey!r}")
         if render_mode not in (None, "rgb_array"):
             raise InvalidInputError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        self.world = load_world(world, device, steps, engine)
+        self.world = load_world(world, device, steps, engine, temperature)
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": self.world.config.fps}
         # Copies: environments that share a world must not share the randomness of action_space.sample().

@@ -42,7 +42,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """``num_envs`` dreams stepped together. Each has its own seed, scene and memory, and never feels its neighbours.
 
     num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste nothing.
-    world, render_mode, device, scenes, steps, engine: as for :class:`worldsim.envs.world_env.WorldEnv`.
+    world, render_mode, device, scenes, steps, engine, temperature: as for :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by ``options={"reset_mask": mask}``; until
     then they dream on.
@@ -67,6 +67,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         output: str = "numpy",
         engine: str | EngineConfig | None = None,
+        temperature: float | None = None,
     ) -> None:
         super().__init__()
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
@@ -81,7 +82,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.autoreset_mode = _as_mode(autoreset_mode)
         # Gymnasium's make takes -1 for no limit.
         self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
-        self.world = load_world(world, device, steps, engine)
+        self.world = load_world(world, device, steps, engine, temperature)
         require_memory(self.num_envs, self.world)
         self.memory_bytes = self.world.state_bytes()
         """Bytes of one environment's state, whatever it has seen."""

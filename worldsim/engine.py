@@ -111,6 +111,13 @@ def tell_once(what: str) -> None:
         warnings.warn(what, stacklevel=3)
 
 
+def reason(error: Exception) -> str:
+    """An error in a line: what it begins with and, where a compiler's own process failed, what that ends with."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "TORCHDYNAMO_VERBOSE" not in line]
+    lines = [line for line in lines if not line.startswith(("For even more", "Set TORCH"))] or [""]
+    return f"{type(error).__name__}: {lines[0]}" + (f" ... {lines[-1]}" if len(lines) > 1 else "")
+
+
 def cpu_options(mode: str) -> dict[str, Any]:
     """Inductor's settings for that mode, to hold around each call: dynamo looks at them, too, not only inductor."""
     # Weights as constants: oneDNN then lays them out once instead of in every call.
@@ -175,9 +182,7 @@ class Compiled:
                 if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
                     raise
                 self.compiled = None
-                # What went wrong is in the last line where a compiler's process failed.
-                reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), "")
-                tell_once(f"inductor failed ({type(error).__name__}: {reason}): that part runs uncompiled, slower")
+                tell_once(f"inductor failed ({reason(error)}): that part runs uncompiled, slower")
         return self.plain(*args, **kwargs)
 
 

@@ -60,6 +60,8 @@ class EvaluateConfig:
     """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not given."""
     steps: int | None = None
     """Sampling steps a frame; the world's own number, if not given."""
+    temperature: float | None = None
+    """Of the noise that frames are drawn from, in [0, 1]; the world's own, if not given."""
     memory: Literal["points", "radiance"] = "points"
     """``points``: the world's own memory. ``radiance``: a radiance field upon its points, fitted where the dream begins (on return
     trips: where they turn) and again every ``fit_every`` frames; before, it is the points."""
@@ -113,6 +115,8 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     world = world or World.from_pretrained(config.world, config.device)
     if config.steps is not None:
         world = world.with_dynamics(steps=config.steps)
+    if config.temperature is not None:
+        world = world.with_dynamics(temperature=config.temperature)
     if not world.config.env_id:
         raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
     if config.fits is not None:
@@ -147,6 +151,7 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "test_set_sha256": digest(recorded),
         "episodes": len(recorded),
         "sampling_steps": world.config.dynamics.steps,
+        "temperature": world.config.dynamics.temperature,
         "protocol": "return-trip/1",
         "env_id": world.config.env_id,
         "maps": sorted({t.map for t in recorded}),
@@ -176,6 +181,7 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "test_set_sha256": digest(episodes),
         "episodes": len(test),
         "sampling_steps": world.config.dynamics.steps,
+        "temperature": world.config.dynamics.temperature,
         "protocol": PROTOCOL,
         "env_id": world.config.env_id,
         "maps": sorted(set(test.maps)),

@@ -42,6 +42,8 @@ class Config:
     """Names or folders of the students; each is measured at its own number of steps."""
     teacher_steps: tuple[int, ...] = (1, 2, 3, 4, 8)
     """Sampling steps at which the teacher is measured."""
+    temperatures: tuple[float, ...] = ()
+    """Temperatures at which the teacher is measured in one step, too, as if each were a student."""
     episodes: int = 32
     """Walks; from 32 on, more are added until 300 frames show seen places. Fewer are a look, not a result."""
     trips: int = 0
@@ -75,14 +77,13 @@ class Measured:
 
 
 @torch.no_grad()
-def measured(world: World, test: TestSet, counts: Sequence[int], bar: Any) -> list[Measured]:
-    """The world at each number of sampling steps; the history is taken in once, as it does not depend on them."""
+def measured(world: World, test: TestSet, worlds: Sequence[World], bar: Any) -> list[Measured]:
+    """The world as each of ``worlds`` samples it; the history is taken in once, as it does not depend on that."""
     n, config = test.config.history, test.config
-    worlds = [world.with_dynamics(steps=steps) for steps in counts]
     state = measure.take_in_history(world, test, bar.update)
     truth = test.rgb[:, n:]
     dreams = [measure.free_run(one, state.clone(), test, True, bar.update).rgb for one in worlds]
-    frames: list[list[Tensor]] = [[] for _ in counts]
+    frames: list[list[Tensor]] = [[] for _ in worlds]
     for t in range(n, config.frames):
         for i, one in enumerate(worlds):
             frames[i].append(one.step(state.clone(), test.act[:, t - 1])[1].frame.rgb)
@@ -94,12 +95,12 @@ def measured(world: World, test: TestSet, counts: Sequence[int], bar: Any) -> li
     ]
 
 
-def on_all_walks(world: World, test: TestSet, counts: Sequence[int], config: Config) -> list[Measured]:
+def on_all_walks(world: World, test: TestSet, worlds: Sequence[World], config: Config) -> list[Measured]:
     """:func:`measured`, in chunks of walks, joined."""
     chunks = range(0, len(test), config.batch)
-    per_chunk = test.config.history - 1 + 2 * test.config.horizon * len(counts)
+    per_chunk = test.config.history - 1 + 2 * test.config.horizon * len(worlds)
     with tqdm(total=len(chunks) * per_chunk, desc="dreaming", unit="step") as bar:
-        parts = [measured(world, test.part(i, i + config.batch, world.device), counts, bar) for i in chunks]
+        parts = [measured(world, test.part(i, i + config.batch, world.device), worlds, bar) for i in chunks]
     names = [f.name for f in dataclasses.fields(Measured)]
     joined = zip(*parts, strict=True)
     return [Measured(**{name: torch.cat([getattr(p, name) for p in column]) for name in names}) for column in joined]
@@ -172,23 +173,18 @@ def main(config: Config) -> None:
     protocol = EvaluateConfig(config.teacher, episodes=config.episodes, seed=config.seed, cache=config.cache)
     episodes, test = frozen_test_set(protocol, teacher)
     sights, n = chosen_frames(test, teacher.network.config.window), test.config.history
-    found = dict(
-        zip(
-            [f"{config.teacher} @{steps}" for steps in config.teacher_steps],
-            on_all_walks(teacher, test, config.teacher_steps, config),
-            strict=True,
-        )
-    )
-    teachers = list(found.values())
-    worlds = {name: teacher.with_dynamics(steps=s) for name, s in zip(found, config.teacher_steps, strict=True)}
+    worlds = {f"{config.teacher} @{steps}": teacher.with_dynamics(steps=steps) for steps in config.teacher_steps}
+    for temperature in config.temperatures:
+        worlds[f"{config.teacher} @1, {temperature:g}"] = teacher.with_dynamics(steps=1, temperature=temperature)
+    found = dict(zip(worlds, on_all_walks(teacher, test, list(worlds.values()), config), strict=True))
+    teachers = list(found.values())[: len(config.teacher_steps)]
     for name in config.students:
         student = World.from_pretrained(name, config.device)
         known = set(student.card.get("train_maps", ())) & set(test.maps)
         if known:
             raise InvalidInputError(f"student {name} was trained on {', '.join(sorted(known))}, which the test set draws from")
-        steps = student.config.dynamics.steps
-        key = f"{name} @{steps}"
-        worlds[key], (found[key],) = student, on_all_walks(student, test, [steps], config)
+        key = f"{name} @{student.config.dynamics.steps}"
+        worlds[key], (found[key],) = student, on_all_walks(student, test, [student], config)
     truth = sharpness(test.rgb[:, n:])
     best = max(teachers, key=lambda t: pooled_mean(kept(t.next, sights["next"])))
     results: dict[str, Any] = {}

@@ -18,6 +18,7 @@ from worldsim.camera import pluecker_rays
 from worldsim.diffusion.denoiser import add_noise, frame_to_channels
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.sampling import sample, schedule
+from worldsim.errors import InvalidInputError
 from worldsim.state import Frame
 
 
@@ -31,6 +32,13 @@ class DynamicsConfig:
     """Noise level in [0, 1] at which past frames enter the context; the network is told. Stops drift."""
     shift: float = 1.0
     """Time shift of the flow-matching schedule; over 1 spends more of the steps at high noise."""
+    temperature: float = 1.0
+    """Standard deviation, in [0, 1], of the noise that frames are drawn from. 1: samples, as sharp and as varied as the network was
+    trained to draw. Less: nearer to the mean of what may come, so closer to the truth and duller."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature <= 1.0:
+            raise InvalidInputError(f"DynamicsConfig.temperature = {self.temperature!r}: it must be in [0, 1]")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 from worldsim.camera import Camera
 from worldsim.diffusion.dynamics import Context
 from worldsim.diffusion.perturb import Damage, Draft, OwnFrames, damaged
-from worldsim.engine import captured, copy_in, tell_once
+from worldsim.engine import captured, copy_in, reason, tell_once
 from worldsim.memory.points import PointMemory, in_place
 from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, MemoryView, map_tensors, where_rows
@@ -102,8 +102,7 @@ class Lockstep:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                reason = next(iter(str(error).splitlines()), "")
-                tell_once(f"no CUDA graph ({type(error).__name__}: {reason}): episodes are taken in step by step, slower")
+                tell_once(f"no CUDA graph ({reason(error)}): episodes are taken in step by step, slower")
                 self.graphs = False
                 return self._step(walks, given)
         return self._replayed[key](walks, given)

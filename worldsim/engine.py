@@ -1,7 +1,8 @@
 """How a world's step is run: number format, compilation, CUDA graphs. What is computed stays what ``World`` says.
 
 Three settings by name: ``plain`` (torch as it is, float32), ``fast`` (bfloat16 where the device computes in it; on a GPU the
-whole step as one CUDA graph) and ``compiled`` (``fast``, and the network through inductor, which takes a minute at first).
+whole step as one CUDA graph) and ``compiled`` (``fast``, and through inductor the network, on a CPU all of the step's parts, which
+takes a minute at first).
 Results are the same bit by bit under one setting on one device; two settings differ by rounding.
 """
 
@@ -41,7 +42,7 @@ class EngineConfig:
     precision: str = "float32"
     """Of the network's weights, activations and cached keys and values: ``float32`` or ``bfloat16``. Heads stay float32."""
     compile: str = ""
-    """Inductor's mode for the network, such as ``default`` or ``max-autotune-no-cudagraphs``; empty: not compiled."""
+    """Inductor's mode for the network, on a CPU for all parts of a step, such as ``default`` or ``max-autotune-no-cudagraphs``; empty: not compiled."""
     graph: bool = False
     """On a GPU, replay the whole step as one CUDA graph. It steps in place: see :meth:`worldsim.world.World.with_engine`."""
 

@@ -49,7 +49,7 @@ def acts(*values: int) -> torch.Tensor:
 def test_names() -> None:
     assert engine_named("plain", CPU) == PLAIN
     assert engine_named("compiled", torch.device("cuda")) == EngineConfig("bfloat16", "default", graph=True, widen=True)
-    assert engine_named("fast", torch.device("cuda")) == EngineConfig("bfloat16", graph=True)
+    assert engine_named("fast", torch.device("cuda")) == EngineConfig("bfloat16", graph=True, widen=True)
     assert not engine_named("fast", CPU).graph and not engine_named("fast", CPU).compile
     with pytest.raises(InvalidInputError, match="'plain', 'fast', 'compiled'.*'turbo'"):
         engine_named("turbo", CPU)

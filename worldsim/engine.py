@@ -67,8 +67,7 @@ def engine_named(name: str | EngineConfig, device: torch.device) -> EngineConfig
         raise InvalidInputError(f"engine must be 'plain', 'fast', 'compiled' or an EngineConfig, got {name!r}")
     cuda = device.type == "cuda"
     precision = "bfloat16" if cuda or cpu_has_bfloat16() else "float32"
-    compiled = name == "compiled"
-    return EngineConfig(precision=precision, compile="default" if compiled else "", graph=cuda, widen=compiled and cuda)
+    return EngineConfig(precision=precision, compile="default" if name == "compiled" else "", graph=cuda, widen=cuda)
 
 
 def cpu_has_bfloat16() -> bool:

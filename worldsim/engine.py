@@ -42,7 +42,8 @@ class EngineConfig:
     precision: str = "float32"
     """Of the network's weights, activations and cached keys and values: ``float32`` or ``bfloat16``. Heads stay float32."""
     compile: str = ""
-    """Inductor's mode for the network, on a CPU for all parts of a step, such as ``default`` or ``max-autotune-no-cudagraphs``; empty: not compiled."""
+    """Inductor's mode for the network, on a CPU for all parts of a step: ``default`` or ``max-autotune-no-cudagraphs``, for
+    instance; empty: not compiled."""
     graph: bool = False
     """On a GPU, replay the whole step as one CUDA graph. It steps in place: see :meth:`worldsim.world.World.with_engine`."""
 

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel
 from worldsim.memory.judging import judge
-from worldsim.memory.slots import picked
+from worldsim.memory.slots import Points, picked
 from worldsim.memory.splat import EMPTY, frame_points, in_sight, map_around, on_map, splat, view_of
 from worldsim.state import Frame, MemoryView
 
 if TYPE_CHECKING:
-    from worldsim.memory.points import PointMemoryConfig, Points
+    from worldsim.memory.points import PointMemoryConfig
 
 
 @dataclass(frozen=True)

@@ -22,38 +22,11 @@ from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGe
 from worldsim.kernels import usable
 from worldsim.memory import splat_triton
 from worldsim.memory.passes import Passes, Sight, Verdict
+from worldsim.memory.slots import Points as Points
 from worldsim.memory.slots import beginning, first_true, places
 from worldsim.memory.splat import DIRECTION, EMPTY, POINT, hole_view
 from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, MemoryView, map_tensors
-
-
-@dataclass(frozen=True)
-class Points:
-    """A batch of point clouds of fixed capacity ``c``; unused slots have kind 0 and anything elsewhere.
-
-    position: (b, 3, c) float32, world metres; for a direction, a vector towards it in world axes.
-    colour: (b, 3, c) uint8 rgb.
-    kind: (b, c) uint8, 0 unused, 1 point, 2 direction (infinitely far).
-    source: (b, c) uint8, 255 * depth channel (``worldsim.camera.code_to_channel``) at capture; 0 for directions.
-    seen: (b, c) int32, the step at which a frame last agreed with the point.
-    confidence: (b, c) uint8, how many frames agreed with it, at most 255.
-    """
-
-    position: Tensor
-    colour: Tensor
-    kind: Tensor
-    source: Tensor
-    seen: Tensor
-    confidence: Tensor
-
-    @property
-    def capacity(self) -> int:
-        """Slots an environment."""
-        return self.kind.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.kind)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from worldsim.camera import code_to_channel
 from worldsim.diffusion.denoiser import add_noise, frame_to_channels
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, band_mask, stream_mask
+from worldsim.errors import InvalidInputError
 from worldsim.state import Frame
 
 B, WINDOW, SIZE = 2, 4, 16
@@ -155,6 +156,21 @@ def test_several_steps_refine_from_the_same_context(
     expected, _, _ = one._denoise(after, conditions[6], halfway, 0.5)
     prediction, _ = DiffusionDynamics(network, DynamicsConfig(steps=2)).predict(context, conditions[6], noise[6])
     torch.testing.assert_close(prediction.x, expected, atol=1e-5, rtol=0)
+
+
+def test_temperature_scales_the_noise(
+    network: SpaceTimeTransformer, frames: list[Frame], conditions: list[Condition], noise: Tensor
+) -> None:
+    context = walked(DiffusionDynamics(network), frames[:6], conditions[:6], noise[:6])
+    for steps in (1, 2):
+        calm = DiffusionDynamics(network, DynamicsConfig(steps=steps, temperature=0.25))
+        scaled, _ = DiffusionDynamics(network, DynamicsConfig(steps=steps)).predict(context, conditions[6], 0.25 * noise[6])
+        assert torch.equal(calm.predict(context, conditions[6], noise[6])[0].x, scaled.x)
+    cold = DiffusionDynamics(network, DynamicsConfig(temperature=0.0))
+    one, other = (cold.predict(context, conditions[6], z)[0].x for z in noise[6:8])
+    assert torch.equal(one, other)
+    with pytest.raises(InvalidInputError, match=r"temperature = 1\.5.*in \[0, 1\]"):
+        DynamicsConfig(temperature=1.5)
 
 
 def test_an_empty_context_is_no_context(network: SpaceTimeTransformer, conditions: list[Condition], noise: Tensor) -> None:

@@ -328,6 +328,16 @@ def test_sampling_steps_can_be_chosen(world_folder: Path) -> None:
     assert (one.step(1)[0] != two.step(1)[0]).any()
 
 
+def test_temperature_can_be_chosen(world_folder: Path) -> None:
+    one, two = (WorldEnv(world_folder, temperature=0.0) for _ in range(2))
+    one.reset(seed=0), two.reset(seed=0)
+    # The first frame's own noise has no say; the context's has, which later frames see.
+    two._state = dataclasses.replace(two.state, seed=two.state.seed + 1)
+    assert (one.step(1)[0] == two.step(1)[0]).all()
+    with pytest.raises(InvalidInputError, match="temperature = -1"):
+        WorldEnv(world_folder, temperature=-1.0)
+
+
 def test_not_enough_memory(env: WorldEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     env.reset(seed=0)
 

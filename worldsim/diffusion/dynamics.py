@@ -129,7 +129,9 @@ class DiffusionDynamics:
                 out, state["features"], state["context"] = self._commit_and_denoise(context, condition, x, level)
             return out
 
-        x = sample(denoise, noise, self._levels)
+        # Left alone at 1, so that nothing is rounded.
+        scaled = noise if self.config.temperature == 1.0 else self.config.temperature * noise
+        x = sample(denoise, scaled, self._levels)
         return Prediction(x=x, features=state["features"]), state["context"]
 
     def advance(self, context: Context) -> Context:

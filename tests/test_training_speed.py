@@ -20,12 +20,12 @@ def run(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *launcher, str(SCRIPT), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def settings(data: Path, out: Path, **changes: str) -> list[str]:
     values = {
-        "data": str(data), "json": str(out), "batch-size": "2", "steps": "3", "warmup": "1", "seconds": "200",
+        "data": str(data), "json": str(out), "batch-size": "2", "steps": "3", "warmup": "1", "seconds": "800",
         "mixed-precision": "no", "memory-capacity": "1024", "peak-tflops": "0.1",
     } | changes  # fmt: skip
     return ["--presets", "debug", "--quick", *(x for name, value in values.items() for x in (f"--{name}", value))]

@@ -41,7 +41,7 @@ FLAGS = (
     "--disable-component-update --disable-sync --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
     "--window-size=1700,900"
 )
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds until something that must come is given up: a machine may be busy."""
 
 

@@ -388,7 +388,7 @@ def test_two_processes(tmp_path: Path, rooms: Path, teacher: Path) -> None:
     ]  # fmt: skip
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "worldsim", "distil"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    assert subprocess.run(launcher + arguments, env=environment, timeout=300).returncode == 0
+    assert subprocess.run(launcher + arguments, env=environment, timeout=600).returncode == 0
     (entry,) = read_json(tmp_path / "history.json")
     assert entry["step"] == 4 and all(math.isfinite(v) for v in entry.values())
     card = World.from_pretrained(tmp_path / "world", device="cpu").card

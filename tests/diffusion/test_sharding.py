@@ -51,7 +51,7 @@ def trained(how: str, settings: TrainConfig, program: Path) -> dict[str, torch.T
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program), how]
-    done = subprocess.run([*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     world = load_file(settings.out / "world" / "dynamics" / "diffusion_pytorch_model.safetensors")
     saved = load_file(settings.out / "checkpoint" / "state.safetensors")

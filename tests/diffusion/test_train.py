@@ -114,7 +114,7 @@ def command(settings: TrainConfig, *launcher: str) -> subprocess.Popen[bytes]:
 
 
 def finished(process: subprocess.Popen[bytes]) -> None:
-    assert process.wait(timeout=300) == 0
+    assert process.wait(timeout=600) == 0
 
 
 def test_trains_a_world(tmp_path: Path, rooms: Path) -> None:

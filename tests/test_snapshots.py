@@ -164,6 +164,10 @@ def test_a_setting_that_came_later_counts_where_it_is_set() -> None:
     world, same, other = (make_tiny_world(memory=dataclasses.replace(config, colour_tolerance=t)) for t in (None, None, 48))
     assert "colour_tolerance" not in repr(config)
     assert fingerprint(world) == fingerprint(same) != fingerprint(other)
+    assert "temperature" not in repr(world.config)
+    assert fingerprint(world.with_dynamics(temperature=1.0)) == fingerprint(world)
+    assert fingerprint(world.with_dynamics(temperature=0.5)) != fingerprint(world)
+    assert world.with_dynamics(temperature=None) is world
 
 
 def test_killed_while_saving(world_folder: Path, tmp_path: Path) -> None:

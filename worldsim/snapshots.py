@@ -187,13 +187,15 @@ def world_name(world: World) -> str:
 def fingerprint(world: World) -> str:
     """SHA-256 of what decides a world's futures: its configuration and all weights."""
     total = hashlib.sha256(repr(world.config).encode())
-    memory = world.config.memory
-    # A setting that came later counts where it is set: older snapshots still load.
+    memory, temperature = world.config.memory, world.config.dynamics.temperature
+    # Settings that came later count where they are set: older snapshots still load.
     if memory is not None and memory.colour_tolerance is not None:
         total.update(f"colour_tolerance {memory.colour_tolerance}".encode())
+    if temperature != 1.0:
+        total.update(f"temperature {temperature}".encode())
     modules: dict[str, Any] = world.modules()
     for part, module in sorted(modules.items()):
-        total.update(repr(sorted((k, v) for k, v in dict(module.config).items() if not k.startswith("_"))).encode())
+        total.update(repr(sorted(module.settings.items())).encode())
         total.update(f"{part} {checksum(module.state_dict())}".encode())
     return total.hexdigest()
 

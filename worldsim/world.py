@@ -198,7 +198,10 @@ class World:
         return self._but(memory=memory)
 
     def with_dynamics(self, **changes: Any) -> World:
-        """The same weights with other :class:`DynamicsConfig` values, for instance ``steps=2``."""
+        """The same weights with other :class:`DynamicsConfig` values, for instance ``steps=2``; None leaves a value as it is."""
+        changes = {name: value for name, value in changes.items() if value is not None}
+        if not changes:
+            return self
         return self._but(config=dataclasses.replace(self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes)))
 
     def _but(self, **changes: Any) -> World:
@@ -508,8 +511,7 @@ class World:
         (folder / "world.json").unlink(missing_ok=True)
         for name, module in self.modules().items():
             (folder / name).mkdir(exist_ok=True)
-            config = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}  # type: ignore[arg-type]
-            write_json(folder / name / "config.json", {"_class_name": type(module).__name__, **config})
+            write_json(folder / name / "config.json", {"_class_name": type(module).__name__, **module.settings})  # type: ignore[dict-item]
             weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
             target, stale = folder / name / PACKED_WEIGHTS, folder / name / PLAIN_WEIGHTS
             if not eight_bit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -32,7 +32,7 @@ class DynamicsConfig:
     """Noise level in [0, 1] at which past frames enter the context; the network is told. Stops drift."""
     shift: float = 1.0
     """Time shift of the flow-matching schedule; over 1 spends more of the steps at high noise."""
-    temperature: float = 1.0
+    temperature: float = field(default=1.0, repr=False)
     """Standard deviation, in [0, 1], of the noise that frames are drawn from. 1: samples, as sharp and as varied as the network was
     trained to draw. Less: nearer to the mean of what may come, so closer to the truth and duller."""
 

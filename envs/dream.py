@@ -166,10 +166,9 @@ def load_world(
         raise InvalidInputError(f"world must be a name (see `worldsim worlds`), a folder or a World, got {world!r}")
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise InvalidInputError(f"sampling steps must be a whole number of at least 1, got {steps!r}")
-    if engine is not None:
-        loaded = loaded.with_engine(engine)
-    changes = {name: value for name, value in (("steps", steps), ("temperature", temperature)) if value is not None}
-    return loaded.with_dynamics(**changes) if changes else loaded
+    loaded = loaded.with_dynamics(steps=steps, temperature=temperature)
+    # Last: each change makes a world of its own, whose engine is prepared anew.
+    return loaded if engine is None else loaded.with_engine(engine)
 
 
 def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:

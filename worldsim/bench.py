@@ -103,7 +103,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     device = _device(config.device)
     with stopwatch.using_threads(config.threads) as threads, torch.no_grad():
         world = World.from_pretrained(config.world, device)
-        world = world if config.steps is None else world.with_dynamics(steps=config.steps)
+        world = world.with_dynamics(steps=config.steps)
         worlds = _with_and_without(world.with_engine(config.engine), config.memory)
         report: dict[str, Any] = {
             "world": str(config.world),

@@ -113,10 +113,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of ``config.world``."""
     began = time.monotonic()
     world = world or World.from_pretrained(config.world, config.device)
-    if config.steps is not None:
-        world = world.with_dynamics(steps=config.steps)
-    if config.temperature is not None:
-        world = world.with_dynamics(temperature=config.temperature)
+    world = world.with_dynamics(steps=config.steps, temperature=config.temperature)
     if not world.config.env_id:
         raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
     if config.fits is not None:

@@ -104,8 +104,7 @@ class Dream:
 def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
     """Walk, write, explain; returns the metrics. ``world``: one that is loaded already, instead of ``config.world``."""
     world = world or World.from_pretrained(config.world, config.device)
-    if config.steps is not None:
-        world = world.with_dynamics(steps=config.steps)
+    world = world.with_dynamics(steps=config.steps)
     walk = choose_walk(config, world)
     dream = dream_along(config, world, walk)
     metrics = measure(config, world, walk, dream)

@@ -6,11 +6,10 @@ An engine on a GPU puts the kernel in the place of that method: see :func:`world
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from worldsim.diffusion.network import rotary_angles
 from worldsim.kernels import found
 
 
@@ -27,8 +26,7 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, 
     if past_k.stride() != past_v.stride():
         past_k, past_v = past_k.contiguous(), past_v.contiguous()
     cached, frames, half = past_k.shape[1], k.shape[1], d // 2
-    frequency = torch.exp(-math.log(100.0) * torch.arange(half, device=q.device, dtype=torch.float32) / half)
-    angle = time.to(torch.float32)[:, None] * frequency
+    angle = rotary_angles(time, half)
     mask = mask.to(torch.uint8).contiguous()
     out = torch.empty(b, asking, n, heads * d, device=q.device, dtype=v.dtype)
     found("worldsim.diffusion.attention_kernels").attend[n, b](

@@ -55,6 +55,11 @@ class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     config: Any
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments that it was made with, by name."""
+        return {name: value for name, value in dict(self.config).items() if not name.startswith("_")}
+
     def to(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Move or cast the weights. diffusers' own looks for offloading first, whose import brings the compiler back."""
         if "diffusers.hooks.group_offloading" in sys.modules:

@@ -49,11 +49,16 @@ class Condition:
         )
 
 
+def rotary_angles(time: Tensor, half: int) -> Tensor:
+    """By how much each feature pair is rotated at each time: (f,) to (f, half) float32."""
+    frequency = torch.exp(-math.log(100.0) * torch.arange(half, device=time.device, dtype=torch.float32) / half)
+    return time.to(torch.float32)[:, None] * frequency
+
+
 def rotary(x: Tensor, time: Tensor) -> Tensor:
     """Rotate feature pairs by time (RoPE, Su et al. 2021). x: (..., f, d); time: (f,)."""
     half = x.shape[-1] // 2
-    frequency = torch.exp(-math.log(100.0) * torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = time.to(torch.float32)[:, None] * frequency
+    angle = rotary_angles(time, half)
     cosine, sine = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cosine - b * sine, a * sine + b * cosine], -1)
@@ -279,8 +284,7 @@ class SpaceTimeTransformer(Module):
 
     def resized(self, height: int, width: int) -> SpaceTimeTransformer:
         """The same weights for frames of another size, on the same device; the tokens' positions are interpolated (bicubic)."""
-        settings = {name: value for name, value in dict(self.config).items() if not name.startswith("_")}
-        other = SpaceTimeTransformer(**(settings | {"height": height, "width": width})).to(self.position)
+        other = SpaceTimeTransformer(**(self.settings | {"height": height, "width": width})).to(self.position)
         grids = [(n.config.height // self.patch, n.config.width // self.patch) for n in (self, other)]
         laid_out = self.position.detach().squeeze(0).transpose(1, 2).unflatten(2, grids[0])
         position = F.interpolate(laid_out.float(), grids[1], mode="bicubic", align_corners=False)

@@ -532,7 +532,7 @@ def compile_in_place(module: torch.nn.Module, device: torch.device) -> None:
 
 def _copied(module: Any, weights: dict[str, Tensor]) -> Any:
     """The module's twin on the CPU: same class and config, with these weights."""
-    twin = type(module).from_config({k: v for k, v in dict(module.config).items() if not k.startswith("_")})
+    twin = type(module).from_config(module.settings)
     twin.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
     return twin
 

@@ -73,7 +73,7 @@ def test_bfloat16_is_exact_with_itself_and_close_to_float32(tiny_world: World, s
 
 @pytest.mark.slow
 def test_compiled_steps_are_exact_with_themselves_and_close_to_plain_ones(tiny_world: World, state: WorldState) -> None:
-    compiled = tiny_world.with_engine(EngineConfig(compile="default"))
+    compiled = tiny_world.with_engine(EngineConfig(compile="default", whole=True))
     told = set(engines._told)
     before, walked, plain = state.clone(), state, state
     for act in (acts(1, 2, 3), acts(1, 1, 4), acts(3, 0, 1)):
@@ -194,7 +194,7 @@ def test_missing_compiler_and_graphs_are_said_once(monkeypatch: pytest.MonkeyPat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert function(1) == 2
-        world = tiny_world.with_engine(EngineConfig(compile="default"))
+        world = tiny_world.with_engine(EngineConfig(compile="default", whole=True))
         assert same(world.step(state, acts(1, 1, 1))[0].frame, tiny_world.step(state, acts(1, 1, 1))[0].frame)
     with pytest.warns(UserWarning, match="CUDA graphs need CUDA: on cpu"):
         tiny_world.with_engine(EngineConfig(graph=True))

@@ -17,6 +17,7 @@ def test_without_triton_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None
 
     # What sys.modules holds None for cannot be imported.
     monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setattr(kernels, "_installed", False)
     kernels.found.cache_clear()
     with pytest.warns(UserWarning, match="Triton is not installed: plain torch"):
         assert not kernels.usable(OnGpu())  # type: ignore[arg-type]

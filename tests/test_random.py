@@ -1,11 +1,15 @@
 """Philox against its published answers, and the draws made of it."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from worldsim.random import Purpose, integers, normal, philox4x32, uniform
+from worldsim.kernels import torch_only
+from worldsim.random import Purpose, integers, normal, normal_by_kernel, philox4x32, uniform
 
 ONES = 0xFFFFFFFF
 
@@ -81,3 +85,33 @@ def test_seed_step_and_purpose_all_matter():
     for other in others:
         correlation = (base * other).mean()
         assert abs(correlation) < 5 / 64
+
+
+def compare(device: str) -> None:
+    """The kernel's normal numbers beside torch's, for seeds and steps of more than 32 bits and negative ones."""
+    seed = torch.tensor([0, 5, -3, 2**62 + 7], device=device)
+    step = torch.tensor([0, 2**33 + 1, 7, 9], device=device)
+    for shape in ((4, 64, 64), (3, 5, 7), (1,)):
+        with torch_only():
+            expected = normal(seed, step, Purpose.NOISE, shape)
+        found = normal_by_kernel(seed, step, int(Purpose.NOISE), shape)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
+        # An environment's numbers are its own.
+        assert torch.equal(normal_by_kernel(seed[2:3], step[2:3], int(Purpose.NOISE), shape), found[2:3])
+
+
+@pytest.mark.slow
+def test_the_kernel_draws_the_same() -> None:
+    if torch.cuda.is_available():
+        compare("cuda")
+        return
+    pytest.importorskip("triton")
+    # Whether kernels are interpreted is settled when they are imported: hence a process of its own.
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-W", "ignore", __file__], env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+if __name__ == "__main__":
+    compare("cpu")

@@ -27,6 +27,7 @@ from worldsim.diffusion.network import Attention
 from worldsim.errors import InvalidInputError
 from worldsim.kernels import usable
 from worldsim.memory.passes import Passes
+from worldsim.memory.splat_triton import Between
 from worldsim.state import Transition, WorldState, map_tensors
 
 Step = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
@@ -42,11 +43,12 @@ class EngineConfig:
     precision: str = "float32"
     """Of the network's weights, activations and cached keys and values: ``float32`` or ``bfloat16``. Heads stay float32."""
     compile: str = ""
-    """Inductor's mode for the network, on a CPU for all parts of a step: ``default`` or ``max-autotune-no-cudagraphs``, for
-    instance; empty: not compiled."""
+    """Inductor's mode for the network: ``default`` or ``max-autotune-no-cudagraphs``, for instance; empty: not compiled."""
     graph: bool = False
     """On a GPU, replay the whole step as one CUDA graph. It steps in place: see :meth:`worldsim.world.World.with_engine`."""
 
+    whole: bool = False
+    """With ``compile`` and one sampling step, compile all that lies between the memory's passes, not the network alone."""
     widen: bool = False
     """Give the convolutions at both ends a multiple of 8 channels, zeros beyond their own: tensor cores take no others."""
 
@@ -68,7 +70,8 @@ def engine_named(name: str | EngineConfig, device: torch.device) -> EngineConfig
         raise InvalidInputError(f"engine must be 'plain', 'fast', 'compiled' or an EngineConfig, got {name!r}")
     cuda = device.type == "cuda"
     precision = "bfloat16" if cuda or cpu_has_bfloat16() else "float32"
-    return EngineConfig(precision=precision, compile="default" if name == "compiled" else "", graph=cuda, widen=cuda)
+    compiled = name == "compiled"
+    return EngineConfig(precision, "default" if compiled else "", graph=cuda, whole=compiled, widen=cuda)
 
 
 def cpu_has_bfloat16() -> bool:
@@ -155,11 +158,13 @@ class Compiled:
         device: torch.device,
         constant: bool = True,
         varying: Mapping[int, int] | None = None,
+        instead: Callable[..., Any] | None = None,
     ) -> None:
         """constant: whether the weights stay as they are at the first call; else new ones may be copied into them. varying: of an
-        argument (by number) the axis that has another size in every call; other sizes are compiled for.
+        argument (by number) the axis that has another size in every call; other sizes are compiled for. instead: runs where
+        inductor fails, by default the function itself.
         """
-        self.plain, self.varying = function, varying or {}
+        self.plain, self.varying = instead or function, varying or {}
         self.options: dict[str, Any] = {}
         options: dict[str, Any] = {"mode": mode}
         if device.type == "cpu":
@@ -201,6 +206,12 @@ def compiled_passes(mode: str, device: torch.device) -> Passes:
         surroundings=compiled(plain.surroundings, {2: 1}),
         verdict=compiled(plain.verdict, {2: 1}),
     )
+
+
+def compiled_between(mode: str, device: torch.device) -> Between:
+    """What the point memory computes between its kernels on a GPU, through inductor."""
+    plain = Between()
+    return Between(*(Compiled(function, mode, device) for function in (plain.view, plain.bounds, plain.points)))
 
 
 class GraphedStep:

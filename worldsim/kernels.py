@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +13,13 @@ from typing import Any
 from torch import Tensor
 
 _enabled = True
+_installed = importlib.util.find_spec("triton") is not None
 
 
 def usable(tensor: Tensor) -> bool:
     """Whether kernels are to be used on this tensor: it is on a GPU and Triton is there. Says once if it is not."""
-    return _enabled and tensor.is_cuda and found("triton") is not None
+    # Known beforehand where it is there, so that compilers can look through this.
+    return _enabled and tensor.is_cuda and (_installed or found("triton") is not None)
 
 
 @cache

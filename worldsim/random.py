@@ -15,6 +15,8 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from worldsim.kernels import found, usable
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -90,10 +92,33 @@ def uniform(seed: Tensor, step: Tensor, purpose: Purpose, shape: Sequence[int]) 
 
 def normal(seed: Tensor, step: Tensor, purpose: Purpose, shape: Sequence[int]) -> Tensor:
     """Standard normal numbers (Box-Muller, at most 5.8 in size): seed and step (b,) int64 to (b, *shape) float32."""
+    if usable(seed):
+        return normal_by_kernel(seed, step, int(purpose), shape)
     w0, w1, w2, w3 = bits(seed, step, purpose, _blocks_for(math.prod(shape)))
     radius = _to_unit(torch.cat([w0, w1], 1)).log_().mul_(-2.0).sqrt_()
     angle = _to_unit(torch.cat([w2, w3], 1)).mul_(2.0 * math.pi)
     return _shape_rows(torch.cat([radius * angle.cos(), radius * angle.sin()], 1), shape)
+
+
+@torch.library.custom_op("worldsim::normal", mutates_args=())
+def normal_by_kernel(seed: Tensor, step: Tensor, purpose: int, shape: Sequence[int]) -> Tensor:
+    """:func:`normal` as one kernel, from the same bits; logarithm and circle functions may round otherwise. Needs Triton.
+
+    An operator that compilers leave as it is.
+    """
+    count, rows = math.prod(shape), len(seed)
+    blocks = _blocks_for(count)
+    out = torch.empty(rows, count, device=seed.device)
+    block = math.gcd(blocks, 512)
+    found("worldsim.random_kernels").normal[blocks // block, rows](
+        seed.to(torch.int64).contiguous(), step.to(torch.int64).contiguous(), out, blocks, count, purpose, block
+    )
+    return out.view(rows, *shape)
+
+
+@normal_by_kernel.register_fake
+def _(seed: Tensor, step: Tensor, purpose: int, shape: Sequence[int]) -> Tensor:
+    return torch.empty(len(seed), *shape, device=seed.device)
 
 
 def integers(seed: Tensor, step: Tensor, purpose: Purpose, high: int, shape: Sequence[int]) -> Tensor:

@@ -25,7 +25,17 @@ from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
-from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, compiled_passes, engine_named, prepared, tell_once
+from worldsim.engine import (
+    PLAIN,
+    Compiled,
+    EngineConfig,
+    GraphedStep,
+    compiled_between,
+    compiled_passes,
+    engine_named,
+    prepared,
+    tell_once,
+)
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
 from worldsim.memory.none import NoMemory
@@ -159,22 +169,36 @@ class World:
 
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
-        run = prepared(self.network, engine)
-        # On a CPU everything between the memory's passes is compiled: its many small operations cost as much as the network.
-        whole = bool(engine.compile) and self.device.type == "cpu" and self.config.dynamics.steps == 1
-        forward = Compiled(run.forward, engine.compile, self.device) if engine.compile and not whole else None
-        self.dynamics = DiffusionDynamics(run, self.config.dynamics, forward)  # type: ignore[arg-type]
+        run: Any = prepared(self.network, engine)
+        cuda = self.device.type == "cuda"
+        # Everything between the memory's passes: its many small operations cost as much as the network.
+        whole = bool(engine.compile) and engine.whole and self.config.dynamics.steps == 1
+        forward = Compiled(run.forward, engine.compile, self.device) if engine.compile and (cuda or not whole) else None
+        self.dynamics = DiffusionDynamics(run, self.config.dynamics, forward)
         self._aim: Callable[..., tuple[Tensor, Tensor]] = Aim(self.ego_motion)  # type: ignore[arg-type]
         self._dream: Callable[..., Any] = Dream(self.dynamics, self.outcome)
         self._keeper = self.memory
-        if whole:
+        if whole and not cuda:
             self._aim, self._dream = (Compiled(part.__call__, engine.compile, self.device) for part in (self._aim, self._dream))
             self._keeper = with_passes(self.memory, compiled_passes(engine.compile, self.device))
         self._graphed: GraphedStep | None = None
-        if engine.graph and self.device.type == "cuda":
-            self._graphed = GraphedStep(partial(self._step, memory=in_place(self.memory)))
+        if engine.graph and cuda:
+            self._graphed = GraphedStep(self._owning_step(run, forward, whole))
         elif engine.graph:
             tell_once(f"CUDA graphs need CUDA: on {self.device} steps run without")
+
+    def _owning_step(self, run: SpaceTimeTransformer, forward: Compiled | None, whole: bool) -> Callable[..., Any]:
+        """A step for one who owns its states: memory and cache are changed in place."""
+        dynamics = DiffusionDynamics(run, self.config.dynamics, forward, in_place=True)
+        aim, dream, between = self._aim, Dream(dynamics, self.outcome), None
+        if whole:
+            alone = Dream(DiffusionDynamics(run, self.config.dynamics, in_place=True), self.outcome)
+            # Where inductor fails at the whole, the network is compiled alone.
+            dream = Compiled(alone.__call__, self.engine.compile, self.device, instead=dream)
+            aim = Compiled(aim.__call__, self.engine.compile, self.device)
+            between = compiled_between(self.engine.compile, self.device)
+        keeper = in_place(self.memory, between)
+        return partial(self._step, keeper=keeper, aim=aim, dream=dream)
 
     def state_bytes(self) -> int:
         """Bytes of one environment's state, whatever it has seen: memory, context and history have a fixed size."""
@@ -237,17 +261,24 @@ class World:
         return self._graphed(state, act) if pose is None else self._step(self._graphed.owned(state), act, pose)
 
     def _step(
-        self, state: WorldState, act: Tensor, pose: Tensor | None = None, memory: SceneMemory | None = None
+        self,
+        state: WorldState,
+        act: Tensor,
+        pose: Tensor | None = None,
+        keeper: SceneMemory | None = None,
+        aim: Callable[..., Any] | None = None,
+        dream: Callable[..., Any] | None = None,
     ) -> tuple[WorldState, Transition]:
-        """:meth:`step`, into a memory that may work in place."""
-        pose, motion, view = self._look(state, act, pose)
-        frame, reward, logit, context = self._dream(
+        """:meth:`step`, into a memory and with parts that may work in place."""
+        keeper = keeper or self._keeper
+        pose, motion, view = self._look(state, act, pose, aim, keeper)
+        frame, reward, logit, context = (dream or self._dream)(
             state.context, act, motion, view, state.intrinsics, state.seed, state.step, pose
         )
         reward = reward if self.config.has_rewards else torch.zeros_like(reward)
         term = logit > 0 if self.config.has_terminations else torch.zeros_like(logit, dtype=torch.bool)
         coverage = view.coverage if view is not None else torch.zeros_like(reward)
-        state = self._take_in(state, act, motion, frame, context, memory or self._keeper)
+        state = self._take_in(state, act, motion, frame, context, keeper)
         return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view)
 
     def _fitted(self, state: WorldState) -> WorldState:
@@ -347,17 +378,24 @@ class World:
         index = torch.arange(size, device=state.seed.device)
         return state.select(torch.where(index < len(state), index, torch.zeros_like(index)))
 
-    def _look(self, state: WorldState, act: Tensor, pose: Tensor | None) -> tuple[Tensor | None, Tensor, MemoryView | None]:
+    def _look(
+        self,
+        state: WorldState,
+        act: Tensor,
+        pose: Tensor | None,
+        aim: Callable[..., Any] | None = None,
+        keeper: SceneMemory | None = None,
+    ) -> tuple[Tensor | None, Tensor, MemoryView | None]:
         """The next camera's pose, the motion to it and what the memory shows there."""
         if not self.has_geometry:
             return None, torch.zeros(len(state), 6, device=state.seed.device), None
         assert state.frame.pose is not None
         if pose is None:
-            pose, motion = self._aim(self._around(state), state.frame.pose, state.motion, state.act, act)
+            pose, motion = (aim or self._aim)(self._around(state), state.frame.pose, state.motion, state.act, act)
         else:
             pose = snap_pose(pose)
             motion = relative_motion(state.frame.pose, pose)
-        view = self._keeper.render(state.memory, self._camera(pose, state.intrinsics))
+        view = (keeper or self._keeper).render(state.memory, self._camera(pose, state.intrinsics))
         return pose, motion, view
 
     def _take_in(

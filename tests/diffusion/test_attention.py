@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from worldsim.diffusion.attention import attend_few, few
+from worldsim.diffusion.attention import attend_few, few, shift_
 from worldsim.diffusion.network import Attention
 
 
@@ -33,10 +33,21 @@ def compare(device: str) -> None:
         assert torch.equal(torch.cat(alone), found)
 
 
+def compare_shift(device: str) -> None:
+    """The oldest of three cached frames goes, the new one comes last; sizes that are no multiple of a program's."""
+    generator = torch.Generator().manual_seed(0)
+    cache = torch.randn(2, 3, 2, 3, 5, 900, generator=generator).to(device, torch.bfloat16)
+    new = torch.randn(2, 3, 2, 2, 5, 900, generator=generator).to(device, torch.bfloat16)[:, :, :, :1]
+    expected = torch.cat([cache[:, :, :, 1:], new], 3)
+    shift_(cache, new)
+    assert torch.equal(cache, expected)
+
+
 @pytest.mark.slow
 def test_kernel_agrees_with_torch() -> None:
     if torch.cuda.is_available():
         compare("cuda")
+        compare_shift("cuda")
         return
     pytest.importorskip("triton")
     # Whether kernels are interpreted is settled when they are imported: hence a process of its own.
@@ -54,3 +65,4 @@ def test_compilers_know_its_shape() -> None:
 
 if __name__ == "__main__":
     compare("cpu")
+    compare_shift("cpu")

@@ -60,7 +60,7 @@ def compare(device: str, capacities: tuple[int, ...]) -> None:
                 assert splat_triton.integrate_(memory.config, in_place, seen, camera, step + i, known) is in_place
                 assert_same(after, in_place)
                 assert_same(around, splat_triton.map_around(after.position, after.kind, camera.pose, memory.config.body_m))
-                again = splat_triton.view_of(after.position, after.colour, after.kind, after.source, camera)
+                again = splat_triton.view_of(after, camera)
                 assert_same(view, again)
                 now = after
 

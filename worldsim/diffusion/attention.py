@@ -12,6 +12,11 @@ from torch import Tensor
 from worldsim.diffusion.network import rotary_angles
 from worldsim.kernels import found
 
+HEADS, WARPS = 2, 1
+"""Heads of a program, a power of two, and its warps: the quickest on an H100."""
+SHIFTED = 2048
+"""Numbers of a frame's keys or values that a program moves."""
+
 
 def attend_few(q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, time: Tensor, mask: Tensor) -> Tensor:
     """Rotated, masked attention across time. Needs Triton.
@@ -25,16 +30,30 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, 
     q, k, v, past_k, past_v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q.flatten(3), k, v, past_k, past_v))
     if past_k.stride() != past_v.stride():
         past_k, past_v = past_k.contiguous(), past_v.contiguous()
-    cached, frames, half = past_k.shape[1], k.shape[1], d // 2
+    cached, frames, half, together = past_k.shape[1], k.shape[1], d // 2, min(heads, HEADS)
     angle = rotary_angles(time, half)
     mask = mask.to(torch.uint8).contiguous()
     out = torch.empty(b, asking, n, heads * d, device=q.device, dtype=v.dtype)
-    found("worldsim.diffusion.attention_kernels").attend[n, b](
+    found("worldsim.diffusion.attention_kernels").attend[n, b, heads // together](
         q, k, v, past_k, past_v, angle.cos(), angle.sin(), mask, out, n,
         *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *past_k.stride()[:3], 0 if len(mask) == 1 else mask.stride(0),
-        asking, frames, cached, heads, half, 1 << (cached + frames - 1).bit_length(), d**-0.5,
+        asking, frames, cached, heads * d, together, half, 1 << (cached + frames - 1).bit_length(), d**-0.5, num_warps=WARPS,
     )  # fmt: skip
     return out
+
+
+@torch.library.custom_op("worldsim::shift_", mutates_args=("cache",))
+def shift_(cache: Tensor, new: Tensor) -> None:
+    """Drop the oldest cached frame and append ``new``, in place. Needs Triton.
+
+    cache: (b, layers, 2, p, n, d), contiguous. new: (b, layers, 2, 1, n, d).
+    """
+    new = new if new[0, 0, 0, 0].is_contiguous() else new.contiguous()
+    b, layers, _, cached, n, d = cache.shape
+    grid = (-(-n * d // SHIFTED), b, 2 * layers)
+    found("worldsim.diffusion.attention_kernels").shift[grid](
+        cache, new, n * d, *cache.stride()[:4], *new.stride()[:3], cached, SHIFTED
+    )
 
 
 few = torch.library.custom_op("worldsim::attend_few", attend_few, mutates_args=())

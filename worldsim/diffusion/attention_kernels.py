@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, misc"
-"""The Triton kernel of :mod:`worldsim.diffusion.attention`: a program a place of an environment, all heads at once."""
+"""The Triton kernel of :mod:`worldsim.diffusion.attention`: a program some heads at a place of an environment."""
 
 import triton
 import triton.language as tl
@@ -16,19 +16,20 @@ def _both(old, new, before, here, cached, fresh):
 def attend(query, key, value, past_key, past_value, cosine, sine, mask, out, tokens,
            query_row, query_frame, query_token, key_row, key_frame, key_token, value_row, value_frame, value_token,
            past_row, past_frame, past_token, mask_row,
-           asking: tl.constexpr, frames: tl.constexpr, cached: tl.constexpr, heads: tl.constexpr, half: tl.constexpr,
-           times: tl.constexpr, scale: tl.constexpr):  # fmt: skip
+           asking: tl.constexpr, frames: tl.constexpr, cached: tl.constexpr, width: tl.constexpr, heads: tl.constexpr,
+           half: tl.constexpr, times: tl.constexpr, scale: tl.constexpr):  # fmt: skip
     """The newest ``asking`` of the new frames attend to cached and new ones; keys are rotated by their times on the way.
 
-    query, key, value of the new frames and past_key, past_value of the cached ones: (row, frame, token, 2 * heads * half) by their
-    strides. cosine, sine: (cached + frames, half). mask: (row or 1, asking, cached + frames) bytes. times: a power of two, at least
-    cached + frames.
+    query, key, value of the new frames and past_key, past_value of the cached ones: (row, frame, token, width) by their strides.
+    heads: of a program, of 2 * half features each. cosine, sine: (cached + frames, half). mask: (row or 1, asking, cached + frames)
+    bytes. times: a power of two, at least cached + frames.
     """
     row, token = tl.program_id(1).to(tl.int64), tl.program_id(0)
     total: tl.constexpr = cached + frames
     time = tl.arange(0, times)[:, None, None]
     old, new = time < cached, (time >= cached) & (time < total)
-    place = tl.arange(0, heads)[None, :, None] * (2 * half) + tl.arange(0, half)[None, None, :]
+    own = tl.program_id(2) * (2 * heads * half)
+    place = own + tl.arange(0, heads)[None, :, None] * (2 * half) + tl.arange(0, half)[None, None, :]
     before = row * past_row + time * past_frame + token * past_token + place
     here = row * key_row + (time - cached) * key_frame + token * key_token + place
     first = _both(past_key, key, before, here, old, new)
@@ -40,7 +41,7 @@ def attend(query, key, value, past_key, past_value, cosine, sine, mask, out, tok
     low = _both(past_value, value, before, there, old, new)
     high = _both(past_value, value, before + half, there + half, old, new)
     when = tl.arange(0, times)[:, None]
-    lane = tl.arange(0, heads)[:, None] * (2 * half) + tl.arange(0, half)[None, :]
+    lane = own + tl.arange(0, heads)[:, None] * (2 * half) + tl.arange(0, half)[None, :]
     for frame in tl.static_range(asking):
         asked = query + row * query_row + frame * query_frame + token * query_token + lane
         a, b = tl.load(asked).to(tl.float32), tl.load(asked + half).to(tl.float32)
@@ -51,6 +52,25 @@ def attend(query, key, value, past_key, past_value, cosine, sine, mask, out, tok
         score = tl.where(seen, score, float("-inf"))
         share = tl.exp(score - tl.max(score, 0)[None])
         share = share / tl.sum(share, 0)[None]
-        to = out + ((row * asking + frame) * tokens + token) * (2 * heads * half) + lane
+        to = out + ((row * asking + frame) * tokens + token) * width + lane
         tl.store(to, tl.sum(share[:, :, None] * low, 0).to(out.dtype.element_ty))
         tl.store(to + half, tl.sum(share[:, :, None] * high, 0).to(out.dtype.element_ty))
+
+
+@triton.jit
+def shift(cache, new, size, cache_row, cache_layer, cache_kind, cache_frame, new_row, new_layer, new_kind,
+          cached: tl.constexpr, block: tl.constexpr):  # fmt: skip
+    """Each cached frame becomes the one after it, the last one ``new``, in place: a program a block of a layer.
+
+    cache: (row, layer, 2, cached, size) and new: (row, layer, 2, size), by their strides.
+    """
+    row, layer = tl.program_id(1).to(tl.int64), tl.program_id(2) // 2
+    kind = tl.program_id(2) % 2
+    place = tl.program_id(0) * block + tl.arange(0, block)
+    inside = place < size
+    to = cache + row * cache_row + layer * cache_layer + kind * cache_kind + place
+    for _ in tl.static_range(cached - 1):
+        tl.store(to, tl.load(to + cache_frame, mask=inside), mask=inside)
+        to += cache_frame
+    found = tl.load(new + row * new_row + layer * new_layer + kind * new_kind + place, mask=inside)
+    tl.store(to, found.to(cache.dtype.element_ty), mask=inside)

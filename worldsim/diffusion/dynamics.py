@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import pluecker_rays
+from worldsim.diffusion.attention import shift_
 from worldsim.diffusion.denoiser import add_noise, frame_to_channels
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.sampling import sample, schedule
 from worldsim.errors import InvalidInputError
+from worldsim.kernels import usable
 from worldsim.state import Frame
 
 
@@ -69,10 +71,15 @@ class DiffusionDynamics:
     """Implements :class:`worldsim.protocols.Dynamics` with a :class:`SpaceTimeTransformer`."""
 
     def __init__(
-        self, network: SpaceTimeTransformer, config: DynamicsConfig | None = None, forward: Callable[..., Any] | None = None
+        self,
+        network: SpaceTimeTransformer,
+        config: DynamicsConfig | None = None,
+        forward: Callable[..., Any] | None = None,
+        in_place: bool = False,
     ) -> None:
-        """forward: runs the network where frames are denoised, such as a compiled one; by default the network itself."""
-        self.network = network
+        """forward: runs the network where frames are denoised, such as a compiled one; by default the network itself. in_place:
+        move the cache on within itself on a GPU with Triton: for one who owns the contexts and looks at none again."""
+        self.network, self.in_place = network, in_place
         self.config = config or DynamicsConfig()
         self._forward = forward or network
         self._levels = schedule(self.config.steps, self.config.shift)
@@ -172,8 +179,11 @@ class DiffusionDynamics:
         out, features, _ = self._forward(x[:, None], levels, condition, mask, time, past=context.cache, outputs=1)
         return out[:, 0], features[:, 0], context
 
-    @staticmethod
-    def _shifted(context: Context, new: Tensor) -> Context:
-        cache = torch.cat([context.cache[:, :, :, 1:], new.to(context.cache.dtype)], 3)
+    def _shifted(self, context: Context, new: Tensor) -> Context:
+        if self.in_place and usable(new):
+            cache = context.cache
+            shift_(cache, new)
+        else:
+            cache = torch.cat([context.cache[:, :, :, 1:], new.to(context.cache.dtype)], 3)
         valid = torch.cat([context.valid[:, 1:], context.present[:, None]], 1)
         return dataclasses.replace(context, cache=cache, valid=valid, present=torch.zeros_like(context.present))

@@ -59,6 +59,8 @@ class PointMemory:
     """Whether integrating may overwrite what it is given, where that is faster: see :func:`in_place`."""
     passes = Passes()
     """What reads many slots at once; an engine may have it compiled: see :func:`with_passes`."""
+    between = splat_triton.PLAIN
+    """What lies between the kernels on a GPU; an engine may have it compiled, too."""
     _last_sight: Sight | None = None
 
     def __init__(self, config: PointMemoryConfig | None = None) -> None:
@@ -83,7 +85,7 @@ class PointMemory:
     def render(self, memory: Points, camera: Camera) -> MemoryView:
         """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
         if usable(memory.kind):
-            return splat_triton.view_of(memory.position, memory.colour, memory.kind, memory.source, camera)
+            return splat_triton.view_of(memory, camera, self.between)
         if memory.capacity == 0:
             return hole_view(camera)
         slot = self._in_sight(memory, camera)
@@ -122,7 +124,7 @@ class PointMemory:
         # The kernels compare no colours.
         if self.config.colour_tolerance is None and usable(memory.kind):
             mine = memory if self.in_place else map_tensors(torch.clone, memory)
-            return splat_triton.integrate_(self.config, mine, frame, camera, step, known)
+            return splat_triton.integrate_(self.config, mine, frame, camera, step, known, self.between)
         slot = self._in_sight(memory, camera)
         self._last_sight = None
         found = self.passes.verdict(self.config, memory, slot, frame, camera, step, known)
@@ -324,12 +326,15 @@ class PointMemory:
         trimesh.PointCloud(position, colors=colour).export(str(path), file_type="ply")
 
 
-def in_place(memory: SceneMemory) -> SceneMemory:
-    """The same memory for one that owns its data: a point memory then integrates in place on a GPU, which copies nothing."""
+def in_place(memory: SceneMemory, between: splat_triton.Between | None = None) -> SceneMemory:
+    """The same memory for one that owns its data: a point memory then integrates in place on a GPU, which copies nothing.
+
+    between: what it computes between its kernels there, such as a compiled version.
+    """
     if type(memory) is not PointMemory:
         return memory
     owner = PointMemory(memory.config)
-    owner.in_place = True
+    owner.in_place, owner.between = True, between or memory.between
     return owner
 
 

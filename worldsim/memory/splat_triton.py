@@ -8,6 +8,8 @@ CUDA: see :func:`worldsim.kernels.usable`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,6 +56,11 @@ def _pose(camera_pose: Tensor) -> Tensor:
 
 def nearest_slots(position: Tensor, kind: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`worldsim.memory.splat.nearest` of :func:`~worldsim.memory.splat.splat`, in one pass."""
+    return _unpacked(_z_buffer(position, kind, camera))
+
+
+def _z_buffer(position: Tensor, kind: Tensor, camera: Camera) -> Tensor:
+    """Depth and slot of what each pixel shows, packed: (b, h * w) int64."""
     b, capacity = kind.shape
     pixels = camera.height * camera.width
     buffer = torch.full((b, pixels), _HOLE, dtype=torch.int64, device=kind.device)
@@ -61,27 +68,63 @@ def nearest_slots(position: Tensor, kind: Tensor, camera: Camera) -> tuple[Tenso
         position, kind, _pose(camera.pose), camera.intrinsics.float().contiguous(), buffer, capacity, pixels,
         camera.width, camera.height, NEAR_PLANE, BLOCK, enable_fp_fusion=False,
     )  # fmt: skip
+    return buffer
+
+
+def _unpacked(buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mask = buffer != _HOLE
     slot = (buffer & 0xFFFFFFFF).masked_fill_(~mask, 0)
     return mask, slot, (buffer >> 32).to(torch.int32).view(torch.float32)
 
 
-def shown_slots(position: Tensor, kind: Tensor, camera: Camera) -> tuple[Shown, Tensor]:
+def _shown_slots(buffer: Tensor, position: Tensor, kind: Tensor, camera: Camera) -> tuple[Shown, Tensor]:
     """As :func:`worldsim.memory.splat.shown_slots`, with the slots named ``0 .. h * w`` after the pixels that show them.
 
     Second, the real slot of each pixel, (b, h * w) int64.
     """
-    mask, slot, z = nearest_slots(position, kind, camera)
+    mask, slot, z = _unpacked(buffer)
     hidden = between_nearer(z.masked_fill(~mask, torch.inf).unflatten(1, (camera.height, camera.width)))
     points: Splat = splat(position.gather(2, slot[:, None].expand(-1, 3, -1)), kind.gather(1, slot), camera)
     own = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
     return Shown(points, mask & ~hidden.flatten(1), own, z), slot
 
 
-def view_of(position: Tensor, colour: Tensor, kind: Tensor, source: Tensor, camera: Camera) -> MemoryView:
-    """As :func:`worldsim.memory.splat.view_of`."""
-    shown, slot = shown_slots(position, kind, camera)
+def _view(buffer: Tensor, position: Tensor, colour: Tensor, kind: Tensor, source: Tensor, camera: Camera) -> MemoryView:
+    shown, slot = _shown_slots(buffer, position, kind, camera)
     return view_of_shown(shown, colour.gather(2, slot[:, None].expand(-1, 3, -1)), source.gather(1, slot), camera)
+
+
+def _bounds(config: PointMemoryConfig, code: Tensor) -> Tensor:
+    """What ``judge`` compares a slot with, a pixel: (b, 4, h * w) lower and upper depth, scale of source, free depth."""
+    depth = dequantise_depth(code)
+    scale = DEPTH_CHANNEL_SCALE + config.replace_ratio * depth
+    return torch.stack([*agreeing(config, depth), scale, free_depth(config, code)], 1).flatten(2).contiguous()
+
+
+def _points(code: Tensor, camera: Camera, explained: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which pixels become points, (b, h * w) uint8, and of every pixel the point's place (b, h, w, 3), kind and source."""
+    fresh = explained == 0 if known is None else (explained == 0) & known.flatten(1)
+    place = unproject(dequantise_depth(code), camera).contiguous()
+    kind = torch.where(code == 0, DIRECTION, POINT).to(torch.uint8).contiguous()
+    return fresh.to(torch.uint8), place, kind, (code_to_channel(code) * 255.0).round().to(torch.uint8).contiguous()
+
+
+@dataclass(frozen=True)
+class Between:
+    """What lies between the kernels: functions of tensors, so that an engine can compile each whole."""
+
+    view: Callable[..., MemoryView] = _view
+    bounds: Callable[..., Tensor] = _bounds
+    points: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = _points
+
+
+PLAIN = Between()
+
+
+def view_of(memory: Points, camera: Camera, between: Between = PLAIN) -> MemoryView:
+    """As :func:`worldsim.memory.splat.view_of`."""
+    buffer = _z_buffer(memory.position, memory.kind, camera)
+    return between.view(buffer, memory.position, memory.colour, memory.kind, memory.source, camera)
 
 
 def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float) -> Tensor:
@@ -94,7 +137,7 @@ def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float) -> Ten
 
 
 def integrate_(config: PointMemoryConfig, memory: Points, frame: Frame, camera: Camera, step: Tensor,
-               known: Tensor | None = None) -> Points:  # fmt: skip
+               known: Tensor | None = None, between: Between = PLAIN) -> Points:  # fmt: skip
     """As :meth:`worldsim.memory.points.PointMemory.integrate`, in place: ``memory`` is changed and returned."""
     assert frame.inverse_depth is not None
     code = frame.inverse_depth
@@ -107,27 +150,18 @@ def integrate_(config: PointMemoryConfig, memory: Points, frame: Frame, camera: 
     speaks = explained if known is None else known.flatten(1).to(torch.uint8).contiguous()
     _kernels().judge[_grid(capacity, b)](
         memory.position, memory.kind, memory.source, memory.seen, memory.confidence, _pose(camera.pose),
-        camera.intrinsics.float().contiguous(), step, _bounds(config, code), speaks, explained, counts, capacity, pixels, blocks,
-        255.0 * DEPTH_CHANNEL_SCALE, camera.width, camera.height, NEAR_PLANE, config.carve, known is not None, BLOCK,
+        camera.intrinsics.float().contiguous(), step, between.bounds(config, code), speaks, explained, counts, capacity, pixels,
+        blocks, 255.0 * DEPTH_CHANNEL_SCALE, camera.width, camera.height, NEAR_PLANE, config.carve, known is not None, BLOCK,
         enable_fp_fusion=False,
     )  # fmt: skip
-    fresh = explained == 0 if known is None else (explained == 0) & known.flatten(1)
+    fresh, place, kind, source = between.points(code, camera, explained, known)
     total = fresh.cumsum(1, dtype=torch.int32)
     slots = _slots(memory, counts, total[:, -1].clamp(max=capacity), step, min(pixels, capacity))
     _kernels().write[_grid(pixels, b)](
-        fresh.to(torch.uint8), total - 1, slots, unproject(frame.depth, camera).contiguous(),  # type: ignore[arg-type]
-        frame.rgb.contiguous(), torch.where(code == 0, DIRECTION, POINT).to(torch.uint8).contiguous(),
-        (code_to_channel(code) * 255.0).round().to(torch.uint8).contiguous(), step, memory.position, memory.colour, memory.kind,
+        fresh, total - 1, slots, place, frame.rgb.contiguous(), kind, source, step, memory.position, memory.colour, memory.kind,
         memory.source, memory.seen, memory.confidence, capacity, pixels, slots.shape[1], BLOCK,
     )  # fmt: skip
     return memory
-
-
-def _bounds(config: PointMemoryConfig, code: Tensor) -> Tensor:
-    """What ``judge`` compares a slot with, a pixel: (b, 4, h * w) lower and upper depth, scale of source, free depth."""
-    depth = dequantise_depth(code)
-    scale = DEPTH_CHANNEL_SCALE + config.replace_ratio * depth
-    return torch.stack([*agreeing(config, depth), scale, free_depth(config, code)], 1).flatten(2).contiguous()
 
 
 def _slots(memory: Points, counts: Tensor, need: Tensor, step: Tensor, wide: int) -> Tensor:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,6 +39,9 @@ from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometry
 from worldsim.heads import EgoMotionHead, Motions, OutcomeHead, vary
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.world import World, WorldConfig
+
+DEEP = 6
+"""Networks of more blocks are compiled by parts."""
 
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
@@ -203,8 +207,14 @@ class Trainer:
     def _objective(self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead) -> Objective:
         """What is minimised, its network compiled where that is wanted."""
         if self._compiles:
-            # What is sharded is gathered block by block, which compiled code must not reach across.
-            for one in network.blocks if self.sharded else (network,):
+            # What is sharded is gathered block by block, which compiled code must not reach across. Blocks of a deep network share
+            # their code: that is compiled once for all of them, where a network in one piece would take minutes.
+            parts: Iterable[torch.nn.Module] = (network,)
+            if self.sharded:
+                parts = network.blocks
+            elif len(network.blocks) > DEEP:
+                parts = (*network.blocks, *network.encoder, *network.decoder)
+            for one in parts:
                 compile_in_place(one, self.device)
         return Objective(network, ego, outcome, self.config.objective)
 

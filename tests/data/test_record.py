@@ -258,7 +258,7 @@ for made in (Flat, OddActions, Moody, Strict, NoGeometry, Late):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"env_id": "recordtest/Flat-v0"}, InvalidInputError, r"recordtest/Flat-v0 observes Box.*no uint8 image.*nor does it render"),
+        ({"env_id": "recordtest/Flat-v0"}, InvalidInputError, "Flat-v0 observes Box.*no uint8 image.*nor does it render"),
         ({"env_id": "recordtest/OddActions-v0"}, InvalidInputError, "MultiBinary"),
         ({"env_id": "recordtest/Moody-v0"}, InvalidInputError, "some steps only"),
         ({"env_id": "recordtest/Strict-v0"}, MissingDependencyError, "worldsim_has_no_such_module"),

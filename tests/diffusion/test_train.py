@@ -108,7 +108,8 @@ def command(settings: TrainConfig, *launcher: str) -> subprocess.Popen[bytes]:
         "data", "out", "preset", "steps", "batch_size", "window", "warmup", "memory_capacity",
         "world_memory_capacity", "mixed_precision", "save_every",
     ):  # fmt: skip
-        arguments += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
+        value = getattr(settings, name)
+        arguments += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen([sys.executable, *launcher, "-m", "worldsim", "train", *arguments], env=environment)
 
@@ -413,7 +414,7 @@ def test_rewards_and_terminations_are_noticed(tmp_path: Path, rooms: Path) -> No
                 rew[-2], term[-2] = 1.0, True
             writer.add(dataclasses.replace(episode, rew=rew, term=term, trunc=episode.trunc & ~term))
     trainer = started(config(tmp_path / "goal", tmp_path / "out"))
-    assert trainer.has_rewards and trainer.has_terminations
+    assert trainer.has_rewards and trainer.tally.endings == 1
     settings = trainer.world().config
     assert settings.has_rewards and settings.has_terminations
 
@@ -440,7 +441,7 @@ def test_takes_in_what_is_recorded_meanwhile(tmp_path: Path, rooms: Path) -> Non
     (data / "dataset.json").write_text(json.dumps(whole))
     trainer.take_in()
     assert (len(trainer.buffer), trainer.frames) == (84, 128)
-    assert trainer.taken == {"shard-00000.safetensors", "shard-00001.safetensors"}
+    assert trainer.taken == {str(data / f"shard-0000{i}.safetensors") for i in (0, 1)}
     # The new episodes have been through the memory too.
     assert bool(trainer.buffer._data["view"][65:96].flatten(1).any(1).all())
     assert math.isfinite(float(trainer.train_step()["loss"].detach()))
@@ -451,7 +452,7 @@ def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -
     out = tmp_path / "out"
     with pytest.raises(NotFoundError, match="worldsim record"):
         train(config(tmp_path / "nothing", out))
-    with pytest.raises(InvalidInputError, match="unknown preset 'huge': choose one of debug, tiny, small, large"):
+    with pytest.raises(InvalidInputError, match="unknown preset 'huge': choose one of debug, tiny, small, task, large"):
         train(config(rooms, out, preset="huge"))
     with pytest.raises(InvalidInputError, match="window 11 is too short: at least 12, three attention windows"):
         train(config(rooms, out, window=11))

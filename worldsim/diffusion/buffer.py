@@ -231,9 +231,11 @@ class FrameBuffer:
         full, whole, last = [], [], []
         for start, length, over in zip(first, lengths, ended, strict=True):
             full.append(np.arange(start, max(start, start + length - self.window + 1)))
-            whole.append(np.arange(start, start + length - 1) if over else full[-1])
+            # Past the end: still two frames, one that was there and the last one.
+            past = np.arange(full[-1][-1] + 1 if len(full[-1]) else start, start + length - 1) if over else full[-1][:0]
+            whole.append(np.concatenate([full[-1], past]))
             last.append(np.full(len(whole[-1]), start + length - 1))
-            self._runs_beyond |= len(whole[-1]) > len(full[-1])
+            self._runs_beyond |= len(past) > 0
         parts = (np.concatenate(part).astype(np.int64) for part in (full, whole, last))
         return tuple(torch.from_numpy(part).to(self.device) for part in parts)  # type: ignore[return-value]
 

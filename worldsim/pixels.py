@@ -167,3 +167,14 @@ def as_dict(pixels: PixelsConfig | None) -> dict[str, Any] | None:
     if pixels is None:
         return None
     return dataclasses.asdict(pixels) | {"size": None if pixels.size is None else list(pixels.size)}
+
+
+def to_pixels(observations: Any, pixels: PixelsConfig) -> Array:
+    """Stored observations (t, h, w, 3) uint8, or a dict of such, as :func:`make_pixels` would have shown them."""
+    images = np.asarray(observations[pixels.key] if pixels.key is not None else observations)
+    if pixels.size is None or images.shape[1:3] == pixels.size:
+        return images
+    import cv2
+
+    height, width = pixels.size
+    return np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in images])

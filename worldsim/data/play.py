@@ -7,6 +7,7 @@ nothing else: neither on the process that plays it nor on what that process play
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.metadata
 import os
@@ -23,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.camera import quantise_depth
-from worldsim.data.dataset import DatasetInfo
+from worldsim.data.dataset import DatasetInfo, sha256_of
 from worldsim.data.episode import Episode
 from worldsim.errors import InvalidInputError, NotFoundError, WorldsimError
 from worldsim.pixels import PixelsConfig, as_dict, find_pixels, make_pixels, qualified
@@ -31,8 +32,15 @@ from worldsim.protocols import Policy
 
 Array = NDArray[Any]
 
-POLICIES = {"persistent": "worldsim.agents.persistent:PersistentPolicy", "random": "worldsim.agents.random:RandomPolicy"}
-"""Short names of policies; any other is ``module:Class``, constructed with the action space."""
+POLICIES = {
+    "persistent": "worldsim.agents.persistent:PersistentPolicy",
+    "persistent-v1": "worldsim.agents.persistent:PersistentPolicy",
+    "random": "worldsim.agents.random:RandomPolicy",
+}
+"""Short names of policies. Others are ``module:Class``, constructed with the action space, or saved agents, by folder or name."""
+SAVED_AGENTS = "worldsim.agent_files"
+"""Module whose ``load_agent`` makes a policy of a saved agent's folder; loaded on first use."""
+AGENT_CARD = "agent.json"
 MAX_DROPPED = 64
 """So many short episodes in a row end the recording with an error: the environment then hardly moves at all."""
 GEOMETRY_KEYS = ("pose", "depth", "intrinsics")
@@ -55,7 +63,8 @@ class RecordConfig:
     frames_per_shard: int = 8192
     """A shard is closed once it has this many frames (170 MB at 64x64 with depth): what an interruption may cost a worker."""
     policy: str = "persistent"
-    """``persistent``, ``random``, or ``module:Class`` of a policy that is constructed with the action space."""
+    """``persistent``, ``random``, ``module:Class`` of a policy that is constructed with the action space, or a saved agent's
+    folder: for another round, with what was learned from the last one, use another ``--out`` and train on both."""
     seed: int = 0
     """What all randomness comes from. Training and evaluation recordings need different ones."""
     reset_options: dict[str, str] = field(default_factory=dict)
@@ -160,6 +169,7 @@ class Player:
                 "frames_per_shard": config.shard_frames,
                 "min_travel": config.min_travel,
                 "episodes_per_map": config.episodes_per_map,
+                **agent_files(config.policy),
             },
         )
 
@@ -281,21 +291,54 @@ def _map_of(episode: Episode | None) -> str:
 
 
 def make_policy(name: str, action_space: gym.Space[Any]) -> Policy:
-    """The policy of a short name or of ``module:Class``, for an action space."""
-    module_name, _, class_name = POLICIES.get(name, name).partition(":")
+    """The policy of a short name, of ``module:Class`` or of a saved agent's folder, for an action space."""
+    found = POLICIES.get(name, name)
+    if ":" not in found or (Path(found) / AGENT_CARD).is_file():
+        return _checked(name, _saved_agent(name, action_space))
+    module_name, _, class_name = found.partition(":")
     try:
         constructor = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise NotFoundError(f"No policy {name!r} ({error}): use {', '.join(POLICIES)}, or 'module:Class'.") from None
+        raise NotFoundError(f"No policy {name!r} ({error}): use {_FORMS}.") from None
     try:
         policy = constructor(action_space)
     except TypeError as error:
         raise InvalidInputError(
             f"The policy {name!r} cannot be constructed with the action space {action_space}: {error}."
         ) from error
+    return _checked(name, policy)
+
+
+_FORMS = f"{', '.join(POLICIES)}, 'module:Class', or the folder of a saved agent"
+
+
+def _saved_agent(name: str, action_space: gym.Space[Any]) -> Any:
+    try:
+        files: Any = importlib.import_module(SAVED_AGENTS)
+        return files.load_agent(name, action_space)
+    except ModuleNotFoundError as error:
+        if error.name != SAVED_AGENTS:
+            raise
+        raise NotFoundError(f"No policy {name!r}: use {_FORMS}.") from None
+    except NotFoundError as error:
+        raise NotFoundError(f"No policy {name!r} ({error}): use {_FORMS}.") from None
+
+
+def _checked(name: str, policy: Any) -> Policy:
     if not isinstance(policy, Policy):
         raise InvalidInputError(f"{name!r} is no policy: {type(policy).__name__} needs the methods reset(seed) and act(obs).")
     return policy
+
+
+def agent_files(policy: str) -> dict[str, str]:
+    """SHA-256 of a saved agent's files: an agent that was trained on since is another policy, and goes into another dataset."""
+    folder = Path(policy)
+    if not (folder / AGENT_CARD).is_file():
+        return {}
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        total.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return {"policy_sha256": total.hexdigest()}
 
 
 def describe_space(space: gym.Space[Any]) -> dict[str, Any]:

@@ -263,7 +263,8 @@ class World:
         reward = torch.where(term, rewards[:, 1], rewards[:, 0]) if self.config.has_rewards else torch.zeros_like(logit)
         coverage = view.coverage if view is not None else torch.zeros_like(reward)
         state = self._take_in(state, act, motion, frame, context, memory or self._keeper)
-        return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view)
+        ending = torch.sigmoid(logit) if self.config.has_terminations else torch.zeros_like(logit)
+        return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view, ending=ending)
 
     def _ended(self, logit: Tensor, state: WorldState) -> Tensor:
         """Which worlds terminate, (b,) bool, from the termination's logit (b,)."""

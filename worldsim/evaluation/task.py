@@ -89,7 +89,8 @@ def play(world: World, count: int, seed: int, told: Callable[[int], Any]) -> tup
 def _episode(env: gym.Env[Any, Any], policy: Any, env_seed: int, policy_seed: int, limit: int) -> Played:
     obs, _ = env.reset(seed=env_seed)
     policy.reset(policy_seed)
-    frames, acts, rews, term, trunc = [np.array(obs)], [], [], False, False
+    frames, acts, term, trunc = [np.array(obs)], [], False, False
+    rews: list[float] = []
     while not term and not trunc and len(rews) < limit:
         acts.append(policy.act(obs))
         obs, rew, term, trunc, _ = env.step(acts[-1])

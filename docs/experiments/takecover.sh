@@ -8,26 +8,41 @@
 # with what an agent has learned: ROUND=name POLICY=folder-of-the-agent adds a recording and trains on all there are.
 set -euo pipefail
 MINUTES="${1:-30}"
-OUT="${2:-runs/takecover}"
+mkdir -p "${2:-runs/takecover}"
+OUT=$(cd "${2:-runs/takecover}" && pwd)
 FRAMES="${FRAMES:-300000}"
 WORKERS="${WORKERS:-$(nproc)}"
 BATCH="${BATCH:-64}"
 PRESET="${PRESET:-task}"
 EPISODES="${EPISODES:-100}"
 PYTHON="${PYTHON:-python3}"
+here=$(cd "$(dirname "$0")/../.." && pwd)
+if [ -x "$PYTHON" ]; then PYTHON=$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON"); fi
+if ! (cd "$OUT" && "$PYTHON" -c "import worldsim.agents.persistent") 2>/dev/null; then
+    # Not installed: the package as an installation would lay it out.
+    rm -rf "$OUT/package"
+    mkdir -p "$OUT/package"
+    cp -R "$here/worldsim" "$OUT/package/"
+    for wing in envs agents scenes; do mkdir -p "$OUT/package/worldsim/$wing" && cp -R "$here/$wing/." "$OUT/package/worldsim/$wing/"; done
+    export PYTHONPATH="$OUT/package${PYTHONPATH:+:$PYTHONPATH}"
+fi
+agent=${POLICY:-}
+if [ -d "$agent" ]; then agent=$(cd "$agent" && pwd); fi
+cd "$OUT"
 # A time limit of 2,100 tics. Training takes 4 tics a step, as the real twin does.
 LIMIT=525
 
 play() {
     "$PYTHON" -m worldsim record VizdoomTakeCover-v1 --out "$OUT/data/$1" --policy "$2" --frames "$3" --seed "$4" \
-        --size 64 64 --env-kwargs frame_skip 4 max_episode_steps "$LIMIT" --episode-steps "$LIMIT" --fps 8.75 --workers "$WORKERS"
+        --size 64 64 --env-kwargs frame_skip 4 max_episode_steps "$LIMIT" --episode-steps "$LIMIT" --fps 8.75 --workers "$WORKERS" \
+        --frames-per-shard 2048
 }
 
 # Whoever draws every step anew stays in the middle; moves that last live longer, and see more fireballs.
 play random random $((FRAMES / 3)) 1
 play persistent persistent-v1 $((FRAMES - FRAMES / 3)) 2
 if [ -n "${ROUND:-}" ]; then
-    play "$ROUND" "$POLICY" $((FRAMES / 3)) "$(printf '%d' "0x$(printf '%s' "$ROUND" | md5sum | cut -c1-6)")"
+    play "$ROUND" "$agent" $((FRAMES / 3)) "$(printf '%d' "0x$(printf '%s' "$ROUND" | md5sum | cut -c1-6)")"
 fi
 
 # Left and right are each other's mirror image here. Colours tell fireballs from walls: they stay as they are.

@@ -161,7 +161,7 @@ class Player:
             geometry=geometry,
             intrinsics=[float(x) for x in info["intrinsics"]] if geometry else None,
             fps=None if fps is None else float(fps),
-            policy=config.policy,
+            policy=Path(config.policy).name if agent_files(config.policy) else config.policy,
             seed=config.seed,
             versions=package_versions(),
             recording={

@@ -48,7 +48,7 @@ def acts(*values: int) -> torch.Tensor:
 
 def test_names() -> None:
     assert engine_named("plain", CPU) == PLAIN
-    assert engine_named("compiled", torch.device("cuda")) == EngineConfig("bfloat16", "default", graph=True, widen=True)
+    assert engine_named("compiled", torch.device("cuda")) == EngineConfig("bfloat16", "default", graph=True, whole=True, widen=True)
     assert engine_named("fast", torch.device("cuda")) == EngineConfig("bfloat16", graph=True, widen=True)
     assert not engine_named("fast", CPU).graph and not engine_named("fast", CPU).compile
     with pytest.raises(InvalidInputError, match="'plain', 'fast', 'compiled'.*'turbo'"):
@@ -223,4 +223,4 @@ def test_wider_convolutions_compute_the_same(tiny_world: World, state: WorldStat
 def test_bytes() -> None:
     record = {"a": torch.zeros(3, 4), "b": (torch.zeros(5, dtype=torch.uint8),)}
     assert bytes_of(record) == 53
-    assert dataclasses.asdict(PLAIN) == {"precision": "float32", "compile": "", "graph": False, "widen": False}
+    assert dataclasses.asdict(PLAIN) == {"precision": "float32", "compile": "", "graph": False, "whole": False, "widen": False}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import make_tiny_world
 from worldsim.camera import snap_pose
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
-from worldsim.heads import EgoMotionHead
+from worldsim.heads import EgoMotionHead, OutcomeHead
+from worldsim.pixels import PixelsConfig
+from worldsim.random import Purpose, uniform
 from worldsim.scene_files import load_scene
+from worldsim.snapshots import fingerprint
 from worldsim.state import Frame, SceneStart, WorldState, flatten, unflatten
-from worldsim.world import World, WorldConfig, bucket
+from worldsim.world import Termination, World, WorldConfig, bucket
 
 SIZE = 32
 
@@ -273,3 +278,62 @@ def test_unknown_world(tmp_path: Path) -> None:
     for name in ("freedoom-huge", tmp_path / "nowhere", tmp_path, tmp_path / "file", "no owner/no world"):
         with pytest.raises(NotFoundError, match=str(name)):
             World.from_pretrained(name)
+
+
+def test_ends_are_drawn_with_their_probability() -> None:
+    """A head that always says 0.25: a quarter of the worlds end at each step, each by its own seed and step, and never by 0.5."""
+    world = make_tiny_world(geometry=False, rewards=True, termination=Termination.SAMPLE)
+    logit = math.log(0.25 / 0.75)
+    state = dataclasses.replace(world.blank(512), seed=torch.arange(512))
+    later = [dataclasses.replace(state, step=state.step + i) for i in range(8)]
+    ended = torch.stack([world._ended(torch.full((512,), logit), s) for s in later])
+    assert float(ended.float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert float((ended[0] & ended[1]).float().mean()) == pytest.approx(0.0625, abs=0.03)
+    # The same draw for a neighbourless copy; another purpose's numbers are others.
+    alone = state.select(torch.tensor([77]))
+    assert bool(world._ended(torch.full((1,), logit), alone)) == bool(ended[0, 77])
+    expected = uniform(torch.tensor([77]), torch.tensor([0]), Purpose.HEADS, (1,)) < 0.25
+    assert bool(expected) == bool(ended[0, 77])
+    # Certain ends and none.
+    assert bool(world._ended(torch.full((512,), 40.0), state).all())
+    assert not bool(world._ended(torch.full((512,), -40.0), state).any())
+    threshold = make_tiny_world(geometry=False, rewards=True)
+    assert threshold.config.termination == "threshold"
+    assert not bool(threshold._ended(torch.full((512,), logit), state).any())
+    assert bool(threshold._ended(torch.full((512,), 0.1), state).all())
+
+
+def test_an_end_has_a_reward_of_its_own() -> None:
+    """Rewards are in the environment's units: 4 for going on, -96 for the end that is drawn, so forks agree on both."""
+    world = make_tiny_world(geometry=False, rewards=True, termination=Termination.SAMPLE)
+    head = OutcomeHead(dim=32, hidden=8, on_end=True)
+    head.offset.copy_(torch.tensor([4.0, -96.0]))
+    head.prior.fill_(0.0)
+    world = World(world.network, world.config, None, head)
+    start = SceneStart(rgb=torch.zeros(1, 3, 32, 32, dtype=torch.uint8), act=torch.zeros(1, dtype=torch.int64))
+    state = world.initial([start] * 32, range(32))
+    _, transition = world.step(state, torch.zeros(32, dtype=torch.int64))
+    assert 4 < int(transition.term.sum()) < 28
+    assert transition.rew.tolist() == [-96.0 if ended else 4.0 for ended in transition.term.tolist()]
+    _, again = world.step(state.select(torch.arange(31, -1, -1)), torch.zeros(32, dtype=torch.int64))
+    assert torch.equal(again.term.flip(0), transition.term)
+
+
+def test_settings_of_ends_are_kept(tmp_path: Path) -> None:
+    """In the card, in the heads' files (plain and 8-bit) and in the fingerprint; older cards mean the threshold."""
+    pixels = PixelsConfig((32, 32), "screen")
+    world = make_tiny_world(geometry=False, rewards=True, termination=Termination.SAMPLE, pixels=pixels)
+    world.outcome = OutcomeHead(dim=32, hidden=8, on_end=True)
+    world.outcome.scale.copy_(torch.tensor([0.5, 20.0]))
+    for eight_bit in (False, True):
+        loaded = World.from_pretrained(world.save_pretrained(tmp_path / str(eight_bit), eight_bit=eight_bit), "cpu")
+        assert loaded.config.termination is Termination.SAMPLE and loaded.config.pixels == pixels
+        assert loaded.outcome.scale.tolist() == [0.5, 20.0]
+    path = tmp_path / "False" / "world.json"
+    card = json.loads(path.read_text())
+    del card["config"]["termination"], card["config"]["pixels"]
+    path.write_text(json.dumps(card))
+    older = World.from_pretrained(path.parent, "cpu")
+    assert older.config.termination is Termination.THRESHOLD and older.config.pixels is None
+    assert fingerprint(older) != fingerprint(World.from_pretrained(path.parent.with_name("True"), "cpu"))
+    assert "termination=" not in repr(older.config)

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from worldsim.config import write_json
 from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
-from worldsim.evaluation import figures, measure, returns
+from worldsim.evaluation import figures, measure, returns, task
 from worldsim.evaluation.fits import Fits, with_radiance
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.test_set import PROTOCOL, TestEpisode, TestSet, TestSetConfig, digest, record_test_set, stack
@@ -118,14 +119,43 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
         raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
     if config.fits is not None:
         world = with_radiance(world)
-    results = _walks(config, world) if config.protocol == "walks" else _return_trips(config, world)
+    if config.protocol == "walks" and not world.has_geometry:
+        results, told = _task(config, world), task.table
+    elif config.protocol == "walks":
+        results, told = _walks(config, world), figures.table
+    else:
+        results, told = _return_trips(config, world), returns.table
     if config.fits is not None:
         results |= {"memory": config.memory, "fit_iterations": config.fit_iterations, "fit_every": config.fit_every}
     results["seconds"] = round(time.monotonic() - began, 1)
-    print(figures.table(results) if config.protocol == "walks" else returns.table(results))
+    print(told(results))
     if config.json is not None:
         write_json(config.json, results)
     return results
+
+
+def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
+    """Without geometry: next steps from the true past, and returns of one policy in dream and reality."""
+    with tqdm(total=config.walks, desc="recording", unit="episode") as bar:
+        episodes, limit = task.play(world, config.walks, config.seed, bar.update)
+    forced: list[task.Forced] = []
+    dreams: list[task.Dreamed] = []
+    with tqdm(desc="dreaming", unit="step") as bar:
+        for i in range(0, len(episodes), config.batch):
+            chunk = episodes[i : i + config.batch]
+            forced += _fitting(config, world, partial(task.force, world, chunk, bar.update))
+            dreams += _fitting(config, world, partial(task.dream, world, chunk, config.seed, i, limit, bar.update))
+    return task.compute(episodes, forced, dreams, config.bootstrap, config.seed) | {
+        "protocol": task.PROTOCOL,
+        "policy": task.POLICY,
+        "episodes": len(episodes),
+        "max_episode_steps": limit,
+        "env_id": world.config.env_id,
+        "sampling_steps": world.config.dynamics.steps,
+        "temperature": world.config.dynamics.temperature,
+        "seed": config.seed,
+        "device": str(world.device),
+    }
 
 
 def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:

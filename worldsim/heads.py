@@ -216,19 +216,39 @@ def _mirrored(motions: Motions, flip: Tensor, mirror: Tensor) -> Motions:
 
 
 class OutcomeHead(Module):
-    """Reward and termination of the transition into a frame, from the dynamics' features (b, d) of that frame."""
+    """Rewards and termination of the transition into a frame, from the dynamics' features (..., d) of that frame.
+
+    Whether a transition ends an episode may be decided by a draw, and its reward depends on that (a penalty for dying): so there
+    are two, of going on and of ending.
+    """
 
     config: Any
 
     @register_to_config
-    def __init__(self, dim: int = 256, hidden: int = 64) -> None:
+    def __init__(self, dim: int = 256, hidden: int = 64, on_end: bool = False) -> None:
+        """on_end: with a reward of its own for endings, and with units learned from the recording; older worlds have neither."""
         super().__init__()
-        last = nn.Linear(hidden, 2)
+        last = nn.Linear(hidden, 3 if on_end else 2)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.SiLU(), last)
+        if on_end:
+            # Rewards of going on and of ending in the environment's units, and the logit of the recording's share of endings.
+            self.register_buffer("offset", torch.zeros(2))
+            self.register_buffer("scale", torch.ones(2))
+            self.register_buffer("prior", torch.zeros(()))
+            self.offset: Tensor
+            self.scale: Tensor
+            self.prior: Tensor
+
+    def normalised(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The rewards of going on and of ending (..., 2), in units of ``scale`` from ``offset``, and the termination's logit."""
+        out = self.mlp(features)
+        if not self.config.on_end:
+            return out[..., :1].expand(*out.shape[:-1], 2), out[..., 1]
+        return out[..., :2], out[..., 2] + self.prior
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Reward (b,) and the termination's logit (b,)."""
-        reward, logit = self.mlp(features).unbind(-1)
-        return reward, logit
+        """The rewards of going on and of ending (b, 2), in the environment's units, and the termination's logit (b,)."""
+        rewards, logit = self.normalised(features)
+        return (self.offset + self.scale * rewards if self.config.on_end else rewards), logit

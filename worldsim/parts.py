@@ -62,7 +62,7 @@ class Dream:
         step: Tensor,
         pose: Tensor | None,
     ) -> tuple[Frame, Tensor, Tensor, Context]:
-        """The frame at ``pose``, its reward (b,) and the termination's logit (b,), and the context that awaits it.
+        """The frame at ``pose``, its rewards (b, 2) of going on and of ending, the termination's logit (b,), and the context after.
 
         motion: (b, 6) to ``pose`` in the axes of the camera before. seed, step: (b,) int64, of the random numbers.
         """
@@ -71,6 +71,6 @@ class Dream:
         condition = condition_of(self.dynamics, act, motion, view, intrinsics)
         prediction, context = self.dynamics.predict(context, condition, normal(seed, step, Purpose.NOISE, shape))
         frame = channels_to_frame(prediction.x, pose)
-        reward, logit = self.outcome(prediction.features.float())
+        rewards, logit = self.outcome(prediction.features.float())
         context = self.dynamics.commit(context, frame, condition, normal(seed, step, Purpose.CONTEXT, shape))
-        return frame, reward, logit, context
+        return frame, rewards, logit, context

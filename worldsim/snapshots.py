@@ -32,7 +32,7 @@ from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.kinds import describe_memory, described_memory
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.state import Frame, WorldState, checksum, flatten, unflatten
-from worldsim.world import WORLDS_FOLDER, World, bucket
+from worldsim.world import WORLDS_FOLDER, Termination, World, bucket
 
 FORMAT, VERSION = "worldsim-snapshot", 2
 STATE, ELAPSED, RESETTING, JOURNEY = "state", "elapsed", "resetting", "journey"
@@ -193,6 +193,10 @@ def fingerprint(world: World) -> str:
         total.update(f"colour_tolerance {memory.colour_tolerance}".encode())
     if temperature != 1.0:
         total.update(f"temperature {temperature}".encode())
+    if world.config.termination != Termination.THRESHOLD:
+        total.update(f"termination {world.config.termination}".encode())
+    if world.config.dynamics.first_features:
+        total.update(b"first_features")
     modules: dict[str, Any] = world.modules()
     for part, module in sorted(modules.items()):
         total.update(repr(sorted(module.settings.items())).encode())

@@ -89,13 +89,17 @@ class SceneStart:
 
 @dataclass(frozen=True)
 class Transition:
-    """What one step of a world gives. frame: the new frame. rew: (b,) float32. term: (b,) bool. coverage: (b,) float32."""
+    """What one step of a world gives. frame: the new frame. rew: (b,) float32. term: (b,) bool. coverage: (b,) float32.
+
+    ending: (b,) float32, the probability of which ``term`` came, or None.
+    """
 
     frame: Frame
     rew: Tensor
     term: Tensor
     coverage: Tensor
     view: MemoryView | None = None
+    ending: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,9 @@ from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig, in_place, with_passes
 from worldsim.memory.splat import frame_surroundings
 from worldsim.parts import Aim, Dream, condition_of
+from worldsim.pixels import PixelsConfig
 from worldsim.protocols import SceneMemory
-from worldsim.random import Purpose, normal
+from worldsim.random import Purpose, normal, uniform
 from worldsim.state import (
     Frame,
     MemoryView,
@@ -64,6 +66,15 @@ PLAIN_WEIGHTS, PACKED_WEIGHTS = "diffusion_pytorch_model.safetensors", "int8.saf
 WORLDS_FOLDER = Path(__file__).parent / "worlds"
 KEPT_STARTS = 64
 """Start scenes whose state is kept, so that the next reset to one of them is a copy."""
+
+
+class Termination(StrEnum):
+    """How the termination head's probability ends an episode."""
+
+    SAMPLE = "sample"
+    """By a draw, from the environment's own random numbers: what ends episodes may be hidden, such as a player's health."""
+    THRESHOLD = "threshold"
+    """Where it is more than one half. Worlds made before there was a choice do so."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,10 @@ class WorldConfig:
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     memory: PointMemoryConfig | None = field(default_factory=PointMemoryConfig)
     """The scene memory, None for a world without geometry."""
+    pixels: PixelsConfig | None = field(default=None, repr=False)
+    """How the real twin's images became observations (:func:`worldsim.pixels.make_pixels`), None if it observes such images."""
+    termination: Termination = field(default=Termination.THRESHOLD, repr=False)
+    """``sample`` or ``threshold``."""
 
 
 def _box(size: int, config: WorldConfig) -> gym.spaces.Box:
@@ -272,14 +287,23 @@ class World:
         """:meth:`step`, into a memory and with parts that may work in place."""
         keeper = keeper or self._keeper
         pose, motion, view = self._look(state, act, pose, aim, keeper)
-        frame, reward, logit, context = (dream or self._dream)(
+        frame, rewards, logit, context = (dream or self._dream)(
             state.context, act, motion, view, state.intrinsics, state.seed, state.step, pose
         )
-        reward = reward if self.config.has_rewards else torch.zeros_like(reward)
-        term = logit > 0 if self.config.has_terminations else torch.zeros_like(logit, dtype=torch.bool)
+        term = self._ended(logit, state)
+        reward = torch.where(term, rewards[:, 1], rewards[:, 0]) if self.config.has_rewards else torch.zeros_like(logit)
         coverage = view.coverage if view is not None else torch.zeros_like(reward)
         state = self._take_in(state, act, motion, frame, context, keeper)
-        return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view)
+        ending = torch.sigmoid(logit) if self.config.has_terminations else torch.zeros_like(logit)
+        return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view, ending=ending)
+
+    def _ended(self, logit: Tensor, state: WorldState) -> Tensor:
+        """Which worlds terminate, (b,) bool, from the termination's logit (b,)."""
+        if not self.config.has_terminations:
+            return torch.zeros_like(logit, dtype=torch.bool)
+        if self.config.termination == Termination.THRESHOLD:
+            return logit > 0
+        return uniform(state.seed, state.step, Purpose.HEADS, (1,))[:, 0] < torch.sigmoid(logit)
 
     def _fitted(self, state: WorldState) -> WorldState:
         """The state with its cache in the engine's number format: it may come from another engine."""

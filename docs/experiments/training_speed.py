@@ -149,7 +149,8 @@ def steps(trainer: Trainer, count: int) -> None:
 
 def dreamed(config: Config, trainer: Trainer, clock: Clock) -> dict[str, Any]:
     """How fast this process's shards go through memory and dream: the second time, when everything is compiled, if time allows."""
-    own, shards = trainer.own, [s for s, shard in enumerate(trainer.dataset.shards) if shard.file in trainer.taken]
+    dataset, own = trainer.dataset, trainer.own
+    shards = [s for s, shard in enumerate(dataset.shards) if str(dataset.path / shard.file) in trainer.taken]
     assert own is not None
     mine = [trainer.dataset.load_shard(s)[0] for s in shards if s % trainer.world_size == trainer.rank]
     frames = sum(len(arrays["rgb"]) for arrays in mine)

@@ -18,9 +18,10 @@ import torch
 from worldsim.camera import quantise_depth
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import check_alignment
-from worldsim.data.play import make_env
+from worldsim.data.play import make_policy
 from worldsim.data.record import RecordConfig, record
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
+from worldsim.pixels import make_env
 from worldsim.testing import TinyRoom
 
 ROOM = "worldsim/TinyRoom-v0"
@@ -91,6 +92,7 @@ def test_workers_resume_and_more_frames_change_no_bit(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
+from worldsim.data.play import make_policy
 from worldsim.data.record import RecordConfig, record
 if __name__ == "__main__":
     record(RecordConfig(env_id="worldsim/TinyRoom-v0", out=Path(sys.argv[1]), frames=int(sys.argv[2]), frames_per_shard=100,
@@ -258,7 +260,7 @@ for made in (Flat, OddActions, Moody, Strict, NoGeometry, Late):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"env_id": "recordtest/Flat-v0"}, InvalidInputError, r"recordtest/Flat-v0 observes Box.*needs images"),
+        ({"env_id": "recordtest/Flat-v0"}, InvalidInputError, "Flat-v0 observes Box.*no uint8 image.*nor does it render"),
         ({"env_id": "recordtest/OddActions-v0"}, InvalidInputError, "MultiBinary"),
         ({"env_id": "recordtest/Moody-v0"}, InvalidInputError, "some steps only"),
         ({"env_id": "recordtest/Strict-v0"}, MissingDependencyError, "worldsim_has_no_such_module"),
@@ -345,3 +347,26 @@ def test_freedoom_is_aligned(tmp_path: Path) -> None:
     assert report.undecided == ()
     assert report.rgb_error[0] < 0.9 * min(report.rgb_error[-1], report.rgb_error[1])
     assert all(e.info["map"].startswith("freedoom") for e in dataset)
+
+
+def test_policies_by_name(tmp_path: Path) -> None:
+    space = gym.spaces.Discrete(3)
+    assert type(make_policy("persistent-v1", space)) is type(make_policy("persistent", space))
+    for name in ("clever", str(tmp_path / "agent"), "worldsim.agents.random:Nobody"):
+        with pytest.raises(NotFoundError, match="No policy.*persistent, persistent-v1, random, 'module:Class', or the folder"):
+            make_policy(name, space)
+
+
+def test_a_saved_agent_records_and_is_told_from_its_later_self(tmp_path: Path) -> None:
+    """Rounds: what the agent did before it learned more is another recording."""
+    files = pytest.importorskip("worldsim.agent_files")
+    agent = files.save_agent(make_policy("random", gym.spaces.Discrete(7)), tmp_path / "agent")
+    settings = config(tmp_path / "first", policy=str(agent), frames=51, frames_per_shard=51)
+    dataset = record(settings)
+    assert dataset.info.policy == "agent" and len(dataset.info.recording["policy_sha256"]) == 64
+    assert checksums(record(settings).path) == checksums(dataset.path)
+    (agent / "agent.json").write_text((agent / "agent.json").read_text() + "\n")
+    with pytest.raises(InvalidInputError, match="policy_sha256.*another folder"):
+        record(settings)
+    with pytest.raises(InvalidInputError, match="Discrete"):
+        make_policy(str(agent), gym.spaces.Discrete(3))

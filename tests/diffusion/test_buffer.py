@@ -28,17 +28,23 @@ CLEAN = PerturbConfig(sparse=0.0, blurred=0.0, depth_noise=0.0)
 Shard = dict[str, np.ndarray]
 
 
-def plain(*lengths: int, first: int = 0) -> Shard:
-    """Episodes without geometry; frame k of the recording is filled with k, its action is k + 1, its reward k / 2."""
+def plain(*lengths: int, first: int = 0, ended: bool = False) -> Shard:
+    """Episodes without geometry; frame k of the recording is filled with k, its action is k + 1, its reward k / 2.
+
+    ended: they end by themselves, else they are cut off. One pixel of each frame is black, so that none is of one colour.
+    """
     k = np.arange(first, first + sum(lengths))
     start = np.cumsum([0, *lengths])
     last = np.isin(np.arange(len(k)), start[1:] - 1)
+    over = np.isin(np.arange(len(k)), start[1:] - 2)
+    rgb = np.broadcast_to(k.astype(np.uint8)[:, None, None, None], (len(k), 2, 2, 3)).copy()
+    rgb[:, 1, 1] = 255
     return {
-        "rgb": np.broadcast_to(k.astype(np.uint8)[:, None, None, None], (len(k), 2, 2, 3)),
+        "rgb": rgb,
         "act": np.where(last, 0, k + 1),
         "rew": np.where(last, 0, k / 2).astype(np.float32),
-        "term": np.isin(np.arange(len(k)), start[1:] - 2),
-        "trunc": np.zeros(len(k), bool),
+        "term": over & ended,
+        "trunc": over & (not ended),
         "episode_start": start,
     }
 
@@ -103,7 +109,7 @@ def consistency(windows: Windows) -> float:
 def test_outcomes_belong_to_the_frame_they_lead_to() -> None:
     """Episodes of 3 and 4 frames: act[i], rew[i] and term[i] of the file come with frame i + 1, and no frame 0 has any."""
     buffer = FrameBuffer(100, 1, None, CPU)
-    buffer.add(plain(3, 4))
+    buffer.add(plain(3, 4, ended=True))
     frames = every_frame(buffer)
     assert frames.act[:, 0].tolist() == [0, 1, 2, 0, 4, 5, 6]
     assert frames.rew[:, 0].tolist() == [0.0, 0.0, 0.5, 0.0, 1.5, 2.0, 2.5]
@@ -119,6 +125,65 @@ def test_windows_never_cross_episodes() -> None:
     assert len(buffer) == 5
     first = drawn(buffer).rgb[:, :, 0, 0, 0].int()
     assert {tuple(row) for row in first.tolist()} == {(0, 1, 2), (1, 2, 3), (2, 3, 4), (7, 8, 9), (8, 9, 10)}
+
+
+def test_windows_run_past_an_end_of_its_own() -> None:
+    """Of 5 frames, windows of 3: all of two frames and more, so that the last frame is in two windows, as the one before it is."""
+    buffer = FrameBuffer(100, 3, None, CPU)
+    buffer.add(plain(5, ended=True))
+    assert len(buffer) == 4
+    windows = drawn(buffer, 400)
+    assert windows.beyond is not None and windows.made_up is None and windows.unsure is None
+    rows = {(tuple(a), tuple(b)) for a, b in zip(windows.rgb[:, :, 0, 0, 0].tolist(), windows.beyond.tolist(), strict=True)}
+    whole = (False, False, False)
+    assert rows == {((0, 1, 2), whole), ((1, 2, 3), whole), ((2, 3, 4), whole), ((3, 4, 4), (False, False, True))}
+    assert torch.equal(windows.judged, ~windows.beyond) and torch.equal(windows.drawn, ~windows.beyond)
+    # Without the first frames, which are not judged: frame 4, the end, is there as often as frame 3.
+    judged = windows.rgb[:, 1:, 0, 0, 0][~windows.beyond[:, 1:]]
+    assert [int((judged == k).sum()) for k in (3, 4)] == pytest.approx([200, 200], abs=30)
+    # Cut off, it ends where full windows end, and no mask is needed.
+    buffer.add(plain(5))
+    assert len(buffer) == 4 + 3
+    cut = FrameBuffer(100, 3, None, CPU)
+    cut.add(plain(5))
+    assert len(cut) == 3 and drawn(cut).drawn is None and drawn(cut).judged is None
+
+
+def test_made_up_last_frames_are_known() -> None:
+    """A black last frame, one that repeats the frame before, and one that is as good as any; ended and cut off alike."""
+    for ended in (True, False):
+        shard = plain(3, 3, 3, ended=ended)
+        shard["rgb"][2] = 0
+        shard["rgb"][5] = shard["rgb"][4]
+        buffer = FrameBuffer(100, 3, None, CPU)
+        buffer.add(shard)
+        windows = drawn(buffer, 100)
+        assert windows.made_up is not None
+        last = {2: 1, 5: 4}
+        for row in range(100):
+            index = (windows.act[row] - 1).tolist()
+            for t in range(3):
+                assert bool(windows.made_up[row, t]) == (index[t] + 1 in last), (index, t)
+        assert not bool((windows.drawn & windows.made_up).any())
+    # One colour in the middle of an episode is a frame like others.
+    shard = plain(4)
+    shard["rgb"][1] = 7
+    buffer = FrameBuffer(100, 3, None, CPU)
+    buffer.add(shard)
+    assert drawn(buffer).made_up is None
+
+
+def test_what_was_cut_off_teaches_no_end() -> None:
+    """ViZDoom says of its own time limit that it ended and was cut off at once: nobody knows which."""
+    shard = plain(4)
+    shard["term"] = shard["trunc"].copy()
+    buffer = FrameBuffer(100, 4, None, CPU)
+    buffer.add(shard)
+    windows = drawn(buffer, 50)
+    assert not windows.term.any() and windows.unsure is not None
+    whole = (windows.beyond.sum(1) == 0) if windows.beyond is not None else torch.ones(50, dtype=torch.bool)
+    assert windows.unsure[whole].tolist() == [[False, False, False, True]] * int(whole.sum())
+    assert windows.judged[whole].tolist() == [[True, True, True, False]] * int(whole.sum())
 
 
 def test_old_shards_make_room() -> None:

@@ -287,3 +287,79 @@ def test_the_same_generator_gives_the_same_losses() -> None:
     with torch.no_grad():
         first, second, other = (float(losses_of(objective, batch, seed=s)["loss"]) for s in (1, 1, 2))
     assert first == second != other
+
+
+def ended(objective: Objective, **masks: torch.Tensor) -> Windows:
+    """The windows whose last frame ends the episode, with these masks."""
+    batch = windows(geometry=False)
+    term = torch.zeros_like(batch.term)
+    term[:, -1] = True
+    return dataclasses.replace(batch, term=term, **masks)
+
+
+def test_a_made_up_frame_is_never_drawn_nor_shown() -> None:
+    """Black or white, it changes neither a loss nor a gradient: what is learned of it is that the episode ends there."""
+    objective = made(geometry=False, energy=0.5)
+    batch = ended(objective)
+    last = torch.zeros(batch.rgb.shape[:2], dtype=torch.bool)
+    last[:, -1] = True
+    batch = dataclasses.replace(batch, made_up=last)
+    found = []
+    for colour in (0, 255):
+        rgb = batch.rgb.clone()
+        rgb[:, -1] = colour
+        objective.zero_grad()
+        losses = losses_of(objective, dataclasses.replace(batch, rgb=rgb))
+        losses["loss"].backward()
+        gradients = [p.grad.clone() for p in objective.parameters() if p.grad is not None]
+        found.append(({k: v for k, v in losses.items() if k.endswith(("loss", "mse", "score"))}, gradients))
+    for name, value in found[0][0].items():
+        torch.testing.assert_close(value, found[1][0][name], msg=name)
+    for a, b in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(a, b)
+    # Were it an ordinary frame, its picture would count.
+    plain = [dataclasses.replace(batch, made_up=None, rgb=torch.where(last[:, :, None, None, None], c, batch.rgb).to(torch.uint8))
+             for c in (0, 255)]  # fmt: skip
+    a, b = (losses_of(objective, p)["rgb_loss"] for p in plain)
+    assert float((a - b).abs().detach()) > 1e-3
+
+
+def test_outcome_losses_by_hand() -> None:
+    """Two frames that count, one of them the end. The zero-initialised head says the mean reward of each kind and its prior."""
+    objective = Objective(made(geometry=False).network, None, OutcomeHead(dim=32, on_end=True), ObjectiveConfig(outcome_weight=2.0))
+    head = objective.outcome
+    head.offset.copy_(torch.tensor([4.0, -96.0]))
+    head.scale.copy_(torch.tensor([0.5, 10.0]))
+    head.prior.fill_(-3.0)
+    rewards, logit = head(torch.randn(5, 32))
+    assert torch.equal(rewards, torch.tensor([[4.0, -96.0]] * 5)) and torch.equal(logit, torch.full((5,), -3.0))
+    batch = windows(geometry=False)
+    b, t = batch.rew.shape
+    rew, term = torch.full((b, t), 100.0), torch.zeros(b, t, dtype=torch.bool)
+    beyond = torch.ones(b, t, dtype=torch.bool)
+    beyond[0, :3] = False
+    rew[0, 1], rew[0, 2], term[0, 2] = 5.0, -76.0, True
+    batch = dataclasses.replace(batch, rew=rew, term=term, beyond=beyond)
+    losses = objective._outcomes(torch.randn(b, t, 32), batch, torch.rand(b, t))
+    # Off by 2 units of 0.5 and by 2 units of 10; half of the squares, on average.
+    assert float(losses["reward_loss"].detach()) == pytest.approx(2.0 * (2.0 + 2.0) / 2)
+    p = 1 / (1 + math.exp(3.0))
+    assert float(losses["termination_loss"].detach()) == pytest.approx(2.0 * -(math.log(1 - p) + math.log(p)) / 2, rel=1e-5)
+
+
+def test_made_up_ends_keep_their_true_share() -> None:
+    """Asked at pure noise alone, where other frames are in half of the cases: an end counts half, and the share of ends is true."""
+    objective = Objective(made(geometry=False).network, None, OutcomeHead(dim=32, on_end=True), ObjectiveConfig())
+    batch = windows(geometry=False)
+    b, t = batch.rew.shape
+    made_up, term = (torch.zeros(b, t, dtype=torch.bool) for _ in range(2))
+    made_up[:, -1] = term[:, -1] = True
+    batch = dataclasses.replace(batch, term=term, made_up=made_up)
+    # Of the others, every second is at pure noise.
+    level = torch.full((b, t), 0.3)
+    level[:, 1:-1:2] = level[:, -1] = 1.0
+    pure = len(range(1, t - 1, 2))
+    bias = objective.outcome.mlp[-1].bias
+    objective._outcomes(torch.randn(b, t, 32), batch, level, share=0.5)["termination_loss"].backward()
+    # At a logit of 0: half of each other frame's weight less half of an end's, over all weights.
+    assert float(bias.grad[2]) == pytest.approx((0.5 * pure - 0.5 * 0.5) / (pure + 0.5), rel=1e-5)

@@ -48,7 +48,7 @@ def trained(how: str, settings: TrainConfig, program: Path) -> dict[str, torch.T
     arguments = [
         x
         for name in ("data", "out", "preset", "steps", "batch_size", "window", "warmup", "memory_capacity", "mixed_precision")
-        for x in (f"--{name.replace('_', '-')}", str(getattr(settings, name)))
+        for x in (f"--{name.replace('_', '-')}", str(settings.data[0] if name == "data" else getattr(settings, name)))
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program), how]

@@ -27,8 +27,10 @@ from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
 from worldsim.data.record import RecordConfig, record
 from worldsim.diffusion.objective import ObjectiveConfig
 from worldsim.diffusion.perturb import PerturbConfig
+from worldsim.diffusion.tally import Tally
 from worldsim.diffusion.train import TrainConfig, Trainer, compile_in_place, train
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.scene_files import load_scene
 from worldsim.world import World
 
 SIZE = 32
@@ -108,7 +110,8 @@ def command(settings: TrainConfig, *launcher: str) -> subprocess.Popen[bytes]:
         "data", "out", "preset", "steps", "batch_size", "window", "warmup", "memory_capacity",
         "world_memory_capacity", "mixed_precision", "save_every",
     ):  # fmt: skip
-        arguments += [f"--{name.replace('_', '-')}", str(getattr(settings, name))]
+        value = getattr(settings, name)
+        arguments += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen([sys.executable, *launcher, "-m", "worldsim", "train", *arguments], env=environment)
 
@@ -413,7 +416,7 @@ def test_rewards_and_terminations_are_noticed(tmp_path: Path, rooms: Path) -> No
                 rew[-2], term[-2] = 1.0, True
             writer.add(dataclasses.replace(episode, rew=rew, term=term, trunc=episode.trunc & ~term))
     trainer = started(config(tmp_path / "goal", tmp_path / "out"))
-    assert trainer.has_rewards and trainer.has_terminations
+    assert trainer.has_rewards and trainer.tally.endings == 1
     settings = trainer.world().config
     assert settings.has_rewards and settings.has_terminations
 
@@ -440,7 +443,7 @@ def test_takes_in_what_is_recorded_meanwhile(tmp_path: Path, rooms: Path) -> Non
     (data / "dataset.json").write_text(json.dumps(whole))
     trainer.take_in()
     assert (len(trainer.buffer), trainer.frames) == (84, 128)
-    assert trainer.taken == {"shard-00000.safetensors", "shard-00001.safetensors"}
+    assert trainer.taken == {str(data / f"shard-0000{i}.safetensors") for i in (0, 1)}
     # The new episodes have been through the memory too.
     assert bool(trainer.buffer._data["view"][65:96].flatten(1).any(1).all())
     assert math.isfinite(float(trainer.train_step()["loss"].detach()))
@@ -451,7 +454,7 @@ def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -
     out = tmp_path / "out"
     with pytest.raises(NotFoundError, match="worldsim record"):
         train(config(tmp_path / "nothing", out))
-    with pytest.raises(InvalidInputError, match="unknown preset 'huge': choose one of debug, tiny, small, large"):
+    with pytest.raises(InvalidInputError, match="unknown preset 'huge': choose one of debug, tiny, small, task, large"):
         train(config(rooms, out, preset="huge"))
     with pytest.raises(InvalidInputError, match="window 11 is too short: at least 12, three attention windows"):
         train(config(rooms, out, window=11))
@@ -492,3 +495,57 @@ def test_two_processes(tmp_path: Path, kind: str, request: pytest.FixtureRequest
     card = World.from_pretrained(settings.out / "world", device="cpu").card
     assert (card["frames"], card["training"]["windows_a_step"]) == (128, 4)
     assert card["training"]["hardware"] == "2 CPU process(es)"
+
+
+def test_several_recordings_are_one(tmp_path: Path, rooms: Path, blind: Path) -> None:
+    """Rounds of other policies are trained on together; the card names each, and recordings of other things are refused."""
+    data = tmp_path / "again"
+    shutil.copytree(rooms, data)
+    index = json.loads((data / "dataset.json").read_text())
+    (data / "dataset.json").write_text(json.dumps(index | {"policy": "worldsim.agents.random:RandomPolicy", "seed": 7}))
+    trainer = started(dataclasses.replace(config(rooms, tmp_path / "out"), data=(rooms, data)))
+    assert (len(trainer.buffer), trainer.frames) == (168, 256)
+    assert math.isfinite(float(trainer.train_step()["loss"].detach()))
+    told = trainer.world().card["recordings"]
+    assert [(t["frames"], t["seed"]) for t in told] == [(128, index["seed"]), (128, 7)]
+    assert told[1]["policy"] == "worldsim.agents.random:RandomPolicy"
+    with pytest.raises(InvalidInputError, match="cannot be trained on together: geometry is True in one, False in the other"):
+        Trainer(dataclasses.replace(config(rooms, tmp_path / "out"), data=(rooms, blind)))
+    with pytest.raises(InvalidInputError, match="data is empty"):
+        dataclasses.replace(config(rooms, tmp_path / "out"), data=())
+
+
+def test_a_world_starts_where_episodes_did(tmp_path: Path, blind: Path) -> None:
+    """Trained worlds can be stepped at once: their scenes are first frames of the recording, and are not written twice."""
+    world = train(config(blind, tmp_path / "out", memory=False, scenes=3))
+    folder = tmp_path / "out" / "world" / "scenes"
+    firsts = {e.rgb[0].tobytes() for e in EpisodeDataset(blind)}
+    assert sorted(p.name for p in folder.iterdir()) == ["start-1", "start-2", "start-3"]
+    for path in folder.iterdir():
+        scene = load_scene(path)
+        world.check_start(scene)
+        assert scene.rgb.shape[0] == 1 and scene.rgb[0].permute(1, 2, 0).numpy().tobytes() in firsts
+    assert world.config.termination == "sample" and not world.config.has_terminations
+    shutil.rmtree(folder / "start-2")
+    train(config(blind, tmp_path / "out", memory=False, scenes=3, steps=4))
+    assert sorted(p.name for p in folder.iterdir()) == ["start-1", "start-3"]
+
+
+def test_rewards_of_two_kinds_are_measured() -> None:
+    """Going on gives 4, 4 and 1, ending gives -96 and -104; what was cut off is neither, and only the black frame is made up."""
+    rgb = np.arange(2 * 7 * 12, dtype=np.uint8).reshape(14, 2, 2, 3)
+    rgb[3] = 0
+    term, trunc, rew = np.zeros(14, bool), np.zeros(14, bool), np.zeros(14, np.float32)
+    # Episodes of 4, 3, 3 and 4 frames: died, died, was cut off, was cut off and died at once.
+    term[[2, 5, 12]], trunc[[8, 12]] = True, True
+    rew[[0, 1, 4, 7, 8, 10, 11]] = [4, 4, 1, 4, 4, 4, 4]
+    rew[[2, 5, 12]] = [-96, -104, 50]
+    start = np.array([0, 4, 7, 10, 14])
+    tally = Tally()
+    tally.add({"rgb": rgb, "term": term, "trunc": trunc, "rew": rew, "episode_start": start})
+    assert tally.endings == 2 and tally.made_up and tally.count.tolist() == [7, 2]
+    units = tally.units().tolist()
+    assert units[:2] == pytest.approx([25 / 7, -100])
+    assert units[2:4] == pytest.approx([math.sqrt(97 / 7 - (25 / 7) ** 2), 4.0])
+    assert 1 / (1 + math.exp(-units[4])) == pytest.approx(2.5 / 10)
+    assert Tally().units().isfinite().all()

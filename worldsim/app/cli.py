@@ -35,6 +35,12 @@ class Command:
 
 COMMANDS = {
     "record": Command("worldsim.data.record", "RecordConfig", "record", "Record episodes of a Gymnasium environment.", "env_id"),
+    "export-minari": Command(
+        "worldsim.data.interchange", "ExportMinariConfig", "export_minari", "Copy a recording into Minari.", "data"
+    ),
+    "import-minari": Command(
+        "worldsim.data.interchange", "ImportMinariConfig", "import_minari", "Make a recording of a Minari dataset.", "name"
+    ),
     "train": Command("worldsim.diffusion.train", "TrainConfig", "train", "Train a world on recorded episodes."),
     "distil": Command("worldsim.diffusion.distil", "DistilConfig", "distil", "Make a student of few sampling steps.", "world"),
     "evaluate": Command("worldsim.evaluate", "EvaluateConfig", "evaluate", "Measure a world against its real twin.", "world"),

@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from worldsim.camera import quantise_depth
 from worldsim.config import write_json
-from worldsim.data.play import make_env
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
 from worldsim.evaluation.trips import UNDO
 from worldsim.memory.points import PointMemory
 from worldsim.metrics import TURN_METRES, nearest_pose, psnr, sharpness, turned
 from worldsim.pictures import contact_sheet, depth_picture, holes_marked, panels, save_png
+from worldsim.pixels import make_env
 from worldsim.state import SceneStart, Transition, WorldState
 from worldsim.world import World
 

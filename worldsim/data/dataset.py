@@ -78,6 +78,8 @@ class DatasetInfo:
     """Frames per second of the environment's own time, if it names one."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of ``gymnasium.make``."""
+    pixels: dict[str, Any] | None = None
+    """How its images were made into observations, a :class:`worldsim.pixels.PixelsConfig`; None for none."""
     reset_options: dict[str, Any] = field(default_factory=dict)
     """Options of every reset, such as ``{"split": "train"}``."""
     policy: str = ""

@@ -7,6 +7,7 @@ nothing else: neither on the process that plays it nor on what that process play
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.metadata
 import os
@@ -23,15 +24,23 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.camera import quantise_depth
-from worldsim.data.dataset import DatasetInfo
+from worldsim.data.dataset import DatasetInfo, sha256_of
 from worldsim.data.episode import Episode
-from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
+from worldsim.errors import InvalidInputError, NotFoundError, WorldsimError
+from worldsim.pixels import PixelsConfig, as_dict, find_pixels, make_pixels, qualified
 from worldsim.protocols import Policy
 
 Array = NDArray[Any]
 
-POLICIES = {"persistent": "worldsim.agents.persistent:PersistentPolicy", "random": "worldsim.agents.random:RandomPolicy"}
-"""Short names of policies; any other is ``module:Class``, constructed with the action space."""
+POLICIES = {
+    "persistent": "worldsim.agents.persistent:PersistentPolicy",
+    "persistent-v1": "worldsim.agents.persistent:PersistentPolicy",
+    "random": "worldsim.agents.random:RandomPolicy",
+}
+"""Short names of policies. Others are ``module:Class``, constructed with the action space, or saved agents, by folder or name."""
+SAVED_AGENTS = "worldsim.agent_files"
+"""Module whose ``load_agent`` makes a policy of a saved agent's folder; loaded on first use."""
+AGENT_CARD = "agent.json"
 MAX_DROPPED = 64
 """So many short episodes in a row end the recording with an error: the environment then hardly moves at all."""
 GEOMETRY_KEYS = ("pose", "depth", "intrinsics")
@@ -54,13 +63,22 @@ class RecordConfig:
     frames_per_shard: int = 8192
     """A shard is closed once it has this many frames (170 MB at 64x64 with depth): what an interruption may cost a worker."""
     policy: str = "persistent"
-    """``persistent``, ``random``, or ``module:Class`` of a policy that is constructed with the action space."""
+    """``persistent``, ``random``, ``module:Class`` of a policy that is constructed with the action space, or a saved agent's
+    folder: for another round, with what was learned from the last one, use another ``--out`` and train on both."""
     seed: int = 0
     """What all randomness comes from. Training and evaluation recordings need different ones."""
     reset_options: dict[str, str] = field(default_factory=dict)
     """Options of every reset, such as ``split train``."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
-    """Further arguments of ``gymnasium.make``."""
+    """Further arguments of ``gymnasium.make``, such as ``max_episode_steps 525``."""
+    size: tuple[int, int] | None = None
+    """Height and width in pixels that images are resized to; the environment's own if not given. Training needs multiples of 8."""
+    key: str | None = None
+    """Key of a Dict observation that holds the image; needed only where several parts of it are images."""
+    render: bool = False
+    """Record what the environment renders (``render_mode="rgb_array"``) instead of what it observes."""
+    fps: float | None = None
+    """Steps a second of the environment's own time; its ``render_fps`` if not given, which knows nothing of skipped frames."""
     min_travel: float = 4.7
     """Episodes that never get this far from their start are dropped, in metres; needs poses. 150 map units of Doom: enough
     to leave the closet in which a random start may lie. 0 keeps all."""
@@ -81,6 +99,8 @@ class RecordConfig:
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise InvalidInputError(f"RecordConfig.{name} = {getattr(self, name)!r}: it must be at least {bound}.")
+        if self.fps is not None and not self.fps > 0:
+            raise InvalidInputError(f"RecordConfig.fps = {self.fps!r}: steps a second, more than 0.")
 
     @property
     def shard_frames(self) -> int:
@@ -105,9 +125,13 @@ class Player:
 
     def __init__(self, config: RecordConfig, stopping: Callable[[], bool] = lambda: False) -> None:
         self.config, self.stopping = config, stopping
-        self.env = make_env(config.env_id, dict(config.env_kwargs))
+        self.env_id = qualified(config.env_id)
+        self.pixels: PixelsConfig | None = find_pixels(
+            self.env_id, dict(config.env_kwargs), config.size, config.key, config.render
+        )
+        self.env = self._made()
         try:
-            _require_image(self.env, config.env_id)
+            describe_space(self.env.action_space)
             self.policy = make_policy(config.policy, self.env.action_space)
         except BaseException:
             self.env.close()
@@ -117,23 +141,27 @@ class Player:
         """Close the environment."""
         self.env.close()
 
+    def _made(self) -> gym.Env[Any, Any]:
+        return make_pixels(self.env_id, dict(self.config.env_kwargs), self.pixels)
+
     def describe(self) -> DatasetInfo:
         """What ``dataset.json`` says of the whole recording; resets the environment once."""
         config, env = self.config, self.env
-        _, info = env.reset(seed=0, options=dict(config.reset_options))
+        _, info = env.reset(seed=0, options=dict(config.reset_options) or None)
         geometry = _has_geometry(info)
         assert env.observation_space.shape is not None
-        fps = env.metadata.get("render_fps")
+        fps = config.fps or env.metadata.get("render_fps")
         return DatasetInfo(
-            env_id=config.env_id,
+            env_id=self.env_id,
             env_kwargs=dict(config.env_kwargs),
+            pixels=as_dict(self.pixels),
             reset_options=dict(config.reset_options),
             observation_space={"shape": list(env.observation_space.shape), "dtype": "uint8"},
             action_space=describe_space(env.action_space),
             geometry=geometry,
             intrinsics=[float(x) for x in info["intrinsics"]] if geometry else None,
             fps=None if fps is None else float(fps),
-            policy=config.policy,
+            policy=Path(config.policy).name if agent_files(config.policy) else config.policy,
             seed=config.seed,
             versions=package_versions(),
             recording={
@@ -141,6 +169,7 @@ class Player:
                 "frames_per_shard": config.shard_frames,
                 "min_travel": config.min_travel,
                 "episodes_per_map": config.episodes_per_map,
+                **agent_files(config.policy),
             },
         )
 
@@ -179,7 +208,7 @@ class Player:
             warnings.warn(f"{self.config.env_id} broke down ({cause}): the episode is dropped", stacklevel=2)
             with contextlib.suppress(Exception):
                 self.env.close()
-            self.env = make_env(self.config.env_id, dict(self.config.env_kwargs))
+            self.env = self._made()
             return None
 
     def _episode(self, shard: int, attempt: int, options: dict[str, str]) -> Episode:
@@ -261,43 +290,55 @@ def _map_of(episode: Episode | None) -> str:
     return str(episode.info.get("map", "an unnamed map")) if episode is not None else "an unnamed map"
 
 
-def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
-    """``gymnasium.make`` with worldsim's errors."""
-    try:
-        return gym.make(env_id, disable_env_checker=True, **kwargs)
-    except gym.error.UnregisteredEnv as error:
-        raise NotFoundError(
-            f"No environment {env_id!r}: {error} Ids look like 'worldsim/FreedoomReal-v0'; for one that a module of yours "
-            f"registers, write 'module:Name-v0'."
-        ) from None
-    except gym.error.DependencyNotInstalled as error:
-        raise MissingDependencyError(f"{env_id} needs a package that is not installed: {error}") from None
-    except WorldsimError:
-        raise
-    except ModuleNotFoundError as error:
-        raise MissingDependencyError(
-            f"{env_id} needs a module that is not installed ({error}): install it first."
-        ) from None
-    except (gym.error.Error, TypeError) as error:
-        raise InvalidInputError(f"{env_id} cannot be made with {kwargs!r}: {error}") from error
-
-
 def make_policy(name: str, action_space: gym.Space[Any]) -> Policy:
-    """The policy of a short name or of ``module:Class``, for an action space."""
-    module_name, _, class_name = POLICIES.get(name, name).partition(":")
+    """The policy of a short name, of ``module:Class`` or of a saved agent's folder, for an action space."""
+    found = POLICIES.get(name, name)
+    if ":" not in found or (Path(found) / AGENT_CARD).is_file():
+        return _checked(name, _saved_agent(name, action_space))
+    module_name, _, class_name = found.partition(":")
     try:
         constructor = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise NotFoundError(f"No policy {name!r} ({error}): use {', '.join(POLICIES)}, or 'module:Class'.") from None
+        raise NotFoundError(f"No policy {name!r} ({error}): use {_FORMS}.") from None
     try:
         policy = constructor(action_space)
     except TypeError as error:
         raise InvalidInputError(
             f"The policy {name!r} cannot be constructed with the action space {action_space}: {error}."
         ) from error
+    return _checked(name, policy)
+
+
+_FORMS = f"{', '.join(POLICIES)}, 'module:Class', or the folder of a saved agent"
+
+
+def _saved_agent(name: str, action_space: gym.Space[Any]) -> Any:
+    try:
+        files: Any = importlib.import_module(SAVED_AGENTS)
+        return files.load_agent(name, action_space)
+    except ModuleNotFoundError as error:
+        if error.name != SAVED_AGENTS:
+            raise
+        raise NotFoundError(f"No policy {name!r}: use {_FORMS}.") from None
+    except NotFoundError as error:
+        raise NotFoundError(f"No policy {name!r} ({error}): use {_FORMS}.") from None
+
+
+def _checked(name: str, policy: Any) -> Policy:
     if not isinstance(policy, Policy):
         raise InvalidInputError(f"{name!r} is no policy: {type(policy).__name__} needs the methods reset(seed) and act(obs).")
     return policy
+
+
+def agent_files(policy: str) -> dict[str, str]:
+    """SHA-256 of a saved agent's files: an agent that was trained on since is another policy, and goes into another dataset."""
+    folder = Path(policy)
+    if not (folder / AGENT_CARD).is_file():
+        return {}
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        total.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return {"policy_sha256": total.hexdigest()}
 
 
 def describe_space(space: gym.Space[Any]) -> dict[str, Any]:
@@ -316,16 +357,6 @@ def package_versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions
-
-
-def _require_image(env: gym.Env[Any, Any], env_id: str) -> None:
-    describe_space(env.action_space)
-    space = env.observation_space
-    if not (isinstance(space, gym.spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3):
-        raise InvalidInputError(
-            f"{env_id} observes {space}; recording needs images, Box uint8 of (height, width, 3). "
-            f"Wrap it so that it does, and register the wrapped environment."
-        )
 
 
 def _has_geometry(info: dict[str, Any]) -> bool:

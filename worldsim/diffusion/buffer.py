@@ -36,6 +36,9 @@ class Windows:
     transition into the frame. motion: (b, t, 6). view: (b, t, 8, h, w) float32 channels or None. own_rgb, own_inverse_depth: the
     frames that later ones attend to where these are not the true ones: dreamed or edited; or None. dreamed: (b, t) bool, whether
     the memory that is shown holds dreamed frames, or None.
+
+    Where episodes end, (b, t) bool each, or None for nowhere: beyond: fills up the window past the end. made_up: a last frame that
+    the environment does not really show (see :func:`made_up`). unsure: it ended by itself and was cut off at once.
     """
 
     rgb: Tensor
@@ -48,6 +51,19 @@ class Windows:
     own_rgb: Tensor | None = None
     own_inverse_depth: Tensor | None = None
     dreamed: Tensor | None = None
+    beyond: Tensor | None = None
+    made_up: Tensor | None = None
+    unsure: Tensor | None = None
+
+    @property
+    def drawn(self) -> Tensor | None:
+        """(b, t) bool, frames whose picture can be learned; None for all."""
+        return _neither(self.beyond, self.made_up)
+
+    @property
+    def judged(self) -> Tensor | None:
+        """(b, t) bool, frames whose reward and termination can be learned; None for all."""
+        return _neither(self.beyond, self.unsure)
 
     @property
     def x(self) -> Tensor:
@@ -58,6 +74,18 @@ class Windows:
     def context(self) -> Tensor:
         """The same of the frames that later ones attend to: dreamed ones among them, if there are any."""
         return self.x if self.own_rgb is None else frame_to_channels(self.own_rgb, self.own_inverse_depth)
+
+
+def _neither(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    both = [x for x in (one, other) if x is not None]
+    return ~torch.stack(both).any(0) if both else None
+
+
+def made_up(before: np.ndarray, last: np.ndarray) -> bool:
+    """Whether an episode's last frame (h, w, 3) uint8 is none that the environment shows on the way: of one colour throughout
+    (ViZDoom has no picture of an episode's end and gives zeros), or the frame before once more.
+    """
+    return bool((last == last[:1, :1]).all() or (last == before).all())
 
 
 def bytes_per_frame(height: int, width: int, geometry: bool, memory: bool, own: bool = False) -> int:
@@ -90,9 +118,11 @@ class FrameBuffer:
         self.frames = 0
         self._data: dict[str, Tensor] = {}
         self._shards: list[tuple[int, int]] = []
-        self._starts: dict[int, Tensor] = {}
+        self._starts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._fresh: dict[int, list[tuple[int, int]]] = {}
-        self._all_starts = torch.zeros(0, dtype=torch.int64, device=device)
+        # First frames of full windows; of all, those that run past an episode's end included; and the last frame of each's episode.
+        self._full_starts, self._all_starts, self._last = (torch.zeros(0, dtype=torch.int64, device=device) for _ in range(3))
+        self._has_made_up = self._has_unsure = self._runs_beyond = False
 
     def __len__(self) -> int:
         """Number of windows that can be drawn."""
@@ -114,11 +144,9 @@ class FrameBuffer:
         self._write(at, shard)
         self._shards.append((at, at + count))
         self.frames = at + count
-        starts = np.concatenate(
-            [np.arange(s, max(s, s + n - self.window + 1)) for s, n in zip(shard["episode_start"][:-1], lengths, strict=True)]
-        )
-        self._starts[at] = torch.from_numpy(starts + at).to(self.device)
-        self._all_starts = torch.cat(list(self._starts.values()))
+        ended = np.asarray(shard["term"])[shard["episode_start"][1:] - 2] & (lengths > 1)
+        self._starts[at] = self._windows(shard["episode_start"][:-1] + at, lengths, ended)
+        self._full_starts, self._all_starts, self._last = (torch.cat(parts) for parts in zip(*self._starts.values(), strict=True))
         self._fresh[at] = [(int(at + s), int(n)) for s, n in zip(shard["episode_start"][:-1], lengths, strict=True)]
 
     @torch.no_grad()
@@ -143,6 +171,8 @@ class FrameBuffer:
             raise InvalidInputError(f"the buffer holds no window of {self.window} frames: record longer episodes")
         pick = torch.randint(len(self), (batch,), generator=generator, device=self.device)
         index = self._all_starts[pick][:, None] + torch.arange(self.window, device=self.device)
+        last = self._last[pick][:, None]
+        beyond, index = index > last, torch.minimum(index, last)
         flat = index.flatten()
 
         def get(name: str) -> Tensor:
@@ -159,7 +189,12 @@ class FrameBuffer:
         if "own_rgb" in self._data:
             own_rgb, dreamed = get("own_rgb"), get("dreamed")
             own_depth = get("own_inverse_depth").int() & 0xFFFF if depth is not None else None
-        return Windows(get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view, own_rgb, own_depth, dreamed)
+        return Windows(
+            get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view, own_rgb, own_depth, dreamed,
+            beyond=beyond if self._runs_beyond else None,
+            made_up=get("made_up") if self._has_made_up else None,
+            unsure=get("unsure") if self._has_unsure else None,
+        )  # fmt: skip
 
     def sample_motions(self, batch: int, generator: torch.Generator) -> Motions:
         """Moments drawn uniformly from the windows, each with a full past, for the ego-motion head. Needs poses."""
@@ -168,9 +203,11 @@ class FrameBuffer:
         if self.window < HISTORY + 2:
             least = HISTORY + 2
             raise InvalidInputError(f"windows of {self.window} frames hold no {HISTORY} motions and a next one: at least {least}")
-        pick = torch.randint(len(self), (batch,), generator=generator, device=self.device)
+        if not len(self._full_starts):
+            raise InvalidInputError(f"the buffer holds no full window of {self.window} frames: record longer episodes")
+        pick = torch.randint(len(self._full_starts), (batch,), generator=generator, device=self.device)
         late = torch.randint(HISTORY, self.window - 1, (batch,), generator=generator, device=self.device)
-        now = self._all_starts[pick] + late
+        now = self._full_starts[pick] + late
         # Motion i led to frame i, from the camera of frame i - 1.
         index = now[:, None] + torch.arange(1 - HISTORY, 2, device=self.device)
         motion = to_world_axes(self._data["motion"][index], self._data["pose"][index - 1])
@@ -185,6 +222,23 @@ class FrameBuffer:
         camera = Camera(pose, self.intrinsics.expand(len(rgb), 4), *rgb.shape[-2:])
         return frame_surroundings(Frame(rgb, depth.int() & 0xFFFF, pose), camera)
 
+    def _windows(self, first: np.ndarray, lengths: np.ndarray, ended: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """First frames of full windows and of all, and the last frame of each one's episode.
+
+        Windows of episodes that ended by themselves may run past the end: a frame's share of the windows then depends on how much
+        lies before it, never on how soon the end comes, and so the share of endings that is seen is the true one.
+        """
+        full, whole, last = [], [], []
+        for start, length, over in zip(first, lengths, ended, strict=True):
+            full.append(np.arange(start, max(start, start + length - self.window + 1)))
+            # Past the end: still two frames, one that was there and the last one.
+            past = np.arange(full[-1][-1] + 1 if len(full[-1]) else start, start + length - 1) if over else full[-1][:0]
+            whole.append(np.concatenate([full[-1], past]))
+            last.append(np.full(len(whole[-1]), start + length - 1))
+            self._runs_beyond |= len(past) > 0
+        parts = (np.concatenate(part).astype(np.int64) for part in (full, whole, last))
+        return tuple(torch.from_numpy(part).to(self.device) for part in parts)  # type: ignore[return-value]
+
     def _evict(self, start: int, stop: int) -> None:
         gone = [s for s in self._shards if s[0] < stop and start < s[1]]
         self._shards = [s for s in self._shards if s not in gone]
@@ -197,6 +251,13 @@ class FrameBuffer:
         stop = at + len(shard["rgb"])
         first = np.zeros(stop - at, bool)
         first[shard["episode_start"][:-1]] = True
+        term, trunc, rgb = (np.asarray(shard[name]) for name in ("term", "trunc", "rgb"))
+        over, invented = term | trunc, np.zeros(stop - at, bool)
+        for i in shard["episode_start"][1:] - 1:
+            invented[i] = not first[i] and over[i - 1] and made_up(rgb[i - 1], rgb[i])
+        unsure = term & trunc
+        self._has_made_up |= bool(invented.any())
+        self._has_unsure |= bool(unsure.any())
 
         def led_to(x: np.ndarray) -> np.ndarray:
             shifted = np.concatenate([np.zeros_like(x[:1]), x[:-1]])
@@ -207,7 +268,10 @@ class FrameBuffer:
             "rgb": torch.from_numpy(np.array(shard["rgb"])).to(self.device).permute(0, 3, 1, 2).contiguous(),
             "act": torch.from_numpy(led_to(shard["act"])).to(self.device),
             "rew": torch.from_numpy(led_to(shard["rew"])).to(self.device),
-            "term": torch.from_numpy(led_to(shard["term"])).to(self.device),
+            # What was cut off did not end by itself; where both are said, nobody knows.
+            "term": torch.from_numpy(led_to(term & ~trunc)).to(self.device),
+            "made_up": torch.from_numpy(invented).to(self.device),
+            "unsure": torch.from_numpy(led_to(unsure)).to(self.device),
             "motion": torch.zeros(stop - at, 6, device=self.device),
         }
         if "pose" in shard:

@@ -139,7 +139,7 @@ class DistilTrainer(Trainer):
             size = PRESETS[c.preset] | {"window": n.window}
             shared = {name: n[name] for name in AGREED if name not in size and name != "patch"}
             network = SpaceTimeTransformer(**shared, **size)
-            outcome = OutcomeHead(dim=network.config.dim)
+            outcome = OutcomeHead(dim=network.config.dim, on_end=teacher.outcome.config.on_end)
         else:
             # Loaded anew for the teacher's own weights: the student's change.
             world = World.from_pretrained(c.world if c.student == OF_TEACHER else c.student, device="cpu")
@@ -170,7 +170,9 @@ class DistilTrainer(Trainer):
     def world(self, measured: dict[str, Any] | None = None) -> World:
         """The student with the averaged weights, as a copy on the CPU, with the teacher's memory and heads' settings."""
         world, teacher, c = super().world(measured), self.teacher, self.distil
-        config = dataclasses.replace(world.config, dynamics=self.dynamics, memory=teacher.config.memory)
+        config = dataclasses.replace(
+            world.config, dynamics=self.dynamics, memory=teacher.config.memory, termination=teacher.config.termination
+        )
         card = world.card | {
             # What the teacher knows, the student knows through it.
             "train_maps": sorted(set(world.card["train_maps"]) | set(teacher.card.get("train_maps", ()))),

@@ -199,9 +199,9 @@ class DistilObjective(Objective):
         if c.real > 0:
             first = "first" if "first" in answers else "regression"
             twice = [answers[name] for name in (first, "second") if name in answers]
-            true = self._denoising(self._forgiven(twice, x, windows), x, level)
+            true = self._denoising(self._forgiven(twice, x, windows), x, level, windows.drawn)
             losses |= {k: c.real * v if k.endswith("_loss") else v for k, v in true.items()}
-        losses.update(self._outcomes(features, windows))
+        losses.update(self._outcomes(features, windows, level))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
         losses["prediction"] = predictions[0].detach()
         return losses

@@ -38,6 +38,10 @@ class DynamicsConfig:
     """Standard deviation, in [0, 1], of the noise that frames are drawn from. 1: samples, as sharp and as varied as the network was
     trained to draw. Less: nearer to the mean of what may come, so closer to the truth and duller."""
 
+    first_features: bool = field(default=False, repr=False)
+    """Whether heads see the features of the first denoising pass, at pure noise, and not those of the last. So it is where the
+    recorded environment makes up the frame at an episode's end (black, for instance): no dreamed frame tells of that."""
+
     def __post_init__(self) -> None:
         if not 0.0 <= self.temperature <= 1.0:
             raise InvalidInputError(f"DynamicsConfig.temperature = {self.temperature!r}: it must be in [0, 1]")
@@ -131,7 +135,9 @@ class DiffusionDynamics:
 
         def denoise(x: Tensor, level: float) -> Tensor:
             if "context" in state:
-                out, state["features"], _ = self._denoise(state["context"], condition, x, level)
+                out, features, _ = self._denoise(state["context"], condition, x, level)
+                if not self.config.first_features:
+                    state["features"] = features
             else:
                 out, state["features"], state["context"] = self._commit_and_denoise(context, condition, x, level)
             return out

@@ -47,6 +47,9 @@ class ObjectiveConfig:
     """Share of the training after which ``own_context`` begins: first learn, then learn from one's own mistakes."""
     depth_weight: float = 0.5
     """Weight of the depth channel's loss beside colour's."""
+    outcome_weight: float = 1.0
+    """Weight of the reward's and the termination's losses beside colour's. It changes how much of the network serves them, not what
+    is right: probabilities stay true."""
     forgive_dreamed: bool = True
     """Leave out of the loss the places where a memory that was dreamed in part shows something else than what was there: there
     a dream should stay as it is. Otherwise the network learns to distrust what it remembers of its own."""
@@ -123,6 +126,9 @@ class Objective(nn.Module):
             return torch.rand(*shape, generator=generator, device=device)
 
         level = torch.where(uniform(b, t) < c.pure_noise, torch.ones(b, t, device=device), uniform(b, t))
+        if windows.made_up is not None:
+            # Less noise would show what no dream shows, and the heads would wait for it.
+            level = torch.where(windows.made_up, torch.ones_like(level), level)
         context_level = torch.where(uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t))
         hidden_before = (uniform(b) * t).long() * (uniform(b) < c.context_drop)
         noise = torch.randn(1 + targets, *x.shape, generator=generator, device=device)
@@ -136,8 +142,8 @@ class Objective(nn.Module):
         predictions, features = self._predict(
             torch.cat(noisy, 1), [context_level, *[level] * targets], windows, intrinsics, hidden_before
         )
-        losses = self._denoising(self._forgiven(predictions, x, windows), x, level)
-        losses.update(self._outcomes(features, windows))
+        losses = self._denoising(self._forgiven(predictions, x, windows), x, level, windows.drawn)
+        losses.update(self._outcomes(features, windows, level, c.pure_noise))
         if self.ego_motion is not None and motions is not None:
             losses.update(self._motions(motions))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
@@ -196,8 +202,19 @@ class Objective(nn.Module):
         disputed = (others > 0.5 * all_known) & windows.dreamed[:, :, None, None]
         return [torch.where(disputed[:, :, None], x, p) for p in predictions]
 
-    def _denoising(self, predictions: list[Tensor], x: Tensor, level: Tensor) -> dict[str, Tensor]:
-        """Logarithms of each frame's error: every frame and noise level counts by ratio, as PSNR does."""
+    def _denoising(
+        self, predictions: list[Tensor], x: Tensor, level: Tensor, drawn: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Logarithms of each frame's error: every frame and noise level counts by ratio, as PSNR does.
+
+        drawn: (b, t) bool, which frames count; None for all.
+        """
+        counted = torch.ones_like(level) if drawn is None else drawn.float()
+
+        def mean(each: Tensor) -> Tensor:
+            # Not each[drawn].mean(): picking waits for the device.
+            return each.mean() if drawn is None else (each * counted).sum() / counted.sum().clamp(min=1.0)
+
         colours, truth = [p[:, :, :3] for p in predictions], x[:, :, :3]
         errors = torch.stack([(colour - truth).square().mean((2, 3, 4)) for colour in colours])
         loss = torch.log(errors + 1e-3).mean(0)
@@ -207,23 +224,41 @@ class Objective(nn.Module):
             # Twice: a distance's logarithm, beside that of a squared distance.
             sampled = 2.0 * self.config.energy * torch.log(score + 1e-2) + (1.0 - self.config.energy) * loss
             loss = torch.where(level == 1.0, sampled, loss)
-            # Not score[pure].mean(): picking waits for the device.
-            pure = (level == 1.0).float()
+            pure = (level == 1.0) * counted
             losses["energy_score"] = ((score * pure).sum() / pure.sum()).detach()
-        losses |= {"rgb_loss": loss.mean(), "rgb_mse": errors.mean().detach()}
+        losses |= {"rgb_loss": mean(loss), "rgb_mse": mean(errors.mean(0)).detach()}
         if x.shape[2] > 3:
             # Absolute error: its median keeps depth edges sharp, where a mean would float in mid-air.
             depth = torch.stack([(p[:, :, 3] - x[:, :, 3]).abs().mean((2, 3)) for p in predictions])
-            losses["depth_loss"] = self.config.depth_weight * torch.log(depth + 1e-3).mean()
-            losses["depth_error"] = depth.mean().detach()
+            losses["depth_loss"] = self.config.depth_weight * mean(torch.log(depth + 1e-3).mean(0))
+            losses["depth_error"] = mean(depth.mean(0)).detach()
         return losses
 
-    def _outcomes(self, features: Tensor, windows: Windows) -> dict[str, Tensor]:
-        reward, logit = (o.float() for o in self.outcome(features.float()))
-        return {
-            "reward_loss": F.smooth_l1_loss(reward[:, 1:], windows.rew[:, 1:].float()),
-            "termination_loss": F.binary_cross_entropy_with_logits(logit[:, 1:], windows.term[:, 1:].float()),
-        }
+    def _outcomes(self, features: Tensor, windows: Windows, level: Tensor, share: float = 1.0) -> dict[str, Tensor]:
+        """Losses of the heads, each right on average: of the mean reward (squared error) and of the true probability of an end.
+
+        features: (b, t, d) of frames at noise levels (b, t). The first frames of windows were reached by what is not in them.
+        share: how often, of the times that others are, made-up frames would be at pure noise if they were not put there.
+        """
+        rewards, logit = (o.float()[:, 1:] for o in self.outcome.normalised(features.float()))
+        rew, term = windows.rew[:, 1:].float(), windows.term[:, 1:]
+        counted = torch.ones_like(rew) if windows.judged is None else windows.judged[:, 1:].float()
+        if windows.made_up is not None:
+            # All are asked where made-up frames can be: an end would else be rarer at other levels, and there more frequent.
+            counted = counted * (level[:, 1:] == 1.0) * torch.where(windows.made_up[:, 1:], share, 1.0)
+
+        def mean(each: Tensor) -> Tensor:
+            return (each * counted).sum() / counted.sum().clamp(min=1e-6)
+
+        head = self.outcome
+        if head.config.on_end:
+            error = (rewards - (rew[..., None] - head.offset) / head.scale).square() * 0.5
+            error = torch.where(term, error[..., 1], error[..., 0])
+        else:
+            error = F.smooth_l1_loss(rewards[..., 0], rew, reduction="none")
+        ended = F.binary_cross_entropy_with_logits(logit, term.float(), reduction="none")
+        weight = self.config.outcome_weight
+        return {"reward_loss": weight * mean(error), "termination_loss": weight * mean(ended)}
 
     def _motions(self, motions: Motions) -> dict[str, Tensor]:
         """Ego-motion, with and without what is in the way."""

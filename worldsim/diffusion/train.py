@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,8 +26,9 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from worldsim.config import read_json, to_json, write_json
+from worldsim.config import from_json, read_json, to_json, write_json
 from worldsim.data.dataset import EpisodeDataset
+from worldsim.data.starts import write_starts
 from worldsim.diffusion.buffer import FrameBuffer, Windows, augment, bytes_per_frame
 from worldsim.diffusion.dynamics import DynamicsConfig
 from worldsim.diffusion.edits import edit_windows
@@ -34,11 +36,13 @@ from worldsim.diffusion.network import VIEW_CHANNELS, SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective, ObjectiveConfig
 from worldsim.diffusion.perturb import OwnFrames, PerturbConfig
 from worldsim.diffusion.sharding import part_of, parted, prepare_sharding, to_save, whole
+from worldsim.diffusion.tally import Tally
 from worldsim.engine import PLAIN, Compiled, EngineConfig
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
 from worldsim.heads import EgoMotionHead, Motions, OutcomeHead, vary
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.world import World, WorldConfig
+from worldsim.pixels import PixelsConfig
+from worldsim.world import Termination, World, WorldConfig
 
 DEEP = 6
 """Networks of more blocks are compiled by parts."""
@@ -47,6 +51,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
     "tiny": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
     "small": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
+    "task": {"dim": 128, "depth": 5, "heads": 4, "levels": (48, 64, 96), "window": 8},
     "large": {"dim": 1024, "depth": 12, "heads": 16, "levels": (128, 256, 512), "window": 8},
 }
 """Network sizes by name; any frame size divisible by the patch (8) trains with each."""
@@ -56,12 +61,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 class TrainConfig:
     """Options of ``worldsim train``."""
 
-    data: Path
-    """Folder of the recording. It may still be growing: new shards are picked up while training."""
+    data: tuple[Path, ...]
+    """Folders of recordings of one environment, such as the rounds of several policies. They may still be growing: new shards are
+    picked up while training."""
     out: Path
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the trained world."""
     preset: str = "tiny"
-    """Size of the network: tiny, small, large or debug."""
+    """Size of the network: tiny, small, large, task or debug."""
     steps: int = 20_000
     """Training steps in all."""
     minutes: float | None = None
@@ -126,10 +132,16 @@ class TrainConfig:
     """Seed of everything random."""
     patience: float = 5.0
     """Seconds to wait for the first windows where the recording is still going on."""
+    scenes: int = 16
+    """Start scenes that are written beside the world if it has none: first frames of recorded episodes. 0 for none."""
     train_split: str = "train"
     """Only shards whose episodes are all of this split are used, where the recording names splits."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, (str, Path)):
+            object.__setattr__(self, "data", (Path(self.data),))
+        if not self.data:
+            raise InvalidInputError("TrainConfig.data is empty: name the folder of a recording")
         for name in ("steps", "batch_size", "motions", "warmup", "save_every", "sample_every", "refresh_every"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"TrainConfig.{name} = {getattr(self, name)!r}: it must be at least 1")
@@ -156,7 +168,9 @@ class Trainer:
         if config.preset not in PRESETS:
             raise InvalidInputError(f"unknown preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
         self.config = config
-        self.dataset = EpisodeDataset(config.data)
+        self.datasets = [EpisodeDataset(folder) for folder in config.data]
+        self.dataset = self.datasets[0]
+        require_alike(self.datasets)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
         self.sharded = prepare_sharding(self.accelerator)
@@ -166,7 +180,7 @@ class Trainer:
         torch.backends.cudnn.allow_tf32 = True
         info = self.dataset.info
         if config.memory and not info.geometry:
-            raise MissingGeometryError(f"{config.data} has no poses and depth, which the memory needs: pass --no-memory")
+            raise MissingGeometryError(f"{named(config.data)} has no poses and depth, which the memory needs: pass --no-memory")
         self.memory = PointMemory(PointMemoryConfig(capacity=config.memory_capacity)) if config.memory else None
         self.earlier_maps: set[str] = set()
         network, ego, outcome = self._modules()
@@ -200,7 +214,8 @@ class Trainer:
         self.step, self.elapsed = 0, 0.0
         self.taken: set[str] = set()
         self.history: list[dict[str, float]] = []
-        self.has_rewards = self.has_terminations = False
+        self.has_rewards = False
+        self.tally = Tally()
         self.maps: set[str] = set()
         self.frames = 0
 
@@ -246,7 +261,8 @@ class Trainer:
         space = info.action_space
         actions = int(space["n"]) if space["type"] == "Discrete" else 0
         if not actions and np.ndim(space["low"]) != 1:
-            raise InvalidInputError(f"{c.data}: actions of shape {np.shape(space['low'])} cannot be trained, record flat ones (n,)")
+            shape = np.shape(space["low"])
+            raise InvalidInputError(f"{named(c.data)}: actions of shape {shape} cannot be trained, record flat ones (n,)")
         if c.mirror_actions is not None and sorted(c.mirror_actions) != list(range(actions)):
             raise InvalidInputError(
                 f"--mirror-actions {c.mirror_actions} must name each of the recording's {actions} discrete actions once"
@@ -274,7 +290,7 @@ class Trainer:
             actions=actions, action_dim=action_dim, **PRESETS[c.preset],
         )  # fmt: skip
         ego = EgoMotionHead(actions=actions, action_dim=action_dim) if info.geometry else None
-        return network, ego, OutcomeHead(dim=network.config.dim)
+        return network, ego, OutcomeHead(dim=network.config.dim, on_end=True)
 
     # Data.
 
@@ -283,19 +299,21 @@ class Trainer:
 
         All are looked at: whichever process writes the world's card knows of all maps, rewards and terminations.
         """
-        self.dataset.refresh()
-        for index, shard in enumerate(self.dataset.shards):
-            if shard.file in self.taken:
-                continue
-            arrays, episodes = self.dataset.load_shard(index)
-            self._require_split(episodes)
-            if int("".join(filter(str.isdigit, shard.file))) % self.world_size == self.rank:
-                self.buffer.add(arrays)
-            self.maps.update(str(e["map"]) for e in episodes if e.get("map"))
-            self.has_rewards |= bool(np.any(arrays["rew"]))
-            self.has_terminations |= bool(np.any(arrays["term"]))
-            self.frames += shard.frames
-            self.taken.add(shard.file)
+        for dataset in self.datasets:
+            dataset.refresh()
+            for index, shard in enumerate(dataset.shards):
+                file = str(dataset.path / shard.file)
+                if file in self.taken:
+                    continue
+                arrays, episodes = dataset.load_shard(index)
+                self._require_split(episodes)
+                if int("".join(filter(str.isdigit, shard.file))) % self.world_size == self.rank:
+                    self.buffer.add(arrays)
+                self.maps.update(str(e["map"]) for e in episodes if e.get("map"))
+                self.has_rewards |= bool(np.any(arrays["rew"]))
+                self.tally.add(arrays)
+                self.frames += shard.frames
+                self.taken.add(file)
         self.buffer.remember(self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank, self._dreamer())
 
     def _dreamer(self) -> OwnFrames | None:
@@ -310,7 +328,7 @@ class Trainer:
         wrong = {str(e["split"]) for e in episodes if e.get("split", split) != split}
         if wrong:
             raise InvalidInputError(
-                f"{self.config.data} holds episodes of the split {', '.join(wrong)}: training takes only {split!r}, "
+                f"{named(self.config.data)} holds episodes of the split {', '.join(wrong)}: training takes only {split!r}, "
                 f"record it with --reset-options split {split}"
             )
 
@@ -324,12 +342,24 @@ class Trainer:
                 break
             if time.monotonic() > deadline:
                 raise InvalidInputError(
-                    f"{self.config.data} has no window of {self.config.window} frames for each of {self.world_size} "
+                    f"{named(self.config.data)} has no window of {self.config.window} frames for each of {self.world_size} "
                     "processes: record more"
                 )
             time.sleep(1.0)
-        if self.learns_motion and self.step == 0 and self.config.init_from is None:
-            self._measure_motion()
+        if self.step == 0 and self.config.init_from is None:
+            self._measure_outcomes()
+            if self.learns_motion:
+                self._measure_motion()
+
+    def _measure_outcomes(self) -> None:
+        """Units of the recording's rewards and its share of endings, for the heads; the first process's figures hold for all."""
+        head = self.outcome
+        if not head.config.on_end:
+            return
+        measured = broadcast(self.tally.units().to(self.device))
+        head.offset.copy_(measured[:2])
+        head.scale.copy_(measured[2:4])
+        head.prior.copy_(measured[4])
 
     def _measure_motion(self) -> None:
         """Usual size of motions, for the ego-motion head's scale; the first process's figures hold for all."""
@@ -410,7 +440,9 @@ class Trainer:
         box = info.action_space if info.action_space["type"] == "Box" else None
         config = WorldConfig(
             env_id=info.env_id, env_kwargs=dict(info.env_kwargs), fps=info.fps or 8.75,
-            has_rewards=self.has_rewards, has_terminations=self.has_terminations,
+            has_rewards=self.has_rewards, has_terminations=self.tally.endings > 0, termination=Termination.SAMPLE,
+            pixels=None if info.pixels is None else from_json(PixelsConfig, info.pixels, "pixels"),
+            dynamics=dataclasses.replace(self.dynamics, first_features=self.tally.made_up),
             intrinsics=tuple(info.intrinsics) if info.intrinsics is not None else None,  # type: ignore[arg-type]
             action_low=tuple(box["low"]) if box is not None else None,
             action_high=tuple(box["high"]) if box is not None else None,
@@ -420,6 +452,7 @@ class Trainer:
             "trained_on": info.env_id,
             "train_maps": sorted(self.maps | self.earlier_maps),
             "frames": self.frames,
+            "recordings": [{"policy": d.info.policy, "seed": d.info.seed, "frames": d.frames} for d in self.datasets],
             "training": {
                 "steps": self.step, "minutes": round(self.elapsed / 60, 2),
                 "windows_a_step": self.config.batch_size * self.world_size,
@@ -460,6 +493,8 @@ class Trainer:
         os.replace(fresh, kept)
         shutil.rmtree(old, ignore_errors=True)
         world.save_pretrained(out / "world")
+        if self.config.scenes and not (out / "world" / "scenes").exists():
+            write_starts(self.datasets, self.config.scenes, out / "world" / "scenes")
         write_json(out / "history.json", self.history)
 
     def resume(self) -> bool:
@@ -556,8 +591,26 @@ def train(config: TrainConfig) -> World:
 
     Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError, OutOfMemoryError.
     """
-    require_recording(config.data)
+    for folder in config.data:
+        require_recording(folder)
     return run(Trainer(config))
+
+
+def named(folders: Sequence[Path]) -> str:
+    """Folders as error messages name them."""
+    return ", ".join(map(str, folders))
+
+
+def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
+    """Raise InvalidInputError, naming the first difference, unless all are recordings of one environment made one way."""
+    first = datasets[0]
+    for other in datasets[1:]:
+        for name in ("env_id", "env_kwargs", "observation_space", "action_space", "pixels", "geometry", "intrinsics"):
+            mine, its = getattr(first.info, name), getattr(other.info, name)
+            if mine != its:
+                raise InvalidInputError(
+                    f"{first.path} and {other.path} cannot be trained on together: {name} is {mine!r} in one, {its!r} in the other"
+                )
 
 
 def require_recording(data: Path) -> None:

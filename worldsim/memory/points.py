@@ -138,10 +138,10 @@ class PointMemory:
             seen=back(memory.seen, found.seen),
             confidence=back(memory.confidence, found.confidence),
         )
-        return self._add(kept, found, frame, step)
+        return self._add(kept, found, frame, step, own=slot is not None)
 
-    def _add(self, memory: Points, found: Verdict, frame: Frame, step: Tensor) -> Points:
-        """Write the fresh pixels as new points."""
+    def _add(self, memory: Points, found: Verdict, frame: Frame, step: Tensor, own: bool) -> Points:
+        """Write the fresh pixels as new points. own: kind, seen and confidence are nobody else's, and may be written to."""
         b, pixels = found.fresh.shape
         count = found.fresh.sum(1)
         k = min(pixels, memory.capacity)
@@ -154,10 +154,11 @@ class PointMemory:
         slot = self._slots(memory, step, k)
         new = torch.arange(k, device=pixel.device) < count[:, None]
 
-        def put(old: Tensor, values: Tensor) -> Tensor:
+        def put(old: Tensor, values: Tensor, into: bool = False) -> Tensor:
             index, where = (slot, new) if old.ndim == 2 else (slot[:, None].expand(b, 3, k), new[:, None])
             # Slots beyond the count get their own value back: every write has its place, whatever the batch needs.
-            return old.scatter(old.ndim - 1, index, torch.where(where, values, old.gather(old.ndim - 1, index)))
+            values = torch.where(where, values, old.gather(old.ndim - 1, index))
+            return old.scatter_(old.ndim - 1, index, values) if into else old.scatter(old.ndim - 1, index, values)
 
         def taken(values: Tensor) -> Tensor:
             return values.gather(2, pixel[:, None].expand(b, 3, k)) if values.ndim == 3 else values.gather(1, pixel)
@@ -165,10 +166,10 @@ class PointMemory:
         return Points(
             position=put(memory.position, taken(found.new_position)),
             colour=put(memory.colour, taken(frame.rgb.flatten(2))),
-            kind=put(memory.kind, taken(found.new_kind)),
+            kind=put(memory.kind, taken(found.new_kind), own),
             source=put(memory.source, taken(found.new_source)),
-            seen=put(memory.seen, step[:, None].to(torch.int32).expand(b, k)),
-            confidence=put(memory.confidence, torch.ones_like(pixel, dtype=torch.uint8)),
+            seen=put(memory.seen, step[:, None].to(torch.int32).expand(b, k), own),
+            confidence=put(memory.confidence, torch.ones_like(pixel, dtype=torch.uint8), own),
         )
 
     def _slots(self, memory: Points, step: Tensor, k: int) -> Tensor:

@@ -1,0 +1,233 @@
+"""The protocol ``task``: a world without geometry against its real twin, on episodes that it was not trained on.
+
+The twin plays ``persistent-v1`` with fixed seeds. The world predicts each next frame, reward and end from the true past; then it
+dreams as many episodes from the same first frames, of the same policy, whose returns are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.data.play import make_policy
+from worldsim.diffusion.buffer import made_up
+from worldsim.metrics import bootstrap_ci, mean_statistic, psnr
+from worldsim.state import Frame, SceneStart, WorldState
+from worldsim.twin import make_twin
+from worldsim.world import World, bucket
+
+Array = NDArray[Any]
+
+PROTOCOL = "task/1"
+POLICY = "persistent-v1"
+STEPS = 500
+"""Longest episode where the twin has no time limit."""
+SEED_SPACE = 0x7A51
+"""Keeps these seeds apart from those of recordings, which begin with the recording's own."""
+HORIZONS = (1, 8, 32)
+
+
+@dataclass(frozen=True)
+class Played:
+    """One true episode of t steps. rgb: (t + 1, 3, h, w) uint8; act: (t, ...); rew: (t,); ended: it ended by itself, not cut off.
+
+    pictured: whether the last frame is one that the environment shows, and none that it makes up.
+    """
+
+    rgb: Tensor
+    act: Tensor
+    rew: Array
+    ended: bool
+    pictured: bool
+
+    def __len__(self) -> int:
+        return len(self.rew)
+
+
+@dataclass(frozen=True)
+class Forced:
+    """What the world said of each step of an episode, given the true past: (t,) each."""
+
+    psnr: Array
+    copied: Array
+    rew: Array
+    ending: Array
+
+
+@dataclass(frozen=True)
+class Dreamed:
+    """One dream from the first frame of an episode: its return, its steps, and PSNR against the true frames by horizon."""
+
+    total: float
+    steps: int
+    psnr_at: dict[int, float]
+
+
+def play(world: World, count: int, seed: int, told: Callable[[int], Any]) -> tuple[list[Played], int]:
+    """The twin's episodes, and the steps after which it cuts them off. told: called with 1 after each."""
+    env = make_twin(world)
+    limit = (env.spec.max_episode_steps if env.spec is not None else None) or STEPS
+    try:
+        policy = make_policy(POLICY, env.action_space)
+        episodes = []
+        for i in range(count):
+            env_seed, policy_seed = (int(x) >> 1 for x in np.random.SeedSequence([SEED_SPACE, seed, i]).generate_state(2))
+            episodes.append(_episode(env, policy, env_seed, policy_seed, limit))
+            told(1)
+    finally:
+        env.close()
+    return episodes, limit
+
+
+def _episode(env: gym.Env[Any, Any], policy: Any, env_seed: int, policy_seed: int, limit: int) -> Played:
+    obs, _ = env.reset(seed=env_seed)
+    policy.reset(policy_seed)
+    frames, acts, term, trunc = [np.array(obs)], [], False, False
+    rews: list[float] = []
+    while not term and not trunc and len(rews) < limit:
+        acts.append(policy.act(obs))
+        obs, rew, term, trunc, _ = env.step(acts[-1])
+        frames.append(np.array(obs))
+        rews.append(float(rew))
+    kind = np.int64 if isinstance(env.action_space, gym.spaces.Discrete) else np.float32
+    return Played(
+        rgb=torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(),
+        act=torch.from_numpy(np.asarray(acts, kind)),
+        rew=np.array(rews),
+        ended=bool(term and not trunc),
+        pictured=not ((term or trunc) and made_up(frames[-2], frames[-1])),
+    )
+
+
+def force(world: World, episodes: Sequence[Played], told: Callable[[int], Any]) -> list[Forced]:
+    """Each next step of each episode from its true past. told: called with 1 after each step."""
+    state = _started(world, episodes, range(len(episodes)))
+    longest = max(map(len, episodes))
+    found: dict[str, list[Tensor]] = {"psnr": [], "copied": [], "rew": [], "ending": []}
+    for t in range(longest):
+        act, before, after = _at(episodes, t, world)
+        _, transition = world.step(world.owned(state), act)
+        found["psnr"].append(psnr(transition.frame.rgb, after)[: len(episodes)].cpu())
+        found["copied"].append(psnr(before, after)[: len(episodes)].cpu())
+        found["rew"].append(transition.rew[: len(episodes)].cpu())
+        ending = transition.ending if transition.ending is not None else transition.term.float()
+        found["ending"].append(ending[: len(episodes)].cpu())
+        state = world.observe(state, act, Frame(after))
+        told(1)
+    stacked = {name: torch.stack(values).numpy() for name, values in found.items()}
+    return [Forced(**{name: values[: len(e), i] for name, values in stacked.items()}) for i, e in enumerate(episodes)]
+
+
+def dream(
+    world: World, episodes: Sequence[Played], seed: int, first: int, limit: int, told: Callable[[int], Any]
+) -> list[Dreamed]:
+    """As many dreams, from the same first frames, of the same policy.
+
+    first: number of the first episode. The policy does not look at pictures, so actions are the true ones, and go on after them.
+    """
+    n = len(episodes)
+    state = _started(world, episodes, range(first, first + n))
+    policies = [make_policy(POLICY, world.action_space) for _ in episodes]
+    for i, policy in enumerate(policies):
+        policy.reset(int(np.random.SeedSequence([SEED_SPACE, seed, first + i]).generate_state(2)[1]) >> 1)
+    alive, returns, steps = np.ones(n, bool), np.zeros(n), np.zeros(n, np.int64)
+    shown: list[dict[int, float]] = [{} for _ in episodes]
+    for t in range(limit):
+        acts = np.stack([np.asarray(policy.act(None)) for policy in policies])
+        act = torch.from_numpy(acts).to(world.device)
+        state, transition = world.step(state, torch.cat([act, act[:1].expand(len(state) - n, *act.shape[1:])]))
+        rew, term = transition.rew[:n].cpu().numpy(), transition.term[:n].cpu().numpy()
+        returns += rew * alive
+        steps += alive
+        if t + 1 in HORIZONS:
+            for i, episode in enumerate(episodes):
+                if t + 1 < len(episode) + episode.pictured:
+                    shown[i][t + 1] = float(psnr(transition.frame.rgb[i].cpu(), episode.rgb[t + 1]))
+        alive &= ~term
+        told(1)
+        if not alive.any():
+            break
+    return [Dreamed(float(r), int(s), at) for r, s, at in zip(returns, steps, shown, strict=True)]
+
+
+def compute(
+    episodes: Sequence[Played], forced: Sequence[Forced], dreams: Sequence[Dreamed], draws: int, seed: int
+) -> dict[str, Any]:
+    """The figures, each with its 95% interval over episodes where it is a mean."""
+    pictures = [(f, len(e) if e.pictured else len(e) - 1) for f, e in zip(forced, episodes, strict=True)]
+    each: dict[str, list[Array]] = {
+        "next_frame_psnr": [f.psnr[:n] for f, n in pictures],
+        "copy_last_psnr": [f.copied[:n] for f, n in pictures],
+        "reward_error": [np.abs(f.rew - e.rew) for f, e in zip(forced, episodes, strict=True)],
+        "ending_log_loss": [_log_loss(f.ending, e) for f, e in zip(forced, episodes, strict=True)],
+        "dream_ending_share": [f.ending for f in forced],
+        "real_return_mean": [np.array([e.rew.sum()]) for e in episodes],
+        "dream_return_mean": [np.array([d.total]) for d in dreams],
+        "real_steps_mean": [np.array([float(len(e))]) for e in episodes],
+        "dream_steps_mean": [np.array([float(d.steps)]) for d in dreams],
+    }
+    results: dict[str, Any] = {name: float(np.concatenate(values).mean()) for name, values in each.items()}
+    results["ci95"] = {
+        name: list(bootstrap_ci(mean_statistic(values), len(episodes), draws, seed)) for name, values in each.items()
+    }
+    total = sum(map(len, episodes))
+    share = sum(e.ended for e in episodes) / total
+    results["real_ending_share"] = share
+    # What one would say who knew this share and nothing else.
+    results["ending_log_loss_of_share"] = float(-sum(p * np.log(p) for p in (share, 1.0 - share) if p > 0))
+    shown = {h: [d.psnr_at[h] for d in dreams if h in d.psnr_at] for h in HORIZONS}
+    results["psnr_at"] = {str(h): float(np.mean(values)) for h, values in shown.items() if values}
+    return results
+
+
+def _log_loss(ending: Array, episode: Played) -> Array:
+    truth = np.zeros(len(ending), bool)
+    truth[-1] = episode.ended
+    return -np.log(np.clip(np.where(truth, ending, 1.0 - ending), 1e-6, 1.0))
+
+
+def _started(world: World, episodes: Sequence[Played], seeds: Sequence[int]) -> WorldState:
+    starts = [SceneStart(rgb=e.rgb[:1], act=torch.zeros_like(e.act[:1])) for e in episodes]
+    return world.pad(world.initial(starts, list(seeds)), bucket(len(episodes)))
+
+
+def _at(episodes: Sequence[Played], t: int, world: World) -> tuple[Tensor, Tensor, Tensor]:
+    """The action of step t, and the frames before and after it, padded to the batch's bucket; the last ones of what is over."""
+    rows = [min(t, len(e) - 1) for e in episodes]
+    parts = [(e.act[i], e.rgb[i], e.rgb[i + 1]) for e, i in zip(episodes, rows, strict=True)]
+    parts += parts[:1] * (bucket(len(episodes)) - len(episodes))
+    act, before, after = (torch.stack(part).to(world.device) for part in zip(*parts, strict=True))
+    return act, before, after
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The figures for people."""
+
+    def row(name: str, key: str, digits: int = 2) -> str:
+        interval = results["ci95"].get(key)
+        shown = "" if interval is None else f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+        return f"{name:<34}{results[key]:.{digits}f}{shown}"
+
+    lines = [
+        row("next frame, PSNR dB", "next_frame_psnr"),
+        row("  the last frame again", "copy_last_psnr"),
+        row("reward, absolute error", "reward_error", 3),
+        row("share of steps that end, dream", "dream_ending_share", 4),
+        row("  real twin", "real_ending_share", 4),
+        row("log loss of ends, nats a step", "ending_log_loss", 4),
+        row("  of the real share", "ending_log_loss_of_share", 4),
+        row("return, dream", "dream_return_mean"),
+        row("  real twin", "real_return_mean"),
+        row("steps an episode, dream", "dream_steps_mean", 1),
+        row("  real twin", "real_steps_mean", 1),
+        "free-running, PSNR dB             " + ", ".join(f"{v:.2f} at {k}" for k, v in results["psnr_at"].items()),
+        f"{results['episodes']} episodes of {POLICY}; {results['sampling_steps']} sampling steps; {results['seconds']:.0f} s",
+    ]
+    return "\n".join(lines)

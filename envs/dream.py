@@ -156,6 +156,7 @@ def load_world(
     steps: int | None,
     engine: str | EngineConfig | None = None,
     temperature: float | None = None,
+    uncertainty: bool = False,
 ) -> World:
     """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by ``engine`` if named."""
     if isinstance(world, World):
@@ -167,8 +168,16 @@ def load_world(
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise InvalidInputError(f"sampling steps must be a whole number of at least 1, got {steps!r}")
     loaded = loaded.with_dynamics(steps=steps, temperature=temperature)
+    if uncertainty:
+        loaded = loaded.with_uncertainty()
     # Last: each change makes a world of its own, whose engine is prepared anew.
     return loaded if engine is None else loaded.with_engine(engine)
+
+
+def check_uncertainty_limit(limit: float | None) -> None:
+    """Raise InvalidInputError unless the limit is None or a number above 0."""
+    if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+        raise InvalidInputError(f"uncertainty_limit must be more than 0 (colours differ by at most 1), or None, got {limit!r}")
 
 
 def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:

@@ -89,13 +89,17 @@ class SceneStart:
 
 @dataclass(frozen=True)
 class Transition:
-    """What one step of a world gives. frame: the new frame. rew: (b,) float32. term: (b,) bool. coverage: (b,) float32."""
+    """What one step of a world gives. frame: the new frame. rew: (b,) float32. term: (b,) bool. coverage: (b,) float32.
+
+    uncertainty: (b,) float32 in [0, 1], of worlds that tell it (:meth:`worldsim.world.World.with_uncertainty`).
+    """
 
     frame: Frame
     rew: Tensor
     term: Tensor
     coverage: Tensor
     view: MemoryView | None = None
+    uncertainty: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ class World:
         folder: Path | None = None,
         memory: SceneMemory | None = None,
         engine: EngineConfig = PLAIN,
+        uncertainty: bool = False,
     ) -> None:
         n = network.config
         if config.memory is not None and (n.channels != 4 or ego_motion is None or config.intrinsics is None):
@@ -121,6 +122,7 @@ class World:
         self.network, self.ego_motion, self.config, self.folder = network, ego_motion, config, folder
         self.outcome = outcome or OutcomeHead(dim=n.dim)
         self.card = card or {}
+        self.tells_uncertainty = uncertainty
         self.memory: SceneMemory = memory or (PointMemory(config.memory) if config.memory is not None else NoMemory())
         self.observation_space = gym.spaces.Box(0, 255, (n.height, n.width, 3), np.uint8)
         self.action_space: gym.Space[Any] = gym.spaces.Discrete(n.actions) if n.actions else _box(n.action_dim, config)
@@ -165,7 +167,7 @@ class World:
         forward = Compiled(run.forward, engine.compile, self.device) if engine.compile and not whole else None
         self.dynamics = DiffusionDynamics(run, self.config.dynamics, forward)  # type: ignore[arg-type]
         self._aim: Callable[..., tuple[Tensor, Tensor]] = Aim(self.ego_motion)  # type: ignore[arg-type]
-        self._dream: Callable[..., Any] = Dream(self.dynamics, self.outcome)
+        self._dream: Callable[..., Any] = Dream(self.dynamics, self.outcome, self.tells_uncertainty)
         self._keeper = self.memory
         if whole:
             self._aim, self._dream = (Compiled(part.__call__, engine.compile, self.device) for part in (self._aim, self._dream))
@@ -204,9 +206,20 @@ class World:
             return self
         return self._but(config=dataclasses.replace(self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes)))
 
+    def with_uncertainty(self, told: bool = True) -> World:
+        """The same weights, whose transitions tell how uncertain each frame is: by how far another draw of it differs.
+
+        The frames stay the same bit by bit; a step costs one denoised frame a sampling step more. Raises InvalidInputError at
+        temperature 0, where all draws are one.
+        """
+        if told and self.config.dynamics.temperature == 0.0:
+            raise InvalidInputError("at temperature 0 all draws of a frame are one: uncertainty needs a temperature above 0")
+        return self if told == self.tells_uncertainty else self._but(uncertainty=told)
+
     def _but(self, **changes: Any) -> World:
-        """A world of the same weights, with some of ``config``, ``memory`` and ``engine`` others."""
+        """A world of the same weights, with some of ``config``, ``memory``, ``engine`` and ``uncertainty`` others."""
         kept: dict[str, Any] = {"config": self.config, "memory": self.memory, "engine": self.engine}
+        kept["uncertainty"] = self.tells_uncertainty
         rest: dict[str, Any] = {"ego_motion": self.ego_motion, "outcome": self.outcome, "card": self.card, "folder": self.folder}
         return World(self.network, **(kept | rest | changes))
 
@@ -241,14 +254,14 @@ class World:
     ) -> tuple[WorldState, Transition]:
         """:meth:`step`, into a memory that may work in place."""
         pose, motion, view = self._look(state, act, pose)
-        frame, reward, logit, context = self._dream(
+        frame, reward, logit, context, uncertainty = self._dream(
             state.context, act, motion, view, state.intrinsics, state.seed, state.step, pose
         )
         reward = reward if self.config.has_rewards else torch.zeros_like(reward)
         term = logit > 0 if self.config.has_terminations else torch.zeros_like(logit, dtype=torch.bool)
         coverage = view.coverage if view is not None else torch.zeros_like(reward)
         state = self._take_in(state, act, motion, frame, context, memory or self._keeper)
-        return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view)
+        return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view, uncertainty=uncertainty)
 
     def _fitted(self, state: WorldState) -> WorldState:
         """The state with its cache in the engine's number format: it may come from another engine."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,7 +21,7 @@ from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.protocols import FittingScene, Scene
 from worldsim.snapshots import Snapshot
 from worldsim.state import SceneStart, WorldState, flatten
-from worldsim.world import BUCKETS, World, bucket
+from worldsim.world import BUCKETS, World, bucket, total_memory
 
 DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
 FRAME_KEYS = ("rgb", "act", "depth", "pose", "intrinsics")
@@ -244,13 +243,6 @@ def enough_memory(environments: int, world: World) -> Iterator[None]:
             # What others hold does not come back; what this process holds does, when the environments go.
             free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         raise OutOfMemoryError(_too_many(environments, world, free)) from error
-
-
-def total_memory(device: torch.device) -> int:
-    """Bytes of memory of a device, used or not."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _too_many(environments: int, world: World, memory: int) -> str:

@@ -8,7 +8,7 @@ import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,9 @@ BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
 PLAIN_WEIGHTS, PACKED_WEIGHTS = "diffusion_pytorch_model.safetensors", "int8.safetensors"
 WORLDS_FOLDER = Path(__file__).parent / "worlds"
 KEPT_STARTS = 64
-"""Start scenes whose state is kept, so that the next reset to one of them is a copy."""
+"""Start scenes whose state is kept at least, so that the next reset to one of them is a copy."""
+STARTS_SHARE = 0.04
+"""Share of the device's memory that kept states may take beyond that: agents learn from hundreds of starts."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,13 @@ def _box(size: int, config: WorldConfig) -> gym.spaces.Box:
     low = np.array(config.action_low or [-1.0] * size, np.float32)
     high = np.array(config.action_high or [1.0] * size, np.float32)
     return gym.spaces.Box(low, high, dtype=np.float32)
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory of a device, used or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def bucket(batch: int) -> int:
@@ -147,6 +156,7 @@ class World:
         for module in self.modules().values():
             module.to(device)
         self._starts.clear()
+        self.__dict__.pop("kept_starts", None)
         self._run_by(self.engine)
         return self
 
@@ -424,7 +434,7 @@ class World:
         for frame, act in zip(frames, acts, strict=True):
             state = self.observe(state, act, frame)
         if key is not None:
-            while len(self._starts) >= KEPT_STARTS:
+            while len(self._starts) >= self.kept_starts:
                 del self._starts[next(iter(self._starts))]
             self._starts[key] = state
         return state
@@ -434,7 +444,7 @@ class World:
         if not scene.name:
             return None
         if not self._is_known(scene):
-            if len(self._known) >= 4 * KEPT_STARTS:
+            if len(self._known) >= 4 * self.kept_starts:
                 self._known.clear()
             self._known[id(scene)] = weakref.ref(scene), (scene.name, checksum(flatten(scene)))
         return self._known[id(scene)][1]
@@ -442,6 +452,11 @@ class World:
     def _is_known(self, scene: SceneStart) -> bool:
         entry = self._known.get(id(scene))
         return entry is not None and entry[0]() is scene
+
+    @cached_property
+    def kept_starts(self) -> int:
+        """How many start scenes' states are kept."""
+        return max(KEPT_STARTS, int(STARTS_SHARE * total_memory(self.device)) // self.state_bytes())
 
     def blank(self, batch: int) -> WorldState:
         """``batch`` worlds that have seen nothing: what :meth:`initial` builds upon, and the shape of every state."""

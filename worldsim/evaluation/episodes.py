@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.data.play import make_env
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import Crowd, PolicySpec
 from worldsim.scene_files import scene_of
@@ -50,7 +49,7 @@ def real_twin(world: World) -> gym.Env[Any, Any]:
     """The environment that a world imitates. Raises InvalidInputError if it names none, or one of other spaces."""
     if not world.config.env_id:
         raise InvalidInputError("this world does not name its real twin (env_id in world.json): nothing to compare with")
-    env = make_env(world.config.env_id, dict(world.config.env_kwargs))
+    env = gym.make(world.config.env_id, **world.config.env_kwargs)
     if env.observation_space != world.observation_space or env.action_space != world.action_space:
         spaces = f"{env.observation_space} and {env.action_space}"
         env.close()

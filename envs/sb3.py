@@ -1,4 +1,4 @@
-"""Any Gymnasium vector environment, dreams above all, as Stable-Baselines3's ``VecEnv``: one forward pass a step for all of them."""
+"""Gymnasium's vector environments, dreams above all, as Stable-Baselines3's ``VecEnv``: one forward pass steps them all."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ class SB3VecEnv(VecEnv):
         if any(option != (options or {}) for option in self._options):
             raise InvalidInputError("the options of a reset are the same for all environments of a batch")
         seeds = list(self._seeds)
-        observations, infos = self.envs.reset(seed=seeds if any(s is not None for s in seeds) else None, options=options)
+        given: Any = seeds if any(seed is not None for seed in seeds) else None
+        observations, infos = self.envs.reset(seed=given, options=options)
         self._reset_seeds()
         self._reset_options()
         self.reset_infos = [self._row(infos, i) for i in range(self.num_envs)]
@@ -104,7 +105,7 @@ class SB3VecEnv(VecEnv):
 
     def get_images(self) -> Sequence[Array | None]:
         """The newest frames, where the render mode is ``rgb_array``."""
-        frames = self.envs.render()
+        frames: Any = self.envs.render()
         return [None] * self.num_envs if frames is None else list(frames)
 
     def _value(self, name: str) -> Any:

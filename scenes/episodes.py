@@ -32,7 +32,7 @@ class EpisodeScenes:
             )
         self.folder, self.frames = Path(folder), frames
         if not (self.folder / "dataset.json").is_file():
-            raise NotFoundError(f"{self.folder} is no recording (it has no dataset.json): give the folder that `worldsim record` wrote")
+            raise NotFoundError(f"{self.folder} is no recording (it has no dataset.json): give what `worldsim record` wrote")
         self.episodes = EpisodeDataset(self.folder)
         if not len(self.episodes):
             raise NotFoundError(f"{self.folder} holds no episodes yet: record some first")

@@ -9,6 +9,7 @@ Proximal policy optimisation as in Schulman et al. 2017 (arXiv:1707.06347) with 
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from tqdm import tqdm
 from worldsim.agent_files import AgentCard, save_agent
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.config import read_json, to_json, write_json
-from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.errors import DamagedFileError, InvalidInputError, WorldsimError
+from worldsim.world import World
 
 MAY_CHANGE = ("minutes", "steps", "out", "device", "engine")
 
@@ -115,7 +117,8 @@ class Learner:
         self.args, self.envs = args, envs
         if envs.metadata.get("autoreset_mode") is not gym.vector.AutoresetMode.NEXT_STEP:
             raise InvalidInputError(f"the environments reset by {envs.metadata.get('autoreset_mode')}: NEXT_STEP is needed")
-        self.world = getattr(envs.unwrapped, "world", None)
+        world = getattr(envs.unwrapped, "world", None)
+        self.world = world if isinstance(world, World) else None
         if self.world is not None and not self.world.config.has_rewards:
             raise InvalidInputError(f"world {args.world} has no reward head: train it on a recording with rewards")
         torch.manual_seed(args.seed)
@@ -305,4 +308,7 @@ def train(args: Args, envs: Any = None) -> ActorCriticPolicy:
 if __name__ == "__main__":
     import tyro
 
-    train(tyro.cli(Args))
+    try:
+        train(tyro.cli(Args))
+    except WorldsimError as error:
+        sys.exit(f"error: {error}")

@@ -127,6 +127,17 @@ def test_trains_in_a_dream(tmp_path: Path, goal_folder: Path) -> None:
     assert policy.act(np.zeros((32, 32, 3), np.uint8)) in range(7)
 
 
+def test_uncertainty_costs_reward_and_cuts(tmp_path: Path, goal_folder: Path) -> None:
+    args = settings(tmp_path, world=str(goal_folder), num_envs=2, rollout=4, stack=1, engine="plain", uncertainty_penalty=1e3)
+    learner = Learner(args, make_dreams(args))
+    plain = settings(tmp_path, world=str(goal_folder), num_envs=2, rollout=4, stack=1, engine="plain")
+    other = Learner(plain, make_dreams(plain))
+    punished, free = learner.rollout(), other.rollout()
+    assert torch.equal(punished["seen"], free["seen"]) and bool((punished["rew"][0] < free["rew"][0]).all())
+    limited = settings(tmp_path, world=str(goal_folder), num_envs=2, rollout=4, engine="plain", uncertainty_limit=1e-6)
+    assert bool(Learner(limited, make_dreams(limited)).rollout()["done"][0].all())
+
+
 def test_the_default_size_is_at_most_a_megabyte(tmp_path: Path) -> None:
     from worldsim.agent_files import save_agent
 

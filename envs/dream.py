@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
@@ -22,7 +21,7 @@ from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.protocols import FittingScene, Scene
 from worldsim.snapshots import Snapshot
 from worldsim.state import SceneStart, WorldState, flatten
-from worldsim.world import BUCKETS, World, bucket
+from worldsim.world import BUCKETS, World, bucket, total_memory
 
 DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
 FRAME_KEYS = ("rgb", "act", "depth", "pose", "intrinsics")
@@ -156,6 +155,7 @@ def load_world(
     steps: int | None,
     engine: str | EngineConfig | None = None,
     temperature: float | None = None,
+    uncertainty: bool = False,
 ) -> World:
     """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by ``engine`` if named."""
     if isinstance(world, World):
@@ -167,8 +167,16 @@ def load_world(
     if steps is not None and (not isinstance(steps, int) or steps < 1):
         raise InvalidInputError(f"sampling steps must be a whole number of at least 1, got {steps!r}")
     loaded = loaded.with_dynamics(steps=steps, temperature=temperature)
+    if uncertainty:
+        loaded = loaded.with_uncertainty()
     # Last: each change makes a world of its own, whose engine is prepared anew.
     return loaded if engine is None else loaded.with_engine(engine)
+
+
+def check_uncertainty_limit(limit: float | None) -> None:
+    """Raise InvalidInputError unless the limit is None or a number above 0."""
+    if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+        raise InvalidInputError(f"uncertainty_limit must be more than 0 (colours differ by at most 1), or None, got {limit!r}")
 
 
 def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
@@ -235,13 +243,6 @@ def enough_memory(environments: int, world: World) -> Iterator[None]:
             # What others hold does not come back; what this process holds does, when the environments go.
             free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
         raise OutOfMemoryError(_too_many(environments, world, free)) from error
-
-
-def total_memory(device: torch.device) -> int:
-    """Bytes of memory of a device, used or not."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[1])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _too_many(environments: int, world: World, memory: int) -> str:

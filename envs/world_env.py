@@ -19,6 +19,7 @@ from worldsim.envs.dream import (
     DEFAULT_SCENES,
     Starts,
     check_snapshot,
+    check_uncertainty_limit,
     enough_memory,
     forked,
     load_world,
@@ -45,6 +46,9 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     temperature: of the noise that frames are drawn from, in [0, 1], by default the world's own (see
     :class:`worldsim.diffusion.dynamics.DynamicsConfig`).
     journey: how many frames of the walk are kept for :attr:`journey`, 0 for none.
+    uncertainty: whether ``info["uncertainty"]`` tells how far another draw of the same frame differs from it, the root mean
+    square over its colours in [0, 1] (0 at a reset); a step then costs one denoised frame more. uncertainty_limit: episodes are
+    truncated where that is exceeded.
 
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or ``{"frames": ...}`` with a
     :class:`worldsim.state.SceneStart` or a dict of arrays (see :func:`worldsim.envs.dream.as_scene`); without options, a scene
@@ -68,12 +72,16 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         journey: int = 2000,
         engine: str | EngineConfig | None = None,
         temperature: float | None = None,
+        uncertainty: bool = False,
+        uncertainty_limit: float | None = None,
     ) -> None:
         if isinstance(journey, bool) or not isinstance(journey, (int, np.integer)) or journey < 0:
             raise InvalidInputError(f"journey must be a whole number of frames to keep, 0 for none, got {journey!r}")
         if render_mode not in (None, "rgb_array"):
             raise InvalidInputError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        self.world = load_world(world, device, steps, engine, temperature)
+        check_uncertainty_limit(uncertainty_limit)
+        self.uncertainty_limit = uncertainty_limit
+        self.world = load_world(world, device, steps, engine, temperature, uncertainty or uncertainty_limit is not None)
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": self.world.config.fps}
         # Copies: environments that share a world must not share the randomness of action_space.sample().
@@ -82,6 +90,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self._starts = Starts(self.world, scenes)
         self._state: WorldState | None = None
         self._elapsed = 0
+        self._uncertainty = 0.0
         self._walk: deque[Frame] = deque(maxlen=int(journey) if self.world.has_geometry else 0)
 
     @property
@@ -115,7 +124,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         scene, dream_seed = self._starts.choose(self.np_random, options)
         with enough_memory(1, self.world):
             self._state = self.world.initial([scene], [dream_seed])
-        self._elapsed = 0
+        self._elapsed, self._uncertainty = 0, 0.0
         self._walk.clear()
         if scene.inverse_depth is not None and scene.pose is not None:
             self._walk.extend(Journey.start(scene.rgb, scene.inverse_depth, scene.pose))
@@ -128,7 +137,9 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
             self._state, transition = self.world.step(state, self._checked(action))
         self._elapsed += 1
         self._walk.append(self._state.frame)
-        return self._frame(), float(transition.rew), bool(transition.term), False, self._info()
+        self._uncertainty = 0.0 if transition.uncertainty is None else float(transition.uncertainty)
+        trunc = self.uncertainty_limit is not None and self._uncertainty > self.uncertainty_limit
+        return self._frame(), float(transition.rew), bool(transition.term), trunc, self._info()
 
     def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
         """The newest frame, (h, w, 3) uint8, if the render mode is ``rgb_array``."""
@@ -178,7 +189,14 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         """
         copies = forked(self.state, 0, n, randomness, self.np_random)
         elapsed = np.full(len(copies), self._elapsed)
-        return WorldVectorEnv.from_state(self.world, copies, elapsed, scenes=self._starts.scenes, render_mode=self.render_mode)
+        return WorldVectorEnv.from_state(
+            self.world,
+            copies,
+            elapsed,
+            scenes=self._starts.scenes,
+            render_mode=self.render_mode,
+            uncertainty_limit=self.uncertainty_limit,
+        )
 
     def _checked(self, action: Any) -> Tensor:
         if not self.action_space.contains(action):
@@ -191,4 +209,5 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
 
     def _info(self) -> dict[str, Any]:
         info = {name: value[0].cpu().numpy() for name, value in report(self.world, self.state, 1).items()}
-        return {name: value.item() if value.ndim == 0 else value for name, value in info.items()}
+        told = {"uncertainty": self._uncertainty} if self.world.tells_uncertainty else {}
+        return {name: value.item() if value.ndim == 0 else value for name, value in info.items()} | told

@@ -22,6 +22,7 @@ from worldsim.envs.dream import (
     DEFAULT_SCENES,
     Starts,
     check_snapshot,
+    check_uncertainty_limit,
     enough_memory,
     forked,
     load_world,
@@ -42,7 +43,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """``num_envs`` dreams stepped together. Each has its own seed, scene and memory, and never feels its neighbours.
 
     num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste nothing.
-    world, render_mode, device, scenes, steps, engine, temperature: as for :class:`worldsim.envs.world_env.WorldEnv`.
+    world, render_mode, device, scenes, steps, engine, temperature, uncertainty, uncertainty_limit: as for
+    :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by ``options={"reset_mask": mask}``; until
     then they dream on.
@@ -68,6 +70,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         output: str = "numpy",
         engine: str | EngineConfig | None = None,
         temperature: float | None = None,
+        uncertainty: bool = False,
+        uncertainty_limit: float | None = None,
     ) -> None:
         super().__init__()
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
@@ -82,7 +86,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.autoreset_mode = _as_mode(autoreset_mode)
         # Gymnasium's make takes -1 for no limit.
         self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
-        self.world = load_world(world, device, steps, engine, temperature)
+        check_uncertainty_limit(uncertainty_limit)
+        self.uncertainty_limit = uncertainty_limit
+        self.world = load_world(world, device, steps, engine, temperature, uncertainty or uncertainty_limit is not None)
         require_memory(self.num_envs, self.world)
         self.memory_bytes = self.world.state_bytes()
         """Bytes of one environment's state, whatever it has seen."""
@@ -94,6 +100,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._starts = Starts(self.world, scenes)
         self._state: WorldState | None = None
         self._elapsed = np.zeros(self.num_envs, np.int64)
+        self._uncertainty = torch.zeros(self.num_envs, device=self.world.device)
         self._resetting = np.zeros(self.num_envs, bool)
         self._generators: list[tuple[np.random.Generator, int] | None] = [None] * self.num_envs
 
@@ -151,13 +158,17 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             with enough_memory(self.num_envs, self.world):
                 self._state, transition = self.world.step(state, act)
             rew, term = transition.rew[: self.num_envs], transition.term[: self.num_envs]
+            if transition.uncertainty is not None:
+                self._uncertainty = transition.uncertainty[: self.num_envs]
             self._elapsed += 1
         if resetting.any():
             self._restart(resetting, {})
             stayed = torch.from_numpy(~resetting).to(rew.device)
             rew, term = rew * stayed, term & stayed
         trunc = np.zeros(self.num_envs, bool) if self.max_episode_steps is None else self._elapsed >= self.max_episode_steps
-        # Reading a tensor makes a GPU wait: only worlds that can terminate are asked.
+        # Reading a tensor makes a GPU wait: only worlds that can terminate, or tell their uncertainty to a limit, are asked.
+        if self.uncertainty_limit is not None:
+            trunc = trunc | (self._uncertainty > self.uncertainty_limit).cpu().numpy()
         done = trunc | term.cpu().numpy() if self.world.config.has_terminations else trunc
         final: dict[str, Any] = {}
         self._resetting = np.zeros(self.num_envs, bool)
@@ -211,6 +222,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             render_mode=self.render_mode,
             max_episode_steps=self.max_episode_steps,
             output=self.output,
+            uncertainty_limit=self.uncertainty_limit,
         )
 
     def memory_of(self, index: int) -> MemoryHandle:
@@ -234,6 +246,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             else:
                 self._state = self.world.put(self._state, torch.from_numpy(index), fresh)
         self._elapsed[mask] = 0
+        self._uncertainty = self._uncertainty.masked_fill(torch.from_numpy(mask).to(self._uncertainty.device), 0.0)
         self._resetting = self._resetting & ~mask
 
     def _require_all(self, mask: Array) -> None:
@@ -301,7 +314,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """Gymnasium's batched info: an array a key, zero where ``_key`` is False."""
         infos: dict[str, Any] = {}
         known = torch.from_numpy(mask).to(self.world.device)
-        for name, values in report(self.world, self.state, self.num_envs).items():
+        told = report(self.world, self.state, self.num_envs)
+        if self.world.tells_uncertainty:
+            told["uncertainty"] = self._uncertainty
+        for name, values in told.items():
             if not mask.all():
                 values = torch.where(known.reshape(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values))
             infos[name], infos[f"_{name}"] = self._emitted(values), self._emitted(known.clone(), copied=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,17 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) 
     """The tiny world with its start scenes, on disk. Tests must not write there."""
     folder = scenes_folder.parent
     make_tiny_world().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def goal_folder(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> Path:
+    """A tiny world of a room with rewards and terminations, with start scenes, on disk. Tests must not write there."""
+    folder = tmp_path_factory.mktemp("goal")
+    world = make_tiny_world(rewards=True, env_kwargs={"size": SIZE, "goal": True})
+    world.card["frames"] = 1234
+    world.save_pretrained(folder)
+    shutil.copytree(scenes_folder, folder / "scenes")
     return folder
 
 

@@ -50,6 +50,8 @@ class Dream:
 
     dynamics: DiffusionDynamics
     outcome: OutcomeHead
+    uncertainty: bool = False
+    """Whether each frame is drawn twice, to tell how far the draws differ."""
 
     def __call__(
         self,
@@ -61,8 +63,9 @@ class Dream:
         seed: Tensor,
         step: Tensor,
         pose: Tensor | None,
-    ) -> tuple[Frame, Tensor, Tensor, Context]:
-        """The frame at ``pose``, its rewards (b, 2) of going on and of ending, the termination's logit (b,), and the context after.
+    ) -> tuple[Frame, Tensor, Tensor, Context, Tensor | None]:
+        """The frame at ``pose``, its rewards (b, 2) of going on and of ending, the termination's logit (b,), the context after, and
+        the frame's uncertainty (b,), if that is told.
 
         motion: (b, 6) to ``pose`` in the axes of the camera before. seed, step: (b,) int64, of the random numbers.
         """
@@ -70,7 +73,17 @@ class Dream:
         shape = (n.channels, n.height, n.width)
         condition = condition_of(self.dynamics, act, motion, view, intrinsics)
         prediction, context = self.dynamics.predict(context, condition, normal(seed, step, Purpose.NOISE, shape))
+        uncertainty = None
+        if self.uncertainty:
+            other = self.dynamics.redraw(context, condition, normal(seed, step, Purpose.UNCERTAINTY, shape))
+            uncertainty = difference(prediction.x, other)
         frame = channels_to_frame(prediction.x, pose)
         rewards, logit = self.outcome(prediction.features.float())
         context = self.dynamics.commit(context, frame, condition, normal(seed, step, Purpose.CONTEXT, shape))
-        return frame, rewards, logit, context
+        return frame, rewards, logit, context, uncertainty
+
+
+def difference(one: Tensor, other: Tensor) -> Tensor:
+    """Root mean square difference of two frames' colours, (b, c, h, w) channels in [-1, 1] to (b,) float32 in [0, 1]."""
+    colours = (x[:, :3].float().clamp(-1.0, 1.0) for x in (one, other))
+    return (next(colours) - next(colours)).square().mean((1, 2, 3)).sqrt() * 0.5

@@ -37,6 +37,7 @@ class Purpose(IntEnum):
     TRAINING = 6
     TEST = 7
     EDIT = 8
+    UNCERTAINTY = 9
 
 
 def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

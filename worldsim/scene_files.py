@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,7 @@ def _one_scene(env: gym.Env[Any, Any], policy: Policy, options: dict[str, Any], 
         env_seed, policy_seed = (int(x) for x in np.random.SeedSequence([config.seed, index, attempt]).generate_state(2) >> 1)
         walk = _walk(env, policy, options, config.steps, (env_seed, policy_seed))
         if len(walk) == config.steps + 1 and _is_worth_it(walk, config):
-            return _as_scene(walk[-config.frames :], isinstance(env.action_space, gym.spaces.Discrete))
+            return scene_of(walk[-config.frames :], isinstance(env.action_space, gym.spaces.Discrete))
     raise InvalidInputError(
         f"{MAX_TRIES} walks of {config.steps} steps of {config.env_id} with {options} ended early, stayed within "
         f"{config.min_travel} m of their start or had a median depth under {config.min_view} m: lower min_travel or min_view"
@@ -193,7 +194,8 @@ def _is_worth_it(walk: list[Visit], config: ScenesConfig) -> bool:
     return far >= config.min_travel and float(np.median(walk[-1][2]["depth"])) >= config.min_view
 
 
-def _as_scene(visits: list[Visit], discrete: bool) -> SceneStart:
+def scene_of(visits: Sequence[Visit], discrete: bool) -> SceneStart:
+    """The start that these visits in a row make; with depth and poses if their ``info`` has them."""
     info = visits[-1][2]
     scene = SceneStart(
         rgb=torch.from_numpy(np.stack([obs for obs, _, _ in visits])).permute(0, 3, 1, 2).contiguous(),
@@ -210,7 +212,7 @@ def _as_scene(visits: list[Visit], discrete: bool) -> SceneStart:
     )
 
 
-def _stacked(visits: list[Visit], key: str) -> Tensor:
+def _stacked(visits: Sequence[Visit], key: str) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(info[key], np.float32) for _, _, info in visits]))
 
 

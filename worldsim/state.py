@@ -92,6 +92,7 @@ class Transition:
     """What one step of a world gives. frame: the new frame. rew: (b,) float32. term: (b,) bool. coverage: (b,) float32.
 
     ending: (b,) float32, the probability of which ``term`` came, or None.
+    uncertainty: (b,) float32 in [0, 1], of worlds that tell it (:meth:`worldsim.world.World.with_uncertainty`).
     """
 
     frame: Frame
@@ -100,6 +101,7 @@ class Transition:
     coverage: Tensor
     view: MemoryView | None = None
     ending: Tensor | None = None
+    uncertainty: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,9 @@ BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
 PLAIN_WEIGHTS, PACKED_WEIGHTS = "diffusion_pytorch_model.safetensors", "int8.safetensors"
 WORLDS_FOLDER = Path(__file__).parent / "worlds"
 KEPT_STARTS = 64
-"""Start scenes whose state is kept, so that the next reset to one of them is a copy."""
+"""Start scenes whose state is kept at least, so that the next reset to one of them is a copy."""
+STARTS_SHARE = 0.04
+"""Share of the device's memory that kept states may take beyond that: agents learn from hundreds of starts."""
 
 
 class Termination(StrEnum):
@@ -112,6 +114,13 @@ def _box(size: int, config: WorldConfig) -> gym.spaces.Box:
     return gym.spaces.Box(low, high, dtype=np.float32)
 
 
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory of a device, used or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def bucket(batch: int) -> int:
     """The smallest batch bucket that holds ``batch`` environments; above the largest, multiples of it."""
     for size in BUCKETS:
@@ -137,6 +146,7 @@ class World:
         folder: Path | None = None,
         memory: SceneMemory | None = None,
         engine: EngineConfig = PLAIN,
+        uncertainty: bool = False,
     ) -> None:
         n = network.config
         if config.memory is not None and (n.channels != 4 or ego_motion is None or config.intrinsics is None):
@@ -146,6 +156,7 @@ class World:
         self.network, self.ego_motion, self.config, self.folder = network, ego_motion, config, folder
         self.outcome = outcome or OutcomeHead(dim=n.dim)
         self.card = card or {}
+        self.tells_uncertainty = uncertainty
         self.memory: SceneMemory = memory or (PointMemory(config.memory) if config.memory is not None else NoMemory())
         self.observation_space = gym.spaces.Box(0, 255, (n.height, n.width, 3), np.uint8)
         self.action_space: gym.Space[Any] = gym.spaces.Discrete(n.actions) if n.actions else _box(n.action_dim, config)
@@ -170,6 +181,7 @@ class World:
         for module in self.modules().values():
             module.to(device)
         self._starts.clear()
+        self.__dict__.pop("kept_starts", None)
         self._run_by(self.engine)
         return self
 
@@ -191,7 +203,7 @@ class World:
         forward = Compiled(run.forward, engine.compile, self.device) if engine.compile and (cuda or not whole) else None
         self.dynamics = DiffusionDynamics(run, self.config.dynamics, forward)
         self._aim: Callable[..., tuple[Tensor, Tensor]] = Aim(self.ego_motion)  # type: ignore[arg-type]
-        self._dream: Callable[..., Any] = Dream(self.dynamics, self.outcome)
+        self._dream: Callable[..., Any] = Dream(self.dynamics, self.outcome, self.tells_uncertainty)
         self._keeper = self.memory
         if whole and not cuda:
             self._aim, self._dream = (Compiled(part.__call__, engine.compile, self.device) for part in (self._aim, self._dream))
@@ -205,9 +217,9 @@ class World:
     def _owning_step(self, run: SpaceTimeTransformer, forward: Compiled | None, whole: bool) -> Callable[..., Any]:
         """A step for one who owns its states: memory and cache are changed in place."""
         dynamics = DiffusionDynamics(run, self.config.dynamics, forward, in_place=True)
-        aim, dream, between = self._aim, Dream(dynamics, self.outcome), None
+        aim, dream, between = self._aim, Dream(dynamics, self.outcome, self.tells_uncertainty), None
         if whole:
-            alone = Dream(DiffusionDynamics(run, self.config.dynamics, in_place=True), self.outcome)
+            alone = dataclasses.replace(dream, dynamics=DiffusionDynamics(run, self.config.dynamics, in_place=True))
             # Where inductor fails at the whole, the network is compiled alone.
             dream = Compiled(alone.__call__, self.engine.compile, self.device, instead=dream)
             aim = Compiled(aim.__call__, self.engine.compile, self.device)
@@ -243,9 +255,20 @@ class World:
             return self
         return self._but(config=dataclasses.replace(self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes)))
 
+    def with_uncertainty(self, told: bool = True) -> World:
+        """The same weights, whose transitions tell how uncertain each frame is: by how far another draw of it differs.
+
+        The frames stay the same bit by bit; a step costs one denoised frame a sampling step more. Raises InvalidInputError at
+        temperature 0, where all draws are one.
+        """
+        if told and self.config.dynamics.temperature == 0.0:
+            raise InvalidInputError("at temperature 0 all draws of a frame are one: uncertainty needs a temperature above 0")
+        return self if told == self.tells_uncertainty else self._but(uncertainty=told)
+
     def _but(self, **changes: Any) -> World:
-        """A world of the same weights, with some of ``config``, ``memory`` and ``engine`` others."""
+        """A world of the same weights, with some of ``config``, ``memory``, ``engine`` and ``uncertainty`` others."""
         kept: dict[str, Any] = {"config": self.config, "memory": self.memory, "engine": self.engine}
+        kept["uncertainty"] = self.tells_uncertainty
         rest: dict[str, Any] = {"ego_motion": self.ego_motion, "outcome": self.outcome, "card": self.card, "folder": self.folder}
         return World(self.network, **(kept | rest | changes))
 
@@ -287,7 +310,7 @@ class World:
         """:meth:`step`, into a memory and with parts that may work in place."""
         keeper = keeper or self._keeper
         pose, motion, view = self._look(state, act, pose, aim, keeper)
-        frame, rewards, logit, context = (dream or self._dream)(
+        frame, rewards, logit, context, uncertainty = (dream or self._dream)(
             state.context, act, motion, view, state.intrinsics, state.seed, state.step, pose
         )
         term = self._ended(logit, state)
@@ -295,7 +318,7 @@ class World:
         coverage = view.coverage if view is not None else torch.zeros_like(reward)
         state = self._take_in(state, act, motion, frame, context, keeper)
         ending = torch.sigmoid(logit) if self.config.has_terminations else torch.zeros_like(logit)
-        return state, Transition(frame=frame, rew=reward, term=term, coverage=coverage, view=view, ending=ending)
+        return state, Transition(frame, reward, term, coverage, view, ending, uncertainty)
 
     def _ended(self, logit: Tensor, state: WorldState) -> Tensor:
         """Which worlds terminate, (b,) bool, from the termination's logit (b,)."""
@@ -473,7 +496,7 @@ class World:
         for frame, act in zip(frames, acts, strict=True):
             state = self.observe(state, act, frame)
         if key is not None:
-            while len(self._starts) >= KEPT_STARTS:
+            while len(self._starts) >= self.kept_starts:
                 del self._starts[next(iter(self._starts))]
             self._starts[key] = state
         return state
@@ -483,7 +506,7 @@ class World:
         if not scene.name:
             return None
         if not self._is_known(scene):
-            if len(self._known) >= 4 * KEPT_STARTS:
+            if len(self._known) >= 4 * self.kept_starts:
                 self._known.clear()
             self._known[id(scene)] = weakref.ref(scene), (scene.name, checksum(flatten(scene)))
         return self._known[id(scene)][1]
@@ -491,6 +514,11 @@ class World:
     def _is_known(self, scene: SceneStart) -> bool:
         entry = self._known.get(id(scene))
         return entry is not None and entry[0]() is scene
+
+    @cached_property
+    def kept_starts(self) -> int:
+        """How many start scenes' states are kept."""
+        return max(KEPT_STARTS, int(STARTS_SHARE * total_memory(self.device)) // self.state_bytes())
 
     def blank(self, batch: int) -> WorldState:
         """``batch`` worlds that have seen nothing: what :meth:`initial` builds upon, and the shape of every state."""

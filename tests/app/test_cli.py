@@ -54,6 +54,9 @@ def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture
         (["export", "runs/world", "--out", "o", "--no-eight-bit"], "eight_bit", False),
         (["export", "walk.safetensors", "--to", "glb", "--force"], "to", "glb"),
         (["view", "walk.safetensors", "--port", "8081", "--host", "0.0.0.0", "--index", "2"], "snapshot", Path("walk.safetensors")),
+        (["evaluate-agent", "runs/agent", "--episodes", "100", "--json", "r.json"], "episodes", 100),
+        (["agreement", "runs/world", "--json", "a.json", "--agents", "runs/a", "runs/b"], "agents", ("runs/a", "runs/b")),
+        (["watch", "runs/agent", "--out", "w.mp4"], "out", Path("w.mp4")),
         (["worlds", "--json", "w.json"], "json", Path("w.json")),
     ],
 )

@@ -44,6 +44,13 @@ COMMANDS = {
     "train": Command("worldsim.diffusion.train", "TrainConfig", "train", "Train a world on recorded episodes."),
     "distil": Command("worldsim.diffusion.distil", "DistilConfig", "distil", "Make a student of few sampling steps.", "world"),
     "evaluate": Command("worldsim.evaluate", "EvaluateConfig", "evaluate", "Measure a world against its real twin.", "world"),
+    "evaluate-agent": Command(
+        "worldsim.evaluate_agent", "EvaluateAgentConfig", "evaluate_agent", "Measure an agent in dream and real twin.", "agent"
+    ),
+    "agreement": Command(
+        "worldsim.agreement", "AgreementConfig", "agreement", "Compare policies' returns in dream and real twin.", "world"
+    ),
+    "watch": Command("worldsim.app.watch", "WatchConfig", "watch", "Film an agent in dream and real twin.", "agent"),
     "bench": Command("worldsim.bench", "BenchConfig", "bench", "Measure how fast a world is stepped.", "world"),
     "demo": Command("worldsim.app.demo", "DemoConfig", "demo", "Walk through the shipped world; write video, pictures, metrics."),
     "export": Command("worldsim.app.export", "ExportConfig", "export", "Write a world, or what a snapshot remembers.", "source"),

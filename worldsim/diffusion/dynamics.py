@@ -142,10 +142,16 @@ class DiffusionDynamics:
                 out, state["features"], state["context"] = self._commit_and_denoise(context, condition, x, level)
             return out
 
-        # Left alone at 1, so that nothing is rounded.
-        scaled = noise if self.config.temperature == 1.0 else self.config.temperature * noise
-        x = sample(denoise, scaled, self._levels)
+        x = sample(denoise, self._scaled(noise), self._levels)
         return Prediction(x=x, features=state["features"]), state["context"]
+
+    def redraw(self, context: Context, condition: Condition, noise: Tensor) -> Tensor:
+        """Another draw of the frame that :meth:`predict` gave, upon the context that it returned: (b, c, h, w) channels."""
+        return sample(lambda x, level: self._denoise(context, condition, x, level)[0], self._scaled(noise), self._levels)
+
+    def _scaled(self, noise: Tensor) -> Tensor:
+        # Left alone at 1, so that nothing is rounded.
+        return noise if self.config.temperature == 1.0 else self.config.temperature * noise
 
     def advance(self, context: Context) -> Context:
         """The context with its pending frame moved into the cache, without predicting anything."""

@@ -1,0 +1,91 @@
+"""Start in the middle of recorded episodes: many starts, as varied as what was recorded, for agents that learn in the dream."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldsim.data.dataset import EpisodeDataset
+from worldsim.data.episode import Episode
+from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.state import SceneStart
+from worldsim.world import World
+
+
+class EpisodeScenes:
+    """Moments of a recording, drawn once: each a few frames in a row of one episode, none of which ends it.
+
+    folder: of the dataset. count: how many moments. frames: of each, so that the dream has momentum and context. beginnings: the
+    share of them that are first frames of their episodes. seed: of the draws. Named like ``episode-12-340``: episode and frame.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], count: int = 512, frames: int = 8, beginnings: float = 0.25, seed: int = 0
+    ) -> None:
+        if count < 1 or frames < 1 or not 0.0 <= beginnings <= 1.0:
+            raise InvalidInputError(
+                f"count {count} and frames {frames} must be at least 1, beginnings {beginnings} a share in [0, 1]"
+            )
+        self.folder, self.frames = Path(folder), frames
+        if not (self.folder / "dataset.json").is_file():
+            raise NotFoundError(f"{self.folder} is no recording (it has no dataset.json): give what `worldsim record` wrote")
+        self.episodes = EpisodeDataset(self.folder)
+        if not len(self.episodes):
+            raise NotFoundError(f"{self.folder} holds no episodes yet: record some first")
+        rng = np.random.default_rng(seed)
+        drawn = []
+        for index in rng.integers(len(self.episodes), size=count):
+            # The last frame is where an episode ended: nothing goes on from there.
+            last = len(self.episodes[int(index)].rgb) - 2
+            drawn.append((int(index), 0 if last < 1 or rng.random() < beginnings else int(rng.integers(1, last + 1))))
+        self._moments = {f"episode-{index}-{frame}": (index, frame) for index, frame in drawn}
+        self._loaded: dict[str, SceneStart] = {}
+
+    def names(self) -> list[str]:
+        """Names of the moments."""
+        return list(self._moments)
+
+    def load(self, name: str) -> SceneStart:
+        """The moment of that name. Raises NotFoundError."""
+        if name not in self._moments:
+            raise NotFoundError(f"no moment {name!r} among the {len(self._moments)} drawn from {self.folder}: see names()")
+        if name not in self._loaded:
+            index, frame = self._moments[name]
+            self._loaded[name] = start_at(self.episodes[index], frame, self.frames, name)
+        return self._loaded[name]
+
+    def start(self, rng: np.random.Generator) -> SceneStart:
+        """One of the moments, each as likely."""
+        return self.load(self.names()[int(rng.integers(len(self._moments)))])
+
+    def fitted(self, world: World) -> EpisodeScenes:
+        """Itself; raises InvalidInputError if the world sees frames of another size."""
+        n, shape = world.network.config, tuple(self.episodes.info.observation_space["shape"])
+        if shape != (n.height, n.width, 3):
+            raise InvalidInputError(f"{self.folder} holds frames of {shape}, the world sees {(n.height, n.width, 3)}")
+        return self
+
+
+def start_at(episode: Episode, frame: int, frames: int, name: str = "") -> SceneStart:
+    """The start that ends in frame ``frame`` of an episode: at most ``frames`` frames, fewer near its beginning."""
+    first = max(0, frame + 1 - frames)
+    part = slice(first, frame + 1)
+
+    def kept(array: Any, kind: type) -> torch.Tensor | None:
+        return None if array is None else torch.from_numpy(np.array(array[part], kind))
+
+    # Recordings tell what each frame led on with, starts what led to each.
+    act = np.concatenate([np.zeros_like(episode.act[:1]), episode.act[:-1]])[part]
+    intrinsics = None if episode.intrinsics is None else torch.from_numpy(np.array(episode.intrinsics, np.float32))
+    return SceneStart(
+        rgb=torch.from_numpy(np.array(episode.rgb[part])).permute(0, 3, 1, 2).contiguous(),
+        act=torch.from_numpy(np.array(act)),
+        inverse_depth=kept(episode.inverse_depth, np.int32),
+        pose=kept(episode.pose, np.float32),
+        intrinsics=intrinsics,
+        name=name,
+    )

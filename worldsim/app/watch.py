@@ -1,0 +1,93 @@
+"""``worldsim watch``: an agent in the dream and in the real twin, side by side from the same first frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.agent_files import read_card
+from worldsim.app.demo import write_video
+from worldsim.errors import InvalidInputError
+from worldsim.evaluation.crowd import PolicySpec, is_saved
+from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, real_twin, step_limit
+from worldsim.pictures import panels
+from worldsim.world import World
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """Write a video of an agent in the dream and in its real twin."""
+
+    agent: str
+    """A saved agent's folder, a shipped agent's name, or ``random``, ``persistent``, ``module:Class``."""
+    out: Path = Path("watch.mp4")
+    """The video."""
+    world: str | None = None
+    """Name or folder of the world; the one in the agent's card, if not given."""
+    steps: int = 300
+    """Steps after which both are cut."""
+    seed: int = 0
+    """Of the episode in the real twin, of the dream and of the agent's draws."""
+    scale: int = 4
+    """Pixels of the video a pixel of the frames."""
+    device: str | None = None
+    """Where the dream runs; CUDA where there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "scale"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"WatchConfig.{name} = {getattr(self, name)!r}: it must be at least 1")
+        if self.out.suffix != ".mp4":
+            raise InvalidInputError(f"WatchConfig.out = {str(self.out)!r}: the video's name must end in .mp4")
+
+
+def watch(config: WatchConfig, world: World | None = None) -> Path:
+    """Play both, write the video; returns its path. ``world``: one that is loaded already, instead of ``config.world``."""
+    name = config.world or (read_card(config.agent).world if is_saved(config.agent) else None)
+    if world is None and not name:
+        raise InvalidInputError(f"agent {config.agent!r} names no world: give one with --world")
+    world = world or World.from_pretrained(str(name), config.device)
+    spec = PolicySpec(config.agent)
+    twin = real_twin(world)
+    try:
+        limit = min(config.steps, step_limit(twin, None))
+        real = play_real(twin, Task(spec, config.seed), limit, keep=True)
+    finally:
+        twin.close()
+    assert real.start is not None
+    dream = dream_episodes(world, spec, [real.start], [config.seed], limit, batch=1, keep=True)[0]
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    write_video(video_frames(real, dream, config.scale), world.config.fps, config.out)
+    print(
+        f"dream: {dream.steps} steps, return {dream.total:.2f}; real twin: {real.steps} steps, return {real.total:.2f}. "
+        f"Written to {config.out}."
+    )
+    return config.out
+
+
+def video_frames(real: Played, dream: Played, scale: int) -> list[Array]:
+    """Both films, under one another's clock; the one that ends first stays at its last frame, darkened."""
+    shown = []
+    for t in range(max(len(real.frames), len(dream.frames))):
+        pictures = {_title("dream", dream, t): _at(dream, t), _title("real twin", real, t): _at(real, t)}
+        shown.append(panels(pictures, scale, f"step {t}"))
+    # The ends are looked at longest.
+    return [*shown, *[shown[-1]] * 15]
+
+
+def _at(played: Played, t: int) -> Array:
+    if t < len(played.frames):
+        return np.asarray(played.frames[t])
+    return np.asarray(played.frames[-1]) // 2
+
+
+def _title(name: str, played: Played, t: int) -> str:
+    total = sum(played.rewards[:t])
+    ended = " (ended)" if played.terminated and t >= played.steps else ""
+    return f"{name}: {total:.1f}{ended}"

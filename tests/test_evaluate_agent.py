@@ -17,7 +17,8 @@ from worldsim.agents.persistent import PersistentPolicy
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.evaluate_agent import EvaluateAgentConfig, compare, evaluate_agent, workers_of
 from worldsim.evaluation.crowd import Crowd, PolicySpec
-from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, real_twin, step_limit
+from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
+from worldsim.twin import make_twin
 from worldsim.world import World
 
 
@@ -84,13 +85,13 @@ def test_bad_input(agent: Path, goal_folder: Path, world_folder: Path, tmp_path:
         EvaluateAgentConfig("random", episodes=0)
     world = World.from_pretrained(goal_folder)
     world.config.env_kwargs["size"] = 16
-    with pytest.raises(InvalidInputError, match="they are no twins"):
-        real_twin(world)
+    with pytest.raises(InvalidInputError, match="observation space is"):
+        make_twin(world)
 
 
 def test_dreams_begin_with_the_real_frames_and_stop_counting_at_the_end(goal_folder: Path) -> None:
     world = World.from_pretrained(goal_folder)
-    env = real_twin(world)
+    env = make_twin(world)
     seeds = [5, 6, 7]
     real = [play_real(env, Task(PolicySpec("persistent"), seed), 12, keep=True) for seed in seeds]
     dream = dream_episodes(world, PolicySpec("persistent"), [one.start for one in real], seeds, 12, batch=2, keep=True)

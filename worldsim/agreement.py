@@ -20,7 +20,8 @@ from worldsim.config import write_json
 from worldsim.errors import InvalidInputError
 from worldsim.evaluate_agent import compare, workers_of
 from worldsim.evaluation.crowd import PolicySpec
-from worldsim.evaluation.episodes import Task, dream_episodes, real_episodes, real_twin, require_rewards, step_limit
+from worldsim.evaluation.episodes import Task, dream_episodes, real_episodes, require_rewards, step_limit
+from worldsim.twin import make_twin
 from worldsim.world import World
 
 Array = NDArray[Any]
@@ -73,7 +74,7 @@ def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, 
     specs = policies(config, world.action_space)
     for spec in specs:
         spec.build(world.action_space)
-    twin = real_twin(world)
+    twin = make_twin(world)
     limit = step_limit(twin, config.max_steps)
     twin.close()
     seeds = [config.seed + i for i in range(config.episodes)]

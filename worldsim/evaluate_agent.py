@@ -18,8 +18,9 @@ from worldsim.agent_files import read_card, update_card
 from worldsim.config import write_json
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import PolicySpec, is_saved
-from worldsim.evaluation.episodes import Played, Task, dream_episodes, real_episodes, real_twin, require_rewards, step_limit
+from worldsim.evaluation.episodes import Played, Task, dream_episodes, real_episodes, require_rewards, step_limit
 from worldsim.metrics import bootstrap_ci, mean_statistic
+from worldsim.twin import make_twin
 from worldsim.world import World
 
 MAX_WORKERS = 16
@@ -76,7 +77,7 @@ def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> d
     spec = PolicySpec(config.agent)
     # Before anything is played: an agent of other spaces is told at once.
     spec.build(world.action_space)
-    twin = real_twin(world)
+    twin = make_twin(world)
     limit = step_limit(twin, config.max_steps)
     twin.close()
     seeds = [config.seed + i for i in range(config.episodes)]

@@ -217,15 +217,17 @@ class World:
     def _owning_step(self, run: SpaceTimeTransformer, forward: Compiled | None, whole: bool) -> Callable[..., Any]:
         """A step for one who owns its states: memory and cache are changed in place."""
         dynamics = DiffusionDynamics(run, self.config.dynamics, forward, in_place=True)
-        aim, dream, between = self._aim, Dream(dynamics, self.outcome, self.tells_uncertainty), None
-        if whole:
-            alone = dataclasses.replace(dream, dynamics=DiffusionDynamics(run, self.config.dynamics, in_place=True))
+        mode, dream = self.engine.compile, Dream(dynamics, self.outcome, self.tells_uncertainty)
+        if not whole:
+            return partial(self._step, keeper=in_place(self.memory), dream=dream)
+        alone = dataclasses.replace(dream, dynamics=DiffusionDynamics(run, self.config.dynamics, in_place=True))
+        return partial(
+            self._step,
+            keeper=in_place(self.memory, compiled_between(mode, self.device)),
+            aim=Compiled(Aim(self.ego_motion).__call__, mode, self.device),  # type: ignore[arg-type]
             # Where inductor fails at the whole, the network is compiled alone.
-            dream = Compiled(alone.__call__, self.engine.compile, self.device, instead=dream)
-            aim = Compiled(aim.__call__, self.engine.compile, self.device)
-            between = compiled_between(self.engine.compile, self.device)
-        keeper = in_place(self.memory, between)
-        return partial(self._step, keeper=keeper, aim=aim, dream=dream)
+            dream=Compiled(alone.__call__, mode, self.device, instead=dream),
+        )
 
     def state_bytes(self) -> int:
         """Bytes of one environment's state, whatever it has seen: memory, context and history have a fixed size."""

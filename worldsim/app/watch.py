@@ -13,8 +13,9 @@ from worldsim.agent_files import read_card
 from worldsim.app.demo import write_video
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import PolicySpec, is_saved
-from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, real_twin, step_limit
+from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
 from worldsim.pictures import panels
+from worldsim.twin import make_twin
 from worldsim.world import World
 
 Array = NDArray[Any]
@@ -54,7 +55,7 @@ def watch(config: WatchConfig, world: World | None = None) -> Path:
         raise InvalidInputError(f"agent {config.agent!r} names no world: give one with --world")
     world = world or World.from_pretrained(str(name), config.device)
     spec = PolicySpec(config.agent)
-    twin = real_twin(world)
+    twin = make_twin(world)
     try:
         limit = min(config.steps, step_limit(twin, None))
         real = play_real(twin, Task(spec, config.seed), limit, keep=True)

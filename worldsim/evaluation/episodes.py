@@ -19,6 +19,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import Crowd, PolicySpec
 from worldsim.scene_files import scene_of
 from worldsim.state import SceneStart
+from worldsim.twin import make_twin
 from worldsim.world import World, bucket
 
 LONGEST = 1000
@@ -45,21 +46,6 @@ class Task:
     seed: int
 
 
-def real_twin(world: World) -> gym.Env[Any, Any]:
-    """The environment that a world imitates. Raises InvalidInputError if it names none, or one of other spaces."""
-    if not world.config.env_id:
-        raise InvalidInputError("this world does not name its real twin (env_id in world.json): nothing to compare with")
-    env = gym.make(world.config.env_id, **world.config.env_kwargs)
-    if env.observation_space != world.observation_space or env.action_space != world.action_space:
-        spaces = f"{env.observation_space} and {env.action_space}"
-        env.close()
-        raise InvalidInputError(
-            f"the real twin {world.config.env_id} has {spaces}, the world {world.observation_space} and {world.action_space}: "
-            "they are no twins"
-        )
-    return env
-
-
 def require_rewards(world: World) -> None:
     """Raise InvalidInputError for a world whose dreams have no rewards."""
     if not world.config.has_rewards:
@@ -79,7 +65,7 @@ def real_episodes(world: World, tasks: Sequence[Task], limit: int, workers: int,
     bar = tqdm(total=len(tasks), desc=what, unit="episode", disable=None)
     played: list[Played] = []
     if workers == 0 or len(tasks) == 1:
-        env = real_twin(world)
+        env = make_twin(world)
         try:
             for task in tasks:
                 played.append(play_real(env, task, limit))
@@ -174,7 +160,7 @@ _env: gym.Env[Any, Any] | None = None
 def _start_worker(folder: Path) -> None:
     global _env
     torch.set_num_threads(1)
-    _env = real_twin(World.from_pretrained(folder, "cpu"))
+    _env = make_twin(World.from_pretrained(folder, "cpu"))
 
 
 def _play_in_worker(task: Task, limit: int) -> Played:

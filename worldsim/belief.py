@@ -66,6 +66,12 @@ class Belief:
         frame = map_tensors(lambda x: x.to(self.world.device), self._frame(obs, info))
         self._state = self.world.observe(state, given, frame)
 
+    def resume(self, state: WorldState) -> None:
+        """Go back to an earlier :attr:`state` of a belief in the same world: what was seen since is forgotten."""
+        if len(state) != 1:
+            raise InvalidInputError(f"a belief is of one walk, this state is of {len(state)}: state.select(...) picks one")
+        self._state = self.world.owned(state)
+
     def _frame(self, obs: Any, info: Mapping[str, Any]) -> Frame:
         obs, shape = np.asarray(obs), self.world.observation_space.shape
         if obs.shape != shape or obs.dtype != np.uint8:

@@ -111,6 +111,8 @@ class NoveltyConfig:
     """Shares of the way at which it looks."""
     reach: float = 16.0
     """Metres to each side within which the memory is asked."""
+    grain: float = 0.2
+    """Of points nearer to one another than about this many metres, one is asked: small views need no more."""
     travel: float = 0.02
     """What a metre from the start of the plan counts, in shares of a view: so that equals are left behind."""
 
@@ -126,6 +128,7 @@ class Novelty:
 
     def __init__(self, source: Any, config: NoveltyConfig) -> None:
         self.source, self.config = source, config
+        self._thin: tuple[Any, Points] | None = None
 
     def check(self, source: Any) -> None:
         require_points(source)
@@ -142,13 +145,28 @@ class Novelty:
     def _known(self, pose: Tensor) -> Tensor:
         """(n,) share of small views at poses (n, 4, 4) that the memory knows."""
         c, state = self.config, self.source.state
-        memory, centre = state.memory, state.frame.pose[0, :2, 3]
-        near = (memory.position[0, :2] - centre[:, None]).abs().amax(0) <= c.reach
-        chosen = ((memory.kind[0] == POINT) & near) | (memory.kind[0] > POINT)
         n, width = len(pose), self.source.world.network.config.width
-        part = map_tensors(lambda x: x[..., chosen].expand(n, *x.shape[1:-1], -1), memory)
+        part = map_tensors(lambda x: x.expand(n, *x.shape[1:]), self._thinned())
         camera = Camera(pose, (state.intrinsics * (c.pixels / width)).expand(n, 4), c.pixels, c.pixels)
         return view_of(part.position, part.colour, part.kind, part.source, camera).coverage
+
+    def _thinned(self) -> Points:
+        """What the memory knows around, a batch of one; thinned once a state."""
+        state, c = self.source.state, self.config
+        if self._thin is None or self._thin[0] is not state:
+            position, kind = state.memory.position[0], state.memory.kind[0]
+            near = (position[:2] - state.frame.pose[0, :2, 3, None]).abs().amax(0) <= c.reach
+            chosen = (((kind == POINT) & near) | (kind > POINT)).nonzero()[:, 0]
+            # Directions are of unit length or so: a finer grain keeps them apart.
+            grain = torch.where(kind[chosen] == POINT, c.grain, 0.1)
+            cell = torch.floor(position[:, chosen] / grain).to(torch.int64) + 2**19
+            key = (kind[chosen].to(torch.int64) << 60) | (cell[0] << 40) | (cell[1] << 20) | cell[2]
+            order = key.argsort(stable=True)
+            first = torch.ones_like(order, dtype=torch.bool)
+            first[1:] = key[order][1:] != key[order][:-1]
+            slots = chosen[order[first]]
+            self._thin = state, map_tensors(lambda x: x[..., slots].contiguous(), state.memory)
+        return self._thin[1]
 
 
 class NoveltyExplorer(CemPolicy):

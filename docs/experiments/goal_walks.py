@@ -183,25 +183,32 @@ def coverage_of(twin: Twin, pose: Array) -> float:
     return float(world.memory.render(state.memory, camera).coverage[0])
 
 
-def detour_of(twin: Twin, name: str, pose: Array) -> float:
-    """Metres of the true way to a goal, over those of the straight line; ``inf`` where the map shows none (lifts, doors)."""
-    here = twin.belief.pose.numpy()
-    ground = true_ground(name, here[:3, 3], GroundConfig(near_cost=1.0))
-    way = ground.field(ground.cells(pose[:2, 3])[None])
-    x, y = ground.cells(here[:2, 3])
-    return float(way[x - 3 : x + 4, y - 3 : y + 4].min() / np.linalg.norm(pose[:2, 3] - here[:2, 3]))
+class Detours:
+    """How much longer than the straight line the true ways from the agent's place are."""
+
+    def __init__(self, twin: Twin, name: str) -> None:
+        self.here = twin.belief.pose.numpy()[:3, 3]
+        self.ground = true_ground(name, self.here, GroundConfig(near_cost=1.0))
+
+    def of(self, pose: Array) -> float:
+        """Ratio for a goal (4, 4); ``inf`` where the map shows no way (lifts, doors)."""
+        way = self.ground.field(self.ground.cells(pose[:2, 3])[None])
+        x, y = self.ground.cells(self.here[:2])
+        return float(way[x - 3 : x + 4, y - 3 : y + 4].min() / np.linalg.norm(pose[:2, 3] - self.here[:2]))
 
 
-def choose(twin: Twin, name: str, kind: str, found: list[Any], rng: np.random.Generator) -> tuple[Any, dict[str, Any]] | None:
+def choose(
+    twin: Twin, detours: Detours, kind: str, found: list[Any], rng: np.random.Generator
+) -> tuple[Any, dict[str, Any]] | None:
     """A goal that fits, at a distance drawn evenly, or None."""
     c, start = twin.config, twin.belief.pose.numpy()[:3, 3]
     wanted = rng.uniform(c.nearest, c.farthest)
     metres = [float(np.linalg.norm(info["pose"][:3, 3] - start)) for _, info in found]
-    for k in np.argsort([abs(m - wanted) for m in metres], kind="stable")[:: max(1, len(found) // 24)]:
+    for k in np.argsort([abs(m - wanted) for m in metres], kind="stable")[:: max(1, len(found) // 16)]:
         pose = found[k][1]["pose"]
         if kind == "image" and coverage_of(twin, pose) < c.image_coverage:
             continue
-        if c.detour and detour_of(twin, name, pose) < c.detour:
+        if c.detour and not c.detour <= detours.of(pose) < np.inf:
             continue
         return found[k]
     return None
@@ -212,13 +219,14 @@ def task(twin: Twin, name: str, kind: str, seed: int) -> dict[str, Any] | None:
     config, world = twin.config, twin.belief.world
     twin.go_to_start(name, seed, see=True)
     state = twin.belief.state
-    found = choose(twin, name, kind, twin.goals(name, seed), np.random.default_rng(seed))
+    detours = Detours(twin, name)
+    found = choose(twin, detours, kind, twin.goals(name, seed), np.random.default_rng(seed))
     if found is None:
         return None
     picture, goal = found[0], torch.from_numpy(found[1]["pose"])
     row: dict[str, Any] = {"map": name, "kind": kind, "seed": seed, "agents": {}}
     row["metres"] = float((goal[:3, 3] - twin.belief.pose[:3, 3]).norm())
-    row["coverage"], row["detour"] = coverage_of(twin, goal.numpy()), detour_of(twin, name, goal.numpy())
+    row["coverage"], row["detour"] = coverage_of(twin, goal.numpy()), detours.of(goal.numpy())
     aim, error = goal, None
     if kind == "image":
         try:

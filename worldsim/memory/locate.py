@@ -22,8 +22,10 @@ from worldsim.world import World
 AZIMUTHS, ROWS = 96, 24
 """Cells of a panorama: 3.75 degrees each, and slopes of -0.75 to 0.75."""
 SLOPE = 0.75
-CAP, HOLE = 64.0, 16.0
-"""What a colour that is far off, and a pixel that the memory does not know, count at most and always, of 255."""
+CAP = 64.0
+"""What a colour that is far off counts at most, of 255."""
+LEAST_CONTRAST = 8.0
+"""What pixels that the memory does not know count at least; else, what the picture differs from its own mean colour."""
 PLACES_AT_ONCE = 16
 VIEWS_AT_ONCE = 24
 
@@ -36,14 +38,14 @@ class LocateConfig:
     """Metres between the places that are tried."""
     kept: int = 24
     """Best places and headings that are looked at more closely."""
-    rounds: int = 4
-    """How often each is varied, by half as much each time."""
+    rounds: int = 5
+    """How often each is varied, by two thirds as much each time."""
     draws: int = 12
     """Variations of each a round."""
     most_points: int = 40000
     """Of more points than that, every k-th tells."""
-    accept: float = 16.0
-    """Mean difference of colours (of 255) over what is known up to which a picture counts as found."""
+    accept: float = 0.8
+    """Share of the picture's contrast (its difference from its own mean colour) by which what is found may differ from it."""
     least_coverage: float = 0.3
     """Share of the view found that the memory must know."""
     ground: GroundConfig = field(default_factory=GroundConfig)
@@ -72,12 +74,13 @@ def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | Non
     intrinsics = state.intrinsics[0].float().cpu()
     starts = _by_panorama(known, picture, intrinsics, pose[0, :3, 3].cpu().numpy(), c)
     best = _by_views(known, picture, intrinsics, starts, c)
-    size = n.height // 2, n.width // 2
-    off, share = _compare(known, F.interpolate(picture[None], size, mode="area")[0], intrinsics, best[None])
-    if float(off) > c.accept or float(share) < c.least_coverage:
+    half = F.interpolate(picture[None], (n.height // 2, n.width // 2), mode="area")[0]
+    accepted = c.accept * _contrast(half)
+    off, share = _compare(known, half, intrinsics, best[None])
+    if float(off) > accepted or float(share) < c.least_coverage:
         raise InvalidInputError(
             f"the goal's picture is outside of the memory: what comes nearest differs by {float(off):.0f} of 255 (accepted: "
-            f"{c.accept:.0f}) over {float(share):.0%} of the view (needed: {c.least_coverage:.0%}): go on until it has been seen"
+            f"{accepted:.0f}) over {float(share):.0%} of the view (needed: {c.least_coverage:.0%}): go on until it has been seen"
         )
     return _poses(best[None])[0]
 
@@ -109,6 +112,7 @@ def _by_panorama(known: Points, picture: Tensor, intrinsics: Tensor, eye: NDArra
     z = ground.height[cells[:, 0], cells[:, 1]] + c.ground.eye
     places = torch.from_numpy(np.column_stack([ground.places(cells), z])).float()
     wanted, columns = _cylinder(picture, intrinsics)
+    hole = _contrast(picture)
     found = []
     for some in places.split(PLACES_AT_ONCE):
         panorama, mask = _panoramas(position, colour, some)
@@ -116,7 +120,7 @@ def _by_panorama(known: Points, picture: Tensor, intrinsics: Tensor, eye: NDArra
         ring = torch.cat([panorama, panorama[..., :columns]], -1).unfold(-1, columns, 1)[..., :AZIMUTHS, :]
         seen = torch.cat([mask, mask[..., :columns]], -1).unfold(-1, columns, 1)[..., :AZIMUTHS, :]
         off = (ring - wanted[None, :, :, None, :]).abs().clamp(max=CAP).mean(1)
-        found.append(torch.where(seen, off, HOLE).mean((1, 3)))
+        found.append(torch.where(seen, off, hole).mean((1, 3)))
     cost = torch.cat(found)
     # Of each place the best heading, so that those kept are apart.
     least, turn = cost.min(1)
@@ -164,7 +168,7 @@ def _by_views(known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor
     height, width = (size // 2 for size in picture.shape[1:])
     wanted = F.interpolate(picture[None], (height, width), mode="area")[0]
     generator = torch.Generator().manual_seed(c.seed)
-    spread = torch.tensor([0.5 * c.spacing, 0.5 * c.spacing, 0.05, np.radians(3.0)])
+    spread = torch.tensor([0.5 * c.spacing, 0.5 * c.spacing, 0.05, 0.1])
     cost = _cost(known, wanted, intrinsics, starts)
     for _ in range(c.rounds):
         noise = torch.randn(len(starts), c.draws, 4, generator=generator)
@@ -173,14 +177,19 @@ def _by_views(known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor
         least, which = costs.min(1)
         better = least < cost
         starts = torch.where(better[:, None], varied[torch.arange(len(starts)), which], starts)
-        cost, spread = torch.where(better, least, cost), 0.5 * spread
+        cost, spread = torch.where(better, least, cost), 0.67 * spread
     return starts[int(cost.argmin())]
 
 
 def _cost(known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor) -> Tensor:
     """(k,) what views at level cameras (k, 4) differ from a picture (3, h, w), holes included."""
     off, share = _compare(known, wanted, intrinsics, rows)
-    return off * share + HOLE * (1.0 - share)
+    return off * share + _contrast(wanted) * (1.0 - share)
+
+
+def _contrast(picture: Tensor) -> float:
+    """Mean difference of a picture (3, h, w) from its own mean colour, of 255: what knowing nothing of it costs."""
+    return max(LEAST_CONTRAST, float((picture - picture.mean((1, 2), keepdim=True)).abs().clamp(max=CAP).mean()))
 
 
 def _compare(known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

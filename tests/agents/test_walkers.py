@@ -69,7 +69,7 @@ def test_novelty_prefers_views_that_are_not_known(belief: Belief) -> None:
     novelty = NoveltyExplorer(belief, NoveltyConfig(planner=ICEM, travel=0.0)).objective
     back = belief.pose * torch.tensor([-1.0, 1.0, -1.0, 1.0])
     cost = novelty(Futures(pose=torch.stack([belief.pose[None], back[None]])))
-    assert float(cost[0]) > 0.9 and float(cost[1]) == 0.0
+    assert float(cost[0]) > 0.7 and float(cost[1]) == 0.0
 
 
 def test_goals_and_worlds_that_cannot_be_walked_are_named(belief: Belief) -> None:

@@ -40,7 +40,7 @@ class FrontierConfig:
     """How it walks there. Its map reaches further than a goal walker's."""
     smallest: int = 6
     """Borders of fewer cells are gaps between points, not worth a walk."""
-    worth: float = 4.0
+    worth: float = 6.0
     """Metres of way that a border of ten times the length is worth."""
     given_up: float = 1.5
     """Metres around a border that was walked to in vain which are left out from then on."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import Camera
@@ -67,15 +66,18 @@ class Relief:
             stands = torch.where(z.abs() <= self.body, 255, 0)
             depth = ((-z - self.body) * 100.0).clamp(0.0, 254.0)
             floor = torch.where((z < -self.body) & (z > -self.body - 2.5), 255 - depth.to(torch.int64), 0)
-            drawn = torch.zeros(2, self.side**2, dtype=torch.int64, device=z.device)
-            drawn = drawn.scatter_reduce_(1, self.cell.expand(2, -1), torch.stack([stands, floor]), "amax")
-            square = drawn.view(1, 2, self.side, self.side).float()
-            whole = F.max_pool2d(F.pad(square, (0, FINE - 1, 0, FINE - 1)), FINE, stride=1)
-            self._drawn[level] = whole[0].to(torch.uint8)
+            drawn = torch.zeros(2, self.side**2, dtype=torch.int32, device=z.device)
+            drawn = drawn.scatter_reduce_(1, self.cell.expand(2, -1), torch.stack([stands, floor]).to(torch.int32), "amax")
+            square = drawn.to(torch.uint8).view(2, self.side, self.side)
+            # Each cell takes in its next ones to the east and north: together they are a cell of a map of surroundings.
+            for axis in (1, 2):
+                square = torch.stack([square.roll(-k, axis) for k in range(FINE)]).amax(0)
+            self._drawn[level] = square
         return self._drawn[level]
 
 
-def _relief_of(world: World, state: WorldState, steps: int) -> Relief | None:
+def relief_of(world: World, state: WorldState, steps: int) -> Relief | None:
+    """What surrounds any place that ``steps`` steps lead to; None for memories that are asked place by place."""
     assert state.frame.pose is not None and state.frame.inverse_depth is not None
     centre, reach = state.frame.pose[0, :3, 3], steps * FASTEST + MAP_CELL * MAP_CELLS
     if isinstance(state.memory, Points):
@@ -91,11 +93,12 @@ def _relief_of(world: World, state: WorldState, steps: int) -> Relief | None:
 
 
 @torch.no_grad()
-def imagine_motion(world: World, state: WorldState, acts: Tensor) -> Tensor:
+def imagine_motion(world: World, state: WorldState, acts: Tensor, relief: Relief | None = None) -> Tensor:
     """The poses that sequences of actions lead to from one state.
 
-    state: a batch of one. acts: (n, t) int64 or (n, t, k) float32. Returns (n, t, 4, 4) float32 camera-to-world, metres, snapped
-    as frames' poses are. The memory stays as it is: what would be seen on the way is not drawn, and so not walked into.
+    state: a batch of one. acts: (n, t) int64 or (n, t, k) float32. relief: :func:`relief_of` this state, where it is at hand.
+    Returns (n, t, 4, 4) float32 camera-to-world, metres, snapped as frames' poses are. The memory stays as it is: what would be
+    seen on the way is not drawn, and so not walked into.
     Raises MissingGeometryError for a world without geometry.
     """
     if world.ego_motion is None or state.frame.pose is None:
@@ -109,7 +112,7 @@ def imagine_motion(world: World, state: WorldState, acts: Tensor) -> Tensor:
     acts = acts.to(world.device, state.act.dtype)
     pose = state.frame.pose.expand(n, 4, 4)
     motion, past = state.motion.expand(n, -1, -1), state.act.expand(n, *state.act.shape[1:])
-    relief = _relief_of(world, state, t)
+    relief = relief or relief_of(world, state, t)
     memory = None if relief is not None else map_tensors(lambda x: x.expand(n, *x.shape[1:]), state.memory)
     aim, poses = Aim(world.ego_motion), []
     for step in range(t):

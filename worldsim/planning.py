@@ -19,7 +19,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.imagined_motion import imagine_motion
+from worldsim.imagined_motion import Relief, imagine_motion, relief_of
 from worldsim.memory.none import NoMemory
 from worldsim.metrics import turned
 from worldsim.protocols import Policy
@@ -87,6 +87,8 @@ class Imagination:
 
     def __init__(self, source: Any) -> None:
         self.source: Any = source.unwrapped if isinstance(source, gym.Env) else source
+        # The iterations of a plan start from one state.
+        self._relief: tuple[WorldState, int, Relief | None] | None = None
         if not callable(getattr(self.source, "fork", None)) and not isinstance(self.source, Dreaming):
             raise InvalidInputError(
                 f"{type(self.source).__name__} cannot fork, so nothing can be planned in it: plan in a dream "
@@ -97,7 +99,11 @@ class Imagination:
         """What actions (n, t, ...) lead to. Where episodes end, what follows is dreamed on and ``alive`` is False."""
         if needs is Needs.MOTION:
             require_dreaming(self.source, "poses to be imagined")
-            return Futures(pose=imagine_motion(self.source.world, self.source.state, acts))
+            world, state = self.source.world, self.source.state
+            if self._relief is None or self._relief[0] is not state or self._relief[1] < acts.shape[1]:
+                known = relief_of(world, state, acts.shape[1]) if world.has_geometry else None
+                self._relief = state, acts.shape[1], known
+            return Futures(pose=imagine_motion(world, state, acts, self._relief[2]))
         if callable(getattr(self.source, "fork", None)):
             return _forked(self.source, acts)
         return _stepped(self.source, acts)

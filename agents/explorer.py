@@ -38,10 +38,14 @@ class FrontierConfig:
         )
     )
     """How it walks there. Its map reaches further than a goal walker's."""
-    smallest: int = 6
+    smallest: int = 8
     """Borders of fewer cells are gaps between points, not worth a walk."""
-    worth: float = 6.0
+    worth: float = 8.0
     """Metres of way that a border of ten times the length is worth."""
+    look: float = 2.0
+    """Metres that looking away from where the way leads counts: what is walked to backwards is not seen."""
+    sure: float = 8.0
+    """Metres up to which a look past where ground should be tells that there is none."""
     given_up: float = 1.5
     """Metres around a border that was walked to in vain which are left out from then on."""
     patience: int = 40
@@ -60,11 +64,39 @@ class FrontierExplorer(Walker):
         self._aim: Array | None = None
         self._walked = 0
         super().__init__(source, self.explorer.walker)
+        self.objective.look = self.explorer.look
         require_points(self.source)
 
     def reset(self, seed: int | None = None) -> None:
         super().reset(seed)
         self._vain, self._aim, self._walked = [], None, 0
+        self._void: set[tuple[int, int]] = set()
+
+    def ground(self, bumps: Array | None) -> Ground:
+        """The map, on which places that were looked at and have no ground (drops, sky) are known."""
+        ground = super().ground(bumps)
+        cell = ground.config.cell
+        corner = np.round(ground.low / cell).astype(np.int64)
+        self._void.update(map(tuple, (self._seen_through(ground) + corner).tolist()))
+        if self._void:
+            at = np.array(sorted(self._void)) - corner
+            at = at[((at >= 0) & (at < ground.height.shape[0])).all(1)]
+            ground.known[at[:, 0], at[:, 1]] = True
+        return ground
+
+    def _seen_through(self, ground: Ground) -> Array:
+        """Cells (k, 2) at which the newest frame saw something beyond where their ground should be."""
+        state = self.source.state
+        pose, depth = state.frame.pose[0].cpu(), state.frame.depth[0].cpu()
+        cells = np.argwhere(np.isfinite(ground.height) & ~ground.known)
+        height = ground.height[cells[:, 0], cells[:, 1]]
+        places = torch.from_numpy(np.column_stack([ground.places(cells), height])).float()
+        x, y, z = ((places - pose[:3, 3]) @ pose[:3, :3]).unbind(1)
+        fx, fy, cx, cy = state.intrinsics[0].tolist()
+        u, v = fx * x / z.clamp(min=0.1) + cx, fy * y / z.clamp(min=0.1) + cy
+        inside = (z > 0.5) & (z < self.explorer.sure) & (u >= 0) & (u < depth.shape[1]) & (v >= 0) & (v < depth.shape[0])
+        there = depth[v.clamp(0, depth.shape[0] - 1).long(), u.clamp(0, depth.shape[1] - 1).long()]
+        return cells[(inside & (there > 1.3 * z + 0.3)).numpy()]
 
     def look_around(self, place: Array) -> None:
         """Draw the map anew and choose a border; one that could not be reached, or showed nothing new, is given up."""
@@ -88,7 +120,7 @@ class FrontierExplorer(Walker):
             # Nothing is left here: far off, wherever the ground goes on.
             edge = np.argwhere(np.isfinite(ground.height) & ~ground.blocked())
             edge = edge[(edge < 2).any(1) | (edge >= ground.height.shape[0] - 2).any(1)]
-            return (edge, None) if len(edge) else (ground.cells(self._trail[0])[None], None)
+            return (edge, None) if len(edge) else (ground.cells(self._start)[None], None)
         gain = self.explorer.worth * np.log10(size)
         return cells, (gain.max() - gain).astype(np.float32)
 

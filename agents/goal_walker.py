@@ -77,10 +77,9 @@ class GoalWalkerConfig:
     """Steps after which the map is drawn anew."""
     least_coverage: float = 0.0
     """Share of the goal's view that the memory must know, else the goal is refused; 0 allows goals in places never seen."""
-    stuck_steps: int = 4
-    """Over so many steps ..."""
-    stuck_metres: float = 0.3
-    """... a walker that came no further than this takes what lies ahead of it for an obstacle that cannot be seen."""
+    hits: int = 2
+    """Steps in a row that came less than a third as far as the ego-motion head foretold, after which what lies ahead is taken for
+    an obstacle that cannot be seen."""
 
 
 class Walker:
@@ -110,21 +109,48 @@ class Walker:
         """Forget the walk and reseed. ``None`` draws a fresh seed from the operating system."""
         self.planner.reset(seed)
         self._since_map = 0
-        self._trail: list[Array] = []
         self._bumps: list[Array] = []
+        self._start: Array | None = None
+        self._before: tuple[Array, Array] | None = None
+        self._hits = 0
 
     def act(self, obs: Any) -> Any:
         """The next action; ``obs`` is not looked at, the source knows where it is."""
         place = self.source.state.frame.pose[0, :2, 3].cpu().numpy().astype(np.float64)
-        self._trail.append(place)
-        stuck = self._stuck()
-        if stuck:
-            self._bump(place)
-        if self._since_map == 0 or stuck:
+        self._start = place if self._start is None else self._start
+        bumped = self._feel(place)
+        if self._since_map == 0 or bumped:
             self.look_around(place)
             self._since_map = self.config.remap
         self._since_map -= 1
-        return self.planner.act(obs)
+        act = self.planner.act(obs)
+        self._before = place, self._foretold(act)
+        return act
+
+    def _foretold(self, act: Any) -> Array:
+        """World x, y that an action should add, metres."""
+        state = self.source.state
+        given = torch.as_tensor(np.asarray(act), device=state.act.device)[None].to(state.act.dtype)
+        motion = self.source.world.predict_motion(state, given)[0, :3]
+        moved: Array = (state.frame.pose[0, :2, :3] @ motion).cpu().numpy().astype(np.float64)
+        return moved
+
+    def _feel(self, place: Array) -> bool:
+        """Whether something that is not on the map has just been found to stand in the way; it then is on it."""
+        if self._before is None:
+            return False
+        start, foretold = self._before
+        length = float(np.linalg.norm(foretold))
+        if length < 0.25:
+            return False
+        self._hits = self._hits + 1 if float((place - start) @ foretold) < length**2 / 3 else 0
+        if self._hits < self.config.hits:
+            return False
+        self._hits = 0
+        ahead = foretold / length
+        aside = np.array([-ahead[1], ahead[0]])
+        self._bumps += [place + 0.65 * ahead + offset * aside for offset in (-0.25, 0.0, 0.25)]
+        return True
 
     def look_around(self, place: Array) -> None:
         """Draw the map anew and find the way; where none leads, one through what seems to be in the way."""
@@ -140,21 +166,6 @@ class Walker:
         ahead = path[-1] - place
         length = float(np.linalg.norm(ahead))
         self.objective.ahead = ahead / length if length > 0.2 else None
-
-    def _stuck(self) -> bool:
-        c = self.config
-        if len(self._trail) <= c.stuck_steps:
-            return False
-        moved = np.linalg.norm(np.array(self._trail[-c.stuck_steps :]) - self._trail[-1 - c.stuck_steps], axis=1)
-        return bool(moved.max() < c.stuck_metres)
-
-    def _bump(self, place: Array) -> None:
-        """Remember an obstacle ahead, and forget the trail, so that the next one takes as long to tell."""
-        self._trail.clear()
-        if self.objective.ahead is None:
-            return
-        aside = np.array([-self.objective.ahead[1], self.objective.ahead[0]])
-        self._bumps += [place + 0.7 * self.objective.ahead + offset * aside for offset in (-0.2, 0.0, 0.2)]
 
 
 class GoalWalker(Walker):

@@ -132,19 +132,22 @@ class Ground:
         with np.errstate(invalid="ignore"):
             return height[_there(shift)] - height[_here(shift)] <= self.config.climb
 
-    def frontier(self, smallest: int = 4) -> tuple[Array, Array]:
-        """Cells at the border of what is known that can be stood on, and how many adjoin in each one's group.
+    def frontier(self, smallest: int = 4, beyond: float = 1.25) -> tuple[Array, Array]:
+        """Cells ``beyond`` metres outside of what is known, where the ground may go on, and how many adjoin in each one's group.
 
-        Yamauchi 1997. Gaps of up to 2 m between points are no borders: floors that were seen from 10 m
-        away have such. Returns (k, 2) int64 and (k,) int64.
+        Frontiers of Yamauchi 1997, moved outwards: who walks there looks into the unknown, and pockets that are narrower are left
+        out. Gaps of up to 2 m between points are no borders: floors that were seen from 10 m away have such. Returns (k, 2) int64
+        and (k,) int64.
         """
-        size = 2 * round(1.0 / self.config.cell) + 1
-        square = np.ones((size, size), np.uint8)
-        closed = cv2.morphologyEx(self.known.astype(np.uint8), cv2.MORPH_CLOSE, square, borderValue=0) > 0
-        open_ground = np.isfinite(self.height) & ~self.blocked()
-        border = closed & open_ground & (cv2.dilate((~closed & open_ground).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0)
-        # The map's own edge is no border of what is known.
-        border[[0, -1]] = border[:, [0, -1]] = False
+        square = np.ones((2 * round(1.0 / self.config.cell) + 1,) * 2, np.uint8)
+        # The map's own edge is no border: OpenCV takes what lies outside as whatever changes nothing.
+        closed = cv2.erode(cv2.dilate(self.known.astype(np.uint8), square), square) > 0
+        walkable = np.isfinite(self.height) & ~self.blocked()
+        inside = closed
+        # Cell by cell, so that it does not grow through walls to what lies behind them.
+        for _ in range(round(beyond / self.config.cell)):
+            inside = closed | (_grown(inside & walkable, 1) & walkable)
+        border = ~inside & walkable & _grown(inside & walkable, 1)
         _, label = cv2.connectedComponents(border.astype(np.uint8), connectivity=8)
         count = np.bincount(label.ravel())
         cells = np.argwhere(border & (count[label] >= smallest))

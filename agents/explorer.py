@@ -46,7 +46,7 @@ class FrontierConfig:
     """Metres that looking away from where the way leads counts: what is walked to backwards is not seen."""
     sure: float = 8.0
     """Metres up to which a look past where ground should be tells that there is none."""
-    given_up: float = 1.5
+    given_up: float = 2.0
     """Metres around a border that was walked to in vain which are left out from then on."""
     patience: int = 40
     """Steps after which a walk to one border is in vain."""
@@ -99,7 +99,7 @@ class FrontierExplorer(Walker):
         return cells[(inside & (there > 1.3 * z + 0.3)).numpy()]
 
     def look_around(self, place: Array) -> None:
-        """Draw the map anew and choose a border; one that could not be reached, or showed nothing new, is given up."""
+        """Draw the map anew and choose a border; one that shows nothing new for long is given up."""
         super().look_around(place)
         assert self.objective.ground is not None and self.objective.way is not None
         ground = self.objective.ground
@@ -108,8 +108,14 @@ class FrontierExplorer(Walker):
         self._walked = self._walked + self.config.remap if near else 0
         self._aim = end
         if self._walked > self.explorer.patience:
-            self._vain.append(end)
-            self._walked = 0
+            self.give_up(place)
+
+    def give_up(self, place: Array) -> None:
+        """Leave out the border that was walked to, from now on; what was bumped into here may be no more than that."""
+        self._bumps = [bump for bump in self._bumps if np.linalg.norm(bump - place) > self.explorer.given_up]
+        if self._aim is not None:
+            self._vain.append(self._aim)
+        self._walked = 0
 
     def sources(self, ground: Ground) -> tuple[Array, Array | None]:
         cells, size = ground.frontier(self.explorer.smallest)

@@ -7,9 +7,11 @@ included, and takes the one that comes nearest by that measure. Nothing is drawn
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -80,6 +82,12 @@ class GoalWalkerConfig:
     hits: int = 2
     """Steps in a row that came less than a third as far as the ego-motion head foretold, after which what lies ahead is taken for
     an obstacle that cannot be seen."""
+    patience: int = 12
+    """Steps within ``stay`` metres after which a walker gives the way ahead up: the planner sees no way where the map shows one."""
+    stay: float = 0.75
+    escape: int = 24
+    """Steps that it then walks at random, each action held for ``hold``, as far as the map's and the head's errors reach."""
+    hold: int = 4
 
 
 class Walker:
@@ -112,18 +120,22 @@ class Walker:
         self._bumps: list[Array] = []
         self._start: Array | None = None
         self._before: tuple[Array, Array] | None = None
-        self._hits = 0
+        self._hits, self._stayed, self._escaping = 0, 0, 0
+        self._held: Any = None
+        self.action_space = copy.deepcopy(self.planner.action_space)
+        self.action_space.seed(seed)
+        self._anchor: Array | None = None
 
     def act(self, obs: Any) -> Any:
         """The next action; ``obs`` is not looked at, the source knows where it is."""
         place = self.source.state.frame.pose[0, :2, 3].cpu().numpy().astype(np.float64)
         self._start = place if self._start is None else self._start
-        bumped = self._feel(place)
+        bumped = self._feel(place) or self._waits(place)
         if self._since_map == 0 or bumped:
             self.look_around(place)
             self._since_map = self.config.remap
         self._since_map -= 1
-        act = self.planner.act(obs)
+        act = self._escapes() if self._escaping else self.planner.act(obs)
         self._before = place, self._foretold(act)
         return act
 
@@ -147,10 +159,36 @@ class Walker:
         if self._hits < self.config.hits:
             return False
         self._hits = 0
-        ahead = foretold / length
+        self._bump(place, foretold / length)
+        return True
+
+    def _waits(self, place: Array) -> bool:
+        """Whether it has stayed where it is for so long that what is ahead is given up."""
+        if self._anchor is None or np.linalg.norm(place - self._anchor) > self.config.stay:
+            self._anchor, self._stayed = place, 0
+            return False
+        self._stayed += 1
+        if self._stayed < self.config.patience:
+            return False
+        self._stayed, self._escaping = 0, self.config.escape
+        self.give_up(place)
+        return True
+
+    def _escapes(self) -> Any:
+        """A random action, held for some steps."""
+        if self._escaping % self.config.hold == 0 or self._held is None:
+            self._held = self.action_space.sample()
+        self._escaping -= 1
+        return copy.copy(self._held)
+
+    def give_up(self, place: Array) -> None:
+        """Take what is ahead for an obstacle."""
+        if self.objective.ahead is not None:
+            self._bump(place, self.objective.ahead)
+
+    def _bump(self, place: Array, ahead: Array) -> None:
         aside = np.array([-ahead[1], ahead[0]])
         self._bumps += [place + 0.65 * ahead + offset * aside for offset in (-0.25, 0.0, 0.25)]
-        return True
 
     def look_around(self, place: Array) -> None:
         """Draw the map anew and find the way; where none leads, one through what seems to be in the way."""
@@ -188,8 +226,14 @@ def _around(way: Array, cell: Array, reach: int) -> Array:
     return way[max(0, x - reach) : x + reach + 1, max(0, y - reach) : y + reach + 1]
 
 
-def _finite(way: Array) -> Array:
-    """``way`` with walls as high as the farthest way and a little more: so that costs can be compared everywhere."""
-    known = way[np.isfinite(way)]
-    highest = float(known.max()) if len(known) else 0.0
+def _finite(way: Array, steep: float = 0.75, reach: int = 8) -> Array:
+    """``way`` everywhere: from open ground it rises by ``steep`` metres a cell into what is in the way, so that who touches a wall
+    is led off it; further in, it is higher than anywhere else."""
+    known = np.isfinite(way)
+    if not known.any():
+        return np.zeros_like(way)
+    for _ in range(reach):
+        risen = cv2.erode(way, np.ones((3, 3), np.uint8)) + np.float32(steep)
+        way = np.where(np.isfinite(way), way, risen)
+    highest = float(way[np.isfinite(way)].max())
     return np.where(np.isfinite(way), way, highest + 2.0).astype(np.float32)

@@ -25,7 +25,7 @@ SLOPE = 0.75
 CAP = 64.0
 """What a colour that is far off counts at most, of 255."""
 LEAST_CONTRAST = 8.0
-"""What pixels that the memory does not know count at least; else, what the picture differs from its own mean colour."""
+"""What a picture is taken to differ from its own mean colour at least, of 255."""
 PLACES_AT_ONCE = 16
 VIEWS_AT_ONCE = 24
 
@@ -169,11 +169,11 @@ def _by_views(known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor
     wanted = F.interpolate(picture[None], (height, width), mode="area")[0]
     generator = torch.Generator().manual_seed(c.seed)
     spread = torch.tensor([0.5 * c.spacing, 0.5 * c.spacing, 0.05, 0.1])
-    cost = _cost(known, wanted, intrinsics, starts)
+    cost = _cost(known, wanted, intrinsics, starts, c)
     for _ in range(c.rounds):
         noise = torch.randn(len(starts), c.draws, 4, generator=generator)
         varied = starts[:, None] + spread * noise
-        costs = _cost(known, wanted, intrinsics, varied.flatten(0, 1)).view(len(starts), -1)
+        costs = _cost(known, wanted, intrinsics, varied.flatten(0, 1), c).view(len(starts), -1)
         least, which = costs.min(1)
         better = least < cost
         starts = torch.where(better[:, None], varied[torch.arange(len(starts)), which], starts)
@@ -181,10 +181,12 @@ def _by_views(known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor
     return starts[int(cost.argmin())]
 
 
-def _cost(known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor) -> Tensor:
+def _cost(known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor, c: LocateConfig) -> Tensor:
     """(k,) what views at level cameras (k, 4) differ from a picture (3, h, w), holes included."""
     off, share = _compare(known, wanted, intrinsics, rows)
-    return off * share + _contrast(wanted) * (1.0 - share)
+    contrast = _contrast(wanted)
+    # Where too little is known, nothing would fit best.
+    return off * share + contrast * (1.0 - share) + contrast * (share < c.least_coverage)
 
 
 def _contrast(picture: Tensor) -> float:

@@ -6,17 +6,20 @@ broken one, if it does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import gymnasium as gym
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, quantise_depth, snap_pose
 from worldsim.errors import WorldsimError
 from worldsim.memory.splat import MAP_CELLS
-from worldsim.protocols import SceneMemory
+from worldsim.protocols import Policy, SceneMemory
 from worldsim.state import Frame, MemoryView, flatten, map_tensors, unflatten
 
 
@@ -94,6 +97,47 @@ def check_memory(
     _check_record(again, empty, 3)
     views = (view, memory.render(again, camera), around)
     _check_rows_alone(memory, refine, frame, camera, step, views)
+
+
+def check_policy(policy: Policy, action_space: gym.Space[Any], observations: Sequence[Any]) -> None:
+    """Check a policy on some observations of an environment that stands still.
+
+    Its actions must be in ``action_space``, a function of the seed and the observations since ``reset``, and the caller's own;
+    observations must stay as they are; ``reset`` must forget what was before, and take None for any seed.
+    """
+    if not isinstance(policy, Policy):
+        raise ContractError(f"{type(policy).__name__} lacks one of the methods reset, act")
+    _require(len(observations) >= 2, f"check_policy needs at least 2 observations, got {len(observations)}")
+
+    def played(seed: int | None, spoil: bool = False) -> list[Any]:
+        policy.reset(seed)
+        acts = []
+        for observation in observations:
+            before = copy.deepcopy(observation)
+            act = policy.act(observation)
+            _require(_alike(before, observation), "act changed its observation")
+            _require(action_space.contains(act), f"act gave {act!r}, which is not in {action_space}")
+            acts.append(copy.deepcopy(act))
+            if spoil and isinstance(act, np.ndarray):
+                act[...] = 0
+        return acts
+
+    first = played(7)
+    _require(_alike(first, played(7)), "the same seed and observations give other actions")
+    played(8)
+    _require(_alike(first, played(7)), "reset does not forget what was before it")
+    _require(_alike(first, played(7, spoil=True)), "changing an action that was handed out changes later ones")
+    policy.reset(7)
+    for observation in observations[: len(observations) // 2]:
+        policy.act(observation)
+    _require(_alike(first, played(7)), "reset does not forget a walk that was broken off")
+    played(None)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(_alike(x, y) for x, y in zip(a, b, strict=True))
+    return np.array_equal(np.asarray(a), np.asarray(b))
 
 
 def _check_record(data: Any, empty: Any, batch: int) -> None:

@@ -1,0 +1,210 @@
+"""CEM and iCEM over imagined futures. Measured results: docs/experiments/goal_walks.md (point and image goals on Freedoom).
+
+CEM: Rubinstein 1999. iCEM: Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for Real-time Planning": coloured noise,
+elites kept from one iteration and from one plan to the next, the mean shifted along, fewer candidates an iteration, and the mean
+itself among the last. Discrete actions are drawn from a table of probabilities a step, with the same lasting noise.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError
+from worldsim.planning import (
+    Imagination,
+    Objective,
+    action_bounds,
+    action_space_of,
+    as_action,
+    coloured_noise,
+    draw_choices,
+    plan_in_dream,
+)
+
+
+@dataclass(frozen=True)
+class CemConfig:
+    """Settings of :class:`CemPolicy`; ``CemConfig.plain()`` is CEM without iCEM's additions."""
+
+    horizon: int = 12
+    """Steps imagined ahead."""
+    candidates: int = 64
+    """Sequences of the first iteration."""
+    iterations: int = 3
+    """How often the distribution is fitted to its elites."""
+    elites: int = 8
+    """Best sequences that it is fitted to."""
+    exponent: float = 2.0
+    """Of the noise's spectrum, 1 / f^exponent: 0 draws every step anew, 2 and more lets actions last."""
+    keep: float = 0.3
+    """Share of the elites that stand again in the next iteration, and, shifted, in the next plan."""
+    decay: float = 1.25
+    """Candidates become fewer by this factor an iteration; never fewer than twice the elites."""
+    momentum: float = 0.1
+    """Share of the old distribution that stays when it is fitted."""
+    spread: float = 0.5
+    """Standard deviation to begin with, as a share of half the range of a continuous action."""
+    replan: int = 1
+    """Actions taken of a plan before the next one is made."""
+
+    @classmethod
+    def plain(cls, **changes: Any) -> CemConfig:
+        """CEM: white noise, nothing kept, as many candidates in every iteration."""
+        return cls(**{"exponent": 0.0, "keep": 0.0, "decay": 1.0, **changes})
+
+    def __post_init__(self) -> None:
+        for name in ("horizon", "candidates", "iterations", "elites", "replan"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"CemConfig.{name} = {getattr(self, name)}: it must be at least 1")
+        if not self.elites <= self.candidates or not self.replan <= self.horizon:
+            raise InvalidInputError(
+                f"CemConfig: elites {self.elites} of candidates {self.candidates}, replan {self.replan} of horizon "
+                f"{self.horizon}: the first of each must not be more than the second"
+            )
+        for name, low, high in (("keep", 0.0, 1.0), ("momentum", 0.0, 0.99), ("decay", 1.0, 100.0), ("exponent", 0.0, 10.0)):
+            if not low <= getattr(self, name) <= high:
+                raise InvalidInputError(f"CemConfig.{name} = {getattr(self, name)}: it must be from {low} to {high}")
+
+
+class CemPolicy:
+    """Plans from where ``source`` is, acts, and plans again; a :class:`worldsim.protocols.Policy`.
+
+    source: what is planned in: a dream, wrapped or not, or a :class:`worldsim.belief.Belief` of a walk in the real twin; it must
+    follow the actions taken. objective: what is wanted, see :mod:`worldsim.planning`. Raises InvalidInputError for what cannot
+    fork and for an objective that cannot be judged there.
+    """
+
+    def __init__(self, source: Any, objective: Objective, config: CemConfig | None = None) -> None:
+        self.config, self.objective = config or CemConfig(), objective
+        self.imagination = Imagination(source)
+        self.action_space = action_space_of(self.imagination.source)
+        self.discrete = isinstance(self.action_space, gym.spaces.Discrete) and self.action_space.start == 0
+        self._bounds = None if self.discrete else action_bounds(self.action_space)
+        objective.check(self.imagination.source)
+        self.reset(0)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget the last plan and reseed. ``None`` draws a fresh seed from the operating system."""
+        self._generator = torch.Generator()
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+        self._queue: list[Tensor] = []
+        self._centre: Tensor | None = None
+        self._kept: Tensor | None = None
+        self.cost = float("nan")
+        """Cost of the newest plan."""
+
+    def act(self, obs: Any) -> Any:
+        """The next action; ``obs`` is not looked at, the source knows where it is."""
+        if not self._queue:
+            self._queue = list(self.plan()[: self.config.replan])
+        return as_action(self._queue.pop(0), self.action_space)
+
+    @torch.no_grad()
+    def plan(self) -> Tensor:
+        """The cheapest sequence of actions found, (t, ...)."""
+        c = self.config
+        centre, spread = self._start()
+        best, least = None, torch.inf
+        pool, pool_cost = self._kept, None
+        size = float(c.candidates)
+        for iteration in range(c.iterations):
+            acts = self._draw(centre, spread, max(round(size), 2 * c.elites))
+            fresh = [acts]
+            if pool is not None and pool_cost is None:
+                fresh.append(pool)
+            if iteration == c.iterations - 1 and c.iterations > 1 and c.keep:
+                fresh.append(self._middle(centre)[None])
+            acts = torch.cat(fresh)
+            cost = self.objective(self.imagination.futures(acts, self.objective.needs)).cpu()
+            # Elites of the iteration before have been imagined already: common randomness gives them the same future again.
+            if pool is not None and pool_cost is not None:
+                acts, cost = torch.cat([acts, pool]), torch.cat([cost, pool_cost])
+            order = cost.argsort(stable=True)[: c.elites]
+            if float(cost[order[0]]) < least:
+                best, least = acts[order[0]], float(cost[order[0]])
+            centre, spread = self._fit(acts[order], centre, spread)
+            kept = round(c.keep * c.elites)
+            pool, pool_cost = (acts[order[:kept]], cost[order[:kept]]) if kept else (None, None)
+            size /= c.decay
+        assert best is not None
+        self.cost, self._centre = least, self._shifted(centre[None])[0]
+        self._kept = None if pool is None else self._shifted(pool)
+        return best
+
+    def _start(self) -> tuple[Tensor, Tensor]:
+        """The distribution that a plan begins with: (t, a) probabilities, or mean and deviation (t, k)."""
+        c = self.config
+        if self.discrete:
+            n = int(self.action_space.n)  # type: ignore[attr-defined]
+            uniform = torch.full((c.horizon, n), 1.0 / n)
+            # Half of the last plan: what is sure of itself would try nothing else.
+            return (uniform if self._centre is None else 0.5 * uniform + 0.5 * self._centre), torch.zeros(())
+        assert self._bounds is not None
+        low, high = self._bounds
+        middle = (0.5 * (low + high)).expand(c.horizon, -1) if self._centre is None else self._centre
+        return middle, (0.5 * c.spread * (high - low)).expand(c.horizon, -1)
+
+    def _draw(self, centre: Tensor, spread: Tensor, n: int) -> Tensor:
+        noise = coloured_noise(n, len(centre), centre.shape[1], self.config.exponent, self._generator)
+        if self.discrete:
+            return draw_choices(centre, noise)
+        assert self._bounds is not None
+        return torch.minimum(torch.maximum(centre + spread * noise, self._bounds[0]), self._bounds[1])
+
+    def _middle(self, centre: Tensor) -> Tensor:
+        """The distribution's middle as a sequence of actions."""
+        return centre.argmax(-1) if self.discrete else centre
+
+    def _fit(self, elites: Tensor, centre: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+        m = self.config.momentum
+        if self.discrete:
+            share = torch.nn.functional.one_hot(elites, centre.shape[-1]).float().mean(0)
+            return m * centre + (1 - m) * share, spread
+        return m * centre + (1 - m) * elites.mean(0), m * spread + (1 - m) * elites.std(0, correction=0)
+
+    def _shifted(self, rows: Tensor) -> Tensor:
+        """Sequences (n, t, ...) moved on by what is acted out before the next plan; the last step lasts."""
+        r = self.config.replan
+        return torch.cat([rows[:, r:], rows[:, -1:].expand(-1, r, *rows.shape[2:])], 1)
+
+
+@dataclass(frozen=True)
+class Args:
+    """Plan with iCEM in a dream, acting in the dream itself."""
+
+    world: str = "freedoom-tiny"
+    """Name or folder of the world."""
+    goal: tuple[float, float] | None = (3.0, 0.0)
+    """Metres ahead and to the left of the start to walk to; None for as much reward as can be had."""
+    steps: int = 30
+    """Steps to act."""
+    seed: int = 0
+    """Of the scene, the dream and the planner."""
+    plain: bool = False
+    """CEM instead of iCEM."""
+    planner: CemConfig = field(default_factory=CemConfig)
+    """The planner's settings; ``plain`` overrides those that make it iCEM."""
+
+
+def run(args: Args) -> dict[str, float]:
+    """Plan and act: see :func:`worldsim.planning.plan_in_dream`."""
+    config = args.planner
+    if args.plain:
+        config = dataclasses.replace(config, exponent=0.0, keep=0.0, decay=1.0)
+    return plan_in_dream(args.world, args.goal, args.steps, args.seed, lambda env, objective: CemPolicy(env, objective, config))
+
+
+if __name__ == "__main__":
+    import tyro
+
+    print(json.dumps(run(tyro.cli(Args, description=__doc__)), indent=2))

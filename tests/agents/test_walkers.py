@@ -1,0 +1,120 @@
+"""Goal walkers and explorers: their contract, their errors, and walks in the real twin of the shipped world."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import worldsim  # noqa: F401  registers the environments
+from tests.conftest import make_tiny_world
+from worldsim.agents.cem import CemConfig
+from worldsim.agents.explorer import FrontierConfig, FrontierExplorer, NoveltyConfig, NoveltyExplorer
+from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, WayGoal
+from worldsim.agents.mppi import MppiConfig
+from worldsim.belief import Belief
+from worldsim.contracts import check_policy
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.ground import Ground, GroundConfig
+from worldsim.planning import Futures
+from worldsim.testing import TinyRoom
+from worldsim.world import World
+
+ICEM = CemConfig(horizon=3, candidates=6, elites=2, iterations=2)
+ROOM = GroundConfig(eye=1.3, reach=6.0)
+SMALL = GoalWalkerConfig(icem=ICEM, mppi=MppiConfig(horizon=3, candidates=6), ground=ROOM, remap=2)
+
+
+@pytest.fixture
+def belief(tiny_world: World) -> Belief:
+    belief = Belief(tiny_world)
+    belief.start(*TinyRoom(size=32).reset(seed=0))
+    return belief
+
+
+def test_a_way_goal_counts_the_way_and_where_one_looks() -> None:
+    ground = Ground(
+        np.zeros((4, 1), np.float32), np.ones((4, 1), bool), np.zeros((4, 1), bool), np.zeros(2), GroundConfig(cell=1.0, reach=8.0)
+    )
+    goal = WayGoal(ground, np.array([[3.0], [2.0], [1.0], [0.0]], np.float32), np.array([1.0, 0.0]), look=0.5)
+    pose = torch.eye(4).repeat(2, 2, 1, 1)
+    # The optical axis is the third column: the first future looks along the way, the second the other way.
+    pose[:, :, :3, 2] = torch.tensor([1.0, 0.0, 0.0])
+    pose[1, :, 0, 2] = -1.0
+    pose[:, 0, :2, 3], pose[:, 1, :2, 3] = torch.tensor([1.5, 0.5]), torch.tensor([3.5, 0.5])
+    # Last 0, least 0, mean 1; and 0.5 * 2 for looking back.
+    assert goal(Futures(pose=pose)).tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("planner", ["icem", "mppi"])
+def test_goal_walkers_keep_the_contract(planner: Any, belief: Belief) -> None:
+    goal = belief.pose.clone()
+    goal[0, 3] += 1.0
+    config = GoalWalkerConfig(planner=planner, icem=ICEM, mppi=SMALL.mppi, ground=ROOM, remap=2)
+    check_policy(GoalWalker(belief, goal, config), belief.action_space, [np.zeros((32, 32, 3), np.uint8)] * 4)
+
+
+@pytest.mark.parametrize("kind", ["frontier", "novelty"])
+def test_explorers_keep_the_contract(kind: str, belief: Belief) -> None:
+    policy: Any = FrontierExplorer(belief, FrontierConfig(walker=SMALL))
+    if kind == "novelty":
+        policy = NoveltyExplorer(belief, NoveltyConfig(planner=ICEM, pixels=8))
+    check_policy(policy, belief.action_space, [np.zeros((32, 32, 3), np.uint8)] * 6)
+
+
+def test_novelty_prefers_views_that_are_not_known(belief: Belief) -> None:
+    novelty = NoveltyExplorer(belief, NoveltyConfig(planner=ICEM, travel=0.0)).objective
+    back = belief.pose * torch.tensor([-1.0, 1.0, -1.0, 1.0])
+    cost = novelty(Futures(pose=torch.stack([belief.pose[None], back[None]])))
+    assert float(cost[0]) > 0.7 and float(cost[1]) == 0.0
+
+
+def test_goals_and_worlds_that_cannot_be_walked_are_named(belief: Belief) -> None:
+    away = belief.pose.clone()
+    away[:3, 3] += 300.0
+    with pytest.raises(InvalidInputError, match="outside of the memory"):
+        GoalWalker(belief, away, GoalWalkerConfig(least_coverage=0.1))
+    with pytest.raises(InvalidInputError, match="planner must be 'icem' or 'mppi'"):
+        GoalWalker(belief, away, GoalWalkerConfig(planner="cma"))  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="TinyRoom cannot fork"):
+        FrontierExplorer(TinyRoom())
+    with pytest.raises(InvalidInputError, match=r"looks \(2.0,\)"):
+        NoveltyConfig(looks=(2.0,))
+    blind = Belief(belief.world.without_memory())
+    blind.start(*TinyRoom(size=32).reset(seed=0))
+    for explorer in (FrontierExplorer, NoveltyExplorer):
+        with pytest.raises(MissingGeometryError, match="point memory"):
+            explorer(blind)
+    flat = Belief(make_tiny_world(geometry=False))
+    flat.start(TinyRoom(size=32).reset(seed=0)[0], {})
+    with pytest.raises(MissingGeometryError, match="knows no poses"):
+        GoalWalker(flat, torch.eye(4))
+
+
+@pytest.mark.slow
+def test_walks_to_a_goal_in_the_real_twin() -> None:
+    """Freedoom, map 30: eight metres ahead of where a walk began, around what is in the way."""
+    pytest.importorskip("vizdoom")
+    belief = Belief(World.from_pretrained("freedoom-tiny", "cpu"))
+    env = gym.make("worldsim/FreedoomReal-v0")
+    obs, info = env.reset(seed=3, options={"map": "MAP30"})
+    # Reached from here by walking, so that it can be reached.
+    for act in [1] * 6:
+        _, _, _, _, there = env.step(act)
+    goal = torch.from_numpy(there["pose"])
+    obs, info = env.reset(seed=3, options={"map": "MAP30"})
+    assert np.linalg.norm(info["pose"][:3, 3] - goal[:3, 3].numpy()) > 3.0
+    belief.start(obs, info)
+    walker = GoalWalker(belief, goal)
+    walker.reset(0)
+    for _ in range(20):
+        act = walker.act(obs)
+        obs, _, _, _, info = env.step(act)
+        belief.see(act, obs, info)
+        if np.linalg.norm(info["pose"][:3, 3] - goal[:3, 3].numpy()) <= 1.0:
+            break
+    env.close()
+    assert np.linalg.norm(info["pose"][:3, 3] - goal[:3, 3].numpy()) <= 1.0

@@ -12,21 +12,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planning import (
-    Imagination,
-    Objective,
-    action_bounds,
-    action_space_of,
-    as_action,
-    coloured_noise,
-    draw_choices,
-    plan_in_dream,
-)
+from worldsim.planning import Objective, Planner, coloured_noise, draw_choices, plan_in_dream
 
 
 @dataclass(frozen=True)
@@ -73,41 +63,17 @@ class CemConfig:
                 raise InvalidInputError(f"CemConfig.{name} = {getattr(self, name)}: it must be from {low} to {high}")
 
 
-class CemPolicy:
-    """Plans from where ``source`` is, acts, and plans again; a :class:`worldsim.protocols.Policy`.
-
-    source: what is planned in: a dream, wrapped or not, or a :class:`worldsim.belief.Belief` of a walk in the real twin; it must
-    follow the actions taken. objective: what is wanted, see :mod:`worldsim.planning`. Raises InvalidInputError for what cannot
-    fork and for an objective that cannot be judged there.
-    """
+class CemPolicy(Planner):
+    """Plans from where ``source`` is, acts, and plans again: see :class:`worldsim.planning.Planner`."""
 
     def __init__(self, source: Any, objective: Objective, config: CemConfig | None = None) -> None:
-        self.config, self.objective = config or CemConfig(), objective
-        self.imagination = Imagination(source)
-        self.action_space = action_space_of(self.imagination.source)
-        self.discrete = isinstance(self.action_space, gym.spaces.Discrete) and self.action_space.start == 0
-        self._bounds = None if self.discrete else action_bounds(self.action_space)
-        objective.check(self.imagination.source)
-        self.reset(0)
+        self.config = config or CemConfig()
+        super().__init__(source, objective, self.config.replan)
 
     def reset(self, seed: int | None = None) -> None:
         """Forget the last plan and reseed. ``None`` draws a fresh seed from the operating system."""
-        self._generator = torch.Generator()
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed)
-        self._queue: list[Tensor] = []
-        self._centre: Tensor | None = None
+        super().reset(seed)
         self._kept: Tensor | None = None
-        self.cost = float("nan")
-        """Cost of the newest plan."""
-
-    def act(self, obs: Any) -> Any:
-        """The next action; ``obs`` is not looked at, the source knows where it is."""
-        if not self._queue:
-            self._queue = list(self.plan()[: self.config.replan])
-        return as_action(self._queue.pop(0), self.action_space)
 
     @torch.no_grad()
     def plan(self) -> Tensor:

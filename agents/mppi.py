@@ -11,21 +11,11 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planning import (
-    Imagination,
-    Objective,
-    action_bounds,
-    action_space_of,
-    as_action,
-    coloured_noise,
-    draw_choices,
-    plan_in_dream,
-)
+from worldsim.planning import Objective, Planner, coloured_noise, draw_choices, plan_in_dream
 
 
 @dataclass(frozen=True)
@@ -60,38 +50,12 @@ class MppiConfig:
                 raise InvalidInputError(f"MppiConfig.{name} = {getattr(self, name)}: it must be from {low} to {high}")
 
 
-class MppiPolicy:
-    """Plans from where ``source`` is, acts, and plans again; a :class:`worldsim.protocols.Policy`.
-
-    source, objective and errors: as of :class:`worldsim.agents.cem.CemPolicy`.
-    """
+class MppiPolicy(Planner):
+    """Plans from where ``source`` is, acts, and plans again: see :class:`worldsim.planning.Planner`."""
 
     def __init__(self, source: Any, objective: Objective, config: MppiConfig | None = None) -> None:
-        self.config, self.objective = config or MppiConfig(), objective
-        self.imagination = Imagination(source)
-        self.action_space = action_space_of(self.imagination.source)
-        self.discrete = isinstance(self.action_space, gym.spaces.Discrete) and self.action_space.start == 0
-        self._bounds = None if self.discrete else action_bounds(self.action_space)
-        objective.check(self.imagination.source)
-        self.reset(0)
-
-    def reset(self, seed: int | None = None) -> None:
-        """Forget the last plan and reseed. ``None`` draws a fresh seed from the operating system."""
-        self._generator = torch.Generator()
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed)
-        self._queue: list[Tensor] = []
-        self._centre: Tensor | None = None
-        self.cost = float("nan")
-        """Weighted mean of the newest candidates' costs."""
-
-    def act(self, obs: Any) -> Any:
-        """The next action; ``obs`` is not looked at, the source knows where it is."""
-        if not self._queue:
-            self._queue = list(self.plan()[: self.config.replan])
-        return as_action(self._queue.pop(0), self.action_space)
+        self.config = config or MppiConfig()
+        super().__init__(source, objective, self.config.replan)
 
     @torch.no_grad()
     def plan(self) -> Tensor:

@@ -9,7 +9,6 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -17,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.config import write_json
-from worldsim.errors import InvalidInputError
 from worldsim.evaluate_agent import compare, workers_of
 from worldsim.evaluation.crowd import PolicySpec
-from worldsim.evaluation.episodes import Task, dream_episodes, real_episodes, require_rewards, step_limit
+from worldsim.evaluation.episodes import PlayConfig, Task, dream_episodes, real_episodes, require_rewards, step_limit
 from worldsim.twin import make_twin
 from worldsim.world import World
 
@@ -31,39 +29,19 @@ LEAST = 8
 
 
 @dataclass(frozen=True)
-class AgreementConfig:
+class AgreementConfig(PlayConfig):
     """Compare the returns of several policies in the dream with those in the real twin."""
 
     world: str
     """Name or folder of the world."""
-    json: Path | None = None
-    """Write the figures to this file, too."""
     agents: tuple[str, ...] = ()
     """Saved agents (folders or names) of different skill; each also plays with ``chances`` of a random action."""
     chances: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
     """Shares of random actions that are mixed into each agent."""
     episodes: int = 20
     """Episodes of each policy, in each of the two."""
-    seed: int = 0
-    """Episode i of every policy has the seed ``seed + i``."""
-    max_steps: int | None = None
-    """Steps after which an episode is cut; the real twin's own limit, if not given, or 1,000 where it names none."""
-    workers: int | None = None
-    """Processes that play the real twin; as many as there are cores (at most 16), if not given. 0 plays in this process."""
-    batch: int = 128
-    """Dreamed episodes at once."""
-    device: str | None = None
-    """Where the dream runs; CUDA where there is one."""
-    engine: str = "fast"
-    """How it is run: ``plain``, ``fast`` or ``compiled``."""
     bootstrap: int = 2000
     """Resamples of policies and episodes behind the 95% intervals."""
-
-    def __post_init__(self) -> None:
-        for name, bound in {"episodes": 1, "batch": 1, "bootstrap": 1, "seed": 0, "max_steps": 1, "workers": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise InvalidInputError(f"AgreementConfig.{name} = {value!r}: it must be at least {bound}")
 
 
 def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from worldsim.agent_files import read_card, update_card
 from worldsim.config import write_json
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import PolicySpec, is_saved
-from worldsim.evaluation.episodes import Played, Task, dream_episodes, real_episodes, require_rewards, step_limit
+from worldsim.evaluation.episodes import PlayConfig, Played, Task, dream_episodes, real_episodes, require_rewards, step_limit
 from worldsim.metrics import bootstrap_ci, mean_statistic
 from worldsim.twin import make_twin
 from worldsim.world import World
@@ -27,7 +26,7 @@ MAX_WORKERS = 16
 
 
 @dataclass(frozen=True)
-class EvaluateAgentConfig:
+class EvaluateAgentConfig(PlayConfig):
     """Measure an agent in the dream and in its real twin."""
 
     agent: str
@@ -36,30 +35,10 @@ class EvaluateAgentConfig:
     """Name or folder of the world; the one in the agent's card, if not given."""
     episodes: int = 100
     """Episodes in each of the two."""
-    json: Path | None = None
-    """Write the figures to this file, too."""
-    seed: int = 0
-    """Episode i has the seed ``seed + i``, in the real twin, in the dream and for the agent's draws."""
-    max_steps: int | None = None
-    """Steps after which an episode is cut; the real twin's own limit, if not given, or 1,000 where it names none."""
-    workers: int | None = None
-    """Processes that play the real twin; as many as there are cores (at most 16), if not given. 0 plays in this process."""
-    batch: int = 128
-    """Dreamed episodes at once."""
-    device: str | None = None
-    """Where the dream runs; CUDA where there is one."""
-    engine: str = "fast"
-    """How it is run: ``plain``, ``fast`` or ``compiled``."""
     bootstrap: int = 2000
     """Resamples of the episodes behind each 95% interval."""
     into_card: bool = False
     """Write the figures into the agent's card, too."""
-
-    def __post_init__(self) -> None:
-        for name, bound in {"episodes": 1, "batch": 1, "bootstrap": 1, "seed": 0, "max_steps": 1, "workers": 0}.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise InvalidInputError(f"{type(self).__name__}.{name} = {value!r}: it must be at least {bound}")
 
 
 def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> dict[str, Any]:

@@ -293,6 +293,46 @@ def action_space_of(source: Any) -> gym.Space[Any]:
     return source.world.action_space if space is None else space
 
 
+class Planner:
+    """What planners share: where they plan, what they want, and acting a plan out. A :class:`worldsim.protocols.Policy`.
+
+    source: what is planned in: a dream, wrapped or not, or a :class:`worldsim.belief.Belief` of a walk in the real twin; it must
+    follow the actions taken. objective: what is wanted. replan: actions taken of a plan before the next one is made. Raises
+    InvalidInputError for what cannot fork and for an objective that cannot be judged there.
+    """
+
+    def __init__(self, source: Any, objective: Objective, replan: int = 1) -> None:
+        self.objective, self._replan = objective, replan
+        self.imagination = Imagination(source)
+        self.action_space = action_space_of(self.imagination.source)
+        self.discrete = isinstance(self.action_space, gym.spaces.Discrete) and self.action_space.start == 0
+        self._bounds = None if self.discrete else action_bounds(self.action_space)
+        objective.check(self.imagination.source)
+        self.reset(0)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget the last plan and reseed. ``None`` draws a fresh seed from the operating system."""
+        self._generator = torch.Generator()
+        if seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(seed)
+        self._queue: list[Tensor] = []
+        self._centre: Tensor | None = None
+        self.cost = float("nan")
+        """Cost of the newest plan."""
+
+    def act(self, obs: Any) -> Any:
+        """The next action; ``obs`` is not looked at, the source knows where it is."""
+        if not self._queue:
+            self._queue = list(self.plan()[: self._replan])
+        return as_action(self._queue.pop(0), self.action_space)
+
+    def plan(self) -> Tensor:
+        """Actions to take next, (t, ...)."""
+        raise NotImplementedError
+
+
 def plan_in_dream(
     world: str, goal: tuple[float, float] | None, steps: int, seed: int, policy_of: Callable[[Any, Objective], Policy]
 ) -> dict[str, float]:

@@ -26,6 +26,7 @@ from worldsim.camera import Camera, unproject
 from worldsim.config import to_json, write_json
 from worldsim.errors import InvalidInputError
 from worldsim.metrics import bootstrap_ci
+from worldsim.twin import make_twin
 from worldsim.world import World
 
 Array = NDArray[Any]
@@ -132,7 +133,7 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
     """Walk all walks; the file is written after each start."""
     torch.set_num_threads(config.threads)
     world, rows = World.from_pretrained(config.world), []
-    env = gym.make(world.config.env_id, max_episode_steps=-1, **world.config.env_kwargs)
+    env = make_twin(world, max_episode_steps=-1)
     belief, found = Belief(world), {}
     for index in tqdm(range(config.walks), desc="starts a map"):
         for name in config.maps:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 import tyro
@@ -31,6 +30,7 @@ from worldsim.memory.ground import Ground, GroundConfig
 from worldsim.memory.locate import locate
 from worldsim.metrics import bootstrap_ci, mean_statistic
 from worldsim.planning import PoseGoal
+from worldsim.twin import make_twin
 from worldsim.world import World
 
 Array = NDArray[Any]
@@ -89,7 +89,7 @@ class Twin:
     def __init__(self, config: Config, world: World) -> None:
         self.config = config
         # One function to change for another twin.
-        self.env = gym.make(world.config.env_id, max_episode_steps=-1, **world.config.env_kwargs)
+        self.env = make_twin(world, max_episode_steps=-1)
         self.belief = Belief(world)
 
     def go_to_start(self, name: str, seed: int, see: bool) -> tuple[Any, dict[str, Any]]:

@@ -26,6 +26,33 @@ LONGEST = 1000
 """Steps of an episode where neither the user nor the real twin names a limit."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlayConfig:
+    """How episodes are played in a dream and in its real twin."""
+
+    json: Path | None = None
+    """Write the figures to this file, too."""
+    seed: int = 0
+    """Episode i has the seed ``seed + i``, in the real twin, in the dream and for the agent's draws."""
+    max_steps: int | None = None
+    """Steps after which an episode is cut; the real twin's own limit, if not given, or 1,000 where it names none."""
+    workers: int | None = None
+    """Processes that play the real twin; as many as there are cores (at most 16), if not given. 0 plays in this process."""
+    batch: int = 128
+    """Dreamed episodes at once."""
+    device: str | None = None
+    """Where the dream runs; CUDA where there is one."""
+    engine: str = "fast"
+    """How it is run: ``plain``, ``fast`` or ``compiled``."""
+
+    def __post_init__(self) -> None:
+        least = {"episodes": 1, "batch": 1, "bootstrap": 1, "seed": 0, "max_steps": 1, "workers": 0}
+        for name, bound in least.items():
+            value = getattr(self, name, None)
+            if value is not None and value < bound:
+                raise InvalidInputError(f"{type(self).__name__}.{name} = {value!r}: it must be at least {bound}")
+
+
 @dataclass(frozen=True)
 class Played:
     """One episode. total: sum of its rewards. start: its first frame. frames: (t, h, w, 3) uint8, if they were to be kept."""

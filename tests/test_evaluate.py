@@ -59,9 +59,9 @@ class Oracle(World):
             return self.truth.fork_rgb[walk, self.truth.config.fork_frames.index(self.now - 1), int(act)]
         return torch.zeros_like(self.truth.rgb[0, 0])
 
-    def _look(self, state: WorldState, act: Tensor, pose: Tensor | None) -> Any:
+    def _look(self, state: WorldState, *others: Any) -> Any:
         self.now = self._at(state)
-        return super()._look(state, act, pose)
+        return super()._look(state, *others)
 
     def without_memory(self) -> World:
         return self

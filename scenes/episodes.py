@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from worldsim.data.dataset import EpisodeDataset
-from worldsim.data.episode import Episode
+from worldsim.data.starts import scene_at
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.state import SceneStart
 from worldsim.world import World
@@ -55,7 +53,7 @@ class EpisodeScenes:
             raise NotFoundError(f"no moment {name!r} among the {len(self._moments)} drawn from {self.folder}: see names()")
         if name not in self._loaded:
             index, frame = self._moments[name]
-            self._loaded[name] = start_at(self.episodes[index], frame, self.frames, name)
+            self._loaded[name] = scene_at(self.episodes[index], frame, self.frames, name)
         return self._loaded[name]
 
     def start(self, rng: np.random.Generator) -> SceneStart:
@@ -68,24 +66,3 @@ class EpisodeScenes:
         if shape != (n.height, n.width, 3):
             raise InvalidInputError(f"{self.folder} holds frames of {shape}, the world sees {(n.height, n.width, 3)}")
         return self
-
-
-def start_at(episode: Episode, frame: int, frames: int, name: str = "") -> SceneStart:
-    """The start that ends in frame ``frame`` of an episode: at most ``frames`` frames, fewer near its beginning."""
-    first = max(0, frame + 1 - frames)
-    part = slice(first, frame + 1)
-
-    def kept(array: Any, kind: type) -> torch.Tensor | None:
-        return None if array is None else torch.from_numpy(np.array(array[part], kind))
-
-    # Recordings tell what each frame led on with, starts what led to each.
-    act = np.concatenate([np.zeros_like(episode.act[:1]), episode.act[:-1]])[part]
-    intrinsics = None if episode.intrinsics is None else torch.from_numpy(np.array(episode.intrinsics, np.float32))
-    return SceneStart(
-        rgb=torch.from_numpy(np.array(episode.rgb[part])).permute(0, 3, 1, 2).contiguous(),
-        act=torch.from_numpy(np.array(act)),
-        inverse_depth=kept(episode.inverse_depth, np.int32),
-        pose=kept(episode.pose, np.float32),
-        intrinsics=intrinsics,
-        name=name,
-    )

@@ -85,7 +85,10 @@ def save_agent(policy: Policy, folder: str | os.PathLike[str], card: AgentCard |
     """
     from worldsim.data.play import describe_space
 
-    folder = Path(folder)
+    space = getattr(policy, "action_space", None)
+    if not isinstance(space, gym.Space):
+        raise InvalidInputError(f"{type(policy).__name__} has no action_space: an agent's card says what it chooses from")
+    described, folder = describe_space(space), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
     (folder / WEIGHTS).unlink(missing_ok=True)
@@ -95,14 +98,11 @@ def save_agent(policy: Policy, folder: str | os.PathLike[str], card: AgentCard |
         save_file(weights, temporary)
         temporary.chmod(0o644)
         os.replace(temporary, folder / WEIGHTS)
-    space = getattr(policy, "action_space", None)
-    if not isinstance(space, gym.Space):
-        raise InvalidInputError(f"{type(policy).__name__} has no action_space: an agent's card says what it chooses from")
     card = dataclasses.replace(
         card or AgentCard(),
         kind=f"{type(policy).__module__}:{type(policy).__qualname__}",
         settings=dict(getattr(policy, "settings", {})),
-        action_space=describe_space(space),
+        action_space=described,
     )
     write_json(folder / CARD, {"format": FORMAT, "version": VERSION, **to_json(card)})
     return folder

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from worldsim.agent_files import save_agent
 from worldsim.camera import quantise_depth
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import check_alignment
@@ -359,8 +360,7 @@ def test_policies_by_name(tmp_path: Path) -> None:
 
 def test_a_saved_agent_records_and_is_told_from_its_later_self(tmp_path: Path) -> None:
     """Rounds: what the agent did before it learned more is another recording."""
-    files = pytest.importorskip("worldsim.agent_files")
-    agent = files.save_agent(make_policy("random", gym.spaces.Discrete(7)), tmp_path / "agent")
+    agent = save_agent(make_policy("random", gym.spaces.Discrete(7)), tmp_path / "agent")
     settings = config(tmp_path / "first", policy=str(agent), frames=51, frames_per_shard=51)
     dataset = record(settings)
     assert dataset.info.policy == "agent" and len(dataset.info.recording["policy_sha256"]) == 64

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from worldsim.agent_files import space_of
 from worldsim.config import from_json
 from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, EpisodeWriter
 from worldsim.data.episode import Episode
@@ -71,7 +72,7 @@ def export_minari(config: ExportMinariConfig) -> Any:
     # A bad name that is refused later has left a folder by then, over which Minari's own listing stumbles.
     _require_name(config.name)
     info, made = dataset.info, None
-    spaces = {"observation_space": _image_space(info), "action_space": _action_space(info)}
+    spaces = {"observation_space": _image_space(info), "action_space": space_of(info.action_space)}
     with tqdm(total=len(dataset), desc="export", unit="episode") as bar:
         for shard in _by_shard(dataset):
             episodes = [_buffer(buffers, episode) for episode in shard]
@@ -222,10 +223,3 @@ def _described(source: Any, config: ImportMinariConfig, pixels: PixelsConfig) ->
 
 def _image_space(info: DatasetInfo) -> gym.spaces.Box:
     return gym.spaces.Box(0, 255, tuple(info.observation_space["shape"]), np.uint8)
-
-
-def _action_space(info: DatasetInfo) -> gym.Space[Any]:
-    space = info.action_space
-    if space["type"] == "Discrete":
-        return gym.spaces.Discrete(int(space["n"]))
-    return gym.spaces.Box(np.array(space["low"], np.float32), np.array(space["high"], np.float32), dtype=np.float32)

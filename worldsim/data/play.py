@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worldsim.agent_files import CARD, load_agent
 from worldsim.camera import quantise_depth
 from worldsim.data.dataset import DatasetInfo, sha256_of
 from worldsim.data.episode import Episode
@@ -38,9 +39,6 @@ POLICIES = {
     "random": "worldsim.agents.random:RandomPolicy",
 }
 """Short names of policies. Others are ``module:Class``, constructed with the action space, or saved agents, by folder or name."""
-SAVED_AGENTS = "worldsim.agent_files"
-"""Module whose ``load_agent`` makes a policy of a saved agent's folder; loaded on first use."""
-AGENT_CARD = "agent.json"
 MAX_DROPPED = 64
 """So many short episodes in a row end the recording with an error: the environment then hardly moves at all."""
 GEOMETRY_KEYS = ("pose", "depth", "intrinsics")
@@ -293,7 +291,7 @@ def _map_of(episode: Episode | None) -> str:
 def make_policy(name: str, action_space: gym.Space[Any]) -> Policy:
     """The policy of a short name, of ``module:Class`` or of a saved agent's folder, for an action space."""
     found = POLICIES.get(name, name)
-    if ":" not in found or (Path(found) / AGENT_CARD).is_file():
+    if ":" not in found or (Path(found) / CARD).is_file():
         return _checked(name, _saved_agent(name, action_space))
     module_name, _, class_name = found.partition(":")
     try:
@@ -314,12 +312,7 @@ _FORMS = f"{', '.join(POLICIES)}, 'module:Class', or the folder of a saved agent
 
 def _saved_agent(name: str, action_space: gym.Space[Any]) -> Any:
     try:
-        files: Any = importlib.import_module(SAVED_AGENTS)
-        return files.load_agent(name, action_space)
-    except ModuleNotFoundError as error:
-        if error.name != SAVED_AGENTS:
-            raise
-        raise NotFoundError(f"No policy {name!r}: use {_FORMS}.") from None
+        return load_agent(name, action_space)
     except NotFoundError as error:
         raise NotFoundError(f"No policy {name!r} ({error}): use {_FORMS}.") from None
 
@@ -333,7 +326,7 @@ def _checked(name: str, policy: Any) -> Policy:
 def agent_files(policy: str) -> dict[str, str]:
     """SHA-256 of a saved agent's files: an agent that was trained on since is another policy, and goes into another dataset."""
     folder = Path(policy)
-    if not (folder / AGENT_CARD).is_file():
+    if not (folder / CARD).is_file():
         return {}
     total = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):

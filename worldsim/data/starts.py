@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -28,7 +29,8 @@ def first_frames(datasets: Sequence[EpisodeDataset], count: int) -> Iterator[Sce
         if episode.rgb[0].tobytes() in seen:
             continue
         seen.add(episode.rgb[0].tobytes())
-        yield _as_scene(episode, f"start-{len(seen)}")
+        scene = scene_at(episode, 0, 1, f"start-{len(seen)}")
+        yield scene if scene.pose is None else dataclasses.replace(scene, pose=snap_pose(scene.pose))
         if len(seen) == count:
             return
 
@@ -48,13 +50,17 @@ def _episode(datasets: Sequence[EpisodeDataset], position: int) -> Episode:
     raise IndexError(position)
 
 
-def _as_scene(episode: Episode, name: str) -> SceneStart:
+def scene_at(episode: Episode, frame: int, frames: int, name: str = "") -> SceneStart:
+    """The start that ends in frame ``frame`` of an episode: at most ``frames`` frames, fewer near its beginning."""
+    part = slice(max(0, frame + 1 - frames), frame + 1)
     geometry = episode.pose is not None and episode.inverse_depth is not None and episode.intrinsics is not None
+    # Recordings tell what each frame led on with, starts what led to each.
+    act = np.concatenate([np.zeros_like(episode.act[:1]), episode.act[:-1]])[part]
     return SceneStart(
-        rgb=torch.from_numpy(np.array(episode.rgb[:1])).permute(0, 3, 1, 2).contiguous(),
-        act=torch.from_numpy(np.zeros_like(episode.act[:1])),
-        inverse_depth=torch.from_numpy(episode.inverse_depth[:1].astype(np.int32)) if geometry else None,  # type: ignore[index]
-        pose=snap_pose(torch.from_numpy(np.array(episode.pose[:1]))) if geometry else None,  # type: ignore[index]
-        intrinsics=torch.from_numpy(np.array(episode.intrinsics)) if geometry else None,
+        rgb=torch.from_numpy(np.array(episode.rgb[part])).permute(0, 3, 1, 2).contiguous(),
+        act=torch.from_numpy(np.array(act)),
+        inverse_depth=torch.from_numpy(episode.inverse_depth[part].astype(np.int32)) if geometry else None,  # type: ignore[index]
+        pose=torch.from_numpy(np.array(episode.pose[part], np.float32)) if geometry else None,  # type: ignore[index]
+        intrinsics=torch.from_numpy(np.array(episode.intrinsics, np.float32)) if geometry else None,
         name=name,
     )

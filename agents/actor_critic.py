@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from worldsim.agent_files import AgentCard, save_agent
+from worldsim.agent_files import AgentCard, load_agent, save_agent
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.config import read_json, to_json, write_json
 from worldsim.errors import DamagedFileError, InvalidInputError, WorldsimError
@@ -66,6 +66,8 @@ class Args:
     """Newest frames that the agent sees: its only memory."""
     hidden: int = 256
     """Width of the last layer."""
+    init_from: str | None = None
+    """Saved agent whose weights to start from, such as that of the last round; of the same ``stack`` and ``hidden``."""
     greedy: bool = False
     """Whether the saved agent takes its likeliest action instead of drawing one."""
     rollout: int = 32
@@ -127,6 +129,8 @@ class Learner:
         self.device = self.world.device if self.world is not None else torch.device(device)
         self.policy = ActorCriticPolicy(envs.single_action_space, shape, args.stack, args.hidden, args.greedy).to(self.device)
         self.policy.reset(args.seed)
+        if args.init_from is not None:
+            self._take_over(load_agent(args.init_from, envs.single_action_space))
         self.optimizer = torch.optim.Adam(self.policy.network.parameters(), lr=args.learning_rate, eps=1e-5)
         self.taken, self.elapsed = 0, 0.0
         self.history: list[dict[str, Any]] = []
@@ -138,6 +142,15 @@ class Learner:
         self.obs: Any = None
         self.done = torch.zeros(args.num_envs, dtype=torch.bool, device=self.device)
         self.begins = ~self.done
+
+    def _take_over(self, other: Any) -> None:
+        """Begin with another actor-critic's weights."""
+        same = ("observation_shape", "stack", "hidden")
+        wanted = {name: self.policy.settings[name] for name in same}
+        found = {name: getattr(other, "settings", {}).get(name) for name in same}
+        if not isinstance(other, ActorCriticPolicy) or found != wanted:
+            raise InvalidInputError(f"--init-from {self.args.init_from}: its {found} ({type(other).__name__}) are not {wanted}")
+        self.policy.load_state_dict({name: weights.float() for name, weights in other.state_dict().items()})
 
     @property
     def progress(self) -> float:

@@ -161,6 +161,16 @@ def test_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
         Learner(settings(tmp_path), vector(Bars)).resume()
 
 
+def test_starts_from_another_agent(tmp_path: Path) -> None:
+    first = train(settings(tmp_path / "first", steps=600), vector(Bars))
+    learner = Learner(settings(tmp_path / "second", init_from=str(tmp_path / "first")), vector(Bars))
+    for name, weights in learner.policy.state_dict().items():
+        # Saved at 16 bits.
+        assert torch.equal(weights, first.state_dict()[name].half().float())
+    with pytest.raises(InvalidInputError, match="'hidden': 32.*'hidden': 64"):
+        Learner(settings(tmp_path / "third", init_from=str(tmp_path / "first"), hidden=64), vector(Bars))
+
+
 def test_bad_input(tmp_path: Path, world_folder: Path) -> None:
     with pytest.raises(InvalidInputError, match="no reward head"):
         train(settings(tmp_path, world=str(world_folder), engine="plain"))

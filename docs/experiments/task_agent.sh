@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# An actor-critic that learns to take cover in a dream alone, and what it is worth in the real twin.
+# An actor-critic that learns in a dream alone, and what it is worth in the real twin.
 #
-#   docs/experiments/takecover_agent.sh WORLD MINUTES OUT [RECORDING]
+#   docs/experiments/task_agent.sh WORLD MINUTES OUT [RECORDING]
 #
-# WORLD: folder of a world of TakeCover (64x64, frame_skip 4). MINUTES: of training. OUT: folder for the agent and the figures.
+# WORLD: folder of a world of a task, such as task_world.sh makes. MINUTES: of training. OUT: folder for the agent and the figures.
 # RECORDING: the dataset that the world was trained on; dreams then start anywhere in its episodes, else in the world's own scenes.
-# EPISODES (100), WORKERS (16), ENVS (512), MAX_STEPS (525: 2,100 tics), AGREEMENT_EPISODES (25), SEEDS ("0"), ENGINE (fast) and
-# TRAIN_ARGS (further options of the training) are taken from the environment.
+# EPISODES (100), WORKERS (16), ENVS (256), MAX_STEPS (525: 2,100 tics of Doom), AGREEMENT_EPISODES (25), SEEDS ("0"), ENGINE
+# (compiled) and TRAIN_ARGS (further options of the training) are taken from the environment.
 set -euo pipefail
 world=$1 minutes=$2 out=$3 recording=${4:-}
-episodes=${EPISODES:-100} workers=${WORKERS:-16} envs=${ENVS:-512} limit=${MAX_STEPS:-525} seeds=${SEEDS:-0}
-engine=${ENGINE:-fast}
+episodes=${EPISODES:-100} workers=${WORKERS:-16} envs=${ENVS:-256} limit=${MAX_STEPS:-525} seeds=${SEEDS:-0}
+engine=${ENGINE:-compiled}
 python=${PYTHON:-python}
 # Real twins are one process each: threads inside them would only get in each other's way.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}

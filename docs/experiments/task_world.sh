@@ -34,7 +34,7 @@ cd "$OUT"
 # Doom's tasks: 4 tics a step, as in the real twin; episodes end after 2,100 tics. Colours tell fireballs and medikits from walls:
 # they stay as they are.
 doom=(--env-kwargs frame_skip 4 max_episode_steps 525 --episode-steps 525 --fps 8.75)
-common=(--no-memory --colour 0 --objective.energy 0.7 --objective.outcome-weight 2)
+common=(--no-memory --colour 0 --objective.energy 0.9 --objective.pure-noise 0.85 --objective.detail 0.8 --objective.outcome-weight 2)
 case "$TASK" in
 takecover)
     # Of 100 episodes: 293 tics on average where every step is drawn anew (standard error 17), 346 with moves that last (18).
@@ -62,14 +62,14 @@ play() { # folder policy frames seed
 
 # Recordings go on while training has begun: it takes new shards in.
 if [ -n "${ROUND:-}" ]; then
-    play "$ROUND" "$agent" "${ROUND_FRAMES:-$((FRAMES / 3))}" "$(printf '%d' "0x$(printf '%s' "$ROUND" | md5sum | cut -c1-6)")" &
+    share=$WORKERS play "$ROUND" "$agent" "${ROUND_FRAMES:-$((FRAMES / 3))}" "$(printf '%d' "0x$(printf '%s' "$ROUND" | md5sum | cut -c1-6)")" &
 fi
 for i in "${!policies[@]}"; do
     play "$i" "${policies[$i]}" $((FRAMES / ${#policies[@]})) $((i + 1)) &
     recordings="${recordings:-} $OUT/data/$i"
 done
 recordings="${recordings}${ROUND:+ $OUT/data/$ROUND}"
-for folder in $recordings "$OUT"/data/*; do
+for folder in $recordings; do
     until [ -f "$folder/dataset.json" ] || [ -z "$(jobs -r)" ]; do sleep 1; done
 done
 
@@ -82,4 +82,5 @@ wait
 
 "$PYTHON" -m worldsim export "$OUT/$RUN/world" --out "$OUT/world"
 du -sb "$OUT/world"
+if [ "$EPISODES" = 0 ]; then exit; fi
 "$PYTHON" -m worldsim evaluate "$OUT/world" --episodes "$EPISODES" --json "$OUT/evaluation.json"

@@ -132,7 +132,7 @@ def test_it_tells_the_true_error() -> None:
     """Over the frames of a few real walks on test maps: docs/agents_imagination.md has more of them."""
     pytest.importorskip("vizdoom")
     from worldsim.agreement import spearman
-    from worldsim.data.play import make_policy
+    from worldsim.policies import make_policy
     from worldsim.scene_files import scene_of
     from worldsim.state import Frame
 

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.data.play import make_policy
 from worldsim.diffusion.buffer import made_up
 from worldsim.metrics import bootstrap_ci, mean_statistic, psnr
+from worldsim.policies import make_policy
 from worldsim.state import Frame, SceneStart, WorldState
 from worldsim.twin import make_twin
 from worldsim.world import World, bucket

@@ -214,6 +214,14 @@ def compiled_between(mode: str, device: torch.device) -> Between:
     return Between(*(Compiled(function, mode, device) for function in (plain.view, plain.bounds, plain.points)))
 
 
+def compile_in_place(module: torch.nn.Module, device: torch.device) -> None:
+    """Have the module run through inductor, as its own ``compile`` does; where that fails, it says so once and runs as it is.
+
+    A few fixed shapes each: one piece of code for all of them, a dreaming copy's among them, would be slower.
+    """
+    module._compiled_call_impl = Compiled(module._call_impl, "default", device, constant=False)
+
+
 class GraphedStep:
     """A step as a CUDA graph a batch size, on buffers of its own.
 

@@ -28,7 +28,8 @@ from worldsim.data.record import RecordConfig, record
 from worldsim.diffusion.objective import ObjectiveConfig
 from worldsim.diffusion.perturb import PerturbConfig
 from worldsim.diffusion.tally import Tally
-from worldsim.diffusion.train import TrainConfig, Trainer, compile_in_place, train
+from worldsim.diffusion.train import TrainConfig, Trainer, train
+from worldsim.engine import compile_in_place
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.scene_files import load_scene
 from worldsim.world import World

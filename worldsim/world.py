@@ -87,7 +87,7 @@ class World:
     @property
     def has_geometry(self) -> bool:
         """Whether frames carry depth and pose."""
-        return self.stepper.has_geometry
+        return self.ego_motion is not None
 
     @property
     def device(self) -> torch.device:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
-from worldsim.engine import EngineConfig
+from worldsim.engine import EngineConfig, total_memory
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.protocols import FittingScene, Scene
 from worldsim.snapshots import Snapshot
 from worldsim.state import SceneStart, WorldState, flatten
-from worldsim.world import BUCKETS, World, bucket, total_memory
+from worldsim.world import BUCKETS, World, bucket
 
 DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
 FRAME_KEYS = ("rgb", "act", "depth", "pose", "intrinsics")

@@ -86,7 +86,7 @@ def test_the_last_motion_by_way_of_the_poses(tiny_world: Any, room_scene: Any) -
     """The motion that led to the newest frame, in its own camera's axes, is the one that the context was given."""
     state = tiny_world.initial([room_scene], [5])
     state, _ = tiny_world.step(state, torch.tensor([3]))
-    torch.testing.assert_close(tiny_world._last_motion(state), state.context.condition.motion[:, 0], atol=1e-3, rtol=0)
+    torch.testing.assert_close(tiny_world.stepper.last_motion(state), state.context.condition.motion[:, 0], atol=1e-3, rtol=0)
 
 
 def test_a_world_without_memory_cannot_be_edited() -> None:

@@ -45,12 +45,10 @@ class Oracle(World):
     shift = 0
 
     def step(self, state: WorldState, act: Tensor, pose: Tensor | None = None) -> tuple[WorldState, Transition]:
+        self.now = int(state.step[0]) + 1
         after, transition = super().step(state, act, pose)
         rgb = torch.stack([self._frame(i, a) for i, a in enumerate(act)])
         return after, dataclasses.replace(transition, frame=dataclasses.replace(transition.frame, rgb=rgb))
-
-    def _at(self, state: WorldState) -> int:
-        return int(state.step[0]) + 1
 
     def _frame(self, walk: int, act: Tensor) -> Tensor:
         if int(act) == int(self.truth.act[walk, self.now - 1]):
@@ -58,10 +56,6 @@ class Oracle(World):
         if self.now - 1 in self.truth.config.fork_frames and self.shift == 0:
             return self.truth.fork_rgb[walk, self.truth.config.fork_frames.index(self.now - 1), int(act)]
         return torch.zeros_like(self.truth.rgb[0, 0])
-
-    def _look(self, state: WorldState, *others: Any) -> Any:
-        self.now = self._at(state)
-        return super()._look(state, *others)
 
     def without_memory(self) -> World:
         return self

@@ -106,6 +106,17 @@ def test_dreams_begin_with_the_real_frames_and_stop_counting_at_the_end(goal_fol
     assert step_limit(env, None) == 200 and step_limit(env, 9) == 9
 
 
+def test_a_policys_seed_may_be_another_than_the_episodes(goal_folder: Path) -> None:
+    """What is kept of an episode is all of it: its actions are those of the policy alone, its frames those of its own start."""
+    env, spec = make_twin(World.from_pretrained(goal_folder)), PolicySpec("persistent")
+    one, other = (play_real(env, Task(spec, 5, seed), 12, keep=True) for seed in (5, 6))
+    assert (one.frames[0] == other.frames[0]).all() and (play_real(env, Task(spec, 5), 12, keep=True).acts == one.acts).all()
+    for played, seed in ((one, 5), (other, 6)):
+        crowd = Crowd(spec, env.action_space, [seed])
+        assert played.acts.tolist() == [crowd.act(torch.zeros(1, 32, 32, 3))[0] for _ in range(played.steps)]
+    assert one.acts.tolist() != other.acts.tolist() and not one.truncated
+
+
 def test_crowds_act_as_each_alone() -> None:
     space, frames = gym.spaces.Discrete(7), torch.zeros(3, 4, 4, 3, dtype=torch.uint8)
     spec = PolicySpec("persistent", chance=0.5)

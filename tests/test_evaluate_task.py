@@ -13,7 +13,7 @@ from tests.conftest import make_tiny_world
 from worldsim.config import read_json
 from worldsim.errors import MissingGeometryError
 from worldsim.evaluate import EvaluateConfig, evaluate
-from worldsim.evaluation.task import Dreamed, Forced, Played, compute, dream, force, play
+from worldsim.evaluation.task import Dreamed, Forced, Truth, compute, dream, force, play
 from worldsim.pixels import PixelsConfig
 from worldsim.world import Termination
 
@@ -22,8 +22,8 @@ def test_figures_by_hand() -> None:
     """Two episodes: of three steps that ended without a picture, of one step that was cut off."""
     blank = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     episodes = [
-        Played(blank, torch.zeros(3, dtype=torch.int64), np.array([4.0, 4.0, 2.0]), ended=True, pictured=False),
-        Played(blank[:2], torch.zeros(1, dtype=torch.int64), np.array([4.0]), ended=False, pictured=True),
+        Truth(blank, torch.zeros(3, dtype=torch.int64), np.array([4.0, 4.0, 2.0]), ended=True, pictured=False),
+        Truth(blank[:2], torch.zeros(1, dtype=torch.int64), np.array([4.0]), ended=False, pictured=True),
     ]
     forced = [
         Forced(np.array([20.0, 22.0, 0.0]), np.array([10.0, 12.0, 0.0]), np.array([4.0, 3.5, 2.5]), np.array([0.1, 0.1, 0.5])),
@@ -65,7 +65,7 @@ def test_padded_episodes_do_not_touch_one_another() -> None:
     world.config.env_kwargs["max_episode_steps"] = 9
     episodes, limit = play(world, 2, 0, lambda n: None)
     assert limit == 9 and [len(e) for e in episodes] == [9, 9] and all(e.pictured for e in episodes)
-    short = Played(episodes[0].rgb[:5], episodes[0].act[:4], episodes[0].rew[:4], False, True)
+    short = Truth(episodes[0].rgb[:5], episodes[0].act[:4], episodes[0].rew[:4], False, True)
     both, alone = force(world, [short, episodes[1]], lambda n: None), force(world, [short, short], lambda n: None)
     np.testing.assert_allclose(both[0].psnr, alone[0].psnr, atol=0.05)
     assert both[0].psnr.shape == (4,) and both[1].psnr.shape == (9,)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldsim.data.play import make_policy
 from worldsim.evaluation.test_set import POLICY
+from worldsim.policies import make_policy
 from worldsim.scene_files import load_scene, scene_names
 from worldsim.state import flatten
 from worldsim.world import World, find_world

@@ -56,7 +56,7 @@ def test_it_is_the_distance_of_two_draws(world: World, scenes_folder: Path) -> N
     act = torch.tensor([1])
     _, told = telling.step(state.clone(), act)
     n = world.network.config
-    _, motion, view = world._look(state, act, None)
+    _, motion, view = world.stepper.look(state, act, None)
     condition = condition_of(world.dynamics, act, motion, view, state.intrinsics)
     one, other = (
         world.dynamics.predict(state.context, condition, normal(state.seed, state.step, p, (n.channels, n.height, n.width)))[0].x
@@ -132,7 +132,7 @@ def test_it_tells_the_true_error() -> None:
     """Over the frames of a few real walks on test maps: docs/agents_imagination.md has more of them."""
     pytest.importorskip("vizdoom")
     from worldsim.agreement import spearman
-    from worldsim.data.play import make_policy
+    from worldsim.policies import make_policy
     from worldsim.scene_files import scene_of
     from worldsim.state import Frame
 

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from worldsim import stopwatch
 from worldsim.config import to_json, write_json
-from worldsim.data.play import make_policy
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError, WorldsimError
 from worldsim.memory.none import NoMemory
+from worldsim.policies import make_policy
 from worldsim.scene_files import load_scene, scene_names
 from worldsim.state import WorldState, bytes_of
 from worldsim.world import BUCKETS, World

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -212,6 +213,21 @@ def compiled_between(mode: str, device: torch.device) -> Between:
     """What the point memory computes between its kernels on a GPU, through inductor."""
     plain = Between()
     return Between(*(Compiled(function, mode, device) for function in (plain.view, plain.bounds, plain.points)))
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory of a device, used or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def compile_in_place(module: torch.nn.Module, device: torch.device) -> None:
+    """Have the module run through inductor, as its own ``compile`` does; where that fails, it says so once and runs as it is.
+
+    A few fixed shapes each: one piece of code for all of them, a dreaming copy's among them, would be slower.
+    """
+    module._compiled_call_impl = Compiled(module._call_impl, "default", device, constant=False)
 
 
 class GraphedStep:

@@ -16,9 +16,10 @@ import numpy as np
 from worldsim.agent_files import read_card, update_card
 from worldsim.config import write_json
 from worldsim.errors import InvalidInputError
-from worldsim.evaluation.crowd import PolicySpec, is_saved
+from worldsim.evaluation.crowd import PolicySpec
 from worldsim.evaluation.episodes import PlayConfig, Played, Task, dream_episodes, real_episodes, require_rewards, step_limit
 from worldsim.metrics import bootstrap_ci, mean_statistic
+from worldsim.policies import saved_folder
 from worldsim.twin import make_twin
 from worldsim.world import World
 
@@ -44,10 +45,10 @@ class EvaluateAgentConfig(PlayConfig):
 def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> dict[str, Any]:
     """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of ``config.world``."""
     began = time.monotonic()
-    saved = is_saved(config.agent)
-    if config.into_card and not saved:
+    folder = saved_folder(config.agent)
+    if config.into_card and folder is None:
         raise InvalidInputError(f"{config.agent!r} is no saved agent: it has no card to write into")
-    card = read_card(config.agent) if saved else None
+    card = read_card(folder) if folder is not None else None
     name = config.world or (card.world if card else None)
     if world is None and not name:
         raise InvalidInputError(f"agent {config.agent!r} names no world: give one with --world")
@@ -82,8 +83,8 @@ def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> d
     print(explain(results))
     if config.json is not None:
         write_json(config.json, results)
-    if config.into_card:
-        update_card(config.agent, results=results)
+    if config.into_card and folder is not None:
+        update_card(folder, results=results)
     return results
 
 

@@ -215,6 +215,15 @@ def _mirrored(motions: Motions, flip: Tensor, mirror: Tensor) -> Motions:
     )
 
 
+def usual_size(motion: Tensor) -> Tensor:
+    """How large motions usually are, (n, 6) to (6,): the ego-motion head's scale."""
+    far = motion[:, :3].norm(dim=1)
+    # Without the few longest, teleports among them.
+    size = motion[far <= far.quantile(0.995)].std(0)
+    # The horizontal axes are alike; what hardly moves must not be blown up.
+    return torch.cat([size[:2].mean().expand(2), size[2:]]).clamp(min=1e-2)
+
+
 class OutcomeHead(Module):
     """Rewards and termination of the transition into a frame, from the dynamics' features (..., d) of that frame.
 

@@ -28,10 +28,10 @@ from tqdm import tqdm
 
 from worldsim.camera import quantise_depth, snap_pose
 from worldsim.config import read_json, write_json
-from worldsim.data.play import make_policy
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.memory.points import Points
 from worldsim.pixels import make_env
+from worldsim.policies import make_policy
 from worldsim.protocols import Policy
 from worldsim.state import SceneStart, flatten
 

@@ -32,7 +32,8 @@ from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.kinds import describe_memory, described_memory
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.state import Frame, WorldState, checksum, flatten, unflatten
-from worldsim.world import WORLDS_FOLDER, Termination, World, bucket
+from worldsim.world import Termination, World, bucket
+from worldsim.world_files import WORLDS_FOLDER
 
 FORMAT, VERSION = "worldsim-snapshot", 2
 STATE, ELAPSED, RESETTING, JOURNEY = "state", "elapsed", "resetting", "journey"

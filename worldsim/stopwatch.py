@@ -91,13 +91,14 @@ def in_sections(world: World, sections: Sections) -> World:
     ``heads`` is ego-motion with the map of surroundings that it looks at, reward and termination.
     """
     watched: Any = copy.copy(world)
-    watched._keeper = copy.copy(world._keeper)
+    watched.stepper = stepper = copy.copy(world.stepper)
+    stepper.keeper = copy.copy(stepper.keeper)
     for owner, method, part in (
-        (watched._keeper, "render", "memory_render"),
-        (watched._keeper, "integrate", "integrate"),
-        (watched, "_around", "heads"),
-        (watched, "_aim", "heads"),
-        (watched, "_dream", "denoise"),
+        (stepper.keeper, "render", "memory_render"),
+        (stepper.keeper, "integrate", "integrate"),
+        (stepper, "around", "heads"),
+        (stepper, "aim", "heads"),
+        (stepper, "dream", "denoise"),
     ):
         setattr(owner, method, sections.within(part, getattr(owner, method)))
     return watched

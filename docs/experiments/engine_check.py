@@ -112,7 +112,7 @@ def check_kernels(world: World, state: WorldState) -> None:
     """The three passes over the slots, on dreams and on random full memories, with and without ``known``."""
     memory = world.memory
     assert isinstance(memory, PointMemory)
-    camera = world._camera(state.frame.pose, state.intrinsics)
+    camera = world.stepper.camera(state.frame.pose, state.intrinsics)
     generator = torch.Generator(CUDA).manual_seed(0)
     full = map_tensors(torch.clone, state.memory)
     shape = full.kind.shape
@@ -144,7 +144,7 @@ def check_kernels(world: World, state: WorldState) -> None:
 def time_memory(world: World, state: WorldState) -> None:
     """Each pass by kernels, in place and not, and in torch, at 256 environments."""
     memory, batch = world.memory, repeated(state, 256)
-    camera: Camera = world._camera(batch.frame.pose, batch.intrinsics)
+    camera: Camera = world.stepper.camera(batch.frame.pose, batch.intrinsics)
     owned = map_tensors(torch.clone, batch.memory)
     passes = {
         "surroundings": lambda: memory.surroundings(batch.memory, camera.pose),
@@ -159,7 +159,7 @@ def time_memory(world: World, state: WorldState) -> None:
     note("256: z-buffer kernel alone / ms", round(nearest, 3))
     with torch_only():
         half = repeated(state, 64)
-        near = world._camera(half.frame.pose, half.intrinsics)
+        near = world.stepper.camera(half.frame.pose, half.intrinsics)
         note("64: render, torch / ms", round(milliseconds(lambda: memory.render(half.memory, near), 0.3), 3))
         slow = milliseconds(lambda: memory.integrate(half.memory, half.frame, near, half.step), 0.3)
         note("64: integrate, torch / ms", round(slow, 3))
@@ -230,13 +230,13 @@ def time_parts(world: World, state: WorldState, rows: int, name: str) -> None:
     act = torch.ones(rows, dtype=torch.int64, device=CUDA)
     n = world.network.config
     with torch.no_grad():
-        pose, motion, view = world._look(batch, act, None)
-        condition = world._condition(act, motion, view, batch.intrinsics)
+        pose, motion, view = world.stepper.look(batch, act, None)
+        condition = world.stepper.condition(act, motion, view, batch.intrinsics)
         noise = normal(batch.seed, batch.step, Purpose.NOISE, (n.channels, n.height, n.width))
         prediction, context = world.dynamics.predict(batch.context, condition, noise)
         for what, function in {
-            "look": lambda: world._look(batch, act, None),
-            "condition": lambda: world._condition(act, motion, view, batch.intrinsics),
+            "look": lambda: world.stepper.look(batch, act, None),
+            "condition": lambda: world.stepper.condition(act, motion, view, batch.intrinsics),
             "noise": lambda: normal(batch.seed, batch.step, Purpose.NOISE, (n.channels, n.height, n.width)),
             "predict": lambda: world.dynamics.predict(batch.context, condition, noise),
             "shift of the cache": lambda: world.dynamics._shifted(batch.context, batch.context.cache[:, :, :, :1]),
@@ -274,8 +274,8 @@ def profile_network(world: World, state: WorldState, rows: int, name: str) -> No
     act = torch.ones(rows, dtype=torch.int64, device=CUDA)
     n = world.network.config
     with torch.no_grad():
-        pose, motion, view = world._look(batch, act, None)
-        condition = world._condition(act, motion, view, batch.intrinsics)
+        pose, motion, view = world.stepper.look(batch, act, None)
+        condition = world.stepper.condition(act, motion, view, batch.intrinsics)
         noise = normal(batch.seed, batch.step, Purpose.NOISE, (n.channels, n.height, n.width))
         world.dynamics.predict(batch.context, condition, noise)
         alone = milliseconds(lambda: world.dynamics.predict(batch.context, condition, noise))

@@ -22,7 +22,6 @@ from tqdm import tqdm
 
 from worldsim.camera import code_to_channel
 from worldsim.config import to_json, write_json
-from worldsim.data.play import make_policy
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.returns import NOVELTY_STEPS, changed
 from worldsim.evaluation.test_set import ATTEMPTS, POLICY, TEST_SPLIT
@@ -30,6 +29,7 @@ from worldsim.memory import PointMemory
 from worldsim.metrics import sharpness
 from worldsim.pictures import save_png
 from worldsim.pixels import make_env
+from worldsim.policies import make_policy
 from worldsim.scene_files import load_scene, scene_names
 from worldsim.state import Frame, SceneStart, WorldState, flatten
 from worldsim.world import World

@@ -17,12 +17,12 @@ from tqdm import tqdm
 
 from worldsim.camera import Camera, quantise_depth, snap_pose, unproject
 from worldsim.config import to_json
-from worldsim.data.play import make_policy
 from worldsim.evaluation.test_set import POLICY, TEST_SPLIT
 from worldsim.evaluation.trips import UNDO
 from worldsim.memory import PointMemory
 from worldsim.pictures import save_png
 from worldsim.pixels import make_env
+from worldsim.policies import make_policy
 from worldsim.state import Frame, SceneStart, flatten
 from worldsim.world import World
 

@@ -20,10 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from worldsim.camera import Camera, quantise_depth, snap_pose
-from worldsim.data.play import make_env, make_policy
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceField, RadianceMemory, RadianceMemoryConfig
 from worldsim.metrics import psnr
 from worldsim.pictures import contact_sheet, enlarge, holes_marked
+from worldsim.pixels import make_env
+from worldsim.policies import make_policy
 from worldsim.state import Frame, MemoryView, map_tensors
 from worldsim.testing import textured_room, textured_room_walk
 

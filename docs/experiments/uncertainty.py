@@ -18,8 +18,8 @@ import torch
 import worldsim  # noqa: F401  registers the environments
 from worldsim.agreement import pearson, spearman
 from worldsim.config import write_json
-from worldsim.data.play import make_policy
 from worldsim.metrics import bootstrap_ci
+from worldsim.policies import make_policy
 from worldsim.scene_files import scene_of
 from worldsim.state import Frame
 from worldsim.world import World

@@ -19,10 +19,10 @@ from worldsim.agent_files import save_agent
 from worldsim.camera import quantise_depth
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import check_alignment
-from worldsim.data.play import make_policy
 from worldsim.data.record import RecordConfig, record
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
 from worldsim.pixels import make_env
+from worldsim.policies import make_policy
 from worldsim.testing import TinyRoom
 
 ROOM = "worldsim/TinyRoom-v0"
@@ -93,7 +93,7 @@ def test_workers_resume_and_more_frames_change_no_bit(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from worldsim.data.play import make_policy
+from worldsim.policies import make_policy
 from worldsim.data.record import RecordConfig, record
 if __name__ == "__main__":
     record(RecordConfig(env_id="worldsim/TinyRoom-v0", out=Path(sys.argv[1]), frames=int(sys.argv[2]), frames_per_shard=100,
@@ -348,14 +348,6 @@ def test_freedoom_is_aligned(tmp_path: Path) -> None:
     assert report.undecided == ()
     assert report.rgb_error[0] < 0.9 * min(report.rgb_error[-1], report.rgb_error[1])
     assert all(e.info["map"].startswith("freedoom") for e in dataset)
-
-
-def test_policies_by_name(tmp_path: Path) -> None:
-    space = gym.spaces.Discrete(3)
-    assert type(make_policy("persistent-v1", space)) is type(make_policy("persistent", space))
-    for name in ("clever", str(tmp_path / "agent"), "worldsim.agents.random:Nobody"):
-        with pytest.raises(NotFoundError, match="No policy.*persistent, persistent-v1, random, 'module:Class', or the folder"):
-            make_policy(name, space)
 
 
 def test_a_saved_agent_records_and_is_told_from_its_later_self(tmp_path: Path) -> None:

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from tests.conftest import SIZE, assert_equal, make_tiny_world, state_of
 from worldsim.config import read_json, write_json
-from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
-from worldsim.data.record import RecordConfig, record
+from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.denoiser import add_noise, channels_to_frame
 from worldsim.diffusion.distil import DistilConfig, DistilTrainer, distil
@@ -31,30 +30,6 @@ from worldsim.world import World
 
 B, T = 2, 12
 INTRINSICS = torch.tensor([16.0, 16.0, 16.0, 16.0])
-
-
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of two 32-frame episodes each."""
-    out = tmp_path_factory.mktemp("recorded") / "rooms"
-    record(
-        RecordConfig(
-            "worldsim/TinyRoom-v0", out, frames=128, frames_per_shard=64, episode_steps=31, min_travel=0.0, workers=0,
-            env_kwargs={"size": SIZE}, reset_options={"split": "train"},
-        )
-    )  # fmt: skip
-    return out
-
-
-@pytest.fixture(scope="module")
-def blind(tmp_path_factory: pytest.TempPathFactory, rooms: Path) -> Path:
-    """The same recording without depth and poses."""
-    out = tmp_path_factory.mktemp("recorded") / "blind"
-    dataset = EpisodeDataset(rooms)
-    with EpisodeWriter(out, dataclasses.replace(dataset.info, geometry=False, intrinsics=None)) as writer:
-        for episode in dataset:
-            writer.add(dataclasses.replace(episode, inverse_depth=None, pose=None, intrinsics=None))
-    return out
 
 
 @pytest.fixture(scope="module")

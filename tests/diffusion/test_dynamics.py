@@ -224,15 +224,3 @@ def test_time_is_the_identity_at_first(conditions: list[Condition], noise: Tenso
         torch.nn.init.normal_(network.blocks[0].temporal.out.weight, 0.0, 0.1)
         linked, _, _ = network(x, level, joined(conditions[:3]), mask, torch.arange(3))
         assert float((linked - out)[:, 2].abs().max()) > 1e-2
-
-
-def test_masks_by_hand() -> None:
-    assert band_mask(4, 2).int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
-    assert stream_mask(3, 2).int().tolist() == [
-        [1, 0, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [0, 1, 1, 0, 0, 0],
-        [0, 0, 0, 1, 0, 0],
-        [1, 0, 0, 0, 1, 0],
-        [0, 1, 0, 0, 0, 1],
-    ]

@@ -88,7 +88,7 @@ def test_masks_by_hand() -> None:
         [1, 0, 0, 0, 1, 0],
         [0, 1, 0, 0, 0, 1],
     ]
-    assert band_mask(3, 2).int().tolist() == [[1, 0, 0], [1, 1, 0], [0, 1, 1]]
+    assert band_mask(4, 2).int().tolist() == [[1, 0, 0, 0], [1, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
     assert torch.equal(stream_mask(5, 3)[:5, :5], band_mask(5, 3))
 
 

@@ -16,7 +16,8 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
-from tests.diffusion.test_train import config, recording
+from tests.diffusion.conftest import recording
+from tests.diffusion.test_train import config
 from worldsim.diffusion.sharding import part_of, parted, prepare_sharding, whole
 from worldsim.diffusion.train import TrainConfig, Trainer
 from worldsim.errors import InvalidInputError

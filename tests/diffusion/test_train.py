@@ -21,47 +21,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import assert_equal, state_of
+from tests.diffusion.conftest import recording
 from worldsim import engine
 from worldsim.config import read_json
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
-from worldsim.data.record import RecordConfig, record
 from worldsim.diffusion.objective import ObjectiveConfig
 from worldsim.diffusion.perturb import PerturbConfig
 from worldsim.diffusion.tally import Tally
-from worldsim.diffusion.train import TrainConfig, Trainer, compile_in_place, train
+from worldsim.diffusion.train import TrainConfig, Trainer, train
+from worldsim.engine import compile_in_place
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.scene_files import load_scene
 from worldsim.world import World
 
 SIZE = 32
-
-
-def recording(out: Path, split: str = "train", **env: Any) -> Path:
-    """Two shards of two 32-frame episodes each."""
-    settings: dict[str, Any] = {"size": SIZE, **env}
-    record(
-        RecordConfig(
-            "worldsim/TinyRoom-v0", out, frames=128, frames_per_shard=64, episode_steps=31, min_travel=0.0, workers=0,
-            env_kwargs=settings, reset_options={"split": split},
-        )
-    )  # fmt: skip
-    return out
-
-
-@pytest.fixture(scope="module")
-def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return recording(tmp_path_factory.mktemp("recorded") / "rooms")
-
-
-@pytest.fixture(scope="module")
-def blind(tmp_path_factory: pytest.TempPathFactory, rooms: Path) -> Path:
-    """The same recording without depth and poses."""
-    out = tmp_path_factory.mktemp("recorded") / "blind"
-    dataset = EpisodeDataset(rooms)
-    with EpisodeWriter(out, dataclasses.replace(dataset.info, geometry=False, intrinsics=None)) as writer:
-        for episode in dataset:
-            writer.add(dataclasses.replace(episode, inverse_depth=None, pose=None, intrinsics=None))
-    return out
 
 
 @pytest.fixture(scope="module")

@@ -181,7 +181,7 @@ def test_bad_input(room_walk: tuple[TinyRoom, Journey]):
 def test_a_capture_of_the_real_twin(tmp_path: Path):
     """A walk in the real engine becomes a dataset, and a dream that starts in it knows the place."""
     pytest.importorskip("vizdoom", reason="the real twin needs vizdoom")
-    from worldsim.data.play import make_policy
+    from worldsim.policies import make_policy
 
     real = gym.make("worldsim/FreedoomReal-v0")
     policy = make_policy("persistent", real.action_space)

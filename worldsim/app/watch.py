@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from worldsim.agent_files import read_card
 from worldsim.app.demo import write_video
 from worldsim.errors import InvalidInputError
-from worldsim.evaluation.crowd import PolicySpec, is_saved
+from worldsim.evaluation.crowd import PolicySpec
 from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
 from worldsim.pictures import panels
+from worldsim.policies import saved_folder
 from worldsim.twin import make_twin
 from worldsim.world import World
 
@@ -50,7 +51,8 @@ class WatchConfig:
 
 def watch(config: WatchConfig, world: World | None = None) -> Path:
     """Play both, write the video; returns its path. ``world``: one that is loaded already, instead of ``config.world``."""
-    name = config.world or (read_card(config.agent).world if is_saved(config.agent) else None)
+    folder = saved_folder(config.agent)
+    name = config.world or (read_card(folder).world if folder is not None else None)
     if world is None and not name:
         raise InvalidInputError(f"agent {config.agent!r} names no world: give one with --world")
     world = world or World.from_pretrained(str(name), config.device)

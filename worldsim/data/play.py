@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import importlib.metadata
 import os
 import platform
@@ -23,22 +22,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.agent_files import CARD, load_agent
 from worldsim.camera import quantise_depth
 from worldsim.data.dataset import DatasetInfo, sha256_of
 from worldsim.data.episode import Episode
-from worldsim.errors import InvalidInputError, NotFoundError, WorldsimError
+from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.pixels import PixelsConfig, as_dict, find_pixels, make_pixels, qualified
-from worldsim.protocols import Policy
+from worldsim.policies import make_policy, saved_folder
 
 Array = NDArray[Any]
 
-POLICIES = {
-    "persistent": "worldsim.agents.persistent:PersistentPolicy",
-    "persistent-v1": "worldsim.agents.persistent:PersistentPolicy",
-    "random": "worldsim.agents.random:RandomPolicy",
-}
-"""Short names of policies. Others are ``module:Class``, constructed with the action space, or saved agents, by folder or name."""
 MAX_DROPPED = 64
 """So many short episodes in a row end the recording with an error: the environment then hardly moves at all."""
 GEOMETRY_KEYS = ("pose", "depth", "intrinsics")
@@ -62,7 +54,8 @@ class RecordConfig:
     """A shard is closed once it has this many frames (170 MB at 64x64 with depth): what an interruption may cost a worker."""
     policy: str = "persistent"
     """``persistent``, ``random``, ``module:Class`` of a policy that is constructed with the action space, or a saved agent's
-    folder: for another round, with what was learned from the last one, use another ``--out`` and train on both."""
+    folder or a shipped one's name: for another round, with what was learned from the last one, use another ``--out`` and train
+    on both."""
     seed: int = 0
     """What all randomness comes from. Training and evaluation recordings need different ones."""
     reset_options: dict[str, str] = field(default_factory=dict)
@@ -288,45 +281,10 @@ def _map_of(episode: Episode | None) -> str:
     return str(episode.info.get("map", "an unnamed map")) if episode is not None else "an unnamed map"
 
 
-def make_policy(name: str, action_space: gym.Space[Any]) -> Policy:
-    """The policy of a short name, of ``module:Class`` or of a saved agent's folder, for an action space."""
-    found = POLICIES.get(name, name)
-    if ":" not in found or (Path(found) / CARD).is_file():
-        return _checked(name, _saved_agent(name, action_space))
-    module_name, _, class_name = found.partition(":")
-    try:
-        constructor = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise NotFoundError(f"No policy {name!r} ({error}): use {_FORMS}.") from None
-    try:
-        policy = constructor(action_space)
-    except TypeError as error:
-        raise InvalidInputError(
-            f"The policy {name!r} cannot be constructed with the action space {action_space}: {error}."
-        ) from error
-    return _checked(name, policy)
-
-
-_FORMS = f"{', '.join(POLICIES)}, 'module:Class', or the folder of a saved agent"
-
-
-def _saved_agent(name: str, action_space: gym.Space[Any]) -> Any:
-    try:
-        return load_agent(name, action_space)
-    except NotFoundError as error:
-        raise NotFoundError(f"No policy {name!r} ({error}): use {_FORMS}.") from None
-
-
-def _checked(name: str, policy: Any) -> Policy:
-    if not isinstance(policy, Policy):
-        raise InvalidInputError(f"{name!r} is no policy: {type(policy).__name__} needs the methods reset(seed) and act(obs).")
-    return policy
-
-
 def agent_files(policy: str) -> dict[str, str]:
     """SHA-256 of a saved agent's files: an agent that was trained on since is another policy, and goes into another dataset."""
-    folder = Path(policy)
-    if not (folder / CARD).is_file():
+    folder = saved_folder(policy)
+    if folder is None:
         return {}
     total = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):

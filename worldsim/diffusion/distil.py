@@ -14,7 +14,12 @@ from worldsim.diffusion.distil_objective import DistilObjective, DistilObjective
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective
 from worldsim.diffusion.perturb import PerturbConfig
-from worldsim.diffusion.train import PRESETS, TrainConfig, Trainer, compile_in_place, require_recording, run
+from worldsim.diffusion.recordings import require_recording
+from worldsim.diffusion.train import run
+from worldsim.diffusion.train_config import PRESETS, TrainConfig
+from worldsim.diffusion.trained import Modules
+from worldsim.diffusion.trainer import Trainer
+from worldsim.engine import compile_in_place
 from worldsim.errors import InvalidInputError
 from worldsim.heads import EgoMotionHead, OutcomeHead
 from worldsim.world import World
@@ -132,7 +137,7 @@ class DistilTrainer(Trainer):
         if self.sharded:
             raise InvalidInputError("FSDP is not supported for distilling, whose average takes part in every step: launch without")
 
-    def _modules(self) -> tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]:
+    def _modules(self) -> Modules:
         c, teacher = self.distil, self.teacher
         if c.student == RANDOM:
             n = teacher.network.config

@@ -68,8 +68,8 @@ class ObjectiveConfig:
 def detail_weights(x: Tensor, detail: float) -> Tensor:
     """How much each place counts, (b, t, h, w) with mean 1 over each frame, given frames x (b, t, c, h, w) in [-1, 1].
 
-    By the spread of the colours within 5x5 pixels of the frame *before*, and the most of it within 9x9, since things move. A window's
-    first frame has none before it: there all places count alike.
+    By the spread of the colours within 5x5 pixels of the frame *before*, and the most of it within 9x9, since things move. A
+    window's first frame has none before it: there all places count alike.
     """
     before = x[:, :-1, :3].flatten(0, 1)
     mean, square = (F.avg_pool2d(y, 5, stride=1, padding=2, count_include_pad=False) for y in (before, before.square()))
@@ -82,9 +82,9 @@ def energy_score(one: Tensor, other: Tensor, truth: Tensor, weights: Tensor | No
     """The energy score of two samples of frames, (b, t) of (b, t, c, h, w); h and w divisible by 8.
 
     Mean distance to the truth less half the distance of the samples: least, on average, for samples of the true distribution
-    (Gneiting and Raftery 2007), whatever the weights (b, t, h, w) of places, as long as they know nothing of the truth. Distances are
-    taken in the bands of a Haar pyramid of four scales, of each pixel's colours and of squares of 8x8 pixels as a whole: the latter
-    are least only if the pixels of a square go together as those of the truth do.
+    (Gneiting and Raftery 2007), whatever the weights (b, t, h, w) of places, as long as they know nothing of the truth. Distances
+    are taken in the bands of a Haar pyramid of four scales, of each pixel's colours and of squares of 8x8 pixels as a whole: the
+    latter are least only if the pixels of a square go together as those of the truth do.
     """
     total: Tensor | float = 0.0
     images = [one, other, truth]

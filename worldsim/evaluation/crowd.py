@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.agent_files import BatchPolicy, find_agent, load_agent
-from worldsim.data.play import make_policy
-from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.agent_files import BatchPolicy
+from worldsim.errors import InvalidInputError
+from worldsim.policies import make_policy
 from worldsim.protocols import Policy
 
 Array = NDArray[Any]
@@ -47,9 +46,7 @@ class PolicySpec:
         """The policy without the chance, for an action space. Raises NotFoundError or InvalidInputError."""
         if self.always is not None:
             return Always(space, self.always)
-        if is_saved(self.agent):
-            return load_agent(self.agent, space, device)
-        return make_policy(self.agent, space)
+        return make_policy(self.agent, space, device)
 
 
 class Always:
@@ -100,11 +97,3 @@ class Crowd:
             if self.spec.chance and rng.random() < self.spec.chance:
                 acts[i] = space.sample()
         return np.asarray(acts, np.int64 if isinstance(self.space, gym.spaces.Discrete) else np.float32)
-
-
-def is_saved(agent: str) -> bool:
-    """Whether that names a saved agent, rather than a policy that is made from an action space alone."""
-    with contextlib.suppress(NotFoundError):
-        find_agent(agent)
-        return True
-    return False

@@ -1,11 +1,11 @@
-"""Whole episodes of a policy, in the real twin and in the dream, from the same first frames."""
+"""Whole episodes of a policy, in the real twin and in the dream, from the same first frames: of agents and of protocol ``task``."""
 
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,10 @@ class PlayConfig:
 
 @dataclass(frozen=True)
 class Played:
-    """One episode. total: sum of its rewards. start: its first frame. frames: (t, h, w, 3) uint8, if they were to be kept."""
+    """One episode. total: sum of its rewards. start: its first frame. truncated: whether the real twin cut it off.
+
+    If they were to be kept: frames (t + 1, h, w, 3) uint8, rewards, and in the real twin acts (t, ...) int64 or float32.
+    """
 
     total: float
     steps: int
@@ -63,6 +66,8 @@ class Played:
     start: SceneStart | None = None
     frames: Any = None
     rewards: tuple[float, ...] = ()
+    truncated: bool = False
+    acts: Any = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,9 @@ class Task:
 
     spec: PolicySpec
     seed: int
+    """Of the environment."""
+    policy_seed: int | None = None
+    """Of the policy; ``seed`` if not given."""
 
 
 def require_rewards(world: World) -> None:
@@ -82,9 +90,9 @@ def require_rewards(world: World) -> None:
         )
 
 
-def step_limit(env: gym.Env[Any, Any], asked: int | None) -> int:
-    """The longest episode, in steps: what is asked for, else the real twin's own limit."""
-    return asked or (env.spec.max_episode_steps if env.spec is not None else None) or LONGEST
+def step_limit(env: gym.Env[Any, Any], asked: int | None, longest: int = LONGEST) -> int:
+    """The longest episode, in steps: what is asked for, else the real twin's own limit, else ``longest``."""
+    return asked or (env.spec.max_episode_steps if env.spec is not None else None) or longest
 
 
 def real_episodes(world: World, tasks: Sequence[Task], limit: int, workers: int, what: str = "real twin") -> list[Played]:
@@ -112,26 +120,25 @@ def real_episodes(world: World, tasks: Sequence[Task], limit: int, workers: int,
 
 
 def play_real(env: gym.Env[Any, Any], task: Task, limit: int, keep: bool = False) -> Played:
-    """One episode in an environment, at most ``limit`` steps. keep: its frames, too."""
-    crowd = Crowd(task.spec, env.action_space, [task.seed])
+    """One episode in an environment, at most ``limit`` steps. keep: its frames, rewards and actions, too."""
+    crowd = Crowd(task.spec, env.action_space, [task.seed if task.policy_seed is None else task.policy_seed])
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
     obs, info = env.reset(seed=task.seed)
     zero = np.zeros(env.action_space.shape or (), np.float32)
     start = scene_of([(np.array(obs), zero, info)], discrete)
-    rewards, frames, term = [], [np.array(obs)], False
+    rewards, frames, acts, term, trunc = [], [np.array(obs)], [], False, False
     for _ in range(limit):
-        act = crowd.act(torch.from_numpy(np.array(obs))[None])[0]
-        obs, rew, term, trunc, _ = env.step(int(act) if discrete else act)
+        acts.append(crowd.act(torch.from_numpy(np.array(obs))[None])[0])
+        obs, rew, term, trunc, _ = env.step(int(acts[-1]) if discrete else acts[-1])
         rewards.append(float(rew))
         if keep:
             frames.append(np.array(obs))
         if term or trunc:
             break
-    kept = np.stack(frames) if keep else None
-    return Played(sum(rewards), len(rewards), bool(term), start, kept, tuple(rewards) if keep else ())
+    played = Played(sum(rewards), len(rewards), bool(term), start, truncated=bool(trunc))
+    return replace(played, frames=np.stack(frames), rewards=tuple(rewards), acts=np.stack(acts)) if keep else played
 
 
-@torch.no_grad()
 def dream_episodes(
     world: World, spec: PolicySpec, starts: Sequence[SceneStart], seeds: Sequence[int], limit: int, batch: int, keep: bool = False
 ) -> list[Played]:
@@ -146,34 +153,50 @@ def dream_episodes(
 def _dream_batch(
     world: World, spec: PolicySpec, starts: Sequence[SceneStart], seeds: Sequence[int], limit: int, keep: bool
 ) -> list[Played]:
+    crowd = Crowd(spec, world.action_space, seeds, world.device)
+    if not keep:
+        return dream_together(world, crowd, starts, seeds, limit)
+    shown: list[tuple[Tensor, Tensor]] = []
+    played = dream_together(world, crowd, starts, seeds, limit, lambda t, rgb, rew: shown.append((rgb.cpu(), rew.cpu())))
+    return [_kept(one, i, starts[i], shown) for i, one in enumerate(played)]
+
+
+def _kept(played: Played, i: int, start: SceneStart, shown: Sequence[tuple[Tensor, Tensor]]) -> Played:
+    """The ``i``-th episode of a batch with its frames and rewards. shown: frames (b, 3, h, w) and rewards (b,) of each step."""
+    rgb = [start.rgb[-1].cpu(), *(rgb[i] for rgb, _ in shown[: played.steps])]
+    rewards = tuple(float(rew[i]) for _, rew in shown[: played.steps])
+    return replace(played, frames=torch.stack(rgb).permute(0, 2, 3, 1).contiguous().numpy(), rewards=rewards)
+
+
+@torch.no_grad()
+def dream_together(
+    world: World,
+    crowd: Crowd,
+    starts: Sequence[SceneStart],
+    seeds: Sequence[int],
+    limit: int,
+    told: Callable[[int, Tensor, Tensor], object] | None = None,
+) -> list[Played]:
+    """One dreamed episode of at most ``limit`` steps from each start, all in one batch.
+
+    seeds: of the dreams. told: called after each step with its number, from 1, the frames (b, 3, h, w) uint8 and the rewards (b,)
+    float32 of the whole batch, also of what is over.
+    """
     n, device = len(starts), world.device
-    crowd = Crowd(spec, world.action_space, seeds, device)
     state = world.pad(world.initial(starts, seeds), bucket(n))
     total, steps = torch.zeros(n, dtype=torch.float64, device=device), torch.zeros(n, dtype=torch.int64, device=device)
     alive = torch.ones(n, dtype=torch.bool, device=device)
-    frames, rewards = [_shown(state.frame.rgb, n)], []
-    for _ in range(limit):
+    for t in range(1, limit + 1):
         act = torch.from_numpy(crowd.act(_shown(state.frame.rgb, n)))
         padded = torch.cat([act, act[:1].expand(bucket(n) - n, *act.shape[1:])])
         state, transition = world.step(state, padded.to(device))
-        rew = transition.rew[:n].double() * alive
-        total, steps = total + rew, steps + alive
-        if keep:
-            frames.append(_shown(state.frame.rgb, n))
-            rewards.append(rew)
+        total, steps = total + transition.rew[:n].double() * alive, steps + alive
+        if told is not None:
+            told(t, transition.frame.rgb[:n], transition.rew[:n])
         alive = alive & ~transition.term[:n]
         if not bool(alive.any()):
             break
-    film = torch.stack(frames).cpu().numpy() if keep else None
-    gains = torch.stack(rewards).cpu().tolist() if keep else []
-    results = zip(total.tolist(), steps.tolist(), (~alive).tolist(), strict=True)
-    return [
-        Played(
-            value, length, ended,
-            frames=None if film is None else film[: length + 1, i], rewards=tuple(row[i] for row in gains[:length]),
-        )
-        for i, (value, length, ended) in enumerate(results)
-    ]  # fmt: skip
+    return [Played(*one) for one in zip(total.tolist(), steps.tolist(), (~alive).tolist(), strict=True)]
 
 
 def _shown(rgb: Tensor, n: int) -> Tensor:

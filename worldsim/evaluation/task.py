@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.data.play import make_policy
 from worldsim.diffusion.buffer import made_up
+from worldsim.evaluation.crowd import Crowd, PolicySpec
+from worldsim.evaluation.episodes import Played, Task, dream_together, play_real, step_limit
 from worldsim.metrics import bootstrap_ci, mean_statistic, psnr
 from worldsim.state import Frame, SceneStart, WorldState
 from worldsim.twin import make_twin
@@ -35,7 +35,7 @@ HORIZONS = (1, 8, 32)
 
 
 @dataclass(frozen=True)
-class Played:
+class Truth:
     """One true episode of t steps. rgb: (t + 1, 3, h, w) uint8; act: (t, ...); rew: (t,); ended: it ended by itself, not cut off.
 
     pictured: whether the last frame is one that the environment shows, and none that it makes up.
@@ -49,6 +49,18 @@ class Played:
 
     def __len__(self) -> int:
         return len(self.rew)
+
+    @staticmethod
+    def of(played: Played) -> Truth:
+        """The truth of an episode that was played with its frames kept."""
+        over = played.terminated or played.truncated
+        return Truth(
+            rgb=torch.from_numpy(played.frames).permute(0, 3, 1, 2).contiguous(),
+            act=torch.from_numpy(played.acts),
+            rew=np.array(played.rewards),
+            ended=played.terminated and not played.truncated,
+            pictured=not (over and made_up(played.frames[-2], played.frames[-1])),
+        )
 
 
 @dataclass(frozen=True)
@@ -70,43 +82,27 @@ class Dreamed:
     psnr_at: dict[int, float]
 
 
-def play(world: World, count: int, seed: int, told: Callable[[int], Any]) -> tuple[list[Played], int]:
+def play(world: World, count: int, seed: int, told: Callable[[int], Any]) -> tuple[list[Truth], int]:
     """The twin's episodes, and the steps after which it cuts them off. told: called with 1 after each."""
     env = make_twin(world)
-    limit = (env.spec.max_episode_steps if env.spec is not None else None) or STEPS
+    limit = step_limit(env, None, STEPS)
+    episodes: list[Truth] = []
     try:
-        policy = make_policy(POLICY, env.action_space)
-        episodes = []
         for i in range(count):
-            env_seed, policy_seed = (int(x) >> 1 for x in np.random.SeedSequence([SEED_SPACE, seed, i]).generate_state(2))
-            episodes.append(_episode(env, policy, env_seed, policy_seed, limit))
+            episodes.append(Truth.of(play_real(env, Task(PolicySpec(POLICY), *_seeds(seed, i)), limit, keep=True)))
             told(1)
     finally:
         env.close()
     return episodes, limit
 
 
-def _episode(env: gym.Env[Any, Any], policy: Any, env_seed: int, policy_seed: int, limit: int) -> Played:
-    obs, _ = env.reset(seed=env_seed)
-    policy.reset(policy_seed)
-    frames, acts, term, trunc = [np.array(obs)], [], False, False
-    rews: list[float] = []
-    while not term and not trunc and len(rews) < limit:
-        acts.append(policy.act(obs))
-        obs, rew, term, trunc, _ = env.step(acts[-1])
-        frames.append(np.array(obs))
-        rews.append(float(rew))
-    kind = np.int64 if isinstance(env.action_space, gym.spaces.Discrete) else np.float32
-    return Played(
-        rgb=torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).contiguous(),
-        act=torch.from_numpy(np.asarray(acts, kind)),
-        rew=np.array(rews),
-        ended=bool(term and not trunc),
-        pictured=not ((term or trunc) and made_up(frames[-2], frames[-1])),
-    )
+def _seeds(seed: int, number: int) -> tuple[int, int]:
+    """The environment's and the policy's, of an episode."""
+    env, policy = np.random.SeedSequence([SEED_SPACE, seed, number]).generate_state(2)
+    return int(env) >> 1, int(policy) >> 1
 
 
-def force(world: World, episodes: Sequence[Played], told: Callable[[int], Any]) -> list[Forced]:
+def force(world: World, episodes: Sequence[Truth], told: Callable[[int], Any]) -> list[Forced]:
     """Each next step of each episode from its true past. told: called with 1 after each step."""
     state = _started(world, episodes, range(len(episodes)))
     longest = max(map(len, episodes))
@@ -126,39 +122,29 @@ def force(world: World, episodes: Sequence[Played], told: Callable[[int], Any]) 
 
 
 def dream(
-    world: World, episodes: Sequence[Played], seed: int, first: int, limit: int, told: Callable[[int], Any]
+    world: World, episodes: Sequence[Truth], seed: int, first: int, limit: int, told: Callable[[int], Any]
 ) -> list[Dreamed]:
     """As many dreams, from the same first frames, of the same policy.
 
     first: number of the first episode. The policy does not look at pictures, so actions are the true ones, and go on after them.
     """
-    n = len(episodes)
-    state = _started(world, episodes, range(first, first + n))
-    policies = [make_policy(POLICY, world.action_space) for _ in episodes]
-    for i, policy in enumerate(policies):
-        policy.reset(int(np.random.SeedSequence([SEED_SPACE, seed, first + i]).generate_state(2)[1]) >> 1)
-    alive, returns, steps = np.ones(n, bool), np.zeros(n), np.zeros(n, np.int64)
+    numbers = range(first, first + len(episodes))
+    crowd = Crowd(PolicySpec(POLICY), world.action_space, [_seeds(seed, number)[1] for number in numbers], world.device)
     shown: list[dict[int, float]] = [{} for _ in episodes]
-    for t in range(limit):
-        acts = np.stack([np.asarray(policy.act(None)) for policy in policies])
-        act = torch.from_numpy(acts).to(world.device)
-        state, transition = world.step(state, torch.cat([act, act[:1].expand(len(state) - n, *act.shape[1:])]))
-        rew, term = transition.rew[:n].cpu().numpy(), transition.term[:n].cpu().numpy()
-        returns += rew * alive
-        steps += alive
-        if t + 1 in HORIZONS:
-            for i, episode in enumerate(episodes):
-                if t + 1 < len(episode) + episode.pictured:
-                    shown[i][t + 1] = float(psnr(transition.frame.rgb[i].cpu(), episode.rgb[t + 1]))
-        alive &= ~term
+
+    def look(t: int, rgb: Tensor, rew: Tensor) -> None:
+        if t in HORIZONS:
+            for at, frame, episode in zip(shown, rgb.cpu(), episodes, strict=True):
+                if t < len(episode) + episode.pictured:
+                    at[t] = float(psnr(frame, episode.rgb[t]))
         told(1)
-        if not alive.any():
-            break
-    return [Dreamed(float(r), int(s), at) for r, s, at in zip(returns, steps, shown, strict=True)]
+
+    dreamed = dream_together(world, crowd, _starts(episodes), list(numbers), limit, look)
+    return [Dreamed(one.total, one.steps, at) for one, at in zip(dreamed, shown, strict=True)]
 
 
 def compute(
-    episodes: Sequence[Played], forced: Sequence[Forced], dreams: Sequence[Dreamed], draws: int, seed: int
+    episodes: Sequence[Truth], forced: Sequence[Forced], dreams: Sequence[Dreamed], draws: int, seed: int
 ) -> dict[str, Any]:
     """The figures, each with its 95% interval over episodes where it is a mean."""
     pictures = [(f, len(e) if e.pictured else len(e) - 1) for f, e in zip(forced, episodes, strict=True)]
@@ -187,18 +173,21 @@ def compute(
     return results
 
 
-def _log_loss(ending: Array, episode: Played) -> Array:
+def _log_loss(ending: Array, episode: Truth) -> Array:
     truth = np.zeros(len(ending), bool)
     truth[-1] = episode.ended
     return -np.log(np.clip(np.where(truth, ending, 1.0 - ending), 1e-6, 1.0))
 
 
-def _started(world: World, episodes: Sequence[Played], seeds: Sequence[int]) -> WorldState:
-    starts = [SceneStart(rgb=e.rgb[:1], act=torch.zeros_like(e.act[:1])) for e in episodes]
-    return world.pad(world.initial(starts, list(seeds)), bucket(len(episodes)))
+def _started(world: World, episodes: Sequence[Truth], seeds: Sequence[int]) -> WorldState:
+    return world.pad(world.initial(_starts(episodes), list(seeds)), bucket(len(episodes)))
 
 
-def _at(episodes: Sequence[Played], t: int, world: World) -> tuple[Tensor, Tensor, Tensor]:
+def _starts(episodes: Sequence[Truth]) -> list[SceneStart]:
+    return [SceneStart(rgb=e.rgb[:1], act=torch.zeros_like(e.act[:1])) for e in episodes]
+
+
+def _at(episodes: Sequence[Truth], t: int, world: World) -> tuple[Tensor, Tensor, Tensor]:
     """The action of step t, and the frames before and after it, padded to the batch's bucket; the last ones of what is over."""
     rows = [min(t, len(e) - 1) for e in episodes]
     parts = [(e.act[i], e.rgb[i], e.rgb[i + 1]) for e, i in zip(episodes, rows, strict=True)]

@@ -23,10 +23,11 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 from worldsim.camera import Camera, dequantise_depth, quantise_depth
-from worldsim.data.play import make_policy, package_versions
+from worldsim.data.play import package_versions
 from worldsim.errors import InvalidInputError, MissingGeometryError, WorldsimError
 from worldsim.metrics import seen_mask
 from worldsim.pixels import make_env
+from worldsim.policies import make_policy
 from worldsim.state import Frame
 
 Array = NDArray[Any]

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
-from worldsim.data.play import make_policy
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.test_set import ATTEMPTS, POLICY, TEST_SPLIT, Walks, require_geometry
 from worldsim.pixels import make_env
+from worldsim.policies import make_policy
 
 Array = NDArray[Any]
 

@@ -1,0 +1,77 @@
+"""A training run on disk, from which it goes on exactly: the weights, their averages and the optimiser's state."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from worldsim.config import read_json, write_json
+from worldsim.diffusion.sharding import part_of, parted, to_save
+from worldsim.errors import DamagedFileError
+
+FORMAT, VERSION = "worldsim-checkpoint", 1
+
+
+def packed(model: torch.nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All tensors of a run, whole, on the CPU, by name. Where weights are sharded, all processes must ask."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"ema.{i}": p for i, p in enumerate(ema.shadow_params)}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+    return to_save(tensors)
+
+
+def unpack(tensors: dict[str, Tensor], model: torch.nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer) -> None:
+    """Inverse of :func:`packed`, in place. Raises KeyError or RuntimeError where they do not fit."""
+    held, weights = model.state_dict(), part_of(tensors, "model.")
+    model.load_state_dict({k: parted(v, held[k]) if k in held else v for k, v in weights.items()})
+    for i, parameter in enumerate(ema.shadow_params):
+        parameter.data.copy_(parted(tensors[f"ema.{i}"], parameter))
+    state = optimizer.state_dict()
+    state["state"] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for name, value in part_of(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        like = parameters[int(index)]
+        state["state"].setdefault(int(index), {})[key] = parted(value, like) if value.shape == like.shape else value
+    optimizer.load_state_dict(state)
+
+
+def write_checkpoint(out: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Replace the checkpoint in ``out`` whole: whenever this is interrupted, there is one, the old or the new."""
+    fresh, kept, old = out / ".checkpoint.new", out / "checkpoint", out / ".checkpoint.old"
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    save_file(tensors, fresh / "state.safetensors")
+    write_json(fresh / "checkpoint.json", {"format": FORMAT, "version": VERSION, **meta})
+    if kept.exists():
+        # Only then: where a kill left the old one alone, it goes when the new one is in its place.
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(kept, old)
+    os.replace(fresh, kept)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
+    """The folder, what was said and the tensors of the checkpoint in ``out``, None if there is none. Raises DamagedFileError."""
+    folder = next((f for f in (out / "checkpoint", out / ".checkpoint.old") if (f / "checkpoint.json").is_file()), None)
+    if folder is None:
+        return None
+    meta = read_json(folder / "checkpoint.json")
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise DamagedFileError(f"{folder / 'checkpoint.json'} is no checkpoint's: delete {folder} to start afresh")
+    try:
+        tensors = load_file(folder / "state.safetensors")
+    except (SafetensorError, OSError) as error:
+        raise DamagedFileError(
+            f"{folder / 'state.safetensors'} cannot be read ({error}): delete {folder} to start afresh"
+        ) from error
+    return folder, meta, tensors

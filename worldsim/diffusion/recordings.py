@@ -1,0 +1,43 @@
+"""The recordings that a world is trained on, and what they must have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from worldsim.data.dataset import EpisodeDataset
+from worldsim.errors import InvalidInputError, NotFoundError
+
+
+def named(folders: Sequence[Path]) -> str:
+    """Folders as error messages name them."""
+    return ", ".join(map(str, folders))
+
+
+def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
+    """Raise InvalidInputError, naming the first difference, unless all are recordings of one environment made one way."""
+    first = datasets[0]
+    for other in datasets[1:]:
+        for name in ("env_id", "env_kwargs", "observation_space", "action_space", "pixels", "geometry", "intrinsics"):
+            mine, its = getattr(first.info, name), getattr(other.info, name)
+            if mine != its:
+                raise InvalidInputError(
+                    f"{first.path} and {other.path} cannot be trained on together: {name} is {mine!r} in one, {its!r} in the other"
+                )
+
+
+def require_recording(data: Path) -> None:
+    """Raise NotFoundError if nothing was recorded there."""
+    if not (data / "dataset.json").is_file():
+        raise NotFoundError(f"{data} has no dataset.json: record it with `worldsim record ENV_ID --out {data}`")
+
+
+def require_split(episodes: Sequence[dict[str, Any]], split: str, folders: Sequence[Path]) -> None:
+    """Raise InvalidInputError unless all episodes that name a split are of that one. episodes: what their shard says of each."""
+    wrong = {str(e["split"]) for e in episodes if e.get("split", split) != split}
+    if wrong:
+        raise InvalidInputError(
+            f"{named(folders)} holds episodes of the split {', '.join(wrong)}: training takes only {split!r}, "
+            f"record it with --reset-options split {split}"
+        )

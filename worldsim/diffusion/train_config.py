@@ -1,0 +1,116 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from worldsim.diffusion.objective import ObjectiveConfig
+from worldsim.diffusion.perturb import PerturbConfig
+from worldsim.errors import InvalidInputError
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
+    "tiny": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
+    "small": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
+    "task": {"dim": 128, "depth": 5, "heads": 4, "levels": (48, 64, 96), "window": 8},
+    "large": {"dim": 1024, "depth": 12, "heads": 16, "levels": (128, 256, 512), "window": 8},
+}
+"""Network sizes by name; any frame size divisible by the patch (8) trains with each."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Options of ``worldsim train``."""
+
+    data: tuple[Path, ...]
+    """Folders of recordings of one environment, such as the rounds of several policies. They may still be growing: new shards are
+    picked up while training."""
+    out: Path
+    """Folder for checkpoints, logs, sample pictures and, in ``world/``, the trained world."""
+    preset: str = "tiny"
+    """Size of the network: tiny, small, large, task or debug."""
+    steps: int = 20_000
+    """Training steps in all."""
+    minutes: float | None = None
+    """Stop after this many minutes instead (of this run's wall time, learning-rate decay included)."""
+    batch_size: int = 32
+    """Windows a step on each process."""
+    window: int = 24
+    """Frames a window: at least three times the attention window, so that a cache at use equals training."""
+    motions: int = 64
+    """Moments a window that the ego-motion head learns from: it is small and sees no pictures, so many are cheap."""
+    learning_rate: float = 6e-4
+    """Peak learning rate of AdamW."""
+    motion_learning_rate: float = 1e-3
+    """The same for the ego-motion head."""
+    warmup: int = 300
+    """Steps of linear warm-up."""
+    decay: float = 0.35
+    """Last share of the training in which the learning rate falls linearly to zero."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay."""
+    ema: float = 0.999
+    """Decay of the exponential moving average that is saved as the world."""
+    memory: bool = True
+    """Train with the scene memory (needs poses and depth)."""
+    memory_capacity: int = 32768
+    """Points an environment while training views are rendered."""
+    world_memory_capacity: int = 131_072
+    """Points an environment in the trained world: walks in it are longer than episodes, and what is evicted is forgotten."""
+    memory_drop: float = 0.15
+    """Share of windows that see no memory."""
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    """Noise levels, dropouts and weights."""
+    perturb: PerturbConfig = field(default_factory=PerturbConfig)
+    """How the memory's sources are degraded."""
+    mirror_actions: tuple[int, ...] | None = None
+    """For mirror augmentation: each discrete action's mirror image, for Freedoom 0 1 2 4 3 6 5; None switches it off."""
+    colour: float = 0.5
+    """Share of windows whose colours are scaled and permuted."""
+    edits: float = 0.0
+    """Share of windows in which the memory shows a box that the past does not, or the past one that the memory does not: the world
+    then believes edits of its memory. Needs the memory."""
+    buffer_frames: int | None = None
+    """At most so many frames are kept on each process's device (about 60 KB each at 64x64); the oldest shards make room. Not
+    given: what half of a GPU's free memory holds, without a GPU a million. A run that shall resume exactly on another GPU
+    needs a number."""
+    refresh_every: int = 200
+    """Steps between looks for new shards."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    sample_every: int = 2000
+    """Steps between sample pictures."""
+    init_from: str | None = None
+    """World whose weights to start from; one of another frame size has its tokens' positions interpolated."""
+    compile: bool = True
+    """Where there is a GPU, compile the network, and take episodes in with a compiled copy in bfloat16 and CUDA graphs."""
+    checkpointing: bool = False
+    """Compute the transformer's blocks once more in the backward pass instead of keeping their activations: more arithmetic,
+    a fraction of the memory, for large networks and batches."""
+    mixed_precision: str = "bf16"
+    """bf16 or no."""
+    seed: int = 0
+    """Seed of everything random."""
+    patience: float = 5.0
+    """Seconds to wait for the first windows where the recording is still going on."""
+    scenes: int = 16
+    """Start scenes that are written beside the world if it has none: first frames of recorded episodes. 0 for none."""
+    train_split: str = "train"
+    """Only shards whose episodes are all of this split are used, where the recording names splits."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.data, (str, Path)):
+            object.__setattr__(self, "data", (Path(self.data),))
+        if not self.data:
+            raise InvalidInputError("TrainConfig.data is empty: name the folder of a recording")
+        for name in ("steps", "batch_size", "motions", "warmup", "save_every", "sample_every", "refresh_every"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"TrainConfig.{name} = {getattr(self, name)!r}: it must be at least 1")
+        if self.minutes is not None and self.minutes <= 0:
+            raise InvalidInputError(f"TrainConfig.minutes = {self.minutes!r}: it must be more than 0")
+        if not 0.0 <= self.edits <= 1.0 or (self.edits > 0 and not self.memory):
+            raise InvalidInputError(f"TrainConfig.edits = {self.edits!r}: a share in [0, 1], 0 without the memory")
+        if self.mixed_precision not in ("bf16", "no"):
+            raise InvalidInputError(f"TrainConfig.mixed_precision = {self.mixed_precision!r}: choose bf16 or no")

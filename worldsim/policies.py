@@ -1,0 +1,64 @@
+"""Policies by name: registered short names, saved agents (folders, or shipped ones by name) and ``module:Class``."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from worldsim.agent_files import find_agent, load_agent, shipped_agents
+from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.protocols import Policy
+
+POLICIES = {
+    "persistent": "worldsim.agents.persistent:PersistentPolicy",
+    "persistent-v1": "worldsim.agents.persistent:PersistentPolicy",
+    "random": "worldsim.agents.random:RandomPolicy",
+}
+"""Short names of policies; they come before folders of the same name."""
+
+
+def make_policy(name: str, action_space: gym.Space[Any], device: torch.device | str = "cpu") -> Policy:
+    """The policy of a short name, of a saved agent's folder or a shipped one's name, or of ``module:Class``, for an action space.
+
+    A class is constructed with the action space alone. device: where a saved agent's weights go. Raises NotFoundError or
+    InvalidInputError, and for a saved agent what :func:`worldsim.agent_files.load_agent` raises.
+    """
+    folder = saved_folder(name)
+    policy = _constructed(name, action_space) if folder is None else load_agent(folder, action_space, device)
+    if not isinstance(policy, Policy):
+        raise InvalidInputError(f"{name!r} is no policy: {type(policy).__name__} needs the methods reset(seed) and act(obs).")
+    return policy
+
+
+def saved_folder(name: str) -> Path | None:
+    """The folder of the saved agent of that name, None for a policy that is made from an action space alone, or for none."""
+    if name not in POLICIES:
+        with contextlib.suppress(NotFoundError):
+            return find_agent(name)
+    return None
+
+
+def _constructed(name: str, action_space: gym.Space[Any]) -> Any:
+    module_name, colon, class_name = POLICIES.get(name, name).partition(":")
+    if not colon:
+        raise NotFoundError(f"No policy {name!r}: use {_forms()}.")
+    try:
+        constructor = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise NotFoundError(f"No policy {name!r} ({error}): use {_forms()}.") from None
+    try:
+        return constructor(action_space)
+    except TypeError as error:
+        raise InvalidInputError(
+            f"The policy {name!r} cannot be constructed with the action space {action_space}: {error}."
+        ) from error
+
+
+def _forms() -> str:
+    shipped = ", ".join(shipped_agents())
+    return f"{', '.join(POLICIES)}, 'module:Class', or the folder of a saved agent" + (f", or one of {shipped}" if shipped else "")

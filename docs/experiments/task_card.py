@@ -1,0 +1,85 @@
+"""What a task's world and agent need to be shipped: name, credit and figures in their cards, no paths of where they were made.
+
+``python docs/experiments/task_card.py carracing WORLD AGENT --agent-figures a.json --world-figures evaluation.json`` copies both into
+the package. Sizes are checked: 3 MB for a world, 1 MB for an agent.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from worldsim.agent_files import SHIPPED_FOLDER, update_card
+from worldsim.config import read_json, write_json
+from worldsim.errors import InvalidInputError
+from worldsim.world_files import WORLDS_FOLDER
+
+LIMITS = {"world": 3_000_000, "agent": 1_000_000}
+"""Bytes."""
+FREEDOOM = (
+    "Weights: Apache-2.0. Trained on frames rendered from Freedoom (https://freedoom.github.io), Copyright Contributors to the "
+    "Freedoom project, BSD 3-clause (see NOTICE); start scenes hold such frames."
+)
+GYMNASIUM = "Weights: Apache-2.0. Trained on frames rendered by Gymnasium's CarRacing (MIT licence); start scenes hold such frames."
+ABOUT = {
+    "carracing": (GYMNASIUM, "Gymnasium's CarRacing-v3, 64x64 colours, continuous actions, rewards; one sampling step, no memory"),
+    "takecover": (FREEDOOM, "ViZDoom's TakeCover, 64x64 colours, 3 actions of 4 tics, rewards and ends; one sampling step, no memory"),
+    "healthgathering": (FREEDOOM, "ViZDoom's HealthGathering, 64x64 colours, 4 actions of 4 tics, rewards and ends; one step, no memory"),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Ship a task's world and agent."""
+
+    name: Annotated[Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Of both: carracing, takecover or healthgathering."""
+    world: Annotated[Positional[Path], tyro.conf.arg(metavar="WORLD")]
+    """Folder of the exported world."""
+    agent: Annotated[Positional[Path], tyro.conf.arg(metavar="AGENT")]
+    """Folder of the agent."""
+    agent_figures: Path
+    """What ``worldsim evaluate-agent AGENT --json`` wrote."""
+    world_figures: Path | None = None
+    """What ``worldsim evaluate WORLD --json`` wrote."""
+
+
+def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings without the folders of a machine that nobody else has."""
+    return {name: value for name, value in settings.items() if name not in ("data", "out", "init_from", "world", "scenes")}
+
+
+def main(args: Args) -> None:
+    """Copy both and write their cards."""
+    if args.name not in ABOUT:
+        raise InvalidInputError(f"NAME is {', '.join(ABOUT)}, not {args.name!r}")
+    world, agent = WORLDS_FOLDER / args.name, SHIPPED_FOLDER / args.name
+    for source, target in ((args.world, world), (args.agent, agent)):
+        if source.resolve() != target.resolve():
+            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint*"))
+    meta = read_json(world / "world.json")
+    licence, summary = ABOUT[args.name]
+    meta["card"] |= {"licence": licence, "summary": summary}
+    meta["card"]["training"]["config"] = without_folders(meta["card"]["training"]["config"])
+    if args.world_figures is not None:
+        figures = read_json(args.world_figures)
+        meta["card"]["results"] = {k: v for k, v in figures.items() if k not in ("device", "seconds")}
+    write_json(world / "world.json", meta)
+    training = read_json(agent / "agent.json")["training"]
+    training["args"] = without_folders(training["args"])
+    figures = read_json(args.agent_figures) | {"agent": args.name, "world": args.name}
+    update_card(agent, world=args.name, results=figures, training=training)
+    for kind, folder in (("world", world), ("agent", agent)):
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        print(f"{folder.name} ({kind}): {size} bytes")
+        if size > LIMITS[kind]:
+            raise InvalidInputError(f"{folder} takes {size} bytes, more than {LIMITS[kind]}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args))

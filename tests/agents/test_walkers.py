@@ -12,9 +12,10 @@ import torch
 import worldsim  # noqa: F401  registers the environments
 from tests.conftest import make_tiny_world
 from worldsim.agents.cem import CemConfig
-from worldsim.agents.explorer import FrontierConfig, FrontierExplorer, NoveltyConfig, NoveltyExplorer
+from worldsim.agents.explorer import FrontierConfig, FrontierExplorer
 from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, WayGoal
 from worldsim.agents.mppi import MppiConfig
+from worldsim.agents.novelty import NoveltyConfig, NoveltyExplorer
 from worldsim.belief import Belief
 from worldsim.contracts import check_policy
 from worldsim.errors import InvalidInputError, MissingGeometryError
@@ -59,7 +60,7 @@ def test_goal_walkers_keep_the_contract(planner: Any, belief: Belief) -> None:
 
 @pytest.mark.parametrize("kind", ["frontier", "novelty"])
 def test_explorers_keep_the_contract(kind: str, belief: Belief) -> None:
-    policy: Any = FrontierExplorer(belief, FrontierConfig(walker=SMALL))
+    policy: Any = FrontierExplorer(belief, FrontierConfig(ground=ROOM))
     if kind == "novelty":
         policy = NoveltyExplorer(belief, NoveltyConfig(planner=ICEM, pixels=8))
     check_policy(policy, belief.action_space, [np.zeros((32, 32, 3), np.uint8)] * 6)

@@ -78,14 +78,15 @@ class FrontierConfig:
 
 @dataclass(frozen=True, eq=False)
 class Aim:
-    """Where the explorer goes: place (2,) world metres, and there looks in a direction (radians; None: in any).
+    """Where the explorer goes: place (2,) world metres.
 
-    kind: ``border``, ``look`` (from where it stands) or ``far`` (nothing is left to see nearby). gain: m2 to see.
+    kind: ``border``, ``look`` (from where it stands) or ``far`` (nothing is left to see nearby). heading: radians, where it would
+    look there; gain: m2 that this would show. Both are of no meaning for ``far``.
     """
 
     place: Array
-    heading: float | None
     kind: str
+    heading: float = 0.0
     gain: float = 0.0
 
 
@@ -138,7 +139,7 @@ class FrontierExplorer:
             self.look_around(place, heading)
             self._since_map = self.config.remap
         assert self._aim is not None
-        looks = self._aim.kind == "look" and self._aim.heading is not None
+        looks = self._aim.kind == "look"
         wanted = self._aim.heading if looks else self._pursuit.towards(self._ground, self._way, place)
         return np.int64(self._pursuit.act(place, heading, wanted))
 
@@ -273,7 +274,7 @@ class FrontierExplorer:
         k, i = np.unravel_index(int(rate.argmax()), rate.shape)
         if rate[k, i] > self.config.least:
             kind = "border" if k else "look"
-            self._aim = Aim(ground.places(spots[k]), float(directions[i]), kind, float(gain[k, i]))
+            self._aim = Aim(ground.places(spots[k]), kind, float(directions[i]), float(gain[k, i]))
             self._left, self._looking = self.config.patience * float(steps[k, i]) + 8.0, 0
             if kind == "look":
                 self._last_look = place
@@ -284,7 +285,7 @@ class FrontierExplorer:
         away = np.full(len(open_), np.inf)
         for view in self._views[-400::4]:
             away = np.minimum(away, np.linalg.norm(ground.places(open_) - np.array(view[:2]), axis=1))
-        self._aim, self._left = Aim(ground.places(open_[int(away.argmax())]), None, "far"), 60.0
+        self._aim, self._left = Aim(ground.places(open_[int(away.argmax())]), "far"), 60.0
 
 
 def cast(ground: Ground, spots: Array, fade: float) -> Array:

@@ -199,7 +199,7 @@ class Walker:
         here = ground.cells(place)
         if not np.isfinite(_around(way, here, 4)).any():
             way = ground.field(cells, costs, anyhow=True)
-        self.objective.ground, self.objective.way = ground, _finite(way)
+        self.objective.ground, self.objective.way = ground, finite(way)
         path = ground.places(ground.descent(self.objective.way, place, 2.0))
         ahead = path[-1] - place
         length = float(np.linalg.norm(ahead))
@@ -226,7 +226,7 @@ def _around(way: Array, cell: Array, reach: int) -> Array:
     return way[max(0, x - reach) : x + reach + 1, max(0, y - reach) : y + reach + 1]
 
 
-def _finite(way: Array, steep: float = 0.75, reach: int = 8) -> Array:
+def finite(way: Array, steep: float = 0.75, reach: int = 8) -> Array:
     """``way`` everywhere: from open ground it rises by ``steep`` metres a cell into what is in the way, so that who touches a wall
     is led off it; further in, it is higher than anywhere else."""
     known = np.isfinite(way)

@@ -18,7 +18,8 @@ import tyro
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from worldsim.agents.explorer import FrontierExplorer, NoveltyExplorer
+from worldsim.agents.explorer import FrontierExplorer
+from worldsim.agents.novelty import NoveltyExplorer
 from worldsim.agents.persistent import PersistentPolicy
 from worldsim.agents.random import RandomPolicy
 from worldsim.belief import Belief

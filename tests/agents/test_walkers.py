@@ -12,9 +12,10 @@ import torch
 import worldsim  # noqa: F401  registers the environments
 from tests.conftest import make_tiny_world
 from worldsim.agents.cem import CemConfig
-from worldsim.agents.explorer import FrontierConfig, FrontierExplorer, NoveltyConfig, NoveltyExplorer
+from worldsim.agents.explorer import FrontierConfig, FrontierExplorer, cast
 from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, WayGoal
 from worldsim.agents.mppi import MppiConfig
+from worldsim.agents.novelty import NoveltyConfig, NoveltyExplorer
 from worldsim.belief import Belief
 from worldsim.contracts import check_policy
 from worldsim.errors import InvalidInputError, MissingGeometryError
@@ -59,10 +60,28 @@ def test_goal_walkers_keep_the_contract(planner: Any, belief: Belief) -> None:
 
 @pytest.mark.parametrize("kind", ["frontier", "novelty"])
 def test_explorers_keep_the_contract(kind: str, belief: Belief) -> None:
-    policy: Any = FrontierExplorer(belief, FrontierConfig(walker=SMALL))
+    policy: Any = FrontierExplorer(belief, FrontierConfig(ground=ROOM))
     if kind == "novelty":
         policy = NoveltyExplorer(belief, NoveltyConfig(planner=ICEM, pixels=8))
     check_policy(policy, belief.action_space, [np.zeros((32, 32, 3), np.uint8)] * 6)
+
+
+def test_what_there_is_to_see_counts_less_deep_in_the_unseen() -> None:
+    known, obstacle = np.ones((32, 32), bool), np.zeros((32, 32), bool)
+    known[20:], obstacle[22] = False, True
+    ground = Ground(np.zeros((32, 32), np.float32), known, obstacle, np.zeros(2), GroundConfig(cell=1.0, reach=16.0))
+    gain = cast(ground, np.array([[17, 16]]), fade=4.0)[0]
+    # To the east, cells 3 and 4 m away are unseen and then comes a wall; each is as wide as 1/96 of its circle. To the west, none.
+    assert gain[0] == pytest.approx((3 * np.exp(-0.25) + 4 * np.exp(-0.5)) * 2 * np.pi / 96)
+    assert gain[48] == 0.0
+
+
+def test_a_frontier_explorer_turns_to_what_it_has_not_seen(belief: Belief) -> None:
+    explorer = FrontierExplorer(belief, FrontierConfig(ground=ROOM))
+    explorer.reset(0)
+    first = [int(explorer.act(None)) for _ in range(4)]
+    # It has seen what is ahead alone, and the belief stands still: it turns one way.
+    assert set(first) <= {3, 4} and len(set(first)) == 1
 
 
 def test_novelty_prefers_views_that_are_not_known(belief: Belief) -> None:
@@ -81,6 +100,12 @@ def test_goals_and_worlds_that_cannot_be_walked_are_named(belief: Belief) -> Non
         GoalWalker(belief, away, GoalWalkerConfig(planner="cma"))  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="TinyRoom cannot fork"):
         FrontierExplorer(TinyRoom())
+    driver = Belief(make_tiny_world(action_dim=2))
+    driver.start(*TinyRoom(size=32, continuous=True).reset(seed=0))
+    with pytest.raises(InvalidInputError, match=r"Discrete\(7\) of walking twins, got Box"):
+        FrontierExplorer(driver)
+    with pytest.raises(InvalidInputError, match="remap and spots at least 1"):
+        FrontierConfig(remap=0)
     with pytest.raises(InvalidInputError, match=r"looks \(2.0,\)"):
         NoveltyConfig(looks=(2.0,))
     blind = Belief(belief.world.without_memory())
@@ -118,3 +143,22 @@ def test_walks_to_a_goal_in_the_real_twin() -> None:
             break
     env.close()
     assert np.linalg.norm(info["pose"][:3, 3] - goal[:3, 3].numpy()) <= 1.0
+
+
+@pytest.mark.slow
+def test_the_frontier_explorer_leaves_where_it_began() -> None:
+    """Freedoom, map 2: a walk in the real twin gets somewhere, where a map that misleads keeps it turning on the spot."""
+    pytest.importorskip("vizdoom")
+    belief = Belief(World.from_pretrained("freedoom-tiny", "cpu"))
+    env = gym.make("worldsim/FreedoomReal-v0")
+    obs, info = env.reset(seed=100, options={"map": "MAP02"})
+    belief.start(obs, info)
+    explorer, start, furthest = FrontierExplorer(belief), info["pose"][:3, 3], 0.0
+    explorer.reset(0)
+    for _ in range(60):
+        act = explorer.act(obs)
+        obs, _, _, _, info = env.step(act)
+        belief.see(act, obs, info)
+        furthest = max(furthest, float(np.linalg.norm(info["pose"][:3, 3] - start)))
+    env.close()
+    assert furthest > 5.0

@@ -69,6 +69,8 @@ def test_steps_are_climbed_ledges_only_fallen_down() -> None:
     down, up = (pit.cells((x, 0.0)) for x in (2.0, 0.0))
     assert abs(pit.height[tuple(down)] + 1.5) < 0.13
     assert np.isfinite(pit.field(down[None])[tuple(up)]) and np.isinf(pit.field(up[None])[tuple(down)])
+    # Outward, it is the way from the sources: down from above, not up from below.
+    assert np.isfinite(pit.field(up[None], outward=True)[tuple(down)]) and np.isinf(pit.field(down[None], outward=True)[tuple(up)])
 
 
 def test_a_low_beam_stops_and_a_high_one_does_not() -> None:

@@ -102,11 +102,12 @@ class Ground:
         """(nx, ny) bool: the body would touch an obstacle."""
         return _grown(self.obstacle, self.config.radius / self.config.cell)
 
-    def field(self, sources: Array, costs: Array | None = None, anyhow: bool = False) -> Array:
+    def field(self, sources: Array, costs: Array | None = None, anyhow: bool = False, outward: bool = False) -> Array:
         """The way from every cell to the nearest source, (nx, ny) float32 metres, ``inf`` where none leads.
 
         sources: (k, 2) cells. costs: (k,) metres that each begins with. Ways near obstacles and through the unknown count more.
-        anyhow: obstacles can be passed, at 20 times the cost: for what only seems blocked.
+        anyhow: obstacles can be passed, at 20 times the cost: for what only seems blocked. outward: the way from the sources to
+        every cell instead; ledges can be fallen down, not walked up.
         """
         c = self.config
         near = _grown(self.obstacle, c.berth / c.cell)
@@ -118,7 +119,7 @@ class Ground:
         np.minimum.at(way, (sources[:, 0], sources[:, 1]), begin)
         # A source, and where the walker stands, may be touching something.
         height = np.nan_to_num(self.height, nan=np.inf if not anyhow else 0.0)
-        steps = [(shift, price * math.hypot(*shift), self._climbable(height, shift)) for shift in NEIGHBOURS]
+        steps = [(shift, price * math.hypot(*shift), self._climbable(height, shift, outward)) for shift in NEIGHBOURS]
         costs_of = [(_here(s), _there(s), np.where(ok, length[_there(s)], np.inf)) for s, length, ok in steps]
         while True:
             before = way.copy()
@@ -127,10 +128,11 @@ class Ground:
             if np.array_equal(before, way):
                 return way
 
-    def _climbable(self, height: Array, shift: tuple[int, int]) -> Array:
-        """Whether the step from each cell to the one at ``shift`` is not too high."""
+    def _climbable(self, height: Array, shift: tuple[int, int], outward: bool) -> Array:
+        """Whether the step from each cell to the one at ``shift``, or from that one, is not too high."""
         with np.errstate(invalid="ignore"):
-            return height[_there(shift)] - height[_here(shift)] <= self.config.climb
+            rise = height[_there(shift)] - height[_here(shift)]
+            return (-rise if outward else rise) <= self.config.climb
 
     def frontier(self, smallest: int = 4, beyond: float = 1.25) -> tuple[Array, Array]:
         """Cells ``beyond`` metres outside of what is known, where the ground may go on, and how many adjoin in each one's group.

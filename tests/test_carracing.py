@@ -34,21 +34,18 @@ def test_sizes_and_cards() -> None:
 
 
 def test_dreams_of_driving() -> None:
-    """Gas in the dream moves the road, and pays; standing still earns nothing, or less (in the real twin a tenth less a step)."""
+    """From the same moment of driving: with gas the road goes by and pays; whoever brakes comes to a stand and earns nothing."""
     totals = {}
-    for name, act in (("drive", [0.0, 0.3, 0.0]), ("stand", [0.0, 0.0, 0.0])):
+    for name, act in (("gas", [0.0, 0.3, 0.0]), ("brake", [0.0, 0.0, 0.8])):
         env = gym.make("worldsim/Dream-v0", world=NAME, max_episode_steps=500)
-        # The first second zooms in, in the dream as in the real twin.
-        rewards, (obs, _) = [], env.reset(seed=3)
-        for _ in range(90):
-            before = obs
-            obs, rew, _, _, _ = env.step(np.array(act, np.float32))
+        env.reset(seed=3, options={"scene": "moment-7"})
+        rewards = []
+        for _ in range(60):
+            _, rew, _, _, _ = env.step(np.array(act, np.float32))
             rewards.append(float(rew))
-        totals[name] = (sum(rewards[50:]), np.abs(obs.astype(int) - before).mean())
+        totals[name] = sum(rewards[30:])
         env.close()
-    assert -10.0 < totals["stand"][0] < 2.0
-    assert totals["drive"][0] > totals["stand"][0] + 10.0
-    assert totals["drive"][1] > 2.0 * totals["stand"][1]
+    assert totals["gas"] > 10.0 and abs(totals["brake"]) < 5.0, totals
 
 
 @pytest.mark.slow

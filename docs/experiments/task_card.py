@@ -1,11 +1,12 @@
 """What a task's world and agent need to be shipped: name, credit and figures in their cards, no paths of where they were made.
 
-``python docs/experiments/task_card.py carracing WORLD AGENT --agent-figures a.json --world-figures evaluation.json`` copies both into
-the package. Sizes are checked: 3 MB for a world, 1 MB for an agent.
+``python docs/experiments/task_card.py carracing WORLD AGENT --agent-figures a.json --world-figures evaluation.json`` copies both
+into the package. Sizes are checked: 3 MB for a world, 1 MB for an agent.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from tyro.conf import Positional
 from worldsim.agent_files import SHIPPED_FOLDER, update_card
 from worldsim.config import read_json, write_json
 from worldsim.errors import InvalidInputError
+from worldsim.scene_files import save_scene
+from worldsim.scenes.episodes import EpisodeScenes
 from worldsim.world_files import WORLDS_FOLDER
 
 LIMITS = {"world": 3_000_000, "agent": 1_000_000}
@@ -27,9 +30,9 @@ FREEDOOM = (
 )
 GYMNASIUM = "Weights: Apache-2.0. Trained on frames rendered by Gymnasium's CarRacing (MIT licence); start scenes hold such frames."
 ABOUT = {
-    "carracing": (GYMNASIUM, "Gymnasium's CarRacing-v3, 64x64 colours, continuous actions, rewards; one sampling step, no memory"),
-    "takecover": (FREEDOOM, "ViZDoom's TakeCover, 64x64 colours, 3 actions of 4 tics, rewards and ends; one sampling step, no memory"),
-    "healthgathering": (FREEDOOM, "ViZDoom's HealthGathering, 64x64 colours, 4 actions of 4 tics, rewards and ends; one step, no memory"),
+    "carracing": (GYMNASIUM, "Gymnasium's CarRacing-v3, 64x64 colours, continuous actions, rewards; one sampling step"),
+    "takecover": (FREEDOOM, "ViZDoom's TakeCover, 64x64 colours, 3 actions of 4 tics, rewards and ends; one sampling step"),
+    "healthgathering": (FREEDOOM, "ViZDoom's HealthGathering, 64x64, 4 actions of 4 tics, rewards and ends; one sampling step"),
 }
 
 
@@ -47,6 +50,10 @@ class Args:
     """What ``worldsim evaluate-agent AGENT --json`` wrote."""
     world_figures: Path | None = None
     """What ``worldsim evaluate WORLD --json`` wrote."""
+    recording: Path | None = None
+    """Recording from whose episodes moments become start scenes, too, beside the beginnings that training left."""
+    moments: int = 8
+    """How many, ``moment-1`` and so on."""
 
 
 def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
@@ -62,6 +69,10 @@ def main(args: Args) -> None:
     for source, target in ((args.world, world), (args.agent, agent)):
         if source.resolve() != target.resolve():
             shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint*"))
+    if args.recording is not None:
+        found = EpisodeScenes(args.recording, args.moments, frames=4, beginnings=0.0)
+        for i, name in enumerate(found.names()):
+            save_scene(dataclasses.replace(found.load(name), name=f"moment-{i + 1}"), world / "scenes" / f"moment-{i + 1}")
     meta = read_json(world / "world.json")
     licence, summary = ABOUT[args.name]
     meta["card"] |= {"licence": licence, "summary": summary}

@@ -23,7 +23,7 @@ SIZE = 32
 INTRINSICS = (16.0, 16.0, 16.0, 16.0)
 
 
-def make_tiny_world(seed: int = 0, geometry: bool = True, rewards: bool = False, action_dim: int = 0, **config: Any) -> World:
+def make_tiny_world(seed: int = 0, geometry: bool = True, rewards: bool = False, action_dim: int = 0, fold: int = 1, **config: Any) -> World:
     """32x32 frames, window 4. Layers that start at zero get random weights too, so that everything has an effect.
 
     rewards: rewards and terminations are on; the termination's logit is about zero-mean, so that episodes end.
@@ -33,7 +33,7 @@ def make_tiny_world(seed: int = 0, geometry: bool = True, rewards: bool = False,
     channels, view_channels = (4, 8) if geometry else (3, 0)
     network = SpaceTimeTransformer(
         height=SIZE, width=SIZE, channels=channels, view_channels=view_channels, actions=actions, action_dim=action_dim,
-        dim=32, depth=2, heads=2, levels=(8, 8, 16), window=4,
+        dim=32, depth=2, heads=2, levels=(8, 8, 16) if fold == 1 else (8, 16), window=4, fold=fold,
     )  # fmt: skip
     ego_motion = EgoMotionHead(actions=actions, action_dim=action_dim, hidden=32) if geometry else None
     outcome = OutcomeHead(dim=32, hidden=8)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.conftest import make_tiny_world
 from worldsim import engine as engines
 from worldsim.engine import PLAIN, Compiled, EngineConfig, GraphedStep, cpu_options, engine_named
 from worldsim.envs.world_env import WorldEnv
@@ -218,6 +219,18 @@ def test_wider_convolutions_compute_the_same(tiny_world: World, state: WorldStat
     assert tiny_world.network.stem.in_channels == 12 and tiny_world.network.out.out_channels == 4
     mine, expected = (world.step(state, acts(1, 2, 3))[1].frame for world in (wide, tiny_world))
     assert (mine.rgb.int() - expected.rgb.int()).abs().max() <= 1
+
+
+def test_folded_pixels_under_every_setting(state: WorldState) -> None:
+    """A folded network has the same tokens, so the same states; its channels are those of four pixels each."""
+    world = make_tiny_world(fold=2)
+    expected = world.step(state, acts(1, 2, 3))[1].frame.rgb.int()
+    wide = world.with_engine(EngineConfig(widen=True))
+    assert (wide.dynamics.network.stem.in_channels, wide.dynamics.network.out.out_channels) == (48, 16)
+    half = world.with_engine(EngineConfig(precision="bfloat16", widen=True))
+    for engine, most in ((wide, 1), (half, 16)):
+        assert (engine.step(state, acts(1, 2, 3))[1].frame.rgb.int() - expected).abs().max() <= most
+    assert world.step_bytes() < make_tiny_world().step_bytes()
 
 
 def test_bytes() -> None:

@@ -130,7 +130,7 @@ class World:
         """Bytes that a step takes an environment, estimated: its state before and after, and a dozen of the finest features."""
         n = self.network.config
         width = n.levels[0] if n.levels else n.dim
-        features = 12 * 2 * width * n.height * n.width * (2 if self.engine.precision == "bfloat16" else 4)
+        features = 12 * 2 * width * n.height * n.width // n.fold**2 * (2 if self.engine.precision == "bfloat16" else 4)
         return 2 * self.state_bytes() + features
 
     def without_memory(self) -> World:

@@ -48,8 +48,8 @@ def test_frames_must_divide_into_patches() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"actions": 0, "action_dim": 2}, {"channels": 3, "view_channels": 0}],
-    ids=["discrete", "continuous", "no geometry"],
+    [{}, {"actions": 0, "action_dim": 2}, {"channels": 3, "view_channels": 0}, {"levels": (8,), "fold": 2}],
+    ids=["discrete", "continuous", "no geometry", "folded"],
 )
 def test_kinds_of_worlds(changes: dict[str, Any]) -> None:
     """Shapes, and that the action matters."""
@@ -84,14 +84,35 @@ def test_a_target_sees_earlier_context_and_itself_only() -> None:
         assert float(torch.cat([moved[:j], moved[j + 1 :]]).max()) < 1e-5
 
 
-def test_a_fresh_network_shows_the_memory_view() -> None:
+@pytest.mark.parametrize("changes", [{"levels": (8, 8)}, {"levels": (8,), "fold": 2}], ids=["pixels", "folded"])
+def test_a_fresh_network_shows_the_memory_view(changes: dict[str, Any]) -> None:
     """The prediction is a residual on the view, and the residual starts at zero."""
     torch.manual_seed(0)
-    network = SpaceTimeTransformer(height=8, width=12, dim=32, depth=1, heads=2, levels=(8, 8), window=WINDOW)
+    network = SpaceTimeTransformer(height=8, width=12, dim=32, depth=1, heads=2, window=WINDOW, **changes)
     x, level, condition = inputs(network)
     with torch.no_grad():
         out, _, _ = network(x, level, condition, stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2))
     assert torch.equal(out, condition.view[:, :, :4])
+
+
+def test_folded_pixels_stay_where_they_are() -> None:
+    """Without attention between places and with convolutions of their middle alone, a pixel touches its own 4x4 patch."""
+    network = small(levels=(8,), fold=2, depth=1)
+    with torch.no_grad():
+        network.blocks[0].spatial.out.weight.zero_()
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (3, 3):
+                middle = layer.weight[:, :, 1, 1].clone()
+                layer.weight.zero_()[:, :, 1, 1] = middle
+            if isinstance(layer, torch.nn.GroupNorm):
+                layer.register_forward_hook(lambda layer, args, out: args[0])
+    x, level, condition = inputs(network, 1)
+    rest = (level, condition, stream_mask(1, WINDOW)[None], torch.arange(1).repeat(2))
+    touched = x.clone()
+    touched[0, 0, :, 5, 9] += 1.0
+    moved = (network(touched, *rest)[0] - network(x, *rest)[0])[0, 0].abs().amax(0)
+    rows, columns = (moved > 1e-6).nonzero(as_tuple=True)
+    assert len(rows) and set(rows.tolist()) <= {4, 5, 6, 7} and set(columns.tolist()) <= {8, 9, 10, 11}
 
 
 def test_rotary_by_hand() -> None:

@@ -226,10 +226,11 @@ class Block(nn.Module):
 class SpaceTimeTransformer(Module):
     """Predicts clean frames from noisy ones, their conditions and earlier frames.
 
-    height, width: frame size in pixels, divisible by the patch ``2 ** len(levels)``.
+    height, width: frame size in pixels, divisible by the patch ``fold * 2 ** len(levels)``.
     channels: 4 (rgb and depth channel) or 3. view_channels: of the memory view, 0 for a world without memory.
     actions: number of discrete actions, or 0. action_dim: size of a continuous action, or 0.
-    dim, depth, heads, mlp_ratio: of the transformer. levels: channels of the pixel levels, finest first.
+    dim, depth, heads, mlp_ratio: of the transformer. levels: channels of the pixel levels, finest first. fold: pixels a side that
+    share a place of the finest level, as channels (space to depth): with 2, a quarter of the places, and most of the time saved.
     window: frames that attention spans, the present one included.
     """
 
@@ -252,9 +253,10 @@ class SpaceTimeTransformer(Module):
         mlp_ratio: float = 4.0,
         levels: tuple[int, ...] = (32, 48, 96),
         window: int = 8,
+        fold: int = 1,
     ) -> None:
         super().__init__()
-        patch = 2 ** len(levels)
+        patch = fold * 2 ** len(levels)
         if height % patch or width % patch:
             raise InvalidInputError(f"frame size {height}x{width} must be divisible by the patch: choose multiples of {patch}")
         self.patch = patch
@@ -262,7 +264,7 @@ class SpaceTimeTransformer(Module):
         self.level = nn.Sequential(nn.Linear(64, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.motion = nn.Sequential(nn.Linear(6, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.modulation = nn.Linear(dim, 8 * dim)
-        self.stem = nn.Conv2d(channels + view_channels, levels[0], 3, padding=1)
+        self.stem = nn.Conv2d(fold**2 * (channels + view_channels), levels[0], 3, padding=1)
         widths = (*levels, dim)
         self.encoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True))
@@ -272,7 +274,7 @@ class SpaceTimeTransformer(Module):
         self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.decoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
         self.out_norm = nn.GroupNorm(8, levels[0])
-        self.out = nn.Conv2d(levels[0], channels, 3, padding=1)
+        self.out = nn.Conv2d(levels[0], fold**2 * channels, 3, padding=1)
         _zero(self.modulation, self.out)
         # Set by diffusers' enable_gradient_checkpointing: blocks are then computed once more in the backward pass.
         self.gradient_checkpointing = False
@@ -327,6 +329,7 @@ class SpaceTimeTransformer(Module):
         flat = F.silu(embedding.flatten(0, 1))
         pixels = torch.cat([x, condition.view], 2) if self.config.view_channels else x
         pixels = pixels.flatten(0, 1).to(self.position.dtype)
+        pixels = F.pixel_unshuffle(pixels, self.config.fold) if self.config.fold > 1 else pixels
         # An engine may have widened the convolutions at both ends: see worldsim.engine.widened.
         spare = self.stem.in_channels - pixels.shape[1]
         pixels = F.pad(pixels, (0, 0, 0, 0, 0, spare)) if spare else pixels
@@ -359,7 +362,9 @@ class SpaceTimeTransformer(Module):
         for block, up, skip in zip(reversed(self.decoder), reversed(self.up), reversed(skips), strict=True):
             kept = skip.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)
             h = block(F.pixel_shuffle(up(h), 2) + kept, flat)
-        out = self.out(F.silu(self.out_norm(h)))[:, : x.shape[2]].unflatten(0, (b, outputs)).to(x.dtype)
+        out = self.out(F.silu(self.out_norm(h)))[:, : self.config.fold**2 * x.shape[2]]
+        out = F.pixel_shuffle(out, self.config.fold) if self.config.fold > 1 else out
+        out = out.unflatten(0, (b, outputs)).to(x.dtype)
         if self.config.view_channels:
             out = out + condition.view[:, f - outputs :, : x.shape[2]]
         return out, features, cache

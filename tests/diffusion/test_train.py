@@ -267,8 +267,12 @@ def test_starts_from_a_worlds_weights(tmp_path: Path, rooms: Path, blind: Path, 
     assert not torch.equal(trainer.network.position.detach().cpu(), first.network.position)
     # Its card tells of all maps that went into the weights, those of the first run too.
     assert set(trainer.world().card["train_maps"]) == set(first.card["train_maps"]) | trainer.maps
-    trainer.earlier_maps = {"elsewhere"}
-    assert {"elsewhere"} < set(trainer.world().card["train_maps"])
+    assert trainer.world().card["frames"] == first.card["frames"] and len(trainer.world().card["recordings"]) == 1
+    other = {"policy": "random", "seed": 9, "frames": 100}
+    trainer.earlier = {"train_maps": ["elsewhere"], "frames": 130, "recordings": [other]}
+    card = trainer.world().card
+    assert {"elsewhere"} < set(card["train_maps"])
+    assert card["recordings"][0] == other and card["frames"] == trainer.frames + 130
     mismatch = r"--init-from .*action_dim.* are \(7, 0, 4\), the recording's \(0, 2, 4\)"
     with pytest.raises(InvalidInputError, match=mismatch):
         Trainer(dataclasses.replace(settings, data=continuous))

@@ -41,3 +41,17 @@ def require_split(episodes: Sequence[dict[str, Any]], split: str, folders: Seque
             f"{named(folders)} holds episodes of the split {', '.join(wrong)}: training takes only {split!r}, "
             f"record it with --reset-options split {split}"
         )
+
+
+def all_seen(earlier: dict[str, Any], datasets: Sequence[EpisodeDataset], frames: int) -> tuple[list[dict[str, Any]], int]:
+    """Recordings and frames behind a world's weights, for its card: ``frames`` of ``datasets`` and what it started from had seen.
+
+    earlier: the card of the world that it started from, or empty. A recording that both have seen counts once.
+    """
+    mine = [{"policy": d.info.policy, "seed": d.info.seed, "frames": d.frames} for d in datasets]
+    listed: list[dict[str, Any]] = earlier.get("recordings", [])
+    known = {(one["policy"], one["seed"]) for one in mine}
+    others = [one for one in listed if (one["policy"], one["seed"]) not in known]
+    # A card without a list may still tell of frames.
+    unlisted = earlier.get("frames", 0) - sum(one["frames"] for one in listed)
+    return [*others, *mine], frames + sum(one["frames"] for one in others) + max(0, unlisted)

@@ -26,7 +26,7 @@ from worldsim.diffusion.edits import edit_windows
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective
 from worldsim.diffusion.perturb import OwnFrames
-from worldsim.diffusion.recordings import named, require_alike, require_split
+from worldsim.diffusion.recordings import all_seen, named, require_alike, require_split
 from worldsim.diffusion.samples import sample_grid
 from worldsim.diffusion.sharding import part_of, prepare_sharding, whole
 from worldsim.diffusion.tally import Tally
@@ -71,7 +71,7 @@ class Trainer:
         if config.memory and not info.geometry:
             raise MissingGeometryError(f"{named(config.data)} has no poses and depth, which the memory needs: pass --no-memory")
         self.memory = PointMemory(PointMemoryConfig(capacity=config.memory_capacity)) if config.memory else None
-        self.earlier_maps: set[str] = set()
+        self.earlier: dict[str, Any] = {}
         network, ego, outcome = self._modules()
         if network.config.window * 3 > config.window:
             least = 3 * network.config.window
@@ -149,7 +149,7 @@ class Trainer:
         info, start = self.dataset.info, self.config.init_from
         world = None if start is None else World.from_pretrained(start, device="cpu")
         if world is not None:
-            self.earlier_maps = set(world.card.get("train_maps", ()))
+            self.earlier = world.card
         return modules_for(info, self.config, world)
 
     # Data.
@@ -284,11 +284,12 @@ class Trainer:
         ego = None if self.ego is None else copied(self.ego, part_of(weights, "ego_motion.") or self.ego.state_dict())
         info = self.dataset.info
         config = world_config(info, self.config, self.dynamics, self.has_rewards, self.tally)
+        recordings, frames = all_seen(self.earlier, self.datasets, self.frames)
         card = {
             "trained_on": info.env_id,
-            "train_maps": sorted(self.maps | self.earlier_maps),
-            "frames": self.frames,
-            "recordings": [{"policy": d.info.policy, "seed": d.info.seed, "frames": d.frames} for d in self.datasets],
+            "train_maps": sorted(self.maps.union(self.earlier.get("train_maps", ()))),
+            "frames": frames,
+            "recordings": recordings,
             "training": {
                 "steps": self.step, "minutes": round(self.elapsed / 60, 2),
                 "windows_a_step": self.config.batch_size * self.world_size,

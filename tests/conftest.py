@@ -23,7 +23,9 @@ SIZE = 32
 INTRINSICS = (16.0, 16.0, 16.0, 16.0)
 
 
-def make_tiny_world(seed: int = 0, geometry: bool = True, rewards: bool = False, action_dim: int = 0, fold: int = 1, **config: Any) -> World:
+def make_tiny_world(
+    seed: int = 0, geometry: bool = True, rewards: bool = False, action_dim: int = 0, fold: int = 1, **config: Any
+) -> World:
     """32x32 frames, window 4. Layers that start at zero get random weights too, so that everything has an effect.
 
     rewards: rewards and terminations are on; the termination's logit is about zero-mean, so that episodes end.

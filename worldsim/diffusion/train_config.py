@@ -15,7 +15,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
     "small": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
     "task": {"dim": 128, "depth": 5, "heads": 4, "levels": (64, 96), "fold": 2, "window": 8},
-    "large": {"dim": 1024, "depth": 12, "heads": 16, "levels": (128, 256, 512), "window": 8},
+    "large": {"dim": 1024, "depth": 12, "heads": 16, "levels": (256, 512), "fold": 2, "window": 8},
 }
 """Network sizes by name; any frame size divisible by the patch (8) trains with each."""
 

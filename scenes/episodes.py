@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.data.dataset import EpisodeDataset
+from worldsim.data.episode import Episode
 from worldsim.data.starts import scene_at
+from worldsim.diffusion.recordings import require_alike
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.state import SceneStart
 from worldsim.world import World
@@ -17,8 +19,9 @@ from worldsim.world import World
 class EpisodeScenes:
     """Moments of a recording, drawn once: each a few frames in a row of one episode, none of which ends it.
 
-    folder: of the dataset. count: how many moments. frames: of each, so that the dream has momentum and context. beginnings: the
-    share of them that are first frames of their episodes. seed: of the draws. Named like ``episode-12-340``: episode and frame.
+    folder: of a dataset, or one that holds several, such as the rounds of a task: their episodes count one after another. count:
+    how many moments. frames: of each, so that the dream has momentum and context. beginnings: the share of them that are first
+    frames of their episodes. seed: of the draws. Named like ``episode-12-340``: episode and frame.
     """
 
     def __init__(
@@ -29,19 +32,31 @@ class EpisodeScenes:
                 f"count {count} and frames {frames} must be at least 1, beginnings {beginnings} a share in [0, 1]"
             )
         self.folder, self.frames = Path(folder), frames
-        if not (self.folder / "dataset.json").is_file():
-            raise NotFoundError(f"{self.folder} is no recording (it has no dataset.json): give what `worldsim record` wrote")
-        self.episodes = EpisodeDataset(self.folder)
-        if not len(self.episodes):
+        alone = (self.folder / "dataset.json").is_file()
+        folders = [self.folder] if alone else sorted(file.parent for file in self.folder.glob("*/dataset.json"))
+        if not folders:
+            raise NotFoundError(
+                f"{self.folder} is no recording, nor a folder of some (no dataset.json): give what `worldsim record` wrote"
+            )
+        self.datasets = [EpisodeDataset(one) for one in folders]
+        require_alike(self.datasets)
+        self._ends = np.cumsum([len(one) for one in self.datasets])
+        if not self._ends[-1]:
             raise NotFoundError(f"{self.folder} holds no episodes yet: record some first")
         rng = np.random.default_rng(seed)
         drawn = []
-        for index in rng.integers(len(self.episodes), size=count):
+        for index in rng.integers(self._ends[-1], size=count):
             # The last frame is where an episode ended: nothing goes on from there.
-            last = len(self.episodes[int(index)].rgb) - 2
+            last = len(self._episode(int(index)).rgb) - 2
             drawn.append((int(index), 0 if last < 1 or rng.random() < beginnings else int(rng.integers(1, last + 1))))
         self._moments = {f"episode-{index}-{frame}": (index, frame) for index, frame in drawn}
         self._loaded: dict[str, SceneStart] = {}
+
+    def _episode(self, index: int) -> Episode:
+        """Episode ``index``, counted through all datasets."""
+        which = int(np.searchsorted(self._ends, index, side="right"))
+        episode: Episode = self.datasets[which][index - int(self._ends[which]) + len(self.datasets[which])]
+        return episode
 
     def names(self) -> list[str]:
         """Names of the moments."""
@@ -53,7 +68,7 @@ class EpisodeScenes:
             raise NotFoundError(f"no moment {name!r} among the {len(self._moments)} drawn from {self.folder}: see names()")
         if name not in self._loaded:
             index, frame = self._moments[name]
-            self._loaded[name] = scene_at(self.episodes[index], frame, self.frames, name)
+            self._loaded[name] = scene_at(self._episode(index), frame, self.frames, name)
         return self._loaded[name]
 
     def start(self, rng: np.random.Generator) -> SceneStart:
@@ -62,7 +77,7 @@ class EpisodeScenes:
 
     def fitted(self, world: World) -> EpisodeScenes:
         """Itself; raises InvalidInputError if the world sees frames of another size."""
-        n, shape = world.network.config, tuple(self.episodes.info.observation_space["shape"])
+        n, shape = world.network.config, tuple(self.datasets[0].info.observation_space["shape"])
         if shape != (n.height, n.width, 3):
             raise InvalidInputError(f"{self.folder} holds frames of {shape}, the world sees {(n.height, n.width, 3)}")
         return self

@@ -4,7 +4,8 @@
 #   docs/experiments/task_agent.sh WORLD MINUTES OUT [RECORDING]
 #
 # WORLD: folder of a world of a task, such as task_world.sh makes. MINUTES: of training. OUT: folder for the agent and the figures.
-# RECORDING: the dataset that the world was trained on; dreams then start anywhere in its episodes, else in the world's own scenes.
+# RECORDING: the dataset that the world was trained on, or the folder of all its rounds; dreams then start anywhere in their
+# episodes, else in the world's own scenes.
 # EPISODES (100), WORKERS (16), ENVS (256), MAX_STEPS (525: 2,100 tics of Doom), AGREEMENT_EPISODES (25), SEEDS ("0"), ENGINE
 # (compiled) and TRAIN_ARGS (further options of the training) are taken from the environment.
 set -euo pipefail

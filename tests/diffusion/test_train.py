@@ -486,7 +486,7 @@ def test_several_recordings_are_one(tmp_path: Path, rooms: Path, blind: Path) ->
     told = trainer.world().card["recordings"]
     assert [(t["frames"], t["seed"]) for t in told] == [(128, index["seed"]), (128, 7)]
     assert told[1]["policy"] == "worldsim.agents.random:RandomPolicy"
-    with pytest.raises(InvalidInputError, match="cannot be trained on together: geometry is True in one, False in the other"):
+    with pytest.raises(InvalidInputError, match="cannot be used together: geometry is True in one, False in the other"):
         Trainer(dataclasses.replace(config(rooms, tmp_path / "out"), data=(rooms, blind)))
     with pytest.raises(InvalidInputError, match="data is empty"):
         dataclasses.replace(config(rooms, tmp_path / "out"), data=())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import gymnasium as gym
@@ -45,6 +46,23 @@ def test_moments_are_those_of_the_recording(recording: Path) -> None:
     assert EpisodeScenes(recording, count=40).names() == EpisodeScenes(recording, count=40).names()
     assert EpisodeScenes(recording, count=40, seed=1).names() != scenes.names()
     assert all(name.endswith("-0") for name in EpisodeScenes(recording, beginnings=1.0).names())
+
+
+def test_several_recordings(recording: Path, tmp_path: Path) -> None:
+    """Episodes count through all recordings in a folder, by name; other environments are refused."""
+    for name in ("first", "second"):
+        shutil.copytree(recording, tmp_path / name)
+    alone, both = EpisodeScenes(recording, count=40), EpisodeScenes(tmp_path, count=40)
+    n = len(alone.datasets[0])
+    indices = {int(name.split("-")[1]) for name in both.names()}
+    assert min(indices) < n <= max(indices) < 2 * n
+    for name in both.names():
+        _, index, frame = name.split("-")
+        episode = alone.datasets[0][int(index) % n]
+        assert (both.load(name).rgb[-1].permute(1, 2, 0).numpy() == episode.rgb[int(frame)]).all()
+    record(RecordConfig("worldsim/TinyRoom-v0", tmp_path / "third", frames=30, workers=0, env_kwargs={"size": 16}, min_travel=0.0))
+    with pytest.raises(InvalidInputError, match="cannot be used together"):
+        EpisodeScenes(tmp_path)
 
 
 def test_dreams_begin_there(recording: Path, goal_folder: Path) -> None:

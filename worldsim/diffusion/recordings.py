@@ -23,7 +23,7 @@ def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
             mine, its = getattr(first.info, name), getattr(other.info, name)
             if mine != its:
                 raise InvalidInputError(
-                    f"{first.path} and {other.path} cannot be trained on together: {name} is {mine!r} in one, {its!r} in the other"
+                    f"{first.path} and {other.path} cannot be used together: {name} is {mine!r} in one, {its!r} in the other"
                 )
 
 

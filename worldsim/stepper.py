@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, relative_motion, rotation_vector_to_matrix, snap_pose
+from worldsim.diffusion.cpu_layers import for_inductor
 from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
@@ -47,15 +48,21 @@ class Stepper:
         self.config, self.engine, self.uncertainty = config, engine, uncertainty
         run: Any = prepared(self.network, engine)
         cuda = self.device.type == "cuda"
+        # What inductor makes faster code of; where there is no inductor, the network as it is.
+        given: Any = for_inductor(run) if engine.compile and not cuda else run
         # Everything between the memory's passes: its many small operations cost as much as the network.
         whole = bool(engine.compile) and engine.whole and self.config.dynamics.steps == 1
-        forward = Compiled(run.forward, engine.compile, self.device) if engine.compile and (cuda or not whole) else None
+        forward: Compiled | None = None
+        if engine.compile and (cuda or not whole):
+            forward = Compiled(given.forward, engine.compile, self.device, instead=run.forward)
         self.dynamics = DiffusionDynamics(run, self.config.dynamics, forward)
         self.aim: Callable[..., tuple[Tensor, Tensor]] = Aim(self.ego_motion)  # type: ignore[arg-type]
         self.dream: Callable[..., Any] = Dream(self.dynamics, self.outcome, self.uncertainty)
         self.keeper = self.memory
         if whole and not cuda:
-            self.aim, self.dream = (Compiled(part.__call__, engine.compile, self.device) for part in (self.aim, self.dream))
+            self.aim = Compiled(self.aim.__call__, engine.compile, self.device)
+            dream = Dream(DiffusionDynamics(given, self.config.dynamics), self.outcome, self.uncertainty)
+            self.dream = Compiled(dream.__call__, engine.compile, self.device, instead=self.dream)
             self.keeper = with_passes(self.memory, compiled_passes(engine.compile, self.device))
         self.graphed: GraphedStep | None = None
         if engine.graph and cuda:

@@ -63,7 +63,7 @@ def test_places_by_hand() -> None:
 def test_in_sight_is_what_the_splat_calls_visible() -> None:
     _, data, camera = scattered()
     visible = splat(data.position, data.kind, camera).visible
-    assert torch.equal(in_sight(data.position, data.kind, camera.pose, camera.intrinsics, SIZE, SIZE), visible)
+    assert torch.equal(in_sight(data.position, data.kind, camera.pose, camera.intrinsics, SIZE, SIZE), visible.to(torch.uint8))
     assert 20 < int(visible.sum(1).min()) and int(visible.sum(1).max()) < 250
 
 

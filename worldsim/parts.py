@@ -9,20 +9,22 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import move, relative_motion
-from worldsim.diffusion.denoiser import channels_to_frame, view_to_channels
+from worldsim.diffusion.denoiser import channels_to_frame, last_frame_to_channels, view_to_channels
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics
 from worldsim.diffusion.network import Condition
 from worldsim.heads import EgoMotionHead, OutcomeHead, to_camera_axes
 from worldsim.random import Purpose, normal
-from worldsim.state import Frame, MemoryView
+from worldsim.state import Frame, LastFrame, MemoryView
 
 
 def condition_of(
-    dynamics: DiffusionDynamics, act: Tensor, motion: Tensor, view: MemoryView | None, intrinsics: Tensor
+    dynamics: DiffusionDynamics, act: Tensor, motion: Tensor, view: MemoryView | LastFrame | None, intrinsics: Tensor
 ) -> Condition:
-    """A frame's condition from what the memory shows there, None for a world without geometry."""
+    """A frame's condition from what the memory shows there, or the frame before; None for a network that looks at neither."""
     n = dynamics.network.config
-    if view is not None and n.view_channels:
+    if isinstance(view, LastFrame):
+        channels = last_frame_to_channels(view, n.channels)
+    elif view is not None and n.view_channels:
         channels = view_to_channels(view)
     else:
         channels = torch.zeros(len(act), max(n.view_channels, 1), n.height, n.width, device=act.device)
@@ -58,7 +60,7 @@ class Dream:
         context: Context,
         act: Tensor,
         motion: Tensor,
-        view: MemoryView | None,
+        view: MemoryView | LastFrame | None,
         intrinsics: Tensor,
         seed: Tensor,
         step: Tensor,

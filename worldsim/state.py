@@ -68,6 +68,14 @@ class MemoryView:
 
 
 @dataclass(frozen=True)
+class LastFrame:
+    """The frame before the one that is dreamed, for networks of worlds without memory. present: (b,) bool, whether there is one."""
+
+    frame: Frame
+    present: Tensor
+
+
+@dataclass(frozen=True)
 class SceneStart:
     """What a reset starts from: the last true frames of one place and what was seen before them (no batch axis).
 

@@ -24,7 +24,7 @@ from worldsim.memory.splat import frame_surroundings
 from worldsim.parts import Aim, Dream, condition_of
 from worldsim.protocols import SceneMemory
 from worldsim.random import Purpose, normal, uniform
-from worldsim.state import Frame, MemoryView, Transition, WorldState
+from worldsim.state import Frame, LastFrame, MemoryView, Transition, WorldState
 from worldsim.world_config import Termination, WorldConfig
 
 
@@ -116,7 +116,7 @@ class Stepper:
         keeper = keeper or self.keeper
         pose, motion, view = self.look(state, act, pose, aim, keeper)
         frame, rewards, logit, context, uncertainty = (dream or self.dream)(
-            state.context, act, motion, view, state.intrinsics, state.seed, state.step, pose
+            state.context, act, motion, self.shown(state, view), state.intrinsics, state.seed, state.step, pose
         )
         term = self.ended(logit, state)
         reward = torch.where(term, rewards[:, 1], rewards[:, 0]) if self.config.has_rewards else torch.zeros_like(logit)
@@ -153,7 +153,7 @@ class Stepper:
         state = self.owned(self._fitted(state))
         pose, motion, view = self.look(state, act, frame.pose)
         frame = dataclasses.replace(frame, pose=pose)
-        condition = self.condition(act, motion, view, state.intrinsics)
+        condition = self.condition(act, motion, self.shown(state, view), state.intrinsics)
         n = self.network.config
         noise = normal(state.seed, state.step, Purpose.CONTEXT, (n.channels, n.height, n.width))
         context = self.dynamics.commit(self.dynamics.advance(state.context), frame, condition, noise)
@@ -240,6 +240,10 @@ class Stepper:
         view = (keeper or self.keeper).render(state.memory, self.camera(pose, state.intrinsics))
         return pose, motion, view
 
+    def shown(self, state: WorldState, view: MemoryView | None) -> MemoryView | LastFrame | None:
+        """What the network looks at: the memory's view, or the frame before."""
+        return LastFrame(state.frame, state.context.present) if self.network.config.last_frame else view
+
     def _take_in(
         self, state: WorldState, act: Tensor, motion: Tensor, frame: Frame, context: Context, keeper: SceneMemory
     ) -> WorldState:
@@ -259,7 +263,7 @@ class Stepper:
             step=state.step + 1,
         )
 
-    def condition(self, act: Tensor, motion: Tensor, view: MemoryView | None, intrinsics: Tensor) -> Condition:
+    def condition(self, act: Tensor, motion: Tensor, view: MemoryView | LastFrame | None, intrinsics: Tensor) -> Condition:
         return condition_of(self.dynamics, act, motion, view, intrinsics)
 
     def camera(self, pose: Tensor, intrinsics: Tensor) -> Camera:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import channel_to_code, code_to_channel
-from worldsim.state import Frame, MemoryView
+from worldsim.state import Frame, LastFrame, MemoryView
 
 
 def rgb_to_channels(rgb: Tensor) -> Tensor:
@@ -42,6 +42,18 @@ def view_to_channels(view: MemoryView) -> Tensor:
     offset = (view.offset.to(torch.float32) + 0.5) * (1.0 / 8.0) - 1.0
     source = view.source.to(torch.float32).unsqueeze(1) * (1.0 / 255.0)
     return torch.cat([seen * mask, mask, offset * mask, source * mask], 1)
+
+
+def last_frame_to_channels(last: LastFrame, channels: int) -> Tensor:
+    """The frame before to (b, channels + 1, h, w) float32: itself and a mask, zeros where there is none. channels: 4 with depth."""
+    seen = frame_to_channels(last.frame.rgb, last.frame.inverse_depth if channels == 4 else None)
+    return shown_last(seen, last.present)
+
+
+def shown_last(x: Tensor, present: Tensor) -> Tensor:
+    """Frames (..., c, h, w) as those before others, (..., c + 1, h, w): a mask beside them, zeros where not ``present`` (...)."""
+    mask = present[..., None, None, None].to(x.dtype)
+    return torch.cat([x * mask, mask.expand_as(x[..., :1, :, :])], -3)
 
 
 def add_noise(x: Tensor, noise: Tensor, level: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldsim.camera import pluecker_rays
 from worldsim.diffusion.buffer import Windows
-from worldsim.diffusion.denoiser import add_noise
+from worldsim.diffusion.denoiser import add_noise, shown_last
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, stream_mask
 from worldsim.errors import InvalidInputError
 from worldsim.heads import EgoMotionHead, Motions, OutcomeHead
@@ -41,6 +41,9 @@ class ObjectiveConfig:
     energy: float = 0.0
     """Weight in [0, 1] of the energy score, beside the squared error, where the noise level is 1. Squared error alone makes the
     one-step prediction the mean of what may be there: blurred. The score rewards samples. Costs half as much again."""
+    last_frame_level: float = 0.1
+    """Where the network looks at the frame before (worlds without memory): in half of the frames it is shown with noise of a level
+    uniform in [0, this], as what was dreamed is not quite right either; else as it is."""
     own_context: float = 0.0
     """Share of context frames that are the model's own predictions (against drift); costs a second forward."""
     own_context_from: float = 0.6
@@ -160,12 +163,14 @@ class Objective(nn.Module):
         if c.own_context > 0 and progress >= c.own_context_from:
             # Not under no_grad: the compiled network would be compiled once more for it.
             both = torch.cat([add_noise(source, noise[0], context_level), noise[1]], 1)
-            own, _ = self._predict(both, [context_level, torch.ones_like(level)], windows, intrinsics, hidden_before)
+            last = self._last(source, hidden_before, generator)
+            own, _ = self._predict(both, [context_level, torch.ones_like(level)], windows, intrinsics, hidden_before, last)
             source = torch.where((uniform(b, t) < c.own_context)[:, :, None, None, None], own[0].detach().float(), source)
         noisy = [add_noise(source, noise[0], context_level), *(add_noise(x, n, level) for n in noise[1:])]
         predictions, features = self._predict(
-            torch.cat(noisy, 1), [context_level, *[level] * targets], windows, intrinsics, hidden_before
-        )
+            torch.cat(noisy, 1), [context_level, *[level] * targets], windows, intrinsics, hidden_before,
+            self._last(source, hidden_before, generator),
+        )  # fmt: skip
         losses = self._denoising(self._forgiven(predictions, x, windows), x, level, windows.drawn)
         losses.update(self._outcomes(features, windows, level, c.pure_noise))
         if self.ego_motion is not None and motions is not None:
@@ -175,15 +180,16 @@ class Objective(nn.Module):
         return losses
 
     def _predict(
-        self, noisy: Tensor, levels: list[Tensor], windows: Windows, intrinsics: Tensor | None, hidden_before: Tensor
+        self, noisy: Tensor, levels: list[Tensor], windows: Windows, intrinsics: Tensor | None, hidden_before: Tensor,
+        last: Tensor | None,
     ) -> tuple[list[Tensor], Tensor]:
         """Predictions (b, t, c, h, w) float32 of each target stream, and features (b, t, d) of the first.
 
-        noisy: (b, s t, c, h, w), the context stream and then the target streams; levels: of each stream.
+        noisy: (b, s t, c, h, w), the context stream and then the target streams; levels: of each stream. last: see :meth:`_last`.
         """
         t, streams = windows.rgb.shape[1], len(levels)
         mask = self._mask(t, hidden_before, streams - 1)
-        condition = self._condition(windows, intrinsics, streams)
+        condition = self._condition(windows, intrinsics, streams, last)
         time = torch.arange(t, device=noisy.device).repeat(streams)
         out, features, _ = self.network(noisy, torch.cat(levels, 1), condition, mask, time, outputs=(streams - 1) * t)
         return [p.float() for p in out.split(t, 1)], features[:, :t]
@@ -198,14 +204,31 @@ class Objective(nn.Module):
         itself = torch.eye(mask.shape[1], dtype=torch.bool, device=device)[None]
         return (mask & ~hidden[:, None, :]) | itself
 
-    def _condition(self, windows: Windows, intrinsics: Tensor | None, streams: int) -> Condition:
-        """The windows' conditions, once for each stream."""
+    def _last(self, source: Tensor, hidden_before: Tensor, generator: torch.Generator) -> Tensor | None:
+        """The frames before those of windows (b, t, c, h, w), as channels (b, t, c + 1, h, w); None if the network looks at none.
+
+        A window's first frame has none, nor has the first one after a moment of reset.
+        """
+        if not self.network.config.last_frame:
+            return None
+        b, t = source.shape[:2]
+        share = torch.rand(2, b, t, generator=generator, device=source.device)
+        level = self.config.last_frame_level * share[0] * (share[1] < 0.5)
+        seen = add_noise(source, torch.randn(source.shape, generator=generator, device=source.device), level)
+        present = torch.arange(t, device=source.device) >= hidden_before[:, None]
+        shown = shown_last(seen, present)
+        return torch.cat([torch.zeros_like(shown[:, :1]), shown[:, :-1]], 1)
+
+    def _condition(
+        self, windows: Windows, intrinsics: Tensor | None, streams: int, last: Tensor | None = None
+    ) -> Condition:
+        """The windows' conditions, once for each stream. last: see :meth:`_last`."""
         n = self.network.config
         b, t = windows.rgb.shape[:2]
         flat = windows.motion.flatten(0, 1)
         k = intrinsics if intrinsics is not None else torch.tensor([1.0, 1.0, 0.0, 0.0], device=flat.device)
         rays = pluecker_rays(flat, k.expand(b * t, 4), n.height, n.width, self.network.patch).unflatten(0, (b, t))
-        view = windows.view
+        view = windows.view if last is None else last
         if view is None:
             view = torch.zeros(b, t, max(n.view_channels, 1), n.height, n.width, device=flat.device)
         one = Condition(act=windows.act, motion=windows.motion, rays=rays, view=view)

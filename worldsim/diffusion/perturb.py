@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import dequantise_depth, quantise_depth
-from worldsim.diffusion.denoiser import channels_to_frame, view_to_channels
+from worldsim.diffusion.denoiser import channels_to_frame, shown_last, view_to_channels
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.engine import PLAIN, Compiled, EngineConfig, prepared
@@ -157,8 +157,12 @@ class OwnFrames:
         change = draft.chance < torch.where(dreaming, draft.ending, ON)
         dreaming = (dreaming ^ change) & draft.allowed
         with torch.autocast(frame.rgb.device.type, torch.bfloat16, enabled=self.casts):
-            b = len(frame.rgb)
-            channels = view_to_channels(view) if view is not None else draft.noise.new_zeros(b, 1, n.height, n.width)
+            if n.last_frame:
+                channels = shown_last(context.x, context.present)
+            elif view is not None:
+                channels = view_to_channels(view)
+            else:
+                channels = draft.noise.new_zeros(len(frame.rgb), 1, n.height, n.width)
             condition = self.dynamics.condition(act, motion, channels, intrinsics)
             prediction, context = self.dynamics.predict(context, condition, draft.noise[0])
         own = channels_to_frame(prediction.x.float(), frame.pose)

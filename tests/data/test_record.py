@@ -134,6 +134,18 @@ def wait_until_alone(process: subprocess.Popen[str]) -> None:
     raise AssertionError("workers are still running")
 
 
+def test_engines_end_with_their_workers(tmp_path: Path) -> None:
+    """ViZDoom's engine is a process of its own, which a pool's worker leaves behind unless it closes the environment."""
+    pytest.importorskip("vizdoom", reason="the real twin needs the extra doom")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worldsim", "record", "VizdoomTakeCover-v1", "--out", str(tmp_path / "out"), "--frames", "64",
+         "--frames-per-shard", "32", "--episode-steps", "16", "--size", "64", "64", "--workers", "2"],
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.wait() == 0
+    wait_until_alone(process)
+
+
 def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
     out = tmp_path / "killed"
     process = start_recording(tmp_path, out, 20_000)

@@ -38,6 +38,7 @@ from worldsim.data.dataset import (
 from worldsim.data.episode import measure_alignment
 from worldsim.data.play import Player, RecordConfig
 from worldsim.errors import InvalidInputError, WorldsimError
+from worldsim.workers import close_at_exit
 
 __all__ = ["RecordConfig", "record"]
 
@@ -225,6 +226,7 @@ class _Worker:
     def get_player(self) -> Player:
         if self.player is None:
             self.player = Player(self.config, self.stop.is_set)
+            close_at_exit(self.player)
         return self.player
 
     def count(self, frames: int) -> None:

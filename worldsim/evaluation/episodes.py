@@ -20,6 +20,7 @@ from worldsim.evaluation.crowd import Crowd, PolicySpec
 from worldsim.scene_files import scene_of
 from worldsim.state import SceneStart
 from worldsim.twin import make_twin
+from worldsim.workers import close_at_exit
 from worldsim.world import World, bucket
 
 LONGEST = 1000
@@ -211,6 +212,7 @@ def _start_worker(folder: Path) -> None:
     global _env
     torch.set_num_threads(1)
     _env = make_twin(World.from_pretrained(folder, "cpu"))
+    close_at_exit(_env)
 
 
 def _play_in_worker(task: Task, limit: int) -> Played:

@@ -29,6 +29,7 @@ from worldsim.metrics import seen_mask
 from worldsim.pixels import make_env
 from worldsim.policies import make_policy
 from worldsim.state import Frame
+from worldsim.workers import close_at_exit
 
 Array = NDArray[Any]
 E = TypeVar("E", bound="Recorded")
@@ -415,6 +416,7 @@ def _start_worker(config: Settings[Any]) -> None:
     global _recorder
     torch.set_num_threads(1)
     _recorder = config.recorder()
+    close_at_exit(_recorder)
 
 
 def _record_in_worker(index: int) -> Any:

@@ -25,7 +25,7 @@ class EpisodeScenes:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], count: int = 512, frames: int = 8, beginnings: float = 0.25, seed: int = 0
+        self, folder: str | os.PathLike[str], count: int = 1024, frames: int = 8, beginnings: float = 0.25, seed: int = 0
     ) -> None:
         if count < 1 or frames < 1 or not 0.0 <= beginnings <= 1.0:
             raise InvalidInputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -14,13 +15,16 @@ from torch import Tensor
 from worldsim.engine import total_memory
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.none import NoMemory
-from worldsim.state import Frame, SceneStart, WorldState, bytes_of, checksum, flatten, map_tensors
+from worldsim.state import Frame, SceneStart, WorldState, bytes_of, checksum, concatenate, flatten, map_tensors
 from worldsim.stepper import Stepper
 
 KEPT_STARTS = 64
 """Start scenes whose state is kept at least, so that the next reset to one of them is a copy."""
 STARTS_SHARE = 0.04
 """Share of the device's memory that kept states may take beyond that: agents learn from hundreds of starts."""
+TOGETHER = 32
+"""Start scenes that a GPU takes in at once, where their states are to be made: always so many, the last one repeated, since a
+result may depend on its batch's size but not on its neighbours."""
 
 
 class StartStates:
@@ -28,6 +32,7 @@ class StartStates:
 
     def __init__(self, stepper: Stepper, action_space: gym.Space[Any]) -> None:
         self.stepper, self.action_space = stepper, action_space
+        self.together = TOGETHER if stepper.device.type == "cuda" else 1
         self._states: dict[tuple[str, str] | None, WorldState] = {}
         self._known: dict[int, tuple[weakref.ref[SceneStart], tuple[str, str]]] = {}
 
@@ -40,37 +45,65 @@ class StartStates:
         stepper = self.stepper
         return max(KEPT_STARTS, int(STARTS_SHARE * total_memory(stepper.device)) // bytes_of(stepper.blank(1)))
 
-    def state(self, scene: SceneStart) -> WorldState:
-        """A batch of one that has taken in the scene's frames. Named scenes are kept: a reset then is a copy.
+    def states(self, scenes: Sequence[SceneStart]) -> list[WorldState]:
+        """Batches of one, each of which has taken in a scene's frames. Named scenes are kept: a reset then is a copy.
 
         The frames' context noise is keyed by seed 0, not by the environment's seed, so that the state is the same for all.
         """
-        self.check(scene)
-        stepper = self.stepper
-        key = self._key_of(scene)
-        if key in self._states:
-            return self._states[key]
-        scene = map_tensors(lambda x: x.to(stepper.device), scene)
-        frames = [
-            stepper.checked(map_tensors(lambda x, t=t: x[t, None], Frame(scene.rgb, scene.inverse_depth, scene.pose)))
-            for t in range(len(scene.rgb))
+        found: dict[int, WorldState] = {}
+        missing: dict[Any, list[SceneStart]] = {}
+        for scene in {id(scene): scene for scene in scenes}.values():
+            self.check(scene)
+            key = self._key_of(scene)
+            if key is not None and key in self._states:
+                found[id(scene)] = self._states[key]
+            else:
+                # Memories differ in size: a scene that brings one is alone.
+                given = tuple(x is not None for x in (scene.inverse_depth, scene.pose, scene.intrinsics))
+                alike = (len(scene.rgb), given, 0 if scene.memory is None else id(scene))
+                missing.setdefault(alike, []).append(scene)
+        for alike_scenes in missing.values():
+            size = self.together if alike_scenes[0].memory is None else 1
+            for first in range(0, len(alike_scenes), size):
+                part = alike_scenes[first : first + size]
+                state = self._taken_in([*part, *part[-1:] * (size - len(part))])
+                for row, scene in enumerate(part):
+                    found[id(scene)] = state if size == 1 else state.select(torch.tensor([row]))
+                    self._keep(scene, found[id(scene)])
+        return [found[id(scene)] for scene in scenes]
+
+    def _taken_in(self, scenes: Sequence[SceneStart]) -> WorldState:
+        """The state of scenes with as many frames each; of several, none has a memory of its own."""
+        stepper, first = self.stepper, scenes[0]
+        joined: list[SceneStart] = [
+            map_tensors(lambda x: x[None].to(stepper.device), dataclasses.replace(scene, memory=None, name="")) for scene in scenes
         ]
-        state = stepper.blank(1)
+        scene: SceneStart = concatenate(joined)
+        frames = [
+            stepper.checked(map_tensors(lambda x, t=t: x[:, t], Frame(scene.rgb, scene.inverse_depth, scene.pose)))
+            for t in range(len(first.rgb))
+        ]
+        state = stepper.blank(len(scenes))
         if scene.intrinsics is not None:
-            state = dataclasses.replace(state, intrinsics=scene.intrinsics.float().reshape(1, 4))
-        if scene.memory is not None and not isinstance(stepper.memory, NoMemory):
+            state = dataclasses.replace(state, intrinsics=scene.intrinsics.float().reshape(len(scenes), 4))
+        if first.memory is not None and not isinstance(stepper.memory, NoMemory):
             pad = getattr(stepper.memory, "pad", None)
-            state = dataclasses.replace(state, memory=pad(scene.memory) if pad else scene.memory)
+            memory = map_tensors(lambda x: x.to(stepper.device), first.memory)
+            state = dataclasses.replace(state, memory=pad(memory) if pad else memory)
         # Start frames count up to step 0, so the first generated frame's randomness is that of step 0.
         state = dataclasses.replace(state, frame=frames[0], step=state.step - len(frames))
-        acts = scene.act[:, None].to(state.act.dtype)
-        for frame, act in zip(frames, acts, strict=True):
-            state = stepper.observe(state, act, frame)
-        if key is not None:
-            while len(self._states) >= self.most:
-                del self._states[next(iter(self._states))]
-            self._states[key] = state
+        for t, frame in enumerate(frames):
+            state = stepper.observe(state, scene.act[:, t].to(state.act.dtype), frame)
         return state
+
+    def _keep(self, scene: SceneStart, state: WorldState) -> None:
+        """Keep the state of a named scene, in place of the one kept longest if there are too many."""
+        key = self._key_of(scene)
+        if key is None:
+            return
+        while len(self._states) >= self.most:
+            del self._states[next(iter(self._states))]
+        self._states[key] = state
 
     def check(self, scene: SceneStart) -> None:
         """See :meth:`worldsim.world.World.check_start`."""

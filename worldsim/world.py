@@ -177,8 +177,7 @@ class World:
         """
         if len(scenes) != len(seeds) or not len(scenes):
             raise InvalidInputError(f"one seed a scene is needed, got {len(scenes)} scenes and {len(seeds)} seeds")
-        started = {id(scene): self._starts.state(scene) for scene in {id(s): s for s in scenes}.values()}
-        state = concatenate([started[id(scene)] for scene in scenes])
+        state = concatenate(self._starts.states(scenes))
         seed = torch.as_tensor(seeds, dtype=torch.int64, device=self.device)
         return dataclasses.replace(state, seed=seed)
 

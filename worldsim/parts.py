@@ -9,21 +9,21 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import move, relative_motion
-from worldsim.diffusion.denoiser import channels_to_frame, last_frame_to_channels, view_to_channels
+from worldsim.diffusion.denoiser import channels_to_frame, last_frames_to_channels, view_to_channels
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics
 from worldsim.diffusion.network import Condition
 from worldsim.heads import EgoMotionHead, OutcomeHead, to_camera_axes
 from worldsim.random import Purpose, normal
-from worldsim.state import Frame, LastFrame, MemoryView
+from worldsim.state import Frame, LastFrames, MemoryView
 
 
 def condition_of(
-    dynamics: DiffusionDynamics, act: Tensor, motion: Tensor, view: MemoryView | LastFrame | None, intrinsics: Tensor
+    dynamics: DiffusionDynamics, act: Tensor, motion: Tensor, view: MemoryView | LastFrames | None, intrinsics: Tensor
 ) -> Condition:
-    """A frame's condition from what the memory shows there, or the frame before; None for a network that looks at neither."""
+    """A frame's condition from what the memory shows there, or the frames before; None for a network that looks at neither."""
     n = dynamics.network.config
-    if isinstance(view, LastFrame):
-        channels = last_frame_to_channels(view, n.channels)
+    if isinstance(view, LastFrames):
+        channels = last_frames_to_channels(view, n.channels)
     elif view is not None and n.view_channels:
         channels = view_to_channels(view)
     else:
@@ -60,7 +60,7 @@ class Dream:
         context: Context,
         act: Tensor,
         motion: Tensor,
-        view: MemoryView | LastFrame | None,
+        view: MemoryView | LastFrames | None,
         intrinsics: Tensor,
         seed: Tensor,
         step: Tensor,

@@ -68,11 +68,16 @@ class MemoryView:
 
 
 @dataclass(frozen=True)
-class LastFrame:
-    """The frame before the one that is dreamed, for networks of worlds without memory. present: (b,) bool, whether there is one."""
+class LastFrames:
+    """The frames before the one that is dreamed, for networks of worlds without memory.
+
+    frame: the newest one. present: (b,) bool, whether there is one. before: (b, k, h, w) channels that were shown for it: of older
+    frames, newest first.
+    """
 
     frame: Frame
     present: Tensor
+    before: Tensor
 
 
 @dataclass(frozen=True)

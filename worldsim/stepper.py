@@ -24,7 +24,7 @@ from worldsim.memory.splat import frame_surroundings
 from worldsim.parts import Aim, Dream, condition_of
 from worldsim.protocols import SceneMemory
 from worldsim.random import Purpose, normal, uniform
-from worldsim.state import Frame, LastFrame, MemoryView, Transition, WorldState
+from worldsim.state import Frame, LastFrames, MemoryView, Transition, WorldState
 from worldsim.world_config import Termination, WorldConfig
 
 
@@ -240,9 +240,11 @@ class Stepper:
         view = (keeper or self.keeper).render(state.memory, self.camera(pose, state.intrinsics))
         return pose, motion, view
 
-    def shown(self, state: WorldState, view: MemoryView | None) -> MemoryView | LastFrame | None:
-        """What the network looks at: the memory's view, or the frame before."""
-        return LastFrame(state.frame, state.context.present) if self.network.config.last_frame else view
+    def shown(self, state: WorldState, view: MemoryView | None) -> MemoryView | LastFrames | None:
+        """What the network looks at: the memory's view, or the frames before."""
+        if not self.network.config.last_frames:
+            return view
+        return LastFrames(state.frame, state.context.present, state.context.condition.view[:, -1])
 
     def _take_in(
         self, state: WorldState, act: Tensor, motion: Tensor, frame: Frame, context: Context, keeper: SceneMemory
@@ -263,7 +265,7 @@ class Stepper:
             step=state.step + 1,
         )
 
-    def condition(self, act: Tensor, motion: Tensor, view: MemoryView | LastFrame | None, intrinsics: Tensor) -> Condition:
+    def condition(self, act: Tensor, motion: Tensor, view: MemoryView | LastFrames | None, intrinsics: Tensor) -> Condition:
         return condition_of(self.dynamics, act, motion, view, intrinsics)
 
     def camera(self, pose: Tensor, intrinsics: Tensor) -> Camera:

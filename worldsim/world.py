@@ -234,7 +234,7 @@ class World:
     def coverage(self, state: WorldState) -> Tensor:
         """(b,) float32 share of the newest frame that the memory knew before it was there; zeros without memory."""
         view, n = state.context.condition.view[:, -1], self.network.config
-        remembers = n.view_channels and not n.last_frame
+        remembers = n.view_channels and not n.last_frames
         return view[:, 4].mean((1, 2)) if remembers else torch.zeros(len(state), device=view.device)
 
     # On disk.

@@ -369,7 +369,7 @@ def test_without_geometry(tmp_path: Path, blind: Path) -> None:
     assert not (tmp_path / "memory").exists()
     world = train(config(blind, tmp_path / "out", memory=False))
     n = world.network.config
-    assert (n.channels, n.view_channels, world.has_geometry, world.config.memory) == (3, 4, False, None)
+    assert (n.channels, n.view_channels, world.has_geometry, world.config.memory) == (3, 16, False, None)
     assert world.config.intrinsics is None and world.ego_motion is None
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import channel_to_code, code_to_channel
-from worldsim.state import Frame, LastFrame, MemoryView
+from worldsim.state import Frame, LastFrames, MemoryView
 
 
 def rgb_to_channels(rgb: Tensor) -> Tensor:
@@ -44,10 +44,18 @@ def view_to_channels(view: MemoryView) -> Tensor:
     return torch.cat([seen * mask, mask, offset * mask, source * mask], 1)
 
 
-def last_frame_to_channels(last: LastFrame, channels: int) -> Tensor:
-    """The frame before to (b, channels + 1, h, w) float32: itself and a mask, zeros where there is none. channels: 4 with depth."""
+def last_frames_to_channels(last: LastFrames, channels: int) -> Tensor:
+    """The frames before to (b, k (channels + 1), h, w) float32, newest first: each and a mask, zeros where there is none.
+
+    channels: 4 with depth, else 3.
+    """
     seen = frame_to_channels(last.frame.rgb, last.frame.inverse_depth if channels == 4 else None)
-    return shown_last(seen, last.present)
+    return pushed(shown_last(seen, last.present), last.before)
+
+
+def pushed(newest: Tensor, before: Tensor) -> Tensor:
+    """Channels (b, c, h, w) of the newest frame in front of those of older ones, (b, k c, h, w), of which the oldest goes."""
+    return torch.cat([newest, before[:, : before.shape[1] - newest.shape[1]]], 1)
 
 
 def shown_last(x: Tensor, present: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.heads import EgoMotionHead, OutcomeHead
 from worldsim.world import World
 
-AGREED = ("height", "width", "channels", "view_channels", "last_frame", "actions", "action_dim", "window", "patch")
+AGREED = ("height", "width", "channels", "view_channels", "last_frames", "actions", "action_dim", "window", "patch")
 """What a student's network has in common with its teacher's: they see the same frames, conditions and past."""
 OF_TEACHER, RANDOM = "teacher", "none"
 

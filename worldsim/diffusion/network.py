@@ -32,7 +32,7 @@ class Condition:
     motion: (b, f, 6) float32, the frame's camera in the previous frame's camera (zeros without geometry).
     rays: (b, f, 6, h / patch, w / patch) float32 Pluecker rays in the previous frame's camera.
     view: (b, f, 8, h, w) float32 channels of the memory view, zeros where nothing is remembered; for networks that look at the
-    frame before instead (``last_frame``), that frame's channels and where there is one, (b, f, c + 1, h, w).
+    k frames before instead (``last_frames``), their channels and whether there are any, (b, f, k (c + 1), h, w), newest first.
     """
 
     act: Tensor
@@ -245,8 +245,9 @@ class SpaceTimeTransformer(Module):
     """Predicts clean frames from noisy ones, their conditions and earlier frames.
 
     height, width: frame size in pixels, divisible by the patch ``fold * 2 ** len(levels)``.
-    channels: 4 (rgb and depth channel) or 3. view_channels: of the memory view, 0 for a world without memory. last_frame: the view
-    is the frame before, for worlds without memory: what stays as it was need not pass through tokens, which are too few for it.
+    channels: 4 (rgb and depth channel) or 3. view_channels: of the memory view, 0 for a world without memory. last_frames: the
+    view is so many frames before, for worlds without memory: what stays as it was need not pass through tokens, which are too few
+    for it, and small things that move are followed by convolutions.
     actions: number of discrete actions, or 0. action_dim: size of a continuous action, or 0.
     dim, depth, heads, mlp_ratio: of the transformer. levels: channels of the pixel levels, finest first. fold: pixels a side that
     share a place of the finest level, as channels (space to depth): with 2, a quarter of the places, and most of the time saved.
@@ -273,7 +274,7 @@ class SpaceTimeTransformer(Module):
         levels: tuple[int, ...] = (32, 48, 96),
         window: int = 8,
         fold: int = 1,
-        last_frame: bool = False,
+        last_frames: int = 0,
     ) -> None:
         super().__init__()
         patch = fold * 2 ** len(levels)

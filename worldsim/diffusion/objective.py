@@ -42,8 +42,8 @@ class ObjectiveConfig:
     """Weight in [0, 1] of the energy score, beside the squared error, where the noise level is 1. Squared error alone makes the
     one-step prediction the mean of what may be there: blurred. The score rewards samples. Costs half as much again."""
     last_frame_level: float = 0.1
-    """Where the network looks at the frame before (worlds without memory): in half of the frames it is shown with noise of a level
-    uniform in [0, this], as what was dreamed is not quite right either; else as it is."""
+    """Where the network looks at the frames before (worlds without memory): half of them are shown with noise of a level uniform in
+    [0, this], as what was dreamed is not quite right either; the others as they are."""
     own_context: float = 0.0
     """Share of context frames that are the model's own predictions (against drift); costs a second forward."""
     own_context_from: float = 0.6
@@ -205,11 +205,12 @@ class Objective(nn.Module):
         return (mask & ~hidden[:, None, :]) | itself
 
     def _last(self, source: Tensor, hidden_before: Tensor, generator: torch.Generator) -> Tensor | None:
-        """The frames before those of windows (b, t, c, h, w), as channels (b, t, c + 1, h, w); None if the network looks at none.
+        """The k frames before each of windows (b, t, c, h, w), as channels (b, t, k (c + 1), h, w); None if it looks at none.
 
         A window's first frame has none, nor has the first one after a moment of reset.
         """
-        if not self.network.config.last_frame:
+        count = self.network.config.last_frames
+        if not count:
             return None
         b, t = source.shape[:2]
         share = torch.rand(2, b, t, generator=generator, device=source.device)
@@ -217,7 +218,8 @@ class Objective(nn.Module):
         seen = add_noise(source, torch.randn(source.shape, generator=generator, device=source.device), level)
         present = torch.arange(t, device=source.device) >= hidden_before[:, None]
         shown = shown_last(seen, present)
-        return torch.cat([torch.zeros_like(shown[:, :1]), shown[:, :-1]], 1)
+        longer = torch.cat([torch.zeros_like(shown[:, :1]).expand(-1, count, -1, -1, -1), shown], 1)
+        return torch.cat([longer[:, count - back : count - back + t] for back in range(1, count + 1)], 2)
 
     def _condition(
         self, windows: Windows, intrinsics: Tensor | None, streams: int, last: Tensor | None = None

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import dequantise_depth, quantise_depth
-from worldsim.diffusion.denoiser import channels_to_frame, shown_last, view_to_channels
+from worldsim.diffusion.denoiser import channels_to_frame, pushed, shown_last, view_to_channels
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.engine import PLAIN, Compiled, EngineConfig, prepared
@@ -157,8 +157,8 @@ class OwnFrames:
         change = draft.chance < torch.where(dreaming, draft.ending, ON)
         dreaming = (dreaming ^ change) & draft.allowed
         with torch.autocast(frame.rgb.device.type, torch.bfloat16, enabled=self.casts):
-            if n.last_frame:
-                channels = shown_last(context.x, context.present)
+            if n.last_frames:
+                channels = pushed(shown_last(context.x, context.present), context.condition.view[:, -1])
             elif view is not None:
                 channels = view_to_channels(view)
             else:

@@ -55,6 +55,9 @@ class TrainConfig:
     """Decay of the exponential moving average that is saved as the world."""
     memory: bool = True
     """Train with the scene memory (needs poses and depth)."""
+    last_frames: int = 4
+    """Without the memory: newest frames that the network sees pixel by pixel, beside what attention carries of them. What moves is
+    followed by convolutions then, and what stays need not pass through tokens. 0 for none."""
     memory_capacity: int = 32768
     """Points an environment while training views are rendered."""
     world_memory_capacity: int = 131_072
@@ -112,5 +115,7 @@ class TrainConfig:
             raise InvalidInputError(f"TrainConfig.minutes = {self.minutes!r}: it must be more than 0")
         if not 0.0 <= self.edits <= 1.0 or (self.edits > 0 and not self.memory):
             raise InvalidInputError(f"TrainConfig.edits = {self.edits!r}: a share in [0, 1], 0 without the memory")
+        if self.last_frames < 0:
+            raise InvalidInputError(f"TrainConfig.last_frames = {self.last_frames!r}: a number of frames, 0 for none")
         if self.mixed_precision not in ("bf16", "no"):
             raise InvalidInputError(f"TrainConfig.mixed_precision = {self.mixed_precision!r}: choose bf16 or no")

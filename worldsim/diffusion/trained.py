@@ -49,16 +49,17 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
             raise InvalidInputError(
                 f"--init-from {c.init_from}: its (actions, action_dim, channels) are {found}, the recording's {wanted}"
             )
-        if c.memory and (n.last_frame or not n.view_channels):
+        if c.memory and (n.last_frames or not n.view_channels):
             raise InvalidInputError(f"--init-from {c.init_from}: its network sees no scene memory, pass --no-memory")
         network = world.network if (n.height, n.width) == (height, width) else world.network.resized(height, width)
         for module in (network, world.ego_motion, world.outcome):
             if module is not None:
                 module.requires_grad_(True).train()
         return network, world.ego_motion, world.outcome
+    last = 0 if c.memory else c.last_frames
     network = SpaceTimeTransformer(
-        height=height, width=width, channels=channels, view_channels=VIEW_CHANNELS if c.memory else channels + 1,
-        actions=actions, action_dim=action_dim, last_frame=not c.memory, **PRESETS[c.preset],
+        height=height, width=width, channels=channels, view_channels=VIEW_CHANNELS if c.memory else last * (channels + 1),
+        actions=actions, action_dim=action_dim, last_frames=last, **PRESETS[c.preset],
     )  # fmt: skip
     ego = EgoMotionHead(actions=actions, action_dim=action_dim) if info.geometry else None
     return network, ego, OutcomeHead(dim=network.config.dim, on_end=True)

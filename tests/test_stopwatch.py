@@ -76,6 +76,13 @@ def test_bytes_of_a_step(tiny_world: World, state: WorldState):
     assert stopwatch.step_bytes(tiny_world, state) == weights + cache + slots + pixels
 
 
+def test_what_takes_longest():
+    x = torch.randn(512, 512)
+    rows = stopwatch.longest(lambda: [x @ x for _ in range(8)] + [x + 1], CPU, most=3)
+    assert len(rows) <= 3 and rows[0]["name"] == "aten::mm" and rows[0]["calls"] == 8
+    assert 0.0 < rows[1]["share"] <= rows[0]["share"] <= 1.0 and rows[0]["ms"] > 0
+
+
 def test_ceilings_are_measured():
     found = stopwatch.ceilings(CPU, quick=True)
     assert set(found) == {"float32_flop_per_s", "bfloat16_flop_per_s", "copy_bytes_per_s"}

@@ -36,7 +36,8 @@ def test_measures_one_and_two_processes(tmp_path: Path) -> None:
     """The same arithmetic a window, figures that agree with one another, and a table of both."""
     data, results = recording(tmp_path / "rooms"), []
     files = [tmp_path / "one.json", tmp_path / "two.json"]
-    for count, (out, more) in enumerate(zip(files, (["--own", "0.5"], ["--checkpointing"]), strict=True), start=1):
+    options = ["--own", "0.5", "--kernels", "5"], ["--checkpointing"]
+    for count, (out, more) in enumerate(zip(files, options, strict=True), start=1):
         done = run(*settings(data, out), *more, processes=count)
         assert done.returncode == 0, done.stderr
         (result,) = json.loads(out.read_text())["results"]
@@ -55,6 +56,9 @@ def test_measures_one_and_two_processes(tmp_path: Path) -> None:
         assert r["utilisation_of_measured"] == pytest.approx(rate / r["bfloat16_flop_per_s_of_a_device"])
         assert 0.0 < r["data_share"] < 1.0 and r["timed_steps"] == 3 and not r["compile"]
     assert one["dreamed"]["frames"] == 128 and "dreamed" not in two
+    times = [kernel["ms"] for kernel in one["kernels"]]
+    assert len(times) == 5 and times == sorted(times, reverse=True) and times[-1] > 0 and "kernels" not in two
+    assert 0.0 < sum(kernel["share"] for kernel in one["kernels"]) <= 1.0
     rows: list[Any] = run("--tables", *map(str, files)).stdout.splitlines()
     assert len(rows) == 4 and rows[2].startswith("| debug | 1 |") and rows[2].endswith("| 1.00 |")
     assert rows[3].endswith(f"| {two['windows_per_s'] / (2 * one['windows_per_s']):.2f} |")

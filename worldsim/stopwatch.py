@@ -139,6 +139,20 @@ class _Types(TorchDispatchMode):
         return out
 
 
+def longest(work: Callable[[], Any], device: torch.device, most: int = 40) -> list[dict[str, Any]]:
+    """What the time of ``work`` goes to, longest first: ``name``, ``ms``, ``calls``, ``share`` of kernels; on a CPU, operators."""
+    on_gpu = device.type == "cuda"
+    activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[activity]) as profiler:
+        work()
+        if on_gpu:
+            torch.cuda.synchronize(device)
+    rows = [(float(e.self_device_time_total if on_gpu else e.self_cpu_time_total), e) for e in profiler.key_averages()]
+    total = sum(time for time, _ in rows) or 1.0
+    rows.sort(key=lambda row: -row[0])
+    return [{"name": e.key, "ms": time / 1e3, "calls": e.count, "share": time / total} for time, e in rows[:most]]
+
+
 def compute(work: Callable[[], Any]) -> tuple[int, str]:
     """What ``work`` computes: floating-point operations, and the type that most of them have, such as ``float32``.
 

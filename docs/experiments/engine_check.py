@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from worldsim import stopwatch
 from worldsim.camera import Camera
 from worldsim.engine import EngineConfig
 from worldsim.envs.dream import DEFAULT_SCENES, Starts
@@ -280,12 +281,9 @@ def profile_network(world: World, state: WorldState, rows: int, name: str) -> No
         world.dynamics.predict(batch.context, condition, noise)
         alone = milliseconds(lambda: world.dynamics.predict(batch.context, condition, noise))
         note(f"{rows}: predict, {name} / ms", round(alone, 3))
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
-            world.dynamics.predict(batch.context, condition, noise)
-            torch.cuda.synchronize()
-    kernels = sorted(profiler.key_averages(), key=lambda k: -k.self_device_time_total)
-    for kernel in kernels[:24]:
-        note(f"{rows}: {name}, {kernel.count} x {kernel.key[:70]} / ms", round(kernel.self_device_time_total / 1e3, 3))
+        kernels = stopwatch.longest(lambda: world.dynamics.predict(batch.context, condition, noise), CUDA, 24)
+    for kernel in kernels:
+        note(f"{rows}: {name}, {kernel['calls']} x {kernel['name'][:70]} / ms", round(kernel["ms"], 3))
 
 
 def time_suspects(rows: int) -> None:

@@ -75,6 +75,8 @@ class Config:
     """As in training."""
     peak_tflops: float | None = None
     """What a device multiplies at best in bfloat16 by its data sheet, in TFLOP/s: 989 for an H100."""
+    kernels: int = 0
+    """Tell so many of the kernels that a step spends its time in, longest first."""
     quick: bool = False
     """Small ceilings, to try the script."""
     json: Path | None = None
@@ -226,6 +228,9 @@ def measure(config: Config, preset: str) -> dict[str, Any]:
     }
     if dream is not None:
         result["dreamed"] = dream
+    if config.kernels:
+        # After everything that is timed: profiling takes time itself.
+        result["kernels"] = stopwatch.longest(partial(steps, trainer, 1), device, config.kernels)
     return result
 
 

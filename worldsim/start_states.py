@@ -23,8 +23,8 @@ KEPT_STARTS = 64
 STARTS_SHARE = 0.04
 """Share of the device's memory that kept states may take beyond that: agents learn from hundreds of starts."""
 TOGETHER = 32
-"""Start scenes that a GPU takes in at once, where their states are to be made: always so many, the last one repeated, since a
-result may depend on its batch's size but not on its neighbours."""
+"""Start scenes that a GPU takes in at once, where their states are to be made and take little of its memory: always so many, the
+last one repeated, since a result may depend on its batch's size but not on its neighbours."""
 
 
 class StartStates:
@@ -32,7 +32,6 @@ class StartStates:
 
     def __init__(self, stepper: Stepper, action_space: gym.Space[Any]) -> None:
         self.stepper, self.action_space = stepper, action_space
-        self.together = TOGETHER if stepper.device.type == "cuda" else 1
         self._states: dict[tuple[str, str] | None, WorldState] = {}
         self._known: dict[int, tuple[weakref.ref[SceneStart], tuple[str, str]]] = {}
 
@@ -44,6 +43,16 @@ class StartStates:
         """How many start scenes' states are kept."""
         stepper = self.stepper
         return max(KEPT_STARTS, int(STARTS_SHARE * total_memory(stepper.device)) // bytes_of(stepper.blank(1)))
+
+    @cached_property
+    def together(self) -> int:
+        """How many start scenes are taken in at once: on a GPU that has the memory for it, several."""
+        stepper = self.stepper
+        if stepper.device.type != "cuda":
+            return 1
+        # The states before and after a frame.
+        need = 2 * TOGETHER * bytes_of(stepper.blank(1))
+        return TOGETHER if need <= STARTS_SHARE * total_memory(stepper.device) else 1
 
     def states(self, scenes: Sequence[SceneStart]) -> list[WorldState]:
         """Batches of one, each of which has taken in a scene's frames. Named scenes are kept: a reset then is a copy.
@@ -99,7 +108,7 @@ class StartStates:
     def _keep(self, scene: SceneStart, state: WorldState) -> None:
         """Keep the state of a named scene, in place of the one kept longest if there are too many."""
         key = self._key_of(scene)
-        if key is None:
+        if key is None or key in self._states:
             return
         while len(self._states) >= self.most:
             del self._states[next(iter(self._states))]

@@ -162,7 +162,7 @@ class Stepper:
     @torch.no_grad()
     def edit(self, state: WorldState, memory: Any) -> WorldState:
         """See :meth:`worldsim.world.World.edit`."""
-        if not self.has_geometry or isinstance(self.memory, NoMemory):
+        if not self.has_geometry or isinstance(self.memory, NoMemory) or self.network.config.last_frames:
             raise MissingGeometryError("this world has no scene memory that could be edited")
         state = self.owned(state)
         frame, n = state.frame, self.network.config

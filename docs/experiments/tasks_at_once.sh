@@ -75,4 +75,9 @@ for file in log/world-*.log log/agent-*.log; do
     printf '%s: ' "$file"
     tr '\r' '\n' <"$file" | tail -1 | cut -c1-400
 done
-kill $(jobs -p) 2>/dev/null
+# The subshells first, or they would go on with their next command.
+for job in $(jobs -p); do
+    children=$(pgrep -P "$job")
+    # shellcheck disable=SC2086
+    kill "$job" $children 2>/dev/null
+done

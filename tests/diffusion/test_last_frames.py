@@ -13,14 +13,20 @@ from torch import Tensor
 from tests.diffusion.test_objective import SIZE, B, T, windows
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.starts import scene_at
-from worldsim.diffusion.denoiser import frame_to_channels
+from worldsim.diffusion.denoiser import add_noise, frame_to_channels
 from worldsim.diffusion.distil import AGREED
+from worldsim.diffusion.distil_objective import DistilObjective, DistilObjectiveConfig
+from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
+from worldsim.diffusion.lockstep import Given, Lockstep
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective, ObjectiveConfig
+from worldsim.diffusion.perturb import OwnFrames
 from worldsim.diffusion.train_config import TrainConfig
 from worldsim.diffusion.trainer import Trainer
 from worldsim.errors import InvalidInputError
 from worldsim.heads import OutcomeHead
+from worldsim.parts import condition_of
+from worldsim.state import Frame, LastFrames
 from worldsim.world import World
 
 SETTINGS: dict[str, Any] = {"preset": "debug", "steps": 2, "batch_size": 2, "window": 12, "warmup": 1, "mixed_precision": "no"}
@@ -33,6 +39,15 @@ def looking_back(fold: int = 1, count: int = 1, **config: float) -> Objective:
         levels=(8, 16), window=4, fold=fold,
     )  # fmt: skip
     return Objective(network, None, OutcomeHead(dim=32, hidden=8), ObjectiveConfig(**config))
+
+
+def awake(objective: Objective) -> Objective:
+    """With weights in place of the zeros that layers begin with."""
+    with torch.no_grad():
+        for weight in objective.network.parameters():
+            if not weight.any():
+                weight.normal_(0.0, 0.1)
+    return objective
 
 
 def shown(objective: Objective, source: Tensor, hidden_before: Tensor) -> Tensor:
@@ -83,22 +98,81 @@ def test_what_stays_is_there_from_the_start(fold: int) -> None:
     assert not prediction[:, 0].any()
 
 
-def test_a_change_of_the_frame_before_reaches_the_next_alone(rooms: Path) -> None:
-    """Beside the attention's window, it is the only way that a target learns of other frames' pixels: never of its own or later."""
-    objective = looking_back(last_frame_level=0.0, context_drop=0.0)
-    with torch.no_grad():
-        for weight in objective.network.parameters():
-            if not weight.any():
-                weight.normal_(0.0, 0.1)
+def test_a_change_of_the_frame_before_reaches_the_next_alone() -> None:
+    """Where attention sees no other frame, only through what is shown: never a frame's own pixels, nor those of later ones."""
+    objective = awake(looking_back(last_frame_level=0.0, context_drop=0.0, pure_noise=1.0))
+    # Attention within the frame alone.
+    objective.network.register_to_config(window=1)
     found = []
     for changed in (False, True):
         given = windows(geometry=False)
         if changed:
             given.rgb[:, 6] = 255 - given.rgb[:, 6]
-        found.append(objective(given, None, None, torch.Generator().manual_seed(0)))
-    # Only frames after the changed one: at pure noise a frame's own pixels are no input.
-    apart = (found[0]["prediction"] - found[1]["prediction"]).abs().amax((0, 2, 3, 4))
-    assert not apart[:6].any() and apart[7] > 0
+        found.append(objective(given, None, None, torch.Generator().manual_seed(0))["prediction"])
+    apart = (found[0] - found[1]).abs().amax((0, 2, 3, 4))
+    assert not apart[:7].any() and apart[7] > 0 and not apart[8:].any()
+
+
+@pytest.mark.parametrize(("count", "fold", "reset"), [(1, 1, 0), (3, 2, 3), (4, 1, 3)])
+def test_cached_steps_equal_a_banded_forward(count: int, fold: int, reset: int) -> None:
+    """What is shown, bit by bit, and the predictions: of training's windows and of the steps of a world."""
+    objective = awake(looking_back(fold, count, last_frame_level=0.0))
+    given, level = windows(geometry=False), 0.05
+    noise = torch.randn(2, *given.x.shape, generator=torch.Generator().manual_seed(1))
+    hidden = torch.full((B,), reset)
+    last = objective._last(given.x, hidden, torch.Generator().manual_seed(0))
+    assert last is not None
+    context_level = torch.full((B, T), level)
+    noisy = torch.cat([add_noise(given.x, noise[0], context_level), noise[1]], 1)
+    with torch.no_grad():
+        (whole,), _ = objective._predict(noisy, [context_level, torch.ones(B, T)], given, None, hidden, last)
+    dynamics = DiffusionDynamics(objective.network, DynamicsConfig(context_level=level))
+    context, before = dynamics.empty(B, "cpu"), Frame(torch.zeros_like(given.rgb[:, 0]))
+    intrinsics = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(B, 4)
+    with torch.no_grad():
+        for t in range(reset, T):
+            shown = LastFrames(before, context.present, context.condition.view[:, -1])
+            condition = condition_of(dynamics, given.act[:, t], given.motion[:, t], shown, intrinsics)
+            assert torch.equal(condition.view[:, 0], last[:, t])
+            prediction, context = dynamics.predict(context, condition, noise[1][:, t])
+            assert torch.allclose(prediction.x, whole[:, t], atol=1e-4)
+            before = Frame(given.rgb[:, t])
+            context = dynamics.commit(context, before, condition, noise[0][:, t])
+
+
+def test_dreams_of_training_are_shown_what_they_dreamed() -> None:
+    """The frames before are those that the walk went on from, dreamed or true, without the context's noise."""
+    objective = awake(looking_back(count=2))
+    own = OwnFrames(objective.network)
+    given = windows(geometry=False)
+    lockstep = Lockstep(None, own, torch.device("cpu"))
+    walk = own.walk(B, torch.Generator().manual_seed(3), (2.0, 4.0))
+    walks, emitted = lockstep.begin(B, dreams=True), []
+    nothing = torch.zeros(B)
+    for t in range(4 * T):
+        true = Frame(given.rgb[:, t % T])
+        step = Given(true, given.act[:, t % T], given.motion[:, t % T], torch.ones(B, 4), nothing.long(), (), walk.draw())
+        walks, found = lockstep.step(walks, step)
+        assert walks.context is not None
+        for back in (1, 2):
+            channels = walks.context.condition.view[:, 0, 4 * (back - 1) : 4 * back]
+            assert torch.equal(channels[:, :3], frame_to_channels(emitted[t - back], None)) if t >= back else not channels.any()
+        emitted.append(found["own_rgb"].clone())
+    assert bool(walks.before.any()), "nothing was dreamed"
+
+
+def test_a_students_context_of_its_own_is_what_it_is_shown() -> None:
+    """Or it could copy the answer to its own drift from the true frame before."""
+    network = looking_back(context_drop=0.0).network
+    teacher = awake(looking_back()).network
+    config = DistilObjectiveConfig(own_context=1.0, own_context_from=0.0, context_drop=0.0)
+    student = DistilObjective(network, teacher, OutcomeHead(dim=32, hidden=8), config)
+    shown = []
+    inner = student._last
+    student._last = lambda source, *rest: (shown.append(source), inner(source, *rest))[1]  # type: ignore[method-assign]
+    given = windows(geometry=False)
+    student(given, None, None, torch.Generator().manual_seed(0))
+    assert len(shown) == 2 and torch.equal(shown[0], given.context) and not torch.allclose(shown[1], given.context, atol=0.1)
 
 
 def test_use_is_as_training(tmp_path: Path, blind: Path) -> None:
@@ -131,6 +205,8 @@ def test_use_is_as_training(tmp_path: Path, blind: Path) -> None:
     assert not blank.context.condition.view.any()
     again = World.from_pretrained(world.save_pretrained(tmp_path / "world"), device="cpu")
     assert again.network.config.last_frames == 2
+    with pytest.raises(InvalidInputError, match="view_channels = 5: 2 frames of 3 channels, each with a mask, have 8"):
+        SpaceTimeTransformer(height=16, width=16, channels=3, view_channels=5, last_frames=2)
     with pytest.raises(InvalidInputError, match="TrainConfig.last_frames = -1"):
         dataclasses.replace(settings, last_frames=-1)
 

@@ -362,6 +362,28 @@ def test_a_world_without_memory_cannot_start_one_with(tmp_path: Path, rooms: Pat
     assert math.isfinite(float(trainer.train_step()["loss"].detach()))
 
 
+@pytest.mark.parametrize("kind", ["rooms", "blind"])
+def test_a_checkpoint_of_before_a_setting_resumes(tmp_path: Path, request: pytest.FixtureRequest, kind: str) -> None:
+    """What it does not name was not there: no frames before were looked at, and nothing else agrees less for it."""
+    memory = kind == "rooms"
+    settings = config(request.getfixturevalue(kind), tmp_path, steps=4, memory=memory, last_frames=0)
+    before = started(settings)
+    before.train_step()
+    before.save()
+    file = tmp_path / "checkpoint" / "checkpoint.json"
+    meta = json.loads(file.read_text())
+    del meta["config"]["last_frames"], meta["config"]["objective"]["last_frame_level"]
+    file.write_text(json.dumps(meta))
+    # With a memory the setting has no meaning.
+    assert Trainer(dataclasses.replace(settings, last_frames=4 if memory else 0)).resume()
+    if not memory:
+        with pytest.raises(InvalidInputError, match="made with other values of last_frames"):
+            Trainer(dataclasses.replace(settings, last_frames=4)).resume()
+    changed = dataclasses.replace(settings.objective, pure_noise=0.25)
+    with pytest.raises(InvalidInputError, match="made with other values of objective"):
+        Trainer(dataclasses.replace(settings, objective=changed)).resume()
+
+
 def test_without_geometry(tmp_path: Path, blind: Path) -> None:
     """Asked for a memory, training says what to do; without, the world has three channels and no poses."""
     with pytest.raises(MissingGeometryError, match="no poses and depth, which the memory needs: pass --no-memory"):

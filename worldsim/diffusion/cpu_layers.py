@@ -40,9 +40,10 @@ class ChannelwiseGroupNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(m, c, h, w) to the same."""
-        wide, pixels = x.float(), x.shape[2] * x.shape[3]
+        pixels = x.shape[2] * x.shape[3]
         if pixels < LARGE:
             return F.group_norm(x, self.norm.num_groups, self.norm.weight, self.norm.bias, self.eps)
+        wide = x.float()
         mean = torch.mm(wide.sum((2, 3)), self.mean) / pixels
         square = torch.mm(wide.square().sum((2, 3)), self.mean) / pixels
         slope = torch.rsqrt((square - mean.square()).clamp(min=0.0) + self.eps)
@@ -60,12 +61,12 @@ class SigmoidGELU(nn.Module):
         return (wide / (1.0 + torch.exp(-inner))).to(x.dtype)
 
 
-class ChannelsLastUpsampled(nn.Conv2d):
+class ChannelsLastUpsampled(nn.Module):
     """An :class:`Upsampled` whose outputs are ordered by pixel and then channel: shuffling them moves whole pixels."""
 
     def __init__(self, up: Upsampled) -> None:
+        super().__init__()
         assert up.bias is not None
-        super().__init__(up.in_channels, up.out_channels, 1, device=up.weight.device, dtype=up.weight.dtype)
 
         def by_pixel(x: Tensor) -> nn.Parameter:
             return nn.Parameter(x.detach().unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1).contiguous(), requires_grad=False)

@@ -177,9 +177,9 @@ class DistilObjective(Objective):
         own = uniform(b, t) < c.own_context
         # Of the context, of the first and second sample, of consistency, and for the student's own frames.
         noise = torch.randn(5, *x.shape, generator=generator, device=x.device)
-        condition = self._condition(windows, intrinsics, 1, self._last(windows.context, hidden_before, generator))
 
         def stage(source: Tensor) -> Stage:
+            condition = self._condition(windows, intrinsics, 1, self._last(source, hidden_before, generator))
             return Stage(add_noise(source, noise[0], context_level), context_level, condition, hidden_before)
 
         seen = stage(windows.context)

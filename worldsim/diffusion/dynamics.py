@@ -89,7 +89,7 @@ class DiffusionDynamics:
         self._levels = schedule(self.config.steps, self.config.shift)
 
     def condition(self, act: Tensor, motion: Tensor, view: Tensor, intrinsics: Tensor) -> Condition:
-        """One frame's condition. act: (b, ...); motion: (b, 6); view: (b, 8, h, w); intrinsics: (b, 4)."""
+        """One frame's condition. act: (b, ...); motion: (b, 6); view: (b, v, h, w), the view's channels; intrinsics: (b, 4)."""
         network = self.network.config
         rays = pluecker_rays(motion, intrinsics, network.height, network.width, self.network.patch)
         return Condition(act=act[:, None], motion=motion[:, None], rays=rays[:, None], view=view[:, None])

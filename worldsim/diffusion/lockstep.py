@@ -21,7 +21,7 @@ from worldsim.diffusion.perturb import Damage, Draft, OwnFrames, damaged
 from worldsim.engine import captured, copy_in, reason, tell_once
 from worldsim.memory.points import PointMemory, in_place
 from worldsim.protocols import SceneMemory
-from worldsim.state import Frame, MemoryView, map_tensors, where_rows
+from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 
 PACKED_VIEW = 8
 """Bytes a pixel of a stored memory view: rgb, inverse depth (2), offset, source, mask."""
@@ -31,13 +31,14 @@ PACKED_VIEW = 8
 class Walks:
     """Where b walks are. past: the memory that is shown, dreamed frames among what it holds. truth: the memory of true frames, None
     where that is the same or there is none. context: the dream's, None where nothing is dreamed. dreaming: (b,) bool, whether the
-    last frame was dreamed; before: whether any was."""
+    last frame was dreamed; before: whether any was. newest: that frame without its pose, where frames before are looked at."""
 
     past: Any
     truth: Any
     context: Context | None
     dreaming: Tensor
     before: Tensor
+    newest: Frame | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,16 @@ class Lockstep:
             for i in range(2)
         )
         context = self.own.dynamics.empty(rows, self.device) if self.own is not None and dreams else None
-        return Walks(past, truth, context, never, never.clone())
+        return Walks(past, truth, context, never, never.clone(), self._no_frame(rows) if context is not None else None)
+
+    def _no_frame(self, rows: int) -> Frame | None:
+        """What stands for the frame before the first one, where the network looks at such."""
+        assert self.own is not None
+        n = self.own.network.config
+        if not n.last_frames:
+            return None
+        rgb = torch.zeros(rows, 3, n.height, n.width, dtype=torch.uint8, device=self.device)
+        return Frame(rgb, torch.zeros_like(rgb[:, 0], dtype=torch.int32) if n.channels == 4 else None, None)
 
     def step(self, walks: Walks, given: Given) -> tuple[Walks, dict[str, Tensor]]:
         """One frame on: the walks after it, and what is to be stored of it, which the next step may overwrite.
@@ -115,9 +125,14 @@ class Lockstep:
         dreamed = torch.zeros_like(walks.before)
         if given.draft is not None:
             assert self.own is not None and walks.context is not None
+            shown: MemoryView | LastFrames | None = view
+            if walks.newest is not None:
+                shown = LastFrames(walks.newest, walks.context.present, walks.context.condition.view[:, -1])
             frame, dreamed, context = self.own.dream(
-                walks.context, walks.dreaming, frame, given.act, given.motion, view, given.intrinsics, given.draft
+                walks.context, walks.dreaming, frame, given.act, given.motion, shown, given.intrinsics, given.draft
             )
+            if walks.newest is not None:
+                walks = dataclasses.replace(walks, newest=dataclasses.replace(frame, pose=None))
             found["own_rgb"], found["dreamed"] = frame.rgb, walks.before
             if frame.inverse_depth is not None:
                 found["own_inverse_depth"] = frame.inverse_depth.to(torch.int16)

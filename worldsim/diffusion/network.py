@@ -280,6 +280,11 @@ class SpaceTimeTransformer(Module):
         patch = fold * 2 ** len(levels)
         if height % patch or width % patch:
             raise InvalidInputError(f"frame size {height}x{width} must be divisible by the patch: choose multiples of {patch}")
+        if last_frames and view_channels != last_frames * (channels + 1):
+            raise InvalidInputError(
+                f"view_channels = {view_channels}: {last_frames} frames of {channels} channels, each with a mask, have "
+                f"{last_frames * (channels + 1)}"
+            )
         self.patch = patch
         self.action = nn.Embedding(actions, dim) if actions else nn.Linear(action_dim, dim)
         self.level = nn.Sequential(nn.Linear(64, dim), nn.SiLU(), nn.Linear(dim, dim))

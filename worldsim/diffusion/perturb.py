@@ -18,12 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import dequantise_depth, quantise_depth
-from worldsim.diffusion.denoiser import channels_to_frame, pushed, shown_last, view_to_channels
+from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.engine import PLAIN, Compiled, EngineConfig, prepared
 from worldsim.errors import InvalidInputError
-from worldsim.state import Frame, MemoryView, map_tensors, where_rows
+from worldsim.parts import condition_of
+from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 
 FIRST = 8
 """True frames at the beginning of every episode: a dream starts from some."""
@@ -145,25 +146,18 @@ class OwnFrames:
         return OwnWalk(self.network, rows, generator, frames)
 
     def dream(
-        self, context: Context, dreaming: Tensor, frame: Frame, act: Tensor, motion: Tensor, view: MemoryView | None,
-        intrinsics: Tensor, draft: Draft,
+        self, context: Context, dreaming: Tensor, frame: Frame, act: Tensor, motion: Tensor,
+        view: MemoryView | LastFrames | None, intrinsics: Tensor, draft: Draft,
     ) -> tuple[Frame, Tensor, Context]:  # fmt: skip
         """The frames that walks go on from, which of them are dreamed (b,) bool, and the context after them.
 
         dreaming: (b,) bool of the frames before. frame: the true ones. act (b, ...), motion (b, 6): what led to them. view: the
-        memory at their cameras. intrinsics: (b, 4).
+        memory at their cameras, or the frames before. intrinsics: (b, 4).
         """
-        n = self.network.config
         change = draft.chance < torch.where(dreaming, draft.ending, ON)
         dreaming = (dreaming ^ change) & draft.allowed
         with torch.autocast(frame.rgb.device.type, torch.bfloat16, enabled=self.casts):
-            if n.last_frames:
-                channels = pushed(shown_last(context.x, context.present), context.condition.view[:, -1])
-            elif view is not None:
-                channels = view_to_channels(view)
-            else:
-                channels = draft.noise.new_zeros(len(frame.rgb), 1, n.height, n.width)
-            condition = self.dynamics.condition(act, motion, channels, intrinsics)
+            condition = condition_of(self.dynamics, act, motion, view, intrinsics)
             prediction, context = self.dynamics.predict(context, condition, draft.noise[0])
         own = channels_to_frame(prediction.x.float(), frame.pose)
         mixed = map_tensors(partial(where_rows, dreaming), own, frame)

@@ -343,8 +343,11 @@ class Trainer:
         return True
 
     def _check_resumable(self, meta: dict[str, Any]) -> None:
-        now = self._settings()
-        changed = [k for k, v in meta["config"].items() if k not in self.may_change and now.get(k) != v]
+        now, then = self._settings(), dict(meta["config"])
+        if "last_frames" in now and not self.config.memory:
+            # Networks of before the setting looked at none.
+            then.setdefault("last_frames", 0)
+        changed = [k for k, v in then.items() if k not in self.may_change and not _agree(v, now.get(k))]
         if changed:
             raise InvalidInputError(
                 f"the checkpoint in {self.config.out} was made with other values of {', '.join(changed)}: "
@@ -356,3 +359,10 @@ class Trainer:
         folder = self.config.out / "samples"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sample_grid(losses["windows"], losses["prediction"])).save(folder / f"step-{self.step:06d}.png")
+
+
+def _agree(then: Any, now: Any) -> bool:
+    """Whether settings are as they were; ones that are new since, of what was not there, count as agreeing."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        return all(_agree(value, now.get(name)) for name, value in then.items())
+    return bool(then == now)

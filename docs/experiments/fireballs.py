@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from PIL import Image
 from torch import Tensor
 
 from worldsim.config import write_json
@@ -47,6 +48,12 @@ class Config:
     """Of the moments and of the dreams."""
     json: Path | None = None
     """Write the figures to this file, too."""
+    picture: Path | None = None
+    """Draw a few shots in flight, in the real twin and below in the dream, step by step, into this PNG, and measure nothing."""
+
+
+MIDDLE = slice(20, 44)
+"""Rows of a frame of 64 in which there are walls and fireballs."""
 
 
 def lit(rgb: Tensor) -> Tensor:
@@ -115,10 +122,46 @@ def measure(config: Config, moments: list[tuple[Episode, int]], world: World) ->
     return figures | {"ages": ages}
 
 
+def in_flight(config: Config, rows: int, frames: int) -> list[tuple[Episode, int]]:
+    """Moments of different episodes at which something small is lit that is large so many frames later."""
+    found = []
+    for episode in EpisodeDataset(config.data):
+        pixels = lit(torch.from_numpy(np.array(episode.rgb)).permute(0, 3, 1, 2))
+        for frame in range(config.past, len(pixels) - frames - 1):
+            shot = pixels[frame : frame + frames]
+            if 1 <= shot[0] <= 3 and bool((shot > 0).all()) and shot[-1] > 8:
+                found.append((episode, frame))
+                break
+        if len(found) == rows:
+            break
+    return found
+
+
+@torch.no_grad()
+def draw(config: Config, world: World, path: Path, rows: int = 4, frames: int = 12) -> None:
+    """Rows of the middle of the picture: the real twin, and below it the dream with the same actions."""
+    moments = in_flight(config, rows, frames - 2)
+    state = world.initial([scene_at(episode, frame, config.past) for episode, frame in moments], list(range(len(moments))))
+    shown = [state.frame.rgb.cpu()]
+    for age in range(frames - 1):
+        state, transition = world.step(state, torch.tensor([int(e.act[t + age]) for e, t in moments], device=world.device))
+        shown.append(transition.frame.rgb.cpu())
+    lines = []
+    for i, (episode, frame) in enumerate(moments):
+        for line in ([true_frame(episode, frame + age) for age in range(frames)], [rgb[i] for rgb in shown]):
+            lines.append(torch.cat([picture[:, MIDDLE] for picture in line], 2))
+    grid = torch.cat(lines, 1).permute(1, 2, 0).numpy()
+    large = Image.fromarray(grid).resize((2 * grid.shape[1], 2 * grid.shape[0]), Image.Resampling.NEAREST)
+    large.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)
+
+
 def main(config: Config) -> None:
-    """Measure with each number of sampling steps and print."""
-    moments = chosen(config)
+    """Measure with each number of sampling steps and print, or draw."""
     world = World.from_pretrained(config.world, config.device)
+    if config.picture is not None:
+        draw(config, world.with_dynamics(steps=config.steps[0]).with_engine(config.engine), config.picture)
+        return
+    moments = chosen(config)
     results: dict[str, Any] = {"world": config.world, "moments": config.moments, "steps": {}}
     for steps in config.steps:
         one = measure(config, moments, world.with_dynamics(steps=steps).with_engine(config.engine))

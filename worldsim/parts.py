@@ -17,6 +17,11 @@ from worldsim.random import Purpose, normal
 from worldsim.state import Frame, LastFrames, MemoryView
 
 
+def frames_before(frame: Frame, context: Context) -> LastFrames:
+    """What a network that looks at the frames before is shown next, after ``frame`` and what was shown for it."""
+    return LastFrames(frame, context.present, context.condition.view[:, -1])
+
+
 def condition_of(
     dynamics: DiffusionDynamics, act: Tensor, motion: Tensor, view: MemoryView | LastFrames | None, intrinsics: Tensor
 ) -> Condition:

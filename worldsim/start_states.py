@@ -41,18 +41,19 @@ class StartStates:
     @cached_property
     def most(self) -> int:
         """How many start scenes' states are kept."""
+        return max(KEPT_STARTS, self._room)
+
+    @cached_property
+    def _room(self) -> int:
+        """How many states :data:`STARTS_SHARE` of the memory holds."""
         stepper = self.stepper
-        return max(KEPT_STARTS, int(STARTS_SHARE * total_memory(stepper.device)) // bytes_of(stepper.blank(1)))
+        return int(STARTS_SHARE * total_memory(stepper.device)) // bytes_of(stepper.blank(1))
 
     @cached_property
     def together(self) -> int:
         """How many start scenes are taken in at once: on a GPU that has the memory for it, several."""
-        stepper = self.stepper
-        if stepper.device.type != "cuda":
-            return 1
-        # The states before and after a frame.
-        need = 2 * TOGETHER * bytes_of(stepper.blank(1))
-        return TOGETHER if need <= STARTS_SHARE * total_memory(stepper.device) else 1
+        # Twice: the states before and after a frame.
+        return TOGETHER if self.stepper.device.type == "cuda" and self._room >= 2 * TOGETHER else 1
 
     def states(self, scenes: Sequence[SceneStart]) -> list[WorldState]:
         """Batches of one, each of which has taken in a scene's frames. Named scenes are kept: a reset then is a copy.

@@ -21,7 +21,7 @@ from worldsim.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, 
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import in_place, with_passes
 from worldsim.memory.splat import frame_surroundings
-from worldsim.parts import Aim, Dream, condition_of
+from worldsim.parts import Aim, Dream, condition_of, frames_before
 from worldsim.protocols import SceneMemory
 from worldsim.random import Purpose, normal, uniform
 from worldsim.state import Frame, LastFrames, MemoryView, Transition, WorldState
@@ -242,9 +242,7 @@ class Stepper:
 
     def shown(self, state: WorldState, view: MemoryView | None) -> MemoryView | LastFrames | None:
         """What the network looks at: the memory's view, or the frames before."""
-        if not self.network.config.last_frames:
-            return view
-        return LastFrames(state.frame, state.context.present, state.context.condition.view[:, -1])
+        return frames_before(state.frame, state.context) if self.network.config.last_frames else view
 
     def _take_in(
         self, state: WorldState, act: Tensor, motion: Tensor, frame: Frame, context: Context, keeper: SceneMemory

@@ -145,8 +145,7 @@ def longest(work: Callable[[], Any], device: torch.device, most: int = 40) -> li
     activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
     with torch.profiler.profile(activities=[activity]) as profiler:
         work()
-        if on_gpu:
-            torch.cuda.synchronize(device)
+        wait(device)
     rows = [(float(e.self_device_time_total if on_gpu else e.self_cpu_time_total), e) for e in profiler.key_averages()]
     total = sum(time for time, _ in rows) or 1.0
     rows.sort(key=lambda row: -row[0])

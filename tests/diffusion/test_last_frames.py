@@ -25,8 +25,8 @@ from worldsim.diffusion.train_config import TrainConfig
 from worldsim.diffusion.trainer import Trainer
 from worldsim.errors import InvalidInputError
 from worldsim.heads import OutcomeHead
-from worldsim.parts import condition_of
-from worldsim.state import Frame, LastFrames
+from worldsim.parts import condition_of, frames_before
+from worldsim.state import Frame
 from worldsim.world import World
 
 SETTINGS: dict[str, Any] = {"preset": "debug", "steps": 2, "batch_size": 2, "window": 12, "warmup": 1, "mixed_precision": "no"}
@@ -131,7 +131,7 @@ def test_cached_steps_equal_a_banded_forward(count: int, fold: int, reset: int) 
     intrinsics = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(B, 4)
     with torch.no_grad():
         for t in range(reset, T):
-            shown = LastFrames(before, context.present, context.condition.view[:, -1])
+            shown = frames_before(before, context)
             condition = condition_of(dynamics, given.act[:, t], given.motion[:, t], shown, intrinsics)
             assert torch.equal(condition.view[:, 0], last[:, t])
             prediction, context = dynamics.predict(context, condition, noise[1][:, t])

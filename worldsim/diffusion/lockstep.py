@@ -20,6 +20,7 @@ from worldsim.diffusion.dynamics import Context
 from worldsim.diffusion.perturb import Damage, Draft, OwnFrames, damaged
 from worldsim.engine import captured, copy_in, reason, tell_once
 from worldsim.memory.points import PointMemory, in_place
+from worldsim.parts import frames_before
 from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 
@@ -127,7 +128,7 @@ class Lockstep:
             assert self.own is not None and walks.context is not None
             shown: MemoryView | LastFrames | None = view
             if walks.newest is not None:
-                shown = LastFrames(walks.newest, walks.context.present, walks.context.condition.view[:, -1])
+                shown = frames_before(walks.newest, walks.context)
             frame, dreamed, context = self.own.dream(
                 walks.context, walks.dreaming, frame, given.act, given.motion, shown, given.intrinsics, given.draft
             )

@@ -57,8 +57,8 @@ class TrainConfig:
     """Train with the scene memory (needs poses and depth)."""
     last_frames: int = 4
     """Without the memory: newest frames that the network sees pixel by pixel, beside what attention carries of them. What moves is
-    followed by convolutions then, and what stays need not pass through tokens. 0 for none. With ``init_from``
-    it is that network's."""
+    followed by convolutions then, and what stays need not pass through tokens. 0 for none. With ``init_from`` it is
+    that network's."""
     memory_capacity: int = 32768
     """Points an environment while training views are rendered."""
     world_memory_capacity: int = 131_072

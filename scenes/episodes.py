@@ -10,30 +10,34 @@ import numpy as np
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import Episode
 from worldsim.data.starts import scene_at
-from worldsim.diffusion.recordings import require_alike
+from worldsim.diffusion.recordings import recordings_in, require_alike
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.state import SceneStart
 from worldsim.world import World
+
+USUAL = 8
+"""Frames of a moment where no world says how many it attends to."""
 
 
 class EpisodeScenes:
     """Moments of a recording, drawn once: each a few frames in a row of one episode, none of which ends it.
 
     folder: of a dataset, or one that holds several, such as the rounds of a task: their episodes count one after another. count:
-    how many moments. frames: of each, so that the dream has momentum and context. beginnings: the share of them that are first
-    frames of their episodes. seed: of the draws. Named like ``episode-12-340``: episode and frame.
+    how many moments. frames: of each, so that the dream has momentum and context; as many as the world attends to, if not given
+    (8 before a world is known). beginnings: the share of them that are first frames of their episodes. seed: of the draws. Named
+    like ``episode-12-340``: episode and frame.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], count: int = 1024, frames: int = 8, beginnings: float = 0.25, seed: int = 0
+        self, folder: str | os.PathLike[str], count: int = 1024, frames: int | None = None, beginnings: float = 0.25, seed: int = 0
     ) -> None:
-        if count < 1 or frames < 1 or not 0.0 <= beginnings <= 1.0:
+        if count < 1 or (frames is not None and frames < 1) or not 0.0 <= beginnings <= 1.0:
             raise InvalidInputError(
                 f"count {count} and frames {frames} must be at least 1, beginnings {beginnings} a share in [0, 1]"
             )
-        self.folder, self.frames = Path(folder), frames
-        alone = (self.folder / "dataset.json").is_file()
-        folders = [self.folder] if alone else sorted(file.parent for file in self.folder.glob("*/dataset.json"))
+        self.folder, self.frames = Path(folder), frames or USUAL
+        self._by_world = frames is None
+        folders = recordings_in(self.folder)
         if not folders:
             raise NotFoundError(
                 f"{self.folder} is no recording, nor a folder of some (no dataset.json): give what `worldsim record` wrote"
@@ -80,4 +84,7 @@ class EpisodeScenes:
         n, shape = world.network.config, tuple(self.datasets[0].info.observation_space["shape"])
         if shape != (n.height, n.width, 3):
             raise InvalidInputError(f"{self.folder} holds frames of {shape}, the world sees {(n.height, n.width, 3)}")
+        if self._by_world and self.frames != n.window:
+            self.frames = n.window
+            self._loaded.clear()
         return self

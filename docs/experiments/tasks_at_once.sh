@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# TakeCover and HealthGathering, each on a GPU of its own, from recording to agents, within a given time and without being watched.
+# TakeCover and HealthGathering on two GPUs, from recording to agents in rounds, within a given time and without being watched.
 #
 #   docs/experiments/tasks_at_once.sh OUT [SECONDS]
 #
-# OUT: folder for the results: worlds, agents and logs, packed, whatever had been reached by then. SECONDS: of all of it (572).
-# Everything else lies in WORK (runs/at_once). Training begins with the first recorded shards and takes the others in as they come.
-# FRAMES (100000, of each of TakeCover's three recordings), COVER_MINUTES (5.3), GATHER_MINUTES (3.7) of training the worlds,
-# PLAYERS (7, processes a recording) and TRAIN (further options of both trainings) are taken from the environment.
+# OUT: folder for the results: worlds, agents and logs, packed, whatever had been reached by then. SECONDS: of all of it (1600).
+# Everything else lies in WORK (runs/at_once). The first GPU trains TakeCover's world from the first recorded shards on and takes the
+# agents' own recordings in as they come, then an agent; the second one does all the rest. FRAMES (100000, of each of TakeCover's
+# three recordings, and of each round of an agent), GATHER_FRAMES (66000, and GATHER_ROUND, 34000, of its agent), PLAYERS (7,
+# processes a recording), SAVE_EVERY (1000), PRESET (task), BUFFER (900000 frames), ENVS (256) and TRAIN (further options of all
+# trainings of worlds) are taken from the environment; SCALE (1) shortens all minutes, for rehearsals.
 set -u
-OUT=$(mkdir -p "$1" && cd "$1" && pwd) SECONDS_ALL=${2:-572}
+OUT=$(mkdir -p "$1" && cd "$1" && pwd) SECONDS_ALL=${2:-1600}
 here=$(cd "$(dirname "$0")/../.." && pwd)
 mkdir -p "${WORK:-runs/at_once}/log"
 WORK=$(cd "${WORK:-runs/at_once}" && pwd)
@@ -21,60 +23,92 @@ export PYTHONPATH="$WORK/package${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=1 S
 cd "$WORK" || exit 1
 began=$(date +%s)
 say() { echo "$(($(date +%s) - began)) s: $*" | tee -a log/phases; }
+told() { "$python" -c "import json; x = json.load(open('$1')); print($2)" 2>&1 | tail -1; } # JSON file, expression
+scaled() { awk "BEGIN { print $1 * ${SCALE:-1} }"; }
 
-mkdir -p takecover/data healthgathering/data
-record() { # task environment number policy frames
-    "$python" -m worldsim record "$2" --out "$1/data/$3" --policy "$4" --frames "$5" --seed $(($3 + 1)) --size 64 64 \
-        --env-kwargs frame_skip 4 max_episode_steps 525 --episode-steps 525 --fps 8.75 --workers "${PLAYERS:-7}" \
-        --frames-per-shard 2048 >"log/record-$1-$3.log" 2>&1
-    say "recorded $1 $3"
+mkdir -p {takecover,healthgathering}/{data,rounds}
+declare -A environment=([takecover]=VizdoomTakeCover-v1 [healthgathering]=VizdoomHealthGathering-v1)
+declare -A mirror=([takecover]="0 2 1" [healthgathering]="0 1 3 2")
+record() { # task name policy frames seed players
+    "$python" -m worldsim record "${environment[$1]}" --out "$1/data/$2" --policy "$3" --frames "$4" --seed "$5" --size 64 64 \
+        --env-kwargs frame_skip 4 max_episode_steps 525 --episode-steps 525 --fps 8.75 --workers "${6:-${PLAYERS:-7}}" \
+        --frames-per-shard 2048 >"log/record-$1-$2.log" 2>&1
+    say "recorded $1 $2: $(told "$1/data/$2/dataset.json" \
+        'sum(s["frames"] for s in x["shards"]) / sum(s["episodes"] for s in x["shards"])') frames an episode"
+    if [[ $2 == agent-* ]]; then ln -sfn "../data/$2" "$1/rounds/$2"; fi
 }
-train() { # task minutes options
-    local task=$1 minutes=$2
-    shift 2
-    # shellcheck disable=SC2086
-    OMP_NUM_THREADS=3 "$python" -m worldsim train --data "$task"/data/* --out "$task/train" --preset task --batch-size 32 --patience 60 \
-        --no-memory --colour 0 --objective.energy 0.9 --objective.detail 0.8 --objective.outcome-weight 2 --save-every 2000 \
-        --sample-every 1000 --refresh-every 100 --minutes "$minutes" "$@" ${TRAIN:-} >"log/world-$task.log" 2>&1
-    "$python" -m worldsim export "$task/train/world" --out "$task/world" >"log/export-$task.log" 2>&1
-    say "world of $task"
-}
-learn() { # task name minutes options
-    local task=$1 name=$2 minutes=$3
+train() { # task run minutes options
+    local task=$1 run=$2 minutes
+    minutes=$(scaled "$3")
     shift 3
-    OMP_NUM_THREADS=2 "$python" -m worldsim.agents.actor_critic --world "$task/world" --out "$task/$name" --minutes "$minutes" \
-        --scenes "worldsim.scenes.episodes:EpisodeScenes:$task/data" --num-envs 256 --minibatches 32 --epochs 4 --learning-rate 3e-4 \
-        --engine fast "$@" >"log/$name-$task.log" 2>&1
-    say "$name of $task"
+    # What begins without notice, shots and what comes into sight, has to come as often as it does.
+    # shellcheck disable=SC2086
+    OMP_NUM_THREADS=3 "$python" -m worldsim train --data "$task/data" --out "$task/$run" --preset "${PRESET:-task}" --patience 60 \
+        --no-memory --colour 0 --mirror-actions ${mirror[$task]} --objective.balance level --objective.pure-noise 0.5 --objective.energy 0.9 \
+        --objective.detail 0.8 --objective.outcome-weight 2 --buffer-frames "${BUFFER:-900000}" --save-every "${SAVE_EVERY:-1000}" \
+        --sample-every 1000 --refresh-every 100 --minutes "$minutes" "$@" ${TRAIN:-} >"log/world-$task-$run.log" 2>&1
+    say "world of $task, $run"
 }
+world() { # task run name: the world as it is by now
+    until [ -f "$1/$2/world/world.json" ]; do sleep 1; done
+    sleep 2
+    "$python" -m worldsim export "$1/$2/world" --out "$1/$3" >"log/export-$1-$3.log" 2>&1
+}
+learn() { # task world name minutes options: dreams begin at moments of agents' recordings, where there are some
+    local task=$1 from=$2 name=$3 minutes scenes=data
+    minutes=$(scaled "$4")
+    shift 4
+    if [ -n "$(ls -A "$task/rounds")" ]; then scenes=rounds; fi
+    OMP_NUM_THREADS=2 "$python" -m worldsim.agents.actor_critic --world "$task/$from" --out "$task/$name" --minutes "$minutes" \
+        --scenes "worldsim.scenes.episodes:EpisodeScenes:$task/$scenes" --num-envs "${ENVS:-256}" --minibatches 32 --epochs 4 \
+        --learning-rate 3e-4 --engine fast "$@" >"log/$name-$task.log" 2>&1
+    say "$name of $task: $(told "$task/$name/agent.json" 'x["training"]["steps"], x["training"]["history"]')"
+}
+after() { # agent: the option to begin with its weights, if it is there
+    if [ -f "$1/agent.json" ]; then echo "--init-from $1"; fi
+}
+cover=(--horizon 32 --discount 0.97)
 
 for i in 0 1 2; do
     policies=(random persistent persistent)
-    record takecover VizdoomTakeCover-v1 "$i" "${policies[$i]}" "${FRAMES:-100000}" &
+    record takecover "$i" "${policies[$i]}" "${FRAMES:-100000}" $((i + 1)) &
 done
-record healthgathering VizdoomHealthGathering-v1 0 persistent "${GATHER_FRAMES:-100000}" &
+record healthgathering 0 persistent "${GATHER_FRAMES:-66000}" 1 &
 until [ -f takecover/data/0/dataset.json ] && [ -f takecover/data/1/dataset.json ] && [ -f takecover/data/2/dataset.json ] &&
     [ -f healthgathering/data/0/dataset.json ]; do sleep 0.5; done
+# shellcheck disable=SC2046
 (
     export CUDA_VISIBLE_DEVICES=0
-    train takecover "${COVER_MINUTES:-5.3}" --mirror-actions 0 2 1 --objective.pure-noise 0.6
-    learn takecover agent-a 20 --horizon 32
+    train takecover train 19
+    world takecover train world
+    learn takecover world agent-3 20 "${cover[@]}" $(after takecover/agent-2)
 ) &
+# shellcheck disable=SC2046
 (
     export CUDA_VISIBLE_DEVICES=1
-    train healthgathering "${GATHER_MINUTES:-3.7}" --mirror-actions 0 1 3 2 --objective.pure-noise 0.7
-    learn healthgathering agent-a 2.5 --horizon 128
+    long=(--attention 16 --window 48 --batch-size 16)
+    train healthgathering train 6 "${long[@]}"
+    world healthgathering train world-1
+    world takecover train world-1
+    learn takecover world-1 agent-1 2.5 "${cover[@]}"
+    record takecover agent-1 takecover/agent-1 "${FRAMES:-100000}" 11 $((3 * ${PLAYERS:-7})) &
+    learn healthgathering world-1 agent-1 2.5 --horizon 128
+    record healthgathering agent-1 healthgathering/agent-1 "${GATHER_ROUND:-34000}" 12 &
+    world takecover train world-2
+    learn takecover world-2 agent-2 2.5 "${cover[@]}" $(after takecover/agent-1)
+    record takecover agent-2 takecover/agent-2 "${FRAMES:-100000}" 13 $((3 * ${PLAYERS:-7})) &
+    train healthgathering train-2 4 "${long[@]}" --init-from healthgathering/train/world
+    world healthgathering train-2 world
+    learn healthgathering world agent-2 4 --horizon 128 $(after healthgathering/agent-1)
     until [ -f takecover/world/world.json ]; do sleep 1; done
-    learn takecover agent-b 20 --horizon 32 --sampling-steps 4
+    learn takecover world agent-4 20 --horizon 64 --discount 0.99 --sampling-steps 4
 ) &
 while [ $(($(date +%s) - began)) -lt "$SECONDS_ALL" ]; do sleep 1; done
 say packing
-for folder in */world */agent-?; do tar czf "$OUT/${folder/\//-}.tgz" "$folder"; done
-tar czf "$OUT/logs.tgz" log */train/samples */train/history.json
-for file in log/world-*.log log/agent-*.log; do
-    printf '%s: ' "$file"
-    tr '\r' '\n' <"$file" | tail -1 | cut -c1-400
-done
+# Two archives, without what agents would go on from: small enough to be brought away whatever happens.
+tar czf "$OUT/results.tgz" --exclude 'checkpoint*' {takecover,healthgathering}/world* {takecover,healthgathering}/agent-?
+tar czf "$OUT/logs.tgz" --exclude '*.png' log/*.log log/phases {takecover,healthgathering}/train*/history.json
+say packed
 # The subshells first, or they would go on with their next command.
 for job in $(jobs -p); do
     children=$(pgrep -P "$job")

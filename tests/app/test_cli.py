@@ -12,6 +12,7 @@ import pytest
 
 import worldsim
 from worldsim.app import cli
+from worldsim.diffusion.objective import Balance
 from worldsim.errors import InvalidInputError, NotFoundError
 
 
@@ -66,6 +67,11 @@ def test_documented_arguments_are_taken(arguments: list[str], field: str, value:
     assert type(config) is config_class
     assert str(getattr(config, field)) == str(value)
     assert callable(function)
+
+
+def test_enums_are_given_by_value():
+    config = cli.parse("train", ["--data", "d", "--out", "o", "--objective.balance", "level"])
+    assert config.objective.balance is Balance.LEVEL
 
 
 def test_a_command_gets_its_config(stub: types.ModuleType):

@@ -11,7 +11,7 @@ import torch
 
 from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.network import SpaceTimeTransformer, band_mask, stream_mask
-from worldsim.diffusion.objective import Objective, ObjectiveConfig, energy_score
+from worldsim.diffusion.objective import NEAR_LEVEL, Balance, Objective, ObjectiveConfig, energy_score, level_errors
 from worldsim.errors import InvalidInputError
 from worldsim.heads import HISTORY, EgoMotionHead, Motions, OutcomeHead
 
@@ -253,6 +253,36 @@ def test_denoising_losses_by_hand() -> None:
     assert float(losses["rgb_mse"]) == pytest.approx(0.025, abs=1e-6)
     assert float(losses["depth_loss"]) == pytest.approx(0.5 * math.log(0.301), abs=1e-4)
     assert float(losses["depth_error"]) == pytest.approx(0.3, abs=1e-6)
+
+
+def test_errors_of_a_noise_level_by_hand() -> None:
+    """Frames near in level share, those at level 1 are a kind of their own, what is not counted is not looked at."""
+    level = torch.tensor([[0.2, 0.2 + NEAR_LEVEL, 1.0], [1.0, 0.999, 0.2]])
+    errors = torch.tensor([[1.0, 2.0, 10.0], [30.0, 5.0, 100.0]])
+    counted = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
+    found = level_errors(errors[None], level, counted)[0]
+    e = math.exp(-1.0)
+    first, second = (1.0 + 2.0 * e) / (1.0 + e), (2.0 + 1.0 * e) / (1.0 + e)
+    assert found.flatten().tolist() == pytest.approx([first, second, 20.0, 20.0, 5.0, first], rel=1e-4)
+    # In bfloat16 as in full precision, as accelerate's autocast has it.
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(level_errors(errors[None], level, counted)[0], found)
+
+
+@pytest.mark.parametrize(("balance", "best"), [(Balance.LEVEL, 0.25), (Balance.FRAME, 0.0)])
+def test_what_happens_seldom_counts_as_often_as_it_happens(balance: Balance, best: float) -> None:
+    """Of four frames alike one is bright: the best single guess is the mean, by level; by frame the bright one hardly counts."""
+    objective = made(geometry=False, balance=balance)
+    x = torch.zeros(1, 4, 3, 8, 8)
+    x[0, 2] = 1.0
+    guess = torch.tensor(0.3, requires_grad=True)
+    optimizer = torch.optim.Adam([guess], lr=0.01)
+    for _ in range(300):
+        losses = objective._denoising([guess.expand_as(x)], x, torch.full((1, 4), 0.5))
+        optimizer.zero_grad()
+        losses["rgb_loss"].backward()
+        optimizer.step()
+    assert float(guess.detach()) == pytest.approx(best, abs=0.02)
 
 
 def test_motion_loss_by_hand() -> None:

@@ -449,6 +449,31 @@ def test_takes_in_what_is_recorded_meanwhile(tmp_path: Path, rooms: Path) -> Non
     assert trainer.world().card["frames"] == 128
 
 
+def test_takes_in_recordings_that_appear_meanwhile(tmp_path: Path, rooms: Path, blind: Path) -> None:
+    """A folder of recordings is looked through again while training goes on; one of another kind is refused."""
+    rounds = tmp_path / "rounds"
+    shutil.copytree(rooms, rounds / "0")
+    trainer = started(config(rounds, tmp_path / "out"))
+    assert (len(trainer.buffer), trainer.frames) == (84, 128)
+    shutil.copytree(rooms, rounds / "agent-1")
+    trainer.take_in()
+    trainer.take_in()
+    assert (len(trainer.buffer), trainer.frames) == (168, 256)
+    shutil.copytree(blind, rounds / "other")
+    with pytest.raises(InvalidInputError, match="cannot be used together"):
+        trainer.take_in()
+
+
+def test_longer_attention_and_more_sampling_steps(tmp_path: Path, rooms: Path) -> None:
+    world = train(config(rooms, tmp_path, attention=6, window=18, sampling_steps=3, steps=1))
+    loaded = World.from_pretrained(tmp_path / "world", device="cpu")
+    assert (world.network.config.window, loaded.network.config.window, loaded.config.dynamics.steps) == (6, 6, 3)
+    with pytest.raises(InvalidInputError, match="window 17 is too short: at least 18, three attention windows"):
+        train(config(rooms, tmp_path / "other", attention=6, window=17))
+    with pytest.raises(InvalidInputError, match="attention = 1: at least 2 frames"):
+        config(rooms, tmp_path, attention=1)
+
+
 def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(NotFoundError, match="worldsim record"):
@@ -466,7 +491,7 @@ def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -
             train(config(rooms, out, mirror_actions=actions))
     with pytest.raises(InvalidInputError, match="mirror-actions"):
         train(config(continuous, out, mirror_actions=(0, 1)))
-    for name in ("steps", "batch_size", "warmup", "save_every", "sample_every", "refresh_every"):
+    for name in ("steps", "sampling_steps", "batch_size", "warmup", "save_every", "sample_every", "refresh_every"):
         with pytest.raises(InvalidInputError, match=f"{name} = 0: it must be at least 1"):
             config(rooms, out, **{name: 0})
     with pytest.raises(InvalidInputError, match="minutes"):

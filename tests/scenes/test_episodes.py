@@ -87,6 +87,17 @@ def test_a_world_without_geometry(recording: Path) -> None:
     assert obs.shape == (4, 32, 32, 3) and "pose" not in info
 
 
+def test_moments_are_as_long_as_the_world_attends(recording: Path) -> None:
+    from tests.conftest import make_tiny_world
+
+    world = make_tiny_world(geometry=False, rewards=True)
+    window = world.network.config.window
+    scenes, given = EpisodeScenes(recording), EpisodeScenes(recording, frames=2)
+    late = next(name for name in scenes.names() if int(name.split("-")[2]) > 12)
+    assert window != 8 and len(scenes.load(late).rgb) == 8
+    assert len(scenes.fitted(world).load(late).rgb) == window and len(given.fitted(world).load(late).rgb) == 2
+
+
 def test_states_of_many_starts_are_kept(recording: Path, goal_folder: Path) -> None:
     world = World.from_pretrained(goal_folder, "cpu")
     scenes = EpisodeScenes(recording, count=100)

@@ -95,7 +95,9 @@ def parse(name: str, arguments: Sequence[str]) -> Any:
     command = COMMANDS[name]
     config_class, _ = command.load()
     form = _with_positional(config_class, command.positional) if command.positional else config_class
-    parsed: Any = tyro.cli(form, prog=f"worldsim {name}", description=command.summary, args=list(arguments))
+    # Enums by their values, as files have them.
+    settings = (tyro.conf.EnumChoicesFromValues,)
+    parsed: Any = tyro.cli(form, prog=f"worldsim {name}", description=command.summary, args=list(arguments), config=settings)
     return config_class(**{field.name: getattr(parsed, field.name) for field in fields(config_class) if field.init})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,19 @@ OTHER_COLOUR, OTHER_DEPTH = 0.3, 0.1
 """Differences of channels, each in [-1, 1], from which on a remembered point is something else than what was there."""
 TELEPORT = 20.0
 """Motions of more than this many times the usual one are left out of the ego-motion loss."""
+NEAR_LEVEL = 0.08
+"""Noise levels so far apart share an error by a factor of e less: see :func:`level_errors`."""
+
+
+class Balance(StrEnum):
+    """What a frame's error is put in ratio to, so that small ones count beside large ones, as PSNR does."""
+
+    FRAME = "frame"
+    """Itself: the loss is the mean of logarithms. Frames of places that were never seen count as little as they can be known; so
+    does, frame by frame, what happens seldom and without notice."""
+    LEVEL = "level"
+    """What frames of its noise level have on average, as in EDM2 (Karras et al. 2024): the loss is the logarithm of means. What
+    happens seldom counts as often as it happens, so that the mean, or the energy score's samples, are the true ones."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,8 @@ class ObjectiveConfig:
     """In [0, 1]: how much more a place of the picture counts, as a target, where the frame before shows detail there. A shot that
     begins as one pixel far off is a thousandth of the error of floor and walls, and learned last; what depends on the past alone
     leaves the score's samples true."""
+    balance: Balance = Balance.FRAME
+    """What errors are put in ratio to: each frame's own, or what its noise level has on average."""
     depth_weight: float = 0.5
     """Weight of the depth channel's loss beside colour's."""
     outcome_weight: float = 1.0
@@ -114,6 +130,18 @@ def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
         apart, pixels = apart * weights, pixels * weights
     squares = (F.avg_pool2d(apart, SQUARE, ceil_mode=True) + 1e-6).sqrt()
     return 0.5 * (pixels.mean((2, 3)) + squares.mean((2, 3)))
+
+
+def level_errors(errors: Tensor, level: Tensor, counted: Tensor) -> Tensor:
+    """What frames of each one's noise level have as errors, on average: (..., b, t) of errors (..., b, t).
+
+    level: (b, t) in [0, 1]; those at 1 exactly are a kind of their own. counted: (b, t), which frames count, 1 or 0.
+    """
+    flat = level.flatten()
+    share = torch.exp(-(((flat[:, None] - flat) / NEAR_LEVEL) ** 2)) * ((flat[:, None] == 1.0) == (flat == 1.0)) * counted.flatten()
+    share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
+    # Not as a matrix product: autocast would round it.
+    return (errors.flatten(-2)[..., None, :] * share).sum(-1).unflatten(-1, level.shape)
 
 
 class Objective(nn.Module):
@@ -254,7 +282,7 @@ class Objective(nn.Module):
     def _denoising(
         self, predictions: list[Tensor], x: Tensor, level: Tensor, drawn: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Logarithms of each frame's error: every frame and noise level counts by ratio, as PSNR does.
+        """Logarithms of errors: every noise level, and by :class:`Balance` every frame, counts by ratio, as PSNR does.
 
         drawn: (b, t) bool, which frames count; None for all.
         """
@@ -264,16 +292,19 @@ class Objective(nn.Module):
             # Not each[drawn].mean(): picking waits for the device.
             return each.mean() if drawn is None else (each * counted).sum() / counted.sum().clamp(min=1.0)
 
+        def usual(each: Tensor) -> Tensor:
+            return each if self.config.balance is Balance.FRAME else level_errors(each, level, counted)
+
         colours, truth = [p[:, :, :3] for p in predictions], x[:, :, :3]
         weights = detail_weights(x, self.config.detail) if self.config.detail > 0 else None
         squared = torch.stack([(colour - truth).square().mean(2) for colour in colours])
         errors = (squared if weights is None else squared * weights).mean((3, 4))
-        loss = torch.log(errors + 1e-3).mean(0)
+        loss = torch.log(usual(errors) + 1e-3).mean(0)
         losses = {}
         if len(colours) > 1:
             score = energy_score(colours[0], colours[1], truth, weights)
             # Twice: a distance's logarithm, beside that of a squared distance.
-            sampled = 2.0 * self.config.energy * torch.log(score + 1e-2) + (1.0 - self.config.energy) * loss
+            sampled = 2.0 * self.config.energy * torch.log(usual(score) + 1e-2) + (1.0 - self.config.energy) * loss
             loss = torch.where(level == 1.0, sampled, loss)
             pure = (level == 1.0) * counted
             losses["energy_score"] = ((score * pure).sum() / pure.sum()).detach()
@@ -281,7 +312,7 @@ class Objective(nn.Module):
         if x.shape[2] > 3:
             # Absolute error: its median keeps depth edges sharp, where a mean would float in mid-air.
             depth = torch.stack([(p[:, :, 3] - x[:, :, 3]).abs().mean((2, 3)) for p in predictions])
-            losses["depth_loss"] = self.config.depth_weight * mean(torch.log(depth + 1e-3).mean(0))
+            losses["depth_loss"] = self.config.depth_weight * mean(torch.log(usual(depth) + 1e-3).mean(0))
             losses["depth_error"] = mean(depth.mean(0)).detach()
         return losses
 

@@ -27,9 +27,16 @@ def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
                 )
 
 
+def recordings_in(folder: Path) -> list[Path]:
+    """A recording's folder itself, or those of all that lie in it, such as the rounds of a task; none if nothing was recorded."""
+    if (folder / "dataset.json").is_file():
+        return [folder]
+    return sorted(file.parent for file in folder.glob("*/dataset.json"))
+
+
 def require_recording(data: Path) -> None:
     """Raise NotFoundError if nothing was recorded there."""
-    if not (data / "dataset.json").is_file():
+    if not recordings_in(data):
         raise NotFoundError(f"{data} has no dataset.json: record it with `worldsim record ENV_ID --out {data}`")
 
 

@@ -25,12 +25,17 @@ class TrainConfig:
     """Options of ``worldsim train``."""
 
     data: tuple[Path, ...]
-    """Folders of recordings of one environment, such as the rounds of several policies. They may still be growing: new shards are
-    picked up while training."""
+    """Folders of recordings of one environment, or folders that hold some, such as the rounds of several policies. They may still
+    be growing: new shards, and new recordings in a folder that holds some, are picked up while training."""
     out: Path
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the trained world."""
     preset: str = "tiny"
     """Size of the network: tiny, small, large, task or debug."""
+    attention: int | None = None
+    """Frames that attention spans, the present one included; the preset's number if not given. What has to be remembered for
+    longer, such as when something was last taken, needs more; ``window`` must be three times as long."""
+    sampling_steps: int = 1
+    """Sampling steps a frame of the trained world."""
     steps: int = 20_000
     """Training steps in all."""
     minutes: float | None = None
@@ -109,13 +114,15 @@ class TrainConfig:
             object.__setattr__(self, "data", (Path(self.data),))
         if not self.data:
             raise InvalidInputError("TrainConfig.data is empty: name the folder of a recording")
-        for name in ("steps", "batch_size", "motions", "warmup", "save_every", "sample_every", "refresh_every"):
+        for name in ("steps", "sampling_steps", "batch_size", "motions", "warmup", "save_every", "sample_every", "refresh_every"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"TrainConfig.{name} = {getattr(self, name)!r}: it must be at least 1")
         if self.minutes is not None and self.minutes <= 0:
             raise InvalidInputError(f"TrainConfig.minutes = {self.minutes!r}: it must be more than 0")
         if not 0.0 <= self.edits <= 1.0 or (self.edits > 0 and not self.memory):
             raise InvalidInputError(f"TrainConfig.edits = {self.edits!r}: a share in [0, 1], 0 without the memory")
+        if self.attention is not None and self.attention < 2:
+            raise InvalidInputError(f"TrainConfig.attention = {self.attention!r}: at least 2 frames, or leave it to the preset")
         if self.last_frames < 0:
             raise InvalidInputError(f"TrainConfig.last_frames = {self.last_frames!r}: a number of frames, 0 for none")
         if self.mixed_precision not in ("bf16", "no"):

@@ -57,9 +57,10 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
                 module.requires_grad_(True).train()
         return network, world.ego_motion, world.outcome
     last = 0 if c.memory else c.last_frames
+    size = PRESETS[c.preset] | ({} if c.attention is None else {"window": c.attention})
     network = SpaceTimeTransformer(
         height=height, width=width, channels=channels, view_channels=VIEW_CHANNELS if c.memory else last * (channels + 1),
-        actions=actions, action_dim=action_dim, last_frames=last, **PRESETS[c.preset],
+        actions=actions, action_dim=action_dim, last_frames=last, **size,
     )  # fmt: skip
     ego = EgoMotionHead(actions=actions, action_dim=action_dim) if info.geometry else None
     return network, ego, OutcomeHead(dim=network.config.dim, on_end=True)
@@ -72,7 +73,7 @@ def world_config(info: DatasetInfo, c: TrainConfig, dynamics: DynamicsConfig, ha
         env_id=info.env_id, env_kwargs=dict(info.env_kwargs), fps=info.fps or 8.75,
         has_rewards=has_rewards, has_terminations=tally.endings > 0, termination=Termination.SAMPLE,
         pixels=None if info.pixels is None else from_json(PixelsConfig, info.pixels, "pixels"),
-        dynamics=dataclasses.replace(dynamics, first_features=tally.made_up),
+        dynamics=dataclasses.replace(dynamics, first_features=tally.made_up, steps=c.sampling_steps),
         intrinsics=tuple(info.intrinsics) if info.intrinsics is not None else None,  # type: ignore[arg-type]
         action_low=tuple(box["low"]) if box is not None else None,
         action_high=tuple(box["high"]) if box is not None else None,

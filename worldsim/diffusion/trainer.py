@@ -26,7 +26,7 @@ from worldsim.diffusion.edits import edit_windows
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.diffusion.objective import Objective
 from worldsim.diffusion.perturb import OwnFrames
-from worldsim.diffusion.recordings import all_seen, named, require_alike, require_split
+from worldsim.diffusion.recordings import all_seen, named, recordings_in, require_alike, require_split
 from worldsim.diffusion.samples import sample_grid
 from worldsim.diffusion.sharding import part_of, prepare_sharding, whole
 from worldsim.diffusion.tally import Tally
@@ -57,9 +57,9 @@ class Trainer:
         if config.preset not in PRESETS:
             raise InvalidInputError(f"unknown preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
         self.config = config
-        self.datasets = [EpisodeDataset(folder) for folder in config.data]
+        self.datasets: list[EpisodeDataset] = []
+        self._find_recordings()
         self.dataset = self.datasets[0]
-        require_alike(self.datasets)
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
         self.sharded = prepare_sharding(self.accelerator)
@@ -154,11 +154,19 @@ class Trainer:
 
     # Data.
 
+    def _find_recordings(self) -> None:
+        """Those that are there now, beside the ones known."""
+        known = {dataset.path for dataset in self.datasets}
+        folders = [one for folder in self.config.data for one in recordings_in(folder) or [folder] if one not in known]
+        self.datasets += [EpisodeDataset(folder) for folder in folders]
+        require_alike(self.datasets)
+
     def take_in(self) -> None:
         """Load the shards that are new: every ``world_size``-th by number is this process's, however late each appears.
 
         All are looked at: whichever process writes the world's card knows of all maps, rewards and terminations.
         """
+        self._find_recordings()
         for dataset in self.datasets:
             dataset.refresh()
             for index, shard in enumerate(dataset.shards):

@@ -33,7 +33,8 @@ class TrainConfig:
     """Size of the network: tiny, small, large, task or debug."""
     attention: int | None = None
     """Frames that attention spans, the present one included; the preset's number if not given. What has to be remembered for
-    longer, such as when something was last taken, needs more; ``window`` must be three times as long."""
+    longer, such as when something was last taken, needs more; ``window`` must be three times as long. With ``init_from`` it is that
+    network's."""
     sampling_steps: int = 1
     """Sampling steps a frame of the trained world."""
     steps: int = 20_000

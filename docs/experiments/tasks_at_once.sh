@@ -51,6 +51,7 @@ train() { # task run minutes options
 }
 world() { # task run name: the world as it is by now
     until [ -f "$1/$2/world/world.json" ]; do sleep 1; done
+    # The rest of what was being saved.
     sleep 2
     "$python" -m worldsim export "$1/$2/world" --out "$1/$3" >"log/export-$1-$3.log" 2>&1
 }

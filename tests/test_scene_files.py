@@ -43,6 +43,23 @@ def test_round_trip_is_exact(room_scene: SceneStart, tmp_path: Path, tiny_world:
     assert loaded.name == "plain" and loaded.inverse_depth is None and loaded.pose is None and loaded.memory is None
 
 
+def test_long_scenes_and_those_of_version_1_are_png(room_scene: SceneStart, tmp_path: Path) -> None:
+    """WebP has no more than 16,383 rows. A scene that is written over another leaves no frames of it."""
+    rgb = torch.randint(0, 256, (2, 3, 8192, 2), dtype=torch.uint8)
+    long = SceneStart(rgb=rgb, act=torch.tensor([0, 1]), name="long")
+    folder = save_scene(dataclasses.replace(room_scene, name="long"), tmp_path / "scene")
+    assert (folder / "frames.webp").is_file()
+    save_scene(long, folder)
+    assert (folder / "frames.png").is_file() and not (folder / "frames.webp").exists()
+    assert_same(load_scene(folder), long)
+    meta = json.loads((folder / "scene.json").read_text())
+    (folder / "scene.json").write_text(json.dumps(meta | {"version": 1}))
+    assert_same(load_scene(folder), long)
+    save_scene(room_scene, folder)
+    assert not (folder / "frames.png").exists()
+    assert_same(load_scene(folder), room_scene)
+
+
 def test_a_memory_comes_along(room_scene: SceneStart, tmp_path: Path, tiny_world: World) -> None:
     """Its points are there before the frames are: the first frame's view knows something."""
     alone = tiny_world.initial([room_scene], [0])
@@ -114,7 +131,7 @@ def alter(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, alter])
-@pytest.mark.parametrize("name", ["frames.png", "inverse_depth.png", "points.safetensors"])
+@pytest.mark.parametrize("name", ["frames.webp", "inverse_depth.png", "points.safetensors"])
 def test_damaged_file(room_scene: SceneStart, tmp_path: Path, tiny_world: World, name: str, damage: Any) -> None:
     folder = save_scene(with_points(room_scene, tiny_world), tmp_path / "scene")
     damage(folder / name)

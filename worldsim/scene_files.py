@@ -1,8 +1,8 @@
 """Start scenes on disk, and recording them in a real twin.
 
-A scene is a folder: ``frames.png`` (the frames on top of one another), ``inverse_depth.png`` (their 16-bit codes, the
-same way), ``scene.json`` (actions, exact poses, intrinsics, checksums) and, if more has been seen than the frames show,
-``points.safetensors`` (the scene memory).
+A scene is a folder: ``frames.webp`` (the frames on top of one another, without loss; ``frames.png`` where they are too many rows
+for that), ``inverse_depth.png`` (their 16-bit codes, the same way), ``scene.json`` (actions, exact poses, intrinsics, checksums)
+and, if more has been seen than the frames show, ``points.safetensors`` (the scene memory).
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ from worldsim.policies import make_policy
 from worldsim.protocols import Policy
 from worldsim.state import SceneStart, flatten
 
-FORMAT_VERSION = 1
-FRAMES, DEPTH, POINTS, SCENE = "frames.png", "inverse_depth.png", "points.safetensors", "scene.json"
+FORMAT_VERSION = 2
+"""1 had all frames as PNG, and is read, too."""
+FRAMES, MANY_FRAMES, DEPTH, POINTS, SCENE = "frames.webp", "frames.png", "inverse_depth.png", "points.safetensors", "scene.json"
+WEBP_ROWS = 16_383
+"""WebP takes a quarter less than PNG, but no picture with more rows or columns."""
 MAX_TRIES = 50
 """Walks that may come to nothing in a row before recording gives up."""
 
@@ -85,10 +88,11 @@ def save_scene(scene: SceneStart, folder: str | os.PathLike[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SCENE).unlink(missing_ok=True)
     t, _, h, w = scene.rgb.shape
-    _write_png(folder / FRAMES, scene.rgb.permute(0, 2, 3, 1).reshape(t * h, w, 3).cpu().numpy())
-    files = [FRAMES]
+    files = [FRAMES if max(t * h, w) <= WEBP_ROWS else MANY_FRAMES]
+    (folder / (MANY_FRAMES if files == [FRAMES] else FRAMES)).unlink(missing_ok=True)
+    _write_picture(folder / files[0], scene.rgb.permute(0, 2, 3, 1).reshape(t * h, w, 3).cpu().numpy())
     if scene.inverse_depth is not None:
-        _write_png(folder / DEPTH, scene.inverse_depth.reshape(t * h, w).cpu().numpy().astype(np.uint16))
+        _write_picture(folder / DEPTH, scene.inverse_depth.reshape(t * h, w).cpu().numpy().astype(np.uint16))
         files.append(DEPTH)
     if scene.memory is not None and flatten(scene.memory):
         save_file({k: v.cpu().contiguous() for k, v in flatten(scene.memory).items()}, folder / POINTS)
@@ -117,8 +121,8 @@ def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
             raise DamagedFileError(f"{folder / SCENE}: version {meta['version']} of {meta['format']!r} cannot be read")
         sums, t = dict(meta["sha256"]), int(meta["frames"])
         files = {name: _checked(folder / name, checksum) for name, checksum in sums.items()}
-        rgb = _read_png(files[FRAMES])
-        code = _read_png(files[DEPTH]) if DEPTH in files else None
+        rgb = _read_picture(files[FRAMES if FRAMES in files else MANY_FRAMES])
+        code = _read_picture(files[DEPTH]) if DEPTH in files else None
         return SceneStart(
             rgb=torch.from_numpy(rgb).unflatten(0, (t, -1)).permute(0, 3, 1, 2).contiguous(),
             act=torch.tensor(meta["act"]["values"], dtype=getattr(torch, meta["act"]["dtype"])),
@@ -216,18 +220,20 @@ def _stacked(visits: Sequence[Visit], key: str) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(info[key], np.float32) for _, _, info in visits]))
 
 
-def _write_png(path: Path, pixels: Array) -> None:
+def _write_picture(path: Path, pixels: Array) -> None:
+    """PNG or WebP by the path's name, both without loss."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    Image.fromarray(pixels).save(temporary, format="PNG", optimize=True)
+    how = {"lossless": True, "quality": 100, "method": 6} if path.suffix == ".webp" else {"optimize": True}
+    Image.fromarray(pixels).save(temporary, format=path.suffix[1:], **how)
     os.replace(temporary, path)
 
 
-def _read_png(path: Path) -> Array:
+def _read_picture(path: Path) -> Array:
     try:
         with Image.open(path) as image:
             return np.array(image)
     except OSError as error:
-        raise DamagedFileError(f"{path} is not a readable PNG ({error}): copy the scene again") from error
+        raise DamagedFileError(f"{path} is not a readable picture ({error}): copy the scene again") from error
 
 
 def _read_points(path: Path) -> Points:

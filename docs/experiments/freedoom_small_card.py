@@ -38,7 +38,7 @@ class Args:
     """Folder of the exported world, which is changed."""
     earlier: str | None = None
     """Name or folder of the world that it was trained from, whose runs the card lists first."""
-    scenes: int = 10
+    scenes: int = 5
     """Start scenes, spread over the test maps; 0 leaves what is there."""
     head: str | None = None
     """World whose ego-motion head to take (8-bit)."""

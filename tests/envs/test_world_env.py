@@ -227,8 +227,8 @@ def test_damaged_scene(tmp_path: Path, tiny_world: World, scenes_folder: Path) -
     folder.mkdir()
     for file in (scenes_folder / "room-6-1").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    (folder / "frames.png").write_bytes((folder / "frames.png").read_bytes()[:-40])
-    with pytest.raises(DamagedFileError, match=r"frames\.png"):
+    (folder / "frames.webp").write_bytes((folder / "frames.webp").read_bytes()[:-40])
+    with pytest.raises(DamagedFileError, match=r"frames\.webp"):
         WorldEnv(tiny_world, scenes=tmp_path).reset()
 
 

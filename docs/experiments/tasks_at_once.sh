@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# TakeCover and HealthGathering on two GPUs, from recording to agents in rounds, within a given time and without being watched.
+# TakeCover, alone or beside HealthGathering, on two GPUs, from recording to agents in rounds, within a given time, without being watched.
 #
 #   docs/experiments/tasks_at_once.sh OUT [SECONDS]
 #
 # OUT: folder for the results: worlds, agents and logs, packed, whatever had been reached by then. SECONDS: of all of it (1600).
 # Everything else lies in WORK (runs/at_once). The first GPU trains TakeCover's world from the first recorded shards on and takes the
-# agents' own recordings in as they come, then an agent; the second one does all the rest. FRAMES (100000, of each of TakeCover's
-# three recordings, and of each round of an agent), GATHER_FRAMES (66000, and GATHER_ROUND, 34000, of its agent), PLAYERS (7,
-# processes a recording), SAVE_EVERY (1000), PRESET (task), BUFFER (900000 frames), ENVS (256) and TRAIN (further options of all
-# trainings of worlds) are taken from the environment; SCALE (1) shortens all minutes, for rehearsals.
+# agents' own recordings in as they come, then an agent; the second one does all the rest. ROUNDS: with TakeCover alone so many
+# agents on the second GPU, one after another, and the last one in the finished world; else HealthGathering is done there, too.
+# FRAMES (100000, of each of TakeCover's three recordings, and of each round of an agent), GATHER_FRAMES (66000, and GATHER_ROUND,
+# 34000, of its agent), PLAYERS (7, processes a recording), WORLD_MINUTES (19, of TakeCover's), SAVE_EVERY (1000), PRESET (task),
+# BUFFER (900000 frames), ENVS (256), ENGINE (compiled, of dreams) and TRAIN (further options of all trainings of worlds) are taken
+# from the environment; SCALE (1) shortens all minutes, for rehearsals.
 set -u
 OUT=$(mkdir -p "$1" && cd "$1" && pwd) SECONDS_ALL=${2:-1600}
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -24,6 +26,7 @@ cd "$WORK" || exit 1
 began=$(date +%s)
 say() { echo "$(($(date +%s) - began)) s: $*" | tee -a log/phases; }
 told() { "$python" -c "import json; x = json.load(open('$1')); print($2)" 2>&1 | tail -1; } # JSON file, expression
+left() { awk "BEGIN { print ($SECONDS_ALL - $(date +%s) + $began - 40) / 60 }"; } # minutes, for what has to be done before packing
 scaled() { awk "BEGIN { print $1 * ${SCALE:-1} }"; }
 
 mkdir -p {takecover,healthgathering}/{data,rounds}
@@ -57,12 +60,12 @@ world() { # task run name: the world as it is by now
 }
 learn() { # task world name minutes options: dreams begin at moments of agents' recordings, where there are some
     local task=$1 from=$2 name=$3 minutes scenes=data
-    minutes=$(scaled "$4")
+    if [ "$4" = rest ]; then minutes=$(left); else minutes=$(scaled "$4"); fi
     shift 4
     if [ -n "$(ls -A "$task/rounds")" ]; then scenes=rounds; fi
     OMP_NUM_THREADS=2 "$python" -m worldsim.agents.actor_critic --world "$task/$from" --out "$task/$name" --minutes "$minutes" \
         --scenes "worldsim.scenes.episodes:EpisodeScenes:$task/$scenes" --num-envs "${ENVS:-256}" --minibatches 32 --epochs 4 \
-        --learning-rate 3e-4 --engine fast "$@" >"log/$name-$task.log" 2>&1
+        --learning-rate 3e-4 --engine "${ENGINE:-compiled}" "$@" >"log/$name-$task.log" 2>&1
     say "$name of $task: $(told "$task/$name/agent.json" 'x["training"]["steps"], x["training"]["history"]')"
 }
 after() { # agent: the option to begin with its weights, if it is there
@@ -74,19 +77,32 @@ for i in 0 1 2; do
     policies=(random persistent persistent)
     record takecover "$i" "${policies[$i]}" "${FRAMES:-100000}" $((i + 1)) &
 done
-record healthgathering 0 persistent "${GATHER_FRAMES:-66000}" 1 &
-until [ -f takecover/data/0/dataset.json ] && [ -f takecover/data/1/dataset.json ] && [ -f takecover/data/2/dataset.json ] &&
-    [ -f healthgathering/data/0/dataset.json ]; do sleep 0.5; done
+first=(takecover/data/{0,1,2}/dataset.json)
+if [ -z "${ROUNDS:-}" ]; then
+    record healthgathering 0 persistent "${GATHER_FRAMES:-66000}" 1 &
+    first+=(healthgathering/data/0/dataset.json)
+fi
+until ls "${first[@]}" >log/first 2>&1; do sleep 0.5; done
 # shellcheck disable=SC2046
 (
     export CUDA_VISIBLE_DEVICES=0
-    train takecover train 19
+    train takecover train "${WORLD_MINUTES:-19}"
     world takecover train world
-    learn takecover world agent-3 20 "${cover[@]}" $(after takecover/agent-2)
+    learn takecover world "agent-${ROUNDS:-2}b" rest "${cover[@]}" $(after "takecover/agent-${ROUNDS:-2}")
 ) &
 # shellcheck disable=SC2046
 (
     export CUDA_VISIBLE_DEVICES=1
+    if [ -n "${ROUNDS:-}" ]; then
+        for ((round = 1; round <= ROUNDS; round++)); do
+            world takecover train "world-$round"
+            learn takecover "world-$round" "agent-$round" 2.5 "${cover[@]}" $(after "takecover/agent-$((round - 1))")
+            record takecover "agent-$round" "takecover/agent-$round" "${FRAMES:-100000}" $((10 + round)) $((3 * ${PLAYERS:-7})) &
+        done
+        until [ -f takecover/world/world.json ]; do sleep 1; done
+        learn takecover world "agent-${ROUNDS}c" rest --horizon 64 --discount 0.98 $(after "takecover/agent-$ROUNDS")
+        exit
+    fi
     long=(--attention 16 --window 48 --batch-size 16)
     train healthgathering train 6 "${long[@]}"
     world healthgathering train world-1
@@ -101,13 +117,12 @@ until [ -f takecover/data/0/dataset.json ] && [ -f takecover/data/1/dataset.json
     train healthgathering train-2 4 "${long[@]}" --init-from healthgathering/train/world
     world healthgathering train-2 world
     learn healthgathering world agent-2 4 --horizon 128 $(after healthgathering/agent-1)
-    until [ -f takecover/world/world.json ]; do sleep 1; done
-    learn takecover world agent-4 20 --horizon 64 --discount 0.99 --sampling-steps 4
 ) &
 while [ $(($(date +%s) - began)) -lt "$SECONDS_ALL" ]; do sleep 1; done
 say packing
 # Two archives, without what agents would go on from: small enough to be brought away whatever happens.
-tar czf "$OUT/results.tgz" --exclude 'checkpoint*' {takecover,healthgathering}/world* {takecover,healthgathering}/agent-?
+tar czf "$OUT/results.tgz" --exclude 'checkpoint*' --exclude 'takecover/world-*' --exclude 'healthgathering/world-*' \
+    {takecover,healthgathering}/{world,agent-}* 2>log/packing
 tar czf "$OUT/logs.tgz" --exclude '*.png' log/*.log log/phases {takecover,healthgathering}/train*/history.json
 say packed
 # The subshells first, or they would go on with their next command.

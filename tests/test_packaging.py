@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"worldsim": "worldsim", "envs": "worldsim/envs", "agents": "worldsim/agents", "scenes": "worldsim/scenes"}
-DATA = {".json", ".safetensors", ".png"}
+DATA = {".json", ".safetensors", ".png", ".webp"}
 
 
 @pytest.fixture(scope="module")

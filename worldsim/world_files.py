@@ -59,7 +59,7 @@ def find_world(name: str | os.PathLike[str]) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.png"]))
+            return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.png", "*.webp"]))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
             raise NotFoundError(f"no world {text!r} here or on the hub ({type(error).__name__}): {_shipped()}") from error
     raise NotFoundError(f"no world {text!r}: give a folder with a world.json, or {_shipped()}")

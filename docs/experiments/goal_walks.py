@@ -20,7 +20,7 @@ from tqdm import tqdm
 from true_ground import true_ground
 
 from worldsim.agents.cem import CemPolicy
-from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig
+from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, ImageGoalConfig, ImageGoalWalker
 from worldsim.agents.persistent import PersistentPolicy
 from worldsim.belief import Belief
 from worldsim.camera import Camera, snap_pose
@@ -35,7 +35,7 @@ from worldsim.world import World
 
 Array = NDArray[Any]
 FORWARD, TURN_LEFT, TURN_RIGHT = 1, 3, 4
-AGENTS = ("straight", "icem", "mppi", "icem-unguided", "ceiling")
+AGENTS = ("straight", "icem", "mppi", "icem-search", "mppi-search", "icem-unguided", "ceiling")
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class Config:
     walks: int = 4
     """Tasks a map."""
     agents: tuple[str, ...] = ("straight", "icem", "ceiling")
-    """Of ``straight`` (turn to the goal, walk on), ``icem``, ``mppi``, ``icem-unguided`` (straight distance as the cost) and
-    ``ceiling`` (icem with the map of the game's own geometry)."""
+    """Of ``straight`` (turn to the goal, walk on), ``icem``, ``mppi``, ``icem-search``, ``mppi-search`` (with image goals alone: on
+    to the next place that looks so, where the walk does not end), ``icem-unguided`` (straight distance as the cost) and ``ceiling``
+    (icem with the map of the game's own geometry)."""
     goals: tuple[str, ...] = ("point", "image")
     """``point``: the goal's pose is given. ``image``: its picture alone, where the memory knows most of the view."""
     history: int = 64
@@ -148,8 +149,11 @@ class TrueMapWalker(GoalWalker):
         return true_ground(self.map_name, pose[:3, 3], self.config.ground, bumps)
 
 
-def make_agent(name: str, belief: Belief, goal: torch.Tensor, map_name: str) -> Any:
-    """The agent ``name``, with a goal's pose (4, 4)."""
+def make_agent(name: str, belief: Belief, goal: torch.Tensor, map_name: str, picture: Any = None) -> Any:
+    """The agent ``name``, with a goal's pose (4, 4), or its picture for those that search."""
+    if name.endswith("-search"):
+        planner: Any = name.removesuffix("-search")
+        return ImageGoalWalker(belief, picture, ImageGoalConfig(GoalWalkerConfig(planner=planner)))
     if name == "straight":
         return Straight(belief, goal.numpy())
     if name == "ceiling":
@@ -235,13 +239,16 @@ def task(twin: Twin, name: str, kind: str, seed: int) -> dict[str, Any] | None:
         except InvalidInputError as refusal:
             error = str(refusal)
     for agent in config.agents:
-        if error is not None and agent != "ceiling":
+        searches = agent.endswith("-search")
+        if searches and kind == "point":
+            raise InvalidInputError(f"{agent} is told a picture, not a point: run it with --goals image")
+        if error is not None and agent != "ceiling" and not searches:
             row["agents"][agent] = {"success": False, "steps": 0, "nearest_m": row["metres"], "error": error}
             continue
         start = twin.go_to_start(name, seed, see=False)
         twin.belief.resume(state)
         # The ceiling knows the true place of a picture, as it knows the true map.
-        walker = make_agent(agent, twin.belief, goal if agent == "ceiling" else aim, name)
+        walker = make_agent(agent, twin.belief, goal if agent == "ceiling" else aim, name, picture)
         row["agents"][agent] = walk(twin, walker, start, goal[:3, 3].numpy(), seed)
     return row
 

@@ -120,10 +120,9 @@ until ls "${first[@]}" >log/first 2>&1; do sleep 0.5; done
 ) &
 while [ $(($(date +%s) - began)) -lt "$SECONDS_ALL" ]; do sleep 1; done
 say packing
-# Two archives, without what agents would go on from: small enough to be brought away whatever happens.
-tar czf "$OUT/results.tgz" --exclude 'checkpoint*' --exclude 'takecover/world-*' --exclude 'healthgathering/world-*' \
-    {takecover,healthgathering}/{world,agent-}* 2>log/packing
-tar czf "$OUT/logs.tgz" --exclude '*.png' log/*.log log/phases {takecover,healthgathering}/train*/history.json
+# Two archives, without what agents would go on from: small enough to be brought away whatever happens. What there is not is left out.
+tar czf "$OUT/results.tgz" --exclude 'checkpoint*' --exclude '*/world-*' {takecover,healthgathering}/{world,agent-}* 2>log/packing
+tar czf "$OUT/logs.tgz" --exclude '*.png' log/*.log log/phases {takecover,healthgathering}/train*/history.json 2>>log/packing
 say packed
 # The subshells first, or they would go on with their next command.
 for job in $(jobs -p); do

@@ -13,13 +13,14 @@ import worldsim  # noqa: F401  registers the environments
 from tests.conftest import make_tiny_world
 from worldsim.agents.cem import CemConfig
 from worldsim.agents.explorer import FrontierConfig, FrontierExplorer, cast
-from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, WayGoal
+from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, ImageGoalConfig, ImageGoalWalker, WayGoal
 from worldsim.agents.mppi import MppiConfig
 from worldsim.agents.novelty import NoveltyConfig, NoveltyExplorer
 from worldsim.belief import Belief
 from worldsim.contracts import check_policy
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.ground import Ground, GroundConfig
+from worldsim.memory.locate import LocateConfig
 from worldsim.planning import Futures
 from worldsim.testing import TinyRoom
 from worldsim.world import World
@@ -117,6 +118,28 @@ def test_goals_and_worlds_that_cannot_be_walked_are_named(belief: Belief) -> Non
     flat.start(TinyRoom(size=32).reset(seed=0)[0], {})
     with pytest.raises(MissingGeometryError, match="knows no poses"):
         GoalWalker(flat, torch.eye(4))
+
+
+def test_image_goal_walkers_go_on_to_the_next_place(belief: Belief) -> None:
+    """Where one has come, or not come for too long, another is gone to; after the last one they are searched for again."""
+    picture = belief.state.frame.rgb[0].permute(1, 2, 0).cpu().numpy()
+    locate = LocateConfig(spacing=0.5, kept=6, rounds=1, draws=2, ground=ROOM, least_coverage=0.0)
+    config = ImageGoalConfig(SMALL, locate, places=3, give_up=2)
+    walker = ImageGoalWalker(belief, picture, config)
+    check_policy(walker, belief.action_space, [picture] * 3)
+    walker.reset(0)
+    here, places = belief.pose[:2, 3], [x.clone() for x in walker.found]
+    assert 1 <= len(places) <= 3
+    # It stands where the picture was taken: the likeliest place is done with at once, the others after two steps each.
+    assert float((walker.goal[:2, 3] - here).norm()) < config.arrived
+    goals = []
+    for _ in range(2 * len(places) + 1):
+        walker.act(picture)
+        goals.append(walker.goal)
+    for i, place in enumerate(places[1:]):
+        assert torch.equal(goals[2 * i], place) and torch.equal(goals[2 * i + 1], place)
+    with pytest.raises(InvalidInputError, match="the picture must be uint8"):
+        ImageGoalWalker(belief, picture[:8])
 
 
 @pytest.mark.slow

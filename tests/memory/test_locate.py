@@ -12,7 +12,7 @@ from tests.conftest import make_tiny_world
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.ground import GroundConfig
-from worldsim.memory.locate import LocateConfig, locate
+from worldsim.memory.locate import LocateConfig, candidates, locate
 from worldsim.memory.points import PointMemoryConfig
 from worldsim.state import WorldState
 from worldsim.testing import textured_room
@@ -56,6 +56,22 @@ def test_a_picture_from_a_place_not_stood_on_is_found(
     found = locate(world, state, picture, CONFIG)
     assert float((found[:3, 3] - camera.pose[0, :3, 3]).norm()) < 0.4
     assert float(found[:3, 2] @ camera.pose[0, :3, 2]) > np.cos(np.radians(10))
+
+
+def test_candidates_are_apart_and_hold_the_place(looked_around: tuple[World, WorldState]) -> None:
+    world, state = looked_around
+    camera = cameras((3.2, 2.2, 0.6))
+    picture = textured_room(camera).rgb[0].permute(1, 2, 0).numpy()
+    config = dataclasses.replace(CONFIG, apart=1.0)
+    found = candidates(world, state, picture, 3, config)
+    assert 1 <= len(found) <= 3 and found.shape[1:] == (4, 4)
+    between = torch.cdist(found[:, :2, 3], found[:, :2, 3])
+    assert bool((between[~torch.eye(len(found), dtype=torch.bool)] >= 1.0).all())
+    assert float((found[:, :3, 3] - camera.pose[0, :3, 3]).norm(dim=1).min()) < 0.5
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert len(candidates(world, state, noise, 3, config)) >= 1
+    with pytest.raises(InvalidInputError, match="count of candidates = 0"):
+        candidates(world, state, picture, 0)
 
 
 def test_what_the_memory_does_not_know_is_refused(looked_around: tuple[World, WorldState]) -> None:

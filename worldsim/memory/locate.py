@@ -48,6 +48,8 @@ class LocateConfig:
     """Share of the picture's contrast (its difference from its own mean colour) by which what is found may differ from it."""
     least_coverage: float = 0.3
     """Share of the view found that the memory must know."""
+    apart: float = 1.5
+    """Metres between the places that :func:`candidates` gives."""
     ground: GroundConfig = field(default_factory=GroundConfig)
     seed: int = 0
 
@@ -59,7 +61,43 @@ def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | Non
     state: a batch of one. Cameras are level and at eye height, as walkers' are. Raises InvalidInputError where nothing that the
     memory knows looks so: the goal is then outside of it. MissingGeometryError without a point memory.
     """
-    c, n = config or LocateConfig(), world.network.config
+    c = config or LocateConfig()
+    known, picture, intrinsics, eye = _searched(world, state, rgb, c)
+    starts = _by_panorama(known, picture, intrinsics, eye, c)
+    found, cost = _by_views(known, picture, intrinsics, starts, c)
+    best = found[int(cost.argmin())]
+    half = _halved(picture)
+    accepted = c.accept * _contrast(half)
+    off, share = _compare(known, half, intrinsics, best[None])
+    if float(off) > accepted or float(share) < c.least_coverage:
+        raise InvalidInputError(
+            f"the goal's picture is outside of the memory: what comes nearest differs by {float(off):.0f} of 255 (accepted: "
+            f"{accepted:.0f}) over {float(share):.0%} of the view (needed: {c.least_coverage:.0%}): go on until it has been seen"
+        )
+    return _poses(best[None])[0]
+
+
+@torch.no_grad()
+def candidates(world: World, state: WorldState, rgb: Any, count: int = 6, config: LocateConfig | None = None) -> Tensor:
+    """Poses (k, 4, 4) as :func:`locate` looks for them, the likeliest first, at most ``count``, ``config.apart`` metres apart.
+
+    Places look alike, and what points show of the true one may look less like the picture than another: who can go there looks at
+    several. Nothing is refused for looking otherwise, so there always is at least one. Raises as :func:`locate` for what is no
+    picture or no memory.
+    """
+    c = config or LocateConfig()
+    if count < 1:
+        raise InvalidInputError(f"count of candidates = {count!r}: it must be at least 1")
+    known, picture, intrinsics, eye = _searched(world, state, rgb, c)
+    # Those that are looked at closely are spread out, or they would all lie around the likeliest.
+    starts = _by_panorama(known, picture, intrinsics, eye, c, 0.67 * c.apart)
+    found, cost = _by_views(known, picture, intrinsics, starts, c)
+    return _poses(_spread_out(found[cost.argsort(stable=True)], c.apart, count))
+
+
+def _searched(world: World, state: WorldState, rgb: Any, c: LocateConfig) -> tuple[Points, Tensor, Tensor, NDArray[Any]]:
+    """What is searched, checked: the points that tell, the picture (3, h, w), its camera's intrinsics (4,) and the eye (3,)."""
+    n = world.network.config
     memory, pose = state.memory, state.frame.pose
     if not isinstance(memory, Points) or pose is None:
         raise MissingGeometryError("a picture is found in a point memory, and this world has none: use one with geometry")
@@ -71,18 +109,24 @@ def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | Non
     known = map_tensors(lambda x: x[..., used].cpu(), memory)
     step = -(-int(used.sum()) // c.most_points)
     known = map_tensors(lambda x: x[..., ::step].contiguous(), known)
-    intrinsics = state.intrinsics[0].float().cpu()
-    starts = _by_panorama(known, picture, intrinsics, pose[0, :3, 3].cpu().numpy(), c)
-    best = _by_views(known, picture, intrinsics, starts, c)
-    half = F.interpolate(picture[None], (n.height // 2, n.width // 2), mode="area")[0]
-    accepted = c.accept * _contrast(half)
-    off, share = _compare(known, half, intrinsics, best[None])
-    if float(off) > accepted or float(share) < c.least_coverage:
-        raise InvalidInputError(
-            f"the goal's picture is outside of the memory: what comes nearest differs by {float(off):.0f} of 255 (accepted: "
-            f"{accepted:.0f}) over {float(share):.0%} of the view (needed: {c.least_coverage:.0%}): go on until it has been seen"
-        )
-    return _poses(best[None])[0]
+    return known, picture, state.intrinsics[0].float().cpu(), pose[0, :3, 3].cpu().numpy()
+
+
+def _halved(picture: Tensor) -> Tensor:
+    """A picture (3, h, w) at half its size."""
+    height, width = (size // 2 for size in picture.shape[1:])
+    return F.interpolate(picture[None], (height, width), mode="area")[0]
+
+
+def _spread_out(rows: Tensor, apart: float, most: int) -> Tensor:
+    """Of places (k, 4), the best first, at most so many, each at least ``apart`` metres from those before it."""
+    kept: list[Tensor] = []
+    for row in rows:
+        if all(float((row[:2] - other[:2]).norm()) >= apart for other in kept):
+            kept.append(row)
+            if len(kept) == most:
+                break
+    return torch.stack(kept)
 
 
 def _poses(rows: Tensor) -> Tensor:
@@ -96,8 +140,10 @@ def _poses(rows: Tensor) -> Tensor:
     return snap_pose(pose)
 
 
-def _by_panorama(known: Points, picture: Tensor, intrinsics: Tensor, eye: NDArray[Any], c: LocateConfig) -> Tensor:
-    """The places and headings (k, 4) whose panoramas are nearest to the picture."""
+def _by_panorama(
+    known: Points, picture: Tensor, intrinsics: Tensor, eye: NDArray[Any], c: LocateConfig, apart: float = 0.0
+) -> Tensor:
+    """The places and headings (k, 4) whose panoramas are nearest to the picture, ``apart`` metres from one another."""
     position, colour = known.position[0], known.colour[0].float()
     solid = known.kind[0] == POINT
     position, colour = position[:, solid], colour[:, solid]
@@ -124,10 +170,11 @@ def _by_panorama(known: Points, picture: Tensor, intrinsics: Tensor, eye: NDArra
     cost = torch.cat(found)
     # Of each place the best heading, so that those kept are apart.
     least, turn = cost.min(1)
-    order = least.argsort(stable=True)[: c.kept]
+    order = least.argsort(stable=True)
     # Columns run clockwise, as pictures do, from a heading of half the window to the left.
     heading = -(turn[order].float() + 0.5 * columns) * (2 * np.pi / AZIMUTHS)
-    return torch.column_stack([places[order], heading])
+    rows = torch.column_stack([places[order], heading])
+    return _spread_out(rows, apart, c.kept) if apart else rows[: c.kept]
 
 
 def _cylinder(picture: Tensor, intrinsics: Tensor) -> tuple[Tensor, int]:
@@ -163,10 +210,9 @@ def _panoramas(position: Tensor, colour: Tensor, places: Tensor) -> tuple[Tensor
     return picture.reshape(k, 3, ROWS, AZIMUTHS), mask.view(k, ROWS, AZIMUTHS)
 
 
-def _by_views(known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor, c: LocateConfig) -> Tensor:
-    """The best of variations of ``starts`` (k, 4), by views of half the picture's size."""
-    height, width = (size // 2 for size in picture.shape[1:])
-    wanted = F.interpolate(picture[None], (height, width), mode="area")[0]
+def _by_views(known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor, c: LocateConfig) -> tuple[Tensor, Tensor]:
+    """The best of variations of each of ``starts`` (k, 4), by views of half the picture's size, and what it differs by (k,)."""
+    wanted = _halved(picture)
     generator = torch.Generator().manual_seed(c.seed)
     spread = torch.tensor([0.5 * c.spacing, 0.5 * c.spacing, 0.05, 0.1])
     cost = _cost(known, wanted, intrinsics, starts, c)
@@ -178,7 +224,7 @@ def _by_views(known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor
         better = least < cost
         starts = torch.where(better[:, None], varied[torch.arange(len(starts)), which], starts)
         cost, spread = torch.where(better, least, cost), 0.67 * spread
-    return starts[int(cost.argmin())]
+    return starts, cost
 
 
 def _cost(known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor, c: LocateConfig) -> Tensor:

@@ -25,7 +25,7 @@ from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory
 from worldsim.meshes import fuse, save_glb
 from worldsim.metrics import psnr
 from worldsim.nerfstudio_files import save_nerfstudio
-from worldsim.pictures import contact_sheet, enlarge, holes_marked, save_png
+from worldsim.pictures import contact_sheet, enlarge, holes_marked, save_picture
 from worldsim.scenes.capture import CaptureScene
 from worldsim.state import Frame
 from worldsim.world import World
@@ -71,8 +71,8 @@ def save(config: Config, name: str, rows: dict[str, Any], columns: list[str]) ->
     """A contact sheet in 96 colours: pictures of a page must be small."""
     sheet = contact_sheet(rows, columns, scale=1)
     few = Image.fromarray(sheet).quantize(96, dither=Image.Dither.NONE).convert("RGB")
-    save_png(np.asarray(few), config.out / f"{name}.png")
-    print(f"{name}.png: {(config.out / f'{name}.png').stat().st_size / 1000:.0f} KB", flush=True)
+    save_picture(np.asarray(few), config.out / f"{name}.webp")
+    print(f"{name}.webp: {(config.out / f'{name}.webp').stat().st_size / 1000:.0f} KB", flush=True)
 
 
 def come_back(config: Config, world: World) -> Any:

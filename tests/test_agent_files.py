@@ -99,6 +99,21 @@ def test_bad_cards(tmp_path: Path, learned: ActorCriticPolicy, change: dict, err
         load_agent(tmp_path)
 
 
+def test_eight_bit_weights_are_half_the_size_and_pack_again_to_the_same(tmp_path: Path, learned: ActorCriticPolicy) -> None:
+    save_agent(learned, tmp_path / "16")
+    save_agent(learned, tmp_path / "8", eight_bit=True)
+    sizes = [(tmp_path / bits / "weights.safetensors").stat().st_size for bits in ("16", "8")]
+    assert sizes[1] < 0.75 * sizes[0]
+    first = load_agent(tmp_path / "8")
+    for name, weight in learned.state_dict().items():
+        rounded = first.state_dict()[name]
+        # Half a step of 127 to the largest weight.
+        torch.testing.assert_close(rounded, weight, rtol=0.0, atol=0.005 * float(weight.abs().amax()) if weight.numel() else 0.0)
+    save_agent(first, tmp_path / "again", eight_bit=True)
+    packed, again = ((tmp_path / folder / "weights.safetensors").read_bytes() for folder in ("8", "again"))
+    assert packed == again
+
+
 def test_damaged_and_missing_weights(tmp_path: Path, learned: ActorCriticPolicy) -> None:
     save_agent(learned, tmp_path)
     weights = tmp_path / "weights.safetensors"

@@ -284,6 +284,20 @@ def test_damaged_card(copied: Path, change: Any) -> None:
         World.from_pretrained(copied)
 
 
+def test_a_shipped_world_may_share_a_module_with_another(tmp_path: Path) -> None:
+    """freedoom-small walks as freedoom-tiny does: one file for both. What is saved holds all it needs."""
+    tiny, small = (World.from_pretrained(f"freedoom-{size}", device="cpu") for size in ("tiny", "small"))
+    assert tiny.folder is not None and small.folder is not None and tiny.ego_motion is not None and small.ego_motion is not None
+    assert not list((small.folder / "ego_motion").glob("*.safetensors"))
+    assert_same(small.ego_motion.state_dict(), tiny.ego_motion.state_dict())
+    saved = small.save_pretrained(tmp_path / "saved", eight_bit=True)
+    first, second = (folder / "ego_motion" / "int8.safetensors" for folder in (saved, tiny.folder))
+    assert first.read_bytes() == second.read_bytes()
+    (saved / "ego_motion" / "config.json").write_text('{"_same_as": "../elsewhere"}')
+    with pytest.raises(DamagedFileError, match="'../elsewhere' is no shipped world"):
+        World.from_pretrained(saved)
+
+
 @pytest.mark.parametrize("damage", ["{", "[]", '{"dim": "large"}', '{"height": 33}'])
 def test_damaged_module_config(copied: Path, damage: str) -> None:
     path = copied / "dynamics" / "config.json"

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from worldsim.config import from_json, read_json, to_json, write_json
+from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.protocols import Policy
 
@@ -77,11 +78,14 @@ class BatchPolicy(Protocol):
         ...
 
 
-def save_agent(policy: Policy, folder: str | os.PathLike[str], card: AgentCard | None = None) -> Path:
+def save_agent(
+    policy: Policy, folder: str | os.PathLike[str], card: AgentCard | None = None, eight_bit: bool = False
+) -> Path:
     """Write ``policy`` to ``folder``; ``agent.json`` comes last, so that an interrupted save is no agent.
 
     policy: needs ``action_space`` and, if it is constructed with more, ``settings``, a dict of those arguments. Weights, if it
-    has a ``state_dict``, are stored at 16 bits.
+    has a ``state_dict``, are stored at 16 bits, or matrices and filters at 8, as worlds' are, for agents to be shipped: measure
+    those anew.
     """
     from worldsim.data.play import describe_space
 
@@ -93,7 +97,8 @@ def save_agent(policy: Policy, folder: str | os.PathLike[str], card: AgentCard |
     (folder / CARD).unlink(missing_ok=True)
     (folder / WEIGHTS).unlink(missing_ok=True)
     if isinstance(policy, Learned):
-        weights = {name: _halved(value.detach().cpu()).contiguous() for name, value in policy.state_dict().items()}
+        whole = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
+        weights = quantise_weights(whole) if eight_bit else {name: _halved(value) for name, value in whole.items()}
         temporary = folder / f".{WEIGHTS}.{os.getpid()}"
         save_file(weights, temporary)
         temporary.chmod(0o644)
@@ -130,8 +135,7 @@ def load_agent(
         raise DamagedFileError(f"{folder / CARD}: {card.kind} cannot be made with {card.settings} ({error})") from error
     if isinstance(policy, Learned):
         try:
-            weights = load_file(folder / WEIGHTS)
-            policy.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in weights.items()})
+            policy.load_state_dict(dequantise_weights(load_file(folder / WEIGHTS)))
         except FileNotFoundError:
             raise NotFoundError(f"{folder / WEIGHTS} is missing: copy the agent again") from None
         except (SafetensorError, RuntimeError, KeyError) as error:

@@ -98,11 +98,14 @@ def panels(pictures: Mapping[str, Array], scale: int = 4, caption: str = "") -> 
     return np.asarray(image)
 
 
-def save_png(picture: Array, path: Path) -> None:
-    """Write (h, w, 3) uint8 to ``path``; a reader never meets half a file."""
+def save_picture(picture: Array, path: Path) -> None:
+    """Write (h, w, 3) uint8 to ``path``, without loss: WebP if it is named so, else PNG. A reader never meets half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
+    if path.suffix == ".webp":
+        Image.fromarray(picture).save(temporary, format="WEBP", lossless=True, quality=100, method=6)
+    else:
+        Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
     temporary.replace(path)
 
 

@@ -96,12 +96,20 @@ def read_card(path: Path) -> tuple[WorldConfig, dict[str, Any]]:
 
 
 def load_module(kind: Any, folder: Path) -> Any:
-    """A module from its folder: diffusers' layout, or int8 weights beside the same config."""
+    """A module from its folder: diffusers' layout, or int8 weights beside the same config.
+
+    ``_same_as`` in the config names a shipped world whose module of that name it is, weights and all: shipped worlds need not hold
+    the same weights twice. Worlds that are saved hold all they need.
+    """
+    config = read_json(folder / "config.json")
+    if "_same_as" in config:
+        if config["_same_as"] not in shipped_worlds():
+            raise DamagedFileError(f"{folder / 'config.json'}: {config['_same_as']!r} is no shipped world: copy the world again")
+        return load_module(kind, WORLDS_FOLDER / config["_same_as"] / folder.name)
     packed, plain = folder / PACKED_WEIGHTS, folder / PLAIN_WEIGHTS
     path = packed if packed.is_file() else plain
     if not path.is_file():
         raise NotFoundError(f"{folder} has no weights ({packed.name} or {plain.name}): copy the world again")
-    config = read_json(folder / "config.json")
     try:
         module = kind.from_config({k: v for k, v in config.items() if not k.startswith("_")})
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:

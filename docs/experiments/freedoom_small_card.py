@@ -41,7 +41,7 @@ class Args:
     scenes: int = 5
     """Start scenes, spread over the test maps; 0 leaves what is there."""
     head: str | None = None
-    """World whose ego-motion head to take (8-bit)."""
+    """Shipped world whose ego-motion head it shares."""
     results: Path | None = None
     """Figures of ``worldsim evaluate`` for the card."""
     trips: Path | None = None
@@ -62,7 +62,8 @@ def main(args: Args) -> None:
             card[key] = read_json(file)
     if args.head is not None:
         shutil.rmtree(args.world / "ego_motion")
-        shutil.copytree(find_world(args.head) / "ego_motion", args.world / "ego_motion")
+        (args.world / "ego_motion").mkdir()
+        write_json(args.world / "ego_motion" / "config.json", {"_same_as": args.head})
         card["training"]["note"] = f"ego-motion head: that of {args.head}"
     write_json(args.world / "world.json", meta)
     if args.scenes and args.results is None and args.trips is None:

@@ -27,7 +27,7 @@ from worldsim.evaluation.returns import NOVELTY_STEPS, changed
 from worldsim.evaluation.test_set import ATTEMPTS, POLICY, TEST_SPLIT
 from worldsim.memory import PointMemory
 from worldsim.metrics import sharpness
-from worldsim.pictures import save_png
+from worldsim.pictures import save_picture
 from worldsim.pixels import make_env
 from worldsim.policies import make_policy
 from worldsim.scene_files import load_scene, scene_names
@@ -239,7 +239,7 @@ def draw_drift(result: dict[str, Any], path: Path) -> None:
         if "band" in entry:
             curves["mean of real walks"], band = [(x, mean_known(entry["real"], 0))], tuple(entry["band"])
         panels.append(Panel(name, curves, ("mean of dreams", "mean of real walks"), band, "mean of real walks"))
-    save_png(draw_panels(panels, ("mean of dreams", "mean of real walks", "each dream"), "steps"), path)
+    save_picture(draw_panels(panels, ("mean of dreams", "mean of real walks", "each dream"), "steps"), path)
 
 
 def main(config: Config) -> None:

@@ -20,7 +20,7 @@ from worldsim.config import to_json
 from worldsim.evaluation.test_set import POLICY, TEST_SPLIT
 from worldsim.evaluation.trips import UNDO
 from worldsim.memory import PointMemory
-from worldsim.pictures import save_png
+from worldsim.pictures import save_picture
 from worldsim.pixels import make_env
 from worldsim.policies import make_policy
 from worldsim.state import Frame, SceneStart, flatten
@@ -213,4 +213,4 @@ def draw_growth(result: dict[str, Any], path: Path) -> None:
     ):
         curves = {name: [([0.0, *row["steps"]], [np.nan, *np.array(row[key]) / unit])] for name, row in ways.items()}
         panels.append(Panel(title, curves, tuple(ways), zero=True))
-    save_png(draw_panels(panels, tuple(ways), "steps", columns=2), path)
+    save_picture(draw_panels(panels, tuple(ways), "steps", columns=2), path)

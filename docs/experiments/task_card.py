@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import tyro
 from tyro.conf import Positional
 
-from worldsim.agent_files import SHIPPED_FOLDER, update_card
+from worldsim.agent_files import SHIPPED_FOLDER, load_agent, save_agent, update_card
 from worldsim.config import read_json, write_json
 from worldsim.errors import InvalidInputError
 from worldsim.scene_files import save_scene
@@ -52,8 +52,10 @@ class Args:
     """What ``worldsim evaluate WORLD --json`` wrote."""
     recording: Path | None = None
     """Recording from whose episodes moments become start scenes, too, beside the beginnings that training left."""
-    moments: int = 8
+    moments: int = 5
     """How many, ``moment-1`` and so on."""
+    eight_bit: bool = False
+    """Store the agent's weights at 8 bits. Its figures are those of what was measured: measure it as it is shipped."""
 
 
 def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
@@ -84,7 +86,9 @@ def main(args: Args) -> None:
     training = read_json(agent / "agent.json")["training"]
     training["args"] = without_folders(training["args"])
     figures = read_json(args.agent_figures) | {"agent": args.name, "world": args.name}
-    update_card(agent, world=args.name, results=figures, training=training)
+    card = update_card(agent, world=args.name, results=figures, training=training)
+    if args.eight_bit:
+        save_agent(load_agent(agent), agent, card, eight_bit=True)
     for kind, folder in (("world", world), ("agent", agent)):
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         print(f"{folder.name} ({kind}): {size} bytes")

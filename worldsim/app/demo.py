@@ -21,7 +21,7 @@ from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGe
 from worldsim.evaluation.trips import UNDO
 from worldsim.memory.points import PointMemory
 from worldsim.metrics import TURN_METRES, nearest_pose, psnr, sharpness, turned
-from worldsim.pictures import contact_sheet, depth_picture, holes_marked, panels, save_png
+from worldsim.pictures import contact_sheet, depth_picture, holes_marked, panels, save_picture
 from worldsim.pixels import make_env
 from worldsim.state import SceneStart, Transition, WorldState
 from worldsim.world import World
@@ -109,7 +109,7 @@ def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
     dream = dream_along(config, world, walk)
     metrics = measure(config, world, walk, dream)
     config.out.mkdir(parents=True, exist_ok=True)
-    save_png(sheet(config, walk, dream, metrics), config.out / "rollout.png")
+    save_picture(sheet(config, walk, dream, metrics), config.out / "rollout.png")
     write_video(video_frames(config, walk, dream), world.config.fps, config.out / "rollout.mp4")
     if isinstance(world.memory, PointMemory):
         world.memory.to_ply(dream.state.memory, config.out / "memory.ply")

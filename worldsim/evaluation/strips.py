@@ -14,7 +14,7 @@ from worldsim.evaluation.fits import Fits
 from worldsim.evaluation.measure import free_run, take_in_history
 from worldsim.evaluation.test_set import TestSet
 from worldsim.metrics import psnr
-from worldsim.pictures import contact_sheet, holes_marked, save_png
+from worldsim.pictures import contact_sheet, holes_marked, save_picture
 from worldsim.world import World
 
 COLUMNS = 12
@@ -44,4 +44,4 @@ def save_strips(world: World, test: TestSet, folder: Path, fits: Fits | None = N
             rows["memory\nview"] = [holes_marked(picture(views[t]), masks[t]) for t in times]
         captions = [f"frame {t + 1}\n{scores[e, t]:.1f} dB, {100 * test.covered[e, t]:.0f}% seen" for t in times]
         title = [f"walk {e} on {test.maps[e]}: frames after {history} true ones, PSNR, share of the view seen in these {history}"]
-        save_png(contact_sheet(rows, captions, title=title), folder / f"walk-{e:02d}.png")
+        save_picture(contact_sheet(rows, captions, title=title), folder / f"walk-{e:02d}.png")

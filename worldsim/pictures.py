@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,11 @@ def panels(pictures: Mapping[str, Array], scale: int = 4, caption: str = "") -> 
 
 
 def save_picture(picture: Array, path: Path) -> None:
-    """Write (h, w, 3) uint8 to ``path``, without loss: WebP if it is named so, else PNG. A reader never meets half a file."""
+    """Write (h, w, 3) uint8, or (h, w) uint16 as PNG, to ``path``, without loss: WebP if it is named so, else PNG. A reader never
+    meets half a file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     if path.suffix == ".webp":
         Image.fromarray(picture).save(temporary, format="WEBP", lossless=True, quality=100, method=6)
     else:

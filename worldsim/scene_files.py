@@ -30,6 +30,7 @@ from worldsim.camera import quantise_depth, snap_pose
 from worldsim.config import read_json, write_json
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.memory.points import Points
+from worldsim.pictures import save_picture
 from worldsim.pixels import make_env
 from worldsim.policies import make_policy
 from worldsim.protocols import Policy
@@ -88,11 +89,12 @@ def save_scene(scene: SceneStart, folder: str | os.PathLike[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SCENE).unlink(missing_ok=True)
     t, _, h, w = scene.rgb.shape
-    files = [FRAMES if max(t * h, w) <= WEBP_ROWS else MANY_FRAMES]
-    (folder / (MANY_FRAMES if files == [FRAMES] else FRAMES)).unlink(missing_ok=True)
-    _write_picture(folder / files[0], scene.rgb.permute(0, 2, 3, 1).reshape(t * h, w, 3).cpu().numpy())
+    frames, stale = (FRAMES, MANY_FRAMES) if max(t * h, w) <= WEBP_ROWS else (MANY_FRAMES, FRAMES)
+    (folder / stale).unlink(missing_ok=True)
+    save_picture(scene.rgb.permute(0, 2, 3, 1).reshape(t * h, w, 3).cpu().numpy(), folder / frames)
+    files = [frames]
     if scene.inverse_depth is not None:
-        _write_picture(folder / DEPTH, scene.inverse_depth.reshape(t * h, w).cpu().numpy().astype(np.uint16))
+        save_picture(scene.inverse_depth.reshape(t * h, w).cpu().numpy().astype(np.uint16), folder / DEPTH)
         files.append(DEPTH)
     if scene.memory is not None and flatten(scene.memory):
         save_file({k: v.cpu().contiguous() for k, v in flatten(scene.memory).items()}, folder / POINTS)
@@ -218,14 +220,6 @@ def scene_of(visits: Sequence[Visit], discrete: bool) -> SceneStart:
 
 def _stacked(visits: Sequence[Visit], key: str) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(info[key], np.float32) for _, _, info in visits]))
-
-
-def _write_picture(path: Path, pixels: Array) -> None:
-    """PNG or WebP by the path's name, both without loss."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    how = {"lossless": True, "quality": 100, "method": 6} if path.suffix == ".webp" else {"optimize": True}
-    Image.fromarray(pixels).save(temporary, format=path.suffix[1:], **how)
-    os.replace(temporary, path)
 
 
 def _read_picture(path: Path) -> Array:

@@ -82,6 +82,9 @@ class Config:
         unknown = [name for name in self.agents if name not in AGENTS] + [g for g in self.goals if g not in ("point", "image")]
         if unknown or self.walks < 1 or not 0 < self.nearest < self.farthest:
             raise InvalidInputError(f"agents are {', '.join(AGENTS)}, goals point and image; got {self}")
+        for agent in self.agents:
+            if agent.endswith("-search") and "point" in self.goals:
+                raise InvalidInputError(f"{agent} is told a picture, not a point: run it with --goals image")
 
 
 class Twin:
@@ -239,10 +242,7 @@ def task(twin: Twin, name: str, kind: str, seed: int) -> dict[str, Any] | None:
         except InvalidInputError as refusal:
             error = str(refusal)
     for agent in config.agents:
-        searches = agent.endswith("-search")
-        if searches and kind == "point":
-            raise InvalidInputError(f"{agent} is told a picture, not a point: run it with --goals image")
-        if error is not None and agent != "ceiling" and not searches:
+        if error is not None and agent != "ceiling" and not agent.endswith("-search"):
             row["agents"][agent] = {"success": False, "steps": 0, "nearest_m": row["metres"], "error": error}
             continue
         start = twin.go_to_start(name, seed, see=False)

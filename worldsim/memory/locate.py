@@ -174,7 +174,7 @@ def _by_panorama(
     # Columns run clockwise, as pictures do, from a heading of half the window to the left.
     heading = -(turn[order].float() + 0.5 * columns) * (2 * np.pi / AZIMUTHS)
     rows = torch.column_stack([places[order], heading])
-    return _spread_out(rows, apart, c.kept) if apart else rows[: c.kept]
+    return _spread_out(rows, apart, c.kept)
 
 
 def _cylinder(picture: Tensor, intrinsics: Tensor) -> tuple[Tensor, int]:

@@ -23,6 +23,20 @@ class DamagedFileError(WorldsimError):
     """A file on disk is truncated, altered or of a version that cannot be read."""
 
 
+class UntrustedFileError(WorldsimError, PermissionError):
+    """A file names code (a module, a class, an environment that is not registered) that only the user may ask for."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class StorageError(WorldsimError, OSError):
+    """The disk is full or read-only, or the place to write to is not a regular file. Old files are intact."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class MissingDependencyError(WorldsimError, ImportError):
     """An optional package or system library is needed and not installed."""
 

@@ -1,0 +1,1 @@
+"""What stands between worldsim and the machine: files, memory limits, what a file may name."""

@@ -1,0 +1,256 @@
+"""Files as data: read only if regular, bounded and inside their own folder; written whole or not at all.
+
+Every reader and writer of worldsim's formats goes through this module, so that what holds for one file holds for all:
+
+- A file that is read is a regular file. A FIFO, a device or a link to one would hang the process or fill its memory.
+- A file that another file names lies in the same folder: no absolute paths, no ``..``, no links that lead out.
+- A file that is written is completed beside its place and renamed. Only regular files are ever replaced.
+- A full or read-only disk is a :class:`worldsim.errors.StorageError` that names the path; the old file stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from worldsim.errors import DamagedFileError, NotFoundError, StorageError
+from worldsim.runtime.limits import require_memory_for
+
+JSON_LIMIT = 64 * 2**20
+"""Largest JSON file that is read, in bytes: the index of a dataset of 100,000 shards takes 20 MB."""
+
+Name = str | os.PathLike[str]
+
+_KINDS = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
+}
+
+
+def require_regular(path: Name, limit: int | None = None) -> Path:
+    """``path``, if a regular file is there (links to one are followed).
+
+    limit: largest size in bytes. Raises NotFoundError where nothing is, DamagedFileError for anything that is not a regular file
+    or is larger; neither opens it.
+    """
+    path = Path(path)
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise DamagedFileError(f"{path} cannot be read ({_reason(error)}): check the path and its permissions") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise NotFoundError(f"{path} is a folder, not a file: name a file in it")
+    if not stat.S_ISREG(found.st_mode):
+        raise DamagedFileError(f"{path} is {_kind(found.st_mode)}, not a regular file: replace it with the file itself")
+    if limit is not None and found.st_size > limit:
+        raise DamagedFileError(f"{path} has {found.st_size:,} bytes, at most {limit:,} are read: it is not what its name says")
+    return path
+
+
+def read_bytes(path: Name, limit: int | None = None) -> bytes:
+    """The content of a regular file. Raises as :func:`require_regular` does."""
+    path = require_regular(path, limit)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DamagedFileError(f"{path} cannot be read ({_reason(error)}): check the path and its permissions") from None
+
+
+def is_file(path: Name) -> bool:
+    """Whether something that is not a folder is at ``path``. False for names that no file can have."""
+    try:
+        return not stat.S_ISDIR(Path(path).stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Name) -> bool:
+    """Whether a folder is at ``path``. False for names that no folder can have."""
+    try:
+        return stat.S_ISDIR(Path(path).stat().st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def inside(folder: Name, name: Any, where: Name | None = None) -> Path:
+    """The path of the file ``name`` of ``folder``, which a file in that folder names.
+
+    where: the file that names it, for the error. Raises DamagedFileError for a name that is absolute, has ``..`` or leads out of
+    the folder through a link. The file need not exist. Links of the Hugging Face hub's cache (``snapshots`` to ``blobs``) are
+    part of a download.
+    """
+    folder = Path(folder)
+    source = where or folder
+    if not isinstance(name, str) or not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DamagedFileError(f"{source} names the file {name!r}: only files inside {folder} can be named")
+    path = folder / name
+    try:
+        target, root = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError) as error:
+        raise DamagedFileError(f"{source} names the file {name!r}, which cannot be found ({_reason(error)})") from None
+    roots = [root]
+    if root.parent.name == "snapshots":
+        roots.append(root.parent.parent / "blobs")
+    if not any(target.is_relative_to(one) for one in roots):
+        raise DamagedFileError(f"{path} is a link that leads out of {folder}: copy the file itself into the folder")
+    return path
+
+
+def files_in(folder: Name) -> Iterator[Path]:
+    """Every regular file below ``folder``, in order; DamagedFileError for links that lead out and for anything not regular."""
+    folder = Path(folder)
+    for path in sorted(folder.rglob("*")):
+        if path.is_dir() and not path.is_symlink():
+            continue
+        inside(folder, path.relative_to(folder).as_posix())
+        if not path.is_dir():
+            yield require_regular(path)
+
+
+def sha256_of(path: Name) -> str:
+    """Hexadecimal SHA-256 of a regular file."""
+    with open(require_regular(path), "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path: Name) -> Iterator[Path]:
+    """A path beside ``path`` to write to; on leaving without an error, that file takes the place of ``path``.
+
+    Whatever happens, ``path`` holds the old file or the whole new one: the new one is flushed to disk and renamed. Its folder is
+    made if it is missing. Raises StorageError where ``path`` is anything but a regular file (a device, a link, a FIFO), or where
+    the disk is full or cannot be written to.
+    """
+    path = Path(path)
+    require_replaceable(path)
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".tmp" + path.suffix, dir=path.parent)
+        os.close(handle)
+    temporary = Path(name)
+    try:
+        with storage_errors(path):
+            yield temporary
+            # Files of mkstemp can be read by their owner alone.
+            temporary.chmod(0o644)
+            flush(temporary)
+            require_replaceable(path)
+            os.replace(temporary, path)
+            flush(path.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Name, content: bytes) -> None:
+    """Write a file whole or not at all: see :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def require_replaceable(path: Name) -> None:
+    """Raise StorageError if something other than a regular file is at ``path``: writing there would destroy it."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path} cannot be written ({_reason(error)}): choose another place") from None
+    if not stat.S_ISREG(mode):
+        raise StorageError(f"{path} is {_kind(mode)} and would be destroyed: name a regular file, or one that does not exist yet")
+
+
+@contextlib.contextmanager
+def storage_errors(path: Name) -> Iterator[None]:
+    """Turn the operating system's errors of writing to ``path`` into StorageError with the next step."""
+    try:
+        yield
+    except (NotFoundError, StorageError):
+        raise
+    except OSError as error:
+        advice = {
+            errno.ENOSPC: "free some space",
+            errno.EDQUOT: "free some space",
+            errno.EROFS: "choose a folder that can be written to",
+            errno.EACCES: "choose a folder that can be written to",
+            errno.EPERM: "choose a folder that can be written to",
+            errno.ENAMETOOLONG: "choose a shorter name",
+        }.get(error.errno or 0, "choose another place")
+        raise StorageError(f"{path} cannot be written ({_reason(error)}): {advice}. What was there before is intact.") from error
+    except Exception as error:
+        # safetensors wraps the system's errors in one of its own.
+        if type(error).__name__ == "SafetensorError" and "os error" in str(error).lower():
+            message = f"{path} cannot be written ({error}): free some space or choose another place. What was there before is intact."
+            raise StorageError(message) from error
+        raise
+
+
+def make_folder(path: Name) -> Path:
+    """Make a folder to write to, with those above it. Raises StorageError."""
+    path = Path(path)
+    with storage_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def flush(path: Name) -> None:
+    """Have the operating system write a file, or a folder's entries, to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_tensors(path: Name) -> dict[str, Any]:
+    """The tensors of a safetensors file, by name. Raises NotFoundError or DamagedFileError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = require_regular(path)
+    require_memory_for(path.stat().st_size, f"the tensors of {path}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise DamagedFileError(f"{path} is not a readable safetensors file ({error}): copy it again") from error
+
+
+def tensor_shapes(path: Name) -> dict[str, tuple[int, ...]]:
+    """The shapes of a safetensors file's tensors, by name, read from its header alone. Raises as :func:`load_tensors`."""
+    from safetensors import SafetensorError, safe_open
+
+    path = require_regular(path)
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise DamagedFileError(f"{path} is not a readable safetensors file ({error}): copy it again") from error
+
+
+def save_tensors(tensors: Mapping[str, Any], path: Name, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file whole or not at all: see :func:`replacing`."""
+    from safetensors.torch import save_file
+
+    with replacing(path) as temporary:
+        save_file(dict(tensors), temporary, metadata)
+
+
+def _kind(mode: int) -> str:
+    return _KINDS.get(stat.S_IFMT(mode), "a special file")
+
+
+def _reason(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error)

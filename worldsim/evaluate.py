@@ -27,6 +27,7 @@ from worldsim.evaluation.test_set import PROTOCOL, TestEpisode, TestSet, TestSet
 from worldsim.evaluation.trips import UNDO, Trip, TripConfig, stack_trips
 from worldsim.metrics import comparable, moved_frames
 from worldsim.state import Frame
+from worldsim.workers import ENGINE_TIMEOUT_S
 from worldsim.world import World
 
 FULL_EPISODES = 32
@@ -83,7 +84,10 @@ class EvaluateConfig:
     undo: tuple[int, ...] = UNDO
     """For each discrete action the one that undoes it, for return trips."""
     workers: int | None = None
-    """Recording processes; as many as there are cores (at most 16, at most one for 4 walks), if not given."""
+    """Recording processes; as many as there are cores (at most 16, at most one for 4 walks), if not given. 1 plays in this one."""
+    engine_timeout_s: float = ENGINE_TIMEOUT_S
+    """Seconds after which a call of the real twin counts as hung: it is made anew and the walk recorded again. In this process
+    nothing watches over that."""
     batch: int = 32
     """Walks that are dreamed at once: less needs less memory."""
     bootstrap: int = 2000
@@ -92,6 +96,8 @@ class EvaluateConfig:
     """Folder for strips of a few walks: real twin, dream, memory view."""
 
     def __post_init__(self) -> None:
+        if not self.engine_timeout_s > 0:
+            raise InvalidInputError(f"EvaluateConfig.engine_timeout_s = {self.engine_timeout_s!r}: seconds, more than 0")
         least = {"episodes": 1, "history": 2, "horizon": 1, "batch": 1, "bootstrap": 1, "seed": 0}
         least |= {"fit_iterations": 1, "fit_every": 1}
         for name, bound in least.items():
@@ -165,7 +171,9 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
         world.config.env_id, dict(world.config.env_kwargs), config.seed, lengths=config.lengths, undo=config.undo
     )
     with tqdm(total=config.walks, desc="recording", unit="trip") as bar:
-        recorded = record_test_set(settings, range(config.walks), _workers(config, config.walks), config.cache, bar.update)
+        recorded = record_test_set(
+            settings, range(config.walks), _workers(config, config.walks), config.cache, bar.update, config.engine_timeout_s
+        )
     _check(config, world, recorded)
     chunks = [
         stack_trips(recorded[i : i + config.batch], settings, world.device) for i in range(0, len(recorded), config.batch)
@@ -231,7 +239,9 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
     with tqdm(total=wanted, desc="recording", unit="walk") as bar:
         while True:
             workers = _workers(config, wanted - len(episodes))
-            new = record_test_set(settings, range(len(episodes), wanted), workers, config.cache, bar.update)
+            new = record_test_set(
+                settings, range(len(episodes), wanted), workers, config.cache, bar.update, config.engine_timeout_s
+            )
             _check(config, world, new)
             episodes += new
             seen = _seen_frames(stack(episodes, settings), network.window)

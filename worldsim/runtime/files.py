@@ -193,8 +193,9 @@ def storage_errors(path: Name) -> Iterator[None]:
     except Exception as error:
         # safetensors wraps the system's errors in one of its own.
         if type(error).__name__ == "SafetensorError" and "os error" in str(error).lower():
-            message = f"{path} cannot be written ({error}): free some space or choose another place. What was there before is intact."
-            raise StorageError(message) from error
+            raise StorageError(
+                f"{path} cannot be written ({error}): free some space or choose another place. What was there before is intact."
+            ) from error
         raise
 
 
@@ -203,6 +204,14 @@ def make_folder(path: Name) -> Path:
     path = Path(path)
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def make_writable_folder(path: Name) -> Path:
+    """Make a folder and write to it, so that an error comes before the work and not after it. Raises StorageError."""
+    path = make_folder(path)
+    with storage_errors(path), tempfile.TemporaryFile(dir=path) as file:
+        file.write(b"\0" * 4096)
     return path
 
 

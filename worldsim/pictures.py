@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.files import replacing
 
 Array = NDArray[Any]
 
@@ -103,13 +103,11 @@ def save_picture(picture: Array, path: Path) -> None:
     """Write (h, w, 3) uint8, or (h, w) uint16 as PNG, to ``path``, without loss: WebP if it is named so, else PNG. A reader never
     meets half a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    if path.suffix == ".webp":
-        Image.fromarray(picture).save(temporary, format="WEBP", lossless=True, quality=100, method=6)
-    else:
-        Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        if path.suffix == ".webp":
+            Image.fromarray(picture).save(temporary, format="WEBP", lossless=True, quality=100, method=6)
+        else:
+            Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
 
 
 def _centred(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, font: Any) -> None:

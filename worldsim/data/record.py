@@ -31,7 +31,7 @@ from worldsim.data.dataset import (
 from worldsim.data.episode import measure_alignment
 from worldsim.data.play import Player, RecordConfig
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.files import make_writable_folder, storage_errors
+from worldsim.runtime.files import make_writable_folder, remove_unfinished, storage_errors
 from worldsim.workers import Engine, Workers, report
 
 __all__ = ["RecordConfig", "record"]
@@ -53,15 +53,15 @@ def record(config: RecordConfig) -> EpisodeDataset:
     Nothing is written before the environment has been made and reset once. Raises StorageError where the disk is full or
     read-only, EngineError where the environment breaks down at once.
     """
-    with Workers(min(config.workers, config.shards), partial(Player, config), config.engine_timeout_s) as workers:
+    with contextlib.ExitStack() as last, Workers(
+        min(config.workers, config.shards), partial(Player, config), config.engine_timeout_s
+    ) as workers:
         ((_, info),) = workers.run(_describe, [()])
-        with _only_recorder(make_writable_folder(config.out)):
-            known = _known_shards(config.out, info)
-            try:
-                _record_shards(config, info, known, workers)
-            finally:
-                for leftover in config.out.glob(".*.tmp*"):
-                    leftover.unlink(missing_ok=True)
+        last.enter_context(_only_recorder(make_writable_folder(config.out)))
+        known = _known_shards(config.out, info)
+        # Once the workers have ended: one that is killed leaves what it was writing.
+        last.callback(remove_unfinished, config.out)
+        _record_shards(config, info, known, workers)
     dataset = EpisodeDataset(config.out)
     for problem in measure_alignment(dataset).problems:
         warnings.warn(f"{config.env_id}: {problem}", stacklevel=2)

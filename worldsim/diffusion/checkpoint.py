@@ -16,6 +16,7 @@ from torch import Tensor
 from worldsim.config import read_json, write_json
 from worldsim.diffusion.sharding import part_of, parted, to_save
 from worldsim.errors import DamagedFileError
+from worldsim.runtime.files import flush, storage_errors
 
 FORMAT, VERSION = "worldsim-checkpoint", 1
 
@@ -46,17 +47,27 @@ def unpack(tensors: dict[str, Tensor], model: torch.nn.Module, ema: EMAModel, op
 
 
 def write_checkpoint(out: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Replace the checkpoint in ``out`` whole: whenever this is interrupted, there is one, the old or the new."""
+    """Replace the checkpoint in ``out`` whole: whenever this is interrupted, there is one, the old or the new.
+
+    Raises StorageError, which leaves the old one.
+    """
     fresh, kept, old = out / ".checkpoint.new", out / "checkpoint", out / ".checkpoint.old"
     shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file(tensors, fresh / "state.safetensors")
-    write_json(fresh / "checkpoint.json", {"format": FORMAT, "version": VERSION, **meta})
-    if kept.exists():
-        # Only then: where a kill left the old one alone, it goes when the new one is in its place.
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(kept, old)
-    os.replace(fresh, kept)
+    try:
+        with storage_errors(kept):
+            fresh.mkdir(parents=True)
+            save_file(tensors, fresh / "state.safetensors")
+            flush(fresh / "state.safetensors")
+            write_json(fresh / "checkpoint.json", {"format": FORMAT, "version": VERSION, **meta})
+            flush(fresh)
+            if kept.exists():
+                # Only then: where a kill left the old one alone, it goes when the new one is in its place.
+                shutil.rmtree(old, ignore_errors=True)
+                os.replace(kept, old)
+            os.replace(fresh, kept)
+            flush(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -215,6 +215,13 @@ def make_writable_folder(path: Name) -> Path:
     return path
 
 
+def remove_unfinished(folder: Name) -> None:
+    """Remove what writers that were killed left in ``folder`` and below: the temporary files of :func:`replacing`."""
+    for path in Path(folder).rglob(".*.tmp*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
 def flush(path: Name) -> None:
     """Have the operating system write a file, or a folder's entries, to disk."""
     handle = os.open(path, os.O_RDONLY)

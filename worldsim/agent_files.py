@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import gymnasium as gym
-import numpy as np
 import torch
 from annotated_types import Ge
 from torch import Tensor
 
 from worldsim.config import SEAL, check_seal, from_json, read_json, to_json, write_sealed
+from worldsim.data.spaces import describe_space, space_of
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, stored_shapes
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.protocols import Policy
@@ -42,8 +42,6 @@ from worldsim.runtime.files import (
 FORMAT, VERSION = "worldsim-agent", 2
 CARD, WEIGHTS = "agent.json", "weights.safetensors"
 SHIPPED_FOLDER = Path(__file__).parent / "agents_shipped"
-MOST_ACTIONS = 65_536
-"""Most discrete actions, or numbers of a continuous one, that a file may claim."""
 LARGEST_SETTING = 65_536
 """Largest number that a card may pass to a policy."""
 
@@ -107,8 +105,6 @@ def save_agent(
     has a ``state_dict``, are stored at 16 bits, or matrices and filters at 8, as worlds' are, for agents to be shipped: measure
     those anew.
     """
-    from worldsim.data.play import describe_space
-
     space = getattr(policy, "action_space", None)
     if not isinstance(space, gym.Space):
         raise InvalidInputError(f"{type(policy).__name__} has no action_space: an agent's card says what it chooses from")
@@ -233,22 +229,6 @@ def update_card(name: str | os.PathLike[str], **changes: Any) -> AgentCard:
     card = dataclasses.replace(read_card(folder), **changes)
     _write_card(folder, card)
     return card
-
-
-def space_of(description: Any) -> gym.Space[Any]:
-    """The action space that :func:`worldsim.data.play.describe_space` described. Raises DamagedFileError."""
-    try:
-        if description["type"] == "Discrete":
-            n = description["n"]
-            if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MOST_ACTIONS:
-                raise ValueError(f"n is {n!r}: 1 to {MOST_ACTIONS} actions")
-            return gym.spaces.Discrete(n)
-        low, high = (np.array(description[name], np.float32) for name in ("low", "high"))
-        if description["type"] != "Box" or low.size > MOST_ACTIONS or not (low <= high).all():
-            raise ValueError(f"a Box with low at most high, of at most {MOST_ACTIONS} numbers, is needed")
-        return gym.spaces.Box(low, high, dtype=np.float32)
-    except (KeyError, TypeError, ValueError, AssertionError, OverflowError) as error:
-        raise DamagedFileError(f"{description!r} describes no action space ({error})") from None
 
 
 def _halved(value: Tensor) -> Tensor:

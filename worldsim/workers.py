@@ -4,7 +4,7 @@ The result of a task must depend on the task alone. Then nothing that breaks cha
 
 - An engine that raises is made anew, and plays the same episode again (:class:`Engine`).
 - An engine that does not answer in time is killed, so that it raises.
-- A process that dies, or still hangs then, is replaced, and its task is done again (:class:`Workers`).
+- A process that dies, or still hangs then, is replaced, and its task is done again (:class:`WorkerPool`).
 
 All of this has bounds: what fails :data:`TRIES` times is an error that says so.
 """
@@ -130,7 +130,7 @@ class Engine(Generic[T]):
                 held.close()
 
 
-class Workers(Generic[T]):
+class WorkerPool(Generic[T]):
     """Processes that do tasks, each with an engine of its own; a context manager, which ends them.
 
     count: how many processes; 0 plays in this one, where nothing can end a call that hangs. make: makes what they play with, a
@@ -144,7 +144,7 @@ class Workers(Generic[T]):
         self._seats: list[_Seat] = []
         self._left = contextlib.ExitStack()
 
-    def __enter__(self) -> Workers[T]:
+    def __enter__(self) -> WorkerPool[T]:
         self._left.enter_context(engine_folder_removed())
         self._left.callback(remove_orphaned_memory)
         scratch = Scratch()

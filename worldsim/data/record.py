@@ -23,7 +23,6 @@ from worldsim.data.dataset import (
     ShardInfo,
     read_index,
     require_same_info,
-    sha256_of,
     shard_name,
     write_index,
     write_shard,
@@ -31,8 +30,8 @@ from worldsim.data.dataset import (
 from worldsim.data.episode import measure_alignment
 from worldsim.data.play import Player, RecordConfig
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.files import make_writable_folder, remove_unfinished, storage_errors
-from worldsim.workers import Engine, Workers, report
+from worldsim.runtime.files import make_writable_folder, remove_unfinished, sha256_of, storage_errors
+from worldsim.workers import Engine, WorkerPool, report
 
 __all__ = ["RecordConfig", "record"]
 
@@ -53,9 +52,8 @@ def record(config: RecordConfig) -> EpisodeDataset:
     Nothing is written before the environment has been made and reset once. Raises StorageError where the disk is full or
     read-only, EngineError where the environment breaks down at once.
     """
-    with contextlib.ExitStack() as last, Workers(
-        min(config.workers, config.shards), partial(Player, config), config.engine_timeout_s
-    ) as workers:
+    count = min(config.workers, config.shards)
+    with contextlib.ExitStack() as last, WorkerPool(count, partial(Player, config), config.engine_timeout_s) as workers:
         ((_, info),) = workers.run(_describe, [()])
         last.enter_context(_only_recorder(make_writable_folder(config.out)))
         known = _known_shards(config.out, info)
@@ -68,7 +66,7 @@ def record(config: RecordConfig) -> EpisodeDataset:
     return dataset
 
 
-def _record_shards(config: RecordConfig, info: DatasetInfo, known: dict[str, ShardInfo], workers: Workers[Player]) -> None:
+def _record_shards(config: RecordConfig, info: DatasetInfo, known: dict[str, ShardInfo], workers: WorkerPool[Player]) -> None:
     dropped = finished = 0
     done = dict(known)
     with tqdm(total=config.shards * config.shard_frames, unit=" frames", unit_scale=True, disable=None) as bar:

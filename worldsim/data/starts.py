@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import torch
 from worldsim.camera import snap_pose
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import Episode
-from worldsim.runtime.files import flush, storage_errors
+from worldsim.runtime.files import replacing_folder
 from worldsim.scene_files import save_scene
 from worldsim.state import SceneStart
 
@@ -41,21 +39,11 @@ def first_frames(datasets: Sequence[EpisodeDataset], count: int) -> Iterator[Sce
 def write_starts(datasets: Sequence[EpisodeDataset], count: int, folder: Path) -> None:
     """Save :func:`first_frames` as scenes in ``folder``, a sub-folder each. The folder appears when all are there.
 
-    It must not be there before. Raises StorageError.
+    Raises StorageError.
     """
-    unfinished = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    try:
-        with storage_errors(folder):
-            unfinished.mkdir(parents=True)
-            for scene in first_frames(datasets, count):
-                save_scene(scene, unfinished / scene.name)
-            for path in unfinished.rglob("*"):
-                flush(path)
-            os.replace(unfinished, folder)
-            flush(folder.parent)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with replacing_folder(folder) as unfinished:
+        for scene in first_frames(datasets, count):
+            save_scene(scene, unfinished / scene.name)
 
 
 def _episode(datasets: Sequence[EpisodeDataset], position: int) -> Episode:

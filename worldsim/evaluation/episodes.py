@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import Crowd, PolicySpec
+from worldsim.runtime.ranges import Batch, Count, Positive, Seed, Workers
 from worldsim.scene_files import scene_of
 from worldsim.state import SceneStart
 from worldsim.twin import make_twin
-from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched, Workers
+from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 from worldsim.world import World, bucket
 
 LONGEST = 1000
@@ -32,30 +34,27 @@ class PlayConfig:
 
     json: Path | None = None
     """Write the figures to this file, too."""
-    seed: int = 0
+    seed: Seed = 0
     """Episode i has the seed ``seed + i``, in the real twin, in the dream and for the agent's draws."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Steps after which an episode is cut; the real twin's own limit, if not given, or 1,000 where it names none."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that play the real twin; as many as there are cores (at most 16), if not given. 0 plays in this process."""
-    batch: int = 128
+    batch: Batch = 128
     """Dreamed episodes at once."""
     device: str | None = None
     """Where the dream runs; CUDA where there is one."""
     engine: str = "fast"
     """How it is run: ``plain``, ``fast`` or ``compiled``."""
-    engine_timeout_s: float = ENGINE_TIMEOUT_S
+    engine_timeout_s: Positive = ENGINE_TIMEOUT_S
     """Seconds after which a call of the real twin counts as hung: it is made anew and the episode played again. With ``workers 0``
     nothing watches over that."""
+    trust: bool = False
+    """Make the real twin, the world and the policy class that files name, whatever they are: that imports and runs code of their
+    choosing. Only for files whose author you trust."""
 
     def __post_init__(self) -> None:
-        least = {"episodes": 1, "batch": 1, "bootstrap": 1, "seed": 0, "max_steps": 1, "workers": 0}
-        for name, bound in least.items():
-            value = getattr(self, name, None)
-            if value is not None and value < bound:
-                raise InvalidInputError(f"{type(self).__name__}.{name} = {value!r}: it must be at least {bound}")
-        if not self.engine_timeout_s > 0:
-            raise InvalidInputError(f"{type(self).__name__}.engine_timeout_s = {self.engine_timeout_s!r}: seconds, more than 0")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -115,17 +114,17 @@ def real_episodes(
     """Play the tasks in the real twin, in ``workers`` processes; 0 plays here.
 
     limit: steps after which an episode is cut. timeout_s: what one call of the real twin may take, see
-    :class:`worldsim.workers.Workers`.
+    :class:`worldsim.workers.WorkerPool`.
     """
     if workers == 0 or len(tasks) == 1:
         workers, make = 0, partial(_watched_twin, world)
     elif world.folder is None:
         raise InvalidInputError("this world was not loaded from a folder, as other processes would do: save it, or workers=0")
     else:
-        make = partial(_load_twin, world.folder)
+        make = partial(_load_twin, world.folder, world.trusted)
     played: dict[int, Played] = {}
     bar = tqdm(total=len(tasks), desc=what, unit="episode", disable=None)
-    with bar, Workers(min(workers, len(tasks)), make, timeout_s) as pool:
+    with bar, WorkerPool(min(workers, len(tasks)), make, timeout_s) as pool:
         for index, one in pool.run(_play_task, [(task, limit) for task in tasks]):
             played[index] = one
             bar.update()
@@ -136,8 +135,8 @@ def _watched_twin(world: World) -> gym.Env[Any, Any]:
     return Watched(make_twin(world))
 
 
-def _load_twin(folder: Path) -> gym.Env[Any, Any]:
-    return _watched_twin(World.from_pretrained(folder, "cpu"))
+def _load_twin(folder: Path, trust: bool) -> gym.Env[Any, Any]:
+    return _watched_twin(World.from_pretrained(folder, "cpu", trust=trust))
 
 
 def _play_task(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Played:

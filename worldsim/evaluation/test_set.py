@@ -27,7 +27,7 @@ from worldsim.pixels import make_env
 from worldsim.policies import make_policy
 from worldsim.runtime.files import replacing
 from worldsim.state import Frame
-from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched, Workers
+from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 
 Array = NDArray[Any]
 E = TypeVar("E", bound="Recorded")
@@ -364,7 +364,7 @@ def record_test_set(
 ) -> list[E]:
     """The walks ``indices``, in their order, from the cache where they are there.
 
-    tick: called after each one. timeout_s: what one call of the environment may take, see :class:`worldsim.workers.Workers`.
+    tick: called after each one. timeout_s: what one call of the environment may take, see :class:`worldsim.workers.WorkerPool`.
     """
     folder = cache / _cache_name(config) if cache is not None else None
     episodes: dict[int, E] = {}
@@ -376,7 +376,7 @@ def record_test_set(
     missing = [i for i in indices if i not in episodes]
     # One process gains nothing over this one.
     count = min(workers, len(missing)) if workers > 1 and len(missing) > 1 else 0
-    with Workers(count, config.recorder, timeout_s) as pool:
+    with WorkerPool(count, config.recorder, timeout_s) as pool:
         for number, episode in pool.run(_record, [(index,) for index in missing]):
             episodes[missing[number]] = episode
             if folder is not None:

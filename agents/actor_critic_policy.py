@@ -89,7 +89,8 @@ class ActorCriticPolicy:
 
     def reset(self, seed: int | None = None) -> None:
         """Forget all frames and reseed."""
-        self.generator = torch.Generator(self.device)
+        # Where only shapes are asked for, there is no device to draw on.
+        self.generator = torch.Generator("cpu" if self.device.type == "meta" else self.device)
         self.generator.manual_seed(seed) if seed is not None else self.generator.seed()
         self.frames: Tensor | None = None
 

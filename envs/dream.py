@@ -11,19 +11,21 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from gymnasium.envs.registration import load_env_creator
 from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
-from worldsim.engine import EngineConfig, total_memory
+from worldsim.diffusion.dynamics import MAX_STEPS
+from worldsim.engine import EngineConfig, free_memory
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.protocols import FittingScene, Scene
-from worldsim.snapshots import Snapshot
+from worldsim.registries import SCENES
+from worldsim.snapshots import Snapshot, check_generators
 from worldsim.state import SceneStart, WorldState, flatten
 from worldsim.world import BUCKETS, World, bucket
 
 DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
+"""The scenes of the world's own folder."""
 FRAME_KEYS = ("rgb", "act", "depth", "pose", "intrinsics")
 SEED_LIMIT = 2**63 - 1
 
@@ -105,8 +107,8 @@ class Starts:
         module, name, *given = scenes.split(":", 2)
         folder = Path(given[0]) if given else folder
         try:
-            creator: Any = load_env_creator(f"{module}:{name}")
-        except (ImportError, AttributeError, ValueError) as error:
+            creator: Any = SCENES.of_user(f"{module}:{name}")
+        except NotFoundError as error:
             forms = "'module:Class', 'module:Class:FOLDER' or a folder of scenes"
             raise NotFoundError(f"no scenes {scenes!r} ({error}): give {forms}") from None
         return None if folder is None else creator(folder)
@@ -131,6 +133,11 @@ def as_scene(frames: Any) -> SceneStart:
     if rgb.dim() != 4 or rgb.shape[-1] != 3 or rgb.dtype != torch.uint8:
         raise InvalidInputError(f"frames: rgb must be uint8 of shape (t, h, w, 3), got {rgb.dtype} {tuple(rgb.shape)}")
     depth, pose, intrinsics = (arrays.get(name) for name in ("depth", "pose", "intrinsics"))
+    for name, value in (("pose", pose), ("intrinsics", intrinsics), ("act", arrays.get("act"))):
+        if value is not None and not bool(value.isfinite().all()):
+            raise InvalidInputError(f"frames: {name} holds numbers that are NaN or infinite")
+    if intrinsics is not None and not bool((intrinsics.flatten()[:2] > 0).all()):
+        raise InvalidInputError(f"frames: intrinsics are {intrinsics.tolist()}, fx and fy must be more than 0 pixels")
     if depth is not None and not (depth.is_floating_point() and bool((depth > 0).all())):
         raise InvalidInputError(f"frames: depth must be positive float metres, inf for sky, got {depth.dtype} from {depth.min()}")
     return SceneStart(
@@ -145,7 +152,7 @@ def as_scene(frames: Any) -> SceneStart:
 def _tensor(name: str, value: Any) -> Tensor:
     try:
         return torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InvalidInputError(f"frames: {name} of type {type(value).__name__} is no array ({error})") from None
 
 
@@ -164,8 +171,8 @@ def load_world(
         loaded = World.from_pretrained(world, device)
     else:
         raise InvalidInputError(f"world must be a name (see `worldsim worlds`), a folder or a World, got {world!r}")
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
-        raise InvalidInputError(f"sampling steps must be a whole number of at least 1, got {steps!r}")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS):
+        raise InvalidInputError(f"sampling steps must be a whole number from 1 to {MAX_STEPS}, got {steps!r}")
     loaded = loaded.with_dynamics(steps=steps, temperature=temperature)
     if uncertainty:
         loaded = loaded.with_uncertainty()
@@ -190,14 +197,17 @@ def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
     return info
 
 
-def forked(state: WorldState, index: int, n: int, randomness: str, rng: np.random.Generator) -> WorldState:
-    """``n`` copies of one world."""
+def forked(
+    world: World, state: WorldState, index: int, n: int, randomness: str, rng: np.random.Generator
+) -> WorldState:
+    """``n`` copies of one world. Raises OutOfMemoryError, before anything is copied, where they would not fit."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise InvalidInputError(f"fork needs a whole number of at least 1 environments, got {n!r}")
     try:
         kind = Randomness(randomness)
     except ValueError:
         raise InvalidInputError(f"randomness must be 'common' or 'independent', got {randomness!r}") from None
+    require_memory(int(n), world)
     copies = state.select(torch.full((int(n),), index, dtype=torch.int64))
     if kind is Randomness.COMMON:
         return copies
@@ -209,26 +219,28 @@ def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
     """Raise InvalidInputError unless ``snapshot`` is one of as many environments of such a world."""
     if not isinstance(snapshot, Snapshot):
         raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")
+    if snapshot.weights and snapshot.weights != world.weights_id:
+        raise InvalidInputError("this snapshot is of another world, with other weights: restore it where it was taken")
     # Number formats of the context may differ: another engine's snapshot goes on, up to rounding.
     mine, other = (
         {k: (v.dtype.is_floating_point or v.dtype, v.shape[1:]) for k, v in flatten(s).items()}
         for s in (world.blank(1), snapshot.state)
     )
-    if len(snapshot.elapsed) != environments or len(snapshot.state) != bucket(environments) or mine != other:
+    counts = {len(snapshot.elapsed), len(snapshot.resetting), len(snapshot.generators)}
+    if counts != {environments} or len(snapshot.state) != bucket(environments) or mine != other:
         raise InvalidInputError(
             f"this snapshot is of {len(snapshot.elapsed)} environments of another kind or number than these {environments}: "
             "restore it where it was taken, or in an environment made with the same arguments"
         )
-    if len(snapshot.generators) != environments:
-        raise InvalidInputError(f"this snapshot has {len(snapshot.generators)} generators for {environments} environments")
+    check_generators(snapshot.generators)
 
 
 def require_memory(environments: int, world: World) -> None:
-    """Raise OutOfMemoryError, saying how many would fit, if so many environments cannot be computed at once."""
-    total = total_memory(world.device)
-    if bucket(environments) * world.step_bytes() <= total:
+    """Raise OutOfMemoryError, saying how many would fit, if so many environments cannot be computed in the memory that is free."""
+    free = free_memory(world.device)
+    if bucket(environments) * world.step_bytes() <= free:
         return
-    raise OutOfMemoryError(_too_many(environments, world, total))
+    raise OutOfMemoryError(_too_many(environments, world, free))
 
 
 @contextmanager
@@ -236,13 +248,10 @@ def enough_memory(environments: int, world: World) -> Iterator[None]:
     """Turn a failed allocation into an error that says how many environments would fit."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        device = world.device
-        free = total_memory(device)
-        if device.type == "cuda":
-            # What others hold does not come back; what this process holds does, when the environments go.
-            free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
-        raise OutOfMemoryError(_too_many(environments, world, free)) from error
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        if isinstance(error, OutOfMemoryError):
+            raise
+        raise OutOfMemoryError(_too_many(environments, world, free_memory(world.device))) from error
 
 
 def _too_many(environments: int, world: World, memory: int) -> str:

@@ -152,6 +152,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
             elapsed=np.array([self._elapsed]),
             resetting=np.zeros(1, bool),
             generators=(self.np_random.bit_generator.state,),
+            weights=self.world.weights_id,
             frames=tuple(self._walk),
         )
 
@@ -187,7 +188,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
 
         randomness: ``common``, where the same actions give the same futures bit by bit, or ``independent``.
         """
-        copies = forked(self.state, 0, n, randomness, self.np_random)
+        copies = forked(self.world, self.state, 0, n, randomness, self.np_random)
         elapsed = np.full(len(copies), self._elapsed)
         return WorldVectorEnv.from_state(
             self.world,

@@ -193,6 +193,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             elapsed=self._elapsed.copy(),
             resetting=self._resetting.copy(),
             generators=tuple(generator.bit_generator.state for generator in self.np_random),
+            weights=self.world.weights_id,
         )
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -213,7 +214,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     def fork(self, index: int, n: int, randomness: str = "common") -> WorldVectorEnv:
         """``n`` futures of environment ``index``; as :meth:`worldsim.envs.world_env.WorldEnv.fork`, within its time limit."""
-        copies = forked(self.state, self._index("fork", index), n, randomness, self._seeded(index)[0])
+        copies = forked(self.world, self.state, self._index("fork", index), n, randomness, self._seeded(index)[0])
         return WorldVectorEnv.from_state(
             self.world,
             copies,

@@ -1,33 +1,49 @@
 """Saved agents: a folder with ``agent.json`` (the card) and, if the policy has any, ``weights.safetensors``.
 
 A card names the policy's class, what it is constructed with, the world that it belongs to, the spaces that it fits and its
-measured results, so that loading needs nothing else. Shipped agents lie in ``worldsim/agents_shipped/<name>/``.
+measured results, so that loading needs nothing else. Shipped agents lie in ``worldsim/agents_shipped/<name>/``. Version 2 of the
+card holds the SHA-256 of the weights and a checksum of its own; version 1 is read, too.
+
+A card is data: the class is looked up in :data:`worldsim.registries.POLICIES`, and nothing is imported that is not there.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import gymnasium as gym
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from annotated_types import Ge
 from torch import Tensor
 
-from worldsim.config import from_json, read_json, to_json, write_json
-from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
+from worldsim.config import SEAL, check_seal, from_json, read_json, to_json, write_sealed
+from worldsim.data.spaces import describe_space, space_of
+from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, stored_shapes
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.protocols import Policy
+from worldsim.registries import POLICIES
+from worldsim.runtime.files import (
+    check_files,
+    inside,
+    is_file,
+    load_tensors,
+    present_folder,
+    replacing_folder,
+    require_finite,
+    save_tensors,
+    sha256_of,
+    tensor_shapes,
+)
 
-FORMAT, VERSION = "worldsim-agent", 1
+FORMAT, VERSION = "worldsim-agent", 2
 CARD, WEIGHTS = "agent.json", "weights.safetensors"
 SHIPPED_FOLDER = Path(__file__).parent / "agents_shipped"
+LARGEST_SETTING = 65_536
+"""Largest number that a card may pass to a policy."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +51,19 @@ class AgentCard:
     """What ``agent.json`` says."""
 
     world: str = ""
-    """The world that the agent belongs to: a shipped one's name, a folder, or a hub repository."""
+    """The world that the agent belongs to: a shipped one's name, a folder, or ``hub:owner/name``. Only a shipped one, or a folder
+    inside the agent's own, is loaded without being asked for (:func:`worldsim.world_files.find_world_of_file`)."""
     env_id: str = ""
     """Gymnasium id of that world's real twin."""
-    real_frames_used: int | None = None
+    real_frames_used: Annotated[int, Ge(0)] | None = None
     """Frames of the real twin from which the agent was made; None if that is not known."""
     results: dict[str, Any] = field(default_factory=dict)
     """What was measured."""
     training: dict[str, Any] = field(default_factory=dict)
     """How it was made."""
     kind: str = ""
-    """``module:Class`` of the policy; :func:`save_agent` fills it in, and those below, too."""
+    """The policy's class, by its name or entry point in :data:`worldsim.registries.POLICIES`; :func:`save_agent` fills it in, and
+    those below, too."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Arguments of that class beside the action space."""
     action_space: dict[str, Any] = field(default_factory=dict)
@@ -81,45 +99,48 @@ class BatchPolicy(Protocol):
 def save_agent(
     policy: Policy, folder: str | os.PathLike[str], card: AgentCard | None = None, eight_bit: bool = False
 ) -> Path:
-    """Write ``policy`` to ``folder``; ``agent.json`` comes last, so that an interrupted save is no agent.
+    """Write ``policy`` to ``folder``, which is completed beside its place and renamed: the old agent is there or the new one.
 
     policy: needs ``action_space`` and, if it is constructed with more, ``settings``, a dict of those arguments. Weights, if it
     has a ``state_dict``, are stored at 16 bits, or matrices and filters at 8, as worlds' are, for agents to be shipped: measure
     those anew.
     """
-    from worldsim.data.play import describe_space
-
     space = getattr(policy, "action_space", None)
     if not isinstance(space, gym.Space):
         raise InvalidInputError(f"{type(policy).__name__} has no action_space: an agent's card says what it chooses from")
     described, folder = describe_space(space), Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD).unlink(missing_ok=True)
-    (folder / WEIGHTS).unlink(missing_ok=True)
-    if isinstance(policy, Learned):
-        whole = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
-        weights = quantise_weights(whole) if eight_bit else {name: _halved(value) for name, value in whole.items()}
-        temporary = folder / f".{WEIGHTS}.{os.getpid()}"
-        save_file(weights, temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, folder / WEIGHTS)
     card = dataclasses.replace(
         card or AgentCard(),
-        kind=f"{type(policy).__module__}:{type(policy).__qualname__}",
+        kind=POLICIES.entry_of(type(policy)),
         settings=dict(getattr(policy, "settings", {})),
         action_space=described,
     )
-    write_json(folder / CARD, {"format": FORMAT, "version": VERSION, **to_json(card)})
+    with replacing_folder(folder) as new:
+        (new / WEIGHTS).unlink(missing_ok=True)
+        if isinstance(policy, Learned):
+            whole = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
+            weights = quantise_weights(whole) if eight_bit else {name: _halved(value) for name, value in whole.items()}
+            save_tensors(weights, new / WEIGHTS)
+        _write_card(new, card)
     return folder
 
 
+def _write_card(folder: Path, card: AgentCard) -> None:
+    files = {WEIGHTS: sha256_of(folder / WEIGHTS)} if is_file(folder / WEIGHTS) else {}
+    write_sealed(folder / CARD, {"format": FORMAT, "version": VERSION, **to_json(card), "sha256": files})
+
+
 def load_agent(
-    name: str | os.PathLike[str], action_space: gym.Space[Any] | None = None, device: torch.device | str = "cpu"
+    name: str | os.PathLike[str],
+    action_space: gym.Space[Any] | None = None,
+    device: torch.device | str = "cpu",
+    trust: bool = False,
 ) -> Policy:
     """The policy in a folder, or a shipped one by its name.
 
     action_space: that of the environment it shall act in, InvalidInputError if it is another than the agent's. device: where
-    its weights go, if it has any. Raises NotFoundError or DamagedFileError.
+    its weights go, if it has any. trust: let its card name any class, whose module is then imported. Raises NotFoundError,
+    DamagedFileError, or UntrustedFileError for a class that is not registered.
     """
     folder = find_agent(name)
     card = read_card(folder)
@@ -128,27 +149,50 @@ def load_agent(
         raise InvalidInputError(
             f"agent {name} chooses from {space}, the environment wants {action_space}: they belong to different worlds"
         )
-    constructor = _policy_class(card.kind, folder)
-    try:
-        policy = constructor(space, **card.settings)
-    except (TypeError, ValueError) as error:
-        raise DamagedFileError(f"{folder / CARD}: {card.kind} cannot be made with {card.settings} ({error})") from error
+    constructor: Any = POLICIES.of_file(card.kind, folder / CARD, trust)
+    path = folder / WEIGHTS
+    if callable(getattr(constructor, "load_state_dict", None)):
+        if not is_file(path):
+            raise NotFoundError(f"{path} is missing: copy the agent again")
+        _check_claims(constructor, space, card, folder)
+    policy = _made(constructor, space, card, folder)
     if isinstance(policy, Learned):
         try:
-            policy.load_state_dict(dequantise_weights(load_file(folder / WEIGHTS)))
-        except FileNotFoundError:
-            raise NotFoundError(f"{folder / WEIGHTS} is missing: copy the agent again") from None
-        except (SafetensorError, RuntimeError, KeyError) as error:
-            raise DamagedFileError(f"{folder / WEIGHTS} is damaged or does not fit its card ({error}): copy it again") from error
+            policy.load_state_dict(dequantise_weights(load_tensors(path)))
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise DamagedFileError(f"{path} is damaged or does not fit its card ({error}): copy it again") from error
+        require_finite(policy.state_dict(), path)
         if hasattr(policy, "to"):
             policy.to(device)
-    return policy  # type: ignore[no-any-return]
+    if not isinstance(policy, Policy):
+        raise DamagedFileError(f"{folder / CARD}: {card.kind!r} is no policy: it needs reset(seed) and act(obs)")
+    return policy
+
+
+def _check_claims(constructor: Any, space: gym.Space[Any], card: AgentCard, folder: Path) -> None:
+    """Raise DamagedFileError unless the weights on disk have the shapes that the card's settings claim; takes no memory."""
+    with torch.device("meta"):
+        claimed = {k: tuple(v.shape) for k, v in _made(constructor, space, card, folder).state_dict().items()}
+    stored = tensor_shapes(folder / WEIGHTS)
+    if claimed != stored_shapes(stored):
+        raise DamagedFileError(f"{folder / WEIGHTS} is damaged or does not fit its card: its shapes are others; copy it again")
+
+
+def _made(constructor: Any, space: gym.Space[Any], card: AgentCard, folder: Path) -> Any:
+    for name, value in card.settings.items():
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(n, (int, float)) and not abs(n) <= LARGEST_SETTING for n in numbers) or len(numbers) > 64:
+            raise DamagedFileError(f"{folder / CARD}: {name} is {value!r}, numbers are at most {LARGEST_SETTING}: copy it again")
+    try:
+        return constructor(space, **card.settings)
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError, ZeroDivisionError) as error:
+        raise DamagedFileError(f"{folder / CARD}: {card.kind} cannot be made with {card.settings} ({error})") from error
 
 
 def find_agent(name: str | os.PathLike[str]) -> Path:
     """The folder of a saved agent: a path, or a shipped one's name. Raises NotFoundError."""
-    for folder in (Path(name), SHIPPED_FOLDER / str(name)):
-        if (folder / CARD).is_file():
+    for folder in (present_folder(name), SHIPPED_FOLDER / os.fspath(name)):
+        if is_file(folder / CARD):
             return folder
     shipped = ", ".join(shipped_agents()) or "none"
     raise NotFoundError(f"no agent {str(name)!r}: give a folder with an {CARD}, or one of the shipped agents: {shipped}")
@@ -162,47 +206,30 @@ def shipped_agents() -> list[str]:
 def read_card(name: str | os.PathLike[str]) -> AgentCard:
     """The card of a saved agent. Raises NotFoundError or DamagedFileError."""
     path = find_agent(name) / CARD
-    values = read_json(path)
-    if not isinstance(values, dict) or values.pop("format", None) != FORMAT:
+    values = read_json(inside(path.parent, CARD))
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise DamagedFileError(f"{path} is not an agent's card: its format is not {FORMAT!r}")
-    version = values.pop("version", None)
-    if not isinstance(version, int) or version > VERSION:
+    version = values.get("version")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise DamagedFileError(f"{path} has version {version!r}: versions are whole numbers from 1; copy the agent again")
+    if version > VERSION:
         raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads up to {VERSION}: upgrade worldsim")
     try:
-        return from_json(AgentCard, values)
+        card = from_json(AgentCard, {k: v for k, v in values.items() if k not in ("format", "version", "sha256", SEAL)})
     except InvalidInputError as error:
         raise DamagedFileError(f"{path} is damaged ({error}): copy the agent again") from error
+    check_seal(path, values, required=version >= 2)
+    check_files(path, values.get("sha256", {}))
+    return card
 
 
 def update_card(name: str | os.PathLike[str], **changes: Any) -> AgentCard:
     """Write an agent's card anew with some values changed, such as ``results``."""
     folder = find_agent(name)
     card = dataclasses.replace(read_card(folder), **changes)
-    write_json(folder / CARD, {"format": FORMAT, "version": VERSION, **to_json(card)})
+    _write_card(folder, card)
     return card
-
-
-def space_of(description: dict[str, Any]) -> gym.Space[Any]:
-    """The action space that :func:`worldsim.data.play.describe_space` described."""
-    try:
-        if description["type"] == "Discrete":
-            return gym.spaces.Discrete(int(description["n"]))
-        return gym.spaces.Box(np.array(description["low"], np.float32), np.array(description["high"], np.float32), dtype=np.float32)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedFileError(f"{description!r} describes no action space ({error})") from None
 
 
 def _halved(value: Tensor) -> Tensor:
     return value.half() if value.dtype == torch.float32 else value
-
-
-def _policy_class(kind: str, folder: Path) -> Any:
-    """The class that a card names. It must look like a policy's before anything of it is called: a card is data."""
-    module, _, name = kind.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise NotFoundError(f"{folder / CARD} is of the kind {kind!r}, which is not installed ({error})") from None
-    if not isinstance(found, type) or not all(callable(getattr(found, verb, None)) for verb in ("reset", "act")):
-        raise DamagedFileError(f"{folder / CARD}: {kind!r} is no policy, a class with reset(seed) and act(obs)")
-    return found

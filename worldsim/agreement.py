@@ -19,6 +19,7 @@ from worldsim.config import write_json
 from worldsim.evaluate_agent import compare, workers_of
 from worldsim.evaluation.crowd import PolicySpec
 from worldsim.evaluation.episodes import PlayConfig, Task, dream_episodes, real_episodes, require_rewards, step_limit
+from worldsim.runtime.ranges import Count
 from worldsim.twin import make_twin
 from worldsim.world import World
 
@@ -38,16 +39,16 @@ class AgreementConfig(PlayConfig):
     """Saved agents (folders or names) of different skill; each also plays with ``chances`` of a random action."""
     chances: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
     """Shares of random actions that are mixed into each agent."""
-    episodes: int = 20
+    episodes: Count = 20
     """Episodes of each policy, in each of the two."""
-    bootstrap: int = 2000
+    bootstrap: Count = 2000
     """Resamples of policies and episodes behind the 95% intervals."""
 
 
 def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, Any]:
     """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of ``config.world``."""
     began = time.monotonic()
-    world = world or World.from_pretrained(config.world, config.device)
+    world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     require_rewards(world)
     specs = policies(config, world.action_space)
     for spec in specs:
@@ -89,14 +90,16 @@ def policies(config: AgreementConfig, space: gym.Space[Any]) -> list[PolicySpec]
 
     Without agents all single actions take part, the corners of a ``Box``; where they are few, with some chance, too.
     """
-    specs = [PolicySpec(agent, chance) for agent in config.agents for chance in (0.0, *config.chances)]
+    specs = [PolicySpec(agent, chance, trust=config.trust) for agent in config.agents for chance in (0.0, *config.chances)]
     specs += [PolicySpec("random"), PolicySpec("persistent")]
     singles: Sequence[int | tuple[float, ...]]
     if isinstance(space, gym.spaces.Discrete):
         singles = range(int(space.n))
     else:
         assert isinstance(space, gym.spaces.Box)
-        singles = [tuple(map(float, corner)) for corner in itertools.product(*zip(space.low, space.high, strict=True))]
+        corners = itertools.product(*zip(space.low, space.high, strict=True))
+        # There are 2 to the power of the dimension: no more are looked at than are ever wanted.
+        singles = [tuple(map(float, corner)) for corner in itertools.islice(corners, 2 * LEAST)]
     wanted = max(LEAST - len(specs), 0 if config.agents else min(len(singles), 2 * LEAST))
     some = [PolicySpec("random", chance, action) for chance in (0.0, 0.3, 0.6) for action in singles]
     return [*specs, *some[:wanted]]

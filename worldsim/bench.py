@@ -55,7 +55,7 @@ class BenchConfig:
     """Measure how fast a world is stepped."""
 
     world: str = "freedoom-tiny"
-    """Name of a shipped world, a world's folder, or a repository of the Hugging Face hub."""
+    """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     json: Path | None = None
     """Write the figures to this file, anew after every batch."""
     batches: tuple[int, ...] | None = None

@@ -12,9 +12,12 @@ Conventions (everywhere in worldsim):
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from worldsim.errors import InvalidInputError
 
 DEPTH_NEAR = 0.125
 """Smallest depth that the 16-bit inverse depth can hold, in metres."""
@@ -25,6 +28,8 @@ FAR_CHANNEL = 0.02
 """Depth channels below this (about 200 m) are taken as infinitely far."""
 TRANSLATION_STEP = 2.0**-12
 ROTATION_STEP = 2.0**-14
+ORTHONORMAL_TOLERANCE = 1e-3
+"""Largest entry of |R'R - 1| that a pose may have."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,28 @@ def snap_pose(pose: Tensor) -> Tensor:
     rotation = torch.round(matrix_to_rotation_vector(pose[..., :3, :3]) / ROTATION_STEP) * ROTATION_STEP
     translation = torch.round(pose[..., :3, 3] / TRANSLATION_STEP) * TRANSLATION_STEP
     return motion_to_matrix(torch.cat([translation, rotation], -1)).float()
+
+
+def check_poses(pose: Any, name: str = "pose") -> None:
+    """Raise InvalidInputError, naming the first that is wrong, unless all are camera-to-world poses in OpenCV axes.
+
+    pose: (t, 4, 4) tensor or array. A pose is finite, its rotation orthonormal (to 1e-3) and right-handed, its last row 0 0 0 1.
+    """
+    pose = torch.as_tensor(pose).double()
+    rotation = pose[:, :3, :3]
+    skewed = (rotation.transpose(1, 2) @ rotation - torch.eye(3, dtype=torch.float64)).abs().amax((1, 2)) > ORTHONORMAL_TOLERANCE
+    complaints = (
+        (~pose.isfinite().all((1, 2)), "holds numbers that are NaN or infinite"),
+        (skewed, "has a rotation that is not orthonormal"),
+        (torch.linalg.det(rotation) < 0, "mirrors: its rotation has determinant -1"),
+        ((pose[:, 3] != torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)).any(1), "does not end with the row 0 0 0 1"),
+    )
+    for bad, complaint in complaints:
+        if bool(bad.any()):
+            i = int(bad.int().argmax())
+            raise InvalidInputError(
+                f"{name}[{i}] {complaint}; camera-to-world in OpenCV axes is needed, got {pose[i].tolist()}."
+            )
 
 
 def move(pose: Tensor, motion: Tensor) -> Tensor:

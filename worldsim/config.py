@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
+import hashlib
 import json
 import os
 import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
-from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
+import annotated_types
+import pydantic
+
+from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.runtime.files import JSON_LIMIT, read_bytes, write_bytes
 
 Config = TypeVar("Config")
+SEAL = "content_sha256"
+"""Key of a JSON file's checksum of its own content."""
 
 
 def to_json(config: Any) -> Any:
@@ -39,121 +46,149 @@ def to_json(config: Any) -> Any:
     raise InvalidInputError(f"{config!r} of type {type(config).__name__} cannot be written as JSON")
 
 
-def from_json(cls: type[Config], values: Mapping[str, Any], where: str = "") -> Config:
+def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
     """The config of class ``cls`` that :func:`to_json` wrote.
 
-    A key that ``cls`` does not know, or lacks and has no default for, is an error that names it. ``where`` is the
-    dotted path that error messages begin with.
+    Values must have the types and lie in the ranges of the class's annotations (``Annotated[int, Ge(1)]``), numbers must be finite.
+    A key that ``cls`` does not know, or lacks and has no default for, is an error that names it. ``where`` is the dotted path
+    that error messages begin with. Raises InvalidInputError.
     """
-    prefix = f"{where}." if where else ""
     if not isinstance(values, Mapping):
-        raise InvalidInputError(f"{where or cls.__name__}: expected an object with keys, found {values!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
-    unknown = [prefix + str(key) for key in values if key not in fields]
-    if unknown:
-        raise InvalidInputError(f"{cls.__name__} has no {', '.join(unknown)}; its keys are {', '.join(fields)}")
-    missing = [prefix + name for name, f in fields.items() if name not in values and _is_required(f)]
-    if missing:
-        raise InvalidInputError(f"{cls.__name__} needs {', '.join(missing)}")
-    hints = typing.get_type_hints(cls)
-    return cls(**{name: _parse(hints[name], value, prefix + name) for name, value in values.items()})
+        raise InvalidInputError(f"{where or cls.__name__}: expected an object with keys, found {_shown(values)}")
+    try:
+        return _adapter(cls).validate_json(json.dumps(values))
+    except pydantic.ValidationError as error:
+        raise InvalidInputError("; ".join(_told(cls, one, values, where) for one in error.errors()[:3])) from None
+    except (RecursionError, TypeError, ValueError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(f"{where or cls.__name__} cannot be read as JSON values ({error})") from None
+
+
+def check_ranges(config: Any) -> None:
+    """Raise InvalidInputError, naming it, if a field lies outside of the range of its annotation (``Annotated[int, Ge(1)]``).
+
+    For the ``__post_init__`` of configs, so that ranges hold for the command line and in Python as they do in files. NaN lies
+    outside of every range; None, where it is allowed, is not checked.
+    """
+    cls = type(config)
+    for name, bounds in _bounds(cls).items():
+        value = getattr(config, name)
+        for bound in bounds if value is not None else ():
+            # Written so that a NaN fails.
+            if not _within(value, bound):
+                raise InvalidInputError(f"{cls.__name__}.{name} = {value!r}: it must be {_bound_text(bound)}")
+
+
+def _within(value: Any, bound: Any) -> bool:
+    try:
+        match bound:
+            case annotated_types.Ge():
+                return bool(value >= bound.ge)
+            case annotated_types.Gt():
+                return bool(value > bound.gt)
+            case annotated_types.Le():
+                return bool(value <= bound.le)
+            case annotated_types.Lt():
+                return bool(value < bound.lt)
+    except TypeError:
+        return False
+    return True
+
+
+def _bound_text(bound: Any) -> str:
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    return next(f"{word} {getattr(bound, key)}" for key, word in words.items() if hasattr(bound, key))
+
+
+@functools.cache
+def _bounds(cls: type) -> dict[str, list[Any]]:
+    """The bounds of a config's fields, by name; of optional fields, those of what is not None."""
+    found = {}
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+        annotated = [c for c in choices if typing.get_origin(c) is typing.Annotated]
+        bounds = [b for c in annotated for b in c.__metadata__ if isinstance(b, annotated_types.BaseMetadata)]
+        if bounds and len(choices) - len(annotated) <= 1:
+            found[name] = [b for b in bounds if isinstance(b, _BOUNDS)]
+    return found
+
+
+_BOUNDS = (annotated_types.Ge, annotated_types.Gt, annotated_types.Le, annotated_types.Lt)
+
+
+@functools.cache
+def _adapter(cls: type[Config]) -> pydantic.TypeAdapter[Config]:
+    if "__pydantic_config__" not in vars(cls):
+        rules = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+        cls.__pydantic_config__ = rules  # type: ignore[attr-defined]
+    return pydantic.TypeAdapter(cls)
+
+
+def _told(cls: type, error: Any, values: Any, where: str) -> str:
+    """One of pydantic's errors in a line, with the dotted path of the value and the value."""
+    path, found = where, values
+    for part in error["loc"]:
+        if isinstance(part, int) and isinstance(found, list) and part < len(found):
+            path, found = f"{path}[{part}]", found[part]
+        elif isinstance(found, Mapping) and (part in found or error["type"] == "missing"):
+            path, found = f"{path}.{part}" if path else str(part), found.get(part)
+        # What is neither a key nor an index is the name of a type that was tried.
+    if error["type"] == "missing":
+        return f"{cls.__name__} needs {path}"
+    if error["type"] == "unexpected_keyword_argument":
+        return f"{cls.__name__} has no {path}; its keys are {', '.join(f.name for f in dataclasses.fields(cls))}"  # type: ignore[arg-type]
+    said = error["msg"]
+    return f"{path or cls.__name__} is {_shown(found)}: {said[0].lower()}{said[1:]}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
     """Write ``values`` (see :func:`to_json`) so that a reader, or a crash, meets the old file or the new one, never a part.
 
-    Non-finite floats become JavaScript's ``NaN`` and ``Infinity``, which :func:`read_json` reads back.
+    Non-finite floats become JavaScript's ``NaN`` and ``Infinity``, which :func:`read_json` reads back. Raises StorageError.
     """
-    text = json.dumps(to_json(values), indent=2) + "\n"
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_bytes(path, (json.dumps(to_json(values), indent=2) + "\n").encode())
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The values in a JSON file. Missing: NotFoundError; unreadable: DamagedFileError; both name the file."""
-    path = Path(path)
+    """The values in a JSON file. Missing: NotFoundError; unreadable or no regular file: DamagedFileError; both name the file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{path} does not exist") from None
-    except IsADirectoryError:
-        raise NotFoundError(f"{path} is a folder, not a JSON file") from None
-    except ValueError as error:
+        return json.loads(read_bytes(path, JSON_LIMIT).decode())
+    except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is not valid JSON ({error}): it was cut short or edited; restore or remove it") from None
 
 
-def _is_required(field: dataclasses.Field[Any]) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+def seal(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values with a checksum of all of them under ``content_sha256``, for :func:`check_seal`."""
+    plain = {name: value for name, value in to_json(values).items() if name != SEAL}
+    return {**plain, SEAL: content_sha256(plain)}
 
 
-def _parse(hint: Any, value: Any, where: str) -> Any:
-    """``value`` as the type ``hint`` asks for. JSON has no tuples, paths, enums and dataclasses."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _parse(arguments[0], value, where)
-    if origin in (typing.Union, types.UnionType):
-        return _parse_union(arguments, value, where)
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise InvalidInputError(f"{where} is {value!r}; it must be one of {', '.join(map(repr, arguments))}")
-        return value
-    if origin in (tuple, list):
-        return _parse_sequence(origin, arguments, value, where)
-    if origin is not None:
-        return value
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return from_json(hint, value, where)
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        return _parse_enum(hint, value, where)
-    if hint in (Path, float) and isinstance(value, (str, int)) and not isinstance(value, bool):
-        return _convert(hint, value, where)
-    if hint in (bool, int, float, str, Path) and type(value) is not hint:
-        raise InvalidInputError(f"{where} is {value!r}; it must be of type {hint.__name__}")
-    return value
+def check_seal(path: str | os.PathLike[str], values: Mapping[str, Any], required: bool = True) -> None:
+    """Raise DamagedFileError if the values of the file ``path`` differ from the checksum that :func:`seal` put in.
+
+    required: whether a file without a checksum is damaged, too; formats of before there was one have none.
+    """
+    told = values.get(SEAL)
+    if told is None and not required:
+        return
+    if told != content_sha256({name: value for name, value in values.items() if name != SEAL}):
+        raise DamagedFileError(
+            f"{path} differs from its own checksum: it was damaged, or edited by hand. Restore it; or, if the change was yours, "
+            f"write it with worldsim.config.write_sealed"
+        )
 
 
-def _convert(hint: type, value: str | int, where: str) -> Any:
-    if (hint is Path) != isinstance(value, str):
-        raise InvalidInputError(f"{where} is {value!r}; it must be of type {hint.__name__}")
-    return hint(value)
+def write_sealed(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Write a JSON file with a checksum of its own content: see :func:`write_json` and :func:`seal`."""
+    write_json(path, seal(values))
 
 
-def _parse_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
-    choices = [a for a in arguments if a is not type(None)]
-    if value is None and len(choices) < len(arguments):
-        return None
-    for choice in choices[:-1]:
-        try:
-            return _parse(choice, value, where)
-        except InvalidInputError:
-            continue
-    return _parse(choices[-1], value, where)
-
-
-def _parse_sequence(origin: type, arguments: tuple[Any, ...], value: Any, where: str) -> Any:
-    if not isinstance(value, (list, tuple)):
-        raise InvalidInputError(f"{where} is {value!r}; it must be a list")
-    if not arguments:
-        return origin(value)
-    if origin is tuple and arguments[-1] is not Ellipsis:
-        if len(arguments) != len(value):
-            raise InvalidInputError(f"{where} has {len(value)} values; it must have {len(arguments)}")
-        return tuple(_parse(a, v, f"{where}[{i}]") for i, (a, v) in enumerate(zip(arguments, value, strict=True)))
-    return origin(_parse(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(value))
-
-
-def _parse_enum(hint: type[enum.Enum], value: Any, where: str) -> enum.Enum:
-    try:
-        return hint(value)
-    except ValueError:
-        values = ", ".join(repr(member.value) for member in hint)
-        raise InvalidInputError(f"{where} is {value!r}; it must be one of {values}") from None
+def content_sha256(values: Mapping[str, Any]) -> str:
+    """Hexadecimal SHA-256 of JSON values, whatever the order of keys and the layout of the file."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

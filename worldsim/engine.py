@@ -29,6 +29,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.kernels import usable
 from worldsim.memory.passes import Passes
 from worldsim.memory.splat_triton import Between
+from worldsim.runtime.limits import available_memory
 from worldsim.state import Transition, WorldState, map_tensors
 
 Step = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
@@ -220,6 +221,28 @@ def total_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory of a device that this process may still take: what is free, and what it holds of a GPU in reserve."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return available_memory()
+
+
+def device_named(name: torch.device | str | None) -> torch.device:
+    """The device of that name; for None, CUDA where there is one, else the CPU. InvalidInputError for one that is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
+        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
+        raise InvalidInputError(f"device {str(name)!r} cannot be used here: there are {there}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise InvalidInputError(f"device {str(name)!r}: worlds run on cpu and cuda")
+    return device
 
 
 def compile_in_place(module: torch.nn.Module, device: torch.device) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from tqdm import tqdm
 
-from worldsim.config import write_json
+from worldsim.config import check_ranges, write_json
 from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
 from worldsim.evaluation import figures, measure, returns, task
 from worldsim.evaluation.fits import Fits, with_radiance
@@ -26,7 +26,9 @@ from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.test_set import PROTOCOL, TestEpisode, TestSet, TestSetConfig, digest, record_test_set, stack
 from worldsim.evaluation.trips import UNDO, Trip, TripConfig, stack_trips
 from worldsim.metrics import comparable, moved_frames
+from worldsim.runtime.ranges import Batch, Count, Number, Seed, Share, Workers
 from worldsim.state import Frame
+from worldsim.twin import twin_of
 from worldsim.world import World
 
 FULL_EPISODES = 32
@@ -47,34 +49,36 @@ class EvaluateConfig:
     """Measure a world against its real twin on the test maps."""
 
     world: str
-    """Name of a shipped world, a world's folder, or a repository of the Hugging Face hub."""
+    """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
+    trust: bool = False
+    """Make the real twin that the world's files name, whatever it is: that imports and runs code of their choosing."""
     json: Path | None = None
     """Write the figures to this file, too."""
     protocol: Literal["walks", "return-trip"] = "walks"
     """``walks``: next frames, seen places, actions and poses on free walks. ``return-trip``: out and back along the same way."""
-    episodes: int | None = None
+    episodes: Count | None = None
     """Walks (32 if not given) or return trips (8). From 32 walks on, more are added until there are ``min_seen_frames``, at most
     four times as many; fewer are a quick look."""
-    seed: int = 0
+    seed: Seed = 0
     """Of test set and dreams. Results of different seeds are of different test sets."""
     device: str | None = None
     """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not given."""
-    steps: int | None = None
+    steps: Batch | None = None
     """Sampling steps a frame; the world's own number, if not given."""
-    temperature: float | None = None
+    temperature: Share | None = None
     """Of the noise that frames are drawn from, in [0, 1]; the world's own, if not given."""
     memory: Literal["points", "radiance"] = "points"
     """``points``: the world's own memory. ``radiance``: a radiance field upon its points, fitted where the dream begins (on return
     trips: where they turn) and again every ``fit_every`` frames; before, it is the points."""
-    fit_iterations: int = 200
+    fit_iterations: Count = 200
     """Of each fit, with ``--memory radiance``."""
-    fit_every: int = 32
+    fit_every: Count = 32
     """Dreamed frames from one fit to the next, with ``--memory radiance``."""
-    history: int = 64
+    history: Count = 64
     """True frames that a dream starts from. Another value is another protocol."""
-    horizon: int = 48
+    horizon: Count = 48
     """Frames that are dreamed after them. Another value is another protocol."""
-    min_seen_frames: int = 300
+    min_seen_frames: Number = 300
     """Fewer frames of seen places than this make its figures worthless."""
     cache: Path | None = None
     """Folder in which recorded walks are kept for the next evaluation."""
@@ -82,22 +86,19 @@ class EvaluateConfig:
     """Steps out, and as many back, of return trips."""
     undo: tuple[int, ...] = UNDO
     """For each discrete action the one that undoes it, for return trips."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Recording processes; as many as there are cores (at most 16, at most one for 4 walks), if not given."""
-    batch: int = 32
+    batch: Batch = 32
     """Walks that are dreamed at once: less needs less memory."""
-    bootstrap: int = 2000
+    bootstrap: Count = 2000
     """Resamples of the walks behind each 95% interval."""
     pictures: Path | None = None
     """Folder for strips of a few walks: real twin, dream, memory view."""
 
     def __post_init__(self) -> None:
-        least = {"episodes": 1, "history": 2, "horizon": 1, "batch": 1, "bootstrap": 1, "seed": 0}
-        least |= {"fit_iterations": 1, "fit_every": 1}
-        for name, bound in least.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise InvalidInputError(f"EvaluateConfig.{name} = {value!r}: it must be at least {bound}")
+        check_ranges(self)
+        if self.history < 2:
+            raise InvalidInputError(f"EvaluateConfig.history = {self.history!r}: it must be at least 2")
 
     @property
     def fits(self) -> Fits | None:
@@ -113,7 +114,7 @@ class EvaluateConfig:
 def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, Any]:
     """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of ``config.world``."""
     began = time.monotonic()
-    world = world or World.from_pretrained(config.world, config.device)
+    world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     world = world.with_dynamics(steps=config.steps, temperature=config.temperature)
     if not world.config.env_id:
         raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
@@ -162,7 +163,7 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
     if not world.has_geometry:
         raise MissingGeometryError(f"world {config.world} has no poses, so there is no way back: evaluate it with --protocol walks")
     settings = TripConfig(
-        world.config.env_id, dict(world.config.env_kwargs), config.seed, lengths=config.lengths, undo=config.undo
+        *twin_of(world), config.seed, lengths=config.lengths, undo=config.undo
     )
     with tqdm(total=config.walks, desc="recording", unit="trip") as bar:
         recorded = record_test_set(settings, range(config.walks), _workers(config, config.walks), config.cache, bar.update)
@@ -224,7 +225,7 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
 
 def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet]:
     """The walks, as recorded and stacked on the CPU."""
-    settings = TestSetConfig(world.config.env_id, dict(world.config.env_kwargs), config.seed, config.history, config.horizon)
+    settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.horizon)
     network: Any = world.network.config
     episodes: list[TestEpisode] = []
     wanted, most = config.walks, config.walks * MAX_GROWTH

@@ -20,8 +20,10 @@ from worldsim.evaluation.crowd import PolicySpec
 from worldsim.evaluation.episodes import PlayConfig, Played, Task, dream_episodes, real_episodes, require_rewards, step_limit
 from worldsim.metrics import bootstrap_ci, mean_statistic
 from worldsim.policies import saved_folder
+from worldsim.runtime.ranges import Count
 from worldsim.twin import make_twin
 from worldsim.world import World
+from worldsim.world_files import find_world_of_file
 
 MAX_WORKERS = 16
 
@@ -34,9 +36,9 @@ class EvaluateAgentConfig(PlayConfig):
     """A saved agent's folder, a shipped agent's name, or ``random``, ``persistent``, ``module:Class``."""
     world: str | None = None
     """Name or folder of the world; the one in the agent's card, if not given."""
-    episodes: int = 100
+    episodes: Count = 100
     """Episodes in each of the two."""
-    bootstrap: int = 2000
+    bootstrap: Count = 2000
     """Resamples of the episodes behind each 95% interval."""
     into_card: bool = False
     """Write the figures into the agent's card, too."""
@@ -49,12 +51,14 @@ def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> d
     if config.into_card and folder is None:
         raise InvalidInputError(f"{config.agent!r} is no saved agent: it has no card to write into")
     card = read_card(folder) if folder is not None else None
-    name = config.world or (card.world if card else None)
+    name = config.world
+    if name is None and card is not None and card.world and folder is not None:
+        name = find_world_of_file(card.world, folder, config.trust)
     if world is None and not name:
         raise InvalidInputError(f"agent {config.agent!r} names no world: give one with --world")
-    world = world or World.from_pretrained(str(name), config.device)
+    world = world or World.from_pretrained(str(name), config.device, trust=config.trust)
     require_rewards(world)
-    spec = PolicySpec(config.agent)
+    spec = PolicySpec(config.agent, trust=config.trust)
     # Before anything is played: an agent of other spaces is told at once.
     spec.build(world.action_space)
     twin = make_twin(world)

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from worldsim.errors import InvalidInputError
+from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.runtime.files import replacing, require_regular
 
 Array = NDArray[Any]
 
@@ -22,6 +23,10 @@ LETTERS = 21
 """Size of captions: contact sheets are wide, and shown smaller than they are."""
 DEPTH_COLOURS = np.array([(255, 244, 200), (250, 170, 80), (205, 70, 85), (105, 35, 110), (25, 15, 60), (0, 0, 0)], np.float64)
 """Near to infinitely far."""
+PICTURE_FORMATS = ("PNG", "WEBP", "JPEG", "TIFF", "BMP")
+"""Formats of pictures that are read from files, by Pillow's names."""
+MOST_PIXELS = 2**26
+"""Largest picture that is read: 8192x8192."""
 DEPTH_HALF = 4.0
 """Metres that get the middle of the scale."""
 
@@ -103,13 +108,30 @@ def save_picture(picture: Array, path: Path) -> None:
     """Write (h, w, 3) uint8, or (h, w) uint16 as PNG, to ``path``, without loss: WebP if it is named so, else PNG. A reader never
     meets half a file.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    if path.suffix == ".webp":
-        Image.fromarray(picture).save(temporary, format="WEBP", lossless=True, quality=100, method=6)
-    else:
-        Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        if path.suffix == ".webp":
+            Image.fromarray(picture).save(temporary, format="WEBP", lossless=True, quality=100, method=6)
+        else:
+            Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
+
+
+def read_picture(path: str | os.PathLike[str], mode: str | None = None, formats: Sequence[str] = PICTURE_FORMATS) -> Array:
+    """A picture file as an array: (h, w, 3) uint8 for colours, (h, w) uint8 or uint16 for grey, whatever Pillow makes of it.
+
+    mode: Pillow's mode to convert to, such as ``RGB``. formats: Pillow's names of the formats that are read; others are never
+    tried, since some (EPS) start other programs. Raises NotFoundError, or DamagedFileError for anything that is no such picture,
+    or that claims more than :data:`MOST_PIXELS`.
+    """
+    path = require_regular(path)
+    try:
+        with Image.open(path, formats=list(formats)) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise DamagedFileError(f"{path} claims {image.width}x{image.height} pixels, at most {MOST_PIXELS:,} are read")
+            return np.array(image if mode is None else image.convert(mode))
+    except DamagedFileError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, MemoryError, OverflowError) as error:
+        raise DamagedFileError(f"{path} is not a readable picture ({error}): give {', '.join(formats)}") from error
 
 
 def _centred(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, font: Any) -> None:

@@ -17,6 +17,8 @@ from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundE
 
 Array = NDArray[Any]
 
+MOST_PIXELS = 16_384
+"""Most rows or columns that images are resized to."""
 REGISTERED_BY = {
     "Vizdoom": "vizdoom.gymnasium_wrapper",
     "ALE/": "ale_py",
@@ -38,7 +40,7 @@ class PixelsConfig:
     """Observe what ``render()`` shows, with ``render_mode="rgb_array"``, instead of the observation."""
 
     def __post_init__(self) -> None:
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1 or max(self.size) > MOST_PIXELS):
             raise InvalidInputError(f"PixelsConfig.size = {self.size!r}: height and width in pixels, such as 64 64")
         if self.render and self.key is not None:
             raise InvalidInputError(f"PixelsConfig.key = {self.key!r} names a part of the observation, which render leaves out")

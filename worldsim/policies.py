@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,20 @@ import torch
 from worldsim.agent_files import find_agent, load_agent, shipped_agents
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.protocols import Policy
-
-POLICIES = {
-    "persistent": "worldsim.agents.persistent:PersistentPolicy",
-    "persistent-v1": "worldsim.agents.persistent:PersistentPolicy",
-    "random": "worldsim.agents.random:RandomPolicy",
-}
-"""Short names of policies; they come before folders of the same name."""
+from worldsim.registries import POLICIES
 
 
-def make_policy(name: str, action_space: gym.Space[Any], device: torch.device | str = "cpu") -> Policy:
-    """The policy of a short name, of a saved agent's folder or a shipped one's name, or of ``module:Class``, for an action space.
+def make_policy(
+    name: str, action_space: gym.Space[Any], device: torch.device | str = "cpu", trust: bool = False
+) -> Policy:
+    """The policy that a *user* names: a registered name, a saved agent's folder or a shipped one's name, or ``module:Class``.
 
-    A class is constructed with the action space alone. device: where a saved agent's weights go. Raises NotFoundError or
-    InvalidInputError, and for a saved agent what :func:`worldsim.agent_files.load_agent` raises.
+    A class is constructed with the action space alone. A ``module:Class`` is imported, so a name that comes from a file must not
+    be passed here. device: where a saved agent's weights go. trust: of a saved agent, see
+    :func:`worldsim.agent_files.load_agent`. Raises NotFoundError or InvalidInputError, and what that function raises.
     """
     folder = saved_folder(name)
-    policy = _constructed(name, action_space) if folder is None else load_agent(folder, action_space, device)
+    policy = _constructed(name, action_space) if folder is None else load_agent(folder, action_space, device, trust)
     if not isinstance(policy, Policy):
         raise InvalidInputError(f"{name!r} is no policy: {type(policy).__name__} needs the methods reset(seed) and act(obs).")
     return policy
@@ -44,12 +40,11 @@ def saved_folder(name: str) -> Path | None:
 
 
 def _constructed(name: str, action_space: gym.Space[Any]) -> Any:
-    module_name, colon, class_name = POLICIES.get(name, name).partition(":")
-    if not colon:
+    if name not in POLICIES and ":" not in name:
         raise NotFoundError(f"No policy {name!r}: use {_forms()}.")
     try:
-        constructor = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError, ValueError) as error:
+        constructor = POLICIES.of_user(name)
+    except NotFoundError as error:
         raise NotFoundError(f"No policy {name!r} ({error}): use {_forms()}.") from None
     try:
         return constructor(action_space)

@@ -1,46 +1,55 @@
 """Start scenes on disk, and recording them in a real twin.
 
 A scene is a folder: ``frames.webp`` (the frames on top of one another, without loss; ``frames.png`` where they are too many rows
-for that), ``inverse_depth.png`` (their 16-bit codes, the same way), ``scene.json`` (actions, exact poses, intrinsics, checksums)
-and, if more has been seen than the frames show, ``points.safetensors`` (the scene memory).
+for that), ``inverse_depth.png`` (their 16-bit codes, the same way), ``scene.json`` (actions, exact poses, intrinsics, checksums of
+the other files and of itself) and, if more has been seen than the frames show, ``points.safetensors`` (the scene memory).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gymnasium as gym
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from worldsim.camera import quantise_depth, snap_pose
-from worldsim.config import read_json, write_json
-from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
-from worldsim.memory.points import Points
-from worldsim.pictures import save_picture
+from worldsim.camera import check_poses, quantise_depth, snap_pose
+from worldsim.config import check_seal, from_json, read_json, write_sealed
+from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
+from worldsim.pictures import read_picture, save_picture
 from worldsim.pixels import make_env
 from worldsim.policies import make_policy
 from worldsim.protocols import Policy
+from worldsim.runtime.files import (
+    check_files,
+    inside,
+    load_tensors,
+    present_folder,
+    replacing_folder,
+    require_finite,
+    save_tensors,
+    sha256_of,
+)
 from worldsim.state import SceneStart, flatten
 
-FORMAT_VERSION = 2
-"""1 had all frames as PNG, and is read, too."""
+FORMAT, FORMAT_VERSION = "worldsim-scene", 3
+"""Version 1 had all frames as PNG, 1 and 2 had no checksum of ``scene.json``; both are read, too."""
 FRAMES, MANY_FRAMES, DEPTH, POINTS, SCENE = "frames.webp", "frames.png", "inverse_depth.png", "points.safetensors", "scene.json"
 WEBP_ROWS = 16_383
 """WebP takes a quarter less than PNG, but no picture with more rows or columns."""
+MOST_FRAMES = 65_536
+"""Most frames that a scene's file may claim."""
 MAX_TRIES = 50
 """Walks that may come to nothing in a row before recording gives up."""
 
@@ -84,58 +93,103 @@ class ScenesConfig:
 
 
 def save_scene(scene: SceneStart, folder: str | os.PathLike[str]) -> Path:
-    """Write ``scene`` to ``folder``; ``scene.json`` comes last, so that an interrupted save is no scene."""
+    """Write ``scene`` to ``folder``, which is completed beside its place and renamed: the old scene is there or the new one."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / SCENE).unlink(missing_ok=True)
     t, _, h, w = scene.rgb.shape
-    frames, stale = (FRAMES, MANY_FRAMES) if max(t * h, w) <= WEBP_ROWS else (MANY_FRAMES, FRAMES)
-    (folder / stale).unlink(missing_ok=True)
-    save_picture(scene.rgb.permute(0, 2, 3, 1).reshape(t * h, w, 3).cpu().numpy(), folder / frames)
-    files = [frames]
-    if scene.inverse_depth is not None:
-        save_picture(scene.inverse_depth.reshape(t * h, w).cpu().numpy().astype(np.uint16), folder / DEPTH)
-        files.append(DEPTH)
-    if scene.memory is not None and flatten(scene.memory):
-        save_file({k: v.cpu().contiguous() for k, v in flatten(scene.memory).items()}, folder / POINTS)
-        files.append(POINTS)
-    pose = None if scene.pose is None else scene.pose.reshape(t, 16)
-    described = {
-        "format": "worldsim-scene",
-        "version": FORMAT_VERSION,
-        "name": scene.name or folder.name,
-        "frames": t,
-        "act": {"dtype": str(scene.act.dtype).removeprefix("torch."), "values": scene.act},
-        "pose": pose,
-        "intrinsics": scene.intrinsics,
-        "sha256": {name: _sha256(folder / name) for name in files},
-    }
-    write_json(folder / SCENE, described)
+    frames = FRAMES if max(t * h, w) <= WEBP_ROWS else MANY_FRAMES
+    with replacing_folder(folder) as new:
+        for name in (FRAMES, MANY_FRAMES, DEPTH, POINTS):
+            (new / name).unlink(missing_ok=True)
+        save_picture(scene.rgb.permute(0, 2, 3, 1).reshape(t * h, w, 3).cpu().numpy(), new / frames)
+        files = [frames]
+        if scene.inverse_depth is not None:
+            save_picture(scene.inverse_depth.reshape(t * h, w).cpu().numpy().astype(np.uint16), new / DEPTH)
+            files.append(DEPTH)
+        if scene.memory is not None and flatten(scene.memory):
+            save_tensors({k: v.cpu().contiguous() for k, v in flatten(scene.memory).items()}, new / POINTS)
+            files.append(POINTS)
+        described = {
+            "format": FORMAT,
+            "version": FORMAT_VERSION,
+            "name": scene.name or folder.name,
+            "frames": t,
+            "act": {"dtype": str(scene.act.dtype).removeprefix("torch."), "values": scene.act},
+            "pose": None if scene.pose is None else scene.pose.reshape(t, 16),
+            "intrinsics": scene.intrinsics,
+            "sha256": {name: sha256_of(new / name) for name in files},
+        }
+        write_sealed(new / SCENE, described)
     return folder
+
+
+@dataclass(frozen=True)
+class _Actions:
+    dtype: Literal["int64", "float32"]
+    values: list[int] | list[float] | list[list[float]]
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What ``scene.json`` says."""
+
+    format: Literal["worldsim-scene"]
+    version: Annotated[int, Ge(1)]
+    name: str
+    frames: Annotated[int, Ge(1), Le(MOST_FRAMES)]
+    act: _Actions
+    pose: list[list[float]] | None
+    intrinsics: list[float] | None
+    sha256: dict[str, str]
+    content_sha256: str = ""
 
 
 def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
     """The scene in ``folder``. Raises NotFoundError or DamagedFileError, both naming the file."""
-    folder = Path(folder)
-    meta = read_json(folder / SCENE)
+    folder = present_folder(folder)
+    path = folder / SCENE
+    values = read_json(inside(folder, SCENE))
     try:
-        if meta["format"] != "worldsim-scene" or meta["version"] > FORMAT_VERSION:
-            raise DamagedFileError(f"{folder / SCENE}: version {meta['version']} of {meta['format']!r} cannot be read")
-        sums, t = dict(meta["sha256"]), int(meta["frames"])
-        files = {name: _checked(folder / name, checksum) for name, checksum in sums.items()}
-        rgb = _read_picture(files[FRAMES if FRAMES in files else MANY_FRAMES])
-        code = _read_picture(files[DEPTH]) if DEPTH in files else None
-        return SceneStart(
+        meta = from_json(_Described, values)
+    except InvalidInputError as error:
+        raise DamagedFileError(f"{path} is damaged ({error}): copy the scene again") from error
+    if meta.version > FORMAT_VERSION:
+        raise DamagedFileError(f"{path} has version {meta.version}; this worldsim reads up to {FORMAT_VERSION}: upgrade worldsim")
+    check_seal(path, values, required=meta.version >= 3)
+    known = {FRAMES, MANY_FRAMES, DEPTH, POINTS}
+    if not known >= meta.sha256.keys() or not {FRAMES, MANY_FRAMES} & meta.sha256.keys():
+        raise DamagedFileError(f"{path} lists the files {', '.join(meta.sha256) or 'none'}: copy the scene again")
+    check_files(path, meta.sha256)
+    t = meta.frames
+    rgb = read_picture(folder / (FRAMES if FRAMES in meta.sha256 else MANY_FRAMES), formats=("PNG", "WEBP"))
+    code = read_picture(folder / DEPTH, formats=("PNG",)) if DEPTH in meta.sha256 else None
+    try:
+        if rgb.ndim != 3 or rgb.dtype != np.uint8 or (code is not None and code.ndim != 2):
+            raise ValueError(f"frames are {rgb.dtype} {rgb.shape}, depth {None if code is None else code.shape}")
+        scene = SceneStart(
             rgb=torch.from_numpy(rgb).unflatten(0, (t, -1)).permute(0, 3, 1, 2).contiguous(),
-            act=torch.tensor(meta["act"]["values"], dtype=getattr(torch, meta["act"]["dtype"])),
+            act=torch.tensor(meta.act.values, dtype=getattr(torch, meta.act.dtype)),
             inverse_depth=None if code is None else torch.from_numpy(code.astype(np.int32)).unflatten(0, (t, -1)),
-            pose=None if meta["pose"] is None else torch.tensor(meta["pose"], dtype=torch.float32).view(t, 4, 4),
-            intrinsics=None if meta["intrinsics"] is None else torch.tensor(meta["intrinsics"], dtype=torch.float32),
-            memory=_read_points(files[POINTS]) if POINTS in files else None,
-            name=str(meta["name"]),
+            pose=None if meta.pose is None else torch.tensor(meta.pose, dtype=torch.float32).view(t, 4, 4),
+            intrinsics=None if meta.intrinsics is None else torch.tensor(meta.intrinsics, dtype=torch.float32),
+            memory=_read_points(folder / POINTS) if POINTS in meta.sha256 else None,
+            name=meta.name,
         )
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise DamagedFileError(f"{folder / SCENE} is damaged ({type(error).__name__}: {error}): copy the scene again") from error
+        _check_scene(scene, t)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
+        raise DamagedFileError(f"{path} is damaged ({type(error).__name__}: {error}): copy the scene again") from error
+    return scene
+
+
+def _check_scene(scene: SceneStart, frames: int) -> None:
+    """Raise ValueError for what no recorder writes: other shapes, matrices that are no poses, cameras that are none."""
+    if len(scene.act) != frames:
+        raise ValueError(f"{len(scene.act)} actions for {frames} frames")
+    if scene.inverse_depth is not None and scene.inverse_depth.shape != (frames, *scene.rgb.shape[-2:]):
+        raise ValueError(f"depth of {tuple(scene.inverse_depth.shape)} for frames of {tuple(scene.rgb.shape)}")
+    if scene.intrinsics is not None and (scene.intrinsics.shape != (4,) or not bool((scene.intrinsics[:2] > 0).all())):
+        raise ValueError(f"intrinsics are {scene.intrinsics.tolist()}, fx fy cx cy in pixels are needed")
+    if scene.pose is not None:
+        check_poses(scene.pose)
 
 
 def scene_names(folder: str | os.PathLike[str]) -> list[str]:
@@ -144,7 +198,9 @@ def scene_names(folder: str | os.PathLike[str]) -> list[str]:
     def natural(name: str) -> list[Any]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
-    return sorted((path.parent.name for path in Path(folder).glob(f"*/{SCENE}")), key=natural)
+    found = (path.parent.name for path in Path(folder).glob(f"*/{SCENE}"))
+    # Hidden folders are scenes that were being written when a process was killed.
+    return sorted((name for name in found if not name.startswith(".")), key=natural)
 
 
 def record_scenes(config: ScenesConfig) -> list[Path]:
@@ -222,28 +278,17 @@ def _stacked(visits: Sequence[Visit], key: str) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(info[key], np.float32) for _, _, info in visits]))
 
 
-def _read_picture(path: Path) -> Array:
-    try:
-        with Image.open(path) as image:
-            return np.array(image)
-    except OSError as error:
-        raise DamagedFileError(f"{path} is not a readable picture ({error}): copy the scene again") from error
-
-
 def _read_points(path: Path) -> Points:
+    tensors = load_tensors(path)
+    require_finite(tensors, path)
     try:
-        return Points(**load_file(path))
-    except (SafetensorError, TypeError) as error:
+        points = Points(**tensors)
+    except TypeError as error:
         raise DamagedFileError(f"{path} holds no point memory ({error}): copy the scene again") from error
-
-
-def _checked(path: Path, checksum: str) -> Path:
-    if not path.is_file():
-        raise NotFoundError(f"{path} is missing: copy the scene again")
-    if _sha256(path) != checksum:
-        raise DamagedFileError(f"{path} differs from its checksum in {SCENE}: it was cut short or altered; copy the scene again")
-    return path
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    template = flatten(PointMemory(PointMemoryConfig(capacity=1)).empty(1, "meta"))
+    n = points.kind.shape[-1] if points.kind.dim() == 2 else -1
+    for name, value in flatten(points).items():
+        like = template[name]
+        if value.dtype != like.dtype or value.shape != (*like.shape[:-1], n):
+            raise DamagedFileError(f"{path} holds no point memory ({name} is {value.dtype} {tuple(value.shape)}): copy it again")
+    return points

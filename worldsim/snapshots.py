@@ -1,19 +1,18 @@
 """Whole generated environments on disk: one safetensors file each, written atomically, restored bit by bit.
 
 A file holds every tensor of a :class:`Snapshot` and, in its header, the format, its version, the name and a fingerprint of the
-world that it belongs to, what its scene memory is, the random generators and a checksum. Weights are not in it: the same world must
-be there to load it. :func:`open_snapshot` needs no weights: it reads the memory and the walk alone.
+world that it belongs to, what its scene memory is, the random generators and a checksum of all of that. Weights are not in it: the
+same world must be there to load it. :func:`open_snapshot` needs no weights: it reads the memory and the walk alone.
 
-Version 2 added the journey, the world's name and the memory's rules. Files of version 1 load; they have no journey.
+Version 2 added the journey, the world's name and the memory's rules; files of version 1 load, and have no journey. Version 3 put
+the header under the checksum, and names a world by its folder's name instead of its path.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,19 +22,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, WorldsimError
 from worldsim.journey import Journey
 from worldsim.memory.handle import MemoryHandle
-from worldsim.memory.kinds import describe_memory, described_memory
+from worldsim.memory.kinds import describe_memory, described_memory, meta_empty
 from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.runtime.files import is_file, require_finite, require_regular, save_tensors
+from worldsim.runtime.limits import require_memory_for
 from worldsim.state import Frame, WorldState, checksum, flatten, unflatten
 from worldsim.world import Termination, World, bucket
-from worldsim.world_files import WORLDS_FOLDER
 
-FORMAT, VERSION = "worldsim-snapshot", 2
+FORMAT, VERSION = "worldsim-snapshot", 3
+CHECKSUM = "sha256"
 STATE, ELAPSED, RESETTING, JOURNEY = "state", "elapsed", "resetting", "journey"
 
 Array = NDArray[Any]
@@ -48,6 +48,7 @@ class Snapshot:
     state: the worlds, one row an environment (and rows of padding). elapsed: (n,) int64 steps since each reset.
     resetting: (n,) bool, whose next step is a reset. generators: the states of the environments' random generators.
     frames: those of the walk so far, each a batch of one, of a single environment that keeps them; they decide nothing.
+    weights: :attr:`worldsim.world.World.weights_id` of the world that it was taken in, empty if that is not known.
     """
 
     state: WorldState
@@ -55,6 +56,7 @@ class Snapshot:
     resetting: Array
     generators: tuple[Any, ...]
     frames: tuple[Frame, ...] = ()
+    weights: str = ""
 
     @property
     def journey(self) -> Journey | None:
@@ -67,8 +69,8 @@ class OpenedSnapshot:
     """What a snapshot's file tells without its world's weights.
 
     memory: the scene memory of one environment. journey: its walk, None if it was not kept. world: a shipped world's name or
-    the folder of the world; empty if it was in no folder, or in files of version 1. env_id: the real twin. environments: how
-    many the file holds.
+    the name of the world's folder; empty if it was in no folder, or in files of version 1. env_id: the real twin. environments:
+    how many the file holds. World and env_id are text from the file: escape them where they are shown.
     """
 
     memory: MemoryHandle
@@ -82,10 +84,9 @@ def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]
     """Write ``snapshot``, taken in ``world``, to the file ``path``.
 
     The file is written beside its place, flushed to disk and renamed: whatever happens, ``path`` holds the previous snapshot or
-    this one.
+    this one. Raises StorageError.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in flatten(snapshot.state, STATE).items()}
     tensors[ELAPSED] = torch.from_numpy(np.asarray(snapshot.elapsed, np.int64))
     tensors[RESETTING] = torch.from_numpy(np.asarray(snapshot.resetting, bool))
@@ -100,20 +101,8 @@ def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]
         "env_id": world.config.env_id,
         "memory": json.dumps(describe_memory(world.memory)),
         "generators": json.dumps(snapshot.generators),
-        "sha256": checksum(tensors),
     }
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file(tensors, temporary, metadata)
-        os.chmod(temporary, 0o644)
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    save_tensors(tensors, path, {**metadata, CHECKSUM: _checksum(tensors, metadata)})
     return path
 
 
@@ -126,13 +115,25 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
     path = Path(path)
     metadata, tensors = _read(path, world)
     try:
-        elapsed, resetting = tensors[ELAPSED].numpy(), tensors[RESETTING].numpy()
+        elapsed, resetting = _counts(tensors)
         state = _state(tensors, world, bucket(len(elapsed)))
         generators = tuple(json.loads(metadata["generators"]))
+        check_generators(generators)
         journey = _journey(tensors)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise DamagedFileError(f"{path} lacks a part of a snapshot ({error}): it was not written by save") from error
-    return Snapshot(state.to(world.device), elapsed, resetting, generators, journey.frames if journey else ())
+    require_finite({name: value for name, value in tensors.items() if name.startswith((STATE, JOURNEY))}, path)
+    frames = journey.frames if journey else ()
+    return Snapshot(state.to(world.device), elapsed, resetting, generators, frames, world.weights_id)
+
+
+def check_generators(states: Any) -> None:
+    """Raise InvalidInputError unless these are the states of NumPy generators, as ``bit_generator.state`` gives them."""
+    for state in states:
+        try:
+            np.random.PCG64(0).state = state
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            raise InvalidInputError(f"this is no state of a PCG64 generator ({error}): {str(state)[:80]}") from None
 
 
 def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapshot:
@@ -142,26 +143,30 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
     """
     path = Path(path)
     metadata, tensors = _read(path)
-    environments = len(tensors.get(ELAPSED, ()))
-    if not 0 <= index < environments:
+    try:
+        environments = len(_counts(tensors)[0])
+    except (KeyError, ValueError) as error:
+        raise DamagedFileError(f"{path} lacks a part of a snapshot ({error}): it was not written by save") from error
+    if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < environments:
         raise InvalidInputError(f"{path} holds {environments} environments, counted from 0: there is no {index!r}")
     found = {name: value for name, value in tensors.items() if name.startswith(f"{STATE}.memory.")}
     if not found:
         raise MissingGeometryError(f"{path} is of a world without scene memory: there is nothing to look at")
+    require_finite(found, path)
     try:
         kind = _memory_kind(metadata, found)
         one = {name: value[index : index + 1].clone() for name, value in found.items()}
         height, width = tensors[f"{STATE}.frame.rgb"].shape[-2:]
         handle = MemoryHandle(
             kind=kind,
-            data=unflatten(kind.empty(1, "cpu"), one, f"{STATE}.memory"),
+            data=unflatten(meta_empty(kind), one, f"{STATE}.memory"),
             intrinsics=tensors[f"{STATE}.intrinsics"][index],
             size=(height, width),
             pose=tensors[f"{STATE}.frame.pose"][index],
             step=int(tensors[f"{STATE}.step"][index]),
         )
         journey = _journey(tensors)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError, RecursionError) as error:
         raise DamagedFileError(f"{path} lacks a part of a snapshot ({error}): it was not written by save") from error
     return OpenedSnapshot(handle, journey, metadata.get("name", ""), metadata.get("env_id", ""), environments)
 
@@ -170,7 +175,13 @@ def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> An
     """The rules of the memory in a file."""
     described = json.loads(metadata.get("memory", "null"))
     if described is not None:
-        return described_memory(described)
+        kind = described_memory(described)
+        # The rules' capacity is a claim: what is in the file tells how much there is.
+        template = {name: value.shape[1:] for name, value in flatten(meta_empty(kind), f"{STATE}.memory").items()}
+        stored = {name: value.shape[1:] for name, value in found.items()}
+        if template != stored:
+            raise ValueError("its memory's tensors are not those of its memory's rules")
+        return kind
     if f"{STATE}.memory.kind" not in found:
         raise ValueError("its memory is of a kind without a name")
     # Version 1 knew points alone, and to look at them only the capacity is needed.
@@ -178,11 +189,8 @@ def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> An
 
 
 def world_name(world: World) -> str:
-    """What ``World.from_pretrained`` takes to load this world here again; empty for one that is in no folder."""
-    if world.folder is None:
-        return ""
-    folder = world.folder.resolve()
-    return folder.name if folder.parent == WORLDS_FOLDER.resolve() else str(folder)
+    """What a snapshot calls its world: a shipped one's name, the name of another's folder, empty for one in no folder."""
+    return "" if world.folder is None else world.folder.resolve().name
 
 
 def fingerprint(world: World) -> str:
@@ -207,18 +215,40 @@ def fingerprint(world: World) -> str:
 
 def _read(path: Path, world: World | None = None) -> tuple[dict[str, str], dict[str, Tensor]]:
     """A file's header and tensors, checked; with ``world``, that it belongs to it."""
-    if not path.is_file():
+    if not is_file(path):
         raise NotFoundError(f"no snapshot {str(path)!r}: give a file that save wrote")
+    size = require_regular(path).stat().st_size
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             _check_header(path, metadata, world)
+            # What is read is kept, and compared with its checksum: twice the file.
+            require_memory_for(2 * size, f"the snapshot {path}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, WorldsimError):
+            raise
         raise DamagedFileError(f"{path} cannot be read as a snapshot ({error}): it is cut short or something else") from error
-    if metadata.get("sha256") != checksum(tensors):
+    told = metadata.get(CHECKSUM)
+    plain = {name: value for name, value in metadata.items() if name != CHECKSUM}
+    if told != (_checksum(tensors, plain) if int(metadata["version"]) >= 3 else checksum(tensors)):
         raise DamagedFileError(f"{path} is damaged: its content does not fit its checksum. Restore it from a copy")
     return metadata, tensors
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of everything in a snapshot's file but the checksum itself."""
+    return hashlib.sha256(f"{checksum(tensors)} {json.dumps(dict(metadata), sort_keys=True)}".encode()).hexdigest()
+
+
+def _counts(tensors: Mapping[str, Tensor]) -> tuple[Array, Array]:
+    """``elapsed`` and ``resetting`` of a file. Raises KeyError or ValueError."""
+    elapsed, resetting = tensors[ELAPSED], tensors[RESETTING]
+    if elapsed.dim() != 1 or elapsed.dtype != torch.int64 or not len(elapsed) or bool((elapsed < 0).any()):
+        raise ValueError(f"{ELAPSED} is {elapsed.dtype} {tuple(elapsed.shape)}, steps of at least 0 are needed")
+    if resetting.shape != elapsed.shape or resetting.dtype != torch.bool:
+        raise ValueError(f"{RESETTING} is {resetting.dtype} {tuple(resetting.shape)}")
+    return elapsed.numpy(), resetting.numpy()
 
 
 def _journey(tensors: Mapping[str, Tensor]) -> Journey | None:
@@ -242,19 +272,12 @@ def _check_header(path: Path, metadata: Mapping[str, str], world: World | None) 
     if metadata.get("format") != FORMAT:
         raise DamagedFileError(f"{path} is no snapshot: its format is {metadata.get('format')!r}, not {FORMAT!r}")
     version = metadata.get("version", "")
-    if not version.isdigit() or int(version) > VERSION:
+    if not (version.isascii() and version.isdigit() and len(version) < 9 and int(version) > 0):
+        raise DamagedFileError(f"{path} has version {version!r}: versions are whole numbers from 1. Restore it from a copy")
+    if int(version) > VERSION:
         raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads up to {VERSION}: upgrade worldsim")
     if world is not None and metadata.get("world") != fingerprint(world):
         raise InvalidInputError(
             f"{path} was saved in another world than this one (real twin {metadata.get('env_id')!r}, weights or settings differ): "
             "load that world first"
         )
-
-
-def _flush(path: str | Path) -> None:
-    """Have the operating system write a file, or a folder's entries, to disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

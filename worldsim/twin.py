@@ -1,30 +1,113 @@
-"""The real twin of a world: the environment that it imitates, with identical spaces."""
+"""The real twin of a world: the environment that it imitates, with identical spaces.
+
+Which environment that is stands in a file, ``world.json``. So only environments that are registered with Gymnasium already, or
+belong to the well-known packages of :data:`worldsim.pixels.REGISTERED_BY`, are made, with arguments that are plain numbers or known
+words: :func:`check_twin`. Anything else is for the user to trust.
+"""
 
 from __future__ import annotations
 
+import math
+import re
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from worldsim.errors import InvalidInputError
-from worldsim.pixels import make_pixels
+from worldsim.errors import InvalidInputError, UntrustedFileError
+from worldsim.pixels import REGISTERED_BY, make_pixels
 from worldsim.world import World
+
+LARGEST = 10_000_000
+"""Largest number, to either side of zero, that a file may pass to an environment."""
+LONGEST = 64
+"""Most numbers in a list that a file may pass to an environment."""
+WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "": {"render_mode": ("rgb_array",)},
+    "ALE/": {"obs_type": ("rgb", "grayscale")},
+    "FrozenLake": {"map_name": ("4x4", "8x8")},
+}
+"""Texts that a file may pass to environments whose ids begin so, by the argument's name: see :func:`allow_words`."""
+
+_NAME = re.compile(r"[A-Za-z]\w{0,63}")
+
+
+def allow_words(env_id: str, **words: tuple[str, ...]) -> None:
+    """Let files pass some texts to environments whose ids begin with ``env_id``.
+
+    For instance ``allow_words("Mine-v0", mode=("easy", "hard"))``.
+    """
+    WORDS.setdefault(env_id, {}).update(words)
+
+
+def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
+    """The id to make, of the environment that the file ``source`` names.
+
+    Raises UntrustedFileError for an environment that is neither registered with Gymnasium nor of a well-known package, and for
+    arguments other than finite numbers, lists of such, True, False, None and the words of :data:`WORDS`. Nothing that the file
+    chooses is imported.
+    """
+    if not isinstance(env_id, str) or not isinstance(env_kwargs, dict):
+        raise InvalidInputError(f"{source}: env_id {env_id!r} and env_kwargs {env_kwargs!r} must be a text and an object")
+    module, _, bare = env_id.rpartition(":")
+    known = next((m for start, m in REGISTERED_BY.items() if bare.startswith(start)), None)
+    if known is not None and module in ("", known):
+        made = f"{known}:{bare}"
+    elif bare in gym.registry and (not module or gym.registry[bare].id == bare):
+        made = bare
+    else:
+        does = f"would import the module {module!r}" if module else "is not possible before something registers it"
+        raise UntrustedFileError(
+            f"{source} names the environment {env_id!r}, which is not registered with Gymnasium: making it {does}. "
+            f"Import the module that registers it first, or, if you trust the file, pass --trust (in Python trust=True)"
+        )
+    for name, value in env_kwargs.items():
+        if not _NAME.fullmatch(str(name)) or not _is_plain(bare, str(name), value):
+            raise UntrustedFileError(
+                f"{source} makes {env_id} with {name} = {value!r}: from a file, arguments are numbers, True, False, None and "
+                f"known words (worldsim.twin.allow_words). If you trust the file, pass --trust (in Python trust=True)"
+            )
+    return made
+
+
+def _is_plain(env_id: str, name: str, value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, (int, float)):
+        return math.isfinite(value) and abs(value) <= LARGEST
+    if isinstance(value, (list, tuple)):
+        return len(value) <= LONGEST and all(isinstance(v, (int, float)) and _is_plain(env_id, name, v) for v in value)
+    allowed = {word for start, words in WORDS.items() if env_id.startswith(start) for word in words.get(name, ())}
+    return isinstance(value, str) and value in allowed
+
+
+def twin_of(world: World) -> tuple[str, dict[str, Any]]:
+    """Id and arguments with which ``gymnasium.make`` makes the world's real twin.
+
+    Raises InvalidInputError if the world names none, UntrustedFileError as :func:`check_twin` does, unless the world was loaded
+    with ``trust=True``.
+    """
+    config = world.config
+    if not config.env_id:
+        raise InvalidInputError("this world does not name its real twin (env_id in world.json): there is none to make")
+    if world.trusted:
+        return config.env_id, dict(config.env_kwargs)
+    source = "the world" if world.folder is None else world.folder / "world.json"
+    return check_twin(config.env_id, config.env_kwargs, source), dict(config.env_kwargs)
 
 
 def make_twin(world: World, **kwargs: Any) -> gym.Env[Any, Any]:
     """The environment that ``world`` was trained on, made and wrapped as it was recorded.
 
     kwargs: further arguments of ``gymnasium.make``, before those that the world remembers, such as ``max_episode_steps=525``. Its
-    observation and action spaces are the world's. Raises InvalidInputError if the world names no twin, or one whose spaces differ;
+    observation and action spaces are the world's. Raises what :func:`twin_of` raises, InvalidInputError if the spaces differ, and
     NotFoundError or MissingDependencyError if it cannot be made here.
     """
-    config = world.config
-    if not config.env_id:
-        raise InvalidInputError("this world does not name its real twin (env_id in world.json): there is none to make")
-    env = make_pixels(config.env_id, {**config.env_kwargs, **kwargs}, config.pixels)
+    env_id, env_kwargs = twin_of(world)
+    env = make_pixels(env_id, {**env_kwargs, **kwargs}, world.config.pixels)
     try:
-        require_same_spaces(world, env, config.env_id)
+        require_same_spaces(world, env, world.config.env_id)
     except BaseException:
         env.close()
         raise

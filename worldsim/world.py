@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import shutil
 import tempfile
@@ -17,17 +18,18 @@ from torch import Tensor, nn
 
 from worldsim.diffusion.dynamics import DiffusionDynamics
 from worldsim.diffusion.network import SpaceTimeTransformer
-from worldsim.engine import PLAIN, EngineConfig, engine_named
-from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.engine import PLAIN, EngineConfig, device_named, engine_named
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, WorldsimError
 from worldsim.heads import EgoMotionHead, OutcomeHead
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory
 from worldsim.protocols import SceneMemory
+from worldsim.runtime.files import files_in
 from worldsim.start_states import StartStates
-from worldsim.state import Frame, SceneStart, Transition, WorldState, bytes_of, concatenate
+from worldsim.state import Frame, SceneStart, Transition, WorldState, bytes_of, checksum, concatenate
 from worldsim.stepper import Stepper
 from worldsim.world_config import Termination, WorldConfig
-from worldsim.world_files import find_world, load_module, read_card, save_world
+from worldsim.world_files import find_world, hub_source, load_module, read_card, save_world
 
 __all__ = ["BUCKETS", "Termination", "World", "WorldConfig", "bucket", "find_world"]
 
@@ -53,7 +55,8 @@ class World:
     """Dynamics + memory + heads + card.
 
     Load one with :meth:`from_pretrained`. :meth:`initial` and :meth:`step` are functional: they take and return a
-    :class:`WorldState`, batched over environments.
+    :class:`WorldState`, batched over environments. trust: whether the real twin that ``config`` names may be made whatever it is
+    (see :func:`worldsim.twin.check_twin`).
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class World:
         memory: SceneMemory | None = None,
         engine: EngineConfig = PLAIN,
         uncertainty: bool = False,
+        trust: bool = False,
     ) -> None:
         n = network.config
         if config.memory is not None and (n.channels != 4 or ego_motion is None or config.intrinsics is None):
@@ -77,6 +81,8 @@ class World:
         self.outcome = outcome or OutcomeHead(dim=n.dim)
         self.card = card or {}
         self.tells_uncertainty = uncertainty
+        self.trusted = trust
+        self._weights_id = ""
         self.memory: SceneMemory = memory or (PointMemory(config.memory) if config.memory is not None else NoMemory())
         self.observation_space = gym.spaces.Box(0, 255, (n.height, n.width, 3), np.uint8)
         self.action_space: gym.Space[Any] = gym.spaces.Discrete(n.actions) if n.actions else _box(n.action_dim, config)
@@ -165,6 +171,7 @@ class World:
         kept: dict[str, Any] = {"config": self.config, "memory": self.memory, "engine": self.engine}
         kept["uncertainty"] = self.tells_uncertainty
         rest: dict[str, Any] = {"ego_motion": self.ego_motion, "outcome": self.outcome, "card": self.card, "folder": self.folder}
+        rest["trust"] = self.trusted
         return World(self.network, **(kept | rest | changes))
 
     # Stepping.
@@ -246,35 +253,70 @@ class World:
             modules["ego_motion"] = self.ego_motion
         return modules
 
+    @property
+    def weights_id(self) -> str:
+        """SHA-256 of all weights and of the settings that they belong to. Worlds of one id differ at most in how they are used."""
+        if not self._weights_id:
+            total = hashlib.sha256()
+            for part, module in sorted(self.modules().items()):
+                settings: dict[str, Any] = module.settings  # type: ignore[assignment]
+                total.update(repr(sorted(settings.items())).encode())
+                total.update(f"{part} {checksum(module.state_dict())}".encode())
+            self._weights_id = total.hexdigest()
+        return self._weights_id
+
     def save_pretrained(self, folder: str | os.PathLike[str], eight_bit: bool = False) -> Path:
         """Write the world to ``folder``: ``world.json`` and a sub-folder a module (diffusers' layout; int8 if asked).
 
-        Every file is written beside its place and renamed, ``world.json`` last, so an interrupted save is no world.
+        The folder is completed beside its place and renamed: whatever happens, the old world is there or the new one. What else
+        is in the folder, such as ``scenes``, stays. Raises StorageError.
         """
         return save_world(folder, self.modules(), self.config, self.card, eight_bit)
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
-        """Upload the world to the Hugging Face hub; returns the commit's address."""
+        """Upload the world to the Hugging Face hub; returns the commit's address.
+
+        Start scenes go with it if they are regular files inside the world's folder: DamagedFileError for links that lead out.
+        """
         from huggingface_hub import HfApi
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             if self.folder is not None and (self.folder / "scenes").is_dir():
-                shutil.copytree(self.folder / "scenes", Path(folder) / "scenes")
+                for path in files_in(self.folder / "scenes"):
+                    target = Path(folder) / path.relative_to(self.folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, target)
             api = HfApi()
             api.create_repo(repo_id, private=private, exist_ok=True)
             return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike[str], device: torch.device | str | None = None) -> World:
-        """Load a shipped world (by name), a folder, or a repository of the Hugging Face hub (``owner/name``).
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        device: torch.device | str | None = None,
+        revision: str | None = None,
+        trust: bool = False,
+    ) -> World:
+        """Load a shipped world (by name), a folder, or ``hub:owner/name`` from the Hugging Face hub.
 
-        device: CUDA where there is one, else the CPU. Raises NotFoundError or DamagedFileError.
+        device: CUDA where there is one, else the CPU. revision: commit, tag or branch of the hub's repository. What came from the
+        hub has ``source``, its repository and commit, in its card. trust: let its real twin be any environment that its files
+        name, which imports and runs code of their choosing; loading and stepping a world never does. Raises NotFoundError,
+        DamagedFileError, InvalidInputError (device) or OutOfMemoryError.
         """
-        folder = find_world(name)
+        folder = find_world(name, revision)
         config, card = read_card(folder / "world.json")
         network = load_module(SpaceTimeTransformer, folder / "dynamics")
         ego = load_module(EgoMotionHead, folder / "ego_motion") if (folder / "ego_motion").is_dir() else None
         outcome = load_module(OutcomeHead, folder / "outcome")
-        world = cls(network, config, ego, outcome, card, folder)
-        return world.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        source = hub_source(folder)
+        card = card if source is None else {**card, "source": source}
+        try:
+            world = cls(network, config, ego, outcome, card, folder, trust=trust)
+        except (RuntimeError, ValueError, TypeError) as error:
+            if isinstance(error, WorldsimError):
+                raise
+            raise DamagedFileError(f"{folder}: its parts do not fit one another ({error}): copy the world again") from error
+        return world.to(device_named(device))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Gt, Le
+
+from worldsim.config import check_ranges
 from worldsim.diffusion.dynamics import DynamicsConfig
+from worldsim.errors import InvalidInputError
 from worldsim.memory.points import PointMemoryConfig
 from worldsim.pixels import PixelsConfig
 
@@ -28,7 +32,7 @@ class WorldConfig:
     """Gymnasium id of the real twin."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments with which the real twin was recorded."""
-    fps: float = 8.75
+    fps: Annotated[float, Gt(0), Le(100_000)] = 8.75
     """Steps a second of the real twin."""
     has_rewards: bool = False
     """Whether the recording had rewards other than zero: only then the reward head speaks."""
@@ -47,3 +51,11 @@ class WorldConfig:
     """How the real twin's images became observations (:func:`worldsim.pixels.make_pixels`), None if it observes such images."""
     termination: Termination = field(default=Termination.THRESHOLD, repr=False)
     """``sample`` or ``threshold``."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.intrinsics is not None and not min(self.intrinsics[:2]) > 0:
+            raise InvalidInputError(f"WorldConfig.intrinsics = {self.intrinsics}: fx and fy must be more than 0 pixels")
+        low, high = self.action_low or (), self.action_high or ()
+        if low and high and (len(low) != len(high) or any(not a <= b for a, b in zip(low, high, strict=True))):
+            raise InvalidInputError(f"WorldConfig.action_low = {low} and action_high = {high}: low bounds lie below high ones")

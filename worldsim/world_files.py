@@ -1,68 +1,150 @@
-"""Worlds on disk: a folder with ``world.json`` and a sub-folder a module, by path, shipped name or hub repository."""
+"""Worlds on disk: a folder with ``world.json`` and a sub-folder a module, by path, shipped name or hub repository.
+
+``world.json`` (version 2) holds the config, the card, the SHA-256 of each module's files, and a checksum of its own. Version 1,
+which had no checksums, is read, too. Nothing in a world's folder is code, and only files inside it are read.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from worldsim.config import from_json, read_json, to_json, write_json
-from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
-from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
+from worldsim.config import check_seal, from_json, read_json, to_json, write_json, write_sealed
+from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, stored_shapes
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError
+from worldsim.runtime.files import (
+    check_files,
+    files_in,
+    inside,
+    is_file,
+    is_folder,
+    load_tensors,
+    present_folder,
+    replacing_folder,
+    require_finite,
+    require_regular,
+    save_tensors,
+    sha256_of,
+    tensor_shapes,
+)
 from worldsim.world_config import WorldConfig
 
-FORMAT_VERSION = 1
+FORMAT, FORMAT_VERSION = "worldsim-world", 2
+WORLD = "world.json"
 PLAIN_WEIGHTS, PACKED_WEIGHTS = "diffusion_pytorch_model.safetensors", "int8.safetensors"
 WORLDS_FOLDER = Path(__file__).parent / "worlds"
+HUB = "hub:"
+"""What names of hub repositories begin with: ``hub:owner/name``, or ``hub:owner/name@revision``."""
+
+_REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_REVISION = re.compile(r"[\w][\w./-]{0,127}")
 
 
 def save_world(
     folder: str | os.PathLike[str], modules: Mapping[str, nn.Module], config: WorldConfig, card: dict[str, Any], eight_bit: bool
 ) -> Path:
-    """Write a world: see :meth:`worldsim.world.World.save_pretrained`. modules: by the names of their folders."""
+    """Write a world: see :meth:`worldsim.world.World.save_pretrained`. modules: by the names of their folders.
+
+    The folder is completed beside its place and renamed: whatever happens, the old world is there or the new one.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "world.json").unlink(missing_ok=True)
-    for name, module in modules.items():
-        (folder / name).mkdir(exist_ok=True)
-        write_json(folder / name / "config.json", {"_class_name": type(module).__name__, **module.settings})  # type: ignore[dict-item]
-        weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-        target, stale = folder / name / PACKED_WEIGHTS, folder / name / PLAIN_WEIGHTS
-        if not eight_bit:
-            target, stale = stale, target
-        half = getattr(module, "half_precision", ())
-        _save_atomically(quantise_weights(weights, half) if eight_bit else weights, target)
-        stale.unlink(missing_ok=True)
-    write_json(
-        folder / "world.json",
-        {"format": "worldsim-world", "version": FORMAT_VERSION, "config": to_json(config), "card": card},
-    )
+    with replacing_folder(folder) as new:
+        for name, module in modules.items():
+            settings: Mapping[str, Any] = module.settings  # type: ignore[assignment]
+            write_json(new / name / "config.json", {"_class_name": type(module).__name__, **settings})
+            weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+            target, stale = (PACKED_WEIGHTS, PLAIN_WEIGHTS) if eight_bit else (PLAIN_WEIGHTS, PACKED_WEIGHTS)
+            half = getattr(module, "half_precision", ())
+            save_tensors(quantise_weights(weights, half) if eight_bit else weights, new / name / target)
+            (new / name / stale).unlink(missing_ok=True)
+        write_card(new, config, card)
     return folder
 
 
-def find_world(name: str | os.PathLike[str]) -> Path:
-    """The folder of a world: a shipped one's name, a path, or a hub repository (downloaded)."""
-    shipped = WORLDS_FOLDER / str(name)
-    for folder in (Path(name), shipped):
-        if (folder / "world.json").is_file():
-            return folder
-    if Path(name).exists():
-        raise NotFoundError(f"{str(name)!r} is not a world: it has no world.json")
-    text = str(name)
-    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+def write_card(folder: Path, config: WorldConfig, card: dict[str, Any]) -> None:
+    """Write a world's ``world.json``, with the checksums of the files that its modules have now."""
+    values = {"format": FORMAT, "version": FORMAT_VERSION, "config": to_json(config), "card": card}
+    write_sealed(folder / WORLD, {**values, "sha256": module_checksums(folder)})
 
-        try:
-            return Path(snapshot_download(text, allow_patterns=["*.json", "*.safetensors", "*.png", "*.webp"]))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-            raise NotFoundError(f"no world {text!r} here or on the hub ({type(error).__name__}): {_shipped()}") from error
-    raise NotFoundError(f"no world {text!r}: give a folder with a world.json, or {_shipped()}")
+
+def module_checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file of a world's modules, by its path in the folder."""
+    parts = sorted(path.parent for path in folder.glob("*/config.json"))
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for part in parts for path in files_in(part)}
+
+
+def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder of a world: a path, a shipped one's name, or ``hub:owner/name``, which is downloaded.
+
+    revision: of the hub's repository, a commit, tag or branch; also as ``hub:owner/name@revision``. Only a name that begins with
+    ``hub:`` is ever asked of the hub. Raises NotFoundError.
+    """
+    text = os.fspath(name)
+    if text.startswith(HUB):
+        return _from_hub(text.removeprefix(HUB), revision)
+    if revision is not None:
+        raise InvalidInputError(f"revision {revision!r} is of a hub repository: name it hub:{text}")
+    for folder in (present_folder(text), WORLDS_FOLDER / text):
+        if is_file(folder / WORLD):
+            return folder
+    if is_folder(text) or is_file(text):
+        raise NotFoundError(f"{text!r} is not a world: it has no {WORLD}")
+    hint = f" (of the hub: write {HUB}{text})" if _REPOSITORY.fullmatch(text) else ""
+    raise NotFoundError(f"no world {text!r}{hint}: give a folder with a {WORLD}, or {_shipped()}")
+
+
+def find_world_of_file(name: str, folder: Path, trusted: bool) -> str:
+    """The world that a file in ``folder`` names, as :func:`find_world` takes it: a shipped one, or a folder inside that one.
+
+    trusted: allow other folders and hub repositories. Raises UntrustedFileError.
+    """
+    if name in shipped_worlds() or trusted:
+        return name
+    try:
+        return str(inside(folder, name)) if is_file(inside(folder, name) / WORLD) else _refuse_world(name, folder)
+    except DamagedFileError:
+        return _refuse_world(name, folder)
+
+
+def _refuse_world(name: str, folder: Path) -> str:
+    raise UntrustedFileError(
+        f"{folder} names the world {name!r}, which is neither shipped nor inside that folder: give the world yourself "
+        "(--world), or, if you trust the file, pass --trust (in Python trust=True)"
+    )
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    repository, at, pinned = name.partition("@")
+    if at and revision is not None and revision != pinned:
+        raise InvalidInputError(f"two revisions of {repository}: {pinned!r} and {revision!r}")
+    revision = pinned if at else revision
+    if not _REPOSITORY.fullmatch(repository) or (revision is not None and not _REVISION.fullmatch(revision)):
+        raise InvalidInputError(f"{HUB}{name} names no repository: write hub:owner/name or hub:owner/name@revision")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    patterns = ["*.json", "*.safetensors", "*.png", "*.webp"]
+    try:
+        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise NotFoundError(f"no world {repository!r} on the hub ({type(error).__name__}): {_shipped()}") from error
+    if not is_file(folder / WORLD):
+        raise NotFoundError(f"the hub's repository {repository!r} is not a world: it has no {WORLD}")
+    return folder
+
+
+def hub_source(folder: Path) -> str | None:
+    """``hub:owner/name@commit`` of a folder in the hub's cache, None for any other folder."""
+    # The cache's layout is documented: models--OWNER--NAME/snapshots/COMMIT.
+    if folder.parent.name != "snapshots" or not folder.parent.parent.name.startswith("models--"):
+        return None
+    return f"{HUB}{folder.parent.parent.name.removeprefix('models--').replace('--', '/', 1)}@{folder.name}"
 
 
 def shipped_worlds() -> list[str]:
@@ -74,49 +156,77 @@ def _shipped() -> str:
     return f"one of the shipped worlds: {', '.join(shipped_worlds()) or 'none'}"
 
 
-def _save_atomically(tensors: dict[str, Tensor], path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(tensors, temporary)
-    # safetensors makes files that only their owner can read.
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
-
-
 def read_card(path: Path) -> tuple[WorldConfig, dict[str, Any]]:
-    meta = read_json(path)
-    if not isinstance(meta, dict) or meta.get("format") != "worldsim-world":
-        raise DamagedFileError(f"{path} is not a world's card: its format is not 'worldsim-world'")
+    """Config and card in a ``world.json``. Raises NotFoundError or DamagedFileError.
+
+    The files that it has checksums of are compared with them; before anything is made of them.
+    """
+    meta = read_json(inside(path.parent, path.name))
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        raise DamagedFileError(f"{path} is not a world's card: its format is not {FORMAT!r}")
     version = meta.get("version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise DamagedFileError(f"{path} has version {version!r}: versions are whole numbers from 1; copy the world again")
+    if version > FORMAT_VERSION:
         raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads up to {FORMAT_VERSION}: upgrade worldsim")
+    card = meta.get("card", {})
+    if not isinstance(card, dict):
+        raise DamagedFileError(f"{path} is damaged (its card is no object): copy the world again")
     try:
-        return from_json(WorldConfig, meta.get("config")), meta.get("card", {})  # type: ignore[arg-type]
+        config = from_json(WorldConfig, meta.get("config"))
     except InvalidInputError as error:
         raise DamagedFileError(f"{path} is damaged ({error}): copy the world again") from error
+    check_seal(path, meta, required=version >= 2)
+    if version >= 2:
+        check_files(path, meta.get("sha256"))
+    return config, card
 
 
 def load_module(kind: Any, folder: Path) -> Any:
     """A module from its folder: diffusers' layout, or int8 weights beside the same config.
 
     ``_same_as`` in the config names a shipped world whose module of that name it is, weights and all: shipped worlds need not hold
-    the same weights twice. Worlds that are saved hold all they need.
+    the same weights twice. Worlds that are saved hold all they need. What the config claims must be what the file of weights
+    holds, which is compared before memory is taken. Raises NotFoundError or DamagedFileError.
     """
-    config = read_json(folder / "config.json")
+    config = read_json(inside(folder.parent, f"{folder.name}/config.json"))
+    if not isinstance(config, dict):
+        raise DamagedFileError(f"{folder / 'config.json'} holds no settings: copy the world again")
     if "_same_as" in config:
         if config["_same_as"] not in shipped_worlds():
             raise DamagedFileError(f"{folder / 'config.json'}: {config['_same_as']!r} is no shipped world: copy the world again")
         return load_module(kind, WORLDS_FOLDER / config["_same_as"] / folder.name)
-    packed, plain = folder / PACKED_WEIGHTS, folder / PLAIN_WEIGHTS
-    path = packed if packed.is_file() else plain
-    if not path.is_file():
+    packed, plain = (inside(folder.parent, f"{folder.name}/{name}") for name in (PACKED_WEIGHTS, PLAIN_WEIGHTS))
+    path = packed if is_file(packed) else plain
+    if not is_file(path):
         raise NotFoundError(f"{folder} has no weights ({packed.name} or {plain.name}): copy the world again")
+    require_regular(path)
+    named = config.get("_class_name", kind.__name__)
+    if named != kind.__name__:
+        raise DamagedFileError(f"{folder / 'config.json'} is of a {named!r}, not of a {kind.__name__}: copy the world again")
+    module = _made(kind, config, folder / "config.json", path)
     try:
-        module = kind.from_config({k: v for k, v in config.items() if not k.startswith("_")})
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise DamagedFileError(f"{folder / 'config.json'} is damaged ({error}): copy the world again") from error
-    try:
-        weights = load_file(path)
+        weights = load_tensors(path)
         module.load_state_dict(dequantise_weights(weights) if path == packed else weights)
-    except (SafetensorError, RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, ValueError) as error:
         raise DamagedFileError(f"{path} is damaged or does not fit its config.json ({error}): copy the world again") from error
+    require_finite(module.state_dict(), path)
     return module
+
+
+def _made(kind: Any, config: Mapping[str, Any], source: Path, weights: Path) -> Any:
+    """A module of the settings in ``source``, with fresh weights, if the file ``weights`` holds weights of its shapes."""
+    settings = {k: v for k, v in config.items() if not k.startswith("_")}
+    try:
+        kind.check_settings(settings)
+        with torch.device("meta"):
+            claimed = {k: tuple(v.shape) for k, v in kind.from_config(settings).state_dict().items()}
+    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, OverflowError) as error:
+        raise DamagedFileError(f"{source} is damaged ({error}): copy the world again") from error
+    found = tensor_shapes(weights)
+    found = stored_shapes(found) if weights.name == PACKED_WEIGHTS else found
+    if claimed != found:
+        differ = sorted(k for k in claimed.keys() | found.keys() if claimed.get(k) != found.get(k))
+        first = f"{differ[0]} is {found.get(differ[0], 'missing')}, {claimed.get(differ[0], 'nothing')} by its config"
+        raise DamagedFileError(f"{weights} is damaged or does not fit its config.json ({first}): copy the world again")
+    return kind.from_config(settings)

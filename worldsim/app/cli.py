@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 from worldsim import __version__
 from worldsim.errors import WorldsimError
+from worldsim.runtime.files import require_replaceable
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -84,7 +85,12 @@ def run(name: str, arguments: Sequence[str]) -> int:
         print(f"error: {unknown(name)}", file=sys.stderr)
         return USAGE_ERROR
     _, function = COMMANDS[name].load()
-    function(parse(name, arguments))
+    config = parse(name, arguments)
+    report = getattr(config, "json", None)
+    if report is not None:
+        # Before an hour's work, not after it.
+        require_replaceable(report)
+    function(config)
     return 0
 
 

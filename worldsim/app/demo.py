@@ -24,6 +24,7 @@ from worldsim.metrics import TURN_METRES, nearest_pose, psnr, sharpness, turned
 from worldsim.pictures import contact_sheet, depth_picture, holes_marked, panels, save_picture
 from worldsim.pixels import make_env
 from worldsim.state import SceneStart, Transition, WorldState
+from worldsim.twin import twin_of
 from worldsim.world import World
 
 Array = NDArray[Any]
@@ -51,7 +52,7 @@ class DemoConfig:
     out: Path = Path("out/demo")
     """Folder for rollout.mp4, rollout.png, memory.ply and metrics.json."""
     world: str = "freedoom-tiny"
-    """Name of a shipped world, a world's folder, or a repository of the Hugging Face hub."""
+    """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     seed: int = 1
     """Of the start and of the dream."""
     steps: int | None = None
@@ -62,6 +63,8 @@ class DemoConfig:
     """Steps away from there; as many lead back."""
     device: str | None = None
     """Where the world runs; CUDA where there is one, if not given."""
+    trust: bool = False
+    """Make the real twin that the world's files name, whatever it is: that imports and runs code of their choosing."""
 
     def __post_init__(self) -> None:
         for name, least in {"history": 2, "outward": 2, "seed": 0}.items():
@@ -103,7 +106,7 @@ class Dream:
 
 def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
     """Walk, write, explain; returns the metrics. ``world``: one that is loaded already, instead of ``config.world``."""
-    world = world or World.from_pretrained(config.world, config.device)
+    world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     world = world.with_dynamics(steps=config.steps)
     walk = choose_walk(config, world)
     dream = dream_along(config, world, walk)
@@ -139,9 +142,9 @@ def choose_walk(config: DemoConfig, world: World) -> Walk:
 
 def real_twin(world: World) -> gym.Env[Any, Any]:
     """The environment that the world was trained on."""
-    env_id = world.config.env_id
+    env_id, env_kwargs = twin_of(world)
     try:
-        env = make_env(env_id, dict(world.config.env_kwargs))
+        env = make_env(env_id, env_kwargs)
     except MissingDependencyError as error:
         raise MissingDependencyError(
             f"the demo shows the dream beside its real twin {env_id}, which cannot run here ({error}): pip install 'worldsim[doom]'"

@@ -22,7 +22,7 @@ class ExportConfig:
 
     source: str
     """A snapshot's file, as env.save wrote it. Else a world: a shipped one's name, a folder, or a repository of the Hugging Face
-    hub (owner/name)."""
+    hub (``hub:owner/name``)."""
     out: Path | None = None
     """What to write. A world: a folder that holds no world yet. A snapshot: a file or, for nerfstudio, a folder; by default
     beside the snapshot and named after it."""

@@ -18,6 +18,7 @@ from worldsim.pictures import panels
 from worldsim.policies import saved_folder
 from worldsim.twin import make_twin
 from worldsim.world import World
+from worldsim.world_files import find_world_of_file
 
 Array = NDArray[Any]
 
@@ -40,6 +41,9 @@ class WatchConfig:
     """Pixels of the video a pixel of the frames."""
     device: str | None = None
     """Where the dream runs; CUDA where there is one."""
+    trust: bool = False
+    """Make the real twin, the world and the policy class that files name, whatever they are: that imports and runs code of their
+    choosing. Only for files whose author you trust."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "scale"):
@@ -52,11 +56,13 @@ class WatchConfig:
 def watch(config: WatchConfig, world: World | None = None) -> Path:
     """Play both, write the video; returns its path. ``world``: one that is loaded already, instead of ``config.world``."""
     folder = saved_folder(config.agent)
-    name = config.world or (read_card(folder).world if folder is not None else None)
+    name = config.world
+    if name is None and folder is not None and (told := read_card(folder).world):
+        name = find_world_of_file(told, folder, config.trust)
     if world is None and not name:
         raise InvalidInputError(f"agent {config.agent!r} names no world: give one with --world")
-    world = world or World.from_pretrained(str(name), config.device)
-    spec = PolicySpec(config.agent)
+    world = world or World.from_pretrained(str(name), config.device, trust=config.trust)
+    spec = PolicySpec(config.agent, trust=config.trust)
     twin = make_twin(world)
     try:
         limit = min(config.steps, step_limit(twin, None))

@@ -14,47 +14,57 @@ A shard ``shard-00000.safetensors`` holds the frames of its episodes one after t
 
 Its safetensors metadata names the format, its version and, as JSON, what is known of each episode. Shards and
 ``dataset.json`` appear under their names only when complete, so a reader may follow a recording that goes on.
+
+``dataset.json`` (version 2) holds the SHA-256 of every shard and a checksum of its own; version 1, without the latter, is read.
+A shard is compared with its checksum when its frames are first asked for, its actions, rewards and poses with what the index says.
 """
 
 from __future__ import annotations
 
 import bisect
-import hashlib
 import json
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import gymnasium as gym
 import numpy as np
+from annotated_types import Ge, Gt, Le, Len
 from numpy.typing import NDArray
+from pydantic import StringConstraints
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from worldsim.camera import check_poses
+from worldsim.config import SEAL, check_seal, from_json, read_json, write_sealed
 from worldsim.data.episode import Episode, validate_episode
+from worldsim.data.spaces import space_of
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.runtime.files import inside, is_file, replacing, require_regular, sha256_of
 
 Array = NDArray[Any]
 
 INDEX_FILE = "dataset.json"
 DATASET_FORMAT, SHARD_FORMAT = "worldsim-dataset", "worldsim-episodes"
-VERSION = 1
+VERSION, SHARD_VERSION = 2, 1
 FRAME_TENSORS = ("rgb", "act", "rew", "term", "trunc")
 GEOMETRY_TENSORS = ("inverse_depth", "pose")
+MOST_PIXELS = 16_384
+"""Most rows or columns of frames that an index may claim."""
 
 
 @dataclass(frozen=True)
 class ShardInfo:
     """One line of ``dataset.json``'s ``shards``."""
 
-    file: str
+    file: Annotated[str, StringConstraints(pattern=r"^shard-\d{5,9}\.safetensors$")]
     """File name inside the dataset's folder."""
-    frames: int
+    frames: Annotated[int, Ge(1)]
     """Frames of all its episodes together."""
-    episodes: int
+    episodes: Annotated[int, Ge(1)]
     """Number of its episodes."""
     sha256: str
     """Checksum of the whole file, hexadecimal."""
@@ -72,9 +82,9 @@ class DatasetInfo:
     """``{"type": "Discrete", "n": 7}`` or ``{"type": "Box", "low": [..], "high": [..]}``."""
     geometry: bool = False
     """Whether every shard has depth, poses and intrinsics."""
-    intrinsics: list[float] | None = None
+    intrinsics: Annotated[list[float], Len(4, 4)] | None = None
     """``fx fy cx cy`` in pixels, if there is geometry."""
-    fps: float | None = None
+    fps: Annotated[float, Gt(0), Le(100_000)] | None = None
     """Frames per second of the environment's own time, if it names one."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of ``gymnasium.make``."""
@@ -104,25 +114,6 @@ def shard_name(index: int) -> str:
     return f"shard-{index:05d}.safetensors"
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def replace_file(temporary: Path, path: Path) -> None:
-    """Give a finished temporary file its name so that a crash or power cut leaves the old file or the new one, never a part."""
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def write_shard(folder: Path, index: int, episodes: Sequence[Episode]) -> ShardInfo:
     """Write episodes as shard ``index`` of a folder, atomically. Does not touch ``dataset.json``."""
     if not episodes:
@@ -137,16 +128,10 @@ def write_shard(folder: Path, index: int, episodes: Sequence[Episode]) -> ShardI
         tensors["intrinsics"] = episodes[0].intrinsics
     infos = json.dumps([e.info for e in episodes])
     path = folder / shard_name(index)
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
-    try:
-        save_file(tensors, temporary, metadata={"format": SHARD_FORMAT, "version": str(VERSION), "episodes": infos})
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"format": SHARD_FORMAT, "version": str(SHARD_VERSION), "episodes": infos})
         _sort_header(temporary)
-        # safetensors makes files that only their owner may read.
-        temporary.chmod(0o644)
         checksum = sha256_of(temporary)
-        replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return ShardInfo(path.name, len(tensors["rgb"]), len(episodes), checksum)
 
 
@@ -165,35 +150,51 @@ def _sort_header(path: Path) -> None:
 def write_index(folder: Path, info: DatasetInfo, shards: Sequence[ShardInfo]) -> None:
     """Write ``dataset.json``, atomically."""
     content = {"format": DATASET_FORMAT, "version": VERSION, **asdict(info), "shards": [asdict(s) for s in shards]}
-    temporary = folder / f".{INDEX_FILE}.{os.getpid()}.tmp"
-    try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        replace_file(temporary, folder / INDEX_FILE)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_sealed(folder / INDEX_FILE, content)
 
 
 def read_index(folder: Path) -> tuple[DatasetInfo, tuple[ShardInfo, ...]]:
-    """Read ``dataset.json``."""
+    """Read ``dataset.json``. Raises NotFoundError or DamagedFileError."""
     path = folder / INDEX_FILE
-    if not path.is_file():
+    if not is_file(path):
         raise NotFoundError(
             f"No dataset at {str(folder)!r}: it has no {INDEX_FILE}. Record one with: worldsim record ENV_ID --out DIR"
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kind, version = content.pop("format"), content.pop("version")
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DamagedFileError(f"{path} is no readable {DATASET_FORMAT} index ({error}). Restore it, or record again.") from None
+    content = read_json(inside(folder, INDEX_FILE))
+    kind, version = (content.get(key) if isinstance(content, dict) else None for key in ("format", "version"))
     if kind != DATASET_FORMAT:
         raise DamagedFileError(f"{path} has format {kind!r}, not {DATASET_FORMAT!r}: this folder is something else.")
-    if version != VERSION:
-        raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads version {VERSION}. Install a newer worldsim.")
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise DamagedFileError(
+            f"{path} has version {version!r}; this worldsim reads versions 1 to {VERSION}. Install a newer worldsim."
+        )
     try:
-        shards = tuple(ShardInfo(**entry) for entry in content.pop("shards"))
-        return DatasetInfo(**content), shards
-    except (KeyError, TypeError) as error:
-        raise DamagedFileError(f"{path} lacks or has extra fields ({error}). Restore it, or record again.") from None
+        fields = {key: value for key, value in content.items() if key not in ("format", "version", "shards", SEAL)}
+        listed = content.get("shards")
+        if not isinstance(listed, list):
+            raise InvalidInputError(f"shards is {type(listed).__name__}, a list is needed")
+        shards = tuple(from_json(ShardInfo, entry, f"shards[{i}]") for i, entry in enumerate(listed))
+        info = from_json(DatasetInfo, fields)
+        _check_info(info)
+    except (InvalidInputError, DamagedFileError) as error:
+        raise DamagedFileError(f"{path} is damaged ({error}). Restore it, or record again.") from None
+    if len({shard.file for shard in shards}) != len(shards):
+        raise DamagedFileError(f"{path} lists a shard twice. Restore it, or record again.")
+    check_seal(path, content, required=version >= 2)
+    return info, shards
+
+
+def _check_info(info: DatasetInfo) -> None:
+    """Raise InvalidInputError or DamagedFileError for spaces and cameras that none are."""
+    shape = info.observation_space.get("shape")
+    sides = shape if isinstance(shape, list) and len(shape) == 3 else [0]
+    if not all(isinstance(n, int) and 1 <= n <= MOST_PIXELS for n in sides) or sides[-1] != 3:
+        raise InvalidInputError(f"observation_space.shape is {shape!r}: [height, width, 3] in pixels is needed")
+    space_of(info.action_space)
+    if info.intrinsics is not None and min(info.intrinsics[:2]) <= 0:
+        raise InvalidInputError(f"intrinsics are {info.intrinsics}: fx and fy must be more than 0 pixels")
+    if info.geometry and info.intrinsics is None:
+        raise InvalidInputError("geometry is true and intrinsics are missing")
 
 
 def read_shard(path: Path, expected: ShardInfo | None = None) -> Shard:
@@ -201,25 +202,29 @@ def read_shard(path: Path, expected: ShardInfo | None = None) -> Shard:
 
     The checksum is not computed here: ``EpisodeDataset.verify`` does that.
     """
-    if not path.is_file():
-        raise DamagedFileError(f"Shard {path} is missing. {_REMEDY}")
+    try:
+        require_regular(inside(path.parent, path.name))
+    except NotFoundError:
+        raise DamagedFileError(f"Shard {path} is missing. {_REMEDY}") from None
     try:
         # The torch framework hands out views of the memory map; the numpy one copies.
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         raise DamagedFileError(f"Shard {path} is damaged ({error}). {_REMEDY}") from None
     if metadata.get("format") != SHARD_FORMAT:
         raise DamagedFileError(f"Shard {path} has format {metadata.get('format')!r}, not {SHARD_FORMAT!r}. {_REMEDY}")
-    if metadata.get("version") != str(VERSION):
+    if metadata.get("version") != str(SHARD_VERSION):
         raise DamagedFileError(
-            f"Shard {path} has version {metadata.get('version')!r}; this worldsim reads {VERSION}. Install a newer worldsim."
+            f"Shard {path} has version {metadata.get('version')!r}; this worldsim reads {SHARD_VERSION}. Install a newer worldsim."
         )
     try:
         episodes = json.loads(metadata["episodes"])
+        if not isinstance(episodes, list) or not all(isinstance(one, dict) for one in episodes):
+            raise ValueError("what it says of its episodes is no list of objects")
         _check_tensors(arrays, len(episodes), expected)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, IndexError, RecursionError) as error:
         raise DamagedFileError(f"Shard {path} is damaged ({error}). {_REMEDY}") from None
     for array in arrays.values():
         array.flags.writeable = False
@@ -232,13 +237,44 @@ _REMEDY = (
 )
 
 
+def _check_values(shard: Shard, info: DatasetInfo) -> None:
+    """Raise ValueError or InvalidInputError unless actions, rewards and cameras are such as the dataset's index says."""
+    arrays = shard.arrays
+    shape = tuple(info.observation_space["shape"])
+    if arrays["rgb"].shape[1:] != shape or arrays["rgb"].dtype != np.uint8:
+        raise ValueError(f"rgb is {arrays['rgb'].dtype} {arrays['rgb'].shape}, {INDEX_FILE} says {shape}")
+    act, space = arrays["act"], space_of(info.action_space)
+    if isinstance(space, gym.spaces.Discrete):
+        good = act.dtype == np.int64 and act.ndim == 1 and act.min() >= 0 and act.max() < space.n
+    else:
+        good = act.dtype == np.float32 and act.shape[1:] == space.shape and bool(np.isfinite(act).all())
+    if not good:
+        raise ValueError(f"act is {act.dtype} {act.shape}, from {act.min()} to {act.max()}: none of {space}")
+    if arrays["rew"].dtype != np.float32 or not np.isfinite(arrays["rew"]).all():
+        raise ValueError("rew is not float32 and finite")
+    if any(arrays[name].dtype != np.bool_ for name in ("term", "trunc")):
+        raise ValueError("term or trunc is not bool")
+    if "pose" in arrays:
+        height, width, _ = shape
+        if arrays["pose"].shape[1:] != (4, 4) or arrays["inverse_depth"].shape[1:] != (height, width):
+            raise ValueError(f"pose is {arrays['pose'].shape}, inverse_depth {arrays['inverse_depth'].shape}")
+        if arrays["inverse_depth"].dtype != np.uint16 or arrays["pose"].dtype != np.float32:
+            raise ValueError(f"pose is {arrays['pose'].dtype}, inverse_depth {arrays['inverse_depth'].dtype}")
+        check_poses(np.array(arrays["pose"]))
+        told = arrays.get("intrinsics")
+        if info.geometry and (told is None or not np.allclose(told, np.asarray(info.intrinsics), rtol=1e-5)):
+            raise ValueError(f"intrinsics are {told}, {INDEX_FILE} says {info.intrinsics}")
+
+
 def _check_tensors(arrays: Mapping[str, Array], episodes: int, expected: ShardInfo | None) -> None:
     start = arrays["episode_start"]
+    if start.dtype != np.int64 or start.ndim != 1 or not len(start):
+        raise ValueError(f"episode_start is {start.dtype} {start.shape}")
     frames = int(start[-1])
     if len(start) != episodes + 1 or start[0] != 0 or (np.diff(start) < 1).any():
         raise ValueError(f"episode_start {start.tolist()[:4]}... does not fit {episodes} episodes")
     for name in (*FRAME_TENSORS, *(GEOMETRY_TENSORS if "pose" in arrays else ())):
-        if len(arrays[name]) != frames:
+        if arrays[name].ndim == 0 or len(arrays[name]) != frames:
             raise ValueError(f"{name} has {len(arrays[name])} frames instead of {frames}")
     if expected is not None and (frames, episodes) != (expected.frames, expected.episodes):
         raise ValueError(f"{episodes} episodes, {frames} frames; {INDEX_FILE} says {expected.episodes}, {expected.frames}")
@@ -259,14 +295,22 @@ class EpisodeDataset(Sequence[Episode]):
     """A recorded dataset, read by memory map: a sequence of episodes, or of shards for those who sample windows.
 
     path: the folder. require_geometry: raise :class:`MissingGeometryError` if it has no poses and depth.
-    on_damaged: ``"raise"`` on the first shard that is missing or damaged, or ``"skip"`` it with one warning.
+    on_damaged: ``"raise"`` on the first shard that is missing or damaged, or ``"skip"`` it with one warning. verify: compare a
+    shard with its checksum before its frames are first used, which reads all of it once.
     """
 
-    def __init__(self, path: str | Path, require_geometry: bool = False, on_damaged: Literal["raise", "skip"] = "raise") -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        require_geometry: bool = False,
+        on_damaged: Literal["raise", "skip"] = "raise",
+        verify: bool = True,
+    ) -> None:
         if on_damaged not in ("raise", "skip"):
             raise InvalidInputError(f'on_damaged={on_damaged!r}: it is "raise" or "skip".')
         self.path = Path(path)
         self.on_damaged = on_damaged
+        self.verifies = verify
         self.info, self.shards = read_index(self.path)
         if require_geometry and not self.info.geometry:
             raise MissingGeometryError(
@@ -274,6 +318,7 @@ class EpisodeDataset(Sequence[Episode]):
                 f'Record an environment whose info has "pose", "depth" and "intrinsics", or train without memory.'
             )
         self._open: dict[int, Shard] = {}
+        self._verified: set[int] = set()
         self._damaged: set[str] = set()
         # Per readable shard: its index, and the number of episodes up to and including it.
         self._readable: list[int] = []
@@ -311,14 +356,29 @@ class EpisodeDataset(Sequence[Episode]):
     def load_shard(self, index: int) -> Shard:
         """The tensors of shard ``index``, as read-only memory maps: slicing them reads only what the slice covers.
 
-        Stays open, so a second call costs nothing. A damaged shard raises, also with ``on_damaged="skip"``.
+        Compared with its checksum first, once; it stays open, so a second call costs nothing. A damaged shard raises, also with
+        ``on_damaged="skip"``.
         """
+        shard = self._opened(index)
+        if self.verifies and index not in self._verified:
+            entry = self.shards[index]
+            if sha256_of(self.path / entry.file) != entry.sha256:
+                raise DamagedFileError(f"Shard {self.path / entry.file} differs from its checksum in {INDEX_FILE}. {_REMEDY}")
+            self._verified.add(index)
+        return shard
+
+    def _opened(self, index: int) -> Shard:
+        """Shard ``index``, its small tensors checked."""
         if index not in self._open:
             entry = self.shards[index]
             shard = read_shard(self.path / entry.file, entry)
             missing = [k for k in (*GEOMETRY_TENSORS, "intrinsics") if self.info.geometry and k not in shard.arrays]
             if missing:
                 raise DamagedFileError(f"Shard {self.path / entry.file} lacks {', '.join(missing)}. {_REMEDY}")
+            try:
+                _check_values(shard, self.info)
+            except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+                raise DamagedFileError(f"Shard {self.path / entry.file} is damaged ({error}). {_REMEDY}") from None
             self._open[index] = shard
         return self._open[index]
 
@@ -346,7 +406,7 @@ class EpisodeDataset(Sequence[Episode]):
         bad = []
         for entry in self.shards:
             path = self.path / entry.file
-            if not path.is_file() or sha256_of(path) != entry.sha256:
+            if not is_file(path) or sha256_of(path) != entry.sha256:
                 bad.append(entry.file)
         if bad and self.on_damaged == "raise":
             raise DamagedFileError(f"In {self.path}, missing or not as recorded: {', '.join(bad)}. {_REMEDY}")
@@ -354,7 +414,7 @@ class EpisodeDataset(Sequence[Episode]):
 
     def __getstate__(self) -> dict[str, Any]:
         # Memory maps stay behind: another process opens its own.
-        return {**self.__dict__, "_open": {}}
+        return {**self.__dict__, "_open": {}, "_verified": set()}
 
     def _episode(self, shard_index: int, i: int) -> Episode:
         arrays, infos = self.load_shard(shard_index)
@@ -366,7 +426,7 @@ class EpisodeDataset(Sequence[Episode]):
         total = len(self)
         for i in range(first, len(self.shards)):
             try:
-                self.load_shard(i)
+                self._opened(i)
             except DamagedFileError as error:
                 if self.on_damaged == "raise":
                     # Forgotten again, so that a later refresh meets it anew.

@@ -14,13 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.camera import Camera, dequantise_depth, project, relative_motion, unproject
+from worldsim.camera import Camera, check_poses, dequantise_depth, project, relative_motion, unproject
 from worldsim.errors import InvalidInputError
 
 Array = NDArray[Any]
 
-ORTHONORMAL_TOLERANCE = 1e-3
-"""Largest entry of |R'R - 1| that a pose may have."""
 MOVED_METRES, TURNED_RADIANS = 0.02, 0.01
 """Two relative poses that differ by less than both show no shift, and are left out of the alignment checks."""
 LAGS = (-3, -2, -1, 0, 1)
@@ -126,21 +124,7 @@ def _validate_geometry(episode: Episode, name: str, shape: tuple[int, int, int])
     _require_finite(name, "intrinsics", intrinsics)
     if (intrinsics[:2] <= 0).any():
         raise InvalidInputError(f"{name}: intrinsics fx, fy must be positive pixels, got {intrinsics[:2].tolist()}.")
-    rotation = pose[:, :3, :3].astype(np.float64)
-    skewed = np.abs(rotation.transpose(0, 2, 1) @ rotation - np.eye(3)).max((1, 2)) > ORTHONORMAL_TOLERANCE
-    mirrored = np.linalg.det(rotation) < 0
-    bottom = (pose[:, 3] != (0.0, 0.0, 0.0, 1.0)).any(1)
-    complaints = (
-        (skewed, "has a rotation that is not orthonormal"),
-        (mirrored, "mirrors: its rotation has determinant -1"),
-        (bottom, "does not end with the row 0 0 0 1"),
-    )
-    for bad, complaint in complaints:
-        if bad.any():
-            i = int(bad.argmax())
-            raise InvalidInputError(
-                f"{name}: pose[{i}] {complaint}; camera-to-world in OpenCV axes is needed, got {pose[i].tolist()}."
-            )
+    check_poses(pose, f"{name}: pose")
 
 
 def _require(name: str, field_name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> Array:

@@ -23,11 +23,13 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.camera import quantise_depth
-from worldsim.data.dataset import DatasetInfo, sha256_of
+from worldsim.data.dataset import DatasetInfo
 from worldsim.data.episode import Episode
+from worldsim.data.spaces import describe_space
 from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.pixels import PixelsConfig, as_dict, find_pixels, make_pixels, qualified
 from worldsim.policies import make_policy, saved_folder
+from worldsim.runtime.files import sha256_of
 
 Array = NDArray[Any]
 
@@ -290,15 +292,6 @@ def agent_files(policy: str) -> dict[str, str]:
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         total.update(f"{path.name} {sha256_of(path)}\n".encode())
     return {"policy_sha256": total.hexdigest()}
-
-
-def describe_space(space: gym.Space[Any]) -> dict[str, Any]:
-    """An action space as ``dataset.json`` holds it."""
-    if isinstance(space, gym.spaces.Discrete) and space.start == 0:
-        return {"type": "Discrete", "n": int(space.n)}
-    if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
-        return {"type": "Box", "low": space.low.tolist(), "high": space.high.tolist()}
-    raise InvalidInputError(f"Action space {space} cannot be recorded: Discrete (from 0) and Box of floats can.")
 
 
 def package_versions() -> dict[str, str]:

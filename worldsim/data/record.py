@@ -30,7 +30,6 @@ from worldsim.data.dataset import (
     ShardInfo,
     read_index,
     require_same_info,
-    sha256_of,
     shard_name,
     write_index,
     write_shard,
@@ -38,6 +37,7 @@ from worldsim.data.dataset import (
 from worldsim.data.episode import measure_alignment
 from worldsim.data.play import Player, RecordConfig
 from worldsim.errors import InvalidInputError, WorldsimError
+from worldsim.runtime.files import sha256_of
 from worldsim.workers import close_at_exit
 
 __all__ = ["RecordConfig", "record"]

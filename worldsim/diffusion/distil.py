@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from worldsim.config import to_json
+from worldsim.config import check_ranges, to_json
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.distil_objective import DistilObjective, DistilObjectiveConfig
 from worldsim.diffusion.network import SpaceTimeTransformer
@@ -22,6 +22,7 @@ from worldsim.diffusion.trainer import Trainer
 from worldsim.engine import compile_in_place
 from worldsim.errors import InvalidInputError
 from worldsim.heads import EgoMotionHead, OutcomeHead
+from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Positive, Seed, Share
 from worldsim.world import World
 
 AGREED = ("height", "width", "channels", "view_channels", "last_frames", "actions", "action_dim", "window", "patch")
@@ -38,38 +39,38 @@ class DistilConfig:
     """Options of ``worldsim distil``."""
 
     world: str
-    """The teacher: name of a shipped world, a world's folder, or a repository of the Hugging Face hub."""
+    """The teacher: name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     data: Path
     """Folder of a recording of the teacher's real twin. It may still be growing."""
     out: Path
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the student."""
-    steps: int = 1
+    steps: Batch = 1
     """Sampling steps a frame of the student; fewer than ``--objective.teacher-steps``."""
     student: str = OF_TEACHER
     """What the student starts from: ``teacher`` for the teacher's weights, ``none`` for random ones of ``--preset``, or a world."""
     preset: str = "tiny"
     """Size of a student that starts from random weights: tiny, small, large or debug."""
-    training_steps: int = 6_000
+    training_steps: Count = 6_000
     """Training steps in all."""
-    minutes: float | None = None
+    minutes: Positive | None = None
     """Stop after this many minutes instead (of this run's wall time, learning-rate decay included)."""
-    batch_size: int = 32
+    batch_size: Batch = 32
     """Windows a step on each process."""
-    window: int = 24
+    window: Batch = 24
     """Frames a window: at least three times the attention window."""
-    learning_rate: float = 2e-4
+    learning_rate: Share = 2e-4
     """Peak learning rate of AdamW: a third of training's, as the student starts near its goal."""
-    warmup: int = 200
+    warmup: Count = 200
     """Steps of linear warm-up."""
-    decay: float = 0.5
+    decay: Share = 0.5
     """Last share of the training in which the learning rate falls linearly to zero."""
-    weight_decay: float = 0.01
+    weight_decay: Share = 0.01
     """AdamW's weight decay."""
-    ema: float = 0.999
+    ema: Share = 0.999
     """Decay of the moving average that is saved as the student, dreams its own walks and answers for consistency."""
-    memory_capacity: int = 32768
+    memory_capacity: Capacity = 32768
     """Points an environment while training views are rendered."""
-    memory_drop: float = 0.15
+    memory_drop: Share = 0.15
     """Share of windows that see no memory."""
     objective: DistilObjectiveConfig = field(default_factory=DistilObjectiveConfig)
     """The losses."""
@@ -77,15 +78,15 @@ class DistilConfig:
     """How the memory's sources are degraded. ``own``: share of the episodes of which the student dreams parts."""
     mirror_actions: tuple[int, ...] | None = None
     """For mirror augmentation: each discrete action's mirror image, for Freedoom 0 1 2 4 3 6 5; None switches it off."""
-    colour: float = 0.5
+    colour: Share = 0.5
     """Share of windows whose colours are scaled and permuted."""
-    buffer_frames: int | None = None
+    buffer_frames: Count | None = None
     """At most so many frames are kept on each process's device. Not given: what half of a GPU's free memory holds."""
-    refresh_every: int = 200
+    refresh_every: Count = 200
     """Steps between looks for new shards."""
-    save_every: int = 1000
+    save_every: Count = 1000
     """Steps between checkpoints."""
-    sample_every: int = 2000
+    sample_every: Count = 2000
     """Steps between sample pictures."""
     compile: bool = True
     """Where there is a GPU, compile the networks, and take episodes in with a compiled copy in bfloat16 and CUDA graphs."""
@@ -93,18 +94,15 @@ class DistilConfig:
     """Compute the transformer's blocks once more in the backward pass instead of keeping their activations."""
     mixed_precision: str = "bf16"
     """bf16 or no."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
-    patience: float = 5.0
+    patience: NotNegative = 5.0
     """Seconds to wait for the first windows where the recording is still going on."""
     train_split: str = "train"
     """Only shards whose episodes are all of this split are used, where the recording names splits."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise InvalidInputError(f"DistilConfig.steps = {self.steps!r}: it must be at least 1")
-        if self.training_steps < 1:
-            raise InvalidInputError(f"DistilConfig.training_steps = {self.training_steps!r}: it must be at least 1")
+        check_ranges(self)
         if self.objective.regression > 0 and self.steps >= self.objective.teacher_steps:
             raise InvalidInputError(
                 f"a student of {self.steps} sampling steps has nothing to learn from a teacher that takes "

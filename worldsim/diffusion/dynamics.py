@@ -9,32 +9,36 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from worldsim.camera import pluecker_rays
+from worldsim.config import check_ranges
 from worldsim.diffusion.attention import shift_
 from worldsim.diffusion.denoiser import add_noise, frame_to_channels
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.sampling import sample, schedule
-from worldsim.errors import InvalidInputError
 from worldsim.kernels import usable
 from worldsim.state import Frame
+
+MAX_STEPS = 1000
+"""Most sampling steps a frame: more change nothing that can be seen."""
 
 
 @dataclass(frozen=True)
 class DynamicsConfig:
     """How the trained network is used."""
 
-    steps: int = 1
+    steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = 1
     """Sampling steps a frame."""
-    context_level: float = 0.05
+    context_level: Annotated[float, Ge(0), Le(1)] = 0.05
     """Noise level in [0, 1] at which past frames enter the context; the network is told. Stops drift."""
-    shift: float = 1.0
+    shift: Annotated[float, Gt(0), Le(1000)] = 1.0
     """Time shift of the flow-matching schedule; over 1 spends more of the steps at high noise."""
-    temperature: float = field(default=1.0, repr=False)
+    temperature: Annotated[float, Ge(0), Le(1)] = field(default=1.0, repr=False)
     """Standard deviation, in [0, 1], of the noise that frames are drawn from. 1: samples, as sharp and as varied as the network was
     trained to draw. Less: nearer to the mean of what may come, so closer to the truth and duller."""
 
@@ -43,8 +47,7 @@ class DynamicsConfig:
     recorded environment makes up the frame at an episode's end (black, for instance): no dreamed frame tells of that."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.temperature <= 1.0:
-            raise InvalidInputError(f"DynamicsConfig.temperature = {self.temperature!r}: it must be in [0, 1]")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)

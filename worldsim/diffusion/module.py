@@ -6,12 +6,18 @@ needs together. Nothing here compiles, so the compiler is left to whoever uses i
 
 from __future__ import annotations
 
+import functools
+import inspect
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_type_hints
 
+import pydantic
 from torch import nn
+
+from worldsim.errors import InvalidInputError
 
 COMPILER = "torch._dynamo"
 
@@ -49,6 +55,19 @@ except ImportError:
 
 __all__ = ["Module", "register_to_config"]
 
+LARGEST, MOST, DEEPEST = 65_536, 64, 512
+"""Largest number, most numbers in a list and most blocks that a module's settings in a file may claim."""
+
+
+@functools.cache
+def _form(cls: type) -> type[pydantic.BaseModel]:
+    """The arguments of a module's constructor as a pydantic model: names, types, defaults."""
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+    fields: dict[str, Any] = {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters}
+    rules = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    return pydantic.create_model(cls.__name__, __config__=rules, **fields)
+
 
 class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Base of the network and of the heads: ``config``, ``from_pretrained`` and ``save_pretrained`` are diffusers'."""
@@ -59,6 +78,26 @@ class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def settings(self) -> dict[str, Any]:
         """The arguments that it was made with, by name."""
         return {name: value for name, value in dict(self.config).items() if not name.startswith("_")}
+
+    @classmethod
+    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+        """Raise InvalidInputError unless ``settings``, from a file, are arguments of this class, of their types and of sane size.
+
+        Whole numbers lie in [0, 65,536] and lists have at most 64 entries: a file may not claim more.
+        """
+        try:
+            _form(cls).model_validate_json(json.dumps(dict(settings)))
+        except (pydantic.ValidationError, RecursionError) as error:
+            found = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": ("settings",), "msg": str(error)}
+            raise InvalidInputError(f"{cls.__name__}: {'.'.join(map(str, found['loc']))}: {found['msg']}") from None
+        for name, value in settings.items():
+            numbers = value if isinstance(value, (list, tuple)) else [value]
+            if len(numbers) > MOST or any(isinstance(n, (int, float)) and not 0 <= n <= LARGEST for n in numbers):
+                raise InvalidInputError(
+                    f"{cls.__name__}: {name} is {str(value)[:80]}: numbers lie in [0, {LARGEST}], at most {MOST} in a list"
+                )
+        if settings.get("depth", 0) > DEEPEST:
+            raise InvalidInputError(f"{cls.__name__}: depth is {settings['depth']}: at most {DEEPEST} blocks")
 
     def to(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Move or cast the weights. diffusers' own looks for offloading first, whose import brings the compiler back."""

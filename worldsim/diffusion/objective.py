@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.camera import pluecker_rays
+from worldsim.config import check_ranges
 from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.denoiser import add_noise, shown_last
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, stream_mask
-from worldsim.errors import InvalidInputError
 from worldsim.heads import EgoMotionHead, Motions, OutcomeHead
+from worldsim.runtime.ranges import NotNegative, Share
 from worldsim.state import map_tensors
 
 SCALES = 4
@@ -44,33 +45,33 @@ class Balance(StrEnum):
 class ObjectiveConfig:
     """Noise levels, dropouts and weights of the training objective."""
 
-    pure_noise: float = 0.5
+    pure_noise: Share = 0.5
     """Share of target frames at noise level 1, where one-step sampling lives; the rest is uniform in [0, 1]."""
-    context_level: float = 0.15
+    context_level: Share = 0.15
     """Context frames get noise levels uniform in [0, this]..."""
-    context_any: float = 0.15
+    context_any: Share = 0.15
     """...except this share of them, uniform in [0, 1]."""
-    context_drop: float = 0.2
+    context_drop: Share = 0.2
     """Share of windows in which the frames before a random moment are hidden, as after a reset."""
-    energy: float = 0.0
+    energy: Share = 0.0
     """Weight in [0, 1] of the energy score, beside the squared error, where the noise level is 1. Squared error alone makes the
     one-step prediction the mean of what may be there: blurred. The score rewards samples. Costs half as much again."""
-    last_frame_level: float = 0.1
+    last_frame_level: Share = 0.1
     """Where the network looks at the frames before (worlds without memory): half of them are shown with noise of a level uniform in
     [0, this], as what was dreamed is not quite right either; the others as they are."""
-    own_context: float = 0.0
+    own_context: Share = 0.0
     """Share of context frames that are the model's own predictions (against drift); costs a second forward."""
-    own_context_from: float = 0.6
+    own_context_from: Share = 0.6
     """Share of the training after which ``own_context`` begins: first learn, then learn from one's own mistakes."""
-    detail: float = 0.0
+    detail: Share = 0.0
     """In [0, 1]: how much more a place of the picture counts, as a target, where the frame before shows detail there. A shot that
     begins as one pixel far off is a thousandth of the error of floor and walls, and learned last; what depends on the past alone
     leaves the score's samples true."""
     balance: Balance = Balance.FRAME
     """What errors are put in ratio to: each frame's own, or what its noise level has on average."""
-    depth_weight: float = 0.5
+    depth_weight: NotNegative = 0.5
     """Weight of the depth channel's loss beside colour's."""
-    outcome_weight: float = 1.0
+    outcome_weight: NotNegative = 1.0
     """Weight of the reward's and the termination's losses beside colour's. It changes how much of the network serves them, not what
     is right: probabilities stay true."""
     forgive_dreamed: bool = True
@@ -78,10 +79,7 @@ class ObjectiveConfig:
     a dream should stay as it is. Otherwise the network learns to distrust what it remembers of its own."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.energy <= 1.0:
-            raise InvalidInputError(f"ObjectiveConfig.energy = {self.energy!r}: it is a share, in [0, 1]")
-        if not 0.0 <= self.detail <= 1.0:
-            raise InvalidInputError(f"ObjectiveConfig.detail = {self.detail!r}: it is a share, in [0, 1]")
+        check_ranges(self)
 
 
 def detail_weights(x: Tensor, detail: float) -> Tensor:

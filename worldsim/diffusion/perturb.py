@@ -18,12 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import dequantise_depth, quantise_depth
+from worldsim.config import check_ranges
 from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.diffusion.dynamics import Context, DiffusionDynamics, DynamicsConfig
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.engine import PLAIN, Compiled, EngineConfig, prepared
 from worldsim.errors import InvalidInputError
 from worldsim.parts import condition_of
+from worldsim.runtime.ranges import Share
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 
 FIRST = 8
@@ -36,13 +38,13 @@ ON = 1 / 12
 class PerturbConfig:
     """How the memory's sources are degraded while training views are rendered; shares are of episodes."""
 
-    sparse: float = 0.4
+    sparse: Share = 0.4
     """Share of episodes in which frames are left out of the memory at random."""
-    blurred: float = 0.3
+    blurred: Share = 0.3
     """Share of episodes in which some frames enter the memory blurred and noisy, as generated ones are."""
-    depth_noise: float = 0.3
+    depth_noise: Share = 0.3
     """Share of episodes in which frames enter the memory with their depth off by some per cent."""
-    own: float = 0.0
+    own: Share = 0.0
     """Share of the batches of episodes in which the network dreams parts of the walk at the true poses: memory and context then
     hold what it dreamed. For a network that has learned to draw: see ``--init-from``."""
     own_frames: tuple[float, float] = (4.0, 128.0)
@@ -50,9 +52,7 @@ class PerturbConfig:
     network learns the way back to what real frames look like, from short ones what to do with a memory that is mostly true."""
 
     def __post_init__(self) -> None:
-        for name in ("sparse", "blurred", "depth_noise", "own"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidInputError(f"PerturbConfig.{name} = {getattr(self, name)!r}: a share is in [0, 1]")
+        check_ranges(self)
         low, high = self.own_frames
         if not 1.0 <= low <= high:
             raise InvalidInputError(f"PerturbConfig.own_frames = {self.own_frames!r}: two lengths of at least 1, shorter one first")

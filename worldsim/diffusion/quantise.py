@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ def dequantise_weights(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     """Inverse of :func:`quantise_weights`, in float32."""
     weights: dict[str, Tensor] = {}
     for name, weight in packed.items():
-        if name.endswith(".scale") and name.removesuffix(".scale") in packed:
+        if _is_scale(name, packed):
             continue
         if weight.dtype == torch.int8:
             scale = packed[f"{name}.scale"].float()
@@ -45,3 +45,12 @@ def dequantise_weights(packed: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             weights[name] = weight.float() if weight.is_floating_point() else weight
     return weights
+
+
+def stored_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the weights that :func:`quantise_weights` packed, from those of the packed tensors."""
+    return {name: shape for name, shape in shapes.items() if not _is_scale(name, shapes)}
+
+
+def _is_scale(name: str, packed: Collection[str]) -> bool:
+    return name.endswith(".scale") and name.removesuffix(".scale") in packed

@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from worldsim.config import check_ranges
 from worldsim.diffusion.objective import ObjectiveConfig
 from worldsim.diffusion.perturb import PerturbConfig
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Number, Positive, Seed, Share
 
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
@@ -31,45 +33,45 @@ class TrainConfig:
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the trained world."""
     preset: str = "tiny"
     """Size of the network: tiny, small, large, task or debug."""
-    attention: int | None = None
+    attention: Batch | None = None
     """Frames that attention spans, the present one included; the preset's number if not given. What has to be remembered for
     longer, such as when something was last taken, needs more; ``window`` must be three times as long. With ``init_from`` it is that
     network's."""
-    sampling_steps: int = 1
+    sampling_steps: Batch = 1
     """Sampling steps a frame of the trained world."""
-    steps: int = 20_000
+    steps: Count = 20_000
     """Training steps in all."""
-    minutes: float | None = None
+    minutes: Positive | None = None
     """Stop after this many minutes instead (of this run's wall time, learning-rate decay included)."""
-    batch_size: int = 32
+    batch_size: Batch = 32
     """Windows a step on each process."""
-    window: int = 24
+    window: Batch = 24
     """Frames a window: at least three times the attention window, so that a cache at use equals training."""
-    motions: int = 64
+    motions: Batch = 64
     """Moments a window that the ego-motion head learns from: it is small and sees no pictures, so many are cheap."""
-    learning_rate: float = 6e-4
+    learning_rate: Share = 6e-4
     """Peak learning rate of AdamW."""
-    motion_learning_rate: float = 1e-3
+    motion_learning_rate: Share = 1e-3
     """The same for the ego-motion head."""
-    warmup: int = 300
+    warmup: Count = 300
     """Steps of linear warm-up."""
-    decay: float = 0.35
+    decay: Share = 0.35
     """Last share of the training in which the learning rate falls linearly to zero."""
-    weight_decay: float = 0.01
+    weight_decay: Share = 0.01
     """AdamW's weight decay."""
-    ema: float = 0.999
+    ema: Share = 0.999
     """Decay of the exponential moving average that is saved as the world."""
     memory: bool = True
     """Train with the scene memory (needs poses and depth)."""
-    last_frames: int = 4
+    last_frames: Number = 4
     """Without the memory: newest frames that the network sees pixel by pixel, beside what attention carries of them. What moves is
     followed by convolutions then, and what stays need not pass through tokens. 0 for none. With ``init_from`` it is
     that network's."""
-    memory_capacity: int = 32768
+    memory_capacity: Capacity = 32768
     """Points an environment while training views are rendered."""
-    world_memory_capacity: int = 131_072
+    world_memory_capacity: Capacity = 131_072
     """Points an environment in the trained world: walks in it are longer than episodes, and what is evicted is forgotten."""
-    memory_drop: float = 0.15
+    memory_drop: Share = 0.15
     """Share of windows that see no memory."""
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     """Noise levels, dropouts and weights."""
@@ -77,20 +79,20 @@ class TrainConfig:
     """How the memory's sources are degraded."""
     mirror_actions: tuple[int, ...] | None = None
     """For mirror augmentation: each discrete action's mirror image, for Freedoom 0 1 2 4 3 6 5; None switches it off."""
-    colour: float = 0.5
+    colour: Share = 0.5
     """Share of windows whose colours are scaled and permuted."""
-    edits: float = 0.0
+    edits: Share = 0.0
     """Share of windows in which the memory shows a box that the past does not, or the past one that the memory does not: the world
     then believes edits of its memory. Needs the memory."""
-    buffer_frames: int | None = None
+    buffer_frames: Count | None = None
     """At most so many frames are kept on each process's device (about 60 KB each at 64x64); the oldest shards make room. Not
     given: what half of a GPU's free memory holds, without a GPU a million. A run that shall resume exactly on another GPU
     needs a number."""
-    refresh_every: int = 200
+    refresh_every: Count = 200
     """Steps between looks for new shards."""
-    save_every: int = 1000
+    save_every: Count = 1000
     """Steps between checkpoints."""
-    sample_every: int = 2000
+    sample_every: Count = 2000
     """Steps between sample pictures."""
     init_from: str | None = None
     """World whose weights to start from; one of another frame size has its tokens' positions interpolated."""
@@ -101,11 +103,11 @@ class TrainConfig:
     a fraction of the memory, for large networks and batches."""
     mixed_precision: str = "bf16"
     """bf16 or no."""
-    seed: int = 0
+    seed: Seed = 0
     """Seed of everything random."""
-    patience: float = 5.0
+    patience: NotNegative = 5.0
     """Seconds to wait for the first windows where the recording is still going on."""
-    scenes: int = 16
+    scenes: Number = 16
     """Start scenes that are written beside the world if it has none: first frames of recorded episodes. 0 for none."""
     train_split: str = "train"
     """Only shards whose episodes are all of this split are used, where the recording names splits."""
@@ -115,16 +117,10 @@ class TrainConfig:
             object.__setattr__(self, "data", (Path(self.data),))
         if not self.data:
             raise InvalidInputError("TrainConfig.data is empty: name the folder of a recording")
-        for name in ("steps", "sampling_steps", "batch_size", "motions", "warmup", "save_every", "sample_every", "refresh_every"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"TrainConfig.{name} = {getattr(self, name)!r}: it must be at least 1")
-        if self.minutes is not None and self.minutes <= 0:
-            raise InvalidInputError(f"TrainConfig.minutes = {self.minutes!r}: it must be more than 0")
-        if not 0.0 <= self.edits <= 1.0 or (self.edits > 0 and not self.memory):
+        check_ranges(self)
+        if self.edits > 0 and not self.memory:
             raise InvalidInputError(f"TrainConfig.edits = {self.edits!r}: a share in [0, 1], 0 without the memory")
         if self.attention is not None and self.attention < 2:
             raise InvalidInputError(f"TrainConfig.attention = {self.attention!r}: at least 2 frames, or leave it to the preset")
-        if self.last_frames < 0:
-            raise InvalidInputError(f"TrainConfig.last_frames = {self.last_frames!r}: a number of frames, 0 for none")
         if self.mixed_precision not in ("bf16", "no"):
             raise InvalidInputError(f"TrainConfig.mixed_precision = {self.mixed_precision!r}: choose bf16 or no")

@@ -31,6 +31,8 @@ class PolicySpec:
     """Share of steps at which an action is drawn uniformly instead."""
     always: int | tuple[float, ...] | None = None
     """One action for ever, instead of a policy."""
+    trust: bool = False
+    """Of a saved agent: see :func:`worldsim.agent_files.load_agent`."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.chance <= 1.0:
@@ -46,7 +48,7 @@ class PolicySpec:
         """The policy without the chance, for an action space. Raises NotFoundError or InvalidInputError."""
         if self.always is not None:
             return Always(space, self.always)
-        return make_policy(self.agent, space, device)
+        return make_policy(self.agent, space, device, self.trust)
 
 
 class Always:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import Crowd, PolicySpec
+from worldsim.runtime.ranges import Batch, Count, Seed, Workers
 from worldsim.scene_files import scene_of
 from worldsim.state import SceneStart
 from worldsim.twin import make_twin
@@ -33,25 +35,24 @@ class PlayConfig:
 
     json: Path | None = None
     """Write the figures to this file, too."""
-    seed: int = 0
+    seed: Seed = 0
     """Episode i has the seed ``seed + i``, in the real twin, in the dream and for the agent's draws."""
-    max_steps: int | None = None
+    max_steps: Count | None = None
     """Steps after which an episode is cut; the real twin's own limit, if not given, or 1,000 where it names none."""
-    workers: int | None = None
+    workers: Workers | None = None
     """Processes that play the real twin; as many as there are cores (at most 16), if not given. 0 plays in this process."""
-    batch: int = 128
+    batch: Batch = 128
     """Dreamed episodes at once."""
     device: str | None = None
     """Where the dream runs; CUDA where there is one."""
     engine: str = "fast"
     """How it is run: ``plain``, ``fast`` or ``compiled``."""
+    trust: bool = False
+    """Make the real twin, the world and the policy class that files name, whatever they are: that imports and runs code of their
+    choosing. Only for files whose author you trust."""
 
     def __post_init__(self) -> None:
-        least = {"episodes": 1, "batch": 1, "bootstrap": 1, "seed": 0, "max_steps": 1, "workers": 0}
-        for name, bound in least.items():
-            value = getattr(self, name, None)
-            if value is not None and value < bound:
-                raise InvalidInputError(f"{type(self).__name__}.{name} = {value!r}: it must be at least {bound}")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def real_episodes(world: World, tasks: Sequence[Task], limit: int, workers: int,
     if world.folder is None:
         raise InvalidInputError("this world was not loaded from a folder, as other processes would do: save it, or workers=0")
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (world.folder,)) as pool, bar:
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (world.folder, world.trusted)) as pool, bar:
         for one in pool.map(_play_in_worker, tasks, [limit] * len(tasks)):
             played.append(one)
             bar.update()
@@ -208,10 +209,10 @@ def _shown(rgb: Tensor, n: int) -> Tensor:
 _env: gym.Env[Any, Any] | None = None
 
 
-def _start_worker(folder: Path) -> None:
+def _start_worker(folder: Path, trust: bool) -> None:
     global _env
     torch.set_num_threads(1)
-    _env = make_twin(World.from_pretrained(folder, "cpu"))
+    _env = make_twin(World.from_pretrained(folder, "cpu", trust=trust))
     close_at_exit(_env)
 
 

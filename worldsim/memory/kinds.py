@@ -31,6 +31,12 @@ KINDS = {
 }
 
 
+def meta_empty(memory: SceneMemory) -> Any:
+    """Data of one world that has seen nothing, as shapes without memory behind them: what a file's tensors are compared with."""
+    # On the CPU "meta" device: a capacity that a file claims takes no memory.
+    return memory.empty(1, "meta")
+
+
 def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
     """A memory's kind and config as JSON values, and under ``points`` those of the memory that it builds upon.
 
@@ -50,6 +56,8 @@ def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
 
 def described_memory(description: dict[str, Any]) -> Any:
     """The memory that :func:`describe_memory` described. Raises InvalidInputError for an unknown kind or config."""
+    if not isinstance(description, dict):
+        raise InvalidInputError(f"a scene memory is described by an object with its kind and config, not by {description!r}")
     name = description.get("kind")
     kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None:

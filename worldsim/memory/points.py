@@ -11,13 +11,15 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, quantise_depth
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
 from worldsim.kernels import usable
 from worldsim.memory import splat_triton
@@ -33,23 +35,26 @@ from worldsim.state import Frame, MemoryView, map_tensors
 class PointMemoryConfig:
     """How a :class:`PointMemory` keeps and forgets."""
 
-    capacity: int = 32768
+    capacity: Annotated[int, Ge(1), Le(2**26)] = 32768
     """Slots an environment, about 23 bytes each. A 64x64 frame of a new place takes up to 4,096; a walk through a
     few rooms takes 10,000 to 30,000."""
-    tolerance_m: float = 0.15
+    tolerance_m: Annotated[float, Ge(0), Le(1000)] = 0.15
     """A point agrees with a frame if their depths differ by at most this, in metres ..."""
-    tolerance_share: float = 0.07
+    tolerance_share: Annotated[float, Ge(0), Le(10)] = 0.07
     """... or by this share of the frame's depth, whichever is more."""
-    replace_ratio: float = 1.6
+    replace_ratio: Annotated[float, Gt(0), Le(1000)] = 1.6
     """A point captured from more than this many times the present distance gives way to the finer new sight."""
     carve: bool = True
     """Drop points that hang in space which a frame sees through: what has moved. Off: the scene is taken as still."""
-    colour_tolerance: int | None = field(default=None, repr=False)
+    colour_tolerance: Annotated[int, Ge(0), Le(255)] | None = field(default=None, repr=False)
     """Drop points that agree in depth but are more than this (of 255) outside of the colours in the 3x3 pixels around theirs: what
     stood so near to a surface that it passes for it has gone. None: colours are not compared. 48 is good for true frames, and what
     captures take. The colours of dreams wander: with it, a way back came out 0.1 dB worse (docs/memory.md)."""
-    body_m: float = 0.5
+    body_m: Annotated[float, Ge(0), Le(1000)] = 0.5
     """In maps of surroundings, what is within this height above and below the camera (m) stands in the way."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class PointMemory:
@@ -65,10 +70,6 @@ class PointMemory:
 
     def __init__(self, config: PointMemoryConfig | None = None) -> None:
         self.config = config or PointMemoryConfig()
-        if self.config.capacity < 1:
-            raise InvalidInputError(f"capacity must be at least 1, not {self.config.capacity}")
-        if not 0 <= (self.config.colour_tolerance or 0) <= 255:
-            raise InvalidInputError(f"colour_tolerance = {self.config.colour_tolerance}: give 0 to 255, or None for no comparison")
 
     def empty(self, batch: int, device: Any = "cpu") -> Points:
         """Point clouds of ``batch`` worlds that have seen nothing."""

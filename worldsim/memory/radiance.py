@@ -16,12 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import Camera, dequantise_depth, quantise_depth
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.fitting import FitConfig, Rays, fit_grid, grid_from_points
 from worldsim.memory.splat import POINT, shown_slots, splat, view_of_shown
 from worldsim.memory.voxels import Voxels, density_at, empty_voxels, grid_of, render_row, sky_of, source_of, voxels_of, world_rays
 from worldsim.metrics import turned
 from worldsim.protocols import SceneMemory
+from worldsim.runtime.ranges import Batch
 from worldsim.state import Frame, MemoryView, map_tensors
 
 TOLERANCE_M, TOLERANCE_SHARE = 0.15, 0.07
@@ -64,20 +66,24 @@ class RadianceField:
     step: Tensor
 
 
+MOST_VOXELS = 1024
+"""Most voxels along one axis."""
+
+
 @dataclass(frozen=True)
 class RadianceMemoryConfig:
     """Sizes of a :class:`RadianceMemory`, and how it fits."""
 
-    height: int = 64
+    height: Batch = 64
     """Rows of the frames that are integrated."""
-    width: int = 64
+    width: Batch = 64
     """Their columns."""
     shape: tuple[int, int, int] = (96, 96, 48)
     """Voxels along x, y and z (up): 6 bytes each, 2.7 MB an environment. They are stretched over the box around the points: a
     room of 8 m gets voxels of 8 cm, about what a pixel of a 64x64 frame covers from 3 m away."""
     longest_m: float = 24.0
     """The box reaches at most half of this to each side of where the cameras were; what is further away stays points."""
-    keyframes: int = 48
+    keyframes: Batch = 48
     """Frames kept for fitting, 29 KB each at 64x64; the oldest make room."""
     apart_m: float = 0.25
     """A frame is kept if every kept one is at least this far away in metres ..."""
@@ -87,11 +93,9 @@ class RadianceMemoryConfig:
     """How the field is fitted."""
 
     def __post_init__(self) -> None:
-        for name in ("height", "width", "keyframes"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"RadianceMemoryConfig.{name} = {getattr(self, name)}: it must be at least 1")
-        if len(self.shape) != 3 or min(self.shape) < 4:
-            raise InvalidInputError(f"RadianceMemoryConfig.shape = {self.shape}: give three numbers of voxels, each at least 4")
+        check_ranges(self)
+        if len(self.shape) != 3 or min(self.shape) < 4 or max(self.shape) > MOST_VOXELS:
+            raise InvalidInputError(f"RadianceMemoryConfig.shape = {self.shape}: give three numbers of voxels, 4 to {MOST_VOXELS} each")
         if not self.longest_m > 0:
             raise InvalidInputError(f"RadianceMemoryConfig.longest_m = {self.longest_m}: it must be more than 0 metres")
 

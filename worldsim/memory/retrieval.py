@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.splat import EMPTY, frame_points, map_around, view_of
 from worldsim.metrics import nearest_pose
+from worldsim.runtime.ranges import Batch
 from worldsim.state import Frame, MemoryView
 
 
@@ -37,12 +39,15 @@ class SeenFrames:
 class RetrievalMemoryConfig:
     """How much a :class:`RetrievalMemory` keeps."""
 
-    height: int = 64
+    height: Batch = 64
     """Of the frames, in pixels."""
-    width: int = 64
+    width: Batch = 64
     """Of the frames, in pixels."""
-    capacity: int = 512
+    capacity: Batch = 512
     """Frames an environment, 29 KB each at 64x64; the oldest make room."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class RetrievalMemory:
@@ -50,9 +55,6 @@ class RetrievalMemory:
 
     def __init__(self, config: RetrievalMemoryConfig | None = None) -> None:
         self.config = config or RetrievalMemoryConfig()
-        for name in ("height", "width", "capacity"):
-            if getattr(self.config, name) < 1:
-                raise InvalidInputError(f"RetrievalMemoryConfig.{name} = {getattr(self.config, name)}: it must be at least 1")
 
     def empty(self, batch: int, device: Any = "cpu") -> SeenFrames:
         """No frames yet."""

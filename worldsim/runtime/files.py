@@ -12,13 +12,18 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
+import re
+import shutil
 import stat
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from worldsim.errors import DamagedFileError, NotFoundError, StorageError
 from worldsim.runtime.limits import require_memory_for
@@ -27,6 +32,7 @@ JSON_LIMIT = 64 * 2**20
 """Largest JSON file that is read, in bytes: the index of a dataset of 100,000 shards takes 20 MB."""
 
 Name = str | os.PathLike[str]
+_LEFTOVER = re.compile(r"\.(\d+)-\d+\.(?:tmp|new)")
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -131,20 +137,19 @@ def replacing(path: Name) -> Iterator[Path]:
     """A path beside ``path`` to write to; on leaving without an error, that file takes the place of ``path``.
 
     Whatever happens, ``path`` holds the old file or the whole new one: the new one is flushed to disk and renamed. Its folder is
-    made if it is missing. Raises StorageError where ``path`` is anything but a regular file (a device, a link, a FIFO), or where
-    the disk is full or cannot be written to.
+    made if it is missing. The temporary file has the same suffix. Raises StorageError where ``path`` is anything but a regular
+    file (a device, a link, a FIFO), or where the disk is full or cannot be written to.
     """
     path = Path(path)
     require_replaceable(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:60]}.", suffix=".tmp" + path.suffix, dir=path.parent)
-        os.close(handle)
-    temporary = Path(name)
+        _remove_leftovers(path)
+        temporary = _beside(path, f".tmp{path.suffix}")
     try:
         with storage_errors(path):
             yield temporary
-            # Files of mkstemp can be read by their owner alone.
+            # safetensors makes files that their owner alone can read.
             temporary.chmod(0o644)
             flush(temporary)
             require_replaceable(path)
@@ -153,6 +158,50 @@ def replacing(path: Name) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Name) -> Iterator[Path]:
+    """A folder beside ``folder`` with the same content to change; on leaving without an error, it takes the place of ``folder``.
+
+    Files in it are links to the old ones (the same bytes on disk), so they must be replaced, as :func:`replacing` does, and
+    never be written into. Killed between its two renames, the old folder stays as ``.NAME.old``, where :func:`present_folder`
+    finds it. Raises StorageError as :func:`replacing` does.
+    """
+    folder = Path(folder)
+    folder = folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
+    old = _old(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise StorageError(f"{folder} is a file, and a folder is to be written there: choose another place")
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if old.is_dir() and not folder.exists():
+            os.rename(old, folder)
+        shutil.rmtree(old, ignore_errors=True)
+        _remove_leftovers(folder)
+        new = _beside(folder, ".new")
+        new.mkdir()
+        if folder.is_dir():
+            shutil.copytree(folder, new, symlinks=True, dirs_exist_ok=True, copy_function=_link)
+    try:
+        with storage_errors(folder):
+            yield new
+            flush(new)
+            if folder.exists():
+                os.rename(folder, old)
+            os.rename(new, folder)
+            flush(folder.parent)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def present_folder(folder: Name) -> Path:
+    """``folder``, or what it was before, where a :func:`replacing_folder` was killed between its two renames."""
+    folder = Path(folder)
+    old = _old(folder)
+    return old if not is_folder(folder) and is_folder(old) else folder
 
 
 def write_bytes(path: Name, content: bytes) -> None:
@@ -193,8 +242,9 @@ def storage_errors(path: Name) -> Iterator[None]:
     except Exception as error:
         # safetensors wraps the system's errors in one of its own.
         if type(error).__name__ == "SafetensorError" and "os error" in str(error).lower():
-            message = f"{path} cannot be written ({error}): free some space or choose another place. What was there before is intact."
-            raise StorageError(message) from error
+            raise StorageError(
+                f"{path} cannot be written ({error}): free some space or choose another place. What was there before is intact."
+            ) from error
         raise
 
 
@@ -246,6 +296,56 @@ def save_tensors(tensors: Mapping[str, Any], path: Name, metadata: dict[str, str
 
     with replacing(path) as temporary:
         save_file(dict(tensors), temporary, metadata)
+
+
+def check_files(path: Name, told: Any) -> None:
+    """Compare files with the SHA-256 that the file ``path`` tells of them, by their names in its folder.
+
+    Raises NotFoundError or DamagedFileError for the first that is missing, or differs.
+    """
+    path = Path(path)
+    if not isinstance(told, dict):
+        raise DamagedFileError(f"{path} has no checksums of the files beside it: copy the folder again")
+    for name, checksum in told.items():
+        file = inside(path.parent, name, path)
+        if not is_file(file):
+            raise NotFoundError(f"{file} is missing: copy the folder again")
+        if sha256_of(file) != checksum:
+            raise DamagedFileError(
+                f"{file} differs from its checksum in {path.name}: it was cut short or altered; copy the folder again"
+            )
+
+
+def require_finite(tensors: Mapping[str, Any], source: Name) -> None:
+    """Raise DamagedFileError, naming it, if one of the tensors from the file ``source`` has a number that is NaN or infinite."""
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise DamagedFileError(f"{source}: {name} holds numbers that are NaN or infinite: copy the file again")
+
+
+def _old(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old") if folder.name else folder
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """A temporary name that tells which process and thread it is of."""
+    return path.with_name(f".{path.name[:100]}.{os.getpid()}-{threading.get_native_id()}{suffix}")
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Delete what processes that were killed while they wrote ``path`` left beside it."""
+    for left in path.parent.glob(f".{glob.escape(path.name[:100])}.*-*"):
+        found = _LEFTOVER.search(left.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link, where the file system has such, else a copy."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _kind(mode: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import selectors
 import signal
 import subprocess
@@ -28,14 +29,12 @@ class Supervisor:
     def __init__(self, root: Path, seed: int, kinds: list[str], seconds: float, peak_bytes: int) -> None:
         self.root, self.seed, self.kinds, self.seconds, self.peak_bytes = root, seed, kinds, seconds, peak_bytes
         self.restarts = -1
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, kind: str, index: int) -> dict[str, Any]:
         """The verdict on one input."""
         process = self._running()
-        assert process.stdin is not None
-        process.stdin.write(json.dumps({"kind": kind, "index": index}) + "\n")
-        process.stdin.flush()
+        self._send({"kind": kind, "index": index})
         began: dict[str, Any] = {"mutation": "?", "detail": "", "expect": ""}
         start, peak = time.monotonic(), 0
         while True:
@@ -90,23 +89,28 @@ class Supervisor:
             if pipe is not None:
                 pipe.close()
 
-    def _running(self) -> subprocess.Popen[str]:
+    def _running(self) -> subprocess.Popen[bytes]:
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.stop()
         self.restarts += 1
         command = [sys.executable, "-X", "faulthandler", "-m", "experiments.fuzzing.worker", str(self.root), str(self.seed)]
         place = Path(__file__).resolve().parents[2]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=place)
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=place)
         self._process = process
         assert process.stdin is not None and process.stdout is not None
+        self._unread = b""
         self._selector = selectors.DefaultSelector()
         self._selector.register(process.stdout, selectors.EVENT_READ)
         self._expect("ready")
-        process.stdin.write(json.dumps({"prepare": self.kinds}) + "\n")
-        process.stdin.flush()
+        self._send({"prepare": self.kinds})
         self._expect("prepared")
         return process
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode() + b"\n")
+        self._process.stdin.flush()
 
     def _expect(self, word: str) -> None:
         end = time.monotonic() + START_S
@@ -119,12 +123,17 @@ class Supervisor:
                 raise RuntimeError(f"the worker is not {word}: run `python -m experiments.fuzzing.worker {self.root} {self.seed}`")
 
     def _read(self, timeout: float) -> dict[str, Any] | None:
-        """The next message, None if there is none in time. A worker writes whole lines, one at a time."""
-        if not self._selector.select(timeout):
-            return None
+        """The next message, None if there is none in time."""
         assert self._process is not None and self._process.stdout is not None
-        line = self._process.stdout.readline()
-        return json.loads(line) if line else None
+        # Not through a buffer: what it holds, a selector does not see.
+        if b"\n" not in self._unread and self._selector.select(timeout):
+            self._unread += os.read(self._process.stdout.fileno(), 1 << 16)
+        line, newline, rest = self._unread.partition(b"\n")
+        if not newline:
+            return None
+        self._unread = rest
+        message: dict[str, Any] = json.loads(line)
+        return message
 
     def _held(self) -> int:
         """Bytes that the worker and its children hold."""

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from experiments.fuzzing import formats
-from experiments.fuzzing import mutations as m
 from experiments.fuzzing.bases import ROOM, SIZE, Bases
 from experiments.fuzzing.case import Case, Expect, Usage
 

@@ -13,7 +13,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -55,8 +55,9 @@ def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
     """
     if not isinstance(values, Mapping):
         raise InvalidInputError(f"{where or cls.__name__}: expected an object with keys, found {_shown(values)}")
+    key: Any = cls
     try:
-        read: Config = _adapter(_hashable(cls)).validate_json(json.dumps(values))
+        read: Config = _adapter(key).validate_json(json.dumps(values))
         return read
     except pydantic.ValidationError as error:
         raise InvalidInputError("; ".join(_told(cls, one, values, where) for one in error.errors()[:3])) from None
@@ -72,8 +73,8 @@ def check_ranges(config: Any) -> None:
     For the ``__post_init__`` of configs, so that types and ranges hold for the command line and in Python as they do in files.
     Checked are numbers, texts, truth values, choices and tuples of such; NaN and infinity are outside of every range.
     """
-    cls = type(config)
-    for name, adapter in _simple_fields(_hashable(cls)).items():
+    cls: Any = type(config)
+    for name, adapter in _simple_fields(cls).items():
         value = getattr(config, name)
         try:
             adapter.validate_python(_plain(value), strict=True)
@@ -119,11 +120,6 @@ def _simple_fields(cls: Any) -> dict[str, pydantic.TypeAdapter[Any]]:
         for f in dataclasses.fields(cls)
         if _is_simple(hints[f.name])
     }
-
-
-def _hashable(cls: type) -> Hashable:
-    """The class, as type checkers want keys of caches to be."""
-    return cls
 
 
 @functools.cache

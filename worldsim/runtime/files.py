@@ -150,7 +150,7 @@ def replacing(path: Name) -> Iterator[Path]:
     """A path beside ``path`` to write to; on leaving without an error, that file takes the place of ``path``.
 
     Whatever happens, ``path`` holds the old file or the whole new one: the new one is flushed to disk and renamed. Its folder is
-    made if it is missing. The temporary file has the same suffix. Raises StorageError where ``path`` is anything but a regular
+    made if it is missing. The temporary file has the same name. Raises StorageError where ``path`` is anything but a regular
     file (a device, a link, a FIFO), or where the disk is full or cannot be written to.
     """
     path = as_path(path)
@@ -158,7 +158,10 @@ def replacing(path: Name) -> Iterator[Path]:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        temporary = _beside(path, f".tmp{path.suffix}")
+        # In a folder of its own: safetensors makes another temporary file beside the one that it is to write.
+        own = _beside(path, ".tmp")
+        own.mkdir()
+        temporary = own / path.name
     try:
         with storage_errors(path):
             yield temporary
@@ -169,8 +172,7 @@ def replacing(path: Name) -> Iterator[Path]:
             os.replace(temporary, path)
             flush(path.parent)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -7,9 +7,11 @@ holds the calibration and what it is worth.
 
 from __future__ import annotations
 
+import os
+import shlex
 import shutil
 import struct
-import tempfile
+import sys
 import weakref
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 
 from worldsim.envs.doom_geometry import STEP_HEIGHT, MapGeometry
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from worldsim.runtime.scratch import Scratch
 
 MAPS: tuple[str, ...] = tuple(f"freedoom2/MAP{number:02d}" for number in range(1, 33)) + tuple(
     f"freedoom1/E{episode}M{number}" for episode in range(1, 5) for number in range(1, 10)
@@ -158,10 +161,21 @@ def _stop(games: dict[str, Any]) -> None:
         games.popitem()[1].close()
 
 
-def _shut_down(games: dict[str, Any], folder: Path) -> None:
+def _shut_down(games: dict[str, Any], scratch: Scratch) -> None:
     """The engine first: it writes its settings as it goes."""
     _stop(games)
-    shutil.rmtree(folder, ignore_errors=True)
+    scratch.close()
+
+
+def _write_launcher(folder: Path, engine: Path) -> Path:
+    """A script that runs the engine in ``folder``, where it makes a folder of its own, and, where the system can see to it, so that
+    the engine ends with this process, however that ends."""
+    bound = shutil.which("setpriv")
+    before = f"{shlex.quote(bound)} --pdeathsig KILL -- " if bound and sys.platform == "linux" else ""
+    script = folder / "engine"
+    script.write_text(f'#!/bin/sh\ncd {shlex.quote(str(folder))} && exec {before}{shlex.quote(str(engine))} "$@"\n')
+    script.chmod(0o755)
+    return script
 
 
 def camera_pose(x: float, y: float, z: float, angle: float) -> NDArray[np.float32]:
@@ -219,8 +233,8 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._map = ""
         self._observation: NDArray[np.uint8] | None = None
         self._info: dict[str, Any] = {}
-        self._folder = Path(tempfile.mkdtemp(prefix="worldsim-doom-"))
-        self._finalizer = weakref.finalize(self, _shut_down, self._games, self._folder)
+        self._scratch = Scratch()
+        self._finalizer = weakref.finalize(self, _shut_down, self._games, self._scratch)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start somewhere new; see the class for ``options``."""
@@ -255,7 +269,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
 
     def close(self) -> None:
         """Stop the engine and remove its files."""
-        _shut_down(self._games, self._folder)
+        _shut_down(self._games, self._scratch)
         self._observation = None
 
     @property
@@ -284,13 +298,15 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
             return
         _stop(self._games)
         viz = self._vizdoom
-        self._folder.mkdir(exist_ok=True)
-        still = self._folder / "still.wad"
+        folder = self._scratch.open()
+        still = folder / "still.wad"
         still.write_bytes(_wad(_STILL_LUMPS))
         game = viz.DoomGame()
         game.set_doom_game_path(str(Path(viz.__file__).parent / f"{game_name}.wad"))
         game.set_doom_scenario_path(str(still))
-        game.set_doom_config_path(str(self._folder / "engine.ini"))
+        game.set_doom_config_path(str(folder / "engine.ini"))
+        if os.name == "posix":
+            game.set_vizdoom_path(str(_write_launcher(folder, Path(viz.__file__).parent / "vizdoom")))
         game.set_screen_resolution(viz.ScreenResolution.RES_320X240)
         game.set_screen_format(viz.ScreenFormat.RGB24)
         game.set_depth_buffer_enabled(True)

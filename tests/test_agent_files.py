@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from worldsim.agent_files import AgentCard, find_agent, load_agent, read_card, save_agent, shipped_agents, space_of, update_card
+from worldsim.agent_files import AgentCard, find_agent, load_agent, read_card, save_agent, shipped_agents, update_card
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.agents.persistent import PersistentPolicy
-from worldsim.data.play import describe_space
-from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
+from worldsim.config import write_sealed
+from worldsim.data.spaces import describe_space, space_of
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError
 
 BOX = gym.spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 0.3], np.float32))
 
@@ -83,10 +84,10 @@ def test_cards_can_be_completed(tmp_path: Path, learned: ActorCriticPolicy) -> N
     ("change", "error", "message"),
     [
         ({"format": "other"}, DamagedFileError, "not an agent's card"),
-        ({"version": 2}, DamagedFileError, "upgrade worldsim"),
+        ({"version": 3}, DamagedFileError, "upgrade worldsim"),
         ({"surprise": 1}, DamagedFileError, "surprise"),
-        ({"kind": "worldsim.agents.nothing:Policy"}, NotFoundError, "not installed"),
-        ({"kind": "subprocess:Popen"}, DamagedFileError, "is no policy"),
+        ({"kind": "worldsim.agents.nothing:Policy"}, UntrustedFileError, "not registered"),
+        ({"kind": "subprocess:Popen"}, UntrustedFileError, "would import and run code"),
         ({"settings": {"width": 3}}, DamagedFileError, "cannot be made with"),
         ({"settings": {"observation_shape": [16, 24, 3], "stack": 2, "hidden": 8}}, DamagedFileError, "does not fit its card"),
     ],
@@ -94,7 +95,7 @@ def test_cards_can_be_completed(tmp_path: Path, learned: ActorCriticPolicy) -> N
 def test_bad_cards(tmp_path: Path, learned: ActorCriticPolicy, change: dict, error: type, message: str) -> None:
     save_agent(learned, tmp_path)
     values = json.loads((tmp_path / "agent.json").read_text())
-    (tmp_path / "agent.json").write_text(json.dumps({**values, **change}))
+    write_sealed(tmp_path / "agent.json", {**values, **change})
     with pytest.raises(error, match=message):
         load_agent(tmp_path)
 
@@ -118,7 +119,7 @@ def test_damaged_and_missing_weights(tmp_path: Path, learned: ActorCriticPolicy)
     save_agent(learned, tmp_path)
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(DamagedFileError, match="copy it again"):
+    with pytest.raises(DamagedFileError, match="altered"):
         load_agent(tmp_path)
     weights.unlink()
     with pytest.raises(NotFoundError, match="is missing"):

@@ -29,12 +29,13 @@ def test_short_names_and_classes() -> None:
 
 def test_nobody(tmp_path: Path) -> None:
     for name in ("clever", str(tmp_path / "agent"), "worldsim.agents.random:Nobody"):
-        with pytest.raises(NotFoundError, match="No policy.*persistent, persistent-v1, random, 'module:Class', or the folder"):
+        with pytest.raises(NotFoundError, match="No policy.*persistent, persistent-v1, random.*'module:Class', or the folder"):
+            make_policy(name, SPACE)
+    for name in ("math:sqrt", "builtins:str"):
+        with pytest.raises(InvalidInputError, match=f"'{name}' is no policy: a class with the methods reset, act is needed"):
             make_policy(name, SPACE)
     with pytest.raises(InvalidInputError, match="cannot be constructed with the action space"):
-        make_policy("math:sqrt", SPACE)
-    with pytest.raises(InvalidInputError, match="'builtins:str' is no policy: str needs the methods"):
-        make_policy("builtins:str", SPACE)
+        make_policy("worldsim.evaluation.crowd:Always", SPACE)
 
 
 def test_saved_and_shipped_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +55,7 @@ def test_saved_and_shipped_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         make_policy("nobody", SPACE)
     # What is wrong with an agent is told as it is.
     (folder / "weights.safetensors").unlink()
-    with pytest.raises(NotFoundError, match="weights.safetensors is missing: copy the agent again"):
+    with pytest.raises(NotFoundError, match="weights.safetensors is missing: copy the folder again"):
         make_policy("pilot", SPACE)
     (folder / "agent.json").write_text("{}")
     with pytest.raises(DamagedFileError, match="not an agent's card"):

@@ -53,6 +53,7 @@ def test_long_scenes_and_those_of_version_1_are_png(room_scene: SceneStart, tmp_
     assert (folder / "frames.png").is_file() and not (folder / "frames.webp").exists()
     assert_same(load_scene(folder), long)
     meta = json.loads((folder / "scene.json").read_text())
+    del meta["content_sha256"]
     (folder / "scene.json").write_text(json.dumps(meta | {"version": 1}))
     assert_same(load_scene(folder), long)
     save_scene(room_scene, folder)

@@ -15,6 +15,7 @@ import torch
 
 from tests.conftest import make_tiny_world
 from worldsim.camera import snap_pose
+from worldsim.config import write_sealed
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.heads import EgoMotionHead, OutcomeHead
 from worldsim.pixels import PixelsConfig
@@ -23,6 +24,7 @@ from worldsim.scene_files import load_scene
 from worldsim.snapshots import fingerprint
 from worldsim.state import Frame, SceneStart, WorldState, flatten, unflatten
 from worldsim.world import Termination, World, WorldConfig, bucket
+from worldsim.world_files import write_card
 
 SIZE = 32
 
@@ -294,6 +296,7 @@ def test_a_shipped_world_may_share_a_module_with_another(tmp_path: Path) -> None
     first, second = (folder / "ego_motion" / "int8.safetensors" for folder in (saved, tiny.folder))
     assert first.read_bytes() == second.read_bytes()
     (saved / "ego_motion" / "config.json").write_text('{"_same_as": "../elsewhere"}')
+    write_card(saved, small.config, small.card)
     with pytest.raises(DamagedFileError, match="'../elsewhere' is no shipped world"):
         World.from_pretrained(saved)
 
@@ -367,7 +370,7 @@ def test_settings_of_ends_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "False" / "world.json"
     card = json.loads(path.read_text())
     del card["config"]["termination"], card["config"]["pixels"]
-    path.write_text(json.dumps(card))
+    write_sealed(path, card)
     older = World.from_pretrained(path.parent, "cpu")
     assert older.config.termination is Termination.THRESHOLD and older.config.pixels is None
     assert fingerprint(older) != fingerprint(World.from_pretrained(path.parent.with_name("True"), "cpu"))

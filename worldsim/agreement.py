@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from worldsim.config import write_json
 from worldsim.evaluate_agent import compare, workers_of
 from worldsim.evaluation.crowd import PolicySpec
-from worldsim.evaluation.episodes import PlayConfig, Task, dream_episodes, real_episodes, require_rewards, step_limit
+from worldsim.evaluation.episodes import PlayConfig, Task, dream_episodes, real_episodes, require_rewards, twin_limit
 from worldsim.runtime.ranges import Count
-from worldsim.twin import make_twin
 from worldsim.world import World
 
 Array = NDArray[Any]
@@ -53,12 +52,10 @@ def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, 
     specs = policies(config, world.action_space)
     for spec in specs:
         spec.build(world.action_space)
-    twin = make_twin(world)
-    limit = step_limit(twin, config.max_steps)
-    twin.close()
+    limit = twin_limit(world, config.max_steps)
     seeds = [config.seed + i for i in range(config.episodes)]
     tasks = [Task(spec, seed) for spec in specs for seed in seeds]
-    real = real_episodes(world, tasks, limit, workers_of(config.workers, len(tasks)))
+    real = real_episodes(world, tasks, limit, workers_of(config.workers, len(tasks)), timeout_s=config.engine_timeout_s)
     dreaming = world.with_engine(config.engine)
     rows, pairs = [], np.zeros((2, len(specs), config.episodes))
     for i, spec in enumerate(specs):

@@ -45,5 +45,9 @@ class MissingGeometryError(WorldsimError):
     """Poses or depth are needed (by the scene memory) and the data has none."""
 
 
+class EngineError(WorldsimError, RuntimeError):
+    """An environment's engine broke down (crashed, was killed, did not answer) each time that the same was tried."""
+
+
 class OutOfMemoryError(WorldsimError, MemoryError):
     """The requested batch does not fit on the device."""

@@ -26,9 +26,10 @@ from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.test_set import PROTOCOL, TestEpisode, TestSet, TestSetConfig, digest, record_test_set, stack
 from worldsim.evaluation.trips import UNDO, Trip, TripConfig, stack_trips
 from worldsim.metrics import comparable, moved_frames
-from worldsim.runtime.ranges import Batch, Count, Number, Seed, Share, Workers
+from worldsim.runtime.ranges import Batch, Count, Number, Positive, Seed, Share, Workers
 from worldsim.state import Frame
 from worldsim.twin import twin_of
+from worldsim.workers import ENGINE_TIMEOUT_S
 from worldsim.world import World
 
 FULL_EPISODES = 32
@@ -87,7 +88,10 @@ class EvaluateConfig:
     undo: tuple[int, ...] = UNDO
     """For each discrete action the one that undoes it, for return trips."""
     workers: Workers | None = None
-    """Recording processes; as many as there are cores (at most 16, at most one for 4 walks), if not given."""
+    """Recording processes; as many as there are cores (at most 16, at most one for 4 walks), if not given. 1 plays in this one."""
+    engine_timeout_s: Positive = ENGINE_TIMEOUT_S
+    """Seconds after which a call of the real twin counts as hung: it is made anew and the walk recorded again. In this process
+    nothing watches over that."""
     batch: Batch = 32
     """Walks that are dreamed at once: less needs less memory."""
     bootstrap: Count = 2000
@@ -166,7 +170,9 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
         *twin_of(world), config.seed, lengths=config.lengths, undo=config.undo
     )
     with tqdm(total=config.walks, desc="recording", unit="trip") as bar:
-        recorded = record_test_set(settings, range(config.walks), _workers(config, config.walks), config.cache, bar.update)
+        recorded = record_test_set(
+            settings, range(config.walks), _workers(config, config.walks), config.cache, bar.update, config.engine_timeout_s
+        )
     _check(config, world, recorded)
     chunks = [
         stack_trips(recorded[i : i + config.batch], settings, world.device) for i in range(0, len(recorded), config.batch)
@@ -232,7 +238,9 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
     with tqdm(total=wanted, desc="recording", unit="walk") as bar:
         while True:
             workers = _workers(config, wanted - len(episodes))
-            new = record_test_set(settings, range(len(episodes), wanted), workers, config.cache, bar.update)
+            new = record_test_set(
+                settings, range(len(episodes), wanted), workers, config.cache, bar.update, config.engine_timeout_s
+            )
             _check(config, world, new)
             episodes += new
             seen = _seen_frames(stack(episodes, settings), network.window)

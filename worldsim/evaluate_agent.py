@@ -17,11 +17,10 @@ from worldsim.agent_files import read_card, update_card
 from worldsim.config import write_json
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import PolicySpec
-from worldsim.evaluation.episodes import PlayConfig, Played, Task, dream_episodes, real_episodes, require_rewards, step_limit
+from worldsim.evaluation.episodes import PlayConfig, Played, Task, dream_episodes, real_episodes, require_rewards, twin_limit
 from worldsim.metrics import bootstrap_ci, mean_statistic
 from worldsim.policies import saved_folder
 from worldsim.runtime.ranges import Count
-from worldsim.twin import make_twin
 from worldsim.world import World
 from worldsim.world_files import find_world_of_file
 
@@ -61,11 +60,10 @@ def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> d
     spec = PolicySpec(config.agent, trust=config.trust)
     # Before anything is played: an agent of other spaces is told at once.
     spec.build(world.action_space)
-    twin = make_twin(world)
-    limit = step_limit(twin, config.max_steps)
-    twin.close()
+    limit = twin_limit(world, config.max_steps)
     seeds = [config.seed + i for i in range(config.episodes)]
-    real = real_episodes(world, [Task(spec, seed) for seed in seeds], limit, workers_of(config.workers, len(seeds)))
+    workers = workers_of(config.workers, len(seeds))
+    real = real_episodes(world, [Task(spec, seed) for seed in seeds], limit, workers, timeout_s=config.engine_timeout_s)
     real_seconds = time.monotonic() - began
     starts = [one.start for one in real if one.start is not None]
     dream = dream_episodes(world.with_engine(config.engine), spec, starts, seeds, limit, config.batch)

@@ -180,7 +180,8 @@ def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> An
         template = {name: value.shape[1:] for name, value in flatten(meta_empty(kind), f"{STATE}.memory").items()}
         stored = {name: value.shape[1:] for name, value in found.items()}
         if template != stored:
-            raise ValueError("its memory's tensors are not those of its memory's rules")
+            differ = sorted(name for name in template.keys() | stored.keys() if template.get(name) != stored.get(name))
+            raise ValueError(f"{differ[0]} is not what its memory's rules say")
         return kind
     if f"{STATE}.memory.kind" not in found:
         raise ValueError("its memory is of a kind without a name")

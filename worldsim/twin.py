@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from worldsim.errors import InvalidInputError, UntrustedFileError
+from worldsim.errors import InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.pixels import REGISTERED_BY, make_pixels
 from worldsim.world import World
 
@@ -44,9 +44,9 @@ def allow_words(env_id: str, **words: tuple[str, ...]) -> None:
 def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
     """The id to make, of the environment that the file ``source`` names.
 
-    Raises UntrustedFileError for an environment that is neither registered with Gymnasium nor of a well-known package, and for
-    arguments other than finite numbers, lists of such, True, False, None and the words of :data:`WORDS`. Nothing that the file
-    chooses is imported.
+    Raises UntrustedFileError (NotFoundError if there is no module to trust) for an environment that is neither registered with
+    Gymnasium nor of a well-known package, and for arguments other than finite numbers, lists of such, True, False, None and the
+    words of :data:`WORDS`. Nothing that the file chooses is imported.
     """
     if not isinstance(env_id, str) or not isinstance(env_kwargs, dict):
         raise InvalidInputError(f"{source}: env_id {env_id!r} and env_kwargs {env_kwargs!r} must be a text and an object")
@@ -57,10 +57,13 @@ def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
     elif bare in gym.registry and (not module or gym.registry[bare].id == bare):
         made = bare
     else:
-        does = f"would import the module {module!r}" if module else "is not possible before something registers it"
+        if not module:
+            raise NotFoundError(
+                f"No environment {env_id!r}, which {source} names, is registered with Gymnasium: import the module that does that"
+            )
         raise UntrustedFileError(
-            f"{source} names the environment {env_id!r}, which is not registered with Gymnasium: making it {does}. "
-            f"Import the module that registers it first, or, if you trust the file, pass --trust (in Python trust=True)"
+            f"{source} names the environment {env_id!r}, which is not registered with Gymnasium: making it would import the module "
+            f"{module!r}. Import it yourself first, or, if you trust the file, pass --trust (in Python trust=True)"
         )
     for name, value in env_kwargs.items():
         if not _NAME.fullmatch(str(name)) or not _is_plain(bare, str(name), value):

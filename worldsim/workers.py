@@ -1,9 +1,45 @@
-"""What processes that play environments have in common."""
+"""Processes that play environments, and what happens when they, or the engines in them, die or hang.
+
+The result of a task must depend on the task alone. Then nothing that breaks changes a result:
+
+- An engine that raises is made anew, and plays the same episode again (:class:`Engine`).
+- An engine that does not answer in time is killed, so that it raises.
+- A process that dies, or still hangs then, is replaced, and its task is done again (:class:`WorkerPool`).
+
+All of this has bounds: what fails :data:`TRIES` times is an error that says so.
+"""
 
 from __future__ import annotations
 
-from multiprocessing.util import Finalize
-from typing import Protocol
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+import gymnasium as gym
+import psutil
+
+from worldsim.errors import EngineError, WorldsimError
+from worldsim.runtime.scratch import Scratch, engine_folder_removed, remove_orphaned_memory
+
+ENGINE_TIMEOUT_S = 60.0
+"""Seconds that one call of an engine may take, by default; a reset of the real twin takes about one."""
+TRIES = 4
+"""An episode is played, and a task begun, at most this often."""
+POLL_S, GRACE_S, CLOSE_S = 0.25, 10.0, 10.0
+"""Seconds between looks at the workers, from an engine's end to that of its worker, and for the workers to close their engines."""
 
 
 class Closes(Protocol):
@@ -12,7 +48,335 @@ class Closes(Protocol):
     def close(self) -> object: ...
 
 
-def close_at_exit(held: Closes) -> None:
-    """Close ``held`` when this worker process ends. A pool ends its workers without cleaning up, and an engine that runs as a
-    process of its own, as ViZDoom's does, would outlive them."""
-    Finalize(held, held.close, exitpriority=10)
+T = TypeVar("T", bound=Closes)
+R = TypeVar("R")
+
+
+class _Sign(ctypes.Structure):
+    """What a worker tells of itself, in memory that it shares with its parent."""
+
+    _fields_ = (("timeout_s", ctypes.c_double), ("deadline", ctypes.c_double), ("progress", ctypes.c_int64))
+
+
+_sign: Any = None
+
+
+@contextlib.contextmanager
+def time_limit() -> Iterator[None]:
+    """In a worker, what happens in here may take as long as one call of an engine may; elsewhere there is no limit."""
+    if _sign is None:
+        yield
+        return
+    before, _sign.deadline = _sign.deadline, time.monotonic() + _sign.timeout_s
+    try:
+        yield
+    finally:
+        _sign.deadline = before
+
+
+def report(progress: int) -> None:
+    """Say how much of its task this worker has done, in a unit of the caller's."""
+    if _sign is not None:
+        _sign.progress = progress
+
+
+class Watched(gym.Wrapper[Any, Any, Any, Any]):
+    """An environment each of whose calls has a :func:`time_limit`."""
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        with time_limit():
+            return self.env.reset(**kwargs)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        with time_limit():
+            return self.env.step(action)
+
+    def close(self) -> None:
+        with time_limit():
+            self.env.close()
+
+
+class Engine(Generic[T]):
+    """What is played with, made when it is first needed, and made anew where it breaks down."""
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._held: T | None = None
+
+    def play(self, part: Callable[[T], R]) -> R:
+        """``part`` of what is held; from its beginning with a new one, if anything but a worldsim or Gymnasium error is raised.
+
+        Raises EngineError once that has happened :data:`TRIES` times.
+        """
+        for attempt in range(TRIES):
+            try:
+                if self._held is None:
+                    with time_limit():
+                        self._held = self._make()
+                return part(self._held)
+            except (WorldsimError, gym.error.Error):
+                raise
+            except Exception as error:
+                self.close()
+                if attempt == TRIES - 1:
+                    raise EngineError(f"the engine broke down {TRIES} times in a row ({type(error).__name__}: {error})") from error
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Close what is held, broken or not."""
+        held, self._held = self._held, None
+        if held is not None:
+            with contextlib.suppress(Exception):
+                held.close()
+
+
+class WorkerPool(Generic[T]):
+    """Processes that do tasks, each with an engine of its own; a context manager, which ends them.
+
+    count: how many processes; 0 plays in this one, where nothing can end a call that hangs. make: makes what they play with, a
+    function that can be sent to a process. timeout_s: what one call of an engine may take, in seconds.
+    """
+
+    def __init__(self, count: int, make: Callable[[], T], timeout_s: float = ENGINE_TIMEOUT_S) -> None:
+        self._here = Engine(make) if count == 0 else None
+        self._make, self._timeout_s = make, timeout_s
+        self._count = count
+        self._seats: list[_Seat] = []
+        self._left = contextlib.ExitStack()
+
+    def __enter__(self) -> WorkerPool[T]:
+        self._left.enter_context(engine_folder_removed())
+        self._left.callback(remove_orphaned_memory)
+        scratch = Scratch()
+        self._left.callback(scratch.close)
+        self._seats = [_Seat(scratch.open() / str(i), self._make, self._timeout_s) for i in range(self._count)]
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        # All of it, however impatient the user is: it takes seconds.
+        with deaf_to_interrupts(), self._left:
+            if self._here is not None:
+                self._here.close()
+            started = [seat for seat in self._seats if seat.process is not None]
+            if kind is None:
+                for seat in started:
+                    seat.begin(_close, ())
+                deadline = time.monotonic() + CLOSE_S
+                while time.monotonic() < deadline and not all(seat.ready(POLL_S) for seat in started):
+                    pass
+            for seat in started:
+                seat.end()
+
+    @property
+    def progress(self) -> int:
+        """The sum of what the workers :func:`report` of their present tasks."""
+        return sum(seat.progress for seat in self._seats)
+
+    def run(
+        self, function: Callable[..., R], tasks: Sequence[tuple[Any, ...]], told: Callable[[], object] = lambda: None
+    ) -> Iterator[tuple[int, R]]:
+        """``function(engine, *task)`` of each task, as (index, result) in the order in which they are done.
+
+        told: called every now and then meanwhile. Raises what ``function`` raises, or WorldsimError where a task ends its process
+        :data:`TRIES` times.
+        """
+        if self._here is not None:
+            for index, task in enumerate(tasks):
+                yield index, function(self._here, *task)
+                told()
+            return
+        waiting, running, ended = deque(range(len(tasks))), dict[int, _Seat](), Counter[int]()
+        while waiting or running:
+            for seat in self._seats:
+                if waiting and seat not in running.values():
+                    index = waiting.popleft()
+                    running[index] = seat
+                    seat.begin(function, tasks[index])
+            wait([seat.pipe for seat in running.values()], POLL_S)
+            told()
+            for index, seat in list(running.items()):
+                seat.watch()
+                if not seat.ready():
+                    continue
+                del running[index]
+                try:
+                    result = seat.result()
+                except EOFError:
+                    seat.end()
+                    ended[index] += 1
+                    if ended[index] == TRIES:
+                        raise WorldsimError(_lost(index, self._timeout_s)) from None
+                    waiting.appendleft(index)
+                else:
+                    yield index, result
+
+
+class _Seat:
+    """A worker process, or after its death the next one."""
+
+    def __init__(self, folder: Path, make: Callable[[], Any], timeout_s: float) -> None:
+        self.folder, self.make, self.timeout_s = folder, make, timeout_s
+        self.process: Any = None
+        self.pipe: Connection[Any, Any]
+
+    def begin(self, function: Callable[..., Any], task: tuple[Any, ...]) -> None:
+        """Send a task to the process, which is started if there is none."""
+        if self.process is None:
+            self._start()
+        # One that has died meanwhile is met when its result is asked for.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send((function, task))
+
+    def _start(self) -> None:
+        # Spawned, not forked: engines and torch's threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.sign: Any = context.RawValue(_Sign, self.timeout_s)  # type: ignore[call-overload]
+        self.pipe, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other, self.sign, self.folder, self.make))
+        with deaf_to_interrupts():
+            self.process.start()
+        other.close()
+
+    @property
+    def progress(self) -> int:
+        return 0 if self.process is None else int(self.sign.progress)
+
+    def ready(self, timeout: float = 0.0) -> bool:
+        """Whether there is a result, or the process is dead."""
+        return self.pipe.poll(timeout)
+
+    def result(self) -> Any:
+        """What the task gave, or raises what it raised; EOFError where the process is dead."""
+        try:
+            fine, value = self.pipe.recv()
+        except ConnectionResetError:
+            raise EOFError from None
+        if not fine:
+            # Errors of worldsim explain themselves: no traceback of how they came here.
+            raise value from None
+        return value
+
+    def watch(self) -> None:
+        """End an engine that does not answer in time, and the process if that does not help."""
+        # Read once: the worker sets it back to 0 at any moment.
+        deadline = float(self.sign.deadline)
+        late = time.monotonic() - deadline if deadline else 0.0
+        if late > GRACE_S:
+            self.process.kill()
+        elif late > 0:
+            end_engines(self.process.pid)
+
+    def end(self) -> None:
+        """Kill the process, if it is not dead yet, with its engines, and remove its files."""
+        end_engines(self.process.pid)
+        self.process.kill()
+        # Its engines are in its process group, which outlives it.
+        with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.join()
+        self.process.close()
+        self.process = None
+        self.pipe.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_orphaned_memory()
+
+
+def _lost(task: int, timeout_s: float) -> str:
+    return (
+        f"A process that plays was killed {TRIES} times at task {task}, perhaps for lack of memory, or because a call of the "
+        f"engine took more than {timeout_s:g} s (engine_timeout_s). What is finished is kept: run the same command again to go "
+        "on, with fewer workers if it happens again. A script of your own needs 'if __name__ == \"__main__\":' around the call."
+    )
+
+
+def end_engines(pid: int) -> None:
+    """Kill all processes that process ``pid`` has started."""
+    with contextlib.suppress(psutil.Error):
+        for child in psutil.Process(pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                child.kill()
+
+
+@contextlib.contextmanager
+def deaf_to_interrupts() -> Iterator[None]:
+    """Processes started in here never get Ctrl-C, which reaches all processes of a terminal: the parent alone decides,
+    and ends its workers in order. The parent gets it afterwards."""
+    if os.name != "posix":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# In the worker.
+
+
+def _serve(pipe: Connection[Any, Any], sign: Any, folder: Path, make: Callable[[], Any]) -> None:
+    """Do tasks until the parent ends this process."""
+    global _sign
+    _sign = sign
+    _set_apart(folder)
+    threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    import torch
+
+    torch.set_num_threads(1)
+    engine = Engine(make)
+    while True:
+        try:
+            function, task = pipe.recv()
+        except EOFError:
+            return
+        report(0)
+        sign.deadline = 0.0
+        try:
+            answer: tuple[bool, Any] = True, function(engine, *task)
+        except Exception as error:
+            answer = False, _sendable(error)
+        pipe.send(answer)
+        report(0)
+
+
+def _set_apart(folder: Path) -> None:
+    """Give this process a group of its own, in which its engines end with it, and a folder for all temporary files."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    if os.name != "posix":
+        return
+    os.setpgid(0, 0)
+    # An engine that held the pipes by which the parent knows that this process lives would hide its death.
+    for name in os.listdir("/dev/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):
+                os.set_inheritable(int(name), False)
+
+
+def _end_with_parent(folder: Path) -> None:
+    """A worker whose parent was killed would go on for nobody."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    end_engines(os.getpid())
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+    remove_orphaned_memory(but=os.getpid())
+    if os.name == "posix":
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error that the parent can read, whatever classes it knows."""
+    if isinstance(error, (WorldsimError, gym.error.Error)):
+        return error
+    sent = error if type(error).__module__ == "builtins" else RuntimeError(f"{type(error).__name__}: {error}")
+    sent.add_note(f"In a worker process:\n{traceback.format_exc()}")
+    return sent
+
+
+def _close(engine: Engine[Any]) -> None:
+    engine.close()

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldsim.config import content_sha256, to_json
 from worldsim.diffusion.dynamics import DiffusionDynamics
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.engine import PLAIN, EngineConfig, device_named, engine_named
@@ -260,7 +261,7 @@ class World:
             total = hashlib.sha256()
             for part, module in sorted(self.modules().items()):
                 settings: dict[str, Any] = module.settings  # type: ignore[assignment]
-                total.update(repr(sorted(settings.items())).encode())
+                total.update(content_sha256(to_json(settings)).encode())
                 total.update(f"{part} {checksum(module.state_dict())}".encode())
             self._weights_id = total.hexdigest()
         return self._weights_id

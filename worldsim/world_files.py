@@ -42,7 +42,7 @@ WORLDS_FOLDER = Path(__file__).parent / "worlds"
 HUB = "hub:"
 """What names of hub repositories begin with: ``hub:owner/name``, or ``hub:owner/name@revision``."""
 
-_REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")
 _REVISION = re.compile(r"[\w][\w./-]{0,127}")
 
 

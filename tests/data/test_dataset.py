@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from worldsim.config import write_sealed
 from worldsim.data.dataset import DatasetInfo, EpisodeDataset, EpisodeWriter, read_shard
 from worldsim.data.episode import Episode
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
@@ -89,7 +90,7 @@ def test_a_shard_is_laid_out_as_documented(tmp_path: Path) -> None:
     assert arrays["pose"].shape == (10, 4, 4) and arrays["intrinsics"].shape == (4,)
     assert [e["map"] for e in episodes] == ["room-2", "room-3"]
     index = json.loads((tmp_path / "dataset.json").read_text())
-    assert (index["format"], index["version"], index["env_id"]) == ("worldsim-dataset", 1, "hand/Made-v0")
+    assert (index["format"], index["version"], index["env_id"]) == ("worldsim-dataset", 2, "hand/Made-v0")
 
 
 def test_reading_maps_the_file_and_cannot_alter_it(tmp_path: Path) -> None:
@@ -116,7 +117,7 @@ def test_refresh_refuses_another_recording(tmp_path: Path) -> None:
     dataset = written(tmp_path, count=2)
     index = json.loads((tmp_path / "dataset.json").read_text())
     index["shards"][0]["sha256"] = "0" * 64
-    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    write_sealed(tmp_path / "dataset.json", index)
     with pytest.raises(DamagedFileError, match="replaced by another recording"):
         dataset.refresh()
 
@@ -191,7 +192,7 @@ def test_newer_versions_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DamagedFileError, match=message):
             EpisodeDataset(tmp_path)
     (tmp_path / "dataset.json").write_text('{"format": "worlds')
-    with pytest.raises(DamagedFileError, match="no readable"):
+    with pytest.raises(DamagedFileError, match="not valid JSON"):
         EpisodeDataset(tmp_path)
 
 

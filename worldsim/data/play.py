@@ -26,10 +26,12 @@ from worldsim.camera import quantise_depth
 from worldsim.data.dataset import DatasetInfo
 from worldsim.data.episode import Episode
 from worldsim.data.spaces import describe_space
-from worldsim.errors import InvalidInputError, WorldsimError
+from worldsim.errors import EngineError, InvalidInputError
 from worldsim.pixels import PixelsConfig, as_dict, find_pixels, make_pixels, qualified
 from worldsim.policies import make_policy, saved_folder
+from worldsim.protocols import Policy
 from worldsim.runtime.files import sha256_of
+from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched
 
 Array = NDArray[Any]
 
@@ -78,6 +80,9 @@ class RecordConfig:
     episodes_per_map: int = 4
     """So many episodes in a row stay on one map, since loading a map takes time: where ``info`` names a ``map``, the next
     resets ask for it again with ``{"map": ...}``. 1 leaves every choice to the environment."""
+    engine_timeout_s: float = ENGINE_TIMEOUT_S
+    """Seconds after which a call of the environment (make, reset, step, close) counts as hung: its engine is killed and the
+    episode played again. With ``workers 0`` nothing watches over that."""
 
     def __post_init__(self) -> None:
         least = {
@@ -92,6 +97,8 @@ class RecordConfig:
         for name, bound in least.items():
             if not getattr(self, name) >= bound:
                 raise InvalidInputError(f"RecordConfig.{name} = {getattr(self, name)!r}: it must be at least {bound}.")
+        if not self.engine_timeout_s > 0:
+            raise InvalidInputError(f"RecordConfig.engine_timeout_s = {self.engine_timeout_s!r}: seconds, more than 0.")
         if self.fps is not None and not self.fps > 0:
             raise InvalidInputError(f"RecordConfig.fps = {self.fps!r}: steps a second, more than 0.")
 
@@ -106,40 +113,39 @@ class RecordConfig:
         return -(-self.frames // self.shard_frames)
 
 
-class Stopped(WorldsimError):
-    """The recording was interrupted; raised inside workers only."""
-
-
 class Player:
-    """One environment and one policy, playing the episodes of any shard. config: as given to :func:`record`.
+    """One environment and one policy, playing the episodes of any shard. config: as given to :func:`record`."""
 
-    stopping: asked at every step; True ends the play with :class:`Stopped`.
-    """
-
-    def __init__(self, config: RecordConfig, stopping: Callable[[], bool] = lambda: False) -> None:
-        self.config, self.stopping = config, stopping
+    def __init__(self, config: RecordConfig) -> None:
+        self.config = config
         self.env_id = qualified(config.env_id)
         self.pixels: PixelsConfig | None = find_pixels(
             self.env_id, dict(config.env_kwargs), config.size, config.key, config.render
         )
-        self.env = self._made()
+        self.engine: Engine[gym.Env[Any, Any]] = Engine(self._made)
         try:
-            describe_space(self.env.action_space)
-            self.policy = make_policy(config.policy, self.env.action_space)
+            self.policy = self.engine.play(self._make_policy)
         except BaseException:
-            self.env.close()
+            self.close()
             raise
 
     def close(self) -> None:
         """Close the environment."""
-        self.env.close()
+        self.engine.close()
 
     def _made(self) -> gym.Env[Any, Any]:
-        return make_pixels(self.env_id, dict(self.config.env_kwargs), self.pixels)
+        return Watched(make_pixels(self.env_id, dict(self.config.env_kwargs), self.pixels))
+
+    def _make_policy(self, env: gym.Env[Any, Any]) -> Policy:
+        describe_space(env.action_space)
+        return make_policy(self.config.policy, env.action_space)
 
     def describe(self) -> DatasetInfo:
         """What ``dataset.json`` says of the whole recording; resets the environment once."""
-        config, env = self.config, self.env
+        return self.engine.play(self._describe)
+
+    def _describe(self, env: gym.Env[Any, Any]) -> DatasetInfo:
+        config = self.config
         _, info = env.reset(seed=0, options=dict(config.reset_options) or None)
         geometry = _has_geometry(info)
         assert env.observation_space.shape is not None
@@ -167,7 +173,7 @@ class Player:
         )
 
     def shard(self, index: int, count: Callable[[int], None] = lambda frames: None) -> tuple[list[Episode], int]:
-        """The episodes of shard ``index`` and how many were dropped as too short. count: told the frames of each one kept."""
+        """The episodes of shard ``index`` and how many were dropped as too short. count: told how many frames there are so far."""
         episodes: list[Episode] = []
         frames = dropped = in_a_row = 0
         episode = None
@@ -187,36 +193,28 @@ class Player:
             in_a_row = 0
             episodes.append(played)
             frames += len(played)
-            count(len(played))
+            count(frames)
         return episodes, dropped
 
     def _survived_episode(self, shard: int, attempt: int, options: dict[str, str]) -> Episode | None:
-        """One episode, or None where the engine broke down: it then costs this episode, not the recording."""
+        """One episode, or None where the engine breaks down at it however often it is played: that costs it, not the recording."""
         try:
-            return self._episode(shard, attempt, options)
-        except (WorldsimError, gym.error.Error, KeyboardInterrupt):
-            raise
-        except Exception as error:
-            cause = f"{type(error).__name__}: {error}"
-            warnings.warn(f"{self.config.env_id} broke down ({cause}): the episode is dropped", stacklevel=2)
-            with contextlib.suppress(Exception):
-                self.env.close()
-            self.env = self._made()
+            return self.engine.play(lambda env: self._episode(env, shard, attempt, options))
+        except EngineError as error:
+            warnings.warn(f"{self.config.env_id}: {error}: episode {attempt} of shard {shard} is dropped", stacklevel=2)
             return None
 
-    def _episode(self, shard: int, attempt: int, options: dict[str, str]) -> Episode:
+    def _episode(self, env: gym.Env[Any, Any], shard: int, attempt: int, options: dict[str, str]) -> Episode:
         env_seed, policy_seed = (
             int(x) & 0x7FFFFFFF for x in np.random.SeedSequence([self.config.seed, shard, attempt]).generate_state(2)
         )
-        observation, info = self.env.reset(seed=env_seed, options=options)
+        observation, info = env.reset(seed=env_seed, options=options)
         self.policy.reset(policy_seed)
         frames, infos = [np.array(observation)], [info]
         acts, rews, terms, truncs = [], [], [], []
         for step in range(self.config.episode_steps):
-            if self.stopping():
-                raise Stopped("interrupted")
             act = self.policy.act(observation)
-            observation, rew, term, trunc, info = self.env.step(act)
+            observation, rew, term, trunc, info = env.step(act)
             frames.append(np.array(observation))
             infos.append(info)
             acts.append(act)
@@ -226,7 +224,7 @@ class Player:
             truncs.append(bool(trunc) or (step + 1 == self.config.episode_steps and not term))
             if terms[-1] or truncs[-1]:
                 break
-        kind = np.int64 if isinstance(self.env.action_space, gym.spaces.Discrete) else np.float32
+        kind = np.int64 if isinstance(env.action_space, gym.spaces.Discrete) else np.float32
         act_array = np.asarray(acts, kind)
         known = {"map": infos[0].get("map"), "split": self.config.reset_options.get("split")}
         return Episode(

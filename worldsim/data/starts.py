@@ -12,6 +12,7 @@ import torch
 from worldsim.camera import snap_pose
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import Episode
+from worldsim.runtime.files import replacing_folder
 from worldsim.scene_files import save_scene
 from worldsim.state import SceneStart
 
@@ -36,9 +37,13 @@ def first_frames(datasets: Sequence[EpisodeDataset], count: int) -> Iterator[Sce
 
 
 def write_starts(datasets: Sequence[EpisodeDataset], count: int, folder: Path) -> None:
-    """Save :func:`first_frames` as scenes in ``folder``, a sub-folder each."""
-    for scene in first_frames(datasets, count):
-        save_scene(scene, folder / scene.name)
+    """Save :func:`first_frames` as scenes in ``folder``, a sub-folder each. The folder appears when all are there.
+
+    Raises StorageError.
+    """
+    with replacing_folder(folder) as unfinished:
+        for scene in first_frames(datasets, count):
+            save_scene(scene, unfinished / scene.name)
 
 
 def _episode(datasets: Sequence[EpisodeDataset], position: int) -> Episode:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from worldsim.config import read_json, write_json
 from worldsim.diffusion.sharding import part_of, parted, to_save
 from worldsim.errors import DamagedFileError
+from worldsim.runtime.files import present_folder, replacing_folder, save_tensors
 
 FORMAT, VERSION = "worldsim-checkpoint", 1
 
@@ -46,24 +45,19 @@ def unpack(tensors: dict[str, Tensor], model: torch.nn.Module, ema: EMAModel, op
 
 
 def write_checkpoint(out: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Replace the checkpoint in ``out`` whole: whenever this is interrupted, there is one, the old or the new."""
-    fresh, kept, old = out / ".checkpoint.new", out / "checkpoint", out / ".checkpoint.old"
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    save_file(tensors, fresh / "state.safetensors")
-    write_json(fresh / "checkpoint.json", {"format": FORMAT, "version": VERSION, **meta})
-    if kept.exists():
-        # Only then: where a kill left the old one alone, it goes when the new one is in its place.
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(kept, old)
-    os.replace(fresh, kept)
-    shutil.rmtree(old, ignore_errors=True)
+    """Replace the checkpoint in ``out`` whole: whenever this is interrupted, there is one, the old or the new.
+
+    Raises StorageError, which leaves the old one.
+    """
+    with replacing_folder(out / "checkpoint") as folder:
+        save_tensors(tensors, folder / "state.safetensors")
+        write_json(folder / "checkpoint.json", {"format": FORMAT, "version": VERSION, **meta})
 
 
 def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
     """The folder, what was said and the tensors of the checkpoint in ``out``, None if there is none. Raises DamagedFileError."""
-    folder = next((f for f in (out / "checkpoint", out / ".checkpoint.old") if (f / "checkpoint.json").is_file()), None)
-    if folder is None:
+    folder = present_folder(out / "checkpoint")
+    if not (folder / "checkpoint.json").is_file():
         return None
     meta = read_json(folder / "checkpoint.json")
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:

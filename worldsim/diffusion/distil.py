@@ -245,7 +245,7 @@ def _method(config: DistilConfig) -> dict[str, Any]:
 def distil(config: DistilConfig) -> World:
     """Distil (or continue) a student; returns it.
 
-    Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError, OutOfMemoryError.
+    Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError, OutOfMemoryError, StorageError.
     """
     require_recording(config.data)
     return run(DistilTrainer(config))

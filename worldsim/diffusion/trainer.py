@@ -36,6 +36,7 @@ from worldsim.engine import PLAIN, EngineConfig, compile_in_place
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError
 from worldsim.heads import EgoMotionHead, Motions, OutcomeHead, usual_size, vary
 from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.runtime.files import replacing, storage_errors
 from worldsim.world import World
 
 DEEP = 6
@@ -308,7 +309,10 @@ class Trainer:
         return World(network, config, ego, outcome, card)
 
     def save(self) -> None:
-        """A checkpoint (replaced whole) and the world so far, written by the first process; all must ask for it."""
+        """A checkpoint (replaced whole) and the world so far, written by the first process; all must ask for it.
+
+        Raises StorageError where the disk is full or read-only: the last checkpoint is then intact.
+        """
         main = self.accelerator.is_main_process
         if not main and not self.sharded:
             return
@@ -321,11 +325,14 @@ class Trainer:
             "step": self.step, "elapsed": self.elapsed,
             "ema_step": self.ema.optimization_step, "world_size": self.world_size, "config": self._settings(),
         }  # fmt: skip
+        # Before the checkpoint: one that is resumed leaves out what came after it, but cannot fill a gap.
+        with storage_errors(out / "history.json"):
+            write_json(out / "history.json", self.history)
         write_checkpoint(out, tensors, meta)
-        world.save_pretrained(out / "world")
+        with storage_errors(out / "world"):
+            world.save_pretrained(out / "world")
         if self.config.scenes and not (out / "world" / "scenes").exists():
             write_starts(self.datasets, self.config.scenes, out / "world" / "scenes")
-        write_json(out / "history.json", self.history)
 
     def resume(self) -> bool:
         """Continue from the checkpoint in the output folder, if there is one."""
@@ -364,9 +371,8 @@ class Trainer:
 
     def sample_picture(self, losses: dict[str, Any]) -> None:
         """A PNG of a few windows: true frames, memory views, predictions at the targets' noise levels."""
-        folder = self.config.out / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(sample_grid(losses["windows"], losses["prediction"])).save(folder / f"step-{self.step:06d}.png")
+        with replacing(self.config.out / "samples" / f"step-{self.step:06d}.png") as temporary:
+            Image.fromarray(sample_grid(losses["windows"], losses["prediction"])).save(temporary)
 
 
 def _agree(then: Any, now: Any) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from tqdm import tqdm
 from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import Crowd, PolicySpec
-from worldsim.runtime.ranges import Batch, Count, Seed, Workers
+from worldsim.runtime.ranges import Batch, Count, Positive, Seed, Workers
 from worldsim.scene_files import scene_of
 from worldsim.state import SceneStart
 from worldsim.twin import make_twin
-from worldsim.workers import close_at_exit
+from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 from worldsim.world import World, bucket
 
 LONGEST = 1000
@@ -47,6 +46,9 @@ class PlayConfig:
     """Where the dream runs; CUDA where there is one."""
     engine: str = "fast"
     """How it is run: ``plain``, ``fast`` or ``compiled``."""
+    engine_timeout_s: Positive = ENGINE_TIMEOUT_S
+    """Seconds after which a call of the real twin counts as hung: it is made anew and the episode played again. With ``workers 0``
+    nothing watches over that."""
     trust: bool = False
     """Make the real twin, the world and the policy class that files name, whatever they are: that imports and runs code of their
     choosing. Only for files whose author you trust."""
@@ -97,28 +99,48 @@ def step_limit(env: gym.Env[Any, Any], asked: int | None, longest: int = LONGEST
     return asked or (env.spec.max_episode_steps if env.spec is not None else None) or longest
 
 
-def real_episodes(world: World, tasks: Sequence[Task], limit: int, workers: int, what: str = "real twin") -> list[Played]:
-    """Play the tasks in the real twin, in ``workers`` processes; 0 plays here. limit: steps after which an episode is cut."""
-    bar = tqdm(total=len(tasks), desc=what, unit="episode", disable=None)
-    played: list[Played] = []
+def twin_limit(world: World, asked: int | None) -> int:
+    """:func:`step_limit` of the world's real twin, which is made for that."""
+    engine = Engine(partial(make_twin, world))
+    try:
+        return engine.play(lambda env: step_limit(env, asked))
+    finally:
+        engine.close()
+
+
+def real_episodes(
+    world: World, tasks: Sequence[Task], limit: int, workers: int, what: str = "real twin", timeout_s: float = ENGINE_TIMEOUT_S
+) -> list[Played]:
+    """Play the tasks in the real twin, in ``workers`` processes; 0 plays here.
+
+    limit: steps after which an episode is cut. timeout_s: what one call of the real twin may take, see
+    :class:`worldsim.workers.WorkerPool`.
+    """
     if workers == 0 or len(tasks) == 1:
-        env = make_twin(world)
-        try:
-            for task in tasks:
-                played.append(play_real(env, task, limit))
-                bar.update()
-        finally:
-            env.close()
-            bar.close()
-        return played
-    if world.folder is None:
+        workers, make = 0, partial(_watched_twin, world)
+    elif world.folder is None:
         raise InvalidInputError("this world was not loaded from a folder, as other processes would do: save it, or workers=0")
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, _start_worker, (world.folder, world.trusted)) as pool, bar:
-        for one in pool.map(_play_in_worker, tasks, [limit] * len(tasks)):
-            played.append(one)
+    else:
+        make = partial(_load_twin, world.folder, world.trusted)
+    played: dict[int, Played] = {}
+    bar = tqdm(total=len(tasks), desc=what, unit="episode", disable=None)
+    with bar, WorkerPool(min(workers, len(tasks)), make, timeout_s) as pool:
+        for index, one in pool.run(_play_task, [(task, limit) for task in tasks]):
+            played[index] = one
             bar.update()
-    return played
+    return [played[i] for i in range(len(tasks))]
+
+
+def _watched_twin(world: World) -> gym.Env[Any, Any]:
+    return Watched(make_twin(world))
+
+
+def _load_twin(folder: Path, trust: bool) -> gym.Env[Any, Any]:
+    return _watched_twin(World.from_pretrained(folder, "cpu", trust=trust))
+
+
+def _play_task(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Played:
+    return engine.play(lambda env: play_real(env, task, limit))
 
 
 def play_real(env: gym.Env[Any, Any], task: Task, limit: int, keep: bool = False) -> Played:
@@ -204,18 +226,3 @@ def dream_together(
 def _shown(rgb: Tensor, n: int) -> Tensor:
     """The first ``n`` frames as agents see them, (n, h, w, 3) uint8."""
     return rgb[:n].permute(0, 2, 3, 1).contiguous()
-
-
-_env: gym.Env[Any, Any] | None = None
-
-
-def _start_worker(folder: Path, trust: bool) -> None:
-    global _env
-    torch.set_num_threads(1)
-    _env = make_twin(World.from_pretrained(folder, "cpu", trust=trust))
-    close_at_exit(_env)
-
-
-def _play_in_worker(task: Task, limit: int) -> Played:
-    assert _env is not None
-    return play_real(_env, task, limit)

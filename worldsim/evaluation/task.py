@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from worldsim.evaluation.episodes import Played, Task, dream_together, play_real
 from worldsim.metrics import bootstrap_ci, mean_statistic, psnr
 from worldsim.state import Frame, SceneStart, WorldState
 from worldsim.twin import make_twin
+from worldsim.workers import Engine
 from worldsim.world import World, bucket
 
 Array = NDArray[Any]
@@ -84,15 +86,16 @@ class Dreamed:
 
 def play(world: World, count: int, seed: int, told: Callable[[int], Any]) -> tuple[list[Truth], int]:
     """The twin's episodes, and the steps after which it cuts them off. told: called with 1 after each."""
-    env = make_twin(world)
-    limit = step_limit(env, None, STEPS)
+    engine = Engine(partial(make_twin, world))
     episodes: list[Truth] = []
     try:
+        limit = engine.play(lambda env: step_limit(env, None, STEPS))
         for i in range(count):
-            episodes.append(Truth.of(play_real(env, Task(PolicySpec(POLICY), *_seeds(seed, i)), limit, keep=True)))
+            task = Task(PolicySpec(POLICY), *_seeds(seed, i))
+            episodes.append(Truth.of(engine.play(lambda env, task=task: play_real(env, task, limit, keep=True))))  # type: ignore[misc]
             told(1)
     finally:
-        env.close()
+        engine.close()
     return episodes, limit
 
 

@@ -6,10 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,12 +21,13 @@ from torch import Tensor
 
 from worldsim.camera import Camera, dequantise_depth, quantise_depth
 from worldsim.data.play import package_versions
-from worldsim.errors import InvalidInputError, MissingGeometryError, WorldsimError
+from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.metrics import seen_mask
 from worldsim.pixels import make_env
 from worldsim.policies import make_policy
+from worldsim.runtime.files import replacing
 from worldsim.state import Frame
-from worldsim.workers import close_at_exit
+from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 
 Array = NDArray[Any]
 E = TypeVar("E", bound="Recorded")
@@ -229,7 +227,7 @@ class Recorder:
 
     def __init__(self, config: TestSetConfig) -> None:
         self.config = config
-        self.env = make_env(config.env_id, config.env_kwargs)
+        self.env = Watched(make_env(config.env_id, config.env_kwargs))
         self.policy = make_policy(POLICY, self.env.action_space)
 
     def record(self, index: int) -> TestEpisode:
@@ -362,8 +360,12 @@ def record_test_set(
     workers: int = 1,
     cache: Path | None = None,
     tick: Callable[[], object] = lambda: None,
+    timeout_s: float = ENGINE_TIMEOUT_S,
 ) -> list[E]:
-    """The walks ``indices``, in their order, from the cache where they are there. ``tick`` is called after each one."""
+    """The walks ``indices``, in their order, from the cache where they are there.
+
+    tick: called after each one. timeout_s: what one call of the environment may take, see :class:`worldsim.workers.WorkerPool`.
+    """
     folder = cache / _cache_name(config) if cache is not None else None
     episodes: dict[int, E] = {}
     for index in indices:
@@ -372,56 +374,19 @@ def record_test_set(
             episodes[index] = kept
             tick()
     missing = [i for i in indices if i not in episodes]
-    record = _record_here if workers <= 1 or len(missing) < 2 else _record_in_processes
-    for index, episode in record(config, missing, workers):
-        episodes[index] = episode
-        if folder is not None:
-            _save(episode, folder / f"episode-{index:05d}.safetensors")
-        tick()
+    # One process gains nothing over this one.
+    count = min(workers, len(missing)) if workers > 1 and len(missing) > 1 else 0
+    with WorkerPool(count, config.recorder, timeout_s) as pool:
+        for number, episode in pool.run(_record, [(index,) for index in missing]):
+            episodes[missing[number]] = episode
+            if folder is not None:
+                _save(episode, folder / f"episode-{missing[number]:05d}.safetensors")
+            tick()
     return [episodes[i] for i in indices]
 
 
-def _record_here(config: Settings[E], indices: Sequence[int], workers: int) -> Iterator[tuple[int, E]]:
-    if not indices:
-        return
-    recorder = config.recorder()
-    try:
-        for index in indices:
-            yield index, recorder.record(index)
-    finally:
-        recorder.close()
-
-
-def _record_in_processes(config: Settings[E], indices: Sequence[int], workers: int) -> Iterator[tuple[int, E]]:
-    # Spawned, not forked: engines and torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    workers = min(workers, len(indices))
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(config,)) as pool:
-        futures = {pool.submit(_record_in_worker, index): index for index in indices}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise WorldsimError(
-                "a recording process ended without a word: call evaluate under 'if __name__ == \"__main__\":', or set workers to 1"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-_recorder: Records[Any] | None = None
-
-
-def _start_worker(config: Settings[Any]) -> None:
-    global _recorder
-    torch.set_num_threads(1)
-    _recorder = config.recorder()
-    close_at_exit(_recorder)
-
-
-def _record_in_worker(index: int) -> Any:
-    assert _recorder is not None
-    return _recorder.record(index)
+def _record(engine: Engine[Records[E]], index: int) -> E:
+    return engine.play(lambda recorder: recorder.record(index))
 
 
 def _cache_name(config: Settings[Any]) -> str:
@@ -432,10 +397,8 @@ def _cache_name(config: Settings[Any]) -> str:
 
 
 def _save(episode: Recorded, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".part")
-    save_file(episode.arrays(), temporary, metadata={"map": episode.map})
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        save_file(episode.arrays(), temporary, metadata={"map": episode.map})
 
 
 def _load(config: Settings[E], path: Path) -> E | None:

@@ -18,6 +18,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.evaluation.test_set import ATTEMPTS, POLICY, TEST_SPLIT, Walks, require_geometry
 from worldsim.pixels import make_env
 from worldsim.policies import make_policy
+from worldsim.workers import Watched
 
 Array = NDArray[Any]
 
@@ -111,7 +112,7 @@ class TripRecorder:
         self.config = config
         steps = config.turn(config.lengths[-1]) + config.lengths[-1]
         # The way back may be longer than the environment's own time limit allows.
-        self.env = make_env(config.env_id, {**config.env_kwargs, "max_episode_steps": steps + 1})
+        self.env = Watched(make_env(config.env_id, {**config.env_kwargs, "max_episode_steps": steps + 1}))
         space = self.env.action_space
         if not isinstance(space, gym.spaces.Discrete) or sorted(config.undo) != list(range(int(space.n))):
             raise InvalidInputError(

@@ -95,7 +95,7 @@ class RadianceMemoryConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if len(self.shape) != 3 or min(self.shape) < 4 or max(self.shape) > MOST_VOXELS:
-            raise InvalidInputError(f"RadianceMemoryConfig.shape = {self.shape}: give three numbers of voxels, 4 to {MOST_VOXELS} each")
+            raise InvalidInputError(f"RadianceMemoryConfig.shape = {self.shape}: give three numbers of 4 to {MOST_VOXELS} voxels")
         if not self.longest_m > 0:
             raise InvalidInputError(f"RadianceMemoryConfig.longest_m = {self.longest_m}: it must be more than 0 metres")
 

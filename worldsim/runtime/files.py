@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,7 +33,8 @@ JSON_LIMIT = 64 * 2**20
 """Largest JSON file that is read, in bytes: the index of a dataset of 100,000 shards takes 20 MB."""
 
 Name = str | os.PathLike[str]
-_LEFTOVER = re.compile(r"\.(\d+)-\d+\.(?:tmp|new)")
+# The second number is missing in what earlier versions left.
+_LEFTOVER = re.compile(r"\.(\d+)(?:-\d+)?\.(?:tmp|new)")
 
 _KINDS = {
     stat.S_IFIFO: "a FIFO",
@@ -254,6 +256,23 @@ def make_folder(path: Name) -> Path:
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def make_writable_folder(path: Name) -> Path:
+    """Make a folder and write to it, so that an error comes before the work and not after it. Raises StorageError."""
+    path = make_folder(path)
+    with storage_errors(path), tempfile.TemporaryFile(dir=path) as file:
+        file.write(b"\0" * 4096)
+    return path
+
+
+def remove_unfinished(folder: Name) -> None:
+    """Remove what writers that were killed left in ``folder`` and below: temporary files and folders of :func:`replacing` and
+    :func:`replacing_folder`. Nobody may be writing there."""
+    for left in list(Path(folder).rglob(".*")):
+        if _LEFTOVER.search(left.name):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
 
 
 def flush(path: Name) -> None:

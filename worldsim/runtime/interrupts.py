@@ -1,0 +1,48 @@
+"""Ctrl-C and SIGTERM that wait for the end of a step."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """While this context lasts, the first Ctrl-C or SIGTERM sets :attr:`came`; the second one acts as usual.
+
+    Outside the main thread, where signals cannot be handled, nothing changes.
+    """
+
+    def __init__(self) -> None:
+        self.came: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            # Background jobs of a shell ignore Ctrl-C, and go on doing so.
+            handled = [one for one in SIGNALS if signal.getsignal(one) not in (signal.SIG_IGN, None)]
+            self._before = {one: signal.signal(one, self._handle) for one in handled}
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._restore()
+
+    def end(self) -> None:
+        """End the process as the signal that came would have done, if one did."""
+        if self.came == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.came is not None:
+            sys.exit(128 + self.came)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.came = number
+        self._restore()
+
+    def _restore(self) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)

@@ -1,0 +1,106 @@
+"""What killed processes leave behind: temporary folders and engines' shared memory, found by the next process and removed.
+
+ViZDoom's engine keeps its pictures in files of ``/dev/shm``, 11 MB each, which only an orderly end removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX, UNLOCKED_PREFIX = "worldsim-scratch-", "worldsim-new-"
+SHARED_MEMORY, ENGINE_FILES = Path("/dev/shm"), "ViZDoom*"
+ENGINE_FOLDER = Path("_vizdoom")
+"""ViZDoom's engine makes this folder, empty, where its process was started."""
+
+
+class Scratch:
+    """A temporary folder that :func:`sweep` tells from those of dead processes, by a lock that ends with its owner."""
+
+    def __init__(self) -> None:
+        self._folder: Path | None = None
+        self._handle = -1
+
+    def open(self) -> Path:
+        """The folder, made if it is not there."""
+        if self._folder is None:
+            sweep()
+            # Locked before it has the name that others look for.
+            unlocked = Path(tempfile.mkdtemp(prefix=UNLOCKED_PREFIX))
+            if os.name == "posix":
+                self._handle = os.open(unlocked, os.O_RDONLY)
+                _lock(self._handle)
+            self._folder = unlocked.rename(unlocked.with_name(PREFIX + unlocked.name.removeprefix(UNLOCKED_PREFIX)))
+        return self._folder
+
+    def close(self) -> None:
+        """Remove the folder with everything in it."""
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+
+def sweep() -> None:
+    """Remove the temporary folders of processes that are gone."""
+    if os.name != "posix":
+        return
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                if _lock(handle):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def remove_orphaned_memory(but: int | None = None) -> None:
+    """Remove this user's files of engines in ``/dev/shm`` that no process has open any more. but: a process that does not count."""
+    with contextlib.suppress(OSError):
+        found = {path for path in SHARED_MEMORY.glob(ENGINE_FILES) if path.stat().st_uid == os.getuid()}
+        for process in Path("/proc").glob("[0-9]*") if found else ():
+            if int(process.name) != but:
+                found -= _opened(process, found)
+        for path in found:
+            path.unlink(missing_ok=True)
+
+
+def _opened(process: Path, files: set[Path]) -> set[Path]:
+    names = ""
+    with contextlib.suppress(OSError):
+        # Files are opened, then mapped, then closed: in this order none is missed.
+        for handle in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                names += os.readlink(handle) + "\n"
+        names += (process / "maps").read_text()
+    return {path for path in files if str(path) in names}
+
+
+@contextlib.contextmanager
+def engine_folder_removed() -> Iterator[None]:
+    """On leaving, remove the empty folder that engines made in the working directory, unless it was there before."""
+    folder = ENGINE_FOLDER.absolute()
+    there = folder.exists()
+    try:
+        yield
+    finally:
+        if not there:
+            with contextlib.suppress(OSError):
+                folder.rmdir()

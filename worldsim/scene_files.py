@@ -220,9 +220,10 @@ def scene_names(folder: str | os.PathLike[str]) -> list[str]:
     def natural(name: str) -> list[Any]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
-    found = (path.parent.name for path in Path(folder).glob(f"*/{SCENE}"))
-    # Hidden folders are scenes that were being written when a process was killed.
-    return sorted((name for name in found if not name.startswith(".")), key=natural)
+    # Links that lead nowhere count, so that they are told when they are read. Hidden folders are scenes that were being written
+    # when a process was killed.
+    found = [path.name for path in Path(folder).glob("[!.]*") if os.path.lexists(path / SCENE)]
+    return sorted(found, key=natural)
 
 
 def record_scenes(config: ScenesConfig) -> list[Path]:

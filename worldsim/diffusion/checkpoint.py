@@ -16,6 +16,7 @@ from worldsim.errors import DamagedFileError, NotFoundError
 from worldsim.runtime.files import (
     check_files,
     inside,
+    is_folder,
     load_tensors,
     present_folder,
     replacing_folder,
@@ -70,6 +71,8 @@ def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]
     folder = present_folder(out / "checkpoint")
     path = folder / CHECKPOINT
     if not os.path.lexists(path):
+        if is_folder(folder) and any(folder.iterdir()):
+            raise DamagedFileError(f"{path} is missing. Delete {folder} to start afresh.")
         return None
     try:
         meta = read_json(inside(folder, CHECKPOINT))

@@ -36,7 +36,7 @@ from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.play import package_versions
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.files import load_tensors, sha256_of
-from worldsim.runtime.scratch import ENGINE_FILES, SHARED_MEMORY, remove_orphaned_memory
+from worldsim.runtime.scratch import orphaned_memory, remove_orphaned_memory
 
 SHARES = {"record": 0.35, "train": 0.1, "distil": 0.05, "save": 0.4, "evaluate": 0.1}
 """How the kills are divided."""
@@ -173,7 +173,7 @@ class Place:
         self.tally.differences += not same
         left = [*self.temporary.iterdir(), *(path for one in kept for path in one.rglob(".*"))]
         left += [self.folder / name for name in ("_vizdoom", "_vizdoom.ini") if (self.folder / name).exists()]
-        left += orphaned_memory()
+        left += sorted(orphaned_memory())
         self.tally.files_left += len(left)
         if left or not same:
             print(f"\nsame: {same}, left: {[str(path) for path in left]}", file=sys.stderr)
@@ -199,15 +199,6 @@ def kill(process: psutil.Process) -> bool:
     except psutil.Error:
         return False
     return True
-
-
-def orphaned_memory() -> list[Path]:
-    """Files of engines in shared memory that no process has open."""
-    before = set(SHARED_MEMORY.glob(ENGINE_FILES))
-    if not before:
-        return []
-    remove_orphaned_memory()
-    return sorted(before - set(SHARED_MEMORY.glob(ENGINE_FILES)))
 
 
 def draw_victims(process: subprocess.Popen[bytes], rng: np.random.Generator) -> tuple[str, list[psutil.Process]]:

@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 
 from worldsim.errors import DamagedFileError, NotFoundError, StorageError
+from worldsim.runtime.arguments import as_path
 from worldsim.runtime.limits import require_memory_for
 
 JSON_LIMIT = 64 * 2**20
@@ -52,7 +53,7 @@ def require_regular(path: Name, limit: int | None = None) -> Path:
     limit: largest size in bytes. Raises NotFoundError where nothing is, DamagedFileError for anything that is not a regular file
     or is larger; neither opens it.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -142,7 +143,7 @@ def replacing(path: Name) -> Iterator[Path]:
     made if it is missing. The temporary file has the same suffix. Raises StorageError where ``path`` is anything but a regular
     file (a device, a link, a FIFO), or where the disk is full or cannot be written to.
     """
-    path = Path(path)
+    path = as_path(path)
     require_replaceable(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,7 +171,7 @@ def replacing_folder(folder: Name) -> Iterator[Path]:
     never be written into. Killed between its two renames, the old folder stays as ``.NAME.old``, where :func:`present_folder`
     finds it. Raises StorageError as :func:`replacing` does.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     folder = folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
     old = _old(folder)
     if os.path.lexists(folder) and not folder.is_dir():
@@ -252,7 +253,7 @@ def storage_errors(path: Name) -> Iterator[None]:
 
 def make_folder(path: Name) -> Path:
     """Make a folder to write to, with those above it. Raises StorageError."""
-    path = Path(path)
+    path = as_path(path)
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path

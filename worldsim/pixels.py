@@ -13,7 +13,9 @@ import numpy as np
 from gymnasium.wrappers import AddRenderObservation, ResizeObservation, TransformObservation
 from numpy.typing import NDArray
 
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
+from worldsim.runtime.scratch import engine_home
 
 Array = NDArray[Any]
 
@@ -40,6 +42,7 @@ class PixelsConfig:
     """Observe what ``render()`` shows, with ``render_mode="rgb_array"``, instead of the observation."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1 or max(self.size) > MOST_PIXELS):
             raise InvalidInputError(f"PixelsConfig.size = {self.size!r}: height and width in pixels, such as 64 64")
         if self.render and self.key is not None:
@@ -55,7 +58,8 @@ def qualified(env_id: str) -> str:
 def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     """``gymnasium.make`` with worldsim's errors; ids of :data:`REGISTERED_BY` need no module in front."""
     try:
-        return gym.make(qualified(env_id), disable_env_checker=True, **kwargs)
+        with engine_home(env_id):
+            return gym.make(qualified(env_id), disable_env_checker=True, **kwargs)
     except gym.error.UnregisteredEnv as error:
         raise NotFoundError(
             f"No environment {env_id!r}: {error} Ids look like 'worldsim/FreedoomReal-v0'; for one that a module of yours "

@@ -29,7 +29,7 @@ from worldsim.journey import Journey
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.kinds import describe_memory, described_memory, meta_empty
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.runtime.files import is_file, require_finite, require_regular, save_tensors
+from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
 from worldsim.runtime.limits import require_memory_for
 from worldsim.state import Frame, WorldState, checksum, flatten, unflatten
 from worldsim.world import Termination, World, bucket
@@ -86,7 +86,7 @@ def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]
     The file is written beside its place, flushed to disk and renamed: whatever happens, ``path`` holds the previous snapshot or
     this one. Raises StorageError.
     """
-    path = Path(path)
+    path = as_path(path)
     tensors = {name: value.detach().cpu().contiguous() for name, value in flatten(snapshot.state, STATE).items()}
     tensors[ELAPSED] = torch.from_numpy(np.asarray(snapshot.elapsed, np.int64))
     tensors[RESETTING] = torch.from_numpy(np.asarray(snapshot.resetting, bool))
@@ -112,7 +112,7 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
     Raises NotFoundError, DamagedFileError (not a snapshot, of a newer version, cut short, changed) or InvalidInputError (of
     another world), each naming the file; then nothing has been loaded.
     """
-    path = Path(path)
+    path = as_path(path)
     metadata, tensors = _read(path, world)
     try:
         elapsed, resetting = _counts(tensors)
@@ -141,7 +141,7 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
 
     Raises NotFoundError, DamagedFileError, InvalidInputError (no such environment) or MissingGeometryError (no scene memory).
     """
-    path = Path(path)
+    path = as_path(path)
     metadata, tensors = _read(path)
     try:
         environments = len(_counts(tensors)[0])

@@ -32,7 +32,7 @@ import gymnasium as gym
 import psutil
 
 from worldsim.errors import EngineError, WorldsimError
-from worldsim.runtime.scratch import Scratch, engine_folder_removed, remove_orphaned_memory
+from worldsim.runtime.scratch import Scratch, engine_files_removed, remove_orphaned_memory, set_home
 
 ENGINE_TIMEOUT_S = 60.0
 """Seconds that one call of an engine may take, by default; a reset of the real twin takes about one."""
@@ -145,7 +145,7 @@ class WorkerPool(Generic[T]):
         self._left = contextlib.ExitStack()
 
     def __enter__(self) -> WorkerPool[T]:
-        self._left.enter_context(engine_folder_removed())
+        self._left.enter_context(engine_files_removed())
         self._left.callback(remove_orphaned_memory)
         scratch = Scratch()
         self._left.callback(scratch.close)
@@ -344,6 +344,7 @@ def _set_apart(folder: Path) -> None:
     """Give this process a group of its own, in which its engines end with it, and a folder for all temporary files."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+    set_home(folder)
     if os.name != "posix":
         return
     os.setpgid(0, 0)

@@ -350,7 +350,8 @@ def test_episodes_stay_on_a_map_for_a_while(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_dies_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "deadly.py").write_text("import os\n\n\nclass Policy:\n    def __init__(self, space):\n        os._exit(9)\n")
+    methods = "    def __init__(self, space):\n        os._exit(9)\n    def reset(self, seed): ...\n    def act(self, obs): ...\n"
+    (tmp_path / "deadly.py").write_text(f"import os\n\n\nclass Policy:\n{methods}")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(WorldsimError, match="run the same command again"):
         record(config(tmp_path / "out", policy="deadly:Policy", workers=1))

@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from worldsim.errors import DamagedFileError, NotFoundError, StorageError
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, StorageError
 from worldsim.runtime.arguments import as_path
 from worldsim.runtime.limits import require_memory_for
 
@@ -45,6 +45,17 @@ _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a symbolic link",
 }
+
+
+def as_path(path: Any) -> Path:
+    """``path`` as a Path. Raises InvalidInputError for what is no path, such as a number, or a text with a zero byte."""
+    try:
+        found = Path(path)
+    except TypeError:
+        raise InvalidInputError(f"{path!r} is no path: give a text or a pathlib.Path") from None
+    if "\0" in str(found):
+        raise InvalidInputError(f"{path!r} is no path: it holds a zero byte")
+    return found
 
 
 def require_regular(path: Name, limit: int | None = None) -> Path:
@@ -101,7 +112,7 @@ def inside(folder: Name, name: Any, where: Name | None = None) -> Path:
     the folder through a link. The file need not exist. Links of the Hugging Face hub's cache (``snapshots`` to ``blobs``) are
     part of a download.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     source = where or folder
     if not isinstance(name, str) or not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise DamagedFileError(f"{source} names the file {name!r}: only files inside {folder} can be named")
@@ -120,7 +131,7 @@ def inside(folder: Name, name: Any, where: Name | None = None) -> Path:
 
 def files_in(folder: Name) -> Iterator[Path]:
     """Every regular file below ``folder``, in order; DamagedFileError for links that lead out and for anything not regular."""
-    folder = Path(folder)
+    folder = as_path(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             continue
@@ -140,7 +151,7 @@ def replacing(path: Name) -> Iterator[Path]:
     """A path beside ``path`` to write to; on leaving without an error, that file takes the place of ``path``.
 
     Whatever happens, ``path`` holds the old file or the whole new one: the new one is flushed to disk and renamed. Its folder is
-    made if it is missing. The temporary file has the same suffix. Raises StorageError where ``path`` is anything but a regular
+    made if it is missing. The temporary file has the same name. Raises StorageError where ``path`` is anything but a regular
     file (a device, a link, a FIFO), or where the disk is full or cannot be written to.
     """
     path = as_path(path)
@@ -148,7 +159,10 @@ def replacing(path: Name) -> Iterator[Path]:
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        temporary = _beside(path, f".tmp{path.suffix}")
+        # In a folder of its own: safetensors makes another temporary file beside the one that it is to write.
+        own = _beside(path, ".tmp")
+        own.mkdir()
+        temporary = own / path.name
     try:
         with storage_errors(path):
             yield temporary
@@ -159,8 +173,7 @@ def replacing(path: Name) -> Iterator[Path]:
             os.replace(temporary, path)
             flush(path.parent)
     finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(own, ignore_errors=True)
 
 
 @contextlib.contextmanager

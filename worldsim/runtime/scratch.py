@@ -14,8 +14,8 @@ from pathlib import Path
 
 PREFIX, UNLOCKED_PREFIX = "worldsim-scratch-", "worldsim-new-"
 SHARED_MEMORY, ENGINE_FILES = Path("/dev/shm"), "ViZDoom*"
-ENGINE_FOLDER = Path("_vizdoom")
-"""ViZDoom's engine makes this folder, empty, where its process was started."""
+ENGINE_LEFT = ("_vizdoom", "_vizdoom.ini", "vizdoom-crash.log")
+"""What ViZDoom's engine writes into its working directory; the first is an empty folder."""
 
 
 class Scratch:
@@ -94,13 +94,27 @@ def _opened(process: Path, files: set[Path]) -> set[Path]:
 
 
 @contextlib.contextmanager
-def engine_folder_removed() -> Iterator[None]:
-    """On leaving, remove the empty folder that engines made in the working directory, unless it was there before."""
-    folder = ENGINE_FOLDER.absolute()
-    there = folder.exists()
+def engine_files_removed() -> Iterator[None]:
+    """On leaving, remove what ViZDoom's engines left in the working directory, unless it was there before."""
+    new = [path for path in map(Path.absolute, map(Path, ENGINE_LEFT)) if not path.exists()]
     try:
         yield
     finally:
-        if not there:
+        for path in new:
             with contextlib.suppress(OSError):
-                folder.rmdir()
+                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
+
+
+_home: Path | None = None
+
+
+def set_home(folder: Path) -> None:
+    """Have this process start engines in ``folder`` from now on: see :func:`engine_home`."""
+    global _home
+    _home = folder
+
+
+def engine_home(env_id: str) -> contextlib.AbstractContextManager[None]:
+    """Where the environment ``env_id`` is to be made. ViZDoom's engines keep files in the working directory of the process that
+    starts them: several processes in one would be in each other's way."""
+    return contextlib.chdir(_home) if _home is not None and "Vizdoom" in env_id else contextlib.nullcontext()

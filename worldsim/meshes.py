@@ -23,8 +23,8 @@ from worldsim.camera import dequantise_depth, pixel_rays
 from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingDependencyError
 from worldsim.journey import Journey
-from worldsim.runtime.arguments import as_path, check_types
-from worldsim.runtime.files import replacing
+from worldsim.runtime.arguments import check_types
+from worldsim.runtime.files import as_path, replacing
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
 

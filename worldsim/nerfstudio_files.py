@@ -28,8 +28,8 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import POINT
 from worldsim.meshes import save_ply
 from worldsim.pictures import read_picture, save_picture
-from worldsim.runtime.arguments import as_path, flag, number, whole
-from worldsim.runtime.files import inside, is_file, is_folder, replacing_folder, require_regular
+from worldsim.runtime.arguments import flag, number, whole
+from worldsim.runtime.files import as_path, inside, is_file, is_folder, replacing_folder, require_regular
 from worldsim.state import Frame
 
 TRANSFORMS, POINTS = "transforms.json", "points.ply"

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from worldsim.errors import DamagedFileError, InvalidInputError
-from worldsim.runtime.arguments import as_path
-from worldsim.runtime.files import replacing, require_regular
+from worldsim.runtime.files import as_path, replacing, require_regular
 
 Array = NDArray[Any]
 

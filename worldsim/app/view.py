@@ -299,7 +299,7 @@ class Viewer:
 
 def plain(text: str) -> str:
     """What of a file's text is shown: letters, digits and a few signs that mean nothing to Markdown, HTML or a terminal."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c in " .,:-/") else "?" for c in text)
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in " .,:_-/") else "?" for c in text)
     # A page makes links of what looks like one.
     kept = kept.replace("//", "/ /")
     return kept if len(kept) <= LONGEST_TEXT else kept[: LONGEST_TEXT - 3] + "..."

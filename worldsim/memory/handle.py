@@ -24,7 +24,8 @@ from worldsim.memory.points import PointMemory, Points
 from worldsim.memory.splat import DIRECTION, POINT
 from worldsim.memory.surfels import draw, normals_of, patch_metres, to_world
 from worldsim.protocols import SceneMemory
-from worldsim.runtime.arguments import as_path, number, whole
+from worldsim.runtime.arguments import number, whole
+from worldsim.runtime.files import as_path
 from worldsim.runtime.limits import require_memory_for
 from worldsim.state import WorldState, map_tensors
 

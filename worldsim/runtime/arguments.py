@@ -1,14 +1,12 @@
-"""Arguments of functions, checked: numbers in a range, whole numbers, flags and paths. Errors name argument, value and range."""
+"""Arguments of functions, checked: numbers in a range, whole numbers and flags. Errors name argument, value and range."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import numbers
-import os
 import types
 import typing
-from pathlib import Path
 from typing import Any
 
 from worldsim.errors import InvalidInputError
@@ -39,13 +37,6 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InvalidInputError(f"{name} = {_shown(value)}: it must be True or False")
     return value
-
-
-def as_path(value: Any) -> Path:
-    """``value`` as a path; InvalidInputError for what is no path, an empty one included."""
-    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or isinstance(os.fspath(value), bytes):
-        raise InvalidInputError(f"{_shown(value)} is no path: give a text or a pathlib.Path")
-    return Path(value)
 
 
 def check_types(config: Any) -> None:

@@ -27,7 +27,6 @@ from typing import Any
 import psutil
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, StorageError
-from worldsim.runtime.arguments import as_path
 from worldsim.runtime.limits import require_memory_for
 
 JSON_LIMIT = 64 * 2**20

@@ -37,7 +37,7 @@ class FuzzConfig:
     seed: int = 0
     """What all inputs come from: the same seed, the same inputs."""
     kinds: tuple[str, ...] = KINDS
-    """Which kinds: files of worlds, scenes, snapshots, datasets, agents, captures and checkpoints, calls of the API, command lines."""
+    """Which kinds: files of seven formats, calls of the API, and command lines."""
     json: Path | None = None
     """Write every input with its outcome to this file."""
     seconds: float = 20.0
@@ -59,14 +59,23 @@ def fuzz(config: FuzzConfig) -> dict[str, Any]:
     try:
         _build(root, config.seed)
         # In turns, so that an interrupted run has seen all kinds.
-        todo = [(config.kinds[i % len(config.kinds)], config.first + i // len(config.kinds)) for i in range(config.inputs)]
-        supervisor = Supervisor(root, config.seed, list(config.kinds), config.seconds, int(config.gigabytes * 2**30))
+        todo = [
+            (config.kinds[i % len(config.kinds)], config.first + i // len(config.kinds))
+            for i in range(config.inputs)
+        ]
+        supervisor = Supervisor(
+            root, config.seed, list(config.kinds), config.seconds, int(config.gigabytes * 2**30)
+        )
         for number, (kind, index) in enumerate(todo):
             results.append(supervisor.ask(kind, index))
             if not config.quiet and (number + 1) % 25 == 0:
                 counts = Counter(str(r["outcome"]) for r in results)
                 told = ", ".join(f"{n} {name}" for name, n in counts.most_common())
-                print(f"{number + 1}/{len(todo)} in {time.monotonic() - began:.0f} s: {told}", file=sys.stderr, flush=True)
+                print(
+                    f"{number + 1}/{len(todo)} in {time.monotonic() - began:.0f} s: {told}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     except KeyboardInterrupt:
         print("interrupted: what follows is of the inputs so far", file=sys.stderr)
     finally:
@@ -90,13 +99,15 @@ def fuzz(config: FuzzConfig) -> dict[str, Any]:
 def failures(report: dict[str, Any]) -> list[str]:
     """What the requirement is missed by, one line each; none if it is met.
 
-    No code run, no crash, no hang, no more than the memory allowed, no raw exception, nothing whole refused, and at most 1% accepted
-    although wrong.
+    No code run, no crash, no hang, no more than the memory allowed, no raw exception, nothing
+    whole refused, and at most 1% accepted although wrong.
     """
     counts = report["outcomes"]
     missed = [f"{counts[outcome]} x {outcome}" for outcome in NEVER if counts[outcome]]
     if counts[Outcome.WRONG] > MOST_WRONG * report["inputs"]:
-        missed.append(f"{counts[Outcome.WRONG]} x {Outcome.WRONG}, more than {MOST_WRONG:.0%} of {report['inputs']}")
+        missed.append(
+            f"{counts[Outcome.WRONG]} x {Outcome.WRONG}, more than {MOST_WRONG:.0%} of {report['inputs']}"
+        )
     return missed
 
 
@@ -107,13 +118,33 @@ def table(report: dict[str, Any]) -> str:
     lines = ["".join([f"{'':12}", *(f"{name.split()[0]:>10}" for name in names), f"{'all':>8}"])]
     for kind in dict.fromkeys(r["kind"] for r in results):
         mine = Counter(str(r["outcome"]) for r in results if r["kind"] == kind)
-        lines.append("".join([f"{kind:12}", *(f"{mine[name]:>10}" for name in names), f"{sum(mine.values()):>8}"]))
-    lines.append("".join([f"{'all':12}", *(f"{report['outcomes'][name]:>10}" for name in names), f"{len(results):>8}"]))
+        lines.append(
+            "".join(
+                [f"{kind:12}", *(f"{mine[name]:>10}" for name in names), f"{sum(mine.values()):>8}"]
+            )
+        )
+    lines.append(
+        "".join(
+            [
+                f"{'all':12}",
+                *(f"{report['outcomes'][name]:>10}" for name in names),
+                f"{len(results):>8}",
+            ]
+        )
+    )
     for r in results:
         if r["outcome"] == Outcome.WRONG:
-            lines.append(f"wrong: {r['kind']} {r['index']} {r['mutation']}: {r['detail']}: {r['message']}")
-    lines.append(f"{report['seconds']:.0f} s, slowest input {report['slowest_s']:.1f} s, at most {report['peak_mb']} MiB held")
-    lines.append("missed: " + "; ".join(report["failures"]) if report["failures"] else "the requirement is met")
+            lines.append(
+                f"wrong: {r['kind']} {r['index']} {r['mutation']}: {r['detail']}: {r['message']}"
+            )
+    lines.append(
+        f"{report['seconds']:.0f} s, slowest input {report['slowest_s']:.1f} s, at most {report['peak_mb']} MiB held"
+    )
+    lines.append(
+        "missed: " + "; ".join(report["failures"])
+        if report["failures"]
+        else "the requirement is met"
+    )
     return "\n".join(lines)
 
 
@@ -123,7 +154,12 @@ def _build(root: Path, seed: int) -> None:
         "quiet(); build(Path(sys.argv[1]), int(sys.argv[2]))"
     )
     place = Path(__file__).resolve().parents[1]
-    made = subprocess.run([sys.executable, "-c", code, str(root), str(seed)], cwd=place, capture_output=True, text=True)
+    made = subprocess.run(
+        [sys.executable, "-c", code, str(root), str(seed)],
+        cwd=place,
+        capture_output=True,
+        text=True,
+    )
     if made.returncode:
         raise RuntimeError(f"the undamaged objects could not be made:\n{made.stderr[-3000:]}")
 

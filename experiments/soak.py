@@ -52,7 +52,9 @@ class SoakConfig:
     """Write the readings to this file, anew after each."""
 
 
-def soak(config: SoakConfig, report: Callable[[dict[str, Any]], None] = lambda told: None) -> dict[str, Any]:
+def soak(
+    config: SoakConfig, report: Callable[[dict[str, Any]], None] = lambda told: None
+) -> dict[str, Any]:
     """Step; returns the readings by part. ``report`` gets what is known after every reading."""
     import torch
 
@@ -60,9 +62,15 @@ def soak(config: SoakConfig, report: Callable[[dict[str, Any]], None] = lambda t
 
     env = WorldEnv(config.world, device="cpu", engine=config.engine)
     found: dict[str, Any] = {
-        "world": config.world, "engine": config.engine, "batch": config.batch, "episode_steps": config.episode,
-        "torch": torch.__version__, "machine": platform.machine(), "threads": torch.get_num_threads(), "parts": {},
-    }  # fmt: skip
+        "world": config.world,
+        "engine": config.engine,
+        "batch": config.batch,
+        "episode_steps": config.episode,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "parts": {},
+    }
     single = found["parts"]["single"] = _part(config, config.single)
     for _ in _watched(single, _steps_alone(env, config), 1):
         report(found)
@@ -77,7 +85,14 @@ def soak(config: SoakConfig, report: Callable[[dict[str, Any]], None] = lambda t
 
 
 def _part(config: SoakConfig, steps: int) -> dict[str, Any]:
-    return {"wanted": steps, "settle": min(config.settle, steps // 2), "every": config.every, "readings": [], "resets": 0, "growth": 0.0}
+    return {
+        "wanted": steps,
+        "settle": min(config.settle, steps // 2),
+        "every": config.every,
+        "readings": [],
+        "resets": 0,
+        "growth": 0.0,
+    }
 
 
 def _steps_alone(env: Any, config: SoakConfig) -> Any:
@@ -104,7 +119,9 @@ def _steps_together(world: Any, config: SoakConfig) -> Any:
     envs.reset(seed=config.seed)
     resets = config.batch
     while True:
-        _, _, terminated, truncated, _ = envs.step(rng.integers(envs.single_action_space.n, size=config.batch))
+        _, _, terminated, truncated, _ = envs.step(
+            rng.integers(envs.single_action_space.n, size=config.batch)
+        )
         resets += int((terminated | truncated).sum())
         yield resets
 
@@ -141,14 +158,20 @@ def main() -> int:
         name, part = list(found["parts"].items())[-1]
         last = part["readings"][-1]
         rate = part["steps"] / max(part["seconds"], 1e-9)
-        print(f"{name}: {last['step']:,} steps, {last['rss_mb']:.0f} MB, {part['growth']:+.1%}, {rate:.1f} steps/s", file=sys.stderr, flush=True)
+        print(
+            f"{name}: {last['step']:,} steps, {last['rss_mb']:.0f} MB, {part['growth']:+.1%}, {rate:.1f} steps/s",
+            file=sys.stderr,
+            flush=True,
+        )
         if config.json is not None:
             config.json.parent.mkdir(parents=True, exist_ok=True)
             config.json.write_text(json.dumps(found, indent=1) + "\n")
 
     found = soak(config, report)
     report(found)
-    print(f"{found['steps']:,} steps: memory grew by {found['growth']:.1%} after it had settled (allowed: {MOST_GROWTH:.0%})")
+    print(
+        f"{found['steps']:,} steps: memory grew by {found['growth']:.1%} after it had settled (allowed: {MOST_GROWTH:.0%})"
+    )
     return 0 if found["growth"] <= MOST_GROWTH else 1
 
 

@@ -54,10 +54,22 @@ def tiny_world(seed: int = 0, rewards: bool = False) -> Any:
 
     torch.manual_seed(seed)
     network = SpaceTimeTransformer(
-        height=SIZE, width=SIZE, channels=4, view_channels=8, actions=7, action_dim=0,
-        dim=32, depth=2, heads=2, levels=(8, 8, 16), window=4,
-    )  # fmt: skip
-    ego_motion, outcome = EgoMotionHead(actions=7, action_dim=0, hidden=32), OutcomeHead(dim=32, hidden=8)
+        height=SIZE,
+        width=SIZE,
+        channels=4,
+        view_channels=8,
+        actions=7,
+        action_dim=0,
+        dim=32,
+        depth=2,
+        heads=2,
+        levels=(8, 8, 16),
+        window=4,
+    )
+    ego_motion, outcome = (
+        EgoMotionHead(actions=7, action_dim=0, hidden=32),
+        OutcomeHead(dim=32, hidden=8),
+    )
     with torch.no_grad():
         # Layers that start at zero would hide what happens to the others.
         for module in (network, outcome):
@@ -92,11 +104,23 @@ def build(root: Path, seed: int) -> Bases:
 
     torch.set_num_threads(1)
     bases = Bases(root)
-    for name, world in {"world": tiny_world(seed), "other": tiny_world(seed + 1), "goal": tiny_world(seed, rewards=True)}.items():
+    for name, world in {
+        "world": tiny_world(seed),
+        "other": tiny_world(seed + 1),
+        "goal": tiny_world(seed, rewards=True),
+    }.items():
         record_scenes(
-            ScenesConfig(ROOM, root / name / "scenes", count=2, frames=4, steps=8, min_travel=0.3, seed=seed,
-                         env_kwargs={"size": SIZE})
-        )  # fmt: skip
+            ScenesConfig(
+                ROOM,
+                root / name / "scenes",
+                count=2,
+                frames=4,
+                steps=8,
+                min_travel=0.3,
+                seed=seed,
+                env_kwargs={"size": SIZE},
+            )
+        )
         world.save_pretrained(root / name)
     for name, folder in {"walk": "world", "stranger": "other"}.items():
         env = WorldEnv(root / folder, device="cpu")
@@ -108,11 +132,24 @@ def build(root: Path, seed: int) -> Bases:
         if name == "walk":
             save_nerfstudio(env.journey, root / "capture")
     record(
-        RecordConfig(ROOM, root / "dataset", frames=96, workers=0, episode_steps=23, frames_per_shard=48, seed=seed,
-                     env_kwargs={"size": SIZE}, min_travel=0.0)
-    )  # fmt: skip
+        RecordConfig(
+            ROOM,
+            root / "dataset",
+            frames=96,
+            workers=0,
+            episode_steps=23,
+            frames_per_shard=48,
+            seed=seed,
+            env_kwargs={"size": SIZE},
+            min_travel=0.0,
+        )
+    )
     policy = ActorCriticPolicy(gym.spaces.Discrete(7), (SIZE, SIZE, 3), stack=1, hidden=8)
-    save_agent(policy, root / "agent", AgentCard(world=str(root / "goal"), env_id=ROOM, real_frames_used=96))
+    save_agent(
+        policy,
+        root / "agent",
+        AgentCard(world=str(root / "goal"), env_id=ROOM, real_frames_used=96),
+    )
     train(train_config(root / "dataset", root / "run"))
     return bases
 
@@ -122,15 +159,29 @@ def train_config(data: Path, out: Path, **changes: Any) -> Any:
     from worldsim.diffusion.train_config import TrainConfig
 
     settings: dict[str, Any] = {
-        "preset": "debug", "steps": 2, "batch_size": 1, "window": 12, "warmup": 1, "motions": 2, "memory_capacity": 512,
-        "world_memory_capacity": 1024, "mixed_precision": "no", "compile": False, "patience": 0.0, "scenes": 0,
-    }  # fmt: skip
+        "preset": "debug",
+        "steps": 2,
+        "batch_size": 1,
+        "window": 12,
+        "warmup": 1,
+        "motions": 2,
+        "memory_capacity": 512,
+        "world_memory_capacity": 1024,
+        "mixed_precision": "no",
+        "compile": False,
+        "patience": 0.0,
+        "scenes": 0,
+    }
     return TrainConfig((data,), out, **(settings | changes))
 
 
 def quiet() -> None:
     """The environment of a process in which inputs are used: no network, one thread, a limit of memory."""
     os.environ.update(
-        OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", WORLDSIM_MEMORY_LIMIT_GB="4", TQDM_DISABLE="1", MPLBACKEND="Agg",
+        OMP_NUM_THREADS="1",
+        HF_HUB_OFFLINE="1",
+        WORLDSIM_MEMORY_LIMIT_GB="4",
+        TQDM_DISABLE="1",
+        MPLBACKEND="Agg",
         TOKENIZERS_PARALLELISM="false",
-    )  # fmt: skip
+    )

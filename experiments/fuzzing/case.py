@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-KINDS = ("world", "scene", "snapshot", "dataset", "agent", "capture", "checkpoint", "calls", "command")
+KINDS = (
+    "world",
+    "scene",
+    "snapshot",
+    "dataset",
+    "agent",
+    "capture",
+    "checkpoint",
+    "calls",
+    "command",
+)
 
 
 class Expect(StrEnum):
@@ -72,12 +82,12 @@ class Usage(Exception):
 
 def run(case: Case) -> Verdict:
     """Use the input and judge what happened."""
-    from gymnasium.error import ResetNeeded
+    from gymnasium.error import Error as GymnasiumError
 
     from worldsim.errors import WorldsimError
 
-    # Gymnasium's contract asks for ResetNeeded, Python's for IndexError from sequences.
-    clear = (WorldsimError, ResetNeeded, IndexError, Usage)
+    # Gymnasium's contract asks for its own errors (no reset before a step, bad seeds), Python's for IndexError from sequences.
+    clear = (WorldsimError, GymnasiumError, IndexError, Usage)
     try:
         result = case.use()
     except clear as error:
@@ -87,14 +97,16 @@ def run(case: Case) -> Verdict:
         if case.expect is Expect.ACCEPT:
             return Verdict(Outcome.REFUSED, f"{type(error).__name__}: {error}"[:500], _tail())
         return Verdict(Outcome.CLEAR, f"{type(error).__name__}: {error}"[:300])
-    except (KeyboardInterrupt, MemoryError):
+    except KeyboardInterrupt:
         raise
     except BaseException as error:
         return Verdict(Outcome.RAW, f"{type(error).__name__}: {error}"[:500], _tail())
     if case.expect is Expect.REFUSE:
         return Verdict(Outcome.WRONG, "it was accepted and has no valid meaning")
     if case.expect is Expect.SAME and digest(result) != case.whole:
-        return Verdict(Outcome.WRONG, "it was accepted and its result differs from the undamaged one")
+        return Verdict(
+            Outcome.WRONG, "it was accepted and its result differs from the undamaged one"
+        )
     return Verdict(Outcome.HARMLESS)
 
 
@@ -103,7 +115,9 @@ def _raised_outside(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is None or not str(trace.tb_frame.f_globals.get("__name__", "")).startswith("worldsim")
+    return trace is None or not str(trace.tb_frame.f_globals.get("__name__", "")).startswith(
+        "worldsim"
+    )
 
 
 def _tail(lines: int = 6) -> str:

@@ -55,7 +55,11 @@ def case_of(form: Format, rng: random.Random, folder: Path, bases: Bases, seed: 
     write_payload(folder, bases.canary)
     use = lambda: form.use(folder, bases)  # noqa: E731
     whole = whole_digest(form, bases)
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix != ".py" and _told(form, folder, p)]
+    files = [
+        p
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.suffix != ".py" and _told(form, folder, p)
+    ]
     if rng.random() < 0.02:
         return Case("whole", "nothing was changed", Expect.ACCEPT, use, whole)
     ways: dict[Callable[..., Any], int] = {_bytes: 5, _path: 2}
@@ -85,7 +89,9 @@ def _told(form: Format, folder: Path, path: Path) -> bool:
 Mutated = tuple[str, str, Expect]
 
 
-def _bytes(form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int) -> Mutated:
+def _bytes(
+    form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int
+) -> Mutated:
     way = m.pick(rng, {m.flip: 5, m.cut: 3, m.extend: 1, m.noise: 1})
     path = rng.choice(files)
     unused = any(re.search(pattern, path.name) for pattern in form.unused)
@@ -93,7 +99,9 @@ def _bytes(form: Format, folder: Path, files: list[Path], rng: random.Random, ba
     return way.__name__, way(path, rng), expect
 
 
-def _path(form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int) -> Mutated:
+def _path(
+    form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int
+) -> Mutated:
     path = rng.choice(files)
     detail = m.swap(path, rng, bases.canary)
     unused = any(re.search(pattern, path.name) for pattern in form.unused)
@@ -101,27 +109,41 @@ def _path(form: Format, folder: Path, files: list[Path], rng: random.Random, bas
     return "path", detail, Expect.REFUSE if out else Expect.SAME
 
 
-def _picture(form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int) -> Mutated:
+def _picture(
+    form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int
+) -> Mutated:
     path = rng.choice([p for p in files if p.suffix in (".png", ".webp")])
     detail = m.other_picture(path, rng, bases.canary)
     # The same pixels in another of the usual formats, or with an opaque alpha, may be read.
-    return "picture", detail, Expect.SAME if detail.split()[-1] in ("gif", "bmp", "tiff", "alpha", "grey") else Expect.REFUSE
+    return (
+        "picture",
+        detail,
+        Expect.SAME
+        if detail.split()[-1] in ("gif", "bmp", "tiff", "alpha", "grey")
+        else Expect.REFUSE,
+    )
 
 
-def _tensors(form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int) -> Mutated:
+def _tensors(
+    form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int
+) -> Mutated:
     path = rng.choice([p for p in files if p.suffix == ".safetensors"])
     if rng.random() < 0.3:
         return "poison", m.poison(path, rng), Expect.SAME
     return "tensors", m.change_tensors(path, rng), Expect.SAME
 
 
-def _special(form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int) -> Mutated:
+def _special(
+    form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int
+) -> Mutated:
     way = rng.choice(form.special)
     detail, expect = way(folder, rng, bases)
     return way.__name__.strip("_"), detail, expect
 
 
-def _document(form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int) -> Mutated:
+def _document(
+    form: Format, folder: Path, files: list[Path], rng: random.Random, bases: Bases, seed: int
+) -> Mutated:
     """One value of a JSON document changed."""
     path = rng.choice([p for p in files if p.suffix == ".json"])
     document = m.read(path)
@@ -132,10 +154,43 @@ def _document(form: Format, folder: Path, files: list[Path], rng: random.Random,
     free = any(re.search(pattern, where) for pattern in form.free)
     optional = free or value is None or any(re.search(pattern, where) for pattern in form.optional)
     refuse = Expect.ANY if free else Expect.REFUSE
-    way = rng.choice(("drop", "type", "null", "number", "number", "size", "extra", "deep", "digits", "string", "string", "near", "version"))
+    way = rng.choice(
+        (
+            "drop",
+            "type",
+            "null",
+            "number",
+            "number",
+            "size",
+            "extra",
+            "deep",
+            "digits",
+            "string",
+            "string",
+            "near",
+            "version",
+        )
+    )
     if way == "version":
-        place, value = next(((p, v) for p, v in places if p[-1] in ("version", "format")), (place, value))
-        new: Any = rng.choice((-1, 0, 99, 10**30, "1", 1.5, True, None, "worldsim", [1], "worldsim-nothing", float("nan")))
+        place, value = next(
+            ((p, v) for p, v in places if p[-1] in ("version", "format")), (place, value)
+        )
+        new: Any = rng.choice(
+            (
+                -1,
+                0,
+                99,
+                10**30,
+                "1",
+                1.5,
+                True,
+                None,
+                "worldsim",
+                [1],
+                "worldsim-nothing",
+                float("nan"),
+            )
+        )
         if place[-1] not in ("version", "format") or new == value:
             way = "type"
         else:
@@ -148,7 +203,9 @@ def _document(form: Format, folder: Path, files: list[Path], rng: random.Random,
         m.write(path, m.put(document, place, None))
         return way, where, Expect.ANY if optional else refuse
     if way in ("number", "size"):
-        numbers = [(p, v) for p, v in places if isinstance(v, (int, float)) and not isinstance(v, bool)]
+        numbers = [
+            (p, v) for p, v in places if isinstance(v, (int, float)) and not isinstance(v, bool)
+        ]
         if numbers:
             place, value = rng.choice(numbers)
             where = f"{name}:{m.dotted(place)}"
@@ -179,7 +236,13 @@ def _document(form: Format, folder: Path, files: list[Path], rng: random.Random,
         path.write_text(json.dumps(m.put(document, place, "@@")).replace('"@@"', "9" * 5000))
         return way, where, Expect.REFUSE
     if way == "near" and not isinstance(value, (dict, list)) and value is not None:
-        new = (not value) if isinstance(value, bool) else value + "x" if isinstance(value, str) else value + 1
+        new = (
+            (not value)
+            if isinstance(value, bool)
+            else value + "x"
+            if isinstance(value, str)
+            else value + 1
+        )
         m.write(path, m.put(document, place, new))
         return way, f"{where} = {new!r:.60}", Expect.ANY
     new = m.other_type(value, rng, seed)
@@ -192,7 +255,11 @@ def _number_expectation(form: Format, where: str, new: Any) -> Expect:
         return Expect.ANY
     for pattern, valid in form.rules:
         if re.search(pattern, where):
-            return Expect.ANY if isinstance(new, (int, float)) and math.isfinite(_float(new)) and valid(new) else Expect.REFUSE
+            return (
+                Expect.ANY
+                if isinstance(new, (int, float)) and math.isfinite(_float(new)) and valid(new)
+                else Expect.REFUSE
+            )
     return Expect.REFUSE
 
 
@@ -221,10 +288,10 @@ def use_world(folder: Path, bases: Bases) -> Any:
 
     world = World.from_pretrained(folder, "cpu")
     env = WorldEnv(world)
-    first = env.reset(seed=0)
-    second = env.step(1)
+    starts = [env.reset(seed=0, options={"scene": name}) for name in ("room-6-1", "room-7-1")]
+    stepped = env.step(1)
     make_twin(world).close()
-    return to_json(world.config), first, second
+    return to_json(world.config), starts, stepped
 
 
 def use_scene(folder: Path, bases: Bases) -> Any:
@@ -248,15 +315,39 @@ def use_snapshot(folder: Path, bases: Bases) -> Any:
     env.restore(snapshot)
     stepped = env.step(1)
     again = env.reset()
-    return points, journey, opened.world, opened.env_id, snapshot.elapsed, snapshot.generators, stepped, again
+    return (
+        points,
+        journey,
+        opened.world,
+        opened.env_id,
+        snapshot.elapsed,
+        snapshot.generators,
+        stepped,
+        again,
+    )
 
 
 def use_dataset(folder: Path, bases: Bases) -> Any:
     from worldsim.data.dataset import EpisodeDataset
 
     dataset = EpisodeDataset(folder)
-    episodes = [[getattr(e, n) for n in ("rgb", "act", "rew", "term", "trunc", "inverse_depth", "pose", "intrinsics", "info")]
-                for e in dataset]  # fmt: skip
+    episodes = [
+        [
+            getattr(e, n)
+            for n in (
+                "rgb",
+                "act",
+                "rew",
+                "term",
+                "trunc",
+                "inverse_depth",
+                "pose",
+                "intrinsics",
+                "info",
+            )
+        ]
+        for e in dataset
+    ]
     # The documented way of finding what memory maps do not look at.
     dataset.verify()
     return dataset.info, len(dataset), dataset.frames, episodes
@@ -332,16 +423,32 @@ def _world_saved_wrong(folder: Path, rng: random.Random, bases: Bases) -> tuple[
     if "weight" in what:
         module = rng.choice(list(world.modules().values()))
         with torch.no_grad():
-            rng.choice([p for p in module.parameters() if p.numel()]).view(-1)[0] = float(what.split()[0])
+            rng.choice([p for p in module.parameters() if p.numel()]).view(-1)[0] = float(
+                what.split()[0]
+            )
     elif what == "fps":
-        world.config = dataclasses.replace(world.config, fps=rng.choice((-1.0, 0.0, math.nan, math.inf)))
+        world.config = dataclasses.replace(
+            world.config, fps=rng.choice((-1.0, 0.0, math.nan, math.inf))
+        )
     elif what == "env_id":
-        world.config = dataclasses.replace(world.config, env_id=rng.choice((f"{PAYLOAD}:Y-v0", "os:system", "nothing-v0")))
+        world.config = dataclasses.replace(
+            world.config, env_id=rng.choice((f"{PAYLOAD}:Y-v0", "os:system", "nothing-v0"))
+        )
     elif what == "env_kwargs":
-        bad = rng.choice(({"size": "os:system"}, {"render_mode": f"{PAYLOAD}:Y"}, {"nothing": 1}, {"size": -3}, {"size": 10**9}))
+        bad = rng.choice(
+            (
+                {"size": "os:system"},
+                {"render_mode": f"{PAYLOAD}:Y"},
+                {"nothing": 1},
+                {"size": -3},
+                {"size": 10**9},
+            )
+        )
         world.config = dataclasses.replace(world.config, env_kwargs=bad)
     else:
-        world.config = dataclasses.replace(world.config, intrinsics=rng.choice(((math.nan,) * 4, (-16.0, 16.0, 16.0, 16.0))))
+        world.config = dataclasses.replace(
+            world.config, intrinsics=rng.choice(((math.nan,) * 4, (-16.0, 16.0, 16.0, 16.0)))
+        )
     _saved(lambda: world.save_pretrained(folder))
     return what, Expect.REFUSE
 
@@ -351,7 +458,9 @@ def _dream_as_twin(folder: Path, rng: random.Random, bases: Bases) -> tuple[str,
     path = folder / "world.json"
     document = m.read(path)
     document["config"]["env_id"] = rng.choice(("worldsim/Dream-v0", "worldsim/FreedoomDream-v0"))
-    scenes = rng.choice(("os:system:touch CANARY", f"{PAYLOAD}:Y", f"{PAYLOAD}:Y:{folder}", "subprocess:run"))
+    scenes = rng.choice(
+        ("os:system:touch CANARY", f"{PAYLOAD}:Y", f"{PAYLOAD}:Y:{folder}", "subprocess:run")
+    )
     document["config"]["env_kwargs"] = {"world": str(folder), "scenes": scenes}
     m.write(path, document)
     return f"scenes {scenes!r}", Expect.REFUSE
@@ -361,9 +470,15 @@ def _doom_as_twin(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, 
     """A world whose real twin is an engine that is given a file to run."""
     path = folder / "world.json"
     document = m.read(path)
-    document["config"]["env_id"] = rng.choice(("vizdoom.gymnasium_wrapper:VizdoomBasic-v1", "VizdoomBasic-v1", ROOM))
-    document["config"]["env_kwargs"] = {"scenario_config_file": rng.choice((str(folder / "evil.cfg"), "/dev/zero", "../x.cfg"))}
-    (folder / "evil.cfg").write_text(f"doom_scenario_path = {folder}/evil.wad\ngame_args += +exec {folder}/evil.txt\n")
+    document["config"]["env_id"] = rng.choice(
+        ("vizdoom.gymnasium_wrapper:VizdoomBasic-v1", "VizdoomBasic-v1", ROOM)
+    )
+    document["config"]["env_kwargs"] = {
+        "scenario_config_file": rng.choice((str(folder / "evil.cfg"), "/dev/zero", "../x.cfg"))
+    }
+    (folder / "evil.cfg").write_text(
+        f"doom_scenario_path = {folder}/evil.wad\ngame_args += +exec {folder}/evil.txt\n"
+    )
     m.write(path, document)
     return f"{document['config']['env_id']} with {document['config']['env_kwargs']}", Expect.REFUSE
 
@@ -372,7 +487,18 @@ def _same_as(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, Expec
     """A module that claims to be another world's."""
     path = folder / rng.choice(("dynamics", "outcome", "ego_motion")) / "config.json"
     document = m.read(path)
-    document["_same_as"] = rng.choice(("../../..", str(folder), "/etc", 3, ["freedoom-tiny"], "nothing", "freedoom-tiny", "takecover"))
+    document["_same_as"] = rng.choice(
+        (
+            "../../..",
+            str(folder),
+            "/etc",
+            3,
+            ["freedoom-tiny"],
+            "nothing",
+            "freedoom-tiny",
+            "takecover",
+        )
+    )
     m.write(path, document)
     return f"{path.parent.name} is that of {document['_same_as']!r}", Expect.REFUSE
 
@@ -384,21 +510,26 @@ def _scene_saved_wrong(folder: Path, rng: random.Random, bases: Bases) -> tuple[
 
     scene = load_scene(bases.world / "scenes" / "room-6-1")
     act, pose = scene.act.clone(), scene.pose.clone()
-    what, changes = rng.choice((
-        ("action 99", {"act": torch.full_like(act, 99)}),
-        ("action -1", {"act": torch.full_like(act, -1)}),
-        ("nan pose", {"pose": torch.full_like(pose, math.nan)}),
-        ("inf place", {"pose": pose + torch.tensor([[0, 0, 0, math.inf]] * 3 + [[0, 0, 0, 0]])}),
-        ("skewed pose", {"pose": pose * torch.tensor([2.0, 1, 1, 1])}),
-        ("mirrored pose", {"pose": pose * torch.tensor([-1.0, 1, 1, 1])}),
-        ("last row of pose", {"pose": pose + torch.eye(4)[3:]}),
-        ("far away", {"pose": pose + torch.tensor([[0, 0, 0, 1e30]] * 3 + [[0, 0, 0, 0]])}),
-        ("negative intrinsics", {"intrinsics": torch.tensor([-16.0, 16, 16, 16])}),
-        ("nan intrinsics", {"intrinsics": torch.full((4,), math.nan)}),
-        ("fewer actions", {"act": act[:-1]}),
-        ("fewer poses", {"pose": pose[:-1]}),
-        ("small frames", {"rgb": scene.rgb[..., :16, :16]}),
-    ))  # fmt: skip
+    what, changes = rng.choice(
+        (
+            ("action 99", {"act": torch.full_like(act, 99)}),
+            ("action -1", {"act": torch.full_like(act, -1)}),
+            ("nan pose", {"pose": torch.full_like(pose, math.nan)}),
+            (
+                "inf place",
+                {"pose": pose + torch.tensor([[0, 0, 0, math.inf]] * 3 + [[0, 0, 0, 0]])},
+            ),
+            ("skewed pose", {"pose": pose * torch.tensor([2.0, 1, 1, 1])}),
+            ("mirrored pose", {"pose": pose * torch.tensor([-1.0, 1, 1, 1])}),
+            ("last row of pose", {"pose": pose + torch.eye(4)[3:]}),
+            ("far away", {"pose": pose + torch.tensor([[0, 0, 0, 1e30]] * 3 + [[0, 0, 0, 0]])}),
+            ("negative intrinsics", {"intrinsics": torch.tensor([-16.0, 16, 16, 16])}),
+            ("nan intrinsics", {"intrinsics": torch.full((4,), math.nan)}),
+            ("fewer actions", {"act": act[:-1]}),
+            ("fewer poses", {"pose": pose[:-1]}),
+            ("small frames", {"rgb": scene.rgb[..., :16, :16]}),
+        )
+    )
     _saved(lambda: save_scene(dataclasses.replace(scene, **changes), folder / "room-6-1"))
     return what, Expect.REFUSE
 
@@ -413,15 +544,28 @@ def _scene_with_points(folder: Path, rng: random.Random, bases: Bases) -> tuple[
     scene = load_scene(bases.world / "scenes" / "room-6-1")
     points = PointMemory(PointMemoryConfig(capacity=rng.choice((4, 64)))).empty(1)
     points = dataclasses.replace(points, kind=torch.ones_like(points.kind))
-    what, changes = rng.choice((
-        ("nan places", {"position": torch.full_like(points.position, math.nan)}),
-        ("inf places", {"position": torch.full_like(points.position, math.inf)}),
-        ("kind 7", {"kind": torch.full_like(points.kind, 7)}),
-        ("fewer colours", {"colour": points.colour[..., :-1]}),
-        ("float colours", {"colour": points.colour.float()}),
-        ("two batches", {name: torch.cat([getattr(points, name)] * 2) for name in ("position", "colour", "kind", "source", "seen", "confidence")}),
-    ))  # fmt: skip
-    _saved(lambda: save_scene(dataclasses.replace(scene, memory=dataclasses.replace(points, **changes)), folder / "room-6-1"))
+    what, changes = rng.choice(
+        (
+            ("nan places", {"position": torch.full_like(points.position, math.nan)}),
+            ("inf places", {"position": torch.full_like(points.position, math.inf)}),
+            ("kind 7", {"kind": torch.full_like(points.kind, 7)}),
+            ("fewer colours", {"colour": points.colour[..., :-1]}),
+            ("float colours", {"colour": points.colour.float()}),
+            (
+                "two batches",
+                {
+                    name: torch.cat([getattr(points, name)] * 2)
+                    for name in ("position", "colour", "kind", "source", "seen", "confidence")
+                },
+            ),
+        )
+    )
+    _saved(
+        lambda: save_scene(
+            dataclasses.replace(scene, memory=dataclasses.replace(points, **changes)),
+            folder / "room-6-1",
+        )
+    )
     return what, Expect.REFUSE
 
 
@@ -433,7 +577,9 @@ def _scene_names(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, E
     document = m.read(path)
     outside = folder.parent / "outside.webp"
     outside.write_bytes((folder / "room-6-1" / "frames.webp").read_bytes())
-    name = rng.choice(("../../outside.webp", str(outside), "../room-7-1/frames.webp", "x/../frames.webp"))
+    name = rng.choice(
+        ("../../outside.webp", str(outside), "../room-7-1/frames.webp", "x/../frames.webp")
+    )
     target = folder / "room-6-1" / name
     content = target.read_bytes() if target.is_file() else b""
     document["sha256"][name] = hashlib.sha256(content).hexdigest()
@@ -467,34 +613,67 @@ def _snapshot_saved_wrong(folder: Path, rng: random.Random, bases: Bases) -> tup
 
     generator = copy.deepcopy(shot.generators[0])
     numbers = dict(generator["state"])
-    what, changes = rng.choice((
-        ("nan pose", {"state": framed(pose=torch.full_like(pose, math.nan))}),
-        ("skewed pose", {"state": framed(pose=pose * 3)}),
-        ("depth code -5", {"state": framed(inverse_depth=state.frame.inverse_depth * 0 - 5)}),
-        ("depth code 10^6", {"state": framed(inverse_depth=state.frame.inverse_depth * 0 + 10**6)}),
-        ("nan points", {"state": remembered(position=state.memory.position * math.nan)}),
-        ("kind 9", {"state": remembered(kind=state.memory.kind * 0 + 9)}),
-        ("nan context", {"state": attended(cache=state.context.cache * math.nan)}),
-        ("inf context", {"state": attended(x=state.context.x * math.inf)}),
-        ("nan motion", {"state": dataclasses.replace(state, motion=state.motion * math.nan)}),
-        ("action 99", {"state": dataclasses.replace(state, act=state.act * 0 + 99)}),
-        ("action -1", {"state": dataclasses.replace(state, act=state.act * 0 - 1)}),
-        ("negative intrinsics", {"state": dataclasses.replace(state, intrinsics=-state.intrinsics)}),
-        ("nan intrinsics", {"state": dataclasses.replace(state, intrinsics=state.intrinsics * math.nan)}),
-        ("elapsed -7", {"elapsed": np.array([-7])}),
-        ("elapsed of two", {"elapsed": np.array([1, 2])}),
-        ("no generator", {"generators": ()}),
-        ("two generators", {"generators": (generator, generator)}),
-        ("generator of another kind", {"generators": ({**generator, "bit_generator": "MT19937"},)}),
-        ("generator names code", {"generators": ({**generator, "bit_generator": f"{PAYLOAD}:Y"},)}),
-        ("generator's number is text", {"generators": ({**generator, "state": {**numbers, "state": "x"}},)}),
-        ("generator's number is negative", {"generators": ({**generator, "state": {**numbers, "inc": -1}},)}),
-        ("generator's number is too large", {"generators": ({**generator, "state": {**numbers, "state": 2**200}},)}),
-        ("generator's number is not odd", {"generators": ({**generator, "state": {**numbers, "inc": numbers["inc"] ^ 1}},)}),
-        ("generator is a list", {"generators": ([1, 2],)}),
-        ("resetting of two", {"resetting": np.array([True, False])}),
-    ))  # fmt: skip
-    _saved(lambda: save_snapshot(dataclasses.replace(shot, **changes), the_world(bases), folder / "walk.safetensors"))
+    what, changes = rng.choice(
+        (
+            ("nan pose", {"state": framed(pose=torch.full_like(pose, math.nan))}),
+            ("skewed pose", {"state": framed(pose=pose * 3)}),
+            ("depth code -5", {"state": framed(inverse_depth=state.frame.inverse_depth * 0 - 5)}),
+            (
+                "depth code 10^6",
+                {"state": framed(inverse_depth=state.frame.inverse_depth * 0 + 10**6)},
+            ),
+            ("nan points", {"state": remembered(position=state.memory.position * math.nan)}),
+            ("kind 9", {"state": remembered(kind=state.memory.kind * 0 + 9)}),
+            ("nan context", {"state": attended(cache=state.context.cache * math.nan)}),
+            ("inf context", {"state": attended(x=state.context.x * math.inf)}),
+            ("nan motion", {"state": dataclasses.replace(state, motion=state.motion * math.nan)}),
+            ("action 99", {"state": dataclasses.replace(state, act=state.act * 0 + 99)}),
+            ("action -1", {"state": dataclasses.replace(state, act=state.act * 0 - 1)}),
+            (
+                "negative intrinsics",
+                {"state": dataclasses.replace(state, intrinsics=-state.intrinsics)},
+            ),
+            (
+                "nan intrinsics",
+                {"state": dataclasses.replace(state, intrinsics=state.intrinsics * math.nan)},
+            ),
+            ("elapsed -7", {"elapsed": np.array([-7])}),
+            ("elapsed of two", {"elapsed": np.array([1, 2])}),
+            ("no generator", {"generators": ()}),
+            ("two generators", {"generators": (generator, generator)}),
+            (
+                "generator of another kind",
+                {"generators": ({**generator, "bit_generator": "MT19937"},)},
+            ),
+            (
+                "generator names code",
+                {"generators": ({**generator, "bit_generator": f"{PAYLOAD}:Y"},)},
+            ),
+            (
+                "generator's number is text",
+                {"generators": ({**generator, "state": {**numbers, "state": "x"}},)},
+            ),
+            (
+                "generator's number is negative",
+                {"generators": ({**generator, "state": {**numbers, "inc": -1}},)},
+            ),
+            (
+                "generator's number is too large",
+                {"generators": ({**generator, "state": {**numbers, "state": 2**200}},)},
+            ),
+            (
+                "generator's number is not odd",
+                {"generators": ({**generator, "state": {**numbers, "inc": numbers["inc"] ^ 1}},)},
+            ),
+            ("generator is a list", {"generators": ([1, 2],)}),
+            ("resetting of two", {"resetting": np.array([True, False])}),
+        )
+    )
+    _saved(
+        lambda: save_snapshot(
+            dataclasses.replace(shot, **changes), the_world(bases), folder / "walk.safetensors"
+        )
+    )
     return what, Expect.REFUSE
 
 
@@ -509,11 +688,29 @@ def _snapshot_header(folder: Path, rng: random.Random, bases: Bases) -> tuple[st
         document[0]["state"]["state"] ^= 1 << rng.randrange(64)
         new = json.dumps(document)
     else:
-        new = rng.choice((
-            "", "x", "null", "[]", "{}", "-1", "99", "1" * 5000, "[" * 100_000, '{"kind": "os:system"}', '{"kind": "points", "config": 3}',
-            '{"kind": "points", "config": {"capacity": 1000000000000}}', '{"kind": "points", "config": {"capacity": -4}}',
-            f'{{"kind": "{PAYLOAD}:Y"}}', "<script>alert(1)</script>", "../../etc", "owner/name", f"{PAYLOAD}:Y", "a" * 64,
-        ))  # fmt: skip
+        new = rng.choice(
+            (
+                "",
+                "x",
+                "null",
+                "[]",
+                "{}",
+                "-1",
+                "99",
+                "1" * 5000,
+                "[" * 100_000,
+                '{"kind": "os:system"}',
+                '{"kind": "points", "config": 3}',
+                '{"kind": "points", "config": {"capacity": 1000000000000}}',
+                '{"kind": "points", "config": {"capacity": -4}}',
+                f'{{"kind": "{PAYLOAD}:Y"}}',
+                "<script>alert(1)</script>",
+                "../../etc",
+                "owner/name",
+                f"{PAYLOAD}:Y",
+                "a" * 64,
+            )
+        )
     told[key] = new
     m.write_tensors(path, header, content)
     return f"header {key} = {new[:60]!r}", Expect.SAME
@@ -547,11 +744,28 @@ def _dataset_written_wrong(folder: Path, rng: random.Random, bases: Bases) -> tu
     def put(name: str, form: str, value: Any, index: int = 0) -> None:
         struct.pack_into(form, data, place(name) + index * struct.calcsize(form), value)
 
-    what = rng.choice((
-        "nan pose", "inf pose", "skewed pose", "nan reward", "inf reward", "action 99", "action -1", "action at the end", "end in the middle",
-        "negative intrinsics", "nan intrinsics", "episode start", "episode start descending", "term 7", "episodes text", "episodes deep",
-        "episodes of other length", "episode is a number",
-    ))  # fmt: skip
+    what = rng.choice(
+        (
+            "nan pose",
+            "inf pose",
+            "skewed pose",
+            "nan reward",
+            "inf reward",
+            "action 99",
+            "action -1",
+            "action at the end",
+            "end in the middle",
+            "negative intrinsics",
+            "nan intrinsics",
+            "episode start",
+            "episode start descending",
+            "term 7",
+            "episodes text",
+            "episodes deep",
+            "episodes of other length",
+            "episode is a number",
+        )
+    )
     if what == "nan pose":
         put("pose", "<f", math.nan, 3)
     elif what == "inf pose":
@@ -582,9 +796,11 @@ def _dataset_written_wrong(folder: Path, rng: random.Random, bases: Bases) -> tu
         put("term", "<B", 7)
     else:
         told = header["__metadata__"]
-        told["episodes"] = {"episodes text": "x", "episodes deep": "[" * 100_000, "episodes of other length": "[{}]"}.get(
-            what, json.dumps([3] * len(json.loads(told["episodes"])))
-        )
+        told["episodes"] = {
+            "episodes text": "x",
+            "episodes deep": "[" * 100_000,
+            "episodes of other length": "[{}]",
+        }.get(what, json.dumps([3] * len(json.loads(told["episodes"]))))
     m.write_tensors(path, header, bytes(data))
     index = m.read(folder / "dataset.json")
     index["shards"][0]["sha256"] = sha256_of(path)
@@ -598,7 +814,9 @@ def _shard_names(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, E
     document = m.read(path)
     outside = folder.parent / "shard-00000.safetensors"
     shutil.copy(folder / "shard-00000.safetensors", outside)
-    name = rng.choice(("../shard-00000.safetensors", str(outside), "twice", "nowhere.safetensors", "dataset.json"))
+    name = rng.choice(
+        ("../shard-00000.safetensors", str(outside), "twice", "nowhere.safetensors", "dataset.json")
+    )
     if name == "twice":
         document["shards"].append(document["shards"][0])
     else:
@@ -610,12 +828,23 @@ def _shard_names(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, E
 def _agent_names_code(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, Expect]:
     path = folder / "agent.json"
     document = m.read(path)
-    document["kind"] = rng.choice((
-        *m.CODE, "worldsim.agents.random:RandomPolicy.__init__", "worldsim.app.cli:main", "worldsim.agents.explorer:Explorer",
-        "subprocess:Popen", "code:InteractiveInterpreter", "worldsim.agents.persistent:os", "gymnasium:make", "builtins:eval",
-    ))  # fmt: skip
+    document["kind"] = rng.choice(
+        (
+            *m.CODE,
+            "worldsim.agents.random:RandomPolicy.__init__",
+            "worldsim.app.cli:main",
+            "worldsim.agents.explorer:Explorer",
+            "subprocess:Popen",
+            "code:InteractiveInterpreter",
+            "worldsim.agents.persistent:os",
+            "gymnasium:make",
+            "builtins:eval",
+        )
+    )
     if rng.random() < 0.3:
-        document["settings"] = rng.choice(({}, {"args": "touch CANARY"}, {"shell": True}, {"world": f"{PAYLOAD}:Y"}))
+        document["settings"] = rng.choice(
+            ({}, {"args": "touch CANARY"}, {"shell": True}, {"world": f"{PAYLOAD}:Y"})
+        )
     m.write(path, document)
     return f"kind {document['kind']!r}, settings {document['settings']}", Expect.SAME
 
@@ -636,7 +865,9 @@ def _agent_saved_wrong(folder: Path, rng: random.Random, bases: Bases) -> tuple[
     policy = ActorCriticPolicy(space, (SIZE, SIZE, 3), stack=1, hidden=8)
     if "weight" in what:
         with torch.no_grad():
-            rng.choice([p for p in policy.network.parameters() if p.numel()]).view(-1)[0] = float(what.split()[0])
+            rng.choice([p for p in policy.network.parameters() if p.numel()]).view(-1)[0] = float(
+                what.split()[0]
+            )
     _saved(lambda: save_agent(policy, folder, AgentCard(env_id=ROOM)))
     return what, Expect.REFUSE
 
@@ -648,7 +879,9 @@ def _agent_of_huge_size(folder: Path, rng: random.Random, bases: Bases) -> tuple
     if key == "n":
         document["action_space"]["n"] = rng.choice(m.SIZES)
     else:
-        document["settings"][key] = [rng.choice(m.SIZES)] * 3 if key == "observation_shape" else rng.choice(m.SIZES)
+        document["settings"][key] = (
+            [rng.choice(m.SIZES)] * 3 if key == "observation_shape" else rng.choice(m.SIZES)
+        )
     m.write(path, document)
     return f"{key} is huge", Expect.REFUSE
 
@@ -664,10 +897,21 @@ def _capture_paths(folder: Path, rng: random.Random, bases: Bases) -> tuple[str,
     (folder / "link.png").symlink_to(outside)
     (folder / "linked").symlink_to(folder.parent)
     (folder / "zero.png").symlink_to("/dev/zero")
-    name = rng.choice((
-        "../outside.png", str(outside), "link.png", "linked/outside.png", "zero.png", "/dev/zero", "images/../../outside.png",
-        "transforms.json", "images", "", "nothing.png",
-    ))  # fmt: skip
+    name = rng.choice(
+        (
+            "../outside.png",
+            str(outside),
+            "link.png",
+            "linked/outside.png",
+            "zero.png",
+            "/dev/zero",
+            "images/../../outside.png",
+            "transforms.json",
+            "images",
+            "",
+            "nothing.png",
+        )
+    )
     document["frames"][1][key] = name
     m.write(path, document)
     return f"{key} {name!r}", Expect.REFUSE
@@ -678,10 +922,28 @@ def _capture_numbers(folder: Path, rng: random.Random, bases: Bases) -> tuple[st
     path = folder / "transforms.json"
     document = m.read(path)
     frame = document["frames"][rng.randrange(len(document["frames"]))]
-    what = rng.choice((
-        "mirrored", "zeros", "identity times 2", "last row", "far away", "no frames", "frames of nothing", "empty matrix", "ragged matrix",
-        "text matrix", "huge w", "negative fl", "camera_angle", "tiny fl", "huge scale", "fish", "distorted", "10^5 frames missing",
-    ))  # fmt: skip
+    what = rng.choice(
+        (
+            "mirrored",
+            "zeros",
+            "identity times 2",
+            "last row",
+            "far away",
+            "no frames",
+            "frames of nothing",
+            "empty matrix",
+            "ragged matrix",
+            "text matrix",
+            "huge w",
+            "negative fl",
+            "camera_angle",
+            "tiny fl",
+            "huge scale",
+            "fish",
+            "distorted",
+            "10^5 frames missing",
+        )
+    )
     identity = np.eye(4).tolist()
     if what == "mirrored":
         frame["transform_matrix"] = np.diag([-1.0, 1, 1, 1]).tolist()
@@ -713,7 +975,9 @@ def _capture_numbers(folder: Path, rng: random.Random, bases: Bases) -> tuple[st
     elif what == "tiny fl":
         document["fl_x"] = rng.choice((1e-300, 5e-324))
     elif what == "huge scale":
-        document[rng.choice(("depth_unit_scale_factor", "applied_scale"))] = rng.choice((1e300, 1e-300, 0.0, -1.0, math.inf))
+        document[rng.choice(("depth_unit_scale_factor", "applied_scale"))] = rng.choice(
+            (1e300, 1e-300, 0.0, -1.0, math.inf)
+        )
     elif what == "fish":
         document["camera_model"] = rng.choice(("OPENCV_FISHEYE", 3, None, ["PINHOLE"]))
     elif what == "distorted":
@@ -734,7 +998,22 @@ def _capture_depth(folder: Path, rng: random.Random, bases: Bases) -> tuple[str,
     document["frames"][1]["depth_file_path"] = "depth.npy"
     m.write(path, document)
     depth = np.full((SIZE, SIZE), 2000, np.uint16)
-    what = rng.choice(("pickle", "huge shape", "negative shape", "cut", "text", "complex", "three axes", "wide", "good", "bytes", "nan", "code in header"))
+    what = rng.choice(
+        (
+            "pickle",
+            "huge shape",
+            "negative shape",
+            "cut",
+            "text",
+            "complex",
+            "three axes",
+            "wide",
+            "good",
+            "bytes",
+            "nan",
+            "code in header",
+        )
+    )
     buffer = io.BytesIO()
     if what == "pickle":
 
@@ -746,18 +1025,29 @@ def _capture_depth(folder: Path, rng: random.Random, bases: Bases) -> tuple[str,
         header = b"{'descr': '|O', 'fortran_order': False, 'shape': (32, 32), }".ljust(117) + b"\n"
         buffer.write(struct.pack("<H", len(header)) + header + pickle.dumps(Attack()))
     elif what in ("huge shape", "negative shape", "code in header"):
-        shape = {"huge shape": "(1000000, 1000000)", "negative shape": "(-32, -32)"}.get(what, f"open({str(bases.canary)!r}, 'w')")
-        header = f"{{'descr': '<u2', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117) + b"\n"
-        buffer.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + depth.tobytes())
+        shape = {"huge shape": "(1000000, 1000000)", "negative shape": "(-32, -32)"}.get(
+            what, f"open({str(bases.canary)!r}, 'w')"
+        )
+        header = (
+            f"{{'descr': '<u2', 'fortran_order': False, 'shape': {shape}, }}".encode().ljust(117)
+            + b"\n"
+        )
+        buffer.write(
+            b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + depth.tobytes()
+        )
     elif what == "cut":
         np.save(buffer, depth)
         buffer.truncate(rng.randrange(5, 2000))
     else:
         other = {
-            "text": np.array([["a"] * SIZE] * SIZE), "complex": depth.astype(np.complex64), "three axes": depth[None],
-            "wide": np.zeros((8, 3000), np.uint16), "good": depth, "bytes": depth.astype(np.uint8),
+            "text": np.array([["a"] * SIZE] * SIZE),
+            "complex": depth.astype(np.complex64),
+            "three axes": depth[None],
+            "wide": np.zeros((8, 3000), np.uint16),
+            "good": depth,
+            "bytes": depth.astype(np.uint8),
             "nan": np.full((SIZE, SIZE), np.nan, np.float32),
-        }[what]  # fmt: skip
+        }[what]
         np.save(buffer, other, allow_pickle=False)
     (folder / "depth.npy").write_bytes(buffer.getvalue())
     return f"npy: {what}", Expect.ANY if what in ("good", "nan") else Expect.REFUSE
@@ -766,10 +1056,25 @@ def _capture_depth(folder: Path, rng: random.Random, bases: Bases) -> tuple[str,
 def _checkpoint_tensors(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, Expect]:
     path = folder / "checkpoint" / "state.safetensors"
     header, content = m.read_tensors(path)
-    what = rng.choice(("nan weight", "no optimiser", "optimiser of another parameter", "optimiser of no parameter", "no average", "step"))
+    what = rng.choice(
+        (
+            "nan weight",
+            "no optimiser",
+            "optimiser of another parameter",
+            "optimiser of no parameter",
+            "no average",
+            "step",
+        )
+    )
     if what == "nan weight":
-        return m.poison(path, rng, [n for n in m.names_of(header) if n.startswith(("model.", "ema."))]), Expect.REFUSE
-    names = [n for n in m.names_of(header) if n.startswith("optimizer." if "optim" in what or what == "step" else "ema.")]
+        return m.poison(
+            path, rng, [n for n in m.names_of(header) if n.startswith(("model.", "ema."))]
+        ), Expect.REFUSE
+    names = [
+        n
+        for n in m.names_of(header)
+        if n.startswith("optimizer." if "optim" in what or what == "step" else "ema.")
+    ]
     name = rng.choice(names)
     if what in ("no optimiser", "no average"):
         for other in names if what == "no optimiser" else [name]:
@@ -786,7 +1091,20 @@ def _checkpoint_tensors(folder: Path, rng: random.Random, bases: Bases) -> tuple
 
 def _history(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, Expect]:
     """The curve beside a checkpoint, which loggers may be writing: whatever it holds, it is refused or left out."""
-    new = rng.choice(("[1]", "{}", "[{}]", '[{"step": "x"}]', "null", "3", '[{"step": NaN}]', '"text"', "[[[", '[{"step": 1e400}]'))
+    new = rng.choice(
+        (
+            "[1]",
+            "{}",
+            "[{}]",
+            '[{"step": "x"}]',
+            "null",
+            "3",
+            '[{"step": NaN}]',
+            '"text"',
+            "[[[",
+            '[{"step": 1e400}]',
+        )
+    )
     (folder / "history.json").write_text(new)
     return f"history is {new}", Expect.ANY
 
@@ -804,62 +1122,109 @@ def _bounded(x: Any) -> bool:
 
 
 WORLD = Format(
-    "world", "world", use_world,
+    "world",
+    "world",
+    use_world,
     free=(r"world\.json:card", r"_class_name|_diffusers_version", r"scene\.json:name"),
-    optional=(r"world\.json:(config|card)", r"config\.json:(?!dim|height|width)", r"scene\.json:(pose|intrinsics|name)"),
+    optional=(
+        r"world\.json:(config|card)",
+        r"config\.json:(?!dim|height|width)",
+        r"scene\.json:(pose|intrinsics|name)",
+    ),
     rules=(
-        (r"config\.fps", lambda x: 0 < x <= 1e5), (r"dynamics\.steps", lambda x: 1 <= x <= 1000 and x == int(x)),
-        (r"context_level|temperature", _share), (r"shift", _positive), (r"capacity", lambda x: 1 <= x < 10**8 and x == int(x)),
-        (r"tolerance|body_m", lambda x: 0 <= x < 1e9), (r"replace_ratio", lambda x: x >= 1), (r"intrinsics\.[01]$", _positive),
-        (r"intrinsics\.[23]$", _bounded), (r"scene\.json:pose\.\d+\.(3|7|11)$", _bounded),
-        (r"act\.values", lambda x: 0 <= x < 7 and x == int(x)), (r"world\.json:config\.env_kwargs\.goal", lambda x: x in (0, 1)),
+        (r"config\.fps", lambda x: 0 < x <= 1e5),
+        (r"dynamics\.steps", lambda x: 1 <= x <= 1000 and x == int(x)),
+        (r"context_level|temperature", _share),
+        (r"shift", _positive),
+        (r"capacity", lambda x: 1 <= x < 10**8 and x == int(x)),
+        (r"tolerance|body_m", lambda x: 0 <= x < 1e9),
+        (r"replace_ratio", lambda x: x >= 1),
+        (r"intrinsics\.[01]$", _positive),
+        (r"intrinsics\.[23]$", _bounded),
+        (r"scene\.json:pose\.\d+\.(3|7|11)$", _bounded),
+        (r"act\.values", lambda x: 0 <= x < 7 and x == int(x)),
+        (r"world\.json:config\.env_kwargs\.goal", lambda x: x in (0, 1)),
     ),
     special=(_world_saved_wrong, _dream_as_twin, _doom_as_twin, _same_as),
-)  # fmt: skip
+)
 SCENE = Format(
-    "scene", "world/scenes", use_scene,
+    "scene",
+    "world/scenes",
+    use_scene,
     free=(r":name",),
     optional=(r":(pose|intrinsics|name)$",),
     rules=(
-        (r"intrinsics\.[01]$", _positive), (r"intrinsics\.[23]$", _bounded), (r":pose\.\d+\.(3|7|11)$", _bounded),
+        (r"intrinsics\.[01]$", _positive),
+        (r"intrinsics\.[23]$", _bounded),
+        (r":pose\.\d+\.(3|7|11)$", _bounded),
         (r"act\.values", lambda x: 0 <= x < 7 and x == int(x)),
     ),
     special=(_scene_saved_wrong, _scene_with_points, _scene_names),
     skip=("room-7-1",),
-)  # fmt: skip
+)
 SNAPSHOT = Format(
-    "snapshot", "walk", use_snapshot, special=(_snapshot_saved_wrong, _snapshot_header, _snapshot_of_a_stranger), lone=True
+    "snapshot",
+    "walk",
+    use_snapshot,
+    special=(_snapshot_saved_wrong, _snapshot_header, _snapshot_of_a_stranger),
+    lone=True,
 )
 DATASET = Format(
-    "dataset", "dataset", use_dataset,
+    "dataset",
+    "dataset",
+    use_dataset,
     free=(r":(env_id|env_kwargs|reset_options|policy|seed|versions|recording)",),
-    optional=(r":(geometry|intrinsics|fps|env_kwargs|pixels|reset_options|policy|seed|versions|recording)",),
+    optional=(
+        r":(geometry|intrinsics|fps|env_kwargs|pixels|reset_options|policy|seed|versions|recording)",
+    ),
     rules=((r":fps", lambda x: 0 < x <= 1e5),),
     special=(_dataset_written_wrong, _shard_names),
-)  # fmt: skip
+)
 AGENT = Format(
-    "agent", "agent", use_agent,
+    "agent",
+    "agent",
+    use_agent,
     free=(r":(results|training|world|env_id)",),
     optional=(r":(results|training|world|env_id|real_frames_used|settings)",),
-    rules=((r"real_frames_used", lambda x: x >= 0 and x == int(x)), (r"settings\.greedy", lambda x: x in (0, 1))),
-    special=(_agent_names_code, _agent_saved_wrong, _agent_of_huge_size),
-)  # fmt: skip
-CAPTURE = Format(
-    "capture", "capture", use_capture,
-    free=(r":ply_file_path",),
-    optional=(r":(cx|cy|fl_y|camera_model|depth_unit_scale_factor|zero_depth_is_sky|ply_file_path)",),
     rules=(
-        (r":fl_[xy]$", lambda x: 0.01 < x < 1e6), (r":c[xy]$", _bounded), (r"scale", lambda x: 1e-6 < x < 1e3),
+        (r"real_frames_used", lambda x: x >= 0 and x == int(x)),
+        (r"settings\.greedy", lambda x: x in (0, 1)),
+    ),
+    special=(_agent_names_code, _agent_saved_wrong, _agent_of_huge_size),
+)
+CAPTURE = Format(
+    "capture",
+    "capture",
+    use_capture,
+    free=(r":ply_file_path",),
+    optional=(
+        r":(cx|cy|fl_y|camera_model|depth_unit_scale_factor|zero_depth_is_sky|ply_file_path)",
+    ),
+    rules=(
+        (r":fl_[xy]$", lambda x: 0.01 < x < 1e6),
+        (r":c[xy]$", _bounded),
+        (r"scale", lambda x: 1e-6 < x < 1e3),
         (r"transform_matrix\.[012]\.3$", _bounded),
     ),
     unused=(r"\.ply$",),
     special=(_capture_paths, _capture_numbers, _capture_depth),
-)  # fmt: skip
+)
 CHECKPOINT = Format(
-    "checkpoint", "run", use_checkpoint,
-    free=(r"history\.json:", r"config\.(steps|minutes|save_every|sample_every|data|out|compile|checkpointing)"),
+    "checkpoint",
+    "run",
+    use_checkpoint,
+    free=(
+        r"history\.json:",
+        r"config\.(steps|minutes|save_every|sample_every|data|out|compile|checkpointing)",
+    ),
     optional=(r"history\.json", r"checkpoint\.json:(config\.|world_size)"),
-    rules=((r"elapsed", lambda x: 0 <= x < 1e12), (r":(step|ema_step)$", lambda x: 0 <= x < 10**12 and x == int(x)), (r"world_size", lambda x: x > 0)),
+    rules=(
+        (r"elapsed", lambda x: 0 <= x < 1e12),
+        (r":(step|ema_step)$", lambda x: 0 <= x < 10**12 and x == int(x)),
+        (r"world_size", lambda x: x > 0),
+    ),
     special=(_checkpoint_tensors, _history),
-)  # fmt: skip
-FORMATS = {form.kind: form for form in (WORLD, SCENE, SNAPSHOT, DATASET, AGENT, CAPTURE, CHECKPOINT)}
+)
+FORMATS = {
+    form.kind: form for form in (WORLD, SCENE, SNAPSHOT, DATASET, AGENT, CAPTURE, CHECKPOINT)
+}

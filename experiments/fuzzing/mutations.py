@@ -17,16 +17,51 @@ import numpy as np
 Place = tuple[Any, ...]
 """Keys and indices that lead to a value of a JSON document."""
 
-NUMBERS: tuple[Any, ...] = (float("nan"), float("inf"), float("-inf"), -1, -(10**9), 10**9, 10**18, 2**63, 10**400, -0.5, 1e308)
+NUMBERS: tuple[Any, ...] = (
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    -1,
+    -(10**9),
+    10**9,
+    10**18,
+    2**63,
+    10**400,
+    -0.5,
+    1e308,
+)
 """Out of every range."""
 SIZES: tuple[Any, ...] = (10**9, 10**12, 2**31, 2**40, 2**63 - 1)
 """Of what would be allocated."""
 CODE = (
-    "fuzz_payload:Y", "fuzz_payload:Y-v0", "os:system", "os:system:touch CANARY", "builtins:exec", "subprocess:run",
-    "fuzz_payload", "fuzz_payload.Y", "importlib:import_module", "pdb:run", "shutil:rmtree", "__main__:Y",
-)  # fmt: skip
+    "fuzz_payload:Y",
+    "fuzz_payload:Y-v0",
+    "os:system",
+    "os:system:touch CANARY",
+    "builtins:exec",
+    "subprocess:run",
+    "fuzz_payload",
+    "fuzz_payload.Y",
+    "importlib:import_module",
+    "pdb:run",
+    "shutil:rmtree",
+    "__main__:Y",
+)
 """Names that would be code if they were looked up."""
-PATHS = ("/etc/passwd", "../../etc/passwd", "..", ".", "", "/dev/zero", "/dev/stdin", "a\0b", "~/x", "x" * 5000, "//", "frames.webp/x")
+PATHS = (
+    "/etc/passwd",
+    "../../etc/passwd",
+    "..",
+    ".",
+    "",
+    "/dev/zero",
+    "/dev/stdin",
+    "a\0b",
+    "~/x",
+    "x" * 5000,
+    "//",
+    "frames.webp/x",
+)
 
 _pools: dict[int, list[Any]] = {}
 
@@ -38,12 +73,21 @@ def values(seed: int, count: int = 300) -> list[Any]:
         from hypothesis import strategies as st
 
         leaf = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
-        document = st.recursive(leaf, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4))
+        document = st.recursive(
+            leaf,
+            lambda inner: (
+                st.lists(inner, max_size=4)
+                | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+            ),
+        )
         found: list[Any] = []
 
         @hypothesis.seed(seed)
         @hypothesis.settings(
-            max_examples=count, database=None, deadline=None, phases=[hypothesis.Phase.generate],
+            max_examples=count,
+            database=None,
+            deadline=None,
+            phases=[hypothesis.Phase.generate],
             suppress_health_check=list(hypothesis.HealthCheck),
         )
         @hypothesis.given(document)
@@ -60,7 +104,9 @@ def other_type(value: Any, rng: random.Random, seed: int) -> Any:
     for _ in range(100):
         new = copy.deepcopy(rng.choice(values(seed)))
         numbers = (int, float)
-        if type(new) is type(value) or (isinstance(new, numbers) and isinstance(value, numbers) and not isinstance(new, bool)):
+        if type(new) is type(value) or (
+            isinstance(new, numbers) and isinstance(value, numbers) and not isinstance(new, bool)
+        ):
             continue
         # An empty list is as much of a tuple or a list as a full one, null may be allowed: those are other mutations.
         if new is None or new in ([], {}, ""):
@@ -102,14 +148,36 @@ def extend(path: Path, rng: random.Random) -> str:
 
 def noise(path: Path, rng: random.Random) -> str:
     """Other content altogether."""
-    content = rng.choice((b"", b"\x00" * 64, rng.randbytes(2000), b"{}", b"[]", b"null", b"\xff\xfe{}", b"PK\x03\x04" + b"x" * 99))
+    content = rng.choice(
+        (
+            b"",
+            b"\x00" * 64,
+            rng.randbytes(2000),
+            b"{}",
+            b"[]",
+            b"null",
+            b"\xff\xfe{}",
+            b"PK\x03\x04" + b"x" * 99,
+        )
+    )
     path.write_bytes(content)
     return f"{path.name} is {len(content)} bytes of something else"
 
 
 def swap(path: Path, rng: random.Random, canary: Path) -> str:
     """Something other than a regular file of the folder at ``path``; returns what."""
-    what = rng.choice(("fifo", "link to zero", "link to random", "link out", "folder", "dangling link", "link to itself", "missing"))
+    what = rng.choice(
+        (
+            "fifo",
+            "link to zero",
+            "link to random",
+            "link out",
+            "folder",
+            "dangling link",
+            "link to itself",
+            "missing",
+        )
+    )
     outside = canary.parent / "outside.bin"
     content = path.read_bytes()
     path.unlink()
@@ -212,7 +280,20 @@ def change_tensors(path: Path, rng: random.Random) -> str:
     header, content = read_tensors(path)
     name = rng.choice(names_of(header))
     entry = header[name]
-    ways = ["rename", "drop", "dtype", "shape", "transpose", "huge shape", "offsets", "overlap", "empty", "header size", "extra", "swap"]
+    ways = [
+        "rename",
+        "drop",
+        "dtype",
+        "shape",
+        "transpose",
+        "huge shape",
+        "offsets",
+        "overlap",
+        "empty",
+        "header size",
+        "extra",
+        "swap",
+    ]
     way = rng.choice(ways)
     if way == "rename":
         header[rng.choice((name + "x", "", "x" * 300, name.upper() + "_"))] = header.pop(name)
@@ -221,9 +302,17 @@ def change_tensors(path: Path, rng: random.Random) -> str:
         content = content[:begin] + content[end:]
         del header[name]
         for other in names_of(header):
-            header[other]["data_offsets"] = [x - (end - begin) if x >= end else x for x in header[other]["data_offsets"]]
+            header[other]["data_offsets"] = [
+                x - (end - begin) if x >= end else x for x in header[other]["data_offsets"]
+            ]
     elif way == "dtype":
-        alike = {"F32": ["I32", "U32"], "I64": ["F64", "U64"], "U8": ["I8", "BOOL"], "BOOL": ["U8", "I8"], "F16": ["BF16", "I16"]}
+        alike = {
+            "F32": ["I32", "U32"],
+            "I64": ["F64", "U64"],
+            "U8": ["I8", "BOOL"],
+            "BOOL": ["U8", "I8"],
+            "F16": ["BF16", "I16"],
+        }
         entry["dtype"] = rng.choice(alike.get(entry["dtype"], ["F4", "?"]))
     elif way == "shape":
         entry["shape"] = [*entry["shape"], 1]
@@ -243,14 +332,26 @@ def change_tensors(path: Path, rng: random.Random) -> str:
         header, content = {k: v for k, v in header.items() if k == "__metadata__"}, b""
     elif way == "header size":
         data = path.read_bytes()
-        path.write_bytes(struct.pack("<Q", rng.choice((0, 1, 2**40, 2**64 - 1, len(data)))) + data[8:])
+        path.write_bytes(
+            struct.pack("<Q", rng.choice((0, 1, 2**40, 2**64 - 1, len(data)))) + data[8:]
+        )
         return f"{path.name}: header size"
     elif way == "extra":
-        header["extra.tensor"] = {"dtype": "U8", "shape": [4], "data_offsets": [len(content), len(content) + 4]}
+        header["extra.tensor"] = {
+            "dtype": "U8",
+            "shape": [4],
+            "data_offsets": [len(content), len(content) + 4],
+        }
         content += b"\0" * 4
     elif way == "swap":
-        alike_names = [n for n in names_of(header) if n != name and header[n]["shape"] == entry["shape"]
-                       and header[n]["dtype"] == entry["dtype"] and _bytes(header[n], content) != _bytes(entry, content)]  # fmt: skip
+        alike_names = [
+            n
+            for n in names_of(header)
+            if n != name
+            and header[n]["shape"] == entry["shape"]
+            and header[n]["dtype"] == entry["dtype"]
+            and _bytes(header[n], content) != _bytes(entry, content)
+        ]
         if not alike_names:
             entry["shape"] = [0]
         else:
@@ -267,7 +368,11 @@ def _bytes(entry: dict[str, Any], content: bytes) -> bytes:
 def poison(path: Path, rng: random.Random, names: list[str] | None = None) -> str:
     """NaN, infinity or a huge number in a float tensor; returns what."""
     header, content = read_tensors(path)
-    floats = [n for n in (names or names_of(header)) if n in header and header[n]["dtype"] in ("F32", "F16", "BF16")]
+    floats = [
+        n
+        for n in (names or names_of(header))
+        if n in header and header[n]["dtype"] in ("F32", "F16", "BF16")
+    ]
     name = rng.choice(floats)
     size = {"F32": 4, "F16": 2, "BF16": 2}[header[name]["dtype"]]
     begin, end = header[name]["data_offsets"]
@@ -286,15 +391,21 @@ def poison(path: Path, rng: random.Random, names: list[str] | None = None) -> st
 # Pictures.
 
 
-def png(width: int, height: int, bits: int = 8, colour: int = 2, content: bytes | None = None) -> bytes:
+def png(
+    width: int, height: int, bits: int = 8, colour: int = 2, content: bytes | None = None
+) -> bytes:
     """A PNG of zeros that claims any size; ``content`` is the compressed data, by default a few rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     data = zlib.compress(b"\0" * 4096) if content is None else content
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
 
 
 def bomb(width: int = 30_000, height: int = 30_000) -> bytes:
@@ -311,7 +422,9 @@ def other_picture(path: Path, rng: random.Random, canary: Path) -> str:
 
     from PIL import Image
 
-    what = rng.choice(("bomb", "claimed size", "eps", "gif", "bmp", "tiff", "other size", "grey", "alpha", "text"))
+    what = rng.choice(
+        ("bomb", "claimed size", "eps", "gif", "bmp", "tiff", "other size", "grey", "alpha", "text")
+    )
     if what == "bomb":
         path.write_bytes(bomb())
     elif what == "claimed size":

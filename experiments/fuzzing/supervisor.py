@@ -26,8 +26,16 @@ TIRED_BYTES = 2 * 2**30
 class Supervisor:
     """One worker at a time. seconds, peak_bytes: what an input may take, its child processes included."""
 
-    def __init__(self, root: Path, seed: int, kinds: list[str], seconds: float, peak_bytes: int) -> None:
-        self.root, self.seed, self.kinds, self.seconds, self.peak_bytes = root, seed, kinds, seconds, peak_bytes
+    def __init__(
+        self, root: Path, seed: int, kinds: list[str], seconds: float, peak_bytes: int
+    ) -> None:
+        self.root, self.seed, self.kinds, self.seconds, self.peak_bytes = (
+            root,
+            seed,
+            kinds,
+            seconds,
+            peak_bytes,
+        )
         self.restarts = -1
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -55,18 +63,34 @@ class Supervisor:
             if peak > self.peak_bytes:
                 trace = self._stack()
                 self.stop()
-                return base | {"outcome": Outcome.MEMORY, "message": f"{peak / 2**30:.1f} GiB", "trace": trace, "seconds": seconds,
-                               "peak_mb": peak >> 20}  # fmt: skip
+                return base | {
+                    "outcome": Outcome.MEMORY,
+                    "message": f"{peak / 2**30:.1f} GiB",
+                    "trace": trace,
+                    "seconds": seconds,
+                    "peak_mb": peak >> 20,
+                }
             if process.poll() is not None:
                 code = process.returncode
                 name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
                 self.stop()
-                return base | {"outcome": Outcome.CRASH, "message": name, "trace": "", "seconds": seconds, "peak_mb": peak >> 20}
+                return base | {
+                    "outcome": Outcome.CRASH,
+                    "message": name,
+                    "trace": "",
+                    "seconds": seconds,
+                    "peak_mb": peak >> 20,
+                }
             if seconds > self.seconds:
                 trace = self._stack()
                 self.stop()
-                return base | {"outcome": Outcome.HANG, "message": f"over {self.seconds:.0f} s", "trace": trace, "seconds": seconds,
-                               "peak_mb": peak >> 20}  # fmt: skip
+                return base | {
+                    "outcome": Outcome.HANG,
+                    "message": f"over {self.seconds:.0f} s",
+                    "trace": trace,
+                    "seconds": seconds,
+                    "peak_mb": peak >> 20,
+                }
 
     def stop(self) -> None:
         """End the worker and its children."""
@@ -94,9 +118,19 @@ class Supervisor:
             return self._process
         self.stop()
         self.restarts += 1
-        command = [sys.executable, "-X", "faulthandler", "-m", "experiments.fuzzing.worker", str(self.root), str(self.seed)]
+        command = [
+            sys.executable,
+            "-X",
+            "faulthandler",
+            "-m",
+            "experiments.fuzzing.worker",
+            str(self.root),
+            str(self.seed),
+        ]
         place = Path(__file__).resolve().parents[2]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=place)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=place
+        )
         self._process = process
         assert process.stdin is not None and process.stdout is not None
         self._unread = b""
@@ -120,7 +154,9 @@ class Supervisor:
                 return
             assert self._process is not None
             if self._process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the worker is not {word}: run `python -m experiments.fuzzing.worker {self.root} {self.seed}`")
+                raise RuntimeError(
+                    f"the worker is not {word}: run `python -m experiments.fuzzing.worker {self.root} {self.seed}`"
+                )
 
     def _read(self, timeout: float) -> dict[str, Any] | None:
         """The next message, None if there is none in time."""

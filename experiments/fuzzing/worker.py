@@ -38,6 +38,7 @@ def case_of(kind: str, index: int, seed: int, folder: Path, bases: Bases) -> Cas
 def answer(request: dict[str, Any], bases: Bases, seed: int, tell: Any) -> dict[str, Any]:
     """Make an input, use it, judge it."""
     from experiments.fuzzing.formats import Refused
+    from worldsim.errors import WorldsimError
 
     kind, index = request["kind"], request["index"]
     folder = bases.root / "inputs" / f"{os.getpid()}"
@@ -51,19 +52,33 @@ def answer(request: dict[str, Any], bases: Bases, seed: int, tell: Any) -> dict[
         tell({"began": {"mutation": case.mutation, "detail": case.detail, "expect": case.expect}})
         began = time.monotonic()
         verdict = run(case)
-    except Refused as error:
-        verdict = Verdict(Outcome.CLEAR, f"refused to write it: {error}")
+    except (Refused, WorldsimError) as error:
+        verdict = Verdict(Outcome.CLEAR, f"refused to make or to write it: {error}")
     except Exception as error:
         # Writing something wrong through the library, or through this harness, failed.
         import traceback
 
-        verdict = Verdict(Outcome.RAW, f"while it was made: {type(error).__name__}: {error}"[:400], traceback.format_exc()[-1500:])
+        verdict = Verdict(
+            Outcome.RAW,
+            f"while it was made: {type(error).__name__}: {error}"[:400],
+            traceback.format_exc()[-1500:],
+        )
     if bases.canary.exists():
         verdict = Verdict(Outcome.CODE, "code that the input names was run", verdict.trace)
         bases.canary.unlink()
     sys.modules.pop(PAYLOAD, None)
-    told = {"mutation": case.mutation, "detail": case.detail, "expect": case.expect} if case else {"mutation": "?", "detail": "", "expect": ""}
-    return {**told, "outcome": verdict.outcome, "message": verdict.message, "trace": verdict.trace, "seconds": round(time.monotonic() - began, 3)}
+    told = (
+        {"mutation": case.mutation, "detail": case.detail, "expect": case.expect}
+        if case
+        else {"mutation": "?", "detail": "", "expect": ""}
+    )
+    return {
+        **told,
+        "outcome": verdict.outcome,
+        "message": verdict.message,
+        "trace": verdict.trace,
+        "seconds": round(time.monotonic() - began, 3),
+    }
 
 
 def main() -> None:

@@ -265,7 +265,7 @@ def storage_errors(path: Name) -> Iterator[None]:
 
 def make_folder(path: Name) -> Path:
     """Make a folder to write to, with those above it. Raises StorageError."""
-    path = Path(path)
+    path = as_path(path)
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path

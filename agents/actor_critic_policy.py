@@ -96,7 +96,11 @@ class ActorCriticPolicy:
 
     def act(self, obs: Any) -> Any:
         """The action for one observation, as the action space has it."""
-        action = self.act_batch(np.asarray(obs)[None])[0].cpu().numpy()
+        try:
+            one = np.asarray(obs)[None]
+        except ValueError as error:
+            raise InvalidInputError(f"{type(obs).__name__} is no observation ({error})") from None
+        action = self.act_batch(one)[0].cpu().numpy()
         return action if not self.discrete else int(action)
 
     @torch.no_grad()
@@ -107,7 +111,12 @@ class ActorCriticPolicy:
 
     def look(self, obs: Any, begins: Any = None) -> Tensor:
         """Take observations in; returns the stacks. The first one of an episode fills its whole stack."""
-        new = torch.as_tensor(obs).to(self.device)
+        try:
+            new = torch.as_tensor(obs).to(self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidInputError(f"{type(obs).__name__} is no array of observations ({error})") from None
+        if self.network.image and new.dtype != torch.uint8:
+            raise InvalidInputError(f"observations are {new.dtype}, images are uint8")
         if tuple(new.shape[1:]) != self.observation_shape:
             raise InvalidInputError(f"observations of shape {tuple(new.shape[1:])} to an agent that sees {self.observation_shape}")
         new = new.permute(0, 3, 1, 2) if self.network.image else new

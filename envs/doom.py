@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from worldsim.envs.doom_geometry import STEP_HEIGHT, MapGeometry
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from worldsim.runtime.options import check_options
 from worldsim.runtime.scratch import Scratch
 
 MAPS: tuple[str, ...] = tuple(f"freedoom2/MAP{number:02d}" for number in range(1, 33)) + tuple(
@@ -455,7 +456,7 @@ def fuse_buffer(
 
 def _maps_of(options: dict[str, Any] | None) -> tuple[str, ...]:
     """The maps that a reset draws from."""
-    options = dict(options or {})
+    options = check_options(options)
     unknown = sorted(set(map(str, options)) - {"map", "split"})
     if unknown:
         raise InvalidInputError(f"Unknown reset option {', '.join(map(repr, unknown))}; options are 'map' and 'split'.")

@@ -18,8 +18,10 @@ from worldsim.camera import quantise_depth
 from worldsim.diffusion.dynamics import MAX_STEPS
 from worldsim.engine import EngineConfig, free_memory
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
+from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import FittingScene, Scene
 from worldsim.registries import SCENES
+from worldsim.runtime.options import check_options
 from worldsim.snapshots import Snapshot, check_generators
 from worldsim.state import SceneStart, WorldState, flatten
 from worldsim.world import BUCKETS, World, bucket
@@ -64,7 +66,7 @@ class Starts:
 
     def choose(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> tuple[SceneStart, int]:
         """The scene that ``options`` ask for, else one drawn with ``rng``; and the dream's seed, always drawn."""
-        options = options or {}
+        options = check_options(options)
         unknown = sorted(set(map(str, options)) - {"scene", "frames"})
         if unknown:
             raise InvalidInputError(f"unknown reset options {', '.join(map(repr, unknown))}: options are 'scene' and 'frames'")
@@ -114,6 +116,19 @@ class Starts:
         return None if folder is None else creator(folder)
 
 
+def check_memory(world: World, state: WorldState, memory: Any) -> Any:
+    """The data of ``memory``, a handle or data. Raises InvalidInputError unless it is such as ``state`` holds."""
+    data = memory.data if isinstance(memory, MemoryHandle) else memory
+    mine = {name: (value.dtype, value.shape[1:]) for name, value in flatten(state.memory).items()}
+    try:
+        other = {name: (value.dtype, value.shape[1:]) for name, value in flatten(data).items()}
+    except (TypeError, AttributeError, InvalidInputError):
+        other = {}
+    if type(data) is not type(state.memory) or mine != other:
+        raise InvalidInputError(f"{type(memory).__name__} is no memory of this world: edit takes what env.memory gives")
+    return data
+
+
 def as_scene(frames: Any) -> SceneStart:
     """The start that ``options["frames"]`` holds: a :class:`SceneStart`, or arrays by name.
 
@@ -137,7 +152,7 @@ def as_scene(frames: Any) -> SceneStart:
         if value is not None and not bool(value.isfinite().all()):
             raise InvalidInputError(f"frames: {name} holds numbers that are NaN or infinite")
     if intrinsics is not None and not bool((intrinsics.flatten()[:2] > 0).all()):
-        raise InvalidInputError(f"frames: intrinsics are {intrinsics.tolist()}, fx and fy must be more than 0 pixels")
+        raise InvalidInputError(f"frames: intrinsics are {intrinsics.tolist()}, fx and fy must be positive pixels")
     if depth is not None and not (depth.is_floating_point() and bool((depth > 0).all())):
         raise InvalidInputError(f"frames: depth must be positive float metres, inf for sky, got {depth.dtype} from {depth.min()}")
     return SceneStart(

@@ -18,6 +18,7 @@ from worldsim.engine import EngineConfig
 from worldsim.envs.dream import (
     DEFAULT_SCENES,
     Starts,
+    check_memory,
     check_snapshot,
     check_uncertainty_limit,
     enough_memory,
@@ -170,7 +171,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
 
         memory: a handle, as :attr:`memory` and its methods give it, or a memory's data (a batch of one).
         """
-        self._state = self.world.edit(self.state, memory.data if isinstance(memory, MemoryHandle) else memory)
+        self._state = self.world.edit(self.state, check_memory(self.world, self.state, memory))
         if self._walk:
             self._walk[-1] = self._state.frame
         return self._frame(), self._info()

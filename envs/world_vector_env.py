@@ -32,6 +32,7 @@ from worldsim.envs.dream import (
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Scene
+from worldsim.runtime.options import check_options
 from worldsim.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.state import WorldState
 from worldsim.world import World, bucket
@@ -140,7 +141,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
         Other options as for the single environment, the same for every environment.
         """
-        options = dict(options or {})
+        options = check_options(options)
         mask = self._reset_mask(options.pop("reset_mask", None))
         seeds = self._seeds(seed)
         for i in np.flatnonzero(mask):
@@ -231,7 +232,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return MemoryHandle.of(self.world.memory, self.world.owned(self.state), self._index("memory_of", index))
 
     def _index(self, what: str, index: int) -> int:
-        if not 0 <= index < self.num_envs:
+        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < self.num_envs:
             raise InvalidInputError(f"{what} of environment {index!r}: there are {self.num_envs}, counted from 0")
         return int(index)
 
@@ -281,7 +282,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def _checked(self, actions: Any) -> Tensor:
         """Actions as a tensor on the world's device, padded to the batch bucket."""
         space = self.single_action_space
-        act = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
+        try:
+            act = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidInputError(f"{type(actions).__name__} is no array of {self.num_envs} actions ({error})") from None
         # Where they are: a GPU need not be waited for to look at what comes from the host.
         device = act.device
         if isinstance(space, gym.spaces.Discrete):

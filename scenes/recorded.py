@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.errors import NotFoundError
-from worldsim.scene_files import load_scene, scene_names
+from worldsim.scene_files import check_scene, load_scene, scene_names
 from worldsim.state import SceneStart
 
 
@@ -18,6 +18,7 @@ class RecordedScenes:
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self._loaded: dict[str, SceneStart] = {}
+        self._checked = False
 
     def names(self) -> list[str]:
         """Names of the scenes, in natural order."""
@@ -33,8 +34,13 @@ class RecordedScenes:
         return self._loaded[name]
 
     def start(self, rng: np.random.Generator) -> SceneStart:
-        """One of the scenes, each as likely."""
+        """One of the scenes, each as likely. Raises DamagedFileError, before the first, if any of them is damaged."""
         names = self.names()
+        if not self._checked:
+            # All of them, so that damage does not wait for the draw that meets it.
+            for name in names:
+                check_scene(self.folder / name)
+            self._checked = True
         if not names:
             raise NotFoundError(f"{self.folder} holds no start scenes: record some with worldsim.scene_files.record_scenes")
         return self.load(names[int(rng.integers(len(names)))])

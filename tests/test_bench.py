@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tests.conftest import make_tiny_world
 from worldsim import bench as module
 from worldsim.bench import BenchConfig, Start, bench
 from worldsim.config import read_json
-from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError, WorldsimError
+from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError, StorageError, WorldsimError
 from worldsim.world import World
 
 CPU = torch.device("cpu")
@@ -106,6 +107,9 @@ def test_a_batch_that_does_not_fit(world_folder: Path, monkeypatch: pytest.Monke
         ({"batches": ()}, "at least one"),
         ({"batches": (8, 0)}, "at least 1 environment"),
         ({"threads": 0}, "threads = 0.*at least 1"),
+        ({"threads": 99_999}, "threads = 99999.*at most 1024"),
+        ({"seed": -1}, "seed = -1"),
+        ({"cold_starts": 10**6}, "cold_starts = 1000000.*at most 1000"),
         ({"repeats": 0}, "repeats = 0"),
         ({"walk": -1}, "walk = -1"),
     ],
@@ -138,3 +142,19 @@ def test_a_process_that_fails_says_why(tiny_world: World):
     broken.folder = Path("nowhere")
     with pytest.raises(WorldsimError, match="NotFoundError.*nowhere.*--cold-starts 0"):
         module.cold_start(broken, CPU, 1, 1)
+
+
+def test_the_report_replaces_files_alone(world_folder: Path, tmp_path: Path):
+    """Told before anything is measured."""
+    pipe = tmp_path / "b.json"
+    os.mkfifo(pipe)
+    with pytest.raises(StorageError, match="would be destroyed"):
+        bench(BenchConfig(str(world_folder), pipe, batches=(1,), **QUICK))
+    assert pipe.is_fifo()
+    with pytest.raises(StorageError):
+        bench(BenchConfig(str(world_folder), Path("/proc/nothing/b.json"), batches=(1,), **QUICK))
+
+
+def test_a_walk_that_memory_has_no_room_for(world_folder: Path):
+    with pytest.raises(OutOfMemoryError, match="the actions of 1000000000 steps"):
+        bench(BenchConfig(str(world_folder), batches=(1024,), **{**QUICK, "walk": 10**9}))

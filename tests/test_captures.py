@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from worldsim.captures import CapturedFrame, captured_frames, common_camera, frames_of, journey_of, resampled
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, OutOfMemoryError
 from worldsim.journey import Journey
 from worldsim.testing import TinyRoom
 
@@ -119,3 +119,20 @@ def test_bad_input():
         journey_of([])
     with pytest.raises(InvalidInputError, match="in common"):
         common_camera([frame(), frame(4, 8, (4.0, 4.0, -40.0, 2.0))], 2, 2)
+
+
+def test_sizes_and_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    rgb, depth, pose = np.zeros((2, 8, 8, 3), np.uint8), np.ones((2, 8, 8)), np.stack([np.eye(4)] * 2)
+    frames = captured_frames(rgb, depth, pose, np.full(4, 4.0))
+    for name, value in {"height": 0, "width": -1}.items():
+        with pytest.raises(InvalidInputError, match=f"{name} = "):
+            journey_of(frames, **{name: value})
+    for intrinsics in ("abcd", [1, 2], np.full(4, np.nan), np.zeros(4), [1e300] * 4, [[True]]):
+        with pytest.raises(InvalidInputError, match="intrinsics"):
+            journey_of(frames, intrinsics=intrinsics)
+    for arrays in ((3, depth, pose), (rgb, "x", pose), (rgb, np.full((2, 8, 8), "a"), pose), (rgb[:0], depth[:0], pose[:0])):
+        with pytest.raises(InvalidInputError, match="a capture needs"):
+            captured_frames(*arrays, np.full(4, 4.0))
+    monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "1")
+    with pytest.raises(OutOfMemoryError, match="2 frames of 16000x16000 pixels"):
+        journey_of(frames, 16_000, 16_000)

@@ -13,7 +13,7 @@ import torch
 import trimesh
 
 from worldsim.camera import dequantise_depth, quantise_depth
-from worldsim.errors import InvalidInputError, MissingDependencyError
+from worldsim.errors import InvalidInputError, MissingDependencyError, OutOfMemoryError, StorageError
 from worldsim.journey import Journey
 from worldsim.meshes import GLTF_FROM_WORLD, FusionConfig, PoissonConfig, fuse, refined_depth, save_glb, save_ply, wrap
 from worldsim.nerfstudio_files import journey_points
@@ -165,3 +165,62 @@ def test_without_open3d_it_is_named(room_walk: tuple[TinyRoom, Journey], monkeyp
 def test_open3d_is_imported_when_it_is_needed():
     code = "import sys, worldsim.meshes, worldsim.nerfstudio_files, worldsim.scenes.capture; print('open3d' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"),
+    [
+        (FusionConfig, {"voxel": 1e-6}),
+        (FusionConfig, {"voxel": float("nan")}),
+        (FusionConfig, {"far": (1, 2)}),
+        (FusionConfig, {"refine": 10**6}),
+        (FusionConfig, {"truncation": 1e30}),
+        (FusionConfig, {"sightings": 0}),
+        (FusionConfig, {"smallest": -1}),
+        (PoissonConfig, {"cell": 1e-6}),
+        (PoissonConfig, {"neighbours": 10**9}),
+        (PoissonConfig, {"neighbours": 2.5}),
+        (PoissonConfig, {"outlier": 0.0}),
+        (PoissonConfig, {"reach": -1.0}),
+    ],
+)
+def test_settings_out_of_range(config: Any, changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=f"{config.__name__}.{next(iter(changes))} = "):
+        config(**changes)
+
+
+def test_meshes_that_memory_has_no_room_for(room_walk: tuple[TinyRoom, Journey], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Millimetres of a room of 8 m would take hundreds of gigabytes."""
+    monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "4")
+    with pytest.raises(OutOfMemoryError, match="a mesh with cells of 0.001 m"):
+        fuse(room_walk[1], FusionConfig(voxel=0.001))
+
+
+def test_points_that_are_none(tmp_path: Path) -> None:
+    place, colour = np.zeros((300, 3)), np.zeros((300, 3), np.uint8)
+    for position, colours in (
+        (3, colour),
+        (place[:, :2], colour),
+        (place, colour[:1]),
+        (place * np.nan, colour),
+        (place + 1e30, colour),
+    ):
+        with pytest.raises(InvalidInputError):
+            wrap(position, colours)  # type: ignore[arg-type]
+    for position, colours in ((place, colour[:1]), (place * np.nan, colour), (place, colour.astype(float)), ("abc", colour)):
+        with pytest.raises(InvalidInputError):
+            save_ply(position, colours, tmp_path / "a.ply")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInputError, match="Journey"):
+        fuse(3)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
+    place, colour = np.zeros((3, 3)), np.zeros((3, 3), np.uint8)
+    (tmp_path / "link.ply").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("precious")
+    with pytest.raises(StorageError, match="a symbolic link and would be destroyed"):
+        save_ply(place, colour, tmp_path / "link.ply")
+    assert (tmp_path / "precious").read_text() == "precious"
+    with pytest.raises(StorageError):
+        save_ply(place, colour, "/proc/nothing/a.ply")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from PIL import Image
 
 from worldsim.camera import Camera
 from worldsim.captures import journey_of
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, StorageError
 from worldsim.journey import Journey
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.metrics import psnr
@@ -229,7 +231,7 @@ def test_units_and_up(small: Path):
     np.testing.assert_allclose(turned[:3], original[[0, 2, 1]] * np.array([[1.0], [1.0], [-1.0]]))
     with pytest.raises(InvalidInputError, match="up is 'x'"):
         open_capture(small, up="x")
-    with pytest.raises(InvalidInputError, match="positive metres"):
+    with pytest.raises(InvalidInputError, match="metres a unit"):
         open_capture(small, depth_scale=0.0)
 
 
@@ -270,7 +272,7 @@ def test_truncated(small: Path):
     frames = open_capture(small)
     with pytest.raises(DamagedFileError, match=r"images/frame_00000\.png is not a readable picture"):
         frames[0].read()
-    with pytest.raises(DamagedFileError, match=r"depths/frame_00001\.png is not a readable depth"):
+    with pytest.raises(DamagedFileError, match=r"depths/frame_00001\.png is not a readable picture.*PNG, TIFF"):
         frames[1].read()
 
 
@@ -326,3 +328,120 @@ def test_numbers_that_are_none(small: Path):
     change(small, frames=meta["frames"], fl_x="wide")
     with pytest.raises(InvalidInputError, match="fl_x is 'wide'"):
         open_capture(small)
+
+
+def changed(folder: Path, **changes: Any) -> Path:
+    """The dataset with other values for its second frame."""
+    file = folder / "transforms.json"
+    meta = json.loads(file.read_text())
+    meta["frames"][1] |= changes
+    file.write_text(json.dumps(meta))
+    return folder
+
+
+@pytest.mark.parametrize("key", ["file_path", "depth_file_path"])
+def test_only_files_inside_the_folder_are_read(small: Path, tmp_path: Path, key: str) -> None:
+    """A capture from somebody else names files of its own folder, or it is refused."""
+    outside = tmp_path / "outside.png"
+    outside.write_bytes((small / "images/frame_00001.png").read_bytes())
+    (small / "link.png").symlink_to(outside)
+    (small / "linked").symlink_to(tmp_path)
+    for name in ("../outside.png", str(outside), "link.png", "linked/outside.png", "images/../../outside.png", "/dev/zero"):
+        with pytest.raises(DamagedFileError, match=r"only files inside|leads out"):
+            open_capture(changed(small, **{key: name}))
+    (small / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(small / "pipe.png")
+    for name in ("zero.png", "pipe.png"):
+        with pytest.raises(DamagedFileError):
+            open_capture(changed(small, **{key: name}))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"w": 10**9}, {"h": 0}, {"w": 31.5}, {"fl_x": 1e-300}, {"fl_x": 10**400}, {"cx": 1e300}, {"k1": float("nan")},
+        {"transform_matrix": (np.eye(4) + np.eye(4, k=3) * 1e30).tolist()}, {"transform_matrix": (np.eye(4) * 1e200).tolist()},
+        {"transform_matrix": np.eye(4)[[0, 1, 2, 2]].tolist()}, {"transform_matrix": [[1], [2, 3]]}, {"transform_matrix": 10**400},
+    ],
+)  # fmt: skip
+def test_cameras_that_cannot_be(small: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises((InvalidInputError, DamagedFileError), match=r"frame_00001|transforms\.json"):
+        open_capture(changed(small, **changes))
+
+
+@pytest.mark.parametrize("angle", [0.0, -1.0, 3.15, 1e9])
+def test_angles_that_are_none(small: Path, angle: float) -> None:
+    file = small / "transforms.json"
+    meta = json.loads(file.read_text())
+    del meta["fl_x"]
+    file.write_text(json.dumps({**meta, "camera_angle_x": angle}))
+    with pytest.raises(InvalidInputError, match="camera_angle_x"):
+        open_capture(small)
+
+
+@pytest.mark.parametrize(
+    "given", [{"depth_scale": 1e300}, {"pose_scale": "1"}, {"up": 3}, {"zero_is_sky": 1}, {"depth_scale": float("nan")}]
+)
+def test_arguments_that_are_none(small: Path, given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(given))):
+        open_capture(small, **given)
+
+
+def npy(header: str, content: bytes = b"") -> bytes:
+    text = header.encode().ljust(117) + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        npy("{'descr': '<u2', 'fortran_order': False, 'shape': (1000000, 1000000), }", b"\0" * 100),
+        npy("{'descr': '<u2', 'fortran_order': False, 'shape': (-64, -64), }", b"\0" * 8192),
+        npy("{'descr': '|O', 'fortran_order': False, 'shape': (64, 64), }", b"cos\nsystem\n(S'true'\ntR."),
+        npy("{'descr': '<u2', 'fortran_order': False, 'shape': open('x', 'w'), }"),
+        npy("[" * 90),
+        b"\x93NUMPY\x09\x00", b"", b"\x93NUM",
+    ],
+)  # fmt: skip
+def test_arrays_of_depth_are_no_longer_than_their_file(small: Path, content: bytes) -> None:
+    (small / "depth.npy").write_bytes(content)
+    frames = open_capture(changed(small, depth_file_path="depth.npy"))
+    with pytest.raises(DamagedFileError, match=r"depth\.npy is not a readable depth picture"):
+        frames[1].read()
+
+
+def test_pictures_of_other_formats_and_sizes_are_not_decoded(small: Path) -> None:
+    """EPS starts Ghostscript, and a small file may claim gigabytes of pixels."""
+    path = small / "images/frame_00000.png"
+    for content in (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n",
+        png(2**31 - 1, 2**31 - 1),
+        png(30_000, 30_000),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DamagedFileError, match=r"frame_00000\.png"):
+            open_capture(small)[0].read()
+
+
+def png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+
+
+def test_a_dataset_is_not_written_through_a_link(room_walk: tuple[TinyRoom, Journey], small: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(small)
+    journey = room_walk[1]
+    few = Journey(journey.rgb[:2], journey.inverse_depth[:2], journey.pose[:2], journey.intrinsics)
+    with pytest.raises(InvalidInputError, match="symbolic link"):
+        save_nerfstudio(few, link, force=True)
+    assert len(open_capture(small)) == 3
+    with pytest.raises(StorageError):
+        save_nerfstudio(few, "/proc/nothing/x")
+    with pytest.raises(InvalidInputError, match="Journey"):
+        save_nerfstudio(3, tmp_path / "new")  # type: ignore[arg-type]
+    assert len(open_capture(save_nerfstudio(few, small, force=True))) == 2
+    assert not [path for path in tmp_path.rglob(".*")]

@@ -12,17 +12,21 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from worldsim import stopwatch
-from worldsim.config import to_json, write_json
+from worldsim.config import check_ranges, to_json, write_json
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError, WorldsimError
 from worldsim.memory.none import NoMemory
 from worldsim.policies import make_policy
+from worldsim.runtime.files import make_writable_folder, require_replaceable
+from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.ranges import Count, Number, Threads
 from worldsim.scene_files import load_scene, scene_names
 from worldsim.state import WorldState, bytes_of
 from worldsim.world import BUCKETS, World
@@ -64,32 +68,27 @@ class BenchConfig:
     """With the scene memory, without, or one after the other."""
     device: str | None = None
     """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not given."""
-    threads: int | None = None
+    threads: Threads | None = None
     """Threads of the CPU; PyTorch's choice, if not given."""
-    steps: int | None = None
+    steps: Count | None = None
     """Sampling steps a frame; the world's own number, if not given."""
     engine: Literal["plain", "fast", "compiled"] = "plain"
     """How steps are run: see :meth:`worldsim.world.World.with_engine`."""
-    seed: int = 0
+    seed: Annotated[int, Ge(0), Le(10**12)] = 0
     """Of the walk and the dreams."""
-    walk: int = 36
+    walk: Number = 36
     """Steps of the policy ``persistent-v1`` from the start scenes to where time is taken, so that the memory is as in use."""
-    warmup: int = 3
+    warmup: Count = 3
     """Steps before time is taken."""
-    repeats: int = 5
+    repeats: Count = 5
     """So often the same steps are timed; the median counts."""
-    timed_steps: int = 16
+    timed_steps: Count = 16
     """Steps of a repeat; fewer where they would take more than 2 s."""
-    cold_starts: int = 3
+    cold_starts: Annotated[int, Ge(0), Le(1000)] = 3
     """Fresh processes that are started to time import, reset and first step; 0 for none."""
 
     def __post_init__(self) -> None:
-        least = {"seed": 0, "walk": 0, "warmup": 1, "repeats": 1, "timed_steps": 1, "cold_starts": 0}
-        optional = {"threads": 1, "steps": 1}
-        for name, bound in {**least, **optional}.items():
-            value = getattr(self, name)
-            if value is not None and value < bound:
-                raise InvalidInputError(f"{name} = {value}: it must be at least {bound}")
+        check_ranges(self)
         if self.batches is not None and (not self.batches or min(self.batches) < 1):
             raise InvalidInputError(f"batches = {self.batches}: name at least one, each of at least 1 environment")
 
@@ -101,6 +100,9 @@ def bench(config: BenchConfig) -> dict[str, Any]:
     memory is asked for and there is none, OutOfMemoryError for a batch that does not fit.
     """
     device = _device(config.device)
+    if config.json is not None:
+        require_replaceable(config.json)
+        make_writable_folder(config.json.parent)
     with stopwatch.using_threads(config.threads) as threads, torch.no_grad():
         world = World.from_pretrained(config.world, device)
         world = world.with_dynamics(steps=config.steps)
@@ -179,6 +181,8 @@ class Start:
         if folder is None or not names:
             raise NotFoundError(f"{config.world} has no start scenes for the walk to start from: copy the world again, with scenes")
         largest = max(config.batches or BATCHES)
+        drawn_bytes = 16 * (config.walk + max(config.timed_steps, config.warmup)) * min(largest, BATCHES[-1])
+        require_memory_for(drawn_bytes, f"the actions of {config.walk} steps of a walk and of those that are timed")
         size = min(POOL[world.device.type], largest)
         scenes = [load_scene(folder / names[i * len(names) // size % len(names)]) for i in range(size)]
         self.seed, self.world = config.seed, world

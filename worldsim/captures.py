@@ -19,11 +19,20 @@ from torch import Tensor
 from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError
 from worldsim.journey import Journey
+from worldsim.runtime.arguments import whole
+from worldsim.runtime.limits import require_memory_for
 
 BOX_STEP = 2.0**-10
 """Crops are rounded to this many pixels, so that a frame which fits already is copied as it is."""
 SURFACE = 1.1
 """Neighbouring pixels whose depths differ by at most this factor are taken as of one surface."""
+
+MOST_SIDE = 16_384
+"""Pixels of a picture's side."""
+FARTHEST_PLACE = 1e6
+"""Metres from the origin: float32 tells places further off apart by 6 cm and more."""
+LEAST_FOCAL, MOST_FOCAL = 1e-2, 1e6
+"""Pixels. The principal point lies within as many as the latter."""
 
 Array = NDArray[Any]
 
@@ -45,12 +54,22 @@ class CapturedFrame:
     read: Callable[[], tuple[Array, Array]]
 
     def __post_init__(self) -> None:
-        rotation = np.asarray(self.pose)[:3, :3] if np.shape(self.pose) == (4, 4) else np.full((3, 3), np.nan)
-        if not np.isfinite(self.pose).all() or not np.allclose(rotation.T @ rotation, np.eye(3), atol=2e-3):
+        whole(f"{self.name}: height", self.height, 1, MOST_SIDE, "pixels")
+        whole(f"{self.name}: width", self.width, 1, MOST_SIDE, "pixels")
+        pose = _numbers(self.pose, (4, 4))
+        rotation = np.zeros((3, 3)) if pose is None else pose[:3, :3]
+        # Bounded before it is multiplied: 1e200 squared is infinite.
+        if pose is None or np.abs(rotation).max() > 2 or not np.allclose(rotation.T @ rotation, np.eye(3), atol=2e-3):
             raise InvalidInputError(f"{self.name}: the pose is no 4x4 camera-to-world matrix with an orthonormal rotation")
         if np.linalg.det(rotation) < 0:
             raise InvalidInputError(f"{self.name}: the pose mirrors the world; its axes are not a right-handed rotation")
-        if np.shape(self.intrinsics) != (4,) or not np.isfinite(self.intrinsics).all() or min(self.intrinsics[:2]) <= 0:
+        if np.abs(pose[:3, 3]).max() > FARTHEST_PLACE or not np.allclose(pose[3], (0, 0, 0, 1)):
+            raise InvalidInputError(
+                f"{self.name}: the pose's place is {pose[:3, 3].tolist()} and its last row {pose[3].tolist()}: places lie within "
+                f"{FARTHEST_PLACE:,.0f} m of the origin, and the last row is 0 0 0 1; for other units give pose_scale"
+            )
+        pixels = _numbers(self.intrinsics, (4,))
+        if pixels is None or not (LEAST_FOCAL <= pixels[:2].min() and np.abs(pixels).max() <= MOST_FOCAL):
             raise InvalidInputError(f"{self.name}: intrinsics must be fx fy cx cy in pixels, got {self.intrinsics}")
 
     @property
@@ -60,20 +79,36 @@ class CapturedFrame:
         return -cx / fx, -cy / fy, (self.width - cx) / fx, (self.height - cy) / fy
 
 
+def _numbers(values: Any, shape: tuple[int, ...]) -> Array | None:
+    """``values`` as a float64 array of that shape, None if they are none or not finite."""
+    try:
+        array = np.asarray(values, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return array if array.shape == shape and bool(np.isfinite(array).all()) else None
+
+
 def captured_frames(rgb: Array, depth: Array, pose: Array, intrinsics: Array, name: str = "frame") -> list[CapturedFrame]:
     """A capture from arrays.
 
     rgb: (t, h, w, 3) uint8. depth: (t, h, w) metres along the optical axis, ``inf`` for sky, ``nan`` or 0 for unknown.
     pose: (t, 4, 4) camera-to-world, OpenCV axes, z up. intrinsics: (4,) or (t, 4) ``fx fy cx cy`` in pixels.
     """
-    t = len(rgb)
-    if rgb.ndim != 4 or rgb.shape[3] != 3 or rgb.dtype != np.uint8 or depth.shape != rgb.shape[:3] or pose.shape != (t, 4, 4):
+    if not all(isinstance(array, np.ndarray) for array in (rgb, depth, pose)) or depth.dtype.kind not in "uif":
+        kinds = ", ".join(type(array).__name__ for array in (rgb, depth, pose))
+        raise InvalidInputError(f"a capture needs rgb, depth and pose as NumPy arrays of numbers, got {kinds}")
+    t = len(rgb) if rgb.ndim else 0
+    pictures = rgb.ndim == 4 and rgb.shape[3] == 3 and rgb.dtype == np.uint8
+    if not t or not pictures or depth.shape != rgb.shape[:3] or pose.shape != (t, 4, 4):
         found = f"{rgb.dtype} {rgb.shape}, {depth.shape} and {pose.shape}"
         raise InvalidInputError(f"a capture needs rgb (t, h, w, 3) uint8, depth (t, h, w) and pose (t, 4, 4), got {found}")
     if np.shape(intrinsics) not in ((4,), (t, 4)):
         raise InvalidInputError(f"intrinsics must be (4,) or ({t}, 4), got {np.shape(intrinsics)}")
     height, width = rgb.shape[1:3]
-    cameras = np.broadcast_to(np.asarray(intrinsics, np.float64), (t, 4))
+    try:
+        cameras = np.broadcast_to(np.asarray(intrinsics, np.float64), (t, 4))
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"intrinsics must be numbers, got {intrinsics!r} ({error})") from None
     known = np.where(depth > 0, depth, np.nan).astype(np.float32)
 
     def frame(i: int) -> CapturedFrame:
@@ -98,7 +133,10 @@ def common_camera(frames: Sequence[CapturedFrame], height: int, width: int, intr
     views = [frame.view for frame in frames]
     proportion = width / height
     if intrinsics is not None:
-        fx, fy, cx, cy = (float(x) for x in intrinsics)
+        pixels = _numbers(intrinsics, (4,))
+        if pixels is None or not (LEAST_FOCAL <= pixels[:2].min() and np.abs(pixels).max() <= MOST_FOCAL):
+            raise InvalidInputError(f"intrinsics must be fx fy cx cy in pixels, got {intrinsics!r}")
+        fx, fy, cx, cy = pixels.tolist()
         views.append((-cx / fx, -cy / fy, (width - cx) / fx, (height - cy) / fy))
         proportion *= fy / fx
     left, top = (max(view[i] for view in views) for i in (0, 1))
@@ -160,7 +198,10 @@ def journey_of(
     """
     if not frames:
         raise InvalidInputError("this capture has no frames")
-    height, width = height or frames[0].height, width or frames[0].width
+    height = whole("height", frames[0].height if height is None else height, 1, MOST_SIDE, "pixels")
+    width = whole("width", frames[0].width if width is None else width, 1, MOST_SIDE, "pixels")
+    # Colours, depth as float32 and as codes, what is known; and a frame while it is resampled.
+    require_memory_for((len(frames) * 16 + 100) * height * width, f"{len(frames)} frames of {height}x{width} pixels")
     camera = common_camera(frames, height, width, intrinsics)
     pictures = [resampled(frame, height, width, camera) for frame in frames]
     depth = torch.from_numpy(np.stack([depth for _, depth in pictures]))

@@ -16,7 +16,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-import annotated_types
+import numpy as np
 import pydantic
 
 from worldsim.errors import DamagedFileError, InvalidInputError
@@ -55,8 +55,10 @@ def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
     """
     if not isinstance(values, Mapping):
         raise InvalidInputError(f"{where or cls.__name__}: expected an object with keys, found {_shown(values)}")
+    key: Any = cls
     try:
-        return _adapter(cls).validate_json(json.dumps(values))
+        read: Config = _adapter(key).validate_json(json.dumps(values))
+        return read
     except pydantic.ValidationError as error:
         raise InvalidInputError("; ".join(_told(cls, one, values, where) for one in error.errors()[:3])) from None
     except (RecursionError, TypeError, ValueError) as error:
@@ -66,62 +68,66 @@ def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
 
 
 def check_ranges(config: Any) -> None:
-    """Raise InvalidInputError, naming it, if a field lies outside of the range of its annotation (``Annotated[int, Ge(1)]``).
+    """Raise InvalidInputError, naming it, if a field is not of its annotation's type and range, such as ``Annotated[int, Ge(1)]``.
 
-    For the ``__post_init__`` of configs, so that ranges hold for the command line and in Python as they do in files. NaN lies
-    outside of every range; None, where it is allowed, is not checked.
+    For the ``__post_init__`` of configs, so that types and ranges hold for the command line and in Python as they do in files.
+    Checked are numbers, texts, truth values, choices and tuples of such; NaN and infinity are outside of every range.
     """
-    cls = type(config)
-    for name, bounds in _bounds(cls).items():
+    cls: Any = type(config)
+    for name, adapter in _simple_fields(cls).items():
         value = getattr(config, name)
-        for bound in bounds if value is not None else ():
-            # Written so that a NaN fails.
-            if not _within(value, bound):
-                raise InvalidInputError(f"{cls.__name__}.{name} = {value!r}: it must be {_bound_text(bound)}")
+        try:
+            adapter.validate_python(_plain(value), strict=True)
+        except pydantic.ValidationError as error:
+            first = error.errors()[0]
+            raise InvalidInputError(f"{cls.__name__}.{name} = {_shown(value)}: {_requirement(first)}") from None
 
 
-def _within(value: Any, bound: Any) -> bool:
-    try:
-        match bound:
-            case annotated_types.Ge():
-                return bool(value >= bound.ge)
-            case annotated_types.Gt():
-                return bool(value > bound.gt)
-            case annotated_types.Le():
-                return bool(value <= bound.le)
-            case annotated_types.Lt():
-                return bool(value < bound.lt)
-    except TypeError:
-        return False
-    return True
+def _plain(value: Any) -> Any:
+    """A value as pydantic's strict mode takes it: NumPy's numbers as Python's, lists as tuples."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(one) for one in value)
+    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") and np.ndim(value) == 0 else value
 
 
-def _bound_text(bound: Any) -> str:
+def _requirement(error: Any) -> str:
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    return next(f"{word} {getattr(bound, key)}" for key, word in words.items() if hasattr(bound, key))
+    bound = next((f"{word} {error['ctx'][key]}" for key, word in words.items() if key in error.get("ctx", {})), None)
+    return f"it must be {bound}" if bound else f"{error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+_SIMPLE = (bool, int, float, str, type(None))
+
+
+def _is_simple(hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _is_simple(arguments[0])
+    if origin is typing.Literal:
+        return True
+    if origin in (typing.Union, types.UnionType, tuple):
+        return all(_is_simple(one) for one in arguments if one is not Ellipsis)
+    return hint in _SIMPLE
 
 
 @functools.cache
-def _bounds(cls: type) -> dict[str, list[Any]]:
-    """The bounds of a config's fields, by name; of optional fields, those of what is not None."""
-    found = {}
-    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
-        choices = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-        annotated = [c for c in choices if typing.get_origin(c) is typing.Annotated]
-        bounds = [b for c in annotated for b in c.__metadata__ if isinstance(b, annotated_types.BaseMetadata)]
-        if bounds and len(choices) - len(annotated) <= 1:
-            found[name] = [b for b in bounds if isinstance(b, _BOUNDS)]
-    return found
-
-
-_BOUNDS = (annotated_types.Ge, annotated_types.Gt, annotated_types.Le, annotated_types.Lt)
+def _simple_fields(cls: Any) -> dict[str, pydantic.TypeAdapter[Any]]:
+    """What checks a config's fields of simple types, by name."""
+    rules = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {
+        f.name: pydantic.TypeAdapter(hints[f.name], config=rules)
+        for f in dataclasses.fields(cls)
+        if _is_simple(hints[f.name])
+    }
 
 
 @functools.cache
-def _adapter(cls: type[Config]) -> pydantic.TypeAdapter[Config]:
+def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
+    """What reads a dataclass."""
     if "__pydantic_config__" not in vars(cls):
         rules = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-        cls.__pydantic_config__ = rules  # type: ignore[attr-defined]
+        cls.__pydantic_config__ = rules
     return pydantic.TypeAdapter(cls)
 
 

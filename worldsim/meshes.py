@@ -7,22 +7,26 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.camera import dequantise_depth, pixel_rays
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingDependencyError
 from worldsim.journey import Journey
+from worldsim.runtime.arguments import check_types
+from worldsim.runtime.files import as_path, replacing
+from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
 
 GLTF_FROM_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 """(4, 4) from world axes (z up) to those of glTF (y up): x stays, z becomes y, y becomes -z. Its transpose is the way back."""
@@ -34,8 +38,19 @@ SLANTS = (1.0, 4.0)
 """Surfaces that are seen at a slant are fused with a field that reaches so many times as far; at a sharper one, not at all."""
 TOUCHES = 10_000
 """At most about twice as many pixels of a frame say which blocks of cells it touches."""
+LEAST_CELL, MOST_CELL = 0.001, 100.0
+"""Metres: edges of cells."""
+CELL_BYTES = 20
+"""A cell of a fused field: its distance, weight and colour, float32."""
+POISSON_BYTES = 2000
+"""A cell that the surface passes through, while it is wrapped."""
 BLOCK, BLOCKS = 8, 4096
 """Cells along the edge of the blocks that a fused field is stored in, and blocks to begin with; it grows."""
+
+MOST_DEPTH = 13
+"""Halvings from the octree's box to its finest cells."""
+FARTHEST = 1e6
+"""Metres from the origin."""
 
 Array = NDArray[Any]
 
@@ -44,40 +59,48 @@ Array = NDArray[Any]
 class FusionConfig:
     """How a journey becomes a mesh: see :func:`fuse`."""
 
-    voxel: float | None = None
+    voxel: Annotated[float, Ge(LEAST_CELL), Le(MOST_CELL)] | None = None
     """Edge of a cell in metres: what is finer is lost; half of it takes eight times the memory. By default a fiftieth of the
     median depth, 0.05 at least: 0.05 in rooms."""
-    truncation: float = 5.0
+    truncation: Annotated[float, Ge(1.0), Le(100.0)] = 5.0
     """How far around a surface a frame speaks of it, in voxels along the view: more closes floors seen at a slant from afar, less
     keeps thin things and sharp edges."""
-    far: float | None = None
+    far: Positive | None = None
     """What is further off in a frame than this (m) is left to frames from nearer; by default 240 voxels: 12 m in rooms."""
-    refine: int = 4
+    refine: Annotated[int, Ge(1), Le(16)] = 4
     """Pixels are split into as many along each side, with the depth of the plane through their neighbours: frames are small,
     and a wall seen at a slant is a staircase of pixels otherwise."""
-    sightings: int = 3
+    sightings: Count = 3
     """Surfaces that fewer frames saw are left out (in shorter journeys: that not all frames saw)."""
-    smallest: int = 100
+    smallest: Number = 100
     """Pieces of fewer triangles are left out."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
 class PoissonConfig:
     """How points become a mesh: see :func:`wrap`."""
 
-    cell: float = 0.06
+    cell: Annotated[float, Ge(LEAST_CELL), Le(MOST_CELL)] = 0.06
     """Edge of the finest cells in metres."""
-    neighbours: int = 20
+    neighbours: Annotated[int, Ge(3), Le(1000)] = 20
     """Points that decide a normal, and what an outlier is."""
-    outlier: float = 3.0
+    outlier: Positive = 3.0
     """Points are left out that are this many times further from their neighbours than those are from theirs."""
-    sparsest: float = 1.0
+    sparsest: Positive = 1.0
     """Points that are further than this (m) from their neighbours, in the mean, are left out: they tell no surface."""
-    reach: float = 1.0
+    reach: NotNegative = 1.0
     """How far the surface goes beyond the points, in mean distances of the nearest one to its neighbours: the method would
     close every hole."""
-    smallest: int = 100
+    smallest: Number = 100
     """Pieces of fewer triangles are left out."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_ranges(self)
 
 
 def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
@@ -87,13 +110,14 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
     MissingDependencyError without Open3D, InvalidInputError where no surface is found.
     """
     config = config or FusionConfig()
+    if not isinstance(journey, Journey):
+        raise InvalidInputError(f"a mesh is fused from a Journey, not from a {type(journey).__name__}")
     depth = journey.depth[journey.inverse_depth > 0]
     if not len(depth):
         raise InvalidInputError(f"no surface was found in {len(journey)} frames: there is nothing but sky")
     voxel = max(SMALLEST_VOXEL, float(depth.median()) / 50.0) if config.voxel is None else float(config.voxel)
     far = float(240.0 * voxel if config.far is None else config.far)
-    if not (voxel > 0 and config.truncation >= 1 and far > 0 and config.refine >= 1 and config.sightings >= 1):
-        raise InvalidInputError(f"{config}: voxel and far must be positive, truncation, refine and sightings at least 1")
+    _require_room(journey, config, voxel, far)
     o3d = open3d()
     kinds, sizes = (o3d.core.float32,) * 3, ((1,), (1,), (3,))
     field = o3d.t.geometry.VoxelBlockGrid(("tsdf", "weight", "color"), kinds, sizes, voxel, BLOCK, BLOCKS)
@@ -128,6 +152,23 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
     # Above the threshold, not at it.
     mesh = field.extract_triangle_mesh(weight_threshold=min(config.sightings, len(journey)) - 0.5).to_legacy()
     return _finished(mesh, 1.0, config.smallest, source)
+
+
+def _require_room(journey: Journey, config: FusionConfig, voxel: float, far: float) -> None:
+    """Raise OutOfMemoryError unless the field fits in memory: the cells around the surfaces that frames show, at a guess.
+
+    A pixel at depth d shows d^2 / (fx fy) square metres, or more at a slant; walls that many frames show are one.
+    """
+    depth = journey.depth
+    near = torch.where(journey.inverse_depth > 0, depth, 0.0)
+    near = torch.where(near <= far, near, 0.0)
+    fx, fy = (float(x) for x in journey.intrinsics[:2])
+    shown = float((near.double().square().sum((1, 2)) / (fx * fy)).max())
+    side = BLOCK * voxel
+    # The field's blocks reach to both sides of a surface.
+    blocks = shown / side**2 * (2.0 * config.truncation * voxel / side + 1.0)
+    pixels = journey.rgb.shape[-1] * journey.rgb.shape[-2] * config.refine**2
+    require_memory_for(int(blocks * BLOCK**3 * CELL_BYTES + 400 * pixels), f"a mesh with cells of {voxel:g} m of what frames show")
 
 
 def facing(depth: Array, intrinsics: Tensor) -> tuple[Array, Array]:
@@ -174,9 +215,14 @@ def wrap(position: Array, colour: Array, viewpoints: Array | None = None, config
     InvalidInputError for too few points.
     """
     config = config or PoissonConfig()
+    if not isinstance(position, np.ndarray) or not isinstance(colour, np.ndarray) or position.dtype.kind not in "uif":
+        kinds = f"{type(position).__name__} and {type(colour).__name__}"
+        raise InvalidInputError(f"points are arrays of positions (n, 3) in metres and colours (n, 3) uint8, not {kinds}")
     if position.shape != colour.shape or position.ndim != 2 or position.shape[1] != 3 or colour.dtype != np.uint8:
         found = f"{position.shape} and {colour.dtype} {colour.shape}"
         raise InvalidInputError(f"points are positions (n, 3) in metres and colours (n, 3) uint8, not {found}")
+    if not bool((np.abs(position) <= FARTHEST).all()):
+        raise InvalidInputError(f"points lie within {FARTHEST:.0f} m of the origin; some of these do not, or are not finite")
     if len(position) < 10 * config.neighbours:
         raise InvalidInputError(f"{len(position)} points are too few for a surface: at least {10 * config.neighbours} are needed")
     o3d = open3d()
@@ -187,6 +233,15 @@ def wrap(position: Array, colour: Array, viewpoints: Array | None = None, config
     if kept.sum() < 10 * config.neighbours:
         raise InvalidInputError(f"{kept.sum()} of {len(position)} points have neighbours within {config.sparsest} m: too few")
     position, near = position[kept], near[kept]
+    # The octree is finest where points are; without any bound on its depth it is as deep as the cell is small.
+    extent = float((position.max(0) - position.min(0)).max())
+    cells = len(position) * (max(1.0, float(np.median(near)) / config.cell)) ** 2
+    require_memory_for(int(cells * POISSON_BYTES), f"a mesh with cells of {config.cell:g} m around {len(position)} points")
+    if extent / config.cell > 2**MOST_DEPTH:
+        raise InvalidInputError(
+            f"cell = {config.cell:g} m: the points span {extent:.0f} m, and at most {2**MOST_DEPTH} cells a side are made: give "
+            f"{extent / 2**MOST_DEPTH:.3g} m or more"
+        )
     cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(position))
     cloud.colors = o3d.utility.Vector3dVector(colour[kept] / 255.0)
     cloud.estimate_normals(o3d.geometry.KDTreeSearchParamKNN(config.neighbours))
@@ -239,23 +294,23 @@ def save_glb(mesh: Any, path: str | os.PathLike[str]) -> Path:
     """Write a mesh in world axes as a GLB file, whose axes are y up (``GLTF_FROM_WORLD``), metres; whole or not at all."""
     turned = mesh.copy()
     turned.apply_transform(GLTF_FROM_WORLD)
-    return _written(path, lambda place: turned.export(place, file_type="glb"))
+    with replacing(path) as place:
+        turned.export(str(place), file_type="glb")
+    return as_path(path)
 
 
 def save_ply(position: Array, colour: Array, path: str | os.PathLike[str]) -> Path:
     """Write points as a PLY file, world axes, metres; whole or not at all. position: (n, 3). colour: (n, 3) uint8."""
+    position, colour = np.asarray(position), np.asarray(colour)
+    if position.ndim != 2 or position.shape[1] != 3 or position.shape != colour.shape or position.dtype.kind not in "uif":
+        found = f"{position.dtype} {position.shape} and {colour.dtype} {colour.shape}"
+        raise InvalidInputError(f"points are positions (n, 3) in metres and colours (n, 3) uint8, not {found}")
+    if colour.dtype != np.uint8 or not bool(np.isfinite(position).all()):
+        raise InvalidInputError(f"positions must be finite and colours uint8, got {colour.dtype}")
     cloud = _trimesh().PointCloud(position, colors=colour)
-    return _written(path, lambda place: cloud.export(place, file_type="ply"))
-
-
-def _written(path: str | os.PathLike[str], write: Callable[[str], Any]) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as scratch:
-        place = Path(scratch) / path.name
-        write(str(place))
-        place.replace(path)
-    return path
+    with replacing(path) as place:
+        cloud.export(str(place), file_type="ply")
+    return as_path(path)
 
 
 def open3d() -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-import tempfile
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from worldsim.camera import Camera
-from worldsim.captures import CapturedFrame
+from worldsim.captures import MOST_SIDE, CapturedFrame
 from worldsim.config import read_json, write_json
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.journey import Journey
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import POINT
 from worldsim.meshes import save_ply
+from worldsim.pictures import read_picture, save_picture
+from worldsim.runtime.arguments import flag, number, whole
+from worldsim.runtime.files import as_path, inside, is_file, is_folder, replacing_folder, require_regular
 from worldsim.state import Frame
 
 TRANSFORMS, POINTS = "transforms.json", "points.ply"
@@ -49,6 +51,9 @@ UP = {
     "-y": np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]),
 }
 """By the axis of a capture that points up: the rotation that brings it to z."""
+LEAST_UNIT, MOST_UNIT = 1e-6, 1e3
+"""Metres a unit of depth pictures and poses: from micrometres to kilometres."""
+DEPTH_FORMATS = ("PNG", "TIFF")
 ASPECT_TOLERANCE = 0.02
 """By how much (as a share) the aspect ratio of a depth picture may differ from that of its colour picture."""
 
@@ -64,34 +69,30 @@ def save_nerfstudio(
     the journey. The folder appears whole or not at all. One that holds anything is not touched, except, with ``force``, a
     dataset, which is replaced.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
+    if not isinstance(journey, Journey):
+        raise InvalidInputError(f"a nerfstudio dataset is written of a Journey, not of a {type(journey).__name__}")
     _check_target(folder, force)
     position, colour = journey_points(journey) if points is None else points
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-        new, old = Path(scratch) / "new", Path(scratch) / "old"
+    with replacing_folder(folder) as new:
+        for old in new.iterdir():
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         _write_dataset(journey, new, position, colour)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except BaseException:
-            if old.exists():
-                old.rename(folder)
-            raise
     return folder
 
 
 def _check_target(folder: Path, force: bool) -> None:
-    if not folder.exists():
-        return
-    if not folder.is_dir():
+    if is_file(folder):
         raise InvalidInputError(f"{folder} is a file: a nerfstudio dataset is a folder, choose another place")
+    if not is_folder(folder):
+        return
+    if folder.is_symlink():
+        raise InvalidInputError(f"{folder} is a symbolic link: name the folder itself")
     if not any(folder.iterdir()):
         return
     if not force:
         raise InvalidInputError(f"{folder} is not empty: choose another folder, or replace the dataset in it with force (--force)")
-    if not (folder / TRANSFORMS).is_file():
+    if not is_file(folder / TRANSFORMS):
         raise InvalidInputError(f"{folder} holds something else than a dataset (no {TRANSFORMS}): choose another folder")
 
 
@@ -103,8 +104,8 @@ def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Arra
     frames = []
     for i, pose in enumerate(journey.pose.double().numpy()):
         picture, distance = f"images/frame_{i:05d}.png", f"depths/frame_{i:05d}.png"
-        Image.fromarray(journey.rgb[i].permute(1, 2, 0).contiguous().numpy()).save(folder / picture)
-        Image.fromarray(millimetres[i]).save(folder / distance)
+        save_picture(journey.rgb[i].permute(1, 2, 0).contiguous().numpy(), folder / picture)
+        save_picture(millimetres[i], folder / distance)
         frames.append({"file_path": picture, "depth_file_path": distance, "transform_matrix": pose @ OPENGL_AXES})
     save_ply(position, colour, folder / POINTS)
     fx, fy, cx, cy = journey.intrinsics.double().tolist()
@@ -157,24 +158,25 @@ def open_capture(
     Raises NotFoundError, DamagedFileError (not JSON, not a dataset), InvalidInputError (distorted cameras, poses or intrinsics
     that are none) or MissingGeometryError (no depth). Pictures are opened only when a frame is read.
     """
-    path = Path(path)
+    path = as_path(path)
     file = path if path.suffix == ".json" else path / TRANSFORMS
-    if not path.exists():
+    if not is_folder(path) and not is_file(path):
         raise NotFoundError(f"no capture {str(path)!r}: give a nerfstudio dataset, a folder with {TRANSFORMS}")
-    if not file.is_file():
+    if not is_file(file):
         raise NotFoundError(f"{path} has no {TRANSFORMS}: it is no nerfstudio dataset")
-    if up not in UP:
+    if not isinstance(up, str) or up not in UP:
         raise InvalidInputError(f"up is {up!r}: the axis that points up is one of {', '.join(UP)}")
     meta = read_json(file)
     listed = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(listed, list) or not listed or not all(isinstance(frame, dict) for frame in listed):
         raise DamagedFileError(f"{file} lists no frames: it is no nerfstudio dataset, or was cut short")
     scale = _number(meta, "depth_unit_scale_factor", file, _number(meta, "integer_depth_scale", file, MILLIMETRE))
-    scale = scale if depth_scale is None else depth_scale
-    metres = 1.0 / _number(meta, "applied_scale", file, 1.0) if pose_scale is None else pose_scale
-    if not (scale > 0 and metres > 0):
-        raise InvalidInputError(f"{file}: depth_scale {scale} and pose_scale {metres} must be positive metres a unit")
-    sky = bool(meta.get(ZERO_IS_SKY, False)) if zero_is_sky is None else zero_is_sky
+    applied = number(f"{file}: applied_scale", _number(meta, "applied_scale", file, 1.0), 1.0 / MOST_UNIT, 1.0 / LEAST_UNIT)
+    units = {"depth_scale": scale, "pose_scale": 1.0 / applied}
+    given = {"depth_scale": depth_scale, "pose_scale": pose_scale}
+    units |= {name: one for name, one in given.items() if one is not None}
+    scale, metres = (number(f"{file}: {name}", one, LEAST_UNIT, MOST_UNIT, "metres a unit") for name, one in units.items())
+    sky = flag(f"{file}: {ZERO_IS_SKY}", meta.get(ZERO_IS_SKY, False)) if zero_is_sky is None else flag("zero_is_sky", zero_is_sky)
     frames = [_listed_frame(file, {**meta, **frame}, scale, metres, UP[up], sky) for frame in listed]
     return sorted(frames, key=lambda frame: _natural(frame.name))
 
@@ -191,21 +193,22 @@ def _listed_frame(file: Path, entry: Mapping[str, Any], depth_scale: float, metr
         raise MissingGeometryError(
             f"{where} has no depth_file_path: a memory needs depth for every frame; add depth pictures (16-bit PNG, millimetres)"
         )
-    picture, depth = file.parent / name, file.parent / depth_name
+    picture, depth = (inside(file.parent, one, file) for one in (name, depth_name))
     for needed in (picture, depth):
-        if not needed.is_file():
+        if not is_file(needed):
             raise NotFoundError(f"{where}: {needed} is missing: copy the capture again")
+        require_regular(needed)
     try:
         matrix = np.array(entry["transform_matrix"], np.float64)
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise DamagedFileError(f"{where} has no transform_matrix of 4x4 numbers") from None
     if matrix.shape == (3, 4):
         matrix = np.concatenate([matrix, [[0.0, 0.0, 0.0, 1.0]]])
-    if matrix.shape == (4, 4):
+    if matrix.shape == (4, 4) and np.isfinite(matrix).all() and np.abs(matrix).max() < 1e12:
         matrix = matrix @ OPENGL_AXES
         matrix[:3, 3] *= metres
         matrix[:3] = up @ matrix[:3]
-    width, height = (int(_number(entry, key, where)) for key in ("w", "h"))
+    width, height = (whole(f"{where}: {key}", _number(entry, key, where), 1, MOST_SIDE, "pixels") for key in ("w", "h"))
     intrinsics = np.array(_intrinsics(entry, where, width, height))
 
     def read() -> tuple[Array, Array]:
@@ -216,7 +219,8 @@ def _listed_frame(file: Path, entry: Mapping[str, Any], depth_scale: float, metr
 
 def _intrinsics(entry: Mapping[str, Any], where: str, width: int, height: int) -> tuple[float, float, float, float]:
     if "fl_x" not in entry and "camera_angle_x" in entry:
-        fx = 0.5 * width / math.tan(0.5 * _number(entry, "camera_angle_x", where))
+        angle = number(f"{where}: camera_angle_x", _number(entry, "camera_angle_x", where), 1e-3, math.pi - 1e-3, "radians")
+        fx = 0.5 * width / math.tan(0.5 * angle)
     else:
         fx = _number(entry, "fl_x", where)
     fy = _number(entry, "fl_y", where, fx)
@@ -236,17 +240,13 @@ def _check_pinhole(where: str, entry: Mapping[str, Any]) -> None:
 
 def _number(values: Mapping[str, Any], key: str, where: Any, default: float | None = None) -> float:
     value = values.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise InvalidInputError(f"{where}: {key} is {value!r}, a number is needed")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
+        raise InvalidInputError(f"{where}: {key} is {value!r:.80}, a number is needed")
     return float(value)
 
 
 def _read_rgb(path: Path, height: int, width: int) -> Array:
-    try:
-        with Image.open(path) as image:
-            rgb = np.array(image.convert("RGB"))
-    except OSError as error:
-        raise DamagedFileError(f"{path} is not a readable picture ({error}): copy the capture again") from error
+    rgb = read_picture(path, "RGB")
     if rgb.shape[:2] != (height, width):
         raise InvalidInputError(
             f"{path} has {rgb.shape[1]}x{rgb.shape[0]} pixels and its camera {width}x{height}: intrinsics would not fit; "
@@ -257,21 +257,34 @@ def _read_rgb(path: Path, height: int, width: int) -> Array:
 
 def _read_depth(path: Path, scale: float, sky: bool, height: int, width: int) -> Array:
     """(h', w') float32 metres, ``inf`` for infinitely far, ``nan`` for unknown."""
-    try:
-        if path.suffix == ".npy":
-            raw = np.load(path, allow_pickle=False)
-        else:
-            with Image.open(path) as image:
-                raw = np.array(image)
-    except (OSError, ValueError, EOFError) as error:
-        raise DamagedFileError(f"{path} is not a readable depth picture ({error}): give 16-bit PNG, TIFF or .npy") from error
+    raw = _read_array(path) if path.suffix == ".npy" else read_picture(path, formats=DEPTH_FORMATS)
     if raw.ndim != 2 or raw.dtype == np.uint8 or raw.dtype.kind not in "uif":
         raise InvalidInputError(f"{path} holds {raw.dtype} {raw.shape}: depth is one 16-bit or float number a pixel")
+    if 0 in raw.shape or max(raw.shape) > MOST_SIDE:
+        raise InvalidInputError(f"{path} holds {raw.shape} numbers: depth pictures have 1 to {MOST_SIDE} pixels a side")
     if abs(raw.shape[1] * height / (raw.shape[0] * width) - 1.0) > ASPECT_TOLERANCE:
         found = f"{raw.shape[1]}x{raw.shape[0]}"
         raise InvalidInputError(f"{path} has {found} pixels: that is another shape than its picture's {width}x{height}")
     metres = raw.astype(np.float64) * scale
     return np.where(metres > 0, metres, np.inf if sky else np.nan).astype(np.float32)
+
+
+def _read_array(path: Path) -> Array:
+    """A NumPy file of one array of numbers. Nothing is taken on trust: the file has to be as long as its header says."""
+    size = require_regular(path).stat().st_size
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+            if read is None:
+                raise ValueError(f"version {version}")
+            shape, _, kind = read(file)
+            left = size - file.tell()
+        if kind.hasobject or min(shape, default=1) < 0 or math.prod(shape) * kind.itemsize != left:
+            raise ValueError(f"{kind} {shape} do not take {left:,} bytes")
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise DamagedFileError(f"{path} is not a readable depth picture ({error}): give 16-bit PNG, TIFF or .npy") from error
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from worldsim.errors import DamagedFileError, InvalidInputError
-from worldsim.runtime.files import replacing, require_regular
+from worldsim.runtime.files import as_path, replacing, require_regular
 
 Array = NDArray[Any]
 
@@ -108,6 +108,12 @@ def save_picture(picture: Array, path: Path) -> None:
     """Write (h, w, 3) uint8, or (h, w) uint16 as PNG, to ``path``, without loss: WebP if it is named so, else PNG. A reader never
     meets half a file.
     """
+    path = as_path(path)
+    grey, colours = (isinstance(picture, np.ndarray) and picture.dtype == kind and picture.ndim == axes
+                     for kind, axes in ((np.uint16, 2), (np.uint8, 3)))  # fmt: skip
+    if not (grey or (colours and picture.shape[2] == 3)) or 0 in picture.shape:
+        found = f"{getattr(picture, 'dtype', type(picture).__name__)} {np.shape(picture)}"
+        raise InvalidInputError(f"a picture is (h, w, 3) uint8 or (h, w) uint16, got {found}")
     with replacing(path) as temporary:
         if path.suffix == ".webp":
             Image.fromarray(picture).save(temporary, format="WEBP", lossless=True, quality=100, method=6)

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.wrappers import AddRenderObservation, ResizeObservation, TransformObservation
 from numpy.typing import NDArray
 
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
 from worldsim.runtime.scratch import engine_home
 
@@ -41,6 +42,7 @@ class PixelsConfig:
     """Observe what ``render()`` shows, with ``render_mode="rgb_array"``, instead of the observation."""
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1 or max(self.size) > MOST_PIXELS):
             raise InvalidInputError(f"PixelsConfig.size = {self.size!r}: height and width in pixels, such as 64 64")
         if self.render and self.key is not None:

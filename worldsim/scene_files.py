@@ -27,11 +27,13 @@ from worldsim.camera import check_poses, quantise_depth, snap_pose
 from worldsim.config import check_seal, from_json, read_json, write_sealed
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
+from worldsim.memory.splat import DIRECTION
 from worldsim.pictures import read_picture, save_picture
 from worldsim.pixels import make_env
 from worldsim.policies import make_policy
 from worldsim.protocols import Policy
 from worldsim.runtime.files import (
+    as_path,
     check_files,
     inside,
     load_tensors,
@@ -48,6 +50,8 @@ FORMAT, FORMAT_VERSION = "worldsim-scene", 3
 FRAMES, MANY_FRAMES, DEPTH, POINTS, SCENE = "frames.webp", "frames.png", "inverse_depth.png", "points.safetensors", "scene.json"
 WEBP_ROWS = 16_383
 """WebP takes a quarter less than PNG, but no picture with more rows or columns."""
+FARTHEST = 1_000_000
+"""Metres from the origin within which poses lie: float32 has 6 cm there."""
 MOST_FRAMES = 65_536
 """Most frames that a scene's file may claim."""
 MAX_TRIES = 50
@@ -93,9 +97,16 @@ class ScenesConfig:
 
 
 def save_scene(scene: SceneStart, folder: str | os.PathLike[str]) -> Path:
-    """Write ``scene`` to ``folder``, which is completed beside its place and renamed: the old scene is there or the new one."""
-    folder = Path(folder)
-    t, _, h, w = scene.rgb.shape
+    """Write ``scene`` to ``folder``, which is completed beside its place and renamed: the old scene is there or the new one.
+
+    Raises InvalidInputError for a scene whose parts do not fit one another, StorageError.
+    """
+    folder = as_path(folder)
+    try:
+        t, _, h, w = scene.rgb.shape
+        _check_scene(scene, t)
+    except (ValueError, AttributeError, TypeError, RuntimeError) as error:
+        raise InvalidInputError(f"this is no scene that can be saved: {error}") from None
     frames = FRAMES if max(t * h, w) <= WEBP_ROWS else MANY_FRAMES
     with replacing_folder(folder) as new:
         for name in (FRAMES, MANY_FRAMES, DEPTH, POINTS):
@@ -143,8 +154,11 @@ class _Described:
     content_sha256: str = ""
 
 
-def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
-    """The scene in ``folder``. Raises NotFoundError or DamagedFileError, both naming the file."""
+def check_scene(folder: str | os.PathLike[str]) -> _Described:
+    """What ``scene.json`` in ``folder`` says, if it and the files beside it are as they were written.
+
+    Raises NotFoundError or DamagedFileError. Pictures are compared with their checksums and not decoded.
+    """
     folder = present_folder(folder)
     path = folder / SCENE
     values = read_json(inside(folder, SCENE))
@@ -159,7 +173,13 @@ def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
     if not known >= meta.sha256.keys() or not {FRAMES, MANY_FRAMES} & meta.sha256.keys():
         raise DamagedFileError(f"{path} lists the files {', '.join(meta.sha256) or 'none'}: copy the scene again")
     check_files(path, meta.sha256)
-    t = meta.frames
+    return meta
+
+
+def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
+    """The scene in ``folder``. Raises NotFoundError or DamagedFileError, both naming the file."""
+    folder, meta = present_folder(folder), check_scene(folder)
+    path, t = folder / SCENE, meta.frames
     rgb = read_picture(folder / (FRAMES if FRAMES in meta.sha256 else MANY_FRAMES), formats=("PNG", "WEBP"))
     code = read_picture(folder / DEPTH, formats=("PNG",)) if DEPTH in meta.sha256 else None
     try:
@@ -190,6 +210,8 @@ def _check_scene(scene: SceneStart, frames: int) -> None:
         raise ValueError(f"intrinsics are {scene.intrinsics.tolist()}, fx fy cx cy in pixels are needed")
     if scene.pose is not None:
         check_poses(scene.pose)
+        if not bool((scene.pose[:, :3, 3].abs() <= FARTHEST).all()):
+            raise ValueError(f"a pose lies more than {FARTHEST:,} m from the origin")
 
 
 def scene_names(folder: str | os.PathLike[str]) -> list[str]:
@@ -198,9 +220,10 @@ def scene_names(folder: str | os.PathLike[str]) -> list[str]:
     def natural(name: str) -> list[Any]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
-    found = (path.parent.name for path in Path(folder).glob(f"*/{SCENE}"))
-    # Hidden folders are scenes that were being written when a process was killed.
-    return sorted((name for name in found if not name.startswith(".")), key=natural)
+    # Links that lead nowhere count, so that they are told when they are read. Hidden folders are scenes that were being written
+    # when a process was killed.
+    found = [path.name for path in Path(folder).glob("[!.]*") if os.path.lexists(path / SCENE)]
+    return sorted(found, key=natural)
 
 
 def record_scenes(config: ScenesConfig) -> list[Path]:
@@ -291,4 +314,6 @@ def _read_points(path: Path) -> Points:
         like = template[name]
         if value.dtype != like.dtype or value.shape != (*like.shape[:-1], n):
             raise DamagedFileError(f"{path} holds no point memory ({name} is {value.dtype} {tuple(value.shape)}): copy it again")
+    if bool((points.kind > DIRECTION).any()):
+        raise DamagedFileError(f"{path} holds points of a kind {int(points.kind.max())}: kinds are 0 to {DIRECTION}; copy it again")
     return points

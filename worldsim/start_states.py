@@ -10,18 +10,23 @@ from typing import Any
 
 import gymnasium as gym
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.engine import total_memory
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.none import NoMemory
+from worldsim.memory.slots import Points, beginning
 from worldsim.state import Frame, SceneStart, WorldState, bytes_of, checksum, concatenate, flatten, map_tensors
 from worldsim.stepper import Stepper
 
 KEPT_STARTS = 64
-"""Start scenes whose state is kept at least, so that the next reset to one of them is a copy."""
+"""Start scenes whose state is kept on a GPU at least, so that the next reset to one of them is a copy."""
 STARTS_SHARE = 0.04
-"""Share of the device's memory that kept states may take beyond that: agents learn from hundreds of starts."""
+"""Share of a GPU's memory that kept states may take beyond that: agents learn from hundreds of starts."""
+STARTS_BYTES = 20 * 2**20
+"""Bytes of kept states on a CPU: five of freedoom-tiny. Making one again takes as long as ten steps, and a process whose memory
+grows with every new start for hours would look like a leak."""
 TOGETHER = 32
 """Start scenes that a GPU takes in at once, where their states are to be made and take little of its memory: always so many, the
 last one repeated, since a result may depend on its batch's size but not on its neighbours."""
@@ -33,6 +38,7 @@ class StartStates:
     def __init__(self, stepper: Stepper, action_space: gym.Space[Any]) -> None:
         self.stepper, self.action_space = stepper, action_space
         self._states: dict[tuple[str, str] | None, WorldState] = {}
+        self._bytes = 0
         self._known: dict[int, tuple[weakref.ref[SceneStart], tuple[str, str]]] = {}
 
     def __len__(self) -> int:
@@ -40,7 +46,10 @@ class StartStates:
 
     @cached_property
     def most(self) -> int:
-        """How many start scenes' states are kept."""
+        """How many start scenes' states are kept at most; on a CPU, fewer where they remember much."""
+        if self.stepper.device.type == "cpu":
+            blank = self.stepper.blank(1)
+            return max(1, STARTS_BYTES // (bytes_of(blank) - bytes_of(blank.memory)))
         return max(KEPT_STARTS, self._room)
 
     @cached_property
@@ -66,7 +75,7 @@ class StartStates:
             self.check(scene)
             key = self._key_of(scene)
             if key is not None and key in self._states:
-                found[id(scene)] = self._states[key]
+                found[id(scene)] = self._whole(self._states[key])
             else:
                 # Memories differ in size: a scene that brings one is alone.
                 given = tuple(x is not None for x in (scene.inverse_depth, scene.pose, scene.intrinsics))
@@ -111,9 +120,24 @@ class StartStates:
         key = self._key_of(scene)
         if key is None or key in self._states:
             return
-        while len(self._states) >= self.most:
-            del self._states[next(iter(self._states))]
+        state = _compact(state)
+        self._bytes += bytes_of(state)
+        while self._states and self._too_many():
+            self._bytes -= bytes_of(self._states.pop(next(iter(self._states))))
         self._states[key] = state
+
+    def _too_many(self) -> bool:
+        """Whether one state more is more than may be kept. It is among the bytes already."""
+        if self.stepper.device.type == "cpu":
+            return self._bytes > STARTS_BYTES
+        return len(self._states) >= self.most
+
+    def _whole(self, state: WorldState) -> WorldState:
+        """Inverse of :func:`_compact`."""
+        if not isinstance(state.memory, Points):
+            return state
+        missing = self.stepper.memory.config.capacity - state.memory.capacity  # type: ignore[attr-defined]
+        return dataclasses.replace(state, memory=map_tensors(lambda x: F.pad(x, (0, missing)), state.memory)) if missing else state
 
     def check(self, scene: SceneStart) -> None:
         """See :meth:`worldsim.world.World.check_start`."""
@@ -133,6 +157,18 @@ class StartStates:
     def _is_known(self, scene: SceneStart) -> bool:
         entry = self._known.get(id(scene))
         return entry is not None and entry[0]() is scene
+
+
+def _compact(state: WorldState) -> WorldState:
+    """The state without the unused end of a point memory, which is most of it after a few frames. On a GPU, the state itself."""
+    memory = state.memory
+    if not isinstance(memory, Points):
+        return state
+    used = beginning(memory)
+    # Bit by bit the same when it is padded again, or it is not worth it.
+    if any(bool(x[..., used.capacity :].any()) for x in flatten(memory).values()):
+        return state
+    return dataclasses.replace(state, memory=map_tensors(torch.clone, used))
 
 
 def check_start(scene: SceneStart, stepper: Stepper, action_space: gym.Space[Any]) -> None:

@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from worldsim.runtime import limits
 from worldsim.state import WorldState, bytes_of
 from worldsim.world import World
 
 PARTS = ("memory_render", "denoise", "heads", "integrate")
 """What a step is made of; the rest of its time is ``overhead``."""
-STATUS, REFERENCES, TOTALS = Path("/proc/self/status"), Path("/proc/self/clear_refs"), Path("/proc/meminfo")
+STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PROCESSOR = Path("/proc/cpuinfo")
 
 
@@ -218,7 +219,7 @@ def available_memory(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return _kilobytes(TOTALS, "MemAvailable") or 1 << 62
+    return limits.available_memory()
 
 
 class PeakMemory:

@@ -18,6 +18,7 @@ from torch import Tensor
 from worldsim.camera import Camera, pixel_rays, quantise_depth, snap_pose
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.journey import Journey
+from worldsim.runtime.options import check_options
 from worldsim.state import Frame
 
 FORWARD_METRES = 0.3
@@ -83,7 +84,7 @@ class TinyRoom(gym.Env[Array, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         super().reset(seed=seed)
-        self._enter(self._choose_room(options or {}))
+        self._enter(self._choose_room(options))
         while True:
             self._position = self.np_random.uniform(BODY_RADIUS, self._extent[:2] - BODY_RADIUS)
             if np.abs(self._position - self._pillar).max() > self._pillar_half + BODY_RADIUS:
@@ -109,10 +110,11 @@ class TinyRoom(gym.Env[Array, Any]):
     def render(self) -> Array | None:
         return self._rgb.copy() if self.render_mode == "rgb_array" else None
 
-    def _choose_room(self, options: dict[str, Any]) -> int:
-        unknown = set(options) - {"map", "split"}
+    def _choose_room(self, given: dict[str, Any] | None) -> int:
+        options = check_options(given)
+        unknown = sorted(map(str, options.keys() - {"map", "split"}))
         if unknown:
-            raise InvalidInputError(f"TinyRoom knows no reset option {sorted(unknown)}; it knows 'map' and 'split'.")
+            raise InvalidInputError(f"TinyRoom knows no reset option {', '.join(unknown)}; it knows 'map' and 'split'.")
         names = [f"room-{i}" for i in range(self.rooms)]
         if "map" in options:
             if options["map"] not in names:
@@ -121,7 +123,7 @@ class TinyRoom(gym.Env[Array, Any]):
         first_test = self.rooms - max(1, self.rooms // 4)
         ranges = {"train": (0, max(1, first_test)), "test": (first_test, self.rooms), None: (0, self.rooms)}
         split = options.get("split")
-        if split not in ranges:
+        if not isinstance(split, str | None) or split not in ranges:
             raise NotFoundError(f"TinyRoom has no split {split!r}; it has 'train' and 'test'.")
         return int(self.np_random.integers(*ranges[split]))
 

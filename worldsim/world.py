@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worldsim.config import content_sha256, to_json
 from worldsim.diffusion.dynamics import DiffusionDynamics
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.engine import PLAIN, EngineConfig, device_named, engine_named
@@ -147,10 +148,16 @@ class World:
         """The same weights with another scene memory. Its states start empty: stored start scenes' memories do not fit it,
         unless it has a method ``pad`` that takes points, as the radiance field has.
         """
+        if not isinstance(memory, SceneMemory):
+            raise InvalidInputError(f"{memory!r} is no scene memory: it needs empty, integrate, render and surroundings")
         return self._but(memory=memory)
 
     def with_dynamics(self, **changes: Any) -> World:
         """The same weights with other :class:`DynamicsConfig` values, for instance ``steps=2``; None leaves a value as it is."""
+        known = [f.name for f in dataclasses.fields(self.config.dynamics)]
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise InvalidInputError(f"the dynamics have no {', '.join(unknown)}: they have {', '.join(known)}")
         changes = {name: value for name, value in changes.items() if value is not None}
         if not changes:
             return self
@@ -184,9 +191,19 @@ class World:
         """
         if len(scenes) != len(seeds) or not len(scenes):
             raise InvalidInputError(f"one seed a scene is needed, got {len(scenes)} scenes and {len(seeds)} seeds")
+        seed = self._seeds(seeds)
         state = concatenate(self._starts.states(scenes))
-        seed = torch.as_tensor(seeds, dtype=torch.int64, device=self.device)
         return dataclasses.replace(state, seed=seed)
+
+    def _seeds(self, seeds: Sequence[int] | Tensor) -> Tensor:
+        """Seeds as (n,) int64 on the device. Raises InvalidInputError for what are none."""
+        try:
+            given = seeds.cpu().numpy() if isinstance(seeds, Tensor) else np.asarray(seeds)
+            if given.ndim != 1 or given.dtype.kind not in "iu" or given.min() < 0:
+                raise ValueError("whole numbers of at least 0 are needed")
+            return torch.as_tensor(given.astype(np.int64), device=self.device)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InvalidInputError(f"seeds are {seeds!r}: {error}") from None
 
     def step(self, state: WorldState, act: Tensor, pose: Tensor | None = None) -> tuple[WorldState, Transition]:
         """Advance every world by one action.
@@ -260,7 +277,7 @@ class World:
             total = hashlib.sha256()
             for part, module in sorted(self.modules().items()):
                 settings: dict[str, Any] = module.settings  # type: ignore[assignment]
-                total.update(repr(sorted(settings.items())).encode())
+                total.update(content_sha256(to_json(settings)).encode())
                 total.update(f"{part} {checksum(module.state_dict())}".encode())
             self._weights_id = total.hexdigest()
         return self._weights_id

@@ -19,6 +19,7 @@ from worldsim.config import check_seal, from_json, read_json, to_json, write_jso
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, stored_shapes
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.runtime.files import (
+    as_path,
     check_files,
     files_in,
     inside,
@@ -42,7 +43,7 @@ WORLDS_FOLDER = Path(__file__).parent / "worlds"
 HUB = "hub:"
 """What names of hub repositories begin with: ``hub:owner/name``, or ``hub:owner/name@revision``."""
 
-_REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+_REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")
 _REVISION = re.compile(r"[\w][\w./-]{0,127}")
 
 
@@ -85,7 +86,7 @@ def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Pat
     revision: of the hub's repository, a commit, tag or branch; also as ``hub:owner/name@revision``. Only a name that begins with
     ``hub:`` is ever asked of the hub. Raises NotFoundError.
     """
-    text = os.fspath(name)
+    text = str(as_path(name)) if not isinstance(name, str) else name
     if text.startswith(HUB):
         return _from_hub(text.removeprefix(HUB), revision)
     if revision is not None:

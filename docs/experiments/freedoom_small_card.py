@@ -19,6 +19,7 @@ from worldsim.config import read_json, write_json
 from worldsim.errors import InvalidInputError
 from worldsim.scene_files import ScenesConfig, record_scenes
 from worldsim.world import find_world
+from worldsim.world_files import read_card, write_card
 
 LIMIT = 8_000_000
 """Bytes that a shipped world may take."""
@@ -50,8 +51,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Change the world's folder and print its size."""
-    meta = read_json(args.world / "world.json")
-    card, twin = meta["card"], meta["config"]
+    twin, card = read_card(args.world / "world.json")
     if "runs" not in card["training"]:
         earlier = {"runs": []} if args.earlier is None else read_json(find_world(args.earlier) / "world.json")["card"]["training"]
         card["training"] = {"runs": [*earlier.get("runs", [earlier]), card["training"]]}
@@ -65,11 +65,11 @@ def main(args: Args) -> None:
         (args.world / "ego_motion").mkdir()
         write_json(args.world / "ego_motion" / "config.json", {"_same_as": args.head})
         card["training"]["note"] = f"ego-motion head: that of {args.head}"
-    write_json(args.world / "world.json", meta)
+    write_card(args.world, twin, card)
     if args.scenes and args.results is None and args.trips is None:
         shutil.rmtree(args.world / "scenes", ignore_errors=True)
         record_scenes(
-            ScenesConfig(twin["env_id"], args.world / "scenes", TEST_MAPS, count=args.scenes, env_kwargs=dict(twin["env_kwargs"]))
+            ScenesConfig(twin.env_id, args.world / "scenes", TEST_MAPS, count=args.scenes, env_kwargs=dict(twin.env_kwargs))
         )
     taken = sum(file.stat().st_size for file in args.world.rglob("*") if file.is_file())
     print(f"{args.world}: {taken / 1e6:.2f} MB")

@@ -16,11 +16,11 @@ import tyro
 from tyro.conf import Positional
 
 from worldsim.agent_files import SHIPPED_FOLDER, load_agent, save_agent, update_card
-from worldsim.config import read_json, write_json
+from worldsim.config import read_json
 from worldsim.errors import InvalidInputError
 from worldsim.scene_files import save_scene
 from worldsim.scenes.episodes import EpisodeScenes
-from worldsim.world_files import WORLDS_FOLDER
+from worldsim.world_files import WORLDS_FOLDER, read_card, write_card
 
 LIMITS = {"world": 3_000_000, "agent": 1_000_000}
 """Bytes."""
@@ -75,14 +75,14 @@ def main(args: Args) -> None:
         found = EpisodeScenes(args.recording, args.moments, frames=4, beginnings=0.0)
         for i, name in enumerate(found.names()):
             save_scene(dataclasses.replace(found.load(name), name=f"moment-{i + 1}"), world / "scenes" / f"moment-{i + 1}")
-    meta = read_json(world / "world.json")
+    config, told = read_card(world / "world.json")
     licence, summary = ABOUT[args.name]
-    meta["card"] |= {"licence": licence, "summary": summary}
-    meta["card"]["training"]["config"] = without_folders(meta["card"]["training"]["config"])
+    told |= {"licence": licence, "summary": summary}
+    told["training"]["config"] = without_folders(told["training"]["config"])
     if args.world_figures is not None:
         figures = read_json(args.world_figures)
-        meta["card"]["results"] = {k: v for k, v in figures.items() if k not in ("device", "seconds")}
-    write_json(world / "world.json", meta)
+        told["results"] = {k: v for k, v in figures.items() if k not in ("device", "seconds")}
+    write_card(world, config, told)
     training = read_json(agent / "agent.json")["training"]
     training["args"] = without_folders(training["args"])
     figures = read_json(args.agent_figures) | {"agent": args.name, "world": args.name}

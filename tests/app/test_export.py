@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from worldsim.app import cli
 from worldsim.app.export import ExportConfig, Form, export
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, StorageError
 from worldsim.journey import Journey
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory, RadianceMemoryConfig
 from worldsim.meshes import GLTF_FROM_WORLD
@@ -204,3 +205,42 @@ def test_files_that_are_no_snapshots(tmp_path: Path, snapshot: Path):
     path = flat.save(tmp_path / "flat.safetensors")
     with pytest.raises(MissingGeometryError, match="without scene memory"):
         export(ExportConfig(str(path), to="ply"))
+
+
+def test_links_of_a_world_are_not_followed_out_of_it(trained: Path, tmp_path: Path) -> None:
+    """A world from somebody else could have had any file of this computer copied into what is then shared."""
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(b"secret")
+    (trained / "scenes/b.png").symlink_to(secret)
+    with pytest.raises(DamagedFileError, match=r"b\.png is a link that leads out"):
+        export(ExportConfig(str(trained), tmp_path / "out"))
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.read_bytes() == b"secret"]
+
+
+def test_what_scenes_are_made_of_is_copied_alone(trained: Path, tmp_path: Path) -> None:
+    (trained / "scenes/run.py").write_text("print()")
+    out = export(ExportConfig(str(trained), tmp_path / "out"))
+    assert not (out / "scenes/run.py").exists() and (out / "scenes/a.png").is_file()
+
+
+def test_nothing_is_written_through_a_link(snapshot: Path, trained: Path, tmp_path: Path) -> None:
+    precious, pipe = tmp_path / "precious", tmp_path / "pipe.ply"
+    precious.write_text("precious")
+    (tmp_path / "m.ply").symlink_to(precious)
+    os.mkfifo(pipe)
+    for out in (tmp_path / "m.ply", pipe):
+        with pytest.raises(StorageError, match="would be destroyed"):
+            export(ExportConfig(str(snapshot), out, force=True))
+    assert precious.read_text() == "precious" and pipe.is_fifo() and (tmp_path / "m.ply").is_symlink()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InvalidInputError, match="symbolic link"):
+        export(ExportConfig(str(trained), tmp_path / "linked"))
+    with pytest.raises(StorageError, match="/proc/nothing"):
+        export(ExportConfig(str(snapshot), Path("/proc/nothing/m.ply")))
+
+
+@pytest.mark.parametrize("voxel", [0.0, -1.0, 1e-6, float("nan"), 1e9])
+def test_voxels_that_are_none(voxel: float) -> None:
+    with pytest.raises(InvalidInputError, match="ExportConfig.voxel"):
+        ExportConfig("walk.safetensors", Path("m.glb"), voxel=voxel)

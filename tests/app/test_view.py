@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,7 +26,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from worldsim.app import cli
-from worldsim.app.view import SCALE, ViewConfig, _spread, colours, open_viewer
+from worldsim.app.view import SCALE, ViewConfig, _spread, colours, may_connect, open_viewer, plain
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory, RadianceMemoryConfig
@@ -262,9 +263,9 @@ def test_ports_that_cannot_be_used(saved: Path) -> None:
         taken.listen()
         with pytest.raises(InvalidInputError, match="in use.*--port"):
             open_viewer(ViewConfig(saved, port=taken.getsockname()[1]))
-    for config in (ViewConfig(saved, port=0), ViewConfig(saved, port=70000), ViewConfig(saved, host="203.0.113.1")):
+    for host in ("203.0.113.1", "a\0b", "no such host"):
         with pytest.raises(InvalidInputError, match="port"):
-            open_viewer(config)
+            open_viewer(ViewConfig(saved, host=host))
 
 
 def test_the_command_serves_until_interrupted(saved: Path) -> None:
@@ -281,3 +282,96 @@ def test_the_command_serves_until_interrupted(saved: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0 and "Traceback" not in errors
+
+
+HOSTILE = (
+    "<img src=x onerror=\"document.title='taken'\">",
+    "<script>document.title='taken'</script>",
+    "{(() => { document.title = 'taken' })()}",
+    "[a](javascript:document.title='taken')",
+    "\x1b]0;taken\x07 http://example.com/",
+)
+"""Names that a snapshot's file may have for its world. Markdown of the page may hold HTML and JavaScript in braces."""
+
+
+def test_texts_of_files_are_letters_alone() -> None:
+    for text in HOSTILE:
+        assert not set(plain(text)) & set("<>{}[]()\"'`\\$\x1b\x07*") and "//" not in plain(text)
+    assert plain("freedoom-tiny") == "freedoom-tiny" and plain("vizdoom.gymnasium_wrapper:X-v1") == "vizdoom.gymnasium_wrapper:X-v1"
+    assert len(plain("x" * 10_000)) == 80
+
+
+def test_a_hostile_name_runs_nothing(saved: Path, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = dataclasses.replace(open_snapshot(saved), world=" ".join(HOSTILE))
+    monkeypatch.setattr("worldsim.snapshots.open_snapshot", lambda *_: opened)
+    viewer = open_viewer(ViewConfig(saved, port=free_port()))
+    try:
+        browser.get(f"http://127.0.0.1:{viewer.server.get_port()}")
+        until(lambda: len(viewer.server.get_clients()) == 1 and labelled(browser, "colour"))
+        shown = until(lambda: browser.find_elements(By.XPATH, "//*[contains(text(), 'onerror')]"))[0].text
+        assert "?img src" in shown and "taken" not in browser.title
+        assert "\x1b" not in viewer.description and "<" not in viewer.description
+    finally:
+        viewer.stop()
+
+
+@pytest.mark.parametrize(
+    ("headers", "served", "let_in"),
+    [
+        ({"Host": "127.0.0.1:8080", "Origin": "http://127.0.0.1:8080"}, "127.0.0.1", True),
+        ({"Host": "localhost:9999", "Origin": "http://localhost:9999"}, "127.0.0.1", True),
+        ({"Host": "[::1]:8080", "Origin": "http://[::1]:8080"}, "127.0.0.1", True),
+        ({"Host": "127.0.0.1:8080"}, "127.0.0.1", True),
+        ({"Host": "127.0.0.1:8080", "Origin": "http://evil.example"}, "127.0.0.1", False),
+        ({"Host": "127.0.0.1:8080", "Origin": "http://127.0.0.1:3000"}, "127.0.0.1", False),
+        ({"Host": "127.0.0.1:8080", "Origin": "null"}, "127.0.0.1", False),
+        ({"Host": "evil.example:8080", "Origin": "http://evil.example:8080"}, "127.0.0.1", False),
+        ({"Host": "192.168.0.7:8080", "Origin": "http://192.168.0.7:8080"}, "127.0.0.1", False),
+        ({"Host": "192.168.0.7:8080", "Origin": "http://192.168.0.7:8080"}, "0.0.0.0", True),
+        ({"Host": "evil.example:8080", "Origin": "http://evil.example:8080"}, "0.0.0.0", False),
+        ({"Host": "studio:8080", "Origin": "http://studio:8080"}, "studio", True),
+        ({}, "127.0.0.1", False),
+    ],
+)
+def test_who_may_connect(headers: dict[str, str], served: str, let_in: bool) -> None:
+    assert may_connect(headers, served) is let_in
+
+
+def test_other_pages_are_not_answered(saved: Path) -> None:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    viewer = open_viewer(ViewConfig(saved, port=free_port()))
+    port = viewer.server.get_port()
+    try:
+        for origin in ("http://evil.example", f"http://localhost:{port + 1}"):
+            with pytest.raises(InvalidStatus, match="403"):
+                connect(f"ws://127.0.0.1:{port}", origin=origin, open_timeout=PATIENCE)  # type: ignore[arg-type]
+        with connect(f"ws://127.0.0.1:{port}", origin=f"http://127.0.0.1:{port}", open_timeout=PATIENCE):  # type: ignore[arg-type]
+            pass
+        request = urllib.request.Request(f"http://127.0.0.1:{port}", headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request, timeout=PATIENCE)
+    finally:
+        viewer.stop()
+
+
+def test_the_page_is_not_shared(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any visitor may ask viser's server to open a tunnel to a public address."""
+    import viser
+
+    def tunnel(*_: Any) -> None:
+        raise AssertionError("a tunnel was opened")
+
+    monkeypatch.setattr(viser._viser, "ViserTunnel", tunnel)
+    viewer = open_viewer(ViewConfig(saved, port=free_port()))
+    try:
+        assert viewer.server.request_share_url() is None and viewer.server._share_tunnel is None
+    finally:
+        viewer.stop()
+
+
+@pytest.mark.parametrize("changes", [{"port": 0}, {"port": 70_000}, {"index": -1}, {"host": 3}])
+def test_settings_out_of_range(saved: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(changes))):
+        ViewConfig(saved, **changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import av
@@ -10,7 +11,7 @@ import pytest
 
 import worldsim  # noqa: F401  registers the environments
 from worldsim.app.watch import WatchConfig, video_frames, watch
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, OutOfMemoryError, StorageError
 from worldsim.evaluation.episodes import Played
 
 
@@ -39,3 +40,29 @@ def test_bad_input() -> None:
         WatchConfig("random", Path("film.gif"))
     with pytest.raises(InvalidInputError, match="names no world"):
         watch(WatchConfig("random"))
+
+
+@pytest.mark.parametrize(("name", "value"), [("scale", 500), ("scale", 0), ("steps", 0), ("seed", -1)])
+def test_numbers_out_of_range(name: str, value: int) -> None:
+    """At a scale of 500, a frame of the video took 6 GB."""
+    with pytest.raises(InvalidInputError, match=f"WatchConfig.{name} = {value}"):
+        WatchConfig("random", **{name: value})
+
+
+def test_a_video_that_memory_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = np.zeros((200, 64, 64, 3), np.uint8)
+    played = Played(0.0, 199, False, frames=frames, rewards=(0.0,) * 199)
+    monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "4")
+    with pytest.raises(OutOfMemoryError, match="a video of 200 frames at scale 64"):
+        video_frames(played, played, 64)
+
+
+def test_what_is_no_file_stays(goal_folder: Path, tmp_path: Path) -> None:
+    """Told before anything is played."""
+    pipe = tmp_path / "w.mp4"
+    os.mkfifo(pipe)
+    with pytest.raises(StorageError, match="is a FIFO and would be destroyed"):
+        watch(WatchConfig("persistent", pipe, world=str(goal_folder), steps=2))
+    assert pipe.is_fifo()
+    with pytest.raises(StorageError):
+        watch(WatchConfig("persistent", Path("/proc/nothing/w.mp4"), world=str(goal_folder), steps=2))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from worldsim.app import worlds as module
-from worldsim.app.worlds import WorldsConfig, describe_worlds, worlds
+from worldsim.app.worlds import WorldsConfig, _as_text, describe_worlds, worlds
 
 
 @pytest.fixture
@@ -44,3 +44,17 @@ def test_an_empty_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "SHIPPED", tmp_path)
     worlds(WorldsConfig())
     assert str(tmp_path) in capsys.readouterr().out
+
+
+def test_cards_that_are_none(tmp_path: Path):
+    for i, card in enumerate(
+        ("[]", '{"card": 3}', '{"card": {"results": [1]}}', '{"card": {"results": {"seen_psnr": "x"}}}', "[[")
+    ):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "world.json").write_text(card)
+    (tmp_path / "5").mkdir()
+    (tmp_path / "5/world.json").write_text('{"card": {}}')
+    (tmp_path / "5/secret").symlink_to("/etc/passwd")
+    found = describe_worlds(tmp_path)
+    assert ["error" in one for one in found] == [True, True, True, False, True, True]
+    assert all(_as_text(one) for one in found)

@@ -409,7 +409,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Actions come")  # so few frames decide nothing
-@pytest.mark.parametrize("victims", [("worker",), ("engine", "engine"), ("both",), ("stop",)], ids="-".join)
+@pytest.mark.parametrize("victims", [("worker",), ("engine", "engines"), ("both",), ("stop",)], ids="-".join)
 def test_whoever_dies_or_hangs_the_recording_is_the_same(
     tmp_path: Path, undisturbed: Path, victims: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

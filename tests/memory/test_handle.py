@@ -15,7 +15,7 @@ from tests.conftest import SIZE, make_tiny_world
 from worldsim.camera import Camera
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
-from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 
@@ -210,3 +210,57 @@ def test_the_shipped_world_from_above_and_in_voxels(shipped: WorldEnv) -> None:
     np.testing.assert_array_equal(one.occupied, walk.occupied)
     assert walk.free.sum() > one.free.sum() > 0 and not (walk.free & walk.occupied).any()
     assert walk.free[tuple(walk.index(memory.pose[:3, 3] + 0.3 * memory.pose[:3, 2]))]
+
+
+def test_pictures_that_memory_has_no_room_for(env: WorldEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    """8192x8192 take 17 GB while they are drawn."""
+    monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "4")
+    with pytest.raises(OutOfMemoryError, match="a picture of 8192x8192 pixels"):
+        env.memory.render(size=(8192, 8192))
+    assert env.memory.render(size=(40, 40)).mask.any()
+
+
+@pytest.mark.parametrize(
+    ("pose", "what"),
+    [
+        (np.diag([-1.0, 1, 1, 1]), "mirrors"),
+        (np.eye(4) * 2, "orthonormal"),
+        (np.eye(4) + np.eye(4, k=3) * 1e30, "within 1000000 m"),
+        (np.eye(4)[[0, 1, 2, 2]], "last row"),
+        ("pose", "no array of numbers"),
+    ],
+)
+def test_poses_that_are_none(env: WorldEnv, pose: Any, what: str) -> None:
+    box = ((0, 0, 0), (1, 1, 1))
+    for use in (
+        lambda: env.memory.render(pose),
+        lambda: env.memory.remove(box, pose),
+        lambda: env.memory.recolour(box, (1, 2, 3), pose),
+    ):
+        with pytest.raises(InvalidInputError, match=what):
+            use()
+
+
+@pytest.mark.parametrize("intrinsics", [[1e-30] * 4, [1e30] * 4, "abcd", [1, 2, 3, 10**400]])
+def test_intrinsics_that_are_none(env: WorldEnv, intrinsics: Any) -> None:
+    with pytest.raises(InvalidInputError, match="intrinsics"):
+        env.memory.render(intrinsics=intrinsics)
+
+
+def test_pastes_and_colours_that_are_none(env: WorldEnv) -> None:
+    place, colour = np.zeros((2, 3)), np.zeros((2, 3), np.uint8)
+    for shape in (
+        (place,),
+        (place * np.nan, colour),
+        (place, colour[:1]),
+        (place[:, :2], colour),
+        (place, colour.astype(int)),
+        ("a", "b"),
+    ):
+        with pytest.raises(InvalidInputError, match="shape"):
+            env.memory.paste(shape, np.eye(4))
+    with pytest.raises(InvalidInputError, match="distance = nan"):
+        env.memory.paste((place, colour), np.eye(4), distance=np.nan)
+    for bad in ("red", (1, 2), (256, 0, 0), (0.5, 0, 0), 3):
+        with pytest.raises(InvalidInputError, match="colour"):
+            env.memory.recolour(((0, 0, 0), (1, 1, 1)), bad)  # type: ignore[arg-type]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import trimesh
 
 from worldsim.camera import quantise_depth
-from worldsim.errors import InvalidInputError
+from worldsim.errors import InvalidInputError, OutOfMemoryError
 from worldsim.journey import Journey
 from worldsim.memory.editing import surface_points
 from worldsim.memory.handle import MemoryHandle
+from worldsim.memory.maps import _closed
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 
 MEMORY = PointMemory(PointMemoryConfig(capacity=20000))
@@ -104,3 +109,50 @@ def test_bad_input(method: str, arguments: dict[str, float], message: str) -> No
     data = handle([[0.0, 0.0, 0.0], [20.0, 20.0, -10.0]])
     with pytest.raises(InvalidInputError, match=message):
         getattr(data, method)(**arguments)
+
+
+def test_closing_is_what_a_square_does() -> None:
+    """Two lines, one after the other, find what a square finds."""
+    mask = torch.rand(40, 50, generator=torch.Generator().manual_seed(0)) < 0.05
+    for reach in (1, 3):
+        side = 2 * reach + 1
+        wide = F.max_pool2d(F.pad(mask.float()[None, None], (reach,) * 4), side, stride=1, padding=reach)
+        assert torch.equal(_closed(mask, reach), (-F.max_pool2d(-wide, side, stride=1))[0, 0] > 0)
+
+
+@pytest.mark.parametrize("gap", [-0.1, 1e6, 1e300, math.inf, math.nan, "1", None])
+def test_gaps_that_are_none(gap: Any) -> None:
+    """A gap of a million metres looked at 4e14 pixels."""
+    with pytest.raises(InvalidInputError, match="gap = .*from 0 to 100 metres"):
+        handle([[0.0, 0, 0]]).top_down(gap=gap)
+
+
+def test_a_gap_of_too_many_pixels() -> None:
+    points = torch.rand(3, 4000, generator=torch.Generator().manual_seed(0)).mul(8.0).T.clone()
+    points[:, 2] = 0.0
+    with pytest.raises(InvalidInputError, match="gap = 50.0 m at resolution = 0.004 m.*smaller gap"):
+        handle(points).top_down(resolution=0.004, gap=50.0)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"resolution": 1e-9}, {"resolution": "a"}, {"above": math.nan}, {"below": "x"}, {"reach": math.nan}]
+)
+def test_maps_of_no_size(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(changes))):
+        handle([[0.0, 0, 0]]).top_down(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"voxel": 1e-300}, {"voxel": True}, {"confidence": -1}, {"confidence": 256}, {"journey": 3}])
+def test_grids_of_no_size(changes: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(changes))):
+        handle([[0.0, 0, 0]]).occupancy(**changes)
+
+
+def test_maps_that_memory_has_no_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    far = handle([[0.0, 0, 0], [20.0, 20.0, 0]])
+    far.top_down(gap=0)
+    monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "0.001")
+    with pytest.raises(OutOfMemoryError, match="a map of 401 x 401 pixels"):
+        far.top_down(gap=0)
+    with pytest.raises(OutOfMemoryError, match="a grid of"):
+        far.occupancy(reach=None)

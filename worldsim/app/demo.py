@@ -7,22 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from worldsim.camera import quantise_depth
-from worldsim.config import write_json
+from worldsim.config import check_ranges, write_json
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
 from worldsim.evaluation.trips import UNDO
 from worldsim.memory.points import PointMemory
 from worldsim.metrics import TURN_METRES, nearest_pose, psnr, sharpness, turned
 from worldsim.pictures import contact_sheet, depth_picture, holes_marked, panels, save_picture
 from worldsim.pixels import make_env
+from worldsim.runtime.arguments import number
+from worldsim.runtime.files import make_writable_folder, replacing, require_replaceable
+from worldsim.runtime.ranges import Count, Seed
 from worldsim.state import SceneStart, Transition, WorldState
 from worldsim.twin import twin_of
 from worldsim.world import World
@@ -43,6 +47,8 @@ BRIGHT = 42.0
 SAME_PLACE = 0.5
 """Two poses count as the same place up to this distance, metres and radians times 2 m together."""
 COLUMNS = 12
+FILES = ("rollout.png", "rollout.mp4", "memory.ply", "metrics.json")
+MOST_FPS = 1000.0
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,13 @@ class DemoConfig:
     """Folder for rollout.mp4, rollout.png, memory.ply and metrics.json."""
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
-    seed: int = 1
+    seed: Seed = 1
     """Of the start and of the dream."""
-    steps: int | None = None
+    steps: Count | None = None
     """Sampling steps a frame; the world's own number, if not given."""
-    history: int = 48
+    history: Annotated[int, Ge(2), Le(100_000)] = 48
     """True frames that the dream is given: a look around and a few steps."""
-    outward: int = 24
+    outward: Annotated[int, Ge(2), Le(100_000)] = 24
     """Steps away from there; as many lead back."""
     device: str | None = None
     """Where the world runs; CUDA where there is one, if not given."""
@@ -67,9 +73,7 @@ class DemoConfig:
     """Make the real twin that the world's files name, whatever it is: that imports and runs code of their choosing."""
 
     def __post_init__(self) -> None:
-        for name, least in {"history": 2, "outward": 2, "seed": 0}.items():
-            if getattr(self, name) < least:
-                raise InvalidInputError(f"DemoConfig.{name} = {getattr(self, name)!r}: it must be at least {least}")
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -106,12 +110,14 @@ class Dream:
 
 def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
     """Walk, write, explain; returns the metrics. ``world``: one that is loaded already, instead of ``config.world``."""
+    make_writable_folder(config.out)
+    for name in FILES:
+        require_replaceable(config.out / name)
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     world = world.with_dynamics(steps=config.steps)
     walk = choose_walk(config, world)
     dream = dream_along(config, world, walk)
     metrics = measure(config, world, walk, dream)
-    config.out.mkdir(parents=True, exist_ok=True)
     save_picture(sheet(config, walk, dream, metrics), config.out / "rollout.png")
     write_video(video_frames(config, walk, dream), world.config.fps, config.out / "rollout.mp4")
     if isinstance(world.memory, PointMemory):
@@ -349,19 +355,28 @@ def video_frames(config: DemoConfig, walk: Walk, dream: Dream) -> list[Array]:
 
 
 def write_video(frames: Sequence[Array], fps: float, path: Path) -> None:
-    """Write frames (h, w, 3) uint8, h and w even, as H.264; a reader never meets half a file."""
+    """Write frames (h, w, 3) uint8, h and w even, as H.264; a reader never meets half a file.
+
+    Raises InvalidInputError for frames that are none and for speeds that are none, StorageError where nothing can be written.
+    """
     import av
 
-    temporary = path.with_name(f".{path.name}.part")
-    height, width = frames[0].shape[:2]
-    with av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.options = {"crf": "18"}
+    rate = Fraction(number("fps", fps, 1e-2, MOST_FPS, "frames a second")).limit_denominator(1000)
+    try:
+        shapes = {(np.asarray(frame).dtype.name, np.shape(frame)) for frame in frames}
+    except (TypeError, ValueError):
+        shapes = set()
+    kind, shape = next(iter(shapes), ("nothing", ()))
+    if len(shapes) != 1 or kind != "uint8" or len(shape) != 3 or shape[2] != 3 or shape[0] % 2 or shape[1] % 2 or 0 in shape:
+        found = f"{len(shapes)} kinds, such as {kind} {shape}"
+        raise InvalidInputError(f"a video needs frames (h, w, 3) uint8 of one even size, got {found}")
+    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate)
+        stream.height, stream.width = shape[:2]
+        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode())
-    temporary.replace(path)
 
 
 def explain(config: DemoConfig, metrics: dict[str, Any]) -> str:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from annotated_types import Ge, Le
+
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.runtime.files import files_in, is_file, is_folder, make_writable_folder, replacing, require_replaceable
+from worldsim.runtime.ranges import Number
 
 if TYPE_CHECKING:
     from worldsim.snapshots import OpenedSnapshot
 
 Form = Literal["ply", "glb", "nerfstudio"]
+SCENE_SUFFIXES = (".json", ".png", ".webp", ".safetensors")
 SUFFIXES: dict[str, Form] = {".ply": "ply", ".glb": "glb"}
 
 
@@ -33,24 +39,27 @@ class ExportConfig:
     to: Form | None = None
     """Snapshots: ply (the memory's points), glb (a coloured mesh) or nerfstudio (pictures, depth and poses of the walk, and the
     points). Left out, the ending of --out decides."""
-    index: int = 0
+    index: Number = 0
     """Snapshots: which environment, where the file holds several."""
     points: bool = False
     """Snapshots, glb: mesh the memory's points though there is a walk. They know what was seen before the walk, too."""
-    voxel: float | None = None
+    voxel: Annotated[float, Ge(0.001), Le(100.0)] | None = None
     """Snapshots, glb: edge of the finest cells in metres; by default fitted to a walk's depth (0.05 in rooms), or 0.06."""
     force: bool = False
     """Snapshots: replace what is at --out, a file or a nerfstudio dataset."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
 
 def export(config: ExportConfig) -> Path:
     """Write what ``config`` asks for; returns where it is."""
-    if Path(config.source).is_file():
+    if is_file(config.source):
         return _export_snapshot(config)
     given = {"--to": config.to, "--index": config.index, "--points": config.points, "--voxel": config.voxel}
     for option, value in {**given, "--force": config.force}.items():
         if value:
-            if not Path(config.source).exists() and Path(config.source).suffix:
+            if not is_folder(config.source) and Path(config.source).suffix:
                 raise NotFoundError(f"no snapshot {config.source!r}: give a file that env.save wrote")
             raise InvalidInputError(f"{option} is for snapshots, and {config.source!r} is no file: give one that env.save wrote")
     return _export_world(config)
@@ -61,17 +70,27 @@ def _export_world(config: ExportConfig) -> Path:
 
     if config.out is None:
         raise InvalidInputError(f"--out is missing: name the folder that the world {config.source!r} shall be written to")
-    if (config.out / "world.json").exists():
+    if config.out.is_symlink():
+        raise InvalidInputError(f"{config.out} is a symbolic link: name the folder itself")
+    if is_file(config.out / "world.json"):
         raise InvalidInputError(f"{config.out} already holds a world: choose another folder, or remove it first")
     world = World.from_pretrained(config.source, device="cpu")
-    if world.folder is not None and (world.folder / "scenes").is_dir():
-        shutil.copytree(world.folder / "scenes", config.out / "scenes", dirs_exist_ok=True)
+    if world.folder is not None and is_folder(world.folder / "scenes"):
+        _copy(world.folder / "scenes", config.out / "scenes")
     world.save_pretrained(config.out, eight_bit=config.eight_bit)
-    size = sum(path.stat().st_size for path in config.out.rglob("*") if path.is_file())
+    size = sum(path.stat().st_size for path in files_in(config.out))
     print(f"{config.out}: {size / 1e6:.1f} MB")
     if config.push_to_hub:
         _upload(config.out, config.push_to_hub)
     return config.out
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy what scenes are made of. Links that lead out of ``source`` are an error: what they point to is none of its files."""
+    for path in files_in(source):
+        if path.suffix in SCENE_SUFFIXES:
+            with replacing(target / path.relative_to(source)) as copy:
+                shutil.copyfile(path, copy)
 
 
 def _upload(folder: Path, repository: str) -> None:
@@ -93,6 +112,8 @@ def _export_snapshot(config: ExportConfig) -> Path:
         out = source.with_name(f"{source.stem}-nerfstudio") if form == "nerfstudio" else source.with_suffix(f".{form}")
     if form != "nerfstudio":
         _check_file(out, config.force)
+    # Before anything is computed.
+    make_writable_folder(out.parent)
     opened = open_snapshot(source, config.index)
     if form == "glb":
         mesh = _mesh(config, opened)
@@ -131,9 +152,10 @@ def _form(config: ExportConfig) -> Form:
 
 
 def _check_file(out: Path, force: bool) -> None:
-    if out.is_dir():
+    if is_folder(out):
         raise InvalidInputError(f"--out {out} is a folder: name a file")
-    if out.exists() and not force:
+    require_replaceable(out)
+    if is_file(out) and not force:
         raise InvalidInputError(f"{out} exists: choose another name with --out, or replace it with --force")
 
 

@@ -2,15 +2,23 @@
 
 What is shown is what the file holds: the memory's points, each as large as the patch of surface that it stands for, the walked path
 and its cameras with their pictures. The world's weights are not needed. The page and its server are viser's.
+
+The page shows a file that anybody may have made, and its controls reach into this process. So texts of the file are shown as
+plain letters (:func:`plain`), and only the page itself may connect (:func:`may_connect`); viser's way of sharing a page through a
+server of theirs is off.
 """
 
 from __future__ import annotations
 
 import contextlib
+import http
 import io
+import ipaddress
 import math
 import socket
 import threading
+import urllib.parse
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError, MissingDependencyError
+from worldsim.runtime.arguments import check_types, whole
 
 if TYPE_CHECKING:
     from worldsim.memory.handle import MemoryHandle, PointArrays
@@ -34,6 +43,9 @@ FRUSTUM = 0.25
 PATH_COLOUR, CAMERA_COLOUR, CHOSEN_COLOUR = (255, 170, 40), (90, 130, 200), (255, 60, 60)
 SMALLEST = 0.005
 """Metres a side of the smallest points drawn."""
+LONGEST_TEXT = 80
+"""Letters of a file's text that are shown."""
+OWN_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 BEHIND, OVER = 3.0, 2.0
 """Where a visitor's camera begins: so many metres behind and over the newest frame's."""
 
@@ -52,6 +64,12 @@ class ViewConfig:
     """The address to serve at; 0.0.0.0 lets other computers look, too."""
     port: int = 8080
     """The port to serve at."""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        whole("port", self.port, 1, 65535)
+        if self.index < 0:
+            raise InvalidInputError(f"index = {self.index}: environments are counted from 0")
 
 
 @dataclass(frozen=True)
@@ -99,8 +117,9 @@ def open_viewer(config: ViewConfig) -> Viewer:
     except ImportError as error:
         raise MissingDependencyError("the viewer needs viser: pip install 'worldsim[view]'") from error
     _check_port(config.host, config.port)
-    with _quiet():
-        server = viser.ViserServer(config.host, config.port, label=f"worldsim {config.snapshot.name}", verbose=False)
+    with _quiet(), _guarded(config.host):
+        label = f"worldsim {plain(config.snapshot.name)}"
+        server = _unshared(viser.ViserServer(config.host, config.port, label=label, verbose=False))
     if server.get_port() != config.port:
         # viser goes on to the next port if someone was quicker.
         with _quiet():
@@ -126,7 +145,7 @@ class Viewer:
         height, width = memory.size
         self._lens = (2.0 * math.atan(0.5 * height / fy), width / height)
         self._heights = _range(self._points.position[:, 2])
-        source = opened.world or opened.env_id or "a world without a name"
+        source = plain(opened.world or opened.env_id) or "a world without a name"
         self.description = f"{len(self._points)} points, {len(self._shots)} frames, from {source}"
         server.scene.set_up_direction("+z")
         server.gui.configure_theme(dark_mode=True, control_width="medium", show_share_button=False)
@@ -278,6 +297,65 @@ class Viewer:
         camera.look_at = tuple((place + ahead).tolist())
 
 
+def plain(text: str) -> str:
+    """What of a file's text is shown: letters, digits and a few signs that mean nothing to Markdown, HTML or a terminal."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c in " .,:_-/") else "?" for c in text)
+    # A page makes links of what looks like one.
+    kept = kept.replace("//", "/ /")
+    return kept if len(kept) <= LONGEST_TEXT else kept[: LONGEST_TEXT - 3] + "..."
+
+
+def may_connect(headers: Mapping[str, str], served: str) -> bool:
+    """Whether a request comes from the viewer's own page, or from no page at all. served: the host that the viewer serves at.
+
+    Browsers name the page that asks as ``Origin`` and the address asked as ``Host``. Another page's scripts may connect to any
+    address, this computer's included; and a name that its owner lets point to this computer (DNS rebinding) would make them
+    the same, so only names of this computer count, or addresses where others may look, too.
+    """
+    host, origin = headers.get("Host", ""), headers.get("Origin")
+    name = urllib.parse.urlsplit(f"//{host}").hostname or ""
+    known = OWN_HOSTS | {served.lower(), socket.gethostname().lower()}
+    if name not in known and not (served in ("0.0.0.0", "::", "") and _is_address(name)):
+        return False
+    return origin is None or urllib.parse.urlsplit(origin).netloc.lower() == host.lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _guarded(host: str) -> Iterator[None]:
+    """While a server is made: have it refuse what :func:`may_connect` does not let in. viser has no setting for that."""
+    from websockets.asyncio import server
+
+    serve = server.serve
+
+    def guarded(handler: Any, *args: Any, process_request: Any = None, **kwargs: Any) -> Any:
+        def process(connection: Any, request: Any) -> Any:
+            if not may_connect(request.headers, host):
+                return connection.respond(http.HTTPStatus.FORBIDDEN, "this viewer answers its own page alone\n")
+            return None if process_request is None else process_request(connection, request)
+
+        return serve(handler, *args, process_request=process, **kwargs)
+
+    server.serve = guarded  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        server.serve = serve  # type: ignore[misc]
+
+
+def _unshared(server: Any) -> Any:
+    """The server without viser's sharing, which any visitor may ask for: it would make the page public through their servers."""
+    server.request_share_url = lambda verbose=True: None
+    return server
+
+
 def colours(points: PointArrays, colouring: str, heights: tuple[float, float]) -> Array:
     """(n, 3) uint8 of the points: their own, or low to high by height (between ``heights``) or by confidence (by its logarithm)."""
     if colouring == "height":
@@ -329,13 +407,11 @@ def _quiet() -> contextlib.AbstractContextManager[Any]:
 
 
 def _check_port(host: str, port: int) -> None:
-    if not 1 <= port <= 65535:
-        raise InvalidInputError(f"port is {port}: give one from 1 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:
             # A connection of before that is still winding down does not stop a new server.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise InvalidInputError(f"port {port} of {host} cannot be used ({error}): give another one with --port") from error

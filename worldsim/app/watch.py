@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from worldsim.agent_files import read_card
 from worldsim.app.demo import write_video
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import PolicySpec
 from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
 from worldsim.pictures import panels
 from worldsim.policies import saved_folder
+from worldsim.runtime.files import make_writable_folder, require_replaceable
+from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.ranges import Count, Scale, Seed
 from worldsim.twin import make_twin
 from worldsim.world import World
 from worldsim.world_files import find_world_of_file
@@ -33,11 +37,11 @@ class WatchConfig:
     """The video."""
     world: str | None = None
     """Name or folder of the world; the one in the agent's card, if not given."""
-    steps: int = 300
+    steps: Count = 300
     """Steps after which both are cut."""
-    seed: int = 0
+    seed: Seed = 0
     """Of the episode in the real twin, of the dream and of the agent's draws."""
-    scale: int = 4
+    scale: Scale = 4
     """Pixels of the video a pixel of the frames."""
     device: str | None = None
     """Where the dream runs; CUDA where there is one."""
@@ -46,9 +50,7 @@ class WatchConfig:
     choosing. Only for files whose author you trust."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "scale"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"WatchConfig.{name} = {getattr(self, name)!r}: it must be at least 1")
+        check_ranges(self)
         if self.out.suffix != ".mp4":
             raise InvalidInputError(f"WatchConfig.out = {str(self.out)!r}: the video's name must end in .mp4")
 
@@ -62,6 +64,8 @@ def watch(config: WatchConfig, world: World | None = None) -> Path:
     if world is None and not name:
         raise InvalidInputError(f"agent {config.agent!r} names no world: give one with --world")
     world = world or World.from_pretrained(str(name), config.device, trust=config.trust)
+    require_replaceable(config.out)
+    make_writable_folder(config.out.parent)
     spec = PolicySpec(config.agent, trust=config.trust)
     twin = make_twin(world)
     try:
@@ -71,7 +75,6 @@ def watch(config: WatchConfig, world: World | None = None) -> Path:
         twin.close()
     assert real.start is not None
     dream = dream_episodes(world, spec, [real.start], [config.seed], limit, batch=1, keep=True)[0]
-    config.out.parent.mkdir(parents=True, exist_ok=True)
     write_video(video_frames(real, dream, config.scale), world.config.fps, config.out)
     print(
         f"dream: {dream.steps} steps, return {dream.total:.2f}; real twin: {real.steps} steps, return {real.total:.2f}. "
@@ -81,9 +84,15 @@ def watch(config: WatchConfig, world: World | None = None) -> Path:
 
 
 def video_frames(real: Played, dream: Played, scale: int) -> list[Array]:
-    """Both films, under one another's clock; the one that ends first stays at its last frame, darkened."""
-    shown = []
-    for t in range(max(len(real.frames), len(dream.frames))):
+    """Both films, under one another's clock; the one that ends first stays at its last frame, darkened.
+
+    Raises OutOfMemoryError where so many and so large frames do not fit.
+    """
+    shown: list[Array] = []
+    height, width = np.shape(real.frames[0])[:2]
+    count = max(len(real.frames), len(dream.frames))
+    require_memory_for(count * 3 * (height * scale + 52) * (2 * width * scale + 12), f"a video of {count} frames at scale {scale}")
+    for t in range(count):
         pictures = {_title("dream", dream, t): _at(dream, t), _title("real twin", real, t): _at(real, t)}
         shown.append(panels(pictures, scale, f"step {t}"))
     # The ends are looked at longest.

@@ -8,6 +8,7 @@ from typing import Any
 
 from worldsim.config import read_json, write_json
 from worldsim.errors import WorldsimError
+from worldsim.runtime.files import files_in
 
 SHIPPED = Path(__file__).parent.parent / "worlds"
 
@@ -45,13 +46,15 @@ def describe_worlds(folder: Path) -> list[dict[str, Any]]:
 
 
 def _describe(world: Path) -> dict[str, Any]:
-    size = sum(path.stat().st_size for path in world.rglob("*") if path.is_file())
-    description: dict[str, Any] = {"name": world.name, "megabytes": round(size / 1e6, 1)}
+    description: dict[str, Any] = {"name": world.name, "megabytes": 0.0}
     try:
+        description["megabytes"] = round(sum(path.stat().st_size for path in files_in(world)) / 1e6, 1)
         meta = read_json(world / "world.json")
     except WorldsimError as error:
         return description | {"error": str(error)}
-    card = meta.get("card", {})
+    card = meta.get("card", {}) if isinstance(meta, dict) else None
+    if not isinstance(card, dict) or not isinstance(card.get("results", {}), dict):
+        return description | {"error": f"{world / 'world.json'} is not a world's card: copy the world again"}
     return description | {key: card.get(key, empty) for key, empty in (("summary", ""), ("trained_on", ""), ("results", {}))}
 
 
@@ -63,7 +66,7 @@ def _as_text(world: dict[str, Any]) -> str:
         lines.append(f"  {world['summary']}")
     if world["trained_on"]:
         lines.append(f"  trained on {world['trained_on']}")
-    found = {name: world["results"][name] for name in MAIN_RESULTS if name in world["results"]}
+    found = {name: world["results"][name] for name in MAIN_RESULTS if isinstance(world["results"].get(name), (int, float))}
     if found:
         lines.append("  " + ", ".join(f"{_number(name, value)} {MAIN_RESULTS[name]}" for name, value in found.items()))
     return "\n".join(lines)

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -388,6 +389,10 @@ class EpisodeDataset(Sequence[Episode]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
+        try:
+            index = operator.index(index)
+        except TypeError:
+            raise InvalidInputError(f"episode {index!r} of a dataset: give a whole number, or a slice") from None
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"episode {index} of a dataset of {len(self)}")

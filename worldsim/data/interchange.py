@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from worldsim.agent_files import space_of
 from worldsim.config import from_json
 from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, EpisodeWriter
 from worldsim.data.episode import Episode
-from worldsim.data.play import describe_space, package_versions
+from worldsim.data.play import package_versions
+from worldsim.data.spaces import describe_space, space_of
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from worldsim.pixels import PixelsConfig, as_dict, to_pixels
 

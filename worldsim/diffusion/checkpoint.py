@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from worldsim.config import read_json, write_json
+from worldsim.config import check_seal, read_json, to_json, write_sealed
 from worldsim.diffusion.sharding import part_of, parted, to_save
-from worldsim.errors import DamagedFileError
-from worldsim.runtime.files import present_folder, replacing_folder, save_tensors
+from worldsim.errors import DamagedFileError, NotFoundError
+from worldsim.runtime.files import (
+    check_files,
+    inside,
+    is_folder,
+    load_tensors,
+    present_folder,
+    replacing_folder,
+    require_finite,
+    save_tensors,
+    sha256_of,
+)
 
-FORMAT, VERSION = "worldsim-checkpoint", 1
+FORMAT, VERSION = "worldsim-checkpoint", 2
+"""Version 2 has checksums of both files."""
+CHECKPOINT, STATE = "checkpoint.json", "state.safetensors"
 
 
 def packed(model: torch.nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -50,22 +61,30 @@ def write_checkpoint(out: Path, tensors: dict[str, Tensor], meta: dict[str, Any]
     Raises StorageError, which leaves the old one.
     """
     with replacing_folder(out / "checkpoint") as folder:
-        save_tensors(tensors, folder / "state.safetensors")
-        write_json(folder / "checkpoint.json", {"format": FORMAT, "version": VERSION, **meta})
+        save_tensors(tensors, folder / STATE)
+        told = {"format": FORMAT, "version": VERSION, **to_json(meta), "sha256": {STATE: sha256_of(folder / STATE)}}
+        write_sealed(folder / CHECKPOINT, told)
 
 
 def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
     """The folder, what was said and the tensors of the checkpoint in ``out``, None if there is none. Raises DamagedFileError."""
     folder = present_folder(out / "checkpoint")
-    if not (folder / "checkpoint.json").is_file():
+    path = folder / CHECKPOINT
+    if not os.path.lexists(path):
+        if is_folder(folder) and any(folder.iterdir()):
+            raise DamagedFileError(f"{path} is missing. Delete {folder} to start afresh.")
         return None
-    meta = read_json(folder / "checkpoint.json")
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise DamagedFileError(f"{folder / 'checkpoint.json'} is no checkpoint's: delete {folder} to start afresh")
     try:
-        tensors = load_file(folder / "state.safetensors")
-    except (SafetensorError, OSError) as error:
-        raise DamagedFileError(
-            f"{folder / 'state.safetensors'} cannot be read ({error}): delete {folder} to start afresh"
-        ) from error
+        meta = read_json(inside(folder, CHECKPOINT))
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            raise DamagedFileError(f"{path} is no checkpoint's")
+        version = meta.get("version")
+        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
+            raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads versions 1 to {VERSION}: upgrade worldsim")
+        check_seal(path, meta, required=version >= 2)
+        check_files(path, meta.get("sha256", {}))
+        tensors = load_tensors(inside(folder, STATE))
+        require_finite(tensors, folder / STATE)
+    except (DamagedFileError, NotFoundError) as error:
+        raise DamagedFileError(f"{error} Delete {folder} to start afresh.") from error
     return folder, meta, tensors

@@ -60,10 +60,10 @@ LARGEST, MOST, DEEPEST = 65_536, 64, 512
 
 
 @functools.cache
-def _form(cls: type) -> type[pydantic.BaseModel]:
+def _form(cls: Any) -> type[pydantic.BaseModel]:
     """The arguments of a module's constructor as a pydantic model: names, types, defaults."""
-    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
+    hints = get_type_hints(cls.__init__)
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     fields: dict[str, Any] = {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters}
     rules = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     return pydantic.create_model(cls.__name__, __config__=rules, **fields)
@@ -85,8 +85,9 @@ class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         Whole numbers lie in [0, 65,536] and lists have at most 64 entries: a file may not claim more.
         """
+        key: Any = cls
         try:
-            _form(cls).model_validate_json(json.dumps(dict(settings)))
+            _form(key).model_validate_json(json.dumps(dict(settings)))
         except (pydantic.ValidationError, RecursionError) as error:
             found = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": ("settings",), "msg": str(error)}
             raise InvalidInputError(f"{cls.__name__}: {'.'.join(map(str, found['loc']))}: {found['msg']}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,10 +34,10 @@ from worldsim.diffusion.tally import Tally
 from worldsim.diffusion.train_config import PRESETS, TrainConfig
 from worldsim.diffusion.trained import Modules, copied, hardware, modules_for, world_config
 from worldsim.engine import PLAIN, EngineConfig, compile_in_place
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, WorldsimError
 from worldsim.heads import EgoMotionHead, Motions, OutcomeHead, usual_size, vary
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.runtime.files import replacing, storage_errors
+from worldsim.runtime.files import is_file, replacing, storage_errors
 from worldsim.world import World
 
 DEEP = 6
@@ -324,8 +325,9 @@ class Trainer:
         meta = {
             "step": self.step, "elapsed": self.elapsed,
             "ema_step": self.ema.optimization_step, "world_size": self.world_size, "config": self._settings(),
+            "history": self.history,
         }  # fmt: skip
-        # Before the checkpoint: one that is resumed leaves out what came after it, but cannot fill a gap.
+        # A copy to look at; what is resumed has its own.
         with storage_errors(out / "history.json"):
             write_json(out / "history.json", self.history)
         write_checkpoint(out, tensors, meta)
@@ -346,15 +348,18 @@ class Trainer:
             unpack(tensors, self.accelerator.unwrap_model(self.objective), self.ema, self.optimizer)
             self.ema.optimization_step = meta["ema_step"]
             self.step, self.elapsed = meta["step"], meta["elapsed"]
+            # Checkpoints of version 1 had it in a file of its own.
+            history = meta["history"] if "history" in meta else _told(out / "history.json")
+            self.history = [h for h in history if h["step"] <= self.step]
         except torch.cuda.OutOfMemoryError:
             raise
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError, IndexError) as error:
+            if isinstance(error, WorldsimError):
+                raise
             raise DamagedFileError(
                 f"{folder} is damaged or was made from another kind of recording ({error}): delete it to start afresh, "
                 "or use another --out"
             ) from error
-        if (out / "history.json").is_file():
-            self.history = [h for h in read_json(out / "history.json") if h["step"] <= self.step]
         return True
 
     def _check_resumable(self, meta: dict[str, Any]) -> None:
@@ -373,6 +378,10 @@ class Trainer:
         """A PNG of a few windows: true frames, memory views, predictions at the targets' noise levels."""
         with replacing(self.config.out / "samples" / f"step-{self.step:06d}.png") as temporary:
             Image.fromarray(sample_grid(losses["windows"], losses["prediction"])).save(temporary)
+
+
+def _told(path: Path) -> list[dict[str, float]]:
+    return read_json(path) if is_file(path) else []
 
 
 def _agree(then: Any, now: Any) -> bool:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from worldsim.errors import InvalidInputError
+from worldsim.config import check_ranges
 from worldsim.memory.splat import POINT
 from worldsim.memory.voxels import EMPTY_DENSITY, SOLID_DENSITY, Grid, sample, span, thickness, weights
+from worldsim.runtime.arguments import check_types
+from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.ranges import NotNegative, Positive
 
 _ONE = 256
 """Interpolation weights are summed as whole numbers of 1 / 256: sums that any order gives alike, on a GPU too."""
@@ -20,30 +25,29 @@ _ONE = 256
 class FitConfig:
     """How a field is fitted."""
 
-    rays: int = 2048
+    rays: Annotated[int, Ge(1), Le(2**20)] = 2048
     """Rays an iteration. More are slower and smoother; 2,048 of 64x64 frames are half a frame."""
-    free_samples: int = 16
+    free_samples: Annotated[int, Ge(1), Le(4096)] = 16
     """Samples a ray between the camera and its surface, at random depths: what clears the air."""
-    surface_samples: int = 16
+    surface_samples: Annotated[int, Ge(1), Le(4096)] = 16
     """Samples a ray around the surface that its depth names."""
-    surface_voxels: float = 3.0
+    surface_voxels: Positive = 3.0
     """How far around it, in voxels to each side."""
-    density_rate: float = 0.5
+    density_rate: Positive = 0.5
     """Adam's learning rate of densities (before softplus)."""
-    colour_rate: float = 0.02
+    colour_rate: Positive = 0.02
     """Adam's learning rate of colours in [0, 1]."""
-    depth_weight: float = 0.1
+    depth_weight: NotNegative = 0.1
     """Weight of the depth's error, as a share of the depth, beside the squared error of colours."""
-    opacity_weight: float = 0.03
+    opacity_weight: NotNegative = 0.03
     """Weight of what is missing to full opacity where a surface was seen, and to none where the sky was."""
-    variation: float = 0.0
+    variation: NotNegative = 0.0
     """Weight of the total variation of colours between neighbouring voxels, against learning the noise of frames: 0.01 is a
     beginning. Off: where colours are clean it changes nothing (docs/experiments/radiance.md) and takes a quarter of the time."""
 
     def __post_init__(self) -> None:
-        for name in ("rays", "free_samples", "surface_samples"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"FitConfig.{name} = {getattr(self, name)}: it must be at least 1")
+        check_types(self)
+        check_ranges(self)
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,11 @@ def fit_grid(start: Grid, rays: Rays, iterations: int, config: FitConfig, genera
     drawn from.
     """
     device = start.values.device
+    # Of a sample: its place, what eight nodes lend it and their gradients; of a node: values, gradients and two averages.
+    samples = config.rays * (config.free_samples + config.surface_samples)
+    if device.type == "cpu":
+        what = f"fitting {config.rays} rays of {samples // config.rays} samples"
+        require_memory_for(400 * samples + 5 * 4 * start.values.numel(), what)
     density = start.values[:1].clone().requires_grad_()
     colour = start.values[1:].clone().requires_grad_()
     optimiser = torch.optim.Adam([{"params": [density]}, {"params": [colour]}], betas=(0.9, 0.99), fused=True)

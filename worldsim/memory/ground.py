@@ -15,8 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.arguments import check_types, number
 
 Array = NDArray[Any]
+MOST_METRES = 1e4
+MOST_CELLS = 4096
+"""To each side of the eye."""
 BINS = 96
 """Heights that are told apart, half of them below the eye."""
 NEIGHBOURS = tuple((dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1) if dx or dy)
@@ -45,6 +49,16 @@ class GroundConfig:
     """Ways through what has not been seen count so many times."""
 
     def __post_init__(self) -> None:
+        check_types(self)
+        for name in ("cell", "reach", "eye", "climb", "head", "radius", "berth", "near_cost", "unknown_cost"):
+            number(f"GroundConfig.{name}", getattr(self, name), 0.0 if name in ("radius", "berth") else 1e-3, MOST_METRES)
+        if self.reach / self.cell > MOST_CELLS:
+            raise InvalidInputError(
+                f"GroundConfig: a reach of {self.reach} m is {self.reach / self.cell:,.0f} cells of {self.cell} m: at most "
+                f"{MOST_CELLS:,} are mapped"
+            )
+        if max(self.radius, self.berth) > self.reach:
+            raise InvalidInputError(f"GroundConfig: radius {self.radius} and berth {self.berth} exceed the reach {self.reach}")
         if not (self.cell > 0 and self.reach >= 8 * self.cell and 0 < self.climb < self.head):
             raise InvalidInputError(
                 f"GroundConfig: a cell of {self.cell} m, reach {self.reach}, climb {self.climb}, head {self.head}"

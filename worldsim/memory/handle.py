@@ -24,9 +24,18 @@ from worldsim.memory.points import PointMemory, Points
 from worldsim.memory.splat import DIRECTION, POINT
 from worldsim.memory.surfels import draw, normals_of, patch_metres, to_world
 from worldsim.protocols import SceneMemory
+from worldsim.runtime.arguments import number, whole
+from worldsim.runtime.files import as_path
+from worldsim.runtime.limits import require_memory_for
 from worldsim.state import WorldState, map_tensors
 
 LARGEST_SIDE = 8192
+RENDER_BYTES = 250
+"""A pixel of a picture, while it is drawn."""
+LEAST_FOCAL, MOST_FOCAL = 1e-2, 1e6
+"""Pixels. The principal point lies within as many as the latter."""
+FARTHEST_PLACE = 1e6
+"""Metres from the origin."""
 
 Array = NDArray[Any]
 Box = tuple[Sequence[float], Sequence[float]]
@@ -116,13 +125,12 @@ class MemoryHandle:
             scale = height / self.size[0]
             fx, fy, cx, cy = (self.intrinsics.float() * scale).tolist()
             intrinsics = [fx, fy, cx + 0.5 * (width - scale * self.size[1]), cy]
-        matrix = _tensor("pose", self.pose if pose is None else pose, (4, 4))
+        matrix = _pose(self.pose if pose is None else pose)
         pixels = _tensor("intrinsics", intrinsics, (4,))
         if not bool((pixels[:2] > 0).all()):
             raise InvalidInputError(f"intrinsics fx and fy must be positive pixels, got {pixels.tolist()}")
-        turn = matrix[:3, :3]
-        if not torch.allclose(turn.T @ turn, torch.eye(3), atol=1e-3):
-            raise InvalidInputError("pose holds a rotation that is not orthonormal: give a camera-to-world matrix")
+        if float(pixels[:2].min()) < LEAST_FOCAL or float(pixels.abs().max()) > MOST_FOCAL:
+            raise InvalidInputError(f"intrinsics lie between {LEAST_FOCAL} and {MOST_FOCAL:.0f} pixels, got {pixels.tolist()}")
         device = self.intrinsics.device
         return Camera(matrix[None].to(device), pixels[None].to(device), height, width)
 
@@ -136,6 +144,8 @@ class MemoryHandle:
         camera = pose if isinstance(pose, Camera) else self.camera(pose, size, intrinsics)
         if isinstance(pose, Camera) and (size is not None or intrinsics is not None or len(camera.pose) != 1):
             raise InvalidInputError("a Camera must be a batch of one and brings its own size and intrinsics: leave those out")
+        height, width = _checked_size((camera.height, camera.width))
+        require_memory_for(RENDER_BYTES * height * width + 2**27, f"a picture of {height}x{width} pixels")
         if isinstance(self.data, Points):
             view = draw(self.data, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
             rgb, depth, mask, normals = view.rgb, view.depth, view.mask, view.normals
@@ -181,6 +191,8 @@ class MemoryHandle:
         wall included.
         """
         points = self._points()
+        if journey is not None and not isinstance(journey, Journey):
+            raise InvalidInputError(f"journey is a {type(journey).__name__}: give a Journey, such as env.unwrapped.journey")
         if journey is None:
             camera = self.camera()
             view = self.kind.render(self.data, camera)
@@ -228,9 +240,9 @@ class MemoryHandle:
     def recolour(self, box: Box, colour: Sequence[int], pose: Any = None) -> MemoryHandle:
         """The points in ``box`` (see :meth:`remove`) in another colour, three numbers from 0 to 255."""
         memory, points = self._editable()
-        if len(colour) != 3 or not all(0 <= int(c) <= 255 for c in colour):
+        if not isinstance(colour, (Sequence, np.ndarray)) or isinstance(colour, (str, bytes)) or len(colour) != 3:
             raise InvalidInputError(f"colour is {colour!r}: give red, green and blue, 0 to 255")
-        other = torch.tensor([int(c) for c in colour], dtype=torch.uint8)
+        other = torch.tensor([whole("colour", c, 0, 255) for c in colour], dtype=torch.uint8)
         return dataclasses.replace(self, data=memory.recolour(points, self._inside(points, box, pose), other))
 
     def paste(self, shape: Any, pose: Any, spacing: float = 0.02, distance: float = 0.25) -> MemoryHandle:
@@ -240,17 +252,18 @@ class MemoryHandle:
         pair of arrays, positions (n, 3) in metres and colours (n, 3) uint8. distance: from how near (m) it shall look sharp.
         """
         memory, points = self._editable()
+        number("distance", distance, 1e-3, 1e3, "metres")
         if isinstance(shape, tuple):
-            position, colour = (torch.as_tensor(np.asarray(part)) for part in shape)
+            position, colour = _pasted(shape)
         else:
-            position, colour = surface_points(shape, spacing)
+            position, colour = surface_points(shape, number("spacing", spacing, 1e-4, 1e3, "metres"))
         step = torch.tensor([self.step], device=points.kind.device)
-        data = memory.paste(points, position, colour, _tensor("pose", pose, (4, 4)), step, distance)
+        data = memory.paste(points, position, colour, _pose(pose), step, distance)
         return dataclasses.replace(self, data=data)
 
     def to_ply(self, path: str | os.PathLike[str]) -> None:
         """Write the points, without the sky, as a PLY file: world axes, metres."""
-        PointMemory().to_ply(self._points(), os.fspath(path))
+        PointMemory().to_ply(self._points(), str(as_path(path)))
 
     def _points(self) -> Points:
         if isinstance(self.data, Points):
@@ -265,9 +278,10 @@ class MemoryHandle:
         return self.kind, self.data
 
     def _inside(self, points: Points, box: Box, pose: Any) -> Tensor:
-        if not isinstance(box, (tuple, list)) or len(box) != 2:
+        if not isinstance(box, (tuple, list, np.ndarray)) or len(box) != 2:
             raise InvalidInputError(f"box is {box!r}: give two corners, ((x, y, z), (x, y, z))")
-        return in_box(points, box[0], box[1], None if pose is None else _tensor("pose", pose, (4, 4)))
+        low, high = (_tensor("a corner of the box", corner, (3,)).tolist() for corner in box)
+        return in_box(points, low, high, None if pose is None else _pose(pose))
 
 
 def _camera_places(depth: Tensor, camera: Camera) -> Tensor:
@@ -278,21 +292,53 @@ def _camera_places(depth: Tensor, camera: Camera) -> Tensor:
     return torch.stack([(u - cx) / fx * depth, (v - cy) / fy * depth, depth])
 
 
+def _pose(pose: Any) -> Tensor:
+    """A camera-to-world matrix (4, 4) float32 on the CPU, checked."""
+    matrix = _tensor("pose", pose, (4, 4))
+    turn, place, last = matrix[:3, :3].double(), matrix[:3, 3], matrix[3]
+    right = float(turn.abs().max()) <= 2 and torch.allclose(turn.T @ turn, torch.eye(3, dtype=turn.dtype), atol=1e-3)
+    if not right or float(torch.linalg.det(turn)) < 0:
+        raise InvalidInputError("pose holds a rotation that is not orthonormal, or mirrors: give a camera-to-world matrix")
+    if float(place.abs().max()) > FARTHEST_PLACE or not torch.equal(last, last.new_tensor([0.0, 0.0, 0.0, 1.0])):
+        raise InvalidInputError(
+            f"pose has the place {place.tolist()} and the last row {last.tolist()}: places lie within {FARTHEST_PLACE:.0f} m of "
+            "the origin, and the last row is 0 0 0 1"
+        )
+    return matrix
+
+
+def _pasted(shape: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+    """Positions (n, 3) float32 and colours (n, 3) uint8, checked."""
+    if len(shape) != 2:
+        raise InvalidInputError(f"shape is a tuple of {len(shape)}: give positions (n, 3) in metres and colours (n, 3) uint8")
+    try:
+        position, colour = (torch.as_tensor(part if isinstance(part, Tensor) else np.asarray(part)) for part in shape)
+        position = position.float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInputError(f"shape holds no arrays of numbers ({error}): give positions and colours") from None
+    alike = position.dim() == 2 and position.shape == colour.shape and position.shape[1] == 3
+    if not alike or colour.dtype != torch.uint8 or not bool((position.abs() <= FARTHEST_PLACE).all()):
+        found = f"{tuple(position.shape)} and {colour.dtype} {tuple(colour.shape)}"
+        raise InvalidInputError(f"shape must be finite positions (n, 3) in metres and colours (n, 3) uint8, got {found}")
+    return position, colour
+
+
 def _checked_size(size: Any) -> tuple[int, int]:
     try:
-        height, width = (int(n) for n in size)
+        height, width = size
     except (TypeError, ValueError):
         raise InvalidInputError(f"size is {size!r}: give (height, width) in pixels") from None
-    if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
-        raise InvalidInputError(f"size is {size!r}: height and width must be from 1 to {LARGEST_SIDE} pixels")
-    return height, width
+    try:
+        return whole("height", height, 1, LARGEST_SIDE), whole("width", width, 1, LARGEST_SIDE)
+    except InvalidInputError:
+        raise InvalidInputError(f"size is {size!r}: height and width must be from 1 to {LARGEST_SIDE} pixels") from None
 
 
 def _tensor(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
     """``value`` (a tensor, array or nested list) as float32 on the CPU."""
     try:
         tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value, np.float64)).detach().float().cpu()
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InvalidInputError(f"{name} of type {type(value).__name__} is no array of numbers ({error})") from None
     if tensor.shape != shape or not bool(torch.isfinite(tensor).all()):
         shown = tensor.flatten()[:16].tolist()

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import Camera, snap_pose
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.ground import Ground, GroundConfig
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT, view_of
+from worldsim.runtime.arguments import check_types, whole
+from worldsim.runtime.ranges import Batch, Count, NotNegative, Number, Seed, Share
 from worldsim.state import WorldState, map_tensors
 from worldsim.world import World
 
@@ -34,24 +38,28 @@ VIEWS_AT_ONCE = 24
 class LocateConfig:
     """Settings of :func:`locate`."""
 
-    spacing: float = 0.5
+    spacing: Annotated[float, Ge(0.05), Le(1000.0)] = 0.5
     """Metres between the places that are tried."""
-    kept: int = 24
+    kept: Batch = 24
     """Best places and headings that are looked at more closely."""
-    rounds: int = 5
+    rounds: Number = 5
     """How often each is varied, by two thirds as much each time."""
-    draws: int = 12
+    draws: Batch = 12
     """Variations of each a round."""
-    most_points: int = 40000
+    most_points: Count = 40000
     """Of more points than that, every k-th tells."""
-    accept: float = 0.8
+    accept: NotNegative = 0.8
     """Share of the picture's contrast (its difference from its own mean colour) by which what is found may differ from it."""
-    least_coverage: float = 0.3
+    least_coverage: Share = 0.3
     """Share of the view found that the memory must know."""
-    apart: float = 1.5
+    apart: NotNegative = 1.5
     """Metres between the places that :func:`candidates` gives."""
     ground: GroundConfig = field(default_factory=GroundConfig)
-    seed: int = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        check_ranges(self)
 
 
 @torch.no_grad()
@@ -86,8 +94,7 @@ def candidates(world: World, state: WorldState, rgb: Any, count: int = 6, config
     picture or no memory.
     """
     c = config or LocateConfig()
-    if count < 1:
-        raise InvalidInputError(f"count of candidates = {count!r}: it must be at least 1")
+    count = whole("count", count, 1)
     known, picture, intrinsics, eye = _searched(world, state, rgb, c)
     # Those that are looked at closely are spread out, or they would all lie around the likeliest.
     starts = _by_panorama(known, picture, intrinsics, eye, c, 0.67 * c.apart)
@@ -101,7 +108,10 @@ def _searched(world: World, state: WorldState, rgb: Any, c: LocateConfig) -> tup
     memory, pose = state.memory, state.frame.pose
     if not isinstance(memory, Points) or pose is None:
         raise MissingGeometryError("a picture is found in a point memory, and this world has none: use one with geometry")
-    rgb = np.asarray(rgb)
+    try:
+        rgb = np.asarray(rgb)
+    except ValueError as error:
+        raise InvalidInputError(f"the picture is no array ({error}): give (h, w, 3) uint8") from None
     if rgb.shape != (n.height, n.width, 3) or rgb.dtype != np.uint8:
         raise InvalidInputError(f"the picture must be uint8 {(n.height, n.width, 3)}, got {rgb.dtype} {rgb.shape}: resize it first")
     picture = torch.from_numpy(rgb.copy()).permute(2, 0, 1).float()

@@ -17,11 +17,17 @@ from worldsim.errors import InvalidInputError
 from worldsim.memory.points import Points
 from worldsim.memory.splat import POINT
 from worldsim.memory.surfels import covered, patch_metres, squared_offset
+from worldsim.runtime.arguments import number, whole
+from worldsim.runtime.limits import require_memory_for
 
+LARGEST_GAP = 100.0
+"""Metres: of a map's gaps."""
 LARGEST_PATCH = 0.5
 """Metres: what was seen from very far is drawn no larger from above, its place is not that certain."""
 MOST_PIXELS = 2**26
 MOST_VOXELS = 2**28
+MOST_COVERED = 2**30
+"""Pixels that the points of a map cover, one after the other: ten to twenty seconds' work."""
 CARVED_FRAMES = 200
 """Of a longer walk, so many frames, evenly spread, tell what is free."""
 
@@ -88,9 +94,10 @@ class Band:
 
 def top_down(points: Points, focal: float, centre: Tensor, resolution: float, band: Band, gap: float) -> TopDown:
     """See :meth:`worldsim.memory.handle.MemoryHandle.top_down`. points: one memory. centre: (3,) world metres."""
-    _positive("resolution", resolution)
-    if not (math.isfinite(gap) and gap >= 0):
-        raise InvalidInputError(f"gap must be metres, 0 for none, got {gap!r}")
+    resolution = _positive("resolution", resolution)
+    gap = number("gap", gap, 0.0, LARGEST_GAP, "metres, 0 for none")
+    for name in ("above", "below"):
+        number(name, getattr(band, name), -math.inf, math.inf, "metres")
     position, chosen = _near(points, centre, band.reach)
     z = position[2] - centre[2]
     chosen = chosen & (z <= band.above) & (z >= -band.below)
@@ -100,17 +107,26 @@ def top_down(points: Points, focal: float, centre: Tensor, resolution: float, ba
         )
     patch = patch_metres(points, focal)[0].clamp(max=LARGEST_PATCH)
     low, high = (_extent(position[:2], chosen, sign, resolution) for sign in (-1, 1))
-    width, height = (int(n) for n in ((high - low) / resolution).round())
+    width, height = _cells(high - low, resolution)
     _check_size("picture", width * height, MOST_PIXELS, f"{height} x {width} pixels of {resolution} m", "resolution")
+    # Several numbers of 64 bits a pixel.
+    require_memory_for(128 * height * width + 2**27, f"a map of {height} x {width} pixels of {resolution} m")
     middle = torch.stack([(position[0] - float(low[0])) / resolution, (float(high[1]) - position[1]) / resolution])
     half = (0.5 * patch / resolution).clamp(min=0.5).expand(2, -1)
+    reach = min(round(0.5 * gap / resolution), max(height, width))
+    # Each point is drawn pixel by pixel, and once more over the gap around it.
+    work = float((2.0 * half + 1.0 + 2.0 * reach).double().prod(0).clamp(max=height * width)[chosen].sum())
+    if work > MOST_COVERED:
+        raise InvalidInputError(
+            f"gap = {gap} m at resolution = {resolution} m: {int(chosen.sum()):,} points would cover {work:.0e} pixels one after "
+            f"the other, at most {MOST_COVERED:.0e} are drawn: give a smaller gap, or a larger resolution"
+        )
     best = torch.full((height * width,), -1, dtype=torch.int64, device=z.device)
     # Bits of positive floats are ordered as the floats are, so the highest point wins; at equal height, the higher slot.
     rank = (z - z[chosen].min()).clamp(min=0.0).view(torch.int32).to(torch.int64)
     for slot, pixel in covered(middle, half, chosen, height, width):
         best.scatter_reduce_(0, pixel, rank[slot] << 32 | slot, "amax")
     mask = (best >= 0).view(height, width)
-    reach = round(0.5 * gap / resolution)
     if reach:
         nearest = _nearest(middle, half + reach, chosen, height, width)
         closed = _closed(mask, reach)
@@ -138,8 +154,14 @@ def _nearest(middle: Tensor, half: Tensor, chosen: Tensor, height: int, width: i
 def _closed(mask: Tensor, reach: int) -> Tensor:
     """``mask`` (h, w) with gaps of at most twice ``reach`` pixels closed; it does not grow outwards."""
     side = 2 * reach + 1
-    wide = F.max_pool2d(F.pad(mask.float()[None, None], (reach,) * 4), side, stride=1, padding=reach)
-    return (-F.max_pool2d(-wide, side, stride=1))[0, 0] > 0
+
+    def largest(values: Tensor, padding: int) -> Tensor:
+        """Along one side, then along the other: the same, and a square of pixels is looked at in two lines."""
+        down = F.max_pool2d(values, (side, 1), stride=1, padding=(padding, 0))
+        return F.max_pool2d(down, (1, side), stride=1, padding=(0, padding))
+
+    wide = largest(F.pad(mask.float()[None, None], (reach,) * 4), reach)
+    return (-largest(-wide, 0))[0, 0] > 0
 
 
 def occupancy(
@@ -149,14 +171,16 @@ def occupancy(
 
     depth: (t, h, w) metres that ``cameras`` (a batch of t) saw, ``inf`` for sky and ``nan`` where nothing is known.
     """
-    _positive("voxel", voxel)
+    voxel = _positive("voxel", voxel)
+    confidence = whole("confidence", confidence, 0, 255)
     position, chosen = _near(points, centre, reach)
     chosen = chosen & (points.confidence[0] >= confidence)
     if not bool(chosen.any()):
         raise InvalidInputError(f"no point with a confidence of {confidence} is within {reach} m: widen that")
     low, high = (_extent(position, chosen, sign, voxel) for sign in (-1, 1))
-    shape = tuple(int(n) for n in ((high - low) / voxel).round())
+    shape = _cells(high - low, voxel)
     _check_size("grid", math.prod(shape), MOST_VOXELS, f"{shape} voxels of {voxel} m", "voxel")
+    require_memory_for(4 * math.prod(shape), f"a grid of {shape} voxels of {voxel} m")
     occupied = torch.zeros(shape, dtype=torch.bool, device=position.device)
     free = torch.zeros_like(occupied)
     occupied[_voxels(position[:, chosen].double(), low, voxel, shape)] = True
@@ -196,7 +220,7 @@ def _near(points: Points, centre: Tensor, reach: float | None) -> tuple[Tensor, 
     position = points.position[0]
     chosen = points.kind[0] == POINT
     if reach is not None:
-        _positive("reach", reach)
+        reach = _positive("reach", reach)
         chosen = chosen & ((position[:2] - centre[:2, None]).abs() <= reach).all(0)
     return position, chosen
 
@@ -208,9 +232,20 @@ def _extent(position: Tensor, chosen: Tensor, sign: int, step: float) -> Tensor:
     return torch.floor(found.amin(1) / step) * step if sign < 0 else (torch.floor(found.amax(1) / step) + 1.0) * step
 
 
-def _positive(name: str, value: float) -> None:
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-        raise InvalidInputError(f"{name} must be a positive number of metres, got {value!r}")
+def _positive(name: str, value: float) -> float:
+    """A number of metres that floats still tell apart in places of buildings and landscapes."""
+    try:
+        return number(name, value, 1e-6, 1e9)
+    except InvalidInputError:
+        raise InvalidInputError(f"{name} must be a positive number of metres, 1e-6 to 1e9, got {value!r}") from None
+
+
+def _cells(size: Tensor, step: float) -> tuple[int, ...]:
+    """How many steps long each side is."""
+    found = (size / step).round()
+    if not bool(torch.isfinite(found).all()):
+        raise InvalidInputError("this memory holds points that are not finite: it was damaged, or read from a damaged file")
+    return tuple(int(n) for n in found)
 
 
 def _check_size(what: str, count: int, most: int, found: str, name: str) -> None:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, quantise_depth, unproject
-from worldsim.errors import InvalidInputError, MissingDependencyError
+from worldsim.errors import MissingDependencyError
 from worldsim.journey import Journey
+from worldsim.runtime.arguments import check_types, number, whole
 from worldsim.state import MemoryView
 
 OPENCV_TO_OPENGL = (1.0, -1.0, -1.0)
@@ -54,9 +55,12 @@ class NerfactoConfig:
     """Of the weights and of the rays drawn; on the CPU the same seed gives the same fit."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "rays", "levels", "hidden", "samples"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"NerfactoConfig.{name} = {getattr(self, name)}: it must be at least 1")
+        check_types(self)
+        for name, most in {"iterations": 10**9, "rays": 2**20, "levels": 64, "hidden": 1024, "samples": 4096}.items():
+            whole(f"NerfactoConfig.{name}", getattr(self, name), 1, most)
+        whole("NerfactoConfig.log2_hashmap_size", self.log2_hashmap_size, 1, 28)
+        number("NerfactoConfig.learning_rate", self.learning_rate, 1e-12, 1e3)
+        number("NerfactoConfig.depth_weight", self.depth_weight, 0.0, 1e9)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ disagree with it, the points are shown.
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,7 +24,8 @@ from worldsim.memory.splat import POINT, shown_slots, splat, view_of_shown
 from worldsim.memory.voxels import Voxels, density_at, empty_voxels, grid_of, render_row, sky_of, source_of, voxels_of, world_rays
 from worldsim.metrics import turned
 from worldsim.protocols import SceneMemory
-from worldsim.runtime.ranges import Batch
+from worldsim.runtime.arguments import check_types, number, whole
+from worldsim.runtime.ranges import Batch, NotNegative
 from worldsim.state import Frame, MemoryView, map_tensors
 
 TOLERANCE_M, TOLERANCE_SHARE = 0.15, 0.07
@@ -85,15 +87,20 @@ class RadianceMemoryConfig:
     """The box reaches at most half of this to each side of where the cameras were; what is further away stays points."""
     keyframes: Batch = 48
     """Frames kept for fitting, 29 KB each at 64x64; the oldest make room."""
-    apart_m: float = 0.25
+    apart_m: NotNegative = 0.25
     """A frame is kept if every kept one is at least this far away in metres ..."""
-    apart_deg: float = 12.0
+    apart_deg: NotNegative = 12.0
     """... or looks at least this many degrees elsewhere. So the set grows with the space seen, as points do."""
     fit: FitConfig = field(default_factory=FitConfig)
     """How the field is fitted."""
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_ranges(self)
+        number("RadianceMemoryConfig.longest_m", self.longest_m, 0.0, 1e6, "metres")
+        shape: Any = self.shape
+        if not isinstance(shape, (tuple, list)) or not all(isinstance(n, int) and not isinstance(n, bool) for n in shape):
+            raise InvalidInputError(f"RadianceMemoryConfig.shape = {shape!r}: give three whole numbers of voxels")
         if len(self.shape) != 3 or min(self.shape) < 4 or max(self.shape) > MOST_VOXELS:
             raise InvalidInputError(f"RadianceMemoryConfig.shape = {self.shape}: give three numbers of 4 to {MOST_VOXELS} voxels")
         if not self.longest_m > 0:
@@ -175,7 +182,7 @@ class RadianceMemory:
         iterations: 200 take about 10 s a 64x64 environment on 2 CPU cores; many more bring little. The same data, iterations
         and seed give the same field on a CPU. from_points: False starts from noise instead, for comparisons.
         """
-        if iterations < 1:
+        if whole("iterations", iterations, -math.inf) < 1:
             raise InvalidInputError(f"a field cannot be fitted in {iterations} iterations: give at least 1")
         rows = [i for i, count in enumerate(memory.frames.count.tolist()) if count]
         voxels, fitted = map_tensors(torch.clone, memory.voxels), memory.fitted.clone()

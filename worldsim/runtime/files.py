@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from worldsim.errors import DamagedFileError, NotFoundError, StorageError
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, StorageError
 from worldsim.runtime.limits import require_memory_for
 
 JSON_LIMIT = 64 * 2**20
@@ -46,13 +46,24 @@ _KINDS = {
 }
 
 
+def as_path(path: Any) -> Path:
+    """``path`` as a Path. Raises InvalidInputError for what is no path, such as a number, or a text with a zero byte."""
+    try:
+        found = Path(path)
+    except TypeError:
+        raise InvalidInputError(f"{path!r} is no path: give a text or a pathlib.Path") from None
+    if "\0" in str(found):
+        raise InvalidInputError(f"{path!r} is no path: it holds a zero byte")
+    return found
+
+
 def require_regular(path: Name, limit: int | None = None) -> Path:
     """``path``, if a regular file is there (links to one are followed).
 
     limit: largest size in bytes. Raises NotFoundError where nothing is, DamagedFileError for anything that is not a regular file
     or is larger; neither opens it.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -100,7 +111,7 @@ def inside(folder: Name, name: Any, where: Name | None = None) -> Path:
     the folder through a link. The file need not exist. Links of the Hugging Face hub's cache (``snapshots`` to ``blobs``) are
     part of a download.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     source = where or folder
     if not isinstance(name, str) or not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise DamagedFileError(f"{source} names the file {name!r}: only files inside {folder} can be named")
@@ -119,7 +130,7 @@ def inside(folder: Name, name: Any, where: Name | None = None) -> Path:
 
 def files_in(folder: Name) -> Iterator[Path]:
     """Every regular file below ``folder``, in order; DamagedFileError for links that lead out and for anything not regular."""
-    folder = Path(folder)
+    folder = as_path(folder)
     for path in sorted(folder.rglob("*")):
         if path.is_dir() and not path.is_symlink():
             continue
@@ -142,7 +153,7 @@ def replacing(path: Name) -> Iterator[Path]:
     made if it is missing. The temporary file has the same name. Raises StorageError where ``path`` is anything but a regular
     file (a device, a link, a FIFO), or where the disk is full or cannot be written to.
     """
-    path = Path(path)
+    path = as_path(path)
     require_replaceable(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -172,7 +183,7 @@ def replacing_folder(folder: Name) -> Iterator[Path]:
     never be written into. Killed between its two renames, the old folder stays as ``.NAME.old``, where :func:`present_folder`
     finds it. Raises StorageError as :func:`replacing` does.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
     folder = folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
     old = _old(folder)
     if os.path.lexists(folder) and not folder.is_dir():
@@ -258,7 +269,7 @@ def storage_errors(path: Name) -> Iterator[None]:
 
 def make_folder(path: Name) -> Path:
     """Make a folder to write to, with those above it. Raises StorageError."""
-    path = Path(path)
+    path = as_path(path)
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
     return path

@@ -1,0 +1,94 @@
+"""Arguments of functions, checked: numbers in a range, whole numbers and flags. Errors name argument, value and range."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+import types
+import typing
+from typing import Any
+
+from worldsim.errors import InvalidInputError
+
+LARGEST = 1e9
+"""Of numbers whose range is not narrower."""
+
+
+def number(name: str, value: Any, low: float = -LARGEST, high: float = LARGEST, unit: str = "") -> float:
+    """``value`` as a float in [low, high]; InvalidInputError for anything else, NaN and texts included."""
+    found = _real(value)
+    if found is None or not low <= found <= high:
+        raise InvalidInputError(f"{name} = {_shown(value)}: it must be a number from {low:g} to {high:g}{unit and ' ' + unit}")
+    return found
+
+
+def whole(name: str, value: Any, low: float = 0, high: float = LARGEST, unit: str = "") -> int:
+    """``value`` as an int in [low, high]; InvalidInputError for anything else, NaN and texts included."""
+    found = _real(value)
+    if found is None or not low <= found <= high or found != int(found):
+        asked = f"it must be a whole number from {low:,} to {high:,}{unit and ' ' + unit}"
+        raise InvalidInputError(f"{name} = {_shown(value)}: {asked}")
+    return int(found)
+
+
+def flag(name: str, value: Any) -> bool:
+    """``value``, if it is True or False."""
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{name} = {_shown(value)}: it must be True or False")
+    return value
+
+
+def check_types(config: Any) -> None:
+    """Raise InvalidInputError, naming it, if a number, flag or text of a config is of another type: for ``__post_init__``.
+
+    Fields of other types are not looked at. None is taken where the annotation allows it.
+    """
+    cls = type(config)
+    for name, hint in typing.get_type_hints(cls).items():
+        if not any(field.name == name for field in dataclasses.fields(cls)):
+            continue
+        value, kinds = getattr(config, name), _kinds(hint)
+        if value is None and type(None) in kinds:
+            continue
+        where = f"{cls.__name__}.{name}"
+        if kinds <= {int, type(None)}:
+            whole(where, value, -math.inf, math.inf)
+        elif kinds <= {float, int, type(None)}:
+            number(where, value, -math.inf, math.inf)
+        elif kinds <= {bool, type(None)}:
+            flag(where, value)
+        elif kinds <= {str, type(None)} and not isinstance(value, str):
+            raise InvalidInputError(f"{where} = {_shown(value)}: it must be a text")
+
+
+def _kinds(hint: Any) -> set[Any]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return set().union(*(_kinds(one) for one in typing.get_args(hint)))
+    if typing.get_origin(hint) is typing.Annotated:
+        return _kinds(typing.get_args(hint)[0])
+    return {hint}
+
+
+def _real(value: Any) -> float | None:
+    """A real number as a float, None for anything else; what no float holds is infinite."""
+    # NumPy's and torch's scalars, too; an array of one number would be a guess.
+    scalar = isinstance(value, numbers.Real) or (hasattr(value, "item") and getattr(value, "ndim", 1) == 0)
+    if isinstance(value, bool) or not scalar:
+        return None
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        return None
+    except OverflowError:
+        return math.inf
+    return None if math.isnan(found) else found
+
+
+def _shown(value: Any) -> str:
+    """A value for an error message: at most 80 characters."""
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,17 @@
+"""Options of ``reset``, as Gymnasium passes them: a dict or None, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from worldsim.errors import InvalidInputError
+
+
+def check_options(options: Any) -> dict[Any, Any]:
+    """Reset options as a dict of their own, empty for None. Raises InvalidInputError for anything but a mapping."""
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping):
+        raise InvalidInputError(f"reset options must be a dict or None, got {options!r}")
+    return dict(options)

@@ -16,7 +16,8 @@ SCRIPT = Path(__file__).resolve().parent.parent / "experiments" / "kill.py"
 @pytest.mark.slow
 def test_five_kills_lose_nothing(tmp_path: Path) -> None:
     pytest.importorskip("vizdoom", reason="the real twin needs the extra doom")
-    arguments = ["--kills", "5", "--seed", "1", "--kinds", "record", "save", "--frames", "132", "--json", str(tmp_path / "kill.json")]
+    arguments = ["--kills", "5", "--seed", "1", "--kinds", "record", "save", "--frames", "132"]
+    arguments += ["--json", str(tmp_path / "kill.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -26,6 +26,7 @@ from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, st
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.protocols import Policy
 from worldsim.registries import POLICIES
+from worldsim.runtime.devices import device_named
 from worldsim.runtime.files import (
     check_files,
     inside,
@@ -163,7 +164,7 @@ def load_agent(
             raise DamagedFileError(f"{path} is damaged or does not fit its card ({error}): copy it again") from error
         require_finite(policy.state_dict(), path)
         if hasattr(policy, "to"):
-            policy.to(device)
+            policy.to(device_named(device))
     if not isinstance(policy, Policy):
         raise DamagedFileError(f"{folder / CARD}: {card.kind!r} is no policy: it needs reset(seed) and act(obs)")
     return policy

@@ -2,8 +2,9 @@
 
     python experiments/kill.py --kills 200 --json experiments/kill.json
 
-Five kinds of work are killed (SIGKILL) again and again: recording, training, distilling, saving, and evaluating an agent. What is
-left in the end is compared with what is there when nobody kills anything. Measured results: ``experiments/kill.json``.
+Five kinds of work are killed again and again: recording, training, distilling, saving, and evaluating an agent. (SIGKILL; one in
+five of the trainings SIGTERM.) What is there in the end is compared with what is there when nobody kills anything. Measured
+results: ``experiments/kill.json``.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def engines(of: list[psutil.Process]) -> list[psutil.Process]:
 
 
 class Killer:
-    """While this context lasts, kills a ``worker``, an ``engine`` or ``both``, one after the other; ``stop`` stops an engine.
+    """While this context lasts, kills a ``worker``, an ``engine``, ``both``, or all ``engines``; ``stop`` stops an engine.
 
     when: nobody is killed before it is true. Each kill needs an engine, and those after the first are half a second apart.
     """
@@ -84,6 +84,11 @@ class Killer:
 
 def kill(victim: str) -> bool:
     """Kill such a one; whether there was one."""
+    if victim == "engines":
+        found = engines(children())
+        for engine in found if len(found) > 1 else ():
+            engine.kill()
+        return len(found) > 1
     for engine in engines(children()):
         with contextlib.suppress(psutil.Error):
             worker = engine.parent()

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import psutil
 import pytest
 import torch
 
+from tests.conftest import largest_file
 from tests.killing import Killer
 from worldsim.agent_files import save_agent
 from worldsim.camera import quantise_depth
@@ -409,7 +409,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Actions come")  # so few frames decide nothing
-@pytest.mark.parametrize("victims", [("worker",), ("engine", "engine"), ("both",), ("stop",)], ids="-".join)
+@pytest.mark.parametrize("victims", [("worker",), ("engine", "engines"), ("both",), ("stop",)], ids="-".join)
 def test_whoever_dies_or_hangs_the_recording_is_the_same(
     tmp_path: Path, undisturbed: Path, victims: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -457,18 +457,6 @@ def test_what_breaks_down_is_played_again_and_dropped_only_if_it_does_so_every_t
     assert Crashing.crashes > 0 and checksums(datasets["never"].path) == checksums(datasets["now and then"].path)
     assert all(episode.info["seed"] % 3 for episode in datasets["always"])
     assert not all(episode.info["seed"] % 3 for episode in datasets["never"])
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Files cannot grow beyond so many bytes, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from worldsim.camera import default_intrinsics, quantise_depth, snap_pose
-from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
+from worldsim.errors import InvalidInputError
+from worldsim.pictures import read_picture
 from worldsim.state import SceneStart
 
 Array = NDArray[Any]
@@ -39,7 +39,7 @@ class ImageScene:
         act: int | Array = 0,
         name: str = "",
     ) -> None:
-        rgb = image if isinstance(image, np.ndarray) else _read(Path(image))
+        rgb = image if isinstance(image, np.ndarray) else read_picture(image, "RGB")
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
             raise InvalidInputError(f"image must be (h, w, 3) uint8, got {rgb.shape} {rgb.dtype}")
         height, width = rgb.shape[:2]
@@ -61,16 +61,6 @@ class ImageScene:
     def start(self, rng: np.random.Generator) -> SceneStart:
         """The one scene; nothing is drawn."""
         return self.scene
-
-
-def _read(path: Path) -> Array:
-    try:
-        with Image.open(path) as image:
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise NotFoundError(f"{path} does not exist") from None
-    except OSError as error:
-        raise DamagedFileError(f"{path} is not a readable image ({error})") from error
 
 
 def _resized(rgb: Array, size: tuple[int, int]) -> Array:

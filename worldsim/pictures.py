@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,21 @@ def read_picture(path: str | os.PathLike[str], mode: str | None = None, formats:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, MemoryError, OverflowError) as error:
         raise DamagedFileError(f"{path} is not a readable picture ({error}): give {', '.join(formats)}") from error
+
+
+@contextlib.contextmanager
+def usual_pictures() -> Iterator[None]:
+    """Meanwhile Pillow knows the formats of :data:`PICTURE_FORMATS` alone, for libraries that open pictures by themselves."""
+    Image.init()
+    known = dict(Image.OPEN), list(Image.ID)
+    for name in [name for name in Image.OPEN if name not in PICTURE_FORMATS]:
+        del Image.OPEN[name]
+    Image.ID[:] = [name for name in Image.ID if name in PICTURE_FORMATS]
+    try:
+        yield
+    finally:
+        Image.OPEN.update(known[0])
+        Image.ID[:] = known[1]
 
 
 def _centred(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, font: Any) -> None:

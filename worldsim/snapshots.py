@@ -30,6 +30,7 @@ from worldsim.journey import Journey
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.kinds import describe_memory, described_memory, meta_empty
 from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.memory.splat import DIRECTION
 from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
 from worldsim.runtime.limits import require_memory_for
 from worldsim.state import Frame, WorldState, checksum, flatten, unflatten
@@ -283,6 +284,9 @@ def _check_state(state: WorldState, world: World) -> None:
     depth = frame.inverse_depth
     if depth is not None and not bool(((depth >= 0) & (depth <= DEPTH_CODES)).all()):
         raise ValueError(f"{STATE}.frame.inverse_depth has codes outside of 0 to {DEPTH_CODES}")
+    kind = getattr(state.memory, "kind", None)
+    if isinstance(kind, Tensor) and bool((kind > DIRECTION).any()):
+        raise ValueError(f"{STATE}.memory.kind has kinds above {DIRECTION}")
     actions = world.network.config.actions
     for name, acts in (("context.condition.act", state.context.condition.act), ("act", state.act)):
         if actions and not bool(((acts >= 0) & (acts < actions)).all()):

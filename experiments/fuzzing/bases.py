@@ -113,6 +113,7 @@ def build(root: Path, seed: int) -> Bases:
             ScenesConfig(
                 ROOM,
                 root / name / "scenes",
+                maps=("room-6", "room-7"),
                 count=2,
                 frames=4,
                 steps=8,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import trimesh
+from PIL import Image
 
 from worldsim.camera import Camera
-from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.memory.editing import in_box, surface_points
 from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.pictures import usual_pictures
 
 MEMORY = PointMemory(PointMemoryConfig(capacity=8))
 POSITION = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]]])
@@ -90,3 +95,27 @@ def test_points_of_a_cloud_and_of_nothing(tmp_path: Path) -> None:
         surface_points(tmp_path / "text.glb")
     with pytest.raises(InvalidInputError, match="no surface"):
         surface_points(trimesh.Trimesh())
+
+
+def test_a_file_to_paste_names_no_other_files(tmp_path: Path) -> None:
+    """An OBJ's material may name any picture of this computer, and a picture in a GLB may be of a format that starts programs."""
+    (tmp_path / "secret").mkdir()
+    Image.fromarray(np.full((2, 2, 3), 7, np.uint8)).save(tmp_path / "secret/t.png")
+    (tmp_path / "m.mtl").write_text("newmtl a\nmap_Kd secret/t.png\n")
+    lines = ["mtllib m.mtl", "usemtl a", "v 0 0 0", "v 1 0 0", "v 0 1 0", "vt 0 0", "vt 1 0", "vt 0 1", "f 1/1 2/2 3/3"]
+    (tmp_path / "m.obj").write_text("\n".join(lines) + "\n")
+    position, colour = surface_points(tmp_path / "m.obj", 0.1)
+    assert len(position) and not bool((colour == 7).all(1).any())
+    with usual_pictures():
+        assert "EPS" not in Image.OPEN and "EPS" not in Image.ID
+        with pytest.raises(OSError):
+            Image.open(io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"))
+    assert "EPS" in Image.OPEN and "EPS" in Image.ID
+
+
+def test_files_that_are_no_shapes(tmp_path: Path) -> None:
+    (tmp_path / "a.xaml").write_text("<x/>")
+    os.mkfifo(tmp_path / "a.glb")
+    for name, error in {"a.xaml": InvalidInputError, "a.glb": DamagedFileError, "b.stl": NotFoundError}.items():
+        with pytest.raises(error):
+            surface_points(tmp_path / name)

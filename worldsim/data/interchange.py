@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -21,7 +22,7 @@ from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, Episo
 from worldsim.data.episode import Episode
 from worldsim.data.play import package_versions
 from worldsim.data.spaces import describe_space, space_of
-from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingDependencyError, NotFoundError
 from worldsim.pixels import PixelsConfig, as_dict, to_pixels
 
 Array = NDArray[Any]
@@ -107,12 +108,14 @@ def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
         raise InvalidInputError(f"{config.out} holds a recording already: import into another folder")
     try:
         source = minari.load_dataset(config.name)
-    except (FileNotFoundError, ValueError) as error:
-        names = ", ".join(minari.list_local_datasets()) or "none"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        names = "none that can be listed"
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            names = ", ".join(minari.list_local_datasets()) or "none"
         raise NotFoundError(f"no Minari dataset {config.name!r} here ({error}); there are: {names}") from None
     told = source.storage.metadata.get(OWN_METADATA)
     pixels = _pixels(source.observation_space, config)
-    info = from_json(DatasetInfo, json.loads(told)) if told else _described(source, config, pixels)
+    info = _own(told, config.name) if told else _described(source, config, pixels)
     height, width = config.size or _image_space_of(source.observation_space, pixels).shape[:2]
     info = dataclasses.replace(info, observation_space={"shape": [int(height), int(width), 3], "dtype": "uint8"})
     if told and config.size is not None:
@@ -122,6 +125,16 @@ def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
         for data in tqdm(source.iterate_episodes(), total=int(source.total_episodes), desc="import", unit="episode"):
             writer.add(_episode(data, partial(to_pixels, pixels=pixels), isinstance(source.action_space, gym.spaces.Discrete)))
     return EpisodeDataset(config.out)
+
+
+def _own(told: Any, name: str) -> DatasetInfo:
+    """What :func:`export_minari` wrote of a recording."""
+    try:
+        return from_json(DatasetInfo, json.loads(told))
+    except (InvalidInputError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedFileError(
+            f"what the Minari dataset {name!r} says of its recording, under {OWN_METADATA!r}, is damaged ({error}): export it again"
+        ) from None
 
 
 def _minari() -> tuple[Any, Any]:
@@ -135,7 +148,8 @@ def _minari() -> tuple[Any, Any]:
 def _require_name(name: str) -> None:
     try:
         importlib.import_module("minari.dataset.minari_dataset").parse_dataset_id(name)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
+        # Of a name without a version, its parser makes a number of nothing.
         raise InvalidInputError(f"Minari refuses {name!r} ({error}): use another name, such as my/data-v0") from None
 
 

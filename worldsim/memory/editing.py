@@ -6,8 +6,10 @@ takes an edited memory through :meth:`worldsim.world.World.edit`.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,13 @@ from torch import Tensor
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from worldsim.memory.points import Points
 from worldsim.memory.splat import POINT
+from worldsim.pictures import usual_pictures
+from worldsim.runtime.files import as_path, is_file, read_bytes
+from worldsim.runtime.limits import require_memory_for
 
+SHAPE_SUFFIXES = (".glb", ".ply", ".obj", ".stl")
+LARGEST_SHAPE = 2**30
+"""Bytes of a file to paste."""
 GREY = 128
 """Each of the three colours of what has none."""
 
@@ -52,12 +60,7 @@ def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Te
     except ImportError as error:
         raise MissingDependencyError("meshes and point clouds are read by trimesh: pip install trimesh") from error
     if isinstance(shape, (str, os.PathLike)):
-        if not os.path.isfile(shape):
-            raise NotFoundError(f"no file {os.fspath(shape)!r} to paste: give a GLB, PLY, OBJ or STL file")
-        try:
-            shape = trimesh.load(os.fspath(shape))
-        except Exception as error:  # trimesh raises whatever its readers raise
-            raise InvalidInputError(f"trimesh cannot read the file ({error}): give a GLB, PLY, OBJ or STL file") from error
+        shape = _loaded(trimesh, as_path(shape))
     parts = list(shape.dump()) if isinstance(shape, trimesh.Scene) else [shape]
     found = [_points_of(part, spacing, seed) for part in parts]
     position = np.concatenate([p for p, _ in found]) if found else np.zeros((0, 3))
@@ -65,6 +68,21 @@ def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Te
         raise InvalidInputError(f"{type(shape).__name__} has no surface and no points: give a mesh or a point cloud")
     colour = np.concatenate([c for _, c in found])
     return torch.from_numpy(position.astype(np.float32)), torch.from_numpy(colour.astype(np.uint8))
+
+
+def _loaded(trimesh: Any, path: Path) -> Any:
+    """The shape in a file. What other files it names, by any path, is not read; pictures in it are of the usual formats."""
+    if path.suffix.lower() not in SHAPE_SUFFIXES:
+        raise InvalidInputError(f"{path} cannot be pasted: give a GLB, PLY, OBJ or STL file")
+    if not is_file(path):
+        raise NotFoundError(f"no file {str(path)!r} to paste: give a GLB, PLY, OBJ or STL file")
+    content = read_bytes(path, LARGEST_SHAPE)
+    require_memory_for(10 * len(content), f"the shape in {path}")
+    try:
+        with usual_pictures():
+            return trimesh.load(io.BytesIO(content), file_type=path.suffix[1:].lower())
+    except Exception as error:  # trimesh raises whatever its readers raise
+        raise InvalidInputError(f"trimesh cannot read {path} ({error}): give a GLB, PLY, OBJ or STL file") from error
 
 
 def _points_of(part: Any, spacing: float, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:

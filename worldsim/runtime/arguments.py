@@ -74,7 +74,7 @@ def _real(value: Any) -> float | None:
     """A real number as a float, None for anything else; what no float holds is infinite."""
     # NumPy's and torch's scalars, too; an array of one number would be a guess.
     scalar = isinstance(value, numbers.Real) or (hasattr(value, "item") and getattr(value, "ndim", 1) == 0)
-    if isinstance(value, bool) or not scalar:
+    if not scalar or isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
         return None
     try:
         found = float(value)

@@ -18,14 +18,15 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from worldsim.agent_files import AgentCard, load_agent, save_agent
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
-from worldsim.config import read_json, to_json, write_json
+from worldsim.config import to_json
+from worldsim.diffusion.checkpoint import read_checkpoint, write_checkpoint
 from worldsim.errors import DamagedFileError, InvalidInputError, WorldsimError
+from worldsim.runtime.files import is_file
 from worldsim.world import World
 
 MAY_CHANGE = ("minutes", "steps", "out", "device", "engine")
@@ -237,30 +238,28 @@ class Learner:
     def save(self) -> None:
         """The agent, and beside it the checkpoint from which a run goes on."""
         args, config = self.args, getattr(self.world, "config", None)
-        args.out.mkdir(parents=True, exist_ok=True)
         tensors = {f"network.{k}": v for k, v in self.policy.state_dict().items()} | {"spread": self.spread}
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
         meta = {"taken": self.taken, "elapsed": self.elapsed, "args": to_json(args), "history": self.history}
-        temporary = args.out / ".checkpoint.safetensors.new"
-        save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
-        temporary.replace(args.out / "checkpoint.safetensors")
-        write_json(args.out / "checkpoint.json", meta)
+        write_checkpoint(args.out, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, meta)
         training = {"args": to_json(args), "steps": self.taken, "seconds": round(self.elapsed, 1), "history": self.history[-1:]}
         frames = None if self.world is None else self.world.card.get("frames")
         save_agent(self.policy, args.out, AgentCard(args.world, config.env_id if config else "", frames, training=training))
 
     def resume(self) -> bool:
         """Go on from the checkpoint in ``args.out``, if there is one. Dreams begin anew."""
-        path = self.args.out / "checkpoint.json"
-        if not path.is_file():
+        found = read_checkpoint(self.args.out)
+        if found is None:
+            if is_file(self.args.out / "checkpoint.json"):
+                raise InvalidInputError(f"{self.args.out} holds a run of an older worldsim, which cannot go on: use another --out")
             return False
-        meta = read_json(path)
+        path, meta, tensors = found
         try:
             changed = [k for k, v in to_json(self.args).items() if k not in MAY_CHANGE and meta["args"].get(k) != v]
             if changed:
                 raise InvalidInputError(f"{path} is of a run with other {', '.join(changed)}: use another --out")
-            tensors = load_file(path.with_suffix(".safetensors"), device=str(self.device))
+            tensors = {name: value.to(self.device) for name, value in tensors.items()}
             self.policy.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
             state: dict[int, dict[str, Tensor]] = {}
             for name in (name for name in tensors if name.startswith("optimizer.")):
@@ -272,7 +271,7 @@ class Learner:
         except InvalidInputError:
             raise
         except Exception as error:
-            raise DamagedFileError(f"{path} and the weights beside it cannot be read ({error}): delete them") from error
+            raise DamagedFileError(f"{path} does not fit this run ({error}): delete it to start afresh") from error
         self.policy.reset(self.args.seed + self.taken)
         return True
 

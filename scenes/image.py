@@ -10,18 +10,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from worldsim.camera import default_intrinsics, quantise_depth, snap_pose
+from worldsim.camera import check_poses, default_intrinsics, quantise_depth, snap_pose
 from worldsim.errors import InvalidInputError
 from worldsim.pictures import read_picture
 from worldsim.state import SceneStart
 
 Array = NDArray[Any]
 
+LARGEST = 16_384
+"""Most rows or columns that an image is resized to."""
+
 
 class ImageScene:
     """One frame to start from.
 
-    image: a file that Pillow reads, or (h, w, 3) uint8. size: (height, width) to resize to, or None to keep the size.
+    image: a PNG, WebP, JPEG, TIFF or BMP file, or (h, w, 3) uint8. size: (height, width) to resize to, or None to keep the size.
     depth: (h, w) float metres along the optical axis at the image's size, ``inf`` for sky, or None.
     pose: (4, 4) camera-to-world in OpenCV axes, metres; the identity by default. It decides where up is: a world that was
     trained with z up wants a pose with z up.
@@ -39,15 +42,19 @@ class ImageScene:
         act: int | Array = 0,
         name: str = "",
     ) -> None:
-        rgb = image if isinstance(image, np.ndarray) else read_picture(image, "RGB")
+        rgb = image if isinstance(image, np.ndarray) else read_picture(image, mode="RGB")
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
             raise InvalidInputError(f"image must be (h, w, 3) uint8, got {rgb.shape} {rgb.dtype}")
         height, width = rgb.shape[:2]
         if depth is not None and (depth.shape != (height, width) or not (depth > 0).all()):
             raise InvalidInputError(f"depth must be ({height}, {width}) positive metres like the image, got {depth.shape}")
         size = size or (height, width)
+        if len(size) != 2 or not all(isinstance(n, int) and 1 <= n <= LARGEST for n in size):
+            raise InvalidInputError(f"size must be (height, width) of 1 to {LARGEST} pixels, got {size!r}")
+        if pose is not None:
+            check_poses(np.asarray(pose)[None])
         given = np.asarray(intrinsics if intrinsics is not None else default_intrinsics(height, width), np.float32)
-        if given.shape != (4,):
+        if given.shape != (4,) or not np.isfinite(given).all() or min(given[:2]) <= 0:
             raise InvalidInputError(f"intrinsics must be fx fy cx cy, got {given.tolist()}")
         self.scene = SceneStart(
             rgb=torch.from_numpy(_resized(rgb, size)).permute(2, 0, 1)[None].contiguous(),

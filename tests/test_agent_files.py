@@ -83,7 +83,7 @@ def test_cards_can_be_completed(tmp_path: Path, learned: ActorCriticPolicy) -> N
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"format": "other"}, DamagedFileError, "not an agent's card"),
+        ({"format": "other"}, DamagedFileError, "not 'worldsim-agent'"),
         ({"version": 3}, DamagedFileError, "upgrade worldsim"),
         ({"surprise": 1}, DamagedFileError, "surprise"),
         ({"kind": "worldsim.agents.nothing:Policy"}, UntrustedFileError, "not registered"),

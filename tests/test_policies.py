@@ -58,7 +58,7 @@ def test_saved_and_shipped_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(NotFoundError, match="weights.safetensors is missing: copy the folder again"):
         make_policy("pilot", SPACE)
     (folder / "agent.json").write_text("{}")
-    with pytest.raises(DamagedFileError, match="not an agent's card"):
+    with pytest.raises(DamagedFileError, match="not 'worldsim-agent'"):
         make_policy("pilot", SPACE)
 
 

@@ -190,6 +190,22 @@ def check_seal(path: str | os.PathLike[str], values: Mapping[str, Any], required
         )
 
 
+def check_format(path: str | os.PathLike[str], values: Any, name: str, newest: int) -> int:
+    """The version of the format ``name`` that the JSON values of a file say they have.
+
+    Raises DamagedFileError unless they are an object of that format, of a version from 1 to ``newest``.
+    """
+    found = values.get("format") if isinstance(values, Mapping) else None
+    if found != name:
+        raise DamagedFileError(f"{path} has format {found!r}, not {name!r}: it is something else, or was cut short")
+    version = values.get("version")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise DamagedFileError(f"{path} has version {version!r}: versions are whole numbers from 1; restore or copy it again")
+    if version > newest:
+        raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads up to {newest}: upgrade worldsim")
+    return version
+
+
 def write_sealed(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
     """Write a JSON file with a checksum of its own content: see :func:`write_json` and :func:`seal`."""
     write_json(path, seal(values))

@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from worldsim.camera import check_poses, quantise_depth, snap_pose
-from worldsim.config import check_seal, from_json, read_json, write_sealed
+from worldsim.config import check_format, check_seal, from_json, read_json, write_sealed
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.memory.splat import DIRECTION
@@ -143,8 +143,8 @@ class _Actions:
 class _Described:
     """What ``scene.json`` says."""
 
-    format: Literal["worldsim-scene"]
-    version: Annotated[int, Ge(1)]
+    format: str
+    version: int
     name: str
     frames: Annotated[int, Ge(1), Le(MOST_FRAMES)]
     act: _Actions
@@ -162,13 +162,12 @@ def check_scene(folder: str | os.PathLike[str]) -> _Described:
     folder = present_folder(folder)
     path = folder / SCENE
     values = read_json(inside(folder, SCENE))
+    version = check_format(path, values, FORMAT, FORMAT_VERSION)
     try:
         meta = from_json(_Described, values)
     except InvalidInputError as error:
         raise DamagedFileError(f"{path} is damaged ({error}): copy the scene again") from error
-    if meta.version > FORMAT_VERSION:
-        raise DamagedFileError(f"{path} has version {meta.version}; this worldsim reads up to {FORMAT_VERSION}: upgrade worldsim")
-    check_seal(path, values, required=meta.version >= 3)
+    check_seal(path, values, required=version >= 3)
     known = {FRAMES, MANY_FRAMES, DEPTH, POINTS}
     if not known >= meta.sha256.keys() or not {FRAMES, MANY_FRAMES} & meta.sha256.keys():
         raise DamagedFileError(f"{path} lists the files {', '.join(meta.sha256) or 'none'}: copy the scene again")
@@ -220,9 +219,10 @@ def scene_names(folder: str | os.PathLike[str]) -> list[str]:
     def natural(name: str) -> list[Any]:
         return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
-    found = (path.parent.name for path in Path(folder).glob(f"*/{SCENE}"))
-    # Hidden folders are scenes that were being written when a process was killed.
-    return sorted((name for name in found if not name.startswith(".")), key=natural)
+    # Links that lead nowhere count, so that they are told when they are read. Hidden folders are scenes that were being written
+    # when a process was killed.
+    found = [path.name for path in Path(folder).glob("[!.]*") if os.path.lexists(path / SCENE)]
+    return sorted(found, key=natural)
 
 
 def record_scenes(config: ScenesConfig) -> list[Path]:

@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from worldsim.camera import DEPTH_CODES, check_poses
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, WorldsimError
 from worldsim.journey import Journey
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.kinds import describe_memory, described_memory, meta_empty
 from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.memory.splat import DIRECTION
 from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
 from worldsim.runtime.limits import require_memory_for
 from worldsim.state import Frame, WorldState, checksum, flatten, unflatten
@@ -119,6 +121,7 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
         state = _state(tensors, world, bucket(len(elapsed)))
         generators = tuple(json.loads(metadata["generators"]))
         check_generators(generators)
+        _check_state(state, world)
         journey = _journey(tensors)
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise DamagedFileError(f"{path} lacks a part of a snapshot ({error}): it was not written by save") from error
@@ -132,6 +135,8 @@ def check_generators(states: Any) -> None:
     for state in states:
         try:
             np.random.PCG64(0).state = state
+            if not state["state"]["inc"] % 2:
+                raise ValueError("its increment is even")
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise InvalidInputError(f"this is no state of a PCG64 generator ({error}): {str(state)[:80]}") from None
 
@@ -267,6 +272,25 @@ def _state(tensors: Mapping[str, Tensor], world: World, rows: int) -> WorldState
         if found[name].dtype != value.dtype or found[name].shape != (rows, *value.shape[1:]):
             raise ValueError(f"{name} is {found[name].dtype} {tuple(found[name].shape)}")
     return unflatten(template, found, STATE)
+
+
+def _check_state(state: WorldState, world: World) -> None:
+    """Raise ValueError for values that no world emits: poses that are none, cameras, depth codes, actions out of their space."""
+    frame = state.frame
+    if frame.pose is not None:
+        check_poses(frame.pose, f"{STATE}.frame.pose")
+    if world.has_geometry and not bool((state.intrinsics[:, :2] > 0).all()):
+        raise ValueError(f"{STATE}.intrinsics has fx or fy that are not positive")
+    depth = frame.inverse_depth
+    if depth is not None and not bool(((depth >= 0) & (depth <= DEPTH_CODES)).all()):
+        raise ValueError(f"{STATE}.frame.inverse_depth has codes outside of 0 to {DEPTH_CODES}")
+    kind = getattr(state.memory, "kind", None)
+    if isinstance(kind, Tensor) and bool((kind > DIRECTION).any()):
+        raise ValueError(f"{STATE}.memory.kind has kinds above {DIRECTION}")
+    actions = world.network.config.actions
+    for name, acts in (("context.condition.act", state.context.condition.act), ("act", state.act)):
+        if actions and not bool(((acts >= 0) & (acts < actions)).all()):
+            raise ValueError(f"{STATE}.{name} has actions outside of 0 to {actions - 1}")
 
 
 def _check_header(path: Path, metadata: Mapping[str, str], world: World | None) -> None:

@@ -348,6 +348,8 @@ def _set_apart(folder: Path) -> None:
     if os.name != "posix":
         return
     os.setpgid(0, 0)
+    # Some terminals stop groups in the background that write to them.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     # An engine that held the pipes by which the parent knows that this process lives would hide its death.
     for name in os.listdir("/dev/fd"):
         if int(name) > 2:

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from worldsim.config import content_sha256, to_json
 from worldsim.diffusion.dynamics import DiffusionDynamics
 from worldsim.diffusion.network import SpaceTimeTransformer
-from worldsim.engine import PLAIN, EngineConfig, device_named, engine_named
+from worldsim.engine import PLAIN, EngineConfig, engine_named
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, WorldsimError
 from worldsim.heads import EgoMotionHead, OutcomeHead
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory
 from worldsim.protocols import SceneMemory
+from worldsim.runtime.devices import device_named
 from worldsim.runtime.files import files_in
 from worldsim.start_states import StartStates
 from worldsim.state import Frame, SceneStart, Transition, WorldState, bytes_of, checksum, concatenate
@@ -189,6 +190,8 @@ class World:
 
         Raises InvalidInputError for frames of the wrong size or type, MissingGeometryError where depth or poses are needed.
         """
+        if not all(isinstance(scene, SceneStart) for scene in scenes):
+            raise InvalidInputError(f"scenes are {str(scenes)[:80]}: SceneStart objects are needed")
         if len(scenes) != len(seeds) or not len(scenes):
             raise InvalidInputError(f"one seed a scene is needed, got {len(scenes)} scenes and {len(seeds)} seeds")
         seed = self._seeds(seeds)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from worldsim.config import check_seal, from_json, read_json, to_json, write_json, write_sealed
+from worldsim.config import check_format, check_seal, from_json, read_json, to_json, write_json, write_sealed
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, stored_shapes
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.runtime.files import (
@@ -163,13 +163,7 @@ def read_card(path: Path) -> tuple[WorldConfig, dict[str, Any]]:
     The files that it has checksums of are compared with them; before anything is made of them.
     """
     meta = read_json(inside(path.parent, path.name))
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise DamagedFileError(f"{path} is not a world's card: its format is not {FORMAT!r}")
-    version = meta.get("version")
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise DamagedFileError(f"{path} has version {version!r}: versions are whole numbers from 1; copy the world again")
-    if version > FORMAT_VERSION:
-        raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads up to {FORMAT_VERSION}: upgrade worldsim")
+    version = check_format(path, meta, FORMAT, FORMAT_VERSION)
     card = meta.get("card", {})
     if not isinstance(card, dict):
         raise DamagedFileError(f"{path} is damaged (its card is no object): copy the world again")

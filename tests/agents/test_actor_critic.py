@@ -153,11 +153,11 @@ def test_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     for name, value in before.state_dict().items():
         torch.testing.assert_close(learner.policy.state_dict()[name], value, rtol=2**-10, atol=1e-6)
     train(settings(tmp_path, steps=1024), vector(Bars))
-    assert json.loads((tmp_path / "checkpoint.json").read_text())["taken"] == 1024
+    assert json.loads((tmp_path / "checkpoint" / "checkpoint.json").read_text())["taken"] == 1024
     with pytest.raises(InvalidInputError, match="other hidden"):
         Learner(settings(tmp_path, hidden=16), vector(Bars)).resume()
-    (tmp_path / "checkpoint.safetensors").write_bytes(b"")
-    with pytest.raises(DamagedFileError, match="cannot be read"):
+    (tmp_path / "checkpoint" / "state.safetensors").write_bytes(b"")
+    with pytest.raises(DamagedFileError, match="differs from its checksum"):
         Learner(settings(tmp_path), vector(Bars)).resume()
 
 

@@ -183,7 +183,7 @@ def test_newer_versions_are_refused(tmp_path: Path) -> None:
         read_shard(path)
     index = json.loads((tmp_path / "dataset.json").read_text())
     for change, message in (
-        ({"version": 7}, r"dataset\.json has version 7.*newer worldsim"),
+        ({"version": 7}, r"dataset\.json has version 7.*upgrade worldsim"),
         ({"format": "photos"}, "format 'photos'"),
         ({"extra": 1}, "extra"),
         ({"shards": [{"file": "x"}]}, "frames"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,15 @@ import psutil
 import pytest
 import torch
 
+from tests.conftest import largest_file
+from tests.killing import Killer
 from worldsim.agent_files import save_agent
 from worldsim.camera import quantise_depth
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import check_alignment
+from worldsim.data.play import Player
 from worldsim.data.record import RecordConfig, record
-from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
+from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, StorageError, WorldsimError
 from worldsim.pixels import make_env
 from worldsim.policies import make_policy
 from worldsim.testing import TinyRoom
@@ -385,3 +390,96 @@ def test_a_saved_agent_records_and_is_told_from_its_later_self(tmp_path: Path) -
         record(settings)
     with pytest.raises(InvalidInputError, match="Discrete"):
         make_policy(str(agent), gym.spaces.Discrete(3))
+
+
+def freedoom(out: Path, **changes: Any) -> RecordConfig:
+    """Four shards of one 33-frame episode in the real twin."""
+    settings: dict[str, Any] = dict(
+        env_id="worldsim/FreedoomReal-v0", env_kwargs={}, frames=132, frames_per_shard=33, episode_steps=32,
+        reset_options={"split": "train"},
+    )  # fmt: skip
+    return config(out, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("vizdoom", reason="the real twin needs the extra doom")
+    return record(freedoom(tmp_path_factory.mktemp("recorded") / "undisturbed")).path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*Actions come")  # so few frames decide nothing
+@pytest.mark.parametrize("victims", [("worker",), ("engine", "engines"), ("both",), ("stop",)], ids="-".join)
+def test_whoever_dies_or_hangs_the_recording_is_the_same(
+    tmp_path: Path, undisturbed: Path, victims: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each victim is killed while shards are recorded; an engine that is stopped answers no more."""
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    with Killer(*victims, when=out.exists) as killer:
+        record(freedoom(out, workers=2, engine_timeout_s=3.0 if victims == ("stop",) else 60.0))
+    assert killer.killed == list(victims)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in undisturbed.iterdir()}
+    killer.check_nothing_is_left()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+class Crashing(TinyRoom):
+    """Breaks down in the first step of every third seed: never, now and then, or always."""
+
+    how_often = "never"
+    crashes = 0
+
+    def reset(self, **kwargs: Any) -> Any:
+        fits = kwargs["seed"] % 3 == 0 and kwargs["seed"] > 0
+        self._crashes = fits and (self.how_often == "always" or (self.how_often != "never" and Crashing.crashes % 3 != 2))
+        Crashing.crashes += fits
+        return super().reset(**kwargs)
+
+    def step(self, action: Any) -> Any:
+        if self._crashes:
+            raise RuntimeError("segmentation fault")
+        return super().step(action)
+
+
+gym.register("recordtest/Crashing-v0", entry_point=Crashing)
+
+
+def test_what_breaks_down_is_played_again_and_dropped_only_if_it_does_so_every_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = {}
+    for how_often in ("never", "now and then", "always"):
+        monkeypatch.setattr(Crashing, "how_often", how_often)
+        dropped = r"broke down 4 times in a row \(RuntimeError: segmentation fault\): episode \d of shard \d is dropped"
+        with pytest.warns(UserWarning, match=dropped) if how_often == "always" else contextlib.nullcontext():
+            datasets[how_often] = record(config(tmp_path / how_often, frames=200, env_id="recordtest/Crashing-v0", env_kwargs={}))
+    assert Crashing.crashes > 0 and checksums(datasets["never"].path) == checksums(datasets["now and then"].path)
+    assert all(episode.info["seed"] % 3 for episode in datasets["always"])
+    assert not all(episode.info["seed"] % 3 for episode in datasets["never"])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_leaves_what_is_there(tmp_path: Path, workers: int) -> None:
+    whole = record(config(tmp_path, frames=100))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    shard = (whole.path / "shard-00000.safetensors").stat().st_size
+    with largest_file(shard // 2), pytest.raises(StorageError, match="shard-00001.safetensors cannot be written .*File too large"):
+        record(config(tmp_path, frames=200, workers=workers))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert len(record(config(tmp_path, frames=200)).shards) == 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr(Player, "shard", lambda *_: pytest.fail("it was played"))
+    with pytest.raises(StorageError, match="out cannot be written .Read-only file system.: choose a folder that can be written to"):
+        record(config(tmp_path / "out"))
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file"):
+        record(config(tmp_path / "file" / "out"))

@@ -20,18 +20,20 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import assert_equal, state_of
+from tests.conftest import assert_equal, largest_file, state_of
 from tests.diffusion.conftest import recording
 from worldsim import engine
 from worldsim.config import read_json, write_sealed
+from worldsim.data import starts
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
 from worldsim.diffusion.objective import ObjectiveConfig
 from worldsim.diffusion.perturb import PerturbConfig
 from worldsim.diffusion.tally import Tally
 from worldsim.diffusion.train import TrainConfig, Trainer, train
 from worldsim.engine import compile_in_place
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
-from worldsim.scene_files import load_scene
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, StorageError
+from worldsim.scene_files import load_scene, save_scene, scene_names
+from worldsim.state import SceneStart
 from worldsim.world import World
 
 SIZE = 32
@@ -76,7 +78,7 @@ def fingerprints(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def command(settings: TrainConfig, *launcher: str) -> subprocess.Popen[bytes]:
+def command(settings: TrainConfig, *launcher: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
     """``worldsim train`` on the CPU in a process of its own."""
     arguments = ["--memory" if settings.memory else "--no-memory"]
     for name in (
@@ -86,7 +88,7 @@ def command(settings: TrainConfig, *launcher: str) -> subprocess.Popen[bytes]:
         value = getattr(settings, name)
         arguments += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen([sys.executable, *launcher, "-m", "worldsim", "train", *arguments], env=environment)
+    return subprocess.Popen([sys.executable, *launcher, "-m", "worldsim", "train", *arguments], env=environment, stderr=stderr)
 
 
 def finished(process: subprocess.Popen[bytes]) -> None:
@@ -573,3 +575,90 @@ def test_rewards_of_two_kinds_are_measured() -> None:
     assert units[2:4] == pytest.approx([math.sqrt(97 / 7 - (25 / 7) ** 2), 4.0])
     assert 1 / (1 + math.exp(-units[4])) == pytest.approx(2.5 / 10)
     assert Tally().units().isfinite().all()
+
+
+def test_start_scenes_are_completed_after_a_kill_of_the_first_save(
+    tmp_path: Path, rooms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the scenes appears with all of them, so a later save knows whether they are there."""
+    settings = config(rooms, tmp_path, scenes=3)
+    trainer = started(settings)
+    trainer.train_step()
+    saved: list[str] = []
+
+    def save(scene: SceneStart, folder: Path) -> Path:
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+        saved.append(scene.name)
+        return save_scene(scene, folder)
+
+    monkeypatch.setattr(starts, "save_scene", save)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save()
+    assert saved and not (tmp_path / "world" / "scenes").exists()
+    # What a kill leaves, where an exception tidies up.
+    (tmp_path / "world" / ".scenes.99999999-1.new" / "start-1").mkdir(parents=True)
+    monkeypatch.undo()
+    train(settings)
+    assert scene_names(tmp_path / "world" / "scenes") == ["start-1", "start-2", "start-3"]
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_a_kill_between_two_files_leaves_no_gap_in_the_history(
+    tmp_path: Path, rooms: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the checkpoint has come to, the history has come to as well."""
+    settings = config(rooms, tmp_path)
+    trainer = started(settings)
+    trainer.train_step()
+    trainer.history.append({"step": 1, "loss": 0.5})
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(World, "save_pretrained", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save()
+    resumed = Trainer(settings)
+    assert resumed.resume() and resumed.step == 1 and resumed.history == trainer.history
+    # A history that is ahead of its checkpoint is cut back.
+    (tmp_path / "history.json").write_text(json.dumps([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}]))
+    ahead = Trainer(settings)
+    assert ahead.resume() and ahead.history == trainer.history
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_training_after_a_step_with_a_checkpoint(tmp_path: Path, rooms: Path, number: int) -> None:
+    settings = config(rooms, tmp_path / "out", steps=100_000, save_every=100_000)
+    process = command(settings, stderr=subprocess.PIPE)
+    while not (settings.out / "samples").is_dir() and not list(settings.out.glob("tensorboard/*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1.0)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == (143 if number == signal.SIGTERM else 130)
+    step = read_json(settings.out / "checkpoint" / "checkpoint.json")["step"]
+    assert f"interrupted after {step} steps; saved in {settings.out}".encode() in errors and b"Traceback" not in errors
+    assert World.from_pretrained(settings.out / "world", "cpu").card["training"]["steps"] == step > 0
+    assert not list(settings.out.rglob(".*"))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, rooms: Path) -> None:
+    """Files that cannot grow stand for a full disk."""
+    settings = config(rooms, tmp_path)
+    trainer = started(settings)
+    trainer.train_step()
+    trainer.save()
+    before = fingerprints(tmp_path)
+    trainer.train_step()
+    size = (tmp_path / "checkpoint" / "state.safetensors").stat().st_size
+    with largest_file(size // 2), pytest.raises(StorageError, match="cannot be written .*intact"):
+        trainer.save()
+    assert {k: v for k, v in fingerprints(tmp_path).items() if k != "history.json"} == {
+        k: v for k, v in before.items() if k != "history.json"
+    }
+    with largest_file(0), pytest.raises(StorageError, match="cannot be written"):
+        train(dataclasses.replace(settings, out=tmp_path / "other"))
+    assert Trainer(settings).resume()

@@ -40,7 +40,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from worldsim.camera import check_poses
-from worldsim.config import SEAL, check_seal, from_json, read_json, write_sealed
+from worldsim.config import SEAL, check_format, check_seal, from_json, read_json, write_sealed
 from worldsim.data.episode import Episode, validate_episode
 from worldsim.data.spaces import space_of
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
@@ -162,13 +162,7 @@ def read_index(folder: Path) -> tuple[DatasetInfo, tuple[ShardInfo, ...]]:
             f"No dataset at {str(folder)!r}: it has no {INDEX_FILE}. Record one with: worldsim record ENV_ID --out DIR"
         )
     content = read_json(inside(folder, INDEX_FILE))
-    kind, version = (content.get(key) if isinstance(content, dict) else None for key in ("format", "version"))
-    if kind != DATASET_FORMAT:
-        raise DamagedFileError(f"{path} has format {kind!r}, not {DATASET_FORMAT!r}: this folder is something else.")
-    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise DamagedFileError(
-            f"{path} has version {version!r}; this worldsim reads versions 1 to {VERSION}. Install a newer worldsim."
-        )
+    version = check_format(path, content, DATASET_FORMAT, VERSION)
     try:
         fields = {key: value for key, value in content.items() if key not in ("format", "version", "shards", SEAL)}
         listed = content.get("shards")

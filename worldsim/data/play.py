@@ -23,14 +23,16 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.camera import quantise_depth
+from worldsim.config import check_ranges
 from worldsim.data.dataset import DatasetInfo
 from worldsim.data.episode import Episode
 from worldsim.data.spaces import describe_space
 from worldsim.errors import EngineError, InvalidInputError
-from worldsim.pixels import PixelsConfig, as_dict, find_pixels, make_pixels, qualified
+from worldsim.pixels import MOST_PIXELS, PixelsConfig, as_dict, find_pixels, make_pixels, qualified
 from worldsim.policies import make_policy, saved_folder
 from worldsim.protocols import Policy
 from worldsim.runtime.files import sha256_of
+from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed, Workers
 from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched
 
 Array = NDArray[Any]
@@ -48,19 +50,19 @@ class RecordConfig:
     """Gymnasium id, such as ``worldsim/FreedoomReal-v0``; ``module:Name-v0`` imports ``module`` first."""
     out: Path
     """Folder of the dataset. If it holds part of the same recording, the recording goes on."""
-    frames: int = 100_000
+    frames: Count = 100_000
     """How many frames to record in all; whole shards are recorded, so it becomes a few more."""
-    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    workers: Workers = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes, one environment each. 0 plays in this process, for debugging and notebooks."""
-    episode_steps: int = 256
+    episode_steps: Count = 256
     """Longest episode, in steps; it has one frame more. Long enough to leave a place and come back to it."""
-    frames_per_shard: int = 8192
+    frames_per_shard: Count = 8192
     """A shard is closed once it has this many frames (170 MB at 64x64 with depth): what an interruption may cost a worker."""
     policy: str = "persistent"
     """``persistent``, ``random``, ``module:Class`` of a policy that is constructed with the action space, or a saved agent's
     folder or a shipped one's name: for another round, with what was learned from the last one, use another ``--out`` and train
     on both."""
-    seed: int = 0
+    seed: Seed = 0
     """What all randomness comes from. Training and evaluation recordings need different ones."""
     reset_options: dict[str, str] = field(default_factory=dict)
     """Options of every reset, such as ``split train``."""
@@ -72,35 +74,25 @@ class RecordConfig:
     """Key of a Dict observation that holds the image; needed only where several parts of it are images."""
     render: bool = False
     """Record what the environment renders (``render_mode="rgb_array"``) instead of what it observes."""
-    fps: float | None = None
+    fps: Positive | None = None
     """Steps a second of the environment's own time; its ``render_fps`` if not given, which knows nothing of skipped frames."""
-    min_travel: float = 4.7
+    min_travel: NotNegative = 4.7
     """Episodes that never get this far from their start are dropped, in metres; needs poses. 150 map units of Doom: enough
     to leave the closet in which a random start may lie. 0 keeps all."""
-    episodes_per_map: int = 4
+    episodes_per_map: Count = 4
     """So many episodes in a row stay on one map, since loading a map takes time: where ``info`` names a ``map``, the next
     resets ask for it again with ``{"map": ...}``. 1 leaves every choice to the environment."""
-    engine_timeout_s: float = ENGINE_TIMEOUT_S
+    engine_timeout_s: Positive = ENGINE_TIMEOUT_S
     """Seconds after which a call of the environment (make, reset, step, close) counts as hung: its engine is killed and the
     episode played again. With ``workers 0`` nothing watches over that."""
 
+    trust: bool = False
+    """Of a saved agent as the policy: let its card name any class, whose module is then imported."""
+
     def __post_init__(self) -> None:
-        least = {
-            "frames": 1,
-            "workers": 0,
-            "episode_steps": 1,
-            "frames_per_shard": 1,
-            "seed": 0,
-            "min_travel": 0.0,
-            "episodes_per_map": 1,
-        }
-        for name, bound in least.items():
-            if not getattr(self, name) >= bound:
-                raise InvalidInputError(f"RecordConfig.{name} = {getattr(self, name)!r}: it must be at least {bound}.")
-        if not self.engine_timeout_s > 0:
-            raise InvalidInputError(f"RecordConfig.engine_timeout_s = {self.engine_timeout_s!r}: seconds, more than 0.")
-        if self.fps is not None and not self.fps > 0:
-            raise InvalidInputError(f"RecordConfig.fps = {self.fps!r}: steps a second, more than 0.")
+        check_ranges(self)
+        if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= MOST_PIXELS:
+            raise InvalidInputError(f"RecordConfig.size = {self.size!r}: height and width of 1 to {MOST_PIXELS} pixels.")
 
     @property
     def shard_frames(self) -> int:

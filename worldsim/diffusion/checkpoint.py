@@ -10,12 +10,13 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor
 
-from worldsim.config import check_seal, read_json, to_json, write_sealed
+from worldsim.config import check_format, check_seal, read_json, to_json, write_sealed
 from worldsim.diffusion.sharding import part_of, parted, to_save
 from worldsim.errors import DamagedFileError, NotFoundError
 from worldsim.runtime.files import (
     check_files,
     inside,
+    is_folder,
     load_tensors,
     present_folder,
     replacing_folder,
@@ -70,15 +71,12 @@ def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]
     folder = present_folder(out / "checkpoint")
     path = folder / CHECKPOINT
     if not os.path.lexists(path):
+        if is_folder(folder) and any(folder.iterdir()):
+            raise DamagedFileError(f"{path} is missing. Delete {folder} to start afresh.")
         return None
     try:
         meta = read_json(inside(folder, CHECKPOINT))
-        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-            raise DamagedFileError(f"{path} is no checkpoint's")
-        version = meta.get("version")
-        if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
-            raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads versions 1 to {VERSION}: upgrade worldsim")
-        check_seal(path, meta, required=version >= 2)
+        check_seal(path, meta, required=check_format(path, meta, FORMAT, VERSION) >= 2)
         check_files(path, meta.get("sha256", {}))
         tensors = load_tensors(inside(folder, STATE))
         require_finite(tensors, folder / STATE)

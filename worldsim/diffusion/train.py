@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,15 @@ def _loop(trainer: Trainer, resumed: bool, interrupts: Interrupts) -> None:
     with storage_errors(logs):
         writer = SummaryWriter(str(logs), purge_step=trainer.step + 1 if resumed else None) if main else None
     bar_format = "{desc} {percentage:5.1f}% {elapsed} {postfix}"
-    bar = tqdm(total=100.0, desc="train", disable=not main, initial=100.0 * trainer.progress, bar_format=bar_format)
+    with tqdm(total=100.0, desc="train", disable=not main, initial=100.0 * trainer.progress, bar_format=bar_format) as bar:
+        _steps(trainer, interrupts, bar, writer)
+    if writer is not None:
+        with storage_errors(logs):
+            writer.close()
+
+
+def _steps(trainer: Trainer, interrupts: Interrupts, bar: Any, writer: SummaryWriter | None) -> None:
+    config, main = trainer.config, trainer.accelerator.is_main_process
     before, logged, logged_step = time.monotonic(), time.monotonic(), trainer.step
     done = trainer.progress >= 1.0
     while not done:
@@ -85,7 +94,7 @@ def _loop(trainer: Trainer, resumed: bool, interrupts: Interrupts) -> None:
             values["steps_per_s"] = (trainer.step - logged_step) / max(time.monotonic() - logged, 1e-9)
             logged, logged_step = time.monotonic(), trainer.step
             trainer.history.append({"step": trainer.step, "elapsed": round(trainer.elapsed, 1), **values})
-            with storage_errors(logs):
+            with storage_errors(config.out / "tensorboard"):
                 for name, value in values.items():
                     assert writer is not None
                     writer.add_scalar(name, value, trainer.step)
@@ -99,10 +108,6 @@ def _loop(trainer: Trainer, resumed: bool, interrupts: Interrupts) -> None:
             break
         if trainer.step % config.refresh_every == 0:
             trainer.take_in()
-    bar.close()
-    if writer is not None:
-        with storage_errors(logs):
-            writer.close()
 
 
 def _interrupted(trainer: Trainer, interrupts: Interrupts) -> bool:

@@ -200,7 +200,11 @@ def replacing_folder(folder: Name) -> Iterator[Path]:
             shutil.copytree(folder, new, symlinks=True, dirs_exist_ok=True, copy_function=_link)
     try:
         with storage_errors(folder):
-            yield new
+            try:
+                yield new
+            except StorageError as error:
+                # Nobody knows the temporary folder's name.
+                raise StorageError(str(error).replace(str(new), str(folder))) from error
             flush(new)
             if folder.exists():
                 os.rename(folder, old)

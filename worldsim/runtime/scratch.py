@@ -71,15 +71,22 @@ def _lock(handle: int) -> bool:
     return True
 
 
+def orphaned_memory(but: int | None = None) -> set[Path]:
+    """This user's files of engines in ``/dev/shm`` that no process has open any more. but: a process that does not count."""
+    found: set[Path] = set()
+    for path in SHARED_MEMORY.glob(ENGINE_FILES):
+        with contextlib.suppress(OSError):
+            found |= {path} if path.stat().st_uid == os.getuid() else set()
+    for process in Path("/proc").glob("[0-9]*") if found else ():
+        if int(process.name) != but:
+            found -= _opened(process, found)
+    return found
+
+
 def remove_orphaned_memory(but: int | None = None) -> None:
-    """Remove this user's files of engines in ``/dev/shm`` that no process has open any more. but: a process that does not count."""
-    with contextlib.suppress(OSError):
-        found = {path for path in SHARED_MEMORY.glob(ENGINE_FILES) if path.stat().st_uid == os.getuid()}
-        for process in Path("/proc").glob("[0-9]*") if found else ():
-            if int(process.name) != but:
-                found -= _opened(process, found)
-        for path in found:
-            path.unlink(missing_ok=True)
+    """Remove :func:`orphaned_memory`."""
+    for path in orphaned_memory(but):
+        path.unlink(missing_ok=True)
 
 
 def _opened(process: Path, files: set[Path]) -> set[Path]:

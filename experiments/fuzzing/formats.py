@@ -231,10 +231,10 @@ def _document(
             return way, where, Expect.ANY
     if way == "deep":
         m.write_deep(path, document, place)
-        return way, where, Expect.REFUSE
+        return way, where, refuse
     if way == "digits":
         path.write_text(json.dumps(m.put(document, place, "@@")).replace('"@@"', "9" * 5000))
-        return way, where, Expect.REFUSE
+        return way, where, refuse
     if way == "near" and not isinstance(value, (dict, list)) and value is not None:
         new = (
             (not value)

@@ -17,10 +17,36 @@ import psutil
 from experiments.fuzzing.case import Outcome
 
 POLL_S = 0.05
-START_S = 120.0
+START_S = 900.0
 """A process that is not ready by then is given up."""
 TIRED_BYTES = 2 * 2**30
 """A process that holds more than this after an input is replaced, so that none is charged for what others left."""
+
+
+class Clock:
+    """What a process uses of its time: all of it, but what it waits for a processor that others use."""
+
+    def __init__(self, pid: int) -> None:
+        self._process, self._counted = psutil.Process(pid), 0.0
+        self._wall, self._used = time.monotonic(), self._now()
+
+    def _now(self) -> float:
+        try:
+            times = self._process.cpu_times()
+            return float(times.user + times.system)
+        except psutil.NoSuchProcess:
+            return self._used
+
+    def seconds(self) -> float:
+        """Seconds so far. To be asked often: what the process does now counts as what it did since."""
+        wall, used = time.monotonic(), self._now()
+        try:
+            ready = self._process.status() == psutil.STATUS_RUNNING
+        except psutil.NoSuchProcess:
+            ready = False
+        self._counted += used - self._used if ready else wall - self._wall
+        self._wall, self._used = wall, used
+        return self._counted
 
 
 class Supervisor:
@@ -38,21 +64,22 @@ class Supervisor:
         )
         self.restarts = -1
         self._process: subprocess.Popen[bytes] | None = None
+        self._family: list[psutil.Process] | None = None
+        self._looked = 0.0
 
     def ask(self, kind: str, index: int) -> dict[str, Any]:
         """The verdict on one input."""
         process = self._running()
         self._send({"kind": kind, "index": index})
         began: dict[str, Any] = {"mutation": "?", "detail": "", "expect": ""}
-        start, peak = time.monotonic(), 0
+        clock, peak = Clock(process.pid), 0
         while True:
             message = self._read(POLL_S)
             peak = max(peak, self._held())
             if message is not None and "began" in message:
-                began, start = message["began"], time.monotonic()
+                began, clock = message["began"], Clock(process.pid)
                 continue
-            base = {"kind": kind, "index": index, **began}
-            seconds = round(time.monotonic() - start, 3)
+            counted = clock.seconds()
             if message is not None:
                 result = {"kind": kind, "index": index, **message["result"], "peak_mb": peak >> 20}
                 if peak > self.peak_bytes:
@@ -60,41 +87,25 @@ class Supervisor:
                 if self._held() > TIRED_BYTES:
                     self.stop()
                 return result
+            trace, outcome, told = "", None, ""
             if peak > self.peak_bytes:
-                trace = self._stack()
-                self.stop()
-                return base | {
-                    "outcome": Outcome.MEMORY,
-                    "message": f"{peak / 2**30:.1f} GiB",
-                    "trace": trace,
-                    "seconds": seconds,
-                    "peak_mb": peak >> 20,
-                }
-            if process.poll() is not None:
+                outcome, told, trace = Outcome.MEMORY, f"{peak / 2**30:.1f} GiB", self._stack()
+            elif process.poll() is not None:
                 code = process.returncode
-                name = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+                outcome = Outcome.CRASH
+                told = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            elif counted > self.seconds:
+                outcome, told, trace = Outcome.HANG, f"over {self.seconds:.0f} s", self._stack()
+            if outcome is not None:
                 self.stop()
-                return base | {
-                    "outcome": Outcome.CRASH,
-                    "message": name,
-                    "trace": "",
-                    "seconds": seconds,
-                    "peak_mb": peak >> 20,
-                }
-            if seconds > self.seconds:
-                trace = self._stack()
-                self.stop()
-                return base | {
-                    "outcome": Outcome.HANG,
-                    "message": f"over {self.seconds:.0f} s",
-                    "trace": trace,
-                    "seconds": seconds,
-                    "peak_mb": peak >> 20,
-                }
+                found = {"outcome": outcome, "message": told, "trace": trace}
+                sizes = {"seconds": round(counted, 3), "peak_mb": peak >> 20}
+                return {"kind": kind, "index": index, **began, **found, **sizes}
 
     def stop(self) -> None:
         """End the worker and its children."""
         process, self._process = self._process, None
+        self._family = None
         if process is None:
             return
         tree: list[psutil.Process] = []
@@ -174,16 +185,20 @@ class Supervisor:
     def _held(self) -> int:
         """Bytes that the worker and its children hold."""
         assert self._process is not None
-        total = 0
+        now = time.monotonic()
         try:
-            parent = psutil.Process(self._process.pid)
-            for one in [parent, *parent.children(recursive=True)]:
-                try:
-                    total += one.memory_info().rss
-                except psutil.NoSuchProcess:
-                    pass
+            if self._family is None or now - self._looked > 1.0:
+                parent = psutil.Process(self._process.pid)
+                # Finding children looks at every process of the machine.
+                self._family, self._looked = [parent, *parent.children(recursive=True)], now
         except psutil.NoSuchProcess:
-            pass
+            return 0
+        total = 0
+        for one in self._family:
+            try:
+                total += one.memory_info().rss
+            except psutil.NoSuchProcess:
+                self._looked = 0.0
         return total
 
     def _stack(self) -> str:

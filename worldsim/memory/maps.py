@@ -22,6 +22,8 @@ from worldsim.runtime.limits import require_memory_for
 
 LARGEST_GAP = 100.0
 """Metres: of a map's gaps."""
+LARGEST_STEP = 1e3
+"""Metres: of a pixel or voxel."""
 LARGEST_PATCH = 0.5
 """Metres: what was seen from very far is drawn no larger from above, its place is not that certain."""
 MOST_PIXELS = 2**26
@@ -94,7 +96,7 @@ class Band:
 
 def top_down(points: Points, focal: float, centre: Tensor, resolution: float, band: Band, gap: float) -> TopDown:
     """See :meth:`worldsim.memory.handle.MemoryHandle.top_down`. points: one memory. centre: (3,) world metres."""
-    resolution = _positive("resolution", resolution)
+    resolution = _positive("resolution", resolution, LARGEST_STEP)
     gap = number("gap", gap, 0.0, LARGEST_GAP, "metres, 0 for none")
     for name in ("above", "below"):
         number(name, getattr(band, name), -math.inf, math.inf, "metres")
@@ -171,7 +173,7 @@ def occupancy(
 
     depth: (t, h, w) metres that ``cameras`` (a batch of t) saw, ``inf`` for sky and ``nan`` where nothing is known.
     """
-    voxel = _positive("voxel", voxel)
+    voxel = _positive("voxel", voxel, LARGEST_STEP)
     confidence = whole("confidence", confidence, 0, 255)
     position, chosen = _near(points, centre, reach)
     chosen = chosen & (points.confidence[0] >= confidence)
@@ -232,12 +234,12 @@ def _extent(position: Tensor, chosen: Tensor, sign: int, step: float) -> Tensor:
     return torch.floor(found.amin(1) / step) * step if sign < 0 else (torch.floor(found.amax(1) / step) + 1.0) * step
 
 
-def _positive(name: str, value: float) -> float:
+def _positive(name: str, value: float, most: float = 1e9) -> float:
     """A number of metres that floats still tell apart in places of buildings and landscapes."""
     try:
-        return number(name, value, 1e-6, 1e9)
+        return number(name, value, 1e-6, most)
     except InvalidInputError:
-        raise InvalidInputError(f"{name} must be a positive number of metres, 1e-6 to 1e9, got {value!r}") from None
+        raise InvalidInputError(f"{name} must be a positive number of metres, 1e-6 to {most:g}, got {value!r}") from None
 
 
 def _cells(size: Tensor, step: float) -> tuple[int, ...]:

@@ -38,6 +38,10 @@ class Balance(StrEnum):
     LEVEL = "level"
     """What frames of its noise level have on average, as in EDM2 (Karras et al. 2024): the loss is the logarithm of means. What
     happens seldom counts as often as it happens, so that the mean, or the energy score's samples, are the true ones."""
+    CONTEXT = "context"
+    """As ``LEVEL``, with separate averages for frames whose predecessor is visible and for those whose context is hidden (a window's
+    first frame, and windows cut by ``context_drop``). Errors without context are many times larger: in a common average they
+    decide how little every other frame counts."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ class ObjectiveConfig:
     begins as one pixel far off is a thousandth of the error of floor and walls, and learned last; what depends on the past alone
     leaves the score's samples true."""
     balance: Balance = Balance.FRAME
-    """What errors are put in ratio to: each frame's own, or what its noise level has on average."""
+    """What errors are put in ratio to: each frame's own, or what its noise level has on average, over all frames or over those
+    that know as much of the past (``context``)."""
     depth_weight: float = 0.5
     """Weight of the depth channel's loss beside colour's."""
     outcome_weight: float = 1.0
@@ -132,16 +137,27 @@ def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
     return 0.5 * (pixels.mean((2, 3)) + squares.mean((2, 3)))
 
 
-def level_errors(errors: Tensor, level: Tensor, counted: Tensor) -> Tensor:
+def level_errors(errors: Tensor, level: Tensor, counted: Tensor, group: Tensor | None = None) -> Tensor:
     """What frames of each one's noise level have as errors, on average: (..., b, t) of errors (..., b, t).
 
     level: (b, t) in [0, 1]; those at 1 exactly are a kind of their own. counted: (b, t), which frames count, 1 or 0.
+    group: (b, t) bool; frames are averaged with those of the same value only. None for one group.
     """
     flat = level.flatten()
     share = torch.exp(-(((flat[:, None] - flat) / NEAR_LEVEL) ** 2)) * ((flat[:, None] == 1.0) == (flat == 1.0)) * counted.flatten()
+    if group is not None:
+        share = share * (group.flatten()[:, None] == group.flatten())
     share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
     # Not as a matrix product: autocast would round it.
     return (errors.flatten(-2)[..., None, :] * share).sum(-1).unflatten(-1, level.shape)
+
+
+def sees_last(frames: int, hidden_before: Tensor) -> Tensor:
+    """Whether each of windows' frames sees the one before it, (b, t) bool: not a window's first, nor those up to the moment of reset.
+
+    hidden_before: (b,) int64, the first frame of each window that later ones see.
+    """
+    return torch.arange(frames, device=hidden_before.device) > hidden_before[:, None]
 
 
 class Objective(nn.Module):
@@ -199,7 +215,9 @@ class Objective(nn.Module):
             torch.cat(noisy, 1), [context_level, *[level] * targets], windows, intrinsics, hidden_before,
             self._last(source, hidden_before, generator),
         )  # fmt: skip
-        losses = self._denoising(self._forgiven(predictions, x, windows), x, level, windows.drawn)
+        losses = self._denoising(
+            self._forgiven(predictions, x, windows), x, level, windows.drawn, sees_last(t, hidden_before)
+        )
         losses.update(self._outcomes(features, windows, level, c.pure_noise))
         if self.ego_motion is not None and motions is not None:
             losses.update(self._motions(motions))
@@ -280,11 +298,11 @@ class Objective(nn.Module):
         return [torch.where(disputed[:, :, None], x, p) for p in predictions]
 
     def _denoising(
-        self, predictions: list[Tensor], x: Tensor, level: Tensor, drawn: Tensor | None = None
+        self, predictions: list[Tensor], x: Tensor, level: Tensor, drawn: Tensor | None = None, follows: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Logarithms of errors: every noise level, and by :class:`Balance` every frame, counts by ratio, as PSNR does.
 
-        drawn: (b, t) bool, which frames count; None for all.
+        drawn: (b, t) bool, which frames count; None for all. follows: (b, t) bool, which see the frame before (``Balance.CONTEXT``).
         """
         counted = torch.ones_like(level) if drawn is None else drawn.float()
 
@@ -293,7 +311,9 @@ class Objective(nn.Module):
             return each.mean() if drawn is None else (each * counted).sum() / counted.sum().clamp(min=1.0)
 
         def usual(each: Tensor) -> Tensor:
-            return each if self.config.balance is Balance.FRAME else level_errors(each, level, counted)
+            if self.config.balance is Balance.FRAME:
+                return each
+            return level_errors(each, level, counted, follows if self.config.balance is Balance.CONTEXT else None)
 
         colours, truth = [p[:, :, :3] for p in predictions], x[:, :, :3]
         weights = detail_weights(x, self.config.detail) if self.config.detail > 0 else None

@@ -46,6 +46,9 @@ class FrameOutcomeHead(Module):
 
     frames: how many it sees. height, width: in pixels, divisible by ``2 ** len(widths)``. actions, action_dim: as of
     :class:`worldsim.diffusion.network.SpaceTimeTransformer`. widths: channels of the convolutions, each of stride 2.
+    bins: the reward of going on is a distribution over this many values (two-hot, Hafner et al. 2023), 0 for its mean alone.
+
+    Where an environment makes up the frame at an episode's end (:func:`worldsim.diffusion.buffer.made_up`), a head must not see it.
     """
 
     config: Any
@@ -60,6 +63,7 @@ class FrameOutcomeHead(Module):
         action_dim: int = 0,
         widths: tuple[int, ...] = (32, 64, 64, 96),
         hidden: int = 256,
+        bins: int = 0,
     ) -> None:
         super().__init__()
         step = 2 ** len(widths)
@@ -72,7 +76,7 @@ class FrameOutcomeHead(Module):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU()]
         self.look = nn.Sequential(*layers, nn.Flatten())
         places = (height // step) * (width // step)
-        last = nn.Linear(hidden, 3)
+        last = nn.Linear(hidden, 3 + bins)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.judge = nn.Sequential(
@@ -85,19 +89,27 @@ class FrameOutcomeHead(Module):
         self.offset: Tensor
         self.scale: Tensor
         self.prior: Tensor
+        if bins:
+            self.register_buffer("bin_values", torch.zeros(bins))
+            self.bin_values: Tensor
 
-    def measure(self, units: Tensor) -> None:
-        """Take a recording's units: (5,) of :meth:`worldsim.diffusion.tally.Tally.units`."""
-        self.offset.copy_(units[:2])
-        self.scale.copy_(units[2:4])
-        self.prior.copy_(units[4])
+    def measure(self, recorded: Recorded) -> None:
+        """Take the recording's units, and the range of its rewards."""
+        self.offset.copy_(recorded.units[:2])
+        self.scale.copy_(recorded.units[2:4])
+        self.prior.copy_(recorded.units[4])
+        if self.config.bins:
+            rew = recorded.rew[recorded.judged][~recorded.term[recorded.judged]]
+            low, high = (float(_symlog(x)) for x in (rew.min(), rew.max()))
+            even = torch.linspace(low, high, self.config.bins, device=rew.device)
+            self.bin_values.copy_(torch.sign(even) * torch.expm1(even.abs()))
 
-    def normalised(self, seen: Seen, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Rewards of going on and of ending (b, 2), in units of ``scale`` from ``offset``, and the termination's logit (b,).
+    def outputs(self, seen: Seen, shift: Tensor | None = None) -> Tensor:
+        """(b, 3 + bins) float32 for :meth:`read`: both rewards, the termination's logit, logits of the reward's values.
 
         shift: (b, 2) pixels down and to the right by which the pictures were moved (:func:`shift_frames`), or None.
         """
-        b, k, _, h, w = seen.rgb.shape
+        b, _, _, h, w = seen.rgb.shape
         pictures = (rgb_to_channels(seen.rgb) * seen.present[:, :, None, None, None]).flatten(1, 2)
         rows = torch.linspace(-1.0, 1.0, h, device=pictures.device)[None, None, :, None].expand(b, 1, h, w)
         columns = torch.linspace(-1.0, 1.0, w, device=pictures.device)[None, None, None, :].expand(b, 1, h, w)
@@ -108,13 +120,46 @@ class FrameOutcomeHead(Module):
         act = seen.act.float()
         if self.config.actions:
             act = (seen.act[..., None] == torch.arange(self.width, device=act.device)).float()
-        out = self.judge(torch.cat([features, (act * seen.taken[..., None]).flatten(1)], 1)).float()
-        return out[:, :2], out[:, 2] + self.prior
+        return self.judge(torch.cat([features, (act * seen.taken[..., None]).flatten(1)], 1)).float()
+
+    def read(self, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards of going on and of ending (b, 2), in units of ``scale`` from ``offset``, and the termination's logit (b,)."""
+        rewards = out[:, :2]
+        if self.config.bins:
+            mean = (out[:, 3:].softmax(1) * self.bin_values).sum(1)
+            rewards = torch.stack([(mean - self.offset[0]) / self.scale[0], out[:, 1]], 1)
+        return rewards, out[:, 2] + self.prior
+
+    def median(self, out: Tensor) -> Tensor:
+        """The median reward of going on (b,), in the environment's units; the mean where there are no bins."""
+        if not self.config.bins:
+            return self.offset[0] + self.scale[0] * out[:, 0]
+        share = out[:, 3:].softmax(1)
+        # Each value's share lies half below and half above it.
+        below = share.cumsum(1) - 0.5 * share
+        right = (below < 0.5).sum(1, keepdim=True).clamp(1, share.shape[1] - 1)
+        low, high = below.gather(1, right - 1), below.gather(1, right)
+        way = ((0.5 - low) / (high - low).clamp(min=1e-9)).clamp(0.0, 1.0)
+        return (self.bin_values[right - 1] + way * (self.bin_values[right] - self.bin_values[right - 1]))[:, 0]
 
     def forward(self, seen: Seen) -> tuple[Tensor, Tensor]:
         """The rewards of going on and of ending (b, 2), in the environment's units, and the termination's logit (b,)."""
-        rewards, logit = self.normalised(seen)
+        rewards, logit = self.read(self.outputs(seen))
         return self.offset + self.scale * rewards, logit
+
+
+def _symlog(x: Tensor) -> Tensor:
+    return torch.sign(x) * torch.log1p(x.abs())
+
+
+def two_hot(x: Tensor, values: Tensor) -> Tensor:
+    """Shares (n, k) of the two neighbouring ``values`` (k,), ascending, whose mean is x (n,); the outermost value beyond them."""
+    right = torch.searchsorted(values, x.contiguous()).clamp(1, len(values) - 1)
+    low, high = values[right - 1], values[right]
+    way = ((x - low) / (high - low)).clamp(0.0, 1.0)
+    shares = torch.zeros(len(x), len(values), device=x.device)
+    shares.scatter_(1, (right - 1)[:, None], (1.0 - way)[:, None])
+    return shares.scatter_(1, right[:, None], way[:, None])
 
 
 def shift_frames(rgb: Tensor, shift: Tensor) -> Tensor:
@@ -260,11 +305,17 @@ class Balanced:
             most = self.config.shift
             shift = torch.randint(-most, most + 1, (len(index), 2), generator=generator, device=index.device)
             seen = Seen(shift_frames(seen.rgb, shift), seen.present, seen.act, seen.taken)
-        rewards, logit = head.normalised(seen, shift)
-        return outcome_losses(
-            rewards, logit + self.log_odds, (self.recorded.rew[index][:, None] - head.offset) / head.scale,
-            self.recorded.term[index], weight,
-        )  # fmt: skip
+        out = head.outputs(seen, shift)
+        rewards, logit = head.read(out)
+        rew, term = self.recorded.rew[index], self.recorded.term[index]
+        found = outcome_losses(
+            rewards, logit + self.log_odds, (rew[:, None] - head.offset) / head.scale, term, weight
+        )
+        if head.config.bins:
+            entropy = -(two_hot(rew, head.bin_values) * out[:, 3:].log_softmax(1)).sum(1)
+            ended = 0.5 * (rewards[:, 1] - (rew - head.offset[1]) / head.scale[1]).square()
+            found["reward_loss"] = (weight * torch.where(term, ended, entropy)).mean()
+        return found
 
 
 def outcome_losses(rewards: Tensor, logit: Tensor, rew: Tensor, term: Tensor, weight: Tensor) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import tyro
 from diffusers.training_utils import EMAModel
-from figures import Truth, figures, table
+from figures import Truth, cells, figures, table
 from numpy.typing import NDArray
 from reference import Reference, Sequences
 from torch import Tensor, nn
@@ -33,8 +33,6 @@ from torch import Tensor, nn
 from worldsim.agents.persistent import PersistentPolicy
 from worldsim.config import read_json, write_json
 from worldsim.data.dataset import EpisodeDataset
-from worldsim.data.play import RecordConfig
-from worldsim.data.record import record
 from worldsim.diffusion.objective import Balance, ObjectiveConfig
 from worldsim.diffusion.train import run
 from worldsim.diffusion.train_config import TrainConfig
@@ -60,19 +58,19 @@ class Arm:
 
 
 ARMS = {
-    "base": Arm(),
-    "context": Arm(Balance.CONTEXT),
-    "attention": Arm(pooling="attention"),
-    "both": Arm(Balance.CONTEXT, "attention"),
     "long": Arm(longer=4),
     "long-both": Arm(Balance.CONTEXT, "attention", 4),
+    "base": Arm(),
+    "both": Arm(Balance.CONTEXT, "attention"),
+    "context": Arm(Balance.CONTEXT),
+    "attention": Arm(pooling="attention"),
     "long-context": Arm(Balance.CONTEXT, longer=4),
     "long-attention": Arm(pooling="attention", longer=4),
     "base-1": Arm(seed=1),
     "long-both-1": Arm(Balance.CONTEXT, "attention", 4, seed=1),
 }
-HEADS = {"after": True, "before": False}
-"""Separate heads: whether the newest frame that one sees is the one that the transition led into."""
+HEADS = {"after": (True, 0), "before": (False, 0), "after-bins": (True, 63), "before-bins": (False, 63)}
+"""Separate heads: whether the newest frame that one sees is the one that the transition led into, and bins of the reward."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +105,7 @@ class ArmsConfig:
     """Training steps of the baseline's world, at the trainer's own warm-up and decay."""
     batch_size: int = 32
     """Windows a step, of 24 frames."""
-    head_steps: int = 10_000
+    head_steps: int = 6_000
     """Training steps of each separate head."""
     head_batch: int = 256
     """Transitions a step."""
@@ -123,7 +121,7 @@ class ArmsConfig:
     """Free-running dreams, for how long episodes are there."""
     gpus: int = 1
     """GPUs to spread jobs over; without a GPU jobs run on the CPU, one at a time."""
-    jobs_per_gpu: int = 2
+    jobs_per_gpu: int = 3
     """Jobs at a time on each GPU."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes that record."""
@@ -185,17 +183,25 @@ def say(began: float, text: str) -> None:
 
 def record_all(config: ArmsConfig) -> None:
     """The training recordings and the held-out one, all at once; what is there is kept."""
-    common: dict[str, Any] = dict(
-        env_id=config.env_id, env_kwargs=config.env_kwargs, episode_steps=config.episode_steps, size=(64, 64), render=True,
-        frames_per_shard=2048, workers=config.workers,
-    )  # fmt: skip
-    for i, (policy, frames) in enumerate(zip(config.policies, config.frames, strict=True)):
-        record(RecordConfig(out=config.work / "data" / str(i), policy=policy, frames=frames, seed=config.seed + i, **common))
-    record(
-        RecordConfig(
-            out=config.work / "test", policy=config.policies[0], frames=config.test_frames, seed=config.seed + 100, **common
+    last = len(config.frames)
+    parts = [
+        (config.work / "data" / str(i), config.policies[i], frames, config.seed + i) for i, frames in enumerate(config.frames)
+    ]
+    parts.append((config.work / "test", config.policies[0], config.test_frames, config.seed + 100))
+    total = sum(frames for _, _, frames, _ in parts)
+    kwargs = [str(x) for pair in config.env_kwargs.items() for x in pair]
+    # Processes of their own: those that a recording starts read this file's imports again.
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "worldsim", "record", config.env_id, "--out", str(out), "--policy", policy, "--frames", str(frames),
+             "--seed", str(seed), "--render", "--size", "64", "64", "--episode-steps", str(config.episode_steps),
+             "--frames-per-shard", "1024", "--workers", str(max(1, config.workers * frames // total)), "--env-kwargs", *kwargs],
         )
-    )
+        for out, policy, frames, seed in parts
+    ]  # fmt: skip
+    failed = [process.args for process in running if process.wait() != 0]
+    if failed:
+        raise SystemExit(f"{len(failed)} of {last + 1} recordings failed, the first one: {failed[0]}")
 
 
 def training_data(config: ArmsConfig) -> list[EpisodeDataset]:
@@ -247,22 +253,24 @@ def train_heads(config: ArmsConfig) -> None:
     learned, checked = split(recorded, config.held_back, config.seed)
     sizes = action_sizes(data[0])
     results: dict[str, Any] = {"heads": {}, "history": {}}
-    for name, after in HEADS.items():
+    for name, (after, bins) in HEADS.items():
         torch.manual_seed(config.seed)
-        head = FrameOutcomeHead(height=64, width=64, **sizes).to(device)
-        head.measure(recorded.units)
+        head = FrameOutcomeHead(height=64, width=64, bins=bins, **sizes).to(device)
+        head.measure(recorded)
         balanced = Balanced(learned, BalanceConfig())
 
         def losses(generator: torch.Generator, head: Any = head, balanced: Any = balanced, after: bool = after) -> dict[str, Tensor]:
             return balanced.losses(head, config.head_batch, after, generator)  # type: ignore[no-any-return]
 
         def check(head: Any = head, after: bool = after) -> float:
-            return misfit(*judge(head, checked, after), checked)
+            return misfit(*judge(head, checked, after)[:2], checked)
 
         results["history"][name] = learn(head, losses, check, config.head_steps, config.seed, 1e-3)
         head.save_pretrained(config.work / "heads" / name)
-        rewards, logit = judge(head, held_out.recorded, after)
-        results["heads"][f"head, {name}, true frames"] = of_transitions(held_out, rewards, logit)
+        rewards, logit, median = judge(head, held_out.recorded, after)
+        results["heads"][f"head, {name}, true frames"] = of_transitions(held_out, rewards[:, 0], logit)
+        if bins:
+            results["heads"][f"head, {name}, median"] = of_transitions(held_out, median, logit)
     torch.manual_seed(config.seed)
     reference = Reference(64, 64, **sizes).to(device)
     frames, warm = 48, 4
@@ -277,8 +285,9 @@ def train_heads(config: ArmsConfig) -> None:
 
     results["history"]["reference"] = learn(reference, sequence_losses, check_reference, config.reference_steps, config.seed, 5e-4)
     for name, (rewards, logit) in judge_episodes(reference, held_out.recorded).items():
-        results["heads"][f"reference, {name}"] = of_transitions(held_out, rewards, logit)
-    results["alignment"] = alignment(recorded)
+        results["heads"][f"reference, {name}"] = of_transitions(held_out, rewards[:, 0], logit)
+    # Of the last recording alone, whose actions are drawn one by one: those that last tell the same at every lag.
+    results["alignment"] = alignment(Recorded.of(data[-1:], "cpu"))
     write_json(config.work / "results" / "heads.json", results)
 
 
@@ -327,10 +336,12 @@ def learn(
 
 
 @torch.no_grad()
-def judge(head: FrameOutcomeHead, recorded: Recorded, after: bool) -> tuple[Tensor, Tensor]:
-    """Rewards (m, 2) and logits (m,) of all judged transitions, in order."""
-    parts = [head(recorded.look(index, head.config.frames, after)) for index in recorded.judged.split(2048)]
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+def judge(head: FrameOutcomeHead, recorded: Recorded, after: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Rewards (m, 2), logits (m,) and median rewards of going on (m,) of all judged transitions, in order."""
+    parts = [head.outputs(recorded.look(index, head.config.frames, after)) for index in recorded.judged.split(2048)]
+    out = torch.cat(parts)
+    rewards, logit = head.read(out)
+    return head.offset + head.scale * rewards, logit, head.median(out)
 
 
 @torch.no_grad()
@@ -358,13 +369,13 @@ def misfit(rewards: Tensor, logit: Tensor, recorded: Recorded) -> float:
     return float(ended + (rewards[~term, 0] - rew[~term]).square().mean() / rew[~term].var())
 
 
-def of_transitions(held_out: HeldOut, rewards: Tensor, logit: Tensor) -> dict[str, Any]:
+def of_transitions(held_out: HeldOut, rew: Tensor, logit: Tensor) -> dict[str, Any]:
     """The figures of all transitions of the held-out recording, whose outcomes are all known."""
-    return figures(held_out.truth, held_out.by_episode(torch.sigmoid(logit.double())), held_out.by_episode(rewards[:, 0]))
+    return figures(held_out.truth, held_out.by_episode(torch.sigmoid(logit.double())), held_out.by_episode(rew))
 
 
 def alignment(recorded: Recorded) -> dict[str, float]:
-    """Share of the variance of rewards (of going on) that a linear model of the action explains, by the action's lag.
+    """Share of the variance of rewards (of going on) that the action explains, by the action's lag: its cell, see ``figures``.
 
     Lag 0 is the action of the same transition; were actions and outcomes shifted against each other, another one would win.
     """
@@ -373,11 +384,12 @@ def alignment(recorded: Recorded) -> dict[str, float]:
     inner = inner[:-1][r.first[inner[1:]] == r.first[inner[:-1]]]
     rew = r.rew[inner].double().cpu().numpy()
     for lag in (-1, 0, 1):
-        act = r.act[inner + lag].double().cpu().numpy()
-        act = act if act.ndim > 1 else np.eye(int(r.act.max()) + 1)[act.astype(int)]
-        design = np.concatenate([act, np.square(act), np.ones((len(act), 1))], 1)
-        left = rew - design @ np.linalg.lstsq(design, rew, rcond=None)[0]
-        found[str(lag)] = float(1.0 - left.var() / rew.var())
+        act = r.act[inner + lag].cpu().numpy()
+        cell = act if act.ndim == 1 else cells(act)
+        said = np.zeros(len(rew))
+        for one in np.unique(cell):
+            said[cell == one] = rew[cell == one].mean()
+        found[str(lag)] = float(1.0 - (rew - said).var() / rew.var())
     return found
 
 
@@ -393,7 +405,7 @@ def train_world(config: ArmsConfig) -> None:
     trainer = Trainer(
         TrainConfig(
             data=(config.work / "data",), out=config.work / "worlds" / config.arm, preset=config.preset, pooling=arm.pooling,
-            steps=steps, warmup=min(300, steps // 4), batch_size=config.batch_size, memory=False, colour=0.0, seed=arm.seed,
+            steps=steps, warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size, memory=False, colour=0.0, seed=arm.seed,
             objective=ObjectiveConfig(balance=arm.balance, pure_noise=0.5, energy=0.9, detail=0.8, outcome_weight=2.0),
             buffer_frames=int(1.2 * sum(config.frames)) + 4096, save_every=steps, sample_every=steps, scenes=0,
         )
@@ -406,9 +418,10 @@ def train_world(config: ArmsConfig) -> None:
     held_out = HeldOut.of(config, device)
     began = time.monotonic()
     # They are trained beside the first worlds.
-    while device.type == "cuda" and not (config.work / "results" / "heads.json").exists() and time.monotonic() - began < 240:
+    weights = {name: config.work / "heads" / name / "diffusion_pytorch_model.safetensors" for name in HEADS}
+    while device.type == "cuda" and not all(path.exists() for path in weights.values()) and time.monotonic() - began < 240:
         time.sleep(2)
-    found = [name for name in HEADS if (config.work / "heads" / name / "config.json").exists()]
+    found = [name for name, path in weights.items() if path.exists()]
     heads = {name: FrameOutcomeHead.from_pretrained(config.work / "heads" / name).to(device).eval() for name in found}
     forced = force(world, held_out, heads, config)
     results: dict[str, Any] = {
@@ -416,7 +429,7 @@ def train_world(config: ArmsConfig) -> None:
         **{name: value for name, value in forced.items() if isinstance(value, float)},
     }  # fmt: skip
     truth = held_out.truth
-    for name in ["network", *(f"{head}, dreamed frame" for head in heads if HEADS[head])]:
+    for name in ["network", *(f"{head}, dreamed frame" for head in heads if HEADS[head][0])]:
         ending, rew = (forced[f"{name} {what}"] for what in ("ending", "reward"))
         results["heads"][name] = figures(truth, [e[:, 0] for e in ending], [r[:, 0] for r in rew])
         mean = figures(truth, [e.mean(1) for e in ending], [r.mean(1) for r in rew])
@@ -433,11 +446,11 @@ def force(world: World, held_out: HeldOut, heads: dict[str, FrameOutcomeHead], c
     By name: of the network's heads and of separate ones that see the dreamed frame, ``... ending`` and ``... reward`` (of going on),
     each a list of (t, draws) an episode; ``rgb``: first draws, (t, 3, h, w) an episode, of the first few; PSNRs, mean over all.
     """
-    r, episodes, device = held_out.recorded, held_out.episodes, world.device
+    r, episodes = held_out.recorded, held_out.episodes
     first = torch.stack([e[0] for e in episodes])
     last = torch.stack([e[-1] for e in episodes])
     state = world.initial([SceneStart(rgb=r.rgb[i : i + 1].cpu(), act=r.act[:1].cpu()) for i in first.tolist()], range(len(first)))
-    afters = [name for name in heads if HEADS[name]]
+    afters = [name for name in heads if HEADS[name][0]]
     found: dict[str, list[Tensor]] = {}
     with Overheard(world) as heard:
         for t in range(int((last - first).max())):
@@ -524,7 +537,7 @@ def dream(world: World, held_out: HeldOut, heads: dict[str, FrameOutcomeHead], c
             frames, acts = [*frames, transition.frame.rgb][-most - 1 :], [*acts, act][-most - 1 :]
             logits = {"network": heard.last()[1]}
             for name, head in heads.items():
-                logits[name] = head(recent(frames, acts, head.config.frames, HEADS[name]))[1]
+                logits[name] = head(recent(frames, acts, head.config.frames, HEADS[name][0]))[1]
             for name, logit in logits.items():
                 steps[name] += alive[name]
                 alive[name] = alive[name] * torch.sigmoid(-logit.double())

@@ -54,6 +54,8 @@ class Arm:
     pooling: str = "mean"
     longer: int = 1
     """Multiple of the baseline's steps."""
+    emphasis: float = 1.0
+    """How many times more ends count."""
     seed: int = 0
 
 
@@ -64,6 +66,8 @@ ARMS = {
     "both": Arm(Balance.CONTEXT, "attention"),
     "context": Arm(Balance.CONTEXT),
     "attention": Arm(pooling="attention"),
+    "emphasis": Arm(emphasis=30.0),
+    "emphasis-context": Arm(Balance.CONTEXT, emphasis=30.0),
     "long-context": Arm(Balance.CONTEXT, longer=4),
     "long-attention": Arm(pooling="attention", longer=4),
     "base-1": Arm(seed=1),
@@ -81,7 +85,7 @@ class ArmsConfig:
     """Folder for results: JSON, table, pictures."""
     work: Path
     """Folder for recordings, worlds and logs."""
-    stage: Literal["all", "record", "heads", "world", "report"] = "all"
+    stage: Literal["all", "record", "heads", "reference", "world", "report"] = "all"
     """``all`` runs the others, each in processes of its own; ``world`` needs ``--arm``."""
     arm: str = ""
     """Arm that the stage ``world`` trains and evaluates."""
@@ -113,6 +117,8 @@ class ArmsConfig:
     """Training steps of the reference."""
     reference_batch: int = 48
     """Windows a step, of 48 frames."""
+    head_wait: float = 240.0
+    """Seconds that a trained world waits for the separate heads, to judge them on its frames."""
     held_back: float = 0.1
     """Share of the training episodes by which the best weights of separate heads and reference are chosen."""
     draws: int = 4
@@ -139,6 +145,8 @@ def main(config: ArmsConfig) -> None:
         record_all(config)
     elif config.stage == "heads":
         train_heads(config)
+    elif config.stage == "reference":
+        train_reference(config)
     elif config.stage == "world":
         train_world(config)
     else:
@@ -150,7 +158,7 @@ def run_all(config: ArmsConfig) -> None:
     began = time.monotonic()
     record_all(config)
     say(began, "recorded")
-    waiting = [("heads", ["--stage", "heads"])]
+    waiting = [(name, ["--stage", name]) for name in ("heads", "reference")]
     waiting += [(name, ["--stage", "world", "--arm", name]) for name in config.arms]
     waiting = [job for job in waiting if not (config.work / "results" / f"{job[0]}.json").exists()]
     places = [gpu for _ in range(config.jobs_per_gpu) for gpu in range(config.gpus)] if torch.cuda.is_available() else [0]
@@ -265,30 +273,37 @@ def train_heads(config: ArmsConfig) -> None:
         def check(head: Any = head, after: bool = after) -> float:
             return misfit(*judge(head, checked, after)[:2], checked)
 
-        results["history"][name] = learn(head, losses, check, config.head_steps, config.seed, 1e-3)
+        results["history"][name] = learn(head, losses, check, config.head_steps, config.seed)
         head.save_pretrained(config.work / "heads" / name)
         rewards, logit, median = judge(head, held_out.recorded, after)
         results["heads"][f"head, {name}, true frames"] = of_transitions(held_out, rewards[:, 0], logit)
         if bins:
             results["heads"][f"head, {name}, median"] = of_transitions(held_out, median, logit)
-    torch.manual_seed(config.seed)
-    reference = Reference(64, 64, **sizes).to(device)
-    frames, warm = 48, 4
-    sequences = Sequences(learned, frames, warm)
-
-    def sequence_losses(generator: torch.Generator) -> dict[str, Tensor]:
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            return sequences.losses(reference, config.reference_batch, generator)
-
-    def check_reference() -> float:
-        return sum(misfit(*said, checked) for said in judge_episodes(reference, checked).values())
-
-    results["history"]["reference"] = learn(reference, sequence_losses, check_reference, config.reference_steps, config.seed, 5e-4)
-    for name, (rewards, logit) in judge_episodes(reference, held_out.recorded).items():
-        results["heads"][f"reference, {name}"] = of_transitions(held_out, rewards[:, 0], logit)
     # Of the last recording alone, whose actions are drawn one by one: those that last tell the same at every lag.
     results["alignment"] = alignment(Recorded.of(data[-1:], "cpu"))
     write_json(config.work / "results" / "heads.json", results)
+
+
+def train_reference(config: ArmsConfig) -> None:
+    """The reference, chosen and judged as the separate heads are."""
+    device, data = device_of(), training_data(config)
+    recorded, held_out = Recorded.of(data, device), HeldOut.of(config, device)
+    learned, checked = split(recorded, config.held_back, config.seed)
+    torch.manual_seed(config.seed)
+    reference = Reference(64, 64, **action_sizes(data[0])).to(device)
+    sequences = Sequences(learned, frames=48, warm=4)
+
+    def losses(generator: torch.Generator) -> dict[str, Tensor]:
+        return sequences.losses(reference, config.reference_batch, generator)
+
+    def check() -> float:
+        return sum(misfit(*said, checked) for said in judge_episodes(reference, checked).values())
+
+    results: dict[str, Any] = {"heads": {}}
+    results["history"] = {"reference": learn(reference, losses, check, config.reference_steps, config.seed)}
+    for name, (rewards, logit) in judge_episodes(reference, held_out.recorded).items():
+        results["heads"][f"reference, {name}"] = of_transitions(held_out, rewards[:, 0], logit)
+    write_json(config.work / "results" / "reference.json", results)
 
 
 def split(recorded: Recorded, share: float, seed: int) -> tuple[Recorded, Recorded]:
@@ -300,13 +315,12 @@ def split(recorded: Recorded, share: float, seed: int) -> tuple[Recorded, Record
 
 
 def learn(
-    module: nn.Module, losses: Callable[[torch.Generator], dict[str, Tensor]], check: Callable[[], float], steps: int, seed: int,
-    rate: float,
+    module: nn.Module, losses: Callable[[torch.Generator], dict[str, Tensor]], check: Callable[[], float], steps: int, seed: int
 ) -> list[dict[str, float]]:
     """Train to the end at a rate that falls as a cosine; leaves the averaged weights that ``check`` (less is better) liked best."""
     parameters = list(module.parameters())
     device = parameters[0].device
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     average = EMAModel(parameters, decay=0.998)
     generator = torch.Generator(device).manual_seed(seed)
@@ -406,7 +420,7 @@ def train_world(config: ArmsConfig) -> None:
         TrainConfig(
             data=(config.work / "data",), out=config.work / "worlds" / config.arm, preset=config.preset, pooling=arm.pooling,
             steps=steps, warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size, memory=False, colour=0.0, seed=arm.seed,
-            objective=ObjectiveConfig(balance=arm.balance, pure_noise=0.5, energy=0.9, detail=0.8, outcome_weight=2.0),
+            objective=ObjectiveConfig(balance=arm.balance, pure_noise=0.5, energy=0.9, detail=0.8, outcome_weight=2.0, end_emphasis=arm.emphasis),
             buffer_frames=int(1.2 * sum(config.frames)) + 4096, save_every=steps, sample_every=steps, scenes=0,
         )
     )  # fmt: skip
@@ -419,7 +433,7 @@ def train_world(config: ArmsConfig) -> None:
     began = time.monotonic()
     # They are trained beside the first worlds.
     weights = {name: config.work / "heads" / name / "diffusion_pytorch_model.safetensors" for name in HEADS}
-    while device.type == "cuda" and not all(path.exists() for path in weights.values()) and time.monotonic() - began < 240:
+    while device.type == "cuda" and not all(path.exists() for path in weights.values()) and time.monotonic() - began < config.head_wait:
         time.sleep(2)
     found = [name for name, path in weights.items() if path.exists()]
     heads = {name: FrameOutcomeHead.from_pretrained(config.work / "heads" / name).to(device).eval() for name in found}
@@ -587,8 +601,9 @@ def report(config: ArmsConfig) -> None:
     rows: dict[str, dict[str, Any]] = {}
     lines = [f"{'world':<18}{'steps':>7}{'minutes':>9}{'PSNR':>8}{'pooled':>8}{'copy':>8}{'pooled':>8}   steps an episode"]
     for name, result in results.items():
-        rows |= {(head if name == "heads" else f"{name}: {head}"): values for head, values in result["heads"].items()}
-        if name != "heads":
+        alone = name in ("heads", "reference")
+        rows |= {(head if alone else f"{name}: {head}"): values for head, values in result["heads"].items()}
+        if not alone:
             lengths = ", ".join(f"{k} {v:.1f}" for k, v in result["episode_steps"].items())
             lines.append(
                 f"{name:<18}{result['steps']:>7}{result['train_seconds'] / 60:>9.1f}{result['next_frame_psnr']:>8.2f}"
@@ -605,7 +620,7 @@ def report(config: ArmsConfig) -> None:
 
 
 def found(config: ArmsConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    for name in ("heads", *config.arms):
+    for name in ("heads", "reference", *config.arms):
         path = config.work / "results" / f"{name}.json"
         if path.exists():
             yield name, read_json(path)

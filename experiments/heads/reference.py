@@ -6,6 +6,7 @@ that frame is drawn (``before``). The second bounds every head on a world's feat
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,10 +14,14 @@ from torch import Tensor, nn
 
 from worldsim.diffusion.denoiser import rgb_to_channels
 from worldsim.errors import InvalidInputError
-from worldsim.frame_heads import Recorded, outcome_losses
+from worldsim.frame_heads import Recorded, outcome_losses, shift_frames
 
 Outcome = tuple[Tensor, Tensor]
 """Rewards of going on and of ending (..., 2), in units, and the termination's logit (...)."""
+
+
+STACK = 4
+"""Frames that the convolutions see at once, as the separate heads do: speeds are differences of few pixels."""
 
 
 class Reference(nn.Module):
@@ -28,7 +33,7 @@ class Reference(nn.Module):
     def __init__(self, height: int, width: int, actions: int, action_dim: int, hidden: int = 256) -> None:
         super().__init__()
         self.actions, self.size = actions, actions or action_dim
-        widths = (5, 48, 96, 128, 128)
+        widths = (3 * STACK + 2, 48, 96, 128, 128)
         layers: list[nn.Module] = []
         for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
             layers += [nn.Conv2d(a, b, 5 if i == 0 else 3, stride=2, padding=2 if i == 0 else 1), nn.GroupNorm(8, b), nn.SiLU()]
@@ -44,16 +49,25 @@ class Reference(nn.Module):
         nn.init.zeros_(last.bias)
         return nn.Sequential(nn.Linear(inputs, hidden), nn.SiLU(), last)
 
-    def forward(self, rgb: Tensor, act: Tensor, prior: Tensor) -> tuple[Outcome, Outcome]:
+    def forward(
+        self, rgb: Tensor, act: Tensor, prior: Tensor, shift: Tensor | None = None
+    ) -> tuple[Outcome, Outcome]:
         """Outcomes of the transitions into frames 1 to t - 1: ``after`` and ``before``, each of leading shape (b, t - 1).
 
         rgb: (b, t, 3, h, w) uint8. act: (b, t, ...) of the transitions into the frames. prior: () logit of the share of ends.
+        shift: (b, 2) pixels by which pictures were moved, as of :class:`worldsim.frame_heads.FrameOutcomeHead`.
         """
         b, t, _, h, w = rgb.shape
         rows = torch.linspace(-1.0, 1.0, h, device=rgb.device)[:, None].expand(h, w)
         columns = torch.linspace(-1.0, 1.0, w, device=rgb.device)[None].expand(h, w)
-        where = torch.stack([rows, columns]).expand(b * t, 2, h, w)
-        look = self.look(torch.cat([rgb_to_channels(rgb).flatten(0, 1), where], 1)).unflatten(0, (b, t))
+        where = torch.stack([rows, columns]).expand(b, 2, h, w)
+        if shift is not None:
+            where = where - (2.0 * shift / torch.tensor([h - 1.0, w - 1.0], device=shift.device))[:, :, None, None]
+        pictures = rgb_to_channels(rgb)
+        earlier = [torch.cat([torch.zeros_like(pictures[:, :n]), pictures[:, : t - n]], 1) for n in range(1, min(STACK, t))]
+        stacked = torch.cat([pictures, *earlier], 2).flatten(0, 1)
+        places = where[:, None].expand(b, t, 2, h, w).flatten(0, 1)
+        look = self.look(torch.cat([stacked, places], 1)).unflatten(0, (b, t))
         if self.actions:
             act = act[..., None] == torch.arange(self.size, device=act.device)
         act = act.to(look.dtype)
@@ -73,12 +87,15 @@ class Sequences:
     """Windows of episodes, in which every transition of a recording counts equally often.
 
     frames: of a window. warm: transitions before the first one that counts, where a window begins inside an episode: the state has
-    seen too little until then.
+    seen too little until then. emphasis: of ends, as ``ObjectiveConfig.end_emphasis``. shift: pixels that windows are moved by, at
+    most.
     """
 
     recorded: Recorded
     frames: int
     warm: int
+    emphasis: float = 30.0
+    shift: int = 2
 
     def __post_init__(self) -> None:
         r, reach = self.recorded, self.frames - self.warm - 1
@@ -105,11 +122,17 @@ class Sequences:
         """The losses of ``batch`` windows, by question."""
         r = self.recorded
         index, counted = self.draw(batch, generator)
-        after, before = reference(r.rgb[index], r.act[index], r.units[4])
+        shift = torch.randint(-self.shift, self.shift + 1, (batch, 2), generator=generator, device=index.device)
+        after, before = reference(shift_frames(r.rgb[index], shift), r.act[index], r.units[4], shift)
         rew = ((r.rew[index][:, 1:, None] - r.units[:2]) / r.units[2:4]).flatten(0, 1)
-        weight = counted.float().flatten()
+        term, weight = r.term[index][:, 1:].flatten(), counted.float().flatten()
+        ends = torch.where(term, self.emphasis, 1.0) / (1.0 + (self.emphasis - 1.0) * torch.sigmoid(r.units[4]))
         losses = {}
         for name, (rewards, logit) in {"after": after, "before": before}.items():
-            found = outcome_losses(rewards.flatten(0, 1), logit.flatten(), rew, r.term[index][:, 1:].flatten(), weight)
-            losses |= {f"{name}_{key}": value / weight.mean().clamp(min=1e-6) for key, value in found.items()}
+            rewards, logit = rewards.flatten(0, 1), logit.flatten() + math.log(self.emphasis)
+            found = {
+                "reward": outcome_losses(rewards, logit, rew, term, weight)["reward_loss"],
+                "termination": outcome_losses(rewards, logit, rew, term, weight * ends)["termination_loss"],
+            }
+            losses |= {f"{name}_{key}_loss": value / weight.mean().clamp(min=1e-6) for key, value in found.items()}
         return losses

@@ -1,8 +1,9 @@
-"""Rewards and ends read off emitted frames: a small network of its own, and how it learns them from a recording.
+"""Rewards and ends read off emitted frames: a separate small network, and how it is trained.
 
-The heads on the dynamics' features (:class:`worldsim.heads.OutcomeHead`) see a frame through the tokens of a network that is
-trained to draw it. This one sees the pixels that the world emitted. It shares no weights with the dynamics, so its batches can be
-balanced by events without changing what the dynamics learns.
+The heads on the dynamics' features (:class:`worldsim.heads.OutcomeHead`) see a frame through the
+tokens of a network that is trained to draw it. This one sees the pixels that the world emitted. It
+shares no weights with the dynamics, so its batches can be balanced by events without changing what
+the dynamics learns.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from worldsim.diffusion.tally import Tally
 from worldsim.errors import InvalidInputError
 
 RARE = 4.0
-"""A reward this many standard deviations from the mean is an event of its own when batches are balanced."""
+"""A reward this many standard deviations from the mean is an event of its own when batches are
+balanced."""
 
 
 @dataclass(frozen=True)
 class Seen:
     """What the head sees of b transitions. k frames and actions, oldest first.
 
-    rgb: (b, k, 3, h, w) uint8. present: (b, k) bool, frames of the same episode. act: (b, k, ...), the last one led into the frame
-    that is judged. taken: (b, k) bool, actions of the same episode.
+    rgb: (b, k, 3, h, w) uint8. present: (b, k) bool, frames of the same episode. act: (b, k, ...),
+    the last one led into the frame that is judged. taken: (b, k) bool, actions of the same episode.
     """
 
     rgb: Tensor
@@ -42,13 +44,17 @@ class Seen:
 
 
 class FrameOutcomeHead(Module):
-    """Rewards and termination of a transition from the last frames and actions: convolutions over pixels and their coordinates.
+    """Rewards and termination of a transition from the last frames and actions: convolutions over
+    pixels and their coordinates.
 
-    frames: how many it sees. height, width: in pixels, divisible by ``2 ** len(widths)``. actions, action_dim: as of
-    :class:`worldsim.diffusion.network.SpaceTimeTransformer`. widths: channels of the convolutions, each of stride 2.
-    bins: the reward of going on is a distribution over this many values (two-hot, Hafner et al. 2023), 0 for its mean alone.
+    frames: how many it sees. height, width: in pixels, divisible by ``2 ** len(widths)``. actions,
+    action_dim: as of :class:`worldsim.diffusion.network.SpaceTimeTransformer`. widths: channels of
+    the convolutions, each of stride 2. bins: the reward of going on is a distribution over this
+    many values (two-hot, Hafner et al. 2023), 0 for its mean alone.
 
-    Where an environment makes up the frame at an episode's end (:func:`worldsim.diffusion.buffer.made_up`), a head must not see it.
+    Group norms see to it that the brightness of whole frames hardly matters: things must have places.
+    Where an environment makes up the frame at an episode's end
+    (:func:`worldsim.diffusion.buffer.made_up`), a head must not see that frame: ask it before.
     """
 
     config: Any
@@ -68,10 +74,13 @@ class FrameOutcomeHead(Module):
         super().__init__()
         step = 2 ** len(widths)
         if height % step or width % step:
-            raise InvalidInputError(f"frames of {height}x{width} pixels: choose multiples of {step}, or fewer widths")
+            raise InvalidInputError(
+                f"frames of {height}x{width} pixels: choose multiples of {step}, or fewer widths"
+            )
         self.width = actions or action_dim
         layers: list[nn.Module] = []
-        # Two channels of coordinates (Liu et al. 2018): whether something is over the edge is a matter of where it is.
+        # Two channels of coordinates (Liu et al. 2018): whether something is over the edge is a
+        # matter of where it is.
         for a, b in zip((3 * frames + 2, *widths[:-1]), widths, strict=True):
             layers += [nn.Conv2d(a, b, 3, stride=2, padding=1), nn.GroupNorm(8, b), nn.SiLU()]
         self.look = nn.Sequential(*layers, nn.Flatten())
@@ -80,9 +89,14 @@ class FrameOutcomeHead(Module):
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.judge = nn.Sequential(
-            nn.Linear(widths[-1] * places + frames * self.width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), last
+            nn.Linear(widths[-1] * places + frames * self.width, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            last,
         )
-        # Rewards of going on and of ending in the environment's units, and the logit of the recording's share of endings.
+        # Rewards of going on and of ending in the environment's units, and the logit of the
+        # recording's share of endings.
         self.register_buffer("offset", torch.zeros(2))
         self.register_buffer("scale", torch.ones(2))
         self.register_buffer("prior", torch.zeros(()))
@@ -105,25 +119,39 @@ class FrameOutcomeHead(Module):
             self.bin_values.copy_(torch.sign(even) * torch.expm1(even.abs()))
 
     def outputs(self, seen: Seen, shift: Tensor | None = None) -> Tensor:
-        """(b, 3 + bins) float32 for :meth:`read`: both rewards, the termination's logit, logits of the reward's values.
+        """(b, 3 + bins) float32 for :meth:`read`: both rewards, the termination's logit, logits of
+        the reward's values.
 
-        shift: (b, 2) pixels down and to the right by which the pictures were moved (:func:`shift_frames`), or None.
+        shift: (b, 2) pixels down and to the right by which the pictures were moved
+        (:func:`shift_frames`), or None.
         """
         b, _, _, h, w = seen.rgb.shape
         pictures = (rgb_to_channels(seen.rgb) * seen.present[:, :, None, None, None]).flatten(1, 2)
-        rows = torch.linspace(-1.0, 1.0, h, device=pictures.device)[None, None, :, None].expand(b, 1, h, w)
-        columns = torch.linspace(-1.0, 1.0, w, device=pictures.device)[None, None, None, :].expand(b, 1, h, w)
+        rows = torch.linspace(-1.0, 1.0, h, device=pictures.device)[None, None, :, None].expand(
+            b, 1, h, w
+        )
+        columns = torch.linspace(-1.0, 1.0, w, device=pictures.device)[None, None, None, :].expand(
+            b, 1, h, w
+        )
         where = torch.cat([rows, columns], 1)
         if shift is not None:
-            where = where - (2.0 * shift / torch.tensor([h - 1.0, w - 1.0], device=shift.device))[:, :, None, None]
+            where = (
+                where
+                - (2.0 * shift / torch.tensor([h - 1.0, w - 1.0], device=shift.device))[
+                    :, :, None, None
+                ]
+            )
         features = self.look(torch.cat([pictures, where], 1))
         act = seen.act.float()
         if self.config.actions:
             act = (seen.act[..., None] == torch.arange(self.width, device=act.device)).float()
-        return self.judge(torch.cat([features, (act * seen.taken[..., None]).flatten(1)], 1)).float()
+        return self.judge(
+            torch.cat([features, (act * seen.taken[..., None]).flatten(1)], 1)
+        ).float()
 
     def read(self, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards of going on and of ending (b, 2), in units of ``scale`` from ``offset``, and the termination's logit (b,)."""
+        """Rewards of going on and of ending (b, 2), in units of ``scale`` from ``offset``, and the
+        termination's logit (b,)."""
         rewards = out[:, :2]
         if self.config.bins:
             mean = (out[:, 3:].softmax(1) * self.bin_values).sum(1)
@@ -131,7 +159,8 @@ class FrameOutcomeHead(Module):
         return rewards, out[:, 2] + self.prior
 
     def median(self, out: Tensor) -> Tensor:
-        """The median reward of going on (b,), in the environment's units; the mean where there are no bins."""
+        """The median reward of going on (b,), in the environment's units; the mean where there are
+        no bins."""
         if not self.config.bins:
             return self.offset[0] + self.scale[0] * out[:, 0]
         share = out[:, 3:].softmax(1)
@@ -140,10 +169,13 @@ class FrameOutcomeHead(Module):
         right = (below < 0.5).sum(1, keepdim=True).clamp(1, share.shape[1] - 1)
         low, high = below.gather(1, right - 1), below.gather(1, right)
         way = ((0.5 - low) / (high - low).clamp(min=1e-9)).clamp(0.0, 1.0)
-        return (self.bin_values[right - 1] + way * (self.bin_values[right] - self.bin_values[right - 1]))[:, 0]
+        return (
+            self.bin_values[right - 1] + way * (self.bin_values[right] - self.bin_values[right - 1])
+        )[:, 0]
 
     def forward(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """The rewards of going on and of ending (b, 2), in the environment's units, and the termination's logit (b,)."""
+        """The rewards of going on and of ending (b, 2), in the environment's units, and the
+        termination's logit (b,)."""
         rewards, logit = self.read(self.outputs(seen))
         return self.offset + self.scale * rewards, logit
 
@@ -153,7 +185,8 @@ def _symlog(x: Tensor) -> Tensor:
 
 
 def two_hot(x: Tensor, values: Tensor) -> Tensor:
-    """Shares (n, k) of the two neighbouring ``values`` (k,), ascending, whose mean is x (n,); the outermost value beyond them."""
+    """Shares (n, k) of the two neighbouring ``values`` (k,), ascending, whose mean is x (n,); the
+    outermost value beyond them."""
     right = torch.searchsorted(values, x.contiguous()).clamp(1, len(values) - 1)
     low, high = values[right - 1], values[right]
     way = ((x - low) / (high - low)).clamp(0.0, 1.0)
@@ -163,21 +196,25 @@ def two_hot(x: Tensor, values: Tensor) -> Tensor:
 
 
 def shift_frames(rgb: Tensor, shift: Tensor) -> Tensor:
-    """Pictures (b, k, c, h, w) moved by ``shift`` (b, 2) int64 pixels down and to the right; edges are repeated."""
+    """Pictures (b, k, c, h, w) moved by ``shift`` (b, 2) int64 pixels down and to the right; edges
+    are repeated."""
     h, w = rgb.shape[-2:]
     rows = (torch.arange(h, device=rgb.device)[None] - shift[:, :1]).clamp(0, h - 1)
     columns = (torch.arange(w, device=rgb.device)[None] - shift[:, 1:]).clamp(0, w - 1)
     batch = torch.arange(len(rgb), device=rgb.device)[:, None, None]
-    return rgb.permute(0, 3, 4, 1, 2)[batch, rows[:, :, None], columns[:, None, :]].permute(0, 3, 4, 1, 2)
+    return rgb.permute(0, 3, 4, 1, 2)[batch, rows[:, :, None], columns[:, None, :]].permute(
+        0, 3, 4, 1, 2
+    )
 
 
 @dataclass(frozen=True)
 class Recorded:
     """Transitions of a recording, on a device: n frames of its episodes one after the other.
 
-    rgb: (n, 3, h, w) uint8. act: (n, ...), rew: (n,) float32, term: (n,) bool: of the transition *into* each frame; zeros for an
-    episode's first frame. first: (n,) int64, the first frame of each one's episode. judged: (m,) int64, frames that a transition
-    leads to whose outcome is known. units: (5,) of :class:`worldsim.diffusion.tally.Tally`.
+    rgb: (n, 3, h, w) uint8. act: (n, ...), rew: (n,) float32, term: (n,) bool: of the transition
+    *into* each frame; zeros for an episode's first frame. first: (n,) int64, the first frame of
+    each one's episode. judged: (m,) int64, frames that a transition leads to whose outcome is
+    known. units: (5,) of :class:`worldsim.diffusion.tally.Tally`.
     """
 
     rgb: Tensor
@@ -191,7 +228,9 @@ class Recorded:
     @staticmethod
     def of(datasets: Sequence[EpisodeDataset], device: torch.device | str) -> Recorded:
         """All transitions of recordings of one environment."""
-        parts: dict[str, list[np.ndarray[Any, Any]]] = {name: [] for name in ("rgb", "act", "rew", "term", "first", "judged")}
+        parts: dict[str, list[np.ndarray[Any, Any]]] = {
+            name: [] for name in ("rgb", "act", "rew", "term", "first", "judged")
+        }
         tally, count = Tally(), 0
         for dataset in datasets:
             for index in dataset.readable:
@@ -210,13 +249,17 @@ class Recorded:
                 parts["first"].append(first + count)
                 parts["judged"].append(np.flatnonzero(later & ~unsure) + count)
                 count += n
-        made = {name: torch.from_numpy(np.concatenate(values)).to(device) for name, values in parts.items()}
+        made = {
+            name: torch.from_numpy(np.concatenate(values)).to(device)
+            for name, values in parts.items()
+        }
         return Recorded(**made, units=tally.units().to(device))
 
     def look(self, index: Tensor, frames: int, after: bool) -> Seen:
         """What is seen of the transitions into the frames ``index`` (b,).
 
-        after: whether the newest of the ``frames`` frames is the one that the transition led into, or the one that it left.
+        after: whether the newest of the ``frames`` frames is the one that the transition led into,
+        or the one that it left.
         """
         back = torch.arange(1 - frames, 1, device=index.device)
         led = index[:, None] + back
@@ -244,20 +287,25 @@ class BalanceConfig:
     rare: float = 0.25
     """Share that are rare rewards (:data:`RARE`), where there are any."""
     shift: int = 2
-    """Pictures are moved by up to this many pixels, up, down and sideways: a recording holds few ends, which are seen often."""
+    """Pictures are moved by up to this many pixels, up, down and sideways: a recording holds few
+    ends, which are seen often."""
 
     def __post_init__(self) -> None:
         if not (0.0 < self.ends < 1.0 and 0.0 <= self.rare < 1.0 and self.ends + self.rare < 1.0):
-            raise InvalidInputError(f"BalanceConfig: shares ends = {self.ends!r} and rare = {self.rare!r} must leave some for the rest")
+            raise InvalidInputError(
+                f"BalanceConfig: shares ends = {self.ends!r} and rare = {self.rare!r} "
+                "must leave some for the rest"
+            )
 
 
 @dataclass
 class Balanced:
     """Batches of transitions in which events come often, and the losses that make up for it.
 
-    Ends are over-represented: the logit is shifted in training by the difference of log odds between batch and recording (case-control
-    sampling, Prentice and Pyke 1979), so that the head itself gives the recording's probabilities. Rare rewards are too: transitions
-    that go on are weighted by their share in the recording over that in the batch.
+    Ends are over-represented: the logit is shifted in training by the difference of log odds
+    between batch and recording (case-control sampling, Prentice and Pyke 1979), so that the head
+    itself gives the recording's probabilities. Rare rewards are too: transitions that go on are
+    weighted by their share in the recording over that in the batch.
     """
 
     recorded: Recorded
@@ -269,8 +317,13 @@ class Balanced:
         rare = ~term & ((rew - r.units[0]).abs() > RARE * r.units[2])
         self.kinds = [r.judged[kind] for kind in (term, rare, ~term & ~rare)]
         if not len(self.kinds[2]):
-            raise InvalidInputError("every transition of the recording is an end or a rare reward: nothing to balance")
-        wanted = [self.config.ends if len(self.kinds[0]) else 0.0, self.config.rare if len(self.kinds[1]) else 0.0]
+            raise InvalidInputError(
+                "every transition of the recording is an end or a rare reward: nothing to balance"
+            )
+        wanted = [
+            self.config.ends if len(self.kinds[0]) else 0.0,
+            self.config.rare if len(self.kinds[1]) else 0.0,
+        ]
         self.shares = [*wanted, 1.0 - sum(wanted)]
         self.log_odds = 0.0
         if len(self.kinds[0]):
@@ -293,17 +346,26 @@ class Balanced:
             kind[torch.randint(len(kind), (n,), generator=generator, device=device)]
             for kind, n in zip(self.kinds, counts, strict=True) if n
         ]  # fmt: skip
-        weight = [torch.full((n,), w, device=device) for w, n in zip(self.weights, counts, strict=True) if n]
+        weight = [
+            torch.full((n,), w, device=device)
+            for w, n in zip(self.weights, counts, strict=True)
+            if n
+        ]
         return torch.cat(index), torch.cat(weight)
 
-    def losses(self, head: FrameOutcomeHead, batch: int, after: bool, generator: torch.Generator) -> dict[str, Tensor]:
-        """The losses of one batch: of the mean reward (squared error) and of the probability of an end."""
+    def losses(
+        self, head: FrameOutcomeHead, batch: int, after: bool, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The losses of one batch: of the mean reward (squared error) and of the probability of an
+        end."""
         index, weight = self.draw(batch, generator)
         seen = self.recorded.look(index, head.config.frames, after)
         shift = None
         if self.config.shift:
             most = self.config.shift
-            shift = torch.randint(-most, most + 1, (len(index), 2), generator=generator, device=index.device)
+            shift = torch.randint(
+                -most, most + 1, (len(index), 2), generator=generator, device=index.device
+            )
             seen = Seen(shift_frames(seen.rgb, shift), seen.present, seen.act, seen.taken)
         out = head.outputs(seen, shift)
         rewards, logit = head.read(out)
@@ -318,10 +380,14 @@ class Balanced:
         return found
 
 
-def outcome_losses(rewards: Tensor, logit: Tensor, rew: Tensor, term: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Losses of b transitions: half the squared error of the reward of what happened, and the cross-entropy of ends.
+def outcome_losses(
+    rewards: Tensor, logit: Tensor, rew: Tensor, term: Tensor, weight: Tensor
+) -> dict[str, Tensor]:
+    """Losses of b transitions: half the squared error of the reward of what happened, and the
+    cross-entropy of ends.
 
-    rewards, rew: (b, 2) predicted and true, in units of going on and of ending. logit, term, weight: (b,).
+    rewards, rew: (b, 2) predicted and true, in units of going on and of ending. logit, term,
+    weight: (b,).
     """
     error = 0.5 * (rewards - rew).square()
     reward = torch.where(term, error[:, 1], error[:, 0])

@@ -1,12 +1,14 @@
-"""Why the heads of a small world learn nothing of a small thing's end: arms on one recording, and what could be known at all.
+"""Why the heads of a small world learn nothing of a small thing's end: arms on one recording, and
+what could be known at all.
 
 Results and what they mean: docs/experiments/heads.md.
 
     python experiments/heads/arms.py --out runs/heads --work runs/heads/work --gpus 2
 
-records an environment (training and held-out recordings of different seeds), trains a world for each arm, the separate heads
-and the reference beside them, evaluates all on the same held-out episodes and writes ``summary.json``, ``table.txt`` and pictures to
-``--out``. Each stage is a process of its own (``--stage``), so that several share a GPU; what is there already is kept.
+records an environment (training and held-out recordings of different seeds), trains a world for
+each arm, the separate heads and the reference beside them, evaluates all on the same held-out
+episodes and writes ``summary.json``, ``table.txt`` and pictures to ``--out``. Each stage is a
+process of its own (``--stage``), so that several share a GPU; what is there already is kept.
 """
 
 from __future__ import annotations
@@ -73,8 +75,14 @@ ARMS = {
     "base-1": Arm(seed=1),
     "long-both-1": Arm(Balance.CONTEXT, "attention", 4, seed=1),
 }
-HEADS = {"after": (True, 0), "before": (False, 0), "after-bins": (True, 63), "before-bins": (False, 63)}
-"""Separate heads: whether the newest frame that one sees is the one that the transition led into, and bins of the reward."""
+HEADS = {
+    "after": (True, 0),
+    "before": (False, 0),
+    "after-bins": (True, 63),
+    "before-bins": (False, 63),
+}
+"""Separate heads: whether the newest frame that one sees is the one that the transition led into,
+and bins of the reward."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,9 @@ class ArmsConfig:
     """Arms that ``all`` trains, in this order."""
     env_id: str = "LunarLander-v3"
     """Gymnasium id; it is recorded as it renders, 64x64."""
-    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=lambda: {"continuous": True})
+    env_kwargs: dict[str, int | float | bool | str] = field(
+        default_factory=lambda: {"continuous": True}
+    )
     """Further arguments of ``gymnasium.make``."""
     policies: tuple[str, ...] = ("persistent", "random")
     """Who plays the training recordings; the first one plays the held-out one."""
@@ -120,9 +130,11 @@ class ArmsConfig:
     head_wait: float = 240.0
     """Seconds that a trained world waits for the separate heads, to judge them on its frames."""
     held_back: float = 0.1
-    """Share of the training episodes by which the best weights of separate heads and reference are chosen."""
+    """Share of the training episodes by which the best weights of separate heads and reference are
+    chosen."""
     draws: int = 4
-    """Draws of each next frame: figures are of the first one, and of the mean probability of all."""
+    """Draws of each next frame: figures are of the first one, and of the mean probability of
+    all."""
     dreams: int = 64
     """Free-running dreams, for how long episodes are there."""
     gpus: int = 1
@@ -154,27 +166,49 @@ def main(config: ArmsConfig) -> None:
 
 
 def run_all(config: ArmsConfig) -> None:
-    """Record, then train and evaluate everything, ``jobs_per_gpu`` processes on each GPU at a time."""
+    """Record, then train and evaluate everything, ``jobs_per_gpu`` processes on each GPU at a
+    time."""
     began = time.monotonic()
     record_all(config)
     say(began, "recorded")
     waiting = [(name, ["--stage", name]) for name in ("heads", "reference")]
     waiting += [(name, ["--stage", "world", "--arm", name]) for name in config.arms]
     waiting = [job for job in waiting if not (config.work / "results" / f"{job[0]}.json").exists()]
-    places = [gpu for _ in range(config.jobs_per_gpu) for gpu in range(config.gpus)] if torch.cuda.is_available() else [0]
+    places = (
+        [gpu for _ in range(config.jobs_per_gpu) for gpu in range(config.gpus)]
+        if torch.cuda.is_available()
+        else [0]
+    )
     running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
     while waiting or running:
         for place, gpu in enumerate(places):
             if place in running and running[place][1].poll() is not None:
                 name, process = running.pop(place)
-                say(began, f"{name}: " + ("done" if process.returncode == 0 else f"failed, see {config.work / 'log' / name}.log"))
+                say(
+                    began,
+                    f"{name}: "
+                    + (
+                        "done"
+                        if process.returncode == 0
+                        else f"failed, see {config.work / 'log' / name}.log"
+                    ),
+                )
                 report(config)
             if place not in running and waiting:
                 name, options = waiting.pop(0)
-                environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu), "OMP_NUM_THREADS": "3"}
+                environment = {
+                    **os.environ,
+                    "CUDA_VISIBLE_DEVICES": str(gpu),
+                    "OMP_NUM_THREADS": "3",
+                }
                 with open(config.work / "log" / f"{name}.log", "wb") as log:
                     command = [sys.executable, __file__, *sys.argv[1:], *options]
-                    running[place] = name, subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+                    running[place] = (
+                        name,
+                        subprocess.Popen(
+                            command, stdout=log, stderr=subprocess.STDOUT, env=environment
+                        ),
+                    )
                 say(began, f"{name}: started on GPU {gpu}")
         time.sleep(0.5)
     report(config)
@@ -193,23 +227,29 @@ def record_all(config: ArmsConfig) -> None:
     """The training recordings and the held-out one, all at once; what is there is kept."""
     last = len(config.frames)
     parts = [
-        (config.work / "data" / str(i), config.policies[i], frames, config.seed + i) for i, frames in enumerate(config.frames)
+        (config.work / "data" / str(i), config.policies[i], frames, config.seed + i)
+        for i, frames in enumerate(config.frames)
     ]
     parts.append((config.work / "test", config.policies[0], config.test_frames, config.seed + 100))
     total = sum(frames for _, _, frames, _ in parts)
     kwargs = [str(x) for pair in config.env_kwargs.items() for x in pair]
     # Processes of their own: those that a recording starts read this file's imports again.
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "worldsim", "record", config.env_id, "--out", str(out), "--policy", policy, "--frames", str(frames),
-             "--seed", str(seed), "--render", "--size", "64", "64", "--episode-steps", str(config.episode_steps),
-             "--frames-per-shard", "1024", "--workers", str(max(1, config.workers * frames // total)), "--env-kwargs", *kwargs],
-        )
-        for out, policy, frames, seed in parts
-    ]  # fmt: skip
-    failed = [process.args for process in running if process.wait() != 0]
+    running = []
+    for out, policy, frames, seed in parts:
+        options = {
+            "--out": out, "--policy": policy, "--frames": frames, "--seed": seed,
+            "--episode-steps": config.episode_steps, "--frames-per-shard": 1024,
+            "--workers": max(1, config.workers * frames // total),
+        }  # fmt: skip
+        command = [sys.executable, "-m", "worldsim", "record", config.env_id, "--render"]
+        command += [str(x) for pair in options.items() for x in pair]
+        command += ["--size", "64", "64", "--env-kwargs", *kwargs]
+        running.append(subprocess.Popen(command))
+    failed = [str(process.args) for process in running if process.wait() != 0]
     if failed:
-        raise SystemExit(f"{len(failed)} of {last + 1} recordings failed, the first one: {failed[0]}")
+        raise SystemExit(
+            f"{len(failed)} of {last + 1} recordings failed, the first one: {failed[0]}"
+        )
 
 
 def training_data(config: ArmsConfig) -> list[EpisodeDataset]:
@@ -218,7 +258,8 @@ def training_data(config: ArmsConfig) -> list[EpisodeDataset]:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out episodes: as a whole recording, and which of its frames each one is: (t + 1,) int64, first to last."""
+    """The held-out episodes: as a whole recording, and which of its frames each one is: (t + 1,)
+    int64, first to last."""
 
     recorded: Recorded
     episodes: list[Tensor]
@@ -227,7 +268,9 @@ class HeldOut:
     def of(config: ArmsConfig, device: torch.device) -> HeldOut:
         recorded = Recorded.of([EpisodeDataset(config.work / "test")], device)
         _, lengths = torch.unique(recorded.first, return_counts=True)
-        return HeldOut(recorded, list(torch.arange(len(recorded.first), device=device).split(lengths.tolist())))
+        return HeldOut(
+            recorded, list(torch.arange(len(recorded.first), device=device).split(lengths.tolist()))
+        )
 
     @property
     def truth(self) -> Truth:
@@ -248,14 +291,18 @@ def device_of() -> torch.device:
 
 def action_sizes(dataset: EpisodeDataset) -> dict[str, int]:
     space = dataset.info.action_space
-    return {"actions": int(space["n"]) if space["type"] == "Discrete" else 0, "action_dim": len(space.get("low", ()))}
+    return {
+        "actions": int(space["n"]) if space["type"] == "Discrete" else 0,
+        "action_dim": len(space.get("low", ())),
+    }
 
 
 # Separate heads and the reference.
 
 
 def train_heads(config: ArmsConfig) -> None:
-    """Both separate heads and the reference, chosen by training episodes that were held back, judged on the held-out recording."""
+    """Both separate heads and the reference, chosen by training episodes that were held back,
+    judged on the held-out recording."""
     device, data = device_of(), training_data(config)
     recorded, held_out = Recorded.of(data, device), HeldOut.of(config, device)
     learned, checked = split(recorded, config.held_back, config.seed)
@@ -267,7 +314,12 @@ def train_heads(config: ArmsConfig) -> None:
         head.measure(recorded)
         balanced = Balanced(learned, BalanceConfig())
 
-        def losses(generator: torch.Generator, head: Any = head, balanced: Any = balanced, after: bool = after) -> dict[str, Tensor]:
+        def losses(
+            generator: torch.Generator,
+            head: Any = head,
+            balanced: Any = balanced,
+            after: bool = after,
+        ) -> dict[str, Tensor]:
             return balanced.losses(head, config.head_batch, after, generator)  # type: ignore[no-any-return]
 
         def check(head: Any = head, after: bool = after) -> float:
@@ -276,10 +328,13 @@ def train_heads(config: ArmsConfig) -> None:
         results["history"][name] = learn(head, losses, check, config.head_steps, config.seed)
         head.save_pretrained(config.work / "heads" / name)
         rewards, logit, median = judge(head, held_out.recorded, after)
-        results["heads"][f"head, {name}, true frames"] = of_transitions(held_out, rewards[:, 0], logit)
+        results["heads"][f"head, {name}, true frames"] = of_transitions(
+            held_out, rewards[:, 0], logit
+        )
         if bins:
             results["heads"][f"head, {name}, median"] = of_transitions(held_out, median, logit)
-    # Of the last recording alone, whose actions are drawn one by one: those that last tell the same at every lag.
+    # Of the last recording alone, whose actions are drawn one by one: those that last tell the same
+    # at every lag.
     results["alignment"] = alignment(Recorded.of(data[-1:], "cpu"))
     write_json(config.work / "results" / "heads.json", results)
 
@@ -300,7 +355,9 @@ def train_reference(config: ArmsConfig) -> None:
         return sum(misfit(*said, checked) for said in judge_episodes(reference, checked).values())
 
     results: dict[str, Any] = {"heads": {}}
-    results["history"] = {"reference": learn(reference, losses, check, config.reference_steps, config.seed)}
+    results["history"] = {
+        "reference": learn(reference, losses, check, config.reference_steps, config.seed)
+    }
     for name, (rewards, logit) in judge_episodes(reference, held_out.recorded).items():
         results["heads"][f"reference, {name}"] = of_transitions(held_out, rewards[:, 0], logit)
     write_json(config.work / "results" / "reference.json", results)
@@ -309,15 +366,22 @@ def train_reference(config: ArmsConfig) -> None:
 def split(recorded: Recorded, share: float, seed: int) -> tuple[Recorded, Recorded]:
     """The transitions of most episodes, and those of the others."""
     starts = torch.unique(recorded.first)
-    back = torch.from_numpy(np.random.default_rng(seed).random(len(starts)) < share).to(starts.device)
+    back = torch.from_numpy(np.random.default_rng(seed).random(len(starts)) < share).to(
+        starts.device
+    )
     other = back[torch.searchsorted(starts, recorded.first[recorded.judged])]
     return recorded.only(recorded.judged[~other]), recorded.only(recorded.judged[other])
 
 
 def learn(
-    module: nn.Module, losses: Callable[[torch.Generator], dict[str, Tensor]], check: Callable[[], float], steps: int, seed: int
+    module: nn.Module,
+    losses: Callable[[torch.Generator], dict[str, Tensor]],
+    check: Callable[[], float],
+    steps: int,
+    seed: int,
 ) -> list[dict[str, float]]:
-    """Train to the end at a rate that falls as a cosine; leaves the averaged weights that ``check`` (less is better) liked best."""
+    """Train to the end at a rate that falls as a cosine; leaves the averaged weights that ``check``
+    (less is better) liked best."""
     parameters = list(module.parameters())
     device = parameters[0].device
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.05)
@@ -341,9 +405,14 @@ def learn(
             with torch.no_grad():
                 misfit = check()
             if misfit < least:
-                least, best = misfit, {k: v.detach().clone() for k, v in module.state_dict().items()}
+                least, best = (
+                    misfit,
+                    {k: v.detach().clone() for k, v in module.state_dict().items()},
+                )
             average.restore(parameters)
-            history.append({"step": step, "check": misfit, **{k: float(v.detach()) for k, v in found.items()}})
+            history.append(
+                {"step": step, "check": misfit, **{k: float(v.detach()) for k, v in found.items()}}
+            )
             print(history[-1], flush=True)
     module.load_state_dict(best)
     return history
@@ -351,8 +420,12 @@ def learn(
 
 @torch.no_grad()
 def judge(head: FrameOutcomeHead, recorded: Recorded, after: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Rewards (m, 2), logits (m,) and median rewards of going on (m,) of all judged transitions, in order."""
-    parts = [head.outputs(recorded.look(index, head.config.frames, after)) for index in recorded.judged.split(2048)]
+    """Rewards (m, 2), logits (m,) and median rewards of going on (m,) of all judged transitions, in
+    order."""
+    parts = [
+        head.outputs(recorded.look(index, head.config.frames, after))
+        for index in recorded.judged.split(2048)
+    ]
     out = torch.cat(parts)
     rewards, logit = head.read(out)
     return head.offset + head.scale * rewards, logit, head.median(out)
@@ -367,15 +440,23 @@ def judge_episodes(reference: Reference, recorded: Recorded) -> dict[str, tuple[
     found: dict[str, list[tuple[Tensor, Tensor]]] = {"after": [], "before": []}
     for start, last in zip(starts.split(32), lasts.split(32), strict=True):
         longest = int((last - start).max())
-        index = torch.minimum(start[:, None] + torch.arange(longest + 1, device=start.device), last[:, None])
+        index = torch.minimum(
+            start[:, None] + torch.arange(longest + 1, device=start.device), last[:, None]
+        )
         inside = torch.arange(1, longest + 1, device=start.device) <= (last - start)[:, None]
-        for name, (rewards, logit) in zip(found, reference(r.rgb[index], r.act[index], r.units[4]), strict=True):
+        for name, (rewards, logit) in zip(
+            found, reference(r.rgb[index], r.act[index], r.units[4]), strict=True
+        ):
             found[name].append(((r.units[:2] + r.units[2:4] * rewards)[inside], logit[inside]))
-    return {name: (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])) for name, parts in found.items()}
+    return {
+        name: (torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts]))
+        for name, parts in found.items()
+    }
 
 
 def misfit(rewards: Tensor, logit: Tensor, recorded: Recorded) -> float:
-    """What the best weights have least of: log loss of ends over that of their share, plus share of the rewards' variance missed."""
+    """What the best weights have least of: log loss of ends over that of their share, plus share of
+    the rewards' variance missed."""
     rew, term = recorded.rew[recorded.judged], recorded.term[recorded.judged]
     share = term.float().mean().clamp(1e-4, 1 - 1e-4)
     least = -(share * share.log() + (1 - share) * (1 - share).log())
@@ -385,13 +466,17 @@ def misfit(rewards: Tensor, logit: Tensor, recorded: Recorded) -> float:
 
 def of_transitions(held_out: HeldOut, rew: Tensor, logit: Tensor) -> dict[str, Any]:
     """The figures of all transitions of the held-out recording, whose outcomes are all known."""
-    return figures(held_out.truth, held_out.by_episode(torch.sigmoid(logit.double())), held_out.by_episode(rew))
+    return figures(
+        held_out.truth, held_out.by_episode(torch.sigmoid(logit.double())), held_out.by_episode(rew)
+    )
 
 
 def alignment(recorded: Recorded) -> dict[str, float]:
-    """Share of the variance of rewards (of going on) that the action explains, by the action's lag: its cell, see ``figures``.
+    """Share of the variance of rewards (of going on) that the action explains, by the action's lag:
+    its cell, see ``figures``.
 
-    Lag 0 is the action of the same transition; were actions and outcomes shifted against each other, another one would win.
+    Lag 0 is the action of the same transition; were actions and outcomes shifted against each
+    other, another one would win.
     """
     r, found = recorded, {}
     inner = r.judged[(r.judged - r.first[r.judged] > 1) & ~r.term[r.judged]]
@@ -411,17 +496,24 @@ def alignment(recorded: Recorded) -> dict[str, float]:
 
 
 def train_world(config: ArmsConfig) -> None:
-    """One arm: train its world, then judge its heads, and the separate ones on its frames, on the held-out recording."""
+    """One arm: train its world, then judge its heads, and the separate ones on its frames, on the
+    held-out recording."""
     if config.arm not in ARMS:
         raise SystemExit(f"--arm {config.arm!r}: choose one of {', '.join(ARMS)}")
     arm, device = ARMS[config.arm], device_of()
     steps = config.steps * arm.longer
+    objective = ObjectiveConfig(
+        balance=arm.balance, pure_noise=0.5, energy=0.9, detail=0.8, outcome_weight=2.0,
+        end_emphasis=arm.emphasis,
+    )  # fmt: skip
     trainer = Trainer(
         TrainConfig(
-            data=(config.work / "data",), out=config.work / "worlds" / config.arm, preset=config.preset, pooling=arm.pooling,
-            steps=steps, warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size, memory=False, colour=0.0, seed=arm.seed,
-            objective=ObjectiveConfig(balance=arm.balance, pure_noise=0.5, energy=0.9, detail=0.8, outcome_weight=2.0, end_emphasis=arm.emphasis),
-            buffer_frames=int(1.2 * sum(config.frames)) + 4096, save_every=steps, sample_every=steps, scenes=0,
+            data=(config.work / "data",), out=config.work / "worlds" / config.arm, seed=arm.seed,
+            preset=config.preset, pooling=arm.pooling, memory=False, colour=0.0,
+            objective=objective,
+            steps=steps, warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size,
+            buffer_frames=int(1.2 * sum(config.frames)) + 4096,
+            save_every=steps, sample_every=steps, scenes=0,
         )
     )  # fmt: skip
     began = time.monotonic()
@@ -432,14 +524,24 @@ def train_world(config: ArmsConfig) -> None:
     held_out = HeldOut.of(config, device)
     began = time.monotonic()
     # They are trained beside the first worlds.
-    weights = {name: config.work / "heads" / name / "diffusion_pytorch_model.safetensors" for name in HEADS}
-    while device.type == "cuda" and not all(path.exists() for path in weights.values()) and time.monotonic() - began < config.head_wait:
+    weights = {
+        name: config.work / "heads" / name / "diffusion_pytorch_model.safetensors" for name in HEADS
+    }
+    while (
+        device.type == "cuda"
+        and not all(path.exists() for path in weights.values())
+        and time.monotonic() - began < config.head_wait
+    ):
         time.sleep(2)
     found = [name for name, path in weights.items() if path.exists()]
-    heads = {name: FrameOutcomeHead.from_pretrained(config.work / "heads" / name).to(device).eval() for name in found}
+    heads = {
+        name: FrameOutcomeHead.from_pretrained(config.work / "heads" / name).to(device).eval()
+        for name in found
+    }
     forced = force(world, held_out, heads, config)
     results: dict[str, Any] = {
-        "arm": dataclasses.asdict(arm), "steps": steps, "train_seconds": trained, "history": history, "heads": {},
+        "arm": dataclasses.asdict(arm), "steps": steps, "train_seconds": trained,
+        "history": history, "heads": {},
         **{name: value for name, value in forced.items() if isinstance(value, float)},
     }  # fmt: skip
     truth = held_out.truth
@@ -454,16 +556,22 @@ def train_world(config: ArmsConfig) -> None:
 
 
 @torch.no_grad()
-def force(world: World, held_out: HeldOut, heads: dict[str, FrameOutcomeHead], config: ArmsConfig) -> dict[str, Any]:
+def force(
+    world: World, held_out: HeldOut, heads: dict[str, FrameOutcomeHead], config: ArmsConfig
+) -> dict[str, Any]:
     """Each next step of each held-out episode from its true past, drawn ``draws`` times.
 
-    By name: of the network's heads and of separate ones that see the dreamed frame, ``... ending`` and ``... reward`` (of going on),
-    each a list of (t, draws) an episode; ``rgb``: first draws, (t, 3, h, w) an episode, of the first few; PSNRs, mean over all.
+    By name: of the network's heads and of separate ones that see the dreamed frame, ``... ending``
+    and ``... reward`` (of going on), each a list of (t, draws) an episode; ``rgb``: first draws,
+    (t, 3, h, w) an episode, of the first few; PSNRs, mean over all.
     """
     r, episodes = held_out.recorded, held_out.episodes
     first = torch.stack([e[0] for e in episodes])
     last = torch.stack([e[-1] for e in episodes])
-    state = world.initial([SceneStart(rgb=r.rgb[i : i + 1].cpu(), act=r.act[:1].cpu()) for i in first.tolist()], range(len(first)))
+    state = world.initial(
+        [SceneStart(rgb=r.rgb[i : i + 1].cpu(), act=r.act[:1].cpu()) for i in first.tolist()],
+        range(len(first)),
+    )
     afters = [name for name in heads if HEADS[name][0]]
     found: dict[str, list[Tensor]] = {}
     with Overheard(world) as heard:
@@ -479,7 +587,9 @@ def force(world: World, held_out: HeldOut, heads: dict[str, FrameOutcomeHead], c
                 for name in afters:
                     seen = r.look(now + 1, heads[name].config.frames, after=True)
                     rgb = torch.cat([seen.rgb[:, :-1], dreamed[:, None]], 1)
-                    outcomes[f"{name}, dreamed frame"] = heads[name](dataclasses.replace(seen, rgb=rgb))
+                    outcomes[f"{name}, dreamed frame"] = heads[name](
+                        dataclasses.replace(seen, rgb=rgb)
+                    )
                 for name, (rewards, logit) in outcomes.items():
                     said.setdefault(f"{name} ending", []).append(torch.sigmoid(logit.double()))
                     said.setdefault(f"{name} reward", []).append(rewards[:, 0])
@@ -487,8 +597,8 @@ def force(world: World, held_out: HeldOut, heads: dict[str, FrameOutcomeHead], c
                     error = (dreamed.int() - truth.int()).square().double().mean((1, 2, 3))
                     copied = (r.rgb[now].int() - truth.int()).square().double().mean((1, 2, 3))
                     for name, value in (
-                        ("next_frame_psnr", psnr(dreamed, truth)), ("copy_last_psnr", psnr(r.rgb[now], truth)),
-                        ("next_frame_mse", error), ("copy_last_mse", copied),
+                        ("next_frame_psnr", psnr(dreamed, truth)), ("next_frame_mse", error),
+                        ("copy_last_psnr", psnr(r.rgb[now], truth)), ("copy_last_mse", copied),
                     ):  # fmt: skip
                         found.setdefault(name, []).append(value.cpu())
                     found.setdefault("rgb", []).append(dreamed[:3].cpu())
@@ -498,11 +608,13 @@ def force(world: World, held_out: HeldOut, heads: dict[str, FrameOutcomeHead], c
     lengths = (last - first).tolist()
     stacked = {name: torch.stack(values) for name, values in found.items()}
     results: dict[str, Any] = {
-        name: [values[:n, i].numpy() for i, n in enumerate(lengths[: values.shape[1]])] for name, values in stacked.items()
+        name: [values[:n, i].numpy() for i, n in enumerate(lengths[: values.shape[1]])]
+        for name, values in stacked.items()
     }
     for name in ("next_frame_psnr", "copy_last_psnr", "next_frame_mse", "copy_last_mse"):
         results[name] = float(np.concatenate(results[name]).mean())
-    # Most frames are so alike that single ones reach the cap of 40 dB: the error of all together tells them apart.
+    # Most frames are so alike that single ones reach the cap of 40 dB: the error of all together
+    # tells them apart.
     for name in ("next_frame", "copy_last"):
         results[f"{name}_psnr_pooled"] = float(10.0 * np.log10(255.0**2 / results[f"{name}_mse"]))
     return results
@@ -513,10 +625,13 @@ class Overheard:
 
     def __init__(self, world: World) -> None:
         self.said: list[Any] = []
-        self.handle = world.outcome.register_forward_hook(lambda module, given, said: self.said.append(said))
+        self.handle = world.outcome.register_forward_hook(
+            lambda module, given, said: self.said.append(said)
+        )
 
     def last(self) -> tuple[Tensor, Tensor]:
-        """Rewards of going on and of ending (b, 2), and the termination's logit (b,), of the last step."""
+        """Rewards of going on and of ending (b, 2), and the termination's logit (b,), of the last
+        step."""
         said, self.said = self.said[-1], []
         return said  # type: ignore[no-any-return]
 
@@ -528,25 +643,38 @@ class Overheard:
 
 
 @torch.no_grad()
-def dream(world: World, held_out: HeldOut, heads: dict[str, FrameOutcomeHead], config: ArmsConfig) -> dict[str, float]:
-    """Mean steps of an episode, cut at ``episode_steps``: of held-out ones, and as each head has it in free-running dreams.
+def dream(
+    world: World, held_out: HeldOut, heads: dict[str, FrameOutcomeHead], config: ArmsConfig
+) -> dict[str, float]:
+    """Mean steps of an episode, cut at ``episode_steps``: of held-out ones, and as each head has it
+    in free-running dreams.
 
-    Dreams begin with true first frames and go on past every end: a head's expected steps are the sum of the probabilities, by what it
-    said until then, of having come so far.
+    Dreams begin with true first frames and go on past every end: a head's expected steps are the
+    sum of the probabilities, by what it said until then, of having come so far.
     """
     r, device = held_out.recorded, world.device
     starts = [e[0] for e in held_out.episodes[: config.dreams]]
-    state = world.initial([SceneStart(rgb=r.rgb[i : i + 1].cpu(), act=r.act[:1].cpu()) for i in starts], range(len(starts)))
+    state = world.initial(
+        [SceneStart(rgb=r.rgb[i : i + 1].cpu(), act=r.act[:1].cpu()) for i in starts],
+        range(len(starts)),
+    )
     policies = [PersistentPolicy(world.action_space) for _ in starts]
     for i, policy in enumerate(policies):
         policy.reset(10_000 + i)
     most = max((head.config.frames for head in heads.values()), default=4)
     frames, acts = [r.rgb[torch.stack(starts)]], [torch.zeros_like(r.act[torch.stack(starts)])]
-    alive = {name: torch.ones(len(starts), dtype=torch.float64, device=device) for name in ("network", *heads)}
+    alive = {
+        name: torch.ones(len(starts), dtype=torch.float64, device=device)
+        for name in ("network", *heads)
+    }
     steps = {name: torch.zeros(len(starts), dtype=torch.float64, device=device) for name in alive}
     with Overheard(world) as heard:
         for _ in range(config.episode_steps):
-            act = torch.from_numpy(np.stack([policy.act(None) for policy in policies])).to(r.act).reshape(acts[0].shape)
+            act = (
+                torch.from_numpy(np.stack([policy.act(None) for policy in policies]))
+                .to(r.act)
+                .reshape(acts[0].shape)
+            )
             state, transition = world.step(state, act)
             frames, acts = [*frames, transition.frame.rgb][-most - 1 :], [*acts, act][-most - 1 :]
             logits = {"network": heard.last()[1]}
@@ -560,9 +688,11 @@ def dream(world: World, held_out: HeldOut, heads: dict[str, FrameOutcomeHead], c
 
 
 def recent(frames: list[Tensor], acts: list[Tensor], count: int, after: bool) -> Seen:
-    """What a head sees after a step, from the newest frames of an episode and the actions into them (b, ...), oldest first.
+    """What a head sees after a step, from the newest frames of an episode and the actions into them
+    (b, ...), oldest first.
 
-    The oldest one of ``frames`` is an episode's first, which no action led to, unless there are more than ``count`` of them.
+    The oldest one of ``frames`` is an episode's first, which no action led to, unless there are
+    more than ``count`` of them.
     """
     whole = len(frames) > count
     shown = frames if after else frames[:-1]
@@ -578,16 +708,28 @@ def recent(frames: list[Tensor], acts: list[Tensor], count: int, after: bool) ->
 
 
 def strips(forced: dict[str, Any], held_out: HeldOut, steps: int = 8) -> Array:
-    """The last steps of the first few episodes: true frames, and the one-step dreams with the network's probability of an end."""
+    """The last steps of the first few episodes: true frames, and the one-step dreams with the
+    network's probability of an end."""
     sheets = []
     for i, rgb in enumerate(forced["rgb"]):
         frames = held_out.recorded.rgb[held_out.episodes[i]].cpu().permute(0, 2, 3, 1).numpy()
         said = forced["network ending"][i][-steps:, 0]
         other = forced.get("after, dreamed frame ending")
-        extra = ["" if other is None else f"\n{p:.3f}" for p in (said if other is None else other[i][-steps:, 0])]
-        rows = {"true": list(frames[-steps:]), "dream": [np.ascontiguousarray(x.transpose(1, 2, 0)) for x in rgb[-steps:]]}
-        title = [f"episode {i}, its last {steps} steps: probability of an end by the network's head" + (", by the separate one" if other else "")]
-        sheets.append(contact_sheet(rows, [f"{p:.3f}{e}" for p, e in zip(said, extra, strict=True)], 2, title))
+        extra = [
+            "" if other is None else f"\n{p:.3f}"
+            for p in (said if other is None else other[i][-steps:, 0])
+        ]
+        rows = {
+            "true": list(frames[-steps:]),
+            "dream": [np.ascontiguousarray(x.transpose(1, 2, 0)) for x in rgb[-steps:]],
+        }
+        title = [
+            f"episode {i}, its last {steps} steps: probability of an end by the network's head"
+            + (", by the separate one" if other else "")
+        ]
+        sheets.append(
+            contact_sheet(rows, [f"{p:.3f}{e}" for p, e in zip(said, extra, strict=True)], 2, title)
+        )
     width = max(sheet.shape[1] for sheet in sheets)
     return np.concatenate([np.pad(s, ((0, 0), (0, width - s.shape[1]), (0, 0))) for s in sheets])
 
@@ -599,22 +741,36 @@ def report(config: ArmsConfig) -> None:
     """Everything that is there by now: ``summary.json`` and ``table.txt``."""
     results = dict(found(config))
     rows: dict[str, dict[str, Any]] = {}
-    lines = [f"{'world':<18}{'steps':>7}{'minutes':>9}{'PSNR':>8}{'pooled':>8}{'copy':>8}{'pooled':>8}   steps an episode"]
+    lines = [
+        f"{'world':<18}{'steps':>7}{'minutes':>9}{'PSNR':>8}{'pooled':>8}{'copy':>8}{'pooled':>8}"
+        "   steps an episode"
+    ]
     for name, result in results.items():
         alone = name in ("heads", "reference")
-        rows |= {(head if alone else f"{name}: {head}"): values for head, values in result["heads"].items()}
+        rows |= {
+            (head if alone else f"{name}: {head}"): values
+            for head, values in result["heads"].items()
+        }
         if not alone:
             lengths = ", ".join(f"{k} {v:.1f}" for k, v in result["episode_steps"].items())
             lines.append(
-                f"{name:<18}{result['steps']:>7}{result['train_seconds'] / 60:>9.1f}{result['next_frame_psnr']:>8.2f}"
-                f"{result['next_frame_psnr_pooled']:>8.2f}{result['copy_last_psnr']:>8.2f}{result['copy_last_psnr_pooled']:>8.2f}   {lengths}"
+                f"{name:<18}{result['steps']:>7}{result['train_seconds'] / 60:>9.1f}"
+                + "".join(
+                    f"{result[key]:>8.2f}"
+                    for what in ("next_frame", "copy_last")
+                    for key in (f"{what}_psnr", f"{what}_psnr_pooled")
+                )
+                + f"   {lengths}"
             )
     if not rows:
         return
     text = table(rows) + "\n\n" + "\n".join(lines)
     (config.out / "table.txt").write_text(text + "\n")
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    write_json(config.out / "summary.json", {"config": config, "hardware": f"{config.gpus} x {device}", "results": results})
+    write_json(
+        config.out / "summary.json",
+        {"config": config, "hardware": f"{config.gpus} x {device}", "results": results},
+    )
     if config.stage == "report":
         print(text, flush=True)
 

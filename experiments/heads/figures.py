@@ -1,4 +1,5 @@
-"""Figures of heads against the truth: log loss of ends, calibration, reward errors, each beside who knows nothing of the frames."""
+"""Figures of heads against the truth: log loss of ends, calibration, reward errors, each beside who
+knows nothing of the frames."""
 
 from __future__ import annotations
 
@@ -18,23 +19,27 @@ BINS = (0.0, 0.002, 0.005, 0.02, 0.05, 0.1, 0.3, 0.6, 1.0)
 CELLS = 4
 """Equal parts of each dimension of a continuous action, for the best constant of each cell."""
 LEAST = 1e-6
-"""Probabilities are kept this far from 0 and 1 before their logarithm is taken, as ``worldsim evaluate`` does."""
+"""Probabilities are kept this far from 0 and 1 before their logarithm is taken, as ``worldsim
+evaluate`` does."""
 
 
 @dataclass(frozen=True)
 class Truth:
-    """True episodes: of each the actions (t, ...), rewards (t,) and whether each transition ended it (t,) bool."""
+    """True episodes: of each the actions (t, ...), rewards (t,) and whether each transition ended
+    it (t,) bool."""
 
     act: Sequence[Array]
     rew: Sequence[Array]
     ended: Sequence[Array]
 
 
-def figures(truth: Truth, ending: Sequence[Array], rew: Sequence[Array], draws: int = 2000) -> dict[str, Any]:
+def figures(
+    truth: Truth, ending: Sequence[Array], rew: Sequence[Array], draws: int = 2000
+) -> dict[str, Any]:
     """What one head says of true episodes.
 
-    ending: (t,) probability of an end at each transition of each episode. rew: (t,) expected reward of going on.
-    Intervals are 95%, by bootstrap over episodes, of each ratio.
+    ending: (t,) probability of an end at each transition of each episode. rew: (t,) expected reward
+    of going on. Intervals are 95%, by bootstrap over episodes, of each ratio.
     """
     n = len(truth.rew)
     losses = [log_loss(p, e) for p, e in zip(ending, truth.ended, strict=True)]
@@ -54,9 +59,13 @@ def figures(truth: Truth, ending: Sequence[Array], rew: Sequence[Array], draws: 
         "mean_ending": float(np.concatenate(ending).mean()),
         "share": share,
         "reward_error": pooled(absolute),
-        "reward_error_ratio": {name: pooled(absolute) / pooled(each) for name, (each, _) in base.items()},
+        "reward_error_ratio": {
+            name: pooled(absolute) / pooled(each) for name, (each, _) in base.items()
+        },
         "reward_error_ratio_ci95": ratio_ci(absolute, base["constant per action"][0], n, draws),
-        "reward_squared_error_ratio": {name: pooled(squared) / pooled(each) for name, (_, each) in base.items()},
+        "reward_squared_error_ratio": {
+            name: pooled(squared) / pooled(each) for name, (_, each) in base.items()
+        },
         "reliability": reliability(np.concatenate(ending), np.concatenate(truth.ended)),
     }
 
@@ -71,8 +80,11 @@ def pooled(values: Sequence[Array]) -> float:
     return float(np.concatenate(values).mean())
 
 
-def ratio_ci(above: Sequence[Array], below: Sequence[Array], episodes: int, draws: int) -> list[float]:
-    """95% interval of a ratio of two means over the same transitions, by bootstrap over episodes."""
+def ratio_ci(
+    above: Sequence[Array], below: Sequence[Array], episodes: int, draws: int
+) -> list[float]:
+    """95% interval of a ratio of two means over the same transitions, by bootstrap over
+    episodes."""
     one, other = (np.array([np.sum(v) for v in values]) for values in (above, below))
     return list(bootstrap_ci(lambda counts: (counts @ one) / (counts @ other), episodes, draws))
 
@@ -84,15 +96,25 @@ def reliability(ending: Array, ended: Array) -> list[dict[str, float]]:
         chosen = (ending >= low) & ((ending < high) | (high == 1.0))
         if chosen.any():
             said, happened = float(ending[chosen].mean()), float(ended[chosen].mean())
-            rows.append({"from": low, "to": high, "steps": int(chosen.sum()), "said": said, "happened": happened})
+            rows.append(
+                {
+                    "from": low,
+                    "to": high,
+                    "steps": int(chosen.sum()),
+                    "said": said,
+                    "happened": happened,
+                }
+            )
     return rows
 
 
 def constants(truth: Truth) -> dict[str, tuple[list[Array], list[Array]]]:
-    """Absolute and squared errors, by episode, of who sees no frames: fitted to these very rewards, so as good as it gets.
+    """Absolute and squared errors, by episode, of who sees no frames: fitted to these very rewards,
+    so as good as it gets.
 
-    ``constant``: one number. ``constant per action``: one for each discrete action, or each cell of continuous ones.
-    ``linear in action``: for continuous actions; least squares, and least absolute deviations by reweighting.
+    ``constant``: one number. ``constant per action``: one for each discrete action, or each cell of
+    continuous ones. ``linear in action``: for continuous actions; least squares, and least absolute
+    deviations by reweighting.
     """
     on = np.concatenate([~e for e in truth.ended])
     sizes = np.cumsum([int((~e).sum()) for e in truth.ended])[:-1]
@@ -109,7 +131,9 @@ def constants(truth: Truth) -> dict[str, tuple[list[Array], list[Array]]]:
         absolute = squares
         for _ in range(50):
             weight = 1.0 / np.sqrt(np.maximum(np.abs(rew - absolute), 1e-4))
-            absolute = design @ np.linalg.lstsq(design * weight[:, None], rew * weight, rcond=None)[0]
+            absolute = (
+                design @ np.linalg.lstsq(design * weight[:, None], rew * weight, rcond=None)[0]
+            )
         said["linear in action"] = (absolute, squares)
     return {
         name: (np.split(np.abs(rew - median), sizes), np.split(np.square(rew - mean), sizes))
@@ -118,21 +142,31 @@ def constants(truth: Truth) -> dict[str, tuple[list[Array], list[Array]]]:
 
 
 def cells(act: Array) -> Array:
-    """The number of each continuous action's cell, (n, d) to (n,): ``CELLS`` equal parts of each dimension's range."""
+    """The number of each continuous action's cell, (n, d) to (n,): ``CELLS`` equal parts of each
+    dimension's range."""
     low, high = act.min(0), act.max(0)
-    part = np.clip(((act - low) / np.maximum(high - low, 1e-9) * CELLS).astype(np.int64), 0, CELLS - 1)
+    part = np.clip(
+        ((act - low) / np.maximum(high - low, 1e-9) * CELLS).astype(np.int64), 0, CELLS - 1
+    )
     return (part * CELLS ** np.arange(act.shape[1])).sum(1)
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """A line for each head."""
-    lines = [f"{'':<34}{'ends: ratio':>12}{'95%':>16}{'said/share':>12}{'reward MAE':>12}{'per action':>12}{'linear':>9}{'MSE p.a.':>9}"]
+    head = ("ends: ratio", "95%", "said/share", "reward MAE", "per action", "linear", "MSE p.a.")
+    lines = [" " * 42 + "".join(f"{name:>14}" for name in head)]
     for name, r in results.items():
-        low, high = r["ending_ratio_ci95"]
-        error, square = r["reward_error_ratio"], r["reward_squared_error_ratio"]
-        lines.append(
-            f"{name:<34}{r['ending_ratio']:>12.3f}{f'[{low:.2f}, {high:.2f}]':>16}{r['mean_ending'] / max(r['share'], 1e-9):>12.2f}"
-            f"{r['reward_error']:>12.3f}{error['constant per action']:>12.3f}{error.get('linear in action', float('nan')):>9.3f}"
-            f"{square['constant per action']:>9.3f}"
+        error, low_high = (
+            r["reward_error_ratio"],
+            "[{:.2f}, {:.2f}]".format(*r["ending_ratio_ci95"]),
         )
+        values = (
+            r["mean_ending"] / max(r["share"], 1e-9),
+            r["reward_error"],
+            error["constant per action"],
+            error.get("linear in action", float("nan")),
+            r["reward_squared_error_ratio"]["constant per action"],
+        )
+        shown = "".join(f"{value:>14.3f}" for value in values)
+        lines.append(f"{name:<42}{r['ending_ratio']:>14.3f}{low_high:>14}{shown}")
     return "\n".join(lines)

@@ -40,7 +40,7 @@ class Balance(StrEnum):
     """What frames of its noise level have on average, as in EDM2 (Karras et al. 2024): the loss is the logarithm of means. What
     happens seldom counts as often as it happens, so that the mean, or the energy score's samples, are the true ones."""
     CONTEXT = "context"
-    """As ``LEVEL``, with separate averages for frames whose predecessor is visible and for those whose context is hidden (a window's
+    """As ``LEVEL``, with separate averages for frames that see the frame before and for those whose context is hidden (a window's
     first frame, and windows cut by ``context_drop``). Errors without context are many times larger: in a common average they
     decide how little every other frame counts."""
 
@@ -80,9 +80,9 @@ class ObjectiveConfig:
     """Weight of the reward's and the termination's losses beside colour's. It changes how much of the network serves them, not what
     is right: probabilities stay true."""
     end_emphasis: float = 1.0
-    """How many times more an end counts than a transition that goes on. The logit is shifted by its logarithm in training alone, so
-    that the head still gives the true probability (case-control weighting, Prentice and Pyke 1979). Ends in a hundred steps are a
-    gradient a tenth of what balanced ones are, and things of a few pixels are learned late or never."""
+    """How many times more an end counts than a transition that goes on. In training the logit is shifted by its logarithm, so that
+    the head still gives the true probability (case-control weighting, Prentice and Pyke 1979). Where one transition in a hundred
+    ends, the loss of knowing nothing is a tenth of a balanced one's, and what a few pixels decide is learned late or never."""
     forgive_dreamed: bool = True
     """Leave out of the loss the places where a memory that was dreamed in part shows something else than what was there: there
     a dream should stay as it is. Otherwise the network learns to distrust what it remembers of its own."""
@@ -160,7 +160,7 @@ def level_errors(errors: Tensor, level: Tensor, counted: Tensor, group: Tensor |
 
 
 def sees_last(frames: int, hidden_before: Tensor) -> Tensor:
-    """Whether each of windows' frames sees the one before it, (b, t) bool: not a window's first, nor those up to the moment of reset.
+    """Whether each frame of windows sees the one before it, (b, t) bool: not the first, nor those up to the moment of reset.
 
     hidden_before: (b,) int64, the first frame of each window that later ones see.
     """
@@ -309,7 +309,8 @@ class Objective(nn.Module):
     ) -> dict[str, Tensor]:
         """Logarithms of errors: every noise level, and by :class:`Balance` every frame, counts by ratio, as PSNR does.
 
-        drawn: (b, t) bool, which frames count; None for all. follows: (b, t) bool, which see the frame before (``Balance.CONTEXT``).
+        drawn: (b, t) bool, which frames count; None for all. follows: (b, t) bool, which see the frame before, for
+        ``Balance.CONTEXT``.
         """
         counted = torch.ones_like(level) if drawn is None else drawn.float()
 
@@ -370,9 +371,9 @@ class Objective(nn.Module):
             ended = F.binary_cross_entropy_with_logits(logit, term.float(), reduction="none")
         else:
             ended = F.binary_cross_entropy_with_logits(logit + math.log(emphasis), term.float(), reduction="none")
-            share = torch.sigmoid(head.prior) if head.config.on_end else 0.0
+            ends: Tensor | float = torch.sigmoid(head.prior) if head.config.on_end else 0.0
             # Weights of mean 1 over the recording.
-            ended = ended * torch.where(term, emphasis, 1.0) / (1.0 + (emphasis - 1.0) * share)
+            ended = ended * torch.where(term, emphasis, 1.0) / (1.0 + (emphasis - 1.0) * ends)
         weight = self.config.outcome_weight
         return {"reward_loss": weight * mean(error), "termination_loss": weight * mean(ended)}
 

@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -150,6 +151,16 @@ def test_a_missing_part(env: WorldEnv, tmp_path: Path) -> None:
 def test_no_file(env: WorldEnv, tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="nowhere"):
         env.load(tmp_path / "nowhere")
+
+
+def test_the_fingerprint_leaves_out_settings_that_came_later() -> None:
+    """So that snapshots from before load: a network whose tokens are averaged has the fingerprint that it always had."""
+    world = make_tiny_world()
+    before = fingerprint(world)
+    settings = dict(world.network.config)
+    settings.pop("pooling")
+    world.network._internal_dict = FrozenDict(settings)
+    assert fingerprint(world) == before
 
 
 def test_the_fingerprint_knows_weights_and_settings() -> None:

@@ -32,7 +32,7 @@ import gymnasium as gym
 import psutil
 
 from worldsim.errors import EngineError, WorldsimError
-from worldsim.runtime.scratch import Scratch, engine_files_removed, remove_orphaned_memory, set_home
+from worldsim.runtime.scratch import Scratch, home, remove_orphaned_memory
 
 ENGINE_TIMEOUT_S = 60.0
 """Seconds that one call of an engine may take, by default; a reset of the real twin takes about one."""
@@ -145,10 +145,10 @@ class WorkerPool(Generic[T]):
         self._left = contextlib.ExitStack()
 
     def __enter__(self) -> WorkerPool[T]:
-        self._left.enter_context(engine_files_removed())
         self._left.callback(remove_orphaned_memory)
         scratch = Scratch()
         self._left.callback(scratch.close)
+        self._left.enter_context(home(scratch.open()))
         self._seats = [_Seat(scratch.open() / str(i), self._make, self._timeout_s) for i in range(self._count)]
         return self
 
@@ -324,7 +324,11 @@ def _serve(pipe: Connection[Any, Any], sign: Any, folder: Path, make: Callable[[
     import torch
 
     torch.set_num_threads(1)
-    engine = Engine(make)
+    with home(folder):
+        _do_tasks(pipe, sign, Engine(make))
+
+
+def _do_tasks(pipe: Connection[Any, Any], sign: Any, engine: Engine[Any]) -> None:
     while True:
         try:
             function, task = pipe.recv()
@@ -344,7 +348,6 @@ def _set_apart(folder: Path) -> None:
     """Give this process a group of its own, in which its engines end with it, and a folder for all temporary files."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
-    set_home(folder)
     if os.name != "posix":
         return
     os.setpgid(0, 0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from worldsim.diffusion.network import Condition, SpaceTimeTransformer, rotary, stream_mask
+from worldsim.diffusion.network import AttentionPooling, Condition, SpaceTimeTransformer, rotary, stream_mask
 from worldsim.errors import InvalidInputError
 
 WINDOW, FRAMES = 3, 6
@@ -155,3 +156,34 @@ def test_other_frame_sizes_keep_the_weights() -> None:
         assert larger(x, level, condition, stream_mask(2, WINDOW)[None], torch.arange(2).repeat(2))[0].shape == x.shape
     with pytest.raises(InvalidInputError, match="multiples of 4"):
         network.resized(10, 12)
+
+
+def test_attention_pooling_by_hand() -> None:
+    """Two tokens, one head, keys and values the normalised tokens: the query (1, -1) weighs them by a softmax."""
+    pool = AttentionPooling(2, 1)
+    with torch.no_grad():
+        pool.query.copy_(torch.tensor([1.0, -1.0]))
+        pool.key_value.weight.copy_(torch.eye(2).repeat(2, 1))
+        pool.key_value.bias.zero_()
+        pool.out.weight.copy_(torch.eye(2))
+        pool.out.bias.zero_()
+    # A layer norm of two numbers is (1, -1) or (-1, 1).
+    tokens = torch.tensor([[[5.0, 1.0], [0.0, 3.0]]])
+    share = 1.0 / (1.0 + math.exp(-4.0 / math.sqrt(2.0)))
+    assert pool(tokens)[0].tolist() == pytest.approx([2 * share - 1, 1 - 2 * share], abs=1e-4)
+
+
+def test_pooling_leaves_all_else_as_it_was() -> None:
+    """The same initial weights, pictures and cache; features alone are others. An unknown one is named."""
+    mean, attention = small(), small(pooling="attention")
+    x, level, condition = inputs(mean)
+    mask, time = stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
+    one, other = (n(x, level, condition, mask, time, outputs=FRAMES) for n in (mean, attention))
+    assert not set(mean.state_dict()) - set(attention.state_dict())
+    with torch.no_grad():
+        attention.load_state_dict(attention.state_dict() | mean.state_dict())
+    other = attention(x, level, condition, mask, time, outputs=FRAMES)
+    assert torch.equal(one[0], other[0]) and torch.equal(one[2], other[2])
+    assert one[1].shape == other[1].shape and not torch.equal(one[1], other[1])
+    with pytest.raises(InvalidInputError, match="pooling = 'max'"):
+        small(pooling="max")

@@ -11,7 +11,7 @@ import torch
 
 from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.network import SpaceTimeTransformer, band_mask, stream_mask
-from worldsim.diffusion.objective import NEAR_LEVEL, Balance, Objective, ObjectiveConfig, energy_score, level_errors
+from worldsim.diffusion.objective import NEAR_LEVEL, Balance, Objective, ObjectiveConfig, energy_score, level_errors, sees_last
 from worldsim.errors import InvalidInputError
 from worldsim.heads import HISTORY, EgoMotionHead, Motions, OutcomeHead
 
@@ -393,3 +393,54 @@ def test_made_up_ends_keep_their_true_share() -> None:
     objective._outcomes(torch.randn(b, t, 32), batch, level, share=0.5)["termination_loss"].backward()
     # At a logit of 0: half of each other frame's weight less half of an end's, over all weights.
     assert float(bias.grad[2]) == pytest.approx((0.5 * pure - 0.5 * 0.5) / (pure + 0.5), rel=1e-5)
+
+
+def test_frames_that_see_the_one_before_by_hand() -> None:
+    """The first frame of a window sees none; of a reset before frame 2, frame 2 is the first again."""
+    assert sees_last(4, torch.tensor([0, 2])).tolist() == [[False, True, True, True], [False, False, False, True]]
+
+
+def test_level_errors_of_groups_by_hand() -> None:
+    """Four frames at noise level 1, two of each group: each has its own group's mean, 1.5 and 30, and not 15.75 of all."""
+    errors, level = torch.tensor([[1.0, 2.0, 20.0, 40.0]]), torch.ones(1, 4)
+    group = torch.tensor([[True, True, False, False]])
+    assert level_errors(errors, level, torch.ones(1, 4), group)[0].tolist() == pytest.approx([1.5, 1.5, 30.0, 30.0])
+    assert level_errors(errors, level, torch.ones(1, 4))[0].tolist() == pytest.approx([15.75] * 4)
+    # What does not count is in no average.
+    assert level_errors(errors, level, torch.tensor([[1.0, 0.0, 1.0, 1.0]]), group)[0].tolist() == pytest.approx([1, 1, 30, 30])
+
+
+def test_balance_by_context_lets_frames_that_see_the_past_count() -> None:
+    """The gradient on frames that see the one before is many times larger where those that do not are averaged apart."""
+
+    def slope(balance: Balance) -> float:
+        x, follows = torch.zeros(1, 4, 3, SIZE, SIZE), torch.tensor([[False, True, True, True]])
+        guess = torch.full_like(x, 0.01)
+        guess[:, 0] = 1.0
+        guess.requires_grad_(True)
+        losses = made(geometry=False, balance=balance)._denoising([guess], x, torch.ones(1, 4), follows=follows)
+        losses["rgb_loss"].backward()
+        assert guess.grad is not None
+        return float(guess.grad[:, 1:].abs().sum())
+
+    assert slope(Balance.CONTEXT) > 50 * slope(Balance.LEVEL)
+
+
+def test_ends_that_count_more_leave_the_probability_true() -> None:
+    """One transition in a hundred ends, and counts 30 times: at the true logit the slope is zero, and the mean weight is 1."""
+    head = OutcomeHead(dim=32, hidden=8, on_end=True)
+    head.prior.fill_(math.log(0.01 / 0.99))
+    objective = made(geometry=False, end_emphasis=30.0, outcome_weight=1.0)
+    objective.outcome = head
+    batch = dataclasses.replace(windows(geometry=False), rew=torch.zeros(1, 101), term=torch.arange(101)[None] == 50)
+    batch = dataclasses.replace(batch, rgb=torch.zeros(1, 101, 3, SIZE, SIZE, dtype=torch.uint8))
+    features, level = torch.zeros(1, 101, 32), torch.ones(1, 101)
+    loss = objective._outcomes(features, batch, level)["termination_loss"]
+    loss.backward()
+    assert head.mlp[-1].bias.grad is not None
+    assert float(head.mlp[-1].bias.grad[2]) == pytest.approx(0.0, abs=1e-6)
+    shifted = 30 * 0.01 / 0.99
+    expected = (-30 * math.log(shifted / (1 + shifted)) + 99 * math.log(1 + shifted)) / (100 * (1 + 29 * 0.01))
+    assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(InvalidInputError, match="end_emphasis = 0.5"):
+        ObjectiveConfig(end_emphasis=0.5)

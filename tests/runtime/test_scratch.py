@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 
 from worldsim.runtime.scratch import (
-    ENGINE_LEFT,
     PREFIX,
     SHARED_MEMORY,
     Scratch,
-    engine_files_removed,
     engine_home,
+    home,
     remove_orphaned_memory,
     sweep,
 )
@@ -68,24 +67,14 @@ def test_shared_memory_that_is_in_use_stays() -> None:
     assert not used.exists()
 
 
-def test_what_engines_write_into_the_working_directory_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    with engine_files_removed():
-        Path(ENGINE_LEFT[0]).mkdir()
-        Path(ENGINE_LEFT[1]).write_text("engine")
-    assert list(tmp_path.iterdir()) == []
-    Path(ENGINE_LEFT[1]).write_text("mine")
-    with engine_files_removed():
-        Path(ENGINE_LEFT[1]).write_text("mine, changed")
-    assert Path(ENGINE_LEFT[1]).read_text() == "mine, changed"
-
-
-def test_engines_are_started_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_are_started_at_home(tmp_path: Path) -> None:
     before = Path.cwd()
     with engine_home("VizdoomTakeCover-v1"):
         assert Path.cwd() == before
-    monkeypatch.setattr("worldsim.runtime.scratch._home", tmp_path)
+    with home(tmp_path):
+        with engine_home("VizdoomTakeCover-v1"):
+            assert Path.cwd() == tmp_path
+        with engine_home("worldsim/TinyRoom-v0"):
+            assert Path.cwd() == before
     with engine_home("VizdoomTakeCover-v1"):
-        assert Path.cwd() == tmp_path
-    with engine_home("worldsim/TinyRoom-v0"):
         assert Path.cwd() == before

@@ -17,7 +17,7 @@ from torch import Tensor
 from worldsim.diffusion.buffer import Windows
 from worldsim.diffusion.denoiser import add_noise
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
-from worldsim.diffusion.objective import Objective, ObjectiveConfig
+from worldsim.diffusion.objective import Objective, ObjectiveConfig, sees_last
 from worldsim.diffusion.sampling import sample, schedule
 from worldsim.errors import InvalidInputError
 from worldsim.heads import Motions, OutcomeHead
@@ -199,7 +199,8 @@ class DistilObjective(Objective):
         if c.real > 0:
             first = "first" if "first" in answers else "regression"
             twice = [answers[name] for name in (first, "second") if name in answers]
-            true = self._denoising(self._forgiven(twice, x, windows), x, level, windows.drawn)
+            follows = sees_last(x.shape[1], hidden_before)
+            true = self._denoising(self._forgiven(twice, x, windows), x, level, windows.drawn, follows)
             losses |= {k: c.real * v if k.endswith("_loss") else v for k, v in true.items()}
         losses.update(self._outcomes(features, windows, level))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()

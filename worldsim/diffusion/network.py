@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from worldsim.diffusion.module import Module, register_to_config
 from worldsim.errors import InvalidInputError
 
+POOLINGS = ("mean", "attention")
+"""How a frame's tokens become the features that heads read."""
 VIEW_CHANNELS = 8
 """rgb (3), depth channel, mask, offset u and v, source: see :func:`worldsim.diffusion.denoiser.view_to_channels`."""
 
@@ -241,6 +243,28 @@ class Block(nn.Module):
         return F.layer_norm(x, x.shape[-1:])
 
 
+class AttentionPooling(nn.Module):
+    """One vector for a frame's tokens: the answer to a learned query, by multi-head attention.
+
+    A mean gives each of n tokens 1 / n of the say; a query can look at the one that holds a small object.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(dim)
+        self.query = nn.Parameter(torch.randn(dim) * 0.02)
+        self.key_value = nn.Linear(dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens: (..., n, d) to (..., d)."""
+        keys, values = self.key_value(self.norm(tokens)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        query = self.query.unflatten(0, (self.heads, -1)).to(keys.dtype)
+        score = (keys * query).sum(-1, keepdim=True) * query.shape[-1] ** -0.5
+        return self.out((score.softmax(-3) * values).sum(-3).flatten(-2))
+
+
 class SpaceTimeTransformer(Module):
     """Predicts clean frames from noisy ones, their conditions and earlier frames.
 
@@ -252,6 +276,7 @@ class SpaceTimeTransformer(Module):
     dim, depth, heads, mlp_ratio: of the transformer. levels: channels of the pixel levels, finest first. fold: pixels a side that
     share a place of the finest level, as channels (space to depth): with 2, a quarter of the places, and most of the time saved.
     window: frames that attention spans, the present one included.
+    pooling: how tokens become the features that heads read: ``mean``, or ``attention`` (:class:`AttentionPooling`).
     """
 
     config: Any
@@ -275,8 +300,11 @@ class SpaceTimeTransformer(Module):
         window: int = 8,
         fold: int = 1,
         last_frames: int = 0,
+        pooling: str = "mean",
     ) -> None:
         super().__init__()
+        if pooling not in POOLINGS:
+            raise InvalidInputError(f"pooling = {pooling!r}: choose one of {', '.join(POOLINGS)}")
         patch = fold * 2 ** len(levels)
         if height % patch or width % patch:
             raise InvalidInputError(f"frame size {height}x{width} must be divisible by the patch: choose multiples of {patch}")
@@ -302,6 +330,8 @@ class SpaceTimeTransformer(Module):
         self.out_norm = nn.GroupNorm(8, levels[0])
         self.out = nn.Conv2d(levels[0], fold**2 * channels, 3, padding=1)
         _zero(self.modulation, self.out)
+        # Last, so that a network without it draws the same initial weights as ever.
+        self.pool = AttentionPooling(dim, heads) if pooling == "attention" else None
         # Set by diffusers' enable_gradient_checkpointing: blocks are then computed once more in the backward pass.
         self.gradient_checkpointing = False
 
@@ -382,7 +412,7 @@ class SpaceTimeTransformer(Module):
         cache = torch.stack(new, 1)
         if outputs == 0:
             return x[:, :0], tokens.new_zeros(b, 0, tokens.shape[-1]), cache
-        features = tokens.mean(2)
+        features = tokens.mean(2) if self.pool is None else self.pool(tokens)
         h = tokens.flatten(0, 1).transpose(1, 2).unflatten(2, grid)
         flat = flat.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)
         for block, up, skip in zip(reversed(self.decoder), reversed(self.up), reversed(skips), strict=True):

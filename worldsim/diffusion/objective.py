@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from worldsim.camera import pluecker_rays
@@ -39,6 +42,10 @@ class Balance(StrEnum):
     LEVEL = "level"
     """What frames of its noise level have on average, as in EDM2 (Karras et al. 2024): the loss is the logarithm of means. What
     happens seldom counts as often as it happens, so that the mean, or the energy score's samples, are the true ones."""
+    CONTEXT = "context"
+    """As ``LEVEL``, with separate averages for frames that see the frame before and for those whose context is hidden (a window's
+    first frame, and windows cut by ``context_drop``). Errors without context are many times larger: in a common average they
+    decide how little every other frame counts."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +75,17 @@ class ObjectiveConfig:
     begins as one pixel far off is a thousandth of the error of floor and walls, and learned last; what depends on the past alone
     leaves the score's samples true."""
     balance: Balance = Balance.FRAME
-    """What errors are put in ratio to: each frame's own, or what its noise level has on average."""
+    """What errors are put in ratio to: each frame's own, or what its noise level has on average, over all frames or over those
+    that know as much of the past (``context``)."""
     depth_weight: NotNegative = 0.5
     """Weight of the depth channel's loss beside colour's."""
     outcome_weight: NotNegative = 1.0
     """Weight of the reward's and the termination's losses beside colour's. It changes how much of the network serves them, not what
     is right: probabilities stay true."""
+    end_emphasis: Annotated[float, Ge(1.0), Le(1e6)] = 1.0
+    """How many times more an end counts than a transition that goes on. In training the logit is shifted by its logarithm, so that
+    the head still gives the true probability (case-control weighting, Prentice and Pyke 1979). Where one transition in a hundred
+    ends, the loss of knowing nothing is a tenth of a balanced one's, and what a few pixels decide is learned late or never."""
     forgive_dreamed: bool = True
     """Leave out of the loss the places where a memory that was dreamed in part shows something else than what was there: there
     a dream should stay as it is. Otherwise the network learns to distrust what it remembers of its own."""
@@ -130,16 +142,27 @@ def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
     return 0.5 * (pixels.mean((2, 3)) + squares.mean((2, 3)))
 
 
-def level_errors(errors: Tensor, level: Tensor, counted: Tensor) -> Tensor:
+def level_errors(errors: Tensor, level: Tensor, counted: Tensor, group: Tensor | None = None) -> Tensor:
     """What frames of each one's noise level have as errors, on average: (..., b, t) of errors (..., b, t).
 
     level: (b, t) in [0, 1]; those at 1 exactly are a kind of their own. counted: (b, t), which frames count, 1 or 0.
+    group: (b, t) bool; frames are averaged with those of the same value only. None for one group.
     """
     flat = level.flatten()
     share = torch.exp(-(((flat[:, None] - flat) / NEAR_LEVEL) ** 2)) * ((flat[:, None] == 1.0) == (flat == 1.0)) * counted.flatten()
+    if group is not None:
+        share = share * (group.flatten()[:, None] == group.flatten())
     share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
     # Not as a matrix product: autocast would round it.
     return (errors.flatten(-2)[..., None, :] * share).sum(-1).unflatten(-1, level.shape)
+
+
+def sees_last(frames: int, hidden_before: Tensor) -> Tensor:
+    """Whether each frame of windows sees the one before it, (b, t) bool: not the first, nor those up to the moment of reset.
+
+    hidden_before: (b,) int64, the first frame of each window that later ones see.
+    """
+    return torch.arange(frames, device=hidden_before.device) > hidden_before[:, None]
 
 
 class Objective(nn.Module):
@@ -197,7 +220,9 @@ class Objective(nn.Module):
             torch.cat(noisy, 1), [context_level, *[level] * targets], windows, intrinsics, hidden_before,
             self._last(source, hidden_before, generator),
         )  # fmt: skip
-        losses = self._denoising(self._forgiven(predictions, x, windows), x, level, windows.drawn)
+        losses = self._denoising(
+            self._forgiven(predictions, x, windows), x, level, windows.drawn, sees_last(t, hidden_before)
+        )
         losses.update(self._outcomes(features, windows, level, c.pure_noise))
         if self.ego_motion is not None and motions is not None:
             losses.update(self._motions(motions))
@@ -278,11 +303,12 @@ class Objective(nn.Module):
         return [torch.where(disputed[:, :, None], x, p) for p in predictions]
 
     def _denoising(
-        self, predictions: list[Tensor], x: Tensor, level: Tensor, drawn: Tensor | None = None
+        self, predictions: list[Tensor], x: Tensor, level: Tensor, drawn: Tensor | None = None, follows: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Logarithms of errors: every noise level, and by :class:`Balance` every frame, counts by ratio, as PSNR does.
 
-        drawn: (b, t) bool, which frames count; None for all.
+        drawn: (b, t) bool, which frames count; None for all. follows: (b, t) bool, which see the frame before, for
+        ``Balance.CONTEXT``.
         """
         counted = torch.ones_like(level) if drawn is None else drawn.float()
 
@@ -291,7 +317,9 @@ class Objective(nn.Module):
             return each.mean() if drawn is None else (each * counted).sum() / counted.sum().clamp(min=1.0)
 
         def usual(each: Tensor) -> Tensor:
-            return each if self.config.balance is Balance.FRAME else level_errors(each, level, counted)
+            if self.config.balance is Balance.FRAME:
+                return each
+            return level_errors(each, level, counted, follows if self.config.balance is Balance.CONTEXT else None)
 
         colours, truth = [p[:, :, :3] for p in predictions], x[:, :, :3]
         weights = detail_weights(x, self.config.detail) if self.config.detail > 0 else None
@@ -336,7 +364,14 @@ class Objective(nn.Module):
             error = torch.where(term, error[..., 1], error[..., 0])
         else:
             error = F.smooth_l1_loss(rewards[..., 0], rew, reduction="none")
-        ended = F.binary_cross_entropy_with_logits(logit, term.float(), reduction="none")
+        emphasis = self.config.end_emphasis
+        if emphasis == 1.0:
+            ended = F.binary_cross_entropy_with_logits(logit, term.float(), reduction="none")
+        else:
+            ended = F.binary_cross_entropy_with_logits(logit + math.log(emphasis), term.float(), reduction="none")
+            ends: Tensor | float = torch.sigmoid(head.prior) if head.config.on_end else 0.0
+            # Weights of mean 1 over the recording.
+            ended = ended * torch.where(term, emphasis, 1.0) / (1.0 + (emphasis - 1.0) * ends)
         weight = self.config.outcome_weight
         return {"reward_loss": weight * mean(error), "termination_loss": weight * mean(ended)}
 

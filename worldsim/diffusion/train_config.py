@@ -37,6 +37,9 @@ class TrainConfig:
     """Frames that attention spans, the present one included; the preset's number if not given. What has to be remembered for
     longer, such as when something was last taken, needs more; ``window`` must be three times as long. With ``init_from`` it is that
     network's."""
+    pooling: str = "mean"
+    """How a frame's tokens become the features that heads read: mean, or attention (a learned query). With ``init_from`` it is
+    that network's."""
     sampling_steps: Batch = 1
     """Sampling steps a frame of the trained world."""
     steps: Count = 20_000

@@ -60,7 +60,7 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
     size = PRESETS[c.preset] | ({} if c.attention is None else {"window": c.attention})
     network = SpaceTimeTransformer(
         height=height, width=width, channels=channels, view_channels=VIEW_CHANNELS if c.memory else last * (channels + 1),
-        actions=actions, action_dim=action_dim, last_frames=last, **size,
+        actions=actions, action_dim=action_dim, last_frames=last, pooling=c.pooling, **size,
     )  # fmt: skip
     ego = EgoMotionHead(actions=actions, action_dim=action_dim) if info.geometry else None
     return network, ego, OutcomeHead(dim=network.config.dim, on_end=True)

@@ -101,11 +101,14 @@ def step_limit(env: gym.Env[Any, Any], asked: int | None, longest: int = LONGEST
 
 def twin_limit(world: World, asked: int | None) -> int:
     """:func:`step_limit` of the world's real twin, which is made for that."""
-    engine = Engine(partial(make_twin, world))
-    try:
-        return engine.play(lambda env: step_limit(env, asked))
-    finally:
-        engine.close()
+    with WorkerPool(0, partial(make_twin, world)) as here:
+        ((_, limit),) = here.run(limit_of, [(asked,)])
+    return limit
+
+
+def limit_of(engine: Engine[gym.Env[Any, Any]], asked: int | None, longest: int = LONGEST) -> int:
+    """:func:`step_limit` of what an engine plays."""
+    return engine.play(lambda env: step_limit(env, asked, longest))
 
 
 def real_episodes(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,11 +19,11 @@ from torch import Tensor
 
 from worldsim.diffusion.buffer import made_up
 from worldsim.evaluation.crowd import Crowd, PolicySpec
-from worldsim.evaluation.episodes import Played, Task, dream_together, play_real, step_limit
+from worldsim.evaluation.episodes import Played, Task, dream_together, limit_of, play_real
 from worldsim.metrics import bootstrap_ci, mean_statistic, psnr
 from worldsim.state import Frame, SceneStart, WorldState
 from worldsim.twin import make_twin
-from worldsim.workers import Engine
+from worldsim.workers import Engine, WorkerPool
 from worldsim.world import World, bucket
 
 Array = NDArray[Any]
@@ -86,17 +87,18 @@ class Dreamed:
 
 def play(world: World, count: int, seed: int, told: Callable[[int], Any]) -> tuple[list[Truth], int]:
     """The twin's episodes, and the steps after which it cuts them off. told: called with 1 after each."""
-    engine = Engine(partial(make_twin, world))
     episodes: list[Truth] = []
-    try:
-        limit = engine.play(lambda env: step_limit(env, None, STEPS))
-        for i in range(count):
-            task = Task(PolicySpec(POLICY), *_seeds(seed, i))
-            episodes.append(Truth.of(engine.play(lambda env, task=task: play_real(env, task, limit, keep=True))))  # type: ignore[misc]
+    tasks = [Task(PolicySpec(POLICY), *_seeds(seed, i)) for i in range(count)]
+    with WorkerPool(0, partial(make_twin, world)) as here:
+        ((_, limit),) = here.run(limit_of, [(None, STEPS)])
+        for _, truth in here.run(_play_one, [(task, limit) for task in tasks]):
+            episodes.append(truth)
             told(1)
-    finally:
-        engine.close()
     return episodes, limit
+
+
+def _play_one(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Truth:
+    return engine.play(lambda env: Truth.of(play_real(env, task, limit, keep=True)))
 
 
 def _seeds(seed: int, number: int) -> tuple[int, int]:

@@ -14,8 +14,6 @@ from pathlib import Path
 
 PREFIX, UNLOCKED_PREFIX = "worldsim-scratch-", "worldsim-new-"
 SHARED_MEMORY, ENGINE_FILES = Path("/dev/shm"), "ViZDoom*"
-ENGINE_LEFT = ("_vizdoom", "_vizdoom.ini", "vizdoom-crash.log")
-"""What ViZDoom's engine writes into its working directory; the first is an empty folder."""
 
 
 class Scratch:
@@ -100,25 +98,18 @@ def _opened(process: Path, files: set[Path]) -> set[Path]:
     return {path for path in files if str(path) in names}
 
 
-@contextlib.contextmanager
-def engine_files_removed() -> Iterator[None]:
-    """On leaving, remove what ViZDoom's engines left in the working directory, unless it was there before."""
-    new = [path for path in map(Path.absolute, map(Path, ENGINE_LEFT)) if not path.exists()]
-    try:
-        yield
-    finally:
-        for path in new:
-            with contextlib.suppress(OSError):
-                path.rmdir() if path.is_dir() else path.unlink(missing_ok=True)
-
-
 _home: Path | None = None
 
 
-def set_home(folder: Path) -> None:
-    """Have this process start engines in ``folder`` from now on: see :func:`engine_home`."""
+@contextlib.contextmanager
+def home(folder: Path) -> Iterator[None]:
+    """While this lasts, this process starts ViZDoom's engines in ``folder``: see :func:`engine_home`."""
     global _home
-    _home = folder
+    before, _home = _home, folder
+    try:
+        yield
+    finally:
+        _home = before
 
 
 def engine_home(env_id: str) -> contextlib.AbstractContextManager[None]:

@@ -71,10 +71,14 @@ class KillConfig:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.kinds) - set(SHARES))
         if unknown or not self.kinds:
-            raise InvalidInputError(f"KillConfig.kinds = {self.kinds!r}: some of {', '.join(SHARES)}")
+            raise InvalidInputError(
+                f"KillConfig.kinds = {self.kinds!r}: some of {', '.join(SHARES)}"
+            )
         for name in ("kills", "limit", "frames", "steps", "episodes"):
             if not getattr(self, name) > 0:
-                raise InvalidInputError(f"KillConfig.{name} = {getattr(self, name)!r}: it must be more than 0")
+                raise InvalidInputError(
+                    f"KillConfig.{name} = {getattr(self, name)!r}: it must be more than 0"
+                )
 
 
 @dataclass
@@ -108,7 +112,9 @@ class Tally:
 class Place:
     """A folder to work in, with a folder for temporary files of its own; runs commands there."""
 
-    def __init__(self, folder: Path, config: KillConfig, rng: np.random.Generator, tally: Tally) -> None:
+    def __init__(
+        self, folder: Path, config: KillConfig, rng: np.random.Generator, tally: Tally
+    ) -> None:
         self.folder, self.config, self.rng, self.tally = folder, config, rng, tally
         self.temporary = folder / "tmp"
         self.temporary.mkdir(parents=True)
@@ -131,7 +137,9 @@ class Place:
         """Run a command to its end; returns how long it took, in seconds."""
         began = time.monotonic()
         if self.start(*arguments).wait(self.config.limit) != 0:
-            raise RuntimeError(f"{arguments} failed before anything was killed:\n{self.log.read_text()[-2000:]}")
+            raise RuntimeError(
+                f"{arguments} failed before anything was killed:\n{self.log.read_text()[-2000:]}"
+            )
         return time.monotonic() - began
 
     def moment(self, span: float, process: subprocess.Popen[bytes]) -> None:
@@ -151,7 +159,9 @@ class Place:
             self.tally.failures += 1
             print(f"\n{self.log.read_text()[-1500:]}", file=sys.stderr)
         self.alone(process)
-        self.tally.max_recovery_s = max(self.tally.max_recovery_s, round(time.monotonic() - killed_at, 1))
+        self.tally.max_recovery_s = max(
+            self.tally.max_recovery_s, round(time.monotonic() - killed_at, 1)
+        )
         return status == 0
 
     def alone(self, process: subprocess.Popen[bytes]) -> None:
@@ -173,7 +183,11 @@ class Place:
         self.tally.runs += 1
         self.tally.differences += not same
         left = [*self.temporary.iterdir(), *(path for one in kept for path in one.rglob(".*"))]
-        left += [self.folder / name for name in ("_vizdoom", "_vizdoom.ini") if (self.folder / name).exists()]
+        left += [
+            self.folder / name
+            for name in ("_vizdoom", "_vizdoom.ini")
+            if (self.folder / name).exists()
+        ]
         left += sorted(orphaned_memory())
         self.tally.files_left += len(left)
         if left or not same:
@@ -202,7 +216,9 @@ def kill(process: psutil.Process) -> bool:
     return True
 
 
-def draw_victims(process: subprocess.Popen[bytes], rng: np.random.Generator) -> tuple[str, list[psutil.Process]]:
+def draw_victims(
+    process: subprocess.Popen[bytes], rng: np.random.Generator
+) -> tuple[str, list[psutil.Process]]:
     """Whom to kill: a worker, an engine, both, the command, or all its processes; nobody where there is no such process."""
     found = session(process.pid)
     engines, workers = [], []
@@ -212,7 +228,9 @@ def draw_victims(process: subprocess.Popen[bytes], rng: np.random.Generator) -> 
                 engines.append(one)
             elif "spawn_main" in " ".join(one.cmdline()):
                 workers.append(one)
-    kind = str(rng.choice(["worker", "engine", "both", "command", "all"], p=[0.35, 0.35, 0.2, 0.05, 0.05]))
+    kind = str(
+        rng.choice(["worker", "engine", "both", "command", "all"], p=[0.35, 0.35, 0.2, 0.05, 0.05])
+    )
     order = rng.permutation(64)
 
     def one_of(some: list[psutil.Process]) -> list[psutil.Process]:
@@ -281,7 +299,11 @@ def kill_evaluate(place: Place, kills: int) -> Iterator[bool]:
 
     def figures(file: Path) -> Any:
         values = read_json(file) if file.is_file() else {}
-        return {name: value for name, value in values.items() if name not in ("wall_time_s", "real_seconds")}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in ("wall_time_s", "real_seconds")
+        }
 
     reference, out = place.folder / "undisturbed.json", place.folder / "results" / "killed.json"
     span = place.undisturbed(*arguments(reference)) / 2
@@ -293,7 +315,9 @@ def kill_evaluate(place: Place, kills: int) -> Iterator[bool]:
         out.unlink(missing_ok=True)
 
 
-def kill_training(place: Place, kills: int, arguments: Callable[[Path], list[Any]]) -> Iterator[bool]:
+def kill_training(
+    place: Place, kills: int, arguments: Callable[[Path], list[Any]]
+) -> Iterator[bool]:
     """Run on after each kill, a training must end with the weights, the scenes and the history of one that ran through."""
     reference, out = place.folder / "undisturbed", place.folder / "killed"
     span = place.undisturbed(*arguments(reference))
@@ -387,7 +411,9 @@ def kill_save(place: Place, kills: int) -> Iterator[bool]:
         # Whoever saves next removes what was left, once no process of that number is there.
         saver.save(1)
         same = same and saver.load() == saver.states[1]
-        place.tally.max_recovery_s = max(place.tally.max_recovery_s, round(time.monotonic() - killed_at, 1))
+        place.tally.max_recovery_s = max(
+            place.tally.max_recovery_s, round(time.monotonic() - killed_at, 1)
+        )
         place.compare(same, [saver.path.parent])
         yield True
 
@@ -440,7 +466,10 @@ def savers_of(folder: Path) -> list[Saver]:
         for weight in other.outcome.parameters():
             weight.add_(1.0)
     worlds = [world, other]
-    agents = [ActorCriticPolicy(gym.spaces.Discrete(7), (64, 64, 3), stack=2, hidden=size) for size in (32, 64)]
+    agents = [
+        ActorCriticPolicy(gym.spaces.Discrete(7), (64, 64, 3), stack=2, hidden=size)
+        for size in (32, 64)
+    ]
 
     def save_snapshot(state: int) -> None:
         env.restore(snapshots[state])
@@ -477,20 +506,41 @@ KINDS: dict[str, Callable[[Place, int], Iterator[bool]]] = {
 
 def same_files(one: Path, other: Path) -> bool:
     """Whether two recordings are the same bytes, and whole."""
-    names = [{path.name: sha256_of(path) for path in folder.iterdir() if path.is_file()} for folder in (one, other)]
+    names = [
+        {path.name: sha256_of(path) for path in folder.iterdir() if path.is_file()}
+        for folder in (one, other)
+    ]
     return names[0] == names[1] and EpisodeDataset(other).verify() == ()
 
 
 def same_training(one: Path, other: Path) -> bool:
     """Whether two training runs ended alike: checkpoint, world, scenes, pictures and history."""
-    for name in ("checkpoint/state.safetensors", "world/dynamics/diffusion_pytorch_model.safetensors"):
+    for name in (
+        "checkpoint/state.safetensors",
+        "world/dynamics/diffusion_pytorch_model.safetensors",
+    ):
         tensors = [load_tensors(folder / name) for folder in (one, other)]
-        if tensors[0].keys() != tensors[1].keys() or any(not torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0]):
+        if tensors[0].keys() != tensors[1].keys() or any(
+            not torch.equal(tensors[0][k], tensors[1][k]) for k in tensors[0]
+        ):
             return False
-    scenes = [{p.relative_to(f).as_posix(): sha256_of(p) for p in (f / "world" / "scenes").rglob("*.*")} for f in (one, other)]
-    pictures = [sorted(path.name for path in (folder / "samples").iterdir()) for folder in (one, other)]
-    steps = [[(h["step"], h["loss"]) for h in json.loads((folder / "history.json").read_text())] for folder in (one, other)]
-    return scenes[0] == scenes[1] and len(scenes[0]) > 0 and pictures[0] == pictures[1] and steps[0] == steps[1]
+    scenes = [
+        {p.relative_to(f).as_posix(): sha256_of(p) for p in (f / "world" / "scenes").rglob("*.*")}
+        for f in (one, other)
+    ]
+    pictures = [
+        sorted(path.name for path in (folder / "samples").iterdir()) for folder in (one, other)
+    ]
+    steps = [
+        [(h["step"], h["loss"]) for h in json.loads((folder / "history.json").read_text())]
+        for folder in (one, other)
+    ]
+    return (
+        scenes[0] == scenes[1]
+        and len(scenes[0]) > 0
+        and pictures[0] == pictures[1]
+        and steps[0] == steps[1]
+    )
 
 
 def divide(kills: int, kinds: Sequence[str]) -> dict[str, int]:
@@ -505,7 +555,10 @@ def divide(kills: int, kinds: Sequence[str]) -> dict[str, int]:
 def main(config: KillConfig) -> int:
     """Kill, compare, report; returns 0 if nothing was lost, hung or left behind."""
     began, tallies = time.monotonic(), {kind: Tally() for kind in config.kinds}
-    with tempfile.TemporaryDirectory(prefix="worldsim-kill-") as folder, tqdm(total=config.kills, unit="kill") as bar:
+    with (
+        tempfile.TemporaryDirectory(prefix="worldsim-kill-") as folder,
+        tqdm(total=config.kills, unit="kill") as bar,
+    ):
         for kind, count in divide(config.kills, config.kinds).items():
             bar.set_description(kind)
             rng = np.random.default_rng([config.seed, list(SHARES).index(kind)])
@@ -524,11 +577,16 @@ def main(config: KillConfig) -> int:
 
 def results_of(config: KillConfig, tallies: dict[str, Tally], began: float) -> dict[str, Any]:
     """Everything that was measured so far."""
-    kinds = {kind: asdict(tally) | {"victims": dict(sorted(tally.victims.items()))} for kind, tally in tallies.items()}
+    kinds = {
+        kind: asdict(tally) | {"victims": dict(sorted(tally.victims.items()))}
+        for kind, tally in tallies.items()
+    }
     names = ("kills", "runs", "hangs", "failures", "differences", "processes_left", "files_left")
     return {
         "seed": config.seed,
-        "config": {name: value for name, value in asdict(config).items() if name not in ("json", "seed")},
+        "config": {
+            name: value for name, value in asdict(config).items() if name not in ("json", "seed")
+        },
         "versions": package_versions(),
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "total": {name: sum(getattr(tally, name) for tally in tallies.values()) for name in names},
@@ -539,9 +597,21 @@ def results_of(config: KillConfig, tallies: dict[str, Tally], began: float) -> d
 
 def explain(tallies: dict[str, Tally]) -> str:
     """A table."""
-    names = ("kills", "runs", "hangs", "failures", "differences", "processes_left", "files_left", "max_recovery_s")
+    names = (
+        "kills",
+        "runs",
+        "hangs",
+        "failures",
+        "differences",
+        "processes_left",
+        "files_left",
+        "max_recovery_s",
+    )
     lines = [f"{'':<10}" + "".join(f"{name:>16}" for name in names)]
-    lines += [f"{kind:<10}" + "".join(f"{getattr(tally, name):>16}" for name in names) for kind, tally in tallies.items()]
+    lines += [
+        f"{kind:<10}" + "".join(f"{getattr(tally, name):>16}" for name in names)
+        for kind, tally in tallies.items()
+    ]
     return "\n".join(lines)
 
 

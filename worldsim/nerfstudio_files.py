@@ -283,7 +283,7 @@ def _read_array(path: Path) -> Array:
         if kind.hasobject or min(shape, default=1) < 0 or math.prod(shape) * kind.itemsize != left:
             raise ValueError(f"{kind} {shape} do not take {left:,} bytes")
         return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except Exception as error:  # NumPy raises whatever the parsers of its headers raise
         raise DamagedFileError(f"{path} is not a readable depth picture ({error}): give 16-bit PNG, TIFF or .npy") from error
 
 

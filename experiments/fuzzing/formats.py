@@ -31,10 +31,12 @@ Rule = tuple[str, Callable[[Any], bool]]
 class Format:
     """One file format.
 
-    base: the folder of the undamaged object. use: what is done with a folder of it. free: patterns of dotted places in JSON
-    documents, ``file:place``, whose values mean nothing to the library. optional: those that may be left out or null. rules:
-    which numbers are valid where; without a rule, none of those drawn are. special: further mutations of this format alone.
-    lone: the object is one file, which a user may well keep behind a link.
+    base: the folder of the undamaged object. use: what is done with a folder of it. free: patterns
+    of dotted places in JSON documents, ``file:place``, whose values mean nothing to the library.
+    optional: those that may be left out or null. rules: which numbers are valid where; without a
+    rule, none of those drawn are. special: further mutations of this format alone. unused: patterns
+    of names of files that may be left out, and are where they cannot be read. lone: the object is
+    one file, which a user may well keep behind a link.
     """
 
     kind: str
@@ -94,8 +96,9 @@ def _bytes(
 ) -> Mutated:
     way = m.pick(rng, {m.flip: 5, m.cut: 3, m.extend: 1, m.noise: 1})
     path = rng.choice(files)
-    unused = any(re.search(pattern, path.name) for pattern in form.unused)
-    expect = Expect.REFUSE if way is m.noise and not unused else Expect.SAME
+    expect = Expect.REFUSE if way is m.noise else Expect.SAME
+    if any(re.search(pattern, path.name) for pattern in form.unused):
+        expect = Expect.ANY
     return way.__name__, way(path, rng), expect
 
 
@@ -105,8 +108,9 @@ def _path(
     path = rng.choice(files)
     detail = m.swap(path, rng, bases.canary)
     unused = any(re.search(pattern, path.name) for pattern in form.unused)
-    out = "link out" in detail and not form.lone and not unused
-    return "path", detail, Expect.REFUSE if out else Expect.SAME
+    # Points beside a capture are for other programs: nothing here opens them.
+    out = "link out" in detail and not form.lone and path.suffix != ".ply"
+    return "path", detail, Expect.REFUSE if out else Expect.ANY if unused else Expect.SAME
 
 
 def _picture(
@@ -114,14 +118,14 @@ def _picture(
 ) -> Mutated:
     path = rng.choice([p for p in files if p.suffix in (".png", ".webp")])
     detail = m.other_picture(path, rng, bases.canary)
-    # The same pixels in another of the usual formats, or with an opaque alpha, may be read.
-    return (
-        "picture",
-        detail,
-        Expect.SAME
-        if detail.split()[-1] in ("gif", "bmp", "tiff", "alpha", "grey")
-        else Expect.REFUSE,
-    )
+    what = detail.split(" is ")[-1]
+    # The same pixels in another of the usual formats may be read.
+    alike = what in ("gif", "bmp", "tiff", "alpha", "grey")
+    expect = Expect.SAME if alike else Expect.REFUSE
+    # A capture is whoever's pictures: a grey one is one, and depth may be finer than colours.
+    if form.kind == "capture" and (alike or (what == "other size" and "depth" in str(path.parent))):
+        expect = Expect.ANY
+    return "picture", detail, expect
 
 
 def _tensors(
@@ -1223,6 +1227,7 @@ CHECKPOINT = Format(
         (r":(step|ema_step)$", lambda x: 0 <= x < 10**12 and x == int(x)),
         (r"world_size", lambda x: x > 0),
     ),
+    unused=(r"history\.json$",),
     special=(_checkpoint_tensors, _history),
 )
 FORMATS = {

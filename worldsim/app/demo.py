@@ -110,12 +110,13 @@ class Dream:
 
 def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
     """Walk, write, explain; returns the metrics. ``world``: one that is loaded already, instead of ``config.world``."""
-    make_writable_folder(config.out)
     for name in FILES:
         require_replaceable(config.out / name)
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     world = world.with_dynamics(steps=config.steps)
     walk = choose_walk(config, world)
+    # Before the dream, which takes the time.
+    make_writable_folder(config.out)
     dream = dream_along(config, world, walk)
     metrics = measure(config, world, walk, dream)
     save_picture(sheet(config, walk, dream, metrics), config.out / "rollout.png")

@@ -263,7 +263,7 @@ class MemoryHandle:
 
     def to_ply(self, path: str | os.PathLike[str]) -> None:
         """Write the points, without the sky, as a PLY file: world axes, metres."""
-        PointMemory().to_ply(self._points(), str(as_path(path)))
+        PointMemory().to_ply(self._points(), as_path(path))
 
     def _points(self) -> Points:
         if isinstance(self.data, Points):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, quantise_depth
 from worldsim.config import check_ranges
-from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
+from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.kernels import usable
 from worldsim.memory import splat_triton
 from worldsim.memory.passes import Passes, Sight, Verdict
@@ -317,15 +317,13 @@ class PointMemory:
         return self.pad(points)
 
     def to_ply(self, memory: Points, path: str | Path, index: int = 0) -> None:
-        """Write the points (not the directions) of one environment as a PLY file, world axes, metres."""
-        try:
-            import trimesh
-        except ImportError as error:
-            raise MissingDependencyError("writing PLY files needs trimesh: pip install trimesh") from error
+        """Write the points (not the directions) of one environment as a PLY file, world axes, metres; whole or not at all."""
+        from worldsim.meshes import save_ply
+
         point = memory.kind[index] == POINT
         position = memory.position[index][:, point].T.cpu().numpy()
         colour = memory.colour[index][:, point].T.cpu().numpy()
-        trimesh.PointCloud(position, colors=colour).export(str(path), file_type="ply")
+        save_ply(position, colour, path)
 
 
 def in_place(memory: SceneMemory, between: splat_triton.Between | None = None) -> SceneMemory:

@@ -21,6 +21,7 @@ from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import FittingScene, Scene
 from worldsim.registries import SCENES
+from worldsim.runtime.files import inside
 from worldsim.runtime.options import check_options
 from worldsim.snapshots import Snapshot, check_generators
 from worldsim.state import SceneStart, WorldState, flatten
@@ -99,7 +100,7 @@ class Starts:
     def _resolved(self, scenes: str | Path | Scene | None) -> Scene | None:
         if scenes is None:
             return None
-        folder = None if self.world.folder is None else self.world.folder / "scenes"
+        folder = None if self.world.folder is None else inside(self.world.folder, "scenes")
         if isinstance(scenes, Path) or (isinstance(scenes, str) and ":" not in scenes):
             folder, scenes = Path(scenes), DEFAULT_SCENES
         if not isinstance(scenes, str):

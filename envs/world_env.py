@@ -25,6 +25,7 @@ from worldsim.envs.dream import (
     forked,
     load_world,
     report,
+    require_memory,
 )
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
@@ -83,6 +84,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         check_uncertainty_limit(uncertainty_limit)
         self.uncertainty_limit = uncertainty_limit
         self.world = load_world(world, device, steps, engine, temperature, uncertainty or uncertainty_limit is not None)
+        require_memory(1, self.world)
         self.render_mode = render_mode
         self.metadata = {**self.metadata, "render_fps": self.world.config.fps}
         # Copies: environments that share a world must not share the randomness of action_space.sample().

@@ -25,6 +25,7 @@ from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.nerfstudio_files import TRANSFORMS, open_capture
 from worldsim.protocols import SceneMemory
+from worldsim.runtime.files import inside
 from worldsim.state import Frame, SceneStart
 from worldsim.world import World
 
@@ -173,4 +174,5 @@ class CaptureScenes:
     def _folders(self) -> dict[str, Path]:
         if (self.folder / TRANSFORMS).is_file():
             return {self.folder.resolve().name: self.folder}
-        return {file.parent.name: file.parent for file in sorted(self.folder.glob(f"*/{TRANSFORMS}"))}
+        found = sorted(file.parent.name for file in self.folder.glob(f"*/{TRANSFORMS}"))
+        return {name: inside(self.folder, name) for name in found}

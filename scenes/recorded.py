@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.errors import NotFoundError
+from worldsim.runtime.files import inside
 from worldsim.scene_files import check_scene, load_scene, scene_names
 from worldsim.state import SceneStart
 
@@ -30,7 +31,7 @@ class RecordedScenes:
             names = self.names()
             if name not in names:
                 raise NotFoundError(f"no start scene {name!r} in {self.folder}; there are: {', '.join(names) or 'none'}")
-            self._loaded[name] = load_scene(self.folder / name)
+            self._loaded[name] = load_scene(inside(self.folder, name))
         return self._loaded[name]
 
     def start(self, rng: np.random.Generator) -> SceneStart:
@@ -39,7 +40,7 @@ class RecordedScenes:
         if not self._checked:
             # All of them, so that damage does not wait for the draw that meets it.
             for name in names:
-                check_scene(self.folder / name)
+                check_scene(inside(self.folder, name))
             self._checked = True
         if not names:
             raise NotFoundError(f"{self.folder} holds no start scenes: record some with worldsim.scene_files.record_scenes")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from worldsim.agent_files import AgentCard, load_agent, save_agent
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.app.cli import main
 from worldsim.config import read_json, write_sealed
+from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.registries import POLICIES
 from worldsim.twin import WORDS, allow_words, check_twin, make_twin
@@ -65,10 +67,13 @@ def attacks(canary: Path) -> list[dict[str, Any]]:
         {"env_id": "payload:Y-v0", "env_kwargs": {}},
         {"env_id": "vizdoom.gymnasium_wrapper:VizdoomBasic-v1", "env_kwargs": {"scenario_config_file": str(canary)}},
         {"env_id": "CarRacing-v3", "env_kwargs": {"entry_point": "payload:Policy"}},
+        # A number is a path, too: the program "7" in the present folder.
+        {"env_id": "VizdoomBasic-v1", "env_kwargs": {"vizdoom_path": 7}},
+        {"env_id": "VizdoomBasic-v1", "env_kwargs": {"doom_config_path": True}},
     ]
 
 
-@pytest.mark.parametrize("number", range(5))
+@pytest.mark.parametrize("number", range(7))
 def test_no_command_runs_what_a_world_names(tmp_path: Path, canary: Path, number: int, capsys: pytest.CaptureFixture[str]) -> None:
     attack = attacks(canary)[number]
     folder = str(hostile(tmp_path / "world", **attack))
@@ -139,23 +144,27 @@ def test_a_card_names_shipped_worlds_and_those_inside_its_folder(tmp_path: Path,
 
 
 def test_arguments_from_files_are_numbers_and_known_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = {"continuous": True, "lap_complete_percent": 0.95, "domain_randomize": None, "render_mode": "rgb_array", "sizes": [1, 2]}
+    good = {"continuous": True, "lap_complete_percent": 0.95, "domain_randomize": None, "render_mode": "rgb_array"}
     assert check_twin("CarRacing-v3", good, "it") == "CarRacing-v3"
+    assert check_twin("worldsim/TinyRoom-v0", {"size": [32, 48], "max_episode_steps": 9}, "it") == "worldsim/TinyRoom-v0"
     assert check_twin("VizdoomBasic-v1", {"frame_skip": 4}, "it") == "vizdoom.gymnasium_wrapper:VizdoomBasic-v1"
     for name, value in (
-        ("mode", "hard"),
-        ("gravity", float("nan")),
-        ("size", 10**9),
-        ("sizes", ["a"]),
-        ("sizes", [0] * 65),
-        ("nested", {"a": 1}),
+        ("render_mode", "human"),
+        ("lap_complete_percent", float("nan")),
+        ("lap_complete_percent", 10**9),
+        ("lap_complete_percent", 10**400),
+        ("lap_complete_percent", ["a"]),
+        ("lap_complete_percent", [0] * 65),
+        ("lap_complete_percent", {"a": 1}),
+        ("gravity", 1),
         ("__class__", 1),
+        ("additional_wrappers", None),
     ):
         with pytest.raises(UntrustedFileError, match=name):
             check_twin("CarRacing-v3", {name: value}, "it")
     monkeypatch.setattr("worldsim.twin.WORDS", {k: dict(v) for k, v in WORDS.items()})
-    allow_words("CarRacing", mode=("hard",))
-    check_twin("CarRacing-v3", {"mode": "hard"}, "it")
+    allow_words("CarRacing", domain_randomize=("much",))
+    check_twin("CarRacing-v3", {"domain_randomize": "much"}, "it")
     with pytest.raises(NotFoundError, match="registered with Gymnasium"):
         check_twin("Nothing-v0", {}, "it")
     with pytest.raises(UntrustedFileError, match="import the module 'ale_py'"):
@@ -184,7 +193,9 @@ def test_the_hub_is_asked_by_its_prefix_alone(tmp_path: Path, monkeypatch: pytes
         World.from_pretrained("me/mine")
     assert asked == []
     world = World.from_pretrained("hub:me/mine@v1")
-    assert asked == [("me/mine", "v1")] and world.card["source"] == "hub:me/mine@0123abc"
+    assert asked == [("me/mine", "v1")] and "source" not in world.card
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert World.from_pretrained("hub:me/mine@v1").card["source"] == "hub:me/mine@0123abc"
     assert World.from_pretrained("hub:me/mine", revision="0123abc").folder == cache
     with pytest.raises(NotFoundError, match="'me/other' on the hub"):
         find_world("hub:me/other")
@@ -236,6 +247,53 @@ def test_no_link_is_followed_to_the_hub(world_folder: Path, tmp_path: Path, monk
     with pytest.raises(DamagedFileError, match="leads out of"):
         world.push_to_hub("me/mine")
     assert uploaded == []
+    # The folder of the scenes itself, too.
+    shutil.rmtree(folder / "scenes")
+    (folder / "scenes").symlink_to(world_folder / "scenes")
+    for leak in (lambda: world.push_to_hub("me/mine"), lambda: WorldEnv(world)):
+        with pytest.raises(DamagedFileError, match="leads out of"):
+            leak()
+    assert main(["export", str(folder), "--out", str(tmp_path / "copy")]) == 2
+    assert uploaded == [] and not (tmp_path / "copy").exists()
+
+
+def test_processes_import_nothing_from_the_present_folder(
+    goal_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python would look there first: the folder may be the world's."""
+    place = tmp_path / "world"
+    shutil.copytree(goal_folder, place)
+    for name in ("multiprocessing", "gymnasium", "numpy", "torch"):
+        (place / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('ran')\nraise SystemExit(3)\n")
+    command = [sys.executable, "-P", "-c", "import sys; from worldsim.app.cli import main; sys.exit(main())", "evaluate-agent"]
+    command += ["random", "--world", ".", "--episodes", "2", "--workers", "2", "--max-steps", "2", "--bootstrap", "2"]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_named_like_a_repository_is_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def download(*arguments: Any, **named: Any) -> str:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    folder = save_agent(ActorCriticPolicy(gym.spaces.Discrete(7), (32, 32, 3), hidden=8), tmp_path, AgentCard(world="hub:evil/w"))
+    make_tiny_world(rewards=True).save_pretrained(folder / "hub:evil" / "w")
+    monkeypatch.chdir(folder)
+    arguments = ["evaluate-agent", ".", "--episodes", "1", "--workers", "0", "--max-steps", "2", "--bootstrap", "2"]
+    assert main(arguments) == 0, capsys.readouterr().err
+
+
+def test_names_from_files_do_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    world = make_tiny_world()
+    path = world.save_pretrained(tmp_path) / "world.json"
+    values = read_json(path)
+    write_sealed(path, values | {"sha256": {"\x1b]0;owned\x07": "0" * 64}})
+    assert main(["evaluate", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "owned" in told and "\x1b" not in told and "\x07" not in told
 
 
 def test_a_flipped_bit_is_found_in_every_file(world_folder: Path, tmp_path: Path) -> None:
@@ -264,7 +322,12 @@ def test_worlds_of_version_1_load_without_checksums(tmp_path: Path) -> None:
     [
         ("dynamics", {"dim": 60_000}),
         ("dynamics", {"dim": 10**9}),
-        ("dynamics", {"depth": 500}),
+        ("dynamics", {"depth": 65}),
+        ("dynamics", {"window": 0}),
+        ("dynamics", {"window": 65_000}),
+        ("dynamics", {"heads": 0}),
+        ("dynamics", {"fold": 0}),
+        ("dynamics", {"levels": []}),
         ("dynamics", {"depth": 10**9}),
         ("dynamics", {"levels": [8] * 100}),
         ("dynamics", {"window": -1}),

@@ -314,7 +314,9 @@ def _steps(world: World, held: list[WorldState], acts: Tensor) -> None:
 
 def cold_start(world: World, device: torch.device, threads: int, count: int) -> dict[str, Any]:
     """Medians over ``count`` fresh processes, in seconds: ``import worldsim``, make and reset, the first step."""
-    arguments = [sys.executable, "-c", COLD_START, str(world.folder), str(device)]
+    # -P: no module is imported from the present folder, which may be the world's.
+    folder = "" if world.folder is None else str(world.folder.absolute())
+    arguments = [sys.executable, "-P", "-c", COLD_START, folder, str(device)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     found = []
     for _ in range(count):

@@ -21,6 +21,7 @@ import pydantic
 
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.runtime.files import JSON_LIMIT, read_bytes, write_bytes
+from worldsim.runtime.limits import require_memory_for
 
 Config = TypeVar("Config")
 SEAL = "content_sha256"
@@ -163,8 +164,11 @@ def write_json(path: str | os.PathLike[str], values: Any) -> None:
 
 def read_json(path: str | os.PathLike[str]) -> Any:
     """The values in a JSON file. Missing: NotFoundError; unreadable or no regular file: DamagedFileError; both name the file."""
+    content = read_bytes(path, JSON_LIMIT)
+    # A list of nothing is two bytes in the file and 64 in memory.
+    require_memory_for(40 * len(content), f"{path}")
     try:
-        return json.loads(read_bytes(path, JSON_LIMIT).decode())
+        return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"{path} is not valid JSON ({error}): it was cut short or edited; restore or remove it") from None
 

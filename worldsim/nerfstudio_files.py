@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from worldsim.camera import Camera
 from worldsim.captures import MOST_SIDE, CapturedFrame
 from worldsim.config import read_json, write_json
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
 from worldsim.journey import Journey
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import POINT
@@ -30,6 +30,7 @@ from worldsim.meshes import save_ply
 from worldsim.pictures import read_picture, save_picture
 from worldsim.runtime.arguments import flag, number, whole
 from worldsim.runtime.files import as_path, inside, is_file, is_folder, replacing_folder, require_regular
+from worldsim.runtime.limits import require_memory_for
 from worldsim.state import Frame
 
 TRANSFORMS, POINTS = "transforms.json", "points.ply"
@@ -166,7 +167,7 @@ def open_capture(
         raise NotFoundError(f"{path} has no {TRANSFORMS}: it is no nerfstudio dataset")
     if not isinstance(up, str) or up not in UP:
         raise InvalidInputError(f"up is {up!r}: the axis that points up is one of {', '.join(UP)}")
-    meta = read_json(file)
+    meta = read_json(inside(file.parent, file.name))
     listed = meta.get("frames") if isinstance(meta, dict) else None
     if not isinstance(listed, list) or not listed or not all(isinstance(frame, dict) for frame in listed):
         raise DamagedFileError(f"{file} lists no frames: it is no nerfstudio dataset, or was cut short")
@@ -282,7 +283,13 @@ def _read_array(path: Path) -> Array:
             left = size - file.tell()
         if kind.hasobject or min(shape, default=1) < 0 or math.prod(shape) * kind.itemsize != left:
             raise ValueError(f"{kind} {shape} do not take {left:,} bytes")
+        if len(shape) != 2 or max(shape) > MOST_SIDE:
+            raise ValueError(f"{shape} numbers: depth pictures have 1 to {MOST_SIDE} pixels a side")
+        # The numbers, and as many in double precision.
+        require_memory_for(size + 8 * math.prod(shape), f"the depth picture {path}")
         return np.load(path, allow_pickle=False)
+    except OutOfMemoryError:
+        raise
     except Exception as error:  # NumPy raises whatever the parsers of its headers raise
         raise DamagedFileError(f"{path} is not a readable depth picture ({error}): give 16-bit PNG, TIFF or .npy") from error
 

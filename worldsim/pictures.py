@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.runtime.files import as_path, replacing, require_regular
+from worldsim.runtime.limits import require_memory_for
 
 Array = NDArray[Any]
 
@@ -26,6 +27,10 @@ DEPTH_COLOURS = np.array([(255, 244, 200), (250, 170, 80), (205, 70, 85), (105, 
 """Near to infinitely far."""
 PICTURE_FORMATS = ("PNG", "WEBP", "JPEG", "TIFF", "BMP")
 """Formats of pictures that are read from files, by Pillow's names."""
+LARGEST_PICTURE = 2**28
+"""Bytes of the largest picture file that is read."""
+JPEG_SCAN, MOST_SCANS = b"\xff\xda", 64
+"""What a scan of a JPEG file begins with, and most scans that are decoded; encoders make about ten."""
 MOST_PIXELS = 2**26
 """Largest picture that is read: 8192x8192."""
 DEPTH_HALF = 4.0
@@ -129,11 +134,15 @@ def read_picture(path: str | os.PathLike[str], mode: str | None = None, formats:
     tried, since some (EPS) start other programs. Raises NotFoundError, or DamagedFileError for anything that is no such picture,
     or that claims more than :data:`MOST_PIXELS`.
     """
-    path = require_regular(path)
+    path = require_regular(path, LARGEST_PICTURE)
+    require_memory_for(2 * path.stat().st_size, f"the picture {path}")
     try:
         with Image.open(path, formats=list(formats)) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise DamagedFileError(f"{path} claims {image.width}x{image.height} pixels, at most {MOST_PIXELS:,} are read")
+            if image.format == "JPEG" and path.read_bytes().count(JPEG_SCAN) > MOST_SCANS:
+                # Each of them is decoded at the size of the whole picture.
+                raise DamagedFileError(f"{path} has more than {MOST_SCANS} scans, encoders make about ten: save the picture anew")
             return np.array(image if mode is None else image.convert(mode))
     except DamagedFileError:
         raise

@@ -35,7 +35,7 @@ def make_policy(
 
 def saved_folder(name: str) -> Path | None:
     """The folder of the saved agent of that name, None for a policy that is made from an action space alone, or for none."""
-    if name not in POLICIES:
+    if name not in POLICIES and ":" not in name:
         with contextlib.suppress(NotFoundError):
             return find_agent(name)
     return None

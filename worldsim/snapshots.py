@@ -159,11 +159,13 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
     found = {name: value for name, value in tensors.items() if name.startswith(f"{STATE}.memory.")}
     if not found:
         raise MissingGeometryError(f"{path} is of a world without scene memory: there is nothing to look at")
-    require_finite(found, path)
+    require_finite({**found, **{k: v for k, v in tensors.items() if k.startswith(JOURNEY)}}, path)
     try:
         kind = _memory_kind(metadata, found)
         one = {name: value[index : index + 1].clone() for name, value in found.items()}
         height, width = tensors[f"{STATE}.frame.rgb"].shape[-2:]
+        if not height or not width:
+            raise ValueError(f"its frames have {height}x{width} pixels")
         handle = MemoryHandle(
             kind=kind,
             data=unflatten(meta_empty(kind), one, f"{STATE}.memory"),
@@ -264,7 +266,11 @@ def _journey(tensors: Mapping[str, Tensor]) -> Journey | None:
     parts = {name.removeprefix(f"{JOURNEY}."): value for name, value in tensors.items() if name.startswith(f"{JOURNEY}.")}
     if not parts:
         return None
-    return Journey(*(parts[name] for name in ("rgb", "inverse_depth", "pose", "intrinsics")))
+    journey = Journey(*(parts[name] for name in ("rgb", "inverse_depth", "pose", "intrinsics")))
+    if not len(journey) or 0 in journey.rgb.shape or not bool((journey.intrinsics[:2] > 0).all()):
+        raise ValueError(f"its walk has frames {tuple(journey.rgb.shape)} and a camera {journey.intrinsics.tolist()}")
+    check_poses(journey.pose, f"{JOURNEY}.pose")
+    return journey
 
 
 def _state(tensors: Mapping[str, Tensor], world: World, rows: int) -> WorldState:

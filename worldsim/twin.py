@@ -7,19 +7,22 @@ words: :func:`check_twin`. Anything else is for the user to trust.
 
 from __future__ import annotations
 
-import math
+import contextlib
+import importlib
+import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
 from worldsim.errors import InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.pixels import REGISTERED_BY, make_pixels
 from worldsim.world import World
 
-LARGEST = 10_000_000
+LARGEST = 1_000_000
 """Largest number, to either side of zero, that a file may pass to an environment."""
 LONGEST = 64
 """Most numbers in a list that a file may pass to an environment."""
@@ -30,7 +33,15 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Texts that a file may pass to environments whose ids begin so, by the argument's name: see :func:`allow_words`."""
 
-_NAME = re.compile(r"[A-Za-z]\w{0,63}")
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "Vizdoom": ("frame_skip", "max_buttons_pressed", "treat_episode_timeout_as_truncation", "use_multi_binary_action_space"),
+}
+"""Arguments that a file may name, for environments whose ids begin so. Their constructors hand on whatever they are given
+(ViZDoom's to its engine, one of whose settings is the program to start). Elsewhere they are the constructor's own parameters."""
+OF_MAKE = ("max_episode_steps", "render_mode")
+"""Arguments that a file may name for every environment."""
+
+_SUSPICIOUS = re.compile(r"path|file|folder|dir|config|args|command|module|entry|url|load|save", re.IGNORECASE)
 
 
 def allow_words(env_id: str, **words: tuple[str, ...]) -> None:
@@ -45,8 +56,9 @@ def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
     """The id to make, of the environment that the file ``source`` names.
 
     Raises UntrustedFileError (NotFoundError if there is no module to trust) for an environment that is neither registered with
-    Gymnasium nor of a well-known package, and for arguments other than finite numbers, lists of such, True, False, None and the
-    words of :data:`WORDS`. Nothing that the file chooses is imported.
+    Gymnasium nor of a well-known package, and for arguments that are not the environment's own (:data:`ARGUMENTS`), or have values
+    other than bounded numbers, lists of such, True, False, None and the words of :data:`WORDS`. Nothing that the file chooses is
+    imported: a registered environment's class is, to see its parameters.
     """
     if not isinstance(env_id, str) or not isinstance(env_kwargs, dict):
         raise InvalidInputError(f"{source}: env_id {env_id!r} and env_kwargs {env_kwargs!r} must be a text and an object")
@@ -65,20 +77,43 @@ def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
             f"{source} names the environment {env_id!r}, which is not registered with Gymnasium: making it would import the module "
             f"{module!r}. Import it yourself first, or, if you trust the file, pass --trust (in Python trust=True)"
         )
+    named = _parameters(bare, made) if env_kwargs else ()
     for name, value in env_kwargs.items():
-        if not _NAME.fullmatch(str(name)) or not _is_plain(bare, str(name), value):
+        if name not in (*OF_MAKE, *named) or not _is_plain(bare, str(name), value):
             raise UntrustedFileError(
-                f"{source} makes {env_id} with {name} = {value!r}: from a file, arguments are numbers, True, False, None and "
-                f"known words (worldsim.twin.allow_words). If you trust the file, pass --trust (in Python trust=True)"
+                f"{source} makes {env_id} with {name} = {str(value)[:80]!r}: from a file, arguments are the environment's own "
+                f"({', '.join(named) or 'none'}), with numbers, True, False, None and known words (worldsim.twin.allow_words). "
+                f"If you trust the file, pass --trust (in Python trust=True)"
             )
     return made
+
+
+def _parameters(env_id: str, made: str) -> tuple[str, ...]:
+    """The arguments that a file may name: parameters by which the class, or one that it inherits from, is constructed."""
+    for start, names in ARGUMENTS.items():
+        if env_id.startswith(start):
+            return names
+    module, colon, _ = made.partition(":")
+    if colon:
+        # One of the well-known packages, which registers its environments.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    spec = gym.registry.get(env_id)
+    if spec is None:
+        return ()
+    creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    makers = [c.__init__ for c in creator.__mro__ if "__init__" in vars(c)] if isinstance(creator, type) else [creator]
+    found = [p for maker in makers if maker is not object.__init__ for p in inspect.signature(maker).parameters.values()]
+    named = dict.fromkeys(p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self")
+    return tuple(name for name in named if not _SUSPICIOUS.search(name))
 
 
 def _is_plain(env_id: str, name: str, value: Any) -> bool:
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, (int, float)):
-        return math.isfinite(value) and abs(value) <= LARGEST
+        # A NaN is not within bounds, either.
+        return -LARGEST <= value <= LARGEST
     if isinstance(value, (list, tuple)):
         return len(value) <= LONGEST and all(isinstance(v, (int, float)) and _is_plain(env_id, name, v) for v in value)
     allowed = {word for start, words in WORDS.items() if env_id.startswith(start) for word in words.get(name, ())}

@@ -149,6 +149,8 @@ class WorkerPool(Generic[T]):
         self._left = contextlib.ExitStack()
 
     def __enter__(self) -> WorkerPool[T]:
+        # A spawned process would look for the first modules that it imports in the present folder.
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
         self._left.callback(remove_orphaned_memory)
         scratch = Scratch()
         self._left.callback(scratch.close)

@@ -31,7 +31,7 @@ from worldsim.start_states import StartStates
 from worldsim.state import Frame, SceneStart, Transition, WorldState, bytes_of, checksum, concatenate
 from worldsim.stepper import Stepper
 from worldsim.world_config import Termination, WorldConfig
-from worldsim.world_files import find_world, hub_source, load_module, read_card, save_world
+from worldsim.world_files import PUBLISHED, find_world, hub_source, load_module, read_card, save_world
 
 __all__ = ["BUCKETS", "Termination", "World", "WorldConfig", "bucket", "find_world"]
 
@@ -303,7 +303,9 @@ class World:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             if self.folder is not None and (self.folder / "scenes").is_dir():
-                for path in files_in(self.folder / "scenes"):
+                for path in files_in(self.folder / "scenes", self.folder):
+                    if path.suffix not in PUBLISHED:
+                        continue
                     target = Path(folder) / path.relative_to(self.folder)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, target)
@@ -332,7 +334,8 @@ class World:
         ego = load_module(EgoMotionHead, folder / "ego_motion") if (folder / "ego_motion").is_dir() else None
         outcome = load_module(OutcomeHead, folder / "outcome")
         source = hub_source(folder)
-        card = card if source is None else {**card, "source": source}
+        # A file cannot say where it came from.
+        card = {k: v for k, v in card.items() if k != "source"} | ({} if source is None else {"source": source})
         try:
             world = cls(network, config, ego, outcome, card, folder, trust=trust)
         except (RuntimeError, ValueError, TypeError) as error:

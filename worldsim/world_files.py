@@ -43,6 +43,9 @@ WORLDS_FOLDER = Path(__file__).parent / "worlds"
 HUB = "hub:"
 """What names of hub repositories begin with: ``hub:owner/name``, or ``hub:owner/name@revision``."""
 
+PUBLISHED = (".json", ".safetensors", ".png", ".webp")
+"""Suffixes of the files that are exchanged with the hub."""
+
 _REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")
 _REVISION = re.compile(r"[\w][\w./-]{0,127}")
 
@@ -105,10 +108,14 @@ def find_world_of_file(name: str, folder: Path, trusted: bool) -> str:
 
     trusted: allow other folders and hub repositories. Raises UntrustedFileError.
     """
-    if name in shipped_worlds() or trusted:
+    if trusted:
         return name
+    if name in shipped_worlds():
+        return str(WORLDS_FOLDER / name)
     try:
-        return str(inside(folder, name)) if is_file(inside(folder, name) / WORLD) else _refuse_world(name, folder)
+        # Absolute: a folder can have a name that looks like a hub's.
+        path = inside(folder.resolve(), name)
+        return str(path) if is_file(path / WORLD) else _refuse_world(name, folder)
     except DamagedFileError:
         return _refuse_world(name, folder)
 
@@ -130,7 +137,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = ["*.json", "*.safetensors", "*.png", "*.webp"]
+    patterns = [f"*{suffix}" for suffix in PUBLISHED]
     try:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -142,8 +149,11 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 def hub_source(folder: Path) -> str | None:
     """``hub:owner/name@commit`` of a folder in the hub's cache, None for any other folder."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
     # The cache's layout is documented: models--OWNER--NAME/snapshots/COMMIT.
-    if folder.parent.name != "snapshots" or not folder.parent.parent.name.startswith("models--"):
+    cached = folder.parent.name == "snapshots" and folder.parent.parent.parent.absolute() == Path(HF_HUB_CACHE).absolute()
+    if not cached or not folder.parent.parent.name.startswith("models--"):
         return None
     return f"{HUB}{folder.parent.parent.name.removeprefix('models--').replace('--', '/', 1)}@{folder.name}"
 
@@ -216,7 +226,7 @@ def _made(kind: Any, config: Mapping[str, Any], source: Path, weights: Path) -> 
         kind.check_settings(settings)
         with torch.device("meta"):
             claimed = {k: tuple(v.shape) for k, v in kind.from_config(settings).state_dict().items()}
-    except (TypeError, ValueError, AttributeError, RuntimeError, KeyError, OverflowError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError, LookupError, ArithmeticError) as error:
         raise DamagedFileError(f"{source} is damaged ({error}): copy the world again") from error
     found = tensor_shapes(weights)
     found = stored_shapes(found) if weights.name == PACKED_WEIGHTS else found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -63,6 +64,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Processes that commands start import no module from the present folder, which may be that of a world from somewhere.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else USAGE_ERROR
@@ -72,11 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return run(arguments[0], arguments[1:])
     except WorldsimError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def printable(text: str) -> str:
+    """The text with characters that steer terminals written out: names from files are part of messages."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def run(name: str, arguments: Sequence[str]) -> int:

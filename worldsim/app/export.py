@@ -76,7 +76,7 @@ def _export_world(config: ExportConfig) -> Path:
         raise InvalidInputError(f"{config.out} already holds a world: choose another folder, or remove it first")
     world = World.from_pretrained(config.source, device="cpu")
     if world.folder is not None and is_folder(world.folder / "scenes"):
-        _copy(world.folder / "scenes", config.out / "scenes")
+        _copy(world.folder, config.out)
     world.save_pretrained(config.out, eight_bit=config.eight_bit)
     size = sum(path.stat().st_size for path in files_in(config.out))
     print(f"{config.out}: {size / 1e6:.1f} MB")
@@ -86,8 +86,8 @@ def _export_world(config: ExportConfig) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy what scenes are made of. Links that lead out of ``source`` are an error: what they point to is none of its files."""
-    for path in files_in(source):
+    """Copy what a world's start scenes are made of. Links that lead out of ``source`` are an error: they are none of its files."""
+    for path in files_in(source / "scenes", source):
         if path.suffix in SCENE_SUFFIXES:
             with replacing(target / path.relative_to(source)) as copy:
                 shutil.copyfile(path, copy)

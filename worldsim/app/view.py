@@ -398,7 +398,7 @@ def _range(values: Array) -> tuple[float, float]:
 def _enlarged(rgb: Array) -> Array:
     from worldsim.pictures import enlarge
 
-    return enlarge(rgb, max(1, 256 // rgb.shape[0]))
+    return enlarge(rgb, max(1, 256 // max(rgb.shape[:2])))
 
 
 def _quiet() -> contextlib.AbstractContextManager[Any]:

@@ -22,8 +22,9 @@ from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, Episo
 from worldsim.data.episode import Episode
 from worldsim.data.play import package_versions
 from worldsim.data.spaces import describe_space, space_of
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingDependencyError, NotFoundError
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
 from worldsim.pixels import PixelsConfig, as_dict, to_pixels
+from worldsim.runtime.files import require_regular
 
 Array = NDArray[Any]
 
@@ -113,6 +114,8 @@ def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             names = ", ".join(minari.list_local_datasets()) or "none"
         raise NotFoundError(f"no Minari dataset {config.name!r} here ({error}); there are: {names}") from None
+    for file in sorted(Path(source.storage.data_path).glob("*.hdf5")):
+        _require_own_data(file)
     told = source.storage.metadata.get(OWN_METADATA)
     pixels = _pixels(source.observation_space, config)
     info = _own(told, config.name) if told else _described(source, config, pixels)
@@ -125,6 +128,28 @@ def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
         for data in tqdm(source.iterate_episodes(), total=int(source.total_episodes), desc="import", unit="episode"):
             writer.add(_episode(data, partial(to_pixels, pixels=pixels), isinstance(source.action_space, gym.spaces.Discrete)))
     return EpisodeDataset(config.out)
+
+
+def _require_own_data(path: Path) -> None:
+    """Raise DamagedFileError if an HDF5 file takes data from other files: by links, external storage or virtual datasets."""
+    import h5py
+
+    def check(group: Any) -> None:
+        for name in group:
+            link = group.get(name, getlink=True)
+            found = group.get(name) if isinstance(link, h5py.HardLink) else None
+            if found is None or (isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)):
+                raise DamagedFileError(f"{path}: {name!r} lies in another file, or is a link: only the file's own data is imported")
+            if isinstance(found, h5py.Group):
+                check(found)
+
+    try:
+        with h5py.File(require_regular(path), "r") as file:
+            check(file)
+    except (OSError, RuntimeError, KeyError, RecursionError) as error:
+        if isinstance(error, WorldsimError):
+            raise
+        raise DamagedFileError(f"{path} is not a readable HDF5 file ({error}): copy the dataset again") from error
 
 
 def _own(told: Any, name: str) -> DatasetInfo:

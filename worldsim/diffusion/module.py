@@ -55,8 +55,8 @@ except ImportError:
 
 __all__ = ["Module", "register_to_config"]
 
-LARGEST, MOST, DEEPEST = 65_536, 64, 512
-"""Largest number, most numbers in a list and most blocks that a module's settings in a file may claim."""
+LARGEST, MOST, DEEPEST, WIDEST = 65_536, 64, 64, 1024
+"""Largest number, most numbers in a list, most blocks and widest attention window that a module's settings in a file may claim."""
 
 
 @functools.cache
@@ -97,8 +97,9 @@ class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 raise InvalidInputError(
                     f"{cls.__name__}: {name} is {str(value)[:80]}: numbers lie in [0, {LARGEST}], at most {MOST} in a list"
                 )
-        if settings.get("depth", 0) > DEEPEST:
-            raise InvalidInputError(f"{cls.__name__}: depth is {settings['depth']}: at most {DEEPEST} blocks")
+        for name, least, most in (("depth", 1, DEEPEST), ("window", 1, WIDEST), ("heads", 1, LARGEST), ("fold", 1, MOST)):
+            if name in settings and not least <= settings[name] <= most:
+                raise InvalidInputError(f"{cls.__name__}: {name} is {settings[name]}: it must lie in [{least}, {most}]")
 
     def to(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Move or cast the weights. diffusers' own looks for offloading first, whose import brings the compiler back."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.data.dataset import EpisodeDataset
-from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
+from worldsim.runtime.files import inside
 
 
 def named(folders: Sequence[Path]) -> str:
@@ -31,7 +32,7 @@ def recordings_in(folder: Path) -> list[Path]:
     """A recording's folder itself, or those of all that lie in it, such as the rounds of a task; none if nothing was recorded."""
     if (folder / "dataset.json").is_file():
         return [folder]
-    return sorted(file.parent for file in folder.glob("*/dataset.json"))
+    return [inside(folder, name) for name in sorted(file.parent.name for file in folder.glob("*/dataset.json"))]
 
 
 def require_recording(data: Path) -> None:
@@ -56,6 +57,13 @@ def all_seen(earlier: dict[str, Any], datasets: Sequence[EpisodeDataset], frames
     earlier: the card of the world that it started from, or empty. A recording that both have seen counts once.
     """
     mine = [{"policy": d.info.policy, "seed": d.info.seed, "frames": d.frames} for d in datasets]
+    try:
+        return _summed(earlier, mine, frames)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DamagedFileError(f"the card of the world that training starts from does not list its recordings ({error})") from error
+
+
+def _summed(earlier: dict[str, Any], mine: list[dict[str, Any]], frames: int) -> tuple[list[dict[str, Any]], int]:
     listed: list[dict[str, Any]] = earlier.get("recordings", [])
     known = {(one["policy"], one["seed"]) for one in mine}
     others = [one for one in listed if (one["policy"], one["seed"]) not in known]

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from worldsim.camera import Camera, dequantise_depth, quantise_depth
 from worldsim.data.play import package_versions
-from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.metrics import seen_mask
 from worldsim.pixels import make_env
 from worldsim.policies import make_policy
-from worldsim.runtime.files import replacing
+from worldsim.runtime.files import replacing, require_regular
 from worldsim.state import Frame
 from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 
@@ -404,8 +404,9 @@ def _save(episode: Recorded, path: Path) -> None:
 def _load(config: Settings[E], path: Path) -> E | None:
     """A cached walk; None where there is none, or where it is damaged and has to be recorded again."""
     try:
+        require_regular(path)
         with safe_open(path, "np") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return config.episode(arrays, (file.metadata() or {}).get("map", ""))
-    except (FileNotFoundError, SafetensorError, TypeError):
+    except (NotFoundError, DamagedFileError, SafetensorError, TypeError, ValueError, KeyError):
         return None

@@ -35,7 +35,7 @@ from worldsim.state import Frame, MemoryView, map_tensors
 class PointMemoryConfig:
     """How a :class:`PointMemory` keeps and forgets."""
 
-    capacity: Annotated[int, Ge(1), Le(2**26)] = 32768
+    capacity: Annotated[int, Ge(1), Le(2**24)] = 32768
     """Slots an environment, about 23 bytes each. A 64x64 frame of a new place takes up to 4,096; a walk through a
     few rooms takes 10,000 to 30,000."""
     tolerance_m: Annotated[float, Ge(0), Le(1000)] = 0.15

@@ -128,13 +128,18 @@ def inside(folder: Name, name: Any, where: Name | None = None) -> Path:
     return path
 
 
-def files_in(folder: Name) -> Iterator[Path]:
-    """Every regular file below ``folder``, in order; DamagedFileError for links that lead out and for anything not regular."""
+def files_in(folder: Name, root: Name | None = None) -> Iterator[Path]:
+    """Every regular file below ``folder``, in order; DamagedFileError for links that lead out and for anything not regular.
+
+    root: what links may not lead out of, and ``folder`` itself must lie in: the folder that the user named; by default ``folder``.
+    """
     folder = as_path(folder)
-    for path in sorted(folder.rglob("*")):
+    root = folder if root is None else as_path(root)
+    for path in (folder, *sorted(folder.rglob("*"))):
+        if path != root:
+            inside(root, path.relative_to(root).as_posix())
         if path.is_dir() and not path.is_symlink():
             continue
-        inside(folder, path.relative_to(folder).as_posix())
         if not path.is_dir():
             yield require_regular(path)
 
@@ -346,6 +351,8 @@ def check_files(path: Name, told: Any) -> None:
         file = inside(path.parent, name, path)
         if not is_file(file):
             raise NotFoundError(f"{file} is missing: copy the folder again")
+        # All of them are read into memory later: larger ones need not be hashed first, which would take for ever.
+        require_memory_for(require_regular(file).stat().st_size, f"{file}")
         if sha256_of(file) != checksum:
             raise DamagedFileError(
                 f"{file} differs from its checksum in {path.name}: it was cut short or altered; copy the folder again"

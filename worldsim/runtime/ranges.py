@@ -29,5 +29,5 @@ Threads = Annotated[int, Ge(1), Le(1024)]
 """Threads of one process."""
 Workers = Annotated[int, Ge(0), Le(1024)]
 """Processes; 0 works in this one."""
-Capacity = Annotated[int, Ge(1), Le(2**26)]
+Capacity = Annotated[int, Ge(1), Le(2**24)]
 """Slots of a scene memory, an environment."""

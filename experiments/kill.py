@@ -293,7 +293,7 @@ def kill_evaluate(place: Place, kills: int) -> Iterator[bool]:
 
     def arguments(file: Path) -> list[Any]:
         return [
-            "evaluate-agent", "takecover", "--episodes", place.config.episodes, "--max-steps", 24, "--workers", 2,
+            "evaluate-agent", "takecover", "--episodes", place.config.episodes, "--max-steps", 8, "--workers", 2,
             "--bootstrap", 20, "--json", file,
         ]  # fmt: skip
 
@@ -566,8 +566,11 @@ def main(config: KillConfig) -> int:
             for _ in KINDS[kind](place, count) if count else ():
                 tallies[kind].kills += 1
                 bar.update()
-            if config.json is not None:
-                write_json(config.json, results_of(config, tallies, began))
+                if config.json is not None:
+                    write_json(config.json, results_of(config, tallies, began))
+        # Once more, with what the last run led to.
+        if config.json is not None:
+            write_json(config.json, results_of(config, tallies, began))
     print(explain(tallies))
     return 1 if any(tally.bad for tally in tallies.values()) else 0
 

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
-from worldsim.runtime.scratch import engine_home
 
 Array = NDArray[Any]
 
@@ -58,8 +57,7 @@ def qualified(env_id: str) -> str:
 def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     """``gymnasium.make`` with worldsim's errors; ids of :data:`REGISTERED_BY` need no module in front."""
     try:
-        with engine_home(env_id):
-            return gym.make(qualified(env_id), disable_env_checker=True, **kwargs)
+        return gym.make(qualified(env_id), disable_env_checker=True, **kwargs)
     except gym.error.UnregisteredEnv as error:
         raise NotFoundError(
             f"No environment {env_id!r}: {error} Ids look like 'worldsim/FreedoomReal-v0'; for one that a module of yours "

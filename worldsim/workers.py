@@ -32,7 +32,7 @@ import gymnasium as gym
 import psutil
 
 from worldsim.errors import EngineError, WorldsimError
-from worldsim.runtime.scratch import Scratch, home, remove_orphaned_memory
+from worldsim.runtime.scratch import Scratch, engine_home, home, remove_orphaned_memory
 
 ENGINE_TIMEOUT_S = 60.0
 """Seconds that one call of an engine may take, by default; a reset of the real twin takes about one."""
@@ -81,10 +81,14 @@ def report(progress: int) -> None:
 
 
 class Watched(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment each of whose calls has a :func:`time_limit`."""
+    """An environment each of whose calls has a :func:`time_limit`, and whose engine keeps its files in a temporary folder."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._id = env.spec.id if env.spec is not None else ""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        with time_limit():
+        with time_limit(), engine_home(self._id):
             return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:

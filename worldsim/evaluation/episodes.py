@@ -101,7 +101,7 @@ def step_limit(env: gym.Env[Any, Any], asked: int | None, longest: int = LONGEST
 
 def twin_limit(world: World, asked: int | None) -> int:
     """:func:`step_limit` of the world's real twin, which is made for that."""
-    with WorkerPool(0, partial(make_twin, world)) as here:
+    with WorkerPool(0, partial(watched_twin, world)) as here:
         ((_, limit),) = here.run(limit_of, [(asked,)])
     return limit
 
@@ -120,7 +120,7 @@ def real_episodes(
     :class:`worldsim.workers.WorkerPool`.
     """
     if workers == 0 or len(tasks) == 1:
-        workers, make = 0, partial(_watched_twin, world)
+        workers, make = 0, partial(watched_twin, world)
     elif world.folder is None:
         raise InvalidInputError("this world was not loaded from a folder, as other processes would do: save it, or workers=0")
     else:
@@ -134,12 +134,13 @@ def real_episodes(
     return [played[i] for i in range(len(tasks))]
 
 
-def _watched_twin(world: World) -> gym.Env[Any, Any]:
+def watched_twin(world: World) -> gym.Env[Any, Any]:
+    """The real twin as a :class:`worldsim.workers.WorkerPool` plays it."""
     return Watched(make_twin(world))
 
 
 def _load_twin(folder: Path, trust: bool) -> gym.Env[Any, Any]:
-    return _watched_twin(World.from_pretrained(folder, "cpu", trust=trust))
+    return watched_twin(World.from_pretrained(folder, "cpu", trust=trust))
 
 
 def _play_task(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Played:

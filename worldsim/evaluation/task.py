@@ -19,10 +19,9 @@ from torch import Tensor
 
 from worldsim.diffusion.buffer import made_up
 from worldsim.evaluation.crowd import Crowd, PolicySpec
-from worldsim.evaluation.episodes import Played, Task, dream_together, limit_of, play_real
+from worldsim.evaluation.episodes import Played, Task, dream_together, limit_of, play_real, watched_twin
 from worldsim.metrics import bootstrap_ci, mean_statistic, psnr
 from worldsim.state import Frame, SceneStart, WorldState
-from worldsim.twin import make_twin
 from worldsim.workers import Engine, WorkerPool
 from worldsim.world import World, bucket
 
@@ -89,7 +88,7 @@ def play(world: World, count: int, seed: int, told: Callable[[int], Any]) -> tup
     """The twin's episodes, and the steps after which it cuts them off. told: called with 1 after each."""
     episodes: list[Truth] = []
     tasks = [Task(PolicySpec(POLICY), *_seeds(seed, i)) for i in range(count)]
-    with WorkerPool(0, partial(make_twin, world)) as here:
+    with WorkerPool(0, partial(watched_twin, world)) as here:
         ((_, limit),) = here.run(limit_of, [(None, STEPS)])
         for _, truth in here.run(_play_one, [(task, limit) for task in tasks]):
             episodes.append(truth)

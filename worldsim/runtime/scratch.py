@@ -113,6 +113,6 @@ def home(folder: Path) -> Iterator[None]:
 
 
 def engine_home(env_id: str) -> contextlib.AbstractContextManager[None]:
-    """Where the environment ``env_id`` is to be made. ViZDoom's engines keep files in the working directory of the process that
-    starts them: several processes in one would be in each other's way."""
+    """Where the environment ``env_id`` is to be reset. ViZDoom's environments start their engines in the first reset, and those keep
+    files in the working directory: several processes in one would be in each other's way."""
     return contextlib.chdir(_home) if _home is not None and "Vizdoom" in env_id else contextlib.nullcontext()

@@ -193,7 +193,7 @@ def test_meshes_that_memory_has_no_room_for(room_walk: tuple[TinyRoom, Journey],
     """Millimetres of a room of 8 m would take hundreds of gigabytes."""
     monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "4")
     with pytest.raises(OutOfMemoryError, match="a mesh with cells of 0.001 m"):
-        fuse(room_walk[1], FusionConfig(voxel=0.001))
+        fuse(room_walk[1], FusionConfig(voxel=0.001, far=20.0))
 
 
 def test_points_that_are_none(tmp_path: Path) -> None:

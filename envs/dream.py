@@ -155,7 +155,8 @@ def as_scene(frames: Any) -> SceneStart:
     if intrinsics is not None and not bool((intrinsics.flatten()[:2] > 0).all()):
         raise InvalidInputError(f"frames: intrinsics are {intrinsics.tolist()}, fx and fy must be positive pixels")
     if depth is not None and not (depth.is_floating_point() and bool((depth > 0).all())):
-        raise InvalidInputError(f"frames: depth must be positive float metres, inf for sky, got {depth.dtype} from {depth.min()}")
+        least = f" from {depth.min()}" if depth.is_floating_point() and depth.numel() else ""
+        raise InvalidInputError(f"frames: depth must be positive float metres, inf for sky, got {depth.dtype}{least}")
     return SceneStart(
         rgb=rgb.permute(0, 3, 1, 2).contiguous(),
         act=arrays.get("act", torch.zeros(len(rgb), dtype=torch.int64)),

@@ -81,7 +81,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             raise InvalidInputError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         if output not in ("numpy", "torch"):
             raise InvalidInputError(f"output must be 'numpy' or 'torch', got {output!r}")
-        if max_episode_steps is not None and max_episode_steps < 1 and max_episode_steps != -1:
+        whole = isinstance(max_episode_steps, (int, np.integer)) and not isinstance(max_episode_steps, bool)
+        if max_episode_steps is not None and not (whole and (max_episode_steps >= 1 or max_episode_steps == -1)):
             raise InvalidInputError(f"max_episode_steps must be at least 1, or None for no limit, got {max_episode_steps!r}")
         self.num_envs, self.render_mode, self.output = int(num_envs), render_mode, output
         self.autoreset_mode = _as_mode(autoreset_mode)

@@ -6,12 +6,13 @@ import enum
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pytest
+from annotated_types import Ge, Le
 
-from worldsim.config import from_json, read_json, to_json, write_json
+from worldsim.config import check_ranges, check_seal, from_json, read_json, seal, to_json, write_json, write_sealed
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 
 
@@ -110,4 +111,56 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes):
     path = tmp_path / "cut.json"
     path.write_bytes(content)
     with pytest.raises(DamagedFileError, match="cut.json"):
+        read_json(path)
+
+
+@dataclass(frozen=True)
+class Some:
+    """A config of every type that is looked at."""
+
+    share: Annotated[float, Ge(0), Le(1)] = 0.5
+    count: Annotated[int, Ge(1)] | None = None
+    whole: int = 1
+    real: float = 1.0
+    maybe: float | None = None
+    on: bool = False
+    text: str = ""
+    other: tuple[int, ...] = ()
+
+
+def test_types_of_a_config() -> None:
+    check_ranges(Some(0.0, 3, 2, 3, 0.5, True, "x", (1,)))
+    check_ranges(Some(share=np.float32(0.5), whole=np.int64(2)))  # type: ignore[arg-type]
+    bad: list[dict[str, object]] = [
+        {"whole": 1.5}, {"whole": None}, {"real": "1"}, {"maybe": []}, {"on": 1},
+        {"share": 1.5}, {"share": math.nan}, {"count": 0}, {"other": (1.5,)}, {"text": 3}, {"real": math.nan},
+    ]  # fmt: skip
+    for changes in bad:
+        with pytest.raises(InvalidInputError, match=f"Some.{next(iter(changes))} = "):
+            check_ranges(Some(**changes))  # type: ignore[arg-type]
+
+
+def test_a_sealed_file_tells_what_was_changed_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_sealed(path, {"a": [1, 2.5, math.inf], "b": {"c": None}})
+    values = read_json(path)
+    check_seal(path, values)
+    # Neither the order of keys nor the layout of the file counts.
+    check_seal(path, dict(reversed(values.items())))
+    assert seal(values) == values
+    for change in ({"a": [1, 2.5, 3]}, {"d": 1}, {"content_sha256": None}, {"content_sha256": "0" * 64}):
+        with pytest.raises(DamagedFileError, match="a.json differs from its own checksum"):
+            check_seal(path, values | change)
+    check_seal(path, {"a": 1}, required=False)
+    with pytest.raises(DamagedFileError, match="checksum"):
+        check_seal(path, {"a": 1})
+
+
+def test_what_cannot_be_parsed_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(DamagedFileError, match="deep.json"):
+        read_json(path)
+    path.write_text("1" * 10_000)
+    with pytest.raises(DamagedFileError, match="deep.json"):
         read_json(path)

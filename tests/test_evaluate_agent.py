@@ -44,7 +44,9 @@ def test_figures_by_hand() -> None:
 
 
 def test_report(agent: Path, goal_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = EvaluateAgentConfig(str(agent), episodes=5, max_steps=7, workers=0, json=tmp_path / "r.json", into_card=True)
+    config = EvaluateAgentConfig(
+        str(agent), world=str(goal_folder), episodes=5, max_steps=7, workers=0, json=tmp_path / "r.json", into_card=True
+    )
     results = evaluate_agent(config)
     assert json.loads((tmp_path / "r.json").read_text()) == results == read_card(agent).results
     assert results["world"] == str(goal_folder) and results["real_frames_used"] == 1234 and results["max_steps"] == 7
@@ -58,8 +60,10 @@ def test_report(agent: Path, goal_folder: Path, tmp_path: Path, capsys: pytest.C
 @pytest.mark.slow
 def test_processes_change_nothing(agent: Path, goal_folder: Path) -> None:
     a, b = (
-        evaluate_agent(EvaluateAgentConfig(str(agent), episodes=3, max_steps=6, workers=workers, batch=batch))
-        for workers, batch in ((0, 3), (2, 3))
+        evaluate_agent(
+            EvaluateAgentConfig(str(agent), world=str(goal_folder), episodes=3, max_steps=6, workers=workers, batch=3)
+        )
+        for workers in (0, 2)
     )
     assert a["real_returns"] == b["real_returns"] and a["dream_returns"] == b["dream_returns"]
 

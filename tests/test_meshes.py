@@ -146,7 +146,7 @@ def test_refined_depth_is_exact_on_planes_and_keeps_edges():
 
 def test_bad_input(room_walk: tuple[TinyRoom, Journey]):
     points, colours = np.zeros((500, 3), np.float32), np.zeros((500, 3), np.uint8)
-    with pytest.raises(InvalidInputError, match="voxel=0,"):
+    with pytest.raises(InvalidInputError, match="voxel = 0"):
         fuse(room_walk[1], FusionConfig(voxel=0))
     with pytest.raises(InvalidInputError, match="5 points are too few"):
         wrap(points[:5], colours[:5])

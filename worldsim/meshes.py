@@ -23,7 +23,6 @@ from worldsim.camera import dequantise_depth, pixel_rays
 from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingDependencyError
 from worldsim.journey import Journey
-from worldsim.runtime.arguments import check_types
 from worldsim.runtime.files import as_path, replacing
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
@@ -76,7 +75,6 @@ class FusionConfig:
     """Pieces of fewer triangles are left out."""
 
     def __post_init__(self) -> None:
-        check_types(self)
         check_ranges(self)
 
 
@@ -99,7 +97,6 @@ class PoissonConfig:
     """Pieces of fewer triangles are left out."""
 
     def __post_init__(self) -> None:
-        check_types(self)
         check_ranges(self)
 
 

@@ -69,7 +69,7 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
         raise
     except ModuleNotFoundError as error:
         raise MissingDependencyError(f"{env_id} needs a module that is not installed ({error}): install it first.") from None
-    except (gym.error.Error, TypeError) as error:
+    except (gym.error.Error, TypeError, ValueError, AttributeError) as error:
         raise InvalidInputError(f"{env_id} cannot be made with {kwargs!r}: {error}") from error
 
 

@@ -207,7 +207,11 @@ def _check_scene(scene: SceneStart, frames: int) -> None:
         raise ValueError(f"depth of {tuple(scene.inverse_depth.shape)} for frames of {tuple(scene.rgb.shape)}")
     if scene.intrinsics is not None and (scene.intrinsics.shape != (4,) or not bool((scene.intrinsics[:2] > 0).all())):
         raise ValueError(f"intrinsics are {scene.intrinsics.tolist()}, fx fy cx cy in pixels are needed")
+    if scene.intrinsics is not None and not bool((scene.intrinsics.abs() <= FARTHEST).all()):
+        raise ValueError(f"intrinsics are {scene.intrinsics.tolist()}: at most {FARTHEST:,} pixels")
     if scene.pose is not None:
+        if scene.pose.shape != (frames, 4, 4):
+            raise ValueError(f"poses of {tuple(scene.pose.shape)} for {frames} frames")
         check_poses(scene.pose)
         if not bool((scene.pose[:, :3, 3].abs() <= FARTHEST).all()):
             raise ValueError(f"a pose lies more than {FARTHEST:,} m from the origin")

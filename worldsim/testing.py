@@ -18,9 +18,12 @@ from torch import Tensor
 from worldsim.camera import Camera, pixel_rays, quantise_depth, snap_pose
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.journey import Journey
+from worldsim.runtime.arguments import whole
 from worldsim.runtime.options import check_options
 from worldsim.state import Frame
 
+LARGEST_SIDE = 4096
+"""Most pixels a side of a room's frames."""
 FORWARD_METRES = 0.3
 """How far an unhindered step forward, backward or sideways goes, in metres."""
 TURN_RADIANS = 0.2
@@ -61,11 +64,11 @@ class TinyRoom(gym.Env[Array, Any]):
         goal: bool = False,
         render_mode: str | None = None,
     ) -> None:
-        height, width = (size, size) if isinstance(size, int) else size
-        if height < 1 or width < 1:
-            raise InvalidInputError(f"TinyRoom size {size!r}: height and width must be at least 1 pixel.")
-        if rooms < 1:
-            raise InvalidInputError(f"TinyRoom rooms={rooms!r}: there must be at least 1 room.")
+        sides = (size, size) if isinstance(size, int) else size
+        if not isinstance(sides, (tuple, list)) or len(sides) != 2:
+            raise InvalidInputError(f"TinyRoom size {size!r}: give a number of pixels, or height and width.")
+        height, width = (whole("TinyRoom size", side, 1, LARGEST_SIDE, "pixels") for side in sides)
+        rooms = whole("TinyRoom rooms", rooms, 1, 10_000)
         self.height, self.width, self.rooms, self.goal = height, width, rooms, goal
         self.render_mode = render_mode
         self.observation_space = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)

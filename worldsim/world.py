@@ -190,11 +190,11 @@ class World:
 
         Raises InvalidInputError for frames of the wrong size or type, MissingGeometryError where depth or poses are needed.
         """
-        if not all(isinstance(scene, SceneStart) for scene in scenes):
+        if not isinstance(scenes, Sequence) or not all(isinstance(scene, SceneStart) for scene in scenes):
             raise InvalidInputError(f"scenes are {str(scenes)[:80]}: SceneStart objects are needed")
-        if len(scenes) != len(seeds) or not len(scenes):
-            raise InvalidInputError(f"one seed a scene is needed, got {len(scenes)} scenes and {len(seeds)} seeds")
         seed = self._seeds(seeds)
+        if len(scenes) != len(seed) or not len(scenes):
+            raise InvalidInputError(f"one seed a scene is needed, got {len(scenes)} scenes and {len(seed)} seeds")
         state = concatenate(self._starts.states(scenes))
         return dataclasses.replace(state, seed=seed)
 

@@ -101,5 +101,5 @@ def test_the_border_of_what_is_known_is_found_without_gaps_between_points() -> N
 
 
 def test_settings_that_make_no_sense_are_named() -> None:
-    with pytest.raises(InvalidInputError, match="cell of 0"):
+    with pytest.raises(InvalidInputError, match="cell = 0"):
         GroundConfig(cell=0.0)

@@ -70,7 +70,7 @@ def test_candidates_are_apart_and_hold_the_place(looked_around: tuple[World, Wor
     assert float((found[:, :3, 3] - camera.pose[0, :3, 3]).norm(dim=1).min()) < 0.5
     noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     assert len(candidates(world, state, noise, 3, config)) >= 1
-    with pytest.raises(InvalidInputError, match="count of candidates = 0"):
+    with pytest.raises(InvalidInputError, match="count = 0"):
         candidates(world, state, picture, 0)
 
 

@@ -191,7 +191,7 @@ def test_a_place_of_nothing_but_sky() -> None:
     [
         ({"height": 0}, "height = 0"),
         ({"keyframes": 0}, "keyframes = 0"),
-        ({"shape": (96, 2, 96)}, "each at least 4"),
+        ({"shape": (96, 2, 96)}, "numbers of 4 to"),
         ({"longest_m": 0.0}, "longest_m = 0"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.arguments import check_types, flag, number, whole
+from worldsim.runtime.arguments import flag, number, whole
 
 JUNK = (None, "3", b"3", [1], {}, math.nan, np.nan, 1j, np.zeros(1), object(), int, True, np.bool_(True))
 
@@ -46,22 +45,3 @@ def test_flags() -> None:
     for value in (1, "yes", None, np.bool_(True)):
         with pytest.raises(InvalidInputError, match="True or False"):
             flag("a", value)
-
-
-@dataclass(frozen=True)
-class Some:
-    """A config of every type that is looked at."""
-
-    whole: int = 1
-    real: float = 1.0
-    maybe: float | None = None
-    on: bool = False
-    text: str = ""
-    other: tuple[int, ...] = ()
-
-
-def test_types_of_a_config() -> None:
-    check_types(Some(2, 3, 0.5, True, "x", (1,)))
-    for changes in ({"whole": 1.5}, {"whole": None}, {"real": "1"}, {"maybe": []}, {"on": 1}, {"text": 3}, {"real": math.nan}):
-        with pytest.raises(InvalidInputError, match=f"Some.{next(iter(changes))} = "):
-            check_types(Some(**changes))  # type: ignore[arg-type]

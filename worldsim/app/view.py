@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingDependencyError
-from worldsim.runtime.arguments import check_types, whole
+from worldsim.runtime.arguments import whole
 
 if TYPE_CHECKING:
     from worldsim.memory.handle import MemoryHandle, PointArrays
@@ -66,7 +67,7 @@ class ViewConfig:
     """The port to serve at."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_ranges(self)
         whole("port", self.port, 1, 65535)
         if self.index < 0:
             raise InvalidInputError(f"index = {self.index}: environments are counted from 0")

@@ -44,7 +44,7 @@ from worldsim.config import SEAL, check_format, check_seal, from_json, read_json
 from worldsim.data.episode import Episode, validate_episode
 from worldsim.data.spaces import space_of
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
-from worldsim.runtime.files import inside, is_file, replacing, require_regular, sha256_of
+from worldsim.runtime.files import as_path, inside, is_file, replacing, require_regular, sha256_of
 
 Array = NDArray[Any]
 
@@ -303,7 +303,7 @@ class EpisodeDataset(Sequence[Episode]):
     ) -> None:
         if on_damaged not in ("raise", "skip"):
             raise InvalidInputError(f'on_damaged={on_damaged!r}: it is "raise" or "skip".')
-        self.path = Path(path)
+        self.path = as_path(path)
         self.on_damaged = on_damaged
         self.verifies = verify
         self.info, self.shards = read_index(self.path)

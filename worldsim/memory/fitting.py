@@ -13,7 +13,6 @@ from torch import Tensor
 from worldsim.config import check_ranges
 from worldsim.memory.splat import POINT
 from worldsim.memory.voxels import EMPTY_DENSITY, SOLID_DENSITY, Grid, sample, span, thickness, weights
-from worldsim.runtime.arguments import check_types
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import NotNegative, Positive
 
@@ -46,7 +45,6 @@ class FitConfig:
     beginning. Off: where colours are clean it changes nothing (docs/experiments/radiance.md) and takes a quarter of the time."""
 
     def __post_init__(self) -> None:
-        check_types(self)
         check_ranges(self)
 
 

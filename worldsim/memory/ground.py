@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.arguments import check_types, number
+from worldsim.runtime.arguments import number
 
 Array = NDArray[Any]
 MOST_METRES = 1e4
@@ -49,7 +50,7 @@ class GroundConfig:
     """Ways through what has not been seen count so many times."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_ranges(self)
         for name in ("cell", "reach", "eye", "climb", "head", "radius", "berth", "near_cost", "unknown_cost"):
             number(f"GroundConfig.{name}", getattr(self, name), 0.0 if name in ("radius", "berth") else 1e-3, MOST_METRES)
         if self.reach / self.cell > MOST_CELLS:

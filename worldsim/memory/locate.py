@@ -18,7 +18,7 @@ from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.ground import Ground, GroundConfig
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT, view_of
-from worldsim.runtime.arguments import check_types, whole
+from worldsim.runtime.arguments import whole
 from worldsim.runtime.ranges import Batch, Count, NotNegative, Number, Seed, Share
 from worldsim.state import WorldState, map_tensors
 from worldsim.world import World
@@ -58,7 +58,6 @@ class LocateConfig:
     seed: Seed = 0
 
     def __post_init__(self) -> None:
-        check_types(self)
         check_ranges(self)
 
 

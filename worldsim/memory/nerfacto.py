@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, quantise_depth, unproject
+from worldsim.config import check_ranges
 from worldsim.errors import MissingDependencyError
 from worldsim.journey import Journey
-from worldsim.runtime.arguments import check_types, number, whole
+from worldsim.runtime.arguments import number, whole
 from worldsim.state import MemoryView
 
 OPENCV_TO_OPENGL = (1.0, -1.0, -1.0)
@@ -55,7 +56,7 @@ class NerfactoConfig:
     """Of the weights and of the rays drawn; on the CPU the same seed gives the same fit."""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        check_ranges(self)
         for name, most in {"iterations": 10**9, "rays": 2**20, "levels": 64, "hidden": 1024, "samples": 4096}.items():
             whole(f"NerfactoConfig.{name}", getattr(self, name), 1, most)
         whole("NerfactoConfig.log2_hashmap_size", self.log2_hashmap_size, 1, 28)

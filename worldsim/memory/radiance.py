@@ -24,7 +24,7 @@ from worldsim.memory.splat import POINT, shown_slots, splat, view_of_shown
 from worldsim.memory.voxels import Voxels, density_at, empty_voxels, grid_of, render_row, sky_of, source_of, voxels_of, world_rays
 from worldsim.metrics import turned
 from worldsim.protocols import SceneMemory
-from worldsim.runtime.arguments import check_types, number, whole
+from worldsim.runtime.arguments import number, whole
 from worldsim.runtime.ranges import Batch, NotNegative
 from worldsim.state import Frame, MemoryView, map_tensors
 
@@ -95,7 +95,6 @@ class RadianceMemoryConfig:
     """How the field is fitted."""
 
     def __post_init__(self) -> None:
-        check_types(self)
         check_ranges(self)
         number("RadianceMemoryConfig.longest_m", self.longest_m, 0.0, 1e6, "metres")
         shape: Any = self.shape

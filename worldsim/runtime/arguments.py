@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import numbers
-import types
-import typing
 from typing import Any
 
 from worldsim.errors import InvalidInputError
@@ -37,37 +34,6 @@ def flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InvalidInputError(f"{name} = {_shown(value)}: it must be True or False")
     return value
-
-
-def check_types(config: Any) -> None:
-    """Raise InvalidInputError, naming it, if a number, flag or text of a config is of another type: for ``__post_init__``.
-
-    Fields of other types are not looked at. None is taken where the annotation allows it.
-    """
-    cls = type(config)
-    for name, hint in typing.get_type_hints(cls).items():
-        if not any(field.name == name for field in dataclasses.fields(cls)):
-            continue
-        value, kinds = getattr(config, name), _kinds(hint)
-        if value is None and type(None) in kinds:
-            continue
-        where = f"{cls.__name__}.{name}"
-        if kinds <= {int, type(None)}:
-            whole(where, value, -math.inf, math.inf)
-        elif kinds <= {float, int, type(None)}:
-            number(where, value, -math.inf, math.inf)
-        elif kinds <= {bool, type(None)}:
-            flag(where, value)
-        elif kinds <= {str, type(None)} and not isinstance(value, str):
-            raise InvalidInputError(f"{where} = {_shown(value)}: it must be a text")
-
-
-def _kinds(hint: Any) -> set[Any]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return set().union(*(_kinds(one) for one in typing.get_args(hint)))
-    if typing.get_origin(hint) is typing.Annotated:
-        return _kinds(typing.get_args(hint)[0])
-    return {hint}
 
 
 def _real(value: Any) -> float | None:

@@ -17,6 +17,6 @@ def device_named(name: torch.device | str | None) -> torch.device:
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
         raise InvalidInputError(f"device {str(name)!r} cannot be used here: there are {there}") from error
-    if device.type not in ("cpu", "cuda"):
+    if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
         raise InvalidInputError(f"device {str(name)!r}: worlds run on cpu and cuda")
     return device

@@ -102,7 +102,7 @@ def _parameters(env_id: str, made: str) -> tuple[str, ...]:
     if spec is None:
         return ()
     creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    makers = [c.__init__ for c in creator.__mro__ if "__init__" in vars(c)] if isinstance(creator, type) else [creator]
+    makers = [vars(c)["__init__"] for c in creator.__mro__ if "__init__" in vars(c)] if isinstance(creator, type) else [creator]
     found = [p for maker in makers if maker is not object.__init__ for p in inspect.signature(maker).parameters.values()]
     named = dict.fromkeys(p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self")
     return tuple(name for name in named if not _SUSPICIOUS.search(name))

@@ -14,7 +14,7 @@ from worldsim.config import from_json
 from worldsim.data.episode import Episode
 from worldsim.data.interchange import ExportMinariConfig, ImportMinariConfig, export_minari, import_minari
 from worldsim.data.record import RecordConfig, record
-from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.pixels import PixelsConfig, make_pixels
 
 minari = pytest.importorskip("minari")
@@ -124,3 +124,34 @@ def test_what_cannot_be_imported(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"observes Box.*images, Box uint8 of \(h, w, 3\), are needed"):
         import_minari(ImportMinariConfig("cart/pole-v0", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_data_of_other_files_is_not_imported(tmp_path: Path) -> None:
+    """HDF5 can have a dataset's bytes, or a link's target, in any file of the disk."""
+    h5py = importlib.import_module("h5py")
+    config = RecordConfig(
+        "worldsim/TinyRoom-v0", tmp_path / "data", frames=20, episode_steps=9, min_travel=0.0, workers=0, env_kwargs={"size": 8}
+    )  # fmt: skip
+    record(config)
+    exported = export_minari(ExportMinariConfig(tmp_path / "data", "worldsim/room-v0"))
+    (path,) = Path(exported.storage.data_path).glob("*.hdf5")
+    del exported
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"s" * 10 * 8 * 8 * 3)
+    with h5py.File(path, "a") as file:
+        episode = file["episode_0"]
+        shape, kept = episode["observations"].shape, episode["observations"][:]
+        del episode["observations"]
+        size = int(np.prod(shape))
+        episode.create_dataset("observations", shape, np.uint8, external=[(str(secret), 0, size)])
+    with pytest.raises(DamagedFileError, match="only the file's own data is imported"):
+        import_minari(ImportMinariConfig("worldsim/room-v0", tmp_path / "back"))
+    with h5py.File(path, "a") as file:
+        del file["episode_0"]["observations"]
+        file["episode_0"]["observations"] = h5py.ExternalLink(str(secret), "/x")
+    with pytest.raises(DamagedFileError, match="only the file's own data is imported"):
+        import_minari(ImportMinariConfig("worldsim/room-v0", tmp_path / "back"))
+    with h5py.File(path, "a") as file:
+        del file["episode_0"]["observations"]
+        file["episode_0"].create_dataset("observations", data=kept)
+    assert len(import_minari(ImportMinariConfig("worldsim/room-v0", tmp_path / "back"))) == 2

@@ -141,7 +141,7 @@ def as_scene(frames: Any) -> SceneStart:
     if not isinstance(frames, Mapping):
         raise InvalidInputError(f"frames must be a SceneStart or a dict of arrays, got {type(frames).__name__}")
     unknown = sorted(set(map(str, frames)) - set(FRAME_KEYS))
-    if unknown or "rgb" not in frames:
+    if unknown or frames.get("rgb") is None:
         keys = ", ".join(map(repr, frames)) or "nothing"
         raise InvalidInputError(f"frames hold {keys}: 'rgb' is needed, and no others than {', '.join(FRAME_KEYS)} are known")
     arrays = {name: _tensor(name, value) for name, value in frames.items() if value is not None}

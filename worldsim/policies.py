@@ -24,9 +24,9 @@ def make_policy(
     be passed here. device: where a saved agent's weights go. trust: of a saved agent, see
     :func:`worldsim.agent_files.load_agent`. Raises NotFoundError or InvalidInputError, and what that function raises.
     """
-    folder = saved_folder(name)
     if not isinstance(name, str) or not isinstance(action_space, gym.Space):
         raise InvalidInputError(f"a policy has a name and an action space, got {name!r} and {action_space!r}")
+    folder = saved_folder(name)
     policy = _constructed(name, action_space) if folder is None else load_agent(folder, action_space, device, trust)
     if not isinstance(policy, Policy):
         raise InvalidInputError(f"{name!r} is no policy: {type(policy).__name__} needs the methods reset(seed) and act(obs).")

@@ -31,7 +31,7 @@ from worldsim.start_states import StartStates
 from worldsim.state import Frame, SceneStart, Transition, WorldState, bytes_of, checksum, concatenate
 from worldsim.stepper import Stepper
 from worldsim.world_config import Termination, WorldConfig
-from worldsim.world_files import PUBLISHED, find_world, hub_source, load_module, read_card, save_world
+from worldsim.world_files import PUBLISHED, find_world, hub_source, load_module, read_card, save_world, upload
 
 __all__ = ["BUCKETS", "Termination", "World", "WorldConfig", "bucket", "find_world"]
 
@@ -298,8 +298,6 @@ class World:
 
         Start scenes go with it if they are regular files inside the world's folder: DamagedFileError for links that lead out.
         """
-        from huggingface_hub import HfApi
-
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             if self.folder is not None and (self.folder / "scenes").is_dir():
@@ -309,9 +307,7 @@ class World:
                     target = Path(folder) / path.relative_to(self.folder)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copyfile(path, target)
-            api = HfApi()
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
+            return upload(Path(folder), repo_id, private)
 
     @classmethod
     def from_pretrained(

@@ -17,7 +17,7 @@ from torch import nn
 
 from worldsim.config import check_format, check_seal, from_json, read_json, to_json, write_json, write_sealed
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, stored_shapes
-from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError, WorldsimError
 from worldsim.runtime.files import (
     as_path,
     check_files,
@@ -145,6 +145,29 @@ def _from_hub(name: str, revision: str | None) -> Path:
     if not is_file(folder / WORLD):
         raise NotFoundError(f"the hub's repository {repository!r} is not a world: it has no {WORLD}")
     return folder
+
+
+def require_repository(name: str) -> None:
+    """Raise InvalidInputError unless ``name`` is one of a repository of the hub."""
+    if not _REPOSITORY.fullmatch(name):
+        raise InvalidInputError(f"{name!r} names no repository of the hub: write owner/name")
+
+
+def upload(folder: Path, repository: str, private: bool = False) -> str:
+    """Upload a folder to a repository of the hub, made if it is not there; returns the commit's address.
+
+    Raises InvalidInputError for a name that is none, WorldsimError where the hub refuses or cannot be reached.
+    """
+    require_repository(repository)
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder))
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        raise WorldsimError(f"{repository} could not be written ({error}): log in with `hf auth login` and try again") from error
 
 
 def hub_source(folder: Path) -> str | None:

@@ -67,7 +67,10 @@ def export(config: ExportConfig) -> Path:
 
 def _export_world(config: ExportConfig) -> Path:
     from worldsim.world import World
+    from worldsim.world_files import require_repository, upload
 
+    if config.push_to_hub is not None:
+        require_repository(config.push_to_hub)
     if config.out is None:
         raise InvalidInputError(f"--out is missing: name the folder that the world {config.source!r} shall be written to")
     if config.out.is_symlink():
@@ -81,7 +84,7 @@ def _export_world(config: ExportConfig) -> Path:
     size = sum(path.stat().st_size for path in files_in(config.out))
     print(f"{config.out}: {size / 1e6:.1f} MB")
     if config.push_to_hub:
-        _upload(config.out, config.push_to_hub)
+        print(upload(config.out, config.push_to_hub))
     return config.out
 
 
@@ -91,14 +94,6 @@ def _copy(source: Path, target: Path) -> None:
         if path.suffix in SCENE_SUFFIXES:
             with replacing(target / path.relative_to(source)) as copy:
                 shutil.copyfile(path, copy)
-
-
-def _upload(folder: Path, repository: str) -> None:
-    from huggingface_hub import HfApi
-
-    api = HfApi()
-    api.create_repo(repository, exist_ok=True)
-    print(api.upload_folder(repo_id=repository, folder_path=folder))
 
 
 def _export_snapshot(config: ExportConfig) -> Path:

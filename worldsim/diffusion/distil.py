@@ -22,7 +22,7 @@ from worldsim.diffusion.trainer import Trainer
 from worldsim.engine import compile_in_place
 from worldsim.errors import InvalidInputError
 from worldsim.heads import EgoMotionHead, OutcomeHead
-from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Positive, Seed, Share
+from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Positive, Rate, Seed, Share
 from worldsim.world import World
 
 AGREED = ("height", "width", "channels", "view_channels", "last_frames", "actions", "action_dim", "window", "patch")
@@ -58,7 +58,7 @@ class DistilConfig:
     """Windows a step on each process."""
     window: Batch = 24
     """Frames a window: at least three times the attention window."""
-    learning_rate: Share = 2e-4
+    learning_rate: Rate = 2e-4
     """Peak learning rate of AdamW: a third of training's, as the student starts near its goal."""
     warmup: Count = 200
     """Steps of linear warm-up."""

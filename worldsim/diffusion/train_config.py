@@ -10,7 +10,7 @@ from worldsim.config import check_ranges
 from worldsim.diffusion.objective import ObjectiveConfig
 from worldsim.diffusion.perturb import PerturbConfig
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Number, Positive, Seed, Share
+from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Number, Positive, Rate, Seed, Share
 
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
@@ -52,9 +52,9 @@ class TrainConfig:
     """Frames a window: at least three times the attention window, so that a cache at use equals training."""
     motions: Batch = 64
     """Moments a window that the ego-motion head learns from: it is small and sees no pictures, so many are cheap."""
-    learning_rate: Share = 6e-4
+    learning_rate: Rate = 6e-4
     """Peak learning rate of AdamW."""
-    motion_learning_rate: Share = 1e-3
+    motion_learning_rate: Rate = 1e-3
     """The same for the ego-motion head."""
     warmup: Count = 300
     """Steps of linear warm-up."""

@@ -11,6 +11,8 @@ from annotated_types import Ge, Gt, Le
 
 Share = Annotated[float, Ge(0.0), Le(1.0)]
 """A share or probability in [0, 1]."""
+Rate = Annotated[float, Gt(0.0), Le(1.0)]
+"""A learning rate: more than 0, at most 1."""
 Count = Annotated[int, Ge(1), Le(10**9)]
 """A whole number of at least 1."""
 Number = Annotated[int, Ge(0), Le(10**9)]

@@ -32,6 +32,7 @@ import gymnasium as gym
 import psutil
 
 from worldsim.errors import EngineError, WorldsimError
+from worldsim.runtime.children import safe_imports
 from worldsim.runtime.scratch import Scratch, engine_home, home, remove_orphaned_memory
 
 ENGINE_TIMEOUT_S = 60.0
@@ -149,8 +150,6 @@ class WorkerPool(Generic[T]):
         self._left = contextlib.ExitStack()
 
     def __enter__(self) -> WorkerPool[T]:
-        # A spawned process would look for the first modules that it imports in the present folder.
-        os.environ.setdefault("PYTHONSAFEPATH", "1")
         self._left.callback(remove_orphaned_memory)
         scratch = Scratch()
         self._left.callback(scratch.close)
@@ -240,7 +239,7 @@ class _Seat:
         self.sign: Any = context.RawValue(_Sign, self.timeout_s)  # type: ignore[call-overload]
         self.pipe, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(other, self.sign, self.folder, self.make))
-        with deaf_to_interrupts():
+        with deaf_to_interrupts(), safe_imports():
             self.process.start()
         other.close()
 

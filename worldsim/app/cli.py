@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -12,6 +11,7 @@ from typing import Annotated, Any, get_type_hints
 
 from worldsim import __version__
 from worldsim.errors import WorldsimError
+from worldsim.runtime.children import safe_imports
 from worldsim.runtime.files import require_replaceable
 
 USAGE_ERROR = 2
@@ -64,8 +64,6 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # Processes that commands start import no module from the present folder, which may be that of a world from somewhere.
-    os.environ.setdefault("PYTHONSAFEPATH", "1")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else USAGE_ERROR
@@ -73,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"worldsim {__version__}")
         return 0
     try:
-        return run(arguments[0], arguments[1:])
+        with safe_imports():
+            return run(arguments[0], arguments[1:])
     except WorldsimError as error:
         print(f"error: {printable(' '.join(str(error).split()))}", file=sys.stderr)
         return USAGE_ERROR

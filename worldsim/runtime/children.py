@@ -1,0 +1,27 @@
+"""Processes that are started from here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+VARIABLE = "PYTHONSAFEPATH"
+"""Python's own: where it is set, the present folder is no place to import from."""
+
+
+@contextlib.contextmanager
+def safe_imports() -> Iterator[None]:
+    """Python processes that are started in here import no module from the present folder.
+
+    They would look there first, and it may be the folder of a world from somewhere.
+    """
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(VARIABLE, None)
+        else:
+            os.environ[VARIABLE] = before

@@ -23,6 +23,7 @@ from torch import Tensor
 from worldsim.config import SEAL, check_format, check_seal, from_json, read_json, to_json, write_sealed
 from worldsim.data.spaces import describe_space, space_of
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, stored_shapes
+from worldsim.diffusion.shapes import shapes_only
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.protocols import Policy
 from worldsim.registries import POLICIES
@@ -173,7 +174,7 @@ def load_agent(
 def _check_claims(constructor: Any, space: gym.Space[Any], card: AgentCard, folder: Path) -> None:
     """Raise DamagedFileError unless the weights on disk have the shapes that the card's settings claim; takes no memory."""
     try:
-        with torch.device("meta"):
+        with shapes_only():
             claimed = {k: tuple(v.shape) for k, v in _made(constructor, space, card, folder).state_dict().items()}
     except DamagedFileError as error:
         if isinstance(error.__cause__, (RuntimeError, NotImplementedError)):

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from worldsim.config import check_format, check_seal, from_json, read_json, to_json, write_json, write_sealed
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, stored_shapes
+from worldsim.diffusion.shapes import shapes_only
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError, WorldsimError
 from worldsim.runtime.files import (
     as_path,
@@ -247,7 +247,7 @@ def _made(kind: Any, config: Mapping[str, Any], source: Path, weights: Path) -> 
     settings = {k: v for k, v in config.items() if not k.startswith("_")}
     try:
         kind.check_settings(settings)
-        with torch.device("meta"):
+        with shapes_only():
             claimed = {k: tuple(v.shape) for k, v in kind.from_config(settings).state_dict().items()}
     except (TypeError, ValueError, AttributeError, RuntimeError, LookupError, ArithmeticError) as error:
         raise DamagedFileError(f"{source} is damaged ({error}): copy the world again") from error

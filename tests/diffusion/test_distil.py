@@ -27,6 +27,7 @@ from worldsim.diffusion.distil_objective import HUBER, DistilObjective, DistilOb
 from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.world import World
+from worldsim.world_files import write_card
 
 B, T = 2, 12
 INTRINSICS = torch.tensor([16.0, 16.0, 16.0, 16.0])
@@ -321,6 +322,7 @@ def test_misfits_are_refused_by_name(tmp_path: Path, rooms: Path, blind: Path, t
         DistilTrainer(config(teacher, rooms, out, student=str(blind_teacher)))
     other = shutil.copytree(teacher, tmp_path / "window")
     write_json(other / "dynamics" / "config.json", read_json(other / "dynamics" / "config.json") | {"window": 5})
+    write_card(other, World.from_pretrained(teacher, "cpu").config, {})
     with pytest.raises(InvalidInputError, match="it has window 5 and not 4"):
         DistilTrainer(config(teacher, rooms, out, student=str(other), window=15))
     with pytest.raises(InvalidInputError, match="does not fit the recording .*: it takes channels 4 and not 3"):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,10 @@ def command(settings: TrainConfig, *launcher: str, stderr: int | None = None) ->
         value = getattr(settings, name)
         arguments += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen([sys.executable, *launcher, "-m", "worldsim", "train", *arguments], env=environment, stderr=stderr)
+    command = [sys.executable, *launcher, "-m", "worldsim", "train", *arguments]
+    # Jobs in the background, the tests themselves for instance, ignore Ctrl-C, and so would their children.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command, env=environment, stderr=stderr, preexec_fn=heed)
 
 
 def finished(process: subprocess.Popen[bytes]) -> None:

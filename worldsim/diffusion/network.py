@@ -253,7 +253,8 @@ class AttentionPooling(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(dim)
-        self.query = nn.Parameter(torch.randn(dim) * 0.02)
+        self.query = nn.Parameter(torch.empty(dim))
+        nn.init.normal_(self.query, std=0.02)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
 
@@ -323,7 +324,8 @@ class SpaceTimeTransformer(Module):
         self.encoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.rays = nn.Conv2d(6, dim, 1)
-        self.position = nn.Parameter(torch.randn(1, 1, (height // patch) * (width // patch), dim) * 0.02)
+        self.position = nn.Parameter(torch.empty(1, 1, (height // patch) * (width // patch), dim))
+        nn.init.normal_(self.position, std=0.02)
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.up = nn.ModuleList(Upsampled(b, a) for a, b in zip(widths[:-1], widths[1:], strict=True))
         self.decoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)

@@ -1,0 +1,34 @@
+"""Modules as shapes alone: what a file claims, before any memory is taken for it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import init
+
+_INITIALISERS = [name for name in dir(init) if name.endswith("_") and not name.startswith("_")]
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Modules that are made in here have weights without memory or values behind them (torch's device ``meta``).
+
+    Initialisers do nothing meanwhile: drawing numbers for ``meta`` would import torch's compiler, which takes seconds.
+    """
+
+    def nothing(tensor: Tensor, *arguments: Any, **named: Any) -> Tensor:
+        return tensor
+
+    kept = {name: getattr(init, name) for name in _INITIALISERS}
+    try:
+        for name in _INITIALISERS:
+            setattr(init, name, nothing)
+        with torch.device("meta"):
+            yield
+    finally:
+        for name, initialiser in kept.items():
+            setattr(init, name, initialiser)

@@ -29,6 +29,7 @@ from worldsim.protocols import Policy
 from worldsim.registries import POLICIES
 from worldsim.runtime.devices import device_named
 from worldsim.runtime.files import (
+    as_path,
     check_files,
     inside,
     is_file,
@@ -199,7 +200,7 @@ def _made(constructor: Any, space: gym.Space[Any], card: AgentCard, folder: Path
 
 def find_agent(name: str | os.PathLike[str]) -> Path:
     """The folder of a saved agent: a path, or a shipped one's name. Raises NotFoundError."""
-    for folder in (present_folder(name), SHIPPED_FOLDER / os.fspath(name)):
+    for folder in (present_folder(as_path(name)), SHIPPED_FOLDER / as_path(name)):
         if is_file(folder / CARD):
             return folder
     shipped = ", ".join(shipped_agents()) or "none"

@@ -40,11 +40,11 @@ class LocateConfig:
 
     spacing: Annotated[float, Ge(0.05), Le(1000.0)] = 0.5
     """Metres between the places that are tried."""
-    kept: Batch = 24
+    kept: Annotated[int, Ge(1), Le(1000)] = 24
     """Best places and headings that are looked at more closely."""
-    rounds: Number = 5
+    rounds: Annotated[int, Ge(0), Le(1000)] = 5
     """How often each is varied, by two thirds as much each time."""
-    draws: Batch = 12
+    draws: Annotated[int, Ge(1), Le(1000)] = 12
     """Variations of each a round."""
     most_points: Count = 40000
     """Of more points than that, every k-th tells."""

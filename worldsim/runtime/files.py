@@ -32,6 +32,9 @@ from worldsim.runtime.limits import require_memory_for
 JSON_LIMIT = 64 * 2**20
 """Largest JSON file that is read, in bytes: the index of a dataset of 100,000 shards takes 20 MB."""
 
+LONGEST_NAME = 255
+"""Bytes of the longest name of a file that file systems take."""
+
 Name = str | os.PathLike[str]
 # The second number is missing in what earlier versions left.
 _LEFTOVER = re.compile(r"\.(\d+)(?:-\d+)?\.(?:tmp|new)")
@@ -54,6 +57,8 @@ def as_path(path: Any) -> Path:
         raise InvalidInputError(f"{path!r} is no path: give a text or a pathlib.Path") from None
     if "\0" in str(found):
         raise InvalidInputError(f"{path!r} is no path: it holds a zero byte")
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in found.parts):
+        raise InvalidInputError(f"{str(path)[:40]}... has a name of more than {LONGEST_NAME} bytes: choose a shorter one")
     return found
 
 

@@ -41,7 +41,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         read_bytes(tmp_path / "folder")
     with pytest.raises(NotFoundError, match="does not exist"):
         read_bytes(tmp_path / "folder" / "none")
-    with pytest.raises(DamagedFileError):
+    with pytest.raises(InvalidInputError, match="more than 255 bytes"):
         require_regular(tmp_path / ("a" * 300))
     (tmp_path / "large").write_bytes(b"12345")
     assert read_bytes(tmp_path / "large", 5) == b"12345"

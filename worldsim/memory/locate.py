@@ -19,7 +19,7 @@ from worldsim.memory.ground import Ground, GroundConfig
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT, view_of
 from worldsim.runtime.arguments import whole
-from worldsim.runtime.ranges import Batch, Count, NotNegative, Number, Seed, Share
+from worldsim.runtime.ranges import Count, NotNegative, Seed, Share
 from worldsim.state import WorldState, map_tensors
 from worldsim.world import World
 

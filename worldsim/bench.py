@@ -21,6 +21,7 @@ from torch import Tensor
 
 from worldsim import stopwatch
 from worldsim.config import check_ranges, to_json, write_json
+from worldsim.engine import free_memory
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError, WorldsimError
 from worldsim.memory.none import NoMemory
 from worldsim.policies import make_policy
@@ -226,7 +227,7 @@ class Start:
 
 
 def _fitting(need: int, device: torch.device) -> int:
-    return int(SPARE * stopwatch.available_memory(device)) // need
+    return int(SPARE * free_memory(device)) // need
 
 
 def _check_fits(batch: int, need: int, device: torch.device) -> None:

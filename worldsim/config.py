@@ -20,6 +20,7 @@ import numpy as np
 import pydantic
 
 from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.runtime.arguments import shown
 from worldsim.runtime.files import JSON_LIMIT, read_bytes, write_bytes
 from worldsim.runtime.limits import require_memory_for
 
@@ -55,7 +56,7 @@ def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
     that error messages begin with. Raises InvalidInputError.
     """
     if not isinstance(values, Mapping):
-        raise InvalidInputError(f"{where or cls.__name__}: expected an object with keys, found {_shown(values)}")
+        raise InvalidInputError(f"{where or cls.__name__}: expected an object with keys, found {shown(values)}")
     key: Any = cls
     try:
         read: Config = _adapter(key).validate_json(json.dumps(values))
@@ -81,7 +82,7 @@ def check_ranges(config: Any) -> None:
             adapter.validate_python(_plain(value), strict=True)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            raise InvalidInputError(f"{cls.__name__}.{name} = {_shown(value)}: {_requirement(first)}") from None
+            raise InvalidInputError(f"{cls.__name__}.{name} = {shown(value)}: {_requirement(first)}") from None
 
 
 def _plain(value: Any) -> Any:
@@ -146,12 +147,7 @@ def _told(cls: type, error: Any, values: Any, where: str) -> str:
     if error["type"] == "unexpected_keyword_argument":
         return f"{cls.__name__} has no {path}; its keys are {', '.join(f.name for f in dataclasses.fields(cls))}"  # type: ignore[arg-type]
     said = error["msg"]
-    return f"{path or cls.__name__} is {_shown(found)}: {said[0].lower()}{said[1:]}"
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
+    return f"{path or cls.__name__} is {shown(found)}: {said[0].lower()}{said[1:]}"
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worldsim.runtime import limits
 from worldsim.state import WorldState, bytes_of
 from worldsim.world import World
 
@@ -212,14 +211,6 @@ def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
 def _best(work: Callable[[], Any], device: torch.device, tries: int = 6) -> float:
     work()
     return min(seconds(work, device) for _ in range(tries))
-
-
-def available_memory(device: torch.device) -> int:
-    """Bytes that a new batch may take: on a GPU including what this process holds unused."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return limits.available_memory()
 
 
 class PeakMemory:

@@ -16,7 +16,7 @@ def number(name: str, value: Any, low: float = -LARGEST, high: float = LARGEST, 
     """``value`` as a float in [low, high]; InvalidInputError for anything else, NaN and texts included."""
     found = _real(value)
     if found is None or not low <= found <= high:
-        raise InvalidInputError(f"{name} = {_shown(value)}: it must be a number from {low:g} to {high:g}{unit and ' ' + unit}")
+        raise InvalidInputError(f"{name} = {shown(value)}: it must be a number from {low:g} to {high:g}{unit and ' ' + unit}")
     return found
 
 
@@ -25,14 +25,14 @@ def whole(name: str, value: Any, low: float = 0, high: float = LARGEST, unit: st
     found = _real(value)
     if found is None or not low <= found <= high or found != int(found):
         asked = f"it must be a whole number from {low:,} to {high:,}{unit and ' ' + unit}"
-        raise InvalidInputError(f"{name} = {_shown(value)}: {asked}")
+        raise InvalidInputError(f"{name} = {shown(value)}: {asked}")
     return int(found)
 
 
 def flag(name: str, value: Any) -> bool:
     """``value``, if it is True or False."""
     if not isinstance(value, bool):
-        raise InvalidInputError(f"{name} = {_shown(value)}: it must be True or False")
+        raise InvalidInputError(f"{name} = {shown(value)}: it must be True or False")
     return value
 
 
@@ -51,7 +51,7 @@ def _real(value: Any) -> float | None:
     return None if math.isnan(found) else found
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value for an error message: at most 80 characters."""
     try:
         text = repr(value)

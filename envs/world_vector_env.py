@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from worldsim.envs.dream import (
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Scene
+from worldsim.runtime.arguments import shown, whole
 from worldsim.runtime.options import check_options
 from worldsim.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.state import WorldState
@@ -266,10 +268,14 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         if seed is None:
             return [None] * self.num_envs
         if isinstance(seed, (int, np.integer)):
-            return [int(seed) + i for i in range(self.num_envs)]
-        if len(seed) != self.num_envs:
-            raise InvalidInputError(f"a list of seeds needs one for each of the {self.num_envs} environments, got {len(seed)}")
-        return list(seed)
+            return [whole("seed", seed, 0, math.inf) + i for i in range(self.num_envs)]
+        try:
+            seeds = list(seed)
+        except TypeError:
+            raise InvalidInputError(f"seed = {shown(seed)}: give a whole number, or a list with one for each environment") from None
+        if len(seeds) != self.num_envs:
+            raise InvalidInputError(f"a list of seeds needs one for each of the {self.num_envs} environments, got {len(seeds)}")
+        return [None if s is None else whole(f"seed[{i}]", s, 0, math.inf) for i, s in enumerate(seeds)]
 
     def _reset_mask(self, mask: Any) -> Array:
         if mask is None:

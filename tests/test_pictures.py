@@ -29,6 +29,18 @@ def test_what_is_saved_is_read(tmp_path: Path) -> None:
         read_picture(tmp_path / "none.png")
 
 
+def test_a_flipped_bit_of_a_png_is_found(tmp_path: Path) -> None:
+    """Pillow decodes such a file to other pixels without a word."""
+    save_picture(noise(), tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    for place in range(len(content) // 3, len(content) - 40, 97):
+        damaged = content.copy()
+        damaged[place] ^= 4
+        (tmp_path / "b.png").write_bytes(damaged)
+        with pytest.raises(DamagedFileError):
+            read_picture(tmp_path / "b.png")
+
+
 def test_other_formats_are_never_tried(tmp_path: Path) -> None:
     """EPS would start Ghostscript."""
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")

@@ -240,6 +240,12 @@ def test_files_are_diffusers_layout(world_folder: Path) -> None:
     assert float(head.scale[0]) == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize("device", [10**9, "mps", "gpu", object()])
+def test_devices_that_are_not_there(tiny_world: World, device: Any) -> None:
+    with pytest.raises(InvalidInputError, match="device"):
+        tiny_world.to(device)
+
+
 @pytest.fixture
 def copied(world_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(world_folder, tmp_path / "world"))

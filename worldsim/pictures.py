@@ -143,6 +143,9 @@ def read_picture(path: str | os.PathLike[str], mode: str | None = None, formats:
             if image.format == "JPEG" and path.read_bytes().count(JPEG_SCAN) > MOST_SCANS:
                 # Each of them is decoded at the size of the whole picture.
                 raise DamagedFileError(f"{path} has more than {MOST_SCANS} scans, encoders make about ten: save the picture anew")
+            # PNG's checksums, which decoding does not look at; the file has to be opened again afterwards.
+            image.verify()
+        with Image.open(path, formats=list(formats)) as image:
             return np.array(image if mode is None else image.convert(mode))
     except DamagedFileError:
         raise

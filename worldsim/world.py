@@ -103,7 +103,8 @@ class World:
         return self.stepper.device
 
     def to(self, device: torch.device | str) -> World:
-        """Move the weights; returns the world itself."""
+        """Move the weights; returns the world itself. InvalidInputError for a device that is not there."""
+        device = device_named(device)
         for module in self.modules().values():
             module.to(device)
         self._run_by(self.engine)

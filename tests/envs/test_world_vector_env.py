@@ -330,6 +330,17 @@ def test_bad_resets(world: World) -> None:
         envs.reset(options={"map": "MAP30"})
 
 
+@pytest.mark.parametrize(
+    "seed", [lambda: 0, 3.5, -1, [1, "a", 2], [1, 1.5, 2], [True, 1, 2], [1, 2], "abc"]
+)
+def test_bad_seeds(world: World, seed: Any) -> None:
+    envs = WorldVectorEnv(3, world)
+    with pytest.raises(InvalidInputError, match="seed"):
+        envs.reset(seed=seed)
+    envs.reset(seed=[np.int64(4), None, 2**40])
+    assert envs.np_random_seed[0] == 4 and envs.np_random_seed[2] == 2**40
+
+
 def test_not_enough_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     envs = WorldVectorEnv(9, world)
     envs.reset(seed=0)

@@ -337,7 +337,10 @@ def _checked_size(size: Any) -> tuple[int, int]:
 def _tensor(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
     """``value`` (a tensor, array or nested list) as float32 on the CPU."""
     try:
-        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value, np.float64)).detach().float().cpu()
+        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
+        if tensor.is_complex():
+            raise TypeError("complex numbers")
+        tensor = tensor.detach().float().cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InvalidInputError(f"{name} of type {type(value).__name__} is no array of numbers ({error})") from None
     if tensor.shape != shape or not bool(torch.isfinite(tensor).all()):

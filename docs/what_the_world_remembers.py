@@ -218,7 +218,7 @@ def export(config: Config, env: Any) -> None:
 
     memory, journey = dream.memory, dream.journey
     memory.to_ply(folder / "points.ply")
-    mesh = fuse(journey)                                 # needs Open3D: pip install 'worldsim[open3d]'
+    mesh = fuse(journey)                                 # needs Open3D: pip install '.[open3d]'
     save_glb(mesh, folder / "mesh.glb")
     save_nerfstudio(journey, folder / "capture", force=True)
 

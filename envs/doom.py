@@ -22,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.envs.doom_geometry import STEP_HEIGHT, MapGeometry
-from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
+from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.runtime.extras import missing
 from worldsim.runtime.options import check_options
 from worldsim.runtime.scratch import Scratch
 
@@ -94,9 +95,7 @@ def _import_vizdoom() -> Any:
     try:
         import vizdoom
     except ImportError as error:
-        raise MissingDependencyError(
-            f"worldsim/FreedoomReal-v0 needs the package vizdoom ({error}): pip install 'worldsim[doom]'"
-        ) from error
+        raise missing("worldsim/FreedoomReal-v0 needs the package vizdoom", "doom", error) from error
     return vizdoom
 
 

@@ -10,14 +10,14 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
-from worldsim.errors import InvalidInputError, MissingDependencyError
+from worldsim.errors import InvalidInputError
+from worldsim.runtime.extras import missing
 
 try:
     from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 except ImportError as error:
-    raise MissingDependencyError(
-        f"Stable-Baselines3 is not installed ({error}): pip install 'worldsim[agents]', "
-        "or train with `python -m worldsim.agents.actor_critic`, which needs nothing more"
+    raise missing(
+        "Stable-Baselines3 is not installed; `python -m worldsim.agents.actor_critic` trains without it", "agents", error
     ) from error
 
 Array = NDArray[Any]

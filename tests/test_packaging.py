@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from worldsim.runtime.extras import DISTRIBUTION
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {"worldsim": "worldsim", "envs": "worldsim/envs", "agents": "worldsim/agents", "scenes": "worldsim/scenes"}
@@ -39,6 +43,20 @@ def test_wheel_holds_all_modules_worlds_and_agents(wheel: Path):
     expected = modules | {str(path.relative_to(ROOT)) for path in shipped} | {"worldsim/py.typed"}
     assert expected - names == set()
     assert {name for name in names - expected if ".dist-info/" not in name} == set()
+
+
+def test_nothing_tells_to_install_a_strangers_package() -> None:
+    """Reproduces: ``pip install 'worldsim[doom]'`` in errors and docs, a name that belongs to others on the package index."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["name"] == DISTRIBUTION != "worldsim"
+    extras = set(project["optional-dependencies"])
+    sources = [p for at in (*FOLDERS, "docs") for p in (ROOT / at).rglob("*") if p.suffix in (".py", ".md")]
+    for path in [*sources, *ROOT.glob("*.md")]:
+        text = path.read_text()
+        named = re.findall(r"pip install (?:-\S+ )?['\"]?([\w.-]*)(?:\[([\w,]+)\])?", text)
+        for what, wanted in named:
+            assert what != "worldsim" and set(filter(None, wanted.split(","))) <= extras, path
+        assert set(re.findall(r"missing\([^()]*?, \"(\w+)\", error\)", text)) <= extras, path
 
 
 @pytest.mark.slow

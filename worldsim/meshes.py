@@ -23,6 +23,7 @@ from worldsim.camera import dequantise_depth, pixel_rays
 from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingDependencyError
 from worldsim.journey import Journey
+from worldsim.runtime.extras import missing
 from worldsim.runtime.files import as_path, replacing
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
@@ -315,7 +316,7 @@ def open3d() -> Any:
     try:
         import open3d
     except (ImportError, OSError) as error:  # a system library that it needs may be missing
-        raise MissingDependencyError(f"meshes are made by Open3D ({error}): pip install 'worldsim[open3d]'") from error
+        raise missing("meshes are made by Open3D", "open3d", error) from error
     return open3d
 
 

@@ -72,7 +72,7 @@ def test_without_the_real_twin_it_says_what_to_install(monkeypatch: pytest.Monke
         raise MissingDependencyError("vizdoom is not installed")
 
     monkeypatch.setattr(module, "make_env", missing)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'worldsim\[doom\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[doom\]'"):
         demo(DemoConfig(out=tmp_path / "demo", world="tiny"), tiny_world())
     assert not (tmp_path / "demo").exists()
 

@@ -282,5 +282,5 @@ def test_bad_arguments(arguments: dict[str, Any]) -> None:
 
 def test_vizdoom_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "vizdoom", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install .*worldsim\[doom\]"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[doom\]'"):
         doom.FreedoomReal()

@@ -139,4 +139,4 @@ def test_ppo_trains_in_dreams(world: World) -> None:
 def test_says_what_is_missing() -> None:
     code = "import sys; sys.modules['stable_baselines3'] = None; import worldsim.envs.sb3"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "MissingDependencyError" in result.stderr and "worldsim[agents]" in result.stderr
+    assert "MissingDependencyError" in result.stderr and "pip install '.[agents]'" in result.stderr

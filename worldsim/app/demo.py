@@ -25,6 +25,7 @@ from worldsim.metrics import TURN_METRES, nearest_pose, psnr, sharpness, turned
 from worldsim.pictures import contact_sheet, depth_picture, holes_marked, panels, save_picture
 from worldsim.pixels import make_env
 from worldsim.runtime.arguments import number
+from worldsim.runtime.extras import missing
 from worldsim.runtime.files import make_writable_folder, replacing, require_replaceable
 from worldsim.runtime.ranges import Count, Seed
 from worldsim.state import SceneStart, Transition, WorldState
@@ -153,9 +154,7 @@ def real_twin(world: World) -> gym.Env[Any, Any]:
     try:
         env = make_env(env_id, env_kwargs)
     except MissingDependencyError as error:
-        raise MissingDependencyError(
-            f"the demo shows the dream beside its real twin {env_id}, which cannot run here ({error}): pip install 'worldsim[doom]'"
-        ) from error
+        raise missing(f"the demo shows the dream beside its real twin {env_id}, which cannot run here", "doom", error) from error
     if env.action_space != gym.spaces.Discrete(len(UNDO)):
         env.close()
         raise InvalidInputError(f"the demo's walk is for Discrete(7), {env_id} has {env.action_space}: use worldsim evaluate")

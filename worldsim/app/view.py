@@ -27,8 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.config import check_ranges
-from worldsim.errors import InvalidInputError, MissingDependencyError
+from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import whole
+from worldsim.runtime.extras import missing
 
 if TYPE_CHECKING:
     from worldsim.memory.handle import MemoryHandle, PointArrays
@@ -116,7 +117,7 @@ def open_viewer(config: ViewConfig) -> Viewer:
     try:
         import viser
     except ImportError as error:
-        raise MissingDependencyError("the viewer needs viser: pip install 'worldsim[view]'") from error
+        raise missing("the viewer needs viser", "view", error) from error
     _check_port(config.host, config.port)
     with _quiet(), _guarded(config.host):
         label = f"worldsim {plain(config.snapshot.name)}"

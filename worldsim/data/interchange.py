@@ -22,8 +22,9 @@ from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, Episo
 from worldsim.data.episode import Episode
 from worldsim.data.play import package_versions
 from worldsim.data.spaces import describe_space, space_of
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, WorldsimError
 from worldsim.pixels import PixelsConfig, as_dict, to_pixels
+from worldsim.runtime.extras import missing
 from worldsim.runtime.files import require_regular
 
 Array = NDArray[Any]
@@ -167,7 +168,7 @@ def _minari() -> tuple[Any, Any]:
         importlib.import_module("h5py")
         return importlib.import_module("minari"), importlib.import_module("minari.data_collector").EpisodeBuffer
     except ImportError as error:
-        raise MissingDependencyError(f"Minari is not here ({error}): pip install 'worldsim[minari]'") from None
+        raise missing("Minari is not installed", "minari", error) from None
 
 
 def _require_name(name: str) -> None:

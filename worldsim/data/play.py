@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from worldsim import __version__
 from worldsim.camera import quantise_depth
 from worldsim.config import check_ranges
 from worldsim.data.dataset import DatasetInfo
@@ -286,8 +287,8 @@ def agent_files(policy: str) -> dict[str, str]:
 
 def package_versions() -> dict[str, str]:
     """Versions of what a recording's content depends on."""
-    versions = {"python": platform.python_version()}
-    for package in ("worldsim", "gymnasium", "numpy", "torch", "vizdoom"):
+    versions = {"python": platform.python_version(), "worldsim": __version__}
+    for package in ("gymnasium", "numpy", "torch", "vizdoom"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     return versions

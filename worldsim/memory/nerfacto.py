@@ -19,9 +19,9 @@ from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, quantise_depth, unproject
 from worldsim.config import check_ranges
-from worldsim.errors import MissingDependencyError
 from worldsim.journey import Journey
 from worldsim.runtime.arguments import number, whole
+from worldsim.runtime.extras import missing
 from worldsim.state import MemoryView
 
 OPENCV_TO_OPENGL = (1.0, -1.0, -1.0)
@@ -224,7 +224,5 @@ def _nerfstudio(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"Nerfacto needs nerfstudio, in an environment of its own ({error}): python -m venv .venv-nerf and "
-            "pip install 'worldsim[nerf]' there, or fit worldsim.memory.RadianceMemory, which needs no more than torch"
-        ) from error
+        what = "Nerfacto needs nerfstudio, in an environment of its own; worldsim.memory.RadianceMemory needs no more than torch"
+        raise missing(what, "nerf", error) from error

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from worldsim.runtime.files import inside
 from worldsim.runtime.options import check_options
 from worldsim.snapshots import Snapshot, check_generators
 from worldsim.state import SceneStart, WorldState, flatten
+from worldsim.twin import frames_of
 from worldsim.world import BUCKETS, World, bucket
 
 DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
@@ -131,15 +133,18 @@ def check_memory(world: World, state: WorldState, memory: Any) -> Any:
 
 
 def as_scene(frames: Any) -> SceneStart:
-    """The start that ``options["frames"]`` holds: a :class:`SceneStart`, or arrays by name.
+    """The start that ``options["frames"]`` holds: a :class:`SceneStart`, a real environment, or arrays by name.
 
+    A real environment starts the dream where it stands: see :func:`worldsim.twin.frames_of`.
     rgb: (t, h, w, 3) uint8. act: (t,) or (t, n), what led to each frame (zeros by default). depth: (t, h, w) metres.
     pose: (t, 4, 4). intrinsics: (4,) pixels (the world's by default).
     """
     if isinstance(frames, SceneStart):
         return dataclasses.replace(frames, name="")
+    if isinstance(frames, gym.Env):
+        return frames_of(frames)
     if not isinstance(frames, Mapping):
-        raise InvalidInputError(f"frames must be a SceneStart or a dict of arrays, got {type(frames).__name__}")
+        raise InvalidInputError(f"frames must be a SceneStart, a real environment or a dict of arrays, got {type(frames).__name__}")
     unknown = sorted(set(map(str, frames)) - set(FRAME_KEYS))
     if unknown or frames.get("rgb") is None:
         keys = ", ".join(map(repr, frames)) or "nothing"

@@ -53,10 +53,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     truncated where that is exceeded.
 
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or ``{"frames": ...}`` with a
-    :class:`worldsim.state.SceneStart` or a dict of arrays (see :func:`worldsim.envs.dream.as_scene`); without options, a scene
-    is drawn. ``info`` of reset and step: ``pose`` (4, 4) camera-to-world and ``depth`` (h, w) in metres and ``intrinsics`` (4,)
-    in pixels for a world with geometry; ``memory_coverage``, the share of the frame that the memory knew before it was
-    there; ``generated``, True.
+    :class:`worldsim.state.SceneStart`, a dict of arrays or a real environment (see :func:`worldsim.envs.dream.as_scene`);
+    without options, a scene is drawn. ``info`` of reset and step: ``pose`` (4, 4) camera-to-world, ``depth`` (h, w) in metres
+    and ``intrinsics`` (4,) in pixels for a world with geometry; ``memory_coverage``, the share of the frame that the memory
+    knew before it was there; ``generated``, True.
 
     The reset's seed decides scene and dream. A time limit is that of ``gymnasium.make``: it counts the steps taken, restored
     or not.
@@ -132,6 +132,15 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         if scene.inverse_depth is not None and scene.pose is not None:
             self._walk.extend(Journey.start(scene.rgb, scene.inverse_depth, scene.pose))
         return self._frame(), self._info()
+
+    def start_from(self, real: gym.Env[Any, Any], seed: int | None = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        """Begin a new dream where a real environment stands; as :meth:`reset`, whose time limit and wrappers do not see it.
+
+        real: an environment of the same spaces with a :class:`worldsim.twin.FrameHistory` among its wrappers, as
+        :func:`worldsim.twin.make_twin` gives it, in the middle of an episode. It is left as it is. seed: of the dream. In an
+        environment that ``gymnasium.make`` wrapped, ``env.reset(seed=seed, options={"frames": real})`` does the same.
+        """
+        return self.reset(seed=seed, options={"frames": real})
 
     def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
         """Dream one frame further."""

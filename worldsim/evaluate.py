@@ -24,7 +24,7 @@ from worldsim.evaluation import figures, measure, returns, task
 from worldsim.evaluation.fits import Fits, with_radiance
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.test_set import PROTOCOL, TestEpisode, TestSet, TestSetConfig, digest, record_test_set, stack
-from worldsim.evaluation.trips import UNDO, Trip, TripConfig, stack_trips
+from worldsim.evaluation.trips import UNDO, Trip, TripConfig, check_lengths, stack_trips
 from worldsim.metrics import comparable, moved_frames
 from worldsim.runtime.ranges import Batch, Count, Number, Positive, Seed, Share, Workers
 from worldsim.state import Frame
@@ -103,6 +103,7 @@ class EvaluateConfig:
         check_ranges(self)
         if self.history < 2:
             raise InvalidInputError(f"EvaluateConfig.history = {self.history!r}: it must be at least 2")
+        check_lengths(self.lengths)
 
     @property
     def fits(self) -> Fits | None:

@@ -11,17 +11,24 @@ import contextlib
 import importlib
 import inspect
 import re
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import load_env_creator
+from gymnasium.error import ResetNeeded
 
 from worldsim.errors import InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.pixels import REGISTERED_BY, make_pixels
+from worldsim.runtime.arguments import whole
+from worldsim.scene_files import Visit, scene_of
+from worldsim.state import SceneStart
 from worldsim.world import World
 
+HISTORY = 48
+"""Frames of a real environment that a dream starts from, if not said otherwise."""
 LARGEST = 1_000_000
 """Largest number, to either side of zero, that a file may pass to an environment."""
 LONGEST = 64
@@ -135,12 +142,60 @@ def twin_of(world: World) -> tuple[str, dict[str, Any]]:
     return check_twin(config.env_id, config.env_kwargs, source), dict(config.env_kwargs)
 
 
-def make_twin(world: World, **kwargs: Any) -> gym.Env[Any, Any]:
-    """The environment that ``world`` was trained on, made and wrapped as it was recorded.
+class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps the newest frames of the present episode, so that a dream can start where a real environment stands.
 
-    kwargs: further arguments of ``gymnasium.make``, before those that the world remembers, such as ``max_episode_steps=525``. Its
-    observation and action spaces are the world's. Raises what :func:`twin_of` raises, InvalidInputError if the spaces differ, and
-    NotFoundError or MissingDependencyError if it cannot be made here.
+    env: observes (h, w, 3) uint8. length: how many frames are kept. The start that they make is :attr:`frames`; depth, pose and
+    intrinsics are part of it if ``info`` has them (see ``docs/environments.md``). :func:`make_twin` returns environments that are
+    wrapped so.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], length: int = HISTORY) -> None:
+        super().__init__(env)
+        self._visits: deque[Visit] = deque(maxlen=whole("length", length, 1, 100_000))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin a new episode and a new history."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._visits.clear()
+        self._visits.append((np.array(obs), np.zeros(self.action_space.shape or (), np.float32), info))
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and keep the frame."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._visits.append((np.array(obs), np.array(action), info))
+        return obs, reward, terminated, truncated, info
+
+    @property
+    def frames(self) -> SceneStart:
+        """The newest frames, at most ``length``, with the actions that led to them. ResetNeeded before the first reset."""
+        if not self._visits:
+            raise ResetNeeded("this environment has not been reset: call reset() first")
+        return scene_of(list(self._visits), isinstance(self.action_space, gym.spaces.Discrete))
+
+
+def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
+    """The start that the newest frames of ``env`` make: those of the :class:`FrameHistory` among its wrappers.
+
+    Raises InvalidInputError if there is none, ResetNeeded before the first reset.
+    """
+    while not isinstance(env, FrameHistory):
+        if not isinstance(env, gym.Wrapper):
+            raise InvalidInputError(
+                f"{env} keeps no frames to start from: wrap it before its reset, FrameHistory(env) of worldsim.twin, or make it "
+                "with worldsim.twin.make_twin(world)"
+            )
+        env = env.env
+    return env.frames
+
+
+def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> gym.Env[Any, Any]:
+    """The environment that ``world`` was trained on, made and wrapped as it was recorded, with a :class:`FrameHistory`.
+
+    history: frames that it keeps. kwargs: further arguments of ``gymnasium.make``, before those that the world remembers, such as
+    ``max_episode_steps=525``. Its observation and action spaces are the world's. Raises what :func:`twin_of` raises,
+    InvalidInputError if the spaces differ, and NotFoundError or MissingDependencyError if it cannot be made here.
     """
     env_id, env_kwargs = twin_of(world)
     env = make_pixels(env_id, {**env_kwargs, **kwargs}, world.config.pixels)
@@ -149,7 +204,7 @@ def make_twin(world: World, **kwargs: Any) -> gym.Env[Any, Any]:
     except BaseException:
         env.close()
         raise
-    return env
+    return FrameHistory(env, history)
 
 
 def require_same_spaces(world: World, env: gym.Env[Any, Any], name: str) -> None:

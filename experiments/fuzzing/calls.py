@@ -417,7 +417,7 @@ def _picture(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 
 
 def _video(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.app.demo import write_video
+    from worldsim.io.video import write_video
 
     arguments = {
         "frames": [np.zeros((16, 16, 3), np.uint8)] * 3,
@@ -824,7 +824,7 @@ CALLS = (
     ),
     Call(
         "world.with_memory",
-        lambda b, f, g: env(b).world.with_memory(g.get("memory", None)),
+        lambda b, f, g: env(b).world.with_memory(g.get("memory", env(b).world.memory)).memory,
         (Argument("memory", lambda x: x is None),),
     ),
     Call(

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from worldsim.app import demo as module
-from worldsim.app.demo import PAUSE, DemoConfig, choose_walk, demo, write_video
+from worldsim.app.demo import PAUSE, DemoConfig, choose_walk, demo
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.envs.doom import ACTIONS
-from worldsim.errors import InvalidInputError, MissingDependencyError, StorageError
+from worldsim.errors import InvalidInputError, MissingDependencyError
 from worldsim.evaluation.trips import UNDO
 from worldsim.heads import EgoMotionHead
 from worldsim.pictures import contact_sheet, depth_picture, enlarge, holes_marked
@@ -97,32 +97,6 @@ def test_pictures_by_hand() -> None:
     assert sheet.shape[0] >= 2 * 192 and (sheet == 200).all(-1).sum() == 3 * 192 * 192
     with pytest.raises(InvalidInputError, match="2 pictures a row"):
         contact_sheet({"one": [tile]}, ["a", "b"])
-
-
-@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf"), 1e30, "10"])
-def test_videos_of_no_speed(tmp_path: Path, fps: Any) -> None:
-    with pytest.raises(InvalidInputError, match="fps = "):
-        write_video([np.zeros((16, 16, 3), np.uint8)] * 2, fps, tmp_path / "v.mp4")
-
-
-def test_videos_of_no_frames(tmp_path: Path) -> None:
-    good = np.zeros((16, 16, 3), np.uint8)
-    for frames in ([], [good[:15]], [good[..., 0]], [good.astype(float)], [good, good[:8]], [good[:0]], 3):
-        with pytest.raises(InvalidInputError, match="a video needs frames"):
-            write_video(frames, 10.0, tmp_path / "v.mp4")  # type: ignore[arg-type]
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_video_is_whole_or_not_there(tmp_path: Path) -> None:
-    frames, path = [np.full((16, 16, 3), 99, np.uint8)] * 3, tmp_path / "v.mp4"
-    write_video(frames, 10.0, path)
-    before = path.read_bytes()
-    with pytest.raises(InvalidInputError):
-        write_video([*frames, frames[0][:8]], 10.0, path)
-    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-    (tmp_path / "link.mp4").symlink_to(path)
-    with pytest.raises(StorageError, match="would be destroyed"):
-        write_video(frames, 10.0, tmp_path / "link.mp4")
 
 
 @pytest.mark.parametrize("changes", [{"history": 1}, {"outward": 10**9}, {"seed": -1}, {"steps": 0}])

@@ -52,6 +52,9 @@ COMMANDS = {
     "agreement": Command(
         "worldsim.agreement", "AgreementConfig", "agreement", "Compare policies' returns in dream and real twin.", "world"
     ),
+    "compare": Command(
+        "worldsim.app.compare", "CompareConfig", "compare", "Film a world beside its real twin, same actions.", "world"
+    ),
     "watch": Command("worldsim.app.watch", "WatchConfig", "watch", "Film an agent in dream and real twin.", "agent"),
     "bench": Command("worldsim.bench", "BenchConfig", "bench", "Measure how fast a world is stepped.", "world"),
     "demo": Command("worldsim.app.demo", "DemoConfig", "demo", "Walk through the shipped world; write video, pictures, metrics."),

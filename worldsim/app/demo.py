@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,17 +15,18 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from worldsim.app.step_pictures import as_picture, step_pictures
 from worldsim.camera import quantise_depth
 from worldsim.config import check_ranges, write_json
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
 from worldsim.evaluation.trips import UNDO
+from worldsim.io.video import write_video
 from worldsim.memory.points import PointMemory
 from worldsim.metrics import TURN_METRES, nearest_pose, psnr, sharpness, turned
-from worldsim.pictures import contact_sheet, depth_picture, holes_marked, panels, save_picture
+from worldsim.pictures import contact_sheet, depth_picture, panels, save_picture
 from worldsim.pixels import make_env
-from worldsim.runtime.arguments import number
 from worldsim.runtime.extras import missing
-from worldsim.runtime.files import make_writable_folder, replacing, require_replaceable
+from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.ranges import Count, Seed
 from worldsim.state import SceneStart, Transition, WorldState
 from worldsim.twin import twin_of
@@ -49,7 +49,6 @@ SAME_PLACE = 0.5
 """Two poses count as the same place up to this distance, metres and radians times 2 m together."""
 COLUMNS = 12
 FILES = ("rollout.png", "rollout.mp4", "memory.ply", "metrics.json")
-MOST_FPS = 1000.0
 
 
 @dataclass(frozen=True)
@@ -299,18 +298,8 @@ def _return_psnr(config: DemoConfig, rgb: torch.Tensor, pose: torch.Tensor) -> f
     return round(float(psnr(rgb[out][index], rgb[back])[kept].mean()), 2) if bool(kept.any()) else None
 
 
-def _picture(rgb: torch.Tensor) -> Array:
-    return rgb.permute(1, 2, 0).cpu().numpy()
-
-
 def _rows(walk: Walk, history: int, transition: Transition, t: int) -> dict[str, Array]:
-    """The four pictures of one dreamed step."""
-    rows = {"real twin": _picture(walk.rgb[history + t]), "dream": _picture(transition.frame.rgb[0])}
-    if transition.view is not None:
-        rows["memory view"] = holes_marked(_picture(transition.view.rgb[0]), transition.view.mask[0].cpu().numpy())
-    if transition.frame.depth is not None:
-        rows["dreamed depth"] = depth_picture(transition.frame.depth[0].cpu().numpy())
-    return rows
+    return step_pictures(as_picture(walk.rgb[history + t]), transition)
 
 
 def _stage(config: DemoConfig, t: int) -> str:
@@ -344,7 +333,7 @@ def video_frames(config: DemoConfig, walk: Walk, dream: Dream) -> list[Array]:
     names = list(_rows(walk, config.history, dream.transitions[0], 0))
     frames = []
     for t in range(config.history):
-        real = _picture(walk.rgb[t])
+        real = as_picture(walk.rgb[t])
         shown = {"real twin": real, "dream": real, "memory view": empty, "dreamed depth": depth_picture(walk.depth[t].numpy())}
         caption = f"true history {t + 1} of {config.history}: given to the dream"
         frames.append(panels({name: shown[name] for name in names}, caption=caption))
@@ -352,31 +341,6 @@ def video_frames(config: DemoConfig, walk: Walk, dream: Dream) -> list[Array]:
         caption = f"{_stage(config, t)}: dreamed, no true frame any more"
         frames.append(panels(_rows(walk, config.history, transition, t), caption=caption))
     return frames
-
-
-def write_video(frames: Sequence[Array], fps: float, path: Path) -> None:
-    """Write frames (h, w, 3) uint8, h and w even, as H.264; a reader never meets half a file.
-
-    Raises InvalidInputError for frames that are none and for speeds that are none, StorageError where nothing can be written.
-    """
-    import av
-
-    rate = Fraction(number("fps", fps, 1e-2, MOST_FPS, "frames a second")).limit_denominator(1000)
-    try:
-        shapes = {(np.asarray(frame).dtype.name, np.shape(frame)) for frame in frames}
-    except (TypeError, ValueError):
-        shapes = set()
-    kind, shape = next(iter(shapes), ("nothing", ()))
-    if len(shapes) != 1 or kind != "uint8" or len(shape) != 3 or shape[2] != 3 or shape[0] % 2 or shape[1] % 2 or 0 in shape:
-        found = f"{len(shapes)} kinds, such as {kind} {shape}"
-        raise InvalidInputError(f"a video needs frames (h, w, 3) uint8 of one even size, got {found}")
-    with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate)
-        stream.height, stream.width = shape[:2]
-        stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
-        container.mux(stream.encode())
 
 
 def explain(config: DemoConfig, metrics: dict[str, Any]) -> str:

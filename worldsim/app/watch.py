@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.agent_files import read_card
-from worldsim.app.demo import write_video
 from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import PolicySpec
 from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
+from worldsim.io.video import write_video
 from worldsim.pictures import panels
 from worldsim.policies import saved_folder
 from worldsim.runtime.files import make_writable_folder, require_replaceable

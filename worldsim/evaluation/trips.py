@@ -26,6 +26,12 @@ UNDO = (0, 2, 1, 4, 3, 6, 5)
 """The action that undoes each of no-op, forward, backward, turn left, turn right, strafe left, strafe right."""
 
 
+def check_lengths(lengths: tuple[int, ...]) -> None:
+    """Raise InvalidInputError unless these are ascending numbers of steps, from 1."""
+    if not lengths or list(lengths) != sorted(set(lengths)) or lengths[0] < 1:
+        raise InvalidInputError(f"lengths = {lengths}: give ascending numbers of steps, from 1")
+
+
 @dataclass(frozen=True)
 class TripConfig:
     """What decides every number in a set of trips."""
@@ -44,8 +50,7 @@ class TripConfig:
     """For each discrete action the one that undoes it."""
 
     def __post_init__(self) -> None:
-        if not self.lengths or list(self.lengths) != sorted(set(self.lengths)) or self.lengths[0] < 1:
-            raise InvalidInputError(f"lengths = {self.lengths}: give ascending numbers of steps, from 1")
+        check_lengths(self.lengths)
         if self.start < 1:
             raise InvalidInputError(f"start = {self.start}: at least one frame")
 

@@ -1,0 +1,29 @@
+"""What one dreamed step shows, as pictures: real twin, dream, memory view, dreamed depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.pictures import depth_picture, holes_marked
+from worldsim.state import Transition
+
+Array = NDArray[Any]
+
+
+def as_picture(rgb: Tensor) -> Array:
+    """(3, h, w) uint8 to (h, w, 3) uint8."""
+    return np.ascontiguousarray(rgb.permute(1, 2, 0).cpu().numpy())
+
+
+def step_pictures(real: Array, transition: Transition) -> dict[str, Array]:
+    """Pictures (h, w, 3) uint8 by name; memory view and depth only where the world has them. transition: a batch of one."""
+    pictures = {"real twin": real, "dream": as_picture(transition.frame.rgb[0])}
+    if transition.view is not None:
+        pictures["memory view"] = holes_marked(as_picture(transition.view.rgb[0]), transition.view.mask[0].cpu().numpy())
+    if transition.frame.depth is not None:
+        pictures["dreamed depth"] = depth_picture(transition.frame.depth[0].cpu().numpy())
+    return pictures

@@ -1,4 +1,8 @@
-"""Start from a single image: a photograph or a render, with a depth map where the world has a scene memory."""
+"""Start from a single image: a photograph or a render, with a depth map where the world has a scene memory.
+
+    env = gym.make("worldsim/FreedoomDream-v0", scenes=ImageScene("photo.png", depth=metres))
+    obs, info = env.reset(seed=0)
+"""
 
 from __future__ import annotations
 
@@ -8,28 +12,36 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from worldsim.camera import check_poses, default_intrinsics, quantise_depth, snap_pose
+from worldsim.captures import CapturedFrame, common_camera, resampled
 from worldsim.errors import InvalidInputError
 from worldsim.pictures import read_picture
 from worldsim.state import SceneStart
+from worldsim.world import World
 
 Array = NDArray[Any]
 
 LARGEST = 16_384
 """Most rows or columns that an image is resized to."""
+LEVEL = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+"""Pose of a level camera that looks along x in a world with z up."""
 
 
 class ImageScene:
     """One frame to start from.
 
-    image: a PNG, WebP, JPEG, TIFF or BMP file, or (h, w, 3) uint8. size: (height, width) to resize to, or None to keep the size.
+    image: a PNG, WebP, JPEG, TIFF or BMP file, or (h, w, 3) uint8.
+    size: (height, width) of the frame; by default that of the world that starts from it, or the image's own without one. The image
+    is cropped around its centre, never stretched.
     depth: (h, w) float metres along the optical axis at the image's size, ``inf`` for sky, or None.
-    pose: (4, 4) camera-to-world in OpenCV axes, metres; the identity by default. It decides where up is: a world that was
-    trained with z up wants a pose with z up.
-    intrinsics: ``fx fy cx cy`` in pixels of the image as given; by default a horizontal view of 90 degrees.
-    act: the action that led to the frame; 0 (the no-op) by default.
+    pose: (4, 4) camera-to-world in OpenCV axes, metres, z up; by default a level camera in a world, the identity without one.
+    intrinsics: ``fx fy cx cy`` in pixels of the image as given. By default the image is taken to show what the world's camera sees
+    (73.7 by 64.0 degrees in ``freedoom-tiny``), after the crop; without a world, 90 degrees from left to right.
+    act: the action that led to the frame; 0 (the no-op, or zeros) by default. name: of the start.
+    world: whose size and camera the start has. Environments fit it to their own world (:meth:`fitted`).
+
+    Raises NotFoundError, DamagedFileError or InvalidInputError.
     """
 
     def __init__(
@@ -39,45 +51,68 @@ class ImageScene:
         depth: Array | None = None,
         pose: Array | None = None,
         intrinsics: Array | tuple[float, float, float, float] | None = None,
-        act: int | Array = 0,
+        act: int | Array | None = None,
         name: str = "",
+        world: World | None = None,
     ) -> None:
-        rgb = image if isinstance(image, np.ndarray) else read_picture(image, mode="RGB")
-        if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
-            raise InvalidInputError(f"image must be (h, w, 3) uint8, got {rgb.shape} {rgb.dtype}")
-        height, width = rgb.shape[:2]
-        if depth is not None and (depth.shape != (height, width) or not (depth > 0).all()):
-            raise InvalidInputError(f"depth must be ({height}, {width}) positive metres like the image, got {depth.shape}")
-        size = size or (height, width)
-        if len(size) != 2 or not all(isinstance(n, int) and 1 <= n <= LARGEST for n in size):
+        self.rgb = image if isinstance(image, np.ndarray) else read_picture(image, mode="RGB")
+        if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8 or 0 in self.rgb.shape:
+            raise InvalidInputError(f"image must be (h, w, 3) uint8, got {self.rgb.shape} {self.rgb.dtype}")
+        height, width = self.rgb.shape[:2]
+        if depth is not None and (np.shape(depth) != (height, width) or not (np.asarray(depth) > 0).all()):
+            raise InvalidInputError(f"depth must be ({height}, {width}) positive metres like the image, got {np.shape(depth)}")
+        if size is not None and (len(size) != 2 or not all(isinstance(n, int) and 1 <= n <= LARGEST for n in size)):
             raise InvalidInputError(f"size must be (height, width) of 1 to {LARGEST} pixels, got {size!r}")
         if pose is not None:
             check_poses(np.asarray(pose)[None])
-        given = np.asarray(intrinsics if intrinsics is not None else default_intrinsics(height, width), np.float32)
-        if given.shape != (4,) or not np.isfinite(given).all() or min(given[:2]) <= 0:
+        given = None if intrinsics is None else np.asarray(intrinsics, np.float64)
+        if given is not None and (given.shape != (4,) or not np.isfinite(given).all() or min(given[:2]) <= 0):
             raise InvalidInputError(f"intrinsics must be fx fy cx cy, got {given.tolist()}")
-        self.scene = SceneStart(
-            rgb=torch.from_numpy(_resized(rgb, size)).permute(2, 0, 1)[None].contiguous(),
-            act=torch.as_tensor(np.asarray(act))[None],
-            inverse_depth=None if depth is None else quantise_depth(torch.from_numpy(_nearest(depth, size)))[None],
-            pose=None if depth is None else snap_pose(torch.as_tensor(np.eye(4) if pose is None else pose)[None]),
-            intrinsics=torch.from_numpy(given * np.array([size[1] / width, size[0] / height] * 2, np.float32)),
-            name=name,
-        )
+        self.size, self.depth, self.pose, self.intrinsics = size, depth, pose, given
+        self.act, self.name, self.world = act, name, world
+        self.scene = self._made()
+
+    def fitted(self, world: World) -> ImageScene:
+        """The same image for ``world``: its frame size and camera."""
+        if world is self.world:
+            return self
+        return ImageScene(self.rgb, self.size, self.depth, self.pose, self.intrinsics, self.act, self.name, world)
 
     def start(self, rng: np.random.Generator) -> SceneStart:
         """The one scene; nothing is drawn."""
         return self.scene
 
+    def _made(self) -> SceneStart:
+        world, (height, width) = self.world, self.rgb.shape[:2]
+        size = self.size or ((height, width) if world is None else (world.network.config.height, world.network.config.width))
+        wanted = None if world is None else world.config.intrinsics
+        depth = np.full((height, width), np.nan, np.float32) if self.depth is None else np.asarray(self.depth, np.float32)
+        pose = np.asarray(self.pose if self.pose is not None else np.eye(4) if world is None else LEVEL, np.float64)
+        camera = self._camera(wanted, size)
+        frame = CapturedFrame(self.name, pose, camera, height, width, lambda: (self.rgb, depth))
+        seen = common_camera([frame], *size, intrinsics=wanted)
+        rgb, resized = resampled(frame, *size, seen)
+        return SceneStart(
+            rgb=torch.from_numpy(rgb).permute(2, 0, 1)[None].contiguous(),
+            act=self._action()[None],
+            inverse_depth=None if self.depth is None else quantise_depth(torch.from_numpy(resized))[None],
+            pose=None if self.depth is None else snap_pose(torch.as_tensor(pose)[None]),
+            intrinsics=torch.from_numpy(seen).float(),
+            name=self.name,
+        )
 
-def _resized(rgb: Array, size: tuple[int, int]) -> Array:
-    if rgb.shape[:2] == size:
-        return rgb.copy()
-    return np.array(Image.fromarray(rgb).resize((size[1], size[0]), Image.Resampling.BOX))
+    def _camera(self, wanted: Any, size: tuple[int, int]) -> Array:
+        """Of the image as given, (4,) pixels. wanted: the world's camera in frames of ``size``, or None."""
+        height, width = self.rgb.shape[:2]
+        if self.intrinsics is not None:
+            return self.intrinsics
+        if wanted is None:
+            return np.array(default_intrinsics(height, width))
+        # The longest focal length at which the image still covers what the world's camera sees.
+        focal = min(width * wanted[0] / size[1], height * wanted[1] / size[0])
+        return np.array([focal, focal, 0.5 * width, 0.5 * height])
 
-
-def _nearest(depth: Array, size: tuple[int, int]) -> Array:
-    """Depth is picked, not averaged: a mean across an edge is a surface that does not exist."""
-    rows = ((np.arange(size[0]) + 0.5) * depth.shape[0] / size[0]).astype(np.int64)
-    columns = ((np.arange(size[1]) + 0.5) * depth.shape[1] / size[1]).astype(np.int64)
-    return np.ascontiguousarray(depth[rows][:, columns], dtype=np.float32)
+    def _action(self) -> torch.Tensor:
+        if self.act is None and self.world is not None and not self.world.network.config.actions:
+            return torch.zeros(self.world.network.config.action_dim)
+        return torch.as_tensor(np.asarray(0 if self.act is None else self.act))

@@ -75,13 +75,23 @@ class ScenesConfig:
     count: int = 32
     """How many scenes to record."""
     frames: int = 6
-    """How many frames a scene keeps, the last ones of its walk: more than the ego-motion head needs to feel momentum."""
+    """How many frames a scene keeps, the last ones of its walk: more than the ego-motion head needs to feel momentum, and with
+    ``look_action`` at least as many as the world attends to."""
     steps: int = 32
     """Steps of the walk, so that a scene begins in the middle of things."""
     min_view: float = 1.5
     """Walks that end with a nearer median depth (m) are walked again: a start that stares at a wall shows nothing."""
     min_travel: float = 2.0
     """Walks that never get this far (m) from where they began are walked again: a random start may lie in a closet."""
+    min_brightness: float = 0.0
+    """Walks that end with a darker frame (mean of its values, of 255) are walked again."""
+    look_action: int | None = None
+    """Action that turns on the spot. If given, the walk is followed by ``look_steps`` of it and ``frames`` steps of the policy,
+    and the scene begins with every ``look_every``-th frame of the turn: so its memory knows the place all around."""
+    look_steps: int = 28
+    """Steps of the turn; in Freedoom, action 3 or 4 turns by 14 degrees a step."""
+    look_every: int = 3
+    """Of the turn, every so many-th frame is kept."""
     policy: str = "persistent"
     """``persistent``, ``random``, or ``module:Class`` of a policy that is constructed with the action space."""
     seed: int = 0
@@ -94,6 +104,8 @@ class ScenesConfig:
             raise InvalidInputError(
                 f"count {self.count} and frames {self.frames} must be at least 1, and steps {self.steps} at least frames"
             )
+        if self.look_every < 1 or self.look_steps < 1:
+            raise InvalidInputError(f"look_steps {self.look_steps} and look_every {self.look_every} must be at least 1")
 
 
 def save_scene(scene: SceneStart, folder: str | os.PathLike[str]) -> Path:
@@ -250,31 +262,38 @@ def record_scenes(config: ScenesConfig) -> list[Path]:
 def _one_scene(env: gym.Env[Any, Any], policy: Policy, options: dict[str, Any], config: ScenesConfig, index: int) -> SceneStart:
     for attempt in range(MAX_TRIES):
         env_seed, policy_seed = (int(x) for x in np.random.SeedSequence([config.seed, index, attempt]).generate_state(2) >> 1)
-        walk = _walk(env, policy, options, config.steps, (env_seed, policy_seed))
-        if len(walk) == config.steps + 1 and _is_worth_it(walk, config):
-            return scene_of(walk[-config.frames :], isinstance(env.action_space, gym.spaces.Discrete))
+        walk = _walk(env, policy, options, config, (env_seed, policy_seed))
+        if walk is not None and _is_worth_it(walk, config):
+            turn = [] if config.look_action is None else walk[config.steps + 1 : -config.frames : config.look_every]
+            return scene_of([*turn, *walk[-config.frames :]], isinstance(env.action_space, gym.spaces.Discrete))
     raise InvalidInputError(
         f"{MAX_TRIES} walks of {config.steps} steps of {config.env_id} with {options} ended early, stayed within "
-        f"{config.min_travel} m of their start or had a median depth under {config.min_view} m: lower min_travel or min_view"
+        f"{config.min_travel} m of their start, had a median depth under {config.min_view} m or were darker than "
+        f"{config.min_brightness}: lower min_travel, min_view or min_brightness"
     )
 
 
-def _walk(env: gym.Env[Any, Any], policy: Policy, options: dict[str, Any], steps: int, seeds: tuple[int, int]) -> list[Visit]:
-    """What is seen on a walk, the start included; shorter than asked if the episode ends."""
+def _walk(
+    env: gym.Env[Any, Any], policy: Policy, options: dict[str, Any], config: ScenesConfig, seeds: tuple[int, int]
+) -> list[Visit] | None:
+    """What is seen on a walk, and on the turn and the steps after it if asked for; None if the episode ends before."""
     obs, info = env.reset(seed=seeds[0], options=options)
     policy.reset(seeds[1])
     visits: list[Visit] = [(np.array(obs), np.zeros_like(policy.act(obs)), info)]
     policy.reset(seeds[1])
-    for _ in range(steps):
-        act = policy.act(obs)
+    turn = [] if config.look_action is None else [*[config.look_action] * config.look_steps, *[None] * config.frames]
+    for forced in (*[None] * config.steps, *turn):
+        act = policy.act(obs) if forced is None else forced
         obs, _, term, trunc, info = env.step(act)
         visits.append((np.array(obs), act, info))
         if term or trunc:
-            break
+            return visits if len(visits) == config.steps + len(turn) + 1 else None
     return visits
 
 
 def _is_worth_it(walk: list[Visit], config: ScenesConfig) -> bool:
+    if float(walk[-1][0].mean()) < config.min_brightness:
+        return False
     if "pose" not in walk[0][2]:
         return True
     place = _stacked(walk, "pose")[:, :3, 3]

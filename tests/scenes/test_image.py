@@ -23,18 +23,49 @@ def picture(height: int = 64, width: int = 128) -> Any:
     return np.random.default_rng(1).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_resized_with_its_camera() -> None:
+def test_cropped_and_resized_with_its_camera() -> None:
+    """Reproduces: a picture of other proportions was stretched without a word."""
     rgb = np.zeros((4, 8, 3), np.uint8)
     rgb[:, 4:] = 200
+    rgb[:, :2] = rgb[:, 6:] = 99
     depth = np.full((4, 8), 2.0, np.float32)
     depth[:, 4:] = np.inf
     scene = ImageScene(rgb, size=(2, 2), depth=depth, intrinsics=(4.0, 4.0, 4.0, 2.0)).start(RNG)
     assert scene.rgb.tolist() == [[[[0, 200], [0, 200]]] * 3]
     # 0.125 m / 2 m of 65,535, and 0 for infinity.
     assert scene.inverse_depth is not None and scene.inverse_depth.tolist() == [[[4096, 0], [4096, 0]]]
-    assert scene.intrinsics is not None and scene.intrinsics.tolist() == [1.0, 2.0, 1.0, 1.0]
+    assert scene.intrinsics is not None and scene.intrinsics.tolist() == [2.0, 2.0, 1.0, 1.0]
     assert scene.pose is not None and torch.equal(scene.pose[0], torch.eye(4))
     assert scene.act.tolist() == [0]
+
+
+@pytest.mark.slow
+def test_a_world_sees_it_with_its_own_camera() -> None:
+    """Reproduces: 90 degrees were assumed, where freedoom-tiny sees 73.7 by 64.0. A disc in a photo of 3:2 stays round."""
+    world = World.from_pretrained("freedoom-tiny", device="cpu")
+    rows, columns = np.mgrid[:200, :300] + 0.5
+    photo = np.zeros((200, 300, 3), np.uint8)
+    photo[np.hypot(rows - 100, columns - 150) < 50] = 255
+    env = WorldEnv(world, scenes=ImageScene(photo, depth=np.full((200, 300), 4.0)))
+    obs, info = env.reset(seed=0)
+    assert obs.shape == (64, 64, 3)
+    np.testing.assert_allclose(info["intrinsics"], world.config.intrinsics, rtol=1e-5)
+    fx, fy = info["intrinsics"][:2]
+    across, down = ((obs[..., 0] > 127).any(axis).sum() for axis in (0, 1))
+    # Equal angles, though the world's pixels are not square.
+    assert abs(across / fx - down / fy) < 1.5 / fy
+    np.testing.assert_allclose(info["pose"][:3, 2], [1, 0, 0], atol=1e-3)
+    np.testing.assert_allclose(info["pose"][:3, 1], [0, 0, -1], atol=1e-3)
+    _, _, _, _, info = env.step(3)
+    assert info["memory_coverage"] > 0.5
+
+
+@pytest.mark.slow
+def test_a_world_of_continuous_actions_starts_from_it() -> None:
+    world = World.from_pretrained("carracing", device="cpu")
+    env = WorldEnv(world, scenes=ImageScene(picture(96, 96)))
+    env.reset(seed=0)
+    assert env.observation_space.contains(env.step(np.zeros(3, np.float32))[0])
 
 
 def test_default_camera_sees_90_degrees() -> None:

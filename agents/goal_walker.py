@@ -71,6 +71,9 @@ class WayGoal:
 class GoalWalkerConfig:
     """Settings of :class:`GoalWalker`."""
 
+    within: float = 0.5
+    """Metres from the goal, on the ground, at which it has been reached."""
+
     planner: Literal["icem", "mppi"] = "icem"
     """What finds the next steps."""
     icem: CemConfig = field(default_factory=lambda: CemConfig(horizon=8, candidates=40, iterations=2, elites=6, replan=2))
@@ -217,6 +220,12 @@ class GoalWalker(Walker):
         super().__init__(source, config)
         check_goal_pose(self.source, goal, self.config.least_coverage)
         self.goal = goal
+
+    @property
+    def arrived(self) -> bool:
+        """Whether the goal has been reached: time to stop calling ``act``."""
+        place = self.source.state.frame.pose[0, :2, 3].cpu()
+        return float((place - self.goal[:2, 3].cpu()).norm()) <= self.config.within
 
     def sources(self, ground: Ground) -> tuple[Array, Array | None]:
         return ground.cells(self.goal[:2, 3].cpu().numpy())[None], None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.handle import MemoryHandle
 from worldsim.state import Frame, SceneStart, WorldState, map_tensors
 from worldsim.world import World
 
@@ -47,6 +48,14 @@ class Belief:
         if pose is None:
             raise MissingGeometryError("this world was trained without geometry: it knows no poses")
         return pose[0]
+
+    @property
+    def memory(self) -> MemoryHandle:
+        """The scene memory that the walk has made so far, to look at and to map: ``belief.memory.top_down()``.
+
+        Raises MissingGeometryError for a world without one.
+        """
+        return MemoryHandle.of(self.world.memory, self.state)
 
     def start(self, obs: Any, info: Mapping[str, Any], seed: int = 0) -> None:
         """Begin a new walk: observation and info of the real twin's ``reset``. seed: of what is imagined from here."""

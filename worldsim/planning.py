@@ -68,6 +68,15 @@ class Objective(Protocol):
 
 
 @runtime_checkable
+class Reachable(Protocol):
+    """An objective that can be fulfilled for good, such as a place to be at."""
+
+    def reached(self, source: Any) -> bool:
+        """Whether it is fulfilled where ``source`` stands now."""
+        ...
+
+
+@runtime_checkable
 class Dreaming(Protocol):
     """What can be imagined from: a single dream (``env.unwrapped``), or a :class:`worldsim.belief.Belief` of a real walk."""
 
@@ -181,6 +190,8 @@ class PoseGoal:
     """What a difference in heading counts; 0 asks for the place alone."""
     least_coverage: float = LEAST_COVERAGE
     """Share of the goal's view that the memory must know; 0 for goals in places not seen yet."""
+    within: float = 0.5
+    """Metres from the goal, on the ground, at which it has been reached; with ``metres_per_radian``, so many radians, too."""
 
     needs = Needs.MOTION
 
@@ -196,6 +207,14 @@ class PoseGoal:
         if self.metres_per_radian:
             cost = cost + self.metres_per_radian * turned(futures.pose[:, -1], goal)
         return cost
+
+    def reached(self, source: Dreaming) -> bool:
+        """Whether the source stands at the goal now."""
+        pose = source.state.frame.pose
+        assert pose is not None
+        goal = self.pose.to(pose)
+        there = float((pose[0, :2, 3] - goal[:2, 3]).norm()) <= self.within
+        return there and (not self.metres_per_radian or float(turned(pose[0], goal)) <= self.within)
 
 
 @dataclass(frozen=True, eq=False)
@@ -322,6 +341,11 @@ class Planner:
         self.cost = float("nan")
         """Cost of the newest plan."""
 
+    @property
+    def arrived(self) -> bool:
+        """Whether the objective has been reached, where that can be: time to stop calling :meth:`act`."""
+        return isinstance(self.objective, Reachable) and self.objective.reached(self.imagination.source)
+
     def act(self, obs: Any) -> Any:
         """The next action; ``obs`` is not looked at, the source knows where it is."""
         if not self._queue:
@@ -336,7 +360,7 @@ class Planner:
 def plan_in_dream(
     world: str, goal: tuple[float, float] | None, steps: int, seed: int, policy_of: Callable[[Any, Objective], Policy]
 ) -> dict[str, float]:
-    """Plan in a dream and act there: the return, the steps taken and, for a goal, where that led and the metres left.
+    """Plan in a dream and act there, until the goal is reached: the return, the steps taken and, for a goal, the metres left.
 
     world: name or folder. goal: metres ahead and to the left of the start; None for as much reward as can be had. policy_of:
     makes the policy for an environment and an objective.
@@ -357,7 +381,7 @@ def plan_in_dream(
     for _ in range(steps):
         obs, rew, term, trunc, info = env.step(policy.act(obs))
         found = {"return": found["return"] + float(rew), "steps": found["steps"] + 1.0}
-        if term or trunc:
+        if term or trunc or (isinstance(policy, Planner) and policy.arrived):
             break
     env.close()
     if goal is not None:

@@ -123,6 +123,12 @@ def test_plans_in_what_is_believed_of_a_real_walk(tiny_world: Any) -> None:
         obs, _, _, _, info = room.step(act)
         belief.see(act, obs, info)
         assert np.allclose(belief.pose.numpy(), info["pose"], atol=1e-3)
+    # Where it began is where it stands only if it did not move.
+    away = float(np.linalg.norm(belief.pose[:2, 3].numpy() - goal.pose[:2, 3].numpy()))
+    for within in (away + 0.01, away - 0.01):
+        near = CemPolicy(belief, PoseGoal(goal.pose, within=within), CemConfig(horizon=3, candidates=6, elites=2))
+        assert near.arrived == (within > away)
+    assert not CemPolicy(belief, ImageGoal(obs), CemConfig(horizon=2, candidates=4, elites=2)).arrived
     # Frames, too, are imagined from a belief, which has no fork.
     seeing = CemPolicy(belief, ImageGoal(obs), CemConfig(horizon=2, candidates=4, elites=2, iterations=1))
     assert room.action_space.contains(seeing.act(obs))

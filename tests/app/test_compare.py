@@ -33,8 +33,8 @@ def test_compare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     actions = tmp_path / "actions.json"
     actions.write_text("[3, 3, 4, 4, 0]")
     out, figures = tmp_path / "films" / "c.mp4", tmp_path / "c.json"
-    line = ["compare", "freedoom-tiny", "--actions", str(actions), "--history", "6", "--seed", "2", "--reset-options", "map", "MAP30"]
-    assert main([*line, "--out", str(out), "--json", str(figures)]) == 0
+    line = ["compare", "freedoom-tiny", "--actions", str(actions), "--history", "6", "--seed", "2"]
+    assert main([*line, "--reset-options", "map", "MAP30", "--out", str(out), "--json", str(figures)]) == 0
     told = capsys.readouterr().out
     assert "5 steps after 6 true frames (MAP30, seed 2)" in told and str(out) in told
     found = json.loads(figures.read_text())

@@ -71,6 +71,10 @@ class PointMemory:
     def __init__(self, config: PointMemoryConfig | None = None) -> None:
         self.config = config or PointMemoryConfig()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """All but what was seen last: it refers weakly to tensors, and a copy looks anew."""
+        return {name: value for name, value in self.__dict__.items() if name != "_last_sight"}
+
     def empty(self, batch: int, device: Any = "cpu") -> Points:
         """Point clouds of ``batch`` worlds that have seen nothing."""
         c = self.config.capacity

@@ -61,7 +61,7 @@ class Starts:
     """
 
     def __init__(self, world: World, scenes: str | Path | Scene | None) -> None:
-        self.world = world
+        self.world, self.given = world, scenes
         resolved = self._resolved(scenes)
         self.scenes = resolved.fitted(world) if isinstance(resolved, FittingScene) else resolved
 

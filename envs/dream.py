@@ -199,7 +199,7 @@ def load_world(
 
 def check_uncertainty_limit(limit: float | None) -> None:
     """Raise InvalidInputError unless the limit is None or a number above 0."""
-    if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+    if limit is not None and not (isinstance(limit, (int, float, np.integer, np.floating)) and limit > 0):
         raise InvalidInputError(f"uncertainty_limit must be more than 0 (colours differ by at most 1), or None, got {limit!r}")
 
 

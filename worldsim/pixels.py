@@ -123,7 +123,7 @@ def find_pixels(
 def _wrapped(env: gym.Env[Any, Any], env_id: str, pixels: PixelsConfig) -> gym.Env[Any, Any]:
     if pixels.render:
         try:
-            env = AddRenderObservation(env, render_only=True)
+            env = Rendered(env)
         except (TypeError, ValueError, AssertionError, gym.error.Error) as error:
             raise InvalidInputError(f"{env_id} cannot be observed by what it renders: {error}") from error
     if pixels.key is not None:
@@ -138,7 +138,17 @@ def _wrapped(env: gym.Env[Any, Any], env_id: str, pixels: PixelsConfig) -> gym.E
     return env if env.observation_space.shape[2:] == (3,) else InColour(env)  # type: ignore[index]
 
 
-# Wrappers of Gymnasium's own take functions and tuples, which an environment's spec cannot keep as JSON.
+# Of Gymnasium's own wrappers, an environment's spec cannot keep the functions and tuples that some take, nor, in older versions,
+# what AddRenderObservation takes.
+
+
+class Rendered(AddRenderObservation):
+    """The environment observes what it renders."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        # The first to record is the one that counts.
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env, render_only=True)
 
 
 class Part(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):

@@ -72,8 +72,7 @@ class PointMemory:
         self.config = config or PointMemoryConfig()
 
     def __getstate__(self) -> dict[str, Any]:
-        """All but what was seen last: it refers weakly to tensors, and a copy looks anew."""
-        return {name: value for name, value in self.__dict__.items() if name != "_last_sight"}
+        return {**self.__dict__, "_last_sight": None}  # it refers weakly to tensors: a copy looks anew
 
     def empty(self, batch: int, device: Any = "cpu") -> Points:
         """Point clouds of ``batch`` worlds that have seen nothing."""

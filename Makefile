@@ -1,12 +1,12 @@
-# Each target sets up what it needs: .venv with the dev and doom extras (.venv-nerf for what needs nerfstudio) and, for test and
-# demo, system libraries and a browser.
+# Each target sets up what it needs: .venv with the dev and doom extras (.venv-nerf for what needs nerfstudio, .venv-interop for what
+# needs RLlib and others) and, for test and demo, system libraries and a browser.
 PYTHON ?= python3
 WORKERS ?= 2
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: setup test test-nerf lint types demo clean
+.PHONY: setup test test-nerf test-interop lint types demo clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,21 @@ test-nerf: export OMP_NUM_THREADS ?= 1
 test-nerf: $(NERF)/.installed
 	@$(PYTHON) .ci/system-libraries cv2
 	$(NERF)/bin/python -m pytest -q --noconftest --disable-warnings -m nerf $$(grep -rl --include='*.py' 'mark\.nerf' tests)
+
+# An environment of its own, since RLlib pins an old gymnasium. Everything in it is named, torch first, as above. Not a part of
+# test: it takes gigabytes, and minutes for processes to start.
+INTEROP ?= .venv-interop
+$(INTEROP)/.installed: pyproject.toml constraints-interop.txt
+	test -x $(INTEROP)/bin/python || $(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch==' constraints-interop.txt)
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement constraints-interop.txt
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+test-interop: export OMP_NUM_THREADS ?= 1
+test-interop: $(INTEROP)/.installed
+	@$(PYTHON) .ci/system-libraries cv2
+	$(INTEROP)/bin/python -m pytest -q --disable-warnings tests/interop
 
 lint: setup
 	$(VENV)/bin/ruff check .

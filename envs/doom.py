@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from worldsim.envs.doom_geometry import STEP_HEIGHT, MapGeometry
 from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.playable import Keys, keys_to_action, rates
 from worldsim.runtime.extras import missing
 from worldsim.runtime.options import check_options
 from worldsim.runtime.scratch import Scratch
@@ -204,7 +205,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
     the starts. Pixels are square where width is 1.2 times height. render_mode: None or "rgb_array".
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 - Gymnasium's convention
+    metadata = {"render_modes": ["rgb_array"], **rates(FPS)}  # noqa: RUF012 - Gymnasium's convention
 
     def __init__(self, height: int = 64, width: int = 64, render_mode: str | None = None) -> None:
         for name, value in (("height", height), ("width", width)):
@@ -266,6 +267,10 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
     def render(self) -> NDArray[np.uint8] | None:
         """The present frame, (height, width, 3) uint8, if the render mode is "rgb_array"."""
         return None if self.render_mode is None or self._observation is None else self._observation.copy()
+
+    def get_keys_to_action(self) -> Keys:
+        """Keys for ``gymnasium.utils.play``: see :func:`worldsim.playable.keys_to_action`."""
+        return keys_to_action(self.action_space, "worldsim/FreedoomReal-v0")
 
     def close(self) -> None:
         """Stop the engine and remove its files."""

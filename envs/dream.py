@@ -63,7 +63,7 @@ class Starts:
     """
 
     def __init__(self, world: World, scenes: str | Path | Scene | None) -> None:
-        self.world = world
+        self.world, self.given = world, scenes
         resolved = self._resolved(scenes)
         self.scenes = resolved.fitted(world) if isinstance(resolved, FittingScene) else resolved
 
@@ -204,7 +204,7 @@ def load_world(
 
 def check_uncertainty_limit(limit: float | None) -> None:
     """Raise InvalidInputError unless the limit is None or a number above 0."""
-    if limit is not None and not (isinstance(limit, (int, float)) and limit > 0):
+    if limit is not None and not (isinstance(limit, (int, float, np.integer, np.floating)) and limit > 0):
         raise InvalidInputError(f"uncertainty_limit must be more than 0 (colours differ by at most 1), or None, got {limit!r}")
 
 

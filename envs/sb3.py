@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -10,10 +13,13 @@ import numpy as np
 from gymnasium.vector import AutoresetMode
 from numpy.typing import NDArray
 
+from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.extras import missing
 
 try:
+    from stable_baselines3.common.env_util import is_wrapped
+    from stable_baselines3.common.monitor import Monitor
     from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 except ImportError as error:
     raise missing(
@@ -26,12 +32,30 @@ Array = NDArray[Any]
 class SB3VecEnv(VecEnv):
     """``envs``, a vector environment that resets in the same step, in Stable-Baselines3's terms.
 
+    Or functions that make single environments, as ``make_vec_env(..., vec_env_cls=SB3VecEnv)`` gives them: dreams that are all made
+    alike become one batch, with the time limit and the episode statistics that their ``TimeLimit`` and ``Monitor`` would give;
+    other environments are stepped one by one. To say which batch you mean, and to load its world once only, give a vector
+    environment.
+
     ``terminal_observation`` in an info is the last observation of an episode that ended in this step; the observation returned
     is the next one's first. ``TimeLimit.truncated`` is True where it was cut, not terminated. Infos are the last step's;
     ``reset_infos`` those of the resets. A picture's channels stay last: algorithms transpose them by themselves.
     """
 
-    def __init__(self, envs: gym.vector.VectorEnv[Any, Any, Any]) -> None:
+    def __init__(self, envs: gym.vector.VectorEnv[Any, Any, Any] | Sequence[Callable[[], gym.Env[Any, Any]]]) -> None:
+        self._singles: list[gym.Env[Any, Any]] = []
+        self._monitored, action_space = False, None
+        if not isinstance(envs, gym.vector.VectorEnv):
+            made = _made(envs)
+            # The first one's: it may have been seeded.
+            action_space = made[0].action_space
+            batch = _batch_of(made)
+            if batch is None:
+                self._singles = made
+                batch = gym.vector.SyncVectorEnv([partial(_itself, env) for env in made], autoreset_mode=AutoresetMode.SAME_STEP)
+            else:
+                self._monitored = is_wrapped(made[0], Monitor)
+            envs = batch
         mode = envs.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise InvalidInputError(
@@ -41,7 +65,8 @@ class SB3VecEnv(VecEnv):
             raise InvalidInputError("these environments give tensors: make them with output='numpy'")
         self.envs = envs
         self._waiting: Any = None
-        super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)
+        self._returns, self._lengths, self._began = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64), time.time()
+        super().__init__(envs.num_envs, envs.single_observation_space, action_space or envs.single_action_space)
 
     def reset(self) -> Array:
         """First observations, (n, ...). Seeds given by ``seed`` count once."""
@@ -53,6 +78,7 @@ class SB3VecEnv(VecEnv):
         observations, infos = self.envs.reset(seed=given, options=options)
         self._reset_seeds()
         self._reset_options()
+        self._returns[:], self._lengths[:] = 0.0, 0
         self.reset_infos = [self._row(infos, i) for i in range(self.num_envs)]
         return np.asarray(observations)
 
@@ -64,6 +90,7 @@ class SB3VecEnv(VecEnv):
         """Observations, rewards, dones and infos of the step."""
         observations, rew, term, trunc, batched = self.envs.step(self._waiting)
         done = term | trunc
+        self._returns, self._lengths = self._returns + rew, self._lengths + 1
         infos = []
         for i in range(self.num_envs):
             info = self._row(batched, i)
@@ -71,6 +98,9 @@ class SB3VecEnv(VecEnv):
                 self.reset_infos[i] = info
                 info = self._row(batched["final_info"], i)
                 info["terminal_observation"] = np.asarray(batched["final_obs"][i])
+                if self._monitored:
+                    info["episode"] = self._episode(i)
+                self._returns[i], self._lengths[i] = 0.0, 0
             info["TimeLimit.truncated"] = bool(trunc[i] and not term[i])
             infos.append(info)
         return np.asarray(observations), rew.astype(np.float32), done, infos
@@ -80,18 +110,27 @@ class SB3VecEnv(VecEnv):
         self.envs.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of the batch, once for each environment asked for."""
+        """An attribute of the batch, once for each environment asked for; of single environments, each one's own."""
+        if self._singles:
+            return [self._singles[i].get_wrapper_attr(attr_name) for i in self._get_indices(indices)]
         value = self._value(attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of the batch; all environments share it."""
+        """Set an attribute of the batch, which all environments share; of single environments, of each one asked for."""
+        if self._singles:
+            for i in self._get_indices(indices):
+                self._singles[i].set_wrapper_attr(attr_name, value)
+            return
         if len(list(self._get_indices(indices))) != self.num_envs:
             raise InvalidInputError(f"{attr_name} is shared by all environments of a batch: it cannot be set for some of them")
         setattr(self.envs.unwrapped, attr_name, value)
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
         """What a method of the batch returns, for each environment asked for: ``memory_of`` and ``fork`` are told its number."""
+        if self._singles:
+            envs = [self._singles[i] for i in self._get_indices(indices)]
+            return [env.get_wrapper_attr(method_name)(*method_args, **method_kwargs) for env in envs]
         method = self._value(method_name)
         chosen = self._get_indices(indices)
         if method_name in ("memory_of", "fork"):
@@ -100,13 +139,21 @@ class SB3VecEnv(VecEnv):
         return [result for _ in chosen]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """False: environments of a batch wear no wrappers of their own."""
-        return [False for _ in self._get_indices(indices)]
+        """Of single environments, each one's answer. Those of a batch have no wrappers; a ``Monitor``'s work is done here."""
+        if self._singles:
+            return [is_wrapped(self._singles[i], wrapper_class) for i in self._get_indices(indices)]
+        return [self._monitored and wrapper_class is Monitor for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[Array | None]:
         """The newest frames, where the render mode is ``rgb_array``."""
         frames: Any = self.envs.render()
         return [None] * self.num_envs if frames is None else list(frames)
+
+    def _episode(self, i: int) -> dict[str, Any]:
+        """What a ``Monitor`` tells of an episode that ends: its return, its length and the seconds since the start."""
+        return {
+            "r": round(float(self._returns[i]), 6), "l": int(self._lengths[i]), "t": round(time.time() - self._began, 6),
+        }  # fmt: skip
 
     def _value(self, name: str) -> Any:
         if hasattr(self.envs, name):
@@ -121,6 +168,48 @@ class SB3VecEnv(VecEnv):
             if name.startswith("_") or name in ("final_info", "final_obs"):
                 continue
             if f"_{name}" not in batched or batched[f"_{name}"][i]:
-                value = values[i]
-                row[name] = value.item() if isinstance(value, np.generic) else value
+                row[name] = SB3VecEnv._row(values, i) if isinstance(values, dict) else values[i]
         return row
+
+
+def _made(functions: Any) -> list[gym.Env[Any, Any]]:
+    if not isinstance(functions, Sequence) or not functions or not all(callable(function) for function in functions):
+        raise InvalidInputError(
+            f"{str(functions)[:80]} is neither a vector environment nor a list of functions that make environments"
+        )
+    return [function() for function in functions]
+
+
+def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+    return env
+
+
+def _batch_of(envs: Sequence[gym.Env[Any, Any]]) -> gym.vector.VectorEnv[Any, Any, Any] | None:
+    """One batch in place of dreams that were all made alike, None for anything else. Warns where wrappers are the reason."""
+    dreams = [env.unwrapped for env in envs]
+    first = dreams[0]
+    if not isinstance(first, WorldEnv) or not all(isinstance(dream, WorldEnv) and first.is_like(dream) for dream in dreams):
+        return None
+    limits: set[int | None] = set()
+    for env in envs:
+        limit = None
+        while isinstance(env, gym.Wrapper):
+            if isinstance(env, gym.wrappers.TimeLimit):
+                limit = env._max_episode_steps if limit is None else min(limit, env._max_episode_steps)
+            elif not isinstance(env, (gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker)) and not _only_counts(env):
+                warnings.warn(
+                    f"these dreams are stepped one by one, since each has a {type(env).__name__}: for one forward pass a step, "
+                    "give SB3VecEnv a vector environment (gymnasium.make_vec) and wrap what comes of it",
+                    stacklevel=3,
+                )
+                return None
+            env = env.env
+        limits.add(limit)
+    if len(limits) > 1:
+        return None
+    return first.batch(len(envs), max_episode_steps=limits.pop(), autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def _only_counts(env: gym.Env[Any, Any]) -> bool:
+    """Whether a wrapper is a ``Monitor`` that writes no file and keeps no infos."""
+    return type(env) is Monitor and env.results_writer is None and not (env.info_keywords or env.reset_keywords)

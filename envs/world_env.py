@@ -31,7 +31,9 @@ from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.journey import Journey
 from worldsim.memory.handle import MemoryHandle
+from worldsim.playable import Keys, keys_to_action, rates
 from worldsim.protocols import Scene
+from worldsim.runtime.actions import cast_box_action
 from worldsim.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.state import Frame, WorldState
 from worldsim.world import World
@@ -55,14 +57,23 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or ``{"frames": ...}`` with a
     :class:`worldsim.state.SceneStart`, a dict of arrays or a real environment (see :func:`worldsim.envs.dream.as_scene`);
     without options, a scene is drawn. ``info`` of reset and step: ``pose`` (4, 4) camera-to-world, ``depth`` (h, w) in metres
-    and ``intrinsics`` (4,) in pixels for a world with geometry; ``memory_coverage``, the share of the frame that the memory
-    knew before it was there; ``generated``, True.
+    and ``intrinsics`` (4,) in pixels for a world with geometry; ``memory_coverage`` (float32), the share of the frame that the
+    memory knew before it was there; ``generated``, True (bool, without axes). Every value has a dtype; keys, dtypes and shapes
+    are always the same.
+
+    ``metadata["render_fps"]`` is a whole number, as Gymnasium's tools ask; ``metadata["steps_per_second"]`` is the exact rate of
+    the world's time.
+
+    Wrappers do not pass on what is no part of Gymnasium: behind ``gymnasium.make``, call ``env.unwrapped.snapshot()``, or
+    ``env.get_wrapper_attr("snapshot")()``, and so for ``restore``, ``fork``, ``edit``, ``save``, ``load``, ``memory``, ``journey``.
+
+    It can be pickled and copied deeply, weights and all; the copy goes on as this one would, bit by bit.
 
     The reset's seed decides scene and dream. A time limit is that of ``gymnasium.make``: it counts the steps taken, restored
     or not.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 8.75}
+    metadata = {"render_modes": ["rgb_array"], **rates(8.75)}
 
     def __init__(
         self,
@@ -86,7 +97,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self.world = load_world(world, device, steps, engine, temperature, uncertainty or uncertainty_limit is not None)
         require_memory(1, self.world)
         self.render_mode = render_mode
-        self.metadata = {**self.metadata, "render_fps": self.world.config.fps}
+        self.metadata = {**self.metadata, **rates(self.world.config.fps)}
         # Copies: environments that share a world must not share the randomness of action_space.sample().
         self.observation_space = copy.deepcopy(self.world.observation_space)
         self.action_space = copy.deepcopy(self.world.action_space)
@@ -157,6 +168,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         """The newest frame, (h, w, 3) uint8, if the render mode is ``rgb_array``."""
         return self._frame() if self.render_mode == "rgb_array" else None
 
+    def get_keys_to_action(self) -> Keys:
+        """Keys for ``gymnasium.utils.play``: see :func:`worldsim.playable.keys_to_action`, which raises InvalidInputError."""
+        return keys_to_action(self.action_space, self.world.config.env_id)
+
     def snapshot(self) -> Snapshot:
         """The whole environment, copied: dynamics' context, scene memory, heads' history and random state."""
         return Snapshot(
@@ -211,16 +226,38 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
             uncertainty_limit=self.uncertainty_limit,
         )
 
+    def is_like(self, other: WorldEnv) -> bool:
+        """Whether both were made with the same arguments: with the same seed and actions, both have the same dream."""
+        mine, its = self.world, other.world
+        same = mine is its or (
+            (mine.weights_id, mine.folder, mine.config, mine.engine, mine.device, mine.tells_uncertainty)
+            == (its.weights_id, its.folder, its.config, its.engine, its.device, its.tells_uncertainty)
+            and type(mine.memory) is type(its.memory)
+        )
+        arguments = (self._starts.given, self.render_mode, self.uncertainty_limit)
+        return same and arguments == (other._starts.given, other.render_mode, other.uncertainty_limit)
+
+    def batch(self, n: int, **kwargs: Any) -> WorldVectorEnv:
+        """``n`` environments made as this one was, stepped together; not reset yet.
+
+        kwargs: what :class:`worldsim.envs.world_vector_env.WorldVectorEnv` takes besides.
+        """
+        mine = {"scenes": self._starts.scenes, "render_mode": self.render_mode, "uncertainty_limit": self.uncertainty_limit}
+        return WorldVectorEnv(n, self.world, **{**mine, **kwargs})
+
     def _checked(self, action: Any) -> Tensor:
+        if isinstance(self.action_space, gym.spaces.Box):
+            return torch.from_numpy(cast_box_action(action, self.action_space)).to(self.world.device)[None]
         if not self.action_space.contains(action):
             raise InvalidInputError(f"action {action!r} is outside {self.action_space}")
-        kind = torch.int64 if isinstance(self.action_space, gym.spaces.Discrete) else torch.float32
-        return torch.as_tensor(np.asarray(action), dtype=kind, device=self.world.device)[None]
+        return torch.as_tensor(np.asarray(action), dtype=torch.int64, device=self.world.device)[None]
 
     def _frame(self) -> NDArray[np.uint8]:
         return self.state.frame.rgb[0].permute(1, 2, 0).cpu().numpy().copy()
 
     def _info(self) -> dict[str, Any]:
         info = {name: value[0].cpu().numpy() for name, value in report(self.world, self.state, 1).items()}
-        told = {"uncertainty": self._uncertainty} if self.world.tells_uncertainty else {}
-        return {name: value.item() if value.ndim == 0 else value for name, value in info.items()} | told
+        told = {"uncertainty": np.float32(self._uncertainty)} if self.world.tells_uncertainty else {}
+        # NumPy's numbers, not Python's: what collects infos reads each one's dtype. True is an array without axes: of numpy.bool_,
+        # Gymnasium's own vector environments would make an array of objects.
+        return {name: value[()] if value.ndim == 0 and value.dtype != np.bool_ else value for name, value in info.items()} | told

@@ -32,6 +32,7 @@ from worldsim.envs.dream import (
 )
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
+from worldsim.playable import rates
 from worldsim.protocols import Scene
 from worldsim.runtime.arguments import shown, whole
 from worldsim.runtime.options import check_options
@@ -59,7 +60,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     step 24 (1 environment against 32, on a CPU). Compare runs of one batch size only.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 8.75, "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata = {"render_modes": ["rgb_array"], **rates(8.75), "autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         require_memory(self.num_envs, self.world)
         self.memory_bytes = self.world.state_bytes()
         """Bytes of one environment's state, whatever it has seen."""
-        self.metadata = {**self.metadata, "render_fps": self.world.config.fps, "autoreset_mode": self.autoreset_mode}
+        self.metadata = {**self.metadata, **rates(self.world.config.fps), "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = copy.deepcopy(self.world.observation_space)
         self.single_action_space = copy.deepcopy(self.world.action_space)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -303,9 +304,11 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         else:
             assert isinstance(space, gym.spaces.Box)
             low, high = (torch.from_numpy(bound).to(device) for bound in (space.low, space.high))
-            fits = act.shape == (self.num_envs, *space.shape)
-            inside = fits and bool(((act >= low) & (act <= high)).all())
+            fits = act.shape == (self.num_envs, *space.shape) and not act.is_complex()
             kind = torch.float32
+            # As for a single environment: numbers are cast first, then checked.
+            act = act.to(kind) if fits else act
+            inside = fits and bool(((act >= low) & (act <= high)).all())
         if not inside:
             shown = act.flatten()[:16].tolist()
             raise InvalidInputError(f"actions of shape {tuple(act.shape)}, {shown}, are not {self.num_envs} actions of {space}")
@@ -329,11 +332,12 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         known = torch.from_numpy(mask).to(self.world.device)
         told = report(self.world, self.state, self.num_envs)
         if self.world.tells_uncertainty:
-            told["uncertainty"] = self._uncertainty
+            told["uncertainty"] = self._uncertainty.clone()
         for name, values in told.items():
             if not mask.all():
                 values = torch.where(known.reshape(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values))
-            infos[name], infos[f"_{name}"] = self._emitted(values), self._emitted(known.clone(), copied=True)
+            kept = values if self.output == "torch" else values.cpu().numpy()
+            infos[name], infos[f"_{name}"] = kept, self._emitted(known.clone(), copied=True)
         return infos
 
     def _final(self, done: Array) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def committed() -> list[Path]:
         listing = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
         return [ROOT / name for name in listing.split("\0") if name and (ROOT / name).is_file()]
     caches = {".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__"}
-    left_behind = {".venv", ".venv-nerf", "build", "dist", "out", "runs", *caches}
+    left_behind = {".venv", ".venv-nerf", ".venv-interop", "build", "dist", "out", "runs", *caches}
     return [path for path in ROOT.rglob("*") if path.is_file() and not left_behind & set(path.relative_to(ROOT).parts)]
 
 

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import worldsim.runtime.forks  # noqa: F401  for processes that are forked after a world has been loaded
 from worldsim.diffusion.attention import few
 from worldsim.diffusion.network import Attention
 from worldsim.errors import InvalidInputError

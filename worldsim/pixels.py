@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.wrappers import AddRenderObservation, ResizeObservation, TransformObservation
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.wrappers import AddRenderObservation, ResizeObservation
 from numpy.typing import NDArray
 
 from worldsim.config import check_ranges
@@ -124,27 +123,65 @@ def find_pixels(
 def _wrapped(env: gym.Env[Any, Any], env_id: str, pixels: PixelsConfig) -> gym.Env[Any, Any]:
     if pixels.render:
         try:
-            env = AddRenderObservation(env, render_only=True)
+            env = Rendered(env)
         except (TypeError, ValueError, AssertionError, gym.error.Error) as error:
             raise InvalidInputError(f"{env_id} cannot be observed by what it renders: {error}") from error
     if pixels.key is not None:
         space = env.observation_space
         if not isinstance(space, gym.spaces.Dict) or pixels.key not in space.spaces:
             raise InvalidInputError(f"{env_id} observes {space}, without the image {pixels.key!r}: it has changed since")
-        env = TransformObservation(env, itemgetter(pixels.key), space[pixels.key])
+        env = Part(env, pixels.key)
     if not _is_image(env.observation_space):
         raise InvalidInputError(f"{env_id} observes {env.observation_space}, no uint8 image (h, w, 3), (h, w, 1) or (h, w)")
     if pixels.size is not None and env.observation_space.shape[:2] != pixels.size:  # type: ignore[index]
-        env = ResizeObservation(env, pixels.size)
-    height, width, *channels = env.observation_space.shape  # type: ignore[misc]
-    if channels != [3]:
-        space = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
-        env = TransformObservation(env, partial(_in_colour, height, width), space)
-    return env
+        env = Resized(env, pixels.size)
+    return env if env.observation_space.shape[2:] == (3,) else InColour(env)  # type: ignore[index]
 
 
-def _in_colour(height: int, width: int, grey: Array) -> Array:
-    return np.repeat(grey.reshape(height, width, 1), 3, axis=2)
+# Of Gymnasium's own wrappers, an environment's spec cannot keep the functions and tuples that some take, nor, in older versions,
+# what AddRenderObservation takes.
+
+
+class Rendered(AddRenderObservation):
+    """The environment observes what it renders."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        # The first to record is the one that counts.
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env, render_only=True)
+
+
+class Part(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
+    """The environment observes the part ``key`` of its Dict observation."""
+
+    def __init__(self, env: gym.Env[Any, Any], key: str) -> None:
+        RecordConstructorArgs.__init__(self, key=key)
+        super().__init__(env)
+        self.key = key
+        self.observation_space = env.observation_space[key]  # type: ignore[index]
+
+    def observation(self, observation: Any) -> Array:
+        return observation[self.key]
+
+
+class Resized(ResizeObservation):
+    """The environment's images have the height and width ``shape``, area-averaged."""
+
+    def __init__(self, env: gym.Env[Any, Any], shape: tuple[int, int]) -> None:
+        super().__init__(env, tuple(shape))  # type: ignore[arg-type]
+
+
+class InColour(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
+    """Grey images (h, w) or (h, w, 1) as (h, w, 3)."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        height, width, *_ = env.observation_space.shape  # type: ignore[misc]
+        self.observation_space = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
+
+    def observation(self, observation: Array) -> Array:
+        return np.repeat(observation.reshape(*observation.shape[:2], 1), 3, axis=2)
 
 
 def _is_image(space: gym.Space[Any]) -> bool:

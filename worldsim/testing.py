@@ -15,9 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import worldsim.runtime.forks  # noqa: F401  rooms compute with torch, too
 from worldsim.camera import Camera, pixel_rays, quantise_depth, snap_pose
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.journey import Journey
+from worldsim.playable import Keys, keys_to_action, rates
+from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.options import check_options
 from worldsim.state import Frame
@@ -54,7 +57,7 @@ class TinyRoom(gym.Env[Array, Any]):
     Options of reset: ``{"map": "room-2"}`` or ``{"split": "train" | "test"}``; without them, any room is drawn.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}
+    metadata = {"render_modes": ["rgb_array"], **rates(10.0)}
 
     def __init__(
         self,
@@ -96,12 +99,13 @@ class TinyRoom(gym.Env[Array, Any]):
         return self._look()
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        if not self.action_space.contains(action):
-            raise InvalidInputError(f"Action {action!r} is outside {self.action_space}.")
-        if isinstance(self.action_space, gym.spaces.Discrete):
+        if isinstance(self.action_space, gym.spaces.Box):
+            action = cast_box_action(action, self.action_space)
+            forward, left, turn = float(action[0]), 0.0, float(action[1])
+        elif self.action_space.contains(action):
             forward, left, turn = DISCRETE_MOVES[int(action)]
         else:
-            forward, left, turn = float(action[0]), 0.0, float(action[1])
+            raise InvalidInputError(f"Action {action!r} is outside {self.action_space}.")
         self._yaw = float(np.mod(self._yaw + turn * TURN_RADIANS + np.pi, 2 * np.pi) - np.pi)
         ahead = np.array([np.cos(self._yaw), np.sin(self._yaw)])
         aside = np.array([-ahead[1], ahead[0]])
@@ -112,6 +116,10 @@ class TinyRoom(gym.Env[Array, Any]):
 
     def render(self) -> Array | None:
         return self._rgb.copy() if self.render_mode == "rgb_array" else None
+
+    def get_keys_to_action(self) -> Keys:
+        """Keys for ``gymnasium.utils.play``: see :func:`worldsim.playable.keys_to_action`."""
+        return keys_to_action(self.action_space, "worldsim/TinyRoom-v0")
 
     def _choose_room(self, given: dict[str, Any] | None) -> int:
         options = check_options(given)

@@ -92,6 +92,14 @@ class World:
             module.eval().requires_grad_(False)
         self._run_by(engine)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What the world is made of, to be pickled or copied: not what runs its steps and keeps its starts, which is made anew."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("stepper", "_starts")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._run_by(self.engine)
+
     @property
     def has_geometry(self) -> bool:
         """Whether frames carry depth and pose."""

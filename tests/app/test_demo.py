@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with av.open(str(config.out / "rollout.mp4")) as video:
         frames = [frame for frame in video.decode(video=0)]
         assert video.streams.video[0].codec_context.name == "h264"
+        # The exact rate, not the whole number of the environment's metadata.
+        assert video.streams.video[0].average_rate == Fraction(35, 4)
     assert len(frames) == 36 + dreamed
     with Image.open(config.out / "rollout.png") as picture:
         assert picture.width > 12 * 3 * SIZE and picture.height > 4 * 3 * SIZE

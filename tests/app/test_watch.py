@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -19,6 +20,7 @@ def test_writes_a_video(goal_folder: Path, tmp_path: Path) -> None:
     out = watch(WatchConfig("persistent", tmp_path / "films/w.mp4", world=str(goal_folder), steps=5, scale=2))
     with av.open(str(out)) as film:
         frames = list(film.decode(video=0))
+        assert film.streams.video[0].average_rate == Fraction(35, 4)
     # At most five steps and the start, then the end for fifteen more.
     assert 15 + 2 <= len(frames) <= 15 + 6
     picture = frames[0].to_ndarray(format="rgb24").astype(int)

@@ -83,7 +83,7 @@ def test_info_has_geometry_and_is_a_copy(env: WorldEnv) -> None:
     assert info["pose"].shape == (4, 4) and info["pose"].dtype == np.float32
     assert info["depth"].shape == (SIZE, SIZE) and info["depth"].dtype == np.float32
     assert info["intrinsics"].tolist() == [16.0, 16.0, 16.0, 16.0]
-    assert info["generated"] is True and isinstance(info["memory_coverage"], float)
+    assert info["generated"].dtype == np.bool_ and info["generated"] and info["memory_coverage"].dtype == np.float32
     before = env.snapshot()
     obs[:] = 0
     for value in (info["pose"], info["depth"], info["intrinsics"]):

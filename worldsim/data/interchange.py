@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import importlib
 import json
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,9 +25,10 @@ from worldsim.data.episode import Episode
 from worldsim.data.play import package_versions
 from worldsim.data.spaces import describe_space, space_of
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, WorldsimError
-from worldsim.pixels import PixelsConfig, as_dict, to_pixels
+from worldsim.pixels import PixelsConfig, as_dict, make_pixels, to_pixels
 from worldsim.runtime.extras import missing
 from worldsim.runtime.files import require_regular
+from worldsim.twin import check_twin
 
 Array = NDArray[Any]
 
@@ -68,6 +71,10 @@ class ImportMinariConfig:
 def export_minari(config: ExportMinariConfig) -> Any:
     """Export; returns the Minari dataset. Observations, actions, rewards, terminations and truncations come back bit for bit.
 
+    The dataset names its environment (``env_spec``), so that Minari's ``recover_environment`` makes it again. Where it cannot, a
+    warning says why: the environment is not one that a file may name (:func:`worldsim.twin.check_twin`), is not installed, or was
+    wrapped in functions, which Minari cannot store.
+
     Raises NotFoundError, InvalidInputError (a bad or taken name), MissingDependencyError.
     """
     minari, buffers = _minari()
@@ -81,22 +88,56 @@ def export_minari(config: ExportMinariConfig) -> Any:
             episodes = [_buffer(buffers, episode) for episode in shard]
             if made is None:
                 try:
-                    # Its own compression of images is lossy.
-                    made = minari.create_dataset_from_buffers(
-                        config.name, episodes, algorithm_name=info.policy, author=config.author,
-                        description=f"{info.env_id}, recorded with worldsim", jpeg_encoding=False, **spaces,
-                    )  # fmt: skip
+                    with warnings.catch_warnings():
+                        # Given a spec, it would make the environment: the spec is added below.
+                        warnings.filterwarnings("ignore", "env_spec is None")
+                        # Its own compression of images is lossy.
+                        made = minari.create_dataset_from_buffers(
+                            config.name, episodes, algorithm_name=info.policy, author=config.author,
+                            description=f"{info.env_id}, recorded with worldsim", jpeg_encoding=False, **spaces,
+                        )  # fmt: skip
                 except ValueError as error:
                     raise InvalidInputError(
                         f"Minari refuses {config.name!r} ({error}): use another name, such as my/data-v0"
                     ) from error
-                made.storage.update_metadata({OWN_METADATA: json.dumps(dataclasses.asdict(info))})
+                made.storage.update_metadata({OWN_METADATA: json.dumps(dataclasses.asdict(info)), **_spec_metadata(info, config)})
             else:
                 made.update_dataset_from_buffer(episodes)
             bar.update(len(episodes))
     if made is None:
         raise InvalidInputError(f"{config.data} holds no episodes yet: record more")
-    return made
+    # Anew: it reads what names the environment when it is loaded.
+    return minari.load_dataset(config.name)
+
+
+def _spec_metadata(info: DatasetInfo, config: ExportMinariConfig) -> dict[str, str]:
+    """What Minari keeps of the environment: ``env_spec``, or nothing, with a warning that says why."""
+    try:
+        return {"env_spec": _spec_of(info, config.data).to_json()}
+    except (WorldsimError, gym.error.Error, ImportError, TypeError, ValueError) as error:
+        warnings.warn(
+            f"{config.name} does not name its environment {info.env_id!r} ({error}): recover_environment() will not find it, "
+            "worldsim.pixels.make_pixels makes it",
+            stacklevel=3,
+        )
+        return {}
+
+
+def _spec_of(info: DatasetInfo, source: Path) -> Any:
+    """The spec of the environment that was recorded, as ``gymnasium.make`` takes it."""
+    env_id = check_twin(info.env_id, info.env_kwargs, source)
+    if info.pixels:
+        # The wrappers are in the spec of an environment that wears them.
+        env = make_pixels(env_id, dict(info.env_kwargs), from_json(PixelsConfig, info.pixels))
+        try:
+            return env.spec
+        finally:
+            env.close()
+    spec: Any = copy.deepcopy(gym.spec(env_id))
+    kwargs = dict(info.env_kwargs)
+    spec.max_episode_steps = kwargs.pop("max_episode_steps", spec.max_episode_steps)
+    spec.kwargs = {**spec.kwargs, **kwargs}
+    return spec
 
 
 def import_minari(config: ImportMinariConfig) -> EpisodeDataset:

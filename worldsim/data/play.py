@@ -30,6 +30,7 @@ from worldsim.data.episode import Episode
 from worldsim.data.spaces import describe_space
 from worldsim.errors import EngineError, InvalidInputError
 from worldsim.pixels import MOST_PIXELS, PixelsConfig, as_dict, find_pixels, make_pixels, qualified
+from worldsim.playable import exact_rate
 from worldsim.policies import make_policy, saved_folder
 from worldsim.protocols import Policy
 from worldsim.runtime.files import sha256_of
@@ -76,7 +77,8 @@ class RecordConfig:
     render: bool = False
     """Record what the environment renders (``render_mode="rgb_array"``) instead of what it observes."""
     fps: Positive | None = None
-    """Steps a second of the environment's own time; its ``render_fps`` if not given, which knows nothing of skipped frames."""
+    """Steps a second of the environment's own time. If not given, that of its metadata: ``steps_per_second``, else ``render_fps``,
+    which knows nothing of skipped frames."""
     min_travel: NotNegative = 4.7
     """Episodes that never get this far from their start are dropped, in metres; needs poses. 150 map units of Doom: enough
     to leave the closet in which a random start may lie. 0 keeps all."""
@@ -142,7 +144,7 @@ class Player:
         _, info = env.reset(seed=0, options=dict(config.reset_options) or None)
         geometry = _has_geometry(info)
         assert env.observation_space.shape is not None
-        fps = config.fps or env.metadata.get("render_fps")
+        fps = config.fps or exact_rate(env.metadata)
         return DatasetInfo(
             env_id=self.env_id,
             env_kwargs=dict(config.env_kwargs),

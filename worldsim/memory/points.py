@@ -71,6 +71,9 @@ class PointMemory:
     def __init__(self, config: PointMemoryConfig | None = None) -> None:
         self.config = config or PointMemoryConfig()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_last_sight": None}  # it refers weakly to tensors: a copy looks anew
+
     def empty(self, batch: int, device: Any = "cpu") -> Points:
         """Point clouds of ``batch`` worlds that have seen nothing."""
         c = self.config.capacity

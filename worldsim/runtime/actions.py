@@ -1,0 +1,30 @@
+"""Continuous actions, from users and other libraries, in the space's own number format."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from numpy.typing import NDArray
+
+from worldsim.errors import InvalidInputError
+
+
+def cast_box_action(action: Any, space: gym.spaces.Box) -> NDArray[Any]:
+    """One action as an array of the space's dtype and shape: real numbers of any precision are cast first, then checked.
+
+    Gymnasium's ``ClipAction`` and ``RescaleAction`` give float64, a rounding beyond a bound of float32 at times. Raises
+    InvalidInputError, with the action, for another shape, for numbers outside the bounds and for NaN.
+    """
+    try:
+        given = np.asarray(action)
+        if given.dtype.kind not in "fiub":
+            raise TypeError(f"dtype {given.dtype}")
+        with np.errstate(over="ignore"):
+            cast = given.astype(space.dtype)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"action {action!r} is no array of numbers ({error}): give one of {space}") from None
+    if cast.shape != space.shape or not bool(((cast >= space.low) & (cast <= space.high)).all()):
+        raise InvalidInputError(f"action {action!r} is outside {space}")
+    return cast

@@ -90,8 +90,8 @@ class ImageScene:
         pose = np.asarray(self.pose if self.pose is not None else np.eye(4) if world is None else LEVEL, np.float64)
         camera = self._camera(wanted, size)
         frame = CapturedFrame(self.name, pose, camera, height, width, lambda: (self.rgb, depth))
-        seen = common_camera([frame], *size, intrinsics=wanted)
-        rgb, resized = resampled(frame, *size, seen)
+        seen = common_camera([frame], size[0], size[1], wanted)
+        rgb, resized = resampled(frame, size[0], size[1], seen)
         return SceneStart(
             rgb=torch.from_numpy(rgb).permute(2, 0, 1)[None].contiguous(),
             act=self._action()[None],

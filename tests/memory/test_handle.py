@@ -15,7 +15,7 @@ from tests.conftest import SIZE, make_tiny_world
 from worldsim.camera import Camera
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
-from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
+from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 
@@ -33,7 +33,7 @@ def env(world_folder: Path) -> WorldEnv:
 def shipped() -> WorldEnv:
     """The shipped world after a turn on the spot and a few steps."""
     env = WorldEnv("freedoom-tiny", device="cpu")
-    env.reset(seed=0, options={"scene": "MAP31-1"})
+    env.reset(seed=0, options={"scene": "MAP28-1"})
     for action in [3] * 6 + [1] * 4:
         env.step(action)
     return env
@@ -199,6 +199,21 @@ def test_the_shipped_worlds_floor_faces_up(shipped: WorldEnv) -> None:
     """Of what is seen in the lowest eighth of the picture, most is floor."""
     normals = shipped.memory.render(size=(256, 256)).normals[224:]
     assert (normals[..., 2] > 0.8).mean() > 0.6
+
+
+def test_things_stand_on_the_floor(shipped: WorldEnv) -> None:
+    """Reproduces: the README's crate hung in mid-air. The player's eyes are 41 map units, 1.28 m, over the ground."""
+    memory = shipped.memory
+    ahead = memory.pose.clone()
+    ahead[:3, 3] += 1.5 * ahead[:3, 2]
+    assert memory.floor(ahead) == pytest.approx(float(memory.pose[2, 3]) - 41 / 32, abs=0.15)
+    assert memory.floor(ahead[:2, 3], radius=0.4) == pytest.approx(memory.floor(ahead), abs=0.05)
+    with pytest.raises(NotFoundError, match="the memory knows 0 points of the ground within 0.5 m"):
+        memory.floor((1e4, 1e4))
+    with pytest.raises(InvalidInputError, match="place"):
+        memory.floor("here")
+    with pytest.raises(InvalidInputError, match="radius"):
+        memory.floor(ahead, radius=0)
 
 
 def test_the_shipped_world_from_above_and_in_voxels(shipped: WorldEnv) -> None:

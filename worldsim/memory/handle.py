@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import Camera
-from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.journey import Journey
 from worldsim.memory.editing import in_box, surface_points
 from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
@@ -29,6 +29,8 @@ from worldsim.runtime.files import as_path
 from worldsim.runtime.limits import require_memory_for
 from worldsim.state import WorldState, map_tensors
 
+LEAST_POINTS = 8
+"""Points near a place that are taken for its ground: fewer may be strays."""
 LARGEST_SIDE = 8192
 RENDER_BYTES = 250
 """A pixel of a picture, while it is drawn."""
@@ -218,6 +220,29 @@ class MemoryHandle:
             confidence=taken(points.confidence),
             seen=taken(points.seen),
         )
+
+    def floor(self, place: Any, radius: float = 0.5) -> float:
+        """World z in metres of the ground at a place: to stand things on it.
+
+        place: world x, y (and z, which is not looked at), or a pose (4, 4). radius: metres around it that count. The ground is
+        where the lowest tenth of the points ends that lie there and under the camera. Raises NotFoundError where the memory knows
+        fewer than :data:`LEAST_POINTS` of them.
+        """
+        shape = np.shape(place)
+        if shape not in ((2,), (3,), (4, 4)):
+            raise InvalidInputError(f"place has the shape {shape}: give x, y in metres, or a pose (4, 4)")
+        x, y = (_pose(place)[:2, 3] if shape == (4, 4) else _tensor("place", place, shape)[:2]).tolist()
+        radius = number("radius", radius, 1e-3, 1e3, "metres")
+        points = self._points()
+        position = points.position[0][:, points.kind[0] == POINT].cpu()
+        near = (position[0] - x).square() + (position[1] - y).square() <= radius**2
+        height = position[2, near & (position[2] < float(self.pose[2, 3]))]
+        if len(height) < LEAST_POINTS:
+            raise NotFoundError(
+                f"the memory knows {len(height)} points of the ground within {radius:g} m of ({x:.1f}, {y:.1f}): "
+                "look there first, or give a larger radius"
+            )
+        return float(height.quantile(0.1))
 
     def sky(self) -> tuple[Array, Array]:
         """What is infinitely far: unit directions (n, 3) float32 in world axes, and colours (n, 3) uint8."""

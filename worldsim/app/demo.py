@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from worldsim.camera import quantise_depth
 from worldsim.config import check_ranges, write_json
@@ -26,6 +25,7 @@ from worldsim.pictures import contact_sheet, depth_picture, holes_marked, panels
 from worldsim.pixels import make_env
 from worldsim.runtime.arguments import number
 from worldsim.runtime.files import make_writable_folder, replacing, require_replaceable
+from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, Seed
 from worldsim.state import SceneStart, Transition, WorldState
 from worldsim.twin import twin_of
@@ -133,7 +133,7 @@ def choose_walk(config: DemoConfig, world: World) -> Walk:
     env = real_twin(world)
     best, best_fault = None, float("inf")
     try:
-        for i in tqdm(range(STARTS), desc="looking for a walk in the real twin", unit="start"):
+        for i in follow(range(STARTS), "looking for a walk in the real twin", "start"):
             walk = play(config, env, config.seed * STARTS + i)
             fault = _fault(config, walk) if walk is not None else float("inf")
             if walk is not None and fault < best_fault:
@@ -251,7 +251,7 @@ def dream_along(config: DemoConfig, world: World, walk: Walk) -> Dream:
     )
     state = world.initial([scene], [config.seed])
     transitions, began = [], time.perf_counter()
-    for act in tqdm(walk.act[n - 1 :].tolist(), desc="dreaming", unit="step"):
+    for act in follow(walk.act[n - 1 :].tolist(), "dreaming"):
         state, transition = world.step(state, torch.tensor([act], device=world.device))
         transitions.append(transition)
     # Reading a number back waits for the device.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any, TypeVar
 
 from tqdm import tqdm
@@ -47,13 +47,15 @@ def silence(quiet: bool = True) -> Iterator[None]:
 def say(text: str, always: bool = False) -> None:
     """Print lines on stderr, above the bars that are open. always: even where it shall be quiet."""
     if always or not _quiet:
+        # Where both go to one file, results printed before come before.
+        sys.stdout.flush()
         tqdm.write(text, file=sys.stderr)
         sys.stderr.flush()
 
 
 def span(seconds: float) -> str:
     """A length of time for people: ``0.25 s``, ``18.2 s``, ``7 min 30 s``, ``5 h 33 min``."""
-    if seconds < 1.0:
+    if 0.0005 <= seconds < 1.0:
         return f"{seconds:.2g} s"
     if seconds < 60.0:
         return f"{seconds:.1f} s" if seconds < 59.95 else "1 min"
@@ -150,7 +152,7 @@ def _plural(unit: str) -> str:
 
 def follow(items: Iterable[T], what: str, unit: str = "step", total: int | None = None) -> Iterator[T]:
     """The items one by one, with a :class:`Progress` over them. total: how many there are, if they have no length."""
-    if total is None and hasattr(items, "__len__"):
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(total, what, unit) as progress:
         for item in items:

@@ -30,6 +30,7 @@ from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.config import to_json
 from worldsim.diffusion.checkpoint import read_checkpoint, write_checkpoint
 from worldsim.errors import DamagedFileError, InvalidInputError, WorldsimError
+from worldsim.runtime.devices import device_named
 from worldsim.runtime.files import is_file
 from worldsim.runtime.interrupts import Interrupts
 from worldsim.runtime.pace import WARM, Clock, Pace, forecast, smaller, steps_that_fit
@@ -69,8 +70,7 @@ class Learner:
             raise InvalidInputError(f"world {args.world} has no reward head: train it on a recording with rewards")
         torch.manual_seed(args.seed)
         shape = tuple(envs.single_observation_space.shape)
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = self.world.device if self.world is not None else torch.device(device)
+        self.device = self.world.device if self.world is not None else device_named(args.device)
         self.policy = ActorCriticPolicy(envs.single_action_space, shape, args.stack, args.hidden, args.greedy).to(self.device)
         self.policy.reset(args.seed)
         if args.init_from is not None:

@@ -186,11 +186,12 @@ def test_a_time_limit_ends_it_within_a_rollout(tmp_path: Path, capsys: pytest.Ca
     assert load_agent(tmp_path, gym.spaces.Discrete(2)) is not None
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == (
-        "a step of 8 dreams takes 5.0 s here: about 11 in the 50.0 s that are left; the first update comes after 32, in 2 min 30 s. "
-        "That is little: stop with Ctrl-C and try --num-envs 1 and more --minutes, with another --out"
+        "a step of 8 dreams takes 5.0 s here: about 11 in the 50.0 s that are left; the first update comes after 32, in 2 min 30 s"
+        ". That is little: stop with Ctrl-C and try --num-envs 1 and more --minutes, with another --out"
     )
     assert lines[-1] == (
-        f"trained 0 dreamed steps; saved in {tmp_path}: the same command goes on. Not one update was reached: its actions are random."
+        f"trained 0 dreamed steps; saved in {tmp_path}: the same command goes on. Not one update was reached: "
+        "its actions are random."
     )
 
 

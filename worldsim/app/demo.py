@@ -154,7 +154,7 @@ def real_twin(world: World) -> gym.Env[Any, Any]:
         env = make_env(env_id, env_kwargs)
     except MissingDependencyError as error:
         raise MissingDependencyError(
-            f"the demo shows the dream beside its real twin {env_id}, which cannot run here ({error}): pip install 'worldsim[doom]'"
+            f"the demo shows the dream beside its real twin, which cannot run here: {error}"
         ) from error
     if env.action_space != gym.spaces.Discrete(len(UNDO)):
         env.close()

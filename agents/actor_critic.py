@@ -225,6 +225,8 @@ class Learner:
 
 def make_dreams(args: Args) -> Any:
     """The dreams to learn in, by registration string."""
+    args = args.settled()
+    assert args.num_envs is not None
     limits: dict[str, Any] = {} if args.uncertainty_limit is None else {"uncertainty_limit": args.uncertainty_limit}
     limits |= {"uncertainty": True} if args.uncertainty_penalty else {}
     return gym.make_vec(

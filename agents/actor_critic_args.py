@@ -87,5 +87,6 @@ class Args:
         if self.num_envs is not None:
             return self
         told = envs.num_envs if envs is not None else read_settings(self.out, "args").get("num_envs")
-        usable = isinstance(told, int) and not isinstance(told, bool)
-        return dataclasses.replace(self, num_envs=int(told) if usable else DREAMS[device_named(self.device).type])
+        if not isinstance(told, int) or isinstance(told, bool):
+            told = DREAMS[device_named(self.device).type]
+        return dataclasses.replace(self, num_envs=told)

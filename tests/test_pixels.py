@@ -144,11 +144,11 @@ def test_sizes_that_can_be_trained_on() -> None:
     """Reproduces: ``--size 60 60`` was taken by record, and an hour later refused by train. One rule for all presets."""
     for preset in PRESETS.values():
         assert PATCH % (preset.get("fold", 1) * 2 ** len(preset["levels"])) == 0
-    require_trainable(64, 96, "it")
+    require_trainable((64, 96), "it")
     with pytest.raises(InvalidInputError, match="60x60 pixels.*multiples of 8. The nearest such size: --size 64 64"):
         RecordConfig("worldsim/TinyRoom-v0", Path("out"), size=(60, 60))
     with pytest.raises(InvalidInputError, match="210x160.*--size 208 160"):
-        require_trainable(210, 160, "ALE/Pong-v5")
+        require_trainable((210, 160), "ALE/Pong-v5")
 
 
 def test_an_environment_of_another_size_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import itemgetter
@@ -51,8 +52,9 @@ class PixelsConfig:
             raise InvalidInputError(f"PixelsConfig.key = {self.key!r} names a part of the observation, which render leaves out")
 
 
-def require_trainable(height: int, width: int, what: str) -> None:
-    """Raise InvalidInputError unless frames of this size can be trained on. what: shows them, for the message."""
+def require_trainable(size: Sequence[int], what: str) -> None:
+    """Raise InvalidInputError unless frames of this height and width can be trained on. what: shows them, for the message."""
+    height, width = size
     if height % PATCH or width % PATCH or min(height, width) < PATCH:
         near = [max(PATCH, PATCH * round(n / PATCH)) for n in (height, width)]
         raise InvalidInputError(
@@ -177,8 +179,10 @@ def _is_image(space: gym.Space[Any]) -> bool:
 def _symbols_of(env: gym.Env[Any, Any]) -> set[tuple[int, int]]:
     """Sizes of images that hold MiniGrid's symbols (kind, colour and state of each cell), not colours: a number for each cell."""
     grid = env.unwrapped
-    view, cells = getattr(grid, "agent_view_size", None), (getattr(grid, "width", None), getattr(grid, "height", None))
-    return set() if view is None else {(view, view), cells, cells[::-1]}
+    view, width, height = (getattr(grid, name, None) for name in ("agent_view_size", "width", "height"))
+    if not (isinstance(view, int) and isinstance(width, int) and isinstance(height, int)):
+        return set()
+    return {(view, view), (width, height), (height, width)}
 
 
 def _require_picture(env_id: str, space: gym.Space[Any], symbols: set[tuple[int, int]], modes: list[str]) -> None:

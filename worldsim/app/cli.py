@@ -150,12 +150,13 @@ def _form(config_class: type, positional: str | None) -> type:
     hints: dict[str, Any] = {}
     if positional is not None:
         plain: Any = get_type_hints(config_class)[positional]
-        hints[positional] = Annotated[Positional[plain], arg(metavar=positional.upper())]
+        hints[positional] = Annotated[plain, Positional, arg(metavar=positional.upper())]
     body: dict[str, Any] = {"__annotations__": hints, "__doc__": config_class.__doc__, "__module__": config_class.__module__}
     own, types = {field.name for field in fields(config_class)}, get_type_hints(Common, include_extras=True)
     for field in fields(Common):
         if field.name not in own:
-            hints[field.name] = Annotated[FlagCreatePairsOff[types[field.name]], arg(help=COMMON_HELP[field.name])]
+            kind: Any = types[field.name]
+            hints[field.name] = Annotated[kind, FlagCreatePairsOff, arg(help=COMMON_HELP[field.name])]
             body[field.name] = field.default
     return dataclass(frozen=True)(type(config_class.__name__, (config_class,), body))
 

@@ -94,7 +94,7 @@ class RecordConfig:
         if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= MOST_PIXELS:
             raise InvalidInputError(f"RecordConfig.size = {self.size!r}: height and width of 1 to {MOST_PIXELS} pixels.")
         if self.size is not None:
-            require_trainable(*self.size, f"RecordConfig.size = {self.size!r}: it")
+            require_trainable(self.size, f"RecordConfig.size = {self.size!r}: it")
 
     @property
     def shard_frames(self) -> int:
@@ -143,7 +143,7 @@ class Player:
         _, info = env.reset(seed=0, options=dict(config.reset_options) or None)
         geometry = _has_geometry(info)
         assert env.observation_space.shape is not None
-        require_trainable(*env.observation_space.shape[:2], config.env_id)
+        require_trainable(env.observation_space.shape[:2], config.env_id)
         fps = config.fps or env.metadata.get("render_fps")
         return DatasetInfo(
             env_id=self.env_id,

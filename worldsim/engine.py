@@ -189,8 +189,6 @@ class Compiled:
             size = batch_of(args)
             new = size not in self._seen
             self._seen.add(size)
-            if not new:
-                COMPILING.done()
             try:
                 for number, axis in self.varying.items():
                     torch._dynamo.maybe_mark_dynamic(args[number], axis)

@@ -88,7 +88,8 @@ def test_what_comes_next_depends_on_the_result(results: dict[str, Any]) -> None:
 def test_a_recording_ends_with_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["record", "worldsim/TinyRoom-v0", "--out", str(tmp_path / "room"), *SMALL]) == 0
     out, err = capsys.readouterr()
-    assert out == "" and err.splitlines()[-2:] == [
+    assert out == "" and err.splitlines()[-3].startswith("recording: 42 of 42 frames, ")
+    assert err.splitlines()[-2:] == [
         f"result: {tmp_path / 'room'}",
         f"next:   worldsim train --data {tmp_path / 'room'} --out runs/room",
     ]

@@ -70,18 +70,21 @@ def _record_shards(config: RecordConfig, info: DatasetInfo, known: dict[str, Sha
     done = dict(known)
     with Progress(config.shards * config.shard_frames, "recording", "frame") as bar:
 
-        def show() -> None:
-            bar.move_to(finished + workers.progress, f"{dropped} episodes dropped" if dropped else "")
+        def show(here: int | None = None) -> None:
+            played = finished + workers.progress if here is None else here
+            bar.move_to(played, f"{dropped} episodes dropped" if dropped else "")
 
         tasks = [(config.out, i, known.get(shard_name(i))) for i in range(config.shards)]
         for _, result in workers.run(_finish_shard, tasks, show):
             dropped += result.dropped
             finished += result.shard.frames
-            show()
             if not result.kept:
                 done[result.shard.file] = result.shard
                 with storage_errors(config.out / INDEX_FILE):
                     write_index(config.out, info, [done[name] for name in sorted(done)])
+        # Whole shards: a few frames more than were asked for.
+        bar.total = finished
+        show(finished)
 
 
 def _known_shards(out: Path, info: DatasetInfo) -> dict[str, ShardInfo]:

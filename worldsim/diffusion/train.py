@@ -12,6 +12,7 @@ from worldsim.diffusion.recordings import named, require_recording
 from worldsim.diffusion.train_config import PRESETS, TrainConfig
 from worldsim.diffusion.trainer import Trainer
 from worldsim.errors import InvalidInputError, OutOfMemoryError
+from worldsim.runtime.compiling import COMPILING
 from worldsim.runtime.files import make_writable_folder, remove_unfinished, storage_errors
 from worldsim.runtime.interrupts import Interrupts
 from worldsim.runtime.pace import WARM, Clock, Pace, forecast, smaller, steps_that_fit
@@ -94,6 +95,7 @@ def _steps(trainer: Trainer, watch: _Watch, bar: Progress, writer: SummaryWriter
     done, interrupted = trainer.progress >= 1.0, False
     while not (done or interrupted):
         losses = trainer.train_step()
+        COMPILING.done()
         since = trainer.step - first
         if main and since <= WARM:
             # Reading a number waits for the device.

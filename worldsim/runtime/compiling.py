@@ -51,7 +51,7 @@ class Compiling:
                 self._seconds += self._clock() - began
 
     def done(self) -> None:
-        """A part that was compiled before is called again, so all that a step needs is there."""
+        """A step is over, so all that it needs is there; without effect where nothing was compiled."""
         if self._seconds is None or self._depth:
             return
         seconds, self._seconds = self._seconds, None

@@ -378,9 +378,7 @@ def test_settings_of_ends_are_kept(tmp_path: Path) -> None:
     assert "termination=" not in repr(older.config)
 
 
-def test_the_folder_of_a_training_names_its_world(
-    tmp_path: Path, world_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_folder_of_a_training_names_its_world(tmp_path: Path, world_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Reproduces: ``evaluate runs/x`` said that it is no world, and not that ``runs/x/world`` is one."""
     shutil.copytree(world_folder, tmp_path / "run" / "world")
     with pytest.raises(NotFoundError, match=rf"'{tmp_path}/run' is the folder of a training: its world is '{tmp_path}/run/world'"):

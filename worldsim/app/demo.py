@@ -153,9 +153,7 @@ def real_twin(world: World) -> gym.Env[Any, Any]:
     try:
         env = make_env(env_id, env_kwargs)
     except MissingDependencyError as error:
-        raise MissingDependencyError(
-            f"the demo shows the dream beside its real twin, which cannot run here: {error}"
-        ) from error
+        raise MissingDependencyError(f"the demo shows the dream beside its real twin, which cannot run here: {error}") from error
     if env.action_space != gym.spaces.Discrete(len(UNDO)):
         env.close()
         raise InvalidInputError(f"the demo's walk is for Discrete(7), {env_id} has {env.action_space}: use worldsim evaluate")

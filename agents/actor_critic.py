@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from worldsim.runtime.threads import wait_passively
+from worldsim.runtime.threads import use_threads, wait_passively
 
 if __name__ == "__main__":
     # Before torch loads.
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from worldsim.agent_files import AgentCard, load_agent, save_agent
 from worldsim.agents.actor_critic_args import MAY_CHANGE, Args
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
+from worldsim.app.next_steps import Ending, line
 from worldsim.config import to_json
 from worldsim.diffusion.checkpoint import read_checkpoint, write_checkpoint
 from worldsim.errors import DamagedFileError, InvalidInputError, WorldsimError
@@ -34,7 +35,7 @@ from worldsim.runtime.devices import device_named
 from worldsim.runtime.files import is_file
 from worldsim.runtime.interrupts import Interrupts
 from worldsim.runtime.pace import WARM, Clock, Pace, forecast, smaller, steps_that_fit
-from worldsim.runtime.progress import SHARE, Progress, say, span
+from worldsim.runtime.progress import SHARE, Progress, say, silence, span
 from worldsim.world import World
 
 __all__ = ["Args", "Learner", "advantages", "make_dreams", "train"]
@@ -309,7 +310,11 @@ if __name__ == "__main__":
     import tyro
 
     try:
-        train(tyro.cli(Args))
+        args = tyro.cli(Args)
+        use_threads(args.threads)
+        with silence(args.quiet):
+            train(args)
+            say(Ending(str(args.out), (line("worldsim", "evaluate-agent", args.out), line("worldsim", "watch", args.out))).text())
     except WorldsimError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

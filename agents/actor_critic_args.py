@@ -11,7 +11,8 @@ from worldsim.diffusion.checkpoint import read_settings
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.devices import device_named
 
-MAY_CHANGE = ("minutes", "steps", "out", "device", "engine")
+MAY_CHANGE = ("minutes", "steps", "out", "device", "engine", "threads", "quiet")
+"""Settings that may be others when a run goes on."""
 DREAMS = {"cuda": 256, "cpu": 8}
 """Dreams stepped together by kind of device, where no number is asked for."""
 
@@ -71,6 +72,11 @@ class Args:
     """How far from 1 the ratio of probabilities pays."""
     entropy: float = 0.01
     """Weight of the policy's entropy."""
+
+    threads: int | None = None
+    """On the command line: threads of the CPU; PyTorch's choice if not given."""
+    quiet: bool = False
+    """On the command line: show errors and where the agent is saved alone."""
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "num_envs": 1, "horizon": 1, "stack": 1, "hidden": 1, "rollout": 2, "epochs": 1, "minibatches": 1}

@@ -125,14 +125,14 @@ def test_threads_wait_passively_in_commands(own: dict[str, str]):
     The user's own settings win, and all is set before torch loads.
     """
     code = """if True:
-    import builtins, os, sys
+    import os, sys
     from worldsim.app import cli
-    seen, real = [], builtins.__import__
-    def watched(name, *rest):
-        if name == "torch" and "torch" not in sys.modules:
-            seen.append((os.environ.get("OMP_WAIT_POLICY"), os.environ.get("KMP_BLOCKTIME")))
-        return real(name, *rest)
-    builtins.__import__ = watched
+    seen = []
+    class Watch:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torch":
+                seen.append((os.environ.get("OMP_WAIT_POLICY"), os.environ.get("KMP_BLOCKTIME")))
+    sys.meta_path.insert(0, Watch())
     cli.main(["bench", "no-such-world"])
     print(seen[0])
     """

@@ -69,7 +69,8 @@ def test_figures_by_hand() -> None:
 
 def test_the_batch_size_fits_the_device_and_is_written_down(tmp_path: Path, rooms: Path) -> None:
     """Reproduces: 32 windows a step on a CPU, too. Checkpoint and card say what was used."""
-    trainer = started(dataclasses.replace(config(rooms, tmp_path), batch_size=None))
+    trainer = started(dataclasses.replace(config(rooms, tmp_path), batch_size=None, mixed_precision=None))
+    assert trainer.config.mixed_precision == trainer.accelerator.mixed_precision == ("bf16" if DEVICE_SIZE == 32 else "no")
     assert trainer.batch_size == trainer.config.batch_size == DEVICE_SIZE
     trainer.train_step()
     trainer.save()
@@ -83,8 +84,8 @@ def test_a_resumed_run_keeps_its_batch_size(tmp_path: Path, rooms: Path) -> None
     first = started(settings)
     first.train_step()
     first.save()
-    resumed = Trainer(dataclasses.replace(settings, batch_size=None))
-    assert resumed.batch_size == 5 and resumed.resume()
+    resumed = Trainer(dataclasses.replace(settings, batch_size=None, mixed_precision=None))
+    assert resumed.batch_size == 5 and resumed.config.mixed_precision == "no" and resumed.resume()
     resumed.wait_for_data()
     first.train_step()
     resumed.train_step()

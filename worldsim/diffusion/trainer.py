@@ -32,7 +32,7 @@ from worldsim.diffusion.recordings import all_seen, named, recordings_in, requir
 from worldsim.diffusion.samples import sample_grid
 from worldsim.diffusion.sharding import part_of, prepare_sharding, whole
 from worldsim.diffusion.tally import Tally
-from worldsim.diffusion.train_config import BATCH_SIZES, PRESETS, TrainConfig
+from worldsim.diffusion.train_config import BATCH_SIZES, PRECISIONS, PRESETS, TrainConfig
 from worldsim.diffusion.trained import Modules, copied, hardware, modules_for, world_config
 from worldsim.engine import PLAIN, EngineConfig, compile_in_place
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, WorldsimError
@@ -63,12 +63,16 @@ class Trainer:
         self.datasets: list[EpisodeDataset] = []
         self._find_recordings()
         self.dataset = self.datasets[0]
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        told = read_settings(config.out).get("mixed_precision")
+        self._settle(mixed_precision=config.mixed_precision or (told if told in ("bf16", "no") else PRECISIONS[kind]))
+        config = self.config
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
         self.sharded = prepare_sharding(self.accelerator)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.batch_size = self._settled_batch_size()
-        self._settle(self.batch_size)
+        self._settle(batch_size=self.batch_size)
         config = self.config
         set_seed(config.seed)
         torch.backends.cuda.matmul.allow_tf32 = True
@@ -123,9 +127,9 @@ class Trainer:
             return told
         return BATCH_SIZES[self.device.type]
 
-    def _settle(self, batch_size: int) -> None:
+    def _settle(self, **used: Any) -> None:
         """Write down what the run really uses: a checkpoint and a world's card must say it."""
-        self.config = dataclasses.replace(self.config, batch_size=batch_size)
+        self.config = dataclasses.replace(self.config, **used)
 
     def _objective(self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead) -> Objective:
         """What is minimised, its network compiled where that is wanted."""

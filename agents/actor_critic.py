@@ -11,92 +11,37 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from worldsim.runtime.threads import use_threads, wait_passively
+
+if __name__ == "__main__":
+    # Before torch loads.
+    wait_passively()
 
 import gymnasium as gym
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from worldsim.agent_files import AgentCard, load_agent, save_agent
+from worldsim.agents.actor_critic_args import MAY_CHANGE, Args
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
+from worldsim.app.next_steps import Ending, line
 from worldsim.config import to_json
 from worldsim.diffusion.checkpoint import read_checkpoint, write_checkpoint
 from worldsim.errors import DamagedFileError, InvalidInputError, WorldsimError
+from worldsim.runtime.devices import device_named
 from worldsim.runtime.files import is_file
+from worldsim.runtime.interrupts import Interrupts
+from worldsim.runtime.pace import WARM, Clock, Pace, forecast, smaller, steps_that_fit
+from worldsim.runtime.progress import SHARE, Progress, say, silence, span
 from worldsim.world import World
 
-MAY_CHANGE = ("minutes", "steps", "out", "device", "engine")
+__all__ = ["Args", "Learner", "advantages", "make_dreams", "train"]
 
-
-@dataclass(frozen=True)
-class Args:
-    """Settings of :func:`train`."""
-
-    world: str
-    """Name or folder of the world to dream in; it needs rewards."""
-    out: Path
-    """Folder of the agent. If it holds the checkpoint of the same run, the run goes on."""
-    minutes: float | None = None
-    """Stop after so many minutes of training, in all runs together."""
-    steps: int = 20_000_000
-    """Stop after so many dreamed steps of all environments together."""
-    num_envs: int = 256
-    """Dreams stepped together."""
-    horizon: int = 200
-    """Steps after which a dream is cut, its value estimated: what is far from its start is less true, and agents exploit that."""
-    scenes: str = "worldsim.scenes.recorded:RecordedScenes"
-    """Where dreams start, as environments take it, such as ``worldsim.scenes.episodes:EpisodeScenes:FOLDER`` for moments of the
-    recording in FOLDER."""
-    uncertainty_penalty: float = 0.0
-    """Reward taken away for each unit of ``info["uncertainty"]``, against the exploitation of what the world does not know."""
-    uncertainty_limit: float | None = None
-    """Dreams are cut where they are more uncertain than this."""
-    sampling_steps: int | None = None
-    """Sampling steps a frame; the world's own number, if not given."""
-    engine: str = "fast"
-    """How dreams are run: ``plain``, ``fast`` or ``compiled``."""
-    device: str | None = None
-    """Where everything runs; CUDA where there is one."""
-    seed: int = 0
-    """Seed of dreams, weights and draws."""
-    stack: int = 4
-    """Newest frames that the agent sees: its only memory."""
-    hidden: int = 256
-    """Width of the last layer."""
-    init_from: str | None = None
-    """Saved agent whose weights to start from, such as that of the last round; of the same ``stack`` and ``hidden``."""
-    greedy: bool = False
-    """Whether the saved agent takes its likeliest action instead of drawing one."""
-    rollout: int = 32
-    """Steps of each environment between updates."""
-    epochs: int = 3
-    """Times that each update goes through its steps."""
-    minibatches: int = 8
-    """Parts that it goes through them in."""
-    learning_rate: float = 5e-4
-    """Of Adam at the beginning; it falls linearly to a tenth."""
-    discount: float = 0.99
-    """Of rewards a step."""
-    trace: float = 0.95
-    """Lambda of the generalised advantages."""
-    clip: float = 0.2
-    """How far from 1 the ratio of probabilities pays."""
-    entropy: float = 0.01
-    """Weight of the policy's entropy."""
-
-    def __post_init__(self) -> None:
-        least = {"steps": 1, "num_envs": 1, "horizon": 1, "stack": 1, "hidden": 1, "rollout": 2, "epochs": 1, "minibatches": 1}
-        for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise InvalidInputError(f"Args.{name} = {getattr(self, name)!r}: it must be at least {bound}")
-        if self.minutes is not None and self.minutes <= 0:
-            raise InvalidInputError(f"Args.minutes = {self.minutes!r}: it must be more than 0")
-        if self.num_envs * self.rollout < self.minibatches:
-            raise InvalidInputError(f"{self.num_envs} x {self.rollout} steps cannot be cut into {self.minibatches} minibatches")
+FEW_UPDATES = 20
+"""Updates below which a run with a time limit is told to dream fewer at once."""
 
 
 def advantages(rew: Tensor, term: Tensor, done: Tensor, values: Tensor, discount: float, trace: float) -> Tensor:
@@ -117,7 +62,7 @@ class Learner:
     """One training run: environments, policy, optimiser, counters. :func:`train` drives it."""
 
     def __init__(self, args: Args, envs: Any) -> None:
-        self.args, self.envs = args, envs
+        self.args, self.envs, self.n = args.settled(envs), envs, int(envs.num_envs)
         if envs.metadata.get("autoreset_mode") is not gym.vector.AutoresetMode.NEXT_STEP:
             raise InvalidInputError(f"the environments reset by {envs.metadata.get('autoreset_mode')}: NEXT_STEP is needed")
         world = getattr(envs.unwrapped, "world", None)
@@ -126,8 +71,7 @@ class Learner:
             raise InvalidInputError(f"world {args.world} has no reward head: train it on a recording with rewards")
         torch.manual_seed(args.seed)
         shape = tuple(envs.single_observation_space.shape)
-        device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = self.world.device if self.world is not None else torch.device(device)
+        self.device = self.world.device if self.world is not None else device_named(args.device)
         self.policy = ActorCriticPolicy(envs.single_action_space, shape, args.stack, args.hidden, args.greedy).to(self.device)
         self.policy.reset(args.seed)
         if args.init_from is not None:
@@ -136,12 +80,12 @@ class Learner:
         self.taken, self.elapsed = 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.episode_return: float | None = None
-        self.returns = torch.zeros(args.num_envs, device=self.device)
-        self.discounted = torch.zeros(args.num_envs, device=self.device)
+        self.returns = torch.zeros(self.n, device=self.device)
+        self.discounted = torch.zeros(self.n, device=self.device)
         # Count, mean and mean square of discounted returns: rewards are divided by their spread.
         self.spread = torch.tensor([1e-4, 0.0, 1e-4], device=self.device, dtype=torch.float64)
         self.obs: Any = None
-        self.done = torch.zeros(args.num_envs, dtype=torch.bool, device=self.device)
+        self.done = torch.zeros(self.n, dtype=torch.bool, device=self.device)
         self.begins = ~self.done
 
     def _take_over(self, other: Any) -> None:
@@ -159,8 +103,10 @@ class Learner:
         by_time = 0.0 if self.args.minutes is None else self.elapsed / (60 * self.args.minutes)
         return min(1.0, max(by_time, self.taken / self.args.steps))
 
-    def rollout(self) -> dict[str, Tensor]:
-        """``args.rollout`` steps of all environments. ``valid`` is False where a step only reset."""
+    def rollout(self, stop: Callable[[], bool] = lambda: False) -> dict[str, Tensor] | None:
+        """``args.rollout`` steps of all environments; None if ``stop``, which is asked after each, ended it. ``valid`` is False
+        where a step only reset.
+        """
         if self.obs is None:
             self.obs, _ = self.envs.reset(seed=self.args.seed + self.taken)
         kept: dict[str, list[Tensor]] = {k: [] for k in ("seen", "act", "logp", "rew", "term", "done", "valid", "values")}
@@ -186,6 +132,8 @@ class Learner:
             steps = (seen, act, logp, self._normalised(rew, valid), term, self.done, valid, value)
             for name, tensor in zip(kept, steps, strict=True):
                 kept[name].append(tensor)
+            if stop():
+                return None
         batch = {name: torch.stack(tensors) for name, tensors in kept.items() if name != "values"}
         # A look ahead must not enter the stacks twice.
         frames = self.policy.frames
@@ -196,7 +144,7 @@ class Learner:
         args = self.args
         batch["advantage"] = advantages(batch["rew"], batch["term"], batch["done"], values, args.discount, args.trace)
         batch["target"] = batch["advantage"] + values[:-1]
-        self.taken += args.rollout * args.num_envs
+        self.taken += args.rollout * self.n
         self.episode_return = float(total / ended) if float(ended) else None
         return batch
 
@@ -278,6 +226,8 @@ class Learner:
 
 def make_dreams(args: Args) -> Any:
     """The dreams to learn in, by registration string."""
+    args = args.settled()
+    assert args.num_envs is not None
     limits: dict[str, Any] = {} if args.uncertainty_limit is None else {"uncertainty_limit": args.uncertainty_limit}
     limits |= {"uncertainty": True} if args.uncertainty_penalty else {}
     return gym.make_vec(
@@ -287,40 +237,85 @@ def make_dreams(args: Args) -> Any:
     )  # fmt: skip
 
 
-def train(args: Args, envs: Any = None) -> ActorCriticPolicy:
+def train(args: Args, envs: Any = None, clock: Clock = time.monotonic) -> ActorCriticPolicy:
     """Learn until time or steps are used up; returns the policy, which is then in ``args.out``, too.
 
-    envs: other environments than dreams of ``args.world``, such as real twins, ``num_envs`` of them.
+    envs: other environments than dreams of ``args.world``, such as real twins, ``num_envs`` of them. The first Ctrl-C or SIGTERM
+    ends it after the present step, saved. clock: seconds; looked at after every step.
     """
+    args = args.settled(envs)
     made = make_dreams(args) if envs is None else envs
     try:
         learner = Learner(args, made)
         learner.resume()
-        saved = learner.elapsed
-        shape = "{desc} {percentage:5.1f}% {elapsed} {postfix}"
-        with tqdm(total=100.0, desc="actor-critic", bar_format=shape, disable=None) as bar:
-            while learner.progress < 1.0:
-                began = time.monotonic()
-                learner.update(learner.rollout())
-                learner.elapsed += time.monotonic() - began
-                learner.history.append({"steps": learner.taken, "return": learner.episode_return})
-                bar.n = 100.0 * learner.progress
-                shown = "" if learner.episode_return is None else f", return {learner.episode_return:.2f}"
-                bar.set_postfix_str(f"{learner.taken} steps{shown}")
-                if learner.elapsed - saved > 60:
-                    saved = learner.elapsed
-                    learner.save()
+        with Interrupts() as interrupts:
+            updates = _learn(learner, interrupts, clock)
         learner.save()
     finally:
         if envs is None:
             made.close()
+    after = "trained" if interrupts.came is None else "interrupted after"
+    none = "" if updates or learner.history else " Not one update was reached: its actions are random."
+    say(f"{after} {learner.taken:,} dreamed steps; saved in {args.out}: the same command goes on.{none}", always=True)
+    interrupts.end()
     return learner.policy
+
+
+def _learn(learner: Learner, interrupts: Interrupts, clock: Clock) -> int:
+    """Rollouts and updates to the end; returns how many updates. What a rollout has dreamed when time is up is dropped."""
+    saved, began = learner.elapsed, learner.progress
+    pace, stepped, updates = Pace(clock), 0, 0
+
+    def stop() -> bool:
+        nonlocal stepped
+        if stepped < WARM:
+            # Reading a number waits for the device.
+            learner.spread.sum().item()
+        seconds, stepped = pace.look(), stepped + 1
+        learner.elapsed += seconds
+        if stepped == WARM and learner.progress < 1.0:
+            say(expect(learner, seconds))
+        shown = "" if learner.episode_return is None else f", return {learner.episode_return:.2f}"
+        bar.move_to(100.0 * learner.progress, f"{learner.taken:,} steps{shown}")
+        return learner.progress >= 1.0 or interrupts.came is not None
+
+    with Progress(100.0, "actor-critic", SHARE, initial=100.0 * began, clock=clock) as bar:
+        while learner.progress < 1.0 and interrupts.came is None:
+            batch = learner.rollout(stop)
+            if batch is None:
+                break
+            learner.update(batch)
+            learner.elapsed, updates = learner.elapsed + pace.look(), updates + 1
+            learner.history.append({"steps": learner.taken, "return": learner.episode_return})
+            if learner.elapsed - saved > 60:
+                saved = learner.elapsed
+                learner.save()
+    return updates
+
+
+def expect(learner: Learner, seconds: float) -> str:
+    """What to say once a step of all dreams has been timed, and what to change where few updates fit."""
+    args, size = learner.args, learner.n
+    left = None if args.minutes is None else args.minutes - learner.elapsed / 60.0
+    text = forecast(seconds, f"{size} dreams", left, (args.steps - learner.taken) / size)
+    text += f"; the first update comes after {args.rollout}, in {span(seconds * (args.rollout - WARM))}"
+    if left is None or (fits := steps_that_fit(seconds, left)) >= FEW_UPDATES * args.rollout or learner.history:
+        return text
+    less = max(smaller(size, fits, FEW_UPDATES * args.rollout), -(-args.minibatches // args.rollout))
+    advice = [f"--num-envs {less}", "more --minutes"] if less < size else ["more --minutes"]
+    return f"{text}. That is little: stop with Ctrl-C and try {' and '.join(advice)}, with another --out"
 
 
 if __name__ == "__main__":
     import tyro
 
     try:
-        train(tyro.cli(Args))
+        args = tyro.cli(Args)
+        use_threads(args.threads)
+        with silence(args.quiet):
+            train(args)
+            say(Ending(str(args.out), (line("worldsim", "evaluate-agent", args.out), line("worldsim", "watch", args.out))).text())
     except WorldsimError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

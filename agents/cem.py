@@ -12,6 +12,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
+from worldsim.runtime.threads import wait_passively
+
+if __name__ == "__main__":
+    # Before torch loads.
+    wait_passively()
+
 import torch
 from torch import Tensor
 

@@ -24,6 +24,7 @@ from worldsim.protocols import FittingScene, Scene
 from worldsim.registries import SCENES
 from worldsim.runtime.files import inside
 from worldsim.runtime.options import check_options
+from worldsim.runtime.threads import use_threads
 from worldsim.snapshots import Snapshot, check_generators
 from worldsim.state import SceneStart, WorldState, flatten
 from worldsim.twin import frames_of
@@ -185,8 +186,13 @@ def load_world(
     engine: str | EngineConfig | None = None,
     temperature: float | None = None,
     uncertainty: bool = False,
+    threads: int | None = None,
 ) -> World:
-    """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by ``engine`` if named."""
+    """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by ``engine`` if named.
+
+    threads: of the CPU, of the whole process; None leaves PyTorch's choice.
+    """
+    use_threads(threads)
     if isinstance(world, World):
         loaded = world if device is None else world.to(device)
     elif isinstance(world, (str, Path)):

@@ -49,6 +49,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     engine: how steps are run, ``plain``, ``fast`` or ``compiled``: see :meth:`worldsim.world.World.with_engine`.
     temperature: of the noise that frames are drawn from, in [0, 1], by default the world's own (see
     :class:`worldsim.diffusion.dynamics.DynamicsConfig`).
+    threads: of the CPU, for the whole process; PyTorch's choice by default. Beside other work on the same cores, 1 may be fastest.
     journey: how many frames of the walk are kept for :attr:`journey`, 0 for none.
     uncertainty: whether ``info["uncertainty"]`` tells how far another draw of the same frame differs from it, the root mean
     square over its colours in [0, 1] (0 at a reset); a step then costs one denoised frame more. uncertainty_limit: episodes are
@@ -87,6 +88,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         temperature: float | None = None,
         uncertainty: bool = False,
         uncertainty_limit: float | None = None,
+        threads: int | None = None,
     ) -> None:
         if isinstance(journey, bool) or not isinstance(journey, (int, np.integer)) or journey < 0:
             raise InvalidInputError(f"journey must be a whole number of frames to keep, 0 for none, got {journey!r}")
@@ -94,7 +96,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
             raise InvalidInputError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         check_uncertainty_limit(uncertainty_limit)
         self.uncertainty_limit = uncertainty_limit
-        self.world = load_world(world, device, steps, engine, temperature, uncertainty or uncertainty_limit is not None)
+        self.world = load_world(world, device, steps, engine, temperature, uncertainty or uncertainty_limit is not None, threads)
         require_memory(1, self.world)
         self.render_mode = render_mode
         self.metadata = {**self.metadata, **rates(self.world.config.fps)}

@@ -47,7 +47,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """``num_envs`` dreams stepped together. Each has its own seed, scene and memory, and never feels its neighbours.
 
     num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste nothing.
-    world, render_mode, device, scenes, steps, engine, temperature, uncertainty, uncertainty_limit: as for
+    world, render_mode, device, scenes, steps, engine, temperature, uncertainty, uncertainty_limit, threads: as for
     :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by ``options={"reset_mask": mask}``; until
@@ -77,6 +77,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         temperature: float | None = None,
         uncertainty: bool = False,
         uncertainty_limit: float | None = None,
+        threads: int | None = None,
     ) -> None:
         super().__init__()
         if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
@@ -94,7 +95,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
         check_uncertainty_limit(uncertainty_limit)
         self.uncertainty_limit = uncertainty_limit
-        self.world = load_world(world, device, steps, engine, temperature, uncertainty or uncertainty_limit is not None)
+        self.world = load_world(world, device, steps, engine, temperature, uncertainty or uncertainty_limit is not None, threads)
         require_memory(self.num_envs, self.world)
         self.memory_bytes = self.world.state_bytes()
         """Bytes of one environment's state, whatever it has seen."""

@@ -13,6 +13,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.metrics import (
     area_average,
     bootstrap_ci,
+    interval,
     mean_statistic,
     moved_frames,
     nearest_pose,
@@ -22,6 +23,7 @@ from worldsim.metrics import (
     scores,
     seen_mask,
     sharpness,
+    too_few,
     turned,
 )
 
@@ -174,3 +176,13 @@ def test_quantile_statistic_by_hand() -> None:
     statistic = quantile_statistic(np.array([1.0, np.nan, 3.0]), 0.5)
     assert statistic(np.array([[1, 1, 1], [2, 0, 1], [0, 0, 1]])).tolist() == [2.0, 1.0, 3.0]
     assert math.isnan(statistic(np.array([[0, 3, 0]]))[0])
+
+
+def test_too_few_episodes_give_no_interval() -> None:
+    """Reproduces: two episodes with a return of 400 gave the interval [400, 400]."""
+    same = [np.array([400.0])] * 5
+    assert interval(mean_statistic(same[:2]), 2) is None and interval(mean_statistic(same[:4]), 4) is None
+    assert interval(mean_statistic(same), 5) == [400.0, 400.0]
+    assert interval(mean_statistic(same[:2]), 2, least=2) == [400.0, 400.0]
+    assert interval(mean_statistic([np.array([])] * 5), 5) is None
+    assert too_few(2) == "too few episodes for intervals: 2 of at least 5" and too_few(5) == ""

@@ -12,19 +12,21 @@ import pytest
 
 from tests.conftest import make_tiny_world
 from worldsim.config import from_json
+from worldsim.data.record import RecordConfig, record
+from worldsim.diffusion.train_config import PRESETS
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from worldsim.pixels import PixelsConfig, as_dict, find_pixels, make_env, make_pixels, qualified
+from worldsim.pixels import PATCH, PixelsConfig, as_dict, find_pixels, make_env, make_pixels, qualified, require_trainable
 from worldsim.twin import make_twin, require_same_spaces
 
 TAKE_COVER = "VizdoomTakeCover-v1"
 
 
 class Grey(gym.Env[Any, Any]):
-    """Observes (4, 6) grey bytes, or what ``shape`` says; two images in a Dict with ``two``."""
+    """Observes (8, 12) grey bytes, or what ``shape`` says; two images in a Dict with ``two``."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
 
-    def __init__(self, shape: tuple[int, ...] = (4, 6), two: bool = False, render_mode: str | None = None) -> None:
+    def __init__(self, shape: tuple[int, ...] = (8, 12), two: bool = False, render_mode: str | None = None) -> None:
         image = gym.spaces.Box(0, 255, shape, np.uint8)
         self.observation_space = gym.spaces.Dict({"left": image, "right": image}) if two else image
         self.action_space, self.render_mode, self.shape = gym.spaces.Discrete(2), render_mode, shape
@@ -75,12 +77,12 @@ def test_an_image_is_resized_or_left_alone() -> None:
 
 
 def test_grey_becomes_colour() -> None:
-    for shape in ((4, 6), (4, 6, 1)):
+    for shape in ((8, 12), (8, 12, 1)):
         pixels = find_pixels("pixelstest/Grey-v0", {"shape": shape})
         env = make_pixels("pixelstest/Grey-v0", {"shape": shape}, pixels)
         obs, _ = env.reset()
-        assert env.observation_space.contains(obs) and obs.shape == (4, 6, 3)
-        assert obs[1, 2].tolist() == [8, 8, 8]
+        assert env.observation_space.contains(obs) and obs.shape == (8, 12, 3)
+        assert obs[1, 2].tolist() == [14, 14, 14]
 
 
 def test_what_is_rendered_can_be_observed() -> None:
@@ -100,7 +102,8 @@ def test_what_is_rendered_can_be_observed() -> None:
         ("pixelstest/Grey-v0", {"two": True}, {}, "name the image with --key, one of 'left', 'right'"),
         ("pixelstest/Grey-v0", {"two": True}, {"key": "middle"}, "has no image 'middle'.*images are one of 'left', 'right'"),
         ("pixelstest/Grey-v0", {}, {"key": "left"}, "no Dict: leave out the key 'left'"),
-        ("pixelstest/Grey-v0", {"shape": (2, 4, 6, 3)}, {}, "no uint8 image"),
+        ("pixelstest/Grey-v0", {"shape": (2, 8, 12, 3)}, {}, "no uint8 image"),
+        ("pixelstest/Grey-v0", {"shape": (7, 7, 3)}, {"size": (64, 64)}, "observes 7x7 numbers, too small.*--render --size 64 64"),
         ("pixelstest/Grey-v0", {}, {"render": True, "key": "left"}, "key = 'left' names a part of the observation"),
         ("pixelstest/Grey-v0", {}, {"size": (0, 64)}, "size = .0, 64.: height and width in pixels"),
     ],
@@ -108,6 +111,51 @@ def test_what_is_rendered_can_be_observed() -> None:
 def test_no_image_to_be_had(env_id: str, kwargs: dict[str, Any], asked: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInputError, match=message):
         find_pixels(env_id, kwargs, **asked)
+
+
+def test_symbols_of_a_grid_are_no_picture() -> None:
+    """Reproduces: MiniGrid's 7x7 cells of symbols (kind, colour, state) were recorded as if they were a picture.
+
+    Its rendered frames, and pictures that a wrapper makes of the cells, are pictures.
+    """
+    pytest.importorskip("minigrid")
+    import minigrid.wrappers as wrappers
+
+    env_id = "MiniGrid-Empty-8x8-v0"
+    with pytest.raises(InvalidInputError, match="7x7 numbers, the symbols of a grid.*--render --size 64 64.*RGBImgPartial"):
+        find_pixels(env_id, {}, (64, 64))
+    pixels = find_pixels(env_id, {}, (64, 64), render=True)
+    env = make_pixels(env_id, {}, pixels)
+    assert env.reset(seed=0)[0].shape == (64, 64, 3)
+    env.close()
+    for name, wrapper, fine in (
+        ("Seen", wrappers.RGBImgPartialObsWrapper, True),
+        ("All", wrappers.FullyObsWrapper, False),
+    ):
+        gym.register(f"pixelstest/{name}-v0", lambda wrapper=wrapper, **kw: wrapper(gym.make(f"minigrid:{env_id}", **kw)))
+        if fine:
+            assert find_pixels(f"pixelstest/{name}-v0", {}) == PixelsConfig(None, "image")
+        else:
+            with pytest.raises(InvalidInputError, match="8x8 numbers, the symbols"):
+                find_pixels(f"pixelstest/{name}-v0", {})
+
+
+def test_sizes_that_can_be_trained_on() -> None:
+    """Reproduces: ``--size 60 60`` was taken by record, and an hour later refused by train. One rule for all presets."""
+    for preset in PRESETS.values():
+        assert PATCH % (preset.get("fold", 1) * 2 ** len(preset["levels"])) == 0
+    require_trainable((64, 96), "it")
+    with pytest.raises(InvalidInputError, match="60x60 pixels.*multiples of 8. The nearest such size: --size 64 64"):
+        RecordConfig("worldsim/TinyRoom-v0", Path("out"), size=(60, 60))
+    with pytest.raises(InvalidInputError, match="210x160.*--size 208 160"):
+        require_trainable((210, 160), "ALE/Pong-v5")
+
+
+def test_an_environment_of_another_size_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    config = RecordConfig("worldsim/TinyRoom-v0", tmp_path / "out", frames=40, workers=0, env_kwargs={"size": 20})
+    with pytest.raises(InvalidInputError, match="TinyRoom-v0 has frames of 20x20 pixels.*--size 16 16"):
+        record(config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_known_ids_need_no_module() -> None:
@@ -149,8 +197,6 @@ def test_a_world_makes_its_twin() -> None:
 def test_the_recording_remembers(tmp_path: Path) -> None:
     """ViZDoom's time limit, its death and its missing last picture, as they are."""
     pytest.importorskip("vizdoom")
-    from worldsim.data.record import RecordConfig, record
-
     kwargs: dict[str, Any] = {"frame_skip": 4, "max_episode_steps": 30}
     config = RecordConfig(
         TAKE_COVER, tmp_path, frames=62, workers=0, env_kwargs=kwargs, size=(16, 16), episode_steps=60, fps=8.75, policy="random"

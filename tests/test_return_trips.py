@@ -170,9 +170,9 @@ def test_clear_errors() -> None:
 
 def test_frames_in_the_attention_window_are_left_out() -> None:
     """PSNR 10 inside the window and 30 beyond it: 30 is reported."""
-    values = torch.full((2, 6), 10.0)
+    values = torch.full((6, 6), 10.0)
     values[:, WINDOW - 1 :] = 30.0
-    ones = (torch.ones(2, 12), 2 * torch.ones(2, 12))
+    ones = (torch.ones(6, 12), 2 * torch.ones(6, 12))
     results = returns.compute(returns.Returned({(6, ""): values[..., None]}, {}, {6: ones}, {}), WINDOW, 10, 0)
     assert results["return_real_psnr"] == {"6": 30.0} and results["sharpness_ratio"] == {"6": 0.5}
     assert "at_64x64" not in results

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.conftest import make_tiny_world
+from worldsim.app import cli
 from worldsim.camera import snap_pose
 from worldsim.config import write_sealed
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
@@ -381,3 +382,16 @@ def test_settings_of_ends_are_kept(tmp_path: Path) -> None:
     assert older.config.termination is Termination.THRESHOLD and older.config.pixels is None
     assert fingerprint(older) != fingerprint(World.from_pretrained(path.parent.with_name("True"), "cpu"))
     assert "termination=" not in repr(older.config)
+
+
+def test_the_folder_of_a_training_names_its_world(tmp_path: Path, world_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reproduces: ``evaluate runs/x`` said that it is no world, and not that ``runs/x/world`` is one."""
+    shutil.copytree(world_folder, tmp_path / "run" / "world")
+    with pytest.raises(NotFoundError, match=rf"'{tmp_path}/run' is the folder of a training: its world is '{tmp_path}/run/world'"):
+        World.from_pretrained(tmp_path / "run", "cpu")
+    for command in (["evaluate"], ["bench"], ["agreement"], ["export", "--out", str(tmp_path / "e")], ["demo", "--world"]):
+        assert cli.main([*command, str(tmp_path / "run")]) == 2
+        assert f"its world is '{tmp_path}/run/world'" in capsys.readouterr().err
+    (tmp_path / "other").mkdir()
+    with pytest.raises(NotFoundError, match="is not a world: it has no world.json"):
+        World.from_pretrained(tmp_path / "other", "cpu")

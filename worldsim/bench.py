@@ -25,6 +25,7 @@ from worldsim.engine import free_memory
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError, WorldsimError
 from worldsim.memory.none import NoMemory
 from worldsim.policies import make_policy
+from worldsim.runtime.devices import device_named
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import Count, Number, Threads
@@ -153,15 +154,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
 
 def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise InvalidInputError(f"device = {name!r} is none that PyTorch knows: cpu, cuda or cuda:1, for instance") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        there = torch.cuda.device_count()
-        raise InvalidInputError(f"device = {name!r}, but PyTorch finds {there} CUDA devices here: leave out --device, or say cpu")
-    if device.type not in POOL:
-        raise InvalidInputError(f"device = {name!r}: the bench measures on {' and '.join(POOL)}")
+    device = device_named(name)
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 

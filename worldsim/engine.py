@@ -30,6 +30,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.kernels import usable
 from worldsim.memory.passes import Passes
 from worldsim.memory.splat_triton import Between
+from worldsim.runtime.compiling import COMPILING
 from worldsim.runtime.limits import available_memory
 from worldsim.state import Transition, WorldState, map_tensors
 
@@ -151,6 +152,11 @@ def depends_on(guards: Sequence[Any]) -> list[bool]:
     return [not (guard.is_global or "self" in guard.name or "__" in guard.name) for guard in guards]
 
 
+def batch_of(args: Sequence[Any]) -> int:
+    """Environments in a call: those of its first tensor, 0 where there is none. Others are compiled for anew."""
+    return next((len(one) for one in args if isinstance(one, Tensor) and one.dim()), 0)
+
+
 class Compiled:
     """A function through inductor; where that fails, the function itself, and it says so once."""
 
@@ -175,15 +181,22 @@ class Compiled:
             # In one piece: a function that dynamo cut up would be slower than it looks, and say nothing.
             options = {"fullgraph": True, "options": {"guard_filter_fn": depends_on}}
         self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=None if varying else False, **options)
+        self._seen: set[int] = set()
         # Beyond dynamo's limit it would silently run uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.compiled is not None:
+            size = batch_of(args)
+            new = size not in self._seen
+            self._seen.add(size)
             try:
                 for number, axis in self.varying.items():
                     torch._dynamo.maybe_mark_dynamic(args[number], axis)
-                with torch._inductor.config.patch(self.options) if self.options else nullcontext():
+                with (
+                    COMPILING.part() if new else nullcontext(),
+                    torch._inductor.config.patch(self.options) if self.options else nullcontext(),
+                ):
                     return self.compiled(*args, **kwargs)
             except torch.OutOfMemoryError:
                 raise

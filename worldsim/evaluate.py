@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from tqdm import tqdm
 
 from worldsim.config import check_ranges, write_json
 from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
@@ -26,6 +25,7 @@ from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.test_set import PROTOCOL, TestEpisode, TestSet, TestSetConfig, digest, record_test_set, stack
 from worldsim.evaluation.trips import UNDO, Trip, TripConfig, check_lengths, stack_trips
 from worldsim.metrics import comparable, moved_frames
+from worldsim.runtime.progress import Progress
 from worldsim.runtime.ranges import Batch, Count, Number, Positive, Seed, Share, Workers
 from worldsim.state import Frame
 from worldsim.twin import twin_of
@@ -142,11 +142,11 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
 
 def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
     """Without geometry: next steps from the true past, and returns of one policy in dream and reality."""
-    with tqdm(total=config.walks, desc="recording", unit="episode") as bar:
+    with Progress(config.walks, "recording", "episode") as bar:
         episodes, limit = task.play(world, config.walks, config.seed, bar.update)
     forced: list[task.Forced] = []
     dreams: list[task.Dreamed] = []
-    with tqdm(desc="dreaming", unit="step") as bar:
+    with Progress(None, "dreaming") as bar:
         for i in range(0, len(episodes), config.batch):
             chunk = episodes[i : i + config.batch]
             forced += _fitting(config, world, partial(task.force, world, chunk, bar.update))
@@ -170,7 +170,7 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
     settings = TripConfig(
         *twin_of(world), config.seed, lengths=config.lengths, undo=config.undo
     )
-    with tqdm(total=config.walks, desc="recording", unit="trip") as bar:
+    with Progress(config.walks, "recording", "trip") as bar:
         recorded = record_test_set(
             settings, range(config.walks), _workers(config, config.walks), config.cache, bar.update, config.engine_timeout_s
         )
@@ -178,7 +178,7 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
     chunks = [
         stack_trips(recorded[i : i + config.batch], settings, world.device) for i in range(0, len(recorded), config.batch)
     ]
-    with tqdm(total=sum(returns.steps_of(world, chunk) for chunk in chunks), desc="dreaming", unit="step") as bar:
+    with Progress(sum(returns.steps_of(world, chunk) for chunk in chunks), "dreaming") as bar:
         measured = (returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks)
         parts = _fitting(config, world, lambda: list(measured))
     network: Any = world.network.config
@@ -236,7 +236,7 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
     network: Any = world.network.config
     episodes: list[TestEpisode] = []
     wanted, most = config.walks, config.walks * MAX_GROWTH
-    with tqdm(total=wanted, desc="recording", unit="walk") as bar:
+    with Progress(wanted, "recording", "walk") as bar:
         while True:
             workers = _workers(config, wanted - len(episodes))
             new = record_test_set(
@@ -249,7 +249,6 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
                 break
             wanted = min(most, wanted + EXTRA_EPISODES)
             bar.total = wanted
-            bar.refresh()
     return episodes, stack(episodes, settings)
 
 
@@ -288,7 +287,7 @@ def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measur
     chunks = range(0, len(test), config.batch)
     actions = test.fork_act.shape[2]
     total = len(chunks) * measure.steps_of(world, config.history, config.horizon, len(test.config.fork_frames), actions)
-    with tqdm(total=total, desc="dreaming", unit="step") as bar:
+    with Progress(total, "dreaming") as bar:
         parts = (measure.measure(world, test.part(i, i + config.batch, world.device), bar.update, config.fits) for i in chunks)
         return _fitting(config, world, lambda: list(parts))
 

@@ -18,7 +18,7 @@ from worldsim.config import write_json
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import PolicySpec
 from worldsim.evaluation.episodes import PlayConfig, Played, Task, dream_episodes, real_episodes, require_rewards, twin_limit
-from worldsim.metrics import bootstrap_ci, mean_statistic
+from worldsim.metrics import interval, mean_statistic, too_few
 from worldsim.policies import saved_folder
 from worldsim.runtime.ranges import Count
 from worldsim.world import World
@@ -93,7 +93,7 @@ def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> d
 def compare(
     real: Sequence[Played], dream: Sequence[Played], draws: int, seed: int, frame_skip: int | None = None
 ) -> dict[str, Any]:
-    """The figures of paired episodes: means, 95% intervals over episodes, each episode's return.
+    """The figures of paired episodes: means, 95% intervals over episodes (None of fewer than five), each episode's return.
 
     frame_skip: tics a step, where the real twin has such: survival is told in tics, too.
     """
@@ -114,8 +114,8 @@ def compare(
 
 
 def _mean(name: str, values: np.ndarray[Any, Any], draws: int, seed: int) -> dict[str, Any]:
-    low, high = bootstrap_ci(mean_statistic(list(values[:, None])), len(values), draws, seed)
-    return {f"{name}_mean": round(float(values.mean()), 4), f"{name}_ci95": [round(low, 4), round(high, 4)]}
+    found = interval(mean_statistic(list(values[:, None])), len(values), draws, seed)
+    return {f"{name}_mean": round(float(values.mean()), 4), f"{name}_ci95": found}
 
 
 def workers_of(asked: int | None, episodes: int) -> int:
@@ -127,14 +127,16 @@ def explain(results: dict[str, Any]) -> str:
     """The figures in plain words."""
 
     def line(name: str, key: str) -> str:
-        low, high = results[f"{key}_ci95"]
-        return f"{name:<18}{results[f'{key}_mean']:>10.2f}  [{low:.2f}, {high:.2f}]"
+        return f"{name:<18}{results[f'{key}_mean']:>10.2f}  {between(f'{key}_ci95')}".rstrip()
+
+    def between(key: str) -> str:
+        found = results[key]
+        return "" if found is None else f"[{found[0]:.2f}, {found[1]:.2f}]"
 
     lines = [f"{results['agent']} over {results['episodes']} episodes of at most {results['max_steps']} steps, 95% intervals:"]
     lines += [line("real twin, return", "real_return"), line("dream, return", "dream_return")]
-    low, high = results["gap_ci95"]
-    lines.append(f"{'gap':<18}{results['gap']:>10.2f}  [{low:.2f}, {high:.2f}]  dream minus real, same starts")
+    lines.append(f"{'gap':<18}{results['gap']:>10.2f}  {between('gap_ci95')}  dream minus real, same starts")
     if "survival_tics_mean" in results:
         lines += [line("real twin, tics", "survival_tics"), line("dream, tics", "dream_survival_tics")]
     lines.append(f"{results['real_frames_used']} real frames used; {results['wall_time_s']:.0f} s")
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, [too_few(results["episodes"])])])

@@ -17,7 +17,6 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from worldsim.camera import dequantise_depth, pixel_rays
 from worldsim.config import check_ranges
@@ -26,6 +25,7 @@ from worldsim.journey import Journey
 from worldsim.runtime.extras import missing
 from worldsim.runtime.files import as_path, replacing
 from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
 
 GLTF_FROM_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
@@ -124,7 +124,7 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
     # Open3D's tensor side cuts pixel coordinates off, so its pixel centres are at 0.5 as ours are.
     camera = o3d.core.Tensor(np.array([[fx, 0.0, cx], [0.0, fy, cy], [0.0, 0.0, 1.0]]))
     source, fused = f"{len(journey)} frames, depth up to {far:g} m", 0
-    for i in tqdm(range(len(journey)), desc="fusing", unit="frame", leave=False):
+    for i in follow(range(len(journey)), "fusing", "frame"):
         metres = refined_depth(journey.inverse_depth[i].numpy(), config.refine)
         local, cosine = facing(metres, intrinsics)
         rgb = journey.rgb[i].permute(1, 2, 0).numpy().repeat(config.refine, 0).repeat(config.refine, 1).astype(np.float32)

@@ -161,6 +161,27 @@ def bootstrap_ci(
     return float(low), float(high)
 
 
+LEAST_EPISODES = 5
+"""Fewer episodes give no interval: resampling two of them gives their two values, however far others would be."""
+
+
+def interval(
+    statistic: Callable[[Array], Array], episodes: int, draws: int = 2000, seed: int = 0, least: int = LEAST_EPISODES
+) -> list[float] | None:
+    """:func:`bootstrap_ci` as reports have it: [low, high] to four decimals; None where it is not defined, or of fewer than
+    ``least`` episodes.
+    """
+    if episodes < least:
+        return None
+    low, high = bootstrap_ci(statistic, episodes, draws, seed)
+    return None if np.isnan(low) else [round(low, 4), round(high, 4)]
+
+
+def too_few(episodes: int) -> str:
+    """What reports say in place of intervals; empty where there are enough episodes."""
+    return f"too few episodes for intervals: {episodes} of at least {LEAST_EPISODES}" if episodes < LEAST_EPISODES else ""
+
+
 def mean_statistic(values: Sequence[Array]) -> Callable[[Array], Array]:
     """For :func:`bootstrap_ci`: the mean over all values (one array an episode) of the drawn episodes."""
     sums = np.array([np.sum(v, dtype=np.float64) for v in values])

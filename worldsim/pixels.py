@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,14 @@ from numpy.typing import NDArray
 
 from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
+from worldsim.runtime.extras import how_to_install, missing_module
 
 Array = NDArray[Any]
 
 MOST_PIXELS = 16_384
 """Most rows or columns that images are resized to."""
+PATCH = 8
+"""Heights and widths that can be trained on are multiples of this: the patch of every preset."""
 REGISTERED_BY = {
     "Vizdoom": "vizdoom.gymnasium_wrapper",
     "ALE/": "ale_py",
@@ -47,6 +51,17 @@ class PixelsConfig:
             raise InvalidInputError(f"PixelsConfig.key = {self.key!r} names a part of the observation, which render leaves out")
 
 
+def require_trainable(size: Sequence[int], what: str) -> None:
+    """Raise InvalidInputError unless frames of this height and width can be trained on. what: shows them, for the message."""
+    height, width = size
+    if height % PATCH or width % PATCH or min(height, width) < PATCH:
+        near = [max(PATCH, PATCH * round(n / PATCH)) for n in (height, width)]
+        raise InvalidInputError(
+            f"{what} has frames of {height}x{width} pixels, which no world can be trained on: height and width must be multiples "
+            f"of {PATCH}. The nearest such size: --size {near[0]} {near[1]}"
+        )
+
+
 def qualified(env_id: str) -> str:
     """The id as ``module:Name-v0`` where its module is known, so that ``gymnasium.make`` finds it in any process."""
     module = next((m for start, m in REGISTERED_BY.items() if env_id.startswith(start)), None)
@@ -63,11 +78,15 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
             f"registers, write 'module:Name-v0'."
         ) from None
     except gym.error.DependencyNotInstalled as error:
-        raise MissingDependencyError(f"{env_id} needs a package that is not installed: {error}") from None
+        raise MissingDependencyError(
+            f"{env_id} needs a package that is not installed ({error}): {how_to_install(missing_module(error))}"
+        ) from None
     except WorldsimError:
         raise
     except ModuleNotFoundError as error:
-        raise MissingDependencyError(f"{env_id} needs a module that is not installed ({error}): install it first.") from None
+        raise MissingDependencyError(
+            f"{env_id} needs a module that is not installed ({error}): {how_to_install(missing_module(error))}"
+        ) from None
     except (gym.error.Error, TypeError, ValueError, AttributeError) as error:
         raise InvalidInputError(f"{env_id} cannot be made with {kwargs!r}: {error}") from error
 
@@ -100,6 +119,7 @@ def find_pixels(
         return PixelsConfig(size, key, render=True)
     env = make_env(env_id, dict(env_kwargs))
     space, modes = env.observation_space, env.metadata.get("render_modes", [])
+    symbols = _symbols_of(env)
     env.close()
     if isinstance(space, gym.spaces.Dict):
         images = [k for k, s in space.spaces.items() if _is_image(s)]
@@ -108,11 +128,13 @@ def find_pixels(
         if key is not None and key not in images:
             there = f"one of {', '.join(map(repr, images))}" if images else "none"
             raise InvalidInputError(f"{env_id} has no image {key!r} in its observation {_listed(space)}: images are {there}")
+        _require_picture(env_id, space[key or images[0]], symbols, modes)
         return PixelsConfig(size, key or images[0])
     if key is not None:
         raise InvalidInputError(f"{env_id} observes {space} and no Dict: leave out the key {key!r}")
     if not _is_image(space):
         raise InvalidInputError(f"{env_id} observes {space}: {_choose([], modes)}")
+    _require_picture(env_id, space, symbols, modes)
     shape = space.shape
     assert shape is not None
     if len(shape) == 3 and shape[2] == 3 and size in (None, shape[:2]):
@@ -189,6 +211,29 @@ def _is_image(space: gym.Space[Any]) -> bool:
         return False
     # Rows of bytes, such as an Atari machine's memory, are no image; nor are stacks of frames.
     return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3))
+
+
+def _symbols_of(env: gym.Env[Any, Any]) -> set[tuple[int, int]]:
+    """Sizes of images that hold MiniGrid's symbols (kind, colour and state of each cell), not colours: a number for each cell."""
+    grid = env.unwrapped
+    view, width, height = (getattr(grid, name, None) for name in ("agent_view_size", "width", "height"))
+    if not (isinstance(view, int) and isinstance(width, int) and isinstance(height, int)):
+        return set()
+    return {(view, view), (width, height), (height, width)}
+
+
+def _require_picture(env_id: str, space: gym.Space[Any], symbols: set[tuple[int, int]], modes: list[str]) -> None:
+    """Raise InvalidInputError for an image whose numbers are symbols, or that is too small to show anything."""
+    assert space.shape is not None
+    height, width = space.shape[:2]
+    if (height, width) not in symbols and min(height, width) >= PATCH:
+        return
+    what = "the symbols of a grid's cells" if (height, width) in symbols else "too small for a picture, perhaps symbols"
+    rendered = "record what it renders, with --render --size 64 64, or " if "rgb_array" in modes else ""
+    wrapper = "such as minigrid.wrappers.RGBImgPartialObsWrapper" if symbols else "that observes colours"
+    raise InvalidInputError(
+        f"{env_id} observes {height}x{width} numbers, {what}: {rendered}wrap it (in a wrapper {wrapper}) and register that"
+    )
 
 
 def _listed(space: gym.spaces.Dict) -> str:

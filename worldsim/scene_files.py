@@ -21,7 +21,6 @@ import torch
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from worldsim.camera import check_poses, quantise_depth, snap_pose
 from worldsim.config import check_format, check_seal, from_json, read_json, write_sealed
@@ -43,6 +42,7 @@ from worldsim.runtime.files import (
     save_tensors,
     sha256_of,
 )
+from worldsim.runtime.progress import follow
 from worldsim.state import SceneStart, flatten
 
 FORMAT, FORMAT_VERSION = "worldsim-scene", 3
@@ -248,7 +248,7 @@ def record_scenes(config: ScenesConfig) -> list[Path]:
     taken: dict[str, int] = {}
     folders = []
     try:
-        for i in tqdm(range(config.count), desc="scenes", unit="scene"):
+        for i in follow(range(config.count), "scenes", "scene"):
             options = {"map": config.maps[i % len(config.maps)]} if config.maps else {"split": "test"}
             scene = _one_scene(env, policy, options, config, i)
             taken[scene.name] = taken.get(scene.name, 0) + 1

@@ -24,6 +24,7 @@ from worldsim.memory.splat import frame_surroundings
 from worldsim.parts import Aim, Dream, condition_of, frames_before
 from worldsim.protocols import SceneMemory
 from worldsim.random import Purpose, normal, uniform
+from worldsim.runtime.compiling import COMPILING
 from worldsim.state import Frame, LastFrames, MemoryView, Transition, WorldState
 from worldsim.world_config import Termination, WorldConfig
 
@@ -98,6 +99,8 @@ class Stepper:
     @torch.no_grad()
     def step(self, state: WorldState, act: Tensor, pose: Tensor | None = None) -> tuple[WorldState, Transition]:
         """See :meth:`worldsim.world.World.step`."""
+        # What the step before compiled is all that it needed.
+        COMPILING.done()
         state = self._fitted(state)
         if self.graphed is None:
             return self._step(state, act, pose)

@@ -97,6 +97,8 @@ def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Pat
     for folder in (present_folder(text), WORLDS_FOLDER / text):
         if is_file(folder / WORLD):
             return folder
+    if is_file(Path(text) / "world" / WORLD):
+        raise NotFoundError(f"{text!r} is the folder of a training: its world is {str(Path(text) / 'world')!r}")
     if is_folder(text) or is_file(text):
         raise NotFoundError(f"{text!r} is not a world: it has no {WORLD}")
     hint = f" (of the hub: write {HUB}{text})" if _REPOSITORY.fullmatch(text) else ""

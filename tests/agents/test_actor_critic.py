@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +162,57 @@ def test_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "checkpoint" / "state.safetensors").write_bytes(b"")
     with pytest.raises(DamagedFileError, match="differs from its checksum"):
         Learner(settings(tmp_path), vector(Bars)).resume()
+
+
+class Counted(gym.vector.SyncVectorEnv):
+    """Counts its steps, and may be told to send this process a signal at one of them."""
+
+    steps, terminate_at = 0, 0
+
+    def step(self, actions: Any) -> Any:
+        self.steps += 1
+        if self.steps == self.terminate_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().step(actions)
+
+
+def test_a_time_limit_ends_it_within_a_rollout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reproduces: time was looked at after whole rollouts, 8,192 dreamed steps, with nothing on screen or on disk until then."""
+    envs = Counted([Bars] * 8)
+    train(settings(tmp_path, minutes=1.0, steps=10**6, num_envs=None), envs, clock=lambda: 5.0 * envs.steps)
+    assert envs.steps == 12
+    checkpoint = json.loads((tmp_path / "checkpoint" / "checkpoint.json").read_text())
+    assert (checkpoint["taken"], checkpoint["elapsed"], checkpoint["args"]["num_envs"]) == (0, 60.0, 8)
+    assert load_agent(tmp_path, gym.spaces.Discrete(2)) is not None
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == (
+        "a step of 8 dreams takes 5.0 s here: about 11 in the 50.0 s that are left; the first update comes after 32, in 2 min 30 s"
+        ". That is little: stop with Ctrl-C and try --num-envs 1 and more --minutes, with another --out"
+    )
+    assert lines[-1] == (
+        f"trained 0 dreamed steps; saved in {tmp_path}: the same command goes on. Not one update was reached: "
+        "its actions are random."
+    )
+
+
+def test_a_signal_ends_it_after_a_step_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Reproduces: SIGTERM lost all since the last minute, without a word."""
+    envs = Counted([Bars] * 8)
+    envs.terminate_at = 40
+    with pytest.raises(SystemExit) as stop:
+        train(settings(tmp_path, steps=10**6), envs)
+    assert stop.value.code == 128 + signal.SIGTERM and envs.steps == 40
+    assert json.loads((tmp_path / "checkpoint" / "checkpoint.json").read_text())["taken"] == 8 * 32
+    assert f"interrupted after 256 dreamed steps; saved in {tmp_path}: the same command goes on." in capsys.readouterr().err
+
+
+def test_the_number_of_dreams_fits_the_device_and_stays(tmp_path: Path) -> None:
+    """Reproduces: 256 dreams at once on a CPU, too. A run that goes on keeps its number where none is asked for."""
+    args = settings(tmp_path, num_envs=None)
+    assert args.settled().num_envs == 8
+    train(dataclasses.replace(args, num_envs=4, steps=128), vector(Bars, n=4))
+    assert args.settled().num_envs == 4
+    assert dataclasses.replace(args, num_envs=16).settled().num_envs == 16
 
 
 def test_starts_from_another_agent(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import types
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 import worldsim
 from worldsim.app import cli
 from worldsim.diffusion.objective import Balance
 from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.runtime import progress
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,63 @@ def test_a_command_gets_its_config(stub: types.ModuleType):
     stub.work = seen.append  # type: ignore[attr-defined]
     assert cli.main(["stub", "--count", "3"]) == 0
     assert seen == [StubConfig(3)]
+
+
+def test_every_command_can_be_quiet(stub: types.ModuleType, capsys: pytest.CaptureFixture[str]):
+    """Reproduces: nothing silenced the bars. Results stay, and the setting ends with the command."""
+
+    def work(config: StubConfig) -> None:
+        progress.say("a hint")
+        with progress.Progress(1, "working") as bar:
+            bar.update()
+        print("a result")
+
+    stub.work = work  # type: ignore[attr-defined]
+    assert cli.main(["stub", "--quiet"]) == 0
+    assert capsys.readouterr() == ("a result\n", "")
+    assert cli.main(["stub"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "a result\n" and err.splitlines() == ["a hint", "working: 1 of 1 step, 0.0 s"]
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_takes_quiet_and_threads(name: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    assert {"--quiet", "--threads"} <= set(capsys.readouterr().out.split())
+
+
+def test_threads_are_those_asked_for(stub: types.ModuleType):
+    before, seen = torch.get_num_threads(), []
+    stub.work = lambda config: seen.append(torch.get_num_threads())  # type: ignore[attr-defined]
+    try:
+        assert cli.main(["stub", "--threads", "2"]) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [2]
+
+
+@pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
+def test_threads_wait_passively_in_commands(own: dict[str, str]):
+    """Reproduces: two processes on two cores slow each other 10 to 300 times, since OpenMP's threads spin while they wait.
+
+    The user's own settings win, and all is set before torch loads.
+    """
+    code = """if True:
+    import os, sys
+    from worldsim.app import cli
+    seen = []
+    class Watch:
+        def find_spec(self, name, path=None, target=None):
+            if name == "torch":
+                seen.append((os.environ.get("OMP_WAIT_POLICY"), os.environ.get("KMP_BLOCKTIME")))
+    sys.meta_path.insert(0, Watch())
+    cli.main(["bench", "no-such-world"])
+    print(seen[0])
+    """
+    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")} | own
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    assert found.stdout.strip() == str((own.get("OMP_WAIT_POLICY", "PASSIVE"), "0"))
 
 
 @pytest.mark.parametrize("error", [InvalidInputError("count is 3:\n choose 2"), NotFoundError("count is 3: choose 2")])

@@ -10,9 +10,13 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
 from worldsim import __version__
+from worldsim.app.next_steps import tell
 from worldsim.errors import WorldsimError
 from worldsim.runtime.children import safe_imports
 from worldsim.runtime.files import require_replaceable
+from worldsim.runtime.progress import silence
+from worldsim.runtime.ranges import Threads
+from worldsim.runtime.threads import use_threads, wait_passively
 
 USAGE_ERROR = 2
 INTERRUPTED = 130
@@ -34,6 +38,20 @@ class Command:
         module = importlib.import_module(self.module)
         return getattr(module, self.config), getattr(module, self.function)
 
+
+@dataclass(frozen=True)
+class Common:
+    """What every command takes beside its own options; a command's own option of the same name stands in its place."""
+
+    quiet: bool = False
+    threads: Threads | None = None
+
+
+COMMON_HELP = {
+    "quiet": "Show results, warnings and errors alone: no progress, and not what comes next.",
+    "threads": "Threads of the CPU; PyTorch's choice if not given. Beside other work on the same cores, 1 may be fastest.",
+}
+"""By option of :class:`Common`. tyro reads docstrings of fields in sources, and forms made at run time have no source."""
 
 COMMANDS = {
     "record": Command("worldsim.data.record", "RecordConfig", "record", "Record episodes of a Gymnasium environment.", "env_id"),
@@ -67,6 +85,8 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Before a command's module loads torch.
+    wait_passively()
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else USAGE_ERROR
@@ -95,35 +115,52 @@ def run(name: str, arguments: Sequence[str]) -> int:
         print(f"error: {unknown(name)}", file=sys.stderr)
         return USAGE_ERROR
     _, function = COMMANDS[name].load()
-    config = parse(name, arguments)
+    config, common = parse_all(name, arguments)
     report = getattr(config, "json", None)
     if report is not None:
         # Before an hour's work, not after it.
         require_replaceable(report)
-    function(config)
+    use_threads(common.threads)
+    with silence(common.quiet):
+        tell(name, config, function(config))
     return 0
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
     """The config of command ``name`` that ``arguments`` ask for."""
+    return parse_all(name, arguments)[0]
+
+
+def parse_all(name: str, arguments: Sequence[str]) -> tuple[Any, Common]:
+    """The config of command ``name`` that ``arguments`` ask for, and what every command takes."""
     import tyro
 
     command = COMMANDS[name]
     config_class, _ = command.load()
-    form = _with_positional(config_class, command.positional) if command.positional else config_class
+    own = [field.name for field in fields(config_class) if field.init]
     # Enums by their values, as files have them.
     settings = (tyro.conf.EnumChoicesFromValues,)
+    form = _form(config_class, command.positional)
     parsed: Any = tyro.cli(form, prog=f"worldsim {name}", description=command.summary, args=list(arguments), config=settings)
-    return config_class(**{field.name: getattr(parsed, field.name) for field in fields(config_class) if field.init})
+    common = {field.name: getattr(parsed, field.name) for field in fields(Common) if field.name not in own}
+    return config_class(**{field: getattr(parsed, field) for field in own}), Common(**common)
 
 
-def _with_positional(config_class: type, name: str) -> type:
-    """``config_class`` with the field ``name`` as a positional argument; configs themselves need not know of command lines."""
-    from tyro.conf import Positional, arg
+def _form(config_class: type, positional: str | None) -> type:
+    """``config_class`` with one field as a positional argument and :class:`Common`'s: configs need not know of command lines."""
+    from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-    plain: Any = get_type_hints(config_class)[name]
-    hint = Annotated[Positional[plain], arg(metavar=name.upper())]
-    body = {"__annotations__": {name: hint}, "__doc__": config_class.__doc__, "__module__": config_class.__module__}
+    hints: dict[str, Any] = {}
+    if positional is not None:
+        plain: Any = get_type_hints(config_class)[positional]
+        hints[positional] = Annotated[plain, Positional, arg(metavar=positional.upper())]
+    body: dict[str, Any] = {"__annotations__": hints, "__doc__": config_class.__doc__, "__module__": config_class.__module__}
+    own, types = {field.name for field in fields(config_class)}, get_type_hints(Common, include_extras=True)
+    for field in fields(Common):
+        if field.name not in own:
+            kind: Any = types[field.name]
+            hints[field.name] = Annotated[kind, FlagCreatePairsOff, arg(help=COMMON_HELP[field.name])]
+            body[field.name] = field.default
     return dataclass(frozen=True)(type(config_class.__name__, (config_class,), body))
 
 
@@ -131,7 +168,8 @@ def usage() -> str:
     """What ``worldsim --help`` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    return "\n".join(["usage: worldsim COMMAND [OPTIONS]", "", *lines, "", "worldsim COMMAND --help describes one command."])
+    more = "worldsim COMMAND --help describes one command; every one takes --quiet and --threads."
+    return "\n".join(["usage: worldsim COMMAND [OPTIONS]", "", *lines, "", more])
 
 
 def unknown(name: str) -> str:

@@ -13,7 +13,6 @@ import torch
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from worldsim.app.step_pictures import as_picture, step_pictures
 from worldsim.config import check_ranges, read_json, write_json
@@ -25,6 +24,7 @@ from worldsim.policies import make_policy
 from worldsim.runtime.arguments import shown
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, Scale, Seed
 from worldsim.state import SceneStart, Transition
 from worldsim.twin import HISTORY, frames_of, make_twin
@@ -179,7 +179,7 @@ def dream_along(world: World, lesson: Lesson, seed: int) -> list[Transition]:
     state = world.initial([lesson.start], [seed])
     kind = np.int64 if isinstance(world.action_space, gym.spaces.Discrete) else np.float32
     dreamed = []
-    for act in tqdm(lesson.acts, desc="dreaming", unit="step", disable=None):
+    for act in follow(lesson.acts, "dreaming"):
         state, transition = world.step(state, torch.from_numpy(np.asarray(act, kind))[None].to(world.device))
         dreamed.append(transition)
     return dreamed

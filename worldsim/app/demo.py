@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from worldsim.app.step_pictures import as_picture, step_pictures
 from worldsim.camera import quantise_depth
@@ -25,8 +24,8 @@ from worldsim.memory.points import PointMemory
 from worldsim.metrics import TURN_METRES, nearest_pose, psnr, sharpness, turned
 from worldsim.pictures import contact_sheet, depth_picture, panels, save_picture
 from worldsim.pixels import make_env
-from worldsim.runtime.extras import missing
 from worldsim.runtime.files import make_writable_folder, require_replaceable
+from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, Seed
 from worldsim.state import SceneStart, Transition, WorldState
 from worldsim.twin import twin_of
@@ -133,7 +132,7 @@ def choose_walk(config: DemoConfig, world: World) -> Walk:
     env = real_twin(world)
     best, best_fault = None, float("inf")
     try:
-        for i in tqdm(range(STARTS), desc="looking for a walk in the real twin", unit="start"):
+        for i in follow(range(STARTS), "looking for a walk in the real twin", "start"):
             walk = play(config, env, config.seed * STARTS + i)
             fault = _fault(config, walk) if walk is not None else float("inf")
             if walk is not None and fault < best_fault:
@@ -153,7 +152,7 @@ def real_twin(world: World) -> gym.Env[Any, Any]:
     try:
         env = make_env(env_id, env_kwargs)
     except MissingDependencyError as error:
-        raise missing(f"the demo shows the dream beside its real twin {env_id}, which cannot run here", "doom", error) from error
+        raise MissingDependencyError(f"the demo shows the dream beside its real twin, which cannot run here: {error}") from error
     if env.action_space != gym.spaces.Discrete(len(UNDO)):
         env.close()
         raise InvalidInputError(f"the demo's walk is for Discrete(7), {env_id} has {env.action_space}: use worldsim evaluate")
@@ -249,7 +248,7 @@ def dream_along(config: DemoConfig, world: World, walk: Walk) -> Dream:
     )
     state = world.initial([scene], [config.seed])
     transitions, began = [], time.perf_counter()
-    for act in tqdm(walk.act[n - 1 :].tolist(), desc="dreaming", unit="step"):
+    for act in follow(walk.act[n - 1 :].tolist(), "dreaming"):
         state, transition = world.step(state, torch.tensor([act], device=world.device))
         transitions.append(transition)
     # Reading a number back waits for the device.

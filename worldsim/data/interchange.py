@@ -17,7 +17,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from worldsim.config import from_json
 from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, EpisodeWriter
@@ -28,6 +27,7 @@ from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, 
 from worldsim.pixels import PixelsConfig, as_dict, make_pixels, to_pixels
 from worldsim.runtime.extras import missing
 from worldsim.runtime.files import require_regular
+from worldsim.runtime.progress import Progress, follow
 from worldsim.twin import check_twin
 
 Array = NDArray[Any]
@@ -83,7 +83,7 @@ def export_minari(config: ExportMinariConfig) -> Any:
     _require_name(config.name)
     info, made = dataset.info, None
     spaces = {"observation_space": _image_space(info), "action_space": space_of(info.action_space)}
-    with tqdm(total=len(dataset), desc="export", unit="episode") as bar:
+    with Progress(len(dataset), "export", "episode") as bar:
         for shard in _by_shard(dataset):
             episodes = [_buffer(buffers, episode) for episode in shard]
             if made is None:
@@ -167,7 +167,7 @@ def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
         kept = from_json(PixelsConfig, info.pixels) if info.pixels else PixelsConfig()
         info = dataclasses.replace(info, pixels=as_dict(dataclasses.replace(kept, size=config.size)))
     with EpisodeWriter(config.out, info, config.frames_per_shard) as writer:
-        for data in tqdm(source.iterate_episodes(), total=int(source.total_episodes), desc="import", unit="episode"):
+        for data in follow(source.iterate_episodes(), "import", "episode", int(source.total_episodes)):
             writer.add(_episode(data, partial(to_pixels, pixels=pixels), isinstance(source.action_space, gym.spaces.Discrete)))
     return EpisodeDataset(config.out)
 

@@ -29,7 +29,7 @@ from worldsim.data.dataset import DatasetInfo
 from worldsim.data.episode import Episode
 from worldsim.data.spaces import describe_space
 from worldsim.errors import EngineError, InvalidInputError
-from worldsim.pixels import MOST_PIXELS, PixelsConfig, as_dict, find_pixels, make_pixels, qualified
+from worldsim.pixels import MOST_PIXELS, PixelsConfig, as_dict, find_pixels, make_pixels, qualified, require_trainable
 from worldsim.playable import exact_rate
 from worldsim.policies import make_policy, saved_folder
 from worldsim.protocols import Policy
@@ -71,7 +71,7 @@ class RecordConfig:
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Further arguments of ``gymnasium.make``, such as ``max_episode_steps 525``."""
     size: tuple[int, int] | None = None
-    """Height and width in pixels that images are resized to; the environment's own if not given. Training needs multiples of 8."""
+    """Height and width in pixels that images are resized to, multiples of 8; the environment's own if not given."""
     key: str | None = None
     """Key of a Dict observation that holds the image; needed only where several parts of it are images."""
     render: bool = False
@@ -96,6 +96,8 @@ class RecordConfig:
         check_ranges(self)
         if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= MOST_PIXELS:
             raise InvalidInputError(f"RecordConfig.size = {self.size!r}: height and width of 1 to {MOST_PIXELS} pixels.")
+        if self.size is not None:
+            require_trainable(self.size, f"RecordConfig.size = {self.size!r}: it")
 
     @property
     def shard_frames(self) -> int:
@@ -144,6 +146,7 @@ class Player:
         _, info = env.reset(seed=0, options=dict(config.reset_options) or None)
         geometry = _has_geometry(info)
         assert env.observation_space.shape is not None
+        require_trainable(env.observation_space.shape[:2], config.env_id)
         fps = config.fps or exact_rate(env.metadata)
         return DatasetInfo(
             env_id=self.env_id,

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from worldsim.data.dataset import (
     INDEX_FILE,
     DatasetInfo,
@@ -31,6 +29,7 @@ from worldsim.data.episode import measure_alignment
 from worldsim.data.play import Player, RecordConfig
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.files import make_writable_folder, remove_unfinished, sha256_of, storage_errors
+from worldsim.runtime.progress import Progress
 from worldsim.workers import Engine, WorkerPool, report
 
 __all__ = ["RecordConfig", "record"]
@@ -69,20 +68,23 @@ def record(config: RecordConfig) -> EpisodeDataset:
 def _record_shards(config: RecordConfig, info: DatasetInfo, known: dict[str, ShardInfo], workers: WorkerPool[Player]) -> None:
     dropped = finished = 0
     done = dict(known)
-    with tqdm(total=config.shards * config.shard_frames, unit=" frames", unit_scale=True, disable=None) as bar:
+    with Progress(config.shards * config.shard_frames, "recording", "frame") as bar:
 
-        def show() -> None:
-            bar.update(finished + workers.progress - bar.n)
+        def show(here: int | None = None) -> None:
+            played = finished + workers.progress if here is None else here
+            bar.move_to(played, f"{dropped} episodes dropped" if dropped else "")
 
         tasks = [(config.out, i, known.get(shard_name(i))) for i in range(config.shards)]
         for _, result in workers.run(_finish_shard, tasks, show):
             dropped += result.dropped
             finished += result.shard.frames
-            bar.set_postfix(dropped=dropped)
             if not result.kept:
                 done[result.shard.file] = result.shard
                 with storage_errors(config.out / INDEX_FILE):
                     write_index(config.out, info, [done[name] for name in sorted(done)])
+        # Whole shards: a few frames more than were asked for.
+        bar.total = finished
+        show(finished)
 
 
 def _known_shards(out: Path, info: DatasetInfo) -> dict[str, ShardInfo]:

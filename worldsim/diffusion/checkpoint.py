@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldsim.config import check_format, check_seal, read_json, to_json, write_sealed
 from worldsim.diffusion.sharding import part_of, parted, to_save
-from worldsim.errors import DamagedFileError, NotFoundError
+from worldsim.errors import DamagedFileError, NotFoundError, WorldsimError
 from worldsim.runtime.files import (
     check_files,
     inside,
@@ -83,3 +83,13 @@ def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]
     except (DamagedFileError, NotFoundError) as error:
         raise DamagedFileError(f"{error} Delete {folder} to start afresh.") from error
     return folder, meta, tensors
+
+
+def read_settings(out: Path, key: str = "config") -> dict[str, Any]:
+    """The settings that the checkpoint in ``out`` was made with; empty where there is none that can be read. key: of its card."""
+    folder = present_folder(out / "checkpoint")
+    try:
+        settings = read_json(inside(folder, CHECKPOINT))[key]
+    except (WorldsimError, KeyError, TypeError):
+        return {}
+    return settings if isinstance(settings, dict) else {}

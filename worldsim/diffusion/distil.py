@@ -54,8 +54,8 @@ class DistilConfig:
     """Training steps in all."""
     minutes: Positive | None = None
     """Stop after this many minutes instead (of this run's wall time, learning-rate decay included)."""
-    batch_size: Batch = 32
-    """Windows a step on each process."""
+    batch_size: Batch | None = None
+    """Windows a step on each process. If not given: 32 on a GPU, 4 on a CPU; a run that goes on keeps its own."""
     window: Batch = 24
     """Frames a window: at least three times the attention window."""
     learning_rate: Rate = 2e-4
@@ -92,8 +92,8 @@ class DistilConfig:
     """Where there is a GPU, compile the networks, and take episodes in with a compiled copy in bfloat16 and CUDA graphs."""
     checkpointing: bool = False
     """Compute the transformer's blocks once more in the backward pass instead of keeping their activations."""
-    mixed_precision: str = "bf16"
-    """bf16 or no."""
+    mixed_precision: str | None = None
+    """bf16 or no. If not given: bf16 on a GPU, no on a CPU; a run that goes on keeps its own."""
     seed: Seed = 0
     """Seed of everything random."""
     patience: NotNegative = 5.0
@@ -164,6 +164,10 @@ class DistilTrainer(Trainer):
     def _settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = to_json(self.distil)
         return settings | {"teacher_sha256": self.teacher_weights}
+
+    def _settle(self, **used: Any) -> None:
+        super()._settle(**used)
+        self.distil = dataclasses.replace(self.distil, **used)
 
     def train_step(self) -> dict[str, Any]:
         """One optimiser step. The averaged student that takes part in it is the checkpoint's, so a resumed run is the same run."""

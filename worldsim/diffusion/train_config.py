@@ -21,6 +21,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 """Network sizes by name; any frame size divisible by the patch (8) trains with each."""
 
+BATCH_SIZES = {"cuda": 32, "cpu": 4}
+"""Windows a step by kind of device, where none are asked for: on two CPU cores, 32 take 18 s."""
+PRECISIONS = {"cuda": "bf16", "cpu": "no"}
+"""Mixed precision by kind of device, where none is asked for: on a CPU, a step in bfloat16 took 9 times that in float32."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -46,8 +51,8 @@ class TrainConfig:
     """Training steps in all."""
     minutes: Positive | None = None
     """Stop after this many minutes instead (of this run's wall time, learning-rate decay included)."""
-    batch_size: Batch = 32
-    """Windows a step on each process."""
+    batch_size: Batch | None = None
+    """Windows a step on each process. If not given: 32 on a GPU, 4 on a CPU; a run that goes on keeps its own."""
     window: Batch = 24
     """Frames a window: at least three times the attention window, so that a cache at use equals training."""
     motions: Batch = 64
@@ -104,8 +109,8 @@ class TrainConfig:
     checkpointing: bool = False
     """Compute the transformer's blocks once more in the backward pass instead of keeping their activations: more arithmetic,
     a fraction of the memory, for large networks and batches."""
-    mixed_precision: str = "bf16"
-    """bf16 or no."""
+    mixed_precision: str | None = None
+    """bf16 or no. If not given: bf16 on a GPU, no on a CPU; a run that goes on keeps its own."""
     seed: Seed = 0
     """Seed of everything random."""
     patience: NotNegative = 5.0
@@ -125,5 +130,5 @@ class TrainConfig:
             raise InvalidInputError(f"TrainConfig.edits = {self.edits!r}: a share in [0, 1], 0 without the memory")
         if self.attention is not None and self.attention < 2:
             raise InvalidInputError(f"TrainConfig.attention = {self.attention!r}: at least 2 frames, or leave it to the preset")
-        if self.mixed_precision not in ("bf16", "no"):
+        if self.mixed_precision not in (None, "bf16", "no"):
             raise InvalidInputError(f"TrainConfig.mixed_precision = {self.mixed_precision!r}: choose bf16 or no")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable
 from functools import partial
@@ -21,7 +22,7 @@ from worldsim.config import read_json, to_json, write_json
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.starts import write_starts
 from worldsim.diffusion.buffer import FrameBuffer, Windows, augment, bytes_per_frame
-from worldsim.diffusion.checkpoint import packed, read_checkpoint, unpack, write_checkpoint
+from worldsim.diffusion.checkpoint import packed, read_checkpoint, read_settings, unpack, write_checkpoint
 from worldsim.diffusion.dynamics import DynamicsConfig
 from worldsim.diffusion.edits import edit_windows
 from worldsim.diffusion.network import SpaceTimeTransformer
@@ -31,7 +32,7 @@ from worldsim.diffusion.recordings import all_seen, named, recordings_in, requir
 from worldsim.diffusion.samples import sample_grid
 from worldsim.diffusion.sharding import part_of, prepare_sharding, whole
 from worldsim.diffusion.tally import Tally
-from worldsim.diffusion.train_config import PRESETS, TrainConfig
+from worldsim.diffusion.train_config import BATCH_SIZES, PRECISIONS, PRESETS, TrainConfig
 from worldsim.diffusion.trained import Modules, copied, hardware, modules_for, world_config
 from worldsim.engine import PLAIN, EngineConfig, compile_in_place
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, WorldsimError
@@ -62,10 +63,17 @@ class Trainer:
         self.datasets: list[EpisodeDataset] = []
         self._find_recordings()
         self.dataset = self.datasets[0]
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        told = read_settings(config.out).get("mixed_precision")
+        self._settle(mixed_precision=config.mixed_precision or (told if told in ("bf16", "no") else PRECISIONS[kind]))
+        config = self.config
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
         self.sharded = prepare_sharding(self.accelerator)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        self.batch_size = self._settled_batch_size()
+        self._settle(batch_size=self.batch_size)
+        config = self.config
         set_seed(config.seed)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
@@ -109,6 +117,19 @@ class Trainer:
         self.tally = Tally()
         self.maps: set[str] = set()
         self.frames = 0
+
+    def _settled_batch_size(self) -> int:
+        """The batch size that is asked for, else that of the checkpoint that this run goes on from, else the device's."""
+        if self.config.batch_size is not None:
+            return self.config.batch_size
+        told = read_settings(self.config.out).get("batch_size")
+        if isinstance(told, int) and not isinstance(told, bool) and told >= 1:
+            return told
+        return BATCH_SIZES[self.device.type]
+
+    def _settle(self, **used: Any) -> None:
+        """Write down what the run really uses: a checkpoint and a world's card must say it."""
+        self.config = dataclasses.replace(self.config, **used)
 
     def _objective(self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead) -> Objective:
         """What is minimised, its network compiled where that is wanted."""
@@ -253,14 +274,14 @@ class Trainer:
     def draw(self, generator: torch.Generator) -> tuple[Windows, Motions | None]:
         """A step's windows, augmented and edited, and the moments that the ego-motion head learns from, if there is one."""
         c = self.config
-        windows = self.buffer.sample(c.batch_size, generator, c.memory_drop)
+        windows = self.buffer.sample(self.batch_size, generator, c.memory_drop)
         windows = augment(windows, generator, c.mirror_actions, c.colour)
         if c.edits > 0:
             assert self.buffer.intrinsics is not None
             windows = edit_windows(windows, self.buffer.intrinsics, generator, c.edits)
         motions = None
         if self.learns_motion:
-            motions = vary(self.buffer.sample_motions(c.batch_size * c.motions, generator), generator, c.mirror_actions)
+            motions = vary(self.buffer.sample_motions(self.batch_size * c.motions, generator), generator, c.mirror_actions)
         return windows, motions
 
     def _rate(self) -> float:
@@ -302,7 +323,7 @@ class Trainer:
             "recordings": recordings,
             "training": {
                 "steps": self.step, "minutes": round(self.elapsed / 60, 2),
-                "windows_a_step": self.config.batch_size * self.world_size,
+                "windows_a_step": self.batch_size * self.world_size,
                 "hardware": hardware(self.device, self.world_size), "config": self._settings(),
             },
             **(measured or {}),

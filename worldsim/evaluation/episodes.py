@@ -12,11 +12,11 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import Crowd, PolicySpec
+from worldsim.runtime.progress import Progress, follow
 from worldsim.runtime.ranges import Batch, Count, Positive, Seed, Workers
 from worldsim.scene_files import scene_of
 from worldsim.state import SceneStart
@@ -126,7 +126,7 @@ def real_episodes(
     else:
         make = partial(_load_twin, world.folder, world.trusted)
     played: dict[int, Played] = {}
-    bar = tqdm(total=len(tasks), desc=what, unit="episode", disable=None)
+    bar = Progress(len(tasks), what, "episode")
     with bar, WorkerPool(min(workers, len(tasks)), make, timeout_s) as pool:
         for index, one in pool.run(_play_task, [(task, limit) for task in tasks]):
             played[index] = one
@@ -172,7 +172,7 @@ def dream_episodes(
 ) -> list[Played]:
     """One dreamed episode from each start, ``batch`` at a time. seeds: of dream and policy, one an episode."""
     played: list[Played] = []
-    for first in tqdm(range(0, len(starts), batch), desc="dream", unit="batch", disable=None):
+    for first in follow(range(0, len(starts), batch), "dream", "batch"):
         part = slice(first, first + batch)
         played += _dream_batch(world, spec, starts[part], seeds[part], limit, keep)
     return played

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.metrics import bootstrap_ci, mean_statistic, pooled_mean, quantile_statistic, turned
+from worldsim.metrics import interval, mean_statistic, pooled_mean, quantile_statistic, too_few, turned
 
 Array = NDArray[Any]
 
@@ -33,8 +33,7 @@ class Figures:
 
     def add(self, key: str, value: float, statistic: Callable[[Array], Array]) -> None:
         """A figure and the statistic of resampled walks; ``psnr_at.8`` becomes ``{"psnr_at": {"8": ...}}``."""
-        interval = bootstrap_ci(statistic, self.episodes, self.draws, self.seed)
-        self.ci95[key] = None if math.isnan(interval[0]) else [round(x, 4) for x in interval]
+        self.ci95[key] = interval(statistic, self.episodes, self.draws, self.seed)
         group, _, name = key.partition(".")
         target = self.values.setdefault(group, {}) if name else self.values
         target[name or group] = None if math.isnan(value) else round(value, 4)
@@ -178,16 +177,20 @@ def table(results: Mapping[str, Any]) -> str:
         value = value.get(member) if member and isinstance(value, Mapping) else value
         if isinstance(value, Mapping):
             continue
-        interval = results["ci95"].get(key)
         text = _short(value)
-        between = "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}] {unit}"
+        between = between_of(results["ci95"].get(key), unit)
         lines.append(f"{name:<27}{text:>9}  {between:<20}{note.format_map(shown)}".rstrip())
     lines += _reduced_lines(results)
     lines.append(
         f"{results['episodes']} walks, {results['moved_frames']} frames in motion, {results['seen_frames']} of seen places; "
         f"{results['sampling_steps']} sampling steps; {results['seconds']:.0f} s"
     )
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, [too_few(results["episodes"])])])
+
+
+def between_of(interval: list[float] | None, unit: str) -> str:
+    """An interval for a table, empty where there is none."""
+    return "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}] {unit}"
 
 
 def _reduced_lines(results: Mapping[str, Any]) -> list[str]:
@@ -199,8 +202,7 @@ def _reduced_lines(results: Mapping[str, Any]) -> list[str]:
     lines = ["reduced to 64x64:"]
     for name, key, unit, note in TABLE:
         if key in ("next_frame_psnr", "seen_psnr", "seen_psnr_no_memory", "unseen_psnr"):
-            interval = reduced["ci95"][key]
-            between = "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}] {unit}"
+            between = between_of(reduced["ci95"][key], unit)
             lines.append(f"{'  ' + name.strip():<27}{shown[key]:>9}  {between:<20}{note.format_map(shown)}".rstrip())
     return lines
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from worldsim.diffusion.buffer import made_up
 from worldsim.evaluation.crowd import Crowd, PolicySpec
 from worldsim.evaluation.episodes import Played, Task, dream_together, limit_of, play_real, watched_twin
-from worldsim.metrics import bootstrap_ci, mean_statistic, psnr
+from worldsim.metrics import interval, mean_statistic, psnr, too_few
 from worldsim.state import Frame, SceneStart, WorldState
 from worldsim.workers import Engine, WorkerPool
 from worldsim.world import World, bucket
@@ -165,7 +165,7 @@ def compute(
     }
     results: dict[str, Any] = {name: float(np.concatenate(values).mean()) for name, values in each.items()}
     results["ci95"] = {
-        name: list(bootstrap_ci(mean_statistic(values), len(episodes), draws, seed)) for name, values in each.items()
+        name: interval(mean_statistic(values), len(episodes), draws, seed) for name, values in each.items()
     }
     total = sum(map(len, episodes))
     share = sum(e.ended for e in episodes) / total
@@ -204,8 +204,8 @@ def table(results: Mapping[str, Any]) -> str:
     """The figures for people."""
 
     def row(name: str, key: str, digits: int = 2) -> str:
-        interval = results["ci95"].get(key)
-        shown = "" if interval is None else f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+        found = results["ci95"].get(key)
+        shown = "" if found is None else f" [{found[0]:.{digits}f}, {found[1]:.{digits}f}]"
         return f"{name:<34}{results[key]:.{digits}f}{shown}"
 
     lines = [
@@ -223,4 +223,4 @@ def table(results: Mapping[str, Any]) -> str:
         "free-running, PSNR dB             " + ", ".join(f"{v:.2f} at {k}" for k, v in results["psnr_at"].items()),
         f"{results['episodes']} episodes of {POLICY}; {results['sampling_steps']} sampling steps; {results['seconds']:.0f} s",
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, *filter(None, [too_few(results["episodes"])])])

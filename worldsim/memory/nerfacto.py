@@ -21,6 +21,7 @@ from worldsim.camera import Camera, code_to_channel, quantise_depth, unproject
 from worldsim.config import check_ranges
 from worldsim.journey import Journey
 from worldsim.runtime.arguments import number, whole
+from worldsim.runtime.devices import device_named
 from worldsim.runtime.extras import missing
 from worldsim.state import MemoryView
 
@@ -108,7 +109,7 @@ class NerfactoField:
         device: CUDA where there is one, else the CPU, where a full-size fit takes hours. ``losses`` holds the loss of every step.
         """
         config = config or NerfactoConfig()
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = device_named(device)
         place = placement(journey)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(config.seed)

@@ -130,7 +130,8 @@ def test_sizes_and_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch) -> Non
     for intrinsics in ("abcd", [1, 2], np.full(4, np.nan), np.zeros(4), [1e300] * 4, [[True]]):
         with pytest.raises(InvalidInputError, match="intrinsics"):
             journey_of(frames, intrinsics=intrinsics)
-    for arrays in ((3, depth, pose), (rgb, "x", pose), (rgb, np.full((2, 8, 8), "a"), pose), (rgb[:0], depth[:0], pose[:0])):
+    texts = np.full((2, 8, 8), "a")
+    for arrays in ((3, depth, pose), (rgb, None, pose), (rgb, "x", pose), (rgb, texts, pose), (rgb[:0], depth[:0], pose[:0])):
         with pytest.raises(InvalidInputError, match="a capture needs"):
             captured_frames(*arrays, np.full(4, 4.0))
     monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "1")

@@ -100,6 +100,23 @@ def test_recording_lines_up_with_the_real_twin(tmp_path: Path) -> None:
     assert torch.equal(scene.pose, snap_pose(scene.pose))
 
 
+def test_a_scene_may_begin_with_a_turn_on_the_spot(tmp_path: Path) -> None:
+    """Every third frame of the turn, then the last frames one after another."""
+    config = ScenesConfig(
+        env_id="worldsim/TinyRoom-v0", out=tmp_path, maps=("room-3",), count=1, frames=5, steps=8, look_action=3, look_steps=9,
+        min_travel=0, min_view=0,
+    )  # fmt: skip
+    scene = load_scene(record_scenes(config)[0])
+    assert len(scene.rgb) == 3 + 5 and scene.pose is not None
+    assert scene.act[:3].tolist() == [3, 3, 3]
+    turn = scene.pose[:3, :3, 3]
+    assert torch.allclose(turn, turn[:1].expand(3, 3), atol=1e-3), "the walker stays where it is while it turns"
+    with pytest.raises(InvalidInputError, match="look_every 0"):
+        dataclasses.replace(config, look_every=0)
+    with pytest.raises(InvalidInputError, match="darker than 256"):
+        record_scenes(dataclasses.replace(config, min_brightness=256))
+
+
 def test_same_seed_same_scenes(tmp_path: Path) -> None:
     config = ScenesConfig(
         env_id="worldsim/TinyRoom-v0", out=tmp_path / "a", count=3, frames=2, steps=4, min_travel=0, env_kwargs={"size": 32}

@@ -103,7 +103,7 @@ class DoomSurveyor(FreedoomReal):
         reach: tuple[float, float],
         rng: np.random.Generator,
     ) -> tuple[int, int, float] | None:
-        """Place and heading in degrees of a camera in free sight of (x, y), where a player can stand."""
+        """Place and heading in degrees of a camera in free sight of (x, y), on walkable floor."""
         region = geometry.region_of_sector[geometry.sector_at(x, y)]
         eye = geometry.floor[geometry.sector_at(x, y)] + EYE_HEIGHT
         low, high = (metres * UNITS_PER_METRE for metres in reach)

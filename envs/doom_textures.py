@@ -1,4 +1,4 @@
-"""What a view of a Freedoom map shows, in words: families of textures, liquids, sky, light and openness.
+"""What a view of a Freedoom map shows, in words: textures, liquids, sky, light and openness.
 
 All is read off the map's own lumps along the horizon of a view. Names follow the texture names of
 the original game, which Freedoom keeps.
@@ -95,7 +95,7 @@ class MapTextures:
         right: NDArray[np.float64],
         depth: NDArray[np.float64],
     ) -> NDArray[np.float32]:
-        """The attributes of a view, (len(ATTRIBUTES),) float32 in [0, 1], in the order of ATTRIBUTES.
+        """The attributes of a view in the order of ATTRIBUTES, (20,) float32 in [0, 1].
 
         Families of walls and kinds of floors: the share of the view's columns in whose horizon they
         lie. sky: share of pixels that are sky. light: of the sectors, weighted alike. openness:

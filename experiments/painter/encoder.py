@@ -1,4 +1,4 @@
-"""Train the frozen encoder of the Fréchet and kernel distances. Results: docs/experiments/painter.md.
+"""Train the frozen encoder of Fréchet and kernel distances. Results: docs/experiments/painter.md.
 
     python experiments/painter/encoder.py --data /tmp/train --out out/encoder --seconds 70
 
@@ -73,7 +73,7 @@ def shuffle_patches(x: Tensor, share: Tensor, size: int = 8) -> Tensor:
 
 
 def damage(x: Tensor, kind: Tensor, severity: Tensor) -> Tensor:
-    """Pictures (m, 3, h, w) in [-1, 1], damaged as kind (m,) of DAMAGES says, by severity (m,) in [0, 1]."""
+    """Pictures (m, 3, h, w) in [-1, 1] with damage ``kind`` (m,) of DAMAGES and severity (m,)."""
     s = severity[:, None, None, None]
     tile = F.interpolate(x, scale_factor=0.5, mode="area").repeat(1, 1, 2, 2)
     fog = x.mean((2, 3), keepdim=True) + 0.1

@@ -1,7 +1,7 @@
 """Measure a painter, and the yardstick itself. Results: docs/experiments/painter.md.
 
-    python experiments/painter/evaluate.py --encoder out/encoder --train /tmp/train --test /tmp/test \
-        --out out/evaluation [--painter out/painter/state]
+    python experiments/painter/evaluate.py --encoder out/encoder --train /tmp/train \\
+        --test /tmp/test --out out/evaluation [--painter out/painter/state]
 
 Without ``--painter`` only the yardstick: the floor and how distances grow with damage. With it:
 new places, places completed from a partial memory beside ``cv2.inpaint``, depth from one picture,
@@ -21,27 +21,25 @@ import cv2
 import numpy as np
 import torch
 import tyro
-from encoder import gaussian_blur, shuffle_patches
 from torch import Tensor
+from yardstick import HEADINGS, Places, Yardstick, as_bytes, load, yardstick
 
 from worldsim.camera import dequantise_depth
 from worldsim.config import write_json
-from worldsim.evaluation.encoder import FrameEncoder, encode, load_encoder
-from worldsim.evaluation.frechet import frechet_with_interval, kernel_with_interval
+from worldsim.evaluation.encoder import load_encoder
 from worldsim.metrics import psnr, sharpness
-from worldsim.painting.batches import clean_channels, memory_channels, rays_of
+from worldsim.painting.batches import memory_channels, rays_of
+from worldsim.painting.channels import clean_channels, unscale
 from worldsim.painting.checkpoint import load_painter
-from worldsim.painting.lookaround import shard_files
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.sampling import PaintConfig, frames_of, paint
-from worldsim.painting.store import place_attributes
-from worldsim.painting.views import ViewSets, join, load_view_sets
 from worldsim.pictures import depth_picture, save_picture
 from worldsim.state import Frame
 
-HEADINGS = 8
 EYE_M = 41.0 / 32.0
 """Height of the camera over the floor, in metres."""
+FARTHEST_M = 200.0
+"""Depths beyond this count as this in errors."""
 
 
 @dataclass(frozen=True)
@@ -74,129 +72,6 @@ class Config:
     """What is measured of the painter."""
     seed: int = 0
     """Of the noise."""
-
-
-@dataclass(frozen=True)
-class Places:
-    """Look-arounds as tensors. rgb: (s, k, 3, h, w) uint8. code: (s, k, h, w) int32."""
-
-    rgb: Tensor
-    code: Tensor
-    pose: Tensor
-    attributes: Tensor
-    intrinsics: Tensor
-
-    def part(self, index: Any) -> Places:
-        """Some of them."""
-        return Places(
-            self.rgb[index],
-            self.code[index],
-            self.pose[index],
-            self.attributes[index],
-            self.intrinsics,
-        )
-
-    @property
-    def headings(self) -> Tensor:
-        """Pictures of the headings, (s * 8, 3, h, w)."""
-        return self.rgb[:, :HEADINGS].flatten(0, 1)
-
-
-def places_of(sets: ViewSets, device: torch.device) -> Places:
-    """View sets on a device."""
-    return Places(
-        rgb=torch.from_numpy(sets.rgb).permute(0, 1, 4, 2, 3).contiguous().to(device),
-        code=torch.from_numpy(sets.inverse_depth.astype(np.int32)).to(device),
-        pose=torch.from_numpy(sets.pose).to(device),
-        attributes=torch.from_numpy(place_attributes(sets)).to(device),
-        intrinsics=torch.from_numpy(np.array(sets.intrinsics)).to(device),
-    )
-
-
-def load(folder: Path, places: int, device: torch.device) -> Places:
-    """The first so many places of a folder."""
-    found, total = [], 0
-    for path in shard_files(folder):
-        sets = load_view_sets(path)
-        found.append(sets)
-        total += len(sets)
-        if total >= places:
-            break
-    return places_of(join(found), device).part(slice(0, places))
-
-
-def matching(wanted: Tensor, pool: Tensor) -> Tensor:
-    """For each row of ``wanted`` the nearest row of ``pool`` that is not taken yet, (s,) int64."""
-    distance = torch.cdist(wanted, pool)
-    chosen = []
-    for row in range(len(wanted)):
-        best = int(distance[row].argmin())
-        distance[:, best] = torch.inf
-        chosen.append(best)
-    return torch.tensor(chosen, device=wanted.device)
-
-
-class Yardstick:
-    """Distances between sets of pictures of places, and of pairs of neighbouring headings."""
-
-    def __init__(self, encoder: FrameEncoder) -> None:
-        self.encoder = encoder
-
-    def features(self, rgb: Tensor) -> Tensor:
-        """(s * 8, 3, 64, 64) uint8 to (s * 8, 64) on the CPU."""
-        return encode(self.encoder, rgb).cpu()
-
-    def between(self, a: Tensor, b: Tensor) -> dict[str, Any]:
-        """FD and KD of features (s * 8, 64), and FD of pairs of neighbouring headings."""
-        pairs = [
-            torch.cat([x, x.unflatten(0, (-1, HEADINGS)).roll(-1, 1).flatten(0, 1)], 1)
-            for x in (a, b)
-        ]
-        told = {
-            "fd": frechet_with_interval(a, b, HEADINGS),
-            "kd": kernel_with_interval(a, b, HEADINGS),
-            "fd_pairs": frechet_with_interval(*pairs, HEADINGS),
-        }
-        return {name: [round(v, 5) for v in (d.value, d.low, d.high)] for name, d in told.items()}
-
-
-def as_bytes(x: Tensor) -> Tensor:
-    """[-1, 1] to uint8."""
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def yardstick(measure: Yardstick, train: Places, test: Places, pool: Places) -> dict[str, Any]:
-    """The floor, and how distances grow with damage of one half of the test places."""
-    real = measure.features(test.headings)
-    matched = pool.part(matching(test.attributes, pool.attributes))
-    half = len(test.rgb) // 2 * HEADINGS
-    first, rest = test.headings[:half], real[half : 2 * half]
-    clean = first.float() / 127.5 - 1.0
-    torch.manual_seed(0)
-    ladders: dict[str, Callable[[float], Tensor]] = {
-        "blur_px": lambda s: gaussian_blur(clean, torch.full((half,), s, device=clean.device)),
-        "noise": lambda s: clean + s * torch.randn_like(clean),
-        "shuffled_share": lambda s: shuffle_patches(
-            clean, torch.full((half,), s, device=clean.device)
-        ),
-    }
-    steps = {
-        "blur_px": (0.5, 1.0, 2.0, 4.0),
-        "noise": (0.05, 0.1, 0.2, 0.4),
-        "shuffled_share": (0.1, 0.25, 0.5, 1.0),
-    }
-    return {
-        "floor_train_test": measure.between(measure.features(train.headings), real),
-        "floor_train_test_matched": measure.between(measure.features(matched.headings), real),
-        "halves_of_test": measure.between(real[:half], rest),
-        "ladders": {
-            name: {
-                str(s): measure.between(measure.features(as_bytes(damaged(s))), rest)
-                for s in steps[name]
-            }
-            for name, damaged in ladders.items()
-        },
-    }
 
 
 class Artist:
@@ -243,7 +118,7 @@ class Artist:
 
 
 def everything(views: int, device: torch.device, given: int = 0, picture: bool = False) -> Tensor:
-    """(1, n, 2) bool: all unknown but the first ``given`` views, of which only colours if ``picture``."""
+    """(1, n, 2) bool: all unknown but the first ``given`` views; their depth too if ``picture``."""
     unknown = torch.ones(1, views, 2, dtype=torch.bool, device=device)
     unknown[:, :given, 0] = False
     unknown[:, :given, 1] = picture
@@ -251,7 +126,7 @@ def everything(views: int, device: torch.device, given: int = 0, picture: bool =
 
 
 def overlap(rgb: Tensor, code: Tensor, at: Places) -> dict[str, float]:
-    """How neighbouring headings agree where one sees the other: rgb (s, 8, 3, h, w), code (s, 8, h, w)."""
+    """How neighbours agree where one sees the other. rgb (s, 8, 3, h, w), code (s, 8, h, w)."""
     keep = torch.ones_like(code[:, :1], dtype=torch.bool)
     scores, covered = [], []
     for i in range(HEADINGS):
@@ -261,7 +136,7 @@ def overlap(rgb: Tensor, code: Tensor, at: Places) -> dict[str, float]:
             rgb[:, i : i + 1], code[:, i : i + 1], pose[0], keep, pose[1], at.intrinsics
         )[:, 0]
         mask = shown[:, 4:5] > 0
-        error = ((shown[:, :3] - (rgb[:, j].float() / 127.5 - 1)) * 127.5).square() * mask
+        error = ((unscale(shown[:, :3]) - (rgb[:, j].float() / 127.5 - 1)) * 127.5).square() * mask
         mean = error.sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)).clamp(min=1))
         scores.append(10 * torch.log10(255.0**2 / mean.clamp(min=6.5)))
         covered.append(mask.float().mean())
@@ -319,7 +194,7 @@ def partial_memory(at: Places, sources: list[int]) -> Tensor:
 
 def inpaint(memory: Tensor) -> Tensor:
     """cv2.inpaint of memory views (m, 5, h, w): (m, 3, h, w) uint8."""
-    rgb = as_bytes(memory[:, :3]).permute(0, 2, 3, 1).cpu().numpy()
+    rgb = as_bytes(unscale(memory[:, :3])).permute(0, 2, 3, 1).cpu().numpy()
     holes = (memory[:, 4] == 0).to(torch.uint8).cpu().numpy()
     filled = [
         cv2.inpaint(np.ascontiguousarray(p), h, 3, cv2.INPAINT_TELEA)
@@ -366,7 +241,7 @@ def depth_of_pictures(artist: Artist, test: Places, train: Places) -> dict[str, 
     floor = torch.where(below[:, None] > 1.0, torch.minimum(floor, 4 * middle), middle)
 
     def error(depth: Tensor) -> float:
-        wrong = (depth.clamp(max=200.0) - true).abs() / true
+        wrong = (depth.clamp(max=FARTHEST_M) - true).abs() / true
         return float(wrong[known].mean())
 
     sky = (frame.inverse_depth == 0) == (one.code[:, 0] == 0)

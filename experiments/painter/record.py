@@ -1,4 +1,7 @@
-"""Record look-arounds: ``python experiments/painter/record.py --out /tmp/train --sets 4096 --workers 16``."""
+"""Record look-arounds.
+
+python experiments/painter/record.py --out /tmp/train --sets 4096 --workers 16
+"""
 
 from __future__ import annotations
 

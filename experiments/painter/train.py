@@ -1,4 +1,6 @@
-"""Train a leg of the painter: ``python experiments/painter/train.py --data /tmp/train --out out/painter``.
+"""Train a leg of the painter.
+
+    python experiments/painter/train.py --data /tmp/train --out out/painter
 
 On several devices: ``torchrun --nproc-per-node 2 experiments/painter/train.py ...``.
 """

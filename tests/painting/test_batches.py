@@ -7,16 +7,17 @@ import dataclasses
 import pytest
 import torch
 
+from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError
 from worldsim.painting.batches import (
     VIEW_COUNTS,
     BatchConfig,
     BatchMaker,
-    clean_channels,
     memory_channels,
     mirror,
     rays_of,
 )
+from worldsim.painting.channels import clean_channels, scale, unscale
 from worldsim.painting.levels import loss_of, shift_for, shift_levels
 from worldsim.painting.network import PainterBatch, PainterNetwork
 from worldsim.painting.sampling import PaintConfig, frames_of, paint, sigmas_for
@@ -46,6 +47,21 @@ def test_the_loss_is_that_of_the_velocity_where_there_is_noise():
     assert float(loss_of(predicted, clean, level)) == pytest.approx(0.36)
     # Below 0.05 the weight stays at 400.
     assert float(loss_of(predicted, clean, level * 0.02)) == pytest.approx(0.09 * 400)
+
+
+def test_channels_are_scaled_and_come_back():
+    rgb = torch.full((1, 3, 4, 4), 51, dtype=torch.uint8)
+    # Depth 4 m is the middle of the depth channel, 0 in [-1, 1]; one pixel is sky.
+    code = quantise_depth(torch.full((1, 4, 4), 4.0))
+    code[0, 0, 0] = 0
+    clean = clean_channels(rgb, code)
+    # 51 is 0.2 of 255, so -0.6 in [-1, 1]: 0.07 above the mean, times 3.
+    assert float(clean[0, 0, 1, 1]) == pytest.approx(0.21, abs=1e-5)
+    assert float(clean[0, 3, 1, 1]) == pytest.approx(0.0, abs=1e-3)
+    assert float(clean[0, 3, 0, 0]) == -2.0 and float(clean[0, 4, 0, 0]) == 1.0
+    torch.testing.assert_close(scale(unscale(clean)), clean)
+    frame = frames_of(clean, torch.eye(4)[None])
+    assert torch.equal(frame.rgb, rgb) and torch.equal(frame.inverse_depth == 0, code == 0)
 
 
 def test_a_memory_of_a_view_shows_it_to_itself(store: ViewStore):

@@ -1,4 +1,4 @@
-"""Look-arounds: the recorder with a made-up surveyor, and the real engine at a place of its maps."""
+"""Look-arounds: the recorder with a made-up surveyor, and the real engine in its maps."""
 
 from __future__ import annotations
 

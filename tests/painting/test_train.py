@@ -20,7 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run_leg(data: Path, out: Path, steps: int) -> None:
-    small = "--views 24 --network.dim 32 --network.depth 2 --network.heads 2 --network.pixel 8 --log-every 1"
+    size = "--network.dim 32 --network.depth 2 --network.heads 2 --network.pixel 8"
+    small = f"--views 24 --log-every 1 {size}"
     command = [
         sys.executable,
         str(ROOT / "experiments/painter/train.py"),

@@ -84,7 +84,7 @@ class FrameEncoder(Module):
         return self.features(pooled).float()
 
     def heads_of(self, features: Tensor) -> dict[str, Tensor]:
-        """Logits of attributes (m, a) and damage (m, 8), and severity (m, 1), for features (m, 64)."""
+        """Logits of attributes (m, a) and damage (m, 8), severity (m, 1); features are (m, 64)."""
         active = F.silu(features)
         return {name: head(active) for name, head in self.heads.items()}
 
@@ -97,7 +97,7 @@ def encode(encoder: FrameEncoder, rgb: Tensor, batch: int = 512) -> Tensor:
     """
     if rgb.dtype != torch.uint8 or rgb.shape[1:] != (3, SIZE, SIZE):
         raise InvalidInputError(
-            f"the encoder looks at (m, 3, {SIZE}, {SIZE}) uint8, got {tuple(rgb.shape)} {rgb.dtype}: "
+            f"the encoder needs (m, 3, {SIZE}, {SIZE}) uint8, got {tuple(rgb.shape)} {rgb.dtype}: "
             "resize by worldsim.metrics.area_average first."
         )
     device = next(encoder.parameters()).device

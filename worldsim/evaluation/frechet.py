@@ -44,7 +44,7 @@ def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
             )
     if a.shape[1] != b.shape[1]:
         raise InvalidInputError(
-            f"features of {a.shape[1]} and {b.shape[1]} dimensions cannot be compared: use one encoder."
+            f"features of {a.shape[1]} and {b.shape[1]} dimensions do not compare: use one encoder."
         )
     return a.double(), b.double()
 

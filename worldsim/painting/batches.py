@@ -15,11 +15,11 @@ from torch import Tensor
 
 from worldsim.camera import Camera, pluecker_rays, relative_motion
 from worldsim.config import check_ranges
-from worldsim.diffusion.denoiser import frame_to_channels, view_to_channels
 from worldsim.errors import InvalidInputError
 from worldsim.memory.splat import EMPTY, frame_points, view_of
+from worldsim.painting.channels import clean_channels, memory_view_channels
 from worldsim.painting.levels import add_noise_to, draw_levels, shift_for, shift_levels
-from worldsim.painting.network import MEMORY_CHANNELS, PainterBatch
+from worldsim.painting.network import PainterBatch
 from worldsim.painting.store import Drawn, ViewStore
 from worldsim.runtime.ranges import Count, Share
 
@@ -68,15 +68,6 @@ class Example:
     clean: Tensor
 
 
-def clean_channels(rgb: Tensor, code: Tensor) -> Tensor:
-    """Views as the painter's channels in [-1, 1]. rgb (..., 3, h, w) uint8, code (..., h, w) int32.
-
-    Returns (..., 5, h, w) float32: rgb, depth channel, and sky as -1 or 1.
-    """
-    sky = torch.where(code == 0, 1.0, -1.0).unsqueeze(-3)
-    return torch.cat([frame_to_channels(rgb, code), sky], -3)
-
-
 def rays_of(pose: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
     """Pluecker rays of sets of cameras in the first one's frame.
 
@@ -93,8 +84,8 @@ def memory_channels(
 ) -> Tensor:
     """What a memory of some source views shows at other cameras of the same sets.
 
-    rgb: (b, m, 3, h, w) uint8. code: (b, m, h, w) int32. pose: (b, m, 4, 4). keep: (b, m, h, w) bool,
-    pixels that the memory holds. targets: (b, n, 4, 4). intrinsics: (4,).
+    rgb: (b, m, 3, h, w) uint8. code: (b, m, h, w) int32. pose: (b, m, 4, 4). keep: (b, m, h, w)
+    bool, pixels that the memory holds. targets: (b, n, 4, 4). intrinsics: (4,).
     Returns (b, n, 5, h, w) float32: rgb, depth channel, mask; zeros in holes.
     """
     b, m, _, h, w = rgb.shape
@@ -112,11 +103,11 @@ def memory_channels(
     colour = slots(rgb.flatten(0, 1).flatten(2))
     kinds = slots(kind)
     view = view_of(slots(position), colour, kinds, torch.zeros_like(kinds), camera)
-    return view_to_channels(view)[:, :MEMORY_CHANNELS].unflatten(0, (b, n))
+    return memory_view_channels(view).unflatten(0, (b, n))
 
 
 def mirror(drawn: Drawn, flip: Tensor) -> Drawn:
-    """Mirror the sets where ``flip`` (b,) bool holds: pictures left to right, and the world with them."""
+    """Mirror the sets where ``flip`` (b,) bool holds: pictures, left to right, and their world."""
     where = flip[:, None, None, None]
     sign = torch.tensor([-1.0, 1.0, 1.0, 1.0], device=flip.device)
     return Drawn(
@@ -133,8 +124,9 @@ class BatchMaker:
     def __init__(self, store: ViewStore, config: BatchConfig, generator: torch.Generator) -> None:
         if store.views - max(VIEW_COUNTS) < config.sources - 1:
             raise InvalidInputError(
-                f"sets of {store.views} views leave too few for a memory of {config.sources} sources "
-                f"beside {max(VIEW_COUNTS)} painted views: record more displaced views, or lower sources."
+                f"sets of {store.views} views leave too few for a memory of {config.sources} "
+                f"sources beside {max(VIEW_COUNTS)} painted views: record more displaced views, "
+                "or lower sources."
             )
         self.store, self.config, self.generator = store, config, generator
 
@@ -165,7 +157,7 @@ class BatchMaker:
         return self._rand(*shape) < share
 
     def _order(self, sets: int) -> Tensor:
-        """(sets, k) int64: any order, or the headings in turn from one of them on and then the rest."""
+        """(sets, k) int64: any order, or the headings in turn from one on, then the rest."""
         k, headings = self.store.views, min(self.config.headings, self.store.views)
         number = torch.arange(k, device=self.store.device)
         start = torch.floor(self._rand(sets, 1) * headings)
@@ -175,7 +167,7 @@ class BatchMaker:
         return torch.where(self._chance(self.config.in_order, sets, 1), in_turn, key).argsort(1)
 
     def _levels(self, sets: int, views: int) -> tuple[Tensor, Tensor]:
-        """Noise levels (sets, views, 2), and which views are given with depth (sets, views) bool."""
+        """Noise levels (sets, views, 2), and (sets, views) bool, the views given with depth."""
         config, device = self.config, self.store.device
         count = torch.floor(self._rand(sets) * (views - 1)) + 1
         count = torch.where(self._chance(config.given, sets), count, 0.0) * (views > 1)
@@ -221,7 +213,7 @@ class BatchMaker:
         )
 
     def _damage(self, rgb: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sources as memories in use hold them: blocks missing, depth off, colours soft or noisy."""
+        """Sources as memories hold them in use: blocks missing, depth off, colours blurred."""
         sets, m, _, h, w = rgb.shape
         share = self.config.damaged
         lost = self._rand(sets, m, 1, 1) * 0.7 * self._chance(share, sets, 1, 1, 1)

@@ -1,8 +1,8 @@
 """A painter's training run on disk, and the painter that it gives: 16-bit weights in parts.
 
-``painter.json`` says step, seed and settings; ``weights-NN`` and ``average-NN`` are safetensors of at
-most a chosen size, so that a run can move to another machine in pieces. The optimiser's moments are
-not kept: a run that resumes rebuilds them in a short warm-up.
+``painter.json`` says step, seed and settings; ``weights-NN`` and ``average-NN`` are safetensors of
+at most a chosen size, so that a run can move to another machine in pieces. The optimiser's moments
+are not kept: a run that resumes rebuilds them in a short warm-up.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Saved:
     card: dict[str, Any]
 
     def network(self, average: bool = True) -> PainterNetwork:
-        """The network with its average weights, or with those of the last step where there are any."""
+        """The network with its average weights, or with the last step's where there are any."""
         settings = self.card["settings"]
         PainterNetwork.check_settings(settings)
         network = PainterNetwork(**settings)
@@ -71,8 +71,8 @@ def save_painter(
     """Write a painter, whole or not at all. Raises StorageError.
 
     settings: arguments of the network. average: weights to paint with. weights: those of the last
-    step, to resume from, or None. told: anything else for the card. eight_bit: matrices as int8 with
-    a scale a row instead of 16-bit floats.
+    step, to resume from, or None. told: anything else for the card. eight_bit: matrices as int8
+    with a scale a row instead of 16-bit floats.
     """
     groups = {"average": average, **({"weights": weights} if weights is not None else {})}
     with replacing_folder(folder) as unfinished:

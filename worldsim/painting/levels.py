@@ -46,8 +46,9 @@ def add_noise_to(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
 def loss_of(predicted: Tensor, clean: Tensor, level: Tensor) -> Tensor:
     """Mean squared error of the velocity that a prediction of clean views implies.
 
-    v = (x_t - x) / t, so errors of x weigh 1 / t^2, from ``LEAST_LEVEL`` on. Channels at level 0 are
-    given and count nothing. predicted, clean: (b, n, 5, h, w). level: (b, n, 2). Returns a scalar.
+    v = (x_t - x) / t, so errors of x weigh 1 / t^2, from ``LEAST_LEVEL`` on. Channels at level 0
+    are given and count nothing. predicted, clean: (b, n, 5, h, w). level: (b, n, 2). Returns a
+    scalar.
     """
     t = per_channel(level)[..., None, None]
     weight = (t > 0) / t.clamp(min=LEAST_LEVEL).square()

@@ -51,7 +51,7 @@ class LookAround:
 
 
 class Surveyor(Protocol):
-    """An engine that can stand anywhere and look around; made with a height and a width in pixels."""
+    """An engine that can stand anywhere and look around, made with height and width in pixels."""
 
     names: tuple[str, ...]
     """Names of the attributes."""
@@ -119,8 +119,8 @@ class LookAroundConfig:
         check_ranges(self)
         if self.nearest > self.furthest:
             raise InvalidInputError(
-                f"LookAroundConfig.nearest = {self.nearest} is more than furthest = {self.furthest}: "
-                "give the smaller distance first."
+                f"LookAroundConfig.nearest = {self.nearest} is more than furthest = "
+                f"{self.furthest}: give the smaller distance first."
             )
 
     @property
@@ -190,8 +190,9 @@ def play_shard(surveyor: Surveyor, config: LookAroundConfig, index: int) -> tupl
             left_out, in_a_row = left_out + 1, in_a_row + 1
             if in_a_row == MAX_DROPPED:
                 raise InvalidInputError(
-                    f"{in_a_row} look-arounds in a row were left out, the last in map {name!r}: raise "
-                    f"most_disagreement ({config.most_disagreement}) or lower furthest ({config.furthest})."
+                    f"{in_a_row} look-arounds in a row were left out, the last in map {name!r}: "
+                    f"raise most_disagreement ({config.most_disagreement}) or lower furthest "
+                    f"({config.furthest})."
                 )
             continue
         in_a_row = 0

@@ -20,7 +20,7 @@ from worldsim.diffusion.network import Attention, ResidualBlock
 from worldsim.errors import InvalidInputError
 
 CHANNELS = 5
-"""rgb (3), depth channel, sky, all in [-1, 1]."""
+"""rgb (3), depth channel, sky: see :mod:`worldsim.painting.channels`."""
 MEMORY_CHANNELS = 5
 """rgb (3), depth channel and mask; all 0 in holes."""
 RAY_CHANNELS = 6
@@ -147,8 +147,8 @@ class PixelsOut(nn.Module):
 class PainterNetwork(Module):
     """Predicts the clean views of a set from noisy ones, their memory views, rays and attributes.
 
-    attributes: names of the attributes that a set may be given. dim, depth, heads, mlp_ratio: of the
-    transformer; blocks 1, 3, 5... attend across views. patch: pixels a side of a token. pixel:
+    attributes: names of what a set may be told. dim, depth, heads, mlp_ratio: of the transformer;
+    blocks 1, 3, 5... attend across views. patch: pixels a side of a token. pixel:
     channels at full resolution. Any frame size divisible by the patch runs.
     """
 
@@ -168,7 +168,7 @@ class PainterNetwork(Module):
         super().__init__()
         if dim % (4 * heads) or pixel % 8:
             raise InvalidInputError(
-                f"dim = {dim} must be a multiple of 4 * heads = {4 * heads}, and pixel = {pixel} of 8."
+                f"dim = {dim} must be a multiple of 4 * heads = {4 * heads}, pixel = {pixel} of 8"
             )
         inputs = CHANNELS + MEMORY_CHANNELS + RAY_CHANNELS
         self.embed = nn.Sequential(
@@ -188,7 +188,7 @@ class PainterNetwork(Module):
         nn.init.zeros_(self.pixels_out.last.bias)
 
     def forward(self, batch: PainterBatch) -> Tensor:
-        """Clean channels (b, n, 5, h, w) float32: rgb, depth channel and sky, in [-1, 1] once trained.
+        """Clean channels (b, n, 5, h, w) float32: rgb, depth channel and sky, scaled.
 
         Raises InvalidInputError where the frame size is not divisible by the patch.
         """
@@ -196,7 +196,7 @@ class PainterNetwork(Module):
         patch = self.config.patch
         if h % patch or w % patch:
             raise InvalidInputError(
-                f"views of {h}x{w} pixels do not divide into patches of {patch}: choose multiples of it"
+                f"views of {h}x{w} pixels do not divide into patches of {patch}: choose multiples"
             )
         embedding = self._embedding(batch)
         rays = batch.rays.flatten(0, 1)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from worldsim.config import check_ranges
 from worldsim.diffusion.denoiser import channels_to_frame
+from worldsim.painting.channels import unscale
 from worldsim.painting.levels import LEAST_LEVEL, per_channel, shift_for
 from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
 from worldsim.runtime.ranges import Count, NotNegative
@@ -63,7 +64,8 @@ def paint(
 ) -> Tensor:
     """Sample what is unknown of sets of views, jointly.
 
-    given: (b, n, 5, h, w) channels in [-1, 1], used where a view's colour or depth is known.
+    given: (b, n, 5, h, w) channels (:mod:`worldsim.painting.channels`), used where a view's colour
+    or depth is known.
     unknown: (b, n, 2) bool, whether a view's colour, and its depth with sky, are to be painted; the
     same for every set. memory: (b, n, 5, h, w). rays: (b, n, 6, h, w). attributes, known: (b, a).
     noise: (b, n, 5, h, w) standard normal. Returns clean channels (b, n, 5, h, w) float32; known
@@ -94,7 +96,7 @@ def _predict(network: PainterNetwork, batch: PainterBatch, guidance: float) -> T
 
 def frames_of(channels: Tensor, pose: Tensor) -> Frame:
     """Painted channels (m, 5, h, w) as frames with poses (m, 4, 4): sky is infinitely far."""
-    frame = channels_to_frame(channels[:, :4], pose)
+    frame = channels_to_frame(unscale(channels)[:, :4], pose)
     assert frame.inverse_depth is not None
     sky = channels[:, 4] > 0
     return Frame(frame.rgb, frame.inverse_depth.masked_fill(sky, 0), pose)

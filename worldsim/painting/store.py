@@ -22,7 +22,7 @@ POLL_S = 1.0
 
 @dataclass(frozen=True)
 class Drawn:
-    """Some sets of the store. Shapes as in :class:`worldsim.painting.views.ViewSets`, channels first.
+    """Some sets of the store, with the axes of :class:`worldsim.painting.views.ViewSets`.
 
     rgb: (b, k, 3, h, w) uint8. code: (b, k, h, w) int32. pose: (b, k, 4, 4) float32.
     attributes: (b, a) float32 in [0, 1], of the whole place.
@@ -115,8 +115,8 @@ class FolderReader:
                 return mine[0]
             time.sleep(POLL_S)
         raise InvalidInputError(
-            f"{self.folder} had no shard for part {self.part} of {self.parts} within {timeout_s:g} s: "
-            "record look-arounds into it first."
+            f"{self.folder} had no shard for part {self.part} of {self.parts} within "
+            f"{timeout_s:g} s: record look-arounds into it first."
         )
 
     def read_new(self) -> int:

@@ -27,7 +27,6 @@ from worldsim.painting.store import FolderReader
 from worldsim.runtime.files import is_file
 from worldsim.runtime.ranges import Count, Positive, Rate, Seed, Share
 
-
 STOP = "stop"
 """Name of the file that ends a leg."""
 
@@ -95,7 +94,8 @@ class PainterTrainConfig:
         check_ranges(self)
         if self.views % 24:
             raise InvalidInputError(
-                f"PainterTrainConfig.views = {self.views}: give a multiple of 24, which all of {VIEW_COUNTS} divide."
+                f"PainterTrainConfig.views = {self.views}: give a multiple of 24, which all of "
+                f"{VIEW_COUNTS} divide."
             )
 
 
@@ -135,8 +135,8 @@ class PainterTrainer:
         saved = load_painter(folder) if folder is not None else None
         if saved is not None and tuple(saved.card["settings"]["attributes"]) != names:
             raise InvalidInputError(
-                f"{folder} knows the attributes {saved.card['settings']['attributes']}, the recording "
-                f"{names}: record with the same version, or begin anew."
+                f"{folder} knows the attributes {saved.card['settings']['attributes']}, the "
+                f"recording {names}: record with the same version, or begin anew."
             )
         size = to_json(config.network)
         self.network = (

@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 FORMAT = "worldsim-view-sets/1"
 FREE_SPACE_SHARE, FREE_SPACE_METRES = 0.8, 0.5
-"""A point contradicts a camera that sees past it: nearer than this share of its depth less these."""
+"""A point contradicts a camera that sees past it: nearer than this share of depth, less these."""
 CHECK_STRIDE = 4
 """Every fourth pixel on each axis takes part in the comparison of depths."""
 
@@ -57,8 +57,8 @@ class ViewSets:
         for name, shape in wanted.items():
             if getattr(self, name).shape != shape:
                 raise InvalidInputError(
-                    f"ViewSets.{name} has shape {getattr(self, name).shape}; {shape} is needed beside "
-                    f"rgb of shape {self.rgb.shape} and {len(self.names)} attribute names."
+                    f"ViewSets.{name} has shape {getattr(self, name).shape}; {shape} is needed "
+                    f"beside rgb of shape {self.rgb.shape} and {len(self.names)} attribute names."
                 )
         if len(self.maps) != s:
             raise InvalidInputError(
@@ -70,7 +70,7 @@ class ViewSets:
 
 
 def join(parts: Sequence[ViewSets]) -> ViewSets:
-    """All sets of ``parts`` in one. Raises InvalidInputError where there is none or names differ."""
+    """All sets of ``parts`` in one. Raises InvalidInputError for none, or names that differ."""
     if not parts or any(part.names != parts[0].names for part in parts):
         raise InvalidInputError(
             f"{len(parts)} parts cannot be joined: give one or more with the same names."

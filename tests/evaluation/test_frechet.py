@@ -10,6 +10,8 @@ import torch
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.evaluation.encoder import (
     DIMENSIONS,
+    FOLDER,
+    WEIGHTS,
     FrameEncoder,
     encode,
     load_encoder,
@@ -21,6 +23,7 @@ from worldsim.evaluation.frechet import (
     kernel_distance,
     kernel_with_interval,
 )
+from worldsim.runtime.files import sha256_of
 
 
 def column(*values: float) -> torch.Tensor:
@@ -85,6 +88,18 @@ def test_bad_features_are_named(a: torch.Tensor, b: torch.Tensor, words: str):
 def test_too_few_for_an_interval():
     with pytest.raises(InvalidInputError, match="too few"):
         kernel_with_interval(torch.zeros(16, 3), torch.zeros(16, 3), groups=8)
+
+
+def test_the_shipped_encoder_is_the_frozen_one():
+    # Distances of different encoders cannot be compared: it must never change.
+    digest = "14862bba73821cdd19535501df0ed685e040d9ac54306725a9f7549004583901"
+    assert sha256_of(FOLDER / WEIGHTS) == digest
+    encoder = load_encoder()
+    rgb = torch.full((2, 3, 64, 64), 40, dtype=torch.uint8)
+    rgb[1, :, ::2] = 90
+    features = encode(encoder, rgb)
+    assert features.shape == (2, DIMENSIONS) and bool(features.isfinite().all())
+    assert float((features[0] - features[1]).norm()) > 1.0
 
 
 def test_encoder_comes_back_from_its_files(tmp_path: Path):

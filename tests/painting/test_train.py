@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -16,36 +16,29 @@ from worldsim.painting.network import PainterNetwork
 from worldsim.painting.train import PainterTrainConfig
 from worldsim.painting.views import ViewSets, save_view_sets
 
-ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).resolve().parents[2] / "experiments/painter/train.py"
 
 
-def run_leg(data: Path, out: Path, steps: int) -> None:
+def run_leg(data: Path, out: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the script itself, in this process: importing everything anew takes longest."""
     size = "--network.dim 32 --network.depth 2 --network.heads 2 --network.pixel 8"
-    small = f"--views 24 --log-every 1 {size}"
-    command = [
-        sys.executable,
-        str(ROOT / "experiments/painter/train.py"),
-        "--data",
-        str(data),
-        "--out",
-        str(out),
-    ]
-    subprocess.run(
-        [*command, *small.split(), "--steps", str(steps)],
-        check=True,
-        capture_output=True,
-        timeout=300,
-    )
+    small = f"--data {data} --out {out} --views 24 --log-every 1 --steps {steps} {size}"
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *small.split()])
+    # A setting of the whole process, which other tests share.
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    runpy.run_path(str(SCRIPT), run_name="__main__")
 
 
-def test_a_leg_trains_and_the_next_resumes(tmp_path: Path, sets: ViewSets):
+def test_a_leg_trains_and_the_next_resumes(
+    tmp_path: Path, sets: ViewSets, monkeypatch: pytest.MonkeyPatch
+):
     data, out = tmp_path / "data", tmp_path / "out"
     data.mkdir()
     save_view_sets(sets, data / "views-00000.safetensors")
-    run_leg(data, out, 3)
+    run_leg(data, out, 3, monkeypatch)
     first = load_painter(out / "state")
     assert first.card["step"] == 3 and set(first.weights) == set(first.average)
-    run_leg(data, out, 5)
+    run_leg(data, out, 5, monkeypatch)
     second = load_painter(out / "state")
     assert second.card["step"] == 5
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]

@@ -182,10 +182,9 @@ class PainterNetwork(Module):
         )
         self.norm_table = nn.Parameter(torch.zeros(2, dim))
         self.pixels_out = PixelsOut(CHANNELS, pixel, patch, dim)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
-        nn.init.zeros_(self.pixels_out.last.weight)
-        nn.init.zeros_(self.pixels_out.last.bias)
+        for layer in (self.modulation, self.pixels_out.last):
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, batch: PainterBatch) -> Tensor:
         """Clean channels (b, n, 5, h, w) float32: rgb, depth channel and sky, scaled.

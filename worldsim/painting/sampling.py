@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ def sigmas_for(steps: int, noisy_views: int) -> Tensor:
     """Noise levels from 1 to 0, (steps + 1,) float32, shifted as in training."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=float(shift_for(noisy_views)))
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=float(shift_for(noisy_views)))
     scheduler.set_timesteps(sigmas=[1.0 - i / steps for i in range(steps)])
     return scheduler.sigmas.float()
 

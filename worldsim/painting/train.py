@@ -77,7 +77,7 @@ class PainterTrainConfig:
     """Largest norm of the gradient."""
     capacity: Count = 150_000
     """Sets that a process keeps on its device: 0.29 MB each at 64x64 and 14 views."""
-    save_every_s: Positive = 240.0
+    save_every_s: Positive = 120.0
     """Seconds between checkpoints. A file ``stop`` in ``out`` ends the leg early, with one."""
     log_every: Count = 50
     """Steps between log lines."""

@@ -38,7 +38,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_wheel_holds_all_modules_worlds_and_agents(wheel: Path):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {f"{inside}/{path.relative_to(ROOT / at)}" for at, inside in FOLDERS.items() for path in (ROOT / at).rglob("*.py")}
-    shipped = [path for at in ("worlds", "agents_shipped") for path in (ROOT / "worldsim" / at).rglob("*") if path.is_file()]
+    folders = ("worlds", "agents_shipped", "evaluation/frechet_encoder")
+    shipped = [path for at in folders for path in (ROOT / "worldsim" / at).rglob("*") if path.is_file()]
     assert {path.suffix for path in shipped} <= DATA, "package-data in pyproject.toml does not name such files"
     expected = modules | {str(path.relative_to(ROOT)) for path in shipped} | {"worldsim/py.typed"}
     assert expected - names == set()

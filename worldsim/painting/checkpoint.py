@@ -1,0 +1,144 @@
+"""A painter's training run on disk, and the painter that it gives: 16-bit weights in parts.
+
+``painter.json`` says step, seed and settings; ``weights-NN`` and ``average-NN`` are safetensors of
+at most a chosen size, so that a run can move to another machine in pieces. The optimiser's moments
+are not kept: a run that resumes rebuilds them in a short warm-up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.config import check_format, check_seal, read_json, write_sealed
+from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
+from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.painting.network import PainterNetwork
+from worldsim.runtime.files import (
+    check_files,
+    inside,
+    is_file,
+    load_tensors,
+    replacing_folder,
+    require_finite,
+    save_tensors,
+    sha256_of,
+)
+
+FORMAT, VERSION = "worldsim-painter", 1
+CARD = "painter.json"
+PART_BYTES = 16_500_000
+"""Largest part by default."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds: tensors by name, float32, and what the card says."""
+
+    weights: dict[str, Tensor]
+    average: dict[str, Tensor]
+    card: dict[str, Any]
+
+    def network(self, average: bool = True) -> PainterNetwork:
+        """The network with its average weights, or with the last step's where there are any."""
+        settings = self.card["settings"]
+        PainterNetwork.check_settings(settings)
+        network = PainterNetwork(**settings)
+        weights = self.average if average or not self.weights else self.weights
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise DamagedFileError(
+                f"the painter's weights do not fit its settings ({error})."
+            ) from error
+        return network
+
+
+def save_painter(
+    folder: Path,
+    settings: Mapping[str, Any],
+    average: Mapping[str, Tensor],
+    weights: Mapping[str, Tensor] | None = None,
+    told: Mapping[str, Any] | None = None,
+    eight_bit: bool = False,
+    part_bytes: int = PART_BYTES,
+) -> None:
+    """Write a painter, whole or not at all. Raises StorageError.
+
+    settings: arguments of the network. average: weights to paint with. weights: those of the last
+    step, to resume from, or None. told: anything else for the card. eight_bit: matrices as int8
+    with a scale a row instead of 16-bit floats.
+    """
+    groups = {"average": average, **({"weights": weights} if weights is not None else {})}
+    with replacing_folder(folder) as unfinished:
+        for old in unfinished.glob("*-*.safetensors"):
+            old.unlink()
+        sums: dict[str, str] = {}
+        for group, tensors in groups.items():
+            for i, part in enumerate(_parts(_packed(tensors, eight_bit), part_bytes)):
+                name = f"{group}-{i:02d}.safetensors"
+                save_tensors(part, unfinished / name)
+                sums[name] = sha256_of(unfinished / name)
+        card = {
+            "format": FORMAT,
+            "version": VERSION,
+            "settings": dict(settings),
+            **dict(told or {}),
+        }
+        write_sealed(unfinished / CARD, {**card, "sha256": sums})
+
+
+def load_painter(folder: Path) -> Saved:
+    """Read what :func:`save_painter` wrote. Raises NotFoundError or DamagedFileError."""
+    path = folder / CARD
+    card = read_json(path)
+    check_format(path, card, FORMAT, VERSION)
+    check_seal(path, card)
+    check_files(path, card.get("sha256"))
+    groups: dict[str, dict[str, Tensor]] = {"average": {}, "weights": {}}
+    for name in sorted(card["sha256"]):
+        group = name.split("-")[0]
+        if group not in groups:
+            raise DamagedFileError(
+                f"{path} names {name}, which is no part of a painter: copy the folder again."
+            )
+        groups[group] |= load_tensors(inside(folder, name, path))
+    unpacked = {group: dequantise_weights(tensors) for group, tensors in groups.items()}
+    for tensors in unpacked.values():
+        require_finite(tensors, path)
+    return Saved(unpacked["weights"], unpacked["average"], card)
+
+
+def has_painter(folder: Path) -> bool:
+    """Whether there is a checkpoint in ``folder``."""
+    return is_file(folder / CARD)
+
+
+def _packed(tensors: Mapping[str, Tensor], eight_bit: bool) -> dict[str, Tensor]:
+    whole = {name: value.detach().float().cpu() for name, value in tensors.items()}
+    if eight_bit:
+        return quantise_weights(whole)
+    return {name: value.to(torch.float16).contiguous() for name, value in whole.items()}
+
+
+def _parts(tensors: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]:
+    """Tensors in order, in parts of at most ``most`` bytes."""
+    parts: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, value in tensors.items():
+        bytes_ = value.numel() * value.element_size()
+        if bytes_ > most:
+            raise InvalidInputError(
+                f"part_bytes = {most} is less than {name} takes ({bytes_}): raise it."
+            )
+        if size + bytes_ > most:
+            parts.append({})
+            size = 0
+        parts[-1][name] = value
+        size += bytes_
+    return parts

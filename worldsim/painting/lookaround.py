@@ -1,0 +1,228 @@
+"""Look-arounds: recording sets of views of one place with a real engine, in many processes.
+
+A set is ``headings`` views at a place, evenly turned, and ``displaced`` views from cameras a few
+steps away. A shard depends on the settings and its number alone, never on which process recorded it
+or when, so an interrupted recording resumes and engines that crash cost nothing but time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from worldsim.camera import quantise_depth
+from worldsim.config import check_ranges
+from worldsim.errors import InvalidInputError
+from worldsim.painting.views import ViewSets, disagreement, load_view_sets, save_view_sets
+from worldsim.runtime.files import is_file, make_writable_folder, remove_unfinished
+from worldsim.runtime.ranges import Count, NotNegative, Number, Positive, Seed, Share, Workers
+from worldsim.runtime.registry import Registry
+from worldsim.workers import ENGINE_TIMEOUT_S, Engine, WorkerPool, report, time_limit
+
+SURVEYORS = Registry(
+    "surveyor",
+    ("begin", "look_around", "close"),
+    {"freedoom": "worldsim.envs.doom_survey:DoomSurveyor"},
+)
+"""Engines that can look around at a place, by name."""
+MAX_DROPPED = 200
+"""Sets in a row that may be left out before the recording ends with an error."""
+
+
+@dataclass(frozen=True)
+class LookAround:
+    """The views of one place, NumPy arrays with a leading axis of ``k`` views.
+
+    rgb: (k, h, w, 3) uint8. depth: (k, h, w) float32 metres, ``inf`` for sky. pose: (k, 4, 4)
+    float32 camera-to-world. attributes: (k, a) float32 in [0, 1].
+    """
+
+    rgb: np.ndarray[Any, Any]
+    depth: np.ndarray[Any, Any]
+    pose: np.ndarray[Any, Any]
+    attributes: np.ndarray[Any, Any]
+
+
+class Surveyor(Protocol):
+    """An engine that can stand anywhere and look around, made with height and width in pixels."""
+
+    names: tuple[str, ...]
+    """Names of the attributes."""
+    intrinsics: np.ndarray[Any, Any]
+    """(4,) float32, fx fy cx cy in pixels."""
+
+    def begin(self, split: str, rng: np.random.Generator) -> str:
+        """Load a map of a split, drawn with ``rng``; returns its name."""
+        ...
+
+    def look_around(
+        self, headings: int, displaced: int, reach: tuple[float, float], rng: np.random.Generator
+    ) -> LookAround | None:
+        """Look around at a place of the map drawn with ``rng``; None where it is unfit.
+
+        reach: least and largest distance of the displaced cameras in metres.
+        """
+        ...
+
+    def close(self) -> object:
+        """Stop the engine."""
+        ...
+
+
+@dataclass(frozen=True)
+class LookAroundConfig:
+    """Settings of :func:`record_look_arounds`."""
+
+    out: Path
+    """Folder of the shards ``views-00000.safetensors`` and so on."""
+    sets: Count = 4096
+    """Sets in all; whole shards are recorded, so it becomes a few more."""
+    split: str = "train"
+    """Split of maps; nothing is ever trained on ``test``."""
+    surveyor: str = "freedoom"
+    """A registered name, or ``module:Class``."""
+    height: Count = 64
+    """Rows of a view in pixels."""
+    width: Count = 64
+    """Columns of a view in pixels."""
+    headings: Count = 8
+    """Views at the place itself: with 74 degrees across, neighbours of 8 share 29."""
+    displaced: Number = 6
+    """Views from cameras a few steps away."""
+    nearest: NotNegative = 2.0
+    """Least distance of those cameras, in metres: a step of Freedoom's walker is about one."""
+    furthest: Positive = 6.0
+    """Largest distance of those cameras, in metres."""
+    sets_per_shard: Count = 64
+    """A shard of 64 sets of 14 views at 64x64 takes 18 MB."""
+    sets_per_map: Count = 32
+    """Sets before the next map is loaded."""
+    most_disagreement: Share = 0.03
+    """Largest share of points that other views see past; sets above it are left out."""
+    seed: Seed = 0
+    """What all randomness comes from."""
+    first_shard: Number = 0
+    """Number of the first shard: several machines record one set without overlap."""
+    workers: Workers = 2
+    """Processes, one engine each; 0 records in this one."""
+    engine_timeout_s: Positive = ENGINE_TIMEOUT_S
+    """Seconds after which a map or a look-around counts as hung."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.nearest > self.furthest:
+            raise InvalidInputError(
+                f"LookAroundConfig.nearest = {self.nearest} is more than furthest = "
+                f"{self.furthest}: give the smaller distance first."
+            )
+
+    @property
+    def shards(self) -> Sequence[int]:
+        """Numbers of the shards."""
+        return range(self.first_shard, self.first_shard - (-self.sets // self.sets_per_shard))
+
+
+def shard_path(out: Path, index: int) -> Path:
+    """Where shard ``index`` lies."""
+    return out / f"views-{index:05d}.safetensors"
+
+
+def shard_files(out: Path) -> list[Path]:
+    """The finished shards of a folder, in order; [] if there are none yet."""
+    return sorted(out.glob("views-*.safetensors"))
+
+
+def record_look_arounds(config: LookAroundConfig) -> dict[str, int]:
+    """Record the shards that are missing, and say how many sets were kept and left out.
+
+    Raises StorageError where the disk is full, EngineError where the engine breaks down at once.
+    """
+    out = make_writable_folder(config.out)
+    tasks = [(config, index) for index in config.shards if not is_file(shard_path(out, index))]
+    count = {"kept": 0, "left_out": 0}
+    workers = min(config.workers, len(tasks))
+    make = partial(_make, config)
+    with (
+        tqdm(total=len(tasks) * config.sets_per_shard, unit=" sets", disable=None) as bar,
+        WorkerPool(workers, make, config.engine_timeout_s) as pool,
+    ):
+        for _, left_out in pool.run(_record_shard, tasks):
+            count["kept"] += config.sets_per_shard
+            count["left_out"] += left_out
+            bar.update(config.sets_per_shard)
+    remove_unfinished(out)
+    return count
+
+
+def _make(config: LookAroundConfig) -> Surveyor:
+    surveyor: Surveyor = SURVEYORS.of_user(config.surveyor)(config.height, config.width)
+    return surveyor
+
+
+def _record_shard(engine: Engine[Surveyor], config: LookAroundConfig, index: int) -> int:
+    sets, left_out = engine.play(lambda surveyor: play_shard(surveyor, config, index))
+    save_view_sets(sets, shard_path(config.out, index))
+    return left_out
+
+
+def play_shard(surveyor: Surveyor, config: LookAroundConfig, index: int) -> tuple[ViewSets, int]:
+    """The sets of shard ``index`` and how many were left out."""
+    rng = np.random.default_rng([config.seed, index])
+    kept: list[LookAround] = []
+    maps: list[str] = []
+    left_out = in_a_row = here = 0
+    name = ""
+    while len(kept) < config.sets_per_shard:
+        with time_limit():
+            if here % config.sets_per_map == 0:
+                name = surveyor.begin(config.split, rng)
+            reach = config.nearest, config.furthest
+            seen = surveyor.look_around(config.headings, config.displaced, reach, rng)
+        here += 1
+        if seen is None or _disagrees(seen, surveyor, config.most_disagreement):
+            left_out, in_a_row = left_out + 1, in_a_row + 1
+            if in_a_row == MAX_DROPPED:
+                raise InvalidInputError(
+                    f"{in_a_row} look-arounds in a row were left out, the last in map {name!r}: "
+                    f"raise most_disagreement ({config.most_disagreement}) or lower furthest "
+                    f"({config.furthest})."
+                )
+            continue
+        in_a_row = 0
+        kept.append(seen)
+        maps.append(name)
+        report(len(kept))
+    return _stack(kept, surveyor, tuple(maps)), left_out
+
+
+def _codes(depth: np.ndarray[Any, Any]) -> torch.Tensor:
+    return quantise_depth(torch.from_numpy(depth))
+
+
+def _disagrees(seen: LookAround, surveyor: Surveyor, most: float) -> bool:
+    pose, lens = torch.from_numpy(seen.pose), torch.from_numpy(surveyor.intrinsics)
+    return float(disagreement(_codes(seen.depth)[None], pose[None], lens)[0]) > most
+
+
+def _stack(kept: Sequence[LookAround], surveyor: Surveyor, maps: tuple[str, ...]) -> ViewSets:
+    return ViewSets(
+        rgb=np.stack([one.rgb for one in kept]),
+        inverse_depth=np.stack([_codes(one.depth).numpy().astype(np.uint16) for one in kept]),
+        pose=np.stack([one.pose for one in kept]),
+        intrinsics=surveyor.intrinsics,
+        attributes=np.stack([one.attributes for one in kept]),
+        names=surveyor.names,
+        maps=maps,
+    )
+
+
+def load_folder(out: Path, most: int | None = None) -> list[ViewSets]:
+    """The shards of a folder, at most ``most``. Raises NotFoundError or DamagedFileError."""
+    return [load_view_sets(path) for path in shard_files(out)[:most]]

@@ -1,0 +1,103 @@
+"""Painting: from noise to whole RGB-D views, in the steps of a diffusers scheduler."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.config import check_ranges
+from worldsim.diffusion.denoiser import channels_to_frame
+from worldsim.painting.channels import unscale
+from worldsim.painting.levels import LEAST_LEVEL, per_channel, shift_for
+from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
+from worldsim.runtime.ranges import Count, NotNegative
+from worldsim.state import Frame
+
+
+@dataclass(frozen=True)
+class PaintConfig:
+    """How a painter samples."""
+
+    num_inference_steps: Count = 25
+    """Network calls, twice as many with guidance."""
+    guidance_scale: NotNegative = 1.0
+    """Classifier-free guidance on attributes and memory; 1 is none."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def sigmas_for(steps: int, noisy_views: int) -> Tensor:
+    """Noise levels from 1 to 0, (steps + 1,) float32, shifted as in training."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=float(shift_for(noisy_views)))
+    scheduler.set_timesteps(sigmas=[1.0 - i / steps for i in range(steps)])
+    return scheduler.sigmas.float()
+
+
+def unconditional(batch: PainterBatch) -> PainterBatch:
+    """The same views with neither memory nor attributes."""
+    return PainterBatch(
+        noisy=batch.noisy,
+        level=batch.level,
+        memory=torch.zeros_like(batch.memory),
+        rays=batch.rays,
+        attributes=batch.attributes,
+        known=torch.zeros_like(batch.known),
+    )
+
+
+@torch.no_grad()
+def paint(
+    network: PainterNetwork,
+    given: Tensor,
+    unknown: Tensor,
+    memory: Tensor,
+    rays: Tensor,
+    attributes: Tensor,
+    known: Tensor,
+    noise: Tensor,
+    config: PaintConfig,
+) -> Tensor:
+    """Sample what is unknown of sets of views, jointly.
+
+    given: (b, n, 5, h, w) channels (:mod:`worldsim.painting.channels`), used where a view's colour
+    or depth is known.
+    unknown: (b, n, 2) bool, whether a view's colour, and its depth with sky, are to be painted; the
+    same for every set. memory: (b, n, 5, h, w). rays: (b, n, 6, h, w). attributes, known: (b, a).
+    noise: (b, n, 5, h, w) standard normal. Returns clean channels (b, n, 5, h, w) float32; known
+    channels are returned as given. Euler's method on the velocity that predicted clean views imply.
+    """
+    assert given.shape[2] == CHANNELS
+    channels = per_channel(unknown)[..., None, None]
+    count = int(unknown[0].any(-1).sum())
+    sigmas = sigmas_for(config.num_inference_steps, count).to(given.device)
+    x = torch.where(channels, noise, given)
+    for here, there in zip(sigmas[:-1], sigmas[1:], strict=True):
+        batch = PainterBatch(x, unknown * here, memory, rays, attributes, known)
+        clean = _predict(network, batch, config.guidance_scale)
+        velocity = (x - clean) / here.clamp(min=LEAST_LEVEL)
+        moved = clean if float(there) == 0.0 else x + (there - here) * velocity
+        x = torch.where(channels, moved, given)
+    return x
+
+
+def _predict(network: PainterNetwork, batch: PainterBatch, guidance: float) -> Tensor:
+    with torch.autocast(batch.noisy.device.type, torch.bfloat16, enabled=batch.noisy.is_cuda):
+        clean: Tensor = network(batch)
+        if guidance == 1.0:
+            return clean
+        free: Tensor = network(unconditional(batch))
+    return free + guidance * (clean - free)
+
+
+def frames_of(channels: Tensor, pose: Tensor) -> Frame:
+    """Painted channels (m, 5, h, w) as frames with poses (m, 4, 4): sky is infinitely far."""
+    frame = channels_to_frame(unscale(channels)[:, :4], pose)
+    assert frame.inverse_depth is not None
+    sky = channels[:, 4] > 0
+    return Frame(frame.rgb, frame.inverse_depth.masked_fill(sky, 0), pose)

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from worldsim.camera import quantise_depth
 from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
 from worldsim.painting.views import ViewSets, disagreement, load_view_sets, save_view_sets
 from worldsim.runtime.files import is_file, make_writable_folder, remove_unfinished
+from worldsim.runtime.progress import Progress
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive, Seed, Share, Workers
 from worldsim.runtime.registry import Registry
 from worldsim.workers import ENGINE_TIMEOUT_S, Engine, WorkerPool, report, time_limit
@@ -150,7 +150,7 @@ def record_look_arounds(config: LookAroundConfig) -> dict[str, int]:
     workers = min(config.workers, len(tasks))
     make = partial(_make, config)
     with (
-        tqdm(total=len(tasks) * config.sets_per_shard, unit=" sets", disable=None) as bar,
+        Progress(len(tasks) * config.sets_per_shard, "recording", "set") as bar,
         WorkerPool(workers, make, config.engine_timeout_s) as pool,
     ):
         for _, left_out in pool.run(_record_shard, tasks):

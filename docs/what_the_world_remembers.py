@@ -42,7 +42,7 @@ class Config:
     world: str = "freedoom-tiny"
     """A shipped world's name, or a folder."""
     scene: str = "MAP28-5"
-    """The start scene, one of ``docs/scenes``."""
+    """The start scene, one of the world's."""
     out: Path = Path("docs/images/memory")
     """Folder for the pictures."""
     folder: Path = Path("out/tutorial")
@@ -79,7 +79,7 @@ def come_back(config: Config, world: World) -> Any:
     """Step 1: walk away and come back."""
     scene, seed = config.scene, config.seed
 
-    env = gym.make("worldsim/FreedoomDream-v0", world=world, scenes="docs/scenes")
+    env = gym.make("worldsim/FreedoomDream-v0", world=world)
     dream = env.unwrapped
     env.reset(seed=seed, options={"scene": scene})
     way = [LEFT] * 9 + [FORWARD] * 3

@@ -13,7 +13,7 @@ from worldsim.scene_files import load_scene, scene_names
 from worldsim.state import flatten
 from worldsim.world import World, find_world
 
-STEPS, WALKS = 60, ("MAP29-3", "MAP31-2")
+STEPS, WALKS = 60, ("MAP29-5", "MAP31-5")
 
 
 def colours(rgb: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,7 +91,8 @@ class ScenesConfig:
     look_steps: int = 28
     """Steps of the turn; in Freedoom, action 3 or 4 turns by 14 degrees a step."""
     look_every: int = 3
-    """Of the turn, every so many-th frame is kept."""
+    """Of the turn, every so many-th frame is kept. ``frames`` should then exceed the steps that the world looks back on (8 motions,
+    and its attention window), since motions between kept frames of the turn are not those of single actions."""
     policy: str = "persistent"
     """``persistent``, ``random``, or ``module:Class`` of a policy that is constructed with the action space."""
     seed: int = 0

@@ -35,8 +35,8 @@ def test_compare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     out, figures = tmp_path / "films" / "c.mp4", tmp_path / "c.json"
     line = ["compare", "freedoom-tiny", "--actions", str(actions), "--history", "6", "--seed", "2"]
     assert main([*line, "--reset-options", "map", "MAP30", "--out", str(out), "--json", str(figures)]) == 0
-    told = capsys.readouterr().out
-    assert "5 steps after 6 true frames (MAP30, seed 2)" in told and str(out) in told
+    told = capsys.readouterr()
+    assert "5 steps after 6 true frames (MAP30, seed 2)" in told.out and f"result: {out}" in told.err
     found = json.loads(figures.read_text())
     assert found["actions"] == [3, 3, 4, 4, 0] and len(found["psnr_by_step"]) == 5
     # Turning to and fro on the spot, just after true frames: better than the still picture.

@@ -24,7 +24,7 @@ from worldsim.policies import make_policy
 from worldsim.runtime.arguments import shown
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.limits import require_memory_for
-from worldsim.runtime.progress import follow
+from worldsim.runtime.progress import follow, say
 from worldsim.runtime.ranges import Count, Scale, Seed
 from worldsim.state import SceneStart, Transition
 from worldsim.twin import HISTORY, frames_of, make_twin
@@ -107,6 +107,7 @@ def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]
     height, width = lesson.rgb.shape[-2:]
     count = len(lesson.acts)
     require_memory_for(count * 3 * (height * config.scale + 52) * 5 * (width * config.scale + 12), f"a video of {count} frames")
+    say(f"the dream takes in {len(lesson.start.rgb)} true frames, then dreams {count} steps")
     dreamed = dream_along(world, lesson, config.seed)
     figures = measure(config, lesson, dreamed)
     write_video(video_frames(config, lesson, dreamed, figures["psnr_by_step"]), world.config.fps, config.out)
@@ -128,7 +129,7 @@ def read_actions(path: Path, space: gym.Space[Any]) -> list[Any]:
     for i, act in enumerate(listed):
         try:
             made = np.asarray(act, space.dtype) if isinstance(act, list) else act
-            known = space.contains(made)
+            known = isinstance(act, list) == bool(space.shape) and space.contains(made)
         except (TypeError, ValueError, OverflowError):
             known = False
         if not known:
@@ -144,7 +145,7 @@ def play_twin(config: CompareConfig, world: World, acts: Sequence[Any] | None) -
     try:
         obs = _after_history(config, twin, policy)
         start, taken, rgb, rewards, terminated = frames_of(twin), [], [], [], False
-        for t in range(config.steps if acts is None else len(acts)):
+        for t in follow(range(config.steps if acts is None else len(acts)), "playing the real twin"):
             act = policy.act(obs) if acts is None else acts[t]
             obs, reward, terminated, truncated, _ = twin.step(act)
             taken.append(act)
@@ -240,5 +241,4 @@ def explain(config: CompareConfig, figures: dict[str, Any]) -> str:
     for who, step in (("dream", figures["terminated_dream"]), ("real twin", figures["terminated_real"])):
         if step is not None:
             lines.append(f"The {who} terminated at step {step}.")
-    lines.append(f"Written to {config.out}" + (f" and {config.json}." if config.json is not None else "."))
     return "\n".join(lines)

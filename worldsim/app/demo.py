@@ -364,5 +364,5 @@ def explain(config: DemoConfig, metrics: dict[str, Any]) -> str:
         lines.append(f"Where it believes to stand at the end is {off} off.")
     lines.append(f"{metrics['steps_per_second']:.1f} steps/s, everything included.")
     files = ["rollout.mp4", "rollout.png", *(["memory.ply"] if "memory_points" in metrics else []), "metrics.json"]
-    lines.append(f"Written to {config.out}: {', '.join(files)}.")
+    lines.append(f"Files: {', '.join(files)}.")
     return "\n".join(lines)

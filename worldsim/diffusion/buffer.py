@@ -25,6 +25,7 @@ from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.heads import HISTORY, MIRRORED_MOTION, Motions, to_world_axes
 from worldsim.memory.splat import MAP_CELLS, frame_surroundings
 from worldsim.protocols import SceneMemory
+from worldsim.runtime.progress import Progress
 from worldsim.state import Frame, where_rows
 
 
@@ -150,10 +151,11 @@ class FrameBuffer:
         self._fresh[at] = [(int(at + s), int(n)) for s, n in zip(shard["episode_start"][:-1], lengths, strict=True)]
 
     @torch.no_grad()
-    def remember(self, seed: int, own: OwnFrames | None = None) -> None:
+    def remember(self, seed: int, own: OwnFrames | None = None, shown: bool = False) -> None:
         """Send the episodes that are new through the scene memory, if there is one, and store each frame's view and map.
 
         seed: of the perturbation. own: who dreams parts of the walks, in the share of batches that the perturbation names.
+        shown: show progress, in the number of frames.
         """
         episodes = [e for fresh in self._fresh.values() for e in fresh]
         self._fresh.clear()
@@ -161,9 +163,10 @@ class FrameBuffer:
             return
         # Kept no longer than this: what CUDA graphs hold is memory that training can use.
         lockstep = Lockstep(self.memory, own, self.device, self.graphs)
-        for i in range(0, len(episodes), self.episodes_at_once):
-            generator = torch.Generator(self.device).manual_seed(seed * 7919 + i)
-            self._remember_batch(episodes[i : i + self.episodes_at_once], generator, own, lockstep)
+        with Progress(sum(n for _, n in episodes), "memory views of the recording", "frame", shown=shown) as progress:
+            for i in range(0, len(episodes), self.episodes_at_once):
+                generator = torch.Generator(self.device).manual_seed(seed * 7919 + i)
+                self._remember_batch(episodes[i : i + self.episodes_at_once], generator, own, lockstep, progress)
 
     def sample(self, batch: int, generator: torch.Generator, memory_drop: float = 0.0) -> Windows:
         """Windows drawn uniformly. memory_drop: share of windows that see no memory at all."""
@@ -311,7 +314,12 @@ class FrameBuffer:
         return min(self.capacity, max(frames, held * 5 // 4))
 
     def _remember_batch(
-        self, episodes: list[tuple[int, int]], generator: torch.Generator, own: OwnFrames | None, lockstep: Lockstep
+        self,
+        episodes: list[tuple[int, int]],
+        generator: torch.Generator,
+        own: OwnFrames | None,
+        lockstep: Lockstep,
+        progress: Progress,
     ) -> None:
         # Padded to a fixed size so that compiled code is made once.
         real = len(episodes)
@@ -336,6 +344,7 @@ class FrameBuffer:
             walks, found = lockstep.step(walks, given)
             for name, value in found.items():
                 self._put(name, index[:real], value[:real], t < length[:real])
+            progress.update(sum(t < n for _, n in episodes))
 
     def _frame(self, index: Tensor) -> Frame:
         depth, pose = self._data.get("inverse_depth"), self._data.get("pose")

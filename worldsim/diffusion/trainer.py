@@ -205,7 +205,9 @@ class Trainer:
                 self.tally.add(arrays)
                 self.frames += shard.frames
                 self.taken.add(file)
-        self.buffer.remember(self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank, self._dreamer())
+        seed = self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank
+        # Later ones come in the middle of the training, whose own progress is shown.
+        self.buffer.remember(seed, self._dreamer(), shown=self.step == 0 and self.accelerator.is_main_process)
 
     def _dreamer(self) -> OwnFrames | None:
         """Who dreams what the memory sees: the averaged network, once it has learned something."""

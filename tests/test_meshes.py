@@ -158,7 +158,7 @@ def test_bad_input(room_walk: tuple[TinyRoom, Journey]):
 
 def test_without_open3d_it_is_named(room_walk: tuple[TinyRoom, Journey], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "open3d", None)
-    with pytest.raises(MissingDependencyError, match=r"worldsim\[open3d\]"):
+    with pytest.raises(MissingDependencyError, match=r"pip install '\.\[open3d\]'"):
         fuse(room_walk[1])
 
 

@@ -111,8 +111,11 @@ class World:
         return self.stepper.device
 
     def to(self, device: torch.device | str) -> World:
-        """Move the weights; returns the world itself. InvalidInputError for a device that is not there."""
-        device = device_named(device)
+        """Move the weights; returns the world itself. InvalidInputError for a device that is not there.
+
+        On ``meta``, PyTorch's device without data, shapes can be looked at.
+        """
+        device = torch.device("meta") if str(device) == "meta" else device_named(device)
         for module in self.modules().values():
             module.to(device)
         self._run_by(self.engine)

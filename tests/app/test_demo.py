@@ -72,7 +72,7 @@ def test_reversed_actions_undo() -> None:
 
 def test_without_the_real_twin_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def missing(*_: Any) -> Any:
-        raise MissingDependencyError("vizdoom is not installed")
+        raise MissingDependencyError("it needs vizdoom: pip install '.[doom]'")
 
     monkeypatch.setattr(module, "make_env", missing)
     with pytest.raises(MissingDependencyError, match=r"pip install '\.\[doom\]'"):

@@ -17,6 +17,7 @@ from torch import Tensor
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.journey import Journey
+from worldsim.memory.arguments import as_numbers, as_pose, as_shape, as_size
 from worldsim.memory.editing import in_box, surface_points
 from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
 from worldsim.memory.none import NoMemory
@@ -31,13 +32,10 @@ from worldsim.state import WorldState, map_tensors
 
 LEAST_POINTS = 8
 """Points near a place that are taken for its ground: fewer may be strays."""
-LARGEST_SIDE = 8192
 RENDER_BYTES = 250
 """A pixel of a picture, while it is drawn."""
 LEAST_FOCAL, MOST_FOCAL = 1e-2, 1e6
 """Pixels. The principal point lies within as many as the latter."""
-FARTHEST_PLACE = 1e6
-"""Metres from the origin."""
 
 Array = NDArray[Any]
 Box = tuple[Sequence[float], Sequence[float]]
@@ -122,13 +120,13 @@ class MemoryHandle:
         pose: (4, 4) camera-to-world. size: (height, width). intrinsics: (4,) pixels of a picture of that size; by default the
         frames' own field of view from top to bottom, with square pixels: a wider picture sees more at the sides.
         """
-        height, width = self.size if size is None else _checked_size(size)
+        height, width = self.size if size is None else as_size(size)
         if intrinsics is None:
             scale = height / self.size[0]
             fx, fy, cx, cy = (self.intrinsics.float() * scale).tolist()
             intrinsics = [fx, fy, cx + 0.5 * (width - scale * self.size[1]), cy]
-        matrix = _pose(self.pose if pose is None else pose)
-        pixels = _tensor("intrinsics", intrinsics, (4,))
+        matrix = as_pose(self.pose if pose is None else pose)
+        pixels = as_numbers("intrinsics", intrinsics, (4,))
         if not bool((pixels[:2] > 0).all()):
             raise InvalidInputError(f"intrinsics fx and fy must be positive pixels, got {pixels.tolist()}")
         if float(pixels[:2].min()) < LEAST_FOCAL or float(pixels.abs().max()) > MOST_FOCAL:
@@ -146,7 +144,7 @@ class MemoryHandle:
         camera = pose if isinstance(pose, Camera) else self.camera(pose, size, intrinsics)
         if isinstance(pose, Camera) and (size is not None or intrinsics is not None or len(camera.pose) != 1):
             raise InvalidInputError("a Camera must be a batch of one and brings its own size and intrinsics: leave those out")
-        height, width = _checked_size((camera.height, camera.width))
+        height, width = as_size((camera.height, camera.width))
         require_memory_for(RENDER_BYTES * height * width + 2**27, f"a picture of {height}x{width} pixels")
         if isinstance(self.data, Points):
             view = draw(self.data, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
@@ -231,7 +229,7 @@ class MemoryHandle:
         shape = np.shape(place)
         if shape not in ((2,), (3,), (4, 4)):
             raise InvalidInputError(f"place has the shape {shape}: give x, y in metres, or a pose (4, 4)")
-        x, y = (_pose(place)[:2, 3] if shape == (4, 4) else _tensor("place", place, shape)[:2]).tolist()
+        x, y = (as_pose(place)[:2, 3] if shape == (4, 4) else as_numbers("place", place, shape)[:2]).tolist()
         radius = number("radius", radius, 1e-3, 1e3, "metres")
         points = self._points()
         position = points.position[0][:, points.kind[0] == POINT].cpu()
@@ -279,11 +277,11 @@ class MemoryHandle:
         memory, points = self._editable()
         number("distance", distance, 1e-3, 1e3, "metres")
         if isinstance(shape, tuple):
-            position, colour = _pasted(shape)
+            position, colour = as_shape(shape)
         else:
             position, colour = surface_points(shape, number("spacing", spacing, 1e-4, 1e3, "metres"))
         step = torch.tensor([self.step], device=points.kind.device)
-        data = memory.paste(points, position, colour, _pose(pose), step, distance)
+        data = memory.paste(points, position, colour, as_pose(pose), step, distance)
         return dataclasses.replace(self, data=data)
 
     def to_ply(self, path: str | os.PathLike[str]) -> None:
@@ -305,8 +303,8 @@ class MemoryHandle:
     def _inside(self, points: Points, box: Box, pose: Any) -> Tensor:
         if not isinstance(box, (tuple, list, np.ndarray)) or len(box) != 2:
             raise InvalidInputError(f"box is {box!r}: give two corners, ((x, y, z), (x, y, z))")
-        low, high = (_tensor("a corner of the box", corner, (3,)).tolist() for corner in box)
-        return in_box(points, low, high, None if pose is None else _pose(pose))
+        low, high = (as_numbers("a corner of the box", corner, (3,)).tolist() for corner in box)
+        return in_box(points, low, high, None if pose is None else as_pose(pose))
 
 
 def _camera_places(depth: Tensor, camera: Camera) -> Tensor:
@@ -315,60 +313,3 @@ def _camera_places(depth: Tensor, camera: Camera) -> Tensor:
     u = torch.arange(camera.width, device=depth.device) + 0.5
     v = torch.arange(camera.height, device=depth.device)[:, None] + 0.5
     return torch.stack([(u - cx) / fx * depth, (v - cy) / fy * depth, depth])
-
-
-def _pose(pose: Any) -> Tensor:
-    """A camera-to-world matrix (4, 4) float32 on the CPU, checked."""
-    matrix = _tensor("pose", pose, (4, 4))
-    turn, place, last = matrix[:3, :3].double(), matrix[:3, 3], matrix[3]
-    right = float(turn.abs().max()) <= 2 and torch.allclose(turn.T @ turn, torch.eye(3, dtype=turn.dtype), atol=1e-3)
-    if not right or float(torch.linalg.det(turn)) < 0:
-        raise InvalidInputError("pose holds a rotation that is not orthonormal, or mirrors: give a camera-to-world matrix")
-    if float(place.abs().max()) > FARTHEST_PLACE or not torch.equal(last, last.new_tensor([0.0, 0.0, 0.0, 1.0])):
-        raise InvalidInputError(
-            f"pose has the place {place.tolist()} and the last row {last.tolist()}: places lie within {FARTHEST_PLACE:.0f} m of "
-            "the origin, and the last row is 0 0 0 1"
-        )
-    return matrix
-
-
-def _pasted(shape: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
-    """Positions (n, 3) float32 and colours (n, 3) uint8, checked."""
-    if len(shape) != 2:
-        raise InvalidInputError(f"shape is a tuple of {len(shape)}: give positions (n, 3) in metres and colours (n, 3) uint8")
-    try:
-        position, colour = (torch.as_tensor(part if isinstance(part, Tensor) else np.asarray(part)) for part in shape)
-        position = position.float()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidInputError(f"shape holds no arrays of numbers ({error}): give positions and colours") from None
-    alike = position.dim() == 2 and position.shape == colour.shape and position.shape[1] == 3
-    if not alike or colour.dtype != torch.uint8 or not bool((position.abs() <= FARTHEST_PLACE).all()):
-        found = f"{tuple(position.shape)} and {colour.dtype} {tuple(colour.shape)}"
-        raise InvalidInputError(f"shape must be finite positions (n, 3) in metres and colours (n, 3) uint8, got {found}")
-    return position, colour
-
-
-def _checked_size(size: Any) -> tuple[int, int]:
-    try:
-        height, width = size
-    except (TypeError, ValueError):
-        raise InvalidInputError(f"size is {size!r}: give (height, width) in pixels") from None
-    try:
-        return whole("height", height, 1, LARGEST_SIDE), whole("width", width, 1, LARGEST_SIDE)
-    except InvalidInputError:
-        raise InvalidInputError(f"size is {size!r}: height and width must be from 1 to {LARGEST_SIDE} pixels") from None
-
-
-def _tensor(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
-    """``value`` (a tensor, array or nested list) as float32 on the CPU."""
-    try:
-        tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))
-        if tensor.is_complex():
-            raise TypeError("complex numbers")
-        tensor = tensor.detach().float().cpu()
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InvalidInputError(f"{name} of type {type(value).__name__} is no array of numbers ({error})") from None
-    if tensor.shape != shape or not bool(torch.isfinite(tensor).all()):
-        shown = tensor.flatten()[:16].tolist()
-        raise InvalidInputError(f"{name} must be {shape} finite numbers, got {tuple(tensor.shape)}: {shown}")
-    return tensor

@@ -24,7 +24,7 @@ from worldsim.memory.ground import Ground, GroundConfig
 from worldsim.memory.locate import LocateConfig, candidates
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT
-from worldsim.planning import Dreaming, Futures, Needs, check_goal_pose, require_dreaming
+from worldsim.planning import Dreaming, Futures, Needs, check_goal_pose, ground_distance, require_dreaming
 
 Array = NDArray[Any]
 
@@ -71,9 +71,6 @@ class WayGoal:
 class GoalWalkerConfig:
     """Settings of :class:`GoalWalker`."""
 
-    within: float = 0.5
-    """Metres from the goal, on the ground, at which it has been reached."""
-
     planner: Literal["icem", "mppi"] = "icem"
     """What finds the next steps."""
     icem: CemConfig = field(default_factory=lambda: CemConfig(horizon=8, candidates=40, iterations=2, elites=6, replan=2))
@@ -92,6 +89,8 @@ class GoalWalkerConfig:
     escape: int = 24
     """Steps that it then walks at random, each action held for ``hold``, as far as the map's and the head's errors reach."""
     hold: int = 4
+    within: float = 0.5
+    """Metres from the goal, on the ground, at which it has been reached."""
 
 
 class Walker:
@@ -224,8 +223,7 @@ class GoalWalker(Walker):
     @property
     def arrived(self) -> bool:
         """Whether the goal has been reached: time to stop calling ``act``."""
-        place = self.source.state.frame.pose[0, :2, 3].cpu()
-        return float((place - self.goal[:2, 3].cpu()).norm()) <= self.config.within
+        return ground_distance(self.source, self.goal) <= self.config.within
 
     def sources(self, ground: Ground) -> tuple[Array, Array | None]:
         return ground.cells(self.goal[:2, 3].cpu().numpy())[None], None
@@ -273,8 +271,7 @@ class ImageGoalWalker(Walker):
         return self._left[0]
 
     def act(self, obs: Any) -> Any:
-        place = self.source.state.frame.pose[0, :2, 3].cpu()
-        there = float((place - self.goal[:2, 3]).norm()) < self.search.arrived
+        there = ground_distance(self.source, self.goal) < self.search.arrived
         if there or self._walked >= self.search.give_up:
             self._been.append(self._left.pop(0))
             self._left = self._left or self._look_for()

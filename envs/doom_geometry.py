@@ -113,7 +113,9 @@ class MapGeometry:
         # Lines with a picture hung between two sectors: grates, fences, curtains. Rays pass them; the engine knows their holes.
         hung = (sides["middle"][np.where(lines["front"] == NO_SIDE, 0, lines["front"])] != b"-") & self.two_sided
         self.hung = self._make_lines(np.flatnonzero(hung))
-        self.lines = self._make_lines()
+        self.noticed = self._noticed()
+        """Numbers in the map of the lines that rays notice, in the order of :attr:`lines`."""
+        self.lines = self._make_lines(self.noticed)
 
     @classmethod
     def load(cls, wad: Path, name: str) -> MapGeometry:
@@ -126,13 +128,15 @@ class MapGeometry:
             )
         return cls(lumps)
 
-    def _make_lines(self, keep: Ints | None = None) -> Lines:
-        """The lines with index ``keep``; by default those that rays notice: equal heights on both sides are none."""
-        if keep is None:
-            front, back = self.sector_of_side
-            same = (self.floor[front] == self.floor[back]) & (self.ceiling[front] == self.ceiling[back])
-            same &= (self.ceiling_sky[front] == self.ceiling_sky[back]) & (self.floor_sky[front] == self.floor_sky[back])
-            keep = np.flatnonzero(~(same & self.two_sided))
+    def _noticed(self) -> Ints:
+        """Lines with equal heights on both sides are none that rays notice."""
+        front, back = self.sector_of_side
+        same = (self.floor[front] == self.floor[back]) & (self.ceiling[front] == self.ceiling[back])
+        same &= (self.ceiling_sky[front] == self.ceiling_sky[back]) & (self.floor_sky[front] == self.floor_sky[back])
+        return np.flatnonzero(~(same & self.two_sided))
+
+    def _make_lines(self, keep: Ints) -> Lines:
+        """The lines with index ``keep``."""
         sectors, two_sided = self.sector_of_side[:, keep], self.two_sided[keep]
         floor, ceiling = self.floor[sectors], self.ceiling[sectors]
         floor[1, ~two_sided], ceiling[1, ~two_sided] = np.inf, -np.inf

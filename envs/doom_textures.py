@@ -77,14 +77,6 @@ class MapTextures:
         self.side_of_line = np.stack([lines["front"], lines["back"]]).astype(np.int64)
         self.floor = _kinds(sectors["floor_flat"], LIQUIDS)
         self.light = sectors["light"].astype(np.float64) / LIGHT
-        # Rays notice lines by their place among those that geometry kept: their numbers in the map.
-        front, back = geometry.sector_of_side
-        same = (geometry.floor[front] == geometry.floor[back]) & (
-            geometry.ceiling[front] == geometry.ceiling[back]
-        )
-        same &= geometry.ceiling_sky[front] == geometry.ceiling_sky[back]
-        same &= geometry.floor_sky[front] == geometry.floor_sky[back]
-        self.number = np.flatnonzero(~(same & geometry.two_sided))
 
     def describe(
         self,
@@ -114,7 +106,7 @@ class MapTextures:
         hit = ends[ends < len(column)]
         walls = self._walls_at(line[hit], side[hit], solid[hit], low[hit])
         before = (np.arange(len(column)) <= ends[column]) & (distance < NEAR_LIQUID)
-        number = self.number[line[before]]
+        number = geometry.noticed[line[before]]
         sector = geometry.sector_of_side[side[before], number]
         own = geometry.sector_at(x, y)
         floors = np.zeros(len(LIQUIDS))
@@ -135,7 +127,7 @@ class MapTextures:
         low: NDArray[np.bool_],
     ) -> NDArray[np.float64]:
         """Columns that end at each family, (len(WALLS),)."""
-        facing = self.side_of_line[side, self.number[line]]
+        facing = self.side_of_line[side, self.geometry.noticed[line]]
         facing = np.where(facing == NO_SIDE, 0, facing)
         kind = np.where(
             solid,

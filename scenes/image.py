@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,6 @@ class ImageScene:
             raise InvalidInputError(f"intrinsics must be fx fy cx cy, got {given.tolist()}")
         self.size, self.depth, self.pose, self.intrinsics = size, depth, pose, given
         self.act, self.name, self.world = act, name, world
-        self.scene = self._made()
 
     def fitted(self, world: World) -> ImageScene:
         """The same image for ``world``: its frame size and camera."""
@@ -82,7 +82,9 @@ class ImageScene:
         """The one scene; nothing is drawn."""
         return self.scene
 
-    def _made(self) -> SceneStart:
+    @cached_property
+    def scene(self) -> SceneStart:
+        """The start, made when it is first needed: without a world, that of the whole image may never be."""
         world, (height, width) = self.world, self.rgb.shape[:2]
         size = self.size or ((height, width) if world is None else (world.network.config.height, world.network.config.width))
         wanted = None if world is None else world.config.intrinsics

@@ -18,7 +18,7 @@ from worldsim.config import write_json
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.crowd import PolicySpec
 from worldsim.evaluation.episodes import PlayConfig, Played, Task, dream_episodes, real_episodes, require_rewards, twin_limit
-from worldsim.metrics import interval, mean_statistic, too_few
+from worldsim.metrics import interval, interval_text, mean_statistic, report
 from worldsim.policies import saved_folder
 from worldsim.runtime.ranges import Count
 from worldsim.world import World
@@ -127,16 +127,12 @@ def explain(results: dict[str, Any]) -> str:
     """The figures in plain words."""
 
     def line(name: str, key: str) -> str:
-        return f"{name:<18}{results[f'{key}_mean']:>10.2f}  {between(f'{key}_ci95')}".rstrip()
-
-    def between(key: str) -> str:
-        found = results[key]
-        return "" if found is None else f"[{found[0]:.2f}, {found[1]:.2f}]"
+        return f"{name:<18}{results[f'{key}_mean']:>10.2f}  {interval_text(results[f'{key}_ci95'])}".rstrip()
 
     lines = [f"{results['agent']} over {results['episodes']} episodes of at most {results['max_steps']} steps, 95% intervals:"]
     lines += [line("real twin, return", "real_return"), line("dream, return", "dream_return")]
-    lines.append(f"{'gap':<18}{results['gap']:>10.2f}  {between('gap_ci95')}  dream minus real, same starts")
+    lines.append(f"{'gap':<18}{results['gap']:>10.2f}  {interval_text(results['gap_ci95'])}  dream minus real, same starts")
     if "survival_tics_mean" in results:
         lines += [line("real twin, tics", "survival_tics"), line("dream, tics", "dream_survival_tics")]
     lines.append(f"{results['real_frames_used']} real frames used; {results['wall_time_s']:.0f} s")
-    return "\n".join([*lines, *filter(None, [too_few(results["episodes"])])])
+    return report(lines, results["episodes"])

@@ -177,6 +177,16 @@ def interval(
     return None if np.isnan(low) else [round(low, 4), round(high, 4)]
 
 
+def interval_text(found: Sequence[float] | None, digits: int = 2) -> str:
+    """An :func:`interval` as reports show it, empty where there is none."""
+    return "" if found is None else f"[{found[0]:.{digits}f}, {found[1]:.{digits}f}]"
+
+
+def report(lines: Sequence[str], episodes: int) -> str:
+    """The lines of a report, and where there are too few episodes for intervals, one that says so."""
+    return "\n".join([*lines, *filter(None, [too_few(episodes)])])
+
+
 def too_few(episodes: int) -> str:
     """What reports say in place of intervals; empty where there are enough episodes."""
     return f"too few episodes for intervals: {episodes} of at least {LEAST_EPISODES}" if episodes < LEAST_EPISODES else ""

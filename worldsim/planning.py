@@ -212,9 +212,8 @@ class PoseGoal:
         """Whether the source stands at the goal now."""
         pose = source.state.frame.pose
         assert pose is not None
-        goal = self.pose.to(pose)
-        there = float((pose[0, :2, 3] - goal[:2, 3]).norm()) <= self.within
-        return there and (not self.metres_per_radian or float(turned(pose[0], goal)) <= self.within)
+        there = ground_distance(source, self.pose) <= self.within
+        return there and (not self.metres_per_radian or float(turned(pose[0], self.pose.to(pose))) <= self.within)
 
 
 @dataclass(frozen=True, eq=False)
@@ -241,6 +240,13 @@ class ImageGoal:
         seen = F.adaptive_avg_pool2d(futures.rgb.flatten(0, 1).float(), self.size)
         distance = picture_distance(seen, F.adaptive_avg_pool2d(goal, self.size)).view(n, t)
         return distance.min(1).values + distance[:, -1]
+
+
+def ground_distance(source: Dreaming, goal: Tensor) -> float:
+    """Metres on the ground, world x and y, from where the source stands to the pose ``goal`` (4, 4)."""
+    pose = source.state.frame.pose
+    assert pose is not None
+    return float((pose[0, :2, 3] - goal.to(pose)[:2, 3]).norm())
 
 
 def picture_distance(a: Tensor, b: Tensor, cap: float = 64.0) -> Tensor:

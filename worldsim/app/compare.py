@@ -14,6 +14,7 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.app.dreaming import dream_on
 from worldsim.app.step_pictures import as_picture, step_pictures
 from worldsim.config import check_ranges, read_json, write_json
 from worldsim.errors import InvalidInputError
@@ -108,7 +109,7 @@ def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]
     count = len(lesson.acts)
     require_memory_for(count * 3 * (height * config.scale + 52) * 5 * (width * config.scale + 12), f"a video of {count} frames")
     say(f"the dream takes in {len(lesson.start.rgb)} true frames, then dreams {count} steps")
-    dreamed = dream_along(world, lesson, config.seed)
+    dreamed, _ = dream_on(world, world.initial([lesson.start], [config.seed]), lesson.acts)
     figures = measure(config, lesson, dreamed)
     write_video(video_frames(config, lesson, dreamed, figures["psnr_by_step"]), world.config.fps, config.out)
     if config.json is not None:
@@ -175,17 +176,6 @@ def _after_history(config: CompareConfig, twin: gym.Env[Any, Any], policy: Any) 
     )
 
 
-def dream_along(world: World, lesson: Lesson, seed: int) -> list[Transition]:
-    """The same actions in the dream, from the same frames; the world finds its own poses."""
-    state = world.initial([lesson.start], [seed])
-    kind = np.int64 if isinstance(world.action_space, gym.spaces.Discrete) else np.float32
-    dreamed = []
-    for act in follow(lesson.acts, "dreaming"):
-        state, transition = world.step(state, torch.from_numpy(np.asarray(act, kind))[None].to(world.device))
-        dreamed.append(transition)
-    return dreamed
-
-
 def measure(config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition]) -> dict[str, Any]:
     """PSNR of each step, of the dream and of a still picture of the start; sharpness, returns, ends."""
     rgb = torch.cat([t.frame.rgb for t in dreamed]).cpu()
@@ -219,9 +209,9 @@ def video_frames(
     for t, transition in enumerate(dreamed):
         real = as_picture(lesson.rgb[t])
         pictures = step_pictures(real, transition)
-        gap = np.abs(real.astype(np.int16) - pictures["dream"].astype(np.int16)) * DIFFERENCE_GAIN
-        difference = {f"difference x{DIFFERENCE_GAIN}": gap.clip(0, 255).astype(np.uint8)}
-        ordered = dict(list(pictures.items())[:2]) | difference | dict(list(pictures.items())[2:])
+        dream = pictures["dream"]
+        gap = (np.abs(real.astype(np.int16) - dream) * DIFFERENCE_GAIN).clip(0, 255).astype(np.uint8)
+        ordered = {"real twin": real, "dream": dream, f"difference x{DIFFERENCE_GAIN}": gap} | pictures
         act = np.array2string(np.asarray(lesson.acts[t]), precision=2, floatmode="fixed")
         frames.append(panels(ordered, config.scale, f"step {t + 1}   action {act}   {scores[t]:.1f} dB"))
     return [*frames, *[frames[-1]] * 10]

@@ -14,6 +14,7 @@ import torch
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
+from worldsim.app.dreaming import dream_on
 from worldsim.app.step_pictures import as_picture, step_pictures
 from worldsim.camera import quantise_depth
 from worldsim.config import check_ranges, write_json
@@ -247,10 +248,8 @@ def dream_along(config: DemoConfig, world: World, walk: Walk) -> Dream:
         intrinsics=walk.intrinsics,
     )
     state = world.initial([scene], [config.seed])
-    transitions, began = [], time.perf_counter()
-    for act in follow(walk.act[n - 1 :].tolist(), "dreaming"):
-        state, transition = world.step(state, torch.tensor([act], device=world.device))
-        transitions.append(transition)
+    began = time.perf_counter()
+    transitions, state = dream_on(world, state, walk.act[n - 1 :].tolist())
     # Reading a number back waits for the device.
     transitions[-1].frame.rgb.sum().item()
     return Dream(transitions, state, time.perf_counter() - began)

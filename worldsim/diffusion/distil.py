@@ -165,8 +165,8 @@ class DistilTrainer(Trainer):
         settings: dict[str, Any] = to_json(self.distil)
         return settings | {"teacher_sha256": self.teacher_weights}
 
-    def _settle(self, **used: Any) -> None:
-        super()._settle(**used)
+    def _use(self, **used: Any) -> None:
+        super()._use(**used)
         self.distil = dataclasses.replace(self.distil, **used)
 
     def train_step(self) -> dict[str, Any]:

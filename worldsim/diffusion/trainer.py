@@ -63,17 +63,12 @@ class Trainer:
         self.datasets: list[EpisodeDataset] = []
         self._find_recordings()
         self.dataset = self.datasets[0]
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-        told = read_settings(config.out).get("mixed_precision")
-        self._settle(mixed_precision=config.mixed_precision or (told if told in ("bf16", "no") else PRECISIONS[kind]))
+        self._settle()
         config = self.config
         self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
         self.device = self.accelerator.device
         self.sharded = prepare_sharding(self.accelerator)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
-        self.batch_size = self._settled_batch_size()
-        self._settle(batch_size=self.batch_size)
-        config = self.config
         set_seed(config.seed)
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
@@ -118,16 +113,20 @@ class Trainer:
         self.maps: set[str] = set()
         self.frames = 0
 
-    def _settled_batch_size(self) -> int:
-        """The batch size that is asked for, else that of the checkpoint that this run goes on from, else the device's."""
-        if self.config.batch_size is not None:
-            return self.config.batch_size
-        told = read_settings(self.config.out).get("batch_size")
-        if isinstance(told, int) and not isinstance(told, bool) and told >= 1:
-            return told
-        return BATCH_SIZES[self.device.type]
+    def _settle(self) -> None:
+        """Precision and batch size: what is asked for, else the checkpoint's that this run goes on from, else the device's."""
+        config, kind = self.config, "cuda" if torch.cuda.is_available() else "cpu"
+        told = read_settings(config.out)
+        precision, size = told.get("mixed_precision"), told.get("batch_size")
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            size = BATCH_SIZES[kind]
+        self.batch_size: int = config.batch_size or size
+        self._use(
+            mixed_precision=config.mixed_precision or (precision if precision in ("bf16", "no") else PRECISIONS[kind]),
+            batch_size=self.batch_size,
+        )
 
-    def _settle(self, **used: Any) -> None:
+    def _use(self, **used: Any) -> None:
         """Write down what the run really uses: a checkpoint and a world's card must say it."""
         self.config = dataclasses.replace(self.config, **used)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.metrics import interval, mean_statistic, pooled_mean, quantile_statistic, too_few, turned
+from worldsim.metrics import interval, interval_text, mean_statistic, pooled_mean, quantile_statistic, report, turned
 
 Array = NDArray[Any]
 
@@ -185,12 +185,12 @@ def table(results: Mapping[str, Any]) -> str:
         f"{results['episodes']} walks, {results['moved_frames']} frames in motion, {results['seen_frames']} of seen places; "
         f"{results['sampling_steps']} sampling steps; {results['seconds']:.0f} s"
     )
-    return "\n".join([*lines, *filter(None, [too_few(results["episodes"])])])
+    return report(lines, results["episodes"])
 
 
 def between_of(interval: list[float] | None, unit: str) -> str:
     """An interval for a table, empty where there is none."""
-    return "" if interval is None else f"[{interval[0]:.2f}, {interval[1]:.2f}] {unit}"
+    return "" if interval is None else f"{interval_text(interval)} {unit}"
 
 
 def _reduced_lines(results: Mapping[str, Any]) -> list[str]:

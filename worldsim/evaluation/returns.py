@@ -22,7 +22,7 @@ from worldsim.evaluation.fits import Fits, fitted
 from worldsim.evaluation.measure import start
 from worldsim.evaluation.trips import Trips
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
-from worldsim.metrics import mean_statistic, pooled_mean, scores, sharpness, too_few
+from worldsim.metrics import mean_statistic, pooled_mean, report, scores, sharpness
 from worldsim.state import WorldState
 from worldsim.world import World
 
@@ -230,7 +230,7 @@ def table(results: Mapping[str, Any]) -> str:
     for name, key in ROWS[:2] + ROWS[5:7] if REDUCED in results else ():
         lines.append(f"{name.replace('dB', '64x64'):<27}" + "".join(f"{_cell(results[REDUCED], key, n):>22}" for n in lengths))
     lines.append(f"{results['episodes']} trips; {results['sampling_steps']} sampling steps; {results['seconds']:.0f} s")
-    return "\n".join([*lines, *filter(None, [too_few(results["episodes"])])])
+    return report(lines, results["episodes"])
 
 
 def _cell(results: Mapping[str, Any], key: str, length: str) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 from worldsim.diffusion.buffer import made_up
 from worldsim.evaluation.crowd import Crowd, PolicySpec
 from worldsim.evaluation.episodes import Played, Task, dream_together, limit_of, play_real, watched_twin
-from worldsim.metrics import interval, mean_statistic, psnr, too_few
+from worldsim.metrics import interval, interval_text, mean_statistic, psnr, report
 from worldsim.state import Frame, SceneStart, WorldState
 from worldsim.workers import Engine, WorkerPool
 from worldsim.world import World, bucket
@@ -205,7 +205,7 @@ def table(results: Mapping[str, Any]) -> str:
 
     def row(name: str, key: str, digits: int = 2) -> str:
         found = results["ci95"].get(key)
-        shown = "" if found is None else f" [{found[0]:.{digits}f}, {found[1]:.{digits}f}]"
+        shown = "" if found is None else f" {interval_text(found, digits)}"
         return f"{name:<34}{results[key]:.{digits}f}{shown}"
 
     lines = [
@@ -223,4 +223,4 @@ def table(results: Mapping[str, Any]) -> str:
         "free-running, PSNR dB             " + ", ".join(f"{v:.2f} at {k}" for k, v in results["psnr_at"].items()),
         f"{results['episodes']} episodes of {POLICY}; {results['sampling_steps']} sampling steps; {results['seconds']:.0f} s",
     ]
-    return "\n".join([*lines, *filter(None, [too_few(results["episodes"])])])
+    return report(lines, results["episodes"])

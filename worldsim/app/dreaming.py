@@ -1,0 +1,24 @@
+"""Dreaming on under given actions, step by step: what ``demo`` and ``compare`` film."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from worldsim.runtime.progress import follow
+from worldsim.state import Transition, WorldState
+from worldsim.world import World
+
+
+def dream_on(world: World, state: WorldState, acts: Sequence[Any]) -> tuple[list[Transition], WorldState]:
+    """What each action leads to from ``state`` (a batch of one), and the state after all; the world finds its own poses."""
+    kind = np.int64 if isinstance(world.action_space, gym.spaces.Discrete) else np.float32
+    transitions = []
+    for act in follow(acts, "dreaming"):
+        state, transition = world.step(state, torch.from_numpy(np.asarray(act, kind))[None].to(world.device))
+        transitions.append(transition)
+    return transitions, state

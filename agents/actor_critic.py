@@ -24,18 +24,18 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
-from worldsim.agent_files import AgentCard, load_agent, save_agent
 from worldsim.agents.actor_critic_args import MAY_CHANGE, Args
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
-from worldsim.app.next_steps import Ending, line
-from worldsim.config import to_json
-from worldsim.diffusion.checkpoint import read_checkpoint, write_checkpoint
 from worldsim.errors import DamagedFileError, InvalidInputError, WorldsimError
 from worldsim.runtime.devices import device_named
 from worldsim.runtime.files import is_file
 from worldsim.runtime.interrupts import Interrupts
+from worldsim.runtime.json_config import to_json
+from worldsim.runtime.next_steps import Ending, line
 from worldsim.runtime.pace import WARM, Clock, Pace, forecast, smaller, steps_that_fit
 from worldsim.runtime.progress import SHARE, Progress, say, silence, span
+from worldsim.shipped.agent_files import AgentCard, load_agent, save_agent
+from worldsim.training.checkpoint import read_checkpoint, write_checkpoint
 from worldsim.world import World
 
 __all__ = ["Args", "Learner", "advantages", "make_dreams", "train"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldsim.diffusion.checkpoint import read_settings
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.devices import device_named
+from worldsim.training.checkpoint import read_settings
 
 MAY_CHANGE = ("minutes", "steps", "out", "device", "engine", "threads", "quiet")
 """Settings that may be others when a run goes on."""

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planning import Objective, Planner, coloured_noise, draw_choices, plan_in_dream
+from worldsim.planning.planner import Objective, Planner, coloured_noise, draw_choices, plan_in_dream
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class CemConfig:
 
 
 class CemPolicy(Planner):
-    """Plans from where ``source`` is, acts, and plans again: see :class:`worldsim.planning.Planner`."""
+    """Plans from where ``source`` is, acts, and plans again: see :class:`worldsim.planning.planner.Planner`."""
 
     def __init__(self, source: Any, objective: Objective, config: CemConfig | None = None) -> None:
         self.config = config or CemConfig()
@@ -169,7 +169,7 @@ class Args:
 
 
 def run(args: Args) -> dict[str, float]:
-    """Plan and act: see :func:`worldsim.planning.plan_in_dream`."""
+    """Plan and act: see :func:`worldsim.planning.planner.plan_in_dream`."""
     config = args.planner
     if args.plain:
         config = dataclasses.replace(config, exponent=0.0, keep=0.0, decay=1.0)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from worldsim.agents.goal_walker import finite, ground_of
 from worldsim.agents.pursuit import Pursuit, PursuitConfig, wrapped
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.ground import Ground, GroundConfig
 from worldsim.memory.slots import Points
-from worldsim.planning import Imagination, require_dreaming
+from worldsim.planning.ground import Ground, GroundConfig
+from worldsim.planning.planner import Imagination, require_dreaming
 
 Array = NDArray[Any]
 RAYS = 96
@@ -93,7 +93,7 @@ class Aim:
 class FrontierExplorer:
     """Looks at borders of what is known, over and over; a :class:`worldsim.protocols.Policy`.
 
-    source: a :class:`worldsim.belief.Belief` that is told every step, or a dream, of a world with a point memory whose actions are
+    source: a :class:`worldsim.world.tracker.Belief` that is told every step, or a dream, of a world with a point memory whose actions are
     the ``Discrete(7)`` of walking twins (no-op, forward, backward, turn left, turn right, strafe left, strafe right). It looks at
     the memory, the newest frame's depth and its own poses. Raises InvalidInputError for other actions.
     """

@@ -1,6 +1,6 @@
 """Walks to a place by ways over the remembered ground. Measured results: docs/experiments/goal_walks.md
 
-The scene memory gives a map of where one can go (:mod:`worldsim.memory.ground`), and the map how far every place is from the
+The scene memory gives a map of where one can go (:mod:`worldsim.planning.ground`), and the map how far every place is from the
 goal around all that is known to be in the way. The planner then imagines walks of the ego-motion head, walls and momentum
 included, and takes the one that comes nearest by that measure. Nothing is drawn.
 """
@@ -20,11 +20,11 @@ from torch import Tensor
 from worldsim.agents.cem import CemConfig, CemPolicy
 from worldsim.agents.mppi import MppiConfig, MppiPolicy
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.ground import Ground, GroundConfig
-from worldsim.memory.locate import LocateConfig, candidates
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT
-from worldsim.planning import Dreaming, Futures, Needs, check_goal_pose, ground_distance, require_dreaming
+from worldsim.planning.ground import Ground, GroundConfig
+from worldsim.planning.locate import LocateConfig, candidates
+from worldsim.planning.planner import Dreaming, Futures, Needs, check_goal_pose, ground_distance, require_dreaming
 
 Array = NDArray[Any]
 
@@ -96,7 +96,7 @@ class GoalWalkerConfig:
 class Walker:
     """What walks down a way over the remembered ground: goal walkers and explorers say where it ends.
 
-    source: a :class:`worldsim.belief.Belief` that is told every step, or a dream. Subclasses give ``sources``.
+    source: a :class:`worldsim.world.tracker.Belief` that is told every step, or a dream. Subclasses give ``sources``.
     """
 
     def __init__(self, source: Any, config: GoalWalkerConfig | None = None) -> None:

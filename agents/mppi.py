@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planning import Objective, Planner, coloured_noise, draw_choices, plan_in_dream
+from worldsim.planning.planner import Objective, Planner, coloured_noise, draw_choices, plan_in_dream
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class MppiConfig:
 
 
 class MppiPolicy(Planner):
-    """Plans from where ``source`` is, acts, and plans again: see :class:`worldsim.planning.Planner`."""
+    """Plans from where ``source`` is, acts, and plans again: see :class:`worldsim.planning.planner.Planner`."""
 
     def __init__(self, source: Any, objective: Objective, config: MppiConfig | None = None) -> None:
         self.config = config or MppiConfig()
@@ -119,7 +119,7 @@ class Args:
 
 
 def run(args: Args) -> dict[str, float]:
-    """Plan and act: see :func:`worldsim.planning.plan_in_dream`."""
+    """Plan and act: see :func:`worldsim.planning.planner.plan_in_dream`."""
     return plan_in_dream(
         args.world, args.goal, args.steps, args.seed, lambda env, objective: MppiPolicy(env, objective, args.planner)
     )

@@ -18,7 +18,7 @@ from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT, view_of
-from worldsim.planning import Futures, Needs
+from worldsim.planning.planner import Futures, Needs
 from worldsim.state import map_tensors
 
 

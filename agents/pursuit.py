@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.memory.ground import Ground
+from worldsim.planning.ground import Ground
 
 Array = NDArray[Any]
 FORWARD, BACKWARD, LEFT, RIGHT = 1, 2, 3, 4

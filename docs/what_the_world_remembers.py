@@ -1,6 +1,6 @@
 """Runs every step of docs/what_the_world_remembers.md in order, prints its numbers and draws its pictures.
 
-The page quotes the steps below; tests/test_tutorial.py holds it to that.
+The page quotes the steps below; tests/docs/test_tutorial.py holds it to that.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 import worldsim  # noqa: F401
+from worldsim.evaluation.metrics import psnr
+from worldsim.io.meshes import fuse, save_glb
+from worldsim.io.nerfstudio import save_nerfstudio
+from worldsim.io.pictures import contact_sheet, enlarge, holes_marked, save_picture
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory
-from worldsim.meshes import fuse, save_glb
-from worldsim.metrics import psnr
-from worldsim.nerfstudio_files import save_nerfstudio
-from worldsim.pictures import contact_sheet, enlarge, holes_marked, save_picture
 from worldsim.scenes.capture import CaptureScene
 from worldsim.state import Frame
 from worldsim.world import World

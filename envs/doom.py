@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from worldsim.envs.doom_geometry import STEP_HEIGHT, MapGeometry
 from worldsim.errors import InvalidInputError, NotFoundError
-from worldsim.playable import Keys, keys_to_action, rates
 from worldsim.runtime.extras import missing
+from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.runtime.options import check_options
 from worldsim.runtime.scratch import Scratch
 
@@ -269,7 +269,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         return None if self.render_mode is None or self._observation is None else self._observation.copy()
 
     def get_keys_to_action(self) -> Keys:
-        """Keys for ``gymnasium.utils.play``: see :func:`worldsim.playable.keys_to_action`."""
+        """Keys for ``gymnasium.utils.play``: see :func:`worldsim.runtime.keyboard.keys_to_action`."""
         return keys_to_action(self.action_space, "worldsim/FreedoomReal-v0")
 
     def close(self) -> None:

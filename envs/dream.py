@@ -17,18 +17,19 @@ from torch import Tensor
 
 from worldsim.camera import quantise_depth
 from worldsim.diffusion.dynamics import MAX_STEPS
-from worldsim.engine import EngineConfig, free_memory
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import FittingScene, Scene
-from worldsim.registries import SCENES
 from worldsim.runtime.files import inside
 from worldsim.runtime.options import check_options
+from worldsim.runtime.registries import SCENES
 from worldsim.runtime.threads import use_threads
-from worldsim.snapshots import Snapshot, check_generators
 from worldsim.state import SceneStart, WorldState, flatten
-from worldsim.twin import frames_of
-from worldsim.world import BUCKETS, World, bucket
+from worldsim.world import World
+from worldsim.world.engine import EngineConfig, free_memory
+from worldsim.world.snapshots import Snapshot, check_generators
+from worldsim.world.twin import frames_of
+from worldsim.world.world import BUCKETS, bucket
 
 DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
 """The scenes of the world's own folder."""
@@ -136,7 +137,7 @@ def check_memory(world: World, state: WorldState, memory: Any) -> Any:
 def as_scene(frames: Any) -> SceneStart:
     """The start that ``options["frames"]`` holds: a :class:`SceneStart`, a real environment, or arrays by name.
 
-    A real environment starts the dream where it stands: see :func:`worldsim.twin.frames_of`.
+    A real environment starts the dream where it stands: see :func:`worldsim.world.twin.frames_of`.
     rgb: (t, h, w, 3) uint8. act: (t,) or (t, n), what led to each frame (zeros by default). depth: (t, h, w) metres.
     pose: (t, 4, 4). intrinsics: (4,) pixels (the world's by default).
     """

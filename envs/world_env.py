@@ -14,7 +14,6 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.engine import EngineConfig
 from worldsim.envs.dream import (
     DEFAULT_SCENES,
     Starts,
@@ -31,12 +30,13 @@ from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.journey import Journey
 from worldsim.memory.handle import MemoryHandle
-from worldsim.playable import Keys, keys_to_action, rates
 from worldsim.protocols import Scene
 from worldsim.runtime.actions import cast_box_action
-from worldsim.snapshots import Snapshot, load_snapshot, save_snapshot
+from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.state import Frame, WorldState
 from worldsim.world import World
+from worldsim.world.engine import EngineConfig
+from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 
 
 class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
@@ -149,8 +149,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     def start_from(self, real: gym.Env[Any, Any], seed: int | None = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Begin a new dream where a real environment stands; as :meth:`reset`, whose time limit and wrappers do not see it.
 
-        real: an environment of the same spaces with a :class:`worldsim.twin.FrameHistory` among its wrappers, as
-        :func:`worldsim.twin.make_twin` gives it, in the middle of an episode. It is left as it is. seed: of the dream. In an
+        real: an environment of the same spaces with a :class:`worldsim.world.twin.FrameHistory` among its wrappers, as
+        :func:`worldsim.world.twin.make_twin` gives it, in the middle of an episode. It is left as it is. seed: of the dream. In an
         environment that ``gymnasium.make`` wrapped, ``env.reset(seed=seed, options={"frames": real})`` does the same.
         """
         return self.reset(seed=seed, options={"frames": real})
@@ -171,7 +171,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         return self._frame() if self.render_mode == "rgb_array" else None
 
     def get_keys_to_action(self) -> Keys:
-        """Keys for ``gymnasium.utils.play``: see :func:`worldsim.playable.keys_to_action`, which raises InvalidInputError."""
+        """Keys for ``gymnasium.utils.play``: see :func:`worldsim.runtime.keyboard.keys_to_action`, which raises InvalidInputError."""
         return keys_to_action(self.action_space, self.world.config.env_id)
 
     def snapshot(self) -> Snapshot:
@@ -205,7 +205,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         return self._frame(), self._info()
 
     def save(self, path: str | Path) -> Path:
-        """Write a snapshot to a file, atomically: see :func:`worldsim.snapshots.save_snapshot`."""
+        """Write a snapshot to a file, atomically: see :func:`worldsim.world.snapshots.save_snapshot`."""
         return save_snapshot(self.snapshot(), self.world, path)
 
     def load(self, path: str | Path) -> None:

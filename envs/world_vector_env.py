@@ -18,7 +18,6 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.engine import EngineConfig
 from worldsim.envs.dream import (
     DEFAULT_SCENES,
     Starts,
@@ -32,13 +31,15 @@ from worldsim.envs.dream import (
 )
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
-from worldsim.playable import rates
 from worldsim.protocols import Scene
 from worldsim.runtime.arguments import shown, whole
+from worldsim.runtime.keyboard import rates
 from worldsim.runtime.options import check_options
-from worldsim.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.state import WorldState
-from worldsim.world import World, bucket
+from worldsim.world import World
+from worldsim.world.engine import EngineConfig
+from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
+from worldsim.world.world import bucket
 
 Array = NDArray[Any]
 
@@ -212,7 +213,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             generator.bit_generator.state = state
 
     def save(self, path: str | Path) -> Path:
-        """Write a snapshot of all environments to a file, atomically: see :func:`worldsim.snapshots.save_snapshot`."""
+        """Write a snapshot of all environments to a file, atomically: see :func:`worldsim.world.snapshots.save_snapshot`."""
         return save_snapshot(self.snapshot(), self.world, path)
 
     def load(self, path: str | Path) -> None:

@@ -82,7 +82,7 @@ def played(config: BehaviourConfig, name: str) -> Any:
     """Pairs of what was done and its checksum, for one world."""
     from worldsim.envs.world_env import WorldEnv
     from worldsim.envs.world_vector_env import WorldVectorEnv
-    from worldsim.policies import make_policy
+    from worldsim.shipped.policies import make_policy
 
     env = WorldEnv(name, device="cpu", engine="plain")
     space = env.action_space

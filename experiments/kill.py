@@ -32,11 +32,11 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from worldsim.config import read_json, write_json
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.play import package_versions
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.files import load_tensors, sha256_of
+from worldsim.runtime.json_config import read_json, write_json
 from worldsim.runtime.scratch import orphaned_memory, remove_orphaned_memory
 
 SHARES = {"record": 0.35, "train": 0.1, "distil": 0.05, "save": 0.4, "evaluate": 0.1}
@@ -446,12 +446,12 @@ def savers_of(folder: Path) -> list[Saver]:
     import gymnasium as gym
 
     import worldsim  # noqa: F401  registers the environments
-    from worldsim.agent_files import load_agent, save_agent
     from worldsim.agents.actor_critic_policy import ActorCriticPolicy
     from worldsim.envs.world_env import WorldEnv
-    from worldsim.snapshots import load_snapshot
+    from worldsim.shipped.agent_files import load_agent, save_agent
     from worldsim.state import checksum, flatten
     from worldsim.world import World
+    from worldsim.world.snapshots import load_snapshot
 
     # Processes are forked off this one, which threads would not survive.
     torch.set_num_threads(1)

@@ -21,13 +21,13 @@ from typing import Any
 
 import tyro
 
-from worldsim.config import write_json
+from worldsim.runtime.json_config import write_json
 from worldsim.runtime.threads import WAITING
 
 STEPPING = """
 import json, os, sys, time
 import torch
-from worldsim.scene_files import load_scene, scene_names
+from worldsim.world.scene_files import load_scene, scene_names
 from worldsim.world import World
 
 world = World.from_pretrained(sys.argv[1], "cpu").with_engine(sys.argv[2])

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, snap_pose
-from worldsim.captures import CapturedFrame, frames_of, journey_of
 from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.io.nerfstudio import TRANSFORMS, open_capture
+from worldsim.io.rgbd import CapturedFrame, frames_of, journey_of
 from worldsim.journey import Journey
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.nerfstudio_files import TRANSFORMS, open_capture
 from worldsim.protocols import SceneMemory
 from worldsim.runtime.files import inside
 from worldsim.state import Frame, SceneStart
@@ -41,8 +41,8 @@ are true, so that another colour means that something has moved."""
 class CaptureScene:
     """One capture to start from.
 
-    capture: the folder of a nerfstudio dataset, a journey, or frames (see :func:`worldsim.captures.captured_frames`); of the
-    folder, what :func:`worldsim.nerfstudio_files.open_capture` does by default is changed by opening it oneself. last: how many
+    capture: the folder of a nerfstudio dataset, a journey, or frames (see :func:`worldsim.io.rgbd.captured_frames`); of the
+    folder, what :func:`worldsim.io.nerfstudio.open_capture` does by default is changed by opening it oneself. last: how many
     frames are the start; those before them are integrated into the memory. name: by default the folder's.
     world: whose size, camera and memory the start has. Environments fit it to their own world (:meth:`fitted`); without one, the
     frames keep their size and a :class:`PointMemory` of at most ``ROOM`` points holds what was seen.

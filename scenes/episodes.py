@@ -10,9 +10,9 @@ import numpy as np
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import Episode
 from worldsim.data.starts import scene_at
-from worldsim.diffusion.recordings import recordings_in, require_alike
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.state import SceneStart
+from worldsim.training.recordings import recordings_in, require_alike
 from worldsim.world import World
 
 USUAL = 8

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.camera import check_poses, default_intrinsics, quantise_depth, snap_pose
-from worldsim.captures import CapturedFrame, common_camera, resampled
 from worldsim.errors import InvalidInputError
-from worldsim.pictures import read_picture
+from worldsim.io.pictures import read_picture
+from worldsim.io.rgbd import CapturedFrame, common_camera, resampled
 from worldsim.state import SceneStart
 from worldsim.world import World
 

@@ -1,4 +1,4 @@
-"""Start from frames recorded in the real twin: one folder a scene, as :mod:`worldsim.scene_files` writes them."""
+"""Start from frames recorded in the real twin: one folder a scene, as :mod:`worldsim.world.scene_files` writes them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 from worldsim.errors import NotFoundError
 from worldsim.runtime.files import inside
-from worldsim.scene_files import check_scene, load_scene, scene_names
 from worldsim.state import SceneStart
+from worldsim.world.scene_files import check_scene, load_scene, scene_names
 
 
 class RecordedScenes:
@@ -43,5 +43,5 @@ class RecordedScenes:
                 check_scene(inside(self.folder, name))
             self._checked = True
         if not names:
-            raise NotFoundError(f"{self.folder} holds no start scenes: record some with worldsim.scene_files.record_scenes")
+            raise NotFoundError(f"{self.folder} holds no start scenes: record some with worldsim.world.scene_files.record_scenes")
         return self.load(names[int(rng.integers(len(names)))])

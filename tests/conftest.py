@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from worldsim.diffusion.network import SpaceTimeTransformer
-from worldsim.heads import EgoMotionHead, OutcomeHead
+from worldsim.envs.tiny_room import TinyRoom, walk_in_room
 from worldsim.journey import Journey
 from worldsim.memory.points import PointMemoryConfig
-from worldsim.scene_files import ScenesConfig, load_scene, record_scenes
-from worldsim.testing import TinyRoom, walk_in_room
-from worldsim.world import World, WorldConfig
+from worldsim.world import World
+from worldsim.world.config import WorldConfig
+from worldsim.world.heads import EgoMotionHead, OutcomeHead
+from worldsim.world.scene_files import ScenesConfig, load_scene, record_scenes
 
 # Such small networks gain nothing from threads, and several test processes would only wait for one another.
 torch.set_num_threads(1)

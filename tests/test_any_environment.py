@@ -11,9 +11,9 @@ import pytest
 
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.record import RecordConfig, record
-from worldsim.diffusion.train import TrainConfig, train
-from worldsim.twin import make_twin
+from worldsim.training.train import TrainConfig, train
 from worldsim.world import World
+from worldsim.world.twin import make_twin
 
 TIME = {"max_episode_steps": 60}
 SKIP: dict[str, Any] = {"frame_skip": 4, **TIME}

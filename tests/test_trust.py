@@ -16,23 +16,23 @@ import torch
 from huggingface_hub import errors as hub_errors
 
 from tests.conftest import make_tiny_world
-from worldsim.agent_files import AgentCard, load_agent, save_agent
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.app.cli import main
-from worldsim.config import read_json, write_sealed
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError
-from worldsim.registries import POLICIES
-from worldsim.twin import WORDS, allow_words, check_twin, make_twin
+from worldsim.runtime.json_config import read_json, write_sealed
+from worldsim.runtime.registries import POLICIES
+from worldsim.shipped.agent_files import AgentCard, load_agent, save_agent
 from worldsim.world import World
-from worldsim.world_files import find_world, write_card
+from worldsim.world.files import find_world, write_card
+from worldsim.world.twin import WORDS, allow_words, check_twin, make_twin
 
 PAYLOAD = """
 import pathlib
 pathlib.Path({canary!r}).write_text("imported")
 import gymnasium
-import worldsim.testing
-gymnasium.register("Y-v0", entry_point="worldsim.testing:TinyRoom")
+import worldsim.envs.tiny_room
+gymnasium.register("Y-v0", entry_point="worldsim.envs.tiny_room:TinyRoom")
 class Policy:
     def __init__(self, space): pass
     def reset(self, seed=None): pass
@@ -162,7 +162,7 @@ def test_arguments_from_files_are_numbers_and_known_words(monkeypatch: pytest.Mo
     ):
         with pytest.raises(UntrustedFileError, match=name):
             check_twin("CarRacing-v3", {name: value}, "it")
-    monkeypatch.setattr("worldsim.twin.WORDS", {k: dict(v) for k, v in WORDS.items()})
+    monkeypatch.setattr("worldsim.world.twin.WORDS", {k: dict(v) for k, v in WORDS.items()})
     allow_words("CarRacing", domain_randomize=("much",))
     check_twin("CarRacing-v3", {"domain_randomize": "much"}, "it")
     with pytest.raises(NotFoundError, match="registered with Gymnasium"):

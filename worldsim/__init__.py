@@ -31,7 +31,7 @@ gymnasium.register(
     vector_entry_point="worldsim.envs.world_vector_env:WorldVectorEnv",
     max_episode_steps=500,
 )
-gymnasium.register("worldsim/TinyRoom-v0", entry_point="worldsim.testing:TinyRoom", max_episode_steps=200)
+gymnasium.register("worldsim/TinyRoom-v0", entry_point="worldsim.envs.tiny_room:TinyRoom", max_episode_steps=200)
 
 
 def __getattr__(name: str) -> Any:

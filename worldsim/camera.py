@@ -30,6 +30,9 @@ TRANSLATION_STEP = 2.0**-12
 ROTATION_STEP = 2.0**-14
 ORTHONORMAL_TOLERANCE = 1e-3
 """Largest entry of |R'R - 1| that a pose may have."""
+TURN_METRES = 2.0
+"""Metres that a radian counts when two poses are compared: at 90 degrees of view, what a radian shifts out of sight is about
+what 2 m of walking does in a room."""
 
 
 @dataclass(frozen=True)
@@ -223,3 +226,19 @@ def default_intrinsics(height: int, width: int, horizontal_fov_deg: float = 90.0
     """Intrinsics of a centred pinhole camera with square pixels and the given horizontal field of view."""
     fx = 0.5 * width / float(torch.tan(torch.deg2rad(torch.tensor(horizontal_fov_deg / 2, dtype=torch.float64))))
     return fx, fx, 0.5 * width, 0.5 * height
+
+
+def rotation_angle(pose_from: Tensor, pose_to: Tensor) -> Tensor:
+    """Angle between two cameras' orientations, wrapped: (..., 4, 4) twice (broadcast) to (...) radians in [0, pi]."""
+    a, b = torch.broadcast_tensors(pose_from, pose_to)
+    return relative_motion(a, b)[..., 3:].norm(dim=-1)
+
+
+def nearest_pose(pose: Tensor, candidates: Tensor) -> Tensor:
+    """Index of the candidate with the smallest distance |translation| + 2 m x |rotation in radians|.
+
+    pose: (..., 4, 4), candidates: (k, 4, 4), to (...) int64.
+    """
+    pose = pose.unsqueeze(-3)
+    distance = (pose[..., :3, 3] - candidates[..., :3, 3]).norm(dim=-1)
+    return (distance + TURN_METRES * rotation_angle(pose, candidates)).argmin(-1)

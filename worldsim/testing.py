@@ -1,310 +1,256 @@
-"""A small RGB-D environment with exact geometry, for tests and first experiments: no engine, no GPU, only NumPy.
+"""Executable contracts of the seams: run them in the tests of every implementation, yours included.
 
-It speaks the same language as every real twin: ``Discrete(7)`` with the same meanings, and ``pose``, ``depth`` and
-``intrinsics`` in ``info``. Depth and pose are analytic, so they can stand as ground truth.
+Each ``check_...`` returns None if the implementation keeps its promises and raises :class:`ContractError`, naming the
+broken one, if it does not.
 """
 
 from __future__ import annotations
 
-import math
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-import worldsim.runtime.forks  # noqa: F401  rooms compute with torch, too
-from worldsim.camera import Camera, pixel_rays, quantise_depth, snap_pose
-from worldsim.errors import InvalidInputError, NotFoundError
-from worldsim.journey import Journey
-from worldsim.playable import Keys, keys_to_action, rates
-from worldsim.runtime.actions import cast_box_action
-from worldsim.runtime.arguments import whole
-from worldsim.runtime.options import check_options
-from worldsim.state import Frame
-
-LARGEST_SIDE = 4096
-"""Most pixels a side of a room's frames."""
-FORWARD_METRES = 0.3
-"""How far an unhindered step forward, backward or sideways goes, in metres."""
-TURN_RADIANS = 0.2
-"""How far a turn goes in one step, in radians."""
-BODY_RADIUS = 0.4
-"""The camera never comes nearer than this to a wall or the pillar, in metres."""
-EYE_HEIGHT = 1.3
-"""Height of the camera over the floor, in metres."""
-TILE_METRES = 0.75
-"""Edge of the coloured tiles on every surface, in metres."""
-
-# Per action: metres forward, metres to the left, radians counter-clockwise, as shares of the constants above.
-DISCRETE_MOVES = np.array([(0, 0, 0), (1, 0, 0), (-1, 0, 0), (0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0)], np.float64)
-
-Array = NDArray[Any]
+from worldsim.camera import Camera, code_to_channel, quantise_depth, snap_pose
+from worldsim.errors import WorldsimError
+from worldsim.memory.splat import MAP_CELLS
+from worldsim.protocols import Policy, SceneMemory
+from worldsim.state import Frame, MemoryView, flatten, map_tensors, unflatten
 
 
-class TinyRoom(gym.Env[Array, Any]):
-    """A box room with tiled walls of its own colours and one square pillar, seen in the first person.
+class ContractError(WorldsimError, AssertionError):
+    """An implementation breaks a promise of its seam."""
 
-    size: frame size in pixels, one number or (height, width); 90 degrees of horizontal view.
-    rooms: how many different rooms there are, ``room-0`` upwards; the last quarter is the test split.
-    continuous: ``Box(-1, 1, (2,))`` actions, (forward, turn left), instead of ``Discrete(7)``.
-    goal: touching the pillar gives a reward of 1 and terminates; otherwise the reward is 0 and nothing terminates.
 
-    World axes: x east, y north, z up, metres. ``info`` of reset and step: ``pose`` (4, 4) float32 camera-to-world in
-    OpenCV axes, ``depth`` (h, w) float32 metres along the optical axis, ``intrinsics`` (4,) float32 pixels, ``map``.
-    Options of reset: ``{"map": "room-2"}`` or ``{"split": "train" | "test"}``; without them, any room is drawn.
+@dataclass(frozen=True)
+class Recall:
+    """How exactly a memory must show a frame again at the frame's own camera."""
+
+    depth: float = 0.02
+    """Largest error of a depth, as a share of it."""
+    colour: int = 0
+    """Largest difference of a colour, of 255."""
+    source: int = 1
+    """Largest difference of the distance of capture, as 255 * depth channel."""
+    outliers: float = 0.0
+    """Share of the pixels shown that may be further off, or take sky for points."""
+
+
+def check_memory(
+    memory: SceneMemory,
+    device: Any = "cpu",
+    size: tuple[int, int] = (16, 24),
+    recall: Recall | None = None,
+    refine: Callable[[Any], Any] | None = None,
+) -> None:
+    """Check a scene memory on three small synthetic worlds of ``size`` (height, width).
+
+    Its data must be a record of tensors with a leading batch axis, of the same shapes and types whatever was seen (or snapshots
+    would not fit). It must keep its inputs as they are, do the same thing twice alike, treat each environment as if it were
+    alone (bit by bit), give views of any size as :class:`worldsim.state.MemoryView` documents them, show an integrated frame
+    again at its own camera wherever the mask says that it knows (within ``recall``), and invent nothing: not in holes, not in
+    an empty memory, not behind the camera's back.
+
+    refine: what the memory can do with its data beside integrating, data to new data, such as fitting a field with a fixed seed.
+    All promises are then checked for refined data.
     """
+    if not isinstance(memory, SceneMemory):
+        raise ContractError(f"{type(memory).__name__} lacks one of the methods empty, integrate, render, surroundings")
+    refine, recall = refine or (lambda data: data), recall or Recall()
+    frame, camera, step = _synthetic_frames(device, *size)
+    empty = memory.empty(3, device)
+    _check_record(empty, empty, 3)
+    for nothing in (empty, refine(empty)):
+        _check_view(memory.render(nothing, camera), camera)
+        _require(not memory.render(nothing, camera).mask.any(), "an empty memory shows something")
 
-    metadata = {"render_modes": ["rgb_array"], **rates(10.0)}
+    before = map_tensors(torch.clone, (empty, frame, camera, step))
+    integrated = memory.integrate(empty, frame, camera, step)
+    _require(_equal(before, (empty, frame, camera, step)), "integrate changed its inputs")
+    _require(_equal(integrated, memory.integrate(empty, frame, camera, step)), "two integrations of the same frame differ")
+    before_refining = map_tensors(torch.clone, integrated)
+    filled = refine(integrated)
+    _require(_equal(before_refining, integrated), "refine changed its input")
+    _require(_equal(filled, refine(integrated)), "two refinements of the same data differ")
+    _check_record(filled, empty, 3)
+    before_view = map_tensors(torch.clone, filled)
+    view = memory.render(filled, camera)
+    around = memory.surroundings(filled, camera.pose)
+    unchanged = _equal(before[1:], (frame, camera, step)) and _equal(before_view, filled)
+    _require(unchanged, "render or surroundings changed its inputs")
+    _require(_equal(view, memory.render(filled, camera)), "two renders of the same memory differ")
+    _check_view(view, camera)
+    _check_map(around, 3)
+    _check_recall(view, frame, recall)
 
-    def __init__(
-        self,
-        size: int | tuple[int, int] = 64,
-        rooms: int = 8,
-        continuous: bool = False,
-        goal: bool = False,
-        render_mode: str | None = None,
-    ) -> None:
-        sides = (size, size) if isinstance(size, int) else size
-        if not isinstance(sides, (tuple, list)) or len(sides) != 2:
-            raise InvalidInputError(f"TinyRoom size {size!r}: give a number of pixels, or height and width.")
-        height, width = (whole("TinyRoom size", side, 1, LARGEST_SIDE, "pixels") for side in sides)
-        rooms = whole("TinyRoom rooms", rooms, 1, 10_000)
-        self.height, self.width, self.rooms, self.goal = height, width, rooms, goal
-        self.render_mode = render_mode
-        self.observation_space = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
-        self.action_space: gym.Space[Any] = (
-            gym.spaces.Box(-1.0, 1.0, (2,), np.float32) if continuous else gym.spaces.Discrete(len(DISCRETE_MOVES))
-        )
-        focal = 0.5 * width
-        self.intrinsics = np.array([focal, focal, 0.5 * width, 0.5 * height], np.float32)
-        u, v = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
-        # Rays with z = 1 in the camera's frame, so that distances along them are depths.
-        self._right = ((u - 0.5 * width) / focal).ravel()
-        self._down = ((v - 0.5 * height) / focal).ravel()
-        self._position, self._yaw = np.zeros(2), 0.0
-        self._rgb = np.zeros((height, width, 3), np.uint8)
-        self._enter(0)
+    large = Camera(camera.pose, 2.0 * camera.intrinsics, 2 * camera.height, 2 * camera.width)
+    _check_view(memory.render(filled, large), large)
+    behind = Camera(_turned_round(camera.pose), camera.intrinsics, camera.height, camera.width)
+    _require(not memory.render(filled, behind).mask.any(), "the memory shows something where no frame has looked")
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        super().reset(seed=seed)
-        self._enter(self._choose_room(options))
-        while True:
-            self._position = self.np_random.uniform(BODY_RADIUS, self._extent[:2] - BODY_RADIUS)
-            if np.abs(self._position - self._pillar).max() > self._pillar_half + BODY_RADIUS:
-                break
-        self._yaw = float(self.np_random.uniform(-np.pi, np.pi))
-        return self._look()
-
-    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        if isinstance(self.action_space, gym.spaces.Box):
-            action = cast_box_action(action, self.action_space)
-            forward, left, turn = float(action[0]), 0.0, float(action[1])
-        elif self.action_space.contains(action):
-            forward, left, turn = DISCRETE_MOVES[int(action)]
-        else:
-            raise InvalidInputError(f"Action {action!r} is outside {self.action_space}.")
-        self._yaw = float(np.mod(self._yaw + turn * TURN_RADIANS + np.pi, 2 * np.pi) - np.pi)
-        ahead = np.array([np.cos(self._yaw), np.sin(self._yaw)])
-        aside = np.array([-ahead[1], ahead[0]])
-        touched = self._move(FORWARD_METRES * (forward * ahead + left * aside))
-        observation, info = self._look()
-        reached = self.goal and touched
-        return observation, float(reached), reached, False, info
-
-    def render(self) -> Array | None:
-        return self._rgb.copy() if self.render_mode == "rgb_array" else None
-
-    def get_keys_to_action(self) -> Keys:
-        """Keys for ``gymnasium.utils.play``: see :func:`worldsim.playable.keys_to_action`."""
-        return keys_to_action(self.action_space, "worldsim/TinyRoom-v0")
-
-    def _choose_room(self, given: dict[str, Any] | None) -> int:
-        options = check_options(given)
-        unknown = sorted(map(str, options.keys() - {"map", "split"}))
-        if unknown:
-            raise InvalidInputError(f"TinyRoom knows no reset option {', '.join(unknown)}; it knows 'map' and 'split'.")
-        names = [f"room-{i}" for i in range(self.rooms)]
-        if "map" in options:
-            if options["map"] not in names:
-                raise NotFoundError(f"TinyRoom has no map {options['map']!r}; it has {', '.join(names)}.")
-            return names.index(options["map"])
-        first_test = self.rooms - max(1, self.rooms // 4)
-        ranges = {"train": (0, max(1, first_test)), "test": (first_test, self.rooms), None: (0, self.rooms)}
-        split = options.get("split")
-        if not isinstance(split, str | None) or split not in ranges:
-            raise NotFoundError(f"TinyRoom has no split {split!r}; it has 'train' and 'test'.")
-        return int(self.np_random.integers(*ranges[split]))
-
-    def _enter(self, room: int) -> None:
-        """Build a room: its extent, its pillar and seven tiled surfaces, all drawn from its number."""
-        rng = np.random.default_rng([room, 7])
-        self._room = room
-        self._extent = np.array([rng.uniform(7, 11), rng.uniform(7, 11), rng.uniform(2.6, 3.4)])
-        self._pillar_half = 0.5
-        self._pillar = self._extent[:2] * rng.uniform(0.35, 0.65, 2)
-        base = rng.uniform(40, 215, (7, 1, 1, 3))
-        tiles = base + rng.uniform(-40, 40, (7, 16, 16, 3))
-        self._texture = np.clip(tiles, 0, 255).astype(np.uint8).reshape(-1, 3)
-
-    def _move(self, offset: Array) -> bool:
-        """Slide along walls and pillar. True if the pillar was touched."""
-        position = np.clip(self._position + offset, BODY_RADIUS, self._extent[:2] - BODY_RADIUS)
-        away = position - self._pillar
-        keep = self._pillar_half + BODY_RADIUS
-        touched = bool(np.abs(away).max() < keep)
-        if touched:
-            axis = int(np.abs(away).argmax())
-            position[axis] = self._pillar[axis] + np.copysign(keep, away[axis])
-        self._position = position
-        return touched
-
-    def _pose(self) -> Array:
-        cosine, sine = np.cos(self._yaw), np.sin(self._yaw)
-        pose = np.eye(4, dtype=np.float32)
-        pose[:3, 0] = sine, -cosine, 0.0
-        pose[:3, 1] = 0.0, 0.0, -1.0
-        pose[:3, 2] = cosine, sine, 0.0
-        pose[:3, 3] = *self._position, EYE_HEIGHT
-        return pose
-
-    def _look(self) -> tuple[Array, dict[str, Any]]:
-        """Cast one ray a pixel: out of the room's box, and into the pillar's if that comes first."""
-        cosine, sine = np.cos(self._yaw), np.sin(self._yaw)
-        origin = np.array([*self._position, EYE_HEIGHT])
-        ray = np.stack([cosine + sine * self._right, sine - cosine * self._right, -self._down])
-        ray = np.where(np.abs(ray) < 1e-9, 1e-9, ray)
-        positive = ray > 0
-        # Room: the first of the three faces that the ray runs towards.
-        exits = (np.where(positive, self._extent[:, None], 0.0) - origin[:, None]) / ray
-        axis = exits.argmin(0)
-        depth = exits.min(0)
-        # Pillar: from floor to ceiling, so only its four sides count.
-        near = self._pillar - self._pillar_half * np.where(positive[:2].T, 1, -1)
-        far = self._pillar + self._pillar_half * np.where(positive[:2].T, 1, -1)
-        enter, leave = (near.T - origin[:2, None]) / ray[:2], (far.T - origin[:2, None]) / ray[:2]
-        entry = enter.max(0)
-        struck = (entry > 0) & (entry < leave.min(0)) & (entry < depth)
-        depth = np.where(struck, entry, depth)
-        axis = np.where(struck, enter.argmax(0), axis)
-        surface = np.where(struck, 6, 2 * axis + np.take_along_axis(positive, axis[None], 0)[0])
-        tile = np.floor((origin[:, None] + ray * depth) / TILE_METRES).astype(np.int64) & 15
-        u, v = np.where(axis == 0, tile[1], tile[0]), np.where(axis == 2, tile[1], tile[2])
-        shape = (self.height, self.width)
-        self._rgb = self._texture[(surface * 16 + u) * 16 + v].reshape(*shape, 3)
-        info = {
-            "pose": self._pose(),
-            "depth": depth.astype(np.float32).reshape(shape),
-            "intrinsics": self.intrinsics.copy(),
-            "map": f"room-{self._room}",
-        }
-        return self._rgb.copy(), info
+    again = memory.integrate(filled, _moved(frame), camera, step + 1)
+    _check_record(again, empty, 3)
+    views = (view, memory.render(again, camera), around)
+    _check_rows_alone(memory, refine, frame, camera, step, views)
 
 
-ROOM_EXTENT = (8.0, 6.0, 3.0)
-"""Edges of the textured room, metres."""
-_ROOM_BOXES = ((5.4, 0.3, 0.0, 6.3, 1.2, 1.0), (3.9, 2.5, 0.0, 4.4, 3.0, 3.0), (6.6, 4.6, 0.0, 7.6, 5.6, 0.7))
-_SKYLIGHT = (2.0, 3.4, 4.0, 5.4)
+def check_policy(policy: Policy, action_space: gym.Space[Any], observations: Sequence[Any]) -> None:
+    """Check a policy on some observations of an environment that stands still.
 
-
-def textured_room(camera: Camera) -> Frame:
-    """What cameras see in a furnished room of brick, planks, tiles and waves, with the sky through a hole in its ceiling.
-
-    Ray traced in float64, four rays a pixel for the colour and one through its centre for the depth, so it can stand as ground
-    truth. The room spans :data:`ROOM_EXTENT` from the world's origin, z up; cameras must be inside.
+    Its actions must be in ``action_space``, a function of the seed and the observations since ``reset``, and the caller's own;
+    observations must stay as they are; ``reset`` must forget what was before, and take None for any seed.
     """
+    if not isinstance(policy, Policy):
+        raise ContractError(f"{type(policy).__name__} lacks one of the methods reset, act")
+    _require(len(observations) >= 2, f"check_policy needs at least 2 observations, got {len(observations)}")
+
+    def played(seed: int | None, spoil: bool = False) -> list[Any]:
+        policy.reset(seed)
+        acts = []
+        for observation in observations:
+            before = copy.deepcopy(observation)
+            act = policy.act(observation)
+            _require(_alike(before, observation), "act changed its observation")
+            _require(action_space.contains(act), f"act gave {act!r}, which is not in {action_space}")
+            acts.append(copy.deepcopy(act))
+            if spoil and isinstance(act, np.ndarray):
+                act[...] = 0
+        return acts
+
+    first = played(7)
+    _require(_alike(first, played(7)), "the same seed and observations give other actions")
+    played(8)
+    _require(_alike(first, played(7)), "reset does not forget what was before it")
+    _require(_alike(first, played(7, spoil=True)), "changing an action that was handed out changes later ones")
+    policy.reset(7)
+    for observation in observations[: len(observations) // 2]:
+        policy.act(observation)
+    _require(_alike(first, played(7)), "reset does not forget a walk that was broken off")
+    played(None)
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(_alike(x, y) for x, y in zip(a, b, strict=True))
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def _check_record(data: Any, empty: Any, batch: int) -> None:
+    found, expected = flatten(data), flatten(empty)
+    _require(found.keys() == expected.keys(), "memory data changes its structure")
+    for name, tensor in found.items():
+        _require(len(tensor) == batch, f"memory data: {name} is {tuple(tensor.shape)}, it lacks the batch axis of {batch}")
+        same = tensor.shape == expected[name].shape and tensor.dtype == expected[name].dtype
+        _require(same, f"memory data: {name} changes from {expected[name].dtype} {tuple(expected[name].shape)}")
+        _require(not tensor.requires_grad, f"memory data: {name} requires gradients")
+    _require(_equal(unflatten(data, found), data), "memory data cannot be rebuilt from its tensors")
+
+
+def _check_view(view: MemoryView, camera: Camera) -> None:
     b, h, w = len(camera.pose), camera.height, camera.width
-    rotation, origin = camera.pose[:, :3, :3].double(), camera.pose[:, None, :3, 3].double()
-
-    def cast(du: float, dv: float) -> tuple[Tensor, Tensor]:
-        shift = torch.tensor([0.0, 0.0, du, dv])
-        rays = pixel_rays(camera.intrinsics.float().cpu() - shift, h, w).double().flatten(2)
-        return _trace_room(origin, (rotation @ rays).transpose(1, 2))
-
-    depth = cast(0.0, 0.0)[0].view(b, h, w)
-    rgb = torch.stack([cast(du, dv)[1] for du in (-0.25, 0.25) for dv in (-0.25, 0.25)]).mean(0)
-    rgb = (rgb * 255.0).round().clamp(0, 255).to(torch.uint8).transpose(1, 2).view(b, 3, h, w)
-    return Frame(rgb, quantise_depth(depth.float()), camera.pose)
-
-
-def textured_room_walk(count: int, size: int = 64) -> Camera:
-    """``count`` cameras on one round through the textured room, at eye height, looking now left, now right of the way."""
-    share = torch.arange(count, dtype=torch.float64) / count
-    turn = 2 * math.pi * share
-    x, y = 4.2 + 2.4 * torch.cos(turn), 2.7 + 1.3 * torch.sin(turn)
-    yaw = turn + 0.5 * math.pi + 0.9 * torch.sin(5 * turn)
-    pitch = 0.15 * torch.sin(7 * turn)
-    ahead = torch.stack([yaw.cos() * pitch.cos(), yaw.sin() * pitch.cos(), pitch.sin()], -1)
-    right = torch.stack([yaw.sin(), -yaw.cos(), torch.zeros_like(yaw)], -1)
-    pose = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
-    pose[:, :3, :3] = torch.stack([right, torch.linalg.cross(ahead, right), ahead], -1)
-    pose[:, :3, 3] = torch.stack([x, y, 1.5 + 0.2 * torch.sin(3 * turn)], -1)
-    return Camera(snap_pose(pose), torch.tensor([0.5 * size] * 4).repeat(count, 1), size, size)
+    expected = {
+        "rgb": (view.rgb, (b, 3, h, w), torch.uint8),
+        "inverse_depth": (view.inverse_depth, (b, h, w), torch.int32),
+        "mask": (view.mask, (b, h, w), torch.bool),
+        "offset": (view.offset, (b, 2, h, w), torch.uint8),
+        "source": (view.source, (b, h, w), torch.uint8),
+    }
+    for name, (tensor, shape, dtype) in expected.items():
+        found = f"{tensor.dtype} {tuple(tensor.shape)}"
+        _require(tuple(tensor.shape) == shape and tensor.dtype == dtype, f"view.{name} is {found}, not {dtype} {shape}")
+        hole = ~view.mask if tensor.ndim == 3 else ~view.mask[:, None].expand_as(tensor)
+        _require(not (tensor.to(torch.int32)[hole] != 0).any(), f"view.{name} invents something in holes")
+    _require(not (view.offset > 15).any(), "view.offset exceeds 15")
+    in_range = (view.inverse_depth >= 0) & (view.inverse_depth <= 65535)
+    _require(bool(in_range.all()), "view.inverse_depth leaves [0, 65535]")
 
 
-def _trace_room(origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
-    """Depth (b, n) and colour (b, n, 3) in [0, 1] of rays (b, n, 3) from origins (b, 1, 3)."""
-    ray = torch.where(ray.abs() < 1e-9, 1e-9, ray)
-    extent = torch.tensor(ROOM_EXTENT, dtype=torch.float64)
-    exits = (torch.where(ray > 0, extent, 0.0) - origin) / ray
-    depth, axis = exits.min(-1)
-    surface = 2 * axis + (ray > 0).gather(-1, axis[..., None])[..., 0]
-    for number, box in enumerate(_ROOM_BOXES):
-        low, high = torch.tensor(box[:3], dtype=torch.float64), torch.tensor(box[3:], dtype=torch.float64)
-        first, second = (low - origin) / ray, (high - origin) / ray
-        enter, face = torch.minimum(first, second).max(-1)
-        struck = (enter > 0) & (enter < torch.maximum(first, second).amin(-1)) & (enter < depth)
-        depth, axis = torch.where(struck, enter, depth), torch.where(struck, face, axis)
-        surface = torch.where(struck, 6 + number, surface)
-    place = origin + depth[..., None] * ray
-    x0, y0, x1, y1 = _SKYLIGHT
-    sky = (surface == 5) & (place[..., 0] > x0) & (place[..., 0] < x1) & (place[..., 1] > y0) & (place[..., 1] < y1)
-    u = torch.where(axis == 0, place[..., 1], place[..., 0])
-    v = torch.where(axis == 2, place[..., 1], place[..., 2])
-    up = (ray[..., 2] / ray.norm(dim=-1)).clamp(0, 1)[..., None]
-    blue = torch.tensor([0.75, 0.85, 0.95], dtype=torch.float64) - up * torch.tensor([0.5, 0.35, 0.1], dtype=torch.float64)
-    return depth.masked_fill(sky, torch.inf), torch.where(sky[..., None], blue, _room_texture(surface, u, v))
+def _check_map(around: Tensor, batch: int) -> None:
+    shape = (batch, 2, MAP_CELLS, MAP_CELLS)
+    found = f"{around.dtype} {tuple(around.shape)}"
+    _require(around.shape == shape and around.dtype == torch.uint8, f"surroundings is {found}, not uint8 {shape}")
 
 
-def _room_texture(surface: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """Colours (..., 3) in [0, 1] at surface coordinates in metres."""
-    base = torch.tensor(
-        [[.65, .3, .25], [.3, .45, .6], [.6, .55, .3], [.35, .55, .35], [.55, .4, .28], [.8, .78, .72], [.7, .5, .2], [.5, .5, .55],
-         [.5, .2, .4]], dtype=torch.float64,
-    )[surface]  # fmt: skip
-    row = torch.floor(v / 0.3)
-    column = torch.floor((u + 0.3 * (row % 2)) / 0.6)
-    joint = ((v / 0.3) % 1 < 0.12) | (((u + 0.3 * (row % 2)) / 0.6) % 1 < 0.06)
-    # A hash of the brick's number in [0, 1): every brick, plank or tile gets a shade of its own.
-    shade = (torch.sin(12.9898 * row + 78.233 * column + 3.7 * surface) * 43758.5453) % 1
-    bricks = torch.where(joint, 0.35, 0.7 + 0.6 * shade)
-    waves = 1.0 + 0.25 * torch.sin(7.0 * u + 2.0 * torch.sin(3.0 * v)) + 0.2 * torch.sin(11.0 * v + 1.3)
-    tiles = torch.where((torch.floor(u / 0.5) + torch.floor(v / 0.5)) % 2 == 0, 1.25, 0.65)
-    kind = surface % 3
-    factor = torch.where(kind == 0, bricks, torch.where(kind == 1, waves, tiles))
-    return (base * factor[..., None]).clamp(0.0, 1.0)
+def _check_recall(view: MemoryView, frame: Frame, recall: Recall) -> None:
+    assert frame.inverse_depth is not None
+    mask = view.mask
+    allowed = int(recall.outliers * int(mask.sum()))
+
+    def demand(holds: Tensor, complaint: str) -> None:
+        wrong = int((~holds & mask).sum())
+        _require(wrong <= allowed, f"{wrong} of {int(mask.sum())} pixels shown again {complaint}")
+
+    colour = (view.rgb.int() - frame.rgb.int()).abs().amax(1)
+    demand(colour <= recall.colour, f"have other colours (by more than {recall.colour})")
+    sky = frame.inverse_depth == 0
+    demand(sky == (view.inverse_depth == 0), "confuse sky and points")
+    expected = frame.inverse_depth.float()
+    error = (view.inverse_depth.float() - expected).abs() / expected.clamp(min=1.0)
+    demand(error <= recall.depth, f"have depths off by more than {recall.depth:.1%}")
+    channel = 255.0 * code_to_channel(frame.inverse_depth)
+    demand((view.source.float() - channel).abs() <= recall.source, "have a view.source that is not the distance of capture")
 
 
-def walk_in_room(steps: int = 80, size: int = 64, seed: int = 0, room: str = "room-2") -> tuple[TinyRoom, Journey]:
-    """A room of exactly known geometry, and a random walk in it: ``steps`` frames of ``size`` x ``size`` pixels.
+def _check_rows_alone(
+    memory: SceneMemory, refine: Callable[[Any], Any], frame: Frame, camera: Camera, step: Tensor, together: tuple[Any, ...]
+) -> None:
+    """Repeat the story for each environment alone, and compare bit by bit."""
+    for i in range(len(step)):
+        own_frame, own_step, own = map_tensors(lambda x, i=i: x[i : i + 1].clone(), (frame, step, together))
+        own_camera = Camera(camera.pose[i : i + 1], camera.intrinsics[i : i + 1], camera.height, camera.width)
+        data = refine(memory.integrate(memory.empty(1, step.device), own_frame, own_camera, own_step))
+        later = memory.integrate(data, _moved(own_frame), own_camera, own_step + 1)
+        alone = (memory.render(data, own_camera), memory.render(later, own_camera), memory.surroundings(data, own_camera.pose))
+        _require(_equal(own, alone), f"environment {i} of 3 comes out differently when it is alone")
 
-    room: the map's name, see :class:`TinyRoom`.
-    """
-    room_env, rng, act = TinyRoom(size=size), np.random.default_rng(seed), 0
-    obs, info = room_env.reset(seed=seed, options={"map": room})
-    rgb, depth, pose = [obs], [info["depth"]], [info["pose"]]
-    for step in range(steps - 1):
-        act = int(rng.choice([1, 1, 1, 2, 3, 3, 4, 4, 5, 6])) if step % 4 == 0 else act
-        obs, _, _, _, info = room_env.step(act)
-        rgb.append(obs)
-        depth.append(info["depth"])
-        pose.append(info["pose"])
-    journey = Journey(
-        rgb=torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2).contiguous(),
-        inverse_depth=quantise_depth(torch.from_numpy(np.stack(depth))),
-        pose=torch.from_numpy(np.stack(pose)),
-        intrinsics=torch.from_numpy(info["intrinsics"]),
-    )
-    return room_env, journey
+
+def _synthetic_frames(device: Any, height: int, width: int) -> tuple[Frame, Camera, Tensor]:
+    """Three frames of wavy walls with sky above, each its own, and three cameras anywhere."""
+    generator = torch.Generator().manual_seed(0)
+    u = torch.linspace(0, 6, width)[None, None, :]
+    v = torch.linspace(0, 3, height)[None, :, None]
+    depth = 3.0 + torch.sin(u + torch.arange(3.0)[:, None, None]) + 0.3 * torch.cos(v)
+    depth[:, : height // 4, width // 2 :] = torch.inf
+    rgb = torch.randint(0, 256, (3, 3, height, width), generator=generator, dtype=torch.uint8)
+    pose = torch.eye(4).repeat(3, 1, 1)
+    angle = torch.tensor([0.0, 1.0, -2.5])
+    pose[:, 0, 0] = pose[:, 2, 2] = angle.cos()
+    pose[:, 0, 2], pose[:, 2, 0] = angle.sin(), -angle.sin()
+    pose[:, :3, 3] = torch.tensor([[0.0, 0.0, 0.0], [5.0, -1.0, 2.0], [-100.0, 40.0, 7.0]])
+    pose = snap_pose(pose)
+    focal = 0.5 * width
+    intrinsics = torch.tensor([focal, focal, 0.5 * width, 0.5 * height]).repeat(3, 1)
+    step = torch.tensor([0, 3, 11])
+    frame = Frame(rgb.to(device), quantise_depth(depth).to(device), pose.to(device))
+    return frame, Camera(pose.to(device), intrinsics.to(device), height, width), step.to(device)
+
+
+def _moved(frame: Frame) -> Frame:
+    """The same view with something new in the middle, half as far away."""
+    assert frame.inverse_depth is not None
+    code, rgb = frame.inverse_depth.clone(), frame.rgb.clone()
+    h, w = code.shape[1:]
+    rows, columns = slice(h // 3, 2 * h // 3), slice(w // 3, 2 * w // 3)
+    code[:, rows, columns] *= 2
+    rgb[:, :, rows, columns] = 255 - rgb[:, :, rows, columns]
+    return Frame(rgb, code, frame.pose)
+
+
+def _turned_round(pose: Tensor) -> Tensor:
+    """Half a turn about the camera's own down axis."""
+    return pose * torch.tensor([-1.0, 1.0, -1.0, 1.0], device=pose.device)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    left, right = flatten(a), flatten(b)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def _require(condition: bool, complaint: str) -> None:
+    if not condition:
+        raise ContractError(complaint)

@@ -48,9 +48,10 @@ def tiny_world(seed: int = 0, rewards: bool = False) -> Any:
     import torch
 
     from worldsim.diffusion.network import SpaceTimeTransformer
-    from worldsim.heads import EgoMotionHead, OutcomeHead
     from worldsim.memory.points import PointMemoryConfig
-    from worldsim.world import World, WorldConfig
+    from worldsim.world import World
+    from worldsim.world.config import WorldConfig
+    from worldsim.world.heads import EgoMotionHead, OutcomeHead
 
     torch.manual_seed(seed)
     network = SpaceTimeTransformer(
@@ -94,13 +95,13 @@ def build(root: Path, seed: int) -> Bases:
     import gymnasium as gym
     import torch
 
-    from worldsim.agent_files import AgentCard, save_agent
     from worldsim.agents.actor_critic_policy import ActorCriticPolicy
     from worldsim.data.record import RecordConfig, record
-    from worldsim.diffusion.train import train
     from worldsim.envs.world_env import WorldEnv
-    from worldsim.nerfstudio_files import save_nerfstudio
-    from worldsim.scene_files import ScenesConfig, record_scenes
+    from worldsim.io.nerfstudio import save_nerfstudio
+    from worldsim.shipped.agent_files import AgentCard, save_agent
+    from worldsim.training.train import train
+    from worldsim.world.scene_files import ScenesConfig, record_scenes
 
     torch.set_num_threads(1)
     bases = Bases(root)
@@ -157,7 +158,7 @@ def build(root: Path, seed: int) -> Bases:
 
 def train_config(data: Path, out: Path, **changes: Any) -> Any:
     """Two steps of the smallest network."""
-    from worldsim.diffusion.train_config import TrainConfig
+    from worldsim.training.config import TrainConfig
 
     settings: dict[str, Any] = {
         "preset": "debug",

@@ -175,13 +175,13 @@ def envs(bases: Bases) -> Any:
 
 @cache
 def walked(bases: Bases) -> Any:
-    from worldsim.snapshots import open_snapshot
+    from worldsim.world.snapshots import open_snapshot
 
     return open_snapshot(bases.walk / "walk.safetensors")
 
 
 def _frames(bases: Bases, changes: dict[str, Any]) -> dict[str, Any]:
-    from worldsim.scene_files import load_scene
+    from worldsim.world.scene_files import load_scene
 
     scene = load_scene(bases.world / "scenes" / "room-6-1")
     from worldsim.camera import dequantise_depth
@@ -228,7 +228,7 @@ def _state_after(bases: Bases) -> tuple[Any, Any]:
 
 
 def _initial(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.scene_files import load_scene
+    from worldsim.world.scene_files import load_scene
 
     arguments = {"scenes": [load_scene(bases.world / "scenes" / "room-6-1")], "seeds": [0], **given}
     return _env(bases).world.initial(arguments["scenes"], arguments["seeds"])
@@ -264,7 +264,7 @@ def _fit_config(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 
 
 def _ground(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.memory.ground import Ground, GroundConfig
+    from worldsim.planning.ground import Ground, GroundConfig
 
     memory = walked(bases).memory
     return Ground.of(
@@ -275,7 +275,7 @@ def _ground(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 
 
 def _fuse(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.meshes import FusionConfig, fuse
+    from worldsim.io.meshes import FusionConfig, fuse
 
     return len(
         fuse(
@@ -286,7 +286,7 @@ def _fuse(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 
 
 def _wrap(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.meshes import PoissonConfig, wrap
+    from worldsim.io.meshes import PoissonConfig, wrap
 
     points = walked(bases).memory.points()
     arguments = {"position": points.position, "colour": points.colour} | {
@@ -304,7 +304,7 @@ def _wrap(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 
 
 def _save_points(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.meshes import save_ply
+    from worldsim.runtime.ply import save_ply
 
     points = walked(bases).memory.points()
     arguments = {
@@ -317,20 +317,20 @@ def _save_points(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 
 
 def _save_journey(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.nerfstudio_files import save_nerfstudio
+    from worldsim.io.nerfstudio import save_nerfstudio
 
     arguments = {"journey": walked(bases).journey, "folder": folder / "capture", **given}
     return save_nerfstudio(arguments["journey"], arguments["folder"])
 
 
 def _open_capture(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.nerfstudio_files import open_capture
+    from worldsim.io.nerfstudio import open_capture
 
     return [frame.read() for frame in open_capture(**{"path": bases.capture, **given})][0]
 
 
 def _captured(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.captures import captured_frames, journey_of
+    from worldsim.io.rgbd import captured_frames, journey_of
 
     arrays = _frames(bases, {})
     arguments = {name: arrays[name] for name in ("rgb", "depth", "pose", "intrinsics")} | given
@@ -338,7 +338,7 @@ def _captured(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 
 
 def _journey_of(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.captures import captured_frames, journey_of
+    from worldsim.io.rgbd import captured_frames, journey_of
 
     arrays = _frames(bases, {})
     frames = captured_frames(arrays["rgb"], arrays["depth"], arrays["pose"], arrays["intrinsics"])
@@ -355,14 +355,14 @@ def _dataset(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 def _policy(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
     import gymnasium as gym
 
-    from worldsim.policies import make_policy
+    from worldsim.shipped.policies import make_policy
 
     arguments = {"name": "random", "space": gym.spaces.Discrete(7), **given}
     return make_policy(arguments["name"], arguments["space"])
 
 
 def _agent(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.agent_files import load_agent
+    from worldsim.shipped.agent_files import load_agent
 
     policy = load_agent(**{"name": bases.agent, **given})
     return policy.act(np.zeros((SIZE, SIZE, 3), np.uint8))
@@ -374,7 +374,7 @@ def _act(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 
 @cache
 def _loaded_agent(bases: Bases) -> Any:
-    from worldsim.agent_files import load_agent
+    from worldsim.shipped.agent_files import load_agent
 
     policy = load_agent(bases.agent)
     policy.reset(0)
@@ -391,26 +391,26 @@ def _room(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
     import gymnasium as gym
 
     import worldsim  # noqa: F401
-    from worldsim.pixels import make_env
+    from worldsim.world.image_env import make_env
 
     made: gym.Env[Any, Any] = make_env(ROOM, {"size": SIZE, **given})
     return made.reset(seed=0)[0]
 
 
 def _room_reset(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.testing import TinyRoom
+    from worldsim.envs.tiny_room import TinyRoom
 
     return TinyRoom(SIZE).reset(seed=0, **given)[0]
 
 
 def _pixels(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.pixels import PixelsConfig, make_pixels
+    from worldsim.world.image_env import PixelsConfig, make_pixels
 
     return make_pixels(ROOM, {"size": SIZE}, PixelsConfig(**given)).reset(seed=0)[0]
 
 
 def _picture(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.pictures import save_picture
+    from worldsim.io.pictures import save_picture
 
     arguments = {"picture": np.zeros((4, 4, 3), np.uint8), "path": folder / "a.png", **given}
     return save_picture(arguments["picture"], arguments["path"])
@@ -429,14 +429,14 @@ def _video(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 
 
 def _json(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.config import write_json
+    from worldsim.runtime.json_config import write_json
 
     arguments = {"path": folder / "a.json", "values": {"a": 1}, **given}
     return write_json(arguments["path"], arguments["values"])
 
 
 def _locate(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.memory.locate import LocateConfig, candidates
+    from worldsim.planning.locate import LocateConfig, candidates
 
     made = env(bases)
     settings = {"kept": 2, "rounds": 1, "draws": 2, "spacing": 2.0}

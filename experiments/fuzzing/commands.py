@@ -781,8 +781,8 @@ def without_servers() -> Iterator[None]:
 
     import viser
 
-    from worldsim import stopwatch
     from worldsim.app import view
+    from worldsim.evaluation import stopwatch
 
     def server(*_: Any, **__: Any) -> Any:
         made = mock.MagicMock()
@@ -811,7 +811,7 @@ def _CEILINGS(device: Any, quick: bool) -> Any:  # noqa: N802  the function that
 
 @cache
 def _ceilings() -> Any:
-    from worldsim import stopwatch
+    from worldsim.evaluation import stopwatch
 
     return stopwatch.ceilings
 

@@ -285,10 +285,10 @@ def the_world(bases: Bases, name: str = "world") -> Any:
 
 
 def use_world(folder: Path, bases: Bases) -> Any:
-    from worldsim.config import to_json
     from worldsim.envs.world_env import WorldEnv
-    from worldsim.twin import make_twin
+    from worldsim.runtime.json_config import to_json
     from worldsim.world import World
+    from worldsim.world.twin import make_twin
 
     world = World.from_pretrained(folder, "cpu")
     env = WorldEnv(world)
@@ -299,7 +299,7 @@ def use_world(folder: Path, bases: Bases) -> Any:
 
 
 def use_scene(folder: Path, bases: Bases) -> Any:
-    from worldsim.scene_files import load_scene
+    from worldsim.world.scene_files import load_scene
 
     scene = load_scene(folder / "room-6-1")
     state = the_world(bases).initial([scene], [0])
@@ -308,7 +308,7 @@ def use_scene(folder: Path, bases: Bases) -> Any:
 
 def use_snapshot(folder: Path, bases: Bases) -> Any:
     from worldsim.envs.world_env import WorldEnv
-    from worldsim.snapshots import load_snapshot, open_snapshot
+    from worldsim.world.snapshots import load_snapshot, open_snapshot
 
     path = folder / "walk.safetensors"
     opened = open_snapshot(path)
@@ -360,7 +360,7 @@ def use_dataset(folder: Path, bases: Bases) -> Any:
 def use_agent(folder: Path, bases: Bases) -> Any:
     import gymnasium as gym
 
-    from worldsim.agent_files import load_agent, read_card
+    from worldsim.shipped.agent_files import load_agent, read_card
 
     card = read_card(folder)
     policy: Any = load_agent(folder, gym.spaces.Discrete(7))
@@ -370,8 +370,8 @@ def use_agent(folder: Path, bases: Bases) -> Any:
 
 
 def use_capture(folder: Path, bases: Bases) -> Any:
-    from worldsim.captures import journey_of
-    from worldsim.nerfstudio_files import open_capture
+    from worldsim.io.nerfstudio import open_capture
+    from worldsim.io.rgbd import journey_of
     from worldsim.scenes.capture import CaptureScene
 
     frames = open_capture(folder)
@@ -383,7 +383,7 @@ def use_capture(folder: Path, bases: Bases) -> Any:
 
 @cache
 def _trainer(bases: Bases) -> Any:
-    from worldsim.diffusion.trainer import Trainer
+    from worldsim.training.trainer import Trainer
 
     return Trainer(train_config(bases.dataset, bases.run))
 
@@ -393,7 +393,7 @@ def use_checkpoint(folder: Path, bases: Bases) -> Any:
     trainer.config = dataclasses.replace(trainer.config, out=folder)
     trainer.history, trainer.step, trainer.elapsed = [], 0, 0.0
     resumed = trainer.resume()
-    from worldsim.diffusion.checkpoint import packed
+    from worldsim.training.checkpoint import packed
 
     weights = packed(trainer.objective, trainer.ema, trainer.optimizer)
     return resumed, trainer.step, trainer.elapsed, trainer.progress, trainer.history, weights
@@ -510,7 +510,7 @@ def _same_as(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, Expec
 def _scene_saved_wrong(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, Expect]:
     import torch
 
-    from worldsim.scene_files import load_scene, save_scene
+    from worldsim.world.scene_files import load_scene, save_scene
 
     scene = load_scene(bases.world / "scenes" / "room-6-1")
     act, pose = scene.act.clone(), scene.pose.clone()
@@ -543,7 +543,7 @@ def _scene_with_points(folder: Path, rng: random.Random, bases: Bases) -> tuple[
     import torch
 
     from worldsim.memory.points import PointMemory, PointMemoryConfig
-    from worldsim.scene_files import load_scene, save_scene
+    from worldsim.world.scene_files import load_scene, save_scene
 
     scene = load_scene(bases.world / "scenes" / "room-6-1")
     points = PointMemory(PointMemoryConfig(capacity=rng.choice((4, 64)))).empty(1)
@@ -592,7 +592,7 @@ def _scene_names(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, E
 
 
 def _snapshot(bases: Bases) -> Any:
-    from worldsim.snapshots import load_snapshot
+    from worldsim.world.snapshots import load_snapshot
 
     return load_snapshot(bases.walk / "walk.safetensors", the_world(bases))
 
@@ -600,7 +600,7 @@ def _snapshot(bases: Bases) -> Any:
 def _snapshot_saved_wrong(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, Expect]:
     import torch
 
-    from worldsim.snapshots import save_snapshot
+    from worldsim.world.snapshots import save_snapshot
 
     shot = _snapshot(bases)
     state = shot.state
@@ -857,8 +857,8 @@ def _agent_saved_wrong(folder: Path, rng: random.Random, bases: Bases) -> tuple[
     import gymnasium as gym
     import torch
 
-    from worldsim.agent_files import AgentCard, save_agent
     from worldsim.agents.actor_critic_policy import ActorCriticPolicy
+    from worldsim.shipped.agent_files import AgentCard, save_agent
 
     what = rng.choice(("nan weight", "inf weight", "other actions", "continuous"))
     space: Any = gym.spaces.Discrete(7)

@@ -33,16 +33,16 @@ from reference import Reference, Sequences
 from torch import Tensor, nn
 
 from worldsim.agents.persistent import PersistentPolicy
-from worldsim.config import read_json, write_json
 from worldsim.data.dataset import EpisodeDataset
-from worldsim.diffusion.objective import Balance, ObjectiveConfig
-from worldsim.diffusion.train import run
-from worldsim.diffusion.train_config import TrainConfig
-from worldsim.diffusion.trainer import Trainer
-from worldsim.frame_heads import BalanceConfig, Balanced, FrameOutcomeHead, Recorded, Seen
-from worldsim.metrics import psnr
-from worldsim.pictures import contact_sheet, save_picture
+from worldsim.evaluation.metrics import psnr
+from worldsim.io.pictures import contact_sheet, save_picture
+from worldsim.runtime.json_config import read_json, write_json
 from worldsim.state import Frame, SceneStart
+from worldsim.training.config import TrainConfig
+from worldsim.training.frame_heads import BalanceConfig, Balanced, FrameOutcomeHead, Recorded, Seen
+from worldsim.training.loss import Balance, ObjectiveConfig
+from worldsim.training.train import run
+from worldsim.training.trainer import Trainer
 from worldsim.world import World
 
 Array = NDArray[Any]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.metrics import bootstrap_ci
+from worldsim.evaluation.metrics import bootstrap_ci
 
 Array = NDArray[Any]
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from worldsim.diffusion.denoiser import rgb_to_channels
 from worldsim.errors import InvalidInputError
-from worldsim.frame_heads import Recorded, outcome_losses, shift_frames
+from worldsim.training.frame_heads import Recorded, outcome_losses, shift_frames
 
 Outcome = tuple[Tensor, Tensor]
 """Rewards of going on and of ending (..., 2), in units, and the termination's logit (...)."""
@@ -30,7 +30,7 @@ pixels."""
 class Reference(nn.Module):
     """Convolutions of every frame, a recurrent state over all of an episode, two small perceptrons.
 
-    actions, action_dim: as of :class:`worldsim.frame_heads.FrameOutcomeHead`. height, width:
+    actions, action_dim: as of :class:`worldsim.training.frame_heads.FrameOutcomeHead`. height, width:
     multiples of 16.
     """
 
@@ -72,7 +72,7 @@ class Reference(nn.Module):
 
         rgb: (b, t, 3, h, w) uint8. act: (b, t, ...) of the transitions into the frames. prior: ()
         logit of the share of ends. shift: (b, 2) pixels by which pictures were moved, as of
-        :class:`worldsim.frame_heads.FrameOutcomeHead`.
+        :class:`worldsim.training.frame_heads.FrameOutcomeHead`.
         """
         b, t, _, h, w = rgb.shape
         rows = torch.linspace(-1.0, 1.0, h, device=rgb.device)[:, None].expand(h, w)

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 import tyro
 
-from worldsim.config import write_json
+from worldsim.evaluation.benchmark_set import TestSetConfig, record_test_set, stack
 from worldsim.evaluation.encoder import WEIGHTS, encode, load_encoder
 from worldsim.evaluation.frechet import frechet_with_interval, kernel_with_interval
-from worldsim.evaluation.test_set import TestSetConfig, record_test_set, stack
 from worldsim.runtime.files import is_file, load_tensors, save_tensors, sha256_of
+from worldsim.runtime.json_config import write_json
 from worldsim.state import SceneStart
 from worldsim.world import World
 

@@ -25,15 +25,15 @@ from torch import Tensor
 from yardstick import HEADINGS, Places, Yardstick, as_bytes, load, yardstick
 
 from worldsim.camera import dequantise_depth
-from worldsim.config import write_json
 from worldsim.evaluation.encoder import load_encoder
-from worldsim.metrics import psnr, sharpness
+from worldsim.evaluation.metrics import psnr, sharpness
+from worldsim.io.pictures import depth_picture, save_picture
 from worldsim.painting.batches import memory_channels, rays_of
 from worldsim.painting.channels import clean_channels, unscale
 from worldsim.painting.checkpoint import load_painter
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.sampling import PaintConfig, frames_of, paint
-from worldsim.pictures import depth_picture, save_picture
+from worldsim.runtime.json_config import write_json
 from worldsim.state import Frame
 
 EYE_M = 41.0 / 32.0

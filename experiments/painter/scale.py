@@ -18,7 +18,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from worldsim.metrics import psnr, sharpness
+from worldsim.evaluation.metrics import psnr, sharpness
 from worldsim.painting import channels
 from worldsim.painting.batches import (
     VIEW_COUNTS,

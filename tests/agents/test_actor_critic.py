@@ -15,10 +15,10 @@ import pytest
 import torch
 
 import worldsim  # noqa: F401  registers the environments
-from worldsim.agent_files import load_agent, read_card
 from worldsim.agents.actor_critic import Args, Learner, advantages, make_dreams, train
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.shipped.agent_files import load_agent, read_card
 
 
 class Bars(gym.Env):
@@ -142,7 +142,7 @@ def test_uncertainty_costs_reward_and_cuts(tmp_path: Path, goal_folder: Path) ->
 
 
 def test_the_default_size_is_at_most_a_megabyte(tmp_path: Path) -> None:
-    from worldsim.agent_files import save_agent
+    from worldsim.shipped.agent_files import save_agent
 
     save_agent(ActorCriticPolicy(gym.spaces.Box(-1.0, 1.0, (3,), np.float32)), tmp_path)
     assert (tmp_path / "weights.safetensors").stat().st_size <= 1_000_000

@@ -10,7 +10,7 @@ import pytest
 
 from worldsim.agents.persistent import PersistentPolicy
 from worldsim.agents.random import RandomPolicy
-from worldsim.contracts import ContractError, check_policy
+from worldsim.testing import ContractError, check_policy
 
 SPACES = [gym.spaces.Discrete(7), gym.spaces.Box(-1.0, 1.0, (2,), np.float32)]
 OBSERVATIONS = [np.full((8, 8, 3), k, np.uint8) for k in range(30)]

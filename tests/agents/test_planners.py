@@ -19,12 +19,12 @@ from worldsim.agents.cem import run as run_cem
 from worldsim.agents.mppi import Args as MppiArgs
 from worldsim.agents.mppi import MppiConfig, MppiPolicy
 from worldsim.agents.mppi import run as run_mppi
-from worldsim.belief import Belief
-from worldsim.contracts import check_policy
+from worldsim.envs.tiny_room import TinyRoom
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.planning import ImageGoal, PoseGoal, RewardSum
-from worldsim.testing import TinyRoom
+from worldsim.planning.planner import ImageGoal, PoseGoal, RewardSum
+from worldsim.testing import check_policy
+from worldsim.world.tracker import Belief
 
 PLANNERS: dict[str, Any] = {
     "cem": lambda source, objective, **c: CemPolicy(source, objective, CemConfig.plain(**c)),

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from worldsim.agents.pursuit import BACKWARD, FORWARD, LEFT, RIGHT, Pursuit, PursuitConfig, wrapped
-from worldsim.memory.ground import Ground, GroundConfig
+from worldsim.planning.ground import Ground, GroundConfig
 
 HERE = np.zeros(2)
 

@@ -16,14 +16,14 @@ from worldsim.agents.explorer import FrontierConfig, FrontierExplorer, cast
 from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, ImageGoalConfig, ImageGoalWalker, WayGoal
 from worldsim.agents.mppi import MppiConfig
 from worldsim.agents.novelty import NoveltyConfig, NoveltyExplorer
-from worldsim.belief import Belief
-from worldsim.contracts import check_policy
+from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.ground import Ground, GroundConfig
-from worldsim.memory.locate import LocateConfig
-from worldsim.planning import Futures
-from worldsim.testing import TinyRoom
+from worldsim.planning.ground import Ground, GroundConfig
+from worldsim.planning.locate import LocateConfig
+from worldsim.planning.planner import Futures
+from worldsim.testing import check_policy
 from worldsim.world import World
+from worldsim.world.tracker import Belief
 
 ICEM = CemConfig(horizon=3, candidates=6, elites=2, iterations=2)
 ROOM = GroundConfig(eye=1.3, reach=6.0)

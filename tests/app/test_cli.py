@@ -14,9 +14,9 @@ import torch
 
 import worldsim
 from worldsim.app import cli
-from worldsim.diffusion.objective import Balance
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.runtime import progress
+from worldsim.training.loss import Balance
 
 
 @dataclass(frozen=True)

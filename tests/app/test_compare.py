@@ -16,8 +16,8 @@ from worldsim.app.cli import main
 from worldsim.app.compare import CompareConfig, compare, read_actions
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
-from worldsim.twin import FrameHistory, frames_of, make_twin
 from worldsim.world import World
+from worldsim.world.twin import FrameHistory, frames_of, make_twin
 
 CARRACING = gym.spaces.Box(np.float32([-1, 0, 0]), np.float32([1, 1, 1]))
 

@@ -18,10 +18,11 @@ from worldsim.app.demo import PAUSE, DemoConfig, choose_walk, demo
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.envs.doom import ACTIONS
 from worldsim.errors import InvalidInputError, MissingDependencyError
-from worldsim.evaluation.trips import UNDO
-from worldsim.heads import EgoMotionHead
-from worldsim.pictures import contact_sheet, depth_picture, enlarge, holes_marked
-from worldsim.world import World, WorldConfig
+from worldsim.evaluation.trip_recording import UNDO
+from worldsim.io.pictures import contact_sheet, depth_picture, enlarge, holes_marked
+from worldsim.world import World
+from worldsim.world.config import WorldConfig
+from worldsim.world.heads import EgoMotionHead
 
 SIZE = 16
 

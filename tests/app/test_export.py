@@ -15,17 +15,17 @@ import worldsim.world
 from tests.conftest import make_tiny_world
 from worldsim.app import cli
 from worldsim.app.export import ExportConfig, Form, export
+from worldsim.envs.tiny_room import TinyRoom
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, StorageError
+from worldsim.io.meshes import GLTF_FROM_WORLD
+from worldsim.io.nerfstudio import open_capture
 from worldsim.journey import Journey
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory, RadianceMemoryConfig
-from worldsim.meshes import GLTF_FROM_WORLD
-from worldsim.nerfstudio_files import open_capture
 from worldsim.scenes.capture import CaptureScene
-from worldsim.snapshots import open_snapshot
-from worldsim.testing import TinyRoom
 from worldsim.world import World
+from worldsim.world.snapshots import open_snapshot
 
 
 @pytest.fixture

@@ -33,9 +33,9 @@ from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory, Radi
 from worldsim.memory.handle import PointArrays
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.scenes.recorded import RecordedScenes
-from worldsim.snapshots import open_snapshot
 from worldsim.state import SceneStart
 from worldsim.world import World
+from worldsim.world.snapshots import open_snapshot
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -303,7 +303,7 @@ def test_texts_of_files_are_letters_alone() -> None:
 
 def test_a_hostile_name_runs_nothing(saved: Path, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = dataclasses.replace(open_snapshot(saved), world=" ".join(HOSTILE))
-    monkeypatch.setattr("worldsim.snapshots.open_snapshot", lambda *_: opened)
+    monkeypatch.setattr("worldsim.world.snapshots.open_snapshot", lambda *_: opened)
     viewer = open_viewer(ViewConfig(saved, port=free_port()))
     try:
         browser.get(f"http://127.0.0.1:{viewer.server.get_port()}")

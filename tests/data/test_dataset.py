@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from worldsim.config import write_sealed
 from worldsim.data.dataset import DatasetInfo, EpisodeDataset, EpisodeWriter, read_shard
 from worldsim.data.episode import Episode
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.runtime.json_config import write_sealed
 
 INFO = DatasetInfo(
     env_id="hand/Made-v0",

@@ -21,16 +21,16 @@ import torch
 
 from tests.conftest import largest_file
 from tests.killing import Killer
-from worldsim.agent_files import save_agent
 from worldsim.camera import quantise_depth
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import check_alignment
 from worldsim.data.play import Player
 from worldsim.data.record import RecordConfig, record
+from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, StorageError, WorldsimError
-from worldsim.pixels import make_env
-from worldsim.policies import make_policy
-from worldsim.testing import TinyRoom
+from worldsim.shipped.agent_files import save_agent
+from worldsim.shipped.policies import make_policy
+from worldsim.world.image_env import make_env
 
 ROOM = "worldsim/TinyRoom-v0"
 
@@ -100,7 +100,7 @@ def test_workers_resume_and_more_frames_change_no_bit(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from worldsim.policies import make_policy
+from worldsim.shipped.policies import make_policy
 from worldsim.data.record import RecordConfig, record
 if __name__ == "__main__":
     record(RecordConfig(env_id="worldsim/TinyRoom-v0", out=Path(sys.argv[1]), frames=int(sys.argv[2]), frames_per_shard=100,

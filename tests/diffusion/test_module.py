@@ -11,8 +11,8 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
-from worldsim.heads import EgoMotionHead, OutcomeHead
 from worldsim.world import World
+from worldsim.world.heads import EgoMotionHead, OutcomeHead
 
 FIRST_STEP = """
 import sys, gymnasium, worldsim

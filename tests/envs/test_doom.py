@@ -17,7 +17,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_sb3
 
 from worldsim.envs import doom
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from worldsim.metrics import area_average, psnr
+from worldsim.evaluation.metrics import area_average, psnr
 
 ENV_ID = "worldsim/FreedoomReal-v0"
 

@@ -18,9 +18,9 @@ from worldsim.envs import dream
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, OutOfMemoryError
-from worldsim.heads import OutcomeHead
 from worldsim.state import flatten
 from worldsim.world import World
+from worldsim.world.heads import OutcomeHead
 
 SIZE = 32
 MODES = list(AutoresetMode)
@@ -270,7 +270,7 @@ def test_fork_of_one_environment(world: World) -> None:
 def test_continuous_actions(world_folder: Path) -> None:
     """Bounds are those of the world's card."""
     from worldsim.diffusion.network import SpaceTimeTransformer
-    from worldsim.world import WorldConfig
+    from worldsim.world.config import WorldConfig
 
     sizes = {"dim": 32, "depth": 1, "heads": 2, "levels": (8, 8, 16), "window": 4}
     network = SpaceTimeTransformer(height=32, width=32, channels=3, view_channels=0, actions=0, action_dim=2, **sizes)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldsim.frame_heads import Recorded
+from worldsim.training.frame_heads import Recorded
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "heads"
 

@@ -18,7 +18,7 @@ from gymnasium.wrappers import vector as vector_wrappers
 
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError
-from worldsim.playable import ROW, exact_rate, keys_to_action, rates
+from worldsim.runtime.keyboard import ROW, exact_rate, keys_to_action, rates
 from worldsim.world import World
 
 DREAM, ROOM, REAL = "worldsim/FreedoomDream-v0", "worldsim/TinyRoom-v0", "worldsim/FreedoomReal-v0"

@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from worldsim.data.interchange import ExportMinariConfig, ImportMinariConfig, export_minari, import_minari
+from worldsim.data.minari import ExportMinariConfig, ImportMinariConfig, export_minari, import_minari
 from worldsim.data.record import RecordConfig, record
 
 minari = pytest.importorskip("minari")

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 
-from worldsim.contracts import ContractError, Recall, check_memory
 from worldsim.memory import (
     NoMemory,
     PointMemory,
@@ -17,6 +16,7 @@ from worldsim.memory import (
 )
 from worldsim.memory.fitting import FitConfig
 from worldsim.protocols import SceneMemory
+from worldsim.testing import ContractError, Recall, check_memory
 
 SMALL = PointMemoryConfig(capacity=2000)
 

@@ -16,7 +16,7 @@ from worldsim.camera import Camera
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.memory.editing import in_box, surface_points
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.pictures import usual_pictures
+from worldsim.runtime.picture_formats import usual_pictures
 
 MEMORY = PointMemory(PointMemoryConfig(capacity=8))
 POSITION = torch.tensor([[[0.0, 0, 0], [1, 0, 0], [0, 2, 0], [0, 0, 3]]])

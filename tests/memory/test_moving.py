@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from worldsim.camera import Camera, pixel_rays, quantise_depth, snap_pose
+from worldsim.envs.tiny_room import textured_room, textured_room_walk
+from worldsim.evaluation.metrics import psnr
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.memory.splat import POINT
-from worldsim.metrics import psnr
 from worldsim.state import Frame
-from worldsim.testing import textured_room, textured_room_walk
 
 SIZE = 64
 COLOUR = (235, 40, 200)

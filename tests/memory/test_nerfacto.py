@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from worldsim.camera import Camera, pixel_rays
+from worldsim.envs.tiny_room import textured_room, textured_room_walk
 from worldsim.errors import InvalidInputError, MissingDependencyError
 from worldsim.journey import Journey
 from worldsim.memory.nerfacto import NerfactoConfig, NerfactoField, nerfstudio_cameras, placement
-from worldsim.testing import textured_room, textured_room_walk
 
 installed = importlib.util.find_spec("nerfstudio") is not None
 needs_nerfstudio = pytest.mark.skipif(not installed, reason="nerfstudio is not installed: make test-nerf makes .venv-nerf")

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from worldsim.camera import Camera, code_to_channel, quantise_depth, snap_pose
+from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import DIRECTION, POINT
 from worldsim.state import Frame, concatenate, flatten, unflatten
-from worldsim.testing import TinyRoom
 
 SIZE = 16
 INTRINSICS = torch.tensor([[8.0, 8.0, 8.0, 8.0]])

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, quantise_depth
+from worldsim.envs.tiny_room import textured_room, textured_room_walk
 from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.evaluation.metrics import psnr
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceField, RadianceMemory, RadianceMemoryConfig
 from worldsim.memory.fitting import FitConfig
-from worldsim.metrics import psnr
-from worldsim.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.state import Frame, MemoryView, SceneStart, flatten, map_tensors
-from worldsim.testing import textured_room, textured_room_walk
 from worldsim.world import World
+from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 
 SIZE = 16
 

@@ -10,11 +10,11 @@ import sys
 import pytest
 import torch
 
-from worldsim.contracts import _moved, _synthetic_frames
-from worldsim.kernels import torch_only
 from worldsim.memory import splat_triton
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
+from worldsim.runtime.triton import torch_only
 from worldsim.state import flatten, map_tensors
+from worldsim.testing import _moved, _synthetic_frames
 
 
 def assert_same(a: object, b: object) -> None:

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.runtime.test_progress import Clock
-from worldsim import engine
-from worldsim.engine import Compiled, batch_of
 from worldsim.runtime.compiling import LAST, Compiling
+from worldsim.world import engine
+from worldsim.world.engine import Compiled, batch_of
 
 
 def test_it_says_that_it_compiles_and_for_how_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

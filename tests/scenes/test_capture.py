@@ -12,19 +12,19 @@ import torch
 
 from tests.conftest import make_tiny_world
 from worldsim.camera import Camera, quantise_depth
-from worldsim.captures import captured_frames, frames_of
+from worldsim.envs.tiny_room import TinyRoom, walk_in_room
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.io.nerfstudio import save_nerfstudio
+from worldsim.io.rgbd import captured_frames, frames_of
 from worldsim.journey import Journey
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
-from worldsim.nerfstudio_files import save_nerfstudio
 from worldsim.protocols import FittingScene, Scene
-from worldsim.scene_files import load_scene, save_scene
 from worldsim.scenes.capture import CaptureScene, CaptureScenes
 from worldsim.state import Frame
-from worldsim.testing import TinyRoom, walk_in_room
 from worldsim.world import World
+from worldsim.world.scene_files import load_scene, save_scene
 
 RNG = np.random.default_rng(0)
 
@@ -181,7 +181,7 @@ def test_bad_input(room_walk: tuple[TinyRoom, Journey]):
 def test_a_capture_of_the_real_twin(tmp_path: Path):
     """A walk in the real engine becomes a dataset, and a dream that starts in it knows the place."""
     pytest.importorskip("vizdoom", reason="the real twin needs vizdoom")
-    from worldsim.policies import make_policy
+    from worldsim.shipped.policies import make_policy
 
     real = gym.make("worldsim/FreedoomReal-v0")
     policy = make_policy("persistent", real.action_space)

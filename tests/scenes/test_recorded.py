@@ -10,7 +10,7 @@ import pytest
 from worldsim.errors import NotFoundError
 from worldsim.protocols import Scene
 from worldsim.scenes.recorded import RecordedScenes
-from worldsim.world_files import find_world
+from worldsim.world.files import find_world
 
 
 def test_names_and_draws(scenes_folder: Path) -> None:

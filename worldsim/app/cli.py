@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
 from worldsim import __version__
-from worldsim.app.next_steps import tell
 from worldsim.errors import WorldsimError
 from worldsim.runtime.children import safe_imports
 from worldsim.runtime.files import require_replaceable
+from worldsim.runtime.next_steps import tell
 from worldsim.runtime.progress import silence
 from worldsim.runtime.ranges import Threads
 from worldsim.runtime.threads import use_threads, wait_passively
@@ -56,25 +56,25 @@ COMMON_HELP = {
 COMMANDS = {
     "record": Command("worldsim.data.record", "RecordConfig", "record", "Record episodes of a Gymnasium environment.", "env_id"),
     "export-minari": Command(
-        "worldsim.data.interchange", "ExportMinariConfig", "export_minari", "Copy a recording into Minari.", "data"
+        "worldsim.data.minari", "ExportMinariConfig", "export_minari", "Copy a recording into Minari.", "data"
     ),
     "import-minari": Command(
-        "worldsim.data.interchange", "ImportMinariConfig", "import_minari", "Make a recording of a Minari dataset.", "name"
+        "worldsim.data.minari", "ImportMinariConfig", "import_minari", "Make a recording of a Minari dataset.", "name"
     ),
-    "train": Command("worldsim.diffusion.train", "TrainConfig", "train", "Train a world on recorded episodes."),
-    "distil": Command("worldsim.diffusion.distil", "DistilConfig", "distil", "Make a student of few sampling steps.", "world"),
-    "evaluate": Command("worldsim.evaluate", "EvaluateConfig", "evaluate", "Measure a world against its real twin.", "world"),
+    "train": Command("worldsim.training.train", "TrainConfig", "train", "Train a world on recorded episodes."),
+    "distil": Command("worldsim.training.distil", "DistilConfig", "distil", "Make a student of few sampling steps.", "world"),
+    "evaluate": Command("worldsim.evaluation.evaluate", "EvaluateConfig", "evaluate", "Measure a world against its real twin.", "world"),
     "evaluate-agent": Command(
-        "worldsim.evaluate_agent", "EvaluateAgentConfig", "evaluate_agent", "Measure an agent in dream and real twin.", "agent"
+        "worldsim.evaluation.evaluate_agent", "EvaluateAgentConfig", "evaluate_agent", "Measure an agent in dream and real twin.", "agent"
     ),
     "agreement": Command(
-        "worldsim.agreement", "AgreementConfig", "agreement", "Compare policies' returns in dream and real twin.", "world"
+        "worldsim.evaluation.agreement", "AgreementConfig", "agreement", "Compare policies' returns in dream and real twin.", "world"
     ),
     "compare": Command(
         "worldsim.app.compare", "CompareConfig", "compare", "Film a world beside its real twin, same actions.", "world"
     ),
     "watch": Command("worldsim.app.watch", "WatchConfig", "watch", "Film an agent in dream and real twin.", "agent"),
-    "bench": Command("worldsim.bench", "BenchConfig", "bench", "Measure how fast a world is stepped.", "world"),
+    "bench": Command("worldsim.evaluation.bench", "BenchConfig", "bench", "Measure how fast a world is stepped.", "world"),
     "demo": Command("worldsim.app.demo", "DemoConfig", "demo", "Walk through the shipped world; write video, pictures, metrics."),
     "export": Command("worldsim.app.export", "ExportConfig", "export", "Write a world, or what a snapshot remembers.", "source"),
     "view": Command("worldsim.app.view", "ViewConfig", "view", "Show a snapshot's memory and walk in the browser.", "snapshot"),

@@ -16,20 +16,20 @@ from torch import Tensor
 
 from worldsim.app.dreaming import dream_on
 from worldsim.app.step_pictures import as_picture, step_pictures
-from worldsim.config import check_ranges, read_json, write_json
 from worldsim.errors import InvalidInputError
+from worldsim.evaluation.metrics import psnr, sharpness
+from worldsim.io.pictures import panels
 from worldsim.io.video import write_video
-from worldsim.metrics import psnr, sharpness
-from worldsim.pictures import panels
-from worldsim.policies import make_policy
 from worldsim.runtime.arguments import shown
 from worldsim.runtime.files import make_writable_folder, require_replaceable
+from worldsim.runtime.json_config import check_ranges, read_json, write_json
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.progress import follow, say
 from worldsim.runtime.ranges import Count, Scale, Seed
+from worldsim.shipped.policies import make_policy
 from worldsim.state import SceneStart, Transition
-from worldsim.twin import HISTORY, frames_of, make_twin
 from worldsim.world import World
+from worldsim.world.twin import HISTORY, frames_of, make_twin
 
 Array = NDArray[Any]
 
@@ -97,7 +97,7 @@ class Lesson:
 def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]:
     """Play the real twin, dream along, write video and figures; returns the figures. ``world``: instead of ``config.world``.
 
-    Raises what :func:`worldsim.twin.make_twin` raises, and InvalidInputError for actions that are none of the world's.
+    Raises what :func:`worldsim.world.twin.make_twin` raises, and InvalidInputError for actions that are none of the world's.
     """
     require_replaceable(config.out)
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)

@@ -16,21 +16,21 @@ from numpy.typing import NDArray
 
 from worldsim.app.dreaming import dream_on
 from worldsim.app.step_pictures import as_picture, step_pictures
-from worldsim.camera import quantise_depth
-from worldsim.config import check_ranges, write_json
+from worldsim.camera import TURN_METRES, nearest_pose, quantise_depth, rotation_angle
 from worldsim.errors import InvalidInputError, MissingDependencyError, MissingGeometryError
-from worldsim.evaluation.trips import UNDO
+from worldsim.evaluation.metrics import psnr, sharpness
+from worldsim.evaluation.trip_recording import UNDO
+from worldsim.io.pictures import contact_sheet, depth_picture, panels, save_picture
 from worldsim.io.video import write_video
 from worldsim.memory.points import PointMemory
-from worldsim.metrics import TURN_METRES, nearest_pose, psnr, sharpness, turned
-from worldsim.pictures import contact_sheet, depth_picture, panels, save_picture
-from worldsim.pixels import make_env
 from worldsim.runtime.files import make_writable_folder, require_replaceable
+from worldsim.runtime.json_config import check_ranges, write_json
 from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, Seed
 from worldsim.state import SceneStart, Transition, WorldState
-from worldsim.twin import twin_of
 from worldsim.world import World
+from worldsim.world.image_env import make_env
+from worldsim.world.twin import twin_of
 
 Array = NDArray[Any]
 
@@ -204,7 +204,7 @@ class _Walker:
     def act(self, info: dict[str, Any]) -> int:
         pose = info["pose"]
         if self._last is not None:
-            self._turned += float(turned(torch.from_numpy(self._last), torch.from_numpy(pose)))
+            self._turned += float(rotation_angle(torch.from_numpy(self._last), torch.from_numpy(pose)))
         self._last = pose
         if self._turned < 2 * np.pi:
             return TURN_LEFT
@@ -227,9 +227,9 @@ def _fault(config: DemoConfig, walk: Walk) -> float:
     """How far a walk is from good: 0 is good."""
     start, turn = config.history - 1, config.history - 1 + config.outward
     far = float((walk.pose[start:, :3, 3] - walk.pose[start, :3, 3]).norm(dim=-1).max())
-    bend = float(torch.rad2deg(turned(walk.pose[start], walk.pose[start:turn]).max()))
+    bend = float(torch.rad2deg(rotation_angle(walk.pose[start], walk.pose[start:turn]).max()))
     back = float((walk.pose[-1, :3, 3] - walk.pose[start, :3, 3]).norm())
-    askew = float(torch.rad2deg(turned(walk.pose[start], walk.pose[-1])))
+    askew = float(torch.rad2deg(rotation_angle(walk.pose[start], walk.pose[-1])))
     wanted = (FAR_METRES - far) / FAR_METRES, (TURNED_DEGREES - bend) / TURNED_DEGREES
     spoilt = (back - BACK_METRES) / BACK_METRES, (askew - BACK_DEGREES) / BACK_DEGREES
     dark = (BRIGHT - float(walk.rgb.float().mean())) / BRIGHT
@@ -279,7 +279,7 @@ def measure(config: DemoConfig, world: World, walk: Walk, dream: Dream) -> dict[
     if dream.pose is not None:
         metrics["return_psnr_dream"] = _return_psnr(config, rgb, dream.pose)
         metrics["position_error_m"] = round(float((dream.pose[-1, :3, 3] - pose[-1, :3, 3]).norm()), 3)
-        metrics["heading_error_deg"] = round(float(torch.rad2deg(turned(dream.pose[-1], pose[-1]))), 2)
+        metrics["heading_error_deg"] = round(float(torch.rad2deg(rotation_angle(dream.pose[-1], pose[-1]))), 2)
     if isinstance(world.memory, PointMemory):
         metrics["memory_points"] = int(world.memory.statistics(dream.state.memory)["points"][0])
     return metrics
@@ -291,7 +291,7 @@ def _return_psnr(config: DemoConfig, rgb: torch.Tensor, pose: torch.Tensor) -> f
     out, back = slice(0, turn), slice(turn + PAUSE, None)
     index = nearest_pose(pose[back], pose[out])
     near = pose[out][index]
-    distance = (near[:, :3, 3] - pose[back][:, :3, 3]).norm(dim=-1) + TURN_METRES * turned(near, pose[back])
+    distance = (near[:, :3, 3] - pose[back][:, :3, 3]).norm(dim=-1) + TURN_METRES * rotation_angle(near, pose[back])
     kept = distance < SAME_PLACE
     return round(float(psnr(rgb[out][index], rgb[back])[kept].mean()), 2) if bool(kept.any()) else None
 

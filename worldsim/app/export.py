@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le
 
-from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.runtime.files import files_in, is_file, is_folder, make_writable_folder, replacing, require_replaceable
+from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Number
 
 if TYPE_CHECKING:
-    from worldsim.snapshots import OpenedSnapshot
+    from worldsim.world.snapshots import OpenedSnapshot
 
 Form = Literal["ply", "glb", "nerfstudio"]
 SCENE_SUFFIXES = (".json", ".png", ".webp", ".safetensors")
@@ -67,7 +67,7 @@ def export(config: ExportConfig) -> Path:
 
 def _export_world(config: ExportConfig) -> Path:
     from worldsim.world import World
-    from worldsim.world_files import require_repository, upload
+    from worldsim.world.files import require_repository, upload
 
     if config.push_to_hub is not None:
         require_repository(config.push_to_hub)
@@ -97,9 +97,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _export_snapshot(config: ExportConfig) -> Path:
-    from worldsim.meshes import save_glb, save_ply
-    from worldsim.nerfstudio_files import save_nerfstudio
-    from worldsim.snapshots import open_snapshot
+    from worldsim.io.meshes import save_glb
+    from worldsim.io.nerfstudio import save_nerfstudio
+    from worldsim.runtime.ply import save_ply
+    from worldsim.world.snapshots import open_snapshot
 
     source = Path(config.source)
     form, out = _form(config), config.out
@@ -155,7 +156,7 @@ def _check_file(out: Path, force: bool) -> None:
 
 
 def _mesh(config: ExportConfig, opened: OpenedSnapshot) -> Any:
-    from worldsim.meshes import FusionConfig, PoissonConfig, fuse, wrap
+    from worldsim.io.meshes import FusionConfig, PoissonConfig, fuse, wrap
 
     journey = opened.journey
     if journey is not None and not config.points:

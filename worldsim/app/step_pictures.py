@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.pictures import depth_picture, holes_marked
+from worldsim.io.pictures import depth_picture, holes_marked
 from worldsim.state import Transition
 
 Array = NDArray[Any]

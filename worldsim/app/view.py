@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.extras import missing
+from worldsim.runtime.json_config import check_ranges
 
 if TYPE_CHECKING:
     from worldsim.memory.handle import MemoryHandle, PointArrays
-    from worldsim.snapshots import OpenedSnapshot
+    from worldsim.world.snapshots import OpenedSnapshot
 
 COLOURINGS = ("rgb", "height", "confidence")
 SCALE = np.array([(48, 18, 59), (40, 90, 200), (30, 190, 190), (120, 220, 70), (250, 190, 50), (215, 40, 25)], np.float64)
@@ -108,10 +108,10 @@ def view(config: ViewConfig) -> None:
 def open_viewer(config: ViewConfig) -> Viewer:
     """A viewer that serves ``config.snapshot``; :meth:`Viewer.stop` ends it.
 
-    Raises what :func:`worldsim.snapshots.open_snapshot` raises, MissingDependencyError without viser, and InvalidInputError if the
+    Raises what :func:`worldsim.world.snapshots.open_snapshot` raises, MissingDependencyError without viser, and InvalidInputError if the
     port cannot be used or the memory holds no points.
     """
-    from worldsim.snapshots import open_snapshot
+    from worldsim.world.snapshots import open_snapshot
 
     opened = open_snapshot(config.snapshot, config.index)
     try:
@@ -398,7 +398,7 @@ def _range(values: Array) -> tuple[float, float]:
 
 
 def _enlarged(rgb: Array) -> Array:
-    from worldsim.pictures import enlarge
+    from worldsim.io.pictures import enlarge
 
     return enlarge(rgb, max(1, 256 // max(rgb.shape[:2])))
 

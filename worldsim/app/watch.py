@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.agent_files import read_card
-from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
-from worldsim.evaluation.crowd import PolicySpec
 from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
+from worldsim.evaluation.policy_batch import PolicySpec
+from worldsim.io.pictures import panels
 from worldsim.io.video import write_video
-from worldsim.pictures import panels
-from worldsim.policies import saved_folder
 from worldsim.runtime.files import make_writable_folder, require_replaceable
+from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import Count, Scale, Seed
-from worldsim.twin import make_twin
+from worldsim.shipped.agent_files import read_card
+from worldsim.shipped.policies import saved_folder
 from worldsim.world import World
-from worldsim.world_files import find_world_of_file
+from worldsim.world.files import find_world_of_file
+from worldsim.world.twin import make_twin
 
 Array = NDArray[Any]
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worldsim.config import read_json, write_json
 from worldsim.errors import WorldsimError
 from worldsim.runtime.files import files_in
+from worldsim.runtime.json_config import read_json, write_json
 
 SHIPPED = Path(__file__).parent.parent / "worlds"
 

@@ -40,11 +40,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from worldsim.camera import check_poses
-from worldsim.config import SEAL, check_format, check_seal, from_json, read_json, write_sealed
 from worldsim.data.episode import Episode, validate_episode
-from worldsim.data.spaces import space_of
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.runtime.files import as_path, inside, is_file, replacing, require_regular, sha256_of
+from worldsim.runtime.json_config import SEAL, check_format, check_seal, from_json, read_json, write_sealed
+from worldsim.runtime.spaces import space_of
 
 Array = NDArray[Any]
 
@@ -90,7 +90,7 @@ class DatasetInfo:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of ``gymnasium.make``."""
     pixels: dict[str, Any] | None = None
-    """How its images were made into observations, a :class:`worldsim.pixels.PixelsConfig`; None for none."""
+    """How its images were made into observations, a :class:`worldsim.world.image_env.PixelsConfig`; None for none."""
     reset_options: dict[str, Any] = field(default_factory=dict)
     """Options of every reset, such as ``{"split": "train"}``."""
     policy: str = ""

@@ -24,18 +24,18 @@ from numpy.typing import NDArray
 
 from worldsim import __version__
 from worldsim.camera import quantise_depth
-from worldsim.config import check_ranges
 from worldsim.data.dataset import DatasetInfo
 from worldsim.data.episode import Episode
-from worldsim.data.spaces import describe_space
 from worldsim.errors import EngineError, InvalidInputError
-from worldsim.pixels import MOST_PIXELS, PixelsConfig, as_dict, find_pixels, make_pixels, qualified, require_trainable
-from worldsim.playable import exact_rate
-from worldsim.policies import make_policy, saved_folder
 from worldsim.protocols import Policy
 from worldsim.runtime.files import sha256_of
+from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.keyboard import exact_rate
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed, Workers
-from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched
+from worldsim.runtime.spaces import describe_space
+from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched
+from worldsim.shipped.policies import make_policy, saved_folder
+from worldsim.world.image_env import MOST_PIXELS, PixelsConfig, as_dict, find_pixels, make_pixels, qualified, require_trainable
 
 Array = NDArray[Any]
 

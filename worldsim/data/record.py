@@ -30,7 +30,7 @@ from worldsim.data.play import Player, RecordConfig
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.files import make_writable_folder, remove_unfinished, sha256_of, storage_errors
 from worldsim.runtime.progress import Progress
-from worldsim.workers import Engine, WorkerPool, report
+from worldsim.runtime.workers import Engine, WorkerPool, report
 
 __all__ = ["RecordConfig", "record"]
 

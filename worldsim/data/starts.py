@@ -13,8 +13,8 @@ from worldsim.camera import snap_pose
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import Episode
 from worldsim.runtime.files import replacing_folder
-from worldsim.scene_files import save_scene
 from worldsim.state import SceneStart
+from worldsim.world.scene_files import save_scene
 
 
 def first_frames(datasets: Sequence[EpisodeDataset], count: int) -> Iterator[SceneStart]:

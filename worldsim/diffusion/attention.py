@@ -1,7 +1,7 @@
 """Attention of one or two new frames to cached ones at the same place, as one kernel: what a step of a world asks for.
 
 :meth:`worldsim.diffusion.network.Attention.few` is the reference; sums are taken in another order, so results differ by rounding.
-An engine on a GPU puts the kernel in the place of that method: see :func:`worldsim.engine.prepared`.
+An engine on a GPU puts the kernel in the place of that method: see :func:`worldsim.world.engine.prepared`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldsim.diffusion.network import rotary_angles
-from worldsim.kernels import found
+from worldsim.runtime.triton import found
 
 HEADS, WARPS = 2, 1
 """Heads of a program, a power of two, and its warps: the quickest on an H100."""

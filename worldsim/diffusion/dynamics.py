@@ -16,12 +16,12 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from worldsim.camera import pluecker_rays
-from worldsim.config import check_ranges
 from worldsim.diffusion.attention import shift_
 from worldsim.diffusion.denoiser import add_noise, frame_to_channels
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.sampling import sample, schedule
-from worldsim.kernels import usable
+from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.triton import usable
 from worldsim.state import Frame
 
 MAX_STEPS = 1000

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldsim.config import check_format, check_seal, read_json, write_sealed
 from worldsim.diffusion.module import Module, register_to_config
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.runtime.files import (
@@ -24,6 +23,7 @@ from worldsim.runtime.files import (
     save_tensors,
     sha256_of,
 )
+from worldsim.runtime.json_config import check_format, check_seal, read_json, write_sealed
 
 FOLDER = Path(__file__).parent / "frechet_encoder"
 """Where the shipped encoder lies."""
@@ -98,7 +98,7 @@ def encode(encoder: FrameEncoder, rgb: Tensor, batch: int = 512) -> Tensor:
     if rgb.dtype != torch.uint8 or rgb.shape[1:] != (3, SIZE, SIZE):
         raise InvalidInputError(
             f"the encoder needs (m, 3, {SIZE}, {SIZE}) uint8, got {tuple(rgb.shape)} {rgb.dtype}: "
-            "resize by worldsim.metrics.area_average first."
+            "resize by worldsim.evaluation.metrics.area_average first."
         )
     device = next(encoder.parameters()).device
     parts = [encoder(part.to(device).float() / 127.5 - 1.0) for part in rgb.split(batch)]

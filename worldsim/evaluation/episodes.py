@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
-from worldsim.evaluation.crowd import Crowd, PolicySpec
+from worldsim.evaluation.policy_batch import Crowd, PolicySpec
+from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.progress import Progress, follow
 from worldsim.runtime.ranges import Batch, Count, Positive, Seed, Workers
-from worldsim.scene_files import scene_of
+from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 from worldsim.state import SceneStart
-from worldsim.twin import make_twin
-from worldsim.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
-from worldsim.world import World, bucket
+from worldsim.world import World
+from worldsim.world.scene_files import scene_of
+from worldsim.world.twin import make_twin
+from worldsim.world.world import bucket
 
 LONGEST = 1000
 """Steps of an episode where neither the user nor the real twin names a limit."""
@@ -117,7 +118,7 @@ def real_episodes(
     """Play the tasks in the real twin, in ``workers`` processes; 0 plays here.
 
     limit: steps after which an episode is cut. timeout_s: what one call of the real twin may take, see
-    :class:`worldsim.workers.WorkerPool`.
+    :class:`worldsim.runtime.workers.WorkerPool`.
     """
     if workers == 0 or len(tasks) == 1:
         workers, make = 0, partial(watched_twin, world)
@@ -135,7 +136,7 @@ def real_episodes(
 
 
 def watched_twin(world: World) -> gym.Env[Any, Any]:
-    """The real twin as a :class:`worldsim.workers.WorkerPool` plays it."""
+    """The real twin as a :class:`worldsim.runtime.workers.WorkerPool` plays it."""
     return Watched(make_twin(world))
 
 

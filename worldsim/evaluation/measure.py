@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.camera import Camera, snap_pose
-from worldsim.evaluation.fits import Fits, fitted
-from worldsim.evaluation.test_set import TestSet, Walks
+from worldsim.camera import Camera, nearest_pose, snap_pose
+from worldsim.evaluation.benchmark_set import TestSet, Walks
+from worldsim.evaluation.memory_fitting import Fits, fitted
+from worldsim.evaluation.metrics import psnr, scores
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import frame_points, nearest, splat
-from worldsim.metrics import nearest_pose, psnr, scores
 from worldsim.protocols import SceneMemory
 from worldsim.state import SceneStart, WorldState
 from worldsim.world import World
@@ -35,7 +35,7 @@ SCORES = ("next", "copy", "warp", "other", "given", "no_memory", "own", "nearest
 @dataclass(frozen=True)
 class Measured:
     """One tensor a quantity; None where the world or the data cannot give it. PSNR in dB, (e, h, k) unless said otherwise: of the
-    frames as they are, and reduced to 64x64 where they are larger (:func:`worldsim.metrics.scores`).
+    frames as they are, and reduced to 64x64 where they are larger (:func:`worldsim.evaluation.metrics.scores`).
 
     next, copy, warp: the next frame from true history, the last frame, the last frame warped. other: the next frame under
     another action. given, no_memory: free-running at the true poses, with and without memory. own: free-running at the

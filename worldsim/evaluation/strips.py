@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.evaluation.fits import Fits
+from worldsim.evaluation.benchmark_set import TestSet
 from worldsim.evaluation.measure import free_run, take_in_history
-from worldsim.evaluation.test_set import TestSet
-from worldsim.metrics import psnr
-from worldsim.pictures import contact_sheet, holes_marked, save_picture
+from worldsim.evaluation.memory_fitting import Fits
+from worldsim.evaluation.metrics import psnr
+from worldsim.io.pictures import contact_sheet, holes_marked, save_picture
 from worldsim.world import World
 
 COLUMNS = 12

@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.diffusion.buffer import made_up
-from worldsim.evaluation.crowd import Crowd, PolicySpec
 from worldsim.evaluation.episodes import Played, Task, dream_together, limit_of, play_real, watched_twin
-from worldsim.metrics import interval, interval_text, mean_statistic, psnr, report
+from worldsim.evaluation.metrics import interval, interval_text, mean_statistic, psnr, report
+from worldsim.evaluation.policy_batch import Crowd, PolicySpec
+from worldsim.runtime.workers import Engine, WorkerPool
 from worldsim.state import Frame, SceneStart, WorldState
-from worldsim.workers import Engine, WorkerPool
-from worldsim.world import World, bucket
+from worldsim.training.buffer import made_up
+from worldsim.world import World
+from worldsim.world.world import bucket
 
 Array = NDArray[Any]
 

@@ -1,1 +1,1 @@
-"""Files in and out: video."""
+"""Files of other programs, in and out: RGB-D captures, meshes, nerfstudio datasets, pictures and videos."""

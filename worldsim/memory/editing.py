@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
-from worldsim.memory.points import Points
+from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT
-from worldsim.pictures import usual_pictures
 from worldsim.runtime.files import as_path, is_file, read_bytes
 from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.picture_formats import usual_pictures
 
 SHAPE_SUFFIXES = (".glb", ".ply", ".obj", ".stl")
 LARGEST_SHAPE = 2**30

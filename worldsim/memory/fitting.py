@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from worldsim.config import check_ranges
 from worldsim.memory.splat import POINT
 from worldsim.memory.voxels import EMPTY_DENSITY, SOLID_DENSITY, Grid, sample, span, thickness, weights
+from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import NotNegative, Positive
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera, unproject
 from worldsim.errors import InvalidInputError
-from worldsim.memory.points import Points
+from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT
 from worldsim.memory.surfels import covered, patch_metres, squared_offset
 from worldsim.runtime.arguments import number, whole

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, quantise_depth, unproject
-from worldsim.config import check_ranges
 from worldsim.journey import Journey
 from worldsim.runtime.arguments import number, whole
 from worldsim.runtime.devices import device_named
 from worldsim.runtime.extras import missing
+from worldsim.runtime.json_config import check_ranges
 from worldsim.state import MemoryView
 
 OPENCV_TO_OPENGL = (1.0, -1.0, -1.0)

@@ -16,15 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.camera import Camera, dequantise_depth, quantise_depth
-from worldsim.config import check_ranges
+from worldsim.camera import Camera, dequantise_depth, quantise_depth, rotation_angle
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.fitting import FitConfig, Rays, fit_grid, grid_from_points
 from worldsim.memory.splat import POINT, shown_slots, splat, view_of_shown
 from worldsim.memory.voxels import Voxels, density_at, empty_voxels, grid_of, render_row, sky_of, source_of, voxels_of, world_rays
-from worldsim.metrics import turned
 from worldsim.protocols import SceneMemory
 from worldsim.runtime.arguments import number, whole
+from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Batch, NotNegative
 from worldsim.state import Frame, MemoryView, map_tensors
 
@@ -158,7 +157,7 @@ class RadianceMemory:
         c = self.config
         used = torch.arange(c.keyframes, device=frames.count.device) < frames.count[:, None]
         near = (frames.pose[:, :, :3, 3] - camera.pose[:, None, :3, 3].float()).norm(dim=-1) < c.apart_m
-        alike = torch.rad2deg(turned(camera.pose[:, None].float(), frames.pose)) < c.apart_deg
+        alike = torch.rad2deg(rotation_angle(camera.pose[:, None].float(), frames.pose)) < c.apart_deg
         new = ~(used & near & alike).any(1)
         slot, row = frames.count % c.keyframes, torch.arange(len(new), device=new.device)
 

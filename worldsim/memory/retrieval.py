@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.camera import Camera, code_to_channel
-from worldsim.config import check_ranges
+from worldsim.camera import Camera, code_to_channel, nearest_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.splat import EMPTY, frame_points, map_around, view_of
-from worldsim.metrics import nearest_pose
+from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Batch
 from worldsim.state import Frame, MemoryView
 
@@ -90,7 +89,7 @@ class RetrievalMemory:
         )
 
     def render(self, memory: SeenFrames, camera: Camera) -> MemoryView:
-        """The frame of the nearest pose (:func:`worldsim.metrics.nearest_pose`), one pixel a point."""
+        """The frame of the nearest pose (:func:`worldsim.camera.nearest_pose`), one pixel a point."""
         position, colour, kind, source = self._nearest_points(memory, camera.pose)
         return view_of(position, colour, kind, source, camera)
 

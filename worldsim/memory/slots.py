@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol, TypeVar
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from worldsim.memory.splat import EMPTY
+from worldsim.runtime.json_config import check_ranges
 from worldsim.state import map_tensors
 
 BLOCK = 1024
@@ -53,6 +55,32 @@ class Points:
 
     def __len__(self) -> int:
         return len(self.kind)
+
+
+@dataclass(frozen=True)
+class PointMemoryConfig:
+    """How a :class:`worldsim.memory.points.PointMemory` keeps and forgets."""
+
+    capacity: Annotated[int, Ge(1), Le(2**24)] = 32768
+    """Slots an environment, about 23 bytes each. A 64x64 frame of a new place takes up to 4,096; a walk through a
+    few rooms takes 10,000 to 30,000."""
+    tolerance_m: Annotated[float, Ge(0), Le(1000)] = 0.15
+    """A point agrees with a frame if their depths differ by at most this, in metres ..."""
+    tolerance_share: Annotated[float, Ge(0), Le(10)] = 0.07
+    """... or by this share of the frame's depth, whichever is more."""
+    replace_ratio: Annotated[float, Gt(0), Le(1000)] = 1.6
+    """A point captured from more than this many times the present distance gives way to the finer new sight."""
+    carve: bool = True
+    """Drop points that hang in space which a frame sees through: what has moved. Off: the scene is taken as still."""
+    colour_tolerance: Annotated[int, Ge(0), Le(255)] | None = field(default=None, repr=False)
+    """Drop points that agree in depth but are more than this (of 255) outside of the colours in the 3x3 pixels around theirs: what
+    stood so near to a surface that it passes for it has gone. None: colours are not compared. 48 is good for true frames, and what
+    captures take. The colours of dreams wander: with it, a way back came out 0.1 dB worse (docs/memory.md)."""
+    body_m: Annotated[float, Ge(0), Le(1000)] = 0.5
+    """In maps of surroundings, what is within this height above and below the camera (m) stands in the way."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 def beginning(memory: Slots, more: int = 0) -> Slots:

@@ -58,7 +58,7 @@ def judge(position, kinds, source, seen, confidence, pose, intrinsics, steps, bo
                   capacity, pixels, blocks, limit: tl.constexpr, width: tl.constexpr, height: tl.constexpr,
                   near: tl.constexpr, carve: tl.constexpr, has_known: tl.constexpr,
                   block: tl.constexpr):  # fmt: skip
-    """As worldsim.memory.judging.judge, in place: marks, drops, which pixels are explained, and unused slots a block."""
+    """As worldsim.memory.operations.judge, in place: marks, drops, which pixels are explained, and unused slots a block."""
     row = tl.program_id(1).to(tl.int64)
     slot = tl.program_id(0) * block + tl.arange(0, block)
     inside = slot < capacity

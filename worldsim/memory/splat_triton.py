@@ -3,21 +3,21 @@
 The torch functions in :mod:`worldsim.memory.splat` and :mod:`worldsim.memory.points` are the reference; these give the same
 bits. Unused slots cost one byte to read, and everything that belongs to a slot is read once. Visibility is an integer
 minimum, as there; fused multiply-adds are off, since they would round differently. Needs Triton, which comes with torch for
-CUDA: see :func:`worldsim.kernels.usable`.
+CUDA: see :func:`worldsim.runtime.triton.usable`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, unproject
-from worldsim.kernels import found
-from worldsim.memory.judging import agreeing, free_depth
+from worldsim.memory.operations import agreeing, free_depth
+from worldsim.memory.slots import PointMemoryConfig, Points
 from worldsim.memory.splat import (
     _HOLE,
     DIRECTION,
@@ -31,10 +31,8 @@ from worldsim.memory.splat import (
     splat,
     view_of_shown,
 )
+from worldsim.runtime.triton import found
 from worldsim.state import Frame, MemoryView
-
-if TYPE_CHECKING:
-    from worldsim.memory.points import PointMemoryConfig, Points
 
 BLOCK = 1024
 """Slots a program."""

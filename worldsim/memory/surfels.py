@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera
-from worldsim.memory.points import Points
+from worldsim.memory.slots import Points
 from worldsim.memory.splat import DIRECTION, EMPTY, NEAR_PLANE, to_camera_axes
 
 MARGIN = 1.25

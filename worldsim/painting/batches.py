@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import Camera, pluecker_rays, relative_motion
-from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
 from worldsim.memory.splat import EMPTY, frame_points, view_of
 from worldsim.painting.channels import clean_channels, memory_view_channels
 from worldsim.painting.levels import add_noise_to, draw_levels, shift_for, shift_levels
 from worldsim.painting.network import PainterBatch
 from worldsim.painting.store import Drawn, ViewStore
+from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, Share
 
 VIEW_COUNTS = (1, 2, 3, 4, 6, 8)

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.config import check_format, check_seal, read_json, write_sealed
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.painting.network import PainterNetwork
@@ -29,6 +28,7 @@ from worldsim.runtime.files import (
     save_tensors,
     sha256_of,
 )
+from worldsim.runtime.json_config import check_format, check_seal, read_json, write_sealed
 
 FORMAT, VERSION = "worldsim-painter", 1
 CARD = "painter.json"

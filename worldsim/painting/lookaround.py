@@ -17,14 +17,14 @@ import numpy as np
 import torch
 
 from worldsim.camera import quantise_depth
-from worldsim.config import check_ranges
 from worldsim.errors import InvalidInputError
 from worldsim.painting.views import ViewSets, disagreement, load_view_sets, save_view_sets
 from worldsim.runtime.files import is_file, make_writable_folder, remove_unfinished
+from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive, Seed, Share, Workers
 from worldsim.runtime.registry import Registry
-from worldsim.workers import ENGINE_TIMEOUT_S, Engine, WorkerPool, report, time_limit
+from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, WorkerPool, report, time_limit
 
 SURVEYORS = Registry(
     "surveyor",

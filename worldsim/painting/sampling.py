@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.config import check_ranges
 from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.painting.channels import unscale
 from worldsim.painting.levels import LEAST_LEVEL, per_channel, shift_for
 from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
+from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, NotNegative
 from worldsim.state import Frame
 

@@ -17,7 +17,6 @@ import torch.distributed as dist
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
-from worldsim.config import check_ranges, to_json
 from worldsim.errors import InvalidInputError
 from worldsim.painting.batches import VIEW_COUNTS, VIEW_SHARES, BatchConfig, BatchMaker
 from worldsim.painting.checkpoint import has_painter, load_painter, save_painter
@@ -25,6 +24,7 @@ from worldsim.painting.levels import loss_of
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.store import FolderReader
 from worldsim.runtime.files import is_file
+from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.ranges import Count, Positive, Rate, Seed, Share
 
 STOP = "stop"

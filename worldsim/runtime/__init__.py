@@ -1,1 +1,1 @@
-"""What stands between worldsim and the machine: files, memory limits, what a file may name."""
+"""What stands between worldsim and the machine: files, processes, devices, random numbers, what a file may name."""

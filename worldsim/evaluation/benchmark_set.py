@@ -1,0 +1,412 @@
+"""The frozen test set: walks of policy ``persistent-v1`` in the real twin on the test maps, with the roads not taken."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import gymnasium as gym
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+from worldsim.camera import Camera, dequantise_depth, quantise_depth
+from worldsim.data.play import package_versions
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
+from worldsim.evaluation.metrics import seen_mask
+from worldsim.runtime.files import replacing, require_regular
+from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
+from worldsim.shipped.policies import make_policy
+from worldsim.state import Frame
+from worldsim.world.image_env import make_env
+
+Array = NDArray[Any]
+E = TypeVar("E", bound="Recorded")
+E_co = TypeVar("E_co", bound="Recorded", covariant=True)
+
+PROTOCOL = "persistent-v1/1"
+"""Name and version of the test set's rules; any change of them changes it."""
+POLICY = "worldsim.agents.persistent:PersistentPolicy"
+TEST_SPLIT = {"split": "test"}
+ATTEMPTS = 50
+"""Walks that end before they are long enough are drawn anew, at most this often."""
+OTHER_DRAWS = 6
+"""In a space of continuous actions, so many others are drawn to stand beside the action taken."""
+
+
+@dataclass(frozen=True)
+class TestSetConfig:
+    """What decides every number in the test set."""
+
+    __test__ = False  # not a test class, whatever pytest makes of the name
+
+    env_id: str
+    """Gymnasium id of the real twin."""
+    env_kwargs: dict[str, Any]
+    """Its arguments."""
+    seed: int = 0
+    """Episode ``i`` has seed ``seed * 1000003 + i``."""
+    history: int = 64
+    """True frames that a dream is given."""
+    horizon: int = 48
+    """Frames after them."""
+
+    @property
+    def frames(self) -> int:
+        """Frames of an episode."""
+        return self.history + self.horizon
+
+    def recorder(self) -> Recorder:
+        """Who records it."""
+        return Recorder(self)
+
+    @staticmethod
+    def episode(arrays: dict[str, Array], name: str) -> TestEpisode:
+        """An episode from its stored arrays and its map's name."""
+        return TestEpisode(**arrays, map=name)
+
+    @property
+    def fork_frames(self) -> tuple[int, int]:
+        """Frames at which the real twin tries every action: half way through the history, and at its end."""
+        return self.history // 2 - 1, self.history - 1
+
+
+@dataclass(frozen=True)
+class TestEpisode:
+    """One walk of t frames, NumPy arrays. ``act[i]`` leads from frame i to frame i + 1.
+
+    rgb: (t, 3, h, w) uint8. inverse_depth: (t, h, w) uint16 codes. pose: (t, 4, 4) float32. intrinsics: (4,) float32.
+    act: (t - 1, ...). other_act: (horizon, ...) an action other than the one taken, for each frame after the history.
+    fork_act: (s, k, ...) all actions tried at the s fork frames, fork_rgb: (s, k, 3, h, w) what each led to, and
+    fork_own: (s,) int64, which of them was the one taken. covered: (horizon,) float32, the share of each frame's pixels after
+    the history that the history has seen, by true geometry.
+    """
+
+    __test__ = False
+
+    rgb: Array
+    inverse_depth: Array
+    pose: Array
+    intrinsics: Array
+    act: Array
+    other_act: Array
+    fork_act: Array
+    fork_rgb: Array
+    fork_own: Array
+    covered: Array
+    map: str = ""
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays by name, in a fixed order."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "map"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walks:
+    """Several walks of t frames as tensors on a device, axes (e, t, ...). ``act[:, i]`` leads from frame i to frame i + 1.
+
+    rgb: (e, t, 3, h, w) uint8. inverse_depth: (e, t, h, w) int32 codes. pose: (e, t, 4, 4) float32. intrinsics: (e, 4) float32.
+    act: (e, t - 1, ...). seed: (e,) int64 of the dreams. maps: names.
+    """
+
+    rgb: Tensor
+    inverse_depth: Tensor
+    pose: Tensor
+    intrinsics: Tensor
+    act: Tensor
+    seed: Tensor
+    maps: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    def frame(self, t: int) -> Frame:
+        """True frame ``t`` of all walks."""
+        return Frame(self.rgb[:, t], self.inverse_depth[:, t], self.pose[:, t])
+
+    def camera(self, pose: Tensor) -> Camera:
+        """Cameras of all walks at ``pose`` (e, 4, 4)."""
+        return Camera(pose, self.intrinsics, *self.rgb.shape[-2:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet(Walks):
+    """The walks of the test set: see :class:`TestEpisode`."""
+
+    __test__ = False
+
+    config: TestSetConfig
+    other_act: Tensor
+    fork_act: Tensor
+    fork_rgb: Tensor
+    fork_own: Tensor
+    covered: Tensor
+
+    def part(self, start: int, stop: int, device: torch.device | str) -> TestSet:
+        """The walks ``start`` to ``stop`` on ``device``."""
+        tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        moved: dict[str, Any] = {name: value[start:stop].to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **moved, maps=self.maps[start:stop])
+
+
+def stack(episodes: Sequence[TestEpisode], config: TestSetConfig) -> TestSet:
+    """Walks as one test set, on the CPU."""
+    arrays: dict[str, Any] = {
+        name: torch.from_numpy(np.stack([getattr(e, name) for e in episodes]))
+        for name in episodes[0].arrays()
+        if name != "inverse_depth"
+    }
+    arrays["inverse_depth"] = torch.from_numpy(np.stack([e.inverse_depth for e in episodes]).astype(np.int32))
+    seed = torch.arange(len(episodes)) + config.seed * 1_000_003
+    return TestSet(config=config, **arrays, seed=seed, maps=tuple(e.map for e in episodes))
+
+
+def digest(episodes: Sequence[Recorded]) -> str:
+    """SHA-256 over the raw arrays of all walks, names, types and shapes included."""
+    total = hashlib.sha256()
+    for episode in episodes:
+        for name, array in episode.arrays().items():
+            total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+            total.update(np.ascontiguousarray(array).tobytes())
+    return total.hexdigest()
+
+
+class Recorded(Protocol):
+    """What can be stored in a test set: arrays by name, and the map that they are of."""
+
+    @property
+    def map(self) -> str:
+        """Name of the map."""
+        ...
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays by name, in a fixed order."""
+        ...
+
+
+class Records(Protocol[E_co]):
+    """Records episodes by their number."""
+
+    def record(self, index: int) -> E_co:
+        """Episode ``index``: the same whenever and wherever it is recorded."""
+        ...
+
+    def close(self) -> None:
+        """Close the environment."""
+        ...
+
+
+class Settings(Protocol[E_co]):
+    """A dataclass of everything that decides a test set."""
+
+    @property
+    def seed(self) -> int:
+        """What all randomness comes from."""
+        ...
+
+    def recorder(self) -> Records[E_co]:
+        """Who records it."""
+        ...
+
+    def episode(self, arrays: dict[str, Array], name: str) -> E_co:
+        """An episode from its stored arrays and its map's name."""
+        ...
+
+
+class Recorder:
+    """The real twin and the policy, recording walks by their number."""
+
+    def __init__(self, config: TestSetConfig) -> None:
+        self.config = config
+        self.env = Watched(make_env(config.env_id, config.env_kwargs))
+        self.policy = make_policy(POLICY, self.env.action_space)
+
+    def record(self, index: int) -> TestEpisode:
+        """Walk number ``index``: the same whenever and wherever it is recorded."""
+        first = self.config.seed * 1_000_003 + index
+        for attempt in range(ATTEMPTS):
+            # Far from the seeds of other walks.
+            seed = first + attempt * 100_000_007
+            walk = self._walk(seed)
+            if walk is not None:
+                return self._with_forks(walk, seed)
+        raise InvalidInputError(
+            f"{self.config.env_id} ended {ATTEMPTS} walks before {self.config.frames} frames: choose a shorter history or horizon"
+        )
+
+    def _walk(self, seed: int) -> TestEpisode | None:
+        """A walk without its forks, or None if the environment ended it too early."""
+        obs, info = self.env.reset(seed=seed, options=dict(TEST_SPLIT))
+        require_geometry(info, self.config.env_id)
+        self.policy.reset(seed)
+        frames, acts = [(obs, info)], []
+        while len(frames) < self.config.frames:
+            act = self.policy.act(obs)
+            obs, _, term, trunc, step_info = self.env.step(act)
+            if (term or trunc) and len(frames) < self.config.frames - 1:
+                return None
+            acts.append(act)
+            frames.append((obs, step_info))
+        depth = torch.from_numpy(np.stack([i["depth"] for _, i in frames]))
+        act = np.asarray(acts, np.int64 if isinstance(self.env.action_space, gym.spaces.Discrete) else np.float32)
+        empty = np.zeros(0)
+        return TestEpisode(
+            rgb=np.ascontiguousarray(np.stack([o for o, _ in frames]).transpose(0, 3, 1, 2)),
+            inverse_depth=quantise_depth(depth).numpy().astype(np.uint16),
+            pose=np.stack([i["pose"] for _, i in frames]).astype(np.float32),
+            intrinsics=np.asarray(info["intrinsics"], np.float32),
+            act=act,
+            other_act=self._others(act[self.config.history - 1 :], seed),
+            fork_act=empty,
+            fork_rgb=empty,
+            fork_own=empty,
+            covered=empty,
+            map=str(info.get("map", "")),
+        )
+
+    def _others(self, act: Array, seed: int) -> Array:
+        """For each action, another one drawn uniformly."""
+        rng = np.random.default_rng([seed, 1])
+        space = self.env.action_space
+        if isinstance(space, gym.spaces.Discrete):
+            return (act + rng.integers(1, int(space.n), act.shape)) % int(space.n)
+        assert isinstance(space, gym.spaces.Box)
+        return rng.uniform(space.low, space.high, act.shape).astype(np.float32)
+
+    def _covered(self, walk: TestEpisode) -> Array:
+        depth = dequantise_depth(torch.from_numpy(walk.inverse_depth.astype(np.int32)))
+        pose, intrinsics = torch.from_numpy(walk.pose), torch.from_numpy(walk.intrinsics).expand(len(depth), 4)
+        n, size = self.config.history, walk.rgb.shape[-2:]
+        with one_thread():
+            mask = seen_mask(depth[n:], Camera(pose[n:], intrinsics[n:], *size), depth[:n], Camera(pose[:n], intrinsics[:n], *size))
+        return mask.float().mean((1, 2)).numpy()
+
+    def _with_forks(self, walk: TestEpisode, seed: int) -> TestEpisode:
+        """The walk with what every action leads to at the fork frames: the real twin replays to each of them."""
+        acts, pictures, own = [], [], []
+        for frame in self.config.fork_frames:
+            tried, mine = self._candidates(walk.act[frame], seed + frame)
+            acts.append(tried)
+            own.append(mine)
+            # The action taken needs no replay: what it led to is recorded.
+            led_to = [walk.rgb[frame + 1] if i == mine else self._fork(walk, seed, frame, act) for i, act in enumerate(tried)]
+            pictures.append(np.stack(led_to))
+        return dataclasses.replace(
+            walk,
+            fork_act=np.stack(acts),
+            fork_rgb=np.stack(pictures),
+            fork_own=np.array(own, np.int64),
+            covered=self._covered(walk),
+        )
+
+    def _candidates(self, act: Any, seed: int) -> tuple[Array, int]:
+        space = self.env.action_space
+        if isinstance(space, gym.spaces.Discrete):
+            return np.arange(int(space.n)), int(act)
+        assert isinstance(space, gym.spaces.Box)
+        drawn = np.random.default_rng([seed, 2]).uniform(space.low, space.high, (OTHER_DRAWS, *act.shape))
+        return np.concatenate([act[None], drawn]).astype(np.float32), 0
+
+    def _fork(self, walk: TestEpisode, seed: int, frame: int, act: Any) -> Array:
+        """The picture that ``act`` leads to at ``frame`` of the walk, (3, h, w)."""
+        discrete = isinstance(self.env.action_space, gym.spaces.Discrete)
+        obs, _ = self.env.reset(seed=seed, options=dict(TEST_SPLIT))
+        for taken in walk.act[:frame]:
+            obs, *_ = self.env.step(int(taken) if discrete else taken)
+        if not np.array_equal(obs.transpose(2, 0, 1), walk.rgb[frame]):
+            raise InvalidInputError(
+                f"{self.config.env_id} shows another frame {frame} when the same seed ({seed}) and actions are played again: "
+                "agreement can only be measured in a real twin that is a function of seed and actions"
+            )
+        obs, *_ = self.env.step(int(act) if discrete else act)
+        return np.ascontiguousarray(obs.transpose(2, 0, 1))
+
+    def close(self) -> None:
+        """Close the environment."""
+        self.env.close()
+
+
+def require_geometry(info: dict[str, Any], env_id: str) -> None:
+    """Raise MissingGeometryError unless ``info`` holds true geometry."""
+    missing = [key for key in ("pose", "depth", "intrinsics") if key not in info]
+    if missing:
+        names = ", ".join(missing)
+        raise MissingGeometryError(f"{env_id} gives no {names} in info: the protocol needs true geometry")
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Many small tensor operations: threads that wait for one another would take longer than one alone."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def record_test_set(
+    config: Settings[E],
+    indices: Sequence[int],
+    workers: int = 1,
+    cache: Path | None = None,
+    tick: Callable[[], object] = lambda: None,
+    timeout_s: float = ENGINE_TIMEOUT_S,
+) -> list[E]:
+    """The walks ``indices``, in their order, from the cache where they are there.
+
+    tick: called after each one. timeout_s: what one call of the environment may take, see :class:`worldsim.runtime.workers.WorkerPool`.
+    """
+    folder = cache / _cache_name(config) if cache is not None else None
+    episodes: dict[int, E] = {}
+    for index in indices:
+        kept = _load(config, folder / f"episode-{index:05d}.safetensors") if folder is not None else None
+        if kept is not None:
+            episodes[index] = kept
+            tick()
+    missing = [i for i in indices if i not in episodes]
+    # One process gains nothing over this one.
+    count = min(workers, len(missing)) if workers > 1 and len(missing) > 1 else 0
+    with WorkerPool(count, config.recorder, timeout_s) as pool:
+        for number, episode in pool.run(_record, [(index,) for index in missing]):
+            episodes[missing[number]] = episode
+            if folder is not None:
+                _save(episode, folder / f"episode-{missing[number]:05d}.safetensors")
+            tick()
+    return [episodes[i] for i in indices]
+
+
+def _record(engine: Engine[Records[E]], index: int) -> E:
+    return engine.play(lambda recorder: recorder.record(index))
+
+
+def _cache_name(config: Settings[Any]) -> str:
+    """A folder for everything that the test set depends on, engine versions included."""
+    settings: Any = config
+    key = json.dumps([PROTOCOL, dataclasses.asdict(settings), package_versions()], sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
+
+
+def _save(episode: Recorded, path: Path) -> None:
+    with replacing(path) as temporary:
+        save_file(episode.arrays(), temporary, metadata={"map": episode.map})
+
+
+def _load(config: Settings[E], path: Path) -> E | None:
+    """A cached walk; None where there is none, or where it is damaged and has to be recorded again."""
+    try:
+        require_regular(path)
+        with safe_open(path, "np") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return config.episode(arrays, (file.metadata() or {}).get("map", ""))
+    except (NotFoundError, DamagedFileError, SafetensorError, TypeError, ValueError, KeyError):
+        return None

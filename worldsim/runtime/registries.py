@@ -1,0 +1,35 @@
+"""What files may name: policies and scenes by their registered names. Real twins: :mod:`worldsim.world.twin`.
+
+A class of your own joins with one line, in the program that loads the file::
+
+    from worldsim.runtime.registries import POLICIES
+    POLICIES.register("mine", MyPolicy)
+"""
+
+from __future__ import annotations
+
+from worldsim.runtime.registry import Registry
+
+POLICIES = Registry(
+    "policy",
+    ("reset", "act"),
+    {
+        "persistent": "worldsim.agents.persistent:PersistentPolicy",
+        "persistent-v1": "worldsim.agents.persistent:PersistentPolicy",
+        "random": "worldsim.agents.random:RandomPolicy",
+        "road-follower": "worldsim.agents.road_follower:RoadFollower",
+        "actor-critic": "worldsim.agents.actor_critic_policy:ActorCriticPolicy",
+    },
+)
+"""Policies that are constructed with an action space, and settings that are JSON values. Their names come before folders."""
+
+SCENES = Registry(
+    "scenes",
+    ("start",),
+    {
+        "recorded": "worldsim.scenes.recorded:RecordedScenes",
+        "captures": "worldsim.scenes.capture:CaptureScenes",
+        "episodes": "worldsim.scenes.episodes:EpisodeScenes",
+    },
+)
+"""Scenes that are constructed with a folder."""

@@ -1,0 +1,205 @@
+"""Many episodes through the scene memory at once, a frame of each at a time: what the training buffer stores of every frame.
+
+A step is a function of records that draws nothing and waits for nothing, so that a GPU can replay it as one CUDA graph: some
+hundred small kernels a frame would otherwise wait for the CPU to launch them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldsim.camera import Camera
+from worldsim.diffusion.dynamics import Context
+from worldsim.memory.points import PointMemory, in_place
+from worldsim.protocols import SceneMemory
+from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
+from worldsim.training.corruption import Damage, Draft, OwnFrames, damaged
+from worldsim.world.engine import captured, copy_in, reason, tell_once
+from worldsim.world.parts import frames_before
+
+PACKED_VIEW = 8
+"""Bytes a pixel of a stored memory view: rgb, inverse depth (2), offset, source, mask."""
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Where b walks are. past: the memory that is shown, dreamed frames among what it holds. truth: the memory of true frames, None
+    where that is the same or there is none. context: the dream's, None where nothing is dreamed. dreaming: (b,) bool, whether the
+    last frame was dreamed; before: whether any was. newest: that frame without its pose, where frames before are looked at."""
+
+    past: Any
+    truth: Any
+    context: Context | None
+    dreaming: Tensor
+    before: Tensor
+    newest: Frame | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a step takes. frame: the true one. act (b, ...), motion (b, 6): what led to it. intrinsics: (b, 4). step: (b,) int64.
+    damage: of the frame as it enters each of the memories. draft: None where nothing is dreamed."""
+
+    frame: Frame
+    act: Tensor
+    motion: Tensor
+    intrinsics: Tensor
+    step: Tensor
+    damage: tuple[Damage, ...]
+    draft: Draft | None
+
+    @property
+    def camera(self) -> Camera:
+        """Of the frame, which needs a pose."""
+        assert self.frame.pose is not None
+        return Camera(self.frame.pose, self.intrinsics, *self.frame.rgb.shape[-2:])
+
+
+class Lockstep:
+    """Steps walks through ``memory``, or none, partly dreamed by ``own``. It owns the memories' data and may change them in place.
+
+    graphs: whether steps are replayed as CUDA graphs, one for each number of walks, with and without dreams. Where that fails
+    it says so once and does without.
+    """
+
+    def __init__(self, memory: SceneMemory | None, own: OwnFrames | None, device: torch.device, graphs: bool = False) -> None:
+        self.memory = None if memory is None else in_place(memory)
+        self.own, self.device, self.graphs = own, device, graphs
+        self._replayed: dict[tuple[int, bool], Replayed] = {}
+
+    def memories(self, dreams: bool) -> int:
+        """How many memories the walks have: what stops the body in the engine is not to be seen in a map of dreamed walls, so
+        that dreamed walks have one of true frames as well."""
+        return 0 if self.memory is None else 2 if dreams else 1
+
+    def begin(self, rows: int, dreams: bool) -> Walks:
+        """So many walks that have seen nothing. dreams: whether parts of them will be dreamed."""
+        never = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        past, truth = (
+            self.memory.empty(rows, self.device) if self.memory is not None and i < self.memories(dreams) else None
+            for i in range(2)
+        )
+        context = self.own.dynamics.empty(rows, self.device) if self.own is not None and dreams else None
+        return Walks(past, truth, context, never, never.clone(), self._no_frame(rows) if context is not None else None)
+
+    def _no_frame(self, rows: int) -> Frame | None:
+        """What stands for the frame before the first one, where the network looks at such."""
+        assert self.own is not None
+        n = self.own.network.config
+        if not n.last_frames:
+            return None
+        rgb = torch.zeros(rows, 3, n.height, n.width, dtype=torch.uint8, device=self.device)
+        return Frame(rgb, torch.zeros_like(rgb[:, 0], dtype=torch.int32) if n.channels == 4 else None, None)
+
+    def step(self, walks: Walks, given: Given) -> tuple[Walks, dict[str, Tensor]]:
+        """One frame on: the walks after it, and what is to be stored of it, which the next step may overwrite.
+
+        Stored are ``view``, packed, and the map ``around`` where there is a memory; ``own_rgb``, ``own_inverse_depth`` and
+        ``dreamed`` (b,), whether the memory that is shown holds dreamed frames, where walks are dreamed.
+        """
+        if not self.graphs:
+            return self._step(walks, given)
+        key = (len(walks.before), given.draft is not None)
+        if key not in self._replayed:
+            try:
+                self._replayed[key] = Replayed(self._step, walks, given, self.device)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                tell_once(f"no CUDA graph ({reason(error)}): episodes are taken in step by step, slower")
+                self.graphs = False
+                return self._step(walks, given)
+        return self._replayed[key](walks, given)
+
+    def _step(self, walks: Walks, given: Given) -> tuple[Walks, dict[str, Tensor]]:
+        frame, found = given.frame, dict[str, Tensor]()
+        view = self.memory.render(walks.past, given.camera) if self.memory is not None else None
+        if view is not None:
+            found["view"] = pack_view(view)
+        dreamed = torch.zeros_like(walks.before)
+        if given.draft is not None:
+            assert self.own is not None and walks.context is not None
+            shown: MemoryView | LastFrames | None = view
+            if walks.newest is not None:
+                shown = frames_before(walks.newest, walks.context)
+            frame, dreamed, context = self.own.dream(
+                walks.context, walks.dreaming, frame, given.act, given.motion, shown, given.intrinsics, given.draft
+            )
+            if walks.newest is not None:
+                walks = dataclasses.replace(walks, newest=dataclasses.replace(frame, pose=None))
+            found["own_rgb"], found["dreamed"] = frame.rgb, walks.before
+            if frame.inverse_depth is not None:
+                found["own_inverse_depth"] = frame.inverse_depth.to(torch.int16)
+            walks = dataclasses.replace(walks, context=context, dreaming=dreamed, before=walks.before | dreamed)
+        if self.memory is not None:
+            past = self._taken_in(walks.past, frame, dreamed, given, given.damage[0])
+            truth = past
+            if walks.truth is not None:
+                truth = self._taken_in(walks.truth, given.frame, torch.zeros_like(dreamed), given, given.damage[1])
+            assert given.frame.pose is not None
+            found["around"] = self.memory.surroundings(truth, given.frame.pose)
+            walks = dataclasses.replace(walks, past=past, truth=None if walks.truth is None else truth)
+        return walks, found
+
+    def _taken_in(self, data: Any, frame: Frame, dreamed: Tensor, given: Given, damage: Damage) -> Any:
+        """A memory that holds the frames too, those that are ``dreamed`` (b,) bool as they are."""
+        assert self.memory is not None
+        worse = map_tensors(partial(where_rows, dreamed), frame, damaged(frame, damage))
+        kept = damage.keep | dreamed
+        if isinstance(self.memory, PointMemory):
+            # Frames that say nothing change nothing, which saves a copy of all points.
+            known = kept[:, None, None].expand_as(frame.rgb[:, 0])
+            return self.memory.integrate(data, worse, given.camera, given.step, known)
+        updated = self.memory.integrate(data, worse, given.camera, given.step)
+        return map_tensors(partial(where_rows, kept), updated, data)
+
+
+class Replayed:
+    """Steps on buffers of its own, replayed as one CUDA graph. The walks that it returns live there."""
+
+    def __init__(self, step: Callable[[Walks, Given], Any], walks: Walks, given: Given, device: torch.device) -> None:
+        self._step = step
+        self.walks, self.given = map_tensors(torch.clone, walks), map_tensors(torch.clone, given)
+        self.found: dict[str, Tensor] = {}
+        # Warm-up and capture go on in place; the first call copies the walks in again.
+        self._replay = captured(self._run, device)
+
+    def __call__(self, walks: Walks, given: Given) -> tuple[Walks, dict[str, Tensor]]:
+        """One frame on. What is found is overwritten by the next call."""
+        if walks is not self.walks:
+            map_tensors(copy_in, self.walks, walks)
+        map_tensors(copy_in, self.given, given)
+        self._replay()
+        return self.walks, self.found
+
+    def _run(self) -> None:
+        after, found = self._step(self.walks, self.given)
+        # Copies: what is found may be part of the walks' state.
+        self.found = {name: value.clone() for name, value in found.items()}
+        map_tensors(copy_in, self.walks, after)
+
+
+def pack_view(view: MemoryView) -> Tensor:
+    """A memory view as (b, 8, h, w) uint8, lossless."""
+    code = view.inverse_depth
+    rest = [code >> 8, code & 255, view.offset[:, 0].int() * 16 + view.offset[:, 1].int(), view.source, view.mask]
+    return torch.cat([view.rgb, torch.stack([r.to(torch.uint8) for r in rest], 1)], 1)
+
+
+def unpack_view(packed: Tensor) -> MemoryView:
+    """Inverse of :func:`pack_view`."""
+    high, low, offset, source, mask = packed[:, 3:].unbind(1)
+    return MemoryView(
+        rgb=packed[:, :3],
+        inverse_depth=high.int() * 256 + low.int(),
+        mask=mask.bool(),
+        offset=torch.stack([offset >> 4, offset & 15], 1),
+        source=source,
+    )

@@ -1,0 +1,57 @@
+"""Counting a recording's rewards and endings, from which the heads have their units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldsim.training.buffer import made_up
+
+
+@dataclass
+class Tally:
+    """What a recording says of rewards and endings, in all its shards."""
+
+    count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    """Number, sum and sum of squares of the rewards of transitions that went on, and of those that ended the episode."""
+    made_up: bool = False
+    """Whether an episode's last frame was made up (:func:`worldsim.training.buffer.made_up`)."""
+
+    @property
+    def endings(self) -> int:
+        """Episodes that ended by themselves, not cut off."""
+        return int(self.count[1])
+
+    def add(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Count a shard in."""
+        rew, term, trunc, rgb = (np.asarray(arrays[name]) for name in ("rew", "term", "trunc", "rgb"))
+        last = arrays["episode_start"][1:] - 1
+        transition = np.ones(len(rew), bool)
+        transition[last] = False
+        for kind, chosen in enumerate((transition & ~term, transition & term & ~trunc)):
+            values = rew[chosen].astype(np.float64)
+            self.count[kind] += len(values)
+            self.total[kind] += values.sum()
+            self.squares[kind] += np.square(values).sum()
+        over = term | trunc
+        self.made_up = self.made_up or any(i > 0 and over[i - 1] and made_up(rgb[i - 1], rgb[i]) for i in last)
+
+    def units(self) -> Tensor:
+        """(5,) float32: means and standard deviations of the two kinds of rewards, and the logit of the share of endings."""
+        count = np.maximum(self.count, 1.0)
+        mean = self.total / count
+        spread = np.sqrt(np.maximum(self.squares / count - mean**2, 0.0))
+        if not self.endings:
+            mean[1], spread[1] = mean[0], spread[0]
+        # Rewards that are all alike still need a unit, small beside them.
+        spread = np.maximum(spread, 1e-3 * np.maximum(np.abs(mean), 1.0))
+        share = (self.count[1] + 0.5) / (self.count.sum() + 1.0)
+        return torch.tensor([*mean, *spread, np.log(share / (1.0 - share))], dtype=torch.float32)

@@ -1,0 +1,351 @@
+"""How a world's step is run: number format, compilation, CUDA graphs. What is computed stays what ``World`` says.
+
+Three settings by name: ``plain`` (torch as it is, float32), ``fast`` (bfloat16 where the device computes in it; on a GPU the
+whole step as one CUDA graph) and ``compiled`` (``fast``, and through inductor the network, on a CPU all of the step's parts, which
+takes a minute at first).
+Results are the same bit by bit under one setting on one device; two settings differ by rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from types import FunctionType, MethodType
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import worldsim.runtime.forks  # noqa: F401  for processes that are forked after a world has been loaded
+from worldsim.diffusion.attention import few
+from worldsim.diffusion.network import Attention
+from worldsim.errors import InvalidInputError
+from worldsim.memory.operations import Passes
+from worldsim.memory.splat_triton import Between
+from worldsim.runtime.compiling import COMPILING
+from worldsim.runtime.limits import available_memory
+from worldsim.runtime.triton import usable
+from worldsim.state import Transition, WorldState, map_tensors
+
+Step = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
+WARM_UP = 3
+"""Runs before a capture: kernels are compiled and libraries take their workspaces then."""
+_told: set[str] = set()
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """How steps are run."""
+
+    precision: str = "float32"
+    """Of the network's weights, activations and cached keys and values: ``float32`` or ``bfloat16``. Heads stay float32."""
+    compile: str = ""
+    """Inductor's mode for the network: ``default`` or ``max-autotune-no-cudagraphs``, for instance; empty: not compiled."""
+    graph: bool = False
+    """On a GPU, replay the whole step as one CUDA graph. It steps in place: see :meth:`worldsim.world.World.with_engine`."""
+
+    whole: bool = False
+    """With ``compile`` and one sampling step, compile all that lies between the memory's passes, not the network alone."""
+    widen: bool = False
+    """Give the convolutions at both ends a multiple of 8 channels, zeros beyond their own: tensor cores take no others."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("float32", "bfloat16"):
+            raise InvalidInputError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+
+
+PLAIN = EngineConfig()
+
+
+def engine_named(name: str | EngineConfig, device: torch.device) -> EngineConfig:
+    """The setting of that name on ``device``."""
+    if isinstance(name, EngineConfig):
+        return name
+    if name == "plain":
+        return PLAIN
+    if name not in ("fast", "compiled"):
+        raise InvalidInputError(f"engine must be 'plain', 'fast', 'compiled' or an EngineConfig, got {name!r}")
+    cuda = device.type == "cuda"
+    precision = "bfloat16" if cuda or cpu_has_bfloat16() else "float32"
+    compiled = name == "compiled"
+    return EngineConfig(precision, "default" if compiled else "", graph=cuda, whole=compiled, widen=cuda)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU multiplies bfloat16 (AVX-512 BF16 or AMX); elsewhere float32 is faster."""
+    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(check() for check in checks if check is not None)
+
+
+def prepared(network: nn.Module, config: EngineConfig) -> nn.Module:
+    """A copy of the network for that setting; the network itself for the plain one."""
+    if config.precision == "float32" and not (config.compile or config.widen):
+        return network
+    twin = copy.deepcopy(network)
+    if usable(next(twin.parameters())):
+        for module in twin.modules():
+            if isinstance(module, Attention) and module.fits_kernel:
+                module.kernel = few
+    if config.widen:
+        twin.stem, twin.out = widened(twin.stem, inputs=8), widened(twin.out, outputs=8)  # type: ignore[arg-type]
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.to(getattr(torch, config.precision))
+    return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def widened(layer: nn.Conv2d, inputs: int = 1, outputs: int = 1) -> nn.Conv2d:
+    """The same convolution with channels in multiples of ``inputs`` and ``outputs``; the new ones do nothing and give zeros."""
+    more_in, more_out = -layer.in_channels % inputs, -layer.out_channels % outputs
+    wide = copy.copy(layer)
+    wide.in_channels, wide.out_channels = layer.in_channels + more_in, layer.out_channels + more_out
+    wide._parameters = dict(layer._parameters)
+    wide.weight = nn.Parameter(F.pad(layer.weight.detach(), (0, 0, 0, 0, 0, more_in, 0, more_out)), requires_grad=False)
+    if layer.bias is not None:
+        wide.bias = nn.Parameter(F.pad(layer.bias.detach(), (0, more_out)), requires_grad=False)
+    return wide
+
+
+def tell_once(what: str) -> None:
+    """Warn of something that makes steps slower, once a process."""
+    if what not in _told:
+        _told.add(what)
+        warnings.warn(what, stacklevel=3)
+
+
+def reason(error: Exception) -> str:
+    """An error in a line: what it begins with and, where a compiler's own process failed, what that ends with."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "TORCHDYNAMO_VERBOSE" not in line]
+    lines = [line for line in lines if not line.startswith(("For even more", "Set TORCH"))] or [""]
+    return f"{type(error).__name__}: {lines[0]}" + (f" ... {lines[-1]}" if len(lines) > 1 else "")
+
+
+def cpu_options(mode: str) -> dict[str, Any]:
+    """Inductor's settings for that mode, to hold around each call: dynamo looks at them, too, not only inductor."""
+    # Weights as constants: oneDNN then lays them out once instead of in every call.
+    options: dict[str, Any] = {"freezing": True}
+    if mode.startswith("max-autotune"):
+        # Inductor's own matrix products alone: choosing by time between these and oneDNN's, two runs would round differently.
+        options |= {"max_autotune_gemm": True, "max_autotune_gemm_backends": "CPP"}
+    return options
+
+
+def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method with code of its own: dynamo keeps what it compiled with the code, and weights are constants in that."""
+    if not isinstance(function, MethodType):
+        return function
+    of = function.__func__
+    own = FunctionType(of.__code__.replace(), of.__globals__, of.__name__, of.__defaults__, of.__closure__)  # type: ignore[attr-defined]
+    own.__kwdefaults__ = of.__kwdefaults__  # type: ignore[attr-defined]
+    return MethodType(own, function.__self__)
+
+
+def depends_on(guards: Sequence[Any]) -> list[bool]:
+    """Which of dynamo's guards to check in every call: those on arguments. Modules and settings never change under an engine, and
+    looking at all of them takes longer than a pass over the memory."""
+    return [not (guard.is_global or "self" in guard.name or "__" in guard.name) for guard in guards]
+
+
+def batch_of(args: Sequence[Any]) -> int:
+    """Environments in a call: those of its first tensor, 0 where there is none. Others are compiled for anew."""
+    return next((len(one) for one in args if isinstance(one, Tensor) and one.dim()), 0)
+
+
+class Compiled:
+    """A function through inductor; where that fails, the function itself, and it says so once."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        mode: str,
+        device: torch.device,
+        constant: bool = True,
+        varying: Mapping[int, int] | None = None,
+        instead: Callable[..., Any] | None = None,
+    ) -> None:
+        """constant: whether the weights stay as they are at the first call; else new ones may be copied into them. varying: of an
+        argument (by number) the axis that has another size in every call; other sizes are compiled for. instead: runs where
+        inductor fails, by default the function itself.
+        """
+        self.plain, self.varying = instead or function, varying or {}
+        self.options: dict[str, Any] = {}
+        options: dict[str, Any] = {"mode": mode}
+        if device.type == "cpu":
+            function, self.options = own_code(function), cpu_options(mode) if constant else {}
+            # In one piece: a function that dynamo cut up would be slower than it looks, and say nothing.
+            options = {"fullgraph": True, "options": {"guard_filter_fn": depends_on}}
+        self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=None if varying else False, **options)
+        self._seen: set[int] = set()
+        # Beyond dynamo's limit it would silently run uncompiled.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.compiled is not None:
+            size = batch_of(args)
+            new = size not in self._seen
+            self._seen.add(size)
+            try:
+                for number, axis in self.varying.items():
+                    torch._dynamo.maybe_mark_dynamic(args[number], axis)
+                with (
+                    COMPILING.part() if new else nullcontext(),
+                    torch._inductor.config.patch(self.options) if self.options else nullcontext(),
+                ):
+                    return self.compiled(*args, **kwargs)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                    raise
+                self.compiled = None
+                tell_once(f"inductor failed ({reason(error)}): that part runs uncompiled, slower")
+        return self.plain(*args, **kwargs)
+
+
+def compiled_passes(mode: str, device: torch.device) -> Passes:
+    """The point memory's passes through inductor, for any number of slots."""
+
+    def compiled(function: Callable[..., Any], varying: Mapping[int, int]) -> Compiled:
+        return Compiled(function, mode, device, varying=varying)
+
+    plain = Passes()
+    return Passes(
+        in_sight=compiled(plain.in_sight, {0: 2, 1: 1}),
+        on_map=compiled(plain.on_map, {0: 2, 1: 1}),
+        view=compiled(plain.view, {1: 1}),
+        surroundings=compiled(plain.surroundings, {2: 1}),
+        verdict=compiled(plain.verdict, {2: 1}),
+    )
+
+
+def compiled_between(mode: str, device: torch.device) -> Between:
+    """What the point memory computes between its kernels on a GPU, through inductor."""
+    plain = Between()
+    return Between(*(Compiled(function, mode, device) for function in (plain.view, plain.bounds, plain.points)))
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes of memory of a device, used or not."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes of memory of a device that this process may still take: what is free, and what it holds of a GPU in reserve."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return available_memory()
+
+
+def compile_in_place(module: torch.nn.Module, device: torch.device) -> None:
+    """Have the module run through inductor, as its own ``compile`` does; where that fails, it says so once and runs as it is.
+
+    A few fixed shapes each: one piece of code for all of them, a dreaming copy's among them, would be slower.
+    """
+    module._compiled_call_impl = Compiled(module._call_impl, "default", device, constant=False)
+
+
+class GraphedStep:
+    """A step as a CUDA graph a batch size, on buffers of its own.
+
+    The state it returns lives in those buffers: going on from it overwrites it, and going on from it twice is an error. A
+    state from elsewhere is copied in. Two walks of the same size, both still held, get a graph and buffers each. Transitions
+    and frames are copies.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self.step = step
+        self._captured: dict[tuple[Any, ...], list[_Captured]] = {}
+        self._spent: weakref.WeakValueDictionary[int, WorldState] = weakref.WeakValueDictionary()
+
+    def __call__(self, state: WorldState, act: Tensor) -> tuple[WorldState, Transition]:
+        if self._spent.get(id(state)) is state:
+            raise InvalidInputError(
+                "this state has been stepped from before, in place: keep state.clone() to go on from it again, "
+                "or use engine='plain'"
+            )
+        key = (len(state), act.dtype, *act.shape[1:])
+        found = self._captured.setdefault(key, [])
+        captured = next((c for c in found if c.newest() is state), None) or next((c for c in found if c.newest() is None), None)
+        if captured is None:
+            captured = _Captured(self.step, state, act)
+            found.append(captured)
+        if captured.newest() is state:
+            self._spent[id(state)] = state
+        return captured(state, act)
+
+    def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
+        """``state.put``, within the buffers if they hold the state: costs what is put, however many environments there are."""
+        captured = next((c for found in self._captured.values() for c in found if c.newest() is state), None)
+        if captured is None:
+            return state.put(index, other)
+        self._spent[id(state)] = state
+        return captured.put(state, index, other)
+
+    def owned(self, state: WorldState) -> WorldState:
+        """The state outside the buffers, so that it outlives the next step."""
+        newest = any(c.newest() is state for found in self._captured.values() for c in found)
+        return state.clone() if newest else state
+
+
+def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+    """``run`` as a CUDA graph, after a few runs to warm up: what is returned replays it. It must wait for nothing."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            run()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    torch.cuda.synchronize(device)
+    graph = torch.cuda.CUDAGraph()
+    # What other threads do meanwhile, such as NCCL's, which looks after its processes, is no part of it.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        run()
+    return graph.replay
+
+
+class _Captured:
+    def __init__(self, step: Step, state: WorldState, act: Tensor) -> None:
+        self.step, self.state, self.act = step, state.clone(), act.clone()
+        self.newest: Callable[[], WorldState | None] = lambda: None
+        # Warm-up and capture go on in place; the first call copies the state in again.
+        self.replay = self._capture()
+
+    def _capture(self) -> Callable[[], Any]:
+        return captured(self._run, self.act.device)
+
+    def _run(self) -> None:
+        after, self.transition = self.step(self.state, self.act)
+        map_tensors(copy_in, self.state, after)
+
+    def __call__(self, state: WorldState, act: Tensor) -> tuple[WorldState, Transition]:
+        if self.newest() is not state:
+            map_tensors(copy_in, self.state, state)
+        self.act.copy_(act)
+        self.replay()
+        transition = map_tensors(torch.clone, self.transition)
+        after = dataclasses.replace(self.state, frame=transition.frame)
+        self.newest = weakref.ref(after)
+        return after, transition
+
+    def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
+        index = index.to(self.act.device)
+        map_tensors(lambda mine, new: mine.index_copy_(0, index, new.to(mine.dtype)), self.state, other)
+        frame = map_tensors(lambda mine, new: mine.index_copy(0, index, new), state.frame, other.frame)
+        after = dataclasses.replace(self.state, frame=frame)
+        self.newest = weakref.ref(after)
+        return after
+
+
+def copy_in(buffer: Tensor, value: Tensor) -> Tensor:
+    """The buffer with that value, which may be the buffer itself."""
+    if buffer.data_ptr() != value.data_ptr():
+        buffer.copy_(value)
+    return buffer

@@ -1,0 +1,318 @@
+"""Whole generated environments on disk: one safetensors file each, written atomically, restored bit by bit.
+
+A file holds every tensor of a :class:`Snapshot` and, in its header, the format, its version, the name and a fingerprint of the
+world that it belongs to, what its scene memory is, the random generators and a checksum of all of that. Weights are not in it: the
+same world must be there to load it. :func:`open_snapshot` needs no weights: it reads the memory and the walk alone.
+
+Version 2 added the journey, the world's name and the memory's rules; files of version 1 load, and have no journey. Version 3 put
+the header under the checksum, and names a world by its folder's name instead of its path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from worldsim.camera import DEPTH_CODES, check_poses
+from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, WorldsimError
+from worldsim.journey import Journey
+from worldsim.memory.handle import MemoryHandle
+from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.memory.registry import describe_memory, described_memory, meta_empty
+from worldsim.memory.splat import DIRECTION
+from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
+from worldsim.runtime.limits import require_memory_for
+from worldsim.state import Frame, WorldState, checksum, flatten, unflatten
+from worldsim.world.config import Termination
+from worldsim.world.world import World, bucket
+
+FORMAT, VERSION = "worldsim-snapshot", 3
+CHECKSUM = "sha256"
+LATER = {"pooling": "mean"}
+"""Settings of modules that came later, at the values that say what was so before: fingerprints leave them out."""
+STATE, ELAPSED, RESETTING, JOURNEY = "state", "elapsed", "resetting", "journey"
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A whole environment: restoring it brings back every future, resets included, bit by bit.
+
+    state: the worlds, one row an environment (and rows of padding). elapsed: (n,) int64 steps since each reset.
+    resetting: (n,) bool, whose next step is a reset. generators: the states of the environments' random generators.
+    frames: those of the walk so far, each a batch of one, of a single environment that keeps them; they decide nothing.
+    weights: :attr:`worldsim.world.World.weights_id` of the world that it was taken in, empty if that is not known.
+    """
+
+    state: WorldState
+    elapsed: Array
+    resetting: Array
+    generators: tuple[Any, ...]
+    frames: tuple[Frame, ...] = ()
+    weights: str = ""
+
+    @property
+    def journey(self) -> Journey | None:
+        """The walk so far, None if it was not kept."""
+        return Journey.of(self.frames, self.state.intrinsics[0]) if self.frames else None
+
+
+@dataclass(frozen=True)
+class OpenedSnapshot:
+    """What a snapshot's file tells without its world's weights.
+
+    memory: the scene memory of one environment. journey: its walk, None if it was not kept. world: a shipped world's name or
+    the name of the world's folder; empty if it was in no folder, or in files of version 1. env_id: the real twin. environments:
+    how many the file holds. World and env_id are text from the file: escape them where they are shown.
+    """
+
+    memory: MemoryHandle
+    journey: Journey | None
+    world: str
+    env_id: str
+    environments: int
+
+
+def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]) -> Path:
+    """Write ``snapshot``, taken in ``world``, to the file ``path``.
+
+    The file is written beside its place, flushed to disk and renamed: whatever happens, ``path`` holds the previous snapshot or
+    this one. Raises StorageError.
+    """
+    path = as_path(path)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in flatten(snapshot.state, STATE).items()}
+    tensors[ELAPSED] = torch.from_numpy(np.asarray(snapshot.elapsed, np.int64))
+    tensors[RESETTING] = torch.from_numpy(np.asarray(snapshot.resetting, bool))
+    journey = snapshot.journey
+    if journey is not None:
+        tensors.update(flatten(journey, JOURNEY))
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "world": fingerprint(world),
+        "name": world_name(world),
+        "env_id": world.config.env_id,
+        "memory": json.dumps(describe_memory(world.memory)),
+        "generators": json.dumps(snapshot.generators),
+    }
+    save_tensors(tensors, path, {**metadata, CHECKSUM: _checksum(tensors, metadata)})
+    return path
+
+
+def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
+    """The snapshot in ``path``, on ``world``'s device.
+
+    Raises NotFoundError, DamagedFileError (not a snapshot, of a newer version, cut short, changed) or InvalidInputError (of
+    another world), each naming the file; then nothing has been loaded.
+    """
+    path = as_path(path)
+    metadata, tensors = _read(path, world)
+    try:
+        elapsed, resetting = _counts(tensors)
+        state = _state(tensors, world, bucket(len(elapsed)))
+        generators = tuple(json.loads(metadata["generators"]))
+        check_generators(generators)
+        _check_state(state, world)
+        journey = _journey(tensors)
+    except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
+        raise DamagedFileError(f"{path} lacks a part of a snapshot ({error}): it was not written by save") from error
+    require_finite({name: value for name, value in tensors.items() if name.startswith((STATE, JOURNEY))}, path)
+    frames = journey.frames if journey else ()
+    return Snapshot(state.to(world.device), elapsed, resetting, generators, frames, world.weights_id)
+
+
+def check_generators(states: Any) -> None:
+    """Raise InvalidInputError unless these are the states of NumPy generators, as ``bit_generator.state`` gives them."""
+    for state in states:
+        try:
+            np.random.PCG64(0).state = state
+            if not state["state"]["inc"] % 2:
+                raise ValueError("its increment is even")
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            raise InvalidInputError(f"this is no state of a PCG64 generator ({error}): {str(state)[:80]}") from None
+
+
+def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapshot:
+    """The memory and the walk of environment ``index`` in the file ``path``, on the CPU, without the world's weights.
+
+    Raises NotFoundError, DamagedFileError, InvalidInputError (no such environment) or MissingGeometryError (no scene memory).
+    """
+    path = as_path(path)
+    metadata, tensors = _read(path)
+    try:
+        environments = len(_counts(tensors)[0])
+    except (KeyError, ValueError) as error:
+        raise DamagedFileError(f"{path} lacks a part of a snapshot ({error}): it was not written by save") from error
+    if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < environments:
+        raise InvalidInputError(f"{path} holds {environments} environments, counted from 0: there is no {index!r}")
+    found = {name: value for name, value in tensors.items() if name.startswith(f"{STATE}.memory.")}
+    if not found:
+        raise MissingGeometryError(f"{path} is of a world without scene memory: there is nothing to look at")
+    require_finite({**found, **{k: v for k, v in tensors.items() if k.startswith(JOURNEY)}}, path)
+    try:
+        kind = _memory_kind(metadata, found)
+        one = {name: value[index : index + 1].clone() for name, value in found.items()}
+        height, width = tensors[f"{STATE}.frame.rgb"].shape[-2:]
+        if not height or not width:
+            raise ValueError(f"its frames have {height}x{width} pixels")
+        handle = MemoryHandle(
+            kind=kind,
+            data=unflatten(meta_empty(kind), one, f"{STATE}.memory"),
+            intrinsics=tensors[f"{STATE}.intrinsics"][index],
+            size=(height, width),
+            pose=tensors[f"{STATE}.frame.pose"][index],
+            step=int(tensors[f"{STATE}.step"][index]),
+        )
+        journey = _journey(tensors)
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError, RecursionError) as error:
+        raise DamagedFileError(f"{path} lacks a part of a snapshot ({error}): it was not written by save") from error
+    return OpenedSnapshot(handle, journey, metadata.get("name", ""), metadata.get("env_id", ""), environments)
+
+
+def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> Any:
+    """The rules of the memory in a file."""
+    described = json.loads(metadata.get("memory", "null"))
+    if described is not None:
+        kind = described_memory(described)
+        # The rules' capacity is a claim: what is in the file tells how much there is.
+        template = {name: value.shape[1:] for name, value in flatten(meta_empty(kind), f"{STATE}.memory").items()}
+        stored = {name: value.shape[1:] for name, value in found.items()}
+        if template != stored:
+            differ = sorted(name for name in template.keys() | stored.keys() if template.get(name) != stored.get(name))
+            raise ValueError(f"{differ[0]} is not what its memory's rules say")
+        return kind
+    if f"{STATE}.memory.kind" not in found:
+        raise ValueError("its memory is of a kind without a name")
+    # Version 1 knew points alone, and to look at them only the capacity is needed.
+    return PointMemory(PointMemoryConfig(capacity=found[f"{STATE}.memory.kind"].shape[1]))
+
+
+def world_name(world: World) -> str:
+    """What a snapshot calls its world: a shipped one's name, the name of another's folder, empty for one in no folder."""
+    return "" if world.folder is None else world.folder.resolve().name
+
+
+def fingerprint(world: World) -> str:
+    """SHA-256 of what decides a world's futures: its configuration and all weights."""
+    total = hashlib.sha256(repr(world.config).encode())
+    memory, temperature = world.config.memory, world.config.dynamics.temperature
+    # Settings that came later count where they are set: older snapshots still load.
+    if memory is not None and memory.colour_tolerance is not None:
+        total.update(f"colour_tolerance {memory.colour_tolerance}".encode())
+    if temperature != 1.0:
+        total.update(f"temperature {temperature}".encode())
+    if world.config.termination != Termination.THRESHOLD:
+        total.update(f"termination {world.config.termination}".encode())
+    if world.config.dynamics.first_features:
+        total.update(b"first_features")
+    modules: dict[str, Any] = world.modules()
+    for part, module in sorted(modules.items()):
+        settings = {name: value for name, value in module.settings.items() if name not in LATER or LATER[name] != value}
+        total.update(repr(sorted(settings.items())).encode())
+        total.update(f"{part} {checksum(module.state_dict())}".encode())
+    return total.hexdigest()
+
+
+def _read(path: Path, world: World | None = None) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """A file's header and tensors, checked; with ``world``, that it belongs to it."""
+    if not is_file(path):
+        raise NotFoundError(f"no snapshot {str(path)!r}: give a file that save wrote")
+    size = require_regular(path).stat().st_size
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            _check_header(path, metadata, world)
+            # What is read is kept, and compared with its checksum: twice the file.
+            require_memory_for(2 * size, f"the snapshot {path}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, WorldsimError):
+            raise
+        raise DamagedFileError(f"{path} cannot be read as a snapshot ({error}): it is cut short or something else") from error
+    told = metadata.get(CHECKSUM)
+    plain = {name: value for name, value in metadata.items() if name != CHECKSUM}
+    if told != (_checksum(tensors, plain) if int(metadata["version"]) >= 3 else checksum(tensors)):
+        raise DamagedFileError(f"{path} is damaged: its content does not fit its checksum. Restore it from a copy")
+    return metadata, tensors
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """SHA-256 of everything in a snapshot's file but the checksum itself."""
+    return hashlib.sha256(f"{checksum(tensors)} {json.dumps(dict(metadata), sort_keys=True)}".encode()).hexdigest()
+
+
+def _counts(tensors: Mapping[str, Tensor]) -> tuple[Array, Array]:
+    """``elapsed`` and ``resetting`` of a file. Raises KeyError or ValueError."""
+    elapsed, resetting = tensors[ELAPSED], tensors[RESETTING]
+    if elapsed.dim() != 1 or elapsed.dtype != torch.int64 or not len(elapsed) or bool((elapsed < 0).any()):
+        raise ValueError(f"{ELAPSED} is {elapsed.dtype} {tuple(elapsed.shape)}, steps of at least 0 are needed")
+    if resetting.shape != elapsed.shape or resetting.dtype != torch.bool:
+        raise ValueError(f"{RESETTING} is {resetting.dtype} {tuple(resetting.shape)}")
+    return elapsed.numpy(), resetting.numpy()
+
+
+def _journey(tensors: Mapping[str, Tensor]) -> Journey | None:
+    parts = {name.removeprefix(f"{JOURNEY}."): value for name, value in tensors.items() if name.startswith(f"{JOURNEY}.")}
+    if not parts:
+        return None
+    journey = Journey(*(parts[name] for name in ("rgb", "inverse_depth", "pose", "intrinsics")))
+    if not len(journey) or 0 in journey.rgb.shape or not bool((journey.intrinsics[:2] > 0).all()):
+        raise ValueError(f"its walk has frames {tuple(journey.rgb.shape)} and a camera {journey.intrinsics.tolist()}")
+    check_poses(journey.pose, f"{JOURNEY}.pose")
+    return journey
+
+
+def _state(tensors: Mapping[str, Tensor], world: World, rows: int) -> WorldState:
+    template = world.blank(1)
+    expected = flatten(template, STATE)
+    found = {name: value for name, value in tensors.items() if name.startswith(f"{STATE}.")}
+    for name, value in expected.items():
+        if found[name].dtype != value.dtype or found[name].shape != (rows, *value.shape[1:]):
+            raise ValueError(f"{name} is {found[name].dtype} {tuple(found[name].shape)}")
+    return unflatten(template, found, STATE)
+
+
+def _check_state(state: WorldState, world: World) -> None:
+    """Raise ValueError for values that no world emits: poses that are none, cameras, depth codes, actions out of their space."""
+    frame = state.frame
+    if frame.pose is not None:
+        check_poses(frame.pose, f"{STATE}.frame.pose")
+    if world.has_geometry and not bool((state.intrinsics[:, :2] > 0).all()):
+        raise ValueError(f"{STATE}.intrinsics has fx or fy that are not positive")
+    depth = frame.inverse_depth
+    if depth is not None and not bool(((depth >= 0) & (depth <= DEPTH_CODES)).all()):
+        raise ValueError(f"{STATE}.frame.inverse_depth has codes outside of 0 to {DEPTH_CODES}")
+    kind = getattr(state.memory, "kind", None)
+    if isinstance(kind, Tensor) and bool((kind > DIRECTION).any()):
+        raise ValueError(f"{STATE}.memory.kind has kinds above {DIRECTION}")
+    actions = world.network.config.actions
+    for name, acts in (("context.condition.act", state.context.condition.act), ("act", state.act)):
+        if actions and not bool(((acts >= 0) & (acts < actions)).all()):
+            raise ValueError(f"{STATE}.{name} has actions outside of 0 to {actions - 1}")
+
+
+def _check_header(path: Path, metadata: Mapping[str, str], world: World | None) -> None:
+    if metadata.get("format") != FORMAT:
+        raise DamagedFileError(f"{path} is no snapshot: its format is {metadata.get('format')!r}, not {FORMAT!r}")
+    version = metadata.get("version", "")
+    if not (version.isascii() and version.isdigit() and len(version) < 9 and int(version) > 0):
+        raise DamagedFileError(f"{path} has version {version!r}: versions are whole numbers from 1. Restore it from a copy")
+    if int(version) > VERSION:
+        raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads up to {VERSION}: upgrade worldsim")
+    if world is not None and metadata.get("world") != fingerprint(world):
+        raise InvalidInputError(
+            f"{path} was saved in another world than this one (real twin {metadata.get('env_id')!r}, weights or settings differ): "
+            "load that world first"
+        )

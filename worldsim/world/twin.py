@@ -1,0 +1,230 @@
+"""The real twin of a world: the environment that it imitates, with identical spaces.
+
+Which environment that is stands in a file, ``world.json``. So only environments that are registered with Gymnasium already, or
+belong to the well-known packages of :data:`worldsim.world.image_env.REGISTERED_BY`, are made, with arguments that are plain numbers or known
+words: :func:`check_twin`. Anything else is for the user to trust.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import inspect
+import re
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import load_env_creator
+from gymnasium.error import ResetNeeded
+
+from worldsim.errors import InvalidInputError, NotFoundError, UntrustedFileError
+from worldsim.runtime.arguments import whole
+from worldsim.state import SceneStart
+from worldsim.world.image_env import REGISTERED_BY, make_pixels
+from worldsim.world.scene_files import Visit, scene_of
+from worldsim.world.world import World
+
+HISTORY = 48
+"""Frames of a real environment that a dream starts from, if not said otherwise."""
+LARGEST = 1_000_000
+"""Largest number, to either side of zero, that a file may pass to an environment."""
+LONGEST = 64
+"""Most numbers in a list that a file may pass to an environment."""
+WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "": {"render_mode": ("rgb_array",)},
+    "ALE/": {"obs_type": ("rgb", "grayscale")},
+    "FrozenLake": {"map_name": ("4x4", "8x8")},
+}
+"""Texts that a file may pass to environments whose ids begin so, by the argument's name: see :func:`allow_words`."""
+
+ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "Vizdoom": ("frame_skip", "max_buttons_pressed", "treat_episode_timeout_as_truncation", "use_multi_binary_action_space"),
+}
+"""Arguments that a file may name, for environments whose ids begin so. Their constructors hand on whatever they are given
+(ViZDoom's to its engine, one of whose settings is the program to start). Elsewhere they are the constructor's own parameters."""
+OF_MAKE = ("max_episode_steps", "render_mode")
+"""Arguments that a file may name for every environment."""
+
+_SUSPICIOUS = re.compile(r"path|file|folder|dir|config|args|command|module|entry|url|load|save", re.IGNORECASE)
+
+
+def allow_words(env_id: str, **words: tuple[str, ...]) -> None:
+    """Let files pass some texts to environments whose ids begin with ``env_id``.
+
+    For instance ``allow_words("Mine-v0", mode=("easy", "hard"))``.
+    """
+    WORDS.setdefault(env_id, {}).update(words)
+
+
+def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
+    """The id to make, of the environment that the file ``source`` names.
+
+    Raises UntrustedFileError (NotFoundError if there is no module to trust) for an environment that is neither registered with
+    Gymnasium nor of a well-known package, and for arguments that are not the environment's own (:data:`ARGUMENTS`), or have values
+    other than bounded numbers, lists of such, True, False, None and the words of :data:`WORDS`. Nothing that the file chooses is
+    imported: a registered environment's class is, to see its parameters.
+    """
+    if not isinstance(env_id, str) or not isinstance(env_kwargs, dict):
+        raise InvalidInputError(f"{source}: env_id {env_id!r} and env_kwargs {env_kwargs!r} must be a text and an object")
+    module, _, bare = env_id.rpartition(":")
+    known = next((m for start, m in REGISTERED_BY.items() if bare.startswith(start)), None)
+    if known is not None and module in ("", known):
+        made = f"{known}:{bare}"
+    elif bare in gym.registry and (not module or gym.registry[bare].id == bare):
+        made = bare
+    else:
+        if not module:
+            raise NotFoundError(
+                f"No environment {env_id!r}, which {source} names, is registered with Gymnasium: import the module that does that"
+            )
+        raise UntrustedFileError(
+            f"{source} names the environment {env_id!r}, which is not registered with Gymnasium: making it would import the module "
+            f"{module!r}. Import it yourself first, or, if you trust the file, pass --trust (in Python trust=True)"
+        )
+    named = _parameters(bare, made) if env_kwargs else ()
+    for name, value in env_kwargs.items():
+        if name not in (*OF_MAKE, *named) or not _is_plain(bare, str(name), value):
+            raise UntrustedFileError(
+                f"{source} makes {env_id} with {name} = {str(value)[:80]!r}: from a file, arguments are the environment's own "
+                f"({', '.join(named) or 'none'}), with numbers, True, False, None and known words (worldsim.world.twin.allow_words). "
+                f"If you trust the file, pass --trust (in Python trust=True)"
+            )
+    return made
+
+
+def _parameters(env_id: str, made: str) -> tuple[str, ...]:
+    """The arguments that a file may name: parameters by which the class, or one that it inherits from, is constructed."""
+    for start, names in ARGUMENTS.items():
+        if env_id.startswith(start):
+            return names
+    module, colon, _ = made.partition(":")
+    if colon:
+        # One of the well-known packages, which registers its environments.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(module)
+    spec = gym.registry.get(env_id)
+    if spec is None:
+        return ()
+    creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    makers = [vars(c)["__init__"] for c in creator.__mro__ if "__init__" in vars(c)] if isinstance(creator, type) else [creator]
+    found = [p for maker in makers if maker is not object.__init__ for p in inspect.signature(maker).parameters.values()]
+    named = dict.fromkeys(p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self")
+    return tuple(name for name in named if not _SUSPICIOUS.search(name))
+
+
+def _is_plain(env_id: str, name: str, value: Any) -> bool:
+    if value is None or isinstance(value, bool):
+        return True
+    if isinstance(value, (int, float)):
+        # A NaN is not within bounds, either.
+        return -LARGEST <= value <= LARGEST
+    if isinstance(value, (list, tuple)):
+        return len(value) <= LONGEST and all(isinstance(v, (int, float)) and _is_plain(env_id, name, v) for v in value)
+    allowed = {word for start, words in WORDS.items() if env_id.startswith(start) for word in words.get(name, ())}
+    return isinstance(value, str) and value in allowed
+
+
+def twin_of(world: World) -> tuple[str, dict[str, Any]]:
+    """Id and arguments with which ``gymnasium.make`` makes the world's real twin.
+
+    Raises InvalidInputError if the world names none, UntrustedFileError as :func:`check_twin` does, unless the world was loaded
+    with ``trust=True``.
+    """
+    config = world.config
+    if not config.env_id:
+        raise InvalidInputError("this world does not name its real twin (env_id in world.json): there is none to make")
+    if world.trusted:
+        return config.env_id, dict(config.env_kwargs)
+    source = "the world" if world.folder is None else world.folder / "world.json"
+    return check_twin(config.env_id, config.env_kwargs, source), dict(config.env_kwargs)
+
+
+class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
+    """Keeps the newest frames of the present episode, so that a dream can start where a real environment stands.
+
+    env: observes (h, w, 3) uint8. length: how many frames are kept. The start that they make is :attr:`frames`; depth, pose and
+    intrinsics are part of it if ``info`` has them (see ``docs/environments.md``). :func:`make_twin` returns environments that are
+    wrapped so.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], length: int = HISTORY) -> None:
+        super().__init__(env)
+        self._visits: deque[Visit] = deque(maxlen=whole("length", length, 1, 100_000))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin a new episode and a new history."""
+        obs, info = self.env.reset(seed=seed, options=options)
+        self._visits.clear()
+        self._visits.append((np.array(obs), np.zeros(self.action_space.shape or (), np.float32), info))
+        return obs, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step, and keep the frame."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._visits.append((np.array(obs), np.array(action), info))
+        return obs, reward, terminated, truncated, info
+
+    @property
+    def frames(self) -> SceneStart:
+        """The newest frames, at most ``length``, with the actions that led to them. ResetNeeded before the first reset."""
+        if not self._visits:
+            raise ResetNeeded("this environment has not been reset: call reset() first")
+        return scene_of(list(self._visits), isinstance(self.action_space, gym.spaces.Discrete))
+
+
+def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
+    """The start that the newest frames of ``env`` make: those of the :class:`FrameHistory` among its wrappers.
+
+    Raises InvalidInputError if there is none, ResetNeeded before the first reset.
+    """
+    while not isinstance(env, FrameHistory):
+        if not isinstance(env, gym.Wrapper):
+            raise InvalidInputError(
+                f"{env} keeps no frames to start from: wrap it before its reset, FrameHistory(env) of worldsim.world.twin, or make it "
+                "with worldsim.world.twin.make_twin(world)"
+            )
+        env = env.env
+    return env.frames
+
+
+def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> gym.Env[Any, Any]:
+    """The environment that ``world`` was trained on, made and wrapped as it was recorded, with a :class:`FrameHistory`.
+
+    history: frames that it keeps. kwargs: further arguments of ``gymnasium.make``, before those that the world remembers, such as
+    ``max_episode_steps=525``. Its observation and action spaces are the world's. Raises what :func:`twin_of` raises,
+    InvalidInputError if the spaces differ, and NotFoundError or MissingDependencyError if it cannot be made here.
+    """
+    env_id, env_kwargs = twin_of(world)
+    env = make_pixels(env_id, {**env_kwargs, **kwargs}, world.config.pixels)
+    try:
+        require_same_spaces(world, env, world.config.env_id)
+    except BaseException:
+        env.close()
+        raise
+    return FrameHistory(env, history)
+
+
+def require_same_spaces(world: World, env: gym.Env[Any, Any], name: str) -> None:
+    """Raise InvalidInputError, naming both, unless the environment observes and acts in the world's spaces.
+
+    Bounds of continuous actions are compared as the world keeps them, in float32.
+    """
+    for what in ("observation", "action"):
+        mine, other = getattr(world, f"{what}_space"), getattr(env, f"{what}_space")
+        if not _same(mine, other):
+            raise InvalidInputError(
+                f"the world's {what} space is {mine}, that of {name} is {other}: it must be made as it was recorded "
+                "(env_kwargs and pixels in world.json)"
+            )
+
+
+def _same(a: gym.Space[Any], b: gym.Space[Any]) -> bool:
+    if isinstance(a, gym.spaces.Box) and isinstance(b, gym.spaces.Box):
+        alike = a.shape == b.shape and (a.dtype == np.uint8) == (b.dtype == np.uint8)
+        return alike and np.allclose(a.low, b.low) and np.allclose(a.high, b.high)
+    if isinstance(a, gym.spaces.Discrete) and isinstance(b, gym.spaces.Discrete):
+        return a.n == b.n and a.start == b.start
+    return a == b

@@ -1,1 +1,2 @@
-"""Agents and planners, one a file. Each is named by a string such as ``worldsim.agents.persistent:PersistentPolicy``."""
+"""Agents and planners, one a file. Each is named by a string such as
+``worldsim.agents.persistent:PersistentPolicy``."""

@@ -1,10 +1,12 @@
 """Actor-critic trained in imagination by PPO. Measured results: docs/agents_imagination.md.
 
-``python -m worldsim.agents.actor_critic --world DIR --out AGENT --minutes 5`` dreams hundreds of episodes at once, learns from
-them and never sees the real twin. On a GPU no tensor leaves it. The same code learns on any ``gymnasium.vector.VectorEnv`` with
-next-step autoreset (Gymnasium's default), images or flat vectors, discrete or continuous actions.
+``python -m worldsim.agents.actor_critic --world DIR --out AGENT --minutes 5`` dreams hundreds of
+episodes at once, learns from them and never sees the real twin. On a GPU no tensor leaves it. The
+same code learns on any ``gymnasium.vector.VectorEnv`` with next-step autoreset (Gymnasium's
+default), images or flat vectors, discrete or continuous actions.
 
-Proximal policy optimisation as in Schulman et al. 2017 (arXiv:1707.06347) with generalised advantages (arXiv:1506.02438).
+Proximal policy optimisation as in Schulman et al. 2017 (arXiv:1707.06347) with generalised
+advantages (arXiv:1506.02438).
 """
 
 from __future__ import annotations
@@ -44,11 +46,15 @@ FEW_UPDATES = 20
 """Updates below which a run with a time limit is told to dream fewer at once."""
 
 
-def advantages(rew: Tensor, term: Tensor, done: Tensor, values: Tensor, discount: float, trace: float) -> Tensor:
-    """Generalised advantages (t, n). rew, term, done: (t, n) of each step; values: (t + 1, n), the last one of what follows.
+def advantages(
+    rew: Tensor, term: Tensor, done: Tensor, values: Tensor, discount: float, trace: float
+) -> Tensor:
+    """Generalised advantages (t, n). rew, term, done: (t, n) of each step; values: (t + 1, n), the
+    last one of what follows.
 
-    With next-step autoreset the observation after a step is its true successor even at an episode's end, so a cut episode's
-    value is there. The step after an end only resets: its advantage means nothing.
+    With next-step autoreset the observation after a step is its true successor even at an episode's
+    end, so a cut episode's value is there. The step after an end only resets: its advantage means
+    nothing.
     """
     result, carried = torch.zeros_like(rew), torch.zeros_like(rew[0])
     for t in range(len(rew) - 1, -1, -1):
@@ -64,19 +70,28 @@ class Learner:
     def __init__(self, args: Args, envs: Any) -> None:
         self.args, self.envs, self.n = args.settled(envs), envs, int(envs.num_envs)
         if envs.metadata.get("autoreset_mode") is not gym.vector.AutoresetMode.NEXT_STEP:
-            raise InvalidInputError(f"the environments reset by {envs.metadata.get('autoreset_mode')}: NEXT_STEP is needed")
+            raise InvalidInputError(
+                f"the environments reset by {envs.metadata.get('autoreset_mode')}: NEXT_STEP is "
+                f"needed"
+            )
         world = getattr(envs.unwrapped, "world", None)
         self.world = world if isinstance(world, World) else None
         if self.world is not None and not self.world.config.has_rewards:
-            raise InvalidInputError(f"world {args.world} has no reward head: train it on a recording with rewards")
+            raise InvalidInputError(
+                f"world {args.world} has no reward head: train it on a recording with rewards"
+            )
         torch.manual_seed(args.seed)
         shape = tuple(envs.single_observation_space.shape)
         self.device = self.world.device if self.world is not None else device_named(args.device)
-        self.policy = ActorCriticPolicy(envs.single_action_space, shape, args.stack, args.hidden, args.greedy).to(self.device)
+        self.policy = ActorCriticPolicy(
+            envs.single_action_space, shape, args.stack, args.hidden, args.greedy
+        ).to(self.device)
         self.policy.reset(args.seed)
         if args.init_from is not None:
             self._take_over(load_agent(args.init_from, envs.single_action_space))
-        self.optimizer = torch.optim.Adam(self.policy.network.parameters(), lr=args.learning_rate, eps=1e-5)
+        self.optimizer = torch.optim.Adam(
+            self.policy.network.parameters(), lr=args.learning_rate, eps=1e-5
+        )
         self.taken, self.elapsed = 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.episode_return: float | None = None
@@ -94,8 +109,13 @@ class Learner:
         wanted = {name: self.policy.settings[name] for name in same}
         found = {name: getattr(other, "settings", {}).get(name) for name in same}
         if not isinstance(other, ActorCriticPolicy) or found != wanted:
-            raise InvalidInputError(f"--init-from {self.args.init_from}: its {found} ({type(other).__name__}) are not {wanted}")
-        self.policy.load_state_dict({name: weights.float() for name, weights in other.state_dict().items()})
+            raise InvalidInputError(
+                f"--init-from {self.args.init_from}: its {found} ({type(other).__name__}) are not "
+                f"{wanted}"
+            )
+        self.policy.load_state_dict(
+            {name: weights.float() for name, weights in other.state_dict().items()}
+        )
 
     @property
     def progress(self) -> float:
@@ -104,12 +124,14 @@ class Learner:
         return min(1.0, max(by_time, self.taken / self.args.steps))
 
     def rollout(self, stop: Callable[[], bool] = lambda: False) -> dict[str, Tensor] | None:
-        """``args.rollout`` steps of all environments; None if ``stop``, which is asked after each, ended it. ``valid`` is False
-        where a step only reset.
+        """``args.rollout`` steps of all environments; None if ``stop``, which is asked after each,
+        ended it. ``valid`` is False where a step only reset.
         """
         if self.obs is None:
             self.obs, _ = self.envs.reset(seed=self.args.seed + self.taken)
-        kept: dict[str, list[Tensor]] = {k: [] for k in ("seen", "act", "logp", "rew", "term", "done", "valid", "values")}
+        kept: dict[str, list[Tensor]] = {
+            k: [] for k in ("seen", "act", "logp", "rew", "term", "done", "valid", "values")
+        }
         ended, total = torch.zeros((), device=self.device), torch.zeros((), device=self.device)
         for _ in range(self.args.rollout):
             with torch.no_grad():
@@ -119,7 +141,9 @@ class Learner:
                 logp, _ = self.policy.judge(out, act)
             scaled = self.policy.scaled(act)
             dreamed = getattr(self.envs.unwrapped, "output", "numpy") == "torch"
-            self.obs, rew, term, trunc, info = self.envs.step(scaled if dreamed else scaled.cpu().numpy())
+            self.obs, rew, term, trunc, info = self.envs.step(
+                scaled if dreamed else scaled.cpu().numpy()
+            )
             rew, term, trunc = (torch.as_tensor(x).to(self.device) for x in (rew, term, trunc))
             rew = rew.float()
             valid, self.begins = ~self.done, self.done
@@ -128,7 +152,12 @@ class Learner:
             ended, total = ended + self.done.sum(), total + (self.returns * self.done).sum()
             self.returns = self.returns * (~self.done)
             if self.args.uncertainty_penalty and "uncertainty" in info:
-                rew = rew - self.args.uncertainty_penalty * torch.as_tensor(info["uncertainty"]).to(self.device) * valid
+                rew = (
+                    rew
+                    - self.args.uncertainty_penalty
+                    * torch.as_tensor(info["uncertainty"]).to(self.device)
+                    * valid
+                )
             steps = (seen, act, logp, self._normalised(rew, valid), term, self.done, valid, value)
             for name, tensor in zip(kept, steps, strict=True):
                 kept[name].append(tensor)
@@ -142,16 +171,21 @@ class Learner:
         self.policy.frames = frames
         values = torch.stack([*kept["values"], last])
         args = self.args
-        batch["advantage"] = advantages(batch["rew"], batch["term"], batch["done"], values, args.discount, args.trace)
+        batch["advantage"] = advantages(
+            batch["rew"], batch["term"], batch["done"], values, args.discount, args.trace
+        )
         batch["target"] = batch["advantage"] + values[:-1]
         self.taken += args.rollout * self.n
         self.episode_return = float(total / ended) if float(ended) else None
         return batch
 
     def _normalised(self, rew: Tensor, valid: Tensor) -> Tensor:
-        """Rewards over the spread of discounted returns so far, so that values are about 1 whatever the task."""
+        """Rewards over the spread of discounted returns so far, so that values are about 1 whatever
+        the task."""
         self.discounted = self.discounted * self.args.discount + rew
-        new = torch.stack([valid.sum(), (self.discounted * valid).sum(), (self.discounted**2 * valid).sum()])
+        new = torch.stack(
+            [valid.sum(), (self.discounted * valid).sum(), (self.discounted**2 * valid).sum()]
+        )
         self.spread = self.spread + new
         mean, square = self.spread[1] / self.spread[0], self.spread[2] / self.spread[0]
         self.discounted = self.discounted * (valid & ~self.done)
@@ -165,13 +199,17 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = args.learning_rate * (1 - 0.9 * self.progress)
         for part in self._parts(len(flat["act"])):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"
+            ):
                 out, value = network(flat["seen"][part])
             logp, entropy = self.policy.judge(out.float(), flat["act"][part])
             gain = flat["advantage"][part]
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
             ratio = (logp - flat["logp"][part]).exp()
-            actor = -torch.minimum(ratio * gain, ratio.clamp(1 - args.clip, 1 + args.clip) * gain).mean()
+            actor = -torch.minimum(
+                ratio * gain, ratio.clamp(1 - args.clip, 1 + args.clip) * gain
+            ).mean()
             critic = 0.5 * (value.float() - flat["target"][part]).square().mean()
             self.optimizer.zero_grad(set_to_none=True)
             (actor + 0.5 * critic - args.entropy * entropy.mean()).backward()  # type: ignore[no-untyped-call]
@@ -186,40 +224,77 @@ class Learner:
     def save(self) -> None:
         """The agent, and beside it the checkpoint from which a run goes on."""
         args, config = self.args, getattr(self.world, "config", None)
-        tensors = {f"network.{k}": v for k, v in self.policy.state_dict().items()} | {"spread": self.spread}
+        tensors = {f"network.{k}": v for k, v in self.policy.state_dict().items()} | {
+            "spread": self.spread
+        }
         for i, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-        meta = {"taken": self.taken, "elapsed": self.elapsed, "args": to_json(args), "history": self.history}
-        write_checkpoint(args.out, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, meta)
-        training = {"args": to_json(args), "steps": self.taken, "seconds": round(self.elapsed, 1), "history": self.history[-1:]}
+        meta = {
+            "taken": self.taken,
+            "elapsed": self.elapsed,
+            "args": to_json(args),
+            "history": self.history,
+        }
+        write_checkpoint(
+            args.out, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, meta
+        )
+        training = {
+            "args": to_json(args),
+            "steps": self.taken,
+            "seconds": round(self.elapsed, 1),
+            "history": self.history[-1:],
+        }
         frames = None if self.world is None else self.world.card.get("frames")
-        save_agent(self.policy, args.out, AgentCard(args.world, config.env_id if config else "", frames, training=training))
+        save_agent(
+            self.policy,
+            args.out,
+            AgentCard(args.world, config.env_id if config else "", frames, training=training),
+        )
 
     def resume(self) -> bool:
         """Go on from the checkpoint in ``args.out``, if there is one. Dreams begin anew."""
         found = read_checkpoint(self.args.out)
         if found is None:
             if is_file(self.args.out / "checkpoint.json"):
-                raise InvalidInputError(f"{self.args.out} holds a run of an older worldsim, which cannot go on: use another --out")
+                raise InvalidInputError(
+                    f"{self.args.out} holds a run of an older worldsim, which cannot go on: use "
+                    f"another --out"
+                )
             return False
         path, meta, tensors = found
         try:
-            changed = [k for k, v in to_json(self.args).items() if k not in MAY_CHANGE and meta["args"].get(k) != v]
+            changed = [
+                k
+                for k, v in to_json(self.args).items()
+                if k not in MAY_CHANGE and meta["args"].get(k) != v
+            ]
             if changed:
-                raise InvalidInputError(f"{path} is of a run with other {', '.join(changed)}: use another --out")
+                raise InvalidInputError(
+                    f"{path} is of a run with other {', '.join(changed)}: use another --out"
+                )
             tensors = {name: value.to(self.device) for name, value in tensors.items()}
-            self.policy.load_state_dict({k[8:]: v for k, v in tensors.items() if k.startswith("network.")})
+            self.policy.load_state_dict(
+                {k[8:]: v for k, v in tensors.items() if k.startswith("network.")}
+            )
             state: dict[int, dict[str, Tensor]] = {}
             for name in (name for name in tensors if name.startswith("optimizer.")):
                 _, index, key = name.split(".", 2)
-                state.setdefault(int(index), {})[key] = tensors[name].cpu() if key == "step" else tensors[name]
+                state.setdefault(int(index), {})[key] = (
+                    tensors[name].cpu() if key == "step" else tensors[name]
+                )
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
-            self.spread, self.taken, self.elapsed = tensors["spread"], int(meta["taken"]), float(meta["elapsed"])
+            self.spread, self.taken, self.elapsed = (
+                tensors["spread"],
+                int(meta["taken"]),
+                float(meta["elapsed"]),
+            )
             self.history = list(meta["history"])
         except InvalidInputError:
             raise
         except Exception as error:
-            raise DamagedFileError(f"{path} does not fit this run ({error}): delete it to start afresh") from error
+            raise DamagedFileError(
+                f"{path} does not fit this run ({error}): delete it to start afresh"
+            ) from error
         self.policy.reset(self.args.seed + self.taken)
         return True
 
@@ -228,20 +303,32 @@ def make_dreams(args: Args) -> Any:
     """The dreams to learn in, by registration string."""
     args = args.settled()
     assert args.num_envs is not None
-    limits: dict[str, Any] = {} if args.uncertainty_limit is None else {"uncertainty_limit": args.uncertainty_limit}
+    limits: dict[str, Any] = (
+        {} if args.uncertainty_limit is None else {"uncertainty_limit": args.uncertainty_limit}
+    )
     limits |= {"uncertainty": True} if args.uncertainty_penalty else {}
     return gym.make_vec(
-        "worldsim/Dream-v0", num_envs=args.num_envs, vectorization_mode="vector_entry_point", world=args.world, output="torch",
-        max_episode_steps=args.horizon, scenes=args.scenes, steps=args.sampling_steps, engine=args.engine, device=args.device,
+        "worldsim/Dream-v0",
+        num_envs=args.num_envs,
+        vectorization_mode="vector_entry_point",
+        world=args.world,
+        output="torch",
+        max_episode_steps=args.horizon,
+        scenes=args.scenes,
+        steps=args.sampling_steps,
+        engine=args.engine,
+        device=args.device,
         **limits,
-    )  # fmt: skip
+    )
 
 
 def train(args: Args, envs: Any = None, clock: Clock = time.monotonic) -> ActorCriticPolicy:
-    """Learn until time or steps are used up; returns the policy, which is then in ``args.out``, too.
+    """Learn until time or steps are used up; returns the policy, which is then in ``args.out``,
+    too.
 
-    envs: other environments than dreams of ``args.world``, such as real twins, ``num_envs`` of them. The first Ctrl-C or SIGTERM
-    ends it after the present step, saved. clock: seconds; looked at after every step.
+    envs: other environments than dreams of ``args.world``, such as real twins, ``num_envs`` of
+    them. The first Ctrl-C or SIGTERM ends it after the present step, saved. clock: seconds; looked
+    at after every step.
     """
     args = args.settled(envs)
     made = make_dreams(args) if envs is None else envs
@@ -255,14 +342,21 @@ def train(args: Args, envs: Any = None, clock: Clock = time.monotonic) -> ActorC
         if envs is None:
             made.close()
     after = "trained" if interrupts.came is None else "interrupted after"
-    none = "" if updates or learner.history else " Not one update was reached: its actions are random."
-    say(f"{after} {learner.taken:,} dreamed steps; saved in {args.out}: the same command goes on.{none}", always=True)
+    none = (
+        "" if updates or learner.history else " Not one update was reached: its actions are random."
+    )
+    say(
+        f"{after} {learner.taken:,} dreamed steps; saved in {args.out}: the same command goes "
+        f"on.{none}",
+        always=True,
+    )
     interrupts.end()
     return learner.policy
 
 
 def _learn(learner: Learner, interrupts: Interrupts, clock: Clock) -> int:
-    """Rollouts and updates to the end; returns how many updates. What a rollout has dreamed when time is up is dropped."""
+    """Rollouts and updates to the end; returns how many updates. What a rollout has dreamed when
+    time is up is dropped."""
     saved, began = learner.elapsed, learner.progress
     pace, stepped, updates = Pace(clock), 0, 0
 
@@ -294,16 +388,28 @@ def _learn(learner: Learner, interrupts: Interrupts, clock: Clock) -> int:
 
 
 def expect(learner: Learner, seconds: float) -> str:
-    """What to say once a step of all dreams has been timed, and what to change where few updates fit."""
+    """What to say once a step of all dreams has been timed, and what to change where few updates
+    fit."""
     args, size = learner.args, learner.n
     left = None if args.minutes is None else args.minutes - learner.elapsed / 60.0
     text = forecast(seconds, f"{size} dreams", left, (args.steps - learner.taken) / size)
-    text += f"; the first update comes after {args.rollout}, in {span(seconds * (args.rollout - WARM))}"
-    if left is None or (fits := steps_that_fit(seconds, left)) >= FEW_UPDATES * args.rollout or learner.history:
+    text += (
+        f"; the first update comes after {args.rollout}, in {span(seconds * (args.rollout - WARM))}"
+    )
+    if (
+        left is None
+        or (fits := steps_that_fit(seconds, left)) >= FEW_UPDATES * args.rollout
+        or learner.history
+    ):
         return text
-    less = max(smaller(size, fits, FEW_UPDATES * args.rollout), -(-args.minibatches // args.rollout))
+    less = max(
+        smaller(size, fits, FEW_UPDATES * args.rollout), -(-args.minibatches // args.rollout)
+    )
     advice = [f"--num-envs {less}", "more --minutes"] if less < size else ["more --minutes"]
-    return f"{text}. That is little: stop with Ctrl-C and try {' and '.join(advice)}, with another --out"
+    return (
+        f"{text}. That is little: stop with Ctrl-C and try {' and '.join(advice)}, with another "
+        f"--out"
+    )
 
 
 if __name__ == "__main__":
@@ -314,7 +420,15 @@ if __name__ == "__main__":
         use_threads(args.threads)
         with silence(args.quiet):
             train(args)
-            say(Ending(str(args.out), (line("worldsim", "evaluate-agent", args.out), line("worldsim", "watch", args.out))).text())
+            say(
+                Ending(
+                    str(args.out),
+                    (
+                        line("worldsim", "evaluate-agent", args.out),
+                        line("worldsim", "watch", args.out),
+                    ),
+                ).text()
+            )
     except WorldsimError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -30,14 +30,17 @@ class Args:
     steps: int = 20_000_000
     """Stop after so many dreamed steps of all environments together."""
     num_envs: int | None = None
-    """Dreams stepped together. If not given: 256 on a GPU, 8 on a CPU; a run that goes on keeps its own."""
+    """Dreams stepped together. If not given: 256 on a GPU, 8 on a CPU; a run that goes on keeps its
+    own."""
     horizon: int = 200
-    """Steps after which a dream is cut, its value estimated: what is far from its start is less true, and agents exploit that."""
+    """Steps after which a dream is cut, its value estimated: what is far from its start is less
+    true, and agents exploit that."""
     scenes: str = "worldsim.scenes.recorded:RecordedScenes"
-    """Where dreams start, as environments take it, such as ``worldsim.scenes.episodes:EpisodeScenes:FOLDER`` for moments of the
-    recording in FOLDER."""
+    """Where dreams start, as environments take it, such as
+    ``worldsim.scenes.episodes:EpisodeScenes:FOLDER`` for moments of the recording in FOLDER."""
     uncertainty_penalty: float = 0.0
-    """Reward taken away for each unit of ``info["uncertainty"]``, against the exploitation of what the world does not know."""
+    """Reward taken away for each unit of ``info["uncertainty"]``, against the exploitation of what
+    the world does not know."""
     uncertainty_limit: float | None = None
     """Dreams are cut where they are more uncertain than this."""
     sampling_steps: int | None = None
@@ -53,7 +56,8 @@ class Args:
     hidden: int = 256
     """Width of the last layer."""
     init_from: str | None = None
-    """Saved agent whose weights to start from, such as that of the last round; of the same ``stack`` and ``hidden``."""
+    """Saved agent whose weights to start from, such as that of the last round; of the same
+    ``stack`` and ``hidden``."""
     greedy: bool = False
     """Whether the saved agent takes its likeliest action instead of drawing one."""
     rollout: int = 32
@@ -79,20 +83,37 @@ class Args:
     """On the command line: show errors and where the agent is saved alone."""
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "num_envs": 1, "horizon": 1, "stack": 1, "hidden": 1, "rollout": 2, "epochs": 1, "minibatches": 1}
+        least = {
+            "steps": 1,
+            "num_envs": 1,
+            "horizon": 1,
+            "stack": 1,
+            "hidden": 1,
+            "rollout": 2,
+            "epochs": 1,
+            "minibatches": 1,
+        }
         for name, bound in least.items():
             if getattr(self, name) is not None and getattr(self, name) < bound:
-                raise InvalidInputError(f"Args.{name} = {getattr(self, name)!r}: it must be at least {bound}")
+                raise InvalidInputError(
+                    f"Args.{name} = {getattr(self, name)!r}: it must be at least {bound}"
+                )
         if self.minutes is not None and self.minutes <= 0:
             raise InvalidInputError(f"Args.minutes = {self.minutes!r}: it must be more than 0")
         if self.num_envs is not None and self.num_envs * self.rollout < self.minibatches:
-            raise InvalidInputError(f"{self.num_envs} x {self.rollout} steps cannot be cut into {self.minibatches} minibatches")
+            raise InvalidInputError(
+                f"{self.num_envs} x {self.rollout} steps cannot be cut into {self.minibatches} "
+                f"minibatches"
+            )
 
     def settled(self, envs: Any = None) -> Args:
-        """The same with a number of environments: those of ``envs``, the checkpoint's, or what the device is good for."""
+        """The same with a number of environments: those of ``envs``, the checkpoint's, or what the
+        device is good for."""
         if self.num_envs is not None:
             return self
-        told = envs.num_envs if envs is not None else read_settings(self.out, "args").get("num_envs")
+        told = (
+            envs.num_envs if envs is not None else read_settings(self.out, "args").get("num_envs")
+        )
         if not isinstance(told, int) or isinstance(told, bool):
             told = DREAMS[device_named(self.device).type]
         return dataclasses.replace(self, num_envs=told)

@@ -1,4 +1,5 @@
-"""What an actor-critic sees and does: a policy and value over the newest frames. :mod:`worldsim.agents.actor_critic` trains it."""
+"""What an actor-critic sees and does: a policy and value over the newest frames.
+:mod:`worldsim.agents.actor_critic` trains it."""
 
 from __future__ import annotations
 
@@ -14,9 +15,17 @@ from worldsim.errors import InvalidInputError
 
 
 class Network(nn.Module):
-    """Policy and value of a stack of observations, (n, k * c, h, w) uint8 images or (n, k * d) vectors."""
+    """Policy and value of a stack of observations, (n, k * c, h, w) uint8 images or (n, k * d)
+    vectors."""
 
-    def __init__(self, observation_shape: tuple[int, ...], stack: int, outputs: int, hidden: int, discrete: bool) -> None:
+    def __init__(
+        self,
+        observation_shape: tuple[int, ...],
+        stack: int,
+        outputs: int,
+        hidden: int,
+        discrete: bool,
+    ) -> None:
         super().__init__()
         self.image = len(observation_shape) == 3
         if self.image:
@@ -24,15 +33,26 @@ class Network(nn.Module):
             for before, after in zip(widths[:-1], widths[1:], strict=True):
                 layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
             # 64x64 frames end in 4x4; others are brought there.
-            self.encoder = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, hidden), nn.ReLU())
+            self.encoder = nn.Sequential(
+                *layers,
+                nn.AdaptiveAvgPool2d(4),
+                nn.Flatten(),
+                nn.Linear(64 * 16, hidden),
+                nn.ReLU(),
+            )
         else:
             inputs = stack * math.prod(observation_shape)
-            self.encoder = nn.Sequential(nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh())
+            self.encoder = nn.Sequential(
+                nn.Linear(inputs, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh()
+            )
         self.actor, self.critic = nn.Linear(hidden, outputs), nn.Linear(hidden, 1)
         self.log_std = nn.Parameter(torch.full((0 if discrete else outputs,), -0.5))
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
-                nn.init.orthogonal_(layer.weight, 0.01 if layer is self.actor else 1.0 if layer is self.critic else math.sqrt(2))
+                nn.init.orthogonal_(
+                    layer.weight,
+                    0.01 if layer is self.actor else 1.0 if layer is self.critic else math.sqrt(2),
+                )
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, stacked: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,10 +62,11 @@ class Network(nn.Module):
 
 
 class ActorCriticPolicy:
-    """Chooses actions from what it has seen lately: its memory are the newest ``stack`` observations of each environment.
+    """Chooses actions from what it has seen lately: its memory are the newest ``stack``
+    observations of each environment.
 
-    action_space: ``Discrete`` or ``Box``. observation_shape: (h, w, 3) of uint8 images or (d,) of floats. greedy: take the
-    likeliest action instead of drawing one.
+    action_space: ``Discrete`` or ``Box``. observation_shape: (h, w, 3) of uint8 images or (d,) of
+    floats. greedy: take the likeliest action instead of drawing one.
     """
 
     def __init__(
@@ -58,12 +79,24 @@ class ActorCriticPolicy:
     ) -> None:
         self.action_space, self.observation_shape = action_space, tuple(observation_shape)
         if len(self.observation_shape) not in (1, 3):
-            raise InvalidInputError(f"observations of shape {self.observation_shape}: images (h, w, 3) or vectors (d,) are needed")
+            raise InvalidInputError(
+                f"observations of shape {self.observation_shape}: images (h, w, 3) or vectors "
+                f"(d,) are needed"
+            )
         self.stack, self.greedy = stack, greedy
-        self.settings = {"observation_shape": self.observation_shape, "stack": stack, "hidden": hidden, "greedy": greedy}
+        self.settings = {
+            "observation_shape": self.observation_shape,
+            "stack": stack,
+            "hidden": hidden,
+            "greedy": greedy,
+        }
         self.discrete = isinstance(action_space, gym.spaces.Discrete)
-        if not self.discrete and not (isinstance(action_space, gym.spaces.Box) and action_space.is_bounded()):
-            raise InvalidInputError(f"actions of {action_space} cannot be learned: Discrete or a bounded Box")
+        if not self.discrete and not (
+            isinstance(action_space, gym.spaces.Box) and action_space.is_bounded()
+        ):
+            raise InvalidInputError(
+                f"actions of {action_space} cannot be learned: Discrete or a bounded Box"
+            )
         outputs = int(action_space.n) if self.discrete else math.prod(action_space.shape)  # type: ignore[attr-defined, arg-type]
         self.network = Network(self.observation_shape, stack, outputs, hidden, self.discrete)
         self.reset(0)
@@ -105,20 +138,31 @@ class ActorCriticPolicy:
 
     @torch.no_grad()
     def act_batch(self, obs: Any, begins: Any = None) -> Tensor:
-        """Actions (n, ...) for observations (n, ...) of n environments. begins: (n,) bool, whose episode starts here."""
+        """Actions (n, ...) for observations (n, ...) of n environments. begins: (n,) bool, whose
+        episode starts here."""
         out, _ = self.network(self.look(obs, begins))
-        return self.scaled(out.argmax(-1) if self.discrete else out) if self.greedy else self.scaled(self.draw(out))
+        return (
+            self.scaled(out.argmax(-1) if self.discrete else out)
+            if self.greedy
+            else self.scaled(self.draw(out))
+        )
 
     def look(self, obs: Any, begins: Any = None) -> Tensor:
-        """Take observations in; returns the stacks. The first one of an episode fills its whole stack."""
+        """Take observations in; returns the stacks. The first one of an episode fills its whole
+        stack."""
         try:
             new = torch.as_tensor(obs).to(self.device)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidInputError(f"{type(obs).__name__} is no array of observations ({error})") from None
+            raise InvalidInputError(
+                f"{type(obs).__name__} is no array of observations ({error})"
+            ) from None
         if self.network.image and new.dtype != torch.uint8:
             raise InvalidInputError(f"observations are {new.dtype}, images are uint8")
         if tuple(new.shape[1:]) != self.observation_shape:
-            raise InvalidInputError(f"observations of shape {tuple(new.shape[1:])} to an agent that sees {self.observation_shape}")
+            raise InvalidInputError(
+                f"observations of shape {tuple(new.shape[1:])} to an agent that sees "
+                f"{self.observation_shape}"
+            )
         new = new.permute(0, 3, 1, 2) if self.network.image else new
         filled = new.repeat(1, self.stack, *[1] * (new.dim() - 2))
         if self.frames is None or len(self.frames) != len(new):
@@ -131,22 +175,27 @@ class ActorCriticPolicy:
         return self.frames
 
     def draw(self, out: Tensor) -> Tensor:
-        """Actions in the network's own terms: indices (n,), or numbers (n, d) of which [-1, 1] is the space."""
+        """Actions in the network's own terms: indices (n,), or numbers (n, d) of which [-1, 1] is
+        the space."""
         if self.discrete:
             noise = torch.rand(out.shape, generator=self.generator, device=out.device).clamp_(1e-20)
             return (out - (-noise.log()).log()).argmax(-1)
-        return out + self.network.log_std.exp() * torch.randn(out.shape, generator=self.generator, device=out.device)
+        return out + self.network.log_std.exp() * torch.randn(
+            out.shape, generator=self.generator, device=out.device
+        )
 
     def scaled(self, act: Tensor) -> Tensor:
         """Such actions as the environment takes them."""
         if self.discrete:
             return act
-        low, high = (torch.from_numpy(b).to(act.device) for b in (self.action_space.low, self.action_space.high))  # type: ignore[attr-defined]
+        space: Any = self.action_space
+        low, high = (torch.from_numpy(b).to(act.device) for b in (space.low, space.high))
         inside = low + (act.clamp(-1, 1).view(-1, *low.shape) + 1) / 2 * (high - low)
         return torch.minimum(torch.maximum(inside, low), high)
 
     def judge(self, out: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability (n,) of actions in the network's own terms, and the policy's entropy (n,)."""
+        """Log-probability (n,) of actions in the network's own terms, and the policy's entropy
+        (n,)."""
         if self.discrete:
             logp = out.log_softmax(-1)
             return logp.gather(-1, act[:, None])[:, 0], -(logp.exp() * logp).sum(-1)

@@ -1,8 +1,10 @@
-"""CEM and iCEM over imagined futures. Measured results: docs/experiments/goal_walks.md (point and image goals on Freedoom).
+"""CEM and iCEM over imagined futures. Measured results: docs/experiments/goal_walks.md (point and
+image goals on Freedoom).
 
-CEM: Rubinstein 1999. iCEM: Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for Real-time Planning": coloured noise,
-elites kept from one iteration and from one plan to the next, the mean shifted along, fewer candidates an iteration, and the mean
-itself among the last. Discrete actions are drawn from a table of probabilities a step, with the same lasting noise.
+CEM: Rubinstein 1999. iCEM: Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for
+Real-time Planning": coloured noise, elites kept from one iteration and from one plan to the next,
+the mean shifted along, fewer candidates an iteration, and the mean itself among the last. Discrete
+actions are drawn from a table of probabilities a step, with the same lasting noise.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planning.planner import Objective, Planner, coloured_noise, draw_choices, plan_in_dream
+from worldsim.planning.planner import (
+    Objective,
+    Planner,
+    coloured_noise,
+    draw_choices,
+    plan_in_dream,
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +46,11 @@ class CemConfig:
     elites: int = 8
     """Best sequences that it is fitted to."""
     exponent: float = 2.0
-    """Of the noise's spectrum, 1 / f^exponent: 0 draws every step anew, 2 and more lets actions last."""
+    """Of the noise's spectrum, 1 / f^exponent: 0 draws every step anew, 2 and more lets actions
+    last."""
     keep: float = 0.3
-    """Share of the elites that stand again in the next iteration, and, shifted, in the next plan."""
+    """Share of the elites that stand again in the next iteration, and, shifted, in the next
+    plan."""
     decay: float = 1.25
     """Candidates become fewer by this factor an iteration; never fewer than twice the elites."""
     momentum: float = 0.1
@@ -58,26 +68,38 @@ class CemConfig:
     def __post_init__(self) -> None:
         for name in ("horizon", "candidates", "iterations", "elites", "replan"):
             if getattr(self, name) < 1:
-                raise InvalidInputError(f"CemConfig.{name} = {getattr(self, name)}: it must be at least 1")
+                raise InvalidInputError(
+                    f"CemConfig.{name} = {getattr(self, name)}: it must be at least 1"
+                )
         if not self.elites <= self.candidates or not self.replan <= self.horizon:
             raise InvalidInputError(
-                f"CemConfig: elites {self.elites} of candidates {self.candidates}, replan {self.replan} of horizon "
+                f"CemConfig: elites {self.elites} of candidates {self.candidates}, replan "
+                f"{self.replan} of horizon "
                 f"{self.horizon}: the first of each must not be more than the second"
             )
-        for name, low, high in (("keep", 0.0, 1.0), ("momentum", 0.0, 0.99), ("decay", 1.0, 100.0), ("exponent", 0.0, 10.0)):
+        for name, low, high in (
+            ("keep", 0.0, 1.0),
+            ("momentum", 0.0, 0.99),
+            ("decay", 1.0, 100.0),
+            ("exponent", 0.0, 10.0),
+        ):
             if not low <= getattr(self, name) <= high:
-                raise InvalidInputError(f"CemConfig.{name} = {getattr(self, name)}: it must be from {low} to {high}")
+                raise InvalidInputError(
+                    f"CemConfig.{name} = {getattr(self, name)}: it must be from {low} to {high}"
+                )
 
 
 class CemPolicy(Planner):
-    """Plans from where ``source`` is, acts, and plans again: see :class:`worldsim.planning.planner.Planner`."""
+    """Plans from where ``source`` is, acts, and plans again: see
+    :class:`worldsim.planning.planner.Planner`."""
 
     def __init__(self, source: Any, objective: Objective, config: CemConfig | None = None) -> None:
         self.config = config or CemConfig()
         super().__init__(source, objective, self.config.replan)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the last plan and reseed. ``None`` draws a fresh seed from the operating system."""
+        """Forget the last plan and reseed. ``None`` draws a fresh seed from the operating
+        system."""
         super().reset(seed)
         self._kept: Tensor | None = None
 
@@ -98,7 +120,8 @@ class CemPolicy(Planner):
                 fresh.append(self._middle(centre)[None])
             acts = torch.cat(fresh)
             cost = self.objective(self.imagination.futures(acts, self.objective.needs)).cpu()
-            # Elites of the iteration before have been imagined already: common randomness gives them the same future again.
+            # Elites of the iteration before have been imagined already: common randomness gives
+            # them the same future again.
             if pool is not None and pool_cost is not None:
                 acts, cost = torch.cat([acts, pool]), torch.cat([cost, pool_cost])
             order = cost.argsort(stable=True)[: c.elites]
@@ -114,24 +137,33 @@ class CemPolicy(Planner):
         return best
 
     def _start(self) -> tuple[Tensor, Tensor]:
-        """The distribution that a plan begins with: (t, a) probabilities, or mean and deviation (t, k)."""
+        """The distribution that a plan begins with: (t, a) probabilities, or mean and deviation (t,
+        k)."""
         c = self.config
         if self.discrete:
             n = int(self.action_space.n)  # type: ignore[attr-defined]
             uniform = torch.full((c.horizon, n), 1.0 / n)
             # Half of the last plan: what is sure of itself would try nothing else.
-            return (uniform if self._centre is None else 0.5 * uniform + 0.5 * self._centre), torch.zeros(())
+            return (
+                uniform if self._centre is None else 0.5 * uniform + 0.5 * self._centre
+            ), torch.zeros(())
         assert self._bounds is not None
         low, high = self._bounds
-        middle = (0.5 * (low + high)).expand(c.horizon, -1) if self._centre is None else self._centre
+        middle = (
+            (0.5 * (low + high)).expand(c.horizon, -1) if self._centre is None else self._centre
+        )
         return middle, (0.5 * c.spread * (high - low)).expand(c.horizon, -1)
 
     def _draw(self, centre: Tensor, spread: Tensor, n: int) -> Tensor:
-        noise = coloured_noise(n, len(centre), centre.shape[1], self.config.exponent, self._generator)
+        noise = coloured_noise(
+            n, len(centre), centre.shape[1], self.config.exponent, self._generator
+        )
         if self.discrete:
             return draw_choices(centre, noise)
         assert self._bounds is not None
-        return torch.minimum(torch.maximum(centre + spread * noise, self._bounds[0]), self._bounds[1])
+        return torch.minimum(
+            torch.maximum(centre + spread * noise, self._bounds[0]), self._bounds[1]
+        )
 
     def _middle(self, centre: Tensor) -> Tensor:
         """The distribution's middle as a sequence of actions."""
@@ -142,10 +174,13 @@ class CemPolicy(Planner):
         if self.discrete:
             share = torch.nn.functional.one_hot(elites, centre.shape[-1]).float().mean(0)
             return m * centre + (1 - m) * share, spread
-        return m * centre + (1 - m) * elites.mean(0), m * spread + (1 - m) * elites.std(0, correction=0)
+        return m * centre + (1 - m) * elites.mean(0), m * spread + (1 - m) * elites.std(
+            0, correction=0
+        )
 
     def _shifted(self, rows: Tensor) -> Tensor:
-        """Sequences (n, t, ...) moved on by what is acted out before the next plan; the last step lasts."""
+        """Sequences (n, t, ...) moved on by what is acted out before the next plan; the last step
+        lasts."""
         r = self.config.replan
         return torch.cat([rows[:, r:], rows[:, -1:].expand(-1, r, *rows.shape[2:])], 1)
 
@@ -157,7 +192,8 @@ class Args:
     world: str = "freedoom-tiny"
     """Name or folder of the world."""
     goal: tuple[float, float] | None = (3.0, 0.0)
-    """Metres ahead and to the left of the start to walk to; None for as much reward as can be had."""
+    """Metres ahead and to the left of the start to walk to; None for as much reward as can be
+    had."""
     steps: int = 30
     """Steps to act."""
     seed: int = 0
@@ -173,7 +209,13 @@ def run(args: Args) -> dict[str, float]:
     config = args.planner
     if args.plain:
         config = dataclasses.replace(config, exponent=0.0, keep=0.0, decay=1.0)
-    return plan_in_dream(args.world, args.goal, args.steps, args.seed, lambda env, objective: CemPolicy(env, objective, config))
+    return plan_in_dream(
+        args.world,
+        args.goal,
+        args.steps,
+        args.seed,
+        lambda env, objective: CemPolicy(env, objective, config),
+    )
 
 
 if __name__ == "__main__":

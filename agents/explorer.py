@@ -1,7 +1,8 @@
 """Explores by frontiers of the remembered ground. Measured results: docs/experiments/exploration.md
 
-Frontiers (Yamauchi 1997): borders between ground that has been seen and ground that has not. The explorer goes where most unseen
-ground per step can be looked at, walking there as fast as it can (:mod:`worldsim.agents.pursuit`).
+Frontiers (Yamauchi 1997): borders between ground that has been seen and ground that has not. The
+explorer goes where most unseen ground per step can be looked at, walking there as fast as it can
+(:mod:`worldsim.agents.pursuit`).
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ RANGE = 16.0
 
 @dataclass(frozen=True)
 class FrontierConfig:
-    """Settings of :class:`FrontierExplorer`, tuned on maps of Freedoom that worlds are trained on."""
+    """Settings of :class:`FrontierExplorer`, tuned on maps of Freedoom that worlds are trained
+    on."""
 
-    ground: GroundConfig = field(default_factory=lambda: GroundConfig(cell=0.25, reach=24.0, near_cost=2.0, unknown_cost=1.2))
+    ground: GroundConfig = field(
+        default_factory=lambda: GroundConfig(cell=0.25, reach=24.0, near_cost=2.0, unknown_cost=1.2)
+    )
     """The map that it walks by."""
     pursuit: PursuitConfig = field(default_factory=PursuitConfig)
     """How it walks."""
@@ -49,13 +53,15 @@ class FrontierConfig:
     speed: float = 0.8
     """Metres a step of a walk."""
     pause: float = 4.0
-    """Steps added to each choice: without them, what can be had in a step would always be taken first."""
+    """Steps added to each choice: without them, what can be had in a step would always be taken
+    first."""
     drop: float = 0.35
     """Share of what there was to see at a border, below which it is not worth the way any more."""
     better: float = 2.0
     """How many times better another choice must be, to change one's mind on the way."""
     least: float = 0.1
-    """m2 a step for which a border is walked to; where none gives as much, it walks to where it has not been."""
+    """m2 a step for which a border is walked to; where none gives as much, it walks to where it has
+    not been."""
     arrive: float = 2.0
     """Metres from a border at which the walker is there: all of it is in sight."""
     apart: float = 1.5
@@ -65,23 +71,32 @@ class FrontierConfig:
     patience: float = 2.5
     """How many times as long as expected a walk may take."""
     looked: float = 1.25
-    """Metres around places from which it has looked in a direction, where there is nothing more to see in that direction."""
+    """Metres around places from which it has looked in a direction, where there is nothing more to
+    see in that direction."""
     look_apart: float = 3.0
     """Metres between places where it stands and looks around."""
     sure: float = 8.0
     """Metres up to which a look past where ground should be tells that there is none."""
 
     def __post_init__(self) -> None:
-        if self.remap < 1 or self.spots < 1 or not (self.fade > 0 and self.speed > 0 and self.pause > 0):
-            raise InvalidInputError(f"FrontierConfig: remap and spots at least 1, fade, speed and pause above 0; got {self}")
+        if (
+            self.remap < 1
+            or self.spots < 1
+            or not (self.fade > 0 and self.speed > 0 and self.pause > 0)
+        ):
+            raise InvalidInputError(
+                f"FrontierConfig: remap and spots at least 1, fade, speed and pause above 0; got "
+                f"{self}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
 class Aim:
     """Where the explorer goes: place (2,) world metres.
 
-    kind: ``border``, ``look`` (from where it stands) or ``far`` (nothing is left to see nearby). heading: radians, where it would
-    look there; gain: m2 that this would show. Both are of no meaning for ``far``.
+    kind: ``border``, ``look`` (from where it stands) or ``far`` (nothing is left to see nearby).
+    heading: radians, where it would look there; gain: m2 that this would show. Both are of no
+    meaning for ``far``.
     """
 
     place: Array
@@ -93,9 +108,10 @@ class Aim:
 class FrontierExplorer:
     """Looks at borders of what is known, over and over; a :class:`worldsim.protocols.Policy`.
 
-    source: a :class:`worldsim.world.tracker.Belief` that is told every step, or a dream, of a world with a point memory whose actions are
-    the ``Discrete(7)`` of walking twins (no-op, forward, backward, turn left, turn right, strafe left, strafe right). It looks at
-    the memory, the newest frame's depth and its own poses. Raises InvalidInputError for other actions.
+    source: a :class:`worldsim.world.tracker.Belief` that is told every step, or a dream, of a world
+    with a point memory whose actions are the ``Discrete(7)`` of walking twins (no-op, forward,
+    backward, turn left, turn right, strafe left, strafe right). It looks at the memory, the newest
+    frame's depth and its own poses. Raises InvalidInputError for other actions.
     """
 
     def __init__(self, source: Any, config: FrontierConfig | None = None) -> None:
@@ -104,7 +120,8 @@ class FrontierExplorer:
         require_points(self.source)
         if self.source.action_space != gym.spaces.Discrete(7):
             raise InvalidInputError(
-                f"the frontier explorer walks by the Discrete(7) of walking twins, got {self.source.action_space}: NoveltyExplorer "
+                f"the frontier explorer walks by the Discrete(7) of walking twins, got "
+                f"{self.source.action_space}: NoveltyExplorer "
                 "takes any actions"
             )
         self.reset(0)
@@ -140,7 +157,9 @@ class FrontierExplorer:
             self._since_map = self.config.remap
         assert self._aim is not None
         looks = self._aim.kind == "look"
-        wanted = self._aim.heading if looks else self._pursuit.towards(self._ground, self._way, place)
+        wanted = (
+            self._aim.heading if looks else self._pursuit.towards(self._ground, self._way, place)
+        )
         return np.int64(self._pursuit.act(place, heading, wanted))
 
     def _done(self, place: Array, heading: float) -> bool:
@@ -157,7 +176,8 @@ class FrontierExplorer:
         return there
 
     def ground(self) -> Ground:
-        """The map, on which places that were looked at and have no ground (drops) are known, and the sky is a wall."""
+        """The map, on which places that were looked at and have no ground (drops) are known, and
+        the sky is a wall."""
         bumps = self._pursuit.bumps
         ground = ground_of(self.source, self.config.ground, np.array(bumps) if bumps else None)
         seen = ground.known.copy()
@@ -173,7 +193,8 @@ class FrontierExplorer:
         return ground
 
     def _seen_through(self, ground: Ground) -> tuple[Array, Array]:
-        """Cells (k, 2) at which the newest frame saw something beyond where their ground should be, and where that was sky."""
+        """Cells (k, 2) at which the newest frame saw something beyond where their ground should be,
+        and where that was sky."""
         state = self.source.state
         pose, depth = state.frame.pose[0].cpu(), state.frame.depth[0].cpu()
         cells = np.argwhere(np.isfinite(ground.height) & ~ground.known)
@@ -182,9 +203,18 @@ class FrontierExplorer:
         x, y, z = ((places - pose[:3, 3]) @ pose[:3, :3]).unbind(1)
         fx, fy, cx, cy = state.intrinsics[0].tolist()
         u, v = fx * x / z.clamp(min=0.1) + cx, fy * y / z.clamp(min=0.1) + cy
-        inside = (z > 0.5) & (z < self.config.sure) & (u >= 0) & (u < depth.shape[1]) & (v >= 0) & (v < depth.shape[0])
+        inside = (
+            (z > 0.5)
+            & (z < self.config.sure)
+            & (u >= 0)
+            & (u < depth.shape[1])
+            & (v >= 0)
+            & (v < depth.shape[0])
+        )
         there = depth[v.clamp(0, depth.shape[0] - 1).long(), u.clamp(0, depth.shape[1] - 1).long()]
-        return cells[(inside & (there > 1.3 * z + 0.3)).numpy()], cells[(inside & torch.isinf(there)).numpy()]
+        return cells[(inside & (there > 1.3 * z + 0.3)).numpy()], cells[
+            (inside & torch.isinf(there)).numpy()
+        ]
 
     def look_around(self, place: Array, heading: float) -> None:
         """Draw the map anew, keep the aim or choose another, and find the way there."""
@@ -214,13 +244,16 @@ class FrontierExplorer:
         self._ground, self._way = ground, finite(way)
 
     def _borders(self, ground: Ground, out: Array) -> Array:
-        """Cells (k, 2) on borders that can be reached and have not been walked to; the aim first."""
+        """Cells (k, 2) on borders that can be reached and have not been walked to; the aim
+        first."""
         c = self.config
         cells, _ = ground.frontier(c.smallest)
         cells = cells[np.isfinite(out[cells[:, 0], cells[:, 1]])]
         for left_out, radius in ((self._vain, c.given_up), (self._visited, c.apart)):
             if left_out and len(cells):
-                apart = np.linalg.norm(ground.places(cells)[:, None] - np.array(left_out)[None], axis=2).min(1)
+                apart = np.linalg.norm(
+                    ground.places(cells)[:, None] - np.array(left_out)[None], axis=2
+                ).min(1)
                 cells = cells[apart > radius]
         cells = cells[self._rng.permutation(len(cells))[: c.spots]]
         if self._aim is not None and self._aim.kind == "border":
@@ -228,11 +261,14 @@ class FrontierExplorer:
         return cells
 
     def _to_see(self, ground: Ground, spots: Array) -> tuple[Array, Array]:
-        """m2 of unseen ground that views from cells (k, 2) would show, (k, RAYS), and where these look, (RAYS,) radians."""
+        """m2 of unseen ground that views from cells (k, 2) would show, (k, RAYS), and where these
+        look, (RAYS,) radians."""
         c = self.config
         gain = cast(ground, spots, c.fade)
         state = self.source.state
-        view = 2 * math.atan(0.5 * self.source.world.network.config.width / float(state.intrinsics[0, 0]))
+        view = 2 * math.atan(
+            0.5 * self.source.world.network.config.width / float(state.intrinsics[0, 0])
+        )
         views, ray = np.array(self._views), np.arange(RAYS) * (2 * np.pi / RAYS)
         near = np.linalg.norm(ground.places(spots)[:, None] - views[None, :, :2], axis=2) < c.looked
         for k in np.flatnonzero(near.any(1)):
@@ -240,9 +276,19 @@ class FrontierExplorer:
             gain[k, (np.abs(wrapped(ray[:, None] - headings)) < 0.5 * view).any(1)] = 0.0
         width = round(RAYS * view / (2 * np.pi))
         total = np.cumsum(np.concatenate([np.zeros((len(gain), 1)), gain, gain[:, :width]], 1), 1)
-        return total[:, width : width + RAYS] - total[:, :RAYS], (np.arange(RAYS) + 0.5 * width) * (2 * np.pi / RAYS)
+        return total[:, width : width + RAYS] - total[:, :RAYS], (np.arange(RAYS) + 0.5 * width) * (
+            2 * np.pi / RAYS
+        )
 
-    def _steps(self, ground: Ground, spots: Array, out: Array, directions: Array, place: Array, heading: float) -> Array:
+    def _steps(
+        self,
+        ground: Ground,
+        spots: Array,
+        out: Array,
+        directions: Array,
+        place: Array,
+        heading: float,
+    ) -> Array:
         """(k, RAYS) steps until it has walked to each spot and looks in each direction."""
         c, turn = self.config, self._pursuit.steps
         away = ground.places(spots) - place
@@ -250,11 +296,15 @@ class FrontierExplorer:
         metres[0] = 0.0
         walks = metres > 0.5
         bearing = np.where(walks, np.arctan2(away[:, 1], away[:, 0]), heading)
-        steps: Array = metres / c.speed + np.where(walks, 0.8 * turn(wrapped(bearing - heading)), 0.0)
+        steps: Array = metres / c.speed + np.where(
+            walks, 0.8 * turn(wrapped(bearing - heading)), 0.0
+        )
         total: Array = steps[:, None] + turn(wrapped(directions - bearing[:, None])) + c.pause
         return total
 
-    def _keeps(self, ground: Ground, spots: Array, gain: Array, rate: Array, directions: Array, out: Array) -> bool:
+    def _keeps(
+        self, ground: Ground, spots: Array, gain: Array, rate: Array, directions: Array, out: Array
+    ) -> bool:
         """Whether the aim is still worth it."""
         aim, c = self._aim, self.config
         if aim is None:
@@ -265,10 +315,20 @@ class FrontierExplorer:
             return bool(np.isfinite(near).any() and rate.max() < 3 * c.least)
         k, i = int(aim.kind == "border"), int(np.abs(wrapped(directions - aim.heading)).argmin())
         reached = aim.kind == "look" or bool(np.isfinite(out[tuple(spots[k])]))
-        return bool(reached and gain[k, i] > c.drop * aim.gain and rate.max() < c.better * rate[k, i])
+        return bool(
+            reached and gain[k, i] > c.drop * aim.gain and rate.max() < c.better * rate[k, i]
+        )
 
     def _choose(
-        self, ground: Ground, spots: Array, gain: Array, rate: Array, directions: Array, steps: Array, out: Array, place: Array
+        self,
+        ground: Ground,
+        spots: Array,
+        gain: Array,
+        rate: Array,
+        directions: Array,
+        steps: Array,
+        out: Array,
+        place: Array,
     ) -> None:
         """The best view a step; where there is none, the place furthest from where it has been."""
         k, i = np.unravel_index(int(rate.argmax()), rate.shape)
@@ -284,12 +344,15 @@ class FrontierExplorer:
             open_ = ground.cells(place)[None]
         away = np.full(len(open_), np.inf)
         for view in self._views[-400::4]:
-            away = np.minimum(away, np.linalg.norm(ground.places(open_) - np.array(view[:2]), axis=1))
+            away = np.minimum(
+                away, np.linalg.norm(ground.places(open_) - np.array(view[:2]), axis=1)
+            )
         self._aim, self._left = Aim(ground.places(open_[int(away.argmax())]), "far"), 60.0
 
 
 def cast(ground: Ground, spots: Array, fade: float) -> Array:
-    """m2 of unseen ground in each of RAYS directions from cells (k, 2), (k, RAYS); the deeper in the unseen, the less it counts."""
+    """m2 of unseen ground in each of RAYS directions from cells (k, 2), (k, RAYS); the deeper in
+    the unseen, the less it counts."""
     cell, n = ground.config.cell, ground.height.shape[0]
     square = np.ones((2 * round(1.0 / cell) + 1,) * 2, np.uint8)
     # Floors seen from afar have gaps between points.
@@ -313,4 +376,6 @@ def require_points(source: Any) -> None:
     """Raise MissingGeometryError unless the source's world has a point memory."""
     require_dreaming(source, "explorers")
     if not isinstance(source.state.memory, Points):
-        raise MissingGeometryError("explorers look into a point memory, and this world has none: use one with geometry")
+        raise MissingGeometryError(
+            "explorers look into a point memory, and this world has none: use one with geometry"
+        )

@@ -1,8 +1,10 @@
-"""Walks to a place by ways over the remembered ground. Measured results: docs/experiments/goal_walks.md
+"""Walks to a place by ways over the remembered ground. Measured results:
+docs/experiments/goal_walks.md
 
-The scene memory gives a map of where one can go (:mod:`worldsim.planning.ground`), and the map how far every place is from the
-goal around all that is known to be in the way. The planner then imagines walks of the ego-motion head, walls and momentum
-included, and takes the one that comes nearest by that measure. Nothing is drawn.
+The scene memory gives a map of where one can go (:mod:`worldsim.planning.ground`), and the map how
+far every place is from the goal around all that is known to be in the way. The planner then
+imagines walks of the ego-motion head, walls and momentum included, and takes the one that comes
+nearest by that measure. Nothing is drawn.
 """
 
 from __future__ import annotations
@@ -24,23 +26,36 @@ from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.planning.locate import LocateConfig, candidates
-from worldsim.planning.planner import Dreaming, Futures, Needs, check_goal_pose, ground_distance, require_dreaming
+from worldsim.planning.planner import (
+    Dreaming,
+    Futures,
+    Needs,
+    check_goal_pose,
+    ground_distance,
+    require_dreaming,
+)
 
 Array = NDArray[Any]
 
 
-def ground_of(source: Dreaming, config: GroundConfig | None = None, bumps: Array | None = None) -> Ground:
-    """The ground that a point memory shows around its walker. MissingGeometryError for worlds without one."""
+def ground_of(
+    source: Dreaming, config: GroundConfig | None = None, bumps: Array | None = None
+) -> Ground:
+    """The ground that a point memory shows around its walker. MissingGeometryError for worlds
+    without one."""
     memory, pose = source.state.memory, source.state.frame.pose
     if not isinstance(memory, Points) or pose is None:
-        raise MissingGeometryError("ways are found in a point memory, and this world has none: use one with geometry")
+        raise MissingGeometryError(
+            "ways are found in a point memory, and this world has none: use one with geometry"
+        )
     position = memory.position[0][:, memory.kind[0] == POINT]
     return Ground.of(position.cpu().numpy(), pose[0, :3, 3].cpu().numpy(), config, bumps)
 
 
 @dataclass(eq=False)
 class WayGoal:
-    """An objective: to come down a field of ways, looking where one goes. The walker keeps it up to date."""
+    """An objective: to come down a field of ways, looking where one goes. The walker keeps it up to
+    date."""
 
     ground: Ground | None = None
     way: Array | None = None
@@ -73,38 +88,51 @@ class GoalWalkerConfig:
 
     planner: Literal["icem", "mppi"] = "icem"
     """What finds the next steps."""
-    icem: CemConfig = field(default_factory=lambda: CemConfig(horizon=8, candidates=40, iterations=2, elites=6, replan=2))
+    icem: CemConfig = field(
+        default_factory=lambda: CemConfig(
+            horizon=8, candidates=40, iterations=2, elites=6, replan=2
+        )
+    )
     mppi: MppiConfig = field(default_factory=lambda: MppiConfig(horizon=8, candidates=72, replan=2))
     ground: GroundConfig = field(default_factory=GroundConfig)
     remap: int = 4
     """Steps after which the map is drawn anew."""
     least_coverage: float = 0.0
-    """Share of the goal's view that the memory must know, else the goal is refused; 0 allows goals in places never seen."""
+    """Share of the goal's view that the memory must know, else the goal is refused; 0 allows goals
+    in places never seen."""
     hits: int = 2
-    """Steps in a row that came less than a third as far as the ego-motion head foretold, after which what lies ahead is taken for
-    an obstacle that cannot be seen."""
+    """Steps in a row that came less than a third as far as the ego-motion head foretold, after
+    which what lies ahead is taken for an obstacle that cannot be seen."""
     patience: int = 12
-    """Steps within ``stay`` metres after which a walker gives the way ahead up: the planner sees no way where the map shows one."""
+    """Steps within ``stay`` metres after which a walker gives the way ahead up: the planner sees no
+    way where the map shows one."""
     stay: float = 0.75
     escape: int = 24
-    """Steps that it then walks at random, each action held for ``hold``, as far as the map's and the head's errors reach."""
+    """Steps that it then walks at random, each action held for ``hold``, as far as the map's and
+    the head's errors reach."""
     hold: int = 4
     within: float = 0.5
     """Metres from the goal, on the ground, at which it has been reached."""
 
 
 class Walker:
-    """What walks down a way over the remembered ground: goal walkers and explorers say where it ends.
+    """What walks down a way over the remembered ground: goal walkers and explorers say where it
+    ends.
 
-    source: a :class:`worldsim.world.tracker.Belief` that is told every step, or a dream. Subclasses give ``sources``.
+    source: a :class:`worldsim.world.tracker.Belief` that is told every step, or a dream. Subclasses
+    give ``sources``.
     """
 
     def __init__(self, source: Any, config: GoalWalkerConfig | None = None) -> None:
         self.config, self.objective = config or GoalWalkerConfig(), WayGoal()
         kinds: dict[str, Any] = {"icem": CemPolicy, "mppi": MppiPolicy}
         if self.config.planner not in kinds:
-            raise InvalidInputError(f"planner must be 'icem' or 'mppi', got {self.config.planner!r}")
-        self.planner = kinds[self.config.planner](source, self.objective, getattr(self.config, self.config.planner))
+            raise InvalidInputError(
+                f"planner must be 'icem' or 'mppi', got {self.config.planner!r}"
+            )
+        self.planner = kinds[self.config.planner](
+            source, self.objective, getattr(self.config, self.config.planner)
+        )
         self.source: Any = self.planner.imagination.source
         self.reset(0)
 
@@ -151,7 +179,8 @@ class Walker:
         return moved
 
     def _feel(self, place: Array) -> bool:
-        """Whether something that is not on the map has just been found to stand in the way; it then is on it."""
+        """Whether something that is not on the map has just been found to stand in the way; it then
+        is on it."""
         if self._before is None:
             return False
         start, foretold = self._before
@@ -194,10 +223,12 @@ class Walker:
         self._bumps += [place + 0.65 * ahead + offset * aside for offset in (-0.25, 0.0, 0.25)]
 
     def look_around(self, place: Array) -> None:
-        """Draw the map anew and find the way; where none leads, one through what seems to be in the way."""
+        """Draw the map anew and find the way; where none leads, one through what seems to be in the
+        way."""
         ground = self.ground(np.array(self._bumps) if self._bumps else None)
         cells, costs = self.sources(ground)
-        # A walker may touch what it must not walk into: the nearest open place is where its way begins.
+        # A walker may touch what it must not walk into: the nearest open place is where its way
+        # begins.
         way = ground.field(cells, costs)
         here = ground.cells(place)
         if not np.isfinite(_around(way, here, 4)).any():
@@ -212,7 +243,8 @@ class Walker:
 class GoalWalker(Walker):
     """Walks to a goal pose (4, 4) camera-to-world; a :class:`worldsim.protocols.Policy`.
 
-    Raises InvalidInputError for a goal that is no pose or, with ``least_coverage``, outside of the memory.
+    Raises InvalidInputError for a goal that is no pose or, with ``least_coverage``, outside of the
+    memory.
     """
 
     def __init__(self, source: Any, goal: Tensor, config: GoalWalkerConfig | None = None) -> None:
@@ -247,11 +279,12 @@ class ImageGoalConfig:
 class ImageGoalWalker(Walker):
     """Walks to where a picture was taken; a :class:`worldsim.protocols.Policy`.
 
-    It goes to the likeliest of the places that look so. Episodes end at their goal: where it has come to a place and the episode
-    goes on, that was another, and it goes on to the next; after the last one it searches again in what has been seen by then.
+    It goes to the likeliest of the places that look so. Episodes end at their goal: where it has
+    come to a place and the episode goes on, that was another, and it goes on to the next; after the
+    last one it searches again in what has been seen by then.
 
-    picture: (h, w, 3) uint8, as the world's frames are. Raises InvalidInputError for other shapes, MissingGeometryError without a
-    point memory.
+    picture: (h, w, 3) uint8, as the world's frames are. Raises InvalidInputError for other shapes,
+    MissingGeometryError without a point memory.
     """
 
     def __init__(self, source: Any, picture: Any, config: ImageGoalConfig | None = None) -> None:
@@ -283,11 +316,18 @@ class ImageGoalWalker(Walker):
         return ground.cells(self.goal[:2, 3].numpy())[None], None
 
     def _look_for(self) -> list[Tensor]:
-        """Places that look like the picture and have not been looked at; all of them, where no others are left."""
+        """Places that look like the picture and have not been looked at; all of them, where no
+        others are left."""
         search = self.search
         most = search.places + len(self._been)
-        found = list(candidates(self.source.world, self.source.state, self.picture, most, search.locate))
-        fresh = [x for x in found if all(float((x[:2, 3] - y[:2, 3]).norm()) >= search.locate.apart for y in self._been)]
+        found = list(
+            candidates(self.source.world, self.source.state, self.picture, most, search.locate)
+        )
+        fresh = [
+            x
+            for x in found
+            if all(float((x[:2, 3] - y[:2, 3]).norm()) >= search.locate.apart for y in self._been)
+        ]
         if not fresh:
             self._been.clear()
         return (fresh or found)[: search.places]
@@ -299,8 +339,8 @@ def _around(way: Array, cell: Array, reach: int) -> Array:
 
 
 def finite(way: Array, steep: float = 0.75, reach: int = 8) -> Array:
-    """``way`` everywhere: from open ground it rises by ``steep`` metres a cell into what is in the way, so that who touches a wall
-    is led off it; further in, it is higher than anywhere else."""
+    """``way`` everywhere: from open ground it rises by ``steep`` metres a cell into what is in the
+    way, so that who touches a wall is led off it; further in, it is higher than anywhere else."""
     known = np.isfinite(way)
     if not known.any():
         return np.zeros_like(way)

@@ -1,8 +1,10 @@
-"""MPPI over imagined futures. Measured results: docs/experiments/goal_walks.md (point goals on Freedoom).
+"""MPPI over imagined futures. Measured results: docs/experiments/goal_walks.md (point goals on
+Freedoom).
 
-Williams et al. 2017, "Information Theoretic MPC for Model-Based Reinforcement Learning": every candidate counts, by the
-exponential of its cost. The temperature is a share of the costs' spread, so that it suits any objective. Discrete actions: the
-weights go into a table of probabilities a step.
+Williams et al. 2017, "Information Theoretic MPC for Model-Based Reinforcement Learning": every
+candidate counts, by the exponential of its cost. The temperature is a share of the costs' spread,
+so that it suits any objective. Discrete actions: the weights go into a table of probabilities a
+step.
 """
 
 from __future__ import annotations
@@ -21,7 +23,13 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planning.planner import Objective, Planner, coloured_noise, draw_choices, plan_in_dream
+from worldsim.planning.planner import (
+    Objective,
+    Planner,
+    coloured_noise,
+    draw_choices,
+    plan_in_dream,
+)
 
 
 @dataclass(frozen=True)
@@ -35,11 +43,13 @@ class MppiConfig:
     iterations: int = 1
     """How often the distribution is weighted anew before acting."""
     temperature: float = 0.2
-    """Of the weights exp(-cost / temperature), in standard deviations of the candidates' costs: 0.05 takes the best alone."""
+    """Of the weights exp(-cost / temperature), in standard deviations of the candidates' costs:
+    0.05 takes the best alone."""
     spread: float = 0.5
     """Standard deviation of the noise, as a share of half the range of a continuous action."""
     exponent: float = 2.0
-    """Of the noise's spectrum, 1 / f^exponent: 0 is the paper's white noise, 2 lets actions last."""
+    """Of the noise's spectrum, 1 / f^exponent: 0 is the paper's white noise, 2 lets actions
+    last."""
     explore: float = 0.3
     """Share of uniform draws among discrete actions."""
     replan: int = 1
@@ -48,16 +58,28 @@ class MppiConfig:
     def __post_init__(self) -> None:
         for name in ("horizon", "candidates", "iterations", "replan"):
             if getattr(self, name) < 1:
-                raise InvalidInputError(f"MppiConfig.{name} = {getattr(self, name)}: it must be at least 1")
+                raise InvalidInputError(
+                    f"MppiConfig.{name} = {getattr(self, name)}: it must be at least 1"
+                )
         if self.replan > self.horizon:
-            raise InvalidInputError(f"MppiConfig.replan = {self.replan}: a plan has but {self.horizon} steps (horizon)")
-        for name, low, high in (("temperature", 1e-6, 1e6), ("spread", 0.0, 10.0), ("exponent", 0.0, 10.0), ("explore", 0.0, 1.0)):
+            raise InvalidInputError(
+                f"MppiConfig.replan = {self.replan}: a plan has but {self.horizon} steps (horizon)"
+            )
+        for name, low, high in (
+            ("temperature", 1e-6, 1e6),
+            ("spread", 0.0, 10.0),
+            ("exponent", 0.0, 10.0),
+            ("explore", 0.0, 1.0),
+        ):
             if not low <= getattr(self, name) <= high:
-                raise InvalidInputError(f"MppiConfig.{name} = {getattr(self, name)}: it must be from {low} to {high}")
+                raise InvalidInputError(
+                    f"MppiConfig.{name} = {getattr(self, name)}: it must be from {low} to {high}"
+                )
 
 
 class MppiPolicy(Planner):
-    """Plans from where ``source`` is, acts, and plans again: see :class:`worldsim.planning.planner.Planner`."""
+    """Plans from where ``source`` is, acts, and plans again: see
+    :class:`worldsim.planning.planner.Planner`."""
 
     def __init__(self, source: Any, objective: Objective, config: MppiConfig | None = None) -> None:
         self.config = config or MppiConfig()
@@ -65,7 +87,8 @@ class MppiPolicy(Planner):
 
     @torch.no_grad()
     def plan(self) -> Tensor:
-        """The weighted mean of continuous candidates, (t, k); of discrete ones, (t,), the actions of most weight."""
+        """The weighted mean of continuous candidates, (t, k); of discrete ones, (t,), the actions
+        of most weight."""
         c, centre = self.config, self._start()
         for _ in range(c.iterations):
             acts = self._draw(centre)
@@ -94,12 +117,16 @@ class MppiPolicy(Planner):
 
     def _draw(self, centre: Tensor) -> Tensor:
         c = self.config
-        noise = coloured_noise(c.candidates, len(centre), centre.shape[1], c.exponent, self._generator)
+        noise = coloured_noise(
+            c.candidates, len(centre), centre.shape[1], c.exponent, self._generator
+        )
         if self.discrete:
             return draw_choices((1.0 - c.explore) * centre + c.explore / centre.shape[-1], noise)
         assert self._bounds is not None
         low, high = self._bounds
-        return torch.minimum(torch.maximum(centre + 0.5 * c.spread * (high - low) * noise, low), high)
+        return torch.minimum(
+            torch.maximum(centre + 0.5 * c.spread * (high - low) * noise, low), high
+        )
 
 
 @dataclass(frozen=True)
@@ -109,7 +136,8 @@ class Args:
     world: str = "freedoom-tiny"
     """Name or folder of the world."""
     goal: tuple[float, float] | None = (3.0, 0.0)
-    """Metres ahead and to the left of the start to walk to; None for as much reward as can be had."""
+    """Metres ahead and to the left of the start to walk to; None for as much reward as can be
+    had."""
     steps: int = 30
     """Steps to act."""
     seed: int = 0
@@ -121,7 +149,11 @@ class Args:
 def run(args: Args) -> dict[str, float]:
     """Plan and act: see :func:`worldsim.planning.planner.plan_in_dream`."""
     return plan_in_dream(
-        args.world, args.goal, args.steps, args.seed, lambda env, objective: MppiPolicy(env, objective, args.planner)
+        args.world,
+        args.goal,
+        args.steps,
+        args.seed,
+        lambda env, objective: MppiPolicy(env, objective, args.planner),
     )
 
 

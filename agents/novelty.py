@@ -1,7 +1,7 @@
 """Explores by novelty of imagined views. Measured results: docs/experiments/exploration.md
 
-Candidate walks are imagined without drawing, the memory is asked what it knows of the views at their ends, and the walk that ends
-where it knows least is taken.
+Candidate walks are imagined without drawing, the memory is asked what it knows of the views at
+their ends, and the walk that ends where it knows least is taken.
 """
 
 from __future__ import annotations
@@ -26,7 +26,11 @@ from worldsim.state import map_tensors
 class NoveltyConfig:
     """Settings of :class:`NoveltyExplorer`."""
 
-    planner: CemConfig = field(default_factory=lambda: CemConfig(horizon=12, candidates=24, iterations=2, elites=4, replan=4))
+    planner: CemConfig = field(
+        default_factory=lambda: CemConfig(
+            horizon=12, candidates=24, iterations=2, elites=4, replan=4
+        )
+    )
     pixels: int = 16
     """Pixels a side of the views that are asked for."""
     looks: tuple[float, ...] = (0.5, 1.0)
@@ -34,13 +38,18 @@ class NoveltyConfig:
     reach: float = 16.0
     """Metres to each side within which the memory is asked."""
     grain: float = 0.2
-    """Of points nearer to one another than about this many metres, one is asked: small views need no more."""
+    """Of points nearer to one another than about this many metres, one is asked: small views need
+    no more."""
     travel: float = 0.02
-    """What a metre from the start of the plan counts, in shares of a view: so that equals are left behind."""
+    """What a metre from the start of the plan counts, in shares of a view: so that equals are left
+    behind."""
 
     def __post_init__(self) -> None:
         if not self.looks or not all(0 < look <= 1 for look in self.looks) or self.pixels < 4:
-            raise InvalidInputError(f"NoveltyConfig: looks {self.looks} must be in (0, 1], pixels {self.pixels} at least 4")
+            raise InvalidInputError(
+                f"NoveltyConfig: looks {self.looks} must be in (0, 1], pixels {self.pixels} at "
+                f"least 4"
+            )
 
 
 class Novelty:
@@ -69,7 +78,9 @@ class Novelty:
         c, state = self.config, self.source.state
         n, width = len(pose), self.source.world.network.config.width
         part = map_tensors(lambda x: x.expand(n, *x.shape[1:]), self._thinned())
-        camera = Camera(pose, (state.intrinsics * (c.pixels / width)).expand(n, 4), c.pixels, c.pixels)
+        camera = Camera(
+            pose, (state.intrinsics * (c.pixels / width)).expand(n, 4), c.pixels, c.pixels
+        )
         return view_of(part.position, part.colour, part.kind, part.source, camera).coverage
 
     def _thinned(self) -> Points:
@@ -92,7 +103,8 @@ class Novelty:
 
 
 class NoveltyExplorer(CemPolicy):
-    """Takes the imagined walk whose views the memory knows least of; a :class:`worldsim.protocols.Policy`."""
+    """Takes the imagined walk whose views the memory knows least of; a
+    :class:`worldsim.protocols.Policy`."""
 
     def __init__(self, source: Any, config: NoveltyConfig | None = None) -> None:
         config = config or NoveltyConfig()

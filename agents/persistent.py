@@ -1,4 +1,5 @@
-"""``persistent-v1``: walks and turns of 2 to 9 steps. The exploration policy of recording and of the frozen test sets.
+"""``persistent-v1``: walks and turns of 2 to 9 steps. The exploration policy of recording and of
+the frozen test sets.
 
 Changing the draws changes every frozen test set: make a ``persistent-v2`` instead.
 """
@@ -14,19 +15,22 @@ import numpy as np
 SHORTEST, LONGEST = 2, 9
 """An action is repeated this many steps, both ends included, drawn uniformly."""
 ACTION_SHARES = (0.03, 0.45, 0.06, 0.18, 0.18, 0.05, 0.05)
-"""How often each action of ``Discrete(7)`` is drawn: no-op, forward, backward, turn left, right, strafe left, right."""
+"""How often each action of ``Discrete(7)`` is drawn: no-op, forward, backward, turn left, right,
+strafe left, right."""
 
 
 class PersistentPolicy:
     """Repeats a drawn action for 2 to 9 steps: with independent steps a walk hugs the walls.
 
-    action_space: ``Discrete(7)`` uses ``ACTION_SHARES``; from any other space an action is drawn uniformly.
-    The space is copied, so its own randomness stays untouched.
+    action_space: ``Discrete(7)`` uses ``ACTION_SHARES``; from any other space an action is drawn
+    uniformly. The space is copied, so its own randomness stays untouched.
     """
 
     def __init__(self, action_space: gym.Space[Any]) -> None:
         self.action_space = copy.deepcopy(action_space)
-        self._shares = ACTION_SHARES if action_space == gym.spaces.Discrete(len(ACTION_SHARES)) else None
+        self._shares = (
+            ACTION_SHARES if action_space == gym.spaces.Discrete(len(ACTION_SHARES)) else None
+        )
         self.reset(0)
 
     def reset(self, seed: int | None = None) -> None:
@@ -40,6 +44,10 @@ class PersistentPolicy:
         """An action of the space; ``obs`` is not looked at."""
         if self._left == 0:
             self._left = int(self._rng.integers(SHORTEST, LONGEST + 1))
-            self._action = self.action_space.sample() if self._shares is None else self._rng.choice(7, p=self._shares)
+            self._action = (
+                self.action_space.sample()
+                if self._shares is None
+                else self._rng.choice(7, p=self._shares)
+            )
         self._left -= 1
         return copy.copy(self._action)

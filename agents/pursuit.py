@@ -1,7 +1,9 @@
-"""Follows ways over the ground at full speed, by forward and turns alone. Measured results: docs/experiments/exploration.md
+"""Follows ways over the ground at full speed, by forward and turns alone. Measured results:
+docs/experiments/exploration.md
 
-Pure pursuit (Coulter 1992): the walker heads for the furthest place of its way that it can see straight ahead. No candidate is
-imagined: a step costs next to nothing, momentum is kept, and what the map does not show is found by bumping into it.
+Pure pursuit (Coulter 1992): the walker heads for the furthest place of its way that it can see
+straight ahead. No candidate is imagined: a step costs next to nothing, momentum is kept, and what
+the map does not show is found by bumping into it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ FORWARD, BACKWARD, LEFT, RIGHT = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class PursuitConfig:
-    """Settings of :class:`Pursuit`. The defaults are those of Freedoom's player, who walks up to 0.95 m a step."""
+    """Settings of :class:`Pursuit`. The defaults are those of Freedoom's player, who walks up to
+    0.95 m a step."""
 
     lookahead: float = 2.5
     """Metres of the way ahead within which the next place to head for lies."""
@@ -31,14 +34,16 @@ class PursuitConfig:
     turns: tuple[float, ...] = (7.0, 12.3, 14.1)
     """Degrees of the first, second and every further step of a turn."""
     slowest: float = 0.25
-    """Metres that the second of two steps forward covers at least, unless something is in the way."""
+    """Metres that the second of two steps forward covers at least, unless something is in the
+    way."""
     patience: int = 8
     """Steps forward without getting ``stay`` metres away, after which it is stuck."""
     stay: float = 0.75
 
 
 class Pursuit:
-    """A follower of ways; it is told where it is at every step and remembers what it bumped into."""
+    """A follower of ways; it is told where it is at every step and remembers what it bumped
+    into."""
 
     def __init__(self, config: PursuitConfig, rng: np.random.Generator) -> None:
         self.config, self.rng = config, rng
@@ -51,8 +56,8 @@ class Pursuit:
         self._recovery: list[int] = []
 
     def feel(self, place: Array, heading: float) -> tuple[bool, bool]:
-        """Whether the last step bumped into something, and whether the walker is stuck. place: (2,) world metres. heading: radians
-        from east, counter-clockwise."""
+        """Whether the last step bumped into something, and whether the walker is stuck. place: (2,)
+        world metres. heading: radians from east, counter-clockwise."""
         if self._anchor is None or np.linalg.norm(place - self._anchor) > self.config.stay:
             self._anchor, self._stayed = place, 0
         if self._before is None or self._before[2] != FORWARD:
@@ -68,11 +73,14 @@ class Pursuit:
         stuck = self._stayed >= self.config.patience
         if stuck:
             self._stayed = 0
-            self._recovery = [BACKWARD] * 3 + [(LEFT, RIGHT)[int(self.rng.integers(2))]] * 4 + [FORWARD] * 3
+            self._recovery = (
+                [BACKWARD] * 3 + [(LEFT, RIGHT)[int(self.rng.integers(2))]] * 4 + [FORWARD] * 3
+            )
         return bumped, stuck
 
     def _bump(self, place: Array, ahead: Array) -> None:
-        """Something stands here: the wider, the more often it was met nearby, so that it is not tried all along."""
+        """Something stands here: the wider, the more often it was met nearby, so that it is not
+        tried all along."""
         times = sum(bool(np.linalg.norm(at - place) < 1.5) for at in self._bumped_at)
         self._bumped_at.append(place)
         half = 1 + 2 * times
@@ -89,7 +97,8 @@ class Pursuit:
         return act
 
     def _turn(self, off: float) -> int:
-        """The turn towards what is ``off`` radians to the left; 0 where the next step of a turn would not bring it nearer."""
+        """The turn towards what is ``off`` radians to the left; 0 where the next step of a turn
+        would not bring it nearer."""
         side, degrees = (1 if off > 0 else -1), abs(math.degrees(off))
         turning, last = self._turned != 0, self.config.turns[-1]
         size = self.config.turns[min(len(self.config.turns) - 1, abs(self._turned))]
@@ -104,11 +113,16 @@ class Pursuit:
         """Steps that turns by ``off`` radians take."""
         first, last = self.config.turns[0], self.config.turns[-1]
         degrees = np.abs(np.degrees(off))
-        turns: Array = np.where(degrees < 5.0, 0.0, np.where(degrees <= first, 1.0, 1.0 + np.ceil((degrees - first) / last)))
+        turns: Array = np.where(
+            degrees < 5.0,
+            0.0,
+            np.where(degrees <= first, 1.0, 1.0 + np.ceil((degrees - first) / last)),
+        )
         return turns
 
     def towards(self, ground: Ground, way: Array, place: Array) -> float:
-        """The direction, radians, of the furthest place down ``way`` (nx, ny) that can be walked to straight."""
+        """The direction, radians, of the furthest place down ``way`` (nx, ny) that can be walked to
+        straight."""
         path, blocked = ground.places(ground.descent(way, place, 8.0)), ground.blocked()
         best = path[min(1, len(path) - 1)]
         for there in path[1:]:

@@ -1,8 +1,9 @@
-"""Drives Gymnasium's CarRacing by eye, badly on purpose, for recordings. Measured results: docs/experiments/task_agents.md.
+"""Drives Gymnasium's CarRacing by eye, badly on purpose, for recordings. Measured results:
+docs/experiments/task_agents.md.
 
-Random actions hardly leave the start: they brake as often as they accelerate. What a world must know is driving, on the road and
-off it, at all speeds. So this one steers towards the grey ahead of the car, off by a drift that changes slowly, at a pace that is
-drawn anew now and then.
+Random actions hardly leave the start: they brake as often as they accelerate. What a world must
+know is driving, on the road and off it, at all speeds. So this one steers towards the grey ahead of
+the car, off by a drift that changes slowly, at a pace that is drawn anew now and then.
 """
 
 from __future__ import annotations
@@ -24,12 +25,16 @@ GREY = 25
 class RoadFollower:
     """Steers towards the road with drifting noise; a :class:`worldsim.protocols.Policy`.
 
-    action_space: CarRacing's, (steering in [-1, 1], gas in [0, 1], brake in [0, 1]). wander: size of the drift; 0 follows the road.
+    action_space: CarRacing's, (steering in [-1, 1], gas in [0, 1], brake in [0, 1]). wander: size
+    of the drift; 0 follows the road.
     """
 
     def __init__(self, action_space: gym.Space[Any], wander: float = 0.5) -> None:
         if not isinstance(action_space, gym.spaces.Box) or action_space.shape != (3,):
-            raise InvalidInputError(f"RoadFollower drives by (steering, gas, brake), a Box of shape (3,); this is {action_space}")
+            raise InvalidInputError(
+                f"RoadFollower drives by (steering, gas, brake), a Box of shape (3,); this is "
+                f"{action_space}"
+            )
         self.action_space, self.wander = action_space, wander
         self.settings = {"wander": wander}
         self.reset(0)
@@ -45,14 +50,20 @@ class RoadFollower:
         """The action for one (h, w, 3) uint8 picture."""
         if self._left == 0:
             self._left = int(self._rng.integers(10, 50))
-            self._gas = float(self._rng.choice([0.0, 0.1, 0.2, 0.35, 0.6, 1.0], p=[0.05, 0.3, 0.3, 0.2, 0.1, 0.05]))
+            self._gas = float(
+                self._rng.choice(
+                    [0.0, 0.1, 0.2, 0.35, 0.6, 1.0], p=[0.05, 0.3, 0.3, 0.2, 0.1, 0.05]
+                )
+            )
             self._brake = float(self._rng.choice([0.0, 0.1, 0.6], p=[0.85, 0.1, 0.05]))
             self._wander = self.wander * float(self._rng.choice([0.2, 1.0, 2.0]))
         self._left -= 1
         # About a second's memory at 50 frames a second.
         self._drift = 0.95 * self._drift + 0.31 * self._wander * float(self._rng.normal())
         steering = float(np.clip(self._heading(np.asarray(obs)) + self._drift, -1.0, 1.0))
-        return np.array([steering, self._gas * (1.0 - 0.5 * abs(steering)), self._brake], np.float32)
+        return np.array(
+            [steering, self._gas * (1.0 - 0.5 * abs(steering)), self._brake], np.float32
+        )
 
     @staticmethod
     def _heading(obs: NDArray[Any]) -> float:

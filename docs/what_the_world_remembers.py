@@ -1,4 +1,5 @@
-"""Runs every step of docs/what_the_world_remembers.md in order, prints its numbers and draws its pictures.
+"""Runs every step of docs/what_the_world_remembers.md in order, prints its numbers and draws its
+pictures.
 
 The page quotes the steps below; tests/docs/test_tutorial.py holds it to that.
 """
@@ -31,7 +32,14 @@ from worldsim.state import Frame
 from worldsim.world import World
 
 FORWARD, BACKWARD, LEFT, RIGHT, STRAFE_LEFT, STRAFE_RIGHT = range(1, 7)
-UNDO = {FORWARD: BACKWARD, LEFT: RIGHT, STRAFE_LEFT: STRAFE_RIGHT, BACKWARD: FORWARD, RIGHT: LEFT, STRAFE_RIGHT: STRAFE_LEFT}
+UNDO = {
+    FORWARD: BACKWARD,
+    LEFT: RIGHT,
+    STRAFE_LEFT: STRAFE_RIGHT,
+    BACKWARD: FORWARD,
+    RIGHT: LEFT,
+    STRAFE_RIGHT: STRAFE_LEFT,
+}
 SIDE = 192
 
 
@@ -83,7 +91,7 @@ def come_back(config: Config, world: World) -> Any:
     dream = env.unwrapped
     env.reset(seed=seed, options={"scene": scene})
     way = [LEFT] * 9 + [FORWARD] * 3
-    seen = [dream.state.frame]                           # the start scene's last frame is a true one
+    seen = [dream.state.frame]  # the start scene's last frame is a true one
     for act in way:
         env.step(act)
         seen.append(dream.state.frame)
@@ -93,20 +101,30 @@ def come_back(config: Config, world: World) -> Any:
         for act, frame in zip(reversed(way), reversed(seen[:-1]), strict=True):
             state, _ = world.step(state, torch.tensor([UNDO[act]]), frame.pose)
             frames.append(state.frame)
-        return frames[::-1]                              # frames[k] is at the pose of seen[k]
+        return frames[::-1]  # frames[k] is at the pose of seen[k]
 
     remembered = way_back(dream.world, dream.state)
     forgotten = way_back(dream.world.without_memory(), dataclasses.replace(dream.state, memory=()))
 
     shown = [0, 2, 4, 12]
-    score = [(float(psnr(seen[k].rgb, remembered[k].rgb)), float(psnr(seen[k].rgb, forgotten[k].rgb))) for k in shown]
+    score = [
+        (float(psnr(seen[k].rgb, remembered[k].rgb)), float(psnr(seen[k].rgb, forgotten[k].rgb)))
+        for k in shown
+    ]
     for k, (on, off) in zip(shown, score, strict=True):
         print(f"place {k}: with memory {on:.1f} dB, without {off:.1f} dB, against the first sight")
     rows = {"first\nsight": seen, "back,\nmemory": remembered, "back,\nno\nmemory": forgotten}
     names = ["start (true)", *(f"step {k}" for k in shown[1:-1]), "turning point"]
-    captions = [f"{name}\n{on:.1f} | {off:.1f} dB" for name, (on, off) in zip(names, score, strict=True)]
+    captions = [
+        f"{name}\n{on:.1f} | {off:.1f} dB" for name, (on, off) in zip(names, score, strict=True)
+    ]
     captions[-1] = names[-1]
-    save(config, "return", {name: [picture(frames[k], 192) for k in shown] for name, frames in rows.items()}, captions)
+    save(
+        config,
+        "return",
+        {name: [picture(frames[k], 192) for k in shown] for name, frames in rows.items()},
+        captions,
+    )
     return env
 
 
@@ -115,30 +133,36 @@ def look(config: Config, env: Any) -> None:
     dream, seed, scene = env.unwrapped, config.seed, config.scene
 
     env.reset(seed=seed, options={"scene": scene})
-    for act in [LEFT] * 4 + [RIGHT] * 8 + [LEFT] * 4:    # look to both sides
+    for act in [LEFT] * 4 + [RIGHT] * 8 + [LEFT] * 4:  # look to both sides
         env.step(act)
 
     memory = dream.memory
-    here = memory.render(size=(512, 512))                # from the agent's pose
+    here = memory.render(size=(512, 512))  # from the agent's pose
 
-    above = memory.pose.clone()                          # (4, 4) camera-to-world, z is up
-    above[:3, 3] -= 1.0 * above[:3, 2]                   # one metre back,
-    above[2, 3] += 0.5                                   # half a metre up,
+    above = memory.pose.clone()  # (4, 4) camera-to-world, z is up
+    above[:3, 3] -= 1.0 * above[:3, 2]  # one metre back,
+    above[2, 3] += 0.5  # half a metre up,
     tilt = torch.tensor([[1, 0, 0], [0, 0.94, 0.34], [0, -0.34, 0.94]])
-    above[:3, :3] = above[:3, :3] @ tilt                 # and 20 degrees down
+    above[:3, :3] = above[:3, :3] @ tilt  # and 20 degrees down
     there = memory.render(above, size=(512, 512))
 
     plan = memory.top_down(resolution=0.05, reach=6.0)
     grid = memory.occupancy(voxel=0.1, reach=6.0, journey=dream.journey)
     print(memory.statistics())
 
-    print(f"holes: here {100 - 100 * here.mask.mean():.1f}%, above {100 - 100 * there.mask.mean():.1f}%")
+    print(
+        f"holes: here {100 - 100 * here.mask.mean():.1f}%, above "
+        f"{100 - 100 * there.mask.mean():.1f}%"
+    )
     shares = {name: 100 * getattr(grid, name).mean() for name in ("occupied", "free", "unknown")}
     print("voxels: " + ", ".join(f"{name} {share:.1f}%" for name, share in shares.items()))
     normals = np.where(here.mask[..., None], (127.5 * here.normals + 127.5), 0).astype(np.uint8)
     level = int((float(memory.pose[2, 3]) - grid.origin[2]) / grid.voxel)
     floor = np.full((*grid.occupied.shape[:2], 3), 40, np.uint8)
-    floor[grid.free[:, :, level]], floor[grid.occupied[:, :, level]] = (90, 130, 170), (250, 220, 120)
+    floor[grid.free[:, :, level]], floor[grid.occupied[:, :, level]] = (
+        (90, 130, 170),
+        (250, 220, 120),
+    )
     column, row = (int(n) for n in plan.pixels(memory.pose[:2, 3]))
     chart = plan.rgb.copy()
     chart[max(0, row - 5) : row + 5, max(0, column - 5) : column + 5] = (255, 0, 255)
@@ -146,7 +170,13 @@ def look(config: Config, env: Any) -> None:
     x, y, _ = grid.index(memory.pose[:3, 3].numpy())
     floor[x - 2 : x + 3, y - 2 : y + 3] = (255, 0, 255)
     slice_ = Image.fromarray(floor.transpose(1, 0, 2)[::-1].copy())
-    shown.append(np.asarray(slice_.resize([n * SIDE // max(slice_.size) for n in slice_.size], Image.Resampling.NEAREST)))
+    shown.append(
+        np.asarray(
+            slice_.resize(
+                [n * SIDE // max(slice_.size) for n in slice_.size], Image.Resampling.NEAREST
+            )
+        )
+    )
     tiles = [fitted(x) for x in shown]
     names = ["newest frame", "memory,\nsame pose", "from behind\nand above"]
     save(config, "look", {"": [picture(dream.state.frame), *tiles[:2]]}, names)
@@ -161,8 +191,8 @@ def edit(config: Config, env: Any) -> None:
     crate = trimesh.creation.box((0.8, 0.8, 0.8))
     crate.visual.face_colors = [240, 130, 20, 255]
     place = dream.memory.pose.clone()
-    place[:3, 3] += 2.5 * place[:3, 2]                   # 2.5 m along the camera's z axis,
-    place[2, 3] -= 0.88                                  # on the floor, 1.28 m below the camera
+    place[:3, 3] += 2.5 * place[:3, 2]  # 2.5 m along the camera's z axis,
+    place[2, 3] -= 0.88  # on the floor, 1.28 m below the camera
     dream.edit(dream.memory.paste(crate, place))
 
     def go(acts):
@@ -178,16 +208,33 @@ def edit(config: Config, env: Any) -> None:
     away = go([LEFT] * 9)
     again = go([RIGHT] * 9)
 
-    box = ((-0.5, -0.7, -0.5), (0.5, 0.42, 1.0))         # two corners in the axes of `place`, with some room behind
+    box = (
+        (-0.5, -0.7, -0.5),
+        (0.5, 0.42, 1.0),
+    )  # two corners in the axes of `place`, with some room behind
     dream.edit(dream.memory.recolour(box, (30, 60, 230), place))
     blue = go([0, 0])
     dream.edit(dream.memory.remove(box, place))
     gone = go([0, 0])
 
     shots += [pasted, right, left, away, again, blue, gone]
-    names = ["before", "pasted", "from the right", "from the left", "looked away", "looked back", "blue", "removed"]
+    names = [
+        "before",
+        "pasted",
+        "from the right",
+        "from the left",
+        "looked away",
+        "looked back",
+        "blue",
+        "removed",
+    ]
     half = [picture(frame, 128) for frame in shots]
-    save(config, "edit", {"": half}, [name.replace(" ", "\n", 1) if " " in name else name for name in names])
+    save(
+        config,
+        "edit",
+        {"": half},
+        [name.replace(" ", "\n", 1) if " " in name else name for name in names],
+    )
 
 
 def keep(config: Config, env: Any) -> None:
@@ -202,13 +249,21 @@ def keep(config: Config, env: Any) -> None:
         "later.load(path)",
         "np.save(out, np.stack([later.step(act)[0] for act in (3, 3, 1, 1, 4, 1)]))",
     ]
-    subprocess.run([sys.executable, "-c", "\n".join(program), world, path, folder / "there.npy"], check=True)
+    subprocess.run(
+        [sys.executable, "-c", "\n".join(program), world, path, folder / "there.npy"], check=True
+    )
     there = np.load(folder / "there.npy")
     here = np.stack([env.step(act)[0] for act in (3, 3, 1, 1, 4, 1)])
     print("equal bit by bit:", np.array_equal(here, there))
 
-    print(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {len(dream.journey)} frames of the walk before the save and after")
-    rows = {name: [enlarge(frames[t], 2) for t in (0, 1, 3, 5)] for name, frames in (("here", here), ("there", there))}
+    print(
+        f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {len(dream.journey)} frames of the "
+        f"walk before the save and after"
+    )
+    rows = {
+        name: [enlarge(frames[t], 2) for t in (0, 1, 3, 5)]
+        for name, frames in (("here", here), ("there", there))
+    }
     save(config, "saved", rows, ["step 1", "step 2", "step 4", "step 6"])
 
 
@@ -218,7 +273,7 @@ def export(config: Config, env: Any) -> None:
 
     memory, journey = dream.memory, dream.journey
     memory.to_ply(folder / "points.ply")
-    mesh = fuse(journey)                                 # needs Open3D: pip install '.[open3d]'
+    mesh = fuse(journey)  # needs Open3D: pip install '.[open3d]'
     save_glb(mesh, folder / "mesh.glb")
     save_nerfstudio(journey, folder / "capture", force=True)
 
@@ -227,9 +282,18 @@ def export(config: Config, env: Any) -> None:
     onward = [later.step(act) for act in [LEFT] * 8]
 
     known = [info["memory_coverage"] for *_, info in onward]
-    print(f"mesh: {len(mesh.faces):,} triangles; {len(memory.points()):,} points; {len(journey)} frames")
-    print("the imported start equals the last frame:", np.array_equal(first, journey.rgb[-1].permute(1, 2, 0).numpy()))
-    print(f"after the import the memory knew {100 * min(known):.0f}% to {100 * max(known):.0f}% of each frame")
+    print(
+        f"mesh: {len(mesh.faces):,} triangles; {len(memory.points()):,} points; {len(journey)} "
+        f"frames"
+    )
+    print(
+        "the imported start equals the last frame:",
+        np.array_equal(first, journey.rgb[-1].permute(1, 2, 0).numpy()),
+    )
+    print(
+        f"after the import the memory knew {100 * min(known):.0f}% to {100 * max(known):.0f}% of "
+        f"each frame"
+    )
     camera, turned = memory.camera(size=(SIDE, SIDE)), memory.pose.clone()
     turned[:3, 3] -= 2.0 * turned[:3, 2]
     turned[2, 3] += 0.5
@@ -242,9 +306,18 @@ def export(config: Config, env: Any) -> None:
         enlarge(onward[7][0], SIDE // 64),
     ]
     save(
-        config, "export", {"": shown},
-        ["last frame", "mesh,\nsame camera", "mesh,\nfrom behind", "imported:\nthe start", "4 steps\nfurther", "8 steps\nfurther"],
-    )  # fmt: skip
+        config,
+        "export",
+        {"": shown},
+        [
+            "last frame",
+            "mesh,\nsame camera",
+            "mesh,\nfrom behind",
+            "imported:\nthe start",
+            "4 steps\nfurther",
+            "8 steps\nfurther",
+        ],
+    )
 
 
 def seen_mesh(mesh: Any, camera: Any) -> Any:
@@ -256,12 +329,20 @@ def seen_mesh(mesh: Any, camera: Any) -> Any:
     fx, fy, cx, cy = camera.intrinsics[0].tolist()
     matrix = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
     world_to_camera = np.linalg.inv(camera.pose[0].double().numpy())
-    hit = scene.cast_rays(scene.create_rays_pinhole(matrix, world_to_camera, camera.width, camera.height))
+    hit = scene.cast_rays(
+        scene.create_rays_pinhole(matrix, world_to_camera, camera.width, camera.height)
+    )
     triangle, uv = hit["primitive_ids"].numpy(), hit["primitive_uvs"].numpy()
     found = triangle < len(mesh.faces)
-    corners = mesh.visual.vertex_colors[mesh.faces[np.where(found, triangle, 0)], :3].astype(np.float64)
+    corners = mesh.visual.vertex_colors[mesh.faces[np.where(found, triangle, 0)], :3].astype(
+        np.float64
+    )
     weight = np.stack([1 - uv.sum(-1), uv[..., 0], uv[..., 1]], -1)
-    return np.where(found[..., None], (corners * weight[..., None]).sum(-2), 0).round().astype(np.uint8)
+    return (
+        np.where(found[..., None], (corners * weight[..., None]).sum(-2), 0)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def field(config: Config, env: Any) -> None:
@@ -275,17 +356,22 @@ def field(config: Config, env: Any) -> None:
         data = rules.integrate(data, frame, dream.memory.camera(frame.pose[0]), torch.tensor([t]))
     fitted_data = rules.fit(data, iterations=200)
 
-    pose = dream.memory.pose.clone()                     # a new view: half a metre to the right, and lower
+    pose = dream.memory.pose.clone()  # a new view: half a metre to the right, and lower
     pose[:3, 3] += 0.5 * pose[:3, 0]
     pose[2, 3] -= 0.3
     camera = dream.memory.camera(pose, size=(192, 192))
-    points = rules.render(data, camera)                  # before the fit: the points, a pixel each
+    points = rules.render(data, camera)  # before the fit: the points, a pixel each
     smooth = rules.render(fitted_data, camera)
 
     patches = dream.memory.render(camera)
-    print(f"known: points {100 * float(points.mask.float().mean()):.0f}%, patches {100 * patches.mask.mean():.0f}%, "
-          f"field {100 * float(smooth.mask.float().mean()):.0f}%")  # fmt: skip
-    views = [(view.rgb[0].permute(1, 2, 0).numpy(), view.mask[0].numpy()) for view in (points, smooth)]
+    print(
+        f"known: points {100 * float(points.mask.float().mean()):.0f}%, patches "
+        f"{100 * patches.mask.mean():.0f}%, "
+        f"field {100 * float(smooth.mask.float().mean()):.0f}%"
+    )
+    views = [
+        (view.rgb[0].permute(1, 2, 0).numpy(), view.mask[0].numpy()) for view in (points, smooth)
+    ]
     views.insert(1, (patches.rgb, patches.mask))
     save(
         config, "field", {"": [holes_marked(rgb, mask) for rgb, mask in views]},
@@ -301,13 +387,17 @@ def limits(config: Config, env: Any) -> None:
         rules = PointMemory(PointMemoryConfig(capacity=capacity))
         data = rules.empty(1, "cpu")
         for t, frame in enumerate(dream.journey.frames):
-            data = rules.integrate(data, frame, dream.memory.camera(frame.pose[0]), torch.tensor([t]))
+            data = rules.integrate(
+                data, frame, dream.memory.camera(frame.pose[0]), torch.tensor([t])
+            )
         return rules, data
 
     views = {}
     for capacity in (131072, 4096):
         rules, data = walked(capacity)
-        views[capacity] = rules.render(data, dream.memory.camera(dream.journey.pose[5]))     # the start's pose
+        views[capacity] = rules.render(
+            data, dream.memory.camera(dream.journey.pose[5])
+        )  # the start's pose
 
     crate = trimesh.creation.box((0.8, 0.8, 0.8))
     crate.visual.face_colors = [240, 130, 20, 255]
@@ -316,21 +406,43 @@ def limits(config: Config, env: Any) -> None:
     place[2, 3] -= 0.5
     pasted = dream.memory.paste(crate, place)
     camera = pasted.camera()
-    sees_through = dream.world.memory.integrate(pasted.data, dream.state.frame, camera, dream.state.step)
+    sees_through = dream.world.memory.integrate(
+        pasted.data, dream.state.frame, camera, dream.state.step
+    )
 
     kept = {capacity: 100 * float(view.mask.float().mean()) for capacity, view in views.items()}
-    print("known of the start's view: " + ", ".join(f"capacity {c:,}: {share:.0f}%" for c, share in kept.items()))
+    print(
+        "known of the start's view: "
+        + ", ".join(f"capacity {c:,}: {share:.0f}%" for c, share in kept.items())
+    )
     after = dataclasses.replace(pasted, data=sees_through)
     unseen = dream.memory.pose.clone()
     unseen[:3, [0, 2]] *= -1
     back = dream.memory.render(unseen, size=(SIDE, SIDE))
     print(f"known of the unseen view: {100 * back.mask.mean():.0f}%")
-    small = [holes_marked(picture(view.rgb), picture(view.mask[:, None].expand(-1, 3, -1, -1))[..., 0]) for view in views.values()]
+    small = [
+        holes_marked(picture(view.rgb), picture(view.mask[:, None].expand(-1, 3, -1, -1))[..., 0])
+        for view in views.values()
+    ]
     shots = [handle.render(size=(SIDE, SIDE)) for handle in (pasted, after)]
     save(
-        config, "limits", {"": [holes_marked(back.rgb, back.mask), *(holes_marked(x.rgb, x.mask) for x in shots), *small]},
-        ["behind\nthe agent", "a thing\nput in", "one frame\nlater", "131,072\npoints", "4,096\npoints"],
-    )  # fmt: skip
+        config,
+        "limits",
+        {
+            "": [
+                holes_marked(back.rgb, back.mask),
+                *(holes_marked(x.rgb, x.mask) for x in shots),
+                *small,
+            ]
+        },
+        [
+            "behind\nthe agent",
+            "a thing\nput in",
+            "one frame\nlater",
+            "131,072\npoints",
+            "4,096\npoints",
+        ],
+    )
 
 
 def main(config: Config) -> None:

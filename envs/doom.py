@@ -1,8 +1,10 @@
-"""The real twin of the generated Freedoom: ViZDoom as a Gymnasium environment with exact depth and pose.
+"""The real twin of the generated Freedoom: ViZDoom as a Gymnasium environment with exact depth and
+pose.
 
-Depth is ray-cast from the map's own geometry (:mod:`worldsim.envs.doom_geometry`); sprites take the distance of their object, and
-what has moved since the map began (lifts, doors) falls back on the engine's 8-bit depth buffer. ``docs/experiments/doom_depth.md``
-holds the calibration and what it is worth.
+Depth is ray-cast from the map's own geometry (:mod:`worldsim.envs.doom_geometry`); sprites take the
+distance of their object, and what has moved since the map began (lifts, doors) falls back on the
+engine's 8-bit depth buffer. ``docs/experiments/doom_depth.md`` holds the calibration and what it is
+worth.
 """
 
 from __future__ import annotations
@@ -42,18 +44,22 @@ TICS_PER_STEP = 4
 FPS = 35.0 / TICS_PER_STEP
 
 RENDER_HEIGHT, RENDER_WIDTH = 240, 320
-"""What the engine draws, before the crop and the resize. Half of it costs 1 ms less a step, and 2 dB to aliasing at 64x64."""
+"""What the engine draws, before the crop and the resize. Half of it costs 1 ms less a step, and 2
+dB to aliasing at 64x64."""
 CROP = 240.0
 """Side of the square crop, in rendered pixels, centred on the optical axis."""
 RENDER_FOCAL = 160.0, 192.0
-"""fx, fy in rendered pixels: 90 degrees across, and the pixel aspect of 1.2 of the original's 320x200 at 4:3."""
+"""fx, fy in rendered pixels: 90 degrees across, and the pixel aspect of 1.2 of the original's
+320x200 at 4:3."""
 RENDER_CENTRE = 160.5, 120.0
-"""Where the optical axis meets the picture, the centre of the first pixel being 0.5, as measured (the engine's column 160)."""
+"""Where the optical axis meets the picture, the centre of the first pixel being 0.5, as measured
+(the engine's column 160)."""
 
 ACTIONS = ("no-op", "forward", "backward", "turn left", "turn right", "strafe left", "strafe right")
 
 BUFFER_OFFSET, BUFFER_UNIT = 10.9 + 0.5 * 7.159, 7.159
-"""The engine's depth buffer at this size: map units = offset + unit * level, up to the level at which walls saturate."""
+"""The engine's depth buffer at this size: map units = offset + unit * level, up to the level at
+which walls saturate."""
 BUFFER_LIMIT = 126
 
 EYE_HEIGHT = 41.0
@@ -62,21 +68,25 @@ SETTLE_TICS = 12
 MIN_CLEARANCE = 20.0
 """Distance to the nearest wall, in map units, that a start must have."""
 MIN_THING_DISTANCE = 40.0
-"""Distance on either axis to the nearest thing, in map units, that a start must have: it may be a barrel."""
+"""Distance on either axis to the nearest thing, in map units, that a start must have: it may be a
+barrel."""
 MIN_VIEW = 64.0
 """Median depth of the horizon, in map units, that a start must have: no nose against a wall."""
 HORIZON_RAYS = 64
 """Rays across the frame that this median is of."""
 MIN_REGION = 200_000.0
-"""Smallest walkable region that a start may lie in, in square map units: monster closets are smaller."""
+"""Smallest walkable region that a start may lie in, in square map units: monster closets are
+smaller."""
 START_SPREAD = 96.0
 """Starts near a thing of the map lie at most this far from it on each axis, in map units."""
 
 _STILL_LUMPS = {
-    # Without this list textures stand still: the engine animates them by the wall clock, and no two runs would agree.
+    # Without this list textures stand still: the engine animates them by the wall clock, and no two
+    # runs would agree.
     "ANIMATED": b"\xff",
-    # A player who picks nothing up: what has been seen stays where it is, and no sphere inverts the colours. And MAP30's last
-    # foe, which the engine does not count among the monsters, throws no cubes with monsters in them.
+    # A player who picks nothing up: what has been seen stays where it is, and no sphere inverts the
+    # colours. And MAP30's last foe, which the engine does not count among the monsters, throws no
+    # cubes with monsters in them.
     "DECORATE": b"actor Walker : DoomPlayer { -PICKUP }\n"
     b"actor StillEye replaces BossEye\n{\nstates\n{\nSpawn:\nTNT1 A -1\nstop\n}\n}\n",
     "KEYCONF": b"clearplayerclasses\naddplayerclass Walker\n",
@@ -96,7 +106,9 @@ def _import_vizdoom() -> Any:
     try:
         import vizdoom
     except ImportError as error:
-        raise missing("worldsim/FreedoomReal-v0 needs the package vizdoom", "doom", error) from error
+        raise missing(
+            "worldsim/FreedoomReal-v0 needs the package vizdoom", "doom", error
+        ) from error
     return vizdoom
 
 
@@ -106,10 +118,14 @@ def intrinsics(height: int, width: int) -> NDArray[np.float32]:
     return np.array([fx * width / CROP, fy * height / CROP, width / 2, height / 2], np.float32)
 
 
-def area_taps(start: float, stop: float, source: int, target: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Averages of ``[start, stop)`` of a row of ``source`` pixels in ``target`` equal cells, by overlap.
+def area_taps(
+    start: float, stop: float, source: int, target: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Averages of ``[start, stop)`` of a row of ``source`` pixels in ``target`` equal cells, by
+    overlap.
 
-    Returns the pixels that each cell takes, (taps, target) int64, and their weights, (taps, target) float32, summing to one.
+    Returns the pixels that each cell takes, (taps, target) int64, and their weights, (taps, target)
+    float32, summing to one.
     """
     size = (stop - start) / target
     first = start + size * np.arange(target)
@@ -123,9 +139,11 @@ def area_resize(
     rows: tuple[NDArray[np.int64], NDArray[np.float32]],
     columns: tuple[NDArray[np.int64], NDArray[np.float32]],
 ) -> NDArray[np.uint8]:
-    """Separable area average of a picture (H, W, 3) with the taps of its rows and columns: (h, w, 3) uint8.
+    """Separable area average of a picture (H, W, 3) with the taps of its rows and columns: (h, w,
+    3) uint8.
 
-    Sums run in a fixed order: a matrix product would round differently from one machine to the next.
+    Sums run in a fixed order: a matrix product would round differently from one machine to the
+    next.
     """
     row_pixels, row_weights = rows
     low = picture[row_pixels[0]] * row_weights[0, :, None, None]
@@ -141,14 +159,22 @@ def area_resize(
 
 
 def resolve_map(name: object) -> str:
-    """Full name of a map: ``MAP30`` means ``freedoom2/MAP30``, ``E1M1`` means ``freedoom1/E1M1``."""
+    """Full name of a map: ``MAP30`` means ``freedoom2/MAP30``, ``E1M1`` means
+    ``freedoom1/E1M1``."""
     if isinstance(name, str):
-        wanted = name if "/" in name else f"{'freedoom1' if name.upper().startswith('E') else 'freedoom2'}/{name}"
+        wanted = (
+            name
+            if "/" in name
+            else f"{'freedoom1' if name.upper().startswith('E') else 'freedoom2'}/{name}"
+        )
         game, _, level = wanted.partition("/")
         wanted = f"{game.lower()}/{level.upper()}"
         if wanted in MAPS:
             return wanted
-    raise NotFoundError(f"There is no map {name!r}. Maps: freedoom2/MAP01 to freedoom2/MAP32, freedoom1/E1M1 to freedoom1/E4M9.")
+    raise NotFoundError(
+        f"There is no map {name!r}. Maps: freedoom2/MAP01 to freedoom2/MAP32, freedoom1/E1M1 to "
+        f"freedoom1/E4M9."
+    )
 
 
 @lru_cache(maxsize=8)
@@ -169,18 +195,24 @@ def _shut_down(games: dict[str, Any], scratch: Scratch) -> None:
 
 
 def _write_launcher(folder: Path, engine: Path) -> Path:
-    """A script that runs the engine in ``folder``, where it makes a folder of its own, and, where the system can see to it, so that
-    the engine ends with this process, however that ends."""
+    """A script that runs the engine in ``folder``, where it makes a folder of its own, and, where
+    the system can see to it, so that the engine ends with this process, however that ends."""
     bound = shutil.which("setpriv")
-    before = f"{shlex.quote(bound)} --pdeathsig KILL -- " if bound and sys.platform == "linux" else ""
+    before = (
+        f"{shlex.quote(bound)} --pdeathsig KILL -- " if bound and sys.platform == "linux" else ""
+    )
     script = folder / "engine"
-    script.write_text(f'#!/bin/sh\ncd {shlex.quote(str(folder))} && exec {before}{shlex.quote(str(engine))} "$@"\n')
+    script.write_text(
+        f"#!/bin/sh\ncd {shlex.quote(str(folder))} && exec {before}{shlex.quote(str(engine))} "
+        f'"$@"\n'
+    )
     script.chmod(0o755)
     return script
 
 
 def camera_pose(x: float, y: float, z: float, angle: float) -> NDArray[np.float32]:
-    """Camera-to-world (4, 4) float32 in metres, OpenCV axes, from map units and radians counter-clockwise from east."""
+    """Camera-to-world (4, 4) float32 in metres, OpenCV axes, from map units and radians
+    counter-clockwise from east."""
     cos, sin = np.cos(angle), np.sin(angle)
     pose = np.eye(4)
     pose[:3, 0] = sin, -cos, 0.0
@@ -193,24 +225,32 @@ def camera_pose(x: float, y: float, z: float, angle: float) -> NDArray[np.float3
 class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
     """Walks through the maps of Freedoom: no monsters, no reward, no end but the time limit.
 
-    Observation: ``Box(0, 255, (height, width, 3), uint8)``. Action: ``Discrete(7)``, see :data:`ACTIONS`, held for four tics.
-    ``info``: "pose" (4, 4) float32 camera-to-world in metres, "depth" (height, width) float32 metres along the optical axis
-    (inf = sky), "intrinsics" (4,) float32 pixels, "map" such as ``freedoom2/MAP30``.
-    ``reset(options=...)``: ``{"map": "MAP30"}`` or ``{"split": "train"}``; without either, a map of the test split.
+    Observation: ``Box(0, 255, (height, width, 3), uint8)``. Action: ``Discrete(7)``, see
+    :data:`ACTIONS`, held for four tics. ``info``: "pose" (4, 4) float32 camera-to-world in metres,
+    "depth" (height, width) float32 metres along the optical axis (inf = sky), "intrinsics" (4,)
+    float32 pixels, "map" such as ``freedoom2/MAP30``. ``reset(options=...)``: ``{"map": "MAP30"}``
+    or ``{"split": "train"}``; without either, a map of the test split.
 
-    An episode is a function of seed, options and actions alone. Where the level itself ends (a walk-over exit), the last frame is
-    given once more and ``truncated`` is True.
+    An episode is a function of seed, options and actions alone. Where the level itself ends (a
+    walk-over exit), the last frame is given once more and ``truncated`` is True.
 
-    height, width: size of the frames in pixels. All sizes show the same: the field of view does not depend on them, and neither do
-    the starts. Pixels are square where width is 1.2 times height. render_mode: None or "rgb_array".
+    height, width: size of the frames in pixels. All sizes show the same: the field of view does not
+    depend on them, and neither do the starts. Pixels are square where width is 1.2 times height.
+    render_mode: None or "rgb_array".
     """
 
     metadata = {"render_modes": ["rgb_array"], **rates(FPS)}  # noqa: RUF012 - Gymnasium's convention
 
     def __init__(self, height: int = 64, width: int = 64, render_mode: str | None = None) -> None:
         for name, value in (("height", height), ("width", width)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or not 8 <= value <= int(CROP):
-                raise InvalidInputError(f"{name} is {value!r}; give a whole number of pixels from 8 to {int(CROP)}.")
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, (int, np.integer))
+                or not 8 <= value <= int(CROP)
+            ):
+                raise InvalidInputError(
+                    f"{name} is {value!r}; give a whole number of pixels from 8 to {int(CROP)}."
+                )
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise InvalidInputError(f"render_mode is {render_mode!r}; give None or 'rgb_array'.")
         self._vizdoom = _import_vizdoom()
@@ -221,15 +261,20 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._intrinsics = intrinsics(self.height, self.width)
         fx, fy, cx, cy = self._intrinsics.astype(np.float64)
         self._right = (np.arange(self.width) + 0.5 - cx) / fx
-        # Starts are chosen by these rays whatever the frames' size: a seed then gives the same walk at every size.
+        # Starts are chosen by these rays whatever the frames' size: a seed then gives the same walk
+        # at every size.
         fx, _, cx, _ = intrinsics(HORIZON_RAYS, HORIZON_RAYS).astype(np.float64)
         self._horizon = (np.arange(HORIZON_RAYS) + 0.5 - cx) / fx
         self._up = (cy - np.arange(self.height) - 0.5) / fy
         left, top = RENDER_CENTRE[0] - CROP / 2, RENDER_CENTRE[1] - CROP / 2
         self._columns = area_taps(left, left + CROP, RENDER_WIDTH, self.width)
         self._rows = area_taps(top, top + CROP, RENDER_HEIGHT, self.height)
-        self._pixel_column = np.floor(left + (np.arange(self.width) + 0.5) * CROP / self.width).astype(np.int64)
-        self._pixel_row = np.floor(top + (np.arange(self.height) + 0.5) * CROP / self.height).astype(np.int64)
+        self._pixel_column = np.floor(
+            left + (np.arange(self.width) + 0.5) * CROP / self.width
+        ).astype(np.int64)
+        self._pixel_row = np.floor(
+            top + (np.arange(self.height) + 0.5) * CROP / self.height
+        ).astype(np.int64)
         self._games: dict[str, Any] = {}
         self._map = ""
         self._observation: NDArray[np.uint8] | None = None
@@ -237,7 +282,9 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._scratch = Scratch()
         self._finalizer = weakref.finalize(self, _shut_down, self._games, self._scratch)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         """Start somewhere new; see the class for ``options``."""
         choices = _maps_of(options)
         super().reset(seed=seed)
@@ -251,7 +298,8 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         """Hold ``action`` for four tics."""
         if not self.action_space.contains(action):
             raise InvalidInputError(
-                f"The action is {action!r}; give a whole number from 0 to {len(ACTIONS) - 1} ({', '.join(ACTIONS)})."
+                f"The action is {action!r}; give a whole number from 0 to {len(ACTIONS) - 1} "
+                f"({', '.join(ACTIONS)})."
             )
         if self._observation is None:
             raise InvalidInputError("step was called before reset; call env.reset() first.")
@@ -266,10 +314,15 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
 
     def render(self) -> NDArray[np.uint8] | None:
         """The present frame, (height, width, 3) uint8, if the render mode is "rgb_array"."""
-        return None if self.render_mode is None or self._observation is None else self._observation.copy()
+        return (
+            None
+            if self.render_mode is None or self._observation is None
+            else self._observation.copy()
+        )
 
     def get_keys_to_action(self) -> Keys:
-        """Keys for ``gymnasium.utils.play``: see :func:`worldsim.runtime.keyboard.keys_to_action`."""
+        """Keys for ``gymnasium.utils.play``: see
+        :func:`worldsim.runtime.keyboard.keys_to_action`."""
         return keys_to_action(self.action_space, "worldsim/FreedoomReal-v0")
 
     def close(self) -> None:
@@ -284,7 +337,8 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
     def _emit(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
         assert self._observation is not None
         return self._observation.copy(), {
-            key: value.copy() if isinstance(value, np.ndarray) else value for key, value in self._info.items()
+            key: value.copy() if isinstance(value, np.ndarray) else value
+            for key, value in self._info.items()
         }
 
     def _ended(self) -> bool:
@@ -292,7 +346,9 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
 
     def _press(self, action: int, tics: int = TICS_PER_STEP, turn: float = 0.0) -> None:
         buttons = [0.0] * len(ACTIONS)
-        buttons[-1] = turn  # the no-op has no button, so the list has room for the turn in degrees, clockwise
+        buttons[-1] = (
+            turn  # the no-op has no button, so the list has room for the turn in degrees, clockwise
+        )
         if action:
             buttons[action - 1] = 1.0
         self._game.make_action(buttons, tics)
@@ -311,27 +367,46 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         game.set_doom_scenario_path(str(still))
         game.set_doom_config_path(str(folder / "engine.ini"))
         if os.name == "posix":
-            game.set_vizdoom_path(str(_write_launcher(folder, Path(viz.__file__).parent / "vizdoom")))
+            game.set_vizdoom_path(
+                str(_write_launcher(folder, Path(viz.__file__).parent / "vizdoom"))
+            )
         game.set_screen_resolution(viz.ScreenResolution.RES_320X240)
         game.set_screen_format(viz.ScreenFormat.RGB24)
         game.set_depth_buffer_enabled(True)
         game.set_labels_buffer_enabled(True)
         game.set_window_visible(False)
         game.set_sound_enabled(False)
-        hidden = "hud minimal_hud weapon crosshair decals particles effects_sprites messages corpses screen_flashes"
+        hidden = (
+            "hud minimal_hud weapon crosshair decals particles effects_sprites messages corpses "
+            "screen_flashes"
+        )
         for name in hidden.split():
             getattr(game, f"set_render_{name}")(False)
         game.set_mode(viz.Mode.PLAYER)
         game.set_episode_timeout(0)
         button, variable = viz.Button, viz.GameVariable
         game.set_available_buttons(
-            [button.MOVE_FORWARD, button.MOVE_BACKWARD, button.TURN_LEFT, button.TURN_RIGHT, button.MOVE_LEFT, button.MOVE_RIGHT]
+            [
+                button.MOVE_FORWARD,
+                button.MOVE_BACKWARD,
+                button.TURN_LEFT,
+                button.TURN_RIGHT,
+                button.MOVE_LEFT,
+                button.MOVE_RIGHT,
+            ]
             + [button.TURN_LEFT_RIGHT_DELTA]
         )
         game.set_available_game_variables(
-            [variable.CAMERA_POSITION_X, variable.CAMERA_POSITION_Y, variable.CAMERA_POSITION_Z, variable.CAMERA_ANGLE]
+            [
+                variable.CAMERA_POSITION_X,
+                variable.CAMERA_POSITION_Y,
+                variable.CAMERA_POSITION_Z,
+                variable.CAMERA_ANGLE,
+            ]
         )
-        game.add_game_args("-nomonsters +sv_cheats 1 +movebob 0 +stillbob 0 +telezoom 0 +cl_showsecretmessage 0")
+        game.add_game_args(
+            "-nomonsters +sv_cheats 1 +movebob 0 +stillbob 0 +telezoom 0 +cl_showsecretmessage 0"
+        )
         game.set_doom_map(self._map.split("/")[1])
         game.init()
         self._games[game_name] = game
@@ -343,11 +418,14 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._game.set_seed(seed)
 
     def _go_to_start(self) -> None:
-        """Begin the level at a place and heading drawn at random, both valid, and let the player come to rest there."""
+        """Begin the level at a place and heading drawn at random, both valid, and let the player
+        come to rest there."""
         geometry = _geometry(self._map)
         for _ in range(START_TRIES):
             self._game.new_episode()
-            self._game.send_game_command("god")  # a still world should not kill: slime and crushers do no harm
+            self._game.send_game_command(
+                "god"
+            )  # a still world should not kill: slime and crushers do no harm
             x, y, angle = self._draw_start(geometry)
             self._game.send_game_command(f"warp {x} {y}")
             self._press(0, 2)
@@ -358,7 +436,9 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
             self._press(0, SETTLE_TICS)
             if not self._ended() and self._stands_at(geometry, x, y):
                 return
-        raise InvalidInputError(f"No valid start was found in map {self._map} in {START_TRIES} draws.")
+        raise InvalidInputError(
+            f"No valid start was found in map {self._map} in {START_TRIES} draws."
+        )
 
     def _stands_at(self, geometry: MapGeometry, x: int, y: int) -> bool:
         """Whether the player arrived, on its feet."""
@@ -367,37 +447,55 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         return abs(at_x - x) < 1 and abs(at_y - y) < 1 and -1 < height < STEP_HEIGHT + 1
 
     def _draw_start(self, geometry: MapGeometry) -> tuple[int, int, float]:
-        """A place in whole map units and a heading in degrees: half of them near things of the map, half anywhere."""
+        """A place in whole map units and a heading in degrees: half of them near things of the map,
+        half anywhere."""
         low, high = geometry.vertices.min(1), geometry.vertices.max(1)
         for _ in range(START_TRIES):
             if self.np_random.random() < 0.5:
                 thing = geometry.things[int(self.np_random.integers(len(geometry.things)))]
-                place = np.array([thing["x"], thing["y"]]) + self.np_random.uniform(-START_SPREAD, START_SPREAD, 2)
+                place = np.array([thing["x"], thing["y"]]) + self.np_random.uniform(
+                    -START_SPREAD, START_SPREAD, 2
+                )
             else:
                 place = self.np_random.uniform(low, high)
             x, y = (int(value) for value in np.rint(place))
             angle = float(self.np_random.integers(256)) * 360.0 / 256.0
             if self._is_good_start(geometry, x, y, angle):
                 return x, y, angle
-        raise InvalidInputError(f"Map {self._map} has no place to start from that a player fits in.")
+        raise InvalidInputError(
+            f"Map {self._map} has no place to start from that a player fits in."
+        )
 
     def _is_good_start(self, geometry: MapGeometry, x: int, y: int, angle: float) -> bool:
         sector = geometry.sector_at(x, y)
         if sector < 0:
             return False
         region = geometry.region_of_sector[sector]
-        if region < 0 or geometry.region_area[region] < min(MIN_REGION, float(geometry.region_area.max())):
+        if region < 0 or geometry.region_area[region] < min(
+            MIN_REGION, float(geometry.region_area.max())
+        ):
             return False
         things = geometry.things
-        if np.min(np.maximum(np.abs(things["x"] - float(x)), np.abs(things["y"] - float(y)))) < MIN_THING_DISTANCE:
+        if (
+            np.min(np.maximum(np.abs(things["x"] - float(x)), np.abs(things["y"] - float(y))))
+            < MIN_THING_DISTANCE
+        ):
             return False
         if geometry.clearance(x, y) < MIN_CLEARANCE:
             return False
-        horizon = geometry.cast(x, y, geometry.floor[sector] + EYE_HEIGHT, np.deg2rad(angle), self._horizon, np.array([1e-6]))
+        horizon = geometry.cast(
+            x,
+            y,
+            geometry.floor[sector] + EYE_HEIGHT,
+            np.deg2rad(angle),
+            self._horizon,
+            np.array([1e-6]),
+        )
         return bool(np.median(horizon) >= MIN_VIEW)
 
     def _camera(self, state: Any = None) -> tuple[float, float, float, float]:
-        """Eye in map units and heading in radians, as the engine draws with: it keeps 8,192 headings."""
+        """Eye in map units and heading in radians, as the engine draws with: it keeps 8,192
+        headings."""
         x, y, z, angle = (self._game.get_state() if state is None else state).game_variables
         heading = np.floor(angle * (8192 / 360.0) + 1e-3) * (2 * np.pi / 8192)
         return float(x), float(y), float(z), float(heading)
@@ -414,8 +512,11 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
             "map": self._map,
         }
 
-    def _depth(self, state: Any, x: float, y: float, z: float, heading: float) -> NDArray[np.float32]:
-        """Metric depth of the present frame: geometry, then what moved, then sprites. (height, width) float32 metres."""
+    def _depth(
+        self, state: Any, x: float, y: float, z: float, heading: float
+    ) -> NDArray[np.float32]:
+        """Metric depth of the present frame: geometry, then what moved, then sprites. (height,
+        width) float32 metres."""
         geometry = _geometry(self._map)
         depth = geometry.cast(x, y, z, heading, self._right, self._up)
         hung = geometry.cast_hung(x, y, heading, self._right)
@@ -423,19 +524,26 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         labels = state.labels_buffer[pick]
         sprite = np.zeros(256)
         for label in state.labels:
-            ahead = (label.object_position_x - x) * np.cos(heading) + (label.object_position_y - y) * np.sin(heading)
+            ahead = (label.object_position_x - x) * np.cos(heading) + (
+                label.object_position_y - y
+            ) * np.sin(heading)
             sprite[label.value] = max(ahead, 1.0)
         depth = fuse_buffer(depth, hung, state.depth_buffer[pick], sprite[labels])
         return (depth / UNITS_PER_METRE).astype(np.float32)
 
 
 def fuse_buffer(
-    depth: NDArray[np.float64], hung: NDArray[np.float64], level: NDArray[np.uint8], sprite: NDArray[np.float64]
+    depth: NDArray[np.float64],
+    hung: NDArray[np.float64],
+    level: NDArray[np.uint8],
+    sprite: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Depth of the map with what the map does not tell, in map units: sprites, grates, lifts and doors that moved.
+    """Depth of the map with what the map does not tell, in map units: sprites, grates, lifts and
+    doors that moved.
 
-    depth: (h, w) of floors, ceilings and walls. hung: (k, w) distances of pictures hung in each column, nearest first.
-    level: (h, w) the engine's depth buffer. sprite: (h, w) distance of the sprite at each pixel, 0 where there is none.
+    depth: (h, w) of floors, ceilings and walls. hung: (k, w) distances of pictures hung in each
+    column, nearest first. level: (h, w) the engine's depth buffer. sprite: (h, w) distance of the
+    sprite at each pixel, 0 where there is none.
     """
     seen = BUFFER_OFFSET + BUFFER_UNIT * level.astype(np.float64)
     tolerance = np.maximum(32.0, 0.15 * seen)
@@ -447,7 +555,8 @@ def fuse_buffer(
             on_line = differs & (np.abs(seen - distance) < np.maximum(12.0, 0.05 * seen))
             depth = np.where(on_line, distance, depth)
             differs &= ~on_line
-        # Single pixels along edges differ by a rounding of the engine's; only patches of 3x3 are things that moved.
+        # Single pixels along edges differ by a rounding of the engine's; only patches of 3x3 are
+        # things that moved.
         inner = differs[1:-1] & differs[:-2] & differs[2:]
         inner = inner[:, 1:-1] & inner[:, :-2] & inner[:, 2:]
         moved = np.zeros_like(differs)
@@ -463,12 +572,16 @@ def _maps_of(options: dict[str, Any] | None) -> tuple[str, ...]:
     options = check_options(options)
     unknown = sorted(set(map(str, options)) - {"map", "split"})
     if unknown:
-        raise InvalidInputError(f"Unknown reset option {', '.join(map(repr, unknown))}; options are 'map' and 'split'.")
+        raise InvalidInputError(
+            f"Unknown reset option {', '.join(map(repr, unknown))}; options are 'map' and 'split'."
+        )
     if len(options) == 2:
         raise InvalidInputError("Give either the reset option 'map' or 'split', not both.")
     if "map" in options:
         return (resolve_map(options["map"]),)
     split = options.get("split", "test")
     if split not in SPLITS:
-        raise InvalidInputError(f"Unknown split {split!r}; splits are {', '.join(map(repr, SPLITS))}.")
+        raise InvalidInputError(
+            f"Unknown split {split!r}; splits are {', '.join(map(repr, SPLITS))}."
+        )
     return SPLITS[split]

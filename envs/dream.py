@@ -1,4 +1,5 @@
-"""What the single and the batched dream share: the world they load, where they start, what they report, their snapshots."""
+"""What the single and the batched dream share: the world they load, where they start, what they
+report, their snapshots."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Randomness(StrEnum):
     """How the futures of a fork differ."""
 
     COMMON = "common"
-    """The same actions give the same futures, bit by bit: what differs comes from the actions alone."""
+    """The same actions give the same futures, bit by bit: what differs comes from the actions
+    alone."""
     INDEPENDENT = "independent"
     """Every fork dreams with a fresh seed."""
 
@@ -60,8 +62,9 @@ class NamedScenes(Protocol):
 class Starts:
     """Where resets begin.
 
-    scenes: ``module:Class`` of a class that takes the world's ``scenes`` folder, or ``module:Class:FOLDER`` for another folder,
-    or a folder of scenes, or an object with the method ``start``, or None: then every reset needs frames.
+    scenes: ``module:Class`` of a class that takes the world's ``scenes`` folder, or
+    ``module:Class:FOLDER`` for another folder, or a folder of scenes, or an object with the method
+    ``start``, or None: then every reset needs frames.
     """
 
     def __init__(self, world: World, scenes: str | Path | Scene | None) -> None:
@@ -69,14 +72,22 @@ class Starts:
         resolved = self._resolved(scenes)
         self.scenes = resolved.fitted(world) if isinstance(resolved, FittingScene) else resolved
 
-    def choose(self, rng: np.random.Generator, options: Mapping[str, Any] | None) -> tuple[SceneStart, int]:
-        """The scene that ``options`` ask for, else one drawn with ``rng``; and the dream's seed, always drawn."""
+    def choose(
+        self, rng: np.random.Generator, options: Mapping[str, Any] | None
+    ) -> tuple[SceneStart, int]:
+        """The scene that ``options`` ask for, else one drawn with ``rng``; and the dream's seed,
+        always drawn."""
         options = check_options(options)
         unknown = sorted(set(map(str, options)) - {"scene", "frames"})
         if unknown:
-            raise InvalidInputError(f"unknown reset options {', '.join(map(repr, unknown))}: options are 'scene' and 'frames'")
+            raise InvalidInputError(
+                f"unknown reset options {', '.join(map(repr, unknown))}: options are 'scene' and "
+                f"'frames'"
+            )
         if len(options) == 2:
-            raise InvalidInputError("reset options 'scene' and 'frames' exclude one another: give one of them")
+            raise InvalidInputError(
+                "reset options 'scene' and 'frames' exclude one another: give one of them"
+            )
         if "frames" in options:
             scene = as_scene(options["frames"])
         elif "scene" in options:
@@ -91,13 +102,16 @@ class Starts:
             raise InvalidInputError(f"reset option 'scene' must be a name, got {name!r}")
         scenes = self._any()
         if not isinstance(scenes, NamedScenes):
-            raise InvalidInputError(f"{type(scenes).__name__} has no scenes by name: leave out the reset option 'scene'")
+            raise InvalidInputError(
+                f"{type(scenes).__name__} has no scenes by name: leave out the reset option 'scene'"
+            )
         return scenes.load(name)
 
     def _any(self) -> Scene:
         if self.scenes is None:
             raise NotFoundError(
-                "this world was not loaded from a folder and so has no start scenes: pass scenes=FOLDER, or frames in the options"
+                "this world was not loaded from a folder and so has no start scenes: pass "
+                "scenes=FOLDER, or frames in the options"
             )
         return self.scenes
 
@@ -109,7 +123,10 @@ class Starts:
             folder, scenes = Path(scenes), DEFAULT_SCENES
         if not isinstance(scenes, str):
             if not isinstance(scenes, Scene):
-                raise InvalidInputError(f"scenes must be 'module:Class', a folder or an object with start(rng), not {scenes!r}")
+                raise InvalidInputError(
+                    f"scenes must be 'module:Class', a folder or an object with start(rng), not "
+                    f"{scenes!r}"
+                )
             return scenes
         module, name, *given = scenes.split(":", 2)
         folder = Path(given[0]) if given else folder
@@ -122,7 +139,8 @@ class Starts:
 
 
 def check_memory(world: World, state: WorldState, memory: Any) -> Any:
-    """The data of ``memory``, a handle or data. Raises InvalidInputError unless it is such as ``state`` holds."""
+    """The data of ``memory``, a handle or data. Raises InvalidInputError unless it is such as
+    ``state`` holds."""
     data = memory.data if isinstance(memory, MemoryHandle) else memory
     mine = {name: (value.dtype, value.shape[1:]) for name, value in flatten(state.memory).items()}
     try:
@@ -130,40 +148,55 @@ def check_memory(world: World, state: WorldState, memory: Any) -> Any:
     except (TypeError, AttributeError, InvalidInputError):
         other = {}
     if type(data) is not type(state.memory) or mine != other:
-        raise InvalidInputError(f"{type(memory).__name__} is no memory of this world: edit takes what env.memory gives")
+        raise InvalidInputError(
+            f"{type(memory).__name__} is no memory of this world: edit takes what env.memory gives"
+        )
     return data
 
 
 def as_scene(frames: Any) -> SceneStart:
-    """The start that ``options["frames"]`` holds: a :class:`SceneStart`, a real environment, or arrays by name.
+    """The start that ``options["frames"]`` holds: a :class:`SceneStart`, a real environment, or
+    arrays by name.
 
     A real environment starts the dream where it stands: see :func:`worldsim.world.twin.frames_of`.
-    rgb: (t, h, w, 3) uint8. act: (t,) or (t, n), what led to each frame (zeros by default). depth: (t, h, w) metres.
-    pose: (t, 4, 4). intrinsics: (4,) pixels (the world's by default).
+    rgb: (t, h, w, 3) uint8. act: (t,) or (t, n), what led to each frame (zeros by default). depth:
+    (t, h, w) metres. pose: (t, 4, 4). intrinsics: (4,) pixels (the world's by default).
     """
     if isinstance(frames, SceneStart):
         return dataclasses.replace(frames, name="")
     if isinstance(frames, gym.Env):
         return frames_of(frames)
     if not isinstance(frames, Mapping):
-        raise InvalidInputError(f"frames must be a SceneStart, a real environment or a dict of arrays, got {type(frames).__name__}")
+        raise InvalidInputError(
+            f"frames must be a SceneStart, a real environment or a dict of arrays, got "
+            f"{type(frames).__name__}"
+        )
     unknown = sorted(set(map(str, frames)) - set(FRAME_KEYS))
     if unknown or frames.get("rgb") is None:
         keys = ", ".join(map(repr, frames)) or "nothing"
-        raise InvalidInputError(f"frames hold {keys}: 'rgb' is needed, and no others than {', '.join(FRAME_KEYS)} are known")
+        raise InvalidInputError(
+            f"frames hold {keys}: 'rgb' is needed, and no others than {', '.join(FRAME_KEYS)} are "
+            f"known"
+        )
     arrays = {name: _tensor(name, value) for name, value in frames.items() if value is not None}
     rgb = arrays["rgb"]
     if rgb.dim() != 4 or rgb.shape[-1] != 3 or rgb.dtype != torch.uint8:
-        raise InvalidInputError(f"frames: rgb must be uint8 of shape (t, h, w, 3), got {rgb.dtype} {tuple(rgb.shape)}")
+        raise InvalidInputError(
+            f"frames: rgb must be uint8 of shape (t, h, w, 3), got {rgb.dtype} {tuple(rgb.shape)}"
+        )
     depth, pose, intrinsics = (arrays.get(name) for name in ("depth", "pose", "intrinsics"))
     for name, value in (("pose", pose), ("intrinsics", intrinsics), ("act", arrays.get("act"))):
         if value is not None and not bool(value.isfinite().all()):
             raise InvalidInputError(f"frames: {name} holds numbers that are NaN or infinite")
     if intrinsics is not None and not bool((intrinsics.flatten()[:2] > 0).all()):
-        raise InvalidInputError(f"frames: intrinsics are {intrinsics.tolist()}, fx and fy must be positive pixels")
+        raise InvalidInputError(
+            f"frames: intrinsics are {intrinsics.tolist()}, fx and fy must be positive pixels"
+        )
     if depth is not None and not (depth.is_floating_point() and bool((depth > 0).all())):
         least = f" from {depth.min()}" if depth.is_floating_point() and depth.numel() else ""
-        raise InvalidInputError(f"frames: depth must be positive float metres, inf for sky, got {depth.dtype}{least}")
+        raise InvalidInputError(
+            f"frames: depth must be positive float metres, inf for sky, got {depth.dtype}{least}"
+        )
     return SceneStart(
         rgb=rgb.permute(0, 3, 1, 2).contiguous(),
         act=arrays.get("act", torch.zeros(len(rgb), dtype=torch.int64)),
@@ -177,7 +210,9 @@ def _tensor(name: str, value: Any) -> Tensor:
     try:
         return torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InvalidInputError(f"frames: {name} of type {type(value).__name__} is no array ({error})") from None
+        raise InvalidInputError(
+            f"frames: {name} of type {type(value).__name__} is no array ({error})"
+        ) from None
 
 
 def load_world(
@@ -189,7 +224,8 @@ def load_world(
     uncertainty: bool = False,
     threads: int | None = None,
 ) -> World:
-    """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by ``engine`` if named.
+    """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by
+    ``engine`` if named.
 
     threads: of the CPU, of the whole process; None leaves PyTorch's choice.
     """
@@ -199,9 +235,15 @@ def load_world(
     elif isinstance(world, (str, Path)):
         loaded = World.from_pretrained(world, device)
     else:
-        raise InvalidInputError(f"world must be a name (see `worldsim worlds`), a folder or a World, got {world!r}")
-    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS):
-        raise InvalidInputError(f"sampling steps must be a whole number from 1 to {MAX_STEPS}, got {steps!r}")
+        raise InvalidInputError(
+            f"world must be a name (see `worldsim worlds`), a folder or a World, got {world!r}"
+        )
+    if steps is not None and (
+        isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS
+    ):
+        raise InvalidInputError(
+            f"sampling steps must be a whole number from 1 to {MAX_STEPS}, got {steps!r}"
+        )
     loaded = loaded.with_dynamics(steps=steps, temperature=temperature)
     if uncertainty:
         loaded = loaded.with_uncertainty()
@@ -211,16 +253,26 @@ def load_world(
 
 def check_uncertainty_limit(limit: float | None) -> None:
     """Raise InvalidInputError unless the limit is None or a number above 0."""
-    if limit is not None and not (isinstance(limit, (int, float, np.integer, np.floating)) and limit > 0):
-        raise InvalidInputError(f"uncertainty_limit must be more than 0 (colours differ by at most 1), or None, got {limit!r}")
+    if limit is not None and not (
+        isinstance(limit, (int, float, np.integer, np.floating)) and limit > 0
+    ):
+        raise InvalidInputError(
+            f"uncertainty_limit must be more than 0 (colours differ by at most 1), or None, got "
+            f"{limit!r}"
+        )
 
 
 def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
-    """What ``info`` says of the first ``n`` worlds: copies, each with a leading axis of environments."""
+    """What ``info`` says of the first ``n`` worlds: copies, each with a leading axis of
+    environments."""
     frame = state.frame
     info: dict[str, Tensor] = {}
     if frame.depth is not None and frame.pose is not None:
-        info = {"pose": frame.pose[:n].clone(), "depth": frame.depth[:n], "intrinsics": state.intrinsics[:n].clone()}
+        info = {
+            "pose": frame.pose[:n].clone(),
+            "depth": frame.depth[:n],
+            "intrinsics": state.intrinsics[:n].clone(),
+        }
     info["memory_coverage"] = world.coverage(state)[:n].clone()
     info["generated"] = torch.ones(n, dtype=torch.bool, device=frame.rgb.device)
     return info
@@ -229,13 +281,16 @@ def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
 def forked(
     world: World, state: WorldState, index: int, n: int, randomness: str, rng: np.random.Generator
 ) -> WorldState:
-    """``n`` copies of one world. Raises OutOfMemoryError, before anything is copied, where they would not fit."""
+    """``n`` copies of one world. Raises OutOfMemoryError, before anything is copied, where they
+    would not fit."""
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise InvalidInputError(f"fork needs a whole number of at least 1 environments, got {n!r}")
     try:
         kind = Randomness(randomness)
     except ValueError:
-        raise InvalidInputError(f"randomness must be 'common' or 'independent', got {randomness!r}") from None
+        raise InvalidInputError(
+            f"randomness must be 'common' or 'independent', got {randomness!r}"
+        ) from None
     require_memory(int(n), world)
     copies = state.select(torch.full((int(n),), index, dtype=torch.int64))
     if kind is Randomness.COMMON:
@@ -245,11 +300,14 @@ def forked(
 
 
 def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
-    """Raise InvalidInputError unless ``snapshot`` is one of as many environments of such a world."""
+    """Raise InvalidInputError unless ``snapshot`` is one of as many environments of such a
+    world."""
     if not isinstance(snapshot, Snapshot):
         raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")
     if snapshot.weights and snapshot.weights != world.weights_id:
-        raise InvalidInputError("this snapshot is of another world, with other weights: restore it where it was taken")
+        raise InvalidInputError(
+            "this snapshot is of another world, with other weights: restore it where it was taken"
+        )
     # Number formats of the context may differ: another engine's snapshot goes on, up to rounding.
     mine, other = (
         {k: (v.dtype.is_floating_point or v.dtype, v.shape[1:]) for k, v in flatten(s).items()}
@@ -258,14 +316,16 @@ def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
     counts = {len(snapshot.elapsed), len(snapshot.resetting), len(snapshot.generators)}
     if counts != {environments} or len(snapshot.state) != bucket(environments) or mine != other:
         raise InvalidInputError(
-            f"this snapshot is of {len(snapshot.elapsed)} environments of another kind or number than these {environments}: "
+            f"this snapshot is of {len(snapshot.elapsed)} environments of another kind or number "
+            f"than these {environments}: "
             "restore it where it was taken, or in an environment made with the same arguments"
         )
     check_generators(snapshot.generators)
 
 
 def require_memory(environments: int, world: World) -> None:
-    """Raise OutOfMemoryError, saying how many would fit, if so many environments cannot be computed in the memory that is free."""
+    """Raise OutOfMemoryError, saying how many would fit, if so many environments cannot be computed
+    in the memory that is free."""
     free = free_memory(world.device)
     if bucket(environments) * world.step_bytes() <= free:
         return
@@ -284,12 +344,26 @@ def enough_memory(environments: int, world: World) -> Iterator[None]:
 
 
 def _too_many(environments: int, world: World, memory: int) -> str:
-    # Batches are computed in buckets: the estimate is rounded down to one, and below one that failed.
-    fit = max((size for size in BUCKETS if size * world.step_bytes() <= memory and size < bucket(environments)), default=0)
+    # Batches are computed in buckets: the estimate is rounded down to one, and below one that
+    # failed.
+    fit = max(
+        (
+            size
+            for size in BUCKETS
+            if size * world.step_bytes() <= memory and size < bucket(environments)
+        ),
+        default=0,
+    )
     if fit == BUCKETS[-1]:
         fit = max(fit, min(memory // world.step_bytes(), bucket(environments) - fit) // fit * fit)
-    advice = f"about {fit} would fit, so make {fit} or fewer" if fit else "fewer are not sure to fit either: free memory"
+    advice = (
+        f"about {fit} would fit, so make {fit} or fewer"
+        if fit
+        else "fewer are not sure to fit either: free memory"
+    )
     return (
-        f"{environments} environments (computed as {bucket(environments)}) do not fit in the memory of {world.device}: at "
-        f"{world.step_bytes() / 2**20:.0f} MiB each in a step and {memory / 2**30:.1f} GiB, {advice}"
+        f"{environments} environments (computed as {bucket(environments)}) do not fit in the "
+        f"memory of {world.device}: at "
+        f"{world.step_bytes() / 2**20:.0f} MiB each in a step and {memory / 2**30:.1f} GiB, "
+        f"{advice}"
     )

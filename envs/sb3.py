@@ -1,4 +1,5 @@
-"""Gymnasium's vector environments, dreams above all, as Stable-Baselines3's ``VecEnv``: one forward pass steps them all."""
+"""Gymnasium's vector environments, dreams above all, as Stable-Baselines3's ``VecEnv``: one forward
+pass steps them all."""
 
 from __future__ import annotations
 
@@ -23,7 +24,10 @@ try:
     from stable_baselines3.common.vec_env.base_vec_env import VecEnv
 except ImportError as error:
     raise missing(
-        "Stable-Baselines3 is not installed; `python -m worldsim.agents.actor_critic` trains without it", "agents", error
+        "Stable-Baselines3 is not installed; `python -m worldsim.agents.actor_critic` trains "
+        "without it",
+        "agents",
+        error,
     ) from error
 
 Array = NDArray[Any]
@@ -32,17 +36,21 @@ Array = NDArray[Any]
 class SB3VecEnv(VecEnv):
     """``envs``, a vector environment that resets in the same step, in Stable-Baselines3's terms.
 
-    Or functions that make single environments, as ``make_vec_env(..., vec_env_cls=SB3VecEnv)`` gives them: dreams that are all made
-    alike become one batch, with the time limit and the episode statistics that their ``TimeLimit`` and ``Monitor`` would give;
-    other environments are stepped one by one. To say which batch you mean, and to load its world once only, give a vector
+    Or functions that make single environments, as ``make_vec_env(..., vec_env_cls=SB3VecEnv)``
+    gives them: dreams that are all made alike become one batch, with the time limit and the episode
+    statistics that their ``TimeLimit`` and ``Monitor`` would give; other environments are stepped
+    one by one. To say which batch you mean, and to load its world once only, give a vector
     environment.
 
-    ``terminal_observation`` in an info is the last observation of an episode that ended in this step; the observation returned
-    is the next one's first. ``TimeLimit.truncated`` is True where it was cut, not terminated. Infos are the last step's;
-    ``reset_infos`` those of the resets. A picture's channels stay last: algorithms transpose them by themselves.
+    ``terminal_observation`` in an info is the last observation of an episode that ended in this
+    step; the observation returned is the next one's first. ``TimeLimit.truncated`` is True where it
+    was cut, not terminated. Infos are the last step's; ``reset_infos`` those of the resets. A
+    picture's channels stay last: algorithms transpose them by themselves.
     """
 
-    def __init__(self, envs: gym.vector.VectorEnv[Any, Any, Any] | Sequence[Callable[[], gym.Env[Any, Any]]]) -> None:
+    def __init__(
+        self, envs: gym.vector.VectorEnv[Any, Any, Any] | Sequence[Callable[[], gym.Env[Any, Any]]]
+    ) -> None:
         self._singles: list[gym.Env[Any, Any]] = []
         self._monitored, action_space = False, None
         if not isinstance(envs, gym.vector.VectorEnv):
@@ -52,27 +60,40 @@ class SB3VecEnv(VecEnv):
             batch = _batch_of(made)
             if batch is None:
                 self._singles = made
-                batch = gym.vector.SyncVectorEnv([partial(_itself, env) for env in made], autoreset_mode=AutoresetMode.SAME_STEP)
+                batch = gym.vector.SyncVectorEnv(
+                    [partial(_itself, env) for env in made], autoreset_mode=AutoresetMode.SAME_STEP
+                )
             else:
                 self._monitored = is_wrapped(made[0], Monitor)
             envs = batch
         mode = envs.metadata.get("autoreset_mode")
         if mode is not AutoresetMode.SAME_STEP:
             raise InvalidInputError(
-                f"these environments reset by {mode}: make them with autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
+                f"these environments reset by {mode}: make them with "
+                f"autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
             )
         if getattr(envs.unwrapped, "output", "numpy") != "numpy":
-            raise InvalidInputError("these environments give tensors: make them with output='numpy'")
+            raise InvalidInputError(
+                "these environments give tensors: make them with output='numpy'"
+            )
         self.envs = envs
         self._waiting: Any = None
-        self._returns, self._lengths, self._began = np.zeros(envs.num_envs), np.zeros(envs.num_envs, np.int64), time.time()
-        super().__init__(envs.num_envs, envs.single_observation_space, action_space or envs.single_action_space)
+        self._returns, self._lengths, self._began = (
+            np.zeros(envs.num_envs),
+            np.zeros(envs.num_envs, np.int64),
+            time.time(),
+        )
+        super().__init__(
+            envs.num_envs, envs.single_observation_space, action_space or envs.single_action_space
+        )
 
     def reset(self) -> Array:
         """First observations, (n, ...). Seeds given by ``seed`` count once."""
         options = next((option for option in self._options if option), None)
         if any(option != (options or {}) for option in self._options):
-            raise InvalidInputError("the options of a reset are the same for all environments of a batch")
+            raise InvalidInputError(
+                "the options of a reset are the same for all environments of a batch"
+            )
         seeds = list(self._seeds)
         given: Any = seeds if any(seed is not None for seed in seeds) else None
         observations, infos = self.envs.reset(seed=given, options=options)
@@ -110,27 +131,39 @@ class SB3VecEnv(VecEnv):
         self.envs.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of the batch, once for each environment asked for; of single environments, each one's own."""
+        """An attribute of the batch, once for each environment asked for; of single environments,
+        each one's own."""
         if self._singles:
-            return [self._singles[i].get_wrapper_attr(attr_name) for i in self._get_indices(indices)]
+            return [
+                self._singles[i].get_wrapper_attr(attr_name) for i in self._get_indices(indices)
+            ]
         value = self._value(attr_name)
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of the batch, which all environments share; of single environments, of each one asked for."""
+        """Set an attribute of the batch, which all environments share; of single environments, of
+        each one asked for."""
         if self._singles:
             for i in self._get_indices(indices):
                 self._singles[i].set_wrapper_attr(attr_name, value)
             return
         if len(list(self._get_indices(indices))) != self.num_envs:
-            raise InvalidInputError(f"{attr_name} is shared by all environments of a batch: it cannot be set for some of them")
+            raise InvalidInputError(
+                f"{attr_name} is shared by all environments of a batch: it cannot be set for some "
+                f"of them"
+            )
         setattr(self.envs.unwrapped, attr_name, value)
 
-    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """What a method of the batch returns, for each environment asked for: ``memory_of`` and ``fork`` are told its number."""
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """What a method of the batch returns, for each environment asked for: ``memory_of`` and
+        ``fork`` are told its number."""
         if self._singles:
             envs = [self._singles[i] for i in self._get_indices(indices)]
-            return [env.get_wrapper_attr(method_name)(*method_args, **method_kwargs) for env in envs]
+            return [
+                env.get_wrapper_attr(method_name)(*method_args, **method_kwargs) for env in envs
+            ]
         method = self._value(method_name)
         chosen = self._get_indices(indices)
         if method_name in ("memory_of", "fork"):
@@ -139,7 +172,8 @@ class SB3VecEnv(VecEnv):
         return [result for _ in chosen]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Of single environments, each one's answer. Those of a batch have no wrappers; a ``Monitor``'s work is done here."""
+        """Of single environments, each one's answer. Those of a batch have no wrappers; a
+        ``Monitor``'s work is done here."""
         if self._singles:
             return [is_wrapped(self._singles[i], wrapper_class) for i in self._get_indices(indices)]
         return [self._monitored and wrapper_class is Monitor for _ in self._get_indices(indices)]
@@ -150,10 +184,13 @@ class SB3VecEnv(VecEnv):
         return [None] * self.num_envs if frames is None else list(frames)
 
     def _episode(self, i: int) -> dict[str, Any]:
-        """What a ``Monitor`` tells of an episode that ends: its return, its length and the seconds since the start."""
+        """What a ``Monitor`` tells of an episode that ends: its return, its length and the seconds
+        since the start."""
         return {
-            "r": round(float(self._returns[i]), 6), "l": int(self._lengths[i]), "t": round(time.time() - self._began, 6),
-        }  # fmt: skip
+            "r": round(float(self._returns[i]), 6),
+            "l": int(self._lengths[i]),
+            "t": round(time.time() - self._began, 6),
+        }
 
     def _value(self, name: str) -> Any:
         if hasattr(self.envs, name):
@@ -173,9 +210,14 @@ class SB3VecEnv(VecEnv):
 
 
 def _made(functions: Any) -> list[gym.Env[Any, Any]]:
-    if not isinstance(functions, Sequence) or not functions or not all(callable(function) for function in functions):
+    if (
+        not isinstance(functions, Sequence)
+        or not functions
+        or not all(callable(function) for function in functions)
+    ):
         raise InvalidInputError(
-            f"{str(functions)[:80]} is neither a vector environment nor a list of functions that make environments"
+            f"{str(functions)[:80]} is neither a vector environment nor a list of functions that "
+            f"make environments"
         )
     return [function() for function in functions]
 
@@ -185,21 +227,30 @@ def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
 
 
 def _batch_of(envs: Sequence[gym.Env[Any, Any]]) -> gym.vector.VectorEnv[Any, Any, Any] | None:
-    """One batch in place of dreams that were all made alike, None for anything else. Warns where wrappers are the reason."""
+    """One batch in place of dreams that were all made alike, None for anything else. Warns where
+    wrappers are the reason."""
     dreams = [env.unwrapped for env in envs]
     first = dreams[0]
-    if not isinstance(first, WorldEnv) or not all(isinstance(dream, WorldEnv) and first.is_like(dream) for dream in dreams):
+    if not isinstance(first, WorldEnv) or not all(
+        isinstance(dream, WorldEnv) and first.is_like(dream) for dream in dreams
+    ):
         return None
     limits: set[int | None] = set()
     for env in envs:
         limit = None
         while isinstance(env, gym.Wrapper):
             if isinstance(env, gym.wrappers.TimeLimit):
-                limit = env._max_episode_steps if limit is None else min(limit, env._max_episode_steps)
-            elif not isinstance(env, (gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker)) and not _only_counts(env):
+                limit = (
+                    env._max_episode_steps if limit is None else min(limit, env._max_episode_steps)
+                )
+            elif not isinstance(
+                env, (gym.wrappers.OrderEnforcing, gym.wrappers.PassiveEnvChecker)
+            ) and not _only_counts(env):
                 warnings.warn(
-                    f"these dreams are stepped one by one, since each has a {type(env).__name__}: for one forward pass a step, "
-                    "give SB3VecEnv a vector environment (gymnasium.make_vec) and wrap what comes of it",
+                    f"these dreams are stepped one by one, since each has a {type(env).__name__}: "
+                    f"for one forward pass a step, "
+                    "give SB3VecEnv a vector environment (gymnasium.make_vec) and wrap what comes "
+                    "of it",
                     stacklevel=3,
                 )
                 return None
@@ -207,9 +258,15 @@ def _batch_of(envs: Sequence[gym.Env[Any, Any]]) -> gym.vector.VectorEnv[Any, An
         limits.add(limit)
     if len(limits) > 1:
         return None
-    return first.batch(len(envs), max_episode_steps=limits.pop(), autoreset_mode=AutoresetMode.SAME_STEP)
+    return first.batch(
+        len(envs), max_episode_steps=limits.pop(), autoreset_mode=AutoresetMode.SAME_STEP
+    )
 
 
 def _only_counts(env: gym.Env[Any, Any]) -> bool:
     """Whether a wrapper is a ``Monitor`` that writes no file and keeps no infos."""
-    return type(env) is Monitor and env.results_writer is None and not (env.info_keywords or env.reset_keywords)
+    return (
+        type(env) is Monitor
+        and env.results_writer is None
+        and not (env.info_keywords or env.reset_keywords)
+    )

@@ -1,7 +1,9 @@
-"""A small RGB-D environment with exact geometry, for tests and first experiments: no engine, no GPU, only NumPy.
+"""A small RGB-D environment with exact geometry, for tests and first experiments: no engine, no
+GPU, only NumPy.
 
-It speaks the same language as every real twin: ``Discrete(7)`` with the same meanings, and ``pose``, ``depth`` and
-``intrinsics`` in ``info``. Depth and pose are analytic, so they can stand as ground truth.
+It speaks the same language as every real twin: ``Discrete(7)`` with the same meanings, and
+``pose``, ``depth`` and ``intrinsics`` in ``info``. Depth and pose are analytic, so they can stand
+as ground truth.
 """
 
 from __future__ import annotations
@@ -38,23 +40,29 @@ EYE_HEIGHT = 1.3
 TILE_METRES = 0.75
 """Edge of the coloured tiles on every surface, in metres."""
 
-# Per action: metres forward, metres to the left, radians counter-clockwise, as shares of the constants above.
-DISCRETE_MOVES = np.array([(0, 0, 0), (1, 0, 0), (-1, 0, 0), (0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0)], np.float64)
+# Per action: metres forward, metres to the left, radians counter-clockwise, as shares of the
+# constants above.
+DISCRETE_MOVES = np.array(
+    [(0, 0, 0), (1, 0, 0), (-1, 0, 0), (0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0)], np.float64
+)
 
 Array = NDArray[Any]
 
 
 class TinyRoom(gym.Env[Array, Any]):
-    """A box room with tiled walls of its own colours and one square pillar, seen in the first person.
+    """A box room with tiled walls of its own colours and one square pillar, seen in the first
+    person.
 
     size: frame size in pixels, one number or (height, width); 90 degrees of horizontal view.
-    rooms: how many different rooms there are, ``room-0`` upwards; the last quarter is the test split.
-    continuous: ``Box(-1, 1, (2,))`` actions, (forward, turn left), instead of ``Discrete(7)``.
-    goal: touching the pillar gives a reward of 1 and terminates; otherwise the reward is 0 and nothing terminates.
+    rooms: how many different rooms there are, ``room-0`` upwards; the last quarter is the test
+    split. continuous: ``Box(-1, 1, (2,))`` actions, (forward, turn left), instead of
+    ``Discrete(7)``. goal: touching the pillar gives a reward of 1 and terminates; otherwise the
+    reward is 0 and nothing terminates.
 
-    World axes: x east, y north, z up, metres. ``info`` of reset and step: ``pose`` (4, 4) float32 camera-to-world in
-    OpenCV axes, ``depth`` (h, w) float32 metres along the optical axis, ``intrinsics`` (4,) float32 pixels, ``map``.
-    Options of reset: ``{"map": "room-2"}`` or ``{"split": "train" | "test"}``; without them, any room is drawn.
+    World axes: x east, y north, z up, metres. ``info`` of reset and step: ``pose`` (4, 4) float32
+    camera-to-world in OpenCV axes, ``depth`` (h, w) float32 metres along the optical axis,
+    ``intrinsics`` (4,) float32 pixels, ``map``. Options of reset: ``{"map": "room-2"}`` or
+    ``{"split": "train" | "test"}``; without them, any room is drawn.
     """
 
     metadata = {"render_modes": ["rgb_array"], **rates(10.0)}
@@ -69,14 +77,18 @@ class TinyRoom(gym.Env[Array, Any]):
     ) -> None:
         sides = (size, size) if isinstance(size, int) else size
         if not isinstance(sides, (tuple, list)) or len(sides) != 2:
-            raise InvalidInputError(f"TinyRoom size {size!r}: give a number of pixels, or height and width.")
+            raise InvalidInputError(
+                f"TinyRoom size {size!r}: give a number of pixels, or height and width."
+            )
         height, width = (whole("TinyRoom size", side, 1, LARGEST_SIDE, "pixels") for side in sides)
         rooms = whole("TinyRoom rooms", rooms, 1, 10_000)
         self.height, self.width, self.rooms, self.goal = height, width, rooms, goal
         self.render_mode = render_mode
         self.observation_space = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
         self.action_space: gym.Space[Any] = (
-            gym.spaces.Box(-1.0, 1.0, (2,), np.float32) if continuous else gym.spaces.Discrete(len(DISCRETE_MOVES))
+            gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+            if continuous
+            else gym.spaces.Discrete(len(DISCRETE_MOVES))
         )
         focal = 0.5 * width
         self.intrinsics = np.array([focal, focal, 0.5 * width, 0.5 * height], np.float32)
@@ -88,7 +100,9 @@ class TinyRoom(gym.Env[Array, Any]):
         self._rgb = np.zeros((height, width, 3), np.uint8)
         self._enter(0)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
         super().reset(seed=seed)
         self._enter(self._choose_room(options))
         while True:
@@ -118,28 +132,38 @@ class TinyRoom(gym.Env[Array, Any]):
         return self._rgb.copy() if self.render_mode == "rgb_array" else None
 
     def get_keys_to_action(self) -> Keys:
-        """Keys for ``gymnasium.utils.play``: see :func:`worldsim.runtime.keyboard.keys_to_action`."""
+        """Keys for ``gymnasium.utils.play``: see
+        :func:`worldsim.runtime.keyboard.keys_to_action`."""
         return keys_to_action(self.action_space, "worldsim/TinyRoom-v0")
 
     def _choose_room(self, given: dict[str, Any] | None) -> int:
         options = check_options(given)
         unknown = sorted(map(str, options.keys() - {"map", "split"}))
         if unknown:
-            raise InvalidInputError(f"TinyRoom knows no reset option {', '.join(unknown)}; it knows 'map' and 'split'.")
+            raise InvalidInputError(
+                f"TinyRoom knows no reset option {', '.join(unknown)}; it knows 'map' and 'split'."
+            )
         names = [f"room-{i}" for i in range(self.rooms)]
         if "map" in options:
             if options["map"] not in names:
-                raise NotFoundError(f"TinyRoom has no map {options['map']!r}; it has {', '.join(names)}.")
+                raise NotFoundError(
+                    f"TinyRoom has no map {options['map']!r}; it has {', '.join(names)}."
+                )
             return names.index(options["map"])
         first_test = self.rooms - max(1, self.rooms // 4)
-        ranges = {"train": (0, max(1, first_test)), "test": (first_test, self.rooms), None: (0, self.rooms)}
+        ranges = {
+            "train": (0, max(1, first_test)),
+            "test": (first_test, self.rooms),
+            None: (0, self.rooms),
+        }
         split = options.get("split")
         if not isinstance(split, str | None) or split not in ranges:
             raise NotFoundError(f"TinyRoom has no split {split!r}; it has 'train' and 'test'.")
         return int(self.np_random.integers(*ranges[split]))
 
     def _enter(self, room: int) -> None:
-        """Build a room: its extent, its pillar and seven tiled surfaces, all drawn from its number."""
+        """Build a room: its extent, its pillar and seven tiled surfaces, all drawn from its
+        number."""
         rng = np.random.default_rng([room, 7])
         self._room = room
         self._extent = np.array([rng.uniform(7, 11), rng.uniform(7, 11), rng.uniform(2.6, 3.4)])
@@ -171,7 +195,8 @@ class TinyRoom(gym.Env[Array, Any]):
         return pose
 
     def _look(self) -> tuple[Array, dict[str, Any]]:
-        """Cast one ray a pixel: out of the room's box, and into the pillar's if that comes first."""
+        """Cast one ray a pixel: out of the room's box, and into the pillar's if that comes
+        first."""
         cosine, sine = np.cos(self._yaw), np.sin(self._yaw)
         origin = np.array([*self._position, EYE_HEIGHT])
         ray = np.stack([cosine + sine * self._right, sine - cosine * self._right, -self._down])
@@ -205,15 +230,21 @@ class TinyRoom(gym.Env[Array, Any]):
 
 ROOM_EXTENT = (8.0, 6.0, 3.0)
 """Edges of the textured room, metres."""
-_ROOM_BOXES = ((5.4, 0.3, 0.0, 6.3, 1.2, 1.0), (3.9, 2.5, 0.0, 4.4, 3.0, 3.0), (6.6, 4.6, 0.0, 7.6, 5.6, 0.7))
+_ROOM_BOXES = (
+    (5.4, 0.3, 0.0, 6.3, 1.2, 1.0),
+    (3.9, 2.5, 0.0, 4.4, 3.0, 3.0),
+    (6.6, 4.6, 0.0, 7.6, 5.6, 0.7),
+)
 _SKYLIGHT = (2.0, 3.4, 4.0, 5.4)
 
 
 def textured_room(camera: Camera) -> Frame:
-    """What cameras see in a furnished room of brick, planks, tiles and waves, with the sky through a hole in its ceiling.
+    """What cameras see in a furnished room of brick, planks, tiles and waves, with the sky through
+    a hole in its ceiling.
 
-    Ray traced in float64, four rays a pixel for the colour and one through its centre for the depth, so it can stand as ground
-    truth. The room spans :data:`ROOM_EXTENT` from the world's origin, z up; cameras must be inside.
+    Ray traced in float64, four rays a pixel for the colour and one through its centre for the
+    depth, so it can stand as ground truth. The room spans :data:`ROOM_EXTENT` from the world's
+    origin, z up; cameras must be inside.
     """
     b, h, w = len(camera.pose), camera.height, camera.width
     rotation, origin = camera.pose[:, :3, :3].double(), camera.pose[:, None, :3, 3].double()
@@ -230,7 +261,8 @@ def textured_room(camera: Camera) -> Frame:
 
 
 def textured_room_walk(count: int, size: int = 64) -> Camera:
-    """``count`` cameras on one round through the textured room, at eye height, looking now left, now right of the way."""
+    """``count`` cameras on one round through the textured room, at eye height, looking now left,
+    now right of the way."""
     share = torch.arange(count, dtype=torch.float64) / count
     turn = 2 * math.pi * share
     x, y = 4.2 + 2.4 * torch.cos(turn), 2.7 + 1.3 * torch.sin(turn)
@@ -252,7 +284,10 @@ def _trace_room(origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
     depth, axis = exits.min(-1)
     surface = 2 * axis + (ray > 0).gather(-1, axis[..., None])[..., 0]
     for number, box in enumerate(_ROOM_BOXES):
-        low, high = torch.tensor(box[:3], dtype=torch.float64), torch.tensor(box[3:], dtype=torch.float64)
+        low, high = (
+            torch.tensor(box[:3], dtype=torch.float64),
+            torch.tensor(box[3:], dtype=torch.float64),
+        )
         first, second = (low - origin) / ray, (high - origin) / ray
         enter, face = torch.minimum(first, second).max(-1)
         struck = (enter > 0) & (enter < torch.maximum(first, second).amin(-1)) & (enter < depth)
@@ -260,35 +295,60 @@ def _trace_room(origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
         surface = torch.where(struck, 6 + number, surface)
     place = origin + depth[..., None] * ray
     x0, y0, x1, y1 = _SKYLIGHT
-    sky = (surface == 5) & (place[..., 0] > x0) & (place[..., 0] < x1) & (place[..., 1] > y0) & (place[..., 1] < y1)
+    sky = (
+        (surface == 5)
+        & (place[..., 0] > x0)
+        & (place[..., 0] < x1)
+        & (place[..., 1] > y0)
+        & (place[..., 1] < y1)
+    )
     u = torch.where(axis == 0, place[..., 1], place[..., 0])
     v = torch.where(axis == 2, place[..., 1], place[..., 2])
     up = (ray[..., 2] / ray.norm(dim=-1)).clamp(0, 1)[..., None]
-    blue = torch.tensor([0.75, 0.85, 0.95], dtype=torch.float64) - up * torch.tensor([0.5, 0.35, 0.1], dtype=torch.float64)
-    return depth.masked_fill(sky, torch.inf), torch.where(sky[..., None], blue, _room_texture(surface, u, v))
+    blue = torch.tensor([0.75, 0.85, 0.95], dtype=torch.float64) - up * torch.tensor(
+        [0.5, 0.35, 0.1], dtype=torch.float64
+    )
+    return depth.masked_fill(sky, torch.inf), torch.where(
+        sky[..., None], blue, _room_texture(surface, u, v)
+    )
 
 
 def _room_texture(surface: Tensor, u: Tensor, v: Tensor) -> Tensor:
     """Colours (..., 3) in [0, 1] at surface coordinates in metres."""
     base = torch.tensor(
-        [[.65, .3, .25], [.3, .45, .6], [.6, .55, .3], [.35, .55, .35], [.55, .4, .28], [.8, .78, .72], [.7, .5, .2], [.5, .5, .55],
-         [.5, .2, .4]], dtype=torch.float64,
-    )[surface]  # fmt: skip
+        [
+            [0.65, 0.3, 0.25],
+            [0.3, 0.45, 0.6],
+            [0.6, 0.55, 0.3],
+            [0.35, 0.55, 0.35],
+            [0.55, 0.4, 0.28],
+            [0.8, 0.78, 0.72],
+            [0.7, 0.5, 0.2],
+            [0.5, 0.5, 0.55],
+            [0.5, 0.2, 0.4],
+        ],
+        dtype=torch.float64,
+    )[surface]
     row = torch.floor(v / 0.3)
     column = torch.floor((u + 0.3 * (row % 2)) / 0.6)
     joint = ((v / 0.3) % 1 < 0.12) | (((u + 0.3 * (row % 2)) / 0.6) % 1 < 0.06)
     # A hash of the brick's number in [0, 1): every brick, plank or tile gets a shade of its own.
     shade = (torch.sin(12.9898 * row + 78.233 * column + 3.7 * surface) * 43758.5453) % 1
     bricks = torch.where(joint, 0.35, 0.7 + 0.6 * shade)
-    waves = 1.0 + 0.25 * torch.sin(7.0 * u + 2.0 * torch.sin(3.0 * v)) + 0.2 * torch.sin(11.0 * v + 1.3)
+    waves = (
+        1.0 + 0.25 * torch.sin(7.0 * u + 2.0 * torch.sin(3.0 * v)) + 0.2 * torch.sin(11.0 * v + 1.3)
+    )
     tiles = torch.where((torch.floor(u / 0.5) + torch.floor(v / 0.5)) % 2 == 0, 1.25, 0.65)
     kind = surface % 3
     factor = torch.where(kind == 0, bricks, torch.where(kind == 1, waves, tiles))
     return (base * factor[..., None]).clamp(0.0, 1.0)
 
 
-def walk_in_room(steps: int = 80, size: int = 64, seed: int = 0, room: str = "room-2") -> tuple[TinyRoom, Journey]:
-    """A room of exactly known geometry, and a random walk in it: ``steps`` frames of ``size`` x ``size`` pixels.
+def walk_in_room(
+    steps: int = 80, size: int = 64, seed: int = 0, room: str = "room-2"
+) -> tuple[TinyRoom, Journey]:
+    """A room of exactly known geometry, and a random walk in it: ``steps`` frames of ``size`` x
+    ``size`` pixels.
 
     room: the map's name, see :class:`TinyRoom`.
     """

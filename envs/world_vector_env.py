@@ -1,4 +1,5 @@
-"""Many generated worlds as one batched Gymnasium environment: one forward pass a step for all of them."""
+"""Many generated worlds as one batched Gymnasium environment: one forward pass a step for all of
+them."""
 
 from __future__ import annotations
 
@@ -45,23 +46,30 @@ Array = NDArray[Any]
 
 
 class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
-    """``num_envs`` dreams stepped together. Each has its own seed, scene and memory, and never feels its neighbours.
+    """``num_envs`` dreams stepped together. Each has its own seed, scene and memory, and never
+    feels its neighbours.
 
-    num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste nothing.
-    world, render_mode, device, scenes, steps, engine, temperature, uncertainty, uncertainty_limit, threads: as for
-    :class:`worldsim.envs.world_env.WorldEnv`.
+    num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste
+    nothing. world, render_mode, device, scenes, steps, engine, temperature, uncertainty,
+    uncertainty_limit, threads: as for :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
-    autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by ``options={"reset_mask": mask}``; until
-    then they dream on.
-    output: ``numpy``, or ``torch`` for tensors on the world's device, made without copies: do not write into them.
+    autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by
+    ``options={"reset_mask": mask}``; until then they dream on.
+    output: ``numpy``, or ``torch`` for tensors on the world's device, made without copies: do not
+    write into them.
 
-    ``reset(seed=s)`` gives environment i the seed s + i. Environment i then behaves as a single environment with that seed
-    does: bit by bit in batches of the same computed size, up to rounding in others. Dreams feed on
-    their own frames, so that rounding grows with the steps: of ``takecover``, colours were 36 of 255 apart at step 12 and 221 at
-    step 24 (1 environment against 32, on a CPU). Compare runs of one batch size only.
+    ``reset(seed=s)`` gives environment i the seed s + i. Environment i then behaves as a single
+    environment with that seed does: bit by bit in batches of the same computed size, up to rounding
+    in others. Dreams feed on their own frames, so that rounding grows with the steps: of
+    ``takecover``, colours were 36 of 255 apart at step 12 and 221 at step 24 (1 environment against
+    32, on a CPU). Compare runs of one batch size only.
     """
 
-    metadata = {"render_modes": ["rgb_array"], **rates(8.75), "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata = {
+        "render_modes": ["rgb_array"],
+        **rates(8.75),
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
 
     def __init__(
         self,
@@ -81,26 +89,51 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         threads: int | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise InvalidInputError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
+        if (
+            isinstance(num_envs, bool)
+            or not isinstance(num_envs, (int, np.integer))
+            or num_envs < 1
+        ):
+            raise InvalidInputError(
+                f"num_envs must be a whole number of at least 1, got {num_envs!r}"
+            )
         if render_mode not in (None, "rgb_array"):
             raise InvalidInputError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         if output not in ("numpy", "torch"):
             raise InvalidInputError(f"output must be 'numpy' or 'torch', got {output!r}")
-        whole = isinstance(max_episode_steps, (int, np.integer)) and not isinstance(max_episode_steps, bool)
-        if max_episode_steps is not None and not (whole and (max_episode_steps >= 1 or max_episode_steps == -1)):
-            raise InvalidInputError(f"max_episode_steps must be at least 1, or None for no limit, got {max_episode_steps!r}")
+        whole = isinstance(max_episode_steps, (int, np.integer)) and not isinstance(
+            max_episode_steps, bool
+        )
+        if max_episode_steps is not None and not (
+            whole and (max_episode_steps >= 1 or max_episode_steps == -1)
+        ):
+            raise InvalidInputError(
+                f"max_episode_steps must be at least 1, or None for no limit, got "
+                f"{max_episode_steps!r}"
+            )
         self.num_envs, self.render_mode, self.output = int(num_envs), render_mode, output
         self.autoreset_mode = _as_mode(autoreset_mode)
         # Gymnasium's make takes -1 for no limit.
         self.max_episode_steps = None if max_episode_steps == -1 else max_episode_steps
         check_uncertainty_limit(uncertainty_limit)
         self.uncertainty_limit = uncertainty_limit
-        self.world = load_world(world, device, steps, engine, temperature, uncertainty or uncertainty_limit is not None, threads)
+        self.world = load_world(
+            world,
+            device,
+            steps,
+            engine,
+            temperature,
+            uncertainty or uncertainty_limit is not None,
+            threads,
+        )
         require_memory(self.num_envs, self.world)
         self.memory_bytes = self.world.state_bytes()
         """Bytes of one environment's state, whatever it has seen."""
-        self.metadata = {**self.metadata, **rates(self.world.config.fps), "autoreset_mode": self.autoreset_mode}
+        self.metadata = {
+            **self.metadata,
+            **rates(self.world.config.fps),
+            "autoreset_mode": self.autoreset_mode,
+        }
         self.single_observation_space = copy.deepcopy(self.world.observation_space)
         self.single_action_space = copy.deepcopy(self.world.action_space)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
@@ -113,8 +146,11 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._generators: list[tuple[np.random.Generator, int] | None] = [None] * self.num_envs
 
     @classmethod
-    def from_state(cls, world: World, state: WorldState, elapsed: Array, **kwargs: Any) -> WorldVectorEnv:
-        """An environment that goes on from ``state``, one row an environment; without autoreset unless asked."""
+    def from_state(
+        cls, world: World, state: WorldState, elapsed: Array, **kwargs: Any
+    ) -> WorldVectorEnv:
+        """An environment that goes on from ``state``, one row an environment; without autoreset
+        unless asked."""
         env = cls(len(state), world, **{"autoreset_mode": AutoresetMode.DISABLED, **kwargs})
         with enough_memory(env.num_envs, world):
             env._state = world.pad(state, bucket(len(state)))
@@ -142,9 +178,13 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return tuple(self._seeded(i)[1] for i in range(self.num_envs))
 
     def reset(
-        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
     ) -> tuple[Any, dict[str, Any]]:
-        """Begin new dreams, in the environments of ``options["reset_mask"]`` ((n,) bool array) or in all.
+        """Begin new dreams, in the environments of ``options["reset_mask"]`` ((n,) bool array) or
+        in all.
 
         Other options as for the single environment, the same for every environment.
         """
@@ -158,7 +198,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return self._frames(), self._infos(mask)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """Dream one frame further in every environment. Environments due for a reset (``NEXT_STEP``) ignore their action."""
+        """Dream one frame further in every environment. Environments due for a reset
+        (``NEXT_STEP``) ignore their action."""
         state, act, resetting = self.state, self._checked(actions), self._resetting
         rew = torch.zeros(self.num_envs, device=self.world.device)
         term = torch.zeros(self.num_envs, dtype=torch.bool, device=self.world.device)
@@ -173,8 +214,13 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             self._restart(resetting, {})
             stayed = torch.from_numpy(~resetting).to(rew.device)
             rew, term = rew * stayed, term & stayed
-        trunc = np.zeros(self.num_envs, bool) if self.max_episode_steps is None else self._elapsed >= self.max_episode_steps
-        # Reading a tensor makes a GPU wait: only worlds that can terminate, or tell their uncertainty to a limit, are asked.
+        trunc = (
+            np.zeros(self.num_envs, bool)
+            if self.max_episode_steps is None
+            else self._elapsed >= self.max_episode_steps
+        )
+        # Reading a tensor makes a GPU wait: only worlds that can terminate, or tell their
+        # uncertainty to a limit, are asked.
         if self.uncertainty_limit is not None:
             trunc = trunc | (self._uncertainty > self.uncertainty_limit).cpu().numpy()
         done = trunc | term.cpu().numpy() if self.world.config.has_terminations else trunc
@@ -186,10 +232,17 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             final = self._final(done)
             self._restart(done, {})
         infos = {**final, **self._infos(np.ones(self.num_envs, bool))}
-        return self._frames(), self._emitted(rew), self._emitted(term), self._emitted(torch.from_numpy(trunc)), infos
+        return (
+            self._frames(),
+            self._emitted(rew),
+            self._emitted(term),
+            self._emitted(torch.from_numpy(trunc)),
+            infos,
+        )
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
-        """The newest frames, one (h, w, 3) uint8 array an environment, if the render mode is ``rgb_array``."""
+        """The newest frames, one (h, w, 3) uint8 array an environment, if the render mode is
+        ``rgb_array``."""
         if self.render_mode != "rgb_array":
             return None
         return tuple(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1).cpu().numpy().copy())
@@ -205,7 +258,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot of this environment, or of one made with the same arguments. It can be used again."""
+        """Go back to a snapshot of this environment, or of one made with the same arguments. It can
+        be used again."""
         check_snapshot(snapshot, self.world, self.num_envs)
         self._state = snapshot.state.clone().to(self.world.device)
         self._elapsed, self._resetting = snapshot.elapsed.copy(), snapshot.resetting.copy()
@@ -213,16 +267,26 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             generator.bit_generator.state = state
 
     def save(self, path: str | Path) -> Path:
-        """Write a snapshot of all environments to a file, atomically: see :func:`worldsim.world.snapshots.save_snapshot`."""
+        """Write a snapshot of all environments to a file, atomically: see
+        :func:`worldsim.world.snapshots.save_snapshot`."""
         return save_snapshot(self.snapshot(), self.world, path)
 
     def load(self, path: str | Path) -> None:
-        """Restore a snapshot that :meth:`save` wrote, in this process or another; the futures are the same bit by bit."""
+        """Restore a snapshot that :meth:`save` wrote, in this process or another; the futures are
+        the same bit by bit."""
         self.restore(load_snapshot(path, self.world))
 
     def fork(self, index: int, n: int, randomness: str = "common") -> WorldVectorEnv:
-        """``n`` futures of environment ``index``; as :meth:`worldsim.envs.world_env.WorldEnv.fork`, within its time limit."""
-        copies = forked(self.world, self.state, self._index("fork", index), n, randomness, self._seeded(index)[0])
+        """``n`` futures of environment ``index``; as :meth:`worldsim.envs.world_env.WorldEnv.fork`,
+        within its time limit."""
+        copies = forked(
+            self.world,
+            self.state,
+            self._index("fork", index),
+            n,
+            randomness,
+            self._seeded(index)[0],
+        )
         return WorldVectorEnv.from_state(
             self.world,
             copies,
@@ -235,12 +299,21 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
 
     def memory_of(self, index: int) -> MemoryHandle:
-        """The scene memory of environment ``index`` as it is now; as :attr:`worldsim.envs.world_env.WorldEnv.memory`."""
-        return MemoryHandle.of(self.world.memory, self.world.owned(self.state), self._index("memory_of", index))
+        """The scene memory of environment ``index`` as it is now; as
+        :attr:`worldsim.envs.world_env.WorldEnv.memory`."""
+        return MemoryHandle.of(
+            self.world.memory, self.world.owned(self.state), self._index("memory_of", index)
+        )
 
     def _index(self, what: str, index: int) -> int:
-        if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < self.num_envs:
-            raise InvalidInputError(f"{what} of environment {index!r}: there are {self.num_envs}, counted from 0")
+        if (
+            isinstance(index, bool)
+            or not isinstance(index, (int, np.integer))
+            or not 0 <= index < self.num_envs
+        ):
+            raise InvalidInputError(
+                f"{what} of environment {index!r}: there are {self.num_envs}, counted from 0"
+            )
         return int(index)
 
     def _restart(self, mask: Array, options: dict[str, Any]) -> None:
@@ -255,12 +328,16 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             else:
                 self._state = self.world.put(self._state, torch.from_numpy(index), fresh)
         self._elapsed[mask] = 0
-        self._uncertainty = self._uncertainty.masked_fill(torch.from_numpy(mask).to(self._uncertainty.device), 0.0)
+        self._uncertainty = self._uncertainty.masked_fill(
+            torch.from_numpy(mask).to(self._uncertainty.device), 0.0
+        )
         self._resetting = self._resetting & ~mask
 
     def _require_all(self, mask: Array) -> None:
         if not mask.all():
-            raise ResetNeeded("these environments have not been reset: the first reset cannot have a reset_mask")
+            raise ResetNeeded(
+                "these environments have not been reset: the first reset cannot have a reset_mask"
+            )
 
     def _seeded(self, index: int) -> tuple[np.random.Generator, int]:
         entry = self._generators[index]
@@ -276,18 +353,34 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         try:
             seeds = list(seed)
         except TypeError:
-            raise InvalidInputError(f"seed = {shown(seed)}: give a whole number, or a list with one for each environment") from None
+            raise InvalidInputError(
+                f"seed = {shown(seed)}: give a whole number, or a list with one for each "
+                f"environment"
+            ) from None
         if len(seeds) != self.num_envs:
-            raise InvalidInputError(f"a list of seeds needs one for each of the {self.num_envs} environments, got {len(seeds)}")
-        return [None if s is None else whole(f"seed[{i}]", s, 0, math.inf) for i, s in enumerate(seeds)]
+            raise InvalidInputError(
+                f"a list of seeds needs one for each of the {self.num_envs} environments, got "
+                f"{len(seeds)}"
+            )
+        return [
+            None if s is None else whole(f"seed[{i}]", s, 0, math.inf) for i, s in enumerate(seeds)
+        ]
 
     def _reset_mask(self, mask: Any) -> Array:
         if mask is None:
             return np.ones(self.num_envs, bool)
         if isinstance(mask, Tensor):
             mask = mask.cpu().numpy()
-        if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or mask.dtype != np.bool_ or not mask.any():
-            raise InvalidInputError(f"reset_mask must be a bool array of shape ({self.num_envs},) with a True in it, got {mask!r}")
+        if (
+            not isinstance(mask, np.ndarray)
+            or mask.shape != (self.num_envs,)
+            or mask.dtype != np.bool_
+            or not mask.any()
+        ):
+            raise InvalidInputError(
+                f"reset_mask must be a bool array of shape ({self.num_envs},) with a True in it, "
+                f"got {mask!r}"
+            )
         return mask.copy()
 
     def _checked(self, actions: Any) -> Tensor:
@@ -296,11 +389,15 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         try:
             act = actions if isinstance(actions, Tensor) else torch.as_tensor(np.asarray(actions))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InvalidInputError(f"{type(actions).__name__} is no array of {self.num_envs} actions ({error})") from None
+            raise InvalidInputError(
+                f"{type(actions).__name__} is no array of {self.num_envs} actions ({error})"
+            ) from None
         # Where they are: a GPU need not be waited for to look at what comes from the host.
         device = act.device
         if isinstance(space, gym.spaces.Discrete):
-            fits = act.shape == (self.num_envs,) and not (act.is_floating_point() or act.is_complex() or act.dtype == torch.bool)
+            fits = act.shape == (self.num_envs,) and not (
+                act.is_floating_point() or act.is_complex() or act.dtype == torch.bool
+            )
             inside = fits and bool(((act >= 0) & (act < int(space.n))).all())
             kind = torch.int64
         else:
@@ -313,7 +410,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             inside = fits and bool(((act >= low) & (act <= high)).all())
         if not inside:
             shown = act.flatten()[:16].tolist()
-            raise InvalidInputError(f"actions of shape {tuple(act.shape)}, {shown}, are not {self.num_envs} actions of {space}")
+            raise InvalidInputError(
+                f"actions of shape {tuple(act.shape)}, {shown}, are not {self.num_envs} actions "
+                f"of {space}"
+            )
         padding = act.new_zeros(bucket(self.num_envs) - self.num_envs, *act.shape[1:])
         return torch.cat([act, padding]).to(self.world.device, kind)
 
@@ -321,11 +421,16 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return self._emitted(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1), copied=True)
 
     def _emitted(self, tensor: Tensor, copied: bool = False) -> Any:
-        """A tensor as the user wants it. copied: NumPy gets memory of its own even where the tensor is a view."""
+        """A tensor as the user wants it. copied: NumPy gets memory of its own even where the tensor
+        is a view."""
         if self.output == "torch":
             return tensor.to(self.world.device)
         # One number an environment is float64 in Gymnasium's own vector environments.
-        array = (tensor.double() if tensor.dim() == 1 and tensor.is_floating_point() else tensor).cpu().numpy()
+        array = (
+            (tensor.double() if tensor.dim() == 1 and tensor.is_floating_point() else tensor)
+            .cpu()
+            .numpy()
+        )
         return array.copy(order="C") if copied else array
 
     def _infos(self, mask: Array) -> dict[str, Any]:
@@ -337,7 +442,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             told["uncertainty"] = self._uncertainty.clone()
         for name, values in told.items():
             if not mask.all():
-                values = torch.where(known.reshape(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values))
+                values = torch.where(
+                    known.reshape(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values)
+                )
             kept = values if self.output == "torch" else values.cpu().numpy()
             infos[name], infos[f"_{name}"] = kept, self._emitted(known.clone(), copied=True)
         return infos

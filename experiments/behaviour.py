@@ -1,10 +1,13 @@
-"""What the shipped worlds do with fixed seeds and actions, as checksums: to compare two commits on one machine.
+"""What the shipped worlds do with fixed seeds and actions, as checksums: to compare two commits on
+one machine.
 
     python -m experiments.behaviour --json before.json
-    python -m experiments.behaviour --against before.json                # on another commit; exit status 1 where anything differs
+    python -m experiments.behaviour --against before.json                # on another commit; exit
+    status 1 where anything differs
 
-Each world is stepped alone and in a batch of 8 (plain engine, CPU), saved to a file in the middle, and resumed from it; shipped
-agents act in it. Everything that a step gives is part of the checksum, bit by bit: frames, rewards, ends, infos.
+Each world is stepped alone and in a batch of 8 (plain engine, CPU), saved to a file in the middle,
+and resumed from it; shipped agents act in it. Everything that a step gives is part of the checksum,
+bit by bit: frames, rewards, ends, infos.
 """
 
 from __future__ import annotations
@@ -59,7 +62,13 @@ class Checksum:
         else:
             array = np.ascontiguousarray(value)
             # Python's numbers became NumPy's in info once: what they are worth counts.
-            kind = "f" if array.dtype.kind == "f" else "i" if array.dtype.kind in "iub" else array.dtype.str
+            kind = (
+                "f"
+                if array.dtype.kind == "f"
+                else "i"
+                if array.dtype.kind in "iub"
+                else array.dtype.str
+            )
             array = array.astype({"f": np.float64, "i": np.int64}.get(kind, array.dtype))
             self._hash.update(f"{name} {kind} {array.shape} ".encode() + array.tobytes())
 
@@ -126,13 +135,20 @@ def main(config: BehaviourConfig) -> int:
     """Play, write, compare; returns the exit status."""
     found = behaviour(config)
     if config.json is not None:
-        told = {"machine": platform.machine(), "python": platform.python_version(), "checksums": found}
+        told = {
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+            "checksums": found,
+        }
         config.json.write_text(json.dumps(told, indent=1) + "\n")
     if config.against is None:
         return 0
     before = json.loads(config.against.read_text())["checksums"]
     differing = [name for name in before if found.get(name) != before[name]]
-    print(f"{len(before) - len(differing)} of {len(before)} agree" + "".join(f"\ndiffers: {name}" for name in differing))
+    print(
+        f"{len(before) - len(differing)} of {len(before)} agree"
+        + "".join(f"\ndiffers: {name}" for name in differing)
+    )
     return 1 if differing else 0
 
 

@@ -1,9 +1,11 @@
-"""What exact depth is worth: real frames of Freedoom splatted into one another, PSNR on the pixels they cover.
+"""What exact depth is worth: real frames of Freedoom splatted into one another, PSNR on the pixels
+they cover.
 
     python experiments/doom_depth.py --json doom_depth.json
 
-Walks of the real twin on the test maps. Two measurements for each source of depth: frame t splatted into frame t + 3, and the last
-16 frames together into the next. One pixel a point, nearest point wins; PSNR per frame on uint8, capped at 40 dB, then averaged.
+Walks of the real twin on the test maps. Two measurements for each source of depth: frame t splatted
+into frame t + 3, and the last 16 frames together into the next. One pixel a point, nearest point
+wins; PSNR per frame on uint8, capped at 40 dB, then averaged.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def record_walk(env: gym.Env[Any, Any], seed: int, steps: int) -> dict[str, NDAr
         level = twin._game.get_state().depth_buffer[pick]  # type: ignore[attr-defined]
         frames["rgb"].append(obs)
         frames["exact"].append(info["depth"])
-        frames["buffer"].append((doom.BUFFER_OFFSET + doom.BUFFER_UNIT * level) / doom.UNITS_PER_METRE)
+        frames["buffer"].append(
+            (doom.BUFFER_OFFSET + doom.BUFFER_UNIT * level) / doom.UNITS_PER_METRE
+        )
         frames["pose"].append(info["pose"])
         if left == 0:
             action, left = int(rng.choice(7, p=POLICY)), int(rng.integers(2, 10))
@@ -64,10 +68,16 @@ def splat(
         motion = inverse @ walk["pose"][source].astype(np.float64)
         z = walk[depth][source].astype(np.float64)
         far = ~np.isfinite(z)
-        point = ray * np.where(far, 1.0, z)[..., None] @ motion[:3, :3].T + np.where(far, 0.0, 1.0)[..., None] * motion[:3, 3]
+        point = (
+            ray * np.where(far, 1.0, z)[..., None] @ motion[:3, :3].T
+            + np.where(far, 0.0, 1.0)[..., None] * motion[:3, 3]
+        )
         ahead = point[..., 2] > 0.05
         safe = np.where(ahead, point[..., 2], 1.0)
-        column, row = np.floor(fx * point[..., 0] / safe + cx), np.floor(fy * point[..., 1] / safe + cy)
+        column, row = (
+            np.floor(fx * point[..., 0] / safe + cx),
+            np.floor(fy * point[..., 1] / safe + cy),
+        )
         good = ahead & (column >= 0) & (column < w) & (row >= 0) & (row < h)
         index = (row[good] * w + column[good]).astype(np.int64)
         distance = np.where(far[good], 1e6, point[..., 2][good])
@@ -87,24 +97,36 @@ def psnr(a: Floats, b: Floats) -> float:
 
 
 def measure(walks: list[dict[str, NDArray[Any]]], camera: Floats) -> dict[str, Any]:
-    """Mean PSNR and coverage of both measurements, for both sources of depth, on the same frames."""
+    """Mean PSNR and coverage of both measurements, for both sources of depth, on the same
+    frames."""
     result: dict[str, Any] = {}
     for name, history, ahead in (("one_frame_3_ahead", 1, 3), ("16_frames_1_ahead", 16, 1)):
-        rows: dict[str, list[float]] = {"exact": [], "buffer": [], "exact_coverage": [], "buffer_coverage": [], "copy": []}
+        rows: dict[str, list[float]] = {
+            "exact": [],
+            "buffer": [],
+            "exact_coverage": [],
+            "buffer_coverage": [],
+            "copy": [],
+        }
         for walk in walks:
             for target in range(history + ahead, len(walk["rgb"]), 5):
                 sources = list(range(target - ahead - history + 1, target - ahead + 1))
                 if np.abs(walk["pose"][target] - walk["pose"][sources[-1]]).max() < 0.01:
                     continue
                 true = walk["rgb"][target].astype(np.float64)
-                seen = {kind: splat(walk, kind, sources, target, camera) for kind in ("exact", "buffer")}
+                seen = {
+                    kind: splat(walk, kind, sources, target, camera) for kind in ("exact", "buffer")
+                }
                 if min(mask.mean() for _, mask in seen.values()) < 0.1:
                     continue
                 for kind, (picture, mask) in seen.items():
                     rows[kind].append(psnr(picture[mask], true[mask]))
                     rows[f"{kind}_coverage"].append(float(mask.mean()))
                 rows["copy"].append(psnr(walk["rgb"][sources[-1]].astype(np.float64), true))
-        result[name] = {"pairs": len(rows["exact"]), **{key: round(float(np.mean(value)), 3) for key, value in rows.items()}}
+        result[name] = {
+            "pairs": len(rows["exact"]),
+            **{key: round(float(np.mean(value)), 3) for key, value in rows.items()},
+        }
     return result
 
 

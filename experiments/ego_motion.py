@@ -1,8 +1,10 @@
-"""Train an ego-motion head alone and measure it on maps that it has not seen: ``python ego_motion.py --help``.
+"""Train an ego-motion head alone and measure it on maps that it has not seen:
+``python ego_motion.py --help``.
 
-Steps: send a recording through the scene memory and keep each frame's map of surroundings; train on the maps of the engine
-that are not held out; measure single steps, and 48 free-running steps on a memory of true frames as they come, on the held-out
-ones. With ``--narrow`` the trained wide head is then brought to a lower rank, fitted to what its layers really see.
+Steps: send a recording through the scene memory and keep each frame's map of surroundings; train on
+the maps of the engine that are not held out; measure single steps, and 48 free-running steps on a
+memory of true frames as they come, on the held-out ones. With ``--narrow`` the trained wide head is
+then brought to a lower rank, fitted to what its layers really see.
 """
 
 from __future__ import annotations
@@ -23,7 +25,14 @@ from worldsim.camera import Camera, move, relative_motion, snap_pose
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.state import Frame
-from worldsim.world.heads import HISTORY, EgoMotionHead, Motions, to_camera_axes, to_world_axes, vary
+from worldsim.world.heads import (
+    HISTORY,
+    EgoMotionHead,
+    Motions,
+    to_camera_axes,
+    to_world_axes,
+    vary,
+)
 
 MIRROR = (0, 1, 2, 4, 3, 6, 5)
 PAST = torch.arange(-HISTORY, 0)
@@ -82,20 +91,29 @@ class Walks:
         self.held_out = [e.info.get("map") in config.held_out for e in dataset]
 
         def joined(name: str) -> Tensor:
-            return torch.cat([torch.from_numpy(np.array(getattr(e, name))) for e in dataset]).to(config.device)
+            return torch.cat([torch.from_numpy(np.array(getattr(e, name))) for e in dataset]).to(
+                config.device
+            )
 
         self.pose, self.act = joined("pose"), joined("act")
-        self.code = torch.cat([torch.from_numpy(np.array(e.inverse_depth).view(np.int16)) for e in dataset]).to(config.device)
+        self.code = torch.cat(
+            [torch.from_numpy(np.array(e.inverse_depth).view(np.int16)) for e in dataset]
+        ).to(config.device)
         self.motion = torch.zeros(len(self.pose), 6, device=config.device)
-        self.motion[:-1] = to_world_axes(relative_motion(self.pose[:-1], self.pose[1:]), self.pose[:-1])
-        self.around = torch.zeros(len(self.pose), 2, 48, 48, dtype=torch.uint8, device=config.device)
+        self.motion[:-1] = to_world_axes(
+            relative_motion(self.pose[:-1], self.pose[1:]), self.pose[:-1]
+        )
+        self.around = torch.zeros(
+            len(self.pose), 2, 48, 48, dtype=torch.uint8, device=config.device
+        )
         for first in tqdm(range(0, len(lengths), config.together), desc="remembering"):
             group = list(range(first, min(first + config.together, len(lengths))))
             for _, index, data in self.remembered(group):
                 self.around[index] = self.memory.surroundings(data, self.pose[index])
 
     def remembered(self, group: list[int]):  # type: ignore[no-untyped-def]
-        """Yields the time, the frames of all episodes of the group (the last where one is over) and the memory with them."""
+        """Yields the time, the frames of all episodes of the group (the last where one is over) and
+        the memory with them."""
         start = torch.tensor(self.start[group], device=self.config.device)
         last = torch.tensor(self.start[np.array(group) + 1] - 1, device=self.config.device)
         data = self.memory.empty(len(group), self.config.device)
@@ -116,13 +134,22 @@ class Walks:
             for a, b, held in zip(self.start[:-1], self.start[1:], self.held_out, strict=True)
             if held == held_out
         ]
-        index = torch.cat(chosen).to(self.config.device) if chosen else torch.zeros(0, dtype=torch.int64)
+        index = (
+            torch.cat(chosen).to(self.config.device)
+            if chosen
+            else torch.zeros(0, dtype=torch.int64)
+        )
         return index[self.motion[index, :3].norm(dim=1) < TELEPORT_M]
 
     def moments(self, index: Tensor) -> Motions:
         past = index[:, None] + PAST.to(index.device)
         return Motions(
-            self.around[index], self.pose[index], self.motion[past], self.act[past], self.act[index], self.motion[index]
+            self.around[index],
+            self.pose[index],
+            self.motion[past],
+            self.act[past],
+            self.act[index],
+            self.motion[index],
         )
 
 
@@ -135,16 +162,22 @@ def train(head: EgoMotionHead, walks: Walks, minutes: float, rate: float) -> Ego
     config, frames = walks.config, walks.usable(False)
     generator = torch.Generator(config.device).manual_seed(0)
     optimizer = torch.optim.AdamW(head.parameters(), lr=rate, weight_decay=0.02)
-    average = torch.optim.swa_utils.AveragedModel(head, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998))
+    average = torch.optim.swa_utils.AveragedModel(
+        head, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998)
+    )
     began, step, done = time.monotonic(), 0, 0.0
     while done < 1.0:
-        pick = torch.randint(len(frames), (config.batch,), generator=generator, device=config.device)
+        pick = torch.randint(
+            len(frames), (config.batch,), generator=generator, device=config.device
+        )
         m = vary(walks.moments(frames[pick]), generator, MIRROR)
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 200) * min(1.0, (1.0 - done) / 0.6)
         predicted, unhindered = head.normalised(*inputs(m))
         target = m.target / head.scale
-        loss = F.smooth_l1_loss(predicted, target, beta=0.05) + 0.5 * F.smooth_l1_loss(unhindered, target, beta=0.05)
+        loss = F.smooth_l1_loss(predicted, target, beta=0.05) + 0.5 * F.smooth_l1_loss(
+            unhindered, target, beta=0.05
+        )
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(head.parameters(), 1.0)
@@ -167,15 +200,21 @@ def single_steps(head: EgoMotionHead, walks: Walks) -> str:
     error = torch.cat(errors)
     distance = error[:, :3].norm(dim=1)
     far = (distance > 0.1).float().mean()
-    return f"single steps: mean {distance.mean():.4f} m, median {distance.median():.4f} m, over 10 cm {far:.3f}"
+    return (
+        f"single steps: mean {distance.mean():.4f} m, median {distance.median():.4f} m, over 10 "
+        f"cm {far:.3f}"
+    )
 
 
 @torch.no_grad()
 def free_running(head: EgoMotionHead, walks: Walks) -> str:
-    """48 steps from frame 63 of each held-out walk; the memory holds the true frames as they come."""
+    """48 steps from frame 63 of each held-out walk; the memory holds the true frames as they
+    come."""
     config, end = walks.config, START + STEPS
     lengths = np.diff(walks.start)
-    chosen = [i for i, held in enumerate(walks.held_out) if held and lengths[i] > end][: config.walks]
+    chosen = [i for i, held in enumerate(walks.held_out) if held and lengths[i] > end][
+        : config.walks
+    ]
     errors, paths = [], []
     for first in range(0, len(chosen), config.together):
         group = chosen[first : first + config.together]
@@ -188,9 +227,18 @@ def free_running(head: EgoMotionHead, walks: Walks) -> str:
                 assert state is not None
                 pose, motion, acts = state
                 act = walks.act[index]
-                moved = move(pose, to_camera_axes(head(walks.memory.surroundings(data, pose), pose, motion, acts, act), pose))
+                moved = move(
+                    pose,
+                    to_camera_axes(
+                        head(walks.memory.surroundings(data, pose), pose, motion, acts, act), pose
+                    ),
+                )
                 taken = to_world_axes(relative_motion(pose, moved), pose)
-                state = moved, torch.cat([motion[:, 1:], taken[:, None]], 1), torch.cat([acts[:, 1:], act[:, None]], 1)
+                state = (
+                    moved,
+                    torch.cat([motion[:, 1:], taken[:, None]], 1),
+                    torch.cat([acts[:, 1:], act[:, None]], 1),
+                )
             if t == end:
                 assert state is not None
                 errors.append((state[0][:, :3, 3] - walks.pose[index][:, :3, 3]).norm(dim=1))
@@ -202,22 +250,34 @@ def free_running(head: EgoMotionHead, walks: Walks) -> str:
     error, path = torch.cat(errors), torch.cat(paths)
     share = 100.0 * error[path >= SHORTEST_M] / path[path >= SHORTEST_M]
     quantiles = " ".join(f"{q:.0%}: {share.quantile(q):.2f}" for q in (0.5, 0.75, 0.9))
-    return f"free-running, {len(share)} walks: error in % of the path {quantiles}; within 5%: {(share < 5).float().mean():.2f}"
+    within = float((share < 5).float().mean())
+    walks = f"free-running, {len(share)} walks"
+    return f"{walks}: error in % of the path {quantiles}; within 5%: {within:.2f}"
 
 
 @torch.no_grad()
 def narrowed(wide: EgoMotionHead, rank: int, samples: list[Motions]) -> EgoMotionHead:
-    """A head of lower rank that does the same: of each layer's output on ``samples``, what that many directions can say."""
+    """A head of lower rank that does the same: of each layer's output on ``samples``, what that
+    many directions can say."""
     narrow = EgoMotionHead.from_config({**wide.config, "rank": rank}).to(wide.device)
-    layers = {name: module for name, module in wide.named_modules() if isinstance(module, nn.Linear)}
-    layers = {name: module for name, module in layers.items() if isinstance(narrow.get_submodule(name), nn.Sequential)}
+    layers = {
+        name: module for name, module in wide.named_modules() if isinstance(module, nn.Linear)
+    }
+    layers = {
+        name: module
+        for name, module in layers.items()
+        if isinstance(narrow.get_submodule(name), nn.Sequential)
+    }
     moments: dict[str, Tensor] = {}
 
     def watch(name: str, x: Tensor) -> None:
         x = x.double()
         moments[name] = moments.get(name, torch.zeros((), device=x.device)) + x.T @ x
 
-    hooks = [m.register_forward_pre_hook(lambda _, x, name=n: watch(name, x[0])) for n, m in layers.items()]
+    hooks = [
+        m.register_forward_pre_hook(lambda _, x, name=n: watch(name, x[0]))
+        for n, m in layers.items()
+    ]
     for m in samples:
         wide(*inputs(m))
     for hook in hooks:
@@ -225,7 +285,9 @@ def narrowed(wide: EgoMotionHead, rank: int, samples: list[Motions]) -> EgoMotio
     weights = {k: v for k, v in wide.state_dict().items() if k.rsplit(".", 1)[0] not in layers}
     for name, layer in layers.items():
         second = moments[name] / moments[name].diagonal().mean()
-        value, vector = torch.linalg.eigh(second + 1e-5 * torch.eye(len(second), device=second.device))
+        value, vector = torch.linalg.eigh(
+            second + 1e-5 * torch.eye(len(second), device=second.device)
+        )
         root = vector * value.sqrt() @ vector.T
         u, s, v = torch.linalg.svd(layer.weight.double() @ root, full_matrices=False)
         scale = s[:rank].sqrt()
@@ -240,7 +302,10 @@ def main(config: Config) -> None:
     torch.manual_seed(0)
     walks = Walks(config)
     frames = walks.usable(False)
-    print(f"{len(walks.pose)} frames, {len(frames)} to train on, {len(walks.usable(True))} of held-out maps")
+    print(
+        f"{len(walks.pose)} frames, {len(frames)} to train on, {len(walks.usable(True))} of "
+        f"held-out maps"
+    )
     head = EgoMotionHead(hidden=config.hidden, rank=config.rank).to(config.device)
     size = walks.motion[frames].std(0)
     head.scale.copy_(torch.cat([size[:2].mean().expand(2), size[2:]]).clamp(min=1e-2))
@@ -248,11 +313,24 @@ def main(config: Config) -> None:
     print(single_steps(head, walks), free_running(head, walks), sep="\n")
     if config.narrow:
         generator = torch.Generator(config.device).manual_seed(1)
-        few = [walks.moments(frames[torch.randint(len(frames), (512,), device=config.device)]) for _ in range(24)]
+        few = [
+            walks.moments(frames[torch.randint(len(frames), (512,), device=config.device)])
+            for _ in range(24)
+        ]
         head = narrowed(head, config.narrow, [vary(m, generator, MIRROR) for m in few])
-        print(f"at rank {config.narrow}:", single_steps(head, walks), free_running(head, walks), sep="\n")
+        print(
+            f"at rank {config.narrow}:",
+            single_steps(head, walks),
+            free_running(head, walks),
+            sep="\n",
+        )
         if config.narrow_minutes:
-            head = train(copy.deepcopy(head).train(), walks, config.narrow_minutes, 0.3 * config.learning_rate)
+            head = train(
+                copy.deepcopy(head).train(),
+                walks,
+                config.narrow_minutes,
+                0.3 * config.learning_rate,
+            )
             print("trained on:", single_steps(head, walks), free_running(head, walks), sep="\n")
     head.save_pretrained(config.out)
 

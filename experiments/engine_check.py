@@ -1,8 +1,10 @@
-"""Check and time the engine on a GPU: kernels against torch bit by bit, graphs against plain steps, steps a second.
+"""Check and time the engine on a GPU: kernels against torch bit by bit, graphs against plain steps,
+steps a second.
 
-``python experiments/engine_check.py --json OUT`` takes at most four minutes and prints a short table last; ``--speed`` looks
-where the network's time goes instead. A part that fails prints its traceback and the rest goes on; what has been found is in the
-file from the beginning. Without a GPU it says so and ends.
+``python experiments/engine_check.py --json OUT`` takes at most four minutes and prints a short
+table last; ``--speed`` looks where the network's time goes instead. A part that fails prints its
+traceback and the rest goes on; what has been found is in the file from the beginning. Without a GPU
+it says so and ends.
 """
 
 from __future__ import annotations
@@ -88,7 +90,9 @@ def milliseconds(function: Callable[[], Any], seconds: float = 0.5) -> float:
 def differences(a: Any, b: Any) -> str:
     """Names and numbers of values that differ between two records."""
     left, right = flatten(a), flatten(b)
-    found = {n: int((left[n] != right[n]).sum()) for n in left if not torch.equal(left[n], right[n])}
+    found = {
+        n: int((left[n] != right[n]).sum()) for n in left if not torch.equal(left[n], right[n])
+    }
     return "equal" if not found else f"DIFFERENT {found}"
 
 
@@ -110,14 +114,18 @@ def repeated(state: WorldState, rows: int) -> WorldState:
 
 
 def check_kernels(world: World, state: WorldState) -> None:
-    """The three passes over the slots, on dreams and on random full memories, with and without ``known``."""
+    """The three passes over the slots, on dreams and on random full memories, with and without
+    ``known``."""
     memory = world.memory
     assert isinstance(memory, PointMemory)
     camera = world.stepper.camera(state.frame.pose, state.intrinsics)
     generator = torch.Generator(CUDA).manual_seed(0)
     full = map_tensors(torch.clone, state.memory)
     shape = full.kind.shape
-    full.position.copy_(4.0 * torch.randn(full.position.shape, device=CUDA, generator=generator) + camera.pose[:, :3, 3:4])
+    full.position.copy_(
+        4.0 * torch.randn(full.position.shape, device=CUDA, generator=generator)
+        + camera.pose[:, :3, 3:4]
+    )
     full.kind.copy_(torch.randint(1, 3, shape, device=CUDA, generator=generator))
     full.seen.copy_(torch.randint(-30, 10, shape, device=CUDA, generator=generator))
     full.source.copy_(torch.randint(0, 256, shape, device=CUDA, generator=generator))
@@ -154,17 +162,27 @@ def time_memory(world: World, state: WorldState) -> None:
     }
     for name, function in passes.items():
         note(f"256: {name}, Triton / ms", round(milliseconds(function), 3))
-    in_place = milliseconds(lambda: splat_triton.integrate_(memory.config, owned, batch.frame, camera, batch.step))  # type: ignore
+    in_place = milliseconds(
+        lambda: splat_triton.integrate_(memory.config, owned, batch.frame, camera, batch.step)
+    )  # type: ignore
     note("256: integrate in place, Triton / ms", round(in_place, 3))
-    nearest = milliseconds(lambda: splat_triton.nearest_slots(batch.memory.position, batch.memory.kind, camera))
+    nearest = milliseconds(
+        lambda: splat_triton.nearest_slots(batch.memory.position, batch.memory.kind, camera)
+    )
     note("256: z-buffer kernel alone / ms", round(nearest, 3))
     with torch_only():
         half = repeated(state, 64)
         near = world.stepper.camera(half.frame.pose, half.intrinsics)
-        note("64: render, torch / ms", round(milliseconds(lambda: memory.render(half.memory, near), 0.3), 3))
+        note(
+            "64: render, torch / ms",
+            round(milliseconds(lambda: memory.render(half.memory, near), 0.3), 3),
+        )
         slow = milliseconds(lambda: memory.integrate(half.memory, half.frame, near, half.step), 0.3)
         note("64: integrate, torch / ms", round(slow, 3))
-        note("64: surroundings, torch / ms", round(milliseconds(lambda: memory.surroundings(half.memory, near.pose), 0.3), 3))
+        note(
+            "64: surroundings, torch / ms",
+            round(milliseconds(lambda: memory.surroundings(half.memory, near.pose), 0.3), 3),
+        )
 
 
 def follow(world: World, state: WorldState, acts: torch.Tensor) -> list[Any]:
@@ -176,11 +194,17 @@ def follow(world: World, state: WorldState, acts: torch.Tensor) -> list[Any]:
     return [*frames, state.clone()]
 
 
-def check_graph(world: World, state: WorldState, engine: EngineConfig, name: str, reference: EngineConfig) -> None:
-    """The same walk with and without a graph; a second walk beside it; resets within the buffers; a clone goes on alike."""
+def check_graph(
+    world: World, state: WorldState, engine: EngineConfig, name: str, reference: EngineConfig
+) -> None:
+    """The same walk with and without a graph; a second walk beside it; resets within the buffers; a
+    clone goes on alike."""
     acts = torch.randint(0, 7, (12, len(state)), device=CUDA)
     plain, graphed = world.with_engine(reference), world.with_engine(engine)
-    note(f"{name} against plain steps", differences(follow(plain, state, acts), follow(graphed, state, acts)))
+    note(
+        f"{name} against plain steps",
+        differences(follow(plain, state, acts), follow(graphed, state, acts)),
+    )
     first, second = state.clone(), state.select(torch.arange(len(state) - 1, -1, -1, device=CUDA))
     one, two = graphed.step(first, acts[0])[0], graphed.step(second, acts[0].flip(0))[0]
     for act in acts[1:5]:
@@ -201,9 +225,15 @@ def check_precision(world: World, compiled: World, state: WorldState) -> None:
     rows = repeated(state, 256)
     act = torch.ones(len(rows), dtype=torch.int64, device=CUDA)
     exact = world.step(rows, act)[1].frame.rgb.float()
-    for name, engined in {"bfloat16": world.with_engine(GRAPH), "bfloat16 compiled": compiled}.items():
+    for name, engined in {
+        "bfloat16": world.with_engine(GRAPH),
+        "bfloat16 compiled": compiled,
+    }.items():
         error = (engined.step(rows, act)[1].frame.rgb.float() - exact).square().mean()
-        note(f"{name} against float32 / dB", round(float(10 * torch.log10(255.0**2 / error.clamp(min=1e-6))), 2))
+        note(
+            f"{name} against float32 / dB",
+            round(float(10 * torch.log10(255.0**2 / error.clamp(min=1e-6))), 2),
+        )
 
 
 def time_steps(world: World, state: WorldState, rows: int, name: str) -> None:
@@ -222,7 +252,10 @@ def time_steps(world: World, state: WorldState, rows: int, name: str) -> None:
     first = time.monotonic() - prepared
     ms = milliseconds(step, 1.0)
     memory = torch.cuda.max_memory_allocated() / 2**30
-    note(f"{rows:5d} x {name}", f"{rows * 1e3 / ms:9.0f} steps/s {ms:8.3f} ms, first {first:5.1f} s, {memory:5.1f} GiB")
+    note(
+        f"{rows:5d} x {name}",
+        f"{rows * 1e3 / ms:9.0f} steps/s {ms:8.3f} ms, first {first:5.1f} s, {memory:5.1f} GiB",
+    )
 
 
 def time_parts(world: World, state: WorldState, rows: int, name: str) -> None:
@@ -238,15 +271,20 @@ def time_parts(world: World, state: WorldState, rows: int, name: str) -> None:
         for what, function in {
             "look": lambda: world.stepper.look(batch, act, None),
             "condition": lambda: world.stepper.condition(act, motion, view, batch.intrinsics),
-            "noise": lambda: normal(batch.seed, batch.step, Purpose.NOISE, (n.channels, n.height, n.width)),
+            "noise": lambda: normal(
+                batch.seed, batch.step, Purpose.NOISE, (n.channels, n.height, n.width)
+            ),
             "predict": lambda: world.dynamics.predict(batch.context, condition, noise),
-            "shift of the cache": lambda: world.dynamics._shifted(batch.context, batch.context.cache[:, :, :, :1]),
+            "shift of the cache": lambda: world.dynamics._shifted(
+                batch.context, batch.context.cache[:, :, :, :1]
+            ),
         }.items():
             note(f"{rows}: {what}, {name} / ms", round(milliseconds(function, 0.3), 3))
 
 
 def time_environment(world: World, rows: int, name: str) -> None:
-    """Steps a second of the vector environment with tensors in and out, with one reset in every tenth step."""
+    """Steps a second of the vector environment with tensors in and out, with one reset in every
+    tenth step."""
     env = WorldVectorEnv(rows, world, output="torch", autoreset_mode="Disabled")
     start = time.monotonic()
     env.reset(seed=0)
@@ -266,7 +304,10 @@ def time_environment(world: World, rows: int, name: str) -> None:
     ms = milliseconds(step, 1.0)
     alone = milliseconds(lambda: env.reset(options={"reset_mask": mask}), 0.3)
     steps = f"{rows * 1e3 / ms:9.0f} steps/s {ms:8.3f} ms"
-    note(f"{rows:5d} x environment, {name}", f"{steps}, reset of all {reset:.1f} s, of one {alone:.2f} ms")
+    note(
+        f"{rows:5d} x environment, {name}",
+        f"{steps}, reset of all {reset:.1f} s, of one {alone:.2f} ms",
+    )
 
 
 def profile_network(world: World, state: WorldState, rows: int, name: str) -> None:
@@ -281,17 +322,25 @@ def profile_network(world: World, state: WorldState, rows: int, name: str) -> No
         world.dynamics.predict(batch.context, condition, noise)
         alone = milliseconds(lambda: world.dynamics.predict(batch.context, condition, noise))
         note(f"{rows}: predict, {name} / ms", round(alone, 3))
-        kernels = stopwatch.longest(lambda: world.dynamics.predict(batch.context, condition, noise), CUDA, 24)
+        kernels = stopwatch.longest(
+            lambda: world.dynamics.predict(batch.context, condition, noise), CUDA, 24
+        )
     for kernel in kernels:
-        note(f"{rows}: {name}, {kernel['calls']} x {kernel['name'][:70]} / ms", round(kernel["ms"], 3))
+        note(
+            f"{rows}: {name}, {kernel['calls']} x {kernel['name'][:70]} / ms",
+            round(kernel["ms"], 3),
+        )
 
 
 def time_suspects(rows: int) -> None:
-    """Single layers at full resolution, two frames of so many environments, as the network has them."""
+    """Single layers at full resolution, two frames of so many environments, as the network has
+    them."""
     frames = 2 * rows
 
     def features(channels: int, layout: torch.memory_format, size: int = 64) -> torch.Tensor:
-        return torch.randn(frames, channels, size, size, device=CUDA, dtype=torch.bfloat16).to(memory_format=layout)
+        return torch.randn(frames, channels, size, size, device=CUDA, dtype=torch.bfloat16).to(
+            memory_format=layout
+        )
 
     def told(what: str, function: Callable[[torch.Tensor], Any], x: torch.Tensor) -> None:
         with torch.no_grad():
@@ -300,11 +349,19 @@ def time_suspects(rows: int) -> None:
     last, first = torch.channels_last, torch.contiguous_format
     for layout, called in ((last, "channels last"), (first, "channels first")):
         for inputs, outputs in ((12, 32), (16, 32), (32, 32), (32, 4), (32, 8)):
-            conv = torch.nn.Conv2d(inputs, outputs, 3, padding=1).to(CUDA, torch.bfloat16).to(memory_format=layout)
+            conv = (
+                torch.nn.Conv2d(inputs, outputs, 3, padding=1)
+                .to(CUDA, torch.bfloat16)
+                .to(memory_format=layout)
+            )
             told(f"conv {inputs}-{outputs}, {called}", conv, features(inputs, layout))
         norm = torch.nn.GroupNorm(8, 32).to(CUDA, torch.bfloat16)
         told(f"group norm, {called}", norm, features(32, layout))
-        told(f"group norm compiled, {called}", torch.compile(norm, dynamic=False), features(32, layout))
+        told(
+            f"group norm compiled, {called}",
+            torch.compile(norm, dynamic=False),
+            features(32, layout),
+        )
 
 
 def left(seconds: float, limit: float) -> bool:
@@ -371,14 +428,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seconds", type=float, default=225.0)
-    parser.add_argument("--speed", action="store_true", help="only look where the network's time goes, and what makes it faster")
+    parser.add_argument(
+        "--speed",
+        action="store_true",
+        help="only look where the network's time goes, and what makes it faster",
+    )
     args = parser.parse_args()
     output.extend([args.json] if args.json else [])
     if not torch.cuda.is_available():
         print("no CUDA here: nothing to check")
         return
     torch.manual_seed(0)
-    print(torch.__version__, torch.cuda.get_device_name(), "with Triton" if found("triton") else "without Triton")
+    print(
+        torch.__version__,
+        torch.cuda.get_device_name(),
+        "with Triton" if found("triton") else "without Triton",
+    )
     world = World.from_pretrained("freedoom-tiny", CUDA)
     state: Any = None
     with part("plain walk of 8"):

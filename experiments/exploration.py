@@ -1,7 +1,9 @@
-"""How much of Freedoom's test maps explorers see in 500 steps: ``python exploration.py --help``; results are in exploration.md.
+"""How much of Freedoom's test maps explorers see in 500 steps: ``python exploration.py --help``;
+results are in exploration.md.
 
-Area seen: true points of every frame, at most 16 m away (further off, a pixel is wider than a cell), fall into cells of half a
-metre a side; cells count once, 0.25 m2 each. All agents begin at the same places.
+Area seen: true points of every frame, at most 16 m away (further off, a pixel is wider than a
+cell), fall into cells of half a metre a side; cells count once, 0.25 m2 each. All agents begin at
+the same places.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Config:
     walks: int = 3
     """Starts a map."""
     agents: tuple[str, ...] = AGENTS
-    """Of ``random``, ``persistent`` (forward-biased: persistent-v1), ``frontier`` and ``novelty``."""
+    """Of ``random``, ``persistent`` (forward-biased: persistent-v1), ``frontier`` and
+    ``novelty``."""
     steps: int = 500
     """Steps of a walk."""
     cell: float = 0.5
@@ -62,7 +65,9 @@ class Config:
     def __post_init__(self) -> None:
         unknown = [name for name in self.agents if name not in AGENTS]
         if unknown or self.walks < 1 or self.steps < 1:
-            raise InvalidInputError(f"agents are {', '.join(AGENTS)}, walks and steps at least 1; got {self}")
+            raise InvalidInputError(
+                f"agents are {', '.join(AGENTS)}, walks and steps at least 1; got {self}"
+            )
 
 
 class Seen:
@@ -76,7 +81,10 @@ class Seen:
     def see(self, info: dict[str, Any]) -> None:
         """Take in a frame's true depth and pose."""
         depth = torch.from_numpy(info["depth"])[None]
-        pose, pixels = torch.from_numpy(info["pose"])[None], torch.from_numpy(info["intrinsics"])[None]
+        pose, pixels = (
+            torch.from_numpy(info["pose"])[None],
+            torch.from_numpy(info["intrinsics"])[None],
+        )
         points = unproject(depth, Camera(pose, pixels, *depth.shape[1:]))[0]
         near = depth[0] <= self.config.farthest
         index = torch.floor(points[near] / self.config.cell).long() + 2**19
@@ -89,7 +97,9 @@ class Seen:
         return len(self.cells) * self.config.cell**2
 
 
-def walk(config: Config, env: gym.Env[Any, Any], belief: Belief, agent: str, name: str, seed: int) -> dict[str, Any]:
+def walk(
+    config: Config, env: gym.Env[Any, Any], belief: Belief, agent: str, name: str, seed: int
+) -> dict[str, Any]:
     """One walk of one agent: the area it has seen, every 50 steps."""
     obs, info = env.reset(seed=seed, options={"map": name})
     thinks, seen = agent in ("frontier", "novelty"), Seen(config)
@@ -116,7 +126,8 @@ def walk(config: Config, env: gym.Env[Any, Any], belief: Belief, agent: str, nam
 
 
 def summary(rows: list[dict[str, Any]], agents: tuple[str, ...]) -> dict[str, Any]:
-    """Mean areas, and ratios of means to the baselines' with 95% bootstrap intervals over starts (paired)."""
+    """Mean areas, and ratios of means to the baselines' with 95% bootstrap intervals over starts
+    (paired)."""
     area = {agent: np.array([row["agents"][agent]["area_m2"] for row in rows]) for agent in agents}
     found: dict[str, Any] = {"starts": len(rows)}
     for agent in agents:
@@ -124,7 +135,10 @@ def summary(rows: list[dict[str, Any]], agents: tuple[str, ...]) -> dict[str, An
         for baseline in ("random", "persistent"):
             if baseline not in agents or baseline == agent:
                 continue
-            ci = bootstrap_ci(lambda counts, a=area[agent], b=area[baseline]: (counts @ a) / (counts @ b), len(rows))  # type: ignore[misc]
+            ci = bootstrap_ci(
+                lambda counts, a=area[agent], b=area[baseline]: (counts @ a) / (counts @ b),
+                len(rows),
+            )  # type: ignore[misc]
             found[agent][f"over_{baseline}"] = float(area[agent].sum() / area[baseline].sum())
             found[agent][f"over_{baseline}_ci95"] = ci
     return found
@@ -141,7 +155,11 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
             seed = config.seed * 1_000_003 + index
             walks = {agent: walk(config, env, belief, agent, name, seed) for agent in config.agents}
             rows.append({"map": name, "seed": seed, "agents": walks})
-            found = {"config": to_json(config), "summary": summary(rows, config.agents), "walks": rows}
+            found = {
+                "config": to_json(config),
+                "summary": summary(rows, config.agents),
+                "walks": rows,
+            }
             write_json(config.out, found)
     env.close()
     for title, figures in found["summary"].items():

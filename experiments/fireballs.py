@@ -1,7 +1,9 @@
-"""Fireballs in dreams of ViZDoom's TakeCover, beside those of the real twin: ``python fireballs.py --help``.
+"""Fireballs in dreams of ViZDoom's TakeCover, beside those of the real twin:
+``python fireballs.py --help``.
 
-An agent that is to learn to dodge has to be shot at. From moments of a recording that the world was not trained on, the dream goes
-on with the actions that were taken there; at each of its ages, as many episodes as have not ended in the recording are compared.
+An agent that is to learn to dodge has to be shot at. From moments of a recording that the world was
+not trained on, the dream goes on with the actions that were taken there; at each of its ages, as
+many episodes as have not ended in the recording are compared.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class Config:
     json: Path | None = None
     """Write the figures to this file, too."""
     picture: Path | None = None
-    """Draw a few shots in flight, in the real twin and below in the dream, step by step, into this PNG, and measure nothing."""
+    """Draw a few shots in flight, in the real twin and below in the dream, step by step, into this
+    PNG, and measure nothing."""
 
 
 MIDDLE = slice(20, 44)
@@ -57,7 +60,8 @@ MIDDLE = slice(20, 44)
 
 
 def lit(rgb: Tensor) -> Tensor:
-    """Pixels (n,) of frames (n, 3, h, w) uint8 that are as bright and yellow as only fireballs are."""
+    """Pixels (n,) of frames (n, 3, h, w) uint8 that are as bright and yellow as only fireballs
+    are."""
     return ((rgb[:, 0] > 180) & (rgb[:, 1] > 150)).sum((1, 2))
 
 
@@ -78,7 +82,8 @@ def chosen(config: Config) -> list[tuple[Episode, int]]:
 
 @torch.no_grad()
 def measure(config: Config, moments: list[tuple[Episode, int]], world: World) -> dict[str, Any]:
-    """Share of frames with a fireball and their lit pixels, by age; births after clear frames; how ends are foretold."""
+    """Share of frames with a fireball and their lit pixels, by age; births after clear frames; how
+    ends are foretold."""
     scenes = [scene_at(episode, frame, config.past) for episode, frame in moments]
     state = world.initial(scenes, list(range(len(scenes))))
     clear = lit(state.frame.rgb.cpu()) == 0
@@ -86,17 +91,23 @@ def measure(config: Config, moments: list[tuple[Episode, int]], world: World) ->
     ending: list[tuple[Tensor, Tensor]] = []
     figures: dict[str, Any] = {}
     for age in range(1, max(config.ages) + 1):
-        act = torch.tensor([int(e.act[min(t + age - 1, len(e.act) - 1)]) for e, t in moments], device=world.device)
+        act = torch.tensor(
+            [int(e.act[min(t + age - 1, len(e.act) - 1)]) for e, t in moments], device=world.device
+        )
         state, transition = world.step(state, act)
         alive = torch.tensor([t + age < len(e.rgb) for e, t in moments])
         # The frame of an end is black, and is not looked at.
         inside = torch.tensor([t + age < len(e.rgb) - 1 for e, t in moments])
         if transition.ending is not None:
-            ended = torch.tensor([bool(e.term[min(t + age - 1, len(e.term) - 1)]) for e, t in moments])
+            ended = torch.tensor(
+                [bool(e.term[min(t + age - 1, len(e.term) - 1)]) for e, t in moments]
+            )
             ending.append((transition.ending.float().cpu()[alive], ended[alive]))
         if age in config.ages and bool(inside.any()):
             dream = lit(transition.frame.rgb.cpu()[inside])
-            there = [moment for moment, is_in in zip(moments, inside.tolist(), strict=True) if is_in]
+            there = [
+                moment for moment, is_in in zip(moments, inside.tolist(), strict=True) if is_in
+            ]
             real = lit(torch.stack([true_frame(e, t + age) for e, t in there]))
             ages[str(age)] = {
                 "episodes": int(inside.sum()),
@@ -123,7 +134,8 @@ def measure(config: Config, moments: list[tuple[Episode, int]], world: World) ->
 
 
 def in_flight(config: Config, rows: int, frames: int) -> list[tuple[Episode, int]]:
-    """Moments of different episodes at which something small is lit that is large so many frames later."""
+    """Moments of different episodes at which something small is lit that is large so many frames
+    later."""
     found = []
     for episode in EpisodeDataset(config.data):
         pixels = lit(torch.from_numpy(np.array(episode.rgb)).permute(0, 3, 1, 2))
@@ -139,19 +151,30 @@ def in_flight(config: Config, rows: int, frames: int) -> list[tuple[Episode, int
 
 @torch.no_grad()
 def draw(config: Config, world: World, path: Path, rows: int = 4, frames: int = 12) -> None:
-    """Rows of the middle of the picture: the real twin, and below it the dream with the same actions."""
+    """Rows of the middle of the picture: the real twin, and below it the dream with the same
+    actions."""
     moments = in_flight(config, rows, frames - 2)
-    state = world.initial([scene_at(episode, frame, config.past) for episode, frame in moments], list(range(len(moments))))
+    state = world.initial(
+        [scene_at(episode, frame, config.past) for episode, frame in moments],
+        list(range(len(moments))),
+    )
     shown = [state.frame.rgb.cpu()]
     for age in range(frames - 1):
-        state, transition = world.step(state, torch.tensor([int(e.act[t + age]) for e, t in moments], device=world.device))
+        state, transition = world.step(
+            state, torch.tensor([int(e.act[t + age]) for e, t in moments], device=world.device)
+        )
         shown.append(transition.frame.rgb.cpu())
     lines = []
     for i, (episode, frame) in enumerate(moments):
-        for line in ([true_frame(episode, frame + age) for age in range(frames)], [rgb[i] for rgb in shown]):
+        for line in (
+            [true_frame(episode, frame + age) for age in range(frames)],
+            [rgb[i] for rgb in shown],
+        ):
             lines.append(torch.cat([picture[:, MIDDLE] for picture in line], 2))
     grid = torch.cat(lines, 1).permute(1, 2, 0).numpy()
-    large = Image.fromarray(grid).resize((2 * grid.shape[1], 2 * grid.shape[0]), Image.Resampling.NEAREST)
+    large = Image.fromarray(grid).resize(
+        (2 * grid.shape[1], 2 * grid.shape[0]), Image.Resampling.NEAREST
+    )
     large.quantize(256, Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
@@ -159,17 +182,31 @@ def main(config: Config) -> None:
     """Measure with each number of sampling steps and print, or draw."""
     world = World.from_pretrained(config.world, config.device)
     if config.picture is not None:
-        draw(config, world.with_dynamics(steps=config.steps[0]).with_engine(config.engine), config.picture)
+        draw(
+            config,
+            world.with_dynamics(steps=config.steps[0]).with_engine(config.engine),
+            config.picture,
+        )
         return
     moments = chosen(config)
     results: dict[str, Any] = {"world": config.world, "moments": config.moments, "steps": {}}
     for steps in config.steps:
         one = measure(config, moments, world.with_dynamics(steps=steps).with_engine(config.engine))
         results["steps"][str(steps)] = one
-        print(f"{steps} sampling steps: births", json.dumps(one.get("births")), "ends", json.dumps(one["ends"]))
+        print(
+            f"{steps} sampling steps: births",
+            json.dumps(one.get("births")),
+            "ends",
+            json.dumps(one["ends"]),
+        )
         for age, row in one["ages"].items():
-            print(f"  age {age:>3}: frames with fireballs {row['dream_share']:.2f} (real {row['real_share']:.2f}), "
-                  f"lit pixels {row['dream_pixels']:.1f} ({row['real_pixels']:.1f}), {row['episodes']} episodes")  # fmt: skip
+            print(
+                f"  age {age:>3}: frames with fireballs {row['dream_share']:.2f} (real "
+                f"{row['real_share']:.2f}), "
+                f"lit pixels {row['dream_pixels']:.1f} ({row['real_pixels']:.1f}), "
+                f"{row['episodes']} "
+                f"episodes"
+            )
     if config.json is not None:
         write_json(config.json, results)
 

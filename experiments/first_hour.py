@@ -1,9 +1,10 @@
-"""A new user's first hour with a stopwatch: the README's commands one after another, in a checkout that ``make setup`` made.
+"""A new user's first hour with a stopwatch: the README's commands one after another, in a checkout
+that ``make setup`` made.
 
     python -m experiments.first_hour --json experiments/first_hour.json
 
-For each command: seconds until it says anything, the longest time in which it says nothing, seconds in all, the exit status, its
-last lines, which should say where the result is and what comes next.
+For each command: seconds until it says anything, the longest time in which it says nothing, seconds
+in all, the exit status, its last lines, which should say where the result is and what comes next.
 """
 
 from __future__ import annotations
@@ -68,23 +69,62 @@ def commands(config: FirstHourConfig) -> dict[str, list[str]]:
         "worldsim compare": [*sim, "compare", "freedoom-tiny", "--out", "compare.mp4"],
         "worldsim export": [*sim, "export", "walk.safetensors", "--to", "glb"],
         "worldsim record": [
-            *sim, "record", "worldsim/FreedoomReal-v0", "--out", "data/walks", "--frames", str(config.frames),
-            "--reset-options", "split", "train",
+            *sim,
+            "record",
+            "worldsim/FreedoomReal-v0",
+            "--out",
+            "data/walks",
+            "--frames",
+            str(config.frames),
+            "--reset-options",
+            "split",
+            "train",
         ],
         f"worldsim train --minutes {config.minutes:g}": [
-            *sim, "train", "--data", "data/walks", "--out", "runs/first", "--preset", "tiny", "--minutes", str(config.minutes),
-            "--mirror-actions", "0", "1", "2", "4", "3", "6", "5",
+            *sim,
+            "train",
+            "--data",
+            "data/walks",
+            "--out",
+            "runs/first",
+            "--preset",
+            "tiny",
+            "--minutes",
+            str(config.minutes),
+            "--mirror-actions",
+            "0",
+            "1",
+            "2",
+            "4",
+            "3",
+            "6",
+            "5",
         ],
         "worldsim evaluate runs/first (a mistake)": [*sim, "evaluate", "runs/first"],
-        "worldsim compare runs/first/world": [*sim, "compare", "runs/first/world", "--steps", "24", "--out", "mine.mp4"],
-    }  # fmt: skip
+        "worldsim compare runs/first/world": [
+            *sim,
+            "compare",
+            "runs/first/world",
+            "--steps",
+            "24",
+            "--out",
+            "mine.mp4",
+        ],
+    }
 
 
 def timed(command: list[str], folder: Path) -> dict[str, Any]:
-    """Run one command in ``folder``; what was measured. Its output is looked at as it comes, as a user does."""
+    """Run one command in ``folder``; what was measured. Its output is looked at as it comes, as a
+    user does."""
     began = last = time.monotonic()
     first, silence, output = None, 0.0, b""
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    )
     assert process.stdout is not None
     with selectors.DefaultSelector() as selector:
         selector.register(process.stdout, selectors.EVENT_READ)
@@ -113,17 +153,28 @@ def timed(command: list[str], folder: Path) -> dict[str, Any]:
 
 def main(config: FirstHourConfig) -> None:
     """Run all of them; print a table."""
-    found: dict[str, Any] = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count(), "commands": {}}
+    found: dict[str, Any] = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "commands": {},
+    }
     with tempfile.TemporaryDirectory() as folder:
         for name, command in commands(config).items():
             found["load"] = os.getloadavg()[0]
-            found["commands"][name] = timed(command, Path(folder)) | {"load": round(os.getloadavg()[0], 1)}
+            found["commands"][name] = timed(command, Path(folder)) | {
+                "load": round(os.getloadavg()[0], 1)
+            }
             print(f"{name}: {json.dumps(found['commands'][name], indent=1)}", flush=True)
             if config.json is not None:
                 config.json.write_text(json.dumps(found, indent=1) + "\n")
-    print(f"\n{'command':<42}{'seconds':>9}{'first output':>14}{'longest silence':>17}{'status':>8}")
+    print(
+        f"\n{'command':<42}{'seconds':>9}{'first output':>14}{'longest silence':>17}{'status':>8}"
+    )
     for name, one in found["commands"].items():
-        print(f"{name:<42}{one['seconds']:>9}{one['first_output_s'] or '-':>14}{one['longest_silence_s']:>17}{one['status']:>8}")
+        print(
+            f"{name:<42}{one['seconds']:>9}{one['first_output_s'] or '-':>14}"
+            f"{one['longest_silence_s']:>17}{one['status']:>8}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Which network for frames of 128x96: steps of untrained worlds of several shapes, in turns with freedoom-tiny.
+"""Which network for frames of 128x96: steps of untrained worlds of several shapes, in turns with
+freedoom-tiny.
 
-``python experiments/freedoom_small.py --threads 1 --json shapes.json``; what came of it: freedoom_small.md. Speed does not
-depend on weights, so none are trained. Every world has taken in the same true walk, so that its memory holds what it holds in use.
+``python experiments/freedoom_small.py --threads 1 --json shapes.json``; what came of it:
+freedoom_small.md. Speed does not depend on weights, so none are trained. Every world has taken in
+the same true walk, so that its memory holds what it holds in use.
 """
 
 from __future__ import annotations
@@ -35,11 +37,29 @@ HEIGHT, WIDTH = 96, 128
 SHAPES: dict[str, dict[str, Any]] = {
     "patch 8, 4 x 256, pixels 32 48 96": PRESETS["small"],
     "patch 8, 4 x 256, pixels 24 48 96": PRESETS["small"] | {"levels": (24, 48, 96)},
-    "patch 8, 6 x 192, pixels 24 48 96": {"dim": 192, "depth": 6, "heads": 3, "levels": (24, 48, 96), "window": 8},
-    "patch 8, 4 x 320, pixels 32 48 96": {"dim": 320, "depth": 4, "heads": 5, "levels": (32, 48, 96), "window": 8},
+    "patch 8, 6 x 192, pixels 24 48 96": {
+        "dim": 192,
+        "depth": 6,
+        "heads": 3,
+        "levels": (24, 48, 96),
+        "window": 8,
+    },
+    "patch 8, 4 x 320, pixels 32 48 96": {
+        "dim": 320,
+        "depth": 4,
+        "heads": 5,
+        "levels": (32, 48, 96),
+        "window": 8,
+    },
     "patch 16, 4 x 256, pixels 24 48 64 96": PRESETS["small"] | {"levels": (24, 48, 64, 96)},
     "patch 16, 4 x 256, pixels 32 48 96 128": PRESETS["small"] | {"levels": (32, 48, 96, 128)},
-    "patch 16, 3 x 320, pixels 24 48 96 128": {"dim": 320, "depth": 3, "heads": 5, "levels": (24, 48, 96, 128), "window": 8},
+    "patch 16, 3 x 320, pixels 24 48 96 128": {
+        "dim": 320,
+        "depth": 3,
+        "heads": 5,
+        "levels": (24, 48, 96, 128),
+        "window": 8,
+    },
 }
 """Networks by name, beside the shipped world ``freedoom-tiny`` at 64x64."""
 
@@ -87,10 +107,16 @@ def walked(world: World, args: Args) -> WorldState:
 
     def frame() -> Frame:
         rgb = torch.from_numpy(obs).permute(2, 0, 1)[None].contiguous()
-        return Frame(rgb, quantise_depth(torch.from_numpy(info["depth"])[None]), torch.from_numpy(info["pose"])[None])
+        return Frame(
+            rgb,
+            quantise_depth(torch.from_numpy(info["depth"])[None]),
+            torch.from_numpy(info["pose"])[None],
+        )
 
     first = frame()
-    scene = SceneStart(first.rgb, torch.zeros(1, dtype=torch.int64), first.inverse_depth, first.pose)
+    scene = SceneStart(
+        first.rgb, torch.zeros(1, dtype=torch.int64), first.inverse_depth, first.pose
+    )
     state = world.initial([scene], [0])
     for _ in range(args.walk):
         act = policy.act(obs)
@@ -102,7 +128,9 @@ def walked(world: World, args: Args) -> WorldState:
 
 def bytes_at_eight_bits(world: World) -> int:
     """What the network's weights take on disk."""
-    return sum(t.numel() * t.element_size() for t in quantise_weights(world.network.state_dict()).values())
+    return sum(
+        t.numel() * t.element_size() for t in quantise_weights(world.network.state_dict()).values()
+    )
 
 
 def main(args: Args) -> None:
@@ -130,11 +158,16 @@ def main(args: Args) -> None:
         rows[name] = {
             "parameters": sum(p.numel() for p in world.network.parameters()),
             "network_mb": round(bytes_at_eight_bits(world) / 1e6, 2),
-            "gflop_per_step": round(compute(partial(world.step, states[name].clone(), act))[0] / 1e9, 2),
+            "gflop_per_step": round(
+                compute(partial(world.step, states[name].clone(), act))[0] / 1e9, 2
+            ),
             "ms": round(1000 * statistics.median(taken[name]), 1),
             "ratio": round(statistics.median(taken[name]) / statistics.median(yardstick), 2),
             "ratio_of_turns": [round(float(q), 2) for q in np.quantile(ratio, (0.1, 0.9))],
-            "share": {k: round(v, 2) for k, v in shares(world, states[name].clone(), act.expand(6, 1)).items()},
+            "share": {
+                k: round(v, 2)
+                for k, v in shares(world, states[name].clone(), act.expand(6, 1)).items()
+            },
             "points": int((states[name].memory.kind > 0).sum()),
         }
         print(name, rows[name], flush=True)

@@ -1,8 +1,10 @@
-"""What a trained freedoom-small needs to be shipped: start scenes, credit, all runs and the results in its card, its size checked.
+"""What a trained freedoom-small needs to be shipped: start scenes, credit, all runs and the results
+in its card, its size checked.
 
-``python experiments/freedoom_small_card.py freedoom-small --earlier freedoom-tiny`` records scenes and writes the card;
-``... --results evaluation.json --trips return_trips.json`` adds the figures. ``--head freedoom-tiny`` takes another world's
-ego-motion head, which sees a map of the surroundings and no pictures, so that it fits any frame size.
+``python experiments/freedoom_small_card.py freedoom-small --earlier freedoom-tiny`` records scenes
+and writes the card; ``... --results evaluation.json --trips return_trips.json`` adds the figures.
+``--head freedoom-tiny`` takes another world's ego-motion head, which sees a map of the surroundings
+and no pictures, so that it fits any frame size.
 """
 
 from __future__ import annotations
@@ -23,10 +25,14 @@ from worldsim.world.scene_files import ScenesConfig, record_scenes
 LIMIT = 8_000_000
 """Bytes that a shipped world may take."""
 LICENCE = (
-    "Weights: Apache-2.0. Trained on frames rendered from Freedoom (https://freedoom.github.io), Copyright Contributors to the "
+    "Weights: Apache-2.0. Trained on frames rendered from Freedoom (https://freedoom.github.io), "
+    "Copyright Contributors to the "
     "Freedoom project, BSD 3-clause (see NOTICE); start scenes hold such frames."
 )
-SUMMARY = "Freedoom walks without monsters, {width}x{height} RGB-D, 7 actions; one sampling step, point memory"
+SUMMARY = (
+    "Freedoom walks without monsters, {width}x{height} RGB-D, 7 actions; one sampling step, point "
+    "memory"
+)
 TEST_MAPS = tuple(f"MAP{number}" for number in range(28, 33))
 
 
@@ -52,7 +58,11 @@ def main(args: Args) -> None:
     """Change the world's folder and print its size."""
     twin, card = read_card(args.world / "world.json")
     if "runs" not in card["training"]:
-        earlier = {"runs": []} if args.earlier is None else read_json(find_world(args.earlier) / "world.json")["card"]["training"]
+        earlier = (
+            {"runs": []}
+            if args.earlier is None
+            else read_json(find_world(args.earlier) / "world.json")["card"]["training"]
+        )
         card["training"] = {"runs": [*earlier.get("runs", [earlier]), card["training"]]}
     size = read_json(args.world / "dynamics" / "config.json")
     card |= {"summary": SUMMARY.format_map(size), "licence": LICENCE}
@@ -68,12 +78,20 @@ def main(args: Args) -> None:
     if args.scenes and args.results is None and args.trips is None:
         shutil.rmtree(args.world / "scenes", ignore_errors=True)
         record_scenes(
-            ScenesConfig(twin.env_id, args.world / "scenes", TEST_MAPS, count=args.scenes, env_kwargs=dict(twin.env_kwargs))
+            ScenesConfig(
+                twin.env_id,
+                args.world / "scenes",
+                TEST_MAPS,
+                count=args.scenes,
+                env_kwargs=dict(twin.env_kwargs),
+            )
         )
     taken = sum(file.stat().st_size for file in args.world.rglob("*") if file.is_file())
     print(f"{args.world}: {taken / 1e6:.2f} MB")
     if taken > LIMIT:
-        raise InvalidInputError(f"{args.world} takes {taken:,} bytes, more than {LIMIT:,}: record fewer --scenes")
+        raise InvalidInputError(
+            f"{args.world} takes {taken:,} bytes, more than {LIMIT:,}: record fewer --scenes"
+        )
 
 
 if __name__ == "__main__":

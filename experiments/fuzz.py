@@ -2,9 +2,10 @@
 
     python -m experiments.fuzz --inputs 3000 --seed 0 --json out/fuzz.json
 
-Every input says what is expected of it: that it is refused, that it changes nothing, or that it works. A process uses one after
-the other, watched by this one: 20 s and 4 GiB an input; if it hangs or dies, another takes its place. Files that name code carry
-a canary, which tells if that code was run. Exit status 1 if the requirement is not met (see :func:`failures`).
+Every input says what is expected of it: that it is refused, that it changes nothing, or that it
+works. A process uses one after the other, watched by this one: 20 s and 4 GiB an input; if it hangs
+or dies, another takes its place. Files that name code carry a canary, which tells if that code was
+run. Exit status 1 if the requirement is not met (see :func:`failures`).
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def failures(report: dict[str, Any]) -> list[str]:
     missed = [f"{counts[outcome]} x {outcome}" for outcome in NEVER if counts[outcome]]
     if counts[Outcome.WRONG] > MOST_WRONG * report["inputs"]:
         missed.append(
-            f"{counts[Outcome.WRONG]} x {Outcome.WRONG}, more than {MOST_WRONG:.0%} of {report['inputs']}"
+            f"{counts[Outcome.WRONG]} x {Outcome.WRONG}, more than {MOST_WRONG:.0%} of "
+            f"{report['inputs']}"
         )
     return missed
 
@@ -138,7 +140,8 @@ def table(report: dict[str, Any]) -> str:
                 f"wrong: {r['kind']} {r['index']} {r['mutation']}: {r['detail']}: {r['message']}"
             )
     lines.append(
-        f"{report['seconds']:.0f} s, slowest input {report['slowest_s']:.1f} s, at most {report['peak_mb']} MiB held"
+        f"{report['seconds']:.0f} s, slowest input {report['slowest_s']:.1f} s, at most "
+        f"{report['peak_mb']} MiB held"
     )
     lines.append(
         "missed: " + "; ".join(report["failures"])

@@ -1,8 +1,10 @@
-"""Point-goal and image-goal walks on Freedoom's test maps: ``python goal_walks.py --help``; results are in goal_walks.md.
+"""Point-goal and image-goal walks on Freedoom's test maps: ``python goal_walks.py --help``; results
+are in goal_walks.md.
 
-A task: the real twin walks ``history`` steps of ``persistent-v1``; there the agent stands, having seen them. From the same state
-the twin walks on by another seed, and a place of that walk, 3 to 12 m away, is the goal: it can be reached. The agent plans in
-the world, acts in the twin, and succeeds once it is within 1 m of the goal.
+A task: the real twin walks ``history`` steps of ``persistent-v1``; there the agent stands, having
+seen them. From the same state the twin walks on by another seed, and a place of that walk, 3 to 12
+m away, is the goal: it can be reached. The agent plans in the world, acts in the twin, and succeeds
+once it is within 1 m of the goal.
 """
 
 from __future__ import annotations
@@ -20,7 +22,12 @@ from tqdm import tqdm
 from true_ground import true_ground
 
 from worldsim.agents.cem import CemPolicy
-from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, ImageGoalConfig, ImageGoalWalker
+from worldsim.agents.goal_walker import (
+    GoalWalker,
+    GoalWalkerConfig,
+    ImageGoalConfig,
+    ImageGoalWalker,
+)
 from worldsim.agents.persistent import PersistentPolicy
 from worldsim.camera import Camera, snap_pose
 from worldsim.errors import InvalidInputError
@@ -51,11 +58,13 @@ class Config:
     walks: int = 4
     """Tasks a map."""
     agents: tuple[str, ...] = ("straight", "icem", "ceiling")
-    """Of ``straight`` (turn to the goal, walk on), ``icem``, ``mppi``, ``icem-search``, ``mppi-search`` (with image goals alone: on
-    to the next place that looks so, where the walk does not end), ``icem-unguided`` (straight distance as the cost) and ``ceiling``
-    (icem with the map of the game's own geometry)."""
+    """Of ``straight`` (turn to the goal, walk on), ``icem``, ``mppi``, ``icem-search``,
+    ``mppi-search`` (with image goals alone: on to the next place that looks so, where the walk does
+    not end), ``icem-unguided`` (straight distance as the cost) and ``ceiling`` (icem with the map
+    of the game's own geometry)."""
     goals: tuple[str, ...] = ("point", "image")
-    """``point``: the goal's pose is given. ``image``: its picture alone, where the memory knows most of the view."""
+    """``point``: the goal's pose is given. ``image``: its picture alone, where the memory knows
+    most of the view."""
     history: int = 64
     """Steps that are seen before the walk begins."""
     onward: int = 160
@@ -79,12 +88,18 @@ class Config:
     """Threads of the CPU."""
 
     def __post_init__(self) -> None:
-        unknown = [name for name in self.agents if name not in AGENTS] + [g for g in self.goals if g not in ("point", "image")]
+        unknown = [name for name in self.agents if name not in AGENTS] + [
+            g for g in self.goals if g not in ("point", "image")
+        ]
         if unknown or self.walks < 1 or not 0 < self.nearest < self.farthest:
-            raise InvalidInputError(f"agents are {', '.join(AGENTS)}, goals point and image; got {self}")
+            raise InvalidInputError(
+                f"agents are {', '.join(AGENTS)}, goals point and image; got {self}"
+            )
         for agent in self.agents:
             if agent.endswith("-search") and "point" in self.goals:
-                raise InvalidInputError(f"{agent} is told a picture, not a point: run it with --goals image")
+                raise InvalidInputError(
+                    f"{agent} is told a picture, not a point: run it with --goals image"
+                )
 
 
 class Twin:
@@ -111,7 +126,8 @@ class Twin:
         return obs, info
 
     def goals(self, name: str, seed: int) -> list[tuple[Any, dict[str, Any]]]:
-        """Pictures and infos of the places in the right distance that the twin reaches from the start."""
+        """Pictures and infos of the places in the right distance that the twin reaches from the
+        start."""
         c = self.config
         obs, info = self.go_to_start(name, seed, see=False)
         start, found = info["pose"][:3, 3], []
@@ -137,7 +153,9 @@ class Straight:
         way = self.goal[:2, 3] - pose[:2, 3]
         angle = np.arctan2(way[1], way[0]) - np.arctan2(pose[1, 2], pose[0, 2])
         angle = (angle + np.pi) % (2 * np.pi) - np.pi
-        return np.int64(FORWARD if abs(angle) < np.radians(8) else TURN_LEFT if angle > 0 else TURN_RIGHT)
+        return np.int64(
+            FORWARD if abs(angle) < np.radians(8) else TURN_LEFT if angle > 0 else TURN_RIGHT
+        )
 
 
 class TrueMapWalker(GoalWalker):
@@ -152,7 +170,9 @@ class TrueMapWalker(GoalWalker):
         return true_ground(self.map_name, pose[:3, 3], self.config.ground, bumps)
 
 
-def make_agent(name: str, belief: Belief, goal: torch.Tensor, map_name: str, picture: Any = None) -> Any:
+def make_agent(
+    name: str, belief: Belief, goal: torch.Tensor, map_name: str, picture: Any = None
+) -> Any:
     """The agent ``name``, with a goal's pose (4, 4), or its picture for those that search."""
     if name.endswith("-search"):
         planner: Any = name.removesuffix("-search")
@@ -166,7 +186,9 @@ def make_agent(name: str, belief: Belief, goal: torch.Tensor, map_name: str, pic
     return GoalWalker(belief, goal, GoalWalkerConfig(planner=name))  # type: ignore[arg-type]
 
 
-def walk(twin: Twin, agent: Any, start: tuple[Any, dict[str, Any]], goal: Array, seed: int) -> dict[str, Any]:
+def walk(
+    twin: Twin, agent: Any, start: tuple[Any, dict[str, Any]], goal: Array, seed: int
+) -> dict[str, Any]:
     """Act until the goal is reached or the budget spent."""
     config, (obs, info) = twin.config, start
     if not isinstance(agent, Straight):
@@ -201,7 +223,9 @@ class Detours:
         """Ratio for a goal (4, 4); ``inf`` where the map shows no way (lifts, doors)."""
         way = self.ground.field(self.ground.cells(pose[:2, 3])[None])
         x, y = self.ground.cells(self.here[:2])
-        return float(way[x - 3 : x + 4, y - 3 : y + 4].min() / np.linalg.norm(pose[:2, 3] - self.here[:2]))
+        return float(
+            way[x - 3 : x + 4, y - 3 : y + 4].min() / np.linalg.norm(pose[:2, 3] - self.here[:2])
+        )
 
 
 def choose(
@@ -211,7 +235,9 @@ def choose(
     c, start = twin.config, twin.belief.pose.numpy()[:3, 3]
     wanted = rng.uniform(c.nearest, c.farthest)
     metres = [float(np.linalg.norm(info["pose"][:3, 3] - start)) for _, info in found]
-    for k in np.argsort([abs(m - wanted) for m in metres], kind="stable")[:: max(1, len(found) // 16)]:
+    for k in np.argsort([abs(m - wanted) for m in metres], kind="stable")[
+        :: max(1, len(found) // 16)
+    ]:
         pose = found[k][1]["pose"]
         if kind == "image" and coverage_of(twin, pose) < c.image_coverage:
             continue
@@ -243,7 +269,12 @@ def task(twin: Twin, name: str, kind: str, seed: int) -> dict[str, Any] | None:
             error = str(refusal)
     for agent in config.agents:
         if error is not None and agent != "ceiling" and not agent.endswith("-search"):
-            row["agents"][agent] = {"success": False, "steps": 0, "nearest_m": row["metres"], "error": error}
+            row["agents"][agent] = {
+                "success": False,
+                "steps": 0,
+                "nearest_m": row["metres"],
+                "error": error,
+            }
             continue
         start = twin.go_to_start(name, seed, see=False)
         twin.belief.resume(state)
@@ -264,11 +295,19 @@ def summary(rows: list[dict[str, Any]], config: Config) -> dict[str, Any]:
             for agent in config.agents if part else ():
                 values = [np.array([float(row["agents"][agent]["success"])]) for row in part]
                 rate, ci = float(np.mean(values)), bootstrap_ci(mean_statistic(values), len(values))
-                steps = [row["agents"][agent]["steps"] for row in part if row["agents"][agent]["success"]]
-                found[title][agent] = {"success": rate, "ci95": ci, "median_steps": float(np.median(steps)) if steps else None}
+                steps = [
+                    row["agents"][agent]["steps"] for row in part if row["agents"][agent]["success"]
+                ]
+                found[title][agent] = {
+                    "success": rate,
+                    "ci95": ci,
+                    "median_steps": float(np.median(steps)) if steps else None,
+                }
             if part and found[title].get("ceiling", {}).get("success"):
                 for agent in config.agents:
-                    found[title][agent]["of_ceiling"] = found[title][agent]["success"] / found[title]["ceiling"]["success"]
+                    found[title][agent]["of_ceiling"] = (
+                        found[title][agent]["success"] / found[title]["ceiling"]["success"]
+                    )
     return found
 
 
@@ -291,7 +330,12 @@ def main(config: Config, report: Callable[[str], None] = print) -> dict[str, Any
                     done += 1
                     bar.update()
                     rows.append(row)
-                    found = {"config": to_json(config), "skipped": skipped, "summary": summary(rows, config), "tasks": rows}
+                    found = {
+                        "config": to_json(config),
+                        "skipped": skipped,
+                        "summary": summary(rows, config),
+                        "tasks": rows,
+                    }
                     write_json(config.out, found)
     twin.env.close()
     for title, figures in found.get("summary", {}).items():

@@ -2,9 +2,9 @@
 
     python experiments/kill.py --kills 200 --json experiments/kill.json
 
-Five kinds of work are killed again and again: recording, training, distilling, saving, and evaluating an agent. (SIGKILL; one in
-five of the trainings SIGTERM.) What is there in the end is compared with what is there when nobody kills anything. Measured
-results: ``experiments/kill.json``.
+Five kinds of work are killed again and again: recording, training, distilling, saving, and
+evaluating an agent. (SIGKILL; one in five of the trainings SIGTERM.) What is there in the end is
+compared with what is there when nobody kills anything. Measured results: ``experiments/kill.json``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ from worldsim.runtime.scratch import orphaned_memory, remove_orphaned_memory
 SHARES = {"record": 0.35, "train": 0.1, "distil": 0.05, "save": 0.4, "evaluate": 0.1}
 """How the kills are divided."""
 KILLS_A_RUN = 3
-"""Most kills inside one run of a command: at the fourth one of the same task it gives up, as it should."""
+"""Most kills inside one run of a command: at the fourth one of the same task it gives up, as it
+should."""
 ENGINE = "vizdoom"
 REAL = "worldsim/FreedoomReal-v0"
 
@@ -54,7 +55,8 @@ class KillConfig:
     kills: int = 200
     """How many kills in all, divided among the kinds as :data:`SHARES` says."""
     seed: int = 0
-    """What the moments and the victims are drawn from. (Where a process is at a moment, no seed decides.)"""
+    """What the moments and the victims are drawn from. (Where a process is at a moment, no seed
+    decides.)"""
     json: Path | None = None
     """Write the figures to this file, too."""
     kinds: tuple[str, ...] = tuple(SHARES)
@@ -99,7 +101,8 @@ class Tally:
     processes_left: int = 0
     """Processes that outlived their command by more than 15 s."""
     files_left: int = 0
-    """Temporary files and folders, and files of shared memory, that were there when all was done."""
+    """Temporary files and folders, and files of shared memory, that were there when all was
+    done."""
     max_recovery_s: float = 0.0
     """Longest time from the first kill of a run to the complete result."""
 
@@ -123,15 +126,23 @@ class Place:
     def start(self, *arguments: Any) -> subprocess.Popen[bytes]:
         """``worldsim ARGUMENTS`` as the first process of a session."""
         environment = {
-            **os.environ, "TMPDIR": str(self.temporary), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
+            **os.environ,
+            "TMPDIR": str(self.temporary),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
             # Torch's cache is meant to stay.
             "TORCHINDUCTOR_CACHE_DIR": str(self.folder / "inductor"),
-        }  # fmt: skip
+        }
         with open(self.log, "ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "worldsim", *map(str, arguments)],
-                cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                cwd=self.folder,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def undisturbed(self, *arguments: Any) -> float:
         """Run a command to its end; returns how long it took, in seconds."""
@@ -148,7 +159,8 @@ class Place:
             process.wait(self.rng.uniform(0.0, span))
 
     def finish(self, process: subprocess.Popen[bytes], killed_at: float) -> bool:
-        """Wait for a run's end; returns whether it ended well. killed_at: when the first process of it was killed."""
+        """Wait for a run's end; returns whether it ended well. killed_at: when the first process of
+        it was killed."""
         try:
             status = process.wait(self.config.limit)
         except subprocess.TimeoutExpired:
@@ -179,7 +191,8 @@ class Place:
         process.wait()
 
     def compare(self, same: bool, kept: Sequence[Path]) -> None:
-        """Count a result, and what lies around in the end: in the folder of temporary files and hidden in ``kept``."""
+        """Count a result, and what lies around in the end: in the folder of temporary files and
+        hidden in ``kept``."""
         self.tally.runs += 1
         self.tally.differences += not same
         left = [*self.temporary.iterdir(), *(path for one in kept for path in one.rglob(".*"))]
@@ -219,7 +232,8 @@ def kill(process: psutil.Process) -> bool:
 def draw_victims(
     process: subprocess.Popen[bytes], rng: np.random.Generator
 ) -> tuple[str, list[psutil.Process]]:
-    """Whom to kill: a worker, an engine, both, the command, or all its processes; nobody where there is no such process."""
+    """Whom to kill: a worker, an engine, both, the command, or all its processes; nobody where
+    there is no such process."""
     found = session(process.pid)
     engines, workers = [], []
     for one in found:
@@ -246,7 +260,8 @@ def draw_victims(
 
 
 def kill_pool(place: Place, arguments: Sequence[Any], span: float, kills: int) -> Iterator[bool]:
-    """Run a command that has workers until it is done, killing up to ``kills`` times on the way; yields True after each kill."""
+    """Run a command that has workers until it is done, killing up to ``kills`` times on the way;
+    yields True after each kill."""
     killed_at, done, inside = time.monotonic(), 0, 0
     process = place.start(*arguments)
     while done < kills and inside < KILLS_A_RUN and process.poll() is None:
@@ -265,7 +280,8 @@ def kill_pool(place: Place, arguments: Sequence[Any], span: float, kills: int) -
     place.finish(process, killed_at)
 
 
-# The kinds. Each is a generator that is asked for kills one after the other: it yields True after each.
+# The kinds. Each is a generator that is asked for kills one after the other: it yields True after
+# each.
 
 
 def kill_record(place: Place, kills: int) -> Iterator[bool]:
@@ -274,9 +290,24 @@ def kill_record(place: Place, kills: int) -> Iterator[bool]:
 
     def arguments(out: Path) -> list[Any]:
         return [
-            "record", REAL, "--out", out, "--frames", place.config.frames, "--frames-per-shard", 66, "--episode-steps", 32,
-            "--min-travel", 0, "--workers", 2, "--reset-options", "split", "train",
-        ]  # fmt: skip
+            "record",
+            REAL,
+            "--out",
+            out,
+            "--frames",
+            place.config.frames,
+            "--frames-per-shard",
+            66,
+            "--episode-steps",
+            32,
+            "--min-travel",
+            0,
+            "--workers",
+            2,
+            "--reset-options",
+            "split",
+            "train",
+        ]
 
     span = place.undisturbed(*arguments(reference)) / 2
     out = place.folder / "killed"
@@ -293,9 +324,19 @@ def kill_evaluate(place: Place, kills: int) -> Iterator[bool]:
 
     def arguments(file: Path) -> list[Any]:
         return [
-            "evaluate-agent", "takecover", "--episodes", place.config.episodes, "--max-steps", 8, "--workers", 2,
-            "--bootstrap", 20, "--json", file,
-        ]  # fmt: skip
+            "evaluate-agent",
+            "takecover",
+            "--episodes",
+            place.config.episodes,
+            "--max-steps",
+            8,
+            "--workers",
+            2,
+            "--bootstrap",
+            20,
+            "--json",
+            file,
+        ]
 
     def figures(file: Path) -> Any:
         values = read_json(file) if file.is_file() else {}
@@ -318,14 +359,16 @@ def kill_evaluate(place: Place, kills: int) -> Iterator[bool]:
 def kill_training(
     place: Place, kills: int, arguments: Callable[[Path], list[Any]]
 ) -> Iterator[bool]:
-    """Run on after each kill, a training must end with the weights, the scenes and the history of one that ran through."""
+    """Run on after each kill, a training must end with the weights, the scenes and the history of
+    one that ran through."""
     reference, out = place.folder / "undisturbed", place.folder / "killed"
     span = place.undisturbed(*arguments(reference))
     while kills > 0:
         killed_at = 0.0
         while True:
             process = place.start(*arguments(out))
-            # Most first kills come when the training has begun: half of the time goes by in imports.
+            # Most first kills come when the training has begun: half of the time goes by in
+            # imports.
             patient = place.rng.random() < 0.8
             while patient and process.poll() is None and not (out / "tensorboard").exists():
                 time.sleep(0.02)
@@ -360,36 +403,99 @@ def kill_distil(place: Place, kills: int) -> Iterator[bool]:
     teacher = place.folder / "teacher"
     place.undisturbed(*train_arguments(place, data, teacher), "--sampling-steps", 2)
     yield from kill_training(
-        place, kills,
+        place,
+        kills,
         lambda out: [
-            "distil", teacher / "world", "--data", data, "--out", out, "--training-steps", place.config.steps, "--batch-size", 2,
-            "--window", 12, "--memory-capacity", 1024, "--mixed-precision", "no", "--save-every", 2, "--sample-every", 3,
-            "--objective.teacher-steps", 2, "--perturb.own", 0,
+            "distil",
+            teacher / "world",
+            "--data",
+            data,
+            "--out",
+            out,
+            "--training-steps",
+            place.config.steps,
+            "--batch-size",
+            2,
+            "--window",
+            12,
+            "--memory-capacity",
+            1024,
+            "--mixed-precision",
+            "no",
+            "--save-every",
+            2,
+            "--sample-every",
+            3,
+            "--objective.teacher-steps",
+            2,
+            "--perturb.own",
+            0,
         ],
-    )  # fmt: skip
+    )
 
 
 def small_recording(place: Place) -> Path:
     """Two shards of a small room."""
     data = place.folder / "data"
     place.undisturbed(
-        "record", "worldsim/TinyRoom-v0", "--out", data, "--frames", 128, "--frames-per-shard", 64, "--episode-steps", 15,
-        "--min-travel", 0, "--workers", 0, "--env-kwargs", "size", 32, "--reset-options", "split", "train",
-    )  # fmt: skip
+        "record",
+        "worldsim/TinyRoom-v0",
+        "--out",
+        data,
+        "--frames",
+        128,
+        "--frames-per-shard",
+        64,
+        "--episode-steps",
+        15,
+        "--min-travel",
+        0,
+        "--workers",
+        0,
+        "--env-kwargs",
+        "size",
+        32,
+        "--reset-options",
+        "split",
+        "train",
+    )
     return data
 
 
 def train_arguments(place: Place, data: Path, out: Path) -> list[Any]:
     """Of ``worldsim train``: saves and pictures as often as possible."""
     return [
-        "train", "--data", data, "--out", out, "--preset", "debug", "--steps", place.config.steps, "--batch-size", 2,
-        "--window", 12, "--memory-capacity", 1024, "--world-memory-capacity", 2048, "--mixed-precision", "no", "--save-every", 2,
-        "--sample-every", 3, "--scenes", 8,
-    ]  # fmt: skip
+        "train",
+        "--data",
+        data,
+        "--out",
+        out,
+        "--preset",
+        "debug",
+        "--steps",
+        place.config.steps,
+        "--batch-size",
+        2,
+        "--window",
+        12,
+        "--memory-capacity",
+        1024,
+        "--world-memory-capacity",
+        2048,
+        "--mixed-precision",
+        "no",
+        "--save-every",
+        2,
+        "--sample-every",
+        3,
+        "--scenes",
+        8,
+    ]
 
 
 def kill_save(place: Place, kills: int) -> Iterator[bool]:
-    """Snapshots, worlds and agents that are saved over and over: the old one must be there or the new one, whole."""
+    """Snapshots, worlds and agents that are saved over and over: the old one must be there or the
+    new one, whole."""
     savers = savers_of(place.folder)
     context = multiprocessing.get_context("fork")
     for number in range(kills):
@@ -420,7 +526,8 @@ def kill_save(place: Place, kills: int) -> Iterator[bool]:
 
 @dataclass
 class Saver:
-    """Something that is saved in one of two states. save: writes state 0 or 1. load: a digest of what is there."""
+    """Something that is saved in one of two states. save: writes state 0 or 1. load: a digest of
+    what is there."""
 
     name: str
     path: Path
@@ -481,18 +588,28 @@ def savers_of(folder: Path) -> list[Saver]:
 
     return [
         Saver(
-            "snapshot", folder / "snapshots" / "walk.safetensors", save_snapshot,
-            lambda: checksum(flatten(load_snapshot(folder / "snapshots" / "walk.safetensors", world).state, "state")),
+            "snapshot",
+            folder / "snapshots" / "walk.safetensors",
+            save_snapshot,
+            lambda: checksum(
+                flatten(
+                    load_snapshot(folder / "snapshots" / "walk.safetensors", world).state, "state"
+                )
+            ),
         ),
         Saver(
-            "world", folder / "worlds" / "one", lambda state: worlds[state].save_pretrained(folder / "worlds" / "one"),
+            "world",
+            folder / "worlds" / "one",
+            lambda state: worlds[state].save_pretrained(folder / "worlds" / "one"),
             lambda: digest_of(World.from_pretrained(folder / "worlds" / "one", "cpu")),
         ),
         Saver(
-            "agent", folder / "agents" / "one", lambda state: save_agent(agents[state], folder / "agents" / "one"),
+            "agent",
+            folder / "agents" / "one",
+            lambda state: save_agent(agents[state], folder / "agents" / "one"),
             lambda: checksum(load_agent(folder / "agents" / "one").state_dict()),  # type: ignore[attr-defined]
         ),
-    ]  # fmt: skip
+    ]
 
 
 KINDS: dict[str, Callable[[Place, int], Iterator[bool]]] = {
@@ -544,7 +661,8 @@ def same_training(one: Path, other: Path) -> bool:
 
 
 def divide(kills: int, kinds: Sequence[str]) -> dict[str, int]:
-    """So many kills among the kinds, in proportion to their shares; what rounding leaves goes to the first ones."""
+    """So many kills among the kinds, in proportion to their shares; what rounding leaves goes to
+    the first ones."""
     total = sum(SHARES[kind] for kind in kinds)
     counts = {kind: int(kills * SHARES[kind] / total) for kind in kinds}
     for kind in list(kinds)[: kills - sum(counts.values())]:

@@ -1,7 +1,8 @@
 """What a generated world does over long walks: ``python long_walks.py --help``.
 
-Drift: free-running walks, and real walks of the same policy that say what is usual. Growth: one way walked to and fro, its true
-frames, then dreamed ones at the same poses, kept in the point memory. Each writes a JSON file and a picture of its curves.
+Drift: free-running walks, and real walks of the same policy that say what is usual. Growth: one way
+walked to and fro, its true frames, then dreamed ones at the same poses, kept in the point memory.
+Each writes a JSON file and a picture of its curves.
 """
 
 from __future__ import annotations
@@ -66,13 +67,25 @@ class Config:
     """Where the world and the memories are."""
 
     def __post_init__(self) -> None:
-        for name, least in {"walks": 1, "stretch": 1, "there": 1, "steps": 0, "growth_steps": 0, "dream_growth_steps": 0}.items():
+        for name, least in {
+            "walks": 1,
+            "stretch": 1,
+            "there": 1,
+            "steps": 0,
+            "growth_steps": 0,
+            "dream_growth_steps": 0,
+        }.items():
             if getattr(self, name) < least:
-                raise InvalidInputError(f"{name} = {getattr(self, name)}: it must be at least {least}")
+                raise InvalidInputError(
+                    f"{name} = {getattr(self, name)}: it must be at least {least}"
+                )
         for name in ("steps", "growth_steps", "dream_growth_steps"):
             value = getattr(self, name)
             if 0 < value < self.stretch:
-                raise InvalidInputError(f"{name} = {value}: less than a stretch of {self.stretch}; take more steps, or 0 for none")
+                raise InvalidInputError(
+                    f"{name} = {value}: less than a stretch of {self.stretch}; take more steps, "
+                    f"or 0 for none"
+                )
 
     def walk_seed(self, index: int) -> int:
         return self.seed * 1_000_003 + index
@@ -96,23 +109,31 @@ class Watch:
         high, low = rgb.amax(1), rgb.amin(1)
         figures = {"sharpness": sharpness(frame.rgb)}
         for i, colour in enumerate(("red", "green", "blue")):
-            figures[f"{colour} mean"], figures[f"{colour} deviation"] = rgb[:, i].mean((1, 2)), rgb[:, i].std((1, 2))
+            figures[f"{colour} mean"], figures[f"{colour} deviation"] = (
+                rgb[:, i].mean((1, 2)),
+                rgb[:, i].std((1, 2)),
+            )
         figures["saturation"] = ((high - low) / high.clamp(min=1.0 / 255.0)).mean((1, 2))
         full = len(self._last) > NOVELTY_STEPS
         unknown = torch.full_like(high[:, 0, 0], torch.nan)
-        figures["changed in 12 steps"] = changed(torch.stack(list(self._last), 1))[:, -1] if full else unknown
+        figures["changed in 12 steps"] = (
+            changed(torch.stack(list(self._last), 1))[:, -1] if full else unknown
+        )
         figures["nearness (depth channel)"] = code_to_channel(frame.inverse_depth).mean((1, 2))
         figures["metres from start"] = (position - self._start).norm(dim=1)
         for name, values in {**figures, **further}.items():
             self.rows.setdefault(name, []).append(values.float().cpu())
 
     def stretches(self, length: int) -> dict[str, Array]:
-        """Means over whole stretches by name, each (walks, stretches); nan where nothing is known."""
+        """Means over whole stretches by name, each (walks, stretches); nan where nothing is
+        known."""
         found = {}
         for name, rows in self.rows.items():
             values = torch.stack(rows, 1)
             whole = values.shape[1] // length * length
-            found[name] = values[:, :whole].unflatten(1, (-1, length)).nanmean(2).numpy().astype(np.float64)
+            found[name] = (
+                values[:, :whole].unflatten(1, (-1, length)).nanmean(2).numpy().astype(np.float64)
+            )
         return found
 
 
@@ -126,7 +147,11 @@ def mean_known(values: Any, axis: int | None = None) -> Array:
 
 def not_finite(state: WorldState) -> dict[str, int]:
     """How many values of each tensor of a state are nan or infinite, where there are any."""
-    bad = {name: int((~torch.isfinite(x)).sum()) for name, x in flatten(state).items() if x.is_floating_point()}
+    bad = {
+        name: int((~torch.isfinite(x)).sum())
+        for name, x in flatten(state).items()
+        if x.is_floating_point()
+    }
     return {name: count for name, count in bad.items() if count}
 
 
@@ -136,7 +161,9 @@ def starts(world: World, count: int) -> list[SceneStart]:
     names = scene_names(world.folder / "scenes")
     if count > len(names):
         raise InvalidInputError(f"walks = {count}: the world has {len(names)} start scenes")
-    return [load_scene(world.folder / "scenes" / names[i * len(names) // count]) for i in range(count)]
+    return [
+        load_scene(world.folder / "scenes" / names[i * len(names) // count]) for i in range(count)
+    ]
 
 
 def dream_walks(world: World, config: Config) -> tuple[dict[str, Array], dict[str, Any]]:
@@ -148,39 +175,59 @@ def dream_walks(world: World, config: Config) -> tuple[dict[str, Array], dict[st
         policy.reset(seed)
     state, watch, wrong = world.initial(scenes, seeds), Watch(), {}
     heard: list[tuple[Tensor, Tensor]] = []
-    # The step keeps quiet about rewards and terminations that were never recorded; the head itself does not.
+    # The step keeps quiet about rewards and terminations that were never recorded; the head itself
+    # does not.
     handle = world.outcome.register_forward_hook(lambda module, given, said: heard.append(said))
     for step in tqdm(range(config.steps), desc="dreaming"):
         act = torch.tensor(np.array([policy.act(None) for policy in policies]), device=world.device)
         state, transition = world.step(state, act)
         (reward, logit), used = heard.pop(), world.memory.statistics(state.memory)["used"]
-        further = {"memory coverage": transition.coverage, "memory used": used, "reward head": reward, "termination logit": logit}
+        further = {
+            "memory coverage": transition.coverage,
+            "memory used": used,
+            "reward head": reward,
+            "termination logit": logit,
+        }
         watch.see(transition.frame, **further)
-        bad = not_finite(state) | {k: 1 for k, v in further.items() if not bool(torch.isfinite(v).all())}
+        bad = not_finite(state) | {
+            k: 1 for k, v in further.items() if not bool(torch.isfinite(v).all())
+        }
         if bad and not wrong:
             wrong = {"first_step": step, "values": bad}
     handle.remove()
-    return watch.stretches(config.stretch), {"scenes": [s.name for s in scenes], "not_finite": wrong}
+    return watch.stretches(config.stretch), {
+        "scenes": [s.name for s in scenes],
+        "not_finite": wrong,
+    }
 
 
 def real_walks(world: World, config: Config) -> tuple[dict[str, Array], dict[str, Any]]:
-    """The same of real walks, their frames taken into a memory of the world's kind; and the maps that they were in."""
-    env = make_env(world.config.env_id, {**world.config.env_kwargs, "max_episode_steps": config.steps + 1})
+    """The same of real walks, their frames taken into a memory of the world's kind; and the maps
+    that they were in."""
+    env = make_env(
+        world.config.env_id, {**world.config.env_kwargs, "max_episode_steps": config.steps + 1}
+    )
     policy, found, maps = make_policy(POLICY, env.action_space), [], []
     for i in tqdm(range(config.walks), desc="walking"):
         for attempt in range(ATTEMPTS):
-            watch, name = real_walk(world, env, policy, config, config.walk_seed(i) + attempt * 100_000_007)
+            watch, name = real_walk(
+                world, env, policy, config, config.walk_seed(i) + attempt * 100_000_007
+            )
             if watch is not None:
                 break
         else:
-            raise InvalidInputError(f"the engine ended {ATTEMPTS} walks of {config.steps} steps: choose shorter ones")
+            raise InvalidInputError(
+                f"the engine ended {ATTEMPTS} walks of {config.steps} steps: choose shorter ones"
+            )
         found.append(watch.stretches(config.stretch))
         maps.append(name)
     env.close()
     return {name: np.concatenate([f[name] for f in found]) for name in found[0]}, {"maps": maps}
 
 
-def real_walk(world: World, env: Any, policy: Any, config: Config, seed: int) -> tuple[Watch | None, str]:
+def real_walk(
+    world: World, env: Any, policy: Any, config: Config, seed: int
+) -> tuple[Watch | None, str]:
     """A walk, or None if the engine ended it."""
     memory, watch = world.memory, Watch()
     data = memory.empty(1, world.device)
@@ -217,7 +264,8 @@ def drift(world: World, config: Config) -> dict[str, Any]:
 
 
 def drift_table(result: dict[str, Any]) -> str:
-    """Rows of the note's table: means over walks, and the share of their stretches in the band, of both ends of the walks."""
+    """Rows of the note's table: means over walks, and the share of their stretches in the band, of
+    both ends of the walks."""
     part = max(1, len(result["steps"]) // 5)
     lines = []
     for name, entry in result["figures"].items():
@@ -225,28 +273,46 @@ def drift_table(result: dict[str, Any]) -> str:
         cells = [f"{mean_known(dream[:, s]):.3f}" for s in (slice(part), slice(-part, None))]
         if "band" in entry:
             cells += ["{:.3f} to {:.3f}".format(*entry["band"])]
-            cells += [f"{100 * mean_known(entry['inside'][s]):.0f}%" for s in (slice(part), slice(-part, None))]
+            cells += [
+                f"{100 * mean_known(entry['inside'][s]):.0f}%"
+                for s in (slice(part), slice(-part, None))
+            ]
         lines.append(f"| {name} | {' | '.join(cells + ['', '', ''][: 5 - len(cells)])} |")
     return "\n".join(lines)
 
 
 def draw_drift(result: dict[str, Any], path: Path) -> None:
-    """A panel a figure: each dreamed walk thin, their mean bold, the real walks' mean, and the real band shaded."""
+    """A panel a figure: each dreamed walk thin, their mean bold, the real walks' mean, and the real
+    band shaded."""
     x, panels = result["steps"], []
     for name, entry in result["figures"].items():
-        curves = {"each dream": [(x, y) for y in entry["dream"]], "mean of dreams": [(x, mean_known(entry["dream"], 0))]}
+        curves = {
+            "each dream": [(x, y) for y in entry["dream"]],
+            "mean of dreams": [(x, mean_known(entry["dream"], 0))],
+        }
         band = None
         if "band" in entry:
-            curves["mean of real walks"], band = [(x, mean_known(entry["real"], 0))], tuple(entry["band"])
-        panels.append(Panel(name, curves, ("mean of dreams", "mean of real walks"), band, "mean of real walks"))
-    save_picture(draw_panels(panels, ("mean of dreams", "mean of real walks", "each dream"), "steps"), path)
+            curves["mean of real walks"], band = (
+                [(x, mean_known(entry["real"], 0))],
+                tuple(entry["band"]),
+            )
+        panels.append(
+            Panel(
+                name, curves, ("mean of dreams", "mean of real walks"), band, "mean of real walks"
+            )
+        )
+    save_picture(
+        draw_panels(panels, ("mean of dreams", "mean of real walks", "each dream"), "steps"), path
+    )
 
 
 def main(config: Config) -> None:
     torch.set_num_threads(config.threads)
     world = World.from_pretrained(config.world, config.device)
     if not isinstance(world.memory, PointMemory):
-        raise InvalidInputError(f"{config.world} has no point memory, so there is nothing to measure here")
+        raise InvalidInputError(
+            f"{config.world} has no point memory, so there is nothing to measure here"
+        )
     if config.steps:
         result = drift(world, config)
         write_json(config.out / "drift.json", result)
@@ -255,7 +321,11 @@ def main(config: Config) -> None:
         print("not finite:", result["not_finite"] or "nothing")
     if config.growth_steps:
         settings = GrowthConfig(
-            config.growth_steps, config.dream_growth_steps, config.there, config.stretch, config.walk_seed(0)
+            config.growth_steps,
+            config.dream_growth_steps,
+            config.there,
+            config.stretch,
+            config.walk_seed(0),
         )
         result = growth(world, settings)
         write_json(config.out / "growth.json", {**result, "config": to_json(config)})

@@ -1,4 +1,5 @@
-"""How the point memory grows on one way walked to and fro: a part of ``long_walks.py``, which says how to run it."""
+"""How the point memory grows on one way walked to and fro: a part of ``long_walks.py``, which says
+how to run it."""
 
 from __future__ import annotations
 
@@ -53,16 +54,26 @@ class GrowthConfig:
 def true_frame(obs: Array, info: dict[str, Any], device: Any) -> tuple[Frame, Camera]:
     """What the engine shows, a batch of one."""
     rgb = torch.from_numpy(np.array(obs)).permute(2, 0, 1)[None].contiguous()
-    depth, pose = (torch.from_numpy(np.array(info[key], np.float32))[None] for key in ("depth", "pose"))
+    depth, pose = (
+        torch.from_numpy(np.array(info[key], np.float32))[None] for key in ("depth", "pose")
+    )
     frame = Frame(rgb.to(device), quantise_depth(depth).to(device), snap_pose(pose).to(device))
     assert frame.pose is not None
-    return frame, Camera(frame.pose, torch.from_numpy(np.array(info["intrinsics"], np.float32))[None].to(device), *rgb.shape[-2:])
+    return frame, Camera(
+        frame.pose,
+        torch.from_numpy(np.array(info["intrinsics"], np.float32))[None].to(device),
+        *rgb.shape[-2:],
+    )
 
 
-def undone_walk(world: World, config: GrowthConfig, steps: int) -> Iterator[tuple[int, Array, dict[str, Any]]]:
-    """True frames of a walk out and back, again and again without a reset: the action that led to each, frame and info.
+def undone_walk(
+    world: World, config: GrowthConfig, steps: int
+) -> Iterator[tuple[int, Array, dict[str, Any]]]:
+    """True frames of a walk out and back, again and again without a reset: the action that led to
+    each, frame and info.
 
-    Walls hold the body up on one way and not on the other, so this comes back near its start, not to it.
+    Walls hold the body up on one way and not on the other, so this comes back near its start, not
+    to it.
     """
     env = make_env(world.config.env_id, {**world.config.env_kwargs, "max_episode_steps": steps + 1})
     seed = config.seed
@@ -81,8 +92,11 @@ def undone_walk(world: World, config: GrowthConfig, steps: int) -> Iterator[tupl
     env.close()
 
 
-def to_and_fro(world: World, config: GrowthConfig, steps: int) -> Iterator[tuple[int, Array, dict[str, Any]]]:
-    """The first such way alone, its frames forwards and backwards in turn: the same poses for ever. Each with the action."""
+def to_and_fro(
+    world: World, config: GrowthConfig, steps: int
+) -> Iterator[tuple[int, Array, dict[str, Any]]]:
+    """The first such way alone, its frames forwards and backwards in turn: the same poses for ever.
+    Each with the action."""
     way = list(undone_walk(world, config, 2 * config.there + 1))
     last = len(way) - 1
     for step in range(steps):
@@ -101,7 +115,13 @@ class Ledger:
 
     def __init__(self, memory: PointMemory, config: GrowthConfig) -> None:
         self.memory, self.config = memory, config
-        self.rows: dict[str, list[float]] = {"steps": [], "points": [], "bytes": [], "milliseconds": [], "cells": []}
+        self.rows: dict[str, list[float]] = {
+            "steps": [],
+            "points": [],
+            "bytes": [],
+            "milliseconds": [],
+            "cells": [],
+        }
         self._cells: set[int] = set()
         self._times: list[float] = []
 
@@ -122,7 +142,13 @@ class Ledger:
         if number % self.config.stretch:
             return
         points = int(self.memory.count(data))
-        row = (number, points, points * slot_bytes(data), float(np.mean(self._times)), len(self._cells))
+        row = (
+            number,
+            points,
+            points * slot_bytes(data),
+            float(np.mean(self._times)),
+            len(self._cells),
+        )
         for values, value in zip(self.rows.values(), row, strict=True):
             values.append(value)
         self._times = []
@@ -138,7 +164,9 @@ def slot_bytes(data: Any) -> int:
     return sum(x.element_size() * x[..., 0].numel() for x in flatten(data).values()) // len(data)
 
 
-def remember_true(world: World, config: GrowthConfig, way: Iterator[tuple[int, Array, dict[str, Any]]], name: str) -> Ledger:
+def remember_true(
+    world: World, config: GrowthConfig, way: Iterator[tuple[int, Array, dict[str, Any]]], name: str
+) -> Ledger:
     assert isinstance(world.memory, PointMemory)
     ledger, data = Ledger(world.memory, config), world.memory.empty(1, world.device)
     for step, (_, obs, info) in enumerate(tqdm(way, total=config.steps, desc=name)):
@@ -153,18 +181,25 @@ def remember_dreamed(world: World, config: GrowthConfig) -> Ledger:
     assert isinstance(world.memory, PointMemory)
     ledger, given, state = Ledger(world.memory, config), [], None
     way = to_and_fro(world, config, START + config.dream_steps)
-    for step, (act, obs, info) in enumerate(tqdm(way, total=START + config.dream_steps, desc="dreamed")):
+    for step, (act, obs, info) in enumerate(
+        tqdm(way, total=START + config.dream_steps, desc="dreamed")
+    ):
         frame, camera = true_frame(obs, info, world.device)
         if len(given) < START:
             given.append((frame, act))
             continue
         if state is None:
-            joined = [torch.cat([getattr(f, name) for f, _ in given]) for name in ("rgb", "inverse_depth", "pose")]
+            joined = [
+                torch.cat([getattr(f, name) for f, _ in given])
+                for name in ("rgb", "inverse_depth", "pose")
+            ]
             acts = torch.tensor([a for _, a in given], device=world.device)
             scene = SceneStart(joined[0], acts, joined[1], joined[2], camera.intrinsics[0])
             state = world.initial([scene], [config.seed])
         before = state
-        state, transition = world.step(state, torch.tensor([act], device=world.device), pose=frame.pose)
+        state, transition = world.step(
+            state, torch.tensor([act], device=world.device), pose=frame.pose
+        )
         # Once more what the step did inside, for its time alone.
         ledger.timed(before.memory, transition.frame, camera, before.step)
         ledger.note(step + 1 - START, state.memory, transition.frame, camera)
@@ -175,7 +210,9 @@ def growth(world: World, config: GrowthConfig) -> dict[str, Any]:
     """The three ledgers, each with what its last fifth added."""
     steps = config.steps
     ledgers = {
-        "true, to and fro": remember_true(world, config, to_and_fro(world, config, steps), "to and fro"),
+        "true, to and fro": remember_true(
+            world, config, to_and_fro(world, config, steps), "to and fro"
+        ),
         "true, undone": remember_true(world, config, undone_walk(world, config, steps), "undone"),
     }
     if config.dream_steps:
@@ -185,7 +222,10 @@ def growth(world: World, config: GrowthConfig) -> dict[str, Any]:
     for row in rows.values():
         points, cells = np.array(row["points"]), np.array(row["cells"])
         late = -1 - len(points) // 5
-        row["last_fifth"] = {"points": points[-1] / points[late] - 1.0, "cells": cells[-1] / cells[late] - 1.0}
+        row["last_fifth"] = {
+            "points": points[-1] / points[late] - 1.0,
+            "cells": cells[-1] / cells[late] - 1.0,
+        }
         row["full"] = bool(points[-1] >= world.config.memory.capacity)
     return {"memory": to_json(world.config.memory), "ways": rows}
 
@@ -194,9 +234,20 @@ def growth_table(result: dict[str, Any]) -> str:
     """Rows of the note's table."""
     lines = []
     for name, row in result["ways"].items():
-        late, last = row["last_fifth"], {key: row[key][-1] for key in ("steps", "points", "bytes", "milliseconds", "cells")}
-        cells = [f"{last['steps']:,}", f"{row['points'][0]:,}", f"{last['points']:,}", f"{last['bytes'] / 1e6:.2f} MB"]
-        cells += [f"{row['milliseconds'][0]:.1f} to {last['milliseconds']:.1f} ms", f"{100 * late['points']:+.1f}%"]
+        late, last = (
+            row["last_fifth"],
+            {key: row[key][-1] for key in ("steps", "points", "bytes", "milliseconds", "cells")},
+        )
+        cells = [
+            f"{last['steps']:,}",
+            f"{row['points'][0]:,}",
+            f"{last['points']:,}",
+            f"{last['bytes'] / 1e6:.2f} MB",
+        ]
+        cells += [
+            f"{row['milliseconds'][0]:.1f} to {last['milliseconds']:.1f} ms",
+            f"{100 * late['points']:+.1f}%",
+        ]
         cells += [f"{100 * late['cells']:+.1f}%", "yes" if row["full"] else "no"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -211,6 +262,9 @@ def draw_growth(result: dict[str, Any], path: Path) -> None:
         ("ms to render and integrate", "milliseconds", 1.0),
         (f"space seen, cells of {CELL_M} m", "cells", 1.0),
     ):
-        curves = {name: [([0.0, *row["steps"]], [np.nan, *np.array(row[key]) / unit])] for name, row in ways.items()}
+        curves = {
+            name: [([0.0, *row["steps"]], [np.nan, *np.array(row[key]) / unit])]
+            for name, row in ways.items()
+        }
         panels.append(Panel(title, curves, tuple(ways), zero=True))
     save_picture(draw_panels(panels, tuple(ways), "steps", columns=2), path)

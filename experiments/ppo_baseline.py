@@ -1,7 +1,9 @@
-"""Stable-Baselines3's PPO on a real environment, with few frames: ``python ppo_baseline.py --help``. What dreams are compared with.
+"""Stable-Baselines3's PPO on a real environment, with few frames:
+``python ppo_baseline.py --help``. What dreams are compared with.
 
-Its documented settings for Atari (RL Baselines3 Zoo: eight environments of 128 steps, four epochs of batches of 256, learning rate
-2.5e-4 and clip range 0.1 that fall to nothing, entropy 0.01, four stacked frames, ``CnnPolicy``), on frames as the world sees them.
+Its documented settings for Atari (RL Baselines3 Zoo: eight environments of 128 steps, four epochs
+of batches of 256, learning rate 2.5e-4 and clip range 0.1 that fall to nothing, entropy 0.01, four
+stacked frames, ``CnnPolicy``), on frames as the world sees them.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Config:
     """Where the figures go."""
     env_id: str = "VizdoomHealthGathering-v1"
     """The environment."""
-    env_kwargs: dict[str, int | float | bool | str] = field(default_factory=lambda: {"frame_skip": 4, "max_episode_steps": 525})
+    env_kwargs: dict[str, int | float | bool | str] = field(
+        default_factory=lambda: {"frame_skip": 4, "max_episode_steps": 525}
+    )
     """Further arguments of ``gymnasium.make``."""
     size: tuple[int, int] = (64, 64)
     """Height and width that images are resized to, as for the world."""
@@ -60,7 +64,9 @@ def returns(model: PPO, config: Config, deterministic: bool) -> list[float]:
     """Of evaluation's episodes, one environment after another."""
     envs = environments(config, 1, 10_000)
     try:
-        found: Any = evaluate_policy(model, envs, config.episodes, deterministic=deterministic, return_episode_rewards=True)
+        found: Any = evaluate_policy(
+            model, envs, config.episodes, deterministic=deterministic, return_episode_rewards=True
+        )
         return [float(x) for x in found[0]]
     finally:
         envs.close()
@@ -81,12 +87,23 @@ def main(config: Config) -> None:
         torch.set_num_threads(1)
         envs = environments(config, 8, seed)
         model = PPO(
-            "CnnPolicy", envs, n_steps=128, n_epochs=4, batch_size=256, learning_rate=lambda left: 2.5e-4 * left,
-            clip_range=lambda left: 0.1 * left, vf_coef=0.5, ent_coef=0.01, seed=seed, device="cpu",
-        )  # fmt: skip
+            "CnnPolicy",
+            envs,
+            n_steps=128,
+            n_epochs=4,
+            batch_size=256,
+            learning_rate=lambda left: 2.5e-4 * left,
+            clip_range=lambda left: 0.1 * left,
+            vf_coef=0.5,
+            ent_coef=0.01,
+            seed=seed,
+            device="cpu",
+        )
         model.learn(config.frames)
         envs.close()
-        done[str(seed)] = {name: returns(model, config, name == "greedy") for name in ("drawn", "greedy")}
+        done[str(seed)] = {
+            name: returns(model, config, name == "greedy") for name in ("drawn", "greedy")
+        }
         config.json.write_text(json.dumps(done))
         for name, values in done[str(seed)].items():
             print(f"seed {seed}, {name} actions:", figures(np.array(values)), flush=True)

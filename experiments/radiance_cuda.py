@@ -1,7 +1,8 @@
 """The radiance field on CUDA, in under 90 seconds: ``python radiance_cuda.py --help``.
 
-The walk through the textured room of ``radiance.py``: how soon a field reaches 23 dB on views that it has not seen, and what half a
-minute brings; whether the memory keeps its contract there; and Nerfacto, where nerfstudio can be imported.
+The walk through the textured room of ``radiance.py``: how soon a field reaches 23 dB on views that
+it has not seen, and what half a minute brings; whether the memory keeps its contract there; and
+Nerfacto, where nerfstudio can be imported.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ from worldsim.camera import Camera
 from worldsim.envs.tiny_room import textured_room, textured_room_walk
 from worldsim.evaluation.metrics import psnr
 from worldsim.journey import Journey
-from worldsim.memory import PointMemory, PointMemoryConfig, RadianceField, RadianceMemory, RadianceMemoryConfig
+from worldsim.memory import (
+    PointMemory,
+    PointMemoryConfig,
+    RadianceField,
+    RadianceMemory,
+    RadianceMemoryConfig,
+)
 from worldsim.memory.fitting import FitConfig
 from worldsim.state import Frame, map_tensors
 from worldsim.testing import ContractError, Recall, check_memory
@@ -82,12 +89,21 @@ def decibels(render: Any, held_out: tuple[Frame, Camera]) -> float:
     return float(psnr(torch.cat(views), frames.rgb).mean())
 
 
-def field_rows(config: Config, seen: tuple[Frame, Camera], held_out: tuple[Frame, Camera]) -> list[tuple[str, str]]:
+def field_rows(
+    config: Config, seen: tuple[Frame, Camera], held_out: tuple[Frame, Camera]
+) -> list[tuple[str, str]]:
     memory = RadianceMemory(PointMemory(PointMemoryConfig(capacity=131072)), config.memory)
     data = memory.empty(1, config.device)
     for i in range(config.frames):
-        data = memory.integrate(data, one(seen[0], i), one(seen[1], i), torch.tensor([i], device=config.device))
-    rows = [("points alone", f"{decibels(lambda c: memory.points.render(data.points, c), held_out):.2f} dB")]
+        data = memory.integrate(
+            data, one(seen[0], i), one(seen[1], i), torch.tensor([i], device=config.device)
+        )
+    rows = [
+        (
+            "points alone",
+            f"{decibels(lambda c: memory.points.render(data.points, c), held_out):.2f} dB",
+        )
+    ]
     # The first fit on a device pays for loading what it needs.
     memory.fit(data, 1)
     enough = f"not reached in {config.iterations[-1]} iterations"
@@ -123,10 +139,13 @@ def timed_fit(
 
 
 def contract_rows(config: Config) -> list[tuple[str, str]]:
-    """Without a field; with one fitted on the CPU, which is the same each time; with one fitted on the device."""
+    """Without a field; with one fitted on the CPU, which is the same each time; with one fitted on
+    the device."""
     size = (16, 24)
     settings = RadianceMemoryConfig(*size, shape=(64, 64, 48), keyframes=3, fit=FitConfig(rays=512))
-    memory = RadianceMemory(PointMemory(PointMemoryConfig(capacity=4 * size[0] * size[1])), settings)
+    memory = RadianceMemory(
+        PointMemory(PointMemoryConfig(capacity=4 * size[0] * size[1])), settings
+    )
     recall = Recall(depth=0.1, colour=64, source=16, outliers=0.1)
 
     def fitted_there(data: RadianceField) -> RadianceField:
@@ -134,7 +153,10 @@ def contract_rows(config: Config) -> list[tuple[str, str]]:
 
     def fitted_on_cpu(data: RadianceField) -> RadianceField:
         here: Tensor = data.fitted
-        return map_tensors(lambda x: x.to(here.device), memory.fit(map_tensors(lambda x: x.cpu(), data), 30, seed=1))
+        return map_tensors(
+            lambda x: x.to(here.device),
+            memory.fit(map_tensors(lambda x: x.cpu(), data), 30, seed=1),
+        )
 
     rows = []
     for name, refine, allowed in (
@@ -153,7 +175,9 @@ def contract_rows(config: Config) -> list[tuple[str, str]]:
     return rows
 
 
-def nerfacto_rows(config: Config, seen: tuple[Frame, Camera], held_out: tuple[Frame, Camera]) -> list[tuple[str, str]]:
+def nerfacto_rows(
+    config: Config, seen: tuple[Frame, Camera], held_out: tuple[Frame, Camera]
+) -> list[tuple[str, str]]:
     if importlib.util.find_spec("nerfstudio") is None:
         return [("Nerfacto", "skipped: nerfstudio is not installed here")]
     from worldsim.memory.nerfacto import NerfactoConfig, NerfactoField
@@ -162,16 +186,27 @@ def nerfacto_rows(config: Config, seen: tuple[Frame, Camera], held_out: tuple[Fr
     journey = Journey.of(tuple(one(frames, i) for i in range(config.frames)), camera.intrinsics[0])
     clock = Clock(config.device)
     fitted = NerfactoField.fit(
-        journey, NerfactoConfig(iterations=config.nerfacto_iterations, implementation="torch"), config.device
+        journey,
+        NerfactoConfig(iterations=config.nerfacto_iterations, implementation="torch"),
+        config.device,
     )
     seconds = clock.seconds
-    return [(f"Nerfacto, {config.nerfacto_iterations} iterations", f"{seconds:.1f} s, {decibels(fitted.render, held_out):.2f} dB")]
+    return [
+        (
+            f"Nerfacto, {config.nerfacto_iterations} iterations",
+            f"{seconds:.1f} s, {decibels(fitted.render, held_out):.2f} dB",
+        )
+    ]
 
 
 def main(config: Config) -> None:
     clock = Clock(config.device)
     seen, held_out = room(config)
-    rows = field_rows(config, seen, held_out) + contract_rows(config) + nerfacto_rows(config, seen, held_out)
+    rows = (
+        field_rows(config, seen, held_out)
+        + contract_rows(config)
+        + nerfacto_rows(config, seen, held_out)
+    )
     name = torch.cuda.get_device_name(config.device) if config.device.startswith("cuda") else "CPU"
     print(f"\n| {name}, torch {torch.__version__} | |\n|---|---|")
     for row in [*rows, ("everything", f"{clock.seconds:.0f} s")]:

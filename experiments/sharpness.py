@@ -1,7 +1,9 @@
-"""How sharp, new, right and lasting the dreams of several worlds are on the same walks: ``python sharpness.py --help``.
+"""How sharp, new, right and lasting the dreams of several worlds are on the same walks:
+``python sharpness.py --help``.
 
-Walks come from a recording: so many true frames, then so many dreamed ones, at the true poses and at the world's own; from the end
-of the former the way is dreamed back, too, with the actions undone.
+Walks come from a recording: so many true frames, then so many dreamed ones, at the true poses and
+at the world's own; from the end of the former the way is dreamed back, too, with the actions
+undone.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ SHORTEST_M = 3.0
 ONE_STEP = 16
 """Next frames are measured on so many of the last true ones."""
 TURN = 10
-"""Frames this close to the turning point are left out of the way back: the network still attends to them."""
+"""Frames this close to the turning point are left out of the way back: the network still attends to
+them."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Config:
     worlds: tuple[str, ...] = ("freedoom-tiny",)
     """Worlds to compare: names or folders."""
     out: Path = Path("out/sharpness")
-    """Folder for sharpness.json and sharpness.png (a row of the real twin, then one of each world)."""
+    """Folder for sharpness.json and sharpness.png (a row of the real twin, then one of each
+    world)."""
     walks: int = 64
     """At most so many."""
     history: int = 48
@@ -73,12 +77,25 @@ def load(config: Config, device: torch.device) -> Walks:
     dataset, length, found = EpisodeDataset(config.data), config.history + config.horizon, []
     for index in range(len(dataset.shards)):
         arrays, _ = dataset.load_shard(index)
-        for start, stop in zip(arrays["episode_start"][:-1], arrays["episode_start"][1:], strict=True):
+        for start, stop in zip(
+            arrays["episode_start"][:-1], arrays["episode_start"][1:], strict=True
+        ):
             if stop - start >= length and len(found) < config.walks:
                 names = ("rgb", "inverse_depth", "pose", "act")
-                found.append([np.array(arrays[n][start : start + length]) for n in names] + [np.array(arrays["intrinsics"])])
-    rgb, code, pose, act, intrinsics = (torch.from_numpy(np.stack(column)).to(device) for column in zip(*found, strict=True))
-    return Walks(rgb.permute(0, 1, 4, 2, 3).contiguous(), code.int() & 0xFFFF, pose.float(), act.long(), intrinsics.float())
+                found.append(
+                    [np.array(arrays[n][start : start + length]) for n in names]
+                    + [np.array(arrays["intrinsics"])]
+                )
+    rgb, code, pose, act, intrinsics = (
+        torch.from_numpy(np.stack(column)).to(device) for column in zip(*found, strict=True)
+    )
+    return Walks(
+        rgb.permute(0, 1, 4, 2, 3).contiguous(),
+        code.int() & 0xFFFF,
+        pose.float(),
+        act.long(),
+        intrinsics.float(),
+    )
 
 
 @torch.no_grad()
@@ -89,13 +106,21 @@ def measure(world: World, walks: Walks, config: Config) -> tuple[dict[str, Any],
     assert first.inverse_depth is not None and first.pose is not None
     noop = torch.zeros(1, dtype=torch.int64)
     scenes = [
-        SceneStart(first.rgb[e, None], noop, first.inverse_depth[e, None], first.pose[e, None], walks.intrinsics[e])
+        SceneStart(
+            first.rgb[e, None],
+            noop,
+            first.inverse_depth[e, None],
+            first.pose[e, None],
+            walks.intrinsics[e],
+        )
         for e in range(n)
     ]
     state, one_step = world.initial(scenes, list(range(n))), []
     for t in range(1, h):
         if t >= h - ONE_STEP:
-            one_step.append(psnr(world.step(state.clone(), walks.act[:, t - 1])[1].frame.rgb, walks.rgb[:, t]))
+            one_step.append(
+                psnr(world.step(state.clone(), walks.act[:, t - 1])[1].frame.rgb, walks.rgb[:, t])
+            )
         state = world.observe(state, walks.act[:, t - 1], walks.frame(t))
     given, own, frames = state.clone(), state, []
     for t in range(h, h + config.horizon):
@@ -112,11 +137,15 @@ def measure(world: World, walks: Walks, config: Config) -> tuple[dict[str, Any],
     parts = [slice(i * quarter, (i + 1) * quarter) for i in range(4)]
     path = (walks.pose[:, h:, :3, 3] - walks.pose[:, h - 1 : -1, :3, 3]).norm(dim=-1).sum(1)
     assert own.frame.pose is not None
-    error = ((own.frame.pose[:, :3, 3] - walks.pose[:, -1, :3, 3]).norm(dim=-1) / path * 100)[path > SHORTEST_M]
+    error = ((own.frame.pose[:, :3, 3] - walks.pose[:, -1, :3, 3]).norm(dim=-1) / path * 100)[
+        path > SHORTEST_M
+    ]
     return {
         "next_frame_psnr": float(torch.stack(one_step).mean()),
         "psnr_by_quarter": [float(psnr(dream, truth)[:, p].mean()) for p in parts],
-        "sharpness_by_quarter": [float(sharpness(dream[:, p]).mean() / sharpness(truth[:, p]).mean()) for p in parts],
+        "sharpness_by_quarter": [
+            float(sharpness(dream[:, p]).mean() / sharpness(truth[:, p]).mean()) for p in parts
+        ],
         "return_psnr": float(torch.stack(sights).mean()) if sights else None,
         "novelty": float(changed(dream).mean() / changed(truth).mean()),
         "position_error_pct_median": float(error.median()),
@@ -137,7 +166,9 @@ def main(config: Config) -> None:
         print(name, json.dumps(results[name]))
     config.out.mkdir(parents=True, exist_ok=True)
     (config.out / "sharpness.json").write_text(json.dumps(results, indent=2))
-    picture = torch.cat([torch.cat([torch.cat(list(row[e]), 2) for row in rows], 1) for e in range(len(rows[0]))], 1)
+    picture = torch.cat(
+        [torch.cat([torch.cat(list(row[e]), 2) for row in rows], 1) for e in range(len(rows[0]))], 1
+    )
     Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()).save(config.out / "sharpness.png")
 
 

@@ -2,10 +2,11 @@
 
     python -m experiments.soak --json out/soak.json
 
-The first steps are one walk without a time limit, until the journey that an environment keeps is full and the allocator has
-settled. Then come episodes with resets to drawn start scenes, first in the single environment, then in a batch of them, whose
-steps count once for each. The resident memory is read every few steps, and compared with what it was after the first ``settle``
-steps of each of the two environments. Exit status 1 where it has grown by more than 5%.
+The first steps are one walk without a time limit, until the journey that an environment keeps is
+full and the allocator has settled. Then come episodes with resets to drawn start scenes, first in
+the single environment, then in a batch of them, whose steps count once for each. The resident
+memory is read every few steps, and compared with what it was after the first ``settle`` steps of
+each of the two environments. Exit status 1 where it has grown by more than 5%.
 """
 
 from __future__ import annotations
@@ -96,7 +97,8 @@ def _part(config: SoakConfig, steps: int) -> dict[str, Any]:
 
 
 def _steps_alone(env: Any, config: SoakConfig) -> Any:
-    """Steps of the single environment: without a limit until it has settled, then in episodes. Yields the number of resets."""
+    """Steps of the single environment: without a limit until it has settled, then in episodes.
+    Yields the number of resets."""
     rng = np.random.default_rng(config.seed)
     env.reset(seed=config.seed)
     count, elapsed, resets = 0, 0, 1
@@ -144,7 +146,8 @@ def _watched(part: dict[str, Any], steps: Any, size: int) -> Any:
 
 
 def growth(readings: list[dict[str, Any]], settle: int) -> float:
-    """By what share the largest reading after ``settle`` steps exceeds the first of them; 0 before there is one."""
+    """By what share the largest reading after ``settle`` steps exceeds the first of them; 0 before
+    there is one."""
     after = [one["rss_mb"] for one in readings if one["step"] >= settle]
     return round(max(after) / after[0] - 1.0, 4) if after else 0.0
 
@@ -159,7 +162,8 @@ def main() -> int:
         last = part["readings"][-1]
         rate = part["steps"] / max(part["seconds"], 1e-9)
         print(
-            f"{name}: {last['step']:,} steps, {last['rss_mb']:.0f} MB, {part['growth']:+.1%}, {rate:.1f} steps/s",
+            f"{name}: {last['step']:,} steps, {last['rss_mb']:.0f} MB, {part['growth']:+.1%}, "
+            f"{rate:.1f} steps/s",
             file=sys.stderr,
             flush=True,
         )
@@ -170,7 +174,8 @@ def main() -> int:
     found = soak(config, report)
     report(found)
     print(
-        f"{found['steps']:,} steps: memory grew by {found['growth']:.1%} after it had settled (allowed: {MOST_GROWTH:.0%})"
+        f"{found['steps']:,} steps: memory grew by {found['growth']:.1%} after it had settled "
+        f"(allowed: {MOST_GROWTH:.0%})"
     )
     return 0 if found["growth"] <= MOST_GROWTH else 1
 

@@ -1,7 +1,8 @@
-"""A step of a world beside a step of DIAMOND's Atari denoiser, in turns on the same device: ``python speed.py --help``.
+"""A step of a world beside a step of DIAMOND's Atari denoiser, in turns on the same device:
+``python speed.py --help``.
 
-Needs a checkout of github.com/eloialonso/diamond, whose modules and settings are imported from there. Random weights do: speed does
-not depend on them.
+Needs a checkout of github.com/eloialonso/diamond, whose modules and settings are imported from
+there. Random weights do: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -68,8 +69,13 @@ class Theirs:
     def __init__(self, checkout: Path, device: torch.device, seed: int) -> None:
         source = checkout / "src"
         if not (source / "models" / "diffusion").is_dir():
-            raise NotFoundError(f"{checkout} is no checkout of DIAMOND: it has no src/models/diffusion")
-        files = (checkout / "config" / "agent" / "default.yaml", checkout / "config" / "trainer.yaml")
+            raise NotFoundError(
+                f"{checkout} is no checkout of DIAMOND: it has no src/models/diffusion"
+            )
+        files = (
+            checkout / "config" / "agent" / "default.yaml",
+            checkout / "config" / "trainer.yaml",
+        )
         agent, trainer = (yaml.safe_load(file.read_text()) for file in files)
         # The denoiser names two types from packages that need much more than it does.
         for name, wanted in (("data", "Batch"), ("utils", "LossAndLogs")):
@@ -79,17 +85,31 @@ class Theirs:
         sys.path.insert(0, str(source))
         diffusion: Any = importlib.import_module("models.diffusion")
         settings = _plain(agent["denoiser"])
-        inner = diffusion.InnerModelConfig(**{**_plain(settings.pop("inner_model")), "num_actions": ACTIONS})
+        inner = diffusion.InnerModelConfig(
+            **{**_plain(settings.pop("inner_model")), "num_actions": ACTIONS}
+        )
         sampling = _plain(trainer["world_model_env"]["diffusion_sampler"])
         # "2e-3" is a string in YAML; what is to be evaluated are defaults of the class.
         texts = {name: value for name, value in sampling.items() if isinstance(value, str)}
         sampling = {name: value for name, value in sampling.items() if name not in texts}
-        sampling |= {name: float(value) for name, value in texts.items() if not value.startswith("$")}
+        sampling |= {
+            name: float(value) for name, value in texts.items() if not value.startswith("$")
+        }
         torch.manual_seed(seed)
-        self.device, self.frames, self.steps = device, inner.num_steps_conditioning, int(sampling["num_steps_denoising"])
-        self.denoiser = diffusion.Denoiser(diffusion.DenoiserConfig(inner_model=inner, **settings)).to(device).eval()
+        self.device, self.frames, self.steps = (
+            device,
+            inner.num_steps_conditioning,
+            int(sampling["num_steps_denoising"]),
+        )
+        self.denoiser = (
+            diffusion.Denoiser(diffusion.DenoiserConfig(inner_model=inner, **settings))
+            .to(device)
+            .eval()
+        )
         self.denoiser.requires_grad_(False)
-        self.sampler = diffusion.DiffusionSampler(self.denoiser, diffusion.DiffusionSamplerConfig(**sampling))
+        self.sampler = diffusion.DiffusionSampler(
+            self.denoiser, diffusion.DiffusionSamplerConfig(**sampling)
+        )
         self.parameters = sum(p.numel() for p in self.denoiser.parameters())
 
     def settings(self, compiled: bool) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
@@ -105,7 +125,9 @@ class Theirs:
                 ways["compiled, CUDA graphs"] = torch.compile(plain, mode="reduce-overhead")
         return ways
 
-    def stepper(self, batch: int, draw: Callable[[Tensor, Tensor], Tensor]) -> Callable[[int], None]:
+    def stepper(
+        self, batch: int, draw: Callable[[Tensor, Tensor], Tensor]
+    ) -> Callable[[int], None]:
         """A function that takes so many steps, each feeding its frame back."""
         obs = torch.zeros(batch, self.frames, 3, SIDE, SIDE, device=self.device)
         acts = torch.randint(ACTIONS, (batch, self.frames), device=self.device)
@@ -125,8 +147,11 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if not name.startswith("_")}
 
 
-def fastest(theirs: Theirs, batch: int, compiled: bool) -> tuple[str, Callable[[int], None], dict[str, float | str]]:
-    """Their quickest way: its name, its stepper, and milliseconds a step of every way that was tried, or why it failed."""
+def fastest(
+    theirs: Theirs, batch: int, compiled: bool
+) -> tuple[str, Callable[[int], None], dict[str, float | str]]:
+    """Their quickest way: its name, its stepper, and milliseconds a step of every way that was
+    tried, or why it failed."""
     tried: dict[str, float | str] = {}
     best: tuple[float, str, Callable[[int], None]] | None = None
     for name, draw in theirs.settings(compiled).items():
@@ -134,7 +159,8 @@ def fastest(theirs: Theirs, batch: int, compiled: bool) -> tuple[str, Callable[[
         try:
             go(4)
             took = min(stopwatch.seconds(lambda go=go: go(4), theirs.device) / 4 for _ in range(3))  # type: ignore[misc]
-        except Exception as error:  # A compiler may be missing, or not know an operation: then it is not their best.
+        # A compiler may be missing, or not know an operation: then it is not their best.
+        except Exception as error:
             tried[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
             continue
         tried[name] = 1000 * took
@@ -146,7 +172,8 @@ def fastest(theirs: Theirs, batch: int, compiled: bool) -> tuple[str, Callable[[
 
 
 def our_stepper(world: World, start: Start, batch: int) -> Callable[[int], None]:
-    """A function that takes so many steps of the world, memory and heads included, from the end of the walk on."""
+    """A function that takes so many steps of the world, memory and heads included, from the end of
+    the walk on."""
     acts, state = start.actions(batch), start.batch(batch)
     at = 0
 
@@ -161,7 +188,9 @@ def our_stepper(world: World, start: Start, batch: int) -> Callable[[int], None]
     return go
 
 
-def compare(config: Config, world: World, theirs: Theirs, start: Start, batch: int) -> dict[str, Any]:
+def compare(
+    config: Config, world: World, theirs: Theirs, start: Start, batch: int
+) -> dict[str, Any]:
     """Both in turns; milliseconds a step of the whole batch."""
     device = world.device
     name, their_go, tried = fastest(theirs, batch, config.compile)
@@ -169,24 +198,38 @@ def compare(config: Config, world: World, theirs: Theirs, start: Start, batch: i
     our_go(3)
     counts = {}
     for who, go in (("ours", our_go), ("theirs", their_go)):
-        counts[who] = max(2, int(config.round_s / (stopwatch.seconds(lambda go=go: go(2), device) / 2)))  # type: ignore[misc]
+        counts[who] = max(
+            2, int(config.round_s / (stopwatch.seconds(lambda go=go: go(2), device) / 2))
+        )  # type: ignore[misc]
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     for turn in range(config.rounds):
         # Who goes first changes, so that neither always finds the machine as the other left it.
         for who, go in (("ours", our_go), ("theirs", their_go))[:: 1 if turn % 2 else -1]:
-            times[who].append(1000 * stopwatch.seconds(lambda: go(counts[who]), device) / counts[who])  # noqa: B023
+            times[who].append(
+                1000
+                * stopwatch.seconds(lambda go=go, n=counts[who]: go(n), device)  # type: ignore[misc]
+                / counts[who]
+            )
     ours, other = (statistics.median(times[who]) for who in ("ours", "theirs"))
     ratios = sorted(a / b for a, b in zip(times["ours"], times["theirs"], strict=True))
     flop = {
-        "ours": stopwatch.compute(lambda: start.world.step(start.batch(batch), start.actions(batch)[0]))[0],
-        "theirs": stopwatch.compute(lambda: theirs.stepper(batch, theirs.settings(False)["eager"])(1))[0],
+        "ours": stopwatch.compute(
+            lambda: start.world.step(start.batch(batch), start.actions(batch)[0])
+        )[0],
+        "theirs": stopwatch.compute(
+            lambda: theirs.stepper(batch, theirs.settings(False)["eager"])(1)
+        )[0],
     }
     return {
         "batch": batch,
         "ms_per_step": {"ours": ours, "theirs": other},
         "range": {who: [min(values), max(values)] for who, values in times.items()},
         "ratio": ours / other,
-        "ratio_of_turns": {"least": ratios[0], "median": statistics.median(ratios), "most": ratios[-1]},
+        "ratio_of_turns": {
+            "least": ratios[0],
+            "median": statistics.median(ratios),
+            "most": ratios[-1],
+        },
         "gflop_per_step": {who: value / 1e9 for who, value in flop.items()},
         "their_setting": name,
         "their_settings_ms": tried,
@@ -203,9 +246,13 @@ def main(config: Config) -> None:
     with stopwatch.using_threads(config.threads), torch.no_grad():
         theirs = Theirs(config.diamond, device, config.seed)
         world = World.from_pretrained(config.world, device)
-        start = Start(world, BenchConfig(config.world, batches=batches, walk=config.walk, seed=config.seed))
+        start = Start(
+            world, BenchConfig(config.world, batches=batches, walk=config.walk, seed=config.seed)
+        )
         world = world.with_engine(config.engine)
-        parameters = sum(p.numel() for module in world.modules().values() for p in module.parameters())
+        parameters = sum(
+            p.numel() for module in world.modules().values() for p in module.parameters()
+        )
         report: dict[str, Any] = {
             "device": stopwatch.device_name(device),
             "torch": torch.__version__,

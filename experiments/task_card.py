@@ -1,7 +1,9 @@
-"""What a task's world and agent need to be shipped: name, credit and figures in their cards, no paths of where they were made.
+"""What a task's world and agent need to be shipped: name, credit and figures in their cards, no
+paths of where they were made.
 
-``python experiments/task_card.py carracing WORLD AGENT --agent-figures a.json --world-figures evaluation.json`` copies both
-into the package. Sizes are checked: 3 MB for a world, 1 MB for an agent.
+``python experiments/task_card.py carracing WORLD AGENT --agent-figures a.json --world-figures
+evaluation.json`` copies both into the package. Sizes are checked: 3 MB for a world, 1 MB for an
+agent.
 """
 
 from __future__ import annotations
@@ -25,14 +27,29 @@ from worldsim.world.scene_files import save_scene
 LIMITS = {"world": 3_000_000, "agent": 1_000_000}
 """Bytes."""
 FREEDOOM = (
-    "Weights: Apache-2.0. Trained on frames rendered from Freedoom (https://freedoom.github.io), Copyright Contributors to the "
+    "Weights: Apache-2.0. Trained on frames rendered from Freedoom (https://freedoom.github.io), "
+    "Copyright Contributors to the "
     "Freedoom project, BSD 3-clause (see NOTICE); start scenes hold such frames."
 )
-GYMNASIUM = "Weights: Apache-2.0. Trained on frames rendered by Gymnasium's CarRacing (MIT licence); start scenes hold such frames."
+GYMNASIUM = (
+    "Weights: Apache-2.0. Trained on frames rendered by Gymnasium's CarRacing (MIT licence); "
+    "start scenes hold such frames."
+)
 ABOUT = {
-    "carracing": (GYMNASIUM, "Gymnasium's CarRacing-v3, 64x64 colours, continuous actions, rewards; one sampling step"),
-    "takecover": (FREEDOOM, "ViZDoom's TakeCover, 64x64 colours, 3 actions of 4 tics, rewards and ends; one sampling step"),
-    "healthgathering": (FREEDOOM, "ViZDoom's HealthGathering, 64x64, 4 actions of 4 tics, rewards and ends; one sampling step"),
+    "carracing": (
+        GYMNASIUM,
+        "Gymnasium's CarRacing-v3, 64x64 colours, continuous actions, rewards; one sampling step",
+    ),
+    "takecover": (
+        FREEDOOM,
+        "ViZDoom's TakeCover, 64x64 colours, 3 actions of 4 tics, rewards and ends; one sampling "
+        "step",
+    ),
+    "healthgathering": (
+        FREEDOOM,
+        "ViZDoom's HealthGathering, 64x64, 4 actions of 4 tics, rewards and ends; one sampling "
+        "step",
+    ),
 }
 
 
@@ -51,16 +68,22 @@ class Args:
     world_figures: Path | None = None
     """What ``worldsim evaluate WORLD --json`` wrote."""
     recording: Path | None = None
-    """Recording from whose episodes moments become start scenes, too, beside the beginnings that training left."""
+    """Recording from whose episodes moments become start scenes, too, beside the beginnings that
+    training left."""
     moments: int = 5
     """How many, ``moment-1`` and so on."""
     eight_bit: bool = False
-    """Store the agent's weights at 8 bits. Its figures are those of what was measured: measure it as it is shipped."""
+    """Store the agent's weights at 8 bits. Its figures are those of what was measured: measure it
+    as it is shipped."""
 
 
 def without_folders(settings: dict[str, Any]) -> dict[str, Any]:
     """Settings without the folders of a machine that nobody else has."""
-    return {name: value for name, value in settings.items() if name not in ("data", "out", "init_from", "world", "scenes")}
+    return {
+        name: value
+        for name, value in settings.items()
+        if name not in ("data", "out", "init_from", "world", "scenes")
+    }
 
 
 def main(args: Args) -> None:
@@ -70,11 +93,16 @@ def main(args: Args) -> None:
     world, agent = WORLDS_FOLDER / args.name, SHIPPED_FOLDER / args.name
     for source, target in ((args.world, world), (args.agent, agent)):
         if source.resolve() != target.resolve():
-            shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint*"))
+            shutil.copytree(
+                source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint*")
+            )
     if args.recording is not None:
         found = EpisodeScenes(args.recording, args.moments, frames=4, beginnings=0.0)
         for i, name in enumerate(found.names()):
-            save_scene(dataclasses.replace(found.load(name), name=f"moment-{i + 1}"), world / "scenes" / f"moment-{i + 1}")
+            save_scene(
+                dataclasses.replace(found.load(name), name=f"moment-{i + 1}"),
+                world / "scenes" / f"moment-{i + 1}",
+            )
     config, told = read_card(world / "world.json")
     licence, summary = ABOUT[args.name]
     told |= {"licence": licence, "summary": summary}

@@ -1,7 +1,9 @@
-"""How fast training is and what of a GPU it uses, on one or more of them: ``python training_speed.py --help``.
+"""How fast training is and what of a GPU it uses, on one or more of them:
+``python training_speed.py --help``.
 
-The real trainer on a real recording, for some seconds: ``torchrun --nproc_per_node N experiments/training_speed.py --data D``.
-``--tables A.json B.json`` prints what runs of 1, 2 and 4 processes have written side by side.
+The real trainer on a real recording, for some seconds:
+``torchrun --nproc_per_node N experiments/training_speed.py --data D``. ``--tables A.json B.json``
+prints what runs of 1, 2 and 4 processes have written side by side.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class Config:
     presets: tuple[str, ...] = ("tiny",)
     """Sizes of networks, measured one after another."""
     seconds: float = 120.0
-    """All of a preset's measurement ends within so many seconds, compilation and taking in the recording included."""
+    """All of a preset's measurement ends within so many seconds, compilation and taking in the
+    recording included."""
     batch_size: int = 32
     """Windows a step on each process."""
     window: int = 24
@@ -60,7 +63,8 @@ class Config:
     energy: float = 0.7
     """Weight of the energy score, as ``--objective.energy`` of training."""
     own: float = 0.0
-    """More than 0: measure also how fast episodes are taken in of which the network dreams parts."""
+    """More than 0: measure also how fast episodes are taken in of which the network dreams
+    parts."""
     mirror_actions: tuple[int, ...] | None = None
     """As in training."""
     memory_capacity: int = 32768
@@ -74,7 +78,8 @@ class Config:
     mixed_precision: str = "bf16"
     """As in training."""
     peak_tflops: float | None = None
-    """What a device multiplies at best in bfloat16 by its data sheet, in TFLOP/s: 989 for an H100."""
+    """What a device multiplies at best in bfloat16 by its data sheet, in TFLOP/s: 989 for an
+    H100."""
     kernels: int = 0
     """Tell so many of the kernels that a step spends its time in, longest first."""
     quick: bool = False
@@ -88,18 +93,27 @@ class Config:
 def training(config: Config, preset: str, out: Path) -> TrainConfig:
     """What the trainer is told."""
     assert config.data is not None
-    shared = {f.name for f in dataclasses.fields(TrainConfig)} & {f.name for f in dataclasses.fields(Config)}
+    shared = {f.name for f in dataclasses.fields(TrainConfig)} & {
+        f.name for f in dataclasses.fields(Config)
+    }
     settings = {name: getattr(config, name) for name in shared - {"data", "steps", "warmup"}}
     memory = EpisodeDataset(config.data).info.geometry
     # So many steps that the learning rate stays as it is after its warm-up.
     return TrainConfig(
-        config.data, out, preset=preset, steps=10**9, memory=memory, objective=ObjectiveConfig(energy=config.energy),
-        perturb=PerturbConfig(own=config.own), **settings,
-    )  # fmt: skip
+        config.data,
+        out,
+        preset=preset,
+        steps=10**9,
+        memory=memory,
+        objective=ObjectiveConfig(energy=config.energy),
+        perturb=PerturbConfig(own=config.own),
+        **settings,
+    )
 
 
 def flop_per_window(trainer: Trainer) -> float:
-    """Floating-point operations, forward and backward, of a step on this process for each of its windows, none of them twice."""
+    """Floating-point operations, forward and backward, of a step on this process for each of its
+    windows, none of them twice."""
     small = dataclasses.replace(trainer.config, batch_size=COUNTED)
     model = trainer.accelerator.unwrap_model(trainer.objective)
     whole, trainer.config = trainer.config, small
@@ -130,12 +144,16 @@ class Clock:
 
     def left(self) -> float:
         """Seconds to the deadline, by the first process's clock."""
-        left = torch.tensor(self.deadline - time.monotonic(), dtype=torch.float64, device=self.trainer.device)
+        left = torch.tensor(
+            self.deadline - time.monotonic(), dtype=torch.float64, device=self.trainer.device
+        )
         return float(broadcast(left))
 
     def most(self, value: float) -> float:
         """The largest of all processes' values."""
-        return float(gather(torch.tensor([value], dtype=torch.float64, device=self.trainer.device)).max())
+        return float(
+            gather(torch.tensor([value], dtype=torch.float64, device=self.trainer.device)).max()
+        )
 
     def seconds(self, work: Callable[[], Any]) -> float:
         """How long all processes take for ``work`` that they begin together."""
@@ -150,16 +168,28 @@ def steps(trainer: Trainer, count: int) -> None:
 
 
 def dreamed(config: Config, trainer: Trainer, clock: Clock) -> dict[str, Any]:
-    """How fast this process's shards go through memory and dream: the second time, when everything is compiled, if time allows."""
+    """How fast this process's shards go through memory and dream: the second time, when everything
+    is compiled, if time allows."""
     dataset, own = trainer.dataset, trainer.own
-    shards = [s for s, shard in enumerate(dataset.shards) if str(dataset.path / shard.file) in trainer.taken]
+    shards = [
+        s
+        for s, shard in enumerate(dataset.shards)
+        if str(dataset.path / shard.file) in trainer.taken
+    ]
     assert own is not None
-    mine = [trainer.dataset.load_shard(s)[0] for s in shards if s % trainer.world_size == trainer.rank]
+    mine = [
+        trainer.dataset.load_shard(s)[0] for s in shards if s % trainer.world_size == trainer.rank
+    ]
     frames = sum(len(arrays["rgb"]) for arrays in mine)
     buffer = FrameBuffer(
-        max(frames, 1), config.window, trainer.memory, trainer.device, PerturbConfig(own=1.0), trainer.buffer.episodes_at_once,
+        max(frames, 1),
+        config.window,
+        trainer.memory,
+        trainer.device,
+        PerturbConfig(own=1.0),
+        trainer.buffer.episodes_at_once,
         trainer.buffer.graphs,
-    )  # fmt: skip
+    )
     own.follow(part_of(trainer.averages(), "network."))
     times = []
     for number in range(2):
@@ -219,7 +249,9 @@ def measure(config: Config, preset: str) -> dict[str, Any]:
         "model_flop_per_s_of_a_device": rate,
         "bfloat16_flop_per_s_of_a_device": bf16,
         "utilisation_of_measured": rate / bf16,
-        "utilisation_of_nominal": None if config.peak_tflops is None else rate / (config.peak_tflops * 1e12),
+        "utilisation_of_nominal": None
+        if config.peak_tflops is None
+        else rate / (config.peak_tflops * 1e12),
         "peak_tflops": config.peak_tflops,
         "data_share": parts["data"] / parts["step"],
         "peak_memory_bytes": memory,
@@ -234,28 +266,36 @@ def measure(config: Config, preset: str) -> dict[str, Any]:
     return result
 
 
-def _require_time(config: Config, preset: str, clock: Clock, taken_in: float, first: float, one: float) -> None:
+def _require_time(
+    config: Config, preset: str, clock: Clock, taken_in: float, first: float, one: float
+) -> None:
     if 0.9 * clock.left() < LEAST * one or one == 0.0:
         raise InvalidInputError(
-            f"{preset}: {config.seconds:g} s are too few: {taken_in:.0f} s to take the recording in, {first:.0f} s for the "
-            f"first step, {one:.2f} s for each further one: give more --seconds, a smaller recording or smaller batches"
+            f"{preset}: {config.seconds:g} s are too few: {taken_in:.0f} s to take the recording "
+            f"in, {first:.0f} s for the "
+            f"first step, {one:.2f} s for each further one: give more --seconds, a smaller "
+            f"recording or smaller batches"
         )
 
 
 def table(paths: tuple[Path, ...]) -> str:
-    """The figures of several files, a row a preset and number of processes; efficiency is against one process's windows/s."""
+    """The figures of several files, a row a preset and number of processes; efficiency is against
+    one process's windows/s."""
     rows = [row for path in paths for row in read_json(path)["results"]]
     alone = {row["preset"]: row["windows_per_s"] for row in rows if row["processes"] == 1}
     lines = [
-        "| preset | processes | windows/s | frames/s | ms/step | FLOP/step | of measured | of nominal | data | GiB | scaling |",
+        "| preset | processes | windows/s | frames/s | ms/step | FLOP/step | of measured | of "
+        "nominal | data | GiB | scaling |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in sorted(rows, key=lambda row: (row["preset"], row["processes"])):
         one, nominal = alone.get(row["preset"]), row["utilisation_of_nominal"]
         scaling = "" if one is None else f"{row['windows_per_s'] / (row['processes'] * one):.2f}"
         lines.append(
-            f"| {row['preset']} | {row['processes']} | {row['windows_per_s']:.1f} | {row['frames_per_s']:.0f} "
-            f"| {row['ms_per_step']:.1f} | {row['model_flop_per_step']:.2e} | {row['utilisation_of_measured']:.3f} "
+            f"| {row['preset']} | {row['processes']} | {row['windows_per_s']:.1f} | "
+            f"{row['frames_per_s']:.0f} "
+            f"| {row['ms_per_step']:.1f} | {row['model_flop_per_step']:.2e} | "
+            f"{row['utilisation_of_measured']:.3f} "
             f"| {'' if nominal is None else f'{nominal:.3f}'} | {row['data_share']:.3f} "
             f"| {row['peak_memory_bytes'] / 2**30:.1f} | {scaling} |"
         )
@@ -263,12 +303,15 @@ def table(paths: tuple[Path, ...]) -> str:
 
 
 def main(config: Config) -> None:
-    """Measure every preset, or print the table; the first process prints and writes the figures as they come."""
+    """Measure every preset, or print the table; the first process prints and writes the figures as
+    they come."""
     if config.tables:
         print(table(config.tables))
         return
     if config.data is None:
-        raise InvalidInputError("give --data RECORDING to measure, or --tables FILE FILE ... to compare")
+        raise InvalidInputError(
+            "give --data RECORDING to measure, or --tables FILE FILE ... to compare"
+        )
     require_recording(config.data)
     report: dict[str, Any] = {"taken": time.strftime("%Y-%m-%d"), "results": []}
     for preset in config.presets:

@@ -1,9 +1,11 @@
-"""How well ``info["uncertainty"]`` tells the true error of the next frame: rank correlation on walks of the real twin.
+"""How well ``info["uncertainty"]`` tells the true error of the next frame: rank correlation on
+walks of the real twin.
 
     python experiments/uncertainty.py --world freedoom-tiny --walks 16 --json out/uncertainty.json
 
-Test maps, policy ``persistent-v1``. Each frame is predicted from its true history, at the pose of the world's own ego-motion
-head. The error is the root mean square difference to the true frame's colours.
+Test maps, policy ``persistent-v1``. Each frame is predicted from its true history, at the pose of
+the world's own ego-motion head. The error is the root mean square difference to the true frame's
+colours.
 """
 
 from __future__ import annotations
@@ -51,9 +53,13 @@ def main() -> None:
         "spearman": round(spearman(flat), 4),
         "spearman_ci95": [round(x, 4) for x in bootstrap_ci(statistic, args.walks, 500)],
         "pearson": round(pearson(flat), 4),
-        "spearman_of_unknown_pixels": round(spearman(np.stack([unknown.ravel(), error.ravel()])), 4),
+        "spearman_of_unknown_pixels": round(
+            spearman(np.stack([unknown.ravel(), error.ravel()])), 4
+        ),
         "mean_error": round(float(error.mean()), 5),
-        "uncertainty_quantiles": {str(q): round(float(np.quantile(uncertainty, q)), 5) for q in (0.1, 0.5, 0.9, 0.99)},
+        "uncertainty_quantiles": {
+            str(q): round(float(np.quantile(uncertainty, q)), 5) for q in (0.1, 0.5, 0.9, 0.99)
+        },
     }
     print(results)
     if args.json is not None:
@@ -75,8 +81,11 @@ def walk(world: World, seed: int, steps: int) -> list[tuple[np.ndarray, int, dic
     return visits
 
 
-def measured(world: World, walks: list[list[tuple[np.ndarray, int, dict]]], history: int) -> tuple[np.ndarray, ...]:
-    """Error, uncertainty and share of pixels that the memory does not know of each next frame, (walks, steps)."""
+def measured(
+    world: World, walks: list[list[tuple[np.ndarray, int, dict]]], history: int
+) -> tuple[np.ndarray, ...]:
+    """Error, uncertainty and share of pixels that the memory does not know of each next frame,
+    (walks, steps)."""
     device = world.device
     scenes = [scene_of(visits[:history], True) for visits in walks]
     state = world.initial(scenes, list(range(len(walks))))
@@ -86,7 +95,13 @@ def measured(world: World, walks: list[list[tuple[np.ndarray, int, dict]]], hist
         true = Frame(now.rgb.to(device), now.inverse_depth.to(device), now.pose.to(device))
         act = now.act.to(device)
         _, transition = world.step(state.clone(), act)
-        error = (transition.frame.rgb.float() - true.rgb.float()).div(255).square().mean((1, 2, 3)).sqrt()
+        error = (
+            (transition.frame.rgb.float() - true.rgb.float())
+            .div(255)
+            .square()
+            .mean((1, 2, 3))
+            .sqrt()
+        )
         rows.append(torch.stack([error, transition.uncertainty, 1 - transition.coverage]).cpu())
         state = world.observe(state, act, true)
     return tuple(torch.stack(rows, 2).numpy())

@@ -1,7 +1,9 @@
-"""Start in a place that was captured: a nerfstudio dataset with depth, a journey, or any posed RGB-D frames.
+"""Start in a place that was captured: a nerfstudio dataset with depth, a journey, or any posed
+RGB-D frames.
 
-The earlier frames become the memory, the last ones the start. World axes have z up, metres; the camera's poses are taken as they
-are, so a capture from another height than the world was trained at is seen from that height.
+The earlier frames become the memory, the last ones the start. World axes have z up, metres; the
+camera's poses are taken as they are, so a capture from another height than the world was trained at
+is seen from that height.
 """
 
 from __future__ import annotations
@@ -34,22 +36,25 @@ LAST = 12
 ROOM = 2_000_000
 """Points that a memory outside of any world holds at most, 23 bytes each."""
 COLOUR_TOLERANCE = 48
-"""Of 255: points of other colours than a later frame's are dropped, where the world's memory does not say otherwise. These frames
-are true, so that another colour means that something has moved."""
+"""Of 255: points of other colours than a later frame's are dropped, where the world's memory does
+not say otherwise. These frames are true, so that another colour means that something has moved."""
 
 
 class CaptureScene:
     """One capture to start from.
 
-    capture: the folder of a nerfstudio dataset, a journey, or frames (see :func:`worldsim.io.rgbd.captured_frames`); of the
-    folder, what :func:`worldsim.io.nerfstudio.open_capture` does by default is changed by opening it oneself. last: how many
-    frames are the start; those before them are integrated into the memory. name: by default the folder's.
-    world: whose size, camera and memory the start has. Environments fit it to their own world (:meth:`fitted`); without one, the
-    frames keep their size and a :class:`PointMemory` of at most ``ROOM`` points holds what was seen.
+    capture: the folder of a nerfstudio dataset, a journey, or frames (see
+    :func:`worldsim.io.rgbd.captured_frames`); of the folder, what
+    :func:`worldsim.io.nerfstudio.open_capture` does by default is changed by opening it oneself.
+    last: how many frames are the start; those before them are integrated into the memory. name: by
+    default the folder's. world: whose size, camera and memory the start has. Environments fit it to
+    their own world (:meth:`fitted`); without one, the frames keep their size and a
+    :class:`PointMemory` of at most ``ROOM`` points holds what was seen.
 
-    Frames are cropped to a camera that all of them cover, the world's own where they see that much, and resized by area. Where a
-    frame's depth is unknown, the memory learns nothing from it; start frames get the memory's depth there, else the nearest
-    known pixel's. A capture knows no actions: the start's are all the no-op, or zeros.
+    Frames are cropped to a camera that all of them cover, the world's own where they see that much,
+    and resized by area. Where a frame's depth is unknown, the memory learns nothing from it; start
+    frames get the memory's depth there, else the nearest known pixel's. A capture knows no actions:
+    the start's are all the no-op, or zeros.
     """
 
     def __init__(
@@ -73,7 +78,9 @@ class CaptureScene:
 
     def fitted(self, world: World) -> CaptureScene:
         """The same capture for ``world``: its frame size, camera and memory."""
-        return self if world is self.world else CaptureScene(self.frames, self.last, self.name, world)
+        return (
+            self if world is self.world else CaptureScene(self.frames, self.last, self.name, world)
+        )
 
     def start(self, rng: np.random.Generator) -> SceneStart:
         """The one start; nothing is drawn. Pictures are read the first time."""
@@ -85,30 +92,46 @@ class CaptureScene:
         world = self.world
         if world is None:
             journey, known = journey_of(self.frames)
-            memory: SceneMemory = PointMemory(PointMemoryConfig(capacity=min(ROOM, journey.inverse_depth.numel())))
+            memory: SceneMemory = PointMemory(
+                PointMemoryConfig(capacity=min(ROOM, journey.inverse_depth.numel()))
+            )
             act = torch.zeros(len(journey), dtype=torch.int64)
         else:
             n = world.network.config
             journey, known = journey_of(self.frames, n.height, n.width, world.config.intrinsics)
             memory = world.memory
-            act = torch.zeros(len(journey), dtype=torch.int64) if n.actions else torch.zeros(len(journey), n.action_dim)
+            act = (
+                torch.zeros(len(journey), dtype=torch.int64)
+                if n.actions
+                else torch.zeros(len(journey), n.action_dim)
+            )
         pose = snap_pose(journey.pose)
         memory = _comparing_colours(memory)
-        first, data, code = max(0, len(journey) - self.last), memory.empty(1, "cpu"), journey.inverse_depth.clone()
+        first, data, code = (
+            max(0, len(journey) - self.last),
+            memory.empty(1, "cpu"),
+            journey.inverse_depth.clone(),
+        )
         for i in range(len(journey)):
             camera = Camera(pose[i : i + 1], journey.intrinsics[None], *journey.rgb.shape[-2:])
             code[i] = _whole(code[i], known[i], memory, data, camera, self.frames[i].name)
             if i < first:
                 frame = Frame(journey.rgb[i : i + 1], code[i : i + 1], camera.pose)
                 # Steps before that of the first start frame.
-                data = _integrated(memory, data, frame, camera, torch.tensor([i - len(journey)]), known[i : i + 1])
+                data = _integrated(
+                    memory, data, frame, camera, torch.tensor([i - len(journey)]), known[i : i + 1]
+                )
         return SceneStart(
             rgb=journey.rgb[first:],
             act=act[first:],
             inverse_depth=code[first:],
             pose=pose[first:],
             intrinsics=journey.intrinsics,
-            memory=None if isinstance(memory, NoMemory) else memory.trim(data) if isinstance(memory, PointMemory) else data,
+            memory=None
+            if isinstance(memory, NoMemory)
+            else memory.trim(data)
+            if isinstance(memory, PointMemory)
+            else data,
             name=self.name,
         )
 
@@ -119,14 +142,19 @@ def _comparing_colours(memory: SceneMemory) -> SceneMemory:
     return PointMemory(dataclasses.replace(memory.config, colour_tolerance=COLOUR_TOLERANCE))
 
 
-def _integrated(memory: SceneMemory, data: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor) -> Any:
+def _integrated(
+    memory: SceneMemory, data: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor
+) -> Any:
     if isinstance(memory, PointMemory):
         return memory.integrate(data, frame, camera, step, known)
     return memory.integrate(data, frame, camera, step)
 
 
-def _whole(code: Tensor, known: Tensor, memory: SceneMemory, data: Any, camera: Camera, name: str) -> Tensor:
-    """Depth codes (h, w) with what is unknown taken from the memory's view, else from the nearest pixel that is known."""
+def _whole(
+    code: Tensor, known: Tensor, memory: SceneMemory, data: Any, camera: Camera, name: str
+) -> Tensor:
+    """Depth codes (h, w) with what is unknown taken from the memory's view, else from the nearest
+    pixel that is known."""
     if bool(known.all()):
         return code
     view = memory.render(data, camera)
@@ -134,16 +162,21 @@ def _whole(code: Tensor, known: Tensor, memory: SceneMemory, data: Any, camera: 
     if not bool(known.any()):
         raise InvalidInputError(f"{name}: its depth is unknown everywhere: leave the frame out")
     unknown = (~known).to(torch.uint8).numpy()
-    _, label = cv2.distanceTransformWithLabels(unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    _, label = cv2.distanceTransformWithLabels(
+        unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+    )
     by_label = np.zeros(label.max() + 1, np.int32)
     by_label[label[unknown == 0]] = code.numpy()[unknown == 0]
     return torch.from_numpy(by_label[label])
 
 
 class CaptureScenes:
-    """The captures in a folder, one sub-folder each, or the one that the folder itself is; each is read when first needed."""
+    """The captures in a folder, one sub-folder each, or the one that the folder itself is; each is
+    read when first needed."""
 
-    def __init__(self, folder: str | os.PathLike[str], last: int = LAST, world: World | None = None) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], last: int = LAST, world: World | None = None
+    ) -> None:
         self.folder, self.last, self.world = Path(folder), last, world
         self._loaded: dict[str, CaptureScene] = {}
 
@@ -156,10 +189,13 @@ class CaptureScenes:
         return list(self._folders())
 
     def load(self, name: str) -> SceneStart:
-        """The start of that name. Raises NotFoundError, listing what exists, or what is wrong with the capture."""
+        """The start of that name. Raises NotFoundError, listing what exists, or what is wrong with
+        the capture."""
         folders = self._folders()
         if name not in folders:
-            raise NotFoundError(f"no capture {name!r} in {self.folder}; there are: {', '.join(folders) or 'none'}")
+            raise NotFoundError(
+                f"no capture {name!r} in {self.folder}; there are: {', '.join(folders) or 'none'}"
+            )
         if name not in self._loaded:
             self._loaded[name] = CaptureScene(folders[name], self.last, name, self.world)
         return self._loaded[name].start(np.random.default_rng(0))
@@ -168,7 +204,10 @@ class CaptureScenes:
         """One of the captures, each as likely."""
         names = self.names()
         if not names:
-            raise NotFoundError(f"{self.folder} holds no captures: give a nerfstudio dataset, or a folder of them ({TRANSFORMS})")
+            raise NotFoundError(
+                f"{self.folder} holds no captures: give a nerfstudio dataset, or a folder of them "
+                f"({TRANSFORMS})"
+            )
         return self.load(names[int(rng.integers(len(names)))])
 
     def _folders(self) -> dict[str, Path]:

@@ -1,4 +1,5 @@
-"""Start in the middle of recorded episodes: many starts, as varied as what was recorded, for agents that learn in the dream."""
+"""Start in the middle of recorded episodes: many starts, as varied as what was recorded, for agents
+that learn in the dream."""
 
 from __future__ import annotations
 
@@ -20,27 +21,36 @@ USUAL = 8
 
 
 class EpisodeScenes:
-    """Moments of a recording, drawn once: each a few frames in a row of one episode, none of which ends it.
+    """Moments of a recording, drawn once: each a few frames in a row of one episode, none of which
+    ends it.
 
-    folder: of a dataset, or one that holds several, such as the rounds of a task: their episodes count one after another. count:
-    how many moments. frames: of each, so that the dream has momentum and context; as many as the world attends to, if not given
-    (8 before a world is known). beginnings: the share of them that are first frames of their episodes. seed: of the draws. Named
+    folder: of a dataset, or one that holds several, such as the rounds of a task: their episodes
+    count one after another. count: how many moments. frames: of each, so that the dream has
+    momentum and context; as many as the world attends to, if not given (8 before a world is known).
+    beginnings: the share of them that are first frames of their episodes. seed: of the draws. Named
     like ``episode-12-340``: episode and frame.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], count: int = 1024, frames: int | None = None, beginnings: float = 0.25, seed: int = 0
+        self,
+        folder: str | os.PathLike[str],
+        count: int = 1024,
+        frames: int | None = None,
+        beginnings: float = 0.25,
+        seed: int = 0,
     ) -> None:
         if count < 1 or (frames is not None and frames < 1) or not 0.0 <= beginnings <= 1.0:
             raise InvalidInputError(
-                f"count {count} and frames {frames} must be at least 1, beginnings {beginnings} a share in [0, 1]"
+                f"count {count} and frames {frames} must be at least 1, beginnings {beginnings} a "
+                f"share in [0, 1]"
             )
         self.folder, self.frames = Path(folder), frames or USUAL
         self._by_world = frames is None
         folders = recordings_in(self.folder)
         if not folders:
             raise NotFoundError(
-                f"{self.folder} is no recording, nor a folder of some (no dataset.json): give what `worldsim record` wrote"
+                f"{self.folder} is no recording, nor a folder of some (no dataset.json): give "
+                f"what `worldsim record` wrote"
             )
         self.datasets = [EpisodeDataset(one) for one in folders]
         require_alike(self.datasets)
@@ -52,14 +62,21 @@ class EpisodeScenes:
         for index in rng.integers(self._ends[-1], size=count):
             # The last frame is where an episode ended: nothing goes on from there.
             last = len(self._episode(int(index)).rgb) - 2
-            drawn.append((int(index), 0 if last < 1 or rng.random() < beginnings else int(rng.integers(1, last + 1))))
+            drawn.append(
+                (
+                    int(index),
+                    0 if last < 1 or rng.random() < beginnings else int(rng.integers(1, last + 1)),
+                )
+            )
         self._moments = {f"episode-{index}-{frame}": (index, frame) for index, frame in drawn}
         self._loaded: dict[str, SceneStart] = {}
 
     def _episode(self, index: int) -> Episode:
         """Episode ``index``, counted through all datasets."""
         which = int(np.searchsorted(self._ends, index, side="right"))
-        episode: Episode = self.datasets[which][index - int(self._ends[which]) + len(self.datasets[which])]
+        episode: Episode = self.datasets[which][
+            index - int(self._ends[which]) + len(self.datasets[which])
+        ]
         return episode
 
     def names(self) -> list[str]:
@@ -69,7 +86,10 @@ class EpisodeScenes:
     def load(self, name: str) -> SceneStart:
         """The moment of that name. Raises NotFoundError."""
         if name not in self._moments:
-            raise NotFoundError(f"no moment {name!r} among the {len(self._moments)} drawn from {self.folder}: see names()")
+            raise NotFoundError(
+                f"no moment {name!r} among the {len(self._moments)} drawn from {self.folder}: see "
+                f"names()"
+            )
         if name not in self._loaded:
             index, frame = self._moments[name]
             self._loaded[name] = scene_at(self._episode(index), frame, self.frames, name)
@@ -83,7 +103,9 @@ class EpisodeScenes:
         """Itself; raises InvalidInputError if the world sees frames of another size."""
         n, shape = world.network.config, tuple(self.datasets[0].info.observation_space["shape"])
         if shape != (n.height, n.width, 3):
-            raise InvalidInputError(f"{self.folder} holds frames of {shape}, the world sees {(n.height, n.width, 3)}")
+            raise InvalidInputError(
+                f"{self.folder} holds frames of {shape}, the world sees {(n.height, n.width, 3)}"
+            )
         if self._by_world and self.frames != n.window:
             self.frames = n.window
             self._loaded.clear()

@@ -1,7 +1,8 @@
-"""Start from a single image: a photograph or a render, with a depth map where the world has a scene memory.
+"""Start from a single image: a photograph or a render, with a depth map where the world has a scene
+memory.
 
-    env = gym.make("worldsim/FreedoomDream-v0", scenes=ImageScene("photo.png", depth=metres))
-    obs, info = env.reset(seed=0)
+env = gym.make("worldsim/FreedoomDream-v0", scenes=ImageScene("photo.png", depth=metres))
+obs, info = env.reset(seed=0)
 """
 
 from __future__ import annotations
@@ -33,14 +34,15 @@ class ImageScene:
     """One frame to start from.
 
     image: a PNG, WebP, JPEG, TIFF or BMP file, or (h, w, 3) uint8.
-    size: (height, width) of the frame; by default that of the world that starts from it, or the image's own without one. The image
-    is cropped around its centre, never stretched.
+    size: (height, width) of the frame; by default that of the world that starts from it, or the
+    image's own without one. The image is cropped around its centre, never stretched.
     depth: (h, w) float metres along the optical axis at the image's size, ``inf`` for sky, or None.
-    pose: (4, 4) camera-to-world in OpenCV axes, metres, z up; by default a level camera in a world, the identity without one.
-    intrinsics: ``fx fy cx cy`` in pixels of the image as given. By default the image is taken to show what the world's camera sees
-    (73.7 by 64.0 degrees in ``freedoom-tiny``), after the crop; without a world, 90 degrees from left to right.
-    act: the action that led to the frame; 0 (the no-op, or zeros) by default. name: of the start.
-    world: whose size and camera the start has. Environments fit it to their own world (:meth:`fitted`).
+    pose: (4, 4) camera-to-world in OpenCV axes, metres, z up; by default a level camera in a world,
+    the identity without one. intrinsics: ``fx fy cx cy`` in pixels of the image as given. By
+    default the image is taken to show what the world's camera sees (73.7 by 64.0 degrees in
+    ``freedoom-tiny``), after the crop; without a world, 90 degrees from left to right. act: the
+    action that led to the frame; 0 (the no-op, or zeros) by default. name: of the start. world:
+    whose size and camera the start has. Environments fit it to their own world (:meth:`fitted`).
 
     Raises NotFoundError, DamagedFileError or InvalidInputError.
     """
@@ -57,17 +59,35 @@ class ImageScene:
         world: World | None = None,
     ) -> None:
         self.rgb = image if isinstance(image, np.ndarray) else read_picture(image, mode="RGB")
-        if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8 or 0 in self.rgb.shape:
-            raise InvalidInputError(f"image must be (h, w, 3) uint8, got {self.rgb.shape} {self.rgb.dtype}")
+        if (
+            self.rgb.ndim != 3
+            or self.rgb.shape[2] != 3
+            or self.rgb.dtype != np.uint8
+            or 0 in self.rgb.shape
+        ):
+            raise InvalidInputError(
+                f"image must be (h, w, 3) uint8, got {self.rgb.shape} {self.rgb.dtype}"
+            )
         height, width = self.rgb.shape[:2]
-        if depth is not None and (np.shape(depth) != (height, width) or not (np.asarray(depth) > 0).all()):
-            raise InvalidInputError(f"depth must be ({height}, {width}) positive metres like the image, got {np.shape(depth)}")
-        if size is not None and (len(size) != 2 or not all(isinstance(n, int) and 1 <= n <= LARGEST for n in size)):
-            raise InvalidInputError(f"size must be (height, width) of 1 to {LARGEST} pixels, got {size!r}")
+        if depth is not None and (
+            np.shape(depth) != (height, width) or not (np.asarray(depth) > 0).all()
+        ):
+            raise InvalidInputError(
+                f"depth must be ({height}, {width}) positive metres like the image, got "
+                f"{np.shape(depth)}"
+            )
+        if size is not None and (
+            len(size) != 2 or not all(isinstance(n, int) and 1 <= n <= LARGEST for n in size)
+        ):
+            raise InvalidInputError(
+                f"size must be (height, width) of 1 to {LARGEST} pixels, got {size!r}"
+            )
         if pose is not None:
             check_poses(np.asarray(pose)[None])
         given = None if intrinsics is None else np.asarray(intrinsics, np.float64)
-        if given is not None and (given.shape != (4,) or not np.isfinite(given).all() or min(given[:2]) <= 0):
+        if given is not None and (
+            given.shape != (4,) or not np.isfinite(given).all() or min(given[:2]) <= 0
+        ):
             raise InvalidInputError(f"intrinsics must be fx fy cx cy, got {given.tolist()}")
         self.size, self.depth, self.pose, self.intrinsics = size, depth, pose, given
         self.act, self.name, self.world = act, name, world
@@ -76,7 +96,9 @@ class ImageScene:
         """The same image for ``world``: its frame size and camera."""
         if world is self.world:
             return self
-        return ImageScene(self.rgb, self.size, self.depth, self.pose, self.intrinsics, self.act, self.name, world)
+        return ImageScene(
+            self.rgb, self.size, self.depth, self.pose, self.intrinsics, self.act, self.name, world
+        )
 
     def start(self, rng: np.random.Generator) -> SceneStart:
         """The one scene; nothing is drawn."""
@@ -84,12 +106,24 @@ class ImageScene:
 
     @cached_property
     def scene(self) -> SceneStart:
-        """The start, made when it is first needed: without a world, that of the whole image may never be."""
+        """The start, made when it is first needed: without a world, that of the whole image may
+        never be."""
         world, (height, width) = self.world, self.rgb.shape[:2]
-        size = self.size or ((height, width) if world is None else (world.network.config.height, world.network.config.width))
+        size = self.size or (
+            (height, width)
+            if world is None
+            else (world.network.config.height, world.network.config.width)
+        )
         wanted = None if world is None else world.config.intrinsics
-        depth = np.full((height, width), np.nan, np.float32) if self.depth is None else np.asarray(self.depth, np.float32)
-        pose = np.asarray(self.pose if self.pose is not None else np.eye(4) if world is None else LEVEL, np.float64)
+        depth = (
+            np.full((height, width), np.nan, np.float32)
+            if self.depth is None
+            else np.asarray(self.depth, np.float32)
+        )
+        pose = np.asarray(
+            self.pose if self.pose is not None else np.eye(4) if world is None else LEVEL,
+            np.float64,
+        )
         camera = self._camera(wanted, size)
         frame = CapturedFrame(self.name, pose, camera, height, width, lambda: (self.rgb, depth))
         seen = common_camera([frame], size[0], size[1], wanted)
@@ -97,14 +131,17 @@ class ImageScene:
         return SceneStart(
             rgb=torch.from_numpy(rgb).permute(2, 0, 1)[None].contiguous(),
             act=self._action()[None],
-            inverse_depth=None if self.depth is None else quantise_depth(torch.from_numpy(resized))[None],
+            inverse_depth=None
+            if self.depth is None
+            else quantise_depth(torch.from_numpy(resized))[None],
             pose=None if self.depth is None else snap_pose(torch.as_tensor(pose)[None]),
             intrinsics=torch.from_numpy(seen).float(),
             name=self.name,
         )
 
     def _camera(self, wanted: Any, size: tuple[int, int]) -> Array:
-        """Of the image as given, (4,) pixels. wanted: the world's camera in frames of ``size``, or None."""
+        """Of the image as given, (4,) pixels. wanted: the world's camera in frames of ``size``, or
+        None."""
         height, width = self.rgb.shape[:2]
         if self.intrinsics is not None:
             return self.intrinsics

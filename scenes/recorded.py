@@ -1,4 +1,5 @@
-"""Start from frames recorded in the real twin: one folder a scene, as :mod:`worldsim.world.scene_files` writes them."""
+"""Start from frames recorded in the real twin: one folder a scene, as
+:mod:`worldsim.world.scene_files` writes them."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from worldsim.world.scene_files import check_scene, load_scene, scene_names
 
 
 class RecordedScenes:
-    """The scenes in a folder, such as the ``scenes`` folder of a world; each is read once, when it is first needed."""
+    """The scenes in a folder, such as the ``scenes`` folder of a world; each is read once, when it
+    is first needed."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -26,16 +28,21 @@ class RecordedScenes:
         return scene_names(self.folder)
 
     def load(self, name: str) -> SceneStart:
-        """The scene of that name. Raises NotFoundError, listing what exists, or DamagedFileError."""
+        """The scene of that name. Raises NotFoundError, listing what exists, or
+        DamagedFileError."""
         if name not in self._loaded:
             names = self.names()
             if name not in names:
-                raise NotFoundError(f"no start scene {name!r} in {self.folder}; there are: {', '.join(names) or 'none'}")
+                raise NotFoundError(
+                    f"no start scene {name!r} in {self.folder}; there are: "
+                    f"{', '.join(names) or 'none'}"
+                )
             self._loaded[name] = load_scene(inside(self.folder, name))
         return self._loaded[name]
 
     def start(self, rng: np.random.Generator) -> SceneStart:
-        """One of the scenes, each as likely. Raises DamagedFileError, before the first, if any of them is damaged."""
+        """One of the scenes, each as likely. Raises DamagedFileError, before the first, if any of
+        them is damaged."""
         names = self.names()
         if not self._checked:
             # All of them, so that damage does not wait for the draw that meets it.
@@ -43,5 +50,8 @@ class RecordedScenes:
                 check_scene(inside(self.folder, name))
             self._checked = True
         if not names:
-            raise NotFoundError(f"{self.folder} holds no start scenes: record some with worldsim.world.scene_files.record_scenes")
+            raise NotFoundError(
+                f"{self.folder} holds no start scenes: record some with "
+                f"worldsim.world.scene_files.record_scenes"
+            )
         return self.load(names[int(rng.integers(len(names)))])

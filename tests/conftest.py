@@ -1,4 +1,5 @@
-"""A world with random weights and start scenes from a small room: enough to test everything but the quality of the pictures."""
+"""A world with random weights and start scenes from a small room: enough to test everything but the
+quality of the pictures."""
 
 from __future__ import annotations
 
@@ -20,29 +21,50 @@ from worldsim.world.config import WorldConfig
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
 from worldsim.world.scene_files import ScenesConfig, load_scene, record_scenes
 
-# Such small networks gain nothing from threads, and several test processes would only wait for one another.
+# Such small networks gain nothing from threads, and several test processes would only wait for one
+# another.
 torch.set_num_threads(1)
 SIZE = 32
 INTRINSICS = (16.0, 16.0, 16.0, 16.0)
 
 
 def make_tiny_world(
-    seed: int = 0, geometry: bool = True, rewards: bool = False, action_dim: int = 0, fold: int = 1, **config: Any
+    seed: int = 0,
+    geometry: bool = True,
+    rewards: bool = False,
+    action_dim: int = 0,
+    fold: int = 1,
+    **config: Any,
 ) -> World:
-    """32x32 frames, window 4. Layers that start at zero get random weights too, so that everything has an effect.
+    """32x32 frames, window 4. Layers that start at zero get random weights too, so that everything
+    has an effect.
 
-    rewards: rewards and terminations are on; the termination's logit is about zero-mean, so that episodes end.
+    rewards: rewards and terminations are on; the termination's logit is about zero-mean, so that
+    episodes end.
     """
     torch.manual_seed(seed)
     actions = 0 if action_dim else 7
     channels, view_channels = (4, 8) if geometry else (3, 0)
     network = SpaceTimeTransformer(
-        height=SIZE, width=SIZE, channels=channels, view_channels=view_channels, actions=actions, action_dim=action_dim,
-        dim=32, depth=2, heads=2, levels=(8, 8, 16) if fold == 1 else (8, 16), window=4, fold=fold,
-    )  # fmt: skip
-    ego_motion = EgoMotionHead(actions=actions, action_dim=action_dim, hidden=32) if geometry else None
+        height=SIZE,
+        width=SIZE,
+        channels=channels,
+        view_channels=view_channels,
+        actions=actions,
+        action_dim=action_dim,
+        dim=32,
+        depth=2,
+        heads=2,
+        levels=(8, 8, 16) if fold == 1 else (8, 16),
+        window=4,
+        fold=fold,
+    )
+    ego_motion = (
+        EgoMotionHead(actions=actions, action_dim=action_dim, hidden=32) if geometry else None
+    )
     outcome = OutcomeHead(dim=32, hidden=8)
-    # Again, so that the network's random weights do not depend on how many numbers a head takes to begin with.
+    # Again, so that the network's random weights do not depend on how many numbers a head takes to
+    # begin with.
     torch.manual_seed(seed + 1)
     with torch.no_grad():
         for module in (network, outcome):
@@ -77,7 +99,16 @@ def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("recorded") / "scenes"
     size, maps = {"size": SIZE}, ("room-6", "room-7")
     record_scenes(
-        ScenesConfig("worldsim/TinyRoom-v0", folder, maps=maps, count=6, frames=4, steps=8, min_travel=0.3, env_kwargs=size)
+        ScenesConfig(
+            "worldsim/TinyRoom-v0",
+            folder,
+            maps=maps,
+            count=6,
+            frames=4,
+            steps=8,
+            min_travel=0.3,
+            env_kwargs=size,
+        )
     )
     return folder
 
@@ -98,7 +129,8 @@ def world_folder(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) 
 
 @pytest.fixture(scope="session")
 def goal_folder(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -> Path:
-    """A tiny world of a room with rewards and terminations, with start scenes, on disk. Tests must not write there."""
+    """A tiny world of a room with rewards and terminations, with start scenes, on disk. Tests must
+    not write there."""
     folder = tmp_path_factory.mktemp("goal")
     world = make_tiny_world(rewards=True, env_kwargs={"size": SIZE, "goal": True})
     world.card["frames"] = 1234

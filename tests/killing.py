@@ -24,7 +24,9 @@ def children() -> list[psutil.Process]:
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(process.cmdline()):
+            if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(
+                process.cmdline()
+            ):
                 found.append(process)
     return found
 
@@ -39,9 +41,11 @@ def engines(of: list[psutil.Process]) -> list[psutil.Process]:
 
 
 class Killer:
-    """While this context lasts, kills a ``worker``, an ``engine``, ``both``, or all ``engines``; ``stop`` stops an engine.
+    """While this context lasts, kills a ``worker``, an ``engine``, ``both``, or all ``engines``;
+    ``stop`` stops an engine.
 
-    when: nobody is killed before it is true. Each kill needs an engine, and those after the first are half a second apart.
+    when: nobody is killed before it is true. Each kill needs an engine, and those after the first
+    are half a second apart.
     """
 
     def __init__(self, *victims: str, when: Callable[[], bool] = lambda: True) -> None:
@@ -57,7 +61,12 @@ class Killer:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._over.set()
         self._thread.join()
         tempfile.tempdir = self._before

@@ -1,4 +1,5 @@
-"""Third-party environments from one end to the other: recorded, trained on, dreamed in, with their real twins beside them."""
+"""Third-party environments from one end to the other: recorded, trained on, dreamed in, with their
+real twins beside them."""
 
 from __future__ import annotations
 
@@ -25,7 +26,12 @@ SKIP: dict[str, Any] = {"frame_skip": 4, **TIME}
         ("VizdoomTakeCover-v1", SKIP, "vizdoom", gym.spaces.Discrete(3)),
         ("VizdoomHealthGathering-v1", SKIP, "vizdoom", gym.spaces.Discrete(4)),
         ("VizdoomMyWayHome-v1", SKIP, "vizdoom", gym.spaces.Discrete(6)),
-        ("CarRacing-v3", TIME, "Box2D", gym.spaces.Box(np.array([-1.0, 0, 0], np.float32), np.ones(3, np.float32))),
+        (
+            "CarRacing-v3",
+            TIME,
+            "Box2D",
+            gym.spaces.Box(np.array([-1.0, 0, 0], np.float32), np.ones(3, np.float32)),
+        ),
     ],
 )
 def test_from_recording_to_dream(
@@ -33,15 +39,37 @@ def test_from_recording_to_dream(
 ) -> None:
     pytest.importorskip(package)
     data, out = tmp_path / "data", tmp_path / "run"
-    record(RecordConfig(env_id, data, frames=130, workers=0, env_kwargs=kwargs, size=(16, 16), episode_steps=60, fps=8.75))
+    record(
+        RecordConfig(
+            env_id,
+            data,
+            frames=130,
+            workers=0,
+            env_kwargs=kwargs,
+            size=(16, 16),
+            episode_steps=60,
+            fps=8.75,
+        )
+    )
     train(
         TrainConfig(
-            data, out, preset="debug", steps=2, batch_size=2, window=12, warmup=1, memory=False, colour=0.0, mixed_precision="no",  # type: ignore[arg-type]
+            data,
+            out,
+            preset="debug",
+            steps=2,
+            batch_size=2,
+            window=12,
+            warmup=1,
+            memory=False,
+            colour=0.0,
+            mixed_precision="no",  # type: ignore[arg-type]
         )
-    )  # fmt: skip
+    )
     env = gym.make("worldsim/Dream-v0", world=out / "world", max_episode_steps=8)
     world = env.unwrapped.world
-    assert env.action_space == actions and env.observation_space == gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
+    assert env.action_space == actions and env.observation_space == gym.spaces.Box(
+        0, 255, (16, 16, 3), np.uint8
+    )
     dataset = EpisodeDataset(data)
     obs, _ = env.reset(seed=0)
     assert any(np.array_equal(obs, e.rgb[0]) for e in dataset)
@@ -52,7 +80,8 @@ def test_from_recording_to_dream(
         if term or trunc:
             break
     assert term or trunc
-    # Rewards in the environment's own units, before anything is learned: near the recording's mean of going on.
+    # Rewards in the environment's own units, before anything is learned: near the recording's mean
+    # of going on.
     going_on = np.concatenate([e.rew[:-1][~e.term[:-1]] for e in dataset])
     if not term:
         assert abs(rew - going_on.mean()) < 0.2 + going_on.std()
@@ -65,7 +94,9 @@ def test_from_recording_to_dream(
         np.testing.assert_array_equal(obs, dataset[0].rgb[t + 1])
         assert np.float32(rew) == dataset[0].rew[t]
     twin.close()
-    venv = gym.make_vec("worldsim/Dream-v0", world=world, num_envs=4, vectorization_mode="vector_entry_point")
+    venv = gym.make_vec(
+        "worldsim/Dream-v0", world=world, num_envs=4, vectorization_mode="vector_entry_point"
+    )
     venv.reset(seed=0)
     obs, rew, *_ = venv.step(venv.action_space.sample())
     assert obs.shape == (4, 16, 16, 3) and rew.shape == (4,)

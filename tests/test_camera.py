@@ -29,14 +29,17 @@ INTRINSICS = torch.tensor([[4.0, 4.0, 4.0, 4.0]])
 
 
 def doom_pose(yaw: float, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> torch.Tensor:
-    """Level camera in a world with x east, y north, z up, at ``yaw`` radians counter-clockwise from east."""
+    """Level camera in a world with x east, y north, z up, at ``yaw`` radians counter-clockwise from
+    east."""
     c, s = math.cos(yaw), math.sin(yaw)
     return torch.tensor([[s, 0, c, x], [-c, 0, s, y], [0, -1, 0, z], [0, 0, 0, 1.0]])
 
 
 def test_default_intrinsics_of_90_degrees():
     assert default_intrinsics(8, 8) == pytest.approx((4.0, 4.0, 4.0, 4.0))
-    assert default_intrinsics(48, 64, 60.0) == pytest.approx((32 * math.sqrt(3), 32 * math.sqrt(3), 32.0, 24.0))
+    assert default_intrinsics(48, 64, 60.0) == pytest.approx(
+        (32 * math.sqrt(3), 32 * math.sqrt(3), 32.0, 24.0)
+    )
 
 
 def test_pixel_rays_by_hand():
@@ -66,7 +69,9 @@ def test_project_from_a_doom_camera():
     assert (float(u), float(v), float(z)) == pytest.approx((6.0, 3.0, 5.0), abs=1e-5)
     # The same point as a direction: only the rotation counts.
     u, v, z = project(point, torch.ones(1, 1, dtype=torch.bool), camera)
-    assert (float(u), float(v), float(z)) == pytest.approx((4 + 4 * 12.5 / 25, 4 - 4 * 2.25 / 25, 25.0), abs=1e-5)
+    assert (float(u), float(v), float(z)) == pytest.approx(
+        (4 + 4 * 12.5 / 25, 4 - 4 * 2.25 / 25, 25.0), abs=1e-5
+    )
 
 
 def test_unproject_then_project_returns_the_pixel_centres():
@@ -92,7 +97,9 @@ def test_unproject_by_hand():
     depth[0, 0, 0] = torch.inf
     world = unproject(depth, camera)
     # Looking east: ahead is +x, the image's right is -y (south), its down is -z.
-    torch.testing.assert_close(world[0, 7, 4], torch.tensor([1 + 2.0, 2 - 2 * 0.125, 3 - 2 * 0.875]))
+    torch.testing.assert_close(
+        world[0, 7, 4], torch.tensor([1 + 2.0, 2 - 2 * 0.125, 3 - 2 * 0.875])
+    )
     torch.testing.assert_close(world[0, 0, 0], torch.tensor([1.0, 0.875, 0.875]))
 
 
@@ -108,7 +115,9 @@ def test_depth_codes():
 def test_depth_channel():
     # 4 / (4 + depth): one half at 4 m, 0 at infinity, and back within the channel's precision.
     code = quantise_depth(torch.tensor([4.0, 1.0, 12.0, torch.inf]))
-    torch.testing.assert_close(code_to_channel(code), torch.tensor([0.5, 0.8, 0.25, 0.0]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        code_to_channel(code), torch.tensor([0.5, 0.8, 0.25, 0.0]), atol=1e-4, rtol=0
+    )
     codes = torch.tensor([0, 100, 683, 2048, 8192, 30000])
     back = channel_to_code(code_to_channel(codes))
     assert ((back - codes).abs() <= 1).all()
@@ -118,15 +127,24 @@ def test_depth_channel():
 def test_rotation_vector_by_hand():
     quarter = rotation_vector_to_matrix(torch.tensor([0.0, math.pi / 2, 0.0]))
     # About the down axis by a quarter: forward becomes right.
-    torch.testing.assert_close(quarter @ torch.tensor([0.0, 0, 1]), torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        quarter @ torch.tensor([0.0, 0, 1]), torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0
+    )
 
 
-@pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-7, 1e-5, 5e-5, 1.5e-4, 1e-3, 0.1, 1.0, 3.0, 3.14, math.pi - 1e-6, math.pi])
-@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.6, 0.8, 0), (-0.6, 0, 0.8), (1 / 3, -2 / 3, 2 / 3)])
+@pytest.mark.parametrize(
+    "angle",
+    [0.0, 1e-9, 1e-7, 1e-5, 5e-5, 1.5e-4, 1e-3, 0.1, 1.0, 3.0, 3.14, math.pi - 1e-6, math.pi],
+)
+@pytest.mark.parametrize(
+    "axis", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.6, 0.8, 0), (-0.6, 0, 0.8), (1 / 3, -2 / 3, 2 / 3)]
+)
 def test_rotation_vector_round_trip(angle, axis):
     vector = angle * torch.tensor(axis, dtype=torch.float64)
     matrix = rotation_vector_to_matrix(vector)
-    torch.testing.assert_close(matrix @ matrix.T, torch.eye(3, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        matrix @ matrix.T, torch.eye(3, dtype=torch.float64), atol=1e-12, rtol=0
+    )
     back = matrix_to_rotation_vector(matrix)
     torch.testing.assert_close(rotation_vector_to_matrix(back), matrix, atol=1e-9, rtol=0)
     if angle < math.pi - 1e-3:
@@ -135,7 +153,8 @@ def test_rotation_vector_round_trip(angle, axis):
 
 
 def test_poses_compose():
-    # One metre ahead, then a quarter to the right (about the down axis), then one metre ahead again.
+    # One metre ahead, then a quarter to the right (about the down axis), then one metre ahead
+    # again.
     pose = doom_pose(math.pi / 2)[None]
     pose = move(pose, torch.tensor([[0.0, 0, 1, 0, math.pi / 2, 0]]))
     pose = move(pose, torch.tensor([[0.0, 0, 1, 0, 0, 0]]))
@@ -151,13 +170,20 @@ def test_relative_motion_is_the_inverse_of_move():
     # Snapping moves a pose by at most half a step in each of its six numbers.
     assert (back[:, :3] - motion[:, :3]).abs().max() < 2.0**-12
     assert (back[:, 3:] - motion[:, 3:]).abs().max() < 2.0**-13
-    by_hand = relative_motion(doom_pose(0.0, 1, 1, 0)[None], doom_pose(math.pi / 2, 1, 3, 0.5)[None])
+    by_hand = relative_motion(
+        doom_pose(0.0, 1, 1, 0)[None], doom_pose(math.pi / 2, 1, 3, 0.5)[None]
+    )
     # From looking east to looking north: 2 m to the left, half a metre up, a quarter to the left.
-    torch.testing.assert_close(by_hand[0], torch.tensor([-2.0, -0.5, 0, 0, -math.pi / 2, 0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        by_hand[0], torch.tensor([-2.0, -0.5, 0, 0, -math.pi / 2, 0]), atol=1e-6, rtol=0
+    )
 
 
 def test_snapping_twice_changes_nothing_and_half_turns_survive():
-    pose = torch.stack([doom_pose(0.1 * i, 0.123 * i, 50 - i, 1.3) for i in range(64)] + [doom_pose(math.pi, 3, 4, 5)])
+    pose = torch.stack(
+        [doom_pose(0.1 * i, 0.123 * i, 50 - i, 1.3) for i in range(64)]
+        + [doom_pose(math.pi, 3, 4, 5)]
+    )
     once = snap_pose(pose)
     assert torch.equal(snap_pose(once), once)
     assert (once - pose).abs().max() < 3e-4
@@ -185,11 +211,15 @@ def test_pluecker_rays():
     moment, direction = rays[0, :3], rays[0, 3:]
     assert rays.shape == (1, 6, 8, 8)
     torch.testing.assert_close(direction.norm(dim=0), torch.ones(8, 8))
-    # Pixel (row 3, column 4) looks along (0.125, -0.125, 1), turned to the right by a quarter: (1, -0.125, -0.125).
+    # Pixel (row 3, column 4) looks along (0.125, -0.125, 1), turned to the right by a quarter: (1,
+    # -0.125, -0.125).
     d = torch.tensor([1.0, -0.125, -0.125]) / math.sqrt(1 + 2 / 64)
     torch.testing.assert_close(direction[:, 3, 4], d, atol=1e-6, rtol=0)
-    torch.testing.assert_close(moment[:, 3, 4], torch.linalg.cross(motion[0, :3], d), atol=1e-6, rtol=0)
-    # A moment is orthogonal to its direction, and zero for a camera that has not moved from the origin.
+    torch.testing.assert_close(
+        moment[:, 3, 4], torch.linalg.cross(motion[0, :3], d), atol=1e-6, rtol=0
+    )
+    # A moment is orthogonal to its direction, and zero for a camera that has not moved from the
+    # origin.
     assert (moment * direction).sum(0).abs().max() < 1e-6
     assert pluecker_rays(torch.zeros(1, 6), INTRINSICS, 8, 8)[:, :3].abs().max() == 0
 
@@ -204,5 +234,7 @@ def test_geometry_is_the_same_alone_and_in_a_batch():
     rays = pluecker_rays(motion, intrinsics, 8, 8)
     for i in range(9):
         own = slice(i, i + 1)
-        assert torch.equal(unproject(depth[own], Camera(pose[own], intrinsics[own], 8, 8)), world[own])
+        assert torch.equal(
+            unproject(depth[own], Camera(pose[own], intrinsics[own], 8, 8)), world[own]
+        )
         assert torch.equal(pluecker_rays(motion[own], intrinsics[own], 8, 8), rays[own])

@@ -17,15 +17,29 @@ from worldsim.state import Frame
 
 
 def frame(value: int) -> Frame:
-    return Frame(torch.full((1, 3, 2, 4), value, dtype=torch.uint8), torch.full((1, 2, 4), 8192 * value).int(), torch.eye(4)[None])
+    return Frame(
+        torch.full((1, 3, 2, 4), value, dtype=torch.uint8),
+        torch.full((1, 2, 4), 8192 * value).int(),
+        torch.eye(4)[None],
+    )
 
 
 def test_there_and_back() -> None:
     journey = Journey.of([frame(0), frame(2)], torch.tensor([1.0, 2, 3, 4]))
-    assert len(journey) == 2 and journey.rgb[1, 0, 0, 0] == 2 and journey.intrinsics.tolist() == [1, 2, 3, 4]
-    assert journey.depth[0].isinf().all() and float(journey.depth[1, 0, 0]) == pytest.approx(0.5, rel=1e-3)
+    assert (
+        len(journey) == 2
+        and journey.rgb[1, 0, 0, 0] == 2
+        and journey.intrinsics.tolist() == [1, 2, 3, 4]
+    )
+    assert journey.depth[0].isinf().all() and float(journey.depth[1, 0, 0]) == pytest.approx(
+        0.5, rel=1e-3
+    )
     camera = journey.cameras
-    assert camera.pose.shape == (2, 4, 4) and camera.intrinsics.shape == (2, 4) and (camera.height, camera.width) == (2, 4)
+    assert (
+        camera.pose.shape == (2, 4, 4)
+        and camera.intrinsics.shape == (2, 4)
+        and (camera.height, camera.width) == (2, 4)
+    )
     again = Journey.of(journey.frames, journey.intrinsics)
     for name in ("rgb", "inverse_depth", "pose", "intrinsics"):
         assert torch.equal(getattr(again, name), getattr(journey, name))
@@ -42,7 +56,8 @@ def test_bad_input() -> None:
 
 
 def test_the_walk_since_the_reset(world_folder: Path) -> None:
-    """The four start frames and each step's, as emitted; a reset begins anew; forks leave it as it is."""
+    """The four start frames and each step's, as emitted; a reset begins anew; forks leave it as it
+    is."""
     env = WorldEnv(world_folder)
     first, info = env.reset(seed=3)
     assert len(env.journey) == 4
@@ -93,7 +108,8 @@ def test_snapshots_bring_the_walk_back(world_folder: Path) -> None:
     env.reset(seed=9)
     env.restore(snapshot)
     assert torch.equal(env.journey.rgb, before.rgb) and torch.equal(env.journey.pose, before.pose)
-    # Without its walk, a snapshot's newest frame is the first of a new one; one that keeps less keeps the newest.
+    # Without its walk, a snapshot's newest frame is the first of a new one; one that keeps less
+    # keeps the newest.
     env.restore(dataclasses.replace(snapshot, frames=()))
     assert torch.equal(env.journey.rgb, before.rgb[-1:])
     short = WorldEnv(world_folder, journey=2)

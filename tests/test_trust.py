@@ -1,4 +1,5 @@
-"""What stands in a file is data: hostile worlds, agents and datasets run nothing, whatever opens them."""
+"""What stands in a file is data: hostile worlds, agents and datasets run nothing, whatever opens
+them."""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class Policy:
 
 @pytest.fixture
 def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that exists once code from a file has run: the module ``payload`` lies where Python looks for modules."""
+    """A file that exists once code from a file has run: the module ``payload`` lies where Python
+    looks for modules."""
     path = tmp_path / "ran"
     (tmp_path / "payload.py").write_text(PAYLOAD.format(canary=str(path)))
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -54,7 +56,8 @@ def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def hostile(folder: Path, **config: Any) -> Path:
-    """A world with geometry and rewards, otherwise in order, whose ``world.json`` says something of an attacker's choice."""
+    """A world with geometry and rewards, otherwise in order, whose ``world.json`` says something of
+    an attacker's choice."""
     return make_tiny_world(rewards=True, **config).save_pretrained(folder)
 
 
@@ -63,9 +66,15 @@ def attacks(canary: Path) -> list[dict[str, Any]]:
     dream = {"env_id": "worldsim/FreedoomDream-v0", "env_kwargs": {"scenes": command}}
     return [
         dream,
-        {"env_id": "worldsim/Dream-v0", "env_kwargs": {"world": "freedoom-tiny", "scenes": command}},
+        {
+            "env_id": "worldsim/Dream-v0",
+            "env_kwargs": {"world": "freedoom-tiny", "scenes": command},
+        },
         {"env_id": "payload:Y-v0", "env_kwargs": {}},
-        {"env_id": "vizdoom.gymnasium_wrapper:VizdoomBasic-v1", "env_kwargs": {"scenario_config_file": str(canary)}},
+        {
+            "env_id": "vizdoom.gymnasium_wrapper:VizdoomBasic-v1",
+            "env_kwargs": {"scenario_config_file": str(canary)},
+        },
         {"env_id": "CarRacing-v3", "env_kwargs": {"entry_point": "payload:Policy"}},
         # A number is a path, too: the program "7" in the present folder.
         {"env_id": "VizdoomBasic-v1", "env_kwargs": {"vizdoom_path": 7}},
@@ -74,7 +83,9 @@ def attacks(canary: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("number", range(7))
-def test_no_command_runs_what_a_world_names(tmp_path: Path, canary: Path, number: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_runs_what_a_world_names(
+    tmp_path: Path, canary: Path, number: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     attack = attacks(canary)[number]
     folder = str(hostile(tmp_path / "world", **attack))
     common = ["--workers", "0", "--episodes", "1"]
@@ -102,7 +113,9 @@ def test_trust_is_the_users(tmp_path: Path, canary: Path) -> None:
     assert check_twin("payload:Y-v0", {}, "it") == "Y-v0"
 
 
-@pytest.mark.parametrize("kind", ["payload:Policy", "os:system", "subprocess:Popen", "payload", "", "torch.nn:Linear"])
+@pytest.mark.parametrize(
+    "kind", ["payload:Policy", "os:system", "subprocess:Popen", "payload", "", "torch.nn:Linear"]
+)
 def test_an_agents_kind_is_looked_up(tmp_path: Path, canary: Path, kind: str) -> None:
     space = gym.spaces.Discrete(3)
     folder = save_agent(ActorCriticPolicy(space, (16, 16, 3), hidden=8), tmp_path / "agent")
@@ -115,7 +128,9 @@ def test_an_agents_kind_is_looked_up(tmp_path: Path, canary: Path, kind: str) ->
         assert load_agent(folder, trust=True).act(None) == 0 and canary.exists()
 
 
-def test_classes_of_ones_own_can_be_registered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_classes_of_ones_own_can_be_registered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Mine(ActorCriticPolicy):
         pass
 
@@ -127,12 +142,23 @@ def test_classes_of_ones_own_can_be_registered(tmp_path: Path, monkeypatch: pyte
     assert type(load_agent(folder)) is Mine
 
 
-def test_a_card_names_shipped_worlds_and_those_inside_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_card_names_shipped_worlds_and_those_inside_its_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     world = make_tiny_world(rewards=True)
     world.save_pretrained(tmp_path / "world")
     policy = ActorCriticPolicy(gym.spaces.Discrete(7), (32, 32, 3), hidden=8)
     folder = save_agent(policy, tmp_path / "agent", AgentCard(world=str(tmp_path / "world")))
-    arguments = ["evaluate-agent", str(folder), "--episodes", "1", "--workers", "0", "--max-steps", "2"]
+    arguments = [
+        "evaluate-agent",
+        str(folder),
+        "--episodes",
+        "1",
+        "--workers",
+        "0",
+        "--max-steps",
+        "2",
+    ]
     for name in (str(tmp_path / "world"), "../world", "hub:someone/else", "someone/else"):
         save_agent(policy, folder, AgentCard(world=name))
         assert main(arguments) == 2
@@ -144,10 +170,21 @@ def test_a_card_names_shipped_worlds_and_those_inside_its_folder(tmp_path: Path,
 
 
 def test_arguments_from_files_are_numbers_and_known_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    good = {"continuous": True, "lap_complete_percent": 0.95, "domain_randomize": None, "render_mode": "rgb_array"}
+    good = {
+        "continuous": True,
+        "lap_complete_percent": 0.95,
+        "domain_randomize": None,
+        "render_mode": "rgb_array",
+    }
     assert check_twin("CarRacing-v3", good, "it") == "CarRacing-v3"
-    assert check_twin("worldsim/TinyRoom-v0", {"size": [32, 48], "max_episode_steps": 9}, "it") == "worldsim/TinyRoom-v0"
-    assert check_twin("VizdoomBasic-v1", {"frame_skip": 4}, "it") == "vizdoom.gymnasium_wrapper:VizdoomBasic-v1"
+    assert (
+        check_twin("worldsim/TinyRoom-v0", {"size": [32, 48], "max_episode_steps": 9}, "it")
+        == "worldsim/TinyRoom-v0"
+    )
+    assert (
+        check_twin("VizdoomBasic-v1", {"frame_skip": 4}, "it")
+        == "vizdoom.gymnasium_wrapper:VizdoomBasic-v1"
+    )
     for name, value in (
         ("render_mode", "human"),
         ("lap_complete_percent", float("nan")),
@@ -171,7 +208,9 @@ def test_arguments_from_files_are_numbers_and_known_words(monkeypatch: pytest.Mo
         check_twin("ale_py:Nothing-v0", {}, "it")
 
 
-def test_the_hub_is_asked_by_its_prefix_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hub_is_asked_by_its_prefix_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[tuple[str, str | None]] = []
     cache = tmp_path / "models--me--mine" / "snapshots" / "0123abc"
     make_tiny_world().save_pretrained(cache)
@@ -199,7 +238,13 @@ def test_the_hub_is_asked_by_its_prefix_alone(tmp_path: Path, monkeypatch: pytes
     assert World.from_pretrained("hub:me/mine", revision="0123abc").folder == cache
     with pytest.raises(NotFoundError, match="'me/other' on the hub"):
         find_world("hub:me/other")
-    for name, revision in (("hub:mine", None), ("hub:me/mine@", None), ("hub:me/mine@a", "b"), ("hub:../mine", None), ("me", "a")):
+    for name, revision in (
+        ("hub:mine", None),
+        ("hub:me/mine@", None),
+        ("hub:me/mine@a", "b"),
+        ("hub:../mine", None),
+        ("me", "a"),
+    ):
         with pytest.raises(InvalidInputError):
             find_world(name, revision)
 
@@ -226,7 +271,9 @@ def test_files_of_a_world_lie_in_its_folder(tmp_path: Path) -> None:
         World.from_pretrained(folder)
 
 
-def test_no_link_is_followed_to_the_hub(world_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_link_is_followed_to_the_hub(
+    world_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "world"
     shutil.copytree(world_folder, folder)
     world = World.from_pretrained(folder)
@@ -236,7 +283,11 @@ def test_no_link_is_followed_to_the_hub(world_folder: Path, tmp_path: Path, monk
         def create_repo(self, *arguments: Any, **named: Any) -> None: ...
 
         def upload_folder(self, repo_id: str, folder_path: str) -> str:
-            uploaded.extend(path.relative_to(folder_path) for path in Path(folder_path).rglob("*") if path.is_file())
+            uploaded.extend(
+                path.relative_to(folder_path)
+                for path in Path(folder_path).rglob("*")
+                if path.is_file()
+            )
             return "address"
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
@@ -264,9 +315,29 @@ def test_processes_import_nothing_from_the_present_folder(
     place = tmp_path / "world"
     shutil.copytree(goal_folder, place)
     for name in ("multiprocessing", "gymnasium", "numpy", "torch"):
-        (place / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('ran')\nraise SystemExit(3)\n")
-    command = [sys.executable, "-P", "-c", "import sys; from worldsim.app.cli import main; sys.exit(main())", "evaluate-agent"]
-    command += ["random", "--world", ".", "--episodes", "2", "--workers", "2", "--max-steps", "2", "--bootstrap", "2"]
+        (place / f"{name}.py").write_text(
+            f"open({str(tmp_path / 'ran')!r}, 'w').write('ran')\nraise SystemExit(3)\n"
+        )
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "import sys; from worldsim.app.cli import main; sys.exit(main())",
+        "evaluate-agent",
+    ]
+    command += [
+        "random",
+        "--world",
+        ".",
+        "--episodes",
+        "2",
+        "--workers",
+        "2",
+        "--max-steps",
+        "2",
+        "--bootstrap",
+        "2",
+    ]
     done = subprocess.run(command, cwd=place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "ran").exists()
@@ -279,14 +350,31 @@ def test_a_folder_named_like_a_repository_is_a_folder(
         raise AssertionError("the hub was asked")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    folder = save_agent(ActorCriticPolicy(gym.spaces.Discrete(7), (32, 32, 3), hidden=8), tmp_path, AgentCard(world="hub:evil/w"))
+    folder = save_agent(
+        ActorCriticPolicy(gym.spaces.Discrete(7), (32, 32, 3), hidden=8),
+        tmp_path,
+        AgentCard(world="hub:evil/w"),
+    )
     make_tiny_world(rewards=True).save_pretrained(folder / "hub:evil" / "w")
     monkeypatch.chdir(folder)
-    arguments = ["evaluate-agent", ".", "--episodes", "1", "--workers", "0", "--max-steps", "2", "--bootstrap", "2"]
+    arguments = [
+        "evaluate-agent",
+        ".",
+        "--episodes",
+        "1",
+        "--workers",
+        "0",
+        "--max-steps",
+        "2",
+        "--bootstrap",
+        "2",
+    ]
     assert main(arguments) == 0, capsys.readouterr().err
 
 
-def test_names_from_files_do_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_from_files_do_not_steer_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     world = make_tiny_world()
     path = world.save_pretrained(tmp_path) / "world.json"
     values = read_json(path)
@@ -313,7 +401,9 @@ def test_worlds_of_version_1_load_without_checksums(tmp_path: Path) -> None:
     world = make_tiny_world()
     path = world.save_pretrained(tmp_path) / "world.json"
     values = json.loads(path.read_text())
-    path.write_text(json.dumps({k: values[k] for k in ("format", "config", "card")} | {"version": 1}))
+    path.write_text(
+        json.dumps({k: values[k] for k in ("format", "config", "card")} | {"version": 1})
+    )
     assert World.from_pretrained(tmp_path).weights_id == world.weights_id
 
 
@@ -338,7 +428,9 @@ def test_worlds_of_version_1_load_without_checksums(tmp_path: Path) -> None:
         ("ego_motion", {"_class_name": "OutcomeHead"}),
     ],
 )
-def test_sizes_that_a_file_claims_are_compared_with_its_weights(tmp_path: Path, part: str, change: dict[str, Any]) -> None:
+def test_sizes_that_a_file_claims_are_compared_with_its_weights(
+    tmp_path: Path, part: str, change: dict[str, Any]
+) -> None:
     """Before any memory is taken: 60,000 wide layers would be 14 GB each."""
     world = make_tiny_world()
     world.save_pretrained(tmp_path)

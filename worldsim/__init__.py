@@ -1,6 +1,8 @@
-"""Action-conditioned video diffusion as the dynamics of Gymnasium environments, with a 3D scene memory.
+"""Action-conditioned video diffusion as the dynamics of Gymnasium environments, with a 3D scene
+memory.
 
-Importing this package registers its environments and nothing more: torch and everything heavier load on first use.
+Importing this package registers its environments and nothing more: torch and everything heavier
+load on first use.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ __all__ = ["World", "__version__"]
 # Public names that live in a module too heavy to import here.
 _LAZY = {"World": "worldsim.world"}
 
-gymnasium.register("worldsim/FreedoomReal-v0", entry_point="worldsim.envs.doom:FreedoomReal", max_episode_steps=500)
+gymnasium.register(
+    "worldsim/FreedoomReal-v0", entry_point="worldsim.envs.doom:FreedoomReal", max_episode_steps=500
+)
 gymnasium.register(
     "worldsim/FreedoomDream-v0",
     entry_point="worldsim.envs.world_env:WorldEnv",
@@ -31,7 +35,9 @@ gymnasium.register(
     vector_entry_point="worldsim.envs.world_vector_env:WorldVectorEnv",
     max_episode_steps=500,
 )
-gymnasium.register("worldsim/TinyRoom-v0", entry_point="worldsim.envs.tiny_room:TinyRoom", max_episode_steps=200)
+gymnasium.register(
+    "worldsim/TinyRoom-v0", entry_point="worldsim.envs.tiny_room:TinyRoom", max_episode_steps=200
+)
 
 
 def __getattr__(name: str) -> Any:

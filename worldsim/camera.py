@@ -5,7 +5,8 @@ Conventions (everywhere in worldsim):
 - ``pose``: camera-to-world 4x4 matrix, OpenCV axes (x right, y down, z forward), metres.
 - ``intrinsics``: ``(fx, fy, cx, cy)`` in pixels; the centre of the top-left pixel is (0.5, 0.5).
 - ``depth``: distance along the optical axis (z) in metres, ``inf`` where nothing is hit.
-- ``motion``: a relative pose as six numbers, translation (m) then rotation vector (rad), of the new camera
+- ``motion``: a relative pose as six numbers, translation (m) then rotation vector (rad), of the new
+camera
   expressed in the old camera's frame: ``pose_next = pose @ motion_to_matrix(motion)``.
 """
 
@@ -31,8 +32,8 @@ ROTATION_STEP = 2.0**-14
 ORTHONORMAL_TOLERANCE = 1e-3
 """Largest entry of |R'R - 1| that a pose may have."""
 TURN_METRES = 2.0
-"""Metres that a radian counts when two poses are compared: at 90 degrees of view, what a radian shifts out of sight is about
-what 2 m of walking does in a room."""
+"""Metres that a radian counts when two poses are compared: at 90 degrees of view, what a radian
+shifts out of sight is about what 2 m of walking does in a room."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class Camera:
 
 
 def quantise_depth(depth: Tensor) -> Tensor:
-    """Depth in metres (any shape, ``inf`` allowed) to a 16-bit inverse-depth code, int32 in [0, 65535]; 0 is infinity."""
+    """Depth in metres (any shape, ``inf`` allowed) to a 16-bit inverse-depth code, int32 in [0,
+    65535]; 0 is infinity."""
     code = torch.round(DEPTH_CODES * DEPTH_NEAR / depth.clamp(min=DEPTH_NEAR))
     return code.to(torch.int32)
 
@@ -60,14 +62,16 @@ def dequantise_depth(code: Tensor) -> Tensor:
 
 
 def code_to_channel(code: Tensor) -> Tensor:
-    """Inverse-depth code to the network's depth channel in [0, 1): ``s / (s + depth)``, 0 at infinity."""
+    """Inverse-depth code to the network's depth channel in [0, 1): ``s / (s + depth)``, 0 at
+    infinity."""
     inverse = code.to(torch.float32) * (1.0 / (DEPTH_CODES * DEPTH_NEAR))
     scaled = DEPTH_CHANNEL_SCALE * inverse
     return scaled / (1.0 + scaled)
 
 
 def channel_to_code(channel: Tensor) -> Tensor:
-    """Depth channel in [0, 1] to the inverse-depth code; values under ``FAR_CHANNEL`` become infinity (0)."""
+    """Depth channel in [0, 1] to the inverse-depth code; values under ``FAR_CHANNEL`` become
+    infinity (0)."""
     channel = channel.clamp(0.0, 0.999)
     inverse = channel / (1.0 - channel) / DEPTH_CHANNEL_SCALE
     code = torch.round(inverse * (DEPTH_CODES * DEPTH_NEAR)).clamp(0, DEPTH_CODES)
@@ -80,7 +84,9 @@ def rotation_vector_to_matrix(vector: Tensor) -> Tensor:
     angle = angle_squared.clamp(min=1e-24).sqrt()
     small = angle_squared < 1e-8
     sine = torch.where(small, 1.0 - angle_squared / 6.0, torch.sin(angle) / angle)
-    cosine = torch.where(small, 0.5 - angle_squared / 24.0, (1.0 - torch.cos(angle)) / angle.square())
+    cosine = torch.where(
+        small, 0.5 - angle_squared / 24.0, (1.0 - torch.cos(angle)) / angle.square()
+    )
     x, y, z = vector.unbind(-1)
     zero = torch.zeros_like(x)
     skew = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
@@ -91,15 +97,49 @@ def rotation_vector_to_matrix(vector: Tensor) -> Tensor:
 
 
 def matrix_to_rotation_vector(rotation: Tensor) -> Tensor:
-    """Inverse of :func:`rotation_vector_to_matrix`, by way of the quaternion. (..., 3, 3) to (..., 3) with norm <= pi."""
+    """Inverse of :func:`rotation_vector_to_matrix`, by way of the quaternion. (..., 3, 3) to (...,
+    3) with norm <= pi."""
     m = [[rotation[..., i, j] for j in range(3)] for i in range(3)]
-    # Each row is the quaternion (w, x, y, z) times four times one of its parts; the largest part is the safest.
+    # Each row is the quaternion (w, x, y, z) times four times one of its parts; the largest part is
+    # the safest.
     candidates = torch.stack(
         [
-            torch.stack([1 + m[0][0] + m[1][1] + m[2][2], m[2][1] - m[1][2], m[0][2] - m[2][0], m[1][0] - m[0][1]], -1),
-            torch.stack([m[2][1] - m[1][2], 1 + m[0][0] - m[1][1] - m[2][2], m[0][1] + m[1][0], m[0][2] + m[2][0]], -1),
-            torch.stack([m[0][2] - m[2][0], m[0][1] + m[1][0], 1 - m[0][0] + m[1][1] - m[2][2], m[1][2] + m[2][1]], -1),
-            torch.stack([m[1][0] - m[0][1], m[0][2] + m[2][0], m[1][2] + m[2][1], 1 - m[0][0] - m[1][1] + m[2][2]], -1),
+            torch.stack(
+                [
+                    1 + m[0][0] + m[1][1] + m[2][2],
+                    m[2][1] - m[1][2],
+                    m[0][2] - m[2][0],
+                    m[1][0] - m[0][1],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [
+                    m[2][1] - m[1][2],
+                    1 + m[0][0] - m[1][1] - m[2][2],
+                    m[0][1] + m[1][0],
+                    m[0][2] + m[2][0],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [
+                    m[0][2] - m[2][0],
+                    m[0][1] + m[1][0],
+                    1 - m[0][0] + m[1][1] - m[2][2],
+                    m[1][2] + m[2][1],
+                ],
+                -1,
+            ),
+            torch.stack(
+                [
+                    m[1][0] - m[0][1],
+                    m[0][2] + m[2][0],
+                    m[1][2] + m[2][1],
+                    1 - m[0][0] - m[1][1] + m[2][2],
+                ],
+                -1,
+            ),
         ],
         -2,
     )
@@ -109,7 +149,9 @@ def matrix_to_rotation_vector(rotation: Tensor) -> Tensor:
     quaternion = torch.where(quaternion[..., :1] < 0, -quaternion, quaternion)
     w, v = quaternion[..., :1], quaternion[..., 1:]
     norm = v.norm(dim=-1, keepdim=True)
-    factor = torch.where(norm < 1e-6, torch.full_like(norm, 2.0), 2.0 * torch.atan2(norm, w) / norm.clamp(min=1e-12))
+    factor = torch.where(
+        norm < 1e-6, torch.full_like(norm, 2.0), 2.0 * torch.atan2(norm, w) / norm.clamp(min=1e-12)
+    )
     return v * factor
 
 
@@ -123,7 +165,8 @@ def motion_to_matrix(motion: Tensor) -> Tensor:
 
 
 def relative_motion(pose_from: Tensor, pose_to: Tensor) -> Tensor:
-    """Motion (..., 6) that leads from one (..., 4, 4) pose to another, in the frame of the first. Computed in float64."""
+    """Motion (..., 6) that leads from one (..., 4, 4) pose to another, in the frame of the first.
+    Computed in float64."""
     a, b = pose_from.double(), pose_to.double()
     inverse = a[..., :3, :3].transpose(-1, -2)
     translation = (inverse @ (b[..., :3, 3] - a[..., :3, 3]).unsqueeze(-1)).squeeze(-1)
@@ -132,32 +175,43 @@ def relative_motion(pose_from: Tensor, pose_to: Tensor) -> Tensor:
 
 
 def snap_pose(pose: Tensor) -> Tensor:
-    """Round a pose to 2^-12 m and 2^-14 rad (of its rotation vector), as emitted and fed back. (..., 4, 4) float32 out."""
+    """Round a pose to 2^-12 m and 2^-14 rad (of its rotation vector), as emitted and fed back.
+    (..., 4, 4) float32 out."""
     pose = pose.double()
-    rotation = torch.round(matrix_to_rotation_vector(pose[..., :3, :3]) / ROTATION_STEP) * ROTATION_STEP
+    rotation = (
+        torch.round(matrix_to_rotation_vector(pose[..., :3, :3]) / ROTATION_STEP) * ROTATION_STEP
+    )
     translation = torch.round(pose[..., :3, 3] / TRANSLATION_STEP) * TRANSLATION_STEP
     return motion_to_matrix(torch.cat([translation, rotation], -1)).float()
 
 
 def check_poses(pose: Any, name: str = "pose") -> None:
-    """Raise InvalidInputError, naming the first that is wrong, unless all are camera-to-world poses in OpenCV axes.
+    """Raise InvalidInputError, naming the first that is wrong, unless all are camera-to-world poses
+    in OpenCV axes.
 
-    pose: (t, 4, 4) tensor or array. A pose is finite, its rotation orthonormal (to 1e-3) and right-handed, its last row 0 0 0 1.
+    pose: (t, 4, 4) tensor or array. A pose is finite, its rotation orthonormal (to 1e-3) and
+    right-handed, its last row 0 0 0 1.
     """
     pose = torch.as_tensor(pose).double()
     rotation = pose[:, :3, :3]
-    skewed = (rotation.transpose(1, 2) @ rotation - torch.eye(3, dtype=torch.float64)).abs().amax((1, 2)) > ORTHONORMAL_TOLERANCE
+    skewed = (rotation.transpose(1, 2) @ rotation - torch.eye(3, dtype=torch.float64)).abs().amax(
+        (1, 2)
+    ) > ORTHONORMAL_TOLERANCE
     complaints = (
         (~pose.isfinite().all((1, 2)), "holds numbers that are NaN or infinite"),
         (skewed, "has a rotation that is not orthonormal"),
         (torch.linalg.det(rotation) < 0, "mirrors: its rotation has determinant -1"),
-        ((pose[:, 3] != torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)).any(1), "does not end with the row 0 0 0 1"),
+        (
+            (pose[:, 3] != torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)).any(1),
+            "does not end with the row 0 0 0 1",
+        ),
     )
     for bad, complaint in complaints:
         if bool(bad.any()):
             i = int(bad.int().argmax())
             raise InvalidInputError(
-                f"{name}[{i}] {complaint}; camera-to-world in OpenCV axes is needed, got {pose[i].tolist()}."
+                f"{name}[{i}] {complaint}; camera-to-world in OpenCV axes is needed, got "
+                f"{pose[i].tolist()}."
             )
 
 
@@ -167,7 +221,8 @@ def move(pose: Tensor, motion: Tensor) -> Tensor:
 
 
 def pixel_rays(intrinsics: Tensor, height: int, width: int, stride: int = 1) -> Tensor:
-    """Directions with z = 1, in the camera's frame, through the centres of ``stride``-sized cells. (b, 4) to (b, 3, h, w)."""
+    """Directions with z = 1, in the camera's frame, through the centres of ``stride``-sized cells.
+    (b, 4) to (b, 3, h, w)."""
     device = intrinsics.device
     u = (torch.arange(width // stride, device=device, dtype=torch.float32) + 0.5) * stride
     v = (torch.arange(height // stride, device=device, dtype=torch.float32) + 0.5) * stride
@@ -180,10 +235,14 @@ def pixel_rays(intrinsics: Tensor, height: int, width: int, stride: int = 1) -> 
     return torch.stack([x, y, torch.ones_like(x)], 1)
 
 
-def pluecker_rays(motion: Tensor, intrinsics: Tensor, height: int, width: int, stride: int = 1) -> Tensor:
-    """Pluecker coordinates (o x d, d) of a camera's rays in the *previous* frame's camera (Sitzmann et al. 2021).
+def pluecker_rays(
+    motion: Tensor, intrinsics: Tensor, height: int, width: int, stride: int = 1
+) -> Tensor:
+    """Pluecker coordinates (o x d, d) of a camera's rays in the *previous* frame's camera (Sitzmann
+    et al. 2021).
 
-    motion: (b, 6), from the previous camera to this one. Returns (b, 6, h / stride, w / stride), d of unit length.
+    motion: (b, 6), from the previous camera to this one. Returns (b, 6, h / stride, w / stride), d
+    of unit length.
     """
     d = pixel_rays(intrinsics, height, width, stride)
     d = d / d.norm(dim=1, keepdim=True)
@@ -195,13 +254,15 @@ def pluecker_rays(motion: Tensor, intrinsics: Tensor, height: int, width: int, s
 
 
 def unproject(depth: Tensor, camera: Camera) -> Tensor:
-    """Depth (b, h, w) in metres to world points (b, h, w, 3). Infinite depths give unit-z *directions* in world axes."""
+    """Depth (b, h, w) in metres to world points (b, h, w, 3). Infinite depths give unit-z
+    *directions* in world axes."""
     rays = pixel_rays(camera.intrinsics, camera.height, camera.width).permute(0, 2, 3, 1)
     finite = torch.isfinite(depth)
     local = rays * torch.where(finite, depth, torch.ones_like(depth)).unsqueeze(-1)
     rotation, translation = camera.pose[:, :3, :3].float(), camera.pose[:, :3, 3].float()
     x, y, z = local.unbind(-1)
-    # Written out: a matrix product may round differently for other batch sizes, and forks must agree bit by bit.
+    # Written out: a matrix product may round differently for other batch sizes, and forks must
+    # agree bit by bit.
     r = rotation[..., None, None]
     world = torch.stack([r[:, i, 0] * x + r[:, i, 1] * y + r[:, i, 2] * z for i in range(3)], -1)
     return torch.where(finite.unsqueeze(-1), world + translation[:, None, None, :], world)
@@ -210,32 +271,46 @@ def unproject(depth: Tensor, camera: Camera) -> Tensor:
 def project(points: Tensor, is_direction: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
     """World points (b, n, 3) to pixel coordinates u, v and depth z, each (b, n).
 
-    Where ``is_direction`` (b, n) holds, the point is a direction (homogeneous w = 0): only the rotation applies.
-    u and v are meaningless where z <= 0.
+    Where ``is_direction`` (b, n) holds, the point is a direction (homogeneous w = 0): only the
+    rotation applies. u and v are meaningless where z <= 0.
     """
     rotation, translation = camera.pose[:, :3, :3].float(), camera.pose[:, :3, 3].float()
-    offset = torch.where(is_direction.unsqueeze(-1), torch.zeros_like(points), translation[:, None, :])
+    offset = torch.where(
+        is_direction.unsqueeze(-1), torch.zeros_like(points), translation[:, None, :]
+    )
     x, y, z = (points - offset).unbind(-1)
-    cx_, cy_, cz_ = (rotation[:, 0, i, None] * x + rotation[:, 1, i, None] * y + rotation[:, 2, i, None] * z for i in range(3))
+    cx_, cy_, cz_ = (
+        rotation[:, 0, i, None] * x + rotation[:, 1, i, None] * y + rotation[:, 2, i, None] * z
+        for i in range(3)
+    )
     fx, fy, cx, cy = camera.intrinsics.float().unbind(-1)
     safe = torch.where(cz_ > 1e-6, cz_, torch.ones_like(cz_))
     return fx[:, None] * cx_ / safe + cx[:, None], fy[:, None] * cy_ / safe + cy[:, None], cz_
 
 
-def default_intrinsics(height: int, width: int, horizontal_fov_deg: float = 90.0) -> tuple[float, float, float, float]:
-    """Intrinsics of a centred pinhole camera with square pixels and the given horizontal field of view."""
-    fx = 0.5 * width / float(torch.tan(torch.deg2rad(torch.tensor(horizontal_fov_deg / 2, dtype=torch.float64))))
+def default_intrinsics(
+    height: int, width: int, horizontal_fov_deg: float = 90.0
+) -> tuple[float, float, float, float]:
+    """Intrinsics of a centred pinhole camera with square pixels and the given horizontal field of
+    view."""
+    fx = (
+        0.5
+        * width
+        / float(torch.tan(torch.deg2rad(torch.tensor(horizontal_fov_deg / 2, dtype=torch.float64))))
+    )
     return fx, fx, 0.5 * width, 0.5 * height
 
 
 def rotation_angle(pose_from: Tensor, pose_to: Tensor) -> Tensor:
-    """Angle between two cameras' orientations, wrapped: (..., 4, 4) twice (broadcast) to (...) radians in [0, pi]."""
+    """Angle between two cameras' orientations, wrapped: (..., 4, 4) twice (broadcast) to (...)
+    radians in [0, pi]."""
     a, b = torch.broadcast_tensors(pose_from, pose_to)
     return relative_motion(a, b)[..., 3:].norm(dim=-1)
 
 
 def nearest_pose(pose: Tensor, candidates: Tensor) -> Tensor:
-    """Index of the candidate with the smallest distance |translation| + 2 m x |rotation in radians|.
+    """Index of the candidate with the smallest distance |translation| + 2 m x |rotation in
+    radians|.
 
     pose: (..., 4, 4), candidates: (k, 4, 4), to (...) int64.
     """

@@ -24,14 +24,16 @@ class DamagedFileError(WorldsimError):
 
 
 class UntrustedFileError(WorldsimError, PermissionError):
-    """A file names code (a module, a class, an environment that is not registered) that only the user may ask for."""
+    """A file names code (a module, a class, an environment that is not registered) that only the
+    user may ask for."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class StorageError(WorldsimError, OSError):
-    """The disk is full or read-only, or the place to write to is not a regular file. Old files are intact."""
+    """The disk is full or read-only, or the place to write to is not a regular file. Old files are
+    intact."""
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
@@ -46,7 +48,8 @@ class MissingGeometryError(WorldsimError):
 
 
 class EngineError(WorldsimError, RuntimeError):
-    """An environment's engine broke down (crashed, was killed, did not answer) each time that the same was tried."""
+    """An environment's engine broke down (crashed, was killed, did not answer) each time that the
+    same was tried."""
 
 
 class OutOfMemoryError(WorldsimError, MemoryError):

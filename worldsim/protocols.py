@@ -13,16 +13,20 @@ from worldsim.state import Frame, MemoryView, SceneStart
 
 @runtime_checkable
 class SceneMemory(Protocol):
-    """A 3D memory of what has been seen. Its data is a record of tensors with a leading batch axis; methods are pure."""
+    """A 3D memory of what has been seen. Its data is a record of tensors with a leading batch axis;
+    methods are pure."""
 
     def empty(self, batch: int, device: Any) -> Any:
         """Memory data of ``batch`` worlds that have seen nothing."""
         ...
 
-    def integrate(self, memory: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None) -> Any:
+    def integrate(
+        self, memory: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None
+    ) -> Any:
         """New data that also holds ``frame``, seen by ``camera``. step: (b,) int64.
 
-        Where ``known`` (b, h, w) bool is False, the frame says nothing; memories that keep whole frames may pass it over.
+        Where ``known`` (b, h, w) bool is False, the frame says nothing; memories that keep whole
+        frames may pass it over.
         """
         ...
 
@@ -31,11 +35,13 @@ class SceneMemory(Protocol):
         ...
 
     def surroundings(self, memory: Any, pose: Tensor) -> Tensor:
-        """A map of what is near a pose (b, 4, 4), in world axes (z up) and centred on it: (b, 2, 48, 48) uint8.
+        """A map of what is near a pose (b, 4, 4), in world axes (z up) and centred on it: (b, 2,
+        48, 48) uint8.
 
-        Cells are 0.08 m; rows run from north (world y) to south, columns from west to east (world x). Channel 0: 255 where
-        something is at the camera's height, within 0.5 m of it. Channel 1: 255 - centimetres of the highest point under
-        that band (so higher is more), 0 where nothing is known within 2.5 m of it.
+        Cells are 0.08 m; rows run from north (world y) to south, columns from west to east (world
+        x). Channel 0: 255 where something is at the camera's height, within 0.5 m of it. Channel 1:
+        255 - centimetres of the highest point under that band (so higher is more), 0 where nothing
+        is known within 2.5 m of it.
         """
         ...
 
@@ -54,7 +60,8 @@ class FittingScene(Protocol):
     """A scene that fits itself to the world that starts from it; environments ask for that."""
 
     def fitted(self, world: Any) -> Scene:
-        """The same scene with the frame size, camera and memory of ``world``, a :class:`worldsim.world.World`."""
+        """The same scene with the frame size, camera and memory of ``world``, a
+        :class:`worldsim.world.World`."""
         ...
 
 
@@ -80,9 +87,11 @@ class Dynamics(Protocol):
         ...
 
     def commit(self, context: Any, frame: Frame, condition: Any, noise: Tensor) -> Any:
-        """A context that also holds ``frame``. noise: (b, c, h, w) standard normal, its context noise."""
+        """A context that also holds ``frame``. noise: (b, c, h, w) standard normal, its context
+        noise."""
         ...
 
     def predict(self, context: Any, condition: Any, noise: Tensor) -> tuple[Any, Any]:
-        """The next frame's prediction, and the context advanced by what was pending. noise: (b, c, h, w) standard normal."""
+        """The next frame's prediction, and the context advanced by what was pending. noise: (b, c,
+        h, w) standard normal."""
         ...

@@ -1,7 +1,8 @@
 """Plain data that flows through a step: frames, memory views, world states, transitions.
 
-Everything here is a frozen dataclass of tensors with a leading batch axis ``b``. :func:`map_tensors`,
-:func:`flatten` and :func:`unflatten` walk such records, so snapshots, forks and files need no code per class.
+Everything here is a frozen dataclass of tensors with a leading batch axis ``b``.
+:func:`map_tensors`, :func:`flatten` and :func:`unflatten` walk such records, so snapshots, forks
+and files need no code per class.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Frame:
     """What a step emits, and exactly what is fed back.
 
     rgb: (b, 3, h, w) uint8. inverse_depth: (b, h, w) int32 code in [0, 65535], 0 = infinitely far
-    (see :func:`worldsim.camera.quantise_depth`). pose: (b, 4, 4) float32 camera-to-world, OpenCV axes, snapped.
-    ``inverse_depth`` and ``pose`` are None for environments without geometry.
+    (see :func:`worldsim.camera.quantise_depth`). pose: (b, 4, 4) float32 camera-to-world, OpenCV
+    axes, snapped. ``inverse_depth`` and ``pose`` are None for environments without geometry.
     """
 
     rgb: Tensor
@@ -43,11 +44,12 @@ class Frame:
 class MemoryView:
     """The scene memory rendered at a camera. Holes have mask False and zeros everywhere else.
 
-    rgb: (b, 3, h, w) uint8. inverse_depth: (b, h, w) int32 code (0 under the mask = infinitely far).
-    mask: (b, h, w) bool, True where the memory knows the pixel.
-    offset: (b, 2, h, w) uint8 in [0, 15], where in the pixel (u, v) the shown point falls, in sixteenths.
-    source: (b, h, w) uint8, the distance from which the point was seen, as 255 * depth channel
-    (``worldsim.camera.code_to_channel``): tells how fine, and how brightly lit, the stored colour is.
+    rgb: (b, 3, h, w) uint8. inverse_depth: (b, h, w) int32 code (0 under the mask = infinitely
+    far). mask: (b, h, w) bool, True where the memory knows the pixel.
+    offset: (b, 2, h, w) uint8 in [0, 15], where in the pixel (u, v) the shown point falls, in
+    sixteenths. source: (b, h, w) uint8, the distance from which the point was seen, as 255 * depth
+    channel (``worldsim.camera.code_to_channel``): tells how fine, and how brightly lit, the stored
+    colour is.
     """
 
     rgb: Tensor
@@ -71,8 +73,8 @@ class MemoryView:
 class LastFrames:
     """The frames before the one that is dreamed, for networks of worlds without memory.
 
-    frame: the newest one. present: (b,) bool, whether there is one. before: (b, k, h, w) channels that were shown for it: of older
-    frames, newest first.
+    frame: the newest one. present: (b,) bool, whether there is one. before: (b, k, h, w) channels
+    that were shown for it: of older frames, newest first.
     """
 
     frame: Frame
@@ -82,13 +84,14 @@ class LastFrames:
 
 @dataclass(frozen=True)
 class SceneStart:
-    """What a reset starts from: the last true frames of one place and what was seen before them (no batch axis).
+    """What a reset starts from: the last true frames of one place and what was seen before them (no
+    batch axis).
 
-    rgb: (t, 3, h, w) uint8. act: (t, ...) the action that led *to* each frame (the first one's may be a no-op).
-    inverse_depth: (t, h, w) int32 code or None. pose: (t, 4, 4) float32 or None.
+    rgb: (t, 3, h, w) uint8. act: (t, ...) the action that led *to* each frame (the first one's may
+    be a no-op). inverse_depth: (t, h, w) int32 code or None. pose: (t, 4, 4) float32 or None.
     intrinsics: (4,) float32 or None.
-    memory: the scene memory of everything before these frames, batch of one, or None for an empty one.
-    name: where it is from, e.g. ``MAP30-2``.
+    memory: the scene memory of everything before these frames, batch of one, or None for an empty
+    one. name: where it is from, e.g. ``MAP30-2``.
     """
 
     rgb: Tensor
@@ -102,10 +105,12 @@ class SceneStart:
 
 @dataclass(frozen=True)
 class Transition:
-    """What one step of a world gives. frame: the new frame. rew: (b,) float32. term: (b,) bool. coverage: (b,) float32.
+    """What one step of a world gives. frame: the new frame. rew: (b,) float32. term: (b,) bool.
+    coverage: (b,) float32.
 
     ending: (b,) float32, the probability of which ``term`` came, or None.
-    uncertainty: (b,) float32 in [0, 1], of worlds that tell it (:meth:`worldsim.world.World.with_uncertainty`).
+    uncertainty: (b,) float32 in [0, 1], of worlds that tell it
+    (:meth:`worldsim.world.World.with_uncertainty`).
     """
 
     frame: Frame
@@ -121,9 +126,9 @@ class Transition:
 class WorldState:
     """The whole of a batch of generated worlds: a snapshot is one of these, copied.
 
-    frame: the newest frame. context: what the dynamics attends to. memory: the scene memory (or None).
-    motion: (b, k, 6) float32 recent motions in world axes, oldest first; act: (b, k, ...) the actions that caused them.
-    seed: (b,) int64 and step: (b,) int64 key all randomness.
+    frame: the newest frame. context: what the dynamics attends to. memory: the scene memory (or
+    None). motion: (b, k, 6) float32 recent motions in world axes, oldest first; act: (b, k, ...)
+    the actions that caused them. seed: (b,) int64 and step: (b,) int64 key all randomness.
     """
 
     frame: Frame
@@ -148,7 +153,11 @@ class WorldState:
 
     def put(self, index: Tensor, other: WorldState) -> WorldState:
         """A copy in which the environments ``index`` are replaced by those of ``other``."""
-        return map_tensors(lambda mine, new: mine.index_copy(0, index.to(mine.device), new.to(mine.dtype)), self, other)
+        return map_tensors(
+            lambda mine, new: mine.index_copy(0, index.to(mine.device), new.to(mine.dtype)),
+            self,
+            other,
+        )
 
     def to(self, device: torch.device | str) -> WorldState:
         """The same state on another device."""
@@ -156,22 +165,31 @@ class WorldState:
 
 
 def map_tensors(function: Callable[..., Tensor], record: Record, *others: Record) -> Record:
-    """Apply ``function`` to every tensor of a record (dataclasses, tuples, lists, dicts), rebuilding it.
+    """Apply ``function`` to every tensor of a record (dataclasses, tuples, lists, dicts),
+    rebuilding it.
 
-    With further records of the same structure, ``function`` gets the matching tensors of all of them.
+    With further records of the same structure, ``function`` gets the matching tensors of all of
+    them.
     """
     if isinstance(record, Tensor):
         return function(record, *others)  # type: ignore[return-value]
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         values = {
-            f.name: map_tensors(function, getattr(record, f.name), *(getattr(o, f.name) for o in others))
+            f.name: map_tensors(
+                function, getattr(record, f.name), *(getattr(o, f.name) for o in others)
+            )
             for f in dataclasses.fields(record)
         }
         return dataclasses.replace(record, **values)
+    rest: tuple[Any, ...] = others
     if isinstance(record, Mapping):
-        return type(record)({k: map_tensors(function, v, *(o[k] for o in others)) for k, v in record.items()})  # type: ignore
+        return type(record)(
+            {k: map_tensors(function, v, *(o[k] for o in rest)) for k, v in record.items()}
+        )  # type: ignore[return-value, call-arg]
     if isinstance(record, (tuple, list)):
-        return type(record)(map_tensors(function, v, *(o[i] for o in others)) for i, v in enumerate(record))  # type: ignore
+        return type(record)(
+            map_tensors(function, v, *(o[i] for o in rest)) for i, v in enumerate(record)
+        )  # type: ignore[return-value, call-arg]
     return record
 
 
@@ -190,7 +208,9 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Tensor]:
     if isinstance(record, Tensor):
         return {prefix: record}
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        items: list[tuple[str, Any]] = [(f.name, getattr(record, f.name)) for f in dataclasses.fields(record)]
+        items: list[tuple[str, Any]] = [
+            (f.name, getattr(record, f.name)) for f in dataclasses.fields(record)
+        ]
     elif isinstance(record, Mapping):
         items = [(str(k), v) for k, v in record.items()]
     elif isinstance(record, (tuple, list)):
@@ -226,7 +246,10 @@ def unflatten(template: Record, flat: Mapping[str, Tensor], prefix: str = "") ->
         return f"{prefix}.{name}" if prefix else name
 
     if dataclasses.is_dataclass(template) and not isinstance(template, type):
-        values = {f.name: unflatten(getattr(template, f.name), flat, name_of(f.name)) for f in dataclasses.fields(template)}
+        values = {
+            f.name: unflatten(getattr(template, f.name), flat, name_of(f.name))
+            for f in dataclasses.fields(template)
+        }
         return dataclasses.replace(template, **values)
     if isinstance(template, Mapping):
         return type(template)({k: unflatten(v, flat, name_of(str(k))) for k, v in template.items()})  # type: ignore

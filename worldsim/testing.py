@@ -1,7 +1,7 @@
 """Executable contracts of the seams: run them in the tests of every implementation, yours included.
 
-Each ``check_...`` returns None if the implementation keeps its promises and raises :class:`ContractError`, naming the
-broken one, if it does not.
+Each ``check_...`` returns None if the implementation keeps its promises and raises
+:class:`ContractError`, naming the broken one, if it does not.
 """
 
 from __future__ import annotations
@@ -50,17 +50,21 @@ def check_memory(
 ) -> None:
     """Check a scene memory on three small synthetic worlds of ``size`` (height, width).
 
-    Its data must be a record of tensors with a leading batch axis, of the same shapes and types whatever was seen (or snapshots
-    would not fit). It must keep its inputs as they are, do the same thing twice alike, treat each environment as if it were
-    alone (bit by bit), give views of any size as :class:`worldsim.state.MemoryView` documents them, show an integrated frame
-    again at its own camera wherever the mask says that it knows (within ``recall``), and invent nothing: not in holes, not in
-    an empty memory, not behind the camera's back.
+    Its data must be a record of tensors with a leading batch axis, of the same shapes and types
+    whatever was seen (or snapshots would not fit). It must keep its inputs as they are, do the same
+    thing twice alike, treat each environment as if it were alone (bit by bit), give views of any
+    size as :class:`worldsim.state.MemoryView` documents them, show an integrated frame again at its
+    own camera wherever the mask says that it knows (within ``recall``), and invent nothing: not in
+    holes, not in an empty memory, not behind the camera's back.
 
-    refine: what the memory can do with its data beside integrating, data to new data, such as fitting a field with a fixed seed.
-    All promises are then checked for refined data.
+    refine: what the memory can do with its data beside integrating, data to new data, such as
+    fitting a field with a fixed seed. All promises are then checked for refined data.
     """
     if not isinstance(memory, SceneMemory):
-        raise ContractError(f"{type(memory).__name__} lacks one of the methods empty, integrate, render, surroundings")
+        raise ContractError(
+            f"{type(memory).__name__} lacks one of the methods empty, integrate, render, "
+            f"surroundings"
+        )
     refine, recall = refine or (lambda data: data), recall or Recall()
     frame, camera, step = _synthetic_frames(device, *size)
     empty = memory.empty(3, device)
@@ -72,7 +76,10 @@ def check_memory(
     before = map_tensors(torch.clone, (empty, frame, camera, step))
     integrated = memory.integrate(empty, frame, camera, step)
     _require(_equal(before, (empty, frame, camera, step)), "integrate changed its inputs")
-    _require(_equal(integrated, memory.integrate(empty, frame, camera, step)), "two integrations of the same frame differ")
+    _require(
+        _equal(integrated, memory.integrate(empty, frame, camera, step)),
+        "two integrations of the same frame differ",
+    )
     before_refining = map_tensors(torch.clone, integrated)
     filled = refine(integrated)
     _require(_equal(before_refining, integrated), "refine changed its input")
@@ -91,7 +98,10 @@ def check_memory(
     large = Camera(camera.pose, 2.0 * camera.intrinsics, 2 * camera.height, 2 * camera.width)
     _check_view(memory.render(filled, large), large)
     behind = Camera(_turned_round(camera.pose), camera.intrinsics, camera.height, camera.width)
-    _require(not memory.render(filled, behind).mask.any(), "the memory shows something where no frame has looked")
+    _require(
+        not memory.render(filled, behind).mask.any(),
+        "the memory shows something where no frame has looked",
+    )
 
     again = memory.integrate(filled, _moved(frame), camera, step + 1)
     _check_record(again, empty, 3)
@@ -102,12 +112,16 @@ def check_memory(
 def check_policy(policy: Policy, action_space: gym.Space[Any], observations: Sequence[Any]) -> None:
     """Check a policy on some observations of an environment that stands still.
 
-    Its actions must be in ``action_space``, a function of the seed and the observations since ``reset``, and the caller's own;
-    observations must stay as they are; ``reset`` must forget what was before, and take None for any seed.
+    Its actions must be in ``action_space``, a function of the seed and the observations since
+    ``reset``, and the caller's own; observations must stay as they are; ``reset`` must forget what
+    was before, and take None for any seed.
     """
     if not isinstance(policy, Policy):
         raise ContractError(f"{type(policy).__name__} lacks one of the methods reset, act")
-    _require(len(observations) >= 2, f"check_policy needs at least 2 observations, got {len(observations)}")
+    _require(
+        len(observations) >= 2,
+        f"check_policy needs at least 2 observations, got {len(observations)}",
+    )
 
     def played(seed: int | None, spoil: bool = False) -> list[Any]:
         policy.reset(seed)
@@ -116,7 +130,9 @@ def check_policy(policy: Policy, action_space: gym.Space[Any], observations: Seq
             before = copy.deepcopy(observation)
             act = policy.act(observation)
             _require(_alike(before, observation), "act changed its observation")
-            _require(action_space.contains(act), f"act gave {act!r}, which is not in {action_space}")
+            _require(
+                action_space.contains(act), f"act gave {act!r}, which is not in {action_space}"
+            )
             acts.append(copy.deepcopy(act))
             if spoil and isinstance(act, np.ndarray):
                 act[...] = 0
@@ -126,7 +142,10 @@ def check_policy(policy: Policy, action_space: gym.Space[Any], observations: Seq
     _require(_alike(first, played(7)), "the same seed and observations give other actions")
     played(8)
     _require(_alike(first, played(7)), "reset does not forget what was before it")
-    _require(_alike(first, played(7, spoil=True)), "changing an action that was handed out changes later ones")
+    _require(
+        _alike(first, played(7, spoil=True)),
+        "changing an action that was handed out changes later ones",
+    )
     policy.reset(7)
     for observation in observations[: len(observations) // 2]:
         policy.act(observation)
@@ -144,9 +163,16 @@ def _check_record(data: Any, empty: Any, batch: int) -> None:
     found, expected = flatten(data), flatten(empty)
     _require(found.keys() == expected.keys(), "memory data changes its structure")
     for name, tensor in found.items():
-        _require(len(tensor) == batch, f"memory data: {name} is {tuple(tensor.shape)}, it lacks the batch axis of {batch}")
+        _require(
+            len(tensor) == batch,
+            f"memory data: {name} is {tuple(tensor.shape)}, it lacks the batch axis of {batch}",
+        )
         same = tensor.shape == expected[name].shape and tensor.dtype == expected[name].dtype
-        _require(same, f"memory data: {name} changes from {expected[name].dtype} {tuple(expected[name].shape)}")
+        _require(
+            same,
+            f"memory data: {name} changes from {expected[name].dtype} "
+            f"{tuple(expected[name].shape)}",
+        )
         _require(not tensor.requires_grad, f"memory data: {name} requires gradients")
     _require(_equal(unflatten(data, found), data), "memory data cannot be rebuilt from its tensors")
 
@@ -162,9 +188,14 @@ def _check_view(view: MemoryView, camera: Camera) -> None:
     }
     for name, (tensor, shape, dtype) in expected.items():
         found = f"{tensor.dtype} {tuple(tensor.shape)}"
-        _require(tuple(tensor.shape) == shape and tensor.dtype == dtype, f"view.{name} is {found}, not {dtype} {shape}")
+        _require(
+            tuple(tensor.shape) == shape and tensor.dtype == dtype,
+            f"view.{name} is {found}, not {dtype} {shape}",
+        )
         hole = ~view.mask if tensor.ndim == 3 else ~view.mask[:, None].expand_as(tensor)
-        _require(not (tensor.to(torch.int32)[hole] != 0).any(), f"view.{name} invents something in holes")
+        _require(
+            not (tensor.to(torch.int32)[hole] != 0).any(), f"view.{name} invents something in holes"
+        )
     _require(not (view.offset > 15).any(), "view.offset exceeds 15")
     in_range = (view.inverse_depth >= 0) & (view.inverse_depth <= 65535)
     _require(bool(in_range.all()), "view.inverse_depth leaves [0, 65535]")
@@ -173,7 +204,10 @@ def _check_view(view: MemoryView, camera: Camera) -> None:
 def _check_map(around: Tensor, batch: int) -> None:
     shape = (batch, 2, MAP_CELLS, MAP_CELLS)
     found = f"{around.dtype} {tuple(around.shape)}"
-    _require(around.shape == shape and around.dtype == torch.uint8, f"surroundings is {found}, not uint8 {shape}")
+    _require(
+        around.shape == shape and around.dtype == torch.uint8,
+        f"surroundings is {found}, not uint8 {shape}",
+    )
 
 
 def _check_recall(view: MemoryView, frame: Frame, recall: Recall) -> None:
@@ -193,19 +227,37 @@ def _check_recall(view: MemoryView, frame: Frame, recall: Recall) -> None:
     error = (view.inverse_depth.float() - expected).abs() / expected.clamp(min=1.0)
     demand(error <= recall.depth, f"have depths off by more than {recall.depth:.1%}")
     channel = 255.0 * code_to_channel(frame.inverse_depth)
-    demand((view.source.float() - channel).abs() <= recall.source, "have a view.source that is not the distance of capture")
+    demand(
+        (view.source.float() - channel).abs() <= recall.source,
+        "have a view.source that is not the distance of capture",
+    )
 
 
 def _check_rows_alone(
-    memory: SceneMemory, refine: Callable[[Any], Any], frame: Frame, camera: Camera, step: Tensor, together: tuple[Any, ...]
+    memory: SceneMemory,
+    refine: Callable[[Any], Any],
+    frame: Frame,
+    camera: Camera,
+    step: Tensor,
+    together: tuple[Any, ...],
 ) -> None:
     """Repeat the story for each environment alone, and compare bit by bit."""
     for i in range(len(step)):
-        own_frame, own_step, own = map_tensors(lambda x, i=i: x[i : i + 1].clone(), (frame, step, together))
-        own_camera = Camera(camera.pose[i : i + 1], camera.intrinsics[i : i + 1], camera.height, camera.width)
-        data = refine(memory.integrate(memory.empty(1, step.device), own_frame, own_camera, own_step))
+        own_frame, own_step, own = map_tensors(
+            lambda x, i=i: x[i : i + 1].clone(), (frame, step, together)
+        )
+        own_camera = Camera(
+            camera.pose[i : i + 1], camera.intrinsics[i : i + 1], camera.height, camera.width
+        )
+        data = refine(
+            memory.integrate(memory.empty(1, step.device), own_frame, own_camera, own_step)
+        )
         later = memory.integrate(data, _moved(own_frame), own_camera, own_step + 1)
-        alone = (memory.render(data, own_camera), memory.render(later, own_camera), memory.surroundings(data, own_camera.pose))
+        alone = (
+            memory.render(data, own_camera),
+            memory.render(later, own_camera),
+            memory.surroundings(data, own_camera.pose),
+        )
         _require(_equal(own, alone), f"environment {i} of 3 comes out differently when it is alone")
 
 
@@ -248,7 +300,9 @@ def _turned_round(pose: Tensor) -> Tensor:
 
 def _equal(a: Any, b: Any) -> bool:
     left, right = flatten(a), flatten(b)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
 
 
 def _require(condition: bool, complaint: str) -> None:

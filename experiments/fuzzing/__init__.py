@@ -1,1 +1,2 @@
-"""What :mod:`experiments.fuzz` is made of: objects to damage, ways of damaging them, and who watches while they are used."""
+"""What :mod:`experiments.fuzz` is made of: objects to damage, ways of damaging them, and who
+watches while they are used."""

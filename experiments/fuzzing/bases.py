@@ -1,4 +1,5 @@
-"""The undamaged objects: small ones of every format, made once, and what using each of them gives."""
+"""The undamaged objects: small ones of every format, made once, and what using each of them
+gives."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Bases:
 
 
 def write_payload(folder: Path, canary: Path) -> None:
-    """A module that leaves ``canary`` behind when it is imported, and whose names fit everything that a file could ask for."""
+    """A module that leaves ``canary`` behind when it is imported, and whose names fit everything
+    that a file could ask for."""
     (folder / f"{PAYLOAD}.py").write_text(
         "import gymnasium\n"
         f"open({str(canary)!r}, 'a').write(__name__)\n"
@@ -178,7 +180,8 @@ def train_config(data: Path, out: Path, **changes: Any) -> Any:
 
 
 def quiet() -> None:
-    """The environment of a process in which inputs are used: no network, one thread, a limit of memory."""
+    """The environment of a process in which inputs are used: no network, one thread, a limit of
+    memory."""
     os.environ.update(
         OMP_NUM_THREADS="1",
         HF_HUB_OFFLINE="1",

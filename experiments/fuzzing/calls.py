@@ -1,4 +1,5 @@
-"""Calls of the Python API with arguments that are no good: types, ranges, shapes, sizes, names and paths."""
+"""Calls of the Python API with arguments that are no good: types, ranges, shapes, sizes, names and
+paths."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ Valid = Callable[[Any], bool]
 
 @dataclass(frozen=True)
 class Argument:
-    """One argument that is varied. valid: which values are taken; bad: values that are tried beside the general ones."""
+    """One argument that is varied. valid: which values are taken; bad: values that are tried beside
+    the general ones."""
 
     name: str
     valid: Valid

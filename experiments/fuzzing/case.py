@@ -1,4 +1,5 @@
-"""One input: what is done to the library, what is expected of it, and the verdict on what happened."""
+"""One input: what is done to the library, what is expected of it, and the verdict on what
+happened."""
 
 from __future__ import annotations
 
@@ -29,13 +30,16 @@ class Expect(StrEnum):
     """What a correct library does with an input."""
 
     REFUSE = "refuse"
-    """It raises a clear error: the input has no meaning, or would change what a file says without a trace."""
+    """It raises a clear error: the input has no meaning, or would change what a file says without a
+    trace."""
     SAME = "same"
     """It raises a clear error, or its result is the one of the undamaged object."""
     ANY = "any"
-    """It raises a clear error or takes the value: another value is as good as the old one, such as a note in a card."""
+    """It raises a clear error or takes the value: another value is as good as the old one, such as
+    a note in a card."""
     ACCEPT = "accept"
-    """It works: the input is whole. Such inputs show that the library does not simply refuse everything."""
+    """It works: the input is whole. Such inputs show that the library does not simply refuse
+    everything."""
 
 
 class Outcome(StrEnum):
@@ -56,8 +60,9 @@ class Outcome(StrEnum):
 class Case:
     """One input.
 
-    mutation: the way of damaging, a name that many inputs share. detail: what exactly was done. use: uses the input; its
-    result is compared by :func:`digest`. whole: digest of the undamaged object's result, None where there is none.
+    mutation: the way of damaging, a name that many inputs share. detail: what exactly was done.
+    use: uses the input; its result is compared by :func:`digest`. whole: digest of the undamaged
+    object's result, None where there is none.
     """
 
     mutation: str
@@ -69,7 +74,8 @@ class Case:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of one input. message: the error, or the reason why it counts as accepted although wrong."""
+    """The outcome of one input. message: the error, or the reason why it counts as accepted
+    although wrong."""
 
     outcome: Outcome
     message: str = ""
@@ -86,7 +92,8 @@ def run(case: Case) -> Verdict:
 
     from worldsim.errors import WorldsimError
 
-    # Gymnasium's contract asks for its own errors (no reset before a step, bad seeds), Python's for IndexError from sequences.
+    # Gymnasium's contract asks for its own errors (no reset before a step, bad seeds), Python's for
+    # IndexError from sequences.
     clear = (WorldsimError, GymnasiumError, IndexError, Usage)
     try:
         result = case.use()
@@ -111,7 +118,8 @@ def run(case: Case) -> Verdict:
 
 
 def _raised_outside(error: BaseException) -> bool:
-    """Whether an error was raised by another package than worldsim: an IndexError of NumPy's is an accident."""
+    """Whether an error was raised by another package than worldsim: an IndexError of NumPy's is an
+    accident."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -125,7 +133,8 @@ def _tail(lines: int = 6) -> str:
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of a result: tensors, arrays, dataclasses, containers and plain values, by content."""
+    """SHA-256 of a result: tensors, arrays, dataclasses, containers and plain values, by
+    content."""
     total = hashlib.sha256()
     _feed(total, value)
     return total.hexdigest()

@@ -1,4 +1,5 @@
-"""Command lines: options with values that are no good, and commands on objects that were damaged. Run within the process."""
+"""Command lines: options with values that are no good, and commands on objects that were damaged.
+Run within the process."""
 
 from __future__ import annotations
 
@@ -40,7 +41,8 @@ TEXTS = (
     "os:system",
     "9" * 400,
 )
-"""Values for any option. What of it is valid depends on the option, so that only the outcome's kind is judged."""
+"""Values for any option. What of it is valid depends on the option, so that only the outcome's kind
+is judged."""
 LONG = (
     "steps",
     "episodes",
@@ -71,9 +73,9 @@ WRITERS = ("pipe", "link", "folder", "nowhere")
 
 @dataclass(frozen=True)
 class Line:
-    """A command line that works. arguments: built from the undamaged objects and a folder to write to. bad: for options, by name,
-    values that must be refused. writes: the option that names what is written. reads: the kinds of objects that are read, each
-    with the way of putting one in."""
+    """A command line that works. arguments: built from the undamaged objects and a folder to write
+    to. bad: for options, by name, values that must be refused. writes: the option that names what
+    is written. reads: the kinds of objects that are read, each with the way of putting one in."""
 
     name: str
     arguments: Callable[[Bases, Path], list[str]]

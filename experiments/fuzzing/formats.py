@@ -1,4 +1,5 @@
-"""Every file format: how its files are used, which of their values mean something, and inputs that damage them."""
+"""Every file format: how its files are used, which of their values mean something, and inputs that
+damage them."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ class Format:
 
 
 def case_of(form: Format, rng: random.Random, folder: Path, bases: Bases, seed: int) -> Case:
-    """Copy the object to ``folder``, damage it, and say what is expected. ``folder`` does not exist yet."""
+    """Copy the object to ``folder``, damage it, and say what is expected. ``folder`` does not exist
+    yet."""
     shutil.copytree(getattr(bases, form.base), folder)
     write_payload(folder, bases.canary)
     use = lambda: form.use(folder, bases)  # noqa: E731
@@ -403,7 +405,8 @@ def use_checkpoint(folder: Path, bases: Bases) -> Any:
 
 
 def _saved(function: Callable[[], Any]) -> None:
-    """Write something wrong through the library, whose own checksums then fit. That it refuses to is as good."""
+    """Write something wrong through the library, whose own checksums then fit. That it refuses to
+    is as good."""
     from worldsim.errors import WorldsimError
 
     try:
@@ -1094,7 +1097,8 @@ def _checkpoint_tensors(folder: Path, rng: random.Random, bases: Bases) -> tuple
 
 
 def _history(folder: Path, rng: random.Random, bases: Bases) -> tuple[str, Expect]:
-    """The curve beside a checkpoint, which loggers may be writing: whatever it holds, it is refused or left out."""
+    """The curve beside a checkpoint, which loggers may be writing: whatever it holds, it is refused
+    or left out."""
     new = rng.choice(
         (
             "[1]",

@@ -1,4 +1,5 @@
-"""Ways of damaging files: bytes, JSON values, tensors, pictures and what lies at a path. All draw from a seeded generator."""
+"""Ways of damaging files: bytes, JSON values, tensors, pictures and what lies at a path. All draw
+from a seeded generator."""
 
 from __future__ import annotations
 
@@ -108,7 +109,8 @@ def other_type(value: Any, rng: random.Random, seed: int) -> Any:
             isinstance(new, numbers) and isinstance(value, numbers) and not isinstance(new, bool)
         ):
             continue
-        # An empty list is as much of a tuple or a list as a full one, null may be allowed: those are other mutations.
+        # An empty list is as much of a tuple or a list as a full one, null may be allowed: those
+        # are other mutations.
         if new is None or new in ([], {}, ""):
             continue
         return new
@@ -276,7 +278,8 @@ def names_of(header: dict[str, Any]) -> list[str]:
 
 
 def change_tensors(path: Path, rng: random.Random) -> str:
-    """One structural lie in a safetensors file; returns what. Every one of them has to be refused."""
+    """One structural lie in a safetensors file; returns what. Every one of them has to be
+    refused."""
     header, content = read_tensors(path)
     name = rng.choice(names_of(header))
     entry = header[name]
@@ -394,7 +397,8 @@ def poison(path: Path, rng: random.Random, names: list[str] | None = None) -> st
 def png(
     width: int, height: int, bits: int = 8, colour: int = 2, content: bytes | None = None
 ) -> bytes:
-    """A PNG of zeros that claims any size; ``content`` is the compressed data, by default a few rows."""
+    """A PNG of zeros that claims any size; ``content`` is the compressed data, by default a few
+    rows."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (

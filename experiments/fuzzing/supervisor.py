@@ -20,11 +20,13 @@ POLL_S = 0.05
 START_S = 900.0
 """A process that is not ready by then is given up."""
 TIRED_BYTES = 2 * 2**30
-"""A process that holds more than this after an input is replaced, so that none is charged for what others left."""
+"""A process that holds more than this after an input is replaced, so that none is charged for what
+others left."""
 
 
 class Clock:
-    """What a process uses of its time: all of it, but what it waits for a processor that others use."""
+    """What a process uses of its time: all of it, but what it waits for a processor that others
+    use."""
 
     def __init__(self, pid: int) -> None:
         self._process, self._counted = psutil.Process(pid), 0.0
@@ -38,7 +40,8 @@ class Clock:
             return self._used
 
     def seconds(self) -> float:
-        """Seconds so far. To be asked often: what the process does now counts as what it did since."""
+        """Seconds so far. To be asked often: what the process does now counts as what it did
+        since."""
         wall, used = time.monotonic(), self._now()
         try:
             ready = self._process.status() == psutil.STATUS_RUNNING
@@ -50,7 +53,8 @@ class Clock:
 
 
 class Supervisor:
-    """One worker at a time. seconds, peak_bytes: what an input may take, its child processes included."""
+    """One worker at a time. seconds, peak_bytes: what an input may take, its child processes
+    included."""
 
     def __init__(
         self, root: Path, seed: int, kinds: list[str], seconds: float, peak_bytes: int
@@ -166,7 +170,8 @@ class Supervisor:
             assert self._process is not None
             if self._process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(
-                    f"the worker is not {word}: run `python -m experiments.fuzzing.worker {self.root} {self.seed}`"
+                    f"the worker is not {word}: run `python -m experiments.fuzzing.worker "
+                    f"{self.root} {self.seed}`"
                 )
 
     def _read(self, timeout: float) -> dict[str, Any] | None:

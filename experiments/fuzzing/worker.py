@@ -1,7 +1,7 @@
 """A process that uses one input after the other, as its parent asks, and tells what happened.
 
-Run as ``python -m experiments.fuzzing.worker BASES SEED``. Requests are lines of JSON on stdin, answers on the file descriptor that
-stdout was: what inputs print goes nowhere.
+Run as ``python -m experiments.fuzzing.worker BASES SEED``. Requests are lines of JSON on stdin,
+answers on the file descriptor that stdout was: what inputs print goes nowhere.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ pixels."""
 class Reference(nn.Module):
     """Convolutions of every frame, a recurrent state over all of an episode, two small perceptrons.
 
-    actions, action_dim: as of :class:`worldsim.training.frame_heads.FrameOutcomeHead`. height, width:
-    multiples of 16.
+    actions, action_dim: as of :class:`worldsim.training.frame_heads.FrameOutcomeHead`. height,
+    width: multiples of 16.
     """
 
     def __init__(

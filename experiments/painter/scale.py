@@ -1,7 +1,8 @@
 """Do scaled channels help? Two small painters on a CPU. Results: docs/experiments/painter.md.
 
-    python experiments/painter/record.py --out /tmp/a16 --sets 160 --sets-per-shard 32 --height 16 --width 16
-    python experiments/painter/record.py --out /tmp/t16 --sets 32 --sets-per-shard 32 --height 16 --width 16 \
+    python experiments/painter/record.py --out /tmp/a16 --sets 160 --sets-per-shard 32 --height 16
+    --width 16 python experiments/painter/record.py --out /tmp/t16 --sets 32 --sets-per-shard 32
+    --height 16 --width 16 \
         --split test --seed 9
     python experiments/painter/scale.py --train /tmp/a16 --test /tmp/t16 --arm scaled
 """  # noqa: E501

@@ -1,4 +1,5 @@
-"""The actor-critic: hand-computed advantages, learning on classic tasks and in a dream, resuming, the saved agent."""
+"""The actor-critic: hand-computed advantages, learning on classic tasks and in a dream, resuming,
+the saved agent."""
 
 from __future__ import annotations
 
@@ -22,14 +23,19 @@ from worldsim.shipped.agent_files import load_agent, read_card
 
 
 class Bars(gym.Env):
-    """A bright bar on one side of a picture of 16x16; stepping towards it pays 1. Ends by chance, or never."""
+    """A bright bar on one side of a picture of 16x16; stepping towards it pays 1. Ends by chance,
+    or never."""
 
     observation_space = gym.spaces.Box(0, 255, (16, 16, 3), np.uint8)
 
     def __init__(self, continuous: bool = False) -> None:
-        self.action_space = gym.spaces.Box(-2.0, 4.0, (1,), np.float32) if continuous else gym.spaces.Discrete(2)
+        self.action_space = (
+            gym.spaces.Box(-2.0, 4.0, (1,), np.float32) if continuous else gym.spaces.Discrete(2)
+        )
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         return self.look(), {}
 
@@ -42,22 +48,38 @@ class Bars(gym.Env):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         assert self.action_space.contains(action)
         # The middle of the Box is 1.
-        chosen = bool(action) if isinstance(self.action_space, gym.spaces.Discrete) else float(action[0]) > 1.0
+        chosen = (
+            bool(action)
+            if isinstance(self.action_space, gym.spaces.Discrete)
+            else float(action[0]) > 1.0
+        )
         rew = float(chosen == self.right)
         return self.look(), rew, bool(self.np_random.random() < 0.05), False, {}
 
 
 def vector(make: Any, n: int = 8, limit: int = 20) -> gym.vector.VectorEnv:
-    return gym.vector.SyncVectorEnv([lambda: gym.wrappers.TimeLimit(make(), limit) for _ in range(n)])
+    return gym.vector.SyncVectorEnv(
+        [lambda: gym.wrappers.TimeLimit(make(), limit) for _ in range(n)]
+    )
 
 
 def settings(out: Path, **changes: Any) -> Args:
-    defaults = {"world": "", "out": out, "num_envs": 8, "steps": 6_000, "stack": 1, "hidden": 32, "minibatches": 4, "device": "cpu"}
+    defaults = {
+        "world": "",
+        "out": out,
+        "num_envs": 8,
+        "steps": 6_000,
+        "stack": 1,
+        "hidden": 32,
+        "minibatches": 4,
+        "device": "cpu",
+    }
     return Args(**{**defaults, "learning_rate": 1e-3, **changes})
 
 
 def test_advantages_by_hand() -> None:
-    """Discount 0.5, lambda 0.5. The middle environment terminates at its first step, the last one is cut there."""
+    """Discount 0.5, lambda 0.5. The middle environment terminates at its first step, the last one
+    is cut there."""
     rew = torch.tensor([[1.0, 1.0, 1.0], [2.0, 0.0, 0.0]])
     term = torch.tensor([[False, True, False], [False, False, False]])
     done = torch.tensor([[False, True, True], [False, False, False]])
@@ -120,10 +142,22 @@ def test_learns_cart_pole(tmp_path: Path) -> None:
 
 
 def test_trains_in_a_dream(tmp_path: Path, goal_folder: Path) -> None:
-    args = settings(tmp_path / "agent", world=str(goal_folder), steps=128, rollout=8, horizon=6, stack=2, engine="plain")
+    args = settings(
+        tmp_path / "agent",
+        world=str(goal_folder),
+        steps=128,
+        rollout=8,
+        horizon=6,
+        stack=2,
+        engine="plain",
+    )
     train(args)
     card = read_card(tmp_path / "agent")
-    assert (card.world, card.env_id, card.real_frames_used) == (str(goal_folder), "worldsim/TinyRoom-v0", 1234)
+    assert (card.world, card.env_id, card.real_frames_used) == (
+        str(goal_folder),
+        "worldsim/TinyRoom-v0",
+        1234,
+    )
     assert card.training["steps"] == 128
     assert (tmp_path / "agent/weights.safetensors").stat().st_size < 1_000_000
     policy = load_agent(tmp_path / "agent", gym.spaces.Discrete(7))
@@ -131,13 +165,32 @@ def test_trains_in_a_dream(tmp_path: Path, goal_folder: Path) -> None:
 
 
 def test_uncertainty_costs_reward_and_cuts(tmp_path: Path, goal_folder: Path) -> None:
-    args = settings(tmp_path, world=str(goal_folder), num_envs=2, rollout=4, stack=1, engine="plain", uncertainty_penalty=1e3)
+    args = settings(
+        tmp_path,
+        world=str(goal_folder),
+        num_envs=2,
+        rollout=4,
+        stack=1,
+        engine="plain",
+        uncertainty_penalty=1e3,
+    )
     learner = Learner(args, make_dreams(args))
-    plain = settings(tmp_path, world=str(goal_folder), num_envs=2, rollout=4, stack=1, engine="plain")
+    plain = settings(
+        tmp_path, world=str(goal_folder), num_envs=2, rollout=4, stack=1, engine="plain"
+    )
     other = Learner(plain, make_dreams(plain))
     punished, free = learner.rollout(), other.rollout()
-    assert torch.equal(punished["seen"], free["seen"]) and bool((punished["rew"][0] < free["rew"][0]).all())
-    limited = settings(tmp_path, world=str(goal_folder), num_envs=2, rollout=4, engine="plain", uncertainty_limit=1e-6)
+    assert torch.equal(punished["seen"], free["seen"]) and bool(
+        (punished["rew"][0] < free["rew"][0]).all()
+    )
+    limited = settings(
+        tmp_path,
+        world=str(goal_folder),
+        num_envs=2,
+        rollout=4,
+        engine="plain",
+        uncertainty_limit=1e-6,
+    )
     assert bool(Learner(limited, make_dreams(limited)).rollout()["done"][0].all())
 
 
@@ -176,26 +229,42 @@ class Counted(gym.vector.SyncVectorEnv):
         return super().step(actions)
 
 
-def test_a_time_limit_ends_it_within_a_rollout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Reproduces: time was looked at after whole rollouts, 8,192 dreamed steps, with nothing on screen or on disk until then."""
+def test_a_time_limit_ends_it_within_a_rollout(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Reproduces: time was looked at after whole rollouts, 8,192 dreamed steps, with nothing on
+    screen or on disk until then."""
     envs = Counted([Bars] * 8)
-    train(settings(tmp_path, minutes=1.0, steps=10**6, num_envs=None), envs, clock=lambda: 5.0 * envs.steps)
+    train(
+        settings(tmp_path, minutes=1.0, steps=10**6, num_envs=None),
+        envs,
+        clock=lambda: 5.0 * envs.steps,
+    )
     assert envs.steps == 12
     checkpoint = json.loads((tmp_path / "checkpoint" / "checkpoint.json").read_text())
-    assert (checkpoint["taken"], checkpoint["elapsed"], checkpoint["args"]["num_envs"]) == (0, 60.0, 8)
+    assert (checkpoint["taken"], checkpoint["elapsed"], checkpoint["args"]["num_envs"]) == (
+        0,
+        60.0,
+        8,
+    )
     assert load_agent(tmp_path, gym.spaces.Discrete(2)) is not None
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == (
-        "a step of 8 dreams takes 5.0 s here: about 11 in the 50.0 s that are left; the first update comes after 32, in 2 min 30 s"
-        ". That is little: stop with Ctrl-C and try --num-envs 1 and more --minutes, with another --out"
+        "a step of 8 dreams takes 5.0 s here: about 11 in the 50.0 s that are left; the first "
+        "update comes after 32, in 2 min 30 s"
+        ". That is little: stop with Ctrl-C and try --num-envs 1 and more --minutes, with another "
+        "--out"
     )
     assert lines[-1] == (
-        f"trained 0 dreamed steps; saved in {tmp_path}: the same command goes on. Not one update was reached: "
+        f"trained 0 dreamed steps; saved in {tmp_path}: the same command goes on. Not one update "
+        f"was reached: "
         "its actions are random."
     )
 
 
-def test_a_signal_ends_it_after_a_step_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_signal_ends_it_after_a_step_saved(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Reproduces: SIGTERM lost all since the last minute, without a word."""
     envs = Counted([Bars] * 8)
     envs.terminate_at = 40
@@ -203,11 +272,15 @@ def test_a_signal_ends_it_after_a_step_saved(tmp_path: Path, capsys: pytest.Capt
         train(settings(tmp_path, steps=10**6), envs)
     assert stop.value.code == 128 + signal.SIGTERM and envs.steps == 40
     assert json.loads((tmp_path / "checkpoint" / "checkpoint.json").read_text())["taken"] == 8 * 32
-    assert f"interrupted after 256 dreamed steps; saved in {tmp_path}: the same command goes on." in capsys.readouterr().err
+    assert (
+        f"interrupted after 256 dreamed steps; saved in {tmp_path}: the same command goes on."
+        in capsys.readouterr().err
+    )
 
 
 def test_the_number_of_dreams_fits_the_device_and_stays(tmp_path: Path) -> None:
-    """Reproduces: 256 dreams at once on a CPU, too. A run that goes on keeps its number where none is asked for."""
+    """Reproduces: 256 dreams at once on a CPU, too. A run that goes on keeps its number where none
+    is asked for."""
     args = settings(tmp_path, num_envs=None)
     assert args.settled().num_envs == 8
     train(dataclasses.replace(args, num_envs=4, steps=128), vector(Bars, n=4))
@@ -217,12 +290,16 @@ def test_the_number_of_dreams_fits_the_device_and_stays(tmp_path: Path) -> None:
 
 def test_starts_from_another_agent(tmp_path: Path) -> None:
     first = train(settings(tmp_path / "first", steps=600), vector(Bars))
-    learner = Learner(settings(tmp_path / "second", init_from=str(tmp_path / "first")), vector(Bars))
+    learner = Learner(
+        settings(tmp_path / "second", init_from=str(tmp_path / "first")), vector(Bars)
+    )
     for name, weights in learner.policy.state_dict().items():
         # Saved at 16 bits.
         assert torch.equal(weights, first.state_dict()[name].half().float())
     with pytest.raises(InvalidInputError, match="'hidden': 32.*'hidden': 64"):
-        Learner(settings(tmp_path / "third", init_from=str(tmp_path / "first"), hidden=64), vector(Bars))
+        Learner(
+            settings(tmp_path / "third", init_from=str(tmp_path / "first"), hidden=64), vector(Bars)
+        )
 
 
 def test_bad_input(tmp_path: Path, world_folder: Path) -> None:
@@ -239,5 +316,7 @@ def test_bad_input(tmp_path: Path, world_folder: Path) -> None:
 
 
 def test_dreams_are_cut_at_the_horizon(tmp_path: Path, goal_folder: Path) -> None:
-    envs = make_dreams(settings(tmp_path, world=str(goal_folder), num_envs=2, horizon=3, engine="plain"))
+    envs = make_dreams(
+        settings(tmp_path, world=str(goal_folder), num_envs=2, horizon=3, engine="plain")
+    )
     assert envs.unwrapped.max_episode_steps == 3 and envs.unwrapped.output == "torch"

@@ -1,4 +1,5 @@
-"""The policy contract holds for every agent that needs nothing but an action space, and catches those that break it."""
+"""The policy contract holds for every agent that needs nothing but an action space, and catches
+those that break it."""
 
 from __future__ import annotations
 

@@ -30,17 +30,26 @@ PLANNERS: dict[str, Any] = {
     "cem": lambda source, objective, **c: CemPolicy(source, objective, CemConfig.plain(**c)),
     "icem": lambda source, objective, **c: CemPolicy(source, objective, CemConfig(**c)),
     "mppi": lambda source, objective, **c: MppiPolicy(
-        source, objective, MppiConfig(**{("candidates" if k == "elites" else k): v for k, v in c.items() if k != "elites"})
+        source,
+        objective,
+        MppiConfig(
+            **{("candidates" if k == "elites" else k): v for k, v in c.items() if k != "elites"}
+        ),
     ),
 }
 
 
 class Line(gym.Env[Any, Any]):
-    """A place on a line that can be forked: an action moves it, the reward is minus the squared distance to ``goal``."""
+    """A place on a line that can be forked: an action moves it, the reward is minus the squared
+    distance to ``goal``."""
 
-    def __init__(self, discrete: bool, places: np.ndarray[Any, Any] | None = None, goal: float = 2.0) -> None:
+    def __init__(
+        self, discrete: bool, places: np.ndarray[Any, Any] | None = None, goal: float = 2.0
+    ) -> None:
         self.observation_space = gym.spaces.Box(0, 255, (4, 4, 3), np.uint8)
-        self.action_space = gym.spaces.Discrete(3) if discrete else gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        self.action_space = (
+            gym.spaces.Discrete(3) if discrete else gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        )
         self.discrete, self.goal = discrete, goal
         self.places = np.zeros(1) if places is None else places
 
@@ -48,10 +57,18 @@ class Line(gym.Env[Any, Any]):
         return Line(self.discrete, self.places.repeat(n), self.goal)
 
     def step(self, action: Any) -> Any:
-        move = np.array([0.0, -0.5, 0.5])[action] if self.discrete else np.asarray(action).reshape(-1)
+        move = (
+            np.array([0.0, -0.5, 0.5])[action] if self.discrete else np.asarray(action).reshape(-1)
+        )
         self.places = self.places + move
         rew = -((self.places - self.goal) ** 2)
-        return np.zeros((len(self.places), 4, 4, 3), np.uint8), rew, np.zeros(len(rew), bool), np.zeros(len(rew), bool), {}
+        return (
+            np.zeros((len(self.places), 4, 4, 3), np.uint8),
+            rew,
+            np.zeros(len(rew), bool),
+            np.zeros(len(rew), bool),
+            {},
+        )
 
 
 @pytest.mark.parametrize("name", PLANNERS)
@@ -83,7 +100,9 @@ def test_keeping_elites_and_lasting_noise_get_further_with_few_candidates() -> N
     for name, found in costs.items():
         for seed in range(10):
             line = Line(discrete=False, goal=12.0)
-            policy = PLANNERS[name](line, RewardSum(), horizon=20, candidates=24, elites=4, iterations=2)
+            policy = PLANNERS[name](
+                line, RewardSum(), horizon=20, candidates=24, elites=4, iterations=2
+            )
             policy.reset(seed)
             policy.plan()
             found.append(policy.cost)
@@ -100,7 +119,9 @@ def test_keeps_the_contract_in_a_dream(name: str, goal: str, room_scene: Any) ->
     policy = PLANNERS[name](env, objective, horizon=3, candidates=6, elites=2, iterations=2)
     before = env.snapshot()
     check_policy(policy, env.action_space, [obs, obs, obs, obs])
-    assert torch.equal(before.state.frame.rgb, env.state.frame.rgb) and torch.equal(before.state.step, env.state.step)
+    assert torch.equal(before.state.frame.rgb, env.state.frame.rgb) and torch.equal(
+        before.state.step, env.state.step
+    )
 
 
 @pytest.mark.parametrize("name", PLANNERS)
@@ -126,11 +147,17 @@ def test_plans_in_what_is_believed_of_a_real_walk(tiny_world: Any) -> None:
     # Where it began is where it stands only if it did not move.
     away = float(np.linalg.norm(belief.pose[:2, 3].numpy() - goal.pose[:2, 3].numpy()))
     for within in (away + 0.01, away - 0.01):
-        near = CemPolicy(belief, PoseGoal(goal.pose, within=within), CemConfig(horizon=3, candidates=6, elites=2))
+        near = CemPolicy(
+            belief, PoseGoal(goal.pose, within=within), CemConfig(horizon=3, candidates=6, elites=2)
+        )
         assert near.arrived == (within > away)
-    assert not CemPolicy(belief, ImageGoal(obs), CemConfig(horizon=2, candidates=4, elites=2)).arrived
+    assert not CemPolicy(
+        belief, ImageGoal(obs), CemConfig(horizon=2, candidates=4, elites=2)
+    ).arrived
     # Frames, too, are imagined from a belief, which has no fork.
-    seeing = CemPolicy(belief, ImageGoal(obs), CemConfig(horizon=2, candidates=4, elites=2, iterations=1))
+    seeing = CemPolicy(
+        belief, ImageGoal(obs), CemConfig(horizon=2, candidates=4, elites=2, iterations=1)
+    )
     assert room.action_space.contains(seeing.act(obs))
 
 
@@ -164,8 +191,14 @@ def test_settings_that_make_no_sense_are_named() -> None:
 
 
 @pytest.mark.parametrize("run, args", [(run_cem, CemArgs), (run_mppi, MppiArgs)])
-def test_the_command_line_loop_walks_towards_a_goal(run: Any, args: Any, world_folder: Path) -> None:
-    planner = {"planner": type(args().planner)(horizon=3, candidates=16, **({"elites": 4} if args is CemArgs else {}))}
+def test_the_command_line_loop_walks_towards_a_goal(
+    run: Any, args: Any, world_folder: Path
+) -> None:
+    planner = {
+        "planner": type(args().planner)(
+            horizon=3, candidates=16, **({"elites": 4} if args is CemArgs else {})
+        )
+    }
     found = run(args(world=str(world_folder), steps=2, goal=(1.0, 0.0), **planner))
     assert found["steps"] == 2.0 and found["return"] == 0.0 and found["metres_left"] >= 0.0
 

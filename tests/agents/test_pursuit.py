@@ -30,7 +30,10 @@ def test_it_turns_until_the_next_step_of_a_turn_would_overshoot() -> None:
     # 90 degrees: 7 + 12.3 + 5 x 14.1 = 89.8.
     assert acts == [LEFT] * 7
     assert walker.act(HERE, heading, math.pi / 2) == FORWARD
-    assert walker.act(HERE, 0.0, math.radians(10)) == FORWARD and walker.act(HERE, 0.0, math.radians(-20)) == RIGHT
+    assert (
+        walker.act(HERE, 0.0, math.radians(10)) == FORWARD
+        and walker.act(HERE, 0.0, math.radians(-20)) == RIGHT
+    )
     # What it overshot by is less than a turn back would be.
     assert walker.act(HERE, math.radians(-27), math.radians(-20)) == FORWARD
 

@@ -1,4 +1,5 @@
-"""Goal walkers and explorers: their contract, their errors, and walks in the real twin of the shipped world."""
+"""Goal walkers and explorers: their contract, their errors, and walks in the real twin of the
+shipped world."""
 
 from __future__ import annotations
 
@@ -13,7 +14,13 @@ import worldsim  # noqa: F401  registers the environments
 from tests.conftest import make_tiny_world
 from worldsim.agents.cem import CemConfig
 from worldsim.agents.explorer import FrontierConfig, FrontierExplorer, cast
-from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, ImageGoalConfig, ImageGoalWalker, WayGoal
+from worldsim.agents.goal_walker import (
+    GoalWalker,
+    GoalWalkerConfig,
+    ImageGoalConfig,
+    ImageGoalWalker,
+    WayGoal,
+)
 from worldsim.agents.mppi import MppiConfig
 from worldsim.agents.novelty import NoveltyConfig, NoveltyExplorer
 from worldsim.envs.tiny_room import TinyRoom
@@ -39,11 +46,18 @@ def belief(tiny_world: World) -> Belief:
 
 def test_a_way_goal_counts_the_way_and_where_one_looks() -> None:
     ground = Ground(
-        np.zeros((4, 1), np.float32), np.ones((4, 1), bool), np.zeros((4, 1), bool), np.zeros(2), GroundConfig(cell=1.0, reach=8.0)
+        np.zeros((4, 1), np.float32),
+        np.ones((4, 1), bool),
+        np.zeros((4, 1), bool),
+        np.zeros(2),
+        GroundConfig(cell=1.0, reach=8.0),
     )
-    goal = WayGoal(ground, np.array([[3.0], [2.0], [1.0], [0.0]], np.float32), np.array([1.0, 0.0]), look=0.5)
+    goal = WayGoal(
+        ground, np.array([[3.0], [2.0], [1.0], [0.0]], np.float32), np.array([1.0, 0.0]), look=0.5
+    )
     pose = torch.eye(4).repeat(2, 2, 1, 1)
-    # The optical axis is the third column: the first future looks along the way, the second the other way.
+    # The optical axis is the third column: the first future looks along the way, the second the
+    # other way.
     pose[:, :, :3, 2] = torch.tensor([1.0, 0.0, 0.0])
     pose[1, :, 0, 2] = -1.0
     pose[:, 0, :2, 3], pose[:, 1, :2, 3] = torch.tensor([1.5, 0.5]), torch.tensor([3.5, 0.5])
@@ -56,7 +70,9 @@ def test_goal_walkers_keep_the_contract(planner: Any, belief: Belief) -> None:
     goal = belief.pose.clone()
     goal[0, 3] += 1.0
     config = GoalWalkerConfig(planner=planner, icem=ICEM, mppi=SMALL.mppi, ground=ROOM, remap=2)
-    check_policy(GoalWalker(belief, goal, config), belief.action_space, [np.zeros((32, 32, 3), np.uint8)] * 4)
+    check_policy(
+        GoalWalker(belief, goal, config), belief.action_space, [np.zeros((32, 32, 3), np.uint8)] * 4
+    )
 
 
 @pytest.mark.parametrize("kind", ["frontier", "novelty"])
@@ -70,9 +86,16 @@ def test_explorers_keep_the_contract(kind: str, belief: Belief) -> None:
 def test_what_there_is_to_see_counts_less_deep_in_the_unseen() -> None:
     known, obstacle = np.ones((32, 32), bool), np.zeros((32, 32), bool)
     known[20:], obstacle[22] = False, True
-    ground = Ground(np.zeros((32, 32), np.float32), known, obstacle, np.zeros(2), GroundConfig(cell=1.0, reach=16.0))
+    ground = Ground(
+        np.zeros((32, 32), np.float32),
+        known,
+        obstacle,
+        np.zeros(2),
+        GroundConfig(cell=1.0, reach=16.0),
+    )
     gain = cast(ground, np.array([[17, 16]]), fade=4.0)[0]
-    # To the east, cells 3 and 4 m away are unseen and then comes a wall; each is as wide as 1/96 of its circle. To the west, none.
+    # To the east, cells 3 and 4 m away are unseen and then comes a wall; each is as wide as 1/96 of
+    # its circle. To the west, none.
     assert gain[0] == pytest.approx((3 * np.exp(-0.25) + 4 * np.exp(-0.5)) * 2 * np.pi / 96)
     assert gain[48] == 0.0
 
@@ -121,7 +144,8 @@ def test_goals_and_worlds_that_cannot_be_walked_are_named(belief: Belief) -> Non
 
 
 def test_image_goal_walkers_go_on_to_the_next_place(belief: Belief) -> None:
-    """Where one has come, or not come for too long, another is gone to; after the last one they are searched for again."""
+    """Where one has come, or not come for too long, another is gone to; after the last one they are
+    searched for again."""
     picture = belief.state.frame.rgb[0].permute(1, 2, 0).cpu().numpy()
     locate = LocateConfig(spacing=0.5, kept=6, rounds=1, draws=2, ground=ROOM, least_coverage=0.0)
     config = ImageGoalConfig(SMALL, locate, places=3, give_up=2)
@@ -130,7 +154,8 @@ def test_image_goal_walkers_go_on_to_the_next_place(belief: Belief) -> None:
     walker.reset(0)
     here, places = belief.pose[:2, 3], [x.clone() for x in walker.found]
     assert 1 <= len(places) <= 3
-    # It stands where the picture was taken: the likeliest place is done with at once, the others after two steps each.
+    # It stands where the picture was taken: the likeliest place is done with at once, the others
+    # after two steps each.
     assert float((walker.goal[:2, 3] - here).norm()) < config.arrived
     goals = []
     for _ in range(2 * len(places) + 1):
@@ -166,7 +191,10 @@ def test_walks_to_a_goal_in_the_real_twin() -> None:
             break
     env.close()
     # Reproduces: planners did not say that they had arrived.
-    assert walker.arrived and np.linalg.norm(info["pose"][:2, 3] - goal[:2, 3].numpy()) <= walker.config.within
+    assert (
+        walker.arrived
+        and np.linalg.norm(info["pose"][:2, 3] - goal[:2, 3].numpy()) <= walker.config.within
+    )
     # Reproduces: a belief showed no map.
     seen = belief.memory.top_down()
     assert seen.mask.mean() > 0.02 and np.isfinite(seen.height[seen.mask]).all()
@@ -174,7 +202,8 @@ def test_walks_to_a_goal_in_the_real_twin() -> None:
 
 @pytest.mark.slow
 def test_the_frontier_explorer_leaves_where_it_began() -> None:
-    """Freedoom, map 2: a walk in the real twin gets somewhere, where a map that misleads keeps it turning on the spot."""
+    """Freedoom, map 2: a walk in the real twin gets somewhere, where a map that misleads keeps it
+    turning on the spot."""
     pytest.importorskip("vizdoom")
     belief = Belief(World.from_pretrained("freedoom-tiny", "cpu"))
     env = gym.make("worldsim/FreedoomReal-v0")

@@ -34,7 +34,9 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     module.StubConfig = StubConfig  # type: ignore[attr-defined]
     module.work = lambda config: None  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "stub_module", module)
-    monkeypatch.setitem(cli.COMMANDS, "stub", cli.Command("stub_module", "StubConfig", "work", "For the tests."))
+    monkeypatch.setitem(
+        cli.COMMANDS, "stub", cli.Command("stub_module", "StubConfig", "work", "For the tests.")
+    )
     return module
 
 
@@ -51,15 +53,60 @@ def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture
     [
         (["record", "worldsim/TinyRoom-v0", "--out", "d"], "env_id", "worldsim/TinyRoom-v0"),
         (["train", "--data", "d", "--preset", "tiny", "--out", "o"], "out", Path("o")),
-        (["distil", "freedoom-tiny", "--data", "d", "--out", "o", "--steps", "2", "--objective.real", "0"], "steps", 2),
-        (["evaluate", "freedoom-tiny", "--json", "r.json", "--episodes", "4", "--seed", "1"], "world", "freedoom-tiny"),
+        (
+            [
+                "distil",
+                "freedoom-tiny",
+                "--data",
+                "d",
+                "--out",
+                "o",
+                "--steps",
+                "2",
+                "--objective.real",
+                "0",
+            ],
+            "steps",
+            2,
+        ),
+        (
+            ["evaluate", "freedoom-tiny", "--json", "r.json", "--episodes", "4", "--seed", "1"],
+            "world",
+            "freedoom-tiny",
+        ),
         (["demo", "--out", "o"], "out", Path("o")),
-        (["bench", "freedoom-tiny", "--json", "b.json", "--batches", "1", "8", "--memory", "off"], "batches", (1, 8)),
+        (
+            [
+                "bench",
+                "freedoom-tiny",
+                "--json",
+                "b.json",
+                "--batches",
+                "1",
+                "8",
+                "--memory",
+                "off",
+            ],
+            "batches",
+            (1, 8),
+        ),
         (["export", "runs/world", "--out", "o", "--no-eight-bit"], "eight_bit", False),
         (["export", "walk.safetensors", "--to", "glb", "--force"], "to", "glb"),
-        (["view", "walk.safetensors", "--port", "8081", "--host", "0.0.0.0", "--index", "2"], "snapshot", Path("walk.safetensors")),
-        (["evaluate-agent", "runs/agent", "--episodes", "100", "--json", "r.json"], "episodes", 100),
-        (["agreement", "runs/world", "--json", "a.json", "--agents", "runs/a", "runs/b"], "agents", ("runs/a", "runs/b")),
+        (
+            ["view", "walk.safetensors", "--port", "8081", "--host", "0.0.0.0", "--index", "2"],
+            "snapshot",
+            Path("walk.safetensors"),
+        ),
+        (
+            ["evaluate-agent", "runs/agent", "--episodes", "100", "--json", "r.json"],
+            "episodes",
+            100,
+        ),
+        (
+            ["agreement", "runs/world", "--json", "a.json", "--agents", "runs/a", "runs/b"],
+            "agents",
+            ("runs/a", "runs/b"),
+        ),
         (["watch", "runs/agent", "--out", "w.mp4"], "out", Path("w.mp4")),
         (["worlds", "--json", "w.json"], "json", Path("w.json")),
     ],
@@ -85,7 +132,8 @@ def test_a_command_gets_its_config(stub: types.ModuleType):
 
 
 def test_every_command_can_be_quiet(stub: types.ModuleType, capsys: pytest.CaptureFixture[str]):
-    """Reproduces: nothing silenced the bars. Results stay, and the setting ends with the command."""
+    """Reproduces: nothing silenced the bars. Results stay, and the setting ends with the
+    command."""
 
     def work(config: StubConfig) -> None:
         progress.say("a hint")
@@ -120,7 +168,8 @@ def test_threads_are_those_asked_for(stub: types.ModuleType):
 
 @pytest.mark.parametrize("own", [{}, {"OMP_WAIT_POLICY": "ACTIVE"}])
 def test_threads_wait_passively_in_commands(own: dict[str, str]):
-    """Reproduces: two processes on two cores slow each other 10 to 300 times, since OpenMP's threads spin while they wait.
+    """Reproduces: two processes on two cores slow each other 10 to 300 times, since OpenMP's
+    threads spin while they wait.
 
     The user's own settings win, and all is set before torch loads.
     """
@@ -136,13 +185,21 @@ def test_threads_wait_passively_in_commands(own: dict[str, str]):
     cli.main(["bench", "no-such-world"])
     print(seen[0])
     """
-    environment = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")} | own
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment)
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    } | own
+    found = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    )
     assert found.stdout.strip() == str((own.get("OMP_WAIT_POLICY", "PASSIVE"), "0"))
 
 
-@pytest.mark.parametrize("error", [InvalidInputError("count is 3:\n choose 2"), NotFoundError("count is 3: choose 2")])
-def test_an_error_is_one_line(stub: types.ModuleType, capsys: pytest.CaptureFixture[str], error: Exception):
+@pytest.mark.parametrize(
+    "error", [InvalidInputError("count is 3:\n choose 2"), NotFoundError("count is 3: choose 2")]
+)
+def test_an_error_is_one_line(
+    stub: types.ModuleType, capsys: pytest.CaptureFixture[str], error: Exception
+):
     def work(config: StubConfig) -> None:
         raise error
 
@@ -160,7 +217,9 @@ def test_an_interrupt_is_130(stub: types.ModuleType, capsys: pytest.CaptureFixtu
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_an_unknown_option_is_a_usage_error(stub: types.ModuleType, capsys: pytest.CaptureFixture[str]):
+def test_an_unknown_option_is_a_usage_error(
+    stub: types.ModuleType, capsys: pytest.CaptureFixture[str]
+):
     with pytest.raises(SystemExit) as stop:
         cli.main(["stub", "--cuont", "3"])
     assert stop.value.code == 2
@@ -186,12 +245,25 @@ def test_version(capsys: pytest.CaptureFixture[str]):
 
 
 def test_help_needs_neither_torch_nor_tyro():
-    code = "import sys; from worldsim.app import cli; cli.main(['--help']); print('torch' in sys.modules, 'tyro' in sys.modules)"
-    printed = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    code = (
+        "import sys; from worldsim.app import cli; cli.main(['--help']); print('torch' in "
+        "sys.modules, 'tyro' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
     assert printed.splitlines()[-1] == "False False"
 
 
 def test_the_command_and_the_module_are_the_same_program():
-    command = subprocess.run([Path(sys.executable).parent / "worldsim", "worlds"], capture_output=True, text=True)
-    module = subprocess.run([sys.executable, "-m", "worldsim", "worlds"], capture_output=True, text=True)
-    assert (command.returncode, command.stdout) == (module.returncode, module.stdout) == (0, module.stdout)
+    command = subprocess.run(
+        [Path(sys.executable).parent / "worldsim", "worlds"], capture_output=True, text=True
+    )
+    module = subprocess.run(
+        [sys.executable, "-m", "worldsim", "worlds"], capture_output=True, text=True
+    )
+    assert (
+        (command.returncode, command.stdout)
+        == (module.returncode, module.stdout)
+        == (0, module.stdout)
+    )

@@ -1,4 +1,5 @@
-"""A dream beside its real twin under the same actions: the video, the figures, and starts where a real environment stands."""
+"""A dream beside its real twin under the same actions: the video, the figures, and starts where a
+real environment stands."""
 
 from __future__ import annotations
 
@@ -34,9 +35,14 @@ def test_compare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
     actions.write_text("[3, 3, 4, 4, 0]")
     out, figures = tmp_path / "films" / "c.mp4", tmp_path / "c.json"
     line = ["compare", "freedoom-tiny", "--actions", str(actions), "--history", "6", "--seed", "2"]
-    assert main([*line, "--reset-options", "map", "MAP30", "--out", str(out), "--json", str(figures)]) == 0
+    assert (
+        main([*line, "--reset-options", "map", "MAP30", "--out", str(out), "--json", str(figures)])
+        == 0
+    )
     told = capsys.readouterr()
-    assert "5 steps after 6 true frames (MAP30, seed 2)" in told.out and f"result: {out}" in told.err
+    assert (
+        "5 steps after 6 true frames (MAP30, seed 2)" in told.out and f"result: {out}" in told.err
+    )
     found = json.loads(figures.read_text())
     assert found["actions"] == [3, 3, 4, 4, 0] and len(found["psnr_by_step"]) == 5
     # Turning to and fro on the spot, just after true frames: better than the still picture.
@@ -48,8 +54,12 @@ def test_compare_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.slow
 def test_continuous_actions(tmp_path: Path) -> None:
-    figures = compare(CompareConfig("carracing", tmp_path / "c.mp4", policy="random", steps=3, history=4))
-    assert np.shape(figures["actions"]) == (3, 3) and figures["psnr"] > 15.0 and "psnr_at" in figures
+    figures = compare(
+        CompareConfig("carracing", tmp_path / "c.mp4", policy="random", steps=3, history=4)
+    )
+    assert (
+        np.shape(figures["actions"]) == (3, 3) and figures["psnr"] > 15.0 and "psnr_at" in figures
+    )
 
 
 @pytest.mark.slow
@@ -69,7 +79,9 @@ def test_a_dream_starts_where_a_real_environment_stands(tiny: World) -> None:
     start = frames_of(real)
     assert start.act.tolist() == acts[-5:] and len(dream.journey) == 5
     np.testing.assert_array_equal(start.rgb.permute(0, 2, 3, 1).numpy(), np.stack(seen[-5:]))
-    again, _ = gym.make("worldsim/FreedoomDream-v0", world=tiny).reset(seed=7, options={"frames": gym.wrappers.TimeLimit(real, 99)})
+    again, _ = gym.make("worldsim/FreedoomDream-v0", world=tiny).reset(
+        seed=7, options={"frames": gym.wrappers.TimeLimit(real, 99)}
+    )
     np.testing.assert_array_equal(again, first)
     one, other = dream.step(1)[0], WorldEnv(tiny)
     other.reset(seed=7, options={"frames": start})
@@ -104,7 +116,9 @@ def test_environments_that_keep_no_frames(tiny: World) -> None:
         ("[3]", CARRACING, "action 0 is 3"),
     ],
 )
-def test_actions_that_are_none(tmp_path: Path, content: str, space: gym.Space[Any], problem: str) -> None:
+def test_actions_that_are_none(
+    tmp_path: Path, content: str, space: gym.Space[Any], problem: str
+) -> None:
     (tmp_path / "a.json").write_text(content)
     with pytest.raises(InvalidInputError, match=problem):
         read_actions(tmp_path / "a.json", space)

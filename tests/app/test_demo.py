@@ -29,18 +29,32 @@ SIZE = 16
 
 def tiny_world(env_id: str = "worldsim/TinyRoom-v0", **env_kwargs: Any) -> World:
     torch.manual_seed(0)
-    network = SpaceTimeTransformer(height=SIZE, width=SIZE, dim=16, depth=1, heads=2, levels=(8, 8), window=3)
-    config = WorldConfig(env_id=env_id, env_kwargs={"size": SIZE, **env_kwargs}, intrinsics=(8.0, 8.0, 8.0, 8.0))
+    network = SpaceTimeTransformer(
+        height=SIZE, width=SIZE, dim=16, depth=1, heads=2, levels=(8, 8), window=3
+    )
+    config = WorldConfig(
+        env_id=env_id, env_kwargs={"size": SIZE, **env_kwargs}, intrinsics=(8.0, 8.0, 8.0, 8.0)
+    )
     return World(network, config, EgoMotionHead())
 
 
 def test_everything_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = DemoConfig(out=tmp_path / "demo", world="tiny", history=36, outward=12)
     metrics = demo(config, tiny_world())
-    assert sorted(p.name for p in config.out.iterdir()) == ["memory.ply", "metrics.json", "rollout.mp4", "rollout.png"]
+    assert sorted(p.name for p in config.out.iterdir()) == [
+        "memory.ply",
+        "metrics.json",
+        "rollout.mp4",
+        "rollout.png",
+    ]
     assert json.loads((config.out / "metrics.json").read_text()) == metrics
     dreamed = 2 * 12 + PAUSE
-    assert metrics["dreamed_frames"] == dreamed and set(metrics["psnr_at"]) == {"1", "8", "24", str(dreamed)}
+    assert metrics["dreamed_frames"] == dreamed and set(metrics["psnr_at"]) == {
+        "1",
+        "8",
+        "24",
+        str(dreamed),
+    }
     assert 0.0 <= metrics["memory_coverage"] <= 1.0 and metrics["memory_points"] > 0
     with av.open(str(config.out / "rollout.mp4")) as video:
         frames = [frame for frame in video.decode(video=0)]
@@ -66,12 +80,19 @@ def test_the_walk_comes_back() -> None:
 
 
 def test_reversed_actions_undo() -> None:
-    undone = {"no-op": "no-op", "forward": "backward", "turn left": "turn right", "strafe left": "strafe right"}
+    undone = {
+        "no-op": "no-op",
+        "forward": "backward",
+        "turn left": "turn right",
+        "strafe left": "strafe right",
+    }
     undone |= {b: a for a, b in undone.items()}
     assert [ACTIONS[i] for i in UNDO] == [undone[name] for name in ACTIONS]
 
 
-def test_without_the_real_twin_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_real_twin_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def missing(*_: Any) -> Any:
         raise MissingDependencyError("it needs vizdoom: pip install '.[doom]'")
 
@@ -89,12 +110,17 @@ def test_other_action_spaces_are_refused() -> None:
 
 
 def test_pictures_by_hand() -> None:
-    assert enlarge(np.arange(6, dtype=np.uint8).reshape(1, 2, 3), 2)[:, :, 0].tolist() == [[0, 0, 3, 3], [0, 0, 3, 3]]
+    assert enlarge(np.arange(6, dtype=np.uint8).reshape(1, 2, 3), 2)[:, :, 0].tolist() == [
+        [0, 0, 3, 3],
+        [0, 0, 3, 3],
+    ]
     near, half, far = depth_picture(np.array([[0.0, 4.0, np.inf]]))[0].tolist()
     assert near == [255, 244, 200] and far == [0, 0, 0]
     # Half way along six colours: between the third and the fourth.
     assert half == [155, 52, 98]
-    marked = holes_marked(np.full((2, 4, 3), 9, np.uint8), np.array([[True, False, False, False]] * 2))
+    marked = holes_marked(
+        np.full((2, 4, 3), 9, np.uint8), np.array([[True, False, False, False]] * 2)
+    )
     assert marked[0, :, 0].tolist() == [9, 64, 88, 88]
     tile = np.full((64, 64, 3), 200, np.uint8)
     sheet = contact_sheet({"one": [tile, None], "two": [tile, tile]}, ["a", "b"], scale=3)
@@ -103,7 +129,9 @@ def test_pictures_by_hand() -> None:
         contact_sheet({"one": [tile]}, ["a", "b"])
 
 
-@pytest.mark.parametrize("changes", [{"history": 1}, {"outward": 10**9}, {"seed": -1}, {"steps": 0}])
+@pytest.mark.parametrize(
+    "changes", [{"history": 1}, {"outward": 10**9}, {"seed": -1}, {"steps": 0}]
+)
 def test_numbers_out_of_range(changes: dict[str, int]) -> None:
     with pytest.raises(InvalidInputError, match=f"DemoConfig.{next(iter(changes))}"):
         DemoConfig(**changes)  # type: ignore[arg-type]

@@ -1,4 +1,5 @@
-"""``worldsim export`` writes a whole world once, and never over another; and what a snapshot remembers, as files."""
+"""``worldsim export`` writes a whole world once, and never over another; and what a snapshot
+remembers, as files."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ from worldsim.app.export import ExportConfig, Form, export
 from worldsim.envs.tiny_room import TinyRoom
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, StorageError
+from worldsim.errors import (
+    DamagedFileError,
+    InvalidInputError,
+    MissingGeometryError,
+    NotFoundError,
+    StorageError,
+)
 from worldsim.io.meshes import GLTF_FROM_WORLD
 from worldsim.io.nerfstudio import open_capture
 from worldsim.journey import Journey
@@ -66,7 +73,9 @@ def test_an_unknown_world_is_named_and_writes_nothing(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def snapshot(tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def snapshot(
+    tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A dream that has begun in the room: sixty true frames are its memory, twenty its walk."""
     env = WorldEnv(tiny_world, scenes=CaptureScene(room_walk[1], last=20))
     env.reset(seed=0)
@@ -79,7 +88,9 @@ def run(*arguments: object) -> int:
 
 def off_the_walls(room: TinyRoom, position: Any) -> Any:
     to_wall = np.minimum(np.abs(position), np.abs(position - room._extent)).min(1)
-    return np.minimum(to_wall, np.abs(np.abs(position[:, :2] - room._pillar).max(1) - room._pillar_half))
+    return np.minimum(
+        to_wall, np.abs(np.abs(position[:, :2] - room._pillar).max(1) - room._pillar_half)
+    )
 
 
 def test_points(snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -92,7 +103,9 @@ def test_points(snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize("more", [(), ("--points",), ("--voxel", "0.1")])
-def test_mesh(snapshot: Path, room_walk: tuple[TinyRoom, Journey], tmp_path: Path, more: tuple[str, ...]):
+def test_mesh(
+    snapshot: Path, room_walk: tuple[TinyRoom, Journey], tmp_path: Path, more: tuple[str, ...]
+):
     assert run(snapshot, "--out", tmp_path / "room.glb", *more) == 0
     mesh: Any = trimesh.load(tmp_path / "room.glb", force="mesh")
     position = trimesh.transform_points(mesh.vertices, GLTF_FROM_WORLD.T)
@@ -116,7 +129,10 @@ def test_a_snapshot_with_a_radiance_field(
     tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path: Path, form: Form
 ):
     """Its points are exported as those of a point memory are."""
-    memory = RadianceMemory(PointMemory(PointMemoryConfig(capacity=8192)), RadianceMemoryConfig(32, 32, (16, 16, 8), keyframes=4))
+    memory = RadianceMemory(
+        PointMemory(PointMemoryConfig(capacity=8192)),
+        RadianceMemoryConfig(32, 32, (16, 16, 8), keyframes=4),
+    )
     env = WorldEnv(tiny_world.with_memory(memory), scenes=CaptureScene(room_walk[1], last=20))
     env.reset(seed=0)
     path = env.save(tmp_path / "field.safetensors")
@@ -133,7 +149,9 @@ def test_a_snapshot_with_a_radiance_field(
         assert len(mesh.faces) > 2000
 
 
-def test_files_are_named_after_the_snapshot_and_not_overwritten(snapshot: Path, capsys: pytest.CaptureFixture[str]):
+def test_files_are_named_after_the_snapshot_and_not_overwritten(
+    snapshot: Path, capsys: pytest.CaptureFixture[str]
+):
     assert run(snapshot, "--to", "ply") == 0 and snapshot.with_suffix(".ply").is_file()
     assert run(snapshot, "--to", "ply") == 2
     assert "exists" in capsys.readouterr().err
@@ -141,7 +159,9 @@ def test_files_are_named_after_the_snapshot_and_not_overwritten(snapshot: Path, 
     assert run(snapshot, "--to", "ply", "--out", snapshot.parent) == 2
 
 
-def test_one_of_several_environments(tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path: Path):
+def test_one_of_several_environments(
+    tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path: Path
+):
     env = WorldVectorEnv(2, tiny_world, scenes=CaptureScene(room_walk[1]))
     env.reset(seed=0)
     path = env.save(tmp_path / "two.safetensors")
@@ -183,7 +203,9 @@ def test_options_that_do_not_fit_a_snapshot(
         (("freedoom-tiny",), "--out is missing"),
     ],
 )
-def test_options_that_do_not_fit_a_world(arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]):
+def test_options_that_do_not_fit_a_world(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+):
     assert run(*arguments) == 2
     assert said in capsys.readouterr().err
 
@@ -208,13 +230,18 @@ def test_files_that_are_no_snapshots(tmp_path: Path, snapshot: Path):
 
 
 def test_links_of_a_world_are_not_followed_out_of_it(trained: Path, tmp_path: Path) -> None:
-    """A world from somebody else could have had any file of this computer copied into what is then shared."""
+    """A world from somebody else could have had any file of this computer copied into what is then
+    shared."""
     secret = tmp_path / "secret.png"
     secret.write_bytes(b"secret")
     (trained / "scenes/b.png").symlink_to(secret)
     with pytest.raises(DamagedFileError, match=r"b\.png is a link that leads out"):
         export(ExportConfig(str(trained), tmp_path / "out"))
-    assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file() and path.read_bytes() == b"secret"]
+    assert not [
+        path
+        for path in (tmp_path / "out").rglob("*")
+        if path.is_file() and path.read_bytes() == b"secret"
+    ]
 
 
 def test_what_scenes_are_made_of_is_copied_alone(trained: Path, tmp_path: Path) -> None:
@@ -231,7 +258,9 @@ def test_nothing_is_written_through_a_link(snapshot: Path, trained: Path, tmp_pa
     for out in (tmp_path / "m.ply", pipe):
         with pytest.raises(StorageError, match="would be destroyed"):
             export(ExportConfig(str(snapshot), out, force=True))
-    assert precious.read_text() == "precious" and pipe.is_fifo() and (tmp_path / "m.ply").is_symlink()
+    assert (
+        precious.read_text() == "precious" and pipe.is_fifo() and (tmp_path / "m.ply").is_symlink()
+    )
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "linked").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InvalidInputError, match="symbolic link"):

@@ -1,4 +1,5 @@
-"""The viewer, in a real browser without a screen: the points are on the canvas, and the controls do what they say."""
+"""The viewer, in a real browser without a screen: the points are on the canvas, and the controls do
+what they say."""
 
 from __future__ import annotations
 
@@ -38,8 +39,10 @@ from worldsim.world import World
 from worldsim.world.snapshots import open_snapshot
 
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --use-gl=angle --use-angle=swiftshader --enable-unsafe-swiftshader "
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking "
+    "--disable-component-update --disable-sync --use-gl=angle --use-angle=swiftshader "
+    "--enable-unsafe-swiftshader "
     "--window-size=1700,900"
 )
 PATIENCE = 300.0
@@ -96,12 +99,16 @@ def until(holds: Callable[[], Any]) -> Any:
 
 def labelled(browser: Any, label: str) -> Any:
     """The inputs beside a label."""
-    return browser.find_elements(By.XPATH, f"//label[normalize-space()='{label}']/following::input[1]")
+    return browser.find_elements(
+        By.XPATH, f"//label[normalize-space()='{label}']/following::input[1]"
+    )
 
 
 def canvas(browser: Any) -> np.ndarray:
     """(h, w, 3) uint8: what the page shows, without what software rendering is announced by."""
-    browser.execute_script("document.querySelectorAll('.mantine-Notification-closeButton').forEach(b => b.click())")
+    browser.execute_script(
+        "document.querySelectorAll('.mantine-Notification-closeButton').forEach(b => b.click())"
+    )
     return np.asarray(Image.open(io.BytesIO(browser.get_screenshot_as_png())).convert("RGB"))
 
 
@@ -109,7 +116,10 @@ def middle(picture: np.ndarray) -> np.ndarray:
     """The middle square, clear of the controls on the right, 32x32."""
     height, width = picture.shape[:2]
     left = (width - height) // 2
-    return np.asarray(Image.fromarray(picture[:, left : left + height]).resize((32, 32), Image.Resampling.BOX), np.float64)
+    return np.asarray(
+        Image.fromarray(picture[:, left : left + height]).resize((32, 32), Image.Resampling.BOX),
+        np.float64,
+    )
 
 
 def standing_at(viewer: Any, browser: Any) -> np.ndarray:
@@ -118,13 +128,17 @@ def standing_at(viewer: Any, browser: Any) -> np.ndarray:
 
 
 def test_the_canvas_shows_the_memory(viewer: Any, browser: Any, saved: Path) -> None:
-    """From the newest camera, the page shows what the memory's own render shows: the same colours in the same places.
+    """From the newest camera, the page shows what the memory's own render shows: the same colours
+    in the same places.
 
     But for the sky, which the page leaves out at first.
     """
     size = canvas(browser).shape[0]
     picture = open_snapshot(saved).memory.render(size=(size, size))
-    expected, solid = middle(picture.rgb), middle(np.uint8(255) * (picture.mask & np.isfinite(picture.depth))) > 250
+    expected, solid = (
+        middle(picture.rgb),
+        middle(np.uint8(255) * (picture.mask & np.isfinite(picture.depth))) > 250,
+    )
     assert expected[solid].std() > 10 and solid.mean() > 0.5
     until(lambda: np.abs(middle(standing_at(viewer, browser)) - expected)[solid].mean() < 10)
     assert not viewer._show["cameras"].value and not viewer._chosen.visible
@@ -147,7 +161,11 @@ def test_colouring_by_height_and_confidence(viewer: Any, browser: Any) -> None:
 
 def choose(browser: Any, option: str) -> None:
     labelled(browser, "colour")[0].click()
-    until(lambda: browser.find_elements(By.XPATH, f"//*[@role='option'][normalize-space()='{option}']"))[0].click()
+    until(
+        lambda: browser.find_elements(
+            By.XPATH, f"//*[@role='option'][normalize-space()='{option}']"
+        )
+    )[0].click()
 
 
 def test_points_grow_and_are_cut(viewer: Any, browser: Any) -> None:
@@ -191,7 +209,11 @@ def test_a_snapshot_without_a_walk(world_folder: Path, tmp_path: Path) -> None:
     env.reset(seed=0)
     viewer = open_viewer(ViewConfig(env.save(tmp_path / "still.safetensors"), port=free_port()))
     try:
-        assert len(viewer._shots) == len(viewer._cameras) == 1 and viewer._path is None and viewer._frame.disabled
+        assert (
+            len(viewer._shots) == len(viewer._cameras) == 1
+            and viewer._path is None
+            and viewer._frame.disabled
+        )
         np.testing.assert_array_equal(viewer._shots[0].pose, env.memory.render().pose)
     finally:
         viewer.stop()
@@ -211,7 +233,10 @@ def test_a_memory_without_points(world_folder: Path, tmp_path: Path) -> None:
 
 def test_the_points_of_a_radiance_memory(world_folder: Path, tmp_path: Path) -> None:
     world = World.from_pretrained(world_folder, device="cpu")
-    kind = RadianceMemory(PointMemory(PointMemoryConfig(capacity=4096)), RadianceMemoryConfig(32, 32, (8, 8, 8), keyframes=2))
+    kind = RadianceMemory(
+        PointMemory(PointMemoryConfig(capacity=4096)),
+        RadianceMemoryConfig(32, 32, (8, 8, 8), keyframes=2),
+    )
     env = WorldEnv(world.with_memory(kind))
     env.reset(seed=0)
     viewer = open_viewer(ViewConfig(env.save(tmp_path / "field.safetensors"), port=free_port()))
@@ -231,10 +256,19 @@ class WithoutMemory(RecordedScenes):
 def test_colourings_by_hand() -> None:
     own = np.array([[1, 2, 3], [4, 5, 6], [7, 8, 9]], np.uint8)
     height = np.array([[0, 0, -1.0], [0, 0, 1.0], [0, 0, 9.0]], np.float32)
-    points = PointArrays(height, own, np.ones(3, np.float32), np.array([1, 255, 16], np.uint8), np.zeros(3, np.int32))
+    points = PointArrays(
+        height, own, np.ones(3, np.float32), np.array([1, 255, 16], np.uint8), np.zeros(3, np.int32)
+    )
     assert colours(points, "rgb", (0.0, 1.0)) is own
-    assert colours(points, "height", (-1.0, 9.0)).tolist() == [SCALE[0].tolist(), SCALE[1].tolist(), SCALE[-1].tolist()]
-    assert colours(points, "confidence", (0.0, 1.0))[:2].tolist() == [SCALE[0].tolist(), SCALE[-1].tolist()]
+    assert colours(points, "height", (-1.0, 9.0)).tolist() == [
+        SCALE[0].tolist(),
+        SCALE[1].tolist(),
+        SCALE[-1].tolist(),
+    ]
+    assert colours(points, "confidence", (0.0, 1.0))[:2].tolist() == [
+        SCALE[0].tolist(),
+        SCALE[-1].tolist(),
+    ]
 
 
 def test_cameras_are_thinned() -> None:
@@ -271,9 +305,12 @@ def test_ports_that_cannot_be_used(saved: Path) -> None:
 def test_the_command_serves_until_interrupted(saved: Path) -> None:
     port = free_port()
     command = [sys.executable, "-m", "worldsim", "view", str(saved), "--port", str(port)]
-    # Whoever runs the tests in the background may have them ignore interrupts, and children inherit that.
+    # Whoever runs the tests in the background may have them ignore interrupts, and children inherit
+    # that.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    )
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
     assert "points" in lines[0] and f"http://127.0.0.1:{port}" in lines[1], lines
@@ -291,17 +328,23 @@ HOSTILE = (
     "[a](javascript:document.title='taken')",
     "\x1b]0;taken\x07 http://example.com/",
 )
-"""Names that a snapshot's file may have for its world. Markdown of the page may hold HTML and JavaScript in braces."""
+"""Names that a snapshot's file may have for its world. Markdown of the page may hold HTML and
+JavaScript in braces."""
 
 
 def test_texts_of_files_are_letters_alone() -> None:
     for text in HOSTILE:
         assert not set(plain(text)) & set("<>{}[]()\"'`\\$\x1b\x07*") and "//" not in plain(text)
-    assert plain("freedoom-tiny") == "freedoom-tiny" and plain("vizdoom.gymnasium_wrapper:X-v1") == "vizdoom.gymnasium_wrapper:X-v1"
+    assert (
+        plain("freedoom-tiny") == "freedoom-tiny"
+        and plain("vizdoom.gymnasium_wrapper:X-v1") == "vizdoom.gymnasium_wrapper:X-v1"
+    )
     assert len(plain("x" * 10_000)) == 80
 
 
-def test_a_hostile_name_runs_nothing(saved: Path, browser: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_name_runs_nothing(
+    saved: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     opened = dataclasses.replace(open_snapshot(saved), world=" ".join(HOSTILE))
     monkeypatch.setattr("worldsim.world.snapshots.open_snapshot", lambda *_: opened)
     viewer = open_viewer(ViewConfig(saved, port=free_port()))
@@ -309,7 +352,9 @@ def test_a_hostile_name_runs_nothing(saved: Path, browser: Any, monkeypatch: pyt
         browser.get(f"http://127.0.0.1:{viewer.server.get_port()}")
         until(lambda: len(viewer.server.get_clients()) == 1 and labelled(browser, "colour"))
         place = "//*[not(self::script) and contains(text(), 'onerror')]"
-        shown = until(lambda: browser.find_elements(By.XPATH, place))[0].get_attribute("textContent")
+        shown = until(lambda: browser.find_elements(By.XPATH, place))[0].get_attribute(
+            "textContent"
+        )
         assert "img src" in shown and "taken" not in browser.title, (shown, browser.title)
         assert "\x1b" not in viewer.description and "<" not in viewer.description
     finally:
@@ -348,9 +393,13 @@ def test_other_pages_are_not_answered(saved: Path) -> None:
         for origin in ("http://evil.example", f"http://localhost:{port + 1}"):
             with pytest.raises(InvalidStatus, match="403"):
                 connect(f"ws://127.0.0.1:{port}", origin=origin, open_timeout=PATIENCE)  # type: ignore[arg-type]
-        with connect(f"ws://127.0.0.1:{port}", origin=f"http://127.0.0.1:{port}", open_timeout=PATIENCE):  # type: ignore[arg-type]
+        with connect(
+            f"ws://127.0.0.1:{port}", origin=f"http://127.0.0.1:{port}", open_timeout=PATIENCE
+        ):  # type: ignore[arg-type]
             pass
-        request = urllib.request.Request(f"http://127.0.0.1:{port}", headers={"Host": "evil.example"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}", headers={"Host": "evil.example"}
+        )
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(request, timeout=PATIENCE)
     finally:

@@ -17,14 +17,20 @@ from worldsim.evaluation.episodes import Played
 
 
 def test_writes_a_video(goal_folder: Path, tmp_path: Path) -> None:
-    out = watch(WatchConfig("persistent", tmp_path / "films/w.mp4", world=str(goal_folder), steps=5, scale=2))
+    out = watch(
+        WatchConfig(
+            "persistent", tmp_path / "films/w.mp4", world=str(goal_folder), steps=5, scale=2
+        )
+    )
     with av.open(str(out)) as film:
         frames = list(film.decode(video=0))
         assert film.streams.video[0].average_rate == Fraction(35, 4)
     # At most five steps and the start, then the end for fifteen more.
     assert 15 + 2 <= len(frames) <= 15 + 6
     picture = frames[0].to_ndarray(format="rgb24").astype(int)
-    assert abs(picture[25:89, 4:68] - picture[25:89, 72:136]).mean() < 6  # both begin alike, beside one another
+    assert (
+        abs(picture[25:89, 4:68] - picture[25:89, 72:136]).mean() < 6
+    )  # both begin alike, beside one another
 
 
 def test_the_one_that_ends_first_stays(tmp_path: Path) -> None:
@@ -44,7 +50,9 @@ def test_bad_input() -> None:
         watch(WatchConfig("random"))
 
 
-@pytest.mark.parametrize(("name", "value"), [("scale", 500), ("scale", 0), ("steps", 0), ("seed", -1)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("scale", 500), ("scale", 0), ("steps", 0), ("seed", -1)]
+)
 def test_numbers_out_of_range(name: str, value: int) -> None:
     """At a scale of 500, a frame of the video took 6 GB."""
     with pytest.raises(InvalidInputError, match=f"WatchConfig.{name} = {value}"):
@@ -67,4 +75,6 @@ def test_what_is_no_file_stays(goal_folder: Path, tmp_path: Path) -> None:
         watch(WatchConfig("persistent", pipe, world=str(goal_folder), steps=2))
     assert pipe.is_fifo()
     with pytest.raises(StorageError):
-        watch(WatchConfig("persistent", Path("/proc/nothing/w.mp4"), world=str(goal_folder), steps=2))
+        watch(
+            WatchConfig("persistent", Path("/proc/nothing/w.mp4"), world=str(goal_folder), steps=2)
+        )

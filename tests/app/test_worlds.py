@@ -17,7 +17,9 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     results = {"next_frame_psnr": 28.04, "action_accuracy": 0.955, "seconds": 3}
     card = {"summary": "a maze", "trained_on": "2M frames", "results": results}
     (tmp_path / "b-good").mkdir()
-    (tmp_path / "b-good/world.json").write_text(json.dumps({"format": "worldsim-world", "card": card}))
+    (tmp_path / "b-good/world.json").write_text(
+        json.dumps({"format": "worldsim-world", "card": card})
+    )
     (tmp_path / "b-good/weights.safetensors").write_bytes(bytes(2_500_000))
     (tmp_path / "a-cut").mkdir()
     (tmp_path / "a-cut/world.json").write_text('{"trained_on": ')
@@ -30,17 +32,29 @@ def test_worlds_are_described(shipped: Path):
     cut, good = describe_worlds(shipped)
     assert (cut["name"], good["name"]) == ("a-cut", "b-good")
     assert "a-cut/world.json" in cut["error"]
-    assert (good["megabytes"], good["trained_on"], good["results"]["next_frame_psnr"]) == (2.5, "2M frames", 28.04)
+    assert (good["megabytes"], good["trained_on"], good["results"]["next_frame_psnr"]) == (
+        2.5,
+        "2M frames",
+        28.04,
+    )
 
 
 def test_the_list_is_printed_and_written(shipped: Path, capsys: pytest.CaptureFixture[str]):
     worlds(WorldsConfig(json=shipped / "list.json"))
     printed = capsys.readouterr().out
-    assert "b-good  2.5 MB\n  a maze\n  trained on 2M frames\n  28.0 dB next frame, 96% of actions told apart" in printed
-    assert [world["name"] for world in json.loads((shipped / "list.json").read_text())] == ["a-cut", "b-good"]
+    assert (
+        "b-good  2.5 MB\n  a maze\n  trained on 2M frames\n  28.0 dB next frame, 96% of actions "
+        "told apart" in printed
+    )
+    assert [world["name"] for world in json.loads((shipped / "list.json").read_text())] == [
+        "a-cut",
+        "b-good",
+    ]
 
 
-def test_an_empty_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_an_empty_folder_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
     monkeypatch.setattr(module, "SHIPPED", tmp_path)
     worlds(WorldsConfig())
     assert str(tmp_path) in capsys.readouterr().out
@@ -48,7 +62,13 @@ def test_an_empty_folder_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_cards_that_are_none(tmp_path: Path):
     for i, card in enumerate(
-        ("[]", '{"card": 3}', '{"card": {"results": [1]}}', '{"card": {"results": {"seen_psnr": "x"}}}', "[[")
+        (
+            "[]",
+            '{"card": 3}',
+            '{"card": {"results": [1]}}',
+            '{"card": {"results": {"seen_psnr": "x"}}}',
+            "[[",
+        )
     ):
         (tmp_path / str(i)).mkdir()
         (tmp_path / str(i) / "world.json").write_text(card)

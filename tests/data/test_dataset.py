@@ -1,4 +1,5 @@
-"""Datasets on disk: what is written is read back; what is damaged is named, and nothing else is lost."""
+"""Datasets on disk: what is written is read back; what is damaged is named, and nothing else is
+lost."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def episode(number: int, t: int = 5, geometry: bool = True) -> Episode:
     ends[t - 2] = True
     pose = np.tile(np.eye(4, dtype=np.float32), (t, 1, 1))
     pose[:, 0, 3] = i
-    rgb = np.broadcast_to((10 * number + i).astype(np.uint8)[:, None, None, None], (t, 2, 3, 3)).copy()
+    rgb = np.broadcast_to(
+        (10 * number + i).astype(np.uint8)[:, None, None, None], (t, 2, 3, 3)
+    ).copy()
     return Episode(
         rgb=rgb,
         act=np.where(i < t - 1, number % 7, 0).astype(np.int64),
@@ -77,7 +80,9 @@ def test_what_is_written_is_read_back(tmp_path: Path, geometry: bool) -> None:
     with pytest.raises(IndexError):
         dataset[5]
     assert dataset.verify() == ()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["dataset.json"] + [f"shard-0000{i}.safetensors" for i in range(3)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dataset.json"] + [
+        f"shard-0000{i}.safetensors" for i in range(3)
+    ]
 
 
 def test_a_shard_is_laid_out_as_documented(tmp_path: Path) -> None:
@@ -90,7 +95,11 @@ def test_a_shard_is_laid_out_as_documented(tmp_path: Path) -> None:
     assert arrays["pose"].shape == (10, 4, 4) and arrays["intrinsics"].shape == (4,)
     assert [e["map"] for e in episodes] == ["room-2", "room-3"]
     index = json.loads((tmp_path / "dataset.json").read_text())
-    assert (index["format"], index["version"], index["env_id"]) == ("worldsim-dataset", 2, "hand/Made-v0")
+    assert (index["format"], index["version"], index["env_id"]) == (
+        "worldsim-dataset",
+        2,
+        "hand/Made-v0",
+    )
 
 
 def test_reading_maps_the_file_and_cannot_alter_it(tmp_path: Path) -> None:
@@ -147,10 +156,17 @@ def shorten_one_tensor(path: Path) -> None:
 
 def drop_poses(path: Path) -> None:
     tensors = {k: v for k, v in load_file(path).items() if k != "pose"}
-    save_file(tensors, path, metadata={"format": "worldsim-episodes", "version": "1", "episodes": "[{}, {}]"})
+    save_file(
+        tensors,
+        path,
+        metadata={"format": "worldsim-episodes", "version": "1", "episodes": "[{}, {}]"},
+    )
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, garble_header, replace_by_other, shorten_one_tensor, drop_poses, Path.unlink])
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, empty, garble_header, replace_by_other, shorten_one_tensor, drop_poses, Path.unlink],
+)
 def test_a_damaged_shard_is_named_and_the_others_stay_readable(tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
     written(tmp_path)
     damage(tmp_path / "shard-00001.safetensors")
@@ -178,7 +194,11 @@ def test_a_changed_byte_is_found_by_verify(tmp_path: Path) -> None:
 def test_newer_versions_are_refused(tmp_path: Path) -> None:
     written(tmp_path)
     path = tmp_path / "shard-00000.safetensors"
-    save_file(load_file(path), path, metadata={"format": "worldsim-episodes", "version": "2", "episodes": "[{}, {}]"})
+    save_file(
+        load_file(path),
+        path,
+        metadata={"format": "worldsim-episodes", "version": "2", "episodes": "[{}, {}]"},
+    )
     with pytest.raises(DamagedFileError, match=r"shard-00000.* version '2'.*newer worldsim"):
         read_shard(path)
     index = json.loads((tmp_path / "dataset.json").read_text())
@@ -212,13 +232,17 @@ def test_the_writer_refuses_what_does_not_fit(tmp_path: Path) -> None:
             writer.add(episode(5, geometry=False))
         with pytest.raises(InvalidInputError, match="frames are"):
             wide = episode(5, geometry=False)
-            writer.add(Episode(np.zeros((5, 4, 3, 3), np.uint8), wide.act, wide.rew, wide.term, wide.trunc))
+            writer.add(
+                Episode(np.zeros((5, 4, 3, 3), np.uint8), wide.act, wide.rew, wide.term, wide.trunc)
+            )
         zoomed = episode(5)
         zoomed.intrinsics[0] = 9  # type: ignore[index]
         with pytest.raises(InvalidInputError, match="intrinsics"):
             writer.add(zoomed)
     other = DatasetInfo("hand/Other-v0", INFO.observation_space, INFO.action_space)
-    with pytest.raises(InvalidInputError, match="env_id = 'hand/Made-v0', this recording 'hand/Other-v0'"):
+    with pytest.raises(
+        InvalidInputError, match="env_id = 'hand/Made-v0', this recording 'hand/Other-v0'"
+    ):
         EpisodeWriter(tmp_path, other)
     assert len(EpisodeDataset(tmp_path)) == 5
 

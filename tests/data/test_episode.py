@@ -1,4 +1,5 @@
-"""Well-formed episodes, and actions, frames, depths and poses that line up: planted shifts must be found."""
+"""Well-formed episodes, and actions, frames, depths and poses that line up: planted shifts must be
+found."""
 
 from __future__ import annotations
 
@@ -58,7 +59,11 @@ def put(index: Any, value: Any) -> Callable[[Any], Any]:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("rgb", lambda x: x.astype(np.float32), r"rgb must be \(t, h, w, 3\) uint8, got \(4, 2, 3, 3\) float32"),
+        (
+            "rgb",
+            lambda x: x.astype(np.float32),
+            r"rgb must be \(t, h, w, 3\) uint8, got \(4, 2, 3, 3\) float32",
+        ),
         ("rgb", lambda x: x[..., :1], r"rgb must be .* got \(4, 2, 3, 1\) uint8"),
         ("rgb", lambda x: x[:1], "at least 2 frames, got 1"),
         ("act", lambda x: x[:-1], "act must be int64 or float32 with 4 entries"),
@@ -68,7 +73,11 @@ def put(index: Any, value: Any) -> Callable[[Any], Any]:
         ("rew", put(1, np.nan), r"rew\[1\] is nan"),
         ("term", put(3, True), r"term\[3\] is .*True.* must be zero"),
         ("trunc", put(0, True), "step 0 ends the episode, but 2 more steps follow"),
-        ("inverse_depth", lambda x: x.astype(np.int32), r"inverse_depth must be \(4, 2, 3\) uint16"),
+        (
+            "inverse_depth",
+            lambda x: x.astype(np.int32),
+            r"inverse_depth must be \(4, 2, 3\) uint16",
+        ),
         ("inverse_depth", lambda x: None, "inverse_depth missing"),
         ("intrinsics", put(0, -1.0), "fx, fy must be positive"),
         ("pose", put((2, 0, 3), np.inf), r"pose\[2, 0, 3\] is inf"),
@@ -86,15 +95,21 @@ def test_each_fault_is_named(name: str, change: Callable[[Any], Any], message: s
 
 @lru_cache
 def walk(seed: int = 0, momentum: float = 0.0, size: int = 24) -> Episode:
-    """Hand-made truth: a camera turning and walking in the middle of a round room of radius 5 m with a smooth wall painting.
+    """Hand-made truth: a camera turning and walking in the middle of a round room of radius 5 m
+    with a smooth wall painting.
 
-    Actions 0 forward, 1 left, 2 right, 3 backward, held for 2 to 6 steps. ``momentum`` of the walking speed stays each step.
+    Actions 0 forward, 1 left, 2 right, 3 backward, held for 2 to 6 steps. ``momentum`` of the
+    walking speed stays each step.
     """
     rng = np.random.default_rng(seed)
-    act = np.concatenate([np.full(rng.integers(2, 7), rng.choice(4)) for _ in range(STEPS)])[: STEPS + 1]
+    act = np.concatenate([np.full(rng.integers(2, 7), rng.choice(4)) for _ in range(STEPS)])[
+        : STEPS + 1
+    ]
     yaw, position, speed = 0.0, np.zeros(2), 0.0
     focal = size / 2
-    u, v = np.meshgrid((np.arange(size) + 0.5 - focal) / focal, (np.arange(size) + 0.5 - focal) / focal)
+    u, v = np.meshgrid(
+        (np.arange(size) + 0.5 - focal) / focal, (np.arange(size) + 0.5 - focal) / focal
+    )
     rgb, codes, poses = [], [], []
     for a in act:
         forward, right = np.array([np.cos(yaw), np.sin(yaw)]), np.array([np.sin(yaw), -np.cos(yaw)])
@@ -104,7 +119,10 @@ def walk(seed: int = 0, momentum: float = 0.0, size: int = 24) -> Episode:
         depth = (-bb + np.sqrt(bb**2 - aa * ((position**2).sum() - 25))) / aa
         hit = position[:, None, None] + ray * depth
         bearing, height = np.arctan2(hit[1], hit[0]), -v * depth
-        painting = np.stack([np.sin(9 * bearing + height), np.sin(5 * bearing - 2 * height), np.cos(7 * bearing)], -1)
+        painting = np.stack(
+            [np.sin(9 * bearing + height), np.sin(5 * bearing - 2 * height), np.cos(7 * bearing)],
+            -1,
+        )
         rgb.append(np.round(127 + 120 * painting).astype(np.uint8))
         codes.append(np.round(DEPTH_CODES * DEPTH_NEAR / depth).astype(np.uint16))
         pose = np.eye(4, dtype=np.float32)
@@ -119,15 +137,27 @@ def walk(seed: int = 0, momentum: float = 0.0, size: int = 24) -> Episode:
     act[-1] = 0
     flags = np.zeros(t, bool)
     intrinsics = np.array([focal, focal, focal, focal], np.float32)
-    return Episode(np.stack(rgb), act, np.zeros(t, np.float32), flags, flags.copy(), np.stack(codes), np.stack(poses), intrinsics)
+    return Episode(
+        np.stack(rgb),
+        act,
+        np.zeros(t, np.float32),
+        flags,
+        flags.copy(),
+        np.stack(codes),
+        np.stack(poses),
+        intrinsics,
+    )
 
 
 def shifted(episode: Episode, names: tuple[str, ...], by: int) -> Episode:
-    """The episode with some of its fields written ``by`` frames too late, cropped to where all are known."""
+    """The episode with some of its fields written ``by`` frames too late, cropped to where all are
+    known."""
     t = len(episode)
     fields = {}
     for name in ("rgb", "act", "rew", "term", "trunc", "inverse_depth", "pose"):
-        value = np.roll(getattr(episode, name), by, axis=0) if name in names else getattr(episode, name)
+        value = (
+            np.roll(getattr(episode, name), by, axis=0) if name in names else getattr(episode, name)
+        )
         fields[name] = value[2 : t - 2].copy()
     fields["act"][-1] = 0
     return replace(episode, **fields)
@@ -163,7 +193,9 @@ def test_right_order_passes(momentum: float) -> None:
         (("inverse_depth", "pose"), 1, "Frames and geometry are shifted"),
     ],
 )
-def test_a_planted_off_by_one_is_found(names: tuple[str, ...], by: int, message: str, momentum: float) -> None:
+def test_a_planted_off_by_one_is_found(
+    names: tuple[str, ...], by: int, message: str, momentum: float
+) -> None:
     with pytest.raises(InvalidInputError, match=message):
         check_alignment(shifted(walk(momentum=momentum), names, by))
 

@@ -1,4 +1,5 @@
-"""Recording: the same bits however often it is interrupted, and clear errors that leave files as they were."""
+"""Recording: the same bits however often it is interrupted, and clear errors that leave files as
+they were."""
 
 from __future__ import annotations
 
@@ -27,7 +28,13 @@ from worldsim.data.episode import check_alignment
 from worldsim.data.play import Player
 from worldsim.data.record import RecordConfig, record
 from worldsim.envs.tiny_room import TinyRoom
-from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, StorageError, WorldsimError
+from worldsim.errors import (
+    InvalidInputError,
+    MissingDependencyError,
+    NotFoundError,
+    StorageError,
+    WorldsimError,
+)
 from worldsim.shipped.agent_files import save_agent
 from worldsim.shipped.policies import make_policy
 from worldsim.world.image_env import make_env
@@ -38,7 +45,14 @@ ROOM = "worldsim/TinyRoom-v0"
 def config(out: Path, **changes: Any) -> RecordConfig:
     """Four shards of two 51-frame episodes in small rooms, in this process."""
     settings: dict[str, Any] = dict(
-        env_id=ROOM, out=out, frames=400, frames_per_shard=100, episode_steps=50, min_travel=0.0, workers=0, env_kwargs={"size": 16}
+        env_id=ROOM,
+        out=out,
+        frames=400,
+        frames_per_shard=100,
+        episode_steps=50,
+        min_travel=0.0,
+        workers=0,
+        env_kwargs={"size": 16},
     )
     return RecordConfig(**(settings | changes))
 
@@ -51,7 +65,13 @@ def test_records_what_the_environment_shows(tmp_path: Path) -> None:
     dataset = record(config(tmp_path, seed=3, reset_options={"split": "train"}))
     assert (len(dataset.shards), len(dataset), dataset.frames) == (4, 8, 408)
     info = dataset.info
-    assert (info.env_id, info.policy, info.seed, info.geometry, info.fps) == (ROOM, "persistent", 3, True, 10.0)
+    assert (info.env_id, info.policy, info.seed, info.geometry, info.fps) == (
+        ROOM,
+        "persistent",
+        3,
+        True,
+        10.0,
+    )
     assert info.observation_space == {"shape": [16, 16, 3], "dtype": "uint8"}
     assert info.action_space == {"type": "Discrete", "n": 7}
     assert info.intrinsics == [8.0, 8.0, 8.0, 8.0]
@@ -67,7 +87,9 @@ def test_records_what_the_environment_shows(tmp_path: Path) -> None:
         options = {"map": episode.info["map"]}
         # The first episode of a shard drew its map from the split itself.
         first = episode.info["seed"] in {dataset[i].info["seed"] for i in (0, 2, 4, 6)}
-        observation, seen = env.reset(seed=episode.info["seed"], options={"split": "train"} if first else options)
+        observation, seen = env.reset(
+            seed=episode.info["seed"], options={"split": "train"} if first else options
+        )
         assert seen["map"] == episode.info["map"]
         for t in range(len(episode)):
             np.testing.assert_array_equal(observation, episode.rgb[t])
@@ -103,7 +125,8 @@ from pathlib import Path
 from worldsim.shipped.policies import make_policy
 from worldsim.data.record import RecordConfig, record
 if __name__ == "__main__":
-    record(RecordConfig(env_id="worldsim/TinyRoom-v0", out=Path(sys.argv[1]), frames=int(sys.argv[2]), frames_per_shard=100,
+    record(RecordConfig(env_id="worldsim/TinyRoom-v0", out=Path(sys.argv[1]),
+                    frames=int(sys.argv[2]), frames_per_shard=100,
                         episode_steps=50, min_travel=0.0, workers=2, env_kwargs={"size": 16}))
 """
 
@@ -116,7 +139,8 @@ def start_recording(tmp_path: Path, out: Path, frames: int) -> subprocess.Popen[
     """A recording in a process of its own, of which at least one shard is finished."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
-    # A shell's background job ignores Ctrl-C, and so would its children: give this one a terminal's behaviour.
+    # A shell's background job ignores Ctrl-C, and so would its children: give this one a terminal's
+    # behaviour.
     process = subprocess.Popen(
         [sys.executable, str(script), str(out), str(frames)],
         stderr=subprocess.PIPE,
@@ -150,13 +174,32 @@ def session_of(leader: int) -> list[int]:
 
 
 def test_engines_end_with_their_workers(tmp_path: Path) -> None:
-    """ViZDoom's engine is a process of its own, which a pool's worker leaves behind unless it closes the environment."""
+    """ViZDoom's engine is a process of its own, which a pool's worker leaves behind unless it
+    closes the environment."""
     pytest.importorskip("vizdoom", reason="the real twin needs the extra doom")
     process = subprocess.Popen(
-        [sys.executable, "-m", "worldsim", "record", "VizdoomTakeCover-v1", "--out", str(tmp_path / "out"), "--frames", "64",
-         "--frames-per-shard", "32", "--episode-steps", "16", "--size", "64", "64", "--workers", "2"],
+        [
+            sys.executable,
+            "-m",
+            "worldsim",
+            "record",
+            "VizdoomTakeCover-v1",
+            "--out",
+            str(tmp_path / "out"),
+            "--frames",
+            "64",
+            "--frames-per-shard",
+            "32",
+            "--episode-steps",
+            "16",
+            "--size",
+            "64",
+            "64",
+            "--workers",
+            "2",
+        ],
         start_new_session=True,
-    )  # fmt: skip
+    )
     assert process.wait() == 0
     wait_until_alone(process)
 
@@ -206,7 +249,9 @@ def test_one_recorder_at_a_time_and_ctrl_c_leaves_a_readable_dataset(tmp_path: P
         ({"reset_options": {"split": "test"}}, "reset_options"),
     ],
 )
-def test_another_recording_in_the_same_folder_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+def test_another_recording_in_the_same_folder_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
     record(config(tmp_path, frames=100))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     with pytest.raises(InvalidInputError, match=message):
@@ -288,26 +333,43 @@ for made in (Flat, OddActions, Moody, Strict, NoGeometry, Late):
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"env_id": "recordtest/Flat-v0"}, InvalidInputError, "Flat-v0 observes Box.*no uint8 image.*nor does it render"),
+        (
+            {"env_id": "recordtest/Flat-v0"},
+            InvalidInputError,
+            "Flat-v0 observes Box.*no uint8 image.*nor does it render",
+        ),
         ({"env_id": "recordtest/OddActions-v0"}, InvalidInputError, "MultiBinary"),
         ({"env_id": "recordtest/Moody-v0"}, InvalidInputError, "some steps only"),
         ({"env_id": "recordtest/Strict-v0"}, MissingDependencyError, "worldsim_has_no_such_module"),
-        ({"env_id": "worldsim_has_no_module:X-v0"}, MissingDependencyError, "worldsim_has_no_module"),
+        (
+            {"env_id": "worldsim_has_no_module:X-v0"},
+            MissingDependencyError,
+            "worldsim_has_no_module",
+        ),
         ({"env_id": ROOM, "env_kwargs": {"colour": 1}}, InvalidInputError, "colour"),
         ({"env_id": ROOM, "policy": "clever"}, NotFoundError, "'clever'.*persistent"),
         ({"env_id": ROOM, "policy": "json:JSONDecoder"}, InvalidInputError, "JSONDecoder"),
         ({"env_id": ROOM, "reset_options": {"map": "attic"}}, NotFoundError, "'attic'"),
-        ({"env_id": ROOM, "min_travel": 50.0, "episode_steps": 2}, InvalidInputError, "64 episodes.*within 50.0 m.*min_travel"),
+        (
+            {"env_id": ROOM, "min_travel": 50.0, "episode_steps": 2},
+            InvalidInputError,
+            "64 episodes.*within 50.0 m.*min_travel",
+        ),
     ],
 )
-def test_bad_input_is_named_and_leaves_no_dataset(tmp_path: Path, changes: dict[str, Any], error: Any, message: str) -> None:
+def test_bad_input_is_named_and_leaves_no_dataset(
+    tmp_path: Path, changes: dict[str, Any], error: Any, message: str
+) -> None:
     settings = {"env_kwargs": {}} | changes
     with pytest.raises(error, match=message):
         record(config(tmp_path / "out", **settings))
     assert not list(tmp_path.glob("out/*"))
 
 
-@pytest.mark.parametrize("name", ["frames", "workers", "episode_steps", "frames_per_shard", "episodes_per_map", "min_travel"])
+@pytest.mark.parametrize(
+    "name",
+    ["frames", "workers", "episode_steps", "frames_per_shard", "episodes_per_map", "min_travel"],
+)
 def test_settings_out_of_range(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidInputError, match=f"{name} = -1"):
         config(tmp_path, **{name: -1})
@@ -315,7 +377,14 @@ def test_settings_out_of_range(tmp_path: Path, name: str) -> None:
 
 def test_pixels_only(tmp_path: Path) -> None:
     dataset = record(
-        config(tmp_path, env_id="recordtest/NoGeometry-v0", env_kwargs={}, min_travel=4.7, frames=2000, policy="random")
+        config(
+            tmp_path,
+            env_id="recordtest/NoGeometry-v0",
+            env_kwargs={},
+            min_travel=4.7,
+            frames=2000,
+            policy="random",
+        )
     )
     assert not dataset.info.geometry and dataset.info.intrinsics is None
     assert dataset[0].pose is None
@@ -346,7 +415,9 @@ def test_short_walks_are_dropped(tmp_path: Path) -> None:
 
 
 def test_episodes_stay_on_a_map_for_a_while(tmp_path: Path) -> None:
-    dataset = record(config(tmp_path, frames=800, frames_per_shard=800, episode_steps=24, episodes_per_map=4))
+    dataset = record(
+        config(tmp_path, frames=800, frames_per_shard=800, episode_steps=24, episodes_per_map=4)
+    )
     maps = [e.info["map"] for e in dataset]
     assert len(maps) == 32
     assert all(len(set(maps[i : i + 4])) == 1 for i in range(0, 32, 4)) and len(set(maps)) > 2
@@ -354,8 +425,13 @@ def test_episodes_stay_on_a_map_for_a_while(tmp_path: Path) -> None:
     assert {e.info["map"] for e in fixed} == {"room-5"}
 
 
-def test_a_worker_that_dies_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    methods = "    def __init__(self, space):\n        os._exit(9)\n    def reset(self, seed): ...\n    def act(self, obs): ...\n"
+def test_a_worker_that_dies_says_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    methods = (
+        "    def __init__(self, space):\n        os._exit(9)\n    def reset(self, seed): ...\n    "
+        "def act(self, obs): ...\n"
+    )
     (tmp_path / "deadly.py").write_text(f"import os\n\n\nclass Policy:\n{methods}")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(WorldsimError, match="run the same command again"):
@@ -369,7 +445,9 @@ def test_make_env_passes_the_environments_own_errors_on() -> None:
 
 
 def test_freedoom_is_aligned(tmp_path: Path) -> None:
-    settings = config(tmp_path, env_id="worldsim/FreedoomReal-v0", env_kwargs={}, frames=300, episode_steps=149)
+    settings = config(
+        tmp_path, env_id="worldsim/FreedoomReal-v0", env_kwargs={}, frames=300, episode_steps=149
+    )
     dataset = record(settings)
     assert len(dataset) == 3 and dataset.info.geometry
     report = check_alignment(dataset)
@@ -395,9 +473,13 @@ def test_a_saved_agent_records_and_is_told_from_its_later_self(tmp_path: Path) -
 def freedoom(out: Path, **changes: Any) -> RecordConfig:
     """Four shards of one 33-frame episode in the real twin."""
     settings: dict[str, Any] = dict(
-        env_id="worldsim/FreedoomReal-v0", env_kwargs={}, frames=132, frames_per_shard=33, episode_steps=32,
+        env_id="worldsim/FreedoomReal-v0",
+        env_kwargs={},
+        frames=132,
+        frames_per_shard=33,
+        episode_steps=32,
         reset_options={"split": "train"},
-    )  # fmt: skip
+    )
     return config(out, **(settings | changes))
 
 
@@ -409,17 +491,22 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*Actions come")  # so few frames decide nothing
-@pytest.mark.parametrize("victims", [("worker",), ("engine", "engines"), ("both",), ("stop",)], ids="-".join)
+@pytest.mark.parametrize(
+    "victims", [("worker",), ("engine", "engines"), ("both",), ("stop",)], ids="-".join
+)
 def test_whoever_dies_or_hangs_the_recording_is_the_same(
     tmp_path: Path, undisturbed: Path, victims: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each victim is killed while shards are recorded; an engine that is stopped answers no more."""
+    """Each victim is killed while shards are recorded; an engine that is stopped answers no
+    more."""
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "out"
     with Killer(*victims, when=out.exists) as killer:
         record(freedoom(out, workers=2, engine_timeout_s=3.0 if victims == ("stop",) else 60.0))
     assert killer.killed == list(victims)
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in undisturbed.iterdir()}
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {
+        p.name: p.read_bytes() for p in undisturbed.iterdir()
+    }
     killer.check_nothing_is_left()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
@@ -432,7 +519,9 @@ class Crashing(TinyRoom):
 
     def reset(self, **kwargs: Any) -> Any:
         fits = kwargs["seed"] % 3 == 0 and kwargs["seed"] > 0
-        self._crashes = fits and (self.how_often == "always" or (self.how_often != "never" and Crashing.crashes % 3 != 2))
+        self._crashes = fits and (
+            self.how_often == "always" or (self.how_often != "never" and Crashing.crashes % 3 != 2)
+        )
         Crashing.crashes += fits
         return super().reset(**kwargs)
 
@@ -451,10 +540,23 @@ def test_what_breaks_down_is_played_again_and_dropped_only_if_it_does_so_every_t
     datasets = {}
     for how_often in ("never", "now and then", "always"):
         monkeypatch.setattr(Crashing, "how_often", how_often)
-        dropped = r"broke down 4 times in a row \(RuntimeError: segmentation fault\): episode \d of shard \d is dropped"
-        with pytest.warns(UserWarning, match=dropped) if how_often == "always" else contextlib.nullcontext():
-            datasets[how_often] = record(config(tmp_path / how_often, frames=200, env_id="recordtest/Crashing-v0", env_kwargs={}))
-    assert Crashing.crashes > 0 and checksums(datasets["never"].path) == checksums(datasets["now and then"].path)
+        dropped = (
+            r"broke down 4 times in a row \(RuntimeError: segmentation fault\): "
+            r"episode \d of shard \d is dropped"
+        )
+        with (
+            pytest.warns(UserWarning, match=dropped)
+            if how_often == "always"
+            else contextlib.nullcontext()
+        ):
+            datasets[how_often] = record(
+                config(
+                    tmp_path / how_often, frames=200, env_id="recordtest/Crashing-v0", env_kwargs={}
+                )
+            )
+    assert Crashing.crashes > 0 and checksums(datasets["never"].path) == checksums(
+        datasets["now and then"].path
+    )
     assert all(episode.info["seed"] % 3 for episode in datasets["always"])
     assert not all(episode.info["seed"] % 3 for episode in datasets["never"])
 
@@ -464,7 +566,12 @@ def test_a_full_disk_leaves_what_is_there(tmp_path: Path, workers: int) -> None:
     whole = record(config(tmp_path, frames=100))
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
     shard = (whole.path / "shard-00000.safetensors").stat().st_size
-    with largest_file(shard // 2), pytest.raises(StorageError, match="shard-00001.safetensors cannot be written .*File too large"):
+    with (
+        largest_file(shard // 2),
+        pytest.raises(
+            StorageError, match="shard-00001.safetensors cannot be written .*File too large"
+        ),
+    ):
         record(config(tmp_path, frames=200, workers=workers))
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
     assert len(record(config(tmp_path, frames=200)).shards) == 2
@@ -478,7 +585,11 @@ def test_a_folder_that_cannot_be_written_to_is_told_before_anything_is_played(
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
     monkeypatch.setattr(Player, "shard", lambda *_: pytest.fail("it was played"))
-    with pytest.raises(StorageError, match="out cannot be written .Read-only file system.: choose a folder that can be written to"):
+    with pytest.raises(
+        StorageError,
+        match="out cannot be written .Read-only file system.: choose a folder that can be written "
+        "to",
+    ):
         record(config(tmp_path / "out"))
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="file"):

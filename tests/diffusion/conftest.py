@@ -19,10 +19,17 @@ def recording(out: Path, split: str = "train", **env: Any) -> Path:
     settings: dict[str, Any] = {"size": SIZE, **env}
     record(
         RecordConfig(
-            "worldsim/TinyRoom-v0", out, frames=128, frames_per_shard=64, episode_steps=31, min_travel=0.0, workers=0,
-            env_kwargs=settings, reset_options={"split": split},
+            "worldsim/TinyRoom-v0",
+            out,
+            frames=128,
+            frames_per_shard=64,
+            episode_steps=31,
+            min_travel=0.0,
+            workers=0,
+            env_kwargs=settings,
+            reset_options={"split": split},
         )
-    )  # fmt: skip
+    )
     return out
 
 
@@ -36,7 +43,9 @@ def blind(tmp_path_factory: pytest.TempPathFactory, rooms: Path) -> Path:
     """The same recording without depth and poses."""
     out = tmp_path_factory.mktemp("recorded") / "blind"
     dataset = EpisodeDataset(rooms)
-    with EpisodeWriter(out, dataclasses.replace(dataset.info, geometry=False, intrinsics=None)) as writer:
+    with EpisodeWriter(
+        out, dataclasses.replace(dataset.info, geometry=False, intrinsics=None)
+    ) as writer:
         for episode in dataset:
             writer.add(dataclasses.replace(episode, inverse_depth=None, pose=None, intrinsics=None))
     return out

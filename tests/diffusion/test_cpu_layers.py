@@ -7,7 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from worldsim.diffusion.cpu_layers import LARGE, ChannelsLastUpsampled, ChannelwiseGroupNorm, SigmoidGELU, for_inductor
+from worldsim.diffusion.cpu_layers import (
+    LARGE,
+    ChannelsLastUpsampled,
+    ChannelwiseGroupNorm,
+    SigmoidGELU,
+    for_inductor,
+)
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, Upsampled, attend, band_mask
 
 
@@ -46,18 +52,35 @@ def test_gelu() -> None:
 
 def test_a_whole_network() -> None:
     torch.manual_seed(0)
-    network = SpaceTimeTransformer(height=64, width=64, dim=32, depth=2, heads=2, levels=(16, 16), window=4).eval()
+    network = SpaceTimeTransformer(
+        height=64, width=64, dim=32, depth=2, heads=2, levels=(16, 16), window=4
+    ).eval()
     with torch.no_grad():
         for weight in network.parameters():
             if not weight.any():
                 weight.normal_(0.0, 0.05)
     twin = for_inductor(network)
     kinds = {type(module) for module in twin.modules()}
-    assert {ChannelwiseGroupNorm, ChannelsLastUpsampled, SigmoidGELU} <= kinds and Upsampled not in kinds
+    assert {
+        ChannelwiseGroupNorm,
+        ChannelsLastUpsampled,
+        SigmoidGELU,
+    } <= kinds and Upsampled not in kinds
     assert Upsampled in {type(module) for module in network.modules()}
     view = torch.randn(2, 3, 8, 64, 64)
-    condition = Condition(torch.zeros(2, 3, dtype=torch.long), torch.zeros(2, 3, 6), torch.randn(2, 3, 6, 16, 16), view)
-    given = torch.randn(2, 3, 4, 64, 64), torch.rand(2, 3), condition, band_mask(3, 4)[None], torch.arange(3)
+    condition = Condition(
+        torch.zeros(2, 3, dtype=torch.long),
+        torch.zeros(2, 3, 6),
+        torch.randn(2, 3, 6, 16, 16),
+        view,
+    )
+    given = (
+        torch.randn(2, 3, 4, 64, 64),
+        torch.rand(2, 3),
+        condition,
+        band_mask(3, 4)[None],
+        torch.arange(3),
+    )
     with torch.no_grad():
         for one, other in zip(network(*given), twin(*given), strict=True):
             assert torch.allclose(one, other, atol=2e-4)
@@ -70,7 +93,10 @@ def test_attention_written_out(masked: bool) -> None:
     mask = band_mask(12, 4)[None, None].expand(3, 1, 12, 12) if masked else None
     gradients, outputs = [], []
     for function in (attend, F.scaled_dot_product_attention):
-        q, k, v = (torch.randn(3, 2, 12, 8, generator=torch.Generator().manual_seed(i)).requires_grad_() for i in range(3))
+        q, k, v = (
+            torch.randn(3, 2, 12, 8, generator=torch.Generator().manual_seed(i)).requires_grad_()
+            for i in range(3)
+        )
         out = function(q, k, v, mask)  # type: ignore[operator]
         out.square().sum().backward()
         outputs.append(out.detach())

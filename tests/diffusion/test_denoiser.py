@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 
 from worldsim.camera import FAR_CHANNEL, code_to_channel
-from worldsim.diffusion.denoiser import add_noise, channels_to_frame, frame_to_channels, view_to_channels
+from worldsim.diffusion.denoiser import (
+    add_noise,
+    channels_to_frame,
+    frame_to_channels,
+    view_to_channels,
+)
 from worldsim.state import MemoryView
 
 
@@ -29,7 +34,8 @@ def test_every_depth_code_comes_back() -> None:
     near, far = channel > FAR_CHANNEL * 1.001, channel < FAR_CHANNEL * 0.999
     assert int((back - code)[near].abs().max()) <= 1
     assert bool((back[far] == 0).all())
-    # Code 0.02 / 0.98 / 4 * 65535 * 0.125 = 41.8 is the last that counts as far: all but 42 codes are kept.
+    # Code 0.02 / 0.98 / 4 * 65535 * 0.125 = 41.8 is the last that counts as far: all but 42 codes
+    # are kept.
     assert int(near.sum()) == 65536 - 42
 
 
@@ -54,7 +60,8 @@ def test_noise_goes_in_a_straight_line() -> None:
 
 
 def test_view_channels_by_hand() -> None:
-    """One pixel at 4 m with offset (0, 15), seen from 4 m, beside a hole: offsets -15/16 and 15/16, the hole all zeros."""
+    """One pixel at 4 m with offset (0, 15), seen from 4 m, beside a hole: offsets -15/16 and 15/16,
+    the hole all zeros."""
     view = MemoryView(
         rgb=torch.tensor([[255, 0], [0, 0], [51, 0]], dtype=torch.uint8).view(1, 3, 1, 2),
         inverse_depth=torch.tensor([[[2048, 0]]], dtype=torch.int32),

@@ -1,4 +1,5 @@
-"""The cached context against the network's own banded forward: what is trained must be what is used."""
+"""The cached context against the network's own banded forward: what is trained must be what is
+used."""
 
 from __future__ import annotations
 
@@ -23,7 +24,9 @@ FRAMES = 4 * WINDOW
 def network() -> SpaceTimeTransformer:
     """Random everywhere, where it starts at zero too: so that every path has an effect."""
     torch.manual_seed(0)
-    network = SpaceTimeTransformer(height=SIZE, width=SIZE, dim=32, depth=2, heads=2, levels=(8, 8), window=WINDOW)
+    network = SpaceTimeTransformer(
+        height=SIZE, width=SIZE, dim=32, depth=2, heads=2, levels=(8, 8), window=WINDOW
+    )
     with torch.no_grad():
         for weight in network.parameters():
             if not weight.any():
@@ -63,7 +66,12 @@ def noise() -> Tensor:
 
 
 def joined(conditions: list[Condition]) -> Condition:
-    return Condition(*(torch.cat([getattr(c, f.name) for c in conditions], 1) for f in dataclasses.fields(Condition)))
+    return Condition(
+        *(
+            torch.cat([getattr(c, f.name) for c in conditions], 1)
+            for f in dataclasses.fields(Condition)
+        )
+    )
 
 
 def noised(frames: list[Frame], noise: Tensor, level: float) -> Tensor:
@@ -72,7 +80,9 @@ def noised(frames: list[Frame], noise: Tensor, level: float) -> Tensor:
     return add_noise(x, noise.transpose(0, 1), torch.full((B, len(frames)), level))
 
 
-def walked(dynamics: DiffusionDynamics, frames: list[Frame], conditions: list[Condition], noise: Tensor) -> Context:
+def walked(
+    dynamics: DiffusionDynamics, frames: list[Frame], conditions: list[Condition], noise: Tensor
+) -> Context:
     """The context after all frames but the last are in the cache, the last one pending."""
     context = dynamics.empty(B, "cpu")
     for frame, condition, z in zip(frames, conditions, noise, strict=True):
@@ -81,37 +91,51 @@ def walked(dynamics: DiffusionDynamics, frames: list[Frame], conditions: list[Co
 
 
 def test_frames_to_channels_by_hand() -> None:
-    """rgb 0, 128, 255 to -1, 1/255, 1; 4 m is half of the depth channel's range, which is 0 in [-1, 1]."""
+    """rgb 0, 128, 255 to -1, 1/255, 1; 4 m is half of the depth channel's range, which is 0 in [-1,
+    1]."""
     rgb = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     code = torch.tensor([[[round(65535 * 0.125 / 4.0)]]], dtype=torch.int32)
     assert float(code_to_channel(code)) == pytest.approx(0.5, abs=1e-3)
-    assert frame_to_channels(rgb, code).flatten().tolist() == pytest.approx([-1.0, 1 / 255, 1.0, 0.0], abs=2e-3)
+    assert frame_to_channels(rgb, code).flatten().tolist() == pytest.approx(
+        [-1.0, 1 / 255, 1.0, 0.0], abs=2e-3
+    )
 
 
 def test_cached_context_equals_the_banded_forward(
     network: SpaceTimeTransformer, frames: list[Frame], conditions: list[Condition], noise: Tensor
 ) -> None:
-    """Four windows long: the keys and values in the ring are those of one forward over everything under the band."""
+    """Four windows long: the keys and values in the ring are those of one forward over everything
+    under the band."""
     dynamics = DiffusionDynamics(network)
     level = dynamics.config.context_level
     context = dynamics.advance(walked(dynamics, frames, conditions, noise))
     x = noised(frames, noise, level)
     mask = band_mask(FRAMES, WINDOW)[None]
-    _, _, cache = network(x, torch.full((B, FRAMES), level), joined(conditions), mask, torch.arange(FRAMES))
+    _, _, cache = network(
+        x, torch.full((B, FRAMES), level), joined(conditions), mask, torch.arange(FRAMES)
+    )
     assert context.valid.all() and not context.present.any()
     assert context.cache.shape == (B, 2, 2, WINDOW - 1, 16, 32)
     torch.testing.assert_close(context.cache, cache[:, :, :, -(WINDOW - 1) :], atol=1e-4, rtol=0)
-    # The band reaches back further than the cache is long, through the layers: an unbanded forward differs.
+    # The band reaches back further than the cache is long, through the layers: an unbanded forward
+    # differs.
     full = torch.ones(1, FRAMES, FRAMES, dtype=torch.bool).tril()
-    _, _, other = network(x, torch.full((B, FRAMES), level), joined(conditions), full, torch.arange(FRAMES))
+    _, _, other = network(
+        x, torch.full((B, FRAMES), level), joined(conditions), full, torch.arange(FRAMES)
+    )
     assert float((other - cache)[:, :, :, -(WINDOW - 1) :].abs().max()) > 1e-2
 
 
 @pytest.mark.parametrize("length", [1, 2, WINDOW - 1, WINDOW, WINDOW + 1, FRAMES - 1])
 def test_predict_equals_the_training_forward(
-    network: SpaceTimeTransformer, frames: list[Frame], conditions: list[Condition], noise: Tensor, length: int
+    network: SpaceTimeTransformer,
+    frames: list[Frame],
+    conditions: list[Condition],
+    noise: Tensor,
+    length: int,
 ) -> None:
-    """The target stream of a two-stream forward predicts what a step at use does, after any number of frames."""
+    """The target stream of a two-stream forward predicts what a step at use does, after any number
+    of frames."""
     dynamics = DiffusionDynamics(network)
     level = dynamics.config.context_level
     t = length + 1
@@ -125,18 +149,23 @@ def test_predict_equals_the_training_forward(
     levels = torch.cat([torch.full((B, t), level), torch.ones(B, t)], 1)
     stream = joined(conditions[:t])
     time = torch.arange(t).repeat(2)
-    out, features, cache = network(both, levels, joined([stream, stream]), stream_mask(t, WINDOW)[None], time)
+    out, features, cache = network(
+        both, levels, joined([stream, stream]), stream_mask(t, WINDOW)[None], time
+    )
     torch.testing.assert_close(prediction.x, out[:, -1], atol=1e-4, rtol=0)
     torch.testing.assert_close(prediction.features, features[:, -1], atol=1e-4, rtol=0)
     kept = min(length, WINDOW - 1)
-    torch.testing.assert_close(after.cache[:, :, :, -kept:], cache[:, :, :, length - kept : length], atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        after.cache[:, :, :, -kept:], cache[:, :, :, length - kept : length], atol=1e-4, rtol=0
+    )
     assert after.valid.sum(1).tolist() == [kept] * B and not after.present.any()
 
 
 def test_fused_commit_equals_advance(
     network: SpaceTimeTransformer, frames: list[Frame], conditions: list[Condition], noise: Tensor
 ) -> None:
-    """Whether a pending frame enters the cache with a prediction or without, the context is the same."""
+    """Whether a pending frame enters the cache with a prediction or without, the context is the
+    same."""
     dynamics = DiffusionDynamics(network, DynamicsConfig(steps=3))
     context = walked(dynamics, frames[:6], conditions[:6], noise[:6])
     _, fused = dynamics.predict(context, conditions[6], noise[6])
@@ -154,7 +183,9 @@ def test_several_steps_refine_from_the_same_context(
     first, after = one.predict(context, conditions[6], noise[6])
     halfway = 0.5 * first.x + 0.5 * noise[6]
     expected, _, _ = one._denoise(after, conditions[6], halfway, 0.5)
-    prediction, _ = DiffusionDynamics(network, DynamicsConfig(steps=2)).predict(context, conditions[6], noise[6])
+    prediction, _ = DiffusionDynamics(network, DynamicsConfig(steps=2)).predict(
+        context, conditions[6], noise[6]
+    )
     torch.testing.assert_close(prediction.x, expected, atol=1e-5, rtol=0)
 
 
@@ -164,7 +195,9 @@ def test_temperature_scales_the_noise(
     context = walked(DiffusionDynamics(network), frames[:6], conditions[:6], noise[:6])
     for steps in (1, 2):
         calm = DiffusionDynamics(network, DynamicsConfig(steps=steps, temperature=0.25))
-        scaled, _ = DiffusionDynamics(network, DynamicsConfig(steps=steps)).predict(context, conditions[6], 0.25 * noise[6])
+        scaled, _ = DiffusionDynamics(network, DynamicsConfig(steps=steps)).predict(
+            context, conditions[6], 0.25 * noise[6]
+        )
         assert torch.equal(calm.predict(context, conditions[6], noise[6])[0].x, scaled.x)
     cold = DiffusionDynamics(network, DynamicsConfig(temperature=0.0))
     one, other = (cold.predict(context, conditions[6], z)[0].x for z in noise[6:8])
@@ -173,17 +206,23 @@ def test_temperature_scales_the_noise(
         DynamicsConfig(temperature=1.5)
 
 
-def test_an_empty_context_is_no_context(network: SpaceTimeTransformer, conditions: list[Condition], noise: Tensor) -> None:
+def test_an_empty_context_is_no_context(
+    network: SpaceTimeTransformer, conditions: list[Condition], noise: Tensor
+) -> None:
     """What lies in an empty cache has no effect."""
     dynamics = DiffusionDynamics(network)
     empty = dynamics.empty(B, "cpu")
-    filled = dataclasses.replace(empty, cache=torch.randn_like(empty.cache), x=torch.randn_like(empty.x))
+    filled = dataclasses.replace(
+        empty, cache=torch.randn_like(empty.cache), x=torch.randn_like(empty.x)
+    )
     first, _ = dynamics.predict(empty, conditions[0], noise[0])
     second, _ = dynamics.predict(filled, conditions[0], noise[0])
     assert torch.equal(first.x, second.x)
 
 
-def test_each_row_is_alone(network: SpaceTimeTransformer, frames: list[Frame], conditions: list[Condition], noise: Tensor) -> None:
+def test_each_row_is_alone(
+    network: SpaceTimeTransformer, frames: list[Frame], conditions: list[Condition], noise: Tensor
+) -> None:
     """A row that holds more frames than its neighbour predicts as if it were alone."""
     dynamics = DiffusionDynamics(network)
     long = walked(dynamics, frames[:6], conditions[:6], noise[:6])
@@ -198,7 +237,9 @@ def test_each_row_is_alone(network: SpaceTimeTransformer, frames: list[Frame], c
         valid=mixed(long.valid, short.valid),
         x=mixed(long.x, short.x),
         present=mixed(long.present, short.present),
-        condition=Condition(*(mixed(getattr(long.condition, n), getattr(short.condition, n)) for n in names)),
+        condition=Condition(
+            *(mixed(getattr(long.condition, n), getattr(short.condition, n)) for n in names)
+        ),
     )
     got, _ = dynamics.predict(both, conditions[7], noise[7])
     for row, context in ((0, long), (1, short)):
@@ -207,16 +248,25 @@ def test_each_row_is_alone(network: SpaceTimeTransformer, frames: list[Frame], c
 
 
 def test_time_is_the_identity_at_first(conditions: list[Condition], noise: Tensor) -> None:
-    """A fresh network, with random output weights to show something: a frame does not depend on other frames."""
+    """A fresh network, with random output weights to show something: a frame does not depend on
+    other frames."""
     torch.manual_seed(0)
-    network = SpaceTimeTransformer(height=SIZE, width=SIZE, dim=32, depth=2, heads=2, levels=(8, 8), window=WINDOW)
+    network = SpaceTimeTransformer(
+        height=SIZE, width=SIZE, dim=32, depth=2, heads=2, levels=(8, 8), window=WINDOW
+    )
     torch.nn.init.normal_(network.out.weight)
     x, level = noise[:3].transpose(0, 1).contiguous(), torch.tensor([[0.1, 0.5, 1.0]] * B)
     mask = band_mask(3, WINDOW)[None]
     with torch.no_grad():
         out, _, _ = network(x, level, joined(conditions[:3]), mask, torch.arange(3))
         for i in range(3):
-            alone, _, _ = network(x[:, i : i + 1], level[:, i : i + 1], conditions[i], mask[:, :1, :1], torch.arange(1))
+            alone, _, _ = network(
+                x[:, i : i + 1],
+                level[:, i : i + 1],
+                conditions[i],
+                mask[:, :1, :1],
+                torch.arange(1),
+            )
             torch.testing.assert_close(out[:, i], alone[:, 0], atol=1e-5, rtol=0)
         # And the picture does depend on its own noise: the comparison says something.
         other, _, _ = network(x + 1, level, joined(conditions[:3]), mask, torch.arange(3))

@@ -39,7 +39,10 @@ def test_parts_are_diffusers_models(tiny_world: World, tmp_path: Path) -> None:
         assert isinstance(module, ModelMixin) and isinstance(module, ConfigMixin)
         module.save_pretrained(tmp_path / name)
         again = type(module).from_pretrained(tmp_path / name)
-        assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), again.state_dict().values(), strict=True))
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(module.state_dict().values(), again.state_dict().values(), strict=True)
+        )
 
 
 @pytest.mark.parametrize("make", [lambda: EgoMotionHead(hidden=16), lambda: OutcomeHead(dim=16)])
@@ -50,4 +53,7 @@ def test_moving_and_casting_give_the_module_itself(make) -> None:
     # With diffusers' offloading loaded, moving is diffusers' own.
     import diffusers.hooks.group_offloading  # noqa: F401
 
-    assert module.to(device="cpu", dtype=torch.float32) is module and next(module.parameters()).dtype == torch.float32
+    assert (
+        module.to(device="cpu", dtype=torch.float32) is module
+        and next(module.parameters()).dtype == torch.float32
+    )

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from worldsim.diffusion.network import AttentionPooling, Condition, SpaceTimeTransformer, rotary, stream_mask
+from worldsim.diffusion.network import (
+    AttentionPooling,
+    Condition,
+    SpaceTimeTransformer,
+    rotary,
+    stream_mask,
+)
 from worldsim.errors import InvalidInputError
 
 WINDOW, FRAMES = 3, 6
@@ -19,7 +25,9 @@ WINDOW, FRAMES = 3, 6
 def small(**changes: Any) -> SpaceTimeTransformer:
     """12x8 frames in patches of 4, random everywhere, where it starts at zero too."""
     torch.manual_seed(0)
-    settings: dict[str, Any] = dict(height=8, width=12, dim=32, depth=2, heads=2, levels=(8, 8), window=WINDOW)
+    settings: dict[str, Any] = dict(
+        height=8, width=12, dim=32, depth=2, heads=2, levels=(8, 8), window=WINDOW
+    )
     network = SpaceTimeTransformer(**(settings | changes))
     with torch.no_grad():
         for weight in network.parameters():
@@ -28,7 +36,9 @@ def small(**changes: Any) -> SpaceTimeTransformer:
     return network.eval().requires_grad_(False)
 
 
-def inputs(network: SpaceTimeTransformer, frames: int = FRAMES) -> tuple[torch.Tensor, torch.Tensor, Condition]:
+def inputs(
+    network: SpaceTimeTransformer, frames: int = FRAMES
+) -> tuple[torch.Tensor, torch.Tensor, Condition]:
     """x, noise levels and conditions of both streams, 2 * frames of them."""
     generator = torch.Generator().manual_seed(1)
     n = network.config
@@ -36,10 +46,20 @@ def inputs(network: SpaceTimeTransformer, frames: int = FRAMES) -> tuple[torch.T
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(2, 2 * frames, *shape, generator=generator)
 
-    act = normal(n.action_dim) if n.action_dim else torch.randint(0, n.actions, (2, 2 * frames), generator=generator)
+    act = (
+        normal(n.action_dim)
+        if n.action_dim
+        else torch.randint(0, n.actions, (2, 2 * frames), generator=generator)
+    )
     grid = (n.height // network.patch, n.width // network.patch)
-    condition = Condition(act, 0.1 * normal(6), normal(6, *grid), normal(max(n.view_channels, 1), n.height, n.width))
-    return normal(n.channels, n.height, n.width), torch.rand(2, 2 * frames, generator=generator), condition
+    condition = Condition(
+        act, 0.1 * normal(6), normal(6, *grid), normal(max(n.view_channels, 1), n.height, n.width)
+    )
+    return (
+        normal(n.channels, n.height, n.width),
+        torch.rand(2, 2 * frames, generator=generator),
+        condition,
+    )
 
 
 def test_frames_must_divide_into_patches() -> None:
@@ -49,7 +69,12 @@ def test_frames_must_divide_into_patches() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"actions": 0, "action_dim": 2}, {"channels": 3, "view_channels": 0}, {"levels": (8,), "fold": 2}],
+    [
+        {},
+        {"actions": 0, "action_dim": 2},
+        {"channels": 3, "view_channels": 0},
+        {"levels": (8,), "fold": 2},
+    ],
     ids=["discrete", "continuous", "no geometry", "folded"],
 )
 def test_kinds_of_worlds(changes: dict[str, Any]) -> None:
@@ -67,7 +92,8 @@ def test_kinds_of_worlds(changes: dict[str, Any]) -> None:
 
 
 def test_a_target_sees_earlier_context_and_itself_only() -> None:
-    """Frame j of the context changes targets j + 1 and later; with two layers also beyond one window, but none before."""
+    """Frame j of the context changes targets j + 1 and later; with two layers also beyond one
+    window, but none before."""
     network = small()
     x, level, condition = inputs(network)
     mask, time = stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
@@ -75,29 +101,44 @@ def test_a_target_sees_earlier_context_and_itself_only() -> None:
     for j in range(FRAMES):
         touched = x.clone()
         touched[:, j] += 1.0
-        moved = (network(touched, level, condition, mask, time, outputs=FRAMES)[0] - out).abs().amax((0, 2, 3, 4))
+        moved = (
+            (network(touched, level, condition, mask, time, outputs=FRAMES)[0] - out)
+            .abs()
+            .amax((0, 2, 3, 4))
+        )
         assert float(moved[: j + 1].max()) < 1e-5
         assert bool((moved[j + 1 : j + WINDOW] > 1e-4).all())
         touched = x.clone()
         touched[:, FRAMES + j] += 1.0
-        moved = (network(touched, level, condition, mask, time, outputs=FRAMES)[0] - out).abs().amax((0, 2, 3, 4))
+        moved = (
+            (network(touched, level, condition, mask, time, outputs=FRAMES)[0] - out)
+            .abs()
+            .amax((0, 2, 3, 4))
+        )
         assert float(moved[j]) > 1e-3
         assert float(torch.cat([moved[:j], moved[j + 1 :]]).max()) < 1e-5
 
 
-@pytest.mark.parametrize("changes", [{"levels": (8, 8)}, {"levels": (8,), "fold": 2}], ids=["pixels", "folded"])
+@pytest.mark.parametrize(
+    "changes", [{"levels": (8, 8)}, {"levels": (8,), "fold": 2}], ids=["pixels", "folded"]
+)
 def test_a_fresh_network_shows_the_memory_view(changes: dict[str, Any]) -> None:
     """The prediction is a residual on the view, and the residual starts at zero."""
     torch.manual_seed(0)
-    network = SpaceTimeTransformer(height=8, width=12, dim=32, depth=1, heads=2, window=WINDOW, **changes)
+    network = SpaceTimeTransformer(
+        height=8, width=12, dim=32, depth=1, heads=2, window=WINDOW, **changes
+    )
     x, level, condition = inputs(network)
     with torch.no_grad():
-        out, _, _ = network(x, level, condition, stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2))
+        out, _, _ = network(
+            x, level, condition, stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
+        )
     assert torch.equal(out, condition.view[:, :, :4])
 
 
 def test_folded_pixels_stay_where_they_are() -> None:
-    """Without attention between places and with convolutions of their middle alone, a pixel touches its own 4x4 patch."""
+    """Without attention between places and with convolutions of their middle alone, a pixel touches
+    its own 4x4 patch."""
     network = small(levels=(8,), fold=2, depth=1)
     with torch.no_grad():
         network.blocks[0].spatial.out.weight.zero_()
@@ -113,7 +154,9 @@ def test_folded_pixels_stay_where_they_are() -> None:
     touched[0, 0, :, 5, 9] += 1.0
     moved = (network(touched, *rest)[0] - network(x, *rest)[0])[0, 0].abs().amax(0)
     rows, columns = (moved > 1e-6).nonzero(as_tuple=True)
-    assert len(rows) and set(rows.tolist()) <= {4, 5, 6, 7} and set(columns.tolist()) <= {8, 9, 10, 11}
+    assert (
+        len(rows) and set(rows.tolist()) <= {4, 5, 6, 7} and set(columns.tolist()) <= {8, 9, 10, 11}
+    )
 
 
 def test_rotary_by_hand() -> None:
@@ -130,14 +173,19 @@ def test_save_and_load(tmp_path: Path) -> None:
     """The config and safetensors, nothing pickled; the same predictions after."""
     network = small(actions=0, action_dim=2, channels=3)
     network.save_pretrained(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "diffusion_pytorch_model.safetensors"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
     assert json.loads((tmp_path / "config.json").read_text())["levels"] == [8, 8]
     loaded = SpaceTimeTransformer.from_pretrained(tmp_path, low_cpu_mem_usage=False).eval()
     assert loaded.config.action_dim == 2 and loaded.patch == 4
     x, level, condition = inputs(network)
     mask, time = stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)
     with torch.no_grad():
-        assert torch.equal(loaded(x, level, condition, mask, time)[0], network(x, level, condition, mask, time)[0])
+        assert torch.equal(
+            loaded(x, level, condition, mask, time)[0], network(x, level, condition, mask, time)[0]
+        )
 
 
 def test_other_frame_sizes_keep_the_weights() -> None:
@@ -153,13 +201,19 @@ def test_other_frame_sizes_keep_the_weights() -> None:
     assert torch.equal(larger.stem.weight, network.stem.weight)
     with torch.no_grad():
         x, level, condition = inputs(larger, 2)
-        assert larger(x, level, condition, stream_mask(2, WINDOW)[None], torch.arange(2).repeat(2))[0].shape == x.shape
+        assert (
+            larger(x, level, condition, stream_mask(2, WINDOW)[None], torch.arange(2).repeat(2))[
+                0
+            ].shape
+            == x.shape
+        )
     with pytest.raises(InvalidInputError, match="multiples of 4"):
         network.resized(10, 12)
 
 
 def test_attention_pooling_by_hand() -> None:
-    """Two tokens, one head, keys and values the normalised tokens: the query (1, -1) weighs them by a softmax."""
+    """Two tokens, one head, keys and values the normalised tokens: the query (1, -1) weighs them by
+    a softmax."""
     pool = AttentionPooling(2, 1)
     with torch.no_grad():
         pool.query.copy_(torch.tensor([1.0, -1.0]))
@@ -174,7 +228,8 @@ def test_attention_pooling_by_hand() -> None:
 
 
 def test_pooling_leaves_all_else_as_it_was() -> None:
-    """The same initial weights, pictures and cache; features alone are others. An unknown one is named."""
+    """The same initial weights, pictures and cache; features alone are others. An unknown one is
+    named."""
     mean, attention = small(), small(pooling="attention")
     x, level, condition = inputs(mean)
     mask, time = stream_mask(FRAMES, WINDOW)[None], torch.arange(FRAMES).repeat(2)

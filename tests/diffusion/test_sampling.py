@@ -1,4 +1,5 @@
-"""Sampling: the schedule's values, and a flow that a perfect denoiser follows to the clean frame."""
+"""Sampling: the schedule's values, and a flow that a perfect denoiser follows to the clean
+frame."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def test_schedule_by_hand() -> None:
 
 
 def test_shift_spends_more_steps_at_high_noise() -> None:
-    """s * level / (1 + (s - 1) * level): 3 * 0.5 / (1 + 2 * 0.5) = 0.75. One step is one step whatever the shift."""
+    """s * level / (1 + (s - 1) * level): 3 * 0.5 / (1 + 2 * 0.5) = 0.75. One step is one step
+    whatever the shift."""
     assert schedule(2, 3.0) == (1.0, 0.75, 0.0)
     assert schedule(1, 3.0) == (1.0, 0.0)
 
@@ -46,7 +48,8 @@ def test_a_perfect_denoiser_gives_the_clean_frame(steps: int) -> None:
 
 
 def test_an_imperfect_denoiser_by_hand() -> None:
-    """Clean 2 at level 1, then 4: x goes from 10 over 2 + 0.5 * (10 - 2) = 6 to the last prediction, 4."""
+    """Clean 2 at level 1, then 4: x goes from 10 over 2 + 0.5 * (10 - 2) = 6 to the last
+    prediction, 4."""
     given: list[float] = []
 
     def denoise(x: Tensor, level: float) -> Tensor:

@@ -29,7 +29,9 @@ def env() -> Iterator[doom.FreedoomReal]:
     real.close()
 
 
-def play(env: gym.Env[Any, Any], seed: int, options: dict[str, Any] | None, steps: int = 64) -> list[Any]:
+def play(
+    env: gym.Env[Any, Any], seed: int, options: dict[str, Any] | None, steps: int = 64
+) -> list[Any]:
     rng = np.random.default_rng(seed)
     obs, info = env.reset(seed=seed, options=options)
     track = [obs, info["depth"], info["pose"]]
@@ -57,7 +59,13 @@ def test_stable_baselines3_check_env() -> None:
 
 def test_maps_are_split_once_and_for_all() -> None:
     assert len(doom.MAPS) == 68
-    assert doom.TEST_MAPS == ("freedoom2/MAP28", "freedoom2/MAP29", "freedoom2/MAP30", "freedoom2/MAP31", "freedoom2/MAP32")
+    assert doom.TEST_MAPS == (
+        "freedoom2/MAP28",
+        "freedoom2/MAP29",
+        "freedoom2/MAP30",
+        "freedoom2/MAP31",
+        "freedoom2/MAP32",
+    )
     assert len(doom.TRAIN_MAPS) == 63
     assert not set(doom.TRAIN_MAPS) & set(doom.TEST_MAPS)
 
@@ -72,9 +80,15 @@ def test_resets_draw_from_the_split(env: doom.FreedoomReal) -> None:
 def test_info_in_the_conventions(env: doom.FreedoomReal) -> None:
     obs, info = env.reset(seed=5, options={"map": "MAP30"})
     assert obs.shape == (64, 64, 3) and obs.dtype == np.uint8
-    assert info["depth"].shape == (64, 64) and info["depth"].dtype == np.float32 and (info["depth"] > 0).all()
+    assert (
+        info["depth"].shape == (64, 64)
+        and info["depth"].dtype == np.float32
+        and (info["depth"] > 0).all()
+    )
     # 80 of 160 columns across 90 degrees; the middle 120 become 64; pixels are 1.2 times as tall.
-    np.testing.assert_allclose(info["intrinsics"], [80 * 64 / 120, 96 * 64 / 120, 32, 32], rtol=1e-6)
+    np.testing.assert_allclose(
+        info["intrinsics"], [80 * 64 / 120, 96 * 64 / 120, 32, 32], rtol=1e-6
+    )
     pose = info["pose"]
     assert pose.shape == (4, 4) and pose.dtype == np.float32
     np.testing.assert_allclose(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), atol=1e-6)
@@ -87,7 +101,9 @@ def test_camera_pose_by_hand() -> None:
     np.testing.assert_allclose(doom.camera_pose(64, 32, 16, np.pi / 2), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{"map": "MAP30"}, {"split": "train"}, {"map": "freedoom1/E1M3"}])
+@pytest.mark.parametrize(
+    "options", [{"map": "MAP30"}, {"split": "train"}, {"map": "freedoom1/E1M3"}]
+)
 def test_episodes_repeat_exactly(env: doom.FreedoomReal, options: dict[str, Any]) -> None:
     other = doom.FreedoomReal()
     first = play(other, 11, options)
@@ -105,7 +121,11 @@ def test_another_process_gives_the_same_frames(env: doom.FreedoomReal) -> None:
         "for _ in range(8): obs, *_ = env.step(1)\n"
         "print(zlib.crc32(obs.tobytes())); env.close()"
     )
-    there = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()[-1])
+    there = int(
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()[-1]
+    )
     obs, _ = env.reset(seed=21)
     for _ in range(8):
         obs, *_ = env.step(1)
@@ -129,12 +149,17 @@ def test_actions_move_the_camera_as_named(env: doom.FreedoomReal) -> None:
 
 
 def test_depth_agrees_with_the_engine(env: doom.FreedoomReal) -> None:
-    """On four maps, the ray-cast depth falls on the buffer's own 8-bit levels nearly everywhere but at edges."""
+    """On four maps, the ray-cast depth falls on the buffer's own 8-bit levels nearly everywhere but
+    at edges."""
     for name in ("MAP30", "MAP01", "freedoom1/E1M2", "MAP29"):
         env.reset(seed=2, options={"map": name})
         for _ in range(6):
             _, _, _, _, info = env.step(1)
-        level = env._game.get_state().depth_buffer[np.ix_(env._pixel_row, env._pixel_column)].astype(np.float64)
+        level = (
+            env._game.get_state()
+            .depth_buffer[np.ix_(env._pixel_row, env._pixel_column)]
+            .astype(np.float64)
+        )
         depth = info["depth"] * doom.UNITS_PER_METRE
         inside = (depth > 30) & (depth < 800)
         expected = doom.BUFFER_OFFSET + doom.BUFFER_UNIT * level
@@ -173,7 +198,10 @@ def test_the_world_is_still(env: doom.FreedoomReal) -> None:
 
     def seen() -> set[tuple[str, float, float]]:
         labels = env._game.get_state().labels
-        return {(label.object_name, label.object_position_x, label.object_position_y) for label in labels}
+        return {
+            (label.object_name, label.object_position_x, label.object_position_y)
+            for label in labels
+        }
 
     env.reset(seed=4, options={"map": "MAP30"})
     env._game.send_game_command("warp 512 1472")
@@ -198,16 +226,21 @@ def test_frames_of_other_sizes() -> None:
 
 
 def test_a_walk_is_the_same_at_every_size(env: doom.FreedoomReal) -> None:
-    """The same poses, the same field of view: reduced to 64x64, larger frames are those of 64x64 but for rounding at edges."""
+    """The same poses, the same field of view: reduced to 64x64, larger frames are those of 64x64
+    but for rounding at edges."""
     large = doom.FreedoomReal(height=96, width=128)
-    np.testing.assert_allclose(large.reset(seed=5)[1]["intrinsics"], [256 / 3, 76.8, 64, 48], rtol=1e-6)
+    np.testing.assert_allclose(
+        large.reset(seed=5)[1]["intrinsics"], [256 / 3, 76.8, 64, 48], rtol=1e-6
+    )
     for seed in range(5, 8):
         (a, info), (b, info_b) = env.reset(seed=seed), large.reset(seed=seed)
         for act in (1, 1, 3, 1):
             np.testing.assert_array_equal(info["pose"], info_b["pose"])
             reduced = area_average(torch.from_numpy(b).permute(2, 0, 1), 64, 64)
             assert psnr(reduced, torch.from_numpy(a).permute(2, 0, 1)).item() > 35
-            middle = np.median(np.abs(1 / info["depth"][1::2, 1::2] - 1 / info_b["depth"][1::3, 2::4]))
+            middle = np.median(
+                np.abs(1 / info["depth"][1::2, 1::2] - 1 / info_b["depth"][1::3, 2::4])
+            )
             assert middle < 0.02
             (a, *_, info), (b, *_, info_b) = env.step(act), large.step(act)
     large.close()
@@ -220,9 +253,14 @@ def test_area_taps_by_hand() -> None:
     for row in range(len(pixel)):
         for cell in range(2):
             dense[cell, pixel[row, cell]] += weight[row, cell]
-    np.testing.assert_allclose(dense, [[0, 2 / 3, 1 / 3, 0, 0, 0], [0, 0, 1 / 3, 2 / 3, 0, 0]], atol=1e-6)
+    np.testing.assert_allclose(
+        dense, [[0, 2 / 3, 1 / 3, 0, 0, 0], [0, 0, 1 / 3, 2 / 3, 0, 0]], atol=1e-6
+    )
     picture = np.arange(6, dtype=np.uint8)[None, :, None].repeat(4, 0).repeat(3, 2) * 30
-    np.testing.assert_array_equal(doom.area_resize(picture, doom.area_taps(0.0, 4.0, 4, 2), (pixel, weight))[0, :, 0], [40, 80])
+    np.testing.assert_array_equal(
+        doom.area_resize(picture, doom.area_taps(0.0, 4.0, 4, 2), (pixel, weight))[0, :, 0],
+        [40, 80],
+    )
 
 
 def test_fusing_sprites_grates_and_moved_floors() -> None:
@@ -274,7 +312,9 @@ def test_step_before_reset() -> None:
         doom.FreedoomReal().step(0)
 
 
-@pytest.mark.parametrize("arguments", [{"height": 4}, {"width": 1000}, {"height": 64.0}, {"render_mode": "human"}])
+@pytest.mark.parametrize(
+    "arguments", [{"height": 4}, {"width": 1000}, {"height": 64.0}, {"render_mode": "human"}]
+)
 def test_bad_arguments(arguments: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(arguments))):
         doom.FreedoomReal(**arguments)

@@ -1,4 +1,5 @@
-"""Stable-Baselines3 on dreams: like its own vector environment, ends of episodes right, PPO learns."""
+"""Stable-Baselines3 on dreams: like its own vector environment, ends of episodes right, PPO
+learns."""
 
 from __future__ import annotations
 
@@ -40,7 +41,10 @@ def assert_alike(first: np.ndarray, second: np.ndarray) -> None:
 @pytest.mark.parametrize("kind", ["terminates", "is cut"])
 def test_like_its_own_vector_environment(world: World, world_folder: Path, kind: str) -> None:
     world = world if kind == "terminates" else World.from_pretrained(world_folder)
-    mine, own = dreams(world, max_episode_steps=4), DummyVecEnv([lambda: gym.wrappers.TimeLimit(WorldEnv(world), 4)] * 3)
+    mine, own = (
+        dreams(world, max_episode_steps=4),
+        DummyVecEnv([lambda: gym.wrappers.TimeLimit(WorldEnv(world), 4)] * 3),
+    )
     mine.seed(7), own.seed(7)
     assert_alike(mine.reset(), own.reset())
     assert mine.observation_space == own.observation_space and mine.action_space == own.action_space
@@ -56,7 +60,9 @@ def test_like_its_own_vector_environment(world: World, world_folder: Path, kind:
             np.testing.assert_allclose(x["pose"], y["pose"], atol=0.002)
             if done_a[i]:
                 assert_alike(x["terminal_observation"], y["terminal_observation"])
-                np.testing.assert_allclose(mine.reset_infos[i]["pose"], own.reset_infos[i]["pose"], atol=0.002)
+                np.testing.assert_allclose(
+                    mine.reset_infos[i]["pose"], own.reset_infos[i]["pose"], atol=0.002
+                )
                 ends, cuts = ends + 1, cuts + x["TimeLimit.truncated"]
     assert ends > 0 and cuts == (0 if kind == "terminates" else ends)
 
@@ -73,7 +79,9 @@ def test_seeds_count_once(world: World) -> None:
 def test_methods_and_attributes(world: World) -> None:
     envs = dreams(world, render_mode="rgb_array", max_episode_steps=9)
     obs = envs.reset()
-    assert envs.get_attr("max_episode_steps") == [9] * 3 and envs.get_attr("num_envs", indices=[1]) == [3]
+    assert envs.get_attr("max_episode_steps") == [9] * 3 and envs.get_attr(
+        "num_envs", indices=[1]
+    ) == [3]
     envs.set_attr("max_episode_steps", 5)
     assert envs.get_attr("max_episode_steps", 0) == [5]
     memories = envs.env_method("memory_of", indices=[0, 2])
@@ -108,7 +116,9 @@ class Bars(gym.Env):
         picture[:, 8 * self.right :][:, :8] = 255
         return picture
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         return self.look(), {}
 
@@ -119,8 +129,12 @@ class Bars(gym.Env):
 
 def test_ppo_learns_on_a_batch() -> None:
     """Right in half of the steps by chance."""
-    envs = VecMonitor(SB3VecEnv(gym.vector.SyncVectorEnv([Bars] * 4, autoreset_mode=AutoresetMode.SAME_STEP)))
-    model = PPO("MlpPolicy", envs, n_steps=64, batch_size=64, gamma=0.3, seed=0, device="cpu").learn(4096)
+    envs = VecMonitor(
+        SB3VecEnv(gym.vector.SyncVectorEnv([Bars] * 4, autoreset_mode=AutoresetMode.SAME_STEP))
+    )
+    model = PPO(
+        "MlpPolicy", envs, n_steps=64, batch_size=64, gamma=0.3, seed=0, device="cpu"
+    ).learn(4096)
     envs.seed(1)
     obs, right = envs.reset(), 0.0
     for _ in range(50):
@@ -132,8 +146,14 @@ def test_ppo_learns_on_a_batch() -> None:
 def test_ppo_trains_in_dreams(world: World) -> None:
     """The batch, and a single environment as it is."""
     for envs in (dreams(world, max_episode_steps=8), gym.wrappers.TimeLimit(WorldEnv(world), 8)):
-        model = PPO("MlpPolicy", envs, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu").learn(48)
-        assert model.num_timesteps >= 48 and len(model.ep_info_buffer) > 0 or isinstance(envs, SB3VecEnv)
+        model = PPO(
+            "MlpPolicy", envs, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu"
+        ).learn(48)
+        assert (
+            model.num_timesteps >= 48
+            and len(model.ep_info_buffer) > 0
+            or isinstance(envs, SB3VecEnv)
+        )
 
 
 def test_says_what_is_missing() -> None:

@@ -33,9 +33,10 @@ def test_follows_the_gymnasium_contract(kwargs: dict[str, object]) -> None:
 def test_depth_and_pose_are_exact() -> None:
     env = placed(2.0, 5.0, 0.0)
     _, _, _, _, info = env.step(0)
-    # Facing east from x = 2 in a room 8 m long: the east wall is 6 m ahead along the axis for every ray that reaches it.
-    # Pixel columns look to the left and right by 2/3 of the depth: 4 m at 6 m, inside y in [0, 10]. Rows look up and down by
-    # 2/3 as well: the ceiling (1.7 m over the eye) is met at 2.55 m, the floor (1.3 m under it) at 1.95 m.
+    # Facing east from x = 2 in a room 8 m long: the east wall is 6 m ahead along the axis for every
+    # ray that reaches it. Pixel columns look to the left and right by 2/3 of the depth: 4 m at 6 m,
+    # inside y in [0, 10]. Rows look up and down by 2/3 as well: the ceiling (1.7 m over the eye) is
+    # met at 2.55 m, the floor (1.3 m under it) at 1.95 m.
     np.testing.assert_allclose(info["depth"][1], [6, 6, 6], rtol=1e-6)
     np.testing.assert_allclose(info["depth"][0], 2.55, rtol=1e-6)
     np.testing.assert_allclose(info["depth"][2], 1.95, rtol=1e-6)
@@ -53,12 +54,15 @@ def test_the_pillar_hides_the_wall() -> None:
 
 
 @pytest.mark.parametrize(
-    ("action", "moved"), [(0, (0, 0)), (1, (0, 1)), (2, (0, -1)), (3, (0, 0)), (4, (0, 0)), (5, (-1, 0)), (6, (1, 0))]
+    ("action", "moved"),
+    [(0, (0, 0)), (1, (0, 1)), (2, (0, -1)), (3, (0, 0)), (4, (0, 0)), (5, (-1, 0)), (6, (1, 0))],
 )
 def test_actions_move_as_named(action: int, moved: tuple[float, float]) -> None:
     env = placed(4.0, 5.0, np.pi / 2)
     env.step(action)
-    np.testing.assert_allclose(env._position - [4.0, 5.0], FORWARD_METRES * np.array(moved), atol=1e-12)
+    np.testing.assert_allclose(
+        env._position - [4.0, 5.0], FORWARD_METRES * np.array(moved), atol=1e-12
+    )
     turned = {3: TURN_RADIANS, 4: -TURN_RADIANS}.get(action, 0.0)
     assert env._yaw == pytest.approx(np.pi / 2 + turned)
 
@@ -66,7 +70,9 @@ def test_actions_move_as_named(action: int, moved: tuple[float, float]) -> None:
 def test_walls_stop_and_slide() -> None:
     env = placed(7.5, 5.0, np.pi / 4)
     env.step(1)
-    np.testing.assert_allclose(env._position, [8.0 - BODY_RADIUS, 5.0 + FORWARD_METRES * np.sqrt(0.5)])
+    np.testing.assert_allclose(
+        env._position, [8.0 - BODY_RADIUS, 5.0 + FORWARD_METRES * np.sqrt(0.5)]
+    )
 
 
 def test_continuous_actions_and_goal() -> None:

@@ -17,7 +17,9 @@ from torchrl.envs.utils import check_env_specs  # noqa: E402
 
 
 def test_single(goal_folder: Path) -> None:
-    env = GymWrapper(gym.make("worldsim/Dream-v0", world=str(goal_folder), max_episode_steps=6), device="cpu")
+    env = GymWrapper(
+        gym.make("worldsim/Dream-v0", world=str(goal_folder), max_episode_steps=6), device="cpu"
+    )
     check_env_specs(env, seed=0)
     # Actions are drawn from PyTorch's own generator.
     torch.manual_seed(0)
@@ -34,15 +36,25 @@ def test_single(goal_folder: Path) -> None:
 def test_batched(goal_folder: Path) -> None:
     """TorchRL resets finished environments itself, by ``reset_mask``."""
     envs = gym.make_vec(
-        "worldsim/Dream-v0", num_envs=3, vectorization_mode="vector_entry_point", world=str(goal_folder), max_episode_steps=4,
+        "worldsim/Dream-v0",
+        num_envs=3,
+        vectorization_mode="vector_entry_point",
+        world=str(goal_folder),
+        max_episode_steps=4,
         autoreset_mode=gym.vector.AutoresetMode.DISABLED,
-    )  # fmt: skip
+    )
     env = GymWrapper(envs, device="cpu")
     assert env.batch_size == torch.Size([3])
     env.set_seed(0)
     rollout = env.rollout(6, break_when_any_done=False)
     assert rollout.batch_size == torch.Size([3, 6])
-    assert rollout["next", "pixels" if "pixels" in rollout.keys() else "observation"].shape == (3, 6, 32, 32, 3)
+    assert rollout["next", "pixels" if "pixels" in rollout.keys() else "observation"].shape == (
+        3,
+        6,
+        32,
+        32,
+        3,
+    )
     done = rollout["next", "done"][..., 0]
     assert done.any()
     # What follows an end is another episode: its first picture is not the last one's.

@@ -18,7 +18,13 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import worldsim  # noqa: F401  registers the environments
 from worldsim.camera import snap_pose
 from worldsim.envs.world_env import WorldEnv
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
+from worldsim.errors import (
+    DamagedFileError,
+    InvalidInputError,
+    MissingGeometryError,
+    NotFoundError,
+    OutOfMemoryError,
+)
 from worldsim.state import SceneStart, flatten
 from worldsim.world import World
 
@@ -51,7 +57,9 @@ def assert_same(first: Any, second: Any) -> None:
 
 def given(scene: SceneStart) -> dict[str, Any]:
     """A scene as a user's arrays."""
-    assert scene.pose is not None and scene.intrinsics is not None and scene.inverse_depth is not None
+    assert (
+        scene.pose is not None and scene.intrinsics is not None and scene.inverse_depth is not None
+    )
     depth = 65535 * 0.125 / np.maximum(scene.inverse_depth.numpy(), 1e-9)
     return {
         "rgb": scene.rgb.permute(0, 2, 3, 1).numpy(),
@@ -83,7 +91,11 @@ def test_info_has_geometry_and_is_a_copy(env: WorldEnv) -> None:
     assert info["pose"].shape == (4, 4) and info["pose"].dtype == np.float32
     assert info["depth"].shape == (SIZE, SIZE) and info["depth"].dtype == np.float32
     assert info["intrinsics"].tolist() == [16.0, 16.0, 16.0, 16.0]
-    assert info["generated"].dtype == np.bool_ and info["generated"] and info["memory_coverage"].dtype == np.float32
+    assert (
+        info["generated"].dtype == np.bool_
+        and info["generated"]
+        and info["memory_coverage"].dtype == np.float32
+    )
     before = env.snapshot()
     obs[:] = 0
     for value in (info["pose"], info["depth"], info["intrinsics"]):
@@ -128,7 +140,11 @@ def test_all_scenes_can_be_drawn(env: WorldEnv, room_scene: SceneStart) -> None:
 def test_frames_as_start(env: WorldEnv, room_scene: SceneStart) -> None:
     named = env.reset(seed=5, options={"scene": "room-6-1"})
     after = walk(env)
-    for frames in (room_scene, given(room_scene), {k: v.tolist() if k == "act" else v for k, v in given(room_scene).items()}):
+    for frames in (
+        room_scene,
+        given(room_scene),
+        {k: v.tolist() if k == "act" else v for k, v in given(room_scene).items()},
+    ):
         assert_same(env.reset(seed=5, options={"frames": frames}), named)
         assert_same(walk(env), after)
 
@@ -158,7 +174,9 @@ def test_frames_under_a_known_name_are_not_mistaken(env: WorldEnv, room_scene: S
         ({"colour": 1}, "colour"),
     ],
 )
-def test_bad_frames(env: WorldEnv, room_scene: SceneStart, change: dict[str, Any], names: str) -> None:
+def test_bad_frames(
+    env: WorldEnv, room_scene: SceneStart, change: dict[str, Any], names: str
+) -> None:
     env.reset(seed=0)
     before = env.snapshot()
     with pytest.raises(InvalidInputError) as caught:
@@ -185,7 +203,9 @@ def test_frames_without_depth(env: WorldEnv, room_scene: SceneStart) -> None:
         ({"scene": "room-6-1", "frames": {}}, InvalidInputError, "exclude"),
     ],
 )
-def test_bad_options(env: WorldEnv, options: dict[str, Any], error: type[Exception], names: str) -> None:
+def test_bad_options(
+    env: WorldEnv, options: dict[str, Any], error: type[Exception], names: str
+) -> None:
     with pytest.raises(error, match=names):
         env.reset(options=options)
 
@@ -199,7 +219,9 @@ def test_bad_action(env: WorldEnv, action: Any) -> None:
     assert_same(flatten(before.state), flatten(env.state))
 
 
-@pytest.mark.parametrize("verb", [lambda e: e.step(0), lambda e: e.render(), lambda e: e.snapshot(), lambda e: e.fork(2)])
+@pytest.mark.parametrize(
+    "verb", [lambda e: e.step(0), lambda e: e.render(), lambda e: e.snapshot(), lambda e: e.fork(2)]
+)
 def test_everything_needs_a_reset(env: WorldEnv, verb: Any) -> None:
     with pytest.raises(ResetNeeded):
         verb(env)
@@ -308,10 +330,15 @@ def test_independent_fork(env: WorldEnv) -> None:
     assert fork.state.seed.tolist() == env.fork(4, randomness="independent").state.seed.tolist()
 
 
-@pytest.mark.parametrize(("n", "randomness"), [(0, "common"), (-1, "common"), (2.5, "common"), (2, "both"), (True, "common")])
+@pytest.mark.parametrize(
+    ("n", "randomness"),
+    [(0, "common"), (-1, "common"), (2.5, "common"), (2, "both"), (True, "common")],
+)
 def test_bad_fork(env: WorldEnv, n: Any, randomness: str) -> None:
     env.reset(seed=0)
-    with pytest.raises(InvalidInputError, match=repr(randomness) if randomness == "both" else repr(n)):
+    with pytest.raises(
+        InvalidInputError, match=repr(randomness) if randomness == "both" else repr(n)
+    ):
         env.fork(n, randomness=randomness)
 
 

@@ -1,4 +1,5 @@
-"""The batched dream: autoreset as Gymnasium's own vector environments do it, seeds, independence, snapshots and forks."""
+"""The batched dream: autoreset as Gymnasium's own vector environments do it, seeds, independence,
+snapshots and forks."""
 
 from __future__ import annotations
 
@@ -61,7 +62,12 @@ def assert_same(first: Any, second: Any) -> None:
 
 
 def test_make_vec_gives_one(world_folder: Path) -> None:
-    envs = gym.make_vec("worldsim/Dream-v0", num_envs=3, vectorization_mode="vector_entry_point", world=str(world_folder))
+    envs = gym.make_vec(
+        "worldsim/Dream-v0",
+        num_envs=3,
+        vectorization_mode="vector_entry_point",
+        world=str(world_folder),
+    )
     assert isinstance(envs.unwrapped, WorldVectorEnv)
     assert envs.unwrapped.max_episode_steps == 500
     assert envs.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
@@ -71,18 +77,36 @@ def test_make_vec_gives_one(world_folder: Path) -> None:
     assert obs in envs.observation_space and obs.shape == (3, SIZE, SIZE, 3)
     obs, rew, term, trunc, info = envs.step(envs.action_space.sample())
     assert obs in envs.observation_space
-    assert (rew.shape, rew.dtype, term.shape, term.dtype, trunc.shape, trunc.dtype) == ((3,), float, (3,), bool, (3,), bool)
-    assert info["pose"].shape == (3, 4, 4) and info["depth"].shape == (3, SIZE, SIZE) and info["intrinsics"].shape == (3, 4)
+    assert (rew.shape, rew.dtype, term.shape, term.dtype, trunc.shape, trunc.dtype) == (
+        (3,),
+        float,
+        (3,),
+        bool,
+        (3,),
+        bool,
+    )
+    assert (
+        info["pose"].shape == (3, 4, 4)
+        and info["depth"].shape == (3, SIZE, SIZE)
+        and info["intrinsics"].shape == (3, 4)
+    )
     assert info["memory_coverage"].shape == (3,) and info["generated"].all()
-    assert all(info[f"_{key}"].tolist() == [True] * 3 for key in ("pose", "depth", "intrinsics", "memory_coverage", "generated"))
+    assert all(
+        info[f"_{key}"].tolist() == [True] * 3
+        for key in ("pose", "depth", "intrinsics", "memory_coverage", "generated")
+    )
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_like_gymnasiums_own_vector_environment(world: World, mode: AutoresetMode) -> None:
-    """The same seeds in SyncVectorEnv: same resets, same signals at the same steps, same structure of info."""
+    """The same seeds in SyncVectorEnv: same resets, same signals at the same steps, same structure
+    of info."""
     n, limit = 3, 4
     mine = WorldVectorEnv(n, world, max_episode_steps=limit, autoreset_mode=mode)
-    sync = gym.vector.SyncVectorEnv([lambda: gym.wrappers.TimeLimit(WorldEnv(world), limit) for _ in range(n)], autoreset_mode=mode)
+    sync = gym.vector.SyncVectorEnv(
+        [lambda: gym.wrappers.TimeLimit(WorldEnv(world), limit) for _ in range(n)],
+        autoreset_mode=mode,
+    )
     first, second = mine.reset(seed=7), sync.reset(seed=7)
     assert_same(first, second)
     for step, act in enumerate(draws(n, 10)):
@@ -113,7 +137,10 @@ def test_next_step_autoreset_of_some(ending_world: World) -> None:
         obs, rew, term, trunc, info = envs.step(act)
         assert not trunc.any()
         assert (rew[ended] == 0).all() and not term[ended].any()
-        starts = [envs._starts.scenes.load(name).rgb[-1].permute(1, 2, 0).numpy() for name in envs._starts.scenes.names()]
+        starts = [
+            envs._starts.scenes.load(name).rgb[-1].permute(1, 2, 0).numpy()
+            for name in envs._starts.scenes.names()
+        ]
         for i in np.flatnonzero(ended):
             assert any((obs[i] == start).all() for start in starts)
         seen += int(ended.sum())
@@ -122,7 +149,9 @@ def test_next_step_autoreset_of_some(ending_world: World) -> None:
 
 
 def test_same_step_reports_the_end(ending_world: World) -> None:
-    ends, plain = (WorldVectorEnv(8, ending_world, autoreset_mode=mode) for mode in ("SameStep", "Disabled"))
+    ends, plain = (
+        WorldVectorEnv(8, ending_world, autoreset_mode=mode) for mode in ("SameStep", "Disabled")
+    )
     ends.reset(seed=0), plain.reset(seed=0)
     for act in draws(8, 12):
         a, b = ends.step(act), plain.step(act)
@@ -142,7 +171,9 @@ def test_same_step_reports_the_end(ending_world: World) -> None:
 
 
 def test_finished_dreams_go_on_without_autoreset(ending_world: World) -> None:
-    envs = WorldVectorEnv(2, ending_world, max_episode_steps=2, autoreset_mode=AutoresetMode.DISABLED)
+    envs = WorldVectorEnv(
+        2, ending_world, max_episode_steps=2, autoreset_mode=AutoresetMode.DISABLED
+    )
     envs.reset(seed=0)
     truncs = [envs.step(np.ones(2, np.int64))[3].tolist() for _ in range(4)]
     assert truncs == [[False] * 2, [True] * 2, [True] * 2, [True] * 2]
@@ -153,7 +184,9 @@ def test_partial_reset(world: World) -> None:
     envs.reset(seed=0)
     obs, *_ = envs.step(np.ones(3, np.int64))
     mask = np.array([False, True, False])
-    after, info = envs.reset(seed=[None, 42, None], options={"reset_mask": mask, "scene": "room-7-1"})
+    after, info = envs.reset(
+        seed=[None, 42, None], options={"reset_mask": mask, "scene": "room-7-1"}
+    )
     assert_same(after[~mask], obs[~mask])
     single = WorldEnv(world)
     expected, expected_info = single.reset(seed=42, options={"scene": "room-7-1"})
@@ -178,7 +211,8 @@ def test_each_environment_is_seeded_by_its_own(world: World) -> None:
 
 
 def test_no_dream_feels_its_neighbours(world: World) -> None:
-    """Bit by bit: other actions, other scenes, another number of environments in the same bucket, another place in it."""
+    """Bit by bit: other actions, other scenes, another number of environments in the same bucket,
+    another place in it."""
     acts, others = draws(5, 12, 0), draws(8, 12, 1)
     a, b = WorldVectorEnv(5, world), WorldVectorEnv(8, world)
     a.reset(seed=[1, 2, 3, 4, 5])
@@ -193,7 +227,8 @@ def test_no_dream_feels_its_neighbours(world: World) -> None:
 
 
 def test_batch_sizes_agree_up_to_rounding(world: World) -> None:
-    """Across buckets sums are rounded differently: colours differ by at most 2 of 255 for nearly all pixels, over 8 steps."""
+    """Across buckets sums are rounded differently: colours differ by at most 2 of 255 for nearly
+    all pixels, over 8 steps."""
     acts = draws(12, 8)
     wide, single = WorldVectorEnv(12, world), WorldEnv(world)
     wide.reset(seed=0), single.reset(seed=11)
@@ -218,7 +253,10 @@ def test_padding_is_invisible(world: World) -> None:
 
 
 def test_torch_output_is_not_copied(world: World) -> None:
-    envs, arrays = WorldVectorEnv(3, world, output="torch", max_episode_steps=2), WorldVectorEnv(3, world, max_episode_steps=2)
+    envs, arrays = (
+        WorldVectorEnv(3, world, output="torch", max_episode_steps=2),
+        WorldVectorEnv(3, world, max_episode_steps=2),
+    )
     obs, info = envs.reset(seed=0)
     assert obs.data_ptr() == envs.state.frame.rgb.data_ptr()
     assert_same(obs.numpy(), arrays.reset(seed=0)[0])
@@ -273,13 +311,22 @@ def test_continuous_actions(world_folder: Path) -> None:
     from worldsim.world.config import WorldConfig
 
     sizes = {"dim": 32, "depth": 1, "heads": 2, "levels": (8, 8, 16), "window": 4}
-    network = SpaceTimeTransformer(height=32, width=32, channels=3, view_channels=0, actions=0, action_dim=2, **sizes)
+    network = SpaceTimeTransformer(
+        height=32, width=32, channels=3, view_channels=0, actions=0, action_dim=2, **sizes
+    )
     config = WorldConfig(memory=None, action_low=(-2.0, 0.0), action_high=(2.0, 1.0))
     envs = WorldVectorEnv(2, World(network, config))
-    assert envs.single_action_space == gym.spaces.Box(np.array([-2, 0], np.float32), np.array([2, 1], np.float32))
+    assert envs.single_action_space == gym.spaces.Box(
+        np.array([-2, 0], np.float32), np.array([2, 1], np.float32)
+    )
     frames = {"rgb": np.full((2, 32, 32, 3), 90, np.uint8), "act": np.zeros((2, 2), np.float32)}
     obs, info = envs.reset(seed=0, options={"frames": frames})
-    assert (obs == 90).all() and set(info) == {"memory_coverage", "_memory_coverage", "generated", "_generated"}
+    assert (obs == 90).all() and set(info) == {
+        "memory_coverage",
+        "_memory_coverage",
+        "generated",
+        "_generated",
+    }
     obs, *_ = envs.step(np.array([[2.0, 1.0], [-2.0, 0.0]], np.float32))
     assert obs.shape == (2, 32, 32, 3)
     with pytest.raises(InvalidInputError, match=r"1\.5"):
@@ -288,7 +335,10 @@ def test_continuous_actions(world_folder: Path) -> None:
         envs.step(np.array([[0.0, np.nan], [0.0, 0.0]]))
 
 
-@pytest.mark.parametrize("actions", [[0, 1], [0, 1, 7], [0, -1, 2], [0.0, 1.0, 2.0], [[0], [1], [2]], [True, False, True]])
+@pytest.mark.parametrize(
+    "actions",
+    [[0, 1], [0, 1, 7], [0, -1, 2], [0.0, 1.0, 2.0], [[0], [1], [2]], [True, False, True]],
+)
 def test_bad_actions(world: World, actions: Any) -> None:
     envs = WorldVectorEnv(3, world)
     envs.reset(seed=0)
@@ -353,10 +403,15 @@ def test_not_enough_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
         envs.step(np.zeros(9, np.int64))
 
 
-def test_too_many_environments_are_refused_with_how_many_fit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_environments_are_refused_with_how_many_fit(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dream, "free_memory", lambda device: 300 * world.step_bytes())
     assert WorldVectorEnv(200, world).memory_bytes == world.state_bytes() < world.step_bytes()
-    with pytest.raises(OutOfMemoryError, match="300 environments .computed as 512.*about 256 would fit, so make 256 or fewer"):
+    with pytest.raises(
+        OutOfMemoryError,
+        match="300 environments .computed as 512.*about 256 would fit, so make 256 or fewer",
+    ):
         WorldVectorEnv(300, world)
     monkeypatch.setattr(dream, "free_memory", lambda device: 3000 * world.step_bytes())
     with pytest.raises(OutOfMemoryError, match="about 2048 would fit"):

@@ -1,4 +1,5 @@
-"""``worldsim bench``: what it reports, that an interruption loses nothing, and what it says of bad input."""
+"""``worldsim bench``: what it reports, that an interruption loses nothing, and what it says of bad
+input."""
 
 from __future__ import annotations
 
@@ -11,14 +12,28 @@ import pytest
 import torch
 
 from tests.conftest import make_tiny_world
-from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError, StorageError, WorldsimError
+from worldsim.errors import (
+    InvalidInputError,
+    MissingGeometryError,
+    NotFoundError,
+    OutOfMemoryError,
+    StorageError,
+    WorldsimError,
+)
 from worldsim.evaluation import bench as module
 from worldsim.evaluation.bench import BenchConfig, Start, bench
 from worldsim.runtime.json_config import read_json
 from worldsim.world import World
 
 CPU = torch.device("cpu")
-QUICK: dict[str, Any] = {"device": "cpu", "walk": 3, "warmup": 1, "repeats": 2, "timed_steps": 2, "cold_starts": 0}
+QUICK: dict[str, Any] = {
+    "device": "cpu",
+    "walk": 3,
+    "warmup": 1,
+    "repeats": 2,
+    "timed_steps": 2,
+    "cold_starts": 0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -30,24 +45,48 @@ def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_report(world_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     path = tmp_path / "bench.json"
-    report = bench(BenchConfig(str(world_folder), path, batches=(1, 3), **{**QUICK, "cold_starts": 1}))
+    report = bench(
+        BenchConfig(str(world_folder), path, batches=(1, 3), **{**QUICK, "cold_starts": 1})
+    )
     assert read_json(path) == report
-    assert [(r["batch"], r["memory"]) for r in report["results"]] == [(1, True), (3, True), (1, False), (3, False)]
+    assert [(r["batch"], r["memory"]) for r in report["results"]] == [
+        (1, True),
+        (3, True),
+        (1, False),
+        (3, False),
+    ]
     for result in report["results"]:
         least, most = result["ms_per_step_range"]
         assert 0 < least <= result["ms_per_step"] <= most and result["repeats"] == 2
-        assert result["steps_per_s"] == pytest.approx(1000 * result["batch"] / result["ms_per_step"])
+        assert result["steps_per_s"] == pytest.approx(
+            1000 * result["batch"] / result["ms_per_step"]
+        )
         assert sum(result["share"].values()) == pytest.approx(1.0)
-        assert result["precision"] == "float32" and result["flop_fraction"] > 0 and result["bandwidth_fraction"] > 0
+        assert (
+            result["precision"] == "float32"
+            and result["flop_fraction"] > 0
+            and result["bandwidth_fraction"] > 0
+        )
         assert (result["memory_points"] > 0) == result["memory"]
     one, three = (r["gflop_per_step"] for r in report["results"][:2])
     assert three == pytest.approx(3 * one)
-    assert set(report["cold_start"]) == {"import_s", "make_and_reset_s", "first_step_s", "processes"}
-    assert report["device_type"] == "cpu" and report["torch"] == torch.__version__ and report["left_out"] == []
+    assert set(report["cold_start"]) == {
+        "import_s",
+        "make_and_reset_s",
+        "first_step_s",
+        "processes",
+    }
+    assert (
+        report["device_type"] == "cpu"
+        and report["torch"] == torch.__version__
+        and report["left_out"] == []
+    )
     assert len(capsys.readouterr().out.splitlines()) == 6 + 4
 
 
-def test_an_interrupted_bench_keeps_its_batches(world_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupted_bench_keeps_its_batches(
+    world_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     measure, path = module.measure, tmp_path / "bench.json"
 
     def interrupted(world: World, start: Start, batch: int, *rest: Any) -> dict[str, Any]:
@@ -67,8 +106,12 @@ def test_batches_have_seeds_of_their_own_and_the_same_start_every_time(world_fol
     start, again = Start(world, config), Start(world, config)
     state = start.batch(12)
     assert len(start.state) == 8 and state.seed.tolist() == [5_000_015 + i for i in range(12)]
-    assert torch.equal(state.frame.rgb[8], state.frame.rgb[0]) and not torch.equal(state.frame.rgb[1], state.frame.rgb[0])
-    assert torch.equal(state.frame.rgb, again.batch(12).frame.rgb) and torch.equal(start.actions(12), again.actions(12))
+    assert torch.equal(state.frame.rgb[8], state.frame.rgb[0]) and not torch.equal(
+        state.frame.rgb[1], state.frame.rgb[0]
+    )
+    assert torch.equal(state.frame.rgb, again.batch(12).frame.rgb) and torch.equal(
+        start.actions(12), again.actions(12)
+    )
     assert start.actions(12).shape == (2, 12) and state.step.tolist() == [3] * 12
     assert start.batch(2, memory=False).memory == ()
 
@@ -76,12 +119,19 @@ def test_batches_have_seeds_of_their_own_and_the_same_start_every_time(world_fol
 def test_what_is_left_out_is_said():
     last = {"batch_size": 8, "ms_per_step": 400.0}
     assert module._left_out(32, last, 1, CPU) is None
-    assert module._left_out(1024, last, 1, CPU) == "a step would take about 51 s; ask for it by --batches 1024"
+    assert (
+        module._left_out(1024, last, 1, CPU)
+        == "a step would take about 51 s; ask for it by --batches 1024"
+    )
     assert module._left_out(1024, None, 1, CPU) is None
-    assert "environments fit in the memory of cpu" in str(module._left_out(1024, None, 1 << 40, CPU))
+    assert "environments fit in the memory of cpu" in str(
+        module._left_out(1024, None, 1 << 40, CPU)
+    )
 
 
-def test_batches_that_were_not_asked_for_are_left_out(world_folder: Path, monkeypatch: pytest.MonkeyPatch):
+def test_batches_that_were_not_asked_for_are_left_out(
+    world_folder: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(module, "BATCHES", (1, 2))
     monkeypatch.setattr(module, "LONGEST_STEP_S", 1e-9)
     report = bench(BenchConfig(str(world_folder), memory="on", **QUICK))
@@ -90,7 +140,9 @@ def test_batches_that_were_not_asked_for_are_left_out(world_folder: Path, monkey
 
 
 def test_a_batch_that_does_not_fit(world_folder: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(OutOfMemoryError, match=r"batch of 1000000000 .* about \d+ fit: try --batches 1024"):
+    with pytest.raises(
+        OutOfMemoryError, match=r"batch of 1000000000 .* about \d+ fit: try --batches 1024"
+    ):
         bench(BenchConfig(str(world_folder), batches=(10**9,), **QUICK))
 
     def full(*_: Any) -> None:

@@ -1,4 +1,5 @@
-"""The protocol, on TinyRoom as the real twin: what is recorded, that scores mean what they say, what is refused."""
+"""The protocol, on TinyRoom as the real twin: what is recorded, that scores mean what they say,
+what is refused."""
 
 from __future__ import annotations
 
@@ -32,11 +33,15 @@ SHORT = {"history": 6, "horizon": 4, "episodes": 2, "workers": 1, "bootstrap": 5
 
 def tiny_world(kind: type[World] = World, **changes: Any) -> World:
     torch.manual_seed(0)
-    network = SpaceTimeTransformer(height=SIZE, width=SIZE, dim=16, depth=1, heads=2, levels=(8, 8), window=WINDOW)
+    network = SpaceTimeTransformer(
+        height=SIZE, width=SIZE, dim=16, depth=1, heads=2, levels=(8, 8), window=WINDOW
+    )
     # The last layer starts at zero: without this, every dream would be its memory view.
     torch.nn.init.normal_(network.out.weight, std=0.05)
     torch.nn.init.normal_(network.action.weight, std=5.0)
-    config = WorldConfig(env_id="worldsim/TinyRoom-v0", env_kwargs={"size": SIZE}, intrinsics=(8.0, 8.0, 8.0, 8.0))
+    config = WorldConfig(
+        env_id="worldsim/TinyRoom-v0", env_kwargs={"size": SIZE}, intrinsics=(8.0, 8.0, 8.0, 8.0)
+    )
     return kind(network, dataclasses.replace(config, **changes), EgoMotionHead())
 
 
@@ -46,17 +51,23 @@ class Oracle(World):
     truth: TestSet
     shift = 0
 
-    def step(self, state: WorldState, act: Tensor, pose: Tensor | None = None) -> tuple[WorldState, Transition]:
+    def step(
+        self, state: WorldState, act: Tensor, pose: Tensor | None = None
+    ) -> tuple[WorldState, Transition]:
         self.now = int(state.step[0]) + 1
         after, transition = super().step(state, act, pose)
         rgb = torch.stack([self._frame(i, a) for i, a in enumerate(act)])
-        return after, dataclasses.replace(transition, frame=dataclasses.replace(transition.frame, rgb=rgb))
+        return after, dataclasses.replace(
+            transition, frame=dataclasses.replace(transition.frame, rgb=rgb)
+        )
 
     def _frame(self, walk: int, act: Tensor) -> Tensor:
         if int(act) == int(self.truth.act[walk, self.now - 1]):
             return self.truth.rgb[walk, self.now + self.shift]
         if self.now - 1 in self.truth.config.fork_frames and self.shift == 0:
-            return self.truth.fork_rgb[walk, self.truth.config.fork_frames.index(self.now - 1), int(act)]
+            return self.truth.fork_rgb[
+                walk, self.truth.config.fork_frames.index(self.now - 1), int(act)
+            ]
         return torch.zeros_like(self.truth.rgb[0, 0])
 
     def without_memory(self) -> World:
@@ -103,7 +114,9 @@ def test_baselines_by_hand(test_set: TestSet) -> None:
     t = test_set.config.history
     last, frame = test_set.frame(t - 1), test_set.frame(t)
     assert last.pose is not None and last.inverse_depth is not None and frame.pose is not None
-    same = measure.warped(last.rgb, last.inverse_depth, test_set.camera(last.pose), test_set.camera(last.pose))
+    same = measure.warped(
+        last.rgb, last.inverse_depth, test_set.camera(last.pose), test_set.camera(last.pose)
+    )
     assert torch.equal(same, last.rgb)
 
 
@@ -139,13 +152,22 @@ def test_recording_does_not_depend_on_who_records(tmp_path: Path) -> None:
 def test_what_the_command_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "sub" / "results.json"
     config = EvaluateConfig(
-        "tiny", json=out, history=6, horizon=48, episodes=2, workers=1, bootstrap=100, pictures=tmp_path / "strips"
+        "tiny",
+        json=out,
+        history=6,
+        horizon=48,
+        episodes=2,
+        workers=1,
+        bootstrap=100,
+        pictures=tmp_path / "strips",
     )
     evaluate(config, tiny_world())
     results = json.loads(out.read_text())
     single = (
-        "next_frame_psnr copy_last_psnr warp_last_psnr seen_psnr seen_nearest_psnr seen_splat_psnr seen_psnr_no_memory unseen_psnr "
-        "action_gap_psnr action_accuracy position_error_pct position_error_pct_p90 heading_error_deg"
+        "next_frame_psnr copy_last_psnr warp_last_psnr seen_psnr seen_nearest_psnr "
+        "seen_splat_psnr seen_psnr_no_memory unseen_psnr "
+        "action_gap_psnr action_accuracy position_error_pct position_error_pct_p90 "
+        "heading_error_deg"
     ).split()
     for key in single:
         assert key in results and key in results["ci95"]
@@ -154,17 +176,30 @@ def test_what_the_command_writes(tmp_path: Path, capsys: pytest.CaptureFixture[s
     for group in ("psnr_at", "free_running_psnr_at"):
         assert list(results[group]) == ["1", "8", "24", "48"]
         assert f"{group}.8" in results["ci95"]
-    assert set(results["gaps"]) == {"next_minus_copy", "next_minus_warp", "seen_minus_best_baseline", "seen_minus_no_memory"}
-    assert results["gaps"]["next_minus_copy"] == pytest.approx(results["next_frame_psnr"] - results["copy_last_psnr"], abs=1e-3)
-    assert {"seen_frames", "episodes", "sampling_steps", "seconds", "test_set_sha256"} <= set(results)
+    assert set(results["gaps"]) == {
+        "next_minus_copy",
+        "next_minus_warp",
+        "seen_minus_best_baseline",
+        "seen_minus_no_memory",
+    }
+    assert results["gaps"]["next_minus_copy"] == pytest.approx(
+        results["next_frame_psnr"] - results["copy_last_psnr"], abs=1e-3
+    )
+    assert {"seen_frames", "episodes", "sampling_steps", "seconds", "test_set_sha256"} <= set(
+        results
+    )
     assert results["maps"] and set(results["maps"]) <= {"room-6", "room-7"}
     assert len(list((tmp_path / "strips").glob("*.png"))) == 2
     printed = capsys.readouterr().out
-    assert "copy last" in printed and printed.endswith("too few episodes for intervals: 2 of at least 5\n")
+    assert "copy last" in printed and printed.endswith(
+        "too few episodes for intervals: 2 of at least 5\n"
+    )
 
 
 def test_same_seed_same_figures() -> None:
-    first, again, other = (evaluate(EvaluateConfig("tiny", seed=seed, **SHORT), tiny_world()) for seed in (0, 0, 1))  # type: ignore[arg-type]
+    first, again, other = (
+        evaluate(EvaluateConfig("tiny", seed=seed, **SHORT), tiny_world()) for seed in (0, 0, 1)
+    )  # type: ignore[arg-type]
     for results in (first, again, other):
         for key in ("seconds", "steps_per_second"):
             results.pop(key)
@@ -201,9 +236,24 @@ def test_refusals() -> None:
 def hand_made(**changes: Any) -> dict[str, Any]:
     """Two walks of four frames, all scores 20 dB unless said otherwise."""
     twenty = np.full((2, 4), 20.0)
-    names = ("next", "copy", "warp", "other", "given", "no_memory", "own", "nearest", "splat", "stand")
+    names = (
+        "next",
+        "copy",
+        "warp",
+        "other",
+        "given",
+        "no_memory",
+        "own",
+        "nearest",
+        "splat",
+        "stand",
+    )
     measured: dict[str, Any] = {name: twenty for name in names}
-    measured |= {"fork_right": np.ones((2, 2, 7), bool), "fork_counts": np.ones((2, 2, 7), bool), "own_pose": None}
+    measured |= {
+        "fork_right": np.ones((2, 2, 7), bool),
+        "fork_counts": np.ones((2, 2, 7), bool),
+        "own_pose": None,
+    }
     return measured | changes
 
 
@@ -218,8 +268,11 @@ def test_seen_frames_lie_beyond_the_window() -> None:
     given = np.array([[1.0, 2.0, 30.0, 10.0], [1.0, 2.0, 20.0, 40.0]])
     covered = np.array([[1.0, 1.0, 1.0, 0.8], [1.0, 1.0, 0.81, 1.0]])
     moved = np.array([[True] * 4, [True, True, True, False]])
-    result = figures.compute(hand_made(given=given), moved, covered, straight(4.0), window=3, draws=20, seed=0)
-    # Frames 1 and 2 still attend to true ones; exactly 80% is not over 80%; the last frame of walk 2 stood still.
+    result = figures.compute(
+        hand_made(given=given), moved, covered, straight(4.0), window=3, draws=20, seed=0
+    )
+    # Frames 1 and 2 still attend to true ones; exactly 80% is not over 80%; the last frame of walk
+    # 2 stood still.
     assert result["seen_frames"] == 2 and result["seen_psnr"] == 25.0
     assert result["unseen_psnr"] == 10.0
     assert result["psnr_at"] == {"1": 1.0}
@@ -227,13 +280,22 @@ def test_seen_frames_lie_beyond_the_window() -> None:
 
 
 def test_the_best_baseline_counts() -> None:
-    measured = hand_made(given=np.full((2, 4), 26.0), nearest=np.full((2, 4), 21.0), splat=np.full((2, 4), 23.0))
-    result = figures.compute(measured, np.ones((2, 4), bool), np.ones((2, 4)), straight(4.0), window=1, draws=20, seed=0)
+    measured = hand_made(
+        given=np.full((2, 4), 26.0), nearest=np.full((2, 4), 21.0), splat=np.full((2, 4), 23.0)
+    )
+    result = figures.compute(
+        measured, np.ones((2, 4), bool), np.ones((2, 4)), straight(4.0), window=1, draws=20, seed=0
+    )
     assert result["gaps"]["seen_minus_best_baseline"] == 3.0
     assert result["ci95"]["gaps.seen_minus_best_baseline"] is None
-    six = {name: None if value is None else np.concatenate([value] * 3) for name, value in measured.items()}
+    six = {
+        name: None if value is None else np.concatenate([value] * 3)
+        for name, value in measured.items()
+    }
     pose = np.concatenate([straight(4.0)] * 3)
-    result = figures.compute(six, np.ones((6, 4), bool), np.ones((6, 4)), pose, window=1, draws=20, seed=0)
+    result = figures.compute(
+        six, np.ones((6, 4), bool), np.ones((6, 4)), pose, window=1, draws=20, seed=0
+    )
     assert result["ci95"]["gaps.seen_minus_best_baseline"] == [3.0, 3.0]
 
 
@@ -243,15 +305,21 @@ def test_position_error_by_hand() -> None:
     angle = math.radians(3.0)
     own[0, -1, :2, :2] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
     moved = np.ones((2, 4), bool)
-    result = figures.compute(hand_made(own_pose=own), moved, np.ones((2, 4)), truth, window=1, draws=20, seed=0)
+    result = figures.compute(
+        hand_made(own_pose=own), moved, np.ones((2, 4)), truth, window=1, draws=20, seed=0
+    )
     # 0.4 m of 8 m; the walk that stands still has no path of 5 m.
     assert result["position_error_pct"] == pytest.approx(5.0, abs=1e-3)
     assert result["heading_error_deg"] == pytest.approx(3.0, abs=1e-3)
     assert result["position_episodes"] == 1
     # Through places mostly unseen, a walk counts among all walks only.
     covered = np.array([[1.0, 1.0, 1.0, 0.5], [1.0] * 4])
-    result = figures.compute(hand_made(own_pose=own), moved, covered, truth, window=1, draws=20, seed=0)
-    assert result["position_error_pct"] is None and result["position_error_pct_all"] == pytest.approx(5.0, abs=1e-3)
+    result = figures.compute(
+        hand_made(own_pose=own), moved, covered, truth, window=1, draws=20, seed=0
+    )
+    assert result["position_error_pct"] is None and result[
+        "position_error_pct_all"
+    ] == pytest.approx(5.0, abs=1e-3)
 
 
 def test_indistinguishable_actions_do_not_count() -> None:

@@ -1,4 +1,5 @@
-"""Agents measured in dream and real twin: hand-computed figures, the report's keys, shared starts, bad input."""
+"""Agents measured in dream and real twin: hand-computed figures, the report's keys, shared starts,
+bad input."""
 
 from __future__ import annotations
 
@@ -15,7 +16,12 @@ from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.agents.persistent import PersistentPolicy
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
-from worldsim.evaluation.evaluate_agent import EvaluateAgentConfig, compare, evaluate_agent, workers_of
+from worldsim.evaluation.evaluate_agent import (
+    EvaluateAgentConfig,
+    compare,
+    evaluate_agent,
+    workers_of,
+)
 from worldsim.evaluation.policy_batch import Crowd, PolicySpec
 from worldsim.shipped.agent_files import AgentCard, read_card, save_agent
 from worldsim.world import World
@@ -26,14 +32,20 @@ from worldsim.world.twin import make_twin
 def agent(tmp_path: Path, goal_folder: Path) -> Path:
     torch.manual_seed(0)
     policy = ActorCriticPolicy(gym.spaces.Discrete(7), (32, 32, 3), stack=2, hidden=16)
-    return save_agent(policy, tmp_path / "agent", AgentCard(str(goal_folder), "worldsim/TinyRoom-v0", 1234))
+    return save_agent(
+        policy, tmp_path / "agent", AgentCard(str(goal_folder), "worldsim/TinyRoom-v0", 1234)
+    )
 
 
 def test_figures_by_hand() -> None:
     real = [Played(1.0, 10, True), Played(3.0, 20, False)]
     dream = [Played(2.0, 10, True), Played(4.0, 40, True)]
     figures = compare(real, dream, draws=100, seed=0, frame_skip=4)
-    assert (figures["real_return_mean"], figures["dream_return_mean"], figures["gap"]) == (2.0, 3.0, 1.0)
+    assert (figures["real_return_mean"], figures["dream_return_mean"], figures["gap"]) == (
+        2.0,
+        3.0,
+        1.0,
+    )
     # Each pair differs by 1: resampling pairs cannot change that.
     many = compare(real * 5, dream * 5, draws=100, seed=0, frame_skip=4)
     low, high = many["real_return_ci95"]
@@ -45,17 +57,38 @@ def test_figures_by_hand() -> None:
     assert "survival_tics_mean" not in compare(real, dream, 100, 0)
 
 
-def test_report(agent: Path, goal_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report(
+    agent: Path, goal_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = EvaluateAgentConfig(
-        str(agent), world=str(goal_folder), episodes=5, max_steps=7, workers=0, json=tmp_path / "r.json", into_card=True
+        str(agent),
+        world=str(goal_folder),
+        episodes=5,
+        max_steps=7,
+        workers=0,
+        json=tmp_path / "r.json",
+        into_card=True,
     )
     results = evaluate_agent(config)
     assert json.loads((tmp_path / "r.json").read_text()) == results == read_card(agent).results
-    assert results["world"] == str(goal_folder) and results["real_frames_used"] == 1234 and results["max_steps"] == 7
-    for key in ("real_return_mean", "real_return_ci95", "dream_return_mean", "gap", "gap_ci95", "wall_time_s"):
+    assert (
+        results["world"] == str(goal_folder)
+        and results["real_frames_used"] == 1234
+        and results["max_steps"] == 7
+    )
+    for key in (
+        "real_return_mean",
+        "real_return_ci95",
+        "dream_return_mean",
+        "gap",
+        "gap_ci95",
+        "wall_time_s",
+    ):
         assert key in results
     assert len(results["real_returns"]) == len(results["dream_returns"]) == 5
-    assert results["gap"] == pytest.approx(results["dream_return_mean"] - results["real_return_mean"], abs=1e-3)
+    assert results["gap"] == pytest.approx(
+        results["dream_return_mean"] - results["real_return_mean"], abs=1e-3
+    )
     assert "5 episodes of at most 7 steps" in capsys.readouterr().out
 
 
@@ -63,7 +96,14 @@ def test_report(agent: Path, goal_folder: Path, tmp_path: Path, capsys: pytest.C
 def test_processes_change_nothing(agent: Path, goal_folder: Path) -> None:
     a, b = (
         evaluate_agent(
-            EvaluateAgentConfig(str(agent), world=str(goal_folder), episodes=3, max_steps=6, workers=workers, batch=3)
+            EvaluateAgentConfig(
+                str(agent),
+                world=str(goal_folder),
+                episodes=3,
+                max_steps=6,
+                workers=workers,
+                batch=3,
+            )
         )
         for workers in (0, 2)
     )
@@ -71,9 +111,14 @@ def test_processes_change_nothing(agent: Path, goal_folder: Path) -> None:
 
 
 def test_a_policy_without_a_card(goal_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = evaluate_agent(EvaluateAgentConfig("random", world=str(goal_folder), episodes=2, max_steps=4, workers=0))
+    results = evaluate_agent(
+        EvaluateAgentConfig("random", world=str(goal_folder), episodes=2, max_steps=4, workers=0)
+    )
     # Reproduces: two episodes gave [400, 400], as if that were known.
-    assert results["real_return_ci95"] is None and "too few episodes for intervals: 2 of at least 5" in capsys.readouterr().out
+    assert (
+        results["real_return_ci95"] is None
+        and "too few episodes for intervals: 2 of at least 5" in capsys.readouterr().out
+    )
     assert results["real_frames_used"] == 0
     with pytest.raises(InvalidInputError, match="names no world"):
         evaluate_agent(EvaluateAgentConfig("random"))
@@ -102,7 +147,9 @@ def test_dreams_begin_with_the_real_frames_and_stop_counting_at_the_end(goal_fol
     env = make_twin(world)
     seeds = [5, 6, 7]
     real = [play_real(env, Task(PolicySpec("persistent"), seed), 12, keep=True) for seed in seeds]
-    dream = dream_episodes(world, PolicySpec("persistent"), [one.start for one in real], seeds, 12, batch=2, keep=True)
+    dream = dream_episodes(
+        world, PolicySpec("persistent"), [one.start for one in real], seeds, 12, batch=2, keep=True
+    )
     for a, b in zip(real, dream, strict=True):
         assert (a.frames[0] == b.frames[0]).all()
         for one in (a, b):
@@ -115,13 +162,18 @@ def test_dreams_begin_with_the_real_frames_and_stop_counting_at_the_end(goal_fol
 
 
 def test_a_policys_seed_may_be_another_than_the_episodes(goal_folder: Path) -> None:
-    """What is kept of an episode is all of it: its actions are those of the policy alone, its frames those of its own start."""
+    """What is kept of an episode is all of it: its actions are those of the policy alone, its
+    frames those of its own start."""
     env, spec = make_twin(World.from_pretrained(goal_folder)), PolicySpec("persistent")
     one, other = (play_real(env, Task(spec, 5, seed), 12, keep=True) for seed in (5, 6))
-    assert (one.frames[0] == other.frames[0]).all() and (play_real(env, Task(spec, 5), 12, keep=True).acts == one.acts).all()
+    assert (one.frames[0] == other.frames[0]).all() and (
+        play_real(env, Task(spec, 5), 12, keep=True).acts == one.acts
+    ).all()
     for played, seed in ((one, 5), (other, 6)):
         crowd = Crowd(spec, env.action_space, [seed])
-        assert played.acts.tolist() == [crowd.act(torch.zeros(1, 32, 32, 3))[0] for _ in range(played.steps)]
+        assert played.acts.tolist() == [
+            crowd.act(torch.zeros(1, 32, 32, 3))[0] for _ in range(played.steps)
+        ]
     assert one.acts.tolist() != other.acts.tolist() and not one.truncated
 
 

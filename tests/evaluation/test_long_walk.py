@@ -27,12 +27,18 @@ def colours(rgb: Tensor) -> tuple[Tensor, Tensor]:
 def test_sixty_steps_of_two_walks_stay_finite_and_in_colour() -> None:
     """Every tensor of the state stays finite; colours stay near those of the start scenes.
 
-    The band is that of the scenes' frames, a tenth of the range wider for means, from a quarter to one and a half times for
-    deviations: walls that fill the view have little contrast. Measured on six walks: means of 0.02 to 0.43 in a band of -0.09
-    to 0.57, deviations of 0.012 to 0.196 in 0.004 to 0.34.
+    The band is that of the scenes' frames, a tenth of the range wider for means, from a quarter to
+    one and a half times for deviations: walls that fill the view have little contrast. Measured on
+    six walks: means of 0.02 to 0.43 in a band of -0.09 to 0.57, deviations of 0.012 to 0.196 in
+    0.004 to 0.34.
     """
-    world, folder = World.from_pretrained("freedoom-tiny", device="cpu"), find_world("freedoom-tiny") / "scenes"
-    mean, deviation = colours(torch.cat([load_scene(folder / name).rgb for name in scene_names(folder)]))
+    world, folder = (
+        World.from_pretrained("freedoom-tiny", device="cpu"),
+        find_world("freedoom-tiny") / "scenes",
+    )
+    mean, deviation = colours(
+        torch.cat([load_scene(folder / name).rgb for name in scene_names(folder)])
+    )
     state = world.initial([load_scene(folder / name) for name in WALKS], [0, 1])
     policies = [make_policy(POLICY, world.action_space) for _ in WALKS]
     for seed, policy in enumerate(policies):
@@ -40,12 +46,20 @@ def test_sixty_steps_of_two_walks_stay_finite_and_in_colour() -> None:
     for step in range(STEPS):
         act = torch.tensor(np.array([policy.act(None) for policy in policies]))
         state, transition = world.step(state, act)
-        for name, tensor in {**flatten(state), "rew": transition.rew, "coverage": transition.coverage}.items():
+        for name, tensor in {
+            **flatten(state),
+            "rew": transition.rew,
+            "coverage": transition.coverage,
+        }.items():
             assert bool(torch.isfinite(tensor).all()), f"{name} after {step + 1} steps"
         now, spread = colours(transition.frame.rgb)
-        assert bool((now > mean.amin(0) - 0.1).all() and (now < mean.amax(0) + 0.1).all()), f"means {now} at step {step + 1}"
+        assert bool((now > mean.amin(0) - 0.1).all() and (now < mean.amax(0) + 0.1).all()), (
+            f"means {now} at step {step + 1}"
+        )
         low, high = 0.25 * deviation.amin(0), 1.5 * deviation.amax(0)
-        assert bool((spread > low).all() and (spread < high).all()), f"deviations {spread} at step {step + 1}"
+        assert bool((spread > low).all() and (spread < high).all()), (
+            f"deviations {spread} at step {step + 1}"
+        )
     assert not transition.term.any() and bool((transition.rew == 0).all())
     # It went somewhere, and remembers it.
     assert float(world.memory.statistics(state.memory)["points"].min()) > 5000

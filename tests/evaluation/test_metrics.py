@@ -30,7 +30,12 @@ def pose_at(x: float = 0.0, y: float = 0.0, z: float = 0.0, turn_deg: float = 0.
     """A camera at (x, y, z), turned about its vertical axis."""
     angle = math.radians(turn_deg)
     pose = torch.eye(4)
-    pose[0, 0], pose[0, 2], pose[2, 0], pose[2, 2] = math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)
+    pose[0, 0], pose[0, 2], pose[2, 0], pose[2, 2] = (
+        math.cos(angle),
+        math.sin(angle),
+        -math.sin(angle),
+        math.cos(angle),
+    )
     pose[:3, 3] = torch.tensor([x, y, z])
     return pose
 
@@ -59,7 +64,9 @@ def test_psnr_is_per_picture_and_wants_bytes() -> None:
 
 def test_area_average_by_hand() -> None:
     # Rows of 3 in 2 cells of 1.5: the middle one counts half in each. Columns of 4 in 2.
-    picture = torch.tensor([[0, 2, 10, 10], [30, 30, 40, 40], [90, 90, 100, 104]], dtype=torch.uint8).expand(3, 3, 4)
+    picture = torch.tensor(
+        [[0, 2, 10, 10], [30, 30, 40, 40], [90, 90, 100, 104]], dtype=torch.uint8
+    ).expand(3, 3, 4)
     # (1 * 2/3 + 30 / 3), (10 * 2/3 + 40 / 3); (30 / 3 + 90 * 2/3), (40 / 3 + 102 * 2/3)
     assert area_average(picture, 2, 2)[0].tolist() == [[11, 20], [70, 81]]
     assert torch.equal(area_average(picture, 3, 4), picture)
@@ -70,7 +77,10 @@ def test_scores_at_both_sizes() -> None:
     stripes = grey.clone()
     stripes[1, :, :, ::2], stripes[1, :, :, 1::2] = 110, 90
     # Stripes of one pixel are gone once two are averaged.
-    assert scores(grey, stripes).tolist() == [[40.0, 40.0], [pytest.approx(28.1308, abs=1e-3), 40.0]]
+    assert scores(grey, stripes).tolist() == [
+        [40.0, 40.0],
+        [pytest.approx(28.1308, abs=1e-3), 40.0],
+    ]
     assert scores(grey[..., :64, :64], stripes[..., :64, :64]).shape == (2, 1)
     assert scores(grey[..., :32, :], stripes[..., :32, :]).shape == (2, 1)
 
@@ -85,12 +95,22 @@ def test_sharpness_of_an_edge() -> None:
 
 
 def test_moved_frames_by_hand() -> None:
-    poses = torch.stack([pose_at(0), pose_at(0.009), pose_at(0.0195), pose_at(0.0195, turn_deg=0.4), pose_at(0.0195, turn_deg=1.0)])
+    poses = torch.stack(
+        [
+            pose_at(0),
+            pose_at(0.009),
+            pose_at(0.0195),
+            pose_at(0.0195, turn_deg=0.4),
+            pose_at(0.0195, turn_deg=1.0),
+        ]
+    )
     assert moved_frames(poses).tolist() == [False, True, False, True]
 
 
 def test_turned_wraps() -> None:
-    assert torch.rad2deg(rotation_angle(pose_at(turn_deg=170), pose_at(turn_deg=-170))).item() == pytest.approx(20.0, abs=1e-3)
+    assert torch.rad2deg(
+        rotation_angle(pose_at(turn_deg=170), pose_at(turn_deg=-170))
+    ).item() == pytest.approx(20.0, abs=1e-3)
 
 
 def test_nearest_pose_weighs_turns() -> None:
@@ -98,12 +118,17 @@ def test_nearest_pose_weighs_turns() -> None:
     # 20 degrees count as 0.70 m, less than 1 m; 40 degrees would count as 1.40 m.
     assert nearest_pose(pose_at(), candidates).item() == 1
     assert nearest_pose(pose_at(), candidates[[0, 2]]).item() == 0
-    assert nearest_pose(torch.stack([pose_at(0.9), pose_at(turn_deg=80)]), candidates).tolist() == [0, 2]
+    assert nearest_pose(torch.stack([pose_at(0.9), pose_at(turn_deg=80)]), candidates).tolist() == [
+        0,
+        2,
+    ]
 
 
 def camera(*poses: torch.Tensor) -> Camera:
     """4 x 4 pixels, 90 degrees: at depth 2 a pixel is 1 m wide."""
-    return Camera(torch.stack(poses), torch.tensor([[2.0, 2.0, 2.0, 2.0]]).repeat(len(poses), 1), 4, 4)
+    return Camera(
+        torch.stack(poses), torch.tensor([[2.0, 2.0, 2.0, 2.0]]).repeat(len(poses), 1), 4, 4
+    )
 
 
 def test_seen_depth_tolerance_by_hand() -> None:
@@ -119,11 +144,14 @@ def test_seen_depth_tolerance_by_hand() -> None:
 
 def test_seen_is_cut_where_the_history_did_not_look() -> None:
     wall = torch.full((1, 4, 4), 2.0)
-    # The history camera stood 1 m to the right: the leftmost column of what is seen now was outside of its view.
+    # The history camera stood 1 m to the right: the leftmost column of what is seen now was outside
+    # of its view.
     mask = seen_mask(wall, camera(pose_at()), wall, camera(pose_at(1.0)))
     assert mask[0].tolist() == [[False, True, True, True]] * 4
     # Any one history frame suffices.
-    both = seen_mask(wall, camera(pose_at()), wall.repeat(2, 1, 1), camera(pose_at(1.0), pose_at(-1.0)))
+    both = seen_mask(
+        wall, camera(pose_at()), wall.repeat(2, 1, 1), camera(pose_at(1.0), pose_at(-1.0))
+    )
     assert both.all()
 
 
@@ -154,7 +182,9 @@ def test_bootstrap_of_constants_and_of_two() -> None:
     # Both drawn alike a quarter of the time each: the interval spans both.
     apart = [np.array([0.0]), np.array([1.0])]
     assert bootstrap_ci(mean_statistic(apart), 2) == (0.0, 1.0)
-    assert bootstrap_ci(mean_statistic(apart), 2, seed=3) == bootstrap_ci(mean_statistic(apart), 2, seed=3)
+    assert bootstrap_ci(mean_statistic(apart), 2, seed=3) == bootstrap_ci(
+        mean_statistic(apart), 2, seed=3
+    )
 
 
 def test_bootstrap_is_near_the_normal_interval() -> None:
@@ -179,7 +209,10 @@ def test_quantile_statistic_by_hand() -> None:
 def test_too_few_episodes_give_no_interval() -> None:
     """Reproduces: two episodes with a return of 400 gave the interval [400, 400]."""
     same = [np.array([400.0])] * 5
-    assert interval(mean_statistic(same[:2]), 2) is None and interval(mean_statistic(same[:4]), 4) is None
+    assert (
+        interval(mean_statistic(same[:2]), 2) is None
+        and interval(mean_statistic(same[:4]), 4) is None
+    )
     assert interval(mean_statistic(same), 5) == [400.0, 400.0]
     assert interval(mean_statistic(same[:2]), 2, least=2) == [400.0, 400.0]
     assert interval(mean_statistic([np.array([])] * 5), 5) is None

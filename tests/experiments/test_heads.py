@@ -1,4 +1,5 @@
-"""The experiment on heads: figures by hand, windows that count every transition equally, what a head sees in a dream."""
+"""The experiment on heads: figures by hand, windows that count every transition equally, what a
+head sees in a dream."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recorded(lengths: list[int]) -> Recorded:
-    """Episodes of so many frames, each of one pixel that shows its number; all end by themselves."""
+    """Episodes of so many frames, each of one pixel that shows its number; all end by
+    themselves."""
     starts = np.cumsum([0, *lengths])
     n = int(starts[-1])
     first = torch.from_numpy(np.repeat(starts[:-1], lengths))
@@ -43,7 +45,8 @@ def recorded(lengths: list[int]) -> Recorded:
 
 
 def test_figures_by_hand() -> None:
-    """Four transitions, one an end; said 0.5 of the end and 0.1 of the others; rewards 1 off each."""
+    """Four transitions, one an end; said 0.5 of the end and 0.1 of the others; rewards 1 off
+    each."""
     from figures import Truth, figures
 
     truth = Truth(
@@ -51,13 +54,22 @@ def test_figures_by_hand() -> None:
         rew=[np.array([0.0, 4.0]), np.array([2.0, -9.0])],
         ended=[np.array([False, False]), np.array([False, True])],
     )
-    found = figures(truth, [np.array([0.1, 0.1]), np.array([0.1, 0.5])], [np.array([1.0, 3.0]), np.array([3.0, 0.0])], 50)
+    found = figures(
+        truth,
+        [np.array([0.1, 0.1]), np.array([0.1, 0.5])],
+        [np.array([1.0, 3.0]), np.array([3.0, 0.0])],
+        50,
+    )
     assert found["ending_log_loss"] == pytest.approx(-(3 * np.log(0.9) + np.log(0.5)) / 4)
-    assert found["ending_log_loss_of_share"] == pytest.approx(-(3 * np.log(0.75) + np.log(0.25)) / 4)
+    assert found["ending_log_loss_of_share"] == pytest.approx(
+        -(3 * np.log(0.75) + np.log(0.25)) / 4
+    )
     assert found["mean_ending"] == pytest.approx(0.2) and found["share"] == 0.25
     # Rewards of going on are 0, 4 and 2: the median 2 is 4/3 off; by action, 1 twice and 4: 2/3.
     assert found["reward_error"] == 1.0
-    assert found["reward_error_ratio"] == pytest.approx({"constant": 0.75, "constant per action": 1.5})
+    assert found["reward_error_ratio"] == pytest.approx(
+        {"constant": 0.75, "constant per action": 1.5}
+    )
     assert found["reward_squared_error_ratio"]["constant"] == pytest.approx(1.0 / (8 / 3))
     rows = [(row["steps"], row["said"], row["happened"]) for row in found["reliability"]]
     assert rows == [(3, pytest.approx(0.1), 0.0), (1, 0.5, 1.0)]
@@ -75,7 +87,8 @@ def test_who_sees_continuous_actions_alone() -> None:
 
 
 def test_windows_count_every_transition_equally() -> None:
-    """All windows of episodes of 2, 9 and 30 frames, once each: every transition counts as often."""
+    """All windows of episodes of 2, 9 and 30 frames, once each: every transition counts as
+    often."""
     from reference import Sequences
 
     r = recorded([2, 9, 30])
@@ -83,7 +96,9 @@ def test_windows_count_every_transition_equally() -> None:
     counts = torch.zeros(len(r.first))
     for pick in range(len(sequences.stop)):
         one = Sequences(r, frames=8, warm=2)
-        one.stop, one.start, one.last = (x[pick : pick + 1] for x in (sequences.stop, sequences.start, sequences.last))
+        one.stop, one.start, one.last = (
+            x[pick : pick + 1] for x in (sequences.stop, sequences.start, sequences.last)
+        )
         index, counted = one.draw(1, torch.Generator())
         assert (r.first[index] == r.first[index[0, 0]]).all()
         counts[index[0, 1:][counted[0]]] += 1
@@ -91,7 +106,8 @@ def test_windows_count_every_transition_equally() -> None:
 
 
 def test_the_reference_does_not_look_ahead() -> None:
-    """Before: a transition's own new frame changes nothing. After: it does, and later ones do not."""
+    """Before: a transition's own new frame changes nothing. After: it does, and later ones do
+    not."""
     from reference import Reference
 
     torch.manual_seed(0)
@@ -105,7 +121,9 @@ def test_the_reference_does_not_look_ahead() -> None:
     (_, after), (_, before) = reference(rgb, act, prior)
     (_, after2), (_, before2) = reference(other, act, prior)
     # Column i is the transition into frame i + 1.
-    assert torch.equal(before[:, :4], before2[:, :4]) and not torch.equal(before[:, 4], before2[:, 4])
+    assert torch.equal(before[:, :4], before2[:, :4]) and not torch.equal(
+        before[:, 4], before2[:, 4]
+    )
     assert torch.equal(after[:, :3], after2[:, :3]) and not torch.equal(after[:, 3], after2[:, 3])
 
 
@@ -117,7 +135,10 @@ def test_a_dream_shows_what_a_recording_does(after: bool, steps: int) -> None:
 
     r = recorded([12])
     kept: Any = slice(max(0, steps - 4), steps + 1)
-    frames, acts = [r.rgb[i : i + 1] for i in range(12)][kept], [r.act[i : i + 1] for i in range(12)][kept]
+    frames, acts = (
+        [r.rgb[i : i + 1] for i in range(12)][kept],
+        [r.act[i : i + 1] for i in range(12)][kept],
+    )
     found, wanted = recent(frames, acts, 4, after), r.look(torch.tensor([steps]), 4, after)
     assert torch.equal(found.present, wanted.present) and torch.equal(found.taken, wanted.taken)
     shown = found.present[0]

@@ -1,4 +1,5 @@
-"""A short run of ``experiments/kill.py``: kills at random moments, after which nothing is lost, hangs or is left behind."""
+"""A short run of ``experiments/kill.py``: kills at random moments, after which nothing is lost,
+hangs or is left behind."""
 
 from __future__ import annotations
 
@@ -19,14 +20,27 @@ def test_five_kills_lose_nothing(tmp_path: Path) -> None:
     arguments = ["--kills", "5", "--seed", "1", "--kinds", "record", "save", "--frames", "132"]
     arguments += ["--json", str(tmp_path / "kill.json")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(SCRIPT), *arguments], env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((tmp_path / "kill.json").read_text())
-    assert found["seed"] == 1 and {kind: found["kinds"][kind]["kills"] for kind in ("record", "save")} == {"record": 3, "save": 2}
-    assert all(found["total"][name] == 0 for name in ("hangs", "failures", "differences", "processes_left", "files_left"))
+    assert found["seed"] == 1 and {
+        kind: found["kinds"][kind]["kills"] for kind in ("record", "save")
+    } == {"record": 3, "save": 2}
+    assert all(
+        found["total"][name] == 0
+        for name in ("hangs", "failures", "differences", "processes_left", "files_left")
+    )
     assert done.stdout.splitlines()[-2].startswith("record")
 
 
 def test_an_unknown_kind_is_named() -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), "--kinds", "dream"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--kinds", "dream"], capture_output=True, text=True
+    )
     assert done.returncode != 0 and "dream" in done.stderr

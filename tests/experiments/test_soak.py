@@ -1,4 +1,5 @@
-"""The memory of a long run, as ``experiments/soak.py`` reads it: by hand, and in a short run of a tiny world."""
+"""The memory of a long run, as ``experiments/soak.py`` reads it: by hand, and in a short run of a
+tiny world."""
 
 from __future__ import annotations
 
@@ -20,17 +21,38 @@ def readings(*values: float) -> list[dict[str, Any]]:
 
 
 def test_growth_by_hand() -> None:
-    """What comes before the memory has settled does not count; the largest value after it does, wherever it is."""
+    """What comes before the memory has settled does not count; the largest value after it does,
+    wherever it is."""
     assert growth(readings(100, 150, 200, 210, 204), settle=200) == pytest.approx(0.05)
     assert growth(readings(100, 150), settle=200) == 0.0
     assert growth(readings(100, 90, 200, 190), settle=200) == 0.0
 
 
 def test_a_short_run(world_folder: Path, tmp_path: Path) -> None:
-    """Both environments step, reset and are read. How much memory they take is not what a few hundred steps tell."""
+    """Both environments step, reset and are read. How much memory they take is not what a few
+    hundred steps tell."""
     out = tmp_path / "soak.json"
-    command = [sys.executable, "-m", "experiments.soak", "--world", str(world_folder), "--steps", "240", "--single", "120",
-               "--batch", "8", "--settle", "40", "--episode", "20", "--every", "20", "--json", str(out)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.soak",
+        "--world",
+        str(world_folder),
+        "--steps",
+        "240",
+        "--single",
+        "120",
+        "--batch",
+        "8",
+        "--settle",
+        "40",
+        "--episode",
+        "20",
+        "--every",
+        "20",
+        "--json",
+        str(out),
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert out.is_file(), done.stderr[-2000:]
     found = json.loads(out.read_text())

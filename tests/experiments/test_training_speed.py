@@ -1,4 +1,5 @@
-"""The script that measures how fast training is: it runs on two processes, and tells when it has too little time."""
+"""The script that measures how fast training is: it runs on two processes, and tells when it has
+too little time."""
 
 from __future__ import annotations
 
@@ -17,7 +18,11 @@ SCRIPT = Path(__file__).parents[2] / "experiments" / "training_speed.py"
 
 
 def run(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        if processes > 1
+        else []
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *launcher, str(SCRIPT), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
@@ -25,10 +30,22 @@ def run(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]
 
 def settings(data: Path, out: Path, **changes: str) -> list[str]:
     values = {
-        "data": str(data), "json": str(out), "batch-size": "2", "steps": "3", "warmup": "1", "seconds": "800",
-        "mixed-precision": "no", "memory-capacity": "1024", "peak-tflops": "0.1",
-    } | changes  # fmt: skip
-    return ["--presets", "debug", "--quick", *(x for name, value in values.items() for x in (f"--{name}", value))]
+        "data": str(data),
+        "json": str(out),
+        "batch-size": "2",
+        "steps": "3",
+        "warmup": "1",
+        "seconds": "800",
+        "mixed-precision": "no",
+        "memory-capacity": "1024",
+        "peak-tflops": "0.1",
+    } | changes
+    return [
+        "--presets",
+        "debug",
+        "--quick",
+        *(x for name, value in values.items() for x in (f"--{name}", value)),
+    ]
 
 
 @pytest.mark.slow
@@ -43,7 +60,12 @@ def test_measures_one_and_two_processes(tmp_path: Path) -> None:
         (result,) = json.loads(out.read_text())["results"]
         results.append(result)
     one, two = results
-    assert (one["processes"], two["processes"], two["checkpointing"], one["parameters"]) == (1, 2, True, two["parameters"])
+    assert (one["processes"], two["processes"], two["checkpointing"], one["parameters"]) == (
+        1,
+        2,
+        True,
+        two["parameters"],
+    )
     # What is computed twice to save memory is no part of the model's arithmetic.
     assert two["model_flop_per_step"] == 2 * one["model_flop_per_step"] > 1e9
     for r in results:
@@ -53,11 +75,18 @@ def test_measures_one_and_two_processes(tmp_path: Path) -> None:
         rate = r["model_flop_per_s_of_a_device"]
         assert rate == pytest.approx(r["model_flop_per_step"] / r["processes"] / seconds)
         assert r["utilisation_of_nominal"] == pytest.approx(rate / 1e11)
-        assert r["utilisation_of_measured"] == pytest.approx(rate / r["bfloat16_flop_per_s_of_a_device"])
+        assert r["utilisation_of_measured"] == pytest.approx(
+            rate / r["bfloat16_flop_per_s_of_a_device"]
+        )
         assert 0.0 < r["data_share"] < 1.0 and r["timed_steps"] == 3 and not r["compile"]
     assert one["dreamed"]["frames"] == 128 and "dreamed" not in two
     times = [kernel["ms"] for kernel in one["kernels"]]
-    assert len(times) == 5 and times == sorted(times, reverse=True) and times[-1] > 0 and "kernels" not in two
+    assert (
+        len(times) == 5
+        and times == sorted(times, reverse=True)
+        and times[-1] > 0
+        and "kernels" not in two
+    )
     assert 0.0 < sum(kernel["share"] for kernel in one["kernels"]) <= 1.0
     rows: list[Any] = run("--tables", *map(str, files)).stdout.splitlines()
     assert len(rows) == 4 and rows[2].startswith("| debug | 1 |") and rows[2].endswith("| 1.00 |")
@@ -67,6 +96,10 @@ def test_measures_one_and_two_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_too_little_time_is_told(tmp_path: Path) -> None:
     done = run(*settings(recording(tmp_path / "rooms"), tmp_path / "out.json", seconds="0.5"))
-    assert done.returncode != 0 and "debug: 0.5 s are too few:" in done.stderr and "give more --seconds" in done.stderr
+    assert (
+        done.returncode != 0
+        and "debug: 0.5 s are too few:" in done.stderr
+        and "give more --seconds" in done.stderr
+    )
     nothing = run("--presets", "debug")
     assert nothing.returncode != 0 and "give --data RECORDING to measure" in nothing.stderr

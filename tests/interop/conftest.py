@@ -27,7 +27,8 @@ def carracing() -> World:
 
 
 def run_with_threads(code: str, folder: Path, seconds: float = 300.0) -> str:
-    """What a program prints that computes with two of torch's threads; it fails if it is not done after so many seconds.
+    """What a program prints that computes with two of torch's threads; it fails if it is not done
+    after so many seconds.
 
     The suite itself uses one thread (tests/conftest.py), as users do not.
     """
@@ -35,9 +36,14 @@ def run_with_threads(code: str, folder: Path, seconds: float = 300.0) -> str:
     path.write_text(code)
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}
     process = subprocess.Popen(
-        [sys.executable, str(path)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        start_new_session=True, cwd=folder,
-    )  # fmt: skip
+        [sys.executable, str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        cwd=folder,
+    )
     try:
         said, _ = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:

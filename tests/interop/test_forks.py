@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="this system does not fork")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "register_at_fork"), reason="this system does not fork"
+)
 
 FORKED = """
 import multiprocessing
@@ -27,7 +29,10 @@ def dreamed(seed):
 
 
 if __name__ == "__main__":
-    envs = gym.make_vec("worldsim/FreedoomDream-v0", num_envs=2, vectorization_mode="async", vector_kwargs={"context": "fork"})
+    envs = gym.make_vec(
+    "worldsim/FreedoomDream-v0", num_envs=2, vectorization_mode="async",
+    vector_kwargs={"context": "fork"},
+)
     first, _ = envs.reset(seed=3)
     after = envs.step(np.array([1, 1]))[0]
     envs.close()
@@ -39,7 +44,8 @@ if __name__ == "__main__":
     with multiprocessing.get_context("fork").Pool(2) as pool:
         there = pool.map(dreamed, [3, 4])
     # Another number of threads may round otherwise.
-    alike = [np.mean(np.abs(a.astype(int) - b) <= 2) > 0.98 for a, b in [*zip(here, there), *zip(here, after)]]
+    pairs = [*zip(here, there), *zip(here, after)]
+alike = [np.mean(np.abs(a.astype(int) - b) <= 2) > 0.98 for a, b in pairs]
     print("pool", alike)
 """
 
@@ -69,7 +75,8 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_async_vector_environment_and_pool(threaded: Callable[[str], str]) -> None:
-    """Reproduces: ``gym.make_vec(..., vectorization_mode="async")`` never returned, nor did ``multiprocessing.Pool``."""
+    """Reproduces: ``gym.make_vec(..., vectorization_mode="async")`` never returned, nor did
+    ``multiprocessing.Pool``."""
     said = threaded(FORKED)
     assert "async (2, 64, 64, 3) (2, 64, 64, 3)" in said
     assert "pool [True, True, True, True]" in said.replace("np.True_", "True")

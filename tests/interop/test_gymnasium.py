@@ -75,7 +75,12 @@ def test_vector_wrappers_in_all_autoreset_modes(freedoom: World, mode: Autoreset
     refused = []
     for wrapper in WRAPPERS:
         envs = gym.make_vec(
-            DREAM, num_envs=1, vectorization_mode="vector_entry_point", world=freedoom, max_episode_steps=2, autoreset_mode=mode
+            DREAM,
+            num_envs=1,
+            vectorization_mode="vector_entry_point",
+            world=freedoom,
+            max_episode_steps=2,
+            autoreset_mode=mode,
         )
         try:
             envs = wrapper(envs)
@@ -87,7 +92,9 @@ def test_vector_wrappers_in_all_autoreset_modes(freedoom: World, mode: Autoreset
         assert envs.observation_space.contains(obs), wrapper
         for _ in range(3):
             obs, reward, terminated, truncated, _ = envs.step(envs.action_space.sample())
-            assert envs.observation_space.contains(obs) and reward.shape == terminated.shape == (1,), wrapper
+            assert envs.observation_space.contains(obs) and reward.shape == terminated.shape == (
+                1,
+            ), wrapper
             if mode is AutoresetMode.DISABLED and truncated.any():
                 obs, _ = envs.reset(options={"reset_mask": truncated | terminated})
     # Those that change observations know nothing of the last ones of episodes.
@@ -109,7 +116,8 @@ def test_infos_have_the_same_keys_and_dtypes_always(env_id: str) -> None:
 
 
 def test_infos_of_vector_environments_are_alike(freedoom: World) -> None:
-    """Reproduces: dtypes that differed between one batch and Gymnasium's vector of single environments."""
+    """Reproduces: dtypes that differed between one batch and Gymnasium's vector of single
+    environments."""
     batch = gym.make_vec(DREAM, num_envs=2, vectorization_mode="vector_entry_point", world=freedoom)
     row = gym.make_vec(DREAM, num_envs=2, vectorization_mode="sync", world=freedoom)
     (_, a), (_, b) = batch.reset(seed=0), row.reset(seed=0)
@@ -121,7 +129,8 @@ def test_infos_of_vector_environments_are_alike(freedoom: World) -> None:
 
 
 def test_actions_in_double_precision(carracing: World) -> None:
-    """Reproduces: a single dream refused float64 actions, which ``ClipAction`` and ``RescaleAction`` pass on."""
+    """Reproduces: a single dream refused float64 actions, which ``ClipAction`` and
+    ``RescaleAction`` pass on."""
     env = gym.make("worldsim/Dream-v0", world=carracing)
     env.reset(seed=0)
     exact = env.step(np.array([0.25, 0.5, 0.0], np.float32))[0]
@@ -130,7 +139,9 @@ def test_actions_in_double_precision(carracing: World) -> None:
         np.testing.assert_array_equal(env.step(given)[0], exact)
     # A rounding beyond the bound, in double precision alone.
     env.step(np.array([1.0 + 1e-12, 0.0, 0.0]))
-    batch = gym.make_vec("worldsim/Dream-v0", num_envs=1, vectorization_mode="vector_entry_point", world=carracing)
+    batch = gym.make_vec(
+        "worldsim/Dream-v0", num_envs=1, vectorization_mode="vector_entry_point", world=carracing
+    )
     batch.reset(seed=0)
     batch.step(np.array([[1.0 + 1e-12, 0.0, 0.0]]))
     for wrapper in (ClipAction, lambda e: RescaleAction(e, np.float64(-2.0), np.float64(2.0))):
@@ -165,7 +176,8 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("way", COPIES)
 def test_a_live_dream_is_copied_whole(way: str) -> None:
-    """Reproduces: live dreams could not be pickled, as ``ray.put`` and SB3's ``SubprocVecEnv.get_attr`` do."""
+    """Reproduces: live dreams could not be pickled, as ``ray.put`` and SB3's
+    ``SubprocVecEnv.get_attr`` do."""
     env = gym.make(DREAM)
     env.reset(seed=5)
     walk(env, [1, 3])
@@ -178,7 +190,9 @@ def test_a_live_dream_is_copied_whole(way: str) -> None:
 @pytest.mark.parametrize("way", ["pickle"])
 def test_a_live_batch_is_copied_whole(way: str) -> None:
     """Reproduces: the same of a batch, whose resets are copied with it."""
-    envs = gym.make_vec(DREAM, num_envs=2, vectorization_mode="vector_entry_point", max_episode_steps=2)
+    envs = gym.make_vec(
+        DREAM, num_envs=2, vectorization_mode="vector_entry_point", max_episode_steps=2
+    )
     envs.reset(seed=5)
     acts = [np.array(act) for act in ([1, 3], [1, 5], [0, 2])]
     walk(envs, acts[:1])
@@ -188,7 +202,8 @@ def test_a_live_batch_is_copied_whole(way: str) -> None:
 
 @pytest.mark.parametrize("way", COPIES)
 def test_a_world_is_copied_whole(freedoom: World, way: str) -> None:
-    """Reproduces: a world that had been stepped could not be pickled. Its snapshots and memories can, too."""
+    """Reproduces: a world that had been stepped could not be pickled. Its snapshots and memories
+    can, too."""
     env = WorldEnv(freedoom)
     env.reset(seed=5)
     env.step(1)
@@ -214,7 +229,8 @@ def test_frame_rates_are_whole_numbers(freedoom: World) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*matplotlib")
 def test_play(freedoom: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reproduces: ``gymnasium.utils.play`` failed on ``render_fps``, and there was no ``get_keys_to_action``."""
+    """Reproduces: ``gymnasium.utils.play`` failed on ``render_fps``, and there was no
+    ``get_keys_to_action``."""
     pygame = pytest.importorskip("pygame")
     monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     from gymnasium.utils.play import play
@@ -226,40 +242,64 @@ def test_play(freedoom: World, monkeypatch: pytest.MonkeyPatch) -> None:
         played.append(int(action))
         key = next(keys)
         if len(played) > 1:
-            pygame.event.post(pygame.event.Event(pygame.KEYUP, key=ord("w" if len(played) == 2 else "a")))
+            pygame.event.post(
+                pygame.event.Event(pygame.KEYUP, key=ord("w" if len(played) == 2 else "a"))
+            )
         what = {"type": pygame.QUIT} if key is None else {"type": pygame.KEYDOWN, "key": ord(key)}
         pygame.event.post(pygame.event.Event(what.pop("type"), **what))
 
-    play(gym.make(DREAM, world=freedoom, render_mode="rgb_array"), callback=callback, seed=0, zoom=2)
+    play(
+        gym.make(DREAM, world=freedoom, render_mode="rgb_array"), callback=callback, seed=0, zoom=2
+    )
     # Nothing is pressed at first; then forward, then a turn to the left.
     assert played == [0, 1, 3]
 
 
 def test_keys(freedoom: World, carracing: World) -> None:
-    """Of known twins by what their actions mean; of others the row of digits, or a pair of keys a number."""
-    walking = {("w",): 1, ("s",): 2, ("a",): 3, ("d",): 4, ("q",): 5, ("e",): 6, ("a", "w"): 3, ("d", "w"): 4}
+    """Of known twins by what their actions mean; of others the row of digits, or a pair of keys a
+    number."""
+    walking = {
+        ("w",): 1,
+        ("s",): 2,
+        ("a",): 3,
+        ("d",): 4,
+        ("q",): 5,
+        ("e",): 6,
+        ("a", "w"): 3,
+        ("d", "w"): 4,
+    }
     for env in (WorldEnv(freedoom), gym.make(ROOM).unwrapped, make(REAL).unwrapped):
         assert env.get_keys_to_action() == walking
     driving = WorldEnv(carracing).get_keys_to_action()
     assert {key: driving[key].tolist() for key in (("a",), ("d", "w"), ("s",))} == {
         ("a",): [-1, 0, 0], ("d", "w"): [1, 1, 0], ("s",): [0, 0, 1],
     }  # fmt: skip
-    assert all(carracing.action_space.contains(action) for action in driving.values()) and len(driving) == 3 * 2 * 2 - 1
+    assert (
+        all(carracing.action_space.contains(action) for action in driving.values())
+        and len(driving) == 3 * 2 * 2 - 1
+    )
     assert keys_to_action(gym.spaces.Discrete(3)) == {("1",): 1, ("2",): 2}
     assert len(keys_to_action(gym.spaces.Discrete(99))) == len(ROW)
     pair = keys_to_action(gym.spaces.Box(1.0, 2.0, (1,)))
     assert {key: value.tolist() for key, value in pair.items()} == {("z",): [1.0], ("q",): [2.0]}
-    for space in (gym.spaces.Box(-1.0, 1.0, (5,)), gym.spaces.Box(-np.inf, np.inf, (1,)), gym.spaces.MultiBinary(2)):
+    for space in (
+        gym.spaces.Box(-1.0, 1.0, (5,)),
+        gym.spaces.Box(-np.inf, np.inf, (1,)),
+        gym.spaces.MultiBinary(2),
+    ):
         with pytest.raises(InvalidInputError, match="keys_to_action=..."):
             keys_to_action(space)
 
 
 def test_what_is_no_part_of_gymnasium_behind_wrappers(freedoom: World) -> None:
-    """Wrappers pass on what belongs to Gymnasium alone: both ways to the rest that the documentation names work."""
+    """Wrappers pass on what belongs to Gymnasium alone: both ways to the rest that the
+    documentation names work."""
     env = gym.wrappers.FrameStackObservation(gym.make(DREAM, world=freedoom), 2)
     env.reset(seed=0)
     here = env.unwrapped.snapshot()
     first = env.step(1)[0][-1]
     env.get_wrapper_attr("restore")(here)
     np.testing.assert_array_equal(env.step(1)[0][-1], first)
-    assert "env.unwrapped.snapshot()" in str(WorldEnv.__doc__) and 'get_wrapper_attr("snapshot")' in str(WorldEnv.__doc__)
+    assert "env.unwrapped.snapshot()" in str(
+        WorldEnv.__doc__
+    ) and 'get_wrapper_attr("snapshot")' in str(WorldEnv.__doc__)

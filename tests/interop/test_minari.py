@@ -9,7 +9,12 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from worldsim.data.minari import ExportMinariConfig, ImportMinariConfig, export_minari, import_minari
+from worldsim.data.minari import (
+    ExportMinariConfig,
+    ImportMinariConfig,
+    export_minari,
+    import_minari,
+)
 from worldsim.data.record import RecordConfig, record
 
 minari = pytest.importorskip("minari")
@@ -26,7 +31,14 @@ def own_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def recorded(folder: Path, env_id: str, **kwargs: Any) -> Any:
     """A recording of two episodes."""
-    settings: dict[str, Any] = {"frames": 12, "episode_steps": 5, "min_travel": 0.0, "workers": 0, "policy": "random", "seed": 5}
+    settings: dict[str, Any] = {
+        "frames": 12,
+        "episode_steps": 5,
+        "min_travel": 0.0,
+        "workers": 0,
+        "policy": "random",
+        "seed": 5,
+    }
     return record(RecordConfig(env_id, folder / "data", **{**settings, **kwargs}))
 
 
@@ -52,7 +64,10 @@ def test_the_environment_is_recovered(tmp_path: Path, env_id: str, kwargs: dict[
     dataset = minari.load_dataset(NAME)
     env = dataset.recover_environment()
     assert env.spec is not None and env.spec.id == env_id
-    assert env.observation_space == dataset.observation_space and env.action_space == dataset.action_space
+    assert (
+        env.observation_space == dataset.observation_space
+        and env.action_space == dataset.action_space
+    )
     limit = {"worldsim/TinyRoom-v0": 50, "VizdoomTakeCover-v1": None}.get(env_id, 500)
     assert env.spec.max_episode_steps == limit
     # The same episode begins with the same seed.
@@ -74,7 +89,9 @@ class Bars(gym.Env):
     def __init__(self, where: str = "") -> None:
         self.where = where
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict]:
         super().reset(seed=seed)
         return np.zeros((16, 16, 3), np.uint8), {}
 
@@ -83,11 +100,16 @@ class Bars(gym.Env):
 
 
 def test_why_an_environment_is_not_recovered(tmp_path: Path) -> None:
-    """The warning gives the reason, here an argument that a file may not choose, and the data are exported."""
+    """The warning gives the reason, here an argument that a file may not choose, and the data are
+    exported."""
     gym.register("Bars-v0", entry_point=Bars)
     try:
         recorded(tmp_path, "Bars-v0", env_kwargs={"where": "/tmp"})
-        with pytest.warns(UserWarning, match=r"does not name its environment 'Bars-v0' \(.*where = '/tmp'.*recover_environment"):
+        with pytest.warns(
+            UserWarning,
+            match=r"does not name its environment 'Bars-v0' \(.*where = "
+            r"'/tmp'.*recover_environment",
+        ):
             export_minari(ExportMinariConfig(tmp_path / "data", NAME))
     finally:
         del gym.registry["Bars-v0"]

@@ -37,7 +37,8 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_tianshou_vector_environments(threaded: Any) -> None:
-    """Reproduces: ``ShmemVectorEnv`` never returned, since torch's threads do not survive its fork."""
+    """Reproduces: ``ShmemVectorEnv`` never returned, since torch's threads do not survive its
+    fork."""
     pytest.importorskip("tianshou")
     said = threaded(TIANSHOU)
     for kind in ("DummyVectorEnv", "SubprocVectorEnv", "ShmemVectorEnv"):
@@ -127,9 +128,19 @@ def test_stable_worldmodel_evaluates(freedoom: World) -> None:
     except (ImportError, RuntimeError) as error:
         # It needs a torchvision that was built for this torch.
         pytest.skip(f"stable-worldmodel cannot be imported: {error}")
-    world = swm.World(f"worldsim:{DREAM}", num_envs=2, image_shape=(64, 64), max_episode_steps=3, world=freedoom)
+    world = swm.World(
+        f"worldsim:{DREAM}", num_envs=2, image_shape=(64, 64), max_episode_steps=3, world=freedoom
+    )
     world.set_policy(swm.policy.RandomPolicy())
     world.reset(seed=0)
-    assert world.infos["pixels"].shape == (2, 1, 64, 64, 3) and world.infos["depth"].shape == (2, 1, 64, 64)
-    assert world.infos["memory_coverage"].dtype == np.float32 and world.infos["generated"].dtype == np.bool_
+    assert world.infos["pixels"].shape == (2, 1, 64, 64, 3) and world.infos["depth"].shape == (
+        2,
+        1,
+        64,
+        64,
+    )
+    assert (
+        world.infos["memory_coverage"].dtype == np.float32
+        and world.infos["generated"].dtype == np.bool_
+    )
     assert len(world.evaluate(episodes=2, seed=0)["episode_successes"]) == 2

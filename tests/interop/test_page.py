@@ -41,7 +41,9 @@ def test_all_libraries_have_a_block() -> None:
 
 @pytest.mark.parametrize("code", blocks())
 @pytest.mark.filterwarnings("ignore")
-def test_block_runs(code: str, threaded: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_runs(
+    code: str, threaded: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for word, package in NEEDS.items():
         if re.search(rf"\b{re.escape(word)}\b", code):
             if importlib.util.find_spec(package) is None:

@@ -21,17 +21,29 @@ DREAM, ROOM, REAL = "worldsim/FreedoomDream-v0", "worldsim/TinyRoom-v0", "worlds
 def test_check_env_specs(env_id: str) -> None:
     if env_id == REAL:
         pytest.importorskip("vizdoom")
-    env = GymWrapper(gym.make(env_id, **({"world": "carracing"} if env_id == "worldsim/Dream-v0" else {})), device="cpu")
+    env = GymWrapper(
+        gym.make(env_id, **({"world": "carracing"} if env_id == "worldsim/Dream-v0" else {})),
+        device="cpu",
+    )
     check_env_specs(env, seed=0)
     env.close()
 
 
 def test_infos_of_a_dream_are_registered(freedoom: World) -> None:
     """Reproduces: ``auto_register_info_dict`` failed, since a Python float has no dtype."""
-    env = GymWrapper(gym.make(DREAM, world=freedoom, uncertainty=True), device="cpu").auto_register_info_dict()
+    env = GymWrapper(
+        gym.make(DREAM, world=freedoom, uncertainty=True), device="cpu"
+    ).auto_register_info_dict()
     rollout = env.rollout(2)
-    assert rollout["next", "depth"].shape == (2, 64, 64) and rollout["next", "pose"].shape == (2, 4, 4)
-    kinds = {name: rollout["next", name].dtype for name in ("memory_coverage", "uncertainty", "generated", "intrinsics")}
+    assert rollout["next", "depth"].shape == (2, 64, 64) and rollout["next", "pose"].shape == (
+        2,
+        4,
+        4,
+    )
+    kinds = {
+        name: rollout["next", name].dtype
+        for name in ("memory_coverage", "uncertainty", "generated", "intrinsics")
+    }
     assert kinds == dict.fromkeys(kinds, torch.float32) | {"generated": torch.bool}
 
 
@@ -41,7 +53,9 @@ def test_infos_of_a_batch_are_registered(freedoom: World) -> None:
         autoreset_mode=gym.vector.AutoresetMode.DISABLED,
     )  # fmt: skip
     rollout = GymWrapper(envs, device="cpu").auto_register_info_dict().rollout(2)
-    assert rollout["next", "memory_coverage"].dtype == torch.float32 and rollout["next", "depth"].shape == (1, 2, 64, 64)
+    assert rollout["next", "memory_coverage"].dtype == torch.float32 and rollout[
+        "next", "depth"
+    ].shape == (1, 2, 64, 64)
 
 
 def test_infos_of_a_real_twin_are_named() -> None:

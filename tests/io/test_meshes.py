@@ -1,4 +1,5 @@
-"""Meshes of a room whose geometry and colours are exactly known, and their files read back by other programs."""
+"""Meshes of a room whose geometry and colours are exactly known, and their files read back by other
+programs."""
 
 from __future__ import annotations
 
@@ -14,8 +15,21 @@ import trimesh
 
 from worldsim.camera import dequantise_depth, quantise_depth
 from worldsim.envs.tiny_room import TILE_METRES, TinyRoom
-from worldsim.errors import InvalidInputError, MissingDependencyError, OutOfMemoryError, StorageError
-from worldsim.io.meshes import GLTF_FROM_WORLD, FusionConfig, PoissonConfig, fuse, refined_depth, save_glb, wrap
+from worldsim.errors import (
+    InvalidInputError,
+    MissingDependencyError,
+    OutOfMemoryError,
+    StorageError,
+)
+from worldsim.io.meshes import (
+    GLTF_FROM_WORLD,
+    FusionConfig,
+    PoissonConfig,
+    fuse,
+    refined_depth,
+    save_glb,
+    wrap,
+)
 from worldsim.io.nerfstudio import journey_points
 from worldsim.journey import Journey
 from worldsim.runtime.ply import save_ply
@@ -27,19 +41,24 @@ def off_the_walls(room: TinyRoom, position: Array) -> Array:
     """(n,) metres from each point to the nearest of the room's surfaces."""
     to_wall = np.minimum(np.abs(position), np.abs(position - room._extent)).min(1)
     aside = np.abs(position[:, :2] - room._pillar) - room._pillar_half
-    to_pillar = np.where((aside < 0).all(1), np.abs(aside).min(1), np.linalg.norm(np.maximum(aside, 0.0), axis=1))
+    to_pillar = np.where(
+        (aside < 0).all(1), np.abs(aside).min(1), np.linalg.norm(np.maximum(aside, 0.0), axis=1)
+    )
     return np.minimum(to_wall, to_pillar)
 
 
 def floor_colour(room: TinyRoom, position: Array) -> tuple[Array, Array]:
-    """The colours (n, 3) of the room's floor at points on it, and which of them lie over 0.1 m inside a tile."""
+    """The colours (n, 3) of the room's floor at points on it, and which of them lie over 0.1 m
+    inside a tile."""
     tile = np.floor(position[:, :2] / TILE_METRES).astype(int) & 15
     colour = room._texture[(4 * 16 + tile[:, 0]) * 16 + tile[:, 1]]
     place = position[:, :2] % TILE_METRES
     return colour, ((place > 0.1) & (place < TILE_METRES - 0.1)).all(1)
 
 
-def check_mesh(mesh: trimesh.Trimesh, room: TinyRoom, cell: float, share: float, tone: float) -> None:
+def check_mesh(
+    mesh: trimesh.Trimesh, room: TinyRoom, cell: float, share: float, tone: float
+) -> None:
     """Vertices on the walls, faces towards the room's inside, the floor's colours."""
     vertices = np.asarray(mesh.vertices)
     distance = off_the_walls(room, vertices)
@@ -71,7 +90,10 @@ def test_points_are_wrapped_into_the_room(room_walk: tuple[TinyRoom, Journey]):
     room, journey = room_walk
     position, colour = journey_points(journey)
     stray = np.array([[3.0, 3.0, 1.5], [5.0, 2.0, 1.0]], np.float32)
-    position, colour = np.concatenate([position, stray]), np.concatenate([colour, np.full((2, 3), 255, np.uint8)])
+    position, colour = (
+        np.concatenate([position, stray]),
+        np.concatenate([colour, np.full((2, 3), 255, np.uint8)]),
+    )
     mesh = wrap(position, colour, journey.pose[:, :3, 3].numpy())
     check_mesh(mesh, room, PoissonConfig().cell, 0.97, 8.0)
 
@@ -110,7 +132,8 @@ def test_ply_is_read_by_open3d_and_trimesh(tmp_path: Path):
 
 
 def test_what_is_seen_through_later_is_gone():
-    """A wall 4 m ahead; a box stands 2 m ahead in the first frame and has gone in the nine after it."""
+    """A wall 4 m ahead; a box stands 2 m ahead in the first frame and has gone in the nine after
+    it."""
     code = quantise_depth(torch.full((10, 32, 32), 4.0))
     code[0, 10:22, 10:22] = quantise_depth(torch.tensor(2.0))
     rgb, pose = torch.full((10, 3, 32, 32), 100, dtype=torch.uint8), torch.eye(4).repeat(10, 1, 1)
@@ -132,12 +155,15 @@ def test_sky_and_what_is_far_is_left_out():
 
 
 def test_refined_depth_is_exact_on_planes_and_keeps_edges():
-    """Ground seen at a slant: inverse depth grows linearly from row to row. A column of sky, one of something near."""
+    """Ground seen at a slant: inverse depth grows linearly from row to row. A column of sky, one of
+    something near."""
     code = torch.zeros(8, 8)
     code += 1000.0 + 50.0 * torch.arange(8.0)[:, None]
     fine = refined_depth(code.numpy(), 2)
     # The centres of half pixels lie a quarter of a pixel off the whole one's.
-    np.testing.assert_allclose(fine[4], dequantise_depth(torch.tensor(1000.0 + 50.0 * 1.75)), rtol=1e-6)
+    np.testing.assert_allclose(
+        fine[4], dequantise_depth(torch.tensor(1000.0 + 50.0 * 1.75)), rtol=1e-6
+    )
     code[:, 3], code[:, 6] = 0.0, 4000.0
     fine = refined_depth(code.numpy(), 2)
     assert np.isinf(fine[:, 6:8]).all() and np.isfinite(fine[:, :6]).all()
@@ -157,15 +183,25 @@ def test_bad_input(room_walk: tuple[TinyRoom, Journey]):
         wrap(np.arange(1500, dtype=np.float32).reshape(500, 3), colours)
 
 
-def test_without_open3d_it_is_named(room_walk: tuple[TinyRoom, Journey], monkeypatch: pytest.MonkeyPatch):
+def test_without_open3d_it_is_named(
+    room_walk: tuple[TinyRoom, Journey], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setitem(sys.modules, "open3d", None)
     with pytest.raises(MissingDependencyError, match=r"pip install '\.\[open3d\]'"):
         fuse(room_walk[1])
 
 
 def test_open3d_is_imported_when_it_is_needed():
-    code = "import sys, worldsim.io.meshes, worldsim.io.nerfstudio, worldsim.scenes.capture; print('open3d' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "False\n"
+    code = (
+        "import sys, worldsim.io.meshes, worldsim.io.nerfstudio, worldsim.scenes.capture; "
+        "print('open3d' in sys.modules)"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout
+        == "False\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,7 +226,9 @@ def test_settings_out_of_range(config: Any, changes: dict[str, Any]) -> None:
         config(**changes)
 
 
-def test_meshes_that_memory_has_no_room_for(room_walk: tuple[TinyRoom, Journey], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_meshes_that_memory_has_no_room_for(
+    room_walk: tuple[TinyRoom, Journey], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Millimetres of a room of 8 m would take hundreds of gigabytes."""
     monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "4")
     with pytest.raises(OutOfMemoryError, match="a mesh with cells of 0.001 m"):
@@ -208,7 +246,12 @@ def test_points_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidInputError):
             wrap(position, colours)  # type: ignore[arg-type]
-    for position, colours in ((place, colour[:1]), (place * np.nan, colour), (place, colour.astype(float)), ("abc", colour)):
+    for position, colours in (
+        (place, colour[:1]),
+        (place * np.nan, colour),
+        (place, colour.astype(float)),
+        ("abc", colour),
+    ):
         with pytest.raises(InvalidInputError):
             save_ply(position, colours, tmp_path / "a.ply")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="Journey"):

@@ -1,4 +1,5 @@
-"""nerfstudio datasets: what is written, read back by other programs and by us, and what is refused."""
+"""nerfstudio datasets: what is written, read back by other programs and by us, and what is
+refused."""
 
 from __future__ import annotations
 
@@ -15,7 +16,13 @@ from PIL import Image
 
 from worldsim.camera import Camera
 from worldsim.envs.tiny_room import TinyRoom
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, StorageError
+from worldsim.errors import (
+    DamagedFileError,
+    InvalidInputError,
+    MissingGeometryError,
+    NotFoundError,
+    StorageError,
+)
 from worldsim.evaluation.metrics import psnr
 from worldsim.io.nerfstudio import open_capture, save_nerfstudio
 from worldsim.io.rgbd import journey_of
@@ -51,13 +58,26 @@ def change(folder: Path, **values: Any) -> dict[str, Any]:
 
 def test_files(dataset: Path, room_walk: tuple[TinyRoom, Journey]):
     journey = room_walk[1]
-    assert sorted(path.name for path in dataset.iterdir()) == ["depths", "images", "points.ply", "transforms.json"]
+    assert sorted(path.name for path in dataset.iterdir()) == [
+        "depths",
+        "images",
+        "points.ply",
+        "transforms.json",
+    ]
     assert [p.name for p in dataset.parent.iterdir()] == ["room"]
-    assert len(list((dataset / "images").iterdir())) == len(list((dataset / "depths").iterdir())) == 80
+    assert (
+        len(list((dataset / "images").iterdir())) == len(list((dataset / "depths").iterdir())) == 80
+    )
     meta = json.loads((dataset / "transforms.json").read_text())
     assert {key: meta[key] for key in ("w", "h", "fl_x", "fl_y", "cx", "cy", "camera_model")} == {
-        "w": 64, "h": 64, "fl_x": 32.0, "fl_y": 32.0, "cx": 32.0, "cy": 32.0, "camera_model": "PINHOLE",
-    }  # fmt: skip
+        "w": 64,
+        "h": 64,
+        "fl_x": 32.0,
+        "fl_y": 32.0,
+        "cx": 32.0,
+        "cy": 32.0,
+        "camera_model": "PINHOLE",
+    }
     assert "applied_transform" not in meta
     with Image.open(dataset / meta["frames"][7]["depth_file_path"]) as image:
         depth = np.array(image)
@@ -68,16 +88,28 @@ def test_files(dataset: Path, room_walk: tuple[TinyRoom, Journey]):
 
 
 def test_opengl_axes_by_hand(tmp_path: Path):
-    """A camera at (1, 2, 3) that looks north (y) with z up: OpenCV columns east, down, north; OpenGL columns east, up, south."""
-    pose = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 2.0], [0.0, -1.0, 0.0, 3.0], [0.0, 0.0, 0.0, 1.0]])
-    rgb, code = torch.zeros(1, 3, 2, 2, dtype=torch.uint8), torch.full((1, 2, 2), 4096, dtype=torch.int32)
+    """A camera at (1, 2, 3) that looks north (y) with z up: OpenCV columns east, down, north;
+    OpenGL columns east, up, south."""
+    pose = torch.tensor(
+        [[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 2.0], [0.0, -1.0, 0.0, 3.0], [0.0, 0.0, 0.0, 1.0]]
+    )
+    rgb, code = (
+        torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
+        torch.full((1, 2, 2), 4096, dtype=torch.int32),
+    )
     folder = save_nerfstudio(Journey(rgb, code, pose[None], torch.ones(4)), tmp_path / "one")
     written = json.loads((folder / "transforms.json").read_text())["frames"][0]["transform_matrix"]
-    assert written == [[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, -1.0, 2.0], [0.0, 1.0, 0.0, 3.0], [0.0, 0.0, 0.0, 1.0]]
+    assert written == [
+        [1.0, 0.0, 0.0, 1.0],
+        [0.0, 0.0, -1.0, 2.0],
+        [0.0, 1.0, 0.0, 3.0],
+        [0.0, 0.0, 0.0, 1.0],
+    ]
 
 
 def test_points_land_on_their_colours(dataset: Path):
-    """Sparse points, projected by pinhole maths with the OpenGL poses in the file, meet pixels of their depth and colour."""
+    """Sparse points, projected by pinhole maths with the OpenGL poses in the file, meet pixels of
+    their depth and colour."""
     import open3d
 
     cloud = open3d.io.read_point_cloud(str(dataset / "points.ply"))
@@ -107,7 +139,9 @@ def test_round_trip(dataset: Path, room_walk: tuple[TinyRoom, Journey]):
     journey = room_walk[1]
     again, known = journey_of(open_capture(dataset))
     assert bool(known.all())
-    assert torch.equal(again.pose, journey.pose) and torch.equal(again.intrinsics, journey.intrinsics)
+    assert torch.equal(again.pose, journey.pose) and torch.equal(
+        again.intrinsics, journey.intrinsics
+    )
     assert torch.equal(again.rgb, journey.rgb)
     assert float((again.depth - journey.depth).abs().max()) <= 0.001
 
@@ -134,7 +168,9 @@ def test_a_memory_of_the_import_explains_the_frames(dataset: Path):
 
 def test_sky_and_what_is_too_far_is_zero_and_comes_back_as_sky(tmp_path: Path):
     code = torch.tensor([[[124, 125], [126, 65535]]], dtype=torch.int32)
-    journey = Journey(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), code, torch.eye(4)[None], torch.ones(4))
+    journey = Journey(
+        torch.zeros(1, 3, 2, 2, dtype=torch.uint8), code, torch.eye(4)[None], torch.ones(4)
+    )
     folder = save_nerfstudio(journey, tmp_path / "sky")
     with Image.open(folder / "depths/frame_00000.png") as image:
         # 65,535 * 0.125 m / 125 is 65.535 m, the largest 16 bits hold.
@@ -155,7 +191,9 @@ def test_points_may_be_given(small: Path, room_walk: tuple[TinyRoom, Journey], t
     np.testing.assert_array_equal(np.asarray(cloud.colors)[:, :3], colour)
 
 
-def test_nothing_is_overwritten_without_force(small: Path, room_walk: tuple[TinyRoom, Journey], tmp_path: Path):
+def test_nothing_is_overwritten_without_force(
+    small: Path, room_walk: tuple[TinyRoom, Journey], tmp_path: Path
+):
     before = (small / "transforms.json").read_text()
     with pytest.raises(InvalidInputError, match="not empty.*--force"):
         save_nerfstudio(room_walk[1], small)
@@ -197,7 +235,11 @@ def test_names_are_sorted_as_numbers(small: Path):
         (small / entry["file_path"]).rename(small / name)
         entry["file_path"] = name
     change(small, frames=meta["frames"])
-    assert [frame.name.split(": ")[1] for frame in open_capture(small)] == ["b_9.png", "b_10.png", "b_100.png"]
+    assert [frame.name.split(": ")[1] for frame in open_capture(small)] == [
+        "b_9.png",
+        "b_10.png",
+        "b_100.png",
+    ]
     assert len(open_capture(small / "transforms.json")) == 3
 
 
@@ -209,7 +251,9 @@ def test_intrinsics_a_frame_or_an_angle(small: Path):
         entry["fl_x"] = 20.0 + i
     change(small, frames=meta["frames"], cx=None, cy=None)
     # fl_y is fl_x, and the principal point the middle, where they are not given.
-    assert [frame.intrinsics.tolist() for frame in open_capture(small)] == [[f, f, 32.0, 32.0] for f in (20.0, 21.0, 22.0)]
+    assert [frame.intrinsics.tolist() for frame in open_capture(small)] == [
+        [f, f, 32.0, 32.0] for f in (20.0, 21.0, 22.0)
+    ]
     for entry in meta["frames"]:
         del entry["fl_x"]
     change(small, frames=meta["frames"], camera_angle_x=float(np.pi / 2))
@@ -220,7 +264,9 @@ def test_units_and_up(small: Path):
     original = open_capture(small)[0].pose
     change(small, applied_scale=0.5)
     np.testing.assert_allclose(open_capture(small)[0].pose[:3, 3], 2.0 * original[:3, 3])
-    np.testing.assert_allclose(open_capture(small, pose_scale=3.0)[0].pose[:3, 3], 3.0 * original[:3, 3])
+    np.testing.assert_allclose(
+        open_capture(small, pose_scale=3.0)[0].pose[:3, 3], 3.0 * original[:3, 3]
+    )
     change(small, depth_unit_scale_factor=None, integer_depth_scale=0.0005)
     depth = open_capture(small)[0].read()[1]
     np.testing.assert_allclose(open_capture(small, depth_scale=0.001)[0].read()[1], 2.0 * depth)
@@ -270,9 +316,13 @@ def test_truncated(small: Path):
     (small / "images/frame_00000.png").write_bytes(b"\x89PNG")
     (small / "depths/frame_00001.png").write_bytes(b"\x89PNG")
     frames = open_capture(small)
-    with pytest.raises(DamagedFileError, match=r"images/frame_00000\.png is not a readable picture"):
+    with pytest.raises(
+        DamagedFileError, match=r"images/frame_00000\.png is not a readable picture"
+    ):
         frames[0].read()
-    with pytest.raises(DamagedFileError, match=r"depths/frame_00001\.png is not a readable picture.*PNG, TIFF"):
+    with pytest.raises(
+        DamagedFileError, match=r"depths/frame_00001\.png is not a readable picture.*PNG, TIFF"
+    ):
         frames[1].read()
 
 
@@ -319,7 +369,11 @@ def test_zero_distortion_is_none(small: Path):
 
 def test_numbers_that_are_none(small: Path):
     meta = change(small)
-    for matrix, said in (([[1.0]], "4x4"), ("no", "transform_matrix"), ((2.0 * np.eye(4)).tolist(), "orthonormal")):
+    for matrix, said in (
+        ([[1.0]], "4x4"),
+        ("no", "transform_matrix"),
+        ((2.0 * np.eye(4)).tolist(), "orthonormal"),
+    ):
         meta["frames"][0]["transform_matrix"] = matrix
         change(small, frames=meta["frames"])
         with pytest.raises((InvalidInputError, DamagedFileError), match=f"frame_00000.*{said}"):
@@ -346,7 +400,14 @@ def test_only_files_inside_the_folder_are_read(small: Path, tmp_path: Path, key:
     outside.write_bytes((small / "images/frame_00001.png").read_bytes())
     (small / "link.png").symlink_to(outside)
     (small / "linked").symlink_to(tmp_path)
-    for name in ("../outside.png", str(outside), "link.png", "linked/outside.png", "images/../../outside.png", "/dev/zero"):
+    for name in (
+        "../outside.png",
+        str(outside),
+        "link.png",
+        "linked/outside.png",
+        "images/../../outside.png",
+        "/dev/zero",
+    ):
         with pytest.raises(DamagedFileError, match=r"only files inside|leads out"):
             open_capture(changed(small, **{key: name}))
     (small / "zero.png").symlink_to("/dev/zero")
@@ -359,13 +420,24 @@ def test_only_files_inside_the_folder_are_read(small: Path, tmp_path: Path, key:
 @pytest.mark.parametrize(
     "changes",
     [
-        {"w": 10**9}, {"h": 0}, {"w": 31.5}, {"fl_x": 1e-300}, {"fl_x": 10**400}, {"cx": 1e300}, {"k1": float("nan")},
-        {"transform_matrix": (np.eye(4) + np.eye(4, k=3) * 1e30).tolist()}, {"transform_matrix": (np.eye(4) * 1e200).tolist()},
-        {"transform_matrix": np.eye(4)[[0, 1, 2, 2]].tolist()}, {"transform_matrix": [[1], [2, 3]]}, {"transform_matrix": 10**400},
+        {"w": 10**9},
+        {"h": 0},
+        {"w": 31.5},
+        {"fl_x": 1e-300},
+        {"fl_x": 10**400},
+        {"cx": 1e300},
+        {"k1": float("nan")},
+        {"transform_matrix": (np.eye(4) + np.eye(4, k=3) * 1e30).tolist()},
+        {"transform_matrix": (np.eye(4) * 1e200).tolist()},
+        {"transform_matrix": np.eye(4)[[0, 1, 2, 2]].tolist()},
+        {"transform_matrix": [[1], [2, 3]]},
+        {"transform_matrix": 10**400},
     ],
-)  # fmt: skip
+)
 def test_cameras_that_cannot_be(small: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises((InvalidInputError, DamagedFileError), match=r"frame_00001|transforms\.json"):
+    with pytest.raises(
+        (InvalidInputError, DamagedFileError), match=r"frame_00001|transforms\.json"
+    ):
         open_capture(changed(small, **changes))
 
 
@@ -380,7 +452,14 @@ def test_angles_that_are_none(small: Path, angle: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [{"depth_scale": 1e300}, {"pose_scale": "1"}, {"up": 3}, {"zero_is_sky": 1}, {"depth_scale": float("nan")}]
+    "given",
+    [
+        {"depth_scale": 1e300},
+        {"pose_scale": "1"},
+        {"up": 3},
+        {"zero_is_sky": 1},
+        {"depth_scale": float("nan")},
+    ],
 )
 def test_arguments_that_are_none(small: Path, given: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(given))):
@@ -397,12 +476,17 @@ def npy(header: str, content: bytes = b"") -> bytes:
     [
         npy("{'descr': '<u2', 'fortran_order': False, 'shape': (1000000, 1000000), }", b"\0" * 100),
         npy("{'descr': '<u2', 'fortran_order': False, 'shape': (-64, -64), }", b"\0" * 8192),
-        npy("{'descr': '|O', 'fortran_order': False, 'shape': (64, 64), }", b"cos\nsystem\n(S'true'\ntR."),
+        npy(
+            "{'descr': '|O', 'fortran_order': False, 'shape': (64, 64), }",
+            b"cos\nsystem\n(S'true'\ntR.",
+        ),
         npy("{'descr': '<u2', 'fortran_order': False, 'shape': open('x', 'w'), }"),
         npy("[" * 90),
-        b"\x93NUMPY\x09\x00", b"", b"\x93NUM",
+        b"\x93NUMPY\x09\x00",
+        b"",
+        b"\x93NUM",
     ],
-)  # fmt: skip
+)
 def test_arrays_of_depth_are_no_longer_than_their_file(small: Path, content: bytes) -> None:
     (small / "depth.npy").write_bytes(content)
     frames = open_capture(changed(small, depth_file_path="depth.npy"))
@@ -425,13 +509,22 @@ def test_pictures_of_other_formats_and_sizes_are_not_decoded(small: Path) -> Non
 
 def png(width: int, height: int) -> bytes:
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        return (
+            len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+        )
 
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([8, 2, 0, 0, 0])
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 999))
+        + chunk(b"IEND", b"")
+    )
 
 
-def test_a_dataset_is_not_written_through_a_link(room_walk: tuple[TinyRoom, Journey], small: Path, tmp_path: Path) -> None:
+def test_a_dataset_is_not_written_through_a_link(
+    room_walk: tuple[TinyRoom, Journey], small: Path, tmp_path: Path
+) -> None:
     link = tmp_path / "link"
     link.symlink_to(small)
     journey = room_walk[1]

@@ -1,4 +1,5 @@
-"""Pictures from files: a fixed list of formats, and no more memory or time than a picture of that size may take."""
+"""Pictures from files: a fixed list of formats, and no more memory or time than a picture of that
+size may take."""
 
 from __future__ import annotations
 
@@ -43,7 +44,9 @@ def test_a_flipped_bit_of_a_png_is_found(tmp_path: Path) -> None:
 
 def test_other_formats_are_never_tried(tmp_path: Path) -> None:
     """EPS would start Ghostscript."""
-    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    (tmp_path / "a.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
+    )
     with pytest.raises(DamagedFileError, match="a.png is not a readable picture"):
         read_picture(tmp_path / "a.png")
     save_picture(noise(), tmp_path / "b.webp")
@@ -63,7 +66,9 @@ def test_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_picture(tmp_path / "a.jpg").shape == (16, 24, 3)
     # The last scan again and again: each is decoded at the size of the whole picture.
     last = content.rindex(b"\xff\xda")
-    (tmp_path / "scans.jpg").write_bytes(content[:-2] + content[last:-2] * MOST_SCANS + content[-2:])
+    (tmp_path / "scans.jpg").write_bytes(
+        content[:-2] + content[last:-2] * MOST_SCANS + content[-2:]
+    )
     with pytest.raises(DamagedFileError, match=f"more than {MOST_SCANS} scans"):
         read_picture(tmp_path / "scans.jpg")
     sparse = tmp_path / "sparse.webp"

@@ -20,7 +20,15 @@ def test_videos_of_no_speed(tmp_path: Path, fps: Any) -> None:
 
 def test_videos_of_no_frames(tmp_path: Path) -> None:
     good = np.zeros((16, 16, 3), np.uint8)
-    for frames in ([], [good[:15]], [good[..., 0]], [good.astype(float)], [good, good[:8]], [good[:0]], 3):
+    for frames in (
+        [],
+        [good[:15]],
+        [good[..., 0]],
+        [good.astype(float)],
+        [good, good[:8]],
+        [good[:0]],
+        3,
+    ):
         with pytest.raises(InvalidInputError, match="a video needs frames"):
             write_video(frames, 10.0, tmp_path / "v.mp4")  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

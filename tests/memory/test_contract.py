@@ -47,14 +47,20 @@ def test_retrieval_keeps_the_contract(size, capacity):
 
 @pytest.mark.parametrize("size", [(16, 24), (33, 17)])
 def test_the_radiance_field_keeps_the_contract(size):
-    """Without a field it is as exact as points; with one, every promise holds, and frames come back blurred by voxels."""
+    """Without a field it is as exact as points; with one, every promise holds, and frames come back
+    blurred by voxels."""
     config = RadianceMemoryConfig(*size, shape=(64, 64, 48), keyframes=3, fit=FitConfig(rays=512))
     memory = RadianceMemory(PointMemory(SMALL), config)
     assert isinstance(memory, SceneMemory)
     check_memory(memory, size=size)
     # The contract's pixels are noise, each another colour than its neighbours.
     recall = Recall(depth=0.1, colour=64, source=16, outliers=0.1)
-    check_memory(memory, size=size, recall=recall, refine=lambda data: memory.fit(data, iterations=30, seed=1))
+    check_memory(
+        memory,
+        size=size,
+        recall=recall,
+        refine=lambda data: memory.fit(data, iterations=30, seed=1),
+    )
 
 
 class Inventive(PointMemory):
@@ -71,7 +77,9 @@ class Careless(PointMemory):
 
 class Sociable(PointMemory):
     def integrate(self, memory, frame, camera, step):
-        return super().integrate(memory, dataclasses.replace(frame, rgb=frame.rgb // len(step) * len(step)), camera, step)
+        return super().integrate(
+            memory, dataclasses.replace(frame, rgb=frame.rgb // len(step) * len(step)), camera, step
+        )
 
 
 class Faint(PointMemory):
@@ -114,7 +122,10 @@ def test_broken_promises_are_named(memory, complaint):
     ("refine", "complaint"),
     [
         (lambda data: (data.seen.add_(1), data)[1], "refine changed its input"),
-        (lambda data: dataclasses.replace(data, seen=torch.randint_like(data.seen, 99)), "two refinements"),
+        (
+            lambda data: dataclasses.replace(data, seen=torch.randint_like(data.seen, 99)),
+            "two refinements",
+        ),
         (lambda data: dataclasses.replace(data, colour=data.colour.flip(0)), "other colours"),
     ],
 )

@@ -45,16 +45,22 @@ def test_defaults_are_the_newest_frames(env: WorldEnv) -> None:
     assert picture.rgb.shape == (SIZE, SIZE, 3) and picture.rgb.dtype == np.uint8
     np.testing.assert_array_equal(picture.pose, state.frame.pose[0])
     np.testing.assert_array_equal(picture.intrinsics, state.intrinsics[0])
-    view = env.world.memory.render(state.memory, Camera(state.frame.pose, state.intrinsics, SIZE, SIZE))
+    view = env.world.memory.render(
+        state.memory, Camera(state.frame.pose, state.intrinsics, SIZE, SIZE)
+    )
     # Everything that the dynamics' view knows is known here too.
     assert picture.mask[view.mask[0].numpy()].all()
     assert picture.depth.dtype == picture.normals.dtype == np.float32
 
 
 def test_sizes_and_fields_of_view(env: WorldEnv) -> None:
-    """Twice as high and four times as wide: square pixels of half the size, and more to see at the sides."""
+    """Twice as high and four times as wide: square pixels of half the size, and more to see at the
+    sides."""
     camera = env.memory.camera(size=(64, 128))
-    assert camera.intrinsics[0].tolist() == [32.0, 32.0, 64.0, 32.0] and (camera.height, camera.width) == (64, 128)
+    assert camera.intrinsics[0].tolist() == [32.0, 32.0, 64.0, 32.0] and (
+        camera.height,
+        camera.width,
+    ) == (64, 128)
     own = env.memory.camera(size=(64, 128), intrinsics=[50, 60, 70, 80])
     assert own.intrinsics[0].tolist() == [50.0, 60.0, 70.0, 80.0]
     given = env.memory.render(own)
@@ -74,7 +80,10 @@ def test_sizes_and_fields_of_view(env: WorldEnv) -> None:
         ({"size": (0, 64)}, "from 1 to"),
         ({"intrinsics": (1, 2, 3)}, r"intrinsics must be \(4,\)"),
         ({"intrinsics": (-1, 2, 3, 4)}, "positive"),
-        ({"pose": Camera(torch.eye(4)[None], torch.ones(1, 4), 8, 8), "size": (8, 8)}, "brings its own size"),
+        (
+            {"pose": Camera(torch.eye(4)[None], torch.ones(1, 4), 8, 8), "size": (8, 8)},
+            "brings its own size",
+        ),
     ],
 )
 def test_bad_cameras(env: WorldEnv, arguments: dict[str, Any], message: str) -> None:
@@ -85,13 +94,24 @@ def test_bad_cameras(env: WorldEnv, arguments: dict[str, Any], message: str) -> 
 def test_points_are_those_of_the_memory(env: WorldEnv) -> None:
     data, points = env.state.memory, env.memory.points()
     chosen = data.kind[0] == 1
-    assert len(points) == int(chosen.sum()) and points.position.shape == (len(points), 3) == points.colour.shape
+    assert (
+        len(points) == int(chosen.sum())
+        and points.position.shape == (len(points), 3) == points.colour.shape
+    )
     np.testing.assert_array_equal(points.position, data.position[0][:, chosen].T)
     np.testing.assert_array_equal(points.seen, data.seen[0][chosen])
-    assert (points.position.dtype, points.colour.dtype, points.confidence.dtype) == (np.float32, np.uint8, np.uint8)
+    assert (points.position.dtype, points.colour.dtype, points.confidence.dtype) == (
+        np.float32,
+        np.uint8,
+        np.uint8,
+    )
     assert points.size.min() > 0 and points.confidence.min() >= 1
     numbers = env.memory.statistics()
-    assert type(numbers["points"]) is int and numbers["points"] == len(points) and type(numbers["extent_m"]) is float
+    assert (
+        type(numbers["points"]) is int
+        and numbers["points"] == len(points)
+        and type(numbers["extent_m"]) is float
+    )
     direction, colour = env.memory.sky()
     assert len(direction) == len(colour) == numbers["directions"]
 
@@ -117,7 +137,11 @@ def test_edits_are_new_handles_and_the_dream_takes_them(env: WorldEnv, tmp_path:
     assert torch.equal(env.journey.rgb[-1], frame.rgb[0]) and len(env.journey) == 7
     red.to_ply(tmp_path / "red.ply")
     assert len(trimesh.load(tmp_path / "red.ply").vertices) == count + 2
-    for call in (lambda: memory.remove((1, 2, 3)), lambda: memory.recolour(box, (256, 0, 0)), lambda: memory.recolour(box, (1,))):
+    for call in (
+        lambda: memory.remove((1, 2, 3)),
+        lambda: memory.recolour(box, (256, 0, 0)),
+        lambda: memory.recolour(box, (1,)),
+    ):
         with pytest.raises(InvalidInputError):
             call()
 
@@ -151,9 +175,11 @@ def some_frames(world_folder: Path) -> Any:
     env.reset(seed=0)
     journey = env.journey
     return {
-        "rgb": journey.rgb.permute(0, 2, 3, 1).numpy(), "depth": journey.depth.numpy(), "pose": journey.pose.numpy(),
+        "rgb": journey.rgb.permute(0, 2, 3, 1).numpy(),
+        "depth": journey.depth.numpy(),
+        "pose": journey.pose.numpy(),
         "intrinsics": journey.intrinsics.numpy(),
-    }  # fmt: skip
+    }
 
 
 def test_a_memory_of_another_kind_shows_itself(env: WorldEnv) -> None:
@@ -164,30 +190,41 @@ def test_a_memory_of_another_kind_shows_itself(env: WorldEnv) -> None:
     data = kind.integrate(kind.empty(1, "cpu"), state.frame, camera, state.step)
     handle = MemoryHandle.of(kind, dataclasses.replace(state, memory=data))
     picture = handle.render()
-    # An untrained world's depth is noise: much of it lies between nearer pixels, where nothing is shown.
+    # An untrained world's depth is noise: much of it lies between nearer pixels, where nothing is
+    # shown.
     assert picture.mask.mean() > 0.2
     frame = state.frame.rgb[0].permute(1, 2, 0).numpy()
     np.testing.assert_array_equal(picture.rgb[picture.mask], frame[picture.mask])
     length = np.linalg.norm(picture.normals, axis=-1)
     unit = np.isclose(length, 1.0, atol=1e-4)
     assert unit[picture.mask].mean() > 0.5 and (unit | (length == 0)).all()
-    for call in (handle.points, handle.top_down, handle.statistics, lambda: handle.remove(((0, 0, 0), (1, 1, 1)))):
+    for call in (
+        handle.points,
+        handle.top_down,
+        handle.statistics,
+        lambda: handle.remove(((0, 0, 0), (1, 1, 1))),
+    ):
         with pytest.raises(InvalidInputError, match="RetrievalMemory"):
             call()
 
 
 def test_the_shipped_world_seen_large(shipped: WorldEnv) -> None:
-    """512x512 from a memory of 64x64 frames is dense, and it is the same place: shrunk, it is the dynamics' own view."""
+    """512x512 from a memory of 64x64 frames is dense, and it is the same place: shrunk, it is the
+    dynamics' own view."""
     picture = shipped.memory.render(size=(512, 512))
     assert picture.mask.mean() > 0.99
     state = shipped.state
-    view = shipped.world.memory.render(state.memory, Camera(state.frame.pose, state.intrinsics, 64, 64))
+    view = shipped.world.memory.render(
+        state.memory, Camera(state.frame.pose, state.intrinsics, 64, 64)
+    )
     small = picture.rgb.reshape(64, 8, 64, 8, 3).mean((1, 3))
     error = np.square(small - view.rgb[0].permute(1, 2, 0).numpy())[view.mask[0].numpy()].mean()
     assert 10 * np.log10(255**2 / error) > 24
     solid = np.isfinite(picture.depth) & picture.mask
     length = np.linalg.norm(picture.normals, axis=-1)
-    assert (np.isclose(length, 1, atol=1e-4) | (length == 0)).all() and (length[solid] > 0).mean() > 0.9
+    assert (np.isclose(length, 1, atol=1e-4) | (length == 0)).all() and (
+        length[solid] > 0
+    ).mean() > 0.9
     # Towards the camera: against the ray through the pixel, in world axes.
     fx, fy, cx, cy = picture.intrinsics
     v, u = np.mgrid[:512, :512] + 0.5
@@ -202,7 +239,8 @@ def test_the_shipped_worlds_floor_faces_up(shipped: WorldEnv) -> None:
 
 
 def test_things_stand_on_the_floor(shipped: WorldEnv) -> None:
-    """Reproduces: the README's crate hung in mid-air. The player's eyes are 41 map units, 1.28 m, over the ground."""
+    """Reproduces: the README's crate hung in mid-air. The player's eyes are 41 map units, 1.28 m,
+    over the ground."""
     memory = shipped.memory
     ahead = memory.pose.clone()
     ahead[:3, 3] += 1.5 * ahead[:3, 2]
@@ -219,7 +257,11 @@ def test_things_stand_on_the_floor(shipped: WorldEnv) -> None:
 def test_the_shipped_world_from_above_and_in_voxels(shipped: WorldEnv) -> None:
     memory = shipped.memory
     above = memory.top_down()
-    assert above.mask.any() and above.rgb[above.mask].any() and np.isnan(above.height[~above.mask]).all()
+    assert (
+        above.mask.any()
+        and above.rgb[above.mask].any()
+        and np.isnan(above.height[~above.mask]).all()
+    )
     assert float(np.nanmax(above.height)) <= float(memory.pose[2, 3]) + 0.25
     one, walk = memory.occupancy(), memory.occupancy(journey=shipped.journey)
     np.testing.assert_array_equal(one.occupied, walk.occupied)
@@ -227,7 +269,9 @@ def test_the_shipped_world_from_above_and_in_voxels(shipped: WorldEnv) -> None:
     assert walk.free[tuple(walk.index(memory.pose[:3, 3] + 0.3 * memory.pose[:3, 2]))]
 
 
-def test_pictures_that_memory_has_no_room_for(env: WorldEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_that_memory_has_no_room_for(
+    env: WorldEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """8192x8192 take 17 GB while they are drawn."""
     monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "4")
     with pytest.raises(OutOfMemoryError, match="a picture of 8192x8192 pixels"):

@@ -24,18 +24,32 @@ MEMORY = PointMemory(PointMemoryConfig(capacity=20000))
 NORTH = torch.tensor([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
 
-def handle(position: list[list[float]] | torch.Tensor, colour: list[list[int]] | None = None) -> MemoryHandle:
+def handle(
+    position: list[list[float]] | torch.Tensor, colour: list[list[int]] | None = None
+) -> MemoryHandle:
     place = torch.as_tensor(position)[None]
-    colours = torch.tensor(colour, dtype=torch.uint8)[None] if colour else torch.full(place.shape, 50, dtype=torch.uint8)
+    colours = (
+        torch.tensor(colour, dtype=torch.uint8)[None]
+        if colour
+        else torch.full(place.shape, 50, dtype=torch.uint8)
+    )
     data = MEMORY.from_points(place, colours, distance=0.125)
     return MemoryHandle(MEMORY, data, torch.tensor([32.0, 32, 32, 32]), (64, 64), NORTH)
 
 
 def test_a_map_by_hand() -> None:
-    """Points 0.5 m apart, one pixel each: north is up, east is right, the ceiling is cut away, the highest shows."""
-    data = handle([[0.25, 0.25, 0], [1.25, 0.25, -1], [0.25, 1.25, 0.2], [0.25, 0.25, -1], [0.25, 0.25, 2]], [
-        [1, 0, 0], [2, 0, 0], [3, 0, 0], [4, 0, 0], [5, 0, 0],
-    ])  # fmt: skip
+    """Points 0.5 m apart, one pixel each: north is up, east is right, the ceiling is cut away, the
+    highest shows."""
+    data = handle(
+        [[0.25, 0.25, 0], [1.25, 0.25, -1], [0.25, 1.25, 0.2], [0.25, 0.25, -1], [0.25, 0.25, 2]],
+        [
+            [1, 0, 0],
+            [2, 0, 0],
+            [3, 0, 0],
+            [4, 0, 0],
+            [5, 0, 0],
+        ],
+    )
     above = data.top_down(resolution=0.5, gap=0)
     assert above.rgb[..., 0].tolist() == [[3, 0, 0], [0, 0, 0], [1, 0, 2]]
     assert above.mask.tolist() == [[True, False, False], [False] * 3, [True, False, True]]
@@ -44,19 +58,30 @@ def test_a_map_by_hand() -> None:
     np.testing.assert_allclose(above.pixels([[0.25, 1.25], [1.25, 0.25]]), [[0.5, 0.5], [2.5, 2.5]])
     np.testing.assert_allclose(above.metres(above.pixels([0.3, -7.0])), [0.3, -7.0])
     assert data.top_down(resolution=0.5, gap=0, above=3.0).rgb[2, 0, 0] == 5
-    assert data.top_down(resolution=0.5, gap=0, below=0.5).mask.tolist() == [[True], [False], [True]]
+    assert data.top_down(resolution=0.5, gap=0, below=0.5).mask.tolist() == [
+        [True],
+        [False],
+        [True],
+    ]
 
 
 def test_gaps_are_closed_and_nothing_else() -> None:
     """Two points 0.4 m apart in a row: between them, not around them."""
     data = handle([[0.05, 0.05, 0], [0.45, 0.05, 0], [0.05, 2.05, 0]])
-    assert data.top_down(resolution=0.1, gap=0).mask[20].tolist() == [True, False, False, False, True]
+    assert data.top_down(resolution=0.1, gap=0).mask[20].tolist() == [
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
     closed = data.top_down(resolution=0.1, gap=0.4)
     assert closed.mask[20].all() and closed.mask.sum() == 6
 
 
 def test_a_known_cube_fills_known_voxels() -> None:
-    """A cube of 1 m, its middle 2 m north: its faces are the outer layer of 5 x 5 x 5 voxels of 0.2 m, 98 of them."""
+    """A cube of 1 m, its middle 2 m north: its faces are the outer layer of 5 x 5 x 5 voxels of 0.2
+    m, 98 of them."""
     crate = trimesh.creation.box((0.999, 0.999, 0.999))
     position, _ = surface_points(crate, spacing=0.03)
     data = handle(position + torch.tensor([0.5, 2.5, 0.5]))
@@ -70,20 +95,36 @@ def test_a_known_cube_fills_known_voxels() -> None:
 
 
 def test_sight_frees_what_it_passes() -> None:
-    """A wall two metres north and a post beside the camera: the way to the wall is free, what is behind it unknown."""
-    x, z = torch.meshgrid(torch.arange(-2.0, 2.0, 0.05), torch.arange(-2.0, 2.0, 0.05), indexing="ij")
+    """A wall two metres north and a post beside the camera: the way to the wall is free, what is
+    behind it unknown."""
+    x, z = torch.meshgrid(
+        torch.arange(-2.0, 2.0, 0.05), torch.arange(-2.0, 2.0, 0.05), indexing="ij"
+    )
     wall = torch.stack([x, torch.full_like(x, 2.05), z], -1).reshape(-1, 3)
     data = handle(torch.cat([wall, torch.tensor([[0.0, 3.0, 0.0], [0.05, 0.05, 0.05]])]))
     depth = torch.full((1, 64, 64), 2.05)
-    walk = Journey(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), quantise_depth(depth), NORTH[None], data.intrinsics)
+    walk = Journey(
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        quantise_depth(depth),
+        NORTH[None],
+        data.intrinsics,
+    )
     for grid in (data.occupancy(voxel=0.1), data.occupancy(voxel=0.1, journey=walk)):
 
         def at(values: np.ndarray, y: float, grid=grid) -> bool:
             return bool(values[tuple(grid.index([0.02, y, 0.02]))])
 
-        assert at(grid.free, 0.5) and at(grid.free, 1.5) and at(grid.occupied, 2.05) and at(grid.unknown, 2.5)
+        assert (
+            at(grid.free, 0.5)
+            and at(grid.free, 1.5)
+            and at(grid.occupied, 2.05)
+            and at(grid.unknown, 2.5)
+        )
         # Half-way to the wall the view is 1 m to each side: beyond it nothing is known.
-        assert grid.unknown[tuple(grid.index([1.5, 1.05, 0.0]))] and grid.free[tuple(grid.index([0.8, 1.05, 0.0]))]
+        assert (
+            grid.unknown[tuple(grid.index([1.5, 1.05, 0.0]))]
+            and grid.free[tuple(grid.index([0.8, 1.05, 0.0]))]
+        )
 
 
 def test_confidence_and_reach() -> None:
@@ -116,7 +157,9 @@ def test_closing_is_what_a_square_does() -> None:
     mask = torch.rand(40, 50, generator=torch.Generator().manual_seed(0)) < 0.05
     for reach in (1, 3):
         side = 2 * reach + 1
-        wide = F.max_pool2d(F.pad(mask.float()[None, None], (reach,) * 4), side, stride=1, padding=reach)
+        wide = F.max_pool2d(
+            F.pad(mask.float()[None, None], (reach,) * 4), side, stride=1, padding=reach
+        )
         assert torch.equal(_closed(mask, reach), (-F.max_pool2d(-wide, side, stride=1))[0, 0] > 0)
 
 
@@ -130,19 +173,31 @@ def test_gaps_that_are_none(gap: Any) -> None:
 def test_a_gap_of_too_many_pixels() -> None:
     points = torch.rand(3, 4000, generator=torch.Generator().manual_seed(0)).mul(8.0).T.clone()
     points[:, 2] = 0.0
-    with pytest.raises(InvalidInputError, match="gap = 50.0 m at resolution = 0.004 m.*smaller gap"):
+    with pytest.raises(
+        InvalidInputError, match="gap = 50.0 m at resolution = 0.004 m.*smaller gap"
+    ):
         handle(points).top_down(resolution=0.004, gap=50.0)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"resolution": 1e-9}, {"resolution": "a"}, {"above": math.nan}, {"below": "x"}, {"reach": math.nan}]
+    "changes",
+    [
+        {"resolution": 1e-9},
+        {"resolution": "a"},
+        {"above": math.nan},
+        {"below": "x"},
+        {"reach": math.nan},
+    ],
 )
 def test_maps_of_no_size(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(changes))):
         handle([[0.0, 0, 0]]).top_down(**changes)
 
 
-@pytest.mark.parametrize("changes", [{"voxel": 1e-300}, {"voxel": True}, {"confidence": -1}, {"confidence": 256}, {"journey": 3}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"voxel": 1e-300}, {"voxel": True}, {"confidence": -1}, {"confidence": 256}, {"journey": 3}],
+)
 def test_grids_of_no_size(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(changes))):
         handle([[0.0, 0, 0]]).occupancy(**changes)

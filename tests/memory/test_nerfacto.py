@@ -1,4 +1,5 @@
-"""Nerfacto fits a tiny journey and sees along worldsim's rays. Runs in ``.venv-nerf`` (see the Makefile), on a CPU."""
+"""Nerfacto fits a tiny journey and sees along worldsim's rays. Runs in ``.venv-nerf`` (see the
+Makefile), on a CPU."""
 
 from __future__ import annotations
 
@@ -14,7 +15,9 @@ from worldsim.journey import Journey
 from worldsim.memory.nerfacto import NerfactoConfig, NerfactoField, nerfstudio_cameras, placement
 
 installed = importlib.util.find_spec("nerfstudio") is not None
-needs_nerfstudio = pytest.mark.skipif(not installed, reason="nerfstudio is not installed: make test-nerf makes .venv-nerf")
+needs_nerfstudio = pytest.mark.skipif(
+    not installed, reason="nerfstudio is not installed: make test-nerf makes .venv-nerf"
+)
 TINY = NerfactoConfig(
     iterations=30,
     rays=256,
@@ -52,7 +55,8 @@ def test_clear_errors() -> None:
 @pytest.mark.nerf
 @needs_nerfstudio
 def test_rays_are_those_of_worldsim() -> None:
-    """In world axes, through pixel centres, for a camera with unequal focal lengths that is turned every way."""
+    """In world axes, through pixel centres, for a camera with unequal focal lengths that is turned
+    every way."""
     seen = journey()
     place, pose = placement(seen), seen.pose[2:4]
     camera = Camera(pose, torch.tensor([[20.0, 25.0, 9.0, 5.0]]).repeat(2, 1), 10, 16)
@@ -77,6 +81,14 @@ def test_a_fit_lowers_the_loss_and_renders() -> None:
     assert NerfactoField.fit(seen, TINY, "cpu").losses == field.losses
     camera = Camera(seen.pose[:2], 0.5 * seen.intrinsics.repeat(2, 1), 12, 10)
     view = field.render(camera, chunk=50)
-    assert view.rgb.shape == (2, 3, 12, 10) and view.rgb.dtype == torch.uint8 and view.mask.dtype == torch.bool
-    assert view.inverse_depth.shape == (2, 12, 10) and view.offset.shape == (2, 2, 12, 10) and view.source.dtype == torch.uint8
+    assert (
+        view.rgb.shape == (2, 3, 12, 10)
+        and view.rgb.dtype == torch.uint8
+        and view.mask.dtype == torch.bool
+    )
+    assert (
+        view.inverse_depth.shape == (2, 12, 10)
+        and view.offset.shape == (2, 2, 12, 10)
+        and view.source.dtype == torch.uint8
+    )
     assert not view.rgb[~view.mask[:, None].expand_as(view.rgb)].any() and bool(view.mask.any())

@@ -1,5 +1,5 @@
-"""The point memory's rules, on scenes small enough to count, and in TinyRoom, whose geometry is exact."""
-
+"""The point memory's rules, on scenes small enough to count, and in TinyRoom, whose geometry is
+exact."""
 
 import numpy as np
 import pytest
@@ -39,14 +39,18 @@ def step(number: int) -> torch.Tensor:
     return torch.tensor([number])
 
 
-def room_frames(count: int, actions: list[int], seed: int = 0, size: int = 64) -> tuple[list[Frame], list[Camera]]:
+def room_frames(
+    count: int, actions: list[int], seed: int = 0, size: int = 64
+) -> tuple[list[Frame], list[Camera]]:
     env = TinyRoom(size=size)
     obs, info = env.reset(seed=seed, options={"map": "room-1"})
     frames, cameras = [], []
     for i in range(count):
         pose = snap_pose(torch.from_numpy(info["pose"])[None])
         depth = torch.from_numpy(np.asarray(info["depth"]))[None]
-        frames.append(Frame(torch.from_numpy(obs).permute(2, 0, 1)[None].clone(), quantise_depth(depth), pose))
+        frames.append(
+            Frame(torch.from_numpy(obs).permute(2, 0, 1)[None].clone(), quantise_depth(depth), pose)
+        )
         cameras.append(Camera(pose, torch.from_numpy(info["intrinsics"])[None], size, size))
         obs, _, _, _, info = env.step(actions[i % len(actions)])
     return frames, cameras
@@ -59,9 +63,12 @@ def psnr(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(("colour", "gone"), [(148, 0), (149, 64), (52, 0), (51, 64)])
 def test_points_of_other_colours_go_if_asked(colour: int, gone: int):
-    """A box 0.1 m before a wall of colour 100 agrees with it in depth. Of 64 pixels; limits are 100 - 48 and 100 + 48."""
+    """A box 0.1 m before a wall of colour 100 agrees with it in depth. Of 64 pixels; limits are 100
+    - 48 and 100 + 48."""
     box, camera = with_box(2.0, 1.9)
-    box = Frame(torch.where(box.rgb == 250, colour, box.rgb).to(torch.uint8), box.inverse_depth, box.pose)
+    box = Frame(
+        torch.where(box.rgb == 250, colour, box.rgb).to(torch.uint8), box.inverse_depth, box.pose
+    )
     for tolerance in (None, 48):
         memory = PointMemory(PointMemoryConfig(capacity=512, colour_tolerance=tolerance))
         data = memory.integrate(memory.empty(1), box, camera, step(0))
@@ -103,13 +110,19 @@ def test_one_frame_by_hand():
     data = memory.integrate(memory.empty(1), frame, camera, step(7))
     assert memory.count(data).tolist() == [256]
     # Row 3, column 5, slot 3 * 16 + 5: x = 2 * (5.5 - 8) / 8, y = 2 * (3.5 - 8) / 8.
-    torch.testing.assert_close(data.position[0, :, 53], torch.tensor([-0.625, -1.125, 2.0]), atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        data.position[0, :, 53], torch.tensor([-0.625, -1.125, 2.0]), atol=1e-3, rtol=0
+    )
     assert data.colour[0, :, 53].tolist() == [1, 2, 3]
     assert data.kind[0, 53] == POINT and data.seen[0, 53] == 7 and data.confidence[0, 53] == 1
     # 255 * 4 / (4 + 2).
     assert data.source[0, 53] == 170
     view = memory.render(data, camera)
-    assert view.mask.all() and torch.equal(view.rgb, frame.rgb) and torch.equal(view.inverse_depth, frame.inverse_depth)
+    assert (
+        view.mask.all()
+        and torch.equal(view.rgb, frame.rgb)
+        and torch.equal(view.inverse_depth, frame.inverse_depth)
+    )
     assert (view.source == 170).all()
     # A pixel's centre: eight sixteenths, or just under.
     assert ((view.offset == 7) | (view.offset == 8)).all()
@@ -123,7 +136,8 @@ def test_unknown_depth_adds_marks_and_drops_nothing():
     known = torch.ones(1, SIZE, SIZE, dtype=torch.bool)
     known[:, :, :8] = False
     after = memory.integrate(data, later, camera, step(1), known)
-    # The box's left half stays, its right half (columns 8 to 11) is seen through and gives way to the wall.
+    # The box's left half stays, its right half (columns 8 to 11) is seen through and gives way to
+    # the wall.
     box = (after.kind == POINT) & (after.position[:, 2] < 3.0)
     assert int(box.sum()) == 8 * 4 and bool((after.position[:, 0][box] < 0).all())
     assert memory.count(after).tolist() == [256]
@@ -136,7 +150,9 @@ def test_unknown_depth_adds_marks_and_drops_nothing():
 def test_offset_tells_where_in_the_pixel_a_point_falls():
     memory = PointMemory(PointMemoryConfig(capacity=4))
     # u = 8 + 8 * 0.04 = 8.32, v = 8 + 8 * 0.11 = 8.88: sixteenths 5 and 14.
-    data = memory.from_points(torch.tensor([[[0.04, 0.11, 1.0]]]), torch.full((1, 1, 3), 9, dtype=torch.uint8))
+    data = memory.from_points(
+        torch.tensor([[[0.04, 0.11, 1.0]]]), torch.full((1, 1, 3), 9, dtype=torch.uint8)
+    )
     view = memory.render(data, Camera(torch.eye(4)[None], INTRINSICS, SIZE, SIZE))
     assert view.mask.sum() == 1 and view.offset[0, :, 8, 8].tolist() == [5, 14]
 
@@ -162,7 +178,8 @@ def test_a_much_closer_view_supersedes():
     between = memory.integrate(data, near, near_camera, step(1))
     assert (between.colour[0, 0, :256] == 10).all() and (between.kind[0, :256] == POINT).all()
     assert 0 < memory.count(between) - 256 < 256
-    # At 4 m they are too coarse (8 / 4 > 1.6): all that the frame sees again are dropped for its own pixels.
+    # At 4 m they are too coarse (8 / 4 > 1.6): all that the frame sees again are dropped for its
+    # own pixels.
     near, near_camera = wall(4.0, 4.0, colour=20)
     after = memory.integrate(data, near, near_camera, step(1))
     view = memory.render(after, near_camera)
@@ -198,7 +215,8 @@ def test_edges_and_hidden_points_survive():
     assert memory.count(after).tolist() == [256 + 64]
     hidden = after.seen[0, :256].view(SIZE, SIZE)
     assert (hidden[4:12, 4:12] == 0).all() and (hidden[:4] == 1).all()
-    # The object grown thinner by one pixel a side: its outermost points lie beside its new edge and are spared.
+    # The object grown thinner by one pixel a side: its outermost points lie beside its new edge and
+    # are spared.
     thinner, _ = wall(4.0)
     thinner.inverse_depth[:, 5:11, 5:11] = boxed.inverse_depth[:, 5:11, 5:11]
     spared = memory.integrate(after, thinner, camera, step(2))
@@ -218,11 +236,17 @@ def test_sky_is_kept_as_directions():
     away[0, 0, 3] = 9000.0
     view = memory.render(data, Camera(away, INTRINSICS, SIZE, SIZE))
     assert view.mask[0, :8].all() and not view.mask[0, 8:].any()
-    assert (view.rgb[0, :, :8] == 200).all() and (view.inverse_depth == 0).all() and view.depth.isinf().all()
+    assert (
+        (view.rgb[0, :, :8] == 200).all()
+        and (view.inverse_depth == 0).all()
+        and view.depth.isinf().all()
+    )
     # Explained sky adds nothing, and a point hanging in the sky is carved away.
     assert memory.count(memory.integrate(data, frame, camera, step(1))) == 256
     floating = PointMemory(PointMemoryConfig(capacity=4))
-    bird = floating.from_points(torch.tensor([[[0.0, -1.0, 3.0]]]), torch.zeros(1, 1, 3, dtype=torch.uint8))
+    bird = floating.from_points(
+        torch.tensor([[[0.0, -1.0, 3.0]]]), torch.zeros(1, 1, 3, dtype=torch.uint8)
+    )
     assert (floating.integrate(bird, frame, camera, step(1)).colour[:, 0] != 0).any()
 
 
@@ -235,10 +259,15 @@ def test_a_full_memory_forgets_the_least_recently_seen():
     data = memory.integrate(data, second, Camera(behind, INTRINSICS, SIZE, SIZE), step(6))
     # 44 free slots, then the oldest in ascending order: slots 0 to 211.
     assert memory.count(data).tolist() == [300]
-    assert (data.colour[0, 0, 256:] == 2).all() and (data.colour[0, 0, :212] == 2).all() and (data.colour[0, 0, 212:256] == 1).all()
+    assert (
+        (data.colour[0, 0, 256:] == 2).all()
+        and (data.colour[0, 0, :212] == 2).all()
+        and (data.colour[0, 0, 212:256] == 1).all()
+    )
     # Free slots come first: the frame's first 44 pixels lie there.
     assert data.position[0, 0, 256] > 1.8 and data.position[0, 1, 256] < -1.8
-    # Points seen again are young: 44 of the first wall's are seen at step 7, so the second's go first.
+    # Points seen again are young: 44 of the first wall's are seen at step 7, so the second's go
+    # first.
     data = memory.integrate(data, first, camera, step(7))
     assert (data.colour[0, 0, 212:256] == 1).all() and memory.count(data) == 300
     assert (data.seen[0, 212:256] == 7).all()
@@ -255,7 +284,9 @@ def test_a_memory_smaller_than_a_frame_keeps_the_first_pixels(capacity):
 def test_choice_of_slots_is_a_stable_sort():
     memory = PointMemory(PointMemoryConfig(capacity=1000))
     generator = torch.Generator().manual_seed(3)
-    data = memory.from_points(torch.randn(4, 1000, 3, generator=generator), torch.zeros(4, 1000, 3, dtype=torch.uint8))
+    data = memory.from_points(
+        torch.randn(4, 1000, 3, generator=generator), torch.zeros(4, 1000, 3, dtype=torch.uint8)
+    )
     data.kind[:] = torch.randint(0, 3, (4, 1000), generator=generator)
     data.seen[:] = torch.randint(0, 30, (4, 1000), generator=generator)
     now = torch.full((4,), 30)
@@ -269,13 +300,22 @@ def test_surroundings_by_hand():
     memory = PointMemory(PointMemoryConfig(capacity=16))
     pose = torch.eye(4)[None].clone()
     pose[0, :3, 3] = torch.tensor([10.0, 20.0, 1.0])
-    # World axes, relative to the camera: level and to the east, level and to the north, a floor below, a far wall, a ceiling.
-    near = [(0.42, 0.01, 0.1), (-0.01, 1.0, -0.4), (0.5, -0.5, -1.28), (0.5, -0.5, -2.0), (3.0, 0.0, 0.0), (0.0, -1.0, 0.9)]
+    # World axes, relative to the camera: level and to the east, level and to the north, a floor
+    # below, a far wall, a ceiling.
+    near = [
+        (0.42, 0.01, 0.1),
+        (-0.01, 1.0, -0.4),
+        (0.5, -0.5, -1.28),
+        (0.5, -0.5, -2.0),
+        (3.0, 0.0, 0.0),
+        (0.0, -1.0, 0.9),
+    ]
     points = torch.tensor([near]) + pose[:, None, :3, 3]
     data = memory.from_points(points, torch.zeros(1, len(near), 3, dtype=torch.uint8))
     around = memory.surroundings(data, pose)
     assert around.shape == (1, 2, 48, 48) and around.dtype == torch.uint8
-    # Column floor(0.42 / 0.08 + 24) = 29, row floor(24 - 0.01 / 0.08) = 23; column floor(-0.01 / 0.08 + 24) = 23, row 24 - 12.5.
+    # Column floor(0.42 / 0.08 + 24) = 29, row floor(24 - 0.01 / 0.08) = 23; column floor(-0.01 /
+    # 0.08 + 24) = 23, row 24 - 12.5.
     assert {tuple(cell) for cell in around[0, 0].nonzero().tolist()} == {(23, 29), (11, 23)}
     assert (around[0, 0].unique() == torch.tensor([0, 255])).all()
     # The higher of two floors in the same cell: 78 cm under the band.
@@ -306,7 +346,8 @@ def test_walking_back_adds_little():
 
 
 def test_room_is_rendered_well_from_new_places():
-    # A walk about the room, then views between the steps of that walk, which the memory has never had.
+    # A walk about the room, then views between the steps of that walk, which the memory has never
+    # had.
     frames, cameras = room_frames(60, [1, 3, 1, 1, 3, 3, 1, 4, 6, 1], seed=4)
     memory = PointMemory()
     data = memory.empty(1)
@@ -328,15 +369,22 @@ def test_batches_are_bit_exact():
     alone = [memory.empty(1) for _ in stories]
     for t in range(6):
         batch = concatenate([frames[t] for frames, _ in stories])
-        camera = Camera(batch.pose, torch.cat([cameras[t].intrinsics for _, cameras in stories]), 32, 32)
+        camera = Camera(
+            batch.pose, torch.cat([cameras[t].intrinsics for _, cameras in stories]), 32, 32
+        )
         together = memory.integrate(together, batch, camera, torch.full((5,), t))
-        alone = [memory.integrate(data, s[0][t], s[1][t], step(t)) for data, s in zip(alone, stories, strict=True)]
+        alone = [
+            memory.integrate(data, s[0][t], s[1][t], step(t))
+            for data, s in zip(alone, stories, strict=True)
+        ]
     view, around = memory.render(together, camera), memory.surroundings(together, camera.pose)
     for i, data in enumerate(alone):
         own = Camera(camera.pose[i : i + 1], camera.intrinsics[i : i + 1], 32, 32)
         for mine, other in zip(flatten(data).values(), flatten(together).values(), strict=True):
             assert torch.equal(mine, other[i : i + 1])
-        for mine, other in zip(flatten(memory.render(data, own)).values(), flatten(view).values(), strict=True):
+        for mine, other in zip(
+            flatten(memory.render(data, own)).values(), flatten(view).values(), strict=True
+        ):
             assert torch.equal(mine, other[i : i + 1])
         assert torch.equal(memory.surroundings(data, own.pose), around[i : i + 1])
 
@@ -355,11 +403,18 @@ def test_trim_and_pad_keep_what_is_seen():
     wide = memory.pad(stored)
     assert wide.capacity == 5000
     for camera in cameras:
-        for a, b in zip(flatten(memory.render(data, camera)).values(), flatten(memory.render(wide, camera)).values(), strict=True):
+        for a, b in zip(
+            flatten(memory.render(data, camera)).values(),
+            flatten(memory.render(wide, camera)).values(),
+            strict=True,
+        ):
             assert torch.equal(a, b)
     # Trimmed further, the points seen last stay.
     few = memory.trim(data, 700)
-    assert few.capacity == 700 and few.seen.min() >= data.seen[data.kind > 0].sort(descending=True).values[699]
+    assert (
+        few.capacity == 700
+        and few.seen.min() >= data.seen[data.kind > 0].sort(descending=True).values[699]
+    )
     with pytest.raises(InvalidInputError, match="5000"):
         PointMemory(PointMemoryConfig(capacity=100)).pad(data)
     nothing = memory.trim(memory.empty(2))
@@ -375,7 +430,10 @@ def test_statistics_and_ply(tmp_path):
     position = torch.tensor([[[0.0, 0, 1], [2, 0, 1], [0, -3, 1]]])
     colour = torch.tensor([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], dtype=torch.uint8)
     data = memory.from_points(position, colour, distance=4.0)
-    assert data.source[0, :3].tolist() == [round(255 * float(code_to_channel(quantise_depth(torch.tensor(4.0)))))] * 3
+    assert (
+        data.source[0, :3].tolist()
+        == [round(255 * float(code_to_channel(quantise_depth(torch.tensor(4.0)))))] * 3
+    )
     figures = memory.statistics(data)
     assert {k: float(v) for k, v in figures.items()} == {
         "points": 3.0,
@@ -394,7 +452,11 @@ def test_statistics_and_ply(tmp_path):
 def test_bad_input_is_named():
     memory = PointMemory(PointMemoryConfig(capacity=8))
     frame, camera = wall(2.0)
-    for damaged in (Frame(frame.rgb), Frame(frame.rgb, frame.inverse_depth), Frame(frame.rgb, None, frame.pose)):
+    for damaged in (
+        Frame(frame.rgb),
+        Frame(frame.rgb, frame.inverse_depth),
+        Frame(frame.rgb, None, frame.pose),
+    ):
         with pytest.raises(MissingGeometryError, match="depth or no pose"):
             memory.integrate(memory.empty(1), damaged, camera, step(0))
     with pytest.raises(InvalidInputError, match="8x16"):

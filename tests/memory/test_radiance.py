@@ -1,4 +1,5 @@
-"""The radiance field: how well it shows a known room, what it keeps, when points are shown instead, and worlds that use it."""
+"""The radiance field: how well it shows a known room, what it keeps, when points are shown instead,
+and worlds that use it."""
 
 from __future__ import annotations
 
@@ -14,7 +15,13 @@ from worldsim.camera import Camera, quantise_depth
 from worldsim.envs.tiny_room import textured_room, textured_room_walk
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.evaluation.metrics import psnr
-from worldsim.memory import PointMemory, PointMemoryConfig, RadianceField, RadianceMemory, RadianceMemoryConfig
+from worldsim.memory import (
+    PointMemory,
+    PointMemoryConfig,
+    RadianceField,
+    RadianceMemory,
+    RadianceMemoryConfig,
+)
 from worldsim.memory.fitting import FitConfig
 from worldsim.state import Frame, MemoryView, SceneStart, flatten, map_tensors
 from worldsim.world import World
@@ -30,13 +37,16 @@ def rows(record: Any, start: int, stop: int | None = None, step: int = 1) -> Any
 def walked(memory: RadianceMemory, frames: Frame, camera: Camera) -> RadianceField:
     data = memory.empty(1)
     for i in range(len(frames.rgb)):
-        data = memory.integrate(data, rows(frames, i, i + 1), rows(camera, i, i + 1), torch.tensor([i]))
+        data = memory.integrate(
+            data, rows(frames, i, i + 1), rows(camera, i, i + 1), torch.tensor([i])
+        )
     return data
 
 
 @pytest.mark.slow
 def test_held_out_views_of_a_known_room() -> None:
-    """Views between the frames of a walk: at least 23 dB, better than points (even where those know) and than without them."""
+    """Views between the frames of a walk: at least 23 dB, better than points (even where those
+    know) and than without them."""
     camera = textured_room_walk(64)
     frames = textured_room(camera)
     memory = RadianceMemory(PointMemory(PointMemoryConfig(capacity=131072)))
@@ -50,7 +60,10 @@ def test_held_out_views_of_a_known_room() -> None:
         return float(psnr(torch.cat([v.rgb for v in found]), truth.rgb).mean())
 
     points = views(memory.points.render, data.points)
-    known = [psnr(v.rgb[0][:, v.mask[0]][..., None], truth.rgb[i][:, v.mask[0]][..., None]) for i, v in enumerate(points)]
+    known = [
+        psnr(v.rgb[0][:, v.mask[0]][..., None], truth.rgb[i][:, v.mask[0]][..., None])
+        for i, v in enumerate(points)
+    ]
     fitted = views(memory.render, memory.fit(data, iterations=150))
     noise = views(memory.render, memory.fit(data, iterations=150, from_points=False))
     assert whole(fitted) > 25.0
@@ -64,7 +77,9 @@ def test_held_out_views_of_a_known_room() -> None:
         assert float((sky != torch.isinf(truth.depth[i])).float().mean()) < 0.03
 
 
-def wall(depth: float, colour: int = 100, x: float = 0.0, turn: float = 0.0) -> tuple[Frame, Camera]:
+def wall(
+    depth: float, colour: int = 100, x: float = 0.0, turn: float = 0.0
+) -> tuple[Frame, Camera]:
     """A wall at ``depth`` that fills the view of a camera at (x, 0, 0), turned about y."""
     pose = torch.eye(4)[None].clone()
     angle = torch.tensor(turn)
@@ -77,39 +92,62 @@ def wall(depth: float, colour: int = 100, x: float = 0.0, turn: float = 0.0) -> 
 
 
 def small(**changes: Any) -> RadianceMemory:
-    values: dict[str, Any] = {"height": SIZE, "width": SIZE, "shape": (32, 32, 16), "keyframes": 3, "fit": FitConfig(rays=256)}
-    return RadianceMemory(PointMemory(PointMemoryConfig(capacity=2048)), RadianceMemoryConfig(**{**values, **changes}))
+    values: dict[str, Any] = {
+        "height": SIZE,
+        "width": SIZE,
+        "shape": (32, 32, 16),
+        "keyframes": 3,
+        "fit": FitConfig(rays=256),
+    }
+    return RadianceMemory(
+        PointMemory(PointMemoryConfig(capacity=2048)), RadianceMemoryConfig(**{**values, **changes})
+    )
 
 
 def test_frames_are_kept_where_the_view_is_new() -> None:
     memory = small(apart_m=0.25, apart_deg=12.0)
     data = memory.empty(1)
     kept = []
-    # A step too short, one long enough, back, a turn of 9 degrees, one of 17 in all, and far enough again: the first makes room.
-    for i, (x, turn) in enumerate([(0.0, 0.0), (0.2, 0.0), (0.3, 0.0), (0.0, 0.0), (0.3, 0.15), (0.3, 0.3), (0.9, 0.3)]):
+    # A step too short, one long enough, back, a turn of 9 degrees, one of 17 in all, and far enough
+    # again: the first makes room.
+    for i, (x, turn) in enumerate(
+        [(0.0, 0.0), (0.2, 0.0), (0.3, 0.0), (0.0, 0.0), (0.3, 0.15), (0.3, 0.3), (0.9, 0.3)]
+    ):
         frame, camera = wall(2.0, colour=10 * i, x=x, turn=turn)
         data = memory.integrate(data, frame, camera, torch.tensor([i]))
         kept.append(int(data.frames.count))
-    assert kept == [1, 1, 2, 2, 2, 3, 4] and data.step.tolist() == [6] and data.fitted.tolist() == [-1]
+    assert (
+        kept == [1, 1, 2, 2, 2, 3, 4] and data.step.tolist() == [6] and data.fitted.tolist() == [-1]
+    )
     assert data.frames.rgb[0, :, 0, 0, 0].tolist() == [60, 20, 50]
     assert data.frames.pose[0, 0, 0, 3] == pytest.approx(0.9)
 
 
 def test_the_same_seed_gives_the_same_field() -> None:
     memory = small()
-    data = memory.integrate(memory.empty(2), *pair(wall(2.0), wall(3.0, colour=50)), torch.tensor([0, 4]))
+    data = memory.integrate(
+        memory.empty(2), *pair(wall(2.0), wall(3.0, colour=50)), torch.tensor([0, 4])
+    )
     with torch.no_grad():
         first, again, other = (memory.fit(data, 5, seed=seed) for seed in (1, 1, 2))
-    assert all(torch.equal(x, y) for x, y in zip(flatten(first).values(), flatten(again).values(), strict=True))
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(flatten(first).values(), flatten(again).values(), strict=True)
+    )
     assert not torch.equal(first.voxels.density, other.voxels.density)
-    assert first.fitted.tolist() == [0, 4] and memory.without_field(first).fitted.tolist() == [-1, -1]
+    assert first.fitted.tolist() == [0, 4] and memory.without_field(first).fitted.tolist() == [
+        -1,
+        -1,
+    ]
     assert not any(x.requires_grad for x in flatten(first).values())
 
 
 def pair(one: tuple[Frame, Camera], two: tuple[Frame, Camera]) -> tuple[Frame, Camera]:
     (a, b), (c, d) = one, two
     frame = map_tensors(lambda x, y: torch.cat([x, y]), a, c)
-    return frame, Camera(torch.cat([b.pose, d.pose]), torch.cat([b.intrinsics, d.intrinsics]), SIZE, SIZE)
+    return frame, Camera(
+        torch.cat([b.pose, d.pose]), torch.cat([b.intrinsics, d.intrinsics]), SIZE, SIZE
+    )
 
 
 def test_rows_without_frames_have_no_field() -> None:
@@ -136,11 +174,18 @@ def test_what_has_moved_since_the_fit_is_not_shown() -> None:
     (boxed, camera), (bare, _) = with_box(), wall(4.0)
     data = memory.fit(memory.integrate(memory.empty(1), boxed, camera, torch.tensor([0])), 40)
     view = memory.render(data, camera)
-    assert view.mask.all() and float(view.depth[0, 8, 8]) == pytest.approx(2.0, abs=0.2) and view.rgb[0, 0, 8, 8] > 230
+    assert (
+        view.mask.all()
+        and float(view.depth[0, 8, 8]) == pytest.approx(2.0, abs=0.2)
+        and view.rgb[0, 0, 8, 8] > 230
+    )
     after = memory.integrate(data, bare, camera, torch.tensor([1]))
     view = memory.render(after, camera)
-    assert float(view.depth[0, 5:11, 5:11].min()) > 3.5 and int(view.rgb[0, :, 5:11, 5:11].max()) < 150
-    # The kept frame still shows the box, but the points do not bear it out any more: the next fit leaves it out.
+    assert (
+        float(view.depth[0, 5:11, 5:11].min()) > 3.5 and int(view.rgb[0, :, 5:11, 5:11].max()) < 150
+    )
+    # The kept frame still shows the box, but the points do not bear it out any more: the next fit
+    # leaves it out.
     assert after.frames.count.tolist() == [1]
     view = memory.render(memory.fit(after, 40), camera)
     assert float(view.depth[0].min()) > 3.5
@@ -152,7 +197,11 @@ def test_what_is_new_since_the_fit_is_shown() -> None:
     data = memory.fit(memory.integrate(memory.empty(1), bare, camera, torch.tensor([0])), 20)
     view = memory.render(memory.integrate(data, boxed, camera, torch.tensor([1])), camera)
     inside = view.depth[0, 4:12, 4:12]
-    assert float(inside.max()) < 2.1 and (view.rgb[0, :, 4:12, 4:12] == 250).all() and float(view.depth[0, 0, 0]) > 3.5
+    assert (
+        float(inside.max()) < 2.1
+        and (view.rgb[0, :, 4:12, 4:12] == 250).all()
+        and float(view.depth[0, 0, 0]) > 3.5
+    )
 
 
 def test_adopting_a_fit_keeps_newer_points() -> None:
@@ -213,7 +262,9 @@ def test_clear_errors() -> None:
 
 def radiance_world(world: World) -> World:
     points = PointMemory(PointMemoryConfig(capacity=4096))
-    return world.with_memory(RadianceMemory(points, RadianceMemoryConfig(32, 32, shape=(16, 16, 8), keyframes=4)))
+    return world.with_memory(
+        RadianceMemory(points, RadianceMemoryConfig(32, 32, shape=(16, 16, 8), keyframes=4))
+    )
 
 
 def steps(world: World, state: Any, count: int) -> Tensor:
@@ -224,7 +275,9 @@ def steps(world: World, state: Any, count: int) -> Tensor:
     return torch.stack(shown)
 
 
-def test_worlds_step_fork_and_come_back_from_disk(tiny_world: World, room_scene: SceneStart, tmp_path: Path) -> None:
+def test_worlds_step_fork_and_come_back_from_disk(
+    tiny_world: World, room_scene: SceneStart, tmp_path: Path
+) -> None:
     world = radiance_world(tiny_world)
     state = world.initial([room_scene, room_scene], [1, 2])
     for _ in range(3):
@@ -232,7 +285,10 @@ def test_worlds_step_fork_and_come_back_from_disk(tiny_world: World, room_scene:
     assert transition.coverage.min() > 0 and state.memory.frames.count.min() > 0
     # Before a fit the world is the one with points alone.
     plain = tiny_world.with_memory(PointMemory(PointMemoryConfig(capacity=4096)))
-    assert torch.equal(steps(world, world.initial([room_scene], [1]), 3), steps(plain, plain.initial([room_scene], [1]), 3))
+    assert torch.equal(
+        steps(world, world.initial([room_scene], [1]), 3),
+        steps(plain, plain.initial([room_scene], [1]), 3),
+    )
     memory = world.memory
     assert isinstance(memory, RadianceMemory)
     state = dataclasses.replace(state, memory=memory.fit(state.memory, 3))
@@ -241,10 +297,15 @@ def test_worlds_step_fork_and_come_back_from_disk(tiny_world: World, room_scene:
     padded = world.pad(state, 8)
     save_snapshot(Snapshot(padded, [0, 0], [False, False], ()), world, tmp_path / "s")  # type: ignore[arg-type]
     loaded = load_snapshot(tmp_path / "s", world).state
-    assert all(torch.equal(x, y) for x, y in zip(flatten(padded).values(), flatten(loaded).values(), strict=True))
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(flatten(padded).values(), flatten(loaded).values(), strict=True)
+    )
 
 
-def test_worlds_start_from_scenes_that_hold_points(tiny_world: World, room_scene: SceneStart) -> None:
+def test_worlds_start_from_scenes_that_hold_points(
+    tiny_world: World, room_scene: SceneStart
+) -> None:
     points = PointMemory(PointMemoryConfig(capacity=64))
     held = points.from_points(torch.rand(1, 9, 3), torch.zeros(1, 9, 3, dtype=torch.uint8))
     world = radiance_world(tiny_world)

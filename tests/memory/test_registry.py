@@ -16,7 +16,11 @@ from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 
 
 @pytest.mark.parametrize(
-    "memory", [PointMemory(PointMemoryConfig(capacity=7, carve=False)), RetrievalMemory(RetrievalMemoryConfig(capacity=3))]
+    "memory",
+    [
+        PointMemory(PointMemoryConfig(capacity=7, carve=False)),
+        RetrievalMemory(RetrievalMemoryConfig(capacity=3)),
+    ],
 )
 def test_there_and_back(memory: PointMemory | RetrievalMemory) -> None:
     again = described_memory(json.loads(json.dumps(describe_memory(memory))))
@@ -25,14 +29,18 @@ def test_there_and_back(memory: PointMemory | RetrievalMemory) -> None:
 
 def test_a_memory_upon_points_names_them_too() -> None:
     points = PointMemory(PointMemoryConfig(capacity=7))
-    memory = RadianceMemory(points, RadianceMemoryConfig(32, 24, shape=(9, 8, 7), fit=FitConfig(rays=5)))
+    memory = RadianceMemory(
+        points, RadianceMemoryConfig(32, 24, shape=(9, 8, 7), fit=FitConfig(rays=5))
+    )
     described = json.loads(json.dumps(describe_memory(memory)))
     assert described["kind"] == "radiance" and described["points"] == describe_memory(points)
     again = described_memory(described)
     assert type(again) is RadianceMemory and again.config == memory.config
     assert type(again.points) is PointMemory and again.points.config == points.config
     # Data of the same shapes: what is on disk fits it.
-    assert again.empty(2).voxels.density.shape == (2, 9, 8, 7) and again.empty(2).points.capacity == 7
+    assert (
+        again.empty(2).voxels.density.shape == (2, 9, 8, 7) and again.empty(2).points.capacity == 7
+    )
     with pytest.raises(InvalidInputError, match="points"):
         described_memory({name: value for name, value in described.items() if name != "points"})
 
@@ -42,7 +50,9 @@ class Otherwise(PointMemory):
 
 
 def test_unknown_kinds() -> None:
-    assert describe_memory(NoMemory()) is None and describe_memory(RadianceMemory(Otherwise())) is None
+    assert (
+        describe_memory(NoMemory()) is None and describe_memory(RadianceMemory(Otherwise())) is None
+    )
     with pytest.raises(InvalidInputError, match="'clouds'"):
         described_memory({"kind": "clouds"})
     with pytest.raises(InvalidInputError, match="colour"):

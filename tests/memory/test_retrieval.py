@@ -42,12 +42,15 @@ def test_the_nearest_frame_is_shown() -> None:
 
 
 def test_only_one_frame_is_shown() -> None:
-    """From 0.3 m to the right a wall 2 m away moves by 0.3 pixels to the left, from 0.9 m by 0.9: its right column is a hole."""
+    """From 0.3 m to the right a wall 2 m away moves by 0.3 pixels to the left, from 0.9 m by 0.9:
+    its right column is a hole."""
     memory, data = filled(4, (0.0, 10), (2.0, 20))
     view = memory.render(data, camera(0.3))
     assert view.mask[0, :, -1].tolist() == [True] * SIZE
     view = memory.render(data, camera(0.9))
-    assert view.mask[0].int().tolist() == [[1, 1, 1, 0]] * SIZE and set(view.rgb[:, 0][view.mask].tolist()) == {10}
+    assert view.mask[0].int().tolist() == [[1, 1, 1, 0]] * SIZE and set(
+        view.rgb[:, 0][view.mask].tolist()
+    ) == {10}
 
 
 def test_the_oldest_makes_room() -> None:

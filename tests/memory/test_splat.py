@@ -13,10 +13,25 @@ INF = torch.inf
 
 
 def test_pixels_between_nearer_ones_by_hand() -> None:
-    """One row. 5 m between two at 1 m is hidden, also where they are two pixels away; at an edge, or 0.2 m behind, it is not."""
+    """One row. 5 m between two at 1 m is hidden, also where they are two pixels away; at an edge,
+    or 0.2 m behind, it is not."""
     z = torch.tensor([[1.0, 5.0, 1.0, INF, 5.0, INF, 1.0, 1.2, 1.0, 5.0, 5.0, 5.0, 1.0]])
     hidden = between_nearer(z[None])[0, 0].tolist()
-    assert hidden == [False, True, False, True, True, True, False, False, False, False, True, False, False]
+    assert hidden == [
+        False,
+        True,
+        False,
+        True,
+        True,
+        True,
+        False,
+        False,
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
     assert not between_nearer(torch.tensor([[[1.0, 5.0, 5.0, 5.0, 5.0, 1.0]]]))[0, 0, 2:4].any()
 
 
@@ -31,7 +46,8 @@ def test_columns_and_diagonals_hide_too() -> None:
 
 
 def test_sky_behind_a_wall_of_scattered_points_is_not_seen() -> None:
-    """A wall at 1 m, one point every other pixel, and a point far behind in a gap: the gap stays a hole."""
+    """A wall at 1 m, one point every other pixel, and a point far behind in a gap: the gap stays a
+    hole."""
     camera = Camera(torch.eye(4)[None], torch.tensor([[8.0, 8.0, 4.0, 4.0]]), 8, 8)
     at = torch.arange(8) + 0.5
     rows, columns = torch.meshgrid(at[::2], at[::2], indexing="ij")
@@ -42,7 +58,13 @@ def test_sky_behind_a_wall_of_scattered_points_is_not_seen() -> None:
     colour = torch.full((1, 3, 17), 200, dtype=torch.uint8)
     view = view_of(position, colour, kind, torch.zeros(1, 17, dtype=torch.uint8), camera)
     assert view.mask.sum() == 16 and not view.mask[0, 2, 3] and not view.rgb[0, :, 2, 3].any()
-    alone = view_of(position[..., 16:], colour[..., 16:], kind[:, 16:], torch.zeros(1, 1, dtype=torch.uint8), camera)
+    alone = view_of(
+        position[..., 16:],
+        colour[..., 16:],
+        kind[:, 16:],
+        torch.zeros(1, 1, dtype=torch.uint8),
+        camera,
+    )
     assert alone.mask[0, 2, 3] and alone.mask.sum() == 1
 
 

@@ -1,4 +1,5 @@
-"""The Triton kernels give the bits of the torch functions: on a GPU if there is one, else in Triton's interpreter."""
+"""The Triton kernels give the bits of the torch functions: on a GPU if there is one, else in
+Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ def assert_same(a: object, b: object) -> None:
 
 
 def filled(empty: Points, centre: torch.Tensor) -> Points:
-    """One full memory, one with a few free slots, one with nothing but free ones; around ``centre`` (3, 3, 1)."""
+    """One full memory, one with a few free slots, one with nothing but free ones; around ``centre``
+    (3, 3, 1)."""
     generator = torch.Generator().manual_seed(0)
     shape = empty.kind.shape
 
@@ -35,7 +37,8 @@ def filled(empty: Points, centre: torch.Tensor) -> Points:
     kind[1, 5:3000:20], kind[2] = 0, 0
     return dataclasses.replace(
         empty,
-        position=4.0 * torch.randn(empty.position.shape, generator=generator).to(kind.device) + centre,
+        position=4.0 * torch.randn(empty.position.shape, generator=generator).to(kind.device)
+        + centre,
         kind=kind,
         source=numbers(0, 256).to(torch.uint8),
         seen=numbers(-30, 10).to(torch.int32),
@@ -52,14 +55,29 @@ def compare(device: str, capacities: tuple[int, ...]) -> None:
         for full in (False, True):
             now = filled(now, camera.pose[:, :3, 3:4]) if full else now
             for i, seen in enumerate((frame, _moved(frame))):
-                known = torch.arange(16 * 24, device=device).view(16, 24).expand(3, 16, 24) % 3 > 0 if i else None
+                known = (
+                    torch.arange(16 * 24, device=device).view(16, 24).expand(3, 16, 24) % 3 > 0
+                    if i
+                    else None
+                )
                 with torch_only():
                     after = memory.integrate(now, seen, camera, step + i, known)
-                    around, view = memory.surroundings(after, camera.pose), memory.render(after, camera)
+                    around, view = (
+                        memory.surroundings(after, camera.pose),
+                        memory.render(after, camera),
+                    )
                 in_place = map_tensors(torch.clone, now)
-                assert splat_triton.integrate_(memory.config, in_place, seen, camera, step + i, known) is in_place
+                assert (
+                    splat_triton.integrate_(memory.config, in_place, seen, camera, step + i, known)
+                    is in_place
+                )
                 assert_same(after, in_place)
-                assert_same(around, splat_triton.map_around(after.position, after.kind, camera.pose, memory.config.body_m))
+                assert_same(
+                    around,
+                    splat_triton.map_around(
+                        after.position, after.kind, camera.pose, memory.config.body_m
+                    ),
+                )
                 again = splat_triton.view_of(after, camera)
                 assert_same(view, again)
                 now = after
@@ -73,10 +91,17 @@ def test_kernels_give_the_bits_of_torch() -> None:
     pytest.importorskip("triton")
     # Whether kernels are interpreted is settled when they are imported: hence a process of its own.
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-W", "ignore", __file__], env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 if __name__ == "__main__":
-    # Enough slots that the least recently seen ones are found by counting, and few enough that they are sorted.
+    # Enough slots that the least recently seen ones are found by counting, and few enough that they
+    # are sorted.
     compare("cpu", (300, 5000, 131072))

@@ -64,13 +64,19 @@ def test_steps_are_climbed_ledges_only_fallen_down() -> None:
     low, high = plate(-4, 1, -4, 4, 0.0), plate(1, 4, -4, 4, 0.6)
     ground = Ground.of(np.concatenate([low, high], 1), EYE, CONFIG)
     assert abs(ground.height[tuple(ground.cells((2.0, 0.0)))] - 0.6) < 0.13
-    assert np.isfinite(ground.field(ground.cells((2.0, 0.0))[None])[tuple(ground.cells((0.0, 0.0)))])
+    assert np.isfinite(
+        ground.field(ground.cells((2.0, 0.0))[None])[tuple(ground.cells((0.0, 0.0)))]
+    )
     pit = Ground.of(np.concatenate([low, plate(1, 4, -4, 4, -1.5)], 1), EYE, CONFIG)
     down, up = (pit.cells((x, 0.0)) for x in (2.0, 0.0))
     assert abs(pit.height[tuple(down)] + 1.5) < 0.13
-    assert np.isfinite(pit.field(down[None])[tuple(up)]) and np.isinf(pit.field(up[None])[tuple(down)])
+    assert np.isfinite(pit.field(down[None])[tuple(up)]) and np.isinf(
+        pit.field(up[None])[tuple(down)]
+    )
     # Outward, it is the way from the sources: down from above, not up from below.
-    assert np.isfinite(pit.field(up[None], outward=True)[tuple(down)]) and np.isinf(pit.field(down[None], outward=True)[tuple(up)])
+    assert np.isfinite(pit.field(up[None], outward=True)[tuple(down)]) and np.isinf(
+        pit.field(down[None], outward=True)[tuple(up)]
+    )
 
 
 def test_a_low_beam_stops_and_a_high_one_does_not() -> None:
@@ -81,7 +87,9 @@ def test_a_low_beam_stops_and_a_high_one_does_not() -> None:
 
 
 def test_bumps_are_obstacles_and_sources_may_begin_with_costs() -> None:
-    ground = Ground.of(plate(-4, 4, -4, 4, 0.0), EYE, CONFIG, bumps=np.array([[1.0, 0.0], [99.0, 0.0]]))
+    ground = Ground.of(
+        plate(-4, 4, -4, 4, 0.0), EYE, CONFIG, bumps=np.array([[1.0, 0.0], [99.0, 0.0]])
+    )
     assert ground.obstacle.sum() == 1 and ground.blocked()[tuple(ground.cells((1.3, 0.3)))]
     way = ground.field(ground.cells(((-1.0, 0.0), (0.0, -2.0))), np.array([0.0, 5.0]))
     assert way[tuple(ground.cells((0.0, -2.0)))] == pytest.approx(np.hypot(2, 1), abs=0.7)

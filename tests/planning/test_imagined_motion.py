@@ -15,7 +15,8 @@ from worldsim.world import World
 
 def test_a_cut_out_map_is_the_drawn_one_on_the_grid() -> None:
     generator = torch.Generator().manual_seed(0)
-    # Points in the middle of 4 cm cells and at heights that are no border of anything: nothing is rounded across one.
+    # Points in the middle of 4 cm cells and at heights that are no border of anything: nothing is
+    # rounded across one.
     cell = torch.randint(-60, 60, (2, 500), generator=generator)
     z = torch.randint(-20, 20, (1, 500), generator=generator) * 0.1 + 0.033
     position = torch.cat([cell * 0.04 + 0.02, z])
@@ -29,7 +30,9 @@ def test_a_cut_out_map_is_the_drawn_one_on_the_grid() -> None:
     assert not relief.around(far).any()
 
 
-def test_candidates_do_not_depend_on_one_another_and_keep_the_state(tiny_world: World, room_scene: SceneStart) -> None:
+def test_candidates_do_not_depend_on_one_another_and_keep_the_state(
+    tiny_world: World, room_scene: SceneStart
+) -> None:
     state = tiny_world.initial([room_scene], [0])
     before = state.clone()
     acts = torch.randint(0, 7, (5, 4), generator=torch.Generator().manual_seed(0))
@@ -37,7 +40,9 @@ def test_candidates_do_not_depend_on_one_another_and_keep_the_state(tiny_world: 
     assert poses.shape == (5, 4, 4, 4)
     alone = imagine_motion(tiny_world, state, acts[2:3])
     assert torch.allclose(alone[0], poses[2], atol=1e-3)
-    assert torch.equal(before.memory.position, state.memory.position) and torch.equal(before.motion, state.motion)
+    assert torch.equal(before.memory.position, state.memory.position) and torch.equal(
+        before.motion, state.motion
+    )
 
 
 def test_without_memory_the_newest_frame_tells(tiny_world: World, room_scene: SceneStart) -> None:
@@ -55,7 +60,9 @@ def test_bad_input_is_named(tiny_world: World, room_scene: SceneStart) -> None:
     with pytest.raises(InvalidInputError, match="one state and acts"):
         imagine_motion(tiny_world, state, torch.zeros(3, 2, dtype=torch.int64))
     with pytest.raises(InvalidInputError, match="one state and acts"):
-        imagine_motion(tiny_world, state.select(torch.tensor([0])), torch.zeros(3, dtype=torch.int64))
+        imagine_motion(
+            tiny_world, state.select(torch.tensor([0])), torch.zeros(3, dtype=torch.int64)
+        )
     flat = make_tiny_world(geometry=False)
     with pytest.raises(MissingGeometryError, match="without geometry"):
         imagine_motion(flat, flat.blank(1), torch.zeros(3, 2, dtype=torch.int64))

@@ -1,4 +1,5 @@
-"""Where a picture was taken: found again in a furnished room of exactly known geometry, refused where the memory knows nothing."""
+"""Where a picture was taken: found again in a furnished room of exactly known geometry, refused
+where the memory knows nothing."""
 
 from __future__ import annotations
 

@@ -49,7 +49,11 @@ def test_reward_sum_counts_what_comes_before_the_end() -> None:
 
 def test_pose_goal_adds_the_mean_and_the_last_distance() -> None:
     goal = PoseGoal(at((0.0, 4.0, 0.0))[0])
-    futures = Futures(pose=torch.stack([at((0.0, 0.0, 0.0), (0.0, 3.0, 0.0)), at((3.0, 0.0, 0.0), (3.0, 4.0, 0.0))]))
+    futures = Futures(
+        pose=torch.stack(
+            [at((0.0, 0.0, 0.0), (0.0, 3.0, 0.0)), at((3.0, 0.0, 0.0), (3.0, 4.0, 0.0))]
+        )
+    )
     # Distances 4, 1 and 5, 3.
     assert goal(futures).tolist() == [1.0 + 2.5, 3.0 + 4.0]
     quarter = at((0.0, 4.0, 0.0))[0]
@@ -63,7 +67,8 @@ def test_image_goal_is_zero_where_the_picture_is_seen_and_robust_elsewhere() -> 
     seen = torch.full((2, 2, 3, 32, 32), 100, dtype=torch.uint8)
     seen[1] = 110
     seen[1, :, :, :, :8] = 255
-    # A quarter of the cells is off by more than 64, which counts as 64; the others by 10. Twice: the best and the last frame.
+    # A quarter of the cells is off by more than 64, which counts as 64; the others by 10. Twice:
+    # the best and the last frame.
     assert ImageGoal(picture)(Futures(rgb=seen)).tolist() == [0.0, 2 * (0.25 * 64 + 0.75 * 10)]
 
 
@@ -87,15 +92,27 @@ def test_choices_have_their_probabilities_whatever_the_noise() -> None:
         assert bool((acts[:, 1] == 2).all())
 
 
-def test_dreamed_futures_are_those_of_the_steps_and_leave_the_dream_where_it_is(world_folder: Path) -> None:
+def test_dreamed_futures_are_those_of_the_steps_and_leave_the_dream_where_it_is(
+    world_folder: Path,
+) -> None:
     env = dream(world_folder)
     before = env.snapshot()
     acts = torch.tensor([[1, 1, 3], [4, 1, 6]])
     futures = Imagination(env).futures(acts, Needs.FRAMES)
-    assert futures.rgb is not None and futures.pose is not None and futures.rew is not None and futures.alive is not None
-    assert futures.rgb.shape == (2, 3, 3, 32, 32) and bool(futures.alive.all()) and futures.rew.shape == (2, 3)
+    assert (
+        futures.rgb is not None
+        and futures.pose is not None
+        and futures.rew is not None
+        and futures.alive is not None
+    )
+    assert (
+        futures.rgb.shape == (2, 3, 3, 32, 32)
+        and bool(futures.alive.all())
+        and futures.rew.shape == (2, 3)
+    )
     assert torch.equal(env.state.frame.rgb, before.state.frame.rgb)
-    # One by one, as a fork of the same size does it: results are the same bit by bit inside a bucket of batch sizes.
+    # One by one, as a fork of the same size does it: results are the same bit by bit inside a
+    # bucket of batch sizes.
     forks = env.fork(2)
     for step in range(3):
         obs, _, _, _, infos = forks.step(acts[:, step].numpy())
@@ -109,7 +126,8 @@ def test_imagined_motion_is_that_of_the_steps(world_folder: Path) -> None:
     imagination = Imagination(env)
     moved, drawn = imagination.futures(acts, Needs.MOTION), imagination.futures(acts, Needs.FRAMES)
     assert moved.rgb is None and moved.pose is not None and drawn.pose is not None
-    # The first step differs by the rounding of the map alone; later ones by what the dream saw on its way.
+    # The first step differs by the rounding of the map alone; later ones by what the dream saw on
+    # its way.
     assert float((moved.pose - drawn.pose)[:, 0, :3, 3].norm(dim=-1).max()) < 0.02
 
 
@@ -131,7 +149,10 @@ def test_goals_that_cannot_be_used_are_named(world_folder: Path) -> None:
     PoseGoal(here[0]).check(env)
     away = here[0].clone()
     away[:3, 3] += 500.0
-    with pytest.raises(InvalidInputError, match=r"outside of the memory, which knows 0% of its view.*least_coverage=0"):
+    with pytest.raises(
+        InvalidInputError,
+        match=r"outside of the memory, which knows 0% of its view.*least_coverage=0",
+    ):
         PoseGoal(away).check(env)
     PoseGoal(away, least_coverage=0.0).check(env)
     with pytest.raises(InvalidInputError, match=r"finite \(4, 4\)"):

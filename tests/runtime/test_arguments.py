@@ -12,10 +12,26 @@ import torch
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import flag, number, whole
 
-JUNK = (None, "3", b"3", [1], {}, math.nan, np.nan, 1j, np.zeros(1), object(), int, True, np.bool_(True))
+JUNK = (
+    None,
+    "3",
+    b"3",
+    [1],
+    {},
+    math.nan,
+    np.nan,
+    1j,
+    np.zeros(1),
+    object(),
+    int,
+    True,
+    np.bool_(True),
+)
 
 
-@pytest.mark.parametrize("value", [3, 3.0, np.int64(3), np.float32(3.0), torch.tensor(3), np.array(3)])
+@pytest.mark.parametrize(
+    "value", [3, 3.0, np.int64(3), np.float32(3.0), torch.tensor(3), np.array(3)]
+)
 def test_numbers_of_any_library(value: Any) -> None:
     assert number("a", value, 0, 9) == 3.0 and type(number("a", value, 0, 9)) is float
     assert whole("a", value, 3, 3) == 3 and type(whole("a", value)) is int

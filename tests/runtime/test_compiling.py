@@ -1,4 +1,5 @@
-"""What the compiled engine says: that it compiles, how long that took the last time, and when it has finished."""
+"""What the compiled engine says: that it compiles, how long that took the last time, and when it
+has finished."""
 
 from __future__ import annotations
 
@@ -13,7 +14,9 @@ from worldsim.world import engine
 from worldsim.world.engine import Compiled, batch_of
 
 
-def test_it_says_that_it_compiles_and_for_how_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_says_that_it_compiles_and_for_how_long(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Reproduces: ``engine="compiled"`` was silent for 165 s."""
     clock = Clock()
     told = Compiling(lambda: tmp_path, clock)
@@ -23,7 +26,8 @@ def test_it_says_that_it_compiles_and_for_how_long(tmp_path: Path, capsys: pytes
     told.done()
     told.done()
     assert capsys.readouterr().err.splitlines() == [
-        f"compiling with torch's inductor: a minute or more at first. What it compiles is kept in {tmp_path}",
+        f"compiling with torch's inductor: a minute or more at first. What it compiles is kept in "
+        f"{tmp_path}",
         "compiled in 2 min 45 s",
     ]
     with Compiling(lambda: tmp_path, clock).part():
@@ -54,7 +58,13 @@ def test_an_engine_says_it_for_each_batch_size(
     """With torch's own compiler, on a function that takes no time."""
     monkeypatch.setattr(engine, "COMPILING", Compiling(lambda: tmp_path))
     part = Compiled(lambda x: x + 1, "default", torch.device("cpu"))
-    for size, begins in ((2, ["compiling", "compiled"]), (2, []), (3, ["compiling", "compiled"]), (2, []), (3, [])):
+    for size, begins in (
+        (2, ["compiling", "compiled"]),
+        (2, []),
+        (3, ["compiling", "compiled"]),
+        (2, []),
+        (3, []),
+    ):
         for _ in range(2):
             assert torch.equal(part(torch.zeros(size)), torch.ones(size))
         engine.COMPILING.done()

@@ -38,15 +38,21 @@ def test_names_that_are_some() -> None:
     assert device_named(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-@pytest.mark.parametrize("options", [{}, {"vectorization_mode": "vector_entry_point", "num_envs": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"vectorization_mode": "vector_entry_point", "num_envs": 2}]
+)
 def test_environments_name_the_device(world_folder: Path, options: dict[str, Any]) -> None:
     make: Any = gym.make_vec if options else gym.make
     with pytest.raises(InvalidInputError, match="did you mean 'cuda'"):
         make("worldsim/Dream-v0", world=world_folder, device="gpu", **options)
 
 
-@pytest.mark.parametrize("command", ["bench", "evaluate", "demo", "agreement", "watch", "evaluate-agent"])
-def test_commands_name_the_device(command: str, world_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "command", ["bench", "evaluate", "demo", "agreement", "watch", "evaluate-agent"]
+)
+def test_commands_name_the_device(
+    command: str, world_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = {
         "demo": ["--world", str(world_folder), "--out", str(tmp_path)],
         "watch": ["random", "--world", str(world_folder), "--out", str(tmp_path / "w.mp4")],

@@ -18,8 +18,14 @@ ROOT = Path(__file__).parents[2]
 def test_extras_are_those_of_the_distribution() -> None:
     known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS.values()) <= set(known)
-    assert how_to_install("vizdoom.gymnasium_wrapper").endswith("[doom]'") and how_to_install("ale_py") == "pip install ale-py"
-    assert how_to_install("minigrid") == "pip install minigrid" and how_to_install(None) == "install it first"
+    assert (
+        how_to_install("vizdoom.gymnasium_wrapper").endswith("[doom]'")
+        and how_to_install("ale_py") == "pip install ale-py"
+    )
+    assert (
+        how_to_install("minigrid") == "pip install minigrid"
+        and how_to_install(None) == "install it first"
+    )
 
 
 @pytest.fixture

@@ -10,7 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, OutOfMemoryError, StorageError
+from worldsim.errors import (
+    DamagedFileError,
+    InvalidInputError,
+    NotFoundError,
+    OutOfMemoryError,
+    StorageError,
+)
 from worldsim.runtime import files
 from worldsim.runtime.files import (
     files_in,
@@ -49,7 +55,9 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         read_bytes(tmp_path / "large", 4)
 
 
-@pytest.mark.parametrize("name", ["/etc/passwd", "../other", "a/../../other", "", "a\0b", 5, None, "link", "deep/link"])
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../other", "a/../../other", "", "a\0b", 5, None, "link", "deep/link"]
+)
 def test_names_that_lead_out_are_refused(tmp_path: Path, name: object) -> None:
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
@@ -87,8 +95,15 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_bytes(path, b"old")
-    for error, advice in ((errno.ENOSPC, "free some space"), (errno.EROFS, "can be written to"), (errno.EIO, "another place")):
-        with pytest.raises(StorageError, match=f"file cannot be written.*{advice}.*is intact"), replacing(path) as temporary:
+    for error, advice in (
+        (errno.ENOSPC, "free some space"),
+        (errno.EROFS, "can be written to"),
+        (errno.EIO, "another place"),
+    ):
+        with (
+            pytest.raises(StorageError, match=f"file cannot be written.*{advice}.*is intact"),
+            replacing(path) as temporary,
+        ):
             temporary.write_bytes(b"half")
             raise OSError(error, os.strerror(error))
     with pytest.raises(KeyError), replacing(path) as temporary:
@@ -106,14 +121,19 @@ from worldsim.errors import StorageError
 from worldsim.runtime.files import save_tensors, write_bytes
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-for write in (lambda path: write_bytes(path, bytes(20_000)), lambda path: save_tensors({{"a": torch.zeros(9000)}}, path)):
+for write in (
+    lambda path: write_bytes(path, bytes(20_000)),
+    lambda path: save_tensors({{"a": torch.zeros(9000)}}, path),
+):
     try:
         write(Path({str(tmp_path)!r}) / "file")
     except StorageError as error:
         print(error)
 """
     write_bytes(tmp_path / "file", b"old")
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    told = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
     assert told.count("cannot be written") == 2
     assert (tmp_path / "file").read_bytes() == b"old" and names(tmp_path) == ["file"]
 
@@ -122,7 +142,8 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     code = f"""
 import os
 from worldsim.runtime.files import replacing, replacing_folder
-with replacing_folder({str(tmp_path / "folder")!r}) as new, replacing({str(tmp_path / "file")!r}) as temporary:
+folder, file = {str(tmp_path / "folder")!r}, {str(tmp_path / "file")!r}
+with replacing_folder(folder) as new, replacing(file) as temporary:
     temporary.write_text("half")
     (new / "a").write_text("half")
     os._exit(9)
@@ -154,7 +175,9 @@ def test_folders_are_replaced_whole(tmp_path: Path) -> None:
         pass
 
 
-def test_killed_between_the_two_renames_the_old_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_between_the_two_renames_the_old_folder_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "folder"
     with replacing_folder(folder) as new:
         write_bytes(new / "a", b"1")

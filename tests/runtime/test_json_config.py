@@ -13,7 +13,16 @@ import pytest
 from annotated_types import Ge, Le
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
-from worldsim.runtime.json_config import check_ranges, check_seal, from_json, read_json, seal, to_json, write_json, write_sealed
+from worldsim.runtime.json_config import (
+    check_ranges,
+    check_seal,
+    from_json,
+    read_json,
+    seal,
+    to_json,
+    write_json,
+    write_sealed,
+)
 
 
 class Mode(enum.Enum):
@@ -76,7 +85,10 @@ def test_defaults_fill_what_is_not_written():
         ({"name": "x", "inner": {"width": 3}, "mode": "last"}, "mode"),
         ({"name": "x", "inner": {"width": 3}, "kind": "c"}, "kind"),
         ({"name": "x", "inner": {"width": 3}, "levels": 4}, "levels"),
-        ({"name": "x", "inner": {"width": 3}, "parts": [{"width": 1}, {"wide": 2}]}, "parts[1].wide"),
+        (
+            {"name": "x", "inner": {"width": 3}, "parts": [{"width": 1}, {"wide": 2}]},
+            "parts[1].wide",
+        ),
     ],
 )
 def test_bad_values_are_named(values: dict[str, object], named: str):
@@ -87,7 +99,9 @@ def test_bad_values_are_named(values: dict[str, object], named: str):
 
 def test_numpy_values_and_infinity_survive_a_file(tmp_path: Path):
     path = tmp_path / "new/folder/a.json"
-    write_json(path, {"a": np.float32(0.5), "b": np.array([[1, 2]]), "c": np.int64(3), "d": math.inf})
+    write_json(
+        path, {"a": np.float32(0.5), "b": np.array([[1, 2]]), "c": np.int64(3), "d": math.inf}
+    )
     assert read_json(path) == {"a": 0.5, "b": [[1, 2]], "c": 3, "d": math.inf}
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 
@@ -132,9 +146,18 @@ def test_types_of_a_config() -> None:
     check_ranges(Some(0.0, 3, 2, 3, 0.5, True, "x", (1,)))
     check_ranges(Some(share=np.float32(0.5), whole=np.int64(2)))  # type: ignore[arg-type]
     bad: list[dict[str, object]] = [
-        {"whole": 1.5}, {"whole": None}, {"real": "1"}, {"maybe": []}, {"on": 1},
-        {"share": 1.5}, {"share": math.nan}, {"count": 0}, {"other": (1.5,)}, {"text": 3}, {"real": math.nan},
-    ]  # fmt: skip
+        {"whole": 1.5},
+        {"whole": None},
+        {"real": "1"},
+        {"maybe": []},
+        {"on": 1},
+        {"share": 1.5},
+        {"share": math.nan},
+        {"count": 0},
+        {"other": (1.5,)},
+        {"text": 3},
+        {"real": math.nan},
+    ]
     for changes in bad:
         with pytest.raises(InvalidInputError, match=f"Some.{next(iter(changes))} = "):
             check_ranges(Some(**changes))  # type: ignore[arg-type]
@@ -148,7 +171,12 @@ def test_a_sealed_file_tells_what_was_changed_in_it(tmp_path: Path) -> None:
     # Neither the order of keys nor the layout of the file counts.
     check_seal(path, dict(reversed(values.items())))
     assert seal(values) == values
-    for change in ({"a": [1, 2.5, 3]}, {"d": 1}, {"content_sha256": None}, {"content_sha256": "0" * 64}):
+    for change in (
+        {"a": [1, 2.5, 3]},
+        {"d": 1},
+        {"content_sha256": None},
+        {"content_sha256": "0" * 64},
+    ):
         with pytest.raises(DamagedFileError, match="a.json differs from its own checksum"):
             check_seal(path, values | change)
     check_seal(path, {"a": 1}, required=False)

@@ -1,4 +1,5 @@
-"""What commands end with: where the result is, and a command that comes next, which can be typed as it stands."""
+"""What commands end with: where the result is, and a command that comes next, which can be typed as
+it stands."""
 
 from __future__ import annotations
 
@@ -34,7 +35,9 @@ GIVEN = {
     "worlds": [],
 }
 
-SMALL = "--frames 40 --episode-steps 20 --min-travel 0 --workers 0 --env-kwargs size".split() + [str(SIZE)]
+SMALL = "--frames 40 --episode-steps 20 --min-travel 0 --workers 0 --env-kwargs size".split() + [
+    str(SIZE)
+]
 
 
 def test_every_command_has_an_ending() -> None:
@@ -43,23 +46,38 @@ def test_every_command_has_an_ending() -> None:
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory, world_folder: Path, goal_folder: Path) -> dict[str, Any]:
+def results(
+    tmp_path_factory: pytest.TempPathFactory, world_folder: Path, goal_folder: Path
+) -> dict[str, Any]:
     """What functions return: a recording, worlds, files."""
     out = tmp_path_factory.mktemp("recorded") / "room"
     assert cli.main(["record", "worldsim/TinyRoom-v0", "--out", str(out), *SMALL]) == 0
     dataset = EpisodeDataset(out)
-    goal, world = World.from_pretrained(goal_folder, "cpu"), World.from_pretrained(world_folder, "cpu")
-    return {"record": dataset, "import-minari": dataset, "train": goal, "distil": world, "export": Path("walk.glb")}
+    goal, world = (
+        World.from_pretrained(goal_folder, "cpu"),
+        World.from_pretrained(world_folder, "cpu"),
+    )
+    return {
+        "record": dataset,
+        "import-minari": dataset,
+        "train": goal,
+        "distil": world,
+        "export": Path("walk.glb"),
+    }
 
 
 @pytest.mark.parametrize("name", list(GIVEN))
-def test_what_comes_next_can_be_typed(name: str, results: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_comes_next_can_be_typed(
+    name: str, results: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     config = cli.parse(name, GIVEN[name])
     capsys.readouterr()
     next_steps.tell(name, config, results.get(name))
     out, err = capsys.readouterr()
     first, *others = err.splitlines()
-    assert out == "" and first.startswith("result: ") and others and others[0].startswith("next:   ")
+    assert (
+        out == "" and first.startswith("result: ") and others and others[0].startswith("next:   ")
+    )
     for other in others:
         program, *words = shlex.split(other.removeprefix("next:"))
         if program == "python":
@@ -70,7 +88,8 @@ def test_what_comes_next_can_be_typed(name: str, results: dict[str, Any], capsys
 
 
 def test_what_comes_next_depends_on_the_result(results: dict[str, Any]) -> None:
-    """No memory without geometry; agents where there are rewards; the demo where its walk is possible. Spaces are quoted."""
+    """No memory without geometry; agents where there are rewards; the demo where its walk is
+    possible. Spaces are quoted."""
     config = cli.parse("record", GIVEN["record"])
     (train,) = next_steps.ENDINGS["record"](config, results["record"]).then
     assert train == "worldsim train --data 'data/my walks' --out 'runs/my walks'"
@@ -81,14 +100,21 @@ def test_what_comes_next_depends_on_the_result(results: dict[str, Any]) -> None:
     ending = next_steps.ENDINGS["train"](config, results["train"])
     assert ending.result == "runs/first/world"
     assert [shlex.split(one)[1:3] for one in ending.then] == [
-        ["evaluate", "runs/first/world"], ["evaluate-agent", "random"], ["-m", "worldsim.agents.actor_critic"], ["demo", "--world"],
-    ]  # fmt: skip
+        ["evaluate", "runs/first/world"],
+        ["evaluate-agent", "random"],
+        ["-m", "worldsim.agents.actor_critic"],
+        ["demo", "--world"],
+    ]
     ending = next_steps.ENDINGS["train"](config, results["distil"])
     assert [shlex.split(one)[1] for one in ending.then] == ["evaluate", "demo"]
 
 
-def test_a_recording_ends_with_the_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["record", "worldsim/TinyRoom-v0", "--out", str(tmp_path / "room"), *SMALL]) == 0
+def test_a_recording_ends_with_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert (
+        cli.main(["record", "worldsim/TinyRoom-v0", "--out", str(tmp_path / "room"), *SMALL]) == 0
+    )
     out, err = capsys.readouterr()
     assert out == "" and err.splitlines()[-3].startswith("recording: 42 of 42 frames, ")
     assert err.splitlines()[-2:] == [

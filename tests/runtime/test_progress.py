@@ -30,7 +30,9 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_redirected_output_gets_a_line_every_ten_seconds_and_one_at_the_end(capsys: pytest.CaptureFixture[str]):
+def test_redirected_output_gets_a_line_every_ten_seconds_and_one_at_the_end(
+    capsys: pytest.CaptureFixture[str],
+):
     """Reproduces: redirected to a file, bars printed hundreds of updates, or nothing at all."""
     clock = Clock()
     with Progress(200, "dreaming", clock=clock) as bar:
@@ -107,6 +109,12 @@ def test_all_progress_is_shown_by_one_helper(folder: str):
     """Reproduces: each use of tqdm decided for itself what a file gets to see."""
     for path in (ROOT / folder).rglob("*.py"):
         if path.name != "progress.py":
-            imports = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
-            names = {getattr(node, "module", None) for node in imports} | {alias.name for node in imports for alias in node.names}
+            imports = [
+                node
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Import | ast.ImportFrom)
+            ]
+            names = {getattr(node, "module", None) for node in imports} | {
+                alias.name for node in imports for alias in node.names
+            }
             assert "tqdm" not in names, path

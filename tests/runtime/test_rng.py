@@ -37,8 +37,11 @@ def test_known_answers(counter, key, expected, length):
 def test_first_block_of_seed_zero_is_the_known_answer():
     zero = torch.zeros(1, dtype=torch.int64)
     words = integers(zero, zero, Purpose.INITIAL, 2**31, (64,))[0]
-    # 16 blocks lie side by side: the four words of block 0 stand at 0, 16, 32 and 48, halved by the range of 2^31.
-    assert words[[0, 16, 32, 48]].tolist() == [w >> 1 for w in (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)]
+    # 16 blocks lie side by side: the four words of block 0 stand at 0, 16, 32 and 48, halved by the
+    # range of 2^31.
+    assert words[[0, 16, 32, 48]].tolist() == [
+        w >> 1 for w in (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)
+    ]
 
 
 def test_normal_has_the_right_moments():
@@ -71,7 +74,9 @@ def test_rows_do_not_depend_on_their_neighbours():
         together = normal(seed, step, Purpose.NOISE, shape)
         assert together.shape == (5, *shape)
         for i in range(5):
-            assert torch.equal(together[i : i + 1], normal(seed[i : i + 1], step[i : i + 1], Purpose.NOISE, shape))
+            assert torch.equal(
+                together[i : i + 1], normal(seed[i : i + 1], step[i : i + 1], Purpose.NOISE, shape)
+            )
 
 
 def test_seed_step_and_purpose_all_matter():
@@ -88,7 +93,8 @@ def test_seed_step_and_purpose_all_matter():
 
 
 def compare(device: str) -> None:
-    """The kernel's normal numbers beside torch's, for seeds and steps of more than 32 bits and negative ones."""
+    """The kernel's normal numbers beside torch's, for seeds and steps of more than 32 bits and
+    negative ones."""
     seed = torch.tensor([0, 5, -3, 2**62 + 7], device=device)
     step = torch.tensor([0, 2**33 + 1, 7, 9], device=device)
     for shape in ((4, 64, 64), (3, 5, 7), (1,)):
@@ -98,7 +104,9 @@ def compare(device: str) -> None:
         assert found.shape == expected.shape
         torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
         # An environment's numbers are its own.
-        assert torch.equal(normal_by_kernel(seed[2:3], step[2:3], int(Purpose.NOISE), shape), found[2:3])
+        assert torch.equal(
+            normal_by_kernel(seed[2:3], step[2:3], int(Purpose.NOISE), shape), found[2:3]
+        )
 
 
 @pytest.mark.slow
@@ -109,7 +117,13 @@ def test_the_kernel_draws_the_same() -> None:
     pytest.importorskip("triton")
     # Whether kernels are interpreted is settled when they are imported: hence a process of its own.
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-W", "ignore", __file__], env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", __file__],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -24,9 +24,12 @@ def unchanged() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("options", [{}, {"vectorization_mode": "vector_entry_point", "num_envs": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"vectorization_mode": "vector_entry_point", "num_envs": 2}]
+)
 def test_environments_take_threads(world_folder: Path, options: dict[str, Any]) -> None:
-    """Reproduces: beside another job a dream was many times slower, and nothing but a variable of OpenMP helped."""
+    """Reproduces: beside another job a dream was many times slower, and nothing but a variable of
+    OpenMP helped."""
     make: Any = gym.make_vec if options else gym.make
     make("worldsim/Dream-v0", world=world_folder, device="cpu", threads=2, **options)
     assert torch.get_num_threads() == 2
@@ -52,5 +55,7 @@ def test_agents_that_are_run_as_programs_wait_passively(agent: str) -> None:
     except SystemExit:
         print(os.environ["OMP_WAIT_POLICY"], os.environ["KMP_BLOCKTIME"])
     """
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True
+    )
     assert found.stdout.splitlines()[-1] == "PASSIVE 0"

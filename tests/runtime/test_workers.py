@@ -1,4 +1,5 @@
-"""Engines and processes that die or hang: what they played is played again, and only what fails every time is an error."""
+"""Engines and processes that die or hang: what they played is played again, and only what fails
+every time is an error."""
 
 from __future__ import annotations
 
@@ -102,12 +103,19 @@ def fail(engine: Engine[Watched]) -> None:
     raise KeyError("a bug")
 
 
-def test_tasks_of_dead_and_hung_processes_are_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tasks_of_dead_and_hung_processes_are_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("worldsim.runtime.workers.GRACE_S", 0.5)
-    expected = [die_once(Engine(partial(room, 16)), touched(tmp_path / "here", seed), seed) for seed in range(3)]
+    expected = [
+        die_once(Engine(partial(room, 16)), touched(tmp_path / "here", seed), seed)
+        for seed in range(3)
+    ]
     folder = touched(tmp_path / "there")
     with WorkerPool(2, partial(room, 16), timeout_s=1.0) as pool:
-        assert dict(pool.run(die_once, [(folder, seed) for seed in range(3)])) == dict(enumerate(expected))
+        assert dict(pool.run(die_once, [(folder, seed) for seed in range(3)])) == dict(
+            enumerate(expected)
+        )
         assert list(pool.run(hang_once, [(folder,)])) == [(0, "played")]
         here = large(Engine(partial(room, 64)), 1)
         ((_, there),) = pool.run(partial(large), [(1,)])
@@ -146,7 +154,11 @@ def test_evaluating_an_agent_survives_kills() -> None:
     assert killer.killed == ["worker", "engine"]
     for one, other in zip(undisturbed, disturbed, strict=True):
         assert (one.total, one.steps, one.truncated) == (other.total, other.steps, other.truncated)
-        assert one.start is not None and other.start is not None and one.start.rgb.equal(other.start.rgb)
+        assert (
+            one.start is not None
+            and other.start is not None
+            and one.start.rgb.equal(other.start.rgb)
+        )
     killer.check_nothing_is_left()
 
 

@@ -1,4 +1,5 @@
-"""Captures as starts: from files, journeys and arrays, fitted to a world, with and without holes."""
+"""Captures as starts: from files, journeys and arrays, fitted to a world, with and without
+holes."""
 
 from __future__ import annotations
 
@@ -38,12 +39,16 @@ def captures(room_walk: tuple[TinyRoom, Journey], tmp_path_factory: pytest.TempP
     return folder
 
 
-def test_a_start_has_the_last_frames_and_a_memory_of_the_others(room_walk: tuple[TinyRoom, Journey]):
+def test_a_start_has_the_last_frames_and_a_memory_of_the_others(
+    room_walk: tuple[TinyRoom, Journey],
+):
     journey = room_walk[1]
     scene = CaptureScene(journey)
     assert isinstance(scene, Scene) and isinstance(scene, FittingScene)
     start = scene.start(RNG)
-    assert torch.equal(start.rgb, journey.rgb[-12:]) and torch.equal(start.inverse_depth, journey.inverse_depth[-12:])
+    assert torch.equal(start.rgb, journey.rgb[-12:]) and torch.equal(
+        start.inverse_depth, journey.inverse_depth[-12:]
+    )
     torch.testing.assert_close(start.pose, journey.pose[-12:], atol=2e-4, rtol=0.0)
     assert start.act.tolist() == [0] * 12 and start.name == "capture"
     memory, ahead = PointMemory(PointMemoryConfig(capacity=start.memory.capacity)), start.pose[:1]
@@ -54,7 +59,8 @@ def test_a_start_has_the_last_frames_and_a_memory_of_the_others(room_walk: tuple
 
 
 def test_what_stood_before_a_surface_and_went_leaves_no_points():
-    """A red square 0.1 m before a grey wall, and the wall without it: a memory that compares no colours keeps the square."""
+    """A red square 0.1 m before a grey wall, and the wall without it: a memory that compares no
+    colours keeps the square."""
     pose, intrinsics = torch.eye(4)[None], torch.tensor([8.0, 8.0, 8.0, 8.0])
     depth, rgb = torch.full((1, 16, 16), 2.0), torch.full((1, 3, 16, 16), 100, dtype=torch.uint8)
     wall = Frame(rgb, quantise_depth(depth), pose)
@@ -66,7 +72,9 @@ def test_what_stood_before_a_surface_and_went_leaves_no_points():
     plain = PointMemory(PointMemoryConfig(capacity=512))
     data = plain.empty(1)
     for i, frame in enumerate(journey.frames):
-        data = plain.integrate(data, frame, Camera(pose, intrinsics[None], 16, 16), torch.tensor([i]))
+        data = plain.integrate(
+            data, frame, Camera(pose, intrinsics[None], 16, 16), torch.tensor([i])
+        )
     assert int((data.colour[0, 0] == 250).sum()) == 64
 
 
@@ -80,7 +88,12 @@ def test_fitted_to_a_world(tiny_world: World, captures: Path, room_walk: tuple[T
     assert scene.fitted(tiny_world) is scene
     start = scene.start(RNG)
     assert start is scene.start(RNG) and start.name == "room-2"
-    assert start.rgb.shape == (12, 3, 32, 32) and start.intrinsics.tolist() == [16.0, 16.0, 16.0, 16.0]
+    assert start.rgb.shape == (12, 3, 32, 32) and start.intrinsics.tolist() == [
+        16.0,
+        16.0,
+        16.0,
+        16.0,
+    ]
     # Two pixels by two are averaged; halves are rounded up.
     blocks = room_walk[1].rgb[-12:].float().unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2))
     assert int((start.rgb.float() - (blocks + 0.5).floor()).abs().max()) <= 1
@@ -127,10 +140,14 @@ def test_captures_by_name_and_by_string(tiny_world: World, captures: Path):
     np.testing.assert_array_equal(obs[1], first)
 
 
-def test_a_start_can_be_kept_as_a_scene_of_a_world(tiny_world: World, captures: Path, tmp_path: Path):
+def test_a_start_can_be_kept_as_a_scene_of_a_world(
+    tiny_world: World, captures: Path, tmp_path: Path
+):
     start = CaptureScene(captures / "room-5", last=4, world=tiny_world).start(RNG)
     again = load_scene(save_scene(start, tmp_path / "room-5"))
-    assert torch.equal(again.rgb, start.rgb) and torch.equal(again.memory.position, start.memory.position)
+    assert torch.equal(again.rgb, start.rgb) and torch.equal(
+        again.memory.position, start.memory.position
+    )
     env = WorldEnv(tiny_world, scenes=tmp_path)
     assert env.reset(seed=0)[1]["memory_coverage"] > 0.5
 
@@ -142,9 +159,12 @@ def holed(depth: Any, hole: slice) -> Any:
 
 
 def test_unknown_depth_teaches_the_memory_nothing():
-    """A wall 3 m ahead; in the middle of every frame depth is unknown. Nothing is kept, and nothing dropped, there."""
+    """A wall 3 m ahead; in the middle of every frame depth is unknown. Nothing is kept, and nothing
+    dropped, there."""
     depth = holed(np.full((6, 16, 16), 3.0, np.float32), slice(4, 12))
-    frames = captured_frames(np.zeros((6, 16, 16, 3), np.uint8), depth, np.eye(4)[None].repeat(6, 0), np.full(4, 8.0))
+    frames = captured_frames(
+        np.zeros((6, 16, 16, 3), np.uint8), depth, np.eye(4)[None].repeat(6, 0), np.full(4, 8.0)
+    )
     start = CaptureScene(frames, last=1).start(RNG)
     assert start.memory.capacity == 16 * 16 - 8 * 8
     # The start frame's hole takes the depth beside it.
@@ -155,7 +175,9 @@ def test_a_start_frames_hole_takes_what_the_memory_knows():
     depth = np.full((2, 16, 16), 3.0, np.float32)
     depth[0, 4:12, 4:12] = 2.0
     depth[1, 4:12, 4:12] = np.nan
-    frames = captured_frames(np.zeros((2, 16, 16, 3), np.uint8), depth, np.eye(4)[None].repeat(2, 0), np.full(4, 8.0))
+    frames = captured_frames(
+        np.zeros((2, 16, 16, 3), np.uint8), depth, np.eye(4)[None].repeat(2, 0), np.full(4, 8.0)
+    )
     start = CaptureScene(frames, last=1).start(RNG)
     np.testing.assert_allclose(0.125 * 65535 / start.inverse_depth[0].numpy(), depth[0], rtol=1e-3)
 
@@ -163,10 +185,16 @@ def test_a_start_frames_hole_takes_what_the_memory_knows():
 def test_the_nearest_known_pixel_fills_a_hole():
     depth = np.full((1, 4, 6), np.nan, np.float32)
     depth[0, :, 0], depth[0, :, 5] = 2.0, 4.0
-    frames = captured_frames(np.zeros((1, 4, 6, 3), np.uint8), depth, np.eye(4)[None], np.full(4, 2.0))
+    frames = captured_frames(
+        np.zeros((1, 4, 6, 3), np.uint8), depth, np.eye(4)[None], np.full(4, 2.0)
+    )
     code = CaptureScene(frames).start(RNG).inverse_depth
-    np.testing.assert_allclose(0.125 * 65535 / code[0].numpy(), [[2.0, 2.0, 2.0, 4.0, 4.0, 4.0]] * 4, rtol=1e-3)
-    frames = captured_frames(np.zeros((1, 4, 6, 3), np.uint8), np.zeros_like(depth), np.eye(4)[None], np.full(4, 2.0))
+    np.testing.assert_allclose(
+        0.125 * 65535 / code[0].numpy(), [[2.0, 2.0, 2.0, 4.0, 4.0, 4.0]] * 4, rtol=1e-3
+    )
+    frames = captured_frames(
+        np.zeros((1, 4, 6, 3), np.uint8), np.zeros_like(depth), np.eye(4)[None], np.full(4, 2.0)
+    )
     with pytest.raises(InvalidInputError, match="frame 0: its depth is unknown everywhere"):
         CaptureScene(frames).start(RNG)
 
@@ -179,7 +207,8 @@ def test_bad_input(room_walk: tuple[TinyRoom, Journey]):
 
 
 def test_a_capture_of_the_real_twin(tmp_path: Path):
-    """A walk in the real engine becomes a dataset, and a dream that starts in it knows the place."""
+    """A walk in the real engine becomes a dataset, and a dream that starts in it knows the
+    place."""
     pytest.importorskip("vizdoom", reason="the real twin needs vizdoom")
     from worldsim.shipped.policies import make_policy
 
@@ -194,10 +223,17 @@ def test_a_capture_of_the_real_twin(tmp_path: Path):
         obs, _, _, _, info = real.step(policy.act(obs))
     real.close()
     rgb, depth, pose = (torch.from_numpy(np.stack(frames[key])) for key in ("rgb", "depth", "pose"))
-    journey = Journey(rgb.permute(0, 3, 1, 2).contiguous(), quantise_depth(depth), pose, torch.from_numpy(info["intrinsics"]))
+    journey = Journey(
+        rgb.permute(0, 3, 1, 2).contiguous(),
+        quantise_depth(depth),
+        pose,
+        torch.from_numpy(info["intrinsics"]),
+    )
     save_nerfstudio(journey, tmp_path / "MAP30")
 
-    env = gym.make("worldsim/FreedoomDream-v0", device="cpu", scenes=CaptureScene(tmp_path / "MAP30"))
+    env = gym.make(
+        "worldsim/FreedoomDream-v0", device="cpu", scenes=CaptureScene(tmp_path / "MAP30")
+    )
     obs, info = env.reset(seed=0)
     np.testing.assert_array_equal(obs, frames["rgb"][-1])
     np.testing.assert_allclose(info["pose"], frames["pose"][-1], atol=1e-3)

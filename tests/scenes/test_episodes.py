@@ -25,7 +25,17 @@ from worldsim.world import World
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("recording")
     settings = {"size": 32, "goal": True}
-    record(RecordConfig("worldsim/TinyRoom-v0", out, frames=200, workers=0, episode_steps=20, env_kwargs=settings, min_travel=0.0))
+    record(
+        RecordConfig(
+            "worldsim/TinyRoom-v0",
+            out,
+            frames=200,
+            workers=0,
+            episode_steps=20,
+            env_kwargs=settings,
+            min_travel=0.0,
+        )
+    )
     return out
 
 
@@ -41,7 +51,9 @@ def test_moments_are_those_of_the_recording(recording: Path) -> None:
         assert (scene.rgb[-1].permute(1, 2, 0).numpy() == episode.rgb[end]).all()
         # What led to a frame is the action of the one before it; nothing led to the first.
         assert scene.act[-1] == (episode.act[end - 1] if end else 0)
-        assert scene.pose is not None and torch.equal(scene.pose[-1], torch.from_numpy(np.array(episode.pose[end])))
+        assert scene.pose is not None and torch.equal(
+            scene.pose[-1], torch.from_numpy(np.array(episode.pose[end]))
+        )
     assert min(frames) == 0 and len(set(frames)) > 10
     assert EpisodeScenes(recording, count=40).names() == EpisodeScenes(recording, count=40).names()
     assert EpisodeScenes(recording, count=40, seed=1).names() != scenes.names()
@@ -49,7 +61,8 @@ def test_moments_are_those_of_the_recording(recording: Path) -> None:
 
 
 def test_several_recordings(recording: Path, tmp_path: Path) -> None:
-    """Episodes count through all recordings in a folder, by name; other environments are refused."""
+    """Episodes count through all recordings in a folder, by name; other environments are
+    refused."""
     for name in ("first", "second"):
         shutil.copytree(recording, tmp_path / name)
     alone, both = EpisodeScenes(recording, count=40), EpisodeScenes(tmp_path, count=40)
@@ -60,7 +73,16 @@ def test_several_recordings(recording: Path, tmp_path: Path) -> None:
         _, index, frame = name.split("-")
         episode = alone.datasets[0][int(index) % n]
         assert (both.load(name).rgb[-1].permute(1, 2, 0).numpy() == episode.rgb[int(frame)]).all()
-    record(RecordConfig("worldsim/TinyRoom-v0", tmp_path / "third", frames=30, workers=0, env_kwargs={"size": 16}, min_travel=0.0))
+    record(
+        RecordConfig(
+            "worldsim/TinyRoom-v0",
+            tmp_path / "third",
+            frames=30,
+            workers=0,
+            env_kwargs={"size": 16},
+            min_travel=0.0,
+        )
+    )
     with pytest.raises(InvalidInputError, match="cannot be used together"):
         EpisodeScenes(tmp_path)
 
@@ -68,12 +90,18 @@ def test_several_recordings(recording: Path, tmp_path: Path) -> None:
 def test_dreams_begin_there(recording: Path, goal_folder: Path) -> None:
     spec = f"worldsim.scenes.episodes:EpisodeScenes:{recording}"
     envs = gym.make_vec(
-        "worldsim/Dream-v0", num_envs=6, vectorization_mode="vector_entry_point", world=str(goal_folder), scenes=spec
+        "worldsim/Dream-v0",
+        num_envs=6,
+        vectorization_mode="vector_entry_point",
+        world=str(goal_folder),
+        scenes=spec,
     )
     obs, _ = envs.reset(seed=0)
     assert len({frame.tobytes() for frame in obs}) > 3
     scenes = EpisodeScenes(recording)
-    known = {scenes.load(name).rgb[-1].permute(1, 2, 0).numpy().tobytes() for name in scenes.names()}
+    known = {
+        scenes.load(name).rgb[-1].permute(1, 2, 0).numpy().tobytes() for name in scenes.names()
+    }
     assert all(frame.tobytes() in known for frame in obs)
     envs.step(envs.action_space.sample())
 
@@ -81,7 +109,9 @@ def test_dreams_begin_there(recording: Path, goal_folder: Path) -> None:
 def test_a_world_without_geometry(recording: Path) -> None:
     from tests.conftest import make_tiny_world
 
-    envs = WorldVectorEnv(4, make_tiny_world(geometry=False, rewards=True), scenes=EpisodeScenes(recording))
+    envs = WorldVectorEnv(
+        4, make_tiny_world(geometry=False, rewards=True), scenes=EpisodeScenes(recording)
+    )
     envs.reset(seed=0)
     obs, *_, info = envs.step(np.zeros(4, np.int64))
     assert obs.shape == (4, 32, 32, 3) and "pose" not in info
@@ -95,7 +125,10 @@ def test_moments_are_as_long_as_the_world_attends(recording: Path) -> None:
     scenes, given = EpisodeScenes(recording), EpisodeScenes(recording, frames=2)
     late = next(name for name in scenes.names() if int(name.split("-")[2]) > 12)
     assert window != 8 and len(scenes.load(late).rgb) == 8
-    assert len(scenes.fitted(world).load(late).rgb) == window and len(given.fitted(world).load(late).rgb) == 2
+    assert (
+        len(scenes.fitted(world).load(late).rgb) == window
+        and len(given.fitted(world).load(late).rgb) == 2
+    )
 
 
 def test_states_of_many_starts_are_kept(recording: Path, goal_folder: Path) -> None:

@@ -33,7 +33,9 @@ def test_cropped_and_resized_with_its_camera() -> None:
     scene = ImageScene(rgb, size=(2, 2), depth=depth, intrinsics=(4.0, 4.0, 4.0, 2.0)).start(RNG)
     assert scene.rgb.tolist() == [[[[0, 200], [0, 200]]] * 3]
     # 0.125 m / 2 m of 65,535, and 0 for infinity.
-    assert scene.inverse_depth is not None and scene.inverse_depth.tolist() == [[[4096, 0], [4096, 0]]]
+    assert scene.inverse_depth is not None and scene.inverse_depth.tolist() == [
+        [[4096, 0], [4096, 0]]
+    ]
     assert scene.intrinsics is not None and scene.intrinsics.tolist() == [2.0, 2.0, 1.0, 1.0]
     assert scene.pose is not None and torch.equal(scene.pose[0], torch.eye(4))
     assert scene.act.tolist() == [0]
@@ -41,7 +43,8 @@ def test_cropped_and_resized_with_its_camera() -> None:
 
 @pytest.mark.slow
 def test_a_world_sees_it_with_its_own_camera() -> None:
-    """Reproduces: 90 degrees were assumed, where freedoom-tiny sees 73.7 by 64.0. A disc in a photo of 3:2 stays round."""
+    """Reproduces: 90 degrees were assumed, where freedoom-tiny sees 73.7 by 64.0. A disc in a photo
+    of 3:2 stays round."""
     world = World.from_pretrained("freedoom-tiny", device="cpu")
     rows, columns = np.mgrid[:200, :300] + 0.5
     photo = np.zeros((200, 300, 3), np.uint8)
@@ -76,7 +79,9 @@ def test_default_camera_sees_90_degrees() -> None:
 
 def test_a_world_starts_from_it(tiny_world: World, tmp_path: Path) -> None:
     Image.fromarray(picture()).save(tmp_path / "view.png")
-    scene = ImageScene(tmp_path / "view.png", size=(32, 32), depth=np.full((64, 128), 3.0, np.float32))
+    scene = ImageScene(
+        tmp_path / "view.png", size=(32, 32), depth=np.full((64, 128), 3.0, np.float32)
+    )
     assert isinstance(scene, Scene)
     env = WorldEnv(tiny_world, scenes=scene)
     obs, info = env.reset(seed=0)

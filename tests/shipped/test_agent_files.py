@@ -15,7 +15,15 @@ from worldsim.agents.persistent import PersistentPolicy
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.runtime.json_config import write_sealed
 from worldsim.runtime.spaces import describe_space, space_of
-from worldsim.shipped.agent_files import AgentCard, find_agent, load_agent, read_card, save_agent, shipped_agents, update_card
+from worldsim.shipped.agent_files import (
+    AgentCard,
+    find_agent,
+    load_agent,
+    read_card,
+    save_agent,
+    shipped_agents,
+    update_card,
+)
 
 BOX = gym.spaces.Box(np.array([-1, 0, 0], np.float32), np.array([1, 1, 0.3], np.float32))
 
@@ -31,11 +39,20 @@ def frames(count: int, shape: tuple[int, ...] = (16, 24, 3)) -> np.ndarray:
 
 
 def test_a_saved_agent_acts_as_before(tmp_path: Path, learned: ActorCriticPolicy) -> None:
-    card = AgentCard(world="here", env_id="worldsim/TinyRoom-v0", real_frames_used=10, results={"real_return_mean": 2.5})
+    card = AgentCard(
+        world="here",
+        env_id="worldsim/TinyRoom-v0",
+        real_frames_used=10,
+        results={"real_return_mean": 2.5},
+    )
     save_agent(learned, tmp_path / "agent", card)
     loaded = load_agent(tmp_path / "agent", gym.spaces.Discrete(3))
     read = read_card(tmp_path / "agent")
-    assert (read.world, read.real_frames_used, read.results) == ("here", 10, {"real_return_mean": 2.5})
+    assert (read.world, read.real_frames_used, read.results) == (
+        "here",
+        10,
+        {"real_return_mean": 2.5},
+    )
     assert read.kind == "worldsim.agents.actor_critic_policy:ActorCriticPolicy"
     assert isinstance(loaded, ActorCriticPolicy) and loaded.settings == learned.settings
     # Stored at 16 bits: weights of this size are off by at most 2^-11 of themselves.
@@ -62,7 +79,9 @@ def test_spaces_come_back(space: gym.Space) -> None:
 
 def test_an_agent_of_another_world_is_refused(tmp_path: Path, learned: ActorCriticPolicy) -> None:
     save_agent(learned, tmp_path)
-    with pytest.raises(InvalidInputError, match=r"Discrete\(3\), the environment wants Discrete\(7\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"Discrete\(3\), the environment wants Discrete\(7\)"
+    ):
         load_agent(tmp_path, gym.spaces.Discrete(7))
     with pytest.raises(InvalidInputError, match=r"\(8, 8, 3\) to an agent that sees \(16, 24, 3\)"):
         load_agent(tmp_path).act(frames(1, (8, 8, 3))[0])
@@ -77,7 +96,10 @@ def test_unknown_agents() -> None:
 def test_cards_can_be_completed(tmp_path: Path, learned: ActorCriticPolicy) -> None:
     save_agent(learned, tmp_path, AgentCard(world="w"))
     update_card(tmp_path, results={"real_return_mean": 1.0})
-    assert read_card(tmp_path).results == {"real_return_mean": 1.0} and read_card(tmp_path).world == "w"
+    assert (
+        read_card(tmp_path).results == {"real_return_mean": 1.0}
+        and read_card(tmp_path).world == "w"
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,10 +111,16 @@ def test_cards_can_be_completed(tmp_path: Path, learned: ActorCriticPolicy) -> N
         ({"kind": "worldsim.agents.nothing:Policy"}, UntrustedFileError, "not registered"),
         ({"kind": "subprocess:Popen"}, UntrustedFileError, "would import and run code"),
         ({"settings": {"width": 3}}, DamagedFileError, "cannot be made with"),
-        ({"settings": {"observation_shape": [16, 24, 3], "stack": 2, "hidden": 8}}, DamagedFileError, "does not fit its card"),
+        (
+            {"settings": {"observation_shape": [16, 24, 3], "stack": 2, "hidden": 8}},
+            DamagedFileError,
+            "does not fit its card",
+        ),
     ],
 )
-def test_bad_cards(tmp_path: Path, learned: ActorCriticPolicy, change: dict, error: type, message: str) -> None:
+def test_bad_cards(
+    tmp_path: Path, learned: ActorCriticPolicy, change: dict, error: type, message: str
+) -> None:
     save_agent(learned, tmp_path)
     values = json.loads((tmp_path / "agent.json").read_text())
     write_sealed(tmp_path / "agent.json", {**values, **change})
@@ -100,7 +128,9 @@ def test_bad_cards(tmp_path: Path, learned: ActorCriticPolicy, change: dict, err
         load_agent(tmp_path)
 
 
-def test_eight_bit_weights_are_half_the_size_and_pack_again_to_the_same(tmp_path: Path, learned: ActorCriticPolicy) -> None:
+def test_eight_bit_weights_are_half_the_size_and_pack_again_to_the_same(
+    tmp_path: Path, learned: ActorCriticPolicy
+) -> None:
     save_agent(learned, tmp_path / "16")
     save_agent(learned, tmp_path / "8", eight_bit=True)
     sizes = [(tmp_path / bits / "weights.safetensors").stat().st_size for bits in ("16", "8")]
@@ -109,9 +139,16 @@ def test_eight_bit_weights_are_half_the_size_and_pack_again_to_the_same(tmp_path
     for name, weight in learned.state_dict().items():
         rounded = first.state_dict()[name]
         # Half a step of 127 to the largest weight.
-        torch.testing.assert_close(rounded, weight, rtol=0.0, atol=0.005 * float(weight.abs().amax()) if weight.numel() else 0.0)
+        torch.testing.assert_close(
+            rounded,
+            weight,
+            rtol=0.0,
+            atol=0.005 * float(weight.abs().amax()) if weight.numel() else 0.0,
+        )
     save_agent(first, tmp_path / "again", eight_bit=True)
-    packed, again = ((tmp_path / folder / "weights.safetensors").read_bytes() for folder in ("8", "again"))
+    packed, again = (
+        (tmp_path / folder / "weights.safetensors").read_bytes() for folder in ("8", "again")
+    )
     assert packed == again
 
 

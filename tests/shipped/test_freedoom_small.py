@@ -27,7 +27,13 @@ def world() -> World:
 def test_it_is_small_and_starts_in_test_maps() -> None:
     folder = find_world(NAME)
     assert sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) <= 8_000_000
-    assert {name.split("-")[0] for name in scene_names(folder / "scenes")} == {"MAP28", "MAP29", "MAP30", "MAP31", "MAP32"}
+    assert {name.split("-")[0] for name in scene_names(folder / "scenes")} == {
+        "MAP28",
+        "MAP29",
+        "MAP30",
+        "MAP31",
+        "MAP32",
+    }
 
 
 def test_its_card_names_data_licence_and_results(world: World) -> None:
@@ -36,13 +42,20 @@ def test_its_card_names_data_licence_and_results(world: World) -> None:
     assert set(world.card["train_maps"]) == set(TRAIN_MAPS)
     assert "Freedoom" in world.card["licence"]
     results = world.card["results"]
-    assert results["next_frame_psnr"] > results["warp_last_psnr"] and results["at_64x64"]["next_frame_psnr"] > 30
-    assert len(world.card["training"]["runs"]) > 1 and world.card["return_trips"]["return_real_psnr"]["125"] > 25
+    assert (
+        results["next_frame_psnr"] > results["warp_last_psnr"]
+        and results["at_64x64"]["next_frame_psnr"] > 30
+    )
+    assert (
+        len(world.card["training"]["runs"]) > 1
+        and world.card["return_trips"]["return_real_psnr"]["125"] > 25
+    )
 
 
 @pytest.mark.slow
 def test_the_dream_follows_the_real_twin(world: World) -> None:
-    """Four frames of a walk through a test map, dreamed after sixteen true ones: nearer to the twin than the last true one is."""
+    """Four frames of a walk through a test map, dreamed after sixteen true ones: nearer to the twin
+    than the last true one is."""
     real = gym.make(world.config.env_id, **world.config.env_kwargs)
     dream: Any = gym.make(DREAM, world=world)
     assert dream.observation_space == real.observation_space
@@ -53,9 +66,12 @@ def test_the_dream_follows_the_real_twin(world: World) -> None:
         frame, *_, info = real.step(int(act))
         frames.append(frame), infos.append(info), acts.append(int(act))
     start = {
-        "rgb": np.stack(frames[:16]), "depth": np.stack([i["depth"] for i in infos[:16]]),
-        "pose": np.stack([i["pose"] for i in infos[:16]]), "act": np.array(acts[:16]), "intrinsics": infos[0]["intrinsics"],
-    }  # fmt: skip
+        "rgb": np.stack(frames[:16]),
+        "depth": np.stack([i["depth"] for i in infos[:16]]),
+        "pose": np.stack([i["pose"] for i in infos[:16]]),
+        "act": np.array(acts[:16]),
+        "intrinsics": infos[0]["intrinsics"],
+    }
     dream.reset(seed=0, options={"frames": start})
     gains = []
     for i in range(16, 20):

@@ -1,4 +1,5 @@
-"""The shipped world itself: what its card promises, the two twins side by side, and that it beats simple baselines."""
+"""The shipped world itself: what its card promises, the two twins side by side, and that it beats
+simple baselines."""
 
 from __future__ import annotations
 
@@ -32,7 +33,10 @@ def test_it_is_small_and_starts_in_test_maps() -> None:
     names = scene_names(folder / "scenes")
     assert len(names) >= 32
     assert {name.split("-")[0] for name in names} == {"MAP28", "MAP29", "MAP30", "MAP31", "MAP32"}
-    assert all(sum(f.stat().st_size for f in (folder / "scenes" / name).iterdir()) <= 200_000 for name in names)
+    assert all(
+        sum(f.stat().st_size for f in (folder / "scenes" / name).iterdir()) <= 200_000
+        for name in names
+    )
 
 
 def test_its_card_names_data_licence_and_results(world: World) -> None:
@@ -72,7 +76,9 @@ def test_the_readme_snippet() -> None:
     snapshot = env.unwrapped.snapshot()
     first = [env.step(a)[0] for a in (1, 3, 5)]
     env.unwrapped.restore(snapshot)
-    assert all(np.array_equal(env.step(a)[0], frame) for a, frame in zip((1, 3, 5), first, strict=True))
+    assert all(
+        np.array_equal(env.step(a)[0], frame) for a, frame in zip((1, 3, 5), first, strict=True)
+    )
     futures = env.unwrapped.fork(8)
     frames = futures.step(np.arange(8) % 7)[0]
     assert frames.shape == (8, 64, 64, 3)
@@ -88,7 +94,8 @@ def test_vector_environment() -> None:
 
 
 def test_turning_left_turns_the_dream_left() -> None:
-    """Four steps of turning left: the heading grows (counter-clockwise) as in the real twin, within two degrees."""
+    """Four steps of turning left: the heading grows (counter-clockwise) as in the real twin, within
+    two degrees."""
     turned = []
     for env_id in (DREAM, REAL):
         env = gym.make(env_id)
@@ -113,8 +120,17 @@ def test_an_action_outside_the_space() -> None:
 
 @pytest.mark.slow
 def test_it_beats_copying_and_warping(tmp_path: Path) -> None:
-    """A quick look at two walks through test maps: margins far under those of the full protocol, whose figures are in the card."""
-    results = evaluate(EvaluateConfig(world="freedoom-tiny", json=tmp_path / "results.json", episodes=2, device="cpu", workers=1))
+    """A quick look at two walks through test maps: margins far under those of the full protocol,
+    whose figures are in the card."""
+    results = evaluate(
+        EvaluateConfig(
+            world="freedoom-tiny",
+            json=tmp_path / "results.json",
+            episodes=2,
+            device="cpu",
+            workers=1,
+        )
+    )
     assert results["next_frame_psnr"] > results["copy_last_psnr"] + 2
     assert results["next_frame_psnr"] > results["warp_last_psnr"]
     assert results["action_gap_psnr"] > 2

@@ -29,17 +29,24 @@ def test_short_names_and_classes() -> None:
 
 def test_nobody(tmp_path: Path) -> None:
     for name in ("clever", str(tmp_path / "agent"), "worldsim.agents.random:Nobody"):
-        with pytest.raises(NotFoundError, match="No policy.*persistent, persistent-v1, random.*'module:Class', or the folder"):
+        with pytest.raises(
+            NotFoundError,
+            match="No policy.*persistent, persistent-v1, random.*'module:Class', or the folder",
+        ):
             make_policy(name, SPACE)
     for name in ("math:sqrt", "builtins:str"):
-        with pytest.raises(InvalidInputError, match=f"'{name}' is no policy: a class with the methods reset, act is needed"):
+        with pytest.raises(
+            InvalidInputError,
+            match=f"'{name}' is no policy: a class with the methods reset, act is needed",
+        ):
             make_policy(name, SPACE)
     with pytest.raises(InvalidInputError, match="cannot be constructed with the action space"):
         make_policy("worldsim.evaluation.policy_batch:Always", SPACE)
 
 
 def test_saved_and_shipped_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By folder and by shipped name the same agent, for whoever asks; where its weights go may be said."""
+    """By folder and by shipped name the same agent, for whoever asks; where its weights go may be
+    said."""
     torch.manual_seed(0)
     policy = ActorCriticPolicy(SPACE, (32, 32, 3), stack=2, hidden=16)
     folder = save_agent(policy, tmp_path / "shipped" / "pilot")
@@ -55,15 +62,23 @@ def test_saved_and_shipped_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         make_policy("nobody", SPACE)
     # What is wrong with an agent is told as it is.
     (folder / "weights.safetensors").unlink()
-    with pytest.raises(NotFoundError, match="weights.safetensors is missing: copy the folder again"):
+    with pytest.raises(
+        NotFoundError, match="weights.safetensors is missing: copy the folder again"
+    ):
         make_policy("pilot", SPACE)
     (folder / "agent.json").write_text("{}")
     with pytest.raises(DamagedFileError, match="not 'worldsim-agent'"):
         make_policy("pilot", SPACE)
 
 
-def test_a_short_name_comes_before_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_name_comes_before_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_agent(PersistentPolicy(SPACE), tmp_path / "random")
     monkeypatch.chdir(tmp_path)
-    assert saved_folder("random") is None and type(make_policy("random", SPACE)) is RandomPolicy and agent_files("random") == {}
+    assert (
+        saved_folder("random") is None
+        and type(make_policy("random", SPACE)) is RandomPolicy
+        and agent_files("random") == {}
+    )
     assert type(make_policy("./random", SPACE)) is PersistentPolicy

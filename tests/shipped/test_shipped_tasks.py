@@ -1,4 +1,5 @@
-"""The shipped worlds of tasks and their agents: sizes, cards, dreams, and that what was learned in them holds in the real twin."""
+"""The shipped worlds of tasks and their agents: sizes, cards, dreams, and that what was learned in
+them holds in the real twin."""
 
 from __future__ import annotations
 
@@ -46,7 +47,9 @@ def test_sizes_and_cards(name: str) -> None:
     card, world = read_card(name), World.from_pretrained(name, device="cpu")
     assert card.world == name and card.real_frames_used == world.card["frames"]
     assert card.results["episodes"] == 100 and len(card.results["real_returns"]) == 100
-    assert card.results["real_return_mean"] == pytest.approx(np.mean(card.results["real_returns"]), abs=1e-3)
+    assert card.results["real_return_mean"] == pytest.approx(
+        np.mean(card.results["real_returns"]), abs=1e-3
+    )
     assert world.config.has_rewards and not world.config.intrinsics
     assert CREDITS[name] in world.card["licence"]
     for file in (find_world(name) / "world.json", find_agent(name) / "agent.json"):
@@ -54,7 +57,8 @@ def test_sizes_and_cards(name: str) -> None:
 
 
 def test_dreams_of_driving() -> None:
-    """From the same moment of driving: with gas the road goes by and pays; whoever brakes comes to a stand and earns nothing."""
+    """From the same moment of driving: with gas the road goes by and pays; whoever brakes comes to
+    a stand and earns nothing."""
     totals = {}
     for name, act in (("gas", [0.0, 0.3, 0.0]), ("brake", [0.0, 0.0, 0.8])):
         env = gym.make("worldsim/Dream-v0", world="carracing", max_episode_steps=500)
@@ -70,8 +74,11 @@ def test_dreams_of_driving() -> None:
 
 @pytest.mark.slow
 def test_dreams_of_shots() -> None:
-    """Every step alive pays 4 tics; shots come again and again, and end dreams of standing still: all of them in the long run."""
-    envs = gym.make_vec("worldsim/Dream-v0", num_envs=8, vectorization_mode="vector_entry_point", world="takecover")
+    """Every step alive pays 4 tics; shots come again and again, and end dreams of standing still:
+    all of them in the long run."""
+    envs = gym.make_vec(
+        "worldsim/Dream-v0", num_envs=8, vectorization_mode="vector_entry_point", world="takecover"
+    )
     obs, _ = envs.reset(seed=0)
     ended, bright, paid = np.zeros(8, bool), 0, []
     for _ in range(48):
@@ -88,13 +95,15 @@ def test_dreams_of_shots() -> None:
 
 @pytest.mark.slow
 def test_the_agent_drives_the_real_car() -> None:
-    """Of 100 whole episodes it earned 539 on average; random actions lose 30. Here the first 250 steps of three of them."""
+    """Of 100 whole episodes it earned 539 on average; random actions lose 30. Here the first 250
+    steps of three of them."""
     totals = real_returns("carracing", range(10_000, 10_003), 250)
     assert np.mean(totals) > 100.0, totals
 
 
 @pytest.mark.slow
 def test_the_agent_dodges_real_shots() -> None:
-    """Of 100 whole episodes it survived 1,230 tics on average; random actions 293. Here at most 800 tics of four of them."""
+    """Of 100 whole episodes it survived 1,230 tics on average; random actions 293. Here at most 800
+    tics of four of them."""
     totals = real_returns("takecover", range(10_000, 10_004), 200)
     assert np.mean(totals) > 450.0, totals

@@ -1,4 +1,5 @@
-"""Distillation: losses by hand, samples as in use, a student on disk, resumed bit for bit, and misfits refused by name."""
+"""Distillation: losses by hand, samples as in use, a student on disk, resumed bit for bit, and
+misfits refused by name."""
 
 from __future__ import annotations
 
@@ -25,7 +26,13 @@ from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.training.buffer import Windows
 from worldsim.training.distil import DistilConfig, DistilTrainer, distil
-from worldsim.training.distil_loss import HUBER, DistilObjective, DistilObjectiveConfig, Stage, distance
+from worldsim.training.distil_loss import (
+    HUBER,
+    DistilObjective,
+    DistilObjectiveConfig,
+    Stage,
+    distance,
+)
 from worldsim.world import World
 from worldsim.world.files import write_card
 
@@ -35,7 +42,8 @@ INTRINSICS = torch.tensor([16.0, 16.0, 16.0, 16.0])
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A world with random weights, on disk, that says on which maps it was trained and samples with a shift."""
+    """A world with random weights, on disk, that says on which maps it was trained and samples with
+    a shift."""
     folder = tmp_path_factory.mktemp("teachers") / "teacher"
     world = make_tiny_world(dynamics=DynamicsConfig(steps=4, shift=2.0))
     world.card["train_maps"] = ["room-of-the-teacher"]
@@ -44,14 +52,25 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def blind_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_world(geometry=False).save_pretrained(tmp_path_factory.mktemp("teachers") / "blind")
+    return make_tiny_world(geometry=False).save_pretrained(
+        tmp_path_factory.mktemp("teachers") / "blind"
+    )
 
 
-def config(world: Path, data: Path, out: Path, losses: dict[str, Any] | None = None, **changes: Any) -> DistilConfig:
+def config(
+    world: Path, data: Path, out: Path, losses: dict[str, Any] | None = None, **changes: Any
+) -> DistilConfig:
     settings: dict[str, Any] = dict(
-        training_steps=3, batch_size=2, window=12, warmup=2, memory_capacity=1024, mixed_precision="no", compile=False,
-        patience=0.0, objective=DistilObjectiveConfig(**({"teacher_steps": 3} | (losses or {}))),
-    )  # fmt: skip
+        training_steps=3,
+        batch_size=2,
+        window=12,
+        warmup=2,
+        memory_capacity=1024,
+        mixed_precision="no",
+        compile=False,
+        patience=0.0,
+        objective=DistilObjectiveConfig(**({"teacher_steps": 3} | (losses or {}))),
+    )
     return DistilConfig(str(world), data, out, **(settings | changes))
 
 
@@ -65,7 +84,13 @@ def made(steps: int = 1, **losses: Any) -> DistilObjective:
     """A student that begins as its teacher."""
     world = make_tiny_world()
     student = copy.deepcopy(world.network).requires_grad_(True)
-    return DistilObjective(student, world.network, world.outcome.requires_grad_(True), DistilObjectiveConfig(**losses), steps)
+    return DistilObjective(
+        student,
+        world.network,
+        world.outcome.requires_grad_(True),
+        DistilObjectiveConfig(**losses),
+        steps,
+    )
 
 
 def windows() -> Windows:
@@ -85,12 +110,15 @@ def windows() -> Windows:
     )
 
 
-def losses_of(objective: DistilObjective, seed: int = 1, progress: float = 0.0) -> dict[str, Tensor]:
+def losses_of(
+    objective: DistilObjective, seed: int = 1, progress: float = 0.0
+) -> dict[str, Tensor]:
     return objective(windows(), None, INTRINSICS, torch.Generator().manual_seed(seed), progress)
 
 
 def test_distance_by_hand() -> None:
-    """Three colours off by 0.3 each; then a chessboard of +0.3 and -0.3, whose means over squares of two pixels are right."""
+    """Three colours off by 0.3 each; then a chessboard of +0.3 and -0.3, whose means over squares
+    of two pixels are right."""
     zero = torch.zeros(1, 1, 4, 8, 8)
     off = zero.clone()
     off[:, :, :3] = 0.3
@@ -106,21 +134,27 @@ def test_distance_by_hand() -> None:
 
 @pytest.mark.parametrize("steps", [1, 3])
 def test_samples_are_those_of_use(steps: int) -> None:
-    """Twelve frames at once equal twelve steps of the dynamics with its ring of cached frames, at any number of steps."""
+    """Twelve frames at once equal twelve steps of the dynamics with its ring of cached frames, at
+    any number of steps."""
     objective, batch = made(teacher_steps=steps), windows()
     network = objective.teacher
     dynamics = DiffusionDynamics(network, DynamicsConfig(steps=steps, context_level=0.05))
     noise = torch.randn(2, B, T, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     level = torch.full((B, T), 0.05)
     stage = Stage(
-        add_noise(batch.x, noise[0], level), level, objective._condition(batch, INTRINSICS, 1), torch.zeros(B, dtype=torch.int64)
+        add_noise(batch.x, noise[0], level),
+        level,
+        objective._condition(batch, INTRINSICS, 1),
+        torch.zeros(B, dtype=torch.int64),
     )
     sampled, beside = objective._sample(network, objective.teacher_levels, stage, noise[1])
     assert beside is None
     context = dynamics.empty(B, "cpu")
     assert batch.view is not None and batch.inverse_depth is not None
     for i in range(T):
-        condition = dynamics.condition(batch.act[:, i], batch.motion[:, i], batch.view[:, i], INTRINSICS.expand(B, 4))
+        condition = dynamics.condition(
+            batch.act[:, i], batch.motion[:, i], batch.view[:, i], INTRINSICS.expand(B, 4)
+        )
         with torch.no_grad():
             prediction, context = dynamics.predict(context, condition, noise[1, :, i])
         torch.testing.assert_close(sampled[:, i], prediction.x, atol=1e-4, rtol=1e-4)
@@ -129,7 +163,8 @@ def test_samples_are_those_of_use(steps: int) -> None:
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:
-    """One step against one step from the same noise: nothing is left to tell, after its own context too."""
+    """One step against one step from the same noise: nothing is left to tell, after its own context
+    too."""
     for own in (0.0, 1.0):
         losses = losses_of(made(teacher_steps=1, real=0.0, own_context=own))
         assert float(losses["regression_error"]) == pytest.approx(0.0, abs=1e-6)
@@ -137,10 +172,13 @@ def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:
 
 
 def test_consistency_goes_down_one_rung() -> None:
-    """To level 0, the answer is the teacher's frame; elsewhere the averaged student's, where the teacher's Euler step leads to."""
+    """To level 0, the answer is the teacher's frame; elsewhere the averaged student's, where the
+    teacher's Euler step leads to."""
     objective, batch = made(regression=0.0, real=0.0, consistency=1.0), windows()
     zero = torch.zeros(B, T)
-    stage = Stage(batch.x, zero, objective._condition(batch, INTRINSICS, 1), torch.zeros(B, dtype=torch.int64))
+    stage = Stage(
+        batch.x, zero, objective._condition(batch, INTRINSICS, 1), torch.zeros(B, dtype=torch.int64)
+    )
     x = torch.randn(batch.x.shape, generator=torch.Generator().manual_seed(4))
 
     def denoised(x: Tensor, level: Tensor) -> Tensor:
@@ -156,15 +194,19 @@ def test_consistency_goes_down_one_rung() -> None:
 
 
 def test_what_a_dream_remembers_is_not_charged() -> None:
-    """The memory shows black where white was, and holds dreamed frames in the first window: true frames charge for the second
-    alone, and the teacher's samples for both."""
+    """The memory shows black where white was, and holds dreamed frames in the first window: true
+    frames charge for the second alone, and the teacher's samples for both."""
     white = torch.full((B, T, 3, SIZE, SIZE), 255, dtype=torch.uint8)
     view = torch.zeros(B, T, 8, SIZE, SIZE)
     view[:, :, :3], view[:, :, 4] = -1.0, 1.0
-    batch = dataclasses.replace(windows(), rgb=white, view=view, dreamed=torch.tensor([True, False])[:, None].expand(B, T))
+    batch = dataclasses.replace(
+        windows(), rgb=white, view=view, dreamed=torch.tensor([True, False])[:, None].expand(B, T)
+    )
 
     def found(seen: Windows, **losses: Any) -> dict[str, float]:
-        objective = made(teacher_steps=2, real=1.0, energy=0.0, own_context=0.0, depth_weight=0.0, **losses)
+        objective = made(
+            teacher_steps=2, real=1.0, energy=0.0, own_context=0.0, depth_weight=0.0, **losses
+        )
         values = objective(seen, None, INTRINSICS, torch.Generator().manual_seed(1))
         return {k: float(v.detach()) for k, v in values.items() if k != "prediction"}
 
@@ -177,7 +219,9 @@ def test_what_a_dream_remembers_is_not_charged() -> None:
     assert min(first["rgb_mse"], second["rgb_mse"]) > 0.0
     assert first["rgb_mse"] + second["rgb_mse"] == pytest.approx(charged["rgb_mse"], rel=1e-5)
     assert found(batch, forgive_dreamed=False) == pytest.approx(charged)
-    assert {round(f["regression_error"], 6) for f in (both, first, second, charged)} == {round(charged["regression_error"], 6)}
+    assert {round(f["regression_error"], 6) for f in (both, first, second, charged)} == {
+        round(charged["regression_error"], 6)
+    }
 
 
 @pytest.mark.parametrize(
@@ -217,7 +261,11 @@ def test_losses_of_weight_zero_are_left_out() -> None:
     assert result.keys() == common | taught
     result["loss"].backward()
     assert all(p.grad is not None for p in objective.parameters())
-    assert all(p.grad is None for other in (objective.teacher, objective.averaged) for p in other.parameters())
+    assert all(
+        p.grad is None
+        for other in (objective.teacher, objective.averaged)
+        for p in other.parameters()
+    )
     assert losses_of(made(regression=0.0)).keys() == common | true | {"energy_score"}
     assert losses_of(made(energy=0.0)).keys() == common | taught | true
     assert losses_of(made(consistency=1.0)).keys() >= {"consistency_loss", "consistency_error"}
@@ -230,18 +278,37 @@ def test_own_context_begins_when_it_shall() -> None:
     """Then every context frame is the student's own: the same noise gives other losses."""
     late = made(own_context=1.0, own_context_from=0.5)
     never, before, after = (
-        float(losses_of(o, progress=p)["loss"].detach()) for o, p in ((made(own_context=0.0), 0.9), (late, 0.4), (late, 0.5))
+        float(losses_of(o, progress=p)["loss"].detach())
+        for o, p in ((made(own_context=0.0), 0.9), (late, 0.4), (late, 0.5))
     )
     assert never == before != after
 
 
 def test_distils_a_world(tmp_path: Path, rooms: Path, teacher: Path) -> None:
-    """On disk: a world of so many steps that says whose student it is; ego-motion, memory and shift are the teacher's."""
-    distil(config(teacher, rooms, tmp_path, steps=2, sample_every=2, perturb=config(teacher, rooms, tmp_path).perturb))
-    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint", "history.json", "samples", "tensorboard", "world"}
+    """On disk: a world of so many steps that says whose student it is; ego-motion, memory and shift
+    are the teacher's."""
+    distil(
+        config(
+            teacher,
+            rooms,
+            tmp_path,
+            steps=2,
+            sample_every=2,
+            perturb=config(teacher, rooms, tmp_path).perturb,
+        )
+    )
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "checkpoint",
+        "history.json",
+        "samples",
+        "tensorboard",
+        "world",
+    }
     (entry,) = read_json(tmp_path / "history.json")
     assert entry["step"] == 3 and all(math.isfinite(v) for v in entry.values())
-    student, source = (World.from_pretrained(f, device="cpu") for f in (tmp_path / "world", teacher))
+    student, source = (
+        World.from_pretrained(f, device="cpu") for f in (tmp_path / "world", teacher)
+    )
     assert student.config.dynamics == DynamicsConfig(steps=2, shift=2.0)
     assert student.config.memory == source.config.memory
     assert student.ego_motion is not None and source.ego_motion is not None
@@ -250,8 +317,17 @@ def test_distils_a_world(tmp_path: Path, rooms: Path, teacher: Path) -> None:
     card = student.card["distilled"]
     assert (card["teacher"], card["student"], card["steps"]) == (str(teacher), "teacher", 2)
     weights = (teacher / "dynamics" / "diffusion_pytorch_model.safetensors").read_bytes()
-    assert card["teacher_sha256"]["dynamics/diffusion_pytorch_model.safetensors"] == hashlib.sha256(weights).hexdigest()
-    assert card["method"] == {"regression": 1.0, "real": 0.5, "teacher_steps": 3, "own_context": 0.25, "own_walks": 0.5}
+    assert (
+        card["teacher_sha256"]["dynamics/diffusion_pytorch_model.safetensors"]
+        == hashlib.sha256(weights).hexdigest()
+    )
+    assert card["method"] == {
+        "regression": 1.0,
+        "real": 0.5,
+        "teacher_steps": 3,
+        "own_context": 0.25,
+        "own_walks": 0.5,
+    }
     maps = {e.info["map"] for e in EpisodeDataset(rooms)}
     assert set(student.card["train_maps"]) == maps | {"room-of-the-teacher"}
 
@@ -265,14 +341,25 @@ def test_the_student_steps(tmp_path: Path, rooms: Path, teacher: Path, room_scen
 
 @pytest.mark.parametrize(
     ("kind", "losses", "changes"),
-    [("rooms", {}, {}), ("rooms", {"consistency": 0.5}, {"steps": 2}), ("blind", {}, {"student": "none", "preset": "debug"})],
+    [
+        ("rooms", {}, {}),
+        ("rooms", {"consistency": 0.5}, {"steps": 2}),
+        ("blind", {}, {"student": "none", "preset": "debug"}),
+    ],
 )
 def test_a_resumed_run_is_the_same_run(
-    tmp_path: Path, kind: str, losses: dict[str, Any], changes: dict[str, Any], request: pytest.FixtureRequest
+    tmp_path: Path,
+    kind: str,
+    losses: dict[str, Any],
+    changes: dict[str, Any],
+    request: pytest.FixtureRequest,
 ) -> None:
-    """Four steps at once, or two, a checkpoint, and two more in another trainer: every tensor is equal."""
+    """Four steps at once, or two, a checkpoint, and two more in another trainer: every tensor is
+    equal."""
     world = request.getfixturevalue("teacher" if kind == "rooms" else "blind_teacher")
-    settings = config(world, request.getfixturevalue(kind), tmp_path, losses, training_steps=4, **changes)
+    settings = config(
+        world, request.getfixturevalue(kind), tmp_path, losses, training_steps=4, **changes
+    )
     # Walks of its own are dreamed when a recording is taken in, with the weights of that moment.
     settings = dataclasses.replace(settings, perturb=dataclasses.replace(settings.perturb, own=0.0))
     through = started(settings)
@@ -289,8 +376,11 @@ def test_a_resumed_run_is_the_same_run(
     assert_equal(state_of(resumed), state_of(through))
 
 
-def test_a_resumed_run_must_have_the_same_teacher(tmp_path: Path, rooms: Path, teacher: Path) -> None:
-    """It may have moved, and training may go on for longer; other weights and other settings are refused."""
+def test_a_resumed_run_must_have_the_same_teacher(
+    tmp_path: Path, rooms: Path, teacher: Path
+) -> None:
+    """It may have moved, and training may go on for longer; other weights and other settings are
+    refused."""
     settings = config(teacher, rooms, tmp_path / "out")
     started(settings).save()
     moved = shutil.copytree(teacher, tmp_path / "moved")
@@ -302,11 +392,20 @@ def test_a_resumed_run_must_have_the_same_teacher(tmp_path: Path, rooms: Path, t
         DistilTrainer(config(teacher, rooms, tmp_path / "out", {"real": 1.0}, steps=2)).resume()
 
 
-def test_starts_from_random_weights_or_another_world(tmp_path: Path, rooms: Path, teacher: Path) -> None:
+def test_starts_from_random_weights_or_another_world(
+    tmp_path: Path, rooms: Path, teacher: Path
+) -> None:
     """Of another size, but with the teacher's frames, actions and window."""
     small = started(config(teacher, rooms, tmp_path / "a", student="none", preset="tiny"))
     n = small.network.config
-    assert (n.dim, n.depth, n.window, n.height, n.actions, n.view_channels) == (256, 4, 4, SIZE, 7, 8)
+    assert (n.dim, n.depth, n.window, n.height, n.actions, n.view_channels) == (
+        256,
+        4,
+        4,
+        SIZE,
+        7,
+        8,
+    )
     assert math.isfinite(float(small.train_step()["loss"].detach()))
     started_from = make_tiny_world(seed=7).save_pretrained(tmp_path / "other")
     from_other = DistilTrainer(config(teacher, rooms, tmp_path / "b", student=str(started_from)))
@@ -315,19 +414,32 @@ def test_starts_from_random_weights_or_another_world(tmp_path: Path, rooms: Path
     assert not torch.equal(from_other.pupil.teacher.position.cpu(), expected)
 
 
-def test_misfits_are_refused_by_name(tmp_path: Path, rooms: Path, blind: Path, teacher: Path, blind_teacher: Path) -> None:
+def test_misfits_are_refused_by_name(
+    tmp_path: Path, rooms: Path, blind: Path, teacher: Path, blind_teacher: Path
+) -> None:
     out = tmp_path / "out"
-    mismatch = "student .* does not fit teacher .*: it has channels 3 and not 4, view_channels 0 and not 8; start from"
+    mismatch = (
+        "student .* does not fit teacher .*: it has channels 3 and not 4, view_channels 0 and not "
+        "8; start from"
+    )
     with pytest.raises(InvalidInputError, match=mismatch):
         DistilTrainer(config(teacher, rooms, out, student=str(blind_teacher)))
     other = shutil.copytree(teacher, tmp_path / "window")
-    write_json(other / "dynamics" / "config.json", read_json(other / "dynamics" / "config.json") | {"window": 5})
+    write_json(
+        other / "dynamics" / "config.json",
+        read_json(other / "dynamics" / "config.json") | {"window": 5},
+    )
     write_card(other, World.from_pretrained(teacher, "cpu").config, {})
     with pytest.raises(InvalidInputError, match="it has window 5 and not 4"):
         DistilTrainer(config(teacher, rooms, out, student=str(other), window=15))
-    with pytest.raises(InvalidInputError, match="does not fit the recording .*: it takes channels 4 and not 3"):
+    with pytest.raises(
+        InvalidInputError, match="does not fit the recording .*: it takes channels 4 and not 3"
+    ):
         DistilTrainer(config(teacher, blind, out))
-    with pytest.raises(InvalidInputError, match="the recording .*: it takes height 64 and not 32, width 64 and not 32"):
+    with pytest.raises(
+        InvalidInputError,
+        match="the recording .*: it takes height 64 and not 32, width 64 and not 32",
+    ):
         distil(config(Path("freedoom-tiny"), rooms, out))
     with pytest.raises(NotFoundError, match="nowhere"):
         distil(config(Path("./nowhere"), rooms, out))
@@ -343,7 +455,9 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match=match):
             config(tmp_path, tmp_path, tmp_path, losses, **changes)
 
-    refused("a student of 3 sampling steps has nothing to learn from a teacher that takes 3", steps=3)
+    refused(
+        "a student of 3 sampling steps has nothing to learn from a teacher that takes 3", steps=3
+    )
     refused("steps = 0: it must be at least 1", steps=0)
     refused("training_steps = 0", training_steps=0)
     refused("batch_size = 0", batch_size=0)
@@ -360,10 +474,37 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
 def test_two_processes(tmp_path: Path, rooms: Path, teacher: Path) -> None:
     """One shard each, gradients averaged."""
     arguments = [
-        str(teacher), "--data", str(rooms), "--out", str(tmp_path), "--training-steps", "4", "--batch-size", "2", "--window", "12",
-        "--memory-capacity", "1024", "--mixed-precision", "no", "--objective.consistency", "0.5", "--steps", "2",
-    ]  # fmt: skip
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "worldsim", "distil"]
+        str(teacher),
+        "--data",
+        str(rooms),
+        "--out",
+        str(tmp_path),
+        "--training-steps",
+        "4",
+        "--batch-size",
+        "2",
+        "--window",
+        "12",
+        "--memory-capacity",
+        "1024",
+        "--mixed-precision",
+        "no",
+        "--objective.consistency",
+        "0.5",
+        "--steps",
+        "2",
+    ]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "worldsim",
+        "distil",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     assert subprocess.run(launcher + arguments, env=environment, timeout=600).returncode == 0
     (entry,) = read_json(tmp_path / "history.json")

@@ -1,4 +1,5 @@
-"""Edited windows: boxes where geometry says, in the memory's view and the targets, and the past told otherwise."""
+"""Edited windows: boxes where geometry says, in the memory's view and the targets, and the past
+told otherwise."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ INTRINSICS = torch.tensor([8.0, 8.0, 8.0, 8.0])
 
 def box(place: torch.Tensor, half: tuple[float, float, float]) -> Boxes:
     """A box of six plain colours."""
-    colour = torch.tensor([[1, 0, 0], [0.5, 0, 0], [0, 1, 0], [0, 0.5, 0], [0, 0, 1], [0, 0, 0.5]], dtype=torch.float32)
+    colour = torch.tensor(
+        [[1, 0, 0], [0.5, 0, 0], [0, 1, 0], [0, 0.5, 0], [0, 0, 1], [0, 0, 0.5]],
+        dtype=torch.float32,
+    )
     return Boxes(place[None], torch.tensor([half]), colour[None], torch.ones(1), torch.zeros(1))
 
 
@@ -45,7 +49,8 @@ def edited(windows: Windows, seed: int = 0, share: float = 1.0) -> Windows:
 
 
 def test_a_box_by_hand() -> None:
-    """2 m wide, 1 m high, 2 m deep, its front 3 m ahead: columns (-1 * 8 / 3, 1 * 8 / 3) around 8, rows half as far."""
+    """2 m wide, 1 m high, 2 m deep, its front 3 m ahead: columns (-1 * 8 / 3, 1 * 8 / 3) around 8,
+    rows half as far."""
     place = torch.eye(4)
     place[2, 3] = 4.0
     centre = torch.full((2, 1, 1, SIZE, SIZE), 0.5)
@@ -53,25 +58,37 @@ def test_a_box_by_hand() -> None:
     hit = torch.isfinite(z[0, 0])
     # Centres at 5.5 to 10.5 lie within 8 -+ 2.67, those at 7.5 and 8.5 within 8 -+ 1.33.
     rows, columns = hit.nonzero().unbind(1)
-    assert sorted(set(columns.tolist())) == [5, 6, 7, 8, 9, 10] and sorted(set(rows.tolist())) == [7, 8]
+    assert sorted(set(columns.tolist())) == [5, 6, 7, 8, 9, 10] and sorted(set(rows.tolist())) == [
+        7,
+        8,
+    ]
     assert int(hit.sum()) == 12 and torch.allclose(z[0, 0][hit], torch.tensor(3.0))
     # The side that looks towards the camera is that of -z: number 4, blue.
     assert colour[0, 0, :, 8, 8].tolist() == [0, 0, 255]
 
 
 def test_a_turned_camera_sees_another_side() -> None:
-    """From 4 m to the right of the box, turned left by a quarter: its +x side, 3 m ahead; that side's number is 1."""
+    """From 4 m to the right of the box, turned left by a quarter: its +x side, 3 m ahead; that
+    side's number is 1."""
     place = torch.eye(4)
     place[2, 3] = 4.0
     camera = torch.tensor([[0.0, 0, -1, 4], [0, 1, 0, 0], [1, 0, 0, 4], [0, 0, 0, 1]])
     z, colour = cast(
-        box(place, (1.0, 0.5, 1.0)), camera[None, None], INTRINSICS, torch.full((2, 1, 1, SIZE, SIZE), 0.5)
+        box(place, (1.0, 0.5, 1.0)),
+        camera[None, None],
+        INTRINSICS,
+        torch.full((2, 1, 1, SIZE, SIZE), 0.5),
     )
-    assert float(z[0, 0, 8, 8]) == pytest.approx(3.0) and colour[0, 0, :, 8, 8].tolist() == [128, 0, 0]
+    assert float(z[0, 0, 8, 8]) == pytest.approx(3.0) and colour[0, 0, :, 8, 8].tolist() == [
+        128,
+        0,
+        0,
+    ]
 
 
 def test_the_path_of_the_camera() -> None:
-    """Forward by 1 m, then a quarter turn to the right, then forward again: along what was to the right."""
+    """Forward by 1 m, then a quarter turn to the right, then forward again: along what was to the
+    right."""
     motion = torch.zeros(1, 4, 6)
     motion[0, 0] = 7.0  # led to the first frame, from before the window
     motion[0, 1, 2] = motion[0, 3, 2] = 1.0
@@ -82,11 +99,17 @@ def test_the_path_of_the_camera() -> None:
 
 
 def test_what_is_put_in_is_believed_from_the_memory_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Targets and views show the same box at the same depth, in every frame; the past does until it is told otherwise."""
+    """Targets and views show the same box at the same depth, in every frame; the past does until it
+    is told otherwise."""
     monkeypatch.setattr(edits, "REMOVED", 0.0)
     before = wall()
     after = edited(before)
-    assert after.view is not None and before.view is not None and after.inverse_depth is not None and after.own_rgb is not None
+    assert (
+        after.view is not None
+        and before.view is not None
+        and after.inverse_depth is not None
+        and after.own_rgb is not None
+    )
     boxed = (after.rgb != 100).any(2)
     assert bool(boxed.flatten(2).any(2).any(1).all()) and not bool(boxed.all())
     assert bool((dequantise_depth(after.inverse_depth)[boxed] < 4.0).all())
@@ -104,10 +127,14 @@ def test_what_is_taken_away_is_gone_although_it_was_seen(monkeypatch: pytest.Mon
     before = wall()
     after = edited(before)
     assert after.view is not None and before.view is not None and after.own_rgb is not None
-    assert torch.equal(after.rgb, before.rgb) and torch.equal(after.inverse_depth, before.inverse_depth)  # type: ignore[arg-type]
+    assert torch.equal(after.rgb, before.rgb) and torch.equal(
+        after.inverse_depth, before.inverse_depth
+    )  # type: ignore[arg-type]
     assert bool((after.own_rgb != 100).any())
     holes = after.view[:, :, 4] == 0
-    assert bool(holes.any()) and torch.equal(after.view * ~holes[:, :, None], before.view * ~holes[:, :, None])
+    assert bool(holes.any()) and torch.equal(
+        after.view * ~holes[:, :, None], before.view * ~holes[:, :, None]
+    )
 
 
 def test_windows_that_see_no_memory_are_left_alone() -> None:

@@ -1,4 +1,5 @@
-"""The separate head: alignment of what it sees, balanced batches whose answers stay true, two-hot rewards."""
+"""The separate head: alignment of what it sees, balanced batches whose answers stay true, two-hot
+rewards."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from worldsim.training.frame_heads import (
 
 
 def episode(first: int, steps: int, ended: bool) -> Episode:
-    """Frame i shows the number first + i; the action that leaves it is 10 more, its reward a 10th."""
+    """Frame i shows the number first + i; the action that leaves it is 10 more, its reward a
+    10th."""
     number = first + np.arange(steps + 1)
     on = np.arange(steps + 1) < steps
     last = np.arange(steps + 1) == steps - 1
@@ -92,7 +94,8 @@ def test_at_the_start_it_says_the_recordings_share(two: Recorded) -> None:
     head = FrameOutcomeHead(height=16, width=16, actions=0, action_dim=1)
     head.measure(two)
     rewards, logit = head(two.look(two.judged, 4, after=False))
-    # (1 + 1/2) / (5 + 1) of the transitions, as Tally counts; means of those that go on and that end.
+    # (1 + 1/2) / (5 + 1) of the transitions, as Tally counts; means of those that go on and that
+    # end.
     assert torch.sigmoid(logit).tolist() == pytest.approx([0.25] * 5)
     assert rewards[0].tolist() == pytest.approx([(0.1 + 0.2 + 5.1 + 5.2) / 4, 0.3])
 
@@ -138,7 +141,9 @@ def test_rare_rewards_weigh_less(two: Recorded) -> None:
     rew[100] = 1.0
     units = torch.tensor([0.01, 0.0, float(rew[1:].std()), 1.0, -9.0])
     none = torch.zeros(101, dtype=torch.bool)
-    r = Recorded(two.rgb, two.act, rew, none, torch.zeros(101, dtype=torch.long), torch.arange(1, 101), units)
+    r = Recorded(
+        two.rgb, two.act, rew, none, torch.zeros(101, dtype=torch.long), torch.arange(1, 101), units
+    )
     balanced = Balanced(r, BalanceConfig(ends=0.25, rare=0.25))
     assert balanced.shares == [0.0, 0.25, 0.75] and balanced.log_odds == 0.0
     assert balanced.weights[1:] == pytest.approx([0.01 / 0.25, 0.99 / 0.75])
@@ -147,7 +152,8 @@ def test_rare_rewards_weigh_less(two: Recorded) -> None:
 
 
 def test_the_head_of_a_balanced_batch_says_the_true_probability() -> None:
-    """Ends are 1% of transitions, half of a batch: the best logit for that batch is the 1%'s own."""
+    """Ends are 1% of transitions, half of a batch: the best logit for that batch is the 1%'s
+    own."""
     share, drawn = 0.01, 0.5
     log_odds = math.log(drawn / (1 - drawn)) - math.log(share / (1 - share))
     term = torch.tensor([True, False])
@@ -161,7 +167,8 @@ def test_the_head_of_a_balanced_batch_says_the_true_probability() -> None:
 
 
 def test_losses_by_hand() -> None:
-    """Half the squared error of the reward of what happened: going on 2 off, ending 3 off, weight 2."""
+    """Half the squared error of the reward of what happened: going on 2 off, ending 3 off, weight
+    2."""
     rewards, rew = torch.tensor([[2.0, 9.0], [9.0, 3.0]]), torch.zeros(2, 2)
     term, weight = torch.tensor([False, True]), torch.tensor([1.0, 2.0])
     losses = outcome_losses(rewards, torch.zeros(2), rew, term, weight)

@@ -1,4 +1,5 @@
-"""Worlds without memory look at the frames before: the same in training and at use, and what stays as it was costs nothing."""
+"""Worlds without memory look at the frames before: the same in training and at use, and what stays
+as it was costs nothing."""
 
 from __future__ import annotations
 
@@ -29,15 +30,32 @@ from worldsim.world import World
 from worldsim.world.heads import OutcomeHead
 from worldsim.world.parts import condition_of, frames_before
 
-SETTINGS: dict[str, Any] = {"preset": "debug", "steps": 2, "batch_size": 2, "window": 12, "warmup": 1, "mixed_precision": "no"}
+SETTINGS: dict[str, Any] = {
+    "preset": "debug",
+    "steps": 2,
+    "batch_size": 2,
+    "window": 12,
+    "warmup": 1,
+    "mixed_precision": "no",
+}
 
 
 def looking_back(fold: int = 1, count: int = 1, **config: float) -> Objective:
     torch.manual_seed(0)
     network = SpaceTimeTransformer(
-        height=SIZE, width=SIZE, channels=3, view_channels=4 * count, last_frames=count, actions=7, dim=32, depth=2, heads=2,
-        levels=(8, 16), window=4, fold=fold,
-    )  # fmt: skip
+        height=SIZE,
+        width=SIZE,
+        channels=3,
+        view_channels=4 * count,
+        last_frames=count,
+        actions=7,
+        dim=32,
+        depth=2,
+        heads=2,
+        levels=(8, 16),
+        window=4,
+        fold=fold,
+    )
     return Objective(network, None, OutcomeHead(dim=32, hidden=8), ObjectiveConfig(**config))
 
 
@@ -52,12 +70,19 @@ def awake(objective: Objective) -> Objective:
 
 def shown(objective: Objective, source: Tensor, hidden_before: Tensor) -> Tensor:
     found = objective._last(source, hidden_before, torch.Generator().manual_seed(0))
-    assert found is not None and found.shape == (B, T, 4 * objective.network.config.last_frames, SIZE, SIZE)
+    assert found is not None and found.shape == (
+        B,
+        T,
+        4 * objective.network.config.last_frames,
+        SIZE,
+        SIZE,
+    )
     return found
 
 
 def test_each_frame_sees_the_one_before() -> None:
-    """By hand: the first frame of a window sees nothing, nor does the first after a reset; no frame sees itself."""
+    """By hand: the first frame of a window sees nothing, nor does the first after a reset; no frame
+    sees itself."""
     source = windows(geometry=False).x
     found = shown(looking_back(last_frame_level=0.0), source, torch.tensor([0, 5]))
     assert not found[:, 0].any() and not found[1, :6].any()
@@ -77,7 +102,10 @@ def test_each_frame_sees_several_before() -> None:
                 if frame - back < first:
                     assert not channels.any()
                 else:
-                    assert torch.equal(channels[:3], source[row, frame - back]) and (channels[3] == 1.0).all()
+                    assert (
+                        torch.equal(channels[:3], source[row, frame - back])
+                        and (channels[3] == 1.0).all()
+                    )
 
 
 def test_half_of_the_frames_before_are_noisy() -> None:
@@ -99,7 +127,8 @@ def test_what_stays_is_there_from_the_start(fold: int) -> None:
 
 
 def test_a_change_of_the_frame_before_reaches_the_next_alone() -> None:
-    """Where attention sees no other frame, only through what is shown: never a frame's own pixels, nor those of later ones."""
+    """Where attention sees no other frame, only through what is shown: never a frame's own pixels,
+    nor those of later ones."""
     objective = awake(looking_back(last_frame_level=0.0, context_drop=0.0, pure_noise=1.0))
     # Attention within the frame alone.
     objective.network.register_to_config(window=1)
@@ -115,7 +144,8 @@ def test_a_change_of_the_frame_before_reaches_the_next_alone() -> None:
 
 @pytest.mark.parametrize(("count", "fold", "reset"), [(1, 1, 0), (3, 2, 3), (4, 1, 3)])
 def test_cached_steps_equal_a_banded_forward(count: int, fold: int, reset: int) -> None:
-    """What is shown, bit by bit, and the predictions: of training's windows and of the steps of a world."""
+    """What is shown, bit by bit, and the predictions: of training's windows and of the steps of a
+    world."""
     objective = awake(looking_back(fold, count, last_frame_level=0.0))
     given, level = windows(geometry=False), 0.05
     noise = torch.randn(2, *given.x.shape, generator=torch.Generator().manual_seed(1))
@@ -125,14 +155,18 @@ def test_cached_steps_equal_a_banded_forward(count: int, fold: int, reset: int) 
     context_level = torch.full((B, T), level)
     noisy = torch.cat([add_noise(given.x, noise[0], context_level), noise[1]], 1)
     with torch.no_grad():
-        (whole,), _ = objective._predict(noisy, [context_level, torch.ones(B, T)], given, None, hidden, last)
+        (whole,), _ = objective._predict(
+            noisy, [context_level, torch.ones(B, T)], given, None, hidden, last
+        )
     dynamics = DiffusionDynamics(objective.network, DynamicsConfig(context_level=level))
     context, before = dynamics.empty(B, "cpu"), Frame(torch.zeros_like(given.rgb[:, 0]))
     intrinsics = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(B, 4)
     with torch.no_grad():
         for t in range(reset, T):
             shown = frames_before(before, context)
-            condition = condition_of(dynamics, given.act[:, t], given.motion[:, t], shown, intrinsics)
+            condition = condition_of(
+                dynamics, given.act[:, t], given.motion[:, t], shown, intrinsics
+            )
             assert torch.equal(condition.view[:, 0], last[:, t])
             prediction, context = dynamics.predict(context, condition, noise[1][:, t])
             assert torch.allclose(prediction.x, whole[:, t], atol=1e-4)
@@ -141,7 +175,8 @@ def test_cached_steps_equal_a_banded_forward(count: int, fold: int, reset: int) 
 
 
 def test_dreams_of_training_are_shown_what_they_dreamed() -> None:
-    """The frames before are those that the walk went on from, dreamed or true, without the context's noise."""
+    """The frames before are those that the walk went on from, dreamed or true, without the
+    context's noise."""
     objective = awake(looking_back(count=2))
     own = OwnFrames(objective.network)
     given = windows(geometry=False)
@@ -151,12 +186,24 @@ def test_dreams_of_training_are_shown_what_they_dreamed() -> None:
     nothing = torch.zeros(B)
     for t in range(4 * T):
         true = Frame(given.rgb[:, t % T])
-        step = Given(true, given.act[:, t % T], given.motion[:, t % T], torch.ones(B, 4), nothing.long(), (), walk.draw())
+        step = Given(
+            true,
+            given.act[:, t % T],
+            given.motion[:, t % T],
+            torch.ones(B, 4),
+            nothing.long(),
+            (),
+            walk.draw(),
+        )
         walks, found = lockstep.step(walks, step)
         assert walks.context is not None
         for back in (1, 2):
             channels = walks.context.condition.view[:, 0, 4 * (back - 1) : 4 * back]
-            assert torch.equal(channels[:, :3], frame_to_channels(emitted[t - back], None)) if t >= back else not channels.any()
+            assert (
+                torch.equal(channels[:, :3], frame_to_channels(emitted[t - back], None))
+                if t >= back
+                else not channels.any()
+            )
         emitted.append(found["own_rgb"].clone())
     assert bool(walks.before.any()), "nothing was dreamed"
 
@@ -172,11 +219,16 @@ def test_a_students_context_of_its_own_is_what_it_is_shown() -> None:
     student._last = lambda source, *rest: (shown.append(source), inner(source, *rest))[1]  # type: ignore[method-assign]
     given = windows(geometry=False)
     student(given, None, None, torch.Generator().manual_seed(0))
-    assert len(shown) == 2 and torch.equal(shown[0], given.context) and not torch.allclose(shown[1], given.context, atol=0.1)
+    assert (
+        len(shown) == 2
+        and torch.equal(shown[0], given.context)
+        and not torch.allclose(shown[1], given.context, atol=0.1)
+    )
 
 
 def test_use_is_as_training(tmp_path: Path, blind: Path) -> None:
-    """What the network is shown when it dreams is the emitted frame before, and after a start the last given one."""
+    """What the network is shown when it dreams is the emitted frame before, and after a start the
+    last given one."""
     settings = TrainConfig((blind,), tmp_path / "run", memory=False, last_frames=2, **SETTINGS)
     trainer = Trainer(settings)
     trainer.wait_for_data()
@@ -205,7 +257,10 @@ def test_use_is_as_training(tmp_path: Path, blind: Path) -> None:
     assert not blank.context.condition.view.any()
     again = World.from_pretrained(world.save_pretrained(tmp_path / "world"), device="cpu")
     assert again.network.config.last_frames == 2
-    with pytest.raises(InvalidInputError, match="view_channels = 5: 2 frames of 3 channels, each with a mask, have 8"):
+    with pytest.raises(
+        InvalidInputError,
+        match="view_channels = 5: 2 frames of 3 channels, each with a mask, have 8",
+    ):
         SpaceTimeTransformer(height=16, width=16, channels=3, view_channels=5, last_frames=2)
     with pytest.raises(InvalidInputError, match="TrainConfig.last_frames = -1"):
         dataclasses.replace(settings, last_frames=-1)
@@ -218,5 +273,7 @@ def test_it_does_not_stand_in_for_a_memory(tmp_path: Path, rooms: Path) -> None:
     assert trainer.network.config.view_channels == 4 * 5  # Depth, too.
     trainer.world().save_pretrained(tmp_path / "world")
     with pytest.raises(InvalidInputError, match="sees no scene memory, pass --no-memory"):
-        Trainer(TrainConfig((rooms,), tmp_path / "other", init_from=str(tmp_path / "world"), **SETTINGS))
+        Trainer(
+            TrainConfig((rooms,), tmp_path / "other", init_from=str(tmp_path / "world"), **SETTINGS)
+        )
     assert "last_frames" in AGREED

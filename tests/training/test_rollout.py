@@ -1,4 +1,5 @@
-"""Episodes in lockstep: packed views, and steps on buffers of their own, as CUDA graphs make them."""
+"""Episodes in lockstep: packed views, and steps on buffers of their own, as CUDA graphs make
+them."""
 
 from __future__ import annotations
 
@@ -24,8 +25,11 @@ from worldsim.world import engine
 DEGRADED = PerturbConfig(sparse=1.0, blurred=1.0, depth_noise=1.0, own=0.5, own_frames=(2.0, 16.0))
 
 
-def taken_in(graphs: bool, perturb: PerturbConfig = DEGRADED, memory: SceneMemory | None = None) -> dict[str, torch.Tensor]:
-    """What a buffer holds of eleven episodes, in batches of four and one, some of them dreamed in part."""
+def taken_in(
+    graphs: bool, perturb: PerturbConfig = DEGRADED, memory: SceneMemory | None = None
+) -> dict[str, torch.Tensor]:
+    """What a buffer holds of eleven episodes, in batches of four and one, some of them dreamed in
+    part."""
     own = OwnFrames(network(0, height=SIZE, width=SIZE))
     memory = memory or PointMemory(PointMemoryConfig(capacity=1024))
     buffer = FrameBuffer(1000, 20, memory, CPU, perturb, episodes_at_once=4, graphs=graphs)
@@ -36,7 +40,8 @@ def taken_in(graphs: bool, perturb: PerturbConfig = DEGRADED, memory: SceneMemor
 
 
 def test_replayed_steps_are_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On buffers as a CUDA graph has them, one for each kind of batch; what is replayed is the step itself."""
+    """On buffers as a CUDA graph has them, one for each kind of batch; what is replayed is the step
+    itself."""
     made = []
 
     def captured(run: Any, device: torch.device) -> Any:
@@ -57,17 +62,23 @@ def test_replayed_steps_are_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> N
     shard["rgb"] = shard["rgb"][:, :1, :1].repeat(8, 1).repeat(8, 2)
     without = []
     for graphs in (False, True):
-        buffer = FrameBuffer(100, 60, None, CPU, PerturbConfig(own=1.0), episodes_at_once=1, graphs=graphs)
+        buffer = FrameBuffer(
+            100, 60, None, CPU, PerturbConfig(own=1.0), episodes_at_once=1, graphs=graphs
+        )
         buffer.add(shard)
         buffer.remember(0, own)
         without.append(buffer._data)
-    assert [name for name in without[0] if not torch.equal(without[0][name], without[1][name])] == []
+    assert [
+        name for name in without[0] if not torch.equal(without[0][name], without[1][name])
+    ] == []
 
 
 def test_without_cuda_graphs_it_says_so_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_told", set())
     perturb = dataclasses.replace(CLEAN, own=1.0)
-    with pytest.warns(UserWarning, match="no CUDA graph .*: episodes are taken in step by step, slower") as told:
+    with pytest.warns(
+        UserWarning, match="no CUDA graph .*: episodes are taken in step by step, slower"
+    ) as told:
         found = taken_in(graphs=True, perturb=perturb)
     assert len(told) == 1
     with warnings.catch_warnings():
@@ -75,15 +86,20 @@ def test_without_cuda_graphs_it_says_so_once(monkeypatch: pytest.MonkeyPatch) ->
         again = taken_in(graphs=True, perturb=perturb)
     expected = taken_in(graphs=False, perturb=perturb)
     for name in expected:
-        assert torch.equal(expected[name], found[name]) and torch.equal(expected[name], again[name]), name
+        assert torch.equal(expected[name], found[name]) and torch.equal(
+            expected[name], again[name]
+        ), name
 
 
 def test_memories_of_whole_frames_leave_some_out_as_well() -> None:
-    """They do not listen to what a frame leaves unsaid, so that frames are kept from them as a whole."""
+    """They do not listen to what a frame leaves unsaid, so that frames are kept from them as a
+    whole."""
     sparse = dataclasses.replace(CLEAN, sparse=1.0)
     memory = RetrievalMemory(RetrievalMemoryConfig(height=SIZE, width=SIZE))
     few, all_of_them = (taken_in(False, perturb, memory) for perturb in (sparse, CLEAN))
-    known = [float(unpack_view(data["view"][:250]).mask.float().mean()) for data in (few, all_of_them)]
+    known = [
+        float(unpack_view(data["view"][:250]).mask.float().mean()) for data in (few, all_of_them)
+    ]
     assert known[0] < known[1]
 
 

@@ -1,4 +1,5 @@
-"""Sharded weights: a run of two processes gives the world that the same run gives with whole weights, and misfits are refused."""
+"""Sharded weights: a run of two processes gives the world that the same run gives with whole
+weights, and misfits are refused."""
 
 from __future__ import annotations
 
@@ -36,7 +37,9 @@ class Sharding(Accelerator):
     def __init__(self, **settings):
         super().__init__(**settings)
         self.state.distributed_type = DistributedType.FSDP
-        self.state.fsdp_plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+        self.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        fsdp_version=2, auto_wrap_policy="transformer_based_wrap"
+    )
 
 if sys.argv.pop(1) == "sharded":
     train.Accelerator = Sharding
@@ -45,15 +48,40 @@ sys.exit(main(["train", *sys.argv[1:]]))
 
 
 def trained(how: str, settings: TrainConfig, program: Path) -> dict[str, torch.Tensor]:
-    """``worldsim train`` on two processes with weights ``sharded`` or ``whole``; the checkpoint and the world's network."""
+    """``worldsim train`` on two processes with weights ``sharded`` or ``whole``; the checkpoint and
+    the world's network."""
     arguments = [
         x
-        for name in ("data", "out", "preset", "steps", "batch_size", "window", "warmup", "memory_capacity", "mixed_precision")
-        for x in (f"--{name.replace('_', '-')}", str(settings.data[0] if name == "data" else getattr(settings, name)))
+        for name in (
+            "data",
+            "out",
+            "preset",
+            "steps",
+            "batch_size",
+            "window",
+            "warmup",
+            "memory_capacity",
+            "mixed_precision",
+        )
+        for x in (
+            f"--{name.replace('_', '-')}",
+            str(settings.data[0] if name == "data" else getattr(settings, name)),
+        )
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(program), how]
-    done = subprocess.run([*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=600)
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(program),
+        how,
+    ]
+    done = subprocess.run(
+        [*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     world = load_file(settings.out / "world" / "dynamics" / "diffusion_pytorch_model.safetensors")
     saved = load_file(settings.out / "checkpoint" / "state.safetensors")
@@ -61,7 +89,8 @@ def trained(how: str, settings: TrainConfig, program: Path) -> dict[str, torch.T
 
 
 def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
-    """Mean difference of all numbers; none differs by more than a tenth of what a step changes at most.
+    """Mean difference of all numbers; none differs by more than a tenth of what a step changes at
+    most.
 
     Where a gradient is nothing but rounding, Adam makes steps of it.
     """
@@ -72,8 +101,8 @@ def apart(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
 
 @pytest.mark.slow
 def test_sharded_weights_are_the_same_weights(tmp_path: Path) -> None:
-    """Four steps, whole and sharded: the same checkpoint and world but for rounding; two and two sharded ones, the same bits; and
-    two sharded ones go on with whole weights."""
+    """Four steps, whole and sharded: the same checkpoint and world but for rounding; two and two
+    sharded ones, the same bits; and two sharded ones go on with whole weights."""
     data, program = recording(tmp_path / "rooms"), tmp_path / "program.py"
     program.write_text(PROGRAM)
     through = config(data, tmp_path / "whole", steps=4)
@@ -92,7 +121,9 @@ def test_sharded_weights_are_the_same_weights(tmp_path: Path) -> None:
 
 
 def accelerator(kind: DistributedType, version: int = 2) -> Any:
-    plugin = SimpleNamespace(fsdp_version=version, mixed_precision_policy="bf16", cpu_ram_efficient_loading=True)
+    plugin = SimpleNamespace(
+        fsdp_version=version, mixed_precision_policy="bf16", cpu_ram_efficient_loading=True
+    )
     return SimpleNamespace(
         distributed_type=kind, num_processes=2, device=torch.device("cpu"), is_fsdp2=version == 2,
         state=SimpleNamespace(fsdp_plugin=plugin),
@@ -103,9 +134,13 @@ def test_which_launches_shard() -> None:
     assert not prepare_sharding(accelerator(DistributedType.MULTI_GPU))
     sharding = accelerator(DistributedType.FSDP)
     assert prepare_sharding(sharding) and sharding.state.fsdp_plugin.mixed_precision_policy is None
-    with pytest.raises(InvalidInputError, match="second version only: launch with --fsdp_version 2"):
+    with pytest.raises(
+        InvalidInputError, match="second version only: launch with --fsdp_version 2"
+    ):
         prepare_sharding(accelerator(DistributedType.FSDP, version=1))
-    with pytest.raises(InvalidInputError, match="DeepSpeed is not supported: .* --use_fsdp --fsdp_version 2"):
+    with pytest.raises(
+        InvalidInputError, match="DeepSpeed is not supported: .* --use_fsdp --fsdp_version 2"
+    ):
         prepare_sharding(accelerator(DistributedType.DEEPSPEED))
 
 
@@ -113,7 +148,10 @@ def test_nothing_to_shard_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Asked for on a CPU, accelerate would go on with whole weights and say nothing."""
     settings = config(recording(tmp_path / "rooms"), tmp_path / "out")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(InvalidInputError, match=r"FSDP was asked for, .* over 1 process\(es\) on cpu: use two GPUs or more"):
+    with pytest.raises(
+        InvalidInputError,
+        match=r"FSDP was asked for, .* over 1 process\(es\) on cpu: use two GPUs or more",
+    ):
         Trainer(settings)
 
 

@@ -1,4 +1,5 @@
-"""Training: from a recording to a world on disk, resumed bit for bit, and errors that leave everything as it was."""
+"""Training: from a recording to a world on disk, resumed bit for bit, and errors that leave
+everything as it was."""
 
 from __future__ import annotations
 
@@ -25,7 +26,13 @@ from tests.training.conftest import recording
 from tests.conftest import assert_equal, largest_file, state_of
 from worldsim.data import starts
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, StorageError
+from worldsim.errors import (
+    DamagedFileError,
+    InvalidInputError,
+    MissingGeometryError,
+    NotFoundError,
+    StorageError,
+)
 from worldsim.runtime.json_config import read_json, write_sealed
 from worldsim.state import SceneStart
 from worldsim.training.corruption import PerturbConfig
@@ -52,9 +59,17 @@ def continuous(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
     """A few steps of the debug network."""
     settings: dict[str, Any] = dict(
-        preset="debug", steps=3, batch_size=2, window=12, warmup=2, memory_capacity=1024, world_memory_capacity=2048,
-        mixed_precision="no", compile=False, patience=0.0,
-    )  # fmt: skip
+        preset="debug",
+        steps=3,
+        batch_size=2,
+        window=12,
+        warmup=2,
+        memory_capacity=1024,
+        world_memory_capacity=2048,
+        mixed_precision="no",
+        compile=False,
+        patience=0.0,
+    )
     return TrainConfig(data, out, **(settings | changes))
 
 
@@ -78,7 +93,9 @@ def fingerprints(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def command(settings: TrainConfig, *launcher: str, stderr: int | None = None) -> subprocess.Popen[bytes]:
+def command(
+    settings: TrainConfig, *launcher: str, stderr: int | None = None
+) -> subprocess.Popen[bytes]:
     """``worldsim train`` on the CPU in a process of its own."""
     arguments = ["--memory" if settings.memory else "--no-memory"]
     for name in (
@@ -86,10 +103,14 @@ def command(settings: TrainConfig, *launcher: str, stderr: int | None = None) ->
         "world_memory_capacity", "mixed_precision", "save_every",
     ):  # fmt: skip
         value = getattr(settings, name)
-        arguments += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+        arguments += [
+            f"--{name.replace('_', '-')}",
+            *map(str, value if isinstance(value, tuple) else (value,)),
+        ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *launcher, "-m", "worldsim", "train", *arguments]
-    # Jobs in the background, the tests themselves for instance, ignore Ctrl-C, and so would their children.
+    # Jobs in the background, the tests themselves for instance, ignore Ctrl-C, and so would their
+    # children.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(command, env=environment, stderr=stderr, preexec_fn=heed)
 
@@ -99,10 +120,20 @@ def finished(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_trains_a_world(tmp_path: Path, rooms: Path) -> None:
-    """What is left on disk: a checkpoint, a history, pictures and a world with the averaged weights."""
+    """What is left on disk: a checkpoint, a history, pictures and a world with the averaged
+    weights."""
     world = train(config(rooms, tmp_path, mirror_actions=(0, 1, 2, 4, 3, 6, 5), sample_every=2))
-    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint", "history.json", "samples", "tensorboard", "world"}
-    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == ["step-000002.png", "step-000003.png"]
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "checkpoint",
+        "history.json",
+        "samples",
+        "tensorboard",
+        "world",
+    }
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [
+        "step-000002.png",
+        "step-000003.png",
+    ]
     (entry,) = read_json(tmp_path / "history.json")
     assert entry["step"] == 3 and all(math.isfinite(v) for v in entry.values())
     loaded = World.from_pretrained(tmp_path / "world", device="cpu")
@@ -111,7 +142,11 @@ def test_trains_a_world(tmp_path: Path, rooms: Path) -> None:
     assert (c.intrinsics, c.action_low, c.action_high) == ((16.0, 16.0, 16.0, 16.0), None, None)
     assert not c.has_rewards and not c.has_terminations
     assert c.memory is not None and c.memory.capacity == 2048
-    assert (card["trained_on"], card["frames"], card["training"]["steps"]) == ("worldsim/TinyRoom-v0", 128, 3)
+    assert (card["trained_on"], card["frames"], card["training"]["steps"]) == (
+        "worldsim/TinyRoom-v0",
+        128,
+        3,
+    )
     assert card["train_maps"] == sorted({e.info["map"] for e in EpisodeDataset(rooms)})
     # The averages of the checkpoint, parameter by parameter.
     saved = load_file(tmp_path / "checkpoint" / "state.safetensors")
@@ -129,7 +164,8 @@ def test_trains_a_world(tmp_path: Path, rooms: Path) -> None:
 
 
 def test_learning_rate_by_hand(tmp_path: Path, rooms: Path) -> None:
-    """Ten steps, four of warm-up, decay over the last half: 1/4, 2/4, 3/4, 1, 1, 1, 0.8, 0.6, 0.4, 0.2."""
+    """Ten steps, four of warm-up, decay over the last half: 1/4, 2/4, 3/4, 1, 1, 1, 0.8, 0.6, 0.4,
+    0.2."""
     trainer = Trainer(config(rooms, tmp_path, steps=10, warmup=4, decay=0.5))
     rates = []
     for trainer.step in range(10):
@@ -141,8 +177,11 @@ def test_learning_rate_by_hand(tmp_path: Path, rooms: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rooms", "blind", "continuous"])
-def test_a_resumed_run_is_the_same_run(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    """Four steps at once, or two, a checkpoint, and two more in another trainer: every tensor is equal."""
+def test_a_resumed_run_is_the_same_run(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Four steps at once, or two, a checkpoint, and two more in another trainer: every tensor is
+    equal."""
     settings = config(request.getfixturevalue(kind), tmp_path, steps=4, memory=kind == "rooms")
     through = started(settings)
     assert not through.resume()
@@ -162,7 +201,8 @@ def test_a_resumed_run_is_the_same_run(tmp_path: Path, kind: str, request: pytes
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_exactly(tmp_path: Path, rooms: Path) -> None:
-    """Killed without warning somewhere in the middle and run again: the weights of a run that nobody disturbed."""
+    """Killed without warning somewhere in the middle and run again: the weights of a run that
+    nobody disturbed."""
     through = config(rooms, tmp_path / "through", steps=30, save_every=4)
     killed = dataclasses.replace(through, out=tmp_path / "killed")
     finished(command(through))
@@ -181,13 +221,19 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path, rooms: Path) -> None:
     assert 4 <= reached < 30
     finished(command(killed))
     assert read_json(written)["step"] == 30
-    assert_equal(*(load_file(c.out / "checkpoint" / "state.safetensors") for c in (through, killed)))
-    worlds = [load_file(c.out / "world" / "dynamics" / "diffusion_pytorch_model.safetensors") for c in (through, killed)]
+    assert_equal(
+        *(load_file(c.out / "checkpoint" / "state.safetensors") for c in (through, killed))
+    )
+    worlds = [
+        load_file(c.out / "world" / "dynamics" / "diffusion_pytorch_model.safetensors")
+        for c in (through, killed)
+    ]
     assert_equal(*worlds)
 
 
 def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path, rooms: Path) -> None:
-    """Then only the checkpoint before is there, under its other name; it is used, and kept until there is a new one."""
+    """Then only the checkpoint before is there, under its other name; it is used, and kept until
+    there is a new one."""
     settings = config(rooms, tmp_path)
     trainer = started(settings)
     trainer.train_step()
@@ -197,7 +243,9 @@ def test_a_kill_between_two_renames_loses_nothing(tmp_path: Path, rooms: Path) -
     assert resumed.resume() and resumed.step == 1
     assert_equal(state_of(resumed), state_of(trainer))
     resumed.save()
-    assert (tmp_path / "checkpoint" / "checkpoint.json").is_file() and not (tmp_path / ".checkpoint.old").exists()
+    assert (tmp_path / "checkpoint" / "checkpoint.json").is_file() and not (
+        tmp_path / ".checkpoint.old"
+    ).exists()
 
 
 def test_a_finished_run_is_finished(tmp_path: Path, rooms: Path) -> None:
@@ -232,7 +280,9 @@ def replace_card(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, remove_weights, lose_tensors, garble, replace_card])
-def test_damaged_checkpoints_are_named_and_left_alone(tmp_path: Path, rooms: Path, damage: Any) -> None:
+def test_damaged_checkpoints_are_named_and_left_alone(
+    tmp_path: Path, rooms: Path, damage: Any
+) -> None:
     settings = config(rooms, tmp_path)
     started(settings).save()
     damage(tmp_path / "checkpoint")
@@ -243,14 +293,23 @@ def test_damaged_checkpoints_are_named_and_left_alone(tmp_path: Path, rooms: Pat
 
 
 def test_a_resumed_run_must_be_the_same_run(tmp_path: Path, rooms: Path, continuous: Path) -> None:
-    """Settings that would change it are refused by name; where it is, how long it is and how often it saves may change."""
+    """Settings that would change it are refused by name; where it is, how long it is and how often
+    it saves may change."""
     settings = config(rooms, tmp_path)
     started(settings).save()
     before = fingerprints(tmp_path)
-    with pytest.raises(InvalidInputError, match="other values of learning_rate: use them again or another --out"):
+    with pytest.raises(
+        InvalidInputError, match="other values of learning_rate: use them again or another --out"
+    ):
         train(dataclasses.replace(settings, learning_rate=1e-3))
     with pytest.raises(InvalidInputError, match="other values of batch_size, objective"):
-        train(dataclasses.replace(settings, batch_size=3, objective=dataclasses.replace(settings.objective, context_level=0.3)))
+        train(
+            dataclasses.replace(
+                settings,
+                batch_size=3,
+                objective=dataclasses.replace(settings.objective, context_level=0.3),
+            )
+        )
     with pytest.raises(DamagedFileError, match="another kind of recording"):
         train(dataclasses.replace(settings, data=continuous))
     assert fingerprints(tmp_path) == before
@@ -259,20 +318,33 @@ def test_a_resumed_run_must_be_the_same_run(tmp_path: Path, rooms: Path, continu
     assert Trainer(dataclasses.replace(settings, out=moved, steps=7, save_every=2)).resume()
 
 
-def test_starts_from_a_worlds_weights(tmp_path: Path, rooms: Path, blind: Path, continuous: Path) -> None:
+def test_starts_from_a_worlds_weights(
+    tmp_path: Path, rooms: Path, blind: Path, continuous: Path
+) -> None:
     train(config(rooms, tmp_path / "first"))
     first = World.from_pretrained(tmp_path / "first" / "world", device="cpu")
-    settings = config(rooms, tmp_path / "second", init_from=str(tmp_path / "first" / "world"), preset="tiny")
+    settings = config(
+        rooms, tmp_path / "second", init_from=str(tmp_path / "first" / "world"), preset="tiny"
+    )
     trainer = started(settings)
     # Its sizes, its weights and its units, whatever the preset says.
-    assert_equal({k: v.cpu() for k, v in trainer.network.state_dict().items()}, dict(first.network.state_dict()))
+    assert_equal(
+        {k: v.cpu() for k, v in trainer.network.state_dict().items()},
+        dict(first.network.state_dict()),
+    )
     assert trainer.ego is not None and first.ego_motion is not None
-    assert_equal({k: v.cpu() for k, v in trainer.ego.state_dict().items()}, dict(first.ego_motion.state_dict()))
+    assert_equal(
+        {k: v.cpu() for k, v in trainer.ego.state_dict().items()},
+        dict(first.ego_motion.state_dict()),
+    )
     trainer.train_step()
     assert not torch.equal(trainer.network.position.detach().cpu(), first.network.position)
     # Its card tells of all maps that went into the weights, those of the first run too.
     assert set(trainer.world().card["train_maps"]) == set(first.card["train_maps"]) | trainer.maps
-    assert trainer.world().card["frames"] == first.card["frames"] and len(trainer.world().card["recordings"]) == 1
+    assert (
+        trainer.world().card["frames"] == first.card["frames"]
+        and len(trainer.world().card["recordings"]) == 1
+    )
     other = {"policy": "random", "seed": 9, "frames": 100}
     trainer.earlier = {"train_maps": ["elsewhere"], "frames": 130, "recordings": [other]}
     card = trainer.world().card
@@ -287,31 +359,40 @@ def test_starts_from_a_worlds_weights(tmp_path: Path, rooms: Path, blind: Path, 
         Trainer(dataclasses.replace(settings, init_from="./nowhere"))
     # A world of larger frames gives all but its tokens' positions.
     larger = World(first.network.resized(64, 48), first.config, first.ego_motion, first.outcome, {})
-    trainer = started(dataclasses.replace(settings, init_from=str(larger.save_pretrained(tmp_path / "larger"))))
+    trainer = started(
+        dataclasses.replace(settings, init_from=str(larger.save_pretrained(tmp_path / "larger")))
+    )
     assert trainer.network.config.height == trainer.network.config.width == 32
     assert torch.equal(trainer.network.stem.weight.detach().cpu(), first.network.stem.weight)
     trainer.train_step()
 
 
 def test_learns_from_its_own_walks_and_from_edits(tmp_path: Path, rooms: Path) -> None:
-    """Both at once, with the energy score: what is dreamed is kept beside what was recorded, and a step's losses are numbers."""
+    """Both at once, with the energy score: what is dreamed is kept beside what was recorded, and a
+    step's losses are numbers."""
     train(config(rooms, tmp_path / "first"))
     settings = config(
-        rooms, tmp_path / "second", init_from=str(tmp_path / "first" / "world"), edits=1.0,
-        perturb=PerturbConfig(own=1.0, own_frames=(2.0, 16.0)), objective=ObjectiveConfig(energy=0.5),
-    )  # fmt: skip
+        rooms,
+        tmp_path / "second",
+        init_from=str(tmp_path / "first" / "world"),
+        edits=1.0,
+        perturb=PerturbConfig(own=1.0, own_frames=(2.0, 16.0)),
+        objective=ObjectiveConfig(energy=0.5),
+    )
     trainer = started(settings)
     drawn = trainer.buffer.sample(4, torch.Generator().manual_seed(0))
     assert drawn.dreamed is not None and bool(drawn.dreamed.any())
     losses = trainer.train_step()
-    assert all(math.isfinite(float(losses[k].detach())) for k in ("loss", "energy_score", "depth_loss"))
+    assert all(
+        math.isfinite(float(losses[k].detach())) for k in ("loss", "energy_score", "depth_loss")
+    )
     assert not torch.equal(losses["windows"].rgb, losses["windows"].own_rgb)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
 def test_checkpointing_changes_no_gradient(tmp_path: Path, rooms: Path, compiled: bool) -> None:
-    """Blocks computed twice: the same gradients, bit by bit in plain torch. Compiled: what torch's compiler makes of it, without
-    the code that inductor would make of that."""
+    """Blocks computed twice: the same gradients, bit by bit in plain torch. Compiled: what torch's
+    compiler makes of it, without the code that inductor would make of that."""
     gradients = []
     for checkpointing in (False, True):
         trainer = started(config(rooms, tmp_path / "out", checkpointing=checkpointing))
@@ -320,13 +401,17 @@ def test_checkpointing_changes_no_gradient(tmp_path: Path, rooms: Path, compiled
             trainer.network.compile(dynamic=False, backend="aot_eager")
         assert trainer.network.gradient_checkpointing == checkpointing
         windows = trainer.buffer.sample(2, torch.Generator().manual_seed(0))
-        losses = trainer.objective(windows, None, trainer.buffer.intrinsics, torch.Generator().manual_seed(1))
+        losses = trainer.objective(
+            windows, None, trainer.buffer.intrinsics, torch.Generator().manual_seed(1)
+        )
         losses["loss"].backward()
         gradients.append({n: p.grad for n, p in trainer.network.named_parameters()})
     one, other = gradients
     assert all(value is not None and bool(value.any()) for value in one.values())
     for name in one:
-        torch.testing.assert_close(one[name], other[name], rtol=1e-4 if compiled else 0.0, atol=1e-5 if compiled else 0.0)
+        torch.testing.assert_close(
+            one[name], other[name], rtol=1e-4 if compiled else 0.0, atol=1e-5 if compiled else 0.0
+        )
 
 
 def test_where_inductor_fails_training_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -340,7 +425,9 @@ def test_where_inductor_fails_training_goes_on(monkeypatch: pytest.MonkeyPatch) 
     layer, x = torch.nn.Linear(2, 3), torch.randn(4, 2)
     expected = layer(x)
     compile_in_place(layer, torch.device("cpu"))
-    with pytest.warns(UserWarning, match="inductor failed .*No working C\\+\\+ compiler.*uncompiled, slower") as told:
+    with pytest.warns(
+        UserWarning, match="inductor failed .*No working C\\+\\+ compiler.*uncompiled, slower"
+    ) as told:
         found = [layer(x), layer(x)]
     assert len(told) == 1 and all(torch.equal(y, expected) and y.requires_grad for y in found)
 
@@ -353,25 +440,35 @@ def test_checkpointing_may_change_when_a_run_goes_on(tmp_path: Path, rooms: Path
 
 @pytest.mark.parametrize(("edits", "memory"), [(1.5, True), (-0.1, True), (0.2, False)])
 def test_edits_that_are_none(tmp_path: Path, edits: float, memory: bool) -> None:
-    with pytest.raises(InvalidInputError, match="edits = .*(at least 0|at most 1|0 without the memory)"):
+    with pytest.raises(
+        InvalidInputError, match="edits = .*(at least 0|at most 1|0 without the memory)"
+    ):
         config(tmp_path, tmp_path / "out", edits=edits, memory=memory)
 
 
 def test_a_world_without_memory_cannot_start_one_with(tmp_path: Path, rooms: Path) -> None:
-    """Its network has no eyes for the memory's views. The other way round works: the views are then empty."""
+    """Its network has no eyes for the memory's views. The other way round works: the views are then
+    empty."""
     for memory in (False, True):
         started(config(rooms, tmp_path / str(memory), memory=memory)).save()
     with pytest.raises(InvalidInputError, match="sees no scene memory, pass --no-memory"):
         Trainer(config(rooms, tmp_path / "out", init_from=str(tmp_path / "False" / "world")))
-    trainer = started(config(rooms, tmp_path / "out", init_from=str(tmp_path / "True" / "world"), memory=False))
+    trainer = started(
+        config(rooms, tmp_path / "out", init_from=str(tmp_path / "True" / "world"), memory=False)
+    )
     assert math.isfinite(float(trainer.train_step()["loss"].detach()))
 
 
 @pytest.mark.parametrize("kind", ["rooms", "blind"])
-def test_a_checkpoint_of_before_a_setting_resumes(tmp_path: Path, request: pytest.FixtureRequest, kind: str) -> None:
-    """What it does not name was not there: no frames before were looked at, and nothing else agrees less for it."""
+def test_a_checkpoint_of_before_a_setting_resumes(
+    tmp_path: Path, request: pytest.FixtureRequest, kind: str
+) -> None:
+    """What it does not name was not there: no frames before were looked at, and nothing else agrees
+    less for it."""
     memory = kind == "rooms"
-    settings = config(request.getfixturevalue(kind), tmp_path, steps=4, memory=memory, last_frames=0)
+    settings = config(
+        request.getfixturevalue(kind), tmp_path, steps=4, memory=memory, last_frames=0
+    )
     before = started(settings)
     before.train_step()
     before.save()
@@ -390,13 +487,21 @@ def test_a_checkpoint_of_before_a_setting_resumes(tmp_path: Path, request: pytes
 
 
 def test_without_geometry(tmp_path: Path, blind: Path) -> None:
-    """Asked for a memory, training says what to do; without, the world has three channels and no poses."""
-    with pytest.raises(MissingGeometryError, match="no poses and depth, which the memory needs: pass --no-memory"):
+    """Asked for a memory, training says what to do; without, the world has three channels and no
+    poses."""
+    with pytest.raises(
+        MissingGeometryError, match="no poses and depth, which the memory needs: pass --no-memory"
+    ):
         train(config(blind, tmp_path / "memory"))
     assert not (tmp_path / "memory").exists()
     world = train(config(blind, tmp_path / "out", memory=False))
     n = world.network.config
-    assert (n.channels, n.view_channels, world.has_geometry, world.config.memory) == (3, 16, False, None)
+    assert (n.channels, n.view_channels, world.has_geometry, world.config.memory) == (
+        3,
+        16,
+        False,
+        None,
+    )
     assert world.config.intrinsics is None and world.ego_motion is None
 
 
@@ -418,7 +523,9 @@ def test_rewards_and_terminations_are_noticed(tmp_path: Path, rooms: Path) -> No
             rew, term = episode.rew.copy(), episode.term.copy()
             if number == 2:
                 rew[-2], term[-2] = 1.0, True
-            writer.add(dataclasses.replace(episode, rew=rew, term=term, trunc=episode.trunc & ~term))
+            writer.add(
+                dataclasses.replace(episode, rew=rew, term=term, trunc=episode.trunc & ~term)
+            )
     trainer = started(config(tmp_path / "goal", tmp_path / "out"))
     assert trainer.has_rewards and trainer.tally.endings == 1
     settings = trainer.world().config
@@ -427,7 +534,10 @@ def test_rewards_and_terminations_are_noticed(tmp_path: Path, rooms: Path) -> No
 
 def test_test_episodes_are_refused(tmp_path: Path) -> None:
     data = recording(tmp_path / "data", split="test")
-    with pytest.raises(InvalidInputError, match="split test: training takes only 'train', record it with --reset-options"):
+    with pytest.raises(
+        InvalidInputError,
+        match="split test: training takes only 'train', record it with --reset-options",
+    ):
         train(config(data, tmp_path / "out"))
     assert len(started(config(data, tmp_path / "out", train_split="test")).buffer) > 0
 
@@ -454,8 +564,11 @@ def test_takes_in_what_is_recorded_meanwhile(tmp_path: Path, rooms: Path) -> Non
     assert trainer.world().card["frames"] == 128
 
 
-def test_takes_in_recordings_that_appear_meanwhile(tmp_path: Path, rooms: Path, blind: Path) -> None:
-    """A folder of recordings is looked through again while training goes on; one of another kind is refused."""
+def test_takes_in_recordings_that_appear_meanwhile(
+    tmp_path: Path, rooms: Path, blind: Path
+) -> None:
+    """A folder of recordings is looked through again while training goes on; one of another kind is
+    refused."""
     rounds = tmp_path / "rounds"
     shutil.copytree(rooms, rounds / "0")
     trainer = started(config(rounds, tmp_path / "out"))
@@ -472,8 +585,14 @@ def test_takes_in_recordings_that_appear_meanwhile(tmp_path: Path, rooms: Path, 
 def test_longer_attention_and_more_sampling_steps(tmp_path: Path, rooms: Path) -> None:
     world = train(config(rooms, tmp_path, attention=6, window=18, sampling_steps=3, steps=1))
     loaded = World.from_pretrained(tmp_path / "world", device="cpu")
-    assert (world.network.config.window, loaded.network.config.window, loaded.config.dynamics.steps) == (6, 6, 3)
-    with pytest.raises(InvalidInputError, match="window 17 is too short: at least 18, three attention windows"):
+    assert (
+        world.network.config.window,
+        loaded.network.config.window,
+        loaded.config.dynamics.steps,
+    ) == (6, 6, 3)
+    with pytest.raises(
+        InvalidInputError, match="window 17 is too short: at least 18, three attention windows"
+    ):
         train(config(rooms, tmp_path / "other", attention=6, window=17))
     with pytest.raises(InvalidInputError, match="attention = 1: at least 2 frames"):
         config(rooms, tmp_path, attention=1)
@@ -483,11 +602,18 @@ def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -
     out = tmp_path / "out"
     with pytest.raises(NotFoundError, match="worldsim record"):
         train(config(tmp_path / "nothing", out))
-    with pytest.raises(InvalidInputError, match="unknown preset 'huge': choose one of debug, tiny, small, task, large"):
+    with pytest.raises(
+        InvalidInputError,
+        match="unknown preset 'huge': choose one of debug, tiny, small, task, large",
+    ):
         train(config(rooms, out, preset="huge"))
-    with pytest.raises(InvalidInputError, match="window 11 is too short: at least 12, three attention windows"):
+    with pytest.raises(
+        InvalidInputError, match="window 11 is too short: at least 12, three attention windows"
+    ):
         train(config(rooms, out, window=11))
-    with pytest.raises(InvalidInputError, match="no window of 40 frames for each of 1 processes: record more"):
+    with pytest.raises(
+        InvalidInputError, match="no window of 40 frames for each of 1 processes: record more"
+    ):
         train(config(rooms, out, window=40))
     with pytest.raises(InvalidInputError, match="raise --buffer-frames"):
         train(config(rooms, out, buffer_frames=63))
@@ -496,7 +622,15 @@ def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -
             train(config(rooms, out, mirror_actions=actions))
     with pytest.raises(InvalidInputError, match="mirror-actions"):
         train(config(continuous, out, mirror_actions=(0, 1)))
-    for name in ("steps", "sampling_steps", "batch_size", "warmup", "save_every", "sample_every", "refresh_every"):
+    for name in (
+        "steps",
+        "sampling_steps",
+        "batch_size",
+        "warmup",
+        "save_every",
+        "sample_every",
+        "refresh_every",
+    ):
         with pytest.raises(InvalidInputError, match=f"{name} = 0: it must be at least 1"):
             config(rooms, out, **{name: 0})
     with pytest.raises(InvalidInputError, match="minutes"):
@@ -509,7 +643,8 @@ def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rooms", "blind"])
 def test_two_processes(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
-    """One shard each, gradients averaged; the recording without geometry has a single shard, which is divided anew."""
+    """One shard each, gradients averaged; the recording without geometry has a single shard, which
+    is divided anew."""
     data = request.getfixturevalue(kind)
     if kind == "blind":
         dataset = EpisodeDataset(data)
@@ -518,7 +653,9 @@ def test_two_processes(tmp_path: Path, kind: str, request: pytest.FixtureRequest
             for episode in dataset:
                 writer.add(episode)
     settings = config(data, tmp_path / "out", steps=4, save_every=2, memory=kind == "rooms")
-    finished(command(settings, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"))
+    finished(
+        command(settings, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    )
     (entry,) = read_json(settings.out / "history.json")
     assert entry["step"] == 4 and all(math.isfinite(v) for v in entry.values())
     card = World.from_pretrained(settings.out / "world", device="cpu").card
@@ -527,25 +664,32 @@ def test_two_processes(tmp_path: Path, kind: str, request: pytest.FixtureRequest
 
 
 def test_several_recordings_are_one(tmp_path: Path, rooms: Path, blind: Path) -> None:
-    """Rounds of other policies are trained on together; the card names each, and recordings of other things are refused."""
+    """Rounds of other policies are trained on together; the card names each, and recordings of
+    other things are refused."""
     data = tmp_path / "again"
     shutil.copytree(rooms, data)
     index = json.loads((data / "dataset.json").read_text())
-    write_sealed(data / "dataset.json", index | {"policy": "worldsim.agents.random:RandomPolicy", "seed": 7})
+    write_sealed(
+        data / "dataset.json", index | {"policy": "worldsim.agents.random:RandomPolicy", "seed": 7}
+    )
     trainer = started(dataclasses.replace(config(rooms, tmp_path / "out"), data=(rooms, data)))
     assert (len(trainer.buffer), trainer.frames) == (168, 256)
     assert math.isfinite(float(trainer.train_step()["loss"].detach()))
     told = trainer.world().card["recordings"]
     assert [(t["frames"], t["seed"]) for t in told] == [(128, index["seed"]), (128, 7)]
     assert told[1]["policy"] == "worldsim.agents.random:RandomPolicy"
-    with pytest.raises(InvalidInputError, match="cannot be used together: geometry is True in one, False in the other"):
+    with pytest.raises(
+        InvalidInputError,
+        match="cannot be used together: geometry is True in one, False in the other",
+    ):
         Trainer(dataclasses.replace(config(rooms, tmp_path / "out"), data=(rooms, blind)))
     with pytest.raises(InvalidInputError, match="data is empty"):
         dataclasses.replace(config(rooms, tmp_path / "out"), data=())
 
 
 def test_a_world_starts_where_episodes_did(tmp_path: Path, blind: Path) -> None:
-    """Trained worlds can be stepped at once: their scenes are first frames of the recording, and are not written twice."""
+    """Trained worlds can be stepped at once: their scenes are first frames of the recording, and
+    are not written twice."""
     world = train(config(blind, tmp_path / "out", memory=False, scenes=3))
     folder = tmp_path / "out" / "world" / "scenes"
     firsts = {e.rgb[0].tobytes() for e in EpisodeDataset(blind)}
@@ -561,7 +705,8 @@ def test_a_world_starts_where_episodes_did(tmp_path: Path, blind: Path) -> None:
 
 
 def test_rewards_of_two_kinds_are_measured() -> None:
-    """Going on gives 4, 4 and 1, ending gives -96 and -104; what was cut off is neither, and only the black frame is made up."""
+    """Going on gives 4, 4 and 1, ending gives -96 and -104; what was cut off is neither, and only
+    the black frame is made up."""
     rgb = np.arange(2 * 7 * 12, dtype=np.uint8).reshape(14, 2, 2, 3)
     rgb[3] = 0
     term, trunc, rew = np.zeros(14, bool), np.zeros(14, bool), np.zeros(14, np.float32)
@@ -583,7 +728,8 @@ def test_rewards_of_two_kinds_are_measured() -> None:
 def test_start_scenes_are_completed_after_a_kill_of_the_first_save(
     tmp_path: Path, rooms: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder of the scenes appears with all of them, so a later save knows whether they are there."""
+    """The folder of the scenes appears with all of them, so a later save knows whether they are
+    there."""
     settings = config(rooms, tmp_path, scenes=3)
     trainer = started(settings)
     trainer.train_step()
@@ -625,14 +771,18 @@ def test_a_kill_between_two_files_leaves_no_gap_in_the_history(
     resumed = Trainer(settings)
     assert resumed.resume() and resumed.step == 1 and resumed.history == trainer.history
     # A history that is ahead of its checkpoint is cut back.
-    (tmp_path / "history.json").write_text(json.dumps([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}]))
+    (tmp_path / "history.json").write_text(
+        json.dumps([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.4}])
+    )
     ahead = Trainer(settings)
     assert ahead.resume() and ahead.history == trainer.history
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_training_after_a_step_with_a_checkpoint(tmp_path: Path, rooms: Path, number: int) -> None:
+def test_a_signal_ends_the_training_after_a_step_with_a_checkpoint(
+    tmp_path: Path, rooms: Path, number: int
+) -> None:
     settings = config(rooms, tmp_path / "out", steps=100_000, save_every=100_000)
     process = command(settings, stderr=subprocess.PIPE)
     while not (settings.out / "samples").is_dir() and not list(settings.out.glob("tensorboard/*")):
@@ -643,8 +793,13 @@ def test_a_signal_ends_the_training_after_a_step_with_a_checkpoint(tmp_path: Pat
     _, errors = process.communicate(timeout=300)
     assert process.returncode == (143 if number == signal.SIGTERM else 130)
     step = read_json(settings.out / "checkpoint" / "checkpoint.json")["step"]
-    assert f"interrupted after {step} steps; saved in {settings.out}".encode() in errors and b"Traceback" not in errors
-    assert World.from_pretrained(settings.out / "world", "cpu").card["training"]["steps"] == step > 0
+    assert (
+        f"interrupted after {step} steps; saved in {settings.out}".encode() in errors
+        and b"Traceback" not in errors
+    )
+    assert (
+        World.from_pretrained(settings.out / "world", "cpu").card["training"]["steps"] == step > 0
+    )
     assert not list(settings.out.rglob(".*"))
 
 

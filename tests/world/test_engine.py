@@ -1,4 +1,5 @@
-"""How steps are run: settings by name, steps in place as CUDA graphs make them, and what happens where something is missing."""
+"""How steps are run: settings by name, steps in place as CUDA graphs make them, and what happens
+where something is missing."""
 
 from __future__ import annotations
 
@@ -17,7 +18,14 @@ from worldsim.errors import InvalidInputError
 from worldsim.state import WorldState, bytes_of, flatten, map_tensors
 from worldsim.world import World
 from worldsim.world import engine as engines
-from worldsim.world.engine import PLAIN, Compiled, EngineConfig, GraphedStep, cpu_options, engine_named
+from worldsim.world.engine import (
+    PLAIN,
+    Compiled,
+    EngineConfig,
+    GraphedStep,
+    cpu_options,
+    engine_named,
+)
 from worldsim.world.scene_files import load_scene
 
 CPU = torch.device("cpu")
@@ -40,7 +48,9 @@ def stepping_in_place(monkeypatch: pytest.MonkeyPatch, tiny_world: World) -> Wor
 
 def same(a: Any, b: Any) -> bool:
     left, right = flatten(a), flatten(b)
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
 
 
 def acts(*values: int) -> torch.Tensor:
@@ -49,8 +59,12 @@ def acts(*values: int) -> torch.Tensor:
 
 def test_names() -> None:
     assert engine_named("plain", CPU) == PLAIN
-    assert engine_named("compiled", torch.device("cuda")) == EngineConfig("bfloat16", "default", graph=True, whole=True, widen=True)
-    assert engine_named("fast", torch.device("cuda")) == EngineConfig("bfloat16", graph=True, widen=True)
+    assert engine_named("compiled", torch.device("cuda")) == EngineConfig(
+        "bfloat16", "default", graph=True, whole=True, widen=True
+    )
+    assert engine_named("fast", torch.device("cuda")) == EngineConfig(
+        "bfloat16", graph=True, widen=True
+    )
     assert not engine_named("fast", CPU).graph and not engine_named("fast", CPU).compile
     with pytest.raises(InvalidInputError, match="'plain', 'fast', 'compiled'.*'turbo'"):
         engine_named("turbo", CPU)
@@ -58,10 +72,18 @@ def test_names() -> None:
         EngineConfig(precision="int4")
 
 
-def test_bfloat16_is_exact_with_itself_and_close_to_float32(tiny_world: World, state: WorldState) -> None:
+def test_bfloat16_is_exact_with_itself_and_close_to_float32(
+    tiny_world: World, state: WorldState
+) -> None:
     half = tiny_world.with_engine(EngineConfig(precision="bfloat16"))
-    assert half.network is tiny_world.network and next(half.network.parameters()).dtype == torch.float32
-    assert half.blank(1).context.cache.dtype == torch.bfloat16 and half.state_bytes() < tiny_world.state_bytes()
+    assert (
+        half.network is tiny_world.network
+        and next(half.network.parameters()).dtype == torch.float32
+    )
+    assert (
+        half.blank(1).context.cache.dtype == torch.bfloat16
+        and half.state_bytes() < tiny_world.state_bytes()
+    )
     first, again = (half.step(state, acts(1, 2, 3)) for _ in range(2))
     assert same(first, again)
     exact = tiny_world.step(state, acts(1, 2, 3))[1].frame.rgb.float()
@@ -73,7 +95,9 @@ def test_bfloat16_is_exact_with_itself_and_close_to_float32(tiny_world: World, s
 
 
 @pytest.mark.slow
-def test_compiled_steps_are_exact_with_themselves_and_close_to_plain_ones(tiny_world: World, state: WorldState) -> None:
+def test_compiled_steps_are_exact_with_themselves_and_close_to_plain_ones(
+    tiny_world: World, state: WorldState
+) -> None:
     compiled = tiny_world.with_engine(EngineConfig(compile="default", whole=True))
     told = set(engines._told)
     before, walked, plain = state.clone(), state, state
@@ -82,16 +106,24 @@ def test_compiled_steps_are_exact_with_themselves_and_close_to_plain_ones(tiny_w
         walked, seen = compiled.step(walked, act)
         plain, expected = tiny_world.step(plain, act)
         difference = (seen.frame.rgb.float() - expected.frame.rgb.float()).abs()
-        assert (difference > 2).float().mean() < 0.02 and torch.allclose(seen.frame.pose, expected.frame.pose, atol=2e-3)
+        assert (difference > 2).float().mean() < 0.02 and torch.allclose(
+            seen.frame.pose, expected.frame.pose, atol=2e-3
+        )
     assert same(compiled.step(kept, act), (walked, seen)) and same(state, before)
     # Rows do not feel their neighbours, wherever they are.
     turned = compiled.step(kept.select(acts(2, 1, 0)), act.flip(0))
     assert same(turned, map_tensors(lambda x: x.flip(0), (walked, seen)))
     # The memory takes in the same frame the same way, bit by bit.
-    assert same(compiled.observe(kept, act, expected.frame).memory, tiny_world.observe(kept, act, expected.frame).memory)
+    assert same(
+        compiled.observe(kept, act, expected.frame).memory,
+        tiny_world.observe(kept, act, expected.frame).memory,
+    )
     # A given pose goes round the ego-motion head.
     mine, theirs = (w.step(kept, act, expected.frame.pose)[1].frame for w in (compiled, tiny_world))
-    assert torch.equal(mine.pose, theirs.pose) and ((mine.rgb.float() - theirs.rgb.float()).abs() > 2).float().mean() < 0.02
+    assert (
+        torch.equal(mine.pose, theirs.pose)
+        and ((mine.rgb.float() - theirs.rgb.float()).abs() > 2).float().mean() < 0.02
+    )
     assert engines._told == told, "nothing fell back to plain torch"
 
 
@@ -122,7 +154,9 @@ def test_settings_of_the_compiler() -> None:
     assert cpu_options("max-autotune-no-cudagraphs")["max_autotune_gemm_backends"] == "CPP"
 
 
-def test_steps_in_place_are_the_same_steps(stepping_in_place: World, tiny_world: World, state: WorldState) -> None:
+def test_steps_in_place_are_the_same_steps(
+    stepping_in_place: World, tiny_world: World, state: WorldState
+) -> None:
     plain, before = tiny_world, state.clone()
     mine, reference = state, state
     for act in (acts(1, 1, 2), acts(3, 0, 4), acts(5, 6, 1)):
@@ -132,7 +166,9 @@ def test_steps_in_place_are_the_same_steps(stepping_in_place: World, tiny_world:
     assert same(state, before), "a state from elsewhere is left as it is"
 
 
-def test_walks_side_by_side_have_buffers_of_their_own(stepping_in_place: World, tiny_world: World, state: WorldState) -> None:
+def test_walks_side_by_side_have_buffers_of_their_own(
+    stepping_in_place: World, tiny_world: World, state: WorldState
+) -> None:
     other = state.select(acts(1, 2, 0))
     one, two = state, other
     for act in (acts(1, 1, 2), acts(3, 0, 4)):
@@ -142,16 +178,22 @@ def test_walks_side_by_side_have_buffers_of_their_own(stepping_in_place: World, 
     assert same(one, expected) and not same(two, expected)
 
 
-def test_a_state_stepped_in_place_cannot_be_stepped_again(stepping_in_place: World, state: WorldState) -> None:
+def test_a_state_stepped_in_place_cannot_be_stepped_again(
+    stepping_in_place: World, state: WorldState
+) -> None:
     first, _ = stepping_in_place.step(state, acts(1, 1, 1))
     kept = first.clone()
     second, _ = stepping_in_place.step(first, acts(1, 1, 1))
-    with pytest.raises(InvalidInputError, match="stepped from before, in place: keep state.clone()"):
+    with pytest.raises(
+        InvalidInputError, match="stepped from before, in place: keep state.clone()"
+    ):
         stepping_in_place.step(first, acts(1, 1, 1))
     assert same(stepping_in_place.step(kept, acts(1, 1, 1))[0], second)
 
 
-def test_what_is_put_or_owned_outlives_a_step(stepping_in_place: World, tiny_world: World, state: WorldState) -> None:
+def test_what_is_put_or_owned_outlives_a_step(
+    stepping_in_place: World, tiny_world: World, state: WorldState
+) -> None:
     now, _ = stepping_in_place.step(state, acts(1, 2, 3))
     owned = stepping_in_place.owned(now)
     expected = owned.put(acts(2), state.select(acts(0)))
@@ -163,8 +205,12 @@ def test_what_is_put_or_owned_outlives_a_step(stepping_in_place: World, tiny_wor
     assert same(owned, tiny_world.step(state, acts(1, 2, 3))[0])
 
 
-def test_an_environment_on_buffers(stepping_in_place: World, tiny_world: World, scenes_folder: Path) -> None:
-    mine, reference = (WorldEnv(world, scenes=scenes_folder) for world in (stepping_in_place, tiny_world))
+def test_an_environment_on_buffers(
+    stepping_in_place: World, tiny_world: World, scenes_folder: Path
+) -> None:
+    mine, reference = (
+        WorldEnv(world, scenes=scenes_folder) for world in (stepping_in_place, tiny_world)
+    )
     for env in (mine, reference):
         env.reset(seed=3)
         env.step(1)
@@ -183,26 +229,34 @@ def test_an_environment_on_buffers(stepping_in_place: World, tiny_world: World, 
     assert same(mine.state, reference.state)
 
 
-def test_missing_compiler_and_graphs_are_said_once(monkeypatch: pytest.MonkeyPatch, tiny_world: World, state: WorldState) -> None:
+def test_missing_compiler_and_graphs_are_said_once(
+    monkeypatch: pytest.MonkeyPatch, tiny_world: World, state: WorldState
+) -> None:
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("No working C++ compiler found")
 
     monkeypatch.setattr(torch, "compile", lambda function, **options: broken)
     monkeypatch.setattr(engines, "_told", set())
     function = Compiled(lambda x: x + 1, "default", CPU)
-    with pytest.warns(UserWarning, match="inductor failed .*No working C\\+\\+ compiler.*uncompiled, slower"):
+    with pytest.warns(
+        UserWarning, match="inductor failed .*No working C\\+\\+ compiler.*uncompiled, slower"
+    ):
         assert function(1) == 2
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert function(1) == 2
         world = tiny_world.with_engine(EngineConfig(compile="default", whole=True))
-        assert same(world.step(state, acts(1, 1, 1))[0].frame, tiny_world.step(state, acts(1, 1, 1))[0].frame)
+        assert same(
+            world.step(state, acts(1, 1, 1))[0].frame,
+            tiny_world.step(state, acts(1, 1, 1))[0].frame,
+        )
     with pytest.warns(UserWarning, match="CUDA graphs need CUDA: on cpu"):
         tiny_world.with_engine(EngineConfig(graph=True))
 
 
 def test_a_step_never_waits_for_the_device(tiny_world: World, state: WorldState) -> None:
-    """On the meta device, asking for a tensor's value or for a shape that depends on one is an error."""
+    """On the meta device, asking for a tensor's value or for a shape that depends on one is an
+    error."""
     world = copy.deepcopy(tiny_world).to("meta")
     blank = world.blank(3)
     after, transition = world.step(blank, torch.zeros(3, dtype=torch.int64, device="meta"))
@@ -222,11 +276,15 @@ def test_wider_convolutions_compute_the_same(tiny_world: World, state: WorldStat
 
 
 def test_folded_pixels_under_every_setting(state: WorldState) -> None:
-    """A folded network has the same tokens, so the same states; its channels are those of four pixels each."""
+    """A folded network has the same tokens, so the same states; its channels are those of four
+    pixels each."""
     world = make_tiny_world(fold=2)
     expected = world.step(state, acts(1, 2, 3))[1].frame.rgb.int()
     wide = world.with_engine(EngineConfig(widen=True))
-    assert (wide.dynamics.network.stem.in_channels, wide.dynamics.network.out.out_channels) == (48, 16)
+    assert (wide.dynamics.network.stem.in_channels, wide.dynamics.network.out.out_channels) == (
+        48,
+        16,
+    )
     half = world.with_engine(EngineConfig(precision="bfloat16", widen=True))
     for engine, most in ((wide, 1), (half, 16)):
         assert (engine.step(state, acts(1, 2, 3))[1].frame.rgb.int() - expected).abs().max() <= most
@@ -236,4 +294,10 @@ def test_folded_pixels_under_every_setting(state: WorldState) -> None:
 def test_bytes() -> None:
     record = {"a": torch.zeros(3, 4), "b": (torch.zeros(5, dtype=torch.uint8),)}
     assert bytes_of(record) == 53
-    assert dataclasses.asdict(PLAIN) == {"precision": "float32", "compile": "", "graph": False, "whole": False, "widen": False}
+    assert dataclasses.asdict(PLAIN) == {
+        "precision": "float32",
+        "compile": "",
+        "graph": False,
+        "whole": False,
+        "widen": False,
+    }

@@ -1,4 +1,5 @@
-"""Environments of many kinds as ones that observe images, and their real twins, in the real engines."""
+"""Environments of many kinds as ones that observe images, and their real twins, in the real
+engines."""
 
 from __future__ import annotations
 
@@ -15,7 +16,16 @@ from worldsim.data.record import RecordConfig, record
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from worldsim.runtime.json_config import from_json
 from worldsim.training.config import PRESETS
-from worldsim.world.image_env import PATCH, PixelsConfig, as_dict, find_pixels, make_env, make_pixels, qualified, require_trainable
+from worldsim.world.image_env import (
+    PATCH,
+    PixelsConfig,
+    as_dict,
+    find_pixels,
+    make_env,
+    make_pixels,
+    qualified,
+    require_trainable,
+)
 from worldsim.world.twin import make_twin, require_same_spaces
 
 TAKE_COVER = "VizdoomTakeCover-v1"
@@ -26,7 +36,9 @@ class Grey(gym.Env[Any, Any]):
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 5}
 
-    def __init__(self, shape: tuple[int, ...] = (8, 12), two: bool = False, render_mode: str | None = None) -> None:
+    def __init__(
+        self, shape: tuple[int, ...] = (8, 12), two: bool = False, render_mode: str | None = None
+    ) -> None:
         image = gym.spaces.Box(0, 255, shape, np.uint8)
         self.observation_space = gym.spaces.Dict({"left": image, "right": image}) if two else image
         self.action_space, self.render_mode, self.shape = gym.spaces.Discrete(2), render_mode, shape
@@ -46,7 +58,8 @@ gym.register("pixelstest/Grey-v0", entry_point=Grey)
 
 
 def test_a_part_of_a_dict_is_resized() -> None:
-    """ViZDoom's screen, 240x320, to 64x48: the means of 5 x 6.67 pixels, as OpenCV's area interpolation has them."""
+    """ViZDoom's screen, 240x320, to 64x48: the means of 5 x 6.67 pixels, as OpenCV's area
+    interpolation has them."""
     pytest.importorskip("vizdoom")
     import cv2
 
@@ -69,7 +82,10 @@ def test_a_part_of_a_dict_is_resized() -> None:
 
 def test_an_image_is_resized_or_left_alone() -> None:
     pytest.importorskip("Box2D")
-    assert find_pixels("CarRacing-v3", {}) is None and find_pixels("CarRacing-v3", {}, (96, 96)) is None
+    assert (
+        find_pixels("CarRacing-v3", {}) is None
+        and find_pixels("CarRacing-v3", {}, (96, 96)) is None
+    )
     env = make_pixels("CarRacing-v3", {}, find_pixels("CarRacing-v3", {}, (64, 64)))
     assert env.reset(seed=0)[0].shape == (64, 64, 3) and env.action_space.shape == (3,)
     env.close()
@@ -99,22 +115,45 @@ def test_what_is_rendered_can_be_observed() -> None:
     ("env_id", "kwargs", "asked", "message"),
     [
         ("CartPole-v1", {}, {}, "CartPole-v1 observes Box.*record what it renders, with --render"),
-        ("pixelstest/Grey-v0", {"two": True}, {}, "name the image with --key, one of 'left', 'right'"),
-        ("pixelstest/Grey-v0", {"two": True}, {"key": "middle"}, "has no image 'middle'.*images are one of 'left', 'right'"),
+        (
+            "pixelstest/Grey-v0",
+            {"two": True},
+            {},
+            "name the image with --key, one of 'left', 'right'",
+        ),
+        (
+            "pixelstest/Grey-v0",
+            {"two": True},
+            {"key": "middle"},
+            "has no image 'middle'.*images are one of 'left', 'right'",
+        ),
         ("pixelstest/Grey-v0", {}, {"key": "left"}, "no Dict: leave out the key 'left'"),
         ("pixelstest/Grey-v0", {"shape": (2, 8, 12, 3)}, {}, "no uint8 image"),
-        ("pixelstest/Grey-v0", {"shape": (7, 7, 3)}, {"size": (64, 64)}, "observes 7x7 numbers, too small.*--render --size 64 64"),
-        ("pixelstest/Grey-v0", {}, {"render": True, "key": "left"}, "key = 'left' names a part of the observation"),
+        (
+            "pixelstest/Grey-v0",
+            {"shape": (7, 7, 3)},
+            {"size": (64, 64)},
+            "observes 7x7 numbers, too small.*--render --size 64 64",
+        ),
+        (
+            "pixelstest/Grey-v0",
+            {},
+            {"render": True, "key": "left"},
+            "key = 'left' names a part of the observation",
+        ),
         ("pixelstest/Grey-v0", {}, {"size": (0, 64)}, "size = .0, 64.: height and width in pixels"),
     ],
 )
-def test_no_image_to_be_had(env_id: str, kwargs: dict[str, Any], asked: dict[str, Any], message: str) -> None:
+def test_no_image_to_be_had(
+    env_id: str, kwargs: dict[str, Any], asked: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidInputError, match=message):
         find_pixels(env_id, kwargs, **asked)
 
 
 def test_symbols_of_a_grid_are_no_picture() -> None:
-    """Reproduces: MiniGrid's 7x7 cells of symbols (kind, colour, state) were recorded as if they were a picture.
+    """Reproduces: MiniGrid's 7x7 cells of symbols (kind, colour, state) were recorded as if they
+    were a picture.
 
     Its rendered frames, and pictures that a wrapper makes of the cells, are pictures.
     """
@@ -122,7 +161,10 @@ def test_symbols_of_a_grid_are_no_picture() -> None:
     import minigrid.wrappers as wrappers
 
     env_id = "MiniGrid-Empty-8x8-v0"
-    with pytest.raises(InvalidInputError, match="7x7 numbers, the symbols of a grid.*--render --size 64 64.*RGBImgPartial"):
+    with pytest.raises(
+        InvalidInputError,
+        match="7x7 numbers, the symbols of a grid.*--render --size 64 64.*RGBImgPartial",
+    ):
         find_pixels(env_id, {}, (64, 64))
     pixels = find_pixels(env_id, {}, (64, 64), render=True)
     env = make_pixels(env_id, {}, pixels)
@@ -132,7 +174,10 @@ def test_symbols_of_a_grid_are_no_picture() -> None:
         ("Seen", wrappers.RGBImgPartialObsWrapper, True),
         ("All", wrappers.FullyObsWrapper, False),
     ):
-        gym.register(f"pixelstest/{name}-v0", lambda wrapper=wrapper, **kw: wrapper(gym.make(f"minigrid:{env_id}", **kw)))
+        gym.register(
+            f"pixelstest/{name}-v0",
+            lambda wrapper=wrapper, **kw: wrapper(gym.make(f"minigrid:{env_id}", **kw)),
+        )
         if fine:
             assert find_pixels(f"pixelstest/{name}-v0", {}) == PixelsConfig(None, "image")
         else:
@@ -141,26 +186,38 @@ def test_symbols_of_a_grid_are_no_picture() -> None:
 
 
 def test_sizes_that_can_be_trained_on() -> None:
-    """Reproduces: ``--size 60 60`` was taken by record, and an hour later refused by train. One rule for all presets."""
+    """Reproduces: ``--size 60 60`` was taken by record, and an hour later refused by train. One
+    rule for all presets."""
     for preset in PRESETS.values():
         assert PATCH % (preset.get("fold", 1) * 2 ** len(preset["levels"])) == 0
     require_trainable((64, 96), "it")
-    with pytest.raises(InvalidInputError, match="60x60 pixels.*multiples of 8. The nearest such size: --size 64 64"):
+    with pytest.raises(
+        InvalidInputError, match="60x60 pixels.*multiples of 8. The nearest such size: --size 64 64"
+    ):
         RecordConfig("worldsim/TinyRoom-v0", Path("out"), size=(60, 60))
     with pytest.raises(InvalidInputError, match="210x160.*--size 208 160"):
         require_trainable((210, 160), "ALE/Pong-v5")
 
 
-def test_an_environment_of_another_size_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    config = RecordConfig("worldsim/TinyRoom-v0", tmp_path / "out", frames=40, workers=0, env_kwargs={"size": 20})
-    with pytest.raises(InvalidInputError, match="TinyRoom-v0 has frames of 20x20 pixels.*--size 16 16"):
+def test_an_environment_of_another_size_is_refused_before_anything_is_written(
+    tmp_path: Path,
+) -> None:
+    config = RecordConfig(
+        "worldsim/TinyRoom-v0", tmp_path / "out", frames=40, workers=0, env_kwargs={"size": 20}
+    )
+    with pytest.raises(
+        InvalidInputError, match="TinyRoom-v0 has frames of 20x20 pixels.*--size 16 16"
+    ):
         record(config)
     assert not (tmp_path / "out").exists()
 
 
 def test_known_ids_need_no_module() -> None:
     assert qualified(TAKE_COVER) == f"vizdoom.gymnasium_wrapper:{TAKE_COVER}"
-    assert qualified(qualified(TAKE_COVER)) == qualified(TAKE_COVER) and qualified("CarRacing-v3") == "CarRacing-v3"
+    assert (
+        qualified(qualified(TAKE_COVER)) == qualified(TAKE_COVER)
+        and qualified("CarRacing-v3") == "CarRacing-v3"
+    )
     with pytest.raises((MissingDependencyError, NotFoundError), match="VizdoomNoSuch|vizdoom"):
         make_env("VizdoomNoSuch-v1", {})
     with pytest.raises(NotFoundError, match="module:Name-v0"):
@@ -177,16 +234,24 @@ def test_a_world_makes_its_twin() -> None:
     """Of the room it was made for; of another size, or with other actions, it says what differs."""
     world = make_tiny_world()
     twin = make_twin(world, max_episode_steps=3)
-    assert (twin.observation_space, twin.action_space) == (world.observation_space, world.action_space)
+    assert (twin.observation_space, twin.action_space) == (
+        world.observation_space,
+        world.action_space,
+    )
     twin.reset(seed=0)
     assert [twin.step(0)[3] for _ in range(3)] == [False, False, True]
     larger = make_tiny_world(env_kwargs={"size": 64})
-    with pytest.raises(InvalidInputError, match=r"space is Box\(0, 255, \(32, 32, 3\).*\(64, 64, 3\).*as it was recorded"):
+    with pytest.raises(
+        InvalidInputError,
+        match=r"space is Box\(0, 255, \(32, 32, 3\).*\(64, 64, 3\).*as it was recorded",
+    ):
         make_twin(larger)
     resized = dataclasses.replace(larger.config, pixels=PixelsConfig((32, 32)))
     larger.config = resized
     assert make_twin(larger).reset(seed=0)[0].shape == (32, 32, 3)
-    with pytest.raises(InvalidInputError, match=r"action space is Box\(-1.0, 1.0, \(2,\).*Discrete\(7\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"action space is Box\(-1.0, 1.0, \(2,\).*Discrete\(7\)"
+    ):
         require_same_spaces(make_tiny_world(action_dim=2), twin, "it")
     with pytest.raises(InvalidInputError, match="does not name its real twin"):
         make_twin(make_tiny_world(env_id=""))
@@ -199,13 +264,24 @@ def test_the_recording_remembers(tmp_path: Path) -> None:
     pytest.importorskip("vizdoom")
     kwargs: dict[str, Any] = {"frame_skip": 4, "max_episode_steps": 30}
     config = RecordConfig(
-        TAKE_COVER, tmp_path, frames=62, workers=0, env_kwargs=kwargs, size=(16, 16), episode_steps=60, fps=8.75, policy="random"
+        TAKE_COVER,
+        tmp_path,
+        frames=62,
+        workers=0,
+        env_kwargs=kwargs,
+        size=(16, 16),
+        episode_steps=60,
+        fps=8.75,
+        policy="random",
     )
     dataset = record(config)
     info = dataset.info
     assert info.env_id == f"vizdoom.gymnasium_wrapper:{TAKE_COVER}" and info.env_kwargs == kwargs
     assert info.pixels == {"size": [16, 16], "key": "screen", "render": False} and info.fps == 8.75
-    assert info.observation_space["shape"] == [16, 16, 3] and info.action_space == {"type": "Discrete", "n": 3}
+    assert info.observation_space["shape"] == [16, 16, 3] and info.action_space == {
+        "type": "Discrete",
+        "n": 3,
+    }
     for episode in dataset:
         assert len(episode) <= 31 and (episode.term[-2] or episode.trunc[-2])
         assert set(episode.rew[:-2].tolist()) == {4.0}

@@ -1,4 +1,5 @@
-"""The whole way at 128x96, frames that are neither square nor 64x64: record, train twice, export, scenes, dream, evaluate, demo."""
+"""The whole way at 128x96, frames that are neither square nor 64x64: record, train twice, export,
+scenes, dream, evaluate, demo."""
 
 from __future__ import annotations
 
@@ -31,28 +32,55 @@ MIRROR = (0, 1, 2, 4, 3, 6, 5)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported world with two start scenes, after the two phases of training that docs/experiments/freedoom_small.md has."""
+    """An exported world with two start scenes, after the two phases of training that
+    docs/experiments/freedoom_small.md has."""
     place = tmp_path_factory.mktemp("larger")
     record(
         RecordConfig(
-            "worldsim/FreedoomReal-v0", place / "data", frames=100, frames_per_shard=50, episode_steps=24, min_travel=0.0,
-            workers=0, reset_options={"split": "train"}, env_kwargs=dict(SIZE), seed=1,
+            "worldsim/FreedoomReal-v0",
+            place / "data",
+            frames=100,
+            frames_per_shard=50,
+            episode_steps=24,
+            min_travel=0.0,
+            workers=0,
+            reset_options={"split": "train"},
+            env_kwargs=dict(SIZE),
+            seed=1,
         )
-    )  # fmt: skip
+    )
     settings: dict[str, Any] = dict(
-        preset="debug", steps=2, batch_size=1, window=12, warmup=1, memory_capacity=30_000, world_memory_capacity=60_000,
-        mixed_precision="no", compile=False, patience=0.0, mirror_actions=MIRROR,
-    )  # fmt: skip
+        preset="debug",
+        steps=2,
+        batch_size=1,
+        window=12,
+        warmup=1,
+        memory_capacity=30_000,
+        world_memory_capacity=60_000,
+        mixed_precision="no",
+        compile=False,
+        patience=0.0,
+        mirror_actions=MIRROR,
+    )
     train(TrainConfig(place / "data", place / "first", **settings))
     objective = ObjectiveConfig(energy=0.7, pure_noise=0.7)
     own = PerturbConfig(own=1.0, own_frames=(2, 4))
-    settings |= {"init_from": str(place / "first" / "world"), "edits": 0.5, "objective": objective, "perturb": own}
+    settings |= {
+        "init_from": str(place / "first" / "world"),
+        "edits": 0.5,
+        "objective": objective,
+        "perturb": own,
+    }
     train(TrainConfig(place / "data", place / "second", **settings))
     assert len(list((place / "second" / "samples").glob("*.png"))) == 1
     export(ExportConfig(str(place / "second" / "world"), place / "world"))
     record_scenes(
         ScenesConfig(
-            "worldsim/FreedoomReal-v0", place / "world" / "scenes", maps=("MAP29", "MAP31"), count=2, env_kwargs=dict(SIZE)
+            "worldsim/FreedoomReal-v0",
+            place / "world" / "scenes",
+            maps=("MAP29", "MAP31"),
+            count=2,
+            env_kwargs=dict(SIZE),
         )
     )
     return place / "world"
@@ -74,25 +102,48 @@ def test_the_dream_is_the_twin_of_larger_frames(folder: Path) -> None:
     assert env.unwrapped.fork(2).step(np.array([1, 3]))[0].shape == (2, HEIGHT, WIDTH, 3)
     picture = env.unwrapped.memory.render(env.unwrapped.memory.pose)
     assert picture.rgb.shape == (HEIGHT, WIDTH, 3) and picture.mask.mean() > 0.8
-    assert all(sum(f.stat().st_size for f in scene.iterdir()) <= 200_000 for scene in (folder / "scenes").iterdir())
+    assert all(
+        sum(f.stat().st_size for f in scene.iterdir()) <= 200_000
+        for scene in (folder / "scenes").iterdir()
+    )
 
 
 @pytest.mark.slow
-def test_its_figures_come_at_both_sizes(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_figures_come_at_both_sizes(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     settings: dict[str, Any] = {"episodes": 1, "workers": 1, "bootstrap": 20, "device": "cpu"}
-    walks = EvaluateConfig(str(folder), json=tmp_path / "walks.json", history=6, horizon=4, **settings)
+    walks = EvaluateConfig(
+        str(folder), json=tmp_path / "walks.json", history=6, horizon=4, **settings
+    )
     evaluate(walks)
     found = json.loads((tmp_path / "walks.json").read_text())
     reduced = found["at_64x64"]
-    assert {"next_frame_psnr", "copy_last_psnr", "warp_last_psnr", "action_gap_psnr", "psnr_at", "gaps", "ci95"} <= set(reduced)
+    assert {
+        "next_frame_psnr",
+        "copy_last_psnr",
+        "warp_last_psnr",
+        "action_gap_psnr",
+        "psnr_at",
+        "gaps",
+        "ci95",
+    } <= set(reduced)
     assert set(reduced["ci95"]) < set(found["ci95"])
     # What is copied or warped keeps its pixels' noise, which averaging takes away.
-    assert reduced["warp_last_psnr"] > found["warp_last_psnr"] and reduced["copy_last_psnr"] > found["copy_last_psnr"]
+    assert (
+        reduced["warp_last_psnr"] > found["warp_last_psnr"]
+        and reduced["copy_last_psnr"] > found["copy_last_psnr"]
+    )
     assert "action_accuracy" not in reduced and "at_64x64" not in reduced
-    trips = EvaluateConfig(str(folder), json=tmp_path / "trips.json", protocol="return-trip", lengths=(6,), **settings)
+    trips = EvaluateConfig(
+        str(folder), json=tmp_path / "trips.json", protocol="return-trip", lengths=(6,), **settings
+    )
     evaluate(trips)
     found = json.loads((tmp_path / "trips.json").read_text())
-    assert set(found["at_64x64"]["return_real_psnr"]) == {"6"} and "sharpness_ratio" not in found["at_64x64"]
+    assert (
+        set(found["at_64x64"]["return_real_psnr"]) == {"6"}
+        and "sharpness_ratio" not in found["at_64x64"]
+    )
     assert capsys.readouterr().out.count("64x64") >= 2
 
 
@@ -104,16 +155,24 @@ def test_the_demo_shows_it(folder: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_preset_fits_its_eight_megabytes(tmp_path: Path) -> None:
-    """Weights at 8 bits, its head and ten start scenes of at most 125 KB: frames of 128x96 take 119 KB on average."""
+    """Weights at 8 bits, its head and ten start scenes of at most 125 KB: frames of 128x96 take 119
+    KB on average."""
     network = SpaceTimeTransformer(height=HEIGHT, width=WIDTH, **PRESETS["small"])
-    World(network, WorldConfig(intrinsics=(1.0, 1.0, 64.0, 48.0)), EgoMotionHead()).save_pretrained(tmp_path, eight_bit=True)
-    assert sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file()) + 10 * 125_000 <= 8_000_000
+    World(network, WorldConfig(intrinsics=(1.0, 1.0, 64.0, 48.0)), EgoMotionHead()).save_pretrained(
+        tmp_path, eight_bit=True
+    )
+    assert (
+        sum(f.stat().st_size for f in tmp_path.rglob("*") if f.is_file()) + 10 * 125_000
+        <= 8_000_000
+    )
 
 
 def test_the_energy_score_of_frames_that_squares_do_not_divide() -> None:
-    """Frames of 12x16 at the coarsest scale: squares of 8x8, and of 4x8 at the lower edge, count alike."""
+    """Frames of 12x16 at the coarsest scale: squares of 8x8, and of 4x8 at the lower edge, count
+    alike."""
     truth = torch.zeros(1, 1, 3, HEIGHT, WIDTH)
     off = torch.full_like(truth, 0.3)
-    # A constant lies in the coarsest band alone; both samples agree, so the score is its distance: sqrt(3 * 0.3^2).
+    # A constant lies in the coarsest band alone; both samples agree, so the score is its distance:
+    # sqrt(3 * 0.3^2).
     score = energy_score(off, off, truth)
     assert score.item() == pytest.approx(0.3 * 3**0.5, abs=4e-3)

@@ -45,7 +45,9 @@ def env(world_folder: Path) -> WorldEnv:
 def future(env: Any) -> list[Any]:
     """Frames, poses, coverage and what the next reset draws."""
     steps = [env.step(action) for action in AFTER]
-    frames = [(obs, info["pose"], info["depth"], info["memory_coverage"]) for obs, _, _, _, info in steps]
+    frames = [
+        (obs, info["pose"], info["depth"], info["memory_coverage"]) for obs, _, _, _, info in steps
+    ]
     return [*frames, (env.reset()[0],)]
 
 
@@ -55,7 +57,9 @@ def assert_same(first: list[Any], second: list[Any]) -> None:
             np.testing.assert_array_equal(x, y)
 
 
-def test_another_process_goes_on_bit_by_bit(env: WorldEnv, world_folder: Path, tmp_path: Path) -> None:
+def test_another_process_goes_on_bit_by_bit(
+    env: WorldEnv, world_folder: Path, tmp_path: Path
+) -> None:
     path = env.save(tmp_path / "walk.safetensors")
     expected = future(env)
     code = f"""
@@ -66,11 +70,17 @@ env.load({str(path)!r})
 frames = [env.step(action)[0] for action in {AFTER}] + [env.reset()[0]]
 np.save({str(tmp_path / "frames.npy")!r}, np.stack(frames))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    np.testing.assert_array_equal(np.load(tmp_path / "frames.npy"), np.stack([step[0] for step in expected]))
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "frames.npy"), np.stack([step[0] for step in expected])
+    )
 
 
-def test_loading_needs_no_reset_and_can_be_repeated(env: WorldEnv, world_folder: Path, tmp_path: Path) -> None:
+def test_loading_needs_no_reset_and_can_be_repeated(
+    env: WorldEnv, world_folder: Path, tmp_path: Path
+) -> None:
     path = env.save(tmp_path / "deep" / "walk.safetensors")
     expected = future(env)
     other = WorldEnv(world_folder)
@@ -81,7 +91,12 @@ def test_loading_needs_no_reset_and_can_be_repeated(env: WorldEnv, world_folder:
 
 def test_vector_environments(world_folder: Path, tmp_path: Path) -> None:
     def made() -> Any:
-        return gym.make_vec("worldsim/Dream-v0", num_envs=3, vectorization_mode="vector_entry_point", world=str(world_folder))
+        return gym.make_vec(
+            "worldsim/Dream-v0",
+            num_envs=3,
+            vectorization_mode="vector_entry_point",
+            world=str(world_folder),
+        )
 
     venv = made()
     venv.reset(seed=0)
@@ -127,7 +142,9 @@ def test_a_changed_byte(env: WorldEnv, tmp_path: Path) -> None:
         ({"generators": "[{}]"}, DamagedFileError, "checksum"),
     ],
 )
-def test_other_headers(env: WorldEnv, tmp_path: Path, changes: dict[str, str], error: type[Exception], message: str) -> None:
+def test_other_headers(
+    env: WorldEnv, tmp_path: Path, changes: dict[str, str], error: type[Exception], message: str
+) -> None:
     path = env.save(tmp_path / "walk.safetensors")
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
@@ -153,7 +170,8 @@ def test_no_file(env: WorldEnv, tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_leaves_out_settings_that_came_later() -> None:
-    """So that snapshots from before load: a network whose tokens are averaged has the fingerprint that it always had."""
+    """So that snapshots from before load: a network whose tokens are averaged has the fingerprint
+    that it always had."""
     world = make_tiny_world()
     before = fingerprint(world)
     settings = dict(world.network.config)
@@ -172,7 +190,10 @@ def test_the_fingerprint_knows_weights_and_settings() -> None:
 def test_a_setting_that_came_later_counts_where_it_is_set() -> None:
     """Snapshots of before it still belong to their world."""
     config = PointMemoryConfig(capacity=4096)
-    world, same, other = (make_tiny_world(memory=dataclasses.replace(config, colour_tolerance=t)) for t in (None, None, 48))
+    world, same, other = (
+        make_tiny_world(memory=dataclasses.replace(config, colour_tolerance=t))
+        for t in (None, None, 48)
+    )
     assert "colour_tolerance" not in repr(config)
     assert fingerprint(world) == fingerprint(same) != fingerprint(other)
     assert "temperature" not in repr(world.config)
@@ -182,7 +203,8 @@ def test_a_setting_that_came_later_counts_where_it_is_set() -> None:
 
 
 def test_killed_while_saving(world_folder: Path, tmp_path: Path) -> None:
-    """A process that saves again and again is killed at some moment: the file is whole, whichever snapshot it is."""
+    """A process that saves again and again is killed at some moment: the file is whole, whichever
+    snapshot it is."""
     path = tmp_path / "walk.safetensors"
     code = f"""
 from worldsim.envs.world_env import WorldEnv
@@ -195,7 +217,9 @@ while True:
 """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for delay in (0.0, 0.003, 0.011):
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment
+        )
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(delay)
@@ -215,11 +239,16 @@ def test_the_generators_are_plain_json(env: WorldEnv, tmp_path: Path) -> None:
 
 
 def rewritten(path: Path, keep: Any, **changes: str) -> None:
-    """The file with the tensors that ``keep`` says and other headers, and a checksum that fits them; empty ones are left out."""
+    """The file with the tensors that ``keep`` says and other headers, and a checksum that fits
+    them; empty ones are left out."""
     with safe_open(path, "pt") as file:
         metadata = {k: v for k, v in {**file.metadata(), **changes}.items() if v and k != "sha256"}
     tensors = {name: value for name, value in load_file(path).items() if keep(name)}
-    total = checksum(tensors) if metadata["version"] in ("1", "2") else snapshots._checksum(tensors, metadata)
+    total = (
+        checksum(tensors)
+        if metadata["version"] in ("1", "2")
+        else snapshots._checksum(tensors, metadata)
+    )
     save_file(tensors, path, {**metadata, "sha256": total})
 
 
@@ -248,7 +277,9 @@ def test_files_of_version_1_load(env: WorldEnv, world_folder: Path, tmp_path: Pa
     assert len(other.journey) == 1
     assert_same(future(other), expected)
     opened = open_snapshot(path)
-    assert opened.journey is None and opened.world == "" and opened.memory.statistics()["points"] > 100
+    assert (
+        opened.journey is None and opened.world == "" and opened.memory.statistics()["points"] > 100
+    )
 
 
 def test_opened_without_the_world(env: WorldEnv, world_folder: Path, tmp_path: Path) -> None:
@@ -276,11 +307,16 @@ def test_a_radiance_field_is_opened_and_restored(world_folder: Path, tmp_path: P
         env.step(action)
     snapshot = env.snapshot()
     fitted = memory.fit(snapshot.state.memory, 20)
-    env.restore(dataclasses.replace(snapshot, state=dataclasses.replace(snapshot.state, memory=fitted)))
+    env.restore(
+        dataclasses.replace(snapshot, state=dataclasses.replace(snapshot.state, memory=fitted))
+    )
     env.step(1)
     path = env.save(tmp_path / "field.safetensors")
     opened = open_snapshot(path)
-    assert isinstance(opened.memory.kind, RadianceMemory) and opened.memory.kind.config == memory.config
+    assert (
+        isinstance(opened.memory.kind, RadianceMemory)
+        and opened.memory.kind.config == memory.config
+    )
     own = flatten(env.state.memory)
     for name, value in flatten(opened.memory.data).items():
         assert torch.equal(value, own[name][:1]), name
@@ -289,7 +325,10 @@ def test_a_radiance_field_is_opened_and_restored(world_folder: Path, tmp_path: P
     np.testing.assert_array_equal(picture.rgb, live.rgb)
     np.testing.assert_array_equal(picture.normals, live.normals)
     # The field fills what points leave open.
-    assert picture.mask.sum() > points.render(own_points(opened), opened.memory.camera(size=(48, 48))).mask.sum()
+    assert (
+        picture.mask.sum()
+        > points.render(own_points(opened), opened.memory.camera(size=(48, 48))).mask.sum()
+    )
     assert opened.memory.statistics()["points"] > 100 and len(opened.memory.points()) > 100
     expected = future(env)
     other.load(path)

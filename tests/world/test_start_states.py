@@ -26,11 +26,15 @@ def test_kept_states_are_the_same_bits_and_smaller(scenes: list[SceneStart]) -> 
     assert len(kept) == len(scenes) and all(bytes_of(one) < bytes_of(first[0]) for one in kept)
     for before, scene in zip(first, scenes, strict=True):
         again = world.initial([scene], [1])
-        for (name, one), other in zip(flatten(before).items(), flatten(again).values(), strict=True):
+        for (name, one), other in zip(
+            flatten(before).items(), flatten(again).values(), strict=True
+        ):
             assert torch.equal(one, other), name
 
 
-def test_a_process_does_not_grow_with_every_start(scenes: list[SceneStart], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_does_not_grow_with_every_start(
+    scenes: list[SceneStart], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As with a shipped world's dozens of scenes, of which five fit."""
     world = make_tiny_world()
     world.initial(scenes[:1], [0])

@@ -1,4 +1,5 @@
-"""What a world tells of its own uncertainty: the same dream as without, each environment's own, and a limit that cuts episodes."""
+"""What a world tells of its own uncertainty: the same dream as without, each environment's own, and
+a limit that cuts episodes."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def world(world_folder: Path) -> World:
 def test_difference_by_hand() -> None:
     one, other = torch.zeros(2, 4, 2, 2), torch.zeros(2, 4, 2, 2)
     one[0, :3] = 1.0
-    # Half of the pixels of the second differ by 0.5 of 2, its depth does not count; what is beyond 1 is 1.
+    # Half of the pixels of the second differ by 0.5 of 2, its depth does not count; what is beyond
+    # 1 is 1.
     one[1, :3, 0], one[1, 3] = 0.5, 1.0
     other[0, :3] = -3.0
     torch.testing.assert_close(difference(one, other), torch.tensor([1.0, 0.25 * 0.5**0.5]))
@@ -36,14 +38,22 @@ def test_difference_by_hand() -> None:
 def test_frames_stay_the_same(world: World, scenes_folder: Path) -> None:
     scenes = [load_scene(scenes_folder / name) for name in ("room-6-1", "room-7-1")]
     telling = world.with_uncertainty()
-    assert telling.with_uncertainty() is telling and telling.with_dynamics(steps=2).tells_uncertainty
+    assert (
+        telling.with_uncertainty() is telling and telling.with_dynamics(steps=2).tells_uncertainty
+    )
     a, b = world.initial(scenes, [1, 2]), telling.initial(scenes, [1, 2])
     for step in range(6):
         act = torch.tensor([step % 7, 1])
         (a, plain), (b, told) = world.step(a, act), telling.step(b, act)
-        assert torch.equal(plain.frame.rgb, told.frame.rgb) and torch.equal(plain.frame.pose, told.frame.pose)
+        assert torch.equal(plain.frame.rgb, told.frame.rgb) and torch.equal(
+            plain.frame.pose, told.frame.pose
+        )
         assert plain.uncertainty is None
-        assert told.uncertainty is not None and bool((told.uncertainty > 0).all()) and bool((told.uncertainty < 1).all())
+        assert (
+            told.uncertainty is not None
+            and bool((told.uncertainty > 0).all())
+            and bool((told.uncertainty < 1).all())
+        )
 
 
 def test_it_is_the_distance_of_two_draws(world: World, scenes_folder: Path) -> None:
@@ -59,7 +69,11 @@ def test_it_is_the_distance_of_two_draws(world: World, scenes_folder: Path) -> N
     _, motion, view = world.stepper.look(state, act, None)
     condition = condition_of(world.dynamics, act, motion, view, state.intrinsics)
     one, other = (
-        world.dynamics.predict(state.context, condition, normal(state.seed, state.step, p, (n.channels, n.height, n.width)))[0].x
+        world.dynamics.predict(
+            state.context,
+            condition,
+            normal(state.seed, state.step, p, (n.channels, n.height, n.width)),
+        )[0].x
         for p in (Purpose.NOISE, Purpose.UNCERTAINTY)
     )
     torch.testing.assert_close(told.uncertainty, difference(one, other), atol=1e-5, rtol=1e-4)
@@ -79,7 +93,9 @@ def test_single_environments_tell_it(world: World) -> None:
 def test_vector_environments_tell_the_same(world: World) -> None:
     n = 3
     mine = WorldVectorEnv(n, world, uncertainty=True, max_episode_steps=4)
-    sync = gym.vector.SyncVectorEnv([lambda: gym.wrappers.TimeLimit(WorldEnv(world, uncertainty=True), 4)] * n)
+    sync = gym.vector.SyncVectorEnv(
+        [lambda: gym.wrappers.TimeLimit(WorldEnv(world, uncertainty=True), 4)] * n
+    )
     a, b = mine.reset(seed=7)[1], sync.reset(seed=7)[1]
     for step in range(6):
         assert a["uncertainty"].dtype == b["uncertainty"].dtype and a["_uncertainty"].all()
@@ -95,7 +111,12 @@ def test_each_environments_own(world: World) -> None:
     for others in (1, 4):
         envs = WorldVectorEnv(4, world, uncertainty=True)
         envs.reset(seed=3)
-        told.append([envs.step(np.array([2, others, others, others]))[4]["uncertainty"][0] for _ in range(4)])
+        told.append(
+            [
+                envs.step(np.array([2, others, others, others]))[4]["uncertainty"][0]
+                for _ in range(4)
+            ]
+        )
     assert told[0] == told[1]
 
 
@@ -129,7 +150,8 @@ def test_bad_input(world: World) -> None:
 
 @pytest.mark.slow
 def test_it_tells_the_true_error() -> None:
-    """Over the frames of a few real walks on test maps: docs/agents_imagination.md has more of them."""
+    """Over the frames of a few real walks on test maps: docs/agents_imagination.md has more of
+    them."""
     pytest.importorskip("vizdoom")
     from worldsim.evaluation.agreement import spearman
     from worldsim.shipped.policies import make_policy
@@ -152,7 +174,9 @@ def test_it_tells_the_true_error() -> None:
         for t in range(8, 22):
             now = scene_of(visits[t : t + 1], True)
             _, transition = world.step(state.clone(), now.act)
-            error.append(float((transition.frame.rgb.float() - now.rgb.float()).square().mean().sqrt()))
+            error.append(
+                float((transition.frame.rgb.float() - now.rgb.float()).square().mean().sqrt())
+            )
             told.append(float(transition.uncertainty))
             state = world.observe(state, now.act, Frame(now.rgb, now.inverse_depth, now.pose))
     env.close()

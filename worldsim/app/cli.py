@@ -1,4 +1,5 @@
-"""The command line: ``worldsim COMMAND``, each command made from the documented dataclass of the module that does the work."""
+"""The command line: ``worldsim COMMAND``, each command made from the documented dataclass of the
+module that does the work."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ class Command:
 
 @dataclass(frozen=True)
 class Common:
-    """What every command takes beside its own options; a command's own option of the same name stands in its place."""
+    """What every command takes beside its own options; a command's own option of the same name
+    stands in its place."""
 
     quiet: bool = False
     threads: Threads | None = None
@@ -49,36 +51,109 @@ class Common:
 
 COMMON_HELP = {
     "quiet": "Show results, warnings and errors alone: no progress, and not what comes next.",
-    "threads": "Threads of the CPU; PyTorch's choice if not given. Beside other work on the same cores, 1 may be fastest.",
+    "threads": "Threads of the CPU; PyTorch's choice if not given. Beside other work on the same "
+    "cores, 1 may be fastest.",
 }
-"""By option of :class:`Common`. tyro reads docstrings of fields in sources, and forms made at run time have no source."""
+"""By option of :class:`Common`. tyro reads docstrings of fields in sources, and forms made at run
+time have no source."""
 
 COMMANDS = {
-    "record": Command("worldsim.data.record", "RecordConfig", "record", "Record episodes of a Gymnasium environment.", "env_id"),
+    "record": Command(
+        "worldsim.data.record",
+        "RecordConfig",
+        "record",
+        "Record episodes of a Gymnasium environment.",
+        "env_id",
+    ),
     "export-minari": Command(
-        "worldsim.data.minari", "ExportMinariConfig", "export_minari", "Copy a recording into Minari.", "data"
+        "worldsim.data.minari",
+        "ExportMinariConfig",
+        "export_minari",
+        "Copy a recording into Minari.",
+        "data",
     ),
     "import-minari": Command(
-        "worldsim.data.minari", "ImportMinariConfig", "import_minari", "Make a recording of a Minari dataset.", "name"
+        "worldsim.data.minari",
+        "ImportMinariConfig",
+        "import_minari",
+        "Make a recording of a Minari dataset.",
+        "name",
     ),
-    "train": Command("worldsim.training.train", "TrainConfig", "train", "Train a world on recorded episodes."),
-    "distil": Command("worldsim.training.distil", "DistilConfig", "distil", "Make a student of few sampling steps.", "world"),
-    "evaluate": Command("worldsim.evaluation.evaluate", "EvaluateConfig", "evaluate", "Measure a world against its real twin.", "world"),
+    "train": Command(
+        "worldsim.training.train", "TrainConfig", "train", "Train a world on recorded episodes."
+    ),
+    "distil": Command(
+        "worldsim.training.distil",
+        "DistilConfig",
+        "distil",
+        "Make a student of few sampling steps.",
+        "world",
+    ),
+    "evaluate": Command(
+        "worldsim.evaluation.evaluate",
+        "EvaluateConfig",
+        "evaluate",
+        "Measure a world against its real twin.",
+        "world",
+    ),
     "evaluate-agent": Command(
-        "worldsim.evaluation.evaluate_agent", "EvaluateAgentConfig", "evaluate_agent", "Measure an agent in dream and real twin.", "agent"
+        "worldsim.evaluation.evaluate_agent",
+        "EvaluateAgentConfig",
+        "evaluate_agent",
+        "Measure an agent in dream and real twin.",
+        "agent",
     ),
     "agreement": Command(
-        "worldsim.evaluation.agreement", "AgreementConfig", "agreement", "Compare policies' returns in dream and real twin.", "world"
+        "worldsim.evaluation.agreement",
+        "AgreementConfig",
+        "agreement",
+        "Compare policies' returns in dream and real twin.",
+        "world",
     ),
     "compare": Command(
-        "worldsim.app.compare", "CompareConfig", "compare", "Film a world beside its real twin, same actions.", "world"
+        "worldsim.app.compare",
+        "CompareConfig",
+        "compare",
+        "Film a world beside its real twin, same actions.",
+        "world",
     ),
-    "watch": Command("worldsim.app.watch", "WatchConfig", "watch", "Film an agent in dream and real twin.", "agent"),
-    "bench": Command("worldsim.evaluation.bench", "BenchConfig", "bench", "Measure how fast a world is stepped.", "world"),
-    "demo": Command("worldsim.app.demo", "DemoConfig", "demo", "Walk through the shipped world; write video, pictures, metrics."),
-    "export": Command("worldsim.app.export", "ExportConfig", "export", "Write a world, or what a snapshot remembers.", "source"),
-    "view": Command("worldsim.app.view", "ViewConfig", "view", "Show a snapshot's memory and walk in the browser.", "snapshot"),
-    "worlds": Command("worldsim.app.worlds", "WorldsConfig", "worlds", "List the worlds that are shipped."),
+    "watch": Command(
+        "worldsim.app.watch",
+        "WatchConfig",
+        "watch",
+        "Film an agent in dream and real twin.",
+        "agent",
+    ),
+    "bench": Command(
+        "worldsim.evaluation.bench",
+        "BenchConfig",
+        "bench",
+        "Measure how fast a world is stepped.",
+        "world",
+    ),
+    "demo": Command(
+        "worldsim.app.demo",
+        "DemoConfig",
+        "demo",
+        "Walk through the shipped world; write video, pictures, metrics.",
+    ),
+    "export": Command(
+        "worldsim.app.export",
+        "ExportConfig",
+        "export",
+        "Write a world, or what a snapshot remembers.",
+        "source",
+    ),
+    "view": Command(
+        "worldsim.app.view",
+        "ViewConfig",
+        "view",
+        "Show a snapshot's memory and walk in the browser.",
+        "snapshot",
+    ),
+    "worlds": Command(
+        "worldsim.app.worlds", "WorldsConfig", "worlds", "List the worlds that are shipped."
+    ),
 }
 
 
@@ -105,7 +180,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def printable(text: str) -> str:
-    """The text with characters that steer terminals written out: names from files are part of messages."""
+    """The text with characters that steer terminals written out: names from files are part of
+    messages."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -141,25 +217,43 @@ def parse_all(name: str, arguments: Sequence[str]) -> tuple[Any, Common]:
     # Enums by their values, as files have them.
     settings = (tyro.conf.EnumChoicesFromValues,)
     form = _form(config_class, command.positional)
-    parsed: Any = tyro.cli(form, prog=f"worldsim {name}", description=command.summary, args=list(arguments), config=settings)
-    common = {field.name: getattr(parsed, field.name) for field in fields(Common) if field.name not in own}
+    parsed: Any = tyro.cli(
+        form,
+        prog=f"worldsim {name}",
+        description=command.summary,
+        args=list(arguments),
+        config=settings,
+    )
+    common = {
+        field.name: getattr(parsed, field.name) for field in fields(Common) if field.name not in own
+    }
     return config_class(**{field: getattr(parsed, field) for field in own}), Common(**common)
 
 
 def _form(config_class: type, positional: str | None) -> type:
-    """``config_class`` with one field as a positional argument and :class:`Common`'s: configs need not know of command lines."""
+    """``config_class`` with one field as a positional argument and :class:`Common`'s: configs need
+    not know of command lines."""
     from tyro.conf import FlagCreatePairsOff, Positional, arg
 
     hints: dict[str, Any] = {}
     if positional is not None:
         plain: Any = get_type_hints(config_class)[positional]
         hints[positional] = Annotated[plain, Positional, arg(metavar=positional.upper())]
-    body: dict[str, Any] = {"__annotations__": hints, "__doc__": config_class.__doc__, "__module__": config_class.__module__}
-    own, types = {field.name for field in fields(config_class)}, get_type_hints(Common, include_extras=True)
+    body: dict[str, Any] = {
+        "__annotations__": hints,
+        "__doc__": config_class.__doc__,
+        "__module__": config_class.__module__,
+    }
+    own, types = (
+        {field.name for field in fields(config_class)},
+        get_type_hints(Common, include_extras=True),
+    )
     for field in fields(Common):
         if field.name not in own:
             kind: Any = types[field.name]
-            hints[field.name] = Annotated[kind, FlagCreatePairsOff, arg(help=COMMON_HELP[field.name])]
+            hints[field.name] = Annotated[
+                kind, FlagCreatePairsOff, arg(help=COMMON_HELP[field.name])
+            ]
             body[field.name] = field.default
     return dataclass(frozen=True)(type(config_class.__name__, (config_class,), body))
 

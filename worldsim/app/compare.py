@@ -1,4 +1,5 @@
-"""``worldsim compare``: a dream beside its real twin under the same actions, from the same true frames. A video and figures."""
+"""``worldsim compare``: a dream beside its real twin under the same actions, from the same true
+frames. A video and figures."""
 
 from __future__ import annotations
 
@@ -43,18 +44,19 @@ LOOKED_AT = (1, 8, 24, 48)
 
 @dataclass(frozen=True)
 class CompareConfig:
-    """Film a world beside its real twin under the same actions, and measure how far apart they come."""
+    """Film a world beside its real twin under the same actions, and measure how far apart they
+    come."""
 
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     out: Path = Path("compare.mp4")
     """The video."""
     actions: Path | None = None
-    """JSON file with a list of actions, taken after the history: whole numbers, or lists of numbers for continuous actions.
-    Without it, the policy acts, on what the real twin shows."""
+    """JSON file with a list of actions, taken after the history: whole numbers, or lists of numbers
+    for continuous actions. Without it, the policy acts, on what the real twin shows."""
     policy: str = "persistent"
-    """Acts during the history, and afterwards where there are no ``actions``: a registered name, ``module:Class``, or a saved
-    agent's folder or name."""
+    """Acts during the history, and afterwards where there are no ``actions``: a registered name,
+    ``module:Class``, or a saved agent's folder or name."""
     steps: Annotated[int, Ge(1), Le(10_000)] = 96
     """Steps to dream; with ``actions``, at most as many as the file has."""
     history: Annotated[int, Ge(1), Le(10_000)] = HISTORY
@@ -72,17 +74,21 @@ class CompareConfig:
     device: str | None = None
     """Where the dream runs; CUDA where there is one, if not given."""
     trust: bool = False
-    """Make the real twin and the policy class that files name, whatever they are: that imports and runs code of their choosing."""
+    """Make the real twin and the policy class that files name, whatever they are: that imports and
+    runs code of their choosing."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.out.suffix != ".mp4":
-            raise InvalidInputError(f"CompareConfig.out = {str(self.out)!r}: the video's name must end in .mp4")
+            raise InvalidInputError(
+                f"CompareConfig.out = {str(self.out)!r}: the video's name must end in .mp4"
+            )
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the real twin showed. start: the true frames before. acts: n actions. rgb: (n, 3, h, w) uint8, what they led to.
+    """What the real twin showed. start: the true frames before. acts: n actions. rgb: (n, 3, h, w)
+    uint8, what they led to.
 
     rewards: n. terminated: whether the real twin ended there.
     """
@@ -95,23 +101,34 @@ class Lesson:
 
 
 def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]:
-    """Play the real twin, dream along, write video and figures; returns the figures. ``world``: instead of ``config.world``.
+    """Play the real twin, dream along, write video and figures; returns the figures. ``world``:
+    instead of ``config.world``.
 
-    Raises what :func:`worldsim.world.twin.make_twin` raises, and InvalidInputError for actions that are none of the world's.
+    Raises what :func:`worldsim.world.twin.make_twin` raises, and InvalidInputError for actions that
+    are none of the world's.
     """
     require_replaceable(config.out)
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     world = world.with_dynamics(steps=config.sampling_steps)
-    acts = None if config.actions is None else read_actions(config.actions, world.action_space)[: config.steps]
+    acts = (
+        None
+        if config.actions is None
+        else read_actions(config.actions, world.action_space)[: config.steps]
+    )
     make_writable_folder(config.out.parent)
     lesson = play_twin(config, world, acts)
     height, width = lesson.rgb.shape[-2:]
     count = len(lesson.acts)
-    require_memory_for(count * 3 * (height * config.scale + 52) * 5 * (width * config.scale + 12), f"a video of {count} frames")
+    require_memory_for(
+        count * 3 * (height * config.scale + 52) * 5 * (width * config.scale + 12),
+        f"a video of {count} frames",
+    )
     say(f"the dream takes in {len(lesson.start.rgb)} true frames, then dreams {count} steps")
     dreamed, _ = dream_on(world, world.initial([lesson.start], [config.seed]), lesson.acts)
     figures = measure(config, lesson, dreamed)
-    write_video(video_frames(config, lesson, dreamed, figures["psnr_by_step"]), world.config.fps, config.out)
+    write_video(
+        video_frames(config, lesson, dreamed, figures["psnr_by_step"]), world.config.fps, config.out
+    )
     if config.json is not None:
         write_json(config.json, figures)
     print(explain(config, figures))
@@ -125,7 +142,9 @@ def read_actions(path: Path, space: gym.Space[Any]) -> list[Any]:
     """
     listed = read_json(path)
     if not isinstance(listed, list) or not listed:
-        raise InvalidInputError(f"{path} holds {shown(listed)}: a JSON list of actions is needed, such as [1, 1, 3]")
+        raise InvalidInputError(
+            f"{path} holds {shown(listed)}: a JSON list of actions is needed, such as [1, 1, 3]"
+        )
     acts = []
     for i, act in enumerate(listed):
         try:
@@ -140,13 +159,16 @@ def read_actions(path: Path, space: gym.Space[Any]) -> list[Any]:
 
 
 def play_twin(config: CompareConfig, world: World, acts: Sequence[Any] | None) -> Lesson:
-    """An episode of the real twin: the history under the policy, then ``acts``, or what the policy does."""
+    """An episode of the real twin: the history under the policy, then ``acts``, or what the policy
+    does."""
     policy = make_policy(config.policy, world.action_space, trust=config.trust)
     twin = make_twin(world, history=config.history)
     try:
         obs = _after_history(config, twin, policy)
         start, taken, rgb, rewards, terminated = frames_of(twin), [], [], [], False
-        for t in follow(range(config.steps if acts is None else len(acts)), "playing the real twin"):
+        for t in follow(
+            range(config.steps if acts is None else len(acts)), "playing the real twin"
+        ):
             act = policy.act(obs) if acts is None else acts[t]
             obs, reward, terminated, truncated, _ = twin.step(act)
             taken.append(act)
@@ -156,7 +178,9 @@ def play_twin(config: CompareConfig, world: World, acts: Sequence[Any] | None) -
                 break
     finally:
         twin.close()
-    return Lesson(start, taken, torch.stack(rgb).permute(0, 3, 1, 2).contiguous(), rewards, bool(terminated))
+    return Lesson(
+        start, taken, torch.stack(rgb).permute(0, 3, 1, 2).contiguous(), rewards, bool(terminated)
+    )
 
 
 def _after_history(config: CompareConfig, twin: gym.Env[Any, Any], policy: Any) -> Any:
@@ -171,13 +195,15 @@ def _after_history(config: CompareConfig, twin: gym.Env[Any, Any], policy: Any) 
         else:
             return obs
     raise InvalidInputError(
-        f"{TRIES} episodes of {config.policy!r} from seed {config.seed} ended within {config.history} frames: "
+        f"{TRIES} episodes of {config.policy!r} from seed {config.seed} ended within "
+        f"{config.history} frames: "
         "lower --history, or give another --policy or --seed"
     )
 
 
 def measure(config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition]) -> dict[str, Any]:
-    """PSNR of each step, of the dream and of a still picture of the start; sharpness, returns, ends."""
+    """PSNR of each step, of the dream and of a still picture of the start; sharpness, returns,
+    ends."""
     rgb = torch.cat([t.frame.rgb for t in dreamed]).cpu()
     scores, still = psnr(rgb, lesson.rgb), psnr(lesson.start.rgb[-1:].cpu(), lesson.rgb)
     ends = [t for t, one in enumerate(dreamed, 1) if bool(one.term[0])]
@@ -189,9 +215,13 @@ def measure(config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition]
         "history_frames": len(lesson.start.rgb),
         "steps": last,
         "psnr": round(float(scores.mean()), 2),
-        "psnr_at": {str(t): round(float(scores[t - 1]), 2) for t in (*LOOKED_AT, last) if t <= last},
+        "psnr_at": {
+            str(t): round(float(scores[t - 1]), 2) for t in (*LOOKED_AT, last) if t <= last
+        },
         "still_psnr": round(float(still.mean()), 2),
-        "sharpness_ratio": round(float(sharpness(rgb).mean() / sharpness(lesson.rgb).mean().clamp(min=1e-9)), 3),
+        "sharpness_ratio": round(
+            float(sharpness(rgb).mean() / sharpness(lesson.rgb).mean().clamp(min=1e-9)), 3
+        ),
         "return_dream": round(sum(float(t.rew[0]) for t in dreamed), 4),
         "return_real": round(sum(lesson.rewards), 4),
         "terminated_dream": ends[0] if ends else None,
@@ -204,16 +234,25 @@ def measure(config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition]
 def video_frames(
     config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition], scores: Sequence[float]
 ) -> list[Array]:
-    """Real twin, dream, their difference, memory view and depth beside one another, a frame a step; the last one stays."""
+    """Real twin, dream, their difference, memory view and depth beside one another, a frame a step;
+    the last one stays."""
     frames = []
     for t, transition in enumerate(dreamed):
         real = as_picture(lesson.rgb[t])
         pictures = step_pictures(real, transition)
         dream = pictures["dream"]
-        gap = (np.abs(real.astype(np.int16) - dream) * DIFFERENCE_GAIN).clip(0, 255).astype(np.uint8)
-        ordered = {"real twin": real, "dream": dream, f"difference x{DIFFERENCE_GAIN}": gap} | pictures
+        gap = (
+            (np.abs(real.astype(np.int16) - dream) * DIFFERENCE_GAIN).clip(0, 255).astype(np.uint8)
+        )
+        ordered = {
+            "real twin": real,
+            "dream": dream,
+            f"difference x{DIFFERENCE_GAIN}": gap,
+        } | pictures
         act = np.array2string(np.asarray(lesson.acts[t]), precision=2, floatmode="fixed")
-        frames.append(panels(ordered, config.scale, f"step {t + 1}   action {act}   {scores[t]:.1f} dB"))
+        frames.append(
+            panels(ordered, config.scale, f"step {t + 1}   action {act}   {scores[t]:.1f} dB")
+        )
     return [*frames, *[frames[-1]] * 10]
 
 
@@ -223,12 +262,18 @@ def explain(config: CompareConfig, figures: dict[str, Any]) -> str:
     before = f"{figures['history_frames']} true frames ({figures['place']}, seed {figures['seed']})"
     lines = [
         f"{figures['steps']} steps after {before}: {at}.",
-        f"On average {figures['psnr']} dB; a still picture of the start: {figures['still_psnr']} dB. "
+        f"On average {figures['psnr']} dB; a still picture of the start: {figures['still_psnr']} "
+        f"dB. "
         f"The dream has {100 * figures['sharpness_ratio']:.0f}% of the real twin's sharpness.",
     ]
     if figures["return_dream"] or figures["return_real"]:
-        lines.append(f"Return: dream {figures['return_dream']:.2f}, real twin {figures['return_real']:.2f}.")
-    for who, step in (("dream", figures["terminated_dream"]), ("real twin", figures["terminated_real"])):
+        lines.append(
+            f"Return: dream {figures['return_dream']:.2f}, real twin {figures['return_real']:.2f}."
+        )
+    for who, step in (
+        ("dream", figures["terminated_dream"]),
+        ("real twin", figures["terminated_real"]),
+    ):
         if step is not None:
             lines.append(f"The {who} terminated at step {step}.")
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""``worldsim demo``: a scripted walk that leaves a place and comes back, in a generated world and in its real twin side by side."""
+"""``worldsim demo``: a scripted walk that leaves a place and comes back, in a generated world and
+in its real twin side by side."""
 
 from __future__ import annotations
 
@@ -38,13 +39,16 @@ FORWARD, TURN_LEFT, TURN_RIGHT = 1, 3, 4
 CLEAR_METRES = 1.8
 """The scripted walker turns where less than this is free ahead."""
 PAUSE = 3
-"""Steps of standing still at the turning point, so that the way back does not begin with the momentum of the way out."""
+"""Steps of standing still at the turning point, so that the way back does not begin with the
+momentum of the way out."""
 STARTS = 40
 """Starts that are tried in the real twin for a walk that gets somewhere and comes back."""
 FAR_METRES, TURNED_DEGREES, BACK_METRES, BACK_DEGREES = 4.0, 40.0, 0.5, 12.0
-"""A good walk goes at least so far and turns at least so much on its way out, and ends so near to where it began."""
+"""A good walk goes at least so far and turns at least so much on its way out, and ends so near to
+where it began."""
 BRIGHT = 42.0
-"""Mean brightness that a good walk's pictures have, of 255: in the dark there is nothing to look at."""
+"""Mean brightness that a good walk's pictures have, of 255: in the dark there is nothing to look
+at."""
 SAME_PLACE = 0.5
 """Two poses count as the same place up to this distance, metres and radians times 2 m together."""
 COLUMNS = 12
@@ -70,7 +74,8 @@ class DemoConfig:
     device: str | None = None
     """Where the world runs; CUDA where there is one, if not given."""
     trust: bool = False
-    """Make the real twin that the world's files name, whatever it is: that imports and runs code of their choosing."""
+    """Make the real twin that the world's files name, whatever it is: that imports and runs code of
+    their choosing."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -78,7 +83,8 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class Walk:
-    """What the real twin showed. rgb: (t, 3, h, w) uint8. depth: (t, h, w) metres. pose: (t, 4, 4). act: (t - 1,) int64."""
+    """What the real twin showed. rgb: (t, 3, h, w) uint8. depth: (t, h, w) metres. pose: (t, 4, 4).
+    act: (t - 1,) int64."""
 
     rgb: torch.Tensor
     depth: torch.Tensor
@@ -90,7 +96,8 @@ class Walk:
 
 @dataclass(frozen=True)
 class Dream:
-    """The dreamed frames after the history, and the state that they end in. seconds: what the steps took."""
+    """The dreamed frames after the history, and the state that they end in. seconds: what the steps
+    took."""
 
     transitions: list[Transition]
     state: WorldState
@@ -109,7 +116,8 @@ class Dream:
 
 
 def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
-    """Walk, write, explain; returns the metrics. ``world``: one that is loaded already, instead of ``config.world``."""
+    """Walk, write, explain; returns the metrics. ``world``: one that is loaded already, instead of
+    ``config.world``."""
     for name in FILES:
         require_replaceable(config.out / name)
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
@@ -129,7 +137,8 @@ def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
 
 
 def choose_walk(config: DemoConfig, world: World) -> Walk:
-    """The first good walk among a few starts in the real twin, else the best one. The dream has no say in the choice."""
+    """The first good walk among a few starts in the real twin, else the best one. The dream has no
+    say in the choice."""
     env = real_twin(world)
     best, best_fault = None, float("inf")
     try:
@@ -143,7 +152,10 @@ def choose_walk(config: DemoConfig, world: World) -> Walk:
     finally:
         env.close()
     if best is None:
-        raise InvalidInputError(f"{world.config.env_id} ended all of {STARTS} walks early: choose a smaller history or outward")
+        raise InvalidInputError(
+            f"{world.config.env_id} ended all of {STARTS} walks early: choose a smaller history "
+            f"or outward"
+        )
     return best
 
 
@@ -153,18 +165,26 @@ def real_twin(world: World) -> gym.Env[Any, Any]:
     try:
         env = make_env(env_id, env_kwargs)
     except MissingDependencyError as error:
-        raise MissingDependencyError(f"the demo shows the dream beside its real twin, which cannot run here: {error}") from error
+        raise MissingDependencyError(
+            f"the demo shows the dream beside its real twin, which cannot run here: {error}"
+        ) from error
     if env.action_space != gym.spaces.Discrete(len(UNDO)):
         env.close()
-        raise InvalidInputError(f"the demo's walk is for Discrete(7), {env_id} has {env.action_space}: use worldsim evaluate")
+        raise InvalidInputError(
+            f"the demo's walk is for Discrete(7), {env_id} has {env.action_space}: use worldsim "
+            f"evaluate"
+        )
     return env
 
 
 def play(config: DemoConfig, env: gym.Env[Any, Any], seed: int) -> Walk | None:
-    """Look around, go on to the history's end, walk out and come back. None if the environment ends the walk."""
+    """Look around, go on to the history's end, walk out and come back. None if the environment ends
+    the walk."""
     obs, info = env.reset(seed=seed, options={"split": "test"})
     if "pose" not in info or "depth" not in info:
-        raise MissingGeometryError("the demo's walk is steered by true depth and pose, which this real twin does not give")
+        raise MissingGeometryError(
+            "the demo's walk is steered by true depth and pose, which this real twin does not give"
+        )
     walker = _Walker()
     seen, acts = [(obs, info)], []
     outward: list[int] = []
@@ -204,17 +224,22 @@ class _Walker:
     def act(self, info: dict[str, Any]) -> int:
         pose = info["pose"]
         if self._last is not None:
-            self._turned += float(rotation_angle(torch.from_numpy(self._last), torch.from_numpy(pose)))
+            self._turned += float(
+                rotation_angle(torch.from_numpy(self._last), torch.from_numpy(pose))
+            )
         self._last = pose
         if self._turned < 2 * np.pi:
             return TURN_LEFT
         return self._steer(info["depth"])
 
     def _steer(self, depth: Array) -> int:
-        """Forward while there is room; else turn to the roomier side and keep turning until there is."""
+        """Forward while there is room; else turn to the roomier side and keep turning until there
+        is."""
         height, width = depth.shape
         band = np.minimum(depth[height // 3 : 2 * height // 3], 50.0)
-        if band[:, 3 * width // 8 : 5 * width // 8].min() > CLEAR_METRES * (1.5 if self._turning else 1.0):
+        if band[:, 3 * width // 8 : 5 * width // 8].min() > CLEAR_METRES * (
+            1.5 if self._turning else 1.0
+        ):
             self._turning = None
             return FORWARD
         if self._turning is None:
@@ -237,7 +262,8 @@ def _fault(config: DemoConfig, walk: Walk) -> float:
 
 
 def dream_along(config: DemoConfig, world: World, walk: Walk) -> Dream:
-    """Take in the history's true frames, then dream on under the same actions; the world finds its own poses."""
+    """Take in the history's true frames, then dream on under the same actions; the world finds its
+    own poses."""
     n = config.history
     before = torch.cat([torch.zeros(1, dtype=torch.int64), walk.act])
     scene = SceneStart(
@@ -268,32 +294,45 @@ def measure(config: DemoConfig, world: World, walk: Walk, dream: Dream) -> dict[
         "dreamed_frames": total,
         "sampling_steps": world.config.dynamics.steps,
         "psnr": round(float(scores.mean()), 2),
-        "psnr_at": {str(t): round(float(scores[t - 1]), 2) for t in (1, 8, 24, 48, total) if t <= total},
+        "psnr_at": {
+            str(t): round(float(scores[t - 1]), 2) for t in (1, 8, 24, 48, total) if t <= total
+        },
         "standing_still_psnr": round(float(psnr(walk.rgb[config.history - 1], real).mean()), 2),
         "sharpness_ratio": round(float(sharpness(rgb).mean() / sharpness(real).mean()), 3),
-        "memory_coverage": round(float(torch.cat([t.coverage for t in dream.transitions]).mean()), 3),
+        "memory_coverage": round(
+            float(torch.cat([t.coverage for t in dream.transitions]).mean()), 3
+        ),
         "steps_per_second": round(total / dream.seconds, 2),
         "path_m": round(float((pose[1:, :3, 3] - pose[:-1, :3, 3]).norm(dim=-1).sum()), 2),
         "return_psnr_real": _return_psnr(config, real, pose),
     }
     if dream.pose is not None:
         metrics["return_psnr_dream"] = _return_psnr(config, rgb, dream.pose)
-        metrics["position_error_m"] = round(float((dream.pose[-1, :3, 3] - pose[-1, :3, 3]).norm()), 3)
-        metrics["heading_error_deg"] = round(float(torch.rad2deg(rotation_angle(dream.pose[-1], pose[-1]))), 2)
+        metrics["position_error_m"] = round(
+            float((dream.pose[-1, :3, 3] - pose[-1, :3, 3]).norm()), 3
+        )
+        metrics["heading_error_deg"] = round(
+            float(torch.rad2deg(rotation_angle(dream.pose[-1], pose[-1]))), 2
+        )
     if isinstance(world.memory, PointMemory):
         metrics["memory_points"] = int(world.memory.statistics(dream.state.memory)["points"][0])
     return metrics
 
 
 def _return_psnr(config: DemoConfig, rgb: torch.Tensor, pose: torch.Tensor) -> float | None:
-    """How well two sights of a place agree: frames of the way back and the outward ones of nearest pose; None if none is near."""
+    """How well two sights of a place agree: frames of the way back and the outward ones of nearest
+    pose; None if none is near."""
     turn = config.outward
     out, back = slice(0, turn), slice(turn + PAUSE, None)
     index = nearest_pose(pose[back], pose[out])
     near = pose[out][index]
-    distance = (near[:, :3, 3] - pose[back][:, :3, 3]).norm(dim=-1) + TURN_METRES * rotation_angle(near, pose[back])
+    distance = (near[:, :3, 3] - pose[back][:, :3, 3]).norm(dim=-1) + TURN_METRES * rotation_angle(
+        near, pose[back]
+    )
     kept = distance < SAME_PLACE
-    return round(float(psnr(rgb[out][index], rgb[back])[kept].mean()), 2) if bool(kept.any()) else None
+    return (
+        round(float(psnr(rgb[out][index], rgb[back])[kept].mean()), 2) if bool(kept.any()) else None
+    )
 
 
 def _rows(walk: Walk, history: int, transition: Transition, t: int) -> dict[str, Array]:
@@ -307,7 +346,8 @@ def _stage(config: DemoConfig, t: int) -> str:
 
 
 def sheet(config: DemoConfig, walk: Walk, dream: Dream, metrics: dict[str, Any]) -> Array:
-    """The contact sheet: time from left to right; real twin, dream, memory view and depth below one another."""
+    """The contact sheet: time from left to right; real twin, dream, memory view and depth below one
+    another."""
     total = len(dream.transitions)
     half = max(2, COLUMNS // 2)
     out = np.linspace(0, config.outward - 1, half).round()
@@ -316,10 +356,13 @@ def sheet(config: DemoConfig, walk: Walk, dream: Dream, metrics: dict[str, Any])
     times = sorted({int(t) for t in (*out, *back)})
     scores = psnr(dream.rgb, walk.rgb[config.history :])
     shown = [_rows(walk, config.history, dream.transitions[t], t) for t in times]
-    rows: dict[str, Sequence[Array | None]] = {name.replace(" ", "\n"): [s[name] for s in shown] for name in shown[0]}
+    rows: dict[str, Sequence[Array | None]] = {
+        name.replace(" ", "\n"): [s[name] for s in shown] for name in shown[0]
+    }
     captions = [f"{_stage(config, t)}: {scores[t]:.1f} dB" for t in times]
     title = [
-        f"{config.world} on {walk.map}, a map it was not trained on. After {config.history} true frames, all are dreamed: out, "
+        f"{config.world} on {walk.map}, a map it was not trained on. After {config.history} true "
+        f"frames, all are dreamed: out, "
         f"and the same way back ({metrics['steps_per_second']:.0f} steps/s)"
     ]
     return contact_sheet(rows, captions, title=title)
@@ -332,7 +375,12 @@ def video_frames(config: DemoConfig, walk: Walk, dream: Dream) -> list[Array]:
     frames = []
     for t in range(config.history):
         real = as_picture(walk.rgb[t])
-        shown = {"real twin": real, "dream": real, "memory view": empty, "dreamed depth": depth_picture(walk.depth[t].numpy())}
+        shown = {
+            "real twin": real,
+            "dream": real,
+            "memory view": empty,
+            "dreamed depth": depth_picture(walk.depth[t].numpy()),
+        }
         caption = f"true history {t + 1} of {config.history}: given to the dream"
         frames.append(panels({name: shown[name] for name in names}, caption=caption))
     for t, transition in enumerate(dream.transitions):
@@ -346,22 +394,32 @@ def explain(config: DemoConfig, metrics: dict[str, Any]) -> str:
     at = metrics["psnr_at"]
     last = str(metrics["dreamed_frames"])
     lines = [
-        f"On {metrics['map']}, the dream was given {metrics['history_frames']} true frames and dreamed {last} more on its own: "
+        f"On {metrics['map']}, the dream was given {metrics['history_frames']} true frames and "
+        f"dreamed {last} more on its own: "
         f"{metrics['path_m']} m, out and back.",
-        f"Beside the real twin under the same actions: {at['1']} dB at the first dreamed frame, {at[last]} dB at the last, "
-        f"{metrics['psnr']} dB on average (a still picture of the start: {metrics['standing_still_psnr']} dB).",
+        f"Beside the real twin under the same actions: {at['1']} dB at the first dreamed frame, "
+        f"{at[last]} dB at the last, "
+        f"{metrics['psnr']} dB on average (a still picture of the start: "
+        f"{metrics['standing_still_psnr']} dB).",
         f"Its pictures have {100 * metrics['sharpness_ratio']:.0f}% of the real ones' sharpness; "
-        f"the memory knew {100 * metrics['memory_coverage']:.0f}% of each view before it was dreamed.",
+        f"the memory knew {100 * metrics['memory_coverage']:.0f}% of each view before it was "
+        f"dreamed.",
     ]
     if metrics.get("return_psnr_dream") is not None and metrics["return_psnr_real"] is not None:
         lines.append(
-            f"Coming back to a place, the dream agrees with its own first sight of it by {metrics['return_psnr_dream']} dB "
+            f"Coming back to a place, the dream agrees with its own first sight of it by "
+            f"{metrics['return_psnr_dream']} dB "
             f"(the real twin, whose two poses differ as much: {metrics['return_psnr_real']} dB)."
         )
     if "position_error_m" in metrics:
         off = f"{metrics['position_error_m']} m and {metrics['heading_error_deg']} degrees"
         lines.append(f"Where it believes to stand at the end is {off} off.")
     lines.append(f"{metrics['steps_per_second']:.1f} steps/s, everything included.")
-    files = ["rollout.mp4", "rollout.png", *(["memory.ply"] if "memory_points" in metrics else []), "metrics.json"]
+    files = [
+        "rollout.mp4",
+        "rollout.png",
+        *(["memory.ply"] if "memory_points" in metrics else []),
+        "metrics.json",
+    ]
     lines.append(f"Files: {', '.join(files)}.")
     return "\n".join(lines)

@@ -14,11 +14,16 @@ from worldsim.state import Transition, WorldState
 from worldsim.world import World
 
 
-def dream_on(world: World, state: WorldState, acts: Sequence[Any]) -> tuple[list[Transition], WorldState]:
-    """What each action leads to from ``state`` (a batch of one), and the state after all; the world finds its own poses."""
+def dream_on(
+    world: World, state: WorldState, acts: Sequence[Any]
+) -> tuple[list[Transition], WorldState]:
+    """What each action leads to from ``state`` (a batch of one), and the state after all; the world
+    finds its own poses."""
     kind = np.int64 if isinstance(world.action_space, gym.spaces.Discrete) else np.float32
     transitions = []
     for act in follow(acts, "dreaming"):
-        state, transition = world.step(state, torch.from_numpy(np.asarray(act, kind))[None].to(world.device))
+        state, transition = world.step(
+            state, torch.from_numpy(np.asarray(act, kind))[None].to(world.device)
+        )
         transitions.append(transition)
     return transitions, state

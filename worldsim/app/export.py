@@ -1,4 +1,5 @@
-"""``worldsim export``: a world as the small folder that is shipped or shared, or what a snapshot remembers for other programs."""
+"""``worldsim export``: a world as the small folder that is shipped or shared, or what a snapshot
+remembers for other programs."""
 
 from __future__ import annotations
 
@@ -10,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from worldsim.errors import InvalidInputError, NotFoundError
-from worldsim.runtime.files import files_in, is_file, is_folder, make_writable_folder, replacing, require_replaceable
+from worldsim.runtime.files import (
+    files_in,
+    is_file,
+    is_folder,
+    make_writable_folder,
+    replacing,
+    require_replaceable,
+)
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Number
 
@@ -24,27 +32,31 @@ SUFFIXES: dict[str, Form] = {".ply": "ply", ".glb": "glb"}
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """A world to a new folder (weights, card, start scenes), or a snapshot's scene memory and walk to files (--to)."""
+    """A world to a new folder (weights, card, start scenes), or a snapshot's scene memory and walk
+    to files (--to)."""
 
     source: str
-    """A snapshot's file, as env.save wrote it. Else a world: a shipped one's name, a folder, or a repository of the Hugging Face
-    hub (``hub:owner/name``)."""
+    """A snapshot's file, as env.save wrote it. Else a world: a shipped one's name, a folder, or a
+    repository of the Hugging Face hub (``hub:owner/name``)."""
     out: Path | None = None
-    """What to write. A world: a folder that holds no world yet. A snapshot: a file or, for nerfstudio, a folder; by default
-    beside the snapshot and named after it."""
+    """What to write. A world: a folder that holds no world yet. A snapshot: a file or, for
+    nerfstudio, a folder; by default beside the snapshot and named after it."""
     eight_bit: bool = True
-    """Worlds: store weights as 8-bit integers with a scale a row: a quarter of the size. Measure what that costs with evaluate."""
+    """Worlds: store weights as 8-bit integers with a scale a row: a quarter of the size. Measure
+    what that costs with evaluate."""
     push_to_hub: str | None = None
     """Worlds: also upload the folder to this repository (owner/name) of the Hugging Face hub."""
     to: Form | None = None
-    """Snapshots: ply (the memory's points), glb (a coloured mesh) or nerfstudio (pictures, depth and poses of the walk, and the
-    points). Left out, the ending of --out decides."""
+    """Snapshots: ply (the memory's points), glb (a coloured mesh) or nerfstudio (pictures, depth
+    and poses of the walk, and the points). Left out, the ending of --out decides."""
     index: Number = 0
     """Snapshots: which environment, where the file holds several."""
     points: bool = False
-    """Snapshots, glb: mesh the memory's points though there is a walk. They know what was seen before the walk, too."""
+    """Snapshots, glb: mesh the memory's points though there is a walk. They know what was seen
+    before the walk, too."""
     voxel: Annotated[float, Ge(0.001), Le(100.0)] | None = None
-    """Snapshots, glb: edge of the finest cells in metres; by default fitted to a walk's depth (0.05 in rooms), or 0.06."""
+    """Snapshots, glb: edge of the finest cells in metres; by default fitted to a walk's depth (0.05
+    in rooms), or 0.06."""
     force: bool = False
     """Snapshots: replace what is at --out, a file or a nerfstudio dataset."""
 
@@ -56,12 +68,22 @@ def export(config: ExportConfig) -> Path:
     """Write what ``config`` asks for; returns where it is."""
     if is_file(config.source):
         return _export_snapshot(config)
-    given = {"--to": config.to, "--index": config.index, "--points": config.points, "--voxel": config.voxel}
+    given = {
+        "--to": config.to,
+        "--index": config.index,
+        "--points": config.points,
+        "--voxel": config.voxel,
+    }
     for option, value in {**given, "--force": config.force}.items():
         if value:
             if not is_folder(config.source) and Path(config.source).suffix:
-                raise NotFoundError(f"no snapshot {config.source!r}: give a file that env.save wrote")
-            raise InvalidInputError(f"{option} is for snapshots, and {config.source!r} is no file: give one that env.save wrote")
+                raise NotFoundError(
+                    f"no snapshot {config.source!r}: give a file that env.save wrote"
+                )
+            raise InvalidInputError(
+                f"{option} is for snapshots, and {config.source!r} is no file: give one that "
+                f"env.save wrote"
+            )
     return _export_world(config)
 
 
@@ -72,11 +94,16 @@ def _export_world(config: ExportConfig) -> Path:
     if config.push_to_hub is not None:
         require_repository(config.push_to_hub)
     if config.out is None:
-        raise InvalidInputError(f"--out is missing: name the folder that the world {config.source!r} shall be written to")
+        raise InvalidInputError(
+            f"--out is missing: name the folder that the world {config.source!r} shall be written "
+            f"to"
+        )
     if config.out.is_symlink():
         raise InvalidInputError(f"{config.out} is a symbolic link: name the folder itself")
     if is_file(config.out / "world.json"):
-        raise InvalidInputError(f"{config.out} already holds a world: choose another folder, or remove it first")
+        raise InvalidInputError(
+            f"{config.out} already holds a world: choose another folder, or remove it first"
+        )
     world = World.from_pretrained(config.source, device="cpu")
     if world.folder is not None and is_folder(world.folder / "scenes"):
         _copy(world.folder, config.out)
@@ -89,7 +116,8 @@ def _export_world(config: ExportConfig) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy what a world's start scenes are made of. Links that lead out of ``source`` are an error: they are none of its files."""
+    """Copy what a world's start scenes are made of. Links that lead out of ``source`` are an error:
+    they are none of its files."""
     for path in files_in(source / "scenes", source):
         if path.suffix in SCENE_SUFFIXES:
             with replacing(target / path.relative_to(source)) as copy:
@@ -105,7 +133,11 @@ def _export_snapshot(config: ExportConfig) -> Path:
     source = Path(config.source)
     form, out = _form(config), config.out
     if out is None:
-        out = source.with_name(f"{source.stem}-nerfstudio") if form == "nerfstudio" else source.with_suffix(f".{form}")
+        out = (
+            source.with_name(f"{source.stem}-nerfstudio")
+            if form == "nerfstudio"
+            else source.with_suffix(f".{form}")
+        )
     if form != "nerfstudio":
         _check_file(out, config.force)
     # Before anything is computed.
@@ -123,7 +155,8 @@ def _export_snapshot(config: ExportConfig) -> Path:
         return out
     if opened.journey is None:
         raise InvalidInputError(
-            f"{source} keeps no walk, and so has no pictures for a nerfstudio dataset (walks are kept by single environments, and "
+            f"{source} keeps no walk, and so has no pictures for a nerfstudio dataset (walks are "
+            f"kept by single environments, and "
             "since version 2 of snapshots): export ply or glb, or save it anew"
         )
     save_nerfstudio(opened.journey, out, (points.position, points.colour), config.force)
@@ -134,16 +167,25 @@ def _export_snapshot(config: ExportConfig) -> Path:
 def _form(config: ExportConfig) -> Form:
     if not config.eight_bit or config.push_to_hub is not None:
         option = "--push-to-hub" if config.push_to_hub is not None else "--no-eight-bit"
-        raise InvalidInputError(f"{option} is for worlds, and {config.source} is a file: leave it out, or name a world")
+        raise InvalidInputError(
+            f"{option} is for worlds, and {config.source} is a file: leave it out, or name a world"
+        )
     ending = SUFFIXES.get(config.out.suffix.lower()) if config.out is not None else None
     form = config.to or ending
     if form is None:
-        raise InvalidInputError(f"say what {config.source} shall be exported to: --to ply, --to glb or --to nerfstudio")
+        raise InvalidInputError(
+            f"say what {config.source} shall be exported to: --to ply, --to glb or --to nerfstudio"
+        )
     if ending is not None and ending != form:
-        raise InvalidInputError(f"--out {config.out} is the name of a {ending} file, and --to is {form}: change one of them")
+        raise InvalidInputError(
+            f"--out {config.out} is the name of a {ending} file, and --to is {form}: change one "
+            f"of them"
+        )
     if form != "glb" and (config.points or config.voxel is not None):
         option = "--points" if config.points else "--voxel"
-        raise InvalidInputError(f"{option} is for meshes (--to glb), and --to is {form}: leave it out")
+        raise InvalidInputError(
+            f"{option} is for meshes (--to glb), and --to is {form}: leave it out"
+        )
     return form
 
 
@@ -152,7 +194,9 @@ def _check_file(out: Path, force: bool) -> None:
         raise InvalidInputError(f"--out {out} is a folder: name a file")
     require_replaceable(out)
     if is_file(out) and not force:
-        raise InvalidInputError(f"{out} exists: choose another name with --out, or replace it with --force")
+        raise InvalidInputError(
+            f"{out} exists: choose another name with --out, or replace it with --force"
+        )
 
 
 def _mesh(config: ExportConfig, opened: OpenedSnapshot) -> Any:
@@ -160,7 +204,9 @@ def _mesh(config: ExportConfig, opened: OpenedSnapshot) -> Any:
 
     journey = opened.journey
     if journey is not None and not config.points:
-        return fuse(journey, FusionConfig() if config.voxel is None else FusionConfig(voxel=config.voxel))
+        return fuse(
+            journey, FusionConfig() if config.voxel is None else FusionConfig(voxel=config.voxel)
+        )
     points = opened.memory.points()
     places = None if journey is None else journey.pose[:, :3, 3].numpy()
     settings = PoissonConfig() if config.voxel is None else PoissonConfig(cell=config.voxel)

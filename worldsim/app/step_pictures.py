@@ -20,10 +20,13 @@ def as_picture(rgb: Tensor) -> Array:
 
 
 def step_pictures(real: Array, transition: Transition) -> dict[str, Array]:
-    """Pictures (h, w, 3) uint8 by name; memory view and depth only where the world has them. transition: a batch of one."""
+    """Pictures (h, w, 3) uint8 by name; memory view and depth only where the world has them.
+    transition: a batch of one."""
     pictures = {"real twin": real, "dream": as_picture(transition.frame.rgb[0])}
     if transition.view is not None:
-        pictures["memory view"] = holes_marked(as_picture(transition.view.rgb[0]), transition.view.mask[0].cpu().numpy())
+        pictures["memory view"] = holes_marked(
+            as_picture(transition.view.rgb[0]), transition.view.mask[0].cpu().numpy()
+        )
     if transition.frame.depth is not None:
         pictures["dreamed depth"] = depth_picture(transition.frame.depth[0].cpu().numpy())
     return pictures

@@ -1,11 +1,12 @@
 """``worldsim view``: a saved dream's scene memory and walk in three dimensions, in the browser.
 
-What is shown is what the file holds: the memory's points, each as large as the patch of surface that it stands for, the walked path
-and its cameras with their pictures. The world's weights are not needed. The page and its server are viser's.
+What is shown is what the file holds: the memory's points, each as large as the patch of surface
+that it stands for, the walked path and its cameras with their pictures. The world's weights are not
+needed. The page and its server are viser's.
 
-The page shows a file that anybody may have made, and its controls reach into this process. So texts of the file are shown as
-plain letters (:func:`plain`), and only the page itself may connect (:func:`may_connect`); viser's way of sharing a page through a
-server of theirs is off.
+The page shows a file that anybody may have made, and its controls reach into this process. So texts
+of the file are shown as plain letters (:func:`plain`), and only the page itself may connect
+(:func:`may_connect`); viser's way of sharing a page through a server of theirs is off.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
     from worldsim.world.snapshots import OpenedSnapshot
 
 COLOURINGS = ("rgb", "height", "confidence")
-SCALE = np.array([(48, 18, 59), (40, 90, 200), (30, 190, 190), (120, 220, 70), (250, 190, 50), (215, 40, 25)], np.float64)
+SCALE = np.array(
+    [(48, 18, 59), (40, 90, 200), (30, 190, 190), (120, 220, 70), (250, 190, 50), (215, 40, 25)],
+    np.float64,
+)
 """Low to high, for height and confidence."""
 SHOWN_CAMERAS = 40
 """Of a longer walk, so many cameras, evenly spread; the frame slider reaches every frame."""
@@ -108,8 +112,8 @@ def view(config: ViewConfig) -> None:
 def open_viewer(config: ViewConfig) -> Viewer:
     """A viewer that serves ``config.snapshot``; :meth:`Viewer.stop` ends it.
 
-    Raises what :func:`worldsim.world.snapshots.open_snapshot` raises, MissingDependencyError without viser, and InvalidInputError if the
-    port cannot be used or the memory holds no points.
+    Raises what :func:`worldsim.world.snapshots.open_snapshot` raises, MissingDependencyError
+    without viser, and InvalidInputError if the port cannot be used or the memory holds no points.
     """
     from worldsim.world.snapshots import open_snapshot
 
@@ -126,7 +130,9 @@ def open_viewer(config: ViewConfig) -> Viewer:
         # viser goes on to the next port if someone was quicker.
         with _quiet():
             server.stop()
-        raise InvalidInputError(f"port {config.port} of {config.host} has just been taken: give another one with --port")
+        raise InvalidInputError(
+            f"port {config.port} of {config.host} has just been taken: give another one with --port"
+        )
     try:
         return Viewer(server, opened)
     except BaseException:
@@ -154,7 +160,10 @@ class Viewer:
         self._clouds = self._add_clouds()
         self._sky = self._add_sky(memory)
         self._path = self._add_path()
-        self._cameras = [self._frustum(f"/cameras/{t}", t, CAMERA_COLOUR) for t in _spread(len(self._shots), SHOWN_CAMERAS)]
+        self._cameras = [
+            self._frustum(f"/cameras/{t}", t, CAMERA_COLOUR)
+            for t in _spread(len(self._shots), SHOWN_CAMERAS)
+        ]
         self._chosen = self._frustum("/chosen", len(self._shots) - 1, CHOSEN_COLOUR)
         self._add_controls(source)
         self._begin(self._shots[-1].pose)
@@ -167,7 +176,8 @@ class Viewer:
     # The scene.
 
     def _add_clouds(self) -> list[Cloud]:
-        """Points in classes of size, a factor of the square root of 2 apart: viser's clouds have one size for all."""
+        """Points in classes of size, a factor of the square root of 2 apart: viser's clouds have
+        one size for all."""
         step_of = np.round(2.0 * np.log2(np.maximum(self._points.size, SMALLEST))).astype(int)
         clouds = []
         for step in np.unique(step_of):
@@ -190,25 +200,42 @@ class Viewer:
         if not len(direction):
             return None
         centre = self._shots[-1].pose[:3, 3]
-        radius = 1.2 * float(np.linalg.norm(self._points.position - centre, axis=1).max(initial=5.0))
+        radius = 1.2 * float(
+            np.linalg.norm(self._points.position - centre, axis=1).max(initial=5.0)
+        )
         return self.server.scene.add_point_cloud(
-            "/sky", (centre + radius * direction).astype(np.float32), colour, point_size=radius / float(memory.intrinsics[0]),
-            precision="float32", point_shading="flat", visible=False,
-        )  # fmt: skip
+            "/sky",
+            (centre + radius * direction).astype(np.float32),
+            colour,
+            point_size=radius / float(memory.intrinsics[0]),
+            precision="float32",
+            point_shading="flat",
+            visible=False,
+        )
 
     def _add_path(self) -> Any:
         places = np.stack([shot.pose[:3, 3] for shot in self._shots])
         if len(places) < 2:
             return None
         lines = np.stack([places[:-1], places[1:]], 1)
-        return self.server.scene.add_line_segments("/path", lines, PATH_COLOUR, thickness=3.0, thickness_units="screen")
+        return self.server.scene.add_line_segments(
+            "/path", lines, PATH_COLOUR, thickness=3.0, thickness_units="screen"
+        )
 
     def _frustum(self, name: str, t: int, colour: tuple[int, int, int]) -> Any:
         fov, aspect = self._lens
         frustum = self.server.scene.add_camera_frustum(
-            name, fov, aspect, scale=FRUSTUM * (1.2 if colour == CHOSEN_COLOUR else 1.0), color=colour,
-            thickness=2.0, thickness_units="screen", image=self._shots[t].rgb, format="png", **_placed(self._shots[t].pose),
-        )  # fmt: skip
+            name,
+            fov,
+            aspect,
+            scale=FRUSTUM * (1.2 if colour == CHOSEN_COLOUR else 1.0),
+            color=colour,
+            thickness=2.0,
+            thickness_units="screen",
+            image=self._shots[t].rgb,
+            format="png",
+            **_placed(self._shots[t].pose),
+        )
 
         def clicked(_: Any) -> None:
             self._frame.value = t
@@ -223,10 +250,17 @@ class Viewer:
         gui = self.server.gui
         gui.add_markdown(f"**{source}**  \n{self.description.rsplit(', ', 1)[0]}")
         self._colouring = gui.add_dropdown("colour", COLOURINGS, initial_value="rgb")
-        self._size = gui.add_slider("point size", 0.1, 4.0, 0.1, 1.0, hint="times the patch that a point stands for")
+        self._size = gui.add_slider(
+            "point size", 0.1, 4.0, 0.1, 1.0, hint="times the patch that a point stands for"
+        )
         # Whole tenths: a few points far above would leave no room on the slider for the rest.
-        low, top = math.floor(10.0 * self._heights[0]) / 10.0, math.ceil(10.0 * self._heights[1]) / 10.0 + 0.1
-        self._cut = gui.add_slider("cut above (m)", low, top, 0.1, top, hint="hides what is higher, such as ceilings")
+        low, top = (
+            math.floor(10.0 * self._heights[0]) / 10.0,
+            math.ceil(10.0 * self._heights[1]) / 10.0 + 0.1,
+        )
+        self._cut = gui.add_slider(
+            "cut above (m)", low, top, 0.1, top, hint="hides what is higher, such as ceilings"
+        )
         last = len(self._shots) - 1
         with gui.add_folder("walk"):
             self._frame = gui.add_slider("frame", 0, max(last, 1), 1, last, disabled=last < 1)
@@ -257,13 +291,18 @@ class Viewer:
     def _repaint(self) -> None:
         """Clouds with the colouring chosen and without what is cut away."""
         colour = colours(self._points, self._colouring.value, self._heights)
-        shown = (self._points.position[:, 2] <= self._cut.value) | (self._cut.value >= self._cut.max)
+        shown = (self._points.position[:, 2] <= self._cut.value) | (
+            self._cut.value >= self._cut.max
+        )
         with self.server.atomic():
             for cloud in self._clouds:
                 left = cloud.rows[shown[cloud.rows]]
                 cloud.shown.visible = len(left) > 0
                 if len(left):
-                    cloud.shown.points, cloud.shown.colors = self._points.position[left], colour[left]
+                    cloud.shown.points, cloud.shown.colors = (
+                        self._points.position[left],
+                        colour[left],
+                    )
 
     def _resize(self) -> None:
         with self.server.atomic():
@@ -295,12 +334,15 @@ class Viewer:
         place = pose[:3, 3]
         camera = self.server.initial_camera
         camera.up = (0.0, 0.0, 1.0)
-        camera.position = tuple((place - BEHIND * ahead + OVER * np.array([0.0, 0.0, 1.0])).tolist())
+        camera.position = tuple(
+            (place - BEHIND * ahead + OVER * np.array([0.0, 0.0, 1.0])).tolist()
+        )
         camera.look_at = tuple((place + ahead).tolist())
 
 
 def plain(text: str) -> str:
-    """What of a file's text is shown: letters, digits and a few signs that mean nothing to Markdown, HTML or a terminal."""
+    """What of a file's text is shown: letters, digits and a few signs that mean nothing to
+    Markdown, HTML or a terminal."""
     kept = "".join(c if c.isascii() and (c.isalnum() or c in " .,:_-/") else "?" for c in text)
     # A page makes links of what looks like one.
     kept = kept.replace("//", "/ /")
@@ -308,11 +350,13 @@ def plain(text: str) -> str:
 
 
 def may_connect(headers: Mapping[str, str], served: str) -> bool:
-    """Whether a request comes from the viewer's own page, or from no page at all. served: the host that the viewer serves at.
+    """Whether a request comes from the viewer's own page, or from no page at all. served: the host
+    that the viewer serves at.
 
-    Browsers name the page that asks as ``Origin`` and the address asked as ``Host``. Another page's scripts may connect to any
-    address, this computer's included; and a name that its owner lets point to this computer (DNS rebinding) would make them
-    the same, so only names of this computer count, or addresses where others may look, too.
+    Browsers name the page that asks as ``Origin`` and the address asked as ``Host``. Another page's
+    scripts may connect to any address, this computer's included; and a name that its owner lets
+    point to this computer (DNS rebinding) would make them the same, so only names of this computer
+    count, or addresses where others may look, too.
     """
     host, origin = headers.get("Host", ""), headers.get("Origin")
     name = urllib.parse.urlsplit(f"//{host}").hostname or ""
@@ -332,7 +376,8 @@ def _is_address(name: str) -> bool:
 
 @contextlib.contextmanager
 def _guarded(host: str) -> Iterator[None]:
-    """While a server is made: have it refuse what :func:`may_connect` does not let in. viser has no setting for that."""
+    """While a server is made: have it refuse what :func:`may_connect` does not let in. viser has no
+    setting for that."""
     from websockets.asyncio import server
 
     serve = server.serve
@@ -340,7 +385,9 @@ def _guarded(host: str) -> Iterator[None]:
     def guarded(handler: Any, *args: Any, process_request: Any = None, **kwargs: Any) -> Any:
         def process(connection: Any, request: Any) -> Any:
             if not may_connect(request.headers, host):
-                return connection.respond(http.HTTPStatus.FORBIDDEN, "this viewer answers its own page alone\n")
+                return connection.respond(
+                    http.HTTPStatus.FORBIDDEN, "this viewer answers its own page alone\n"
+                )
             return None if process_request is None else process_request(connection, request)
 
         return serve(handler, *args, process_request=process, **kwargs)
@@ -353,13 +400,15 @@ def _guarded(host: str) -> Iterator[None]:
 
 
 def _unshared(server: Any) -> Any:
-    """The server without viser's sharing, which any visitor may ask for: it would make the page public through their servers."""
+    """The server without viser's sharing, which any visitor may ask for: it would make the page
+    public through their servers."""
     server.request_share_url = lambda verbose=True: None
     return server
 
 
 def colours(points: PointArrays, colouring: str, heights: tuple[float, float]) -> Array:
-    """(n, 3) uint8 of the points: their own, or low to high by height (between ``heights``) or by confidence (by its logarithm)."""
+    """(n, 3) uint8 of the points: their own, or low to high by height (between ``heights``) or by
+    confidence (by its logarithm)."""
     if colouring == "height":
         share = (points.position[:, 2] - heights[0]) / max(heights[1] - heights[0], 1e-6)
     elif colouring == "confidence":
@@ -367,7 +416,11 @@ def colours(points: PointArrays, colouring: str, heights: tuple[float, float]) -
     else:
         return points.colour
     place = np.clip(share, 0.0, 1.0) * (len(SCALE) - 1)
-    return np.stack([np.interp(place, np.arange(len(SCALE)), SCALE[:, c]) for c in range(3)], -1).round().astype(np.uint8)
+    return (
+        np.stack([np.interp(place, np.arange(len(SCALE)), SCALE[:, c]) for c in range(3)], -1)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def _walk(opened: OpenedSnapshot) -> list[Shot]:
@@ -376,7 +429,10 @@ def _walk(opened: OpenedSnapshot) -> list[Shot]:
         picture = opened.memory.render()
         return [Shot(picture.rgb, picture.pose)]
     journey = opened.journey
-    return [Shot(journey.rgb[t].permute(1, 2, 0).numpy(), journey.pose[t].numpy()) for t in range(len(journey))]
+    return [
+        Shot(journey.rgb[t].permute(1, 2, 0).numpy(), journey.pose[t].numpy())
+        for t in range(len(journey))
+    ]
 
 
 def _placed(pose: Array) -> dict[str, Any]:
@@ -410,10 +466,14 @@ def _quiet() -> contextlib.AbstractContextManager[Any]:
 
 def _check_port(host: str, port: int) -> None:
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM
+        )[0]
         with socket.socket(family, kind, protocol) as probe:
             # A connection of before that is still winding down does not stop a new server.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except (OSError, ValueError) as error:
-        raise InvalidInputError(f"port {port} of {host} cannot be used ({error}): give another one with --port") from error
+        raise InvalidInputError(
+            f"port {port} of {host} cannot be used ({error}): give another one with --port"
+        ) from error

@@ -1,4 +1,5 @@
-"""``worldsim watch``: an agent in the dream and in the real twin, side by side from the same first frame."""
+"""``worldsim watch``: an agent in the dream and in the real twin, side by side from the same first
+frame."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class WatchConfig:
     """Write a video of an agent in the dream and in its real twin."""
 
     agent: str
-    """A saved agent's folder, a shipped agent's name, or ``random``, ``persistent``, ``module:Class``."""
+    """A saved agent's folder, a shipped agent's name, or ``random``, ``persistent``,
+    ``module:Class``."""
     out: Path = Path("watch.mp4")
     """The video."""
     world: str | None = None
@@ -46,17 +48,20 @@ class WatchConfig:
     device: str | None = None
     """Where the dream runs; CUDA where there is one."""
     trust: bool = False
-    """Make the real twin, the world and the policy class that files name, whatever they are: that imports and runs code of their
-    choosing. Only for files whose author you trust."""
+    """Make the real twin, the world and the policy class that files name, whatever they are: that
+    imports and runs code of their choosing. Only for files whose author you trust."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.out.suffix != ".mp4":
-            raise InvalidInputError(f"WatchConfig.out = {str(self.out)!r}: the video's name must end in .mp4")
+            raise InvalidInputError(
+                f"WatchConfig.out = {str(self.out)!r}: the video's name must end in .mp4"
+            )
 
 
 def watch(config: WatchConfig, world: World | None = None) -> Path:
-    """Play both, write the video; returns its path. ``world``: one that is loaded already, instead of ``config.world``."""
+    """Play both, write the video; returns its path. ``world``: one that is loaded already, instead
+    of ``config.world``."""
     folder = saved_folder(config.agent)
     name = config.world
     if name is None and folder is not None and (told := read_card(folder).world):
@@ -77,23 +82,31 @@ def watch(config: WatchConfig, world: World | None = None) -> Path:
     dream = dream_episodes(world, spec, [real.start], [config.seed], limit, batch=1, keep=True)[0]
     write_video(video_frames(real, dream, config.scale), world.config.fps, config.out)
     print(
-        f"dream: {dream.steps} steps, return {dream.total:.2f}; real twin: {real.steps} steps, return {real.total:.2f}. "
+        f"dream: {dream.steps} steps, return {dream.total:.2f}; real twin: {real.steps} steps, "
+        f"return {real.total:.2f}. "
         f"Written to {config.out}."
     )
     return config.out
 
 
 def video_frames(real: Played, dream: Played, scale: int) -> list[Array]:
-    """Both films, under one another's clock; the one that ends first stays at its last frame, darkened.
+    """Both films, under one another's clock; the one that ends first stays at its last frame,
+    darkened.
 
     Raises OutOfMemoryError where so many and so large frames do not fit.
     """
     shown: list[Array] = []
     height, width = np.shape(real.frames[0])[:2]
     count = max(len(real.frames), len(dream.frames))
-    require_memory_for(count * 3 * (height * scale + 52) * (2 * width * scale + 12), f"a video of {count} frames at scale {scale}")
+    require_memory_for(
+        count * 3 * (height * scale + 52) * (2 * width * scale + 12),
+        f"a video of {count} frames at scale {scale}",
+    )
     for t in range(count):
-        pictures = {_title("dream", dream, t): _at(dream, t), _title("real twin", real, t): _at(real, t)}
+        pictures = {
+            _title("dream", dream, t): _at(dream, t),
+            _title("real twin", real, t): _at(real, t),
+        }
         shown.append(panels(pictures, scale, f"step {t}"))
     # The ends are looked at longest.
     return [*shown, *[shown[-1]] * 15]

@@ -1,4 +1,5 @@
-"""``worldsim worlds``: what is shipped, how large it is, what it was trained on and how good it is."""
+"""``worldsim worlds``: what is shipped, how large it is, what it was trained on and how good it
+is."""
 
 from __future__ import annotations
 
@@ -39,8 +40,8 @@ def worlds(config: WorldsConfig) -> None:
 
 
 def describe_worlds(folder: Path) -> list[dict[str, Any]]:
-    """One description for every world in ``folder``: name and megabytes, with its card's ``summary``,
-    ``trained_on`` and ``results``, or with what is wrong with it as ``error``.
+    """One description for every world in ``folder``: name and megabytes, with its card's
+    ``summary``, ``trained_on`` and ``results``, or with what is wrong with it as ``error``.
     """
     return [_describe(path.parent) for path in sorted(folder.glob("*/world.json"))]
 
@@ -48,14 +49,21 @@ def describe_worlds(folder: Path) -> list[dict[str, Any]]:
 def _describe(world: Path) -> dict[str, Any]:
     description: dict[str, Any] = {"name": world.name, "megabytes": 0.0}
     try:
-        description["megabytes"] = round(sum(path.stat().st_size for path in files_in(world)) / 1e6, 1)
+        description["megabytes"] = round(
+            sum(path.stat().st_size for path in files_in(world)) / 1e6, 1
+        )
         meta = read_json(world / "world.json")
     except WorldsimError as error:
         return description | {"error": str(error)}
     card = meta.get("card", {}) if isinstance(meta, dict) else None
     if not isinstance(card, dict) or not isinstance(card.get("results", {}), dict):
-        return description | {"error": f"{world / 'world.json'} is not a world's card: copy the world again"}
-    return description | {key: card.get(key, empty) for key, empty in (("summary", ""), ("trained_on", ""), ("results", {}))}
+        return description | {
+            "error": f"{world / 'world.json'} is not a world's card: copy the world again"
+        }
+    return description | {
+        key: card.get(key, empty)
+        for key, empty in (("summary", ""), ("trained_on", ""), ("results", {}))
+    }
 
 
 def _as_text(world: dict[str, Any]) -> str:
@@ -66,9 +74,18 @@ def _as_text(world: dict[str, Any]) -> str:
         lines.append(f"  {world['summary']}")
     if world["trained_on"]:
         lines.append(f"  trained on {world['trained_on']}")
-    found = {name: world["results"][name] for name in MAIN_RESULTS if isinstance(world["results"].get(name), (int, float))}
+    found = {
+        name: world["results"][name]
+        for name in MAIN_RESULTS
+        if isinstance(world["results"].get(name), (int, float))
+    }
     if found:
-        lines.append("  " + ", ".join(f"{_number(name, value)} {MAIN_RESULTS[name]}" for name, value in found.items()))
+        lines.append(
+            "  "
+            + ", ".join(
+                f"{_number(name, value)} {MAIN_RESULTS[name]}" for name, value in found.items()
+            )
+        )
     return "\n".join(lines)
 
 

@@ -1,22 +1,26 @@
-"""Datasets on disk: a folder with ``dataset.json`` and shards of whole episodes, read by memory map.
+"""Datasets on disk: a folder with ``dataset.json`` and shards of whole episodes, read by memory
+map.
 
 A shard ``shard-00000.safetensors`` holds the frames of its episodes one after the other, n in all:
 
 | tensor | shape | |
 |---|---|---|
 | ``rgb`` | (n, h, w, 3) uint8 | |
-| ``act`` | (n, ...) int64 (Discrete) or float32 (Box) | ``act[i]`` leads from frame i to i + 1; zero for an episode's last frame |
-| ``rew``, ``term``, ``trunc`` | (n,) float32, bool, bool | of the transition that ``act[i]`` causes |
-| ``episode_start`` | (E + 1,) int64 | first frame of each episode, then n |
-| ``inverse_depth`` | (n, h, w) uint16 | only with geometry: ``worldsim.camera.quantise_depth`` |
-| ``pose`` | (n, 4, 4) float32 | only with geometry: camera-to-world, OpenCV axes, metres |
-| ``intrinsics`` | (4,) float32 | only with geometry: ``fx fy cx cy`` in pixels |
+| ``act`` | (n, ...) int64 (Discrete) or float32 (Box) | ``act[i]`` leads from frame i to i + 1;
+zero for an episode's last frame | | ``rew``, ``term``, ``trunc`` | (n,) float32, bool, bool | of
+the transition that ``act[i]`` causes | | ``episode_start`` | (E + 1,) int64 | first frame of each
+episode, then n | | ``inverse_depth`` | (n, h, w) uint16 | only with geometry:
+``worldsim.camera.quantise_depth`` | | ``pose`` | (n, 4, 4) float32 | only with geometry:
+camera-to-world, OpenCV axes, metres | | ``intrinsics`` | (4,) float32 | only with geometry:
+``fx fy cx cy`` in pixels |
 
-Its safetensors metadata names the format, its version and, as JSON, what is known of each episode. Shards and
-``dataset.json`` appear under their names only when complete, so a reader may follow a recording that goes on.
+Its safetensors metadata names the format, its version and, as JSON, what is known of each episode.
+Shards and ``dataset.json`` appear under their names only when complete, so a reader may follow a
+recording that goes on.
 
-``dataset.json`` (version 2) holds the SHA-256 of every shard and a checksum of its own; version 1, without the latter, is read.
-A shard is compared with its checksum when its frames are first asked for, its actions, rewards and poses with what the index says.
+``dataset.json`` (version 2) holds the SHA-256 of every shard and a checksum of its own; version 1,
+without the latter, is read. A shard is compared with its checksum when its frames are first asked
+for, its actions, rewards and poses with what the index says.
 """
 
 from __future__ import annotations
@@ -43,7 +47,14 @@ from worldsim.camera import check_poses
 from worldsim.data.episode import Episode, validate_episode
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.runtime.files import as_path, inside, is_file, replacing, require_regular, sha256_of
-from worldsim.runtime.json_config import SEAL, check_format, check_seal, from_json, read_json, write_sealed
+from worldsim.runtime.json_config import (
+    SEAL,
+    check_format,
+    check_seal,
+    from_json,
+    read_json,
+    write_sealed,
+)
 from worldsim.runtime.spaces import space_of
 
 Array = NDArray[Any]
@@ -90,7 +101,8 @@ class DatasetInfo:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of ``gymnasium.make``."""
     pixels: dict[str, Any] | None = None
-    """How its images were made into observations, a :class:`worldsim.world.image_env.PixelsConfig`; None for none."""
+    """How its images were made into observations, a :class:`worldsim.world.image_env.PixelsConfig`;
+    None for none."""
     reset_options: dict[str, Any] = field(default_factory=dict)
     """Options of every reset, such as ``{"split": "train"}``."""
     policy: str = ""
@@ -104,7 +116,8 @@ class DatasetInfo:
 
 
 class Shard(NamedTuple):
-    """A shard's tensors by name, as read-only memory maps (see the module), and what is known of each episode."""
+    """A shard's tensors by name, as read-only memory maps (see the module), and what is known of
+    each episode."""
 
     arrays: dict[str, Array]
     episodes: list[dict[str, Any]]
@@ -116,7 +129,8 @@ def shard_name(index: int) -> str:
 
 
 def write_shard(folder: Path, index: int, episodes: Sequence[Episode]) -> ShardInfo:
-    """Write episodes as shard ``index`` of a folder, atomically. Does not touch ``dataset.json``."""
+    """Write episodes as shard ``index`` of a folder, atomically. Does not touch
+    ``dataset.json``."""
     if not episodes:
         raise InvalidInputError(f"Shard {index} of {folder}: a shard needs at least one episode.")
     for i, episode in enumerate(episodes):
@@ -130,14 +144,19 @@ def write_shard(folder: Path, index: int, episodes: Sequence[Episode]) -> ShardI
     infos = json.dumps([e.info for e in episodes])
     path = folder / shard_name(index)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"format": SHARD_FORMAT, "version": str(SHARD_VERSION), "episodes": infos})
+        save_file(
+            tensors,
+            temporary,
+            metadata={"format": SHARD_FORMAT, "version": str(SHARD_VERSION), "episodes": infos},
+        )
         _sort_header(temporary)
         checksum = sha256_of(temporary)
     return ShardInfo(path.name, len(tensors["rgb"]), len(episodes), checksum)
 
 
 def _sort_header(path: Path) -> None:
-    """Put a safetensors file's metadata in alphabetical order: its writer shuffles it, and equal shards must be equal bytes."""
+    """Put a safetensors file's metadata in alphabetical order: its writer shuffles it, and equal
+    shards must be equal bytes."""
     with open(path, "rb+") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -150,7 +169,12 @@ def _sort_header(path: Path) -> None:
 
 def write_index(folder: Path, info: DatasetInfo, shards: Sequence[ShardInfo]) -> None:
     """Write ``dataset.json``, atomically."""
-    content = {"format": DATASET_FORMAT, "version": VERSION, **asdict(info), "shards": [asdict(s) for s in shards]}
+    content = {
+        "format": DATASET_FORMAT,
+        "version": VERSION,
+        **asdict(info),
+        "shards": [asdict(s) for s in shards],
+    }
     write_sealed(folder / INDEX_FILE, content)
 
 
@@ -159,20 +183,29 @@ def read_index(folder: Path) -> tuple[DatasetInfo, tuple[ShardInfo, ...]]:
     path = folder / INDEX_FILE
     if not is_file(path):
         raise NotFoundError(
-            f"No dataset at {str(folder)!r}: it has no {INDEX_FILE}. Record one with: worldsim record ENV_ID --out DIR"
+            f"No dataset at {str(folder)!r}: it has no {INDEX_FILE}. Record one with: worldsim "
+            f"record ENV_ID --out DIR"
         )
     content = read_json(inside(folder, INDEX_FILE))
     version = check_format(path, content, DATASET_FORMAT, VERSION)
     try:
-        fields = {key: value for key, value in content.items() if key not in ("format", "version", "shards", SEAL)}
+        fields = {
+            key: value
+            for key, value in content.items()
+            if key not in ("format", "version", "shards", SEAL)
+        }
         listed = content.get("shards")
         if not isinstance(listed, list):
             raise InvalidInputError(f"shards is {type(listed).__name__}, a list is needed")
-        shards = tuple(from_json(ShardInfo, entry, f"shards[{i}]") for i, entry in enumerate(listed))
+        shards = tuple(
+            from_json(ShardInfo, entry, f"shards[{i}]") for i, entry in enumerate(listed)
+        )
         info = from_json(DatasetInfo, fields)
         _check_info(info)
     except (InvalidInputError, DamagedFileError) as error:
-        raise DamagedFileError(f"{path} is damaged ({error}). Restore it, or record again.") from None
+        raise DamagedFileError(
+            f"{path} is damaged ({error}). Restore it, or record again."
+        ) from None
     if len({shard.file for shard in shards}) != len(shards):
         raise DamagedFileError(f"{path} lists a shard twice. Restore it, or record again.")
     check_seal(path, content, required=version >= 2)
@@ -184,16 +217,21 @@ def _check_info(info: DatasetInfo) -> None:
     shape = info.observation_space.get("shape")
     sides = shape if isinstance(shape, list) and len(shape) == 3 else [0]
     if not all(isinstance(n, int) and 1 <= n <= MOST_PIXELS for n in sides) or sides[-1] != 3:
-        raise InvalidInputError(f"observation_space.shape is {shape!r}: [height, width, 3] in pixels is needed")
+        raise InvalidInputError(
+            f"observation_space.shape is {shape!r}: [height, width, 3] in pixels is needed"
+        )
     space_of(info.action_space)
     if info.intrinsics is not None and min(info.intrinsics[:2]) <= 0:
-        raise InvalidInputError(f"intrinsics are {info.intrinsics}: fx and fy must be more than 0 pixels")
+        raise InvalidInputError(
+            f"intrinsics are {info.intrinsics}: fx and fy must be more than 0 pixels"
+        )
     if info.geometry and info.intrinsics is None:
         raise InvalidInputError("geometry is true and intrinsics are missing")
 
 
 def read_shard(path: Path, expected: ShardInfo | None = None) -> Shard:
-    """Map a shard into memory. Raises :class:`DamagedFileError` naming the file if it cannot be used.
+    """Map a shard into memory. Raises :class:`DamagedFileError` naming the file if it cannot be
+    used.
 
     The checksum is not computed here: ``EpisodeDataset.verify`` does that.
     """
@@ -209,10 +247,13 @@ def read_shard(path: Path, expected: ShardInfo | None = None) -> Shard:
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         raise DamagedFileError(f"Shard {path} is damaged ({error}). {_REMEDY}") from None
     if metadata.get("format") != SHARD_FORMAT:
-        raise DamagedFileError(f"Shard {path} has format {metadata.get('format')!r}, not {SHARD_FORMAT!r}. {_REMEDY}")
+        raise DamagedFileError(
+            f"Shard {path} has format {metadata.get('format')!r}, not {SHARD_FORMAT!r}. {_REMEDY}"
+        )
     if metadata.get("version") != str(SHARD_VERSION):
         raise DamagedFileError(
-            f"Shard {path} has version {metadata.get('version')!r}; this worldsim reads {SHARD_VERSION}. Install a newer worldsim."
+            f"Shard {path} has version {metadata.get('version')!r}; this worldsim reads "
+            f"{SHARD_VERSION}. Install a newer worldsim."
         )
     try:
         episodes = json.loads(metadata["episodes"])
@@ -233,31 +274,49 @@ _REMEDY = (
 
 
 def _check_values(shard: Shard, info: DatasetInfo) -> None:
-    """Raise ValueError or InvalidInputError unless actions, rewards and cameras are such as the dataset's index says."""
+    """Raise ValueError or InvalidInputError unless actions, rewards and cameras are such as the
+    dataset's index says."""
     arrays = shard.arrays
     shape = tuple(info.observation_space["shape"])
     if arrays["rgb"].shape[1:] != shape or arrays["rgb"].dtype != np.uint8:
-        raise ValueError(f"rgb is {arrays['rgb'].dtype} {arrays['rgb'].shape}, {INDEX_FILE} says {shape}")
+        raise ValueError(
+            f"rgb is {arrays['rgb'].dtype} {arrays['rgb'].shape}, {INDEX_FILE} says {shape}"
+        )
     act, space = arrays["act"], space_of(info.action_space)
     if isinstance(space, gym.spaces.Discrete):
         good = act.dtype == np.int64 and act.ndim == 1 and act.min() >= 0 and act.max() < space.n
     else:
-        good = act.dtype == np.float32 and act.shape[1:] == space.shape and bool(np.isfinite(act).all())
+        good = (
+            act.dtype == np.float32
+            and act.shape[1:] == space.shape
+            and bool(np.isfinite(act).all())
+        )
     if not good:
-        raise ValueError(f"act is {act.dtype} {act.shape}, from {act.min()} to {act.max()}: none of {space}")
+        raise ValueError(
+            f"act is {act.dtype} {act.shape}, from {act.min()} to {act.max()}: none of {space}"
+        )
     if arrays["rew"].dtype != np.float32 or not np.isfinite(arrays["rew"]).all():
         raise ValueError("rew is not float32 and finite")
     if any(arrays[name].dtype != np.bool_ for name in ("term", "trunc")):
         raise ValueError("term or trunc is not bool")
     if "pose" in arrays:
         height, width, _ = shape
-        if arrays["pose"].shape[1:] != (4, 4) or arrays["inverse_depth"].shape[1:] != (height, width):
-            raise ValueError(f"pose is {arrays['pose'].shape}, inverse_depth {arrays['inverse_depth'].shape}")
+        if arrays["pose"].shape[1:] != (4, 4) or arrays["inverse_depth"].shape[1:] != (
+            height,
+            width,
+        ):
+            raise ValueError(
+                f"pose is {arrays['pose'].shape}, inverse_depth {arrays['inverse_depth'].shape}"
+            )
         if arrays["inverse_depth"].dtype != np.uint16 or arrays["pose"].dtype != np.float32:
-            raise ValueError(f"pose is {arrays['pose'].dtype}, inverse_depth {arrays['inverse_depth'].dtype}")
+            raise ValueError(
+                f"pose is {arrays['pose'].dtype}, inverse_depth {arrays['inverse_depth'].dtype}"
+            )
         check_poses(np.array(arrays["pose"]))
         told = arrays.get("intrinsics")
-        if info.geometry and (told is None or not np.allclose(told, np.asarray(info.intrinsics), rtol=1e-5)):
+        if info.geometry and (
+            told is None or not np.allclose(told, np.asarray(info.intrinsics), rtol=1e-5)
+        ):
             raise ValueError(f"intrinsics are {told}, {INDEX_FILE} says {info.intrinsics}")
 
 
@@ -272,26 +331,35 @@ def _check_tensors(arrays: Mapping[str, Array], episodes: int, expected: ShardIn
         if arrays[name].ndim == 0 or len(arrays[name]) != frames:
             raise ValueError(f"{name} has {len(arrays[name])} frames instead of {frames}")
     if expected is not None and (frames, episodes) != (expected.frames, expected.episodes):
-        raise ValueError(f"{episodes} episodes, {frames} frames; {INDEX_FILE} says {expected.episodes}, {expected.frames}")
+        raise ValueError(
+            f"{episodes} episodes, {frames} frames; {INDEX_FILE} says {expected.episodes}, "
+            f"{expected.frames}"
+        )
 
 
 def _require_same_kind(first: Episode, other: Episode, name: str) -> None:
     for key in (*FRAME_TENSORS, *GEOMETRY_TENSORS):
         a, b = getattr(first, key), getattr(other, key)
-        if (a is None) != (b is None) or (a is not None and (a.shape[1:], a.dtype) != (b.shape[1:], b.dtype)):
+        if (a is None) != (b is None) or (
+            a is not None and (a.shape[1:], a.dtype) != (b.shape[1:], b.dtype)
+        ):
             kinds = ["nothing" if x is None else f"{x.shape[1:]} {x.dtype}" for x in (a, b)]
-            raise InvalidInputError(f"{name}: {key} is {kinds[1]} a frame, but {kinds[0]} in the first episode.")
+            raise InvalidInputError(
+                f"{name}: {key} is {kinds[1]} a frame, but {kinds[0]} in the first episode."
+            )
     a, b = first.intrinsics, other.intrinsics
     if a is not None and (b is None or not np.array_equal(a, b)):
         raise InvalidInputError(f"{name}: intrinsics {b} differ from the first episode's {a}.")
 
 
 class EpisodeDataset(Sequence[Episode]):
-    """A recorded dataset, read by memory map: a sequence of episodes, or of shards for those who sample windows.
+    """A recorded dataset, read by memory map: a sequence of episodes, or of shards for those who
+    sample windows.
 
-    path: the folder. require_geometry: raise :class:`MissingGeometryError` if it has no poses and depth.
-    on_damaged: ``"raise"`` on the first shard that is missing or damaged, or ``"skip"`` it with one warning. verify: compare a
-    shard with its checksum before its frames are first used, which reads all of it once.
+    path: the folder. require_geometry: raise :class:`MissingGeometryError` if it has no poses and
+    depth. on_damaged: ``"raise"`` on the first shard that is missing or damaged, or ``"skip"`` it
+    with one warning. verify: compare a shard with its checksum before its frames are first used,
+    which reads all of it once.
     """
 
     def __init__(
@@ -309,8 +377,10 @@ class EpisodeDataset(Sequence[Episode]):
         self.info, self.shards = read_index(self.path)
         if require_geometry and not self.info.geometry:
             raise MissingGeometryError(
-                f"The dataset {str(path)!r} ({self.info.env_id}) has no poses and depth, which the scene memory needs. "
-                f'Record an environment whose info has "pose", "depth" and "intrinsics", or train without memory.'
+                f"The dataset {str(path)!r} ({self.info.env_id}) has no poses and depth, which "
+                f"the scene memory needs. "
+                f'Record an environment whose info has "pose", "depth" and "intrinsics", or train '
+                f"without memory."
             )
         self._open: dict[int, Shard] = {}
         self._verified: set[int] = set()
@@ -321,14 +391,21 @@ class EpisodeDataset(Sequence[Episode]):
         self._index_shards(0)
 
     def refresh(self) -> int:
-        """Pick up shards that were finished since, by a recording that goes on. Returns how many are new."""
+        """Pick up shards that were finished since, by a recording that goes on. Returns how many
+        are new."""
         info, shards = read_index(self.path)
         known = {s.file: s for s in self.shards}
-        if any(known[s.file] != s for s in shards if s.file in known) or not set(known) <= {s.file for s in shards}:
-            raise DamagedFileError(f"{self.path / INDEX_FILE} was replaced by another recording while it was read. Open it anew.")
+        if any(known[s.file] != s for s in shards if s.file in known) or not set(known) <= {
+            s.file for s in shards
+        }:
+            raise DamagedFileError(
+                f"{self.path / INDEX_FILE} was replaced by another recording while it was read. "
+                f"Open it anew."
+            )
         fresh = tuple(s for s in shards if s.file not in known)
         first = len(self.shards)
-        # New shards go to the end, whatever their names, so that indices given out before stay valid.
+        # New shards go to the end, whatever their names, so that indices given out before stay
+        # valid.
         self.info, self.shards = info, self.shards + fresh
         self._index_shards(first)
         return len(fresh)
@@ -349,16 +426,20 @@ class EpisodeDataset(Sequence[Episode]):
         return tuple(sorted(self._damaged))
 
     def load_shard(self, index: int) -> Shard:
-        """The tensors of shard ``index``, as read-only memory maps: slicing them reads only what the slice covers.
+        """The tensors of shard ``index``, as read-only memory maps: slicing them reads only what
+        the slice covers.
 
-        Compared with its checksum first, once; it stays open, so a second call costs nothing. A damaged shard raises, also with
-        ``on_damaged="skip"``.
+        Compared with its checksum first, once; it stays open, so a second call costs nothing. A
+        damaged shard raises, also with ``on_damaged="skip"``.
         """
         shard = self._opened(index)
         if self.verifies and index not in self._verified:
             entry = self.shards[index]
             if sha256_of(self.path / entry.file) != entry.sha256:
-                raise DamagedFileError(f"Shard {self.path / entry.file} differs from its checksum in {INDEX_FILE}. {_REMEDY}")
+                raise DamagedFileError(
+                    f"Shard {self.path / entry.file} differs from its checksum in {INDEX_FILE}. "
+                    f"{_REMEDY}"
+                )
             self._verified.add(index)
         return shard
 
@@ -367,13 +448,21 @@ class EpisodeDataset(Sequence[Episode]):
         if index not in self._open:
             entry = self.shards[index]
             shard = read_shard(self.path / entry.file, entry)
-            missing = [k for k in (*GEOMETRY_TENSORS, "intrinsics") if self.info.geometry and k not in shard.arrays]
+            missing = [
+                k
+                for k in (*GEOMETRY_TENSORS, "intrinsics")
+                if self.info.geometry and k not in shard.arrays
+            ]
             if missing:
-                raise DamagedFileError(f"Shard {self.path / entry.file} lacks {', '.join(missing)}. {_REMEDY}")
+                raise DamagedFileError(
+                    f"Shard {self.path / entry.file} lacks {', '.join(missing)}. {_REMEDY}"
+                )
             try:
                 _check_values(shard, self.info)
             except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
-                raise DamagedFileError(f"Shard {self.path / entry.file} is damaged ({error}). {_REMEDY}") from None
+                raise DamagedFileError(
+                    f"Shard {self.path / entry.file} is damaged ({error}). {_REMEDY}"
+                ) from None
             self._open[index] = shard
         return self._open[index]
 
@@ -386,7 +475,9 @@ class EpisodeDataset(Sequence[Episode]):
         try:
             index = operator.index(index)
         except TypeError:
-            raise InvalidInputError(f"episode {index!r} of a dataset: give a whole number, or a slice") from None
+            raise InvalidInputError(
+                f"episode {index!r} of a dataset: give a whole number, or a slice"
+            ) from None
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"episode {index} of a dataset of {len(self)}")
@@ -400,7 +491,8 @@ class EpisodeDataset(Sequence[Episode]):
     def verify(self) -> tuple[str, ...]:
         """Compare every shard's SHA-256 with ``dataset.json``, reading all of it.
 
-        Raises :class:`DamagedFileError` naming all bad files, or returns their names with ``on_damaged="skip"``.
+        Raises :class:`DamagedFileError` naming all bad files, or returns their names with
+        ``on_damaged="skip"``.
         """
         bad = []
         for entry in self.shards:
@@ -408,7 +500,9 @@ class EpisodeDataset(Sequence[Episode]):
             if not is_file(path) or sha256_of(path) != entry.sha256:
                 bad.append(entry.file)
         if bad and self.on_damaged == "raise":
-            raise DamagedFileError(f"In {self.path}, missing or not as recorded: {', '.join(bad)}. {_REMEDY}")
+            raise DamagedFileError(
+                f"In {self.path}, missing or not as recorded: {', '.join(bad)}. {_REMEDY}"
+            )
         return tuple(bad)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -419,7 +513,11 @@ class EpisodeDataset(Sequence[Episode]):
         arrays, infos = self.load_shard(shard_index)
         a, b = (int(x) for x in arrays["episode_start"][i : i + 2])
         names = FRAME_TENSORS + (GEOMETRY_TENSORS if "pose" in arrays else ())
-        return Episode(**{k: arrays[k][a:b] for k in names}, intrinsics=arrays.get("intrinsics"), info=dict(infos[i]))
+        return Episode(
+            **{k: arrays[k][a:b] for k in names},
+            intrinsics=arrays.get("intrinsics"),
+            info=dict(infos[i]),
+        )
 
     def _index_shards(self, first: int) -> None:
         total = len(self)
@@ -440,10 +538,12 @@ class EpisodeDataset(Sequence[Episode]):
 
 
 class EpisodeWriter:
-    """Collects episodes into a new dataset, or more of them into one that :class:`EpisodeWriter` made.
+    """Collects episodes into a new dataset, or more of them into one that :class:`EpisodeWriter`
+    made.
 
-    Use it as a context manager: the last, smaller shard is written on leaving. ``info``'s ``geometry`` and
-    ``intrinsics`` are taken from the first episode. frames_per_shard: a shard is closed once it has this many.
+    Use it as a context manager: the last, smaller shard is written on leaving. ``info``'s
+    ``geometry`` and ``intrinsics`` are taken from the first episode. frames_per_shard: a shard is
+    closed once it has this many.
     """
 
     def __init__(self, path: str | Path, info: DatasetInfo, frames_per_shard: int = 8192) -> None:
@@ -455,7 +555,11 @@ class EpisodeWriter:
         self._first: Episode | None = None
         if (self.path / INDEX_FILE).exists():
             known, shards = read_index(self.path)
-            require_same_info(self.path, known, replace(info, geometry=known.geometry, intrinsics=known.intrinsics))
+            require_same_info(
+                self.path,
+                known,
+                replace(info, geometry=known.geometry, intrinsics=known.intrinsics),
+            )
             self.info, self.shards = known, list(shards)
             self._first = EpisodeDataset(self.path)[0] if shards else None
 
@@ -464,10 +568,15 @@ class EpisodeWriter:
         name = f"episode {len(self._pending) + sum(s.episodes for s in self.shards)}"
         validate_episode(episode, name)
         if list(episode.rgb.shape[1:]) != list(self.info.observation_space.get("shape", ())):
-            raise InvalidInputError(f"{name}: frames are {episode.rgb.shape[1:]}, the dataset says {self.info.observation_space}.")
+            raise InvalidInputError(
+                f"{name}: frames are {episode.rgb.shape[1:]}, the dataset says "
+                f"{self.info.observation_space}."
+            )
         if self._first is None:
             self._first = episode
-            intrinsics = None if episode.intrinsics is None else [float(x) for x in episode.intrinsics]
+            intrinsics = (
+                None if episode.intrinsics is None else [float(x) for x in episode.intrinsics]
+            )
             self.info = replace(self.info, geometry=episode.has_geometry, intrinsics=intrinsics)
         _require_same_kind(self._first, episode, name)
         self._pending.append(episode)
@@ -489,18 +598,25 @@ class EpisodeWriter:
     def __enter__(self) -> EpisodeWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.flush()
 
 
 def require_same_info(path: Path, known: DatasetInfo, wanted: DatasetInfo) -> None:
-    """Raise :class:`InvalidInputError` naming the first field in which a dataset differs from what would be added to it."""
+    """Raise :class:`InvalidInputError` naming the first field in which a dataset differs from what
+    would be added to it."""
     # Through JSON, so that tuples and lists compare as what they become on disk.
     old, new = (json.loads(json.dumps(asdict(x))) for x in (known, wanted))
     old_flat, new_flat = ({**x.pop("recording"), **x} for x in (old, new))
     for key in [*old_flat, *(k for k in new_flat if k not in old_flat)]:
         if key != "versions" and old_flat.get(key) != new_flat.get(key):
             raise InvalidInputError(
-                f"The dataset in {str(path)!r} has {key} = {old_flat.get(key)!r}, this recording {new_flat.get(key)!r}. "
+                f"The dataset in {str(path)!r} has {key} = {old_flat.get(key)!r}, this recording "
+                f"{new_flat.get(key)!r}. "
                 f"Use the same value to continue it, or another folder."
             )

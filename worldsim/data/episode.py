@@ -1,7 +1,8 @@
-"""One recorded episode, and the checks that it is well formed and that its actions, frames and poses line up.
+"""One recorded episode, and the checks that it is well formed and that its actions, frames and
+poses line up.
 
-Off-by-one errors between actions, frames and poses are silent: training still converges, to a worse model.
-:func:`check_alignment` finds them from the data alone.
+Off-by-one errors between actions, frames and poses are silent: training still converges, to a worse
+model. :func:`check_alignment` finds them from the data alone.
 """
 
 from __future__ import annotations
@@ -14,13 +15,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldsim.camera import Camera, check_poses, dequantise_depth, project, relative_motion, unproject
+from worldsim.camera import (
+    Camera,
+    check_poses,
+    dequantise_depth,
+    project,
+    relative_motion,
+    unproject,
+)
 from worldsim.errors import InvalidInputError
 
 Array = NDArray[Any]
 
 MOVED_METRES, TURNED_RADIANS = 0.02, 0.01
-"""Two relative poses that differ by less than both show no shift, and are left out of the alignment checks."""
+"""Two relative poses that differ by less than both show no shift, and are left out of the alignment
+checks."""
 LAGS = (-3, -2, -1, 0, 1)
 """Offsets at which actions are tried as the cause of a motion; 0 is right."""
 GAIN_FLOOR = 0.02
@@ -37,13 +46,15 @@ MIN_STEPS = 60
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of t frames; ``act[i]`` leads from frame i to frame i + 1, so the last action is padding (zeros).
+    """One episode of t frames; ``act[i]`` leads from frame i to frame i + 1, so the last action is
+    padding (zeros).
 
     rgb: (t, h, w, 3) uint8. act: (t,) int64 of a Discrete space or (t, ...) float32 of a Box.
-    rew: (t,) float32, term and trunc: (t,) bool, all of the transition that ``act[i]`` causes; the last is padding.
-    inverse_depth: (t, h, w) uint16 code (``worldsim.camera.quantise_depth``). pose: (t, 4, 4) float32 camera-to-world,
-    OpenCV axes, metres. intrinsics: (4,) float32 ``fx fy cx cy`` in pixels. These three are all there or all None.
-    info: what is known of the episode, JSON values only, such as ``seed``, ``map``, ``split``.
+    rew: (t,) float32, term and trunc: (t,) bool, all of the transition that ``act[i]`` causes; the
+    last is padding. inverse_depth: (t, h, w) uint16 code (``worldsim.camera.quantise_depth``).
+    pose: (t, 4, 4) float32 camera-to-world, OpenCV axes, metres. intrinsics: (4,) float32
+    ``fx fy cx cy`` in pixels. These three are all there or all None. info: what is known of the
+    episode, JSON values only, such as ``seed``, ``map``, ``split``.
     """
 
     rgb: Array
@@ -69,10 +80,11 @@ class Episode:
 class AlignmentReport:
     """What :func:`measure_alignment` found.
 
-    action_gain: {lag: largest share of a motion component's variance that the action at this lag adds to all earlier ones}.
-    depth_error: {shift: mean |log depth ratio| when depths are paired with poses ``shift`` frames later}.
-    rgb_error: {shift: mean absolute colour error, 0 to 255, when frames are paired with geometry ``shift`` frames later}.
-    problems: one sentence for each misalignment found. undecided: checks for which the data says too little.
+    action_gain: {lag: largest share of a motion component's variance that the action at this lag
+    adds to all earlier ones}. depth_error: {shift: mean |log depth ratio| when depths are paired
+    with poses ``shift`` frames later}. rgb_error: {shift: mean absolute colour error, 0 to 255,
+    when frames are paired with geometry ``shift`` frames later}. problems: one sentence for each
+    misalignment found. undecided: checks for which the data says too little.
     """
 
     action_gain: dict[int, float]
@@ -83,9 +95,16 @@ class AlignmentReport:
 
 
 def validate_episode(episode: Episode, name: str = "episode") -> None:
-    """Raise :class:`InvalidInputError`, naming the field and the value, unless ``episode`` is as :class:`Episode` says."""
+    """Raise :class:`InvalidInputError`, naming the field and the value, unless ``episode`` is as
+    :class:`Episode` says."""
     rgb = episode.rgb
-    if not isinstance(rgb, np.ndarray) or rgb.ndim != 4 or rgb.shape[-1] != 3 or rgb.dtype != np.uint8 or 0 in rgb.shape:
+    if (
+        not isinstance(rgb, np.ndarray)
+        or rgb.ndim != 4
+        or rgb.shape[-1] != 3
+        or rgb.dtype != np.uint8
+        or 0 in rgb.shape
+    ):
         raise InvalidInputError(f"{name}: rgb must be (t, h, w, 3) uint8, got {_describe(rgb)}.")
     if len(rgb) < 2:
         raise InvalidInputError(f"{name}: an episode needs at least 2 frames, got {len(rgb)}.")
@@ -94,42 +113,65 @@ def validate_episode(episode: Episode, name: str = "episode") -> None:
     _require(name, "term", episode.term, np.bool_, (t,))
     _require(name, "trunc", episode.trunc, np.bool_, (t,))
     act = episode.act
-    if not isinstance(act, np.ndarray) or act.ndim < 1 or act.dtype not in (np.int64, np.float32) or len(act) != t:
-        raise InvalidInputError(f"{name}: act must be int64 or float32 with {t} entries, one a frame, got {_describe(act)}.")
+    if (
+        not isinstance(act, np.ndarray)
+        or act.ndim < 1
+        or act.dtype not in (np.int64, np.float32)
+        or len(act) != t
+    ):
+        raise InvalidInputError(
+            f"{name}: act must be int64 or float32 with {t} entries, one a frame, got "
+            f"{_describe(act)}."
+        )
     for field_name in ("act", "rew"):
         _require_finite(name, field_name, getattr(episode, field_name))
     for field_name in ("act", "rew", "term", "trunc"):
         if np.any(getattr(episode, field_name)[-1]):
             raise InvalidInputError(
-                f"{name}: {field_name}[{t - 1}] is {getattr(episode, field_name)[-1]!r}, but no transition follows the last "
-                f"frame: it must be zero. {field_name}[i] belongs to the step from frame i to frame i + 1."
+                f"{name}: {field_name}[{t - 1}] is {getattr(episode, field_name)[-1]!r}, but no "
+                f"transition follows the last "
+                f"frame: it must be zero. {field_name}[i] belongs to the step from frame i to "
+                f"frame i + 1."
             )
     ended = np.flatnonzero(episode.term[: t - 2] | episode.trunc[: t - 2])
     if len(ended):
-        raise InvalidInputError(f"{name}: step {ended[0]} ends the episode, but {t - 2 - ended[0]} more steps follow.")
+        raise InvalidInputError(
+            f"{name}: step {ended[0]} ends the episode, but {t - 2 - ended[0]} more steps follow."
+        )
     _validate_geometry(episode, name, (t, height, width))
 
 
 def _validate_geometry(episode: Episode, name: str, shape: tuple[int, int, int]) -> None:
-    parts = {"inverse_depth": episode.inverse_depth, "pose": episode.pose, "intrinsics": episode.intrinsics}
+    parts = {
+        "inverse_depth": episode.inverse_depth,
+        "pose": episode.pose,
+        "intrinsics": episode.intrinsics,
+    }
     missing = [key for key, value in parts.items() if value is None]
     if len(missing) == 3:
         return
     if missing:
-        raise InvalidInputError(f"{name}: {', '.join(missing)} missing; depth, pose and intrinsics come together or not at all.")
+        raise InvalidInputError(
+            f"{name}: {', '.join(missing)} missing; depth, pose and intrinsics come together or "
+            f"not at all."
+        )
     _require(name, "inverse_depth", episode.inverse_depth, np.uint16, shape)
     pose = _require(name, "pose", episode.pose, np.float32, (shape[0], 4, 4))
     intrinsics = _require(name, "intrinsics", episode.intrinsics, np.float32, (4,))
     _require_finite(name, "pose", pose)
     _require_finite(name, "intrinsics", intrinsics)
     if (intrinsics[:2] <= 0).any():
-        raise InvalidInputError(f"{name}: intrinsics fx, fy must be positive pixels, got {intrinsics[:2].tolist()}.")
+        raise InvalidInputError(
+            f"{name}: intrinsics fx, fy must be positive pixels, got {intrinsics[:2].tolist()}."
+        )
     check_poses(pose, f"{name}: pose")
 
 
 def _require(name: str, field_name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> Array:
     if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
-        raise InvalidInputError(f"{name}: {field_name} must be {shape} {np.dtype(dtype)}, got {_describe(value)}.")
+        raise InvalidInputError(
+            f"{name}: {field_name} must be {shape} {np.dtype(dtype)}, got {_describe(value)}."
+        )
     return value
 
 
@@ -137,7 +179,9 @@ def _require_finite(name: str, field_name: str, value: Array) -> None:
     good = np.isfinite(value)
     if not good.all():
         index = tuple(int(i) for i in np.argwhere(~good)[0])
-        raise InvalidInputError(f"{name}: {field_name}{list(index)} is {value[index]}; every value must be finite.")
+        raise InvalidInputError(
+            f"{name}: {field_name}{list(index)} is {value[index]}; every value must be finite."
+        )
 
 
 def _describe(value: Any) -> str:
@@ -145,10 +189,12 @@ def _describe(value: Any) -> str:
 
 
 def check_alignment(episodes: Episode | Iterable[Episode]) -> AlignmentReport:
-    """Raise :class:`InvalidInputError` if actions, frames, depths and poses are shifted against one another.
+    """Raise :class:`InvalidInputError` if actions, frames, depths and poses are shifted against one
+    another.
 
-    episodes: one, several, or an ``EpisodeDataset``; a few hundred steps with varied actions are enough. What the data
-    is too short or too still to tell is not an error: see ``undecided`` in the report that is returned.
+    episodes: one, several, or an ``EpisodeDataset``; a few hundred steps with varied actions are
+    enough. What the data is too short or too still to tell is not an error: see ``undecided`` in
+    the report that is returned.
     """
     report = measure_alignment(episodes)
     if report.problems:
@@ -156,19 +202,28 @@ def check_alignment(episodes: Episode | Iterable[Episode]) -> AlignmentReport:
     return report
 
 
-def measure_alignment(episodes: Episode | Iterable[Episode], max_episodes: int = 16) -> AlignmentReport:
+def measure_alignment(
+    episodes: Episode | Iterable[Episode], max_episodes: int = 16
+) -> AlignmentReport:
     """How well actions, frames, depths and poses line up, against the same data shifted by one.
 
     Three independent questions, so that a shift of any one of the four is found:
 
-    - Actions: a motion may depend on earlier actions (momentum) and never on later ones. The last action that explains
-      anything which the actions before it do not must be ``act[t]`` for the motion from frame t to t + 1.
+    - Actions: a motion may depend on earlier actions (momentum) and never on later ones. The last
+    action that explains
+      anything which the actions before it do not must be ``act[t]`` for the motion from frame t to
+      t + 1.
     - Depth against pose: points of frame t + 1 must have in frame t the depth recorded there.
     - Frames against geometry: the same points must have in frame t the colour recorded there.
 
-    Without poses, the motion is estimated from the images. Looks at the first ``max_episodes`` episodes.
+    Without poses, the motion is estimated from the images. Looks at the first ``max_episodes``
+    episodes.
     """
-    chosen = [episodes] if isinstance(episodes, Episode) else [e for e, _ in zip(episodes, range(max_episodes), strict=False)]
+    chosen = (
+        [episodes]
+        if isinstance(episodes, Episode)
+        else [e for e, _ in zip(episodes, range(max_episodes), strict=False)]
+    )
     if not chosen:
         raise InvalidInputError("check_alignment: no episodes were given.")
     problems: list[str] = []
@@ -181,9 +236,15 @@ def measure_alignment(episodes: Episode | Iterable[Episode], max_episodes: int =
     return AlignmentReport(action_gain, depth_error, rgb_error, tuple(problems), tuple(undecided))
 
 
-def _check_actions(episodes: list[Episode], problems: list[str], undecided: list[str]) -> dict[int, float]:
+def _check_actions(
+    episodes: list[Episode], problems: list[str], undecided: list[str]
+) -> dict[int, float]:
     motion, lagged = [], []
-    categories = np.unique(np.concatenate([e.act[:-1] for e in episodes])) if episodes[0].act.dtype == np.int64 else None
+    categories = (
+        np.unique(np.concatenate([e.act[:-1] for e in episodes]))
+        if episodes[0].act.dtype == np.int64
+        else None
+    )
     for episode in episodes:
         moved = _pose_motion(episode) if episode.has_geometry else _image_motion(episode.rgb)
         features = _action_features(episode.act[:-1], categories)
@@ -203,12 +264,14 @@ def _check_actions(episodes: list[Episode], problems: list[str], undecided: list
     telling = int(later.argmax())
     if later[telling] > max(floor, 0.5 * now[telling]):
         problems.append(
-            f"Actions come one frame late: act[t + 1] explains {later[telling]:.0%} more of the motion from frame t to t + 1 "
+            f"Actions come one frame late: act[t + 1] explains {later[telling]:.0%} more of the "
+            f"motion from frame t to t + 1 "
             f"than all actions up to act[t]. act[t] must lead from frame t to frame t + 1."
         )
     elif now.max() < floor and _clearly_early(gains, floor, all(e.has_geometry for e in episodes)):
         problems.append(
-            f"Actions come one frame early: act[t] adds {max(now.max(), 0):.1%} to what earlier actions explain of the motion from "
+            f"Actions come one frame early: act[t] adds {max(now.max(), 0):.1%} to what earlier "
+            f"actions explain of the motion from "
             f"frame t to t + 1. act[t] must lead from frame t to frame t + 1."
         )
     elif now.max() < floor:
@@ -219,14 +282,17 @@ def _check_actions(episodes: list[Episode], problems: list[str], undecided: list
 def _clearly_early(gains: Array, floor: float, poses: bool) -> bool:
     """Whether earlier actions explain what the present one does not.
 
-    Motion that is estimated from images is coarse, and momentum looks like a delay in it: then the action just before must stand
-    out.
+    Motion that is estimated from images is coarse, and momentum looks like a delay in it: then the
+    action just before must stand out.
     """
-    return bool(gains[: LAGS.index(0)].max() > floor if poses else gains[LAGS.index(-1)].max() > 3.0 * floor)
+    return bool(
+        gains[: LAGS.index(0)].max() > floor if poses else gains[LAGS.index(-1)].max() > 3.0 * floor
+    )
 
 
 def _explained_gains(motion: Array, lagged: Array) -> Array:
-    """(lags, components) share of each component's variance that each lag adds to all lags before it. Least squares."""
+    """(lags, components) share of each component's variance that each lag adds to all lags before
+    it. Least squares."""
     spread = motion.std(0)
     # A component that does not move, such as height on a flat floor, explains nothing.
     motion = motion[:, spread > max(1e-4, 1e-3 * float(spread.max()))]
@@ -255,7 +321,8 @@ def _pose_motion(episode: Episode) -> Array:
 
 
 def _image_motion(rgb: Array) -> Array:
-    """(t - 1, 4) estimated motion of the picture: right, down, zoom (least squares on brightness) and amount of change."""
+    """(t - 1, 4) estimated motion of the picture: right, down, zoom (least squares on brightness)
+    and amount of change."""
     grey = rgb.astype(np.float64).mean(-1)
     t, height, width = grey.shape
     # Coarse cells: the linearised brightness equation holds only for shifts of about one cell.
@@ -266,7 +333,9 @@ def _image_motion(rgb: Array) -> Array:
         return np.abs(np.diff(grey, axis=0)).mean((1, 2))[:, None]
     change = np.diff(grey, axis=0)
     down, right = np.gradient((grey[1:] + grey[:-1]) / 2, axis=(1, 2))
-    y, x = np.meshgrid(np.linspace(-1, 1, grey.shape[1]), np.linspace(-1, 1, grey.shape[2]), indexing="ij")
+    y, x = np.meshgrid(
+        np.linspace(-1, 1, grey.shape[1]), np.linspace(-1, 1, grey.shape[2]), indexing="ij"
+    )
     slopes = np.stack([right, down, right * x + down * y], -1).reshape(t - 1, -1, 3)
     target = change.reshape(t - 1, -1, 1)
     normal = slopes.transpose(0, 2, 1) @ slopes + 1e-3 * np.eye(3)
@@ -274,7 +343,9 @@ def _image_motion(rgb: Array) -> Array:
     return np.concatenate([flow, np.abs(change).mean((1, 2))[:, None]], 1)
 
 
-def _check_frames(episodes: list[Episode], problems: list[str], undecided: list[str]) -> tuple[dict[int, float], dict[int, float]]:
+def _check_frames(
+    episodes: list[Episode], problems: list[str], undecided: list[str]
+) -> tuple[dict[int, float], dict[int, float]]:
     depth_errors: dict[int, list[float]] = {s: [] for s in FRAME_SHIFTS}
     rgb_errors: dict[int, list[float]] = {s: [] for s in FRAME_SHIFTS}
     for episode in episodes:
@@ -296,7 +367,8 @@ def _check_frames(episodes: list[Episode], problems: list[str], undecided: list[
     best = min(rgb, key=rgb.__getitem__)
     if best != 0 and rgb[best] < MARGIN * rgb[0]:
         problems.append(
-            f"Frames and geometry are shifted: colours agree better with depth and pose {best:+d} frame later "
+            f"Frames and geometry are shifted: colours agree better with depth and pose {best:+d} "
+            f"frame later "
             f"(error {rgb[best]:.2f}) than with their own ({rgb[0]:.2f})."
         )
     return depth, rgb
@@ -312,10 +384,13 @@ def _mean_errors(errors: dict[int, list[float]]) -> dict[int, float]:
 
 
 def _telling_pairs(episode: Episode, limit: int) -> list[int]:
-    """Times t whose motion to t + 1 differs from the one before or after it: where motions repeat, shifts do not show."""
+    """Times t whose motion to t + 1 differs from the one before or after it: where motions repeat,
+    shifts do not show."""
     motion = _pose_motion(episode)
     change = np.diff(motion, axis=0)
-    differs = (np.linalg.norm(change[:, :3], axis=1) > MOVED_METRES) | (np.linalg.norm(change[:, 3:], axis=1) > TURNED_RADIANS)
+    differs = (np.linalg.norm(change[:, :3], axis=1) > MOVED_METRES) | (
+        np.linalg.norm(change[:, 3:], axis=1) > TURNED_RADIANS
+    )
     times = np.flatnonzero(differs[:-1] | differs[1:]) + 1
     spaced = np.linspace(0, len(times) - 1, min(limit, len(times))).round().astype(np.int64)
     return [int(times[i]) for i in np.unique(spaced)] if len(times) else []
@@ -324,7 +399,9 @@ def _telling_pairs(episode: Episode, limit: int) -> list[int]:
 def _camera(episode: Episode, t: int) -> Camera:
     assert episode.pose is not None and episode.intrinsics is not None
     pose = torch.from_numpy(np.array(episode.pose[t]))[None]
-    return Camera(pose, torch.from_numpy(np.array(episode.intrinsics))[None], *episode.rgb.shape[1:3])
+    return Camera(
+        pose, torch.from_numpy(np.array(episode.intrinsics))[None], *episode.rgb.shape[1:3]
+    )
 
 
 def _depth(episode: Episode, t: int) -> torch.Tensor:
@@ -332,19 +409,35 @@ def _depth(episode: Episode, t: int) -> torch.Tensor:
     return dequantise_depth(torch.from_numpy(episode.inverse_depth[t].astype(np.int32)))[None]
 
 
-def _reproject(episode: Episode, depth_of: int, pose_of: int, pose_to: int) -> tuple[Array, Array, Array]:
-    """Flat indices of the pixels that see something finite, where they fall in the other frame, and their depth there."""
+def _reproject(
+    episode: Episode, depth_of: int, pose_of: int, pose_to: int
+) -> tuple[Array, Array, Array]:
+    """Flat indices of the pixels that see something finite, where they fall in the other frame, and
+    their depth there."""
     depth = _depth(episode, depth_of)
     points = unproject(depth, _camera(episode, pose_of)).reshape(1, -1, 3)
-    u, v, z = (x[0].numpy() for x in project(points, torch.zeros(points.shape[:2], dtype=torch.bool), _camera(episode, pose_to)))
+    u, v, z = (
+        x[0].numpy()
+        for x in project(
+            points, torch.zeros(points.shape[:2], dtype=torch.bool), _camera(episode, pose_to)
+        )
+    )
     height, width = episode.rgb.shape[1:3]
-    usable = (z > 0.05) & (u >= 0) & (u < width) & (v >= 0) & (v < height) & torch.isfinite(depth).numpy().ravel()
+    usable = (
+        (z > 0.05)
+        & (u >= 0)
+        & (u < width)
+        & (v >= 0)
+        & (v < height)
+        & torch.isfinite(depth).numpy().ravel()
+    )
     pixels = np.flatnonzero(usable)
     return pixels, v[pixels].astype(np.int64) * width + u[pixels].astype(np.int64), z[pixels]
 
 
 def _depth_error(episode: Episode, t: int, shift: int) -> float:
-    """Mean |log ratio| of the depth of frame t + 1's points in frame t and the depth recorded there; nan if none fall in it."""
+    """Mean |log ratio| of the depth of frame t + 1's points in frame t and the depth recorded
+    there; nan if none fall in it."""
     _, target, z = _reproject(episode, t + 1, t + 1 + shift, t + shift)
     recorded = _depth(episode, t).numpy().ravel()[target]
     finite = np.isfinite(recorded)
@@ -355,7 +448,8 @@ def _depth_error(episode: Episode, t: int, shift: int) -> float:
 
 
 def _rgb_error(episode: Episode, t: int, shift: int) -> float:
-    """Mean absolute colour difference (0 to 255) between frame t + 1's pixels and those of frame t which they fall on."""
+    """Mean absolute colour difference (0 to 255) between frame t + 1's pixels and those of frame t
+    which they fall on."""
     pixels, target, _ = _reproject(episode, t + 1 + shift, t + 1 + shift, t + shift)
     if len(pixels) == 0:
         return float("nan")

@@ -1,4 +1,5 @@
-"""Recordings from and to Minari, Farama's format for offline reinforcement learning data (https://minari.farama.org)."""
+"""Recordings from and to Minari, Farama's format for offline reinforcement learning data
+(https://minari.farama.org)."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ class ExportMinariConfig:
     data: Path
     """Folder of the recording."""
     name: str
-    """Id of the Minari dataset, ``(namespace/)name-vN``, such as ``worldsim/takecover-random-v0``. It must not exist."""
+    """Id of the Minari dataset, ``(namespace/)name-vN``, such as ``worldsim/takecover-random-v0``.
+    It must not exist."""
     author: str | None = None
     """Who made it, as Minari asks."""
 
@@ -61,7 +63,8 @@ class ImportMinariConfig:
     size: tuple[int, int] | None = None
     """Height and width in pixels that images are resized to; their own if not given."""
     key: str | None = None
-    """Key of a Dict observation that holds the image; needed only where several parts of it are images."""
+    """Key of a Dict observation that holds the image; needed only where several parts of it are
+    images."""
     env_id: str | None = None
     """Gymnasium id of its environment, if the dataset does not say."""
     frames_per_shard: int = 8192
@@ -69,17 +72,20 @@ class ImportMinariConfig:
 
 
 def export_minari(config: ExportMinariConfig) -> Any:
-    """Export; returns the Minari dataset. Observations, actions, rewards, terminations and truncations come back bit for bit.
+    """Export; returns the Minari dataset. Observations, actions, rewards, terminations and
+    truncations come back bit for bit.
 
-    The dataset names its environment (``env_spec``), so that Minari's ``recover_environment`` makes it again. Where it cannot, a
-    warning says why: the environment is not one that a file may name (:func:`worldsim.world.twin.check_twin`), is not installed, or was
-    wrapped in functions, which Minari cannot store.
+    The dataset names its environment (``env_spec``), so that Minari's ``recover_environment`` makes
+    it again. Where it cannot, a warning says why: the environment is not one that a file may name
+    (:func:`worldsim.world.twin.check_twin`), is not installed, or was wrapped in functions, which
+    Minari cannot store.
 
     Raises NotFoundError, InvalidInputError (a bad or taken name), MissingDependencyError.
     """
     minari, buffers = _minari()
     dataset = EpisodeDataset(config.data)
-    # A bad name that is refused later has left a folder by then, over which Minari's own listing stumbles.
+    # A bad name that is refused later has left a folder by then, over which Minari's own listing
+    # stumbles.
     _require_name(config.name)
     info, made = dataset.info, None
     spaces = {"observation_space": _image_space(info), "action_space": space_of(info.action_space)}
@@ -93,14 +99,25 @@ def export_minari(config: ExportMinariConfig) -> Any:
                         warnings.filterwarnings("ignore", "env_spec is None")
                         # Its own compression of images is lossy.
                         made = minari.create_dataset_from_buffers(
-                            config.name, episodes, algorithm_name=info.policy, author=config.author,
-                            description=f"{info.env_id}, recorded with worldsim", jpeg_encoding=False, **spaces,
-                        )  # fmt: skip
+                            config.name,
+                            episodes,
+                            algorithm_name=info.policy,
+                            author=config.author,
+                            description=f"{info.env_id}, recorded with worldsim",
+                            jpeg_encoding=False,
+                            **spaces,
+                        )
                 except ValueError as error:
                     raise InvalidInputError(
-                        f"Minari refuses {config.name!r} ({error}): use another name, such as my/data-v0"
+                        f"Minari refuses {config.name!r} ({error}): use another name, such as "
+                        f"my/data-v0"
                     ) from error
-                made.storage.update_metadata({OWN_METADATA: json.dumps(dataclasses.asdict(info)), **_spec_metadata(info, config)})
+                made.storage.update_metadata(
+                    {
+                        OWN_METADATA: json.dumps(dataclasses.asdict(info)),
+                        **_spec_metadata(info, config),
+                    }
+                )
             else:
                 made.update_dataset_from_buffer(episodes)
             bar.update(len(episodes))
@@ -111,12 +128,14 @@ def export_minari(config: ExportMinariConfig) -> Any:
 
 
 def _spec_metadata(info: DatasetInfo, config: ExportMinariConfig) -> dict[str, str]:
-    """What Minari keeps of the environment: ``env_spec``, or nothing, with a warning that says why."""
+    """What Minari keeps of the environment: ``env_spec``, or nothing, with a warning that says
+    why."""
     try:
         return {"env_spec": _spec_of(info, config.data).to_json()}
     except (WorldsimError, gym.error.Error, ImportError, TypeError, ValueError) as error:
         warnings.warn(
-            f"{config.name} does not name its environment {info.env_id!r} ({error}): recover_environment() will not find it, "
+            f"{config.name} does not name its environment {info.env_id!r} ({error}): "
+            f"recover_environment() will not find it, "
             "worldsim.world.image_env.make_pixels makes it",
             stacklevel=3,
         )
@@ -143,45 +162,67 @@ def _spec_of(info: DatasetInfo, source: Path) -> Any:
 def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
     """Import; returns the recording. What :func:`export_minari` wrote comes back as it was.
 
-    Rewards are kept in float32. Raises NotFoundError, InvalidInputError (no images, actions that cannot be trained on, a folder in
-    use), MissingDependencyError.
+    Rewards are kept in float32. Raises NotFoundError, InvalidInputError (no images, actions that
+    cannot be trained on, a folder in use), MissingDependencyError.
     """
     minari, _ = _minari()
     if (config.out / INDEX_FILE).exists():
-        raise InvalidInputError(f"{config.out} holds a recording already: import into another folder")
+        raise InvalidInputError(
+            f"{config.out} holds a recording already: import into another folder"
+        )
     try:
         source = minari.load_dataset(config.name)
     except (OSError, ValueError, TypeError, KeyError) as error:
         names = "none that can be listed"
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             names = ", ".join(minari.list_local_datasets()) or "none"
-        raise NotFoundError(f"no Minari dataset {config.name!r} here ({error}); there are: {names}") from None
+        raise NotFoundError(
+            f"no Minari dataset {config.name!r} here ({error}); there are: {names}"
+        ) from None
     for file in sorted(Path(source.storage.data_path).glob("*.hdf5")):
         _require_own_data(file)
     told = source.storage.metadata.get(OWN_METADATA)
     pixels = _pixels(source.observation_space, config)
     info = _own(told, config.name) if told else _described(source, config, pixels)
     height, width = config.size or _image_space_of(source.observation_space, pixels).shape[:2]
-    info = dataclasses.replace(info, observation_space={"shape": [int(height), int(width), 3], "dtype": "uint8"})
+    info = dataclasses.replace(
+        info, observation_space={"shape": [int(height), int(width), 3], "dtype": "uint8"}
+    )
     if told and config.size is not None:
         kept = from_json(PixelsConfig, info.pixels) if info.pixels else PixelsConfig()
-        info = dataclasses.replace(info, pixels=as_dict(dataclasses.replace(kept, size=config.size)))
+        info = dataclasses.replace(
+            info, pixels=as_dict(dataclasses.replace(kept, size=config.size))
+        )
     with EpisodeWriter(config.out, info, config.frames_per_shard) as writer:
-        for data in follow(source.iterate_episodes(), "import", "episode", int(source.total_episodes)):
-            writer.add(_episode(data, partial(to_pixels, pixels=pixels), isinstance(source.action_space, gym.spaces.Discrete)))
+        for data in follow(
+            source.iterate_episodes(), "import", "episode", int(source.total_episodes)
+        ):
+            writer.add(
+                _episode(
+                    data,
+                    partial(to_pixels, pixels=pixels),
+                    isinstance(source.action_space, gym.spaces.Discrete),
+                )
+            )
     return EpisodeDataset(config.out)
 
 
 def _require_own_data(path: Path) -> None:
-    """Raise DamagedFileError if an HDF5 file takes data from other files: by links, external storage or virtual datasets."""
+    """Raise DamagedFileError if an HDF5 file takes data from other files: by links, external
+    storage or virtual datasets."""
     import h5py
 
     def check(group: Any) -> None:
         for name in group:
             link = group.get(name, getlink=True)
             found = group.get(name) if isinstance(link, h5py.HardLink) else None
-            if found is None or (isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)):
-                raise DamagedFileError(f"{path}: {name!r} lies in another file, or is a link: only the file's own data is imported")
+            if found is None or (
+                isinstance(found, h5py.Dataset) and (found.external or found.is_virtual)
+            ):
+                raise DamagedFileError(
+                    f"{path}: {name!r} lies in another file, or is a link: only the file's own "
+                    f"data is imported"
+                )
             if isinstance(found, h5py.Group):
                 check(found)
 
@@ -191,7 +232,9 @@ def _require_own_data(path: Path) -> None:
     except (OSError, RuntimeError, KeyError, RecursionError) as error:
         if isinstance(error, WorldsimError):
             raise
-        raise DamagedFileError(f"{path} is not a readable HDF5 file ({error}): copy the dataset again") from error
+        raise DamagedFileError(
+            f"{path} is not a readable HDF5 file ({error}): copy the dataset again"
+        ) from error
 
 
 def _own(told: Any, name: str) -> DatasetInfo:
@@ -200,14 +243,17 @@ def _own(told: Any, name: str) -> DatasetInfo:
         return from_json(DatasetInfo, json.loads(told))
     except (InvalidInputError, TypeError, ValueError, RecursionError) as error:
         raise DamagedFileError(
-            f"what the Minari dataset {name!r} says of its recording, under {OWN_METADATA!r}, is damaged ({error}): export it again"
+            f"what the Minari dataset {name!r} says of its recording, under {OWN_METADATA!r}, is "
+            f"damaged ({error}): export it again"
         ) from None
 
 
 def _minari() -> tuple[Any, Any]:
     try:
         importlib.import_module("h5py")
-        return importlib.import_module("minari"), importlib.import_module("minari.data_collector").EpisodeBuffer
+        return importlib.import_module("minari"), importlib.import_module(
+            "minari.data_collector"
+        ).EpisodeBuffer
     except ImportError as error:
         raise missing("Minari is not installed", "minari", error) from None
 
@@ -217,7 +263,9 @@ def _require_name(name: str) -> None:
         importlib.import_module("minari.dataset.minari_dataset").parse_dataset_id(name)
     except (ValueError, TypeError) as error:
         # Of a name without a version, its parser makes a number of nothing.
-        raise InvalidInputError(f"Minari refuses {name!r} ({error}): use another name, such as my/data-v0") from None
+        raise InvalidInputError(
+            f"Minari refuses {name!r} ({error}): use another name, such as my/data-v0"
+        ) from None
 
 
 def _by_shard(dataset: EpisodeDataset) -> Iterator[list[Episode]]:
@@ -233,17 +281,27 @@ def _buffer(kind: Any, episode: Episode) -> Any:
     if episode.has_geometry:
         assert episode.intrinsics is not None
         each = np.broadcast_to(episode.intrinsics, (len(episode), 4))
-        infos = {"inverse_depth": np.array(episode.inverse_depth), "pose": np.array(episode.pose), "intrinsics": np.array(each)}
+        infos = {
+            "inverse_depth": np.array(episode.inverse_depth),
+            "pose": np.array(episode.pose),
+            "intrinsics": np.array(each),
+        }
     return kind(
-        seed=episode.info.get("seed"), observations=np.array(episode.rgb), actions=np.array(episode.act[:-1]),
-        rewards=np.array(episode.rew[:-1]), terminations=np.array(episode.term[:-1]), truncations=np.array(episode.trunc[:-1]),
+        seed=episode.info.get("seed"),
+        observations=np.array(episode.rgb),
+        actions=np.array(episode.act[:-1]),
+        rewards=np.array(episode.rew[:-1]),
+        terminations=np.array(episode.term[:-1]),
+        truncations=np.array(episode.trunc[:-1]),
         infos=infos,
-    )  # fmt: skip
+    )
 
 
 def _episode(data: Any, image: Any, discrete: bool) -> Episode:
     act = np.asarray(data.actions, np.int64 if discrete else np.float32)
-    geometry = {name: np.asarray(data.infos[name]) for name in GEOMETRY if name in (data.infos or {})}
+    geometry = {
+        name: np.asarray(data.infos[name]) for name in GEOMETRY if name in (data.infos or {})
+    }
     if "intrinsics" in geometry:
         geometry["intrinsics"] = geometry["intrinsics"][0]
     seed = getattr(data, "seed", None)
@@ -261,9 +319,16 @@ def _episode(data: Any, image: Any, discrete: bool) -> Episode:
 def _pixels(space: Any, config: ImportMinariConfig) -> PixelsConfig:
     key = config.key
     if isinstance(space, gym.spaces.Dict) and key is None:
-        images = [k for k, s in space.spaces.items() if isinstance(s, gym.spaces.Box) and s.dtype == np.uint8 and len(s.shape) == 3]
+        images = [
+            k
+            for k, s in space.spaces.items()
+            if isinstance(s, gym.spaces.Box) and s.dtype == np.uint8 and len(s.shape) == 3
+        ]
         if len(images) != 1:
-            raise InvalidInputError(f"{config.name} observes {space}: name the image with --key, one of {images or 'none'}")
+            raise InvalidInputError(
+                f"{config.name} observes {space}: name the image with --key, one of "
+                f"{images or 'none'}"
+            )
         key = images[0]
     pixels = PixelsConfig(config.size, key)
     _image_space_of(space, pixels)
@@ -273,10 +338,19 @@ def _pixels(space: Any, config: ImportMinariConfig) -> PixelsConfig:
 def _image_space_of(space: Any, pixels: PixelsConfig) -> gym.spaces.Box:
     if pixels.key is not None:
         if not isinstance(space, gym.spaces.Dict) or pixels.key not in space.spaces:
-            raise InvalidInputError(f"the Minari dataset observes {space}, without a part {pixels.key!r}")
+            raise InvalidInputError(
+                f"the Minari dataset observes {space}, without a part {pixels.key!r}"
+            )
         space = space[pixels.key]
-    if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8 or len(space.shape) != 3 or space.shape[2] != 3:
-        raise InvalidInputError(f"the Minari dataset observes {space}: images, Box uint8 of (h, w, 3), are needed")
+    if (
+        not isinstance(space, gym.spaces.Box)
+        or space.dtype != np.uint8
+        or len(space.shape) != 3
+        or space.shape[2] != 3
+    ):
+        raise InvalidInputError(
+            f"the Minari dataset observes {space}: images, Box uint8 of (h, w, 3), are needed"
+        )
     return space
 
 

@@ -1,7 +1,8 @@
 """Playing an environment for a recording: the settings, and who turns seeds into episodes.
 
-What an episode shows depends on the settings, the seed, the shard's number and the episode's number in it, and on
-nothing else: neither on the process that plays it nor on what that process played before.
+What an episode shows depends on the settings, the seed, the shard's number and the episode's number
+in it, and on nothing else: neither on the process that plays it nor on what that process played
+before.
 """
 
 from __future__ import annotations
@@ -35,12 +36,21 @@ from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed, Workers
 from worldsim.runtime.spaces import describe_space
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched
 from worldsim.shipped.policies import make_policy, saved_folder
-from worldsim.world.image_env import MOST_PIXELS, PixelsConfig, as_dict, find_pixels, make_pixels, qualified, require_trainable
+from worldsim.world.image_env import (
+    MOST_PIXELS,
+    PixelsConfig,
+    as_dict,
+    find_pixels,
+    make_pixels,
+    qualified,
+    require_trainable,
+)
 
 Array = NDArray[Any]
 
 MAX_DROPPED = 64
-"""So many short episodes in a row end the recording with an error: the environment then hardly moves at all."""
+"""So many short episodes in a row end the recording with an error: the environment then hardly
+moves at all."""
 GEOMETRY_KEYS = ("pose", "depth", "intrinsics")
 
 
@@ -49,7 +59,8 @@ class RecordConfig:
     """Settings of :func:`record`."""
 
     env_id: str
-    """Gymnasium id, such as ``worldsim/FreedoomReal-v0``; ``module:Name-v0`` imports ``module`` first."""
+    """Gymnasium id, such as ``worldsim/FreedoomReal-v0``; ``module:Name-v0`` imports ``module``
+    first."""
     out: Path
     """Folder of the dataset. If it holds part of the same recording, the recording goes on."""
     frames: Count = 100_000
@@ -57,13 +68,15 @@ class RecordConfig:
     workers: Workers = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes, one environment each. 0 plays in this process, for debugging and notebooks."""
     episode_steps: Count = 256
-    """Longest episode, in steps; it has one frame more. Long enough to leave a place and come back to it."""
+    """Longest episode, in steps; it has one frame more. Long enough to leave a place and come back
+    to it."""
     frames_per_shard: Count = 8192
-    """A shard is closed once it has this many frames (170 MB at 64x64 with depth): what an interruption may cost a worker."""
+    """A shard is closed once it has this many frames (170 MB at 64x64 with depth): what an
+    interruption may cost a worker."""
     policy: str = "persistent"
-    """``persistent``, ``random``, ``module:Class`` of a policy that is constructed with the action space, or a saved agent's
-    folder or a shipped one's name: for another round, with what was learned from the last one, use another ``--out`` and train
-    on both."""
+    """``persistent``, ``random``, ``module:Class`` of a policy that is constructed with the action
+    space, or a saved agent's folder or a shipped one's name: for another round, with what was
+    learned from the last one, use another ``--out`` and train on both."""
     seed: Seed = 0
     """What all randomness comes from. Training and evaluation recordings need different ones."""
     reset_options: dict[str, str] = field(default_factory=dict)
@@ -71,31 +84,38 @@ class RecordConfig:
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Further arguments of ``gymnasium.make``, such as ``max_episode_steps 525``."""
     size: tuple[int, int] | None = None
-    """Height and width in pixels that images are resized to, multiples of 8; the environment's own if not given."""
+    """Height and width in pixels that images are resized to, multiples of 8; the environment's own
+    if not given."""
     key: str | None = None
-    """Key of a Dict observation that holds the image; needed only where several parts of it are images."""
+    """Key of a Dict observation that holds the image; needed only where several parts of it are
+    images."""
     render: bool = False
-    """Record what the environment renders (``render_mode="rgb_array"``) instead of what it observes."""
+    """Record what the environment renders (``render_mode="rgb_array"``) instead of what it
+    observes."""
     fps: Positive | None = None
-    """Steps a second of the environment's own time. If not given, that of its metadata: ``steps_per_second``, else ``render_fps``,
-    which knows nothing of skipped frames."""
+    """Steps a second of the environment's own time. If not given, that of its metadata:
+    ``steps_per_second``, else ``render_fps``, which knows nothing of skipped frames."""
     min_travel: NotNegative = 4.7
-    """Episodes that never get this far from their start are dropped, in metres; needs poses. 150 map units of Doom: enough
-    to leave the closet in which a random start may lie. 0 keeps all."""
+    """Episodes that never get this far from their start are dropped, in metres; needs poses. 150
+    map units of Doom: enough to leave the closet in which a random start may lie. 0 keeps all."""
     episodes_per_map: Count = 4
-    """So many episodes in a row stay on one map, since loading a map takes time: where ``info`` names a ``map``, the next
-    resets ask for it again with ``{"map": ...}``. 1 leaves every choice to the environment."""
+    """So many episodes in a row stay on one map, since loading a map takes time: where ``info``
+    names a ``map``, the next resets ask for it again with ``{"map": ...}``. 1 leaves every choice
+    to the environment."""
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
-    """Seconds after which a call of the environment (make, reset, step, close) counts as hung: its engine is killed and the
-    episode played again. With ``workers 0`` nothing watches over that."""
+    """Seconds after which a call of the environment (make, reset, step, close) counts as hung: its
+    engine is killed and the episode played again. With ``workers 0`` nothing watches over that."""
 
     trust: bool = False
-    """Of a saved agent as the policy: let its card name any class, whose module is then imported."""
+    """Of a saved agent as the policy: let its card name any class, whose module is then
+    imported."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.size is not None and not 1 <= min(self.size) <= max(self.size) <= MOST_PIXELS:
-            raise InvalidInputError(f"RecordConfig.size = {self.size!r}: height and width of 1 to {MOST_PIXELS} pixels.")
+            raise InvalidInputError(
+                f"RecordConfig.size = {self.size!r}: height and width of 1 to {MOST_PIXELS} pixels."
+            )
         if self.size is not None:
             require_trainable(self.size, f"RecordConfig.size = {self.size!r}: it")
 
@@ -111,7 +131,8 @@ class RecordConfig:
 
 
 class Player:
-    """One environment and one policy, playing the episodes of any shard. config: as given to :func:`record`."""
+    """One environment and one policy, playing the episodes of any shard. config: as given to
+    :func:`record`."""
 
     def __init__(self, config: RecordConfig) -> None:
         self.config = config
@@ -170,8 +191,11 @@ class Player:
             },
         )
 
-    def shard(self, index: int, count: Callable[[int], None] = lambda frames: None) -> tuple[list[Episode], int]:
-        """The episodes of shard ``index`` and how many were dropped as too short. count: told how many frames there are so far."""
+    def shard(
+        self, index: int, count: Callable[[int], None] = lambda frames: None
+    ) -> tuple[list[Episode], int]:
+        """The episodes of shard ``index`` and how many were dropped as too short. count: told how
+        many frames there are so far."""
         episodes: list[Episode] = []
         frames = dropped = in_a_row = 0
         episode = None
@@ -183,8 +207,10 @@ class Player:
                 dropped, in_a_row = dropped + 1, in_a_row + 1
                 if in_a_row >= MAX_DROPPED:
                     raise InvalidInputError(
-                        f"{in_a_row} episodes of {self.config.env_id} in a row stayed within {self.config.min_travel} m of their "
-                        f"start, the last one in {_map_of(episode)!r}: lower min_travel, or lengthen "
+                        f"{in_a_row} episodes of {self.config.env_id} in a row stayed within "
+                        f"{self.config.min_travel} m of their "
+                        f"start, the last one in {_map_of(episode)!r}: lower min_travel, or "
+                        f"lengthen "
                         f"episode_steps ({self.config.episode_steps})."
                     )
                 continue
@@ -194,17 +220,26 @@ class Player:
             count(frames)
         return episodes, dropped
 
-    def _survived_episode(self, shard: int, attempt: int, options: dict[str, str]) -> Episode | None:
-        """One episode, or None where the engine breaks down at it however often it is played: that costs it, not the recording."""
+    def _survived_episode(
+        self, shard: int, attempt: int, options: dict[str, str]
+    ) -> Episode | None:
+        """One episode, or None where the engine breaks down at it however often it is played: that
+        costs it, not the recording."""
         try:
             return self.engine.play(lambda env: self._episode(env, shard, attempt, options))
         except EngineError as error:
-            warnings.warn(f"{self.config.env_id}: {error}: episode {attempt} of shard {shard} is dropped", stacklevel=2)
+            warnings.warn(
+                f"{self.config.env_id}: {error}: episode {attempt} of shard {shard} is dropped",
+                stacklevel=2,
+            )
             return None
 
-    def _episode(self, env: gym.Env[Any, Any], shard: int, attempt: int, options: dict[str, str]) -> Episode:
+    def _episode(
+        self, env: gym.Env[Any, Any], shard: int, attempt: int, options: dict[str, str]
+    ) -> Episode:
         env_seed, policy_seed = (
-            int(x) & 0x7FFFFFFF for x in np.random.SeedSequence([self.config.seed, shard, attempt]).generate_state(2)
+            int(x) & 0x7FFFFFFF
+            for x in np.random.SeedSequence([self.config.seed, shard, attempt]).generate_state(2)
         )
         observation, info = env.reset(seed=env_seed, options=options)
         self.policy.reset(policy_seed)
@@ -238,7 +273,12 @@ class Player:
     def _options(self, attempt: int, before: Episode | None) -> dict[str, str]:
         """Reset options: the user's, or the map of the episode before while its turn lasts."""
         options = dict(self.config.reset_options)
-        if before is None or attempt % self.config.episodes_per_map == 0 or "map" not in before.info or "map" in options:
+        if (
+            before is None
+            or attempt % self.config.episodes_per_map == 0
+            or "map" not in before.info
+            or "map" in options
+        ):
             return options
         # A map and a split exclude each other: the map was drawn from the split.
         options.pop("split", None)
@@ -251,16 +291,21 @@ class Player:
         if not all(having):
             lacking = having.index(False)
             raise InvalidInputError(
-                f"{self.config.env_id} gives pose, depth and intrinsics in the info of some steps only; step {lacking} has none."
+                f"{self.config.env_id} gives pose, depth and intrinsics in the info of some steps "
+                f"only; step {lacking} has none."
             )
         intrinsics = np.asarray(infos[0]["intrinsics"], np.float32)
         for info in infos:
             if not np.array_equal(intrinsics, np.asarray(info["intrinsics"], np.float32)):
-                raise InvalidInputError(f"{self.config.env_id} changes its intrinsics within an episode, which is not supported.")
+                raise InvalidInputError(
+                    f"{self.config.env_id} changes its intrinsics within an episode, which is not "
+                    f"supported."
+                )
         depth = np.stack([np.asarray(info["depth"], np.float32) for info in infos])
         if np.isnan(depth).any() or (depth < 0).any():
             raise InvalidInputError(
-                f"{self.config.env_id} gives depth that is NaN or negative; metres, inf for the sky, are needed."
+                f"{self.config.env_id} gives depth that is NaN or negative; metres, inf for the "
+                f"sky, are needed."
             )
         return {
             "inverse_depth": quantise_depth(torch.from_numpy(depth)).numpy().astype(np.uint16),
@@ -276,11 +321,14 @@ class Player:
 
 
 def _map_of(episode: Episode | None) -> str:
-    return str(episode.info.get("map", "an unnamed map")) if episode is not None else "an unnamed map"
+    return (
+        str(episode.info.get("map", "an unnamed map")) if episode is not None else "an unnamed map"
+    )
 
 
 def agent_files(policy: str) -> dict[str, str]:
-    """SHA-256 of a saved agent's files: an agent that was trained on since is another policy, and goes into another dataset."""
+    """SHA-256 of a saved agent's files: an agent that was trained on since is another policy, and
+    goes into another dataset."""
     folder = saved_folder(policy)
     if folder is None:
         return {}

@@ -1,7 +1,8 @@
 """Recording: play an environment in many processes and keep what it shows as a dataset.
 
-The content of a shard depends on the settings, the seed and the shard's number only, never on which process plays it
-or when. So an interrupted recording, run again, ends up the same bit for bit as one that ran through.
+The content of a shard depends on the settings, the seed and the shard's number only, never on which
+process plays it or when. So an interrupted recording, run again, ends up the same bit for bit as
+one that ran through.
 """
 
 from __future__ import annotations
@@ -28,7 +29,12 @@ from worldsim.data.dataset import (
 from worldsim.data.episode import measure_alignment
 from worldsim.data.play import Player, RecordConfig
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.files import make_writable_folder, remove_unfinished, sha256_of, storage_errors
+from worldsim.runtime.files import (
+    make_writable_folder,
+    remove_unfinished,
+    sha256_of,
+    storage_errors,
+)
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.workers import Engine, WorkerPool, report
 
@@ -37,7 +43,8 @@ __all__ = ["RecordConfig", "record"]
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a worker hands back: the finished shard, whether it was there already, and how many episodes it dropped."""
+    """What a worker hands back: the finished shard, whether it was there already, and how many
+    episodes it dropped."""
 
     shard: ShardInfo
     kept: bool
@@ -45,14 +52,19 @@ class ShardResult:
 
 
 def record(config: RecordConfig) -> EpisodeDataset:
-    """Record until ``config.frames`` frames are on disk, or go on with a recording that was interrupted.
+    """Record until ``config.frames`` frames are on disk, or go on with a recording that was
+    interrupted.
 
-    Shards that are there and whole are kept; missing and damaged ones are recorded. Ctrl-C leaves a readable dataset.
-    Nothing is written before the environment has been made and reset once. Raises StorageError where the disk is full or
-    read-only, EngineError where the environment breaks down at once.
+    Shards that are there and whole are kept; missing and damaged ones are recorded. Ctrl-C leaves a
+    readable dataset. Nothing is written before the environment has been made and reset once. Raises
+    StorageError where the disk is full or read-only, EngineError where the environment breaks down
+    at once.
     """
     count = min(config.workers, config.shards)
-    with contextlib.ExitStack() as last, WorkerPool(count, partial(Player, config), config.engine_timeout_s) as workers:
+    with (
+        contextlib.ExitStack() as last,
+        WorkerPool(count, partial(Player, config), config.engine_timeout_s) as workers,
+    ):
         ((_, info),) = workers.run(_describe, [()])
         last.enter_context(_only_recorder(make_writable_folder(config.out)))
         known = _known_shards(config.out, info)
@@ -65,7 +77,12 @@ def record(config: RecordConfig) -> EpisodeDataset:
     return dataset
 
 
-def _record_shards(config: RecordConfig, info: DatasetInfo, known: dict[str, ShardInfo], workers: WorkerPool[Player]) -> None:
+def _record_shards(
+    config: RecordConfig,
+    info: DatasetInfo,
+    known: dict[str, ShardInfo],
+    workers: WorkerPool[Player],
+) -> None:
     dropped = finished = 0
     done = dict(known)
     with Progress(config.shards * config.shard_frames, "recording", "frame") as bar:
@@ -99,7 +116,9 @@ def _describe(player: Engine[Player]) -> DatasetInfo:
     return player.play(Player.describe)
 
 
-def _finish_shard(player: Engine[Player], out: Path, index: int, expected: ShardInfo | None) -> ShardResult:
+def _finish_shard(
+    player: Engine[Player], out: Path, index: int, expected: ShardInfo | None
+) -> ShardResult:
     """Keep shard ``index`` if it is on disk as ``expected`` says, else record it."""
     path = out / shard_name(index)
     if expected is not None and path.is_file() and sha256_of(path) == expected.sha256:
@@ -111,7 +130,8 @@ def _finish_shard(player: Engine[Player], out: Path, index: int, expected: Shard
 
 @contextlib.contextmanager
 def _only_recorder(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases however the process ends. Without effect where there is no fcntl."""
+    """Hold the folder's lock, which the system releases however the process ends. Without effect
+    where there is no fcntl."""
     try:
         import fcntl
     except ImportError:
@@ -122,6 +142,8 @@ def _only_recorder(out: Path) -> Iterator[None]:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError:
-        raise InvalidInputError(f"Another process is recording into {str(out)!r}. Wait for it, or use another folder.") from None
+        raise InvalidInputError(
+            f"Another process is recording into {str(out)!r}. Wait for it, or use another folder."
+        ) from None
     finally:
         os.close(folder)

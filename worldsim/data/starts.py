@@ -18,26 +18,32 @@ from worldsim.world.scene_files import save_scene
 
 
 def first_frames(datasets: Sequence[EpisodeDataset], count: int) -> Iterator[SceneStart]:
-    """The first frames of up to ``count`` episodes, spread evenly over the recordings, each frame once: ``start-1``, ``start-2``...
+    """The first frames of up to ``count`` episodes, spread evenly over the recordings, each frame
+    once: ``start-1``, ``start-2``...
 
     A scene of one frame is what the environment's own reset gives: no past.
     """
     seen: set[bytes] = set()
     total = sum(len(d) for d in datasets)
     # Some look alike: so many more are looked at.
-    for position in np.unique(np.linspace(0, total - 1, min(total, 8 * count)).round().astype(np.int64)):
+    for position in np.unique(
+        np.linspace(0, total - 1, min(total, 8 * count)).round().astype(np.int64)
+    ):
         episode = _episode(datasets, int(position))
         if episode.rgb[0].tobytes() in seen:
             continue
         seen.add(episode.rgb[0].tobytes())
         scene = scene_at(episode, 0, 1, f"start-{len(seen)}")
-        yield scene if scene.pose is None else dataclasses.replace(scene, pose=snap_pose(scene.pose))
+        yield (
+            scene if scene.pose is None else dataclasses.replace(scene, pose=snap_pose(scene.pose))
+        )
         if len(seen) == count:
             return
 
 
 def write_starts(datasets: Sequence[EpisodeDataset], count: int, folder: Path) -> None:
-    """Save :func:`first_frames` as scenes in ``folder``, a sub-folder each. The folder appears when all are there.
+    """Save :func:`first_frames` as scenes in ``folder``, a sub-folder each. The folder appears when
+    all are there.
 
     Raises StorageError.
     """
@@ -56,16 +62,21 @@ def _episode(datasets: Sequence[EpisodeDataset], position: int) -> Episode:
 
 
 def scene_at(episode: Episode, frame: int, frames: int, name: str = "") -> SceneStart:
-    """The start that ends in frame ``frame`` of an episode: at most ``frames`` frames, fewer near its beginning."""
+    """The start that ends in frame ``frame`` of an episode: at most ``frames`` frames, fewer near
+    its beginning."""
     part = slice(max(0, frame + 1 - frames), frame + 1)
-    geometry = episode.pose is not None and episode.inverse_depth is not None and episode.intrinsics is not None
+    depth, pose, intrinsics = episode.inverse_depth, episode.pose, episode.intrinsics
+    if depth is None or pose is None or intrinsics is None:
+        depth = pose = intrinsics = None
     # Recordings tell what each frame led on with, starts what led to each.
     act = np.concatenate([np.zeros_like(episode.act[:1]), episode.act[:-1]])[part]
     return SceneStart(
         rgb=torch.from_numpy(np.array(episode.rgb[part])).permute(0, 3, 1, 2).contiguous(),
         act=torch.from_numpy(np.array(act)),
-        inverse_depth=torch.from_numpy(episode.inverse_depth[part].astype(np.int32)) if geometry else None,  # type: ignore[index]
-        pose=torch.from_numpy(np.array(episode.pose[part], np.float32)) if geometry else None,  # type: ignore[index]
-        intrinsics=torch.from_numpy(np.array(episode.intrinsics, np.float32)) if geometry else None,
+        inverse_depth=None if depth is None else torch.from_numpy(depth[part].astype(np.int32)),
+        pose=None if pose is None else torch.from_numpy(np.array(pose[part], np.float32)),
+        intrinsics=None
+        if intrinsics is None
+        else torch.from_numpy(np.array(intrinsics, np.float32)),
         name=name,
     )

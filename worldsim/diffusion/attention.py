@@ -1,7 +1,9 @@
-"""Attention of one or two new frames to cached ones at the same place, as one kernel: what a step of a world asks for.
+"""Attention of one or two new frames to cached ones at the same place, as one kernel: what a step
+of a world asks for.
 
-:meth:`worldsim.diffusion.network.Attention.few` is the reference; sums are taken in another order, so results differ by rounding.
-An engine on a GPU puts the kernel in the place of that method: see :func:`worldsim.world.engine.prepared`.
+:meth:`worldsim.diffusion.network.Attention.few` is the reference; sums are taken in another order,
+so results differ by rounding. An engine on a GPU puts the kernel in the place of that method: see
+:func:`worldsim.world.engine.prepared`.
 """
 
 from __future__ import annotations
@@ -18,16 +20,20 @@ SHIFTED = 2048
 """Numbers of a frame's keys or values that a program moves."""
 
 
-def attend_few(q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, time: Tensor, mask: Tensor) -> Tensor:
+def attend_few(
+    q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, time: Tensor, mask: Tensor
+) -> Tensor:
     """Rotated, masked attention across time. Needs Triton.
 
-    q: (b, a, n, heads, d), of the last ``a`` of the new frames. k, v: (b, f, n, heads * d) of the new frames, past_k, past_v:
-    (b, p, n, heads * d) of cached ones; keys before rotation. time: (p + f,). mask: (b or 1, a, p + f) bool, true where a frame
-    is attended to; each attends to one at least. heads and d are powers of two.
-    Returns (b, a, n, heads * d) in the type of ``v``.
+    q: (b, a, n, heads, d), of the last ``a`` of the new frames. k, v: (b, f, n, heads * d) of the
+    new frames, past_k, past_v: (b, p, n, heads * d) of cached ones; keys before rotation. time: (p
+    + f,). mask: (b or 1, a, p + f) bool, true where a frame is attended to; each attends to one at
+    least. heads and d are powers of two. Returns (b, a, n, heads * d) in the type of ``v``.
     """
     b, asking, n, heads, d = q.shape
-    q, k, v, past_k, past_v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q.flatten(3), k, v, past_k, past_v))
+    q, k, v, past_k, past_v = (
+        x if x.stride(-1) == 1 else x.contiguous() for x in (q.flatten(3), k, v, past_k, past_v)
+    )
     if past_k.stride() != past_v.stride():
         past_k, past_v = past_k.contiguous(), past_v.contiguous()
     cached, frames, half, together = past_k.shape[1], k.shape[1], d // 2, min(heads, HEADS)
@@ -35,10 +41,31 @@ def attend_few(q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, 
     mask = mask.to(torch.uint8).contiguous()
     out = torch.empty(b, asking, n, heads * d, device=q.device, dtype=v.dtype)
     found("worldsim.diffusion.attention_kernels").attend[n, b, heads // together](
-        q, k, v, past_k, past_v, angle.cos(), angle.sin(), mask, out, n,
-        *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *past_k.stride()[:3], 0 if len(mask) == 1 else mask.stride(0),
-        asking, frames, cached, heads * d, together, half, 1 << (cached + frames - 1).bit_length(), d**-0.5, num_warps=WARPS,
-    )  # fmt: skip
+        q,
+        k,
+        v,
+        past_k,
+        past_v,
+        angle.cos(),
+        angle.sin(),
+        mask,
+        out,
+        n,
+        *q.stride()[:3],
+        *k.stride()[:3],
+        *v.stride()[:3],
+        *past_k.stride()[:3],
+        0 if len(mask) == 1 else mask.stride(0),
+        asking,
+        frames,
+        cached,
+        heads * d,
+        together,
+        half,
+        1 << (cached + frames - 1).bit_length(),
+        d**-0.5,
+        num_warps=WARPS,
+    )
     return out
 
 
@@ -61,5 +88,7 @@ few = torch.library.custom_op("worldsim::attend_few", attend_few, mutates_args=(
 
 
 @few.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, time: Tensor, mask: Tensor) -> Tensor:
+def _(
+    q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, time: Tensor, mask: Tensor
+) -> Tensor:
     return torch.empty(*q.shape[:3], q.shape[3] * q.shape[4], device=q.device, dtype=v.dtype)

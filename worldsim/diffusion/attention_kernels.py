@@ -1,5 +1,6 @@
 # mypy: disable-error-code="no-untyped-def, misc"
-"""The Triton kernel of :mod:`worldsim.diffusion.attention`: a program some heads at a place of an environment."""
+"""The Triton kernel of :mod:`worldsim.diffusion.attention`: a program some heads at a place of an
+environment."""
 
 import triton
 import triton.language as tl
@@ -13,29 +14,64 @@ def _both(old, new, before, here, cached, fresh):
 
 
 @triton.jit
-def attend(query, key, value, past_key, past_value, cosine, sine, mask, out, tokens,
-           query_row, query_frame, query_token, key_row, key_frame, key_token, value_row, value_frame, value_token,
-           past_row, past_frame, past_token, mask_row,
-           asking: tl.constexpr, frames: tl.constexpr, cached: tl.constexpr, width: tl.constexpr, heads: tl.constexpr,
-           half: tl.constexpr, times: tl.constexpr, scale: tl.constexpr):  # fmt: skip
-    """The newest ``asking`` of the new frames attend to cached and new ones; keys are rotated by their times on the way.
+def attend(
+    query,
+    key,
+    value,
+    past_key,
+    past_value,
+    cosine,
+    sine,
+    mask,
+    out,
+    tokens,
+    query_row,
+    query_frame,
+    query_token,
+    key_row,
+    key_frame,
+    key_token,
+    value_row,
+    value_frame,
+    value_token,
+    past_row,
+    past_frame,
+    past_token,
+    mask_row,
+    asking: tl.constexpr,
+    frames: tl.constexpr,
+    cached: tl.constexpr,
+    width: tl.constexpr,
+    heads: tl.constexpr,
+    half: tl.constexpr,
+    times: tl.constexpr,
+    scale: tl.constexpr,
+):
+    """The newest ``asking`` of the new frames attend to cached and new ones; keys are rotated by
+    their times on the way.
 
-    query, key, value of the new frames and past_key, past_value of the cached ones: (row, frame, token, width) by their strides.
-    heads: of a program, of 2 * half features each. cosine, sine: (cached + frames, half). mask: (row or 1, asking, cached + frames)
-    bytes. times: a power of two, at least cached + frames.
+    query, key, value of the new frames and past_key, past_value of the cached ones: (row, frame,
+    token, width) by their strides. heads: of a program, of 2 * half features each. cosine, sine:
+    (cached + frames, half). mask: (row or 1, asking, cached + frames) bytes. times: a power of two,
+    at least cached + frames.
     """
     row, token = tl.program_id(1).to(tl.int64), tl.program_id(0)
     total: tl.constexpr = cached + frames
     time = tl.arange(0, times)[:, None, None]
     old, new = time < cached, (time >= cached) & (time < total)
     own = tl.program_id(2) * (2 * heads * half)
-    place = own + tl.arange(0, heads)[None, :, None] * (2 * half) + tl.arange(0, half)[None, None, :]
+    place = (
+        own + tl.arange(0, heads)[None, :, None] * (2 * half) + tl.arange(0, half)[None, None, :]
+    )
     before = row * past_row + time * past_frame + token * past_token + place
     here = row * key_row + (time - cached) * key_frame + token * key_token + place
     first = _both(past_key, key, before, here, old, new)
     second = _both(past_key, key, before + half, here + half, old, new)
     turn = time * half + tl.arange(0, half)[None, None, :]
-    c, s = tl.load(cosine + turn, mask=time < total, other=0.0), tl.load(sine + turn, mask=time < total, other=0.0)
+    c, s = (
+        tl.load(cosine + turn, mask=time < total, other=0.0),
+        tl.load(sine + turn, mask=time < total, other=0.0),
+    )
     left, right = first * c - second * s, first * s + second * c
     there = row * value_row + (time - cached) * value_frame + token * value_token + place
     low = _both(past_value, value, before, there, old, new)
@@ -48,7 +84,9 @@ def attend(query, key, value, past_key, past_value, cosine, sine, mask, out, tok
         at = (total - asking + frame) * half + tl.arange(0, half)[None, :]
         c, s = tl.load(cosine + at), tl.load(sine + at)
         score = tl.sum(left * (a * c - b * s)[None] + right * (a * s + b * c)[None], 2) * scale
-        seen = tl.load(mask + row * mask_row + frame * total + when, mask=when < total, other=0) != 0
+        seen = (
+            tl.load(mask + row * mask_row + frame * total + when, mask=when < total, other=0) != 0
+        )
         score = tl.where(seen, score, float("-inf"))
         share = tl.exp(score - tl.max(score, 0)[None])
         share = share / tl.sum(share, 0)[None]
@@ -58,9 +96,22 @@ def attend(query, key, value, past_key, past_value, cosine, sine, mask, out, tok
 
 
 @triton.jit
-def shift(cache, new, size, cache_row, cache_layer, cache_kind, cache_frame, new_row, new_layer, new_kind,
-          cached: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """Each cached frame becomes the one after it, the last one ``new``, in place: a program a block of a layer.
+def shift(
+    cache,
+    new,
+    size,
+    cache_row,
+    cache_layer,
+    cache_kind,
+    cache_frame,
+    new_row,
+    new_layer,
+    new_kind,
+    cached: tl.constexpr,
+    block: tl.constexpr,
+):
+    """Each cached frame becomes the one after it, the last one ``new``, in place: a program a block
+    of a layer.
 
     cache: (row, layer, 2, cached, size) and new: (row, layer, 2, size), by their strides.
     """

@@ -1,7 +1,9 @@
-"""The network's layers in forms of which inductor makes good code for CPUs: the same results up to rounding.
+"""The network's layers in forms of which inductor makes good code for CPUs: the same results up to
+rounding.
 
-Measured with torch 2.13 on AVX-512: of a group norm in channels-last memory inductor sums up a group's few channels a pixel in
-vectors that are mostly empty, and through a pixel shuffle one number at a time.
+Measured with torch 2.13 on AVX-512: of a group norm in channels-last memory inductor sums up a
+group's few channels a pixel in vectors that are mostly empty, and through a pixel shuffle one
+number at a time.
 """
 
 from __future__ import annotations
@@ -22,8 +24,8 @@ LARGE = 2048
 class ChannelwiseGroupNorm(nn.Module):
     """A group norm from sums over the pixels of each channel, which lie side by side in memory.
 
-    Small matrix products take them together and give every channel its scale and shift: what they write is kept, where inductor
-    would compute it again at every pixel.
+    Small matrix products take them together and give every channel its scale and shift: what they
+    write is kept, where inductor would compute it again at every pixel.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -47,12 +49,16 @@ class ChannelwiseGroupNorm(nn.Module):
         mean = torch.mm(wide.sum((2, 3)), self.mean) / pixels
         square = torch.mm(wide.square().sum((2, 3)), self.mean) / pixels
         slope = torch.rsqrt((square - mean.square()).clamp(min=0.0) + self.eps)
-        scale, shift = torch.mm(slope, self.scale), torch.addmm(self.shift, -mean * slope, self.scale)
+        scale, shift = (
+            torch.mm(slope, self.scale),
+            torch.addmm(self.shift, -mean * slope, self.scale),
+        )
         return (wide * scale[:, :, None, None] + shift[:, :, None, None]).to(x.dtype)
 
 
 class SigmoidGELU(nn.Module):
-    """GELU in its form with tanh, by the sigmoid that this is: inductor's tanh takes more than twice as long."""
+    """GELU in its form with tanh, by the sigmoid that this is: inductor's tanh takes more than
+    twice as long."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape to the same."""
@@ -62,14 +68,18 @@ class SigmoidGELU(nn.Module):
 
 
 class ChannelsLastUpsampled(nn.Module):
-    """An :class:`Upsampled` whose outputs are ordered by pixel and then channel: shuffling them moves whole pixels."""
+    """An :class:`Upsampled` whose outputs are ordered by pixel and then channel: shuffling them
+    moves whole pixels."""
 
     def __init__(self, up: Upsampled) -> None:
         super().__init__()
         assert up.bias is not None
 
         def by_pixel(x: Tensor) -> nn.Parameter:
-            return nn.Parameter(x.detach().unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1).contiguous(), requires_grad=False)
+            return nn.Parameter(
+                x.detach().unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1).contiguous(),
+                requires_grad=False,
+            )
 
         self.weight, self.bias = by_pixel(up.weight), by_pixel(up.bias)
 
@@ -77,7 +87,12 @@ class ChannelsLastUpsampled(nn.Module):
         """(m, c, h, w) to (m, a, 2 h, 2 w)."""
         m, _, h, w = x.shape
         y = F.conv2d(x, self.weight, self.bias).permute(0, 2, 3, 1)
-        return y.reshape(m, h, w, 2, 2, -1).transpose(2, 3).reshape(m, 2 * h, 2 * w, -1).permute(0, 3, 1, 2)
+        return (
+            y.reshape(m, h, w, 2, 2, -1)
+            .transpose(2, 3)
+            .reshape(m, 2 * h, 2 * w, -1)
+            .permute(0, 3, 1, 2)
+        )
 
 
 def for_inductor(network: nn.Module) -> nn.Module:

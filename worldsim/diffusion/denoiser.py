@@ -1,4 +1,5 @@
-"""Noising and coding of frames: the same helpers in training and at use, so that the two cannot drift apart."""
+"""Noising and coding of frames: the same helpers in training and at use, so that the two cannot
+drift apart."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ def rgb_to_channels(rgb: Tensor) -> Tensor:
 
 
 def frame_to_channels(rgb: Tensor, inverse_depth: Tensor | None) -> Tensor:
-    """Frames to the network's channels in [-1, 1]: rgb (..., 3, h, w) uint8 and depth codes (..., h, w) or None."""
+    """Frames to the network's channels in [-1, 1]: rgb (..., 3, h, w) uint8 and depth codes (...,
+    h, w) or None."""
     colour = rgb_to_channels(rgb)
     if inverse_depth is None:
         return colour
@@ -23,8 +25,10 @@ def frame_to_channels(rgb: Tensor, inverse_depth: Tensor | None) -> Tensor:
 
 
 def channels_to_frame(x: Tensor, pose: Tensor | None) -> Frame:
-    """The frame that is emitted for predicted channels (b, c, h, w): uint8 colours and 16-bit inverse depth."""
-    # One memory layout, whatever the network's was: filters round differently for another, and snapshots must be exact.
+    """The frame that is emitted for predicted channels (b, c, h, w): uint8 colours and 16-bit
+    inverse depth."""
+    # One memory layout, whatever the network's was: filters round differently for another, and
+    # snapshots must be exact.
     x = x.contiguous()
     rgb = torch.round((x[:, :3] + 1.0) * 127.5).clamp(0, 255).to(torch.uint8)
     inverse_depth = channel_to_code((x[:, 3] + 1.0) * 0.5) if x.shape[1] > 3 else None
@@ -34,8 +38,9 @@ def channels_to_frame(x: Tensor, pose: Tensor | None) -> Frame:
 def view_to_channels(view: MemoryView) -> Tensor:
     """A memory view to (b, 8, h, w) float32 channels, zeros in holes.
 
-    rgb and the depth channel as in :func:`frame_to_channels` (the prediction is a residual on these four), then the mask,
-    the offset of the shown point in its pixel in (-1, 1), and the distance it was seen from as a depth channel.
+    rgb and the depth channel as in :func:`frame_to_channels` (the prediction is a residual on these
+    four), then the mask, the offset of the shown point in its pixel in (-1, 1), and the distance it
+    was seen from as a depth channel.
     """
     mask = view.mask.unsqueeze(1).float()
     seen = frame_to_channels(view.rgb, view.inverse_depth)
@@ -45,7 +50,8 @@ def view_to_channels(view: MemoryView) -> Tensor:
 
 
 def last_frames_to_channels(last: LastFrames, channels: int) -> Tensor:
-    """The frames before to (b, k (channels + 1), h, w) float32, newest first: each and a mask, zeros where there is none.
+    """The frames before to (b, k (channels + 1), h, w) float32, newest first: each and a mask,
+    zeros where there is none.
 
     channels: 4 with depth, else 3.
     """
@@ -54,17 +60,20 @@ def last_frames_to_channels(last: LastFrames, channels: int) -> Tensor:
 
 
 def pushed(newest: Tensor, before: Tensor) -> Tensor:
-    """Channels (b, c, h, w) of the newest frame in front of those of older ones, (b, k c, h, w), of which the oldest goes."""
+    """Channels (b, c, h, w) of the newest frame in front of those of older ones, (b, k c, h, w), of
+    which the oldest goes."""
     return torch.cat([newest, before[:, : before.shape[1] - newest.shape[1]]], 1)
 
 
 def shown_last(x: Tensor, present: Tensor) -> Tensor:
-    """Frames (..., c, h, w) as those before others, (..., c + 1, h, w): a mask beside them, zeros where not ``present`` (...)."""
+    """Frames (..., c, h, w) as those before others, (..., c + 1, h, w): a mask beside them, zeros
+    where not ``present`` (...)."""
     mask = present[..., None, None, None].to(x.dtype)
     return torch.cat([x * mask, mask.expand_as(x[..., :1, :, :])], -3)
 
 
 def add_noise(x: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    """Rectified flow (Liu et al. 2022): the straight line from data (level 0) to noise (level 1). level: leading axes of x."""
+    """Rectified flow (Liu et al. 2022): the straight line from data (level 0) to noise (level 1).
+    level: leading axes of x."""
     level = level.reshape(*level.shape, *([1] * (x.dim() - level.dim())))
     return (1.0 - level) * x + level * noise

@@ -1,7 +1,9 @@
-"""The network as a world's dynamics: a ring of cached keys and values, one or two frames a forward pass.
+"""The network as a world's dynamics: a ring of cached keys and values, one or two frames a forward
+pass.
 
-A finished frame enters the cache by a commit pass at context noise, which is fused with the next step's first
-denoising pass. So a step costs one forward of two frames however long the walk has been.
+A finished frame enters the cache by a commit pass at context noise, which is fused with the next
+step's first denoising pass. So a step costs one forward of two frames however long the walk has
+been.
 """
 
 from __future__ import annotations
@@ -35,16 +37,19 @@ class DynamicsConfig:
     steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = 1
     """Sampling steps a frame."""
     context_level: Annotated[float, Ge(0), Le(1)] = 0.05
-    """Noise level in [0, 1] at which past frames enter the context; the network is told. Stops drift."""
+    """Noise level in [0, 1] at which past frames enter the context; the network is told. Stops
+    drift."""
     shift: Annotated[float, Gt(0), Le(1000)] = 1.0
     """Time shift of the flow-matching schedule; over 1 spends more of the steps at high noise."""
     temperature: Annotated[float, Ge(0), Le(1)] = field(default=1.0, repr=False)
-    """Standard deviation, in [0, 1], of the noise that frames are drawn from. 1: samples, as sharp and as varied as the network was
-    trained to draw. Less: nearer to the mean of what may come, so closer to the truth and duller."""
+    """Standard deviation, in [0, 1], of the noise that frames are drawn from. 1: samples, as sharp
+    and as varied as the network was trained to draw. Less: nearer to the mean of what may come, so
+    closer to the truth and duller."""
 
     first_features: bool = field(default=False, repr=False)
-    """Whether heads see the features of the first denoising pass, at pure noise, and not those of the last. So it is where the
-    recorded environment makes up the frame at an episode's end (black, for instance): no dreamed frame tells of that."""
+    """Whether heads see the features of the first denoising pass, at pure noise, and not those of
+    the last. So it is where the recorded environment makes up the frame at an episode's end (black,
+    for instance): no dreamed frame tells of that."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -55,8 +60,8 @@ class Context:
     """What the dynamics attends to. P = window - 1 cached frames, L layers, n tokens, d features.
 
     cache: (b, L, 2, P, n, d) keys (before rotation) and values, oldest first. valid: (b, P) bool.
-    x: (b, c, h, w) the newest frame with its context noise, not yet in the cache; present: (b,) bool, whether there is one.
-    condition: that frame's condition, kept for life (one frame: f = 1).
+    x: (b, c, h, w) the newest frame with its context noise, not yet in the cache; present: (b,)
+    bool, whether there is one. condition: that frame's condition, kept for life (one frame: f = 1).
     """
 
     cache: Tensor
@@ -68,7 +73,8 @@ class Context:
 
 @dataclass(frozen=True)
 class Prediction:
-    """x: (b, c, h, w) predicted channels in [-1, 1]. features: (b, d) of the predicted frame, for heads."""
+    """x: (b, c, h, w) predicted channels in [-1, 1]. features: (b, d) of the predicted frame, for
+    heads."""
 
     x: Tensor
     features: Tensor
@@ -84,25 +90,33 @@ class DiffusionDynamics:
         forward: Callable[..., Any] | None = None,
         in_place: bool = False,
     ) -> None:
-        """forward: runs the network where frames are denoised, such as a compiled one; by default the network itself. in_place:
-        move the cache on within itself on a GPU with Triton: for one who owns the contexts and looks at none again."""
+        """forward: runs the network where frames are denoised, such as a compiled one; by default
+        the network itself. in_place: move the cache on within itself on a GPU with Triton: for one
+        who owns the contexts and looks at none again."""
         self.network, self.in_place = network, in_place
         self.config = config or DynamicsConfig()
         self._forward = forward or network
         self._levels = schedule(self.config.steps, self.config.shift)
 
     def condition(self, act: Tensor, motion: Tensor, view: Tensor, intrinsics: Tensor) -> Condition:
-        """One frame's condition. act: (b, ...); motion: (b, 6); view: (b, v, h, w), the view's channels; intrinsics: (b, 4)."""
+        """One frame's condition. act: (b, ...); motion: (b, 6); view: (b, v, h, w), the view's
+        channels; intrinsics: (b, 4)."""
         network = self.network.config
         rays = pluecker_rays(motion, intrinsics, network.height, network.width, self.network.patch)
-        return Condition(act=act[:, None], motion=motion[:, None], rays=rays[:, None], view=view[:, None])
+        return Condition(
+            act=act[:, None], motion=motion[:, None], rays=rays[:, None], view=view[:, None]
+        )
 
     def empty(self, batch: int, device: Any) -> Context:
         """A context that holds no frame."""
         n = self.network.config
         dtype = next(self.network.parameters()).dtype
         shape = (batch, n.depth, 2, n.window - 1, self.network.tokens, n.dim)
-        act = torch.zeros(batch, 1, dtype=torch.long) if n.actions else torch.zeros(batch, 1, n.action_dim)
+        act = (
+            torch.zeros(batch, 1, dtype=torch.long)
+            if n.actions
+            else torch.zeros(batch, 1, n.action_dim)
+        )
         grid = (n.height // self.network.patch, n.width // self.network.patch)
         return Context(
             cache=torch.zeros(shape, device=device, dtype=dtype),
@@ -113,23 +127,38 @@ class DiffusionDynamics:
                 act=act.to(device),
                 motion=torch.zeros(batch, 1, 6, device=device),
                 rays=torch.zeros(batch, 1, 6, *grid, device=device),
-                view=torch.zeros(batch, 1, max(n.view_channels, 1), n.height, n.width, device=device),
+                view=torch.zeros(
+                    batch, 1, max(n.view_channels, 1), n.height, n.width, device=device
+                ),
             ),
         )
 
     def fitted(self, context: Context) -> Context:
         """The context in the network's number format; itself if it is in it already."""
         dtype = next(self.network.parameters()).dtype
-        return context if context.cache.dtype == dtype else dataclasses.replace(context, cache=context.cache.to(dtype))
+        return (
+            context
+            if context.cache.dtype == dtype
+            else dataclasses.replace(context, cache=context.cache.to(dtype))
+        )
 
-    def commit(self, context: Context, frame: Frame, condition: Condition, noise: Tensor) -> Context:
-        """A context whose newest frame is ``frame``; it enters the cache with the next prediction."""
-        clean = frame_to_channels(frame.rgb, frame.inverse_depth if self.network.config.channels == 4 else None)
+    def commit(
+        self, context: Context, frame: Frame, condition: Condition, noise: Tensor
+    ) -> Context:
+        """A context whose newest frame is ``frame``; it enters the cache with the next
+        prediction."""
+        clean = frame_to_channels(
+            frame.rgb, frame.inverse_depth if self.network.config.channels == 4 else None
+        )
         level = torch.full((len(clean),), self.config.context_level, device=clean.device)
         present = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
-        return dataclasses.replace(context, x=add_noise(clean, noise, level), present=present, condition=condition)
+        return dataclasses.replace(
+            context, x=add_noise(clean, noise, level), present=present, condition=condition
+        )
 
-    def predict(self, context: Context, condition: Condition, noise: Tensor) -> tuple[Prediction, Context]:
+    def predict(
+        self, context: Context, condition: Condition, noise: Tensor
+    ) -> tuple[Prediction, Context]:
         """The next frame under ``condition``, and the context with the pending frame in its cache.
 
         noise: (b, c, h, w) standard normal. The same arguments give the same frame.
@@ -142,15 +171,22 @@ class DiffusionDynamics:
                 if not self.config.first_features:
                     state["features"] = features
             else:
-                out, state["features"], state["context"] = self._commit_and_denoise(context, condition, x, level)
+                out, state["features"], state["context"] = self._commit_and_denoise(
+                    context, condition, x, level
+                )
             return out
 
         x = sample(denoise, self._scaled(noise), self._levels)
         return Prediction(x=x, features=state["features"]), state["context"]
 
     def redraw(self, context: Context, condition: Condition, noise: Tensor) -> Tensor:
-        """Another draw of the frame that :meth:`predict` gave, upon the context that it returned: (b, c, h, w) channels."""
-        return sample(lambda x, level: self._denoise(context, condition, x, level)[0], self._scaled(noise), self._levels)
+        """Another draw of the frame that :meth:`predict` gave, upon the context that it returned:
+        (b, c, h, w) channels."""
+        return sample(
+            lambda x, level: self._denoise(context, condition, x, level)[0],
+            self._scaled(noise),
+            self._levels,
+        )
 
     def _scaled(self, noise: Tensor) -> Tensor:
         # Left alone at 1, so that nothing is rounded.
@@ -160,10 +196,14 @@ class DiffusionDynamics:
         """The context with its pending frame moved into the cache, without predicting anything."""
         length = context.valid.shape[1]
         b, device = len(context.x), context.x.device
-        mask = torch.cat([context.valid, torch.ones(b, 1, dtype=torch.bool, device=device)], 1)[:, None]
+        mask = torch.cat([context.valid, torch.ones(b, 1, dtype=torch.bool, device=device)], 1)[
+            :, None
+        ]
         level = torch.full((b, 1), self.config.context_level, device=device)
         time = torch.arange(length + 1, device=device)
-        _, _, new = self.network(context.x[:, None], level, context.condition, mask, time, past=context.cache, outputs=0)
+        _, _, new = self.network(
+            context.x[:, None], level, context.condition, mask, time, past=context.cache, outputs=0
+        )
         return self._shifted(context, new)
 
     def _commit_and_denoise(
@@ -172,7 +212,13 @@ class DiffusionDynamics:
         b, length = context.valid.shape
         device = x.device
         # Filled on the device: copying them from the host would make a GPU wait.
-        levels = torch.cat([torch.full((b, 1), value, device=device) for value in (self.config.context_level, level)], 1)
+        levels = torch.cat(
+            [
+                torch.full((b, 1), value, device=device)
+                for value in (self.config.context_level, level)
+            ],
+            1,
+        )
         both = context.condition.then(condition)
         always = torch.ones(b, 1, dtype=torch.bool, device=device)
         pending = torch.cat([context.valid, always, ~always], 1)
@@ -185,13 +231,17 @@ class DiffusionDynamics:
         )
         return out[:, 0], features[:, 0], self._shifted(context, new[:, :, :, :1])
 
-    def _denoise(self, context: Context, condition: Condition, x: Tensor, level: float) -> tuple[Tensor, Tensor, Context]:
+    def _denoise(
+        self, context: Context, condition: Condition, x: Tensor, level: float
+    ) -> tuple[Tensor, Tensor, Context]:
         b, length = context.valid.shape
         always = torch.ones(b, 1, dtype=torch.bool, device=x.device)
         mask = torch.cat([context.valid, always], 1)[:, None]
         levels = torch.full((b, 1), level, device=x.device)
         time = torch.arange(length + 1, device=x.device)
-        out, features, _ = self._forward(x[:, None], levels, condition, mask, time, past=context.cache, outputs=1)
+        out, features, _ = self._forward(
+            x[:, None], levels, condition, mask, time, past=context.cache, outputs=1
+        )
         return out[:, 0], features[:, 0], context
 
     def _shifted(self, context: Context, new: Tensor) -> Context:
@@ -201,4 +251,6 @@ class DiffusionDynamics:
         else:
             cache = torch.cat([context.cache[:, :, :, 1:], new.to(context.cache.dtype)], 3)
         valid = torch.cat([context.valid[:, 1:], context.present[:, None]], 1)
-        return dataclasses.replace(context, cache=cache, valid=valid, present=torch.zeros_like(context.present))
+        return dataclasses.replace(
+            context, cache=cache, valid=valid, present=torch.zeros_like(context.present)
+        )

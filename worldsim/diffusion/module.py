@@ -1,7 +1,8 @@
 """What every trained part is: a diffusers model, saved, loaded and shared by diffusers' own code.
 
-Importing diffusers' model classes imports torch's compiler as well, which takes longer than everything else that a first step
-needs together. Nothing here compiles, so the compiler is left to whoever uses it first.
+Importing diffusers' model classes imports torch's compiler as well, which takes longer than
+everything else that a first step needs together. Nothing here compiles, so the compiler is left to
+whoever uses it first.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ COMPILER = "torch._dynamo"
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Imports inside find no ``torch._dynamo``, unless it is there already; afterwards, everything finds it again."""
+    """Imports inside find no ``torch._dynamo``, unless it is there already; afterwards, everything
+    finds it again."""
     if COMPILER in sys.modules or "diffusers.utils.torch_utils" in sys.modules:
         yield
         return
@@ -33,7 +35,8 @@ def without_compiler() -> Iterator[None]:
         yield
     finally:
         del sys.modules[COMPILER]
-    # What diffusers put in its place does nothing; models of its own that are imported later get the real one.
+    # What diffusers put in its place does nothing; models of its own that are imported later get
+    # the real one.
     torch_utils = sys.modules["diffusers.utils.torch_utils"]
     torch_utils.maybe_allow_in_graph = _allow_in_graph  # type: ignore[attr-defined]
 
@@ -56,7 +59,8 @@ except ImportError:
 __all__ = ["Module", "register_to_config"]
 
 LARGEST, MOST, DEEPEST, WIDEST = 65_536, 64, 64, 1024
-"""Largest number, most numbers in a list, most blocks and widest attention window that a module's settings in a file may claim."""
+"""Largest number, most numbers in a list, most blocks and widest attention window that a module's
+settings in a file may claim."""
 
 
 @functools.cache
@@ -64,45 +68,69 @@ def _form(cls: Any) -> type[pydantic.BaseModel]:
     """The arguments of a module's constructor as a pydantic model: names, types, defaults."""
     hints = get_type_hints(cls.__init__)
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    fields: dict[str, Any] = {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters}
+    fields: dict[str, Any] = {
+        p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters
+    }
     rules = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     return pydantic.create_model(cls.__name__, __config__=rules, **fields)
 
 
 class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Base of the network and of the heads: ``config``, ``from_pretrained`` and ``save_pretrained`` are diffusers'."""
+    """Base of the network and of the heads: ``config``, ``from_pretrained`` and ``save_pretrained``
+    are diffusers'."""
 
     config: Any
 
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments that it was made with, by name."""
-        return {name: value for name, value in dict(self.config).items() if not name.startswith("_")}
+        return {
+            name: value for name, value in dict(self.config).items() if not name.startswith("_")
+        }
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        """Raise InvalidInputError unless ``settings``, from a file, are arguments of this class, of their types and of sane size.
+        """Raise InvalidInputError unless ``settings``, from a file, are arguments of this class, of
+        their types and of sane size.
 
-        Whole numbers lie in [0, 65,536] and lists have at most 64 entries: a file may not claim more.
+        Whole numbers lie in [0, 65,536] and lists have at most 64 entries: a file may not claim
+        more.
         """
         key: Any = cls
         try:
             _form(key).model_validate_json(json.dumps(dict(settings)))
         except (pydantic.ValidationError, RecursionError) as error:
-            found = error.errors()[0] if isinstance(error, pydantic.ValidationError) else {"loc": ("settings",), "msg": str(error)}
-            raise InvalidInputError(f"{cls.__name__}: {'.'.join(map(str, found['loc']))}: {found['msg']}") from None
+            found = (
+                error.errors()[0]
+                if isinstance(error, pydantic.ValidationError)
+                else {"loc": ("settings",), "msg": str(error)}
+            )
+            raise InvalidInputError(
+                f"{cls.__name__}: {'.'.join(map(str, found['loc']))}: {found['msg']}"
+            ) from None
         for name, value in settings.items():
             numbers = value if isinstance(value, (list, tuple)) else [value]
-            if len(numbers) > MOST or any(isinstance(n, (int, float)) and not 0 <= n <= LARGEST for n in numbers):
+            if len(numbers) > MOST or any(
+                isinstance(n, (int, float)) and not 0 <= n <= LARGEST for n in numbers
+            ):
                 raise InvalidInputError(
-                    f"{cls.__name__}: {name} is {str(value)[:80]}: numbers lie in [0, {LARGEST}], at most {MOST} in a list"
+                    f"{cls.__name__}: {name} is {str(value)[:80]}: numbers lie in [0, {LARGEST}], "
+                    f"at most {MOST} in a list"
                 )
-        for name, least, most in (("depth", 1, DEEPEST), ("window", 1, WIDEST), ("heads", 1, LARGEST), ("fold", 1, MOST)):
+        for name, least, most in (
+            ("depth", 1, DEEPEST),
+            ("window", 1, WIDEST),
+            ("heads", 1, LARGEST),
+            ("fold", 1, MOST),
+        ):
             if name in settings and not least <= settings[name] <= most:
-                raise InvalidInputError(f"{cls.__name__}: {name} is {settings[name]}: it must lie in [{least}, {most}]")
+                raise InvalidInputError(
+                    f"{cls.__name__}: {name} is {settings[name]}: it must lie in [{least}, {most}]"
+                )
 
     def to(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Move or cast the weights. diffusers' own looks for offloading first, whose import brings the compiler back."""
+        """Move or cast the weights. diffusers' own looks for offloading first, whose import brings
+        the compiler back."""
         if "diffusers.hooks.group_offloading" in sys.modules:
             return super().to(*args, **kwargs)
         return nn.Module.to(self, *args, **kwargs)

@@ -1,9 +1,11 @@
-"""The dynamics' network: a causal, factorised space-time transformer between convolutional pixel levels.
+"""The dynamics' network: a causal, factorised space-time transformer between convolutional pixel
+levels.
 
-Spatial attention inside a frame, causal banded temporal attention across frames at the same place (Bertasius et al.
-2021), an independent noise level for every frame (Diffusion Forcing, Chen et al. 2024), x-prediction. The convolutional
-levels around the transformer (a U-Net's skip connections, Ronneberger et al. 2015) carry pixel detail from the memory
-view to the prediction, which tokens of one patch each are too narrow for.
+Spatial attention inside a frame, causal banded temporal attention across frames at the same place
+(Bertasius et al. 2021), an independent noise level for every frame (Diffusion Forcing, Chen et al.
+2024), x-prediction. The convolutional levels around the transformer (a U-Net's skip connections,
+Ronneberger et al. 2015) carry pixel detail from the memory view to the prediction, which tokens of
+one patch each are too narrow for.
 """
 
 from __future__ import annotations
@@ -23,18 +25,20 @@ from worldsim.errors import InvalidInputError
 POOLINGS = ("mean", "attention")
 """How a frame's tokens become the features that heads read."""
 VIEW_CHANNELS = 8
-"""rgb (3), depth channel, mask, offset u and v, source: see :func:`worldsim.diffusion.denoiser.view_to_channels`."""
+"""rgb (3), depth channel, mask, offset u and v, source: see
+:func:`worldsim.diffusion.denoiser.view_to_channels`."""
 
 
 @dataclass(frozen=True)
 class Condition:
     """What a frame is conditioned on, fixed for the frame's life. Axes: ``b`` batch, ``f`` frames.
 
-    act: (b, f) int64 for discrete actions or (b, f, n) float32 for continuous ones; the action that led to the frame.
-    motion: (b, f, 6) float32, the frame's camera in the previous frame's camera (zeros without geometry).
-    rays: (b, f, 6, h / patch, w / patch) float32 Pluecker rays in the previous frame's camera.
-    view: (b, f, 8, h, w) float32 channels of the memory view, zeros where nothing is remembered; for networks that look at the
-    k frames before instead (``last_frames``), their channels and whether there are any, (b, f, k (c + 1), h, w), newest first.
+    act: (b, f) int64 for discrete actions or (b, f, n) float32 for continuous ones; the action that
+    led to the frame. motion: (b, f, 6) float32, the frame's camera in the previous frame's camera
+    (zeros without geometry). rays: (b, f, 6, h / patch, w / patch) float32 Pluecker rays in the
+    previous frame's camera. view: (b, f, 8, h, w) float32 channels of the memory view, zeros where
+    nothing is remembered; for networks that look at the k frames before instead (``last_frames``),
+    their channels and whether there are any, (b, f, k (c + 1), h, w), newest first.
     """
 
     act: Tensor
@@ -54,7 +58,9 @@ class Condition:
 
 def rotary_angles(time: Tensor, half: int) -> Tensor:
     """By how much each feature pair is rotated at each time: (f,) to (f, half) float32."""
-    frequency = torch.exp(-math.log(100.0) * torch.arange(half, device=time.device, dtype=torch.float32) / half)
+    frequency = torch.exp(
+        -math.log(100.0) * torch.arange(half, device=time.device, dtype=torch.float32) / half
+    )
     return time.to(torch.float32)[:, None] * frequency
 
 
@@ -74,11 +80,14 @@ def band_mask(frames: int, window: int, device: torch.device | str = "cpu") -> T
     return (distance >= 0) & (distance < window)
 
 
-def stream_mask(frames: int, window: int, targets: int = 1, device: torch.device | str = "cpu") -> Tensor:
-    """(n, n) bool with n = (1 + targets) * frames, for one context stream and then target streams of the same frames.
+def stream_mask(
+    frames: int, window: int, targets: int = 1, device: torch.device | str = "cpu"
+) -> Tensor:
+    """(n, n) bool with n = (1 + targets) * frames, for one context stream and then target streams
+    of the same frames.
 
-    A target sees its predecessors' context copies and itself. It is what a step does at use: past frames enter as committed
-    context, the new frame is denoised on its own.
+    A target sees its predecessors' context copies and itself. It is what a step does at use: past
+    frames enter as committed context, the new frame is denoised on its own.
     """
     t = torch.arange(frames, device=device)
     distance = t[:, None] - t[None, :]
@@ -91,8 +100,9 @@ def stream_mask(frames: int, window: int, targets: int = 1, device: torch.device
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention among so few tokens (m, heads, n, d) that, on a CPU that learns, it is faster written out: five times, measured
-    forward and backward at 72 tokens in bfloat16. mask: (m, 1, n, n) bool."""
+    """Attention among so few tokens (m, heads, n, d) that, on a CPU that learns, it is faster
+    written out: five times, measured forward and backward at 72 tokens in bfloat16. mask: (m, 1, n,
+    n) bool."""
     if q.device.type != "cpu" or not q.requires_grad:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     score = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
@@ -107,7 +117,8 @@ def _zero(*layers: nn.Linear | nn.Conv2d) -> None:
 
 
 class Upsampled(nn.Conv2d):
-    """A 1x1 convolution whose channels become the four pixels of each place: (m, c, h, w) to (m, a, 2 h, 2 w)."""
+    """A 1x1 convolution whose channels become the four pixels of each place: (m, c, h, w) to (m, a,
+    2 h, 2 w)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, 4 * outputs, 1)
@@ -136,7 +147,8 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with RMS-normalised queries and keys (bf16 training diverges without)."""
+    """Multi-head attention with RMS-normalised queries and keys (bf16 training diverges
+    without)."""
 
     kernel: Callable[..., Tensor] | None = None
     """In the place of :meth:`few`, if there is one."""
@@ -152,7 +164,9 @@ class Attention(nn.Module):
     @property
     def fits_kernel(self) -> bool:
         """Whether :attr:`kernel` may be set: its heads and their features are powers of two."""
-        return not any(size & (size - 1) for size in (self.heads, self.qkv.in_features // self.heads))
+        return not any(
+            size & (size - 1) for size in (self.heads, self.qkv.in_features // self.heads)
+        )
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., n, d) to queries, keys and values (..., n, heads, d / heads)."""
@@ -165,13 +179,19 @@ class Attention(nn.Module):
         return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
 
     def temporal(
-        self, x: Tensor, time: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None, outputs: int
+        self,
+        x: Tensor,
+        time: Tensor,
+        mask: Tensor,
+        past: tuple[Tensor, Tensor] | None,
+        outputs: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attention across frames at the same place; the output is that of the last ``outputs`` frames.
+        """Attention across frames at the same place; the output is that of the last ``outputs``
+        frames.
 
-        x: (b, f, n, d). time: (p + f,) of the past and the new frames. mask: (b or 1, f, p + f) bool.
-        past: keys (before rotation) and values of p cached frames, each (b, p, n, d). Returns the output and the new
-        frames' keys and values.
+        x: (b, f, n, d). time: (p + f,) of the past and the new frames. mask: (b or 1, f, p + f)
+        bool. past: keys (before rotation) and values of p cached frames, each (b, p, n, d). Returns
+        the output and the new frames' keys and values.
         """
         b, f, n, d = x.shape
         q, k, v = self.project(x)
@@ -180,54 +200,96 @@ class Attention(nn.Module):
             return x[:, :0], new_k, new_v
         q, mask, f = q[:, f - outputs :], mask[:, f - outputs :], outputs
         if past is not None:
-            return self.out((self.kernel or self.few)(q, new_k, new_v, *past, time, mask)), new_k, new_v
+            return (
+                self.out((self.kernel or self.few)(q, new_k, new_v, *past, time, mask)),
+                new_k,
+                new_v,
+            )
 
         def places(a: Tensor) -> Tensor:
             return a.reshape(b, -1, n, self.heads, d // self.heads).permute(0, 2, 3, 1, 4)
 
         q, keys = rotary(places(q), time[-f:]), rotary(places(new_k), time)
-        attended = attend(q.flatten(0, 1), keys.flatten(0, 1), places(new_v).flatten(0, 1), self._per_place(mask, b, n))
+        attended = attend(
+            q.flatten(0, 1),
+            keys.flatten(0, 1),
+            places(new_v).flatten(0, 1),
+            self._per_place(mask, b, n),
+        )
         out = attended.unflatten(0, (b, n)).permute(0, 3, 1, 2, 4).flatten(3)
         return self.out(out), new_k, new_v
 
-    def few(self, q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, time: Tensor, mask: Tensor) -> Tensor:
-        """Attention of one or two frames, written out: so small, attention kernels spend their time on everything else.
+    def few(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        past_k: Tensor,
+        past_v: Tensor,
+        time: Tensor,
+        mask: Tensor,
+    ) -> Tensor:
+        """Attention of one or two frames, written out: so small, attention kernels spend their time
+        on everything else.
 
-        q: (b, f, n, heads, d); the other arguments as of :func:`worldsim.diffusion.attention.attend_few`. Returns (b, f, n,
-        heads * d).
+        q: (b, f, n, heads, d); the other arguments as of
+        :func:`worldsim.diffusion.attention.attend_few`. Returns (b, f, n, heads * d).
         """
         f = q.shape[1]
         k, v = torch.cat([past_k, k], 1), torch.cat([past_v, v], 1)
-        q, k, v = q.float(), k.unflatten(-1, (self.heads, -1)).float(), v.unflatten(-1, (self.heads, -1)).float()
-        q, k = (rotary(a.transpose(1, -2), times).transpose(1, -2) for a, times in ((q, time[-f:]), (k, time)))
+        q, k, v = (
+            q.float(),
+            k.unflatten(-1, (self.heads, -1)).float(),
+            v.unflatten(-1, (self.heads, -1)).float(),
+        )
+        q, k = (
+            rotary(a.transpose(1, -2), times).transpose(1, -2)
+            for a, times in ((q, time[-f:]), (k, time))
+        )
         score = (q[:, :, None] * k[:, None]).sum(-1) * q.shape[-1] ** -0.5
         share = score.masked_fill(~mask[:, :, :, None, None], -math.inf).softmax(2)
         return (share[..., None] * v[:, None]).sum(2).flatten(3).to(self.out.weight.dtype)
 
     @staticmethod
     def _per_place(mask: Tensor, b: int, n: int) -> Tensor:
-        return mask[:, None, None].expand(b, n, 1, *mask.shape[1:]).reshape(b * n, 1, *mask.shape[1:])
+        return (
+            mask[:, None, None].expand(b, n, 1, *mask.shape[1:]).reshape(b * n, 1, *mask.shape[1:])
+        )
 
 
 class Block(nn.Module):
-    """Spatial attention, temporal attention and a perceptron, each modulated by the frame's embedding (adaLN-single)."""
+    """Spatial attention, temporal attention and a perceptron, each modulated by the frame's
+    embedding (adaLN-single)."""
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
         self.spatial = Attention(dim, heads)
         self.temporal = Attention(dim, heads)
         hidden = int(dim * mlp_ratio)
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim))
-        # Shared modulation plus a table per block (PixArt-alpha): adaLN weights per block would be a third of the network.
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, dim)
+        )
+        # Shared modulation plus a table per block (PixArt-alpha): adaLN weights per block would be
+        # a third of the network.
         self.table = nn.Parameter(torch.zeros(8, dim))
-        # Temporal layers start as the identity, so an image model grows into a video model without losing anything.
+        # Temporal layers start as the identity, so an image model grows into a video model without
+        # losing anything.
         _zero(self.temporal.out)
 
     def forward(
-        self, x: Tensor, modulation: Tensor, time: Tensor, mask: Tensor, past: tuple[Tensor, Tensor] | None, outputs: int
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        time: Tensor,
+        mask: Tensor,
+        past: tuple[Tensor, Tensor] | None,
+        outputs: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (b, f, n, d); modulation: (b, f, 8, d). Returns the last ``outputs`` frames, and all frames' keys and values."""
-        shift_s, scale_s, gate_s, shift_t, scale_t, shift_m, scale_m, gate_m = (modulation + self.table)[:, :, :, None].unbind(2)
+        """x: (b, f, n, d); modulation: (b, f, 8, d). Returns the last ``outputs`` frames, and all
+        frames' keys and values."""
+        shift_s, scale_s, gate_s, shift_t, scale_t, shift_m, scale_m, gate_m = (
+            modulation + self.table
+        )[:, :, :, None].unbind(2)
         b, f = x.shape[:2]
         h = self._norm(x) * (1 + scale_s) + shift_s
         x = x + (1 + gate_s) * self.spatial.spatial(h.flatten(0, 1)).unflatten(0, (b, f))
@@ -246,7 +308,8 @@ class Block(nn.Module):
 class AttentionPooling(nn.Module):
     """One vector for a frame's tokens: the answer to a learned query, by multi-head attention.
 
-    A mean gives each of n tokens 1 / n of the say; a query can look at the one that holds a small object.
+    A mean gives each of n tokens 1 / n of the say; a query can look at the one that holds a small
+    object.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -260,7 +323,9 @@ class AttentionPooling(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens: (..., n, d) to (..., d)."""
-        keys, values = self.key_value(self.norm(tokens)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        keys, values = (
+            self.key_value(self.norm(tokens)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
+        )
         query = self.query.unflatten(0, (self.heads, -1)).to(keys.dtype)
         score = (keys * query).sum(-1, keepdim=True) * query.shape[-1] ** -0.5
         return self.out((score.softmax(-3) * values).sum(-3).flatten(-2))
@@ -270,14 +335,15 @@ class SpaceTimeTransformer(Module):
     """Predicts clean frames from noisy ones, their conditions and earlier frames.
 
     height, width: frame size in pixels, divisible by the patch ``fold * 2 ** len(levels)``.
-    channels: 4 (rgb and depth channel) or 3. view_channels: of the memory view, 0 for a world without memory. last_frames: the
-    view is so many frames before, for worlds without memory: what stays as it was need not pass through tokens, which are too few
-    for it, and small things that move are followed by convolutions.
-    actions: number of discrete actions, or 0. action_dim: size of a continuous action, or 0.
-    dim, depth, heads, mlp_ratio: of the transformer. levels: channels of the pixel levels, finest first. fold: pixels a side that
-    share a place of the finest level, as channels (space to depth): with 2, a quarter of the places, and most of the time saved.
-    window: frames that attention spans, the present one included.
-    pooling: how tokens become the features that heads read: ``mean``, or ``attention`` (:class:`AttentionPooling`).
+    channels: 4 (rgb and depth channel) or 3. view_channels: of the memory view, 0 for a world
+    without memory. last_frames: the view is so many frames before, for worlds without memory: what
+    stays as it was need not pass through tokens, which are too few for it, and small things that
+    move are followed by convolutions. actions: number of discrete actions, or 0. action_dim: size
+    of a continuous action, or 0. dim, depth, heads, mlp_ratio: of the transformer. levels: channels
+    of the pixel levels, finest first. fold: pixels a side that share a place of the finest level,
+    as channels (space to depth): with 2, a quarter of the places, and most of the time saved.
+    window: frames that attention spans, the present one included. pooling: how tokens become the
+    features that heads read: ``mean``, or ``attention`` (:class:`AttentionPooling`).
     """
 
     config: Any
@@ -308,10 +374,14 @@ class SpaceTimeTransformer(Module):
             raise InvalidInputError(f"pooling = {pooling!r}: choose one of {', '.join(POOLINGS)}")
         patch = fold * 2 ** len(levels)
         if height % patch or width % patch:
-            raise InvalidInputError(f"frame size {height}x{width} must be divisible by the patch: choose multiples of {patch}")
+            raise InvalidInputError(
+                f"frame size {height}x{width} must be divisible by the patch: choose multiples of "
+                f"{patch}"
+            )
         if last_frames and view_channels != last_frames * (channels + 1):
             raise InvalidInputError(
-                f"view_channels = {view_channels}: {last_frames} frames of {channels} channels, each with a mask, have "
+                f"view_channels = {view_channels}: {last_frames} frames of {channels} channels, "
+                f"each with a mask, have "
                 f"{last_frames * (channels + 1)}"
             )
         self.patch = patch
@@ -322,19 +392,25 @@ class SpaceTimeTransformer(Module):
         self.stem = nn.Conv2d(fold**2 * (channels + view_channels), levels[0], 3, padding=1)
         widths = (*levels, dim)
         self.encoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1)
+            for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
         self.rays = nn.Conv2d(6, dim, 1)
         self.position = nn.Parameter(torch.empty(1, 1, (height // patch) * (width // patch), dim))
         nn.init.normal_(self.position, std=0.02)
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
-        self.up = nn.ModuleList(Upsampled(b, a) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(
+            Upsampled(b, a) for a, b in zip(widths[:-1], widths[1:], strict=True)
+        )
         self.decoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
         self.out_norm = nn.GroupNorm(8, levels[0])
         self.out = nn.Conv2d(levels[0], fold**2 * channels, 3, padding=1)
         _zero(self.modulation, self.out)
         # Last, so that a network without it draws the same initial weights as ever.
         self.pool = AttentionPooling(dim, heads) if pooling == "attention" else None
-        # Set by diffusers' enable_gradient_checkpointing: blocks are then computed once more in the backward pass.
+        # Set by diffusers' enable_gradient_checkpointing: blocks are then computed once more in the
+        # backward pass.
         self.gradient_checkpointing = False
 
     @property
@@ -343,18 +419,27 @@ class SpaceTimeTransformer(Module):
         return (self.config.height // self.patch) * (self.config.width // self.patch)
 
     def resized(self, height: int, width: int) -> SpaceTimeTransformer:
-        """The same weights for frames of another size, on the same device; the tokens' positions are interpolated (bicubic)."""
-        other = SpaceTimeTransformer(**(self.settings | {"height": height, "width": width})).to(self.position)
-        grids = [(n.config.height // self.patch, n.config.width // self.patch) for n in (self, other)]
+        """The same weights for frames of another size, on the same device; the tokens' positions
+        are interpolated (bicubic)."""
+        other = SpaceTimeTransformer(**(self.settings | {"height": height, "width": width})).to(
+            self.position
+        )
+        grids = [
+            (n.config.height // self.patch, n.config.width // self.patch) for n in (self, other)
+        ]
         laid_out = self.position.detach().squeeze(0).transpose(1, 2).unflatten(2, grids[0])
         position = F.interpolate(laid_out.float(), grids[1], mode="bicubic", align_corners=False)
-        weights = self.state_dict() | {"position": position.flatten(2).transpose(1, 2)[None].to(self.position)}
+        weights = self.state_dict() | {
+            "position": position.flatten(2).transpose(1, 2)[None].to(self.position)
+        }
         other.load_state_dict(weights)
         return other
 
     def embed(self, level: Tensor, condition: Condition) -> Tensor:
         """(b, f, d) embedding of noise level (b, f), action and motion."""
-        frequency = torch.exp(math.log(1000.0) * torch.arange(32, device=level.device, dtype=torch.float32) / 31)
+        frequency = torch.exp(
+            math.log(1000.0) * torch.arange(32, device=level.device, dtype=torch.float32) / 31
+        )
         angle = level.float()[..., None] * frequency
         dtype = self.position.dtype
         embedding = self.level(torch.cat([angle.sin(), angle.cos()], -1).to(dtype))
@@ -374,12 +459,12 @@ class SpaceTimeTransformer(Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Denoise ``f`` frames.
 
-        x: (b, f, c, h, w) noisy frames in [-1, 1] before noise. level: (b, f) noise levels in [0, 1].
-        mask: (b or 1, f, p + f) bool, which past and new frames each new frame attends to. time: (p + f,) frame times.
-        past: (b, layers, 2, p, n, d) cached keys and values, or None (p = 0).
-        outputs: decode only the last ``outputs`` frames (context frames need no picture); None decodes all.
-        Returns the clean prediction (b, outputs, c, h, w), features (b, outputs, d) and the new frames' keys and values
-        (b, layers, 2, f, n, d).
+        x: (b, f, c, h, w) noisy frames in [-1, 1] before noise. level: (b, f) noise levels in [0,
+        1]. mask: (b or 1, f, p + f) bool, which past and new frames each new frame attends to.
+        time: (p + f,) frame times. past: (b, layers, 2, p, n, d) cached keys and values, or None (p
+        = 0). outputs: decode only the last ``outputs`` frames (context frames need no picture);
+        None decodes all. Returns the clean prediction (b, outputs, c, h, w), features (b, outputs,
+        d) and the new frames' keys and values (b, layers, 2, f, n, d).
         """
         b, f = x.shape[:2]
         outputs = f if outputs is None else outputs
@@ -388,7 +473,8 @@ class SpaceTimeTransformer(Module):
         pixels = torch.cat([x, condition.view], 2) if self.config.view_channels else x
         pixels = pixels.flatten(0, 1).to(self.position.dtype)
         pixels = F.pixel_unshuffle(pixels, self.config.fold) if self.config.fold > 1 else pixels
-        # An engine may have widened the convolutions at both ends: see worldsim.world.engine.widened.
+        # An engine may have widened the convolutions at both ends: see
+        # worldsim.world.engine.widened.
         spare = self.stem.in_channels - pixels.shape[1]
         pixels = F.pad(pixels, (0, 0, 0, 0, 0, spare)) if spare else pixels
         h = self.stem(pixels.contiguous(memory_format=torch.channels_last))
@@ -407,7 +493,9 @@ class SpaceTimeTransformer(Module):
             kept = outputs if i + 1 == len(self.blocks) else f
             before = None if past is None else (past[:, i, 0], past[:, i, 1])
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                tokens, k, v = self._gradient_checkpointing_func(block, tokens, modulation, time, mask, before, kept)
+                tokens, k, v = self._gradient_checkpointing_func(
+                    block, tokens, modulation, time, mask, before, kept
+                )
             else:
                 tokens, k, v = block(tokens, modulation, time, mask, before, kept)
             new.append(torch.stack([k, v], 1))
@@ -417,7 +505,9 @@ class SpaceTimeTransformer(Module):
         features = tokens.mean(2) if self.pool is None else self.pool(tokens)
         h = tokens.flatten(0, 1).transpose(1, 2).unflatten(2, grid)
         flat = flat.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)
-        for block, up, skip in zip(reversed(self.decoder), reversed(self.up), reversed(skips), strict=True):
+        for block, up, skip in zip(
+            reversed(self.decoder), reversed(self.up), reversed(skips), strict=True
+        ):
             kept = skip.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)
             h = block(up(h) + kept, flat)
         out = self.out(F.silu(self.out_norm(h)))[:, : self.config.fold**2 * x.shape[2]]

@@ -1,4 +1,5 @@
-"""Eight-bit weights on disk: matrices and filters as int8 with a scale per output channel, the rest as float16."""
+"""Eight-bit weights on disk: matrices and filters as int8 with a scale per output channel, the rest
+as float16."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from torch import Tensor
 
 
 def quantise_weights(weights: dict[str, Tensor], half: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Float tensors to int8 tensors plus ``NAME.scale`` (float16, per leading index); vectors become float16.
+    """Float tensors to int8 tensors plus ``NAME.scale`` (float16, per leading index); vectors
+    become float16.
 
     half: beginnings of names whose matrices become float16, too.
     """
@@ -27,7 +29,8 @@ def quantise_weights(weights: dict[str, Tensor], half: Sequence[str] = ()) -> di
 
 
 def _rounded_up(scale: Tensor) -> Tensor:
-    """The smallest positive float16 that is not below: codes then stay in range, and packing packed weights changes nothing."""
+    """The smallest positive float16 that is not below: codes then stay in range, and packing packed
+    weights changes nothing."""
     half = scale.clamp(min=2.0**-24).to(torch.float16)
     # The bits of positive floats are ordered as the floats are.
     return torch.where(half.float() < scale, (half.view(torch.int16) + 1).view(torch.float16), half)
@@ -48,7 +51,8 @@ def dequantise_weights(packed: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def stored_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights that :func:`quantise_weights` packed, from those of the packed tensors."""
+    """The shapes of the weights that :func:`quantise_weights` packed, from those of the packed
+    tensors."""
     return {name: shape for name, shape in shapes.items() if not _is_scale(name, shapes)}
 
 

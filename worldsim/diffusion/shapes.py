@@ -15,9 +15,11 @@ _INITIALISERS = [name for name in dir(init) if name.endswith("_") and not name.s
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """Modules that are made in here have weights without memory or values behind them (torch's device ``meta``).
+    """Modules that are made in here have weights without memory or values behind them (torch's
+    device ``meta``).
 
-    Initialisers do nothing meanwhile: drawing numbers for ``meta`` would import torch's compiler, which takes seconds.
+    Initialisers do nothing meanwhile: drawing numbers for ``meta`` would import torch's compiler,
+    which takes seconds.
     """
 
     def nothing(tensor: Tensor, *arguments: Any, **named: Any) -> Tensor:

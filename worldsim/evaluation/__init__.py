@@ -1,1 +1,2 @@
-"""The evaluation protocol in parts: the frozen test set, what is measured on it, and the figures with their intervals."""
+"""The evaluation protocol in parts: the frozen test set, what is measured on it, and the figures
+with their intervals."""

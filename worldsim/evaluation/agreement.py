@@ -1,6 +1,8 @@
-"""``worldsim agreement``: whether policies that are better in the dream are better in the real twin.
+"""``worldsim agreement``: whether policies that are better in the dream are better in the real
+twin.
 
-Policies of different skill play the same seeds in both; the dream's episodes begin with the real ones' first frames.
+Policies of different skill play the same seeds in both; the dream's episodes begin with the real
+ones' first frames.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.evaluation.episodes import PlayConfig, Task, dream_episodes, real_episodes, require_rewards, twin_limit
+from worldsim.evaluation.episodes import (
+    PlayConfig,
+    Task,
+    dream_episodes,
+    real_episodes,
+    require_rewards,
+    twin_limit,
+)
 from worldsim.evaluation.evaluate_agent import compare, workers_of
 from worldsim.evaluation.policy_batch import PolicySpec
 from worldsim.runtime.json_config import write_json
@@ -35,7 +44,8 @@ class AgreementConfig(PlayConfig):
     world: str
     """Name or folder of the world."""
     agents: tuple[str, ...] = ()
-    """Saved agents (folders or names) of different skill; each also plays with ``chances`` of a random action."""
+    """Saved agents (folders or names) of different skill; each also plays with ``chances`` of a
+    random action."""
     chances: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
     """Shares of random actions that are mixed into each agent."""
     episodes: Count = 20
@@ -45,7 +55,8 @@ class AgreementConfig(PlayConfig):
 
 
 def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, Any]:
-    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of ``config.world``."""
+    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of
+    ``config.world``."""
     began = time.monotonic()
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     require_rewards(world)
@@ -55,17 +66,36 @@ def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, 
     limit = twin_limit(world, config.max_steps)
     seeds = [config.seed + i for i in range(config.episodes)]
     tasks = [Task(spec, seed) for spec in specs for seed in seeds]
-    real = real_episodes(world, tasks, limit, workers_of(config.workers, len(tasks)), timeout_s=config.engine_timeout_s)
+    real = real_episodes(
+        world,
+        tasks,
+        limit,
+        workers_of(config.workers, len(tasks)),
+        timeout_s=config.engine_timeout_s,
+    )
     dreaming = world.with_engine(config.engine)
     rows, pairs = [], np.zeros((2, len(specs), config.episodes))
     for i, spec in enumerate(specs):
         played = real[i * config.episodes : (i + 1) * config.episodes]
         dreamed = dream_episodes(
-            dreaming, spec, [one.start for one in played if one.start is not None], seeds, limit, config.batch
+            dreaming,
+            spec,
+            [one.start for one in played if one.start is not None],
+            seeds,
+            limit,
+            config.batch,
         )
         pairs[:, i] = [one.total for one in dreamed], [one.total for one in played]
-        figures = compare(played, dreamed, config.bootstrap, config.seed, world.config.env_kwargs.get("frame_skip"))
-        rows.append({"name": spec.name, **{k: v for k, v in figures.items() if not k.endswith("_returns")}})
+        figures = compare(
+            played,
+            dreamed,
+            config.bootstrap,
+            config.seed,
+            world.config.env_kwargs.get("frame_skip"),
+        )
+        rows.append(
+            {"name": spec.name, **{k: v for k, v in figures.items() if not k.endswith("_returns")}}
+        )
     results = {
         "world": config.world,
         "env_id": world.config.env_id,
@@ -83,11 +113,17 @@ def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, 
 
 
 def policies(config: AgreementConfig, space: gym.Space[Any]) -> list[PolicySpec]:
-    """The policies to compare, at least eight: agents with and without chance, ``random``, ``persistent``, then single actions.
+    """The policies to compare, at least eight: agents with and without chance, ``random``,
+    ``persistent``, then single actions.
 
-    Without agents all single actions take part, the corners of a ``Box``; where they are few, with some chance, too.
+    Without agents all single actions take part, the corners of a ``Box``; where they are few, with
+    some chance, too.
     """
-    specs = [PolicySpec(agent, chance, trust=config.trust) for agent in config.agents for chance in (0.0, *config.chances)]
+    specs = [
+        PolicySpec(agent, chance, trust=config.trust)
+        for agent in config.agents
+        for chance in (0.0, *config.chances)
+    ]
     specs += [PolicySpec("random"), PolicySpec("persistent")]
     singles: Sequence[int | tuple[float, ...]]
     if isinstance(space, gym.spaces.Discrete):
@@ -98,20 +134,27 @@ def policies(config: AgreementConfig, space: gym.Space[Any]) -> list[PolicySpec]
         # There are 2 to the power of the dimension: no more are looked at than are ever wanted.
         singles = [tuple(map(float, corner)) for corner in itertools.islice(corners, 2 * LEAST)]
     wanted = max(LEAST - len(specs), 0 if config.agents else min(len(singles), 2 * LEAST))
-    some = [PolicySpec("random", chance, action) for chance in (0.0, 0.3, 0.6) for action in singles]
+    some = [
+        PolicySpec("random", chance, action) for chance in (0.0, 0.3, 0.6) for action in singles
+    ]
     return [*specs, *some[:wanted]]
 
 
 def correlations(returns: Array, draws: int, seed: int) -> dict[str, Any]:
-    """Pearson's and Spearman's correlation of the policies' mean returns, and their 95% bootstrap intervals.
+    """Pearson's and Spearman's correlation of the policies' mean returns, and their 95% bootstrap
+    intervals.
 
-    returns: (2, p, e) of dream and real twin, p policies, e episodes. Policies are resampled, and the episodes of each: paired,
-    since they share their starts. None where the returns of all policies are the same.
+    returns: (2, p, e) of dream and real twin, p policies, e episodes. Policies are resampled, and
+    the episodes of each: paired, since they share their starts. None where the returns of all
+    policies are the same.
     """
     _, p, e = returns.shape
     rng = np.random.default_rng(seed)
     means = returns.mean(2)
-    figures: dict[str, Any] = {"pearson": _rounded(pearson(means)), "spearman": _rounded(spearman(means))}
+    figures: dict[str, Any] = {
+        "pearson": _rounded(pearson(means)),
+        "spearman": _rounded(spearman(means)),
+    }
     drawn: dict[Callable[[Array], float], list[float]] = {pearson: [], spearman: []}
     for _ in range(draws):
         policy = rng.integers(p, size=p)
@@ -122,7 +165,9 @@ def correlations(returns: Array, draws: int, seed: int) -> dict[str, Any]:
     for measure, name in ((pearson, "ci95"), (spearman, "spearman_ci95")):
         kept = np.array(drawn[measure])
         kept = kept[np.isfinite(kept)]
-        figures[name] = [round(float(x), 4) for x in np.quantile(kept, [0.025, 0.975])] if len(kept) else None
+        figures[name] = (
+            [round(float(x), 4) for x in np.quantile(kept, [0.025, 0.975])] if len(kept) else None
+        )
     return figures
 
 
@@ -152,9 +197,13 @@ def explain(results: dict[str, Any]) -> str:
     width = max(len(row["name"]) for row in results["policies"])
     lines = [f"{'':<{width}}{'real twin':>12}{'dream':>12}"]
     for row in sorted(results["policies"], key=lambda row: row["real_return_mean"]):
-        lines.append(f"{row['name']:<{width}}{row['real_return_mean']:>12.2f}{row['dream_return_mean']:>12.2f}")
+        lines.append(
+            f"{row['name']:<{width}}{row['real_return_mean']:>12.2f}{row['dream_return_mean']:>12.2f}"
+        )
     lines.append(
-        f"Pearson {results['pearson']} {results['ci95']}, Spearman {results['spearman']} {results['spearman_ci95']} over "
-        f"{len(results['policies'])} policies, {results['episodes']} episodes each; {results['wall_time_s']:.0f} s"
+        f"Pearson {results['pearson']} {results['ci95']}, Spearman {results['spearman']} "
+        f"{results['spearman_ci95']} over "
+        f"{len(results['policies'])} policies, {results['episodes']} episodes each; "
+        f"{results['wall_time_s']:.0f} s"
     )
     return "\n".join(lines)

@@ -1,4 +1,5 @@
-"""``worldsim bench``: how fast a world is stepped, where the time goes, how near that is to what the device can do."""
+"""``worldsim bench``: how fast a world is stepped, where the time goes, how near that is to what
+the device can do."""
 
 from __future__ import annotations
 
@@ -19,7 +20,13 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError, WorldsimError
+from worldsim.errors import (
+    InvalidInputError,
+    MissingGeometryError,
+    NotFoundError,
+    OutOfMemoryError,
+    WorldsimError,
+)
 from worldsim.evaluation import stopwatch
 from worldsim.memory.none import NoMemory
 from worldsim.runtime.devices import device_named
@@ -66,11 +73,13 @@ class BenchConfig:
     json: Path | None = None
     """Write the figures to this file, anew after every batch."""
     batches: tuple[int, ...] | None = None
-    """Environments stepped at once. If not given: 1, 8, 32, 256 and 1024, as far as memory and patience (5 s a step) reach."""
+    """Environments stepped at once. If not given: 1, 8, 32, 256 and 1024, as far as memory and
+    patience (5 s a step) reach."""
     memory: Literal["both", "on", "off"] = "both"
     """With the scene memory, without, or one after the other."""
     device: str | None = None
-    """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not given."""
+    """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not
+    given."""
     threads: Threads | None = None
     """Threads of the CPU; PyTorch's choice, if not given."""
     steps: Count | None = None
@@ -80,7 +89,8 @@ class BenchConfig:
     seed: Annotated[int, Ge(0), Le(10**12)] = 0
     """Of the walk and the dreams."""
     walk: Number = 36
-    """Steps of the policy ``persistent-v1`` from the start scenes to where time is taken, so that the memory is as in use."""
+    """Steps of the policy ``persistent-v1`` from the start scenes to where time is taken, so that
+    the memory is as in use."""
     warmup: Count = 3
     """Steps before time is taken."""
     repeats: Count = 5
@@ -93,14 +103,17 @@ class BenchConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.batches is not None and (not self.batches or min(self.batches) < 1):
-            raise InvalidInputError(f"batches = {self.batches}: name at least one, each of at least 1 environment")
+            raise InvalidInputError(
+                f"batches = {self.batches}: name at least one, each of at least 1 environment"
+            )
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
     """Measure, print a table, and write the figures to ``config.json`` as they come; returns them.
 
-    Raises NotFoundError for an unknown world, InvalidInputError for a device that is not there, MissingGeometryError where a
-    memory is asked for and there is none, OutOfMemoryError for a batch that does not fit.
+    Raises NotFoundError for an unknown world, InvalidInputError for a device that is not there,
+    MissingGeometryError where a memory is asked for and there is none, OutOfMemoryError for a batch
+    that does not fit.
     """
     device = _device(config.device)
     if config.json is not None:
@@ -118,7 +131,9 @@ def bench(config: BenchConfig) -> dict[str, Any]:
             "threads": threads,
             "sampling_steps": world.config.dynamics.steps,
             "engine": config.engine,
-            "parameters": sum(p.numel() for module in world.modules().values() for p in module.parameters()),
+            "parameters": sum(
+                p.numel() for module in world.modules().values() for p in module.parameters()
+            ),
             "settings": to_json(config),
             "results": [],
             "left_out": [],
@@ -164,7 +179,9 @@ def _with_and_without(world: World, memory: str) -> dict[bool, World]:
     if memory == "on" and not remembers:
         raise MissingGeometryError("this world has no scene memory: leave out --memory")
     worlds = {True: world} if remembers and memory != "off" else {}
-    return worlds | ({False: world.without_memory() if remembers else world} if memory != "on" else {})
+    return worlds | (
+        {False: world.without_memory() if remembers else world} if memory != "on" else {}
+    )
 
 
 class Start:
@@ -174,14 +191,25 @@ class Start:
         folder = None if world.folder is None else world.folder / "scenes"
         names = scene_names(folder) if folder is not None else []
         if folder is None or not names:
-            raise NotFoundError(f"{config.world} has no start scenes for the walk to start from: copy the world again, with scenes")
+            raise NotFoundError(
+                f"{config.world} has no start scenes for the walk to start from: copy the world "
+                f"again, with scenes"
+            )
         largest = max(config.batches or BATCHES)
-        drawn_bytes = 16 * (config.walk + max(config.timed_steps, config.warmup)) * min(largest, BATCHES[-1])
-        require_memory_for(drawn_bytes, f"the actions of {config.walk} steps of a walk and of those that are timed")
+        drawn_bytes = (
+            16 * (config.walk + max(config.timed_steps, config.warmup)) * min(largest, BATCHES[-1])
+        )
+        require_memory_for(
+            drawn_bytes, f"the actions of {config.walk} steps of a walk and of those that are timed"
+        )
         size = min(POOL[world.device.type], largest)
-        scenes = [load_scene(folder / names[i * len(names) // size % len(names)]) for i in range(size)]
+        scenes = [
+            load_scene(folder / names[i * len(names) // size % len(names)]) for i in range(size)
+        ]
         self.seed, self.world = config.seed, world
-        self._policies = [make_policy("persistent", world.action_space) for _ in range(min(largest, BATCHES[-1]))]
+        self._policies = [
+            make_policy("persistent", world.action_space) for _ in range(min(largest, BATCHES[-1]))
+        ]
         for i, policy in enumerate(self._policies):
             policy.reset(config.seed * 1_000_003 + i)
         # Drawn beforehand: choosing actions is no part of a step.
@@ -198,7 +226,9 @@ class Start:
         """``size`` environments, each with a seed of its own; their memory may be left away."""
         index = torch.arange(size, device=self.world.device)
         state = self.state if memory else dataclasses.replace(self.state, memory=())
-        return dataclasses.replace(state.select(index % len(self.state)), seed=index + self.seed * 1_000_003)
+        return dataclasses.replace(
+            state.select(index % len(self.state)), seed=index + self.seed * 1_000_003
+        )
 
     def actions(self, size: int) -> Tensor:
         """(n, size, ...) what the policies do next."""
@@ -206,12 +236,20 @@ class Start:
         return self.acts.index_select(1, index)
 
     def points(self, size: int) -> float | None:
-        """Slots of the memory that are in use in a batch, a mean over its environments; None where a memory has no slots."""
+        """Slots of the memory that are in use in a batch, a mean over its environments; None where
+        a memory has no slots."""
         count = getattr(self.world.memory, "count", None)
-        return None if count is None else float(count(self.state.memory)[torch.arange(size) % len(self.state)].float().mean())
+        return (
+            None
+            if count is None
+            else float(
+                count(self.state.memory)[torch.arange(size) % len(self.state)].float().mean()
+            )
+        )
 
     def bytes_needed(self, world: World) -> int:
-        """What one more environment in a batch needs, state and step, measured on this batch; at least twice its state."""
+        """What one more environment in a batch needs, state and step, measured on this batch; at
+        least twice its state."""
         size = len(self.state)
         before = torch.cuda.memory_allocated(world.device) if world.device.type == "cuda" else 0
         peak = stopwatch.PeakMemory(world.device)
@@ -229,12 +267,15 @@ def _check_fits(batch: int, need: int, device: torch.device) -> None:
     if batch > fits:
         usual = max((b for b in BUCKETS if b <= fits), default=0)
         raise OutOfMemoryError(
-            f"a batch of {batch} does not fit in the memory of {device}: an environment needs about {need / 1e6:.1f} MB, so about "
+            f"a batch of {batch} does not fit in the memory of {device}: an environment needs "
+            f"about {need / 1e6:.1f} MB, so about "
             f"{fits} fit: " + (f"try --batches {usual}" if usual else "free memory")
         )
 
 
-def _left_out(batch: int, last: dict[str, Any] | None, need: int, device: torch.device) -> str | None:
+def _left_out(
+    batch: int, last: dict[str, Any] | None, need: int, device: torch.device
+) -> str | None:
     """Why a batch is not measured where none was asked for; ``last`` is the result before it."""
     fits = _fitting(need, device)
     if batch > fits:
@@ -246,7 +287,9 @@ def _left_out(batch: int, last: dict[str, Any] | None, need: int, device: torch.
     return None
 
 
-def measure(world: World, start: Start, batch: int, config: BenchConfig, ceilings: dict[str, float]) -> dict[str, Any]:
+def measure(
+    world: World, start: Start, batch: int, config: BenchConfig, ceilings: dict[str, float]
+) -> dict[str, Any]:
     """The figures of one batch."""
     device, memory = world.device, not isinstance(world.memory, NoMemory)
     if device.type == "cuda":
@@ -258,17 +301,25 @@ def measure(world: World, start: Start, batch: int, config: BenchConfig, ceiling
         times = []
         for _ in range(config.repeats):
             held = [start.batch(batch, memory)]
-            times.append(stopwatch.seconds(partial(_steps, world, held, acts[:steps]), device) / steps)
+            times.append(
+                stopwatch.seconds(partial(_steps, world, held, acts[:steps]), device) / steps
+            )
         most_held = peak.read()
         # A graph is one piece: its parts are watched outside of it.
-        apart = world.with_engine(dataclasses.replace(world.engine, graph=False)) if world.engine.graph else world
+        apart = (
+            world.with_engine(dataclasses.replace(world.engine, graph=False))
+            if world.engine.graph
+            else world
+        )
         _warm_up(apart, start.batch(batch, memory), acts[: config.warmup])
         share = stopwatch.shares(apart, start.batch(batch, memory), acts[:steps])
         state = start.batch(batch, memory)
         operations, precision = stopwatch.compute(lambda: apart.step(state, acts[0]))
     except torch.OutOfMemoryError as error:
         fits = max((b for b in BUCKETS if b < batch), default=0)
-        raise OutOfMemoryError(f"a batch of {batch} does not fit in the memory of {device}: try --batches {fits}") from error
+        raise OutOfMemoryError(
+            f"a batch of {batch} does not fit in the memory of {device}: try --batches {fits}"
+        ) from error
     median, least, most = stopwatch.spread(times)
     moved = stopwatch.step_bytes(world, state)
     return {
@@ -301,14 +352,16 @@ def _warm_up(world: World, state: WorldState, acts: Tensor) -> list[float]:
 
 
 def _steps(world: World, held: list[WorldState], acts: Tensor) -> None:
-    """Steps from the one state in ``held``, which is taken out of it: as in use, nobody keeps what a step has left behind."""
+    """Steps from the one state in ``held``, which is taken out of it: as in use, nobody keeps what
+    a step has left behind."""
     state = held.pop()
     for act in acts:
         state, _ = world.step(state, act)
 
 
 def cold_start(world: World, device: torch.device, threads: int, count: int) -> dict[str, Any]:
-    """Medians over ``count`` fresh processes, in seconds: ``import worldsim``, make and reset, the first step."""
+    """Medians over ``count`` fresh processes, in seconds: ``import worldsim``, make and reset, the
+    first step."""
     # -P: no module is imported from the present folder, which may be the world's.
     folder = "" if world.folder is None else str(world.folder.absolute())
     arguments = [sys.executable, "-P", "-c", COLD_START, folder, str(device)]
@@ -318,16 +371,30 @@ def cold_start(world: World, device: torch.device, threads: int, count: int) -> 
         process = subprocess.run(arguments, capture_output=True, text=True, env=environment)
         if process.returncode:
             last = (process.stderr.strip().splitlines() or ["no message"])[-1]
-            raise WorldsimError(f"a fresh process could not step the world ({last}): leave this out by --cold-starts 0")
+            raise WorldsimError(
+                f"a fresh process could not step the world ({last}): leave this out by "
+                f"--cold-starts 0"
+            )
         found.append(json.loads(process.stdout.splitlines()[-1]))
     imported, reset, step = (statistics.median(column) for column in zip(*found, strict=True))
-    return {"import_s": imported, "make_and_reset_s": reset, "first_step_s": step, "processes": count}
+    return {
+        "import_s": imported,
+        "make_and_reset_s": reset,
+        "first_step_s": step,
+        "processes": count,
+    }
 
 
 def _head(report: dict[str, Any]) -> list[str]:
     rates, cold = report["ceilings"], report.get("cold_start")
-    products = ", ".join(f"{rates[f'{kind}_flop_per_s'] / 1e9:.0f} GFLOP/s {kind}" for kind in ("float32", "bfloat16"))
-    size = f"{report['parameters'] / 1e6:.1f}M parameters, {report['environment_bytes'] / 1e6:.1f} MB an environment"
+    products = ", ".join(
+        f"{rates[f'{kind}_flop_per_s'] / 1e9:.0f} GFLOP/s {kind}"
+        for kind in ("float32", "bfloat16")
+    )
+    size = (
+        f"{report['parameters'] / 1e6:.1f}M parameters, {report['environment_bytes'] / 1e6:.1f} "
+        f"MB an environment"
+    )
     lines = [
         f"{report['world']}: {size}, sampling steps {report['sampling_steps']}",
         f"{report['device']}, torch {report['torch']}, {report['threads']} threads",
@@ -336,15 +403,26 @@ def _head(report: dict[str, Any]) -> list[str]:
     if cold:
         parts = f"{cold['import_s']:.2f} s import, {cold['make_and_reset_s']:.2f} s make and reset"
         lines.append(f"cold start: {parts}, {cold['first_step_s']:.2f} s first step")
-    names = "".join(f"{name:>10}" for name in ("render", "denoise", "heads", "integrate", "overhead"))
+    names = "".join(
+        f"{name:>10}" for name in ("render", "denoise", "heads", "integrate", "overhead")
+    )
     columns = f"{'frames/s':>11}{'ms/step':>10}{'fastest':>10}{'slowest':>10}{names}"
-    return [*lines, "", f"{'batch':>6}{'mem':>5}{columns}{'GFLOP':>9}{'of peak':>9}{'of copy':>9}{'peak MB':>9}"]
+    return [
+        *lines,
+        "",
+        f"{'batch':>6}{'mem':>5}{columns}{'GFLOP':>9}{'of peak':>9}{'of copy':>9}{'peak MB':>9}",
+    ]
 
 
 def _row(result: dict[str, Any]) -> str:
-    share = "".join(f"{100 * result['share'][part]:>9.1f}%" for part in (*stopwatch.PARTS, "overhead"))
+    share = "".join(
+        f"{100 * result['share'][part]:>9.1f}%" for part in (*stopwatch.PARTS, "overhead")
+    )
     least, most = result["ms_per_step_range"]
-    times = f"{result['steps_per_s']:>11.1f}{result['ms_per_step']:>10.2f}{least:>10.2f}{most:>10.2f}"
+    times = (
+        f"{result['steps_per_s']:>11.1f}{result['ms_per_step']:>10.2f}{least:>10.2f}{most:>10.2f}"
+    )
     fractions = f"{100 * result['flop_fraction']:>8.1f}%{100 * result['bandwidth_fraction']:>8.1f}%"
     memory = f"{result['batch']:>6}{'on' if result['memory'] else 'off':>5}"
-    return f"{memory}{times}{share}{result['gflop_per_step']:>9.2f}{fractions}{result['peak_memory_bytes'] / 1e6:>9.0f}"
+    peak = f"{result['peak_memory_bytes'] / 1e6:>9.0f}"
+    return f"{memory}{times}{share}{result['gflop_per_step']:>9.2f}{fractions}{peak}"

@@ -1,4 +1,5 @@
-"""The frozen test set: walks of policy ``persistent-v1`` in the real twin on the test maps, with the roads not taken."""
+"""The frozen test set: walks of policy ``persistent-v1`` in the real twin on the test maps, with
+the roads not taken."""
 
 from __future__ import annotations
 
@@ -76,7 +77,8 @@ class TestSetConfig:
 
     @property
     def fork_frames(self) -> tuple[int, int]:
-        """Frames at which the real twin tries every action: half way through the history, and at its end."""
+        """Frames at which the real twin tries every action: half way through the history, and at
+        its end."""
         return self.history // 2 - 1, self.history - 1
 
 
@@ -84,11 +86,12 @@ class TestSetConfig:
 class TestEpisode:
     """One walk of t frames, NumPy arrays. ``act[i]`` leads from frame i to frame i + 1.
 
-    rgb: (t, 3, h, w) uint8. inverse_depth: (t, h, w) uint16 codes. pose: (t, 4, 4) float32. intrinsics: (4,) float32.
-    act: (t - 1, ...). other_act: (horizon, ...) an action other than the one taken, for each frame after the history.
-    fork_act: (s, k, ...) all actions tried at the s fork frames, fork_rgb: (s, k, 3, h, w) what each led to, and
-    fork_own: (s,) int64, which of them was the one taken. covered: (horizon,) float32, the share of each frame's pixels after
-    the history that the history has seen, by true geometry.
+    rgb: (t, 3, h, w) uint8. inverse_depth: (t, h, w) uint16 codes. pose: (t, 4, 4) float32.
+    intrinsics: (4,) float32. act: (t - 1, ...). other_act: (horizon, ...) an action other than the
+    one taken, for each frame after the history. fork_act: (s, k, ...) all actions tried at the s
+    fork frames, fork_rgb: (s, k, 3, h, w) what each led to, and fork_own: (s,) int64, which of them
+    was the one taken. covered: (horizon,) float32, the share of each frame's pixels after the
+    history that the history has seen, by true geometry.
     """
 
     __test__ = False
@@ -112,10 +115,11 @@ class TestEpisode:
 
 @dataclass(frozen=True, kw_only=True)
 class Walks:
-    """Several walks of t frames as tensors on a device, axes (e, t, ...). ``act[:, i]`` leads from frame i to frame i + 1.
+    """Several walks of t frames as tensors on a device, axes (e, t, ...). ``act[:, i]`` leads from
+    frame i to frame i + 1.
 
-    rgb: (e, t, 3, h, w) uint8. inverse_depth: (e, t, h, w) int32 codes. pose: (e, t, 4, 4) float32. intrinsics: (e, 4) float32.
-    act: (e, t - 1, ...). seed: (e,) int64 of the dreams. maps: names.
+    rgb: (e, t, 3, h, w) uint8. inverse_depth: (e, t, h, w) int32 codes. pose: (e, t, 4, 4) float32.
+    intrinsics: (e, 4) float32. act: (e, t - 1, ...). seed: (e,) int64 of the dreams. maps: names.
     """
 
     rgb: Tensor
@@ -154,7 +158,11 @@ class TestSet(Walks):
     def part(self, start: int, stop: int, device: torch.device | str) -> TestSet:
         """The walks ``start`` to ``stop`` on ``device``."""
         tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved: dict[str, Any] = {name: value[start:stop].to(device) for name, value in tensors.items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {
+            name: value[start:stop].to(device)
+            for name, value in tensors.items()
+            if isinstance(value, Tensor)
+        }
         return dataclasses.replace(self, **moved, maps=self.maps[start:stop])
 
 
@@ -165,7 +173,9 @@ def stack(episodes: Sequence[TestEpisode], config: TestSetConfig) -> TestSet:
         for name in episodes[0].arrays()
         if name != "inverse_depth"
     }
-    arrays["inverse_depth"] = torch.from_numpy(np.stack([e.inverse_depth for e in episodes]).astype(np.int32))
+    arrays["inverse_depth"] = torch.from_numpy(
+        np.stack([e.inverse_depth for e in episodes]).astype(np.int32)
+    )
     seed = torch.arange(len(episodes)) + config.seed * 1_000_003
     return TestSet(config=config, **arrays, seed=seed, maps=tuple(e.map for e in episodes))
 
@@ -240,7 +250,8 @@ class Recorder:
             if walk is not None:
                 return self._with_forks(walk, seed)
         raise InvalidInputError(
-            f"{self.config.env_id} ended {ATTEMPTS} walks before {self.config.frames} frames: choose a shorter history or horizon"
+            f"{self.config.env_id} ended {ATTEMPTS} walks before {self.config.frames} frames: "
+            f"choose a shorter history or horizon"
         )
 
     def _walk(self, seed: int) -> TestEpisode | None:
@@ -257,7 +268,9 @@ class Recorder:
             acts.append(act)
             frames.append((obs, step_info))
         depth = torch.from_numpy(np.stack([i["depth"] for _, i in frames]))
-        act = np.asarray(acts, np.int64 if isinstance(self.env.action_space, gym.spaces.Discrete) else np.float32)
+        act = np.asarray(
+            acts, np.int64 if isinstance(self.env.action_space, gym.spaces.Discrete) else np.float32
+        )
         empty = np.zeros(0)
         return TestEpisode(
             rgb=np.ascontiguousarray(np.stack([o for o, _ in frames]).transpose(0, 3, 1, 2)),
@@ -284,21 +297,33 @@ class Recorder:
 
     def _covered(self, walk: TestEpisode) -> Array:
         depth = dequantise_depth(torch.from_numpy(walk.inverse_depth.astype(np.int32)))
-        pose, intrinsics = torch.from_numpy(walk.pose), torch.from_numpy(walk.intrinsics).expand(len(depth), 4)
+        pose, intrinsics = (
+            torch.from_numpy(walk.pose),
+            torch.from_numpy(walk.intrinsics).expand(len(depth), 4),
+        )
         n, size = self.config.history, walk.rgb.shape[-2:]
         with one_thread():
-            mask = seen_mask(depth[n:], Camera(pose[n:], intrinsics[n:], *size), depth[:n], Camera(pose[:n], intrinsics[:n], *size))
+            mask = seen_mask(
+                depth[n:],
+                Camera(pose[n:], intrinsics[n:], *size),
+                depth[:n],
+                Camera(pose[:n], intrinsics[:n], *size),
+            )
         return mask.float().mean((1, 2)).numpy()
 
     def _with_forks(self, walk: TestEpisode, seed: int) -> TestEpisode:
-        """The walk with what every action leads to at the fork frames: the real twin replays to each of them."""
+        """The walk with what every action leads to at the fork frames: the real twin replays to
+        each of them."""
         acts, pictures, own = [], [], []
         for frame in self.config.fork_frames:
             tried, mine = self._candidates(walk.act[frame], seed + frame)
             acts.append(tried)
             own.append(mine)
             # The action taken needs no replay: what it led to is recorded.
-            led_to = [walk.rgb[frame + 1] if i == mine else self._fork(walk, seed, frame, act) for i, act in enumerate(tried)]
+            led_to = [
+                walk.rgb[frame + 1] if i == mine else self._fork(walk, seed, frame, act)
+                for i, act in enumerate(tried)
+            ]
             pictures.append(np.stack(led_to))
         return dataclasses.replace(
             walk,
@@ -313,7 +338,9 @@ class Recorder:
         if isinstance(space, gym.spaces.Discrete):
             return np.arange(int(space.n)), int(act)
         assert isinstance(space, gym.spaces.Box)
-        drawn = np.random.default_rng([seed, 2]).uniform(space.low, space.high, (OTHER_DRAWS, *act.shape))
+        drawn = np.random.default_rng([seed, 2]).uniform(
+            space.low, space.high, (OTHER_DRAWS, *act.shape)
+        )
         return np.concatenate([act[None], drawn]).astype(np.float32), 0
 
     def _fork(self, walk: TestEpisode, seed: int, frame: int, act: Any) -> Array:
@@ -324,8 +351,10 @@ class Recorder:
             obs, *_ = self.env.step(int(taken) if discrete else taken)
         if not np.array_equal(obs.transpose(2, 0, 1), walk.rgb[frame]):
             raise InvalidInputError(
-                f"{self.config.env_id} shows another frame {frame} when the same seed ({seed}) and actions are played again: "
-                "agreement can only be measured in a real twin that is a function of seed and actions"
+                f"{self.config.env_id} shows another frame {frame} when the same seed ({seed}) "
+                f"and actions are played again: "
+                "agreement can only be measured in a real twin that is a function of seed and "
+                "actions"
             )
         obs, *_ = self.env.step(int(act) if discrete else act)
         return np.ascontiguousarray(obs.transpose(2, 0, 1))
@@ -340,12 +369,15 @@ def require_geometry(info: dict[str, Any], env_id: str) -> None:
     missing = [key for key in ("pose", "depth", "intrinsics") if key not in info]
     if missing:
         names = ", ".join(missing)
-        raise MissingGeometryError(f"{env_id} gives no {names} in info: the protocol needs true geometry")
+        raise MissingGeometryError(
+            f"{env_id} gives no {names} in info: the protocol needs true geometry"
+        )
 
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Many small tensor operations: threads that wait for one another would take longer than one alone."""
+    """Many small tensor operations: threads that wait for one another would take longer than one
+    alone."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -364,12 +396,17 @@ def record_test_set(
 ) -> list[E]:
     """The walks ``indices``, in their order, from the cache where they are there.
 
-    tick: called after each one. timeout_s: what one call of the environment may take, see :class:`worldsim.runtime.workers.WorkerPool`.
+    tick: called after each one. timeout_s: what one call of the environment may take, see
+    :class:`worldsim.runtime.workers.WorkerPool`.
     """
     folder = cache / _cache_name(config) if cache is not None else None
     episodes: dict[int, E] = {}
     for index in indices:
-        kept = _load(config, folder / f"episode-{index:05d}.safetensors") if folder is not None else None
+        kept = (
+            _load(config, folder / f"episode-{index:05d}.safetensors")
+            if folder is not None
+            else None
+        )
         if kept is not None:
             episodes[index] = kept
             tick()
@@ -402,7 +439,8 @@ def _save(episode: Recorded, path: Path) -> None:
 
 
 def _load(config: Settings[E], path: Path) -> E | None:
-    """A cached walk; None where there is none, or where it is damaged and has to be recorded again."""
+    """A cached walk; None where there is none, or where it is damaged and has to be recorded
+    again."""
     try:
         require_regular(path)
         with safe_open(path, "np") as file:

@@ -1,4 +1,5 @@
-"""Whole episodes of a policy, in the real twin and in the dream, from the same first frames: of agents and of protocol ``task``."""
+"""Whole episodes of a policy, in the real twin and in the dream, from the same first frames: of
+agents and of protocol ``task``."""
 
 from __future__ import annotations
 
@@ -36,11 +37,14 @@ class PlayConfig:
     json: Path | None = None
     """Write the figures to this file, too."""
     seed: Seed = 0
-    """Episode i has the seed ``seed + i``, in the real twin, in the dream and for the agent's draws."""
+    """Episode i has the seed ``seed + i``, in the real twin, in the dream and for the agent's
+    draws."""
     max_steps: Count | None = None
-    """Steps after which an episode is cut; the real twin's own limit, if not given, or 1,000 where it names none."""
+    """Steps after which an episode is cut; the real twin's own limit, if not given, or 1,000 where
+    it names none."""
     workers: Workers | None = None
-    """Processes that play the real twin; as many as there are cores (at most 16), if not given. 0 plays in this process."""
+    """Processes that play the real twin; as many as there are cores (at most 16), if not given. 0
+    plays in this process."""
     batch: Batch = 128
     """Dreamed episodes at once."""
     device: str | None = None
@@ -48,11 +52,11 @@ class PlayConfig:
     engine: str = "fast"
     """How it is run: ``plain``, ``fast`` or ``compiled``."""
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
-    """Seconds after which a call of the real twin counts as hung: it is made anew and the episode played again. With ``workers 0``
-    nothing watches over that."""
+    """Seconds after which a call of the real twin counts as hung: it is made anew and the episode
+    played again. With ``workers 0`` nothing watches over that."""
     trust: bool = False
-    """Make the real twin, the world and the policy class that files name, whatever they are: that imports and runs code of their
-    choosing. Only for files whose author you trust."""
+    """Make the real twin, the world and the policy class that files name, whatever they are: that
+    imports and runs code of their choosing. Only for files whose author you trust."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -60,9 +64,11 @@ class PlayConfig:
 
 @dataclass(frozen=True)
 class Played:
-    """One episode. total: sum of its rewards. start: its first frame. truncated: whether the real twin cut it off.
+    """One episode. total: sum of its rewards. start: its first frame. truncated: whether the real
+    twin cut it off.
 
-    If they were to be kept: frames (t + 1, h, w, 3) uint8, rewards, and in the real twin acts (t, ...) int64 or float32.
+    If they were to be kept: frames (t + 1, h, w, 3) uint8, rewards, and in the real twin acts (t,
+    ...) int64 or float32.
     """
 
     total: float
@@ -90,13 +96,15 @@ def require_rewards(world: World) -> None:
     """Raise InvalidInputError for a world whose dreams have no rewards."""
     if not world.config.has_rewards:
         raise InvalidInputError(
-            f"world {world.folder or world.config.env_id} has no reward head, so there are no returns to compare: "
+            f"world {world.folder or world.config.env_id} has no reward head, so there are no "
+            f"returns to compare: "
             "train it on a recording with rewards"
         )
 
 
 def step_limit(env: gym.Env[Any, Any], asked: int | None, longest: int = LONGEST) -> int:
-    """The longest episode, in steps: what is asked for, else the real twin's own limit, else ``longest``."""
+    """The longest episode, in steps: what is asked for, else the real twin's own limit, else
+    ``longest``."""
     return asked or (env.spec.max_episode_steps if env.spec is not None else None) or longest
 
 
@@ -113,17 +121,25 @@ def limit_of(engine: Engine[gym.Env[Any, Any]], asked: int | None, longest: int 
 
 
 def real_episodes(
-    world: World, tasks: Sequence[Task], limit: int, workers: int, what: str = "real twin", timeout_s: float = ENGINE_TIMEOUT_S
+    world: World,
+    tasks: Sequence[Task],
+    limit: int,
+    workers: int,
+    what: str = "real twin",
+    timeout_s: float = ENGINE_TIMEOUT_S,
 ) -> list[Played]:
     """Play the tasks in the real twin, in ``workers`` processes; 0 plays here.
 
-    limit: steps after which an episode is cut. timeout_s: what one call of the real twin may take, see
-    :class:`worldsim.runtime.workers.WorkerPool`.
+    limit: steps after which an episode is cut. timeout_s: what one call of the real twin may take,
+    see :class:`worldsim.runtime.workers.WorkerPool`.
     """
     if workers == 0 or len(tasks) == 1:
         workers, make = 0, partial(watched_twin, world)
     elif world.folder is None:
-        raise InvalidInputError("this world was not loaded from a folder, as other processes would do: save it, or workers=0")
+        raise InvalidInputError(
+            "this world was not loaded from a folder, as other processes would do: save it, or "
+            "workers=0"
+        )
     else:
         make = partial(_load_twin, world.folder, world.trusted)
     played: dict[int, Played] = {}
@@ -149,8 +165,11 @@ def _play_task(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Pla
 
 
 def play_real(env: gym.Env[Any, Any], task: Task, limit: int, keep: bool = False) -> Played:
-    """One episode in an environment, at most ``limit`` steps. keep: its frames, rewards and actions, too."""
-    crowd = Crowd(task.spec, env.action_space, [task.seed if task.policy_seed is None else task.policy_seed])
+    """One episode in an environment, at most ``limit`` steps. keep: its frames, rewards and
+    actions, too."""
+    crowd = Crowd(
+        task.spec, env.action_space, [task.seed if task.policy_seed is None else task.policy_seed]
+    )
     discrete = isinstance(env.action_space, gym.spaces.Discrete)
     obs, info = env.reset(seed=task.seed)
     zero = np.zeros(env.action_space.shape or (), np.float32)
@@ -165,13 +184,24 @@ def play_real(env: gym.Env[Any, Any], task: Task, limit: int, keep: bool = False
         if term or trunc:
             break
     played = Played(sum(rewards), len(rewards), bool(term), start, truncated=bool(trunc))
-    return replace(played, frames=np.stack(frames), rewards=tuple(rewards), acts=np.stack(acts)) if keep else played
+    return (
+        replace(played, frames=np.stack(frames), rewards=tuple(rewards), acts=np.stack(acts))
+        if keep
+        else played
+    )
 
 
 def dream_episodes(
-    world: World, spec: PolicySpec, starts: Sequence[SceneStart], seeds: Sequence[int], limit: int, batch: int, keep: bool = False
+    world: World,
+    spec: PolicySpec,
+    starts: Sequence[SceneStart],
+    seeds: Sequence[int],
+    limit: int,
+    batch: int,
+    keep: bool = False,
 ) -> list[Played]:
-    """One dreamed episode from each start, ``batch`` at a time. seeds: of dream and policy, one an episode."""
+    """One dreamed episode from each start, ``batch`` at a time. seeds: of dream and policy, one an
+    episode."""
     played: list[Played] = []
     for first in follow(range(0, len(starts), batch), "dream", "batch"):
         part = slice(first, first + batch)
@@ -180,21 +210,33 @@ def dream_episodes(
 
 
 def _dream_batch(
-    world: World, spec: PolicySpec, starts: Sequence[SceneStart], seeds: Sequence[int], limit: int, keep: bool
+    world: World,
+    spec: PolicySpec,
+    starts: Sequence[SceneStart],
+    seeds: Sequence[int],
+    limit: int,
+    keep: bool,
 ) -> list[Played]:
     crowd = Crowd(spec, world.action_space, seeds, world.device)
     if not keep:
         return dream_together(world, crowd, starts, seeds, limit)
     shown: list[tuple[Tensor, Tensor]] = []
-    played = dream_together(world, crowd, starts, seeds, limit, lambda t, rgb, rew: shown.append((rgb.cpu(), rew.cpu())))
+    played = dream_together(
+        world, crowd, starts, seeds, limit, lambda t, rgb, rew: shown.append((rgb.cpu(), rew.cpu()))
+    )
     return [_kept(one, i, starts[i], shown) for i, one in enumerate(played)]
 
 
-def _kept(played: Played, i: int, start: SceneStart, shown: Sequence[tuple[Tensor, Tensor]]) -> Played:
-    """The ``i``-th episode of a batch with its frames and rewards. shown: frames (b, 3, h, w) and rewards (b,) of each step."""
+def _kept(
+    played: Played, i: int, start: SceneStart, shown: Sequence[tuple[Tensor, Tensor]]
+) -> Played:
+    """The ``i``-th episode of a batch with its frames and rewards. shown: frames (b, 3, h, w) and
+    rewards (b,) of each step."""
     rgb = [start.rgb[-1].cpu(), *(rgb[i] for rgb, _ in shown[: played.steps])]
     rewards = tuple(float(rew[i]) for _, rew in shown[: played.steps])
-    return replace(played, frames=torch.stack(rgb).permute(0, 2, 3, 1).contiguous().numpy(), rewards=rewards)
+    return replace(
+        played, frames=torch.stack(rgb).permute(0, 2, 3, 1).contiguous().numpy(), rewards=rewards
+    )
 
 
 @torch.no_grad()
@@ -208,12 +250,15 @@ def dream_together(
 ) -> list[Played]:
     """One dreamed episode of at most ``limit`` steps from each start, all in one batch.
 
-    seeds: of the dreams. told: called after each step with its number, from 1, the frames (b, 3, h, w) uint8 and the rewards (b,)
-    float32 of the whole batch, also of what is over.
+    seeds: of the dreams. told: called after each step with its number, from 1, the frames (b, 3, h,
+    w) uint8 and the rewards (b,) float32 of the whole batch, also of what is over.
     """
     n, device = len(starts), world.device
     state = world.pad(world.initial(starts, seeds), bucket(n))
-    total, steps = torch.zeros(n, dtype=torch.float64, device=device), torch.zeros(n, dtype=torch.int64, device=device)
+    total, steps = (
+        torch.zeros(n, dtype=torch.float64, device=device),
+        torch.zeros(n, dtype=torch.int64, device=device),
+    )
     alive = torch.ones(n, dtype=torch.bool, device=device)
     for t in range(1, limit + 1):
         act = torch.from_numpy(crowd.act(_shown(state.frame.rgb, n)))
@@ -225,7 +270,9 @@ def dream_together(
         alive = alive & ~transition.term[:n]
         if not bool(alive.any()):
             break
-    return [Played(*one) for one in zip(total.tolist(), steps.tolist(), (~alive).tolist(), strict=True)]
+    return [
+        Played(*one) for one in zip(total.tolist(), steps.tolist(), (~alive).tolist(), strict=True)
+    ]
 
 
 def _shown(rgb: Tensor, n: int) -> Tensor:

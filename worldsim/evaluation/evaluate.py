@@ -1,7 +1,9 @@
-"""``worldsim evaluate``: a world measured against its real twin, by the one protocol of the project.
+"""``worldsim evaluate``: a world measured against its real twin, by the one protocol of the
+project.
 
-The walks of the frozen test set are recorded on maps that the world was not trained on; every figure comes with its 95%
-interval over walks and with simple baselines on the same frames. The parts are in :mod:`worldsim.evaluation`.
+The walks of the frozen test set are recorded on maps that the world was not trained on; every
+figure comes with its 95% interval over walks and with simple baselines on the same frames. The
+parts are in :mod:`worldsim.evaluation`.
 """
 
 from __future__ import annotations
@@ -21,7 +23,15 @@ from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemory
 from worldsim.evaluation import measure, task
 from worldsim.evaluation import return_trips as returns
 from worldsim.evaluation import statistics as figures
-from worldsim.evaluation.benchmark_set import PROTOCOL, TestEpisode, TestSet, TestSetConfig, digest, record_test_set, stack
+from worldsim.evaluation.benchmark_set import (
+    PROTOCOL,
+    TestEpisode,
+    TestSet,
+    TestSetConfig,
+    digest,
+    record_test_set,
+    stack,
+)
 from worldsim.evaluation.memory_fitting import Fits, with_radiance
 from worldsim.evaluation.metrics import comparable, moved_frames
 from worldsim.evaluation.strips import save_strips
@@ -54,25 +64,29 @@ class EvaluateConfig:
     world: str
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     trust: bool = False
-    """Make the real twin that the world's files name, whatever it is: that imports and runs code of their choosing."""
+    """Make the real twin that the world's files name, whatever it is: that imports and runs code of
+    their choosing."""
     json: Path | None = None
     """Write the figures to this file, too."""
     protocol: Literal["walks", "return-trip"] = "walks"
-    """``walks``: next frames, seen places, actions and poses on free walks. ``return-trip``: out and back along the same way."""
+    """``walks``: next frames, seen places, actions and poses on free walks. ``return-trip``: out
+    and back along the same way."""
     episodes: Count | None = None
-    """Walks (32 if not given) or return trips (8). From 32 walks on, more are added until there are ``min_seen_frames``, at most
-    four times as many; fewer are a quick look."""
+    """Walks (32 if not given) or return trips (8). From 32 walks on, more are added until there are
+    ``min_seen_frames``, at most four times as many; fewer are a quick look."""
     seed: Seed = 0
     """Of test set and dreams. Results of different seeds are of different test sets."""
     device: str | None = None
-    """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not given."""
+    """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not
+    given."""
     steps: Batch | None = None
     """Sampling steps a frame; the world's own number, if not given."""
     temperature: Share | None = None
     """Of the noise that frames are drawn from, in [0, 1]; the world's own, if not given."""
     memory: Literal["points", "radiance"] = "points"
-    """``points``: the world's own memory. ``radiance``: a radiance field upon its points, fitted where the dream begins (on return
-    trips: where they turn) and again every ``fit_every`` frames; before, it is the points."""
+    """``points``: the world's own memory. ``radiance``: a radiance field upon its points, fitted
+    where the dream begins (on return trips: where they turn) and again every ``fit_every`` frames;
+    before, it is the points."""
     fit_iterations: Count = 200
     """Of each fit, with ``--memory radiance``."""
     fit_every: Count = 32
@@ -90,10 +104,11 @@ class EvaluateConfig:
     undo: tuple[int, ...] = UNDO
     """For each discrete action the one that undoes it, for return trips."""
     workers: Workers | None = None
-    """Recording processes; as many as there are cores (at most 16, at most one for 4 walks), if not given. 1 plays in this one."""
+    """Recording processes; as many as there are cores (at most 16, at most one for 4 walks), if not
+    given. 1 plays in this one."""
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
-    """Seconds after which a call of the real twin counts as hung: it is made anew and the walk recorded again. In this process
-    nothing watches over that."""
+    """Seconds after which a call of the real twin counts as hung: it is made anew and the walk
+    recorded again. In this process nothing watches over that."""
     batch: Batch = 32
     """Walks that are dreamed at once: less needs less memory."""
     bootstrap: Count = 2000
@@ -104,7 +119,9 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.history < 2:
-            raise InvalidInputError(f"EvaluateConfig.history = {self.history!r}: it must be at least 2")
+            raise InvalidInputError(
+                f"EvaluateConfig.history = {self.history!r}: it must be at least 2"
+            )
         check_lengths(self.lengths)
 
     @property
@@ -115,16 +132,24 @@ class EvaluateConfig:
     @property
     def walks(self) -> int:
         """Episodes that are asked for."""
-        return self.episodes if self.episodes is not None else (FULL_EPISODES if self.protocol == "walks" else TRIPS)
+        return (
+            self.episodes
+            if self.episodes is not None
+            else (FULL_EPISODES if self.protocol == "walks" else TRIPS)
+        )
 
 
 def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, Any]:
-    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of ``config.world``."""
+    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of
+    ``config.world``."""
     began = time.monotonic()
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     world = world.with_dynamics(steps=config.steps, temperature=config.temperature)
     if not world.config.env_id:
-        raise InvalidInputError(f"world {config.world} does not name its real twin (env_id in world.json): nothing to compare with")
+        raise InvalidInputError(
+            f"world {config.world} does not name its real twin (env_id in world.json): nothing to "
+            f"compare with"
+        )
     if config.fits is not None:
         world = with_radiance(world)
     if config.protocol == "walks" and not world.has_geometry:
@@ -134,7 +159,11 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     else:
         results, told = _return_trips(config, world), returns.table
     if config.fits is not None:
-        results |= {"memory": config.memory, "fit_iterations": config.fit_iterations, "fit_every": config.fit_every}
+        results |= {
+            "memory": config.memory,
+            "fit_iterations": config.fit_iterations,
+            "fit_every": config.fit_every,
+        }
     results["seconds"] = round(time.monotonic() - began, 1)
     print(told(results))
     if config.json is not None:
@@ -143,7 +172,8 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
 
 
 def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
-    """Without geometry: next steps from the true past, and returns of one policy in dream and reality."""
+    """Without geometry: next steps from the true past, and returns of one policy in dream and
+    reality."""
     with Progress(config.walks, "recording", "episode") as bar:
         episodes, limit = task.play(world, config.walks, config.seed, bar.update)
     forced: list[task.Forced] = []
@@ -152,7 +182,9 @@ def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
         for i in range(0, len(episodes), config.batch):
             chunk = episodes[i : i + config.batch]
             forced += _fitting(config, world, partial(task.force, world, chunk, bar.update))
-            dreams += _fitting(config, world, partial(task.dream, world, chunk, config.seed, i, limit, bar.update))
+            dreams += _fitting(
+                config, world, partial(task.dream, world, chunk, config.seed, i, limit, bar.update)
+            )
     return task.compute(episodes, forced, dreams, config.bootstrap, config.seed) | {
         "protocol": task.PROTOCOL,
         "policy": task.POLICY,
@@ -168,20 +200,29 @@ def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
 
 def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
     if not world.has_geometry:
-        raise MissingGeometryError(f"world {config.world} has no poses, so there is no way back: evaluate it with --protocol walks")
-    settings = TripConfig(
-        *twin_of(world), config.seed, lengths=config.lengths, undo=config.undo
-    )
+        raise MissingGeometryError(
+            f"world {config.world} has no poses, so there is no way back: evaluate it with "
+            f"--protocol walks"
+        )
+    settings = TripConfig(*twin_of(world), config.seed, lengths=config.lengths, undo=config.undo)
     with Progress(config.walks, "recording", "trip") as bar:
         recorded = record_test_set(
-            settings, range(config.walks), _workers(config, config.walks), config.cache, bar.update, config.engine_timeout_s
+            settings,
+            range(config.walks),
+            _workers(config, config.walks),
+            config.cache,
+            bar.update,
+            config.engine_timeout_s,
         )
     _check(config, world, recorded)
     chunks = [
-        stack_trips(recorded[i : i + config.batch], settings, world.device) for i in range(0, len(recorded), config.batch)
+        stack_trips(recorded[i : i + config.batch], settings, world.device)
+        for i in range(0, len(recorded), config.batch)
     ]
     with Progress(sum(returns.steps_of(world, chunk) for chunk in chunks), "dreaming") as bar:
-        measured = (returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks)
+        measured = (
+            returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks
+        )
         parts = _fitting(config, world, lambda: list(measured))
     network: Any = world.network.config
     return returns.compute(returns.join(parts), network.window, config.bootstrap, config.seed) | {
@@ -211,7 +252,9 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "draws": config.bootstrap,
         "seed": config.seed,
     }
-    results = figures.compute(measure.at_size(measured, 0), pose=test.pose[:, n - 1 :].numpy(), **shared)
+    results = figures.compute(
+        measure.at_size(measured, 0), pose=test.pose[:, n - 1 :].numpy(), **shared
+    )
     if comparable(network.height, network.width):
         results[figures.REDUCED] = figures.compute_reduced(measure.at_size(measured, 1), **shared)
     results |= {
@@ -228,7 +271,9 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "steps_per_second": round(steps_per_second(world, test), 2),
     }
     if config.pictures is not None:
-        save_strips(world, test.part(0, min(4, len(test)), world.device), config.pictures, config.fits)
+        save_strips(
+            world, test.part(0, min(4, len(test)), world.device), config.pictures, config.fits
+        )
     return results
 
 
@@ -242,7 +287,12 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
         while True:
             workers = _workers(config, wanted - len(episodes))
             new = record_test_set(
-                settings, range(len(episodes), wanted), workers, config.cache, bar.update, config.engine_timeout_s
+                settings,
+                range(len(episodes), wanted),
+                workers,
+                config.cache,
+                bar.update,
+                config.engine_timeout_s,
             )
             _check(config, world, new)
             episodes += new
@@ -265,7 +315,8 @@ def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode 
     known = set(world.card.get("train_maps", ())) & {e.map for e in episodes if e.map}
     if known:
         raise InvalidInputError(
-            f"world {config.world} was trained on {', '.join(sorted(known))} (train_maps of its card), which the test split of "
+            f"world {config.world} was trained on {', '.join(sorted(known))} (train_maps of its "
+            f"card), which the test split of "
             f"{world.config.env_id} draws from: it has to be trained on {{'split': 'train'}} alone"
         )
     for episode in episodes[:1]:
@@ -274,8 +325,10 @@ def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode 
         expected = (network.height, network.width)
         if (height, width) != expected:
             raise InvalidInputError(
-                f"{world.config.env_id} with {world.config.env_kwargs} shows frames of {height}x{width}, world {config.world} "
-                f"takes {expected[0]}x{expected[1]}: its card must name the arguments that it was recorded with"
+                f"{world.config.env_id} with {world.config.env_kwargs} shows frames of "
+                f"{height}x{width}, world {config.world} "
+                f"takes {expected[0]}x{expected[1]}: its card must name the arguments that it was "
+                f"recorded with"
             )
 
 
@@ -288,24 +341,35 @@ def _workers(config: EvaluateConfig, episodes: int) -> int:
 def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measure.Measured]:
     chunks = range(0, len(test), config.batch)
     actions = test.fork_act.shape[2]
-    total = len(chunks) * measure.steps_of(world, config.history, config.horizon, len(test.config.fork_frames), actions)
+    total = len(chunks) * measure.steps_of(
+        world, config.history, config.horizon, len(test.config.fork_frames), actions
+    )
     with Progress(total, "dreaming") as bar:
-        parts = (measure.measure(world, test.part(i, i + config.batch, world.device), bar.update, config.fits) for i in chunks)
+        parts = (
+            measure.measure(
+                world, test.part(i, i + config.batch, world.device), bar.update, config.fits
+            )
+            for i in chunks
+        )
         return _fitting(config, world, lambda: list(parts))
 
 
 def _fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[M]]) -> list[M]:
-    """What ``measured`` returns, or an error that says what to do where the device's memory does not suffice."""
+    """What ``measured`` returns, or an error that says what to do where the device's memory does
+    not suffice."""
     try:
         return measured()
     except torch.cuda.OutOfMemoryError as error:
         less = max(1, config.batch // 4)
-        raise OutOfMemoryError(f"{config.batch} walks at once do not fit on {world.device}: try --batch {less}") from error
+        raise OutOfMemoryError(
+            f"{config.batch} walks at once do not fit on {world.device}: try --batch {less}"
+        ) from error
 
 
 @torch.no_grad()
 def steps_per_second(world: World, test: TestSet) -> float:
-    """Steps of one environment in a second of wall-clock time, everything included, after a warm-up."""
+    """Steps of one environment in a second of wall-clock time, everything included, after a
+    warm-up."""
     one = dataclasses.replace(test.part(0, 1, world.device))
     state = measure.start(world, one)
     act = one.act[:, 0]

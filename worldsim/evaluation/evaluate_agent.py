@@ -1,6 +1,8 @@
-"""``worldsim evaluate-agent``: an agent's return in the dream, in the real twin, and the gap between them.
+"""``worldsim evaluate-agent``: an agent's return in the dream, in the real twin, and the gap
+between them.
 
-Every dreamed episode begins with the first frame of a real one, so the two returns are of the same starts.
+Every dreamed episode begins with the first frame of a real one, so the two returns are of the same
+starts.
 """
 
 from __future__ import annotations
@@ -14,7 +16,15 @@ from typing import Any
 import numpy as np
 
 from worldsim.errors import InvalidInputError
-from worldsim.evaluation.episodes import PlayConfig, Played, Task, dream_episodes, real_episodes, require_rewards, twin_limit
+from worldsim.evaluation.episodes import (
+    PlayConfig,
+    Played,
+    Task,
+    dream_episodes,
+    real_episodes,
+    require_rewards,
+    twin_limit,
+)
 from worldsim.evaluation.metrics import interval, interval_text, mean_statistic, report
 from worldsim.evaluation.policy_batch import PolicySpec
 from worldsim.runtime.json_config import write_json
@@ -32,7 +42,8 @@ class EvaluateAgentConfig(PlayConfig):
     """Measure an agent in the dream and in its real twin."""
 
     agent: str
-    """A saved agent's folder, a shipped agent's name, or ``random``, ``persistent``, ``module:Class``."""
+    """A saved agent's folder, a shipped agent's name, or ``random``, ``persistent``,
+    ``module:Class``."""
     world: str | None = None
     """Name or folder of the world; the one in the agent's card, if not given."""
     episodes: Count = 100
@@ -44,7 +55,8 @@ class EvaluateAgentConfig(PlayConfig):
 
 
 def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> dict[str, Any]:
-    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of ``config.world``."""
+    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of
+    ``config.world``."""
     began = time.monotonic()
     folder = saved_folder(config.agent)
     if config.into_card and folder is None:
@@ -63,10 +75,18 @@ def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> d
     limit = twin_limit(world, config.max_steps)
     seeds = [config.seed + i for i in range(config.episodes)]
     workers = workers_of(config.workers, len(seeds))
-    real = real_episodes(world, [Task(spec, seed) for seed in seeds], limit, workers, timeout_s=config.engine_timeout_s)
+    real = real_episodes(
+        world,
+        [Task(spec, seed) for seed in seeds],
+        limit,
+        workers,
+        timeout_s=config.engine_timeout_s,
+    )
     real_seconds = time.monotonic() - began
     starts = [one.start for one in real if one.start is not None]
-    dream = dream_episodes(world.with_engine(config.engine), spec, starts, seeds, limit, config.batch)
+    dream = dream_episodes(
+        world.with_engine(config.engine), spec, starts, seeds, limit, config.batch
+    )
     frames = card.real_frames_used if card else 0
     if frames is None:
         frames = world.card.get("frames")
@@ -77,7 +97,9 @@ def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> d
         "episodes": config.episodes,
         "seed": config.seed,
         "max_steps": limit,
-        **compare(real, dream, config.bootstrap, config.seed, world.config.env_kwargs.get("frame_skip")),
+        **compare(
+            real, dream, config.bootstrap, config.seed, world.config.env_kwargs.get("frame_skip")
+        ),
         "real_frames_used": frames,
         "real_seconds": round(real_seconds, 1),
         "wall_time_s": round(time.monotonic() - began, 1),
@@ -91,14 +113,22 @@ def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> d
 
 
 def compare(
-    real: Sequence[Played], dream: Sequence[Played], draws: int, seed: int, frame_skip: int | None = None
+    real: Sequence[Played],
+    dream: Sequence[Played],
+    draws: int,
+    seed: int,
+    frame_skip: int | None = None,
 ) -> dict[str, Any]:
-    """The figures of paired episodes: means, 95% intervals over episodes (None of fewer than five), each episode's return.
+    """The figures of paired episodes: means, 95% intervals over episodes (None of fewer than five),
+    each episode's return.
 
     frame_skip: tics a step, where the real twin has such: survival is told in tics, too.
     """
     figures: dict[str, Any] = {}
-    totals = {side: np.array([one.total for one in played]) for side, played in (("real", real), ("dream", dream))}
+    totals = {
+        side: np.array([one.total for one in played])
+        for side, played in (("real", real), ("dream", dream))
+    }
     for side, played in (("real", real), ("dream", dream)):
         steps = np.array([one.steps for one in played], np.float64)
         figures |= _mean(f"{side}_return", totals[side], draws, seed)
@@ -127,12 +157,22 @@ def explain(results: dict[str, Any]) -> str:
     """The figures in plain words."""
 
     def line(name: str, key: str) -> str:
-        return f"{name:<18}{results[f'{key}_mean']:>10.2f}  {interval_text(results[f'{key}_ci95'])}".rstrip()
+        interval = interval_text(results[f"{key}_ci95"])
+        return f"{name:<18}{results[f'{key}_mean']:>10.2f}  {interval}".rstrip()
 
-    lines = [f"{results['agent']} over {results['episodes']} episodes of at most {results['max_steps']} steps, 95% intervals:"]
+    lines = [
+        f"{results['agent']} over {results['episodes']} episodes of at most "
+        f"{results['max_steps']} steps, 95% intervals:"
+    ]
     lines += [line("real twin, return", "real_return"), line("dream, return", "dream_return")]
-    lines.append(f"{'gap':<18}{results['gap']:>10.2f}  {interval_text(results['gap_ci95'])}  dream minus real, same starts")
+    lines.append(
+        f"{'gap':<18}{results['gap']:>10.2f}  {interval_text(results['gap_ci95'])}  dream minus "
+        f"real, same starts"
+    )
     if "survival_tics_mean" in results:
-        lines += [line("real twin, tics", "survival_tics"), line("dream, tics", "dream_survival_tics")]
+        lines += [
+            line("real twin, tics", "survival_tics"),
+            line("dream, tics", "dream_survival_tics"),
+        ]
     lines.append(f"{results['real_frames_used']} real frames used; {results['wall_time_s']:.0f} s")
     return report(lines, results["episodes"])

@@ -1,6 +1,8 @@
-"""What is measured on the test set, frame by frame: dreams of a world and simple baselines, scored against the real twin.
+"""What is measured on the test set, frame by frame: dreams of a world and simple baselines, scored
+against the real twin.
 
-Axes: ``e`` walks, ``h`` frames after the history. Everything stays on the device until the end of a chunk of walks.
+Axes: ``e`` walks, ``h`` frames after the history. Everything stays on the device until the end of a
+chunk of walks.
 """
 
 from __future__ import annotations
@@ -26,7 +28,8 @@ from worldsim.world import World
 Tick = Callable[[], object]
 
 FORK_MARGIN_DB = 39.0
-"""Two actions are indistinguishable where their true frames agree better than this: then neither counts in the accuracy."""
+"""Two actions are indistinguishable where their true frames agree better than this: then neither
+counts in the accuracy."""
 
 SCORES = ("next", "copy", "warp", "other", "given", "no_memory", "own", "nearest", "splat", "stand")
 """The fields of :class:`Measured` that are PSNR."""
@@ -34,14 +37,16 @@ SCORES = ("next", "copy", "warp", "other", "given", "no_memory", "own", "nearest
 
 @dataclass(frozen=True)
 class Measured:
-    """One tensor a quantity; None where the world or the data cannot give it. PSNR in dB, (e, h, k) unless said otherwise: of the
-    frames as they are, and reduced to 64x64 where they are larger (:func:`worldsim.evaluation.metrics.scores`).
+    """One tensor a quantity; None where the world or the data cannot give it. PSNR in dB, (e, h, k)
+    unless said otherwise: of the frames as they are, and reduced to 64x64 where they are larger
+    (:func:`worldsim.evaluation.metrics.scores`).
 
-    next, copy, warp: the next frame from true history, the last frame, the last frame warped. other: the next frame under
-    another action. given, no_memory: free-running at the true poses, with and without memory. own: free-running at the
-    world's own poses. nearest, splat, stand: history frame of the nearest pose, splatted history, last history frame.
-    fork_right, fork_counts: (e, s, k) bool, whether a dream is nearest to its own action's true frame, and whether it counts.
-    own_pose: (e, h, 4, 4).
+    next, copy, warp: the next frame from true history, the last frame, the last frame warped.
+    other: the next frame under another action. given, no_memory: free-running at the true poses,
+    with and without memory. own: free-running at the world's own poses. nearest, splat, stand:
+    history frame of the nearest pose, splatted history, last history frame. fork_right,
+    fork_counts: (e, s, k) bool, whether a dream is nearest to its own action's true frame, and
+    whether it counts. own_pose: (e, h, 4, 4).
     """
 
     next: Tensor
@@ -61,7 +66,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Free-running frames. rgb: (e, h, 3, y, x) uint8. pose: (e, h, 4, 4) or None. view_rgb, view_mask: for pictures, or None."""
+    """Free-running frames. rgb: (e, h, 3, y, x) uint8. pose: (e, h, 4, 4) or None. view_rgb,
+    view_mask: for pictures, or None."""
 
     rgb: Tensor
     pose: Tensor | None = None
@@ -72,7 +78,14 @@ class Rollout:
 def steps_of(world: World, history: int, horizon: int, forks: int, actions: int) -> int:
     """How often :func:`measure` calls its ``tick``."""
     without = (history - 1 + horizon) if needs_memory_run(world) else 0
-    return history - 1 + forks * actions + horizon * (2 if world.has_geometry else 1) + without + 2 * horizon
+    return (
+        history
+        - 1
+        + forks * actions
+        + horizon * (2 if world.has_geometry else 1)
+        + without
+        + 2 * horizon
+    )
 
 
 def needs_memory_run(world: World) -> bool:
@@ -81,7 +94,8 @@ def needs_memory_run(world: World) -> bool:
 
 
 def start(world: World, test: Walks) -> WorldState:
-    """The walks' first frames taken in: the rest of the history follows by :meth:`World.observe`, batched."""
+    """The walks' first frames taken in: the rest of the history follows by :meth:`World.observe`,
+    batched."""
     scenes = []
     for e in range(len(test)):
         scenes.append(
@@ -97,9 +111,13 @@ def start(world: World, test: Walks) -> WorldState:
 
 
 def take_in_history(
-    world: World, test: TestSet, tick: Tick, at_fork: Callable[[int, WorldState], object] | None = None
+    world: World,
+    test: TestSet,
+    tick: Tick,
+    at_fork: Callable[[int, WorldState], object] | None = None,
 ) -> WorldState:
-    """The state after all true frames of the history; ``at_fork`` sees the state at each fork frame."""
+    """The state after all true frames of the history; ``at_fork`` sees the state at each fork
+    frame."""
     forks = test.config.fork_frames
     state = start(world, test)
     for t in range(test.config.history):
@@ -124,7 +142,9 @@ def free_run(
     rgb, pose, view_rgb, view_mask = [], [], [], []
     for t in range(test.config.history, test.config.frames):
         state = fitted(world, state, t - test.config.history, fits)
-        state, transition = world.step(state, test.act[:, t - 1], pose=test.pose[:, t] if poses_given else None)
+        state, transition = world.step(
+            state, test.act[:, t - 1], pose=test.pose[:, t] if poses_given else None
+        )
         rgb.append(transition.frame.rgb)
         if transition.frame.pose is not None:
             pose.append(transition.frame.pose)
@@ -132,12 +152,18 @@ def free_run(
             view_rgb.append(transition.view.rgb)
             view_mask.append(transition.view.mask)
         tick()
-    return Rollout(torch.stack(rgb, 1), *(torch.stack(x, 1) if x else None for x in (pose, view_rgb, view_mask)))
+    return Rollout(
+        torch.stack(rgb, 1),
+        *(torch.stack(x, 1) if x else None for x in (pose, view_rgb, view_mask)),
+    )
 
 
 @torch.no_grad()
-def measure(world: World, test: TestSet, tick: Tick = lambda: None, fits: Fits | None = None) -> Measured:
-    """Everything about one chunk of walks. fits: when the world's memory fits itself after the history, if it can."""
+def measure(
+    world: World, test: TestSet, tick: Tick = lambda: None, fits: Fits | None = None
+) -> Measured:
+    """Everything about one chunk of walks. fits: when the world's memory fits itself after the
+    history, if it can."""
     forks: dict[int, tuple[Tensor, Tensor]] = {}
 
     def at_fork(index: int, state: WorldState) -> None:
@@ -146,7 +172,9 @@ def measure(world: World, test: TestSet, tick: Tick = lambda: None, fits: Fits |
     state = take_in_history(world, test, tick, at_fork)
     future = test.rgb[:, test.config.history :]
     own = free_run(world, state.clone(), test, False, tick, fits=fits)
-    given = free_run(world, state.clone(), test, True, tick, fits=fits) if world.has_geometry else None
+    given = (
+        free_run(world, state.clone(), test, True, tick, fits=fits) if world.has_geometry else None
+    )
     no_memory = None
     if given is not None:
         no_memory = _without_memory(world, test, tick) if needs_memory_run(world) else given
@@ -170,25 +198,34 @@ def join(parts: list[Measured]) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for field in dataclasses.fields(Measured):
         values = [getattr(p, field.name) for p in parts]
-        joined[field.name] = None if values[0] is None else torch.cat([v.cpu() for v in values]).numpy()
+        joined[field.name] = (
+            None if values[0] is None else torch.cat([v.cpu() for v in values]).numpy()
+        )
     return joined
 
 
 def at_size(measured: dict[str, Any], k: int) -> dict[str, Any]:
     """:func:`join`'s arrays with the scores (e, h) of the ``k``-th size alone."""
-    return {name: values[..., k] if name in SCORES and values is not None else values for name, values in measured.items()}
+    return {
+        name: values[..., k] if name in SCORES and values is not None else values
+        for name, values in measured.items()
+    }
 
 
 def warped(rgb: Tensor, inverse_depth: Tensor, camera: Camera, target: Camera) -> Tensor:
-    """A frame splatted to another camera, one pixel a point, holes filled from the frame itself. (b, 3, h, w) uint8."""
+    """A frame splatted to another camera, one pixel a point, holes filled from the frame itself.
+    (b, 3, h, w) uint8."""
     b, _, h, w = rgb.shape
     mask, slot, _ = nearest(splat(*frame_points(inverse_depth, camera), target), h * w)
     shown = rgb.flatten(2).gather(2, slot[:, None].expand(b, 3, h * w))
     return torch.where(mask[:, None], shown, rgb.flatten(2)).view(b, 3, h, w)
 
 
-def _next_frames(world: World, state: WorldState, test: TestSet, tick: Tick) -> dict[str, Tensor | None]:
-    """Each future frame from its true history: the world's, under the action taken and another, and the baselines."""
+def _next_frames(
+    world: World, state: WorldState, test: TestSet, tick: Tick
+) -> dict[str, Tensor | None]:
+    """Each future frame from its true history: the world's, under the action taken and another, and
+    the baselines."""
     n = test.config.history
     found: dict[str, list[Tensor]] = {"next": [], "other": [], "copy": [], "warp": []}
     for t in range(n, test.config.frames):
@@ -202,7 +239,9 @@ def _next_frames(world: World, state: WorldState, test: TestSet, tick: Tick) -> 
             assert last.pose is not None and last.inverse_depth is not None
             target = test.camera(transition.frame.pose)
             # Seen from where the world believes it is: its newest pose is the true one, snapped.
-            picture = warped(last.rgb, last.inverse_depth, test.camera(snap_pose(last.pose)), target)
+            picture = warped(
+                last.rgb, last.inverse_depth, test.camera(snap_pose(last.pose)), target
+            )
             found["warp"].append(scores(picture, truth))
         state = world.observe(state, act, test.frame(t))
         tick()
@@ -216,21 +255,27 @@ def _without_memory(world: World, test: TestSet, tick: Tick) -> Rollout:
 
 
 def _seen_baselines(world: World, state: WorldState, test: TestSet) -> dict[str, Tensor]:
-    """The history frame of the nearest pose, and the history's memory splatted at the true pose, its holes filled from that."""
+    """The history frame of the nearest pose, and the history's memory splatted at the true pose,
+    its holes filled from that."""
     n, walks = test.config.history, torch.arange(len(test), device=test.rgb.device)
-    index = torch.stack([nearest_pose(test.pose[e, n:], test.pose[e, :n]) for e in range(len(test))])
+    index = torch.stack(
+        [nearest_pose(test.pose[e, n:], test.pose[e, :n]) for e in range(len(test))]
+    )
     memory, data = _history_memory(world, state, test)
     found: dict[str, list[Tensor]] = {"nearest": [], "splat": []}
     for t in range(n, test.config.frames):
         near = test.rgb[walks, index[:, t - n]]
         view = memory.render(data, test.camera(snap_pose(test.pose[:, t])))
         found["nearest"].append(scores(near, test.rgb[:, t]))
-        found["splat"].append(scores(torch.where(view.mask[:, None], view.rgb, near), test.rgb[:, t]))
+        found["splat"].append(
+            scores(torch.where(view.mask[:, None], view.rgb, near), test.rgb[:, t])
+        )
     return {name: torch.stack(values, 1) for name, values in found.items()}
 
 
 def _history_memory(world: World, state: WorldState, test: TestSet) -> tuple[SceneMemory, Any]:
-    """The world's memory of the true history; for a world without one, what a default point memory would hold."""
+    """The world's memory of the true history; for a world without one, what a default point memory
+    would hold."""
     if needs_memory_run(world):
         return world.memory, state.memory
     memory = PointMemory(PointMemoryConfig())
@@ -240,12 +285,17 @@ def _history_memory(world: World, state: WorldState, test: TestSet) -> tuple[Sce
         assert frame.pose is not None
         pose = snap_pose(frame.pose)
         step = torch.full((len(test),), t, dtype=torch.int64, device=test.rgb.device)
-        data = memory.integrate(data, dataclasses.replace(frame, pose=pose), test.camera(pose), step)
+        data = memory.integrate(
+            data, dataclasses.replace(frame, pose=pose), test.camera(pose), step
+        )
     return memory, data
 
 
-def _forks(world: World, state: WorldState, test: TestSet, index: int, tick: Tick) -> tuple[Tensor, Tensor]:
-    """Dream every action from a fork frame. Returns (e, k) bool: nearest to its own true frame; distinguishable at all."""
+def _forks(
+    world: World, state: WorldState, test: TestSet, index: int, tick: Tick
+) -> tuple[Tensor, Tensor]:
+    """Dream every action from a fork frame. Returns (e, k) bool: nearest to its own true frame;
+    distinguishable at all."""
     acts, truths = test.fork_act[:, index], test.fork_rgb[:, index]
     count = acts.shape[1]
     right, counts = [], []

@@ -24,7 +24,8 @@ class CanFit(Protocol):
 
 @dataclass(frozen=True)
 class Fits:
-    """A fit where dreamed frames begin, and after every ``every`` of them; before, the memory is as it is without one."""
+    """A fit where dreamed frames begin, and after every ``every`` of them; before, the memory is as
+    it is without one."""
 
     iterations: int
     every: int
@@ -32,7 +33,9 @@ class Fits:
     def __post_init__(self) -> None:
         for name in ("iterations", "every"):
             if getattr(self, name) < 1:
-                raise InvalidInputError(f"Fits.{name} = {getattr(self, name)}: it must be at least 1")
+                raise InvalidInputError(
+                    f"Fits.{name} = {getattr(self, name)}: it must be at least 1"
+                )
 
 
 def fitted(world: World, state: WorldState, dreamed: int, fits: Fits | None) -> WorldState:
@@ -46,6 +49,11 @@ def with_radiance(world: World) -> World:
     """The world with a radiance field upon its own points."""
     if not isinstance(world.memory, PointMemory):
         found = type(world.memory).__name__
-        raise MissingGeometryError(f"the radiance field builds upon points, and this world has a {found}: evaluate it as it is")
+        raise MissingGeometryError(
+            f"the radiance field builds upon points, and this world has a {found}: evaluate it as "
+            f"it is"
+        )
     network: Any = world.network.config
-    return world.with_memory(RadianceMemory(world.memory, RadianceMemoryConfig(network.height, network.width)))
+    return world.with_memory(
+        RadianceMemory(world.memory, RadianceMemoryConfig(network.height, network.width))
+    )

@@ -1,4 +1,5 @@
-"""Measures of pictures, poses and what has been seen, defined once for evaluation, demo and experiments."""
+"""Measures of pictures, poses and what has been seen, defined once for evaluation, demo and
+experiments."""
 
 from __future__ import annotations
 
@@ -20,18 +21,24 @@ PSNR_CAP = 40.0
 """dB that two equal pictures get; anything better counts as this."""
 MOVED_METRES = 0.01
 MOVED_DEGREES = 0.5
-"""A frame counts as moved if its true camera went this far, or turned this much, since the frame before."""
+"""A frame counts as moved if its true camera went this far, or turned this much, since the frame
+before."""
 SEEN_METRES = 0.15
 SEEN_SHARE = 0.07
-"""A point was seen by a frame whose depth there differs from the point's by at most the larger of 0.15 m and 7%."""
+"""A point was seen by a frame whose depth there differs from the point's by at most the larger of
+0.15 m and 7%."""
 COMMON_SIZE = 64
 """Pixels a side at which worlds of different frame sizes are compared."""
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of uint8 pictures, capped at 40 dB. (..., 3, h, w) twice (broadcast) to (...) float32."""
+    """Peak signal-to-noise ratio of uint8 pictures, capped at 40 dB. (..., 3, h, w) twice
+    (broadcast) to (...) float32."""
     if a.dtype != torch.uint8 or b.dtype != torch.uint8:
-        raise InvalidInputError(f"psnr compares uint8 pictures, got {a.dtype} and {b.dtype}: convert what is emitted, not floats")
+        raise InvalidInputError(
+            f"psnr compares uint8 pictures, got {a.dtype} and {b.dtype}: convert what is emitted, "
+            f"not floats"
+        )
     difference = a.to(torch.int32) - b.to(torch.int32)
     error = (difference * difference).to(torch.float64).mean((-3, -2, -1))
     # The cap's own error keeps the logarithm finite.
@@ -40,38 +47,49 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def scores(a: Tensor, b: Tensor) -> Tensor:
-    """:func:`psnr` at each size that counts: of the frames as they are and, where they are larger, of both reduced to 64x64.
+    """:func:`psnr` at each size that counts: of the frames as they are and, where they are larger,
+    of both reduced to 64x64.
 
     (..., 3, h, w) uint8 twice (broadcast) to (..., k) float32, k being 1 or 2.
     """
     found = [psnr(a, b)]
     if comparable(*a.shape[-2:]):
-        found.append(psnr(area_average(a, COMMON_SIZE, COMMON_SIZE), area_average(b, COMMON_SIZE, COMMON_SIZE)))
+        found.append(
+            psnr(
+                area_average(a, COMMON_SIZE, COMMON_SIZE), area_average(b, COMMON_SIZE, COMMON_SIZE)
+            )
+        )
     return torch.stack(found, -1)
 
 
 def comparable(height: int, width: int) -> bool:
-    """Whether frames of this size are reduced to 64x64 for comparison: larger ones are, smaller ones cannot be."""
+    """Whether frames of this size are reduced to 64x64 for comparison: larger ones are, smaller
+    ones cannot be."""
     return min(height, width) >= COMMON_SIZE and max(height, width) > COMMON_SIZE
 
 
 def area_average(rgb: Tensor, height: int, width: int) -> Tensor:
-    """Pictures (..., 3, h, w) uint8 reduced to (..., 3, height, width) uint8, every pixel the mean of the area that it covers."""
+    """Pictures (..., 3, h, w) uint8 reduced to (..., 3, height, width) uint8, every pixel the mean
+    of the area that it covers."""
     rows = _overlaps(rgb.shape[-2], height, rgb.device)
     columns = _overlaps(rgb.shape[-1], width, rgb.device)
     return (rows @ rgb.double() @ columns.T).round().to(torch.uint8)
 
 
 def _overlaps(source: int, target: int, device: torch.device) -> Tensor:
-    """(target, source) float64: which share of each target cell each source pixel covers; rows sum to one."""
+    """(target, source) float64: which share of each target cell each source pixel covers; rows sum
+    to one."""
     size = source / target
     start = size * torch.arange(target, device=device, dtype=torch.float64)[:, None]
     pixel = torch.arange(source, device=device, dtype=torch.float64)
-    return (torch.minimum(start + size, pixel + 1) - torch.maximum(start, pixel)).clamp(min=0) / size
+    return (torch.minimum(start + size, pixel + 1) - torch.maximum(start, pixel)).clamp(
+        min=0
+    ) / size
 
 
 def sharpness(rgb: Tensor) -> Tensor:
-    """Mean magnitude of the luminance's Sobel gradient, inner pixels only. (..., 3, h, w) uint8 to (...) float32.
+    """Mean magnitude of the luminance's Sobel gradient, inner pixels only. (..., 3, h, w) uint8 to
+    (...) float32.
 
     A vertical step edge between luminances 0 and L has magnitude 4 L in the two columns beside it.
     """
@@ -84,7 +102,8 @@ def sharpness(rgb: Tensor) -> Tensor:
 
 
 def moved_frames(pose: Tensor) -> Tensor:
-    """Which frames after the first moved at least 1 cm, or turned at least 0.5 degrees, since the one before.
+    """Which frames after the first moved at least 1 cm, or turned at least 0.5 degrees, since the
+    one before.
 
     pose: (..., t, 4, 4) to (..., t - 1) bool.
     """
@@ -93,19 +112,25 @@ def moved_frames(pose: Tensor) -> Tensor:
     return far | (torch.rad2deg(motion[..., 3:].norm(dim=-1)) >= MOVED_DEGREES)
 
 
-def seen_mask(depth: Tensor, camera: Camera, history_depth: Tensor, history_camera: Camera) -> Tensor:
-    """Which pixels show something that one of the history frames saw too. True geometry in, (b, h, w) bool out.
+def seen_mask(
+    depth: Tensor, camera: Camera, history_depth: Tensor, history_camera: Camera
+) -> Tensor:
+    """Which pixels show something that one of the history frames saw too. True geometry in, (b, h,
+    w) bool out.
 
-    depth: (b, h, w) metres of the frames to judge and their ``camera`` (b). history_depth: (k, h, w) and
-    ``history_camera`` (k) of the frames of the same episode. A pixel is seen if its 3D point projects into a history frame
-    within max(0.15 m, 7%) of that frame's depth; an infinitely far pixel, if its direction meets infinity there.
+    depth: (b, h, w) metres of the frames to judge and their ``camera`` (b). history_depth: (k, h,
+    w) and ``history_camera`` (k) of the frames of the same episode. A pixel is seen if its 3D point
+    projects into a history frame within max(0.15 m, 7%) of that frame's depth; an infinitely far
+    pixel, if its direction meets infinity there.
     """
     points = unproject(depth, camera).reshape(1, -1, 3)
     infinite = torch.isinf(depth).reshape(1, -1)
     height, width = history_camera.height, history_camera.width
     seen = torch.zeros_like(infinite[0])
     for k in range(len(history_depth)):
-        one = Camera(history_camera.pose[k : k + 1], history_camera.intrinsics[k : k + 1], height, width)
+        one = Camera(
+            history_camera.pose[k : k + 1], history_camera.intrinsics[k : k + 1], height, width
+        )
         u, v, z = (x[0] for x in project(points, infinite, one))
         inside = (z > 1e-6) & (u >= 0) & (u < width) & (v >= 0) & (v < height)
         column = u.clamp(0, width - 1).nan_to_num().long()
@@ -118,21 +143,32 @@ def seen_mask(depth: Tensor, camera: Camera, history_depth: Tensor, history_came
 
 def pooled_mean(values: Sequence[Array]) -> float:
     """Mean over all values of all episodes; nan without any."""
-    flat = np.concatenate([np.asarray(v, np.float64).ravel() for v in values]) if len(values) else np.zeros(0)
+    flat = (
+        np.concatenate([np.asarray(v, np.float64).ravel() for v in values])
+        if len(values)
+        else np.zeros(0)
+    )
     return float(flat.mean()) if flat.size else float("nan")
 
 
 def bootstrap_ci(
-    statistic: Callable[[Array], Array], episodes: int, draws: int = 2000, seed: int = 0, level: float = 0.95
+    statistic: Callable[[Array], Array],
+    episodes: int,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> tuple[float, float]:
     """Percentile interval of a statistic over resampled episodes (Efron 1979).
 
-    statistic: takes counts (draws, episodes), how often each episode is drawn, and returns (draws,) values; draws where it is
-    not finite are left out. Returns (low, high), both nan where no draw is finite.
+    statistic: takes counts (draws, episodes), how often each episode is drawn, and returns (draws,)
+    values; draws where it is not finite are left out. Returns (low, high), both nan where no draw
+    is finite.
     """
     if episodes == 0:
         return float("nan"), float("nan")
-    counts = np.random.default_rng(seed).multinomial(episodes, np.full(episodes, 1.0 / episodes), draws)
+    counts = np.random.default_rng(seed).multinomial(
+        episodes, np.full(episodes, 1.0 / episodes), draws
+    )
     with np.errstate(invalid="ignore", divide="ignore"):
         values = statistic(counts)
     values = values[np.isfinite(values)]
@@ -143,14 +179,19 @@ def bootstrap_ci(
 
 
 LEAST_EPISODES = 5
-"""Fewer episodes give no interval: resampling two of them gives their two values, however far others would be."""
+"""Fewer episodes give no interval: resampling two of them gives their two values, however far
+others would be."""
 
 
 def interval(
-    statistic: Callable[[Array], Array], episodes: int, draws: int = 2000, seed: int = 0, least: int = LEAST_EPISODES
+    statistic: Callable[[Array], Array],
+    episodes: int,
+    draws: int = 2000,
+    seed: int = 0,
+    least: int = LEAST_EPISODES,
 ) -> list[float] | None:
-    """:func:`bootstrap_ci` as reports have it: [low, high] to four decimals; None where it is not defined, or of fewer than
-    ``least`` episodes.
+    """:func:`bootstrap_ci` as reports have it: [low, high] to four decimals; None where it is not
+    defined, or of fewer than ``least`` episodes.
     """
     if episodes < least:
         return None
@@ -164,24 +205,31 @@ def interval_text(found: Sequence[float] | None, digits: int = 2) -> str:
 
 
 def report(lines: Sequence[str], episodes: int) -> str:
-    """The lines of a report, and where there are too few episodes for intervals, one that says so."""
+    """The lines of a report, and where there are too few episodes for intervals, one that says
+    so."""
     return "\n".join([*lines, *filter(None, [too_few(episodes)])])
 
 
 def too_few(episodes: int) -> str:
     """What reports say in place of intervals; empty where there are enough episodes."""
-    return f"too few episodes for intervals: {episodes} of at least {LEAST_EPISODES}" if episodes < LEAST_EPISODES else ""
+    return (
+        f"too few episodes for intervals: {episodes} of at least {LEAST_EPISODES}"
+        if episodes < LEAST_EPISODES
+        else ""
+    )
 
 
 def mean_statistic(values: Sequence[Array]) -> Callable[[Array], Array]:
-    """For :func:`bootstrap_ci`: the mean over all values (one array an episode) of the drawn episodes."""
+    """For :func:`bootstrap_ci`: the mean over all values (one array an episode) of the drawn
+    episodes."""
     sums = np.array([np.sum(v, dtype=np.float64) for v in values])
     sizes = np.array([np.size(v) for v in values], np.float64)
     return lambda counts: (counts @ sums) / (counts @ sizes)
 
 
 def quantile_statistic(values: Array, q: float) -> Callable[[Array], Array]:
-    """For :func:`bootstrap_ci`: the ``q`` quantile of one value an episode, nan where an episode has none."""
+    """For :func:`bootstrap_ci`: the ``q`` quantile of one value an episode, nan where an episode
+    has none."""
 
     def statistic(counts: Array) -> Array:
         drawn = [np.repeat(values, row) for row in counts]

@@ -26,7 +26,8 @@ class PolicySpec:
     """A policy as other processes can make it, too."""
 
     agent: str = "random"
-    """A saved agent's folder, a shipped agent's name, ``random``, ``persistent``, or ``module:Class``."""
+    """A saved agent's folder, a shipped agent's name, ``random``, ``persistent``, or
+    ``module:Class``."""
     chance: float = 0.0
     """Share of steps at which an action is drawn uniformly instead."""
     always: int | tuple[float, ...] | None = None
@@ -45,7 +46,8 @@ class PolicySpec:
         return f"{name} with {self.chance:g} chance" if self.chance else name
 
     def build(self, space: gym.Space[Any], device: torch.device | str = "cpu") -> Policy:
-        """The policy without the chance, for an action space. Raises NotFoundError or InvalidInputError."""
+        """The policy without the chance, for an action space. Raises NotFoundError or
+        InvalidInputError."""
         if self.always is not None:
             return Always(space, self.always)
         return make_policy(self.agent, space, device, self.trust)
@@ -68,16 +70,28 @@ class Always:
 
 
 class Crowd:
-    """One policy in ``len(seeds)`` episodes at once: a batched policy as one, any other once an episode.
+    """One policy in ``len(seeds)`` episodes at once: a batched policy as one, any other once an
+    episode.
 
-    What an episode draws comes from its own seed; a batched policy's draws come from the first one's.
+    What an episode draws comes from its own seed; a batched policy's draws come from the first
+    one's.
     """
 
-    def __init__(self, spec: PolicySpec, space: gym.Space[Any], seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        spec: PolicySpec,
+        space: gym.Space[Any],
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+    ) -> None:
         self.spec, self.space, self.began = spec, space, False
         first = spec.build(space, device)
         self.whole: BatchPolicy | None = first if isinstance(first, BatchPolicy) else None
-        self.policies = [first, *(spec.build(space, device) for _ in seeds[1:])] if self.whole is None else [first]
+        self.policies = (
+            [first, *(spec.build(space, device) for _ in seeds[1:])]
+            if self.whole is None
+            else [first]
+        )
         for policy, seed in zip(self.policies, seeds, strict=False):
             policy.reset(int(seed))
         self.spaces, self.rngs = [], [np.random.default_rng([int(seed), 1]) for seed in seeds]
@@ -86,16 +100,24 @@ class Crowd:
             self.spaces[-1].seed(int(seed))
 
     def act(self, frames: Tensor) -> Array:
-        """Actions (n, ...) for the episodes' frames (n, h, w, 3) uint8; the first call begins all episodes."""
+        """Actions (n, ...) for the episodes' frames (n, h, w, 3) uint8; the first call begins all
+        episodes."""
         if self.whole is not None:
             begins = np.full(len(frames), not self.began)
             acts = self.whole.act_batch(frames, begins)
             acts = acts.cpu().numpy() if isinstance(acts, Tensor) else np.asarray(acts)
         else:
             shown = frames.cpu().numpy()
-            acts = np.stack([np.asarray(policy.act(frame)) for policy, frame in zip(self.policies, shown, strict=True)])
+            acts = np.stack(
+                [
+                    np.asarray(policy.act(frame))
+                    for policy, frame in zip(self.policies, shown, strict=True)
+                ]
+            )
         self.began = True
         for i, (rng, space) in enumerate(zip(self.rngs, self.spaces, strict=True)):
             if self.spec.chance and rng.random() < self.spec.chance:
                 acts[i] = space.sample()
-        return np.asarray(acts, np.int64 if isinstance(self.space, gym.spaces.Discrete) else np.float32)
+        return np.asarray(
+            acts, np.int64 if isinstance(self.space, gym.spaces.Discrete) else np.float32
+        )

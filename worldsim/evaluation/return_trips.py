@@ -1,8 +1,9 @@
 """Return trips: what a world shows when the agent comes back along its way.
 
-*True return*: the dream is given the true frames of the way out and generates the way back at the true poses. *Dream return*:
-both ways are generated, the way back at the dream's own poses of the way out, reversed. A memory that fits something is fitted
-where the way back begins, and again while it is walked. Axes: ``e`` trips, ``n`` steps.
+*True return*: the dream is given the true frames of the way out and generates the way back at the
+true poses. *Dream return*: both ways are generated, the way back at the dream's own poses of the
+way out, reversed. A memory that fits something is fitted where the way back begins, and again while
+it is walked. Axes: ``e`` trips, ``n`` steps.
 """
 
 from __future__ import annotations
@@ -31,19 +32,22 @@ Tick = Callable[[], object]
 
 NOVELTY_STEPS = 12
 NOVELTY_CODES = 16
-"""A pixel is new after so many steps if a colour of it changed by more than so many codes of 255."""
+"""A pixel is new after so many steps if a colour of it changed by more than so many codes of
+255."""
 MEMORIES = ("", "_no_memory", "_retrieval")
-"""The world as it is, its memory switched off, its memory restricted to the past frame of the nearest pose."""
+"""The world as it is, its memory switched off, its memory restricted to the past frame of the
+nearest pose."""
 
 
 @dataclass(frozen=True)
 class Returned:
-    """By length n and kind of memory, CPU tensors (e, n, k) unless said otherwise; index i is step i + 1 of the way back. The k
-    scores are those of :func:`worldsim.evaluation.metrics.scores`.
+    """By length n and kind of memory, CPU tensors (e, n, k) unless said otherwise; index i is step
+    i + 1 of the way back. The k scores are those of :func:`worldsim.evaluation.metrics.scores`.
 
-    real: PSNR of the true return against the real twin. dream: of the dream return against the dream's own way out; without the
-    last step, which leads to a given frame. sharpness: (e, 2 n) of the dream's frames, out and back, and of the real twin's.
-    novelty: (e, n - 12) share of pixels that changed, dream and real twin; by length only.
+    real: PSNR of the true return against the real twin. dream: of the dream return against the
+    dream's own way out; without the last step, which leads to a given frame. sharpness: (e, 2 n) of
+    the dream's frames, out and back, and of the real twin's. novelty: (e, n - 12) share of pixels
+    that changed, dream and real twin; by length only.
     """
 
     real: dict[tuple[int, str], Tensor]
@@ -60,7 +64,11 @@ def worlds_of(world: World, trips: Trips) -> dict[str, World]:
     longest = trips.config.lengths[-1]
     frames = trips.config.turn(longest) + longest + 1
     retrieval = RetrievalMemory(RetrievalMemoryConfig(network.height, network.width, frames))
-    return {"": world, "_no_memory": world.without_memory(), "_retrieval": world.with_memory(retrieval)}
+    return {
+        "": world,
+        "_no_memory": world.without_memory(),
+        "_retrieval": world.with_memory(retrieval),
+    }
 
 
 def steps_of(world: World, trips: Trips) -> int:
@@ -69,12 +77,17 @@ def steps_of(world: World, trips: Trips) -> int:
     config = trips.config
     longest = config.lengths[-1]
     both = min(kinds, 2)
-    return kinds * (config.turn(longest) + sum(config.lengths)) + both * (config.start - 1 + longest + sum(config.lengths))
+    return kinds * (config.turn(longest) + sum(config.lengths)) + both * (
+        config.start - 1 + longest + sum(config.lengths)
+    )
 
 
 @torch.no_grad()
-def measure_returns(world: World, trips: Trips, tick: Tick = lambda: None, fits: Fits | None = None) -> Returned:
-    """All trips of one chunk. fits: when the world's memory fits itself on the ways back, if it can."""
+def measure_returns(
+    world: World, trips: Trips, tick: Tick = lambda: None, fits: Fits | None = None
+) -> Returned:
+    """All trips of one chunk. fits: when the world's memory fits itself on the ways back, if it
+    can."""
     real: dict[tuple[int, str], Tensor] = {}
     dream: dict[tuple[int, str], Tensor] = {}
     sharp: dict[int, tuple[Tensor, Tensor]] = {}
@@ -87,21 +100,29 @@ def measure_returns(world: World, trips: Trips, tick: Tick = lambda: None, fits:
             continue
         out, poses, states = _dreamed_way_out(one, trips, tick)
         for length, state in states.items():
-            # Back to the pose of each step before the turn, the last being that of the last given frame.
+            # Back to the pose of each step before the turn, the last being that of the last given
+            # frame.
             reversed_poses = poses[:, :length].flip(1)
             back = _follow(one, state, trips.back_act[length], reversed_poses, tick, fits)
             dream[length, kind] = scores(back[:, :-1], out[:, : length - 1].flip(1)).cpu()
             if not kind:
                 truth = trips.rgb[:, trips.config.start : trips.config.turn(length) + 1]
-                both, real_both = torch.cat([out[:, :length], back], 1), torch.cat([truth, trips.back_rgb[length]], 1)
+                both, real_both = (
+                    torch.cat([out[:, :length], back], 1),
+                    torch.cat([truth, trips.back_rgb[length]], 1),
+                )
                 sharp[length] = (sharpness(both).cpu(), sharpness(real_both).cpu())
                 novel[length] = (changed(out[:, :length]).cpu(), changed(truth).cpu())
     return Returned(real, dream, sharp, novel)
 
 
 def changed(rgb: Tensor) -> Tensor:
-    """Share of pixels that changed over 12 frames: (e, n, 3, h, w) uint8 to (e, max(n - 12, 0)) float32."""
-    after, before = rgb[:, NOVELTY_STEPS:].int(), rgb[:, : max(rgb.shape[1] - NOVELTY_STEPS, 0)].int()
+    """Share of pixels that changed over 12 frames: (e, n, 3, h, w) uint8 to (e, max(n - 12, 0))
+    float32."""
+    after, before = (
+        rgb[:, NOVELTY_STEPS:].int(),
+        rgb[:, : max(rgb.shape[1] - NOVELTY_STEPS, 0)].int(),
+    )
     return ((after - before).abs().amax(2) > NOVELTY_CODES).float().mean((-2, -1))
 
 
@@ -118,8 +139,11 @@ def _shown_the_way_out(world: World, trips: Trips, tick: Tick) -> dict[int, Worl
     return states
 
 
-def _dreamed_way_out(world: World, trips: Trips, tick: Tick) -> tuple[Tensor, Tensor, dict[int, WorldState]]:
-    """Generated frames (e, n, 3, h, w) uint8; the poses (e, n + 1, 4, 4) of the last given frame and of these; states by length."""
+def _dreamed_way_out(
+    world: World, trips: Trips, tick: Tick
+) -> tuple[Tensor, Tensor, dict[int, WorldState]]:
+    """Generated frames (e, n, 3, h, w) uint8; the poses (e, n + 1, 4, 4) of the last given frame
+    and of these; states by length."""
     begin, lengths = trips.config.start, trips.config.lengths
     state = start(world, trips)
     for t in range(1, begin):
@@ -138,7 +162,9 @@ def _dreamed_way_out(world: World, trips: Trips, tick: Tick) -> tuple[Tensor, Te
     return torch.stack(rgb, 1), torch.stack(poses, 1), states
 
 
-def _follow(world: World, state: WorldState, acts: Tensor, poses: Tensor, tick: Tick, fits: Fits | None) -> Tensor:
+def _follow(
+    world: World, state: WorldState, acts: Tensor, poses: Tensor, tick: Tick, fits: Fits | None
+) -> Tensor:
     """Frames (e, n, 3, h, w) generated with given actions at given poses."""
     rgb = []
     for i in range(acts.shape[1]):
@@ -166,13 +192,19 @@ def _together(values: list[Any]) -> Any:
 
 
 def compute(returned: Returned, window: int, draws: int, seed: int) -> dict[str, Any]:
-    """The figures and their intervals over trips. window: frames that attention spans; those still in it are left out."""
+    """The figures and their intervals over trips. window: frames that attention spans; those still
+    in it are left out."""
     first = next(iter(returned.real.values()))
     figures = Figures(len(first), draws, seed)
     _picture_figures(figures, returned, window, 0)
     for group, name in (("sharpness_ratio", "sharpness"), ("novelty", "novelty")):
         for length, (dream, real) in getattr(returned, name).items():
-            _ratio(figures, f"{group}.{length}", dream.numpy().astype(np.float64), real.numpy().astype(np.float64))
+            _ratio(
+                figures,
+                f"{group}.{length}",
+                dream.numpy().astype(np.float64),
+                real.numpy().astype(np.float64),
+            )
     results = {**figures.values, "ci95": figures.ci95}
     if first.shape[-1] > 1:
         reduced = Figures(len(first), draws, seed)
@@ -185,7 +217,9 @@ def _picture_figures(figures: Figures, returned: Returned, window: int, k: int) 
     """All that is PSNR, of the ``k``-th size."""
 
     def mean(key: str, values: Array) -> None:
-        figures.mean(key, values, np.broadcast_to(np.arange(1, values.shape[1] + 1) >= window, values.shape))
+        figures.mean(
+            key, values, np.broadcast_to(np.arange(1, values.shape[1] + 1) >= window, values.shape)
+        )
 
     for group, name in (("return_real_psnr", "real"), ("return_psnr", "dream")):
         for (length, kind), values in getattr(returned, name).items():
@@ -228,8 +262,14 @@ def table(results: Mapping[str, Any]) -> str:
         if key in results:
             lines.append(f"{name:<27}" + "".join(f"{_cell(results, key, n):>22}" for n in lengths))
     for name, key in ROWS[:2] + ROWS[5:7] if REDUCED in results else ():
-        lines.append(f"{name.replace('dB', '64x64'):<27}" + "".join(f"{_cell(results[REDUCED], key, n):>22}" for n in lengths))
-    lines.append(f"{results['episodes']} trips; {results['sampling_steps']} sampling steps; {results['seconds']:.0f} s")
+        lines.append(
+            f"{name.replace('dB', '64x64'):<27}"
+            + "".join(f"{_cell(results[REDUCED], key, n):>22}" for n in lengths)
+        )
+    lines.append(
+        f"{results['episodes']} trips; {results['sampling_steps']} sampling steps; "
+        f"{results['seconds']:.0f} s"
+    )
     return report(lines, results["episodes"])
 
 
@@ -237,4 +277,6 @@ def _cell(results: Mapping[str, Any], key: str, length: str) -> str:
     value, interval = results[key].get(length), results["ci95"].get(f"{key}.{length}")
     if value is None:
         return "-"
-    return f"{value:.2f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval is not None else "")
+    return f"{value:.2f}" + (
+        f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval is not None else ""
+    )

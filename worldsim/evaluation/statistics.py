@@ -1,4 +1,5 @@
-"""From frames' scores to the figures of the protocol, their 95% intervals over walks, and a table to read."""
+"""From frames' scores to the figures of the protocol, their 95% intervals over walks, and a table
+to read."""
 
 from __future__ import annotations
 
@@ -11,7 +12,14 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.camera import rotation_angle
-from worldsim.evaluation.metrics import interval, interval_text, mean_statistic, pooled_mean, quantile_statistic, report
+from worldsim.evaluation.metrics import (
+    interval,
+    interval_text,
+    mean_statistic,
+    pooled_mean,
+    quantile_statistic,
+    report,
+)
 
 Array = NDArray[Any]
 
@@ -33,7 +41,8 @@ class Figures:
         self.ci95: dict[str, list[float] | None] = {}
 
     def add(self, key: str, value: float, statistic: Callable[[Array], Array]) -> None:
-        """A figure and the statistic of resampled walks; ``psnr_at.8`` becomes ``{"psnr_at": {"8": ...}}``."""
+        """A figure and the statistic of resampled walks; ``psnr_at.8`` becomes
+        ``{"psnr_at": {"8": ...}}``."""
         self.ci95[key] = interval(statistic, self.episodes, self.draws, self.seed)
         group, _, name = key.partition(".")
         target = self.values.setdefault(group, {}) if name else self.values
@@ -53,17 +62,26 @@ class Figures:
 
 
 def compute(
-    measured: Mapping[str, Any], moved: Array, covered: Array, pose: Array, window: int, draws: int, seed: int
+    measured: Mapping[str, Any],
+    moved: Array,
+    covered: Array,
+    pose: Array,
+    window: int,
+    draws: int,
+    seed: int,
 ) -> dict[str, Any]:
     """All figures of the protocol.
 
-    measured: arrays of :class:`worldsim.evaluation.measure.Measured`. moved: (e, h) bool. covered: (e, h) share of pixels that
-    the history has seen. pose: (e, h + 1, 4, 4) true poses from the last history frame on. window: frames that attention spans.
+    measured: arrays of :class:`worldsim.evaluation.measure.Measured`. moved: (e, h) bool. covered:
+    (e, h) share of pixels that the history has seen. pose: (e, h + 1, 4, 4) true poses from the
+    last history frame on. window: frames that attention spans.
     """
     figures = Figures(len(moved), draws, seed)
     seen = _picture_figures(figures, measured, moved, covered, window)
     figures.values["seen_frames"] = int(seen.sum())
-    figures.mean("action_accuracy", measured["fork_right"].astype(np.float64), measured["fork_counts"])
+    figures.mean(
+        "action_accuracy", measured["fork_right"].astype(np.float64), measured["fork_counts"]
+    )
     figures.values["action_dreams"] = int(measured["fork_counts"].sum())
     _pose_figures(figures, measured["own_pose"], pose, covered)
     figures.values["moved_frames"] = int(moved.sum())
@@ -73,19 +91,30 @@ def compute(
 def compute_reduced(
     measured: Mapping[str, Any], moved: Array, covered: Array, window: int, draws: int, seed: int
 ) -> dict[str, Any]:
-    """The PSNR among :func:`compute`'s figures, same arguments, for scores of frames that were reduced to 64x64."""
+    """The PSNR among :func:`compute`'s figures, same arguments, for scores of frames that were
+    reduced to 64x64."""
     figures = Figures(len(moved), draws, seed)
     _picture_figures(figures, measured, moved, covered, window)
     return {**figures.values, "ci95": figures.ci95}
 
 
-def _picture_figures(figures: Figures, measured: Mapping[str, Any], moved: Array, covered: Array, window: int) -> Array:
+def _picture_figures(
+    figures: Figures, measured: Mapping[str, Any], moved: Array, covered: Array, window: int
+) -> Array:
     """All that is PSNR. Returns which frames show seen places, (e, h) bool."""
     horizon = moved.shape[1]
-    # From here on no true frame is left in the attention window: generated frame i (from 1) attends to window - 1 before it.
+    # From here on no true frame is left in the attention window: generated frame i (from 1) attends
+    # to window - 1 before it.
     late = np.broadcast_to(np.arange(1, horizon + 1) >= window, moved.shape)
-    seen, unseen = moved & late & (covered > SEEN_FRAME_SHARE), moved & late & (covered <= SEEN_FRAME_SHARE)
-    for key, name in (("next_frame_psnr", "next"), ("copy_last_psnr", "copy"), ("warp_last_psnr", "warp")):
+    seen, unseen = (
+        moved & late & (covered > SEEN_FRAME_SHARE),
+        moved & late & (covered <= SEEN_FRAME_SHARE),
+    )
+    for key, name in (
+        ("next_frame_psnr", "next"),
+        ("copy_last_psnr", "copy"),
+        ("warp_last_psnr", "warp"),
+    ):
         figures.mean(key, measured[name], moved)
     for key, name in (
         ("seen_psnr", "given"), ("seen_nearest_psnr", "nearest"), ("seen_splat_psnr", "splat"),
@@ -93,17 +122,26 @@ def _picture_figures(figures: Figures, measured: Mapping[str, Any], moved: Array
     ):  # fmt: skip
         figures.mean(key, measured[name], seen)
     figures.mean("unseen_psnr", measured["given"], unseen)
-    for group, name in (("psnr_at", "given"), ("free_running_psnr_at", "own"), ("psnr_at_no_memory", "no_memory")):
+    for group, name in (
+        ("psnr_at", "given"),
+        ("free_running_psnr_at", "own"),
+        ("psnr_at_no_memory", "no_memory"),
+    ):
         for at in HORIZONS:
             if at <= horizon:
-                figures.mean(f"{group}.{at}", None if measured[name] is None else measured[name][:, at - 1], moved[:, at - 1])
+                figures.mean(
+                    f"{group}.{at}",
+                    None if measured[name] is None else measured[name][:, at - 1],
+                    moved[:, at - 1],
+                )
     figures.mean("action_gap_psnr", measured["next"] - measured["other"], moved)
     _gaps(figures, measured, moved, seen)
     return seen
 
 
 def _pose_figures(figures: Figures, own: Array | None, pose: Array, covered: Array) -> None:
-    """Errors at the last frame, in the walks that are long enough and mostly through seen places; then in all long ones."""
+    """Errors at the last frame, in the walks that are long enough and mostly through seen places;
+    then in all long ones."""
     path = np.linalg.norm(np.diff(pose[:, :, :3, 3].astype(np.float64), axis=1), axis=-1).sum(1)
     long = path >= MIN_PATH_METRES
     eligible = long & ((covered > SEEN_FRAME_SHARE).mean(1) >= SEEN_FRAME_SHARE)
@@ -112,9 +150,15 @@ def _pose_figures(figures: Figures, own: Array | None, pose: Array, covered: Arr
     nothing = np.full(len(pose), np.nan)
     position, heading = nothing, nothing
     if own is not None:
-        distance = np.linalg.norm(own[:, -1, :3, 3].astype(np.float64) - pose[:, -1, :3, 3], axis=-1)
+        distance = np.linalg.norm(
+            own[:, -1, :3, 3].astype(np.float64) - pose[:, -1, :3, 3], axis=-1
+        )
         position = 100.0 * distance / np.maximum(path, 1e-9)
-        heading = np.rad2deg(rotation_angle(torch.from_numpy(own[:, -1]), torch.from_numpy(pose[:, -1])).numpy().astype(np.float64))
+        heading = np.rad2deg(
+            rotation_angle(torch.from_numpy(own[:, -1]), torch.from_numpy(pose[:, -1]))
+            .numpy()
+            .astype(np.float64)
+        )
     for suffix, chosen in (("", eligible), ("_all", long)):
         kept_position, kept_heading = (np.where(chosen, x, np.nan) for x in (position, heading))
         figures.quantile(f"position_error_pct{suffix}", kept_position, 0.5)
@@ -123,7 +167,8 @@ def _pose_figures(figures: Figures, own: Array | None, pose: Array, covered: Arr
 
 
 def _gaps(figures: Figures, measured: Mapping[str, Any], moved: Array, seen: Array) -> None:
-    """Differences on the same frames: their intervals are paired, so narrower than those of their ends."""
+    """Differences on the same frames: their intervals are paired, so narrower than those of their
+    ends."""
 
     def gap(key: str, minuend: str, subtrahends: Sequence[str], chosen: Array) -> None:
         names = [minuend, *subtrahends]
@@ -147,11 +192,26 @@ def _gaps(figures: Figures, measured: Mapping[str, Any], moved: Array, seen: Arr
 
 
 TABLE = (
-    ("next frame", "next_frame_psnr", "dB", "copy last {copy_last_psnr}, warp last {warp_last_psnr}"),
+    (
+        "next frame",
+        "next_frame_psnr",
+        "dB",
+        "copy last {copy_last_psnr}, warp last {warp_last_psnr}",
+    ),
     ("  over copying", "gaps.next_minus_copy", "dB", ""),
     ("  over warping", "gaps.next_minus_warp", "dB", ""),
-    ("seen places", "seen_psnr", "dB", "nearest frame {seen_nearest_psnr}, splat {seen_splat_psnr}, still {seen_copy_last_psnr}"),
-    ("  over the best of these", "gaps.seen_minus_best_baseline", "dB", "the better of nearest frame and splat"),
+    (
+        "seen places",
+        "seen_psnr",
+        "dB",
+        "nearest frame {seen_nearest_psnr}, splat {seen_splat_psnr}, still {seen_copy_last_psnr}",
+    ),
+    (
+        "  over the best of these",
+        "gaps.seen_minus_best_baseline",
+        "dB",
+        "the better of nearest frame and splat",
+    ),
     ("  memory off", "seen_psnr_no_memory", "dB", ""),
     ("  what memory brings", "gaps.seen_minus_no_memory", "dB", ""),
     ("unseen places", "unseen_psnr", "dB", ""),
@@ -159,10 +219,20 @@ TABLE = (
     *((f"free-running, frame {at}", f"free_running_psnr_at.{at}", "dB", "") for at in HORIZONS),
     ("action gap", "action_gap_psnr", "dB", ""),
     ("action accuracy", "action_accuracy", "", "{action_dreams} dreams"),
-    ("position error, median", "position_error_pct", "%", "{position_episodes} walks of 5 m through seen places"),
+    (
+        "position error, median",
+        "position_error_pct",
+        "%",
+        "{position_episodes} walks of 5 m through seen places",
+    ),
     ("position error, 90th", "position_error_pct_p90", "%", ""),
     ("heading error, median", "heading_error_deg", "deg", ""),
-    ("position error, all walks", "position_error_pct_all", "%", "{position_episodes_all} walks of 5 m"),
+    (
+        "position error, all walks",
+        "position_error_pct_all",
+        "%",
+        "{position_episodes_all} walks of 5 m",
+    ),
     ("heading error, all walks", "heading_error_deg_all", "deg", ""),
 )
 """Name, key, unit and what to compare with."""
@@ -183,7 +253,8 @@ def table(results: Mapping[str, Any]) -> str:
         lines.append(f"{name:<27}{text:>9}  {between:<20}{note.format_map(shown)}".rstrip())
     lines += _reduced_lines(results)
     lines.append(
-        f"{results['episodes']} walks, {results['moved_frames']} frames in motion, {results['seen_frames']} of seen places; "
+        f"{results['episodes']} walks, {results['moved_frames']} frames in motion, "
+        f"{results['seen_frames']} of seen places; "
         f"{results['sampling_steps']} sampling steps; {results['seconds']:.0f} s"
     )
     return report(lines, results["episodes"])
@@ -204,7 +275,10 @@ def _reduced_lines(results: Mapping[str, Any]) -> list[str]:
     for name, key, unit, note in TABLE:
         if key in ("next_frame_psnr", "seen_psnr", "seen_psnr_no_memory", "unseen_psnr"):
             between = between_of(reduced["ci95"][key], unit)
-            lines.append(f"{'  ' + name.strip():<27}{shown[key]:>9}  {between:<20}{note.format_map(shown)}".rstrip())
+            lines.append(
+                f"{'  ' + name.strip():<27}{shown[key]:>9}  "
+                f"{between:<20}{note.format_map(shown)}".rstrip()
+            )
     return lines
 
 

@@ -1,4 +1,5 @@
-"""How long a step takes and where, what it computes, what memory it needs, and what the device could do: measured from outside."""
+"""How long a step takes and where, what it computes, what memory it needs, and what the device
+could do: measured from outside."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 
 class Sections:
-    """Adds up the seconds spent in named sections. On a GPU they lie between events, so that nothing waits before the end."""
+    """Adds up the seconds spent in named sections. On a GPU they lie between events, so that
+    nothing waits before the end."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -81,7 +83,9 @@ class Sections:
         wait(self.device)
         sums: Counter[str] = Counter()
         for name, began, ended in self._spans:
-            sums[name] += began.elapsed_time(ended) / 1000 if self.device.type == "cuda" else ended - began
+            sums[name] += (
+                began.elapsed_time(ended) / 1000 if self.device.type == "cuda" else ended - began
+            )
         return sums
 
 
@@ -105,7 +109,8 @@ def in_sections(world: World, sections: Sections) -> World:
 
 
 def shares(world: World, state: WorldState, acts: Tensor) -> dict[str, float]:
-    """The share of each of ``PARTS``, and of ``overhead``, in the time of ``len(acts)`` steps. acts: (n, b, ...)."""
+    """The share of each of ``PARTS``, and of ``overhead``, in the time of ``len(acts)`` steps.
+    acts: (n, b, ...)."""
     sections = Sections(world.device)
     watched = in_sections(world, sections)
     step = sections.within("step", watched.step)
@@ -129,7 +134,9 @@ class _Types(TorchDispatchMode):
         self.formulas = formulas
         self.flop: Counter[torch.dtype] = Counter()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         out = function(*args, **(kwargs or {}))
         formula = self.formulas.get(function.overloadpacket)
         if formula is not None:
@@ -140,48 +147,76 @@ class _Types(TorchDispatchMode):
 
 
 def longest(work: Callable[[], Any], device: torch.device, most: int = 40) -> list[dict[str, Any]]:
-    """What the time of ``work`` goes to, longest first: ``name``, ``ms``, ``calls``, ``share`` of kernels; on a CPU, operators."""
+    """What the time of ``work`` goes to, longest first: ``name``, ``ms``, ``calls``, ``share`` of
+    kernels; on a CPU, operators."""
     on_gpu = device.type == "cuda"
-    activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
+    activity = (
+        torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
+    )
     with torch.profiler.profile(activities=[activity]) as profiler:
         work()
         wait(device)
-    rows = [(float(e.self_device_time_total if on_gpu else e.self_cpu_time_total), e) for e in profiler.key_averages()]
+    rows = [
+        (float(e.self_device_time_total if on_gpu else e.self_cpu_time_total), e)
+        for e in profiler.key_averages()
+    ]
     total = sum(time for time, _ in rows) or 1.0
     rows.sort(key=lambda row: -row[0])
-    return [{"name": e.key, "ms": time / 1e3, "calls": e.count, "share": time / total} for time, e in rows[:most]]
+    return [
+        {"name": e.key, "ms": time / 1e3, "calls": e.count, "share": time / total}
+        for time, e in rows[:most]
+    ]
 
 
 def compute(work: Callable[[], Any]) -> tuple[int, str]:
-    """What ``work`` computes: floating-point operations, and the type that most of them have, such as ``float32``.
+    """What ``work`` computes: floating-point operations, and the type that most of them have, such
+    as ``float32``.
 
     Matrix products, convolutions and attention count, a multiply-add as two.
     """
     from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
     # The counter knows only the GPU's kernels of attention.
-    names = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_fused_attention_overrideable")
-    more = {getattr(torch.ops.aten, name): _attention_flop for name in names if hasattr(torch.ops.aten, name)}
+    names = (
+        "_scaled_dot_product_flash_attention_for_cpu",
+        "_scaled_dot_product_fused_attention_overrideable",
+    )
+    more = {
+        getattr(torch.ops.aten, name): _attention_flop
+        for name in names
+        if hasattr(torch.ops.aten, name)
+    }
     counter, types = FlopCounterMode(display=False, custom_mapping=more), _Types(flop_registry)
     # Compiled code shows no operations: count what it stands for.
-    eager = torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    eager = (
+        torch.compiler.set_stance("force_eager")
+        if "torch._dynamo" in sys.modules
+        else nullcontext()
+    )
     with eager, counter, types:
         work()
     used = types.flop.most_common(1)
-    return int(counter.get_total_flops()), str(used[0][0] if used else torch.float32).removeprefix("torch.")
+    return int(counter.get_total_flops()), str(used[0][0] if used else torch.float32).removeprefix(
+        "torch."
+    )
 
 
 def weight_bytes(world: World) -> int:
     """Bytes of all weights."""
-    return sum(p.numel() * p.element_size() for module in world.modules().values() for p in module.parameters())
+    return sum(
+        p.numel() * p.element_size()
+        for module in world.modules().values()
+        for p in module.parameters()
+    )
 
 
 def step_bytes(world: World, state: WorldState) -> int:
-    """The least that a step moves, in bytes: what it has to read once and to write once, without anything in between.
+    """The least that a step moves, in bytes: what it has to read once and to write once, without
+    anything in between.
 
-    Weights, once whatever the batch. For each environment, read and written: the cache of keys and values, and the memory's slots
-    (those in use on a CPU, which leaves out the others; on a GPU all). Read: noise and the memory's view, float32. Written: the
-    frame.
+    Weights, once whatever the batch. For each environment, read and written: the cache of keys and
+    values, and the memory's slots (those in use on a CPU, which leaves out the others; on a GPU
+    all). Read: noise and the memory's view, float32. Written: the frame.
     """
     n = world.network.config
     slots = float(bytes_of(state.memory))
@@ -189,11 +224,17 @@ def step_bytes(world: World, state: WorldState) -> int:
     if count is not None and world.device.type != "cuda":
         slots *= float(count(state.memory).sum()) / state.memory.kind.numel()
     pixels = len(state) * n.height * n.width * 4 * (n.channels + n.view_channels)
-    return int(weight_bytes(world) + 2 * (bytes_of(state.context.cache) + slots) + pixels + bytes_of(state.frame))
+    return int(
+        weight_bytes(world)
+        + 2 * (bytes_of(state.context.cache) + slots)
+        + pixels
+        + bytes_of(state.frame)
+    )
 
 
 def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
-    """What the device reaches on a large matrix product (FLOP/s, by type) and on a large copy (bytes/s, reading and writing).
+    """What the device reaches on a large matrix product (FLOP/s, by type) and on a large copy
+    (bytes/s, reading and writing).
 
     The best of a few tries. quick: smaller ones, for tests.
     """
@@ -202,7 +243,9 @@ def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
         found[f"{name}_flop_per_s"] = 2.0 * side**3 / _best(lambda a=a, b=b: a @ b, device)  # type: ignore[misc]
-    source = torch.ones((1 << 20) if quick else (1 << 28 if device.type == "cuda" else 1 << 25), device=device)
+    source = torch.ones(
+        (1 << 20) if quick else (1 << 28 if device.type == "cuda" else 1 << 25), device=device
+    )
     target = torch.empty_like(source)
     found["copy_bytes_per_s"] = 2.0 * bytes_of(source) / _best(lambda: target.copy_(source), device)
     return found
@@ -214,7 +257,8 @@ def _best(work: Callable[[], Any], device: torch.device, tries: int = 6) -> floa
 
 
 class PeakMemory:
-    """Bytes that were held at most since this was made: of a GPU's memory all of PyTorch's, of a CPU's the growth since then."""
+    """Bytes that were held at most since this was made: of a GPU's memory all of PyTorch's, of a
+    CPU's the growth since then."""
 
     def __init__(self, device: torch.device) -> None:
         self.device, self._before = device, 0
@@ -222,7 +266,8 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
             return
         with suppress(OSError, AttributeError):
-            # What was freed would be taken again without showing; 5 sets the peak back to what is held now. Linux alone.
+            # What was freed would be taken again without showing; 5 sets the peak back to what is
+            # held now. Linux alone.
             ctypes.CDLL("libc.so.6").malloc_trim(0)
             REFERENCES.write_text("5")
         self._before = _kilobytes(STATUS, "VmRSS")
@@ -245,7 +290,8 @@ def _kilobytes(path: Path, name: str) -> int:
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[int]:
-    """PyTorch with so many threads, afterwards with as many as before; None changes nothing. Gives the number."""
+    """PyTorch with so many threads, afterwards with as many as before; None changes nothing. Gives
+    the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

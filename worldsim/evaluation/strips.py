@@ -1,4 +1,5 @@
-"""Strips to look at: the real twin, the dream at the true poses, and what its memory showed it, over time."""
+"""Strips to look at: the real twin, the dream at the true poses, and what its memory showed it,
+over time."""
 
 from __future__ import annotations
 
@@ -30,7 +31,9 @@ def save_strips(world: World, test: TestSet, folder: Path, fits: Fits | None = N
     """One PNG a walk in ``folder``. fits: when the world's memory fits itself."""
     history, horizon = test.config.history, test.config.horizon
     state = take_in_history(world, test, lambda: None)
-    rollout = free_run(world, state, test, world.has_geometry, lambda: None, keep_views=True, fits=fits)
+    rollout = free_run(
+        world, state, test, world.has_geometry, lambda: None, keep_views=True, fits=fits
+    )
     times = sorted({int(t) for t in np.linspace(0, horizon - 1, min(COLUMNS, horizon)).round()})
     future = test.rgb[:, history:]
     scores = psnr(rollout.rgb, future).cpu()
@@ -42,6 +45,12 @@ def save_strips(world: World, test: TestSet, folder: Path, fits: Fits | None = N
         if rollout.view_rgb is not None and rollout.view_mask is not None:
             views, masks = rollout.view_rgb[e], rollout.view_mask[e].cpu().numpy()
             rows["memory\nview"] = [holes_marked(picture(views[t]), masks[t]) for t in times]
-        captions = [f"frame {t + 1}\n{scores[e, t]:.1f} dB, {100 * test.covered[e, t]:.0f}% seen" for t in times]
-        title = [f"walk {e} on {test.maps[e]}: frames after {history} true ones, PSNR, share of the view seen in these {history}"]
+        captions = [
+            f"frame {t + 1}\n{scores[e, t]:.1f} dB, {100 * test.covered[e, t]:.0f}% seen"
+            for t in times
+        ]
+        title = [
+            f"walk {e} on {test.maps[e]}: frames after {history} true ones, PSNR, share of the "
+            f"view seen in these {history}"
+        ]
         save_picture(contact_sheet(rows, captions, title=title), folder / f"walk-{e:02d}.png")

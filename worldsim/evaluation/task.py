@@ -1,7 +1,9 @@
-"""The protocol ``task``: a world without geometry against its real twin, on episodes that it was not trained on.
+"""The protocol ``task``: a world without geometry against its real twin, on episodes that it was
+not trained on.
 
-The twin plays ``persistent-v1`` with fixed seeds. The world predicts each next frame, reward and end from the true past; then it
-dreams as many episodes from the same first frames, of the same policy, whose returns are compared.
+The twin plays ``persistent-v1`` with fixed seeds. The world predicts each next frame, reward and
+end from the true past; then it dreams as many episodes from the same first frames, of the same
+policy, whose returns are compared.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.evaluation.episodes import Played, Task, dream_together, limit_of, play_real, watched_twin
+from worldsim.evaluation.episodes import (
+    Played,
+    Task,
+    dream_together,
+    limit_of,
+    play_real,
+    watched_twin,
+)
 from worldsim.evaluation.metrics import interval, interval_text, mean_statistic, psnr, report
 from worldsim.evaluation.policy_batch import Crowd, PolicySpec
 from worldsim.runtime.workers import Engine, WorkerPool
@@ -39,7 +48,8 @@ HORIZONS = (1, 8, 32)
 
 @dataclass(frozen=True)
 class Truth:
-    """One true episode of t steps. rgb: (t + 1, 3, h, w) uint8; act: (t, ...); rew: (t,); ended: it ended by itself, not cut off.
+    """One true episode of t steps. rgb: (t + 1, 3, h, w) uint8; act: (t, ...); rew: (t,); ended: it
+    ended by itself, not cut off.
 
     pictured: whether the last frame is one that the environment shows, and none that it makes up.
     """
@@ -78,15 +88,19 @@ class Forced:
 
 @dataclass(frozen=True)
 class Dreamed:
-    """One dream from the first frame of an episode: its return, its steps, and PSNR against the true frames by horizon."""
+    """One dream from the first frame of an episode: its return, its steps, and PSNR against the
+    true frames by horizon."""
 
     total: float
     steps: int
     psnr_at: dict[int, float]
 
 
-def play(world: World, count: int, seed: int, told: Callable[[int], Any]) -> tuple[list[Truth], int]:
-    """The twin's episodes, and the steps after which it cuts them off. told: called with 1 after each."""
+def play(
+    world: World, count: int, seed: int, told: Callable[[int], Any]
+) -> tuple[list[Truth], int]:
+    """The twin's episodes, and the steps after which it cuts them off. told: called with 1 after
+    each."""
     episodes: list[Truth] = []
     tasks = [Task(PolicySpec(POLICY), *_seeds(seed, i)) for i in range(count)]
     with WorkerPool(0, partial(watched_twin, world)) as here:
@@ -123,18 +137,32 @@ def force(world: World, episodes: Sequence[Truth], told: Callable[[int], Any]) -
         state = world.observe(state, act, Frame(after))
         told(1)
     stacked = {name: torch.stack(values).numpy() for name, values in found.items()}
-    return [Forced(**{name: values[: len(e), i] for name, values in stacked.items()}) for i, e in enumerate(episodes)]
+    return [
+        Forced(**{name: values[: len(e), i] for name, values in stacked.items()})
+        for i, e in enumerate(episodes)
+    ]
 
 
 def dream(
-    world: World, episodes: Sequence[Truth], seed: int, first: int, limit: int, told: Callable[[int], Any]
+    world: World,
+    episodes: Sequence[Truth],
+    seed: int,
+    first: int,
+    limit: int,
+    told: Callable[[int], Any],
 ) -> list[Dreamed]:
     """As many dreams, from the same first frames, of the same policy.
 
-    first: number of the first episode. The policy does not look at pictures, so actions are the true ones, and go on after them.
+    first: number of the first episode. The policy does not look at pictures, so actions are the
+    true ones, and go on after them.
     """
     numbers = range(first, first + len(episodes))
-    crowd = Crowd(PolicySpec(POLICY), world.action_space, [_seeds(seed, number)[1] for number in numbers], world.device)
+    crowd = Crowd(
+        PolicySpec(POLICY),
+        world.action_space,
+        [_seeds(seed, number)[1] for number in numbers],
+        world.device,
+    )
     shown: list[dict[int, float]] = [{} for _ in episodes]
 
     def look(t: int, rgb: Tensor, rew: Tensor) -> None:
@@ -149,10 +177,16 @@ def dream(
 
 
 def compute(
-    episodes: Sequence[Truth], forced: Sequence[Forced], dreams: Sequence[Dreamed], draws: int, seed: int
+    episodes: Sequence[Truth],
+    forced: Sequence[Forced],
+    dreams: Sequence[Dreamed],
+    draws: int,
+    seed: int,
 ) -> dict[str, Any]:
     """The figures, each with its 95% interval over episodes where it is a mean."""
-    pictures = [(f, len(e) if e.pictured else len(e) - 1) for f, e in zip(forced, episodes, strict=True)]
+    pictures = [
+        (f, len(e) if e.pictured else len(e) - 1) for f, e in zip(forced, episodes, strict=True)
+    ]
     each: dict[str, list[Array]] = {
         "next_frame_psnr": [f.psnr[:n] for f, n in pictures],
         "copy_last_psnr": [f.copied[:n] for f, n in pictures],
@@ -164,15 +198,20 @@ def compute(
         "real_steps_mean": [np.array([float(len(e))]) for e in episodes],
         "dream_steps_mean": [np.array([float(d.steps)]) for d in dreams],
     }
-    results: dict[str, Any] = {name: float(np.concatenate(values).mean()) for name, values in each.items()}
+    results: dict[str, Any] = {
+        name: float(np.concatenate(values).mean()) for name, values in each.items()
+    }
     results["ci95"] = {
-        name: interval(mean_statistic(values), len(episodes), draws, seed) for name, values in each.items()
+        name: interval(mean_statistic(values), len(episodes), draws, seed)
+        for name, values in each.items()
     }
     total = sum(map(len, episodes))
     share = sum(e.ended for e in episodes) / total
     results["real_ending_share"] = share
     # What one would say who knew this share and nothing else.
-    results["ending_log_loss_of_share"] = float(-sum(p * np.log(p) for p in (share, 1.0 - share) if p > 0))
+    results["ending_log_loss_of_share"] = float(
+        -sum(p * np.log(p) for p in (share, 1.0 - share) if p > 0)
+    )
     shown = {h: [d.psnr_at[h] for d in dreams if h in d.psnr_at] for h in HORIZONS}
     results["psnr_at"] = {str(h): float(np.mean(values)) for h, values in shown.items() if values}
     return results
@@ -193,7 +232,8 @@ def _starts(episodes: Sequence[Truth]) -> list[SceneStart]:
 
 
 def _at(episodes: Sequence[Truth], t: int, world: World) -> tuple[Tensor, Tensor, Tensor]:
-    """The action of step t, and the frames before and after it, padded to the batch's bucket; the last ones of what is over."""
+    """The action of step t, and the frames before and after it, padded to the batch's bucket; the
+    last ones of what is over."""
     rows = [min(t, len(e) - 1) for e in episodes]
     parts = [(e.act[i], e.rgb[i], e.rgb[i + 1]) for e, i in zip(episodes, rows, strict=True)]
     parts += parts[:1] * (bucket(len(episodes)) - len(episodes))
@@ -221,7 +261,9 @@ def table(results: Mapping[str, Any]) -> str:
         row("  real twin", "real_return_mean"),
         row("steps an episode, dream", "dream_steps_mean", 1),
         row("  real twin", "real_steps_mean", 1),
-        "free-running, PSNR dB             " + ", ".join(f"{v:.2f} at {k}" for k, v in results["psnr_at"].items()),
-        f"{results['episodes']} episodes of {POLICY}; {results['sampling_steps']} sampling steps; {results['seconds']:.0f} s",
+        "free-running, PSNR dB             "
+        + ", ".join(f"{v:.2f} at {k}" for k, v in results["psnr_at"].items()),
+        f"{results['episodes']} episodes of {POLICY}; {results['sampling_steps']} sampling steps; "
+        f"{results['seconds']:.0f} s",
     ]
     return report(lines, results["episodes"])

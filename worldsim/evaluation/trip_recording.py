@@ -1,4 +1,5 @@
-"""Trips out and back in the real twin: the walk of the test policy, and for each length the same actions undone."""
+"""Trips out and back in the real twin: the walk of the test policy, and for each length the same
+actions undone."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ from worldsim.world.image_env import make_env
 Array = NDArray[Any]
 
 UNDO = (0, 2, 1, 4, 3, 6, 5)
-"""The action that undoes each of no-op, forward, backward, turn left, turn right, strafe left, strafe right."""
+"""The action that undoes each of no-op, forward, backward, turn left, turn right, strafe left,
+strafe right."""
 
 
 def check_lengths(lengths: tuple[int, ...]) -> None:
@@ -70,10 +72,12 @@ class TripConfig:
 
 @dataclass(frozen=True)
 class Trip:
-    """One walk out of t frames, NumPy arrays, and its ways back. ``act[i]`` leads from frame i to frame i + 1.
+    """One walk out of t frames, NumPy arrays, and its ways back. ``act[i]`` leads from frame i to
+    frame i + 1.
 
-    rgb: (t, 3, h, w) uint8. inverse_depth: (t, h, w) uint16 codes. pose: (t, 4, 4) float32. intrinsics: (4,) float32.
-    act: (t - 1,) int64. back_rgb, back_pose, back_act: by length n, (n, ...): what ``back_act[j]`` led to.
+    rgb: (t, 3, h, w) uint8. inverse_depth: (t, h, w) uint16 codes. pose: (t, 4, 4) float32.
+    intrinsics: (4,) float32. act: (t - 1,) int64. back_rgb, back_pose, back_act: by length n, (n,
+    ...): what ``back_act[j]`` led to.
     """
 
     rgb: Array
@@ -117,11 +121,16 @@ class TripRecorder:
         self.config = config
         steps = config.turn(config.lengths[-1]) + config.lengths[-1]
         # The way back may be longer than the environment's own time limit allows.
-        self.env = Watched(make_env(config.env_id, {**config.env_kwargs, "max_episode_steps": steps + 1}))
+        self.env = Watched(
+            make_env(config.env_id, {**config.env_kwargs, "max_episode_steps": steps + 1})
+        )
         space = self.env.action_space
-        if not isinstance(space, gym.spaces.Discrete) or sorted(config.undo) != list(range(int(space.n))):
+        if not isinstance(space, gym.spaces.Discrete) or sorted(config.undo) != list(
+            range(int(space.n))
+        ):
             raise InvalidInputError(
-                f"{config.env_id} has actions {space}, and --undo {config.undo} does not name for each the one that undoes it: "
+                f"{config.env_id} has actions {space}, and --undo {config.undo} does not name for "
+                f"each the one that undoes it: "
                 "return trips need discrete actions that can be undone"
             )
         self.policy = make_policy(POLICY, space)
@@ -134,7 +143,10 @@ class TripRecorder:
             if trip is not None:
                 return trip
         longest = self.config.lengths[-1]
-        raise InvalidInputError(f"{self.config.env_id} ended {ATTEMPTS} trips of {longest} steps and back: choose shorter ones")
+        raise InvalidInputError(
+            f"{self.config.env_id} ended {ATTEMPTS} trips of {longest} steps and back: choose "
+            f"shorter ones"
+        )
 
     def _trip(self, seed: int) -> Trip | None:
         """A trip, or None if the environment ended it."""
@@ -165,8 +177,11 @@ class TripRecorder:
             map=str(frames[0][1].get("map", "")),
         )
 
-    def _play(self, seed: int, acts: Array | None) -> tuple[list[tuple[Array, dict[str, Any]]], Array] | None:
-        """Frames and actions of a walk from a start: given actions, or the policy's as far as the longest trip goes out."""
+    def _play(
+        self, seed: int, acts: Array | None
+    ) -> tuple[list[tuple[Array, dict[str, Any]]], Array] | None:
+        """Frames and actions of a walk from a start: given actions, or the policy's as far as the
+        longest trip goes out."""
         obs, info = self.env.reset(seed=seed, options=dict(TEST_SPLIT))
         require_geometry(info, self.config.env_id)
         self.policy.reset(seed)
@@ -197,7 +212,8 @@ def _pose(frames: Sequence[tuple[Array, dict[str, Any]]]) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Trips(Walks):
-    """The ways out of several trips, and by length their ways back, (e, n, ...): see :class:`Trip`."""
+    """The ways out of several trips, and by length their ways back, (e, n, ...): see
+    :class:`Trip`."""
 
     config: TripConfig
     back_rgb: dict[int, Tensor]
@@ -205,12 +221,16 @@ class Trips(Walks):
     back_act: dict[int, Tensor]
 
 
-def stack_trips(trips: Sequence[Trip], config: TripConfig, device: torch.device | str = "cpu") -> Trips:
+def stack_trips(
+    trips: Sequence[Trip], config: TripConfig, device: torch.device | str = "cpu"
+) -> Trips:
     """Trips as one set of tensors."""
 
     def joined(values: list[Array]) -> Tensor:
         together = np.stack(values)
-        return torch.from_numpy(together.astype(np.int32) if together.dtype == np.uint16 else together).to(device)
+        return torch.from_numpy(
+            together.astype(np.int32) if together.dtype == np.uint16 else together
+        ).to(device)
 
     names = ("rgb", "inverse_depth", "pose", "intrinsics", "act")
     plain: dict[str, Any] = {name: joined([getattr(t, name) for t in trips]) for name in names}

@@ -1,1 +1,2 @@
-"""Files of other programs, in and out: RGB-D captures, meshes, nerfstudio datasets, pictures and videos."""
+"""Files of other programs, in and out: RGB-D captures, meshes, nerfstudio datasets, pictures and
+videos."""

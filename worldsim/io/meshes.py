@@ -1,6 +1,8 @@
-"""Surfaces and points as files for other programs: meshes from journeys or from points, GLB and PLY.
+"""Surfaces and points as files for other programs: meshes from journeys or from points, GLB and
+PLY.
 
-Meshes are :class:`trimesh.Trimesh` objects in world axes (z up), metres, with a colour a vertex. Open3D makes them.
+Meshes are :class:`trimesh.Trimesh` objects in world axes (z up), metres, with a colour a vertex.
+Open3D makes them.
 """
 
 from __future__ import annotations
@@ -30,13 +32,16 @@ from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
 
 GLTF_FROM_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
-"""(4, 4) from world axes (z up) to those of glTF (y up): x stays, z becomes y, y becomes -z. Its transpose is the way back."""
+"""(4, 4) from world axes (z up) to those of glTF (y up): x stays, z becomes y, y becomes -z. Its
+transpose is the way back."""
 STRAIGHT = 0.1
-"""Inverse depth is interpolated where it bends from pixel to pixel by at most this share: on planes and in corners of walls."""
+"""Inverse depth is interpolated where it bends from pixel to pixel by at most this share: on planes
+and in corners of walls."""
 SMALLEST_VOXEL = 0.05
 """Metres: finer cells than this are for those who ask for them."""
 SLANTS = (1.0, 4.0)
-"""Surfaces that are seen at a slant are fused with a field that reaches so many times as far; at a sharper one, not at all."""
+"""Surfaces that are seen at a slant are fused with a field that reaches so many times as far; at a
+sharper one, not at all."""
 TOUCHES = 10_000
 """At most about twice as many pixels of a frame say which blocks of cells it touches."""
 LEAST_CELL, MOST_CELL = 0.001, 100.0
@@ -46,7 +51,8 @@ CELL_BYTES = 20
 POISSON_BYTES = 2000
 """A cell that the surface passes through, while it is wrapped."""
 BLOCK, BLOCKS = 8, 4096
-"""Cells along the edge of the blocks that a fused field is stored in, and blocks to begin with; it grows."""
+"""Cells along the edge of the blocks that a fused field is stored in, and blocks to begin with; it
+grows."""
 
 MOST_DEPTH = 13
 """Halvings from the octree's box to its finest cells."""
@@ -61,18 +67,20 @@ class FusionConfig:
     """How a journey becomes a mesh: see :func:`fuse`."""
 
     voxel: Annotated[float, Ge(LEAST_CELL), Le(MOST_CELL)] | None = None
-    """Edge of a cell in metres: what is finer is lost; half of it takes eight times the memory. By default a fiftieth of the
-    median depth, 0.05 at least: 0.05 in rooms."""
+    """Edge of a cell in metres: what is finer is lost; half of it takes eight times the memory. By
+    default a fiftieth of the median depth, 0.05 at least: 0.05 in rooms."""
     truncation: Annotated[float, Ge(1.0), Le(100.0)] = 5.0
-    """How far around a surface a frame speaks of it, in voxels along the view: more closes floors seen at a slant from afar, less
-    keeps thin things and sharp edges."""
+    """How far around a surface a frame speaks of it, in voxels along the view: more closes floors
+    seen at a slant from afar, less keeps thin things and sharp edges."""
     far: Positive | None = None
-    """What is further off in a frame than this (m) is left to frames from nearer; by default 240 voxels: 12 m in rooms."""
+    """What is further off in a frame than this (m) is left to frames from nearer; by default 240
+    voxels: 12 m in rooms."""
     refine: Annotated[int, Ge(1), Le(16)] = 4
-    """Pixels are split into as many along each side, with the depth of the plane through their neighbours: frames are small,
-    and a wall seen at a slant is a staircase of pixels otherwise."""
+    """Pixels are split into as many along each side, with the depth of the plane through their
+    neighbours: frames are small, and a wall seen at a slant is a staircase of pixels otherwise."""
     sightings: Count = 3
-    """Surfaces that fewer frames saw are left out (in shorter journeys: that not all frames saw)."""
+    """Surfaces that fewer frames saw are left out (in shorter journeys: that not all frames
+    saw)."""
     smallest: Number = 100
     """Pieces of fewer triangles are left out."""
 
@@ -89,12 +97,14 @@ class PoissonConfig:
     neighbours: Annotated[int, Ge(3), Le(1000)] = 20
     """Points that decide a normal, and what an outlier is."""
     outlier: Positive = 3.0
-    """Points are left out that are this many times further from their neighbours than those are from theirs."""
+    """Points are left out that are this many times further from their neighbours than those are
+    from theirs."""
     sparsest: Positive = 1.0
-    """Points that are further than this (m) from their neighbours, in the mean, are left out: they tell no surface."""
+    """Points that are further than this (m) from their neighbours, in the mean, are left out: they
+    tell no surface."""
     reach: NotNegative = 1.0
-    """How far the surface goes beyond the points, in mean distances of the nearest one to its neighbours: the method would
-    close every hole."""
+    """How far the surface goes beyond the points, in mean distances of the nearest one to its
+    neighbours: the method would close every hole."""
     smallest: Number = 100
     """Pieces of fewer triangles are left out."""
 
@@ -103,23 +113,35 @@ class PoissonConfig:
 
 
 def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
-    """A mesh of what a journey saw, by fusing its depth into a truncated signed distance field (Curless and Levoy 1996).
+    """A mesh of what a journey saw, by fusing its depth into a truncated signed distance field
+    (Curless and Levoy 1996).
 
-    It knows free space: what later frames see through goes. Sky, and all beyond ``config.far``, is left out. Raises
-    MissingDependencyError without Open3D, InvalidInputError where no surface is found.
+    It knows free space: what later frames see through goes. Sky, and all beyond ``config.far``, is
+    left out. Raises MissingDependencyError without Open3D, InvalidInputError where no surface is
+    found.
     """
     config = config or FusionConfig()
     if not isinstance(journey, Journey):
-        raise InvalidInputError(f"a mesh is fused from a Journey, not from a {type(journey).__name__}")
+        raise InvalidInputError(
+            f"a mesh is fused from a Journey, not from a {type(journey).__name__}"
+        )
     depth = journey.depth[journey.inverse_depth > 0]
     if not len(depth):
-        raise InvalidInputError(f"no surface was found in {len(journey)} frames: there is nothing but sky")
-    voxel = max(SMALLEST_VOXEL, float(depth.median()) / 50.0) if config.voxel is None else float(config.voxel)
+        raise InvalidInputError(
+            f"no surface was found in {len(journey)} frames: there is nothing but sky"
+        )
+    voxel = (
+        max(SMALLEST_VOXEL, float(depth.median()) / 50.0)
+        if config.voxel is None
+        else float(config.voxel)
+    )
     far = float(240.0 * voxel if config.far is None else config.far)
     _require_room(journey, config, voxel, far)
     o3d = open3d()
     kinds, sizes = (o3d.core.float32,) * 3, ((1,), (1,), (3,))
-    field = o3d.t.geometry.VoxelBlockGrid(("tsdf", "weight", "color"), kinds, sizes, voxel, BLOCK, BLOCKS)
+    field = o3d.t.geometry.VoxelBlockGrid(
+        ("tsdf", "weight", "color"), kinds, sizes, voxel, BLOCK, BLOCKS
+    )
     intrinsics = journey.intrinsics.double() * config.refine
     fx, fy, cx, cy = intrinsics.tolist()
     # Open3D's tensor side cuts pixel coordinates off, so its pixel centres are at 0.5 as ours are.
@@ -128,13 +150,24 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
     for i in follow(range(len(journey)), "fusing", "frame"):
         metres = refined_depth(journey.inverse_depth[i].numpy(), config.refine)
         local, cosine = facing(metres, intrinsics)
-        rgb = journey.rgb[i].permute(1, 2, 0).numpy().repeat(config.refine, 0).repeat(config.refine, 1).astype(np.float32)
+        rgb = (
+            journey.rgb[i]
+            .permute(1, 2, 0)
+            .numpy()
+            .repeat(config.refine, 0)
+            .repeat(config.refine, 1)
+            .astype(np.float32)
+        )
         colours = o3d.t.geometry.Image(np.ascontiguousarray(rgb))
         pose = journey.pose[i].double().numpy()
-        inverse, world = o3d.core.Tensor(np.linalg.inv(pose)), (local @ pose[:3, :3].T + pose[:3, 3]).astype(np.float32)
+        inverse, world = (
+            o3d.core.Tensor(np.linalg.inv(pose)),
+            (local @ pose[:3, :3].T + pose[:3, 3]).astype(np.float32),
+        )
         steepest = math.inf
         for wider in SLANTS:
-            # From cell to cell across a slanted surface the view runs far; what outruns the field would leave but stripes.
+            # From cell to cell across a slanted surface the view runs far; what outruns the field
+            # would leave but stripes.
             truncation = float(config.truncation * wider)
             faced = (cosine * truncation >= 1.0) & (cosine < steepest)
             part, steepest = faced & (metres <= far), 1.0 / truncation
@@ -142,21 +175,29 @@ def fuse(journey: Journey, config: FusionConfig | None = None) -> Any:
                 continue
             near = o3d.t.geometry.Image(np.where(part, metres, 0.0).astype(np.float32))
             # Not by depth: that way Open3D looks at every fourth pixel alone.
-            places = o3d.t.geometry.PointCloud(o3d.core.Tensor(np.ascontiguousarray(world[part][:: 1 + part.sum() // TOUCHES])))
+            places = o3d.t.geometry.PointCloud(
+                o3d.core.Tensor(np.ascontiguousarray(world[part][:: 1 + part.sum() // TOUCHES]))
+            )
             blocks = field.compute_unique_block_coordinates(places, truncation)
             field.integrate(blocks, near, colours, camera, camera, inverse, 1.0, far, truncation)
             fused += 1
     if not fused:
-        raise InvalidInputError(f"no surface was found in {source}: there is nothing but sky, or what is further off")
+        raise InvalidInputError(
+            f"no surface was found in {source}: there is nothing but sky, or what is further off"
+        )
     # Above the threshold, not at it.
-    mesh = field.extract_triangle_mesh(weight_threshold=min(config.sightings, len(journey)) - 0.5).to_legacy()
+    mesh = field.extract_triangle_mesh(
+        weight_threshold=min(config.sightings, len(journey)) - 0.5
+    ).to_legacy()
     return _finished(mesh, 1.0, config.smallest, source)
 
 
 def _require_room(journey: Journey, config: FusionConfig, voxel: float, far: float) -> None:
-    """Raise OutOfMemoryError unless the field fits in memory: the cells around the surfaces that frames show, at a guess.
+    """Raise OutOfMemoryError unless the field fits in memory: the cells around the surfaces that
+    frames show, at a guess.
 
-    A pixel at depth d shows d^2 / (fx fy) square metres, or more at a slant; walls that many frames show are one.
+    A pixel at depth d shows d^2 / (fx fy) square metres, or more at a slant; walls that many frames
+    show are one.
     """
     depth = journey.depth
     near = torch.where(journey.inverse_depth > 0, depth, 0.0)
@@ -167,13 +208,18 @@ def _require_room(journey: Journey, config: FusionConfig, voxel: float, far: flo
     # The field's blocks reach to both sides of a surface.
     blocks = shown / side**2 * (2.0 * config.truncation * voxel / side + 1.0)
     pixels = journey.rgb.shape[-1] * journey.rgb.shape[-2] * config.refine**2
-    require_memory_for(int(blocks * BLOCK**3 * CELL_BYTES + 400 * pixels), f"a mesh with cells of {voxel:g} m of what frames show")
+    require_memory_for(
+        int(blocks * BLOCK**3 * CELL_BYTES + 400 * pixels),
+        f"a mesh with cells of {voxel:g} m of what frames show",
+    )
 
 
 def facing(depth: Array, intrinsics: Tensor) -> tuple[Array, Array]:
-    """Each pixel's place in camera axes, (h, w, 3) metres, and how much its surface faces the camera.
+    """Each pixel's place in camera axes, (h, w, 3) metres, and how much its surface faces the
+    camera.
 
-    The latter is the cosine of the angle between view and normal, (h, w), 0 beside sky. depth: (h, w) metres. intrinsics: (4,).
+    The latter is the cosine of the angle between view and normal, (h, w), 0 beside sky. depth: (h,
+    w) metres. intrinsics: (4,).
     """
     metres = torch.from_numpy(depth).double()
     ray = pixel_rays(intrinsics[None], *depth.shape)[0].double()
@@ -189,8 +235,8 @@ def facing(depth: Array, intrinsics: Tensor) -> tuple[Array, Array]:
 def refined_depth(code: Array, factor: int) -> Array:
     """Inverse-depth codes (h, w) to depth (factor * h, factor * w) in metres, ``inf`` for sky.
 
-    Inverse depth is linear over the picture of a plane, so interpolating it is exact there; across edges, and beside sky, each
-    pixel keeps its own depth.
+    Inverse depth is linear over the picture of a plane, so interpolating it is exact there; across
+    edges, and beside sky, each pixel keeps its own depth.
     """
     own = torch.from_numpy(np.asarray(code, np.float32))[None, None]
     (h, w), padded = own.shape[2:], F.pad(own, (1, 1, 1, 1), mode="replicate")
@@ -200,45 +246,81 @@ def refined_depth(code: Array, factor: int) -> Array:
 
     ways = ((0, 1), (1, 0), (1, 1), (1, -1))
     bend = torch.stack([(beside(a, b) + beside(-a, -b) - 2.0 * own).abs() for a, b in ways]).amax(0)
-    straight = F.interpolate((bend <= STRAIGHT * own).float(), scale_factor=factor, mode="nearest") > 0
+    straight = (
+        F.interpolate((bend <= STRAIGHT * own).float(), scale_factor=factor, mode="nearest") > 0
+    )
     whole = F.interpolate(own, scale_factor=factor, mode="nearest")
     fine = F.interpolate(own, scale_factor=factor, mode="bilinear", align_corners=False)
     return dequantise_depth(torch.where(straight, fine, whole))[0, 0].numpy()
 
 
-def wrap(position: Array, colour: Array, viewpoints: Array | None = None, config: PoissonConfig | None = None) -> Any:
-    """A mesh around points, by screened Poisson reconstruction (Kazhdan and Hoppe 2013): where there is no journey.
+def wrap(
+    position: Array,
+    colour: Array,
+    viewpoints: Array | None = None,
+    config: PoissonConfig | None = None,
+) -> Any:
+    """A mesh around points, by screened Poisson reconstruction (Kazhdan and Hoppe 2013): where
+    there is no journey.
 
-    position: (n, 3) world metres. colour: (n, 3) uint8. viewpoints: (k, 3) metres, places that the points were seen from, each
-    facing the nearest one; by default the points are taken as the inside of rooms. Raises MissingDependencyError without Open3D,
-    InvalidInputError for too few points.
+    position: (n, 3) world metres. colour: (n, 3) uint8. viewpoints: (k, 3) metres, places that the
+    points were seen from, each facing the nearest one; by default the points are taken as the
+    inside of rooms. Raises MissingDependencyError without Open3D, InvalidInputError for too few
+    points.
     """
     config = config or PoissonConfig()
-    if not isinstance(position, np.ndarray) or not isinstance(colour, np.ndarray) or position.dtype.kind not in "uif":
+    if (
+        not isinstance(position, np.ndarray)
+        or not isinstance(colour, np.ndarray)
+        or position.dtype.kind not in "uif"
+    ):
         kinds = f"{type(position).__name__} and {type(colour).__name__}"
-        raise InvalidInputError(f"points are arrays of positions (n, 3) in metres and colours (n, 3) uint8, not {kinds}")
-    if position.shape != colour.shape or position.ndim != 2 or position.shape[1] != 3 or colour.dtype != np.uint8:
+        raise InvalidInputError(
+            f"points are arrays of positions (n, 3) in metres and colours (n, 3) uint8, not {kinds}"
+        )
+    if (
+        position.shape != colour.shape
+        or position.ndim != 2
+        or position.shape[1] != 3
+        or colour.dtype != np.uint8
+    ):
         found = f"{position.shape} and {colour.dtype} {colour.shape}"
-        raise InvalidInputError(f"points are positions (n, 3) in metres and colours (n, 3) uint8, not {found}")
+        raise InvalidInputError(
+            f"points are positions (n, 3) in metres and colours (n, 3) uint8, not {found}"
+        )
     if not bool((np.abs(position) <= FARTHEST).all()):
-        raise InvalidInputError(f"points lie within {FARTHEST:.0f} m of the origin; some of these do not, or are not finite")
+        raise InvalidInputError(
+            f"points lie within {FARTHEST:.0f} m of the origin; some of these do not, or are not "
+            f"finite"
+        )
     if len(position) < 10 * config.neighbours:
-        raise InvalidInputError(f"{len(position)} points are too few for a surface: at least {10 * config.neighbours} are needed")
+        raise InvalidInputError(
+            f"{len(position)} points are too few for a surface: at least {10 * config.neighbours} "
+            f"are needed"
+        )
     o3d = open3d()
     position = np.ascontiguousarray(position, np.float64)
     beside, spacing = _nearest(position, position, config.neighbours)
     near = spacing.mean(1)
     kept = (near <= config.outlier * np.median(near[beside], 1)) & (near <= config.sparsest)
     if kept.sum() < 10 * config.neighbours:
-        raise InvalidInputError(f"{kept.sum()} of {len(position)} points have neighbours within {config.sparsest} m: too few")
+        raise InvalidInputError(
+            f"{kept.sum()} of {len(position)} points have neighbours within {config.sparsest} m: "
+            f"too few"
+        )
     position, near = position[kept], near[kept]
-    # The octree is finest where points are; without any bound on its depth it is as deep as the cell is small.
+    # The octree is finest where points are; without any bound on its depth it is as deep as the
+    # cell is small.
     extent = float((position.max(0) - position.min(0)).max())
     cells = len(position) * (max(1.0, float(np.median(near)) / config.cell)) ** 2
-    require_memory_for(int(cells * POISSON_BYTES), f"a mesh with cells of {config.cell:g} m around {len(position)} points")
+    require_memory_for(
+        int(cells * POISSON_BYTES),
+        f"a mesh with cells of {config.cell:g} m around {len(position)} points",
+    )
     if extent / config.cell > 2**MOST_DEPTH:
         raise InvalidInputError(
-            f"cell = {config.cell:g} m: the points span {extent:.0f} m, and at most {2**MOST_DEPTH} cells a side are made: give "
+            f"cell = {config.cell:g} m: the points span {extent:.0f} m, and at most "
+            f"{2**MOST_DEPTH} cells a side are made: give "
             f"{extent / 2**MOST_DEPTH:.3g} m or more"
         )
     cloud = o3d.geometry.PointCloud(o3d.utility.Vector3dVector(position))
@@ -246,9 +328,13 @@ def wrap(position: Array, colour: Array, viewpoints: Array | None = None, config
     cloud.estimate_normals(o3d.geometry.KDTreeSearchParamKNN(config.neighbours))
     _face(cloud, viewpoints, config.neighbours)
     # A width of cell fixes the octree's depth: 2 ** depth cells span the points with a margin.
-    mesh, _ = o3d.geometry.TriangleMesh.create_from_point_cloud_poisson(cloud, depth=0, width=config.cell, n_threads=1)
+    mesh, _ = o3d.geometry.TriangleMesh.create_from_point_cloud_poisson(
+        cloud, depth=0, width=config.cell, n_threads=1
+    )
     place, distance = _nearest(position, np.asarray(mesh.vertices), 1)
-    mesh.remove_vertices_by_mask(distance[:, 0] > np.maximum(config.reach * near[place[:, 0]], config.cell))
+    mesh.remove_vertices_by_mask(
+        distance[:, 0] > np.maximum(config.reach * near[place[:, 0]], config.cell)
+    )
     return _finished(mesh, 255.0, config.smallest, f"{len(position)} points")
 
 
@@ -269,28 +355,41 @@ def _face(cloud: Any, viewpoints: Array | None, neighbours: int) -> None:
 
 
 def _nearest(points: Array, queries: Array, k: int) -> tuple[Array, Array]:
-    """The ``k`` of ``points`` (n, 3) that are nearest to each of ``queries`` (m, 3): indices and distances, each (m, k)."""
+    """The ``k`` of ``points`` (n, 3) that are nearest to each of ``queries`` (m, 3): indices and
+    distances, each (m, k)."""
     o3d = open3d()
     tree = o3d.core.nns.NearestNeighborSearch(o3d.core.Tensor(points))
     tree.knn_index()
-    index, squared = tree.knn_search(o3d.core.Tensor(np.ascontiguousarray(queries)), min(k, len(points)))
-    return index.numpy().reshape(len(queries), -1), np.sqrt(squared.numpy()).reshape(len(queries), -1)
+    index, squared = tree.knn_search(
+        o3d.core.Tensor(np.ascontiguousarray(queries)), min(k, len(points))
+    )
+    return index.numpy().reshape(len(queries), -1), np.sqrt(squared.numpy()).reshape(
+        len(queries), -1
+    )
 
 
 def _finished(mesh: Any, scale: float, smallest: int, source: str) -> Any:
-    """An Open3D mesh without its small pieces, as a trimesh with 8-bit vertex colours. scale: of the colours to 255."""
+    """An Open3D mesh without its small pieces, as a trimesh with 8-bit vertex colours. scale: of
+    the colours to 255."""
     trimesh = import_trimesh()
     piece, size, _ = mesh.cluster_connected_triangles()
-    mesh.remove_triangles_by_mask(np.asarray(size)[np.asarray(piece)] < smallest if len(size) else [])
+    mesh.remove_triangles_by_mask(
+        np.asarray(size)[np.asarray(piece)] < smallest if len(size) else []
+    )
     mesh.remove_unreferenced_vertices()
     if not len(mesh.triangles):
-        raise InvalidInputError(f"no surface was found in {source}: only pieces of fewer than {smallest} triangles")
+        raise InvalidInputError(
+            f"no surface was found in {source}: only pieces of fewer than {smallest} triangles"
+        )
     colours = (np.asarray(mesh.vertex_colors) * scale).round().clip(0, 255).astype(np.uint8)
-    return trimesh.Trimesh(np.asarray(mesh.vertices), np.asarray(mesh.triangles), vertex_colors=colours, process=False)
+    return trimesh.Trimesh(
+        np.asarray(mesh.vertices), np.asarray(mesh.triangles), vertex_colors=colours, process=False
+    )
 
 
 def save_glb(mesh: Any, path: str | os.PathLike[str]) -> Path:
-    """Write a mesh in world axes as a GLB file, whose axes are y up (``GLTF_FROM_WORLD``), metres; whole or not at all."""
+    """Write a mesh in world axes as a GLB file, whose axes are y up (``GLTF_FROM_WORLD``), metres;
+    whole or not at all."""
     turned = mesh.copy()
     turned.apply_transform(GLTF_FROM_WORLD)
     with replacing(path) as place:
@@ -299,7 +398,8 @@ def save_glb(mesh: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def open3d() -> Any:
-    """The module; it is large and slow to import, so only what needs it does. Raises MissingDependencyError."""
+    """The module; it is large and slow to import, so only what needs it does. Raises
+    MissingDependencyError."""
     try:
         import open3d
     except (ImportError, OSError) as error:  # a system library that it needs may be missing

@@ -1,8 +1,10 @@
-"""Captures on disk as nerfstudio datasets: ``transforms.json`` beside the folders ``images`` and ``depths``.
+"""Captures on disk as nerfstudio datasets: ``transforms.json`` beside the folders ``images`` and
+``depths``.
 
-Cameras have OpenGL axes there (x right, y up, z backward) and OpenCV axes in worldsim; that is converted here and nowhere else.
-The world's axes are the same, z up, metres. Depth is 16-bit PNG in millimetres; 0 is unknown, or infinitely far
-where ``transforms.json`` says so, as it does for journeys.
+Cameras have OpenGL axes there (x right, y up, z backward) and OpenCV axes in worldsim; that is
+converted here and nowhere else. The world's axes are the same, z up, metres. Depth is 16-bit PNG in
+millimetres; 0 is unknown, or infinitely far where ``transforms.json`` says so, as it does for
+journeys.
 """
 
 from __future__ import annotations
@@ -20,14 +22,27 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.camera import Camera
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, OutOfMemoryError
+from worldsim.errors import (
+    DamagedFileError,
+    InvalidInputError,
+    MissingGeometryError,
+    NotFoundError,
+    OutOfMemoryError,
+)
 from worldsim.io.pictures import read_picture, save_picture
 from worldsim.io.rgbd import MOST_SIDE, CapturedFrame
 from worldsim.journey import Journey
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import POINT
 from worldsim.runtime.arguments import flag, number, whole
-from worldsim.runtime.files import as_path, inside, is_file, is_folder, replacing_folder, require_regular
+from worldsim.runtime.files import (
+    as_path,
+    inside,
+    is_file,
+    is_folder,
+    replacing_folder,
+    require_regular,
+)
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ply import save_ply
@@ -35,7 +50,8 @@ from worldsim.state import Frame
 
 TRANSFORMS, POINTS = "transforms.json", "points.ply"
 ZERO_IS_SKY = "zero_depth_is_sky"
-"""A key of our own in ``transforms.json``: whether a depth of 0 is infinitely far. Other readers pass it over."""
+"""A key of our own in ``transforms.json``: whether a depth of 0 is infinitely far. Other readers
+pass it over."""
 MILLIMETRE = 0.001
 FARTHEST = 65_535
 """In millimetres: what is further off is written as 0."""
@@ -56,23 +72,29 @@ LEAST_UNIT, MOST_UNIT = 1e-6, 1e3
 """Metres a unit of depth pictures and poses: from micrometres to kilometres."""
 DEPTH_FORMATS = ("PNG", "TIFF")
 ASPECT_TOLERANCE = 0.02
-"""By how much (as a share) the aspect ratio of a depth picture may differ from that of its colour picture."""
+"""By how much (as a share) the aspect ratio of a depth picture may differ from that of its colour
+picture."""
 
 Array = NDArray[Any]
 
 
 def save_nerfstudio(
-    journey: Journey, folder: str | os.PathLike[str], points: tuple[Array, Array] | None = None, force: bool = False
+    journey: Journey,
+    folder: str | os.PathLike[str],
+    points: tuple[Array, Array] | None = None,
+    force: bool = False,
 ) -> Path:
     """Write a journey as a nerfstudio dataset: images, depths, cameras and sparse points.
 
-    points: positions (n, 3) in world metres and colours (n, 3) uint8 for ``points.ply``; by default what a point memory keeps of
-    the journey. The folder appears whole or not at all. One that holds anything is not touched, except, with ``force``, a
-    dataset, which is replaced.
+    points: positions (n, 3) in world metres and colours (n, 3) uint8 for ``points.ply``; by default
+    what a point memory keeps of the journey. The folder appears whole or not at all. One that holds
+    anything is not touched, except, with ``force``, a dataset, which is replaced.
     """
     folder = as_path(folder)
     if not isinstance(journey, Journey):
-        raise InvalidInputError(f"a nerfstudio dataset is written of a Journey, not of a {type(journey).__name__}")
+        raise InvalidInputError(
+            f"a nerfstudio dataset is written of a Journey, not of a {type(journey).__name__}"
+        )
     _check_target(folder, force)
     position, colour = journey_points(journey) if points is None else points
     with replacing_folder(folder) as new:
@@ -84,7 +106,9 @@ def save_nerfstudio(
 
 def _check_target(folder: Path, force: bool) -> None:
     if is_file(folder):
-        raise InvalidInputError(f"{folder} is a file: a nerfstudio dataset is a folder, choose another place")
+        raise InvalidInputError(
+            f"{folder} is a file: a nerfstudio dataset is a folder, choose another place"
+        )
     if not is_folder(folder):
         return
     if folder.is_symlink():
@@ -92,9 +116,14 @@ def _check_target(folder: Path, force: bool) -> None:
     if not any(folder.iterdir()):
         return
     if not force:
-        raise InvalidInputError(f"{folder} is not empty: choose another folder, or replace the dataset in it with force (--force)")
+        raise InvalidInputError(
+            f"{folder} is not empty: choose another folder, or replace the dataset in it with "
+            f"force (--force)"
+        )
     if not is_file(folder / TRANSFORMS):
-        raise InvalidInputError(f"{folder} holds something else than a dataset (no {TRANSFORMS}): choose another folder")
+        raise InvalidInputError(
+            f"{folder} holds something else than a dataset (no {TRANSFORMS}): choose another folder"
+        )
 
 
 def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Array) -> None:
@@ -107,7 +136,13 @@ def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Arra
         picture, distance = f"images/frame_{i:05d}.png", f"depths/frame_{i:05d}.png"
         save_picture(journey.rgb[i].permute(1, 2, 0).contiguous().numpy(), folder / picture)
         save_picture(millimetres[i], folder / distance)
-        frames.append({"file_path": picture, "depth_file_path": distance, "transform_matrix": pose @ OPENGL_AXES})
+        frames.append(
+            {
+                "file_path": picture,
+                "depth_file_path": distance,
+                "transform_matrix": pose @ OPENGL_AXES,
+            }
+        )
     save_ply(position, colour, folder / POINTS)
     fx, fy, cx, cy = journey.intrinsics.double().tolist()
     height, width = journey.rgb.shape[-2:]
@@ -130,7 +165,8 @@ def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Arra
 
 
 def journey_points(journey: Journey, capacity: int = SPARSE_POINTS) -> tuple[Array, Array]:
-    """What a point memory keeps of a journey, without the sky: (n, 3) float32 world metres and (n, 3) uint8."""
+    """What a point memory keeps of a journey, without the sky: (n, 3) float32 world metres and (n,
+    3) uint8."""
     memory = PointMemory(PointMemoryConfig(capacity=capacity))
     data, cameras = memory.empty(1), journey.cameras
     for i in range(len(journey)):
@@ -149,50 +185,85 @@ def open_capture(
     up: str = "z",
     zero_is_sky: bool | None = None,
 ) -> list[CapturedFrame]:
-    """The frames of the nerfstudio dataset in the folder ``path`` (or of the JSON file ``path``), in the order of their names.
+    """The frames of the nerfstudio dataset in the folder ``path`` (or of the JSON file ``path``),
+    in the order of their names.
 
-    depth_scale: metres a unit of the depth pictures; by default what ``transforms.json`` says, else millimetres.
-    pose_scale: metres a unit of the poses; by default what undoes ``applied_scale``, else 1. up: the world axis that points up,
-    ``z`` (nerfstudio), ``y`` or ``-y``. zero_is_sky: whether depth 0 is infinitely far instead of unknown; by default what
-    ``transforms.json`` says, else unknown.
+    depth_scale: metres a unit of the depth pictures; by default what ``transforms.json`` says, else
+    millimetres. pose_scale: metres a unit of the poses; by default what undoes ``applied_scale``,
+    else 1. up: the world axis that points up, ``z`` (nerfstudio), ``y`` or ``-y``. zero_is_sky:
+    whether depth 0 is infinitely far instead of unknown; by default what ``transforms.json`` says,
+    else unknown.
 
-    Raises NotFoundError, DamagedFileError (not JSON, not a dataset), InvalidInputError (distorted cameras, poses or intrinsics
-    that are none) or MissingGeometryError (no depth). Pictures are opened only when a frame is read.
+    Raises NotFoundError, DamagedFileError (not JSON, not a dataset), InvalidInputError (distorted
+    cameras, poses or intrinsics that are none) or MissingGeometryError (no depth). Pictures are
+    opened only when a frame is read.
     """
     path = as_path(path)
     file = path if path.suffix == ".json" else path / TRANSFORMS
     if not is_folder(path) and not is_file(path):
-        raise NotFoundError(f"no capture {str(path)!r}: give a nerfstudio dataset, a folder with {TRANSFORMS}")
+        raise NotFoundError(
+            f"no capture {str(path)!r}: give a nerfstudio dataset, a folder with {TRANSFORMS}"
+        )
     if not is_file(file):
         raise NotFoundError(f"{path} has no {TRANSFORMS}: it is no nerfstudio dataset")
     if not isinstance(up, str) or up not in UP:
         raise InvalidInputError(f"up is {up!r}: the axis that points up is one of {', '.join(UP)}")
     meta = read_json(inside(file.parent, file.name))
     listed = meta.get("frames") if isinstance(meta, dict) else None
-    if not isinstance(listed, list) or not listed or not all(isinstance(frame, dict) for frame in listed):
-        raise DamagedFileError(f"{file} lists no frames: it is no nerfstudio dataset, or was cut short")
-    scale = _number(meta, "depth_unit_scale_factor", file, _number(meta, "integer_depth_scale", file, MILLIMETRE))
-    applied = number(f"{file}: applied_scale", _number(meta, "applied_scale", file, 1.0), 1.0 / MOST_UNIT, 1.0 / LEAST_UNIT)
+    if (
+        not isinstance(listed, list)
+        or not listed
+        or not all(isinstance(frame, dict) for frame in listed)
+    ):
+        raise DamagedFileError(
+            f"{file} lists no frames: it is no nerfstudio dataset, or was cut short"
+        )
+    scale = _number(
+        meta,
+        "depth_unit_scale_factor",
+        file,
+        _number(meta, "integer_depth_scale", file, MILLIMETRE),
+    )
+    applied = number(
+        f"{file}: applied_scale",
+        _number(meta, "applied_scale", file, 1.0),
+        1.0 / MOST_UNIT,
+        1.0 / LEAST_UNIT,
+    )
     units = {"depth_scale": scale, "pose_scale": 1.0 / applied}
     given = {"depth_scale": depth_scale, "pose_scale": pose_scale}
     units |= {name: one for name, one in given.items() if one is not None}
-    scale, metres = (number(f"{file}: {name}", one, LEAST_UNIT, MOST_UNIT, "metres a unit") for name, one in units.items())
-    sky = flag(f"{file}: {ZERO_IS_SKY}", meta.get(ZERO_IS_SKY, False)) if zero_is_sky is None else flag("zero_is_sky", zero_is_sky)
-    frames = [_listed_frame(file, {**meta, **frame}, scale, metres, UP[up], sky) for frame in listed]
+    scale, metres = (
+        number(f"{file}: {name}", one, LEAST_UNIT, MOST_UNIT, "metres a unit")
+        for name, one in units.items()
+    )
+    sky = (
+        flag(f"{file}: {ZERO_IS_SKY}", meta.get(ZERO_IS_SKY, False))
+        if zero_is_sky is None
+        else flag("zero_is_sky", zero_is_sky)
+    )
+    frames = [
+        _listed_frame(file, {**meta, **frame}, scale, metres, UP[up], sky) for frame in listed
+    ]
     return sorted(frames, key=lambda frame: _natural(frame.name))
 
 
-def _listed_frame(file: Path, entry: Mapping[str, Any], depth_scale: float, metres: float, up: Array, sky: bool) -> CapturedFrame:
+def _listed_frame(
+    file: Path, entry: Mapping[str, Any], depth_scale: float, metres: float, up: Array, sky: bool
+) -> CapturedFrame:
     """One of the frames of ``transforms.json``. entry: its keys, and those that all share."""
     name = entry.get("file_path")
     if not isinstance(name, str):
-        raise DamagedFileError(f"{file}: a frame has no file_path; it was cut short or is no nerfstudio dataset")
+        raise DamagedFileError(
+            f"{file}: a frame has no file_path; it was cut short or is no nerfstudio dataset"
+        )
     where = f"{file}: {name}"
     _check_pinhole(where, entry)
     depth_name = entry.get("depth_file_path")
     if not isinstance(depth_name, str):
         raise MissingGeometryError(
-            f"{where} has no depth_file_path: a memory needs depth for every frame; add depth pictures (16-bit PNG, millimetres)"
+            f"{where} has no depth_file_path: a memory needs depth for every frame; add depth "
+            f"pictures (16-bit PNG, millimetres)"
         )
     picture, depth = (inside(file.parent, one, file) for one in (name, depth_name))
     for needed in (picture, depth):
@@ -209,32 +280,54 @@ def _listed_frame(file: Path, entry: Mapping[str, Any], depth_scale: float, metr
         matrix = matrix @ OPENGL_AXES
         matrix[:3, 3] *= metres
         matrix[:3] = up @ matrix[:3]
-    width, height = (whole(f"{where}: {key}", _number(entry, key, where), 1, MOST_SIDE, "pixels") for key in ("w", "h"))
+    width, height = (
+        whole(f"{where}: {key}", _number(entry, key, where), 1, MOST_SIDE, "pixels")
+        for key in ("w", "h")
+    )
     intrinsics = np.array(_intrinsics(entry, where, width, height))
 
     def read() -> tuple[Array, Array]:
-        return _read_rgb(picture, height, width), _read_depth(depth, depth_scale, sky, height, width)
+        return _read_rgb(picture, height, width), _read_depth(
+            depth, depth_scale, sky, height, width
+        )
 
     return CapturedFrame(where, matrix, intrinsics, height, width, read)
 
 
-def _intrinsics(entry: Mapping[str, Any], where: str, width: int, height: int) -> tuple[float, float, float, float]:
+def _intrinsics(
+    entry: Mapping[str, Any], where: str, width: int, height: int
+) -> tuple[float, float, float, float]:
     if "fl_x" not in entry and "camera_angle_x" in entry:
-        angle = number(f"{where}: camera_angle_x", _number(entry, "camera_angle_x", where), 1e-3, math.pi - 1e-3, "radians")
+        angle = number(
+            f"{where}: camera_angle_x",
+            _number(entry, "camera_angle_x", where),
+            1e-3,
+            math.pi - 1e-3,
+            "radians",
+        )
         fx = 0.5 * width / math.tan(0.5 * angle)
     else:
         fx = _number(entry, "fl_x", where)
     fy = _number(entry, "fl_y", where, fx)
-    return fx, fy, _number(entry, "cx", where, 0.5 * width), _number(entry, "cy", where, 0.5 * height)
+    return (
+        fx,
+        fy,
+        _number(entry, "cx", where, 0.5 * width),
+        _number(entry, "cy", where, 0.5 * height),
+    )
 
 
 def _check_pinhole(where: str, entry: Mapping[str, Any]) -> None:
     model = str(entry.get("camera_model", "PINHOLE"))
     bent = {key: value for key in DISTORTION if (value := _number(entry, key, where, 0.0)) != 0.0}
     if model not in PINHOLES or bent:
-        what = ", ".join(f"{key} = {value:g}" for key, value in bent.items()) or f"camera_model {model}"
+        what = (
+            ", ".join(f"{key} = {value:g}" for key, value in bent.items())
+            or f"camera_model {model}"
+        )
         raise InvalidInputError(
-            f"{where}: its camera is distorted ({what}), worldsim has pinhole cameras: undistort the pictures and depth first, "
+            f"{where}: its camera is distorted ({what}), worldsim has pinhole cameras: undistort "
+            f"the pictures and depth first, "
             "for instance with `colmap image_undistorter` or cv2.undistort"
         )
 
@@ -250,7 +343,8 @@ def _read_rgb(path: Path, height: int, width: int) -> Array:
     rgb = read_picture(path, "RGB")
     if rgb.shape[:2] != (height, width):
         raise InvalidInputError(
-            f"{path} has {rgb.shape[1]}x{rgb.shape[0]} pixels and its camera {width}x{height}: intrinsics would not fit; "
+            f"{path} has {rgb.shape[1]}x{rgb.shape[0]} pixels and its camera {width}x{height}: "
+            f"intrinsics would not fit; "
             f"restore the picture, or correct w, h, fl_x, fl_y, cx and cy in {TRANSFORMS}"
         )
     return rgb
@@ -260,23 +354,33 @@ def _read_depth(path: Path, scale: float, sky: bool, height: int, width: int) ->
     """(h', w') float32 metres, ``inf`` for infinitely far, ``nan`` for unknown."""
     raw = _read_array(path) if path.suffix == ".npy" else read_picture(path, formats=DEPTH_FORMATS)
     if raw.ndim != 2 or raw.dtype == np.uint8 or raw.dtype.kind not in "uif":
-        raise InvalidInputError(f"{path} holds {raw.dtype} {raw.shape}: depth is one 16-bit or float number a pixel")
+        raise InvalidInputError(
+            f"{path} holds {raw.dtype} {raw.shape}: depth is one 16-bit or float number a pixel"
+        )
     if 0 in raw.shape or max(raw.shape) > MOST_SIDE:
-        raise InvalidInputError(f"{path} holds {raw.shape} numbers: depth pictures have 1 to {MOST_SIDE} pixels a side")
+        raise InvalidInputError(
+            f"{path} holds {raw.shape} numbers: depth pictures have 1 to {MOST_SIDE} pixels a side"
+        )
     if abs(raw.shape[1] * height / (raw.shape[0] * width) - 1.0) > ASPECT_TOLERANCE:
         found = f"{raw.shape[1]}x{raw.shape[0]}"
-        raise InvalidInputError(f"{path} has {found} pixels: that is another shape than its picture's {width}x{height}")
+        raise InvalidInputError(
+            f"{path} has {found} pixels: that is another shape than its picture's {width}x{height}"
+        )
     metres = raw.astype(np.float64) * scale
     return np.where(metres > 0, metres, np.inf if sky else np.nan).astype(np.float32)
 
 
 def _read_array(path: Path) -> Array:
-    """A NumPy file of one array of numbers. Nothing is taken on trust: the file has to be as long as its header says."""
+    """A NumPy file of one array of numbers. Nothing is taken on trust: the file has to be as long
+    as its header says."""
     size = require_regular(path).stat().st_size
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
-            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }.get(version)
             if read is None:
                 raise ValueError(f"version {version}")
             shape, _, kind = read(file)
@@ -291,7 +395,9 @@ def _read_array(path: Path) -> Array:
     except OutOfMemoryError:
         raise
     except Exception as error:  # NumPy raises whatever the parsers of its headers raise
-        raise DamagedFileError(f"{path} is not a readable depth picture ({error}): give 16-bit PNG, TIFF or .npy") from error
+        raise DamagedFileError(
+            f"{path} is not a readable depth picture ({error}): give 16-bit PNG, TIFF or .npy"
+        ) from error
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

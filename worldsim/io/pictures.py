@@ -1,4 +1,5 @@
-"""Pictures for people: contact sheets with captions, depth as colour, panels side by side. NumPy uint8 in and out."""
+"""Pictures for people: contact sheets with captions, depth as colour, panels side by side. NumPy
+uint8 in and out."""
 
 from __future__ import annotations
 
@@ -23,12 +24,16 @@ INK = (235, 235, 235)
 GAP = 4
 LETTERS = 21
 """Size of captions: contact sheets are wide, and shown smaller than they are."""
-DEPTH_COLOURS = np.array([(255, 244, 200), (250, 170, 80), (205, 70, 85), (105, 35, 110), (25, 15, 60), (0, 0, 0)], np.float64)
+DEPTH_COLOURS = np.array(
+    [(255, 244, 200), (250, 170, 80), (205, 70, 85), (105, 35, 110), (25, 15, 60), (0, 0, 0)],
+    np.float64,
+)
 """Near to infinitely far."""
 LARGEST_PICTURE = 2**28
 """Bytes of the largest picture file that is read."""
 JPEG_SCAN, MOST_SCANS = b"\xff\xda", 64
-"""What a scan of a JPEG file begins with, and most scans that are decoded; encoders make about ten."""
+"""What a scan of a JPEG file begins with, and most scans that are decoded; encoders make about
+ten."""
 MOST_PIXELS = 2**26
 """Largest picture that is read: 8192x8192."""
 DEPTH_HALF = 4.0
@@ -36,38 +41,57 @@ DEPTH_HALF = 4.0
 
 
 def enlarge(picture: Array, scale: int) -> Array:
-    """(h, w, 3) to (h * scale, w * scale, 3), every pixel a square: blur would hide what a frame really holds."""
+    """(h, w, 3) to (h * scale, w * scale, 3), every pixel a square: blur would hide what a frame
+    really holds."""
     return picture.repeat(scale, 0).repeat(scale, 1)
 
 
 def depth_picture(depth: Array) -> Array:
-    """Depth (h, w) in metres (``inf`` allowed) as colours (h, w, 3) uint8: near is bright, infinity black."""
-    place = (1.0 - DEPTH_HALF / (DEPTH_HALF + np.asarray(depth, np.float64))) * (len(DEPTH_COLOURS) - 1)
+    """Depth (h, w) in metres (``inf`` allowed) as colours (h, w, 3) uint8: near is bright, infinity
+    black."""
+    place = (1.0 - DEPTH_HALF / (DEPTH_HALF + np.asarray(depth, np.float64))) * (
+        len(DEPTH_COLOURS) - 1
+    )
     place = np.where(np.isfinite(depth), place, len(DEPTH_COLOURS) - 1)
     known = np.arange(len(DEPTH_COLOURS))
-    return np.stack([np.interp(place, known, DEPTH_COLOURS[:, c]) for c in range(3)], -1).round().astype(np.uint8)
+    return (
+        np.stack([np.interp(place, known, DEPTH_COLOURS[:, c]) for c in range(3)], -1)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def holes_marked(rgb: Array, mask: Array) -> Array:
-    """A memory view (h, w, 3) with its holes in a grey checkerboard instead of black. mask: (h, w) bool, True where known."""
+    """A memory view (h, w, 3) with its holes in a grey checkerboard instead of black. mask: (h, w)
+    bool, True where known."""
     height, width = mask.shape
     check = (np.add.outer(np.arange(height) // 2, np.arange(width) // 2) % 2) * 24 + 64
     return np.where(mask[..., None], rgb, check[..., None].astype(np.uint8))
 
 
 def contact_sheet(
-    rows: Mapping[str, Sequence[Array | None]], columns: Sequence[str], scale: int = 3, title: Sequence[str] = ()
+    rows: Mapping[str, Sequence[Array | None]],
+    columns: Sequence[str],
+    scale: int = 3,
+    title: Sequence[str] = (),
 ) -> Array:
-    """Rows of pictures (h, w, 3) under column captions, row names on the left; None leaves a place empty.
+    """Rows of pictures (h, w, 3) under column captions, row names on the left; None leaves a place
+    empty.
 
-    Pictures are enlarged ``scale`` times, and small ones as often as their captions need. Captions may have several lines.
+    Pictures are enlarged ``scale`` times, and small ones as often as their captions need. Captions
+    may have several lines.
     """
     pictures = [p for row in rows.values() for p in row if p is not None]
     if not pictures or any(len(row) != len(columns) for row in rows.values()):
-        raise InvalidInputError(f"a contact sheet needs {len(columns)} pictures a row, got {[len(r) for r in rows.values()]}")
+        raise InvalidInputError(
+            f"a contact sheet needs {len(columns)} pictures a row, got "
+            f"{[len(r) for r in rows.values()]}"
+        )
     font = _font(LETTERS)
     lines = [text for caption in columns for text in caption.split("\n")]
-    scale = max(scale, -(-round(max(font.getlength(text) for text in lines)) // pictures[0].shape[1]))
+    scale = max(
+        scale, -(-round(max(font.getlength(text) for text in lines)) // pictures[0].shape[1])
+    )
     height, width = (n * scale for n in pictures[0].shape[:2])
     left = max(round(font.getlength(text)) for name in rows for text in name.split("\n")) + 3 * GAP
     line = LETTERS + 6
@@ -82,18 +106,25 @@ def contact_sheet(
         draw.text((2 * GAP, GAP + line * i), text, INK, font)
     for i, caption in enumerate(columns):
         for j, text in enumerate(caption.split("\n")):
-            _centred(draw, text, left + i * (width + GAP), head - captions - GAP + line * j, width, font)
+            _centred(
+                draw, text, left + i * (width + GAP), head - captions - GAP + line * j, width, font
+            )
     for j, (name, row) in enumerate(rows.items()):
         top = head + j * (height + GAP)
-        draw.multiline_text((GAP, top + height // 2 - line // 2 * len(name.split("\n"))), name, INK, font)
+        draw.multiline_text(
+            (GAP, top + height // 2 - line // 2 * len(name.split("\n"))), name, INK, font
+        )
         for i, picture in enumerate(row):
             if picture is not None:
-                sheet.paste(Image.fromarray(enlarge(picture, scale)), (left + i * (width + GAP), top))
+                sheet.paste(
+                    Image.fromarray(enlarge(picture, scale)), (left + i * (width + GAP), top)
+                )
     return np.asarray(sheet)
 
 
 def panels(pictures: Mapping[str, Array], scale: int = 4, caption: str = "") -> Array:
-    """Pictures (h, w, 3) side by side, each under its name, and a line below. Sizes come out even, as video needs them."""
+    """Pictures (h, w, 3) side by side, each under its name, and a line below. Sizes come out even,
+    as video needs them."""
     first = next(iter(pictures.values()))
     height, width = (n * scale for n in first.shape[:2])
     font = _font(15)
@@ -109,46 +140,70 @@ def panels(pictures: Mapping[str, Array], scale: int = 4, caption: str = "") -> 
 
 
 def save_picture(picture: Array, path: Path) -> None:
-    """Write (h, w, 3) uint8, or (h, w) uint16 as PNG, to ``path``, without loss: WebP if it is named so, else PNG. A reader never
-    meets half a file.
+    """Write (h, w, 3) uint8, or (h, w) uint16 as PNG, to ``path``, without loss: WebP if it is
+    named so, else PNG. A reader never meets half a file.
     """
     path = as_path(path)
-    grey, colours = (isinstance(picture, np.ndarray) and picture.dtype == kind and picture.ndim == axes
-                     for kind, axes in ((np.uint16, 2), (np.uint8, 3)))  # fmt: skip
+    grey, colours = (
+        isinstance(picture, np.ndarray) and picture.dtype == kind and picture.ndim == axes
+        for kind, axes in ((np.uint16, 2), (np.uint8, 3))
+    )
     if not (grey or (colours and picture.shape[2] == 3)) or 0 in picture.shape:
         found = f"{getattr(picture, 'dtype', type(picture).__name__)} {np.shape(picture)}"
         raise InvalidInputError(f"a picture is (h, w, 3) uint8 or (h, w) uint16, got {found}")
     with replacing(path) as temporary:
         if path.suffix == ".webp":
-            Image.fromarray(picture).save(temporary, format="WEBP", lossless=True, quality=100, method=6)
+            Image.fromarray(picture).save(
+                temporary, format="WEBP", lossless=True, quality=100, method=6
+            )
         else:
             Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
 
 
-def read_picture(path: str | os.PathLike[str], mode: str | None = None, formats: Sequence[str] = PICTURE_FORMATS) -> Array:
-    """A picture file as an array: (h, w, 3) uint8 for colours, (h, w) uint8 or uint16 for grey, whatever Pillow makes of it.
+def read_picture(
+    path: str | os.PathLike[str], mode: str | None = None, formats: Sequence[str] = PICTURE_FORMATS
+) -> Array:
+    """A picture file as an array: (h, w, 3) uint8 for colours, (h, w) uint8 or uint16 for grey,
+    whatever Pillow makes of it.
 
-    mode: Pillow's mode to convert to, such as ``RGB``. formats: Pillow's names of the formats that are read; others are never
-    tried, since some (EPS) start other programs. Raises NotFoundError, or DamagedFileError for anything that is no such picture,
-    or that claims more than :data:`MOST_PIXELS`.
+    mode: Pillow's mode to convert to, such as ``RGB``. formats: Pillow's names of the formats that
+    are read; others are never tried, since some (EPS) start other programs. Raises NotFoundError,
+    or DamagedFileError for anything that is no such picture, or that claims more than
+    :data:`MOST_PIXELS`.
     """
     path = require_regular(path, LARGEST_PICTURE)
     require_memory_for(2 * path.stat().st_size, f"the picture {path}")
     try:
         with Image.open(path, formats=list(formats)) as image:
             if image.width * image.height > MOST_PIXELS:
-                raise DamagedFileError(f"{path} claims {image.width}x{image.height} pixels, at most {MOST_PIXELS:,} are read")
+                raise DamagedFileError(
+                    f"{path} claims {image.width}x{image.height} pixels, at most {MOST_PIXELS:,} "
+                    f"are read"
+                )
             if image.format == "JPEG" and path.read_bytes().count(JPEG_SCAN) > MOST_SCANS:
                 # Each of them is decoded at the size of the whole picture.
-                raise DamagedFileError(f"{path} has more than {MOST_SCANS} scans, encoders make about ten: save the picture anew")
-            # PNG's checksums, which decoding does not look at; the file has to be opened again afterwards.
+                raise DamagedFileError(
+                    f"{path} has more than {MOST_SCANS} scans, encoders make about ten: save the "
+                    f"picture anew"
+                )
+            # PNG's checksums, which decoding does not look at; the file has to be opened again
+            # afterwards.
             image.verify()
         with Image.open(path, formats=list(formats)) as image:
             return np.array(image if mode is None else image.convert(mode))
     except DamagedFileError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, MemoryError, OverflowError) as error:
-        raise DamagedFileError(f"{path} is not a readable picture ({error}): give {', '.join(formats)}") from error
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        Image.DecompressionBombError,
+        MemoryError,
+        OverflowError,
+    ) as error:
+        raise DamagedFileError(
+            f"{path} is not a readable picture ({error}): give {', '.join(formats)}"
+        ) from error
 
 
 def _centred(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, font: Any) -> None:

@@ -1,7 +1,9 @@
-"""Posed RGB-D captures: pictures with depth, camera and pose, from a phone, a robot, another renderer or a journey.
+"""Posed RGB-D captures: pictures with depth, camera and pose, from a phone, a robot, another
+renderer or a journey.
 
-Depth is along the optical axis; the centre of the top-left pixel is (0.5, 0.5). :mod:`worldsim.io.nerfstudio` reads captures
-from nerfstudio datasets, :class:`worldsim.scenes.capture.CaptureScene` starts a dream in one.
+Depth is along the optical axis; the centre of the top-left pixel is (0.5, 0.5).
+:mod:`worldsim.io.nerfstudio` reads captures from nerfstudio datasets,
+:class:`worldsim.scenes.capture.CaptureScene` starts a dream in one.
 """
 
 from __future__ import annotations
@@ -39,11 +41,13 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class CapturedFrame:
-    """One picture of a capture and its camera. Frames may differ in size and camera; pictures are read when asked for.
+    """One picture of a capture and its camera. Frames may differ in size and camera; pictures are
+    read when asked for.
 
-    pose: (4, 4) float64 camera-to-world, OpenCV axes, metres, z up. intrinsics: (4,) float64 ``fx fy cx cy`` in pixels.
-    read: gives rgb (h, w, 3) uint8 and depth (h', w') float32 metres, ``inf`` for infinitely far and ``nan`` for unknown;
-    depth may have another resolution, but shows the same.
+    pose: (4, 4) float64 camera-to-world, OpenCV axes, metres, z up. intrinsics: (4,) float64
+    ``fx fy cx cy`` in pixels. read: gives rgb (h, w, 3) uint8 and depth (h', w') float32 metres,
+    ``inf`` for infinitely far and ``nan`` for unknown; depth may have another resolution, but shows
+    the same.
     """
 
     name: str
@@ -59,22 +63,38 @@ class CapturedFrame:
         pose = _numbers(self.pose, (4, 4))
         rotation = np.zeros((3, 3)) if pose is None else pose[:3, :3]
         # Bounded before it is multiplied: 1e200 squared is infinite.
-        if pose is None or np.abs(rotation).max() > 2 or not np.allclose(rotation.T @ rotation, np.eye(3), atol=2e-3):
-            raise InvalidInputError(f"{self.name}: the pose is no 4x4 camera-to-world matrix with an orthonormal rotation")
+        if (
+            pose is None
+            or np.abs(rotation).max() > 2
+            or not np.allclose(rotation.T @ rotation, np.eye(3), atol=2e-3)
+        ):
+            raise InvalidInputError(
+                f"{self.name}: the pose is no 4x4 camera-to-world matrix with an orthonormal "
+                f"rotation"
+            )
         if np.linalg.det(rotation) < 0:
-            raise InvalidInputError(f"{self.name}: the pose mirrors the world; its axes are not a right-handed rotation")
+            raise InvalidInputError(
+                f"{self.name}: the pose mirrors the world; its axes are not a right-handed rotation"
+            )
         if np.abs(pose[:3, 3]).max() > FARTHEST_PLACE or not np.allclose(pose[3], (0, 0, 0, 1)):
             raise InvalidInputError(
-                f"{self.name}: the pose's place is {pose[:3, 3].tolist()} and its last row {pose[3].tolist()}: places lie within "
-                f"{FARTHEST_PLACE:,.0f} m of the origin, and the last row is 0 0 0 1; for other units give pose_scale"
+                f"{self.name}: the pose's place is {pose[:3, 3].tolist()} and its last row "
+                f"{pose[3].tolist()}: places lie within "
+                f"{FARTHEST_PLACE:,.0f} m of the origin, and the last row is 0 0 0 1; for other "
+                f"units give pose_scale"
             )
         pixels = _numbers(self.intrinsics, (4,))
-        if pixels is None or not (LEAST_FOCAL <= pixels[:2].min() and np.abs(pixels).max() <= MOST_FOCAL):
-            raise InvalidInputError(f"{self.name}: intrinsics must be fx fy cx cy in pixels, got {self.intrinsics}")
+        if pixels is None or not (
+            LEAST_FOCAL <= pixels[:2].min() and np.abs(pixels).max() <= MOST_FOCAL
+        ):
+            raise InvalidInputError(
+                f"{self.name}: intrinsics must be fx fy cx cy in pixels, got {self.intrinsics}"
+            )
 
     @property
     def view(self) -> tuple[float, float, float, float]:
-        """What the picture spans on the plane at depth 1 m: left, top, right, bottom in metres from the optical axis."""
+        """What the picture spans on the plane at depth 1 m: left, top, right, bottom in metres from
+        the optical axis."""
         fx, fy, cx, cy = self.intrinsics
         return -cx / fx, -cy / fy, (self.width - cx) / fx, (self.height - cy) / fy
 
@@ -88,32 +108,47 @@ def _numbers(values: Any, shape: tuple[int, ...]) -> Array | None:
     return array if array.shape == shape and bool(np.isfinite(array).all()) else None
 
 
-def captured_frames(rgb: Array, depth: Array, pose: Array, intrinsics: Array, name: str = "frame") -> list[CapturedFrame]:
+def captured_frames(
+    rgb: Array, depth: Array, pose: Array, intrinsics: Array, name: str = "frame"
+) -> list[CapturedFrame]:
     """A capture from arrays.
 
-    rgb: (t, h, w, 3) uint8. depth: (t, h, w) metres along the optical axis, ``inf`` for sky, ``nan`` or 0 for unknown.
-    pose: (t, 4, 4) camera-to-world, OpenCV axes, z up. intrinsics: (4,) or (t, 4) ``fx fy cx cy`` in pixels.
+    rgb: (t, h, w, 3) uint8. depth: (t, h, w) metres along the optical axis, ``inf`` for sky,
+    ``nan`` or 0 for unknown. pose: (t, 4, 4) camera-to-world, OpenCV axes, z up. intrinsics: (4,)
+    or (t, 4) ``fx fy cx cy`` in pixels.
     """
-    if not all(isinstance(array, np.ndarray) for array in (rgb, depth, pose)) or depth.dtype.kind not in "uif":
+    if (
+        not all(isinstance(array, np.ndarray) for array in (rgb, depth, pose))
+        or depth.dtype.kind not in "uif"
+    ):
         kinds = ", ".join(type(array).__name__ for array in (rgb, depth, pose))
-        raise InvalidInputError(f"a capture needs rgb, depth and pose as NumPy arrays of numbers, got {kinds}")
+        raise InvalidInputError(
+            f"a capture needs rgb, depth and pose as NumPy arrays of numbers, got {kinds}"
+        )
     t = len(rgb) if rgb.ndim else 0
     pictures = rgb.ndim == 4 and rgb.shape[3] == 3 and rgb.dtype == np.uint8
     if not t or not pictures or depth.shape != rgb.shape[:3] or pose.shape != (t, 4, 4):
         found = f"{rgb.dtype} {rgb.shape}, {depth.shape} and {pose.shape}"
-        raise InvalidInputError(f"a capture needs rgb (t, h, w, 3) uint8, depth (t, h, w) and pose (t, 4, 4), got {found}")
+        raise InvalidInputError(
+            f"a capture needs rgb (t, h, w, 3) uint8, depth (t, h, w) and pose (t, 4, 4), got "
+            f"{found}"
+        )
     if np.shape(intrinsics) not in ((4,), (t, 4)):
         raise InvalidInputError(f"intrinsics must be (4,) or ({t}, 4), got {np.shape(intrinsics)}")
     height, width = rgb.shape[1:3]
     try:
         cameras = np.broadcast_to(np.asarray(intrinsics, np.float64), (t, 4))
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"intrinsics must be numbers, got {intrinsics!r} ({error})") from None
+        raise InvalidInputError(
+            f"intrinsics must be numbers, got {intrinsics!r} ({error})"
+        ) from None
     known = np.where(depth > 0, depth, np.nan).astype(np.float32)
 
     def frame(i: int) -> CapturedFrame:
         to_world = np.asarray(pose[i], np.float64)
-        return CapturedFrame(f"{name} {i}", to_world, cameras[i], height, width, lambda: (rgb[i], known[i]))
+        return CapturedFrame(
+            f"{name} {i}", to_world, cameras[i], height, width, lambda: (rgb[i], known[i])
+        )
 
     return [frame(i) for i in range(t)]
 
@@ -121,20 +156,28 @@ def captured_frames(rgb: Array, depth: Array, pose: Array, intrinsics: Array, na
 def frames_of(journey: Journey) -> list[CapturedFrame]:
     """The frames of a journey as a capture."""
     rgb = journey.rgb.permute(0, 2, 3, 1).contiguous().numpy()
-    return captured_frames(rgb, journey.depth.numpy(), journey.pose.numpy(), journey.intrinsics.numpy())
+    return captured_frames(
+        rgb, journey.depth.numpy(), journey.pose.numpy(), journey.intrinsics.numpy()
+    )
 
 
-def common_camera(frames: Sequence[CapturedFrame], height: int, width: int, intrinsics: Any = None) -> Array:
-    """The camera of ``height`` x ``width`` pixels whose view lies within every frame's: (4,) ``fx fy cx cy`` in its pixels.
+def common_camera(
+    frames: Sequence[CapturedFrame], height: int, width: int, intrinsics: Any = None
+) -> Array:
+    """The camera of ``height`` x ``width`` pixels whose view lies within every frame's: (4,)
+    ``fx fy cx cy`` in its pixels.
 
-    intrinsics: a camera wanted for that size, such as the world's. Where all frames see that much, it is the result; else the
-    result has its pixel's proportions and as much of the common view as they allow. Without it, pixels are square.
+    intrinsics: a camera wanted for that size, such as the world's. Where all frames see that much,
+    it is the result; else the result has its pixel's proportions and as much of the common view as
+    they allow. Without it, pixels are square.
     """
     views = [frame.view for frame in frames]
     proportion = width / height
     if intrinsics is not None:
         pixels = _numbers(intrinsics, (4,))
-        if pixels is None or not (LEAST_FOCAL <= pixels[:2].min() and np.abs(pixels).max() <= MOST_FOCAL):
+        if pixels is None or not (
+            LEAST_FOCAL <= pixels[:2].min() and np.abs(pixels).max() <= MOST_FOCAL
+        ):
             raise InvalidInputError(f"intrinsics must be fx fy cx cy in pixels, got {intrinsics!r}")
         fx, fy, cx, cy = pixels.tolist()
         views.append((-cx / fx, -cy / fy, (width - cx) / fx, (height - cy) / fy))
@@ -142,39 +185,64 @@ def common_camera(frames: Sequence[CapturedFrame], height: int, width: int, intr
     left, top = (max(view[i] for view in views) for i in (0, 1))
     right, bottom = (min(view[i] for view in views) for i in (2, 3))
     if not (right > left and bottom > top):
-        raise InvalidInputError("this capture's frames have no field of view in common: their intrinsics do not fit their sizes")
-    wide, high = min(right - left, (bottom - top) * proportion), min(bottom - top, (right - left) / proportion)
+        raise InvalidInputError(
+            "this capture's frames have no field of view in common: their intrinsics do not fit "
+            "their sizes"
+        )
+    wide, high = (
+        min(right - left, (bottom - top) * proportion),
+        min(bottom - top, (right - left) / proportion),
+    )
     left, top = 0.5 * (left + right - wide), 0.5 * (top + bottom - high)
     return np.array([width / wide, height / high, -left * width / wide, -top * height / high])
 
 
-def resampled(frame: CapturedFrame, height: int, width: int, intrinsics: Array) -> tuple[Array, Array]:
-    """The frame as a camera at the same pose with ``intrinsics`` (see :func:`common_camera`) sees it.
+def resampled(
+    frame: CapturedFrame, height: int, width: int, intrinsics: Array
+) -> tuple[Array, Array]:
+    """The frame as a camera at the same pose with ``intrinsics`` (see :func:`common_camera`) sees
+    it.
 
-    Returns rgb (height, width, 3) uint8, averaged over each pixel's area, and depth (height, width) float32 metres at each
-    pixel's centre; ``inf`` infinitely far, ``nan`` unknown.
+    Returns rgb (height, width, 3) uint8, averaged over each pixel's area, and depth (height, width)
+    float32 metres at each pixel's centre; ``inf`` infinitely far, ``nan`` unknown.
     """
     rgb, depth = frame.read()
     fx, fy, cx, cy = frame.intrinsics
     gx, gy, hx, hy = intrinsics
-    box = np.array([cx - hx * fx / gx, cy - hy * fy / gy, cx + (width - hx) * fx / gx, cy + (height - hy) * fy / gy])
+    box = np.array(
+        [
+            cx - hx * fx / gx,
+            cy - hy * fy / gy,
+            cx + (width - hx) * fx / gx,
+            cy + (height - hy) * fy / gy,
+        ]
+    )
     box = np.clip(np.round(box / BOX_STEP) * BOX_STEP, 0.0, [frame.width, frame.height] * 2)
     left, top, right, bottom = map(float, box)
-    small = Image.fromarray(rgb).resize((width, height), Image.Resampling.BOX, (left, top, right, bottom))
-    rows = (top + (np.arange(height) + 0.5) * (bottom - top) / height) * depth.shape[0] / frame.height
-    columns = (left + (np.arange(width) + 0.5) * (right - left) / width) * depth.shape[1] / frame.width
+    small = Image.fromarray(rgb).resize(
+        (width, height), Image.Resampling.BOX, (left, top, right, bottom)
+    )
+    rows = (
+        (top + (np.arange(height) + 0.5) * (bottom - top) / height) * depth.shape[0] / frame.height
+    )
+    columns = (
+        (left + (np.arange(width) + 0.5) * (right - left) / width) * depth.shape[1] / frame.width
+    )
     return np.array(small), _depth_at(depth, rows, columns)
 
 
 def _depth_at(depth: Array, rows: Array, columns: Array) -> Array:
     """Depth (h', w') at image coordinates: (len(rows), len(columns)) float32.
 
-    On a surface, inverse depth is interpolated, which is exact on planes. Across an edge the nearest pixel is taken: a mean would
-    be a surface that does not exist.
+    On a surface, inverse depth is interpolated, which is exact on planes. Across an edge the
+    nearest pixel is taken: a mean would be a surface that does not exist.
     """
     limit = np.array(depth.shape)[:, None] - 1
     low = [np.floor(place - 0.5).astype(np.int64) for place in (rows, columns)]
-    down, right = (np.clip(place - 0.5 - first, 0.0, 1.0) for place, first in zip((rows, columns), low, strict=True))
+    down, right = (
+        np.clip(place - 0.5 - first, 0.0, 1.0)
+        for place, first in zip((rows, columns), low, strict=True)
+    )
     corners = []
     with np.errstate(divide="ignore", invalid="ignore"):
         for row in (0, 1):
@@ -185,29 +253,41 @@ def _depth_at(depth: Array, rows: Array, columns: Array) -> Array:
         inverse = np.stack([corner for corner, _ in corners])
         smooth = inverse.max(0) <= SURFACE * inverse.min(0)
         between = 1.0 / sum(corner * weight for corner, weight in corners)
-    nearest = depth[rows.astype(np.int64).clip(0, limit[0])][:, columns.astype(np.int64).clip(0, limit[1])]
+    nearest = depth[rows.astype(np.int64).clip(0, limit[0])][
+        :, columns.astype(np.int64).clip(0, limit[1])
+    ]
     return np.where(smooth, between, nearest).astype(np.float32)
 
 
 def journey_of(
-    frames: Sequence[CapturedFrame], height: int | None = None, width: int | None = None, intrinsics: Any = None
+    frames: Sequence[CapturedFrame],
+    height: int | None = None,
+    width: int | None = None,
+    intrinsics: Any = None,
 ) -> tuple[Journey, Tensor]:
-    """The frames in one size and camera (:func:`common_camera`; their own by default), and where depth is known.
+    """The frames in one size and camera (:func:`common_camera`; their own by default), and where
+    depth is known.
 
-    Returns a journey of t frames, in which unknown depth is written as infinitely far, and (t, h, w) bool.
+    Returns a journey of t frames, in which unknown depth is written as infinitely far, and (t, h,
+    w) bool.
     """
     if not frames:
         raise InvalidInputError("this capture has no frames")
     height = whole("height", frames[0].height if height is None else height, 1, MOST_SIDE, "pixels")
     width = whole("width", frames[0].width if width is None else width, 1, MOST_SIDE, "pixels")
     # Colours, depth as float32 and as codes, what is known; and a frame while it is resampled.
-    require_memory_for((len(frames) * 16 + 100) * height * width, f"{len(frames)} frames of {height}x{width} pixels")
+    require_memory_for(
+        (len(frames) * 16 + 100) * height * width,
+        f"{len(frames)} frames of {height}x{width} pixels",
+    )
     camera = common_camera(frames, height, width, intrinsics)
     pictures = [resampled(frame, height, width, camera) for frame in frames]
     depth = torch.from_numpy(np.stack([depth for _, depth in pictures]))
     known = ~depth.isnan()
     return Journey(
-        rgb=torch.from_numpy(np.stack([rgb for rgb, _ in pictures])).permute(0, 3, 1, 2).contiguous(),
+        rgb=torch.from_numpy(np.stack([rgb for rgb, _ in pictures]))
+        .permute(0, 3, 1, 2)
+        .contiguous(),
         inverse_depth=quantise_depth(depth.masked_fill(~known, torch.inf)),
         pose=torch.from_numpy(np.stack([frame.pose for frame in frames])).float(),
         intrinsics=torch.from_numpy(camera).float(),

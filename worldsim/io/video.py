@@ -22,7 +22,8 @@ MOST_FPS = 1000.0
 def write_video(frames: Sequence[Array], fps: float, path: Path) -> None:
     """Write frames (h, w, 3) uint8, h and w even, as H.264; a reader never meets half a file.
 
-    Raises InvalidInputError for frames that are none and for speeds that are none, StorageError where nothing can be written.
+    Raises InvalidInputError for frames that are none and for speeds that are none, StorageError
+    where nothing can be written.
     """
     import av
 
@@ -32,13 +33,27 @@ def write_video(frames: Sequence[Array], fps: float, path: Path) -> None:
     except (TypeError, ValueError):
         shapes = set()
     kind, shape = next(iter(shapes), ("nothing", ()))
-    if len(shapes) != 1 or kind != "uint8" or len(shape) != 3 or shape[2] != 3 or shape[0] % 2 or shape[1] % 2 or 0 in shape:
+    if (
+        len(shapes) != 1
+        or kind != "uint8"
+        or len(shape) != 3
+        or shape[2] != 3
+        or shape[0] % 2
+        or shape[1] % 2
+        or 0 in shape
+    ):
         found = f"{len(shapes)} kinds, such as {kind} {shape}"
-        raise InvalidInputError(f"a video needs frames (h, w, 3) uint8 of one even size, got {found}")
+        raise InvalidInputError(
+            f"a video needs frames (h, w, 3) uint8 of one even size, got {found}"
+        )
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = shape[:2]
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                )
+            )
         container.mux(stream.encode())

@@ -21,12 +21,20 @@ def as_pose(pose: Any) -> Tensor:
     """A camera-to-world matrix (4, 4) float32 on the CPU, checked."""
     matrix = as_numbers("pose", pose, (4, 4))
     turn, place, last = matrix[:3, :3].double(), matrix[:3, 3], matrix[3]
-    right = float(turn.abs().max()) <= 2 and torch.allclose(turn.T @ turn, torch.eye(3, dtype=turn.dtype), atol=1e-3)
+    right = float(turn.abs().max()) <= 2 and torch.allclose(
+        turn.T @ turn, torch.eye(3, dtype=turn.dtype), atol=1e-3
+    )
     if not right or float(torch.linalg.det(turn)) < 0:
-        raise InvalidInputError("pose holds a rotation that is not orthonormal, or mirrors: give a camera-to-world matrix")
-    if float(place.abs().max()) > FARTHEST_PLACE or not torch.equal(last, last.new_tensor([0.0, 0.0, 0.0, 1.0])):
         raise InvalidInputError(
-            f"pose has the place {place.tolist()} and the last row {last.tolist()}: places lie within {FARTHEST_PLACE:.0f} m of "
+            "pose holds a rotation that is not orthonormal, or mirrors: give a camera-to-world "
+            "matrix"
+        )
+    if float(place.abs().max()) > FARTHEST_PLACE or not torch.equal(
+        last, last.new_tensor([0.0, 0.0, 0.0, 1.0])
+    ):
+        raise InvalidInputError(
+            f"pose has the place {place.tolist()} and the last row {last.tolist()}: places lie "
+            f"within {FARTHEST_PLACE:.0f} m of "
             "the origin, and the last row is 0 0 0 1"
         )
     return matrix
@@ -35,16 +43,30 @@ def as_pose(pose: Any) -> Tensor:
 def as_shape(shape: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     """Positions (n, 3) float32 and colours (n, 3) uint8, checked."""
     if len(shape) != 2:
-        raise InvalidInputError(f"shape is a tuple of {len(shape)}: give positions (n, 3) in metres and colours (n, 3) uint8")
+        raise InvalidInputError(
+            f"shape is a tuple of {len(shape)}: give positions (n, 3) in metres and colours (n, "
+            f"3) uint8"
+        )
     try:
-        position, colour = (torch.as_tensor(part if isinstance(part, Tensor) else np.asarray(part)) for part in shape)
+        position, colour = (
+            torch.as_tensor(part if isinstance(part, Tensor) else np.asarray(part))
+            for part in shape
+        )
         position = position.float()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InvalidInputError(f"shape holds no arrays of numbers ({error}): give positions and colours") from None
+        raise InvalidInputError(
+            f"shape holds no arrays of numbers ({error}): give positions and colours"
+        ) from None
     alike = position.dim() == 2 and position.shape == colour.shape and position.shape[1] == 3
-    if not alike or colour.dtype != torch.uint8 or not bool((position.abs() <= FARTHEST_PLACE).all()):
+    if (
+        not alike
+        or colour.dtype != torch.uint8
+        or not bool((position.abs() <= FARTHEST_PLACE).all())
+    ):
         found = f"{tuple(position.shape)} and {colour.dtype} {tuple(colour.shape)}"
-        raise InvalidInputError(f"shape must be finite positions (n, 3) in metres and colours (n, 3) uint8, got {found}")
+        raise InvalidInputError(
+            f"shape must be finite positions (n, 3) in metres and colours (n, 3) uint8, got {found}"
+        )
     return position, colour
 
 
@@ -57,7 +79,9 @@ def as_size(size: Any) -> tuple[int, int]:
     try:
         return whole("height", height, 1, LARGEST_SIDE), whole("width", width, 1, LARGEST_SIDE)
     except InvalidInputError:
-        raise InvalidInputError(f"size is {size!r}: height and width must be from 1 to {LARGEST_SIDE} pixels") from None
+        raise InvalidInputError(
+            f"size is {size!r}: height and width must be from 1 to {LARGEST_SIDE} pixels"
+        ) from None
 
 
 def as_numbers(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
@@ -68,8 +92,12 @@ def as_numbers(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
             raise TypeError("complex numbers")
         tensor = tensor.detach().float().cpu()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise InvalidInputError(f"{name} of type {type(value).__name__} is no array of numbers ({error})") from None
+        raise InvalidInputError(
+            f"{name} of type {type(value).__name__} is no array of numbers ({error})"
+        ) from None
     if tensor.shape != shape or not bool(torch.isfinite(tensor).all()):
         shown = tensor.flatten()[:16].tolist()
-        raise InvalidInputError(f"{name} must be {shape} finite numbers, got {tuple(tensor.shape)}: {shown}")
+        raise InvalidInputError(
+            f"{name} must be {shape} finite numbers, got {tuple(tensor.shape)}: {shown}"
+        )
     return tensor

@@ -1,7 +1,7 @@
 """Editing a point memory: choosing points, and bringing points from meshes and point clouds.
 
-The edits themselves are methods of :class:`worldsim.memory.points.PointMemory` (``remove``, ``recolour``, ``paste``); a dream
-takes an edited memory through :meth:`worldsim.world.World.edit`.
+The edits themselves are methods of :class:`worldsim.memory.points.PointMemory` (``remove``,
+``recolour``, ``paste``); a dream takes an edited memory through :meth:`worldsim.world.World.edit`.
 """
 
 from __future__ import annotations
@@ -31,47 +31,63 @@ GREY = 128
 """Each of the three colours of what has none."""
 
 
-def in_box(memory: Points, low: Sequence[float], high: Sequence[float], pose: Tensor | None = None) -> Tensor:
+def in_box(
+    memory: Points, low: Sequence[float], high: Sequence[float], pose: Tensor | None = None
+) -> Tensor:
     """Which points lie in a box: (b, c) bool.
 
-    low, high: its corners (x, y, z) in metres, in the axes of ``pose`` (4, 4) box-to-world, or of the world.
+    low, high: its corners (x, y, z) in metres, in the axes of ``pose`` (4, 4) box-to-world, or of
+    the world.
     """
-    corners = torch.tensor([list(low), list(high)], dtype=torch.float32, device=memory.position.device)
+    corners = torch.tensor(
+        [list(low), list(high)], dtype=torch.float32, device=memory.position.device
+    )
     if corners.shape != (2, 3) or bool((corners[0] > corners[1]).any()):
-        raise InvalidInputError(f"a box from {tuple(low)} to {tuple(high)}: give two corners (x, y, z), the lower one first")
+        raise InvalidInputError(
+            f"a box from {tuple(low)} to {tuple(high)}: give two corners (x, y, z), the lower one "
+            f"first"
+        )
     position = memory.position
     if pose is not None:
         pose = pose.to(position)
         shifted = position - pose[:3, 3, None]
-        # Written out, as in the splat: a matrix product may round differently for other batch sizes.
+        # Written out, as in the splat: a matrix product may round differently for other batch
+        # sizes.
         position = torch.stack([(shifted * pose[:3, axis, None]).sum(1) for axis in range(3)], 1)
     inside = (position >= corners[0][:, None]) & (position <= corners[1][:, None])
     return inside.all(1) & (memory.kind == POINT)
 
 
 def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Points on the surface of a mesh, or those of a point cloud: (n, 3) float32 metres and (n, 3) uint8.
+    """Points on the surface of a mesh, or those of a point cloud: (n, 3) float32 metres and (n, 3)
+    uint8.
 
-    shape: a trimesh mesh, scene or point cloud, or the path of a GLB, PLY, OBJ or STL file; in metres. spacing: metres between
-    neighbours on a mesh. Raises NotFoundError, InvalidInputError (nothing with a surface in it) or MissingDependencyError.
+    shape: a trimesh mesh, scene or point cloud, or the path of a GLB, PLY, OBJ or STL file; in
+    metres. spacing: metres between neighbours on a mesh. Raises NotFoundError, InvalidInputError
+    (nothing with a surface in it) or MissingDependencyError.
     """
     try:
         import trimesh
     except ImportError as error:
-        raise MissingDependencyError("meshes and point clouds are read by trimesh: pip install trimesh") from error
+        raise MissingDependencyError(
+            "meshes and point clouds are read by trimesh: pip install trimesh"
+        ) from error
     if isinstance(shape, (str, os.PathLike)):
         shape = _loaded(trimesh, as_path(shape))
     parts = list(shape.dump()) if isinstance(shape, trimesh.Scene) else [shape]
     found = [_points_of(part, spacing, seed) for part in parts]
     position = np.concatenate([p for p, _ in found]) if found else np.zeros((0, 3))
     if not len(position):
-        raise InvalidInputError(f"{type(shape).__name__} has no surface and no points: give a mesh or a point cloud")
+        raise InvalidInputError(
+            f"{type(shape).__name__} has no surface and no points: give a mesh or a point cloud"
+        )
     colour = np.concatenate([c for _, c in found])
     return torch.from_numpy(position.astype(np.float32)), torch.from_numpy(colour.astype(np.uint8))
 
 
 def _loaded(trimesh: Any, path: Path) -> Any:
-    """The shape in a file. What other files it names, by any path, is not read; pictures in it are of the usual formats."""
+    """The shape in a file. What other files it names, by any path, is not read; pictures in it are
+    of the usual formats."""
     if path.suffix.lower() not in SHAPE_SUFFIXES:
         raise InvalidInputError(f"{path} cannot be pasted: give a GLB, PLY, OBJ or STL file")
     if not is_file(path):
@@ -82,7 +98,9 @@ def _loaded(trimesh: Any, path: Path) -> Any:
         with usual_pictures():
             return trimesh.load(io.BytesIO(content), file_type=path.suffix[1:].lower())
     except Exception as error:  # trimesh raises whatever its readers raise
-        raise InvalidInputError(f"trimesh cannot read {path} ({error}): give a GLB, PLY, OBJ or STL file") from error
+        raise InvalidInputError(
+            f"trimesh cannot read {path} ({error}): give a GLB, PLY, OBJ or STL file"
+        ) from error
 
 
 def _points_of(part: Any, spacing: float, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -90,12 +108,16 @@ def _points_of(part: Any, spacing: float, seed: int) -> tuple[NDArray[Any], NDAr
 
     if isinstance(part, trimesh.PointCloud):
         colours = np.asarray(part.colors)
-        return np.asarray(part.vertices), colours[:, :3] if colours.size else np.full((len(part.vertices), 3), GREY)
+        return np.asarray(part.vertices), colours[:, :3] if colours.size else np.full(
+            (len(part.vertices), 3), GREY
+        )
     if not isinstance(part, trimesh.Trimesh) or part.is_empty:
         return np.zeros((0, 3)), np.zeros((0, 3))
     # At random, so about twice as many as a grid of that spacing has: then few gaps are left.
     count = int(np.ceil(2.0 * part.area / spacing**2))
     visual: Any = part.visual
     textured = visual.kind == "texture"
-    place, face, *colour = trimesh.sample.sample_surface(part, count, sample_color=textured, seed=seed)
+    place, face, *colour = trimesh.sample.sample_surface(
+        part, count, sample_color=textured, seed=seed
+    )
     return np.asarray(place), np.asarray(colour[0] if textured else visual.face_colors[face])[:, :3]

@@ -11,13 +11,22 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from worldsim.memory.splat import POINT
-from worldsim.memory.voxels import EMPTY_DENSITY, SOLID_DENSITY, Grid, sample, span, thickness, weights
+from worldsim.memory.voxels import (
+    EMPTY_DENSITY,
+    SOLID_DENSITY,
+    Grid,
+    sample,
+    span,
+    thickness,
+    weights,
+)
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import NotNegative, Positive
 
 _ONE = 256
-"""Interpolation weights are summed as whole numbers of 1 / 256: sums that any order gives alike, on a GPU too."""
+"""Interpolation weights are summed as whole numbers of 1 / 256: sums that any order gives alike, on
+a GPU too."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +48,12 @@ class FitConfig:
     depth_weight: NotNegative = 0.1
     """Weight of the depth's error, as a share of the depth, beside the squared error of colours."""
     opacity_weight: NotNegative = 0.03
-    """Weight of what is missing to full opacity where a surface was seen, and to none where the sky was."""
+    """Weight of what is missing to full opacity where a surface was seen, and to none where the sky
+    was."""
     variation: NotNegative = 0.0
-    """Weight of the total variation of colours between neighbouring voxels, against learning the noise of frames: 0.01 is a
-    beginning. Off: where colours are clean it changes nothing (docs/experiments/radiance.md) and takes a quarter of the time."""
+    """Weight of the total variation of colours between neighbouring voxels, against learning the
+    noise of frames: 0.01 is a beginning. Off: where colours are clean it changes nothing
+    (docs/experiments/radiance.md) and takes a quarter of the time."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -50,8 +61,8 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Rays:
-    """What was seen along ``n`` rays. origin, ray: (n, 3) world metres, ray with z = 1 in its camera's axes; colour: (n, 3)
-    float in [0, 1]; depth: (n,) metres, ``inf`` for sky."""
+    """What was seen along ``n`` rays. origin, ray: (n, 3) world metres, ray with z = 1 in its
+    camera's axes; colour: (n, 3) float in [0, 1]; depth: (n,) metres, ``inf`` for sky."""
 
     origin: Tensor
     ray: Tensor
@@ -59,8 +70,16 @@ class Rays:
     depth: Tensor
 
 
-def grid_from_points(position: Tensor, colour: Tensor, kind: Tensor, low: Tensor, size: Tensor, shape: tuple[int, ...]) -> Grid:
-    """A field that is solid where points are and empty elsewhere, of the points' colours. position, colour: (3, n); kind: (n,)."""
+def grid_from_points(
+    position: Tensor,
+    colour: Tensor,
+    kind: Tensor,
+    low: Tensor,
+    size: Tensor,
+    shape: tuple[int, ...],
+) -> Grid:
+    """A field that is solid where points are and empty elsewhere, of the points' colours. position,
+    colour: (3, n); kind: (n,)."""
     inside = kind == POINT
     unit = ((position - low[:, None]) / size[:, None])[:, inside]
     limit = torch.tensor(shape, device=low.device)[:, None]
@@ -102,29 +121,40 @@ def _spread(colour: Tensor, known: Tensor, rounds: int = 3) -> Tensor:
     return torch.where(weight > 0, filled, 0.5)
 
 
-def fit_grid(start: Grid, rays: Rays, iterations: int, config: FitConfig, generator: torch.Generator) -> tuple[Grid, list[float]]:
+def fit_grid(
+    start: Grid, rays: Rays, iterations: int, config: FitConfig, generator: torch.Generator
+) -> tuple[Grid, list[float]]:
     """``start`` fitted to ``rays``, and the loss at each iteration.
 
-    Sky is whatever no density stops: rays that meet it ask for an empty way. generator: on the CPU, what all randomness is
-    drawn from.
+    Sky is whatever no density stops: rays that meet it ask for an empty way. generator: on the CPU,
+    what all randomness is drawn from.
     """
     device = start.values.device
-    # Of a sample: its place, what eight nodes lend it and their gradients; of a node: values, gradients and two averages.
+    # Of a sample: its place, what eight nodes lend it and their gradients; of a node: values,
+    # gradients and two averages.
     samples = config.rays * (config.free_samples + config.surface_samples)
     if device.type == "cpu":
         what = f"fitting {config.rays} rays of {samples // config.rays} samples"
         require_memory_for(400 * samples + 5 * 4 * start.values.numel(), what)
     density = start.values[:1].clone().requires_grad_()
     colour = start.values[1:].clone().requires_grad_()
-    optimiser = torch.optim.Adam([{"params": [density]}, {"params": [colour]}], betas=(0.9, 0.99), fused=True)
+    optimiser = torch.optim.Adam(
+        [{"params": [density]}, {"params": [colour]}], betas=(0.9, 0.99), fused=True
+    )
     losses: list[Tensor] = []
     with torch.enable_grad():
         for iteration in range(iterations):
-            for group, rate in zip(optimiser.param_groups, (config.density_rate, config.colour_rate), strict=True):
+            for group, rate in zip(
+                optimiser.param_groups, (config.density_rate, config.colour_rate), strict=True
+            ):
                 group["lr"] = rate * 0.1 ** (iteration / iterations)
             chosen = torch.randint(len(rays.depth), (config.rays,), generator=generator).to(device)
-            jitter = torch.rand(config.rays, config.free_samples + config.surface_samples, generator=generator).to(device)
-            batch = Rays(rays.origin[chosen], rays.ray[chosen], rays.colour[chosen], rays.depth[chosen])
+            jitter = torch.rand(
+                config.rays, config.free_samples + config.surface_samples, generator=generator
+            ).to(device)
+            batch = Rays(
+                rays.origin[chosen], rays.ray[chosen], rays.colour[chosen], rays.depth[chosen]
+            )
             grid = Grid(torch.cat([density, colour]), start.low, start.size)
             loss = _loss(grid, batch, jitter, config)
             optimiser.zero_grad(set_to_none=True)
@@ -132,7 +162,9 @@ def fit_grid(start: Grid, rays: Rays, iterations: int, config: FitConfig, genera
             optimiser.step()
             # Numbers at the end: reading one waits for the device.
             losses.append(loss.detach())
-    return Grid(torch.cat([density, colour]).detach(), start.low, start.size), torch.stack(losses).tolist()
+    return Grid(torch.cat([density, colour]).detach(), start.low, start.size), torch.stack(
+        losses
+    ).tolist()
 
 
 def _loss(grid: Grid, rays: Rays, jitter: Tensor, config: FitConfig) -> Tensor:
@@ -150,9 +182,17 @@ def _loss(grid: Grid, rays: Rays, jitter: Tensor, config: FitConfig) -> Tensor:
     air_step = ((stop - start) / free).clamp(min=0.0)[:, None]
     air = start[:, None] + air_step * edges
     wall_step = (2.0 * band / surface)[:, None]
-    wall = (surface_depth - band)[:, None] + wall_step * (torch.arange(surface, device=jitter.device) + jitter[:, free:])
+    wall = (surface_depth - band)[:, None] + wall_step * (
+        torch.arange(surface, device=jitter.device) + jitter[:, free:]
+    )
     depth = torch.cat([air, wall], 1)
-    step = torch.cat([air_step.expand(-1, free), torch.where(solid[:, None], wall_step, 0.0).expand(-1, surface)], 1)
+    step = torch.cat(
+        [
+            air_step.expand(-1, free),
+            torch.where(solid[:, None], wall_step, 0.0).expand(-1, surface),
+        ],
+        1,
+    )
     values = sample(grid, rays.origin[:, None] + depth[..., None] * rays.ray[:, None])
     weight = weights(thickness(grid, values[0], rays.ray, step))
     opacity = weight.sum(1)
@@ -168,4 +208,8 @@ def _loss(grid: Grid, rays: Rays, jitter: Tensor, config: FitConfig) -> Tensor:
 def variation(grid: Grid) -> Tensor:
     """Mean absolute difference of colours between neighbouring nodes."""
     c = grid.values[1:]
-    return (c[:, 1:] - c[:, :-1]).abs().mean() + (c[:, :, 1:] - c[:, :, :-1]).abs().mean() + (c[..., 1:] - c[..., :-1]).abs().mean()
+    return (
+        (c[:, 1:] - c[:, :-1]).abs().mean()
+        + (c[:, :, 1:] - c[:, :, :-1]).abs().mean()
+        + (c[..., 1:] - c[..., :-1]).abs().mean()
+    )

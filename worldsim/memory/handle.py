@@ -1,4 +1,5 @@
-"""One environment's scene memory in a user's hands: look at it from anywhere, map it, edit it, write it to a file."""
+"""One environment's scene memory in a user's hands: look at it from anywhere, map it, edit it,
+write it to a file."""
 
 from __future__ import annotations
 
@@ -52,11 +53,12 @@ class HasPoints(Protocol):
 
 @dataclass(frozen=True)
 class MemoryPicture:
-    """A memory seen from somewhere. Holes have mask False, black colour, infinite depth and no normal.
+    """A memory seen from somewhere. Holes have mask False, black colour, infinite depth and no
+    normal.
 
-    rgb: (h, w, 3) uint8. depth: (h, w) float32 metres along the optical axis, ``inf`` at sky. mask: (h, w) bool. normals:
-    (h, w, 3) float32, world axes, unit length, towards the camera; zeros at sky and where no neighbour tells. pose: (4, 4) and
-    intrinsics: (4,) float32, the camera.
+    rgb: (h, w, 3) uint8. depth: (h, w) float32 metres along the optical axis, ``inf`` at sky. mask:
+    (h, w) bool. normals: (h, w, 3) float32, world axes, unit length, towards the camera; zeros at
+    sky and where no neighbour tells. pose: (4, 4) and intrinsics: (4,) float32, the camera.
     """
 
     rgb: Array
@@ -71,8 +73,9 @@ class MemoryPicture:
 class PointArrays:
     """The points of a memory, without sky, as NumPy arrays.
 
-    position: (n, 3) float32 world metres. colour: (n, 3) uint8. size: (n,) float32, metres a side of the patch of surface that
-    each stands for. confidence: (n,) uint8, how many frames agreed with it. seen: (n,) int32, the step that last did.
+    position: (n, 3) float32 world metres. colour: (n, 3) uint8. size: (n,) float32, metres a side
+    of the patch of surface that each stands for. confidence: (n,) uint8, how many frames agreed
+    with it. seen: (n,) int32, the step that last did.
     """
 
     position: Array
@@ -87,10 +90,12 @@ class PointArrays:
 
 @dataclass(frozen=True, eq=False)
 class MemoryHandle:
-    """One environment's scene memory, with the camera that it was last seen by. Methods never change it.
+    """One environment's scene memory, with the camera that it was last seen by. Methods never
+    change it.
 
-    kind: the rules. data: a batch of one. intrinsics: (4,) ``fx fy cx cy`` and size: (height, width) of the frames that were
-    integrated. pose: (4, 4) camera-to-world of the newest frame. step: how many steps the dream had gone.
+    kind: the rules. data: a batch of one. intrinsics: (4,) ``fx fy cx cy`` and size: (height,
+    width) of the frames that were integrated. pose: (4, 4) camera-to-world of the newest frame.
+    step: how many steps the dream had gone.
     """
 
     kind: SceneMemory
@@ -107,18 +112,26 @@ class MemoryHandle:
         Raises MissingGeometryError for a world without scene memory.
         """
         if isinstance(kind, NoMemory) or state.frame.pose is None:
-            raise MissingGeometryError("this world has no scene memory: it was trained without geometry, or it was switched off")
-        one = map_tensors(lambda x: x[index : index + 1], (state.memory, state.intrinsics, state.frame.pose))
+            raise MissingGeometryError(
+                "this world has no scene memory: it was trained without geometry, or it was "
+                "switched off"
+            )
+        one = map_tensors(
+            lambda x: x[index : index + 1], (state.memory, state.intrinsics, state.frame.pose)
+        )
         height, width = state.frame.rgb.shape[-2:]
         return cls(kind, one[0], one[1][0], (height, width), one[2][0], int(state.step[index]))
 
     # Looking.
 
-    def camera(self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None) -> Camera:
+    def camera(
+        self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None
+    ) -> Camera:
         """A camera, a batch of one; what is left out is that of the newest frame.
 
-        pose: (4, 4) camera-to-world. size: (height, width). intrinsics: (4,) pixels of a picture of that size; by default the
-        frames' own field of view from top to bottom, with square pixels: a wider picture sees more at the sides.
+        pose: (4, 4) camera-to-world. size: (height, width). intrinsics: (4,) pixels of a picture of
+        that size; by default the frames' own field of view from top to bottom, with square pixels:
+        a wider picture sees more at the sides.
         """
         height, width = self.size if size is None else as_size(size)
         if intrinsics is None:
@@ -128,24 +141,39 @@ class MemoryHandle:
         matrix = as_pose(self.pose if pose is None else pose)
         pixels = as_numbers("intrinsics", intrinsics, (4,))
         if not bool((pixels[:2] > 0).all()):
-            raise InvalidInputError(f"intrinsics fx and fy must be positive pixels, got {pixels.tolist()}")
+            raise InvalidInputError(
+                f"intrinsics fx and fy must be positive pixels, got {pixels.tolist()}"
+            )
         if float(pixels[:2].min()) < LEAST_FOCAL or float(pixels.abs().max()) > MOST_FOCAL:
-            raise InvalidInputError(f"intrinsics lie between {LEAST_FOCAL} and {MOST_FOCAL:.0f} pixels, got {pixels.tolist()}")
+            raise InvalidInputError(
+                f"intrinsics lie between {LEAST_FOCAL} and {MOST_FOCAL:.0f} pixels, got "
+                f"{pixels.tolist()}"
+            )
         device = self.intrinsics.device
         return Camera(matrix[None].to(device), pixels[None].to(device), height, width)
 
     @torch.no_grad()
-    def render(self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None) -> MemoryPicture:
-        """What the memory shows at a camera: see :meth:`camera`, or give one (a batch of one) as ``pose``.
+    def render(
+        self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None
+    ) -> MemoryPicture:
+        """What the memory shows at a camera: see :meth:`camera`, or give one (a batch of one) as
+        ``pose``.
 
-        Points are drawn as large as the patches of surface that they stand for, so that a picture larger than the frames
-        is dense where the memory is. Holes stay holes.
+        Points are drawn as large as the patches of surface that they stand for, so that a picture
+        larger than the frames is dense where the memory is. Holes stay holes.
         """
         camera = pose if isinstance(pose, Camera) else self.camera(pose, size, intrinsics)
-        if isinstance(pose, Camera) and (size is not None or intrinsics is not None or len(camera.pose) != 1):
-            raise InvalidInputError("a Camera must be a batch of one and brings its own size and intrinsics: leave those out")
+        if isinstance(pose, Camera) and (
+            size is not None or intrinsics is not None or len(camera.pose) != 1
+        ):
+            raise InvalidInputError(
+                "a Camera must be a batch of one and brings its own size and intrinsics: leave "
+                "those out"
+            )
         height, width = as_size((camera.height, camera.width))
-        require_memory_for(RENDER_BYTES * height * width + 2**27, f"a picture of {height}x{width} pixels")
+        require_memory_for(
+            RENDER_BYTES * height * width + 2**27, f"a picture of {height}x{width} pixels"
+        )
         if isinstance(self.data, Points):
             view = draw(self.data, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
             rgb, depth, mask, normals = view.rgb, view.depth, view.mask, view.normals
@@ -169,30 +197,51 @@ class MemoryHandle:
         return view.rgb[0], depth, mask, to_world(normals_of(place, solid, 1), camera)
 
     def top_down(
-        self, resolution: float = 0.05, above: float = 0.25, below: float = math.inf, reach: float | None = 25.0, gap: float = 0.5
+        self,
+        resolution: float = 0.05,
+        above: float = 0.25,
+        below: float = math.inf,
+        reach: float | None = 25.0,
+        gap: float = 0.5,
     ) -> TopDown:
         """A map seen from above, north (world y) up. Of points over one another, the highest shows.
 
-        resolution: metres a pixel. above, below: metres over and under the present camera; what is outside of that band is
-        cut away, ceilings above all. reach: metres to each side of the camera, None for everything. gap: what lies between
-        points at most so far apart (m) is shown as the nearest of them, as floors seen from their side are; 0 for never.
+        resolution: metres a pixel. above, below: metres over and under the present camera; what is
+        outside of that band is cut away, ceilings above all. reach: metres to each side of the
+        camera, None for everything. gap: what lies between points at most so far apart (m) is shown
+        as the nearest of them, as floors seen from their side are; 0 for never.
         """
         band = Band(above, below, reach)
-        return top_down(self._points(), float(self.intrinsics[0]), self.pose[:3, 3].float(), resolution, band, gap)
+        return top_down(
+            self._points(),
+            float(self.intrinsics[0]),
+            self.pose[:3, 3].float(),
+            resolution,
+            band,
+            gap,
+        )
 
     def occupancy(
-        self, voxel: float = 0.1, reach: float | None = 10.0, confidence: int = 1, journey: Journey | None = None
+        self,
+        voxel: float = 0.1,
+        reach: float | None = 10.0,
+        confidence: int = 1,
+        journey: Journey | None = None,
     ) -> Occupancy:
-        """A grid of voxels around the points within ``reach`` metres to each side of the camera (None for all points).
+        """A grid of voxels around the points within ``reach`` metres to each side of the camera
+        (None for all points).
 
-        A voxel is occupied where a point of at least ``confidence`` lies in it. It is free where lines of sight pass through
-        it, up to a voxel short of what they end at: those of the newest frame, or those of all frames of ``journey`` (of
-        more than 200, so many). Both trust the scene to stand still. All else is unknown, the gaps between points of one
-        wall included.
+        A voxel is occupied where a point of at least ``confidence`` lies in it. It is free where
+        lines of sight pass through it, up to a voxel short of what they end at: those of the newest
+        frame, or those of all frames of ``journey`` (of more than 200, so many). Both trust the
+        scene to stand still. All else is unknown, the gaps between points of one wall included.
         """
         points = self._points()
         if journey is not None and not isinstance(journey, Journey):
-            raise InvalidInputError(f"journey is a {type(journey).__name__}: give a Journey, such as env.unwrapped.journey")
+            raise InvalidInputError(
+                f"journey is a {type(journey).__name__}: give a Journey, such as "
+                f"env.unwrapped.journey"
+            )
         if journey is None:
             camera = self.camera()
             view = self.kind.render(self.data, camera)
@@ -222,14 +271,19 @@ class MemoryHandle:
     def floor(self, place: Any, radius: float = 0.5) -> float:
         """World z in metres of the ground at a place: to stand things on it.
 
-        place: world x, y (and z, which is not looked at), or a pose (4, 4). radius: metres around it that count. The ground is
-        where the lowest tenth of the points ends that lie there and under the camera. Raises NotFoundError where the memory knows
-        fewer than :data:`LEAST_POINTS` of them.
+        place: world x, y (and z, which is not looked at), or a pose (4, 4). radius: metres around
+        it that count. The ground is where the lowest tenth of the points ends that lie there and
+        under the camera. Raises NotFoundError where the memory knows fewer than
+        :data:`LEAST_POINTS` of them.
         """
         shape = np.shape(place)
         if shape not in ((2,), (3,), (4, 4)):
-            raise InvalidInputError(f"place has the shape {shape}: give x, y in metres, or a pose (4, 4)")
-        x, y = (as_pose(place)[:2, 3] if shape == (4, 4) else as_numbers("place", place, shape)[:2]).tolist()
+            raise InvalidInputError(
+                f"place has the shape {shape}: give x, y in metres, or a pose (4, 4)"
+            )
+        x, y = (
+            as_pose(place)[:2, 3] if shape == (4, 4) else as_numbers("place", place, shape)[:2]
+        ).tolist()
         radius = number("radius", radius, 1e-3, 1e3, "metres")
         points = self._points()
         position = points.position[0][:, points.kind[0] == POINT].cpu()
@@ -237,49 +291,71 @@ class MemoryHandle:
         height = position[2, near & (position[2] < float(self.pose[2, 3]))]
         if len(height) < LEAST_POINTS:
             raise NotFoundError(
-                f"the memory knows {len(height)} points of the ground within {radius:g} m of ({x:.1f}, {y:.1f}): "
+                f"the memory knows {len(height)} points of the ground within {radius:g} m of "
+                f"({x:.1f}, {y:.1f}): "
                 "look there first, or give a larger radius"
             )
         return float(height.quantile(0.1))
 
     def sky(self) -> tuple[Array, Array]:
-        """What is infinitely far: unit directions (n, 3) float32 in world axes, and colours (n, 3) uint8."""
+        """What is infinitely far: unit directions (n, 3) float32 in world axes, and colours (n, 3)
+        uint8."""
         points = self._points()
         chosen = points.kind[0] == DIRECTION
         direction = points.position[0][:, chosen].T
-        return (direction / direction.norm(dim=1, keepdim=True)).cpu().numpy(), points.colour[0][:, chosen].T.cpu().numpy().copy()
+        return (direction / direction.norm(dim=1, keepdim=True)).cpu().numpy(), points.colour[0][
+            :, chosen
+        ].T.cpu().numpy().copy()
 
     def statistics(self) -> dict[str, int | float]:
-        """points, directions, used (share of the slots), confidence (mean), extent_m (longest side of the box around all)."""
-        return {name: value.item() for name, value in PointMemory().statistics(self._points()).items()}
+        """points, directions, used (share of the slots), confidence (mean), extent_m (longest side
+        of the box around all)."""
+        return {
+            name: value.item() for name, value in PointMemory().statistics(self._points()).items()
+        }
 
     # Editing. Each gives a new handle; ``env.unwrapped.edit(handle)`` has the dream go on from it.
 
     def remove(self, box: Box, pose: Any = None) -> MemoryHandle:
-        """Without the points in ``box``: its lower and upper corner (x, y, z) in metres, in the axes of ``pose`` or the world's."""
+        """Without the points in ``box``: its lower and upper corner (x, y, z) in metres, in the
+        axes of ``pose`` or the world's."""
         memory, points = self._editable()
-        return dataclasses.replace(self, data=memory.remove(points, self._inside(points, box, pose)))
+        return dataclasses.replace(
+            self, data=memory.remove(points, self._inside(points, box, pose))
+        )
 
     def recolour(self, box: Box, colour: Sequence[int], pose: Any = None) -> MemoryHandle:
-        """The points in ``box`` (see :meth:`remove`) in another colour, three numbers from 0 to 255."""
+        """The points in ``box`` (see :meth:`remove`) in another colour, three numbers from 0 to
+        255."""
         memory, points = self._editable()
-        if not isinstance(colour, (Sequence, np.ndarray)) or isinstance(colour, (str, bytes)) or len(colour) != 3:
+        if (
+            not isinstance(colour, (Sequence, np.ndarray))
+            or isinstance(colour, (str, bytes))
+            or len(colour) != 3
+        ):
             raise InvalidInputError(f"colour is {colour!r}: give red, green and blue, 0 to 255")
         other = torch.tensor([whole("colour", c, 0, 255) for c in colour], dtype=torch.uint8)
-        return dataclasses.replace(self, data=memory.recolour(points, self._inside(points, box, pose), other))
+        return dataclasses.replace(
+            self, data=memory.recolour(points, self._inside(points, box, pose), other)
+        )
 
-    def paste(self, shape: Any, pose: Any, spacing: float = 0.02, distance: float = 0.25) -> MemoryHandle:
+    def paste(
+        self, shape: Any, pose: Any, spacing: float = 0.02, distance: float = 0.25
+    ) -> MemoryHandle:
         """With a thing put in at ``pose`` (4, 4), its axes to world.
 
-        shape: a trimesh mesh, scene or cloud, or the path of a file: see :func:`worldsim.memory.editing.surface_points`; or a
-        pair of arrays, positions (n, 3) in metres and colours (n, 3) uint8. distance: from how near (m) it shall look sharp.
+        shape: a trimesh mesh, scene or cloud, or the path of a file: see
+        :func:`worldsim.memory.editing.surface_points`; or a pair of arrays, positions (n, 3) in
+        metres and colours (n, 3) uint8. distance: from how near (m) it shall look sharp.
         """
         memory, points = self._editable()
         number("distance", distance, 1e-3, 1e3, "metres")
         if isinstance(shape, tuple):
             position, colour = as_shape(shape)
         else:
-            position, colour = surface_points(shape, number("spacing", spacing, 1e-4, 1e3, "metres"))
+            position, colour = surface_points(
+                shape, number("spacing", spacing, 1e-4, 1e3, "metres")
+            )
         step = torch.tensor([self.step], device=points.kind.device)
         data = memory.paste(points, position, colour, as_pose(pose), step, distance)
         return dataclasses.replace(self, data=data)
@@ -293,11 +369,15 @@ class MemoryHandle:
             return self.data
         if isinstance(self.kind, HasPoints):
             return self.kind.to_points(self.data)
-        raise InvalidInputError(f"a {type(self.kind).__name__} holds no points: only render() works with it")
+        raise InvalidInputError(
+            f"a {type(self.kind).__name__} holds no points: only render() works with it"
+        )
 
     def _editable(self) -> tuple[PointMemory, Points]:
         if not isinstance(self.kind, PointMemory):
-            raise InvalidInputError(f"a {type(self.kind).__name__} cannot be edited: only a PointMemory can")
+            raise InvalidInputError(
+                f"a {type(self.kind).__name__} cannot be edited: only a PointMemory can"
+            )
         return self.kind, self.data
 
     def _inside(self, points: Points, box: Box, pose: Any) -> Tensor:

@@ -1,4 +1,5 @@
-"""Maps that planners and people take from a point memory: a picture from above, and a grid of voxels."""
+"""Maps that planners and people take from a point memory: a picture from above, and a grid of
+voxels."""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ LARGEST_GAP = 100.0
 LARGEST_STEP = 1e3
 """Metres: of a pixel or voxel."""
 LARGEST_PATCH = 0.5
-"""Metres: what was seen from very far is drawn no larger from above, its place is not that certain."""
+"""Metres: what was seen from very far is drawn no larger from above, its place is not that
+certain."""
 MOST_PIXELS = 2**26
 MOST_VOXELS = 2**28
 MOST_COVERED = 2**30
@@ -38,10 +40,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class TopDown:
-    """A memory from above, north (world y) up. Holes have mask False, black colour and height ``nan``.
+    """A memory from above, north (world y) up. Holes have mask False, black colour and height
+    ``nan``.
 
-    rgb: (h, w, 3) uint8. height: (h, w) float32, world z in metres. mask: (h, w) bool. west, north: world x and y in metres of
-    the picture's upper left corner. resolution: metres a pixel.
+    rgb: (h, w, 3) uint8. height: (h, w) float32, world z in metres. mask: (h, w) bool. west, north:
+    world x and y in metres of the picture's upper left corner. resolution: metres a pixel.
     """
 
     rgb: Array
@@ -52,22 +55,37 @@ class TopDown:
     resolution: float
 
     def pixels(self, xy: Any) -> Array:
-        """World x, y (..., 2) in metres to column, row (..., 2); pixel (i, j) has its middle at i + 0.5, j + 0.5."""
+        """World x, y (..., 2) in metres to column, row (..., 2); pixel (i, j) has its middle at i +
+        0.5, j + 0.5."""
         xy = np.asarray(xy, np.float64)
-        return np.stack([(xy[..., 0] - self.west) / self.resolution, (self.north - xy[..., 1]) / self.resolution], -1)
+        return np.stack(
+            [
+                (xy[..., 0] - self.west) / self.resolution,
+                (self.north - xy[..., 1]) / self.resolution,
+            ],
+            -1,
+        )
 
     def metres(self, pixels: Any) -> Array:
         """The way back: column, row (..., 2) to world x, y (..., 2) in metres."""
         pixels = np.asarray(pixels, np.float64)
-        return np.stack([self.west + pixels[..., 0] * self.resolution, self.north - pixels[..., 1] * self.resolution], -1)
+        return np.stack(
+            [
+                self.west + pixels[..., 0] * self.resolution,
+                self.north - pixels[..., 1] * self.resolution,
+            ],
+            -1,
+        )
 
 
 @dataclass(frozen=True)
 class Occupancy:
-    """A grid of voxels in world axes. ``occupied`` and ``free`` exclude one another; what is neither is unknown.
+    """A grid of voxels in world axes. ``occupied`` and ``free`` exclude one another; what is
+    neither is unknown.
 
-    occupied: (nx, ny, nz) bool, a point lies in the voxel. free: (nx, ny, nz) bool, a line of sight passes through it.
-    origin: (3,) float64, the lower corner of voxel (0, 0, 0) in metres. voxel: its side in metres.
+    occupied: (nx, ny, nz) bool, a point lies in the voxel. free: (nx, ny, nz) bool, a line of sight
+    passes through it. origin: (3,) float64, the lower corner of voxel (0, 0, 0) in metres. voxel:
+    its side in metres.
     """
 
     occupied: Array
@@ -81,21 +99,28 @@ class Occupancy:
         return ~(self.occupied | self.free)
 
     def index(self, position: Any) -> Array:
-        """The voxels (..., 3) int64 that world positions (..., 3) in metres fall into; they may lie outside of the grid."""
-        return np.floor((np.asarray(position, np.float64) - self.origin) / self.voxel).astype(np.int64)
+        """The voxels (..., 3) int64 that world positions (..., 3) in metres fall into; they may lie
+        outside of the grid."""
+        return np.floor((np.asarray(position, np.float64) - self.origin) / self.voxel).astype(
+            np.int64
+        )
 
 
 @dataclass(frozen=True)
 class Band:
-    """Which points a map from above shows: metres over, under and to each side of a place; ``reach`` None for all sides."""
+    """Which points a map from above shows: metres over, under and to each side of a place;
+    ``reach`` None for all sides."""
 
     above: float
     below: float
     reach: float | None
 
 
-def top_down(points: Points, focal: float, centre: Tensor, resolution: float, band: Band, gap: float) -> TopDown:
-    """See :meth:`worldsim.memory.handle.MemoryHandle.top_down`. points: one memory. centre: (3,) world metres."""
+def top_down(
+    points: Points, focal: float, centre: Tensor, resolution: float, band: Band, gap: float
+) -> TopDown:
+    """See :meth:`worldsim.memory.handle.MemoryHandle.top_down`. points: one memory. centre: (3,)
+    world metres."""
     resolution = _positive("resolution", resolution, LARGEST_STEP)
     gap = number("gap", gap, 0.0, LARGEST_GAP, "metres, 0 for none")
     for name in ("above", "below"):
@@ -105,26 +130,42 @@ def top_down(points: Points, focal: float, centre: Tensor, resolution: float, ba
     chosen = chosen & (z <= band.above) & (z >= -band.below)
     if not bool(chosen.any()):
         raise InvalidInputError(
-            f"no point is within {band.reach} m, from {band.below} m below to {band.above} m above the camera: widen that"
+            f"no point is within {band.reach} m, from {band.below} m below to {band.above} m "
+            f"above the camera: widen that"
         )
     patch = patch_metres(points, focal)[0].clamp(max=LARGEST_PATCH)
     low, high = (_extent(position[:2], chosen, sign, resolution) for sign in (-1, 1))
     width, height = _cells(high - low, resolution)
-    _check_size("picture", width * height, MOST_PIXELS, f"{height} x {width} pixels of {resolution} m", "resolution")
+    _check_size(
+        "picture",
+        width * height,
+        MOST_PIXELS,
+        f"{height} x {width} pixels of {resolution} m",
+        "resolution",
+    )
     # Several numbers of 64 bits a pixel.
-    require_memory_for(128 * height * width + 2**27, f"a map of {height} x {width} pixels of {resolution} m")
-    middle = torch.stack([(position[0] - float(low[0])) / resolution, (float(high[1]) - position[1]) / resolution])
+    require_memory_for(
+        128 * height * width + 2**27, f"a map of {height} x {width} pixels of {resolution} m"
+    )
+    middle = torch.stack(
+        [(position[0] - float(low[0])) / resolution, (float(high[1]) - position[1]) / resolution]
+    )
     half = (0.5 * patch / resolution).clamp(min=0.5).expand(2, -1)
     reach = min(round(0.5 * gap / resolution), max(height, width))
     # Each point is drawn pixel by pixel, and once more over the gap around it.
-    work = float((2.0 * half + 1.0 + 2.0 * reach).double().prod(0).clamp(max=height * width)[chosen].sum())
+    work = float(
+        (2.0 * half + 1.0 + 2.0 * reach).double().prod(0).clamp(max=height * width)[chosen].sum()
+    )
     if work > MOST_COVERED:
         raise InvalidInputError(
-            f"gap = {gap} m at resolution = {resolution} m: {int(chosen.sum()):,} points would cover {work:.0e} pixels one after "
-            f"the other, at most {MOST_COVERED:.0e} are drawn: give a smaller gap, or a larger resolution"
+            f"gap = {gap} m at resolution = {resolution} m: {int(chosen.sum()):,} points would "
+            f"cover {work:.0e} pixels one after "
+            f"the other, at most {MOST_COVERED:.0e} are drawn: give a smaller gap, or a larger "
+            f"resolution"
         )
     best = torch.full((height * width,), -1, dtype=torch.int64, device=z.device)
-    # Bits of positive floats are ordered as the floats are, so the highest point wins; at equal height, the higher slot.
+    # Bits of positive floats are ordered as the floats are, so the highest point wins; at equal
+    # height, the higher slot.
     rank = (z - z[chosen].min()).clamp(min=0.0).view(torch.int32).to(torch.int64)
     for slot, pixel in covered(middle, half, chosen, height, width):
         best.scatter_reduce_(0, pixel, rank[slot] << 32 | slot, "amax")
@@ -146,19 +187,24 @@ def top_down(points: Points, focal: float, centre: Tensor, resolution: float, ba
 
 
 def _nearest(middle: Tensor, half: Tensor, chosen: Tensor, height: int, width: int) -> Tensor:
-    """Of the rectangles that cover a pixel, the one whose middle is nearest: (h * w,) int64, -1 for none."""
+    """Of the rectangles that cover a pixel, the one whose middle is nearest: (h * w,) int64, -1 for
+    none."""
     found = torch.full((height * width,), 2**63 - 1, dtype=torch.int64, device=middle.device)
     for slot, pixel in covered(middle, half, chosen, height, width):
-        found.scatter_reduce_(0, pixel, squared_offset(pixel, slot, middle, width) << 32 | slot, "amin")
+        found.scatter_reduce_(
+            0, pixel, squared_offset(pixel, slot, middle, width) << 32 | slot, "amin"
+        )
     return torch.where(found < 2**63 - 1, found & 0xFFFFFFFF, -1)
 
 
 def _closed(mask: Tensor, reach: int) -> Tensor:
-    """``mask`` (h, w) with gaps of at most twice ``reach`` pixels closed; it does not grow outwards."""
+    """``mask`` (h, w) with gaps of at most twice ``reach`` pixels closed; it does not grow
+    outwards."""
     side = 2 * reach + 1
 
     def largest(values: Tensor, padding: int) -> Tensor:
-        """Along one side, then along the other: the same, and a square of pixels is looked at in two lines."""
+        """Along one side, then along the other: the same, and a square of pixels is looked at in
+        two lines."""
         down = F.max_pool2d(values, (side, 1), stride=1, padding=(padding, 0))
         return F.max_pool2d(down, (1, side), stride=1, padding=(0, padding))
 
@@ -167,18 +213,27 @@ def _closed(mask: Tensor, reach: int) -> Tensor:
 
 
 def occupancy(
-    points: Points, centre: Tensor, voxel: float, reach: float | None, confidence: int, depth: Tensor, cameras: Camera
+    points: Points,
+    centre: Tensor,
+    voxel: float,
+    reach: float | None,
+    confidence: int,
+    depth: Tensor,
+    cameras: Camera,
 ) -> Occupancy:
     """See :meth:`worldsim.memory.handle.MemoryHandle.occupancy`. points: one memory.
 
-    depth: (t, h, w) metres that ``cameras`` (a batch of t) saw, ``inf`` for sky and ``nan`` where nothing is known.
+    depth: (t, h, w) metres that ``cameras`` (a batch of t) saw, ``inf`` for sky and ``nan`` where
+    nothing is known.
     """
     voxel = _positive("voxel", voxel, LARGEST_STEP)
     confidence = whole("confidence", confidence, 0, 255)
     position, chosen = _near(points, centre, reach)
     chosen = chosen & (points.confidence[0] >= confidence)
     if not bool(chosen.any()):
-        raise InvalidInputError(f"no point with a confidence of {confidence} is within {reach} m: widen that")
+        raise InvalidInputError(
+            f"no point with a confidence of {confidence} is within {reach} m: widen that"
+        )
     low, high = (_extent(position, chosen, sign, voxel) for sign in (-1, 1))
     shape = _cells(high - low, voxel)
     _check_size("grid", math.prod(shape), MOST_VOXELS, f"{shape} voxels of {voxel} m", "voxel")
@@ -188,16 +243,22 @@ def occupancy(
     occupied[_voxels(position[:, chosen].double(), low, voxel, shape)] = True
     picked = range(0, len(depth), max(1, -(-len(depth) // CARVED_FRAMES)))
     for t in picked:
-        camera = Camera(cameras.pose[t : t + 1], cameras.intrinsics[t : t + 1], cameras.height, cameras.width)
+        camera = Camera(
+            cameras.pose[t : t + 1], cameras.intrinsics[t : t + 1], cameras.height, cameras.width
+        )
         for places in _line_of_sight(depth[t : t + 1], camera, voxel, low, high):
             free[_voxels(places, low, voxel, shape)] = True
     return Occupancy(
-        occupied=occupied.cpu().numpy(), free=(free & ~occupied).cpu().numpy(), origin=low.cpu().numpy(), voxel=voxel
+        occupied=occupied.cpu().numpy(),
+        free=(free & ~occupied).cpu().numpy(),
+        origin=low.cpu().numpy(),
+        voxel=voxel,
     )
 
 
 def _line_of_sight(depth: Tensor, camera: Camera, voxel: float, low: Tensor, high: Tensor) -> Any:
-    """Places (3, n) half a voxel apart on the way from a camera to what it sees, up to a voxel short of it, within a box."""
+    """Places (3, n) half a voxel apart on the way from a camera to what it sees, up to a voxel
+    short of it, within a box."""
     eye = camera.pose[0, :3, 3].double()
     ray = unproject(torch.ones_like(depth), camera)[0].flatten(0, 1).T.double() - eye[:, None]
     length = ray.norm(dim=0)
@@ -212,13 +273,16 @@ def _line_of_sight(depth: Tensor, camera: Camera, voxel: float, low: Tensor, hig
         yield places[:, inside]
 
 
-def _voxels(position: Tensor, low: Tensor, voxel: float, shape: tuple[int, ...]) -> tuple[Tensor, ...]:
+def _voxels(
+    position: Tensor, low: Tensor, voxel: float, shape: tuple[int, ...]
+) -> tuple[Tensor, ...]:
     index = torch.floor((position - low[:, None]) / voxel).to(torch.int64)
     return tuple(row.clamp(0, n - 1) for row, n in zip(index, shape, strict=True))
 
 
 def _near(points: Points, centre: Tensor, reach: float | None) -> tuple[Tensor, Tensor]:
-    """Positions (3, c) of one memory, and which are points within ``reach`` metres to the side of ``centre``."""
+    """Positions (3, c) of one memory, and which are points within ``reach`` metres to the side of
+    ``centre``."""
     position = points.position[0]
     chosen = points.kind[0] == POINT
     if reach is not None:
@@ -231,7 +295,11 @@ def _extent(position: Tensor, chosen: Tensor, sign: int, step: float) -> Tensor:
     """The lower (sign -1) or upper (1) corner around the chosen points, in whole steps, float64."""
     found = position[:, chosen].double()
     # Up to the next step beyond, so that a point on a border has a cell above it.
-    return torch.floor(found.amin(1) / step) * step if sign < 0 else (torch.floor(found.amax(1) / step) + 1.0) * step
+    return (
+        torch.floor(found.amin(1) / step) * step
+        if sign < 0
+        else (torch.floor(found.amax(1) / step) + 1.0) * step
+    )
 
 
 def _positive(name: str, value: float, most: float = 1e9) -> float:
@@ -239,17 +307,24 @@ def _positive(name: str, value: float, most: float = 1e9) -> float:
     try:
         return number(name, value, 1e-6, most)
     except InvalidInputError:
-        raise InvalidInputError(f"{name} must be a positive number of metres, 1e-6 to {most:g}, got {value!r}") from None
+        raise InvalidInputError(
+            f"{name} must be a positive number of metres, 1e-6 to {most:g}, got {value!r}"
+        ) from None
 
 
 def _cells(size: Tensor, step: float) -> tuple[int, ...]:
     """How many steps long each side is."""
     found = (size / step).round()
     if not bool(torch.isfinite(found).all()):
-        raise InvalidInputError("this memory holds points that are not finite: it was damaged, or read from a damaged file")
+        raise InvalidInputError(
+            "this memory holds points that are not finite: it was damaged, or read from a damaged "
+            "file"
+        )
     return tuple(int(n) for n in found)
 
 
 def _check_size(what: str, count: int, most: int, found: str, name: str) -> None:
     if count > most:
-        raise InvalidInputError(f"this {what} would have {found}: give a larger {name}, or a smaller reach")
+        raise InvalidInputError(
+            f"this {what} would have {found}: give a larger {name}, or a smaller reach"
+        )

@@ -1,8 +1,10 @@
-"""Nerfacto (Tancik et al., "Nerfstudio", 2023) fitted to a journey, for machines with CUDA: nerfstudio's model, worldsim's cameras.
+"""Nerfacto (Tancik et al., "Nerfstudio", 2023) fitted to a journey, for machines with CUDA:
+nerfstudio's model, worldsim's cameras.
 
-It needs the extra ``nerf``, in an environment of its own (``constraints-nerf.txt``), since nerfstudio pins old versions of numpy
-and others. Cameras convert to nerfstudio's axes (OpenGL: x right, y up, z backward) here and nowhere else; world axes stay, shifted
-and scaled so that what was seen lies in the box from -1 to 1.
+It needs the extra ``nerf``, in an environment of its own (``constraints-nerf.txt``), since
+nerfstudio pins old versions of numpy and others. Cameras convert to nerfstudio's axes (OpenGL: x
+right, y up, z backward) here and nowhere else; world axes stay, shifted and scaled so that what was
+seen lies in the box from -1 to 1.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class NerfactoConfig:
     learning_rate: float = 1e-2
     """Adam's, nerfstudio's own for Nerfacto; it falls to a tenth over the fit."""
     depth_weight: float = 0.05
-    """Weight of the error of the expected depth, as a share of the true one, beside nerfstudio's losses. 0: colours alone."""
+    """Weight of the error of the expected depth, as a share of the true one, beside nerfstudio's
+    losses. 0: colours alone."""
     implementation: Literal["auto", "tcnn", "torch"] = "auto"
     """``tcnn`` needs tiny-cuda-nn and CUDA; ``auto`` takes it where it is installed."""
     levels: int = 16
@@ -58,7 +61,13 @@ class NerfactoConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name, most in {"iterations": 10**9, "rays": 2**20, "levels": 64, "hidden": 1024, "samples": 4096}.items():
+        for name, most in {
+            "iterations": 10**9,
+            "rays": 2**20,
+            "levels": 64,
+            "hidden": 1024,
+            "samples": 4096,
+        }.items():
             whole(f"NerfactoConfig.{name}", getattr(self, name), 1, most)
         whole("NerfactoConfig.log2_hashmap_size", self.log2_hashmap_size, 1, 28)
         number("NerfactoConfig.learning_rate", self.learning_rate, 1e-12, 1e3)
@@ -103,10 +112,16 @@ class NerfactoField:
         self.model, self.place, self.losses = model, place, losses
 
     @classmethod
-    def fit(cls, journey: Journey, config: NerfactoConfig | None = None, device: torch.device | str | None = None) -> NerfactoField:
+    def fit(
+        cls,
+        journey: Journey,
+        config: NerfactoConfig | None = None,
+        device: torch.device | str | None = None,
+    ) -> NerfactoField:
         """Fit a Nerfacto to all frames of a journey.
 
-        device: CUDA where there is one, else the CPU, where a full-size fit takes hours. ``losses`` holds the loss of every step.
+        device: CUDA where there is one, else the CPU, where a full-size fit takes hours. ``losses``
+        holds the loss of every step.
         """
         config = config or NerfactoConfig()
         device = device_named(device)
@@ -119,8 +134,9 @@ class NerfactoField:
 
     @torch.no_grad()
     def render(self, camera: Camera, chunk: int = 8192) -> MemoryView:
-        """What the field shows at cameras of any size. The mask is where it is opaque: unlike a memory it does not know what was
-        never seen, and fills it with what it imagines. Depth is the median along the ray.
+        """What the field shows at cameras of any size. The mask is where it is opaque: unlike a
+        memory it does not know what was never seen, and fills it with what it imagines. Depth is
+        the median along the ray.
         """
         b, h, w = len(camera.pose), camera.height, camera.width
         cameras = nerfstudio_cameras(camera, self.place).to(self.model.device)
@@ -145,10 +161,14 @@ class NerfactoField:
         )
 
 
-def _train(model: Any, journey: Journey, place: Placement, config: NerfactoConfig, device: torch.device) -> list[float]:
+def _train(
+    model: Any, journey: Journey, place: Placement, config: NerfactoConfig, device: torch.device
+) -> list[float]:
     callbacks_module = _nerfstudio("nerfstudio.engine.callbacks")
     where = callbacks_module.TrainingCallbackLocation
-    attributes = callbacks_module.TrainingCallbackAttributes(optimizers=None, grad_scaler=None, pipeline=None, trainer=None)
+    attributes = callbacks_module.TrainingCallbackAttributes(
+        optimizers=None, grad_scaler=None, pipeline=None, trainer=None
+    )
     callbacks = model.get_training_callbacks(attributes)
     parameters = [p for group in model.get_param_groups().values() for p in group]
     optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, eps=1e-15)
@@ -170,7 +190,9 @@ def _train(model: Any, journey: Journey, place: Placement, config: NerfactoConfi
         losses_by_name = model.get_loss_dict(outputs, batch, model.get_metrics_dict(outputs, batch))
         total = sum(losses_by_name.values())
         if config.depth_weight:
-            truth = depth[frame, row, column][:, None] * rays.metadata["directions_norm"] * place.scale
+            truth = (
+                depth[frame, row, column][:, None] * rays.metadata["directions_norm"] * place.scale
+            )
             finite = torch.isfinite(truth)
             wrong = (outputs["expected_depth"] - truth).abs() / truth.clamp(min=1e-3)
             total = total + config.depth_weight * wrong.masked_fill(~finite, 0.0).mean()
@@ -190,7 +212,9 @@ def _model(config: NerfactoConfig, frames: int, place: Placement, device: torch.
     optimizers = _nerfstudio("nerfstudio.cameras.camera_optimizers")
     implementation = config.implementation
     if implementation == "auto":
-        implementation = "tcnn" if device.type == "cuda" and importlib.util.find_spec("tinycudann") else "torch"
+        implementation = (
+            "tcnn" if device.type == "cuda" and importlib.util.find_spec("tinycudann") else "torch"
+        )
     settings = nerfacto.NerfactoModelConfig(
         near_plane=0.05 * place.scale,
         num_levels=config.levels,
@@ -211,7 +235,8 @@ def _model(config: NerfactoConfig, frames: int, place: Placement, device: torch.
 
 @contextlib.contextmanager
 def _without_lpips() -> Iterator[None]:
-    """Nerfacto makes a metric of similarity that needs torchvision and downloads weights; nothing here asks for it."""
+    """Nerfacto makes a metric of similarity that needs torchvision and downloads weights; nothing
+    here asks for it."""
     module = _nerfstudio("torchmetrics.image.lpip")
     original = module.LearnedPerceptualImagePatchSimilarity
     module.LearnedPerceptualImagePatchSimilarity = lambda **_: None
@@ -225,5 +250,8 @@ def _nerfstudio(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        what = "Nerfacto needs nerfstudio, in an environment of its own; worldsim.memory.RadianceMemory needs no more than torch"
+        what = (
+            "Nerfacto needs nerfstudio, in an environment of its own; "
+            "worldsim.memory.RadianceMemory needs no more than torch"
+        )
         raise missing(what, "nerf", error) from error

@@ -13,13 +13,21 @@ from worldsim.state import Frame, MemoryView
 
 
 class NoMemory:
-    """A :class:`worldsim.protocols.SceneMemory` whose views are all holes; its data is the empty tuple."""
+    """A :class:`worldsim.protocols.SceneMemory` whose views are all holes; its data is the empty
+    tuple."""
 
     def empty(self, batch: int, device: Any) -> tuple[()]:
         """Nothing."""
         return ()
 
-    def integrate(self, memory: tuple[()], frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None) -> tuple[()]:
+    def integrate(
+        self,
+        memory: tuple[()],
+        frame: Frame,
+        camera: Camera,
+        step: Tensor,
+        known: Tensor | None = None,
+    ) -> tuple[()]:
         """Nothing, again."""
         return memory
 
@@ -29,4 +37,6 @@ class NoMemory:
 
     def surroundings(self, memory: tuple[()], pose: Tensor) -> Tensor:
         """(b, 2, 48, 48) uint8 zeros: nothing is known to be anywhere."""
-        return torch.zeros(len(pose), 2, MAP_CELLS, MAP_CELLS, dtype=torch.uint8, device=pose.device)
+        return torch.zeros(
+            len(pose), 2, MAP_CELLS, MAP_CELLS, dtype=torch.uint8, device=pose.device
+        )

@@ -1,7 +1,8 @@
-"""The point memory's passes over its slots: functions of tensors, so that an engine can compile each whole.
+"""The point memory's passes over its slots: functions of tensors, so that an engine can compile
+each whole.
 
-On a CPU the slots that matter are picked first (a camera sees a few of all), which changes no result: what is left out shows
-nothing and nothing is said of it, and what is left keeps its order.
+On a CPU the slots that matter are picked first (a camera sees a few of all), which changes no
+result: what is left out shows nothing and nothing is said of it, and what is left keeps its order.
 """
 
 from __future__ import annotations
@@ -16,16 +17,26 @@ from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth
 from worldsim.memory.slots import PointMemoryConfig, Points, picked
-from worldsim.memory.splat import EMPTY, Splat, frame_points, in_sight, map_around, on_map, splat, view_of
+from worldsim.memory.splat import (
+    EMPTY,
+    Splat,
+    frame_points,
+    in_sight,
+    map_around,
+    on_map,
+    splat,
+    view_of,
+)
 from worldsim.state import Frame, MemoryView
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a frame says of the slots that it was compared with, and what its pixels would be as points.
+    """What a frame says of the slots that it was compared with, and what its pixels would be as
+    points.
 
-    kind, seen, confidence: (b, m), the slots' new values. fresh: (b, h * w) bool, pixels that no slot explains.
-    new_position: (b, 3, h * w) float32; new_kind, new_source: (b, h * w) uint8.
+    kind, seen, confidence: (b, m), the slots' new values. fresh: (b, h * w) bool, pixels that no
+    slot explains. new_position: (b, 3, h * w) float32; new_kind, new_source: (b, h * w) uint8.
     """
 
     kind: Tensor
@@ -43,17 +54,27 @@ def view(memory: Points, slot: Tensor | None, camera: Camera) -> MemoryView:
     return view_of(part.position, part.colour, part.kind, part.source, camera)
 
 
-def surroundings(position: Tensor, kind: Tensor, slot: Tensor | None, pose: Tensor, body: float) -> Tensor:
-    """The map that the slots (b, m) int64 give, all if None: see :func:`worldsim.memory.splat.map_around`."""
+def surroundings(
+    position: Tensor, kind: Tensor, slot: Tensor | None, pose: Tensor, body: float
+) -> Tensor:
+    """The map that the slots (b, m) int64 give, all if None: see
+    :func:`worldsim.memory.splat.map_around`."""
     if slot is not None:
         position, kind = position.gather(2, slot[:, None].expand(-1, 3, -1)), kind.gather(1, slot)
     return map_around(position, kind, pose, body)
 
 
 def verdict(
-    config: PointMemoryConfig, memory: Points, slot: Tensor | None, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None
+    config: PointMemoryConfig,
+    memory: Points,
+    slot: Tensor | None,
+    frame: Frame,
+    camera: Camera,
+    step: Tensor,
+    known: Tensor | None,
 ) -> Verdict:
-    """What ``frame`` says of the slots (b, m) int64, all if None. Where ``known`` (b, h, w) bool is False, it says nothing."""
+    """What ``frame`` says of the slots (b, m) int64, all if None. Where ``known`` (b, h, w) bool is
+    False, it says nothing."""
     assert frame.inverse_depth is not None
     part = memory if slot is None else picked(memory, slot)
     points = splat(part.position, part.kind, camera)
@@ -73,12 +94,17 @@ def verdict(
         fresh=fresh if known is None else fresh & known.flatten(1),
         new_position=position,
         new_kind=kind,
-        new_source=(code_to_channel(frame.inverse_depth.flatten(1)) * 255.0).round().to(torch.uint8),
+        new_source=(code_to_channel(frame.inverse_depth.flatten(1)) * 255.0)
+        .round()
+        .to(torch.uint8),
     )
 
 
-def judge(config: PointMemoryConfig, memory: Points, points: Splat, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each slot, splatted to ``points``, (b, c) bool: whether the frame agrees, the slot is fine enough, must go."""
+def judge(
+    config: PointMemoryConfig, memory: Points, points: Splat, frame: Frame
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each slot, splatted to ``points``, (b, c) bool: whether the frame agrees, the slot is fine
+    enough, must go."""
     assert frame.inverse_depth is not None
     code = frame.inverse_depth
 
@@ -89,8 +115,12 @@ def judge(config: PointMemoryConfig, memory: Points, points: Splat, frame: Frame
     lower, upper = agreeing(config, depth)
     # At infinity all bounds are infinite: directions agree with sky alone, and no point ever does.
     agrees = points.visible & (points.z >= lower) & (points.z <= upper)
-    # source / 255 = s / (s + captured depth), solved for captured depth <= ratio * depth; NaN (sky) counts as fine.
-    coarse = memory.source * (DEPTH_CHANNEL_SCALE + config.replace_ratio * depth) < 255.0 * DEPTH_CHANNEL_SCALE
+    # source / 255 = s / (s + captured depth), solved for captured depth <= ratio * depth; NaN (sky)
+    # counts as fine.
+    coarse = (
+        memory.source * (DEPTH_CHANNEL_SCALE + config.replace_ratio * depth)
+        < 255.0 * DEPTH_CHANNEL_SCALE
+    )
     drop = agrees & coarse
     if config.carve:
         drop = drop | (points.visible & (points.z < at_points(free_depth(config, code))))
@@ -107,16 +137,19 @@ def agreeing(config: PointMemoryConfig, depth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def free_depth(config: PointMemoryConfig, code: Tensor) -> Tensor:
-    """Up to where (metres) a frame of depth codes (b, h, w) sees through, (b, h, w): short of the nearest of 3x3 pixels."""
+    """Up to where (metres) a frame of depth codes (b, h, w) sees through, (b, h, w): short of the
+    nearest of 3x3 pixels."""
     nearest_code = F.max_pool2d(code.to(torch.float32)[:, None], 3, stride=1, padding=1)[:, 0]
     return agreeing(config, dequantise_depth(nearest_code))[0]
 
 
 def other_colours(colour: Tensor, points: Splat, rgb: Tensor, tolerance: int) -> Tensor:
-    """Which points, (b, c) bool, are of another colour than the 3x3 pixels around theirs; never the sky.
+    """Which points, (b, c) bool, are of another colour than the 3x3 pixels around theirs; never the
+    sky.
 
-    That is, more than ``tolerance`` (of 255) outside of what red, green or blue is there. colour: (b, 3, c) uint8 of the points,
-    splatted to ``points``. rgb: (b, 3, h, w) uint8, the frame. Where a point is not visible, the answer means nothing.
+    That is, more than ``tolerance`` (of 255) outside of what red, green or blue is there. colour:
+    (b, 3, c) uint8 of the points, splatted to ``points``. rgb: (b, 3, h, w) uint8, the frame. Where
+    a point is not visible, the answer means nothing.
     """
     around = rgb.to(torch.float32)
     high = F.max_pool2d(around, 3, stride=1, padding=1) + tolerance
@@ -144,7 +177,8 @@ class Passes:
 
 
 class Sight:
-    """The slots that a camera sees of a memory: good as long as both are the same tensors, unchanged."""
+    """The slots that a camera sees of a memory: good as long as both are the same tensors,
+    unchanged."""
 
     def __init__(self, memory: Points, camera: Camera, slot: Tensor) -> None:
         self.slot = slot
@@ -158,5 +192,8 @@ class Sight:
     def is_of(self, memory: Points, camera: Camera) -> bool:
         """Whether nothing has changed."""
         now = self._told(memory, camera)
-        same = all(ref() is x and x._version == version for (ref, version), x in zip(self._of, now, strict=True))
+        same = all(
+            ref() is x and x._version == version
+            for (ref, version), x in zip(self._of, now, strict=True)
+        )
         return same and self._size == (camera.height, camera.width)

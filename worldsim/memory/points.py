@@ -1,8 +1,9 @@
-"""The point-cloud memory: coloured points of every frame seen, each place kept once, at the finest sight of it.
+"""The point-cloud memory: coloured points of every frame seen, each place kept once, at the finest
+sight of it.
 
-An integrated frame adds points only where the memory does not explain it already, so memory grows with the space seen
-and not with the steps taken. What is infinitely far (sky) is kept as directions. Rows of a batch never influence one
-another, bit by bit; nothing here waits for a GPU.
+An integrated frame adds points only where the memory does not explain it already, so memory grows
+with the space seen and not with the steps taken. What is infinitely far (sky) is kept as
+directions. Rows of a batch never influence one another, bit by bit; nothing here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ from worldsim.state import Frame, MemoryView, map_tensors
 
 
 class PointMemory:
-    """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure: data in, new data out."""
+    """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure: data in, new data
+    out."""
 
     in_place = False
-    """Whether integrating may overwrite what it is given, where that is faster: see :func:`in_place`."""
+    """Whether integrating may overwrite what it is given, where that is faster: see
+    :func:`in_place`."""
     passes = Passes()
     """What reads many slots at once; an engine may have it compiled: see :func:`with_passes`."""
     between = splat_triton.PLAIN
@@ -44,7 +47,10 @@ class PointMemory:
         self.config = config or PointMemoryConfig()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last_sight": None}  # it refers weakly to tensors: a copy looks anew
+        return {
+            **self.__dict__,
+            "_last_sight": None,
+        }  # it refers weakly to tensors: a copy looks anew
 
     def empty(self, batch: int, device: Any = "cpu") -> Points:
         """Point clouds of ``batch`` worlds that have seen nothing."""
@@ -59,7 +65,8 @@ class PointMemory:
         )
 
     def render(self, memory: Points, camera: Camera) -> MemoryView:
-        """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay holes."""
+        """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay
+        holes."""
         if usable(memory.kind):
             return splat_triton.view_of(memory, camera, self.between)
         if memory.capacity == 0:
@@ -68,7 +75,8 @@ class PointMemory:
         return self.passes.view(memory, slot, camera)
 
     def _in_sight(self, memory: Points, camera: Camera) -> Tensor | None:
-        """The slots that ``camera`` may see, (b, m) int64; None for all of them on a GPU, which would have to stop to tell.
+        """The slots that ``camera`` may see, (b, m) int64; None for all of them on a GPU, which
+        would have to stop to tell.
 
         Where a row has fewer than others, slot 0 stands there once more, which changes nothing.
         """
@@ -78,20 +86,39 @@ class PointMemory:
         if self._last_sight is not None and self._last_sight.is_of(memory, camera):
             return self._last_sight.slot
         some = beginning(memory)
-        slot = places(self.passes.in_sight(some.position, some.kind, camera.pose, camera.intrinsics, camera.height, camera.width))
+        slot = places(
+            self.passes.in_sight(
+                some.position,
+                some.kind,
+                camera.pose,
+                camera.intrinsics,
+                camera.height,
+                camera.width,
+            )
+        )
         self._last_sight = Sight(memory, camera, slot)
         return slot
 
-    def integrate(self, memory: Points, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None) -> Points:
+    def integrate(
+        self,
+        memory: Points,
+        frame: Frame,
+        camera: Camera,
+        step: Tensor,
+        known: Tensor | None = None,
+    ) -> Points:
         """Points that also hold ``frame``, seen by ``camera`` at ``step`` (b,) int64.
 
-        A pixel is explained if a point of the frame's depth falls into it that was not captured from much further
-        away. Unexplained pixels become points; agreeing points are marked as seen;
-        much coarser ones, those in front of what the frame sees and, if the config asks for that, those of other colours are
-        dropped. Where ``known`` (b, h, w) bool is False, the frame says nothing.
+        A pixel is explained if a point of the frame's depth falls into it that was not captured
+        from much further away. Unexplained pixels become points; agreeing points are marked as
+        seen; much coarser ones, those in front of what the frame sees and, if the config asks for
+        that, those of other colours are dropped. Where ``known`` (b, h, w) bool is False, the frame
+        says nothing.
         """
         if frame.inverse_depth is None or frame.pose is None:
-            raise MissingGeometryError("this frame has no depth or no pose: the point memory needs both (or use NoMemory)")
+            raise MissingGeometryError(
+                "this frame has no depth or no pose: the point memory needs both (or use NoMemory)"
+            )
         if frame.inverse_depth.shape != (len(memory), camera.height, camera.width):
             raise InvalidInputError(
                 f"a frame of {tuple(frame.inverse_depth.shape)} (b, h, w) does not fit "
@@ -100,7 +127,9 @@ class PointMemory:
         # The kernels compare no colours.
         if self.config.colour_tolerance is None and usable(memory.kind):
             mine = memory if self.in_place else map_tensors(torch.clone, memory)
-            return splat_triton.integrate_(self.config, mine, frame, camera, step, known, self.between)
+            return splat_triton.integrate_(
+                self.config, mine, frame, camera, step, known, self.between
+            )
         slot = self._in_sight(memory, camera)
         self._last_sight = None
         found = self.passes.verdict(self.config, memory, slot, frame, camera, step, known)
@@ -117,12 +146,14 @@ class PointMemory:
         return self._add(kept, found, frame, step, own=slot is not None)
 
     def _add(self, memory: Points, found: Verdict, frame: Frame, step: Tensor, own: bool) -> Points:
-        """Write the fresh pixels as new points. own: kind, seen and confidence are nobody else's, and may be written to."""
+        """Write the fresh pixels as new points. own: kind, seen and confidence are nobody else's,
+        and may be written to."""
         b, pixels = found.fresh.shape
         count = found.fresh.sum(1)
         k = min(pixels, memory.capacity)
         if found.fresh.device.type == "cpu":
-            # Reading a number is free here, and mostly little is new; a GPU would have to stop for it.
+            # Reading a number is free here, and mostly little is new; a GPU would have to stop for
+            # it.
             k = min(k, int(count.max()))
             if k == 0:
                 return memory
@@ -131,13 +162,24 @@ class PointMemory:
         new = torch.arange(k, device=pixel.device) < count[:, None]
 
         def put(old: Tensor, values: Tensor, into: bool = False) -> Tensor:
-            index, where = (slot, new) if old.ndim == 2 else (slot[:, None].expand(b, 3, k), new[:, None])
-            # Slots beyond the count get their own value back: every write has its place, whatever the batch needs.
+            index, where = (
+                (slot, new) if old.ndim == 2 else (slot[:, None].expand(b, 3, k), new[:, None])
+            )
+            # Slots beyond the count get their own value back: every write has its place, whatever
+            # the batch needs.
             values = torch.where(where, values, old.gather(old.ndim - 1, index))
-            return old.scatter_(old.ndim - 1, index, values) if into else old.scatter(old.ndim - 1, index, values)
+            return (
+                old.scatter_(old.ndim - 1, index, values)
+                if into
+                else old.scatter(old.ndim - 1, index, values)
+            )
 
         def taken(values: Tensor) -> Tensor:
-            return values.gather(2, pixel[:, None].expand(b, 3, k)) if values.ndim == 3 else values.gather(1, pixel)
+            return (
+                values.gather(2, pixel[:, None].expand(b, 3, k))
+                if values.ndim == 3
+                else values.gather(1, pixel)
+            )
 
         return Points(
             position=put(memory.position, taken(found.new_position)),
@@ -149,7 +191,8 @@ class PointMemory:
         )
 
     def _slots(self, memory: Points, step: Tensor, k: int) -> Tensor:
-        """The ``k`` slots to write next, (b, k) int64: unused ones first, then the least recently seen, lower ones first.
+        """The ``k`` slots to write next, (b, k) int64: unused ones first, then the least recently
+        seen, lower ones first.
 
         Points not seen for very long (65,534 steps at the default capacity) count as equally old.
         """
@@ -166,42 +209,69 @@ class PointMemory:
         oldest = 2 ** (31 - bits) - 2
         age = (step[:, None].to(torch.int32) - memory.seen).clamp_(0, oldest)
         rank = torch.where(unused, 0, oldest + 1 - age)
-        # Unique keys, so that the selection is the same on every device: it equals a stable sort's first k.
+        # Unique keys, so that the selection is the same on every device: it equals a stable sort's
+        # first k.
         key = (rank << bits) | torch.arange(memory.capacity, device=rank.device, dtype=torch.int32)
-        return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(torch.int64)
+        return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(
+            torch.int64
+        )
 
     def remove(self, memory: Points, chosen: Tensor) -> Points:
-        """Without the points ``chosen``, (b, c) bool, as :func:`worldsim.memory.editing.in_box` gives them."""
+        """Without the points ``chosen``, (b, c) bool, as :func:`worldsim.memory.editing.in_box`
+        gives them."""
         return dataclasses.replace(memory, kind=memory.kind.masked_fill(chosen, EMPTY))
 
     def recolour(self, memory: Points, chosen: Tensor, colour: Tensor) -> Points:
-        """The points ``chosen``, (b, c) bool, in another colour. colour: uint8, (3,) or (b, 3, c)."""
+        """The points ``chosen``, (b, c) bool, in another colour. colour: uint8, (3,) or (b, 3,
+        c)."""
         if colour.dtype != torch.uint8 or colour.shape not in ((3,), memory.colour.shape):
             raise InvalidInputError(
-                f"colour is {colour.dtype} {tuple(colour.shape)}: give uint8 (3,) or {tuple(memory.colour.shape)}"
+                f"colour is {colour.dtype} {tuple(colour.shape)}: give uint8 (3,) or "
+                f"{tuple(memory.colour.shape)}"
             )
         other = colour[:, None] if colour.ndim == 1 else colour
-        return dataclasses.replace(memory, colour=torch.where(chosen[:, None], other.to(memory.colour.device), memory.colour))
+        return dataclasses.replace(
+            memory,
+            colour=torch.where(chosen[:, None], other.to(memory.colour.device), memory.colour),
+        )
 
     def paste(
-        self, memory: Points, position: Tensor, colour: Tensor, pose: Tensor, step: Tensor, distance: float = 0.25
+        self,
+        memory: Points,
+        position: Tensor,
+        colour: Tensor,
+        pose: Tensor,
+        step: Tensor,
+        distance: float = 0.25,
     ) -> Points:
-        """The same with points added, in every environment. Where there is no room, the least recently seen give way.
+        """The same with points added, in every environment. Where there is no room, the least
+        recently seen give way.
 
-        position: (n, 3) metres in the axes of ``pose``, (4, 4) or (b, 4, 4) to world. colour: (n, 3) uint8. step: (b,) int64
-        of the state that the memory belongs to. distance: from how near (m) the points shall look sharp; frames that are
-        much nearer replace them.
+        position: (n, 3) metres in the axes of ``pose``, (4, 4) or (b, 4, 4) to world. colour: (n,
+        3) uint8. step: (b,) int64 of the state that the memory belongs to. distance: from how near
+        (m) the points shall look sharp; frames that are much nearer replace them.
         """
         n = len(position)
         if position.shape != (n, 3) or colour.shape != (n, 3) or colour.dtype != torch.uint8:
             found = f"{tuple(position.shape)} and {colour.dtype} {tuple(colour.shape)}"
-            raise InvalidInputError(f"pasted points are (n, 3) metres and (n, 3) uint8, not {found}")
+            raise InvalidInputError(
+                f"pasted points are (n, 3) metres and (n, 3) uint8, not {found}"
+            )
         if n > memory.capacity:
-            raise InvalidInputError(f"{n} points do not fit a memory of {memory.capacity}: paste fewer, or with a wider spacing")
+            raise InvalidInputError(
+                f"{n} points do not fit a memory of {memory.capacity}: paste fewer, or with a "
+                f"wider spacing"
+            )
         device, b = memory.kind.device, len(memory)
         pose = pose.to(device, torch.float32).expand(b, 4, 4)
         local = position.to(device, torch.float32).T
-        world = torch.stack([(pose[:, axis, :3, None] * local).sum(1) + pose[:, axis, 3, None] for axis in range(3)], 1)
+        world = torch.stack(
+            [
+                (pose[:, axis, :3, None] * local).sum(1) + pose[:, axis, 3, None]
+                for axis in range(3)
+            ],
+            1,
+        )
         fresh = self.from_points(world.transpose(1, 2), colour.to(device).expand(b, n, 3), distance)
         slot = self._oldest_slots(memory, step, n)
 
@@ -210,17 +280,22 @@ class PointMemory:
             return old.scatter(old.ndim - 1, index, new[..., :n])
 
         pasted = map_tensors(put, memory, fresh)
-        return dataclasses.replace(pasted, seen=memory.seen.scatter(1, slot, step[:, None].to(torch.int32).expand(b, n)))
+        return dataclasses.replace(
+            pasted, seen=memory.seen.scatter(1, slot, step[:, None].to(torch.int32).expand(b, n))
+        )
 
     def surroundings(self, memory: Points, pose: Tensor) -> Tensor:
-        """A map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
+        """A map of what is near ``pose`` (b, 4, 4): see
+        :meth:`worldsim.protocols.SceneMemory.surroundings`."""
         if usable(memory.kind):
             return splat_triton.map_around(memory.position, memory.kind, pose, self.config.body_m)
         slot = None
         if memory.kind.device.type == "cpu" and memory.capacity:
             some = beginning(memory)
             slot = places(self.passes.on_map(some.position, some.kind, pose))
-        return self.passes.surroundings(memory.position, memory.kind, slot, pose, self.config.body_m)
+        return self.passes.surroundings(
+            memory.position, memory.kind, slot, pose, self.config.body_m
+        )
 
     def coverage(self, memory: Points, camera: Camera) -> Tensor:
         """(b,) float32 share of the pixels at ``camera`` that the memory knows."""
@@ -231,7 +306,8 @@ class PointMemory:
         return (memory.kind != EMPTY).sum(1)
 
     def statistics(self, memory: Points) -> dict[str, Tensor]:
-        """Figures of each environment, (b,): points, directions, used (share of slots), confidence (mean), extent_m (longest)."""
+        """Figures of each environment, (b,): points, directions, used (share of slots), confidence
+        (mean), extent_m (longest)."""
         point, used = memory.kind == POINT, memory.kind != EMPTY
         low = memory.position.masked_fill(~point[:, None], math.inf).amin(2)
         high = memory.position.masked_fill(~point[:, None], -math.inf).amax(2)
@@ -245,40 +321,55 @@ class PointMemory:
         }
 
     def trim(self, memory: Points, capacity: int | None = None) -> Points:
-        """The used slots alone, in their order, as few as the fullest environment needs: to store a memory.
+        """The used slots alone, in their order, as few as the fullest environment needs: to store a
+        memory.
 
-        With ``capacity``, at most so many: the least recently seen points are left out. :meth:`pad` is the way back.
+        With ``capacity``, at most so many: the least recently seen points are left out. :meth:`pad`
+        is the way back.
         """
         unused = memory.kind == EMPTY
         size = int((~unused).sum(1).max()) if len(memory) else 0
         if capacity is not None and size > capacity:
             # Newest first, ties to the lower slot; what is not among the first ``capacity`` goes.
-            age_order = torch.sort(memory.seen.masked_fill(unused, -(2**31)), dim=1, descending=True, stable=True).indices
+            age_order = torch.sort(
+                memory.seen.masked_fill(unused, -(2**31)), dim=1, descending=True, stable=True
+            ).indices
             kept = torch.zeros_like(unused).scatter_(1, age_order[:, :capacity], True)
             memory = dataclasses.replace(memory, kind=memory.kind.masked_fill(~kept, EMPTY))
             unused, size = memory.kind == EMPTY, capacity
         order = torch.sort(unused.to(torch.uint8), dim=1, stable=True).indices[:, :size]
-        return map_tensors(lambda x: x.gather(x.ndim - 1, order if x.ndim == 2 else order[:, None].expand(-1, 3, -1)), memory)
+        return map_tensors(
+            lambda x: x.gather(
+                x.ndim - 1, order if x.ndim == 2 else order[:, None].expand(-1, 3, -1)
+            ),
+            memory,
+        )
 
     def pad(self, memory: Points) -> Points:
         """The same points with this memory's capacity again."""
         missing = self.config.capacity - memory.capacity
         if missing < 0:
             raise InvalidInputError(
-                f"these points take {memory.capacity} slots and the memory has {self.config.capacity}: "
+                f"these points take {memory.capacity} slots and the memory has "
+                f"{self.config.capacity}: "
                 "trim them to that capacity first, or configure a larger one"
             )
         return map_tensors(lambda x: F.pad(x, (0, missing)), memory)
 
-    def from_points(self, position: Tensor, colour: Tensor, distance: float | Tensor = 1.0, step: int = 0) -> Points:
+    def from_points(
+        self, position: Tensor, colour: Tensor, distance: float | Tensor = 1.0, step: int = 0
+    ) -> Points:
         """A memory of given points. position: (b, n, 3) world metres. colour: (b, n, 3) uint8.
 
-        distance: metres, a number or (b, n): from how far the colours were taken; frames from much nearer replace them.
+        distance: metres, a number or (b, n): from how far the colours were taken; frames from much
+        nearer replace them.
         """
         b, n, _ = position.shape
         if colour.shape != position.shape or colour.dtype != torch.uint8:
             found = f"{colour.dtype} {tuple(colour.shape)}"
-            raise InvalidInputError(f"colour must be uint8 of shape {tuple(position.shape)}, not {found}")
+            raise InvalidInputError(
+                f"colour must be uint8 of shape {tuple(position.shape)}, not {found}"
+            )
         metres = torch.as_tensor(distance, dtype=torch.float32, device=position.device).expand(b, n)
         flat = torch.ones(b, n, dtype=torch.uint8, device=position.device)
         points = Points(
@@ -292,7 +383,8 @@ class PointMemory:
         return self.pad(points)
 
     def to_ply(self, memory: Points, path: str | Path, index: int = 0) -> None:
-        """Write the points (not the directions) of one environment as a PLY file, world axes, metres; whole or not at all."""
+        """Write the points (not the directions) of one environment as a PLY file, world axes,
+        metres; whole or not at all."""
         from worldsim.runtime.ply import save_ply
 
         point = memory.kind[index] == POINT
@@ -302,7 +394,8 @@ class PointMemory:
 
 
 def in_place(memory: SceneMemory, between: splat_triton.Between | None = None) -> SceneMemory:
-    """The same memory for one that owns its data: a point memory then integrates in place on a GPU, which copies nothing.
+    """The same memory for one that owns its data: a point memory then integrates in place on a GPU,
+    which copies nothing.
 
     between: what it computes between its kernels there, such as a compiled version.
     """

@@ -1,8 +1,9 @@
-"""The radiance field: a scene memory that keeps points, and fits a dense voxel field to what was seen when asked to.
+"""The radiance field: a scene memory that keeps points, and fits a dense voxel field to what was
+seen when asked to.
 
-Points remember every frame at once and show one pixel each; the field takes seconds to fit and then gives smooth views of any
-size, and density. It starts from the points, which is what makes seconds enough. Where it knows nothing, or newer frames
-disagree with it, the points are shown.
+Points remember every frame at once and show one pixel each; the field takes seconds to fit and then
+gives smooth views of any size, and density. It starts from the points, which is what makes seconds
+enough. Where it knows nothing, or newer frames disagree with it, the points are shown.
 """
 
 from __future__ import annotations
@@ -20,7 +21,17 @@ from worldsim.camera import Camera, dequantise_depth, quantise_depth, rotation_a
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.fitting import FitConfig, Rays, fit_grid, grid_from_points
 from worldsim.memory.splat import POINT, shown_slots, splat, view_of_shown
-from worldsim.memory.voxels import Voxels, density_at, empty_voxels, grid_of, render_row, sky_of, source_of, voxels_of, world_rays
+from worldsim.memory.voxels import (
+    Voxels,
+    density_at,
+    empty_voxels,
+    grid_of,
+    render_row,
+    sky_of,
+    source_of,
+    voxels_of,
+    world_rays,
+)
 from worldsim.protocols import SceneMemory
 from worldsim.runtime.arguments import number, whole
 from worldsim.runtime.json_config import check_ranges
@@ -32,7 +43,8 @@ TOLERANCE_M, TOLERANCE_SHARE = 0.15, 0.07
 
 
 class PointMemoryLike(SceneMemory, Protocol):
-    """A memory whose data has position, colour, kind, source and seen as :class:`worldsim.memory.points.Points` has."""
+    """A memory whose data has position, colour, kind, source and seen as
+    :class:`worldsim.memory.points.Points` has."""
 
     def pad(self, memory: Any) -> Any:
         """Points with the memory's capacity."""
@@ -41,9 +53,9 @@ class PointMemoryLike(SceneMemory, Protocol):
 
 @dataclass(frozen=True)
 class Keyframes:
-    """Frames kept for fitting; those of slot ``count`` and up are unused. rgb: (b, k, 3, h, w) uint8. inverse_depth: (b, k, h, w)
-    int32. pose: (b, k, 4, 4) and intrinsics: (b, k, 4) float32. count: (b,) int64, how many were ever kept; frame i is in slot
-    i modulo k."""
+    """Frames kept for fitting; those of slot ``count`` and up are unused. rgb: (b, k, 3, h, w)
+    uint8. inverse_depth: (b, k, h, w) int32. pose: (b, k, 4, 4) and intrinsics: (b, k, 4) float32.
+    count: (b,) int64, how many were ever kept; frame i is in slot i modulo k."""
 
     rgb: Tensor
     inverse_depth: Tensor
@@ -56,8 +68,9 @@ class Keyframes:
 class RadianceField:
     """The data of a :class:`RadianceMemory`.
 
-    points: the point memory's data. frames: for the next fit. voxels: the field. fitted: (b,) int64, the step up to which frames
-    went into the field, -1 if there is none. step: (b,) int64, that of the newest frame, -1 before the first.
+    points: the point memory's data. frames: for the next fit. voxels: the field. fitted: (b,)
+    int64, the step up to which frames went into the field, -1 if there is none. step: (b,) int64,
+    that of the newest frame, -1 before the first.
     """
 
     points: Any
@@ -80,16 +93,19 @@ class RadianceMemoryConfig:
     width: Batch = 64
     """Their columns."""
     shape: tuple[int, int, int] = (96, 96, 48)
-    """Voxels along x, y and z (up): 6 bytes each, 2.7 MB an environment. They are stretched over the box around the points: a
-    room of 8 m gets voxels of 8 cm, about what a pixel of a 64x64 frame covers from 3 m away."""
+    """Voxels along x, y and z (up): 6 bytes each, 2.7 MB an environment. They are stretched over
+    the box around the points: a room of 8 m gets voxels of 8 cm, about what a pixel of a 64x64
+    frame covers from 3 m away."""
     longest_m: float = 24.0
-    """The box reaches at most half of this to each side of where the cameras were; what is further away stays points."""
+    """The box reaches at most half of this to each side of where the cameras were; what is further
+    away stays points."""
     keyframes: Batch = 48
     """Frames kept for fitting, 29 KB each at 64x64; the oldest make room."""
     apart_m: NotNegative = 0.25
     """A frame is kept if every kept one is at least this far away in metres ..."""
     apart_deg: NotNegative = 12.0
-    """... or looks at least this many degrees elsewhere. So the set grows with the space seen, as points do."""
+    """... or looks at least this many degrees elsewhere. So the set grows with the space seen, as
+    points do."""
     fit: FitConfig = field(default_factory=FitConfig)
     """How the field is fitted."""
 
@@ -97,16 +113,26 @@ class RadianceMemoryConfig:
         check_ranges(self)
         number("RadianceMemoryConfig.longest_m", self.longest_m, 0.0, 1e6, "metres")
         shape: Any = self.shape
-        if not isinstance(shape, (tuple, list)) or not all(isinstance(n, int) and not isinstance(n, bool) for n in shape):
-            raise InvalidInputError(f"RadianceMemoryConfig.shape = {shape!r}: give three whole numbers of voxels")
+        if not isinstance(shape, (tuple, list)) or not all(
+            isinstance(n, int) and not isinstance(n, bool) for n in shape
+        ):
+            raise InvalidInputError(
+                f"RadianceMemoryConfig.shape = {shape!r}: give three whole numbers of voxels"
+            )
         if len(self.shape) != 3 or min(self.shape) < 4 or max(self.shape) > MOST_VOXELS:
-            raise InvalidInputError(f"RadianceMemoryConfig.shape = {self.shape}: give three numbers of 4 to {MOST_VOXELS} voxels")
+            raise InvalidInputError(
+                f"RadianceMemoryConfig.shape = {self.shape}: give three numbers of 4 to "
+                f"{MOST_VOXELS} voxels"
+            )
         if not self.longest_m > 0:
-            raise InvalidInputError(f"RadianceMemoryConfig.longest_m = {self.longest_m}: it must be more than 0 metres")
+            raise InvalidInputError(
+                f"RadianceMemoryConfig.longest_m = {self.longest_m}: it must be more than 0 metres"
+            )
 
 
 class RadianceMemory:
-    """A :class:`worldsim.protocols.SceneMemory` of points and a voxel field. All methods are pure: data in, new data out.
+    """A :class:`worldsim.protocols.SceneMemory` of points and a voxel field. All methods are pure:
+    data in, new data out.
 
     points: the point memory that it builds upon, such as ``PointMemory()``.
     """
@@ -119,34 +145,49 @@ class RadianceMemory:
         return self.pad(self.points.empty(batch, device))
 
     def pad(self, memory: Any) -> RadianceField:
-        """Data of this memory's sizes, from its own data or from the point memory's: then there is no field yet."""
+        """Data of this memory's sizes, from its own data or from the point memory's: then there is
+        no field yet."""
         if isinstance(memory, RadianceField):
             return dataclasses.replace(memory, points=self.points.pad(memory.points))
         c, points = self.config, self.points.pad(memory)
         b, device = points.kind.shape[0], points.kind.device
         frames = Keyframes(
             rgb=torch.zeros(b, c.keyframes, 3, c.height, c.width, dtype=torch.uint8, device=device),
-            inverse_depth=torch.zeros(b, c.keyframes, c.height, c.width, dtype=torch.int32, device=device),
+            inverse_depth=torch.zeros(
+                b, c.keyframes, c.height, c.width, dtype=torch.int32, device=device
+            ),
             pose=torch.eye(4, device=device).repeat(b, c.keyframes, 1, 1),
             intrinsics=torch.ones(b, c.keyframes, 4, device=device),
             count=torch.zeros(b, dtype=torch.int64, device=device),
         )
         none = torch.full((b,), -1, dtype=torch.int64, device=device)
-        return RadianceField(points, frames, empty_voxels(b, c.shape, device), fitted=none, step=none.clone())
+        return RadianceField(
+            points, frames, empty_voxels(b, c.shape, device), fitted=none, step=none.clone()
+        )
 
     def integrate(
-        self, memory: RadianceField, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None
+        self,
+        memory: RadianceField,
+        frame: Frame,
+        camera: Camera,
+        step: Tensor,
+        known: Tensor | None = None,
     ) -> RadianceField:
-        """Data whose points hold ``frame`` too, and which keeps it for the next fit if it is all known and nothing like it is kept.
+        """Data whose points hold ``frame`` too, and which keeps it for the next fit if it is all
+        known and nothing like it is kept.
 
         The field stays as it is: see :meth:`fit`.
         """
         if frame.inverse_depth is None or frame.pose is None:
-            raise MissingGeometryError("this frame has no depth or no pose: the radiance field needs both (or use NoMemory)")
+            raise MissingGeometryError(
+                "this frame has no depth or no pose: the radiance field needs both (or use "
+                "NoMemory)"
+            )
         c = self.config
         if frame.inverse_depth.shape[1:] != (c.height, c.width):
             raise InvalidInputError(
-                f"frames of {tuple(frame.inverse_depth.shape[1:])} do not fit a radiance memory of {c.height}x{c.width}: "
+                f"frames of {tuple(frame.inverse_depth.shape[1:])} do not fit a radiance memory "
+                f"of {c.height}x{c.width}: "
                 "set height and width in its config"
             )
         points = self.points.integrate(memory.points, frame, camera, step, known)
@@ -156,14 +197,20 @@ class RadianceMemory:
     def _keep(self, frames: Keyframes, frame: Frame, camera: Camera) -> Keyframes:
         c = self.config
         used = torch.arange(c.keyframes, device=frames.count.device) < frames.count[:, None]
-        near = (frames.pose[:, :, :3, 3] - camera.pose[:, None, :3, 3].float()).norm(dim=-1) < c.apart_m
-        alike = torch.rad2deg(rotation_angle(camera.pose[:, None].float(), frames.pose)) < c.apart_deg
+        near = (frames.pose[:, :, :3, 3] - camera.pose[:, None, :3, 3].float()).norm(
+            dim=-1
+        ) < c.apart_m
+        alike = (
+            torch.rad2deg(rotation_angle(camera.pose[:, None].float(), frames.pose)) < c.apart_deg
+        )
         new = ~(used & near & alike).any(1)
         slot, row = frames.count % c.keyframes, torch.arange(len(new), device=new.device)
 
         def put(held: Tensor, values: Tensor) -> Tensor:
             kept = new.view(-1, *[1] * (values.ndim - 1))
-            return held.index_put((row, slot), torch.where(kept, values.to(held.dtype), held[row, slot]))
+            return held.index_put(
+                (row, slot), torch.where(kept, values.to(held.dtype), held[row, slot])
+            )
 
         assert frame.inverse_depth is not None
         return Keyframes(
@@ -174,14 +221,20 @@ class RadianceMemory:
             count=frames.count + new,
         )
 
-    def fit(self, memory: RadianceField, iterations: int = 200, seed: int = 0, from_points: bool = True) -> RadianceField:
-        """Data with a field fitted anew to the points and kept frames, in every environment that has any.
+    def fit(
+        self, memory: RadianceField, iterations: int = 200, seed: int = 0, from_points: bool = True
+    ) -> RadianceField:
+        """Data with a field fitted anew to the points and kept frames, in every environment that
+        has any.
 
-        iterations: 200 take about 10 s a 64x64 environment on 2 CPU cores; many more bring little. The same data, iterations
-        and seed give the same field on a CPU. from_points: False starts from noise instead, for comparisons.
+        iterations: 200 take about 10 s a 64x64 environment on 2 CPU cores; many more bring little.
+        The same data, iterations and seed give the same field on a CPU. from_points: False starts
+        from noise instead, for comparisons.
         """
         if whole("iterations", iterations, -math.inf) < 1:
-            raise InvalidInputError(f"a field cannot be fitted in {iterations} iterations: give at least 1")
+            raise InvalidInputError(
+                f"a field cannot be fitted in {iterations} iterations: give at least 1"
+            )
         rows = [i for i, count in enumerate(memory.frames.count.tolist()) if count]
         voxels, fitted = map_tensors(torch.clone, memory.voxels), memory.fitted.clone()
         for i in rows:
@@ -192,7 +245,8 @@ class RadianceMemory:
         return dataclasses.replace(memory, voxels=voxels, fitted=fitted)
 
     def adopt(self, memory: RadianceField, fitted: RadianceField) -> RadianceField:
-        """``memory`` with the field of ``fitted``: for fits in the background, whose data is a few steps old when they end."""
+        """``memory`` with the field of ``fitted``: for fits in the background, whose data is a few
+        steps old when they end."""
         return dataclasses.replace(memory, voxels=fitted.voxels, fitted=fitted.fitted)
 
     def without_field(self, memory: RadianceField) -> RadianceField:
@@ -202,39 +256,51 @@ class RadianceMemory:
     def _fit_row(self, one: RadianceField, iterations: int, seed: int, from_points: bool) -> Voxels:
         generator = torch.Generator().manual_seed(seed)
         points, (low, size) = one.points, self._box(one)
-        start = grid_from_points(points.position[0], points.colour[0], points.kind[0], low, size, self.config.shape)
+        start = grid_from_points(
+            points.position[0], points.colour[0], points.kind[0], low, size, self.config.shape
+        )
         if not from_points:
             noise = torch.rand(start.values.shape, generator=generator).to(start.values.device)
             noise[0] -= 3.5
             start = dataclasses.replace(start, values=noise)
         rays = self._rays(one)
-        grid = fit_grid(start, rays, iterations, self.config.fit, generator)[0] if len(rays.depth) else start
+        grid = (
+            fit_grid(start, rays, iterations, self.config.fit, generator)[0]
+            if len(rays.depth)
+            else start
+        )
         source = source_of(points.position[0], points.source[0], points.kind[0], grid)
         return voxels_of(grid, source, sky_of(rays.ray, rays.colour, torch.isinf(rays.depth)))
 
     def _box(self, one: RadianceField) -> tuple[Tensor, Tensor]:
-        """Where the first node is and how far apart nodes are: the box of the points but for a few outliers, (3,) metres each."""
+        """Where the first node is and how far apart nodes are: the box of the points but for a few
+        outliers, (3,) metres each."""
         count = min(int(one.frames.count), self.config.keyframes)
         centre = one.frames.pose[0, :count, :3, 3].mean(0)
         position = one.points.position[0][:, one.points.kind[0] == POINT]
         if not position.shape[1]:
             position = centre[:, None]
         reach = 0.5 * self.config.longest_m
-        ends = torch.stack([position.kthvalue(_rank(position, share), dim=1).values for share in (0.005, 0.995)])
+        ends = torch.stack(
+            [position.kthvalue(_rank(position, share), dim=1).values for share in (0.005, 0.995)]
+        )
         ends = torch.minimum(torch.maximum(ends, centre - reach), centre + reach)
         margin = 0.1 + 0.02 * (ends[1] - ends[0])
         shape = torch.tensor(self.config.shape, device=ends.device)
         return ends[0] - margin, (ends[1] - ends[0] + 2.0 * margin) / (shape - 1)
 
     def _rays(self, one: RadianceField) -> Rays:
-        """All pixels of the kept frames but those that the points no longer bear out: what was there has moved."""
+        """All pixels of the kept frames but those that the points no longer bear out: what was
+        there has moved."""
         count = min(int(one.frames.count), self.config.keyframes)
         kept = map_tensors(lambda x: x[0, :count] if x.ndim > 1 else x, one.frames)
         camera = Camera(kept.pose, kept.intrinsics, self.config.height, self.config.width)
         depth = dequantise_depth(kept.inverse_depth).flatten(1)
         believed = []
         for k in range(count):
-            alone = Camera(kept.pose[k : k + 1], kept.intrinsics[k : k + 1], camera.height, camera.width)
+            alone = Camera(
+                kept.pose[k : k + 1], kept.intrinsics[k : k + 1], camera.height, camera.width
+            )
             points = splat(one.points.position, one.points.kind, alone)
             there = depth[k : k + 1].gather(1, points.pixel)
             agrees = points.visible & (points.z >= _lower(there)) & (points.z <= _upper(there))
@@ -243,13 +309,16 @@ class RadianceMemory:
         chosen = torch.cat(believed)
         origin, ray = world_rays(camera)
         colour = kept.rgb.flatten(2).transpose(1, 2).float() / 255.0
-        return Rays(origin[:, None].expand_as(ray)[chosen], ray[chosen], colour[chosen], depth[chosen])
+        return Rays(
+            origin[:, None].expand_as(ray)[chosen], ray[chosen], colour[chosen], depth[chosen]
+        )
 
     def render(self, memory: RadianceField, camera: Camera) -> MemoryView:
-        """What the memory shows at ``camera``, of any size: the field, and points where there is none or it is out of date.
+        """What the memory shows at ``camera``, of any size: the field, and points where there is
+        none or it is out of date.
 
-        A point of a frame newer than the fit wins if it lies before the field's surface, or behind it with no point near by that
-        bears the surface out.
+        A point of a frame newer than the fit wins if it lies before the field's surface, or behind
+        it with no point near by that bears the surface out.
         """
         points = memory.points
         shown = shown_slots(points.position, points.kind, camera)
@@ -262,15 +331,24 @@ class RadianceMemory:
         origin, ray = world_rays(camera)
         view = map_tensors(torch.clone, view)
         for i in rows:
-            self._draw(view, i, render_row(memory.voxels, i, origin[i], ray[i]), z[i], newer[i].view(z[i].shape))
+            self._draw(
+                view,
+                i,
+                render_row(memory.voxels, i, origin[i], ray[i]),
+                z[i],
+                newer[i].view(z[i].shape),
+            )
         return view
 
     def _draw(self, view: MemoryView, row: int, seen: Any, z: Tensor, newer: Tensor) -> None:
-        """Paint the field's pixels over the points' in one row of a view that nobody else has. z: (h, w) of the points."""
+        """Paint the field's pixels over the points' in one row of a view that nobody else has. z:
+        (h, w) of the points."""
         h, w = z.shape
         depth, solid, known_sky = seen.depth.view(h, w), seen.solid.view(h, w), seen.sky.view(h, w)
         radius = max(1, round(w / self.config.width))
-        nearest = -F.max_pool2d(-z[None].nan_to_num(posinf=1e9), 2 * radius + 1, stride=1, padding=radius)[0]
+        nearest = -F.max_pool2d(
+            -z[None].nan_to_num(posinf=1e9), 2 * radius + 1, stride=1, padding=radius
+        )[0]
         outdated = newer & ((z < _lower(depth)) | ((z > _upper(depth)) & (nearest > _upper(depth))))
         solid = solid & ~outdated
         # The sky is smooth where no point is in front of it.
@@ -278,19 +356,26 @@ class RadianceMemory:
         drawn = solid | sky
         code = torch.where(solid, quantise_depth(depth), 0)
         rgb = torch.where(solid, seen.colour.T.view(3, h, w), seen.sky_colour.T.view(3, h, w))
-        view.rgb[row] = torch.where(drawn, (rgb * 255.0).round().clamp(0, 255).to(torch.uint8), view.rgb[row])
+        view.rgb[row] = torch.where(
+            drawn, (rgb * 255.0).round().clamp(0, 255).to(torch.uint8), view.rgb[row]
+        )
         view.inverse_depth[row] = torch.where(drawn, code, view.inverse_depth[row])
         view.mask[row] |= drawn
         view.offset[row] = torch.where(drawn, 8, view.offset[row])
-        view.source[row] = torch.where(drawn, torch.where(solid, seen.source.view(h, w), 0), view.source[row])
+        view.source[row] = torch.where(
+            drawn, torch.where(solid, seen.source.view(h, w), 0), view.source[row]
+        )
 
     def density(self, memory: RadianceField, place: Tensor) -> Tensor:
-        """Density (b, n) float32 per metre at world places (b, n, 3) metres; 0 outside of the field and without one.
+        """Density (b, n) float32 per metre at world places (b, n, 3) metres; 0 outside of the field
+        and without one.
 
         A ray that runs ``s`` metres through density ``d`` gets through with probability exp(-s d).
         """
         if place.ndim != 3 or place.shape[0] != len(memory.fitted) or place.shape[2] != 3:
-            raise InvalidInputError(f"places are {tuple(place.shape)}: give ({len(memory.fitted)}, n, 3) world metres")
+            raise InvalidInputError(
+                f"places are {tuple(place.shape)}: give ({len(memory.fitted)}, n, 3) world metres"
+            )
         rows = [density_at(grid_of(memory.voxels, i), place[i].float()) for i in range(len(place))]
         return torch.stack(rows) * (memory.fitted >= 0)[:, None]
 
@@ -299,7 +384,8 @@ class RadianceMemory:
         return memory.points
 
     def surroundings(self, memory: RadianceField, pose: Tensor) -> Tensor:
-        """The points' map of what is near ``pose`` (b, 4, 4): see :meth:`worldsim.protocols.SceneMemory.surroundings`."""
+        """The points' map of what is near ``pose`` (b, 4, 4): see
+        :meth:`worldsim.protocols.SceneMemory.surroundings`."""
         return self.points.surroundings(memory.points, pose)
 
 

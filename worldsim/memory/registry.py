@@ -1,4 +1,5 @@
-"""Kinds of scene memory by name, so that a file can say which one it holds. A new kind is one line here."""
+"""Kinds of scene memory by name, so that a file can say which one it holds. A new kind is one line
+here."""
 
 from __future__ import annotations
 
@@ -27,18 +28,22 @@ class Kind:
 KINDS = {
     "points": Kind("worldsim.memory.points", "PointMemory", "PointMemoryConfig"),
     "frames": Kind("worldsim.memory.retrieval", "RetrievalMemory", "RetrievalMemoryConfig"),
-    "radiance": Kind("worldsim.memory.radiance", "RadianceMemory", "RadianceMemoryConfig", upon_points=True),
+    "radiance": Kind(
+        "worldsim.memory.radiance", "RadianceMemory", "RadianceMemoryConfig", upon_points=True
+    ),
 }
 
 
 def meta_empty(memory: SceneMemory) -> Any:
-    """Data of one world that has seen nothing, as shapes without memory behind them: what a file's tensors are compared with."""
+    """Data of one world that has seen nothing, as shapes without memory behind them: what a file's
+    tensors are compared with."""
     # On the CPU "meta" device: a capacity that a file claims takes no memory.
     return memory.empty(1, "meta")
 
 
 def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
-    """A memory's kind and config as JSON values, and under ``points`` those of the memory that it builds upon.
+    """A memory's kind and config as JSON values, and under ``points`` those of the memory that it
+    builds upon.
 
     None for one that has no name here, or builds upon such a one.
     """
@@ -55,13 +60,19 @@ def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
 
 
 def described_memory(description: dict[str, Any]) -> Any:
-    """The memory that :func:`describe_memory` described. Raises InvalidInputError for an unknown kind or config."""
+    """The memory that :func:`describe_memory` described. Raises InvalidInputError for an unknown
+    kind or config."""
     if not isinstance(description, dict):
-        raise InvalidInputError(f"a scene memory is described by an object with its kind and config, not by {description!r}")
+        raise InvalidInputError(
+            f"a scene memory is described by an object with its kind and config, not by "
+            f"{description!r}"
+        )
     name = description.get("kind")
     kind = KINDS.get(name) if isinstance(name, str) else None
     if kind is None:
-        raise InvalidInputError(f"scene memory of kind {name!r}: known are {', '.join(KINDS)}; upgrade worldsim")
+        raise InvalidInputError(
+            f"scene memory of kind {name!r}: known are {', '.join(KINDS)}; upgrade worldsim"
+        )
     module = importlib.import_module(kind.module)
     config = from_json(getattr(module, kind.config), description.get("config", {}))
     made = getattr(module, kind.memory)
@@ -69,5 +80,8 @@ def described_memory(description: dict[str, Any]) -> Any:
         return made(config)
     points = description.get("points")
     if not isinstance(points, dict):
-        raise InvalidInputError(f"scene memory of kind {name!r}: the description of the points that it builds upon is missing")
+        raise InvalidInputError(
+            f"scene memory of kind {name!r}: the description of the points that it builds upon is "
+            f"missing"
+        )
     return made(described_memory(points), config)

@@ -1,7 +1,8 @@
 """The memory that shows one past frame: of all frames seen, the one whose camera was nearest.
 
-Retrieval of past frames by their pose is how WorldMem (Xiao et al. 2025) and Context-as-Memory (Yu et al. 2025) remember. It is
-kept here for comparisons: it does not put together what several frames saw, and it grows with the steps taken.
+Retrieval of past frames by their pose is how WorldMem (Xiao et al. 2025) and Context-as-Memory (Yu
+et al. 2025) remember. It is kept here for comparisons: it does not put together what several frames
+saw, and it grows with the steps taken.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from worldsim.state import Frame, MemoryView
 
 @dataclass(frozen=True)
 class SeenFrames:
-    """The last ``n`` frames of a batch; ``count`` (b,) int64 of all that were ever seen, frame k being in slot k modulo n.
+    """The last ``n`` frames of a batch; ``count`` (b,) int64 of all that were ever seen, frame k
+    being in slot k modulo n.
 
-    rgb: (b, n, 3, h, w) uint8. inverse_depth: (b, n, h, w) int32. pose: (b, n, 4, 4) and intrinsics: (b, n, 4) float32.
+    rgb: (b, n, 3, h, w) uint8. inverse_depth: (b, n, h, w) int32. pose: (b, n, 4, 4) and
+    intrinsics: (b, n, 4) float32.
     """
 
     rgb: Tensor
@@ -50,7 +53,8 @@ class RetrievalMemoryConfig:
 
 
 class RetrievalMemory:
-    """A :class:`worldsim.protocols.SceneMemory` that renders the past frame of the nearest pose, splatted to the new camera."""
+    """A :class:`worldsim.protocols.SceneMemory` that renders the past frame of the nearest pose,
+    splatted to the new camera."""
 
     def __init__(self, config: RetrievalMemoryConfig | None = None) -> None:
         self.config = config or RetrievalMemoryConfig()
@@ -59,20 +63,35 @@ class RetrievalMemory:
         """No frames yet."""
         c = self.config
         return SeenFrames(
-            rgb=torch.zeros(batch, c.capacity, 3, c.height, c.width, dtype=torch.uint8, device=device),
-            inverse_depth=torch.zeros(batch, c.capacity, c.height, c.width, dtype=torch.int32, device=device),
+            rgb=torch.zeros(
+                batch, c.capacity, 3, c.height, c.width, dtype=torch.uint8, device=device
+            ),
+            inverse_depth=torch.zeros(
+                batch, c.capacity, c.height, c.width, dtype=torch.int32, device=device
+            ),
             pose=torch.eye(4, device=device).repeat(batch, c.capacity, 1, 1),
             intrinsics=torch.ones(batch, c.capacity, 4, device=device),
             count=torch.zeros(batch, dtype=torch.int64, device=device),
         )
 
-    def integrate(self, memory: SeenFrames, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None) -> SeenFrames:
-        """The frames with this one among them, whole, in the place of the oldest if there are too many."""
+    def integrate(
+        self,
+        memory: SeenFrames,
+        frame: Frame,
+        camera: Camera,
+        step: Tensor,
+        known: Tensor | None = None,
+    ) -> SeenFrames:
+        """The frames with this one among them, whole, in the place of the oldest if there are too
+        many."""
         if frame.inverse_depth is None or frame.pose is None:
-            raise MissingGeometryError("this frame has no depth or no pose: retrieval by pose needs both (or use NoMemory)")
+            raise MissingGeometryError(
+                "this frame has no depth or no pose: retrieval by pose needs both (or use NoMemory)"
+            )
         if frame.inverse_depth.shape[1:] != (self.config.height, self.config.width):
             raise InvalidInputError(
-                f"frames of {tuple(frame.inverse_depth.shape[1:])} do not fit a memory of {self.config.height}x{self.config.width}"
+                f"frames of {tuple(frame.inverse_depth.shape[1:])} do not fit a memory of "
+                f"{self.config.height}x{self.config.width}"
             )
         slot = memory.count % self.config.capacity
         row = torch.arange(len(slot), device=slot.device)
@@ -89,7 +108,8 @@ class RetrievalMemory:
         )
 
     def render(self, memory: SeenFrames, camera: Camera) -> MemoryView:
-        """The frame of the nearest pose (:func:`worldsim.camera.nearest_pose`), one pixel a point."""
+        """The frame of the nearest pose (:func:`worldsim.camera.nearest_pose`), one pixel a
+        point."""
         position, colour, kind, source = self._nearest_points(memory, camera.pose)
         return view_of(position, colour, kind, source, camera)
 
@@ -98,7 +118,9 @@ class RetrievalMemory:
         position, _, kind, _ = self._nearest_points(memory, pose)
         return map_around(position, kind, pose)
 
-    def _nearest_points(self, memory: SeenFrames, pose: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _nearest_points(
+        self, memory: SeenFrames, pose: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         n = self.config.capacity
         known = torch.arange(n, device=pose.device) < memory.count[:, None]
         # What is not there is infinitely far away.
@@ -106,9 +128,13 @@ class RetrievalMemory:
         candidates[:, :, 0, 3] = candidates[:, :, 0, 3].masked_fill(~known, torch.inf)
         index = nearest_pose(pose[:, None], candidates[:, None])[:, 0]
         row = torch.arange(len(index), device=index.device)
-        frame = Frame(memory.rgb[row, index], memory.inverse_depth[row, index], memory.pose[row, index])
+        frame = Frame(
+            memory.rgb[row, index], memory.inverse_depth[row, index], memory.pose[row, index]
+        )
         assert frame.inverse_depth is not None and frame.pose is not None
-        camera = Camera(frame.pose, memory.intrinsics[row, index], self.config.height, self.config.width)
+        camera = Camera(
+            frame.pose, memory.intrinsics[row, index], self.config.height, self.config.width
+        )
         position, kind = frame_points(frame.inverse_depth, camera)
         kind = kind.masked_fill((memory.count == 0)[:, None], EMPTY)
         source = (code_to_channel(frame.inverse_depth.flatten(1)) * 255.0).round().to(torch.uint8)

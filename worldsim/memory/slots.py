@@ -31,13 +31,14 @@ Slots = TypeVar("Slots", bound=HasSlots)
 
 @dataclass(frozen=True)
 class Points:
-    """A batch of point clouds of fixed capacity ``c``; unused slots have kind 0 and anything elsewhere.
+    """A batch of point clouds of fixed capacity ``c``; unused slots have kind 0 and anything
+    elsewhere.
 
     position: (b, 3, c) float32, world metres; for a direction, a vector towards it in world axes.
     colour: (b, 3, c) uint8 rgb.
     kind: (b, c) uint8, 0 unused, 1 point, 2 direction (infinitely far).
-    source: (b, c) uint8, 255 * depth channel (``worldsim.camera.code_to_channel``) at capture; 0 for directions.
-    seen: (b, c) int32, the step at which a frame last agreed with the point.
+    source: (b, c) uint8, 255 * depth channel (``worldsim.camera.code_to_channel``) at capture; 0
+    for directions. seen: (b, c) int32, the step at which a frame last agreed with the point.
     confidence: (b, c) uint8, how many frames agreed with it, at most 255.
     """
 
@@ -62,29 +63,34 @@ class PointMemoryConfig:
     """How a :class:`worldsim.memory.points.PointMemory` keeps and forgets."""
 
     capacity: Annotated[int, Ge(1), Le(2**24)] = 32768
-    """Slots an environment, about 23 bytes each. A 64x64 frame of a new place takes up to 4,096; a walk through a
-    few rooms takes 10,000 to 30,000."""
+    """Slots an environment, about 23 bytes each. A 64x64 frame of a new place takes up to 4,096; a
+    walk through a few rooms takes 10,000 to 30,000."""
     tolerance_m: Annotated[float, Ge(0), Le(1000)] = 0.15
     """A point agrees with a frame if their depths differ by at most this, in metres ..."""
     tolerance_share: Annotated[float, Ge(0), Le(10)] = 0.07
     """... or by this share of the frame's depth, whichever is more."""
     replace_ratio: Annotated[float, Gt(0), Le(1000)] = 1.6
-    """A point captured from more than this many times the present distance gives way to the finer new sight."""
+    """A point captured from more than this many times the present distance gives way to the finer
+    new sight."""
     carve: bool = True
-    """Drop points that hang in space which a frame sees through: what has moved. Off: the scene is taken as still."""
+    """Drop points that hang in space which a frame sees through: what has moved. Off: the scene is
+    taken as still."""
     colour_tolerance: Annotated[int, Ge(0), Le(255)] | None = field(default=None, repr=False)
-    """Drop points that agree in depth but are more than this (of 255) outside of the colours in the 3x3 pixels around theirs: what
-    stood so near to a surface that it passes for it has gone. None: colours are not compared. 48 is good for true frames, and what
-    captures take. The colours of dreams wander: with it, a way back came out 0.1 dB worse (docs/memory.md)."""
+    """Drop points that agree in depth but are more than this (of 255) outside of the colours in the
+    3x3 pixels around theirs: what stood so near to a surface that it passes for it has gone. None:
+    colours are not compared. 48 is good for true frames, and what captures take. The colours of
+    dreams wander: with it, a way back came out 0.1 dB worse (docs/memory.md)."""
     body_m: Annotated[float, Ge(0), Le(1000)] = 0.5
-    """In maps of surroundings, what is within this height above and below the camera (m) stands in the way."""
+    """In maps of surroundings, what is within this height above and below the camera (m) stands in
+    the way."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
 
 def beginning(memory: Slots, more: int = 0) -> Slots:
-    """The slots up to the last one in use, and ``more``: unused ones show nothing, and slots are filled from the first on.
+    """The slots up to the last one in use, and ``more``: unused ones show nothing, and slots are
+    filled from the first on.
 
     All slots on a GPU, which would have to stop to tell.
     """
@@ -93,7 +99,11 @@ def beginning(memory: Slots, more: int = 0) -> Slots:
     capacity = memory.kind.shape[1]
     # Whole blocks first: that reads the slots once, at the speed of memory.
     blocks = capacity // BLOCK
-    full = memory.kind[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).amax((0, 2)).nonzero() if blocks else memory.kind[:0]
+    full = (
+        memory.kind[:, : blocks * BLOCK].unflatten(1, (blocks, BLOCK)).amax((0, 2)).nonzero()
+        if blocks
+        else memory.kind[:0]
+    )
     tail = blocks if memory.kind[:, blocks * BLOCK :].any() or not len(full) else int(full[-1])
     used = (memory.kind[:, tail * BLOCK : (tail + 1) * BLOCK] != EMPTY).any(0).nonzero()
     size = min(capacity, more + (tail * BLOCK + int(used[-1]) + 1 if len(used) else 0))
@@ -101,7 +111,8 @@ def beginning(memory: Slots, more: int = 0) -> Slots:
 
 
 def places(mask: Tensor) -> Tensor:
-    """Where mask (b, n) holds, ascending, (b, m) int64: as many as the fullest row has, at least one; 0 where a row has fewer.
+    """Where mask (b, n) holds, ascending, (b, m) int64: as many as the fullest row has, at least
+    one; 0 where a row has fewer.
 
     Waits for a GPU.
     """
@@ -112,18 +123,28 @@ def places(mask: Tensor) -> Tensor:
     row, place = mask.nonzero().unbind(1)
     count = torch.bincount(row, minlength=b)
     rank = torch.arange(len(row), device=mask.device) - (count.cumsum(0) - count)[row]
-    return torch.zeros(b, max(1, int(count.max())), dtype=torch.int64, device=mask.device).index_put_((row, rank), place)
+    return torch.zeros(
+        b, max(1, int(count.max())), dtype=torch.int64, device=mask.device
+    ).index_put_((row, rank), place)
 
 
 def picked(memory: Slots, slot: Tensor) -> Slots:
     """The slots (b, m) int64 alone."""
-    return map_tensors(lambda x: x.gather(x.ndim - 1, slot if x.ndim == 2 else slot[:, None].expand(-1, x.shape[1], -1)), memory)
+    return map_tensors(
+        lambda x: x.gather(
+            x.ndim - 1, slot if x.ndim == 2 else slot[:, None].expand(-1, x.shape[1], -1)
+        ),
+        memory,
+    )
 
 
 def first_true(mask: Tensor, k: int) -> Tensor:
-    """The first ``k`` places where mask (b, n) holds, ascending: (b, k) int64; 0 where there are fewer."""
+    """The first ``k`` places where mask (b, n) holds, ascending: (b, k) int64; 0 where there are
+    fewer."""
     b, n = mask.shape
     rank = mask.cumsum(1)
     target = torch.where(mask & (rank <= k), rank - 1, k)
     place = torch.arange(n, device=mask.device).expand(b, n)
-    return torch.zeros(b, k + 1, dtype=torch.int64, device=mask.device).scatter_(1, target, place)[:, :k]
+    return torch.zeros(b, k + 1, dtype=torch.int64, device=mask.device).scatter_(1, target, place)[
+        :, :k
+    ]

@@ -1,8 +1,9 @@
-"""Z-buffered one-pixel splats of points and directions, for all environments of a batch in one call.
+"""Z-buffered one-pixel splats of points and directions, for all environments of a batch in one
+call.
 
-Visibility is settled by an integer minimum over packed (depth bits, point id): no float atomics, so the outcome is
-the same on every run and never depends on a row's neighbours. Rotations are written out for the same reason: a matrix
-product may round differently for other batch sizes.
+Visibility is settled by an integer minimum over packed (depth bits, point id): no float atomics, so
+the outcome is the same on every run and never depends on a row's neighbours. Rotations are written
+out for the same reason: a matrix product may round differently for other batch sizes.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ EMPTY, POINT, DIRECTION = 0, 1, 2
 NEAR_PLANE = 0.05
 """Points nearer than this along the optical axis (m) are not drawn."""
 GAP = 2
-"""Pixels: between points of a surface that lie up to so far apart on both sides, nothing behind it is shown."""
+"""Pixels: between points of a surface that lie up to so far apart on both sides, nothing behind it
+is shown."""
 MAP_CELLS, MAP_CELL = 48, 0.08
-"""Cells a side, and metres a cell, of the maps of surroundings: 1.92 m to each side, more than a step reaches."""
+"""Cells a side, and metres a cell, of the maps of surroundings: 1.92 m to each side, more than a
+step reaches."""
 _HOLE = 2**63 - 1
 
 
@@ -32,8 +35,9 @@ _HOLE = 2**63 - 1
 class Splat:
     """Where each slot falls in an image. All (b, n).
 
-    visible: bool. pixel: int64, row * width + column where visible, elsewhere some pixel in range (so that it can
-    always be used as an index). u, v: float32 pixel coordinates. z: float32 metres, ``inf`` for directions.
+    visible: bool. pixel: int64, row * width + column where visible, elsewhere some pixel in range
+    (so that it can always be used as an index). u, v: float32 pixel coordinates. z: float32 metres,
+    ``inf`` for directions.
     """
 
     visible: Tensor
@@ -44,7 +48,8 @@ class Splat:
 
 
 def to_camera_axes(position: Tensor, kind: Tensor, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """World coordinates (b, 3, n) to x, y, z in the camera's axes, each (b, n) float32; directions are only rotated.
+    """World coordinates (b, 3, n) to x, y, z in the camera's axes, each (b, n) float32; directions
+    are only rotated.
 
     kind: (b, n) uint8. pose: (b, 4, 4) camera-to-world.
     """
@@ -62,7 +67,8 @@ def to_camera_axes(position: Tensor, kind: Tensor, pose: Tensor) -> tuple[Tensor
 
 
 def splat(position: Tensor, kind: Tensor, camera: Camera) -> Splat:
-    """Project slots into a camera. position: (b, 3, n) float32. kind: (b, n) uint8 of EMPTY, POINT, DIRECTION."""
+    """Project slots into a camera. position: (b, 3, n) float32. kind: (b, n) uint8 of EMPTY, POINT,
+    DIRECTION."""
     x, y, z = to_camera_axes(position, kind, camera.pose)
     fx, fy, cx, cy = camera.intrinsics.float()[:, :, None].unbind(1)
     inverse = 1.0 / z
@@ -71,34 +77,50 @@ def splat(position: Tensor, kind: Tensor, camera: Camera) -> Splat:
     inside = (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
     visible = inside & (z > NEAR_PLANE) & (kind != EMPTY)
     slot = torch.arange(kind.shape[1], device=kind.device)
-    # Hidden slots are spread over the image: on a GPU, millions of atomics on one cell would queue up.
+    # Hidden slots are spread over the image: on a GPU, millions of atomics on one cell would queue
+    # up.
     elsewhere = slot % (camera.height * camera.width)
-    pixel = torch.where(visible, v.floor().mul_(camera.width).add_(u.floor()).to(torch.int64), elsewhere)
+    pixel = torch.where(
+        visible, v.floor().mul_(camera.width).add_(u.floor()).to(torch.int64), elsewhere
+    )
     return Splat(visible, pixel, u, v, torch.where(kind == DIRECTION, torch.inf, z))
 
 
-def in_sight(position: Tensor, kind: Tensor, pose: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
+def in_sight(
+    position: Tensor, kind: Tensor, pose: Tensor, intrinsics: Tensor, height: int, width: int
+) -> Tensor:
     """``visible`` of :func:`splat` alone, (b, n) uint8. pose: (b, 4, 4). intrinsics: (b, 4)."""
     x, y, z = to_camera_axes(position, kind, pose)
     fx, fy, cx, cy = intrinsics.float()[:, :, None].unbind(1)
     inverse = 1.0 / z
     u, v = x * inverse * fx + cx, y * inverse * fy + cy
-    return _flags((u >= 0) & (u < width) & (v >= 0) & (v < height) & (z > NEAR_PLANE) & (kind.float() != EMPTY))
+    return _flags(
+        (u >= 0)
+        & (u < width)
+        & (v >= 0)
+        & (v < height)
+        & (z > NEAR_PLANE)
+        & (kind.float() != EMPTY)
+    )
 
 
 def _flags(mask: Tensor) -> Tensor:
-    """0 or 1, uint8. By way of float32: inductor writes and reads masks one by one, ten times as slow."""
+    """0 or 1, uint8. By way of float32: inductor writes and reads masks one by one, ten times as
+    slow."""
     return mask.float().to(torch.uint8)
 
 
 def nearest(points: Splat, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The slot that each pixel shows: mask (b, pixels) bool, slot (b, pixels) int64 (0 in holes), z (b, pixels) float32.
+    """The slot that each pixel shows: mask (b, pixels) bool, slot (b, pixels) int64 (0 in holes), z
+    (b, pixels) float32.
 
     The nearest wins, at equal depth the lower slot. Directions lie behind all points.
     """
     b, n = points.z.shape
     # Bits of positive floats are ordered as the floats are, infinity last.
-    packed = (points.z.view(torch.int32).to(torch.int64) << 32) | torch.arange(n, device=points.z.device)
+    packed = (points.z.view(torch.int32).to(torch.int64) << 32) | torch.arange(
+        n, device=points.z.device
+    )
     packed = packed.masked_fill_(~points.visible, _HOLE)
     buffer = torch.full((b, pixels), _HOLE, dtype=torch.int64, device=packed.device)
     buffer = buffer.scatter_reduce_(1, points.pixel, packed, "amin")
@@ -120,27 +142,36 @@ def hole_view(camera: Camera) -> MemoryView:
 
 
 def between_nearer(z: Tensor) -> Tensor:
-    """Pixels of z (b, h, w) metres, ``inf`` where nothing is, that lie between two much nearer ones: (b, h, w) bool.
+    """Pixels of z (b, h, w) metres, ``inf`` where nothing is, that lie between two much nearer
+    ones: (b, h, w) bool.
 
-    One pixel a point leaves gaps in what is nearer than it was when it was seen, and through them one would see what lies
-    behind. Much nearer: by 0.3 m and by 20%, at most two pixels away on both sides, along a row, a column or a diagonal.
+    One pixel a point leaves gaps in what is nearer than it was when it was seen, and through them
+    one would see what lies behind. Much nearer: by 0.3 m and by 20%, at most two pixels away on
+    both sides, along a row, a column or a diagonal.
     """
     h, w = z.shape[-2:]
     padded = F.pad(z, (GAP, GAP, GAP, GAP), value=torch.inf)
 
     def beside(dy: int, dx: int) -> Tensor:
-        near, far = (padded[:, GAP + i * dy : GAP + i * dy + h, GAP + i * dx : GAP + i * dx + w] for i in (1, GAP))
+        near, far = (
+            padded[:, GAP + i * dy : GAP + i * dy + h, GAP + i * dx : GAP + i * dx + w]
+            for i in (1, GAP)
+        )
         return torch.minimum(near, far)
 
-    across = [torch.maximum(beside(dy, dx), beside(-dy, -dx)) for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1))]
+    across = [
+        torch.maximum(beside(dy, dx), beside(-dy, -dx))
+        for dy, dx in ((0, 1), (1, 0), (1, 1), (1, -1))
+    ]
     nearer = torch.minimum(torch.minimum(across[0], across[1]), torch.minimum(across[2], across[3]))
     return nearer < torch.minimum(z - 0.3, z * 0.8)
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Which slot each pixel of a camera shows: ``points`` as splatted; mask (b, h * w) bool, slot (b, h * w) int64 (0 in holes)
-    and z (b, h * w) float32 metres as :func:`nearest` gives them, without what shows through the gaps of a nearer surface."""
+    """Which slot each pixel of a camera shows: ``points`` as splatted; mask (b, h * w) bool, slot
+    (b, h * w) int64 (0 in holes) and z (b, h * w) float32 metres as :func:`nearest` gives them,
+    without what shows through the gaps of a nearer surface."""
 
     points: Splat
     mask: Tensor
@@ -152,16 +183,21 @@ def shown_slots(position: Tensor, kind: Tensor, camera: Camera) -> Shown:
     """What a camera shows of slots. position: (b, 3, n) float32. kind: (b, n) uint8."""
     points = splat(position, kind, camera)
     mask, slot, z = nearest(points, camera.height * camera.width)
-    hidden = between_nearer(z.masked_fill(~mask, torch.inf).unflatten(1, (camera.height, camera.width)))
+    hidden = between_nearer(
+        z.masked_fill(~mask, torch.inf).unflatten(1, (camera.height, camera.width))
+    )
     return Shown(points, mask & ~hidden.flatten(1), slot, z)
 
 
-def view_of(position: Tensor, colour: Tensor, kind: Tensor, source: Tensor, camera: Camera) -> MemoryView:
+def view_of(
+    position: Tensor, colour: Tensor, kind: Tensor, source: Tensor, camera: Camera
+) -> MemoryView:
     """What slots show at a camera: one pixel a slot, the nearest wins, holes stay holes.
 
     What shows through the gaps of a nearer surface (:func:`between_nearer`) is a hole, too.
 
-    position: (b, 3, n) float32. colour: (b, 3, n) uint8. kind, source: (b, n) uint8, see :class:`worldsim.memory.points.Points`.
+    position: (b, 3, n) float32. colour: (b, 3, n) uint8. kind, source: (b, n) uint8, see
+    :class:`worldsim.memory.points.Points`.
     """
     return view_of_shown(shown_slots(position, kind, camera), colour, source, camera)
 
@@ -170,7 +206,9 @@ def view_of_shown(shown: Shown, colour: Tensor, source: Tensor, camera: Camera) 
     """:func:`view_of` for slots that are already chosen."""
     b, h, w = len(source), camera.height, camera.width
     mask, slot = shown.mask, shown.slot
-    fraction = torch.stack([shown.points.u.gather(1, slot), shown.points.v.gather(1, slot)], 1).frac_()
+    fraction = torch.stack(
+        [shown.points.u.gather(1, slot), shown.points.v.gather(1, slot)], 1
+    ).frac_()
     offset = (fraction * 16.0).to(torch.uint8)
     rgb = colour.gather(2, slot[:, None].expand(b, 3, h * w))
     return MemoryView(
@@ -183,14 +221,16 @@ def view_of_shown(shown: Shown, colour: Tensor, source: Tensor, camera: Camera) 
 
 
 def on_map(position: Tensor, kind: Tensor, pose: Tensor) -> Tensor:
-    """Which points lie within the map around ``pose``, up to a cell beyond it: (b, n) uint8. position: (b, 3, n)."""
+    """Which points lie within the map around ``pose``, up to a cell beyond it: (b, n) uint8.
+    position: (b, 3, n)."""
     reach = MAP_CELL * (MAP_CELLS / 2 + 1)
     x, y = (position[:, i] - pose[:, i, 3, None].float() for i in range(2))
     return _flags((kind.float() == POINT) & (x.abs() <= reach) & (y.abs() <= reach))
 
 
 def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) -> Tensor:
-    """The map of :meth:`worldsim.protocols.SceneMemory.surroundings` from points. position: (b, 3, n); kind: (b, n)."""
+    """The map of :meth:`worldsim.protocols.SceneMemory.surroundings` from points. position: (b, 3,
+    n); kind: (b, n)."""
     x, y, z = (position[:, i] - pose[:, i, 3, None].float() for i in range(3))
     # Times 12.5, which is exact: CPUs and GPUs divide by a constant in different ways.
     column = torch.floor(x * (1.0 / MAP_CELL) + MAP_CELLS / 2)
@@ -209,7 +249,8 @@ def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) 
 
 
 def frame_points(inverse_depth: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-    """A frame's pixels as slots: position (b, 3, h * w) float32 and kind (b, h * w) uint8. inverse_depth: (b, h, w) codes."""
+    """A frame's pixels as slots: position (b, 3, h * w) float32 and kind (b, h * w) uint8.
+    inverse_depth: (b, h, w) codes."""
     position = unproject(dequantise_depth(inverse_depth), camera).flatten(1, 2).transpose(1, 2)
     return position, torch.where(inverse_depth == 0, DIRECTION, POINT).to(torch.uint8).flatten(1)
 
@@ -217,6 +258,8 @@ def frame_points(inverse_depth: Tensor, camera: Camera) -> tuple[Tensor, Tensor]
 def frame_surroundings(frame: Frame, camera: Camera) -> Tensor:
     """The map of surroundings that one frame alone gives, for worlds without a memory."""
     if frame.inverse_depth is None or frame.pose is None:
-        raise MissingGeometryError("a map of surroundings needs depth and pose, this frame has none")
+        raise MissingGeometryError(
+            "a map of surroundings needs depth and pose, this frame has none"
+        )
     position, kind = frame_points(frame.inverse_depth, camera)
     return map_around(position, kind, frame.pose)

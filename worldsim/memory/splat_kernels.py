@@ -1,8 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, misc"
-"""The Triton kernels of :mod:`worldsim.memory.splat_triton`: a program a block of slots (axis 0) and an environment (axis 1).
+"""The Triton kernels of :mod:`worldsim.memory.splat_triton`: a program a block of slots (axis 0)
+and an environment (axis 1).
 
-Kinds of a slot are 0 unused, 1 point, 2 direction, as in :mod:`worldsim.memory.splat`. Unused slots are masked out of all
-further reads. Vectors of slots share an environment's row, (3, capacity) positions and colours, (capacity,) all else.
+Kinds of a slot are 0 unused, 1 point, 2 direction, as in :mod:`worldsim.memory.splat`. Unused slots
+are masked out of all further reads. Vectors of slots share an environment's row, (3, capacity)
+positions and colours, (capacity,) all else.
 """
 
 import triton
@@ -17,8 +19,18 @@ def _axis(x, y, z, camera, axis: tl.constexpr):
 
 
 @triton.jit
-def _project(position, kind, pose, intrinsics, row, slot, capacity, width: tl.constexpr, height: tl.constexpr,
-             near: tl.constexpr):  # fmt: skip
+def _project(
+    position,
+    kind,
+    pose,
+    intrinsics,
+    row,
+    slot,
+    capacity,
+    width: tl.constexpr,
+    height: tl.constexpr,
+    near: tl.constexpr,
+):
     """As splat: whether a slot is visible, its pixel (0 where it is not) and its depth."""
     used = kind != 0
     place = position + row * 3 * capacity + slot
@@ -42,23 +54,57 @@ def _project(position, kind, pose, intrinsics, row, slot, capacity, width: tl.co
 
 
 @triton.jit
-def nearest(position, kinds, pose, intrinsics, buffer, capacity, pixels, width: tl.constexpr, height: tl.constexpr,
-                    near: tl.constexpr, block: tl.constexpr):  # fmt: skip
+def nearest(
+    position,
+    kinds,
+    pose,
+    intrinsics,
+    buffer,
+    capacity,
+    pixels,
+    width: tl.constexpr,
+    height: tl.constexpr,
+    near: tl.constexpr,
+    block: tl.constexpr,
+):
     row = tl.program_id(1).to(tl.int64)
     slot = tl.program_id(0) * block + tl.arange(0, block)
     kind = tl.load(kinds + row * capacity + slot, mask=slot < capacity, other=0)
     if tl.max(kind.to(tl.int32), 0) > 0:
-        visible, pixel, z = _project(position, kind, pose, intrinsics, row, slot, capacity, width, height, near)
+        visible, pixel, z = _project(
+            position, kind, pose, intrinsics, row, slot, capacity, width, height, near
+        )
         packed = (z.to(tl.int32, bitcast=True).to(tl.int64) << 32) | slot.to(tl.int64)
         tl.atomic_min(buffer + row * pixels + pixel, packed, mask=visible, sem="relaxed")
 
 
 @triton.jit
-def judge(position, kinds, source, seen, confidence, pose, intrinsics, steps, bounds, known, explained, counts,
-                  capacity, pixels, blocks, limit: tl.constexpr, width: tl.constexpr, height: tl.constexpr,
-                  near: tl.constexpr, carve: tl.constexpr, has_known: tl.constexpr,
-                  block: tl.constexpr):  # fmt: skip
-    """As worldsim.memory.operations.judge, in place: marks, drops, which pixels are explained, and unused slots a block."""
+def judge(
+    position,
+    kinds,
+    source,
+    seen,
+    confidence,
+    pose,
+    intrinsics,
+    steps,
+    bounds,
+    known,
+    explained,
+    counts,
+    capacity,
+    pixels,
+    blocks,
+    limit: tl.constexpr,
+    width: tl.constexpr,
+    height: tl.constexpr,
+    near: tl.constexpr,
+    carve: tl.constexpr,
+    has_known: tl.constexpr,
+    block: tl.constexpr,
+):
+    """As worldsim.memory.operations.judge, in place: marks, drops, which pixels are explained, and
+    unused slots a block."""
     row = tl.program_id(1).to(tl.int64)
     slot = tl.program_id(0) * block + tl.arange(0, block)
     inside = slot < capacity
@@ -67,7 +113,9 @@ def judge(position, kinds, source, seen, confidence, pose, intrinsics, steps, bo
     unused = inside & (kind == 0)
     count = tl.sum(unused.to(tl.int32), 0)
     if tl.max(kind.to(tl.int32), 0) > 0:
-        visible, pixel, z = _project(position, kind, pose, intrinsics, row, slot, capacity, width, height, near)
+        visible, pixel, z = _project(
+            position, kind, pose, intrinsics, row, slot, capacity, width, height, near
+        )
         at = bounds + row * 4 * pixels + pixel
         agrees = visible & (z >= tl.load(at, mask=visible, other=0.0))
         agrees = agrees & (z <= tl.load(at + pixels, mask=visible, other=0.0))
@@ -80,7 +128,11 @@ def judge(position, kinds, source, seen, confidence, pose, intrinsics, steps, bo
             speaks = tl.load(known + row * pixels + pixel, mask=visible, other=0) != 0
             agrees = agrees & speaks
             drop = drop & speaks
-        tl.store(explained + row * pixels + pixel, tl.full(pixel.shape, 1, tl.int32), mask=agrees & (coarse == 0))
+        tl.store(
+            explained + row * pixels + pixel,
+            tl.full(pixel.shape, 1, tl.int32),
+            mask=agrees & (coarse == 0),
+        )
         tl.store(kinds + own, tl.zeros(pixel.shape, tl.uint8), mask=drop)
         step = tl.load(steps + row).to(tl.int32)
         tl.store(seen + own, tl.zeros(pixel.shape, tl.int32) + step, mask=agrees)
@@ -133,14 +185,35 @@ def ties(kinds, seen, steps, evict, threshold, older, ties, capacity, blocks, ol
         used = tl.load(kinds + own, mask=slot < capacity, other=0) != 0
         age = _age(seen, steps, own, row, used, oldest)
         at = tl.load(threshold + row)
-        tl.store(older + row * blocks + tl.program_id(0), tl.sum((used & (age > at)).to(tl.int32), 0))
-        tl.store(ties + row * blocks + tl.program_id(0), tl.sum((used & (age == at)).to(tl.int32), 0))
+        tl.store(
+            older + row * blocks + tl.program_id(0), tl.sum((used & (age > at)).to(tl.int32), 0)
+        )
+        tl.store(
+            ties + row * blocks + tl.program_id(0), tl.sum((used & (age == at)).to(tl.int32), 0)
+        )
 
 
 @triton.jit
-def evict(kinds, seen, steps, evict, threshold, above, unused, older, ties, keys, capacity, blocks, oldest, wide,
-                  bits: tl.constexpr, block: tl.constexpr):  # fmt: skip
-    """The keys of the slots that give way: all that are older than the threshold, and the first ones as old as it."""
+def evict(
+    kinds,
+    seen,
+    steps,
+    evict,
+    threshold,
+    above,
+    unused,
+    older,
+    ties,
+    keys,
+    capacity,
+    blocks,
+    oldest,
+    wide,
+    bits: tl.constexpr,
+    block: tl.constexpr,
+):
+    """The keys of the slots that give way: all that are older than the threshold, and the first
+    ones as old as it."""
     row = tl.program_id(1).to(tl.int64)
     wanted = tl.load(evict + row)
     if wanted > 0:
@@ -153,16 +226,40 @@ def evict(kinds, seen, steps, evict, threshold, above, unused, older, ties, keys
         all_older = tl.load(above + row)
         key = ((oldest + 1 - age) << bits) | slot
         old = used & (age > at)
-        place = tl.load(older + row * blocks + tl.program_id(0)) + tl.cumsum(old.to(tl.int32), 0) - 1
+        place = (
+            tl.load(older + row * blocks + tl.program_id(0)) + tl.cumsum(old.to(tl.int32), 0) - 1
+        )
         tl.store(keys + row * wide + first + place, key, mask=old)
         tie = used & (age == at)
         rank = tl.load(ties + row * blocks + tl.program_id(0)) + tl.cumsum(tie.to(tl.int32), 0) - 1
-        tl.store(keys + row * wide + first + all_older + rank, key, mask=tie & (all_older + rank < wanted))
+        tl.store(
+            keys + row * wide + first + all_older + rank,
+            key,
+            mask=tie & (all_older + rank < wanted),
+        )
 
 
 @triton.jit
-def write(fresh, rank, slots, world, rgb, kind, source, steps, out_position, out_colour, out_kind, out_source,
-                  out_seen, out_confidence, capacity, pixels, wide, block: tl.constexpr):  # fmt: skip
+def write(
+    fresh,
+    rank,
+    slots,
+    world,
+    rgb,
+    kind,
+    source,
+    steps,
+    out_position,
+    out_colour,
+    out_kind,
+    out_source,
+    out_seen,
+    out_confidence,
+    capacity,
+    pixels,
+    wide,
+    block: tl.constexpr,
+):
     """New points: pixel by pixel into the slots of their rank."""
     row = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0) * block + tl.arange(0, block)
@@ -174,17 +271,36 @@ def write(fresh, rank, slots, world, rgb, kind, source, steps, out_position, out
     target = row * capacity + slot
     for axis in tl.static_range(3):
         place = row * 3 * capacity + axis * capacity + slot
-        tl.store(out_position + place, tl.load(world + own * 3 + axis, mask=new, other=0.0), mask=new)
-        tl.store(out_colour + place, tl.load(rgb + row * 3 * pixels + axis * pixels + pixel, mask=new, other=0), mask=new)
+        tl.store(
+            out_position + place, tl.load(world + own * 3 + axis, mask=new, other=0.0), mask=new
+        )
+        tl.store(
+            out_colour + place,
+            tl.load(rgb + row * 3 * pixels + axis * pixels + pixel, mask=new, other=0),
+            mask=new,
+        )
     tl.store(out_kind + target, tl.load(kind + own, mask=new, other=0), mask=new)
     tl.store(out_source + target, tl.load(source + own, mask=new, other=0), mask=new)
-    tl.store(out_seen + target, tl.zeros(pixel.shape, tl.int32) + tl.load(steps + row).to(tl.int32), mask=new)
+    tl.store(
+        out_seen + target,
+        tl.zeros(pixel.shape, tl.int32) + tl.load(steps + row).to(tl.int32),
+        mask=new,
+    )
     tl.store(out_confidence + target, tl.full(pixel.shape, 1, tl.uint8), mask=new)
 
 
 @triton.jit
-def map(position, kinds, pose, drawn, capacity, body, cells: tl.constexpr, inverse_cell: tl.constexpr,
-                block: tl.constexpr):  # fmt: skip
+def map(
+    position,
+    kinds,
+    pose,
+    drawn,
+    capacity,
+    body,
+    cells: tl.constexpr,
+    inverse_cell: tl.constexpr,
+    block: tl.constexpr,
+):
     """As map_around: the largest value in each cell of both channels."""
     row = tl.program_id(1).to(tl.int64)
     slot = tl.program_id(0) * block + tl.arange(0, block)
@@ -200,7 +316,9 @@ def map(position, kinds, pose, drawn, capacity, body, cells: tl.constexpr, inver
         z = tl.load(place + 2 * capacity, mask=near, other=0.0) - tl.load(pose + row * 16 + 11)
         cell = tl.where(near, line * cells + column, 0.0).to(tl.int32)
         base = drawn + row * 2 * cells * cells + cell
-        tl.atomic_max(base, tl.full(cell.shape, 255, tl.int32), mask=near & (tl.abs(z) <= body), sem="relaxed")
+        tl.atomic_max(
+            base, tl.full(cell.shape, 255, tl.int32), mask=near & (tl.abs(z) <= body), sem="relaxed"
+        )
         below = tl.minimum(tl.maximum((-z - body) * 100.0, 0.0), 254.0)
         floor = near & (z < -body) & (z > -body - 2.5)
         tl.atomic_max(base + cells * cells, 255 - below.to(tl.int32), mask=floor, sem="relaxed")

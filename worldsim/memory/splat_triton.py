@@ -1,9 +1,11 @@
-"""The point memory's three passes over all slots as Triton kernels: what a camera shows, what a frame says, what is near.
+"""The point memory's three passes over all slots as Triton kernels: what a camera shows, what a
+frame says, what is near.
 
-The torch functions in :mod:`worldsim.memory.splat` and :mod:`worldsim.memory.points` are the reference; these give the same
-bits. Unused slots cost one byte to read, and everything that belongs to a slot is read once. Visibility is an integer
-minimum, as there; fused multiply-adds are off, since they would round differently. Needs Triton, which comes with torch for
-CUDA: see :func:`worldsim.runtime.triton.usable`.
+The torch functions in :mod:`worldsim.memory.splat` and :mod:`worldsim.memory.points` are the
+reference; these give the same bits. Unused slots cost one byte to read, and everything that belongs
+to a slot is read once. Visibility is an integer minimum, as there; fused multiply-adds are off,
+since they would round differently. Needs Triton, which comes with torch for CUDA: see
+:func:`worldsim.runtime.triton.usable`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth, unproject
+from worldsim.camera import (
+    DEPTH_CHANNEL_SCALE,
+    Camera,
+    code_to_channel,
+    dequantise_depth,
+    unproject,
+)
 from worldsim.memory.operations import agreeing, free_depth
 from worldsim.memory.slots import PointMemoryConfig, Points
 from worldsim.memory.splat import (
@@ -37,7 +45,8 @@ from worldsim.state import Frame, MemoryView
 BLOCK = 1024
 """Slots a program."""
 LARGEST_HISTOGRAM = 2**14
-"""Ages up to which the least recently seen slots are found by counting; smaller memories tell more ages apart and sort."""
+"""Ages up to which the least recently seen slots are found by counting; smaller memories tell more
+ages apart and sort."""
 
 
 def _kernels() -> Any:
@@ -53,7 +62,8 @@ def _pose(camera_pose: Tensor) -> Tensor:
 
 
 def nearest_slots(position: Tensor, kind: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`worldsim.memory.splat.nearest` of :func:`~worldsim.memory.splat.splat`, in one pass."""
+    """As :func:`worldsim.memory.splat.nearest` of :func:`~worldsim.memory.splat.splat`, in one
+    pass."""
     return _unpacked(_z_buffer(position, kind, camera))
 
 
@@ -63,9 +73,19 @@ def _z_buffer(position: Tensor, kind: Tensor, camera: Camera) -> Tensor:
     pixels = camera.height * camera.width
     buffer = torch.full((b, pixels), _HOLE, dtype=torch.int64, device=kind.device)
     _kernels().nearest[_grid(capacity, b)](
-        position, kind, _pose(camera.pose), camera.intrinsics.float().contiguous(), buffer, capacity, pixels,
-        camera.width, camera.height, NEAR_PLANE, BLOCK, enable_fp_fusion=False,
-    )  # fmt: skip
+        position,
+        kind,
+        _pose(camera.pose),
+        camera.intrinsics.float().contiguous(),
+        buffer,
+        capacity,
+        pixels,
+        camera.width,
+        camera.height,
+        NEAR_PLANE,
+        BLOCK,
+        enable_fp_fusion=False,
+    )
     return buffer
 
 
@@ -75,41 +95,66 @@ def _unpacked(buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mask, slot, (buffer >> 32).to(torch.int32).view(torch.float32)
 
 
-def _shown_slots(buffer: Tensor, position: Tensor, kind: Tensor, camera: Camera) -> tuple[Shown, Tensor]:
-    """As :func:`worldsim.memory.splat.shown_slots`, with the slots named ``0 .. h * w`` after the pixels that show them.
+def _shown_slots(
+    buffer: Tensor, position: Tensor, kind: Tensor, camera: Camera
+) -> tuple[Shown, Tensor]:
+    """As :func:`worldsim.memory.splat.shown_slots`, with the slots named ``0 .. h * w`` after the
+    pixels that show them.
 
     Second, the real slot of each pixel, (b, h * w) int64.
     """
     mask, slot, z = _unpacked(buffer)
-    hidden = between_nearer(z.masked_fill(~mask, torch.inf).unflatten(1, (camera.height, camera.width)))
-    points: Splat = splat(position.gather(2, slot[:, None].expand(-1, 3, -1)), kind.gather(1, slot), camera)
+    hidden = between_nearer(
+        z.masked_fill(~mask, torch.inf).unflatten(1, (camera.height, camera.width))
+    )
+    points: Splat = splat(
+        position.gather(2, slot[:, None].expand(-1, 3, -1)), kind.gather(1, slot), camera
+    )
     own = torch.arange(slot.shape[1], device=slot.device).expand_as(slot)
     return Shown(points, mask & ~hidden.flatten(1), own, z), slot
 
 
-def _view(buffer: Tensor, position: Tensor, colour: Tensor, kind: Tensor, source: Tensor, camera: Camera) -> MemoryView:
+def _view(
+    buffer: Tensor, position: Tensor, colour: Tensor, kind: Tensor, source: Tensor, camera: Camera
+) -> MemoryView:
     shown, slot = _shown_slots(buffer, position, kind, camera)
-    return view_of_shown(shown, colour.gather(2, slot[:, None].expand(-1, 3, -1)), source.gather(1, slot), camera)
+    return view_of_shown(
+        shown, colour.gather(2, slot[:, None].expand(-1, 3, -1)), source.gather(1, slot), camera
+    )
 
 
 def _bounds(config: PointMemoryConfig, code: Tensor) -> Tensor:
-    """What ``judge`` compares a slot with, a pixel: (b, 4, h * w) lower and upper depth, scale of source, free depth."""
+    """What ``judge`` compares a slot with, a pixel: (b, 4, h * w) lower and upper depth, scale of
+    source, free depth."""
     depth = dequantise_depth(code)
     scale = DEPTH_CHANNEL_SCALE + config.replace_ratio * depth
-    return torch.stack([*agreeing(config, depth), scale, free_depth(config, code)], 1).flatten(2).contiguous()
+    return (
+        torch.stack([*agreeing(config, depth), scale, free_depth(config, code)], 1)
+        .flatten(2)
+        .contiguous()
+    )
 
 
-def _points(code: Tensor, camera: Camera, explained: Tensor, known: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Which pixels become points, (b, h * w) uint8, and of every pixel the point's place (b, h, w, 3), kind and source."""
+def _points(
+    code: Tensor, camera: Camera, explained: Tensor, known: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Which pixels become points, (b, h * w) uint8, and of every pixel the point's place (b, h, w,
+    3), kind and source."""
     fresh = explained == 0 if known is None else (explained == 0) & known.flatten(1)
     place = unproject(dequantise_depth(code), camera).contiguous()
     kind = torch.where(code == 0, DIRECTION, POINT).to(torch.uint8).contiguous()
-    return fresh.to(torch.uint8), place, kind, (code_to_channel(code) * 255.0).round().to(torch.uint8).contiguous()
+    return (
+        fresh.to(torch.uint8),
+        place,
+        kind,
+        (code_to_channel(code) * 255.0).round().to(torch.uint8).contiguous(),
+    )
 
 
 @dataclass(frozen=True)
 class Between:
-    """What lies between the kernels: functions of tensors, so that an engine can compile each whole."""
+    """What lies between the kernels: functions of tensors, so that an engine can compile each
+    whole."""
 
     view: Callable[..., MemoryView] = _view
     bounds: Callable[..., Tensor] = _bounds
@@ -129,14 +174,32 @@ def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float) -> Ten
     """As :func:`worldsim.memory.splat.map_around`."""
     b, capacity = kind.shape
     drawn = torch.zeros(b, 2, MAP_CELLS, MAP_CELLS, dtype=torch.int32, device=kind.device)
-    _kernels().map[_grid(capacity, b)](position, kind, _pose(pose), drawn, capacity, body, MAP_CELLS, 12.5, BLOCK,
-                                    enable_fp_fusion=False)  # fmt: skip
+    _kernels().map[_grid(capacity, b)](
+        position,
+        kind,
+        _pose(pose),
+        drawn,
+        capacity,
+        body,
+        MAP_CELLS,
+        12.5,
+        BLOCK,
+        enable_fp_fusion=False,
+    )
     return drawn.to(torch.uint8)
 
 
-def integrate_(config: PointMemoryConfig, memory: Points, frame: Frame, camera: Camera, step: Tensor,
-               known: Tensor | None = None, between: Between = PLAIN) -> Points:  # fmt: skip
-    """As :meth:`worldsim.memory.points.PointMemory.integrate`, in place: ``memory`` is changed and returned."""
+def integrate_(
+    config: PointMemoryConfig,
+    memory: Points,
+    frame: Frame,
+    camera: Camera,
+    step: Tensor,
+    known: Tensor | None = None,
+    between: Between = PLAIN,
+) -> Points:
+    """As :meth:`worldsim.memory.points.PointMemory.integrate`, in place: ``memory`` is changed and
+    returned."""
     assert frame.inverse_depth is not None
     code = frame.inverse_depth
     b, capacity = memory.kind.shape
@@ -147,23 +210,59 @@ def integrate_(config: PointMemoryConfig, memory: Points, frame: Frame, camera: 
     counts = torch.empty(b, blocks, dtype=torch.int32, device=device)
     speaks = explained if known is None else known.flatten(1).to(torch.uint8).contiguous()
     _kernels().judge[_grid(capacity, b)](
-        memory.position, memory.kind, memory.source, memory.seen, memory.confidence, _pose(camera.pose),
-        camera.intrinsics.float().contiguous(), step, between.bounds(config, code), speaks, explained, counts, capacity, pixels,
-        blocks, 255.0 * DEPTH_CHANNEL_SCALE, camera.width, camera.height, NEAR_PLANE, config.carve, known is not None, BLOCK,
+        memory.position,
+        memory.kind,
+        memory.source,
+        memory.seen,
+        memory.confidence,
+        _pose(camera.pose),
+        camera.intrinsics.float().contiguous(),
+        step,
+        between.bounds(config, code),
+        speaks,
+        explained,
+        counts,
+        capacity,
+        pixels,
+        blocks,
+        255.0 * DEPTH_CHANNEL_SCALE,
+        camera.width,
+        camera.height,
+        NEAR_PLANE,
+        config.carve,
+        known is not None,
+        BLOCK,
         enable_fp_fusion=False,
-    )  # fmt: skip
+    )
     fresh, place, kind, source = between.points(code, camera, explained, known)
     total = fresh.cumsum(1, dtype=torch.int32)
     slots = _slots(memory, counts, total[:, -1].clamp(max=capacity), step, min(pixels, capacity))
     _kernels().write[_grid(pixels, b)](
-        fresh, total - 1, slots, place, frame.rgb.contiguous(), kind, source, step, memory.position, memory.colour, memory.kind,
-        memory.source, memory.seen, memory.confidence, capacity, pixels, slots.shape[1], BLOCK,
-    )  # fmt: skip
+        fresh,
+        total - 1,
+        slots,
+        place,
+        frame.rgb.contiguous(),
+        kind,
+        source,
+        step,
+        memory.position,
+        memory.colour,
+        memory.kind,
+        memory.source,
+        memory.seen,
+        memory.confidence,
+        capacity,
+        pixels,
+        slots.shape[1],
+        BLOCK,
+    )
     return memory
 
 
 def _slots(memory: Points, counts: Tensor, need: Tensor, step: Tensor, wide: int) -> Tensor:
-    """The slots to write next, (b, wide) int32, of which the first ``need`` (b,) int32 count: see PointMemory._slots.
+    """The slots to write next, (b, wide) int32, of which the first ``need`` (b,) int32 count: see
+    PointMemory._slots.
 
     counts: (b, blocks) int32 unused slots a block.
     """
@@ -190,9 +289,38 @@ def _slots(memory: Points, counts: Tensor, need: Tensor, step: Tensor, wide: int
     threshold = (oldest - behind).to(torch.int32)
     above = torch.where(behind > 0, from_oldest.gather(1, (behind - 1).clamp(0)[:, None])[:, 0], 0)
     older, ties = (torch.zeros(b, blocks, dtype=torch.int32, device=device) for _ in range(2))
-    _kernels().ties[grid](memory.kind, memory.seen, step, evict, threshold, older, ties, capacity, blocks, oldest, BLOCK)
+    _kernels().ties[grid](
+        memory.kind,
+        memory.seen,
+        step,
+        evict,
+        threshold,
+        older,
+        ties,
+        capacity,
+        blocks,
+        oldest,
+        BLOCK,
+    )
     older, ties = (x.cumsum(1, dtype=torch.int32) - x for x in (older, ties))
-    _kernels().evict[grid](memory.kind, memory.seen, step, evict, threshold, above, unused_total, older, ties, keys, capacity,
-                          blocks, oldest, wide, bits, BLOCK)  # fmt: skip
-    # Unused slots come first and in order already; what gives way goes by age, so that a row's slots do not depend on blocks.
+    _kernels().evict[grid](
+        memory.kind,
+        memory.seen,
+        step,
+        evict,
+        threshold,
+        above,
+        unused_total,
+        older,
+        ties,
+        keys,
+        capacity,
+        blocks,
+        oldest,
+        wide,
+        bits,
+        BLOCK,
+    )
+    # Unused slots come first and in order already; what gives way goes by age, so that a row's
+    # slots do not depend on blocks.
     return keys.sort(1).values & (2**bits - 1)

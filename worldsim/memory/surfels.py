@@ -1,8 +1,10 @@
-"""The user's view of points: each drawn as large as the patch of surface that it stands for, at any size of picture.
+"""The user's view of points: each drawn as large as the patch of surface that it stands for, at any
+size of picture.
 
-A point that a frame of focal length f caught at depth d covers d / f metres. Drawn at that size, points that were neighbouring
-pixels stay neighbours when a picture is larger than the frames were. Nothing is interpolated: every colour shown is a stored one,
-and what no patch covers stays a hole. The dynamics' own views are those of :mod:`worldsim.memory.splat`.
+A point that a frame of focal length f caught at depth d covers d / f metres. Drawn at that size,
+points that were neighbouring pixels stay neighbours when a picture is larger than the frames were.
+Nothing is interpolated: every colour shown is a stored one, and what no patch covers stays a hole.
+The dynamics' own views are those of :mod:`worldsim.memory.splat`.
 """
 
 from __future__ import annotations
@@ -19,15 +21,19 @@ from worldsim.memory.slots import Points
 from worldsim.memory.splat import DIRECTION, EMPTY, NEAR_PLANE, to_camera_axes
 
 MARGIN = 1.25
-"""Patches are drawn this much larger: points of several frames lie on no common grid. Where they overlap, they meet half-way."""
+"""Patches are drawn this much larger: points of several frames lie on no common grid. Where they
+overlap, they meet half-way."""
 GROWTH = 2.0
-"""Seen from nearer than it was captured, a slanted surface's points part faster than they grow; patches follow, up to this."""
+"""Seen from nearer than it was captured, a slanted surface's points part faster than they grow;
+patches follow, up to this."""
 STEEPEST = 8.0
-"""Neighbours whose depths differ by more than so many times their distance in the picture are of different surfaces."""
+"""Neighbours whose depths differ by more than so many times their distance in the picture are of
+different surfaces."""
 WINDOW = 3
 """A normal is that of the plane through this many neighbours to each side."""
 NOISE = 0.05
-"""Share of the depth by which points of one surface may lie off it: what is much further off does not tell its normal."""
+"""Share of the depth by which points of one surface may lie off it: what is much further off does
+not tell its normal."""
 CHUNK = 2**20
 """Pixels that are considered at once, which bounds the memory that drawing takes."""
 _SKY = 1e30
@@ -37,8 +43,9 @@ _SKY = 1e30
 class SurfelView:
     """What points show at a camera. Holes have mask False and zeros elsewhere, but infinite depth.
 
-    rgb: (3, h, w) uint8. depth: (h, w) float32 metres along the optical axis, ``inf`` at sky. mask: (h, w) bool.
-    normals: (3, h, w) float32, world axes, of unit length and towards the camera; zeros at sky and where no neighbour tells.
+    rgb: (3, h, w) uint8. depth: (h, w) float32 metres along the optical axis, ``inf`` at sky. mask:
+    (h, w) bool. normals: (3, h, w) float32, world axes, of unit length and towards the camera;
+    zeros at sky and where no neighbour tells.
     """
 
     rgb: Tensor
@@ -48,19 +55,23 @@ class SurfelView:
 
 
 def patch_metres(points: Points, focal: float) -> Tensor:
-    """The side of the patch that each point stands for, (b, c) float32 metres. focal: of the frames it was seen in, pixels."""
-    # source / 255 = s / (s + d), solved for d; what is stored as 0 is further than any frame's depth.
+    """The side of the patch that each point stands for, (b, c) float32 metres. focal: of the frames
+    it was seen in, pixels."""
+    # source / 255 = s / (s + d), solved for d; what is stored as 0 is further than any frame's
+    # depth.
     source = points.source.float().clamp(min=1.0)
     return DEPTH_CHANNEL_SCALE * (255.0 / source - 1.0) / focal
 
 
 def draw(points: Points, camera: Camera, focal: tuple[float, float]) -> SurfelView:
-    """What one memory's points show at ``camera``, both batches of one. focal: ``fx fy`` of the frames that were integrated."""
+    """What one memory's points show at ``camera``, both batches of one. focal: ``fx fy`` of the
+    frames that were integrated."""
     height, width = camera.height, camera.width
     x, y, z = (row[0] for row in to_camera_axes(points.position, points.kind, camera.pose))
     fx, fy, cx, cy = camera.intrinsics[0].float()
     direction = points.kind[0] == DIRECTION
-    # A direction was kept with unit depth in the axes of the camera that saw it: it has that camera's pixels, a metre away.
+    # A direction was kept with unit depth in the axes of the camera that saw it: it has that
+    # camera's pixels, a metre away.
     patch = torch.where(direction, 1.0 / focal[0], patch_metres(points, focal[0])[0])
     shown = (points.kind[0] != EMPTY) & (z > NEAR_PLANE)
     safe = torch.where(shown, z, 1.0)
@@ -75,17 +86,25 @@ def draw(points: Points, camera: Camera, focal: tuple[float, float]) -> SurfelVi
         nearest.scatter_reduce_(0, pixel, depth[slot], "amin")
     chosen = torch.full((pixels,), 2**63 - 1, dtype=torch.int64, device=z.device)
     for slot, pixel in covered(centre, half, shown, height, width):
-        # Of the patches of the foremost surface, the one whose middle is nearest: overlaps then meet half-way.
+        # Of the patches of the foremost surface, the one whose middle is nearest: overlaps then
+        # meet half-way.
         distance = squared_offset(pixel, slot, centre, width)
         front = depth[slot] <= nearest[pixel] + torch.where(direction, 0.0, patch)[slot]
-        chosen.scatter_reduce_(0, pixel, torch.where(front, distance << 32 | slot, 2**63 - 1), "amin")
+        chosen.scatter_reduce_(
+            0, pixel, torch.where(front, distance << 32 | slot, 2**63 - 1), "amin"
+        )
     mask = torch.isfinite(nearest).view(height, width)
     slot = torch.where(mask.flatten(), chosen & 0xFFFFFFFF, 0).view(height, width)
 
     solid = mask & ~direction[slot]
     place = torch.stack([x, y, z])[:, slot]
-    # As far apart as the points of a surface are: nearer neighbours would be one and the same point.
-    pitch = int(half[:, slot[solid]].mean().div(0.5 * MARGIN).round().clamp(min=1)) if bool(solid.any()) else 1
+    # As far apart as the points of a surface are: nearer neighbours would be one and the same
+    # point.
+    pitch = (
+        int(half[:, slot[solid]].mean().div(0.5 * MARGIN).round().clamp(min=1))
+        if bool(solid.any())
+        else 1
+    )
     normals = _towards(normals_of(place, solid, pitch), camera)
     flat = _on_plane(place, normals, camera, 2.0 * patch[slot])
     return SurfelView(
@@ -96,10 +115,14 @@ def draw(points: Points, camera: Camera, focal: tuple[float, float]) -> SurfelVi
     )
 
 
-def covered(centre: Tensor, half: Tensor, shown: Tensor, height: int, width: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Which pixels' middles lie in which rectangles: rectangle and pixel (row * width + column), each (k,) int64, in chunks.
+def covered(
+    centre: Tensor, half: Tensor, shown: Tensor, height: int, width: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Which pixels' middles lie in which rectangles: rectangle and pixel (row * width + column),
+    each (k,) int64, in chunks.
 
-    centre, half: (2, n) float, middle and half the sides along u and v, in pixels. shown: (n,) bool, rectangles that count.
+    centre, half: (2, n) float, middle and half the sides along u and v, in pixels. shown: (n,)
+    bool, rectangles that count.
     """
     size = torch.tensor([[width], [height]], device=centre.device)
     low = torch.minimum(torch.ceil(centre - half - 0.5).clamp(min=0), size).to(torch.int64)
@@ -110,38 +133,52 @@ def covered(centre: Tensor, half: Tensor, shown: Tensor, height: int, width: int
     if not len(rectangles):
         return
     chunk = area[rectangles].cumsum(0) // CHUNK
-    for part in torch.split(rectangles, torch.unique_consecutive(chunk, return_counts=True)[1].tolist()):
+    for part in torch.split(
+        rectangles, torch.unique_consecutive(chunk, return_counts=True)[1].tolist()
+    ):
         count = area[part]
         which = torch.repeat_interleave(part, count)
-        place = torch.arange(len(which), device=part.device) - torch.repeat_interleave(count.cumsum(0) - count, count)
+        place = torch.arange(len(which), device=part.device) - torch.repeat_interleave(
+            count.cumsum(0) - count, count
+        )
         row, column = place // spans[0, which], place % spans[0, which]
         yield which, (low[1, which] + row) * width + low[0, which] + column
 
 
 def squared_offset(pixel: Tensor, slot: Tensor, centre: Tensor, width: int) -> Tensor:
-    """How far pixels' middles are from the middles of rectangles, squared: (k,) int64, the bits of a float, ordered as it is."""
+    """How far pixels' middles are from the middles of rectangles, squared: (k,) int64, the bits of
+    a float, ordered as it is."""
     u, v = pixel % width + 0.5 - centre[0, slot], pixel // width + 0.5 - centre[1, slot]
     return (u.square() + v.square()).view(torch.int32).to(torch.int64)
 
 
 def normals_of(place: Tensor, known: Tensor, pitch: int) -> Tensor:
-    """Normals in camera axes from what is near in the picture, (3, h, w) float32, towards the camera; zeros if that is too little.
+    """Normals in camera axes from what is near in the picture, (3, h, w) float32, towards the
+    camera; zeros if that is too little.
 
-    place: (3, h, w) what each pixel shows, camera axes, metres. known: (h, w) bool. pitch: pixels between neighbouring points.
+    place: (3, h, w) what each pixel shows, camera axes, metres. known: (h, w) bool. pitch: pixels
+    between neighbouring points.
     """
     height, width = known.shape
-    rows, columns = (torch.arange(pitch // 2, max(n, pitch // 2 + 1), pitch, device=known.device) for n in (height, width))
+    rows, columns = (
+        torch.arange(pitch // 2, max(n, pitch // 2 + 1), pitch, device=known.device)
+        for n in (height, width)
+    )
     rows, columns = rows.clamp(max=height - 1), columns.clamp(max=width - 1)
     planes = _planes(place[:, rows][:, :, columns], known[rows][:, columns])
-    # Every pixel takes, of the nine planes fitted around it, the one that its own point lies on best.
+    # Every pixel takes, of the nine planes fitted around it, the one that its own point lies on
+    # best.
     row = (torch.arange(height, device=known.device) // pitch).clamp(max=len(rows) - 1)[:, None]
     column = (torch.arange(width, device=known.device) // pitch).clamp(max=len(columns) - 1)
     best = torch.full_like(place[0], torch.inf)
     found = torch.zeros_like(place)
     for down in (0, -1, 1):
         for right in (0, -1, 1):
-            plane = planes[:, (row + down).clamp(0, len(rows) - 1), (column + right).clamp(0, len(columns) - 1)]
-            # The plane is p . X = 1; a small charge for those next door, so that equals stay at home.
+            plane = planes[
+                :, (row + down).clamp(0, len(rows) - 1), (column + right).clamp(0, len(columns) - 1)
+            ]
+            # The plane is p . X = 1; a small charge for those next door, so that equals stay at
+            # home.
             off = ((plane * place).sum(0) - 1.0).abs() + 0.1 * NOISE * (down != 0 or right != 0)
             closer = (plane != 0).any(0) & (off < best)
             best, found = torch.where(closer, off, best), torch.where(closer, plane, found)
@@ -151,10 +188,11 @@ def normals_of(place: Tensor, known: Tensor, pitch: int) -> Tensor:
 
 
 def _planes(place: Tensor, known: Tensor) -> Tensor:
-    """The plane p . X = 1 through each place (3, h, w) and those around it, (3, h, w); zeros where they span none.
+    """The plane p . X = 1 through each place (3, h, w) and those around it, (3, h, w); zeros where
+    they span none.
 
-    In a picture, a plane's inverse depth is linear: 1 / z = p . (x / z, y / z, 1). Least squares, three times over, with weights
-    that fall with the distance from the plane before.
+    In a picture, a plane's inverse depth is linear: 1 / z = p . (x / z, y / z, 1). Least squares,
+    three times over, with weights that fall with the distance from the plane before.
     """
     side = 2 * WINDOW + 1
     inverse = torch.where(known, 1.0 / place[2].clamp(min=NEAR_PLANE), 0.0)
@@ -173,7 +211,8 @@ def _planes(place: Tensor, known: Tensor) -> Tensor:
     def trusted(off: Tensor, scale: float) -> Tensor:
         return base / (1.0 + (off / (scale * inverse).clamp(min=1e-12)).square()).square()
 
-    # To begin with, what is about as far away: so an edge's two sides do not start from a plane across it.
+    # To begin with, what is about as far away: so an edge's two sides do not start from a plane
+    # across it.
     weight = trusted(others - inverse, 3.0 * NOISE)
     plane = torch.zeros_like(place)
     for _ in range(3):
@@ -196,12 +235,14 @@ def _slope(normals: Tensor, camera: Camera) -> Tensor:
 
 
 def _towards(normals: Tensor, camera: Camera) -> Tensor:
-    """Turned towards the camera at every pixel: at a grazing angle, a patch may face it at its middle alone."""
+    """Turned towards the camera at every pixel: at a grazing angle, a patch may face it at its
+    middle alone."""
     return torch.where(_slope(normals, camera) > 0, -normals, normals)
 
 
 def _on_plane(place: Tensor, normals: Tensor, camera: Camera, limit: Tensor) -> Tensor:
-    """The depth of each pixel on the plane through its point, (h, w) metres; the point's own where that is further off."""
+    """The depth of each pixel on the plane through its point, (h, w) metres; the point's own where
+    that is further off."""
     slope = _slope(normals, camera)
     depth = (normals * place).sum(0) / torch.where(slope.abs() > 1e-6, slope, torch.inf)
     near = ((depth - place[2]).abs() <= limit) & (depth > NEAR_PLANE)

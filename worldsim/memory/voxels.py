@@ -1,9 +1,11 @@
-"""A dense voxel field: density and colour at the nodes of a grid, interpolated, and rendered along rays.
+"""A dense voxel field: density and colour at the nodes of a grid, interpolated, and rendered along
+rays.
 
-Densities are kept before their activation (softplus) and activated after interpolation, so that a surface may be sharper than a
-voxel (Sun, Sun and Chen, "Direct Voxel Grid Optimization", 2022). Rays have z = 1 in the camera's axes: the length along them
-is depth. Everything here works on one environment and is written without reductions over neighbours: rows of a batch are
-handled one by one, so that none depends on another.
+Densities are kept before their activation (softplus) and activated after interpolation, so that a
+surface may be sharper than a voxel (Sun, Sun and Chen, "Direct Voxel Grid Optimization", 2022).
+Rays have z = 1 in the camera's axes: the length along them is depth. Everything here works on one
+environment and is written without reductions over neighbours: rows of a batch are handled one by
+one, so that none depends on another.
 """
 
 from __future__ import annotations
@@ -20,28 +22,32 @@ from worldsim.camera import Camera, pixel_rays
 from worldsim.memory.splat import NEAR_PLANE, POINT
 
 EMPTY_DENSITY, SOLID_DENSITY = -6.0, 3.0
-"""What voxels without and with points start from: softplus of them, per voxel passed, is a haze of 0.2% and 95%."""
+"""What voxels without and with points start from: softplus of them, per voxel passed, is a haze of
+0.2% and 95%."""
 VISIBLE_DENSITY = -4.0
 """Voxels below this (1.8% per voxel passed) are skipped when a view is rendered."""
 SKY_ROWS, SKY_COLUMNS = 64, 128
-"""Cells of the sky's map by elevation and azimuth: 2.8 degrees, about the pixel of a 32-pixel picture."""
+"""Cells of the sky's map by elevation and azimuth: 2.8 degrees, about the pixel of a 32-pixel
+picture."""
 AROUND_MEDIAN = 6
 """Samples to each side of the median that make up the expected depth."""
 EXACT = 2.0**40
 """What the largest gradient of a fit is counted as where gradients are summed in whole numbers."""
 RAYS_AT_ONCE = 16384
-"""Rays rendered in one go: bounds the memory that a large view takes (16,384 x 240 samples, about 50 MB)."""
+"""Rays rendered in one go: bounds the memory that a large view takes (16,384 x 240 samples, about
+50 MB)."""
 
 
 @dataclass(frozen=True)
 class Voxels:
     """A batch of voxel fields. Axes x y z are the world's (z up).
 
-    density: (b, nx, ny, nz) float16, before softplus; softplus of it is the optical thickness per voxel passed.
-    colour: (b, 3, nx, ny, nz) uint8 rgb.
-    source: (b, nx, ny, nz) uint8, 255 * depth channel of the nearest sight of what is there; 0 where nothing was seen.
-    sky: (b, 4, 64, 128) uint8 rgb, and 255 where the sky was seen; rows from down to up, columns by azimuth from -x over -y.
-    low: (b, 3) float32 metres, the place of node (0, 0, 0). size: (b, 3) float32 metres from one node to the next.
+    density: (b, nx, ny, nz) float16, before softplus; softplus of it is the optical thickness per
+    voxel passed. colour: (b, 3, nx, ny, nz) uint8 rgb.
+    source: (b, nx, ny, nz) uint8, 255 * depth channel of the nearest sight of what is there; 0
+    where nothing was seen. sky: (b, 4, 64, 128) uint8 rgb, and 255 where the sky was seen; rows
+    from down to up, columns by azimuth from -x over -y. low: (b, 3) float32 metres, the place of
+    node (0, 0, 0). size: (b, 3) float32 metres from one node to the next.
     """
 
     density: Tensor
@@ -57,7 +63,8 @@ class Voxels:
 
 @dataclass(frozen=True)
 class Grid:
-    """The field of one environment while it is fitted or rendered: float32 values, (4, nx, ny, nz): raw density, rgb in [0, 1]."""
+    """The field of one environment while it is fitted or rendered: float32 values, (4, nx, ny, nz):
+    raw density, rgb in [0, 1]."""
 
     values: Tensor
     low: Tensor
@@ -83,26 +90,35 @@ def empty_voxels(batch: int, shape: tuple[int, int, int], device: object = "cpu"
 
 
 def sample(grid: Grid, place: Tensor, channels: slice = slice(None)) -> Tensor:
-    """Trilinear interpolation at world places (..., 3) metres: (c, ...). Outside of the grid: the values at its border."""
+    """Trilinear interpolation at world places (..., 3) metres: (c, ...). Outside of the grid: the
+    values at its border."""
     values = grid.values[channels]
     shape = torch.tensor(values.shape[1:], device=place.device, dtype=torch.float32)
     unit = (place - grid.low) / grid.size * (2.0 / (shape - 1.0)) - 1.0
     # grid_sample names coordinates from the last axis to the first.
     coordinates = unit.flip(-1).reshape(-1, 3)
-    found = interpolate_exactly(values, coordinates) if values.is_cuda else _interpolate(values, coordinates)
+    found = (
+        interpolate_exactly(values, coordinates)
+        if values.is_cuda
+        else _interpolate(values, coordinates)
+    )
     return found.reshape(len(values), *place.shape[:-1])
 
 
 def _interpolate(values: Tensor, coordinates: Tensor) -> Tensor:
     """(c, nx, ny, nz) at (n, 3) places, z y x in [-1, 1]: (c, n)."""
     at = coordinates[None, :, None, None]
-    return F.grid_sample(values[None], at, mode="bilinear", padding_mode="border", align_corners=True)[0, :, :, 0, 0]
+    return F.grid_sample(
+        values[None], at, mode="bilinear", padding_mode="border", align_corners=True
+    )[0, :, :, 0, 0]
 
 
 class _ExactGradient(torch.autograd.Function):
-    """Interpolation whose gradient is the same on every run: summed in whole numbers, which no order of adding changes.
+    """Interpolation whose gradient is the same on every run: summed in whole numbers, which no
+    order of adding changes.
 
-    On a GPU, ``grid_sample`` adds floats in whatever order they come. There is no gradient for the places.
+    On a GPU, ``grid_sample`` adds floats in whatever order they come. There is no gradient for the
+    places.
     """
 
     @staticmethod
@@ -120,23 +136,29 @@ class _ExactGradient(torch.autograd.Function):
         corner = torch.minimum(unit.floor(), (limit - 1.0).clamp(min=0.0))
         share = unit - corner
         scale = EXACT / gradient.abs().amax().clamp(min=1e-20)
-        total = torch.zeros(channels, sizes[0] * sizes[1] * sizes[2], dtype=torch.int64, device=gradient.device)
+        total = torch.zeros(
+            channels, sizes[0] * sizes[1] * sizes[2], dtype=torch.int64, device=gradient.device
+        )
         for step in itertools.product((0, 1), repeat=3):
             side = torch.tensor(step, device=gradient.device)
             weight = (share * side + (1.0 - share) * (1 - side)).prod(1)
             x, y, z = torch.minimum(corner + side, limit).long().unbind(1)
-            total.index_add_(1, (x * sizes[1] + y) * sizes[2] + z, (gradient * weight * scale).round().long())
+            total.index_add_(
+                1, (x * sizes[1] + y) * sizes[2] + z, (gradient * weight * scale).round().long()
+            )
         return (total.to(torch.float32) / scale).view(ctx.shape), None
 
 
 def interpolate_exactly(values: Tensor, coordinates: Tensor) -> Tensor:
-    """Trilinear interpolation with a reproducible gradient. values: (c, nx, ny, nz). coordinates: (n, 3), z y x in [-1, 1]."""
+    """Trilinear interpolation with a reproducible gradient. values: (c, nx, ny, nz). coordinates:
+    (n, 3), z y x in [-1, 1]."""
     found: Tensor = _ExactGradient.apply(values, coordinates)  # type: ignore[no-untyped-call]
     return found
 
 
 def world_rays(camera: Camera) -> tuple[Tensor, Tensor]:
-    """Origins (b, 3) and directions (b, h * w, 3) of all pixels in world axes; a step of 1 along them is 1 m of depth."""
+    """Origins (b, 3) and directions (b, h * w, 3) of all pixels in world axes; a step of 1 along
+    them is 1 m of depth."""
     local = pixel_rays(camera.intrinsics, camera.height, camera.width).flatten(2)
     rotation = camera.pose[:, :3, :3].float()
     x, y, z = local.unbind(1)
@@ -146,7 +168,8 @@ def world_rays(camera: Camera) -> tuple[Tensor, Tensor]:
 
 
 def span(grid: Grid, origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
-    """Depths (n,) at which rays enter and leave the grid; leave <= enter for those that miss it. origin, ray: (n, 3)."""
+    """Depths (n,) at which rays enter and leave the grid; leave <= enter for those that miss it.
+    origin, ray: (n, 3)."""
     safe = torch.where(ray.abs() < 1e-9, 1e-9, ray)
     first, second = (grid.low - origin) / safe, (grid.high - origin) / safe
     enter = torch.minimum(first, second).amax(-1).clamp(min=NEAR_PLANE)
@@ -154,36 +177,45 @@ def span(grid: Grid, origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def thickness(grid: Grid, raw: Tensor, ray: Tensor, step: Tensor) -> Tensor:
-    """Optical thickness of stretches of rays. raw: densities (n, s). ray: (n, 3). step: (n, s) metres of depth."""
-    # Counted in voxels, each axis by its own edge, so that densities mean the same whatever the grid's proportions.
+    """Optical thickness of stretches of rays. raw: densities (n, s). ray: (n, 3). step: (n, s)
+    metres of depth."""
+    # Counted in voxels, each axis by its own edge, so that densities mean the same whatever the
+    # grid's proportions.
     voxels = (ray / grid.size).norm(dim=-1, keepdim=True) * step
     return F.softplus(raw) * voxels
 
 
 def weights(thick: Tensor) -> Tensor:
-    """What each stretch (n, s) contributes to its ray: its opacity times what all before it let through."""
+    """What each stretch (n, s) contributes to its ray: its opacity times what all before it let
+    through."""
     before = F.pad(thick.cumsum(1)[:, :-1], (1, 0))
     return torch.exp(-before) - torch.exp(-before - thick)
 
 
 def render_rays(grid: Grid, origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Opacity (n,), colour (n, 3) in [0, 1] times opacity, and expected depth (n,) metres of rays. origin, ray: (n, 3).
+    """Opacity (n,), colour (n, 3) in [0, 1] times opacity, and expected depth (n,) metres of rays.
+    origin, ray: (n, 3).
 
     Samples are about a voxel apart; stretches without visible density are skipped.
     """
     skippable = _skippable(grid)
     chunks = zip(origin.split(RAYS_AT_ONCE), ray.split(RAYS_AT_ONCE), strict=True)
-    opacity, colour, depth = zip(*(_render_chunk(grid, skippable, *chunk) for chunk in chunks), strict=True)
+    opacity, colour, depth = zip(
+        *(_render_chunk(grid, skippable, *chunk) for chunk in chunks), strict=True
+    )
     return torch.cat(opacity), torch.cat(colour), torch.cat(depth)
 
 
 def _skippable(grid: Grid) -> Tensor:
-    """(nx, ny, nz) bool: where neither a node nor its neighbours, which interpolation would mix in, are visible."""
+    """(nx, ny, nz) bool: where neither a node nor its neighbours, which interpolation would mix in,
+    are visible."""
     visible = (grid.values[:1] > VISIBLE_DENSITY).to(torch.float32)
     return F.max_pool3d(visible[None], 3, stride=1, padding=1)[0, 0] == 0
 
 
-def _render_chunk(grid: Grid, skippable: Tensor, origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _render_chunk(
+    grid: Grid, skippable: Tensor, origin: Tensor, ray: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     n, count = len(ray), sum(grid.values.shape[1:])
     enter, leave = span(grid, origin, ray)
     step = ((leave - enter) / count).clamp(min=0.0)[:, None].expand(n, count)
@@ -200,16 +232,20 @@ def _render_chunk(grid: Grid, skippable: Tensor, origin: Tensor, ray: Tensor) ->
     colour = torch.zeros(n, count, 3, device=ray.device)
     colour[seen] = sample(grid, place[seen], slice(1, 4)).T
     shade = (weight[..., None] * colour.clamp(0.0, 1.0)).sum(1)
-    # Expected depth around the median: at an edge, the mean of all would lie between the two surfaces, where nothing is.
-    median = depth.gather(1, (weight.cumsum(1) < 0.5 * opacity[:, None]).sum(1, keepdim=True).clamp(max=count - 1))
+    # Expected depth around the median: at an edge, the mean of all would lie between the two
+    # surfaces, where nothing is.
+    median = depth.gather(
+        1, (weight.cumsum(1) < 0.5 * opacity[:, None]).sum(1, keepdim=True).clamp(max=count - 1)
+    )
     near = weight * ((depth - median).abs() <= AROUND_MEDIAN * step)
     return opacity, shade, (near * depth).sum(1) / near.sum(1).clamp(min=1e-6)
 
 
 @dataclass(frozen=True)
 class RowView:
-    """What a field shows along ``n`` rays. solid: (n,) bool, a surface that was seen. colour: (n, 3) float in [0, 1] and depth:
-    (n,) metres and source: (n,) uint8 of it. sky: (n,) bool, nothing in the way and sky seen there; sky_colour: (n, 3)."""
+    """What a field shows along ``n`` rays. solid: (n,) bool, a surface that was seen. colour: (n,
+    3) float in [0, 1] and depth: (n,) metres and source: (n,) uint8 of it. sky: (n,) bool, nothing
+    in the way and sky seen there; sky_colour: (n, 3)."""
 
     solid: Tensor
     colour: Tensor
@@ -226,7 +262,8 @@ def render_row(voxels: Voxels, row: int, origin: Tensor, ray: Tensor) -> RowView
     source = _at_nearest(voxels.source[row], grid, origin + depth[:, None] * ray)
     sky_colour, sky_known = _sky_at(voxels.sky[row], ray)
     opaque = opacity >= 0.5
-    # An edge against the sky is a mixture with it; what little shines through elsewhere is not known and left out.
+    # An edge against the sky is a mixture with it; what little shines through elsewhere is not
+    # known and left out.
     mixed = shade + (1.0 - opacity)[:, None] * sky_colour
     colour = torch.where(sky_known[:, None], mixed, shade / opacity.clamp(min=0.5)[:, None])
     return RowView(opaque & (source > 0), colour, depth, source, ~opaque & sky_known, sky_colour)
@@ -252,7 +289,8 @@ def density_at(grid: Grid, place: Tensor) -> Tensor:
 
 
 def source_of(position: Tensor, source: Tensor, kind: Tensor, grid: Grid) -> Tensor:
-    """How finely each voxel was seen, (nx, ny, nz) uint8: the best of the points within two voxels, 0 without any.
+    """How finely each voxel was seen, (nx, ny, nz) uint8: the best of the points within two voxels,
+    0 without any.
 
     position: (3, n) metres. source, kind: (n,) uint8.
     """
@@ -262,7 +300,9 @@ def source_of(position: Tensor, source: Tensor, kind: Tensor, grid: Grid) -> Ten
     x, y, z = node[:, inside]
     flat = torch.zeros(int(shape.prod()), dtype=torch.int32, device=position.device)
     best = flat.scatter_reduce_(0, (x * shape[1] + y) * shape[2] + z, source[inside].int(), "amax")
-    return F.max_pool3d(best.view(1, 1, *grid.values.shape[1:]).float(), 5, stride=1, padding=2)[0, 0].to(torch.uint8)
+    return F.max_pool3d(best.view(1, 1, *grid.values.shape[1:]).float(), 5, stride=1, padding=2)[
+        0, 0
+    ].to(torch.uint8)
 
 
 def _at_nearest(values: Tensor, grid: Grid, place: Tensor) -> Tensor:
@@ -275,7 +315,8 @@ def _at_nearest(values: Tensor, grid: Grid, place: Tensor) -> Tensor:
 
 
 def sky_of(ray: Tensor, colour: Tensor, is_sky: Tensor) -> Tensor:
-    """The map of the sky (4, 64, 128) uint8 from what was seen along rays (n, 3): mean colours, and 255 where any."""
+    """The map of the sky (4, 64, 128) uint8 from what was seen along rays (n, 3): mean colours, and
+    255 where any."""
     row, column = _sky_cell(ray[is_sky])
     cell = row.long().clamp(0, SKY_ROWS - 1) * SKY_COLUMNS + column.long().clamp(0, SKY_COLUMNS - 1)
     value = torch.cat([torch.full_like(colour[is_sky][:, :1], 1.0), colour[is_sky]], 1)
@@ -286,19 +327,25 @@ def sky_of(ray: Tensor, colour: Tensor, is_sky: Tensor) -> Tensor:
 
 
 def _sky_cell(ray: Tensor) -> tuple[Tensor, Tensor]:
-    """Where directions (n, 3) fall in the map of the sky: rows and columns as float numbers of cells."""
+    """Where directions (n, 3) fall in the map of the sky: rows and columns as float numbers of
+    cells."""
     x, y, z = (ray / ray.norm(dim=-1, keepdim=True)).unbind(-1)
     row = (torch.asin(z.clamp(-1.0, 1.0)) / torch.pi + 0.5) * SKY_ROWS
     return row, (torch.atan2(y, x) / (2.0 * torch.pi) + 0.5) * SKY_COLUMNS
 
 
 def _sky_at(sky: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
-    """Colours (n, 3) in [0, 1] of the sky along rays (n, 3), interpolated among the cells that were seen; bool (n,), if seen."""
+    """Colours (n, 3) in [0, 1] of the sky along rays (n, 3), interpolated among the cells that were
+    seen; bool (n,), if seen."""
     row, column = _sky_cell(ray)
     weight = sky[3:].float() / 255.0
     values = torch.cat([sky[:3].float() / 255.0 * weight, weight])
     # East and west of the map meet: one more column to each side.
     values = torch.cat([values[..., -1:], values, values[..., :1]], -1)
-    coordinates = torch.stack([2.0 * (column + 1.0) / (SKY_COLUMNS + 2) - 1.0, 2.0 * row / SKY_ROWS - 1.0], -1)
-    found = F.grid_sample(values[None], coordinates[None, None], padding_mode="border", align_corners=False)[0, :, 0]
+    coordinates = torch.stack(
+        [2.0 * (column + 1.0) / (SKY_COLUMNS + 2) - 1.0, 2.0 * row / SKY_ROWS - 1.0], -1
+    )
+    found = F.grid_sample(
+        values[None], coordinates[None, None], padding_mode="border", align_corners=False
+    )[0, :, 0]
     return (found[:3] / found[3:].clamp(min=1e-6)).T, found[3] > 0.5

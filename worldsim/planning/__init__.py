@@ -1,1 +1,2 @@
-"""What planners share: objectives, imagined walks, the ground to walk on, and finding a place again."""
+"""What planners share: objectives, imagined walks, the ground to walk on, and finding a place
+again."""

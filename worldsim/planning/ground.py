@@ -1,7 +1,9 @@
-"""Where a walker can go, by a scene memory: heights of the ground, obstacles, ways, and the borders of what is known.
+"""Where a walker can go, by a scene memory: heights of the ground, obstacles, ways, and the borders
+of what is known.
 
-Places have one ground: of floors above one another, the one that can be walked to from the start counts. What has not been seen
-is taken as walkable, so that ways lead into it until a frame says otherwise.
+Places have one ground: of floors above one another, the one that can be walked to from the start
+counts. What has not been seen is taken as walkable, so that ways lead into it until a frame says
+otherwise.
 """
 
 from __future__ import annotations
@@ -42,7 +44,8 @@ class GroundConfig:
     head: float = 1.6
     """What is between ``climb`` and this over the ground stands in the way."""
     radius: float = 0.4
-    """Half the side of the square that must be free of obstacles, less than a cell under the body's own."""
+    """Half the side of the square that must be free of obstacles, less than a cell under the body's
+    own."""
     berth: float = 0.65
     """Within this of an obstacle a way counts ``near_cost`` times."""
     near_cost: float = 3.0
@@ -51,18 +54,38 @@ class GroundConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        for name in ("cell", "reach", "eye", "climb", "head", "radius", "berth", "near_cost", "unknown_cost"):
-            number(f"GroundConfig.{name}", getattr(self, name), 0.0 if name in ("radius", "berth") else 1e-3, MOST_METRES)
+        for name in (
+            "cell",
+            "reach",
+            "eye",
+            "climb",
+            "head",
+            "radius",
+            "berth",
+            "near_cost",
+            "unknown_cost",
+        ):
+            number(
+                f"GroundConfig.{name}",
+                getattr(self, name),
+                0.0 if name in ("radius", "berth") else 1e-3,
+                MOST_METRES,
+            )
         if self.reach / self.cell > MOST_CELLS:
             raise InvalidInputError(
-                f"GroundConfig: a reach of {self.reach} m is {self.reach / self.cell:,.0f} cells of {self.cell} m: at most "
+                f"GroundConfig: a reach of {self.reach} m is {self.reach / self.cell:,.0f} cells "
+                f"of {self.cell} m: at most "
                 f"{MOST_CELLS:,} are mapped"
             )
         if max(self.radius, self.berth) > self.reach:
-            raise InvalidInputError(f"GroundConfig: radius {self.radius} and berth {self.berth} exceed the reach {self.reach}")
+            raise InvalidInputError(
+                f"GroundConfig: radius {self.radius} and berth {self.berth} exceed the reach "
+                f"{self.reach}"
+            )
         if not (self.cell > 0 and self.reach >= 8 * self.cell and 0 < self.climb < self.head):
             raise InvalidInputError(
-                f"GroundConfig: a cell of {self.cell} m, reach {self.reach}, climb {self.climb}, head {self.head}"
+                f"GroundConfig: a cell of {self.cell} m, reach {self.reach}, climb {self.climb}, "
+                f"head {self.head}"
             )
 
 
@@ -70,8 +93,8 @@ class GroundConfig:
 class Ground:
     """A map of cells (nx, ny), x east and y north in world axes.
 
-    height: float32 metres of the ground, ``nan`` where no way leads from the start. known: bool, seen. obstacle: bool.
-    low: (2,) float64, world x, y of the lower corner of cell (0, 0).
+    height: float32 metres of the ground, ``nan`` where no way leads from the start. known: bool,
+    seen. obstacle: bool. low: (2,) float64, world x, y of the lower corner of cell (0, 0).
     """
 
     height: Array
@@ -81,14 +104,22 @@ class Ground:
     config: GroundConfig
 
     @classmethod
-    def of(cls, position: Array, eye: Array, config: GroundConfig | None = None, bumps: Array | None = None) -> Ground:
-        """The ground around a walker. position: (3, n) points and eye: (3,) its camera, world metres. bumps: (k, 2) world x, y
-        where it was stopped by what the points do not show."""
+    def of(
+        cls,
+        position: Array,
+        eye: Array,
+        config: GroundConfig | None = None,
+        bumps: Array | None = None,
+    ) -> Ground:
+        """The ground around a walker. position: (3, n) points and eye: (3,) its camera, world
+        metres. bumps: (k, 2) world x, y where it was stopped by what the points do not show."""
         c = config or GroundConfig()
         n = 2 * math.ceil(c.reach / c.cell)
         low = np.floor(np.asarray(eye, np.float64)[:2] / c.cell) * c.cell - 0.5 * n * c.cell
         base = float(eye[2]) - 0.5 * BINS * c.cell
-        index = np.floor((np.asarray(position, np.float64) - np.array([*low, base])[:, None]) / c.cell).astype(np.int64)
+        index = np.floor(
+            (np.asarray(position, np.float64) - np.array([*low, base])[:, None]) / c.cell
+        ).astype(np.int64)
         inside = ((index >= 0) & (index < np.array([n, n, BINS])[:, None])).all(0)
         top = np.full((n, n, BINS), -1, np.int8)
         x, y, z = index[:, inside]
@@ -105,8 +136,11 @@ class Ground:
         return cls(height, known, obstacle, low, c)
 
     def cells(self, xy: Any) -> Array:
-        """World x, y (..., 2) to cells (..., 2) int64; places outside of the map give its nearest cell."""
-        index = np.floor((np.asarray(xy, np.float64) - self.low) / self.config.cell).astype(np.int64)
+        """World x, y (..., 2) to cells (..., 2) int64; places outside of the map give its nearest
+        cell."""
+        index = np.floor((np.asarray(xy, np.float64) - self.low) / self.config.cell).astype(
+            np.int64
+        )
         return np.clip(index, 0, np.array(self.height.shape) - 1)
 
     def places(self, cells: Any) -> Array:
@@ -117,25 +151,43 @@ class Ground:
         """(nx, ny) bool: the body would touch an obstacle."""
         return _grown(self.obstacle, self.config.radius / self.config.cell)
 
-    def field(self, sources: Array, costs: Array | None = None, anyhow: bool = False, outward: bool = False) -> Array:
-        """The way from every cell to the nearest source, (nx, ny) float32 metres, ``inf`` where none leads.
+    def field(
+        self,
+        sources: Array,
+        costs: Array | None = None,
+        anyhow: bool = False,
+        outward: bool = False,
+    ) -> Array:
+        """The way from every cell to the nearest source, (nx, ny) float32 metres, ``inf`` where
+        none leads.
 
-        sources: (k, 2) cells. costs: (k,) metres that each begins with. Ways near obstacles and through the unknown count more.
-        anyhow: obstacles can be passed, at 20 times the cost: for what only seems blocked. outward: the way from the sources to
-        every cell instead; ledges can be fallen down, not walked up.
+        sources: (k, 2) cells. costs: (k,) metres that each begins with. Ways near obstacles and
+        through the unknown count more. anyhow: obstacles can be passed, at 20 times the cost: for
+        what only seems blocked. outward: the way from the sources to every cell instead; ledges can
+        be fallen down, not walked up.
         """
         c = self.config
         near = _grown(self.obstacle, c.berth / c.cell)
         price = np.where(near, c.near_cost, 1.0) * np.where(self.known, 1.0, c.unknown_cost)
-        price = np.where(self.blocked(), 20.0 if anyhow else np.inf, price).astype(np.float32) * c.cell
+        price = (
+            np.where(self.blocked(), 20.0 if anyhow else np.inf, price).astype(np.float32) * c.cell
+        )
         sources = np.asarray(sources).reshape(-1, 2)
         way = np.full(self.height.shape, np.inf, np.float32)
-        begin = np.zeros(len(sources), np.float32) if costs is None else np.asarray(costs, np.float32)
+        begin = (
+            np.zeros(len(sources), np.float32) if costs is None else np.asarray(costs, np.float32)
+        )
         np.minimum.at(way, (sources[:, 0], sources[:, 1]), begin)
         # A source, and where the walker stands, may be touching something.
         height = np.nan_to_num(self.height, nan=np.inf if not anyhow else 0.0)
-        steps = [(shift, price * math.hypot(*shift), self._climbable(height, shift, outward)) for shift in NEIGHBOURS]
-        costs_of = [(_here(s), _there(s), np.where(ok, length[_there(s)], np.inf)) for s, length, ok in steps]
+        steps = [
+            (shift, price * math.hypot(*shift), self._climbable(height, shift, outward))
+            for shift in NEIGHBOURS
+        ]
+        costs_of = [
+            (_here(s), _there(s), np.where(ok, length[_there(s)], np.inf))
+            for s, length, ok in steps
+        ]
         while True:
             before = way.copy()
             for here, there, length in costs_of:
@@ -144,20 +196,23 @@ class Ground:
                 return way
 
     def _climbable(self, height: Array, shift: tuple[int, int], outward: bool) -> Array:
-        """Whether the step from each cell to the one at ``shift``, or from that one, is not too high."""
+        """Whether the step from each cell to the one at ``shift``, or from that one, is not too
+        high."""
         with np.errstate(invalid="ignore"):
             rise = height[_there(shift)] - height[_here(shift)]
             return (-rise if outward else rise) <= self.config.climb
 
     def frontier(self, smallest: int = 4, beyond: float = 1.25) -> tuple[Array, Array]:
-        """Cells ``beyond`` metres outside of what is known, where the ground may go on, and how many adjoin in each one's group.
+        """Cells ``beyond`` metres outside of what is known, where the ground may go on, and how
+        many adjoin in each one's group.
 
-        Frontiers of Yamauchi 1997, moved outwards: who walks there looks into the unknown, and pockets that are narrower are left
-        out. Gaps of up to 2 m between points are no borders: floors that were seen from 10 m away have such. Returns (k, 2) int64
-        and (k,) int64.
+        Frontiers of Yamauchi 1997, moved outwards: who walks there looks into the unknown, and
+        pockets that are narrower are left out. Gaps of up to 2 m between points are no borders:
+        floors that were seen from 10 m away have such. Returns (k, 2) int64 and (k,) int64.
         """
         square = np.ones((2 * round(1.0 / self.config.cell) + 1,) * 2, np.uint8)
-        # The map's own edge is no border: OpenCV takes what lies outside as whatever changes nothing.
+        # The map's own edge is no border: OpenCV takes what lies outside as whatever changes
+        # nothing.
         closed = cv2.erode(cv2.dilate(self.known.astype(np.uint8), square), square) > 0
         walkable = np.isfinite(self.height) & ~self.blocked()
         inside = closed
@@ -171,7 +226,8 @@ class Ground:
         return cells, count[label[cells[:, 0], cells[:, 1]]]
 
     def descent(self, field: Array, xy: Any, metres: float) -> Array:
-        """The way down ``field`` (nx, ny) from world x, y, (k, 2) cells, until it has gone ``metres`` or arrives."""
+        """The way down ``field`` (nx, ny) from world x, y, (k, 2) cells, until it has gone
+        ``metres`` or arrives."""
         cell = self.cells(xy)
         path = [cell]
         for _ in range(math.ceil(metres / self.config.cell)):
@@ -194,14 +250,18 @@ def _there(shift: tuple[int, int]) -> tuple[slice, ...]:
 
 
 def _grown(mask: Array, cells: float) -> Array:
-    """``mask`` with every cell within so many cells, along either axis: bodies are squares that do not turn."""
+    """``mask`` with every cell within so many cells, along either axis: bodies are squares that do
+    not turn."""
     side = 2 * int(cells) + 1
     grown: Array = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
     return grown
 
 
-def _flood(top: Array, start: tuple[int, int], level: int, c: GroundConfig) -> tuple[Array, Array, Array]:
-    """Heights in bins (-1 where none leads), what is known and obstacles, spreading from ``start`` over all that can be walked.
+def _flood(
+    top: Array, start: tuple[int, int], level: int, c: GroundConfig
+) -> tuple[Array, Array, Array]:
+    """Heights in bins (-1 where none leads), what is known and obstacles, spreading from ``start``
+    over all that can be walked.
 
     top: (nx, ny, bins) int8, the highest point at or under each height.
     """

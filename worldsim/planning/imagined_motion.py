@@ -1,7 +1,8 @@
-"""Poses that many sequences of actions lead to, without a frame being drawn: the ego-motion head on a map of the memory.
+"""Poses that many sequences of actions lead to, without a frame being drawn: the ego-motion head on
+a map of the memory.
 
-A step of a world spends nearly all of its time on drawing. Where an objective asks for places alone, candidates are walked by
-the ego-motion head, and only what shall be looked at is drawn.
+A step of a world spends nearly all of its time on drawing. Where an objective asks for places
+alone, candidates are walked by the ego-motion head, and only what shall be looked at is drawn.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from worldsim.world.heads import to_world_axes
 from worldsim.world.parts import Aim
 
 FINE = 2
-"""Cells of the drawn map along the side of a cell of a map of surroundings: maps are then up to 2 cm off."""
+"""Cells of the drawn map along the side of a cell of a map of surroundings: maps are then up to 2
+cm off."""
 LEVEL = 0.1
 """Metres of height that share a drawn map."""
 FASTEST = 1.25
@@ -31,10 +33,11 @@ MOST_SIDE = 4096
 
 
 class Relief:
-    """What surrounds any place near a centre, drawn once a height: maps of surroundings are then cut out of it.
+    """What surrounds any place near a centre, drawn once a height: maps of surroundings are then
+    cut out of it.
 
-    position: (3, n) float32 points, world metres. centre: (3,). reach: metres to each side. body: see
-    :class:`worldsim.memory.points.PointMemoryConfig`.
+    position: (3, n) float32 points, world metres. centre: (3,). reach: metres to each side. body:
+    see :class:`worldsim.memory.points.PointMemoryConfig`.
     """
 
     def __init__(self, position: Tensor, centre: Tensor, reach: float, body: float) -> None:
@@ -48,8 +51,9 @@ class Relief:
         self._drawn: dict[int, Tensor] = {}
 
     def around(self, pose: Tensor) -> Tensor:
-        """Maps of what is near poses (b, 4, 4), (b, 2, 48, 48) uint8: as :meth:`worldsim.protocols.SceneMemory.surroundings`,
-        with cells up to 2 cm aside and heights up to 5 cm off."""
+        """Maps of what is near poses (b, 4, 4), (b, 2, 48, 48) uint8: as
+        :meth:`worldsim.protocols.SceneMemory.surroundings`, with cells up to 2 cm aside and heights
+        up to 5 cm off."""
         level = torch.round(pose[:, 2, 3] / LEVEL).to(torch.int64)
         found, which = torch.unique(level, return_inverse=True)
         maps = torch.stack([self._map(int(one)) for one in found])
@@ -57,19 +61,29 @@ class Relief:
         corner = torch.round((pose[:, :2, 3].float() - self.low) / self.step).to(torch.int64)
         column = (corner[:, 0, None] + offset).clamp(0, self.side - 1)
         row = (corner[:, 1, None] + offset.flip(0)).clamp(0, self.side - 1)
-        return maps[which[:, None, None], :, row[:, :, None], column[:, None, :]].permute(0, 3, 1, 2).contiguous()
+        return (
+            maps[which[:, None, None], :, row[:, :, None], column[:, None, :]]
+            .permute(0, 3, 1, 2)
+            .contiguous()
+        )
 
     def _map(self, level: int) -> Tensor:
-        """The drawn map of one height: (2, side, side) uint8, rows from south to north, each cell with its next ones."""
+        """The drawn map of one height: (2, side, side) uint8, rows from south to north, each cell
+        with its next ones."""
         if level not in self._drawn:
             z = self.z - level * LEVEL
             stands = torch.where(z.abs() <= self.body, 255, 0)
             depth = ((-z - self.body) * 100.0).clamp(0.0, 254.0)
-            floor = torch.where((z < -self.body) & (z > -self.body - 2.5), 255 - depth.to(torch.int64), 0)
+            floor = torch.where(
+                (z < -self.body) & (z > -self.body - 2.5), 255 - depth.to(torch.int64), 0
+            )
             drawn = torch.zeros(2, self.side**2, dtype=torch.int32, device=z.device)
-            drawn = drawn.scatter_reduce_(1, self.cell.expand(2, -1), torch.stack([stands, floor]).to(torch.int32), "amax")
+            drawn = drawn.scatter_reduce_(
+                1, self.cell.expand(2, -1), torch.stack([stands, floor]).to(torch.int32), "amax"
+            )
             square = drawn.to(torch.uint8).view(2, self.side, self.side)
-            # Each cell takes in its next ones to the east and north: together they are a cell of a map of surroundings.
+            # Each cell takes in its next ones to the east and north: together they are a cell of a
+            # map of surroundings.
             for axis in (1, 2):
                 square = torch.stack([square.roll(-k, axis) for k in range(FINE)]).amax(0)
             self._drawn[level] = square
@@ -77,13 +91,16 @@ class Relief:
 
 
 def relief_of(world: World, state: WorldState, steps: int) -> Relief | None:
-    """What surrounds any place that ``steps`` steps lead to; None for memories that are asked place by place."""
+    """What surrounds any place that ``steps`` steps lead to; None for memories that are asked place
+    by place."""
     assert state.frame.pose is not None and state.frame.inverse_depth is not None
     centre, reach = state.frame.pose[0, :3, 3], steps * FASTEST + MAP_CELL * MAP_CELLS
     if isinstance(state.memory, Points):
         config = getattr(world.memory, "config", None)
         chosen = state.memory.kind[0] == POINT
-        return Relief(state.memory.position[0][:, chosen], centre, reach, getattr(config, "body_m", 0.5))
+        return Relief(
+            state.memory.position[0][:, chosen], centre, reach, getattr(config, "body_m", 0.5)
+        )
     if isinstance(world.memory, NoMemory):
         n = world.network.config
         camera = Camera(state.frame.pose, state.intrinsics, n.height, n.width)
@@ -93,19 +110,24 @@ def relief_of(world: World, state: WorldState, steps: int) -> Relief | None:
 
 
 @torch.no_grad()
-def imagine_motion(world: World, state: WorldState, acts: Tensor, relief: Relief | None = None) -> Tensor:
+def imagine_motion(
+    world: World, state: WorldState, acts: Tensor, relief: Relief | None = None
+) -> Tensor:
     """The poses that sequences of actions lead to from one state.
 
-    state: a batch of one. acts: (n, t) int64 or (n, t, k) float32. relief: :func:`relief_of` this state, where it is at hand.
-    Returns (n, t, 4, 4) float32 camera-to-world, metres, snapped as frames' poses are. The memory stays as it is: what would be
-    seen on the way is not drawn, and so not walked into.
-    Raises MissingGeometryError for a world without geometry.
+    state: a batch of one. acts: (n, t) int64 or (n, t, k) float32. relief: :func:`relief_of` this
+    state, where it is at hand. Returns (n, t, 4, 4) float32 camera-to-world, metres, snapped as
+    frames' poses are. The memory stays as it is: what would be seen on the way is not drawn, and so
+    not walked into. Raises MissingGeometryError for a world without geometry.
     """
     if world.ego_motion is None or state.frame.pose is None:
-        raise MissingGeometryError("this world was trained without geometry: it has no poses to imagine, step it instead")
+        raise MissingGeometryError(
+            "this world was trained without geometry: it has no poses to imagine, step it instead"
+        )
     if len(state) != 1 or acts.dim() < 2:
         raise InvalidInputError(
-            f"imagine_motion takes one state and acts of shape (n, t, ...), got {len(state)} states and {tuple(acts.shape)}: "
+            f"imagine_motion takes one state and acts of shape (n, t, ...), got {len(state)} "
+            f"states and {tuple(acts.shape)}: "
             "state.select(...) picks one"
         )
     n, t = acts.shape[:2]
@@ -113,10 +135,16 @@ def imagine_motion(world: World, state: WorldState, acts: Tensor, relief: Relief
     pose = state.frame.pose.expand(n, 4, 4)
     motion, past = state.motion.expand(n, -1, -1), state.act.expand(n, *state.act.shape[1:])
     relief = relief or relief_of(world, state, t)
-    memory = None if relief is not None else map_tensors(lambda x: x.expand(n, *x.shape[1:]), state.memory)
+    memory = (
+        None
+        if relief is not None
+        else map_tensors(lambda x: x.expand(n, *x.shape[1:]), state.memory)
+    )
     aim, poses = Aim(world.ego_motion), []
     for step in range(t):
-        around = relief.around(pose) if relief is not None else world.memory.surroundings(memory, pose)
+        around = (
+            relief.around(pose) if relief is not None else world.memory.surroundings(memory, pose)
+        )
         following, moved = aim(around, pose, motion, past, acts[:, step])
         motion = torch.cat([motion[:, 1:], to_world_axes(moved, pose)[:, None]], 1)
         past = torch.cat([past[:, 1:], acts[:, step, None]], 1)

@@ -1,4 +1,5 @@
-"""Where a picture was taken, by a point memory: panoramas from places that can be stood on, then views around the best ones."""
+"""Where a picture was taken, by a point memory: panoramas from places that can be stood on, then
+views around the best ones."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ class LocateConfig:
     most_points: Count = 40000
     """Of more points than that, every k-th tells."""
     accept: NotNegative = 0.8
-    """Share of the picture's contrast (its difference from its own mean colour) by which what is found may differ from it."""
+    """Share of the picture's contrast (its difference from its own mean colour) by which what is
+    found may differ from it."""
     least_coverage: Share = 0.3
     """Share of the view found that the memory must know."""
     apart: NotNegative = 1.5
@@ -63,10 +65,12 @@ class LocateConfig:
 
 @torch.no_grad()
 def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | None = None) -> Tensor:
-    """The pose (4, 4) float32 camera-to-world at which the memory shows most nearly the picture ``rgb``, (h, w, 3) uint8.
+    """The pose (4, 4) float32 camera-to-world at which the memory shows most nearly the picture
+    ``rgb``, (h, w, 3) uint8.
 
-    state: a batch of one. Cameras are level and at eye height, as walkers' are. Raises InvalidInputError where nothing that the
-    memory knows looks so: the goal is then outside of it. MissingGeometryError without a point memory.
+    state: a batch of one. Cameras are level and at eye height, as walkers' are. Raises
+    InvalidInputError where nothing that the memory knows looks so: the goal is then outside of it.
+    MissingGeometryError without a point memory.
     """
     c = config or LocateConfig()
     known, picture, intrinsics, eye = _searched(world, state, rgb, c)
@@ -78,19 +82,24 @@ def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | Non
     off, share = _compare(known, half, intrinsics, best[None])
     if float(off) > accepted or float(share) < c.least_coverage:
         raise InvalidInputError(
-            f"the goal's picture is outside of the memory: what comes nearest differs by {float(off):.0f} of 255 (accepted: "
-            f"{accepted:.0f}) over {float(share):.0%} of the view (needed: {c.least_coverage:.0%}): go on until it has been seen"
+            f"the goal's picture is outside of the memory: what comes nearest differs by "
+            f"{float(off):.0f} of 255 (accepted: "
+            f"{accepted:.0f}) over {float(share):.0%} of the view (needed: "
+            f"{c.least_coverage:.0%}): go on until it has been seen"
         )
     return _poses(best[None])[0]
 
 
 @torch.no_grad()
-def candidates(world: World, state: WorldState, rgb: Any, count: int = 6, config: LocateConfig | None = None) -> Tensor:
-    """Poses (k, 4, 4) as :func:`locate` looks for them, the likeliest first, at most ``count``, ``config.apart`` metres apart.
+def candidates(
+    world: World, state: WorldState, rgb: Any, count: int = 6, config: LocateConfig | None = None
+) -> Tensor:
+    """Poses (k, 4, 4) as :func:`locate` looks for them, the likeliest first, at most ``count``,
+    ``config.apart`` metres apart.
 
-    Places look alike, and what points show of the true one may look less like the picture than another: who can go there looks at
-    several. Nothing is refused for looking otherwise, so there always is at least one. Raises as :func:`locate` for what is no
-    picture or no memory.
+    Places look alike, and what points show of the true one may look less like the picture than
+    another: who can go there looks at several. Nothing is refused for looking otherwise, so there
+    always is at least one. Raises as :func:`locate` for what is no picture or no memory.
     """
     c = config or LocateConfig()
     count = whole("count", count, 1)
@@ -101,18 +110,28 @@ def candidates(world: World, state: WorldState, rgb: Any, count: int = 6, config
     return _poses(_spread_out(found[cost.argsort(stable=True)], c.apart, count))
 
 
-def _searched(world: World, state: WorldState, rgb: Any, c: LocateConfig) -> tuple[Points, Tensor, Tensor, NDArray[Any]]:
-    """What is searched, checked: the points that tell, the picture (3, h, w), its camera's intrinsics (4,) and the eye (3,)."""
+def _searched(
+    world: World, state: WorldState, rgb: Any, c: LocateConfig
+) -> tuple[Points, Tensor, Tensor, NDArray[Any]]:
+    """What is searched, checked: the points that tell, the picture (3, h, w), its camera's
+    intrinsics (4,) and the eye (3,)."""
     n = world.network.config
     memory, pose = state.memory, state.frame.pose
     if not isinstance(memory, Points) or pose is None:
-        raise MissingGeometryError("a picture is found in a point memory, and this world has none: use one with geometry")
+        raise MissingGeometryError(
+            "a picture is found in a point memory, and this world has none: use one with geometry"
+        )
     try:
         rgb = np.asarray(rgb)
     except ValueError as error:
-        raise InvalidInputError(f"the picture is no array ({error}): give (h, w, 3) uint8") from None
+        raise InvalidInputError(
+            f"the picture is no array ({error}): give (h, w, 3) uint8"
+        ) from None
     if rgb.shape != (n.height, n.width, 3) or rgb.dtype != np.uint8:
-        raise InvalidInputError(f"the picture must be uint8 {(n.height, n.width, 3)}, got {rgb.dtype} {rgb.shape}: resize it first")
+        raise InvalidInputError(
+            f"the picture must be uint8 {(n.height, n.width, 3)}, got {rgb.dtype} {rgb.shape}: "
+            f"resize it first"
+        )
     picture = torch.from_numpy(rgb.copy()).permute(2, 0, 1).float()
     used = memory.kind[0] != 0
     known = map_tensors(lambda x: x[..., used].cpu(), memory)
@@ -128,7 +147,8 @@ def _halved(picture: Tensor) -> Tensor:
 
 
 def _spread_out(rows: Tensor, apart: float, most: int) -> Tensor:
-    """Of places (k, 4), the best first, at most so many, each at least ``apart`` metres from those before it."""
+    """Of places (k, 4), the best first, at most so many, each at least ``apart`` metres from those
+    before it."""
     kept: list[Tensor] = []
     for row in rows:
         if all(float((row[:2] - other[:2]).norm()) >= apart for other in kept):
@@ -139,7 +159,8 @@ def _spread_out(rows: Tensor, apart: float, most: int) -> Tensor:
 
 
 def _poses(rows: Tensor) -> Tensor:
-    """Level cameras: x, y, z metres and heading (radians from east, counter-clockwise), (k, 4), to snapped poses (k, 4, 4)."""
+    """Level cameras: x, y, z metres and heading (radians from east, counter-clockwise), (k, 4), to
+    snapped poses (k, 4, 4)."""
     pose = torch.zeros(len(rows), 4, 4)
     sine, cosine = rows[:, 3].sin(), rows[:, 3].cos()
     pose[:, 0, 0], pose[:, 1, 0] = sine, -cosine
@@ -150,9 +171,15 @@ def _poses(rows: Tensor) -> Tensor:
 
 
 def _by_panorama(
-    known: Points, picture: Tensor, intrinsics: Tensor, eye: NDArray[Any], c: LocateConfig, apart: float = 0.0
+    known: Points,
+    picture: Tensor,
+    intrinsics: Tensor,
+    eye: NDArray[Any],
+    c: LocateConfig,
+    apart: float = 0.0,
 ) -> Tensor:
-    """The places and headings (k, 4) whose panoramas are nearest to the picture, ``apart`` metres from one another."""
+    """The places and headings (k, 4) whose panoramas are nearest to the picture, ``apart`` metres
+    from one another."""
     position, colour = known.position[0], known.colour[0].float()
     solid = known.kind[0] == POINT
     position, colour = position[:, solid], colour[:, solid]
@@ -160,7 +187,12 @@ def _by_panorama(
     stride = max(1, round(c.spacing / c.ground.cell))
     standing = np.zeros(ground.height.shape, bool)
     standing[::stride, ::stride] = True
-    near_known = F.max_pool2d(torch.from_numpy(ground.known)[None, None].float(), 2 * stride + 1, 1, stride)[0, 0].numpy() > 0
+    near_known = (
+        F.max_pool2d(torch.from_numpy(ground.known)[None, None].float(), 2 * stride + 1, 1, stride)[
+            0, 0
+        ].numpy()
+        > 0
+    )
     cells = np.argwhere(standing & near_known & np.isfinite(ground.height) & ~ground.blocked())
     if not len(cells):
         cells = ground.cells(eye[:2])[None]
@@ -172,7 +204,9 @@ def _by_panorama(
     for some in places.split(PLACES_AT_ONCE):
         panorama, mask = _panoramas(position, colour, some)
         # Every heading is a window of the panorama that has been closed to a ring.
-        ring = torch.cat([panorama, panorama[..., :columns]], -1).unfold(-1, columns, 1)[..., :AZIMUTHS, :]
+        ring = torch.cat([panorama, panorama[..., :columns]], -1).unfold(-1, columns, 1)[
+            ..., :AZIMUTHS, :
+        ]
         seen = torch.cat([mask, mask[..., :columns]], -1).unfold(-1, columns, 1)[..., :AZIMUTHS, :]
         off = (ring - wanted[None, :, :, None, :]).abs().clamp(max=CAP).mean(1)
         found.append(torch.where(seen, off, hole).mean((1, 3)))
@@ -187,7 +221,8 @@ def _by_panorama(
 
 
 def _cylinder(picture: Tensor, intrinsics: Tensor) -> tuple[Tensor, int]:
-    """A picture (3, h, w) on a panorama's cells: (3, rows, columns), and how many columns it has."""
+    """A picture (3, h, w) on a panorama's cells: (3, rows, columns), and how many columns it
+    has."""
     height, width = picture.shape[1:]
     fx, fy, cx, cy = intrinsics.tolist()
     half = np.arctan(min(cx, width - cx) / fx)
@@ -202,11 +237,16 @@ def _cylinder(picture: Tensor, intrinsics: Tensor) -> tuple[Tensor, int]:
 
 
 def _panoramas(position: Tensor, colour: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """What points (3, n) show all around places (k, 3): (k, 3, rows, azimuths) in [0, 255], and where it is known."""
+    """What points (3, n) show all around places (k, 3): (k, 3, rows, azimuths) in [0, 255], and
+    where it is known."""
     k = len(places)
     x, y, z = (position[i] - places[:, i, None] for i in range(3))
     distance = (x * x + y * y).sqrt()
-    column = ((-torch.atan2(y, x)) % (2 * np.pi) * (AZIMUTHS / (2 * np.pi))).long().clamp(max=AZIMUTHS - 1)
+    column = (
+        ((-torch.atan2(y, x)) % (2 * np.pi) * (AZIMUTHS / (2 * np.pi)))
+        .long()
+        .clamp(max=AZIMUTHS - 1)
+    )
     row = torch.floor((-z / distance.clamp(min=0.05) + SLOPE) * (ROWS / (2 * SLOPE)))
     shown = (row >= 0) & (row < ROWS) & (distance > 0.1)
     cell = torch.where(shown, row * AZIMUTHS + column, 0).long()
@@ -219,8 +259,11 @@ def _panoramas(position: Tensor, colour: Tensor, places: Tensor) -> tuple[Tensor
     return picture.reshape(k, 3, ROWS, AZIMUTHS), mask.view(k, ROWS, AZIMUTHS)
 
 
-def _by_views(known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor, c: LocateConfig) -> tuple[Tensor, Tensor]:
-    """The best of variations of each of ``starts`` (k, 4), by views of half the picture's size, and what it differs by (k,)."""
+def _by_views(
+    known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor, c: LocateConfig
+) -> tuple[Tensor, Tensor]:
+    """The best of variations of each of ``starts`` (k, 4), by views of half the picture's size, and
+    what it differs by (k,)."""
     wanted = _halved(picture)
     generator = torch.Generator().manual_seed(c.seed)
     spread = torch.tensor([0.5 * c.spacing, 0.5 * c.spacing, 0.05, 0.1])
@@ -236,7 +279,9 @@ def _by_views(known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor
     return starts, cost
 
 
-def _cost(known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor, c: LocateConfig) -> Tensor:
+def _cost(
+    known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor, c: LocateConfig
+) -> Tensor:
     """(k,) what views at level cameras (k, 4) differ from a picture (3, h, w), holes included."""
     off, share = _compare(known, wanted, intrinsics, rows)
     contrast = _contrast(wanted)
@@ -245,12 +290,19 @@ def _cost(known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor, c: Lo
 
 
 def _contrast(picture: Tensor) -> float:
-    """Mean difference of a picture (3, h, w) from its own mean colour, of 255: what knowing nothing of it costs."""
-    return max(LEAST_CONTRAST, float((picture - picture.mean((1, 2), keepdim=True)).abs().clamp(max=CAP).mean()))
+    """Mean difference of a picture (3, h, w) from its own mean colour, of 255: what knowing nothing
+    of it costs."""
+    return max(
+        LEAST_CONTRAST,
+        float((picture - picture.mean((1, 2), keepdim=True)).abs().clamp(max=CAP).mean()),
+    )
 
 
-def _compare(known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(k,) mean difference over what the points show at level cameras (k, 4) from a picture (3, h, w); (k,) the share shown."""
+def _compare(
+    known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(k,) mean difference over what the points show at level cameras (k, 4) from a picture (3, h,
+    w); (k,) the share shown."""
     found, height, width = [], *wanted.shape[1:]
     for some in rows.split(VIEWS_AT_ONCE):
         camera = Camera(_poses(some), (0.5 * intrinsics).expand(len(some), 4), height, width)

@@ -1,1 +1,2 @@
-"""What stands between worldsim and the machine: files, processes, devices, random numbers, what a file may name."""
+"""What stands between worldsim and the machine: files, processes, devices, random numbers, what a
+file may name."""

@@ -12,10 +12,12 @@ from worldsim.errors import InvalidInputError
 
 
 def cast_box_action(action: Any, space: gym.spaces.Box) -> NDArray[Any]:
-    """One action as an array of the space's dtype and shape: real numbers of any precision are cast first, then checked.
+    """One action as an array of the space's dtype and shape: real numbers of any precision are cast
+    first, then checked.
 
-    Gymnasium's ``ClipAction`` and ``RescaleAction`` give float64, a rounding beyond a bound of float32 at times. Raises
-    InvalidInputError, with the action, for another shape, for numbers outside the bounds and for NaN.
+    Gymnasium's ``ClipAction`` and ``RescaleAction`` give float64, a rounding beyond a bound of
+    float32 at times. Raises InvalidInputError, with the action, for another shape, for numbers
+    outside the bounds and for NaN.
     """
     try:
         given = np.asarray(action)
@@ -24,7 +26,9 @@ def cast_box_action(action: Any, space: gym.spaces.Box) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             cast = given.astype(space.dtype)
     except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"action {action!r} is no array of numbers ({error}): give one of {space}") from None
+        raise InvalidInputError(
+            f"action {action!r} is no array of numbers ({error}): give one of {space}"
+        ) from None
     if cast.shape != space.shape or not bool(((cast >= space.low) & (cast <= space.high)).all()):
         raise InvalidInputError(f"action {action!r} is outside {space}")
     return cast

@@ -1,4 +1,5 @@
-"""Arguments of functions, checked: numbers in a range, whole numbers and flags. Errors name argument, value and range."""
+"""Arguments of functions, checked: numbers in a range, whole numbers and flags. Errors name
+argument, value and range."""
 
 from __future__ import annotations
 
@@ -12,16 +13,23 @@ LARGEST = 1e9
 """Of numbers whose range is not narrower."""
 
 
-def number(name: str, value: Any, low: float = -LARGEST, high: float = LARGEST, unit: str = "") -> float:
-    """``value`` as a float in [low, high]; InvalidInputError for anything else, NaN and texts included."""
+def number(
+    name: str, value: Any, low: float = -LARGEST, high: float = LARGEST, unit: str = ""
+) -> float:
+    """``value`` as a float in [low, high]; InvalidInputError for anything else, NaN and texts
+    included."""
     found = _real(value)
     if found is None or not low <= found <= high:
-        raise InvalidInputError(f"{name} = {shown(value)}: it must be a number from {low:g} to {high:g}{unit and ' ' + unit}")
+        raise InvalidInputError(
+            f"{name} = {shown(value)}: it must be a number from {low:g} to "
+            f"{high:g}{unit and ' ' + unit}"
+        )
     return found
 
 
 def whole(name: str, value: Any, low: float = 0, high: float = LARGEST, unit: str = "") -> int:
-    """``value`` as an int in [low, high]; InvalidInputError for anything else, NaN and texts included."""
+    """``value`` as an int in [low, high]; InvalidInputError for anything else, NaN and texts
+    included."""
     found = _real(value)
     if found is None or not low <= found <= high or found != int(found):
         asked = f"it must be a whole number from {low:,} to {high:,}{unit and ' ' + unit}"
@@ -39,7 +47,9 @@ def flag(name: str, value: Any) -> bool:
 def _real(value: Any) -> float | None:
     """A real number as a float, None for anything else; what no float holds is infinite."""
     # NumPy's and torch's scalars, too; an array of one number would be a guess.
-    scalar = isinstance(value, numbers.Real) or (hasattr(value, "item") and getattr(value, "ndim", 1) == 0)
+    scalar = isinstance(value, numbers.Real) or (
+        hasattr(value, "item") and getattr(value, "ndim", 1) == 0
+    )
     if not scalar or isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
         return None
     try:

@@ -1,4 +1,5 @@
-"""What is said while torch's compiler works: that it does, how long it took the last time here, where its code is kept."""
+"""What is said while torch's compiler works: that it does, how long it took the last time here,
+where its code is kept."""
 
 from __future__ import annotations
 
@@ -16,19 +17,23 @@ LONGEST_S = 1e6
 
 
 def cache_folder() -> Path:
-    """Where inductor keeps what it compiled: ``TORCHINDUCTOR_CACHE_DIR``, else a folder of the user's among temporary files."""
+    """Where inductor keeps what it compiled: ``TORCHINDUCTOR_CACHE_DIR``, else a folder of the
+    user's among temporary files."""
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     return Path(cache_dir())
 
 
 class Compiling:
-    """Says once that parts are being compiled and, when all that a step needs is, how long that took.
+    """Says once that parts are being compiled and, when all that a step needs is, how long that
+    took.
 
     folder: the compiler's cache. clock: seconds.
     """
 
-    def __init__(self, folder: Callable[[], Path] = cache_folder, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, folder: Callable[[], Path] = cache_folder, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._folder, self._clock = folder, clock
         self._seconds: float | None = None
         self._depth = 0
@@ -39,8 +44,15 @@ class Compiling:
         if self._seconds is None:
             self._seconds = 0.0
             last = self._last()
-            took = "a minute or more at first" if last is None else f"it took {span(last)} the last time here"
-            say(f"compiling with torch's inductor: {took}. What it compiles is kept in {self._folder()}")
+            took = (
+                "a minute or more at first"
+                if last is None
+                else f"it took {span(last)} the last time here"
+            )
+            say(
+                f"compiling with torch's inductor: {took}. What it compiles is kept in "
+                f"{self._folder()}"
+            )
         self._depth += 1
         began = self._clock()
         try:
@@ -51,7 +63,8 @@ class Compiling:
                 self._seconds += self._clock() - began
 
     def done(self) -> None:
-        """A step is over, so all that it needs is there; without effect where nothing was compiled."""
+        """A step is over, so all that it needs is there; without effect where nothing was
+        compiled."""
         if self._seconds is None or self._depth:
             return
         seconds, self._seconds = self._seconds, None

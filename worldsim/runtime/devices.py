@@ -15,7 +15,8 @@ SAME = dict.fromkeys(("gpu", "nvidia", "rocm", "hip", "amd"), "cuda")
 
 
 def device_named(name: torch.device | str | None) -> torch.device:
-    """The device of that name; for None, CUDA where there is one, else the CPU. InvalidInputError for one that is not there."""
+    """The device of that name; for None, CUDA where there is one, else the CPU. InvalidInputError
+    for one that is not there."""
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -23,9 +24,13 @@ def device_named(name: torch.device | str | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, TypeError, ValueError, NotImplementedError) as error:
         there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))])
-        raise InvalidInputError(f"device {str(name)!r} cannot be used here: {_meant(name)}there are {there}") from error
+        raise InvalidInputError(
+            f"device {str(name)!r} cannot be used here: {_meant(name)}there are {there}"
+        ) from error
     if device.type not in ("cpu", "cuda") or (device.type == "cpu" and device.index):
-        raise InvalidInputError(f"device {str(name)!r}: {_meant(name)}worlds run on {' and '.join(KNOWN)}")
+        raise InvalidInputError(
+            f"device {str(name)!r}: {_meant(name)}worlds run on {' and '.join(KNOWN)}"
+        )
     return device
 
 
@@ -33,4 +38,8 @@ def _meant(name: torch.device | str) -> str:
     """A hint where the name is not one of a known kind."""
     kind, _, number = str(name).lower().partition(":")
     near = SAME.get(kind) or next(iter(difflib.get_close_matches(kind, KNOWN, n=1)), None)
-    return "" if near is None or kind in KNOWN else f"did you mean {near + (':' + number if number else '')!r}? "
+    return (
+        ""
+        if near is None or kind in KNOWN
+        else f"did you mean {near + (':' + number if number else '')!r}? "
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from worldsim.errors import MissingDependencyError
 
 DISTRIBUTION = "worldsim-gym"
-"""Name of the distribution in ``pyproject.toml``. The package index has a stranger's package under the name ``worldsim``."""
+"""Name of the distribution in ``pyproject.toml``. The package index has a stranger's package under
+the name ``worldsim``."""
 EXTRAS = {
     "vizdoom": "doom",
     "Box2D": "tasks",
@@ -25,12 +26,14 @@ def install_hint(extra: str) -> str:
 
 
 def missing(what: str, extra: str, error: BaseException) -> MissingDependencyError:
-    """The error to raise where ``what`` needs a package that could not be imported (``error``) and ``extra`` installs."""
+    """The error to raise where ``what`` needs a package that could not be imported (``error``) and
+    ``extra`` installs."""
     return MissingDependencyError(f"{what} ({error}): {install_hint(extra)}")
 
 
 def how_to_install(module: str | None) -> str:
-    """The command to run where ``module``, or one inside it, cannot be imported; for None, that something is to be installed."""
+    """The command to run where ``module``, or one inside it, cannot be imported; for None, that
+    something is to be installed."""
     name = (module or "").partition(".")[0]
     if name in EXTRAS:
         return install_hint(EXTRAS[name])

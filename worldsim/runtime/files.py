@@ -1,11 +1,17 @@
-"""Files as data: read only if regular, bounded and inside their own folder; written whole or not at all.
+"""Files as data: read only if regular, bounded and inside their own folder; written whole or not at
+all.
 
-Every reader and writer of worldsim's formats goes through this module, so that what holds for one file holds for all:
+Every reader and writer of worldsim's formats goes through this module, so that what holds for one
+file holds for all:
 
-- A file that is read is a regular file. A FIFO, a device or a link to one would hang the process or fill its memory.
-- A file that another file names lies in the same folder: no absolute paths, no ``..``, no links that lead out.
-- A file that is written is completed beside its place and renamed. Only regular files are ever replaced.
-- A full or read-only disk is a :class:`worldsim.errors.StorageError` that names the path; the old file stays.
+- A file that is read is a regular file. A FIFO, a device or a link to one would hang the process or
+fill its memory.
+- A file that another file names lies in the same folder: no absolute paths, no ``..``, no links
+that lead out.
+- A file that is written is completed beside its place and renamed. Only regular files are ever
+replaced.
+- A full or read-only disk is a :class:`worldsim.errors.StorageError` that names the path; the old
+file stays.
 """
 
 from __future__ import annotations
@@ -30,7 +36,8 @@ from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, 
 from worldsim.runtime.limits import require_memory_for
 
 JSON_LIMIT = 64 * 2**20
-"""Largest JSON file that is read, in bytes: the index of a dataset of 100,000 shards takes 20 MB."""
+"""Largest JSON file that is read, in bytes: the index of a dataset of 100,000 shards takes 20
+MB."""
 
 LONGEST_NAME = 255
 """Bytes of the longest name of a file that file systems take."""
@@ -50,7 +57,8 @@ _KINDS = {
 
 
 def as_path(path: Any) -> Path:
-    """``path`` as a Path. Raises InvalidInputError for what is no path, such as a number, or a text with a zero byte."""
+    """``path`` as a Path. Raises InvalidInputError for what is no path, such as a number, or a text
+    with a zero byte."""
     try:
         found = Path(path)
     except TypeError:
@@ -58,15 +66,18 @@ def as_path(path: Any) -> Path:
     if "\0" in str(found):
         raise InvalidInputError(f"{path!r} is no path: it holds a zero byte")
     if any(len(os.fsencode(part)) > LONGEST_NAME for part in found.parts):
-        raise InvalidInputError(f"{str(path)[:40]}... has a name of more than {LONGEST_NAME} bytes: choose a shorter one")
+        raise InvalidInputError(
+            f"{str(path)[:40]}... has a name of more than {LONGEST_NAME} bytes: choose a shorter "
+            f"one"
+        )
     return found
 
 
 def require_regular(path: Name, limit: int | None = None) -> Path:
     """``path``, if a regular file is there (links to one are followed).
 
-    limit: largest size in bytes. Raises NotFoundError where nothing is, DamagedFileError for anything that is not a regular file
-    or is larger; neither opens it.
+    limit: largest size in bytes. Raises NotFoundError where nothing is, DamagedFileError for
+    anything that is not a regular file or is larger; neither opens it.
     """
     path = as_path(path)
     try:
@@ -74,13 +85,20 @@ def require_regular(path: Name, limit: int | None = None) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
-        raise DamagedFileError(f"{path} cannot be read ({_reason(error)}): check the path and its permissions") from None
+        raise DamagedFileError(
+            f"{path} cannot be read ({_reason(error)}): check the path and its permissions"
+        ) from None
     if stat.S_ISDIR(found.st_mode):
         raise NotFoundError(f"{path} is a folder, not a file: name a file in it")
     if not stat.S_ISREG(found.st_mode):
-        raise DamagedFileError(f"{path} is {_kind(found.st_mode)}, not a regular file: replace it with the file itself")
+        raise DamagedFileError(
+            f"{path} is {_kind(found.st_mode)}, not a regular file: replace it with the file itself"
+        )
     if limit is not None and found.st_size > limit:
-        raise DamagedFileError(f"{path} has {found.st_size:,} bytes, at most {limit:,} are read: it is not what its name says")
+        raise DamagedFileError(
+            f"{path} has {found.st_size:,} bytes, at most {limit:,} are read: it is not what its "
+            f"name says"
+        )
     return path
 
 
@@ -90,11 +108,14 @@ def read_bytes(path: Name, limit: int | None = None) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DamagedFileError(f"{path} cannot be read ({_reason(error)}): check the path and its permissions") from None
+        raise DamagedFileError(
+            f"{path} cannot be read ({_reason(error)}): check the path and its permissions"
+        ) from None
 
 
 def is_file(path: Name) -> bool:
-    """Whether something that is not a folder is at ``path``. False for names that no file can have."""
+    """Whether something that is not a folder is at ``path``. False for names that no file can
+    have."""
     try:
         return not stat.S_ISDIR(Path(path).stat().st_mode)
     except (OSError, ValueError):
@@ -112,31 +133,45 @@ def is_folder(path: Name) -> bool:
 def inside(folder: Name, name: Any, where: Name | None = None) -> Path:
     """The path of the file ``name`` of ``folder``, which a file in that folder names.
 
-    where: the file that names it, for the error. Raises DamagedFileError for a name that is absolute, has ``..`` or leads out of
-    the folder through a link. The file need not exist. Links of the Hugging Face hub's cache (``snapshots`` to ``blobs``) are
-    part of a download.
+    where: the file that names it, for the error. Raises DamagedFileError for a name that is
+    absolute, has ``..`` or leads out of the folder through a link. The file need not exist. Links
+    of the Hugging Face hub's cache (``snapshots`` to ``blobs``) are part of a download.
     """
     folder = as_path(folder)
     source = where or folder
-    if not isinstance(name, str) or not name or "\0" in name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DamagedFileError(f"{source} names the file {name!r}: only files inside {folder} can be named")
+    if (
+        not isinstance(name, str)
+        or not name
+        or "\0" in name
+        or Path(name).is_absolute()
+        or ".." in Path(name).parts
+    ):
+        raise DamagedFileError(
+            f"{source} names the file {name!r}: only files inside {folder} can be named"
+        )
     path = folder / name
     try:
         target, root = path.resolve(), folder.resolve()
     except (OSError, RuntimeError) as error:
-        raise DamagedFileError(f"{source} names the file {name!r}, which cannot be found ({_reason(error)})") from None
+        raise DamagedFileError(
+            f"{source} names the file {name!r}, which cannot be found ({_reason(error)})"
+        ) from None
     roots = [root]
     if root.parent.name == "snapshots":
         roots.append(root.parent.parent / "blobs")
     if not any(target.is_relative_to(one) for one in roots):
-        raise DamagedFileError(f"{path} is a link that leads out of {folder}: copy the file itself into the folder")
+        raise DamagedFileError(
+            f"{path} is a link that leads out of {folder}: copy the file itself into the folder"
+        )
     return path
 
 
 def files_in(folder: Name, root: Name | None = None) -> Iterator[Path]:
-    """Every regular file below ``folder``, in order; DamagedFileError for links that lead out and for anything not regular.
+    """Every regular file below ``folder``, in order; DamagedFileError for links that lead out and
+    for anything not regular.
 
-    root: what links may not lead out of, and ``folder`` itself must lie in: the folder that the user named; by default ``folder``.
+    root: what links may not lead out of, and ``folder`` itself must lie in: the folder that the
+    user named; by default ``folder``.
     """
     folder = as_path(folder)
     root = folder if root is None else as_path(root)
@@ -157,18 +192,21 @@ def sha256_of(path: Name) -> str:
 
 @contextlib.contextmanager
 def replacing(path: Name) -> Iterator[Path]:
-    """A path beside ``path`` to write to; on leaving without an error, that file takes the place of ``path``.
+    """A path beside ``path`` to write to; on leaving without an error, that file takes the place of
+    ``path``.
 
-    Whatever happens, ``path`` holds the old file or the whole new one: the new one is flushed to disk and renamed. Its folder is
-    made if it is missing. The temporary file has the same name. Raises StorageError where ``path`` is anything but a regular
-    file (a device, a link, a FIFO), or where the disk is full or cannot be written to.
+    Whatever happens, ``path`` holds the old file or the whole new one: the new one is flushed to
+    disk and renamed. Its folder is made if it is missing. The temporary file has the same name.
+    Raises StorageError where ``path`` is anything but a regular file (a device, a link, a FIFO), or
+    where the disk is full or cannot be written to.
     """
     path = as_path(path)
     require_replaceable(path)
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
-        # In a folder of its own: safetensors makes another temporary file beside the one that it is to write.
+        # In a folder of its own: safetensors makes another temporary file beside the one that it is
+        # to write.
         own = _beside(path, ".tmp")
         own.mkdir()
         temporary = own / path.name
@@ -187,17 +225,21 @@ def replacing(path: Name) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(folder: Name) -> Iterator[Path]:
-    """A folder beside ``folder`` with the same content to change; on leaving without an error, it takes the place of ``folder``.
+    """A folder beside ``folder`` with the same content to change; on leaving without an error, it
+    takes the place of ``folder``.
 
-    Files in it are links to the old ones (the same bytes on disk), so they must be replaced, as :func:`replacing` does, and
-    never be written into. Killed between its two renames, the old folder stays as ``.NAME.old``, where :func:`present_folder`
-    finds it. Raises StorageError as :func:`replacing` does.
+    Files in it are links to the old ones (the same bytes on disk), so they must be replaced, as
+    :func:`replacing` does, and never be written into. Killed between its two renames, the old
+    folder stays as ``.NAME.old``, where :func:`present_folder` finds it. Raises StorageError as
+    :func:`replacing` does.
     """
     folder = as_path(folder)
     folder = folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
     old = _old(folder)
     if os.path.lexists(folder) and not folder.is_dir():
-        raise StorageError(f"{folder} is a file, and a folder is to be written there: choose another place")
+        raise StorageError(
+            f"{folder} is a file, and a folder is to be written there: choose another place"
+        )
     with storage_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if old.is_dir() and not folder.exists():
@@ -227,7 +269,8 @@ def replacing_folder(folder: Name) -> Iterator[Path]:
 
 
 def present_folder(folder: Name) -> Path:
-    """``folder``, or what it was before, where a :func:`replacing_folder` was killed between its two renames."""
+    """``folder``, or what it was before, where a :func:`replacing_folder` was killed between its
+    two renames."""
     folder = Path(folder)
     old = _old(folder)
     return old if not is_folder(folder) and is_folder(old) else folder
@@ -240,20 +283,27 @@ def write_bytes(path: Name, content: bytes) -> None:
 
 
 def require_replaceable(path: Name) -> None:
-    """Raise StorageError if something other than a regular file is at ``path``: writing there would destroy it."""
+    """Raise StorageError if something other than a regular file is at ``path``: writing there would
+    destroy it."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     except (OSError, ValueError) as error:
-        raise StorageError(f"{path} cannot be written ({_reason(error)}): choose another place") from None
+        raise StorageError(
+            f"{path} cannot be written ({_reason(error)}): choose another place"
+        ) from None
     if not stat.S_ISREG(mode):
-        raise StorageError(f"{path} is {_kind(mode)} and would be destroyed: name a regular file, or one that does not exist yet")
+        raise StorageError(
+            f"{path} is {_kind(mode)} and would be destroyed: name a regular file, or one that "
+            f"does not exist yet"
+        )
 
 
 @contextlib.contextmanager
 def storage_errors(path: Name) -> Iterator[None]:
-    """Turn the operating system's errors of writing to ``path`` into StorageError with the next step."""
+    """Turn the operating system's errors of writing to ``path`` into StorageError with the next
+    step."""
     try:
         yield
     except (NotFoundError, StorageError):
@@ -267,12 +317,16 @@ def storage_errors(path: Name) -> Iterator[None]:
             errno.EPERM: "choose a folder that can be written to",
             errno.ENAMETOOLONG: "choose a shorter name",
         }.get(error.errno or 0, "choose another place")
-        raise StorageError(f"{path} cannot be written ({_reason(error)}): {advice}. What was there before is intact.") from error
+        raise StorageError(
+            f"{path} cannot be written ({_reason(error)}): {advice}. What was there before is "
+            f"intact."
+        ) from error
     except Exception as error:
         # safetensors wraps the system's errors in one of its own.
         if type(error).__name__ == "SafetensorError" and "os error" in str(error).lower():
             raise StorageError(
-                f"{path} cannot be written ({error}): free some space or choose another place. What was there before is intact."
+                f"{path} cannot be written ({error}): free some space or choose another place. "
+                f"What was there before is intact."
             ) from error
         raise
 
@@ -286,7 +340,8 @@ def make_folder(path: Name) -> Path:
 
 
 def make_writable_folder(path: Name) -> Path:
-    """Make a folder and write to it, so that an error comes before the work and not after it. Raises StorageError."""
+    """Make a folder and write to it, so that an error comes before the work and not after it.
+    Raises StorageError."""
     path = make_folder(path)
     with storage_errors(path), tempfile.TemporaryFile(dir=path) as file:
         file.write(b"\0" * 4096)
@@ -294,12 +349,14 @@ def make_writable_folder(path: Name) -> Path:
 
 
 def remove_unfinished(folder: Name) -> None:
-    """Remove what writers that were killed left in ``folder`` and below: temporary files and folders of :func:`replacing` and
-    :func:`replacing_folder`. Nobody may be writing there."""
+    """Remove what writers that were killed left in ``folder`` and below: temporary files and
+    folders of :func:`replacing` and :func:`replacing_folder`. Nobody may be writing there."""
     for left in list(Path(folder).rglob(".*")):
         if _LEFTOVER.search(left.name):
             with contextlib.suppress(OSError):
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(
+                    missing_ok=True
+                )
 
 
 def flush(path: Name) -> None:
@@ -321,11 +378,14 @@ def load_tensors(path: Name) -> dict[str, Any]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise DamagedFileError(f"{path} is not a readable safetensors file ({error}): copy it again") from error
+        raise DamagedFileError(
+            f"{path} is not a readable safetensors file ({error}): copy it again"
+        ) from error
 
 
 def tensor_shapes(path: Name) -> dict[str, tuple[int, ...]]:
-    """The shapes of a safetensors file's tensors, by name, read from its header alone. Raises as :func:`load_tensors`."""
+    """The shapes of a safetensors file's tensors, by name, read from its header alone. Raises as
+    :func:`load_tensors`."""
     from safetensors import SafetensorError, safe_open
 
     path = require_regular(path)
@@ -333,10 +393,14 @@ def tensor_shapes(path: Name) -> dict[str, tuple[int, ...]]:
         with safe_open(path, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise DamagedFileError(f"{path} is not a readable safetensors file ({error}): copy it again") from error
+        raise DamagedFileError(
+            f"{path} is not a readable safetensors file ({error}): copy it again"
+        ) from error
 
 
-def save_tensors(tensors: Mapping[str, Any], path: Name, metadata: dict[str, str] | None = None) -> None:
+def save_tensors(
+    tensors: Mapping[str, Any], path: Name, metadata: dict[str, str] | None = None
+) -> None:
     """Write a safetensors file whole or not at all: see :func:`replacing`."""
     from safetensors.torch import save_file
 
@@ -345,30 +409,38 @@ def save_tensors(tensors: Mapping[str, Any], path: Name, metadata: dict[str, str
 
 
 def check_files(path: Name, told: Any) -> None:
-    """Compare files with the SHA-256 that the file ``path`` tells of them, by their names in its folder.
+    """Compare files with the SHA-256 that the file ``path`` tells of them, by their names in its
+    folder.
 
     Raises NotFoundError or DamagedFileError for the first that is missing, or differs.
     """
     path = Path(path)
     if not isinstance(told, dict):
-        raise DamagedFileError(f"{path} has no checksums of the files beside it: copy the folder again")
+        raise DamagedFileError(
+            f"{path} has no checksums of the files beside it: copy the folder again"
+        )
     for name, checksum in told.items():
         file = inside(path.parent, name, path)
         if not is_file(file):
             raise NotFoundError(f"{file} is missing: copy the folder again")
-        # All of them are read into memory later: larger ones need not be hashed first, which would take for ever.
+        # All of them are read into memory later: larger ones need not be hashed first, which would
+        # take for ever.
         require_memory_for(require_regular(file).stat().st_size, f"{file}")
         if sha256_of(file) != checksum:
             raise DamagedFileError(
-                f"{file} differs from its checksum in {path.name}: it was cut short or altered; copy the folder again"
+                f"{file} differs from its checksum in {path.name}: it was cut short or altered; "
+                f"copy the folder again"
             )
 
 
 def require_finite(tensors: Mapping[str, Any], source: Name) -> None:
-    """Raise DamagedFileError, naming it, if one of the tensors from the file ``source`` has a number that is NaN or infinite."""
+    """Raise DamagedFileError, naming it, if one of the tensors from the file ``source`` has a
+    number that is NaN or infinite."""
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
-            raise DamagedFileError(f"{source}: {name} holds numbers that are NaN or infinite: copy the file again")
+            raise DamagedFileError(
+                f"{source}: {name} holds numbers that are NaN or infinite: copy the file again"
+            )
 
 
 def _old(folder: Path) -> Path:
@@ -385,7 +457,9 @@ def _remove_leftovers(path: Path) -> None:
     for left in path.parent.glob(f".{glob.escape(path.name[:100])}.*-*"):
         found = _LEFTOVER.search(left.name)
         if found and not psutil.pid_exists(int(found[1])):
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(
+                missing_ok=True
+            )
 
 
 def _link(source: str, target: str) -> None:

@@ -1,6 +1,7 @@
 """Forked processes can step worlds. Importing this module is all that is needed.
 
-It imports torch, so :mod:`worldsim` itself does not import it: the modules that compute with torch do.
+It imports torch, so :mod:`worldsim` itself does not import it: the modules that compute with torch
+do.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ def use_one_thread() -> None:
     torch.set_num_threads(1)
 
 
-# A fork copies the memory of torch's thread pool but none of its threads: the first parallel operation in the child would wait for
-# them forever. Gymnasium's AsyncVectorEnv forks after it has made an environment, as multiprocessing.Pool and tianshou's
-# ShmemVectorEnv do after the user has. Processes that are spawned start anew, with as many threads as they like.
+# A fork copies the memory of torch's thread pool but none of its threads: the first parallel
+# operation in the child would wait for them forever. Gymnasium's AsyncVectorEnv forks after it has
+# made an environment, as multiprocessing.Pool and tianshou's ShmemVectorEnv do after the user has.
+# Processes that are spawned start anew, with as many threads as they like.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=use_one_thread)

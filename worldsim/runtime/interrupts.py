@@ -12,7 +12,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """While this context lasts, the first Ctrl-C or SIGTERM sets :attr:`came`; the second one acts as usual.
+    """While this context lasts, the first Ctrl-C or SIGTERM sets :attr:`came`; the second one acts
+    as usual.
 
     Outside the main thread, where signals cannot be handled, nothing changes.
     """
@@ -24,11 +25,18 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():
             # Background jobs of a shell ignore Ctrl-C, and go on doing so.
-            handled = [one for one in SIGNALS if signal.getsignal(one) not in (signal.SIG_IGN, None)]
+            handled = [
+                one for one in SIGNALS if signal.getsignal(one) not in (signal.SIG_IGN, None)
+            ]
             self._before = {one: signal.signal(one, self._handle) for one in handled}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._restore()
 
     def end(self) -> None:

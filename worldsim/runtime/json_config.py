@@ -1,6 +1,7 @@
 """Configs as JSON, and JSON files that are either whole or untouched.
 
-A config is a frozen dataclass. It is kept next to what it configured (checkpoints, datasets), so that loading needs nothing else.
+A config is a frozen dataclass. It is kept next to what it configured (checkpoints, datasets), so
+that loading needs nothing else.
 """
 
 from __future__ import annotations
@@ -51,29 +52,38 @@ def to_json(config: Any) -> Any:
 def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
     """The config of class ``cls`` that :func:`to_json` wrote.
 
-    Values must have the types and lie in the ranges of the class's annotations (``Annotated[int, Ge(1)]``), numbers must be finite.
-    A key that ``cls`` does not know, or lacks and has no default for, is an error that names it. ``where`` is the dotted path
-    that error messages begin with. Raises InvalidInputError.
+    Values must have the types and lie in the ranges of the class's annotations
+    (``Annotated[int, Ge(1)]``), numbers must be finite. A key that ``cls`` does not know, or lacks
+    and has no default for, is an error that names it. ``where`` is the dotted path that error
+    messages begin with. Raises InvalidInputError.
     """
     if not isinstance(values, Mapping):
-        raise InvalidInputError(f"{where or cls.__name__}: expected an object with keys, found {shown(values)}")
+        raise InvalidInputError(
+            f"{where or cls.__name__}: expected an object with keys, found {shown(values)}"
+        )
     key: Any = cls
     try:
         read: Config = _adapter(key).validate_json(json.dumps(values))
         return read
     except pydantic.ValidationError as error:
-        raise InvalidInputError("; ".join(_told(cls, one, values, where) for one in error.errors()[:3])) from None
+        raise InvalidInputError(
+            "; ".join(_told(cls, one, values, where) for one in error.errors()[:3])
+        ) from None
     except (RecursionError, TypeError, ValueError) as error:
         if isinstance(error, InvalidInputError):
             raise
-        raise InvalidInputError(f"{where or cls.__name__} cannot be read as JSON values ({error})") from None
+        raise InvalidInputError(
+            f"{where or cls.__name__} cannot be read as JSON values ({error})"
+        ) from None
 
 
 def check_ranges(config: Any) -> None:
-    """Raise InvalidInputError, naming it, if a field is not of its annotation's type and range, such as ``Annotated[int, Ge(1)]``.
+    """Raise InvalidInputError, naming it, if a field is not of its annotation's type and range,
+    such as ``Annotated[int, Ge(1)]``.
 
-    For the ``__post_init__`` of configs, so that types and ranges hold for the command line and in Python as they do in files.
-    Checked are numbers, texts, truth values, choices and tuples of such; NaN and infinity are outside of every range.
+    For the ``__post_init__`` of configs, so that types and ranges hold for the command line and in
+    Python as they do in files. Checked are numbers, texts, truth values, choices and tuples of
+    such; NaN and infinity are outside of every range.
     """
     cls: Any = type(config)
     for name, adapter in _simple_fields(cls).items():
@@ -82,19 +92,32 @@ def check_ranges(config: Any) -> None:
             adapter.validate_python(_plain(value), strict=True)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
-            raise InvalidInputError(f"{cls.__name__}.{name} = {shown(value)}: {_requirement(first)}") from None
+            raise InvalidInputError(
+                f"{cls.__name__}.{name} = {shown(value)}: {_requirement(first)}"
+            ) from None
 
 
 def _plain(value: Any) -> Any:
     """A value as pydantic's strict mode takes it: NumPy's numbers as Python's, lists as tuples."""
     if isinstance(value, (list, tuple)):
         return tuple(_plain(one) for one in value)
-    return value.item() if type(value).__module__ == "numpy" and hasattr(value, "item") and np.ndim(value) == 0 else value
+    return (
+        value.item()
+        if type(value).__module__ == "numpy" and hasattr(value, "item") and np.ndim(value) == 0
+        else value
+    )
 
 
 def _requirement(error: Any) -> str:
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
-    bound = next((f"{word} {error['ctx'][key]}" for key, word in words.items() if key in error.get("ctx", {})), None)
+    bound = next(
+        (
+            f"{word} {error['ctx'][key]}"
+            for key, word in words.items()
+            if key in error.get("ctx", {})
+        ),
+        None,
+    )
     return f"it must be {bound}" if bound else f"{error['msg'][0].lower()}{error['msg'][1:]}"
 
 
@@ -128,7 +151,9 @@ def _simple_fields(cls: Any) -> dict[str, pydantic.TypeAdapter[Any]]:
 def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
     """What reads a dataclass."""
     if "__pydantic_config__" not in vars(cls):
-        rules = pydantic.ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+        rules = pydantic.ConfigDict(
+            extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
+        )
         cls.__pydantic_config__ = rules
     return pydantic.TypeAdapter(cls)
 
@@ -145,47 +170,61 @@ def _told(cls: type, error: Any, values: Any, where: str) -> str:
     if error["type"] == "missing":
         return f"{cls.__name__} needs {path}"
     if error["type"] == "unexpected_keyword_argument":
-        return f"{cls.__name__} has no {path}; its keys are {', '.join(f.name for f in dataclasses.fields(cls))}"  # type: ignore[arg-type]
+        return (  # type: ignore[arg-type]
+            f"{cls.__name__} has no {path}; its keys are "
+            f"{', '.join(f.name for f in dataclasses.fields(cls))}"
+        )
     said = error["msg"]
     return f"{path or cls.__name__} is {shown(found)}: {said[0].lower()}{said[1:]}"
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
-    """Write ``values`` (see :func:`to_json`) so that a reader, or a crash, meets the old file or the new one, never a part.
+    """Write ``values`` (see :func:`to_json`) so that a reader, or a crash, meets the old file or
+    the new one, never a part.
 
-    Non-finite floats become JavaScript's ``NaN`` and ``Infinity``, which :func:`read_json` reads back. Raises StorageError.
+    Non-finite floats become JavaScript's ``NaN`` and ``Infinity``, which :func:`read_json` reads
+    back. Raises StorageError.
     """
     write_bytes(path, (json.dumps(to_json(values), indent=2) + "\n").encode())
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The values in a JSON file. Missing: NotFoundError; unreadable or no regular file: DamagedFileError; both name the file."""
+    """The values in a JSON file. Missing: NotFoundError; unreadable or no regular file:
+    DamagedFileError; both name the file."""
     content = read_bytes(path, JSON_LIMIT)
     # A list of nothing is two bytes in the file and 64 in memory.
     require_memory_for(40 * len(content), f"{path}")
     try:
         return json.loads(content.decode())
     except (ValueError, RecursionError) as error:
-        raise DamagedFileError(f"{path} is not valid JSON ({error}): it was cut short or edited; restore or remove it") from None
+        raise DamagedFileError(
+            f"{path} is not valid JSON ({error}): it was cut short or edited; restore or remove it"
+        ) from None
 
 
 def seal(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values with a checksum of all of them under ``content_sha256``, for :func:`check_seal`."""
+    """The same values with a checksum of all of them under ``content_sha256``, for
+    :func:`check_seal`."""
     plain = {name: value for name, value in to_json(values).items() if name != SEAL}
     return {**plain, SEAL: content_sha256(plain)}
 
 
-def check_seal(path: str | os.PathLike[str], values: Mapping[str, Any], required: bool = True) -> None:
-    """Raise DamagedFileError if the values of the file ``path`` differ from the checksum that :func:`seal` put in.
+def check_seal(
+    path: str | os.PathLike[str], values: Mapping[str, Any], required: bool = True
+) -> None:
+    """Raise DamagedFileError if the values of the file ``path`` differ from the checksum that
+    :func:`seal` put in.
 
-    required: whether a file without a checksum is damaged, too; formats of before there was one have none.
+    required: whether a file without a checksum is damaged, too; formats of before there was one
+    have none.
     """
     told = values.get(SEAL)
     if told is None and not required:
         return
     if told != content_sha256({name: value for name, value in values.items() if name != SEAL}):
         raise DamagedFileError(
-            f"{path} differs from its own checksum: it was damaged, or edited by hand. Restore it; or, if the change was yours, "
+            f"{path} differs from its own checksum: it was damaged, or edited by hand. Restore "
+            f"it; or, if the change was yours, "
             f"write it with worldsim.runtime.json_config.write_sealed"
         )
 
@@ -193,24 +232,35 @@ def check_seal(path: str | os.PathLike[str], values: Mapping[str, Any], required
 def check_format(path: str | os.PathLike[str], values: Any, name: str, newest: int) -> int:
     """The version of the format ``name`` that the JSON values of a file say they have.
 
-    Raises DamagedFileError unless they are an object of that format, of a version from 1 to ``newest``.
+    Raises DamagedFileError unless they are an object of that format, of a version from 1 to
+    ``newest``.
     """
     found = values.get("format") if isinstance(values, Mapping) else None
     if found != name:
-        raise DamagedFileError(f"{path} has format {found!r}, not {name!r}: it is something else, or was cut short")
+        raise DamagedFileError(
+            f"{path} has format {found!r}, not {name!r}: it is something else, or was cut short"
+        )
     version = values.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise DamagedFileError(f"{path} has version {version!r}: versions are whole numbers from 1; restore or copy it again")
+        raise DamagedFileError(
+            f"{path} has version {version!r}: versions are whole numbers from 1; restore or copy "
+            f"it again"
+        )
     if version > newest:
-        raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads up to {newest}: upgrade worldsim")
+        raise DamagedFileError(
+            f"{path} has version {version!r}; this worldsim reads up to {newest}: upgrade worldsim"
+        )
     return version
 
 
 def write_sealed(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
-    """Write a JSON file with a checksum of its own content: see :func:`write_json` and :func:`seal`."""
+    """Write a JSON file with a checksum of its own content: see :func:`write_json` and
+    :func:`seal`."""
     write_json(path, seal(values))
 
 
 def content_sha256(values: Mapping[str, Any]) -> str:
     """Hexadecimal SHA-256 of JSON values, whatever the order of keys and the layout of the file."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()

@@ -1,4 +1,5 @@
-"""What ``gymnasium.utils.play`` needs of an environment: a whole number of frames a second, and keys for actions."""
+"""What ``gymnasium.utils.play`` needs of an environment: a whole number of frames a second, and
+keys for actions."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from worldsim.errors import InvalidInputError
 
 EXACT_RATE = "steps_per_second"
-"""Key of an environment's metadata: steps a second of the environment's own time, exact, a float."""
+"""Key of an environment's metadata: steps a second of the environment's own time, exact, a
+float."""
 
 Keys = dict[tuple[str, ...], Any]
 
@@ -23,13 +25,17 @@ WALK: Mapping[tuple[str, ...], int] = {
     **{(key, "w"): action for key, action in {"a": 3, "d": 4}.items()},
 }
 """Forward, backward, turn left, turn right, strafe left, strafe right."""
-DISCRETE: dict[str, Mapping[tuple[str, ...], int]] = {"worldsim/FreedoomReal-v0": WALK, "worldsim/TinyRoom-v0": WALK}
+DISCRETE: dict[str, Mapping[tuple[str, ...], int]] = {
+    "worldsim/FreedoomReal-v0": WALK,
+    "worldsim/TinyRoom-v0": WALK,
+}
 """Keys of discrete actions whose meaning is known, by the id of the real twin."""
 AXES: dict[str, tuple[tuple[str, str], ...]] = {
     "worldsim/TinyRoom-v0": (("s", "w"), ("d", "a")),
     "CarRacing-v3": (("a", "d"), ("", "w"), ("", "s")),
 }
-"""Keys that set each number of a continuous action to its lower and its upper bound, by the id of the real twin; empty: none."""
+"""Keys that set each number of a continuous action to its lower and its upper bound, by the id of
+the real twin; empty: none."""
 ROW = "123456789abcdefghijklmnopqrstuvwxyz"
 """Keys of actions 1, 2, 3 and so on where no meaning is known."""
 COLUMNS = (("z", "q"), ("x", "w"), ("c", "e"), ("v", "r"))
@@ -39,26 +45,30 @@ COLUMNS = (("z", "q"), ("x", "w"), ("c", "e"), ("v", "r"))
 def rates(steps_per_second: float) -> dict[str, Any]:
     """The part of an environment's ``metadata`` that says how fast its time goes.
 
-    ``render_fps`` is the whole number nearest to the rate, at least 1, as ``gymnasium.utils.play`` asks; :data:`EXACT_RATE` is the
-    rate itself.
+    ``render_fps`` is the whole number nearest to the rate, at least 1, as ``gymnasium.utils.play``
+    asks; :data:`EXACT_RATE` is the rate itself.
     """
     return {"render_fps": max(1, round(steps_per_second)), EXACT_RATE: float(steps_per_second)}
 
 
 def exact_rate(metadata: Mapping[str, Any]) -> float | None:
-    """Steps a second of an environment with this ``metadata``: its exact rate, else its ``render_fps``, else None."""
+    """Steps a second of an environment with this ``metadata``: its exact rate, else its
+    ``render_fps``, else None."""
     rate = metadata.get(EXACT_RATE, metadata.get("render_fps"))
     return None if rate is None else float(rate)
 
 
 def keys_to_action(space: gym.Space[Any], twin: str = "") -> Keys:
-    """Keys pressed together and the action that they stand for, as ``gymnasium.utils.play`` takes them.
+    """Keys pressed together and the action that they stand for, as ``gymnasium.utils.play`` takes
+    them.
 
-    twin: id of the real twin, which tells what actions mean (:data:`DISCRETE`, :data:`AXES`). Where that is not known, actions 1,
-    2, ... of a ``Discrete`` space have the keys ``1``, ``2``, ... ``9``, ``a``, ... ``z``, and the numbers of a ``Box`` the keys of
-    :data:`COLUMNS`. A number whose keys are not pressed rests at 0, or at the bound nearest to it.
+    twin: id of the real twin, which tells what actions mean (:data:`DISCRETE`, :data:`AXES`). Where
+    that is not known, actions 1, 2, ... of a ``Discrete`` space have the keys ``1``, ``2``, ...
+    ``9``, ``a``, ... ``z``, and the numbers of a ``Box`` the keys of :data:`COLUMNS`. A number
+    whose keys are not pressed rests at 0, or at the bound nearest to it.
 
-    Raises InvalidInputError for a space that has no such keys: more than four continuous numbers, unbounded ones.
+    Raises InvalidInputError for a space that has no such keys: more than four continuous numbers,
+    unbounded ones.
     """
     name = twin.rpartition(":")[2]
     if isinstance(space, gym.spaces.Discrete):
@@ -72,14 +82,22 @@ def keys_to_action(space: gym.Space[Any], twin: str = "") -> Keys:
         if space.shape[0] <= len(axes):
             return _keys_of_box(space, axes[: space.shape[0]])
     raise InvalidInputError(
-        f"no keys are known for actions of {space}: give some, gymnasium.utils.play.play(env, keys_to_action=...)"
+        f"no keys are known for actions of {space}: give some, gymnasium.utils.play.play(env, "
+        f"keys_to_action=...)"
     )
 
 
 def _keys_of_box(space: gym.spaces.Box, axes: tuple[tuple[str, str], ...]) -> Keys:
     rest = np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
     choices: list[list[tuple[str, Any]]] = [
-        [("", rest[i]), *((key, bound) for key, bound in zip(pair, (space.low[i], space.high[i]), strict=True) if key)]
+        [
+            ("", rest[i]),
+            *(
+                (key, bound)
+                for key, bound in zip(pair, (space.low[i], space.high[i]), strict=True)
+                if key
+            ),
+        ]
         for i, pair in enumerate(axes)
     ]
     keys: Keys = {}

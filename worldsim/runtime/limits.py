@@ -13,20 +13,27 @@ LIMIT_VARIABLE = "WORLDSIM_MEMORY_LIMIT_GB"
 
 
 def available_memory() -> int:
-    """Bytes of memory that this process may still take: what the machine has free, or what is left of the limit that the
-    environment variable ``WORLDSIM_MEMORY_LIMIT_GB`` sets for this process."""
+    """Bytes of memory that this process may still take: what the machine has free, or what is left
+    of the limit that the environment variable ``WORLDSIM_MEMORY_LIMIT_GB`` sets for this
+    process."""
     free = int(psutil.virtual_memory().available)
     limit = os.environ.get(LIMIT_VARIABLE)
     if limit:
         try:
             free = min(free, int(float(limit) * 2**30) - int(psutil.Process().memory_info().rss))
         except (ValueError, OverflowError):
-            raise InvalidInputError(f"{LIMIT_VARIABLE} is {limit!r}: give a number of GiB, or unset it") from None
+            raise InvalidInputError(
+                f"{LIMIT_VARIABLE} is {limit!r}: give a number of GiB, or unset it"
+            ) from None
     return max(0, free)
 
 
 def require_memory_for(size: int, what: str) -> None:
-    """Raise OutOfMemoryError unless ``size`` bytes are free. what: what needs them, for the message."""
+    """Raise OutOfMemoryError unless ``size`` bytes are free. what: what needs them, for the
+    message."""
     free = available_memory()
     if size > free:
-        raise OutOfMemoryError(f"{what} would take {size / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free: ask for less")
+        raise OutOfMemoryError(
+            f"{what} would take {size / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free: ask "
+            f"for less"
+        )

@@ -1,4 +1,5 @@
-"""What every command ends with: where its result is, and which command comes next. On stderr, as ``--quiet`` allows."""
+"""What every command ends with: where its result is, and which command comes next. On stderr, as
+``--quiet`` allows."""
 
 from __future__ import annotations
 
@@ -21,7 +22,12 @@ class Ending:
     def text(self) -> str:
         """The lines to print."""
         names = ("next:  ", *[" " * 7] * len(self.then))
-        return "\n".join([f"result: {self.result}", *(f"{name} {line}" for name, line in zip(names, self.then, strict=False))])
+        return "\n".join(
+            [
+                f"result: {self.result}",
+                *(f"{name} {line}" for name, line in zip(names, self.then, strict=False)),
+            ]
+        )
 
 
 def tell(command: str, config: Any, result: Any) -> None:
@@ -38,12 +44,15 @@ def line(*words: object) -> str:
 def _recorded(config: Any, dataset: Any) -> Ending:
     blind = () if dataset.info.geometry else ("--no-memory",)
     runs = Path("runs") / config.out.name
-    return Ending(str(config.out), (line("worldsim", "train", "--data", config.out, "--out", runs, *blind),))
+    return Ending(
+        str(config.out), (line("worldsim", "train", "--data", config.out, "--out", runs, *blind),)
+    )
 
 
 def _exported_minari(config: Any, _: Any) -> Ending:
     return Ending(
-        f"Minari's dataset {config.name}", (line("worldsim", "import-minari", config.name, "--out", Path("data") / "copy"),)
+        f"Minari's dataset {config.name}",
+        (line("worldsim", "import-minari", config.name, "--out", Path("data") / "copy"),),
     )
 
 
@@ -52,7 +61,17 @@ def _trained(config: Any, world: Any) -> Ending:
     then = [line("worldsim", "evaluate", folder)]
     if world.config.has_rewards:
         then.append(line("worldsim", "evaluate-agent", "random", "--world", folder))
-        then.append(line("python", "-m", "worldsim.agents.actor_critic", "--world", folder, "--out", config.out / "agent"))
+        then.append(
+            line(
+                "python",
+                "-m",
+                "worldsim.agents.actor_critic",
+                "--world",
+                folder,
+                "--out",
+                config.out / "agent",
+            )
+        )
     if world.has_geometry and world.network.config.actions == 7:
         then.append(line("worldsim", "demo", "--world", folder))
     return Ending(str(folder), tuple(then))
@@ -60,7 +79,11 @@ def _trained(config: Any, world: Any) -> Ending:
 
 def _evaluated(config: Any, _: Any) -> Ending:
     out = Path("export") / Path(config.world).name
-    return _figures(config, line("worldsim", "bench", config.world), line("worldsim", "export", config.world, "--out", out))
+    return _figures(
+        config,
+        line("worldsim", "bench", config.world),
+        line("worldsim", "export", config.world, "--out", out),
+    )
 
 
 def _evaluated_agent(config: Any, _: Any) -> Ending:
@@ -93,7 +116,10 @@ def _exported(config: Any, out: Path) -> Ending:
 
 
 def _viewed(config: Any, _: Any) -> Ending:
-    return Ending("what was shown stays in the snapshot", (line("worldsim", "export", config.snapshot, "--to", "glb"),))
+    return Ending(
+        "what was shown stays in the snapshot",
+        (line("worldsim", "export", config.snapshot, "--to", "glb"),),
+    )
 
 
 def _listed(config: Any, _: Any) -> Ending:
@@ -102,7 +128,9 @@ def _listed(config: Any, _: Any) -> Ending:
 
 def _figures(config: Any, *then: str) -> Ending:
     """The ending of a command that prints figures and writes them to a file if it is told to."""
-    return Ending("printed above (--json FILE keeps it)" if config.json is None else str(config.json), then)
+    return Ending(
+        "printed above (--json FILE keeps it)" if config.json is None else str(config.json), then
+    )
 
 
 ENDINGS: dict[str, Callable[[Any, Any], Ending]] = {

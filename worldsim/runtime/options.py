@@ -9,7 +9,8 @@ from worldsim.errors import InvalidInputError
 
 
 def check_options(options: Any) -> dict[Any, Any]:
-    """Reset options as a dict of their own, empty for None. Raises InvalidInputError for anything but a mapping."""
+    """Reset options as a dict of their own, empty for None. Raises InvalidInputError for anything
+    but a mapping."""
     if options is None:
         return {}
     if not isinstance(options, Mapping):

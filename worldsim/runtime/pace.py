@@ -1,4 +1,5 @@
-"""How fast a run goes on this machine, and whether what it is given suffices: said once, as soon as a step has been timed."""
+"""How fast a run goes on this machine, and whether what it is given suffices: said once, as soon as
+a step has been timed."""
 
 from __future__ import annotations
 
@@ -27,10 +28,11 @@ class Pace:
 
 
 def forecast(seconds: float, what: str, minutes_left: float | None, steps_left: float) -> str:
-    """What to expect: ``a step of 32 windows takes 18.2 s here: about 13 in the 4 min that are left``.
+    """What to expect: ``a step of 32 windows takes 18.2 s here: about 13 in the 4 min that are
+    left``.
 
-    seconds: of a step. what: a step is made of. minutes_left: until the run ends by time, None if it does not. steps_left: until
-    it ends by its number of steps.
+    seconds: of a step. what: a step is made of. minutes_left: until the run ends by time, None if
+    it does not. steps_left: until it ends by its number of steps.
     """
     told = f"a step of {what} takes {span(seconds)} here"
     if minutes_left is not None and (fits := steps_that_fit(seconds, minutes_left)) < steps_left:
@@ -44,7 +46,8 @@ def steps_that_fit(seconds: float, minutes_left: float) -> int:
 
 
 def smaller(size: int, fits: int, wanted: int) -> int:
-    """The largest power of two, at most ``size``, of which ``wanted`` steps fit where ``fits`` steps of ``size`` do; at least 1."""
+    """The largest power of two, at most ``size``, of which ``wanted`` steps fit where ``fits``
+    steps of ``size`` do; at least 1."""
     best = 1
     while 2 * best < size and 2 * best * wanted <= size * fits:
         best *= 2

@@ -13,7 +13,8 @@ PICTURE_FORMATS = ("PNG", "WEBP", "JPEG", "TIFF", "BMP")
 
 @contextlib.contextmanager
 def usual_pictures() -> Iterator[None]:
-    """Meanwhile Pillow knows the formats of :data:`PICTURE_FORMATS` alone, for libraries that open pictures by themselves."""
+    """Meanwhile Pillow knows the formats of :data:`PICTURE_FORMATS` alone, for libraries that open
+    pictures by themselves."""
     Image.init()
     known = dict(Image.OPEN), list(Image.ID)
     for name in [name for name in Image.OPEN if name not in PICTURE_FORMATS]:

@@ -16,11 +16,19 @@ Array = NDArray[Any]
 
 
 def save_ply(position: Array, colour: Array, path: str | os.PathLike[str]) -> Path:
-    """Write points as a PLY file, world axes, metres; whole or not at all. position: (n, 3). colour: (n, 3) uint8."""
+    """Write points as a PLY file, world axes, metres; whole or not at all. position: (n, 3).
+    colour: (n, 3) uint8."""
     position, colour = np.asarray(position), np.asarray(colour)
-    if position.ndim != 2 or position.shape[1] != 3 or position.shape != colour.shape or position.dtype.kind not in "uif":
+    if (
+        position.ndim != 2
+        or position.shape[1] != 3
+        or position.shape != colour.shape
+        or position.dtype.kind not in "uif"
+    ):
         found = f"{position.dtype} {position.shape} and {colour.dtype} {colour.shape}"
-        raise InvalidInputError(f"points are positions (n, 3) in metres and colours (n, 3) uint8, not {found}")
+        raise InvalidInputError(
+            f"points are positions (n, 3) in metres and colours (n, 3) uint8, not {found}"
+        )
     if colour.dtype != np.uint8 or not bool(np.isfinite(position).all()):
         raise InvalidInputError(f"positions must be finite and colours uint8, got {colour.dtype}")
     cloud = import_trimesh().PointCloud(position, colors=colour)
@@ -34,5 +42,7 @@ def import_trimesh() -> Any:
     try:
         import trimesh
     except ImportError as error:
-        raise MissingDependencyError("meshes and points are written by trimesh: pip install trimesh") from error
+        raise MissingDependencyError(
+            "meshes and points are written by trimesh: pip install trimesh"
+        ) from error
     return trimesh

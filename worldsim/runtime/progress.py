@@ -1,4 +1,5 @@
-"""What is shown while something takes long: a bar on a terminal, a line now and then elsewhere, nothing where it is to be quiet.
+"""What is shown while something takes long: a bar on a terminal, a line now and then elsewhere,
+nothing where it is to be quiet.
 
 All of it goes to stderr, so that stdout holds results alone.
 """
@@ -23,7 +24,8 @@ _quiet = False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Show no progress and no hints in this process from now on, or show them again. Warnings and errors stay."""
+    """Show no progress and no hints in this process from now on, or show them again. Warnings and
+    errors stay."""
     global _quiet
     _quiet = bool(quiet)
 
@@ -66,10 +68,11 @@ def span(seconds: float) -> str:
 
 
 class Progress:
-    """How far a long task has come; a context manager, whose end closes the bar or writes the last line.
+    """How far a long task has come; a context manager, whose end closes the bar or writes the last
+    line.
 
-    On a terminal it is tqdm's bar, which disappears at the end. Elsewhere it is a line every :data:`EVERY_S` seconds and one at the
-    end.
+    On a terminal it is tqdm's bar, which disappears at the end. Elsewhere it is a line every
+    :data:`EVERY_S` seconds and one at the end.
     """
 
     def __init__(
@@ -81,8 +84,9 @@ class Progress:
         shown: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """total: how many units there are, None where nobody knows. what: of the task, such as ``dreaming``. unit: singular, or
-        ``%``. initial: what was done before. shown: False where another process shows it. clock: seconds.
+        """total: how many units there are, None where nobody knows. what: of the task, such as
+        ``dreaming``. unit: singular, or ``%``. initial: what was done before. shown: False where
+        another process shows it. clock: seconds.
         """
         self.total, self.what, self.unit, self.n = total, what, unit, initial
         self._initial, self._clock = initial, clock
@@ -92,12 +96,23 @@ class Progress:
         self._bar: Any = None
         if self._lines and sys.stderr.isatty():
             self._lines = False
-            shape = "{desc} {percentage:5.1f}% |{bar}| {elapsed}<{remaining}{postfix}" if unit == SHARE else None
+            shape = (
+                "{desc} {percentage:5.1f}% |{bar}| {elapsed}<{remaining}{postfix}"
+                if unit == SHARE
+                else None
+            )
             name = "" if unit == SHARE else f" {unit}"
             self._bar = tqdm(
-                total=total, desc=what, unit=name, initial=initial, leave=False, dynamic_ncols=True, file=sys.stderr,
-                bar_format=shape, unit_scale=bool(total and total >= 10_000),
-            )  # fmt: skip
+                total=total,
+                desc=what,
+                unit=name,
+                initial=initial,
+                leave=False,
+                dynamic_ncols=True,
+                file=sys.stderr,
+                bar_format=shape,
+                unit_scale=bool(total and total >= 10_000),
+            )
 
     def __enter__(self) -> Progress:
         return self
@@ -110,7 +125,8 @@ class Progress:
         self.move_to(self.n + n)
 
     def move_to(self, n: float, note: str | None = None) -> None:
-        """``n`` units are done in all. note: what to say beside it, as long as nothing else is said."""
+        """``n`` units are done in all. note: what to say beside it, as long as nothing else is
+        said."""
         step, self.n = n - self.n, n
         self._note = self._note if note is None else note
         if self._bar is not None:
@@ -136,7 +152,11 @@ class Progress:
         parts = [self._count(), span(passed)]
         if not last and self.total is not None and done > 0 and self.n < self.total:
             parts.append(f"about {span(passed * (self.total - self.n) / done)} left")
-        print(f"{self.what}: " + ", ".join([*parts, *([self._note] if self._note else [])]), file=sys.stderr, flush=True)
+        print(
+            f"{self.what}: " + ", ".join([*parts, *([self._note] if self._note else [])]),
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _count(self) -> str:
         if self.unit == SHARE:
@@ -150,8 +170,11 @@ def _plural(unit: str) -> str:
     return unit + ("es" if unit.endswith(("ch", "s", "x")) else "s")
 
 
-def follow(items: Iterable[T], what: str, unit: str = "step", total: int | None = None) -> Iterator[T]:
-    """The items one by one, with a :class:`Progress` over them. total: how many there are, if they have no length."""
+def follow(
+    items: Iterable[T], what: str, unit: str = "step", total: int | None = None
+) -> Iterator[T]:
+    """The items one by one, with a :class:`Progress` over them. total: how many there are, if they
+    have no length."""
     if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(total, what, unit) as progress:

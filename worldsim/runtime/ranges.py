@@ -1,6 +1,8 @@
-"""Ranges of settings, by name: annotations of configs' fields, kept by files, the command line and Python alike.
+"""Ranges of settings, by name: annotations of configs' fields, kept by files, the command line and
+Python alike.
 
-:func:`worldsim.runtime.json_config.from_json` and :func:`worldsim.runtime.json_config.check_ranges` read them.
+:func:`worldsim.runtime.json_config.from_json` and :func:`worldsim.runtime.json_config.check_ranges`
+read them.
 """
 
 from __future__ import annotations

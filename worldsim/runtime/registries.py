@@ -1,4 +1,5 @@
-"""What files may name: policies and scenes by their registered names. Real twins: :mod:`worldsim.world.twin`.
+"""What files may name: policies and scenes by their registered names. Real twins:
+:mod:`worldsim.world.twin`.
 
 A class of your own joins with one line, in the program that loads the file::
 
@@ -21,7 +22,8 @@ POLICIES = Registry(
         "actor-critic": "worldsim.agents.actor_critic_policy:ActorCriticPolicy",
     },
 )
-"""Policies that are constructed with an action space, and settings that are JSON values. Their names come before folders."""
+"""Policies that are constructed with an action space, and settings that are JSON values. Their
+names come before folders."""
 
 SCENES = Registry(
     "scenes",

@@ -1,4 +1,5 @@
-"""Names that files may use, and the classes that they stand for: the only way from a file's content to code."""
+"""Names that files may use, and the classes that they stand for: the only way from a file's content
+to code."""
 
 from __future__ import annotations
 
@@ -14,14 +15,16 @@ _ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 class Registry:
-    """Classes of one sort (policies, scenes), each by a short name and by its entry point ``module:Class``.
+    """Classes of one sort (policies, scenes), each by a short name and by its entry point
+    ``module:Class``.
 
-    A file may name what is registered, in either form, and nothing else: see :meth:`of_file`. A user may name any importable
-    class: see :meth:`of_user`.
+    A file may name what is registered, in either form, and nothing else: see :meth:`of_file`. A
+    user may name any importable class: see :meth:`of_user`.
     """
 
     def __init__(self, sort: str, verbs: tuple[str, ...], entries: dict[str, str]) -> None:
-        """sort: what error messages call it. verbs: methods that its classes have. entries: entry points by name."""
+        """sort: what error messages call it. verbs: methods that its classes have. entries: entry
+        points by name."""
         self.sort, self.verbs = sort, verbs
         self._entries: dict[str, str | type] = {}
         for name, entry in entries.items():
@@ -34,15 +37,19 @@ class Registry:
         return iter(self._entries)
 
     def register(self, name: str, entry: str | type) -> None:
-        """Let files use ``name`` for a class: the class itself, or ``module:Class``, which is imported on first use."""
+        """Let files use ``name`` for a class: the class itself, or ``module:Class``, which is
+        imported on first use."""
         if not isinstance(entry, type) and not _ENTRY.fullmatch(entry):
-            raise InvalidInputError(f"{self.sort} {name!r} is registered as {entry!r}: give a class, or 'module:Class'")
+            raise InvalidInputError(
+                f"{self.sort} {name!r} is registered as {entry!r}: give a class, or 'module:Class'"
+            )
         self._entries[name] = entry
 
     def of_file(self, name: Any, source: str | Path, trusted: bool = False) -> type:
         """The class that the file ``source`` names.
 
-        Raises UntrustedFileError for one that is not registered, without importing anything, unless ``trusted``.
+        Raises UntrustedFileError for one that is not registered, without importing anything, unless
+        ``trusted``.
         """
         entry = self._find(name)
         if entry is not None:
@@ -50,16 +57,22 @@ class Registry:
         if trusted:
             return self.of_user(name)
         raise UntrustedFileError(
-            f"{source} names the {self.sort} {name!r}, which is not registered with worldsim: using it would import and run code "
-            f"of that name. Registered are {', '.join(self._entries)}. If you trust the file, pass --trust (in Python trust=True)"
+            f"{source} names the {self.sort} {name!r}, which is not registered with worldsim: "
+            f"using it would import and run code "
+            f"of that name. Registered are {', '.join(self._entries)}. If you trust the file, "
+            f"pass --trust (in Python trust=True)"
         )
 
     def of_user(self, name: Any) -> type:
-        """The class that a user names, in a command or in Python: registered, or any ``module:Class``. Raises NotFoundError."""
+        """The class that a user names, in a command or in Python: registered, or any
+        ``module:Class``. Raises NotFoundError."""
         entry = self._find(name)
         if entry is None:
             if not isinstance(name, str) or not _ENTRY.fullmatch(name):
-                raise NotFoundError(f"no {self.sort} {name!r}: give 'module:Class' or one of {', '.join(self._entries)}")
+                raise NotFoundError(
+                    f"no {self.sort} {name!r}: give 'module:Class' or one of "
+                    f"{', '.join(self._entries)}"
+                )
             entry = name
         return self._load(entry, str(name))
 
@@ -72,7 +85,14 @@ class Registry:
             return None
         if name in self._entries:
             return self._entries[name]
-        return next((e for e in self._entries.values() if name == (e if isinstance(e, str) else self.entry_of(e))), None)
+        return next(
+            (
+                e
+                for e in self._entries.values()
+                if name == (e if isinstance(e, str) else self.entry_of(e))
+            ),
+            None,
+        )
 
     def _load(self, entry: str | type, name: str) -> type:
         found: Any = entry
@@ -83,7 +103,15 @@ class Registry:
                 for part in path.split("."):
                     found = getattr(found, part)
             except (ImportError, AttributeError, ValueError) as error:
-                raise NotFoundError(f"no {self.sort} {name!r} ({error}): give 'module:Class' or one of {', '.join(self)}") from None
-        if not isinstance(found, type) or not all(callable(getattr(found, verb, None)) for verb in self.verbs):
-            raise InvalidInputError(f"{name!r} is no {self.sort}: a class with the methods {', '.join(self.verbs)} is needed")
+                raise NotFoundError(
+                    f"no {self.sort} {name!r} ({error}): give 'module:Class' or one of "
+                    f"{', '.join(self)}"
+                ) from None
+        if not isinstance(found, type) or not all(
+            callable(getattr(found, verb, None)) for verb in self.verbs
+        ):
+            raise InvalidInputError(
+                f"{name!r} is no {self.sort}: a class with the methods {', '.join(self.verbs)} is "
+                f"needed"
+            )
         return found

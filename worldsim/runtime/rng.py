@@ -1,7 +1,8 @@
 """Counter-based randomness: Philox4x32-10 in torch integer operations.
 
-Every number is a pure function of (seed, step, purpose, position), computed on the tensors' device without a host
-call: one environment's draws never depend on its neighbours, and a fork or a restored snapshot draws the same again.
+Every number is a pure function of (seed, step, purpose, position), computed on the tensors' device
+without a host call: one environment's draws never depend on its neighbours, and a fork or a
+restored snapshot draws the same again.
 
 Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -22,7 +23,8 @@ _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 _BLOCKS_MULTIPLE = 16
-"""Rows are padded to this many blocks, so that vector units see each row alike wherever it lies in a batch."""
+"""Rows are padded to this many blocks, so that vector units see each row alike wherever it lies in
+a batch."""
 
 
 class Purpose(IntEnum):
@@ -40,17 +42,22 @@ class Purpose(IntEnum):
     UNCERTAINTY = 9
 
 
-def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox4x32 on four counter words and two key words, int64 tensors in [0, 2^32) that broadcast."""
+def philox4x32(
+    c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Ten rounds of Philox4x32 on four counter words and two key words, int64 tensors in [0, 2^32)
+    that broadcast."""
     c0, c1, c2, c3 = torch.broadcast_tensors(c0, c1, c2, c3)
     # The two halves of a round side by side, (2, ...): a GPU then launches half as many kernels.
     even, odd = torch.stack([c0, c2]), torch.stack([c1, c3])
     key, weyl, multiplier = torch.stack([k0, k1]), _column(_WEYL, k0), _column(_MULTIPLIER, c0)
     for index in range(_ROUNDS):
         round_key = (key + weyl * index) & _MASK
-        # int64 products wrap modulo 2^64, and bits 32 to 63 of the unsigned product survive: shift, then mask.
+        # int64 products wrap modulo 2^64, and bits 32 to 63 of the unsigned product survive: shift,
+        # then mask.
         product = (even * multiplier).flip(0)
-        # Odd words only ever meet an xor before the next mask, so they may keep their upper bits until the end.
+        # Odd words only ever meet an xor before the next mask, so they may keep their upper bits
+        # until the end.
         even = (product >> 32).bitwise_xor_(odd).bitwise_xor_(round_key).bitwise_and_(_MASK)
         odd = product
     odd = odd & _MASK
@@ -58,14 +65,18 @@ def philox4x32(c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: T
 
 
 def _column(pair: tuple[int, int], like: Tensor) -> Tensor:
-    """Two constants as (2, 1, ...), made on the device: copying them from the host would make a GPU wait."""
+    """Two constants as (2, 1, ...), made on the device: copying them from the host would make a GPU
+    wait."""
     first, second = pair
     column = torch.arange(2, device=like.device, dtype=torch.int64) * (second - first) + first
     return column.view(2, *[1] * like.ndim)
 
 
-def bits(seed: Tensor, step: Tensor, purpose: Purpose, blocks: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four words of random bits a block: seed and step (b,) int64 to four (b, blocks) int64 tensors in [0, 2^32)."""
+def bits(
+    seed: Tensor, step: Tensor, purpose: Purpose, blocks: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Four words of random bits a block: seed and step (b,) int64 to four (b, blocks) int64 tensors
+    in [0, 2^32)."""
     index = torch.arange(blocks, device=seed.device, dtype=torch.int64)[None]
     seed, step = seed.to(torch.int64)[:, None], step.to(torch.int64)[:, None]
     words = (index, step & _MASK, (step >> 32) & _MASK, torch.full_like(step, int(purpose)))
@@ -92,7 +103,8 @@ def uniform(seed: Tensor, step: Tensor, purpose: Purpose, shape: Sequence[int]) 
 
 
 def normal(seed: Tensor, step: Tensor, purpose: Purpose, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers (Box-Muller, at most 5.8 in size): seed and step (b,) int64 to (b, *shape) float32."""
+    """Standard normal numbers (Box-Muller, at most 5.8 in size): seed and step (b,) int64 to (b,
+    *shape) float32."""
     if usable(seed):
         return normal_by_kernel(seed, step, int(purpose), shape)
     w0, w1, w2, w3 = bits(seed, step, purpose, _blocks_for(math.prod(shape)))
@@ -103,7 +115,8 @@ def normal(seed: Tensor, step: Tensor, purpose: Purpose, shape: Sequence[int]) -
 
 @torch.library.custom_op("worldsim::normal", mutates_args=())
 def normal_by_kernel(seed: Tensor, step: Tensor, purpose: int, shape: Sequence[int]) -> Tensor:
-    """:func:`normal` as one kernel, from the same bits; logarithm and circle functions may round otherwise. Needs Triton.
+    """:func:`normal` as one kernel, from the same bits; logarithm and circle functions may round
+    otherwise. Needs Triton.
 
     An operator that compilers leave as it is.
     """
@@ -112,7 +125,13 @@ def normal_by_kernel(seed: Tensor, step: Tensor, purpose: int, shape: Sequence[i
     out = torch.empty(rows, count, device=seed.device)
     block = math.gcd(blocks, 512)
     found("worldsim.runtime.rng_kernels").normal[blocks // block, rows](
-        seed.to(torch.int64).contiguous(), step.to(torch.int64).contiguous(), out, blocks, count, purpose, block
+        seed.to(torch.int64).contiguous(),
+        step.to(torch.int64).contiguous(),
+        out,
+        blocks,
+        count,
+        purpose,
+        block,
     )
     return out.view(rows, *shape)
 
@@ -122,7 +141,9 @@ def _(seed: Tensor, step: Tensor, purpose: int, shape: Sequence[int]) -> Tensor:
     return torch.empty(len(seed), *shape, device=seed.device)
 
 
-def integers(seed: Tensor, step: Tensor, purpose: Purpose, high: int, shape: Sequence[int]) -> Tensor:
+def integers(
+    seed: Tensor, step: Tensor, purpose: Purpose, high: int, shape: Sequence[int]
+) -> Tensor:
     """Integers in [0, high), high at most 2^31: seed and step (b,) int64 to (b, *shape) int64.
 
     By multiplication and shift; the bias is below ``high / 2^32``.

@@ -1,5 +1,6 @@
 # mypy: disable-error-code="no-untyped-def, misc"
-"""The Triton kernel of :func:`worldsim.runtime.rng.normal`: a program some blocks of an environment's numbers."""
+"""The Triton kernel of :func:`worldsim.runtime.rng.normal`: a program some blocks of an
+environment's numbers."""
 
 import triton
 import triton.language as tl
@@ -12,17 +13,27 @@ def _unit(words):
 
 @triton.jit
 def normal(seeds, steps, out, blocks, count, purpose, block: tl.constexpr):
-    """Four normal numbers of each block of Philox: cosines of the first two words' radii, then their sines.
+    """Four normal numbers of each block of Philox: cosines of the first two words' radii, then
+    their sines.
 
-    seeds, steps: (row,) int64. out: (row, count) float32. blocks: of a row, a multiple of ``block``.
+    seeds, steps: (row,) int64. out: (row, count) float32. blocks: of a row, a multiple of
+    ``block``.
     """
     row = tl.program_id(1).to(tl.int64)
     index = tl.program_id(0) * block + tl.arange(0, block)
     seed, step = tl.load(seeds + row), tl.load(steps + row)
     zero = tl.zeros((block,), tl.uint32)
-    low, high = zero + (step & 0xFFFFFFFF).to(tl.uint32), zero + ((step >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    key, key_high = zero + (seed & 0xFFFFFFFF).to(tl.uint32), zero + ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
-    w0, w1, w2, w3 = tl.philox_impl(index.to(tl.uint32), low, high, zero + purpose, key, key_high, 10)
+    low, high = (
+        zero + (step & 0xFFFFFFFF).to(tl.uint32),
+        zero + ((step >> 32) & 0xFFFFFFFF).to(tl.uint32),
+    )
+    key, key_high = (
+        zero + (seed & 0xFFFFFFFF).to(tl.uint32),
+        zero + ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32),
+    )
+    w0, w1, w2, w3 = tl.philox_impl(
+        index.to(tl.uint32), low, high, zero + purpose, key, key_high, 10
+    )
     near, far = tl.sqrt_rn(-2.0 * tl.log(_unit(w0))), tl.sqrt_rn(-2.0 * tl.log(_unit(w1)))
     first, second = _unit(w2) * 6.283185307179586, _unit(w3) * 6.283185307179586
     place = out + row * count

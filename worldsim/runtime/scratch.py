@@ -1,6 +1,8 @@
-"""What killed processes leave behind: temporary folders and engines' shared memory, found by the next process and removed.
+"""What killed processes leave behind: temporary folders and engines' shared memory, found by the
+next process and removed.
 
-ViZDoom's engine keeps its pictures in files of ``/dev/shm``, 11 MB each, which only an orderly end removes.
+ViZDoom's engine keeps its pictures in files of ``/dev/shm``, 11 MB each, which only an orderly end
+removes.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ SHARED_MEMORY, ENGINE_FILES = Path("/dev/shm"), "ViZDoom*"
 
 
 class Scratch:
-    """A temporary folder that :func:`sweep` tells from those of dead processes, by a lock that ends with its owner."""
+    """A temporary folder that :func:`sweep` tells from those of dead processes, by a lock that ends
+    with its owner."""
 
     def __init__(self) -> None:
         self._folder: Path | None = None
@@ -32,7 +35,9 @@ class Scratch:
             if os.name == "posix":
                 self._handle = os.open(unlocked, os.O_RDONLY)
                 _lock(self._handle)
-            self._folder = unlocked.rename(unlocked.with_name(PREFIX + unlocked.name.removeprefix(UNLOCKED_PREFIX)))
+            self._folder = unlocked.rename(
+                unlocked.with_name(PREFIX + unlocked.name.removeprefix(UNLOCKED_PREFIX))
+            )
         return self._folder
 
     def close(self) -> None:
@@ -70,7 +75,8 @@ def _lock(handle: int) -> bool:
 
 
 def orphaned_memory(but: int | None = None) -> set[Path]:
-    """This user's files of engines in ``/dev/shm`` that no process has open any more. but: a process that does not count."""
+    """This user's files of engines in ``/dev/shm`` that no process has open any more. but: a
+    process that does not count."""
     found: set[Path] = set()
     for path in SHARED_MEMORY.glob(ENGINE_FILES):
         with contextlib.suppress(OSError):
@@ -103,7 +109,8 @@ _home: Path | None = None
 
 @contextlib.contextmanager
 def home(folder: Path) -> Iterator[None]:
-    """While this lasts, this process starts ViZDoom's engines in ``folder``: see :func:`engine_home`."""
+    """While this lasts, this process starts ViZDoom's engines in ``folder``: see
+    :func:`engine_home`."""
     global _home
     before, _home = _home, folder
     try:
@@ -115,7 +122,11 @@ def home(folder: Path) -> Iterator[None]:
 def engine_home(env_id: str) -> contextlib.AbstractContextManager[None]:
     """Where the environment ``env_id`` is to be reset.
 
-    ViZDoom's environments start their engines in the first reset, and those keep files in the working directory, where several
-    processes would be in each other's way.
+    ViZDoom's environments start their engines in the first reset, and those keep files in the
+    working directory, where several processes would be in each other's way.
     """
-    return contextlib.chdir(_home) if _home is not None and "Vizdoom" in env_id else contextlib.nullcontext()
+    return (
+        contextlib.chdir(_home)
+        if _home is not None and "Vizdoom" in env_id
+        else contextlib.nullcontext()
+    )

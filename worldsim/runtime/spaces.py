@@ -19,7 +19,9 @@ def describe_space(space: gym.Space[Any]) -> dict[str, Any]:
         return {"type": "Discrete", "n": int(space.n)}
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
         return {"type": "Box", "low": space.low.tolist(), "high": space.high.tolist()}
-    raise InvalidInputError(f"Action space {space} cannot be recorded: Discrete (from 0) and Box of floats can.")
+    raise InvalidInputError(
+        f"Action space {space} cannot be recorded: Discrete (from 0) and Box of floats can."
+    )
 
 
 def space_of(description: Any) -> gym.Space[Any]:
@@ -32,7 +34,9 @@ def space_of(description: Any) -> gym.Space[Any]:
             return gym.spaces.Discrete(n)
         low, high = (np.array(description[name], np.float32) for name in ("low", "high"))
         if description["type"] != "Box" or low.size > MOST_ACTIONS or not (low <= high).all():
-            raise ValueError(f"a Box with low at most high, of at most {MOST_ACTIONS} numbers, is needed")
+            raise ValueError(
+                f"a Box with low at most high, of at most {MOST_ACTIONS} numbers, is needed"
+            )
         return gym.spaces.Box(low, high, dtype=np.float32)
     except (KeyError, TypeError, ValueError, AssertionError, OverflowError) as error:
         raise DamagedFileError(f"{description!r} describes no action space ({error})") from None

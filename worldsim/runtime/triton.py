@@ -1,4 +1,5 @@
-"""Whether Triton kernels stand in for torch functions, which are the reference: on a GPU, where Triton is installed."""
+"""Whether Triton kernels stand in for torch functions, which are the reference: on a GPU, where
+Triton is installed."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _installed = importlib.util.find_spec("triton") is not None
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether kernels are to be used on this tensor: it is on a GPU and Triton is there. Says once if it is not."""
+    """Whether kernels are to be used on this tensor: it is on a GPU and Triton is there. Says once
+    if it is not."""
     # Known beforehand where it is there, so that compilers can look through this.
     return _enabled and tensor.is_cuda and (_installed or found("triton") is not None)
 
@@ -28,7 +30,11 @@ def found(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError:
-        warnings.warn("Triton is not installed: plain torch runs in the place of its kernels, several times slower", stacklevel=3)
+        warnings.warn(
+            "Triton is not installed: plain torch runs in the place of its kernels, several times "
+            "slower",
+            stacklevel=3,
+        )
         return None
 
 

@@ -1,10 +1,12 @@
-"""Processes that play environments, and what happens when they, or the engines in them, die or hang.
+"""Processes that play environments, and what happens when they, or the engines in them, die or
+hang.
 
 The result of a task must depend on the task alone. Then nothing that breaks changes a result:
 
 - An engine that raises is made anew, and plays the same episode again (:class:`Engine`).
 - An engine that does not answer in time is killed, so that it raises.
-- A process that dies, or still hangs then, is replaced, and its task is done again (:class:`WorkerPool`).
+- A process that dies, or still hangs then, is replaced, and its task is done again
+(:class:`WorkerPool`).
 
 All of this has bounds: what fails :data:`TRIES` times is an error that says so.
 """
@@ -36,11 +38,13 @@ from worldsim.runtime.children import safe_imports
 from worldsim.runtime.scratch import Scratch, engine_home, home, remove_orphaned_memory
 
 ENGINE_TIMEOUT_S = 60.0
-"""Seconds that one call of an engine may take, by default; a reset of the real twin takes about one."""
+"""Seconds that one call of an engine may take, by default; a reset of the real twin takes about
+one."""
 TRIES = 4
 """An episode is played, and a task begun, at most this often."""
 POLL_S, GRACE_S, CLOSE_S = 0.25, 10.0, 10.0
-"""Seconds between looks at the workers, from an engine's end to that of its worker, and for the workers to close their engines."""
+"""Seconds between looks at the workers, from an engine's end to that of its worker, and for the
+workers to close their engines."""
 
 
 class Closes(Protocol):
@@ -56,7 +60,11 @@ R = TypeVar("R")
 class _Sign(ctypes.Structure):
     """What a worker tells of itself, in memory that it shares with its parent."""
 
-    _fields_ = (("timeout_s", ctypes.c_double), ("deadline", ctypes.c_double), ("progress", ctypes.c_int64))
+    _fields_ = (
+        ("timeout_s", ctypes.c_double),
+        ("deadline", ctypes.c_double),
+        ("progress", ctypes.c_int64),
+    )
 
 
 _sign: Any = None
@@ -64,7 +72,8 @@ _sign: Any = None
 
 @contextlib.contextmanager
 def time_limit() -> Iterator[None]:
-    """In a worker, what happens in here may take as long as one call of an engine may; elsewhere there is no limit."""
+    """In a worker, what happens in here may take as long as one call of an engine may; elsewhere
+    there is no limit."""
     if _sign is None:
         yield
         return
@@ -82,7 +91,8 @@ def report(progress: int) -> None:
 
 
 class Watched(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment each of whose calls has a :func:`time_limit`, and whose engine keeps its files in a temporary folder."""
+    """An environment each of whose calls has a :func:`time_limit`, and whose engine keeps its files
+    in a temporary folder."""
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
@@ -109,7 +119,8 @@ class Engine(Generic[T]):
         self._held: T | None = None
 
     def play(self, part: Callable[[T], R]) -> R:
-        """``part`` of what is held; from its beginning with a new one, if anything but a worldsim or Gymnasium error is raised.
+        """``part`` of what is held; from its beginning with a new one, if anything but a worldsim
+        or Gymnasium error is raised.
 
         Raises EngineError once that has happened :data:`TRIES` times.
         """
@@ -124,7 +135,10 @@ class Engine(Generic[T]):
             except Exception as error:
                 self.close()
                 if attempt == TRIES - 1:
-                    raise EngineError(f"the engine broke down {TRIES} times in a row ({type(error).__name__}: {error})") from error
+                    raise EngineError(
+                        f"the engine broke down {TRIES} times in a row ({type(error).__name__}: "
+                        f"{error})"
+                    ) from error
         raise AssertionError("unreachable")
 
     def close(self) -> None:
@@ -138,11 +152,14 @@ class Engine(Generic[T]):
 class WorkerPool(Generic[T]):
     """Processes that do tasks, each with an engine of its own; a context manager, which ends them.
 
-    count: how many processes; 0 plays in this one, where nothing can end a call that hangs. make: makes what they play with, a
-    function that can be sent to a process. timeout_s: what one call of an engine may take, in seconds.
+    count: how many processes; 0 plays in this one, where nothing can end a call that hangs. make:
+    makes what they play with, a function that can be sent to a process. timeout_s: what one call of
+    an engine may take, in seconds.
     """
 
-    def __init__(self, count: int, make: Callable[[], T], timeout_s: float = ENGINE_TIMEOUT_S) -> None:
+    def __init__(
+        self, count: int, make: Callable[[], T], timeout_s: float = ENGINE_TIMEOUT_S
+    ) -> None:
         self._here = Engine(make) if count == 0 else None
         self._make, self._timeout_s = make, timeout_s
         self._count = count
@@ -154,10 +171,17 @@ class WorkerPool(Generic[T]):
         scratch = Scratch()
         self._left.callback(scratch.close)
         self._left.enter_context(home(scratch.open()))
-        self._seats = [_Seat(scratch.open() / str(i), self._make, self._timeout_s) for i in range(self._count)]
+        self._seats = [
+            _Seat(scratch.open() / str(i), self._make, self._timeout_s) for i in range(self._count)
+        ]
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         # All of it, however impatient the user is: it takes seconds.
         with deaf_to_interrupts(), self._left:
             if self._here is not None:
@@ -167,7 +191,9 @@ class WorkerPool(Generic[T]):
                 for seat in started:
                     seat.begin(_close, ())
                 deadline = time.monotonic() + CLOSE_S
-                while time.monotonic() < deadline and not all(seat.ready(POLL_S) for seat in started):
+                while time.monotonic() < deadline and not all(
+                    seat.ready(POLL_S) for seat in started
+                ):
                     pass
             for seat in started:
                 seat.end()
@@ -178,12 +204,16 @@ class WorkerPool(Generic[T]):
         return sum(seat.progress for seat in self._seats)
 
     def run(
-        self, function: Callable[..., R], tasks: Sequence[tuple[Any, ...]], told: Callable[[], object] = lambda: None
+        self,
+        function: Callable[..., R],
+        tasks: Sequence[tuple[Any, ...]],
+        told: Callable[[], object] = lambda: None,
     ) -> Iterator[tuple[int, R]]:
-        """``function(engine, *task)`` of each task, as (index, result) in the order in which they are done.
+        """``function(engine, *task)`` of each task, as (index, result) in the order in which they
+        are done.
 
-        told: called every now and then meanwhile. Raises what ``function`` raises, or WorldsimError where a task ends its process
-        :data:`TRIES` times.
+        told: called every now and then meanwhile. Raises what ``function`` raises, or WorldsimError
+        where a task ends its process :data:`TRIES` times.
         """
         if self._here is not None:
             for index, task in enumerate(tasks):
@@ -238,7 +268,9 @@ class _Seat:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.sign: Any = context.RawValue(_Sign, self.timeout_s)  # type: ignore[call-overload]
         self.pipe, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, self.sign, self.folder, self.make))
+        self.process = context.Process(
+            target=_serve, args=(other, self.sign, self.folder, self.make)
+        )
         with deaf_to_interrupts(), safe_imports():
             self.process.start()
         other.close()
@@ -289,9 +321,12 @@ class _Seat:
 
 def _lost(task: int, timeout_s: float) -> str:
     return (
-        f"A process that plays was killed {TRIES} times at task {task}, perhaps for lack of memory, or because a call of the "
-        f"engine took more than {timeout_s:g} s (engine_timeout_s). What is finished is kept: run the same command again to go "
-        "on, with fewer workers if it happens again. A script of your own needs 'if __name__ == \"__main__\":' around the call."
+        f"A process that plays was killed {TRIES} times at task {task}, perhaps for lack of "
+        f"memory, or because a call of the "
+        f"engine took more than {timeout_s:g} s (engine_timeout_s). What is finished is kept: run "
+        f"the same command again to go "
+        "on, with fewer workers if it happens again. A script of your own needs 'if __name__ == "
+        '"__main__":\' around the call.'
     )
 
 
@@ -305,8 +340,8 @@ def end_engines(pid: int) -> None:
 
 @contextlib.contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started in here never get Ctrl-C, which reaches all processes of a terminal: the parent alone decides,
-    and ends its workers in order. The parent gets it afterwards."""
+    """Processes started in here never get Ctrl-C, which reaches all processes of a terminal: the
+    parent alone decides, and ends its workers in order. The parent gets it afterwards."""
     if os.name != "posix":
         yield
         return
@@ -350,7 +385,8 @@ def _do_tasks(pipe: Connection[Any, Any], sign: Any, engine: Engine[Any]) -> Non
 
 
 def _set_apart(folder: Path) -> None:
-    """Give this process a group of its own, in which its engines end with it, and a folder for all temporary files."""
+    """Give this process a group of its own, in which its engines end with it, and a folder for all
+    temporary files."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     if os.name != "posix":
@@ -358,7 +394,8 @@ def _set_apart(folder: Path) -> None:
     os.setpgid(0, 0)
     # Some terminals stop groups in the background that write to them.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    # An engine that held the pipes by which the parent knows that this process lives would hide its death.
+    # An engine that held the pipes by which the parent knows that this process lives would hide its
+    # death.
     for name in os.listdir("/dev/fd"):
         if int(name) > 2:
             with contextlib.suppress(OSError):
@@ -384,7 +421,11 @@ def _sendable(error: Exception) -> Exception:
     """An error that the parent can read, whatever classes it knows."""
     if isinstance(error, (WorldsimError, gym.error.Error)):
         return error
-    sent = error if type(error).__module__ == "builtins" else RuntimeError(f"{type(error).__name__}: {error}")
+    sent = (
+        error
+        if type(error).__module__ == "builtins"
+        else RuntimeError(f"{type(error).__name__}: {error}")
+    )
     sent.add_note(f"In a worker process:\n{traceback.format_exc()}")
     return sent
 

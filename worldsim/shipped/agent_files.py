@@ -1,10 +1,13 @@
-"""Saved agents: a folder with ``agent.json`` (the card) and, if the policy has any, ``weights.safetensors``.
+"""Saved agents: a folder with ``agent.json`` (the card) and, if the policy has any,
+``weights.safetensors``.
 
-A card names the policy's class, what it is constructed with, the world that it belongs to, the spaces that it fits and its
-measured results, so that loading needs nothing else. Shipped agents lie in ``worldsim/agents_shipped/<name>/``. Version 2 of the
-card holds the SHA-256 of the weights and a checksum of its own; version 1 is read, too.
+A card names the policy's class, what it is constructed with, the world that it belongs to, the
+spaces that it fits and its measured results, so that loading needs nothing else. Shipped agents lie
+in ``worldsim/agents_shipped/<name>/``. Version 2 of the card holds the SHA-256 of the weights and a
+checksum of its own; version 1 is read, too.
 
-A card is data: the class is looked up in :data:`worldsim.runtime.registries.POLICIES`, and nothing is imported that is not there.
+A card is data: the class is looked up in :data:`worldsim.runtime.registries.POLICIES`, and nothing
+is imported that is not there.
 """
 
 from __future__ import annotations
@@ -38,7 +41,15 @@ from worldsim.runtime.files import (
     sha256_of,
     tensor_shapes,
 )
-from worldsim.runtime.json_config import SEAL, check_format, check_seal, from_json, read_json, to_json, write_sealed
+from worldsim.runtime.json_config import (
+    SEAL,
+    check_format,
+    check_seal,
+    from_json,
+    read_json,
+    to_json,
+    write_sealed,
+)
 from worldsim.runtime.registries import POLICIES
 from worldsim.runtime.spaces import describe_space, space_of
 
@@ -54,8 +65,9 @@ class AgentCard:
     """What ``agent.json`` says."""
 
     world: str = ""
-    """The world that the agent belongs to: a shipped one's name, a folder, or ``hub:owner/name``. Only a shipped one, or a folder
-    inside the agent's own, is loaded without being asked for (:func:`worldsim.world.files.find_world_of_file`)."""
+    """The world that the agent belongs to: a shipped one's name, a folder, or ``hub:owner/name``.
+    Only a shipped one, or a folder inside the agent's own, is loaded without being asked for
+    (:func:`worldsim.world.files.find_world_of_file`)."""
     env_id: str = ""
     """Gymnasium id of that world's real twin."""
     real_frames_used: Annotated[int, Ge(0)] | None = None
@@ -65,8 +77,9 @@ class AgentCard:
     training: dict[str, Any] = field(default_factory=dict)
     """How it was made."""
     kind: str = ""
-    """The policy's class, by its name or entry point in :data:`worldsim.runtime.registries.POLICIES`; :func:`save_agent` fills it in, and
-    those below, too."""
+    """The policy's class, by its name or entry point in
+    :data:`worldsim.runtime.registries.POLICIES`; :func:`save_agent` fills it in, and those below,
+    too."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Arguments of that class beside the action space."""
     action_space: dict[str, Any] = field(default_factory=dict)
@@ -95,22 +108,30 @@ class BatchPolicy(Protocol):
         ...
 
     def act_batch(self, obs: Any, begins: Any = None) -> Any:
-        """Actions (n, ...) for frames (n, h, w, 3) uint8. begins: (n,) bool, where an episode starts with this frame."""
+        """Actions (n, ...) for frames (n, h, w, 3) uint8. begins: (n,) bool, where an episode
+        starts with this frame."""
         ...
 
 
 def save_agent(
-    policy: Policy, folder: str | os.PathLike[str], card: AgentCard | None = None, eight_bit: bool = False
+    policy: Policy,
+    folder: str | os.PathLike[str],
+    card: AgentCard | None = None,
+    eight_bit: bool = False,
 ) -> Path:
-    """Write ``policy`` to ``folder``, which is completed beside its place and renamed: the old agent is there or the new one.
+    """Write ``policy`` to ``folder``, which is completed beside its place and renamed: the old
+    agent is there or the new one.
 
-    policy: needs ``action_space`` and, if it is constructed with more, ``settings``, a dict of those arguments. Weights, if it
-    has a ``state_dict``, are stored at 16 bits, or matrices and filters at 8, as worlds' are, for agents to be shipped: measure
-    those anew.
+    policy: needs ``action_space`` and, if it is constructed with more, ``settings``, a dict of
+    those arguments. Weights, if it has a ``state_dict``, are stored at 16 bits, or matrices and
+    filters at 8, as worlds' are, for agents to be shipped: measure those anew.
     """
     space = getattr(policy, "action_space", None)
     if not isinstance(space, gym.Space):
-        raise InvalidInputError(f"{type(policy).__name__} has no action_space: an agent's card says what it chooses from")
+        raise InvalidInputError(
+            f"{type(policy).__name__} has no action_space: an agent's card says what it chooses "
+            f"from"
+        )
     described, folder = describe_space(space), Path(folder)
     card = dataclasses.replace(
         card or AgentCard(),
@@ -121,8 +142,15 @@ def save_agent(
     with replacing_folder(folder) as new:
         (new / WEIGHTS).unlink(missing_ok=True)
         if isinstance(policy, Learned):
-            whole = {name: value.detach().cpu().contiguous() for name, value in policy.state_dict().items()}
-            weights = quantise_weights(whole) if eight_bit else {name: _halved(value) for name, value in whole.items()}
+            whole = {
+                name: value.detach().cpu().contiguous()
+                for name, value in policy.state_dict().items()
+            }
+            weights = (
+                quantise_weights(whole)
+                if eight_bit
+                else {name: _halved(value) for name, value in whole.items()}
+            )
             save_tensors(weights, new / WEIGHTS)
         _write_card(new, card)
     return folder
@@ -130,7 +158,9 @@ def save_agent(
 
 def _write_card(folder: Path, card: AgentCard) -> None:
     files = {WEIGHTS: sha256_of(folder / WEIGHTS)} if is_file(folder / WEIGHTS) else {}
-    write_sealed(folder / CARD, {"format": FORMAT, "version": VERSION, **to_json(card), "sha256": files})
+    write_sealed(
+        folder / CARD, {"format": FORMAT, "version": VERSION, **to_json(card), "sha256": files}
+    )
 
 
 def load_agent(
@@ -141,16 +171,18 @@ def load_agent(
 ) -> Policy:
     """The policy in a folder, or a shipped one by its name.
 
-    action_space: that of the environment it shall act in, InvalidInputError if it is another than the agent's. device: where
-    its weights go, if it has any. trust: let its card name any class, whose module is then imported. Raises NotFoundError,
-    DamagedFileError, or UntrustedFileError for a class that is not registered.
+    action_space: that of the environment it shall act in, InvalidInputError if it is another than
+    the agent's. device: where its weights go, if it has any. trust: let its card name any class,
+    whose module is then imported. Raises NotFoundError, DamagedFileError, or UntrustedFileError for
+    a class that is not registered.
     """
     folder = find_agent(name)
     card = read_card(folder)
     space = space_of(card.action_space)
     if action_space is not None and action_space != space:
         raise InvalidInputError(
-            f"agent {name} chooses from {space}, the environment wants {action_space}: they belong to different worlds"
+            f"agent {name} chooses from {space}, the environment wants {action_space}: they "
+            f"belong to different worlds"
         )
     constructor: Any = POLICIES.of_file(card.kind, folder / CARD, trust)
     path = folder / WEIGHTS
@@ -163,39 +195,67 @@ def load_agent(
         try:
             policy.load_state_dict(dequantise_weights(load_tensors(path)))
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise DamagedFileError(f"{path} is damaged or does not fit its card ({error}): copy it again") from error
+            raise DamagedFileError(
+                f"{path} is damaged or does not fit its card ({error}): copy it again"
+            ) from error
         require_finite(policy.state_dict(), path)
         if hasattr(policy, "to"):
             policy.to(device_named(device))
     if not isinstance(policy, Policy):
-        raise DamagedFileError(f"{folder / CARD}: {card.kind!r} is no policy: it needs reset(seed) and act(obs)")
+        raise DamagedFileError(
+            f"{folder / CARD}: {card.kind!r} is no policy: it needs reset(seed) and act(obs)"
+        )
     return policy
 
 
 def _check_claims(constructor: Any, space: gym.Space[Any], card: AgentCard, folder: Path) -> None:
-    """Raise DamagedFileError unless the weights on disk have the shapes that the card's settings claim; takes no memory."""
+    """Raise DamagedFileError unless the weights on disk have the shapes that the card's settings
+    claim; takes no memory."""
     try:
         with shapes_only():
-            claimed = {k: tuple(v.shape) for k, v in _made(constructor, space, card, folder).state_dict().items()}
+            claimed = {
+                k: tuple(v.shape)
+                for k, v in _made(constructor, space, card, folder).state_dict().items()
+            }
     except DamagedFileError as error:
         if isinstance(error.__cause__, (RuntimeError, NotImplementedError)):
-            # A class that cannot be made without memory behind it: its settings are bounded all the same.
+            # A class that cannot be made without memory behind it: its settings are bounded all the
+            # same.
             return
         raise
     stored = tensor_shapes(folder / WEIGHTS)
     if claimed != stored_shapes(stored):
-        raise DamagedFileError(f"{folder / WEIGHTS} is damaged or does not fit its card: its shapes are others; copy it again")
+        raise DamagedFileError(
+            f"{folder / WEIGHTS} is damaged or does not fit its card: its shapes are others; copy "
+            f"it again"
+        )
 
 
 def _made(constructor: Any, space: gym.Space[Any], card: AgentCard, folder: Path) -> Any:
     for name, value in card.settings.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(n, (int, float)) and not abs(n) <= LARGEST_SETTING for n in numbers) or len(numbers) > 64:
-            raise DamagedFileError(f"{folder / CARD}: {name} is {value!r}, numbers are at most {LARGEST_SETTING}: copy it again")
+        if (
+            any(isinstance(n, (int, float)) and not abs(n) <= LARGEST_SETTING for n in numbers)
+            or len(numbers) > 64
+        ):
+            raise DamagedFileError(
+                f"{folder / CARD}: {name} is {value!r}, numbers are at most {LARGEST_SETTING}: "
+                f"copy it again"
+            )
     try:
         return constructor(space, **card.settings)
-    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError, ZeroDivisionError) as error:
-        raise DamagedFileError(f"{folder / CARD}: {card.kind} cannot be made with {card.settings} ({error})") from error
+    except (
+        TypeError,
+        ValueError,
+        RuntimeError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        ZeroDivisionError,
+    ) as error:
+        raise DamagedFileError(
+            f"{folder / CARD}: {card.kind} cannot be made with {card.settings} ({error})"
+        ) from error
 
 
 def find_agent(name: str | os.PathLike[str]) -> Path:
@@ -204,7 +264,10 @@ def find_agent(name: str | os.PathLike[str]) -> Path:
         if is_file(folder / CARD):
             return folder
     shipped = ", ".join(shipped_agents()) or "none"
-    raise NotFoundError(f"no agent {str(name)!r}: give a folder with an {CARD}, or one of the shipped agents: {shipped}")
+    raise NotFoundError(
+        f"no agent {str(name)!r}: give a folder with an {CARD}, or one of the shipped agents: "
+        f"{shipped}"
+    )
 
 
 def shipped_agents() -> list[str]:
@@ -218,7 +281,10 @@ def read_card(name: str | os.PathLike[str]) -> AgentCard:
     values = read_json(inside(path.parent, CARD))
     version = check_format(path, values, FORMAT, VERSION)
     try:
-        card = from_json(AgentCard, {k: v for k, v in values.items() if k not in ("format", "version", "sha256", SEAL)})
+        card = from_json(
+            AgentCard,
+            {k: v for k, v in values.items() if k not in ("format", "version", "sha256", SEAL)},
+        )
     except InvalidInputError as error:
         raise DamagedFileError(f"{path} is damaged ({error}): copy the agent again") from error
     check_seal(path, values, required=version >= 2)

@@ -1,4 +1,5 @@
-"""Policies by name: registered short names, saved agents (folders, or shipped ones by name) and ``module:Class``."""
+"""Policies by name: registered short names, saved agents (folders, or shipped ones by name) and
+``module:Class``."""
 
 from __future__ import annotations
 
@@ -18,23 +19,35 @@ from worldsim.shipped.agent_files import find_agent, load_agent, shipped_agents
 def make_policy(
     name: str, action_space: gym.Space[Any], device: torch.device | str = "cpu", trust: bool = False
 ) -> Policy:
-    """The policy that a *user* names: a registered name, a saved agent's folder or a shipped one's name, or ``module:Class``.
+    """The policy that a *user* names: a registered name, a saved agent's folder or a shipped one's
+    name, or ``module:Class``.
 
-    A class is constructed with the action space alone. A ``module:Class`` is imported, so a name that comes from a file must not
-    be passed here. device: where a saved agent's weights go. trust: of a saved agent, see
-    :func:`worldsim.shipped.agent_files.load_agent`. Raises NotFoundError or InvalidInputError, and what that function raises.
+    A class is constructed with the action space alone. A ``module:Class`` is imported, so a name
+    that comes from a file must not be passed here. device: where a saved agent's weights go. trust:
+    of a saved agent, see :func:`worldsim.shipped.agent_files.load_agent`. Raises NotFoundError or
+    InvalidInputError, and what that function raises.
     """
     if not isinstance(name, str) or not isinstance(action_space, gym.Space):
-        raise InvalidInputError(f"a policy has a name and an action space, got {name!r} and {action_space!r}")
+        raise InvalidInputError(
+            f"a policy has a name and an action space, got {name!r} and {action_space!r}"
+        )
     folder = saved_folder(name)
-    policy = _constructed(name, action_space) if folder is None else load_agent(folder, action_space, device, trust)
+    policy = (
+        _constructed(name, action_space)
+        if folder is None
+        else load_agent(folder, action_space, device, trust)
+    )
     if not isinstance(policy, Policy):
-        raise InvalidInputError(f"{name!r} is no policy: {type(policy).__name__} needs the methods reset(seed) and act(obs).")
+        raise InvalidInputError(
+            f"{name!r} is no policy: {type(policy).__name__} needs the methods reset(seed) and "
+            f"act(obs)."
+        )
     return policy
 
 
 def saved_folder(name: str) -> Path | None:
-    """The folder of the saved agent of that name, None for a policy that is made from an action space alone, or for none."""
+    """The folder of the saved agent of that name, None for a policy that is made from an action
+    space alone, or for none."""
     if name not in POLICIES and ":" not in name:
         with contextlib.suppress(NotFoundError):
             return find_agent(name)
@@ -52,10 +65,13 @@ def _constructed(name: str, action_space: gym.Space[Any]) -> Any:
         return constructor(action_space)
     except TypeError as error:
         raise InvalidInputError(
-            f"The policy {name!r} cannot be constructed with the action space {action_space}: {error}."
+            f"The policy {name!r} cannot be constructed with the action space {action_space}: "
+            f"{error}."
         ) from error
 
 
 def _forms() -> str:
     shipped = ", ".join(shipped_agents())
-    return f"{', '.join(POLICIES)}, 'module:Class', or the folder of a saved agent" + (f", or one of {shipped}" if shipped else "")
+    return f"{', '.join(POLICIES)}, 'module:Class', or the folder of a saved agent" + (
+        f", or one of {shipped}" if shipped else ""
+    )

@@ -1,8 +1,9 @@
 """Training frames on the device, with the memory view that the agent had before each of them.
 
-Episodes go through the real scene memory once, in lockstep: frame t's view is rendered from frames before t only, then
-frame t is integrated. Sources are dropped and perturbed on the way (:mod:`worldsim.training.corruption`), so that the model
-neither leans on a perfect memory nor ignores it. Windows are then cut from anywhere in the buffer.
+Episodes go through the real scene memory once, in lockstep: frame t's view is rendered from frames
+before t only, then frame t is integrated. Sources are dropped and perturbed on the way
+(:mod:`worldsim.training.corruption`), so that the model neither leans on a perfect memory nor
+ignores it. Windows are then cut from anywhere in the buffer.
 """
 
 from __future__ import annotations
@@ -33,13 +34,15 @@ from worldsim.world.heads import HISTORY, MIRRORED_MOTION, Motions, to_world_axe
 class Windows:
     """A batch of training windows. b windows, t frames; frame i was reached by act[:, i].
 
-    rgb: (b, t, 3, h, w) uint8. inverse_depth: (b, t, h, w) int32 or None. act: (b, t, ...). rew, term: (b, t) of the
-    transition into the frame. motion: (b, t, 6). view: (b, t, 8, h, w) float32 channels or None. own_rgb, own_inverse_depth: the
-    frames that later ones attend to where these are not the true ones: dreamed or edited; or None. dreamed: (b, t) bool, whether
-    the memory that is shown holds dreamed frames, or None.
+    rgb: (b, t, 3, h, w) uint8. inverse_depth: (b, t, h, w) int32 or None. act: (b, t, ...). rew,
+    term: (b, t) of the transition into the frame. motion: (b, t, 6). view: (b, t, 8, h, w) float32
+    channels or None. own_rgb, own_inverse_depth: the frames that later ones attend to where these
+    are not the true ones: dreamed or edited; or None. dreamed: (b, t) bool, whether the memory that
+    is shown holds dreamed frames, or None.
 
-    Where episodes end, (b, t) bool each, or None for nowhere: beyond: fills up the window past the end. made_up: a last frame that
-    the environment does not really show (see :func:`made_up`). unsure: it ended by itself and was cut off at once.
+    Where episodes end, (b, t) bool each, or None for nowhere: beyond: fills up the window past the
+    end. made_up: a last frame that the environment does not really show (see :func:`made_up`).
+    unsure: it ended by itself and was cut off at once.
     """
 
     rgb: Tensor
@@ -73,8 +76,13 @@ class Windows:
 
     @property
     def context(self) -> Tensor:
-        """The same of the frames that later ones attend to: dreamed ones among them, if there are any."""
-        return self.x if self.own_rgb is None else frame_to_channels(self.own_rgb, self.own_inverse_depth)
+        """The same of the frames that later ones attend to: dreamed ones among them, if there are
+        any."""
+        return (
+            self.x
+            if self.own_rgb is None
+            else frame_to_channels(self.own_rgb, self.own_inverse_depth)
+        )
 
 
 def _neither(one: Tensor | None, other: Tensor | None) -> Tensor | None:
@@ -83,14 +91,18 @@ def _neither(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def made_up(before: np.ndarray, last: np.ndarray) -> bool:
-    """Whether an episode's last frame (h, w, 3) uint8 is none that the environment shows on the way: of one colour throughout
-    (ViZDoom has no picture of an episode's end and gives zeros), or the frame before once more.
+    """Whether an episode's last frame (h, w, 3) uint8 is none that the environment shows on the
+    way: of one colour throughout (ViZDoom has no picture of an episode's end and gives zeros), or
+    the frame before once more.
     """
     return bool((last == last[:1, :1]).all() or (last == before).all())
 
 
-def bytes_per_frame(height: int, width: int, geometry: bool, memory: bool, own: bool = False) -> int:
-    """What a frame takes in a :class:`FrameBuffer`, actions of many dimensions aside. own: with dreamed frames beside true ones."""
+def bytes_per_frame(
+    height: int, width: int, geometry: bool, memory: bool, own: bool = False
+) -> int:
+    """What a frame takes in a :class:`FrameBuffer`, actions of many dimensions aside. own: with
+    dreamed frames beside true ones."""
     pixel = (3 + 2 * geometry) * (1 + own) + PACKED_VIEW * memory
     return height * width * pixel + 2 * MAP_CELLS**2 * memory + 128
 
@@ -98,8 +110,8 @@ def bytes_per_frame(height: int, width: int, geometry: bool, memory: bool, own: 
 class FrameBuffer:
     """A ring of episodes on the device that windows are drawn from.
 
-    capacity: frames. window: frames a window. The memory is None for data without geometry. graphs: whether episodes go through
-    the memory in CUDA graphs.
+    capacity: frames. window: frames a window. The memory is None for data without geometry. graphs:
+    whether episodes go through the memory in CUDA graphs.
     """
 
     def __init__(
@@ -121,8 +133,11 @@ class FrameBuffer:
         self._shards: list[tuple[int, int]] = []
         self._starts: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._fresh: dict[int, list[tuple[int, int]]] = {}
-        # First frames of full windows; of all, those that run past an episode's end included; and the last frame of each's episode.
-        self._full_starts, self._all_starts, self._last = (torch.zeros(0, dtype=torch.int64, device=device) for _ in range(3))
+        # First frames of full windows; of all, those that run past an episode's end included; and
+        # the last frame of each's episode.
+        self._full_starts, self._all_starts, self._last = (
+            torch.zeros(0, dtype=torch.int64, device=device) for _ in range(3)
+        )
         self._has_made_up = self._has_unsure = self._runs_beyond = False
 
     def __len__(self) -> int:
@@ -130,15 +145,23 @@ class FrameBuffer:
         return len(self._all_starts)
 
     def add(self, shard: Mapping[str, np.ndarray]) -> None:
-        """Take in one shard's arrays (see :mod:`worldsim.data.dataset`); the oldest shards make room.
+        """Take in one shard's arrays (see :mod:`worldsim.data.dataset`); the oldest shards make
+        room.
 
-        Its memory views are empty until :meth:`remember`, which is quicker for many episodes at once.
+        Its memory views are empty until :meth:`remember`, which is quicker for many episodes at
+        once.
         """
         count = len(shard["rgb"])
         if count > self.capacity:
-            raise InvalidInputError(f"a shard of {count} frames does not fit a buffer of {self.capacity}: raise --buffer-frames")
+            raise InvalidInputError(
+                f"a shard of {count} frames does not fit a buffer of {self.capacity}: raise "
+                f"--buffer-frames"
+            )
         if self.memory is not None and "pose" not in shard:
-            raise MissingGeometryError("the scene memory needs poses and depth, this recording has none: train with --no-memory")
+            raise MissingGeometryError(
+                "the scene memory needs poses and depth, this recording has none: train with "
+                "--no-memory"
+            )
         at = self.frames if self.frames + count <= self.capacity else 0
         self._evict(at, at + count)
         lengths = np.diff(shard["episode_start"])
@@ -147,15 +170,20 @@ class FrameBuffer:
         self.frames = at + count
         ended = np.asarray(shard["term"])[shard["episode_start"][1:] - 2] & (lengths > 1)
         self._starts[at] = self._windows(shard["episode_start"][:-1] + at, lengths, ended)
-        self._full_starts, self._all_starts, self._last = (torch.cat(parts) for parts in zip(*self._starts.values(), strict=True))
-        self._fresh[at] = [(int(at + s), int(n)) for s, n in zip(shard["episode_start"][:-1], lengths, strict=True)]
+        self._full_starts, self._all_starts, self._last = (
+            torch.cat(parts) for parts in zip(*self._starts.values(), strict=True)
+        )
+        self._fresh[at] = [
+            (int(at + s), int(n)) for s, n in zip(shard["episode_start"][:-1], lengths, strict=True)
+        ]
 
     @torch.no_grad()
     def remember(self, seed: int, own: OwnFrames | None = None, shown: bool = False) -> None:
-        """Send the episodes that are new through the scene memory, if there is one, and store each frame's view and map.
+        """Send the episodes that are new through the scene memory, if there is one, and store each
+        frame's view and map.
 
-        seed: of the perturbation. own: who dreams parts of the walks, in the share of batches that the perturbation names.
-        shown: show progress, in the number of frames.
+        seed: of the perturbation. own: who dreams parts of the walks, in the share of batches that
+        the perturbation names. shown: show progress, in the number of frames.
         """
         episodes = [e for fresh in self._fresh.values() for e in fresh]
         self._fresh.clear()
@@ -163,15 +191,21 @@ class FrameBuffer:
             return
         # Kept no longer than this: what CUDA graphs hold is memory that training can use.
         lockstep = Lockstep(self.memory, own, self.device, self.graphs)
-        with Progress(sum(n for _, n in episodes), "memory views of the recording", "frame", shown=shown) as progress:
+        with Progress(
+            sum(n for _, n in episodes), "memory views of the recording", "frame", shown=shown
+        ) as progress:
             for i in range(0, len(episodes), self.episodes_at_once):
                 generator = torch.Generator(self.device).manual_seed(seed * 7919 + i)
-                self._remember_batch(episodes[i : i + self.episodes_at_once], generator, own, lockstep, progress)
+                self._remember_batch(
+                    episodes[i : i + self.episodes_at_once], generator, own, lockstep, progress
+                )
 
     def sample(self, batch: int, generator: torch.Generator, memory_drop: float = 0.0) -> Windows:
         """Windows drawn uniformly. memory_drop: share of windows that see no memory at all."""
         if not len(self):
-            raise InvalidInputError(f"the buffer holds no window of {self.window} frames: record longer episodes")
+            raise InvalidInputError(
+                f"the buffer holds no window of {self.window} frames: record longer episodes"
+            )
         pick = torch.randint(len(self), (batch,), generator=generator, device=self.device)
         index = self._all_starts[pick][:, None] + torch.arange(self.window, device=self.device)
         last = self._last[pick][:, None]
@@ -193,23 +227,42 @@ class FrameBuffer:
             own_rgb, dreamed = get("own_rgb"), get("dreamed")
             own_depth = get("own_inverse_depth").int() & 0xFFFF if depth is not None else None
         return Windows(
-            get("rgb"), depth, get("act"), get("rew"), get("term"), get("motion"), view, own_rgb, own_depth, dreamed,
+            get("rgb"),
+            depth,
+            get("act"),
+            get("rew"),
+            get("term"),
+            get("motion"),
+            view,
+            own_rgb,
+            own_depth,
+            dreamed,
             beyond=beyond if self._runs_beyond else None,
             made_up=get("made_up") if self._has_made_up else None,
             unsure=get("unsure") if self._has_unsure else None,
-        )  # fmt: skip
+        )
 
     def sample_motions(self, batch: int, generator: torch.Generator) -> Motions:
-        """Moments drawn uniformly from the windows, each with a full past, for the ego-motion head. Needs poses."""
+        """Moments drawn uniformly from the windows, each with a full past, for the ego-motion head.
+        Needs poses."""
         if "pose" not in self._data:
             raise MissingGeometryError("motions need poses, this recording has none")
         if self.window < HISTORY + 2:
             least = HISTORY + 2
-            raise InvalidInputError(f"windows of {self.window} frames hold no {HISTORY} motions and a next one: at least {least}")
+            raise InvalidInputError(
+                f"windows of {self.window} frames hold no {HISTORY} motions and a next one: at "
+                f"least {least}"
+            )
         if not len(self._full_starts):
-            raise InvalidInputError(f"the buffer holds no full window of {self.window} frames: record longer episodes")
-        pick = torch.randint(len(self._full_starts), (batch,), generator=generator, device=self.device)
-        late = torch.randint(HISTORY, self.window - 1, (batch,), generator=generator, device=self.device)
+            raise InvalidInputError(
+                f"the buffer holds no full window of {self.window} frames: record longer episodes"
+            )
+        pick = torch.randint(
+            len(self._full_starts), (batch,), generator=generator, device=self.device
+        )
+        late = torch.randint(
+            HISTORY, self.window - 1, (batch,), generator=generator, device=self.device
+        )
         now = self._full_starts[pick] + late
         # Motion i led to frame i, from the camera of frame i - 1.
         index = now[:, None] + torch.arange(1 - HISTORY, 2, device=self.device)
@@ -225,17 +278,24 @@ class FrameBuffer:
         camera = Camera(pose, self.intrinsics.expand(len(rgb), 4), *rgb.shape[-2:])
         return frame_surroundings(Frame(rgb, depth.int() & 0xFFFF, pose), camera)
 
-    def _windows(self, first: np.ndarray, lengths: np.ndarray, ended: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def _windows(
+        self, first: np.ndarray, lengths: np.ndarray, ended: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """First frames of full windows and of all, and the last frame of each one's episode.
 
-        Windows of episodes that ended by themselves may run past the end: a frame's share of the windows then depends on how much
-        lies before it, never on how soon the end comes, and so the share of endings that is seen is the true one.
+        Windows of episodes that ended by themselves may run past the end: a frame's share of the
+        windows then depends on how much lies before it, never on how soon the end comes, and so the
+        share of endings that is seen is the true one.
         """
         full, whole, last = [], [], []
         for start, length, over in zip(first, lengths, ended, strict=True):
             full.append(np.arange(start, max(start, start + length - self.window + 1)))
             # Past the end: still two frames, one that was there and the last one.
-            past = np.arange(full[-1][-1] + 1 if len(full[-1]) else start, start + length - 1) if over else full[-1][:0]
+            past = (
+                np.arange(full[-1][-1] + 1 if len(full[-1]) else start, start + length - 1)
+                if over
+                else full[-1][:0]
+            )
             whole.append(np.concatenate([full[-1], past]))
             last.append(np.full(len(whole[-1]), start + length - 1))
             self._runs_beyond |= len(past) > 0
@@ -250,7 +310,8 @@ class FrameBuffer:
             self._fresh.pop(s[0], None)
 
     def _write(self, at: int, shard: Mapping[str, np.ndarray]) -> None:
-        """Copy a shard's arrays to the device, shifted so that actions and outcomes belong to the frame they lead to."""
+        """Copy a shard's arrays to the device, shifted so that actions and outcomes belong to the
+        frame they lead to."""
         stop = at + len(shard["rgb"])
         first = np.zeros(stop - at, bool)
         first[shard["episode_start"][:-1]] = True
@@ -268,7 +329,10 @@ class FrameBuffer:
             return shifted
 
         arrays: dict[str, Tensor] = {
-            "rgb": torch.from_numpy(np.array(shard["rgb"])).to(self.device).permute(0, 3, 1, 2).contiguous(),
+            "rgb": torch.from_numpy(np.array(shard["rgb"]))
+            .to(self.device)
+            .permute(0, 3, 1, 2)
+            .contiguous(),
             "act": torch.from_numpy(led_to(shard["act"])).to(self.device),
             "rew": torch.from_numpy(led_to(shard["rew"])).to(self.device),
             # What was cut off did not end by itself; where both are said, nobody knows.
@@ -280,17 +344,29 @@ class FrameBuffer:
         if "pose" in shard:
             pose = torch.from_numpy(np.array(shard["pose"], np.float32)).to(self.device)
             arrays["pose"] = pose
-            arrays["inverse_depth"] = torch.from_numpy(np.array(shard["inverse_depth"]).view(np.int16)).to(self.device)
+            arrays["inverse_depth"] = torch.from_numpy(
+                np.array(shard["inverse_depth"]).view(np.int16)
+            ).to(self.device)
             motion = relative_motion(pose[:-1], pose[1:])
-            arrays["motion"][1:] = torch.where(torch.from_numpy(first[1:, None]).to(self.device), torch.zeros_like(motion), motion)
-            self.intrinsics = torch.from_numpy(np.array(shard["intrinsics"], np.float32)).to(self.device)
+            arrays["motion"][1:] = torch.where(
+                torch.from_numpy(first[1:, None]).to(self.device), torch.zeros_like(motion), motion
+            )
+            self.intrinsics = torch.from_numpy(np.array(shard["intrinsics"], np.float32)).to(
+                self.device
+            )
         if self.memory is not None:
             h, w = shard["rgb"].shape[1:3]
-            arrays["view"] = torch.zeros(0, PACKED_VIEW, h, w, dtype=torch.uint8, device=self.device)
-            arrays["around"] = torch.zeros(0, 2, MAP_CELLS, MAP_CELLS, dtype=torch.uint8, device=self.device)
+            arrays["view"] = torch.zeros(
+                0, PACKED_VIEW, h, w, dtype=torch.uint8, device=self.device
+            )
+            arrays["around"] = torch.zeros(
+                0, 2, MAP_CELLS, MAP_CELLS, dtype=torch.uint8, device=self.device
+            )
         if self.perturb.own > 0:
             # The walk went on from the true frames, as long as none are dreamed.
-            arrays |= {f"own_{name}": arrays[name] for name in ("rgb", "inverse_depth") if name in arrays}
+            arrays |= {
+                f"own_{name}": arrays[name] for name in ("rgb", "inverse_depth") if name in arrays
+            }
             arrays["dreamed"] = torch.zeros(stop - at, dtype=torch.bool, device=self.device)
         for name, values in arrays.items():
             held = self._grown(name, values, stop)
@@ -301,9 +377,14 @@ class FrameBuffer:
         """The tensor that ``values`` (n, ...) are kept in, with room for so many frames."""
         held = self._data.get(name)
         if held is None or len(held) < frames:
-            # A GPU's memory is taken at once: what does not fit shows at the start, and nothing is held twice while it grows.
-            # Elsewhere by quarters: not the whole capacity, which most recordings never fill, nor a copy for every shard.
-            size = self.capacity if self.device.type == "cuda" else self._next_size(frames, 0 if held is None else len(held))
+            # A GPU's memory is taken at once: what does not fit shows at the start, and nothing is
+            # held twice while it grows. Elsewhere by quarters: not the whole capacity, which most
+            # recordings never fill, nor a copy for every shard.
+            size = (
+                self.capacity
+                if self.device.type == "cuda"
+                else self._next_size(frames, 0 if held is None else len(held))
+            )
             grown = torch.zeros(size, *values.shape[1:], dtype=values.dtype, device=self.device)
             if held is not None:
                 grown[: len(held)] = held
@@ -323,14 +404,29 @@ class FrameBuffer:
     ) -> None:
         # Padded to a fixed size so that compiled code is made once.
         real = len(episodes)
-        size = self.episodes_at_once if 4 * real > self.episodes_at_once else -(-self.episodes_at_once // 4)
+        size = (
+            self.episodes_at_once
+            if 4 * real > self.episodes_at_once
+            else -(-self.episodes_at_once // 4)
+        )
         padded = episodes + [episodes[0]] * (size - real)
         start = torch.tensor([s for s, _ in padded], device=self.device)
         length = torch.tensor([n for _, n in padded], device=self.device)
-        dreams = own is not None and float(torch.rand((), generator=generator, device=self.device)) < self.perturb.own
-        walk = own.walk(size, generator, self.perturb.own_frames) if own is not None and dreams else None
-        drawn = [Degradation(self.perturb, size, generator) for _ in range(lockstep.memories(dreams))]
-        known = self.intrinsics if self.intrinsics is not None else torch.ones(4, device=self.device)
+        dreams = (
+            own is not None
+            and float(torch.rand((), generator=generator, device=self.device)) < self.perturb.own
+        )
+        walk = (
+            own.walk(size, generator, self.perturb.own_frames)
+            if own is not None and dreams
+            else None
+        )
+        drawn = [
+            Degradation(self.perturb, size, generator) for _ in range(lockstep.memories(dreams))
+        ]
+        known = (
+            self.intrinsics if self.intrinsics is not None else torch.ones(4, device=self.device)
+        )
         intrinsics = known.expand(size, 4).contiguous()
         height, width = self._data["rgb"].shape[-2:]
         walks = lockstep.begin(size, dreams)
@@ -338,9 +434,14 @@ class FrameBuffer:
             index = start + torch.minimum(torch.full_like(length, t), length - 1)
             draft = walk.draw() if walk is not None else None
             given = Given(
-                self._frame(index), self._data["act"][index], self._data["motion"][index], intrinsics,
-                torch.full_like(length, t), tuple(degradation.draw(height, width) for degradation in drawn), draft,
-            )  # fmt: skip
+                self._frame(index),
+                self._data["act"][index],
+                self._data["motion"][index],
+                intrinsics,
+                torch.full_like(length, t),
+                tuple(degradation.draw(height, width) for degradation in drawn),
+                draft,
+            )
             walks, found = lockstep.step(walks, given)
             for name, value in found.items():
                 self._put(name, index[:real], value[:real], t < length[:real])
@@ -355,13 +456,17 @@ class FrameBuffer:
         )
 
     def _put(self, name: str, index: Tensor, values: Tensor, going_on: Tensor) -> None:
-        """Store frames' values, except for episodes that are over: their last frame is in the memory by then."""
+        """Store frames' values, except for episodes that are over: their last frame is in the
+        memory by then."""
         going_on = going_on.reshape(-1, *[1] * (values.dim() - 1))
         self._data[name][index] = torch.where(going_on, values, self._data[name][index])
 
 
-def augment(windows: Windows, generator: torch.Generator, mirror: tuple[int, ...] | None, colour: float) -> Windows:
-    """Mirror half of the windows (discrete actions: ``mirror`` maps each to its mirror image) and vary colours.
+def augment(
+    windows: Windows, generator: torch.Generator, mirror: tuple[int, ...] | None, colour: float
+) -> Windows:
+    """Mirror half of the windows (discrete actions: ``mirror`` maps each to its mirror image) and
+    vary colours.
 
     colour: share of windows whose colours are scaled and permuted, the memory view's alike.
     """
@@ -410,11 +515,17 @@ def _recoloured(windows: Windows, order: Tensor, gain: Tensor) -> Windows:
     scale = gain[:, None, :, None, None]
 
     def recoloured(rgb: Any) -> Any:
-        return None if rgb is None else (rgb.gather(2, index).float() * scale).round().clamp(0, 255).to(torch.uint8)
+        return (
+            None
+            if rgb is None
+            else (rgb.gather(2, index).float() * scale).round().clamp(0, 255).to(torch.uint8)
+        )
 
     view = windows.view
     if view is not None:
         colour, mask = view[:, :, :3].gather(2, index), view[:, :, 4:5]
         colour = (((colour + 1.0) * scale).clamp(0, 2) - 1.0) * mask
         view = torch.cat([colour, view[:, :, 3:]], 2)
-    return dataclasses.replace(windows, rgb=recoloured(windows.rgb), own_rgb=recoloured(windows.own_rgb), view=view)
+    return dataclasses.replace(
+        windows, rgb=recoloured(windows.rgb), own_rgb=recoloured(windows.own_rgb), view=view
+    )

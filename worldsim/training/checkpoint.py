@@ -1,4 +1,5 @@
-"""A training run on disk, from which it goes on exactly: the weights, their averages and the optimiser's state."""
+"""A training run on disk, from which it goes on exactly: the weights, their averages and the
+optimiser's state."""
 
 from __future__ import annotations
 
@@ -30,8 +31,11 @@ FORMAT, VERSION = "worldsim-checkpoint", 2
 CHECKPOINT, STATE = "checkpoint.json", "state.safetensors"
 
 
-def packed(model: torch.nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All tensors of a run, whole, on the CPU, by name. Where weights are sharded, all processes must ask."""
+def packed(
+    model: torch.nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """All tensors of a run, whole, on the CPU, by name. Where weights are sharded, all processes
+    must ask."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"ema.{i}": p for i, p in enumerate(ema.shadow_params)}
     for i, state in optimizer.state_dict()["state"].items():
@@ -39,8 +43,14 @@ def packed(model: torch.nn.Module, ema: EMAModel, optimizer: torch.optim.Optimiz
     return to_save(tensors)
 
 
-def unpack(tensors: dict[str, Tensor], model: torch.nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer) -> None:
-    """Inverse of :func:`packed`, in place. Raises KeyError or RuntimeError where they do not fit."""
+def unpack(
+    tensors: dict[str, Tensor],
+    model: torch.nn.Module,
+    ema: EMAModel,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Inverse of :func:`packed`, in place. Raises KeyError or RuntimeError where they do not
+    fit."""
     held, weights = model.state_dict(), part_of(tensors, "model.")
     model.load_state_dict({k: parted(v, held[k]) if k in held else v for k, v in weights.items()})
     for i, parameter in enumerate(ema.shadow_params):
@@ -51,23 +61,32 @@ def unpack(tensors: dict[str, Tensor], model: torch.nn.Module, ema: EMAModel, op
     for name, value in part_of(tensors, "optimizer.").items():
         index, key = name.split(".", 1)
         like = parameters[int(index)]
-        state["state"].setdefault(int(index), {})[key] = parted(value, like) if value.shape == like.shape else value
+        state["state"].setdefault(int(index), {})[key] = (
+            parted(value, like) if value.shape == like.shape else value
+        )
     optimizer.load_state_dict(state)
 
 
 def write_checkpoint(out: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Replace the checkpoint in ``out`` whole: whenever this is interrupted, there is one, the old or the new.
+    """Replace the checkpoint in ``out`` whole: whenever this is interrupted, there is one, the old
+    or the new.
 
     Raises StorageError, which leaves the old one.
     """
     with replacing_folder(out / "checkpoint") as folder:
         save_tensors(tensors, folder / STATE)
-        told = {"format": FORMAT, "version": VERSION, **to_json(meta), "sha256": {STATE: sha256_of(folder / STATE)}}
+        told = {
+            "format": FORMAT,
+            "version": VERSION,
+            **to_json(meta),
+            "sha256": {STATE: sha256_of(folder / STATE)},
+        }
         write_sealed(folder / CHECKPOINT, told)
 
 
 def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
-    """The folder, what was said and the tensors of the checkpoint in ``out``, None if there is none. Raises DamagedFileError."""
+    """The folder, what was said and the tensors of the checkpoint in ``out``, None if there is
+    none. Raises DamagedFileError."""
     folder = present_folder(out / "checkpoint")
     path = folder / CHECKPOINT
     if not os.path.lexists(path):
@@ -86,7 +105,8 @@ def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]
 
 
 def read_settings(out: Path, key: str = "config") -> dict[str, Any]:
-    """The settings that the checkpoint in ``out`` was made with; empty where there is none that can be read. key: of its card."""
+    """The settings that the checkpoint in ``out`` was made with; empty where there is none that can
+    be read. key: of its card."""
     folder = present_folder(out / "checkpoint")
     try:
         settings = read_json(inside(folder, CHECKPOINT))[key]

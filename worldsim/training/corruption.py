@@ -1,6 +1,8 @@
-"""What enters the memory while training views are made: true frames left out and degraded, and the network's own frames.
+"""What enters the memory while training views are made: true frames left out and degraded, and the
+network's own frames.
 
-A dream's memory is fed with generated frames, so a network that has only seen views of true ones is at a loss in its own world.
+A dream's memory is fed with generated frames, so a network that has only seen views of true ones is
+at a loss in its own world.
 """
 
 from __future__ import annotations
@@ -36,32 +38,40 @@ ON = 1 / 12
 
 @dataclass(frozen=True)
 class PerturbConfig:
-    """How the memory's sources are degraded while training views are rendered; shares are of episodes."""
+    """How the memory's sources are degraded while training views are rendered; shares are of
+    episodes."""
 
     sparse: Share = 0.4
     """Share of episodes in which frames are left out of the memory at random."""
     blurred: Share = 0.3
-    """Share of episodes in which some frames enter the memory blurred and noisy, as generated ones are."""
+    """Share of episodes in which some frames enter the memory blurred and noisy, as generated ones
+    are."""
     depth_noise: Share = 0.3
     """Share of episodes in which frames enter the memory with their depth off by some per cent."""
     own: Share = 0.0
-    """Share of the batches of episodes in which the network dreams parts of the walk at the true poses: memory and context then
-    hold what it dreamed. For a network that has learned to draw: see ``--init-from``."""
+    """Share of the batches of episodes in which the network dreams parts of the walk at the true
+    poses: memory and context then hold what it dreamed. For a network that has learned to draw: see
+    ``--init-from``."""
     own_frames: tuple[float, float] = (4.0, 128.0)
-    """Shortest and longest mean length, in frames, of such a part; drawn for each walk, its logarithm uniformly. From long ones the
-    network learns the way back to what real frames look like, from short ones what to do with a memory that is mostly true."""
+    """Shortest and longest mean length, in frames, of such a part; drawn for each walk, its
+    logarithm uniformly. From long ones the network learns the way back to what real frames look
+    like, from short ones what to do with a memory that is mostly true."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         low, high = self.own_frames
         if not 1.0 <= low <= high:
-            raise InvalidInputError(f"PerturbConfig.own_frames = {self.own_frames!r}: two lengths of at least 1, shorter one first")
+            raise InvalidInputError(
+                f"PerturbConfig.own_frames = {self.own_frames!r}: two lengths of at least 1, "
+                f"shorter one first"
+            )
 
 
 @dataclass(frozen=True)
 class Damage:
-    """How a frame of every row is degraded. keep: (b,) bool, whether it enters the memory at all. strength: (b,) in [0, 1] of blur
-    and noise. noise: (b, 3, h, w) standard normal. depth: (b,) the share by which depth is off."""
+    """How a frame of every row is degraded. keep: (b,) bool, whether it enters the memory at all.
+    strength: (b,) in [0, 1] of blur and noise. noise: (b, 3, h, w) standard normal. depth: (b,) the
+    share by which depth is off."""
 
     keep: Tensor
     strength: Tensor
@@ -70,14 +80,19 @@ class Damage:
 
 
 class Degradation:
-    """Draws how frames are degraded before they enter the memory; how much is drawn once for each row."""
+    """Draws how frames are degraded before they enter the memory; how much is drawn once for each
+    row."""
 
     def __init__(self, config: PerturbConfig, rows: int, generator: torch.Generator) -> None:
         self.rows, self.generator = rows, generator
         none = torch.zeros(rows, device=generator.device)
-        self.keep_share = torch.where(self._chance(config.sparse), self._uniform(0.1, 0.9), none + 1.0)
+        self.keep_share = torch.where(
+            self._chance(config.sparse), self._uniform(0.1, 0.9), none + 1.0
+        )
         self.blur_share = torch.where(self._chance(config.blurred), self._uniform(0.2, 1.0), none)
-        self.depth_scale = torch.where(self._chance(config.depth_noise), self._uniform(0.0, 0.03), none)
+        self.depth_scale = torch.where(
+            self._chance(config.depth_noise), self._uniform(0.0, 0.03), none
+        )
 
     def draw(self, height: int, width: int) -> Damage:
         """For the next frame of every row."""
@@ -90,7 +105,9 @@ class Degradation:
         return self._uniform(0.0, 1.0) < share
 
     def _uniform(self, low: float, high: float) -> Tensor:
-        return low + (high - low) * torch.rand(self.rows, generator=self.generator, device=self.generator.device)
+        return low + (high - low) * torch.rand(
+            self.rows, generator=self.generator, device=self.generator.device
+        )
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator, device=self.generator.device)
@@ -103,14 +120,19 @@ def damaged(frame: Frame, damage: Damage) -> Frame:
     strength = damage.strength[:, None, None, None]
     rgb = torch.lerp(rgb, blurred, strength) + 6.0 * strength * damage.noise
     assert frame.inverse_depth is not None
-    code = quantise_depth(dequantise_depth(frame.inverse_depth) * (1.0 + damage.depth[:, None, None]))
-    return dataclasses.replace(frame, rgb=rgb.round().clamp(0, 255).to(torch.uint8), inverse_depth=code)
+    code = quantise_depth(
+        dequantise_depth(frame.inverse_depth) * (1.0 + damage.depth[:, None, None])
+    )
+    return dataclasses.replace(
+        frame, rgb=rgb.round().clamp(0, 255).to(torch.uint8), inverse_depth=code
+    )
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What is drawn for a frame that may be dreamed. chance: (b,) in [0, 1): a dream begins or ends where it is small. ending: (b,)
-    chance that one that is going on ends. allowed: (b,) bool. noise: (2, b, c, h, w) of the prediction and of the context."""
+    """What is drawn for a frame that may be dreamed. chance: (b,) in [0, 1): a dream begins or ends
+    where it is small. ending: (b,) chance that one that is going on ends. allowed: (b,) bool.
+    noise: (2, b, c, h, w) of the prediction and of the context."""
 
     chance: Tensor
     ending: Tensor
@@ -121,17 +143,24 @@ class Draft:
 class OwnFrames:
     """Dreams parts of recorded walks with a copy of the network that is being trained.
 
-    engine: how that copy is run; its weights are overwritten in place, so that what is compiled for them stays. On a GPU it
-    computes in bfloat16 in any case. dynamics: how frames are sampled.
+    engine: how that copy is run; its weights are overwritten in place, so that what is compiled for
+    them stays. On a GPU it computes in bfloat16 in any case. dynamics: how frames are sampled.
     """
 
     def __init__(
-        self, network: SpaceTimeTransformer, engine: EngineConfig = PLAIN, dynamics: DynamicsConfig | None = None
+        self,
+        network: SpaceTimeTransformer,
+        engine: EngineConfig = PLAIN,
+        dynamics: DynamicsConfig | None = None,
     ) -> None:
         twin: Any = prepared(copy.deepcopy(network).eval().requires_grad_(False), engine)
         self.network: SpaceTimeTransformer = twin
         device = next(network.parameters()).device
-        forward = Compiled(twin.forward, engine.compile, device, constant=False) if engine.compile else None
+        forward = (
+            Compiled(twin.forward, engine.compile, device, constant=False)
+            if engine.compile
+            else None
+        )
         self.dynamics = DiffusionDynamics(twin, dynamics, forward)
         self.casts = device.type == "cuda" and engine.precision == "float32"
 
@@ -149,10 +178,12 @@ class OwnFrames:
         self, context: Context, dreaming: Tensor, frame: Frame, act: Tensor, motion: Tensor,
         view: MemoryView | LastFrames | None, intrinsics: Tensor, draft: Draft,
     ) -> tuple[Frame, Tensor, Context]:  # fmt: skip
-        """The frames that walks go on from, which of them are dreamed (b,) bool, and the context after them.
+        """The frames that walks go on from, which of them are dreamed (b,) bool, and the context
+        after them.
 
-        dreaming: (b,) bool of the frames before. frame: the true ones. act (b, ...), motion (b, 6): what led to them. view: the
-        memory at their cameras, or the frames before. intrinsics: (b, 4).
+        dreaming: (b,) bool of the frames before. frame: the true ones. act (b, ...), motion (b, 6):
+        what led to them. view: the memory at their cameras, or the frames before. intrinsics: (b,
+        4).
         """
         change = draft.chance < torch.where(dreaming, draft.ending, ON)
         dreaming = (dreaming ^ change) & draft.allowed
@@ -165,10 +196,15 @@ class OwnFrames:
 
 
 class OwnWalk:
-    """Draws where a batch of walks is dreamed, and from what noise: :meth:`draw` for each frame in turn."""
+    """Draws where a batch of walks is dreamed, and from what noise: :meth:`draw` for each frame in
+    turn."""
 
     def __init__(
-        self, network: SpaceTimeTransformer, rows: int, generator: torch.Generator, frames: tuple[float, float]
+        self,
+        network: SpaceTimeTransformer,
+        rows: int,
+        generator: torch.Generator,
+        frames: tuple[float, float],
     ) -> None:
         self.generator, n = generator, network.config
         self.shape = (2, rows, n.channels, n.height, n.width)

@@ -1,4 +1,5 @@
-"""Distilling a world: a student that needs fewer sampling steps than its teacher, trained by :mod:`worldsim.training.train`."""
+"""Distilling a world: a student that needs fewer sampling steps than its teacher, trained by
+:mod:`worldsim.training.train`."""
 
 from __future__ import annotations
 
@@ -25,8 +26,19 @@ from worldsim.world import World
 from worldsim.world.engine import compile_in_place
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
 
-AGREED = ("height", "width", "channels", "view_channels", "last_frames", "actions", "action_dim", "window", "patch")
-"""What a student's network has in common with its teacher's: they see the same frames, conditions and past."""
+AGREED = (
+    "height",
+    "width",
+    "channels",
+    "view_channels",
+    "last_frames",
+    "actions",
+    "action_dim",
+    "window",
+    "patch",
+)
+"""What a student's network has in common with its teacher's: they see the same frames, conditions
+and past."""
 OF_TEACHER, RANDOM = "teacher", "none"
 
 
@@ -39,7 +51,8 @@ class DistilConfig:
     """Options of ``worldsim distil``."""
 
     world: str
-    """The teacher: name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
+    """The teacher: name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging
+    Face hub."""
     data: Path
     """Folder of a recording of the teacher's real twin. It may still be growing."""
     out: Path
@@ -47,15 +60,18 @@ class DistilConfig:
     steps: Batch = 1
     """Sampling steps a frame of the student; fewer than ``--objective.teacher-steps``."""
     student: str = OF_TEACHER
-    """What the student starts from: ``teacher`` for the teacher's weights, ``none`` for random ones of ``--preset``, or a world."""
+    """What the student starts from: ``teacher`` for the teacher's weights, ``none`` for random ones
+    of ``--preset``, or a world."""
     preset: str = "tiny"
     """Size of a student that starts from random weights: tiny, small, large or debug."""
     training_steps: Count = 6_000
     """Training steps in all."""
     minutes: Positive | None = None
-    """Stop after this many minutes instead (of this run's wall time, learning-rate decay included)."""
+    """Stop after this many minutes instead (of this run's wall time, learning-rate decay
+    included)."""
     batch_size: Batch | None = None
-    """Windows a step on each process. If not given: 32 on a GPU, 4 on a CPU; a run that goes on keeps its own."""
+    """Windows a step on each process. If not given: 32 on a GPU, 4 on a CPU; a run that goes on
+    keeps its own."""
     window: Batch = 24
     """Frames a window: at least three times the attention window."""
     learning_rate: Rate = 2e-4
@@ -67,7 +83,8 @@ class DistilConfig:
     weight_decay: Share = 0.01
     """AdamW's weight decay."""
     ema: Share = 0.999
-    """Decay of the moving average that is saved as the student, dreams its own walks and answers for consistency."""
+    """Decay of the moving average that is saved as the student, dreams its own walks and answers
+    for consistency."""
     memory_capacity: Capacity = 32768
     """Points an environment while training views are rendered."""
     memory_drop: Share = 0.15
@@ -75,13 +92,16 @@ class DistilConfig:
     objective: DistilObjectiveConfig = field(default_factory=DistilObjectiveConfig)
     """The losses."""
     perturb: PerturbConfig = field(default_factory=_own_walks)
-    """How the memory's sources are degraded. ``own``: share of the episodes of which the student dreams parts."""
+    """How the memory's sources are degraded. ``own``: share of the episodes of which the student
+    dreams parts."""
     mirror_actions: tuple[int, ...] | None = None
-    """For mirror augmentation: each discrete action's mirror image, for Freedoom 0 1 2 4 3 6 5; None switches it off."""
+    """For mirror augmentation: each discrete action's mirror image, for Freedoom 0 1 2 4 3 6 5;
+    None switches it off."""
     colour: Share = 0.5
     """Share of windows whose colours are scaled and permuted."""
     buffer_frames: Count | None = None
-    """At most so many frames are kept on each process's device. Not given: what half of a GPU's free memory holds."""
+    """At most so many frames are kept on each process's device. Not given: what half of a GPU's
+    free memory holds."""
     refresh_every: Count = 200
     """Steps between looks for new shards."""
     save_every: Count = 1000
@@ -89,9 +109,11 @@ class DistilConfig:
     sample_every: Count = 2000
     """Steps between sample pictures."""
     compile: bool = True
-    """Where there is a GPU, compile the networks, and take episodes in with a compiled copy in bfloat16 and CUDA graphs."""
+    """Where there is a GPU, compile the networks, and take episodes in with a compiled copy in
+    bfloat16 and CUDA graphs."""
     checkpointing: bool = False
-    """Compute the transformer's blocks once more in the backward pass instead of keeping their activations."""
+    """Compute the transformer's blocks once more in the backward pass instead of keeping their
+    activations."""
     mixed_precision: str | None = None
     """bf16 or no. If not given: bf16 on a GPU, no on a CPU; a run that goes on keeps its own."""
     seed: Seed = 0
@@ -99,29 +121,41 @@ class DistilConfig:
     patience: NotNegative = 5.0
     """Seconds to wait for the first windows where the recording is still going on."""
     train_split: str = "train"
-    """Only shards whose episodes are all of this split are used, where the recording names splits."""
+    """Only shards whose episodes are all of this split are used, where the recording names
+    splits."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.objective.regression > 0 and self.steps >= self.objective.teacher_steps:
             raise InvalidInputError(
-                f"a student of {self.steps} sampling steps has nothing to learn from a teacher that takes "
+                f"a student of {self.steps} sampling steps has nothing to learn from a teacher "
+                f"that takes "
                 f"{self.objective.teacher_steps}: lower --steps or raise --objective.teacher-steps"
             )
         if self.preset not in PRESETS:
-            raise InvalidInputError(f"unknown preset {self.preset!r}: choose one of {', '.join(PRESETS)}")
+            raise InvalidInputError(
+                f"unknown preset {self.preset!r}: choose one of {', '.join(PRESETS)}"
+            )
         self.training(memory=False)
 
     def training(self, memory: bool) -> TrainConfig:
         """The same as the trainer has it. memory: whether the teacher's world has one."""
-        shared = {f.name for f in dataclasses.fields(TrainConfig)} - {"steps", "objective", "init_from", "memory"}
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in shared}
+        shared = {f.name for f in dataclasses.fields(TrainConfig)} - {
+            "steps",
+            "objective",
+            "init_from",
+            "memory",
+        }
+        values = {
+            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name in shared
+        }
         start = {OF_TEACHER: self.world, RANDOM: None}.get(self.student, self.student)
         return TrainConfig(steps=self.training_steps, memory=memory, init_from=start, **values)
 
 
 class DistilTrainer(Trainer):
-    """A training run whose objective has a teacher. Ego-motion is the teacher's and stays as it is."""
+    """A training run whose objective has a teacher. Ego-motion is the teacher's and stays as it
+    is."""
 
     may_change = (Trainer.may_change | {"training_steps", "world"}) - {"steps"}
 
@@ -133,7 +167,10 @@ class DistilTrainer(Trainer):
         self.dynamics = dataclasses.replace(self.teacher.config.dynamics, steps=config.steps)
         super().__init__(config.training(memory=self.teacher.config.memory is not None))
         if self.sharded:
-            raise InvalidInputError("FSDP is not supported for distilling, whose average takes part in every step: launch without")
+            raise InvalidInputError(
+                "FSDP is not supported for distilling, whose average takes part in every step: "
+                "launch without"
+            )
 
     def _modules(self) -> Modules:
         c, teacher = self.distil, self.teacher
@@ -145,17 +182,23 @@ class DistilTrainer(Trainer):
             outcome = OutcomeHead(dim=network.config.dim, on_end=teacher.outcome.config.on_end)
         else:
             # Loaded anew for the teacher's own weights: the student's change.
-            world = World.from_pretrained(c.world if c.student == OF_TEACHER else c.student, device="cpu")
+            world = World.from_pretrained(
+                c.world if c.student == OF_TEACHER else c.student, device="cpu"
+            )
             network, outcome = world.network, world.outcome
         check_student(c, network, teacher.network)
         for module in (network, outcome):
             module.requires_grad_(True).train()
         return network, teacher.ego_motion, outcome
 
-    def _objective(self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead) -> Objective:
+    def _objective(
+        self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead
+    ) -> Objective:
         c = self.distil
         teacher = self.teacher.network.to(self.device)
-        self.pupil = DistilObjective(network, teacher, outcome, c.objective, c.steps, self.dynamics.shift)
+        self.pupil = DistilObjective(
+            network, teacher, outcome, c.objective, c.steps, self.dynamics.shift
+        )
         if self._compiles:
             for one in (network, teacher, self.pupil.averaged):
                 compile_in_place(one, self.device)
@@ -170,29 +213,40 @@ class DistilTrainer(Trainer):
         self.distil = dataclasses.replace(self.distil, **used)
 
     def train_step(self) -> dict[str, Any]:
-        """One optimiser step. The averaged student that takes part in it is the checkpoint's, so a resumed run is the same run."""
+        """One optimiser step. The averaged student that takes part in it is the checkpoint's, so a
+        resumed run is the same run."""
         self.pupil.follow(self.ema.shadow_params)
         return super().train_step()
 
     def world(self, measured: dict[str, Any] | None = None) -> World:
-        """The student with the averaged weights, as a copy on the CPU, with the teacher's memory and heads' settings."""
+        """The student with the averaged weights, as a copy on the CPU, with the teacher's memory
+        and heads' settings."""
         world, teacher, c = super().world(measured), self.teacher, self.distil
         config = dataclasses.replace(
-            world.config, dynamics=self.dynamics, memory=teacher.config.memory, termination=teacher.config.termination
+            world.config,
+            dynamics=self.dynamics,
+            memory=teacher.config.memory,
+            termination=teacher.config.termination,
         )
         card = world.card | {
             # What the teacher knows, the student knows through it.
-            "train_maps": sorted(set(world.card["train_maps"]) | set(teacher.card.get("train_maps", ()))),
+            "train_maps": sorted(
+                set(world.card["train_maps"]) | set(teacher.card.get("train_maps", ()))
+            ),
             "distilled": {
-                "teacher": c.world, "teacher_sha256": self.teacher_weights, "student": c.student, "steps": c.steps,
+                "teacher": c.world,
+                "teacher_sha256": self.teacher_weights,
+                "student": c.student,
+                "steps": c.steps,
                 "method": _method(c),
             },
-        }  # fmt: skip
+        }
         return World(world.network, config, world.ego_motion, world.outcome, card)
 
 
 def check_recording(config: DistilConfig, network: SpaceTimeTransformer) -> None:
-    """Raise InvalidInputError unless the teacher's network takes the frames and actions of the recording."""
+    """Raise InvalidInputError unless the teacher's network takes the frames and actions of the
+    recording."""
     info, n, mirror = EpisodeDataset(config.data).info, network.config, config.mirror_actions
     space = info.action_space
     actions = int(space["n"]) if space["type"] == "Discrete" else 0
@@ -203,24 +257,38 @@ def check_recording(config: DistilConfig, network: SpaceTimeTransformer) -> None
         "actions": actions,
         "action_dim": 0 if actions else len(space["low"]),
     }
-    wrong = [f"{key} {n[key]} and not {value}" for key, value in recorded.items() if n[key] != value]
+    wrong = [
+        f"{key} {n[key]} and not {value}" for key, value in recorded.items() if n[key] != value
+    ]
     if wrong:
         raise InvalidInputError(
-            f"teacher {config.world} does not fit the recording {config.data}: it takes {', '.join(wrong)}; "
+            f"teacher {config.world} does not fit the recording {config.data}: it takes "
+            f"{', '.join(wrong)}; "
             "record its real twin, as its card names it"
         )
     if mirror is not None and sorted(mirror) != list(range(actions)):
-        raise InvalidInputError(f"--mirror-actions {mirror} must name each of the recording's {actions} discrete actions once")
+        raise InvalidInputError(
+            f"--mirror-actions {mirror} must name each of the recording's {actions} discrete "
+            f"actions once"
+        )
 
 
-def check_student(config: DistilConfig, student: SpaceTimeTransformer, teacher: SpaceTimeTransformer) -> None:
+def check_student(
+    config: DistilConfig, student: SpaceTimeTransformer, teacher: SpaceTimeTransformer
+) -> None:
     """Raise InvalidInputError unless teacher and student see the same."""
     ours, theirs = (dict(n.config) | {"patch": n.patch} for n in (student, teacher))
-    wrong = [f"{name} {ours[name]} and not {theirs[name]}" for name in AGREED if ours[name] != theirs[name]]
+    wrong = [
+        f"{name} {ours[name]} and not {theirs[name]}"
+        for name in AGREED
+        if ours[name] != theirs[name]
+    ]
     if wrong:
         raise InvalidInputError(
-            f"student {config.student} does not fit teacher {config.world}: it has {', '.join(wrong)}; "
-            f"start from the teacher's weights (--student {OF_TEACHER}) or from none (--student {RANDOM} --preset ...)"
+            f"student {config.student} does not fit teacher {config.world}: it has "
+            f"{', '.join(wrong)}; "
+            f"start from the teacher's weights (--student {OF_TEACHER}) or from none (--student "
+            f"{RANDOM} --preset ...)"
         )
 
 
@@ -230,13 +298,19 @@ def weights_of(world: World) -> dict[str, str]:
     assert folder is not None
     files = sorted(folder.glob("*/*.safetensors"))
     parts = [f for f in files if f.parent.name in world.modules()]
-    return {f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in parts}
+    return {
+        f.relative_to(folder).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest() for f in parts
+    }
 
 
 def _method(config: DistilConfig) -> dict[str, Any]:
     """The losses that had a part, by name."""
     c = config.objective
-    method: dict[str, Any] = {name: getattr(c, name) for name in ("regression", "consistency", "real") if getattr(c, name) > 0}
+    method: dict[str, Any] = {
+        name: getattr(c, name)
+        for name in ("regression", "consistency", "real")
+        if getattr(c, name) > 0
+    }
     if c.regression > 0:
         method["teacher_steps"] = c.teacher_steps
     if c.consistency > 0:
@@ -249,7 +323,8 @@ def _method(config: DistilConfig) -> dict[str, Any]:
 def distil(config: DistilConfig) -> World:
     """Distil (or continue) a student; returns it.
 
-    Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError, OutOfMemoryError, StorageError.
+    Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError,
+    OutOfMemoryError, StorageError.
     """
     require_recording(config.data)
     return run(DistilTrainer(config))

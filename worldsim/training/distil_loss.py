@@ -1,7 +1,9 @@
-"""What a student of few sampling steps learns: from its teacher's samples, from its own rollouts, and from true frames.
+"""What a student of few sampling steps learns: from its teacher's samples, from its own rollouts,
+and from true frames.
 
-Every frame of a window is learned from at once, in streams as in :mod:`worldsim.training.loss`. Teacher and student see the
-same context, the same conditions and the same noise, so that what the student is told is a function of what it sees.
+Every frame of a window is learned from at once, in streams as in :mod:`worldsim.training.loss`.
+Teacher and student see the same context, the same conditions and the same noise, so that what the
+student is told is a function of what it sees.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ from worldsim.training.loss import Objective, ObjectiveConfig, sees_last
 from worldsim.world.heads import Motions, OutcomeHead
 
 HUBER = 0.03
-"""Distances well under this count squared, those well over it as they are; colours are in [-1, 1]."""
+"""Distances well under this count squared, those well over it as they are; colours are in [-1,
+1]."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +35,32 @@ class DistilObjectiveConfig:
     """Weights and settings of the losses; each can be left out by a weight of 0."""
 
     regression: float = 1.0
-    """Weight of the distance from the teacher's sample of ``teacher_steps`` steps from the same noise."""
+    """Weight of the distance from the teacher's sample of ``teacher_steps`` steps from the same
+    noise."""
     teacher_steps: int = 4
     """Sampling steps of the teacher."""
     consistency: float = 0.0
-    """Weight of the distance between the student at a noise level and its average at the next lower one, to which the teacher
-    brings the frame by one Euler step (consistency distillation, Song et al. 2023)."""
+    """Weight of the distance between the student at a noise level and its average at the next lower
+    one, to which the teacher brings the frame by one Euler step (consistency distillation, Song et
+    al. 2023)."""
     consistency_levels: int = 8
     """Noise levels between which consistency is asked for."""
     real: float = 0.5
     """Weight of the loss on true frames, with which a student may pass its teacher."""
     energy: float = 0.7
-    """Share in [0, 1] of the energy score in that loss, beside the squared error, at pure noise: sharp frames."""
+    """Share in [0, 1] of the energy score in that loss, beside the squared error, at pure noise:
+    sharp frames."""
     motion_pixels: int = 1
-    """Side in pixels (1, 2, 4 or 8) of the squares whose means are compared with the teacher's. 1: its whole picture. More: it
-    tells what moves where, and true frames how that looks (needs ``real``; after the motion consistency of Zhai et al. 2024)."""
+    """Side in pixels (1, 2, 4 or 8) of the squares whose means are compared with the teacher's. 1:
+    its whole picture. More: it tells what moves where, and true frames how that looks (needs
+    ``real``; after the motion consistency of Zhai et al. 2024)."""
     own_context: float = 0.25
-    """Share of context frames that are the student's own. The teacher's sample after this same context is what is to be learned
-    (self-forcing), so that the student learns to go on from its mistakes. See also ``--perturb.own``, for whole walks."""
+    """Share of context frames that are the student's own. The teacher's sample after this same
+    context is what is to be learned (self-forcing), so that the student learns to go on from its
+    mistakes. See also ``--perturb.own``, for whole walks."""
     own_context_from: float = 0.0
-    """Share of the training after which ``own_context`` begins; more than 0 for a student that starts with random weights."""
+    """Share of the training after which ``own_context`` begins; more than 0 for a student that
+    starts with random weights."""
     context_level: float = 0.15
     """Context frames get noise levels uniform in [0, this]..."""
     context_any: float = 0.15
@@ -61,30 +70,54 @@ class DistilObjectiveConfig:
     depth_weight: float = 0.5
     """Weight of the depth channel's loss beside colour's."""
     forgive_dreamed: bool = True
-    """Leave out of the loss on true frames the places where a memory that was dreamed in part shows something else than what was
-    there, as training does: there a dream should stay as it is. The teacher, who sees that memory too, is asked everywhere."""
+    """Leave out of the loss on true frames the places where a memory that was dreamed in part shows
+    something else than what was there, as training does: there a dream should stay as it is. The
+    teacher, who sees that memory too, is asked everywhere."""
 
     def __post_init__(self) -> None:
         for name in ("regression", "consistency", "real"):
             if getattr(self, name) < 0:
-                raise InvalidInputError(f"DistilObjectiveConfig.{name} = {getattr(self, name)!r}: a weight is at least 0")
+                raise InvalidInputError(
+                    f"DistilObjectiveConfig.{name} = {getattr(self, name)!r}: a weight is at "
+                    f"least 0"
+                )
         if not self.regression and not self.consistency and not self.real:
-            raise InvalidInputError("DistilObjectiveConfig: regression, consistency and real are all 0, nothing would be learned")
-        for name in ("energy", "own_context", "own_context_from", "context_level", "context_any", "context_drop"):
+            raise InvalidInputError(
+                "DistilObjectiveConfig: regression, consistency and real are all 0, nothing would "
+                "be learned"
+            )
+        for name in (
+            "energy",
+            "own_context",
+            "own_context_from",
+            "context_level",
+            "context_any",
+            "context_drop",
+        ):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise InvalidInputError(f"DistilObjectiveConfig.{name} = {getattr(self, name)!r}: it must be in [0, 1]")
+                raise InvalidInputError(
+                    f"DistilObjectiveConfig.{name} = {getattr(self, name)!r}: it must be in [0, 1]"
+                )
         if self.consistency_levels < 2:
-            raise InvalidInputError(f"DistilObjectiveConfig.consistency_levels = {self.consistency_levels}: it must be at least 2")
+            raise InvalidInputError(
+                f"DistilObjectiveConfig.consistency_levels = {self.consistency_levels}: it must "
+                f"be at least 2"
+            )
         if self.motion_pixels not in (1, 2, 4, 8):
-            raise InvalidInputError(f"DistilObjectiveConfig.motion_pixels = {self.motion_pixels}: choose 1, 2, 4 or 8")
+            raise InvalidInputError(
+                f"DistilObjectiveConfig.motion_pixels = {self.motion_pixels}: choose 1, 2, 4 or 8"
+            )
         if self.motion_pixels > 1 and not self.real:
-            raise InvalidInputError("DistilObjectiveConfig.motion_pixels over 1 needs real over 0: nothing else tells how it looks")
+            raise InvalidInputError(
+                "DistilObjectiveConfig.motion_pixels over 1 needs real over 0: nothing else tells "
+                "how it looks"
+            )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What teacher and student both see. context (b, t, c, h, w) noisy at levels (b, t); condition: of one stream;
-    hidden_before: (b,) the moment of each window's reset."""
+    """What teacher and student both see. context (b, t, c, h, w) noisy at levels (b, t); condition:
+    of one stream; hidden_before: (b,) the moment of each window's reset."""
 
     context: Tensor
     level: Tensor
@@ -102,19 +135,23 @@ class Lesson:
 
 
 def distance(prediction: Tensor, target: Tensor, pixels: int = 1) -> Tensor:
-    """Mean pseudo-Huber distance (b, t) of the colours of two (b, t, c, h, w), or of the means of squares of ``pixels``."""
+    """Mean pseudo-Huber distance (b, t) of the colours of two (b, t, c, h, w), or of the means of
+    squares of ``pixels``."""
     difference = prediction[:, :, :3] - target[:, :, :3]
     if pixels > 1:
-        difference = F.avg_pool2d(difference.flatten(0, 1), pixels).unflatten(0, prediction.shape[:2])
+        difference = F.avg_pool2d(difference.flatten(0, 1), pixels).unflatten(
+            0, prediction.shape[:2]
+        )
     return ((difference.square().sum(2) + HUBER**2).sqrt() - HUBER).mean((2, 3))
 
 
 class DistilObjective(Objective):
-    """The student and its loss; called as :class:`Objective` is. Ego-motion is the teacher's and not learned.
+    """The student and its loss; called as :class:`Objective` is. Ego-motion is the teacher's and
+    not learned.
 
-    steps: sampling steps of the student. shift: of the schedules, the teacher's (:class:`DynamicsConfig`).
-    The teacher and ``averaged``, a copy of the student that the trainer keeps at its moving average, are not among the module's
-    parameters.
+    steps: sampling steps of the student. shift: of the schedules, the teacher's
+    (:class:`DynamicsConfig`). The teacher and ``averaged``, a copy of the student that the trainer
+    keeps at its moving average, are not among the module's parameters.
     """
 
     def __init__(
@@ -126,14 +163,21 @@ class DistilObjective(Objective):
         steps: int = 1,
         shift: float = 1.0,
     ) -> None:
-        shared = {name: getattr(config, name) for name in ("energy", "depth_weight", "forgive_dreamed")}
+        shared = {
+            name: getattr(config, name) for name in ("energy", "depth_weight", "forgive_dreamed")
+        }
         super().__init__(network, None, outcome, ObjectiveConfig(**shared))
         self.distil = config
         # In a tuple: as attributes they would be trained, saved and averaged with the rest.
         self._others = (teacher, copy.deepcopy(network).eval().requires_grad_(False))
-        self.levels, self.teacher_levels = schedule(steps, shift), schedule(config.teacher_steps, shift)
+        self.levels, self.teacher_levels = (
+            schedule(steps, shift),
+            schedule(config.teacher_steps, shift),
+        )
         self.register_buffer("starts", torch.tensor(self.levels[:-1]), persistent=False)
-        self.register_buffer("ladder", torch.tensor(schedule(config.consistency_levels, shift)), persistent=False)
+        self.register_buffer(
+            "ladder", torch.tensor(schedule(config.consistency_levels, shift)), persistent=False
+        )
         self.starts: Tensor
         self.ladder: Tensor
 
@@ -161,8 +205,9 @@ class DistilObjective(Objective):
         generator: torch.Generator,
         progress: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w), the student's from pure noise if there is
-        one of its levels alone. ``motions`` are not looked at."""
+        """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w), the
+        student's from pure noise if there is one of its levels alone. ``motions`` are not looked
+        at."""
         c, x = self.distil, windows.x
         b, t = x.shape[:2]
 
@@ -172,21 +217,29 @@ class DistilObjective(Objective):
         def integers(high: int) -> Tensor:
             return torch.randint(high, (b, t), generator=generator, device=x.device)
 
-        context_level = torch.where(uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t))
+        context_level = torch.where(
+            uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t)
+        )
         hidden_before = (uniform(b) * t).long() * (uniform(b) < c.context_drop)
         own = uniform(b, t) < c.own_context
-        # Of the context, of the first and second sample, of consistency, and for the student's own frames.
+        # Of the context, of the first and second sample, of consistency, and for the student's own
+        # frames.
         noise = torch.randn(5, *x.shape, generator=generator, device=x.device)
 
         def stage(source: Tensor) -> Stage:
-            condition = self._condition(windows, intrinsics, 1, self._last(source, hidden_before, generator))
-            return Stage(add_noise(source, noise[0], context_level), context_level, condition, hidden_before)
+            condition = self._condition(
+                windows, intrinsics, 1, self._last(source, hidden_before, generator)
+            )
+            return Stage(
+                add_noise(source, noise[0], context_level), context_level, condition, hidden_before
+            )
 
         seen = stage(windows.context)
         if c.own_context > 0 and progress >= c.own_context_from:
             dreamed, _ = self._sample(self.averaged, self.levels, seen, noise[4])
             seen = stage(torch.where(own[:, :, None, None, None], dreamed, windows.context))
-        # The student is asked at the levels of its own schedule; consistency is asked for between the rungs of a longer one.
+        # The student is asked at the levels of its own schedule; consistency is asked for between
+        # the rungs of a longer one.
         level = self.starts[integers(len(self.starts))]
         lessons = self._lessons(seen, x, noise, level, integers(len(self.ladder) - 1))
         questions = [(lesson.x, lesson.level) for lesson in lessons.values()]
@@ -200,15 +253,20 @@ class DistilObjective(Objective):
             first = "first" if "first" in answers else "regression"
             twice = [answers[name] for name in (first, "second") if name in answers]
             follows = sees_last(x.shape[1], hidden_before)
-            true = self._denoising(self._forgiven(twice, x, windows), x, level, windows.drawn, follows)
+            true = self._denoising(
+                self._forgiven(twice, x, windows), x, level, windows.drawn, follows
+            )
             losses |= {k: c.real * v if k.endswith("_loss") else v for k, v in true.items()}
         losses.update(self._outcomes(features, windows, level))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
         losses["prediction"] = predictions[0].detach()
         return losses
 
-    def _lessons(self, seen: Stage, x: Tensor, noise: Tensor, level: Tensor, rung: Tensor) -> dict[str, Lesson]:
-        """What the student is asked, and what the right answer is; the first of them at its own noise levels."""
+    def _lessons(
+        self, seen: Stage, x: Tensor, noise: Tensor, level: Tensor, rung: Tensor
+    ) -> dict[str, Lesson]:
+        """What the student is asked, and what the right answer is; the first of them at its own
+        noise levels."""
         c, lessons = self.distil, {}
         ladder = None
         if c.consistency > 0:
@@ -217,7 +275,8 @@ class DistilObjective(Objective):
         told = None
         if c.regression > 0:
             sampled, told = self._sample(self.teacher, self.teacher_levels, seen, noise[1], ladder)
-            # The straight way between the noise and where the teacher ends (Liu et al. 2022): what Euler steps then follow.
+            # The straight way between the noise and where the teacher ends (Liu et al. 2022): what
+            # Euler steps then follow.
             lessons["regression"] = Lesson(add_noise(sampled, noise[1], level), level, sampled)
         if c.real > 0:
             # At pure noise alone, the same question is answered already.
@@ -230,8 +289,11 @@ class DistilObjective(Objective):
         return lessons
 
     @torch.no_grad()
-    def _one_rung_down(self, seen: Stage, ladder: tuple[Tensor, Tensor], told: Tensor | None, below: Tensor) -> Tensor:
-        """The averaged student's prediction where the teacher's Euler step leads to; there, at level 0, the frame itself."""
+    def _one_rung_down(
+        self, seen: Stage, ladder: tuple[Tensor, Tensor], told: Tensor | None, below: Tensor
+    ) -> Tensor:
+        """The averaged student's prediction where the teacher's Euler step leads to; there, at
+        level 0, the frame itself."""
         x, above = ladder
         if told is None:
             told = self._denoise(self.teacher, seen, [ladder])[0][0]
@@ -241,7 +303,8 @@ class DistilObjective(Objective):
         return torch.where(share == 0.0, lower, answer)
 
     def _taught(self, name: str, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Logarithms, as for true frames: every frame counts by ratio, and weights mean the same."""
+        """Logarithms, as for true frames: every frame counts by ratio, and weights mean the
+        same."""
         c, weight = self.distil, getattr(self.distil, name)
         error = distance(prediction, target, c.motion_pixels)
         loss = 2.0 * torch.log(error + 1e-2).mean()
@@ -255,7 +318,8 @@ class DistilObjective(Objective):
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """A forward pass with target streams (x, level) beside the context.
 
-        Returns each target's prediction (b, t, c, h, w) float32, features (b, t, d) of the first, and the context's cache.
+        Returns each target's prediction (b, t, c, h, w) float32, features (b, t, d) of the first,
+        and the context's cache.
         """
         t, streams = seen.context.shape[1], 1 + len(targets)
         x = torch.cat([seen.context, *(x for x, _ in targets)], 1)
@@ -275,9 +339,11 @@ class DistilObjective(Objective):
         noise: Tensor,
         beside: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Every frame sampled after the true context, as in use: context once, its keys and values kept for the later steps.
+        """Every frame sampled after the true context, as in use: context once, its keys and values
+        kept for the later steps.
 
-        beside: one more frame and level to predict along with the first step. Returns the sample, and that prediction.
+        beside: one more frame and level to predict along with the first step. Returns the sample,
+        and that prediction.
         """
         t, device = noise.shape[1], noise.device
         mask = self._mask(t, seen.hidden_before)[:, t:]
@@ -289,7 +355,9 @@ class DistilObjective(Objective):
             levels = torch.full(x.shape[:2], level, device=device)
             if past:
                 return network(x, levels, seen.condition, mask, time, past=past[0])[0].float()  # type: ignore[no-any-return]
-            out, _, cache = self._denoise(network, seen, [(x, levels), *([beside] if beside is not None else [])])
+            out, _, cache = self._denoise(
+                network, seen, [(x, levels), *([beside] if beside is not None else [])]
+            )
             past.append(cache)
             others.extend(out[1:])
             return out[0]

@@ -1,7 +1,8 @@
 """Edited windows: objects that the memory shows and the past does not, or the other way round.
 
-A user's edit changes the memory and not what was seen. So that the network believes it, boxes are drawn, at the right depth, into
-target frames and their memory views but not into the frames before, or into the frames before alone, as if taken away later.
+A user's edit changes the memory and not what was seen. So that the network believes it, boxes are
+drawn, at the right depth, into target frames and their memory views but not into the frames before,
+or into the frames before alone, as if taken away later.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ FARTHEST = 8.0
 
 @dataclass(frozen=True)
 class Boxes:
-    """One box a window. place: (b, 4, 4) box-to-first-camera. half: (b, 3) half its sides, metres. colour: (b, 6, 3) of its sides,
-    in [0, 1]. cell: (b,) metres, of its squares. contrast: (b,) of the squares."""
+    """One box a window. place: (b, 4, 4) box-to-first-camera. half: (b, 3) half its sides, metres.
+    colour: (b, 6, 3) of its sides, in [0, 1]. cell: (b,) metres, of its squares. contrast: (b,) of
+    the squares."""
 
     place: Tensor
     half: Tensor
@@ -47,13 +49,18 @@ class Boxes:
     contrast: Tensor
 
 
-def edit_windows(windows: Windows, intrinsics: Tensor, generator: torch.Generator, share: float) -> Windows:
+def edit_windows(
+    windows: Windows, intrinsics: Tensor, generator: torch.Generator, share: float
+) -> Windows:
     """Windows with a box put in or taken away in ``share`` of those that see the memory.
 
-    intrinsics: (4,) ``fx fy cx cy`` in pixels. Raises MissingGeometryError for windows without depth or memory views.
+    intrinsics: (4,) ``fx fy cx cy`` in pixels. Raises MissingGeometryError for windows without
+    depth or memory views.
     """
     if windows.inverse_depth is None or windows.view is None:
-        raise MissingGeometryError("edits need depth and memory views, these windows have none: set edits to 0")
+        raise MissingGeometryError(
+            "edits need depth and memory views, these windows have none: set edits to 0"
+        )
     b, t, _, h, w = windows.rgb.shape
     device = windows.rgb.device
 
@@ -75,21 +82,30 @@ def edit_windows(windows: Windows, intrinsics: Tensor, generator: torch.Generato
     def drawn_in(rgb: Tensor, inverse_depth: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
         return torch.where(where[:, :, None], colour, rgb), torch.where(where, code, inverse_depth)
 
-    # A box that was put in stands in the past from some moment on, or never; one that was taken away, up to some moment.
+    # A box that was put in stands in the past from some moment on, or never; one that was taken
+    # away, up to some moment.
     moment = (uniform(0, t) + t * (uniform(0, 1) < 0.5) * added).long()
     frame = torch.arange(t, device=device)
-    in_past = torch.where(removed[:, None], frame < moment[:, None], added[:, None] & (frame >= moment[:, None]))
+    in_past = torch.where(
+        removed[:, None], frame < moment[:, None], added[:, None] & (frame >= moment[:, None])
+    )
     own_rgb = windows.rgb if windows.own_rgb is None else windows.own_rgb
-    own_depth = windows.inverse_depth if windows.own_inverse_depth is None else windows.own_inverse_depth
+    own_depth = (
+        windows.inverse_depth if windows.own_inverse_depth is None else windows.own_inverse_depth
+    )
     own_rgb, own_depth = drawn_in(own_rgb, own_depth, shown & in_past[:, :, None, None])
-    rgb, inverse_depth = drawn_in(windows.rgb, windows.inverse_depth, shown & added[:, None, None, None])
+    rgb, inverse_depth = drawn_in(
+        windows.rgb, windows.inverse_depth, shown & added[:, None, None, None]
+    )
     return dataclasses.replace(
         windows,
         rgb=rgb,
         inverse_depth=inverse_depth,
         own_rgb=own_rgb,
         own_inverse_depth=own_depth,
-        view=_edited_view(windows.view, boxes, camera, intrinsics, depth, shown, added, removed, uniform),
+        view=_edited_view(
+            windows.view, boxes, camera, intrinsics, depth, shown, added, removed, uniform
+        ),
     )
 
 
@@ -104,14 +120,19 @@ def camera_path(motion: Tensor) -> Tensor:
 
 
 def cast(boxes: Boxes, camera: Tensor, intrinsics: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
-    """What cameras (b, t, 4, 4) see of the boxes: depth (b, t, h, w) metres, ``inf`` beside them, and colour (b, t, 3, h, w) uint8.
+    """What cameras (b, t, 4, 4) see of the boxes: depth (b, t, h, w) metres, ``inf`` beside them,
+    and colour (b, t, 3, h, w) uint8.
 
     within: (2, b, t, h, w), where in its pixel each ray passes, x and y in [0, 1].
     """
     h, w = within.shape[-2:]
     fx, fy, cx, cy = intrinsics.float().unbind()
     column, row = torch.arange(w, device=within.device), torch.arange(h, device=within.device)
-    ray = [(column + within[0] - cx) / fx, (row[:, None] + within[1] - cy) / fy, torch.ones_like(within[0])]
+    ray = [
+        (column + within[0] - cx) / fx,
+        (row[:, None] + within[1] - cy) / fy,
+        torch.ones_like(within[0]),
+    ]
     box, eye = boxes.place[:, None, :3, :3], camera[:, :, :3, :3]
     # Written out: a matrix product may be rounded to ten bits.
     turn = (box[..., :, :, None] * eye[..., :, None, :]).sum(2)
@@ -136,14 +157,18 @@ def cast(boxes: Boxes, camera: Tensor, intrinsics: Tensor, within: Tensor) -> tu
     colour = sides.gather(4, facing[..., None, None].expand(*facing.shape, 1, 3)).squeeze(4)
     square = torch.floor(place / boxes.cell[:, None, None, None] + 1e-3)
     # A number in [0, 1) for each square, the same from wherever it is seen.
-    speckle = torch.sin(square[0] * 12.9898 + square[1] * 78.233 + square[2] * 37.719).mul(43758.5453)
+    speckle = torch.sin(square[0] * 12.9898 + square[1] * 78.233 + square[2] * 37.719).mul(
+        43758.5453
+    )
     speckle = speckle - speckle.floor()
     colour = colour * (1.0 + boxes.contrast[:, None, None, None] * (speckle - 0.5))[..., None]
     pixels = (colour.clamp(0, 1) * 255.0).round().to(torch.uint8).movedim(-1, 2)
     return torch.where(hit, near, torch.inf), pixels
 
 
-def _drawn(windows: Windows, depth: Tensor, camera: Tensor, intrinsics: Tensor, uniform: Uniform) -> Boxes:
+def _drawn(
+    windows: Windows, depth: Tensor, camera: Tensor, intrinsics: Tensor, uniform: Uniform
+) -> Boxes:
     """Boxes before what some frame of each window sees, so that they are mostly in sight."""
     b, t, h, w = depth.shape
     row = torch.arange(b, device=depth.device)
@@ -165,10 +190,18 @@ def _drawn(windows: Windows, depth: Tensor, camera: Tensor, intrinsics: Tensor, 
 
 
 def _edited_view(
-    view: Tensor, boxes: Boxes, camera: Tensor, intrinsics: Tensor, depth: Tensor, shown: Tensor, added: Tensor, removed: Tensor,
+    view: Tensor,
+    boxes: Boxes,
+    camera: Tensor,
+    intrinsics: Tensor,
+    depth: Tensor,
+    shown: Tensor,
+    added: Tensor,
+    removed: Tensor,
     uniform: Uniform,
-) -> Tensor:  # fmt: skip
-    """Memory views (b, t, 8, h, w) with the points of boxes that were put in, and holes where boxes were taken away."""
+) -> Tensor:
+    """Memory views (b, t, 8, h, w) with the points of boxes that were put in, and holes where boxes
+    were taken away."""
     t, _, h, w = view.shape[1:]
     # Each pixel shows a point of the box somewhere in it, or none.
     within = uniform(0, 1, t, 2, h, w)

@@ -1,4 +1,5 @@
-"""What is trained: modules, made anew in a preset's size or taken from a world, and the settings of the world that they make."""
+"""What is trained: modules, made anew in a preset's size or taken from a world, and the settings of
+the world that they make."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ Modules = tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]
 
 
 def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modules:
-    """Network and heads for a recording: those of ``world`` (``c.init_from``) or, without one, new ones of the preset's size.
+    """Network and heads for a recording: those of ``world`` (``c.init_from``) or, without one, new
+    ones of the preset's size.
 
     Raises InvalidInputError where the recording, the settings and the world do not agree.
     """
@@ -36,10 +38,13 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
     actions = int(space["n"]) if space["type"] == "Discrete" else 0
     if not actions and np.ndim(space["low"]) != 1:
         shape = np.shape(space["low"])
-        raise InvalidInputError(f"{named(c.data)}: actions of shape {shape} cannot be trained, record flat ones (n,)")
+        raise InvalidInputError(
+            f"{named(c.data)}: actions of shape {shape} cannot be trained, record flat ones (n,)"
+        )
     if c.mirror_actions is not None and sorted(c.mirror_actions) != list(range(actions)):
         raise InvalidInputError(
-            f"--mirror-actions {c.mirror_actions} must name each of the recording's {actions} discrete actions once"
+            f"--mirror-actions {c.mirror_actions} must name each of the recording's {actions} "
+            f"discrete actions once"
         )
     action_dim = 0 if actions else len(space["low"])
     channels = 4 if info.geometry else 3
@@ -48,11 +53,18 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
         found, wanted = (n.actions, n.action_dim, n.channels), (actions, action_dim, channels)
         if found != wanted:
             raise InvalidInputError(
-                f"--init-from {c.init_from}: its (actions, action_dim, channels) are {found}, the recording's {wanted}"
+                f"--init-from {c.init_from}: its (actions, action_dim, channels) are {found}, the "
+                f"recording's {wanted}"
             )
         if c.memory and (n.last_frames or not n.view_channels):
-            raise InvalidInputError(f"--init-from {c.init_from}: its network sees no scene memory, pass --no-memory")
-        network = world.network if (n.height, n.width) == (height, width) else world.network.resized(height, width)
+            raise InvalidInputError(
+                f"--init-from {c.init_from}: its network sees no scene memory, pass --no-memory"
+            )
+        network = (
+            world.network
+            if (n.height, n.width) == (height, width)
+            else world.network.resized(height, width)
+        )
         for module in (network, world.ego_motion, world.outcome):
             if module is not None:
                 module.requires_grad_(True).train()
@@ -60,26 +72,41 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
     last = 0 if c.memory else c.last_frames
     size = PRESETS[c.preset] | ({} if c.attention is None else {"window": c.attention})
     network = SpaceTimeTransformer(
-        height=height, width=width, channels=channels, view_channels=VIEW_CHANNELS if c.memory else last * (channels + 1),
-        actions=actions, action_dim=action_dim, last_frames=last, pooling=c.pooling, **size,
-    )  # fmt: skip
+        height=height,
+        width=width,
+        channels=channels,
+        view_channels=VIEW_CHANNELS if c.memory else last * (channels + 1),
+        actions=actions,
+        action_dim=action_dim,
+        last_frames=last,
+        pooling=c.pooling,
+        **size,
+    )
     ego = EgoMotionHead(actions=actions, action_dim=action_dim) if info.geometry else None
     return network, ego, OutcomeHead(dim=network.config.dim, on_end=True)
 
 
-def world_config(info: DatasetInfo, c: TrainConfig, dynamics: DynamicsConfig, has_rewards: bool, tally: Tally) -> WorldConfig:
+def world_config(
+    info: DatasetInfo, c: TrainConfig, dynamics: DynamicsConfig, has_rewards: bool, tally: Tally
+) -> WorldConfig:
     """What the world that is trained is made of. has_rewards, tally: of the recording so far."""
     box = info.action_space if info.action_space["type"] == "Box" else None
     return WorldConfig(
-        env_id=info.env_id, env_kwargs=dict(info.env_kwargs), fps=info.fps or 8.75,
-        has_rewards=has_rewards, has_terminations=tally.endings > 0, termination=Termination.SAMPLE,
+        env_id=info.env_id,
+        env_kwargs=dict(info.env_kwargs),
+        fps=info.fps or 8.75,
+        has_rewards=has_rewards,
+        has_terminations=tally.endings > 0,
+        termination=Termination.SAMPLE,
         pixels=None if info.pixels is None else from_json(PixelsConfig, info.pixels, "pixels"),
-        dynamics=dataclasses.replace(dynamics, first_features=tally.made_up, steps=c.sampling_steps),
+        dynamics=dataclasses.replace(
+            dynamics, first_features=tally.made_up, steps=c.sampling_steps
+        ),
         intrinsics=tuple(info.intrinsics) if info.intrinsics is not None else None,  # type: ignore[arg-type]
         action_low=tuple(box["low"]) if box is not None else None,
         action_high=tuple(box["high"]) if box is not None else None,
         memory=PointMemoryConfig(capacity=c.world_memory_capacity) if c.memory else None,
-    )  # fmt: skip
+    )
 
 
 def copied(module: Any, weights: dict[str, Tensor]) -> Any:
@@ -91,4 +118,8 @@ def copied(module: Any, weights: dict[str, Tensor]) -> Any:
 
 def hardware(device: torch.device, count: int) -> str:
     """What it is trained on, as the card says it."""
-    return f"{count} x {torch.cuda.get_device_name(device)}" if device.type == "cuda" else f"{count} CPU process(es)"
+    return (
+        f"{count} x {torch.cuda.get_device_name(device)}"
+        if device.type == "cuda"
+        else f"{count} CPU process(es)"
+    )

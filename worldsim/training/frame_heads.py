@@ -1,9 +1,9 @@
 """Rewards and ends read off emitted frames: a separate small network, and how it is trained.
 
-The heads on the dynamics' features (:class:`worldsim.world.heads.OutcomeHead`) see a frame through the
-tokens of a network that is trained to draw it. This one sees the pixels that the world emitted. It
-shares no weights with the dynamics, so its batches can be balanced by events without changing what
-the dynamics learns.
+The heads on the dynamics' features (:class:`worldsim.world.heads.OutcomeHead`) see a frame through
+the tokens of a network that is trained to draw it. This one sees the pixels that the world emitted.
+It shares no weights with the dynamics, so its batches can be balanced by events without changing
+what the dynamics learns.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class FrameOutcomeHead(Module):
     the convolutions, each of stride 2. bins: the reward of going on is a distribution over this
     many values (two-hot, Hafner et al. 2023), 0 for its mean alone.
 
-    Group norms see to it that the brightness of whole frames hardly matters: things must have places.
-    Where an environment makes up the frame at an episode's end
+    Group norms see to it that the brightness of whole frames hardly matters: things must have
+    places. Where an environment makes up the frame at an episode's end
     (:func:`worldsim.training.buffer.made_up`), a head must not see that frame: ask it before.
     """
 

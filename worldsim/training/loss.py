@@ -1,4 +1,5 @@
-"""What is minimised: denoising of every frame of a window given its past, plus the heads' regressions."""
+"""What is minimised: denoising of every frame of a window given its past, plus the heads'
+regressions."""
 
 from __future__ import annotations
 
@@ -26,7 +27,8 @@ SCALES = 4
 SQUARE = 8
 """Pixels a side of the squares of the energy score."""
 OTHER_COLOUR, OTHER_DEPTH = 0.3, 0.1
-"""Differences of channels, each in [-1, 1], from which on a remembered point is something else than what was there."""
+"""Differences of channels, each in [-1, 1], from which on a remembered point is something else than
+what was there."""
 TELEPORT = 20.0
 """Motions of more than this many times the usual one are left out of the ego-motion loss."""
 NEAR_LEVEL = 0.08
@@ -34,18 +36,21 @@ NEAR_LEVEL = 0.08
 
 
 class Balance(StrEnum):
-    """What a frame's error is put in ratio to, so that small ones count beside large ones, as PSNR does."""
+    """What a frame's error is put in ratio to, so that small ones count beside large ones, as PSNR
+    does."""
 
     FRAME = "frame"
-    """Itself: the loss is the mean of logarithms. Frames of places that were never seen count as little as they can be known; so
-    does, frame by frame, what happens seldom and without notice."""
+    """Itself: the loss is the mean of logarithms. Frames of places that were never seen count as
+    little as they can be known; so does, frame by frame, what happens seldom and without notice."""
     LEVEL = "level"
-    """What frames of its noise level have on average, as in EDM2 (Karras et al. 2024): the loss is the logarithm of means. What
-    happens seldom counts as often as it happens, so that the mean, or the energy score's samples, are the true ones."""
+    """What frames of its noise level have on average, as in EDM2 (Karras et al. 2024): the loss is
+    the logarithm of means. What happens seldom counts as often as it happens, so that the mean, or
+    the energy score's samples, are the true ones."""
     CONTEXT = "context"
-    """As ``LEVEL``, with separate averages for frames that see the frame before and for those whose context is hidden (a window's
-    first frame, and windows cut by ``context_drop``). Errors without context are many times larger: in a common average they
-    decide how little every other frame counts."""
+    """As ``LEVEL``, with separate averages for frames that see the frame before and for those whose
+    context is hidden (a window's first frame, and windows cut by ``context_drop``). Errors without
+    context are many times larger: in a common average they decide how little every other frame
+    counts."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ class ObjectiveConfig:
     """Noise levels, dropouts and weights of the training objective."""
 
     pure_noise: Share = 0.5
-    """Share of target frames at noise level 1, where one-step sampling lives; the rest is uniform in [0, 1]."""
+    """Share of target frames at noise level 1, where one-step sampling lives; the rest is uniform
+    in [0, 1]."""
     context_level: Share = 0.15
     """Context frames get noise levels uniform in [0, this]..."""
     context_any: Share = 0.15
@@ -61,58 +67,78 @@ class ObjectiveConfig:
     context_drop: Share = 0.2
     """Share of windows in which the frames before a random moment are hidden, as after a reset."""
     energy: Share = 0.0
-    """Weight in [0, 1] of the energy score, beside the squared error, where the noise level is 1. Squared error alone makes the
-    one-step prediction the mean of what may be there: blurred. The score rewards samples. Costs half as much again."""
+    """Weight in [0, 1] of the energy score, beside the squared error, where the noise level is 1.
+    Squared error alone makes the one-step prediction the mean of what may be there: blurred. The
+    score rewards samples. Costs half as much again."""
     last_frame_level: Share = 0.1
-    """Where the network looks at the frames before (worlds without memory): half of them are shown with noise of a level uniform in
-    [0, this], as what was dreamed is not quite right either; the others as they are."""
+    """Where the network looks at the frames before (worlds without memory): half of them are shown
+    with noise of a level uniform in [0, this], as what was dreamed is not quite right either; the
+    others as they are."""
     own_context: Share = 0.0
-    """Share of context frames that are the model's own predictions (against drift); costs a second forward."""
+    """Share of context frames that are the model's own predictions (against drift); costs a second
+    forward."""
     own_context_from: Share = 0.6
-    """Share of the training after which ``own_context`` begins: first learn, then learn from one's own mistakes."""
+    """Share of the training after which ``own_context`` begins: first learn, then learn from one's
+    own mistakes."""
     detail: Share = 0.0
-    """In [0, 1]: how much more a place of the picture counts, as a target, where the frame before shows detail there. A shot that
-    begins as one pixel far off is a thousandth of the error of floor and walls, and learned last; what depends on the past alone
-    leaves the score's samples true."""
+    """In [0, 1]: how much more a place of the picture counts, as a target, where the frame before
+    shows detail there. A shot that begins as one pixel far off is a thousandth of the error of
+    floor and walls, and learned last; what depends on the past alone leaves the score's samples
+    true."""
     balance: Balance = Balance.FRAME
-    """What errors are put in ratio to: each frame's own, or what its noise level has on average, over all frames or over those
-    that know as much of the past (``context``)."""
+    """What errors are put in ratio to: each frame's own, or what its noise level has on average,
+    over all frames or over those that know as much of the past (``context``)."""
     depth_weight: NotNegative = 0.5
     """Weight of the depth channel's loss beside colour's."""
     outcome_weight: NotNegative = 1.0
-    """Weight of the reward's and the termination's losses beside colour's. It changes how much of the network serves them, not what
-    is right: probabilities stay true."""
+    """Weight of the reward's and the termination's losses beside colour's. It changes how much of
+    the network serves them, not what is right: probabilities stay true."""
     end_emphasis: Annotated[float, Ge(1.0), Le(1e6)] = 1.0
-    """How many times more an end counts than a transition that goes on. In training the logit is shifted by its logarithm, so that
-    the head still gives the true probability (case-control weighting, Prentice and Pyke 1979). Where one transition in a hundred
-    ends, the loss of knowing nothing is a tenth of a balanced one's, and what a few pixels decide is learned late or never."""
+    """How many times more an end counts than a transition that goes on. In training the logit is
+    shifted by its logarithm, so that the head still gives the true probability (case-control
+    weighting, Prentice and Pyke 1979). Where one transition in a hundred ends, the loss of knowing
+    nothing is a tenth of a balanced one's, and what a few pixels decide is learned late or
+    never."""
     forgive_dreamed: bool = True
-    """Leave out of the loss the places where a memory that was dreamed in part shows something else than what was there: there
-    a dream should stay as it is. Otherwise the network learns to distrust what it remembers of its own."""
+    """Leave out of the loss the places where a memory that was dreamed in part shows something else
+    than what was there: there a dream should stay as it is. Otherwise the network learns to
+    distrust what it remembers of its own."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
 
 def detail_weights(x: Tensor, detail: float) -> Tensor:
-    """How much each place counts, (b, t, h, w) with mean 1 over each frame, given frames x (b, t, c, h, w) in [-1, 1].
+    """How much each place counts, (b, t, h, w) with mean 1 over each frame, given frames x (b, t,
+    c, h, w) in [-1, 1].
 
-    By the spread of the colours within 5x5 pixels of the frame *before*, and the most of it within 9x9, since things move. A
-    window's first frame has none before it: there all places count alike.
+    By the spread of the colours within 5x5 pixels of the frame *before*, and the most of it within
+    9x9, since things move. A window's first frame has none before it: there all places count alike.
     """
     before = x[:, :-1, :3].flatten(0, 1)
-    mean, square = (F.avg_pool2d(y, 5, stride=1, padding=2, count_include_pad=False) for y in (before, before.square()))
-    spread = F.max_pool2d((square - mean.square()).clamp(min=0.0).mean(1).sqrt(), 9, stride=1, padding=4) + 1e-3
+    mean, square = (
+        F.avg_pool2d(y, 5, stride=1, padding=2, count_include_pad=False)
+        for y in (before, before.square())
+    )
+    spread = (
+        F.max_pool2d((square - mean.square()).clamp(min=0.0).mean(1).sqrt(), 9, stride=1, padding=4)
+        + 1e-3
+    )
     weights = (1.0 - detail) + detail * spread / spread.mean((1, 2), keepdim=True)
-    return torch.cat([torch.ones_like(x[:, :1, 0]), weights.unflatten(0, (len(x), x.shape[1] - 1))], 1)
+    return torch.cat(
+        [torch.ones_like(x[:, :1, 0]), weights.unflatten(0, (len(x), x.shape[1] - 1))], 1
+    )
 
 
-def energy_score(one: Tensor, other: Tensor, truth: Tensor, weights: Tensor | None = None) -> Tensor:
+def energy_score(
+    one: Tensor, other: Tensor, truth: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """The energy score of two samples of frames, (b, t) of (b, t, c, h, w); h and w divisible by 8.
 
-    Mean distance to the truth less half the distance of the samples: least, on average, for samples of the true distribution
-    (Gneiting and Raftery 2007), whatever the weights (b, t, h, w) of places, as long as they know nothing of the truth. Distances
-    are taken in the bands of a Haar pyramid of four scales, of each pixel's colours and of squares of 8x8 pixels as a whole: the
+    Mean distance to the truth less half the distance of the samples: least, on average, for samples
+    of the true distribution (Gneiting and Raftery 2007), whatever the weights (b, t, h, w) of
+    places, as long as they know nothing of the truth. Distances are taken in the bands of a Haar
+    pyramid of four scales, of each pixel's colours and of squares of 8x8 pixels as a whole: the
     latter are least only if the pixels of a square go together as those of the truth do.
     """
     total: Tensor | float = 0.0
@@ -120,19 +146,27 @@ def energy_score(one: Tensor, other: Tensor, truth: Tensor, weights: Tensor | No
     for scale in range(SCALES):
         if scale < SCALES - 1:
             low = [F.avg_pool2d(x.flatten(0, 1), 2) for x in images]
-            bands = [x - F.interpolate(y, scale_factor=2.0).unflatten(0, x.shape[:2]) for x, y in zip(images, low, strict=True)]
+            bands = [
+                x - F.interpolate(y, scale_factor=2.0).unflatten(0, x.shape[:2])
+                for x, y in zip(images, low, strict=True)
+            ]
             images = [y.unflatten(0, x.shape[:2]) for x, y in zip(images, low, strict=True)]
         else:
             bands = images
         a, b, y = bands
-        total = total + 0.5 * (_distance(a, y, weights) + _distance(b, y, weights) - _distance(a, b, weights))
-        weights = F.avg_pool2d(weights, 2) if weights is not None and scale < SCALES - 1 else weights
+        total = total + 0.5 * (
+            _distance(a, y, weights) + _distance(b, y, weights) - _distance(a, b, weights)
+        )
+        weights = (
+            F.avg_pool2d(weights, 2) if weights is not None and scale < SCALES - 1 else weights
+        )
     assert isinstance(total, Tensor)
     return total
 
 
 def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean distance (b, t) of two (b, t, c, h, w): of the colours of their pixels and of whole squares, in equal parts."""
+    """Mean distance (b, t) of two (b, t, c, h, w): of the colours of their pixels and of whole
+    squares, in equal parts."""
     apart = (a - b).square().sum(2)
     # The square root's slope at zero is infinite.
     pixels = (apart + 1e-6).sqrt()
@@ -142,14 +176,22 @@ def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
     return 0.5 * (pixels.mean((2, 3)) + squares.mean((2, 3)))
 
 
-def level_errors(errors: Tensor, level: Tensor, counted: Tensor, group: Tensor | None = None) -> Tensor:
-    """What frames of each one's noise level have as errors, on average: (..., b, t) of errors (..., b, t).
+def level_errors(
+    errors: Tensor, level: Tensor, counted: Tensor, group: Tensor | None = None
+) -> Tensor:
+    """What frames of each one's noise level have as errors, on average: (..., b, t) of errors (...,
+    b, t).
 
-    level: (b, t) in [0, 1]; those at 1 exactly are a kind of their own. counted: (b, t), which frames count, 1 or 0.
-    group: (b, t) bool; frames are averaged with those of the same value only. None for one group.
+    level: (b, t) in [0, 1]; those at 1 exactly are a kind of their own. counted: (b, t), which
+    frames count, 1 or 0. group: (b, t) bool; frames are averaged with those of the same value only.
+    None for one group.
     """
     flat = level.flatten()
-    share = torch.exp(-(((flat[:, None] - flat) / NEAR_LEVEL) ** 2)) * ((flat[:, None] == 1.0) == (flat == 1.0)) * counted.flatten()
+    share = (
+        torch.exp(-(((flat[:, None] - flat) / NEAR_LEVEL) ** 2))
+        * ((flat[:, None] == 1.0) == (flat == 1.0))
+        * counted.flatten()
+    )
     if group is not None:
         share = share * (group.flatten()[:, None] == group.flatten())
     share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
@@ -158,7 +200,8 @@ def level_errors(errors: Tensor, level: Tensor, counted: Tensor, group: Tensor |
 
 
 def sees_last(frames: int, hidden_before: Tensor) -> Tensor:
-    """Whether each frame of windows sees the one before it, (b, t) bool: not the first, nor those up to the moment of reset.
+    """Whether each frame of windows sees the one before it, (b, t) bool: not the first, nor those
+    up to the moment of reset.
 
     hidden_before: (b,) int64, the first frame of each window that later ones see.
     """
@@ -172,7 +215,11 @@ class Objective(nn.Module):
     """What accelerate shards as one piece each, where weights are sharded."""
 
     def __init__(
-        self, network: SpaceTimeTransformer, ego_motion: EgoMotionHead | None, outcome: OutcomeHead, config: ObjectiveConfig
+        self,
+        network: SpaceTimeTransformer,
+        ego_motion: EgoMotionHead | None,
+        outcome: OutcomeHead,
+        config: ObjectiveConfig,
     ) -> None:
         super().__init__()
         self.network, self.outcome, self.config = network, outcome, config
@@ -186,7 +233,8 @@ class Objective(nn.Module):
         generator: torch.Generator,
         progress: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w) at the targets' noise levels.
+        """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w) at the
+        targets' noise levels.
 
         motions: for the ego-motion head, where there is one.
         progress: share of the training that is done, in [0, 1].
@@ -201,11 +249,15 @@ class Objective(nn.Module):
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator, device=device)
 
-        level = torch.where(uniform(b, t) < c.pure_noise, torch.ones(b, t, device=device), uniform(b, t))
+        level = torch.where(
+            uniform(b, t) < c.pure_noise, torch.ones(b, t, device=device), uniform(b, t)
+        )
         if windows.made_up is not None:
             # Less noise would show what no dream shows, and the heads would wait for it.
             level = torch.where(windows.made_up, torch.ones_like(level), level)
-        context_level = torch.where(uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t))
+        context_level = torch.where(
+            uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t)
+        )
         hidden_before = (uniform(b) * t).long() * (uniform(b) < c.context_drop)
         noise = torch.randn(1 + targets, *x.shape, generator=generator, device=device)
         source = windows.context
@@ -213,15 +265,37 @@ class Objective(nn.Module):
             # Not under no_grad: the compiled network would be compiled once more for it.
             both = torch.cat([add_noise(source, noise[0], context_level), noise[1]], 1)
             last = self._last(source, hidden_before, generator)
-            own, _ = self._predict(both, [context_level, torch.ones_like(level)], windows, intrinsics, hidden_before, last)
-            source = torch.where((uniform(b, t) < c.own_context)[:, :, None, None, None], own[0].detach().float(), source)
-        noisy = [add_noise(source, noise[0], context_level), *(add_noise(x, n, level) for n in noise[1:])]
+            own, _ = self._predict(
+                both,
+                [context_level, torch.ones_like(level)],
+                windows,
+                intrinsics,
+                hidden_before,
+                last,
+            )
+            source = torch.where(
+                (uniform(b, t) < c.own_context)[:, :, None, None, None],
+                own[0].detach().float(),
+                source,
+            )
+        noisy = [
+            add_noise(source, noise[0], context_level),
+            *(add_noise(x, n, level) for n in noise[1:]),
+        ]
         predictions, features = self._predict(
-            torch.cat(noisy, 1), [context_level, *[level] * targets], windows, intrinsics, hidden_before,
+            torch.cat(noisy, 1),
+            [context_level, *[level] * targets],
+            windows,
+            intrinsics,
+            hidden_before,
             self._last(source, hidden_before, generator),
-        )  # fmt: skip
+        )
         losses = self._denoising(
-            self._forgiven(predictions, x, windows), x, level, windows.drawn, sees_last(t, hidden_before)
+            self._forgiven(predictions, x, windows),
+            x,
+            level,
+            windows.drawn,
+            sees_last(t, hidden_before),
         )
         losses.update(self._outcomes(features, windows, level, c.pure_noise))
         if self.ego_motion is not None and motions is not None:
@@ -231,22 +305,32 @@ class Objective(nn.Module):
         return losses
 
     def _predict(
-        self, noisy: Tensor, levels: list[Tensor], windows: Windows, intrinsics: Tensor | None, hidden_before: Tensor,
+        self,
+        noisy: Tensor,
+        levels: list[Tensor],
+        windows: Windows,
+        intrinsics: Tensor | None,
+        hidden_before: Tensor,
         last: Tensor | None,
     ) -> tuple[list[Tensor], Tensor]:
-        """Predictions (b, t, c, h, w) float32 of each target stream, and features (b, t, d) of the first.
+        """Predictions (b, t, c, h, w) float32 of each target stream, and features (b, t, d) of the
+        first.
 
-        noisy: (b, s t, c, h, w), the context stream and then the target streams; levels: of each stream. last: see :meth:`_last`.
+        noisy: (b, s t, c, h, w), the context stream and then the target streams; levels: of each
+        stream. last: see :meth:`_last`.
         """
         t, streams = windows.rgb.shape[1], len(levels)
         mask = self._mask(t, hidden_before, streams - 1)
         condition = self._condition(windows, intrinsics, streams, last)
         time = torch.arange(t, device=noisy.device).repeat(streams)
-        out, features, _ = self.network(noisy, torch.cat(levels, 1), condition, mask, time, outputs=(streams - 1) * t)
+        out, features, _ = self.network(
+            noisy, torch.cat(levels, 1), condition, mask, time, outputs=(streams - 1) * t
+        )
         return [p.float() for p in out.split(t, 1)], features[:, :t]
 
     def _mask(self, t: int, hidden_before: Tensor, targets: int = 1) -> Tensor:
-        """(b, n, n): the streams' mask, without the context frames before each window's moment of reset."""
+        """(b, n, n): the streams' mask, without the context frames before each window's moment of
+        reset."""
         device = hidden_before.device
         mask = stream_mask(t, self.network.config.window, targets, device)[None]
         frame = torch.arange(t, device=device)
@@ -255,8 +339,11 @@ class Objective(nn.Module):
         itself = torch.eye(mask.shape[1], dtype=torch.bool, device=device)[None]
         return (mask & ~hidden[:, None, :]) | itself
 
-    def _last(self, source: Tensor, hidden_before: Tensor, generator: torch.Generator) -> Tensor | None:
-        """The k frames before each of windows (b, t, c, h, w), as channels (b, t, k (c + 1), h, w); None if it looks at none.
+    def _last(
+        self, source: Tensor, hidden_before: Tensor, generator: torch.Generator
+    ) -> Tensor | None:
+        """The k frames before each of windows (b, t, c, h, w), as channels (b, t, k (c + 1), h, w);
+        None if it looks at none.
 
         A window's first frame has none, nor has the first one after a moment of reset.
         """
@@ -266,11 +353,15 @@ class Objective(nn.Module):
         b, t = source.shape[:2]
         share = torch.rand(2, b, t, generator=generator, device=source.device)
         level = self.config.last_frame_level * share[0] * (share[1] < 0.5)
-        seen = add_noise(source, torch.randn(source.shape, generator=generator, device=source.device), level)
+        seen = add_noise(
+            source, torch.randn(source.shape, generator=generator, device=source.device), level
+        )
         present = torch.arange(t, device=source.device) >= hidden_before[:, None]
         shown = shown_last(seen, present)
         longer = torch.cat([torch.zeros_like(shown[:, :1]).expand(-1, count, -1, -1, -1), shown], 1)
-        return torch.cat([longer[:, count - back : count - back + t] for back in range(1, count + 1)], 2)
+        return torch.cat(
+            [longer[:, count - back : count - back + t] for back in range(1, count + 1)], 2
+        )
 
     def _condition(
         self, windows: Windows, intrinsics: Tensor | None, streams: int, last: Tensor | None = None
@@ -279,8 +370,14 @@ class Objective(nn.Module):
         n = self.network.config
         b, t = windows.rgb.shape[:2]
         flat = windows.motion.flatten(0, 1)
-        k = intrinsics if intrinsics is not None else torch.tensor([1.0, 1.0, 0.0, 0.0], device=flat.device)
-        rays = pluecker_rays(flat, k.expand(b * t, 4), n.height, n.width, self.network.patch).unflatten(0, (b, t))
+        k = (
+            intrinsics
+            if intrinsics is not None
+            else torch.tensor([1.0, 1.0, 0.0, 0.0], device=flat.device)
+        )
+        rays = pluecker_rays(
+            flat, k.expand(b * t, 4), n.height, n.width, self.network.patch
+        ).unflatten(0, (b, t))
         view = windows.view if last is None else last
         if view is None:
             view = torch.zeros(b, t, max(n.view_channels, 1), n.height, n.width, device=flat.device)
@@ -296,30 +393,45 @@ class Objective(nn.Module):
         other = apart[:, :, :3].amax(2) > OTHER_COLOUR
         if x.shape[2] > 3:
             other = other | (apart[:, :, 3] > OTHER_DEPTH)
-        # By majority of the points nearby: single ones beside edges are off in any memory, and between points there are holes.
+        # By majority of the points nearby: single ones beside edges are off in any memory, and
+        # between points there are holes.
         both = torch.stack([other * known, known], 2).flatten(0, 1)
-        others, all_known = F.avg_pool2d(both, 5, stride=1, padding=2).unflatten(0, x.shape[:2]).unbind(2)
+        others, all_known = (
+            F.avg_pool2d(both, 5, stride=1, padding=2).unflatten(0, x.shape[:2]).unbind(2)
+        )
         disputed = (others > 0.5 * all_known) & windows.dreamed[:, :, None, None]
         return [torch.where(disputed[:, :, None], x, p) for p in predictions]
 
     def _denoising(
-        self, predictions: list[Tensor], x: Tensor, level: Tensor, drawn: Tensor | None = None, follows: Tensor | None = None
+        self,
+        predictions: list[Tensor],
+        x: Tensor,
+        level: Tensor,
+        drawn: Tensor | None = None,
+        follows: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Logarithms of errors: every noise level, and by :class:`Balance` every frame, counts by ratio, as PSNR does.
+        """Logarithms of errors: every noise level, and by :class:`Balance` every frame, counts by
+        ratio, as PSNR does.
 
-        drawn: (b, t) bool, which frames count; None for all. follows: (b, t) bool, which see the frame before, for
-        ``Balance.CONTEXT``.
+        drawn: (b, t) bool, which frames count; None for all. follows: (b, t) bool, which see the
+        frame before, for ``Balance.CONTEXT``.
         """
         counted = torch.ones_like(level) if drawn is None else drawn.float()
 
         def mean(each: Tensor) -> Tensor:
             # Not each[drawn].mean(): picking waits for the device.
-            return each.mean() if drawn is None else (each * counted).sum() / counted.sum().clamp(min=1.0)
+            return (
+                each.mean()
+                if drawn is None
+                else (each * counted).sum() / counted.sum().clamp(min=1.0)
+            )
 
         def usual(each: Tensor) -> Tensor:
             if self.config.balance is Balance.FRAME:
                 return each
-            return level_errors(each, level, counted, follows if self.config.balance is Balance.CONTEXT else None)
+            return level_errors(
+                each, level, counted, follows if self.config.balance is Balance.CONTEXT else None
+            )
 
         colours, truth = [p[:, :, :3] for p in predictions], x[:, :, :3]
         weights = detail_weights(x, self.config.detail) if self.config.detail > 0 else None
@@ -330,30 +442,43 @@ class Objective(nn.Module):
         if len(colours) > 1:
             score = energy_score(colours[0], colours[1], truth, weights)
             # Twice: a distance's logarithm, beside that of a squared distance.
-            sampled = 2.0 * self.config.energy * torch.log(usual(score) + 1e-2) + (1.0 - self.config.energy) * loss
+            sampled = (
+                2.0 * self.config.energy * torch.log(usual(score) + 1e-2)
+                + (1.0 - self.config.energy) * loss
+            )
             loss = torch.where(level == 1.0, sampled, loss)
             pure = (level == 1.0) * counted
             losses["energy_score"] = ((score * pure).sum() / pure.sum()).detach()
         losses |= {"rgb_loss": mean(loss), "rgb_mse": mean(errors.mean(0)).detach()}
         if x.shape[2] > 3:
-            # Absolute error: its median keeps depth edges sharp, where a mean would float in mid-air.
+            # Absolute error: its median keeps depth edges sharp, where a mean would float in
+            # mid-air.
             depth = torch.stack([(p[:, :, 3] - x[:, :, 3]).abs().mean((2, 3)) for p in predictions])
-            losses["depth_loss"] = self.config.depth_weight * mean(torch.log(usual(depth) + 1e-3).mean(0))
+            losses["depth_loss"] = self.config.depth_weight * mean(
+                torch.log(usual(depth) + 1e-3).mean(0)
+            )
             losses["depth_error"] = mean(depth.mean(0)).detach()
         return losses
 
-    def _outcomes(self, features: Tensor, windows: Windows, level: Tensor, share: float = 1.0) -> dict[str, Tensor]:
-        """Losses of the heads, each right on average: of the mean reward (squared error) and of the true probability of an end.
+    def _outcomes(
+        self, features: Tensor, windows: Windows, level: Tensor, share: float = 1.0
+    ) -> dict[str, Tensor]:
+        """Losses of the heads, each right on average: of the mean reward (squared error) and of the
+        true probability of an end.
 
-        features: (b, t, d) of frames at noise levels (b, t). The first frames of windows were reached by what is not in them.
-        share: how often, of the times that others are, made-up frames would be at pure noise if they were not put there.
+        features: (b, t, d) of frames at noise levels (b, t). The first frames of windows were
+        reached by what is not in them. share: how often, of the times that others are, made-up
+        frames would be at pure noise if they were not put there.
         """
         rewards, logit = (o.float()[:, 1:] for o in self.outcome.normalised(features.float()))
         rew, term = windows.rew[:, 1:].float(), windows.term[:, 1:]
         counted = torch.ones_like(rew) if windows.judged is None else windows.judged[:, 1:].float()
         if windows.made_up is not None:
-            # All are asked where made-up frames can be: an end would else be rarer at other levels, and there more frequent.
-            counted = counted * (level[:, 1:] == 1.0) * torch.where(windows.made_up[:, 1:], share, 1.0)
+            # All are asked where made-up frames can be: an end would else be rarer at other levels,
+            # and there more frequent.
+            counted = (
+                counted * (level[:, 1:] == 1.0) * torch.where(windows.made_up[:, 1:], share, 1.0)
+            )
 
         def mean(each: Tensor) -> Tensor:
             return (each * counted).sum() / counted.sum().clamp(min=1e-6)
@@ -368,7 +493,9 @@ class Objective(nn.Module):
         if emphasis == 1.0:
             ended = F.binary_cross_entropy_with_logits(logit, term.float(), reduction="none")
         else:
-            ended = F.binary_cross_entropy_with_logits(logit + math.log(emphasis), term.float(), reduction="none")
+            ended = F.binary_cross_entropy_with_logits(
+                logit + math.log(emphasis), term.float(), reduction="none"
+            )
             ends: Tensor | float = torch.sigmoid(head.prior) if head.config.on_end else 0.0
             # Weights of mean 1 over the recording.
             ended = ended * torch.where(term, emphasis, 1.0) / (1.0 + (emphasis - 1.0) * ends)
@@ -381,12 +508,16 @@ class Objective(nn.Module):
         m, scale = motions, self.ego_motion.scale
         # In full precision: a turn is predicted to a few ten-thousandths of a radian.
         with torch.autocast(m.pose.device.type, enabled=False):
-            predicted, unhindered = self.ego_motion.normalised(m.around, m.pose, m.motion, m.acts, m.act)
+            predicted, unhindered = self.ego_motion.normalised(
+                m.around, m.pose, m.motion, m.acts, m.act
+            )
         # Beyond what any walk does in a step lie teleports: nothing to learn from.
         usual = (m.target.abs() < TELEPORT * scale).all(-1, keepdim=True)
 
         def loss(prediction: Tensor) -> Tensor:
             # The median of what happens, not its mean: beside a corner one either passes or stops.
-            return (F.smooth_l1_loss(prediction, m.target / scale, beta=0.05, reduction="none") * usual).mean()
+            return (
+                F.smooth_l1_loss(prediction, m.target / scale, beta=0.05, reduction="none") * usual
+            ).mean()
 
         return {"motion_loss": loss(predicted), "unhindered_loss": 0.5 * loss(unhindered)}

@@ -17,53 +17,80 @@ def named(folders: Sequence[Path]) -> str:
 
 
 def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
-    """Raise InvalidInputError, naming the first difference, unless all are recordings of one environment made one way."""
+    """Raise InvalidInputError, naming the first difference, unless all are recordings of one
+    environment made one way."""
     first = datasets[0]
     for other in datasets[1:]:
-        for name in ("env_id", "env_kwargs", "observation_space", "action_space", "pixels", "geometry", "intrinsics"):
+        for name in (
+            "env_id",
+            "env_kwargs",
+            "observation_space",
+            "action_space",
+            "pixels",
+            "geometry",
+            "intrinsics",
+        ):
             mine, its = getattr(first.info, name), getattr(other.info, name)
             if mine != its:
                 raise InvalidInputError(
-                    f"{first.path} and {other.path} cannot be used together: {name} is {mine!r} in one, {its!r} in the other"
+                    f"{first.path} and {other.path} cannot be used together: {name} is {mine!r} "
+                    f"in one, {its!r} in the other"
                 )
 
 
 def recordings_in(folder: Path) -> list[Path]:
-    """A recording's folder itself, or those of all that lie in it, such as the rounds of a task; none if nothing was recorded."""
+    """A recording's folder itself, or those of all that lie in it, such as the rounds of a task;
+    none if nothing was recorded."""
     if (folder / "dataset.json").is_file():
         return [folder]
-    return [inside(folder, name) for name in sorted(file.parent.name for file in folder.glob("*/dataset.json"))]
+    return [
+        inside(folder, name)
+        for name in sorted(file.parent.name for file in folder.glob("*/dataset.json"))
+    ]
 
 
 def require_recording(data: Path) -> None:
     """Raise NotFoundError if nothing was recorded there."""
     if not recordings_in(data):
-        raise NotFoundError(f"{data} has no dataset.json: record it with `worldsim record ENV_ID --out {data}`")
+        raise NotFoundError(
+            f"{data} has no dataset.json: record it with `worldsim record ENV_ID --out {data}`"
+        )
 
 
 def require_split(episodes: Sequence[dict[str, Any]], split: str, folders: Sequence[Path]) -> None:
-    """Raise InvalidInputError unless all episodes that name a split are of that one. episodes: what their shard says of each."""
+    """Raise InvalidInputError unless all episodes that name a split are of that one. episodes: what
+    their shard says of each."""
     wrong = {str(e["split"]) for e in episodes if e.get("split", split) != split}
     if wrong:
         raise InvalidInputError(
-            f"{named(folders)} holds episodes of the split {', '.join(wrong)}: training takes only {split!r}, "
+            f"{named(folders)} holds episodes of the split {', '.join(wrong)}: training takes "
+            f"only {split!r}, "
             f"record it with --reset-options split {split}"
         )
 
 
-def all_seen(earlier: dict[str, Any], datasets: Sequence[EpisodeDataset], frames: int) -> tuple[list[dict[str, Any]], int]:
-    """Recordings and frames behind a world's weights, for its card: ``frames`` of ``datasets`` and what it started from had seen.
+def all_seen(
+    earlier: dict[str, Any], datasets: Sequence[EpisodeDataset], frames: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Recordings and frames behind a world's weights, for its card: ``frames`` of ``datasets`` and
+    what it started from had seen.
 
-    earlier: the card of the world that it started from, or empty. A recording that both have seen counts once.
+    earlier: the card of the world that it started from, or empty. A recording that both have seen
+    counts once.
     """
     mine = [{"policy": d.info.policy, "seed": d.info.seed, "frames": d.frames} for d in datasets]
     try:
         return _summed(earlier, mine, frames)
     except (TypeError, KeyError, AttributeError) as error:
-        raise DamagedFileError(f"the card of the world that training starts from does not list its recordings ({error})") from error
+        raise DamagedFileError(
+            f"the card of the world that training starts from does not list its recordings "
+            f"({error})"
+        ) from error
 
 
-def _summed(earlier: dict[str, Any], mine: list[dict[str, Any]], frames: int) -> tuple[list[dict[str, Any]], int]:
+def _summed(
+    earlier: dict[str, Any], mine: list[dict[str, Any]], frames: int
+) -> tuple[list[dict[str, Any]], int]:
     listed: list[dict[str, Any]] = earlier.get("recordings", [])
     known = {(one["policy"], one["seed"]) for one in mine}
     others = [one for one in listed if (one["policy"], one["seed"]) not in known]

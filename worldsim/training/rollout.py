@@ -1,7 +1,9 @@
-"""Many episodes through the scene memory at once, a frame of each at a time: what the training buffer stores of every frame.
+"""Many episodes through the scene memory at once, a frame of each at a time: what the training
+buffer stores of every frame.
 
-A step is a function of records that draws nothing and waits for nothing, so that a GPU can replay it as one CUDA graph: some
-hundred small kernels a frame would otherwise wait for the CPU to launch them.
+A step is a function of records that draws nothing and waits for nothing, so that a GPU can replay
+it as one CUDA graph: some hundred small kernels a frame would otherwise wait for the CPU to launch
+them.
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ PACKED_VIEW = 8
 
 @dataclass(frozen=True)
 class Walks:
-    """Where b walks are. past: the memory that is shown, dreamed frames among what it holds. truth: the memory of true frames, None
-    where that is the same or there is none. context: the dream's, None where nothing is dreamed. dreaming: (b,) bool, whether the
-    last frame was dreamed; before: whether any was. newest: that frame without its pose, where frames before are looked at."""
+    """Where b walks are. past: the memory that is shown, dreamed frames among what it holds. truth:
+    the memory of true frames, None where that is the same or there is none. context: the dream's,
+    None where nothing is dreamed. dreaming: (b,) bool, whether the last frame was dreamed; before:
+    whether any was. newest: that frame without its pose, where frames before are looked at."""
 
     past: Any
     truth: Any
@@ -44,8 +47,9 @@ class Walks:
 
 @dataclass(frozen=True)
 class Given:
-    """What a step takes. frame: the true one. act (b, ...), motion (b, 6): what led to it. intrinsics: (b, 4). step: (b,) int64.
-    damage: of the frame as it enters each of the memories. draft: None where nothing is dreamed."""
+    """What a step takes. frame: the true one. act (b, ...), motion (b, 6): what led to it.
+    intrinsics: (b, 4). step: (b,) int64. damage: of the frame as it enters each of the memories.
+    draft: None where nothing is dreamed."""
 
     frame: Frame
     act: Tensor
@@ -63,31 +67,49 @@ class Given:
 
 
 class Lockstep:
-    """Steps walks through ``memory``, or none, partly dreamed by ``own``. It owns the memories' data and may change them in place.
+    """Steps walks through ``memory``, or none, partly dreamed by ``own``. It owns the memories'
+    data and may change them in place.
 
-    graphs: whether steps are replayed as CUDA graphs, one for each number of walks, with and without dreams. Where that fails
-    it says so once and does without.
+    graphs: whether steps are replayed as CUDA graphs, one for each number of walks, with and
+    without dreams. Where that fails it says so once and does without.
     """
 
-    def __init__(self, memory: SceneMemory | None, own: OwnFrames | None, device: torch.device, graphs: bool = False) -> None:
+    def __init__(
+        self,
+        memory: SceneMemory | None,
+        own: OwnFrames | None,
+        device: torch.device,
+        graphs: bool = False,
+    ) -> None:
         self.memory = None if memory is None else in_place(memory)
         self.own, self.device, self.graphs = own, device, graphs
         self._replayed: dict[tuple[int, bool], Replayed] = {}
 
     def memories(self, dreams: bool) -> int:
-        """How many memories the walks have: what stops the body in the engine is not to be seen in a map of dreamed walls, so
-        that dreamed walks have one of true frames as well."""
+        """How many memories the walks have: what stops the body in the engine is not to be seen in
+        a map of dreamed walls, so that dreamed walks have one of true frames as well."""
         return 0 if self.memory is None else 2 if dreams else 1
 
     def begin(self, rows: int, dreams: bool) -> Walks:
         """So many walks that have seen nothing. dreams: whether parts of them will be dreamed."""
         never = torch.zeros(rows, dtype=torch.bool, device=self.device)
         past, truth = (
-            self.memory.empty(rows, self.device) if self.memory is not None and i < self.memories(dreams) else None
+            self.memory.empty(rows, self.device)
+            if self.memory is not None and i < self.memories(dreams)
+            else None
             for i in range(2)
         )
-        context = self.own.dynamics.empty(rows, self.device) if self.own is not None and dreams else None
-        return Walks(past, truth, context, never, never.clone(), self._no_frame(rows) if context is not None else None)
+        context = (
+            self.own.dynamics.empty(rows, self.device) if self.own is not None and dreams else None
+        )
+        return Walks(
+            past,
+            truth,
+            context,
+            never,
+            never.clone(),
+            self._no_frame(rows) if context is not None else None,
+        )
 
     def _no_frame(self, rows: int) -> Frame | None:
         """What stands for the frame before the first one, where the network looks at such."""
@@ -96,13 +118,17 @@ class Lockstep:
         if not n.last_frames:
             return None
         rgb = torch.zeros(rows, 3, n.height, n.width, dtype=torch.uint8, device=self.device)
-        return Frame(rgb, torch.zeros_like(rgb[:, 0], dtype=torch.int32) if n.channels == 4 else None, None)
+        return Frame(
+            rgb, torch.zeros_like(rgb[:, 0], dtype=torch.int32) if n.channels == 4 else None, None
+        )
 
     def step(self, walks: Walks, given: Given) -> tuple[Walks, dict[str, Tensor]]:
-        """One frame on: the walks after it, and what is to be stored of it, which the next step may overwrite.
+        """One frame on: the walks after it, and what is to be stored of it, which the next step may
+        overwrite.
 
-        Stored are ``view``, packed, and the map ``around`` where there is a memory; ``own_rgb``, ``own_inverse_depth`` and
-        ``dreamed`` (b,), whether the memory that is shown holds dreamed frames, where walks are dreamed.
+        Stored are ``view``, packed, and the map ``around`` where there is a memory; ``own_rgb``,
+        ``own_inverse_depth`` and ``dreamed`` (b,), whether the memory that is shown holds dreamed
+        frames, where walks are dreamed.
         """
         if not self.graphs:
             return self._step(walks, given)
@@ -113,7 +139,9 @@ class Lockstep:
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:
-                tell_once(f"no CUDA graph ({reason(error)}): episodes are taken in step by step, slower")
+                tell_once(
+                    f"no CUDA graph ({reason(error)}): episodes are taken in step by step, slower"
+                )
                 self.graphs = False
                 return self._step(walks, given)
         return self._replayed[key](walks, given)
@@ -130,25 +158,40 @@ class Lockstep:
             if walks.newest is not None:
                 shown = frames_before(walks.newest, walks.context)
             frame, dreamed, context = self.own.dream(
-                walks.context, walks.dreaming, frame, given.act, given.motion, shown, given.intrinsics, given.draft
+                walks.context,
+                walks.dreaming,
+                frame,
+                given.act,
+                given.motion,
+                shown,
+                given.intrinsics,
+                given.draft,
             )
             if walks.newest is not None:
                 walks = dataclasses.replace(walks, newest=dataclasses.replace(frame, pose=None))
             found["own_rgb"], found["dreamed"] = frame.rgb, walks.before
             if frame.inverse_depth is not None:
                 found["own_inverse_depth"] = frame.inverse_depth.to(torch.int16)
-            walks = dataclasses.replace(walks, context=context, dreaming=dreamed, before=walks.before | dreamed)
+            walks = dataclasses.replace(
+                walks, context=context, dreaming=dreamed, before=walks.before | dreamed
+            )
         if self.memory is not None:
             past = self._taken_in(walks.past, frame, dreamed, given, given.damage[0])
             truth = past
             if walks.truth is not None:
-                truth = self._taken_in(walks.truth, given.frame, torch.zeros_like(dreamed), given, given.damage[1])
+                truth = self._taken_in(
+                    walks.truth, given.frame, torch.zeros_like(dreamed), given, given.damage[1]
+                )
             assert given.frame.pose is not None
             found["around"] = self.memory.surroundings(truth, given.frame.pose)
-            walks = dataclasses.replace(walks, past=past, truth=None if walks.truth is None else truth)
+            walks = dataclasses.replace(
+                walks, past=past, truth=None if walks.truth is None else truth
+            )
         return walks, found
 
-    def _taken_in(self, data: Any, frame: Frame, dreamed: Tensor, given: Given, damage: Damage) -> Any:
+    def _taken_in(
+        self, data: Any, frame: Frame, dreamed: Tensor, given: Given, damage: Damage
+    ) -> Any:
         """A memory that holds the frames too, those that are ``dreamed`` (b,) bool as they are."""
         assert self.memory is not None
         worse = map_tensors(partial(where_rows, dreamed), frame, damaged(frame, damage))
@@ -162,9 +205,12 @@ class Lockstep:
 
 
 class Replayed:
-    """Steps on buffers of its own, replayed as one CUDA graph. The walks that it returns live there."""
+    """Steps on buffers of its own, replayed as one CUDA graph. The walks that it returns live
+    there."""
 
-    def __init__(self, step: Callable[[Walks, Given], Any], walks: Walks, given: Given, device: torch.device) -> None:
+    def __init__(
+        self, step: Callable[[Walks, Given], Any], walks: Walks, given: Given, device: torch.device
+    ) -> None:
         self._step = step
         self.walks, self.given = map_tensors(torch.clone, walks), map_tensors(torch.clone, given)
         self.found: dict[str, Tensor] = {}
@@ -189,7 +235,13 @@ class Replayed:
 def pack_view(view: MemoryView) -> Tensor:
     """A memory view as (b, 8, h, w) uint8, lossless."""
     code = view.inverse_depth
-    rest = [code >> 8, code & 255, view.offset[:, 0].int() * 16 + view.offset[:, 1].int(), view.source, view.mask]
+    rest = [
+        code >> 8,
+        code & 255,
+        view.offset[:, 0].int() * 16 + view.offset[:, 1].int(),
+        view.source,
+        view.mask,
+    ]
     return torch.cat([view.rgb, torch.stack([r.to(torch.uint8) for r in rest], 1)], 1)
 
 

@@ -1,4 +1,5 @@
-"""Weights that are sharded over processes (FSDP): gathered, parted again, and which launches training can shard them under."""
+"""Weights that are sharded over processes (FSDP): gathered, parted again, and which launches
+training can shard them under."""
 
 from __future__ import annotations
 
@@ -16,30 +17,38 @@ from worldsim.errors import InvalidInputError
 def prepare_sharding(accelerator: Accelerator) -> bool:
     """Whether the launch asks for sharded weights, which the accelerator is then set up for.
 
-    Raises InvalidInputError for ways of sharding that training does not support, and where there is nothing to shard over.
+    Raises InvalidInputError for ways of sharding that training does not support, and where there is
+    nothing to shard over.
     """
     kind, count = accelerator.distributed_type, accelerator.num_processes
     if kind == DistributedType.DEEPSPEED:
-        raise InvalidInputError("DeepSpeed is not supported: to shard weights, launch with --use_fsdp --fsdp_version 2")
+        raise InvalidInputError(
+            "DeepSpeed is not supported: to shard weights, launch with --use_fsdp --fsdp_version 2"
+        )
     if kind != DistributedType.FSDP:
         if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
             raise InvalidInputError(
-                f"FSDP was asked for, and accelerate shards nothing over {count} process(es) on {accelerator.device.type}: "
+                f"FSDP was asked for, and accelerate shards nothing over {count} process(es) on "
+                f"{accelerator.device.type}: "
                 "use two GPUs or more, or launch without --use_fsdp"
             )
         return False
     if not accelerator.is_fsdp2:
-        raise InvalidInputError("FSDP is supported in its second version only: launch with --fsdp_version 2")
+        raise InvalidInputError(
+            "FSDP is supported in its second version only: launch with --fsdp_version 2"
+        )
     plugin = accelerator.state.fsdp_plugin
     # Autocast decides what is rounded: this would round poses and depth on their way in as well.
     plugin.mixed_precision_policy = None
-    # Else the weights pass through the meta device, from which what is held elsewhere of the modules does not come back.
+    # Else the weights pass through the meta device, from which what is held elsewhere of the
+    # modules does not come back.
     plugin.cpu_ram_efficient_loading = False
     return True
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor, gathered, for which all processes must ask; any other tensor is whole already."""
+    """All of a sharded tensor, gathered, for which all processes must ask; any other tensor is
+    whole already."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -52,9 +61,16 @@ def parted(tensor: Tensor, like: Tensor) -> Tensor:
 
 def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Those whose names begin so, by the rest of their names."""
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def to_save(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Whole copies on the CPU."""
-    return {name: whole(torch.as_tensor(value)).detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    return {
+        name: whole(torch.as_tensor(value)).detach().cpu().contiguous().clone()
+        for name, value in tensors.items()
+    }

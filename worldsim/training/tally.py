@@ -21,7 +21,8 @@ class Tally:
     count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
-    """Number, sum and sum of squares of the rewards of transitions that went on, and of those that ended the episode."""
+    """Number, sum and sum of squares of the rewards of transitions that went on, and of those that
+    ended the episode."""
     made_up: bool = False
     """Whether an episode's last frame was made up (:func:`worldsim.training.buffer.made_up`)."""
 
@@ -32,7 +33,9 @@ class Tally:
 
     def add(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Count a shard in."""
-        rew, term, trunc, rgb = (np.asarray(arrays[name]) for name in ("rew", "term", "trunc", "rgb"))
+        rew, term, trunc, rgb = (
+            np.asarray(arrays[name]) for name in ("rew", "term", "trunc", "rgb")
+        )
         last = arrays["episode_start"][1:] - 1
         transition = np.ones(len(rew), bool)
         transition[last] = False
@@ -42,10 +45,13 @@ class Tally:
             self.total[kind] += values.sum()
             self.squares[kind] += np.square(values).sum()
         over = term | trunc
-        self.made_up = self.made_up or any(i > 0 and over[i - 1] and made_up(rgb[i - 1], rgb[i]) for i in last)
+        self.made_up = self.made_up or any(
+            i > 0 and over[i - 1] and made_up(rgb[i - 1], rgb[i]) for i in last
+        )
 
     def units(self) -> Tensor:
-        """(5,) float32: means and standard deviations of the two kinds of rewards, and the logit of the share of endings."""
+        """(5,) float32: means and standard deviations of the two kinds of rewards, and the logit of
+        the share of endings."""
         count = np.maximum(self.count, 1.0)
         mean = self.total / count
         spread = np.sqrt(np.maximum(self.squares / count - mean**2, 0.0))

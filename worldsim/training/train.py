@@ -1,4 +1,5 @@
-"""Training a world from a recording: one or many GPUs through accelerate, exact resume, recording alongside if wanted."""
+"""Training a world from a recording: one or many GPUs through accelerate, exact resume, recording
+alongside if wanted."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ from worldsim.world import World
 LOG_STEPS = 50
 """Steps between two entries of the history."""
 LOOK_S, LOOK_STEPS = 1.0, 25
-"""Several processes look at the clock together about once a second, at least every so many steps."""
+"""Several processes look at the clock together about once a second, at least every so many
+steps."""
 FEW = 100
 """Steps below which a training with a time limit is told to take smaller ones."""
 
@@ -32,7 +34,8 @@ __all__ = ["PRESETS", "TrainConfig", "Trainer", "require_recording", "run", "tra
 def train(config: TrainConfig) -> World:
     """Train (or continue) a world; returns it.
 
-    Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError, OutOfMemoryError, StorageError.
+    Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError,
+    OutOfMemoryError, StorageError.
     """
     for folder in config.data:
         require_recording(folder)
@@ -42,8 +45,8 @@ def train(config: TrainConfig) -> World:
 def run(trainer: Trainer, clock: Clock = time.monotonic) -> World:
     """Train to the end, from the checkpoint if there is one; returns the world.
 
-    The first Ctrl-C or SIGTERM ends the training after the present step, with a checkpoint; the second one at once. Time is looked
-    at after every step. clock: seconds.
+    The first Ctrl-C or SIGTERM ends the training after the present step, with a checkpoint; the
+    second one at once. Time is looked at after every step. clock: seconds.
     """
     config, main = trainer.config, trainer.accelerator.is_main_process
     if main:
@@ -60,7 +63,8 @@ def run(trainer: Trainer, clock: Clock = time.monotonic) -> World:
             interrupted = _loop(trainer, resumed, interrupts, clock)
     except torch.cuda.OutOfMemoryError as error:
         raise OutOfMemoryError(
-            f"batch size {trainer.batch_size} with {trainer.buffer.capacity} buffered frames does not fit the GPU: "
+            f"batch size {trainer.batch_size} with {trainer.buffer.capacity} buffered frames does "
+            f"not fit the GPU: "
             "lower --batch-size or --buffer-frames"
         ) from error
     trainer.save()
@@ -68,7 +72,11 @@ def run(trainer: Trainer, clock: Clock = time.monotonic) -> World:
     if main:
         after = "interrupted after" if interrupted else "trained"
         again = "; the same command goes on" if interrupted else ""
-        say(f"{after} {trainer.step} steps; saved in {config.out}: world/ to use, checkpoint/ to go on from{again}", always=True)
+        say(
+            f"{after} {trainer.step} steps; saved in {config.out}: world/ to use, checkpoint/ to "
+            f"go on from{again}",
+            always=True,
+        )
     interrupts.end()
     return trainer.world()
 
@@ -79,8 +87,14 @@ def _loop(trainer: Trainer, resumed: bool, interrupts: Interrupts, clock: Clock)
     logs = config.out / "tensorboard"
     # A run that was killed logged steps beyond its checkpoint.
     with storage_errors(logs):
-        writer = SummaryWriter(str(logs), purge_step=trainer.step + 1 if resumed else None) if main else None
-    with Progress(100.0, "train", SHARE, initial=100.0 * trainer.progress, shown=main, clock=clock) as bar:
+        writer = (
+            SummaryWriter(str(logs), purge_step=trainer.step + 1 if resumed else None)
+            if main
+            else None
+        )
+    with Progress(
+        100.0, "train", SHARE, initial=100.0 * trainer.progress, shown=main, clock=clock
+    ) as bar:
         interrupted = _steps(trainer, _Watch(trainer, interrupts, clock), bar, writer, clock)
     if writer is not None:
         with storage_errors(logs):
@@ -88,7 +102,9 @@ def _loop(trainer: Trainer, resumed: bool, interrupts: Interrupts, clock: Clock)
     return interrupted
 
 
-def _steps(trainer: Trainer, watch: _Watch, bar: Progress, writer: SummaryWriter | None, clock: Clock) -> bool:
+def _steps(
+    trainer: Trainer, watch: _Watch, bar: Progress, writer: SummaryWriter | None, clock: Clock
+) -> bool:
     config, main = trainer.config, trainer.accelerator.is_main_process
     first, logged, logged_step = trainer.step, clock(), trainer.step
     timed, note = Pace(clock), ""
@@ -107,12 +123,20 @@ def _steps(trainer: Trainer, watch: _Watch, bar: Progress, writer: SummaryWriter
         if main and since == WARM and not (done or interrupted):
             say(expect(trainer, seconds, first == 0))
         if main and (trainer.step % LOG_STEPS == 0 or done):
-            values = {k: float(v.detach()) for k, v in losses.items() if k.endswith(("loss", "mse", "error", "score", "norm"))}
+            values = {
+                k: float(v.detach())
+                for k, v in losses.items()
+                if k.endswith(("loss", "mse", "error", "score", "norm"))
+            }
             if not np.isfinite(values["loss"]):
-                raise InvalidInputError(f"the loss is {values['loss']} at step {trainer.step}: lower --learning-rate")
+                raise InvalidInputError(
+                    f"the loss is {values['loss']} at step {trainer.step}: lower --learning-rate"
+                )
             values["steps_per_s"] = (trainer.step - logged_step) / max(clock() - logged, 1e-9)
             logged, logged_step = clock(), trainer.step
-            trainer.history.append({"step": trainer.step, "elapsed": round(trainer.elapsed, 1), **values})
+            trainer.history.append(
+                {"step": trainer.step, "elapsed": round(trainer.elapsed, 1), **values}
+            )
             with storage_errors(config.out / "tensorboard"):
                 for name, value in values.items():
                     assert writer is not None
@@ -131,7 +155,8 @@ def _steps(trainer: Trainer, watch: _Watch, bar: Progress, writer: SummaryWriter
 def expect(trainer: Trainer, seconds: float, new: bool) -> str:
     """What to say once a step has been timed: how many fit, and what to change where these are few.
 
-    seconds: of a step. new: whether the run has just begun, so that its settings can still be others.
+    seconds: of a step. new: whether the run has just begun, so that its settings can still be
+    others.
     """
     config, size = trainer.config, trainer.batch_size
     minutes_left = None if config.minutes is None else config.minutes - trainer.elapsed / 60.0
@@ -147,13 +172,17 @@ def expect(trainer: Trainer, seconds: float, new: bool) -> str:
         advice.append(f"--batch-size {less} (about {fits:,} steps)")
     if fits < 2 * config.warmup:
         advice.append(f"--warmup {max(1, fits // 10)} instead of {config.warmup}")
-    return f"{text}. That is little: stop with Ctrl-C and try {' and '.join([*advice, 'more --minutes'])}, with another --out"
+    return (
+        f"{text}. That is little: stop with Ctrl-C and try "
+        f"{' and '.join([*advice, 'more --minutes'])}, with another --out"
+    )
 
 
 class _Watch:
     """The clock and the signals, looked at after every step.
 
-    Several processes must stop at the same step: they look together, about once a second, and go by the first one's clock.
+    Several processes must stop at the same step: they look together, about once a second, and go by
+    the first one's clock.
     """
 
     def __init__(self, trainer: Trainer, interrupts: Interrupts, clock: Clock) -> None:
@@ -175,7 +204,11 @@ class _Watch:
         passed, steps = self._pace.look(), trainer.step - self._looked
         wait = min(LOOK_STEPS, max(1, int(LOOK_S * steps / max(passed, 1e-9))))
         mine = [passed, float(wait)] if trainer.accelerator.is_main_process else [0.0, 0.0]
-        told = torch.tensor([*mine, float(self.interrupts.came is not None)], dtype=torch.float64, device=trainer.device)
+        told = torch.tensor(
+            [*mine, float(self.interrupts.came is not None)],
+            dtype=torch.float64,
+            device=trainer.device,
+        )
         passed, wait_of_first, came = trainer.accelerator.reduce(told, "sum").tolist()
         trainer.elapsed += passed
         self._looked, self._next = trainer.step, trainer.step + round(wait_of_first)
@@ -186,7 +219,11 @@ class _Watch:
         steps, seconds = self._looked_steps(), self.trainer.elapsed - self._began
         if not steps or seconds <= 0:
             return "-"
-        return f"{steps / seconds:.1f} steps/s" if steps > seconds else f"{span(seconds / steps)} a step"
+        return (
+            f"{steps / seconds:.1f} steps/s"
+            if steps > seconds
+            else f"{span(seconds / steps)} a step"
+        )
 
     def _looked_steps(self) -> int:
         return (self.trainer.step if self.trainer.world_size == 1 else self._looked) - self._first

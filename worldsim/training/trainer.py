@@ -27,13 +27,25 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.runtime.files import is_file, replacing, storage_errors
 from worldsim.runtime.json_config import read_json, to_json, write_json
 from worldsim.training.buffer import FrameBuffer, Windows, augment, bytes_per_frame
-from worldsim.training.checkpoint import packed, read_checkpoint, read_settings, unpack, write_checkpoint
+from worldsim.training.checkpoint import (
+    packed,
+    read_checkpoint,
+    read_settings,
+    unpack,
+    write_checkpoint,
+)
 from worldsim.training.config import BATCH_SIZES, PRECISIONS, PRESETS, TrainConfig
 from worldsim.training.corruption import OwnFrames
 from worldsim.training.edits import edit_windows
 from worldsim.training.factory import Modules, copied, hardware, modules_for, world_config
 from worldsim.training.loss import Objective
-from worldsim.training.recordings import all_seen, named, recordings_in, require_alike, require_split
+from worldsim.training.recordings import (
+    all_seen,
+    named,
+    recordings_in,
+    require_alike,
+    require_split,
+)
 from worldsim.training.samples import sample_grid
 from worldsim.training.sharding import part_of, prepare_sharding, whole
 from worldsim.training.tally import Tally
@@ -51,21 +63,36 @@ class Trainer:
     Another objective is another subclass: see :mod:`worldsim.training.distil`.
     """
 
-    may_change = frozenset({"steps", "minutes", "save_every", "sample_every", "data", "out", "compile", "checkpointing"})
+    may_change = frozenset(
+        {
+            "steps",
+            "minutes",
+            "save_every",
+            "sample_every",
+            "data",
+            "out",
+            "compile",
+            "checkpointing",
+        }
+    )
     """Settings that may be others when a run goes on."""
     dynamics = DynamicsConfig()
     """How the world that is trained is sampled."""
 
     def __init__(self, config: TrainConfig) -> None:
         if config.preset not in PRESETS:
-            raise InvalidInputError(f"unknown preset {config.preset!r}: choose one of {', '.join(PRESETS)}")
+            raise InvalidInputError(
+                f"unknown preset {config.preset!r}: choose one of {', '.join(PRESETS)}"
+            )
         self.config = config
         self.datasets: list[EpisodeDataset] = []
         self._find_recordings()
         self.dataset = self.datasets[0]
         self._settle()
         config = self.config
-        self.accelerator = Accelerator(mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available())
+        self.accelerator = Accelerator(
+            mixed_precision=config.mixed_precision, cpu=not torch.cuda.is_available()
+        )
         self.device = self.accelerator.device
         self.sharded = prepare_sharding(self.accelerator)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -74,18 +101,29 @@ class Trainer:
         torch.backends.cudnn.allow_tf32 = True
         info = self.dataset.info
         if config.memory and not info.geometry:
-            raise MissingGeometryError(f"{named(config.data)} has no poses and depth, which the memory needs: pass --no-memory")
-        self.memory = PointMemory(PointMemoryConfig(capacity=config.memory_capacity)) if config.memory else None
+            raise MissingGeometryError(
+                f"{named(config.data)} has no poses and depth, which the memory needs: pass "
+                f"--no-memory"
+            )
+        self.memory = (
+            PointMemory(PointMemoryConfig(capacity=config.memory_capacity))
+            if config.memory
+            else None
+        )
         self.earlier: dict[str, Any] = {}
         network, ego, outcome = self._modules()
         if network.config.window * 3 > config.window:
             least = 3 * network.config.window
-            raise InvalidInputError(f"window {config.window} is too short: at least {least}, three attention windows")
+            raise InvalidInputError(
+                f"window {config.window} is too short: at least {least}, three attention windows"
+            )
         self.network, self.ego, self.outcome = network, ego, outcome
         on_gpu = self.device.type == "cuda"
         network.to(self.device)
         if config.checkpointing:
-            network.enable_gradient_checkpointing(partial(checkpoint, use_reentrant=False, preserve_rng_state=False))
+            network.enable_gradient_checkpointing(
+                partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+            )
         # Frozen weights of a fixed number of walks: real bfloat16 and compiled code of their own.
         engine = EngineConfig("bfloat16", compile="default") if self._compiles else PLAIN
         self.own = OwnFrames(network, engine, self.dynamics) if config.perturb.own > 0 else None
@@ -98,12 +136,26 @@ class Trainer:
         rest = [p for name, p in objective.named_parameters() if not name.startswith("ego_motion.")]
         groups: list[dict[str, Any]] = [{"params": rest, "peak": config.learning_rate}]
         if objective.ego_motion is not None:
-            groups.append({"params": list(objective.ego_motion.parameters()), "peak": config.motion_learning_rate})
+            groups.append(
+                {
+                    "params": list(objective.ego_motion.parameters()),
+                    "peak": config.motion_learning_rate,
+                }
+            )
         optimizer = torch.optim.AdamW(
-            groups, lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay, fused=on_gpu
+            groups,
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=config.weight_decay,
+            fused=on_gpu,
         )
         self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
-        self.ema = EMAModel(self._parameters(), decay=config.ema, use_ema_warmup=False, foreach=on_gpu and not self.sharded)
+        self.ema = EMAModel(
+            self._parameters(),
+            decay=config.ema,
+            use_ema_warmup=False,
+            foreach=on_gpu and not self.sharded,
+        )
         self.ema.to(self.device)
         self.step, self.elapsed = 0, 0.0
         self.taken: set[str] = set()
@@ -114,7 +166,8 @@ class Trainer:
         self.frames = 0
 
     def _settle(self) -> None:
-        """Precision and batch size: what is asked for, else the checkpoint's that this run goes on from, else the device's."""
+        """Precision and batch size: what is asked for, else the checkpoint's that this run goes on
+        from, else the device's."""
         config, kind = self.config, "cuda" if torch.cuda.is_available() else "cpu"
         told = read_settings(config.out)
         precision, size = told.get("mixed_precision"), told.get("batch_size")
@@ -122,7 +175,8 @@ class Trainer:
             size = BATCH_SIZES[kind]
         self.batch_size: int = config.batch_size or size
         self._use(
-            mixed_precision=config.mixed_precision or (precision if precision in ("bf16", "no") else PRECISIONS[kind]),
+            mixed_precision=config.mixed_precision
+            or (precision if precision in ("bf16", "no") else PRECISIONS[kind]),
             batch_size=self.batch_size,
         )
 
@@ -130,11 +184,14 @@ class Trainer:
         """Write down what the run really uses: a checkpoint and a world's card must say it."""
         self.config = dataclasses.replace(self.config, **used)
 
-    def _objective(self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead) -> Objective:
+    def _objective(
+        self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead
+    ) -> Objective:
         """What is minimised, its network compiled where that is wanted."""
         if self._compiles:
-            # What is sharded is gathered block by block, which compiled code must not reach across. Blocks of a deep network share
-            # their code: that is compiled once for all of them, where a network in one piece would take minutes.
+            # What is sharded is gathered block by block, which compiled code must not reach across.
+            # Blocks of a deep network share their code: that is compiled once for all of them,
+            # where a network in one piece would take minutes.
             parts: Iterable[torch.nn.Module] = (network,)
             if self.sharded:
                 parts = network.blocks
@@ -161,7 +218,13 @@ class Trainer:
         free, _ = torch.cuda.mem_get_info(self.device)
         height, width = self.dataset.info.observation_space["shape"][:2]
         own = self.config.perturb.own > 0
-        return free // 2 // bytes_per_frame(height, width, self.dataset.info.geometry, self.memory is not None, own)
+        return (
+            free
+            // 2
+            // bytes_per_frame(
+                height, width, self.dataset.info.geometry, self.memory is not None, own
+            )
+        )
 
     def _parameters(self) -> list[torch.nn.Parameter]:
         return [p for p in self.accelerator.unwrap_model(self.objective).parameters()]
@@ -179,14 +242,21 @@ class Trainer:
     def _find_recordings(self) -> None:
         """Those that are there now, beside the ones known."""
         known = {dataset.path for dataset in self.datasets}
-        folders = [one for folder in self.config.data for one in recordings_in(folder) or [folder] if one not in known]
+        folders = [
+            one
+            for folder in self.config.data
+            for one in recordings_in(folder) or [folder]
+            if one not in known
+        ]
         self.datasets += [EpisodeDataset(folder) for folder in folders]
         require_alike(self.datasets)
 
     def take_in(self) -> None:
-        """Load the shards that are new: every ``world_size``-th by number is this process's, however late each appears.
+        """Load the shards that are new: every ``world_size``-th by number is this process's,
+        however late each appears.
 
-        All are looked at: whichever process writes the world's card knows of all maps, rewards and terminations.
+        All are looked at: whichever process writes the world's card knows of all maps, rewards and
+        terminations.
         """
         self._find_recordings()
         for dataset in self.datasets:
@@ -206,7 +276,9 @@ class Trainer:
                 self.taken.add(file)
         seed = self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank
         # Later ones come in the middle of the training, whose own progress is shown.
-        self.buffer.remember(seed, self._dreamer(), shown=self.step == 0 and self.accelerator.is_main_process)
+        self.buffer.remember(
+            seed, self._dreamer(), shown=self.step == 0 and self.accelerator.is_main_process
+        )
 
     def _dreamer(self) -> OwnFrames | None:
         """Who dreams what the memory sees: the averaged network, once it has learned something."""
@@ -216,7 +288,8 @@ class Trainer:
         return self.own
 
     def wait_for_data(self) -> None:
-        """Until every process has a window to train on; gives up when nothing new was recorded for a while."""
+        """Until every process has a window to train on; gives up when nothing new was recorded for
+        a while."""
         deadline = time.monotonic() + self.config.patience
         while True:
             self.take_in()
@@ -225,7 +298,8 @@ class Trainer:
                 break
             if time.monotonic() > deadline:
                 raise InvalidInputError(
-                    f"{named(self.config.data)} has no window of {self.config.window} frames for each of {self.world_size} "
+                    f"{named(self.config.data)} has no window of {self.config.window} frames for "
+                    f"each of {self.world_size} "
                     "processes: record more"
                 )
             time.sleep(1.0)
@@ -235,7 +309,8 @@ class Trainer:
                 self._measure_motion()
 
     def _measure_outcomes(self) -> None:
-        """Units of the recording's rewards and its share of endings, for the heads; the first process's figures hold for all."""
+        """Units of the recording's rewards and its share of endings, for the heads; the first
+        process's figures hold for all."""
         head = self.outcome
         if not head.config.on_end:
             return
@@ -245,7 +320,8 @@ class Trainer:
         head.prior.copy_(measured[4])
 
     def _measure_motion(self) -> None:
-        """Usual size of motions, for the ego-motion head's scale; the first process's figures hold for all."""
+        """Usual size of motions, for the ego-motion head's scale; the first process's figures hold
+        for all."""
         assert self.ego is not None
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
         target = self.buffer.sample_motions(4096, generator).target
@@ -254,16 +330,24 @@ class Trainer:
     # Steps.
 
     def train_step(self) -> dict[str, Tensor]:
-        """One optimiser step. All randomness is keyed by seed, process and step, so that a resumed run is the same run."""
+        """One optimiser step. All randomness is keyed by seed, process and step, so that a resumed
+        run is the same run."""
         c = self.config
-        generator = torch.Generator(self.device).manual_seed((c.seed * 1009 + self.rank) * 1_000_003 + self.step)
+        generator = torch.Generator(self.device).manual_seed(
+            (c.seed * 1009 + self.rank) * 1_000_003 + self.step
+        )
         windows, motions = self.draw(generator)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
         with self.accelerator.autocast():
-            losses = self.objective(windows, motions, self.buffer.intrinsics, generator, self.progress)
+            losses = self.objective(
+                windows, motions, self.buffer.intrinsics, generator, self.progress
+            )
         self.accelerator.backward(losses["loss"])
-        norms = [self.accelerator.clip_grad_norm_(group["params"], 1.0) for group in self.optimizer.param_groups]
+        norms = [
+            self.accelerator.clip_grad_norm_(group["params"], 1.0)
+            for group in self.optimizer.param_groups
+        ]
         losses["gradient_norm"] = whole(norms[0])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -273,7 +357,8 @@ class Trainer:
         return losses
 
     def draw(self, generator: torch.Generator) -> tuple[Windows, Motions | None]:
-        """A step's windows, augmented and edited, and the moments that the ego-motion head learns from, if there is one."""
+        """A step's windows, augmented and edited, and the moments that the ego-motion head learns
+        from, if there is one."""
         c = self.config
         windows = self.buffer.sample(self.batch_size, generator, c.memory_drop)
         windows = augment(windows, generator, c.mirror_actions, c.colour)
@@ -282,7 +367,11 @@ class Trainer:
             windows = edit_windows(windows, self.buffer.intrinsics, generator, c.edits)
         motions = None
         if self.learns_motion:
-            motions = vary(self.buffer.sample_motions(self.batch_size * c.motions, generator), generator, c.mirror_actions)
+            motions = vary(
+                self.buffer.sample_motions(self.batch_size * c.motions, generator),
+                generator,
+                c.mirror_actions,
+            )
         return windows, motions
 
     def _rate(self) -> float:
@@ -299,21 +388,32 @@ class Trainer:
     # Results.
 
     def averages(self) -> dict[str, Tensor]:
-        """The trained modules' averaged weights and their buffers, whole, by name: ``network.*``, ``outcome.*``, ``ego_motion.*``.
+        """The trained modules' averaged weights and their buffers, whole, by name: ``network.*``,
+        ``outcome.*``, ``ego_motion.*``.
 
         Where weights are sharded, all processes must ask.
         """
         model = self.accelerator.unwrap_model(self.objective)
         names = [name for name, _ in model.named_parameters()]
-        averaged = {name: whole(value.detach()) for name, value in zip(names, self.ema.shadow_params, strict=True)}
-        return averaged | {name: value for name, value in model.state_dict().items() if name not in averaged}
+        averaged = {
+            name: whole(value.detach())
+            for name, value in zip(names, self.ema.shadow_params, strict=True)
+        }
+        return averaged | {
+            name: value for name, value in model.state_dict().items() if name not in averaged
+        }
 
     def world(self, measured: dict[str, Any] | None = None) -> World:
-        """The world with the averaged weights, as a copy on the CPU. Where weights are sharded, all processes must ask."""
+        """The world with the averaged weights, as a copy on the CPU. Where weights are sharded, all
+        processes must ask."""
         weights = self.averages()
         network = copied(self.network, part_of(weights, "network."))
         outcome = copied(self.outcome, part_of(weights, "outcome."))
-        ego = None if self.ego is None else copied(self.ego, part_of(weights, "ego_motion.") or self.ego.state_dict())
+        ego = (
+            None
+            if self.ego is None
+            else copied(self.ego, part_of(weights, "ego_motion.") or self.ego.state_dict())
+        )
         info = self.dataset.info
         config = world_config(info, self.config, self.dynamics, self.has_rewards, self.tally)
         recordings, frames = all_seen(self.earlier, self.datasets, self.frames)
@@ -332,7 +432,8 @@ class Trainer:
         return World(network, config, ego, outcome, card)
 
     def save(self) -> None:
-        """A checkpoint (replaced whole) and the world so far, written by the first process; all must ask for it.
+        """A checkpoint (replaced whole) and the world so far, written by the first process; all
+        must ask for it.
 
         Raises StorageError where the disk is full or read-only: the last checkpoint is then intact.
         """
@@ -345,10 +446,13 @@ class Trainer:
             return
         out = self.config.out
         meta = {
-            "step": self.step, "elapsed": self.elapsed,
-            "ema_step": self.ema.optimization_step, "world_size": self.world_size, "config": self._settings(),
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "ema_step": self.ema.optimization_step,
+            "world_size": self.world_size,
+            "config": self._settings(),
             "history": self.history,
-        }  # fmt: skip
+        }
         # A copy to look at; what is resumed has its own.
         with storage_errors(out / "history.json"):
             write_json(out / "history.json", self.history)
@@ -379,7 +483,8 @@ class Trainer:
             if isinstance(error, WorldsimError):
                 raise
             raise DamagedFileError(
-                f"{folder} is damaged or was made from another kind of recording ({error}): delete it to start afresh, "
+                f"{folder} is damaged or was made from another kind of recording ({error}): "
+                f"delete it to start afresh, "
                 "or use another --out"
             ) from error
         return True
@@ -389,15 +494,19 @@ class Trainer:
         if "last_frames" in now and not self.config.memory:
             # Networks of before the setting looked at none.
             then.setdefault("last_frames", 0)
-        changed = [k for k, v in then.items() if k not in self.may_change and not _agree(v, now.get(k))]
+        changed = [
+            k for k, v in then.items() if k not in self.may_change and not _agree(v, now.get(k))
+        ]
         if changed:
             raise InvalidInputError(
-                f"the checkpoint in {self.config.out} was made with other values of {', '.join(changed)}: "
+                f"the checkpoint in {self.config.out} was made with other values of "
+                f"{', '.join(changed)}: "
                 "use them again or another --out"
             )
 
     def sample_picture(self, losses: dict[str, Any]) -> None:
-        """A PNG of a few windows: true frames, memory views, predictions at the targets' noise levels."""
+        """A PNG of a few windows: true frames, memory views, predictions at the targets' noise
+        levels."""
         with replacing(self.config.out / "samples" / f"step-{self.step:06d}.png") as temporary:
             Image.fromarray(sample_grid(losses["windows"], losses["prediction"])).save(temporary)
 
@@ -407,7 +516,8 @@ def _told(path: Path) -> list[dict[str, float]]:
 
 
 def _agree(then: Any, now: Any) -> bool:
-    """Whether settings are as they were; ones that are new since, of what was not there, count as agreeing."""
+    """Whether settings are as they were; ones that are new since, of what was not there, count as
+    agreeing."""
     if isinstance(then, dict) and isinstance(now, dict):
         return all(_agree(value, now.get(name)) for name, value in then.items())
     return bool(then == now)

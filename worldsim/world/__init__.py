@@ -1,4 +1,5 @@
-"""What a world is and how it steps: its configuration, its files, its heads, its engines and its snapshots."""
+"""What a world is and how it steps: its configuration, its files, its heads, its engines and its
+snapshots."""
 
 from __future__ import annotations
 

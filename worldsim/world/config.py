@@ -19,7 +19,8 @@ class Termination(StrEnum):
     """How the termination head's probability ends an episode."""
 
     SAMPLE = "sample"
-    """By a draw, from the environment's own random numbers: what ends episodes may be hidden, such as a player's health."""
+    """By a draw, from the environment's own random numbers: what ends episodes may be hidden, such
+    as a player's health."""
     THRESHOLD = "threshold"
     """Where it is more than one half. Worlds made before there was a choice do so."""
 
@@ -48,14 +49,24 @@ class WorldConfig:
     memory: PointMemoryConfig | None = field(default_factory=PointMemoryConfig)
     """The scene memory, None for a world without geometry."""
     pixels: PixelsConfig | None = field(default=None, repr=False)
-    """How the real twin's images became observations (:func:`worldsim.world.image_env.make_pixels`), None if it observes such images."""
+    """How the real twin's images became observations
+    (:func:`worldsim.world.image_env.make_pixels`), None if it observes such images."""
     termination: Termination = field(default=Termination.THRESHOLD, repr=False)
     """``sample`` or ``threshold``."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.intrinsics is not None and not min(self.intrinsics[:2]) > 0:
-            raise InvalidInputError(f"WorldConfig.intrinsics = {self.intrinsics}: fx and fy must be more than 0 pixels")
+            raise InvalidInputError(
+                f"WorldConfig.intrinsics = {self.intrinsics}: fx and fy must be more than 0 pixels"
+            )
         low, high = self.action_low or (), self.action_high or ()
-        if low and high and (len(low) != len(high) or any(not a <= b for a, b in zip(low, high, strict=True))):
-            raise InvalidInputError(f"WorldConfig.action_low = {low} and action_high = {high}: low bounds lie below high ones")
+        if (
+            low
+            and high
+            and (len(low) != len(high) or any(not a <= b for a, b in zip(low, high, strict=True)))
+        ):
+            raise InvalidInputError(
+                f"WorldConfig.action_low = {low} and action_high = {high}: low bounds lie below "
+                f"high ones"
+            )

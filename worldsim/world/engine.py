@@ -1,8 +1,9 @@
-"""How a world's step is run: number format, compilation, CUDA graphs. What is computed stays what ``World`` says.
+"""How a world's step is run: number format, compilation, CUDA graphs. What is computed stays what
+``World`` says.
 
-Three settings by name: ``plain`` (torch as it is, float32), ``fast`` (bfloat16 where the device computes in it; on a GPU the
-whole step as one CUDA graph) and ``compiled`` (``fast``, and through inductor the network, on a CPU all of the step's parts, which
-takes a minute at first).
+Three settings by name: ``plain`` (torch as it is, float32), ``fast`` (bfloat16 where the device
+computes in it; on a GPU the whole step as one CUDA graph) and ``compiled`` (``fast``, and through
+inductor the network, on a CPU all of the step's parts, which takes a minute at first).
 Results are the same bit by bit under one setting on one device; two settings differ by rounding.
 """
 
@@ -45,20 +46,27 @@ class EngineConfig:
     """How steps are run."""
 
     precision: str = "float32"
-    """Of the network's weights, activations and cached keys and values: ``float32`` or ``bfloat16``. Heads stay float32."""
+    """Of the network's weights, activations and cached keys and values: ``float32`` or
+    ``bfloat16``. Heads stay float32."""
     compile: str = ""
-    """Inductor's mode for the network: ``default`` or ``max-autotune-no-cudagraphs``, for instance; empty: not compiled."""
+    """Inductor's mode for the network: ``default`` or ``max-autotune-no-cudagraphs``, for instance;
+    empty: not compiled."""
     graph: bool = False
-    """On a GPU, replay the whole step as one CUDA graph. It steps in place: see :meth:`worldsim.world.World.with_engine`."""
+    """On a GPU, replay the whole step as one CUDA graph. It steps in place: see
+    :meth:`worldsim.world.World.with_engine`."""
 
     whole: bool = False
-    """With ``compile`` and one sampling step, compile all that lies between the memory's passes, not the network alone."""
+    """With ``compile`` and one sampling step, compile all that lies between the memory's passes,
+    not the network alone."""
     widen: bool = False
-    """Give the convolutions at both ends a multiple of 8 channels, zeros beyond their own: tensor cores take no others."""
+    """Give the convolutions at both ends a multiple of 8 channels, zeros beyond their own: tensor
+    cores take no others."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
-            raise InvalidInputError(f"precision must be 'float32' or 'bfloat16', got {self.precision!r}")
+            raise InvalidInputError(
+                f"precision must be 'float32' or 'bfloat16', got {self.precision!r}"
+            )
 
 
 PLAIN = EngineConfig()
@@ -71,16 +79,23 @@ def engine_named(name: str | EngineConfig, device: torch.device) -> EngineConfig
     if name == "plain":
         return PLAIN
     if name not in ("fast", "compiled"):
-        raise InvalidInputError(f"engine must be 'plain', 'fast', 'compiled' or an EngineConfig, got {name!r}")
+        raise InvalidInputError(
+            f"engine must be 'plain', 'fast', 'compiled' or an EngineConfig, got {name!r}"
+        )
     cuda = device.type == "cuda"
     precision = "bfloat16" if cuda or cpu_has_bfloat16() else "float32"
     compiled = name == "compiled"
-    return EngineConfig(precision, "default" if compiled else "", graph=cuda, whole=compiled, widen=cuda)
+    return EngineConfig(
+        precision, "default" if compiled else "", graph=cuda, whole=compiled, widen=cuda
+    )
 
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 (AVX-512 BF16 or AMX); elsewhere float32 is faster."""
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    checks = (
+        getattr(torch.cpu, name, None)
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
     return any(check() for check in checks if check is not None)
 
 
@@ -101,12 +116,15 @@ def prepared(network: nn.Module, config: EngineConfig) -> nn.Module:
 
 
 def widened(layer: nn.Conv2d, inputs: int = 1, outputs: int = 1) -> nn.Conv2d:
-    """The same convolution with channels in multiples of ``inputs`` and ``outputs``; the new ones do nothing and give zeros."""
+    """The same convolution with channels in multiples of ``inputs`` and ``outputs``; the new ones
+    do nothing and give zeros."""
     more_in, more_out = -layer.in_channels % inputs, -layer.out_channels % outputs
     wide = copy.copy(layer)
     wide.in_channels, wide.out_channels = layer.in_channels + more_in, layer.out_channels + more_out
     wide._parameters = dict(layer._parameters)
-    wide.weight = nn.Parameter(F.pad(layer.weight.detach(), (0, 0, 0, 0, 0, more_in, 0, more_out)), requires_grad=False)
+    wide.weight = nn.Parameter(
+        F.pad(layer.weight.detach(), (0, 0, 0, 0, 0, more_in, 0, more_out)), requires_grad=False
+    )
     if layer.bias is not None:
         wide.bias = nn.Parameter(F.pad(layer.bias.detach(), (0, more_out)), requires_grad=False)
     return wide
@@ -120,40 +138,52 @@ def tell_once(what: str) -> None:
 
 
 def reason(error: Exception) -> str:
-    """An error in a line: what it begins with and, where a compiler's own process failed, what that ends with."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and "TORCHDYNAMO_VERBOSE" not in line]
+    """An error in a line: what it begins with and, where a compiler's own process failed, what that
+    ends with."""
+    lines = [
+        line.strip()
+        for line in str(error).splitlines()
+        if line.strip() and "TORCHDYNAMO_VERBOSE" not in line
+    ]
     lines = [line for line in lines if not line.startswith(("For even more", "Set TORCH"))] or [""]
     return f"{type(error).__name__}: {lines[0]}" + (f" ... {lines[-1]}" if len(lines) > 1 else "")
 
 
 def cpu_options(mode: str) -> dict[str, Any]:
-    """Inductor's settings for that mode, to hold around each call: dynamo looks at them, too, not only inductor."""
+    """Inductor's settings for that mode, to hold around each call: dynamo looks at them, too, not
+    only inductor."""
     # Weights as constants: oneDNN then lays them out once instead of in every call.
     options: dict[str, Any] = {"freezing": True}
     if mode.startswith("max-autotune"):
-        # Inductor's own matrix products alone: choosing by time between these and oneDNN's, two runs would round differently.
+        # Inductor's own matrix products alone: choosing by time between these and oneDNN's, two
+        # runs would round differently.
         options |= {"max_autotune_gemm": True, "max_autotune_gemm_backends": "CPP"}
     return options
 
 
 def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method with code of its own: dynamo keeps what it compiled with the code, and weights are constants in that."""
+    """A method with code of its own: dynamo keeps what it compiled with the code, and weights are
+    constants in that."""
     if not isinstance(function, MethodType):
         return function
     of = function.__func__
-    own = FunctionType(of.__code__.replace(), of.__globals__, of.__name__, of.__defaults__, of.__closure__)  # type: ignore[attr-defined]
+    own = FunctionType(
+        of.__code__.replace(), of.__globals__, of.__name__, of.__defaults__, of.__closure__
+    )  # type: ignore[attr-defined]
     own.__kwdefaults__ = of.__kwdefaults__  # type: ignore[attr-defined]
     return MethodType(own, function.__self__)
 
 
 def depends_on(guards: Sequence[Any]) -> list[bool]:
-    """Which of dynamo's guards to check in every call: those on arguments. Modules and settings never change under an engine, and
-    looking at all of them takes longer than a pass over the memory."""
+    """Which of dynamo's guards to check in every call: those on arguments. Modules and settings
+    never change under an engine, and looking at all of them takes longer than a pass over the
+    memory."""
     return [not (guard.is_global or "self" in guard.name or "__" in guard.name) for guard in guards]
 
 
 def batch_of(args: Sequence[Any]) -> int:
-    """Environments in a call: those of its first tensor, 0 where there is none. Others are compiled for anew."""
+    """Environments in a call: those of its first tensor, 0 where there is none. Others are compiled
+    for anew."""
     return next((len(one) for one in args if isinstance(one, Tensor) and one.dim()), 0)
 
 
@@ -169,18 +199,22 @@ class Compiled:
         varying: Mapping[int, int] | None = None,
         instead: Callable[..., Any] | None = None,
     ) -> None:
-        """constant: whether the weights stay as they are at the first call; else new ones may be copied into them. varying: of an
-        argument (by number) the axis that has another size in every call; other sizes are compiled for. instead: runs where
-        inductor fails, by default the function itself.
+        """constant: whether the weights stay as they are at the first call; else new ones may be
+        copied into them. varying: of an argument (by number) the axis that has another size in
+        every call; other sizes are compiled for. instead: runs where inductor fails, by default the
+        function itself.
         """
         self.plain, self.varying = instead or function, varying or {}
         self.options: dict[str, Any] = {}
         options: dict[str, Any] = {"mode": mode}
         if device.type == "cpu":
             function, self.options = own_code(function), cpu_options(mode) if constant else {}
-            # In one piece: a function that dynamo cut up would be slower than it looks, and say nothing.
+            # In one piece: a function that dynamo cut up would be slower than it looks, and say
+            # nothing.
             options = {"fullgraph": True, "options": {"guard_filter_fn": depends_on}}
-        self.compiled: Callable[..., Any] | None = torch.compile(function, dynamic=None if varying else False, **options)
+        self.compiled: Callable[..., Any] | None = torch.compile(
+            function, dynamic=None if varying else False, **options
+        )
         self._seen: set[int] = set()
         # Beyond dynamo's limit it would silently run uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
@@ -227,7 +261,9 @@ def compiled_passes(mode: str, device: torch.device) -> Passes:
 def compiled_between(mode: str, device: torch.device) -> Between:
     """What the point memory computes between its kernels on a GPU, through inductor."""
     plain = Between()
-    return Between(*(Compiled(function, mode, device) for function in (plain.view, plain.bounds, plain.points)))
+    return Between(
+        *(Compiled(function, mode, device) for function in (plain.view, plain.bounds, plain.points))
+    )
 
 
 def total_memory(device: torch.device) -> int:
@@ -238,16 +274,23 @@ def total_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of memory of a device that this process may still take: what is free, and what it holds of a GPU in reserve."""
+    """Bytes of memory of a device that this process may still take: what is free, and what it holds
+    of a GPU in reserve."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (
+            int(torch.cuda.mem_get_info(device)[0])
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
     return available_memory()
 
 
 def compile_in_place(module: torch.nn.Module, device: torch.device) -> None:
-    """Have the module run through inductor, as its own ``compile`` does; where that fails, it says so once and runs as it is.
+    """Have the module run through inductor, as its own ``compile`` does; where that fails, it says
+    so once and runs as it is.
 
-    A few fixed shapes each: one piece of code for all of them, a dreaming copy's among them, would be slower.
+    A few fixed shapes each: one piece of code for all of them, a dreaming copy's among them, would
+    be slower.
     """
     module._compiled_call_impl = Compiled(module._call_impl, "default", device, constant=False)
 
@@ -255,9 +298,9 @@ def compile_in_place(module: torch.nn.Module, device: torch.device) -> None:
 class GraphedStep:
     """A step as a CUDA graph a batch size, on buffers of its own.
 
-    The state it returns lives in those buffers: going on from it overwrites it, and going on from it twice is an error. A
-    state from elsewhere is copied in. Two walks of the same size, both still held, get a graph and buffers each. Transitions
-    and frames are copies.
+    The state it returns lives in those buffers: going on from it overwrites it, and going on from
+    it twice is an error. A state from elsewhere is copied in. Two walks of the same size, both
+    still held, get a graph and buffers each. Transitions and frames are copies.
     """
 
     def __init__(self, step: Step) -> None:
@@ -268,12 +311,15 @@ class GraphedStep:
     def __call__(self, state: WorldState, act: Tensor) -> tuple[WorldState, Transition]:
         if self._spent.get(id(state)) is state:
             raise InvalidInputError(
-                "this state has been stepped from before, in place: keep state.clone() to go on from it again, "
+                "this state has been stepped from before, in place: keep state.clone() to go on "
+                "from it again, "
                 "or use engine='plain'"
             )
         key = (len(state), act.dtype, *act.shape[1:])
         found = self._captured.setdefault(key, [])
-        captured = next((c for c in found if c.newest() is state), None) or next((c for c in found if c.newest() is None), None)
+        captured = next((c for c in found if c.newest() is state), None) or next(
+            (c for c in found if c.newest() is None), None
+        )
         if captured is None:
             captured = _Captured(self.step, state, act)
             found.append(captured)
@@ -282,8 +328,11 @@ class GraphedStep:
         return captured(state, act)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
-        """``state.put``, within the buffers if they hold the state: costs what is put, however many environments there are."""
-        captured = next((c for found in self._captured.values() for c in found if c.newest() is state), None)
+        """``state.put``, within the buffers if they hold the state: costs what is put, however many
+        environments there are."""
+        captured = next(
+            (c for found in self._captured.values() for c in found if c.newest() is state), None
+        )
         if captured is None:
             return state.put(index, other)
         self._spent[id(state)] = state
@@ -296,7 +345,8 @@ class GraphedStep:
 
 
 def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
-    """``run`` as a CUDA graph, after a few runs to warm up: what is returned replays it. It must wait for nothing."""
+    """``run`` as a CUDA graph, after a few runs to warm up: what is returned replays it. It must
+    wait for nothing."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
@@ -305,7 +355,8 @@ def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
     torch.cuda.current_stream(device).wait_stream(stream)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    # What other threads do meanwhile, such as NCCL's, which looks after its processes, is no part of it.
+    # What other threads do meanwhile, such as NCCL's, which looks after its processes, is no part
+    # of it.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         run()
     return graph.replay
@@ -337,8 +388,12 @@ class _Captured:
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
         index = index.to(self.act.device)
-        map_tensors(lambda mine, new: mine.index_copy_(0, index, new.to(mine.dtype)), self.state, other)
-        frame = map_tensors(lambda mine, new: mine.index_copy(0, index, new), state.frame, other.frame)
+        map_tensors(
+            lambda mine, new: mine.index_copy_(0, index, new.to(mine.dtype)), self.state, other
+        )
+        frame = map_tensors(
+            lambda mine, new: mine.index_copy(0, index, new), state.frame, other.frame
+        )
         after = dataclasses.replace(self.state, frame=frame)
         self.newest = weakref.ref(after)
         return after

@@ -1,7 +1,9 @@
-"""Worlds on disk: a folder with ``world.json`` and a sub-folder a module, by path, shipped name or hub repository.
+"""Worlds on disk: a folder with ``world.json`` and a sub-folder a module, by path, shipped name or
+hub repository.
 
-``world.json`` (version 2) holds the config, the card, the SHA-256 of each module's files, and a checksum of its own. Version 1,
-which had no checksums, is read, too. Nothing in a world's folder is code, and only files inside it are read.
+``world.json`` (version 2) holds the config, the card, the SHA-256 of each module's files, and a
+checksum of its own. Version 1, which had no checksums, is read, too. Nothing in a world's folder is
+code, and only files inside it are read.
 """
 
 from __future__ import annotations
@@ -16,7 +18,13 @@ from torch import nn
 
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, stored_shapes
 from worldsim.diffusion.shapes import shapes_only
-from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, UntrustedFileError, WorldsimError
+from worldsim.errors import (
+    DamagedFileError,
+    InvalidInputError,
+    NotFoundError,
+    UntrustedFileError,
+    WorldsimError,
+)
 from worldsim.runtime.files import (
     as_path,
     check_files,
@@ -33,7 +41,15 @@ from worldsim.runtime.files import (
     sha256_of,
     tensor_shapes,
 )
-from worldsim.runtime.json_config import check_format, check_seal, from_json, read_json, to_json, write_json, write_sealed
+from worldsim.runtime.json_config import (
+    check_format,
+    check_seal,
+    from_json,
+    read_json,
+    to_json,
+    write_json,
+    write_sealed,
+)
 from worldsim.world.config import WorldConfig
 
 FORMAT, FORMAT_VERSION = "worldsim-world", 2
@@ -51,21 +67,33 @@ _REVISION = re.compile(r"[\w][\w./-]{0,127}")
 
 
 def save_world(
-    folder: str | os.PathLike[str], modules: Mapping[str, nn.Module], config: WorldConfig, card: dict[str, Any], eight_bit: bool
+    folder: str | os.PathLike[str],
+    modules: Mapping[str, nn.Module],
+    config: WorldConfig,
+    card: dict[str, Any],
+    eight_bit: bool,
 ) -> Path:
-    """Write a world: see :meth:`worldsim.world.World.save_pretrained`. modules: by the names of their folders.
+    """Write a world: see :meth:`worldsim.world.World.save_pretrained`. modules: by the names of
+    their folders.
 
-    The folder is completed beside its place and renamed: whatever happens, the old world is there or the new one.
+    The folder is completed beside its place and renamed: whatever happens, the old world is there
+    or the new one.
     """
     folder = Path(folder)
     with replacing_folder(folder) as new:
         for name, module in modules.items():
             settings: Mapping[str, Any] = module.settings  # type: ignore[assignment]
-            write_json(new / name / "config.json", {"_class_name": type(module).__name__, **settings})
+            write_json(
+                new / name / "config.json", {"_class_name": type(module).__name__, **settings}
+            )
             weights = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-            target, stale = (PACKED_WEIGHTS, PLAIN_WEIGHTS) if eight_bit else (PLAIN_WEIGHTS, PACKED_WEIGHTS)
+            target, stale = (
+                (PACKED_WEIGHTS, PLAIN_WEIGHTS) if eight_bit else (PLAIN_WEIGHTS, PACKED_WEIGHTS)
+            )
             half = getattr(module, "half_precision", ())
-            save_tensors(quantise_weights(weights, half) if eight_bit else weights, new / name / target)
+            save_tensors(
+                quantise_weights(weights, half) if eight_bit else weights, new / name / target
+            )
             (new / name / stale).unlink(missing_ok=True)
         write_card(new, config, card)
     return folder
@@ -80,14 +108,19 @@ def write_card(folder: Path, config: WorldConfig, card: dict[str, Any]) -> None:
 def module_checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file of a world's modules, by its path in the folder."""
     parts = sorted(path.parent for path in folder.glob("*/config.json"))
-    return {path.relative_to(folder).as_posix(): sha256_of(path) for part in parts for path in files_in(part)}
+    return {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for part in parts
+        for path in files_in(part)
+    }
 
 
 def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder of a world: a path, a shipped one's name, or ``hub:owner/name``, which is downloaded.
+    """The folder of a world: a path, a shipped one's name, or ``hub:owner/name``, which is
+    downloaded.
 
-    revision: of the hub's repository, a commit, tag or branch; also as ``hub:owner/name@revision``. Only a name that begins with
-    ``hub:`` is ever asked of the hub. Raises NotFoundError.
+    revision: of the hub's repository, a commit, tag or branch; also as ``hub:owner/name@revision``.
+    Only a name that begins with ``hub:`` is ever asked of the hub. Raises NotFoundError.
     """
     text = str(as_path(name)) if not isinstance(name, str) else name
     if text.startswith(HUB):
@@ -98,7 +131,9 @@ def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Pat
         if is_file(folder / WORLD):
             return folder
     if is_file(Path(text) / "world" / WORLD):
-        raise NotFoundError(f"{text!r} is the folder of a training: its world is {str(Path(text) / 'world')!r}")
+        raise NotFoundError(
+            f"{text!r} is the folder of a training: its world is {str(Path(text) / 'world')!r}"
+        )
     if is_folder(text) or is_file(text):
         raise NotFoundError(f"{text!r} is not a world: it has no {WORLD}")
     hint = f" (of the hub: write {HUB}{text})" if _REPOSITORY.fullmatch(text) else ""
@@ -106,7 +141,8 @@ def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Pat
 
 
 def find_world_of_file(name: str, folder: Path, trusted: bool) -> str:
-    """The world that a file in ``folder`` names, as :func:`find_world` takes it: a shipped one, or a folder inside that one.
+    """The world that a file in ``folder`` names, as :func:`find_world` takes it: a shipped one, or
+    a folder inside that one.
 
     trusted: allow other folders and hub repositories. Raises UntrustedFileError.
     """
@@ -124,7 +160,8 @@ def find_world_of_file(name: str, folder: Path, trusted: bool) -> str:
 
 def _refuse_world(name: str, folder: Path) -> str:
     raise UntrustedFileError(
-        f"{folder} names the world {name!r}, which is neither shipped nor inside that folder: give the world yourself "
+        f"{folder} names the world {name!r}, which is neither shipped nor inside that folder: "
+        f"give the world yourself "
         "(--world), or, if you trust the file, pass --trust (in Python trust=True)"
     )
 
@@ -134,8 +171,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
     if at and revision is not None and revision != pinned:
         raise InvalidInputError(f"two revisions of {repository}: {pinned!r} and {revision!r}")
     revision = pinned if at else revision
-    if not _REPOSITORY.fullmatch(repository) or (revision is not None and not _REVISION.fullmatch(revision)):
-        raise InvalidInputError(f"{HUB}{name} names no repository: write hub:owner/name or hub:owner/name@revision")
+    if not _REPOSITORY.fullmatch(repository) or (
+        revision is not None and not _REVISION.fullmatch(revision)
+    ):
+        raise InvalidInputError(
+            f"{HUB}{name} names no repository: write hub:owner/name or hub:owner/name@revision"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -143,9 +184,13 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise NotFoundError(f"no world {repository!r} on the hub ({type(error).__name__}): {_shipped()}") from error
+        raise NotFoundError(
+            f"no world {repository!r} on the hub ({type(error).__name__}): {_shipped()}"
+        ) from error
     if not is_file(folder / WORLD):
-        raise NotFoundError(f"the hub's repository {repository!r} is not a world: it has no {WORLD}")
+        raise NotFoundError(
+            f"the hub's repository {repository!r} is not a world: it has no {WORLD}"
+        )
     return folder
 
 
@@ -156,9 +201,11 @@ def require_repository(name: str) -> None:
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:
-    """Upload a folder to a repository of the hub, made if it is not there; returns the commit's address.
+    """Upload a folder to a repository of the hub, made if it is not there; returns the commit's
+    address.
 
-    Raises InvalidInputError for a name that is none, WorldsimError where the hub refuses or cannot be reached.
+    Raises InvalidInputError for a name that is none, WorldsimError where the hub refuses or cannot
+    be reached.
     """
     require_repository(repository)
     from huggingface_hub import HfApi
@@ -169,7 +216,10 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
         api.create_repo(repository, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder))
     except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        raise WorldsimError(f"{repository} could not be written ({error}): log in with `hf auth login` and try again") from error
+        raise WorldsimError(
+            f"{repository} could not be written ({error}): log in with `hf auth login` and try "
+            f"again"
+        ) from error
 
 
 def hub_source(folder: Path) -> str | None:
@@ -177,10 +227,14 @@ def hub_source(folder: Path) -> str | None:
     from huggingface_hub.constants import HF_HUB_CACHE
 
     # The cache's layout is documented: models--OWNER--NAME/snapshots/COMMIT.
-    cached = folder.parent.name == "snapshots" and folder.parent.parent.parent.absolute() == Path(HF_HUB_CACHE).absolute()
+    cached = (
+        folder.parent.name == "snapshots"
+        and folder.parent.parent.parent.absolute() == Path(HF_HUB_CACHE).absolute()
+    )
     if not cached or not folder.parent.parent.name.startswith("models--"):
         return None
-    return f"{HUB}{folder.parent.parent.name.removeprefix('models--').replace('--', '/', 1)}@{folder.name}"
+    repository = folder.parent.parent.name.removeprefix("models--").replace("--", "/", 1)
+    return f"{HUB}{repository}@{folder.name}"
 
 
 def shipped_worlds() -> list[str]:
@@ -215,48 +269,75 @@ def read_card(path: Path) -> tuple[WorldConfig, dict[str, Any]]:
 def load_module(kind: Any, folder: Path) -> Any:
     """A module from its folder: diffusers' layout, or int8 weights beside the same config.
 
-    ``_same_as`` in the config names a shipped world whose module of that name it is, weights and all: shipped worlds need not hold
-    the same weights twice. Worlds that are saved hold all they need. What the config claims must be what the file of weights
-    holds, which is compared before memory is taken. Raises NotFoundError or DamagedFileError.
+    ``_same_as`` in the config names a shipped world whose module of that name it is, weights and
+    all: shipped worlds need not hold the same weights twice. Worlds that are saved hold all they
+    need. What the config claims must be what the file of weights holds, which is compared before
+    memory is taken. Raises NotFoundError or DamagedFileError.
     """
     config = read_json(inside(folder.parent, f"{folder.name}/config.json"))
     if not isinstance(config, dict):
         raise DamagedFileError(f"{folder / 'config.json'} holds no settings: copy the world again")
     if "_same_as" in config:
         if config["_same_as"] not in shipped_worlds():
-            raise DamagedFileError(f"{folder / 'config.json'}: {config['_same_as']!r} is no shipped world: copy the world again")
+            raise DamagedFileError(
+                f"{folder / 'config.json'}: {config['_same_as']!r} is no shipped world: copy the "
+                f"world again"
+            )
         return load_module(kind, WORLDS_FOLDER / config["_same_as"] / folder.name)
-    packed, plain = (inside(folder.parent, f"{folder.name}/{name}") for name in (PACKED_WEIGHTS, PLAIN_WEIGHTS))
+    packed, plain = (
+        inside(folder.parent, f"{folder.name}/{name}") for name in (PACKED_WEIGHTS, PLAIN_WEIGHTS)
+    )
     path = packed if is_file(packed) else plain
     if not is_file(path):
-        raise NotFoundError(f"{folder} has no weights ({packed.name} or {plain.name}): copy the world again")
+        raise NotFoundError(
+            f"{folder} has no weights ({packed.name} or {plain.name}): copy the world again"
+        )
     require_regular(path)
     named = config.get("_class_name", kind.__name__)
     if named != kind.__name__:
-        raise DamagedFileError(f"{folder / 'config.json'} is of a {named!r}, not of a {kind.__name__}: copy the world again")
+        raise DamagedFileError(
+            f"{folder / 'config.json'} is of a {named!r}, not of a {kind.__name__}: copy the "
+            f"world again"
+        )
     module = _made(kind, config, folder / "config.json", path)
     try:
         weights = load_tensors(path)
         module.load_state_dict(dequantise_weights(weights) if path == packed else weights)
     except (RuntimeError, KeyError, ValueError) as error:
-        raise DamagedFileError(f"{path} is damaged or does not fit its config.json ({error}): copy the world again") from error
+        raise DamagedFileError(
+            f"{path} is damaged or does not fit its config.json ({error}): copy the world again"
+        ) from error
     require_finite(module.state_dict(), path)
     return module
 
 
 def _made(kind: Any, config: Mapping[str, Any], source: Path, weights: Path) -> Any:
-    """A module of the settings in ``source``, with fresh weights, if the file ``weights`` holds weights of its shapes."""
+    """A module of the settings in ``source``, with fresh weights, if the file ``weights`` holds
+    weights of its shapes."""
     settings = {k: v for k, v in config.items() if not k.startswith("_")}
     try:
         kind.check_settings(settings)
         with shapes_only():
-            claimed = {k: tuple(v.shape) for k, v in kind.from_config(settings).state_dict().items()}
-    except (TypeError, ValueError, AttributeError, RuntimeError, LookupError, ArithmeticError) as error:
+            claimed = {
+                k: tuple(v.shape) for k, v in kind.from_config(settings).state_dict().items()
+            }
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        LookupError,
+        ArithmeticError,
+    ) as error:
         raise DamagedFileError(f"{source} is damaged ({error}): copy the world again") from error
     found = tensor_shapes(weights)
     found = stored_shapes(found) if weights.name == PACKED_WEIGHTS else found
     if claimed != found:
         differ = sorted(k for k in claimed.keys() | found.keys() if claimed.get(k) != found.get(k))
-        first = f"{differ[0]} is {found.get(differ[0], 'missing')}, {claimed.get(differ[0], 'nothing')} by its config"
-        raise DamagedFileError(f"{weights} is damaged or does not fit its config.json ({first}): copy the world again")
+        name = differ[0]
+        given, wanted = found.get(name, "missing"), claimed.get(name, "nothing")
+        first = f"{name} is {given}, {wanted} by its config"
+        raise DamagedFileError(
+            f"{weights} is damaged or does not fit its config.json ({first}): copy the world again"
+        )
     return kind.from_config(settings)

@@ -16,17 +16,21 @@ from worldsim.memory.splat import MAP_CELL, MAP_CELLS
 from worldsim.state import where_rows
 
 HISTORY = 8
-"""Past motions and actions that the ego-motion head sees: enough for momentum and for turns that speed up."""
+"""Past motions and actions that the ego-motion head sees: enough for momentum and for turns that
+speed up."""
 ALONG = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the unhindered way at which the ego-motion head looks for what stops it: all of the way in equal parts."""
+"""Shares of the unhindered way at which the ego-motion head looks for what stops it: all of the way
+in equal parts."""
 MIRRORED_MOTION = (-1.0, 1.0, 1.0, 1.0, -1.0, -1.0)
-"""Signs of a motion's mirror image, x turned round: those of a camera's motion and of one in world axes are alike."""
+"""Signs of a motion's mirror image, x turned round: those of a camera's motion and of one in world
+axes are alike."""
 CROP_CELLS = 16
 """Cells a side of what it looks at there: 1.28 m, a person's width and a margin."""
 
 
 def to_world_axes(motion: Tensor, pose: Tensor) -> Tensor:
-    """A motion (..., 6) in the axes of the camera that it starts from, in world axes. pose: (..., 4, 4) of that camera."""
+    """A motion (..., 6) in the axes of the camera that it starts from, in world axes. pose: (...,
+    4, 4) of that camera."""
     return _turned(motion, pose[..., :3, :3])
 
 
@@ -43,19 +47,24 @@ def _turned(motion: Tensor, rotation: Tensor) -> Tensor:
 class EgoMotionHead(Module):
     """The relative camera pose that an action leads to, walls and momentum included.
 
-    It works in world axes (z up) on a map of the surroundings that the scene memory draws: what is behind and beside the
-    camera stops it as well, and the collision boxes of many engines are aligned with the axes. Momentum is in the last
-    motions and the actions that caused them; from these it first tells where nothing in the way would lead, then looks at
-    the map along that way and corrects itself. Motions are (b, ..., 6), metres and radians, in world axes.
+    It works in world axes (z up) on a map of the surroundings that the scene memory draws: what is
+    behind and beside the camera stops it as well, and the collision boxes of many engines are
+    aligned with the axes. Momentum is in the last motions and the actions that caused them; from
+    these it first tells where nothing in the way would lead, then looks at the map along that way
+    and corrects itself. Motions are (b, ..., 6), metres and radians, in world axes.
     """
 
     config: Any
     half_precision = ("unhindered.0.",)
-    """Not stored at 8 bits: rounding what past turns say of the next one, each step alike, would add up."""
+    """Not stored at 8 bits: rounding what past turns say of the next one, each step alike, would
+    add up."""
 
     @register_to_config
-    def __init__(self, actions: int = 7, action_dim: int = 0, hidden: int = 512, rank: int = 64) -> None:
-        """hidden: width of the layers. rank: each wide layer is a product of two that meet in so few numbers; 0 for plain ones."""
+    def __init__(
+        self, actions: int = 7, action_dim: int = 0, hidden: int = 512, rank: int = 64
+    ) -> None:
+        """hidden: width of the layers. rank: each wide layer is a product of two that meet in so
+        few numbers; 0 for plain ones."""
         super().__init__()
         self.width = actions or action_dim
         told = HISTORY * (6 + self.width) + 6 + 7 * self.width
@@ -73,7 +82,8 @@ class EgoMotionHead(Module):
             nn.Flatten(), _linear(48 * (CROP_CELLS // 4) ** 2, 96, rank),
         )  # fmt: skip
         self.correction = _mlp(128 + 96 * len(ALONG) + told + 6, hidden, 3, rank)
-        # Motions of a step have very different sizes along the six axes: the network works in these units.
+        # Motions of a step have very different sizes along the six axes: the network works in these
+        # units.
         self.register_buffer("scale", torch.full((6,), 0.1))
         self.scale: Tensor
 
@@ -82,8 +92,11 @@ class EgoMotionHead(Module):
             return act.float()
         return (act[..., None] == torch.arange(self.width, device=act.device)).float()
 
-    def normalised(self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
-        """The prediction and what it would be with nothing in the way, in units of ``scale``, each (b, 6).
+    def normalised(
+        self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The prediction and what it would be with nothing in the way, in units of ``scale``, each
+        (b, 6).
 
         Arguments as in :meth:`forward`.
         """
@@ -97,12 +110,17 @@ class EgoMotionHead(Module):
         seen = around.to(self.scale.dtype) * (1.0 / 255.0)
         crops = along_the_way(seen, (unhindered.detach().float() * self.scale)[:, :2])
         contact = self.contact(crops.flatten(0, 1)).view(len(around), -1)
-        correction = self.correction(torch.cat([self.overview(seen), contact, told, unhindered], -1))
+        correction = self.correction(
+            torch.cat([self.overview(seen), contact, told, unhindered], -1)
+        )
         return unhindered + correction, unhindered
 
-    def forward(self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor) -> Tensor:
-        """around: (b, 2, 48, 48) uint8 (:meth:`worldsim.protocols.SceneMemory.surroundings`); pose: (b, 4, 4) of the camera;
-        motion: (b, 8, 6) and acts: (b, 8, ...) the past, oldest first; act: (b, ...) the action now.
+    def forward(
+        self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor
+    ) -> Tensor:
+        """around: (b, 2, 48, 48) uint8 (:meth:`worldsim.protocols.SceneMemory.surroundings`); pose:
+        (b, 4, 4) of the camera; motion: (b, 8, 6) and acts: (b, 8, ...) the past, oldest first;
+        act: (b, ...) the action now.
 
         Returns the motion (b, 6) that ``act`` leads to.
         """
@@ -125,8 +143,9 @@ def _mlp(inputs: int, hidden: int, depth: int, rank: int) -> nn.Sequential:
 def along_the_way(around: Tensor, way: Tensor) -> Tensor:
     """Squares of a map around places on a straight way from its centre.
 
-    around: (b, c, 48, 48) float, rows from north to south. way: (b, 2) metres east and north. Returns (b, k, c, 16, 16), one
-    for each share of the way in :data:`ALONG`, bilinear; beyond the map's edge there is nothing.
+    around: (b, c, 48, 48) float, rows from north to south. way: (b, 2) metres east and north.
+    Returns (b, k, c, 16, 16), one for each share of the way in :data:`ALONG`, bilinear; beyond the
+    map's edge there is nothing.
     """
     b, c = around.shape[:2]
     half = MAP_CELLS * MAP_CELL / 2
@@ -143,11 +162,14 @@ def along_the_way(around: Tensor, way: Tensor) -> Tensor:
     return crops.view(b, c, len(ALONG), CROP_CELLS, CROP_CELLS).transpose(1, 2)
 
 
-def quarter_turns(around: Tensor, pose: Tensor, motions: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Turn the second, third and last quarter of a batch by 90, 180 and 270 degrees about the vertical.
+def quarter_turns(
+    around: Tensor, pose: Tensor, motions: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """Turn the second, third and last quarter of a batch by 90, 180 and 270 degrees about the
+    vertical.
 
-    A world turned by a quarter is as good a world: collision boxes that are aligned with the axes stay so.
-    around: (b, 2, n, n); pose: (b, 4, 4); motions: each (b, ..., 6) in world axes.
+    A world turned by a quarter is as good a world: collision boxes that are aligned with the axes
+    stay so. around: (b, 2, n, n); pose: (b, 4, 4); motions: each (b, ..., 6) in world axes.
     """
     size = -(-len(pose) // 4)
     quarter = torch.arange(len(pose), device=pose.device) // size
@@ -163,15 +185,20 @@ def quarter_turns(around: Tensor, pose: Tensor, motions: tuple[Tensor, ...]) -> 
     maps = torch.cat([part.rot90(k, (2, 3)) for k, part in enumerate(around.split(size))])
     columns = turned(pose[:, :3].transpose(1, 2)).transpose(1, 2)
     pose = torch.cat([columns, pose[:, 3:]], 1)
-    return maps, pose, tuple(torch.cat([turned(m[..., :3]), turned(m[..., 3:])], -1) for m in motions)
+    return (
+        maps,
+        pose,
+        tuple(torch.cat([turned(m[..., :3]), turned(m[..., 3:])], -1) for m in motions),
+    )
 
 
 @dataclass(frozen=True)
 class Motions:
-    """Moments of recorded walks, for the ego-motion head to learn from; the first five as in its ``forward``.
+    """Moments of recorded walks, for the ego-motion head to learn from; the first five as in its
+    ``forward``.
 
-    around: (b, 2, 48, 48) uint8. pose: (b, 4, 4). motion: (b, 8, 6), acts: (b, 8, ...), act: (b, ...).
-    target: (b, 6) the motion that ``act`` led to. Motions are in world axes.
+    around: (b, 2, 48, 48) uint8. pose: (b, 4, 4). motion: (b, 8, 6), acts: (b, 8, ...), act: (b,
+    ...). target: (b, 6) the motion that ``act`` led to. Motions are in world axes.
     """
 
     around: Tensor
@@ -182,8 +209,14 @@ class Motions:
     target: Tensor
 
 
-def vary(motions: Motions, generator: torch.Generator, mirror: tuple[int, ...] | None, forget: float = 0.1) -> Motions:
-    """Mirror half of the moments (discrete actions: ``mirror`` maps each to its mirror image), turn three quarters of them.
+def vary(
+    motions: Motions,
+    generator: torch.Generator,
+    mirror: tuple[int, ...] | None,
+    forget: float = 0.1,
+) -> Motions:
+    """Mirror half of the moments (discrete actions: ``mirror`` maps each to its mirror image), turn
+    three quarters of them.
 
     forget: share of moments whose older half of the past is hidden, as after a reset.
     """
@@ -191,12 +224,20 @@ def vary(motions: Motions, generator: torch.Generator, mirror: tuple[int, ...] |
     if mirror is not None:
         flip = torch.rand(b, generator=generator, device=device) < 0.5
         motions = _mirrored(motions, flip, torch.tensor(mirror, device=device))
-    around, pose, (motion, target) = quarter_turns(motions.around, motions.pose, (motions.motion, motions.target))
-    hidden = (torch.rand(b, generator=generator, device=device) < forget)[:, None].expand(b, HISTORY).clone()
+    around, pose, (motion, target) = quarter_turns(
+        motions.around, motions.pose, (motions.motion, motions.target)
+    )
+    hidden = (
+        (torch.rand(b, generator=generator, device=device) < forget)[:, None]
+        .expand(b, HISTORY)
+        .clone()
+    )
     hidden[:, HISTORY // 2 :] = False
     acts = motions.acts.masked_fill(hidden.reshape(b, HISTORY, *[1] * (motions.acts.dim() - 2)), 0)
     motion = motion.masked_fill(hidden[..., None], 0.0)
-    return dataclasses.replace(motions, around=around, pose=pose, motion=motion, acts=acts, target=target)
+    return dataclasses.replace(
+        motions, around=around, pose=pose, motion=motion, acts=acts, target=target
+    )
 
 
 def _mirrored(motions: Motions, flip: Tensor, mirror: Tensor) -> Motions:
@@ -225,24 +266,27 @@ def usual_size(motion: Tensor) -> Tensor:
 
 
 class OutcomeHead(Module):
-    """Rewards and termination of the transition into a frame, from the dynamics' features (..., d) of that frame.
+    """Rewards and termination of the transition into a frame, from the dynamics' features (..., d)
+    of that frame.
 
-    Whether a transition ends an episode may be decided by a draw, and its reward depends on that (a penalty for dying): so there
-    are two, of going on and of ending.
+    Whether a transition ends an episode may be decided by a draw, and its reward depends on that (a
+    penalty for dying): so there are two, of going on and of ending.
     """
 
     config: Any
 
     @register_to_config
     def __init__(self, dim: int = 256, hidden: int = 64, on_end: bool = False) -> None:
-        """on_end: with a reward of its own for endings, and with units learned from the recording; older worlds have neither."""
+        """on_end: with a reward of its own for endings, and with units learned from the recording;
+        older worlds have neither."""
         super().__init__()
         last = nn.Linear(hidden, 3 if on_end else 2)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.SiLU(), last)
         if on_end:
-            # Rewards of going on and of ending in the environment's units, and the logit of the recording's share of endings.
+            # Rewards of going on and of ending in the environment's units, and the logit of the
+            # recording's share of endings.
             self.register_buffer("offset", torch.zeros(2))
             self.register_buffer("scale", torch.ones(2))
             self.register_buffer("prior", torch.zeros(()))
@@ -251,13 +295,15 @@ class OutcomeHead(Module):
             self.prior: Tensor
 
     def normalised(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The rewards of going on and of ending (..., 2), in units of ``scale`` from ``offset``, and the termination's logit."""
+        """The rewards of going on and of ending (..., 2), in units of ``scale`` from ``offset``,
+        and the termination's logit."""
         out = self.mlp(features)
         if not self.config.on_end:
             return out[..., :1].expand(*out.shape[:-1], 2), out[..., 1]
         return out[..., :2], out[..., 2] + self.prior
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The rewards of going on and of ending (b, 2), in the environment's units, and the termination's logit (b,)."""
+        """The rewards of going on and of ending (b, 2), in the environment's units, and the
+        termination's logit (b,)."""
         rewards, logit = self.normalised(features)
         return (self.offset + self.scale * rewards if self.config.on_end else rewards), logit

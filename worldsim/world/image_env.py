@@ -1,4 +1,5 @@
-"""Any Gymnasium environment as one that observes images: standard wrappers around it, chosen once and written down."""
+"""Any Gymnasium environment as one that observes images: standard wrappers around it, chosen once
+and written down."""
 
 from __future__ import annotations
 
@@ -29,7 +30,8 @@ REGISTERED_BY = {
     "MiniGrid-": "minigrid",
     "MiniWorld-": "miniworld",
 }
-"""Beginnings of well-known ids, and the module whose import registers them: the user need not write ``module:Id``."""
+"""Beginnings of well-known ids, and the module whose import registers them: the user need not write
+``module:Id``."""
 
 
 @dataclass(frozen=True)
@@ -37,69 +39,90 @@ class PixelsConfig:
     """How an environment's images become observations of a world's size."""
 
     size: tuple[int, int] | None = None
-    """Height and width in pixels that images are resized to (area-averaged, whatever their shape was); None leaves them."""
+    """Height and width in pixels that images are resized to (area-averaged, whatever their shape
+    was); None leaves them."""
     key: str | None = None
     """Key of a Dict observation that holds the image; None where the observation is the image."""
     render: bool = False
-    """Observe what ``render()`` shows, with ``render_mode="rgb_array"``, instead of the observation."""
+    """Observe what ``render()`` shows, with ``render_mode="rgb_array"``, instead of the
+    observation."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1 or max(self.size) > MOST_PIXELS):
-            raise InvalidInputError(f"PixelsConfig.size = {self.size!r}: height and width in pixels, such as 64 64")
+        if self.size is not None and (
+            len(self.size) != 2 or min(self.size) < 1 or max(self.size) > MOST_PIXELS
+        ):
+            raise InvalidInputError(
+                f"PixelsConfig.size = {self.size!r}: height and width in pixels, such as 64 64"
+            )
         if self.render and self.key is not None:
-            raise InvalidInputError(f"PixelsConfig.key = {self.key!r} names a part of the observation, which render leaves out")
+            raise InvalidInputError(
+                f"PixelsConfig.key = {self.key!r} names a part of the observation, which render "
+                f"leaves out"
+            )
 
 
 def require_trainable(size: Sequence[int], what: str) -> None:
-    """Raise InvalidInputError unless frames of this height and width can be trained on. what: shows them, for the message."""
+    """Raise InvalidInputError unless frames of this height and width can be trained on. what: shows
+    them, for the message."""
     height, width = size
     if height % PATCH or width % PATCH or min(height, width) < PATCH:
         near = [max(PATCH, PATCH * round(n / PATCH)) for n in (height, width)]
         raise InvalidInputError(
-            f"{what} has frames of {height}x{width} pixels, which no world can be trained on: height and width must be multiples "
+            f"{what} has frames of {height}x{width} pixels, which no world can be trained on: "
+            f"height and width must be multiples "
             f"of {PATCH}. The nearest such size: --size {near[0]} {near[1]}"
         )
 
 
 def qualified(env_id: str) -> str:
-    """The id as ``module:Name-v0`` where its module is known, so that ``gymnasium.make`` finds it in any process."""
+    """The id as ``module:Name-v0`` where its module is known, so that ``gymnasium.make`` finds it
+    in any process."""
     module = next((m for start, m in REGISTERED_BY.items() if env_id.startswith(start)), None)
     return env_id if module is None else f"{module}:{env_id}"
 
 
 def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
-    """``gymnasium.make`` with worldsim's errors; ids of :data:`REGISTERED_BY` need no module in front."""
+    """``gymnasium.make`` with worldsim's errors; ids of :data:`REGISTERED_BY` need no module in
+    front."""
     try:
         return gym.make(qualified(env_id), disable_env_checker=True, **kwargs)
     except gym.error.UnregisteredEnv as error:
         raise NotFoundError(
-            f"No environment {env_id!r}: {error} Ids look like 'worldsim/FreedoomReal-v0'; for one that a module of yours "
+            f"No environment {env_id!r}: {error} Ids look like 'worldsim/FreedoomReal-v0'; for "
+            f"one that a module of yours "
             f"registers, write 'module:Name-v0'."
         ) from None
     except gym.error.DependencyNotInstalled as error:
         raise MissingDependencyError(
-            f"{env_id} needs a package that is not installed ({error}): {how_to_install(missing_module(error))}"
+            f"{env_id} needs a package that is not installed ({error}): "
+            f"{how_to_install(missing_module(error))}"
         ) from None
     except WorldsimError:
         raise
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
-            f"{env_id} needs a module that is not installed ({error}): {how_to_install(missing_module(error))}"
+            f"{env_id} needs a module that is not installed ({error}): "
+            f"{how_to_install(missing_module(error))}"
         ) from None
     except (gym.error.Error, TypeError, ValueError, AttributeError) as error:
         raise InvalidInputError(f"{env_id} cannot be made with {kwargs!r}: {error}") from error
 
 
-def make_pixels(env_id: str, env_kwargs: dict[str, Any], pixels: PixelsConfig | None) -> gym.Env[Any, Any]:
+def make_pixels(
+    env_id: str, env_kwargs: dict[str, Any], pixels: PixelsConfig | None
+) -> gym.Env[Any, Any]:
     """The environment, wrapped so that it observes ``Box(0, 255, (h, w, 3), uint8)`` images.
 
-    pixels: how, as :func:`find_pixels` tells; None for an environment that observes such images already. Images may be
-    (h, w, 3), (h, w, 1) or (h, w), uint8. Raises NotFoundError, InvalidInputError or MissingDependencyError.
+    pixels: how, as :func:`find_pixels` tells; None for an environment that observes such images
+    already. Images may be (h, w, 3), (h, w, 1) or (h, w), uint8. Raises NotFoundError,
+    InvalidInputError or MissingDependencyError.
     """
     if pixels is None:
         return make_env(env_id, dict(env_kwargs))
-    env = make_env(env_id, {"render_mode": "rgb_array", **env_kwargs} if pixels.render else dict(env_kwargs))
+    env = make_env(
+        env_id, {"render_mode": "rgb_array", **env_kwargs} if pixels.render else dict(env_kwargs)
+    )
     try:
         return _wrapped(env, env_id, pixels)
     except BaseException:
@@ -108,12 +131,18 @@ def make_pixels(env_id: str, env_kwargs: dict[str, Any], pixels: PixelsConfig | 
 
 
 def find_pixels(
-    env_id: str, env_kwargs: dict[str, Any], size: tuple[int, int] | None = None, key: str | None = None, render: bool = False
+    env_id: str,
+    env_kwargs: dict[str, Any],
+    size: tuple[int, int] | None = None,
+    key: str | None = None,
+    render: bool = False,
 ) -> PixelsConfig | None:
-    """What :func:`make_pixels` needs for this environment; None where it observes (h, w, 3) uint8 images of that size already.
+    """What :func:`make_pixels` needs for this environment; None where it observes (h, w, 3) uint8
+    images of that size already.
 
-    size: wanted height and width, None for the environment's own. key: of a Dict observation, needed where several parts of it are
-    images. render: observe what is rendered. Raises InvalidInputError if there is no image to be had, saying what there is.
+    size: wanted height and width, None for the environment's own. key: of a Dict observation,
+    needed where several parts of it are images. render: observe what is rendered. Raises
+    InvalidInputError if there is no image to be had, saying what there is.
     """
     if render:
         return PixelsConfig(size, key, render=True)
@@ -127,7 +156,10 @@ def find_pixels(
             raise InvalidInputError(f"{env_id} observes {_listed(space)}: {_choose(images, modes)}")
         if key is not None and key not in images:
             there = f"one of {', '.join(map(repr, images))}" if images else "none"
-            raise InvalidInputError(f"{env_id} has no image {key!r} in its observation {_listed(space)}: images are {there}")
+            raise InvalidInputError(
+                f"{env_id} has no image {key!r} in its observation {_listed(space)}: images are "
+                f"{there}"
+            )
         _require_picture(env_id, space[key or images[0]], symbols, modes)
         return PixelsConfig(size, key or images[0])
     if key is not None:
@@ -147,21 +179,28 @@ def _wrapped(env: gym.Env[Any, Any], env_id: str, pixels: PixelsConfig) -> gym.E
         try:
             env = Rendered(env)
         except (TypeError, ValueError, AssertionError, gym.error.Error) as error:
-            raise InvalidInputError(f"{env_id} cannot be observed by what it renders: {error}") from error
+            raise InvalidInputError(
+                f"{env_id} cannot be observed by what it renders: {error}"
+            ) from error
     if pixels.key is not None:
         space = env.observation_space
         if not isinstance(space, gym.spaces.Dict) or pixels.key not in space.spaces:
-            raise InvalidInputError(f"{env_id} observes {space}, without the image {pixels.key!r}: it has changed since")
+            raise InvalidInputError(
+                f"{env_id} observes {space}, without the image {pixels.key!r}: it has changed since"
+            )
         env = Part(env, pixels.key)
     if not _is_image(env.observation_space):
-        raise InvalidInputError(f"{env_id} observes {env.observation_space}, no uint8 image (h, w, 3), (h, w, 1) or (h, w)")
+        raise InvalidInputError(
+            f"{env_id} observes {env.observation_space}, no uint8 image (h, w, 3), (h, w, 1) or "
+            f"(h, w)"
+        )
     if pixels.size is not None and env.observation_space.shape[:2] != pixels.size:  # type: ignore[index]
         env = Resized(env, pixels.size)
     return env if env.observation_space.shape[2:] == (3,) else InColour(env)  # type: ignore[index]
 
 
-# Of Gymnasium's own wrappers, an environment's spec cannot keep the functions and tuples that some take, nor, in older versions,
-# what AddRenderObservation takes.
+# Of Gymnasium's own wrappers, an environment's spec cannot keep the functions and tuples that some
+# take, nor, in older versions, what AddRenderObservation takes.
 
 
 class Rendered(AddRenderObservation):
@@ -214,25 +253,40 @@ def _is_image(space: gym.Space[Any]) -> bool:
 
 
 def _symbols_of(env: gym.Env[Any, Any]) -> set[tuple[int, int]]:
-    """Sizes of images that hold MiniGrid's symbols (kind, colour and state of each cell), not colours: a number for each cell."""
+    """Sizes of images that hold MiniGrid's symbols (kind, colour and state of each cell), not
+    colours: a number for each cell."""
     grid = env.unwrapped
-    view, width, height = (getattr(grid, name, None) for name in ("agent_view_size", "width", "height"))
+    view, width, height = (
+        getattr(grid, name, None) for name in ("agent_view_size", "width", "height")
+    )
     if not (isinstance(view, int) and isinstance(width, int) and isinstance(height, int)):
         return set()
     return {(view, view), (width, height), (height, width)}
 
 
-def _require_picture(env_id: str, space: gym.Space[Any], symbols: set[tuple[int, int]], modes: list[str]) -> None:
-    """Raise InvalidInputError for an image whose numbers are symbols, or that is too small to show anything."""
+def _require_picture(
+    env_id: str, space: gym.Space[Any], symbols: set[tuple[int, int]], modes: list[str]
+) -> None:
+    """Raise InvalidInputError for an image whose numbers are symbols, or that is too small to show
+    anything."""
     assert space.shape is not None
     height, width = space.shape[:2]
     if (height, width) not in symbols and min(height, width) >= PATCH:
         return
-    what = "the symbols of a grid's cells" if (height, width) in symbols else "too small for a picture, perhaps symbols"
-    rendered = "record what it renders, with --render --size 64 64, or " if "rgb_array" in modes else ""
-    wrapper = "such as minigrid.wrappers.RGBImgPartialObsWrapper" if symbols else "that observes colours"
+    what = (
+        "the symbols of a grid's cells"
+        if (height, width) in symbols
+        else "too small for a picture, perhaps symbols"
+    )
+    rendered = (
+        "record what it renders, with --render --size 64 64, or " if "rgb_array" in modes else ""
+    )
+    wrapper = (
+        "such as minigrid.wrappers.RGBImgPartialObsWrapper" if symbols else "that observes colours"
+    )
     raise InvalidInputError(
-        f"{env_id} observes {height}x{width} numbers, {what}: {rendered}wrap it (in a wrapper {wrapper}) and register that"
+        f"{env_id} observes {height}x{width} numbers, {what}: {rendered}wrap it (in a wrapper "
+        f"{wrapper}) and register that"
     )
 
 
@@ -244,7 +298,11 @@ def _choose(images: list[str], modes: list[str]) -> str:
     if images:
         return f"name the image with --key, one of {', '.join(map(repr, images))}"
     rendered = "rgb_array" in modes
-    advice = "record what it renders, with --render" if rendered else "nor does it render rgb_array: wrap it so that it does"
+    advice = (
+        "record what it renders, with --render"
+        if rendered
+        else "nor does it render rgb_array: wrap it so that it does"
+    )
     return f"no uint8 image (h, w, 3), (h, w, 1) or (h, w) is among it; {advice}"
 
 
@@ -256,11 +314,14 @@ def as_dict(pixels: PixelsConfig | None) -> dict[str, Any] | None:
 
 
 def to_pixels(observations: Any, pixels: PixelsConfig) -> Array:
-    """Stored observations (t, h, w, 3) uint8, or a dict of such, as :func:`make_pixels` would have shown them."""
+    """Stored observations (t, h, w, 3) uint8, or a dict of such, as :func:`make_pixels` would have
+    shown them."""
     images = np.asarray(observations[pixels.key] if pixels.key is not None else observations)
     if pixels.size is None or images.shape[1:3] == pixels.size:
         return images
     import cv2
 
     height, width = pixels.size
-    return np.stack([cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in images])
+    return np.stack(
+        [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in images]
+    )

@@ -1,8 +1,9 @@
 """Start scenes on disk, and recording them in a real twin.
 
-A scene is a folder: ``frames.webp`` (the frames on top of one another, without loss; ``frames.png`` where they are too many rows
-for that), ``inverse_depth.png`` (their 16-bit codes, the same way), ``scene.json`` (actions, exact poses, intrinsics, checksums of
-the other files and of itself) and, if more has been seen than the frames show, ``points.safetensors`` (the scene memory).
+A scene is a folder: ``frames.webp`` (the frames on top of one another, without loss; ``frames.png``
+where they are too many rows for that), ``inverse_depth.png`` (their 16-bit codes, the same way),
+``scene.json`` (actions, exact poses, intrinsics, checksums of the other files and of itself) and,
+if more has been seen than the frames show, ``points.safetensors`` (the scene memory).
 """
 
 from __future__ import annotations
@@ -39,15 +40,28 @@ from worldsim.runtime.files import (
     save_tensors,
     sha256_of,
 )
-from worldsim.runtime.json_config import check_format, check_seal, from_json, read_json, write_sealed
+from worldsim.runtime.json_config import (
+    check_format,
+    check_seal,
+    from_json,
+    read_json,
+    write_sealed,
+)
 from worldsim.runtime.progress import follow
 from worldsim.shipped.policies import make_policy
 from worldsim.state import SceneStart, flatten
 from worldsim.world.image_env import make_env
 
 FORMAT, FORMAT_VERSION = "worldsim-scene", 3
-"""Version 1 had all frames as PNG, 1 and 2 had no checksum of ``scene.json``; both are read, too."""
-FRAMES, MANY_FRAMES, DEPTH, POINTS, SCENE = "frames.webp", "frames.png", "inverse_depth.png", "points.safetensors", "scene.json"
+"""Version 1 had all frames as PNG, 1 and 2 had no checksum of ``scene.json``; both are read,
+too."""
+FRAMES, MANY_FRAMES, DEPTH, POINTS, SCENE = (
+    "frames.webp",
+    "frames.png",
+    "inverse_depth.png",
+    "points.safetensors",
+    "scene.json",
+)
 WEBP_ROWS = 16_383
 """WebP takes a quarter less than PNG, but no picture with more rows or columns."""
 FARTHEST = 1_000_000
@@ -71,30 +85,36 @@ class ScenesConfig:
     out: Path
     """Folder that gets a sub-folder a scene, for instance the ``scenes`` folder of a world."""
     maps: tuple[str, ...] = ()
-    """Maps to spread the scenes over, as the environment's ``map`` option takes them; none: its test split draws."""
+    """Maps to spread the scenes over, as the environment's ``map`` option takes them; none: its
+    test split draws."""
     count: int = 32
     """How many scenes to record."""
     frames: int = 6
-    """How many frames a scene keeps, the last ones of its walk: more than the ego-motion head needs to feel momentum, and with
-    ``look_action`` at least as many as the world attends to."""
+    """How many frames a scene keeps, the last ones of its walk: more than the ego-motion head needs
+    to feel momentum, and with ``look_action`` at least as many as the world attends to."""
     steps: int = 32
     """Steps of the walk, so that a scene begins in the middle of things."""
     min_view: float = 1.5
-    """Walks that end with a nearer median depth (m) are walked again: a start that stares at a wall shows nothing."""
+    """Walks that end with a nearer median depth (m) are walked again: a start that stares at a wall
+    shows nothing."""
     min_travel: float = 2.0
-    """Walks that never get this far (m) from where they began are walked again: a random start may lie in a closet."""
+    """Walks that never get this far (m) from where they began are walked again: a random start may
+    lie in a closet."""
     min_brightness: float = 0.0
     """Walks that end with a darker frame (mean of its values, of 255) are walked again."""
     look_action: int | None = None
-    """Action that turns on the spot. If given, the walk is followed by ``look_steps`` of it and ``frames`` steps of the policy,
-    and the scene begins with every ``look_every``-th frame of the turn: so its memory knows the place all around."""
+    """Action that turns on the spot. If given, the walk is followed by ``look_steps`` of it and
+    ``frames`` steps of the policy, and the scene begins with every ``look_every``-th frame of the
+    turn: so its memory knows the place all around."""
     look_steps: int = 28
     """Steps of the turn; in Freedoom, action 3 or 4 turns by 14 degrees a step."""
     look_every: int = 3
-    """Of the turn, every so many-th frame is kept. ``frames`` should then exceed the steps that the world looks back on (8 motions,
-    and its attention window), since motions between kept frames of the turn are not those of single actions."""
+    """Of the turn, every so many-th frame is kept. ``frames`` should then exceed the steps that the
+    world looks back on (8 motions, and its attention window), since motions between kept frames of
+    the turn are not those of single actions."""
     policy: str = "persistent"
-    """``persistent``, ``random``, or ``module:Class`` of a policy that is constructed with the action space."""
+    """``persistent``, ``random``, or ``module:Class`` of a policy that is constructed with the
+    action space."""
     seed: int = 0
     """What all randomness comes from."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
@@ -103,14 +123,18 @@ class ScenesConfig:
     def __post_init__(self) -> None:
         if self.count < 1 or self.frames < 1 or self.steps < self.frames:
             raise InvalidInputError(
-                f"count {self.count} and frames {self.frames} must be at least 1, and steps {self.steps} at least frames"
+                f"count {self.count} and frames {self.frames} must be at least 1, and steps "
+                f"{self.steps} at least frames"
             )
         if self.look_every < 1 or self.look_steps < 1:
-            raise InvalidInputError(f"look_steps {self.look_steps} and look_every {self.look_every} must be at least 1")
+            raise InvalidInputError(
+                f"look_steps {self.look_steps} and look_every {self.look_every} must be at least 1"
+            )
 
 
 def save_scene(scene: SceneStart, folder: str | os.PathLike[str]) -> Path:
-    """Write ``scene`` to ``folder``, which is completed beside its place and renamed: the old scene is there or the new one.
+    """Write ``scene`` to ``folder``, which is completed beside its place and renamed: the old scene
+    is there or the new one.
 
     Raises InvalidInputError for a scene whose parts do not fit one another, StorageError.
     """
@@ -127,10 +151,14 @@ def save_scene(scene: SceneStart, folder: str | os.PathLike[str]) -> Path:
         save_picture(scene.rgb.permute(0, 2, 3, 1).reshape(t * h, w, 3).cpu().numpy(), new / frames)
         files = [frames]
         if scene.inverse_depth is not None:
-            save_picture(scene.inverse_depth.reshape(t * h, w).cpu().numpy().astype(np.uint16), new / DEPTH)
+            save_picture(
+                scene.inverse_depth.reshape(t * h, w).cpu().numpy().astype(np.uint16), new / DEPTH
+            )
             files.append(DEPTH)
         if scene.memory is not None and flatten(scene.memory):
-            save_tensors({k: v.cpu().contiguous() for k, v in flatten(scene.memory).items()}, new / POINTS)
+            save_tensors(
+                {k: v.cpu().contiguous() for k, v in flatten(scene.memory).items()}, new / POINTS
+            )
             files.append(POINTS)
         described = {
             "format": FORMAT,
@@ -168,9 +196,11 @@ class _Described:
 
 
 def check_scene(folder: str | os.PathLike[str]) -> _Described:
-    """What ``scene.json`` in ``folder`` says, if it and the files beside it are as they were written.
+    """What ``scene.json`` in ``folder`` says, if it and the files beside it are as they were
+    written.
 
-    Raises NotFoundError or DamagedFileError. Pictures are compared with their checksums and not decoded.
+    Raises NotFoundError or DamagedFileError. Pictures are compared with their checksums and not
+    decoded.
     """
     folder = present_folder(folder)
     path = folder / SCENE
@@ -183,7 +213,9 @@ def check_scene(folder: str | os.PathLike[str]) -> _Described:
     check_seal(path, values, required=version >= 3)
     known = {FRAMES, MANY_FRAMES, DEPTH, POINTS}
     if not known >= meta.sha256.keys() or not {FRAMES, MANY_FRAMES} & meta.sha256.keys():
-        raise DamagedFileError(f"{path} lists the files {', '.join(meta.sha256) or 'none'}: copy the scene again")
+        raise DamagedFileError(
+            f"{path} lists the files {', '.join(meta.sha256) or 'none'}: copy the scene again"
+        )
     check_files(path, meta.sha256)
     return meta
 
@@ -192,34 +224,56 @@ def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
     """The scene in ``folder``. Raises NotFoundError or DamagedFileError, both naming the file."""
     folder, meta = present_folder(folder), check_scene(folder)
     path, t = folder / SCENE, meta.frames
-    rgb = read_picture(folder / (FRAMES if FRAMES in meta.sha256 else MANY_FRAMES), formats=("PNG", "WEBP"))
+    rgb = read_picture(
+        folder / (FRAMES if FRAMES in meta.sha256 else MANY_FRAMES), formats=("PNG", "WEBP")
+    )
     code = read_picture(folder / DEPTH, formats=("PNG",)) if DEPTH in meta.sha256 else None
     try:
         if rgb.ndim != 3 or rgb.dtype != np.uint8 or (code is not None and code.ndim != 2):
-            raise ValueError(f"frames are {rgb.dtype} {rgb.shape}, depth {None if code is None else code.shape}")
+            raise ValueError(
+                f"frames are {rgb.dtype} {rgb.shape}, depth {None if code is None else code.shape}"
+            )
         scene = SceneStart(
             rgb=torch.from_numpy(rgb).unflatten(0, (t, -1)).permute(0, 3, 1, 2).contiguous(),
             act=torch.tensor(meta.act.values, dtype=getattr(torch, meta.act.dtype)),
-            inverse_depth=None if code is None else torch.from_numpy(code.astype(np.int32)).unflatten(0, (t, -1)),
-            pose=None if meta.pose is None else torch.tensor(meta.pose, dtype=torch.float32).view(t, 4, 4),
-            intrinsics=None if meta.intrinsics is None else torch.tensor(meta.intrinsics, dtype=torch.float32),
+            inverse_depth=None
+            if code is None
+            else torch.from_numpy(code.astype(np.int32)).unflatten(0, (t, -1)),
+            pose=None
+            if meta.pose is None
+            else torch.tensor(meta.pose, dtype=torch.float32).view(t, 4, 4),
+            intrinsics=None
+            if meta.intrinsics is None
+            else torch.tensor(meta.intrinsics, dtype=torch.float32),
             memory=_read_points(folder / POINTS) if POINTS in meta.sha256 else None,
             name=meta.name,
         )
         _check_scene(scene, t)
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, OverflowError) as error:
-        raise DamagedFileError(f"{path} is damaged ({type(error).__name__}: {error}): copy the scene again") from error
+        raise DamagedFileError(
+            f"{path} is damaged ({type(error).__name__}: {error}): copy the scene again"
+        ) from error
     return scene
 
 
 def _check_scene(scene: SceneStart, frames: int) -> None:
-    """Raise ValueError for what no recorder writes: other shapes, matrices that are no poses, cameras that are none."""
+    """Raise ValueError for what no recorder writes: other shapes, matrices that are no poses,
+    cameras that are none."""
     if len(scene.act) != frames:
         raise ValueError(f"{len(scene.act)} actions for {frames} frames")
-    if scene.inverse_depth is not None and scene.inverse_depth.shape != (frames, *scene.rgb.shape[-2:]):
-        raise ValueError(f"depth of {tuple(scene.inverse_depth.shape)} for frames of {tuple(scene.rgb.shape)}")
-    if scene.intrinsics is not None and (scene.intrinsics.shape != (4,) or not bool((scene.intrinsics[:2] > 0).all())):
-        raise ValueError(f"intrinsics are {scene.intrinsics.tolist()}, fx fy cx cy in pixels are needed")
+    if scene.inverse_depth is not None and scene.inverse_depth.shape != (
+        frames,
+        *scene.rgb.shape[-2:],
+    ):
+        raise ValueError(
+            f"depth of {tuple(scene.inverse_depth.shape)} for frames of {tuple(scene.rgb.shape)}"
+        )
+    if scene.intrinsics is not None and (
+        scene.intrinsics.shape != (4,) or not bool((scene.intrinsics[:2] > 0).all())
+    ):
+        raise ValueError(
+            f"intrinsics are {scene.intrinsics.tolist()}, fx fy cx cy in pixels are needed"
+        )
     if scene.intrinsics is not None and not bool((scene.intrinsics.abs() <= FARTHEST).all()):
         raise ValueError(f"intrinsics are {scene.intrinsics.tolist()}: at most {FARTHEST:,} pixels")
     if scene.pose is not None:
@@ -234,23 +288,28 @@ def scene_names(folder: str | os.PathLike[str]) -> list[str]:
     """The scenes in ``folder``, in natural order (``MAP30-2`` before ``MAP30-10``)."""
 
     def natural(name: str) -> list[Any]:
-        return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+        return [
+            (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)
+        ]
 
-    # Links that lead nowhere count, so that they are told when they are read. Hidden folders are scenes that were being written
-    # when a process was killed.
+    # Links that lead nowhere count, so that they are told when they are read. Hidden folders are
+    # scenes that were being written when a process was killed.
     found = [path.name for path in Path(folder).glob("[!.]*") if os.path.lexists(path / SCENE)]
     return sorted(found, key=natural)
 
 
 def record_scenes(config: ScenesConfig) -> list[Path]:
-    """Record start scenes in the real twin; returns their folders. Names are the map's and a number: ``MAP30-2``."""
+    """Record start scenes in the real twin; returns their folders. Names are the map's and a
+    number: ``MAP30-2``."""
     env = make_env(config.env_id, dict(config.env_kwargs))
     policy = make_policy(config.policy, env.action_space)
     taken: dict[str, int] = {}
     folders = []
     try:
         for i in follow(range(config.count), "scenes", "scene"):
-            options = {"map": config.maps[i % len(config.maps)]} if config.maps else {"split": "test"}
+            options = (
+                {"map": config.maps[i % len(config.maps)]} if config.maps else {"split": "test"}
+            )
             scene = _one_scene(env, policy, options, config, i)
             taken[scene.name] = taken.get(scene.name, 0) + 1
             scene = dataclasses.replace(scene, name=f"{scene.name}-{taken[scene.name]}")
@@ -260,29 +319,55 @@ def record_scenes(config: ScenesConfig) -> list[Path]:
     return folders
 
 
-def _one_scene(env: gym.Env[Any, Any], policy: Policy, options: dict[str, Any], config: ScenesConfig, index: int) -> SceneStart:
+def _one_scene(
+    env: gym.Env[Any, Any],
+    policy: Policy,
+    options: dict[str, Any],
+    config: ScenesConfig,
+    index: int,
+) -> SceneStart:
     for attempt in range(MAX_TRIES):
-        env_seed, policy_seed = (int(x) for x in np.random.SeedSequence([config.seed, index, attempt]).generate_state(2) >> 1)
+        env_seed, policy_seed = (
+            int(x)
+            for x in np.random.SeedSequence([config.seed, index, attempt]).generate_state(2) >> 1
+        )
         walk = _walk(env, policy, options, config, (env_seed, policy_seed))
         if walk is not None and _is_worth_it(walk, config):
-            turn = [] if config.look_action is None else walk[config.steps + 1 : -config.frames : config.look_every]
-            return scene_of([*turn, *walk[-config.frames :]], isinstance(env.action_space, gym.spaces.Discrete))
+            turn = (
+                []
+                if config.look_action is None
+                else walk[config.steps + 1 : -config.frames : config.look_every]
+            )
+            return scene_of(
+                [*turn, *walk[-config.frames :]], isinstance(env.action_space, gym.spaces.Discrete)
+            )
     raise InvalidInputError(
-        f"{MAX_TRIES} walks of {config.steps} steps of {config.env_id} with {options} ended early, stayed within "
-        f"{config.min_travel} m of their start, had a median depth under {config.min_view} m or were darker than "
+        f"{MAX_TRIES} walks of {config.steps} steps of {config.env_id} with {options} ended "
+        f"early, stayed within "
+        f"{config.min_travel} m of their start, had a median depth under {config.min_view} m or "
+        f"were darker than "
         f"{config.min_brightness}: lower min_travel, min_view or min_brightness"
     )
 
 
 def _walk(
-    env: gym.Env[Any, Any], policy: Policy, options: dict[str, Any], config: ScenesConfig, seeds: tuple[int, int]
+    env: gym.Env[Any, Any],
+    policy: Policy,
+    options: dict[str, Any],
+    config: ScenesConfig,
+    seeds: tuple[int, int],
 ) -> list[Visit] | None:
-    """What is seen on a walk, and on the turn and the steps after it if asked for; None if the episode ends before."""
+    """What is seen on a walk, and on the turn and the steps after it if asked for; None if the
+    episode ends before."""
     obs, info = env.reset(seed=seeds[0], options=options)
     policy.reset(seeds[1])
     visits: list[Visit] = [(np.array(obs), np.zeros_like(policy.act(obs)), info)]
     policy.reset(seeds[1])
-    turn = [] if config.look_action is None else [*[config.look_action] * config.look_steps, *[None] * config.frames]
+    turn = (
+        []
+        if config.look_action is None
+        else [*[config.look_action] * config.look_steps, *[None] * config.frames]
+    )
     for forced in (*[None] * config.steps, *turn):
         act = policy.act(obs) if forced is None else forced
         obs, _, term, trunc, info = env.step(act)
@@ -303,11 +388,18 @@ def _is_worth_it(walk: list[Visit], config: ScenesConfig) -> bool:
 
 
 def scene_of(visits: Sequence[Visit], discrete: bool) -> SceneStart:
-    """The start that these visits in a row make; with depth and poses if their ``info`` has them."""
+    """The start that these visits in a row make; with depth and poses if their ``info`` has
+    them."""
     info = visits[-1][2]
     scene = SceneStart(
-        rgb=torch.from_numpy(np.stack([obs for obs, _, _ in visits])).permute(0, 3, 1, 2).contiguous(),
-        act=torch.from_numpy(np.stack([np.asarray(act, np.int64 if discrete else np.float32) for _, act, _ in visits])),
+        rgb=torch.from_numpy(np.stack([obs for obs, _, _ in visits]))
+        .permute(0, 3, 1, 2)
+        .contiguous(),
+        act=torch.from_numpy(
+            np.stack(
+                [np.asarray(act, np.int64 if discrete else np.float32) for _, act, _ in visits]
+            )
+        ),
         name=str(info.get("map", "scene")).split("/")[-1],
     )
     if "pose" not in info:
@@ -330,13 +422,21 @@ def _read_points(path: Path) -> Points:
     try:
         points = Points(**tensors)
     except TypeError as error:
-        raise DamagedFileError(f"{path} holds no point memory ({error}): copy the scene again") from error
+        raise DamagedFileError(
+            f"{path} holds no point memory ({error}): copy the scene again"
+        ) from error
     template = flatten(PointMemory(PointMemoryConfig(capacity=1)).empty(1, "meta"))
     n = points.kind.shape[-1] if points.kind.dim() == 2 else -1
     for name, value in flatten(points).items():
         like = template[name]
         if value.dtype != like.dtype or value.shape != (*like.shape[:-1], n):
-            raise DamagedFileError(f"{path} holds no point memory ({name} is {value.dtype} {tuple(value.shape)}): copy it again")
+            raise DamagedFileError(
+                f"{path} holds no point memory ({name} is {value.dtype} {tuple(value.shape)}): "
+                f"copy it again"
+            )
     if bool((points.kind > DIRECTION).any()):
-        raise DamagedFileError(f"{path} holds points of a kind {int(points.kind.max())}: kinds are 0 to {DIRECTION}; copy it again")
+        raise DamagedFileError(
+            f"{path} holds points of a kind {int(points.kind.max())}: kinds are 0 to {DIRECTION}; "
+            f"copy it again"
+        )
     return points

@@ -1,11 +1,14 @@
-"""Whole generated environments on disk: one safetensors file each, written atomically, restored bit by bit.
+"""Whole generated environments on disk: one safetensors file each, written atomically, restored bit
+by bit.
 
-A file holds every tensor of a :class:`Snapshot` and, in its header, the format, its version, the name and a fingerprint of the
-world that it belongs to, what its scene memory is, the random generators and a checksum of all of that. Weights are not in it: the
-same world must be there to load it. :func:`open_snapshot` needs no weights: it reads the memory and the walk alone.
+A file holds every tensor of a :class:`Snapshot` and, in its header, the format, its version, the
+name and a fingerprint of the world that it belongs to, what its scene memory is, the random
+generators and a checksum of all of that. Weights are not in it: the same world must be there to
+load it. :func:`open_snapshot` needs no weights: it reads the memory and the walk alone.
 
-Version 2 added the journey, the world's name and the memory's rules; files of version 1 load, and have no journey. Version 3 put
-the header under the checksum, and names a world by its folder's name instead of its path.
+Version 2 added the journey, the world's name and the memory's rules; files of version 1 load, and
+have no journey. Version 3 put the header under the checksum, and names a world by its folder's name
+instead of its path.
 """
 
 from __future__ import annotations
@@ -25,7 +28,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from worldsim.camera import DEPTH_CODES, check_poses
-from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError, WorldsimError
+from worldsim.errors import (
+    DamagedFileError,
+    InvalidInputError,
+    MissingGeometryError,
+    NotFoundError,
+    WorldsimError,
+)
 from worldsim.journey import Journey
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.points import PointMemory, PointMemoryConfig
@@ -40,7 +49,8 @@ from worldsim.world.world import World, bucket
 FORMAT, VERSION = "worldsim-snapshot", 3
 CHECKSUM = "sha256"
 LATER = {"pooling": "mean"}
-"""Settings of modules that came later, at the values that say what was so before: fingerprints leave them out."""
+"""Settings of modules that came later, at the values that say what was so before: fingerprints
+leave them out."""
 STATE, ELAPSED, RESETTING, JOURNEY = "state", "elapsed", "resetting", "journey"
 
 Array = NDArray[Any]
@@ -50,10 +60,12 @@ Array = NDArray[Any]
 class Snapshot:
     """A whole environment: restoring it brings back every future, resets included, bit by bit.
 
-    state: the worlds, one row an environment (and rows of padding). elapsed: (n,) int64 steps since each reset.
-    resetting: (n,) bool, whose next step is a reset. generators: the states of the environments' random generators.
-    frames: those of the walk so far, each a batch of one, of a single environment that keeps them; they decide nothing.
-    weights: :attr:`worldsim.world.World.weights_id` of the world that it was taken in, empty if that is not known.
+    state: the worlds, one row an environment (and rows of padding). elapsed: (n,) int64 steps since
+    each reset. resetting: (n,) bool, whose next step is a reset. generators: the states of the
+    environments' random generators. frames: those of the walk so far, each a batch of one, of a
+    single environment that keeps them; they decide nothing. weights:
+    :attr:`worldsim.world.World.weights_id` of the world that it was taken in, empty if that is not
+    known.
     """
 
     state: WorldState
@@ -73,9 +85,10 @@ class Snapshot:
 class OpenedSnapshot:
     """What a snapshot's file tells without its world's weights.
 
-    memory: the scene memory of one environment. journey: its walk, None if it was not kept. world: a shipped world's name or
-    the name of the world's folder; empty if it was in no folder, or in files of version 1. env_id: the real twin. environments:
-    how many the file holds. World and env_id are text from the file: escape them where they are shown.
+    memory: the scene memory of one environment. journey: its walk, None if it was not kept. world:
+    a shipped world's name or the name of the world's folder; empty if it was in no folder, or in
+    files of version 1. env_id: the real twin. environments: how many the file holds. World and
+    env_id are text from the file: escape them where they are shown.
     """
 
     memory: MemoryHandle
@@ -88,11 +101,14 @@ class OpenedSnapshot:
 def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]) -> Path:
     """Write ``snapshot``, taken in ``world``, to the file ``path``.
 
-    The file is written beside its place, flushed to disk and renamed: whatever happens, ``path`` holds the previous snapshot or
-    this one. Raises StorageError.
+    The file is written beside its place, flushed to disk and renamed: whatever happens, ``path``
+    holds the previous snapshot or this one. Raises StorageError.
     """
     path = as_path(path)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in flatten(snapshot.state, STATE).items()}
+    tensors = {
+        name: value.detach().cpu().contiguous()
+        for name, value in flatten(snapshot.state, STATE).items()
+    }
     tensors[ELAPSED] = torch.from_numpy(np.asarray(snapshot.elapsed, np.int64))
     tensors[RESETTING] = torch.from_numpy(np.asarray(snapshot.resetting, bool))
     journey = snapshot.journey
@@ -114,8 +130,8 @@ def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]
 def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
     """The snapshot in ``path``, on ``world``'s device.
 
-    Raises NotFoundError, DamagedFileError (not a snapshot, of a newer version, cut short, changed) or InvalidInputError (of
-    another world), each naming the file; then nothing has been loaded.
+    Raises NotFoundError, DamagedFileError (not a snapshot, of a newer version, cut short, changed)
+    or InvalidInputError (of another world), each naming the file; then nothing has been loaded.
     """
     path = as_path(path)
     metadata, tensors = _read(path, world)
@@ -127,39 +143,60 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
         _check_state(state, world)
         journey = _journey(tensors)
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
-        raise DamagedFileError(f"{path} lacks a part of a snapshot ({error}): it was not written by save") from error
-    require_finite({name: value for name, value in tensors.items() if name.startswith((STATE, JOURNEY))}, path)
+        raise DamagedFileError(
+            f"{path} lacks a part of a snapshot ({error}): it was not written by save"
+        ) from error
+    require_finite(
+        {name: value for name, value in tensors.items() if name.startswith((STATE, JOURNEY))}, path
+    )
     frames = journey.frames if journey else ()
-    return Snapshot(state.to(world.device), elapsed, resetting, generators, frames, world.weights_id)
+    return Snapshot(
+        state.to(world.device), elapsed, resetting, generators, frames, world.weights_id
+    )
 
 
 def check_generators(states: Any) -> None:
-    """Raise InvalidInputError unless these are the states of NumPy generators, as ``bit_generator.state`` gives them."""
+    """Raise InvalidInputError unless these are the states of NumPy generators, as
+    ``bit_generator.state`` gives them."""
     for state in states:
         try:
             np.random.PCG64(0).state = state
             if not state["state"]["inc"] % 2:
                 raise ValueError("its increment is even")
         except (TypeError, ValueError, KeyError, OverflowError) as error:
-            raise InvalidInputError(f"this is no state of a PCG64 generator ({error}): {str(state)[:80]}") from None
+            raise InvalidInputError(
+                f"this is no state of a PCG64 generator ({error}): {str(state)[:80]}"
+            ) from None
 
 
 def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapshot:
-    """The memory and the walk of environment ``index`` in the file ``path``, on the CPU, without the world's weights.
+    """The memory and the walk of environment ``index`` in the file ``path``, on the CPU, without
+    the world's weights.
 
-    Raises NotFoundError, DamagedFileError, InvalidInputError (no such environment) or MissingGeometryError (no scene memory).
+    Raises NotFoundError, DamagedFileError, InvalidInputError (no such environment) or
+    MissingGeometryError (no scene memory).
     """
     path = as_path(path)
     metadata, tensors = _read(path)
     try:
         environments = len(_counts(tensors)[0])
     except (KeyError, ValueError) as error:
-        raise DamagedFileError(f"{path} lacks a part of a snapshot ({error}): it was not written by save") from error
-    if isinstance(index, bool) or not isinstance(index, (int, np.integer)) or not 0 <= index < environments:
-        raise InvalidInputError(f"{path} holds {environments} environments, counted from 0: there is no {index!r}")
+        raise DamagedFileError(
+            f"{path} lacks a part of a snapshot ({error}): it was not written by save"
+        ) from error
+    if (
+        isinstance(index, bool)
+        or not isinstance(index, (int, np.integer))
+        or not 0 <= index < environments
+    ):
+        raise InvalidInputError(
+            f"{path} holds {environments} environments, counted from 0: there is no {index!r}"
+        )
     found = {name: value for name, value in tensors.items() if name.startswith(f"{STATE}.memory.")}
     if not found:
-        raise MissingGeometryError(f"{path} is of a world without scene memory: there is nothing to look at")
+        raise MissingGeometryError(
+            f"{path} is of a world without scene memory: there is nothing to look at"
+        )
     require_finite({**found, **{k: v for k, v in tensors.items() if k.startswith(JOURNEY)}}, path)
     try:
         kind = _memory_kind(metadata, found)
@@ -176,9 +213,21 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
             step=int(tensors[f"{STATE}.step"][index]),
         )
         journey = _journey(tensors)
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, IndexError, RecursionError) as error:
-        raise DamagedFileError(f"{path} lacks a part of a snapshot ({error}): it was not written by save") from error
-    return OpenedSnapshot(handle, journey, metadata.get("name", ""), metadata.get("env_id", ""), environments)
+    except (
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        IndexError,
+        RecursionError,
+    ) as error:
+        raise DamagedFileError(
+            f"{path} lacks a part of a snapshot ({error}): it was not written by save"
+        ) from error
+    return OpenedSnapshot(
+        handle, journey, metadata.get("name", ""), metadata.get("env_id", ""), environments
+    )
 
 
 def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> Any:
@@ -187,10 +236,17 @@ def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> An
     if described is not None:
         kind = described_memory(described)
         # The rules' capacity is a claim: what is in the file tells how much there is.
-        template = {name: value.shape[1:] for name, value in flatten(meta_empty(kind), f"{STATE}.memory").items()}
+        template = {
+            name: value.shape[1:]
+            for name, value in flatten(meta_empty(kind), f"{STATE}.memory").items()
+        }
         stored = {name: value.shape[1:] for name, value in found.items()}
         if template != stored:
-            differ = sorted(name for name in template.keys() | stored.keys() if template.get(name) != stored.get(name))
+            differ = sorted(
+                name
+                for name in template.keys() | stored.keys()
+                if template.get(name) != stored.get(name)
+            )
             raise ValueError(f"{differ[0]} is not what its memory's rules say")
         return kind
     if f"{STATE}.memory.kind" not in found:
@@ -200,7 +256,8 @@ def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> An
 
 
 def world_name(world: World) -> str:
-    """What a snapshot calls its world: a shipped one's name, the name of another's folder, empty for one in no folder."""
+    """What a snapshot calls its world: a shipped one's name, the name of another's folder, empty
+    for one in no folder."""
     return "" if world.folder is None else world.folder.resolve().name
 
 
@@ -219,7 +276,11 @@ def fingerprint(world: World) -> str:
         total.update(b"first_features")
     modules: dict[str, Any] = world.modules()
     for part, module in sorted(modules.items()):
-        settings = {name: value for name, value in module.settings.items() if name not in LATER or LATER[name] != value}
+        settings = {
+            name: value
+            for name, value in module.settings.items()
+            if name not in LATER or LATER[name] != value
+        }
         total.update(repr(sorted(settings.items())).encode())
         total.update(f"{part} {checksum(module.state_dict())}".encode())
     return total.hexdigest()
@@ -240,36 +301,56 @@ def _read(path: Path, world: World | None = None) -> tuple[dict[str, str], dict[
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, WorldsimError):
             raise
-        raise DamagedFileError(f"{path} cannot be read as a snapshot ({error}): it is cut short or something else") from error
+        raise DamagedFileError(
+            f"{path} cannot be read as a snapshot ({error}): it is cut short or something else"
+        ) from error
     told = metadata.get(CHECKSUM)
     plain = {name: value for name, value in metadata.items() if name != CHECKSUM}
     if told != (_checksum(tensors, plain) if int(metadata["version"]) >= 3 else checksum(tensors)):
-        raise DamagedFileError(f"{path} is damaged: its content does not fit its checksum. Restore it from a copy")
+        raise DamagedFileError(
+            f"{path} is damaged: its content does not fit its checksum. Restore it from a copy"
+        )
     return metadata, tensors
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """SHA-256 of everything in a snapshot's file but the checksum itself."""
-    return hashlib.sha256(f"{checksum(tensors)} {json.dumps(dict(metadata), sort_keys=True)}".encode()).hexdigest()
+    return hashlib.sha256(
+        f"{checksum(tensors)} {json.dumps(dict(metadata), sort_keys=True)}".encode()
+    ).hexdigest()
 
 
 def _counts(tensors: Mapping[str, Tensor]) -> tuple[Array, Array]:
     """``elapsed`` and ``resetting`` of a file. Raises KeyError or ValueError."""
     elapsed, resetting = tensors[ELAPSED], tensors[RESETTING]
-    if elapsed.dim() != 1 or elapsed.dtype != torch.int64 or not len(elapsed) or bool((elapsed < 0).any()):
-        raise ValueError(f"{ELAPSED} is {elapsed.dtype} {tuple(elapsed.shape)}, steps of at least 0 are needed")
+    if (
+        elapsed.dim() != 1
+        or elapsed.dtype != torch.int64
+        or not len(elapsed)
+        or bool((elapsed < 0).any())
+    ):
+        raise ValueError(
+            f"{ELAPSED} is {elapsed.dtype} {tuple(elapsed.shape)}, steps of at least 0 are needed"
+        )
     if resetting.shape != elapsed.shape or resetting.dtype != torch.bool:
         raise ValueError(f"{RESETTING} is {resetting.dtype} {tuple(resetting.shape)}")
     return elapsed.numpy(), resetting.numpy()
 
 
 def _journey(tensors: Mapping[str, Tensor]) -> Journey | None:
-    parts = {name.removeprefix(f"{JOURNEY}."): value for name, value in tensors.items() if name.startswith(f"{JOURNEY}.")}
+    parts = {
+        name.removeprefix(f"{JOURNEY}."): value
+        for name, value in tensors.items()
+        if name.startswith(f"{JOURNEY}.")
+    }
     if not parts:
         return None
     journey = Journey(*(parts[name] for name in ("rgb", "inverse_depth", "pose", "intrinsics")))
     if not len(journey) or 0 in journey.rgb.shape or not bool((journey.intrinsics[:2] > 0).all()):
-        raise ValueError(f"its walk has frames {tuple(journey.rgb.shape)} and a camera {journey.intrinsics.tolist()}")
+        raise ValueError(
+            f"its walk has frames {tuple(journey.rgb.shape)} and a camera "
+            f"{journey.intrinsics.tolist()}"
+        )
     check_poses(journey.pose, f"{JOURNEY}.pose")
     return journey
 
@@ -285,7 +366,8 @@ def _state(tensors: Mapping[str, Tensor], world: World, rows: int) -> WorldState
 
 
 def _check_state(state: WorldState, world: World) -> None:
-    """Raise ValueError for values that no world emits: poses that are none, cameras, depth codes, actions out of their space."""
+    """Raise ValueError for values that no world emits: poses that are none, cameras, depth codes,
+    actions out of their space."""
     frame = state.frame
     if frame.pose is not None:
         check_poses(frame.pose, f"{STATE}.frame.pose")
@@ -305,14 +387,22 @@ def _check_state(state: WorldState, world: World) -> None:
 
 def _check_header(path: Path, metadata: Mapping[str, str], world: World | None) -> None:
     if metadata.get("format") != FORMAT:
-        raise DamagedFileError(f"{path} is no snapshot: its format is {metadata.get('format')!r}, not {FORMAT!r}")
+        raise DamagedFileError(
+            f"{path} is no snapshot: its format is {metadata.get('format')!r}, not {FORMAT!r}"
+        )
     version = metadata.get("version", "")
     if not (version.isascii() and version.isdigit() and len(version) < 9 and int(version) > 0):
-        raise DamagedFileError(f"{path} has version {version!r}: versions are whole numbers from 1. Restore it from a copy")
+        raise DamagedFileError(
+            f"{path} has version {version!r}: versions are whole numbers from 1. Restore it from "
+            f"a copy"
+        )
     if int(version) > VERSION:
-        raise DamagedFileError(f"{path} has version {version!r}; this worldsim reads up to {VERSION}: upgrade worldsim")
+        raise DamagedFileError(
+            f"{path} has version {version!r}; this worldsim reads up to {VERSION}: upgrade worldsim"
+        )
     if world is not None and metadata.get("world") != fingerprint(world):
         raise InvalidInputError(
-            f"{path} was saved in another world than this one (real twin {metadata.get('env_id')!r}, weights or settings differ): "
+            f"{path} was saved in another world than this one (real twin "
+            f"{metadata.get('env_id')!r}, weights or settings differ): "
             "load that world first"
         )

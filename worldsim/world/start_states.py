@@ -1,4 +1,5 @@
-"""What a world begins from: start scenes, checked, and the states that have taken them in, kept for the next reset."""
+"""What a world begins from: start scenes, checked, and the states that have taken them in, kept for
+the next reset."""
 
 from __future__ import annotations
 
@@ -16,20 +17,32 @@ from torch import Tensor
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.none import NoMemory
 from worldsim.memory.slots import Points, beginning
-from worldsim.state import Frame, SceneStart, WorldState, bytes_of, checksum, concatenate, flatten, map_tensors
+from worldsim.state import (
+    Frame,
+    SceneStart,
+    WorldState,
+    bytes_of,
+    checksum,
+    concatenate,
+    flatten,
+    map_tensors,
+)
 from worldsim.world.engine import total_memory
 from worldsim.world.step import Stepper
 
 KEPT_STARTS = 64
-"""Start scenes whose state is kept on a GPU at least, so that the next reset to one of them is a copy."""
+"""Start scenes whose state is kept on a GPU at least, so that the next reset to one of them is a
+copy."""
 STARTS_SHARE = 0.04
-"""Share of a GPU's memory that kept states may take beyond that: agents learn from hundreds of starts."""
+"""Share of a GPU's memory that kept states may take beyond that: agents learn from hundreds of
+starts."""
 STARTS_BYTES = 20 * 2**20
-"""Bytes of kept states on a CPU: five of freedoom-tiny. Making one again takes as long as ten steps, and a process whose memory
-grows with every new start for hours would look like a leak."""
+"""Bytes of kept states on a CPU: five of freedoom-tiny. Making one again takes as long as ten
+steps, and a process whose memory grows with every new start for hours would look like a leak."""
 TOGETHER = 32
-"""Start scenes that a GPU takes in at once, where their states are to be made and take little of its memory: always so many, the
-last one repeated, since a result may depend on its batch's size but not on its neighbours."""
+"""Start scenes that a GPU takes in at once, where their states are to be made and take little of
+its memory: always so many, the last one repeated, since a result may depend on its batch's size but
+not on its neighbours."""
 
 
 class StartStates:
@@ -46,7 +59,8 @@ class StartStates:
 
     @cached_property
     def most(self) -> int:
-        """How many start scenes' states are kept at most; on a CPU, fewer where they remember much."""
+        """How many start scenes' states are kept at most; on a CPU, fewer where they remember
+        much."""
         if self.stepper.device.type == "cpu":
             blank = self.stepper.blank(1)
             return max(1, STARTS_BYTES // (bytes_of(blank) - bytes_of(blank.memory)))
@@ -60,14 +74,17 @@ class StartStates:
 
     @cached_property
     def together(self) -> int:
-        """How many start scenes are taken in at once: on a GPU that has the memory for it, several."""
+        """How many start scenes are taken in at once: on a GPU that has the memory for it,
+        several."""
         # Twice: the states before and after a frame.
         return TOGETHER if self.stepper.device.type == "cuda" and self._room >= 2 * TOGETHER else 1
 
     def states(self, scenes: Sequence[SceneStart]) -> list[WorldState]:
-        """Batches of one, each of which has taken in a scene's frames. Named scenes are kept: a reset then is a copy.
+        """Batches of one, each of which has taken in a scene's frames. Named scenes are kept: a
+        reset then is a copy.
 
-        The frames' context noise is keyed by seed 0, not by the environment's seed, so that the state is the same for all.
+        The frames' context noise is keyed by seed 0, not by the environment's seed, so that the
+        state is the same for all.
         """
         found: dict[int, WorldState] = {}
         missing: dict[Any, list[SceneStart]] = {}
@@ -78,7 +95,9 @@ class StartStates:
                 found[id(scene)] = self._whole(self._states[key])
             else:
                 # Memories differ in size: a scene that brings one is alone.
-                given = tuple(x is not None for x in (scene.inverse_depth, scene.pose, scene.intrinsics))
+                given = tuple(
+                    x is not None for x in (scene.inverse_depth, scene.pose, scene.intrinsics)
+                )
                 alike = (len(scene.rgb), given, 0 if scene.memory is None else id(scene))
                 missing.setdefault(alike, []).append(scene)
         for alike_scenes in missing.values():
@@ -92,31 +111,44 @@ class StartStates:
         return [found[id(scene)] for scene in scenes]
 
     def _taken_in(self, scenes: Sequence[SceneStart]) -> WorldState:
-        """The state of scenes with as many frames each; of several, none has a memory of its own."""
+        """The state of scenes with as many frames each; of several, none has a memory of its
+        own."""
         stepper, first = self.stepper, scenes[0]
         joined: list[SceneStart] = [
-            map_tensors(lambda x: x[None].to(stepper.device), dataclasses.replace(scene, memory=None, name="")) for scene in scenes
+            map_tensors(
+                lambda x: x[None].to(stepper.device),
+                dataclasses.replace(scene, memory=None, name=""),
+            )
+            for scene in scenes
         ]
         scene: SceneStart = concatenate(joined)
         frames = [
-            stepper.checked(map_tensors(lambda x, t=t: x[:, t], Frame(scene.rgb, scene.inverse_depth, scene.pose)))
+            stepper.checked(
+                map_tensors(
+                    lambda x, t=t: x[:, t], Frame(scene.rgb, scene.inverse_depth, scene.pose)
+                )
+            )
             for t in range(len(first.rgb))
         ]
         state = stepper.blank(len(scenes))
         if scene.intrinsics is not None:
-            state = dataclasses.replace(state, intrinsics=scene.intrinsics.float().reshape(len(scenes), 4))
+            state = dataclasses.replace(
+                state, intrinsics=scene.intrinsics.float().reshape(len(scenes), 4)
+            )
         if first.memory is not None and not isinstance(stepper.memory, NoMemory):
             pad = getattr(stepper.memory, "pad", None)
             memory = map_tensors(lambda x: x.to(stepper.device), first.memory)
             state = dataclasses.replace(state, memory=pad(memory) if pad else memory)
-        # Start frames count up to step 0, so the first generated frame's randomness is that of step 0.
+        # Start frames count up to step 0, so the first generated frame's randomness is that of step
+        # 0.
         state = dataclasses.replace(state, frame=frames[0], step=state.step - len(frames))
         for t, frame in enumerate(frames):
             state = stepper.observe(state, scene.act[:, t].to(state.act.dtype), frame)
         return state
 
     def _keep(self, scene: SceneStart, state: WorldState) -> None:
-        """Keep the state of a named scene, in place of the one kept longest if there are too many."""
+        """Keep the state of a named scene, in place of the one kept longest if there are too
+        many."""
         key = self._key_of(scene)
         if key is None or key in self._states:
             return
@@ -137,7 +169,13 @@ class StartStates:
         if not isinstance(state.memory, Points):
             return state
         missing = self.stepper.memory.config.capacity - state.memory.capacity  # type: ignore[attr-defined]
-        return dataclasses.replace(state, memory=map_tensors(lambda x: F.pad(x, (0, missing)), state.memory)) if missing else state
+        return (
+            dataclasses.replace(
+                state, memory=map_tensors(lambda x: F.pad(x, (0, missing)), state.memory)
+            )
+            if missing
+            else state
+        )
 
     def check(self, scene: SceneStart) -> None:
         """See :meth:`worldsim.world.World.check_start`."""
@@ -145,7 +183,8 @@ class StartStates:
             check_start(scene, self.stepper, self.action_space)
 
     def _key_of(self, scene: SceneStart) -> tuple[str, str] | None:
-        """Name and content of a named scene: frames of the same name may be other frames. Told once an object."""
+        """Name and content of a named scene: frames of the same name may be other frames. Told once
+        an object."""
         if not scene.name:
             return None
         if not self._is_known(scene):
@@ -160,7 +199,8 @@ class StartStates:
 
 
 def _compact(state: WorldState) -> WorldState:
-    """The state without the unused end of a point memory, which is most of it after a few frames. On a GPU, the state itself."""
+    """The state without the unused end of a point memory, which is most of it after a few frames.
+    On a GPU, the state itself."""
     memory = state.memory
     if not isinstance(memory, Points):
         return state
@@ -172,7 +212,8 @@ def _compact(state: WorldState) -> WorldState:
 
 
 def check_start(scene: SceneStart, stepper: Stepper, action_space: gym.Space[Any]) -> None:
-    """Raise InvalidInputError (or MissingGeometryError) unless a world can start from ``scene``, saying what is wrong."""
+    """Raise InvalidInputError (or MissingGeometryError) unless a world can start from ``scene``,
+    saying what is wrong."""
     n, t, who = stepper.network.config, len(scene.rgb), f"start {scene.name or 'frames'}"
     _require(who, "rgb", scene.rgb, (torch.uint8,), (t, 3, n.height, n.width))
     kinds = (torch.int64, torch.int32) if n.actions else (torch.float32, torch.float64)
@@ -182,21 +223,36 @@ def check_start(scene: SceneStart, stepper: Stepper, action_space: gym.Space[Any
     if not stepper.has_geometry:
         return
     if scene.inverse_depth is None or scene.pose is None:
-        raise MissingGeometryError(f"{who}: this world has a scene memory, so every frame needs depth and pose")
+        raise MissingGeometryError(
+            f"{who}: this world has a scene memory, so every frame needs depth and pose"
+        )
     _require(who, "inverse_depth", scene.inverse_depth, (torch.int32,), (t, n.height, n.width))
     _require(who, "pose", scene.pose, (torch.float32,), (t, 4, 4))
     rotation = scene.pose[:, :3, :3]
-    if not torch.allclose(rotation.transpose(1, 2) @ rotation, torch.eye(3, device=rotation.device), atol=1e-3):
-        raise InvalidInputError(f"{who}: pose holds a rotation that is not orthonormal; camera-to-world matrices are needed")
+    if not torch.allclose(
+        rotation.transpose(1, 2) @ rotation, torch.eye(3, device=rotation.device), atol=1e-3
+    ):
+        raise InvalidInputError(
+            f"{who}: pose holds a rotation that is not orthonormal; camera-to-world matrices are "
+            f"needed"
+        )
     if scene.intrinsics is not None:
         _require(who, "intrinsics", scene.intrinsics, (torch.float32, torch.float64), (4,))
         if not bool((scene.intrinsics[:2] > 0).all()):
-            raise InvalidInputError(f"{who}: intrinsics fx and fy must be positive pixels, got {scene.intrinsics.tolist()}")
+            raise InvalidInputError(
+                f"{who}: intrinsics fx and fy must be positive pixels, got "
+                f"{scene.intrinsics.tolist()}"
+            )
 
 
-def _require(who: str, name: str, tensor: Tensor, types: tuple[torch.dtype, ...], shape: tuple[int, ...]) -> None:
+def _require(
+    who: str, name: str, tensor: Tensor, types: tuple[torch.dtype, ...], shape: tuple[int, ...]
+) -> None:
     if tensor.dtype not in types or tuple(tensor.shape) != shape or 0 in shape:
         wanted = str(types[0]).removeprefix("torch.")
-        raise InvalidInputError(f"{who}: {name} must be {wanted} of shape {shape}, got {tensor.dtype} {tuple(tensor.shape)}")
+        raise InvalidInputError(
+            f"{who}: {name} must be {wanted} of shape {shape}, got {tensor.dtype} "
+            f"{tuple(tensor.shape)}"
+        )
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise InvalidInputError(f"{who}: {name} holds values that are not finite")

@@ -24,13 +24,22 @@ from worldsim.runtime.compiling import COMPILING
 from worldsim.runtime.rng import Purpose, normal, uniform
 from worldsim.state import Frame, LastFrames, MemoryView, Transition, WorldState
 from worldsim.world.config import Termination, WorldConfig
-from worldsim.world.engine import Compiled, EngineConfig, GraphedStep, compiled_between, compiled_passes, prepared, tell_once
+from worldsim.world.engine import (
+    Compiled,
+    EngineConfig,
+    GraphedStep,
+    compiled_between,
+    compiled_passes,
+    prepared,
+    tell_once,
+)
 from worldsim.world.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
 from worldsim.world.parts import Aim, Dream, condition_of, frames_before
 
 
 class Stepper:
-    """What :class:`worldsim.world.World` does with states, by its parts and an engine. It holds none itself.
+    """What :class:`worldsim.world.World` does with states, by its parts and an engine. It holds
+    none itself.
 
     uncertainty: whether transitions tell how uncertain each frame is.
     """
@@ -45,13 +54,19 @@ class Stepper:
         engine: EngineConfig,
         uncertainty: bool,
     ) -> None:
-        self.network, self.ego_motion, self.outcome, self.memory = network, ego_motion, outcome, memory
+        self.network, self.ego_motion, self.outcome, self.memory = (
+            network,
+            ego_motion,
+            outcome,
+            memory,
+        )
         self.config, self.engine, self.uncertainty = config, engine, uncertainty
         run: Any = prepared(self.network, engine)
         cuda = self.device.type == "cuda"
         # What inductor makes faster code of; where there is no inductor, the network as it is.
         given: Any = for_inductor(run) if engine.compile and not cuda else run
-        # Everything between the memory's passes: its many small operations cost as much as the network.
+        # Everything between the memory's passes: its many small operations cost as much as the
+        # network.
         whole = bool(engine.compile) and engine.whole and self.config.dynamics.steps == 1
         forward: Compiled | None = None
         if engine.compile and (cuda or not whole):
@@ -62,7 +77,9 @@ class Stepper:
         self.keeper = self.memory
         if whole and not cuda:
             self.aim = Compiled(self.aim.__call__, engine.compile, self.device)
-            dream = Dream(DiffusionDynamics(given, self.config.dynamics), self.outcome, self.uncertainty)
+            dream = Dream(
+                DiffusionDynamics(given, self.config.dynamics), self.outcome, self.uncertainty
+            )
             self.dream = Compiled(dream.__call__, engine.compile, self.device, instead=self.dream)
             self.keeper = with_passes(self.memory, compiled_passes(engine.compile, self.device))
         self.graphed: GraphedStep | None = None
@@ -81,13 +98,17 @@ class Stepper:
         """Where the weights are."""
         return next(self.network.parameters()).device
 
-    def _owning_step(self, run: SpaceTimeTransformer, forward: Compiled | None, whole: bool) -> Callable[..., Any]:
+    def _owning_step(
+        self, run: SpaceTimeTransformer, forward: Compiled | None, whole: bool
+    ) -> Callable[..., Any]:
         """A step for one who owns its states: memory and cache are changed in place."""
         dynamics = DiffusionDynamics(run, self.config.dynamics, forward, in_place=True)
         mode, dream = self.engine.compile, Dream(dynamics, self.outcome, self.uncertainty)
         if not whole:
             return partial(self._step, keeper=in_place(self.memory), dream=dream)
-        alone = dataclasses.replace(dream, dynamics=DiffusionDynamics(run, self.config.dynamics, in_place=True))
+        alone = dataclasses.replace(
+            dream, dynamics=DiffusionDynamics(run, self.config.dynamics, in_place=True)
+        )
         return partial(
             self._step,
             keeper=in_place(self.memory, compiled_between(mode, self.device)),
@@ -97,14 +118,20 @@ class Stepper:
         )
 
     @torch.no_grad()
-    def step(self, state: WorldState, act: Tensor, pose: Tensor | None = None) -> tuple[WorldState, Transition]:
+    def step(
+        self, state: WorldState, act: Tensor, pose: Tensor | None = None
+    ) -> tuple[WorldState, Transition]:
         """See :meth:`worldsim.world.World.step`."""
         # What the step before compiled is all that it needed.
         COMPILING.done()
         state = self._fitted(state)
         if self.graphed is None:
             return self._step(state, act, pose)
-        return self.graphed(state, act) if pose is None else self._step(self.graphed.owned(state), act, pose)
+        return (
+            self.graphed(state, act)
+            if pose is None
+            else self._step(self.graphed.owned(state), act, pose)
+        )
 
     def _step(
         self,
@@ -119,10 +146,21 @@ class Stepper:
         keeper = keeper or self.keeper
         pose, motion, view = self.look(state, act, pose, aim, keeper)
         frame, rewards, logit, context, uncertainty = (dream or self.dream)(
-            state.context, act, motion, self.shown(state, view), state.intrinsics, state.seed, state.step, pose
+            state.context,
+            act,
+            motion,
+            self.shown(state, view),
+            state.intrinsics,
+            state.seed,
+            state.step,
+            pose,
         )
         term = self.ended(logit, state)
-        reward = torch.where(term, rewards[:, 1], rewards[:, 0]) if self.config.has_rewards else torch.zeros_like(logit)
+        reward = (
+            torch.where(term, rewards[:, 1], rewards[:, 0])
+            if self.config.has_rewards
+            else torch.zeros_like(logit)
+        )
         coverage = view.coverage if view is not None else torch.zeros_like(reward)
         state = self._take_in(state, act, motion, frame, context, keeper)
         ending = torch.sigmoid(logit) if self.config.has_terminations else torch.zeros_like(logit)
@@ -137,13 +175,18 @@ class Stepper:
         return uniform(state.seed, state.step, Purpose.HEADS, (1,))[:, 0] < torch.sigmoid(logit)
 
     def _fitted(self, state: WorldState) -> WorldState:
-        """The state with its cache in the engine's number format: it may come from another engine."""
+        """The state with its cache in the engine's number format: it may come from another
+        engine."""
         context = self.dynamics.fitted(state.context)
         return state if context is state.context else dataclasses.replace(state, context=context)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
         """See :meth:`worldsim.world.World.put`."""
-        return state.put(index, other) if self.graphed is None else self.graphed.put(state, index, other)
+        return (
+            state.put(index, other)
+            if self.graphed is None
+            else self.graphed.put(state, index, other)
+        )
 
     def owned(self, state: WorldState) -> WorldState:
         """See :meth:`worldsim.world.World.owned`."""
@@ -159,23 +202,33 @@ class Stepper:
         condition = self.condition(act, motion, self.shown(state, view), state.intrinsics)
         n = self.network.config
         noise = normal(state.seed, state.step, Purpose.CONTEXT, (n.channels, n.height, n.width))
-        context = self.dynamics.commit(self.dynamics.advance(state.context), frame, condition, noise)
+        context = self.dynamics.commit(
+            self.dynamics.advance(state.context), frame, condition, noise
+        )
         return self._take_in(state, act, motion, frame, context, self.keeper)
 
     @torch.no_grad()
     def edit(self, state: WorldState, memory: Any) -> WorldState:
         """See :meth:`worldsim.world.World.edit`."""
-        if not self.has_geometry or isinstance(self.memory, NoMemory) or self.network.config.last_frames:
+        if (
+            not self.has_geometry
+            or isinstance(self.memory, NoMemory)
+            or self.network.config.last_frames
+        ):
             raise MissingGeometryError("this world has no scene memory that could be edited")
         state = self.owned(state)
         frame, n = state.frame, self.network.config
         assert frame.pose is not None and frame.inverse_depth is not None
         camera = self.camera(frame.pose, state.intrinsics)
         before, after = self.memory.render(state.memory, camera), self.memory.render(memory, camera)
-        condition = self.condition(state.act[:, -1], self.last_motion(state), after, state.intrinsics)
+        condition = self.condition(
+            state.act[:, -1], self.last_motion(state), after, state.intrinsics
+        )
         empty = self.dynamics.empty(len(state), self.device)
         shape = (n.channels, n.height, n.width)
-        prediction, _ = self.dynamics.predict(empty, condition, normal(state.seed, state.step, Purpose.EDIT, shape))
+        prediction, _ = self.dynamics.predict(
+            empty, condition, normal(state.seed, state.step, Purpose.EDIT, shape)
+        )
         dreamed = channels_to_frame(prediction.x, frame.pose)
         assert dreamed.inverse_depth is not None
         changed = (before.mask != after.mask) | (before.inverse_depth != after.inverse_depth)
@@ -193,7 +246,8 @@ class Stepper:
         )
         noise = normal(state.seed, state.step, Purpose.CONTEXT, shape)
         context = self.dynamics.commit(empty, frame, condition, noise)
-        # What was dreamed in place of what went lies around its outline: the next steps tell what is there.
+        # What was dreamed in place of what went lies around its outline: the next steps tell what
+        # is there.
         memory = self.memory.integrate(memory, frame, camera, state.step, ~unknown)
         return dataclasses.replace(state, frame=frame, context=context, memory=memory)
 
@@ -214,7 +268,9 @@ class Stepper:
             return torch.zeros(len(state), 6, device=state.seed.device)
         assert state.frame.pose is not None
         pose = state.frame.pose
-        return to_camera_axes(self.ego_motion(self.around(state), pose, state.motion, state.act, act), pose)
+        return to_camera_axes(
+            self.ego_motion(self.around(state), pose, state.motion, state.act, act), pose
+        )
 
     def around(self, state: WorldState) -> Tensor:
         """The map of surroundings that the ego-motion head looks at."""
@@ -236,7 +292,9 @@ class Stepper:
             return None, torch.zeros(len(state), 6, device=state.seed.device), None
         assert state.frame.pose is not None
         if pose is None:
-            pose, motion = (aim or self.aim)(self.around(state), state.frame.pose, state.motion, state.act, act)
+            pose, motion = (aim or self.aim)(
+                self.around(state), state.frame.pose, state.motion, state.act, act
+            )
         else:
             pose = snap_pose(pose)
             motion = relative_motion(state.frame.pose, pose)
@@ -245,17 +303,28 @@ class Stepper:
 
     def shown(self, state: WorldState, view: MemoryView | None) -> MemoryView | LastFrames | None:
         """What the network looks at: the memory's view, or the frames before."""
-        return frames_before(state.frame, state.context) if self.network.config.last_frames else view
+        return (
+            frames_before(state.frame, state.context) if self.network.config.last_frames else view
+        )
 
     def _take_in(
-        self, state: WorldState, act: Tensor, motion: Tensor, frame: Frame, context: Context, keeper: SceneMemory
+        self,
+        state: WorldState,
+        act: Tensor,
+        motion: Tensor,
+        frame: Frame,
+        context: Context,
+        keeper: SceneMemory,
     ) -> WorldState:
-        """What is fed back is what is emitted: context, memory and heads see the emitted frame only."""
+        """What is fed back is what is emitted: context, memory and heads see the emitted frame
+        only."""
         memory = state.memory
         if frame.pose is not None:
             assert state.frame.pose is not None
             motion = to_world_axes(motion, state.frame.pose)
-            memory = keeper.integrate(memory, frame, self.camera(frame.pose, state.intrinsics), state.step)
+            memory = keeper.integrate(
+                memory, frame, self.camera(frame.pose, state.intrinsics), state.step
+            )
         return dataclasses.replace(
             state,
             frame=frame,
@@ -266,7 +335,9 @@ class Stepper:
             step=state.step + 1,
         )
 
-    def condition(self, act: Tensor, motion: Tensor, view: MemoryView | LastFrames | None, intrinsics: Tensor) -> Condition:
+    def condition(
+        self, act: Tensor, motion: Tensor, view: MemoryView | LastFrames | None, intrinsics: Tensor
+    ) -> Condition:
         return condition_of(self.dynamics, act, motion, view, intrinsics)
 
     def camera(self, pose: Tensor, intrinsics: Tensor) -> Camera:
@@ -275,19 +346,29 @@ class Stepper:
     def blank(self, batch: int) -> WorldState:
         """See :meth:`worldsim.world.World.blank`."""
         n, device = self.network.config, self.device
-        act = torch.zeros(batch, HISTORY, dtype=torch.int64) if n.actions else torch.zeros(batch, HISTORY, n.action_dim)
+        act = (
+            torch.zeros(batch, HISTORY, dtype=torch.int64)
+            if n.actions
+            else torch.zeros(batch, HISTORY, n.action_dim)
+        )
         geometry = self.has_geometry
         return WorldState(
             frame=Frame(
                 rgb=torch.zeros(batch, 3, n.height, n.width, dtype=torch.uint8, device=device),
-                inverse_depth=torch.zeros(batch, n.height, n.width, dtype=torch.int32, device=device) if geometry else None,
+                inverse_depth=torch.zeros(
+                    batch, n.height, n.width, dtype=torch.int32, device=device
+                )
+                if geometry
+                else None,
                 pose=torch.eye(4, device=device).repeat(batch, 1, 1) if geometry else None,
             ),
             context=self.dynamics.empty(batch, device),
             memory=self.memory.empty(batch, device),
             motion=torch.zeros(batch, HISTORY, 6, device=device),
             act=act.to(device),
-            intrinsics=torch.tensor(self.config.intrinsics or (1.0, 1.0, 0.0, 0.0), device=device).repeat(batch, 1),
+            intrinsics=torch.tensor(
+                self.config.intrinsics or (1.0, 1.0, 0.0, 0.0), device=device
+            ).repeat(batch, 1),
             seed=torch.zeros(batch, dtype=torch.int64, device=device),
             step=torch.zeros(batch, dtype=torch.int64, device=device),
         )
@@ -296,11 +377,14 @@ class Stepper:
         n = self.network.config
         if frame.rgb.dtype != torch.uint8 or frame.rgb.shape[1:] != (3, n.height, n.width):
             raise InvalidInputError(
-                f"frames must be uint8 of shape (b, 3, {n.height}, {n.width}), got {frame.rgb.dtype} {tuple(frame.rgb.shape)}: "
+                f"frames must be uint8 of shape (b, 3, {n.height}, {n.width}), got "
+                f"{frame.rgb.dtype} {tuple(frame.rgb.shape)}: "
                 "resize or convert them first"
             )
         if not self.has_geometry:
             return Frame(frame.rgb)
         if frame.inverse_depth is None or frame.pose is None:
-            raise MissingGeometryError("this world has a scene memory: its frames need inverse_depth and pose, got None")
+            raise MissingGeometryError(
+                "this world has a scene memory: its frames need inverse_depth and pose, got None"
+            )
         return dataclasses.replace(frame, pose=snap_pose(frame.pose))

@@ -1,4 +1,5 @@
-"""What an agent that acts in the real twin knows: a world that is told the true frames as they come, to plan in."""
+"""What an agent that acts in the real twin knows: a world that is told the true frames as they
+come, to plan in."""
 
 from __future__ import annotations
 
@@ -20,9 +21,10 @@ from worldsim.world.world import World
 class Belief:
     """A world's state kept up with a walk in its real twin, for model-predictive control.
 
-    ``start`` with what ``reset`` gave, ``see`` what each step gave; :attr:`state` is then what the world makes of it (a batch of
-    one), and planners take the belief as what they plan in. Raises InvalidInputError for frames that do not fit the world,
-    MissingGeometryError where pose or depth are missing and the world needs them.
+    ``start`` with what ``reset`` gave, ``see`` what each step gave; :attr:`state` is then what the
+    world makes of it (a batch of one), and planners take the belief as what they plan in. Raises
+    InvalidInputError for frames that do not fit the world, MissingGeometryError where pose or depth
+    are missing and the world needs them.
     """
 
     def __init__(self, world: World) -> None:
@@ -38,12 +40,15 @@ class Belief:
     def state(self) -> WorldState:
         """What is known now, a batch of one."""
         if self._state is None:
-            raise InvalidInputError("this belief has seen nothing yet: call start(obs, info) with what reset gave")
+            raise InvalidInputError(
+                "this belief has seen nothing yet: call start(obs, info) with what reset gave"
+            )
         return self._state
 
     @property
     def pose(self) -> Tensor:
-        """(4, 4) float32 camera-to-world of the newest frame. MissingGeometryError for a world without poses."""
+        """(4, 4) float32 camera-to-world of the newest frame. MissingGeometryError for a world
+        without poses."""
         pose = self.state.frame.pose
         if pose is None:
             raise MissingGeometryError("this world was trained without geometry: it knows no poses")
@@ -51,18 +56,24 @@ class Belief:
 
     @property
     def memory(self) -> MemoryHandle:
-        """The scene memory that the walk has made so far, to look at and to map: ``belief.memory.top_down()``.
+        """The scene memory that the walk has made so far, to look at and to map:
+        ``belief.memory.top_down()``.
 
         Raises MissingGeometryError for a world without one.
         """
         return MemoryHandle.of(self.world.memory, self.state)
 
     def start(self, obs: Any, info: Mapping[str, Any], seed: int = 0) -> None:
-        """Begin a new walk: observation and info of the real twin's ``reset``. seed: of what is imagined from here."""
+        """Begin a new walk: observation and info of the real twin's ``reset``. seed: of what is
+        imagined from here."""
         frame = self._frame(obs, info)
         n = self.world.network.config
         act = torch.zeros(1, dtype=torch.int64) if n.actions else torch.zeros(1, n.action_dim)
-        intrinsics = torch.as_tensor(np.asarray(info["intrinsics"], np.float32)) if self.world.has_geometry else None
+        intrinsics = (
+            torch.as_tensor(np.asarray(info["intrinsics"], np.float32))
+            if self.world.has_geometry
+            else None
+        )
         scene = SceneStart(frame.rgb, act, frame.inverse_depth, frame.pose, intrinsics)
         self._state = self.world.initial([scene], [seed])
 
@@ -76,16 +87,21 @@ class Belief:
         self._state = self.world.observe(state, given, frame)
 
     def resume(self, state: WorldState) -> None:
-        """Go back to an earlier :attr:`state` of a belief in the same world: what was seen since is forgotten."""
+        """Go back to an earlier :attr:`state` of a belief in the same world: what was seen since is
+        forgotten."""
         if len(state) != 1:
-            raise InvalidInputError(f"a belief is of one walk, this state is of {len(state)}: state.select(...) picks one")
+            raise InvalidInputError(
+                f"a belief is of one walk, this state is of {len(state)}: state.select(...) picks "
+                f"one"
+            )
         self._state = self.world.owned(state)
 
     def _frame(self, obs: Any, info: Mapping[str, Any]) -> Frame:
         obs, shape = np.asarray(obs), self.world.observation_space.shape
         if obs.shape != shape or obs.dtype != np.uint8:
             raise InvalidInputError(
-                f"observations must be uint8 {shape} as this world's frames are, got {obs.dtype} {obs.shape}: make the real twin "
+                f"observations must be uint8 {shape} as this world's frames are, got {obs.dtype} "
+                f"{obs.shape}: make the real twin "
                 "with the arguments that the world was recorded with"
             )
         rgb = torch.from_numpy(obs.copy()).permute(2, 0, 1)[None].contiguous()
@@ -93,7 +109,10 @@ class Belief:
             return Frame(rgb)
         missing = [key for key in ("pose", "depth", "intrinsics") if key not in info]
         if missing:
-            raise MissingGeometryError(f"this world has a scene memory: its real twin's info must have {', '.join(missing)}")
+            raise MissingGeometryError(
+                f"this world has a scene memory: its real twin's info must have "
+                f"{', '.join(missing)}"
+            )
         depth = torch.from_numpy(np.asarray(info["depth"], np.float32).copy())
         pose = torch.from_numpy(np.asarray(info["pose"], np.float32).copy())
         return Frame(rgb, quantise_depth(depth)[None], pose[None])

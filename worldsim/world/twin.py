@@ -1,8 +1,9 @@
 """The real twin of a world: the environment that it imitates, with identical spaces.
 
-Which environment that is stands in a file, ``world.json``. So only environments that are registered with Gymnasium already, or
-belong to the well-known packages of :data:`worldsim.world.image_env.REGISTERED_BY`, are made, with arguments that are plain numbers or known
-words: :func:`check_twin`. Anything else is for the user to trust.
+Which environment that is stands in a file, ``world.json``. So only environments that are registered
+with Gymnasium already, or belong to the well-known packages of
+:data:`worldsim.world.image_env.REGISTERED_BY`, are made, with arguments that are plain numbers or
+known words: :func:`check_twin`. Anything else is for the user to trust.
 """
 
 from __future__ import annotations
@@ -38,17 +39,26 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "ALE/": {"obs_type": ("rgb", "grayscale")},
     "FrozenLake": {"map_name": ("4x4", "8x8")},
 }
-"""Texts that a file may pass to environments whose ids begin so, by the argument's name: see :func:`allow_words`."""
+"""Texts that a file may pass to environments whose ids begin so, by the argument's name: see
+:func:`allow_words`."""
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
-    "Vizdoom": ("frame_skip", "max_buttons_pressed", "treat_episode_timeout_as_truncation", "use_multi_binary_action_space"),
+    "Vizdoom": (
+        "frame_skip",
+        "max_buttons_pressed",
+        "treat_episode_timeout_as_truncation",
+        "use_multi_binary_action_space",
+    ),
 }
-"""Arguments that a file may name, for environments whose ids begin so. Their constructors hand on whatever they are given
-(ViZDoom's to its engine, one of whose settings is the program to start). Elsewhere they are the constructor's own parameters."""
+"""Arguments that a file may name, for environments whose ids begin so. Their constructors hand on
+whatever they are given (ViZDoom's to its engine, one of whose settings is the program to start).
+Elsewhere they are the constructor's own parameters."""
 OF_MAKE = ("max_episode_steps", "render_mode")
 """Arguments that a file may name for every environment."""
 
-_SUSPICIOUS = re.compile(r"path|file|folder|dir|config|args|command|module|entry|url|load|save", re.IGNORECASE)
+_SUSPICIOUS = re.compile(
+    r"path|file|folder|dir|config|args|command|module|entry|url|load|save", re.IGNORECASE
+)
 
 
 def allow_words(env_id: str, **words: tuple[str, ...]) -> None:
@@ -62,13 +72,17 @@ def allow_words(env_id: str, **words: tuple[str, ...]) -> None:
 def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
     """The id to make, of the environment that the file ``source`` names.
 
-    Raises UntrustedFileError (NotFoundError if there is no module to trust) for an environment that is neither registered with
-    Gymnasium nor of a well-known package, and for arguments that are not the environment's own (:data:`ARGUMENTS`), or have values
-    other than bounded numbers, lists of such, True, False, None and the words of :data:`WORDS`. Nothing that the file chooses is
+    Raises UntrustedFileError (NotFoundError if there is no module to trust) for an environment that
+    is neither registered with Gymnasium nor of a well-known package, and for arguments that are not
+    the environment's own (:data:`ARGUMENTS`), or have values other than bounded numbers, lists of
+    such, True, False, None and the words of :data:`WORDS`. Nothing that the file chooses is
     imported: a registered environment's class is, to see its parameters.
     """
     if not isinstance(env_id, str) or not isinstance(env_kwargs, dict):
-        raise InvalidInputError(f"{source}: env_id {env_id!r} and env_kwargs {env_kwargs!r} must be a text and an object")
+        raise InvalidInputError(
+            f"{source}: env_id {env_id!r} and env_kwargs {env_kwargs!r} must be a text and an "
+            f"object"
+        )
     module, _, bare = env_id.rpartition(":")
     known = next((m for start, m in REGISTERED_BY.items() if bare.startswith(start)), None)
     if known is not None and module in ("", known):
@@ -78,25 +92,31 @@ def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
     else:
         if not module:
             raise NotFoundError(
-                f"No environment {env_id!r}, which {source} names, is registered with Gymnasium: import the module that does that"
+                f"No environment {env_id!r}, which {source} names, is registered with Gymnasium: "
+                f"import the module that does that"
             )
         raise UntrustedFileError(
-            f"{source} names the environment {env_id!r}, which is not registered with Gymnasium: making it would import the module "
-            f"{module!r}. Import it yourself first, or, if you trust the file, pass --trust (in Python trust=True)"
+            f"{source} names the environment {env_id!r}, which is not registered with Gymnasium: "
+            f"making it would import the module "
+            f"{module!r}. Import it yourself first, or, if you trust the file, pass --trust (in "
+            f"Python trust=True)"
         )
     named = _parameters(bare, made) if env_kwargs else ()
     for name, value in env_kwargs.items():
         if name not in (*OF_MAKE, *named) or not _is_plain(bare, str(name), value):
             raise UntrustedFileError(
-                f"{source} makes {env_id} with {name} = {str(value)[:80]!r}: from a file, arguments are the environment's own "
-                f"({', '.join(named) or 'none'}), with numbers, True, False, None and known words (worldsim.world.twin.allow_words). "
+                f"{source} makes {env_id} with {name} = {str(value)[:80]!r}: from a file, "
+                f"arguments are the environment's own "
+                f"({', '.join(named) or 'none'}), with numbers, True, False, None and known words "
+                f"(worldsim.world.twin.allow_words). "
                 f"If you trust the file, pass --trust (in Python trust=True)"
             )
     return made
 
 
 def _parameters(env_id: str, made: str) -> tuple[str, ...]:
-    """The arguments that a file may name: parameters by which the class, or one that it inherits from, is constructed."""
+    """The arguments that a file may name: parameters by which the class, or one that it inherits
+    from, is constructed."""
     for start, names in ARGUMENTS.items():
         if env_id.startswith(start):
             return names
@@ -108,10 +128,27 @@ def _parameters(env_id: str, made: str) -> tuple[str, ...]:
     spec = gym.registry.get(env_id)
     if spec is None:
         return ()
-    creator: Any = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-    makers = [vars(c)["__init__"] for c in creator.__mro__ if "__init__" in vars(c)] if isinstance(creator, type) else [creator]
-    found = [p for maker in makers if maker is not object.__init__ for p in inspect.signature(maker).parameters.values()]
-    named = dict.fromkeys(p.name for p in found if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self")
+    creator: Any = (
+        load_env_creator(spec.entry_point)
+        if isinstance(spec.entry_point, str)
+        else spec.entry_point
+    )
+    makers = (
+        [vars(c)["__init__"] for c in creator.__mro__ if "__init__" in vars(c)]
+        if isinstance(creator, type)
+        else [creator]
+    )
+    found = [
+        p
+        for maker in makers
+        if maker is not object.__init__
+        for p in inspect.signature(maker).parameters.values()
+    ]
+    named = dict.fromkeys(
+        p.name
+        for p in found
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name != "self"
+    )
     return tuple(name for name in named if not _SUSPICIOUS.search(name))
 
 
@@ -122,20 +159,29 @@ def _is_plain(env_id: str, name: str, value: Any) -> bool:
         # A NaN is not within bounds, either.
         return -LARGEST <= value <= LARGEST
     if isinstance(value, (list, tuple)):
-        return len(value) <= LONGEST and all(isinstance(v, (int, float)) and _is_plain(env_id, name, v) for v in value)
-    allowed = {word for start, words in WORDS.items() if env_id.startswith(start) for word in words.get(name, ())}
+        return len(value) <= LONGEST and all(
+            isinstance(v, (int, float)) and _is_plain(env_id, name, v) for v in value
+        )
+    allowed = {
+        word
+        for start, words in WORDS.items()
+        if env_id.startswith(start)
+        for word in words.get(name, ())
+    }
     return isinstance(value, str) and value in allowed
 
 
 def twin_of(world: World) -> tuple[str, dict[str, Any]]:
     """Id and arguments with which ``gymnasium.make`` makes the world's real twin.
 
-    Raises InvalidInputError if the world names none, UntrustedFileError as :func:`check_twin` does, unless the world was loaded
-    with ``trust=True``.
+    Raises InvalidInputError if the world names none, UntrustedFileError as :func:`check_twin` does,
+    unless the world was loaded with ``trust=True``.
     """
     config = world.config
     if not config.env_id:
-        raise InvalidInputError("this world does not name its real twin (env_id in world.json): there is none to make")
+        raise InvalidInputError(
+            "this world does not name its real twin (env_id in world.json): there is none to make"
+        )
     if world.trusted:
         return config.env_id, dict(config.env_kwargs)
     source = "the world" if world.folder is None else world.folder / "world.json"
@@ -143,22 +189,27 @@ def twin_of(world: World) -> tuple[str, dict[str, Any]]:
 
 
 class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps the newest frames of the present episode, so that a dream can start where a real environment stands.
+    """Keeps the newest frames of the present episode, so that a dream can start where a real
+    environment stands.
 
-    env: observes (h, w, 3) uint8. length: how many frames are kept. The start that they make is :attr:`frames`; depth, pose and
-    intrinsics are part of it if ``info`` has them (see ``docs/environments.md``). :func:`make_twin` returns environments that are
-    wrapped so.
+    env: observes (h, w, 3) uint8. length: how many frames are kept. The start that they make is
+    :attr:`frames`; depth, pose and intrinsics are part of it if ``info`` has them (see
+    ``docs/environments.md``). :func:`make_twin` returns environments that are wrapped so.
     """
 
     def __init__(self, env: gym.Env[Any, Any], length: int = HISTORY) -> None:
         super().__init__(env)
         self._visits: deque[Visit] = deque(maxlen=whole("length", length, 1, 100_000))
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """Begin a new episode and a new history."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._visits.clear()
-        self._visits.append((np.array(obs), np.zeros(self.action_space.shape or (), np.float32), info))
+        self._visits.append(
+            (np.array(obs), np.zeros(self.action_space.shape or (), np.float32), info)
+        )
         return obs, info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -169,21 +220,24 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
 
     @property
     def frames(self) -> SceneStart:
-        """The newest frames, at most ``length``, with the actions that led to them. ResetNeeded before the first reset."""
+        """The newest frames, at most ``length``, with the actions that led to them. ResetNeeded
+        before the first reset."""
         if not self._visits:
             raise ResetNeeded("this environment has not been reset: call reset() first")
         return scene_of(list(self._visits), isinstance(self.action_space, gym.spaces.Discrete))
 
 
 def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
-    """The start that the newest frames of ``env`` make: those of the :class:`FrameHistory` among its wrappers.
+    """The start that the newest frames of ``env`` make: those of the :class:`FrameHistory` among
+    its wrappers.
 
     Raises InvalidInputError if there is none, ResetNeeded before the first reset.
     """
     while not isinstance(env, FrameHistory):
         if not isinstance(env, gym.Wrapper):
             raise InvalidInputError(
-                f"{env} keeps no frames to start from: wrap it before its reset, FrameHistory(env) of worldsim.world.twin, or make it "
+                f"{env} keeps no frames to start from: wrap it before its reset, "
+                f"FrameHistory(env) of worldsim.world.twin, or make it "
                 "with worldsim.world.twin.make_twin(world)"
             )
         env = env.env
@@ -191,11 +245,13 @@ def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
 
 
 def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> gym.Env[Any, Any]:
-    """The environment that ``world`` was trained on, made and wrapped as it was recorded, with a :class:`FrameHistory`.
+    """The environment that ``world`` was trained on, made and wrapped as it was recorded, with a
+    :class:`FrameHistory`.
 
-    history: frames that it keeps. kwargs: further arguments of ``gymnasium.make``, before those that the world remembers, such as
-    ``max_episode_steps=525``. Its observation and action spaces are the world's. Raises what :func:`twin_of` raises,
-    InvalidInputError if the spaces differ, and NotFoundError or MissingDependencyError if it cannot be made here.
+    history: frames that it keeps. kwargs: further arguments of ``gymnasium.make``, before those
+    that the world remembers, such as ``max_episode_steps=525``. Its observation and action spaces
+    are the world's. Raises what :func:`twin_of` raises, InvalidInputError if the spaces differ, and
+    NotFoundError or MissingDependencyError if it cannot be made here.
     """
     env_id, env_kwargs = twin_of(world)
     env = make_pixels(env_id, {**env_kwargs, **kwargs}, world.config.pixels)
@@ -208,7 +264,8 @@ def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> gym.Env[An
 
 
 def require_same_spaces(world: World, env: gym.Env[Any, Any], name: str) -> None:
-    """Raise InvalidInputError, naming both, unless the environment observes and acts in the world's spaces.
+    """Raise InvalidInputError, naming both, unless the environment observes and acts in the world's
+    spaces.
 
     Bounds of continuous actions are compared as the world keeps them, in float32.
     """
@@ -216,7 +273,8 @@ def require_same_spaces(world: World, env: gym.Env[Any, Any], name: str) -> None
         mine, other = getattr(world, f"{what}_space"), getattr(env, f"{what}_space")
         if not _same(mine, other):
             raise InvalidInputError(
-                f"the world's {what} space is {mine}, that of {name} is {other}: it must be made as it was recorded "
+                f"the world's {what} space is {mine}, that of {name} is {other}: it must be made "
+                f"as it was recorded "
                 "(env_kwargs and pixels in world.json)"
             )
 

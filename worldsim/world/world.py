@@ -25,10 +25,26 @@ from worldsim.protocols import SceneMemory
 from worldsim.runtime.devices import device_named
 from worldsim.runtime.files import files_in
 from worldsim.runtime.json_config import content_sha256, to_json
-from worldsim.state import Frame, SceneStart, Transition, WorldState, bytes_of, checksum, concatenate
+from worldsim.state import (
+    Frame,
+    SceneStart,
+    Transition,
+    WorldState,
+    bytes_of,
+    checksum,
+    concatenate,
+)
 from worldsim.world.config import Termination, WorldConfig
 from worldsim.world.engine import PLAIN, EngineConfig, engine_named
-from worldsim.world.files import PUBLISHED, find_world, hub_source, load_module, read_card, save_world, upload
+from worldsim.world.files import (
+    PUBLISHED,
+    find_world,
+    hub_source,
+    load_module,
+    read_card,
+    save_world,
+    upload,
+)
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
 from worldsim.world.start_states import StartStates
 from worldsim.world.step import Stepper
@@ -36,7 +52,8 @@ from worldsim.world.step import Stepper
 __all__ = ["BUCKETS", "Termination", "World", "WorldConfig", "bucket", "find_world"]
 
 BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
-"""Batch sizes that worlds are stepped at: inside one bucket results are bit-exact whatever the neighbours do."""
+"""Batch sizes that worlds are stepped at: inside one bucket results are bit-exact whatever the
+neighbours do."""
 
 
 def _box(size: int, config: WorldConfig) -> gym.spaces.Box:
@@ -46,7 +63,8 @@ def _box(size: int, config: WorldConfig) -> gym.spaces.Box:
 
 
 def bucket(batch: int) -> int:
-    """The smallest batch bucket that holds ``batch`` environments; above the largest, multiples of it."""
+    """The smallest batch bucket that holds ``batch`` environments; above the largest, multiples of
+    it."""
     for size in BUCKETS:
         if batch <= size:
             return size
@@ -56,9 +74,9 @@ def bucket(batch: int) -> int:
 class World:
     """Dynamics + memory + heads + card.
 
-    Load one with :meth:`from_pretrained`. :meth:`initial` and :meth:`step` are functional: they take and return a
-    :class:`WorldState`, batched over environments. trust: whether the real twin that ``config`` names may be made whatever it is
-    (see :func:`worldsim.world.twin.check_twin`).
+    Load one with :meth:`from_pretrained`. :meth:`initial` and :meth:`step` are functional: they
+    take and return a :class:`WorldState`, batched over environments. trust: whether the real twin
+    that ``config`` names may be made whatever it is (see :func:`worldsim.world.twin.check_twin`).
     """
 
     def __init__(
@@ -75,26 +93,43 @@ class World:
         trust: bool = False,
     ) -> None:
         n = network.config
-        if config.memory is not None and (n.channels != 4 or ego_motion is None or config.intrinsics is None):
+        if config.memory is not None and (
+            n.channels != 4 or ego_motion is None or config.intrinsics is None
+        ):
             raise MissingGeometryError(
-                "a scene memory needs depth, poses and intrinsics: train on a recording with geometry, or set memory to None"
+                "a scene memory needs depth, poses and intrinsics: train on a recording with "
+                "geometry, or set memory to None"
             )
-        self.network, self.ego_motion, self.config, self.folder = network, ego_motion, config, folder
+        self.network, self.ego_motion, self.config, self.folder = (
+            network,
+            ego_motion,
+            config,
+            folder,
+        )
         self.outcome = outcome or OutcomeHead(dim=n.dim)
         self.card = card or {}
         self.tells_uncertainty = uncertainty
         self.trusted = trust
         self._weights_id = ""
-        self.memory: SceneMemory = memory or (PointMemory(config.memory) if config.memory is not None else NoMemory())
+        self.memory: SceneMemory = memory or (
+            PointMemory(config.memory) if config.memory is not None else NoMemory()
+        )
         self.observation_space = gym.spaces.Box(0, 255, (n.height, n.width, 3), np.uint8)
-        self.action_space: gym.Space[Any] = gym.spaces.Discrete(n.actions) if n.actions else _box(n.action_dim, config)
+        self.action_space: gym.Space[Any] = (
+            gym.spaces.Discrete(n.actions) if n.actions else _box(n.action_dim, config)
+        )
         for module in self.modules().values():
             module.eval().requires_grad_(False)
         self._run_by(engine)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What the world is made of, to be pickled or copied: not what runs its steps and keeps its starts, which is made anew."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("stepper", "_starts")}
+        """What the world is made of, to be pickled or copied: not what runs its steps and keeps its
+        starts, which is made anew."""
+        return {
+            name: value
+            for name, value in self.__dict__.items()
+            if name not in ("stepper", "_starts")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -111,7 +146,8 @@ class World:
         return self.stepper.device
 
     def to(self, device: torch.device | str) -> World:
-        """Move the weights; returns the world itself. InvalidInputError for a device that is not there.
+        """Move the weights; returns the world itself. InvalidInputError for a device that is not
+        there.
 
         On ``meta``, PyTorch's device without data, shapes can be looked at.
         """
@@ -122,18 +158,26 @@ class World:
         return self
 
     def with_engine(self, engine: str | EngineConfig) -> World:
-        """The same weights with steps run otherwise: ``plain``, ``fast``, ``compiled`` or a :class:`worldsim.world.engine.EngineConfig`.
+        """The same weights with steps run otherwise: ``plain``, ``fast``, ``compiled`` or a
+        :class:`worldsim.world.engine.EngineConfig`.
 
-        With CUDA graphs (``fast`` and ``compiled`` on a GPU) :meth:`step` works in place: the state that it returns is
-        overwritten when it is stepped from, and cannot be stepped from twice. ``state.clone()`` keeps one; transitions, and the
-        frames in them, are copies anyway. Where something is missing (CUDA, a compiler) it says so once and does without.
+        With CUDA graphs (``fast`` and ``compiled`` on a GPU) :meth:`step` works in place: the state
+        that it returns is overwritten when it is stepped from, and cannot be stepped from twice.
+        ``state.clone()`` keeps one; transitions, and the frames in them, are copies anyway. Where
+        something is missing (CUDA, a compiler) it says so once and does without.
         """
         return self._but(engine=engine_named(engine, self.device))
 
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
         self.stepper = Stepper(
-            self.network, self.ego_motion, self.outcome, self.memory, self.config, engine, self.tells_uncertainty
+            self.network,
+            self.ego_motion,
+            self.outcome,
+            self.memory,
+            self.config,
+            engine,
+            self.tells_uncertainty,
         )
         self._starts = StartStates(self.stepper, self.action_space)
 
@@ -143,14 +187,24 @@ class World:
         return self.stepper.dynamics
 
     def state_bytes(self) -> int:
-        """Bytes of one environment's state, whatever it has seen: memory, context and history have a fixed size."""
+        """Bytes of one environment's state, whatever it has seen: memory, context and history have
+        a fixed size."""
         return bytes_of(self.blank(1))
 
     def step_bytes(self) -> int:
-        """Bytes that a step takes an environment, estimated: its state before and after, and a dozen of the finest features."""
+        """Bytes that a step takes an environment, estimated: its state before and after, and a
+        dozen of the finest features."""
         n = self.network.config
         width = n.levels[0] if n.levels else n.dim
-        features = 12 * 2 * width * n.height * n.width // n.fold**2 * (2 if self.engine.precision == "bfloat16" else 4)
+        features = (
+            12
+            * 2
+            * width
+            * n.height
+            * n.width
+            // n.fold**2
+            * (2 if self.engine.precision == "bfloat16" else 4)
+        )
         return 2 * self.state_bytes() + features
 
     def without_memory(self) -> World:
@@ -158,39 +212,59 @@ class World:
         return self.with_memory(NoMemory())
 
     def with_memory(self, memory: SceneMemory) -> World:
-        """The same weights with another scene memory. Its states start empty: stored start scenes' memories do not fit it,
-        unless it has a method ``pad`` that takes points, as the radiance field has.
+        """The same weights with another scene memory. Its states start empty: stored start scenes'
+        memories do not fit it, unless it has a method ``pad`` that takes points, as the radiance
+        field has.
         """
         if not isinstance(memory, SceneMemory):
-            raise InvalidInputError(f"{memory!r} is no scene memory: it needs empty, integrate, render and surroundings")
+            raise InvalidInputError(
+                f"{memory!r} is no scene memory: it needs empty, integrate, render and surroundings"
+            )
         return self._but(memory=memory)
 
     def with_dynamics(self, **changes: Any) -> World:
-        """The same weights with other :class:`DynamicsConfig` values, for instance ``steps=2``; None leaves a value as it is."""
+        """The same weights with other :class:`DynamicsConfig` values, for instance ``steps=2``;
+        None leaves a value as it is."""
         known = [f.name for f in dataclasses.fields(self.config.dynamics)]
         unknown = sorted(set(changes) - set(known))
         if unknown:
-            raise InvalidInputError(f"the dynamics have no {', '.join(unknown)}: they have {', '.join(known)}")
+            raise InvalidInputError(
+                f"the dynamics have no {', '.join(unknown)}: they have {', '.join(known)}"
+            )
         changes = {name: value for name, value in changes.items() if value is not None}
         if not changes:
             return self
-        return self._but(config=dataclasses.replace(self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes)))
+        return self._but(
+            config=dataclasses.replace(
+                self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes)
+            )
+        )
 
     def with_uncertainty(self, told: bool = True) -> World:
-        """The same weights, whose transitions tell how uncertain each frame is: by how far another draw of it differs.
+        """The same weights, whose transitions tell how uncertain each frame is: by how far another
+        draw of it differs.
 
-        The frames stay the same bit by bit; a step costs one denoised frame a sampling step more. Raises InvalidInputError at
-        temperature 0, where all draws are one.
+        The frames stay the same bit by bit; a step costs one denoised frame a sampling step more.
+        Raises InvalidInputError at temperature 0, where all draws are one.
         """
         if told and self.config.dynamics.temperature == 0.0:
-            raise InvalidInputError("at temperature 0 all draws of a frame are one: uncertainty needs a temperature above 0")
+            raise InvalidInputError(
+                "at temperature 0 all draws of a frame are one: uncertainty needs a temperature "
+                "above 0"
+            )
         return self if told == self.tells_uncertainty else self._but(uncertainty=told)
 
     def _but(self, **changes: Any) -> World:
-        """A world of the same weights, with some of ``config``, ``memory``, ``engine`` and ``uncertainty`` others."""
+        """A world of the same weights, with some of ``config``, ``memory``, ``engine`` and
+        ``uncertainty`` others."""
         kept: dict[str, Any] = {"config": self.config, "memory": self.memory, "engine": self.engine}
         kept["uncertainty"] = self.tells_uncertainty
-        rest: dict[str, Any] = {"ego_motion": self.ego_motion, "outcome": self.outcome, "card": self.card, "folder": self.folder}
+        rest: dict[str, Any] = {
+            "ego_motion": self.ego_motion,
+            "outcome": self.outcome,
+            "card": self.card,
+            "folder": self.folder,
+        }
         rest["trust"] = self.trusted
         return World(self.network, **(kept | rest | changes))
 
@@ -200,13 +274,18 @@ class World:
     def initial(self, scenes: Sequence[SceneStart], seeds: Sequence[int] | Tensor) -> WorldState:
         """A batch of fresh worlds, one scene and one seed an environment.
 
-        Raises InvalidInputError for frames of the wrong size or type, MissingGeometryError where depth or poses are needed.
+        Raises InvalidInputError for frames of the wrong size or type, MissingGeometryError where
+        depth or poses are needed.
         """
-        if not isinstance(scenes, Sequence) or not all(isinstance(scene, SceneStart) for scene in scenes):
+        if not isinstance(scenes, Sequence) or not all(
+            isinstance(scene, SceneStart) for scene in scenes
+        ):
             raise InvalidInputError(f"scenes are {str(scenes)[:80]}: SceneStart objects are needed")
         seed = self._seeds(seeds)
         if len(scenes) != len(seed) or not len(scenes):
-            raise InvalidInputError(f"one seed a scene is needed, got {len(scenes)} scenes and {len(seed)} seeds")
+            raise InvalidInputError(
+                f"one seed a scene is needed, got {len(scenes)} scenes and {len(seed)} seeds"
+            )
         state = concatenate(self._starts.states(scenes))
         return dataclasses.replace(state, seed=seed)
 
@@ -220,36 +299,45 @@ class World:
         except (ValueError, TypeError, OverflowError) as error:
             raise InvalidInputError(f"seeds are {seeds!r}: {error}") from None
 
-    def step(self, state: WorldState, act: Tensor, pose: Tensor | None = None) -> tuple[WorldState, Transition]:
+    def step(
+        self, state: WorldState, act: Tensor, pose: Tensor | None = None
+    ) -> tuple[WorldState, Transition]:
         """Advance every world by one action.
 
-        act: (b,) int64 or (b, n) float32. pose: (b, 4, 4) to impose the next camera instead of predicting it.
+        act: (b,) int64 or (b, n) float32. pose: (b, 4, 4) to impose the next camera instead of
+        predicting it.
         """
         return self.stepper.step(state, act, pose)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
-        """The state with the environments ``index`` (int64) replaced by those of ``other``; the rest goes on as it was."""
+        """The state with the environments ``index`` (int64) replaced by those of ``other``; the
+        rest goes on as it was."""
         return self.stepper.put(state, index, other)
 
     def owned(self, state: WorldState) -> WorldState:
-        """The state as one that later steps leave as it is: a copy if the engine steps in place, else the state itself."""
+        """The state as one that later steps leave as it is: a copy if the engine steps in place,
+        else the state itself."""
         return self.stepper.owned(state)
 
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
-        """Advance every world by a *given* frame (true history): context and memory take it in, nothing is generated."""
+        """Advance every world by a *given* frame (true history): context and memory take it in,
+        nothing is generated."""
         return self.stepper.observe(state, act, frame)
 
     def edit(self, state: WorldState, memory: Any) -> WorldState:
-        """Every world with another memory, such as an edited one: what it shows is what the dream goes on from.
+        """Every world with another memory, such as an edited one: what it shows is what the dream
+        goes on from.
 
-        The context is cleared back to the newest frame. That frame is shown again: where the memory's view of it has changed,
-        it takes over what the new memory shows there, and what nothing is known of any more is dreamed anew. Then the memory
-        takes the rest of this frame in. The past of the walk, its pose and its random numbers stay.
+        The context is cleared back to the newest frame. That frame is shown again: where the
+        memory's view of it has changed, it takes over what the new memory shows there, and what
+        nothing is known of any more is dreamed anew. Then the memory takes the rest of this frame
+        in. The past of the walk, its pose and its random numbers stay.
         """
         return self.stepper.edit(state, memory)
 
     def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
-        """Motion (b, 6) that the ego-motion head expects of ``act``, zeros for a world without geometry."""
+        """Motion (b, 6) that the ego-motion head expects of ``act``, zeros for a world without
+        geometry."""
         return self.stepper.predict_motion(state, act)
 
     def pad(self, state: WorldState, size: int) -> WorldState:
@@ -263,15 +351,18 @@ class World:
         return self._starts.most
 
     def blank(self, batch: int) -> WorldState:
-        """``batch`` worlds that have seen nothing: what :meth:`initial` builds upon, and the shape of every state."""
+        """``batch`` worlds that have seen nothing: what :meth:`initial` builds upon, and the shape
+        of every state."""
         return self.stepper.blank(batch)
 
     def check_start(self, scene: SceneStart) -> None:
-        """Raise InvalidInputError (or MissingGeometryError) unless this world can start from ``scene``, saying what is wrong."""
+        """Raise InvalidInputError (or MissingGeometryError) unless this world can start from
+        ``scene``, saying what is wrong."""
         self._starts.check(scene)
 
     def coverage(self, state: WorldState) -> Tensor:
-        """(b,) float32 share of the newest frame that the memory knew before it was there; zeros without memory."""
+        """(b,) float32 share of the newest frame that the memory knew before it was there; zeros
+        without memory."""
         view, n = state.context.condition.view[:, -1], self.network.config
         remembers = n.view_channels and not n.last_frames
         return view[:, 4].mean((1, 2)) if remembers else torch.zeros(len(state), device=view.device)
@@ -287,7 +378,8 @@ class World:
 
     @property
     def weights_id(self) -> str:
-        """SHA-256 of all weights and of the settings that they belong to. Worlds of one id differ at most in how they are used."""
+        """SHA-256 of all weights and of the settings that they belong to. Worlds of one id differ
+        at most in how they are used."""
         if not self._weights_id:
             total = hashlib.sha256()
             for part, module in sorted(self.modules().items()):
@@ -298,17 +390,20 @@ class World:
         return self._weights_id
 
     def save_pretrained(self, folder: str | os.PathLike[str], eight_bit: bool = False) -> Path:
-        """Write the world to ``folder``: ``world.json`` and a sub-folder a module (diffusers' layout; int8 if asked).
+        """Write the world to ``folder``: ``world.json`` and a sub-folder a module (diffusers'
+        layout; int8 if asked).
 
-        The folder is completed beside its place and renamed: whatever happens, the old world is there or the new one. What else
-        is in the folder, such as ``scenes``, stays. Raises StorageError.
+        The folder is completed beside its place and renamed: whatever happens, the old world is
+        there or the new one. What else is in the folder, such as ``scenes``, stays. Raises
+        StorageError.
         """
         return save_world(folder, self.modules(), self.config, self.card, eight_bit)
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Upload the world to the Hugging Face hub; returns the commit's address.
 
-        Start scenes go with it if they are regular files inside the world's folder: DamagedFileError for links that lead out.
+        Start scenes go with it if they are regular files inside the world's folder:
+        DamagedFileError for links that lead out.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -329,25 +424,35 @@ class World:
         revision: str | None = None,
         trust: bool = False,
     ) -> World:
-        """Load a shipped world (by name), a folder, or ``hub:owner/name`` from the Hugging Face hub.
+        """Load a shipped world (by name), a folder, or ``hub:owner/name`` from the Hugging Face
+        hub.
 
-        device: CUDA where there is one, else the CPU. revision: commit, tag or branch of the hub's repository. What came from the
-        hub has ``source``, its repository and commit, in its card. trust: let its real twin be any environment that its files
-        name, which imports and runs code of their choosing; loading and stepping a world never does. Raises NotFoundError,
+        device: CUDA where there is one, else the CPU. revision: commit, tag or branch of the hub's
+        repository. What came from the hub has ``source``, its repository and commit, in its card.
+        trust: let its real twin be any environment that its files name, which imports and runs code
+        of their choosing; loading and stepping a world never does. Raises NotFoundError,
         DamagedFileError, InvalidInputError (device) or OutOfMemoryError.
         """
         folder = find_world(name, revision)
         config, card = read_card(folder / "world.json")
         network = load_module(SpaceTimeTransformer, folder / "dynamics")
-        ego = load_module(EgoMotionHead, folder / "ego_motion") if (folder / "ego_motion").is_dir() else None
+        ego = (
+            load_module(EgoMotionHead, folder / "ego_motion")
+            if (folder / "ego_motion").is_dir()
+            else None
+        )
         outcome = load_module(OutcomeHead, folder / "outcome")
         source = hub_source(folder)
         # A file cannot say where it came from.
-        card = {k: v for k, v in card.items() if k != "source"} | ({} if source is None else {"source": source})
+        card = {k: v for k, v in card.items() if k != "source"} | (
+            {} if source is None else {"source": source}
+        )
         try:
             world = cls(network, config, ego, outcome, card, folder, trust=trust)
         except (RuntimeError, ValueError, TypeError) as error:
             if isinstance(error, WorldsimError):
                 raise
-            raise DamagedFileError(f"{folder}: its parts do not fit one another ({error}): copy the world again") from error
+            raise DamagedFileError(
+                f"{folder}: its parts do not fit one another ({error}): copy the world again"
+            ) from error
         return world.to(device_named(device))

@@ -24,9 +24,8 @@ from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.io.nerfstudio import TRANSFORMS, open_capture
 from worldsim.io.rgbd import CapturedFrame, frames_of, journey_of
 from worldsim.journey import Journey
-from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.protocols import SceneMemory
+from worldsim.protocols import SceneMemory, SkipsUnknown, remembers
 from worldsim.runtime.files import inside
 from worldsim.state import Frame, SceneStart
 from worldsim.world import World
@@ -97,7 +96,7 @@ class CaptureScene:
             )
             act = torch.zeros(len(journey), dtype=torch.int64)
         else:
-            n = world.network.config
+            n = world.spec
             journey, known = journey_of(self.frames, n.height, n.width, world.config.intrinsics)
             memory = world.memory
             act = (
@@ -128,7 +127,7 @@ class CaptureScene:
             pose=pose[first:],
             intrinsics=journey.intrinsics,
             memory=None
-            if isinstance(memory, NoMemory)
+            if not remembers(memory)
             else memory.trim(data)
             if isinstance(memory, PointMemory)
             else data,
@@ -145,7 +144,7 @@ def _comparing_colours(memory: SceneMemory) -> SceneMemory:
 def _integrated(
     memory: SceneMemory, data: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor
 ) -> Any:
-    if isinstance(memory, PointMemory):
+    if isinstance(memory, SkipsUnknown):
         return memory.integrate(data, frame, camera, step, known)
     return memory.integrate(data, frame, camera, step)
 

@@ -115,7 +115,7 @@ def _searched(
 ) -> tuple[Points, Tensor, Tensor, NDArray[Any]]:
     """What is searched, checked: the points that tell, the picture (3, h, w), its camera's
     intrinsics (4,) and the eye (3,)."""
-    n = world.network.config
+    n = world.spec
     memory, pose = state.memory, state.frame.pose
     if not isinstance(memory, Points) or pose is None:
         raise MissingGeometryError(

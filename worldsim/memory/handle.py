@@ -22,6 +22,7 @@ from worldsim.memory.arguments import as_numbers, as_pose, as_shape, as_size
 from worldsim.memory.editing import in_box, surface_points
 from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
 from worldsim.memory.points import PointMemory, Points
+from worldsim.memory.slots import points_of
 from worldsim.memory.splat import DIRECTION, POINT
 from worldsim.memory.surfels import draw, normals_of, patch_metres, to_world
 from worldsim.protocols import HasPoints, SceneMemory, remembers
@@ -164,7 +165,8 @@ class MemoryHandle:
         require_memory_for(
             RENDER_BYTES * height * width + 2**27, f"a picture of {height}x{width} pixels"
         )
-        if isinstance(self.data, Points):
+        points = points_of(self.kind, self.data)
+        if points is self.data and points is not None:
             view = draw(self.data, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
             rgb, depth, mask, normals = view.rgb, view.depth, view.mask, view.normals
         else:

@@ -113,7 +113,7 @@ def check_memory(
         "the memory shows something where no frame has looked",
     )
 
-    again = memory.integrate(filled, _moved(frame), camera, step + 1)
+    again = memory.integrate(filled, _move(frame), camera, step + 1)
     _check_record(again, empty, 3)
     views = (view, memory.render(again, camera), around)
     _check_rows_alone(memory, refine, frame, camera, step, views)
@@ -172,7 +172,7 @@ def check_scene(scene: Scene, world: Any) -> None:
     if not isinstance(scene, Scene):
         raise ContractError(f"{type(scene).__name__} lacks the method start")
     if isinstance(scene, FittingScene):
-        scene = scene.fitted(world)
+        scene = scene.fit_to(world)
     numpy_before, torch_before = np.random.get_state(), torch.get_rng_state()
     for seed in range(3):
         first, second = (scene.start(np.random.default_rng(seed)) for _ in range(2))
@@ -382,7 +382,7 @@ def _check_rows_alone(
         data = refine(
             memory.integrate(memory.empty(1, step.device), own_frame, own_camera, own_step)
         )
-        later = memory.integrate(data, _moved(own_frame), own_camera, own_step + 1)
+        later = memory.integrate(data, _move(own_frame), own_camera, own_step + 1)
         alone = (
             memory.render(data, own_camera),
             memory.render(later, own_camera),
@@ -412,7 +412,7 @@ def _synthetic_frames(device: Any, height: int, width: int) -> tuple[Frame, Came
     return frame, Camera(pose.to(device), intrinsics.to(device), height, width), step.to(device)
 
 
-def _moved(frame: Frame) -> Frame:
+def _move(frame: Frame) -> Frame:
     """The same view with something new in the middle, half as far away."""
     assert frame.inverse_depth is not None
     code, rgb = frame.inverse_depth.clone(), frame.rgb.clone()

@@ -19,7 +19,7 @@ from worldsim.world.engine import (
     GraphedStep,
     compiled_between,
     compiled_passes,
-    prepared,
+    prepare_network,
     tell_once,
 )
 from worldsim.world.step import Aim, Predict, Step
@@ -35,7 +35,7 @@ class RunningStep:
         self.graphed: GraphedStep | None = None
         network = None
         if isinstance(plain.dynamics, NetworkDynamics):
-            network = prepared(plain.dynamics.network, engine)
+            network = prepare_network(plain.dynamics.network, engine)
             plain = _with_network(plain, network)
         self.parts = _compile(plain, network, engine) if engine.compile else plain
         if engine.graph and plain.device.type == "cuda":
@@ -55,7 +55,7 @@ class RunningStep:
             return self.parts(state, act, pose)
         if pose is None:
             return self.graphed(state, act)
-        return self.parts(self.graphed.owned(state), act, pose)
+        return self.parts(self.graphed.own(state), act, pose)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
         """See :meth:`worldsim.world.World.put`."""
@@ -65,7 +65,7 @@ class RunningStep:
 
     def own(self, state: WorldState) -> WorldState:
         """See :meth:`worldsim.world.World.own`."""
-        return state if self.graphed is None else self.graphed.owned(state)
+        return state if self.graphed is None else self.graphed.own(state)
 
     @torch.no_grad()
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:

@@ -92,7 +92,7 @@ class Step:
         :meth:`worldsim.world.World.step`."""
         inputs = self.inputs(state, act, pose)
         prediction, rewards, logit, context = self.predict(state.context, inputs)
-        term = self.ended(logit, state)
+        term = self.draw_terminations(logit, state)
         nothing = torch.zeros_like(logit)
         transition = Transition(
             frame=prediction.frame,
@@ -102,7 +102,7 @@ class Step:
             term=term,
             coverage=nothing if inputs.view is None else inputs.view.coverage,
             view=inputs.view,
-            ending=torch.sigmoid(logit) if self.config.has_terminations else nothing,
+            termination_prob=torch.sigmoid(logit) if self.config.has_terminations else nothing,
             uncertainty=prediction.uncertainty,
         )
         return self.advance(state, inputs, prediction.frame, context), transition
@@ -172,7 +172,7 @@ class Step:
         around = self.surroundings(state)
         return to_camera_axes(self.ego_motion(around, pose, state.motion, state.act, act), pose)
 
-    def ended(self, logit: Tensor, state: WorldState) -> Tensor:
+    def draw_terminations(self, logit: Tensor, state: WorldState) -> Tensor:
         """Which worlds terminate, (b,) bool, from the termination's logit (b,)."""
         if not self.config.has_terminations:
             return torch.zeros_like(logit, dtype=torch.bool)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.agents.cem import Args as CemArgs
 from worldsim.agents.cem import CemConfig, CemPolicy
 from worldsim.agents.cem import run as run_cem

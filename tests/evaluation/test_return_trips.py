@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.evaluation.test_evaluate import SIZE, WINDOW, tiny_world
+from tests.helpers.evaluation import SIZE, WINDOW, tiny_world
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.evaluation import measure
 from worldsim.evaluation import return_trips as returns

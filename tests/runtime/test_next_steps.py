@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SIZE
+from tests.helpers.worlds import SIZE
 from worldsim.app import cli
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.runtime import next_steps

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.app import cli
 from worldsim.camera import snap_pose
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError

@@ -40,7 +40,8 @@ test: setup lint types
 test-fast: export OMP_NUM_THREADS ?= 1
 test-fast: setup
 	@$(PYTHON) .ci/system-libraries cv2
-	$(VENV)/bin/python -m pytest -q -m fast -n $(WORKERS) --dist worksteal
+	$(VENV)/bin/python -m pytest -q -m "fast and not slow" -n $(WORKERS) --dist worksteal \
+		$$(grep -rl --include='*.py' 'mark\.fast' tests)
 
 # An environment of its own, since nerfstudio pins old versions of what the rest uses. Everything in
 # it is named: its own list of dependencies would bring another torch. Fixtures for all tests need

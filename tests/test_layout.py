@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).resolve().parent.parent
 WINGS = ("envs", "agents", "scenes")
 PACKAGE_OF = {"worldsim": "worldsim", **{wing: f"worldsim.{wing}" for wing in WINGS}}

@@ -24,6 +24,8 @@ from worldsim.training.loss import (
 )
 from worldsim.world.heads import HISTORY, EgoMotionHead, Motions, OutcomeHead
 
+pytestmark = pytest.mark.fast
+
 INTRINSICS = torch.tensor([8.0, 8.0, 8.0, 8.0])
 
 

@@ -29,6 +29,8 @@ from worldsim.world.scene_files import load_scene
 from worldsim.world.snapshots import fingerprint
 from worldsim.world.world import bucket
 
+pytestmark = pytest.mark.fast
+
 SIZE = 32
 
 

@@ -12,7 +12,7 @@ import torch
 
 from tests.helpers.worlds import SIZE, make_tiny_world
 from worldsim.envs.tiny_room import TinyRoom, walk_in_room
-from worldsim.journey import Journey
+from worldsim.state import Trajectory
 from worldsim.world import World
 from worldsim.world.scene_files import ScenesConfig, load_scene, record_scenes
 
@@ -74,6 +74,6 @@ def goal_folder(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -
 
 
 @pytest.fixture(scope="session")
-def room_walk() -> tuple[TinyRoom, Journey]:
+def room_walk() -> tuple[TinyRoom, Trajectory]:
     """Eighty frames of 64x64 in one room, and the room."""
     return walk_in_room()

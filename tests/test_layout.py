@@ -36,7 +36,6 @@ FLOORS = (
     ("runtime",),
     ("camera",),
     ("state",),
-    ("journey",),
     ("protocols",),
     ("diffusion",),
     ("memory",),

@@ -515,7 +515,7 @@ COMMANDS = (
             "seed": ("x", "-1"),
             "patience": ("nan", "x", "-1"),
             "buffer-frames": ("0", "-1", "x"),
-            "sampling-steps": ("0", "-1"),
+            "num-inference-steps": ("0", "-1"),
             "init-from": ("nothing",),
             "data": ("nothing", "/etc"),
             "mirror-actions": ("0", "1 2", "99 1 2 3 4 5 6", "x"),

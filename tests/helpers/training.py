@@ -12,7 +12,7 @@ from worldsim.training.buffer import Windows
 from worldsim.training.corruption import PerturbConfig
 from worldsim.training.distil import DistilConfig
 from worldsim.training.distil_loss import (
-    DistilObjectiveConfig,
+    DistilLossConfig,
 )
 from worldsim.training.train import PRESETS, TrainConfig, Trainer
 
@@ -87,14 +87,14 @@ def distil_config(
         mixed_precision="no",
         compile=False,
         patience=0.0,
-        objective=DistilObjectiveConfig(**({"teacher_steps": 3} | (losses or {}))),
+        loss=DistilLossConfig(**({"teacher_steps": 3} | (losses or {}))),
     )
     return DistilConfig(str(world), data, out, **(settings | changes))
 
 
 def state_of(trainer: Any) -> dict[str, torch.Tensor]:
     """Everything that a checkpoint must bring back."""
-    state = {f"model.{k}": v.clone() for k, v in trainer.objective.state_dict().items()}
+    state = {f"model.{k}": v.clone() for k, v in trainer.loss_module.state_dict().items()}
     state |= {f"ema.{i}": v.clone() for i, v in enumerate(trainer.ema.shadow_params)}
     for i, values in trainer.optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{i}.{k}": torch.as_tensor(v).clone() for k, v in values.items()}

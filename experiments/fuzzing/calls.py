@@ -501,7 +501,7 @@ path_out = Argument(
 ENV_ARGUMENTS = (
     Argument("world", never, NAMES),
     device,
-    Argument("steps", whole(1, 1000, none=True), (0, -1, 10**9)),
+    Argument("num_inference_steps", whole(1, 1000, none=True), (0, -1, 10**9)),
     Argument("engine", one_of(None, "plain", "fast", "compiled"), ("quick", 3, "PLAIN")),
     Argument("temperature", number(0, 1, none=True), (-0.1, 1.1)),
     Argument("render_mode", one_of(None, "rgb_array"), ("human", 3)),
@@ -629,7 +629,7 @@ CALLS = (
         (
             Argument("world", never, NAMES),
             device,
-            Argument("steps", whole(1, 1000, none=True), (0,)),
+            Argument("num_inference_steps", whole(1, 1000, none=True), (0,)),
         ),
     ),
     Call(
@@ -813,7 +813,7 @@ CALLS = (
         "world.with_dynamics",
         _dynamics,
         (
-            Argument("steps", whole(1, 1000, none=True), (0, -1, 10**9)),
+            Argument("num_inference_steps", whole(1, 1000, none=True), (0, -1, 10**9)),
             Argument("temperature", number(0, 1, none=True), (-0.5, 2, math.nan)),
             Argument("context_sigma", number(0, 1, none=True), (-0.5, 2, math.nan)),
             Argument("shift", number(1e-6, 1e5, none=True), (0, -1, math.nan)),

@@ -1141,7 +1141,7 @@ WORLD = Format(
     ),
     rules=(
         (r"config\.fps", lambda x: 0 < x <= 1e5),
-        (r"dynamics\.steps", lambda x: 1 <= x <= 1000 and x == int(x)),
+        (r"dynamics\.num_inference_steps", lambda x: 1 <= x <= 1000 and x == int(x)),
         (r"context_sigma|temperature", _share),
         (r"shift", _positive),
         (r"capacity", lambda x: 1 <= x < 10**8 and x == int(x)),

@@ -325,7 +325,7 @@ class GraphedStep:
             found.append(captured)
         if captured.newest() is state:
             self._spent[id(state)] = state
-        return capture_graph(state, act)
+        return captured(state, act)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
         """``state.put``, within the buffers if they hold the state: costs what is put, however many

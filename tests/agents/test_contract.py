@@ -48,7 +48,7 @@ class Broken(RandomPolicy):
 
 
 @pytest.mark.parametrize(
-    "fault, complaint",
+    ("fault", "complaint"),
     [
         ("", None),
         ("space", "not in Discrete"),

@@ -190,7 +190,7 @@ def test_settings_that_make_no_sense_are_named() -> None:
             config(**setting)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("run, args", [(run_cem, CemArgs), (run_mppi, MppiArgs)])
+@pytest.mark.parametrize(("run", "args"), [(run_cem, CemArgs), (run_mppi, MppiArgs)])
 def test_the_command_line_loop_walks_towards_a_goal(
     run: Any, args: Any, world_folder: Path
 ) -> None:

@@ -35,9 +35,9 @@ GIVEN = {
     "worlds": [],
 }
 
-SMALL = "--frames 40 --episode-steps 20 --min-travel 0 --workers 0 --env-kwargs size".split() + [
-    str(SIZE)
-]
+SMALL = (
+    f"--frames 40 --episode-steps 20 --min-travel 0 --workers 0 --env-kwargs size {SIZE}".split()
+)
 
 
 def test_every_command_has_an_ending() -> None:

@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.app.dreaming import dream_on
@@ -30,12 +28,11 @@ from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.progress import follow, say
 from worldsim.runtime.ranges import Count, Scale, Seed
+from worldsim.runtime.types import Array, Env, JsonObject, Space
 from worldsim.shipped.policies import make_policy
 from worldsim.state import SceneStart, Transition
 from worldsim.world import World
 from worldsim.world.twin import HISTORY, frames_of, make_twin
-
-Array = NDArray[Any]
 
 TRIES = 20
 """Episodes of the real twin that are begun until one outlasts the history."""
@@ -106,7 +103,7 @@ class Lesson:
     terminated: bool
 
 
-def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]:
+def compare(config: CompareConfig, world: World | None = None) -> JsonObject:
     """Play the real twin, dream the same actions, write video and metrics.
 
     Returns the metrics.
@@ -144,7 +141,7 @@ def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]
     return figures
 
 
-def read_actions(path: Path, space: gym.Space[Any]) -> list[Any]:
+def read_actions(path: Path, space: Space) -> list[Any]:
     """Read actions from a JSON file and check each against the action space.
 
     Raises NotFoundError, DamagedFileError or InvalidInputError.
@@ -194,7 +191,7 @@ def play_twin(config: CompareConfig, world: World, acts: Sequence[Any] | None) -
     )
 
 
-def _after_history(config: CompareConfig, twin: gym.Env[Any, Any], policy: Any) -> Any:
+def _after_history(config: CompareConfig, twin: Env, policy: Any) -> Any:
     """Start an episode that outlasts the history; returns its last observation."""
     for seed in range(config.seed, config.seed + TRIES):
         obs, _ = twin.reset(seed=seed, options=dict(config.reset_options) or None)
@@ -212,7 +209,7 @@ def _after_history(config: CompareConfig, twin: gym.Env[Any, Any], policy: Any) 
     )
 
 
-def measure(config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition]) -> dict[str, Any]:
+def measure(config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition]) -> JsonObject:
     """Return PSNR of each step for the dream and for a still frame; sharpness, returns, endings."""
     rgb = torch.cat([t.frame.rgb for t in dreamed]).cpu()
     scores, still = psnr(rgb, lesson.rgb), psnr(lesson.start.rgb[-1:].cpu(), lesson.rgb)
@@ -268,7 +265,7 @@ def video_frames(
     return [*frames, *[frames[-1]] * 10]
 
 
-def explain(config: CompareConfig, figures: dict[str, Any]) -> str:
+def explain(config: CompareConfig, figures: JsonObject) -> str:
     """Return the results in words."""
     at = ", ".join(f"{value} dB at step {step}" for step, value in figures["psnr_at"].items())
     before = f"{figures['history_frames']} true frames ({figures['place']}, seed {figures['seed']})"

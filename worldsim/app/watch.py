@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
@@ -18,13 +16,12 @@ from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import Count, Scale, Seed
+from worldsim.runtime.types import Array
 from worldsim.shipped.agent_files import read_card
 from worldsim.shipped.policies import saved_folder
 from worldsim.world import World
 from worldsim.world.files import find_world_of_file
 from worldsim.world.twin import make_twin
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, EpisodeWriter
 from worldsim.data.episode import Episode
@@ -29,8 +28,6 @@ from worldsim.runtime.progress import Progress, follow
 from worldsim.runtime.spaces import describe_space, space_of
 from worldsim.world.image_env import PixelsConfig, as_dict, make_pixels, to_pixels
 from worldsim.world.twin import check_twin
-
-Array = NDArray[Any]
 
 OWN_METADATA = "worldsim"
 """Key of a Minari dataset's metadata that holds what ``dataset.json`` says."""

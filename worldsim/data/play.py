@@ -15,12 +15,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from worldsim import __version__
 from worldsim.camera import quantise_depth
@@ -33,6 +31,7 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.keyboard import exact_rate
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed, Workers
 from worldsim.runtime.spaces import describe_space
+from worldsim.runtime.types import Array, Env, Info
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched
 from worldsim.shipped.policies import make_policy, saved_folder
 from worldsim.world.image_env import (
@@ -44,8 +43,6 @@ from worldsim.world.image_env import (
     qualify,
     require_trainable,
 )
-
-Array = NDArray[Any]
 
 MAX_DROPPED = 64
 """So many short episodes in a row end the recording with an error: the environment then hardly
@@ -141,7 +138,7 @@ class Player:
         self.pixels: PixelsConfig | None = find_pixels(
             self.env_id, dict(config.env_kwargs), config.size, config.key, config.render
         )
-        self.engine: Engine[gym.Env[Any, Any]] = Engine(self._made)
+        self.engine: Engine[Env] = Engine(self._made)
         try:
             self.policy = self.engine.play(self._make_policy)
         except BaseException:
@@ -152,10 +149,10 @@ class Player:
         """Close the environment."""
         self.engine.close()
 
-    def _made(self) -> gym.Env[Any, Any]:
+    def _made(self) -> Env:
         return Watched(make_pixels(self.env_id, dict(self.config.env_kwargs), self.pixels))
 
-    def _make_policy(self, env: gym.Env[Any, Any]) -> Policy:
+    def _make_policy(self, env: Env) -> Policy:
         describe_space(env.action_space)
         return make_policy(self.config.policy, env.action_space)
 
@@ -166,7 +163,7 @@ class Player:
         """
         return self.engine.play(self._describe)
 
-    def _describe(self, env: gym.Env[Any, Any]) -> DatasetInfo:
+    def _describe(self, env: Env) -> DatasetInfo:
         config = self.config
         _, info = env.reset(seed=0, options=dict(config.reset_options) or None)
         geometry = _has_geometry(info)
@@ -244,9 +241,7 @@ class Player:
             )
             return None
 
-    def _episode(
-        self, env: gym.Env[Any, Any], shard: int, attempt: int, options: dict[str, str]
-    ) -> Episode:
+    def _episode(self, env: Env, shard: int, attempt: int, options: dict[str, str]) -> Episode:
         env_seed, policy_seed = (
             int(x) & 0x7FFFFFFF
             for x in np.random.SeedSequence([self.config.seed, shard, attempt]).generate_state(2)
@@ -294,7 +289,7 @@ class Player:
         options.pop("split", None)
         return {**options, "map": before.info["map"]}
 
-    def _geometry(self, infos: list[dict[str, Any]]) -> dict[str, Array]:
+    def _geometry(self, infos: list[Info]) -> dict[str, Array]:
         having = [_has_geometry(info) for info in infos]
         if not any(having):
             return {}
@@ -359,5 +354,5 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _has_geometry(info: dict[str, Any]) -> bool:
+def _has_geometry(info: Info) -> bool:
     return all(key in info for key in GEOMETRY_KEYS)

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from worldsim.runtime.json_config import check_ranges, to_json, write_json
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Count, Number, Threads
+from worldsim.runtime.types import JsonObject
 from worldsim.shipped.policies import make_policy
 from worldsim.state import WorldState, bytes_of
 from worldsim.world import World
@@ -109,7 +110,7 @@ class BenchConfig:
             )
 
 
-def bench(config: BenchConfig) -> dict[str, Any]:
+def bench(config: BenchConfig) -> JsonObject:
     """Measure, print a table, and write results to ``config.json`` as they come; returns them.
 
     Raises NotFoundError for an unknown world, InvalidInputError for a device that is not available,
@@ -124,7 +125,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         world = World.from_pretrained(config.world, device)
         world = world.with_dynamics(num_inference_steps=config.num_inference_steps)
         worlds = _with_and_without(world.with_engine(config.engine), config.memory)
-        report: dict[str, Any] = {
+        report: JsonObject = {
             "world": str(config.world),
             "device": stopwatch.device_name(device),
             "device_type": device.type,
@@ -156,7 +157,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
             save()
         print("\n".join(_head(report)), flush=True)
         for on, one in worlds.items():
-            last: dict[str, Any] | None = None
+            last: JsonObject | None = None
             for batch in config.batches or BATCHES:
                 reason = None if config.batches else _left_out(batch, last, need, device)
                 if reason is None:
@@ -275,9 +276,7 @@ def _check_fits(batch: int, need: int, device: torch.device) -> None:
         )
 
 
-def _left_out(
-    batch: int, last: dict[str, Any] | None, need: int, device: torch.device
-) -> str | None:
+def _left_out(batch: int, last: JsonObject | None, need: int, device: torch.device) -> str | None:
     """Return why a batch that was not requested is skipped.
 
     last: the result before it.
@@ -294,7 +293,7 @@ def _left_out(
 
 def measure(
     world: World, start: Start, batch: int, config: BenchConfig, ceilings: dict[str, float]
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the results of one batch."""
     device, memory = world.device, not isinstance(world.memory, NoMemory)
     if device.type == "cuda":
@@ -366,7 +365,7 @@ def _steps(world: World, held: list[WorldState], acts: Tensor) -> None:
         state, _ = world.step(state, act)
 
 
-def cold_start(world: World, device: torch.device, threads: int, count: int) -> dict[str, Any]:
+def cold_start(world: World, device: torch.device, threads: int, count: int) -> JsonObject:
     """Return medians over ``count`` fresh processes, in seconds.
 
     They are of ``import worldsim``, of make and reset, and of the first step.
@@ -394,7 +393,7 @@ def cold_start(world: World, device: torch.device, threads: int, count: int) -> 
     }
 
 
-def _head(report: dict[str, Any]) -> list[str]:
+def _head(report: JsonObject) -> list[str]:
     rates, cold = report["ceilings"], report.get("cold_start")
     products = ", ".join(
         f"{rates[f'{kind}_flop_per_s'] / 1e9:.0f} GFLOP/s {kind}"
@@ -423,7 +422,7 @@ def _head(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _row(result: dict[str, Any]) -> str:
+def _row(result: JsonObject) -> str:
     share = "".join(
         f"{100 * result['share'][part]:>9.1f}%" for part in (*stopwatch.PARTS, "overhead")
     )

@@ -21,6 +21,7 @@ from worldsim.evaluation.policy_batch import Crowd, PolicySpec
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.progress import Progress, follow
 from worldsim.runtime.ranges import Batch, Count, Positive, Seed, Workers
+from worldsim.runtime.types import Env
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 from worldsim.state import SceneStart
 from worldsim.world import World
@@ -107,7 +108,7 @@ def require_rewards(world: World) -> None:
         )
 
 
-def step_limit(env: gym.Env[Any, Any], asked: int | None, longest: int = LONGEST) -> int:
+def step_limit(env: Env, asked: int | None, longest: int = LONGEST) -> int:
     """Return the maximum episode length in steps.
 
     It is ``asked`` if given, else the real twin's own limit, else ``longest``.
@@ -122,7 +123,7 @@ def twin_limit(world: World, asked: int | None) -> int:
     return limit
 
 
-def limit_of(engine: Engine[gym.Env[Any, Any]], asked: int | None, longest: int = LONGEST) -> int:
+def limit_of(engine: Engine[Env], asked: int | None, longest: int = LONGEST) -> int:
     """Return :func:`step_limit` of an engine's environment."""
     return engine.play(lambda env: step_limit(env, asked, longest))
 
@@ -159,20 +160,20 @@ def real_episodes(
     return [played[i] for i in range(len(tasks))]
 
 
-def watched_twin(world: World) -> gym.Env[Any, Any]:
+def watched_twin(world: World) -> Env:
     """Return the real twin as a :class:`worldsim.runtime.workers.WorkerPool` plays it."""
     return Watched(make_twin(world))
 
 
-def _load_twin(folder: Path, trust: bool) -> gym.Env[Any, Any]:
+def _load_twin(folder: Path, trust: bool) -> Env:
     return watched_twin(World.from_pretrained(folder, "cpu", trust=trust))
 
 
-def _play_task(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Played:
+def _play_task(engine: Engine[Env], task: Task, limit: int) -> Played:
     return engine.play(lambda env: play_real(env, task, limit))
 
 
-def play_real(env: gym.Env[Any, Any], task: Task, limit: int, keep: bool = False) -> Played:
+def play_real(env: Env, task: Task, limit: int, keep: bool = False) -> Played:
     """Play one episode in an environment, at most ``limit`` steps.
 
     keep: also return its frames, rewards and actions.

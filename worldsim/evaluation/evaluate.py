@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -39,6 +39,7 @@ from worldsim.runtime.json_config import check_ranges, write_json
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.ranges import Batch, Count, Number, Positive, Seed, Share, Workers
+from worldsim.runtime.types import JsonObject
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S
 from worldsim.state import Frame
 from worldsim.world import World
@@ -140,7 +141,7 @@ class EvaluateConfig:
         )
 
 
-def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
     """Measure, print and write the results; returns them.
 
     world: a loaded world, instead of ``config.world``.
@@ -176,7 +177,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     return results
 
 
-def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
+def _task(config: EvaluateConfig, world: World) -> JsonObject:
     """Evaluate a world without geometry: next frames from the true past, and returns."""
     with Progress(config.walks, "recording", "episode") as bar:
         episodes, limit = task.play(world, config.walks, config.seed, bar.update)
@@ -202,7 +203,7 @@ def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
     }
 
 
-def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
+def _return_trips(config: EvaluateConfig, world: World) -> JsonObject:
     if not world.has_geometry:
         raise MissingGeometryError(
             f"world {config.world} has no poses, so there is no way back: evaluate it with "
@@ -228,7 +229,7 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
             returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks
         )
         parts = _fitting(config, world, lambda: list(measured))
-    network: Any = world.network.config
+    network = world.network.config
     return returns.compute(returns.join(parts), network.window, config.bootstrap, config.seed) | {
         "test_set_sha256": digest(recorded),
         "episodes": len(recorded),
@@ -243,13 +244,13 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
     }
 
 
-def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
+def _walks(config: EvaluateConfig, world: World) -> JsonObject:
     episodes, test = frozen_test_set(config, world)
-    network: Any = world.network.config
+    network = world.network.config
     parts = _measure(config, world, test)
     n = config.history
     measured = measure.join(parts)
-    shared: dict[str, Any] = {
+    shared: JsonObject = {
         "moved": moved_frames(test.pose)[:, n - 1 :].numpy(),
         "covered": test.covered.numpy(),
         "window": network.window,
@@ -284,7 +285,7 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
 def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet]:
     """Return the walks, recorded and stacked on the CPU."""
     settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.horizon)
-    network: Any = world.network.config
+    network = world.network.config
     episodes: list[TestEpisode] = []
     wanted, most = config.walks, config.walks * MAX_GROWTH
     with Progress(wanted, "recording", "walk") as bar:
@@ -325,7 +326,7 @@ def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode 
         )
     for episode in episodes[:1]:
         height, width = episode.rgb.shape[2:]
-        network: Any = world.network.config
+        network = world.network.config
         expected = (network.height, network.width)
         if (height, width) != expected:
             raise InvalidInputError(

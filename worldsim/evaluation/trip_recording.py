@@ -13,7 +13,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
@@ -25,11 +24,10 @@ from worldsim.evaluation.benchmark_set import (
     RecordedWalks,
     require_geometry,
 )
+from worldsim.runtime.types import Array, Info, JsonObject
 from worldsim.runtime.workers import Watched
 from worldsim.shipped.policies import make_policy
 from worldsim.world.image_env import make_env
-
-Array = NDArray[Any]
 
 UNDO = (0, 2, 1, 4, 3, 6, 5)
 """The action that undoes each of no-op, forward, backward, turn left, turn right, strafe left,
@@ -48,7 +46,7 @@ class TripConfig:
 
     env_id: str
     """Gymnasium id of the real twin."""
-    env_kwargs: dict[str, Any]
+    env_kwargs: JsonObject
     """Its arguments."""
     seed: int = 0
     """Trip ``i`` has seed ``seed * 1000003 + i``."""
@@ -189,9 +187,7 @@ class TripRecorder:
             map=str(frames[0][1].get("map", "")),
         )
 
-    def _play(
-        self, seed: int, acts: Array | None
-    ) -> tuple[list[tuple[Array, dict[str, Any]]], Array] | None:
+    def _play(self, seed: int, acts: Array | None) -> tuple[list[tuple[Array, Info]], Array] | None:
         """Return the frames and actions of a walk from a start.
 
         acts: actions to play; by default the policy's, as far as the longest trip goes out.
@@ -216,11 +212,11 @@ class TripRecorder:
         self.env.close()
 
 
-def _rgb(frames: Sequence[tuple[Array, dict[str, Any]]]) -> Array:
+def _rgb(frames: Sequence[tuple[Array, Info]]) -> Array:
     return np.ascontiguousarray(np.stack([obs for obs, _ in frames]).transpose(0, 3, 1, 2))
 
 
-def _pose(frames: Sequence[tuple[Array, dict[str, Any]]]) -> Array:
+def _pose(frames: Sequence[tuple[Array, Info]]) -> Array:
     return np.stack([info["pose"] for _, info in frames]).astype(np.float32)
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import dequantise_depth, pixel_rays
@@ -28,6 +27,7 @@ from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ply import import_trimesh
 from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
+from worldsim.runtime.types import Array
 from worldsim.state import Trajectory
 
 GLTF_FROM_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
@@ -57,8 +57,6 @@ MOST_DEPTH = 13
 """Halvings from the octree's box to its finest cells."""
 FARTHEST = 1e6
 """Metres from the origin."""
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

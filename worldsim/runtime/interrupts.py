@@ -6,7 +6,6 @@ import signal
 import sys
 import threading
 from types import FrameType, TracebackType
-from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

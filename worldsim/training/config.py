@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.json_config import check_ranges
@@ -20,10 +19,11 @@ from worldsim.runtime.ranges import (
     Seed,
     Share,
 )
+from worldsim.runtime.types import JsonObject
 from worldsim.training.corruption import PerturbConfig
 from worldsim.training.loss import LossConfig
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, JsonObject] = {
     "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
     "tiny": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},
     "small": {"dim": 256, "depth": 4, "heads": 4, "levels": (32, 48, 96), "window": 8},

@@ -9,7 +9,8 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from torch import Tensor
 
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.network import SpaceTimeTransformer
@@ -17,6 +18,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Positive, Rate, Seed, Share
+from worldsim.runtime.types import JsonObject
 from worldsim.training.config import PRESETS, TrainConfig
 from worldsim.training.corruption import PerturbConfig
 from worldsim.training.distil_loss import DistilLoss, DistilLossConfig
@@ -219,15 +221,15 @@ class DistilTrainer(Trainer):
                 compile_in_place(one, self.device)
         return self.pupil
 
-    def _settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = to_json(self.distil)
+    def _settings(self) -> JsonObject:
+        settings: JsonObject = to_json(self.distil)
         return settings | {"teacher_sha256": self.teacher_weights}
 
-    def _use(self, **used: Any) -> None:
+    def _use(self, **used: object) -> None:
         super()._use(**used)
         self.distil = dataclasses.replace(self.distil, **used)
 
-    def train_step(self) -> dict[str, Any]:
+    def train_step(self) -> dict[str, Tensor]:
         """Run one optimiser step.
 
         The averaged student in its loss is part of the checkpoint, so a resumed run is the same
@@ -236,7 +238,7 @@ class DistilTrainer(Trainer):
         self.pupil.follow(self.ema.shadow_params)
         return super().train_step()
 
-    def world(self, measured: dict[str, Any] | None = None) -> World:
+    def world(self, measured: JsonObject | None = None) -> World:
         """Return the student with averaged weights, as a copy on the CPU.
 
         Its memory and the settings of its heads are the teacher's.
@@ -322,10 +324,10 @@ def weights_of(world: World) -> dict[str, str]:
     }
 
 
-def _method(config: DistilConfig) -> dict[str, Any]:
+def _method(config: DistilConfig) -> JsonObject:
     """Return the losses in use, by name."""
     c = config.loss
-    method: dict[str, Any] = {
+    method: JsonObject = {
         name: getattr(c, name)
         for name in ("regression", "consistency", "real")
         if getattr(c, name) > 0

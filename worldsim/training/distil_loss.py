@@ -368,7 +368,7 @@ class DistilLoss(TrainingLoss):
         def denoise(x: Tensor, sigma: float) -> Tensor:
             sigmas = torch.full(x.shape[:2], sigma, device=device)
             if past:
-                return network(x, sigmas, seen.condition, mask, time, past=past[0])[0].float()  # type: ignore[no-any-return]
+                return network(x, sigmas, seen.condition, mask, time, past=past[0])[0].float()
             out, _, cache = self._denoise(
                 network, seen, [(x, sigmas), *([beside] if beside is not None else [])]
             )

@@ -22,6 +22,7 @@ from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.denoiser import rgb_to_channels
 from worldsim.diffusion.module import Module, register_to_config
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.types import Array
 from worldsim.training.tally import Tally
 
 RARE = 4.0
@@ -245,7 +246,7 @@ class Recorded:
     @staticmethod
     def of(datasets: Sequence[EpisodeDataset], device: torch.device | str) -> Recorded:
         """Return all transitions of recordings of one environment."""
-        parts: dict[str, list[np.ndarray[Any, Any]]] = {
+        parts: dict[str, list[Array]] = {
             name: [] for name in ("rgb", "act", "rew", "term", "first", "judged")
         }
         tally, count = Tally(), 0

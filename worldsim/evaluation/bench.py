@@ -27,7 +27,7 @@ from worldsim.errors import (
     WorldsimError,
 )
 from worldsim.evaluation import stopwatch
-from worldsim.memory.none import NoMemory
+from worldsim.protocols import CountsPoints, remembers
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
@@ -177,13 +177,11 @@ def _device(name: str | None) -> torch.device:
 
 
 def _with_and_without(world: World, memory: str) -> dict[bool, World]:
-    remembers = not isinstance(world.memory, NoMemory)
-    if memory == "on" and not remembers:
+    kept = remembers(world.memory)
+    if memory == "on" and not kept:
         raise MissingGeometryError("this world has no scene memory: leave out --memory")
-    worlds = {True: world} if remembers and memory != "off" else {}
-    return worlds | (
-        {False: world.without_memory() if remembers else world} if memory != "on" else {}
-    )
+    worlds = {True: world} if kept and memory != "off" else {}
+    return worlds | ({False: world.without_memory() if kept else world} if memory != "on" else {})
 
 
 class Start:
@@ -217,7 +215,7 @@ class Start:
         # Drawn beforehand: choosing actions is no part of a step.
         count = config.walk + max(config.timed_steps, config.warmup)
         drawn = np.stack([[policy.act(None) for policy in self._policies] for _ in range(count)])
-        kind = torch.int64 if world.network.config.actions else torch.float32
+        kind = torch.int64 if world.spec.actions else torch.float32
         acts = torch.as_tensor(drawn, dtype=kind, device=world.device)
         state = world.initial(scenes, range(size))
         for act in acts[: config.walk]:
@@ -239,14 +237,11 @@ class Start:
 
     def points(self, size: int) -> float | None:
         """Return the number of memory slots in use, a mean over the batch; None without slots."""
-        count = getattr(self.world.memory, "count", None)
-        return (
-            None
-            if count is None
-            else float(
-                count(self.state.memory)[torch.arange(size) % len(self.state)].float().mean()
-            )
-        )
+        memory = self.world.memory
+        if not isinstance(memory, CountsPoints):
+            return None
+        count = memory.count(self.state.memory)
+        return float(count[torch.arange(size) % len(self.state)].float().mean())
 
     def bytes_needed(self, world: World) -> int:
         """Return the bytes that one more environment in a batch needs for state and step.
@@ -295,7 +290,7 @@ def measure(
     world: World, start: Start, batch: int, config: BenchConfig, ceilings: dict[str, float]
 ) -> JsonObject:
     """Return the results of one batch."""
-    device, memory = world.device, not isinstance(world.memory, NoMemory)
+    device, memory = world.device, remembers(world.memory)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     acts, peak = start.actions(batch), stopwatch.PeakMemory(device)

@@ -26,7 +26,7 @@ from worldsim.data.play import package_versions
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.evaluation.metrics import seen_mask
 from worldsim.runtime.files import replacing, require_regular
-from worldsim.runtime.types import Array, Info, JsonObject
+from worldsim.runtime.types import Array, Info, JsonObject, NamedArrays
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 from worldsim.shipped.policies import make_policy
 from worldsim.state import Frame
@@ -172,7 +172,7 @@ class TestSet(RecordedWalks):
     def part(self, start: int, stop: int, device: torch.device | str) -> TestSet:
         """Return the walks ``start`` to ``stop`` on ``device``."""
         tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved: dict[str, Any] = {
+        moved: NamedArrays = {
             name: value[start:stop].to(device)
             for name, value in tensors.items()
             if isinstance(value, Tensor)
@@ -182,7 +182,7 @@ class TestSet(RecordedWalks):
 
 def stack(episodes: Sequence[TestEpisode], config: TestSetConfig) -> TestSet:
     """Stack walks into one test set, on the CPU."""
-    arrays: dict[str, Any] = {
+    arrays: NamedArrays = {
         name: torch.from_numpy(np.stack([getattr(e, name) for e in episodes]))
         for name in episodes[0].arrays()
         if name != "inverse_depth"

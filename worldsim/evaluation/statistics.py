@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from worldsim.evaluation.metrics import (
     quantile_statistic,
     report,
 )
-from worldsim.runtime.types import Array, JsonMapping, JsonObject
+from worldsim.runtime.types import Array, JsonMapping, JsonObject, NamedArrays
 
 SEEN_FRAME_SHARE = 0.8
 """A frame is seen if more than this share of its pixels is."""
@@ -64,7 +63,7 @@ class Figures:
 
 
 def compute(
-    measured: Mapping[str, Any],
+    measured: NamedArrays,
     moved: Array,
     covered: Array,
     pose: Array,
@@ -93,7 +92,7 @@ def compute(
 
 
 def compute_reduced(
-    measured: Mapping[str, Any], moved: Array, covered: Array, window: int, draws: int, seed: int
+    measured: NamedArrays, moved: Array, covered: Array, window: int, draws: int, seed: int
 ) -> JsonObject:
     """Return the PSNRs of :func:`compute`, with the same arguments, for frames reduced to 64x64."""
     figures = Figures(len(moved), draws, seed)
@@ -102,7 +101,7 @@ def compute_reduced(
 
 
 def _picture_figures(
-    figures: Figures, measured: Mapping[str, Any], moved: Array, covered: Array, window: int
+    figures: Figures, measured: NamedArrays, moved: Array, covered: Array, window: int
 ) -> Array:
     """Add all PSNRs; returns which frames show seen places, (e, h) bool."""
     horizon = moved.shape[1]
@@ -171,7 +170,7 @@ def _pose_figures(figures: Figures, own: Array | None, pose: Array, covered: Arr
         figures.quantile(f"heading_error_deg{suffix}", kept_heading, 0.5)
 
 
-def _gaps(figures: Figures, measured: Mapping[str, Any], moved: Array, seen: Array) -> None:
+def _gaps(figures: Figures, measured: NamedArrays, moved: Array, seen: Array) -> None:
     """Add differences of scores on the same frames.
 
     Their intervals are paired, so they are narrower than those of the scores.

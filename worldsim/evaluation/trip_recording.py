@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -24,7 +23,7 @@ from worldsim.evaluation.benchmark_set import (
     RecordedWalks,
     require_geometry,
 )
-from worldsim.runtime.types import Array, Info, JsonObject
+from worldsim.runtime.types import Array, Info, JsonObject, NamedArrays
 from worldsim.runtime.workers import Watched
 from worldsim.shipped.policies import make_policy
 from worldsim.world.image_env import make_env
@@ -114,7 +113,7 @@ class Trip:
     @staticmethod
     def from_arrays(arrays: dict[str, Array], name: str) -> Trip:
         """Return the trip of :meth:`arrays`. Raises TypeError if one is missing."""
-        values: dict[str, Any] = {}
+        values: NamedArrays = {}
         for key, value in arrays.items():
             field, _, length = key.partition(".")
             if length:
@@ -245,8 +244,8 @@ def stack_trips(
         ).to(device)
 
     names = ("rgb", "inverse_depth", "pose", "intrinsics", "act")
-    plain: dict[str, Any] = {name: join([getattr(t, name) for t in trips]) for name in names}
-    back: dict[str, Any] = {
+    plain: NamedArrays = {name: join([getattr(t, name) for t in trips]) for name in names}
+    back: NamedArrays = {
         name: {n: join([getattr(t, name)[n] for t in trips]) for n in config.lengths}
         for name in ("back_rgb", "back_pose", "back_act")
     }

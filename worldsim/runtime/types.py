@@ -21,5 +21,7 @@ Info: TypeAlias = dict[str, Any]
 """The ``info`` and ``options`` dicts of Gymnasium's API."""
 JsonObject: TypeAlias = dict[str, Any]
 """A JSON object, as ``json.load`` returns it."""
+NamedArrays: TypeAlias = dict[str, Any]
+"""NumPy arrays or tensors by name; None, or a dict of them, where one is not an array."""
 JsonMapping: TypeAlias = Mapping[str, Any]
 """A JSON object that is only read."""

@@ -206,7 +206,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         trunc = self.uncertainty_limit is not None and self._uncertainty > self.uncertainty_limit
         return self._frame(), float(transition.rew), bool(transition.term), trunc, self._info()
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The newest frame, (h, w, 3) uint8, if the render mode is ``rgb_array``."""
         return self._frame() if self.render_mode == "rgb_array" else None
 

@@ -241,7 +241,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             infos,
         )
 
-    def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """The newest frames, one (h, w, 3) uint8 array an environment, if the render mode is
         ``rgb_array``."""
         if self.render_mode != "rgb_array":

@@ -225,7 +225,7 @@ class DistilTrainer(Trainer):
         settings: JsonObject = to_json(self.distil)
         return settings | {"teacher_sha256": self.teacher_weights}
 
-    def _use(self, **used: object) -> None:
+    def _use(self, **used: Any) -> None:
         super()._use(**used)
         self.distil = dataclasses.replace(self.distil, **used)
 

@@ -187,7 +187,7 @@ class Trainer:
             batch_size=self.batch_size,
         )
 
-    def _use(self, **used: object) -> None:
+    def _use(self, **used: Any) -> None:
         """Write down the settings in use, for the checkpoint and the world's card."""
         self.config = dataclasses.replace(self.config, **used)
 
@@ -371,7 +371,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self._parameters())
         self.step += 1
-        losses["windows"] = windows  # type: ignore[assignment]
+        losses["windows"] = windows
         return losses
 
     def draw(self, generator: torch.Generator) -> tuple[Windows, Motions | None]:

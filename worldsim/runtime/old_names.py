@@ -124,7 +124,7 @@ def with_new_options(cls: type, arguments: Sequence[str]) -> list[str]:
     return renamed
 
 
-def old_names_of(cls: type) -> dict[str, str]:
+def old_names_of(cls: object) -> dict[str, str]:
     """The new name of each old field of a config's class."""
     names: dict[str, str] = getattr(cls, _OLD_NAMES, {})
     return names

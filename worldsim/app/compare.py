@@ -50,32 +50,32 @@ class CompareConfig:
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     out: Path = Path("compare.mp4")
-    """The video."""
+    """Path of the video."""
     actions: Path | None = None
-    """JSON file with a list of actions, taken after the history: whole numbers, or lists of numbers
-    for continuous actions. Without it, the policy acts, on what the real twin shows."""
+    """JSON file with a list of actions to take after the history: integers, or lists of numbers for
+    continuous actions. Without it, the policy acts on the frames of the real twin."""
     policy: str = "persistent"
-    """Acts during the history, and afterwards where there are no ``actions``: a registered name,
+    """Policy of the history and, without ``actions``, of the steps after it: a registered name,
     ``module:Class``, or a saved agent's folder or name."""
     steps: Annotated[int, Ge(1), Le(10_000)] = 96
     """Steps to dream; with ``actions``, at most as many as the file has."""
     history: Annotated[int, Ge(1), Le(10_000)] = HISTORY
-    """True frames that the dream is given."""
+    """True frames that the dream receives."""
     seed: Seed = 0
-    """Of the real twin's episode, of the policy and of the dream."""
+    """Seed of the real twin's episode, the policy and the dream."""
     reset_options: dict[str, str] = field(default_factory=dict)
     """Options of the real twin's reset, such as ``map MAP30``."""
     num_inference_steps: Count | None = None
-    """Sampling steps a frame; the world's own number, if not given."""
+    """Sampling steps per frame. By default the world's own."""
     scale: Scale = 4
-    """Pixels of the video a pixel of the frames."""
+    """Pixels of the video per pixel of the frames."""
     json: Path | None = None
-    """Write the figures, step by step, to this file, too."""
+    """Also write the results, step by step, to this file."""
     device: str | None = None
-    """Where the dream runs; CUDA where there is one, if not given."""
+    """Device of the dream. By default CUDA if it is available."""
     trust: bool = False
-    """Make the real twin and the policy class that files name, whatever they are: that imports and
-    runs code of their choosing."""
+    """Use the real twin and policy class that files name, whatever they are: this imports and runs
+    their code."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

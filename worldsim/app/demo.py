@@ -65,18 +65,18 @@ class DemoConfig:
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     seed: Seed = 1
-    """Of the start and of the dream."""
+    """Seed of the start and of the dream."""
     num_inference_steps: Count | None = None
-    """Sampling steps per frame; the world\'s own number, if not given."""
+    """Sampling steps per frame. By default the world's own."""
     history: Annotated[int, Ge(2), Le(100_000)] = 48
-    """True frames that the dream is given: a look around and a few steps."""
+    """True frames that the dream receives: a look around and a few steps."""
     outward: Annotated[int, Ge(2), Le(100_000)] = 24
-    """Steps away from there; as many lead back."""
+    """Steps away from there, followed by as many back."""
     device: str | None = None
-    """Where the world runs; CUDA where there is one, if not given."""
+    """Device of the world. By default CUDA if it is available."""
     trust: bool = False
-    """Make the real twin that the world's files name, whatever it is: that imports and runs code of
-    their choosing."""
+    """Use the real twin that the world's files name, whatever it is: this imports and runs its
+    code."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

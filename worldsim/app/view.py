@@ -62,11 +62,11 @@ class ViewConfig:
     snapshot: Path
     """A file that an environment's save wrote."""
     index: int = 0
-    """Which of the environments in the file, counted from 0."""
+    """Index of the environment in the file, from 0."""
     host: str = "127.0.0.1"
-    """The address to serve at; 0.0.0.0 lets other computers look, too."""
+    """Address to serve at; 0.0.0.0 lets other computers connect, too."""
     port: int = 8080
-    """The port to serve at."""
+    """Port to serve at."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

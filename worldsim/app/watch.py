@@ -32,20 +32,20 @@ class WatchConfig:
     """A saved agent's folder, a shipped agent's name, or ``random``, ``persistent``,
     ``module:Class``."""
     out: Path = Path("watch.mp4")
-    """The video."""
+    """Path of the video."""
     world: str | None = None
-    """Name or folder of the world; the one in the agent's card, if not given."""
+    """Name or folder of the world. By default the one in the agent's card."""
     steps: Count = 300
-    """Steps after which both are cut."""
+    """Maximum number of steps of both."""
     seed: Seed = 0
-    """Of the episode in the real twin, of the dream and of the agent's draws."""
+    """Seed of the episode in the real twin, the dream and the agent."""
     scale: Scale = 4
-    """Pixels of the video a pixel of the frames."""
+    """Pixels of the video per pixel of the frames."""
     device: str | None = None
-    """Where the dream runs; CUDA where there is one."""
+    """Device of the dream. By default CUDA if it is available."""
     trust: bool = False
-    """Make the real twin, the world and the policy class that files name, whatever they are: that
-    imports and runs code of their choosing. Only for files whose author you trust."""
+    """Use the real twin, world and policy class that files name, whatever they are: this imports
+    and runs their code. Use it only for files whose author you trust."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

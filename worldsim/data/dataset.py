@@ -99,18 +99,18 @@ class DatasetInfo:
     env_kwargs: JsonObject = field(default_factory=dict)
     """Arguments of ``gymnasium.make``."""
     pixels: JsonObject | None = None
-    """How its images were made into observations, a :class:`worldsim.world.image_env.PixelsConfig`;
-    None for none."""
+    """Settings that converted its images to observations, a
+    :class:`worldsim.world.image_env.PixelsConfig`; None if there was no conversion."""
     reset_options: JsonObject = field(default_factory=dict)
     """Options of every reset, such as ``{"split": "train"}``."""
     policy: str = ""
-    """Who chose the actions."""
+    """Name of the policy."""
     seed: int = 0
-    """What all randomness of the recording comes from."""
+    """Seed of the recording."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the packages that recorded it."""
     recording: JsonObject = field(default_factory=dict)
-    """The recorder's other settings: a resumed recording must have the same."""
+    """Other settings of the recorder; a resumed recording must have the same."""
 
 
 class Shard(NamedTuple):

@@ -45,7 +45,7 @@ class ExportMinariConfig:
     """Id of the Minari dataset, ``(namespace/)name-vN``, such as ``worldsim/takecover-random-v0``.
     It must not exist."""
     author: str | None = None
-    """Who made it, as Minari asks."""
+    """Author, as Minari requires."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class ImportMinariConfig:
     size: tuple[int, int] | None = None
     """Height and width in pixels that images are resized to; their own if not given."""
     key: str | None = None
-    """Key of a Dict observation that holds the image; needed only where several parts of it are
-    images."""
+    """Key of the image in a Dict observation; needed only if several entries are images."""
     env_id: str | None = None
     """Gymnasium id of its environment, if the dataset does not say."""
     frames_per_shard: int = 8192

@@ -58,23 +58,24 @@ class RecordConfig:
     """Gymnasium id, such as ``worldsim/FreedoomReal-v0``; ``module:Name-v0`` imports ``module``
     first."""
     out: Path
-    """Folder of the dataset. If it holds part of the same recording, the recording goes on."""
+    """Folder of the dataset. If it holds part of the same recording, the recording resumes."""
     frames: Count = 100_000
-    """How many frames to record in all; whole shards are recorded, so it becomes a few more."""
+    """Number of frames to record. Whole shards are recorded, so there are a few more."""
     workers: Workers = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes, one environment each. 0 plays in this process, for debugging and notebooks."""
+    """Number of processes with one environment each. 0 plays in this process, for debugging and
+    notebooks."""
     episode_steps: Count = 256
-    """Longest episode, in steps; it has one frame more. Long enough to leave a place and come back
-    to it."""
+    """Maximum episode length in steps; an episode has one more frame. Choose it long enough to
+    leave a place and return."""
     frames_per_shard: Count = 8192
-    """A shard is closed once it has this many frames (170 MB at 64x64 with depth): what an
-    interruption may cost a worker."""
+    """A shard is closed once it has this many frames (170 MB at 64x64 with depth). A worker that is
+    interrupted loses at most one shard."""
     policy: str = "persistent"
     """``persistent``, ``random``, ``module:Class`` of a policy that is constructed with the action
-    space, or a saved agent's folder or a shipped one's name: for another round, with what was
-    learned from the last one, use another ``--out`` and train on both."""
+    space, or a saved agent's folder or a shipped agent's name. To record another round with a
+    trained agent, use another ``--out`` and train on both."""
     seed: Seed = 0
-    """What all randomness comes from. Training and evaluation recordings need different ones."""
+    """Seed of the recording. Use different seeds for training and evaluation."""
     reset_options: dict[str, str] = field(default_factory=dict)
     """Options of every reset, such as ``split train``."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
@@ -83,27 +84,26 @@ class RecordConfig:
     """Height and width in pixels that images are resized to, multiples of 8; the environment's own
     if not given."""
     key: str | None = None
-    """Key of a Dict observation that holds the image; needed only where several parts of it are
-    images."""
+    """Key of the image in a Dict observation; needed only if several entries are images."""
     render: bool = False
-    """Record what the environment renders (``render_mode="rgb_array"``) instead of what it
-    observes."""
+    """Record rendered images (``render_mode="rgb_array"``) instead of observations."""
     fps: Positive | None = None
-    """Steps a second of the environment's own time. If not given, that of its metadata:
-    ``steps_per_second``, else ``render_fps``, which knows nothing of skipped frames."""
+    """Steps per second of the environment's own time. By default the value of its metadata:
+    ``steps_per_second``, else ``render_fps``, which ignores skipped frames."""
     min_travel: NotNegative = 4.7
-    """Episodes that never get this far from their start are dropped, in metres; needs poses. 150
-    map units of Doom: enough to leave the closet in which a random start may lie. 0 keeps all."""
+    """Minimum distance from the start in metres; shorter episodes are dropped. Needs poses. The
+    default is 150 map units of Doom, enough to leave the closet in which a random start may lie. 0
+    keeps all."""
     episodes_per_map: Count = 4
-    """So many episodes in a row stay on one map, since loading a map takes time: where ``info``
-    names a ``map``, the next resets ask for it again with ``{"map": ...}``. 1 leaves every choice
-    to the environment."""
+    """Number of consecutive episodes on one map, since loading a map takes time. If ``info`` names
+    a ``map``, the next resets request it with ``{"map": ...}``. 1 leaves every choice to the
+    environment."""
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
-    """Seconds after which a call of the environment (make, reset, step, close) counts as hung: its
-    engine is killed and the episode played again. With ``workers 0`` nothing watches over that."""
+    """Time limit in seconds of one call of the environment (make, reset, step, close). After it,
+    the engine is killed and the episode repeated. Has no effect with ``workers 0``."""
 
     trust: bool = False
-    """Of a saved agent as the policy: let its card name any class, whose module is then
+    """If the policy is a saved agent: let its card name any class, whose module is then
     imported."""
 
     def __post_init__(self) -> None:

@@ -40,14 +40,14 @@ class AgreementConfig(PlayConfig):
     world: str
     """Name or folder of the world."""
     agents: tuple[str, ...] = ()
-    """Saved agents (folders or names) of different skill; each also plays with ``chances`` of a
-    random action."""
+    """Saved agents (folders or names) of different skill; each also plays with the shares
+    ``chances`` of random actions."""
     chances: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
     """Shares of random actions that are mixed into each agent."""
     episodes: Count = 20
-    """Episodes of each policy, in each of the two."""
+    """Episodes per policy, in the dream and in the real twin."""
     bootstrap: Count = 2000
-    """Resamples of policies and episodes behind the 95% intervals."""
+    """Resamples of policies and episodes for the 95% intervals."""
 
 
 def agreement(config: AgreementConfig, world: World | None = None) -> JsonObject:

@@ -73,34 +73,33 @@ class BenchConfig:
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     json: Path | None = None
-    """Write the figures to this file, anew after every batch."""
+    """Write the results to this file, updated after every batch."""
     batches: tuple[int, ...] | None = None
-    """Environments stepped at once. If not given: 1, 8, 32, 256 and 1024, as far as memory and
-    patience (5 s a step) reach."""
+    """Batch sizes. By default 1, 8, 32, 256 and 1024, as long as they fit in memory and a step
+    takes at most 5 s."""
     memory: Literal["both", "on", "off"] = "both"
-    """With the scene memory, without, or one after the other."""
+    """With the scene memory, without it, or both."""
     device: str | None = None
-    """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not
-    given."""
+    """Device of the world, such as ``cpu`` or ``cuda:1``. By default CUDA if it is available."""
     threads: Threads | None = None
-    """Threads of the CPU; PyTorch's choice, if not given."""
+    """CPU threads. By default PyTorch's choice."""
     num_inference_steps: Count | None = None
-    """Sampling steps a frame; the world's own number, if not given."""
+    """Sampling steps per frame. By default the world's own."""
     engine: Literal["plain", "fast", "compiled"] = "plain"
     """How steps are run: see :meth:`worldsim.world.World.with_engine`."""
     seed: Annotated[int, Ge(0), Le(10**12)] = 0
-    """Of the walk and the dreams."""
+    """Seed of the walk and the dreams."""
     walk: Number = 36
-    """Steps of the policy ``persistent-v1`` from the start scenes to where time is taken, so that
-    the memory is as in use."""
+    """Steps of the policy ``persistent-v1`` from the start scenes before measurements, so that the
+    memory is filled as in use."""
     warmup: Count = 3
-    """Steps before time is taken."""
+    """Warm-up steps before measurements."""
     repeats: Count = 5
-    """So often the same steps are timed; the median counts."""
+    """How often the same steps are timed; the median is reported."""
     timed_steps: Count = 16
-    """Steps of a repeat; fewer where they would take more than 2 s."""
+    """Steps per repeat; fewer if they would take more than 2 s."""
     cold_starts: Annotated[int, Ge(0), Le(1000)] = 3
-    """Fresh processes that are started to time import, reset and first step; 0 for none."""
+    """Fresh processes to time import, reset and first step; 0 for none."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

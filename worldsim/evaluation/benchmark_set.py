@@ -54,11 +54,11 @@ class TestSetConfig:
     env_id: str
     """Gymnasium id of the real twin."""
     env_kwargs: JsonObject
-    """Its arguments."""
+    """Arguments of ``gymnasium.make``."""
     seed: int = 0
     """Episode ``i`` has seed ``seed * 1000003 + i``."""
     history: int = 64
-    """True frames that a dream is given."""
+    """True frames that a dream receives."""
     horizon: int = 48
     """Frames after them."""
 

@@ -43,13 +43,13 @@ class EvaluateAgentConfig(PlayConfig):
     """A saved agent's folder, a shipped agent's name, or ``random``, ``persistent``,
     ``module:Class``."""
     world: str | None = None
-    """Name or folder of the world; the one in the agent's card, if not given."""
+    """Name or folder of the world. By default the one in the agent's card."""
     episodes: Count = 100
-    """Episodes in each of the two."""
+    """Episodes in the dream and in the real twin."""
     bootstrap: Count = 2000
-    """Resamples of the episodes behind each 95% interval."""
+    """Resamples of the episodes for each 95% interval."""
     into_card: bool = False
-    """Write the figures into the agent's card, too."""
+    """Also write the results into the agent's card."""
 
 
 def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> JsonObject:

@@ -46,15 +46,15 @@ class TripConfig:
     env_id: str
     """Gymnasium id of the real twin."""
     env_kwargs: JsonObject
-    """Its arguments."""
+    """Arguments of ``gymnasium.make``."""
     seed: int = 0
     """Trip ``i`` has seed ``seed * 1000003 + i``."""
     start: int = 12
-    """Frames at the beginning that a dream is given, as a reset gives them."""
+    """Number of true frames at the beginning of a dream, as after a reset."""
     lengths: tuple[int, ...] = (32, 125, 250)
     """Steps out, and as many back, ascending: shorter trips are the beginnings of the longest."""
     undo: tuple[int, ...] = UNDO
-    """For each discrete action the one that undoes it."""
+    """The action that undoes each discrete action."""
 
     def __post_init__(self) -> None:
         check_lengths(self.lengths)

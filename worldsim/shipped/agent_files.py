@@ -65,25 +65,25 @@ class AgentCard:
     """The content of ``agent.json``."""
 
     world: str = ""
-    """The world that the agent belongs to: a shipped one's name, a folder, or ``hub:owner/name``.
-    Only a shipped one, or a folder inside the agent's own, is loaded without being asked for
+    """The agent's world: a shipped world's name, a folder, or ``hub:owner/name``. Only a shipped
+    one, or a folder inside the agent's own, is loaded without an explicit request
     (:func:`worldsim.world.files.find_world_of_file`)."""
     env_id: str = ""
     """Gymnasium id of that world's real twin."""
     real_frames_used: Annotated[int, Ge(0)] | None = None
-    """Frames of the real twin from which the agent was made; None if that is not known."""
+    """Frames of the real twin that training used; None if unknown."""
     results: JsonObject = field(default_factory=dict)
-    """What was measured."""
+    """Measured results."""
     training: JsonObject = field(default_factory=dict)
-    """How it was made."""
+    """Settings of the training."""
     kind: str = ""
     """The policy's class, by its name or entry point in
-    :data:`worldsim.runtime.registries.POLICIES`; :func:`save_agent` fills it in, and those below,
-    too."""
+    :data:`worldsim.runtime.registries.POLICIES`. :func:`save_agent` sets it and the fields
+    below."""
     settings: JsonObject = field(default_factory=dict)
-    """Arguments of that class beside the action space."""
+    """Constructor arguments of that class other than the action space."""
     action_space: JsonObject = field(default_factory=dict)
-    """The actions that it chooses from."""
+    """The action space."""
 
 
 @runtime_checkable

@@ -301,12 +301,12 @@ class BalanceConfig:
     """How batches are balanced by events; see :class:`Balanced`."""
 
     ends: float = 0.25
-    """Share of a batch that are ends, where there are any."""
+    """Share of terminations in a batch, if there are any."""
     rare: float = 0.25
-    """Share that are rare rewards (:data:`RARE`), where there are any."""
+    """Share of rare rewards in a batch (:data:`RARE`), if there are any."""
     shift: int = 2
-    """Pictures are moved by up to this many pixels, up, down and sideways: a recording holds few
-    ends, which are seen often."""
+    """Maximum shift of pictures in pixels, in both directions. A recording has few terminations,
+    which are seen often."""
 
     def __post_init__(self) -> None:
         if not (0.0 < self.ends < 1.0 and 0.0 <= self.rare < 1.0 and self.ends + self.rare < 1.0):

@@ -31,7 +31,7 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 log = logging.getLogger("mkdocs.hooks.worldsim")
 
 
-def on_config(config: Any) -> Any:
+def on_startup(**_: Any) -> None:
     """Copy the package with its wings inside it, as the wheel has it, for mkdocstrings to read."""
     shutil.rmtree(SOURCE, ignore_errors=True)
     ignore = shutil.ignore_patterns("__pycache__", "worlds", "agents_shipped", "*.safetensors")
@@ -40,7 +40,6 @@ def on_config(config: Any) -> Any:
         shutil.copytree(ROOT / wing, SOURCE / "worldsim" / wing, ignore=ignore)
     # app/worlds.py is a module, and "worlds" above is the folder of data.
     shutil.copytree(ROOT / "worldsim/app", SOURCE / "worldsim/app", dirs_exist_ok=True)
-    return config
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -65,13 +64,13 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
         if not path or "://" in path or path.startswith("mailto:"):
             return match.group(0)
         inside = posixpath.normpath(posixpath.join(base, path))
+        if (ROOT / inside / "index.md").exists():
+            inside = f"{inside}/index.md"
         if inside in PROJECT:
             found = PROJECT[inside]
         elif inside == "README.md":
             found = "index.md"
         elif inside.startswith("docs/"):
-            if top is None:
-                return match.group(0)
             found = inside.removeprefix("docs/")
         else:
             if not (ROOT / inside).exists():
@@ -131,9 +130,7 @@ def prose(text: str) -> str:
     text = re.sub(r":(?:class|meth|func|mod):`~?([^`]+)`", r"`\1`", text)
     text = re.sub(r"``([^`]+)``", r"`\1`", text)
     pieces = re.split(r"(`[^`]*`)", text)
-    return "".join(
-        p if p.startswith("`") else re.sub(r"([<>\[\]*_|])", r"\\\1", p) for p in pieces
-    )
+    return "".join(p if p.startswith("`") else re.sub(r"([<>\[\]*_|])", r"\\\1", p) for p in pieces)
 
 
 def help_of(name: str) -> str:

@@ -2,8 +2,8 @@
 
     python examples/step_and_fork.py [OUT]
 
-Writes ``futures.png`` and ``moment.safetensors`` into the folder OUT (default ``out/step_and_fork``).
-Takes under half a minute on a CPU.
+Writes ``futures.png`` and ``moment.safetensors`` into the folder OUT (default
+``out/step_and_fork``). Takes under half a minute on a CPU.
 """
 
 # %% Imports

@@ -142,9 +142,9 @@ class ActorCriticPolicy:
         episode starts here."""
         out, _ = self.network(self.look(obs, begins))
         return (
-            self.scaled(out.argmax(-1) if self.discrete else out)
+            self.scale_action(out.argmax(-1) if self.discrete else out)
             if self.greedy
-            else self.scaled(self.draw(out))
+            else self.scale_action(self.draw(out))
         )
 
     def look(self, obs: Any, begins: Any = None) -> Tensor:
@@ -184,7 +184,7 @@ class ActorCriticPolicy:
             out.shape, generator=self.generator, device=out.device
         )
 
-    def scaled(self, act: Tensor) -> Tensor:
+    def scale_action(self, act: Tensor) -> Tensor:
         """Such actions as the environment takes them."""
         if self.discrete:
             return act

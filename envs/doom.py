@@ -303,10 +303,10 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
             )
         if self._observation is None:
             raise InvalidInputError("step was called before reset; call env.reset() first.")
-        ended = self._ended()
+        ended = self._is_finished()
         if not ended:
             self._press(int(action))
-            ended = self._ended()
+            ended = self._is_finished()
         if not ended:
             self._look()
         observation, info = self._emit()
@@ -341,7 +341,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
             for key, value in self._info.items()
         }
 
-    def _ended(self) -> bool:
+    def _is_finished(self) -> bool:
         return bool(self._game.is_episode_finished())
 
     def _press(self, action: int, tics: int = TICS_PER_STEP, turn: float = 0.0) -> None:
@@ -429,12 +429,12 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
             x, y, angle = self._draw_start(geometry)
             self._game.send_game_command(f"warp {x} {y}")
             self._press(0, 2)
-            if self._ended():
+            if self._is_finished():
                 continue
             turn = (angle - np.rad2deg(self._camera()[3]) + 180.0) % 360.0 - 180.0
             self._press(0, 1, turn=-turn)
             self._press(0, SETTLE_TICS)
-            if not self._ended() and self._stands_at(geometry, x, y):
+            if not self._is_finished() and self._stands_at(geometry, x, y):
                 return
         raise InvalidInputError(
             f"No valid start was found in map {self._map} in {START_TRIES} draws."

@@ -142,7 +142,7 @@ class MapGeometry:
             sides["middle"][np.where(lines["front"] == NO_SIDE, 0, lines["front"])] != b"-"
         ) & self.two_sided
         self.hung = self._make_lines(np.flatnonzero(hung))
-        self.noticed = self._noticed()
+        self.noticed = self._noticed_lines()
         """Numbers in the map of the lines that rays notice, in the order of :attr:`lines`."""
         self.lines = self._make_lines(self.noticed)
 
@@ -158,7 +158,7 @@ class MapGeometry:
             )
         return cls(lumps)
 
-    def _noticed(self) -> Ints:
+    def _noticed_lines(self) -> Ints:
         """Lines with equal heights on both sides are none that rays notice."""
         front, back = self.sector_of_side
         same = (self.floor[front] == self.floor[back]) & (self.ceiling[front] == self.ceiling[back])

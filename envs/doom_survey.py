@@ -81,7 +81,7 @@ class DoomSurveyor(FreedoomReal):
                 self._game.send_game_command(f"warp {at_x} {at_y}")
                 self._wait(ARRIVE_TICS)
             self._turn_to(angle)
-            if self._ended() or not self._stands_at(geometry, at_x, at_y):
+            if self._is_finished() or not self._stands_at(geometry, at_x, at_y):
                 return None
             seen.append(self._view())
         return LookAround(*(np.stack(part) for part in zip(*seen, strict=True)))

@@ -105,7 +105,7 @@ def walked(world: World, rows: int, steps: int, seed: int = 0) -> WorldState:
     for _ in range(steps):
         act = torch.from_numpy(rng.choice([1, 1, 1, 3, 4], rows)).to(world.device)
         state, _ = world.step(state, act)
-    return world.owned(state)
+    return world.own(state)
 
 
 def repeated(state: WorldState, rows: int) -> WorldState:
@@ -275,7 +275,7 @@ def time_parts(world: World, state: WorldState, rows: int, name: str) -> None:
                 batch.seed, batch.step, Purpose.NOISE, (n.channels, n.height, n.width)
             ),
             "predict": lambda: world.dynamics.predict(batch.context, condition, noise),
-            "shift of the cache": lambda: world.dynamics._shifted(
+            "shift of the cache": lambda: world.dynamics._shift(
                 batch.context, batch.context.cache[:, :, :, :1]
             ),
         }.items():

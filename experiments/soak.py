@@ -2,7 +2,7 @@
 
     python -m experiments.soak --json out/soak.json
 
-The first steps are one walk without a time limit, until the journey that an environment keeps is
+The first steps are one walk without a time limit, until the trajectory that an environment keeps is
 full and the allocator has settled. Then come episodes with resets to drawn start scenes, first in
 the single environment, then in a batch of them, whose steps count once for each. The resident
 memory is read every few steps, and compared with what it was after the first ``settle`` steps of

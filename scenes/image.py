@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from worldsim.camera import check_poses, default_intrinsics, quantise_depth, snap_pose
 from worldsim.errors import InvalidInputError
 from worldsim.io.pictures import read_picture
-from worldsim.io.rgbd import CapturedFrame, common_camera, resampled
+from worldsim.io.rgbd import CapturedFrame, common_camera, resample
 from worldsim.state import SceneStart
 from worldsim.world import World
 
@@ -42,7 +42,7 @@ class ImageScene:
     default the image is taken to show what the world's camera sees (73.7 by 64.0 degrees in
     ``freedoom-tiny``), after the crop; without a world, 90 degrees from left to right. act: the
     action that led to the frame; 0 (the no-op, or zeros) by default. name: of the start. world:
-    whose size and camera the start has. Environments fit it to their own world (:meth:`fitted`).
+    whose size and camera the start has. Environments fit it to their own world (:meth:`fit_to`).
 
     Raises NotFoundError, DamagedFileError or InvalidInputError.
     """
@@ -92,7 +92,7 @@ class ImageScene:
         self.size, self.depth, self.pose, self.intrinsics = size, depth, pose, given
         self.act, self.name, self.world = act, name, world
 
-    def fitted(self, world: World) -> ImageScene:
+    def fit_to(self, world: World) -> ImageScene:
         """The same image for ``world``: its frame size and camera."""
         if world is self.world:
             return self
@@ -127,7 +127,7 @@ class ImageScene:
         camera = self._camera(wanted, size)
         frame = CapturedFrame(self.name, pose, camera, height, width, lambda: (self.rgb, depth))
         seen = common_camera([frame], size[0], size[1], wanted)
-        rgb, resized = resampled(frame, size[0], size[1], seen)
+        rgb, resized = resample(frame, size[0], size[1], seen)
         return SceneStart(
             rgb=torch.from_numpy(rgb).permute(2, 0, 1)[None].contiguous(),
             act=self._action()[None],

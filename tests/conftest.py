@@ -14,8 +14,8 @@ import torch
 
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.envs.tiny_room import TinyRoom, walk_in_room
-from worldsim.journey import Journey
 from worldsim.memory.points import PointMemoryConfig
+from worldsim.state import Trajectory
 from worldsim.world import World
 from worldsim.world.config import WorldConfig
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
@@ -140,14 +140,14 @@ def goal_folder(tmp_path_factory: pytest.TempPathFactory, scenes_folder: Path) -
 
 
 @pytest.fixture(scope="session")
-def room_walk() -> tuple[TinyRoom, Journey]:
+def room_walk() -> tuple[TinyRoom, Trajectory]:
     """Eighty frames of 64x64 in one room, and the room."""
     return walk_in_room()
 
 
 def state_of(trainer: Any) -> dict[str, torch.Tensor]:
     """Everything that a checkpoint must bring back."""
-    state = {f"model.{k}": v.clone() for k, v in trainer.objective.state_dict().items()}
+    state = {f"model.{k}": v.clone() for k, v in trainer.loss_module.state_dict().items()}
     state |= {f"ema.{i}": v.clone() for i, v in enumerate(trainer.ema.shadow_params)}
     for i, values in trainer.optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{i}.{k}": torch.as_tensor(v).clone() for k, v in values.items()}

@@ -34,7 +34,6 @@ FLOORS = (
     ("runtime",),
     ("camera",),
     ("state",),
-    ("journey",),
     ("protocols",),
     ("diffusion",),
     ("memory",),

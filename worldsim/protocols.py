@@ -59,7 +59,7 @@ class Scene(Protocol):
 class FittingScene(Protocol):
     """A scene that fits itself to the world that starts from it; environments ask for that."""
 
-    def fitted(self, world: Any) -> Scene:
+    def fit_to(self, world: Any) -> Scene:
         """The same scene with the frame size, camera and memory of ``world``, a
         :class:`worldsim.world.World`."""
         ...

@@ -16,7 +16,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from worldsim.camera import dequantise_depth
+from worldsim.camera import Camera, dequantise_depth, snap_pose
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.runtime.old_names import warn_renamed
 
 Record = TypeVar("Record")
 
@@ -108,7 +110,7 @@ class Transition:
     """What one step of a world gives. frame: the new frame. rew: (b,) float32. term: (b,) bool.
     coverage: (b,) float32.
 
-    ending: (b,) float32, the probability of which ``term`` came, or None.
+    termination_prob: (b,) float32 in [0, 1], from which ``term`` was drawn, or None.
     uncertainty: (b,) float32 in [0, 1], of worlds that tell it
     (:meth:`worldsim.world.World.with_uncertainty`).
     """
@@ -118,8 +120,14 @@ class Transition:
     term: Tensor
     coverage: Tensor
     view: MemoryView | None = None
-    ending: Tensor | None = None
+    termination_prob: Tensor | None = None
     uncertainty: Tensor | None = None
+
+    @property
+    def ending(self) -> Tensor | None:
+        """The old name of :attr:`termination_prob`."""
+        warn_renamed("Transition.ending", "termination_prob")
+        return self.termination_prob
 
 
 @dataclass(frozen=True)
@@ -162,6 +170,85 @@ class WorldState:
     def to(self, device: torch.device | str) -> WorldState:
         """The same state on another device."""
         return map_tensors(lambda x: x.to(device), self)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The frames of one walk in order, CPU tensors without a batch axis.
+
+    rgb: (t, 3, h, w) uint8. inverse_depth: (t, h, w) int32 code in [0, 65535], 0 = infinitely far
+    (see :func:`worldsim.camera.quantise_depth`). pose: (t, 4, 4) float32 camera-to-world, OpenCV
+    axes, metres. intrinsics: (4,) float32 ``fx fy cx cy`` in pixels.
+    """
+
+    rgb: Tensor
+    inverse_depth: Tensor
+    pose: Tensor
+    intrinsics: Tensor
+
+    def __post_init__(self) -> None:
+        t, _, h, w = self.rgb.shape
+        if (
+            self.inverse_depth.shape != (t, h, w)
+            or self.pose.shape != (t, 4, 4)
+            or self.intrinsics.shape != (4,)
+        ):
+            found = ", ".join(
+                str(tuple(x.shape))
+                for x in (self.rgb, self.inverse_depth, self.pose, self.intrinsics)
+            )
+            raise InvalidInputError(
+                f"a trajectory's rgb, inverse_depth, pose and intrinsics do not fit one another: "
+                f"{found}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rgb)
+
+    @property
+    def depth(self) -> Tensor:
+        """(t, h, w) float32 metres along the optical axis, ``inf`` where nothing is hit."""
+        return dequantise_depth(self.inverse_depth)
+
+    @property
+    def cameras(self) -> Camera:
+        """All cameras as a batch of ``t``."""
+        return Camera(self.pose, self.intrinsics.expand(len(self), 4), *self.rgb.shape[-2:])
+
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """The single frames, each a batch of one: the way back from :meth:`of`."""
+        return tuple(
+            Frame(self.rgb[t, None], self.inverse_depth[t, None], self.pose[t, None])
+            for t in range(len(self))
+        )
+
+    @staticmethod
+    def start_frames(rgb: Tensor, inverse_depth: Tensor, pose: Tensor) -> tuple[Frame, ...]:
+        """The frames that a start holds, (t, ...) each, as a world takes them in: with snapped
+        poses."""
+        snapped = snap_pose(pose)
+        return tuple(
+            Frame(rgb[t, None], inverse_depth[t, None], snapped[t, None]) for t in range(len(rgb))
+        )
+
+    @classmethod
+    def of(cls, frames: Sequence[Frame], intrinsics: Tensor) -> Trajectory:
+        """A trajectory of single frames, each a batch of one. Raises MissingGeometryError for
+        frames without depth or pose."""
+        if not frames:
+            raise InvalidInputError("a trajectory needs at least one frame")
+        depths, poses = [f.inverse_depth for f in frames], [f.pose for f in frames]
+        if any(x is None for x in (*depths, *poses)):
+            raise MissingGeometryError(
+                "a trajectory needs frames with depth and pose, and these have none"
+            )
+        # One by one: start frames may be on another device than dreamed ones.
+        rgb, depth, pose = (
+            torch.cat([x.cpu() for x in column if x is not None])
+            for column in ([f.rgb for f in frames], depths, poses)
+        )
+        return cls(rgb, depth, pose, intrinsics.reshape(4).float().cpu().clone())
 
 
 def map_tensors(function: Callable[..., Tensor], record: Record, *others: Record) -> Record:

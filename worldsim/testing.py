@@ -103,7 +103,7 @@ def check_memory(
         "the memory shows something where no frame has looked",
     )
 
-    again = memory.integrate(filled, _moved(frame), camera, step + 1)
+    again = memory.integrate(filled, _move(frame), camera, step + 1)
     _check_record(again, empty, 3)
     views = (view, memory.render(again, camera), around)
     _check_rows_alone(memory, refine, frame, camera, step, views)
@@ -252,7 +252,7 @@ def _check_rows_alone(
         data = refine(
             memory.integrate(memory.empty(1, step.device), own_frame, own_camera, own_step)
         )
-        later = memory.integrate(data, _moved(own_frame), own_camera, own_step + 1)
+        later = memory.integrate(data, _move(own_frame), own_camera, own_step + 1)
         alone = (
             memory.render(data, own_camera),
             memory.render(later, own_camera),
@@ -282,7 +282,7 @@ def _synthetic_frames(device: Any, height: int, width: int) -> tuple[Frame, Came
     return frame, Camera(pose.to(device), intrinsics.to(device), height, width), step.to(device)
 
 
-def _moved(frame: Frame) -> Frame:
+def _move(frame: Frame) -> Frame:
     """The same view with something new in the middle, half as far away."""
     assert frame.inverse_depth is not None
     code, rgb = frame.inverse_depth.clone(), frame.rgb.clone()

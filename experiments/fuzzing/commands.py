@@ -45,6 +45,7 @@ TEXTS = (
 is judged."""
 LONG = (
     "steps",
+    "num-inference-steps",
     "episodes",
     "frames",
     "outward",
@@ -357,7 +358,7 @@ COMMANDS = (
             "history": ("0", "1", *NEGATIVE),
             "horizon": ("0", *NEGATIVE),
             "seed": NEGATIVE,
-            "steps": ("0", *NEGATIVE),
+            "num-inference-steps": ("0", *NEGATIVE),
             "temperature": ("-1", "2", "nan", "x"),
             "batch": ("0", "1000000000000", *NEGATIVE),
             "bootstrap": ("0", *NEGATIVE),
@@ -377,7 +378,7 @@ COMMANDS = (
         {
             "device": DEVICES,
             "seed": NEGATIVE,
-            "steps": ("0", *NEGATIVE),
+            "num-inference-steps": ("0", *NEGATIVE),
             "history": ("0", "1", *NEGATIVE),
             "outward": ("0", "1", *NEGATIVE),
             "world": ("nothing", "owner/name", "/etc"),
@@ -515,7 +516,7 @@ COMMANDS = (
             "seed": ("x", "-1"),
             "patience": ("nan", "x", "-1"),
             "buffer-frames": ("0", "-1", "x"),
-            "sampling-steps": ("0", "-1"),
+            "num-inference-steps": ("0", "-1"),
             "init-from": ("nothing",),
             "data": ("nothing", "/etc"),
             "mirror-actions": ("0", "1 2", "99 1 2 3 4 5 6", "x"),
@@ -527,7 +528,7 @@ COMMANDS = (
         "distil",
         _distil,
         {
-            "steps": ("0", "-1", "9"),
+            "num-inference-steps": ("0", "-1", "9"),
             "student": ("nothing",),
             "training-steps": ("0", "-1", "x"),
             "batch-size": ("0", "-1"),
@@ -574,7 +575,7 @@ COMMANDS = (
             "warmup": ("0", "-1"),
             "repeats": ("0", "-1"),
             "timed-steps": ("0", "-1"),
-            "steps": ("0", "-1"),
+            "num-inference-steps": ("0", "-1"),
             "engine": ("x",),
             "memory": ("x",),
             "seed": NEGATIVE,

@@ -113,7 +113,7 @@ class Sequences:
 
     frames: of a window. warm: transitions before the first one that counts, where a window begins
     inside an episode: the state has seen too little until then. emphasis: of ends, as
-    ``ObjectiveConfig.end_emphasis``. shift: pixels that windows are moved by, at most.
+    ``LossConfig.end_emphasis``. shift: pixels that windows are moved by, at most.
     """
 
     recorded: Recorded

@@ -107,7 +107,7 @@ def test_cached_context_equals_the_banded_forward(
     """Four windows long: the keys and values in the ring are those of one forward over everything
     under the band."""
     dynamics = DiffusionDynamics(network)
-    level = dynamics.config.context_level
+    level = dynamics.config.context_sigma
     context = dynamics.advance(walked(dynamics, frames, conditions, noise))
     x = noised(frames, noise, level)
     mask = band_mask(FRAMES, WINDOW)[None]
@@ -137,7 +137,7 @@ def test_predict_equals_the_training_forward(
     """The target stream of a two-stream forward predicts what a step at use does, after any number
     of frames."""
     dynamics = DiffusionDynamics(network)
-    level = dynamics.config.context_level
+    level = dynamics.config.context_sigma
     t = length + 1
     context = walked(dynamics, frames[:length], conditions[:length], noise[:length])
     drawn = torch.randn(B, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
@@ -166,7 +166,7 @@ def test_fused_commit_equals_advance(
 ) -> None:
     """Whether a pending frame enters the cache with a prediction or without, the context is the
     same."""
-    dynamics = DiffusionDynamics(network, DynamicsConfig(steps=3))
+    dynamics = DiffusionDynamics(network, DynamicsConfig(num_inference_steps=3))
     context = walked(dynamics, frames[:6], conditions[:6], noise[:6])
     _, fused = dynamics.predict(context, conditions[6], noise[6])
     alone = dynamics.advance(context)
@@ -183,7 +183,7 @@ def test_several_steps_refine_from_the_same_context(
     first, after = one.predict(context, conditions[6], noise[6])
     halfway = 0.5 * first.x + 0.5 * noise[6]
     expected, _, _ = one._denoise(after, conditions[6], halfway, 0.5)
-    prediction, _ = DiffusionDynamics(network, DynamicsConfig(steps=2)).predict(
+    prediction, _ = DiffusionDynamics(network, DynamicsConfig(num_inference_steps=2)).predict(
         context, conditions[6], noise[6]
     )
     torch.testing.assert_close(prediction.x, expected, atol=1e-5, rtol=0)
@@ -194,8 +194,10 @@ def test_temperature_scales_the_noise(
 ) -> None:
     context = walked(DiffusionDynamics(network), frames[:6], conditions[:6], noise[:6])
     for steps in (1, 2):
-        calm = DiffusionDynamics(network, DynamicsConfig(steps=steps, temperature=0.25))
-        scaled, _ = DiffusionDynamics(network, DynamicsConfig(steps=steps)).predict(
+        calm = DiffusionDynamics(
+            network, DynamicsConfig(num_inference_steps=steps, temperature=0.25)
+        )
+        scaled, _ = DiffusionDynamics(network, DynamicsConfig(num_inference_steps=steps)).predict(
             context, conditions[6], 0.25 * noise[6]
         )
         assert torch.equal(calm.predict(context, conditions[6], noise[6])[0].x, scaled.x)

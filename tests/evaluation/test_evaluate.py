@@ -114,7 +114,7 @@ def test_baselines_by_hand(test_set: TestSet) -> None:
     t = test_set.config.history
     last, frame = test_set.frame(t - 1), test_set.frame(t)
     assert last.pose is not None and last.inverse_depth is not None and frame.pose is not None
-    same = measure.warped(
+    same = measure.warp(
         last.rgb, last.inverse_depth, test_set.camera(last.pose), test_set.camera(last.pose)
     )
     assert torch.equal(same, last.rgb)

@@ -44,7 +44,7 @@ def test_reward_sum_counts_what_comes_before_the_end() -> None:
     rew = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
     alive = torch.tensor([[True, True, True], [True, True, False]])
     # 1 + 2 / 2 + 4 / 4 and 1 + 2 / 2: the lower cost is the better.
-    assert RewardSum(discount=0.5)(Futures(rew=rew, alive=alive)).tolist() == [-3.0, -2.0]
+    assert RewardSum(gamma=0.5)(Futures(rew=rew, alive=alive)).tolist() == [-3.0, -2.0]
 
 
 def test_pose_goal_adds_the_mean_and_the_last_distance() -> None:

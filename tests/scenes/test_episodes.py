@@ -126,8 +126,8 @@ def test_moments_are_as_long_as_the_world_attends(recording: Path) -> None:
     late = next(name for name in scenes.names() if int(name.split("-")[2]) > 12)
     assert window != 8 and len(scenes.load(late).rgb) == 8
     assert (
-        len(scenes.fitted(world).load(late).rgb) == window
-        and len(given.fitted(world).load(late).rgb) == 2
+        len(scenes.fit_to(world).load(late).rgb) == window
+        and len(given.fit_to(world).load(late).rgb) == 2
     )
 
 
@@ -148,4 +148,4 @@ def test_bad_input(recording: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="a share in"):
         EpisodeScenes(recording, beginnings=2.0)
     with pytest.raises(InvalidInputError, match="the world sees"):
-        EpisodeScenes(recording).fitted(World.from_pretrained("freedoom-tiny", "cpu"))
+        EpisodeScenes(recording).fit_to(World.from_pretrained("freedoom-tiny", "cpu"))

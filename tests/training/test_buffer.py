@@ -156,10 +156,14 @@ def test_windows_run_past_an_end_of_its_own() -> None:
     buffer.add(plain(5, ended=True))
     assert len(buffer) == 4
     windows = drawn(buffer, 400)
-    assert windows.beyond is not None and windows.made_up is None and windows.unsure is None
+    assert (
+        windows.padding is not None
+        and windows.synthetic_terminal is None
+        and windows.unsure is None
+    )
     rows = {
         (tuple(a), tuple(b))
-        for a, b in zip(windows.rgb[:, :, 0, 0, 0].tolist(), windows.beyond.tolist(), strict=True)
+        for a, b in zip(windows.rgb[:, :, 0, 0, 0].tolist(), windows.padding.tolist(), strict=True)
     }
     whole = (False, False, False)
     assert rows == {
@@ -168,12 +172,12 @@ def test_windows_run_past_an_end_of_its_own() -> None:
         ((2, 3, 4), whole),
         ((3, 4, 4), (False, False, True)),
     }
-    assert torch.equal(windows.judged, ~windows.beyond) and torch.equal(
-        windows.drawn, ~windows.beyond
+    assert torch.equal(windows.judged, ~windows.padding) and torch.equal(
+        windows.drawn, ~windows.padding
     )
     # Without the first frames, which are not judged: frame 4, the end, is there as often as frame
     # 3.
-    judged = windows.rgb[:, 1:, 0, 0, 0][~windows.beyond[:, 1:]]
+    judged = windows.rgb[:, 1:, 0, 0, 0][~windows.padding[:, 1:]]
     assert [int((judged == k).sum()) for k in (3, 4)] == pytest.approx([200, 200], abs=30)
     # Cut off, it ends where full windows end, and no mask is needed.
     buffer.add(plain(5))
@@ -193,19 +197,22 @@ def test_made_up_last_frames_are_known() -> None:
         buffer = FrameBuffer(100, 3, None, CPU)
         buffer.add(shard)
         windows = drawn(buffer, 100)
-        assert windows.made_up is not None
+        assert windows.synthetic_terminal is not None
         last = {2: 1, 5: 4}
         for row in range(100):
             index = (windows.act[row] - 1).tolist()
             for t in range(3):
-                assert bool(windows.made_up[row, t]) == (index[t] + 1 in last), (index, t)
-        assert not bool((windows.drawn & windows.made_up).any())
+                assert bool(windows.synthetic_terminal[row, t]) == (index[t] + 1 in last), (
+                    index,
+                    t,
+                )
+        assert not bool((windows.drawn & windows.synthetic_terminal).any())
     # One colour in the middle of an episode is a frame like others.
     shard = plain(4)
     shard["rgb"][1] = 7
     buffer = FrameBuffer(100, 3, None, CPU)
     buffer.add(shard)
-    assert drawn(buffer).made_up is None
+    assert drawn(buffer).synthetic_terminal is None
 
 
 def test_what_was_cut_off_teaches_no_end() -> None:
@@ -218,8 +225,8 @@ def test_what_was_cut_off_teaches_no_end() -> None:
     windows = drawn(buffer, 50)
     assert not windows.term.any() and windows.unsure is not None
     whole = (
-        (windows.beyond.sum(1) == 0)
-        if windows.beyond is not None
+        (windows.padding.sum(1) == 0)
+        if windows.padding is not None
         else torch.ones(50, dtype=torch.bool)
     )
     assert windows.unsure[whole].tolist() == [[False, False, False, True]] * int(whole.sum())

@@ -9,7 +9,7 @@ import torch
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.errors import InvalidInputError
 from worldsim.state import Frame
-from worldsim.training.corruption import Degradation, OwnFrames, PerturbConfig, damaged
+from worldsim.training.corruption import Degradation, OwnFrames, PerturbConfig, degrade
 from worldsim.training.train import PRESETS
 from worldsim.world.engine import PLAIN, Compiled, EngineConfig
 
@@ -134,7 +134,7 @@ def test_damage_by_hand() -> None:
     none = Degradation(PerturbConfig(0.0, 0.0, 0.0), 64, torch.Generator().manual_seed(0)).draw(
         4, 4
     )
-    same = damaged(frame, none)
+    same = degrade(frame, none)
     assert bool(none.keep.all()) and torch.equal(same.rgb, frame.rgb)
     assert same.inverse_depth is not None and torch.equal(same.inverse_depth, frame.inverse_depth)  # type: ignore[arg-type]
     drawing = Degradation(PerturbConfig(1.0, 0.0, 1.0), 64, torch.Generator().manual_seed(0))

@@ -39,7 +39,8 @@ def test_frames_stay_the_same(world: World, scenes_folder: Path) -> None:
     scenes = [load_scene(scenes_folder / name) for name in ("room-6-1", "room-7-1")]
     telling = world.with_uncertainty()
     assert (
-        telling.with_uncertainty() is telling and telling.with_dynamics(steps=2).tells_uncertainty
+        telling.with_uncertainty() is telling
+        and telling.with_dynamics(num_inference_steps=2).tells_uncertainty
     )
     a, b = world.initial(scenes, [1, 2]), telling.initial(scenes, [1, 2])
     for step in range(6):

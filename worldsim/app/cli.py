@@ -15,6 +15,7 @@ from worldsim.errors import WorldsimError
 from worldsim.runtime.children import safe_imports
 from worldsim.runtime.files import require_replaceable
 from worldsim.runtime.next_steps import tell
+from worldsim.runtime.old_names import with_new_options
 from worldsim.runtime.progress import silence
 from worldsim.runtime.ranges import Threads
 from worldsim.runtime.threads import use_threads, wait_passively
@@ -221,7 +222,7 @@ def parse_all(name: str, arguments: Sequence[str]) -> tuple[Any, Common]:
         form,
         prog=f"worldsim {name}",
         description=command.summary,
-        args=list(arguments),
+        args=with_new_options(config_class, arguments),
         config=settings,
     )
     common = {

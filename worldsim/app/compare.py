@@ -25,6 +25,7 @@ from worldsim.runtime.arguments import shown
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, read_json, write_json
 from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.progress import follow, say
 from worldsim.runtime.ranges import Count, Scale, Seed
 from worldsim.shipped.policies import make_policy
@@ -42,6 +43,7 @@ LOOKED_AT = (1, 8, 24, 48)
 """Steps whose PSNR is reported, beside the last."""
 
 
+@old_fields(sampling_steps="num_inference_steps")
 @dataclass(frozen=True)
 class CompareConfig:
     """Film a world beside its real twin under the same actions, and measure how far apart they
@@ -65,7 +67,7 @@ class CompareConfig:
     """Of the real twin's episode, of the policy and of the dream."""
     reset_options: dict[str, str] = field(default_factory=dict)
     """Options of the real twin's reset, such as ``map MAP30``."""
-    sampling_steps: Count | None = None
+    num_inference_steps: Count | None = None
     """Sampling steps a frame; the world's own number, if not given."""
     scale: Scale = 4
     """Pixels of the video a pixel of the frames."""
@@ -109,7 +111,7 @@ def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]
     """
     require_replaceable(config.out)
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
-    world = world.with_dynamics(steps=config.sampling_steps)
+    world = world.with_dynamics(num_inference_steps=config.num_inference_steps)
     acts = (
         None
         if config.actions is None

@@ -26,6 +26,7 @@ from worldsim.io.video import write_video
 from worldsim.memory.points import PointMemory
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, write_json
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, Seed
 from worldsim.state import SceneStart, Transition, WorldState
@@ -55,6 +56,7 @@ COLUMNS = 12
 FILES = ("rollout.png", "rollout.mp4", "memory.ply", "metrics.json")
 
 
+@old_fields(steps="num_inference_steps")
 @dataclass(frozen=True)
 class DemoConfig:
     """Walk through a generated world and back, next to its real twin, and write what was seen."""
@@ -65,8 +67,8 @@ class DemoConfig:
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     seed: Seed = 1
     """Of the start and of the dream."""
-    steps: Count | None = None
-    """Sampling steps a frame; the world's own number, if not given."""
+    num_inference_steps: Count | None = None
+    """Sampling steps per frame; the world\'s own number, if not given."""
     history: Annotated[int, Ge(2), Le(100_000)] = 48
     """True frames that the dream is given: a look around and a few steps."""
     outward: Annotated[int, Ge(2), Le(100_000)] = 24
@@ -95,7 +97,7 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class Dream:
+class DreamedWalk:
     """The dreamed frames after the history, and the state that they end in. seconds: what the steps
     took."""
 
@@ -121,7 +123,7 @@ def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
     for name in FILES:
         require_replaceable(config.out / name)
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
-    world = world.with_dynamics(steps=config.steps)
+    world = world.with_dynamics(num_inference_steps=config.num_inference_steps)
     walk = choose_walk(config, world)
     # Before the dream, which takes the time.
     make_writable_folder(config.out)
@@ -261,7 +263,7 @@ def _fault(config: DemoConfig, walk: Walk) -> float:
     return sum(max(0.0, x) for x in (*wanted, *spoilt, dark))
 
 
-def dream_along(config: DemoConfig, world: World, walk: Walk) -> Dream:
+def dream_along(config: DemoConfig, world: World, walk: Walk) -> DreamedWalk:
     """Take in the history's true frames, then dream on under the same actions; the world finds its
     own poses."""
     n = config.history
@@ -278,10 +280,10 @@ def dream_along(config: DemoConfig, world: World, walk: Walk) -> Dream:
     transitions, state = dream_on(world, state, walk.act[n - 1 :].tolist())
     # Reading a number back waits for the device.
     transitions[-1].frame.rgb.sum().item()
-    return Dream(transitions, state, time.perf_counter() - began)
+    return DreamedWalk(transitions, state, time.perf_counter() - began)
 
 
-def measure(config: DemoConfig, world: World, walk: Walk, dream: Dream) -> dict[str, Any]:
+def measure(config: DemoConfig, world: World, walk: Walk, dream: DreamedWalk) -> dict[str, Any]:
     """What can be said of this one walk."""
     real, rgb, pose = walk.rgb[config.history :], dream.rgb, walk.pose[config.history :]
     scores = psnr(rgb, real)
@@ -292,7 +294,7 @@ def measure(config: DemoConfig, world: World, walk: Walk, dream: Dream) -> dict[
         "seed": config.seed,
         "history_frames": config.history,
         "dreamed_frames": total,
-        "sampling_steps": world.config.dynamics.steps,
+        "sampling_steps": world.config.dynamics.num_inference_steps,
         "psnr": round(float(scores.mean()), 2),
         "psnr_at": {
             str(t): round(float(scores[t - 1]), 2) for t in (1, 8, 24, 48, total) if t <= total
@@ -345,7 +347,7 @@ def _stage(config: DemoConfig, t: int) -> str:
     return "turn" if t < config.outward + PAUSE else f"back {t + 1 - config.outward - PAUSE}"
 
 
-def sheet(config: DemoConfig, walk: Walk, dream: Dream, metrics: dict[str, Any]) -> Array:
+def sheet(config: DemoConfig, walk: Walk, dream: DreamedWalk, metrics: dict[str, Any]) -> Array:
     """The contact sheet: time from left to right; real twin, dream, memory view and depth below one
     another."""
     total = len(dream.transitions)
@@ -368,7 +370,7 @@ def sheet(config: DemoConfig, walk: Walk, dream: Dream, metrics: dict[str, Any])
     return contact_sheet(rows, captions, title=title)
 
 
-def video_frames(config: DemoConfig, walk: Walk, dream: Dream) -> list[Array]:
+def video_frames(config: DemoConfig, walk: Walk, dream: DreamedWalk) -> list[Array]:
     """All frames of the video: the history as it was, then real twin and dream side by side."""
     empty = np.full((*walk.rgb.shape[2:], 3), 40, np.uint8)
     names = list(_rows(walk, config.history, dream.transitions[0], 0))

@@ -153,14 +153,14 @@ def _export_snapshot(config: ExportConfig) -> Path:
         save_ply(points.position, points.colour, out)
         print(f"{out}: {len(points):,} points")
         return out
-    if opened.journey is None:
+    if opened.trajectory is None:
         raise InvalidInputError(
             f"{source} keeps no walk, and so has no pictures for a nerfstudio dataset (walks are "
             f"kept by single environments, and "
             "since version 2 of snapshots): export ply or glb, or save it anew"
         )
-    save_nerfstudio(opened.journey, out, (points.position, points.colour), config.force)
-    print(f"{out}: {len(opened.journey):,} frames, {len(points):,} points")
+    save_nerfstudio(opened.trajectory, out, (points.position, points.colour), config.force)
+    print(f"{out}: {len(opened.trajectory):,} frames, {len(points):,} points")
     return out
 
 
@@ -202,12 +202,12 @@ def _check_file(out: Path, force: bool) -> None:
 def _mesh(config: ExportConfig, opened: OpenedSnapshot) -> Any:
     from worldsim.io.meshes import FusionConfig, PoissonConfig, fuse, wrap
 
-    journey = opened.journey
-    if journey is not None and not config.points:
+    trajectory = opened.trajectory
+    if trajectory is not None and not config.points:
         return fuse(
-            journey, FusionConfig() if config.voxel is None else FusionConfig(voxel=config.voxel)
+            trajectory, FusionConfig() if config.voxel is None else FusionConfig(voxel=config.voxel)
         )
     points = opened.memory.points()
-    places = None if journey is None else journey.pose[:, :3, 3].numpy()
+    places = None if trajectory is None else trajectory.pose[:, :3, 3].numpy()
     settings = PoissonConfig() if config.voxel is None else PoissonConfig(cell=config.voxel)
     return wrap(points.position, points.colour, places, settings)

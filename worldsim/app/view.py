@@ -123,9 +123,9 @@ def open_viewer(config: ViewConfig) -> Viewer:
     except ImportError as error:
         raise missing("the viewer needs viser", "view", error) from error
     _check_port(config.host, config.port)
-    with _quiet(), _guarded(config.host):
+    with _quiet(), _guard(config.host):
         label = f"worldsim {plain(config.snapshot.name)}"
-        server = _unshared(viser.ViserServer(config.host, config.port, label=label, verbose=False))
+        server = _unshare(viser.ViserServer(config.host, config.port, label=label, verbose=False))
     if server.get_port() != config.port:
         # viser goes on to the next port if someone was quicker.
         with _quiet():
@@ -234,14 +234,14 @@ class Viewer:
             thickness_units="screen",
             image=self._shots[t].rgb,
             format="png",
-            **_placed(self._shots[t].pose),
+            **_place(self._shots[t].pose),
         )
 
-        def clicked(_: Any) -> None:
+        def on_click(_: Any) -> None:
             self._frame.value = t
 
         if colour == CAMERA_COLOUR:
-            frustum.on_click(clicked)
+            frustum.on_click(on_click)
         return frustum
 
     # What can be changed.
@@ -264,7 +264,7 @@ class Viewer:
         last = len(self._shots) - 1
         with gui.add_folder("walk"):
             self._frame = gui.add_slider("frame", 0, max(last, 1), 1, last, disabled=last < 1)
-            self._picture = gui.add_image(_enlarged(self._shots[last].rgb), format="png")
+            self._picture = gui.add_image(_enlarge(self._shots[last].rgb), format="png")
             jump = gui.add_button("jump to this camera")
         with gui.add_folder("show"):
             self._show = {"cameras": self._switch("cameras", self._cameras, True)}
@@ -281,11 +281,11 @@ class Viewer:
     def _switch(self, name: str, things: list[Any], on: bool) -> Any:
         box = self.server.gui.add_checkbox(name, initial_value=on)
 
-        def switched(_: Any) -> None:
+        def on_switch(_: Any) -> None:
             for thing in things:
                 thing.visible = box.value
 
-        box.on_update(switched)
+        box.on_update(on_switch)
         return box
 
     def _repaint(self) -> None:
@@ -311,15 +311,15 @@ class Viewer:
 
     def _choose(self, t: int) -> None:
         shot = self._shots[min(t, len(self._shots) - 1)]
-        placed = _placed(shot.pose)
+        placed = _place(shot.pose)
         with self.server.atomic():
             self._chosen.wxyz, self._chosen.position = placed["wxyz"], placed["position"]
             self._chosen.image, self._chosen.visible = shot.rgb, True
-        self._picture.image = _enlarged(shot.rgb)
+        self._picture.image = _enlarge(shot.rgb)
 
     def _jump(self, client: Any) -> None:
         """Stand where the chosen frame was taken, with its field of view."""
-        placed = _placed(self._shots[int(self._frame.value)].pose)
+        placed = _place(self._shots[int(self._frame.value)].pose)
         with client.atomic():
             client.camera.position = placed["position"]
             client.camera.wxyz = placed["wxyz"]
@@ -375,7 +375,7 @@ def _is_address(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _guarded(host: str) -> Iterator[None]:
+def _guard(host: str) -> Iterator[None]:
     """While a server is made: have it refuse what :func:`may_connect` does not let in. viser has no
     setting for that."""
     from websockets.asyncio import server
@@ -399,7 +399,7 @@ def _guarded(host: str) -> Iterator[None]:
         server.serve = serve  # type: ignore[misc]
 
 
-def _unshared(server: Any) -> Any:
+def _unshare(server: Any) -> Any:
     """The server without viser's sharing, which any visitor may ask for: it would make the page
     public through their servers."""
     server.request_share_url = lambda verbose=True: None
@@ -424,18 +424,18 @@ def colours(points: PointArrays, colouring: str, heights: tuple[float, float]) -
 
 
 def _walk(opened: OpenedSnapshot) -> list[Shot]:
-    """The journey's frames; without one, what the memory shows at the newest frame's camera."""
-    if opened.journey is None:
+    """The trajectory's frames; without one, what the memory shows at the newest frame's camera."""
+    if opened.trajectory is None:
         picture = opened.memory.render()
         return [Shot(picture.rgb, picture.pose)]
-    journey = opened.journey
+    trajectory = opened.trajectory
     return [
-        Shot(journey.rgb[t].permute(1, 2, 0).numpy(), journey.pose[t].numpy())
-        for t in range(len(journey))
+        Shot(trajectory.rgb[t].permute(1, 2, 0).numpy(), trajectory.pose[t].numpy())
+        for t in range(len(trajectory))
     ]
 
 
-def _placed(pose: Array) -> dict[str, Any]:
+def _place(pose: Array) -> dict[str, Any]:
     import viser.transforms
 
     rotation = viser.transforms.SO3.from_matrix(pose[:3, :3].astype(np.float64))
@@ -453,7 +453,7 @@ def _range(values: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _enlarged(rgb: Array) -> Array:
+def _enlarge(rgb: Array) -> Array:
     from worldsim.io.pictures import enlarge
 
     return enlarge(rgb, max(1, 256 // max(rgb.shape[:2])))

@@ -432,7 +432,7 @@ class EpisodeDataset(Sequence[Episode]):
         Compared with its checksum first, once; it stays open, so a second call costs nothing. A
         damaged shard raises, also with ``on_damaged="skip"``.
         """
-        shard = self._opened(index)
+        shard = self._open_shard(index)
         if self.verifies and index not in self._verified:
             entry = self.shards[index]
             if sha256_of(self.path / entry.file) != entry.sha256:
@@ -443,7 +443,7 @@ class EpisodeDataset(Sequence[Episode]):
             self._verified.add(index)
         return shard
 
-    def _opened(self, index: int) -> Shard:
+    def _open_shard(self, index: int) -> Shard:
         """Shard ``index``, its small tensors checked."""
         if index not in self._open:
             entry = self.shards[index]
@@ -523,7 +523,7 @@ class EpisodeDataset(Sequence[Episode]):
         total = len(self)
         for i in range(first, len(self.shards)):
             try:
-                self._opened(i)
+                self._open_shard(i)
             except DamagedFileError as error:
                 if self.on_damaged == "raise":
                     # Forgotten again, so that a later refresh meets it anew.

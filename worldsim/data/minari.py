@@ -183,7 +183,7 @@ def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
         _require_own_data(file)
     told = source.storage.metadata.get(OWN_METADATA)
     pixels = _pixels(source.observation_space, config)
-    info = _own(told, config.name) if told else _described(source, config, pixels)
+    info = _own(told, config.name) if told else _describe(source, config, pixels)
     height, width = config.size or _image_space_of(source.observation_space, pixels).shape[:2]
     info = dataclasses.replace(
         info, observation_space={"shape": [int(height), int(width), 3], "dtype": "uint8"}
@@ -354,7 +354,7 @@ def _image_space_of(space: Any, pixels: PixelsConfig) -> gym.spaces.Box:
     return space
 
 
-def _described(source: Any, config: ImportMinariConfig, pixels: PixelsConfig) -> DatasetInfo:
+def _describe(source: Any, config: ImportMinariConfig, pixels: PixelsConfig) -> DatasetInfo:
     spec = source.env_spec
     env_id = config.env_id or (spec.id if spec is not None else "")
     kwargs = dict(spec.kwargs) if spec is not None and config.env_id is None else {}

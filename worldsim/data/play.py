@@ -42,7 +42,7 @@ from worldsim.world.image_env import (
     as_dict,
     find_pixels,
     make_pixels,
-    qualified,
+    qualify,
     require_trainable,
 )
 
@@ -136,7 +136,7 @@ class Player:
 
     def __init__(self, config: RecordConfig) -> None:
         self.config = config
-        self.env_id = qualified(config.env_id)
+        self.env_id = qualify(config.env_id)
         self.pixels: PixelsConfig | None = find_pixels(
             self.env_id, dict(config.env_kwargs), config.size, config.key, config.render
         )

@@ -3,7 +3,7 @@ of a world asks for.
 
 :meth:`worldsim.diffusion.network.Attention.few` is the reference; sums are taken in another order,
 so results differ by rounding. An engine on a GPU puts the kernel in the place of that method: see
-:func:`worldsim.world.engine.prepared`.
+:func:`worldsim.world.engine.prepare_network`.
 """
 
 from __future__ import annotations

@@ -56,10 +56,10 @@ def last_frames_to_channels(last: LastFrames, channels: int) -> Tensor:
     channels: 4 with depth, else 3.
     """
     seen = frame_to_channels(last.frame.rgb, last.frame.inverse_depth if channels == 4 else None)
-    return pushed(shown_last(seen, last.present), last.before)
+    return push_frame(shown_last(seen, last.present), last.before)
 
 
-def pushed(newest: Tensor, before: Tensor) -> Tensor:
+def push_frame(newest: Tensor, before: Tensor) -> Tensor:
     """Channels (b, c, h, w) of the newest frame in front of those of older ones, (b, k c, h, w), of
     which the oldest goes."""
     return torch.cat([newest, before[:, : before.shape[1] - newest.shape[1]]], 1)
@@ -72,8 +72,8 @@ def shown_last(x: Tensor, present: Tensor) -> Tensor:
     return torch.cat([x * mask, mask.expand_as(x[..., :1, :, :])], -3)
 
 
-def add_noise(x: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    """Rectified flow (Liu et al. 2022): the straight line from data (level 0) to noise (level 1).
-    level: leading axes of x."""
-    level = level.reshape(*level.shape, *([1] * (x.dim() - level.dim())))
-    return (1.0 - level) * x + level * noise
+def add_noise(x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """Rectified flow (Liu et al. 2022): the straight line from data (sigma 0) to noise (sigma 1).
+    sigma: leading axes of x."""
+    sigma = sigma.reshape(*sigma.shape, *([1] * (x.dim() - sigma.dim())))
+    return (1.0 - sigma) * x + sigma * noise

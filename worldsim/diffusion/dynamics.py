@@ -23,6 +23,7 @@ from worldsim.diffusion.denoiser import add_noise, frame_to_channels
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.sampling import sample, schedule
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.triton import usable
 from worldsim.state import Frame
 
@@ -30,14 +31,15 @@ MAX_STEPS = 1000
 """Most sampling steps a frame: more change nothing that can be seen."""
 
 
+@old_fields(steps="num_inference_steps", context_level="context_sigma")
 @dataclass(frozen=True)
 class DynamicsConfig:
     """How the trained network is used."""
 
-    steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = 1
-    """Sampling steps a frame."""
-    context_level: Annotated[float, Ge(0), Le(1)] = 0.05
-    """Noise level in [0, 1] at which past frames enter the context; the network is told. Stops
+    num_inference_steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = 1
+    """Sampling steps per frame."""
+    context_sigma: Annotated[float, Ge(0), Le(1)] = 0.05
+    """Noise level in [0, 1] at which past frames enter the context; the network receives it. Stops
     drift."""
     shift: Annotated[float, Gt(0), Le(1000)] = 1.0
     """Time shift of the flow-matching schedule; over 1 spends more of the steps at high noise."""
@@ -96,7 +98,7 @@ class DiffusionDynamics:
         self.network, self.in_place = network, in_place
         self.config = config or DynamicsConfig()
         self._forward = forward or network
-        self._levels = schedule(self.config.steps, self.config.shift)
+        self._sigmas = schedule(self.config.num_inference_steps, self.config.shift)
 
     def condition(self, act: Tensor, motion: Tensor, view: Tensor, intrinsics: Tensor) -> Condition:
         """One frame's condition. act: (b, ...); motion: (b, 6); view: (b, v, h, w), the view's
@@ -133,7 +135,7 @@ class DiffusionDynamics:
             ),
         )
 
-    def fitted(self, context: Context) -> Context:
+    def cast_context(self, context: Context) -> Context:
         """The context in the network's number format; itself if it is in it already."""
         dtype = next(self.network.parameters()).dtype
         return (
@@ -150,10 +152,10 @@ class DiffusionDynamics:
         clean = frame_to_channels(
             frame.rgb, frame.inverse_depth if self.network.config.channels == 4 else None
         )
-        level = torch.full((len(clean),), self.config.context_level, device=clean.device)
+        sigma = torch.full((len(clean),), self.config.context_sigma, device=clean.device)
         present = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
         return dataclasses.replace(
-            context, x=add_noise(clean, noise, level), present=present, condition=condition
+            context, x=add_noise(clean, noise, sigma), present=present, condition=condition
         )
 
     def predict(
@@ -165,30 +167,30 @@ class DiffusionDynamics:
         """
         state: dict[str, Any] = {}
 
-        def denoise(x: Tensor, level: float) -> Tensor:
+        def denoise(x: Tensor, sigma: float) -> Tensor:
             if "context" in state:
-                out, features, _ = self._denoise(state["context"], condition, x, level)
+                out, features, _ = self._denoise(state["context"], condition, x, sigma)
                 if not self.config.first_features:
                     state["features"] = features
             else:
                 out, state["features"], state["context"] = self._commit_and_denoise(
-                    context, condition, x, level
+                    context, condition, x, sigma
                 )
             return out
 
-        x = sample(denoise, self._scaled(noise), self._levels)
+        x = sample(denoise, self._scale(noise), self._sigmas)
         return Prediction(x=x, features=state["features"]), state["context"]
 
     def redraw(self, context: Context, condition: Condition, noise: Tensor) -> Tensor:
         """Another draw of the frame that :meth:`predict` gave, upon the context that it returned:
         (b, c, h, w) channels."""
         return sample(
-            lambda x, level: self._denoise(context, condition, x, level)[0],
-            self._scaled(noise),
-            self._levels,
+            lambda x, sigma: self._denoise(context, condition, x, sigma)[0],
+            self._scale(noise),
+            self._sigmas,
         )
 
-    def _scaled(self, noise: Tensor) -> Tensor:
+    def _scale(self, noise: Tensor) -> Tensor:
         # Left alone at 1, so that nothing is rounded.
         return noise if self.config.temperature == 1.0 else self.config.temperature * noise
 
@@ -199,23 +201,23 @@ class DiffusionDynamics:
         mask = torch.cat([context.valid, torch.ones(b, 1, dtype=torch.bool, device=device)], 1)[
             :, None
         ]
-        level = torch.full((b, 1), self.config.context_level, device=device)
+        sigma = torch.full((b, 1), self.config.context_sigma, device=device)
         time = torch.arange(length + 1, device=device)
         _, _, new = self.network(
-            context.x[:, None], level, context.condition, mask, time, past=context.cache, outputs=0
+            context.x[:, None], sigma, context.condition, mask, time, past=context.cache, outputs=0
         )
-        return self._shifted(context, new)
+        return self._shift(context, new)
 
     def _commit_and_denoise(
-        self, context: Context, condition: Condition, x: Tensor, level: float
+        self, context: Context, condition: Condition, x: Tensor, sigma: float
     ) -> tuple[Tensor, Tensor, Context]:
         b, length = context.valid.shape
         device = x.device
         # Filled on the device: copying them from the host would make a GPU wait.
-        levels = torch.cat(
+        sigmas = torch.cat(
             [
                 torch.full((b, 1), value, device=device)
-                for value in (self.config.context_level, level)
+                for value in (self.config.context_sigma, sigma)
             ],
             1,
         )
@@ -227,24 +229,24 @@ class DiffusionDynamics:
         mask = torch.stack([pending, target], 1)
         time = torch.arange(length + 2, device=device)
         out, features, new = self._forward(
-            torch.stack([context.x, x], 1), levels, both, mask, time, past=context.cache, outputs=1
+            torch.stack([context.x, x], 1), sigmas, both, mask, time, past=context.cache, outputs=1
         )
-        return out[:, 0], features[:, 0], self._shifted(context, new[:, :, :, :1])
+        return out[:, 0], features[:, 0], self._shift(context, new[:, :, :, :1])
 
     def _denoise(
-        self, context: Context, condition: Condition, x: Tensor, level: float
+        self, context: Context, condition: Condition, x: Tensor, sigma: float
     ) -> tuple[Tensor, Tensor, Context]:
         b, length = context.valid.shape
         always = torch.ones(b, 1, dtype=torch.bool, device=x.device)
         mask = torch.cat([context.valid, always], 1)[:, None]
-        levels = torch.full((b, 1), level, device=x.device)
+        sigmas = torch.full((b, 1), sigma, device=x.device)
         time = torch.arange(length + 1, device=x.device)
         out, features, _ = self._forward(
-            x[:, None], levels, condition, mask, time, past=context.cache, outputs=1
+            x[:, None], sigmas, condition, mask, time, past=context.cache, outputs=1
         )
         return out[:, 0], features[:, 0], context
 
-    def _shifted(self, context: Context, new: Tensor) -> Context:
+    def _shift(self, context: Context, new: Tensor) -> Context:
         if self.in_place and usable(new):
             cache = context.cache
             shift_(cache, new)

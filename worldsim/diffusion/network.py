@@ -418,7 +418,7 @@ class SpaceTimeTransformer(Module):
         """Tokens of a frame."""
         return (self.config.height // self.patch) * (self.config.width // self.patch)
 
-    def resized(self, height: int, width: int) -> SpaceTimeTransformer:
+    def resize(self, height: int, width: int) -> SpaceTimeTransformer:
         """The same weights for frames of another size, on the same device; the tokens' positions
         are interpolated (bicubic)."""
         other = SpaceTimeTransformer(**(self.settings | {"height": height, "width": width})).to(
@@ -435,12 +435,12 @@ class SpaceTimeTransformer(Module):
         other.load_state_dict(weights)
         return other
 
-    def embed(self, level: Tensor, condition: Condition) -> Tensor:
-        """(b, f, d) embedding of noise level (b, f), action and motion."""
+    def embed(self, sigma: Tensor, condition: Condition) -> Tensor:
+        """(b, f, d) embedding of the noise level sigma (b, f), action and motion."""
         frequency = torch.exp(
-            math.log(1000.0) * torch.arange(32, device=level.device, dtype=torch.float32) / 31
+            math.log(1000.0) * torch.arange(32, device=sigma.device, dtype=torch.float32) / 31
         )
-        angle = level.float()[..., None] * frequency
+        angle = sigma.float()[..., None] * frequency
         dtype = self.position.dtype
         embedding = self.level(torch.cat([angle.sin(), angle.cos()], -1).to(dtype))
         act = condition.act if self.config.actions else condition.act.to(dtype)
@@ -450,7 +450,7 @@ class SpaceTimeTransformer(Module):
     def forward(
         self,
         x: Tensor,
-        level: Tensor,
+        sigma: Tensor,
         condition: Condition,
         mask: Tensor,
         time: Tensor,
@@ -459,7 +459,7 @@ class SpaceTimeTransformer(Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Denoise ``f`` frames.
 
-        x: (b, f, c, h, w) noisy frames in [-1, 1] before noise. level: (b, f) noise levels in [0,
+        x: (b, f, c, h, w) noisy frames in [-1, 1] before noise. sigma: (b, f) noise levels in [0,
         1]. mask: (b or 1, f, p + f) bool, which past and new frames each new frame attends to.
         time: (p + f,) frame times. past: (b, layers, 2, p, n, d) cached keys and values, or None (p
         = 0). outputs: decode only the last ``outputs`` frames (context frames need no picture);
@@ -468,7 +468,7 @@ class SpaceTimeTransformer(Module):
         """
         b, f = x.shape[:2]
         outputs = f if outputs is None else outputs
-        embedding = self.embed(level, condition)
+        embedding = self.embed(sigma, condition)
         flat = F.silu(embedding.flatten(0, 1))
         pixels = torch.cat([x, condition.view], 2) if self.config.view_channels else x
         pixels = pixels.flatten(0, 1).to(self.position.dtype)

@@ -152,8 +152,8 @@ def correlations(returns: Array, draws: int, seed: int) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     means = returns.mean(2)
     figures: dict[str, Any] = {
-        "pearson": _rounded(pearson(means)),
-        "spearman": _rounded(spearman(means)),
+        "pearson": _round(pearson(means)),
+        "spearman": _round(spearman(means)),
     }
     drawn: dict[Callable[[Array], float], list[float]] = {pearson: [], spearman: []}
     for _ in range(draws):
@@ -188,7 +188,7 @@ def spearman(means: Array) -> float:
     return pearson(np.stack(ranks))
 
 
-def _rounded(value: float) -> float | None:
+def _round(value: float) -> float | None:
     return round(value, 4) if np.isfinite(value) else None
 
 

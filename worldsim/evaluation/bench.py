@@ -29,10 +29,11 @@ from worldsim.errors import (
 )
 from worldsim.evaluation import stopwatch
 from worldsim.memory.none import NoMemory
-from worldsim.runtime.devices import device_named
+from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
 from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Count, Number, Threads
 from worldsim.shipped.policies import make_policy
 from worldsim.state import WorldState, bytes_of
@@ -64,6 +65,7 @@ print(json.dumps([imported - began, reset - imported, time.perf_counter() - rese
 """
 
 
+@old_fields(steps="num_inference_steps")
 @dataclass(frozen=True)
 class BenchConfig:
     """Measure how fast a world is stepped."""
@@ -82,7 +84,7 @@ class BenchConfig:
     given."""
     threads: Threads | None = None
     """Threads of the CPU; PyTorch's choice, if not given."""
-    steps: Count | None = None
+    num_inference_steps: Count | None = None
     """Sampling steps a frame; the world's own number, if not given."""
     engine: Literal["plain", "fast", "compiled"] = "plain"
     """How steps are run: see :meth:`worldsim.world.World.with_engine`."""
@@ -121,7 +123,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         make_writable_folder(config.json.parent)
     with stopwatch.using_threads(config.threads) as threads, torch.no_grad():
         world = World.from_pretrained(config.world, device)
-        world = world.with_dynamics(steps=config.steps)
+        world = world.with_dynamics(num_inference_steps=config.num_inference_steps)
         worlds = _with_and_without(world.with_engine(config.engine), config.memory)
         report: dict[str, Any] = {
             "world": str(config.world),
@@ -129,7 +131,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
             "device_type": device.type,
             "torch": torch.__version__,
             "threads": threads,
-            "sampling_steps": world.config.dynamics.steps,
+            "sampling_steps": world.config.dynamics.num_inference_steps,
             "engine": config.engine,
             "parameters": sum(
                 p.numel() for module in world.modules().values() for p in module.parameters()
@@ -170,7 +172,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
 
 
 def _device(name: str | None) -> torch.device:
-    device = device_named(name)
+    device = resolve_device(name)
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device
 
 

@@ -114,7 +114,7 @@ class TestEpisode:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Walks:
+class RecordedWalks:
     """Several walks of t frames as tensors on a device, axes (e, t, ...). ``act[:, i]`` leads from
     frame i to frame i + 1.
 
@@ -143,7 +143,7 @@ class Walks:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TestSet(Walks):
+class TestSet(RecordedWalks):
     """The walks of the test set: see :class:`TestEpisode`."""
 
     __test__ = False
@@ -295,7 +295,7 @@ class Recorder:
         assert isinstance(space, gym.spaces.Box)
         return rng.uniform(space.low, space.high, act.shape).astype(np.float32)
 
-    def _covered(self, walk: TestEpisode) -> Array:
+    def _coverage(self, walk: TestEpisode) -> Array:
         depth = dequantise_depth(torch.from_numpy(walk.inverse_depth.astype(np.int32)))
         pose, intrinsics = (
             torch.from_numpy(walk.pose),
@@ -330,7 +330,7 @@ class Recorder:
             fork_act=np.stack(acts),
             fork_rgb=np.stack(pictures),
             fork_own=np.array(own, np.int64),
-            covered=self._covered(walk),
+            covered=self._coverage(walk),
         )
 
     def _candidates(self, act: Any, seed: int) -> tuple[Array, int]:

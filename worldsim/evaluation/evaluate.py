@@ -37,6 +37,7 @@ from worldsim.evaluation.metrics import comparable, moved_frames
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.trip_recording import UNDO, Trip, TripConfig, check_lengths, stack_trips
 from worldsim.runtime.json_config import check_ranges, write_json
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.ranges import Batch, Count, Number, Positive, Seed, Share, Workers
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S
@@ -57,6 +58,7 @@ TRIPS = 8
 """Return trips, if no number is given."""
 
 
+@old_fields(steps="num_inference_steps")
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Measure a world against its real twin on the test maps."""
@@ -79,8 +81,8 @@ class EvaluateConfig:
     device: str | None = None
     """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not
     given."""
-    steps: Batch | None = None
-    """Sampling steps a frame; the world's own number, if not given."""
+    num_inference_steps: Batch | None = None
+    """Sampling steps per frame; the world\'s own number, if not given."""
     temperature: Share | None = None
     """Of the noise that frames are drawn from, in [0, 1]; the world's own, if not given."""
     memory: Literal["points", "radiance"] = "points"
@@ -144,7 +146,9 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     ``config.world``."""
     began = time.monotonic()
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
-    world = world.with_dynamics(steps=config.steps, temperature=config.temperature)
+    world = world.with_dynamics(
+        num_inference_steps=config.num_inference_steps, temperature=config.temperature
+    )
     if not world.config.env_id:
         raise InvalidInputError(
             f"world {config.world} does not name its real twin (env_id in world.json): nothing to "
@@ -191,7 +195,7 @@ def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "episodes": len(episodes),
         "max_episode_steps": limit,
         "env_id": world.config.env_id,
-        "sampling_steps": world.config.dynamics.steps,
+        "sampling_steps": world.config.dynamics.num_inference_steps,
         "temperature": world.config.dynamics.temperature,
         "seed": config.seed,
         "device": str(world.device),
@@ -228,7 +232,7 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
     return returns.compute(returns.join(parts), network.window, config.bootstrap, config.seed) | {
         "test_set_sha256": digest(recorded),
         "episodes": len(recorded),
-        "sampling_steps": world.config.dynamics.steps,
+        "sampling_steps": world.config.dynamics.num_inference_steps,
         "temperature": world.config.dynamics.temperature,
         "protocol": "return-trip/1",
         "env_id": world.config.env_id,
@@ -260,7 +264,7 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
     results |= {
         "test_set_sha256": digest(episodes),
         "episodes": len(test),
-        "sampling_steps": world.config.dynamics.steps,
+        "sampling_steps": world.config.dynamics.num_inference_steps,
         "temperature": world.config.dynamics.temperature,
         "protocol": PROTOCOL,
         "env_id": world.config.env_id,
@@ -371,7 +375,7 @@ def steps_per_second(world: World, test: TestSet) -> float:
     """Steps of one environment in a second of wall-clock time, everything included, after a
     warm-up."""
     one = dataclasses.replace(test.part(0, 1, world.device))
-    state = measure.start(world, one)
+    state = measure.start_walks(world, one)
     act = one.act[:, 0]
 
     def step(count: int) -> Frame:

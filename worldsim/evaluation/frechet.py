@@ -35,7 +35,7 @@ class Distance:
     high: float
 
 
-def _checked(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def _check(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     for name, x in (("first", a), ("second", b)):
         if x.ndim != 2 or len(x) < 2 or not bool(torch.isfinite(x).all()):
             raise InvalidInputError(
@@ -54,7 +54,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
     Means and unbiased covariances, float64. Raises InvalidInputError.
     """
-    a, b = _checked(a, b)
+    a, b = _check(a, b)
     cov_a, cov_b = torch.atleast_2d(torch.cov(a.T)), torch.atleast_2d(torch.cov(b.T))
     value, vector = torch.linalg.eigh(cov_a)
     root = vector * value.clamp(min=0).sqrt() @ vector.T
@@ -69,7 +69,7 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
     It may be slightly negative where the sets agree. Raises InvalidInputError.
     """
-    a, b = _checked(a, b)
+    a, b = _check(a, b)
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.T / x.shape[1] + 1.0) ** 3

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, nearest_pose, snap_pose
-from worldsim.evaluation.benchmark_set import TestSet, Walks
-from worldsim.evaluation.memory_fitting import Fits, fitted
+from worldsim.evaluation.benchmark_set import RecordedWalks, TestSet
+from worldsim.evaluation.memory_fitting import Fits, fit_memory
 from worldsim.evaluation.metrics import psnr, scores
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import frame_points, nearest, splat
@@ -93,7 +93,7 @@ def needs_memory_run(world: World) -> bool:
     return world.has_geometry and world.config.memory is not None
 
 
-def start(world: World, test: Walks) -> WorldState:
+def start_walks(world: World, test: RecordedWalks) -> WorldState:
     """The walks' first frames taken in: the rest of the history follows by :meth:`World.observe`,
     batched."""
     scenes = []
@@ -119,7 +119,7 @@ def take_in_history(
     """The state after all true frames of the history; ``at_fork`` sees the state at each fork
     frame."""
     forks = test.config.fork_frames
-    state = start(world, test)
+    state = start_walks(world, test)
     for t in range(test.config.history):
         if t > 0:
             state = world.observe(state, test.act[:, t - 1], test.frame(t))
@@ -141,7 +141,7 @@ def free_run(
     """Dream on from the end of the history with the recorded actions."""
     rgb, pose, view_rgb, view_mask = [], [], [], []
     for t in range(test.config.history, test.config.frames):
-        state = fitted(world, state, t - test.config.history, fits)
+        state = fit_memory(world, state, t - test.config.history, fits)
         state, transition = world.step(
             state, test.act[:, t - 1], pose=test.pose[:, t] if poses_given else None
         )
@@ -212,7 +212,7 @@ def at_size(measured: dict[str, Any], k: int) -> dict[str, Any]:
     }
 
 
-def warped(rgb: Tensor, inverse_depth: Tensor, camera: Camera, target: Camera) -> Tensor:
+def warp(rgb: Tensor, inverse_depth: Tensor, camera: Camera, target: Camera) -> Tensor:
     """A frame splatted to another camera, one pixel a point, holes filled from the frame itself.
     (b, 3, h, w) uint8."""
     b, _, h, w = rgb.shape
@@ -239,9 +239,7 @@ def _next_frames(
             assert last.pose is not None and last.inverse_depth is not None
             target = test.camera(transition.frame.pose)
             # Seen from where the world believes it is: its newest pose is the true one, snapped.
-            picture = warped(
-                last.rgb, last.inverse_depth, test.camera(snap_pose(last.pose)), target
-            )
+            picture = warp(last.rgb, last.inverse_depth, test.camera(snap_pose(last.pose)), target)
             found["warp"].append(scores(picture, truth))
         state = world.observe(state, act, test.frame(t))
         tick()

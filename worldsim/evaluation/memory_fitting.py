@@ -38,7 +38,7 @@ class Fits:
                 )
 
 
-def fitted(world: World, state: WorldState, dreamed: int, fits: Fits | None) -> WorldState:
+def fit_memory(world: World, state: WorldState, dreamed: int, fits: Fits | None) -> WorldState:
     """``state``, its memory fitted if that is due after so many dreamed frames."""
     if fits is None or dreamed % fits.every or not isinstance(world.memory, CanFit):
         return state

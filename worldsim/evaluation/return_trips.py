@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.evaluation.measure import start
-from worldsim.evaluation.memory_fitting import Fits, fitted
+from worldsim.evaluation.measure import start_walks
+from worldsim.evaluation.memory_fitting import Fits, fit_memory
 from worldsim.evaluation.metrics import mean_statistic, pooled_mean, report, scores, sharpness
 from worldsim.evaluation.statistics import REDUCED, Figures
 from worldsim.evaluation.trip_recording import Trips
@@ -112,11 +112,11 @@ def measure_returns(
                     torch.cat([truth, trips.back_rgb[length]], 1),
                 )
                 sharp[length] = (sharpness(both).cpu(), sharpness(real_both).cpu())
-                novel[length] = (changed(out[:, :length]).cpu(), changed(truth).cpu())
+                novel[length] = (changed_share(out[:, :length]).cpu(), changed_share(truth).cpu())
     return Returned(real, dream, sharp, novel)
 
 
-def changed(rgb: Tensor) -> Tensor:
+def changed_share(rgb: Tensor) -> Tensor:
     """Share of pixels that changed over 12 frames: (e, n, 3, h, w) uint8 to (e, max(n - 12, 0))
     float32."""
     after, before = (
@@ -129,7 +129,7 @@ def changed(rgb: Tensor) -> Tensor:
 def _shown_the_way_out(world: World, trips: Trips, tick: Tick) -> dict[int, WorldState]:
     """By length, the state at the turning point after true frames alone."""
     turns = {trips.config.turn(length): length for length in trips.config.lengths}
-    state = start(world, trips)
+    state = start_walks(world, trips)
     states = {}
     for t in range(1, max(turns) + 1):
         state = world.observe(state, trips.act[:, t - 1], trips.frame(t))
@@ -145,7 +145,7 @@ def _dreamed_way_out(
     """Generated frames (e, n, 3, h, w) uint8; the poses (e, n + 1, 4, 4) of the last given frame
     and of these; states by length."""
     begin, lengths = trips.config.start, trips.config.lengths
-    state = start(world, trips)
+    state = start_walks(world, trips)
     for t in range(1, begin):
         state = world.observe(state, trips.act[:, t - 1], trips.frame(t))
         tick()
@@ -168,7 +168,7 @@ def _follow(
     """Frames (e, n, 3, h, w) generated with given actions at given poses."""
     rgb = []
     for i in range(acts.shape[1]):
-        state = fitted(world, state, i, fits)
+        state = fit_memory(world, state, i, fits)
         state, transition = world.step(state, acts[:, i], pose=poses[:, i])
         tick()
         rgb.append(transition.frame.rgb.clone())
@@ -178,11 +178,11 @@ def _follow(
 def join(parts: list[Returned]) -> Returned:
     """Chunks joined over trips."""
 
-    def joined(name: str) -> Any:
+    def join(name: str) -> Any:
         values = [getattr(p, name) for p in parts]
         return {key: _together([v[key] for v in values]) for key in values[0]}
 
-    return Returned(**{field.name: joined(field.name) for field in dataclasses.fields(Returned)})
+    return Returned(**{field.name: join(field.name) for field in dataclasses.fields(Returned)})
 
 
 def _together(values: list[Any]) -> Any:

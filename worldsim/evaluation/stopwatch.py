@@ -70,13 +70,13 @@ class Sections:
     def within(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """``function`` as a section."""
 
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
+        def timed_call(*args: Any, **kwargs: Any) -> Any:
             began = self._now()
             result = function(*args, **kwargs)
             self._spans.append((name, began, self._now()))
             return result
 
-        return wrapped
+        return timed_call
 
     def total(self) -> Counter[str]:
         """Seconds by name."""

@@ -31,7 +31,7 @@ from worldsim.evaluation.metrics import interval, interval_text, mean_statistic,
 from worldsim.evaluation.policy_batch import Crowd, PolicySpec
 from worldsim.runtime.workers import Engine, WorkerPool
 from worldsim.state import Frame, SceneStart, WorldState
-from worldsim.training.buffer import made_up
+from worldsim.training.buffer import is_synthetic_terminal
 from worldsim.world import World
 from worldsim.world.world import bucket
 
@@ -72,7 +72,7 @@ class Truth:
             act=torch.from_numpy(played.acts),
             rew=np.array(played.rewards),
             ended=played.terminated and not played.truncated,
-            pictured=not (over and made_up(played.frames[-2], played.frames[-1])),
+            pictured=not (over and is_synthetic_terminal(played.frames[-2], played.frames[-1])),
         )
 
 
@@ -83,7 +83,7 @@ class Forced:
     psnr: Array
     copied: Array
     rew: Array
-    ending: Array
+    termination_prob: Array
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,21 @@ def _seeds(seed: int, number: int) -> tuple[int, int]:
 
 def force(world: World, episodes: Sequence[Truth], told: Callable[[int], Any]) -> list[Forced]:
     """Each next step of each episode from its true past. told: called with 1 after each step."""
-    state = _started(world, episodes, range(len(episodes)))
+    state = _start(world, episodes, range(len(episodes)))
     longest = max(map(len, episodes))
-    found: dict[str, list[Tensor]] = {"psnr": [], "copied": [], "rew": [], "ending": []}
+    found: dict[str, list[Tensor]] = {"psnr": [], "copied": [], "rew": [], "termination_prob": []}
     for t in range(longest):
         act, before, after = _at(episodes, t, world)
-        _, transition = world.step(world.owned(state), act)
+        _, transition = world.step(world.own(state), act)
         found["psnr"].append(psnr(transition.frame.rgb, after)[: len(episodes)].cpu())
         found["copied"].append(psnr(before, after)[: len(episodes)].cpu())
         found["rew"].append(transition.rew[: len(episodes)].cpu())
-        ending = transition.ending if transition.ending is not None else transition.term.float()
-        found["ending"].append(ending[: len(episodes)].cpu())
+        termination_prob = (
+            transition.termination_prob
+            if transition.termination_prob is not None
+            else transition.term.float()
+        )
+        found["termination_prob"].append(termination_prob[: len(episodes)].cpu())
         state = world.observe(state, act, Frame(after))
         told(1)
     stacked = {name: torch.stack(values).numpy() for name, values in found.items()}
@@ -191,8 +195,10 @@ def compute(
         "next_frame_psnr": [f.psnr[:n] for f, n in pictures],
         "copy_last_psnr": [f.copied[:n] for f, n in pictures],
         "reward_error": [np.abs(f.rew - e.rew) for f, e in zip(forced, episodes, strict=True)],
-        "ending_log_loss": [_log_loss(f.ending, e) for f, e in zip(forced, episodes, strict=True)],
-        "dream_ending_share": [f.ending for f in forced],
+        "ending_log_loss": [
+            _log_loss(f.termination_prob, e) for f, e in zip(forced, episodes, strict=True)
+        ],
+        "dream_ending_share": [f.termination_prob for f in forced],
         "real_return_mean": [np.array([e.rew.sum()]) for e in episodes],
         "dream_return_mean": [np.array([d.total]) for d in dreams],
         "real_steps_mean": [np.array([float(len(e))]) for e in episodes],
@@ -217,13 +223,13 @@ def compute(
     return results
 
 
-def _log_loss(ending: Array, episode: Truth) -> Array:
-    truth = np.zeros(len(ending), bool)
+def _log_loss(termination_prob: Array, episode: Truth) -> Array:
+    truth = np.zeros(len(termination_prob), bool)
     truth[-1] = episode.ended
-    return -np.log(np.clip(np.where(truth, ending, 1.0 - ending), 1e-6, 1.0))
+    return -np.log(np.clip(np.where(truth, termination_prob, 1.0 - termination_prob), 1e-6, 1.0))
 
 
-def _started(world: World, episodes: Sequence[Truth], seeds: Sequence[int]) -> WorldState:
+def _start(world: World, episodes: Sequence[Truth], seeds: Sequence[int]) -> WorldState:
     return world.pad(world.initial(_starts(episodes), list(seeds)), bucket(len(episodes)))
 
 

@@ -16,7 +16,13 @@ from torch import Tensor
 
 from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError
-from worldsim.evaluation.benchmark_set import ATTEMPTS, POLICY, TEST_SPLIT, Walks, require_geometry
+from worldsim.evaluation.benchmark_set import (
+    ATTEMPTS,
+    POLICY,
+    TEST_SPLIT,
+    RecordedWalks,
+    require_geometry,
+)
 from worldsim.runtime.workers import Watched
 from worldsim.shipped.policies import make_policy
 from worldsim.world.image_env import make_env
@@ -211,7 +217,7 @@ def _pose(frames: Sequence[tuple[Array, dict[str, Any]]]) -> Array:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trips(Walks):
+class Trips(RecordedWalks):
     """The ways out of several trips, and by length their ways back, (e, n, ...): see
     :class:`Trip`."""
 
@@ -226,16 +232,16 @@ def stack_trips(
 ) -> Trips:
     """Trips as one set of tensors."""
 
-    def joined(values: list[Array]) -> Tensor:
+    def join(values: list[Array]) -> Tensor:
         together = np.stack(values)
         return torch.from_numpy(
             together.astype(np.int32) if together.dtype == np.uint16 else together
         ).to(device)
 
     names = ("rgb", "inverse_depth", "pose", "intrinsics", "act")
-    plain: dict[str, Any] = {name: joined([getattr(t, name) for t in trips]) for name in names}
+    plain: dict[str, Any] = {name: join([getattr(t, name) for t in trips]) for name in names}
     back: dict[str, Any] = {
-        name: {n: joined([getattr(t, name)[n] for t in trips]) for n in config.lengths}
+        name: {n: join([getattr(t, name)[n] for t in trips]) for n in config.lengths}
         for name in ("back_rgb", "back_pose", "back_act")
     }
     seed = (torch.arange(len(trips)) + config.seed * 1_000_003).to(device)

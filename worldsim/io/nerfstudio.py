@@ -4,7 +4,7 @@
 Cameras have OpenGL axes there (x right, y up, z backward) and OpenCV axes in worldsim; that is
 converted here and nowhere else. The world's axes are the same, z up, metres. Depth is 16-bit PNG in
 millimetres; 0 is unknown, or infinitely far where ``transforms.json`` says so, as it does for
-journeys.
+trajectories.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from worldsim.errors import (
 )
 from worldsim.io.pictures import read_picture, save_picture
 from worldsim.io.rgbd import MOST_SIDE, CapturedFrame
-from worldsim.journey import Journey
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import POINT
 from worldsim.runtime.arguments import flag, number, whole
@@ -46,7 +45,7 @@ from worldsim.runtime.files import (
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ply import save_ply
-from worldsim.state import Frame
+from worldsim.state import Frame, Trajectory
 
 TRANSFORMS, POINTS = "transforms.json", "points.ply"
 ZERO_IS_SKY = "zero_depth_is_sky"
@@ -79,28 +78,28 @@ Array = NDArray[Any]
 
 
 def save_nerfstudio(
-    journey: Journey,
+    trajectory: Trajectory,
     folder: str | os.PathLike[str],
     points: tuple[Array, Array] | None = None,
     force: bool = False,
 ) -> Path:
-    """Write a journey as a nerfstudio dataset: images, depths, cameras and sparse points.
+    """Write a trajectory as a nerfstudio dataset: images, depths, cameras and sparse points.
 
     points: positions (n, 3) in world metres and colours (n, 3) uint8 for ``points.ply``; by default
-    what a point memory keeps of the journey. The folder appears whole or not at all. One that holds
-    anything is not touched, except, with ``force``, a dataset, which is replaced.
+    what a point memory keeps of the trajectory. The folder appears whole or not at all. One that
+    holds anything is not touched, except, with ``force``, a dataset, which is replaced.
     """
     folder = as_path(folder)
-    if not isinstance(journey, Journey):
+    if not isinstance(trajectory, Trajectory):
         raise InvalidInputError(
-            f"a nerfstudio dataset is written of a Journey, not of a {type(journey).__name__}"
+            f"a nerfstudio dataset is written of a Trajectory, not of a {type(trajectory).__name__}"
         )
     _check_target(folder, force)
-    position, colour = journey_points(journey) if points is None else points
+    position, colour = trajectory_points(trajectory) if points is None else points
     with replacing_folder(folder) as new:
         for old in new.iterdir():
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        _write_dataset(journey, new, position, colour)
+        _write_dataset(trajectory, new, position, colour)
     return folder
 
 
@@ -126,15 +125,15 @@ def _check_target(folder: Path, force: bool) -> None:
         )
 
 
-def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Array) -> None:
+def _write_dataset(trajectory: Trajectory, folder: Path, position: Array, colour: Array) -> None:
     for name in ("images", "depths"):
         (folder / name).mkdir(parents=True)
-    millimetres = np.round(journey.depth.double().numpy() / MILLIMETRE)
+    millimetres = np.round(trajectory.depth.double().numpy() / MILLIMETRE)
     millimetres = np.where(millimetres <= FARTHEST, millimetres, 0.0).astype(np.uint16)
     frames = []
-    for i, pose in enumerate(journey.pose.double().numpy()):
+    for i, pose in enumerate(trajectory.pose.double().numpy()):
         picture, distance = f"images/frame_{i:05d}.png", f"depths/frame_{i:05d}.png"
-        save_picture(journey.rgb[i].permute(1, 2, 0).contiguous().numpy(), folder / picture)
+        save_picture(trajectory.rgb[i].permute(1, 2, 0).contiguous().numpy(), folder / picture)
         save_picture(millimetres[i], folder / distance)
         frames.append(
             {
@@ -144,8 +143,8 @@ def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Arra
             }
         )
     save_ply(position, colour, folder / POINTS)
-    fx, fy, cx, cy = journey.intrinsics.double().tolist()
-    height, width = journey.rgb.shape[-2:]
+    fx, fy, cx, cy = trajectory.intrinsics.double().tolist()
+    height, width = trajectory.rgb.shape[-2:]
     write_json(
         folder / TRANSFORMS,
         {
@@ -164,14 +163,14 @@ def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Arra
     )
 
 
-def journey_points(journey: Journey, capacity: int = SPARSE_POINTS) -> tuple[Array, Array]:
-    """What a point memory keeps of a journey, without the sky: (n, 3) float32 world metres and (n,
-    3) uint8."""
+def trajectory_points(trajectory: Trajectory, capacity: int = SPARSE_POINTS) -> tuple[Array, Array]:
+    """What a point memory keeps of a trajectory, without the sky: (n, 3) float32 world metres and
+    (n, 3) uint8."""
     memory = PointMemory(PointMemoryConfig(capacity=capacity))
-    data, cameras = memory.empty(1), journey.cameras
-    for i in range(len(journey)):
+    data, cameras = memory.empty(1), trajectory.cameras
+    for i in range(len(trajectory)):
         one = slice(i, i + 1)
-        frame = Frame(journey.rgb[one], journey.inverse_depth[one], journey.pose[one])
+        frame = Frame(trajectory.rgb[one], trajectory.inverse_depth[one], trajectory.pose[one])
         camera = Camera(cameras.pose[one], cameras.intrinsics[one], cameras.height, cameras.width)
         data = memory.integrate(data, frame, camera, torch.tensor([i]))
     point = data.kind[0] == POINT

@@ -106,7 +106,7 @@ def contact_sheet(
         draw.text((2 * GAP, GAP + line * i), text, INK, font)
     for i, caption in enumerate(columns):
         for j, text in enumerate(caption.split("\n")):
-            _centred(
+            _centre(
                 draw, text, left + i * (width + GAP), head - captions - GAP + line * j, width, font
             )
     for j, (name, row) in enumerate(rows.items()):
@@ -133,7 +133,7 @@ def panels(pictures: Mapping[str, Array], scale: int = 4, caption: str = "") -> 
     draw = ImageDraw.Draw(image)
     for i, (name, picture) in enumerate(pictures.items()):
         x = GAP + i * (width + GAP)
-        _centred(draw, name, x, 3, width, font)
+        _centre(draw, name, x, 3, width, font)
         image.paste(Image.fromarray(enlarge(picture, scale)), (x, 25))
     draw.text((2 * GAP, height + 29), caption, INK, font)
     return np.asarray(image)
@@ -206,7 +206,7 @@ def read_picture(
         ) from error
 
 
-def _centred(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, font: Any) -> None:
+def _centre(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, font: Any) -> None:
     draw.text((x + max(0, (width - round(font.getlength(text))) // 2), y), text, INK, font)
 
 

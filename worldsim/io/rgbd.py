@@ -1,5 +1,5 @@
 """Posed RGB-D captures: pictures with depth, camera and pose, from a phone, a robot, another
-renderer or a journey.
+renderer or a trajectory.
 
 Depth is along the optical axis; the centre of the top-left pixel is (0.5, 0.5).
 :mod:`worldsim.io.nerfstudio` reads captures from nerfstudio datasets,
@@ -20,9 +20,9 @@ from torch import Tensor
 
 from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError
-from worldsim.journey import Journey
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.limits import require_memory_for
+from worldsim.state import Trajectory
 
 BOX_STEP = 2.0**-10
 """Crops are rounded to this many pixels, so that a frame which fits already is copied as it is."""
@@ -153,11 +153,11 @@ def captured_frames(
     return [frame(i) for i in range(t)]
 
 
-def frames_of(journey: Journey) -> list[CapturedFrame]:
-    """The frames of a journey as a capture."""
-    rgb = journey.rgb.permute(0, 2, 3, 1).contiguous().numpy()
+def frames_of(trajectory: Trajectory) -> list[CapturedFrame]:
+    """The frames of a trajectory as a capture."""
+    rgb = trajectory.rgb.permute(0, 2, 3, 1).contiguous().numpy()
     return captured_frames(
-        rgb, journey.depth.numpy(), journey.pose.numpy(), journey.intrinsics.numpy()
+        rgb, trajectory.depth.numpy(), trajectory.pose.numpy(), trajectory.intrinsics.numpy()
     )
 
 
@@ -197,7 +197,7 @@ def common_camera(
     return np.array([width / wide, height / high, -left * width / wide, -top * height / high])
 
 
-def resampled(
+def resample(
     frame: CapturedFrame, height: int, width: int, intrinsics: Array
 ) -> tuple[Array, Array]:
     """The frame as a camera at the same pose with ``intrinsics`` (see :func:`common_camera`) sees
@@ -259,17 +259,17 @@ def _depth_at(depth: Array, rows: Array, columns: Array) -> Array:
     return np.where(smooth, between, nearest).astype(np.float32)
 
 
-def journey_of(
+def trajectory_of(
     frames: Sequence[CapturedFrame],
     height: int | None = None,
     width: int | None = None,
     intrinsics: Any = None,
-) -> tuple[Journey, Tensor]:
+) -> tuple[Trajectory, Tensor]:
     """The frames in one size and camera (:func:`common_camera`; their own by default), and where
     depth is known.
 
-    Returns a journey of t frames, in which unknown depth is written as infinitely far, and (t, h,
-    w) bool.
+    Returns a trajectory of t frames, in which unknown depth is written as infinitely far, and (t,
+    h, w) bool.
     """
     if not frames:
         raise InvalidInputError("this capture has no frames")
@@ -281,10 +281,10 @@ def journey_of(
         f"{len(frames)} frames of {height}x{width} pixels",
     )
     camera = common_camera(frames, height, width, intrinsics)
-    pictures = [resampled(frame, height, width, camera) for frame in frames]
+    pictures = [resample(frame, height, width, camera) for frame in frames]
     depth = torch.from_numpy(np.stack([depth for _, depth in pictures]))
     known = ~depth.isnan()
-    return Journey(
+    return Trajectory(
         rgb=torch.from_numpy(np.stack([rgb for rgb, _ in pictures]))
         .permute(0, 3, 1, 2)
         .contiguous(),

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError
-from worldsim.journey import Journey
 from worldsim.memory.arguments import as_numbers, as_pose, as_shape, as_size
 from worldsim.memory.editing import in_box, surface_points
 from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
@@ -29,7 +28,7 @@ from worldsim.protocols import SceneMemory
 from worldsim.runtime.arguments import number, whole
 from worldsim.runtime.files import as_path
 from worldsim.runtime.limits import require_memory_for
-from worldsim.state import WorldState, map_tensors
+from worldsim.state import Trajectory, WorldState, map_tensors
 
 LEAST_POINTS = 8
 """Points near a place that are taken for its ground: fewer may be strays."""
@@ -226,28 +225,28 @@ class MemoryHandle:
         voxel: float = 0.1,
         reach: float | None = 10.0,
         confidence: int = 1,
-        journey: Journey | None = None,
+        trajectory: Trajectory | None = None,
     ) -> Occupancy:
         """A grid of voxels around the points within ``reach`` metres to each side of the camera
         (None for all points).
 
         A voxel is occupied where a point of at least ``confidence`` lies in it. It is free where
         lines of sight pass through it, up to a voxel short of what they end at: those of the newest
-        frame, or those of all frames of ``journey`` (of more than 200, so many). Both trust the
+        frame, or those of all frames of ``trajectory`` (of more than 200, so many). Both trust the
         scene to stand still. All else is unknown, the gaps between points of one wall included.
         """
         points = self._points()
-        if journey is not None and not isinstance(journey, Journey):
+        if trajectory is not None and not isinstance(trajectory, Trajectory):
             raise InvalidInputError(
-                f"journey is a {type(journey).__name__}: give a Journey, such as "
-                f"env.unwrapped.journey"
+                f"trajectory is a {type(trajectory).__name__}: give a Trajectory, such as "
+                f"env.unwrapped.trajectory"
             )
-        if journey is None:
+        if trajectory is None:
             camera = self.camera()
             view = self.kind.render(self.data, camera)
             depth = torch.where(view.mask, view.depth, torch.nan)
         else:
-            depth, camera = journey.depth, journey.cameras
+            depth, camera = trajectory.depth, trajectory.cameras
         device = points.position.device
         depth, camera = map_tensors(lambda x: x.to(device), (depth, camera))
         return occupancy(points, self.pose[:3, 3].float(), voxel, reach, confidence, depth, camera)

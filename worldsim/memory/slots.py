@@ -128,7 +128,7 @@ def places(mask: Tensor) -> Tensor:
     ).index_put_((row, rank), place)
 
 
-def picked(memory: Slots, slot: Tensor) -> Slots:
+def take_slots(memory: Slots, slot: Tensor) -> Slots:
     """The slots (b, m) int64 alone."""
     return map_tensors(
         lambda x: x.gather(

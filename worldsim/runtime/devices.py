@@ -14,7 +14,7 @@ SAME = dict.fromkeys(("gpu", "nvidia", "rocm", "hip", "amd"), "cuda")
 """What others call them."""
 
 
-def device_named(name: torch.device | str | None) -> torch.device:
+def resolve_device(name: torch.device | str | None) -> torch.device:
     """The device of that name; for None, CUDA where there is one, else the CPU. InvalidInputError
     for one that is not there."""
     if name is None:

@@ -24,6 +24,7 @@ from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.runtime.arguments import shown
 from worldsim.runtime.files import JSON_LIMIT, read_bytes, write_bytes
 from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.old_names import with_new_names
 
 Config = TypeVar("Config")
 SEAL = "content_sha256"
@@ -54,13 +55,15 @@ def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
 
     Values must have the types and lie in the ranges of the class's annotations
     (``Annotated[int, Ge(1)]``), numbers must be finite. A key that ``cls`` does not know, or lacks
-    and has no default for, is an error that names it. ``where`` is the dotted path that error
-    messages begin with. Raises InvalidInputError.
+    and has no default for, is an error that names it. An old name of a field (see
+    :func:`worldsim.runtime.old_names.old_fields`) is accepted with a DeprecationWarning. ``where``
+    is the dotted path that error messages begin with. Raises InvalidInputError.
     """
     if not isinstance(values, Mapping):
         raise InvalidInputError(
             f"{where or cls.__name__}: expected an object with keys, found {shown(values)}"
         )
+    values = with_new_names(cls, values, where)
     key: Any = cls
     try:
         read: Config = _adapter(key).validate_json(json.dumps(values))

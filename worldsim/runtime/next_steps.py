@@ -41,7 +41,7 @@ def line(*words: object) -> str:
     return shlex.join(map(str, words))
 
 
-def _recorded(config: Any, dataset: Any) -> Ending:
+def _after_record(config: Any, dataset: Any) -> Ending:
     blind = () if dataset.info.geometry else ("--no-memory",)
     runs = Path("runs") / config.out.name
     return Ending(
@@ -49,14 +49,14 @@ def _recorded(config: Any, dataset: Any) -> Ending:
     )
 
 
-def _exported_minari(config: Any, _: Any) -> Ending:
+def _after_export_minari(config: Any, _: Any) -> Ending:
     return Ending(
         f"Minari's dataset {config.name}",
         (line("worldsim", "import-minari", config.name, "--out", Path("data") / "copy"),),
     )
 
 
-def _trained(config: Any, world: Any) -> Ending:
+def _after_train(config: Any, world: Any) -> Ending:
     folder = config.out / "world"
     then = [line("worldsim", "evaluate", folder)]
     if world.config.has_rewards:
@@ -77,7 +77,7 @@ def _trained(config: Any, world: Any) -> Ending:
     return Ending(str(folder), tuple(then))
 
 
-def _evaluated(config: Any, _: Any) -> Ending:
+def _after_evaluate(config: Any, _: Any) -> Ending:
     out = Path("export") / Path(config.world).name
     return _figures(
         config,
@@ -86,43 +86,43 @@ def _evaluated(config: Any, _: Any) -> Ending:
     )
 
 
-def _evaluated_agent(config: Any, _: Any) -> Ending:
+def _after_evaluate_agent(config: Any, _: Any) -> Ending:
     of = () if config.world is None else ("--world", config.world)
     return _figures(config, line("worldsim", "watch", config.agent, *of, "--out", "watch.mp4"))
 
 
-def _agreed(config: Any, _: Any) -> Ending:
+def _after_agreement(config: Any, _: Any) -> Ending:
     agent = config.agents[0] if config.agents else "random"
     return _figures(config, line("worldsim", "evaluate-agent", agent, "--world", config.world))
 
 
-def _watched(config: Any, _: Any) -> Ending:
+def _after_watch(config: Any, _: Any) -> Ending:
     of = () if config.world is None else ("--world", config.world)
     return Ending(str(config.out), (line("worldsim", "evaluate-agent", config.agent, *of),))
 
 
-def _measured(config: Any, _: Any) -> Ending:
+def _after_bench(config: Any, _: Any) -> Ending:
     return _figures(config, line("worldsim", "evaluate", config.world))
 
 
-def _shown(config: Any, _: Any) -> Ending:
+def _after_compare(config: Any, _: Any) -> Ending:
     return Ending(str(config.out), (line("worldsim", "evaluate", config.world),))
 
 
-def _exported(config: Any, out: Path) -> Ending:
+def _after_export(config: Any, out: Path) -> Ending:
     if out.is_dir() and (out / "world.json").is_file():
         return Ending(str(out), (line("worldsim", "evaluate", out), line("worldsim", "bench", out)))
     return Ending(str(out), (line("worldsim", "view", config.source),))
 
 
-def _viewed(config: Any, _: Any) -> Ending:
+def _after_view(config: Any, _: Any) -> Ending:
     return Ending(
         "what was shown stays in the snapshot",
         (line("worldsim", "export", config.snapshot, "--to", "glb"),),
     )
 
 
-def _listed(config: Any, _: Any) -> Ending:
+def _after_worlds(config: Any, _: Any) -> Ending:
     return _figures(config, line("worldsim", "demo", "--world", "freedoom-tiny"))
 
 
@@ -134,20 +134,20 @@ def _figures(config: Any, *then: str) -> Ending:
 
 
 ENDINGS: dict[str, Callable[[Any, Any], Ending]] = {
-    "record": _recorded,
-    "import-minari": _recorded,
-    "export-minari": _exported_minari,
-    "train": _trained,
-    "distil": _trained,
-    "evaluate": _evaluated,
-    "evaluate-agent": _evaluated_agent,
-    "agreement": _agreed,
-    "watch": _watched,
-    "bench": _measured,
-    "demo": _shown,
-    "compare": _shown,
-    "export": _exported,
-    "view": _viewed,
-    "worlds": _listed,
+    "record": _after_record,
+    "import-minari": _after_record,
+    "export-minari": _after_export_minari,
+    "train": _after_train,
+    "distil": _after_train,
+    "evaluate": _after_evaluate,
+    "evaluate-agent": _after_evaluate_agent,
+    "agreement": _after_agreement,
+    "watch": _after_watch,
+    "bench": _after_bench,
+    "demo": _after_compare,
+    "compare": _after_compare,
+    "export": _after_export,
+    "view": _after_view,
+    "worlds": _after_worlds,
 }
 """By command; :data:`worldsim.app.cli.COMMANDS` has the same."""

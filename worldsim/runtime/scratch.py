@@ -83,7 +83,7 @@ def orphaned_memory(but: int | None = None) -> set[Path]:
             found |= {path} if path.stat().st_uid == os.getuid() else set()
     for process in Path("/proc").glob("[0-9]*") if found else ():
         if int(process.name) != but:
-            found -= _opened(process, found)
+            found -= _open_files(process, found)
     return found
 
 
@@ -93,7 +93,7 @@ def remove_orphaned_memory(but: int | None = None) -> None:
         path.unlink(missing_ok=True)
 
 
-def _opened(process: Path, files: set[Path]) -> set[Path]:
+def _open_files(process: Path, files: set[Path]) -> set[Path]:
     names = ""
     with contextlib.suppress(OSError):
         # Files are opened, then mapped, then closed: in this order none is missed.

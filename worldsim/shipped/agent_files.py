@@ -27,7 +27,7 @@ from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, st
 from worldsim.diffusion.shapes import shapes_only
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.protocols import Policy
-from worldsim.runtime.devices import device_named
+from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import (
     as_path,
     check_files,
@@ -149,7 +149,7 @@ def save_agent(
             weights = (
                 quantise_weights(whole)
                 if eight_bit
-                else {name: _halved(value) for name, value in whole.items()}
+                else {name: _halve(value) for name, value in whole.items()}
             )
             save_tensors(weights, new / WEIGHTS)
         _write_card(new, card)
@@ -200,7 +200,7 @@ def load_agent(
             ) from error
         require_finite(policy.state_dict(), path)
         if hasattr(policy, "to"):
-            policy.to(device_named(device))
+            policy.to(resolve_device(device))
     if not isinstance(policy, Policy):
         raise DamagedFileError(
             f"{folder / CARD}: {card.kind!r} is no policy: it needs reset(seed) and act(obs)"
@@ -300,5 +300,5 @@ def update_card(name: str | os.PathLike[str], **changes: Any) -> AgentCard:
     return card
 
 
-def _halved(value: Tensor) -> Tensor:
+def _halve(value: Tensor) -> Tensor:
     return value.half() if value.dtype == torch.float32 else value

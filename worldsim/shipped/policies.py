@@ -33,7 +33,7 @@ def make_policy(
         )
     folder = saved_folder(name)
     policy = (
-        _constructed(name, action_space)
+        _construct(name, action_space)
         if folder is None
         else load_agent(folder, action_space, device, trust)
     )
@@ -54,7 +54,7 @@ def saved_folder(name: str) -> Path | None:
     return None
 
 
-def _constructed(name: str, action_space: gym.Space[Any]) -> Any:
+def _construct(name: str, action_space: gym.Space[Any]) -> Any:
     if name not in POLICIES and ":" not in name:
         raise NotFoundError(f"No policy {name!r}: use {_forms()}.")
     try:

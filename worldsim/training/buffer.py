@@ -40,9 +40,9 @@ class Windows:
     are not the true ones: dreamed or edited; or None. dreamed: (b, t) bool, whether the memory that
     is shown holds dreamed frames, or None.
 
-    Where episodes end, (b, t) bool each, or None for nowhere: beyond: fills up the window past the
-    end. made_up: a last frame that the environment does not really show (see :func:`made_up`).
-    unsure: it ended by itself and was cut off at once.
+    Where episodes end, (b, t) bool each, or None for nowhere: padding: fills up the window past the
+    end. synthetic_terminal: a last frame that the environment does not really show (see
+    :func:`is_synthetic_terminal`). unsure: it ended by itself and was cut off at once.
     """
 
     rgb: Tensor
@@ -55,19 +55,19 @@ class Windows:
     own_rgb: Tensor | None = None
     own_inverse_depth: Tensor | None = None
     dreamed: Tensor | None = None
-    beyond: Tensor | None = None
-    made_up: Tensor | None = None
+    padding: Tensor | None = None
+    synthetic_terminal: Tensor | None = None
     unsure: Tensor | None = None
 
     @property
     def drawn(self) -> Tensor | None:
         """(b, t) bool, frames whose picture can be learned; None for all."""
-        return _neither(self.beyond, self.made_up)
+        return _neither(self.padding, self.synthetic_terminal)
 
     @property
     def judged(self) -> Tensor | None:
         """(b, t) bool, frames whose reward and termination can be learned; None for all."""
-        return _neither(self.beyond, self.unsure)
+        return _neither(self.padding, self.unsure)
 
     @property
     def x(self) -> Tensor:
@@ -90,7 +90,7 @@ def _neither(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return ~torch.stack(both).any(0) if both else None
 
 
-def made_up(before: np.ndarray, last: np.ndarray) -> bool:
+def is_synthetic_terminal(before: np.ndarray, last: np.ndarray) -> bool:
     """Whether an episode's last frame (h, w, 3) uint8 is none that the environment shows on the
     way: of one colour throughout (ViZDoom has no picture of an episode's end and gives zeros), or
     the frame before once more.
@@ -138,7 +138,7 @@ class FrameBuffer:
         self._full_starts, self._all_starts, self._last = (
             torch.zeros(0, dtype=torch.int64, device=device) for _ in range(3)
         )
-        self._has_made_up = self._has_unsure = self._runs_beyond = False
+        self._has_synthetic_terminals = self._has_unsure = self._runs_over = False
 
     def __len__(self) -> int:
         """Number of windows that can be drawn."""
@@ -209,7 +209,7 @@ class FrameBuffer:
         pick = torch.randint(len(self), (batch,), generator=generator, device=self.device)
         index = self._all_starts[pick][:, None] + torch.arange(self.window, device=self.device)
         last = self._last[pick][:, None]
-        beyond, index = index > last, torch.minimum(index, last)
+        padding, index = index > last, torch.minimum(index, last)
         flat = index.flatten()
 
         def get(name: str) -> Tensor:
@@ -237,8 +237,8 @@ class FrameBuffer:
             own_rgb,
             own_depth,
             dreamed,
-            beyond=beyond if self._runs_beyond else None,
-            made_up=get("made_up") if self._has_made_up else None,
+            padding=padding if self._runs_over else None,
+            synthetic_terminal=get("synthetic_terminal") if self._has_synthetic_terminals else None,
             unsure=get("unsure") if self._has_unsure else None,
         )
 
@@ -298,7 +298,7 @@ class FrameBuffer:
             )
             whole.append(np.concatenate([full[-1], past]))
             last.append(np.full(len(whole[-1]), start + length - 1))
-            self._runs_beyond |= len(past) > 0
+            self._runs_over |= len(past) > 0
         parts = (np.concatenate(part).astype(np.int64) for part in (full, whole, last))
         return tuple(torch.from_numpy(part).to(self.device) for part in parts)  # type: ignore[return-value]
 
@@ -318,9 +318,9 @@ class FrameBuffer:
         term, trunc, rgb = (np.asarray(shard[name]) for name in ("term", "trunc", "rgb"))
         over, invented = term | trunc, np.zeros(stop - at, bool)
         for i in shard["episode_start"][1:] - 1:
-            invented[i] = not first[i] and over[i - 1] and made_up(rgb[i - 1], rgb[i])
+            invented[i] = not first[i] and over[i - 1] and is_synthetic_terminal(rgb[i - 1], rgb[i])
         unsure = term & trunc
-        self._has_made_up |= bool(invented.any())
+        self._has_synthetic_terminals |= bool(invented.any())
         self._has_unsure |= bool(unsure.any())
 
         def led_to(x: np.ndarray) -> np.ndarray:
@@ -337,7 +337,7 @@ class FrameBuffer:
             "rew": torch.from_numpy(led_to(shard["rew"])).to(self.device),
             # What was cut off did not end by itself; where both are said, nobody knows.
             "term": torch.from_numpy(led_to(term & ~trunc)).to(self.device),
-            "made_up": torch.from_numpy(invented).to(self.device),
+            "synthetic_terminal": torch.from_numpy(invented).to(self.device),
             "unsure": torch.from_numpy(led_to(unsure)).to(self.device),
             "motion": torch.zeros(stop - at, 6, device=self.device),
         }
@@ -473,18 +473,18 @@ def augment(
     b, device = len(windows.rgb), windows.rgb.device
     if mirror is not None:
         flip = torch.rand(b, generator=generator, device=device) < 0.5
-        windows = _mirrored(windows, flip, torch.tensor(mirror, device=device))
+        windows = _mirror(windows, flip, torch.tensor(mirror, device=device))
     if colour > 0:
         chosen = torch.rand(b, generator=generator, device=device) < colour
         gain = 0.7 + 0.6 * torch.rand(b, 3, generator=generator, device=device)
         order = torch.rand(b, 3, generator=generator, device=device).argsort(1)
         gain = torch.where(chosen[:, None], gain, torch.ones_like(gain))
         order = torch.where(chosen[:, None], order, torch.arange(3, device=device).expand(b, 3))
-        windows = _recoloured(windows, order, gain)
+        windows = _recolour(windows, order, gain)
     return windows
 
 
-def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
+def _mirror(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
     choose = partial(where_rows, flip)
     sign = torch.tensor(MIRRORED_MOTION, device=flip.device)
     view = windows.view
@@ -494,27 +494,27 @@ def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
         turned = torch.cat([turned[:, :, :5], -turned[:, :, 5:6], turned[:, :, 6:]], 2)
         view = choose(turned, view)
 
-    def mirrored(x: Any) -> Any:
+    def mirror_rows(x: Any) -> Any:
         return None if x is None else choose(x.flip(-1), x)
 
     return dataclasses.replace(
         windows,
-        rgb=mirrored(windows.rgb),
-        inverse_depth=mirrored(windows.inverse_depth),
-        own_rgb=mirrored(windows.own_rgb),
-        own_inverse_depth=mirrored(windows.own_inverse_depth),
+        rgb=mirror_rows(windows.rgb),
+        inverse_depth=mirror_rows(windows.inverse_depth),
+        own_rgb=mirror_rows(windows.own_rgb),
+        own_inverse_depth=mirror_rows(windows.own_inverse_depth),
         act=choose(mirror[windows.act], windows.act),
         motion=choose(windows.motion * sign, windows.motion),
         view=view,
     )
 
 
-def _recoloured(windows: Windows, order: Tensor, gain: Tensor) -> Windows:
+def _recolour(windows: Windows, order: Tensor, gain: Tensor) -> Windows:
     b, t, _, h, w = windows.rgb.shape
     index = order[:, None, :, None, None].expand(b, t, 3, h, w)
     scale = gain[:, None, :, None, None]
 
-    def recoloured(rgb: Any) -> Any:
+    def recolour_rgb(rgb: Any) -> Any:
         return (
             None
             if rgb is None
@@ -527,5 +527,5 @@ def _recoloured(windows: Windows, order: Tensor, gain: Tensor) -> Windows:
         colour = (((colour + 1.0) * scale).clamp(0, 2) - 1.0) * mask
         view = torch.cat([colour, view[:, :, 3:]], 2)
     return dataclasses.replace(
-        windows, rgb=recoloured(windows.rgb), own_rgb=recoloured(windows.own_rgb), view=view
+        windows, rgb=recolour_rgb(windows.rgb), own_rgb=recolour_rgb(windows.own_rgb), view=view
     )

@@ -24,14 +24,14 @@ from worldsim.runtime.files import (
     sha256_of,
 )
 from worldsim.runtime.json_config import check_format, check_seal, read_json, to_json, write_sealed
-from worldsim.training.sharding import part_of, parted, to_save
+from worldsim.training.sharding import part_of, split_like, to_save
 
 FORMAT, VERSION = "worldsim-checkpoint", 2
 """Version 2 has checksums of both files."""
 CHECKPOINT, STATE = "checkpoint.json", "state.safetensors"
 
 
-def packed(
+def pack(
     model: torch.nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
     """All tensors of a run, whole, on the CPU, by name. Where weights are sharded, all processes
@@ -49,12 +49,14 @@ def unpack(
     ema: EMAModel,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Inverse of :func:`packed`, in place. Raises KeyError or RuntimeError where they do not
+    """Inverse of :func:`pack`, in place. Raises KeyError or RuntimeError where they do not
     fit."""
     held, weights = model.state_dict(), part_of(tensors, "model.")
-    model.load_state_dict({k: parted(v, held[k]) if k in held else v for k, v in weights.items()})
+    model.load_state_dict(
+        {k: split_like(v, held[k]) if k in held else v for k, v in weights.items()}
+    )
     for i, parameter in enumerate(ema.shadow_params):
-        parameter.data.copy_(parted(tensors[f"ema.{i}"], parameter))
+        parameter.data.copy_(split_like(tensors[f"ema.{i}"], parameter))
     state = optimizer.state_dict()
     state["state"] = {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -62,7 +64,7 @@ def unpack(
         index, key = name.split(".", 1)
         like = parameters[int(index)]
         state["state"].setdefault(int(index), {})[key] = (
-            parted(value, like) if value.shape == like.shape else value
+            split_like(value, like) if value.shape == like.shape else value
         )
     optimizer.load_state_dict(state)
 

@@ -27,7 +27,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Share
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
-from worldsim.world.engine import PLAIN, Compiled, EngineConfig, prepared
+from worldsim.world.engine import PLAIN, Compiled, EngineConfig, prepare_network
 from worldsim.world.parts import condition_of
 
 FIRST = 8
@@ -113,7 +113,7 @@ class Degradation:
         return torch.randn(shape, generator=self.generator, device=self.generator.device)
 
 
-def damaged(frame: Frame, damage: Damage) -> Frame:
+def degrade(frame: Frame, damage: Damage) -> Frame:
     """The frame (b, ...) as it enters the memory, where it does. It needs depth."""
     rgb = frame.rgb.float()
     blurred = F.avg_pool2d(F.pad(rgb, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
@@ -153,7 +153,7 @@ class OwnFrames:
         engine: EngineConfig = PLAIN,
         dynamics: DynamicsConfig | None = None,
     ) -> None:
-        twin: Any = prepared(copy.deepcopy(network).eval().requires_grad_(False), engine)
+        twin: Any = prepare_network(copy.deepcopy(network).eval().requires_grad_(False), engine)
         self.network: SpaceTimeTransformer = twin
         device = next(network.parameters()).device
         forward = (

@@ -20,9 +20,10 @@ from worldsim.diffusion.denoiser import add_noise
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.sampling import sample, schedule
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.old_names import old_fields
 from worldsim.state import map_tensors
 from worldsim.training.buffer import Windows
-from worldsim.training.loss import Objective, ObjectiveConfig, sees_last
+from worldsim.training.loss import LossConfig, TrainingLoss, sees_last
 from worldsim.world.heads import Motions, OutcomeHead
 
 HUBER = 0.03
@@ -30,8 +31,9 @@ HUBER = 0.03
 1]."""
 
 
+@old_fields(context_level="context_sigma", consistency_levels="consistency_sigmas")
 @dataclass(frozen=True)
-class DistilObjectiveConfig:
+class DistilLossConfig:
     """Weights and settings of the losses; each can be left out by a weight of 0."""
 
     regression: float = 1.0
@@ -43,7 +45,7 @@ class DistilObjectiveConfig:
     """Weight of the distance between the student at a noise level and its average at the next lower
     one, to which the teacher brings the frame by one Euler step (consistency distillation, Song et
     al. 2023)."""
-    consistency_levels: int = 8
+    consistency_sigmas: int = 8
     """Noise levels between which consistency is asked for."""
     real: float = 0.5
     """Weight of the loss on true frames, with which a student may pass its teacher."""
@@ -61,7 +63,7 @@ class DistilObjectiveConfig:
     own_context_from: float = 0.0
     """Share of the training after which ``own_context`` begins; more than 0 for a student that
     starts with random weights."""
-    context_level: float = 0.15
+    context_sigma: float = 0.15
     """Context frames get noise levels uniform in [0, this]..."""
     context_any: float = 0.15
     """...except this share of them, uniform in [0, 1]."""
@@ -78,38 +80,37 @@ class DistilObjectiveConfig:
         for name in ("regression", "consistency", "real"):
             if getattr(self, name) < 0:
                 raise InvalidInputError(
-                    f"DistilObjectiveConfig.{name} = {getattr(self, name)!r}: a weight is at "
-                    f"least 0"
+                    f"DistilLossConfig.{name} = {getattr(self, name)!r}: a weight is at least 0"
                 )
         if not self.regression and not self.consistency and not self.real:
             raise InvalidInputError(
-                "DistilObjectiveConfig: regression, consistency and real are all 0, nothing would "
+                "DistilLossConfig: regression, consistency and real are all 0, nothing would "
                 "be learned"
             )
         for name in (
             "energy",
             "own_context",
             "own_context_from",
-            "context_level",
+            "context_sigma",
             "context_any",
             "context_drop",
         ):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InvalidInputError(
-                    f"DistilObjectiveConfig.{name} = {getattr(self, name)!r}: it must be in [0, 1]"
+                    f"DistilLossConfig.{name} = {getattr(self, name)!r}: it must be in [0, 1]"
                 )
-        if self.consistency_levels < 2:
+        if self.consistency_sigmas < 2:
             raise InvalidInputError(
-                f"DistilObjectiveConfig.consistency_levels = {self.consistency_levels}: it must "
+                f"DistilLossConfig.consistency_sigmas = {self.consistency_sigmas}: it must "
                 f"be at least 2"
             )
         if self.motion_pixels not in (1, 2, 4, 8):
             raise InvalidInputError(
-                f"DistilObjectiveConfig.motion_pixels = {self.motion_pixels}: choose 1, 2, 4 or 8"
+                f"DistilLossConfig.motion_pixels = {self.motion_pixels}: choose 1, 2, 4 or 8"
             )
         if self.motion_pixels > 1 and not self.real:
             raise InvalidInputError(
-                "DistilObjectiveConfig.motion_pixels over 1 needs real over 0: nothing else tells "
+                "DistilLossConfig.motion_pixels over 1 needs real over 0: nothing else tells "
                 "how it looks"
             )
 
@@ -120,7 +121,7 @@ class Stage:
     of one stream; hidden_before: (b,) the moment of each window's reset."""
 
     context: Tensor
-    level: Tensor
+    sigma: Tensor
     condition: Condition
     hidden_before: Tensor
 
@@ -130,7 +131,7 @@ class Lesson:
     """A question, noisy frames x (b, t, c, h, w) at levels (b, t), and the right answer."""
 
     x: Tensor
-    level: Tensor
+    sigma: Tensor
     target: Tensor
 
 
@@ -145,11 +146,11 @@ def distance(prediction: Tensor, target: Tensor, pixels: int = 1) -> Tensor:
     return ((difference.square().sum(2) + HUBER**2).sqrt() - HUBER).mean((2, 3))
 
 
-class DistilObjective(Objective):
-    """The student and its loss; called as :class:`Objective` is. Ego-motion is the teacher's and
+class DistilLoss(TrainingLoss):
+    """The student and its loss; called as :class:`TrainingLoss` is. Ego-motion is the teacher's and
     not learned.
 
-    steps: sampling steps of the student. shift: of the schedules, the teacher's
+    num_inference_steps: sampling steps of the student. shift: of the schedules, the teacher's
     (:class:`DynamicsConfig`). The teacher and ``averaged``, a copy of the student that the trainer
     keeps at its moving average, are not among the module's parameters.
     """
@@ -159,24 +160,24 @@ class DistilObjective(Objective):
         network: SpaceTimeTransformer,
         teacher: SpaceTimeTransformer,
         outcome: OutcomeHead,
-        config: DistilObjectiveConfig,
-        steps: int = 1,
+        config: DistilLossConfig,
+        num_inference_steps: int = 1,
         shift: float = 1.0,
     ) -> None:
         shared = {
             name: getattr(config, name) for name in ("energy", "depth_weight", "forgive_dreamed")
         }
-        super().__init__(network, None, outcome, ObjectiveConfig(**shared))
+        super().__init__(network, None, outcome, LossConfig(**shared))
         self.distil = config
         # In a tuple: as attributes they would be trained, saved and averaged with the rest.
         self._others = (teacher, copy.deepcopy(network).eval().requires_grad_(False))
-        self.levels, self.teacher_levels = (
-            schedule(steps, shift),
+        self.sigmas, self.teacher_sigmas = (
+            schedule(num_inference_steps, shift),
             schedule(config.teacher_steps, shift),
         )
-        self.register_buffer("starts", torch.tensor(self.levels[:-1]), persistent=False)
+        self.register_buffer("starts", torch.tensor(self.sigmas[:-1]), persistent=False)
         self.register_buffer(
-            "ladder", torch.tensor(schedule(config.consistency_levels, shift)), persistent=False
+            "ladder", torch.tensor(schedule(config.consistency_sigmas, shift)), persistent=False
         )
         self.starts: Tensor
         self.ladder: Tensor
@@ -217,8 +218,8 @@ class DistilObjective(Objective):
         def integers(high: int) -> Tensor:
             return torch.randint(high, (b, t), generator=generator, device=x.device)
 
-        context_level = torch.where(
-            uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t)
+        context_sigma = torch.where(
+            uniform(b, t) < c.context_any, uniform(b, t), c.context_sigma * uniform(b, t)
         )
         hidden_before = (uniform(b) * t).long() * (uniform(b) < c.context_drop)
         own = uniform(b, t) < c.own_context
@@ -231,18 +232,18 @@ class DistilObjective(Objective):
                 windows, intrinsics, 1, self._last(source, hidden_before, generator)
             )
             return Stage(
-                add_noise(source, noise[0], context_level), context_level, condition, hidden_before
+                add_noise(source, noise[0], context_sigma), context_sigma, condition, hidden_before
             )
 
         seen = stage(windows.context)
         if c.own_context > 0 and progress >= c.own_context_from:
-            dreamed, _ = self._sample(self.averaged, self.levels, seen, noise[4])
+            dreamed, _ = self._sample(self.averaged, self.sigmas, seen, noise[4])
             seen = stage(torch.where(own[:, :, None, None, None], dreamed, windows.context))
         # The student is asked at the levels of its own schedule; consistency is asked for between
         # the rungs of a longer one.
-        level = self.starts[integers(len(self.starts))]
-        lessons = self._lessons(seen, x, noise, level, integers(len(self.ladder) - 1))
-        questions = [(lesson.x, lesson.level) for lesson in lessons.values()]
+        sigma = self.starts[integers(len(self.starts))]
+        lessons = self._lessons(seen, x, noise, sigma, integers(len(self.ladder) - 1))
+        questions = [(lesson.x, lesson.sigma) for lesson in lessons.values()]
         predictions, features, _ = self._denoise(self.network, seen, questions)
         answers = dict(zip(lessons, predictions, strict=True))
         losses: dict[str, Tensor] = {}
@@ -254,16 +255,16 @@ class DistilObjective(Objective):
             twice = [answers[name] for name in (first, "second") if name in answers]
             follows = sees_last(x.shape[1], hidden_before)
             true = self._denoising(
-                self._forgiven(twice, x, windows), x, level, windows.drawn, follows
+                self._forgiven(twice, x, windows), x, sigma, windows.drawn, follows
             )
             losses |= {k: c.real * v if k.endswith("_loss") else v for k, v in true.items()}
-        losses.update(self._outcomes(features, windows, level))
+        losses.update(self._outcomes(features, windows, sigma))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
         losses["prediction"] = predictions[0].detach()
         return losses
 
     def _lessons(
-        self, seen: Stage, x: Tensor, noise: Tensor, level: Tensor, rung: Tensor
+        self, seen: Stage, x: Tensor, noise: Tensor, sigma: Tensor, rung: Tensor
     ) -> dict[str, Lesson]:
         """What the student is asked, and what the right answer is; the first of them at its own
         noise levels."""
@@ -274,16 +275,16 @@ class DistilObjective(Objective):
             ladder = (add_noise(x, noise[3], above), above)
         told = None
         if c.regression > 0:
-            sampled, told = self._sample(self.teacher, self.teacher_levels, seen, noise[1], ladder)
+            sampled, told = self._sample(self.teacher, self.teacher_sigmas, seen, noise[1], ladder)
             # The straight way between the noise and where the teacher ends (Liu et al. 2022): what
             # Euler steps then follow.
-            lessons["regression"] = Lesson(add_noise(sampled, noise[1], level), level, sampled)
+            lessons["regression"] = Lesson(add_noise(sampled, noise[1], sigma), sigma, sampled)
         if c.real > 0:
             # At pure noise alone, the same question is answered already.
             if c.regression == 0 or len(self.starts) > 1:
-                lessons["first"] = Lesson(add_noise(x, noise[1], level), level, x)
+                lessons["first"] = Lesson(add_noise(x, noise[1], sigma), sigma, x)
             if c.energy > 0:
-                lessons["second"] = Lesson(add_noise(x, noise[2], level), level, x)
+                lessons["second"] = Lesson(add_noise(x, noise[2], sigma), sigma, x)
         if ladder is not None:
             lessons["consistency"] = Lesson(*ladder, self._one_rung_down(seen, ladder, told, below))
         return lessons
@@ -323,18 +324,18 @@ class DistilObjective(Objective):
         """
         t, streams = seen.context.shape[1], 1 + len(targets)
         x = torch.cat([seen.context, *(x for x, _ in targets)], 1)
-        level = torch.cat([seen.level, *(level for _, level in targets)], 1)
+        sigma = torch.cat([seen.sigma, *(sigma for _, sigma in targets)], 1)
         condition = map_tensors(lambda c: torch.cat([c] * streams, 1), seen.condition)
         time = torch.arange(t, device=x.device).repeat(streams)
         mask = self._mask(t, seen.hidden_before, len(targets))
-        out, features, cache = network(x, level, condition, mask, time, outputs=len(targets) * t)
+        out, features, cache = network(x, sigma, condition, mask, time, outputs=len(targets) * t)
         return [p.float() for p in out.split(t, 1)], features[:, :t], cache[:, :, :, :t]
 
     @torch.no_grad()
     def _sample(
         self,
         network: SpaceTimeTransformer,
-        levels: tuple[float, ...],
+        sigmas: tuple[float, ...],
         seen: Stage,
         noise: Tensor,
         beside: tuple[Tensor, Tensor] | None = None,
@@ -351,15 +352,15 @@ class DistilObjective(Objective):
         past: list[Tensor] = []
         others: list[Tensor] = []
 
-        def denoise(x: Tensor, level: float) -> Tensor:
-            levels = torch.full(x.shape[:2], level, device=device)
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            sigmas = torch.full(x.shape[:2], sigma, device=device)
             if past:
-                return network(x, levels, seen.condition, mask, time, past=past[0])[0].float()  # type: ignore[no-any-return]
+                return network(x, sigmas, seen.condition, mask, time, past=past[0])[0].float()  # type: ignore[no-any-return]
             out, _, cache = self._denoise(
-                network, seen, [(x, levels), *([beside] if beside is not None else [])]
+                network, seen, [(x, sigmas), *([beside] if beside is not None else [])]
             )
             past.append(cache)
             others.extend(out[1:])
             return out[0]
 
-        return sample(denoise, noise, levels), others[0] if others else None
+        return sample(denoise, noise, sigmas), others[0] if others else None

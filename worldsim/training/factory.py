@@ -17,7 +17,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.memory.points import PointMemoryConfig
 from worldsim.runtime.json_config import from_json
 from worldsim.training.config import PRESETS, TrainConfig
-from worldsim.training.recordings import named
+from worldsim.training.recordings import list_folders
 from worldsim.training.tally import Tally
 from worldsim.world import World
 from worldsim.world.config import Termination, WorldConfig
@@ -39,7 +39,8 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
     if not actions and np.ndim(space["low"]) != 1:
         shape = np.shape(space["low"])
         raise InvalidInputError(
-            f"{named(c.data)}: actions of shape {shape} cannot be trained, record flat ones (n,)"
+            f"{list_folders(c.data)}: actions of shape {shape} cannot be trained, record flat "
+            f"ones (n,)"
         )
     if c.mirror_actions is not None and sorted(c.mirror_actions) != list(range(actions)):
         raise InvalidInputError(
@@ -63,7 +64,7 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
         network = (
             world.network
             if (n.height, n.width) == (height, width)
-            else world.network.resized(height, width)
+            else world.network.resize(height, width)
         )
         for module in (network, world.ego_motion, world.outcome):
             if module is not None:
@@ -100,7 +101,9 @@ def world_config(
         termination=Termination.SAMPLE,
         pixels=None if info.pixels is None else from_json(PixelsConfig, info.pixels, "pixels"),
         dynamics=dataclasses.replace(
-            dynamics, first_features=tally.made_up, steps=c.sampling_steps
+            dynamics,
+            first_features=tally.synthetic_terminal,
+            num_inference_steps=c.num_inference_steps,
         ),
         intrinsics=tuple(info.intrinsics) if info.intrinsics is not None else None,  # type: ignore[arg-type]
         action_low=tuple(box["low"]) if box is not None else None,
@@ -109,7 +112,7 @@ def world_config(
     )
 
 
-def copied(module: Any, weights: dict[str, Tensor]) -> Any:
+def load_copy(module: Any, weights: dict[str, Tensor]) -> Any:
     """The module's twin on the CPU: same class and config, with these weights."""
     twin = type(module).from_config(module.settings)
     twin.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})

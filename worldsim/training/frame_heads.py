@@ -54,7 +54,8 @@ class FrameOutcomeHead(Module):
 
     Group norms see to it that the brightness of whole frames hardly matters: things must have
     places. Where an environment makes up the frame at an episode's end
-    (:func:`worldsim.training.buffer.made_up`), a head must not see that frame: ask it before.
+    (:func:`worldsim.training.buffer.is_synthetic_terminal`), a head must not see that frame: ask it
+    before.
     """
 
     config: Any

@@ -17,6 +17,7 @@ from worldsim.camera import pluecker_rays
 from worldsim.diffusion.denoiser import add_noise, shown_last
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, stream_mask
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import NotNegative, Share
 from worldsim.state import map_tensors
 from worldsim.training.buffer import Windows
@@ -32,7 +33,7 @@ what was there."""
 TELEPORT = 20.0
 """Motions of more than this many times the usual one are left out of the ego-motion loss."""
 NEAR_LEVEL = 0.08
-"""Noise levels so far apart share an error by a factor of e less: see :func:`level_errors`."""
+"""Noise levels so far apart share an error by a factor of e less: see :func:`errors_by_sigma`."""
 
 
 class Balance(StrEnum):
@@ -53,14 +54,15 @@ class Balance(StrEnum):
     counts."""
 
 
+@old_fields(context_level="context_sigma", last_frame_level="last_frame_sigma")
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class LossConfig:
     """Noise levels, dropouts and weights of the training objective."""
 
     pure_noise: Share = 0.5
     """Share of target frames at noise level 1, where one-step sampling lives; the rest is uniform
     in [0, 1]."""
-    context_level: Share = 0.15
+    context_sigma: Share = 0.15
     """Context frames get noise levels uniform in [0, this]..."""
     context_any: Share = 0.15
     """...except this share of them, uniform in [0, 1]."""
@@ -70,7 +72,7 @@ class ObjectiveConfig:
     """Weight in [0, 1] of the energy score, beside the squared error, where the noise level is 1.
     Squared error alone makes the one-step prediction the mean of what may be there: blurred. The
     score rewards samples. Costs half as much again."""
-    last_frame_level: Share = 0.1
+    last_frame_sigma: Share = 0.1
     """Where the network looks at the frames before (worlds without memory): half of them are shown
     with noise of a level uniform in [0, this], as what was dreamed is not quite right either; the
     others as they are."""
@@ -176,8 +178,8 @@ def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
     return 0.5 * (pixels.mean((2, 3)) + squares.mean((2, 3)))
 
 
-def level_errors(
-    errors: Tensor, level: Tensor, counted: Tensor, group: Tensor | None = None
+def errors_by_sigma(
+    errors: Tensor, sigma: Tensor, counted: Tensor, group: Tensor | None = None
 ) -> Tensor:
     """What frames of each one's noise level have as errors, on average: (..., b, t) of errors (...,
     b, t).
@@ -186,7 +188,7 @@ def level_errors(
     frames count, 1 or 0. group: (b, t) bool; frames are averaged with those of the same value only.
     None for one group.
     """
-    flat = level.flatten()
+    flat = sigma.flatten()
     share = (
         torch.exp(-(((flat[:, None] - flat) / NEAR_LEVEL) ** 2))
         * ((flat[:, None] == 1.0) == (flat == 1.0))
@@ -196,7 +198,7 @@ def level_errors(
         share = share * (group.flatten()[:, None] == group.flatten())
     share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
     # Not as a matrix product: autocast would round it.
-    return (errors.flatten(-2)[..., None, :] * share).sum(-1).unflatten(-1, level.shape)
+    return (errors.flatten(-2)[..., None, :] * share).sum(-1).unflatten(-1, sigma.shape)
 
 
 def sees_last(frames: int, hidden_before: Tensor) -> Tensor:
@@ -208,7 +210,7 @@ def sees_last(frames: int, hidden_before: Tensor) -> Tensor:
     return torch.arange(frames, device=hidden_before.device) > hidden_before[:, None]
 
 
-class Objective(nn.Module):
+class TrainingLoss(nn.Module):
     """The trained modules and their loss. Call it with windows and random numbers drawn outside."""
 
     _no_split_modules = ["Block"]
@@ -219,7 +221,7 @@ class Objective(nn.Module):
         network: SpaceTimeTransformer,
         ego_motion: EgoMotionHead | None,
         outcome: OutcomeHead,
-        config: ObjectiveConfig,
+        config: LossConfig,
     ) -> None:
         super().__init__()
         self.network, self.outcome, self.config = network, outcome, config
@@ -249,25 +251,25 @@ class Objective(nn.Module):
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator, device=device)
 
-        level = torch.where(
+        sigma = torch.where(
             uniform(b, t) < c.pure_noise, torch.ones(b, t, device=device), uniform(b, t)
         )
-        if windows.made_up is not None:
+        if windows.synthetic_terminal is not None:
             # Less noise would show what no dream shows, and the heads would wait for it.
-            level = torch.where(windows.made_up, torch.ones_like(level), level)
-        context_level = torch.where(
-            uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t)
+            sigma = torch.where(windows.synthetic_terminal, torch.ones_like(sigma), sigma)
+        context_sigma = torch.where(
+            uniform(b, t) < c.context_any, uniform(b, t), c.context_sigma * uniform(b, t)
         )
         hidden_before = (uniform(b) * t).long() * (uniform(b) < c.context_drop)
         noise = torch.randn(1 + targets, *x.shape, generator=generator, device=device)
         source = windows.context
         if c.own_context > 0 and progress >= c.own_context_from:
             # Not under no_grad: the compiled network would be compiled once more for it.
-            both = torch.cat([add_noise(source, noise[0], context_level), noise[1]], 1)
+            both = torch.cat([add_noise(source, noise[0], context_sigma), noise[1]], 1)
             last = self._last(source, hidden_before, generator)
             own, _ = self._predict(
                 both,
-                [context_level, torch.ones_like(level)],
+                [context_sigma, torch.ones_like(sigma)],
                 windows,
                 intrinsics,
                 hidden_before,
@@ -279,12 +281,12 @@ class Objective(nn.Module):
                 source,
             )
         noisy = [
-            add_noise(source, noise[0], context_level),
-            *(add_noise(x, n, level) for n in noise[1:]),
+            add_noise(source, noise[0], context_sigma),
+            *(add_noise(x, n, sigma) for n in noise[1:]),
         ]
         predictions, features = self._predict(
             torch.cat(noisy, 1),
-            [context_level, *[level] * targets],
+            [context_sigma, *[sigma] * targets],
             windows,
             intrinsics,
             hidden_before,
@@ -293,11 +295,11 @@ class Objective(nn.Module):
         losses = self._denoising(
             self._forgiven(predictions, x, windows),
             x,
-            level,
+            sigma,
             windows.drawn,
             sees_last(t, hidden_before),
         )
-        losses.update(self._outcomes(features, windows, level, c.pure_noise))
+        losses.update(self._outcomes(features, windows, sigma, c.pure_noise))
         if self.ego_motion is not None and motions is not None:
             losses.update(self._motions(motions))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
@@ -307,7 +309,7 @@ class Objective(nn.Module):
     def _predict(
         self,
         noisy: Tensor,
-        levels: list[Tensor],
+        sigmas: list[Tensor],
         windows: Windows,
         intrinsics: Tensor | None,
         hidden_before: Tensor,
@@ -319,12 +321,12 @@ class Objective(nn.Module):
         noisy: (b, s t, c, h, w), the context stream and then the target streams; levels: of each
         stream. last: see :meth:`_last`.
         """
-        t, streams = windows.rgb.shape[1], len(levels)
+        t, streams = windows.rgb.shape[1], len(sigmas)
         mask = self._mask(t, hidden_before, streams - 1)
         condition = self._condition(windows, intrinsics, streams, last)
         time = torch.arange(t, device=noisy.device).repeat(streams)
         out, features, _ = self.network(
-            noisy, torch.cat(levels, 1), condition, mask, time, outputs=(streams - 1) * t
+            noisy, torch.cat(sigmas, 1), condition, mask, time, outputs=(streams - 1) * t
         )
         return [p.float() for p in out.split(t, 1)], features[:, :t]
 
@@ -352,9 +354,9 @@ class Objective(nn.Module):
             return None
         b, t = source.shape[:2]
         share = torch.rand(2, b, t, generator=generator, device=source.device)
-        level = self.config.last_frame_level * share[0] * (share[1] < 0.5)
+        sigma = self.config.last_frame_sigma * share[0] * (share[1] < 0.5)
         seen = add_noise(
-            source, torch.randn(source.shape, generator=generator, device=source.device), level
+            source, torch.randn(source.shape, generator=generator, device=source.device), sigma
         )
         present = torch.arange(t, device=source.device) >= hidden_before[:, None]
         shown = shown_last(seen, present)
@@ -406,7 +408,7 @@ class Objective(nn.Module):
         self,
         predictions: list[Tensor],
         x: Tensor,
-        level: Tensor,
+        sigma: Tensor,
         drawn: Tensor | None = None,
         follows: Tensor | None = None,
     ) -> dict[str, Tensor]:
@@ -416,7 +418,7 @@ class Objective(nn.Module):
         drawn: (b, t) bool, which frames count; None for all. follows: (b, t) bool, which see the
         frame before, for ``Balance.CONTEXT``.
         """
-        counted = torch.ones_like(level) if drawn is None else drawn.float()
+        counted = torch.ones_like(sigma) if drawn is None else drawn.float()
 
         def mean(each: Tensor) -> Tensor:
             # Not each[drawn].mean(): picking waits for the device.
@@ -429,8 +431,8 @@ class Objective(nn.Module):
         def usual(each: Tensor) -> Tensor:
             if self.config.balance is Balance.FRAME:
                 return each
-            return level_errors(
-                each, level, counted, follows if self.config.balance is Balance.CONTEXT else None
+            return errors_by_sigma(
+                each, sigma, counted, follows if self.config.balance is Balance.CONTEXT else None
             )
 
         colours, truth = [p[:, :, :3] for p in predictions], x[:, :, :3]
@@ -446,8 +448,8 @@ class Objective(nn.Module):
                 2.0 * self.config.energy * torch.log(usual(score) + 1e-2)
                 + (1.0 - self.config.energy) * loss
             )
-            loss = torch.where(level == 1.0, sampled, loss)
-            pure = (level == 1.0) * counted
+            loss = torch.where(sigma == 1.0, sampled, loss)
+            pure = (sigma == 1.0) * counted
             losses["energy_score"] = ((score * pure).sum() / pure.sum()).detach()
         losses |= {"rgb_loss": mean(loss), "rgb_mse": mean(errors.mean(0)).detach()}
         if x.shape[2] > 3:
@@ -461,7 +463,7 @@ class Objective(nn.Module):
         return losses
 
     def _outcomes(
-        self, features: Tensor, windows: Windows, level: Tensor, share: float = 1.0
+        self, features: Tensor, windows: Windows, sigma: Tensor, share: float = 1.0
     ) -> dict[str, Tensor]:
         """Losses of the heads, each right on average: of the mean reward (squared error) and of the
         true probability of an end.
@@ -470,14 +472,16 @@ class Objective(nn.Module):
         reached by what is not in them. share: how often, of the times that others are, made-up
         frames would be at pure noise if they were not put there.
         """
-        rewards, logit = (o.float()[:, 1:] for o in self.outcome.normalised(features.float()))
+        rewards, logit = (o.float()[:, 1:] for o in self.outcome.normalise(features.float()))
         rew, term = windows.rew[:, 1:].float(), windows.term[:, 1:]
         counted = torch.ones_like(rew) if windows.judged is None else windows.judged[:, 1:].float()
-        if windows.made_up is not None:
+        if windows.synthetic_terminal is not None:
             # All are asked where made-up frames can be: an end would else be rarer at other levels,
             # and there more frequent.
             counted = (
-                counted * (level[:, 1:] == 1.0) * torch.where(windows.made_up[:, 1:], share, 1.0)
+                counted
+                * (sigma[:, 1:] == 1.0)
+                * torch.where(windows.synthetic_terminal[:, 1:], share, 1.0)
             )
 
         def mean(each: Tensor) -> Tensor:
@@ -508,7 +512,7 @@ class Objective(nn.Module):
         m, scale = motions, self.ego_motion.scale
         # In full precision: a turn is predicted to a few ten-thousandths of a radian.
         with torch.autocast(m.pose.device.type, enabled=False):
-            predicted, unhindered = self.ego_motion.normalised(
+            predicted, unhindered = self.ego_motion.normalise(
                 m.around, m.pose, m.motion, m.acts, m.act
             )
         # Beyond what any walk does in a step lie teleports: nothing to learn from.

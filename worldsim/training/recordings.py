@@ -11,7 +11,7 @@ from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.runtime.files import inside
 
 
-def named(folders: Sequence[Path]) -> str:
+def list_folders(folders: Sequence[Path]) -> str:
     """Folders as error messages name them."""
     return ", ".join(map(str, folders))
 
@@ -63,7 +63,8 @@ def require_split(episodes: Sequence[dict[str, Any]], split: str, folders: Seque
     wrong = {str(e["split"]) for e in episodes if e.get("split", split) != split}
     if wrong:
         raise InvalidInputError(
-            f"{named(folders)} holds episodes of the split {', '.join(wrong)}: training takes "
+            f"{list_folders(folders)} holds episodes of the split {', '.join(wrong)}: training "
+            f"takes "
             f"only {split!r}, "
             f"record it with --reset-options split {split}"
         )
@@ -80,7 +81,7 @@ def all_seen(
     """
     mine = [{"policy": d.info.policy, "seed": d.info.seed, "frames": d.frames} for d in datasets]
     try:
-        return _summed(earlier, mine, frames)
+        return _sum(earlier, mine, frames)
     except (TypeError, KeyError, AttributeError) as error:
         raise DamagedFileError(
             f"the card of the world that training starts from does not list its recordings "
@@ -88,7 +89,7 @@ def all_seen(
         ) from error
 
 
-def _summed(
+def _sum(
     earlier: dict[str, Any], mine: list[dict[str, Any]], frames: int
 ) -> tuple[list[dict[str, Any]], int]:
     listed: list[dict[str, Any]] = earlier.get("recordings", [])

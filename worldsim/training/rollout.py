@@ -22,8 +22,8 @@ from worldsim.diffusion.dynamics import Context
 from worldsim.memory.points import PointMemory, in_place
 from worldsim.protocols import SceneMemory
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
-from worldsim.training.corruption import Damage, Draft, OwnFrames, damaged
-from worldsim.world.engine import captured, copy_in, reason, tell_once
+from worldsim.training.corruption import Damage, Draft, OwnFrames, degrade
+from worldsim.world.engine import capture_graph, copy_in, reason, tell_once
 from worldsim.world.parts import frames_before
 
 PACKED_VIEW = 8
@@ -31,7 +31,7 @@ PACKED_VIEW = 8
 
 
 @dataclass(frozen=True)
-class Walks:
+class RolloutState:
     """Where b walks are. past: the memory that is shown, dreamed frames among what it holds. truth:
     the memory of true frames, None where that is the same or there is none. context: the dream's,
     None where nothing is dreamed. dreaming: (b,) bool, whether the last frame was dreamed; before:
@@ -90,7 +90,7 @@ class Lockstep:
         a map of dreamed walls, so that dreamed walks have one of true frames as well."""
         return 0 if self.memory is None else 2 if dreams else 1
 
-    def begin(self, rows: int, dreams: bool) -> Walks:
+    def begin(self, rows: int, dreams: bool) -> RolloutState:
         """So many walks that have seen nothing. dreams: whether parts of them will be dreamed."""
         never = torch.zeros(rows, dtype=torch.bool, device=self.device)
         past, truth = (
@@ -102,7 +102,7 @@ class Lockstep:
         context = (
             self.own.dynamics.empty(rows, self.device) if self.own is not None and dreams else None
         )
-        return Walks(
+        return RolloutState(
             past,
             truth,
             context,
@@ -122,7 +122,7 @@ class Lockstep:
             rgb, torch.zeros_like(rgb[:, 0], dtype=torch.int32) if n.channels == 4 else None, None
         )
 
-    def step(self, walks: Walks, given: Given) -> tuple[Walks, dict[str, Tensor]]:
+    def step(self, walks: RolloutState, given: Given) -> tuple[RolloutState, dict[str, Tensor]]:
         """One frame on: the walks after it, and what is to be stored of it, which the next step may
         overwrite.
 
@@ -146,7 +146,7 @@ class Lockstep:
                 return self._step(walks, given)
         return self._replayed[key](walks, given)
 
-    def _step(self, walks: Walks, given: Given) -> tuple[Walks, dict[str, Tensor]]:
+    def _step(self, walks: RolloutState, given: Given) -> tuple[RolloutState, dict[str, Tensor]]:
         frame, found = given.frame, dict[str, Tensor]()
         view = self.memory.render(walks.past, given.camera) if self.memory is not None else None
         if view is not None:
@@ -194,7 +194,7 @@ class Lockstep:
     ) -> Any:
         """A memory that holds the frames too, those that are ``dreamed`` (b,) bool as they are."""
         assert self.memory is not None
-        worse = map_tensors(partial(where_rows, dreamed), frame, damaged(frame, damage))
+        worse = map_tensors(partial(where_rows, dreamed), frame, degrade(frame, damage))
         kept = damage.keep | dreamed
         if isinstance(self.memory, PointMemory):
             # Frames that say nothing change nothing, which saves a copy of all points.
@@ -209,15 +209,19 @@ class Replayed:
     there."""
 
     def __init__(
-        self, step: Callable[[Walks, Given], Any], walks: Walks, given: Given, device: torch.device
+        self,
+        step: Callable[[RolloutState, Given], Any],
+        walks: RolloutState,
+        given: Given,
+        device: torch.device,
     ) -> None:
         self._step = step
         self.walks, self.given = map_tensors(torch.clone, walks), map_tensors(torch.clone, given)
         self.found: dict[str, Tensor] = {}
         # Warm-up and capture go on in place; the first call copies the walks in again.
-        self._replay = captured(self._run, device)
+        self._replay = capture_graph(self._run, device)
 
-    def __call__(self, walks: Walks, given: Given) -> tuple[Walks, dict[str, Tensor]]:
+    def __call__(self, walks: RolloutState, given: Given) -> tuple[RolloutState, dict[str, Tensor]]:
         """One frame on. What is found is overwritten by the next call."""
         if walks is not self.walks:
             map_tensors(copy_in, self.walks, walks)

@@ -52,7 +52,7 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def parted(tensor: Tensor, like: Tensor) -> Tensor:
+def split_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, the same on all processes, sharded as ``like`` is, if that is."""
     if not isinstance(like, DTensor):
         return tensor

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.training.buffer import made_up
+from worldsim.training.buffer import is_synthetic_terminal
 
 
 @dataclass
@@ -23,8 +23,9 @@ class Tally:
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     """Number, sum and sum of squares of the rewards of transitions that went on, and of those that
     ended the episode."""
-    made_up: bool = False
-    """Whether an episode's last frame was made up (:func:`worldsim.training.buffer.made_up`)."""
+    synthetic_terminal: bool = False
+    """Whether an episode's last frame was made up
+    (:func:`worldsim.training.buffer.is_synthetic_terminal`)."""
 
     @property
     def endings(self) -> int:
@@ -45,8 +46,8 @@ class Tally:
             self.total[kind] += values.sum()
             self.squares[kind] += np.square(values).sum()
         over = term | trunc
-        self.made_up = self.made_up or any(
-            i > 0 and over[i - 1] and made_up(rgb[i - 1], rgb[i]) for i in last
+        self.synthetic_terminal = self.synthetic_terminal or any(
+            i > 0 and over[i - 1] and is_synthetic_terminal(rgb[i - 1], rgb[i]) for i in last
         )
 
     def units(self) -> Tensor:

@@ -16,7 +16,7 @@ from worldsim.runtime.interrupts import Interrupts
 from worldsim.runtime.pace import WARM, Clock, Pace, forecast, smaller, steps_that_fit
 from worldsim.runtime.progress import SHARE, Progress, say, span
 from worldsim.training.config import PRESETS, TrainConfig
-from worldsim.training.recordings import named, require_recording
+from worldsim.training.recordings import list_folders, require_recording
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
 
@@ -55,7 +55,7 @@ def run(trainer: Trainer, clock: Clock = time.monotonic) -> World:
     try:
         pace = Pace(clock)
         if main:
-            say(f"reading {named(config.data)}")
+            say(f"reading {list_folders(config.data)}")
         trainer.wait_for_data()
         if main:
             say(f"{trainer.frames:,} frames read in {span(pace.look())}")

@@ -26,9 +26,10 @@ from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometry
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.runtime.files import is_file, replacing, storage_errors
 from worldsim.runtime.json_config import read_json, to_json, write_json
+from worldsim.runtime.old_names import with_new_names
 from worldsim.training.buffer import FrameBuffer, Windows, augment, bytes_per_frame
 from worldsim.training.checkpoint import (
-    packed,
+    pack,
     read_checkpoint,
     read_settings,
     unpack,
@@ -37,11 +38,11 @@ from worldsim.training.checkpoint import (
 from worldsim.training.config import BATCH_SIZES, PRECISIONS, PRESETS, TrainConfig
 from worldsim.training.corruption import OwnFrames
 from worldsim.training.edits import edit_windows
-from worldsim.training.factory import Modules, copied, hardware, modules_for, world_config
-from worldsim.training.loss import Objective
+from worldsim.training.factory import Modules, hardware, load_copy, modules_for, world_config
+from worldsim.training.loss import TrainingLoss
 from worldsim.training.recordings import (
     all_seen,
-    named,
+    list_folders,
     recordings_in,
     require_alike,
     require_split,
@@ -60,7 +61,7 @@ DEEP = 6
 class Trainer:
     """The state of one training run; :func:`run` drives it.
 
-    Another objective is another subclass: see :mod:`worldsim.training.distil`.
+    Another loss is another subclass: see :mod:`worldsim.training.distil`.
     """
 
     may_change = frozenset(
@@ -76,6 +77,7 @@ class Trainer:
         }
     )
     """Settings that may be others when a run goes on."""
+    _settings_class: type = TrainConfig
     dynamics = DynamicsConfig()
     """How the world that is trained is sampled."""
 
@@ -102,7 +104,7 @@ class Trainer:
         info = self.dataset.info
         if config.memory and not info.geometry:
             raise MissingGeometryError(
-                f"{named(config.data)} has no poses and depth, which the memory needs: pass "
+                f"{list_folders(config.data)} has no poses and depth, which the memory needs: pass "
                 f"--no-memory"
             )
         self.memory = (
@@ -131,14 +133,16 @@ class Trainer:
             self._buffer_frames(), config.window, self.memory, self.device, config.perturb,
             episodes_at_once=256 if on_gpu else 8, graphs=self._compiles,
         )  # fmt: skip
-        objective = self._objective(network, ego, outcome)
-        self.learns_motion = objective.ego_motion is not None
-        rest = [p for name, p in objective.named_parameters() if not name.startswith("ego_motion.")]
+        loss_module = self._loss_module(network, ego, outcome)
+        self.learns_motion = loss_module.ego_motion is not None
+        rest = [
+            p for name, p in loss_module.named_parameters() if not name.startswith("ego_motion.")
+        ]
         groups: list[dict[str, Any]] = [{"params": rest, "peak": config.learning_rate}]
-        if objective.ego_motion is not None:
+        if loss_module.ego_motion is not None:
             groups.append(
                 {
-                    "params": list(objective.ego_motion.parameters()),
+                    "params": list(loss_module.ego_motion.parameters()),
                     "peak": config.motion_learning_rate,
                 }
             )
@@ -149,7 +153,7 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=on_gpu,
         )
-        self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.loss_module, self.optimizer = self.accelerator.prepare(loss_module, optimizer)
         self.ema = EMAModel(
             self._parameters(),
             decay=config.ema,
@@ -184,9 +188,9 @@ class Trainer:
         """Write down what the run really uses: a checkpoint and a world's card must say it."""
         self.config = dataclasses.replace(self.config, **used)
 
-    def _objective(
+    def _loss_module(
         self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead
-    ) -> Objective:
+    ) -> TrainingLoss:
         """What is minimised, its network compiled where that is wanted."""
         if self._compiles:
             # What is sharded is gathered block by block, which compiled code must not reach across.
@@ -199,7 +203,7 @@ class Trainer:
                 parts = (*network.blocks, *network.encoder, *network.decoder)
             for one in parts:
                 compile_in_place(one, self.device)
-        return Objective(network, ego, outcome, self.config.objective)
+        return TrainingLoss(network, ego, outcome, self.config.loss)
 
     @property
     def _compiles(self) -> bool:
@@ -227,7 +231,7 @@ class Trainer:
         )
 
     def _parameters(self) -> list[torch.nn.Parameter]:
-        return [p for p in self.accelerator.unwrap_model(self.objective).parameters()]
+        return [p for p in self.accelerator.unwrap_model(self.loss_module).parameters()]
 
     def _modules(self) -> Modules:
         """What is trained. Raises InvalidInputError where recording and settings do not agree."""
@@ -298,7 +302,8 @@ class Trainer:
                 break
             if time.monotonic() > deadline:
                 raise InvalidInputError(
-                    f"{named(self.config.data)} has no window of {self.config.window} frames for "
+                    f"{list_folders(self.config.data)} has no window of {self.config.window} "
+                    f"frames for "
                     f"each of {self.world_size} "
                     "processes: record more"
                 )
@@ -340,7 +345,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
         with self.accelerator.autocast():
-            losses = self.objective(
+            losses = self.loss_module(
                 windows, motions, self.buffer.intrinsics, generator, self.progress
             )
         self.accelerator.backward(losses["loss"])
@@ -393,7 +398,7 @@ class Trainer:
 
         Where weights are sharded, all processes must ask.
         """
-        model = self.accelerator.unwrap_model(self.objective)
+        model = self.accelerator.unwrap_model(self.loss_module)
         names = [name for name, _ in model.named_parameters()]
         averaged = {
             name: whole(value.detach())
@@ -407,12 +412,12 @@ class Trainer:
         """The world with the averaged weights, as a copy on the CPU. Where weights are sharded, all
         processes must ask."""
         weights = self.averages()
-        network = copied(self.network, part_of(weights, "network."))
-        outcome = copied(self.outcome, part_of(weights, "outcome."))
+        network = load_copy(self.network, part_of(weights, "network."))
+        outcome = load_copy(self.outcome, part_of(weights, "outcome."))
         ego = (
             None
             if self.ego is None
-            else copied(self.ego, part_of(weights, "ego_motion.") or self.ego.state_dict())
+            else load_copy(self.ego, part_of(weights, "ego_motion.") or self.ego.state_dict())
         )
         info = self.dataset.info
         config = world_config(info, self.config, self.dynamics, self.has_rewards, self.tally)
@@ -440,8 +445,8 @@ class Trainer:
         main = self.accelerator.is_main_process
         if not main and not self.sharded:
             return
-        model = self.accelerator.unwrap_model(self.objective)
-        tensors, world = packed(model, self.ema, self.optimizer), self.world()
+        model = self.accelerator.unwrap_model(self.loss_module)
+        tensors, world = pack(model, self.ema, self.optimizer), self.world()
         if not main:
             return
         out = self.config.out
@@ -471,7 +476,9 @@ class Trainer:
         folder, meta, tensors = found
         try:
             self._check_resumable(meta)
-            unpack(tensors, self.accelerator.unwrap_model(self.objective), self.ema, self.optimizer)
+            unpack(
+                tensors, self.accelerator.unwrap_model(self.loss_module), self.ema, self.optimizer
+            )
             self.ema.optimization_step = meta["ema_step"]
             self.step, self.elapsed = meta["step"], meta["elapsed"]
             # Checkpoints of version 1 had it in a file of its own.
@@ -490,7 +497,7 @@ class Trainer:
         return True
 
     def _check_resumable(self, meta: dict[str, Any]) -> None:
-        now, then = self._settings(), dict(meta["config"])
+        now, then = self._settings(), with_new_names(self._settings_class, meta["config"])
         if "last_frames" in now and not self.config.memory:
             # Networks of before the setting looked at none.
             then.setdefault("last_frames", 0)

@@ -67,7 +67,7 @@ class Aim:
 
 
 @dataclass(frozen=True, eq=False)
-class Dream:
+class PredictFrame:
     """The next frame, what the heads say of it, and the context that it goes into."""
 
     dynamics: DiffusionDynamics

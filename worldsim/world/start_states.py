@@ -123,7 +123,7 @@ class StartStates:
         ]
         scene: SceneStart = concatenate(joined)
         frames = [
-            stepper.checked(
+            stepper.check_frame(
                 map_tensors(
                     lambda x, t=t: x[:, t], Frame(scene.rgb, scene.inverse_depth, scene.pose)
                 )

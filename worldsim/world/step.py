@@ -30,11 +30,11 @@ from worldsim.world.engine import (
     GraphedStep,
     compiled_between,
     compiled_passes,
-    prepared,
+    prepare_network,
     tell_once,
 )
 from worldsim.world.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
-from worldsim.world.parts import Aim, Dream, condition_of, frames_before
+from worldsim.world.parts import Aim, PredictFrame, condition_of, frames_before
 
 
 class Stepper:
@@ -61,23 +61,25 @@ class Stepper:
             memory,
         )
         self.config, self.engine, self.uncertainty = config, engine, uncertainty
-        run: Any = prepared(self.network, engine)
+        run: Any = prepare_network(self.network, engine)
         cuda = self.device.type == "cuda"
         # What inductor makes faster code of; where there is no inductor, the network as it is.
         given: Any = for_inductor(run) if engine.compile and not cuda else run
         # Everything between the memory's passes: its many small operations cost as much as the
         # network.
-        whole = bool(engine.compile) and engine.whole and self.config.dynamics.steps == 1
+        whole = (
+            bool(engine.compile) and engine.whole and self.config.dynamics.num_inference_steps == 1
+        )
         forward: Compiled | None = None
         if engine.compile and (cuda or not whole):
             forward = Compiled(given.forward, engine.compile, self.device, instead=run.forward)
         self.dynamics = DiffusionDynamics(run, self.config.dynamics, forward)
         self.aim: Callable[..., tuple[Tensor, Tensor]] = Aim(self.ego_motion)  # type: ignore[arg-type]
-        self.dream: Callable[..., Any] = Dream(self.dynamics, self.outcome, self.uncertainty)
+        self.dream: Callable[..., Any] = PredictFrame(self.dynamics, self.outcome, self.uncertainty)
         self.keeper = self.memory
         if whole and not cuda:
             self.aim = Compiled(self.aim.__call__, engine.compile, self.device)
-            dream = Dream(
+            dream = PredictFrame(
                 DiffusionDynamics(given, self.config.dynamics), self.outcome, self.uncertainty
             )
             self.dream = Compiled(dream.__call__, engine.compile, self.device, instead=self.dream)
@@ -103,7 +105,7 @@ class Stepper:
     ) -> Callable[..., Any]:
         """A step for one who owns its states: memory and cache are changed in place."""
         dynamics = DiffusionDynamics(run, self.config.dynamics, forward, in_place=True)
-        mode, dream = self.engine.compile, Dream(dynamics, self.outcome, self.uncertainty)
+        mode, dream = self.engine.compile, PredictFrame(dynamics, self.outcome, self.uncertainty)
         if not whole:
             return partial(self._step, keeper=in_place(self.memory), dream=dream)
         alone = dataclasses.replace(
@@ -124,13 +126,13 @@ class Stepper:
         """See :meth:`worldsim.world.World.step`."""
         # What the step before compiled is all that it needed.
         COMPILING.done()
-        state = self._fitted(state)
+        state = self._cast_context(state)
         if self.graphed is None:
             return self._step(state, act, pose)
         return (
             self.graphed(state, act)
             if pose is None
-            else self._step(self.graphed.owned(state), act, pose)
+            else self._step(self.graphed.own(state), act, pose)
         )
 
     def _step(
@@ -155,7 +157,7 @@ class Stepper:
             state.step,
             pose,
         )
-        term = self.ended(logit, state)
+        term = self.draw_terminations(logit, state)
         reward = (
             torch.where(term, rewards[:, 1], rewards[:, 0])
             if self.config.has_rewards
@@ -163,10 +165,12 @@ class Stepper:
         )
         coverage = view.coverage if view is not None else torch.zeros_like(reward)
         state = self._take_in(state, act, motion, frame, context, keeper)
-        ending = torch.sigmoid(logit) if self.config.has_terminations else torch.zeros_like(logit)
-        return state, Transition(frame, reward, term, coverage, view, ending, uncertainty)
+        termination_prob = (
+            torch.sigmoid(logit) if self.config.has_terminations else torch.zeros_like(logit)
+        )
+        return state, Transition(frame, reward, term, coverage, view, termination_prob, uncertainty)
 
-    def ended(self, logit: Tensor, state: WorldState) -> Tensor:
+    def draw_terminations(self, logit: Tensor, state: WorldState) -> Tensor:
         """Which worlds terminate, (b,) bool, from the termination's logit (b,)."""
         if not self.config.has_terminations:
             return torch.zeros_like(logit, dtype=torch.bool)
@@ -174,10 +178,10 @@ class Stepper:
             return logit > 0
         return uniform(state.seed, state.step, Purpose.HEADS, (1,))[:, 0] < torch.sigmoid(logit)
 
-    def _fitted(self, state: WorldState) -> WorldState:
+    def _cast_context(self, state: WorldState) -> WorldState:
         """The state with its cache in the engine's number format: it may come from another
         engine."""
-        context = self.dynamics.fitted(state.context)
+        context = self.dynamics.cast_context(state.context)
         return state if context is state.context else dataclasses.replace(state, context=context)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
@@ -188,15 +192,15 @@ class Stepper:
             else self.graphed.put(state, index, other)
         )
 
-    def owned(self, state: WorldState) -> WorldState:
-        """See :meth:`worldsim.world.World.owned`."""
-        return state if self.graphed is None else self.graphed.owned(state)
+    def own(self, state: WorldState) -> WorldState:
+        """See :meth:`worldsim.world.World.own`."""
+        return state if self.graphed is None else self.graphed.own(state)
 
     @torch.no_grad()
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
         """See :meth:`worldsim.world.World.observe`."""
-        frame = self.checked(frame)
-        state = self.owned(self._fitted(state))
+        frame = self.check_frame(frame)
+        state = self.own(self._cast_context(state))
         pose, motion, view = self.look(state, act, frame.pose)
         frame = dataclasses.replace(frame, pose=pose)
         condition = self.condition(act, motion, self.shown(state, view), state.intrinsics)
@@ -216,7 +220,7 @@ class Stepper:
             or self.network.config.last_frames
         ):
             raise MissingGeometryError("this world has no scene memory that could be edited")
-        state = self.owned(state)
+        state = self.own(state)
         frame, n = state.frame, self.network.config
         assert frame.pose is not None and frame.inverse_depth is not None
         camera = self.camera(frame.pose, state.intrinsics)
@@ -373,7 +377,7 @@ class Stepper:
             step=torch.zeros(batch, dtype=torch.int64, device=device),
         )
 
-    def checked(self, frame: Frame) -> Frame:
+    def check_frame(self, frame: Frame) -> Frame:
         n = self.network.config
         if frame.rgb.dtype != torch.uint8 or frame.rgb.shape[1:] != (3, n.height, n.width):
             raise InvalidInputError(

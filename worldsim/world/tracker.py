@@ -94,7 +94,7 @@ class Belief:
                 f"a belief is of one walk, this state is of {len(state)}: state.select(...) picks "
                 f"one"
             )
-        self._state = self.world.owned(state)
+        self._state = self.world.own(state)
 
     def _frame(self, obs: Any, info: Mapping[str, Any]) -> Frame:
         obs, shape = np.asarray(obs), self.world.observation_space.shape

@@ -22,9 +22,10 @@ from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometry
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory
 from worldsim.protocols import SceneMemory
-from worldsim.runtime.devices import device_named
+from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import files_in
 from worldsim.runtime.json_config import content_sha256, to_json
+from worldsim.runtime.old_names import old_names_of, rename_keys, warn_renamed
 from worldsim.state import (
     Frame,
     SceneStart,
@@ -35,7 +36,7 @@ from worldsim.state import (
     concatenate,
 )
 from worldsim.world.config import Termination, WorldConfig
-from worldsim.world.engine import PLAIN, EngineConfig, engine_named
+from worldsim.world.engine import PLAIN, EngineConfig, resolve_engine
 from worldsim.world.files import (
     PUBLISHED,
     find_world,
@@ -151,7 +152,7 @@ class World:
 
         On ``meta``, PyTorch's device without data, shapes can be looked at.
         """
-        device = torch.device("meta") if str(device) == "meta" else device_named(device)
+        device = torch.device("meta") if str(device) == "meta" else resolve_device(device)
         for module in self.modules().values():
             module.to(device)
         self._run_by(self.engine)
@@ -166,7 +167,7 @@ class World:
         ``state.clone()`` keeps one; transitions, and the frames in them, are copies anyway. Where
         something is missing (CUDA, a compiler) it says so once and does without.
         """
-        return self._but(engine=engine_named(engine, self.device))
+        return self._replace(engine=resolve_engine(engine, self.device))
 
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
@@ -220,11 +221,12 @@ class World:
             raise InvalidInputError(
                 f"{memory!r} is no scene memory: it needs empty, integrate, render and surroundings"
             )
-        return self._but(memory=memory)
+        return self._replace(memory=memory)
 
     def with_dynamics(self, **changes: Any) -> World:
-        """The same weights with other :class:`DynamicsConfig` values, for instance ``steps=2``;
-        None leaves a value as it is."""
+        """The same weights with other :class:`DynamicsConfig` values, for instance
+        ``num_inference_steps=2``; None leaves a value as it is."""
+        changes = rename_keys(changes, old_names_of(self.config.dynamics), "with_dynamics: ")
         known = [f.name for f in dataclasses.fields(self.config.dynamics)]
         unknown = sorted(set(changes) - set(known))
         if unknown:
@@ -234,7 +236,7 @@ class World:
         changes = {name: value for name, value in changes.items() if value is not None}
         if not changes:
             return self
-        return self._but(
+        return self._replace(
             config=dataclasses.replace(
                 self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes)
             )
@@ -252,9 +254,9 @@ class World:
                 "at temperature 0 all draws of a frame are one: uncertainty needs a temperature "
                 "above 0"
             )
-        return self if told == self.tells_uncertainty else self._but(uncertainty=told)
+        return self if told == self.tells_uncertainty else self._replace(uncertainty=told)
 
-    def _but(self, **changes: Any) -> World:
+    def _replace(self, **changes: Any) -> World:
         """A world of the same weights, with some of ``config``, ``memory``, ``engine`` and
         ``uncertainty`` others."""
         kept: dict[str, Any] = {"config": self.config, "memory": self.memory, "engine": self.engine}
@@ -314,10 +316,15 @@ class World:
         rest goes on as it was."""
         return self.stepper.put(state, index, other)
 
-    def owned(self, state: WorldState) -> WorldState:
+    def own(self, state: WorldState) -> WorldState:
         """The state as one that later steps leave as it is: a copy if the engine steps in place,
         else the state itself."""
-        return self.stepper.owned(state)
+        return self.stepper.own(state)
+
+    def owned(self, state: WorldState) -> WorldState:
+        """The old name of :meth:`own`."""
+        warn_renamed("World.owned", "own")
+        return self.own(state)
 
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
         """Advance every world by a *given* frame (true history): context and memory take it in,
@@ -455,4 +462,4 @@ class World:
             raise DamagedFileError(
                 f"{folder}: its parts do not fit one another ({error}): copy the world again"
             ) from error
-        return world.to(device_named(device))
+        return world.to(resolve_device(device))

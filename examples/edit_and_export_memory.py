@@ -66,7 +66,7 @@ save_picture(sheet, out / "edit.png")
 print(f"Wrote {out / 'edit.png'}")
 
 # %% Export: the memory's points, and the walk's frames with depth and poses
-memory, walk = dream.memory, dream.journey
+memory, walk = dream.memory, dream.trajectory
 memory.to_ply(out / "memory.ply")
 save_nerfstudio(walk, out / "walk", force=True)
 print(f"Wrote {len(memory.points().position):,} points and a dataset of {len(walk.rgb)} frames")

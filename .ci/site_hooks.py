@@ -84,6 +84,15 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return outside_code(markdown, lambda part: LINK.sub(resolve, part))
 
 
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Warn, and so fail a strict build, where a page would load something from another host."""
+    loaded = re.findall(r"<(?:script|img|iframe|source)[^>]+src=\"?(https?:[^\"\s>]+)", output)
+    loaded += re.findall(r"<link[^>]+rel=\"?stylesheet[^>]+href=\"?(https?:[^\"\s>]+)", output)
+    for address in loaded:
+        log.warning("%s loads %s", page.file.src_uri, address)
+    return output
+
+
 def outside_code(markdown: str, change: Any) -> str:
     """``change`` of everything that is not in a fenced block."""
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)

@@ -11,11 +11,16 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
+
+from worldsim.runtime import registries
+from worldsim.runtime.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -50,18 +55,15 @@ def folder(
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNING)
 @pytest.mark.filterwarnings("error:.*:DeprecationWarning")
-def test_page_runs(page: str, folder: Path) -> None:
-    from worldsim.runtime.registries import POLICIES
-
-    before = dict(POLICIES._entries)
-    namespace: dict[str, Any] = {"__name__": "the_page"}
-    try:
-        for code in blocks(page):
-            # Classes of a page must be found by their module's source, and dataclasses by name.
-            exec(compile(code, page, "exec"), namespace)
-    finally:
-        POLICIES._entries.clear()
-        POLICIES._entries.update(before)
+def test_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a page registers is gone after it. Dataclasses look for the module of their class.
+    for registry in vars(registries).values():
+        if isinstance(registry, Registry):
+            monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    module = ModuleType("the_page")
+    monkeypatch.setitem(sys.modules, "the_page", module)
+    for code in blocks(page):
+        exec(compile(code, page, "exec"), vars(module))
 
 
 def test_most_code_runs() -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from worldsim.agents.goal_walker import finite, ground_of
 from worldsim.agents.pursuit import Pursuit, PursuitConfig, wrap_angle
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.slots import Points
+from worldsim.memory.slots import points_of
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.planning.planner import Imagination, require_dreaming
 
@@ -266,9 +266,7 @@ class FrontierExplorer:
         c = self.config
         gain = cast(ground, spots, c.fade)
         state = self.source.state
-        view = 2 * math.atan(
-            0.5 * self.source.world.network.config.width / float(state.intrinsics[0, 0])
-        )
+        view = 2 * math.atan(0.5 * self.source.world.spec.width / float(state.intrinsics[0, 0]))
         views, ray = np.array(self._views), np.arange(RAYS) * (2 * np.pi / RAYS)
         near = np.linalg.norm(ground.places(spots)[:, None] - views[None, :, :2], axis=2) < c.looked
         for k in np.flatnonzero(near.any(1)):
@@ -375,7 +373,7 @@ def cast(ground: Ground, spots: Array, fade: float) -> Array:
 def require_points(source: Any) -> None:
     """Raise MissingGeometryError unless the source's world has a point memory."""
     require_dreaming(source, "explorers")
-    if not isinstance(source.state.memory, Points):
+    if points_of(source.world.memory, source.state.memory) is None:
         raise MissingGeometryError(
             "explorers look into a point memory, and this world has none: use one with geometry"
         )

@@ -15,7 +15,7 @@ from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError, OutOfMemoryError
 from worldsim.memory.editing import surface_points
 from worldsim.memory.handle import MemoryHandle
-from worldsim.memory.maps import _closed
+from worldsim.memory.maps import _close
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.state import Trajectory
 
@@ -160,7 +160,7 @@ def test_closing_is_what_a_square_does() -> None:
         wide = F.max_pool2d(
             F.pad(mask.float()[None, None], (reach,) * 4), side, stride=1, padding=reach
         )
-        assert torch.equal(_closed(mask, reach), (-F.max_pool2d(-wide, side, stride=1))[0, 0] > 0)
+        assert torch.equal(_close(mask, reach), (-F.max_pool2d(-wide, side, stride=1))[0, 0] > 0)
 
 
 @pytest.mark.parametrize("gap", [-0.1, 1e6, 1e300, math.inf, math.nan, "1", None])

@@ -156,8 +156,8 @@ def test_samples_are_those_of_use(steps: int) -> None:
             batch.act[:, i], batch.motion[:, i], batch.view[:, i], INTRINSICS.expand(B, 4)
         )
         with torch.no_grad():
-            prediction, context = dynamics.predict(context, condition, noise[1, :, i])
-        torch.testing.assert_close(sampled[:, i], prediction.x, atol=1e-4, rtol=1e-4)
+            x, _, context = dynamics.sample(context, condition, noise[1, :, i])
+        torch.testing.assert_close(sampled[:, i], x, atol=1e-4, rtol=1e-4)
         frame = channels_to_frame(batch.x[:, i], None)
         context = dynamics.commit(context, frame, condition, noise[0, :, i])
 

@@ -23,7 +23,9 @@ from worldsim.evaluation.metrics import psnr, sharpness
 from worldsim.evaluation.trip_recording import UNDO
 from worldsim.io.pictures import contact_sheet, depth_picture, panels, save_picture
 from worldsim.io.video import write_video
-from worldsim.memory.points import PointMemory
+from worldsim.memory.handle import MemoryHandle
+from worldsim.memory.slots import points_of
+from worldsim.memory.splat import POINT
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, write_json
 from worldsim.runtime.old_names import old_fields
@@ -131,8 +133,8 @@ def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
     metrics = measure(config, world, walk, dream)
     save_picture(sheet(config, walk, dream, metrics), config.out / "rollout.png")
     write_video(video_frames(config, walk, dream), world.config.fps, config.out / "rollout.mp4")
-    if isinstance(world.memory, PointMemory):
-        world.memory.to_ply(dream.state.memory, config.out / "memory.ply")
+    if points_of(world.memory, dream.state.memory) is not None:
+        MemoryHandle.of(world.memory, dream.state).to_ply(config.out / "memory.ply")
     write_json(config.out / "metrics.json", metrics)
     print(explain(config, metrics))
     return metrics
@@ -316,8 +318,9 @@ def measure(config: DemoConfig, world: World, walk: Walk, dream: DreamedWalk) ->
         metrics["heading_error_deg"] = round(
             float(torch.rad2deg(rotation_angle(dream.pose[-1], pose[-1]))), 2
         )
-    if isinstance(world.memory, PointMemory):
-        metrics["memory_points"] = int(world.memory.statistics(dream.state.memory)["points"][0])
+    points = points_of(world.memory, dream.state.memory)
+    if points is not None:
+        metrics["memory_points"] = int((points.kind[0] == POINT).sum())
     return metrics
 
 

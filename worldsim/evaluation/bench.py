@@ -28,7 +28,7 @@ from worldsim.errors import (
     WorldsimError,
 )
 from worldsim.evaluation import stopwatch
-from worldsim.memory.none import NoMemory
+from worldsim.protocols import CountsPoints, remembers
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
@@ -177,13 +177,11 @@ def _device(name: str | None) -> torch.device:
 
 
 def _with_and_without(world: World, memory: str) -> dict[bool, World]:
-    remembers = not isinstance(world.memory, NoMemory)
-    if memory == "on" and not remembers:
+    kept = remembers(world.memory)
+    if memory == "on" and not kept:
         raise MissingGeometryError("this world has no scene memory: leave out --memory")
-    worlds = {True: world} if remembers and memory != "off" else {}
-    return worlds | (
-        {False: world.without_memory() if remembers else world} if memory != "on" else {}
-    )
+    worlds = {True: world} if kept and memory != "off" else {}
+    return worlds | ({False: world.without_memory() if kept else world} if memory != "on" else {})
 
 
 class Start:
@@ -217,7 +215,7 @@ class Start:
         # Drawn beforehand: choosing actions is no part of a step.
         count = config.walk + max(config.timed_steps, config.warmup)
         drawn = np.stack([[policy.act(None) for policy in self._policies] for _ in range(count)])
-        kind = torch.int64 if world.network.config.actions else torch.float32
+        kind = torch.int64 if world.spec.actions else torch.float32
         acts = torch.as_tensor(drawn, dtype=kind, device=world.device)
         state = world.initial(scenes, range(size))
         for act in acts[: config.walk]:
@@ -240,14 +238,11 @@ class Start:
     def points(self, size: int) -> float | None:
         """Slots of the memory that are in use in a batch, a mean over its environments; None where
         a memory has no slots."""
-        count = getattr(self.world.memory, "count", None)
-        return (
-            None
-            if count is None
-            else float(
-                count(self.state.memory)[torch.arange(size) % len(self.state)].float().mean()
-            )
-        )
+        memory = self.world.memory
+        if not isinstance(memory, CountsPoints):
+            return None
+        count = memory.count(self.state.memory)
+        return float(count[torch.arange(size) % len(self.state)].float().mean())
 
     def bytes_needed(self, world: World) -> int:
         """What one more environment in a batch needs, state and step, measured on this batch; at
@@ -293,7 +288,7 @@ def measure(
     world: World, start: Start, batch: int, config: BenchConfig, ceilings: dict[str, float]
 ) -> dict[str, Any]:
     """The figures of one batch."""
-    device, memory = world.device, not isinstance(world.memory, NoMemory)
+    device, memory = world.device, remembers(world.memory)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     acts, peak = start.actions(batch), stopwatch.PeakMemory(device)

@@ -228,8 +228,8 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
             returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks
         )
         parts = _fitting(config, world, lambda: list(measured))
-    network: Any = world.network.config
-    return returns.compute(returns.join(parts), network.window, config.bootstrap, config.seed) | {
+    spec = world.spec
+    return returns.compute(returns.join(parts), spec.window, config.bootstrap, config.seed) | {
         "test_set_sha256": digest(recorded),
         "episodes": len(recorded),
         "sampling_steps": world.config.dynamics.num_inference_steps,
@@ -237,7 +237,7 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "protocol": "return-trip/1",
         "env_id": world.config.env_id,
         "maps": sorted({t.map for t in recorded}),
-        "attention_window": network.window,
+        "attention_window": spec.window,
         "seed": config.seed,
         "device": str(world.device),
     }
@@ -245,21 +245,21 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
 
 def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
     episodes, test = frozen_test_set(config, world)
-    network: Any = world.network.config
+    spec = world.spec
     parts = _measure(config, world, test)
     n = config.history
     measured = measure.join(parts)
     shared: dict[str, Any] = {
         "moved": moved_frames(test.pose)[:, n - 1 :].numpy(),
         "covered": test.covered.numpy(),
-        "window": network.window,
+        "window": spec.window,
         "draws": config.bootstrap,
         "seed": config.seed,
     }
     results = figures.compute(
         measure.at_size(measured, 0), pose=test.pose[:, n - 1 :].numpy(), **shared
     )
-    if comparable(network.height, network.width):
+    if comparable(spec.height, spec.width):
         results[figures.REDUCED] = figures.compute_reduced(measure.at_size(measured, 1), **shared)
     results |= {
         "test_set_sha256": digest(episodes),
@@ -269,7 +269,7 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "env_id": world.config.env_id,
         "maps": sorted(set(test.maps)),
-        "attention_window": network.window,
+        "attention_window": spec.window,
         "seed": config.seed,
         "device": str(world.device),
         "steps_per_second": round(steps_per_second(world, test), 2),
@@ -284,7 +284,7 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
 def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet]:
     """The walks, as recorded and stacked on the CPU."""
     settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.horizon)
-    network: Any = world.network.config
+    spec = world.spec
     episodes: list[TestEpisode] = []
     wanted, most = config.walks, config.walks * MAX_GROWTH
     with Progress(wanted, "recording", "walk") as bar:
@@ -300,7 +300,7 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
             )
             _check(config, world, new)
             episodes += new
-            seen = _seen_frames(stack(episodes, settings), network.window)
+            seen = _seen_frames(stack(episodes, settings), spec.window)
             if seen >= config.min_seen_frames or config.walks < FULL_EPISODES or wanted >= most:
                 break
             wanted = min(most, wanted + EXTRA_EPISODES)
@@ -325,8 +325,8 @@ def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode 
         )
     for episode in episodes[:1]:
         height, width = episode.rgb.shape[2:]
-        network: Any = world.network.config
-        expected = (network.height, network.width)
+        spec = world.spec
+        expected = (spec.height, spec.width)
         if (height, width) != expected:
             raise InvalidInputError(
                 f"{world.config.env_id} with {world.config.env_kwargs} shows frames of "

@@ -53,7 +53,7 @@ def with_radiance(world: World) -> World:
             f"the radiance field builds upon points, and this world has a {found}: evaluate it as "
             f"it is"
         )
-    network: Any = world.network.config
+    spec = world.spec
     return world.with_memory(
-        RadianceMemory(world.memory, RadianceMemoryConfig(network.height, network.width))
+        RadianceMemory(world.memory, RadianceMemoryConfig(spec.height, spec.width))
     )

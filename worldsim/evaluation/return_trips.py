@@ -60,10 +60,10 @@ def worlds_of(world: World, trips: Trips) -> dict[str, World]:
     """The world with each kind of memory; the world alone if it has none."""
     if world.config.memory is None:
         return {"": world}
-    network: Any = world.network.config
+    spec = world.spec
     longest = trips.config.lengths[-1]
     frames = trips.config.turn(longest) + longest + 1
-    retrieval = RetrievalMemory(RetrievalMemoryConfig(network.height, network.width, frames))
+    retrieval = RetrievalMemory(RetrievalMemoryConfig(spec.height, spec.width, frames))
     return {
         "": world,
         "_no_memory": world.without_memory(),

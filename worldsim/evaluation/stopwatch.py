@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import dataclasses
 import platform
 import statistics
 import sys
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from worldsim.protocols import CountsPoints
 from worldsim.state import WorldState, bytes_of
 from worldsim.world import World
 
@@ -95,16 +97,21 @@ def in_sections(world: World, sections: Sections) -> World:
     ``heads`` is ego-motion with the map of surroundings that it looks at, reward and termination.
     """
     watched: Any = copy.copy(world)
-    watched.stepper = stepper = copy.copy(world.stepper)
-    stepper.keeper = copy.copy(stepper.keeper)
-    for owner, method, part in (
-        (stepper.keeper, "render", "memory_render"),
-        (stepper.keeper, "integrate", "integrate"),
-        (stepper, "around", "heads"),
-        (stepper, "aim", "heads"),
-        (stepper, "dream", "denoise"),
+    watched.running = running = copy.copy(world.running)
+    parts = running.parts
+    memory: Any = copy.copy(parts.memory)
+    for method, section in (
+        ("render", "memory_render"),
+        ("integrate", "integrate"),
+        ("surroundings", "heads"),
     ):
-        setattr(owner, method, sections.within(part, getattr(owner, method)))
+        setattr(memory, method, sections.within(section, getattr(memory, method)))
+    running.parts = dataclasses.replace(
+        parts,
+        memory=memory,
+        aim=None if parts.aim is None else sections.within("heads", parts.aim),
+        predict=sections.within("denoise", parts.predict),
+    )
     return watched
 
 
@@ -220,9 +227,8 @@ def step_bytes(world: World, state: WorldState) -> int:
     """
     n = world.network.config
     slots = float(bytes_of(state.memory))
-    count = getattr(world.memory, "count", None)
-    if count is not None and world.device.type != "cuda":
-        slots *= float(count(state.memory).sum()) / state.memory.kind.numel()
+    if isinstance(world.memory, CountsPoints) and world.device.type != "cuda":
+        slots *= float(world.memory.count(state.memory).sum()) / state.memory.kind.numel()
     pixels = len(state) * n.height * n.width * 4 * (n.channels + n.view_channels)
     return int(
         weight_bytes(world)

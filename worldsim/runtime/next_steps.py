@@ -72,7 +72,7 @@ def _after_train(config: Any, world: Any) -> Ending:
                 config.out / "agent",
             )
         )
-    if world.has_geometry and world.network.config.actions == 7:
+    if world.has_geometry and world.spec.actions == 7:
         then.append(line("worldsim", "demo", "--world", folder))
     return Ending(str(folder), tuple(then))
 

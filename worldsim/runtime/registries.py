@@ -35,3 +35,12 @@ SCENES = Registry(
     },
 )
 """Scenes that are constructed with a folder."""
+
+DYNAMICS = Registry(
+    "dynamics",
+    ("build", "empty", "predict", "observe"),
+    {"diffusion": "worldsim.diffusion.dynamics:DiffusionDynamics"},
+)
+"""Dynamics that ``world.json`` names. ``build(config, load)`` makes one of a world's folder: config
+is the world's :class:`worldsim.world.config.WorldConfig`, and ``load(cls)`` reads the module of the
+folder ``dynamics``, for dynamics that have weights."""

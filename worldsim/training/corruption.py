@@ -28,7 +28,6 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Share
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 from worldsim.world.engine import PLAIN, Compiled, EngineConfig, prepare_network
-from worldsim.world.parts import condition_of
 
 FIRST = 8
 """True frames at the beginning of every episode: a dream starts from some."""
@@ -188,9 +187,9 @@ class OwnFrames:
         change = draft.chance < torch.where(dreaming, draft.ending, ON)
         dreaming = (dreaming ^ change) & draft.allowed
         with torch.autocast(frame.rgb.device.type, torch.bfloat16, enabled=self.casts):
-            condition = condition_of(self.dynamics, act, motion, view, intrinsics)
-            prediction, context = self.dynamics.predict(context, condition, draft.noise[0])
-        own = channels_to_frame(prediction.x.float(), frame.pose)
+            condition = self.dynamics.condition(act, motion, view, intrinsics)
+            x, _, context = self.dynamics.sample(context, condition, draft.noise[0])
+        own = channels_to_frame(x.float(), frame.pose)
         mixed = map_tensors(partial(where_rows, dreaming), own, frame)
         return mixed, dreaming, self.dynamics.commit(context, mixed, condition, draft.noise[1])
 

@@ -18,13 +18,11 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera
-from worldsim.diffusion.dynamics import Context
-from worldsim.memory.points import PointMemory, in_place
-from worldsim.protocols import SceneMemory
+from worldsim.diffusion.dynamics import Context, last_frames
+from worldsim.protocols import EngineMemory, SceneMemory, SkipsUnknown
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 from worldsim.training.corruption import Damage, Draft, OwnFrames, degrade
 from worldsim.world.engine import capture_graph, copy_in, reason, tell_once
-from worldsim.world.parts import frames_before
 
 PACKED_VIEW = 8
 """Bytes a pixel of a stored memory view: rgb, inverse depth (2), offset, source, mask."""
@@ -81,7 +79,9 @@ class Lockstep:
         device: torch.device,
         graphs: bool = False,
     ) -> None:
-        self.memory = None if memory is None else in_place(memory)
+        self.memory = memory
+        if isinstance(memory, EngineMemory):
+            self.memory = memory.in_place_with()
         self.own, self.device, self.graphs = own, device, graphs
         self._replayed: dict[tuple[int, bool], Replayed] = {}
 
@@ -156,7 +156,7 @@ class Lockstep:
             assert self.own is not None and walks.context is not None
             shown: MemoryView | LastFrames | None = view
             if walks.newest is not None:
-                shown = frames_before(walks.newest, walks.context)
+                shown = last_frames(walks.newest, walks.context)
             frame, dreamed, context = self.own.dream(
                 walks.context,
                 walks.dreaming,
@@ -196,7 +196,7 @@ class Lockstep:
         assert self.memory is not None
         worse = map_tensors(partial(where_rows, dreamed), frame, degrade(frame, damage))
         kept = damage.keep | dreamed
-        if isinstance(self.memory, PointMemory):
+        if isinstance(self.memory, SkipsUnknown):
             # Frames that say nothing change nothing, which saves a copy of all points.
             known = kept[:, None, None].expand_as(frame.rgb[:, 0])
             return self.memory.integrate(data, worse, given.camera, given.step, known)

@@ -39,6 +39,7 @@ from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.registry import describe_memory, memory_from_description, meta_empty
 from worldsim.memory.splat import DIRECTION
+from worldsim.protocols import ContextOfViews
 from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
 from worldsim.runtime.limits import require_memory_for
 from worldsim.state import Frame, Trajectory, WorldState, checksum, flatten, unflatten
@@ -393,8 +394,10 @@ def _check_state(state: WorldState, world: World) -> None:
     kind = getattr(state.memory, "kind", None)
     if isinstance(kind, Tensor) and bool((kind > DIRECTION).any()):
         raise ValueError(f"{STATE}.memory.kind has kinds above {DIRECTION}")
-    actions = world.network.config.actions
-    for name, acts in (("context.condition.act", state.context.condition.act), ("act", state.act)):
+    actions, found = world.spec.actions, {"act": state.act}
+    if isinstance(world.dynamics, ContextOfViews):
+        found["context"] = world.dynamics.acts(state.context)
+    for name, acts in found.items():
         if actions and not bool(((acts >= 0) & (acts < actions)).all()):
             raise ValueError(f"{STATE}.{name} has actions outside of 0 to {actions - 1}")
 

@@ -66,6 +66,11 @@ def test_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
         exec(compile(code, page, "exec"), vars(module))
 
 
+def test_the_dynamics_of_the_page_is_the_one_that_is_tested() -> None:
+    tested = (ROOT / "tests/world/warp_last_frame.py").read_text()
+    assert tested[tested.index("from __future__") :].strip() in PAGES["how_to/write_a_dynamics.md"]
+
+
 def test_most_code_runs() -> None:
     """A sketch is an exception."""
     marks = [mark for page in PAGES for mark, _ in BLOCK.findall(PAGES[page])]

@@ -80,7 +80,6 @@ train(
         window=12,
         warmup=20,
         learning_rate=3e-3,
-        ema=0.97,  # the world is an average of the weights: a short one, since steps are few
     )
 )
 

@@ -73,7 +73,7 @@ def test_in_sight_is_what_the_splat_calls_visible() -> None:
         in_sight(data.position, data.kind, camera.pose, camera.intrinsics, SIZE, SIZE),
         visible.to(torch.uint8),
     )
-    assert 20 < int(visible.sum(1).min()) and int(visible.sum(1).max()) < 250
+    assert int(visible.sum(1).min()) > 20 and int(visible.sum(1).max()) < 250
 
 
 def test_what_is_off_the_map_draws_nothing_there() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.camera import Camera, quantise_depth
 from worldsim.envs.tiny_room import TinyRoom, walk_in_room
 from worldsim.envs.world_env import WorldEnv

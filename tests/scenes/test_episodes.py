@@ -108,7 +108,7 @@ def test_dreams_begin_there(recording: Path, goal_folder: Path) -> None:
 
 
 def test_a_world_without_geometry(recording: Path) -> None:
-    from tests.conftest import make_tiny_world
+    from tests.helpers.worlds import make_tiny_world
 
     envs = WorldVectorEnv(
         4, make_tiny_world(geometry=False, rewards=True), scenes=EpisodeScenes(recording)
@@ -119,7 +119,7 @@ def test_a_world_without_geometry(recording: Path) -> None:
 
 
 def test_moments_are_as_long_as_the_world_attends(recording: Path) -> None:
-    from tests.conftest import make_tiny_world
+    from tests.helpers.worlds import make_tiny_world
 
     world = make_tiny_world(geometry=False, rewards=True)
     window = world.spec.window

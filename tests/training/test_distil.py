@@ -18,7 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import SIZE, assert_equal, make_tiny_world, state_of
+from tests.helpers.training import assert_equal, state_of
+from tests.helpers.training import distil_config as config
+from tests.helpers.worlds import SIZE, make_tiny_world
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.denoiser import add_noise, channels_to_frame
 from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
@@ -55,23 +57,6 @@ def blind_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_world(geometry=False).save_pretrained(
         tmp_path_factory.mktemp("teachers") / "blind"
     )
-
-
-def config(
-    world: Path, data: Path, out: Path, losses: dict[str, Any] | None = None, **changes: Any
-) -> DistilConfig:
-    settings: dict[str, Any] = dict(
-        training_steps=3,
-        batch_size=2,
-        window=12,
-        warmup=2,
-        memory_capacity=1024,
-        mixed_precision="no",
-        compile=False,
-        patience=0.0,
-        loss=DistilLossConfig(**({"teacher_steps": 3} | (losses or {}))),
-    )
-    return DistilConfig(str(world), data, out, **(settings | changes))
 
 
 def started(settings: DistilConfig) -> DistilTrainer:

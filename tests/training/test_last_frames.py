@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.test_loss import SIZE, B, T, windows
+from tests.helpers.training import SIZE, B, T, windows
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.starts import scene_at
 from worldsim.diffusion.denoiser import add_noise, frame_to_channels

@@ -9,7 +9,7 @@ import pytest
 import torch
 import trimesh
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.camera import Camera, snap_pose
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import MissingGeometryError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.app import cli
 from worldsim.camera import snap_pose
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
@@ -28,6 +28,8 @@ from worldsim.world.image_env import PixelsConfig
 from worldsim.world.scene_files import load_scene
 from worldsim.world.snapshots import fingerprint
 from worldsim.world.world import bucket
+
+pytestmark = pytest.mark.fast
 
 SIZE = 32
 

@@ -1,9 +1,8 @@
-"""``worldsim evaluate``: a world measured against its real twin, by the one protocol of the
-project.
+"""``worldsim evaluate``: measures a world against its real twin.
 
-The walks of the frozen test set are recorded on maps that the world was not trained on; every
-figure comes with its 95% interval over walks and with simple baselines on the same frames. The
-parts are in :mod:`worldsim.evaluation`.
+The walks of the frozen test set are recorded on maps that the world was not trained on. Every
+result has a 95% interval over walks and simple baselines on the same frames. The parts are in
+:mod:`worldsim.evaluation`.
 """
 
 from __future__ import annotations
@@ -128,12 +127,12 @@ class EvaluateConfig:
 
     @property
     def fits(self) -> Fits | None:
-        """When the memory fits itself, None for points."""
+        """When the memory is fitted; None for points."""
         return Fits(self.fit_iterations, self.fit_every) if self.memory == "radiance" else None
 
     @property
     def walks(self) -> int:
-        """Episodes that are asked for."""
+        """Number of episodes."""
         return (
             self.episodes
             if self.episodes is not None
@@ -142,8 +141,10 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, Any]:
-    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of
-    ``config.world``."""
+    """Measure, print and write the results; returns them.
+
+    world: a loaded world, instead of ``config.world``.
+    """
     began = time.monotonic()
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     world = world.with_dynamics(
@@ -176,8 +177,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
 
 
 def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
-    """Without geometry: next steps from the true past, and returns of one policy in dream and
-    reality."""
+    """Evaluate a world without geometry: next frames from the true past, and returns."""
     with Progress(config.walks, "recording", "episode") as bar:
         episodes, limit = task.play(world, config.walks, config.seed, bar.update)
     forced: list[task.Forced] = []
@@ -282,7 +282,7 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
 
 
 def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet]:
-    """The walks, as recorded and stacked on the CPU."""
+    """Return the walks, recorded and stacked on the CPU."""
     settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.horizon)
     spec = world.spec
     episodes: list[TestEpisode] = []
@@ -315,7 +315,7 @@ def _seen_frames(test: TestSet, window: int) -> int:
 
 
 def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode | Trip]) -> None:
-    """Refuse a test on what the world was trained on, and frames that it cannot take."""
+    """Raise InvalidInputError for maps that the world was trained on, or unfit frames."""
     known = set(world.card.get("train_maps", ())) & {e.map for e in episodes if e.map}
     if known:
         raise InvalidInputError(
@@ -359,8 +359,7 @@ def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measur
 
 
 def _fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[M]]) -> list[M]:
-    """What ``measured`` returns, or an error that says what to do where the device's memory does
-    not suffice."""
+    """Return what ``measured`` returns; an out-of-memory error says what to change."""
     try:
         return measured()
     except torch.cuda.OutOfMemoryError as error:
@@ -372,8 +371,7 @@ def _fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[M
 
 @torch.no_grad()
 def steps_per_second(world: World, test: TestSet) -> float:
-    """Steps of one environment in a second of wall-clock time, everything included, after a
-    warm-up."""
+    """Return the steps per second of one environment, in wall-clock time after a warm-up."""
     one = dataclasses.replace(test.part(0, 1, world.device))
     state = measure.start_walks(world, one)
     act = one.act[:, 0]

@@ -247,5 +247,5 @@ class BatchMaker:
 
 
 def _pick(x: Tensor, order: Tensor) -> Tensor:
-    """x (b, k, ...) with its views in this order (b, k)."""
+    """X (b, k, ...) with its views in this order (b, k)."""
     return x[torch.arange(len(x), device=x.device)[:, None], order]

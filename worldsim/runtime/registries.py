@@ -1,7 +1,8 @@
-"""What files may name: policies and scenes by their registered names. Real twins:
-:mod:`worldsim.world.twin`.
+"""The policies and scenes that files may name.
 
-A class of your own joins with one line, in the program that loads the file::
+For real twins see :mod:`worldsim.world.twin`.
+
+Register a class of your own in the program that loads the file::
 
     from worldsim.runtime.registries import POLICIES
     POLICIES.register("mine", MyPolicy)

@@ -306,7 +306,7 @@ def _read(path: Path, world: World | None = None) -> tuple[dict[str, str], dict[
             _check_header(path, metadata, world)
             # What is read is kept, and compared with its checksum: twice the file.
             require_memory_for(2 * size, f"the snapshot {path}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, WorldsimError):
             raise

@@ -222,7 +222,8 @@ def draw() -> str:
             "<title>The way of a frame through worldsim, and what imports what</title>",
             f"<style>{STYLE}</style>",
             '<defs><marker id="tip" viewBox="0 0 8 8" refX="6" refY="4" markerWidth="6" '
-            'markerHeight="6" orient="auto"><path class="badge" d="M0 0L8 4L0 8Z"/></marker></defs>',
+            'markerHeight="6" orient="auto"><path class="badge" d="M0 0L8 4L0 8Z"/></marker>'
+            "</defs>",
             f'<rect class="ground" width="{WIDTH}" height="{height:g}" rx="10"/>',
             heading.format(MARGIN, 28, "The way of a frame"),
             heading.format(

@@ -112,7 +112,7 @@ class Theirs:
         self.parameters = sum(p.numel() for p in self.denoiser.parameters())
 
     def settings(self, compiled: bool) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-        """Ways to draw a frame, by name: eager and compiled, in float32 and under bfloat16 autocast.
+        """Ways to draw a frame, by name: eager and compiled, without and with bfloat16 autocast.
 
         On a GPU all of them run under bfloat16 autocast, and one of them with CUDA graphs.
         """

@@ -128,7 +128,7 @@ def summary() -> Rows:
             f"random {number(quoted['carracing_random']['value'], 0)}",
         ],
         [
-            "TakeCover, tics survived in the real twin, learned in dreams alone",
+            "TakeCover, return in the real twin (1 per tic), learned in dreams alone",
             mean(tics, "real_return"),
             f"random {quoted['takecover_random']['value']}",
         ],
@@ -238,7 +238,8 @@ def agents() -> Rows:
             mean(agent("carracing"), "real_return"),
         ],
         [
-            "ViZDoom TakeCover, tics survived of 2,100, 100 episodes: learned in dreams alone "
+            "ViZDoom TakeCover, return of 100 episodes (1 per tic survived, at most 2,100): "
+            "learned in dreams alone "
             "(`worldsim watch takecover --out dodge.mp4`)",
             f"random {quoted['takecover_random']['value']}; 750 counts as solved",
             mean(tics, "real_return"),
@@ -321,7 +322,7 @@ def markdown(rows: Rows) -> str:
 
 def rewrite(text: str) -> str:
     """A page with its tables anew."""
-    return MARKED.sub(lambda m: m[1] + markdown(TABLES[m[2]]()) + m[3], text)
+    return MARKED.sub(lambda m: f"{m[1]}\n{markdown(TABLES[m[2]]())}\n{m[3]}", text)
 
 
 def main(arguments: list[str]) -> None:

@@ -29,11 +29,12 @@ from torch import Tensor, nn
 from worldsim.agents.actor_critic_args import MAY_CHANGE, Args
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.errors import DamagedFileError, InvalidInputError, WorldsimError
-from worldsim.runtime.devices import device_named
+from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import is_file
 from worldsim.runtime.interrupts import Interrupts
 from worldsim.runtime.json_config import to_json
 from worldsim.runtime.next_steps import Ending, line
+from worldsim.runtime.old_names import with_new_names, with_new_options
 from worldsim.runtime.pace import WARM, Clock, Pace, forecast, smaller, steps_that_fit
 from worldsim.runtime.progress import SHARE, Progress, say, silence, span
 from worldsim.shipped.agent_files import AgentCard, load_agent, save_agent
@@ -47,7 +48,7 @@ FEW_UPDATES = 20
 
 
 def advantages(
-    rew: Tensor, term: Tensor, done: Tensor, values: Tensor, discount: float, trace: float
+    rew: Tensor, term: Tensor, done: Tensor, values: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
     """Generalised advantages (t, n). rew, term, done: (t, n) of each step; values: (t + 1, n), the
     last one of what follows.
@@ -58,8 +59,8 @@ def advantages(
     """
     result, carried = torch.zeros_like(rew), torch.zeros_like(rew[0])
     for t in range(len(rew) - 1, -1, -1):
-        delta = rew[t] + discount * values[t + 1] * (~term[t]) - values[t]
-        carried = delta + discount * trace * carried * (~done[t])
+        delta = rew[t] + gamma * values[t + 1] * (~term[t]) - values[t]
+        carried = delta + gamma * gae_lambda * carried * (~done[t])
         result[t] = carried
     return result
 
@@ -68,7 +69,7 @@ class Learner:
     """One training run: environments, policy, optimiser, counters. :func:`train` drives it."""
 
     def __init__(self, args: Args, envs: Any) -> None:
-        self.args, self.envs, self.n = args.settled(envs), envs, int(envs.num_envs)
+        self.args, self.envs, self.n = args.settle(envs), envs, int(envs.num_envs)
         if envs.metadata.get("autoreset_mode") is not gym.vector.AutoresetMode.NEXT_STEP:
             raise InvalidInputError(
                 f"the environments reset by {envs.metadata.get('autoreset_mode')}: NEXT_STEP is "
@@ -82,7 +83,7 @@ class Learner:
             )
         torch.manual_seed(args.seed)
         shape = tuple(envs.single_observation_space.shape)
-        self.device = self.world.device if self.world is not None else device_named(args.device)
+        self.device = self.world.device if self.world is not None else resolve_device(args.device)
         self.policy = ActorCriticPolicy(
             envs.single_action_space, shape, args.stack, args.hidden, args.greedy
         ).to(self.device)
@@ -139,7 +140,7 @@ class Learner:
                 out, value = self.policy.network(seen)
                 act = self.policy.draw(out)
                 logp, _ = self.policy.judge(out, act)
-            scaled = self.policy.scaled(act)
+            scaled = self.policy.scale_action(act)
             dreamed = getattr(self.envs.unwrapped, "output", "numpy") == "torch"
             self.obs, rew, term, trunc, info = self.envs.step(
                 scaled if dreamed else scaled.cpu().numpy()
@@ -158,7 +159,7 @@ class Learner:
                     * torch.as_tensor(info["uncertainty"]).to(self.device)
                     * valid
                 )
-            steps = (seen, act, logp, self._normalised(rew, valid), term, self.done, valid, value)
+            steps = (seen, act, logp, self._normalise(rew, valid), term, self.done, valid, value)
             for name, tensor in zip(kept, steps, strict=True):
                 kept[name].append(tensor)
             if stop():
@@ -172,17 +173,17 @@ class Learner:
         values = torch.stack([*kept["values"], last])
         args = self.args
         batch["advantage"] = advantages(
-            batch["rew"], batch["term"], batch["done"], values, args.discount, args.trace
+            batch["rew"], batch["term"], batch["done"], values, args.gamma, args.gae_lambda
         )
         batch["target"] = batch["advantage"] + values[:-1]
         self.taken += args.rollout * self.n
         self.episode_return = float(total / ended) if float(ended) else None
         return batch
 
-    def _normalised(self, rew: Tensor, valid: Tensor) -> Tensor:
+    def _normalise(self, rew: Tensor, valid: Tensor) -> Tensor:
         """Rewards over the spread of discounted returns so far, so that values are about 1 whatever
         the task."""
-        self.discounted = self.discounted * self.args.discount + rew
+        self.discounted = self.discounted * self.args.gamma + rew
         new = torch.stack(
             [valid.sum(), (self.discounted * valid).sum(), (self.discounted**2 * valid).sum()]
         )
@@ -208,7 +209,7 @@ class Learner:
             gain = (gain - gain.mean()) / (gain.std() + 1e-8)
             ratio = (logp - flat["logp"][part]).exp()
             actor = -torch.minimum(
-                ratio * gain, ratio.clamp(1 - args.clip, 1 + args.clip) * gain
+                ratio * gain, ratio.clamp(1 - args.clip_coef, 1 + args.clip_coef) * gain
             ).mean()
             critic = 0.5 * (value.float() - flat["target"][part]).square().mean()
             self.optimizer.zero_grad(set_to_none=True)
@@ -263,10 +264,9 @@ class Learner:
             return False
         path, meta, tensors = found
         try:
+            then = with_new_names(Args, meta["args"])
             changed = [
-                k
-                for k, v in to_json(self.args).items()
-                if k not in MAY_CHANGE and meta["args"].get(k) != v
+                k for k, v in to_json(self.args).items() if k not in MAY_CHANGE and then.get(k) != v
             ]
             if changed:
                 raise InvalidInputError(
@@ -301,7 +301,7 @@ class Learner:
 
 def make_dreams(args: Args) -> Any:
     """The dreams to learn in, by registration string."""
-    args = args.settled()
+    args = args.settle()
     assert args.num_envs is not None
     limits: dict[str, Any] = (
         {} if args.uncertainty_limit is None else {"uncertainty_limit": args.uncertainty_limit}
@@ -315,7 +315,7 @@ def make_dreams(args: Args) -> Any:
         output="torch",
         max_episode_steps=args.horizon,
         scenes=args.scenes,
-        steps=args.sampling_steps,
+        num_inference_steps=args.num_inference_steps,
         engine=args.engine,
         device=args.device,
         **limits,
@@ -330,7 +330,7 @@ def train(args: Args, envs: Any = None, clock: Clock = time.monotonic) -> ActorC
     them. The first Ctrl-C or SIGTERM ends it after the present step, saved. clock: seconds; looked
     at after every step.
     """
-    args = args.settled(envs)
+    args = args.settle(envs)
     made = make_dreams(args) if envs is None else envs
     try:
         learner = Learner(args, made)
@@ -416,7 +416,7 @@ if __name__ == "__main__":
     import tyro
 
     try:
-        args = tyro.cli(Args)
+        args = tyro.cli(Args, args=with_new_options(Args, sys.argv[1:]))
         use_threads(args.threads)
         with silence(args.quiet):
             train(args)

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.devices import device_named
+from worldsim.runtime.devices import resolve_device
+from worldsim.runtime.old_names import old_fields
 from worldsim.training.checkpoint import read_settings
 
 MAY_CHANGE = ("minutes", "steps", "out", "device", "engine", "threads", "quiet")
@@ -17,6 +18,9 @@ DREAMS = {"cuda": 256, "cpu": 8}
 """Dreams stepped together by kind of device, where no number is asked for."""
 
 
+@old_fields(
+    sampling_steps="num_inference_steps", discount="gamma", trace="gae_lambda", clip="clip_coef"
+)
 @dataclass(frozen=True)
 class Args:
     """Settings of :func:`worldsim.agents.actor_critic.train`."""
@@ -43,7 +47,7 @@ class Args:
     the world does not know."""
     uncertainty_limit: float | None = None
     """Dreams are cut where they are more uncertain than this."""
-    sampling_steps: int | None = None
+    num_inference_steps: int | None = None
     """Sampling steps a frame; the world's own number, if not given."""
     engine: str = "fast"
     """How dreams are run: ``plain``, ``fast`` or ``compiled``."""
@@ -68,12 +72,12 @@ class Args:
     """Parts that it goes through them in."""
     learning_rate: float = 5e-4
     """Of Adam at the beginning; it falls linearly to a tenth."""
-    discount: float = 0.99
-    """Of rewards a step."""
-    trace: float = 0.95
-    """Lambda of the generalised advantages."""
-    clip: float = 0.2
-    """How far from 1 the ratio of probabilities pays."""
+    gamma: float = 0.99
+    """Discount factor of rewards per step, in [0, 1]."""
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation, in [0, 1]."""
+    clip_coef: float = 0.2
+    """Clipping coefficient of the probability ratio in PPO's surrogate loss."""
     entropy: float = 0.01
     """Weight of the policy's entropy."""
 
@@ -106,7 +110,7 @@ class Args:
                 f"minibatches"
             )
 
-    def settled(self, envs: Any = None) -> Args:
+    def settle(self, envs: Any = None) -> Args:
         """The same with a number of environments: those of ``envs``, the checkpoint's, or what the
         device is good for."""
         if self.num_envs is not None:
@@ -115,5 +119,5 @@ class Args:
             envs.num_envs if envs is not None else read_settings(self.out, "args").get("num_envs")
         )
         if not isinstance(told, int) or isinstance(told, bool):
-            told = DREAMS[device_named(self.device).type]
+            told = DREAMS[resolve_device(self.device).type]
         return dataclasses.replace(self, num_envs=told)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -30,7 +31,7 @@ class Network(nn.Module):
         self.image = len(observation_shape) == 3
         if self.image:
             widths, layers = (3 * stack, 32, 64, 64, 64), []
-            for before, after in zip(widths[:-1], widths[1:], strict=True):
+            for before, after in itertools.pairwise(widths):
                 layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
             # 64x64 frames end in 4x4; others are brought there.
             self.encoder = nn.Sequential(
@@ -142,9 +143,9 @@ class ActorCriticPolicy:
         episode starts here."""
         out, _ = self.network(self.look(obs, begins))
         return (
-            self.scaled(out.argmax(-1) if self.discrete else out)
+            self.scale_action(out.argmax(-1) if self.discrete else out)
             if self.greedy
-            else self.scaled(self.draw(out))
+            else self.scale_action(self.draw(out))
         )
 
     def look(self, obs: Any, begins: Any = None) -> Tensor:
@@ -184,7 +185,7 @@ class ActorCriticPolicy:
             out.shape, generator=self.generator, device=out.device
         )
 
-    def scaled(self, act: Tensor) -> Tensor:
+    def scale_action(self, act: Tensor) -> Tensor:
         """Such actions as the environment takes them."""
         if self.discrete:
             return act

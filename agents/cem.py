@@ -132,8 +132,8 @@ class CemPolicy(Planner):
             pool, pool_cost = (acts[order[:kept]], cost[order[:kept]]) if kept else (None, None)
             size /= c.decay
         assert best is not None
-        self.cost, self._centre = least, self._shifted(centre[None])[0]
-        self._kept = None if pool is None else self._shifted(pool)
+        self.cost, self._centre = least, self._shift(centre[None])[0]
+        self._kept = None if pool is None else self._shift(pool)
         return best
 
     def _start(self) -> tuple[Tensor, Tensor]:
@@ -178,7 +178,7 @@ class CemPolicy(Planner):
             0, correction=0
         )
 
-    def _shifted(self, rows: Tensor) -> Tensor:
+    def _shift(self, rows: Tensor) -> Tensor:
         """Sequences (n, t, ...) moved on by what is acted out before the next plan; the last step
         lasts."""
         r = self.config.replan

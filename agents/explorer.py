@@ -18,9 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from worldsim.agents.goal_walker import finite, ground_of
-from worldsim.agents.pursuit import Pursuit, PursuitConfig, wrapped
+from worldsim.agents.pursuit import Pursuit, PursuitConfig, wrap_angle
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.slots import Points
+from worldsim.memory.slots import points_of
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.planning.planner import Imagination, require_dreaming
 
@@ -169,7 +169,7 @@ class FrontierExplorer:
             return False
         if aim.kind == "look":
             self._looking += 1
-            return self._looking > 15 or abs(wrapped(aim.heading - heading)) < np.radians(15)
+            return self._looking > 15 or abs(wrap_angle(aim.heading - heading)) < np.radians(15)
         there = bool(np.linalg.norm(place - aim.place) < self.config.arrive)
         if there and aim.kind == "border":
             self._visited.append(aim.place)
@@ -266,14 +266,12 @@ class FrontierExplorer:
         c = self.config
         gain = cast(ground, spots, c.fade)
         state = self.source.state
-        view = 2 * math.atan(
-            0.5 * self.source.world.network.config.width / float(state.intrinsics[0, 0])
-        )
+        view = 2 * math.atan(0.5 * self.source.world.spec.width / float(state.intrinsics[0, 0]))
         views, ray = np.array(self._views), np.arange(RAYS) * (2 * np.pi / RAYS)
         near = np.linalg.norm(ground.places(spots)[:, None] - views[None, :, :2], axis=2) < c.looked
         for k in np.flatnonzero(near.any(1)):
             headings = np.unique(views[near[k], 2].round(1))
-            gain[k, (np.abs(wrapped(ray[:, None] - headings)) < 0.5 * view).any(1)] = 0.0
+            gain[k, (np.abs(wrap_angle(ray[:, None] - headings)) < 0.5 * view).any(1)] = 0.0
         width = round(RAYS * view / (2 * np.pi))
         total = np.cumsum(np.concatenate([np.zeros((len(gain), 1)), gain, gain[:, :width]], 1), 1)
         return total[:, width : width + RAYS] - total[:, :RAYS], (np.arange(RAYS) + 0.5 * width) * (
@@ -297,9 +295,9 @@ class FrontierExplorer:
         walks = metres > 0.5
         bearing = np.where(walks, np.arctan2(away[:, 1], away[:, 0]), heading)
         steps: Array = metres / c.speed + np.where(
-            walks, 0.8 * turn(wrapped(bearing - heading)), 0.0
+            walks, 0.8 * turn(wrap_angle(bearing - heading)), 0.0
         )
-        total: Array = steps[:, None] + turn(wrapped(directions - bearing[:, None])) + c.pause
+        total: Array = steps[:, None] + turn(wrap_angle(directions - bearing[:, None])) + c.pause
         return total
 
     def _keeps(
@@ -313,7 +311,7 @@ class FrontierExplorer:
             x, y = (int(v) for v in ground.cells(aim.place))
             near = out[max(0, x - 2) : x + 3, max(0, y - 2) : y + 3]
             return bool(np.isfinite(near).any() and rate.max() < 3 * c.least)
-        k, i = int(aim.kind == "border"), int(np.abs(wrapped(directions - aim.heading)).argmin())
+        k, i = int(aim.kind == "border"), int(np.abs(wrap_angle(directions - aim.heading)).argmin())
         reached = aim.kind == "look" or bool(np.isfinite(out[tuple(spots[k])]))
         return bool(
             reached and gain[k, i] > c.drop * aim.gain and rate.max() < c.better * rate[k, i]
@@ -375,7 +373,7 @@ def cast(ground: Ground, spots: Array, fade: float) -> Array:
 def require_points(source: Any) -> None:
     """Raise MissingGeometryError unless the source's world has a point memory."""
     require_dreaming(source, "explorers")
-    if not isinstance(source.state.memory, Points):
+    if points_of(source.world.memory, source.state.memory) is None:
         raise MissingGeometryError(
             "explorers look into a point memory, and this world has none: use one with geometry"
         )

@@ -76,14 +76,14 @@ class Novelty:
     def _known(self, pose: Tensor) -> Tensor:
         """(n,) share of small views at poses (n, 4, 4) that the memory knows."""
         c, state = self.config, self.source.state
-        n, width = len(pose), self.source.world.network.config.width
-        part = map_tensors(lambda x: x.expand(n, *x.shape[1:]), self._thinned())
+        n, width = len(pose), self.source.world.spec.width
+        part = map_tensors(lambda x: x.expand(n, *x.shape[1:]), self._thin_points())
         camera = Camera(
             pose, (state.intrinsics * (c.pixels / width)).expand(n, 4), c.pixels, c.pixels
         )
         return view_of(part.position, part.colour, part.kind, part.source, camera).coverage
 
-    def _thinned(self) -> Points:
+    def _thin_points(self) -> Points:
         """What the memory knows around, a batch of one; thinned once a state."""
         state, c = self.source.state, self.config
         if self._thin is None or self._thin[0] is not state:

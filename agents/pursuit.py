@@ -92,7 +92,7 @@ class Pursuit:
         if self._recovery:
             act, self._turned = self._recovery.pop(0), 0
         else:
-            act = self._turn(wrapped(wanted - heading)) or FORWARD
+            act = self._turn(wrap_angle(wanted - heading)) or FORWARD
         self._before = place, heading, act
         return act
 
@@ -139,6 +139,6 @@ class Pursuit:
         return math.atan2(best[1] - place[1], best[0] - place[0])
 
 
-def wrapped(angle: Any) -> Any:
+def wrap_angle(angle: Any) -> Any:
     """Angles in radians, brought to [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi

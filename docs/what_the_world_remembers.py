@@ -147,7 +147,7 @@ def look(config: Config, env: Any) -> None:
     there = memory.render(above, size=(512, 512))
 
     plan = memory.top_down(resolution=0.05, reach=6.0)
-    grid = memory.occupancy(voxel=0.1, reach=6.0, journey=dream.journey)
+    grid = memory.occupancy(voxel=0.1, reach=6.0, trajectory=dream.trajectory)
     print(memory.statistics())
 
     print(
@@ -257,7 +257,7 @@ def keep(config: Config, env: Any) -> None:
     print("equal bit by bit:", np.array_equal(here, there))
 
     print(
-        f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {len(dream.journey)} frames of the "
+        f"{path.name}: {path.stat().st_size / 1e6:.1f} MB, {len(dream.trajectory)} frames of the "
         f"walk before the save and after"
     )
     rows = {
@@ -271,11 +271,11 @@ def export(config: Config, env: Any) -> None:
     """Step 5: out as points, mesh and dataset; and the dataset in again."""
     dream, world, folder = env.unwrapped, config.world, config.folder
 
-    memory, journey = dream.memory, dream.journey
+    memory, trajectory = dream.memory, dream.trajectory
     memory.to_ply(folder / "points.ply")
-    mesh = fuse(journey)  # needs Open3D: pip install '.[open3d]'
+    mesh = fuse(trajectory)  # needs Open3D: pip install '.[open3d]'
     save_glb(mesh, folder / "mesh.glb")
-    save_nerfstudio(journey, folder / "capture", force=True)
+    save_nerfstudio(trajectory, folder / "capture", force=True)
 
     later = gym.make("worldsim/Dream-v0", world=world, scenes=CaptureScene(folder / "capture"))
     first, info = later.reset(seed=1)
@@ -283,12 +283,12 @@ def export(config: Config, env: Any) -> None:
 
     known = [info["memory_coverage"] for *_, info in onward]
     print(
-        f"mesh: {len(mesh.faces):,} triangles; {len(memory.points()):,} points; {len(journey)} "
+        f"mesh: {len(mesh.faces):,} triangles; {len(memory.points()):,} points; {len(trajectory)} "
         f"frames"
     )
     print(
         "the imported start equals the last frame:",
-        np.array_equal(first, journey.rgb[-1].permute(1, 2, 0).numpy()),
+        np.array_equal(first, trajectory.rgb[-1].permute(1, 2, 0).numpy()),
     )
     print(
         f"after the import the memory knew {100 * min(known):.0f}% to {100 * max(known):.0f}% of "
@@ -298,7 +298,7 @@ def export(config: Config, env: Any) -> None:
     turned[:3, 3] -= 2.0 * turned[:3, 2]
     turned[2, 3] += 0.5
     shown = [
-        enlarge(journey.rgb[-1].permute(1, 2, 0).numpy(), SIDE // 64),
+        enlarge(trajectory.rgb[-1].permute(1, 2, 0).numpy(), SIDE // 64),
         seen_mesh(mesh, camera),
         seen_mesh(mesh, memory.camera(turned, (SIDE, SIDE))),
         enlarge(first, SIDE // 64),
@@ -349,10 +349,10 @@ def field(config: Config, env: Any) -> None:
     """Step 6: a radiance field of the same walk."""
     dream = env.unwrapped
 
-    journey = dream.journey
+    trajectory = dream.trajectory
     rules = RadianceMemory(PointMemory(PointMemoryConfig(capacity=131072)))
     data = rules.empty(1, "cpu")
-    for t, frame in enumerate(journey.frames):
+    for t, frame in enumerate(trajectory.frames):
         data = rules.integrate(data, frame, dream.memory.camera(frame.pose[0]), torch.tensor([t]))
     fitted_data = rules.fit(data, iterations=200)
 
@@ -386,7 +386,7 @@ def limits(config: Config, env: Any) -> None:
     def walked(capacity):
         rules = PointMemory(PointMemoryConfig(capacity=capacity))
         data = rules.empty(1, "cpu")
-        for t, frame in enumerate(dream.journey.frames):
+        for t, frame in enumerate(dream.trajectory.frames):
             data = rules.integrate(
                 data, frame, dream.memory.camera(frame.pose[0]), torch.tensor([t])
             )
@@ -396,7 +396,7 @@ def limits(config: Config, env: Any) -> None:
     for capacity in (131072, 4096):
         rules, data = walked(capacity)
         views[capacity] = rules.render(
-            data, dream.memory.camera(dream.journey.pose[5])
+            data, dream.memory.camera(dream.trajectory.pose[5])
         )  # the start's pose
 
     crate = trimesh.creation.box((0.8, 0.8, 0.8))

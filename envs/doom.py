@@ -113,7 +113,7 @@ def _import_vizdoom() -> Any:
 
 
 def intrinsics(height: int, width: int) -> NDArray[np.float32]:
-    """fx fy cx cy in pixels of frames of this size. (4,) float32."""
+    """Return ``fx fy cx cy`` in pixels for frames of this size, (4,) float32."""
     fx, fy = RENDER_FOCAL
     return np.array([fx * width / CROP, fy * height / CROP, width / 2, height / 2], np.float32)
 
@@ -239,7 +239,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
     render_mode: None or "rgb_array".
     """
 
-    metadata = {"render_modes": ["rgb_array"], **rates(FPS)}  # noqa: RUF012 - Gymnasium's convention
+    metadata = {"render_modes": ["rgb_array"], **rates(FPS)}
 
     def __init__(self, height: int = 64, width: int = 64, render_mode: str | None = None) -> None:
         for name, value in (("height", height), ("width", width)):
@@ -303,10 +303,10 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
             )
         if self._observation is None:
             raise InvalidInputError("step was called before reset; call env.reset() first.")
-        ended = self._ended()
+        ended = self._is_finished()
         if not ended:
             self._press(int(action))
-            ended = self._ended()
+            ended = self._is_finished()
         if not ended:
             self._look()
         observation, info = self._emit()
@@ -341,7 +341,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
             for key, value in self._info.items()
         }
 
-    def _ended(self) -> bool:
+    def _is_finished(self) -> bool:
         return bool(self._game.is_episode_finished())
 
     def _press(self, action: int, tics: int = TICS_PER_STEP, turn: float = 0.0) -> None:
@@ -393,8 +393,8 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
                 button.TURN_RIGHT,
                 button.MOVE_LEFT,
                 button.MOVE_RIGHT,
+                button.TURN_LEFT_RIGHT_DELTA,
             ]
-            + [button.TURN_LEFT_RIGHT_DELTA]
         )
         game.set_available_game_variables(
             [
@@ -429,12 +429,12 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
             x, y, angle = self._draw_start(geometry)
             self._game.send_game_command(f"warp {x} {y}")
             self._press(0, 2)
-            if self._ended():
+            if self._is_finished():
                 continue
             turn = (angle - np.rad2deg(self._camera()[3]) + 180.0) % 360.0 - 180.0
             self._press(0, 1, turn=-turn)
             self._press(0, SETTLE_TICS)
-            if not self._ended() and self._stands_at(geometry, x, y):
+            if not self._is_finished() and self._stands_at(geometry, x, y):
                 return
         raise InvalidInputError(
             f"No valid start was found in map {self._map} in {START_TRIES} draws."

@@ -7,6 +7,7 @@ Matthew Fell 1994, chapters 2 and 4).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,9 +56,7 @@ _LUMPS = {
 def map_names(wad: Path) -> tuple[str, ...]:
     """Names of the maps in a WAD file, in its order: the lumps that a THINGS lump follows."""
     names = [name.decode("ascii", "replace") for name in _directory(wad)["name"]]
-    return tuple(
-        name for name, following in zip(names, names[1:], strict=False) if following == "THINGS"
-    )
+    return tuple(name for name, following in itertools.pairwise(names) if following == "THINGS")
 
 
 def _directory(wad: Path) -> NDArray[np.void]:
@@ -142,7 +141,7 @@ class MapGeometry:
             sides["middle"][np.where(lines["front"] == NO_SIDE, 0, lines["front"])] != b"-"
         ) & self.two_sided
         self.hung = self._make_lines(np.flatnonzero(hung))
-        self.noticed = self._noticed()
+        self.noticed = self._noticed_lines()
         """Numbers in the map of the lines that rays notice, in the order of :attr:`lines`."""
         self.lines = self._make_lines(self.noticed)
 
@@ -158,7 +157,7 @@ class MapGeometry:
             )
         return cls(lumps)
 
-    def _noticed(self) -> Ints:
+    def _noticed_lines(self) -> Ints:
         """Lines with equal heights on both sides are none that rays notice."""
         front, back = self.sector_of_side
         same = (self.floor[front] == self.floor[back]) & (self.ceiling[front] == self.ceiling[back])

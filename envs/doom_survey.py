@@ -81,7 +81,7 @@ class DoomSurveyor(FreedoomReal):
                 self._game.send_game_command(f"warp {at_x} {at_y}")
                 self._wait(ARRIVE_TICS)
             self._turn_to(angle)
-            if self._ended() or not self._stands_at(geometry, at_x, at_y):
+            if self._is_finished() or not self._stands_at(geometry, at_x, at_y):
                 return None
             seen.append(self._view())
         return LookAround(*(np.stack(part) for part in zip(*seen, strict=True)))
@@ -111,7 +111,7 @@ class DoomSurveyor(FreedoomReal):
             way = float(rng.uniform(0.0, 2 * np.pi))
             distance = float(rng.uniform(low, high)) * SHRINK**attempt
             to_x, to_y = (
-                int(round(v)) for v in (x + distance * np.cos(way), y + distance * np.sin(way))
+                round(v) for v in (x + distance * np.cos(way), y + distance * np.sin(way))
             )
             sector = geometry.sector_at(to_x, to_y)
             if sector < 0 or geometry.region_of_sector[sector] != region:

@@ -22,6 +22,7 @@ from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import FittingScene, Scene
 from worldsim.runtime.files import inside
+from worldsim.runtime.old_names import warn_renamed
 from worldsim.runtime.options import check_options
 from worldsim.runtime.registries import SCENES
 from worldsim.runtime.threads import use_threads
@@ -59,6 +60,16 @@ class NamedScenes(Protocol):
     def load(self, name: str) -> SceneStart: ...
 
 
+def _fit(scene: Any, world: World) -> Any:
+    """The scene, fitted to the world if it can be."""
+    if isinstance(scene, FittingScene):
+        return scene.fit_to(world)
+    if callable(getattr(scene, "fitted", None)):
+        warn_renamed(f"{type(scene).__name__}.fitted", "fit_to")
+        return scene.fitted(world)
+    return scene
+
+
 class Starts:
     """Where resets begin.
 
@@ -69,8 +80,8 @@ class Starts:
 
     def __init__(self, world: World, scenes: str | Path | Scene | None) -> None:
         self.world, self.given = world, scenes
-        resolved = self._resolved(scenes)
-        self.scenes = resolved.fitted(world) if isinstance(resolved, FittingScene) else resolved
+        resolved = self._resolve(scenes)
+        self.scenes = _fit(resolved, world)
 
     def choose(
         self, rng: np.random.Generator, options: Mapping[str, Any] | None
@@ -91,13 +102,13 @@ class Starts:
         if "frames" in options:
             scene = as_scene(options["frames"])
         elif "scene" in options:
-            scene = self._named(options["scene"])
+            scene = self._load_named(options["scene"])
         else:
             scene = self._any().start(rng)
         self.world.check_start(scene)
         return scene, int(rng.integers(SEED_LIMIT))
 
-    def _named(self, name: Any) -> SceneStart:
+    def _load_named(self, name: Any) -> SceneStart:
         if not isinstance(name, str):
             raise InvalidInputError(f"reset option 'scene' must be a name, got {name!r}")
         scenes = self._any()
@@ -115,7 +126,7 @@ class Starts:
             )
         return self.scenes
 
-    def _resolved(self, scenes: str | Path | Scene | None) -> Scene | None:
+    def _resolve(self, scenes: str | Path | Scene | None) -> Scene | None:
         if scenes is None:
             return None
         folder = None if self.world.folder is None else inside(self.world.folder, "scenes")
@@ -218,7 +229,7 @@ def _tensor(name: str, value: Any) -> Tensor:
 def load_world(
     world: str | Path | World | None,
     device: torch.device | str | None,
-    steps: int | None,
+    num_inference_steps: int | None,
     engine: str | EngineConfig | None = None,
     temperature: float | None = None,
     uncertainty: bool = False,
@@ -238,13 +249,16 @@ def load_world(
         raise InvalidInputError(
             f"world must be a name (see `worldsim worlds`), a folder or a World, got {world!r}"
         )
-    if steps is not None and (
-        isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_STEPS
+    if num_inference_steps is not None and (
+        isinstance(num_inference_steps, bool)
+        or not isinstance(num_inference_steps, int)
+        or not 1 <= num_inference_steps <= MAX_STEPS
     ):
         raise InvalidInputError(
-            f"sampling steps must be a whole number from 1 to {MAX_STEPS}, got {steps!r}"
+            f"sampling steps must be a whole number from 1 to {MAX_STEPS}, got "
+            f"{num_inference_steps!r}"
         )
-    loaded = loaded.with_dynamics(steps=steps, temperature=temperature)
+    loaded = loaded.with_dynamics(num_inference_steps=num_inference_steps, temperature=temperature)
     if uncertainty:
         loaded = loaded.with_uncertainty()
     # Last: each change makes a world of its own, whose engine is prepared anew.
@@ -278,7 +292,7 @@ def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
     return info
 
 
-def forked(
+def fork_state(
     world: World, state: WorldState, index: int, n: int, randomness: str, rng: np.random.Generator
 ) -> WorldState:
     """``n`` copies of one world. Raises OutOfMemoryError, before anything is copied, where they

@@ -20,12 +20,11 @@ from torch import Tensor
 import worldsim.runtime.forks  # noqa: F401  rooms compute with torch, too
 from worldsim.camera import Camera, pixel_rays, quantise_depth, snap_pose
 from worldsim.errors import InvalidInputError, NotFoundError
-from worldsim.journey import Journey
 from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.runtime.options import check_options
-from worldsim.state import Frame
+from worldsim.state import Frame, Trajectory
 
 LARGEST_SIDE = 4096
 """Most pixels a side of a room's frames."""
@@ -346,7 +345,7 @@ def _room_texture(surface: Tensor, u: Tensor, v: Tensor) -> Tensor:
 
 def walk_in_room(
     steps: int = 80, size: int = 64, seed: int = 0, room: str = "room-2"
-) -> tuple[TinyRoom, Journey]:
+) -> tuple[TinyRoom, Trajectory]:
     """A room of exactly known geometry, and a random walk in it: ``steps`` frames of ``size`` x
     ``size`` pixels.
 
@@ -361,10 +360,10 @@ def walk_in_room(
         rgb.append(obs)
         depth.append(info["depth"])
         pose.append(info["pose"])
-    journey = Journey(
+    trajectory = Trajectory(
         rgb=torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2).contiguous(),
         inverse_depth=quantise_depth(torch.from_numpy(np.stack(depth))),
         pose=torch.from_numpy(np.stack(pose)),
         intrinsics=torch.from_numpy(info["intrinsics"]),
     )
-    return room_env, journey
+    return room_env, trajectory

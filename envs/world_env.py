@@ -21,19 +21,19 @@ from worldsim.envs.dream import (
     check_snapshot,
     check_uncertainty_limit,
     enough_memory,
-    forked,
+    fork_state,
     load_world,
     report,
     require_memory,
 )
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.journey import Journey
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Scene
 from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.keyboard import Keys, keys_to_action, rates
-from worldsim.state import Frame, WorldState
+from worldsim.runtime.old_names import old_arguments, old_attribute
+from worldsim.state import Frame, Trajectory, WorldState
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
@@ -45,18 +45,18 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
 
     world: a shipped world's name, a folder, a Hugging Face repository, or a
     :class:`worldsim.world.World`. render_mode: ``rgb_array`` or None. device: CUDA where there is
-    one, else the CPU. steps: sampling steps a frame, by default what the world's card says. scenes:
-    where resets start from, ``module:Class`` of a class that takes the world's ``scenes`` folder,
-    ``module:Class:FOLDER`` for another folder, or a folder of scenes, or an object with
-    ``start(rng)``. engine: how steps are run, ``plain``, ``fast`` or ``compiled``: see
+    one, else the CPU. num_inference_steps: sampling steps per frame, by default what the world's
+    card says. scenes: where resets start from, ``module:Class`` of a class that takes the world's
+    ``scenes`` folder, ``module:Class:FOLDER`` for another folder, or a folder of scenes, or an
+    object with ``start(rng)``. engine: how steps are run, ``plain``, ``fast`` or ``compiled``: see
     :meth:`worldsim.world.World.with_engine`. temperature: of the noise that frames are drawn from,
     in [0, 1], by default the world's own (see :class:`worldsim.diffusion.dynamics.DynamicsConfig`).
     threads: of the CPU, for the whole process; PyTorch's choice by default. Beside other work on
-    the same cores, 1 may be fastest. journey: how many frames of the walk are kept for
-    :attr:`journey`, 0 for none. uncertainty: whether ``info["uncertainty"]`` tells how far another
-    draw of the same frame differs from it, the root mean square over its colours in [0, 1] (0 at a
-    reset); a step then costs one denoised frame more. uncertainty_limit: episodes are truncated
-    where that is exceeded.
+    the same cores, 1 may be fastest. trajectory: how many frames of the walk are kept for
+    :attr:`trajectory`, 0 for none. uncertainty: whether ``info["uncertainty"]`` tells how far
+    another draw of the same frame differs from it, the root mean square over its colours in [0, 1]
+    (0 at a reset); a step then costs one denoised frame more. uncertainty_limit: episodes are
+    truncated where that is exceeded.
 
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or
     ``{"frames": ...}`` with a :class:`worldsim.state.SceneStart`, a dict of arrays or a real
@@ -71,7 +71,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
 
     Wrappers do not pass on what is no part of Gymnasium: behind ``gymnasium.make``, call
     ``env.unwrapped.snapshot()``, or ``env.get_wrapper_attr("snapshot")()``, and so for ``restore``,
-    ``fork``, ``edit``, ``save``, ``load``, ``memory``, ``journey``.
+    ``fork``, ``edit``, ``save``, ``load``, ``memory``, ``trajectory``.
 
     It can be pickled and copied deeply, weights and all; the copy goes on as this one would, bit by
     bit.
@@ -82,23 +82,29 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
 
     metadata = {"render_modes": ["rgb_array"], **rates(8.75)}
 
+    @old_arguments(steps="num_inference_steps", journey="trajectory")
     def __init__(
         self,
         world: str | Path | World | None = None,
         render_mode: str | None = None,
         device: torch.device | str | None = None,
         scenes: str | Path | Scene = DEFAULT_SCENES,
-        steps: int | None = None,
-        journey: int = 2000,
+        num_inference_steps: int | None = None,
+        trajectory: int = 2000,
         engine: str | EngineConfig | None = None,
         temperature: float | None = None,
         uncertainty: bool = False,
         uncertainty_limit: float | None = None,
         threads: int | None = None,
     ) -> None:
-        if isinstance(journey, bool) or not isinstance(journey, (int, np.integer)) or journey < 0:
+        if (
+            isinstance(trajectory, bool)
+            or not isinstance(trajectory, (int, np.integer))
+            or trajectory < 0
+        ):
             raise InvalidInputError(
-                f"journey must be a whole number of frames to keep, 0 for none, got {journey!r}"
+                f"trajectory must be a whole number of frames to keep, 0 for none, got "
+                f"{trajectory!r}"
             )
         if render_mode not in (None, "rgb_array"):
             raise InvalidInputError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
@@ -107,7 +113,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self.world = load_world(
             world,
             device,
-            steps,
+            num_inference_steps,
             engine,
             temperature,
             uncertainty or uncertainty_limit is not None,
@@ -124,7 +130,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self._state: WorldState | None = None
         self._elapsed = 0
         self._uncertainty = 0.0
-        self._walk: deque[Frame] = deque(maxlen=int(journey) if self.world.has_geometry else 0)
+        self._walk: deque[Frame] = deque(maxlen=int(trajectory) if self.world.has_geometry else 0)
 
     @property
     def state(self) -> WorldState:
@@ -138,10 +144,12 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     def memory(self) -> MemoryHandle:
         """The scene memory as it is now, to look at, map, edit and write to a file.
         MissingGeometryError if there is none."""
-        return MemoryHandle.of(self.world.memory, self.world.owned(self.state))
+        return MemoryHandle.of(self.world.memory, self.world.own(self.state))
+
+    journey = old_attribute("WorldEnv.journey", "trajectory")
 
     @property
-    def journey(self) -> Journey:
+    def trajectory(self) -> Trajectory:
         """The frames of the walk since the last reset, those that it started from included; of a
         longer one, the newest.
 
@@ -151,14 +159,15 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         state = self.state
         if not self.world.has_geometry:
             raise MissingGeometryError(
-                "this world has no geometry: a journey needs frames with depth and pose"
+                "this world has no geometry: a trajectory needs frames with depth and pose"
             )
         if not self._walk:
             raise InvalidInputError(
-                "this environment keeps no journey: make it with journey=2000, or as many frames "
+                "this environment keeps no trajectory: make it with trajectory=2000, or as many "
+                "frames "
                 "as wanted"
             )
-        return Journey.of(self._walk, state.intrinsics[0])
+        return Trajectory.of(self._walk, state.intrinsics[0])
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -171,7 +180,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self._elapsed, self._uncertainty = 0, 0.0
         self._walk.clear()
         if scene.inverse_depth is not None and scene.pose is not None:
-            self._walk.extend(Journey.start(scene.rgb, scene.inverse_depth, scene.pose))
+            self._walk.extend(Trajectory.start_frames(scene.rgb, scene.inverse_depth, scene.pose))
         return self._frame(), self._info()
 
     def start_from(
@@ -191,7 +200,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         """Dream one frame further."""
         state = self.state
         with enough_memory(1, self.world):
-            self._state, transition = self.world.step(state, self._checked(action))
+            self._state, transition = self.world.step(state, self._check(action))
         self._elapsed += 1
         self._walk.append(self._state.frame)
         self._uncertainty = 0.0 if transition.uncertainty is None else float(transition.uncertainty)
@@ -258,7 +267,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         randomness: ``common``, where the same actions give the same futures bit by bit, or
         ``independent``.
         """
-        copies = forked(self.world, self.state, 0, n, randomness, self.np_random)
+        copies = fork_state(self.world, self.state, 0, n, randomness, self.np_random)
         elapsed = np.full(len(copies), self._elapsed)
         return WorldVectorEnv.from_state(
             self.world,
@@ -311,7 +320,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         }
         return WorldVectorEnv(n, self.world, **{**mine, **kwargs})
 
-    def _checked(self, action: Any) -> Tensor:
+    def _check(self, action: Any) -> Tensor:
         if isinstance(self.action_space, gym.spaces.Box):
             return torch.from_numpy(cast_box_action(action, self.action_space)).to(
                 self.world.device

@@ -25,7 +25,7 @@ from worldsim.envs.dream import (
     check_snapshot,
     check_uncertainty_limit,
     enough_memory,
-    forked,
+    fork_state,
     load_world,
     report,
     require_memory,
@@ -35,6 +35,7 @@ from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Scene
 from worldsim.runtime.arguments import shown, whole
 from worldsim.runtime.keyboard import rates
+from worldsim.runtime.old_names import old_arguments
 from worldsim.runtime.options import check_options
 from worldsim.state import WorldState
 from worldsim.world import World
@@ -50,8 +51,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     feels its neighbours.
 
     num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste
-    nothing. world, render_mode, device, scenes, steps, engine, temperature, uncertainty,
-    uncertainty_limit, threads: as for :class:`worldsim.envs.world_env.WorldEnv`.
+    nothing. world, render_mode, device, scenes, num_inference_steps, engine, temperature,
+    uncertainty, uncertainty_limit, threads: as for :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by
     ``options={"reset_mask": mask}``; until then they dream on.
@@ -71,6 +72,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         "autoreset_mode": AutoresetMode.NEXT_STEP,
     }
 
+    @old_arguments(steps="num_inference_steps")
     def __init__(
         self,
         num_envs: int,
@@ -78,7 +80,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         render_mode: str | None = None,
         device: torch.device | str | None = None,
         scenes: str | Path | Scene | None = DEFAULT_SCENES,
-        steps: int | None = None,
+        num_inference_steps: int | None = None,
         max_episode_steps: int | None = None,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         output: str = "numpy",
@@ -120,7 +122,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self.world = load_world(
             world,
             device,
-            steps,
+            num_inference_steps,
             engine,
             temperature,
             uncertainty or uncertainty_limit is not None,
@@ -170,12 +172,12 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The random generators of the environments: they draw scenes and dream seeds."""
-        return tuple(self._seeded(i)[0] for i in range(self.num_envs))
+        return tuple(self._generator(i)[0] for i in range(self.num_envs))
 
     @property
     def np_random_seed(self) -> tuple[int, ...]:  # type: ignore[override]
         """The seeds of :attr:`np_random`."""
-        return tuple(self._seeded(i)[1] for i in range(self.num_envs))
+        return tuple(self._generator(i)[1] for i in range(self.num_envs))
 
     def reset(
         self,
@@ -200,7 +202,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Dream one frame further in every environment. Environments due for a reset
         (``NEXT_STEP``) ignore their action."""
-        state, act, resetting = self.state, self._checked(actions), self._resetting
+        state, act, resetting = self.state, self._check(actions), self._resetting
         rew = torch.zeros(self.num_envs, device=self.world.device)
         term = torch.zeros(self.num_envs, dtype=torch.bool, device=self.world.device)
         if not resetting.all():
@@ -234,9 +236,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         infos = {**final, **self._infos(np.ones(self.num_envs, bool))}
         return (
             self._frames(),
-            self._emitted(rew),
-            self._emitted(term),
-            self._emitted(torch.from_numpy(trunc)),
+            self._emit(rew),
+            self._emit(term),
+            self._emit(torch.from_numpy(trunc)),
             infos,
         )
 
@@ -279,13 +281,13 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def fork(self, index: int, n: int, randomness: str = "common") -> WorldVectorEnv:
         """``n`` futures of environment ``index``; as :meth:`worldsim.envs.world_env.WorldEnv.fork`,
         within its time limit."""
-        copies = forked(
+        copies = fork_state(
             self.world,
             self.state,
             self._index("fork", index),
             n,
             randomness,
-            self._seeded(index)[0],
+            self._generator(index)[0],
         )
         return WorldVectorEnv.from_state(
             self.world,
@@ -302,7 +304,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         """The scene memory of environment ``index`` as it is now; as
         :attr:`worldsim.envs.world_env.WorldEnv.memory`."""
         return MemoryHandle.of(
-            self.world.memory, self.world.owned(self.state), self._index("memory_of", index)
+            self.world.memory, self.world.own(self.state), self._index("memory_of", index)
         )
 
     def _index(self, what: str, index: int) -> int:
@@ -319,7 +321,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def _restart(self, mask: Array, options: dict[str, Any]) -> None:
         """Put fresh dreams in the environments of ``mask``."""
         index = np.flatnonzero(mask)
-        chosen = [self._starts.choose(self._seeded(int(i))[0], options) for i in index]
+        chosen = [self._starts.choose(self._generator(int(i))[0], options) for i in index]
         with enough_memory(self.num_envs, self.world):
             fresh = self.world.initial([scene for scene, _ in chosen], [seed for _, seed in chosen])
             if self._state is None or mask.all():
@@ -339,7 +341,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
                 "these environments have not been reset: the first reset cannot have a reset_mask"
             )
 
-    def _seeded(self, index: int) -> tuple[np.random.Generator, int]:
+    def _generator(self, index: int) -> tuple[np.random.Generator, int]:
         entry = self._generators[index]
         if entry is None:
             entry = self._generators[index] = seeding.np_random()
@@ -383,7 +385,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             )
         return mask.copy()
 
-    def _checked(self, actions: Any) -> Tensor:
+    def _check(self, actions: Any) -> Tensor:
         """Actions as a tensor on the world's device, padded to the batch bucket."""
         space = self.single_action_space
         try:
@@ -418,9 +420,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return torch.cat([act, padding]).to(self.world.device, kind)
 
     def _frames(self) -> Any:
-        return self._emitted(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1), copied=True)
+        return self._emit(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1), copied=True)
 
-    def _emitted(self, tensor: Tensor, copied: bool = False) -> Any:
+    def _emit(self, tensor: Tensor, copied: bool = False) -> Any:
         """A tensor as the user wants it. copied: NumPy gets memory of its own even where the tensor
         is a view."""
         if self.output == "torch":
@@ -446,7 +448,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
                     known.reshape(-1, *[1] * (values.dim() - 1)), values, torch.zeros_like(values)
                 )
             kept = values if self.output == "torch" else values.cpu().numpy()
-            infos[name], infos[f"_{name}"] = kept, self._emitted(known.clone(), copied=True)
+            infos[name], infos[f"_{name}"] = kept, self._emit(known.clone(), copied=True)
         return infos
 
     def _final(self, done: Array) -> dict[str, Any]:

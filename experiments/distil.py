@@ -239,12 +239,12 @@ def main(config: Config) -> None:
     episodes, test = frozen_test_set(protocol, teacher)
     sights, n = chosen_frames(test, teacher.network.config.window), test.config.history
     worlds = {
-        f"{config.teacher} @{steps}": teacher.with_dynamics(steps=steps)
+        f"{config.teacher} @{steps}": teacher.with_dynamics(num_inference_steps=steps)
         for steps in config.teacher_steps
     }
     for temperature in config.temperatures:
         worlds[f"{config.teacher} @1, {temperature:g}"] = teacher.with_dynamics(
-            steps=1, temperature=temperature
+            num_inference_steps=1, temperature=temperature
         )
     found = dict(
         zip(worlds, on_all_walks(teacher, test, list(worlds.values()), config), strict=True)
@@ -258,7 +258,7 @@ def main(config: Config) -> None:
                 f"student {name} was trained on {', '.join(sorted(known))}, which the test set "
                 f"draws from"
             )
-        key = f"{name} @{student.config.dynamics.steps}"
+        key = f"{name} @{student.config.dynamics.num_inference_steps}"
         worlds[key], (found[key],) = student, on_all_walks(student, test, [student], config)
     truth = sharpness(test.rgb[:, n:])
     best = max(teachers, key=lambda t: pooled_mean(kept(t.next, sights["next"])))

@@ -173,7 +173,7 @@ def train(head: EgoMotionHead, walks: Walks, minutes: float, rate: float) -> Ego
         m = vary(walks.moments(frames[pick]), generator, MIRROR)
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 200) * min(1.0, (1.0 - done) / 0.6)
-        predicted, unhindered = head.normalised(*inputs(m))
+        predicted, unhindered = head.normalise(*inputs(m))
         target = m.target / head.scale
         loss = F.smooth_l1_loss(predicted, target, beta=0.05) + 0.5 * F.smooth_l1_loss(
             unhindered, target, beta=0.05

@@ -88,7 +88,7 @@ def measure(config: Config, moments: list[tuple[Episode, int]], world: World) ->
     state = world.initial(scenes, list(range(len(scenes))))
     clear = lit(state.frame.rgb.cpu()) == 0
     ages: dict[str, Any] = {}
-    ending: list[tuple[Tensor, Tensor]] = []
+    termination_prob: list[tuple[Tensor, Tensor]] = []
     figures: dict[str, Any] = {}
     for age in range(1, max(config.ages) + 1):
         act = torch.tensor(
@@ -98,11 +98,13 @@ def measure(config: Config, moments: list[tuple[Episode, int]], world: World) ->
         alive = torch.tensor([t + age < len(e.rgb) for e, t in moments])
         # The frame of an end is black, and is not looked at.
         inside = torch.tensor([t + age < len(e.rgb) - 1 for e, t in moments])
-        if transition.ending is not None:
+        if transition.termination_prob is not None:
             ended = torch.tensor(
                 [bool(e.term[min(t + age - 1, len(e.term) - 1)]) for e, t in moments]
             )
-            ending.append((transition.ending.float().cpu()[alive], ended[alive]))
+            termination_prob.append(
+                (transition.termination_prob.float().cpu()[alive], ended[alive])
+            )
         if age in config.ages and bool(inside.any()):
             dream = lit(transition.frame.rgb.cpu()[inside])
             there = [
@@ -123,8 +125,8 @@ def measure(config: Config, moments: list[tuple[Episode, int]], world: World) ->
                     "dream": float((dream[before] > 0).float().mean()),
                     "real": float((real[before] > 0).float().mean()),
                 }
-    chance = torch.cat([c for c, _ in ending]).clamp(1e-6, 1 - 1e-6)
-    truth = torch.cat([t for _, t in ending]).float()
+    chance = torch.cat([c for c, _ in termination_prob]).clamp(1e-6, 1 - 1e-6)
+    truth = torch.cat([t for _, t in termination_prob]).float()
     figures["ends"] = {
         "foretold": float(chance.mean()),
         "real": float(truth.mean()),
@@ -184,14 +186,18 @@ def main(config: Config) -> None:
     if config.picture is not None:
         draw(
             config,
-            world.with_dynamics(steps=config.steps[0]).with_engine(config.engine),
+            world.with_dynamics(num_inference_steps=config.steps[0]).with_engine(config.engine),
             config.picture,
         )
         return
     moments = chosen(config)
     results: dict[str, Any] = {"world": config.world, "moments": config.moments, "steps": {}}
     for steps in config.steps:
-        one = measure(config, moments, world.with_dynamics(steps=steps).with_engine(config.engine))
+        one = measure(
+            config,
+            moments,
+            world.with_dynamics(num_inference_steps=steps).with_engine(config.engine),
+        )
         results["steps"][str(steps)] = one
         print(
             f"{steps} sampling steps: births",

@@ -42,7 +42,7 @@ if [[ $part == all || $part == train ]]; then
     train --data data --out run "${length[@]}" --init-from "${INIT:-freedoom-tiny}" --batch-size "${BATCH:-16}" \
         --buffer-frames "${BUFFER:-280000}" --memory-capacity 147456 --world-memory-capacity 524288 --refresh-every 200 \
         --save-every "${SAVE:-500}" --sample-every "${SAVE:-500}" --patience 600 --mirror-actions 0 1 2 4 3 6 5 --decay 0.5 \
-        --perturb.own 0.7 --objective.energy 0.5 --objective.pure-noise 0.7 --edits 0.15 --motion-learning-rate 8e-4
+        --perturb.own 0.7 --loss.energy 0.5 --loss.pure-noise 0.7 --edits 0.15 --motion-learning-rate 8e-4
     wait "$recording"
     trap - EXIT
 fi

@@ -401,7 +401,7 @@ def kill_distil(place: Place, kills: int) -> Iterator[bool]:
     """``worldsim distil`` of such a network."""
     data = small_recording(place)
     teacher = place.folder / "teacher"
-    place.undisturbed(*train_arguments(place, data, teacher), "--sampling-steps", 2)
+    place.undisturbed(*train_arguments(place, data, teacher), "--num-inference-steps", 2)
     yield from kill_training(
         place,
         kills,
@@ -426,7 +426,7 @@ def kill_distil(place: Place, kills: int) -> Iterator[bool]:
             2,
             "--sample-every",
             3,
-            "--objective.teacher-steps",
+            "--loss.teacher-steps",
             2,
             "--perturb.own",
             0,

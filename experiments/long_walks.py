@@ -25,7 +25,7 @@ from worldsim.camera import code_to_channel
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.benchmark_set import ATTEMPTS, POLICY, TEST_SPLIT
 from worldsim.evaluation.metrics import sharpness
-from worldsim.evaluation.return_trips import NOVELTY_STEPS, changed
+from worldsim.evaluation.return_trips import NOVELTY_STEPS, changed_share
 from worldsim.io.pictures import save_picture
 from worldsim.memory import PointMemory
 from worldsim.runtime.json_config import to_json, write_json
@@ -117,7 +117,7 @@ class Watch:
         full = len(self._last) > NOVELTY_STEPS
         unknown = torch.full_like(high[:, 0, 0], torch.nan)
         figures["changed in 12 steps"] = (
-            changed(torch.stack(list(self._last), 1))[:, -1] if full else unknown
+            changed_share(torch.stack(list(self._last), 1))[:, -1] if full else unknown
         )
         figures["nearness (depth channel)"] = code_to_channel(frame.inverse_depth).mean((1, 2))
         figures["metres from start"] = (position - self._start).norm(dim=1)

@@ -19,7 +19,6 @@ from torch import Tensor
 from worldsim.camera import Camera
 from worldsim.envs.tiny_room import textured_room, textured_room_walk
 from worldsim.evaluation.metrics import psnr
-from worldsim.journey import Journey
 from worldsim.memory import (
     PointMemory,
     PointMemoryConfig,
@@ -28,7 +27,7 @@ from worldsim.memory import (
     RadianceMemoryConfig,
 )
 from worldsim.memory.fitting import FitConfig
-from worldsim.state import Frame, map_tensors
+from worldsim.state import Frame, Trajectory, map_tensors
 from worldsim.testing import ContractError, Recall, check_memory
 
 ENOUGH_DB = 23.0
@@ -183,10 +182,12 @@ def nerfacto_rows(
     from worldsim.memory.nerfacto import NerfactoConfig, NerfactoField
 
     frames, camera = map_tensors(lambda x: x.cpu(), seen)
-    journey = Journey.of(tuple(one(frames, i) for i in range(config.frames)), camera.intrinsics[0])
+    trajectory = Trajectory.of(
+        tuple(one(frames, i) for i in range(config.frames)), camera.intrinsics[0]
+    )
     clock = Clock(config.device)
     fitted = NerfactoField.fit(
-        journey,
+        trajectory,
         NerfactoConfig(iterations=config.nerfacto_iterations, implementation="torch"),
         config.device,
     )

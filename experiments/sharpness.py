@@ -21,7 +21,7 @@ from torch import Tensor
 
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.evaluation.metrics import psnr, sharpness
-from worldsim.evaluation.return_trips import changed
+from worldsim.evaluation.return_trips import changed_share
 from worldsim.evaluation.trip_recording import UNDO
 from worldsim.state import Frame, SceneStart
 from worldsim.world import World
@@ -147,7 +147,7 @@ def measure(world: World, walks: Walks, config: Config) -> tuple[dict[str, Any],
             float(sharpness(dream[:, p]).mean() / sharpness(truth[:, p]).mean()) for p in parts
         ],
         "return_psnr": float(torch.stack(sights).mean()) if sights else None,
-        "novelty": float(changed(dream).mean() / changed(truth).mean()),
+        "novelty": float(changed_share(dream).mean() / changed_share(truth).mean()),
         "position_error_pct_median": float(error.median()),
         "position_walks": len(error),
     }, dream
@@ -160,7 +160,7 @@ def main(config: Config) -> None:
     print(f"{len(walks.rgb)} walks")
     results, rows = {}, [walks.rgb[:6, config.history :: 6]]
     for name in config.worlds:
-        world = World.from_pretrained(name, device).with_dynamics(steps=config.steps)
+        world = World.from_pretrained(name, device).with_dynamics(num_inference_steps=config.steps)
         results[name], dream = measure(world, walks, config)
         rows.append(dream[:6, ::6])
         print(name, json.dumps(results[name]))

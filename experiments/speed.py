@@ -270,7 +270,10 @@ def main(config: Config) -> None:
             "taken": time.strftime("%Y-%m-%d"),
             "parameters": {"ours": parameters, "theirs": theirs.parameters},
             "engine": config.engine,
-            "sampling_steps": {"ours": world.config.dynamics.steps, "theirs": theirs.steps},
+            "sampling_steps": {
+                "ours": world.config.dynamics.num_inference_steps,
+                "theirs": theirs.steps,
+            },
             "results": [],
         }
         print(json.dumps({name: value for name, value in report.items() if name != "results"}))

@@ -34,7 +34,7 @@ cd "$OUT"
 # Doom's tasks: 4 tics a step, as in the real twin; episodes end after 2,100 tics. Colours tell fireballs and medikits from walls:
 # they stay as they are.
 doom=(--env-kwargs frame_skip 4 max_episode_steps 525 --episode-steps 525 --fps 8.75)
-common=(--no-memory --colour 0 --objective.energy 0.9 --objective.pure-noise 0.85 --objective.detail 0.8 --objective.outcome-weight 2)
+common=(--no-memory --colour 0 --loss.energy 0.9 --loss.pure-noise 0.85 --loss.detail 0.8 --loss.outcome-weight 2)
 case "$TASK" in
 takecover)
     # Of 100 episodes: 293 tics on average where every step is drawn anew (standard error 17), 346 with moves that last (18).

@@ -47,8 +47,8 @@ train() { # task run minutes options
     # What begins without notice, shots and what comes into sight, has to come as often as it does.
     # shellcheck disable=SC2086
     OMP_NUM_THREADS=3 "$python" -m worldsim train --data "$task/data" --out "$task/$run" --preset "${PRESET:-task}" --patience 60 \
-        --no-memory --colour 0 --mirror-actions ${mirror[$task]} --objective.balance level --objective.pure-noise 0.5 --objective.energy 0.9 \
-        --objective.detail 0.8 --objective.outcome-weight 2 --buffer-frames "${BUFFER:-900000}" --save-every "${SAVE_EVERY:-1000}" \
+        --no-memory --colour 0 --mirror-actions ${mirror[$task]} --loss.balance level --loss.pure-noise 0.5 --loss.energy 0.9 \
+        --loss.detail 0.8 --loss.outcome-weight 2 --buffer-frames "${BUFFER:-900000}" --save-every "${SAVE_EVERY:-1000}" \
         --sample-every 1000 --refresh-every 100 --minutes "$minutes" "$@" ${TRAIN:-} >"log/world-$task-$run.log" 2>&1
     say "world of $task, $run"
 }
@@ -71,7 +71,7 @@ learn() { # task world name minutes options: dreams begin at moments of agents' 
 after() { # agent: the option to begin with its weights, if it is there
     if [ -f "$1/agent.json" ]; then echo "--init-from $1"; fi
 }
-cover=(--horizon 32 --discount 0.97)
+cover=(--horizon 32 --gamma 0.97)
 
 for i in 0 1 2; do
     policies=(random persistent persistent)
@@ -100,7 +100,7 @@ until ls "${first[@]}" >log/first 2>&1; do sleep 0.5; done
             record takecover "agent-$round" "takecover/agent-$round" "${FRAMES:-100000}" $((10 + round)) $((3 * ${PLAYERS:-7})) &
         done
         until [ -f takecover/world/world.json ]; do sleep 1; done
-        learn takecover world "agent-${ROUNDS}c" rest --horizon 64 --discount 0.98 $(after "takecover/agent-$ROUNDS")
+        learn takecover world "agent-${ROUNDS}c" rest --horizon 64 --gamma 0.98 $(after "takecover/agent-$ROUNDS")
         exit
     fi
     long=(--attention 16 --window 48 --batch-size 16)

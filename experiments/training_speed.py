@@ -31,7 +31,7 @@ from worldsim.evaluation import stopwatch
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.training.buffer import FrameBuffer
 from worldsim.training.corruption import PerturbConfig
-from worldsim.training.loss import ObjectiveConfig
+from worldsim.training.loss import LossConfig
 from worldsim.training.sharding import part_of
 from worldsim.training.train import TrainConfig, Trainer, require_recording
 
@@ -61,7 +61,7 @@ class Config:
     steps: int = 200
     """Timed steps at most."""
     energy: float = 0.7
-    """Weight of the energy score, as ``--objective.energy`` of training."""
+    """Weight of the energy score, as ``--loss.energy`` of training."""
     own: float = 0.0
     """More than 0: measure also how fast episodes are taken in of which the network dreams
     parts."""
@@ -105,7 +105,7 @@ def training(config: Config, preset: str, out: Path) -> TrainConfig:
         preset=preset,
         steps=10**9,
         memory=memory,
-        objective=ObjectiveConfig(energy=config.energy),
+        loss=LossConfig(energy=config.energy),
         perturb=PerturbConfig(own=config.own),
         **settings,
     )
@@ -115,7 +115,7 @@ def flop_per_window(trainer: Trainer) -> float:
     """Floating-point operations, forward and backward, of a step on this process for each of its
     windows, none of them twice."""
     small = dataclasses.replace(trainer.config, batch_size=COUNTED)
-    model = trainer.accelerator.unwrap_model(trainer.objective)
+    model = trainer.accelerator.unwrap_model(trainer.loss_module)
     whole, trainer.config = trainer.config, small
     generator = torch.Generator(trainer.device).manual_seed(0)
     windows, motions = trainer.draw(generator)

@@ -1,4 +1,4 @@
-"""Start in a place that was captured: a nerfstudio dataset with depth, a journey, or any posed
+"""Start in a place that was captured: a nerfstudio dataset with depth, a trajectory, or any posed
 RGB-D frames.
 
 The earlier frames become the memory, the last ones the start. World axes have z up, metres; the
@@ -22,13 +22,11 @@ from torch import Tensor
 from worldsim.camera import Camera, snap_pose
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.io.nerfstudio import TRANSFORMS, open_capture
-from worldsim.io.rgbd import CapturedFrame, frames_of, journey_of
-from worldsim.journey import Journey
-from worldsim.memory.none import NoMemory
+from worldsim.io.rgbd import CapturedFrame, frames_of, trajectory_of
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.protocols import SceneMemory
+from worldsim.protocols import SceneMemory, SkipsUnknown, remembers
 from worldsim.runtime.files import inside
-from worldsim.state import Frame, SceneStart
+from worldsim.state import Frame, SceneStart, Trajectory
 from worldsim.world import World
 
 LAST = 12
@@ -43,12 +41,12 @@ not say otherwise. These frames are true, so that another colour means that some
 class CaptureScene:
     """One capture to start from.
 
-    capture: the folder of a nerfstudio dataset, a journey, or frames (see
+    capture: the folder of a nerfstudio dataset, a trajectory, or frames (see
     :func:`worldsim.io.rgbd.captured_frames`); of the folder, what
     :func:`worldsim.io.nerfstudio.open_capture` does by default is changed by opening it oneself.
     last: how many frames are the start; those before them are integrated into the memory. name: by
     default the folder's. world: whose size, camera and memory the start has. Environments fit it to
-    their own world (:meth:`fitted`); without one, the frames keep their size and a
+    their own world (:meth:`fit_to`); without one, the frames keep their size and a
     :class:`PointMemory` of at most ``ROOM`` points holds what was seen.
 
     Frames are cropped to a camera that all of them cover, the world's own where they see that much,
@@ -59,7 +57,7 @@ class CaptureScene:
 
     def __init__(
         self,
-        capture: str | os.PathLike[str] | Journey | Sequence[CapturedFrame],
+        capture: str | os.PathLike[str] | Trajectory | Sequence[CapturedFrame],
         last: int = LAST,
         name: str | None = None,
         world: World | None = None,
@@ -70,13 +68,13 @@ class CaptureScene:
             name = Path(capture).resolve().name if name is None else name
             self.frames: Sequence[CapturedFrame] = open_capture(capture)
         else:
-            self.frames = frames_of(capture) if isinstance(capture, Journey) else list(capture)
+            self.frames = frames_of(capture) if isinstance(capture, Trajectory) else list(capture)
         if not self.frames:
             raise InvalidInputError("this capture has no frames: give at least one")
         self.last, self.name, self.world = last, name or "capture", world
         self._start: SceneStart | None = None
 
-    def fitted(self, world: World) -> CaptureScene:
+    def fit_to(self, world: World) -> CaptureScene:
         """The same capture for ``world``: its frame size, camera and memory."""
         return (
             self if world is self.world else CaptureScene(self.frames, self.last, self.name, world)
@@ -91,44 +89,53 @@ class CaptureScene:
     def _made(self) -> SceneStart:
         world = self.world
         if world is None:
-            journey, known = journey_of(self.frames)
+            trajectory, known = trajectory_of(self.frames)
             memory: SceneMemory = PointMemory(
-                PointMemoryConfig(capacity=min(ROOM, journey.inverse_depth.numel()))
+                PointMemoryConfig(capacity=min(ROOM, trajectory.inverse_depth.numel()))
             )
-            act = torch.zeros(len(journey), dtype=torch.int64)
+            act = torch.zeros(len(trajectory), dtype=torch.int64)
         else:
-            n = world.network.config
-            journey, known = journey_of(self.frames, n.height, n.width, world.config.intrinsics)
+            n = world.spec
+            trajectory, known = trajectory_of(
+                self.frames, n.height, n.width, world.config.intrinsics
+            )
             memory = world.memory
             act = (
-                torch.zeros(len(journey), dtype=torch.int64)
+                torch.zeros(len(trajectory), dtype=torch.int64)
                 if n.actions
-                else torch.zeros(len(journey), n.action_dim)
+                else torch.zeros(len(trajectory), n.action_dim)
             )
-        pose = snap_pose(journey.pose)
+        pose = snap_pose(trajectory.pose)
         memory = _comparing_colours(memory)
         first, data, code = (
-            max(0, len(journey) - self.last),
+            max(0, len(trajectory) - self.last),
             memory.empty(1, "cpu"),
-            journey.inverse_depth.clone(),
+            trajectory.inverse_depth.clone(),
         )
-        for i in range(len(journey)):
-            camera = Camera(pose[i : i + 1], journey.intrinsics[None], *journey.rgb.shape[-2:])
+        for i in range(len(trajectory)):
+            camera = Camera(
+                pose[i : i + 1], trajectory.intrinsics[None], *trajectory.rgb.shape[-2:]
+            )
             code[i] = _whole(code[i], known[i], memory, data, camera, self.frames[i].name)
             if i < first:
-                frame = Frame(journey.rgb[i : i + 1], code[i : i + 1], camera.pose)
+                frame = Frame(trajectory.rgb[i : i + 1], code[i : i + 1], camera.pose)
                 # Steps before that of the first start frame.
-                data = _integrated(
-                    memory, data, frame, camera, torch.tensor([i - len(journey)]), known[i : i + 1]
+                data = _integrate(
+                    memory,
+                    data,
+                    frame,
+                    camera,
+                    torch.tensor([i - len(trajectory)]),
+                    known[i : i + 1],
                 )
         return SceneStart(
-            rgb=journey.rgb[first:],
+            rgb=trajectory.rgb[first:],
             act=act[first:],
             inverse_depth=code[first:],
             pose=pose[first:],
-            intrinsics=journey.intrinsics,
+            intrinsics=trajectory.intrinsics,
             memory=None
-            if isinstance(memory, NoMemory)
+            if not remembers(memory)
             else memory.trim(data)
             if isinstance(memory, PointMemory)
             else data,
@@ -142,10 +149,10 @@ def _comparing_colours(memory: SceneMemory) -> SceneMemory:
     return PointMemory(dataclasses.replace(memory.config, colour_tolerance=COLOUR_TOLERANCE))
 
 
-def _integrated(
+def _integrate(
     memory: SceneMemory, data: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor
 ) -> Any:
-    if isinstance(memory, PointMemory):
+    if isinstance(memory, SkipsUnknown):
         return memory.integrate(data, frame, camera, step, known)
     return memory.integrate(data, frame, camera, step)
 
@@ -180,7 +187,7 @@ class CaptureScenes:
         self.folder, self.last, self.world = Path(folder), last, world
         self._loaded: dict[str, CaptureScene] = {}
 
-    def fitted(self, world: World) -> CaptureScenes:
+    def fit_to(self, world: World) -> CaptureScenes:
         """The same captures for ``world``: its frame size, camera and memory."""
         return self if world is self.world else CaptureScenes(self.folder, self.last, world)
 

@@ -99,9 +99,9 @@ class EpisodeScenes:
         """One of the moments, each as likely."""
         return self.load(self.names()[int(rng.integers(len(self._moments)))])
 
-    def fitted(self, world: World) -> EpisodeScenes:
+    def fit_to(self, world: World) -> EpisodeScenes:
         """Itself; raises InvalidInputError if the world sees frames of another size."""
-        n, shape = world.network.config, tuple(self.datasets[0].info.observation_space["shape"])
+        n, shape = world.spec, tuple(self.datasets[0].info.observation_space["shape"])
         if shape != (n.height, n.width, 3):
             raise InvalidInputError(
                 f"{self.folder} holds frames of {shape}, the world sees {(n.height, n.width, 3)}"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from worldsim.camera import check_poses, default_intrinsics, quantise_depth, snap_pose
 from worldsim.errors import InvalidInputError
 from worldsim.io.pictures import read_picture
-from worldsim.io.rgbd import CapturedFrame, common_camera, resampled
+from worldsim.io.rgbd import CapturedFrame, common_camera, resample
 from worldsim.state import SceneStart
 from worldsim.world import World
 
@@ -42,7 +42,7 @@ class ImageScene:
     default the image is taken to show what the world's camera sees (73.7 by 64.0 degrees in
     ``freedoom-tiny``), after the crop; without a world, 90 degrees from left to right. act: the
     action that led to the frame; 0 (the no-op, or zeros) by default. name: of the start. world:
-    whose size and camera the start has. Environments fit it to their own world (:meth:`fitted`).
+    whose size and camera the start has. Environments fit it to their own world (:meth:`fit_to`).
 
     Raises NotFoundError, DamagedFileError or InvalidInputError.
     """
@@ -92,7 +92,7 @@ class ImageScene:
         self.size, self.depth, self.pose, self.intrinsics = size, depth, pose, given
         self.act, self.name, self.world = act, name, world
 
-    def fitted(self, world: World) -> ImageScene:
+    def fit_to(self, world: World) -> ImageScene:
         """The same image for ``world``: its frame size and camera."""
         if world is self.world:
             return self
@@ -110,9 +110,7 @@ class ImageScene:
         never be."""
         world, (height, width) = self.world, self.rgb.shape[:2]
         size = self.size or (
-            (height, width)
-            if world is None
-            else (world.network.config.height, world.network.config.width)
+            (height, width) if world is None else (world.spec.height, world.spec.width)
         )
         wanted = None if world is None else world.config.intrinsics
         depth = (
@@ -127,7 +125,7 @@ class ImageScene:
         camera = self._camera(wanted, size)
         frame = CapturedFrame(self.name, pose, camera, height, width, lambda: (self.rgb, depth))
         seen = common_camera([frame], size[0], size[1], wanted)
-        rgb, resized = resampled(frame, size[0], size[1], seen)
+        rgb, resized = resample(frame, size[0], size[1], seen)
         return SceneStart(
             rgb=torch.from_numpy(rgb).permute(2, 0, 1)[None].contiguous(),
             act=self._action()[None],
@@ -152,6 +150,6 @@ class ImageScene:
         return np.array([focal, focal, 0.5 * width, 0.5 * height])
 
     def _action(self) -> torch.Tensor:
-        if self.act is None and self.world is not None and not self.world.network.config.actions:
-            return torch.zeros(self.world.network.config.action_dim)
+        if self.act is None and self.world is not None and not self.world.spec.actions:
+            return torch.zeros(self.world.spec.action_dim)
         return torch.as_tensor(np.asarray(0 if self.act is None else self.act))

@@ -134,7 +134,7 @@ def build(root: Path, seed: int) -> Bases:
         (root / name).mkdir()
         env.save(root / name / "walk.safetensors")
         if name == "walk":
-            save_nerfstudio(env.journey, root / "capture")
+            save_nerfstudio(env.trajectory, root / "capture")
     record(
         RecordConfig(
             ROOM,

@@ -281,7 +281,7 @@ def _fuse(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 
     return len(
         fuse(
-            walked(bases).journey,
+            walked(bases).trajectory,
             FusionConfig(**{"refine": 1, "sightings": 1, "smallest": 1, **given}),
         ).faces
     )
@@ -318,33 +318,33 @@ def _save_points(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
     return save_ply(arguments["position"], arguments["colour"], arguments["path"])
 
 
-def _save_journey(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
+def _save_trajectory(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
     from worldsim.io.nerfstudio import save_nerfstudio
 
-    arguments = {"journey": walked(bases).journey, "folder": folder / "capture", **given}
-    return save_nerfstudio(arguments["journey"], arguments["folder"])
+    arguments = {"trajectory": walked(bases).trajectory, "folder": folder / "capture", **given}
+    return save_nerfstudio(arguments["trajectory"], arguments["folder"])
 
 
 def _open_capture(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
     from worldsim.io.nerfstudio import open_capture
 
-    return [frame.read() for frame in open_capture(**{"path": bases.capture, **given})][0]
+    return next(frame.read() for frame in open_capture(**{"path": bases.capture, **given}))
 
 
 def _captured(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.io.rgbd import captured_frames, journey_of
+    from worldsim.io.rgbd import captured_frames, trajectory_of
 
     arrays = _frames(bases, {})
     arguments = {name: arrays[name] for name in ("rgb", "depth", "pose", "intrinsics")} | given
-    return journey_of(captured_frames(**arguments))[1].sum()
+    return trajectory_of(captured_frames(**arguments))[1].sum()
 
 
-def _journey_of(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
-    from worldsim.io.rgbd import captured_frames, journey_of
+def _trajectory_of(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
+    from worldsim.io.rgbd import captured_frames, trajectory_of
 
     arrays = _frames(bases, {})
     frames = captured_frames(arrays["rgb"], arrays["depth"], arrays["pose"], arrays["intrinsics"])
-    return journey_of(frames, **given)[1].sum()
+    return trajectory_of(frames, **given)[1].sum()
 
 
 def _dataset(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
@@ -501,12 +501,12 @@ path_out = Argument(
 ENV_ARGUMENTS = (
     Argument("world", never, NAMES),
     device,
-    Argument("steps", whole(1, 1000, none=True), (0, -1, 10**9)),
+    Argument("num_inference_steps", whole(1, 1000, none=True), (0, -1, 10**9)),
     Argument("engine", one_of(None, "plain", "fast", "compiled"), ("quick", 3, "PLAIN")),
     Argument("temperature", number(0, 1, none=True), (-0.1, 1.1)),
     Argument("render_mode", one_of(None, "rgb_array"), ("human", 3)),
     Argument("uncertainty_limit", number(1e-300, 1e300, none=True), (0, -1.0)),
-    Argument("scenes", one_of(None), NAMES + ("os:system:touch X",)),
+    Argument("scenes", one_of(None), (*NAMES, "os:system:touch X")),
 )
 
 
@@ -610,7 +610,7 @@ CALLS = (
     Call(
         "WorldEnv",
         _world_env,
-        (*ENV_ARGUMENTS, Argument("journey", whole(0, 10**9), (-1, 2.5, True))),
+        (*ENV_ARGUMENTS, Argument("trajectory", whole(0, 10**9), (-1, 2.5, True))),
     ),
     Call(
         "WorldVectorEnv",
@@ -629,7 +629,7 @@ CALLS = (
         (
             Argument("world", never, NAMES),
             device,
-            Argument("steps", whole(1, 1000, none=True), (0,)),
+            Argument("num_inference_steps", whole(1, 1000, none=True), (0,)),
         ),
     ),
     Call(
@@ -726,7 +726,7 @@ CALLS = (
             Argument("voxel", number(0.02, 1e3), (0, -1, 1e-9, 1e-300, 1e30, 1e-3)),
             Argument("reach", number(0.01, 1e9, none=True), (0, -1, math.nan)),
             Argument("confidence", whole(0, 255), (-1, 256, 10**9)),
-            Argument("journey", lambda x: x is None),
+            Argument("trajectory", lambda x: x is None),
         ),
     ),
     Call(
@@ -813,9 +813,9 @@ CALLS = (
         "world.with_dynamics",
         _dynamics,
         (
-            Argument("steps", whole(1, 1000, none=True), (0, -1, 10**9)),
+            Argument("num_inference_steps", whole(1, 1000, none=True), (0, -1, 10**9)),
             Argument("temperature", number(0, 1, none=True), (-0.5, 2, math.nan)),
-            Argument("context_level", number(0, 1, none=True), (-0.5, 2, math.nan)),
+            Argument("context_sigma", number(0, 1, none=True), (-0.5, 2, math.nan)),
             Argument("shift", number(1e-6, 1e5, none=True), (0, -1, math.nan)),
         ),
     ),
@@ -940,8 +940,8 @@ CALLS = (
     ),
     Call(
         "save_nerfstudio",
-        _save_journey,
-        (Argument("folder", path_out.valid, path_out.bad), Argument("journey", never)),
+        _save_trajectory,
+        (Argument("folder", path_out.valid, path_out.bad), Argument("trajectory", never)),
     ),
     Call(
         "open_capture",
@@ -980,8 +980,8 @@ CALLS = (
         ),
     ),
     Call(
-        "journey_of",
-        _journey_of,
+        "trajectory_of",
+        _trajectory_of,
         (
             Argument("height", whole(1, 1024, none=True), (0, -1, 10**9)),
             Argument("width", whole(1, 1024, none=True), (0, -1, 10**9)),

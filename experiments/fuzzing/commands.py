@@ -45,6 +45,7 @@ TEXTS = (
 is judged."""
 LONG = (
     "steps",
+    "num-inference-steps",
     "episodes",
     "frames",
     "outward",
@@ -357,7 +358,7 @@ COMMANDS = (
             "history": ("0", "1", *NEGATIVE),
             "horizon": ("0", *NEGATIVE),
             "seed": NEGATIVE,
-            "steps": ("0", *NEGATIVE),
+            "num-inference-steps": ("0", *NEGATIVE),
             "temperature": ("-1", "2", "nan", "x"),
             "batch": ("0", "1000000000000", *NEGATIVE),
             "bootstrap": ("0", *NEGATIVE),
@@ -377,7 +378,7 @@ COMMANDS = (
         {
             "device": DEVICES,
             "seed": NEGATIVE,
-            "steps": ("0", *NEGATIVE),
+            "num-inference-steps": ("0", *NEGATIVE),
             "history": ("0", "1", *NEGATIVE),
             "outward": ("0", "1", *NEGATIVE),
             "world": ("nothing", "owner/name", "/etc"),
@@ -515,7 +516,7 @@ COMMANDS = (
             "seed": ("x", "-1"),
             "patience": ("nan", "x", "-1"),
             "buffer-frames": ("0", "-1", "x"),
-            "sampling-steps": ("0", "-1"),
+            "num-inference-steps": ("0", "-1"),
             "init-from": ("nothing",),
             "data": ("nothing", "/etc"),
             "mirror-actions": ("0", "1 2", "99 1 2 3 4 5 6", "x"),
@@ -527,7 +528,7 @@ COMMANDS = (
         "distil",
         _distil,
         {
-            "steps": ("0", "-1", "9"),
+            "num-inference-steps": ("0", "-1", "9"),
             "student": ("nothing",),
             "training-steps": ("0", "-1", "x"),
             "batch-size": ("0", "-1"),
@@ -574,7 +575,7 @@ COMMANDS = (
             "warmup": ("0", "-1"),
             "repeats": ("0", "-1"),
             "timed-steps": ("0", "-1"),
-            "steps": ("0", "-1"),
+            "num-inference-steps": ("0", "-1"),
             "engine": ("x",),
             "memory": ("x",),
             "seed": NEGATIVE,
@@ -609,10 +610,7 @@ def case_of(rng: random.Random, folder: Path, bases: Bases, seed: int) -> Case:
     way = rng.choices(("bad", "object", "text", "place", "form", "whole"), (40, 25, 15, 10, 8, 2))[
         0
     ]
-    if line.name == "import-minari":
-        expect_of_whole = Expect.REFUSE
-    else:
-        expect_of_whole = Expect.ACCEPT
+    expect_of_whole = Expect.REFUSE if line.name == "import-minari" else Expect.ACCEPT
     if way == "object" and line.reads:
         kind = rng.choice(sorted(line.reads))
         damaged = formats.case_of(formats.FORMATS[kind], rng, folder / "object", bases, seed)
@@ -701,7 +699,7 @@ def _malformed(line: Line, arguments: list[str], rng: random.Random, folder: Pat
     elif way == "case":
         arguments = [a.upper() if a.startswith("--") else a for a in arguments] + ["--X"]
     else:
-        arguments = arguments[:1] + ["--nothing"]
+        arguments = [*arguments[:1], "--nothing"]
     return Case(
         f"{line.name}: {way}",
         " ".join(arguments)[:60],

@@ -314,7 +314,7 @@ def use_snapshot(folder: Path, bases: Bases) -> Any:
 
     path = folder / "walk.safetensors"
     opened = open_snapshot(path)
-    points, journey = opened.memory.points(), opened.journey
+    points, trajectory = opened.memory.points(), opened.trajectory
     world = the_world(bases)
     snapshot = load_snapshot(path, world)
     env = WorldEnv(world)
@@ -323,7 +323,7 @@ def use_snapshot(folder: Path, bases: Bases) -> Any:
     again = env.reset()
     return (
         points,
-        journey,
+        trajectory,
         opened.world,
         opened.env_id,
         snapshot.elapsed,
@@ -373,14 +373,14 @@ def use_agent(folder: Path, bases: Bases) -> Any:
 
 def use_capture(folder: Path, bases: Bases) -> Any:
     from worldsim.io.nerfstudio import open_capture
-    from worldsim.io.rgbd import journey_of
+    from worldsim.io.rgbd import trajectory_of
     from worldsim.scenes.capture import CaptureScene
 
     frames = open_capture(folder)
     pictures = [frame.read() for frame in frames]
-    journey, known = journey_of(frames)
+    trajectory, known = trajectory_of(frames)
     start = CaptureScene(folder, world=the_world(bases)).start(np.random.default_rng(0))
-    return pictures, journey, known, dataclasses.replace(start, name="")
+    return pictures, trajectory, known, dataclasses.replace(start, name="")
 
 
 @cache
@@ -395,9 +395,9 @@ def use_checkpoint(folder: Path, bases: Bases) -> Any:
     trainer.config = dataclasses.replace(trainer.config, out=folder)
     trainer.history, trainer.step, trainer.elapsed = [], 0, 0.0
     resumed = trainer.resume()
-    from worldsim.training.checkpoint import packed
+    from worldsim.training.checkpoint import pack
 
-    weights = packed(trainer.objective, trainer.ema, trainer.optimizer)
+    weights = pack(trainer.loss_module, trainer.ema, trainer.optimizer)
     return resumed, trainer.step, trainer.elapsed, trainer.progress, trainer.history, weights
 
 
@@ -959,7 +959,7 @@ def _capture_numbers(folder: Path, rng: random.Random, bases: Bases) -> tuple[st
     elif what == "identity times 2":
         frame["transform_matrix"] = (2 * np.eye(4)).tolist()
     elif what == "last row":
-        frame["transform_matrix"] = identity[:3] + [[1, 2, 3, 4]]
+        frame["transform_matrix"] = [*identity[:3], [1, 2, 3, 4]]
     elif what == "far away":
         frame["transform_matrix"] = (np.eye(4) + np.eye(4, k=3) * 1e30).tolist()
     elif what == "no frames":
@@ -1141,8 +1141,8 @@ WORLD = Format(
     ),
     rules=(
         (r"config\.fps", lambda x: 0 < x <= 1e5),
-        (r"dynamics\.steps", lambda x: 1 <= x <= 1000 and x == int(x)),
-        (r"context_level|temperature", _share),
+        (r"dynamics\.num_inference_steps", lambda x: 1 <= x <= 1000 and x == int(x)),
+        (r"context_sigma|temperature", _share),
         (r"shift", _positive),
         (r"capacity", lambda x: 1 <= x < 10**8 and x == int(x)),
         (r"tolerance|body_m", lambda x: 0 <= x < 1e9),

@@ -40,7 +40,7 @@ from worldsim.runtime.json_config import read_json, write_json
 from worldsim.state import Frame, SceneStart
 from worldsim.training.config import TrainConfig
 from worldsim.training.frame_heads import BalanceConfig, Balanced, FrameOutcomeHead, Recorded, Seen
-from worldsim.training.loss import Balance, ObjectiveConfig
+from worldsim.training.loss import Balance, LossConfig
 from worldsim.training.train import run
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
@@ -502,7 +502,7 @@ def train_world(config: ArmsConfig) -> None:
         raise SystemExit(f"--arm {config.arm!r}: choose one of {', '.join(ARMS)}")
     arm, device = ARMS[config.arm], device_of()
     steps = config.steps * arm.longer
-    objective = ObjectiveConfig(
+    objective = LossConfig(
         balance=arm.balance, pure_noise=0.5, energy=0.9, detail=0.8, outcome_weight=2.0,
         end_emphasis=arm.emphasis,
     )  # fmt: skip
@@ -510,7 +510,7 @@ def train_world(config: ArmsConfig) -> None:
         TrainConfig(
             data=(config.work / "data",), out=config.work / "worlds" / config.arm, seed=arm.seed,
             preset=config.preset, pooling=arm.pooling, memory=False, colour=0.0,
-            objective=objective,
+            loss=objective,
             steps=steps, warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size,
             buffer_frames=int(1.2 * sum(config.frames)) + 4096,
             save_every=steps, sample_every=steps, scenes=0,

@@ -113,7 +113,7 @@ def test_stacks_begin_with_their_episode() -> None:
 def test_learns_from_pictures(tmp_path: Path, continuous: bool) -> None:
     """Right in half of the steps by chance."""
     envs = vector(lambda: Bars(continuous))
-    policy = train(settings(tmp_path, steps=3_000, discount=0.3, learning_rate=2e-3), envs)
+    policy = train(settings(tmp_path, steps=3_000, gamma=0.3, learning_rate=2e-3), envs)
     policy.reset(0)
     env = Bars(continuous)
     obs, _ = env.reset(seed=1)
@@ -282,10 +282,10 @@ def test_the_number_of_dreams_fits_the_device_and_stays(tmp_path: Path) -> None:
     """Reproduces: 256 dreams at once on a CPU, too. A run that goes on keeps its number where none
     is asked for."""
     args = settings(tmp_path, num_envs=None)
-    assert args.settled().num_envs == 8
+    assert args.settle().num_envs == 8
     train(dataclasses.replace(args, num_envs=4, steps=128), vector(Bars, n=4))
-    assert args.settled().num_envs == 4
-    assert dataclasses.replace(args, num_envs=16).settled().num_envs == 16
+    assert args.settle().num_envs == 4
+    assert dataclasses.replace(args, num_envs=16).settle().num_envs == 16
 
 
 def test_starts_from_another_agent(tmp_path: Path) -> None:

@@ -6,7 +6,15 @@ import math
 
 import numpy as np
 
-from worldsim.agents.pursuit import BACKWARD, FORWARD, LEFT, RIGHT, Pursuit, PursuitConfig, wrapped
+from worldsim.agents.pursuit import (
+    BACKWARD,
+    FORWARD,
+    LEFT,
+    RIGHT,
+    Pursuit,
+    PursuitConfig,
+    wrap_angle,
+)
 from worldsim.planning.ground import Ground, GroundConfig
 
 HERE = np.zeros(2)
@@ -42,7 +50,7 @@ def test_steps_of_turns() -> None:
     off = np.radians([0.0, 6.0, -21.0, 90.0])
     # 90 degrees: 7 and then 83 / 14.1, rounded up.
     assert pursuit().steps(off).tolist() == [0.0, 1.0, 2.0, 7.0]
-    assert np.allclose(wrapped(np.array([1.5 * np.pi, -0.5])), [-0.5 * np.pi, -0.5])
+    assert np.allclose(wrap_angle(np.array([1.5 * np.pi, -0.5])), [-0.5 * np.pi, -0.5])
 
 
 def test_two_steps_forward_that_lead_nowhere_are_a_bump_and_bumps_grow() -> None:
@@ -72,7 +80,7 @@ def test_it_moves_on_freely_where_nothing_stops_it() -> None:
     for _ in range(20):
         assert walker.feel(place, 0.0) == (False, False)
         assert walker.act(place, 0.0, 0.0) == FORWARD
-        place = place + (0.9, 0.0)
+        place = (*place, 0.9, 0.0)
     assert not walker.bumps
 
 

@@ -61,12 +61,12 @@ def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture
                 "d",
                 "--out",
                 "o",
-                "--steps",
+                "--num-inference-steps",
                 "2",
-                "--objective.real",
+                "--loss.real",
                 "0",
             ],
-            "steps",
+            "num_inference_steps",
             2,
         ),
         (
@@ -120,8 +120,8 @@ def test_documented_arguments_are_taken(arguments: list[str], field: str, value:
 
 
 def test_enums_are_given_by_value():
-    config = cli.parse("train", ["--data", "d", "--out", "o", "--objective.balance", "level"])
-    assert config.objective.balance is Balance.LEVEL
+    config = cli.parse("train", ["--data", "d", "--out", "o", "--loss.balance", "level"])
+    assert config.loss.balance is Balance.LEVEL
 
 
 def test_a_command_gets_its_config(stub: types.ModuleType):

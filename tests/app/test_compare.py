@@ -77,7 +77,7 @@ def test_a_dream_starts_where_a_real_environment_stands(tiny: World) -> None:
     np.testing.assert_array_equal(first, obs)
     np.testing.assert_allclose(told["pose"], info["pose"], atol=1e-3)
     start = frames_of(real)
-    assert start.act.tolist() == acts[-5:] and len(dream.journey) == 5
+    assert start.act.tolist() == acts[-5:] and len(dream.trajectory) == 5
     np.testing.assert_array_equal(start.rgb.permute(0, 2, 3, 1).numpy(), np.stack(seen[-5:]))
     again, _ = gym.make("worldsim/FreedoomDream-v0", world=tiny).reset(
         seed=7, options={"frames": gym.wrappers.TimeLimit(real, 99)}

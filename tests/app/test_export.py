@@ -13,7 +13,7 @@ import pytest
 import trimesh
 
 import worldsim.world
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.app import cli
 from worldsim.app.export import ExportConfig, Form, export
 from worldsim.envs.tiny_room import TinyRoom
@@ -28,9 +28,9 @@ from worldsim.errors import (
 )
 from worldsim.io.meshes import GLTF_FROM_WORLD
 from worldsim.io.nerfstudio import open_capture
-from worldsim.journey import Journey
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory, RadianceMemoryConfig
 from worldsim.scenes.capture import CaptureScene
+from worldsim.state import Trajectory
 from worldsim.world import World
 from worldsim.world.snapshots import open_snapshot
 
@@ -74,7 +74,9 @@ def test_an_unknown_world_is_named_and_writes_nothing(tmp_path: Path):
 
 @pytest.fixture(scope="module")
 def snapshot(
-    tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path_factory: pytest.TempPathFactory
+    tiny_world: World,
+    room_walk: tuple[TinyRoom, Trajectory],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A dream that has begun in the room: sixty true frames are its memory, twenty its walk."""
     env = WorldEnv(tiny_world, scenes=CaptureScene(room_walk[1], last=20))
@@ -104,7 +106,7 @@ def test_points(snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("more", [(), ("--points",), ("--voxel", "0.1")])
 def test_mesh(
-    snapshot: Path, room_walk: tuple[TinyRoom, Journey], tmp_path: Path, more: tuple[str, ...]
+    snapshot: Path, room_walk: tuple[TinyRoom, Trajectory], tmp_path: Path, more: tuple[str, ...]
 ):
     assert run(snapshot, "--out", tmp_path / "room.glb", *more) == 0
     mesh: Any = trimesh.load(tmp_path / "room.glb", force="mesh")
@@ -114,7 +116,7 @@ def test_mesh(
     assert (off_the_walls(room_walk[0], position) < 0.1).mean() > 0.85
 
 
-def test_dataset(snapshot: Path, room_walk: tuple[TinyRoom, Journey]):
+def test_dataset(snapshot: Path, room_walk: tuple[TinyRoom, Trajectory]):
     assert run(snapshot, "--to", "nerfstudio") == 0
     folder = snapshot.parent / "walk-nerfstudio"
     frames = open_capture(folder)
@@ -126,7 +128,7 @@ def test_dataset(snapshot: Path, room_walk: tuple[TinyRoom, Journey]):
 
 @pytest.mark.parametrize("form", ["ply", "glb", "nerfstudio"])
 def test_a_snapshot_with_a_radiance_field(
-    tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path: Path, form: Form
+    tiny_world: World, room_walk: tuple[TinyRoom, Trajectory], tmp_path: Path, form: Form
 ):
     """Its points are exported as those of a point memory are."""
     memory = RadianceMemory(
@@ -160,7 +162,7 @@ def test_files_are_named_after_the_snapshot_and_not_overwritten(
 
 
 def test_one_of_several_environments(
-    tiny_world: World, room_walk: tuple[TinyRoom, Journey], tmp_path: Path
+    tiny_world: World, room_walk: tuple[TinyRoom, Trajectory], tmp_path: Path
 ):
     env = WorldVectorEnv(2, tiny_world, scenes=CaptureScene(room_walk[1]))
     env.reset(seed=0)

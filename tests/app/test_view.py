@@ -187,25 +187,25 @@ def test_points_grow_and_are_cut(viewer: Any, browser: Any) -> None:
 
 
 def test_the_frame_slider_walks_along(viewer: Any, browser: Any, saved: Path) -> None:
-    journey = open_snapshot(saved).journey
-    assert journey is not None
-    last = len(journey) - 1
-    np.testing.assert_allclose(viewer._chosen.position, journey.pose[last, :3, 3])
+    trajectory = open_snapshot(saved).trajectory
+    assert trajectory is not None
+    last = len(trajectory) - 1
+    np.testing.assert_allclose(viewer._chosen.position, trajectory.pose[last, :3, 3])
     thumb = browser.find_elements(By.XPATH, "//*[@role='slider']")[-1]
     thumb.send_keys(Keys.ARROW_LEFT, Keys.ARROW_LEFT)
     until(lambda: viewer._frame.value == last - 2)
-    until(lambda: np.allclose(viewer._chosen.position, journey.pose[last - 2, :3, 3]))
+    until(lambda: np.allclose(viewer._chosen.position, trajectory.pose[last - 2, :3, 3]))
     browser.find_element(By.XPATH, "//button[normalize-space()='jump to this camera']").click()
     (client,) = viewer.server.get_clients().values()
-    until(lambda: np.allclose(client.camera.position, journey.pose[last - 2, :3, 3], atol=1e-3))
+    until(lambda: np.allclose(client.camera.position, trajectory.pose[last - 2, :3, 3], atol=1e-3))
     # Each of the camera's values comes in a message of its own.
-    fov = 2 * np.arctan(32 / float(journey.intrinsics[1]))
+    fov = 2 * np.arctan(32 / float(trajectory.intrinsics[1]))
     until(lambda: client.camera.fov == pytest.approx(fov, abs=1e-3))
 
 
 def test_a_snapshot_without_a_walk(world_folder: Path, tmp_path: Path) -> None:
     """The newest camera alone, with what the memory shows there."""
-    env = WorldEnv(world_folder, journey=0)
+    env = WorldEnv(world_folder, trajectory=0)
     env.reset(seed=0)
     viewer = open_viewer(ViewConfig(env.save(tmp_path / "still.safetensors"), port=free_port()))
     try:

@@ -19,6 +19,8 @@ from worldsim.diffusion.network import (
 )
 from worldsim.errors import InvalidInputError
 
+pytestmark = pytest.mark.fast
+
 WINDOW, FRAMES = 3, 6
 
 
@@ -190,12 +192,12 @@ def test_save_and_load(tmp_path: Path) -> None:
 
 def test_other_frame_sizes_keep_the_weights() -> None:
     network = small()
-    same = network.resized(8, 12)
+    same = network.resize(8, 12)
     for name, weight in network.state_dict().items():
         torch.testing.assert_close(same.state_dict()[name], weight, rtol=0, atol=1e-6)
     # 2 x 3 tokens whose first feature is 5 everywhere become 4 x 6 of the same.
     network.position[..., 0] = 5.0
-    larger = network.resized(16, 24)
+    larger = network.resize(16, 24)
     assert (larger.config.height, larger.config.width, larger.tokens) == (16, 24, 24)
     torch.testing.assert_close(larger.position[0, 0, :, 0], torch.full((24,), 5.0))
     assert torch.equal(larger.stem.weight, network.stem.weight)
@@ -208,7 +210,7 @@ def test_other_frame_sizes_keep_the_weights() -> None:
             == x.shape
         )
     with pytest.raises(InvalidInputError, match="multiples of 4"):
-        network.resized(10, 12)
+        network.resize(10, 12)
 
 
 def test_attention_pooling_by_hand() -> None:

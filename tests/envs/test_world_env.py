@@ -28,6 +28,8 @@ from worldsim.errors import (
 from worldsim.state import SceneStart, flatten
 from worldsim.world import World
 
+pytestmark = pytest.mark.fast
+
 SIZE = 32
 WALK = [1, 1, 3, 1, 4, 4, 2, 5, 6, 0]
 
@@ -235,7 +237,7 @@ def test_bad_arguments(world_folder: Path, tmp_path: Path, tiny_world: World) ->
     with pytest.raises(InvalidInputError, match="human"):
         WorldEnv(world_folder, render_mode="human")
     with pytest.raises(InvalidInputError, match="0"):
-        WorldEnv(world_folder, steps=0)
+        WorldEnv(world_folder, num_inference_steps=0)
     with pytest.raises(NotFoundError, match=r"worldsim\.scenes\.nowhere"):
         WorldEnv(world_folder, scenes="worldsim.scenes.nowhere:Nowhere")
     with pytest.raises(NotFoundError, match="start scenes"):
@@ -350,7 +352,7 @@ def test_time_limit_is_gymnasiums(world_folder: Path) -> None:
 
 
 def test_sampling_steps_can_be_chosen(world_folder: Path) -> None:
-    one, two = WorldEnv(world_folder), WorldEnv(world_folder, steps=2)
+    one, two = WorldEnv(world_folder), WorldEnv(world_folder, num_inference_steps=2)
     one.reset(seed=0), two.reset(seed=0)
     assert (one.step(1)[0] != two.step(1)[0]).any()
 

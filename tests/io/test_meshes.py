@@ -30,9 +30,9 @@ from worldsim.io.meshes import (
     save_glb,
     wrap,
 )
-from worldsim.io.nerfstudio import journey_points
-from worldsim.journey import Journey
+from worldsim.io.nerfstudio import trajectory_points
 from worldsim.runtime.ply import save_ply
+from worldsim.state import Trajectory
 
 Array = Any
 
@@ -78,23 +78,25 @@ def check_mesh(
 
 
 @pytest.fixture(scope="module")
-def fused(room_walk: tuple[TinyRoom, Journey]) -> trimesh.Trimesh:
+def fused(room_walk: tuple[TinyRoom, Trajectory]) -> trimesh.Trimesh:
     return fuse(room_walk[1])
 
 
-def test_a_fused_journey_is_the_room(fused: trimesh.Trimesh, room_walk: tuple[TinyRoom, Journey]):
+def test_a_fused_trajectory_is_the_room(
+    fused: trimesh.Trimesh, room_walk: tuple[TinyRoom, Trajectory]
+):
     check_mesh(fused, room_walk[0], 0.05, 0.98, 4.0)
 
 
-def test_points_are_wrapped_into_the_room(room_walk: tuple[TinyRoom, Journey]):
-    room, journey = room_walk
-    position, colour = journey_points(journey)
+def test_points_are_wrapped_into_the_room(room_walk: tuple[TinyRoom, Trajectory]):
+    room, trajectory = room_walk
+    position, colour = trajectory_points(trajectory)
     stray = np.array([[3.0, 3.0, 1.5], [5.0, 2.0, 1.0]], np.float32)
     position, colour = (
         np.concatenate([position, stray]),
         np.concatenate([colour, np.full((2, 3), 255, np.uint8)]),
     )
-    mesh = wrap(position, colour, journey.pose[:, :3, 3].numpy())
+    mesh = wrap(position, colour, trajectory.pose[:, :3, 3].numpy())
     check_mesh(mesh, room, PoissonConfig().cell, 0.97, 8.0)
 
 
@@ -137,7 +139,7 @@ def test_what_is_seen_through_later_is_gone():
     code = quantise_depth(torch.full((10, 32, 32), 4.0))
     code[0, 10:22, 10:22] = quantise_depth(torch.tensor(2.0))
     rgb, pose = torch.full((10, 3, 32, 32), 100, dtype=torch.uint8), torch.eye(4).repeat(10, 1, 1)
-    mesh = fuse(Journey(rgb, code, pose, torch.tensor([16.0, 16.0, 16.0, 16.0])))
+    mesh = fuse(Trajectory(rgb, code, pose, torch.tensor([16.0, 16.0, 16.0, 16.0])))
     np.testing.assert_allclose(mesh.vertices[:, 2], 4.0, atol=0.01)
 
 
@@ -145,13 +147,13 @@ def test_sky_and_what_is_far_is_left_out():
     code = quantise_depth(torch.full((2, 32, 32), 4.0))
     code[:, :8], code[:, 24:] = 0, quantise_depth(torch.tensor(30.0))
     rgb, pose = torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.eye(4).repeat(2, 1, 1)
-    journey = Journey(rgb, code, pose, torch.tensor([16.0, 16.0, 16.0, 16.0]))
-    vertices = fuse(journey).vertices
+    trajectory = Trajectory(rgb, code, pose, torch.tensor([16.0, 16.0, 16.0, 16.0]))
+    vertices = fuse(trajectory).vertices
     np.testing.assert_allclose(vertices[:, 2], 4.0, atol=0.01)
     # Rows 8 to 24 of 32 span 2 m to either side.
     assert -2.1 < vertices[:, 1].min() < -1.9 and 1.9 < vertices[:, 1].max() < 2.1
     with pytest.raises(InvalidInputError, match="nothing but sky"):
-        fuse(Journey(rgb, torch.zeros_like(code), pose, journey.intrinsics))
+        fuse(Trajectory(rgb, torch.zeros_like(code), pose, trajectory.intrinsics))
 
 
 def test_refined_depth_is_exact_on_planes_and_keeps_edges():
@@ -171,7 +173,7 @@ def test_refined_depth_is_exact_on_planes_and_keeps_edges():
     np.testing.assert_allclose(fine[6:8, 8:12], dequantise_depth(torch.tensor(1150.0)))
 
 
-def test_bad_input(room_walk: tuple[TinyRoom, Journey]):
+def test_bad_input(room_walk: tuple[TinyRoom, Trajectory]):
     points, colours = np.zeros((500, 3), np.float32), np.zeros((500, 3), np.uint8)
     with pytest.raises(InvalidInputError, match="voxel = 0"):
         fuse(room_walk[1], FusionConfig(voxel=0))
@@ -184,7 +186,7 @@ def test_bad_input(room_walk: tuple[TinyRoom, Journey]):
 
 
 def test_without_open3d_it_is_named(
-    room_walk: tuple[TinyRoom, Journey], monkeypatch: pytest.MonkeyPatch
+    room_walk: tuple[TinyRoom, Trajectory], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setitem(sys.modules, "open3d", None)
     with pytest.raises(MissingDependencyError, match=r"pip install '\.\[open3d\]'"):
@@ -227,7 +229,7 @@ def test_settings_out_of_range(config: Any, changes: dict[str, Any]) -> None:
 
 
 def test_meshes_that_memory_has_no_room_for(
-    room_walk: tuple[TinyRoom, Journey], monkeypatch: pytest.MonkeyPatch
+    room_walk: tuple[TinyRoom, Trajectory], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Millimetres of a room of 8 m would take hundreds of gigabytes."""
     monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "4")
@@ -254,7 +256,7 @@ def test_points_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(InvalidInputError):
             save_ply(position, colours, tmp_path / "a.ply")  # type: ignore[arg-type]
-    with pytest.raises(InvalidInputError, match="Journey"):
+    with pytest.raises(InvalidInputError, match="Trajectory"):
         fuse(3)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())
 

@@ -25,25 +25,28 @@ from worldsim.errors import (
 )
 from worldsim.evaluation.metrics import psnr
 from worldsim.io.nerfstudio import open_capture, save_nerfstudio
-from worldsim.io.rgbd import journey_of
-from worldsim.journey import Journey
+from worldsim.io.rgbd import trajectory_of
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.state import Frame
+from worldsim.state import Frame, Trajectory
 
 Array = Any
 
 
 @pytest.fixture(scope="module")
-def dataset(room_walk: tuple[TinyRoom, Journey], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dataset(
+    room_walk: tuple[TinyRoom, Trajectory], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The walk in the room as a dataset. Tests must not write there."""
     return save_nerfstudio(room_walk[1], tmp_path_factory.mktemp("exported") / "room")
 
 
 @pytest.fixture
-def small(room_walk: tuple[TinyRoom, Journey], tmp_path: Path) -> Path:
+def small(room_walk: tuple[TinyRoom, Trajectory], tmp_path: Path) -> Path:
     """Three frames of it, to spoil."""
-    journey = room_walk[1]
-    few = Journey(journey.rgb[:3], journey.inverse_depth[:3], journey.pose[:3], journey.intrinsics)
+    trajectory = room_walk[1]
+    few = Trajectory(
+        trajectory.rgb[:3], trajectory.inverse_depth[:3], trajectory.pose[:3], trajectory.intrinsics
+    )
     return save_nerfstudio(few, tmp_path / "small")
 
 
@@ -56,8 +59,8 @@ def change(folder: Path, **values: Any) -> dict[str, Any]:
     return meta
 
 
-def test_files(dataset: Path, room_walk: tuple[TinyRoom, Journey]):
-    journey = room_walk[1]
+def test_files(dataset: Path, room_walk: tuple[TinyRoom, Trajectory]):
+    trajectory = room_walk[1]
     assert sorted(path.name for path in dataset.iterdir()) == [
         "depths",
         "images",
@@ -82,9 +85,9 @@ def test_files(dataset: Path, room_walk: tuple[TinyRoom, Journey]):
     with Image.open(dataset / meta["frames"][7]["depth_file_path"]) as image:
         depth = np.array(image)
     assert depth.dtype == np.uint16
-    np.testing.assert_allclose(depth, journey.depth[7] * 1000.0, atol=0.5)
+    np.testing.assert_allclose(depth, trajectory.depth[7] * 1000.0, atol=0.5)
     with Image.open(dataset / meta["frames"][7]["file_path"]) as image:
-        np.testing.assert_array_equal(np.array(image), journey.rgb[7].permute(1, 2, 0))
+        np.testing.assert_array_equal(np.array(image), trajectory.rgb[7].permute(1, 2, 0))
 
 
 def test_opengl_axes_by_hand(tmp_path: Path):
@@ -97,7 +100,7 @@ def test_opengl_axes_by_hand(tmp_path: Path):
         torch.zeros(1, 3, 2, 2, dtype=torch.uint8),
         torch.full((1, 2, 2), 4096, dtype=torch.int32),
     )
-    folder = save_nerfstudio(Journey(rgb, code, pose[None], torch.ones(4)), tmp_path / "one")
+    folder = save_nerfstudio(Trajectory(rgb, code, pose[None], torch.ones(4)), tmp_path / "one")
     written = json.loads((folder / "transforms.json").read_text())["frames"][0]["transform_matrix"]
     assert written == [
         [1.0, 0.0, 0.0, 1.0],
@@ -135,53 +138,55 @@ def test_points_land_on_their_colours(dataset: Path):
     assert met > 50_000 and same > 0.9 * met
 
 
-def test_round_trip(dataset: Path, room_walk: tuple[TinyRoom, Journey]):
-    journey = room_walk[1]
-    again, known = journey_of(open_capture(dataset))
+def test_round_trip(dataset: Path, room_walk: tuple[TinyRoom, Trajectory]):
+    trajectory = room_walk[1]
+    again, known = trajectory_of(open_capture(dataset))
     assert bool(known.all())
-    assert torch.equal(again.pose, journey.pose) and torch.equal(
-        again.intrinsics, journey.intrinsics
+    assert torch.equal(again.pose, trajectory.pose) and torch.equal(
+        again.intrinsics, trajectory.intrinsics
     )
-    assert torch.equal(again.rgb, journey.rgb)
-    assert float((again.depth - journey.depth).abs().max()) <= 0.001
+    assert torch.equal(again.rgb, trajectory.rgb)
+    assert float((again.depth - trajectory.depth).abs().max()) <= 0.001
 
 
 def test_a_memory_of_the_import_explains_the_frames(dataset: Path):
-    journey, _ = journey_of(open_capture(dataset))
+    trajectory, _ = trajectory_of(open_capture(dataset))
     memory = PointMemory(PointMemoryConfig(capacity=131072))
-    data, cameras = memory.empty(1), journey.cameras
+    data, cameras = memory.empty(1), trajectory.cameras
     coverage, quality = [], []
     for again in (False, True):
-        for i in range(len(journey)):
+        for i in range(len(trajectory)):
             one = slice(i, i + 1)
             camera = Camera(cameras.pose[one], cameras.intrinsics[one], 64, 64)
             if again:
                 view = memory.render(data, camera)
                 coverage.append(float(view.coverage))
-                shown = torch.where(view.mask[:, None], view.rgb, journey.rgb[one])
-                quality.append(float(psnr(shown, journey.rgb[one])))
+                shown = torch.where(view.mask[:, None], view.rgb, trajectory.rgb[one])
+                quality.append(float(psnr(shown, trajectory.rgb[one])))
             else:
-                frame = Frame(journey.rgb[one], journey.inverse_depth[one], journey.pose[one])
+                frame = Frame(
+                    trajectory.rgb[one], trajectory.inverse_depth[one], trajectory.pose[one]
+                )
                 data = memory.integrate(data, frame, camera, torch.tensor([i]))
     assert np.mean(coverage) > 0.9 and np.mean(quality) > 25.0
 
 
 def test_sky_and_what_is_too_far_is_zero_and_comes_back_as_sky(tmp_path: Path):
     code = torch.tensor([[[124, 125], [126, 65535]]], dtype=torch.int32)
-    journey = Journey(
+    trajectory = Trajectory(
         torch.zeros(1, 3, 2, 2, dtype=torch.uint8), code, torch.eye(4)[None], torch.ones(4)
     )
-    folder = save_nerfstudio(journey, tmp_path / "sky")
+    folder = save_nerfstudio(trajectory, tmp_path / "sky")
     with Image.open(folder / "depths/frame_00000.png") as image:
         # 65,535 * 0.125 m / 125 is 65.535 m, the largest 16 bits hold.
         assert np.array(image).tolist() == [[0, 65535], [65015, 125]]
-    again, known = journey_of(open_capture(folder))
+    again, known = trajectory_of(open_capture(folder))
     assert again.inverse_depth.tolist() == [[[0, 125], [126, 65535]]] and bool(known.all())
-    _, known = journey_of(open_capture(folder, zero_is_sky=False))
+    _, known = trajectory_of(open_capture(folder, zero_is_sky=False))
     assert known.tolist() == [[[False, True], [True, True]]]
 
 
-def test_points_may_be_given(small: Path, room_walk: tuple[TinyRoom, Journey], tmp_path: Path):
+def test_points_may_be_given(small: Path, room_walk: tuple[TinyRoom, Trajectory], tmp_path: Path):
     import trimesh
 
     position, colour = np.array([[1.0, 2.0, 3.0]], np.float32), np.array([[10, 20, 30]], np.uint8)
@@ -192,7 +197,7 @@ def test_points_may_be_given(small: Path, room_walk: tuple[TinyRoom, Journey], t
 
 
 def test_nothing_is_overwritten_without_force(
-    small: Path, room_walk: tuple[TinyRoom, Journey], tmp_path: Path
+    small: Path, room_walk: tuple[TinyRoom, Trajectory], tmp_path: Path
 ):
     before = (small / "transforms.json").read_text()
     with pytest.raises(InvalidInputError, match="not empty.*--force"):
@@ -212,7 +217,7 @@ def test_nothing_is_overwritten_without_force(
 
 
 def test_a_failed_export_leaves_nothing_and_the_old_dataset(
-    small: Path, room_walk: tuple[TinyRoom, Journey], monkeypatch: pytest.MonkeyPatch
+    small: Path, room_walk: tuple[TinyRoom, Trajectory], monkeypatch: pytest.MonkeyPatch
 ):
     def full(*_: Any, **__: Any) -> None:
         raise OSError("no space left on device")
@@ -523,18 +528,20 @@ def png(width: int, height: int) -> bytes:
 
 
 def test_a_dataset_is_not_written_through_a_link(
-    room_walk: tuple[TinyRoom, Journey], small: Path, tmp_path: Path
+    room_walk: tuple[TinyRoom, Trajectory], small: Path, tmp_path: Path
 ) -> None:
     link = tmp_path / "link"
     link.symlink_to(small)
-    journey = room_walk[1]
-    few = Journey(journey.rgb[:2], journey.inverse_depth[:2], journey.pose[:2], journey.intrinsics)
+    trajectory = room_walk[1]
+    few = Trajectory(
+        trajectory.rgb[:2], trajectory.inverse_depth[:2], trajectory.pose[:2], trajectory.intrinsics
+    )
     with pytest.raises(InvalidInputError, match="symbolic link"):
         save_nerfstudio(few, link, force=True)
     assert len(open_capture(small)) == 3
     with pytest.raises(StorageError):
         save_nerfstudio(few, "/proc/nothing/x")
-    with pytest.raises(InvalidInputError, match="Journey"):
+    with pytest.raises(InvalidInputError, match="Trajectory"):
         save_nerfstudio(3, tmp_path / "new")  # type: ignore[arg-type]
     assert len(open_capture(save_nerfstudio(few, small, force=True))) == 2
     assert not [path for path in tmp_path.rglob(".*")]

@@ -20,8 +20,8 @@ def test_nerfstudio_reads_it(tmp_path: Path):
         "nerfstudio.data.dataparsers.nerfstudio_dataparser", reason="nerfstudio is not installed"
     )
     has_open3d = importlib.util.find_spec("open3d") is not None
-    room, journey = walk_in_room()
-    dataset = save_nerfstudio(journey, tmp_path / "room")
+    room, trajectory = walk_in_room()
+    dataset = save_nerfstudio(trajectory, tmp_path / "room")
     config = parsers.NerfstudioDataParserConfig(
         data=dataset,
         orientation_method="none",
@@ -33,7 +33,7 @@ def test_nerfstudio_reads_it(tmp_path: Path):
     parsed = config.setup().get_dataparser_outputs(split="train")
     assert len(parsed.image_filenames) == 80
     opencv = parsed.cameras.camera_to_worlds.numpy() * np.array([1.0, -1.0, -1.0, 1.0])
-    np.testing.assert_allclose(opencv, journey.pose[:, :3].numpy(), atol=1e-5)
+    np.testing.assert_allclose(opencv, trajectory.pose[:, :3].numpy(), atol=1e-5)
     np.testing.assert_allclose(parsed.cameras.fx.numpy(), 32.0)
     np.testing.assert_allclose(parsed.cameras.cy.numpy(), 32.0)
     assert (
@@ -50,7 +50,8 @@ def test_nerfstudio_reads_it(tmp_path: Path):
     rays = parsed.cameras.generate_rays(camera_indices=5, keep_shape=True)
     along = rays.metadata["directions_norm"].numpy()
     ends = (
-        rays.origins.numpy() + rays.directions.numpy() * along * journey.depth[5].numpy()[..., None]
+        rays.origins.numpy()
+        + rays.directions.numpy() * along * trajectory.depth[5].numpy()[..., None]
     )
     wall = np.minimum(np.abs(ends), np.abs(ends - extent)).min(-1)
     pillar = np.abs(np.abs(ends[..., :2] - room._pillar).max(-1) - room._pillar_half)

@@ -15,10 +15,10 @@ from worldsim.io.rgbd import (
     captured_frames,
     common_camera,
     frames_of,
-    journey_of,
-    resampled,
+    resample,
+    trajectory_of,
 )
-from worldsim.journey import Journey
+from worldsim.state import Trajectory
 
 
 def frame(
@@ -32,15 +32,15 @@ def frame(
     )
 
 
-def test_the_same_camera_is_a_copy(room_walk: tuple[TinyRoom, Journey]):
-    journey = room_walk[1]
-    again, known = journey_of(frames_of(journey))
+def test_the_same_camera_is_a_copy(room_walk: tuple[TinyRoom, Trajectory]):
+    trajectory = room_walk[1]
+    again, known = trajectory_of(frames_of(trajectory))
     assert bool(known.all())
     for name in ("rgb", "inverse_depth", "pose", "intrinsics"):
-        assert torch.equal(getattr(again, name), getattr(journey, name)), name
-    wanted, _ = journey_of(frames_of(journey), 64, 64, (32.0, 32.0, 32.0, 32.0))
-    assert torch.equal(wanted.rgb, journey.rgb) and torch.equal(
-        wanted.inverse_depth, journey.inverse_depth
+        assert torch.equal(getattr(again, name), getattr(trajectory, name)), name
+    wanted, _ = trajectory_of(frames_of(trajectory), 64, 64, (32.0, 32.0, 32.0, 32.0))
+    assert torch.equal(wanted.rgb, trajectory.rgb) and torch.equal(
+        wanted.inverse_depth, trajectory.inverse_depth
     )
 
 
@@ -50,7 +50,7 @@ def test_a_wide_frame_is_cropped_to_square_pixels_and_averaged():
     camera = common_camera([frame()], 2, 2)
     np.testing.assert_allclose(camera, (2.0, 2.0, 1.0, 1.0))
     depth = np.arange(32, dtype=np.float32).reshape(4, 8) + 1.0
-    rgb, metres = resampled(frame(depth=depth), 2, 2, camera)
+    rgb, metres = resample(frame(depth=depth), 2, 2, camera)
     assert rgb[:, :, 0].tolist() == [[25, 45], [25, 45]]
     # Centres of the large pixels: columns 3 and 5, rows 1 and 3.
     np.testing.assert_array_equal(metres, [[12.0, 14.0], [28.0, 30.0]])
@@ -61,7 +61,7 @@ def test_a_world_that_sees_less_gets_its_own_camera():
     # wide.
     wanted = (8.0, 4.0, 2.0, 1.0)
     np.testing.assert_allclose(common_camera([frame()], 2, 4, wanted), wanted)
-    rgb, _ = resampled(frame(), 2, 4, np.array(wanted))
+    rgb, _ = resample(frame(), 2, 4, np.array(wanted))
     # x/z from -0.25 to 0.25 are columns 3 to 4; each of them becomes two.
     assert rgb[0, :, 0].tolist() == [30, 30, 40, 40]
 
@@ -78,8 +78,8 @@ def test_frames_with_cameras_of_their_own_share_what_all_see():
     near, far = frame(), frame(8, 8, (16.0, 16.0, 4.0, 4.0))
     camera = common_camera([near, far], 4, 4)
     np.testing.assert_allclose(camera, (8.0, 8.0, 2.0, 2.0))
-    assert resampled(near, 4, 4, camera)[0][0, :, 0].tolist() == [30, 30, 40, 40]
-    assert resampled(far, 4, 4, camera)[0][0, :, 0].tolist() == [5, 25, 45, 65]
+    assert resample(near, 4, 4, camera)[0][0, :, 0].tolist() == [30, 30, 40, 40]
+    assert resample(far, 4, 4, camera)[0][0, :, 0].tolist() == [5, 25, 45, 65]
 
 
 def test_a_principal_point_off_the_middle_keeps_its_rays():
@@ -97,7 +97,7 @@ def test_depth_of_a_plane_is_exact_at_the_new_pixels_centres():
     large pixels."""
     v = np.arange(8) + 0.5
     depth = np.broadcast_to((1.5 * 4.0 / (v + 10.0))[:, None], (8, 8)).astype(np.float32)
-    _, metres = resampled(
+    _, metres = resample(
         frame(8, 8, (4.0, 4.0, 4.0, -10.0), depth), 4, 4, np.array([2.0, 2.0, 2.0, -5.0])
     )
     np.testing.assert_allclose(metres[:, 0], 1.5 * 2.0 / (np.arange(4) + 0.5 + 5.0), rtol=1e-6)
@@ -105,7 +105,7 @@ def test_depth_of_a_plane_is_exact_at_the_new_pixels_centres():
 
 def test_depth_of_another_resolution_is_picked_where_it_belongs():
     depth = np.array([[1.0, 2.0], [3.0, np.nan]], np.float32)
-    _, metres = resampled(
+    _, metres = resample(
         frame(4, 4, (2.0, 2.0, 2.0, 2.0), depth), 4, 4, np.array([2.0, 2.0, 2.0, 2.0])
     )
     np.testing.assert_array_equal(metres, depth.repeat(2, 0).repeat(2, 1))
@@ -116,10 +116,10 @@ def test_unknown_and_infinite_depth_are_told_apart():
     frames = captured_frames(
         np.zeros((1, 2, 2, 3), np.uint8), depth, np.eye(4)[None], np.array([1.0, 1.0, 1.0, 1.0])
     )
-    journey, known = journey_of(frames)
+    trajectory, known = trajectory_of(frames)
     assert known.tolist() == [[[False, False], [True, True]]]
     # 0.125 m / 2 m of 65,535.
-    assert journey.inverse_depth.tolist() == [[[0, 0], [0, 4096]]]
+    assert trajectory.inverse_depth.tolist() == [[[0, 0], [0, 4096]]]
 
 
 def test_arrays_with_a_camera_a_frame():
@@ -150,7 +150,7 @@ def test_bad_input():
     with pytest.raises(InvalidInputError, match="fx fy cx cy"):
         captured_frames(rgb, depth, pose, np.zeros(4))
     with pytest.raises(InvalidInputError, match="no frames"):
-        journey_of([])
+        trajectory_of([])
     with pytest.raises(InvalidInputError, match="in common"):
         common_camera([frame(), frame(4, 8, (4.0, 4.0, -40.0, 2.0))], 2, 2)
 
@@ -164,10 +164,10 @@ def test_sizes_and_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch) -> Non
     frames = captured_frames(rgb, depth, pose, np.full(4, 4.0))
     for name, value in {"height": 0, "width": -1}.items():
         with pytest.raises(InvalidInputError, match=f"{name} = "):
-            journey_of(frames, **{name: value})
+            trajectory_of(frames, **{name: value})
     for intrinsics in ("abcd", [1, 2], np.full(4, np.nan), np.zeros(4), [1e300] * 4, [[True]]):
         with pytest.raises(InvalidInputError, match="intrinsics"):
-            journey_of(frames, intrinsics=intrinsics)
+            trajectory_of(frames, intrinsics=intrinsics)
     texts = np.full((2, 8, 8), "a")
     for arrays in (
         (3, depth, pose),
@@ -180,4 +180,4 @@ def test_sizes_and_numbers_that_are_none(monkeypatch: pytest.MonkeyPatch) -> Non
             captured_frames(*arrays, np.full(4, 4.0))
     monkeypatch.setenv("WORLDSIM_MEMORY_LIMIT_GB", "1")
     with pytest.raises(OutOfMemoryError, match="2 frames of 16000x16000 pixels"):
-        journey_of(frames, 16_000, 16_000)
+        trajectory_of(frames, 16_000, 16_000)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import trimesh
 
-from tests.conftest import SIZE, make_tiny_world
+from tests.helpers.worlds import SIZE, make_tiny_world
 from worldsim.camera import Camera
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
@@ -134,7 +134,7 @@ def test_edits_are_new_handles_and_the_dream_takes_them(env: WorldEnv, tmp_path:
     env.edit(red)
     frame = env.state.frame
     assert bool((frame.rgb[0] == torch.tensor([255, 0, 0])[:, None, None]).all(0).any())
-    assert torch.equal(env.journey.rgb[-1], frame.rgb[0]) and len(env.journey) == 7
+    assert torch.equal(env.trajectory.rgb[-1], frame.rgb[0]) and len(env.trajectory) == 7
     red.to_ply(tmp_path / "red.ply")
     assert len(trimesh.load(tmp_path / "red.ply").vertices) == count + 2
     for call in (
@@ -167,18 +167,18 @@ def test_worlds_without_memory(world_folder: Path) -> None:
         with pytest.raises(MissingGeometryError, match="no scene memory"):
             _ = other.memory
     with pytest.raises(MissingGeometryError, match="no geometry"):
-        _ = env.journey
+        _ = env.trajectory
 
 
 def some_frames(world_folder: Path) -> Any:
     env = WorldEnv(world_folder)
     env.reset(seed=0)
-    journey = env.journey
+    trajectory = env.trajectory
     return {
-        "rgb": journey.rgb.permute(0, 2, 3, 1).numpy(),
-        "depth": journey.depth.numpy(),
-        "pose": journey.pose.numpy(),
-        "intrinsics": journey.intrinsics.numpy(),
+        "rgb": trajectory.rgb.permute(0, 2, 3, 1).numpy(),
+        "depth": trajectory.depth.numpy(),
+        "pose": trajectory.pose.numpy(),
+        "intrinsics": trajectory.intrinsics.numpy(),
     }
 
 
@@ -263,7 +263,7 @@ def test_the_shipped_world_from_above_and_in_voxels(shipped: WorldEnv) -> None:
         and np.isnan(above.height[~above.mask]).all()
     )
     assert float(np.nanmax(above.height)) <= float(memory.pose[2, 3]) + 0.25
-    one, walk = memory.occupancy(), memory.occupancy(journey=shipped.journey)
+    one, walk = memory.occupancy(), memory.occupancy(trajectory=shipped.trajectory)
     np.testing.assert_array_equal(one.occupied, walk.occupied)
     assert walk.free.sum() > one.free.sum() > 0 and not (walk.free & walk.occupied).any()
     assert walk.free[tuple(walk.index(memory.pose[:3, 3] + 0.3 * memory.pose[:3, 2]))]

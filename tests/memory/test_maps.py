@@ -13,11 +13,11 @@ import trimesh
 
 from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError, OutOfMemoryError
-from worldsim.journey import Journey
 from worldsim.memory.editing import surface_points
 from worldsim.memory.handle import MemoryHandle
-from worldsim.memory.maps import _closed
+from worldsim.memory.maps import _close
 from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.state import Trajectory
 
 MEMORY = PointMemory(PointMemoryConfig(capacity=20000))
 # A camera at the origin that looks north, along world y; z is up.
@@ -103,13 +103,13 @@ def test_sight_frees_what_it_passes() -> None:
     wall = torch.stack([x, torch.full_like(x, 2.05), z], -1).reshape(-1, 3)
     data = handle(torch.cat([wall, torch.tensor([[0.0, 3.0, 0.0], [0.05, 0.05, 0.05]])]))
     depth = torch.full((1, 64, 64), 2.05)
-    walk = Journey(
+    walk = Trajectory(
         torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
         quantise_depth(depth),
         NORTH[None],
         data.intrinsics,
     )
-    for grid in (data.occupancy(voxel=0.1), data.occupancy(voxel=0.1, journey=walk)):
+    for grid in (data.occupancy(voxel=0.1), data.occupancy(voxel=0.1, trajectory=walk)):
 
         def at(values: np.ndarray, y: float, grid=grid) -> bool:
             return bool(values[tuple(grid.index([0.02, y, 0.02]))])
@@ -160,7 +160,7 @@ def test_closing_is_what_a_square_does() -> None:
         wide = F.max_pool2d(
             F.pad(mask.float()[None, None], (reach,) * 4), side, stride=1, padding=reach
         )
-        assert torch.equal(_closed(mask, reach), (-F.max_pool2d(-wide, side, stride=1))[0, 0] > 0)
+        assert torch.equal(_close(mask, reach), (-F.max_pool2d(-wide, side, stride=1))[0, 0] > 0)
 
 
 @pytest.mark.parametrize("gap", [-0.1, 1e6, 1e300, math.inf, math.nan, "1", None])
@@ -196,7 +196,13 @@ def test_maps_of_no_size(changes: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"voxel": 1e-300}, {"voxel": True}, {"confidence": -1}, {"confidence": 256}, {"journey": 3}],
+    [
+        {"voxel": 1e-300},
+        {"voxel": True},
+        {"confidence": -1},
+        {"confidence": 256},
+        {"trajectory": 3},
+    ],
 )
 def test_grids_of_no_size(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError, match=next(iter(changes))):

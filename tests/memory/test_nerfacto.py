@@ -1,4 +1,4 @@
-"""Nerfacto fits a tiny journey and sees along worldsim's rays. Runs in ``.venv-nerf`` (see the
+"""Nerfacto fits a tiny trajectory and sees along worldsim's rays. Runs in ``.venv-nerf`` (see the
 Makefile), on a CPU."""
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import torch
 from worldsim.camera import Camera, pixel_rays
 from worldsim.envs.tiny_room import textured_room, textured_room_walk
 from worldsim.errors import InvalidInputError, MissingDependencyError
-from worldsim.journey import Journey
 from worldsim.memory.nerfacto import NerfactoConfig, NerfactoField, nerfstudio_cameras, placement
+from worldsim.state import Trajectory
 
 installed = importlib.util.find_spec("nerfstudio") is not None
 needs_nerfstudio = pytest.mark.skipif(
@@ -30,16 +30,16 @@ TINY = NerfactoConfig(
 )
 
 
-def journey() -> Journey:
+def trajectory() -> Trajectory:
     camera = textured_room_walk(6, size=24)
     frames = textured_room(camera)
     assert frames.inverse_depth is not None
-    return Journey(frames.rgb, frames.inverse_depth, camera.pose, camera.intrinsics[0])
+    return Trajectory(frames.rgb, frames.inverse_depth, camera.pose, camera.intrinsics[0])
 
 
 def test_what_was_seen_lies_in_the_box() -> None:
     """A room of 8 x 6 x 3 m: 8 m become 1.9 units, its middle is the origin."""
-    place = placement(journey())
+    place = placement(trajectory())
     assert place.scale == pytest.approx(1.9 / 8.0, rel=0.03)
     torch.testing.assert_close(place.centre, torch.tensor([4.0, 3.0, 1.5]), atol=0.15, rtol=0)
 
@@ -49,7 +49,7 @@ def test_clear_errors() -> None:
         NerfactoConfig(iterations=0)
     if not installed:
         with pytest.raises(MissingDependencyError, match="nerf"):
-            NerfactoField.fit(journey(), TINY, "cpu")
+            NerfactoField.fit(trajectory(), TINY, "cpu")
 
 
 @pytest.mark.nerf
@@ -57,7 +57,7 @@ def test_clear_errors() -> None:
 def test_rays_are_those_of_worldsim() -> None:
     """In world axes, through pixel centres, for a camera with unequal focal lengths that is turned
     every way."""
-    seen = journey()
+    seen = trajectory()
     place, pose = placement(seen), seen.pose[2:4]
     camera = Camera(pose, torch.tensor([[20.0, 25.0, 9.0, 5.0]]).repeat(2, 1), 10, 16)
     cameras = nerfstudio_cameras(camera, place)
@@ -75,7 +75,7 @@ def test_rays_are_those_of_worldsim() -> None:
 @pytest.mark.nerf
 @needs_nerfstudio
 def test_a_fit_lowers_the_loss_and_renders() -> None:
-    seen = journey()
+    seen = trajectory()
     field = NerfactoField.fit(seen, TINY, "cpu")
     assert len(field.losses) == 30 and sum(field.losses[-3:]) < 0.7 * sum(field.losses[:3])
     assert NerfactoField.fit(seen, TINY, "cpu").losses == field.losses

@@ -12,6 +12,8 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import DIRECTION, POINT
 from worldsim.state import Frame, concatenate, flatten, unflatten
 
+pytestmark = pytest.mark.fast
+
 SIZE = 16
 INTRINSICS = torch.tensor([[8.0, 8.0, 8.0, 8.0]])
 

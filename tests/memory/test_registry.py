@@ -11,7 +11,7 @@ from worldsim.memory.fitting import FitConfig
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.radiance import RadianceMemory, RadianceMemoryConfig
-from worldsim.memory.registry import describe_memory, described_memory
+from worldsim.memory.registry import describe_memory, memory_from_description
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 
 
@@ -23,7 +23,7 @@ from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
     ],
 )
 def test_there_and_back(memory: PointMemory | RetrievalMemory) -> None:
-    again = described_memory(json.loads(json.dumps(describe_memory(memory))))
+    again = memory_from_description(json.loads(json.dumps(describe_memory(memory))))
     assert type(again) is type(memory) and again.config == memory.config
 
 
@@ -34,7 +34,7 @@ def test_a_memory_upon_points_names_them_too() -> None:
     )
     described = json.loads(json.dumps(describe_memory(memory)))
     assert described["kind"] == "radiance" and described["points"] == describe_memory(points)
-    again = described_memory(described)
+    again = memory_from_description(described)
     assert type(again) is RadianceMemory and again.config == memory.config
     assert type(again.points) is PointMemory and again.points.config == points.config
     # Data of the same shapes: what is on disk fits it.
@@ -42,7 +42,9 @@ def test_a_memory_upon_points_names_them_too() -> None:
         again.empty(2).voxels.density.shape == (2, 9, 8, 7) and again.empty(2).points.capacity == 7
     )
     with pytest.raises(InvalidInputError, match="points"):
-        described_memory({name: value for name, value in described.items() if name != "points"})
+        memory_from_description(
+            {name: value for name, value in described.items() if name != "points"}
+        )
 
 
 class Otherwise(PointMemory):
@@ -54,6 +56,6 @@ def test_unknown_kinds() -> None:
         describe_memory(NoMemory()) is None and describe_memory(RadianceMemory(Otherwise())) is None
     )
     with pytest.raises(InvalidInputError, match="'clouds'"):
-        described_memory({"kind": "clouds"})
+        memory_from_description({"kind": "clouds"})
     with pytest.raises(InvalidInputError, match="colour"):
-        described_memory({"kind": "points", "config": {"colour": 1}})
+        memory_from_description({"kind": "points", "config": {"colour": 1}})

@@ -15,7 +15,7 @@ from worldsim.memory import splat_triton
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.runtime.triton import torch_only
 from worldsim.state import flatten, map_tensors
-from worldsim.testing import _moved, _synthetic_frames
+from worldsim.testing import _move, _synthetic_frames
 
 
 def assert_same(a: object, b: object) -> None:
@@ -54,7 +54,7 @@ def compare(device: str, capacities: tuple[int, ...]) -> None:
         now = memory.empty(3, device)
         for full in (False, True):
             now = filled(now, camera.pose[:, :3, 3:4]) if full else now
-            for i, seen in enumerate((frame, _moved(frame))):
+            for i, seen in enumerate((frame, _move(frame))):
                 known = (
                     torch.arange(16 * 24, device=device).view(16, 24).expand(3, 16, 24) % 3 > 0
                     if i

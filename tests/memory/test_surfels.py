@@ -9,7 +9,7 @@ import torch
 
 from worldsim.camera import Camera, quantise_depth
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
-from worldsim.memory.surfels import covered, draw, patch_metres
+from worldsim.memory.surfels import covered_pixels, draw, patch_metres
 from worldsim.state import Frame
 
 SIZE = 16
@@ -45,17 +45,19 @@ def test_rectangles_by_hand() -> None:
         torch.tensor([[2.0, 0.0, 9.0], [0.5, 2.0, 9.0]]),
         torch.tensor([[0.5, 1.0, 1.0], [0.5, 1.0, 1.0]]),
     )
-    ((which, pixel),) = covered(centre, half, torch.tensor([True, True, True]), 3, 4)
+    ((which, pixel),) = covered_pixels(centre, half, torch.tensor([True, True, True]), 3, 4)
     assert list(zip(which.tolist(), pixel.tolist(), strict=True)) == [(0, 1), (1, 4), (1, 8)]
-    assert list(covered(centre, half, torch.tensor([False, False, True]), 3, 4)) == []
+    assert list(covered_pixels(centre, half, torch.tensor([False, False, True]), 3, 4)) == []
 
 
 def test_chunks_are_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     centre = torch.rand(2, 50, generator=torch.Generator().manual_seed(0)) * 16
     half, shown = torch.full((2, 50), 2.0), torch.ones(50, dtype=torch.bool)
-    whole = torch.cat([torch.stack(part) for part in covered(centre, half, shown, 16, 16)], 1)
+    whole = torch.cat(
+        [torch.stack(part) for part in covered_pixels(centre, half, shown, 16, 16)], 1
+    )
     monkeypatch.setattr("worldsim.memory.surfels.CHUNK", 40)
-    parts = [torch.stack(part) for part in covered(centre, half, shown, 16, 16)]
+    parts = [torch.stack(part) for part in covered_pixels(centre, half, shown, 16, 16)]
     assert len(parts) > 5 and torch.equal(torch.cat(parts, 1), whole)
 
 

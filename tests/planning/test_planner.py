@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import worldsim  # noqa: F401  registers the environments
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.planning.planner import (
@@ -44,7 +44,7 @@ def test_reward_sum_counts_what_comes_before_the_end() -> None:
     rew = torch.tensor([[1.0, 2.0, 4.0], [1.0, 2.0, 4.0]])
     alive = torch.tensor([[True, True, True], [True, True, False]])
     # 1 + 2 / 2 + 4 / 4 and 1 + 2 / 2: the lower cost is the better.
-    assert RewardSum(discount=0.5)(Futures(rew=rew, alive=alive)).tolist() == [-3.0, -2.0]
+    assert RewardSum(gamma=0.5)(Futures(rew=rew, alive=alive)).tolist() == [-3.0, -2.0]
 
 
 def test_pose_goal_adds_the_mean_and_the_last_distance() -> None:

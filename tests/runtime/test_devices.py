@@ -12,7 +12,7 @@ import torch
 import worldsim  # noqa: F401  registers the environments
 from worldsim.app import cli
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.devices import device_named
+from worldsim.runtime.devices import resolve_device
 
 
 @pytest.mark.parametrize(
@@ -30,12 +30,12 @@ from worldsim.runtime.devices import device_named
 def test_names_that_are_none(name: str, message: str) -> None:
     """Reproduces: ``device="gpu"`` gave torch's own text."""
     with pytest.raises(InvalidInputError, match=message):
-        device_named(name)
+        resolve_device(name)
 
 
 def test_names_that_are_some() -> None:
-    assert device_named("cpu") == torch.device("cpu")
-    assert device_named(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Captures as starts: from files, journeys and arrays, fitted to a world, with and without
+"""Captures as starts: from files, trajectories and arrays, fitted to a world, with and without
 holes."""
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.camera import Camera, quantise_depth
 from worldsim.envs.tiny_room import TinyRoom, walk_in_room
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.io.nerfstudio import save_nerfstudio
 from worldsim.io.rgbd import captured_frames, frames_of
-from worldsim.journey import Journey
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.protocols import FittingScene, Scene
 from worldsim.scenes.capture import CaptureScene, CaptureScenes
-from worldsim.state import Frame
+from worldsim.state import Frame, Trajectory
+from worldsim.testing import check_scene
 from worldsim.world import World
 from worldsim.world.scene_files import load_scene, save_scene
 
@@ -31,7 +31,9 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def captures(room_walk: tuple[TinyRoom, Journey], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def captures(
+    room_walk: tuple[TinyRoom, Trajectory], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A folder with two datasets. Tests must not write there."""
     folder = tmp_path_factory.mktemp("captures")
     save_nerfstudio(room_walk[1], folder / "room-2")
@@ -40,16 +42,16 @@ def captures(room_walk: tuple[TinyRoom, Journey], tmp_path_factory: pytest.TempP
 
 
 def test_a_start_has_the_last_frames_and_a_memory_of_the_others(
-    room_walk: tuple[TinyRoom, Journey],
+    room_walk: tuple[TinyRoom, Trajectory],
 ):
-    journey = room_walk[1]
-    scene = CaptureScene(journey)
+    trajectory = room_walk[1]
+    scene = CaptureScene(trajectory)
     assert isinstance(scene, Scene) and isinstance(scene, FittingScene)
     start = scene.start(RNG)
-    assert torch.equal(start.rgb, journey.rgb[-12:]) and torch.equal(
-        start.inverse_depth, journey.inverse_depth[-12:]
+    assert torch.equal(start.rgb, trajectory.rgb[-12:]) and torch.equal(
+        start.inverse_depth, trajectory.inverse_depth[-12:]
     )
-    torch.testing.assert_close(start.pose, journey.pose[-12:], atol=2e-4, rtol=0.0)
+    torch.testing.assert_close(start.pose, trajectory.pose[-12:], atol=2e-4, rtol=0.0)
     assert start.act.tolist() == [0] * 12 and start.name == "capture"
     memory, ahead = PointMemory(PointMemoryConfig(capacity=start.memory.capacity)), start.pose[:1]
     view = memory.render(start.memory, Camera(ahead, start.intrinsics[None], 64, 64))
@@ -66,26 +68,30 @@ def test_what_stood_before_a_surface_and_went_leaves_no_points():
     wall = Frame(rgb, quantise_depth(depth), pose)
     near, red = depth.clone(), rgb.clone()
     near[:, 4:12, 4:12], red[:, 0, 4:12, 4:12] = 1.9, 250
-    journey = Journey.of((Frame(red, quantise_depth(near), pose), wall, wall), intrinsics)
-    memory = CaptureScene(journey, last=1).start(RNG).memory
+    trajectory = Trajectory.of((Frame(red, quantise_depth(near), pose), wall, wall), intrinsics)
+    memory = CaptureScene(trajectory, last=1).start(RNG).memory
     assert int((memory.kind > 0).sum()) == 256 and not bool((memory.colour[0, 0] == 250).any())
     plain = PointMemory(PointMemoryConfig(capacity=512))
     data = plain.empty(1)
-    for i, frame in enumerate(journey.frames):
+    for i, frame in enumerate(trajectory.frames):
         data = plain.integrate(
             data, frame, Camera(pose, intrinsics[None], 16, 16), torch.tensor([i])
         )
     assert int((data.colour[0, 0] == 250).sum()) == 64
 
 
-def test_a_short_capture_is_all_start(room_walk: tuple[TinyRoom, Journey]):
+def test_a_short_capture_is_all_start(room_walk: tuple[TinyRoom, Trajectory]):
     start = CaptureScene(frames_of(room_walk[1])[:5], last=8, name="short").start(RNG)
     assert len(start.rgb) == 5 and start.memory.capacity == 0 and start.name == "short"
 
 
-def test_fitted_to_a_world(tiny_world: World, captures: Path, room_walk: tuple[TinyRoom, Journey]):
-    scene = CaptureScene(captures / "room-2").fitted(tiny_world)
-    assert scene.fitted(tiny_world) is scene
+def test_fitted_to_a_world(
+    tiny_world: World, captures: Path, room_walk: tuple[TinyRoom, Trajectory]
+):
+    check_scene(CaptureScene(captures / "room-2"), tiny_world)
+    check_scene(CaptureScenes(captures), tiny_world)
+    scene = CaptureScene(captures / "room-2").fit_to(tiny_world)
+    assert scene.fit_to(tiny_world) is scene
     start = scene.start(RNG)
     assert start is scene.start(RNG) and start.name == "room-2"
     assert start.rgb.shape == (12, 3, 32, 32) and start.intrinsics.tolist() == [
@@ -106,7 +112,7 @@ def test_fitted_to_a_world(tiny_world: World, captures: Path, room_walk: tuple[T
     assert info["memory_coverage"] > 0.9
 
 
-def test_worlds_of_other_kinds(captures: Path, room_walk: tuple[TinyRoom, Journey]):
+def test_worlds_of_other_kinds(captures: Path, room_walk: tuple[TinyRoom, Trajectory]):
     retrieval = make_tiny_world().with_memory(RetrievalMemory(RetrievalMemoryConfig(32, 32, 128)))
     _, info = WorldEnv(retrieval, scenes=CaptureScene(captures / "room-2")).reset(seed=0)
     assert info["memory_coverage"] > 0.5
@@ -199,7 +205,7 @@ def test_the_nearest_known_pixel_fills_a_hole():
         CaptureScene(frames).start(RNG)
 
 
-def test_bad_input(room_walk: tuple[TinyRoom, Journey]):
+def test_bad_input(room_walk: tuple[TinyRoom, Trajectory]):
     with pytest.raises(InvalidInputError, match="last is 0"):
         CaptureScene(room_walk[1], last=0)
     with pytest.raises(InvalidInputError, match="no frames"):
@@ -223,13 +229,13 @@ def test_a_capture_of_the_real_twin(tmp_path: Path):
         obs, _, _, _, info = real.step(policy.act(obs))
     real.close()
     rgb, depth, pose = (torch.from_numpy(np.stack(frames[key])) for key in ("rgb", "depth", "pose"))
-    journey = Journey(
+    trajectory = Trajectory(
         rgb.permute(0, 3, 1, 2).contiguous(),
         quantise_depth(depth),
         pose,
         torch.from_numpy(info["intrinsics"]),
     )
-    save_nerfstudio(journey, tmp_path / "MAP30")
+    save_nerfstudio(trajectory, tmp_path / "MAP30")
 
     env = gym.make(
         "worldsim/FreedoomDream-v0", device="cpu", scenes=CaptureScene(tmp_path / "MAP30")

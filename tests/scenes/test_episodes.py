@@ -18,6 +18,7 @@ from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.protocols import FittingScene, Scene
 from worldsim.scenes.episodes import EpisodeScenes
+from worldsim.testing import check_scene
 from worldsim.world import World
 
 
@@ -107,7 +108,7 @@ def test_dreams_begin_there(recording: Path, goal_folder: Path) -> None:
 
 
 def test_a_world_without_geometry(recording: Path) -> None:
-    from tests.conftest import make_tiny_world
+    from tests.helpers.worlds import make_tiny_world
 
     envs = WorldVectorEnv(
         4, make_tiny_world(geometry=False, rewards=True), scenes=EpisodeScenes(recording)
@@ -118,16 +119,17 @@ def test_a_world_without_geometry(recording: Path) -> None:
 
 
 def test_moments_are_as_long_as_the_world_attends(recording: Path) -> None:
-    from tests.conftest import make_tiny_world
+    from tests.helpers.worlds import make_tiny_world
 
     world = make_tiny_world(geometry=False, rewards=True)
-    window = world.network.config.window
+    window = world.spec.window
+    check_scene(EpisodeScenes(recording), world)
     scenes, given = EpisodeScenes(recording), EpisodeScenes(recording, frames=2)
     late = next(name for name in scenes.names() if int(name.split("-")[2]) > 12)
     assert window != 8 and len(scenes.load(late).rgb) == 8
     assert (
-        len(scenes.fitted(world).load(late).rgb) == window
-        and len(given.fitted(world).load(late).rgb) == 2
+        len(scenes.fit_to(world).load(late).rgb) == window
+        and len(given.fit_to(world).load(late).rgb) == 2
     )
 
 
@@ -148,4 +150,4 @@ def test_bad_input(recording: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="a share in"):
         EpisodeScenes(recording, beginnings=2.0)
     with pytest.raises(InvalidInputError, match="the world sees"):
-        EpisodeScenes(recording).fitted(World.from_pretrained("freedoom-tiny", "cpu"))
+        EpisodeScenes(recording).fit_to(World.from_pretrained("freedoom-tiny", "cpu"))

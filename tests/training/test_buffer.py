@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from worldsim.camera import quantise_depth, relative_motion
+from tests.helpers.recordings import SIZE, Shard, plain, room
+from tests.helpers.training import CLEAN, CPU
+from worldsim.camera import relative_motion
 from worldsim.diffusion.network import SpaceTimeTransformer
-from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.training.buffer import FrameBuffer, Windows, augment
@@ -21,68 +22,8 @@ from worldsim.training.rollout import unpack_view
 from worldsim.training.train import PRESETS
 from worldsim.world.heads import to_world_axes
 
-SIZE = 16
-CPU = torch.device("cpu")
 MIRROR = (0, 1, 2, 4, 3, 6, 5)
 """Turning and side-stepping change sides."""
-CLEAN = PerturbConfig(sparse=0.0, blurred=0.0, depth_noise=0.0)
-Shard = dict[str, np.ndarray]
-
-
-def plain(*lengths: int, first: int = 0, ended: bool = False) -> Shard:
-    """Episodes without geometry; frame k of the recording is filled with k, its action is k + 1,
-    its reward k / 2.
-
-    ended: they end by themselves, else they are cut off. One pixel of each frame is black, so that
-    none is of one colour.
-    """
-    k = np.arange(first, first + sum(lengths))
-    start = np.cumsum([0, *lengths])
-    last = np.isin(np.arange(len(k)), start[1:] - 1)
-    over = np.isin(np.arange(len(k)), start[1:] - 2)
-    rgb = np.broadcast_to(k.astype(np.uint8)[:, None, None, None], (len(k), 2, 2, 3)).copy()
-    rgb[:, 1, 1] = 255
-    return {
-        "rgb": rgb,
-        "act": np.where(last, 0, k + 1),
-        "rew": np.where(last, 0, k / 2).astype(np.float32),
-        "term": over & ended,
-        "trunc": over & (not ended),
-        "episode_start": start,
-    }
-
-
-def room(*lengths: int) -> Shard:
-    """Walks through a small room, one episode a length."""
-    env, rng = TinyRoom(size=SIZE), np.random.default_rng(0)
-    frames: dict[str, list[Any]] = {k: [] for k in ("rgb", "act", "pose", "depth")}
-    for number, length in enumerate(lengths):
-        rgb, info = env.reset(seed=number, options={"map": f"room-{number}"})
-        for i in range(length):
-            act = int(rng.integers(7)) if i < length - 1 else 0
-            for name, value in (
-                ("rgb", rgb),
-                ("act", act),
-                ("pose", info["pose"]),
-                ("depth", info["depth"]),
-            ):
-                frames[name].append(value)
-            if i < length - 1:
-                rgb, _, _, _, info = env.step(act)
-    count = sum(lengths)
-    return {
-        "rgb": np.stack(frames["rgb"]),
-        "act": np.array(frames["act"]),
-        "rew": np.zeros(count, np.float32),
-        "term": np.zeros(count, bool),
-        "trunc": np.zeros(count, bool),
-        "episode_start": np.cumsum([0, *lengths]),
-        "pose": np.stack(frames["pose"]),
-        "inverse_depth": quantise_depth(torch.from_numpy(np.stack(frames["depth"])))
-        .numpy()
-        .astype(np.uint16),
-        "intrinsics": env.intrinsics,
-    }
 
 
 def filled(
@@ -156,10 +97,14 @@ def test_windows_run_past_an_end_of_its_own() -> None:
     buffer.add(plain(5, ended=True))
     assert len(buffer) == 4
     windows = drawn(buffer, 400)
-    assert windows.beyond is not None and windows.made_up is None and windows.unsure is None
+    assert (
+        windows.padding is not None
+        and windows.synthetic_terminal is None
+        and windows.unsure is None
+    )
     rows = {
         (tuple(a), tuple(b))
-        for a, b in zip(windows.rgb[:, :, 0, 0, 0].tolist(), windows.beyond.tolist(), strict=True)
+        for a, b in zip(windows.rgb[:, :, 0, 0, 0].tolist(), windows.padding.tolist(), strict=True)
     }
     whole = (False, False, False)
     assert rows == {
@@ -168,12 +113,12 @@ def test_windows_run_past_an_end_of_its_own() -> None:
         ((2, 3, 4), whole),
         ((3, 4, 4), (False, False, True)),
     }
-    assert torch.equal(windows.judged, ~windows.beyond) and torch.equal(
-        windows.drawn, ~windows.beyond
+    assert torch.equal(windows.judged, ~windows.padding) and torch.equal(
+        windows.drawn, ~windows.padding
     )
     # Without the first frames, which are not judged: frame 4, the end, is there as often as frame
     # 3.
-    judged = windows.rgb[:, 1:, 0, 0, 0][~windows.beyond[:, 1:]]
+    judged = windows.rgb[:, 1:, 0, 0, 0][~windows.padding[:, 1:]]
     assert [int((judged == k).sum()) for k in (3, 4)] == pytest.approx([200, 200], abs=30)
     # Cut off, it ends where full windows end, and no mask is needed.
     buffer.add(plain(5))
@@ -193,19 +138,22 @@ def test_made_up_last_frames_are_known() -> None:
         buffer = FrameBuffer(100, 3, None, CPU)
         buffer.add(shard)
         windows = drawn(buffer, 100)
-        assert windows.made_up is not None
+        assert windows.synthetic_terminal is not None
         last = {2: 1, 5: 4}
         for row in range(100):
             index = (windows.act[row] - 1).tolist()
             for t in range(3):
-                assert bool(windows.made_up[row, t]) == (index[t] + 1 in last), (index, t)
-        assert not bool((windows.drawn & windows.made_up).any())
+                assert bool(windows.synthetic_terminal[row, t]) == (index[t] + 1 in last), (
+                    index,
+                    t,
+                )
+        assert not bool((windows.drawn & windows.synthetic_terminal).any())
     # One colour in the middle of an episode is a frame like others.
     shard = plain(4)
     shard["rgb"][1] = 7
     buffer = FrameBuffer(100, 3, None, CPU)
     buffer.add(shard)
-    assert drawn(buffer).made_up is None
+    assert drawn(buffer).synthetic_terminal is None
 
 
 def test_what_was_cut_off_teaches_no_end() -> None:
@@ -218,8 +166,8 @@ def test_what_was_cut_off_teaches_no_end() -> None:
     windows = drawn(buffer, 50)
     assert not windows.term.any() and windows.unsure is not None
     whole = (
-        (windows.beyond.sum(1) == 0)
-        if windows.beyond is not None
+        (windows.padding.sum(1) == 0)
+        if windows.padding is not None
         else torch.ones(50, dtype=torch.bool)
     )
     assert windows.unsure[whole].tolist() == [[False, False, False, True]] * int(whole.sum())

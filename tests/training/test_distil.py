@@ -18,7 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import SIZE, assert_equal, make_tiny_world, state_of
+from tests.helpers.training import assert_equal, state_of
+from tests.helpers.training import distil_config as config
+from tests.helpers.worlds import SIZE, make_tiny_world
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.denoiser import add_noise, channels_to_frame
 from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
@@ -28,8 +30,8 @@ from worldsim.training.buffer import Windows
 from worldsim.training.distil import DistilConfig, DistilTrainer, distil
 from worldsim.training.distil_loss import (
     HUBER,
-    DistilObjective,
-    DistilObjectiveConfig,
+    DistilLoss,
+    DistilLossConfig,
     Stage,
     distance,
 )
@@ -45,7 +47,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A world with random weights, on disk, that says on which maps it was trained and samples with
     a shift."""
     folder = tmp_path_factory.mktemp("teachers") / "teacher"
-    world = make_tiny_world(dynamics=DynamicsConfig(steps=4, shift=2.0))
+    world = make_tiny_world(dynamics=DynamicsConfig(num_inference_steps=4, shift=2.0))
     world.card["train_maps"] = ["room-of-the-teacher"]
     return world.save_pretrained(folder)
 
@@ -57,38 +59,21 @@ def blind_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def config(
-    world: Path, data: Path, out: Path, losses: dict[str, Any] | None = None, **changes: Any
-) -> DistilConfig:
-    settings: dict[str, Any] = dict(
-        training_steps=3,
-        batch_size=2,
-        window=12,
-        warmup=2,
-        memory_capacity=1024,
-        mixed_precision="no",
-        compile=False,
-        patience=0.0,
-        objective=DistilObjectiveConfig(**({"teacher_steps": 3} | (losses or {}))),
-    )
-    return DistilConfig(str(world), data, out, **(settings | changes))
-
-
 def started(settings: DistilConfig) -> DistilTrainer:
     trainer = DistilTrainer(settings)
     trainer.wait_for_data()
     return trainer
 
 
-def made(steps: int = 1, **losses: Any) -> DistilObjective:
+def made(steps: int = 1, **losses: Any) -> DistilLoss:
     """A student that begins as its teacher."""
     world = make_tiny_world()
     student = copy.deepcopy(world.network).requires_grad_(True)
-    return DistilObjective(
+    return DistilLoss(
         student,
         world.network,
         world.outcome.requires_grad_(True),
-        DistilObjectiveConfig(**losses),
+        DistilLossConfig(**losses),
         steps,
     )
 
@@ -110,9 +95,7 @@ def windows() -> Windows:
     )
 
 
-def losses_of(
-    objective: DistilObjective, seed: int = 1, progress: float = 0.0
-) -> dict[str, Tensor]:
+def losses_of(objective: DistilLoss, seed: int = 1, progress: float = 0.0) -> dict[str, Tensor]:
     return objective(windows(), None, INTRINSICS, torch.Generator().manual_seed(seed), progress)
 
 
@@ -138,7 +121,9 @@ def test_samples_are_those_of_use(steps: int) -> None:
     any number of steps."""
     objective, batch = made(teacher_steps=steps), windows()
     network = objective.teacher
-    dynamics = DiffusionDynamics(network, DynamicsConfig(steps=steps, context_level=0.05))
+    dynamics = DiffusionDynamics(
+        network, DynamicsConfig(num_inference_steps=steps, context_sigma=0.05)
+    )
     noise = torch.randn(2, B, T, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     level = torch.full((B, T), 0.05)
     stage = Stage(
@@ -147,7 +132,7 @@ def test_samples_are_those_of_use(steps: int) -> None:
         objective._condition(batch, INTRINSICS, 1),
         torch.zeros(B, dtype=torch.int64),
     )
-    sampled, beside = objective._sample(network, objective.teacher_levels, stage, noise[1])
+    sampled, beside = objective._sample(network, objective.teacher_sigmas, stage, noise[1])
     assert beside is None
     context = dynamics.empty(B, "cpu")
     assert batch.view is not None and batch.inverse_depth is not None
@@ -156,8 +141,8 @@ def test_samples_are_those_of_use(steps: int) -> None:
             batch.act[:, i], batch.motion[:, i], batch.view[:, i], INTRINSICS.expand(B, 4)
         )
         with torch.no_grad():
-            prediction, context = dynamics.predict(context, condition, noise[1, :, i])
-        torch.testing.assert_close(sampled[:, i], prediction.x, atol=1e-4, rtol=1e-4)
+            x, _, context = dynamics.sample(context, condition, noise[1, :, i])
+        torch.testing.assert_close(sampled[:, i], x, atol=1e-4, rtol=1e-4)
         frame = channels_to_frame(batch.x[:, i], None)
         context = dynamics.commit(context, frame, condition, noise[0, :, i])
 
@@ -292,7 +277,7 @@ def test_distils_a_world(tmp_path: Path, rooms: Path, teacher: Path) -> None:
             teacher,
             rooms,
             tmp_path,
-            steps=2,
+            num_inference_steps=2,
             sample_every=2,
             perturb=config(teacher, rooms, tmp_path).perturb,
         )
@@ -309,7 +294,7 @@ def test_distils_a_world(tmp_path: Path, rooms: Path, teacher: Path) -> None:
     student, source = (
         World.from_pretrained(f, device="cpu") for f in (tmp_path / "world", teacher)
     )
-    assert student.config.dynamics == DynamicsConfig(steps=2, shift=2.0)
+    assert student.config.dynamics == DynamicsConfig(num_inference_steps=2, shift=2.0)
     assert student.config.memory == source.config.memory
     assert student.ego_motion is not None and source.ego_motion is not None
     assert_equal(dict(student.ego_motion.state_dict()), dict(source.ego_motion.state_dict()))
@@ -343,7 +328,7 @@ def test_the_student_steps(tmp_path: Path, rooms: Path, teacher: Path, room_scen
     ("kind", "losses", "changes"),
     [
         ("rooms", {}, {}),
-        ("rooms", {"consistency": 0.5}, {"steps": 2}),
+        ("rooms", {"consistency": 0.5}, {"num_inference_steps": 2}),
         ("blind", {}, {"student": "none", "preset": "debug"}),
     ],
 )
@@ -388,8 +373,10 @@ def test_a_resumed_run_must_have_the_same_teacher(
     other = make_tiny_world(seed=5).save_pretrained(tmp_path / "other")
     with pytest.raises(InvalidInputError, match="other values of teacher_sha256"):
         DistilTrainer(dataclasses.replace(settings, world=str(other))).resume()
-    with pytest.raises(InvalidInputError, match="other values of steps, objective"):
-        DistilTrainer(config(teacher, rooms, tmp_path / "out", {"real": 1.0}, steps=2)).resume()
+    with pytest.raises(InvalidInputError, match="other values of num_inference_steps, loss"):
+        DistilTrainer(
+            config(teacher, rooms, tmp_path / "out", {"real": 1.0}, num_inference_steps=2)
+        ).resume()
 
 
 def test_starts_from_random_weights_or_another_world(
@@ -456,16 +443,17 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
             config(tmp_path, tmp_path, tmp_path, losses, **changes)
 
     refused(
-        "a student of 3 sampling steps has nothing to learn from a teacher that takes 3", steps=3
+        "a student of 3 sampling steps has nothing to learn from a teacher that takes 3",
+        num_inference_steps=3,
     )
-    refused("steps = 0: it must be at least 1", steps=0)
+    refused("num_inference_steps = 0: it must be at least 1", num_inference_steps=0)
     refused("training_steps = 0", training_steps=0)
     refused("batch_size = 0", batch_size=0)
     refused("unknown preset 'huge'", preset="huge")
     refused("real = -1: a weight", {"real": -1})
     refused("nothing would be learned", {"real": 0, "regression": 0})
     refused(r"own_context = 2: it must be in \[0, 1\]", {"own_context": 2})
-    refused("consistency_levels = 1", {"consistency_levels": 1})
+    refused("consistency_sigmas = 1", {"consistency_sigmas": 1})
     refused("motion_pixels = 3: choose 1, 2, 4 or 8", {"motion_pixels": 3})
     refused("needs real over 0", {"motion_pixels": 2, "real": 0.0})
 
@@ -489,9 +477,9 @@ def test_two_processes(tmp_path: Path, rooms: Path, teacher: Path) -> None:
         "1024",
         "--mixed-precision",
         "no",
-        "--objective.consistency",
+        "--loss.consistency",
         "0.5",
-        "--steps",
+        "--num-inference-steps",
         "2",
     ]
     launcher = [

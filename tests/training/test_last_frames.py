@@ -11,24 +11,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.test_loss import SIZE, B, T, windows
+from tests.helpers.training import SIZE, B, T, windows
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.starts import scene_at
 from worldsim.diffusion.denoiser import add_noise, frame_to_channels
-from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
+from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig, last_frames
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.errors import InvalidInputError
 from worldsim.state import Frame
 from worldsim.training.config import TrainConfig
 from worldsim.training.corruption import OwnFrames
 from worldsim.training.distil import AGREED
-from worldsim.training.distil_loss import DistilObjective, DistilObjectiveConfig
-from worldsim.training.loss import Objective, ObjectiveConfig
+from worldsim.training.distil_loss import DistilLoss, DistilLossConfig
+from worldsim.training.loss import LossConfig, TrainingLoss
 from worldsim.training.rollout import Given, Lockstep
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
 from worldsim.world.heads import OutcomeHead
-from worldsim.world.parts import condition_of, frames_before
 
 SETTINGS: dict[str, Any] = {
     "preset": "debug",
@@ -40,7 +39,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def looking_back(fold: int = 1, count: int = 1, **config: float) -> Objective:
+def looking_back(fold: int = 1, count: int = 1, **config: float) -> TrainingLoss:
     torch.manual_seed(0)
     network = SpaceTimeTransformer(
         height=SIZE,
@@ -56,10 +55,10 @@ def looking_back(fold: int = 1, count: int = 1, **config: float) -> Objective:
         window=4,
         fold=fold,
     )
-    return Objective(network, None, OutcomeHead(dim=32, hidden=8), ObjectiveConfig(**config))
+    return TrainingLoss(network, None, OutcomeHead(dim=32, hidden=8), LossConfig(**config))
 
 
-def awake(objective: Objective) -> Objective:
+def awake(objective: TrainingLoss) -> TrainingLoss:
     """With weights in place of the zeros that layers begin with."""
     with torch.no_grad():
         for weight in objective.network.parameters():
@@ -68,7 +67,7 @@ def awake(objective: Objective) -> Objective:
     return objective
 
 
-def shown(objective: Objective, source: Tensor, hidden_before: Tensor) -> Tensor:
+def shown(objective: TrainingLoss, source: Tensor, hidden_before: Tensor) -> Tensor:
     found = objective._last(source, hidden_before, torch.Generator().manual_seed(0))
     assert found is not None and found.shape == (
         B,
@@ -84,7 +83,7 @@ def test_each_frame_sees_the_one_before() -> None:
     """By hand: the first frame of a window sees nothing, nor does the first after a reset; no frame
     sees itself."""
     source = windows(geometry=False).x
-    found = shown(looking_back(last_frame_level=0.0), source, torch.tensor([0, 5]))
+    found = shown(looking_back(last_frame_sigma=0.0), source, torch.tensor([0, 5]))
     assert not found[:, 0].any() and not found[1, :6].any()
     for row, first in ((0, 1), (1, 6)):
         assert torch.equal(found[row, first:, :3], source[row, first - 1 : -1])
@@ -94,7 +93,7 @@ def test_each_frame_sees_the_one_before() -> None:
 def test_each_frame_sees_several_before() -> None:
     """By hand: newest first, none from before the window or the reset."""
     source = windows(geometry=False).x
-    found = shown(looking_back(count=3, last_frame_level=0.0), source, torch.tensor([0, 5]))
+    found = shown(looking_back(count=3, last_frame_sigma=0.0), source, torch.tensor([0, 5]))
     for row, first in ((0, 0), (1, 5)):
         for frame in range(T):
             for back in (1, 2, 3):
@@ -110,7 +109,7 @@ def test_each_frame_sees_several_before() -> None:
 
 def test_half_of_the_frames_before_are_noisy() -> None:
     source = windows(geometry=False).x
-    found = shown(looking_back(last_frame_level=0.1), source, torch.zeros(B, dtype=torch.long))
+    found = shown(looking_back(last_frame_sigma=0.1), source, torch.zeros(B, dtype=torch.long))
     clean = (found[:, 1:, :3] == source[:, :-1]).flatten(2).all(2)
     assert 0.2 < float(clean.float().mean()) < 0.8
     assert float((found[:, 1:, :3] - source[:, :-1]).abs().amax()) < 1.0
@@ -119,7 +118,7 @@ def test_half_of_the_frames_before_are_noisy() -> None:
 @pytest.mark.parametrize("fold", [1, 2])
 def test_what_stays_is_there_from_the_start(fold: int) -> None:
     """A network that has learned nothing predicts the frame before; where there is none, grey."""
-    objective = looking_back(fold, last_frame_level=0.0, context_drop=0.0)
+    objective = looking_back(fold, last_frame_sigma=0.0, context_drop=0.0)
     given = windows(geometry=False)
     prediction = objective(given, None, None, torch.Generator().manual_seed(0))["prediction"]
     assert torch.allclose(prediction[:, 1:], given.x[:, :-1], atol=1e-6)
@@ -129,7 +128,7 @@ def test_what_stays_is_there_from_the_start(fold: int) -> None:
 def test_a_change_of_the_frame_before_reaches_the_next_alone() -> None:
     """Where attention sees no other frame, only through what is shown: never a frame's own pixels,
     nor those of later ones."""
-    objective = awake(looking_back(last_frame_level=0.0, context_drop=0.0, pure_noise=1.0))
+    objective = awake(looking_back(last_frame_sigma=0.0, context_drop=0.0, pure_noise=1.0))
     # Attention within the frame alone.
     objective.network.register_to_config(window=1)
     found = []
@@ -146,30 +145,28 @@ def test_a_change_of_the_frame_before_reaches_the_next_alone() -> None:
 def test_cached_steps_equal_a_banded_forward(count: int, fold: int, reset: int) -> None:
     """What is shown, bit by bit, and the predictions: of training's windows and of the steps of a
     world."""
-    objective = awake(looking_back(fold, count, last_frame_level=0.0))
+    objective = awake(looking_back(fold, count, last_frame_sigma=0.0))
     given, level = windows(geometry=False), 0.05
     noise = torch.randn(2, *given.x.shape, generator=torch.Generator().manual_seed(1))
     hidden = torch.full((B,), reset)
     last = objective._last(given.x, hidden, torch.Generator().manual_seed(0))
     assert last is not None
-    context_level = torch.full((B, T), level)
-    noisy = torch.cat([add_noise(given.x, noise[0], context_level), noise[1]], 1)
+    context_sigma = torch.full((B, T), level)
+    noisy = torch.cat([add_noise(given.x, noise[0], context_sigma), noise[1]], 1)
     with torch.no_grad():
         (whole,), _ = objective._predict(
-            noisy, [context_level, torch.ones(B, T)], given, None, hidden, last
+            noisy, [context_sigma, torch.ones(B, T)], given, None, hidden, last
         )
-    dynamics = DiffusionDynamics(objective.network, DynamicsConfig(context_level=level))
+    dynamics = DiffusionDynamics(objective.network, DynamicsConfig(context_sigma=level))
     context, before = dynamics.empty(B, "cpu"), Frame(torch.zeros_like(given.rgb[:, 0]))
     intrinsics = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(B, 4)
     with torch.no_grad():
         for t in range(reset, T):
-            shown = frames_before(before, context)
-            condition = condition_of(
-                dynamics, given.act[:, t], given.motion[:, t], shown, intrinsics
-            )
+            shown = last_frames(before, context)
+            condition = dynamics.condition(given.act[:, t], given.motion[:, t], shown, intrinsics)
             assert torch.equal(condition.view[:, 0], last[:, t])
-            prediction, context = dynamics.predict(context, condition, noise[1][:, t])
-            assert torch.allclose(prediction.x, whole[:, t], atol=1e-4)
+            x, _, context = dynamics.sample(context, condition, noise[1][:, t])
+            assert torch.allclose(x, whole[:, t], atol=1e-4)
             before = Frame(given.rgb[:, t])
             context = dynamics.commit(context, before, condition, noise[0][:, t])
 
@@ -212,8 +209,8 @@ def test_a_students_context_of_its_own_is_what_it_is_shown() -> None:
     """Or it could copy the answer to its own drift from the true frame before."""
     network = looking_back(context_drop=0.0).network
     teacher = awake(looking_back()).network
-    config = DistilObjectiveConfig(own_context=1.0, own_context_from=0.0, context_drop=0.0)
-    student = DistilObjective(network, teacher, OutcomeHead(dim=32, hidden=8), config)
+    config = DistilLossConfig(own_context=1.0, own_context_from=0.0, context_drop=0.0)
+    student = DistilLoss(network, teacher, OutcomeHead(dim=32, hidden=8), config)
     shown = []
     inner = student._last
     student._last = lambda source, *rest: (shown.append(source), inner(source, *rest))[1]  # type: ignore[method-assign]

@@ -9,27 +9,29 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.training import SIZE, WINDOW, B, T, windows
 from worldsim.diffusion.network import SpaceTimeTransformer, band_mask, stream_mask
 from worldsim.errors import InvalidInputError
 from worldsim.training.buffer import Windows
 from worldsim.training.loss import (
     NEAR_LEVEL,
     Balance,
-    Objective,
-    ObjectiveConfig,
+    LossConfig,
+    TrainingLoss,
     energy_score,
-    level_errors,
+    errors_by_sigma,
     sees_last,
 )
 from worldsim.world.heads import HISTORY, EgoMotionHead, Motions, OutcomeHead
 
-B, T, SIZE, WINDOW = 2, 12, 16, 4
+pytestmark = pytest.mark.fast
+
 INTRINSICS = torch.tensor([8.0, 8.0, 8.0, 8.0])
 
 
 def made(
     geometry: bool = True, action_dim: int = 0, alive: bool = True, **config: Any
-) -> Objective:
+) -> TrainingLoss:
     """The debug sizes at 16x16. alive: random where layers start at zero, so that everything has an
     effect."""
     torch.manual_seed(0)
@@ -53,27 +55,7 @@ def made(
                 if not weight.any():
                     weight.normal_(0.0, 0.1)
     ego = EgoMotionHead(actions=actions, action_dim=action_dim, hidden=32) if geometry else None
-    return Objective(network, ego, OutcomeHead(dim=32, hidden=8), ObjectiveConfig(**config))
-
-
-def windows(geometry: bool = True, action_dim: int = 0) -> Windows:
-    generator = torch.Generator().manual_seed(0)
-
-    def integers(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(0, high, (B, T, *shape), generator=generator)
-
-    act = torch.randn(B, T, action_dim, generator=generator) if action_dim else integers(7)
-    return Windows(
-        rgb=integers(256, 3, SIZE, SIZE).to(torch.uint8),
-        inverse_depth=integers(65536, SIZE, SIZE).to(torch.int32) if geometry else None,
-        act=act,
-        rew=torch.zeros(B, T),
-        term=torch.zeros(B, T, dtype=torch.bool),
-        motion=0.1 * torch.randn(B, T, 6, generator=generator)
-        if geometry
-        else torch.zeros(B, T, 6),
-        view=torch.randn(B, T, 8, SIZE, SIZE, generator=generator) if geometry else None,
-    )
+    return TrainingLoss(network, ego, OutcomeHead(dim=32, hidden=8), LossConfig(**config))
 
 
 def moments(action_dim: int = 0) -> Motions:
@@ -95,7 +77,7 @@ def moments(action_dim: int = 0) -> Motions:
 
 
 def losses_of(
-    objective: Objective, batch: Windows, progress: float = 0.0, seed: int = 1
+    objective: TrainingLoss, batch: Windows, progress: float = 0.0, seed: int = 1
 ) -> dict[str, torch.Tensor]:
     geometry = batch.inverse_depth is not None
     motions = moments(batch.act.shape[2] if batch.act.dim() == 3 else 0) if geometry else None
@@ -212,7 +194,7 @@ def test_with_energy_noise_alone_is_scored() -> None:
     assert math.isnan(float(losses["energy_score"])) and torch.isfinite(losses["loss"])
     losses["loss"].backward()
     with pytest.raises(InvalidInputError, match="energy = 1.5"):
-        ObjectiveConfig(energy=1.5)
+        LossConfig(energy=1.5)
 
 
 def test_hidden_context_by_hand() -> None:
@@ -317,7 +299,7 @@ def test_errors_of_a_noise_level_by_hand() -> None:
     level = torch.tensor([[0.2, 0.2 + NEAR_LEVEL, 1.0], [1.0, 0.999, 0.2]])
     errors = torch.tensor([[1.0, 2.0, 10.0], [30.0, 5.0, 100.0]])
     counted = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 0.0]])
-    found = level_errors(errors[None], level, counted)[0]
+    found = errors_by_sigma(errors[None], level, counted)[0]
     e = math.exp(-1.0)
     first, second = (1.0 + 2.0 * e) / (1.0 + e), (2.0 + 1.0 * e) / (1.0 + e)
     assert found.flatten().tolist() == pytest.approx(
@@ -325,7 +307,7 @@ def test_errors_of_a_noise_level_by_hand() -> None:
     )
     # In bfloat16 as in full precision, as accelerate's autocast has it.
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(level_errors(errors[None], level, counted)[0], found)
+        assert torch.equal(errors_by_sigma(errors[None], level, counted)[0], found)
 
 
 @pytest.mark.parametrize(("balance", "best"), [(Balance.LEVEL, 0.25), (Balance.FRAME, 0.0)])
@@ -384,7 +366,7 @@ def test_the_same_generator_gives_the_same_losses() -> None:
     assert first == second != other
 
 
-def ended(objective: Objective, **masks: torch.Tensor) -> Windows:
+def ended(objective: TrainingLoss, **masks: torch.Tensor) -> Windows:
     """The windows whose last frame ends the episode, with these masks."""
     batch = windows(geometry=False)
     term = torch.zeros_like(batch.term)
@@ -399,7 +381,7 @@ def test_a_made_up_frame_is_never_drawn_nor_shown() -> None:
     batch = ended(objective)
     last = torch.zeros(batch.rgb.shape[:2], dtype=torch.bool)
     last[:, -1] = True
-    batch = dataclasses.replace(batch, made_up=last)
+    batch = dataclasses.replace(batch, synthetic_terminal=last)
     found = []
     for colour in (0, 255):
         rgb = batch.rgb.clone()
@@ -419,7 +401,7 @@ def test_a_made_up_frame_is_never_drawn_nor_shown() -> None:
     plain = [
         dataclasses.replace(
             batch,
-            made_up=None,
+            synthetic_terminal=None,
             rgb=torch.where(last[:, :, None, None, None], c, batch.rgb).to(torch.uint8),
         )
         for c in (0, 255)
@@ -431,11 +413,11 @@ def test_a_made_up_frame_is_never_drawn_nor_shown() -> None:
 def test_outcome_losses_by_hand() -> None:
     """Two frames that count, one of them the end. The zero-initialised head says the mean reward of
     each kind and its prior."""
-    objective = Objective(
+    objective = TrainingLoss(
         made(geometry=False).network,
         None,
         OutcomeHead(dim=32, on_end=True),
-        ObjectiveConfig(outcome_weight=2.0),
+        LossConfig(outcome_weight=2.0),
     )
     head = objective.outcome
     head.offset.copy_(torch.tensor([4.0, -96.0]))
@@ -448,10 +430,10 @@ def test_outcome_losses_by_hand() -> None:
     batch = windows(geometry=False)
     b, t = batch.rew.shape
     rew, term = torch.full((b, t), 100.0), torch.zeros(b, t, dtype=torch.bool)
-    beyond = torch.ones(b, t, dtype=torch.bool)
-    beyond[0, :3] = False
+    padding = torch.ones(b, t, dtype=torch.bool)
+    padding[0, :3] = False
     rew[0, 1], rew[0, 2], term[0, 2] = 5.0, -76.0, True
-    batch = dataclasses.replace(batch, rew=rew, term=term, beyond=beyond)
+    batch = dataclasses.replace(batch, rew=rew, term=term, padding=padding)
     losses = objective._outcomes(torch.randn(b, t, 32), batch, torch.rand(b, t))
     # Off by 2 units of 0.5 and by 2 units of 10; half of the squares, on average.
     assert float(losses["reward_loss"].detach()) == pytest.approx(2.0 * (2.0 + 2.0) / 2)
@@ -464,14 +446,14 @@ def test_outcome_losses_by_hand() -> None:
 def test_made_up_ends_keep_their_true_share() -> None:
     """Asked at pure noise alone, where other frames are in half of the cases: an end counts half,
     and the share of ends is true."""
-    objective = Objective(
-        made(geometry=False).network, None, OutcomeHead(dim=32, on_end=True), ObjectiveConfig()
+    objective = TrainingLoss(
+        made(geometry=False).network, None, OutcomeHead(dim=32, on_end=True), LossConfig()
     )
     batch = windows(geometry=False)
     b, t = batch.rew.shape
-    made_up, term = (torch.zeros(b, t, dtype=torch.bool) for _ in range(2))
-    made_up[:, -1] = term[:, -1] = True
-    batch = dataclasses.replace(batch, term=term, made_up=made_up)
+    synthetic_terminal, term = (torch.zeros(b, t, dtype=torch.bool) for _ in range(2))
+    synthetic_terminal[:, -1] = term[:, -1] = True
+    batch = dataclasses.replace(batch, term=term, synthetic_terminal=synthetic_terminal)
     # Of the others, every second is at pure noise.
     level = torch.full((b, t), 0.3)
     level[:, 1:-1:2] = level[:, -1] = 1.0
@@ -498,12 +480,14 @@ def test_level_errors_of_groups_by_hand() -> None:
     and not 15.75 of all."""
     errors, level = torch.tensor([[1.0, 2.0, 20.0, 40.0]]), torch.ones(1, 4)
     group = torch.tensor([[True, True, False, False]])
-    assert level_errors(errors, level, torch.ones(1, 4), group)[0].tolist() == pytest.approx(
+    assert errors_by_sigma(errors, level, torch.ones(1, 4), group)[0].tolist() == pytest.approx(
         [1.5, 1.5, 30.0, 30.0]
     )
-    assert level_errors(errors, level, torch.ones(1, 4))[0].tolist() == pytest.approx([15.75] * 4)
+    assert errors_by_sigma(errors, level, torch.ones(1, 4))[0].tolist() == pytest.approx(
+        [15.75] * 4
+    )
     # What does not count is in no average.
-    assert level_errors(errors, level, torch.tensor([[1.0, 0.0, 1.0, 1.0]]), group)[
+    assert errors_by_sigma(errors, level, torch.tensor([[1.0, 0.0, 1.0, 1.0]]), group)[
         0
     ].tolist() == pytest.approx([1, 1, 30, 30])
 
@@ -549,4 +533,4 @@ def test_ends_that_count_more_leave_the_probability_true() -> None:
     )
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-5)
     with pytest.raises(InvalidInputError, match="end_emphasis = 0.5"):
-        ObjectiveConfig(end_emphasis=0.5)
+        LossConfig(end_emphasis=0.5)

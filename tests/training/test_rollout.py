@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.test_buffer import CLEAN, CPU, SIZE, plain, room
-from tests.training.test_corruption import network
+from tests.helpers.recordings import SIZE, plain, room
+from tests.helpers.training import CLEAN, CPU, network
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.protocols import SceneMemory
@@ -44,14 +44,14 @@ def test_replayed_steps_are_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> N
     itself."""
     made = []
 
-    def captured(run: Any, device: torch.device) -> Any:
+    def capture_graph(run: Any, device: torch.device) -> Any:
         # What runs before the capture leaves no trace.
         run()
         made.append(run)
         return run
 
     expected = taken_in(graphs=False)
-    monkeypatch.setattr(lockstep, "captured", captured)
+    monkeypatch.setattr(lockstep, "capture_graph", capture_graph)
     found = taken_in(graphs=True)
     assert bool(expected["dreamed"].any()) and not bool(expected["dreamed"].all())
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []

@@ -16,11 +16,11 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
-from tests.training.conftest import recording
 
-from tests.training.test_train import config
+from tests.helpers.recordings import recording
+from tests.helpers.training import train_config as config
 from worldsim.errors import InvalidInputError
-from worldsim.training.sharding import part_of, parted, prepare_sharding, whole
+from worldsim.training.sharding import part_of, prepare_sharding, split_like, whole
 from worldsim.training.train import TrainConfig, Trainer
 
 PROGRAM = """
@@ -157,5 +157,5 @@ def test_nothing_to_shard_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_whole_tensors_stay_as_they_are() -> None:
     tensor = torch.arange(3.0)
-    assert whole(tensor) is tensor and parted(tensor, torch.zeros(3)) is tensor
+    assert whole(tensor) is tensor and split_like(tensor, torch.zeros(3)) is tensor
     assert part_of({"a.b": tensor, "ab.b": tensor, "a.c.d": tensor}, "a.").keys() == {"b", "c.d"}

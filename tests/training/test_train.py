@@ -21,9 +21,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.training.conftest import recording
 
-from tests.conftest import assert_equal, largest_file, state_of
+from tests.helpers.files import largest_file
+from tests.helpers.recordings import recording
+from tests.helpers.training import assert_equal, started, state_of
+from tests.helpers.training import train_config as config
 from worldsim.data import starts
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
 from worldsim.errors import (
@@ -36,7 +38,7 @@ from worldsim.errors import (
 from worldsim.runtime.json_config import read_json, write_sealed
 from worldsim.state import SceneStart
 from worldsim.training.corruption import PerturbConfig
-from worldsim.training.loss import ObjectiveConfig
+from worldsim.training.loss import LossConfig
 from worldsim.training.tally import Tally
 from worldsim.training.train import TrainConfig, Trainer, train
 from worldsim.world import World, engine
@@ -54,29 +56,6 @@ def continuous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index["action_space"] = {"type": "Box", "low": [-2.0, 0.0], "high": [1.0, 3.0]}
     write_sealed(out / "dataset.json", index)
     return out
-
-
-def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
-    """A few steps of the debug network."""
-    settings: dict[str, Any] = dict(
-        preset="debug",
-        steps=3,
-        batch_size=2,
-        window=12,
-        warmup=2,
-        memory_capacity=1024,
-        world_memory_capacity=2048,
-        mixed_precision="no",
-        compile=False,
-        patience=0.0,
-    )
-    return TrainConfig(data, out, **(settings | changes))
-
-
-def started(settings: TrainConfig) -> Trainer:
-    trainer = Trainer(settings)
-    trainer.wait_for_data()
-    return trainer
 
 
 def alive(network: torch.nn.Module) -> None:
@@ -150,7 +129,7 @@ def test_trains_a_world(tmp_path: Path, rooms: Path) -> None:
     assert card["train_maps"] == sorted({e.info["map"] for e in EpisodeDataset(rooms)})
     # The averages of the checkpoint, parameter by parameter.
     saved = load_file(tmp_path / "checkpoint" / "state.safetensors")
-    names = [n for n, _ in Trainer(config(rooms, tmp_path)).objective.named_parameters()]
+    names = [n for n, _ in Trainer(config(rooms, tmp_path)).loss_module.named_parameters()]
     weights = {f"network.{k}": v for k, v in loaded.network.state_dict().items()}
     weights |= {f"outcome.{k}": v for k, v in loaded.outcome.state_dict().items()}
     assert loaded.ego_motion is not None
@@ -302,12 +281,12 @@ def test_a_resumed_run_must_be_the_same_run(tmp_path: Path, rooms: Path, continu
         InvalidInputError, match="other values of learning_rate: use them again or another --out"
     ):
         train(dataclasses.replace(settings, learning_rate=1e-3))
-    with pytest.raises(InvalidInputError, match="other values of batch_size, objective"):
+    with pytest.raises(InvalidInputError, match="other values of batch_size, loss"):
         train(
             dataclasses.replace(
                 settings,
                 batch_size=3,
-                objective=dataclasses.replace(settings.objective, context_level=0.3),
+                loss=dataclasses.replace(settings.loss, context_sigma=0.3),
             )
         )
     with pytest.raises(DamagedFileError, match="another kind of recording"):
@@ -358,7 +337,7 @@ def test_starts_from_a_worlds_weights(
     with pytest.raises(NotFoundError, match="nowhere"):
         Trainer(dataclasses.replace(settings, init_from="./nowhere"))
     # A world of larger frames gives all but its tokens' positions.
-    larger = World(first.network.resized(64, 48), first.config, first.ego_motion, first.outcome, {})
+    larger = World(first.network.resize(64, 48), first.config, first.ego_motion, first.outcome, {})
     trainer = started(
         dataclasses.replace(settings, init_from=str(larger.save_pretrained(tmp_path / "larger")))
     )
@@ -377,7 +356,7 @@ def test_learns_from_its_own_walks_and_from_edits(tmp_path: Path, rooms: Path) -
         init_from=str(tmp_path / "first" / "world"),
         edits=1.0,
         perturb=PerturbConfig(own=1.0, own_frames=(2.0, 16.0)),
-        objective=ObjectiveConfig(energy=0.5),
+        loss=LossConfig(energy=0.5),
     )
     trainer = started(settings)
     drawn = trainer.buffer.sample(4, torch.Generator().manual_seed(0))
@@ -401,7 +380,7 @@ def test_checkpointing_changes_no_gradient(tmp_path: Path, rooms: Path, compiled
             trainer.network.compile(dynamic=False, backend="aot_eager")
         assert trainer.network.gradient_checkpointing == checkpointing
         windows = trainer.buffer.sample(2, torch.Generator().manual_seed(0))
-        losses = trainer.objective(
+        losses = trainer.loss_module(
             windows, None, trainer.buffer.intrinsics, torch.Generator().manual_seed(1)
         )
         losses["loss"].backward()
@@ -474,16 +453,16 @@ def test_a_checkpoint_of_before_a_setting_resumes(
     before.save()
     file = tmp_path / "checkpoint" / "checkpoint.json"
     meta = json.loads(file.read_text())
-    del meta["config"]["last_frames"], meta["config"]["objective"]["last_frame_level"]
+    del meta["config"]["last_frames"], meta["config"]["loss"]["last_frame_sigma"]
     write_sealed(file, meta)
     # With a memory the setting has no meaning.
     assert Trainer(dataclasses.replace(settings, last_frames=4 if memory else 0)).resume()
     if not memory:
         with pytest.raises(InvalidInputError, match="made with other values of last_frames"):
             Trainer(dataclasses.replace(settings, last_frames=4)).resume()
-    changed = dataclasses.replace(settings.objective, pure_noise=0.25)
-    with pytest.raises(InvalidInputError, match="made with other values of objective"):
-        Trainer(dataclasses.replace(settings, objective=changed)).resume()
+    changed = dataclasses.replace(settings.loss, pure_noise=0.25)
+    with pytest.raises(InvalidInputError, match="made with other values of loss"):
+        Trainer(dataclasses.replace(settings, loss=changed)).resume()
 
 
 def test_without_geometry(tmp_path: Path, blind: Path) -> None:
@@ -583,12 +562,12 @@ def test_takes_in_recordings_that_appear_meanwhile(
 
 
 def test_longer_attention_and_more_sampling_steps(tmp_path: Path, rooms: Path) -> None:
-    world = train(config(rooms, tmp_path, attention=6, window=18, sampling_steps=3, steps=1))
+    world = train(config(rooms, tmp_path, attention=6, window=18, num_inference_steps=3, steps=1))
     loaded = World.from_pretrained(tmp_path / "world", device="cpu")
     assert (
         world.network.config.window,
         loaded.network.config.window,
-        loaded.config.dynamics.steps,
+        loaded.config.dynamics.num_inference_steps,
     ) == (6, 6, 3)
     with pytest.raises(
         InvalidInputError, match="window 17 is too short: at least 18, three attention windows"
@@ -624,7 +603,7 @@ def test_bad_settings_are_named(tmp_path: Path, rooms: Path, continuous: Path) -
         train(config(continuous, out, mirror_actions=(0, 1)))
     for name in (
         "steps",
-        "sampling_steps",
+        "num_inference_steps",
         "batch_size",
         "warmup",
         "save_every",
@@ -717,7 +696,7 @@ def test_rewards_of_two_kinds_are_measured() -> None:
     start = np.array([0, 4, 7, 10, 14])
     tally = Tally()
     tally.add({"rgb": rgb, "term": term, "trunc": trunc, "rew": rew, "episode_start": start})
-    assert tally.endings == 2 and tally.made_up and tally.count.tolist() == [7, 2]
+    assert tally.endings == 2 and tally.synthetic_terminal and tally.count.tolist() == [7, 2]
     units = tally.units().tolist()
     assert units[:2] == pytest.approx([25 / 7, -100])
     assert units[2:4] == pytest.approx([math.sqrt(97 / 7 - (25 / 7) ** 2), 4.0])

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError
 from worldsim.state import WorldState, bytes_of, flatten, map_tensors
@@ -24,7 +24,7 @@ from worldsim.world.engine import (
     EngineConfig,
     GraphedStep,
     cpu_options,
-    engine_named,
+    resolve_engine,
 )
 from worldsim.world.scene_files import load_scene
 
@@ -42,7 +42,7 @@ def stepping_in_place(monkeypatch: pytest.MonkeyPatch, tiny_world: World) -> Wor
     """A world that steps in buffers as a CUDA graph does; what is replayed is the step itself."""
     monkeypatch.setattr(engines._Captured, "_capture", lambda self: self._run)
     world = tiny_world.with_engine("plain")
-    world.stepper.graphed = GraphedStep(world.stepper._step)
+    world.running.graphed = GraphedStep(world.running.parts)
     return world
 
 
@@ -58,16 +58,16 @@ def acts(*values: int) -> torch.Tensor:
 
 
 def test_names() -> None:
-    assert engine_named("plain", CPU) == PLAIN
-    assert engine_named("compiled", torch.device("cuda")) == EngineConfig(
+    assert resolve_engine("plain", CPU) == PLAIN
+    assert resolve_engine("compiled", torch.device("cuda")) == EngineConfig(
         "bfloat16", "default", graph=True, whole=True, widen=True
     )
-    assert engine_named("fast", torch.device("cuda")) == EngineConfig(
+    assert resolve_engine("fast", torch.device("cuda")) == EngineConfig(
         "bfloat16", graph=True, widen=True
     )
-    assert not engine_named("fast", CPU).graph and not engine_named("fast", CPU).compile
+    assert not resolve_engine("fast", CPU).graph and not resolve_engine("fast", CPU).compile
     with pytest.raises(InvalidInputError, match="'plain', 'fast', 'compiled'.*'turbo'"):
-        engine_named("turbo", CPU)
+        resolve_engine("turbo", CPU)
     with pytest.raises(InvalidInputError, match="precision.*'int4'"):
         EngineConfig(precision="int4")
 
@@ -195,7 +195,7 @@ def test_what_is_put_or_owned_outlives_a_step(
     stepping_in_place: World, tiny_world: World, state: WorldState
 ) -> None:
     now, _ = stepping_in_place.step(state, acts(1, 2, 3))
-    owned = stepping_in_place.owned(now)
+    owned = stepping_in_place.own(now)
     expected = owned.put(acts(2), state.select(acts(0)))
     after = stepping_in_place.put(now, acts(2), state.select(acts(0)))
     assert same(after, expected)
@@ -219,7 +219,7 @@ def test_an_environment_on_buffers(
     for env in (mine, reference):
         env.step(3)
         env.step(4)
-    assert same(mine.state, reference.state) and same(mine.journey, reference.journey)
+    assert same(mine.state, reference.state) and same(mine.trajectory, reference.trajectory)
     assert torch.equal(memory.data.kind, points), "a memory in hand stays as it was"
     fork.step([3, 3])
     mine.restore(snapshot)

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.data.record import RecordConfig, record
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from worldsim.runtime.json_config import from_json
@@ -23,7 +23,7 @@ from worldsim.world.image_env import (
     find_pixels,
     make_env,
     make_pixels,
-    qualified,
+    qualify,
     require_trainable,
 )
 from worldsim.world.twin import make_twin, require_same_spaces
@@ -213,10 +213,10 @@ def test_an_environment_of_another_size_is_refused_before_anything_is_written(
 
 
 def test_known_ids_need_no_module() -> None:
-    assert qualified(TAKE_COVER) == f"vizdoom.gymnasium_wrapper:{TAKE_COVER}"
+    assert qualify(TAKE_COVER) == f"vizdoom.gymnasium_wrapper:{TAKE_COVER}"
     assert (
-        qualified(qualified(TAKE_COVER)) == qualified(TAKE_COVER)
-        and qualified("CarRacing-v3") == "CarRacing-v3"
+        qualify(qualify(TAKE_COVER)) == qualify(TAKE_COVER)
+        and qualify("CarRacing-v3") == "CarRacing-v3"
     )
     with pytest.raises((MissingDependencyError, NotFoundError), match="VizdoomNoSuch|vizdoom"):
         make_env("VizdoomNoSuch-v1", {})

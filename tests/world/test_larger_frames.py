@@ -18,7 +18,7 @@ from worldsim.data.record import RecordConfig, record
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.evaluation.evaluate import EvaluateConfig, evaluate
 from worldsim.training.corruption import PerturbConfig
-from worldsim.training.loss import ObjectiveConfig, energy_score
+from worldsim.training.loss import LossConfig, energy_score
 from worldsim.training.train import PRESETS, TrainConfig, train
 from worldsim.world import World
 from worldsim.world.config import WorldConfig
@@ -63,12 +63,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         mirror_actions=MIRROR,
     )
     train(TrainConfig(place / "data", place / "first", **settings))
-    objective = ObjectiveConfig(energy=0.7, pure_noise=0.7)
+    objective = LossConfig(energy=0.7, pure_noise=0.7)
     own = PerturbConfig(own=1.0, own_frames=(2, 4))
     settings |= {
         "init_from": str(place / "first" / "world"),
         "edits": 0.5,
-        "objective": objective,
+        "loss": objective,
         "perturb": own,
     }
     train(TrainConfig(place / "data", place / "second", **settings))

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import worldsim  # noqa: F401  registers the environments
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
@@ -184,7 +184,7 @@ def test_the_fingerprint_knows_weights_and_settings() -> None:
     world = make_tiny_world()
     assert fingerprint(world) == fingerprint(make_tiny_world())
     assert fingerprint(world) != fingerprint(make_tiny_world(seed=1))
-    assert fingerprint(world) != fingerprint(world.with_dynamics(steps=2))
+    assert fingerprint(world) != fingerprint(world.with_dynamics(num_inference_steps=2))
 
 
 def test_a_setting_that_came_later_counts_where_it_is_set() -> None:
@@ -258,11 +258,11 @@ def as_version_1(path: Path) -> None:
 
 def test_the_walk_is_in_the_file(env: WorldEnv, world_folder: Path, tmp_path: Path) -> None:
     path = env.save(tmp_path / "walk.safetensors")
-    before = env.journey
+    before = env.trajectory
     other = WorldEnv(world_folder)
     other.load(path)
     for name in ("rgb", "inverse_depth", "pose", "intrinsics"):
-        assert torch.equal(getattr(other.journey, name), getattr(before, name))
+        assert torch.equal(getattr(other.trajectory, name), getattr(before, name))
     rewritten(path, lambda name: name != "journey.pose")
     with pytest.raises(DamagedFileError, match="pose"):
         other.load(path)
@@ -274,11 +274,13 @@ def test_files_of_version_1_load(env: WorldEnv, world_folder: Path, tmp_path: Pa
     expected = future(env)
     other = WorldEnv(world_folder)
     other.load(path)
-    assert len(other.journey) == 1
+    assert len(other.trajectory) == 1
     assert_same(future(other), expected)
     opened = open_snapshot(path)
     assert (
-        opened.journey is None and opened.world == "" and opened.memory.statistics()["points"] > 100
+        opened.trajectory is None
+        and opened.world == ""
+        and opened.memory.statistics()["points"] > 100
     )
 
 
@@ -293,7 +295,7 @@ def test_opened_without_the_world(env: WorldEnv, world_folder: Path, tmp_path: P
     picture, own = opened.memory.render(size=(96, 96)), env.memory.render(size=(96, 96))
     np.testing.assert_array_equal(picture.rgb, own.rgb)
     np.testing.assert_array_equal(picture.depth, own.depth)
-    assert opened.journey is not None and torch.equal(opened.journey.rgb, env.journey.rgb)
+    assert opened.trajectory is not None and torch.equal(opened.trajectory.rgb, env.trajectory.rgb)
 
 
 def test_a_radiance_field_is_opened_and_restored(world_folder: Path, tmp_path: Path) -> None:
@@ -345,7 +347,7 @@ def test_one_of_several_is_opened(world_folder: Path, tmp_path: Path) -> None:
     path = venv.save(tmp_path / "three.safetensors")
     opened = open_snapshot(path, index=2)
     np.testing.assert_array_equal(opened.memory.render().rgb, venv.memory_of(2).render().rgb)
-    assert opened.journey is None and opened.environments == 3
+    assert opened.trajectory is None and opened.environments == 3
     for index in (-1, 3):
         with pytest.raises(InvalidInputError, match="3 environments"):
             open_snapshot(path, index=index)

@@ -1,5 +1,4 @@
-"""``worldsim export``: a world as the small folder that is shipped or shared, or what a snapshot
-remembers for other programs."""
+"""``worldsim export``: a world as a small folder to share, or a snapshot's memory as files."""
 
 from __future__ import annotations
 
@@ -32,8 +31,10 @@ SUFFIXES: dict[str, Form] = {".ply": "ply", ".glb": "glb"}
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """A world to a new folder (weights, card, start scenes), or a snapshot's scene memory and walk
-    to files (--to)."""
+    """Export a world to a new folder, or a snapshot's scene memory and walk to files (--to).
+
+    The folder holds weights, card and start scenes.
+    """
 
     source: str
     """A snapshot's file, as env.save wrote it. Else a world: a shipped one's name, a folder, or a
@@ -65,7 +66,7 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> Path:
-    """Write what ``config`` asks for; returns where it is."""
+    """Write what ``config`` asks for; returns its path."""
     if is_file(config.source):
         return _export_snapshot(config)
     given = {
@@ -116,8 +117,10 @@ def _export_world(config: ExportConfig) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy what a world's start scenes are made of. Links that lead out of ``source`` are an error:
-    they are none of its files."""
+    """Copy a world's start scenes.
+
+    Raises an error for links that lead out of ``source``, since they are not part of the world.
+    """
     for path in files_in(source / "scenes", source):
         if path.suffix in SCENE_SUFFIXES:
             with replacing(target / path.relative_to(source)) as copy:
@@ -153,14 +156,14 @@ def _export_snapshot(config: ExportConfig) -> Path:
         save_ply(points.position, points.colour, out)
         print(f"{out}: {len(points):,} points")
         return out
-    if opened.journey is None:
+    if opened.trajectory is None:
         raise InvalidInputError(
             f"{source} keeps no walk, and so has no pictures for a nerfstudio dataset (walks are "
             f"kept by single environments, and "
             "since version 2 of snapshots): export ply or glb, or save it anew"
         )
-    save_nerfstudio(opened.journey, out, (points.position, points.colour), config.force)
-    print(f"{out}: {len(opened.journey):,} frames, {len(points):,} points")
+    save_nerfstudio(opened.trajectory, out, (points.position, points.colour), config.force)
+    print(f"{out}: {len(opened.trajectory):,} frames, {len(points):,} points")
     return out
 
 
@@ -202,12 +205,12 @@ def _check_file(out: Path, force: bool) -> None:
 def _mesh(config: ExportConfig, opened: OpenedSnapshot) -> Any:
     from worldsim.io.meshes import FusionConfig, PoissonConfig, fuse, wrap
 
-    journey = opened.journey
-    if journey is not None and not config.points:
+    trajectory = opened.trajectory
+    if trajectory is not None and not config.points:
         return fuse(
-            journey, FusionConfig() if config.voxel is None else FusionConfig(voxel=config.voxel)
+            trajectory, FusionConfig() if config.voxel is None else FusionConfig(voxel=config.voxel)
         )
     points = opened.memory.points()
-    places = None if journey is None else journey.pose[:, :3, 3].numpy()
+    places = None if trajectory is None else trajectory.pose[:, :3, 3].numpy()
     settings = PoissonConfig() if config.voxel is None else PoissonConfig(cell=config.voxel)
     return wrap(points.position, points.colour, places, settings)

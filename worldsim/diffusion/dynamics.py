@@ -15,29 +15,40 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsim.camera import pluecker_rays
 from worldsim.diffusion.attention import shift_
-from worldsim.diffusion.denoiser import add_noise, frame_to_channels
+from worldsim.diffusion.denoiser import (
+    add_noise,
+    channels_to_frame,
+    frame_to_channels,
+    last_frames_to_channels,
+    view_to_channels,
+)
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.sampling import sample, schedule
+from worldsim.errors import InvalidInputError
+from worldsim.protocols import DynamicsSpec, Prediction, StepInputs
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.old_names import old_fields
+from worldsim.runtime.rng import Purpose, normal
 from worldsim.runtime.triton import usable
-from worldsim.state import Frame
+from worldsim.state import Frame, LastFrames, MemoryView
 
 MAX_STEPS = 1000
 """Most sampling steps a frame: more change nothing that can be seen."""
 
 
+@old_fields(steps="num_inference_steps", context_level="context_sigma")
 @dataclass(frozen=True)
 class DynamicsConfig:
     """How the trained network is used."""
 
-    steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = 1
-    """Sampling steps a frame."""
-    context_level: Annotated[float, Ge(0), Le(1)] = 0.05
-    """Noise level in [0, 1] at which past frames enter the context; the network is told. Stops
+    num_inference_steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = 1
+    """Sampling steps per frame."""
+    context_sigma: Annotated[float, Ge(0), Le(1)] = 0.05
+    """Noise level in [0, 1] at which past frames enter the context; the network receives it. Stops
     drift."""
     shift: Annotated[float, Gt(0), Le(1000)] = 1.0
     """Time shift of the flow-matching schedule; over 1 spends more of the steps at high noise."""
@@ -71,17 +82,15 @@ class Context:
     condition: Condition
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """x: (b, c, h, w) predicted channels in [-1, 1]. features: (b, d) of the predicted frame, for
-    heads."""
-
-    x: Tensor
-    features: Tensor
-
-
 class DiffusionDynamics:
-    """Implements :class:`worldsim.protocols.Dynamics` with a :class:`SpaceTimeTransformer`."""
+    """A :class:`worldsim.protocols.Dynamics` that samples frames with a
+    :class:`SpaceTimeTransformer`.
+
+    config: how frames are sampled. forward: runs the network where frames are denoised, for example
+    a compiled one; by default the network itself. in_place: whether the cache is shifted in place
+    on a GPU with Triton, for callers that own their contexts. uncertainty: whether each prediction
+    compares two draws, which costs one more denoised frame an inference step.
+    """
 
     def __init__(
         self,
@@ -89,22 +98,137 @@ class DiffusionDynamics:
         config: DynamicsConfig | None = None,
         forward: Callable[..., Any] | None = None,
         in_place: bool = False,
+        uncertainty: bool = False,
     ) -> None:
-        """forward: runs the network where frames are denoised, such as a compiled one; by default
-        the network itself. in_place: move the cache on within itself on a GPU with Triton: for one
-        who owns the contexts and looks at none again."""
-        self.network, self.in_place = network, in_place
+        self.network, self.in_place, self.uncertainty = network, in_place, uncertainty
         self.config = config or DynamicsConfig()
         self._forward = forward or network
-        self._levels = schedule(self.config.steps, self.config.shift)
+        self._sigmas = schedule(self.config.num_inference_steps, self.config.shift)
 
-    def condition(self, act: Tensor, motion: Tensor, view: Tensor, intrinsics: Tensor) -> Condition:
-        """One frame's condition. act: (b, ...); motion: (b, 6); view: (b, v, h, w), the view's
-        channels; intrinsics: (b, 4)."""
-        network = self.network.config
-        rays = pluecker_rays(motion, intrinsics, network.height, network.width, self.network.patch)
+    @classmethod
+    def build(
+        cls, config: Any, load: Callable[[type[SpaceTimeTransformer]], SpaceTimeTransformer]
+    ) -> DiffusionDynamics:
+        """The dynamics of a world's folder. config: its :class:`worldsim.world.config.WorldConfig`.
+        load: reads the folder's network."""
+        return cls(load(SpaceTimeTransformer), config.dynamics)
+
+    @property
+    def spec(self) -> DynamicsSpec:
+        """Its frames and actions, as the network has them."""
+        n = self.network.config
+        return DynamicsSpec(
+            height=n.height,
+            width=n.width,
+            actions=n.actions,
+            action_dim=n.action_dim,
+            depth=n.channels == 4,
+            uses_memory=bool(n.view_channels) and not n.last_frames,
+            window=n.window,
+            features=n.dim,
+        )
+
+    @property
+    def module(self) -> SpaceTimeTransformer:
+        """The network."""
+        return self.network
+
+    @property
+    def num_inference_steps(self) -> int:
+        """Forward passes of the network a frame."""
+        return self.config.num_inference_steps
+
+    def with_network(
+        self, network: nn.Module, forward: Callable[..., Any] | None = None, in_place: bool = False
+    ) -> DiffusionDynamics:
+        """The same sampling with a copy of the network, see
+        :class:`worldsim.protocols.NetworkDynamics`."""
+        copied: Any = network
+        return DiffusionDynamics(copied, self.config, forward, in_place, self.uncertainty)
+
+    def with_config(self, config: DynamicsConfig) -> DiffusionDynamics:
+        """The same network, sampled otherwise."""
+        return DiffusionDynamics(self.network, config, uncertainty=self.uncertainty)
+
+    def with_uncertainty(self, wanted: bool) -> DiffusionDynamics:
+        """The same sampling, with uncertainties or without.
+
+        Raises InvalidInputError at temperature 0, where all draws of a frame are the same.
+        """
+        if wanted and self.config.temperature == 0.0:
+            raise InvalidInputError(
+                "at temperature 0 all draws of a frame are one: uncertainty needs a temperature "
+                "above 0"
+            )
+        return DiffusionDynamics(self.network, self.config, uncertainty=wanted)
+
+    def predict(self, context: Context, inputs: StepInputs) -> tuple[Prediction, Context]:
+        """Sample the next frame and commit it to the context."""
+        condition = self.condition_on(context, inputs)
+        x, features, context = self.sample(context, condition, self._noise(inputs, inputs.purpose))
+        uncertainty = None
+        if self.uncertainty:
+            other = self.redraw(context, condition, self._noise(inputs, Purpose.UNCERTAINTY))
+            uncertainty = colour_difference(x, other)
+        frame = channels_to_frame(x, inputs.pose)
+        context = self.commit(context, frame, condition, self._noise(inputs, Purpose.CONTEXT))
+        return Prediction(frame, features.float(), uncertainty), context
+
+    def observe(self, context: Context, inputs: StepInputs, frame: Frame) -> Context:
+        """Commit a given frame to the context."""
+        condition = self.condition_on(context, inputs)
+        noise = self._noise(inputs, Purpose.CONTEXT)
+        return self.commit(self.advance(context), frame, condition, noise)
+
+    def coverage(self, context: Context) -> Tensor:
+        """(b,) float32 share of the newest frame that the memory knew before that frame; zeros for
+        a network that does not look at the memory."""
+        view = context.condition.view[:, -1]
+        if not self.spec.uses_memory:
+            return torch.zeros(len(view), device=view.device)
+        return view[:, 4].mean((1, 2))
+
+    def acts(self, context: Context) -> Tensor:
+        """The actions in the context's condition."""
+        return context.condition.act
+
+    def _noise(self, inputs: StepInputs, purpose: Purpose) -> Tensor:
+        n = self.network.config
+        return normal(inputs.seed, inputs.step, purpose, (n.channels, n.height, n.width))
+
+    def condition_on(self, context: Context, inputs: StepInputs) -> Condition:
+        """The condition of the next frame: the memory's view, or the last frames for a network that
+        looks at those."""
+        view: MemoryView | LastFrames | None = inputs.view
+        if self.network.config.last_frames:
+            view = last_frames(inputs.last, context)
+        return self.condition(inputs.act, inputs.motion, view, inputs.intrinsics)
+
+    def condition(
+        self,
+        act: Tensor,
+        motion: Tensor,
+        view: MemoryView | LastFrames | Tensor | None,
+        intrinsics: Tensor,
+    ) -> Condition:
+        """One frame's condition.
+
+        act: (b, ...). motion: (b, 6). view: what the network looks at, or its channels (b, v, h,
+        w); None for a network that looks at neither memory nor last frames. intrinsics: (b, 4).
+        """
+        n = self.network.config
+        if isinstance(view, Tensor):
+            channels = view
+        elif isinstance(view, LastFrames):
+            channels = last_frames_to_channels(view, n.channels)
+        elif view is not None and n.view_channels:
+            channels = view_to_channels(view)
+        else:
+            shape = (len(act), max(n.view_channels, 1), n.height, n.width)
+            channels = torch.zeros(shape, device=act.device)
+        rays = pluecker_rays(motion, intrinsics, n.height, n.width, self.network.patch)
         return Condition(
-            act=act[:, None], motion=motion[:, None], rays=rays[:, None], view=view[:, None]
+            act=act[:, None], motion=motion[:, None], rays=rays[:, None], view=channels[:, None]
         )
 
     def empty(self, batch: int, device: Any) -> Context:
@@ -133,8 +257,8 @@ class DiffusionDynamics:
             ),
         )
 
-    def fitted(self, context: Context) -> Context:
-        """The context in the network's number format; itself if it is in it already."""
+    def cast_context(self, context: Context) -> Context:
+        """The context in the network's number format, itself if it is in it already."""
         dtype = next(self.network.parameters()).dtype
         return (
             context
@@ -150,45 +274,46 @@ class DiffusionDynamics:
         clean = frame_to_channels(
             frame.rgb, frame.inverse_depth if self.network.config.channels == 4 else None
         )
-        level = torch.full((len(clean),), self.config.context_level, device=clean.device)
+        sigma = torch.full((len(clean),), self.config.context_sigma, device=clean.device)
         present = torch.ones(len(clean), dtype=torch.bool, device=clean.device)
         return dataclasses.replace(
-            context, x=add_noise(clean, noise, level), present=present, condition=condition
+            context, x=add_noise(clean, noise, sigma), present=present, condition=condition
         )
 
-    def predict(
+    def sample(
         self, context: Context, condition: Condition, noise: Tensor
-    ) -> tuple[Prediction, Context]:
-        """The next frame under ``condition``, and the context with the pending frame in its cache.
+    ) -> tuple[Tensor, Tensor, Context]:
+        """The next frame's channels (b, c, h, w) in [-1, 1], its features (b, d) for heads, and the
+        context with the pending frame in its cache.
 
         noise: (b, c, h, w) standard normal. The same arguments give the same frame.
         """
         state: dict[str, Any] = {}
 
-        def denoise(x: Tensor, level: float) -> Tensor:
+        def denoise(x: Tensor, sigma: float) -> Tensor:
             if "context" in state:
-                out, features, _ = self._denoise(state["context"], condition, x, level)
+                out, features, _ = self._denoise(state["context"], condition, x, sigma)
                 if not self.config.first_features:
                     state["features"] = features
             else:
                 out, state["features"], state["context"] = self._commit_and_denoise(
-                    context, condition, x, level
+                    context, condition, x, sigma
                 )
             return out
 
-        x = sample(denoise, self._scaled(noise), self._levels)
-        return Prediction(x=x, features=state["features"]), state["context"]
+        x = sample(denoise, self._scale(noise), self._sigmas)
+        return x, state["features"], state["context"]
 
     def redraw(self, context: Context, condition: Condition, noise: Tensor) -> Tensor:
-        """Another draw of the frame that :meth:`predict` gave, upon the context that it returned:
+        """Another draw of the frame that :meth:`sample` gave, upon the context that it returned:
         (b, c, h, w) channels."""
         return sample(
-            lambda x, level: self._denoise(context, condition, x, level)[0],
-            self._scaled(noise),
-            self._levels,
+            lambda x, sigma: self._denoise(context, condition, x, sigma)[0],
+            self._scale(noise),
+            self._sigmas,
         )
 
-    def _scaled(self, noise: Tensor) -> Tensor:
+    def _scale(self, noise: Tensor) -> Tensor:
         # Left alone at 1, so that nothing is rounded.
         return noise if self.config.temperature == 1.0 else self.config.temperature * noise
 
@@ -199,23 +324,23 @@ class DiffusionDynamics:
         mask = torch.cat([context.valid, torch.ones(b, 1, dtype=torch.bool, device=device)], 1)[
             :, None
         ]
-        level = torch.full((b, 1), self.config.context_level, device=device)
+        sigma = torch.full((b, 1), self.config.context_sigma, device=device)
         time = torch.arange(length + 1, device=device)
         _, _, new = self.network(
-            context.x[:, None], level, context.condition, mask, time, past=context.cache, outputs=0
+            context.x[:, None], sigma, context.condition, mask, time, past=context.cache, outputs=0
         )
-        return self._shifted(context, new)
+        return self._shift(context, new)
 
     def _commit_and_denoise(
-        self, context: Context, condition: Condition, x: Tensor, level: float
+        self, context: Context, condition: Condition, x: Tensor, sigma: float
     ) -> tuple[Tensor, Tensor, Context]:
         b, length = context.valid.shape
         device = x.device
         # Filled on the device: copying them from the host would make a GPU wait.
-        levels = torch.cat(
+        sigmas = torch.cat(
             [
                 torch.full((b, 1), value, device=device)
-                for value in (self.config.context_level, level)
+                for value in (self.config.context_sigma, sigma)
             ],
             1,
         )
@@ -227,24 +352,24 @@ class DiffusionDynamics:
         mask = torch.stack([pending, target], 1)
         time = torch.arange(length + 2, device=device)
         out, features, new = self._forward(
-            torch.stack([context.x, x], 1), levels, both, mask, time, past=context.cache, outputs=1
+            torch.stack([context.x, x], 1), sigmas, both, mask, time, past=context.cache, outputs=1
         )
-        return out[:, 0], features[:, 0], self._shifted(context, new[:, :, :, :1])
+        return out[:, 0], features[:, 0], self._shift(context, new[:, :, :, :1])
 
     def _denoise(
-        self, context: Context, condition: Condition, x: Tensor, level: float
+        self, context: Context, condition: Condition, x: Tensor, sigma: float
     ) -> tuple[Tensor, Tensor, Context]:
         b, length = context.valid.shape
         always = torch.ones(b, 1, dtype=torch.bool, device=x.device)
         mask = torch.cat([context.valid, always], 1)[:, None]
-        levels = torch.full((b, 1), level, device=x.device)
+        sigmas = torch.full((b, 1), sigma, device=x.device)
         time = torch.arange(length + 1, device=x.device)
         out, features, _ = self._forward(
-            x[:, None], levels, condition, mask, time, past=context.cache, outputs=1
+            x[:, None], sigmas, condition, mask, time, past=context.cache, outputs=1
         )
         return out[:, 0], features[:, 0], context
 
-    def _shifted(self, context: Context, new: Tensor) -> Context:
+    def _shift(self, context: Context, new: Tensor) -> Context:
         if self.in_place and usable(new):
             cache = context.cache
             shift_(cache, new)
@@ -254,3 +379,16 @@ class DiffusionDynamics:
         return dataclasses.replace(
             context, cache=cache, valid=valid, present=torch.zeros_like(context.present)
         )
+
+
+def last_frames(frame: Frame, context: Context) -> LastFrames:
+    """What a network that looks at the last frames sees next, after ``frame`` and what it saw
+    then."""
+    return LastFrames(frame, context.present, context.condition.view[:, -1])
+
+
+def colour_difference(one: Tensor, other: Tensor) -> Tensor:
+    """Root mean square difference of two frames' colours, (b, c, h, w) channels in [-1, 1] to (b,)
+    float32 in [0, 1]."""
+    colours = (x[:, :3].float().clamp(-1.0, 1.0) for x in (one, other))
+    return (next(colours) - next(colours)).square().mean((1, 2, 3)).sqrt() * 0.5

@@ -1,9 +1,8 @@
-"""``worldsim evaluate``: a world measured against its real twin, by the one protocol of the
-project.
+"""``worldsim evaluate``: measures a world against its real twin.
 
-The walks of the frozen test set are recorded on maps that the world was not trained on; every
-figure comes with its 95% interval over walks and with simple baselines on the same frames. The
-parts are in :mod:`worldsim.evaluation`.
+The walks of the frozen test set are recorded on maps that the world was not trained on. Every
+result has a 95% interval over walks and simple baselines on the same frames. The parts are in
+:mod:`worldsim.evaluation`.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ from worldsim.evaluation.metrics import comparable, moved_frames
 from worldsim.evaluation.strips import save_strips
 from worldsim.evaluation.trip_recording import UNDO, Trip, TripConfig, check_lengths, stack_trips
 from worldsim.runtime.json_config import check_ranges, write_json
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.ranges import Batch, Count, Number, Positive, Seed, Share, Workers
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S
@@ -57,6 +57,7 @@ TRIPS = 8
 """Return trips, if no number is given."""
 
 
+@old_fields(steps="num_inference_steps")
 @dataclass(frozen=True)
 class EvaluateConfig:
     """Measure a world against its real twin on the test maps."""
@@ -79,8 +80,8 @@ class EvaluateConfig:
     device: str | None = None
     """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not
     given."""
-    steps: Batch | None = None
-    """Sampling steps a frame; the world's own number, if not given."""
+    num_inference_steps: Batch | None = None
+    """Sampling steps per frame; the world\'s own number, if not given."""
     temperature: Share | None = None
     """Of the noise that frames are drawn from, in [0, 1]; the world's own, if not given."""
     memory: Literal["points", "radiance"] = "points"
@@ -126,12 +127,12 @@ class EvaluateConfig:
 
     @property
     def fits(self) -> Fits | None:
-        """When the memory fits itself, None for points."""
+        """When the memory is fitted; None for points."""
         return Fits(self.fit_iterations, self.fit_every) if self.memory == "radiance" else None
 
     @property
     def walks(self) -> int:
-        """Episodes that are asked for."""
+        """Number of episodes."""
         return (
             self.episodes
             if self.episodes is not None
@@ -140,11 +141,15 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, Any]:
-    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of
-    ``config.world``."""
+    """Measure, print and write the results; returns them.
+
+    world: a loaded world, instead of ``config.world``.
+    """
     began = time.monotonic()
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
-    world = world.with_dynamics(steps=config.steps, temperature=config.temperature)
+    world = world.with_dynamics(
+        num_inference_steps=config.num_inference_steps, temperature=config.temperature
+    )
     if not world.config.env_id:
         raise InvalidInputError(
             f"world {config.world} does not name its real twin (env_id in world.json): nothing to "
@@ -172,8 +177,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
 
 
 def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
-    """Without geometry: next steps from the true past, and returns of one policy in dream and
-    reality."""
+    """Evaluate a world without geometry: next frames from the true past, and returns."""
     with Progress(config.walks, "recording", "episode") as bar:
         episodes, limit = task.play(world, config.walks, config.seed, bar.update)
     forced: list[task.Forced] = []
@@ -191,7 +195,7 @@ def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "episodes": len(episodes),
         "max_episode_steps": limit,
         "env_id": world.config.env_id,
-        "sampling_steps": world.config.dynamics.steps,
+        "sampling_steps": world.config.dynamics.num_inference_steps,
         "temperature": world.config.dynamics.temperature,
         "seed": config.seed,
         "device": str(world.device),
@@ -224,16 +228,16 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
             returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks
         )
         parts = _fitting(config, world, lambda: list(measured))
-    network: Any = world.network.config
-    return returns.compute(returns.join(parts), network.window, config.bootstrap, config.seed) | {
+    spec = world.spec
+    return returns.compute(returns.join(parts), spec.window, config.bootstrap, config.seed) | {
         "test_set_sha256": digest(recorded),
         "episodes": len(recorded),
-        "sampling_steps": world.config.dynamics.steps,
+        "sampling_steps": world.config.dynamics.num_inference_steps,
         "temperature": world.config.dynamics.temperature,
         "protocol": "return-trip/1",
         "env_id": world.config.env_id,
         "maps": sorted({t.map for t in recorded}),
-        "attention_window": network.window,
+        "attention_window": spec.window,
         "seed": config.seed,
         "device": str(world.device),
     }
@@ -241,31 +245,31 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
 
 def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
     episodes, test = frozen_test_set(config, world)
-    network: Any = world.network.config
+    spec = world.spec
     parts = _measure(config, world, test)
     n = config.history
     measured = measure.join(parts)
     shared: dict[str, Any] = {
         "moved": moved_frames(test.pose)[:, n - 1 :].numpy(),
         "covered": test.covered.numpy(),
-        "window": network.window,
+        "window": spec.window,
         "draws": config.bootstrap,
         "seed": config.seed,
     }
     results = figures.compute(
         measure.at_size(measured, 0), pose=test.pose[:, n - 1 :].numpy(), **shared
     )
-    if comparable(network.height, network.width):
+    if comparable(spec.height, spec.width):
         results[figures.REDUCED] = figures.compute_reduced(measure.at_size(measured, 1), **shared)
     results |= {
         "test_set_sha256": digest(episodes),
         "episodes": len(test),
-        "sampling_steps": world.config.dynamics.steps,
+        "sampling_steps": world.config.dynamics.num_inference_steps,
         "temperature": world.config.dynamics.temperature,
         "protocol": PROTOCOL,
         "env_id": world.config.env_id,
         "maps": sorted(set(test.maps)),
-        "attention_window": network.window,
+        "attention_window": spec.window,
         "seed": config.seed,
         "device": str(world.device),
         "steps_per_second": round(steps_per_second(world, test), 2),
@@ -278,9 +282,9 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
 
 
 def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet]:
-    """The walks, as recorded and stacked on the CPU."""
+    """Return the walks, recorded and stacked on the CPU."""
     settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.horizon)
-    network: Any = world.network.config
+    spec = world.spec
     episodes: list[TestEpisode] = []
     wanted, most = config.walks, config.walks * MAX_GROWTH
     with Progress(wanted, "recording", "walk") as bar:
@@ -296,7 +300,7 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
             )
             _check(config, world, new)
             episodes += new
-            seen = _seen_frames(stack(episodes, settings), network.window)
+            seen = _seen_frames(stack(episodes, settings), spec.window)
             if seen >= config.min_seen_frames or config.walks < FULL_EPISODES or wanted >= most:
                 break
             wanted = min(most, wanted + EXTRA_EPISODES)
@@ -311,7 +315,7 @@ def _seen_frames(test: TestSet, window: int) -> int:
 
 
 def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode | Trip]) -> None:
-    """Refuse a test on what the world was trained on, and frames that it cannot take."""
+    """Raise InvalidInputError for maps that the world was trained on, or unfit frames."""
     known = set(world.card.get("train_maps", ())) & {e.map for e in episodes if e.map}
     if known:
         raise InvalidInputError(
@@ -321,8 +325,8 @@ def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode 
         )
     for episode in episodes[:1]:
         height, width = episode.rgb.shape[2:]
-        network: Any = world.network.config
-        expected = (network.height, network.width)
+        spec = world.spec
+        expected = (spec.height, spec.width)
         if (height, width) != expected:
             raise InvalidInputError(
                 f"{world.config.env_id} with {world.config.env_kwargs} shows frames of "
@@ -355,8 +359,7 @@ def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measur
 
 
 def _fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[M]]) -> list[M]:
-    """What ``measured`` returns, or an error that says what to do where the device's memory does
-    not suffice."""
+    """Return what ``measured`` returns; an out-of-memory error says what to change."""
     try:
         return measured()
     except torch.cuda.OutOfMemoryError as error:
@@ -368,10 +371,9 @@ def _fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[M
 
 @torch.no_grad()
 def steps_per_second(world: World, test: TestSet) -> float:
-    """Steps of one environment in a second of wall-clock time, everything included, after a
-    warm-up."""
+    """Return the steps per second of one environment, in wall-clock time after a warm-up."""
     one = dataclasses.replace(test.part(0, 1, world.device))
-    state = measure.start(world, one)
+    state = measure.start_walks(world, one)
     act = one.act[:, 0]
 
     def step(count: int) -> Frame:

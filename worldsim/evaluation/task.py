@@ -1,9 +1,8 @@
-"""The protocol ``task``: a world without geometry against its real twin, on episodes that it was
-not trained on.
+"""The protocol ``task``: a world without geometry against its real twin, on new episodes.
 
-The twin plays ``persistent-v1`` with fixed seeds. The world predicts each next frame, reward and
-end from the true past; then it dreams as many episodes from the same first frames, of the same
-policy, whose returns are compared.
+The real twin plays ``persistent-v1`` with fixed seeds. The world predicts each next frame, reward
+and termination from the true past; then it dreams as many episodes of the same policy from the same
+first frames, and the returns are compared.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from worldsim.evaluation.metrics import interval, interval_text, mean_statistic,
 from worldsim.evaluation.policy_batch import Crowd, PolicySpec
 from worldsim.runtime.workers import Engine, WorkerPool
 from worldsim.state import Frame, SceneStart, WorldState
-from worldsim.training.buffer import made_up
+from worldsim.training.buffer import is_synthetic_terminal
 from worldsim.world import World
 from worldsim.world.world import bucket
 
@@ -48,10 +47,13 @@ HORIZONS = (1, 8, 32)
 
 @dataclass(frozen=True)
 class Truth:
-    """One true episode of t steps. rgb: (t + 1, 3, h, w) uint8; act: (t, ...); rew: (t,); ended: it
-    ended by itself, not cut off.
+    """One true episode of t steps.
 
-    pictured: whether the last frame is one that the environment shows, and none that it makes up.
+    rgb: (t + 1, 3, h, w) uint8.
+    act: (t, ...).
+    rew: (t,).
+    ended: whether it terminated, rather than being truncated.
+    pictured: whether the last frame is rendered by the environment, rather than synthetic.
     """
 
     rgb: Tensor
@@ -65,31 +67,33 @@ class Truth:
 
     @staticmethod
     def of(played: Played) -> Truth:
-        """The truth of an episode that was played with its frames kept."""
+        """Return the truth of an episode that was played with its frames kept."""
         over = played.terminated or played.truncated
         return Truth(
             rgb=torch.from_numpy(played.frames).permute(0, 3, 1, 2).contiguous(),
             act=torch.from_numpy(played.acts),
             rew=np.array(played.rewards),
             ended=played.terminated and not played.truncated,
-            pictured=not (over and made_up(played.frames[-2], played.frames[-1])),
+            pictured=not (over and is_synthetic_terminal(played.frames[-2], played.frames[-1])),
         )
 
 
 @dataclass(frozen=True)
 class Forced:
-    """What the world said of each step of an episode, given the true past: (t,) each."""
+    """The world's predictions for each step of an episode, given the true past: (t,) each."""
 
     psnr: Array
     copied: Array
     rew: Array
-    ending: Array
+    termination_prob: Array
 
 
 @dataclass(frozen=True)
 class Dreamed:
-    """One dream from the first frame of an episode: its return, its steps, and PSNR against the
-    true frames by horizon."""
+    """One dream from the first frame of an episode.
+
+    It has the return, the number of steps, and PSNR against the true frames by horizon.
+    """
 
     total: float
     steps: int
@@ -99,8 +103,10 @@ class Dreamed:
 def play(
     world: World, count: int, seed: int, told: Callable[[int], Any]
 ) -> tuple[list[Truth], int]:
-    """The twin's episodes, and the steps after which it cuts them off. told: called with 1 after
-    each."""
+    """Play the real episodes; returns them and the steps after which they are truncated.
+
+    told: called with 1 after each.
+    """
     episodes: list[Truth] = []
     tasks = [Task(PolicySpec(POLICY), *_seeds(seed, i)) for i in range(count)]
     with WorkerPool(0, partial(watched_twin, world)) as here:
@@ -116,24 +122,31 @@ def _play_one(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Trut
 
 
 def _seeds(seed: int, number: int) -> tuple[int, int]:
-    """The environment's and the policy's, of an episode."""
+    """Return the environment's and the policy's seed of an episode."""
     env, policy = np.random.SeedSequence([SEED_SPACE, seed, number]).generate_state(2)
     return int(env) >> 1, int(policy) >> 1
 
 
 def force(world: World, episodes: Sequence[Truth], told: Callable[[int], Any]) -> list[Forced]:
-    """Each next step of each episode from its true past. told: called with 1 after each step."""
-    state = _started(world, episodes, range(len(episodes)))
+    """Predict each next step of each episode from its true past.
+
+    told: called with 1 after each step.
+    """
+    state = _start(world, episodes, range(len(episodes)))
     longest = max(map(len, episodes))
-    found: dict[str, list[Tensor]] = {"psnr": [], "copied": [], "rew": [], "ending": []}
+    found: dict[str, list[Tensor]] = {"psnr": [], "copied": [], "rew": [], "termination_prob": []}
     for t in range(longest):
         act, before, after = _at(episodes, t, world)
-        _, transition = world.step(world.owned(state), act)
+        _, transition = world.step(world.own(state), act)
         found["psnr"].append(psnr(transition.frame.rgb, after)[: len(episodes)].cpu())
         found["copied"].append(psnr(before, after)[: len(episodes)].cpu())
         found["rew"].append(transition.rew[: len(episodes)].cpu())
-        ending = transition.ending if transition.ending is not None else transition.term.float()
-        found["ending"].append(ending[: len(episodes)].cpu())
+        termination_prob = (
+            transition.termination_prob
+            if transition.termination_prob is not None
+            else transition.term.float()
+        )
+        found["termination_prob"].append(termination_prob[: len(episodes)].cpu())
         state = world.observe(state, act, Frame(after))
         told(1)
     stacked = {name: torch.stack(values).numpy() for name, values in found.items()}
@@ -151,10 +164,11 @@ def dream(
     limit: int,
     told: Callable[[int], Any],
 ) -> list[Dreamed]:
-    """As many dreams, from the same first frames, of the same policy.
+    """Dream as many episodes of the same policy from the same first frames.
 
-    first: number of the first episode. The policy does not look at pictures, so actions are the
-    true ones, and go on after them.
+    The policy does not use the frames, so its actions are the true ones, continued after them.
+
+    first: number of the first episode.
     """
     numbers = range(first, first + len(episodes))
     crowd = Crowd(
@@ -183,7 +197,7 @@ def compute(
     draws: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The figures, each with its 95% interval over episodes where it is a mean."""
+    """Return the results; means have a 95% interval over episodes."""
     pictures = [
         (f, len(e) if e.pictured else len(e) - 1) for f, e in zip(forced, episodes, strict=True)
     ]
@@ -191,8 +205,10 @@ def compute(
         "next_frame_psnr": [f.psnr[:n] for f, n in pictures],
         "copy_last_psnr": [f.copied[:n] for f, n in pictures],
         "reward_error": [np.abs(f.rew - e.rew) for f, e in zip(forced, episodes, strict=True)],
-        "ending_log_loss": [_log_loss(f.ending, e) for f, e in zip(forced, episodes, strict=True)],
-        "dream_ending_share": [f.ending for f in forced],
+        "ending_log_loss": [
+            _log_loss(f.termination_prob, e) for f, e in zip(forced, episodes, strict=True)
+        ],
+        "dream_ending_share": [f.termination_prob for f in forced],
         "real_return_mean": [np.array([e.rew.sum()]) for e in episodes],
         "dream_return_mean": [np.array([d.total]) for d in dreams],
         "real_steps_mean": [np.array([float(len(e))]) for e in episodes],
@@ -217,13 +233,13 @@ def compute(
     return results
 
 
-def _log_loss(ending: Array, episode: Truth) -> Array:
-    truth = np.zeros(len(ending), bool)
+def _log_loss(termination_prob: Array, episode: Truth) -> Array:
+    truth = np.zeros(len(termination_prob), bool)
     truth[-1] = episode.ended
-    return -np.log(np.clip(np.where(truth, ending, 1.0 - ending), 1e-6, 1.0))
+    return -np.log(np.clip(np.where(truth, termination_prob, 1.0 - termination_prob), 1e-6, 1.0))
 
 
-def _started(world: World, episodes: Sequence[Truth], seeds: Sequence[int]) -> WorldState:
+def _start(world: World, episodes: Sequence[Truth], seeds: Sequence[int]) -> WorldState:
     return world.pad(world.initial(_starts(episodes), list(seeds)), bucket(len(episodes)))
 
 
@@ -232,8 +248,10 @@ def _starts(episodes: Sequence[Truth]) -> list[SceneStart]:
 
 
 def _at(episodes: Sequence[Truth], t: int, world: World) -> tuple[Tensor, Tensor, Tensor]:
-    """The action of step t, and the frames before and after it, padded to the batch's bucket; the
-    last ones of what is over."""
+    """Return the action of step t and the frames before and after it, padded to the batch's bucket.
+
+    Episodes that are over repeat their last ones.
+    """
     rows = [min(t, len(e) - 1) for e in episodes]
     parts = [(e.act[i], e.rgb[i], e.rgb[i + 1]) for e, i in zip(episodes, rows, strict=True)]
     parts += parts[:1] * (bucket(len(episodes)) - len(episodes))
@@ -242,7 +260,7 @@ def _at(episodes: Sequence[Truth], t: int, world: World) -> tuple[Tensor, Tensor
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The figures for people."""
+    """Return the results as a table."""
 
     def row(name: str, key: str, digits: int = 2) -> str:
         found = results["ci95"].get(key)

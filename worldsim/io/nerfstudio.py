@@ -1,10 +1,9 @@
-"""Captures on disk as nerfstudio datasets: ``transforms.json`` beside the folders ``images`` and
-``depths``.
+"""Captures as nerfstudio datasets: ``transforms.json`` with the folders ``images`` and ``depths``.
 
-Cameras have OpenGL axes there (x right, y up, z backward) and OpenCV axes in worldsim; that is
-converted here and nowhere else. The world's axes are the same, z up, metres. Depth is 16-bit PNG in
-millimetres; 0 is unknown, or infinitely far where ``transforms.json`` says so, as it does for
-journeys.
+Cameras there have OpenGL axes (x right, y up, z backward); worldsim has OpenCV axes. Only this
+module converts between them. World axes are the same, z up, metres. Depth is a 16-bit PNG in
+millimetres; 0 means unknown, or infinitely far if ``transforms.json`` says so, as it does for
+trajectories.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ from worldsim.errors import (
 )
 from worldsim.io.pictures import read_picture, save_picture
 from worldsim.io.rgbd import MOST_SIDE, CapturedFrame
-from worldsim.journey import Journey
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import POINT
 from worldsim.runtime.arguments import flag, number, whole
@@ -46,7 +44,7 @@ from worldsim.runtime.files import (
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ply import save_ply
-from worldsim.state import Frame
+from worldsim.state import Frame, Trajectory
 
 TRANSFORMS, POINTS = "transforms.json", "points.ply"
 ZERO_IS_SKY = "zero_depth_is_sky"
@@ -79,28 +77,30 @@ Array = NDArray[Any]
 
 
 def save_nerfstudio(
-    journey: Journey,
+    trajectory: Trajectory,
     folder: str | os.PathLike[str],
     points: tuple[Array, Array] | None = None,
     force: bool = False,
 ) -> Path:
-    """Write a journey as a nerfstudio dataset: images, depths, cameras and sparse points.
+    """Write a trajectory as a nerfstudio dataset: images, depths, cameras and sparse points.
 
-    points: positions (n, 3) in world metres and colours (n, 3) uint8 for ``points.ply``; by default
-    what a point memory keeps of the journey. The folder appears whole or not at all. One that holds
-    anything is not touched, except, with ``force``, a dataset, which is replaced.
+    points: positions (n, 3) world axes, metres, and colours (n, 3) uint8 for ``points.ply``; by
+        default what a point memory keeps of the trajectory.
+    force: replace an existing dataset. Any other folder with content is left as it is.
+
+    The folder is written atomically.
     """
     folder = as_path(folder)
-    if not isinstance(journey, Journey):
+    if not isinstance(trajectory, Trajectory):
         raise InvalidInputError(
-            f"a nerfstudio dataset is written of a Journey, not of a {type(journey).__name__}"
+            f"a nerfstudio dataset is written of a Trajectory, not of a {type(trajectory).__name__}"
         )
     _check_target(folder, force)
-    position, colour = journey_points(journey) if points is None else points
+    position, colour = trajectory_points(trajectory) if points is None else points
     with replacing_folder(folder) as new:
         for old in new.iterdir():
             shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
-        _write_dataset(journey, new, position, colour)
+        _write_dataset(trajectory, new, position, colour)
     return folder
 
 
@@ -126,15 +126,15 @@ def _check_target(folder: Path, force: bool) -> None:
         )
 
 
-def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Array) -> None:
+def _write_dataset(trajectory: Trajectory, folder: Path, position: Array, colour: Array) -> None:
     for name in ("images", "depths"):
         (folder / name).mkdir(parents=True)
-    millimetres = np.round(journey.depth.double().numpy() / MILLIMETRE)
+    millimetres = np.round(trajectory.depth.double().numpy() / MILLIMETRE)
     millimetres = np.where(millimetres <= FARTHEST, millimetres, 0.0).astype(np.uint16)
     frames = []
-    for i, pose in enumerate(journey.pose.double().numpy()):
+    for i, pose in enumerate(trajectory.pose.double().numpy()):
         picture, distance = f"images/frame_{i:05d}.png", f"depths/frame_{i:05d}.png"
-        save_picture(journey.rgb[i].permute(1, 2, 0).contiguous().numpy(), folder / picture)
+        save_picture(trajectory.rgb[i].permute(1, 2, 0).contiguous().numpy(), folder / picture)
         save_picture(millimetres[i], folder / distance)
         frames.append(
             {
@@ -144,8 +144,8 @@ def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Arra
             }
         )
     save_ply(position, colour, folder / POINTS)
-    fx, fy, cx, cy = journey.intrinsics.double().tolist()
-    height, width = journey.rgb.shape[-2:]
+    fx, fy, cx, cy = trajectory.intrinsics.double().tolist()
+    height, width = trajectory.rgb.shape[-2:]
     write_json(
         folder / TRANSFORMS,
         {
@@ -164,14 +164,16 @@ def _write_dataset(journey: Journey, folder: Path, position: Array, colour: Arra
     )
 
 
-def journey_points(journey: Journey, capacity: int = SPARSE_POINTS) -> tuple[Array, Array]:
-    """What a point memory keeps of a journey, without the sky: (n, 3) float32 world metres and (n,
-    3) uint8."""
+def trajectory_points(trajectory: Trajectory, capacity: int = SPARSE_POINTS) -> tuple[Array, Array]:
+    """Return the points that a point memory keeps of a trajectory, without the sky.
+
+    Returns (n, 3) float32 world axes, metres, and (n, 3) uint8.
+    """
     memory = PointMemory(PointMemoryConfig(capacity=capacity))
-    data, cameras = memory.empty(1), journey.cameras
-    for i in range(len(journey)):
+    data, cameras = memory.empty(1), trajectory.cameras
+    for i in range(len(trajectory)):
         one = slice(i, i + 1)
-        frame = Frame(journey.rgb[one], journey.inverse_depth[one], journey.pose[one])
+        frame = Frame(trajectory.rgb[one], trajectory.inverse_depth[one], trajectory.pose[one])
         camera = Camera(cameras.pose[one], cameras.intrinsics[one], cameras.height, cameras.width)
         data = memory.integrate(data, frame, camera, torch.tensor([i]))
     point = data.kind[0] == POINT
@@ -185,18 +187,19 @@ def open_capture(
     up: str = "z",
     zero_is_sky: bool | None = None,
 ) -> list[CapturedFrame]:
-    """The frames of the nerfstudio dataset in the folder ``path`` (or of the JSON file ``path``),
-    in the order of their names.
+    """Open a nerfstudio dataset; returns its frames in the order of their names.
 
-    depth_scale: metres a unit of the depth pictures; by default what ``transforms.json`` says, else
-    millimetres. pose_scale: metres a unit of the poses; by default what undoes ``applied_scale``,
-    else 1. up: the world axis that points up, ``z`` (nerfstudio), ``y`` or ``-y``. zero_is_sky:
-    whether depth 0 is infinitely far instead of unknown; by default what ``transforms.json`` says,
-    else unknown.
+    path: the dataset's folder, or its JSON file.
+    depth_scale: metres per unit of the depth pictures; by default the value of ``transforms.json``,
+        else 0.001.
+    pose_scale: metres per unit of the poses; by default the inverse of ``applied_scale``, else 1.
+    up: the world axis that points up, ``z`` (nerfstudio), ``y`` or ``-y``.
+    zero_is_sky: whether depth 0 is infinitely far instead of unknown; by default the value of
+        ``transforms.json``, else False.
 
     Raises NotFoundError, DamagedFileError (not JSON, not a dataset), InvalidInputError (distorted
-    cameras, poses or intrinsics that are none) or MissingGeometryError (no depth). Pictures are
-    opened only when a frame is read.
+    cameras, invalid poses or intrinsics) or MissingGeometryError (no depth). A picture is opened
+    only when its frame is read.
     """
     path = as_path(path)
     file = path if path.suffix == ".json" else path / TRANSFORMS
@@ -251,7 +254,10 @@ def open_capture(
 def _listed_frame(
     file: Path, entry: Mapping[str, Any], depth_scale: float, metres: float, up: Array, sky: bool
 ) -> CapturedFrame:
-    """One of the frames of ``transforms.json``. entry: its keys, and those that all share."""
+    """Return one frame of ``transforms.json``.
+
+    entry: its keys, and the keys that all frames share.
+    """
     name = entry.get("file_path")
     if not isinstance(name, str):
         raise DamagedFileError(
@@ -351,7 +357,7 @@ def _read_rgb(path: Path, height: int, width: int) -> Array:
 
 
 def _read_depth(path: Path, scale: float, sky: bool, height: int, width: int) -> Array:
-    """(h', w') float32 metres, ``inf`` for infinitely far, ``nan`` for unknown."""
+    """Read depth (h', w') float32 in metres: ``inf`` infinitely far, ``nan`` unknown."""
     raw = _read_array(path) if path.suffix == ".npy" else read_picture(path, formats=DEPTH_FORMATS)
     if raw.ndim != 2 or raw.dtype == np.uint8 or raw.dtype.kind not in "uif":
         raise InvalidInputError(
@@ -371,8 +377,10 @@ def _read_depth(path: Path, scale: float, sky: bool, height: int, width: int) ->
 
 
 def _read_array(path: Path) -> Array:
-    """A NumPy file of one array of numbers. Nothing is taken on trust: the file has to be as long
-    as its header says."""
+    """Read a NumPy file with one array of numbers.
+
+    The file must be exactly as long as its header says.
+    """
     size = require_regular(path).stat().st_size
     try:
         with open(path, "rb") as file:

@@ -73,7 +73,7 @@ def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Te
             "meshes and point clouds are read by trimesh: pip install trimesh"
         ) from error
     if isinstance(shape, (str, os.PathLike)):
-        shape = _loaded(trimesh, as_path(shape))
+        shape = _load(trimesh, as_path(shape))
     parts = list(shape.dump()) if isinstance(shape, trimesh.Scene) else [shape]
     found = [_points_of(part, spacing, seed) for part in parts]
     position = np.concatenate([p for p, _ in found]) if found else np.zeros((0, 3))
@@ -85,7 +85,7 @@ def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Te
     return torch.from_numpy(position.astype(np.float32)), torch.from_numpy(colour.astype(np.uint8))
 
 
-def _loaded(trimesh: Any, path: Path) -> Any:
+def _load(trimesh: Any, path: Path) -> Any:
     """The shape in a file. What other files it names, by any path, is not read; pictures in it are
     of the usual formats."""
     if path.suffix.lower() not in SHAPE_SUFFIXES:

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +17,18 @@ from torch import Tensor
 
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError
-from worldsim.journey import Journey
 from worldsim.memory.arguments import as_numbers, as_pose, as_shape, as_size
 from worldsim.memory.editing import in_box, surface_points
 from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
-from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, Points
+from worldsim.memory.slots import points_of
 from worldsim.memory.splat import DIRECTION, POINT
 from worldsim.memory.surfels import draw, normals_of, patch_metres, to_world
-from worldsim.protocols import SceneMemory
+from worldsim.protocols import HasPoints, SceneMemory, remembers
 from worldsim.runtime.arguments import number, whole
 from worldsim.runtime.files import as_path
 from worldsim.runtime.limits import require_memory_for
-from worldsim.state import WorldState, map_tensors
+from worldsim.state import Trajectory, WorldState, map_tensors
 
 LEAST_POINTS = 8
 """Points near a place that are taken for its ground: fewer may be strays."""
@@ -40,15 +39,6 @@ LEAST_FOCAL, MOST_FOCAL = 1e-2, 1e6
 
 Array = NDArray[Any]
 Box = tuple[Sequence[float], Sequence[float]]
-
-
-@runtime_checkable
-class HasPoints(Protocol):
-    """A memory of another kind that can also be had as points."""
-
-    def to_points(self, memory: Any) -> Points:
-        """The points of its data, a batch of one."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -111,7 +101,7 @@ class MemoryHandle:
 
         Raises MissingGeometryError for a world without scene memory.
         """
-        if isinstance(kind, NoMemory) or state.frame.pose is None:
+        if not remembers(kind) or state.frame.pose is None:
             raise MissingGeometryError(
                 "this world has no scene memory: it was trained without geometry, or it was "
                 "switched off"
@@ -174,7 +164,8 @@ class MemoryHandle:
         require_memory_for(
             RENDER_BYTES * height * width + 2**27, f"a picture of {height}x{width} pixels"
         )
-        if isinstance(self.data, Points):
+        points = points_of(self.kind, self.data)
+        if points is self.data and points is not None:
             view = draw(self.data, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
             rgb, depth, mask, normals = view.rgb, view.depth, view.mask, view.normals
         else:
@@ -226,28 +217,28 @@ class MemoryHandle:
         voxel: float = 0.1,
         reach: float | None = 10.0,
         confidence: int = 1,
-        journey: Journey | None = None,
+        trajectory: Trajectory | None = None,
     ) -> Occupancy:
         """A grid of voxels around the points within ``reach`` metres to each side of the camera
         (None for all points).
 
         A voxel is occupied where a point of at least ``confidence`` lies in it. It is free where
         lines of sight pass through it, up to a voxel short of what they end at: those of the newest
-        frame, or those of all frames of ``journey`` (of more than 200, so many). Both trust the
+        frame, or those of all frames of ``trajectory`` (of more than 200, so many). Both trust the
         scene to stand still. All else is unknown, the gaps between points of one wall included.
         """
         points = self._points()
-        if journey is not None and not isinstance(journey, Journey):
+        if trajectory is not None and not isinstance(trajectory, Trajectory):
             raise InvalidInputError(
-                f"journey is a {type(journey).__name__}: give a Journey, such as "
-                f"env.unwrapped.journey"
+                f"trajectory is a {type(trajectory).__name__}: give a Trajectory, such as "
+                f"env.unwrapped.trajectory"
             )
-        if journey is None:
+        if trajectory is None:
             camera = self.camera()
             view = self.kind.render(self.data, camera)
             depth = torch.where(view.mask, view.depth, torch.nan)
         else:
-            depth, camera = journey.depth, journey.cameras
+            depth, camera = trajectory.depth, trajectory.cameras
         device = points.position.device
         depth, camera = map_tensors(lambda x: x.to(device), (depth, camera))
         return occupancy(points, self.pose[:3, 3].float(), voxel, reach, confidence, depth, camera)
@@ -365,10 +356,9 @@ class MemoryHandle:
         PointMemory().to_ply(self._points(), as_path(path))
 
     def _points(self) -> Points:
-        if isinstance(self.data, Points):
-            return self.data
         if isinstance(self.kind, HasPoints):
-            return self.kind.to_points(self.data)
+            points: Points = self.kind.to_points(self.data)
+            return points
         raise InvalidInputError(
             f"a {type(self.kind).__name__} holds no points: only render() works with it"
         )

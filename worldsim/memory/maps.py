@@ -17,7 +17,7 @@ from worldsim.camera import Camera, unproject
 from worldsim.errors import InvalidInputError
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT
-from worldsim.memory.surfels import covered, patch_metres, squared_offset
+from worldsim.memory.surfels import covered_pixels, patch_metres, squared_offset
 from worldsim.runtime.arguments import number, whole
 from worldsim.runtime.limits import require_memory_for
 
@@ -167,12 +167,12 @@ def top_down(
     # Bits of positive floats are ordered as the floats are, so the highest point wins; at equal
     # height, the higher slot.
     rank = (z - z[chosen].min()).clamp(min=0.0).view(torch.int32).to(torch.int64)
-    for slot, pixel in covered(middle, half, chosen, height, width):
+    for slot, pixel in covered_pixels(middle, half, chosen, height, width):
         best.scatter_reduce_(0, pixel, rank[slot] << 32 | slot, "amax")
     mask = (best >= 0).view(height, width)
     if reach:
         nearest = _nearest(middle, half + reach, chosen, height, width)
-        closed = _closed(mask, reach)
+        closed = _close(mask, reach)
         best = torch.where(mask.flatten(), best, torch.where(closed.flatten(), nearest, -1))
         mask = (best >= 0).view(height, width)
     slot = torch.where(mask, (best & 0xFFFFFFFF).view(height, width), 0)
@@ -190,14 +190,14 @@ def _nearest(middle: Tensor, half: Tensor, chosen: Tensor, height: int, width: i
     """Of the rectangles that cover a pixel, the one whose middle is nearest: (h * w,) int64, -1 for
     none."""
     found = torch.full((height * width,), 2**63 - 1, dtype=torch.int64, device=middle.device)
-    for slot, pixel in covered(middle, half, chosen, height, width):
+    for slot, pixel in covered_pixels(middle, half, chosen, height, width):
         found.scatter_reduce_(
             0, pixel, squared_offset(pixel, slot, middle, width) << 32 | slot, "amin"
         )
     return torch.where(found < 2**63 - 1, found & 0xFFFFFFFF, -1)
 
 
-def _closed(mask: Tensor, reach: int) -> Tensor:
+def _close(mask: Tensor, reach: int) -> Tensor:
     """``mask`` (h, w) with gaps of at most twice ``reach`` pixels closed; it does not grow
     outwards."""
     side = 2 * reach + 1

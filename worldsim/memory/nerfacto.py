@@ -1,4 +1,4 @@
-"""Nerfacto (Tancik et al., "Nerfstudio", 2023) fitted to a journey, for machines with CUDA:
+"""Nerfacto (Tancik et al., "Nerfstudio", 2023) fitted to a trajectory, for machines with CUDA:
 nerfstudio's model, worldsim's cameras.
 
 It needs the extra ``nerf``, in an environment of its own (``constraints-nerf.txt``), since
@@ -20,12 +20,11 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, quantise_depth, unproject
-from worldsim.journey import Journey
 from worldsim.runtime.arguments import number, whole
-from worldsim.runtime.devices import device_named
+from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.extras import missing
 from worldsim.runtime.json_config import check_ranges
-from worldsim.state import MemoryView
+from worldsim.state import MemoryView, Trajectory
 
 OPENCV_TO_OPENGL = (1.0, -1.0, -1.0)
 """Signs of a camera's x, y and z axes."""
@@ -82,10 +81,10 @@ class Placement:
     scale: float
 
 
-def placement(journey: Journey) -> Placement:
+def placement(trajectory: Trajectory) -> Placement:
     """Brings all but 1% of the points seen (and all cameras) into the box from -1 to 1."""
-    position = unproject(journey.depth, journey.cameras)[torch.isfinite(journey.depth)]
-    cameras = journey.pose[:, :3, 3].float()
+    position = unproject(trajectory.depth, trajectory.cameras)[torch.isfinite(trajectory.depth)]
+    cameras = trajectory.pose[:, :3, 3].float()
     if not len(position):
         position = cameras
     # At most about a million values: what torch.quantile takes.
@@ -114,22 +113,22 @@ class NerfactoField:
     @classmethod
     def fit(
         cls,
-        journey: Journey,
+        trajectory: Trajectory,
         config: NerfactoConfig | None = None,
         device: torch.device | str | None = None,
     ) -> NerfactoField:
-        """Fit a Nerfacto to all frames of a journey.
+        """Fit a Nerfacto to all frames of a trajectory.
 
         device: CUDA where there is one, else the CPU, where a full-size fit takes hours. ``losses``
         holds the loss of every step.
         """
         config = config or NerfactoConfig()
-        device = device_named(device)
-        place = placement(journey)
+        device = resolve_device(device)
+        place = placement(trajectory)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(config.seed)
-            model = _model(config, len(journey), place, device)
-            losses = _train(model, journey, place, config, device)
+            model = _model(config, len(trajectory), place, device)
+            losses = _train(model, trajectory, place, config, device)
         return cls(model.eval().requires_grad_(False), place, losses)
 
     @torch.no_grad()
@@ -162,7 +161,11 @@ class NerfactoField:
 
 
 def _train(
-    model: Any, journey: Journey, place: Placement, config: NerfactoConfig, device: torch.device
+    model: Any,
+    trajectory: Trajectory,
+    place: Placement,
+    config: NerfactoConfig,
+    device: torch.device,
 ) -> list[float]:
     callbacks_module = _nerfstudio("nerfstudio.engine.callbacks")
     where = callbacks_module.TrainingCallbackLocation
@@ -173,8 +176,8 @@ def _train(
     parameters = [p for group in model.get_param_groups().values() for p in group]
     optimiser = torch.optim.Adam(parameters, lr=config.learning_rate, eps=1e-15)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.1 ** (1.0 / config.iterations))
-    cameras = nerfstudio_cameras(journey.cameras, place).to(device)
-    rgb, depth = journey.rgb.to(device), journey.depth.to(device)
+    cameras = nerfstudio_cameras(trajectory.cameras, place).to(device)
+    rgb, depth = trajectory.rgb.to(device), trajectory.depth.to(device)
     t, _, h, w = rgb.shape
     generator = torch.Generator().manual_seed(config.seed)
     model.train()

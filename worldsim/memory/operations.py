@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth
-from worldsim.memory.slots import PointMemoryConfig, Points, picked
+from worldsim.memory.slots import PointMemoryConfig, Points, take_slots
 from worldsim.memory.splat import (
     EMPTY,
     Splat,
@@ -50,7 +50,7 @@ class Verdict:
 
 def view(memory: Points, slot: Tensor | None, camera: Camera) -> MemoryView:
     """What the slots (b, m) int64 show, all if None: see :func:`worldsim.memory.splat.view_of`."""
-    part = memory if slot is None else picked(memory, slot)
+    part = memory if slot is None else take_slots(memory, slot)
     return view_of(part.position, part.colour, part.kind, part.source, camera)
 
 
@@ -76,7 +76,7 @@ def verdict(
     """What ``frame`` says of the slots (b, m) int64, all if None. Where ``known`` (b, h, w) bool is
     False, it says nothing."""
     assert frame.inverse_depth is not None
-    part = memory if slot is None else picked(memory, slot)
+    part = memory if slot is None else take_slots(memory, slot)
     points = splat(part.position, part.kind, camera)
     agrees, fine, drop = judge(config, part, points, frame)
     if known is not None:

@@ -59,7 +59,7 @@ def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
     return None
 
 
-def described_memory(description: dict[str, Any]) -> Any:
+def memory_from_description(description: dict[str, Any]) -> Any:
     """The memory that :func:`describe_memory` described. Raises InvalidInputError for an unknown
     kind or config."""
     if not isinstance(description, dict):
@@ -84,4 +84,4 @@ def described_memory(description: dict[str, Any]) -> Any:
             f"scene memory of kind {name!r}: the description of the points that it builds upon is "
             f"missing"
         )
-    return made(described_memory(points), config)
+    return made(memory_from_description(points), config)

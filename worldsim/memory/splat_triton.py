@@ -64,7 +64,7 @@ def _pose(camera_pose: Tensor) -> Tensor:
 def nearest_slots(position: Tensor, kind: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
     """As :func:`worldsim.memory.splat.nearest` of :func:`~worldsim.memory.splat.splat`, in one
     pass."""
-    return _unpacked(_z_buffer(position, kind, camera))
+    return _unpack(_z_buffer(position, kind, camera))
 
 
 def _z_buffer(position: Tensor, kind: Tensor, camera: Camera) -> Tensor:
@@ -89,7 +89,7 @@ def _z_buffer(position: Tensor, kind: Tensor, camera: Camera) -> Tensor:
     return buffer
 
 
-def _unpacked(buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _unpack(buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mask = buffer != _HOLE
     slot = (buffer & 0xFFFFFFFF).masked_fill_(~mask, 0)
     return mask, slot, (buffer >> 32).to(torch.int32).view(torch.float32)
@@ -103,7 +103,7 @@ def _shown_slots(
 
     Second, the real slot of each pixel, (b, h * w) int64.
     """
-    mask, slot, z = _unpacked(buffer)
+    mask, slot, z = _unpack(buffer)
     hidden = between_nearer(
         z.masked_fill(~mask, torch.inf).unflatten(1, (camera.height, camera.width))
     )

@@ -82,10 +82,10 @@ def draw(points: Points, camera: Camera, focal: tuple[float, float]) -> SurfelVi
 
     pixels = height * width
     nearest = torch.full((pixels,), torch.inf, device=z.device)
-    for slot, pixel in covered(centre, half, shown, height, width):
+    for slot, pixel in covered_pixels(centre, half, shown, height, width):
         nearest.scatter_reduce_(0, pixel, depth[slot], "amin")
     chosen = torch.full((pixels,), 2**63 - 1, dtype=torch.int64, device=z.device)
-    for slot, pixel in covered(centre, half, shown, height, width):
+    for slot, pixel in covered_pixels(centre, half, shown, height, width):
         # Of the patches of the foremost surface, the one whose middle is nearest: overlaps then
         # meet half-way.
         distance = squared_offset(pixel, slot, centre, width)
@@ -115,7 +115,7 @@ def draw(points: Points, camera: Camera, focal: tuple[float, float]) -> SurfelVi
     )
 
 
-def covered(
+def covered_pixels(
     centre: Tensor, half: Tensor, shown: Tensor, height: int, width: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Which pixels' middles lie in which rectangles: rectangle and pixel (row * width + column),
@@ -208,12 +208,12 @@ def _planes(place: Tensor, known: Tensor) -> Tensor:
     gate = STEEPEST * apart * torch.maximum(inverse, others) + 2.0 * NOISE * inverse
     base = ((others - inverse).abs() <= gate) * rays[2] * known
 
-    def trusted(off: Tensor, scale: float) -> Tensor:
+    def trust_weights(off: Tensor, scale: float) -> Tensor:
         return base / (1.0 + (off / (scale * inverse).clamp(min=1e-12)).square()).square()
 
     # To begin with, what is about as far away: so an edge's two sides do not start from a plane
     # across it.
-    weight = trusted(others - inverse, 3.0 * NOISE)
+    weight = trust_weights(others - inverse, 3.0 * NOISE)
     plane = torch.zeros_like(place)
     for _ in range(3):
         normal = torch.einsum("nhw,inhw,jnhw->hwij", weight, rays, rays)
@@ -222,7 +222,7 @@ def _planes(place: Tensor, known: Tensor) -> Tensor:
         eye = torch.eye(3, device=place.device)
         solved = torch.linalg.solve(torch.where(spans[..., None, None], normal, eye), aim)
         plane = torch.where(spans, solved.permute(2, 0, 1), 0.0)
-        weight = trusted((plane[:, None] * rays).sum(0) - others, NOISE)
+        weight = trust_weights((plane[:, None] * rays).sum(0) - others, NOISE)
     return plane
 
 

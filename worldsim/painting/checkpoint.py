@@ -80,7 +80,7 @@ def save_painter(
             old.unlink()
         sums: dict[str, str] = {}
         for group, tensors in groups.items():
-            for i, part in enumerate(_parts(_packed(tensors, eight_bit), part_bytes)):
+            for i, part in enumerate(_parts(_pack(tensors, eight_bit), part_bytes)):
                 name = f"{group}-{i:02d}.safetensors"
                 save_tensors(part, unfinished / name)
                 sums[name] = sha256_of(unfinished / name)
@@ -119,7 +119,7 @@ def has_painter(folder: Path) -> bool:
     return is_file(folder / CARD)
 
 
-def _packed(tensors: Mapping[str, Tensor], eight_bit: bool) -> dict[str, Tensor]:
+def _pack(tensors: Mapping[str, Tensor], eight_bit: bool) -> dict[str, Tensor]:
     whole = {name: value.detach().float().cpu() for name, value in tensors.items()}
     if eight_bit:
         return quantise_weights(whole)

@@ -25,6 +25,7 @@ from worldsim.painting.network import PainterNetwork
 from worldsim.painting.store import FolderReader
 from worldsim.runtime.files import is_file
 from worldsim.runtime.json_config import check_ranges, to_json
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Count, Positive, Rate, Seed, Share
 
 STOP = "stop"
@@ -45,6 +46,7 @@ class NetworkConfig:
     """Channels at full resolution."""
 
 
+@old_fields(clip="max_grad_norm")
 @dataclass(frozen=True)
 class PainterTrainConfig:
     """Settings of :func:`train`."""
@@ -73,7 +75,7 @@ class PainterTrainConfig:
     """AdamW's."""
     average: Share = 0.9995
     """Decay of the exponential moving average."""
-    clip: Positive = 1.0
+    max_grad_norm: Positive = 1.0
     """Largest norm of the gradient."""
     capacity: Count = 150_000
     """Sets that a process keeps on its device: 0.29 MB each at 64x64 and 14 views."""
@@ -192,7 +194,7 @@ class PainterTrainer:
         loss = loss_of(predicted, example.clean, example.batch.level)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
         self.optimizer.step()
         self.average.step(self.network.parameters())
         self.step += 1
@@ -250,7 +252,7 @@ def _run(
             1 - (config.steps - trainer.step) / max(left, 1),
         )
         over = done >= 1.0 or is_file(config.out / STOP)
-        if trainer.step % 10 == 0 and _agreed(over, trainer.place):
+        if trainer.step % 10 == 0 and _agree_to_stop(over, trainer.place):
             break
         views = int(counts.choice(VIEW_COUNTS, p=VIEW_SHARES))
         losses.append(trainer.learn(maker, views, done))
@@ -279,7 +281,7 @@ def _run(
     return line
 
 
-def _agreed(stop: bool, place: Place) -> bool:
+def _agree_to_stop(stop: bool, place: Place) -> bool:
     """What the first process says."""
     if place.count == 1:
         return stop

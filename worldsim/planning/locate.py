@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.slots import Points
+from worldsim.memory.slots import Points, points_of
 from worldsim.memory.splat import POINT, view_of
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.runtime.arguments import whole
@@ -73,11 +73,11 @@ def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | Non
     MissingGeometryError without a point memory.
     """
     c = config or LocateConfig()
-    known, picture, intrinsics, eye = _searched(world, state, rgb, c)
+    known, picture, intrinsics, eye = _search(world, state, rgb, c)
     starts = _by_panorama(known, picture, intrinsics, eye, c)
     found, cost = _by_views(known, picture, intrinsics, starts, c)
     best = found[int(cost.argmin())]
-    half = _halved(picture)
+    half = _halve(picture)
     accepted = c.accept * _contrast(half)
     off, share = _compare(known, half, intrinsics, best[None])
     if float(off) > accepted or float(share) < c.least_coverage:
@@ -103,21 +103,21 @@ def candidates(
     """
     c = config or LocateConfig()
     count = whole("count", count, 1)
-    known, picture, intrinsics, eye = _searched(world, state, rgb, c)
+    known, picture, intrinsics, eye = _search(world, state, rgb, c)
     # Those that are looked at closely are spread out, or they would all lie around the likeliest.
     starts = _by_panorama(known, picture, intrinsics, eye, c, 0.67 * c.apart)
     found, cost = _by_views(known, picture, intrinsics, starts, c)
     return _poses(_spread_out(found[cost.argsort(stable=True)], c.apart, count))
 
 
-def _searched(
+def _search(
     world: World, state: WorldState, rgb: Any, c: LocateConfig
 ) -> tuple[Points, Tensor, Tensor, NDArray[Any]]:
     """What is searched, checked: the points that tell, the picture (3, h, w), its camera's
     intrinsics (4,) and the eye (3,)."""
-    n = world.network.config
-    memory, pose = state.memory, state.frame.pose
-    if not isinstance(memory, Points) or pose is None:
+    n = world.spec
+    memory, pose = points_of(world.memory, state.memory), state.frame.pose
+    if memory is None or pose is None:
         raise MissingGeometryError(
             "a picture is found in a point memory, and this world has none: use one with geometry"
         )
@@ -140,7 +140,7 @@ def _searched(
     return known, picture, state.intrinsics[0].float().cpu(), pose[0, :3, 3].cpu().numpy()
 
 
-def _halved(picture: Tensor) -> Tensor:
+def _halve(picture: Tensor) -> Tensor:
     """A picture (3, h, w) at half its size."""
     height, width = (size // 2 for size in picture.shape[1:])
     return F.interpolate(picture[None], (height, width), mode="area")[0]
@@ -264,7 +264,7 @@ def _by_views(
 ) -> tuple[Tensor, Tensor]:
     """The best of variations of each of ``starts`` (k, 4), by views of half the picture's size, and
     what it differs by (k,)."""
-    wanted = _halved(picture)
+    wanted = _halve(picture)
     generator = torch.Generator().manual_seed(c.seed)
     spread = torch.tensor([0.5 * c.spacing, 0.5 * c.spacing, 0.05, 0.1])
     cost = _cost(known, wanted, intrinsics, starts, c)
@@ -306,7 +306,7 @@ def _compare(
     found, height, width = [], *wanted.shape[1:]
     for some in rows.split(VIEWS_AT_ONCE):
         camera = Camera(_poses(some), (0.5 * intrinsics).expand(len(some), 4), height, width)
-        many = _repeated(known, len(some))
+        many = _repeat(known, len(some))
         view = view_of(many.position, many.colour, many.kind, many.source, camera)
         off = ((view.rgb.float() - wanted).abs().clamp(max=CAP).mean(1) * view.mask).sum((1, 2))
         found.append(torch.stack([off / view.mask.sum((1, 2)).clamp(min=1), view.coverage], 1))
@@ -314,6 +314,6 @@ def _compare(
     return joined[:, 0], joined[:, 1]
 
 
-def _repeated(known: Points, count: int) -> Points:
+def _repeat(known: Points, count: int) -> Points:
     """The same memory ``count`` times, sharing storage."""
     return map_tensors(lambda x: x.expand(count, *x.shape[1:]), known)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from worldsim.camera import Camera, rotation_angle, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.none import NoMemory
 from worldsim.planning.imagined_motion import Relief, imagine_motion, relief_of
-from worldsim.protocols import Policy
+from worldsim.protocols import Policy, remembers
+from worldsim.runtime.old_names import old_fields
 from worldsim.state import WorldState
 from worldsim.world import World
 
@@ -126,8 +126,8 @@ class Imagination:
                 self._relief = state, acts.shape[1], known
             return Futures(pose=imagine_motion(world, state, acts, self._relief[2]))
         if callable(getattr(self.source, "fork", None)):
-            return _forked(self.source, acts)
-        return _stepped(self.source, acts)
+            return _imagine_by_forks(self.source, acts)
+        return _imagine_by_steps(self.source, acts)
 
 
 def require_dreaming(source: Any, what: str) -> None:
@@ -139,7 +139,7 @@ def require_dreaming(source: Any, what: str) -> None:
         )
 
 
-def _forked(env: Any, acts: Tensor) -> Futures:
+def _imagine_by_forks(env: Any, acts: Tensor) -> Futures:
     """All candidates in the steps of one fork."""
     n, t = acts.shape[:2]
     forks, columns = env.fork(n), []
@@ -150,10 +150,10 @@ def _forked(env: Any, acts: Tensor) -> Futures:
         columns.append((rgb, torch.as_tensor(rew).float(), alive, infos.get("pose")))
         alive = alive & ~torch.as_tensor(term)
     forks.close()
-    return _joined(columns)
+    return _join(columns)
 
 
-def _stepped(source: Dreaming, acts: Tensor) -> Futures:
+def _imagine_by_steps(source: Dreaming, acts: Tensor) -> Futures:
     n, t = acts.shape[:2]
     world, columns = source.world, []
     state = source.state.select(torch.zeros(n, dtype=torch.int64))
@@ -162,22 +162,23 @@ def _stepped(source: Dreaming, acts: Tensor) -> Futures:
         state, transition = world.step(state, acts[:, step].to(world.device, state.act.dtype))
         columns.append((transition.frame.rgb, transition.rew, alive, transition.frame.pose))
         alive = alive & ~transition.term
-    return _joined(columns)
+    return _join(columns)
 
 
-def _joined(columns: list[tuple[Tensor, Tensor, Tensor, Any]]) -> Futures:
+def _join(columns: list[tuple[Tensor, Tensor, Tensor, Any]]) -> Futures:
     """Frames, rewards, whether alive, and poses of each step as one record."""
     rgb, rew, alive, poses = zip(*columns, strict=True)
     pose = None if poses[0] is None else torch.stack([torch.as_tensor(p) for p in poses], 1)
     return Futures(pose, torch.stack(rgb, 1), torch.stack(rew, 1), torch.stack(alive, 1))
 
 
+@old_fields(discount="gamma")
 @dataclass(frozen=True)
 class RewardSum:
     """As much reward as can be had, as the world's reward head foretells it."""
 
-    discount: float = 1.0
-    """What a reward counts a step later."""
+    gamma: float = 1.0
+    """Discount factor per step, in [0, 1]."""
 
     needs = Needs.FRAMES
 
@@ -192,7 +193,7 @@ class RewardSum:
 
     def __call__(self, futures: Futures) -> Tensor:
         assert futures.rew is not None and futures.alive is not None
-        weight = self.discount ** torch.arange(futures.rew.shape[1], device=futures.rew.device)
+        weight = self.gamma ** torch.arange(futures.rew.shape[1], device=futures.rew.device)
         return -(futures.rew * futures.alive * weight).sum(1)
 
 
@@ -299,9 +300,9 @@ def check_goal_pose(source: Dreaming, pose: Any, least_coverage: float) -> None:
         raise InvalidInputError(
             f"a goal's pose must be a finite (4, 4) camera-to-world tensor, got {pose!r}"
         )
-    if least_coverage <= 0 or isinstance(world.memory, NoMemory):
+    if least_coverage <= 0 or not remembers(world.memory):
         return
-    n = world.network.config
+    n = world.spec
     camera = Camera(
         snap_pose(pose.to(world.device))[None], source.state.intrinsics[:1], n.height, n.width
     )

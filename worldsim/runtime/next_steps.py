@@ -1,5 +1,7 @@
-"""What every command ends with: where its result is, and which command comes next. On stderr, as
-``--quiet`` allows."""
+"""The last lines of every command: where its result is, and which command to run next.
+
+They go to stderr and are hidden by ``--quiet``.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,17 @@ from worldsim.runtime.progress import say
 
 @dataclass(frozen=True)
 class Ending:
-    """result: where it is, or how to keep it. then: commands that come next, most natural first."""
+    """The last lines of a command.
+
+    result: where its result is, or how to keep it.
+    then: next commands, most useful first.
+    """
 
     result: str
     then: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """The lines to print."""
+        """Return the lines to print."""
         names = ("next:  ", *[" " * 7] * len(self.then))
         return "\n".join(
             [
@@ -31,17 +37,21 @@ class Ending:
 
 
 def tell(command: str, config: Any, result: Any) -> None:
-    """Say how ``command`` ended. config: what it was given. result: what its function returned."""
+    """Print the ending of ``command``.
+
+    config: its config.
+    result: what its function returned.
+    """
     if command in ENDINGS:
         say(ENDINGS[command](config, result).text())
 
 
 def line(*words: object) -> str:
-    """A command line of these words, quoted where a shell asks for it."""
+    """Join words to a command line, with shell quoting."""
     return shlex.join(map(str, words))
 
 
-def _recorded(config: Any, dataset: Any) -> Ending:
+def _after_record(config: Any, dataset: Any) -> Ending:
     blind = () if dataset.info.geometry else ("--no-memory",)
     runs = Path("runs") / config.out.name
     return Ending(
@@ -49,14 +59,14 @@ def _recorded(config: Any, dataset: Any) -> Ending:
     )
 
 
-def _exported_minari(config: Any, _: Any) -> Ending:
+def _after_export_minari(config: Any, _: Any) -> Ending:
     return Ending(
         f"Minari's dataset {config.name}",
         (line("worldsim", "import-minari", config.name, "--out", Path("data") / "copy"),),
     )
 
 
-def _trained(config: Any, world: Any) -> Ending:
+def _after_train(config: Any, world: Any) -> Ending:
     folder = config.out / "world"
     then = [line("worldsim", "evaluate", folder)]
     if world.config.has_rewards:
@@ -72,12 +82,12 @@ def _trained(config: Any, world: Any) -> Ending:
                 config.out / "agent",
             )
         )
-    if world.has_geometry and world.network.config.actions == 7:
+    if world.has_geometry and world.spec.actions == 7:
         then.append(line("worldsim", "demo", "--world", folder))
     return Ending(str(folder), tuple(then))
 
 
-def _evaluated(config: Any, _: Any) -> Ending:
+def _after_evaluate(config: Any, _: Any) -> Ending:
     out = Path("export") / Path(config.world).name
     return _figures(
         config,
@@ -86,68 +96,68 @@ def _evaluated(config: Any, _: Any) -> Ending:
     )
 
 
-def _evaluated_agent(config: Any, _: Any) -> Ending:
+def _after_evaluate_agent(config: Any, _: Any) -> Ending:
     of = () if config.world is None else ("--world", config.world)
     return _figures(config, line("worldsim", "watch", config.agent, *of, "--out", "watch.mp4"))
 
 
-def _agreed(config: Any, _: Any) -> Ending:
+def _after_agreement(config: Any, _: Any) -> Ending:
     agent = config.agents[0] if config.agents else "random"
     return _figures(config, line("worldsim", "evaluate-agent", agent, "--world", config.world))
 
 
-def _watched(config: Any, _: Any) -> Ending:
+def _after_watch(config: Any, _: Any) -> Ending:
     of = () if config.world is None else ("--world", config.world)
     return Ending(str(config.out), (line("worldsim", "evaluate-agent", config.agent, *of),))
 
 
-def _measured(config: Any, _: Any) -> Ending:
+def _after_bench(config: Any, _: Any) -> Ending:
     return _figures(config, line("worldsim", "evaluate", config.world))
 
 
-def _shown(config: Any, _: Any) -> Ending:
+def _after_compare(config: Any, _: Any) -> Ending:
     return Ending(str(config.out), (line("worldsim", "evaluate", config.world),))
 
 
-def _exported(config: Any, out: Path) -> Ending:
+def _after_export(config: Any, out: Path) -> Ending:
     if out.is_dir() and (out / "world.json").is_file():
         return Ending(str(out), (line("worldsim", "evaluate", out), line("worldsim", "bench", out)))
     return Ending(str(out), (line("worldsim", "view", config.source),))
 
 
-def _viewed(config: Any, _: Any) -> Ending:
+def _after_view(config: Any, _: Any) -> Ending:
     return Ending(
         "what was shown stays in the snapshot",
         (line("worldsim", "export", config.snapshot, "--to", "glb"),),
     )
 
 
-def _listed(config: Any, _: Any) -> Ending:
+def _after_worlds(config: Any, _: Any) -> Ending:
     return _figures(config, line("worldsim", "demo", "--world", "freedoom-tiny"))
 
 
 def _figures(config: Any, *then: str) -> Ending:
-    """The ending of a command that prints figures and writes them to a file if it is told to."""
+    """Return the ending of a command that prints results and optionally writes them to a file."""
     return Ending(
         "printed above (--json FILE keeps it)" if config.json is None else str(config.json), then
     )
 
 
 ENDINGS: dict[str, Callable[[Any, Any], Ending]] = {
-    "record": _recorded,
-    "import-minari": _recorded,
-    "export-minari": _exported_minari,
-    "train": _trained,
-    "distil": _trained,
-    "evaluate": _evaluated,
-    "evaluate-agent": _evaluated_agent,
-    "agreement": _agreed,
-    "watch": _watched,
-    "bench": _measured,
-    "demo": _shown,
-    "compare": _shown,
-    "export": _exported,
-    "view": _viewed,
-    "worlds": _listed,
+    "record": _after_record,
+    "import-minari": _after_record,
+    "export-minari": _after_export_minari,
+    "train": _after_train,
+    "distil": _after_train,
+    "evaluate": _after_evaluate,
+    "evaluate-agent": _after_evaluate_agent,
+    "agreement": _after_agreement,
+    "watch": _after_watch,
+    "bench": _after_bench,
+    "demo": _after_compare,
+    "compare": _after_compare,
+    "export": _after_export,
+    "view": _after_view,
+    "worlds": _after_worlds,
 }
 """By command; :data:`worldsim.app.cli.COMMANDS` has the same."""

@@ -1,8 +1,8 @@
-"""Training frames on the device, with the memory view that the agent had before each of them.
+"""Training frames on the device, with the memory view before each of them.
 
-Episodes go through the real scene memory once, in lockstep: frame t's view is rendered from frames
-before t only, then frame t is integrated. Sources are dropped and perturbed on the way
-(:mod:`worldsim.training.corruption`), so that the model neither leans on a perfect memory nor
+Episodes pass through the real scene memory once, in lockstep: frame t's view is rendered from
+earlier frames only, then frame t is integrated. Input frames are dropped and corrupted
+(:mod:`worldsim.training.corruption`), so that the model neither relies on a perfect memory nor
 ignores it. Windows are then cut from anywhere in the buffer.
 """
 
@@ -40,9 +40,9 @@ class Windows:
     are not the true ones: dreamed or edited; or None. dreamed: (b, t) bool, whether the memory that
     is shown holds dreamed frames, or None.
 
-    Where episodes end, (b, t) bool each, or None for nowhere: beyond: fills up the window past the
-    end. made_up: a last frame that the environment does not really show (see :func:`made_up`).
-    unsure: it ended by itself and was cut off at once.
+    Where episodes end, (b, t) bool each, or None for nowhere: padding: fills up the window past the
+    end. synthetic_terminal: a last frame that the environment does not really show (see
+    :func:`is_synthetic_terminal`). unsure: it ended by itself and was cut off at once.
     """
 
     rgb: Tensor
@@ -55,19 +55,19 @@ class Windows:
     own_rgb: Tensor | None = None
     own_inverse_depth: Tensor | None = None
     dreamed: Tensor | None = None
-    beyond: Tensor | None = None
-    made_up: Tensor | None = None
+    padding: Tensor | None = None
+    synthetic_terminal: Tensor | None = None
     unsure: Tensor | None = None
 
     @property
     def drawn(self) -> Tensor | None:
         """(b, t) bool, frames whose picture can be learned; None for all."""
-        return _neither(self.beyond, self.made_up)
+        return _neither(self.padding, self.synthetic_terminal)
 
     @property
     def judged(self) -> Tensor | None:
         """(b, t) bool, frames whose reward and termination can be learned; None for all."""
-        return _neither(self.beyond, self.unsure)
+        return _neither(self.padding, self.unsure)
 
     @property
     def x(self) -> Tensor:
@@ -76,8 +76,7 @@ class Windows:
 
     @property
     def context(self) -> Tensor:
-        """The same of the frames that later ones attend to: dreamed ones among them, if there are
-        any."""
+        """Return the windows of context frames, with generated frames where there are any."""
         return (
             self.x
             if self.own_rgb is None
@@ -90,10 +89,11 @@ def _neither(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return ~torch.stack(both).any(0) if both else None
 
 
-def made_up(before: np.ndarray, last: np.ndarray) -> bool:
-    """Whether an episode's last frame (h, w, 3) uint8 is none that the environment shows on the
-    way: of one colour throughout (ViZDoom has no picture of an episode's end and gives zeros), or
-    the frame before once more.
+def is_synthetic_terminal(before: np.ndarray, last: np.ndarray) -> bool:
+    """Return whether an episode's last frame (h, w, 3) uint8 is synthetic.
+
+    It is if it has a single colour (ViZDoom renders no terminal frame and returns zeros) or repeats
+    the frame before.
     """
     return bool((last == last[:1, :1]).all() or (last == before).all())
 
@@ -101,17 +101,21 @@ def made_up(before: np.ndarray, last: np.ndarray) -> bool:
 def bytes_per_frame(
     height: int, width: int, geometry: bool, memory: bool, own: bool = False
 ) -> int:
-    """What a frame takes in a :class:`FrameBuffer`, actions of many dimensions aside. own: with
-    dreamed frames beside true ones."""
+    """Return the bytes per frame of a :class:`FrameBuffer`, without actions of many dimensions.
+
+    own: whether generated frames are stored beside true ones.
+    """
     pixel = (3 + 2 * geometry) * (1 + own) + PACKED_VIEW * memory
     return height * width * pixel + 2 * MAP_CELLS**2 * memory + 128
 
 
 class FrameBuffer:
-    """A ring of episodes on the device that windows are drawn from.
+    """A ring buffer of episodes on the device, from which windows are sampled.
 
-    capacity: frames. window: frames a window. The memory is None for data without geometry. graphs:
-    whether episodes go through the memory in CUDA graphs.
+    capacity: frames.
+    window: frames per window.
+    memory: None for data without geometry.
+    graphs: pass episodes through the memory with CUDA graphs.
     """
 
     def __init__(
@@ -138,18 +142,17 @@ class FrameBuffer:
         self._full_starts, self._all_starts, self._last = (
             torch.zeros(0, dtype=torch.int64, device=device) for _ in range(3)
         )
-        self._has_made_up = self._has_unsure = self._runs_beyond = False
+        self._has_synthetic_terminals = self._has_unsure = self._runs_over = False
 
     def __len__(self) -> int:
-        """Number of windows that can be drawn."""
+        """Return the number of windows that can be sampled."""
         return len(self._all_starts)
 
     def add(self, shard: Mapping[str, np.ndarray]) -> None:
-        """Take in one shard's arrays (see :mod:`worldsim.data.dataset`); the oldest shards make
-        room.
+        """Add the arrays of one shard and evict the oldest shards.
 
-        Its memory views are empty until :meth:`remember`, which is quicker for many episodes at
-        once.
+        See :mod:`worldsim.data.dataset` for the arrays. The shard's memory views are empty until
+        :meth:`remember`, which is faster for many episodes at once.
         """
         count = len(shard["rgb"])
         if count > self.capacity:
@@ -179,11 +182,13 @@ class FrameBuffer:
 
     @torch.no_grad()
     def remember(self, seed: int, own: OwnFrames | None = None, shown: bool = False) -> None:
-        """Send the episodes that are new through the scene memory, if there is one, and store each
-        frame's view and map.
+        """Pass new episodes through the scene memory and store each frame's view and map.
 
-        seed: of the perturbation. own: who dreams parts of the walks, in the share of batches that
-        the perturbation names. shown: show progress, in the number of frames.
+        Has no effect without a memory.
+
+        seed: seed of the corruption.
+        own: generates parts of the walks, in the share of batches that the corruption sets.
+        shown: show progress, in frames.
         """
         episodes = [e for fresh in self._fresh.values() for e in fresh]
         self._fresh.clear()
@@ -201,7 +206,10 @@ class FrameBuffer:
                 )
 
     def sample(self, batch: int, generator: torch.Generator, memory_drop: float = 0.0) -> Windows:
-        """Windows drawn uniformly. memory_drop: share of windows that see no memory at all."""
+        """Sample windows uniformly.
+
+        memory_drop: share of windows without any memory.
+        """
         if not len(self):
             raise InvalidInputError(
                 f"the buffer holds no window of {self.window} frames: record longer episodes"
@@ -209,7 +217,7 @@ class FrameBuffer:
         pick = torch.randint(len(self), (batch,), generator=generator, device=self.device)
         index = self._all_starts[pick][:, None] + torch.arange(self.window, device=self.device)
         last = self._last[pick][:, None]
-        beyond, index = index > last, torch.minimum(index, last)
+        padding, index = index > last, torch.minimum(index, last)
         flat = index.flatten()
 
         def get(name: str) -> Tensor:
@@ -237,14 +245,16 @@ class FrameBuffer:
             own_rgb,
             own_depth,
             dreamed,
-            beyond=beyond if self._runs_beyond else None,
-            made_up=get("made_up") if self._has_made_up else None,
+            padding=padding if self._runs_over else None,
+            synthetic_terminal=get("synthetic_terminal") if self._has_synthetic_terminals else None,
             unsure=get("unsure") if self._has_unsure else None,
         )
 
     def sample_motions(self, batch: int, generator: torch.Generator) -> Motions:
-        """Moments drawn uniformly from the windows, each with a full past, for the ego-motion head.
-        Needs poses."""
+        """Sample moments with a full past uniformly from the windows, for the ego-motion head.
+
+        Needs poses.
+        """
         if "pose" not in self._data:
             raise MissingGeometryError("motions need poses, this recording has none")
         if self.window < HISTORY + 2:
@@ -272,7 +282,7 @@ class FrameBuffer:
         return Motions(around, pose, motion[:, :-1], acts[:, :-1], acts[:, -1], motion[:, -1])
 
     def _seen_alone(self, index: Tensor) -> Tensor:
-        """Maps of surroundings from each frame alone: what a world without memory knows."""
+        """Return maps of the surroundings from single frames, as without a memory."""
         assert self.intrinsics is not None
         rgb, depth, pose = (self._data[name][index] for name in ("rgb", "inverse_depth", "pose"))
         camera = Camera(pose, self.intrinsics.expand(len(rgb), 4), *rgb.shape[-2:])
@@ -281,11 +291,11 @@ class FrameBuffer:
     def _windows(
         self, first: np.ndarray, lengths: np.ndarray, ended: np.ndarray
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """First frames of full windows and of all, and the last frame of each one's episode.
+        """Return the first frames of full windows and of all windows, and their episodes' ends.
 
-        Windows of episodes that ended by themselves may run past the end: a frame's share of the
-        windows then depends on how much lies before it, never on how soon the end comes, and so the
-        share of endings that is seen is the true one.
+        Windows of episodes that terminated may extend past the end. A frame's share of the windows
+        then depends on how much lies before it, never on how soon the end comes, so the sampled
+        share of terminations is the true one.
         """
         full, whole, last = [], [], []
         for start, length, over in zip(first, lengths, ended, strict=True):
@@ -298,7 +308,7 @@ class FrameBuffer:
             )
             whole.append(np.concatenate([full[-1], past]))
             last.append(np.full(len(whole[-1]), start + length - 1))
-            self._runs_beyond |= len(past) > 0
+            self._runs_over |= len(past) > 0
         parts = (np.concatenate(part).astype(np.int64) for part in (full, whole, last))
         return tuple(torch.from_numpy(part).to(self.device) for part in parts)  # type: ignore[return-value]
 
@@ -310,17 +320,19 @@ class FrameBuffer:
             self._fresh.pop(s[0], None)
 
     def _write(self, at: int, shard: Mapping[str, np.ndarray]) -> None:
-        """Copy a shard's arrays to the device, shifted so that actions and outcomes belong to the
-        frame they lead to."""
+        """Copy a shard's arrays to the device.
+
+        Actions and outcomes are shifted to the frame that they lead to.
+        """
         stop = at + len(shard["rgb"])
         first = np.zeros(stop - at, bool)
         first[shard["episode_start"][:-1]] = True
         term, trunc, rgb = (np.asarray(shard[name]) for name in ("term", "trunc", "rgb"))
         over, invented = term | trunc, np.zeros(stop - at, bool)
         for i in shard["episode_start"][1:] - 1:
-            invented[i] = not first[i] and over[i - 1] and made_up(rgb[i - 1], rgb[i])
+            invented[i] = not first[i] and over[i - 1] and is_synthetic_terminal(rgb[i - 1], rgb[i])
         unsure = term & trunc
-        self._has_made_up |= bool(invented.any())
+        self._has_synthetic_terminals |= bool(invented.any())
         self._has_unsure |= bool(unsure.any())
 
         def led_to(x: np.ndarray) -> np.ndarray:
@@ -337,7 +349,7 @@ class FrameBuffer:
             "rew": torch.from_numpy(led_to(shard["rew"])).to(self.device),
             # What was cut off did not end by itself; where both are said, nobody knows.
             "term": torch.from_numpy(led_to(term & ~trunc)).to(self.device),
-            "made_up": torch.from_numpy(invented).to(self.device),
+            "synthetic_terminal": torch.from_numpy(invented).to(self.device),
             "unsure": torch.from_numpy(led_to(unsure)).to(self.device),
             "motion": torch.zeros(stop - at, 6, device=self.device),
         }
@@ -374,7 +386,7 @@ class FrameBuffer:
             held[at + len(values) : stop] = 0
 
     def _grown(self, name: str, values: Tensor, frames: int) -> Tensor:
-        """The tensor that ``values`` (n, ...) are kept in, with room for so many frames."""
+        """Return the tensor that stores ``values`` (n, ...), with capacity for ``frames``."""
         held = self._data.get(name)
         if held is None or len(held) < frames:
             # A GPU's memory is taken at once: what does not fit shows at the start, and nothing is
@@ -456,8 +468,10 @@ class FrameBuffer:
         )
 
     def _put(self, name: str, index: Tensor, values: Tensor, going_on: Tensor) -> None:
-        """Store frames' values, except for episodes that are over: their last frame is in the
-        memory by then."""
+        """Store values of frames, except for episodes that are over.
+
+        The last frame of such an episode is in the memory by then.
+        """
         going_on = going_on.reshape(-1, *[1] * (values.dim() - 1))
         self._data[name][index] = torch.where(going_on, values, self._data[name][index])
 
@@ -465,26 +479,27 @@ class FrameBuffer:
 def augment(
     windows: Windows, generator: torch.Generator, mirror: tuple[int, ...] | None, colour: float
 ) -> Windows:
-    """Mirror half of the windows (discrete actions: ``mirror`` maps each to its mirror image) and
-    vary colours.
+    """Mirror half of the windows and vary the colours.
 
-    colour: share of windows whose colours are scaled and permuted, the memory view's alike.
+    mirror: for discrete actions, the mirror image of each action.
+    colour: share of windows whose colours, and those of their memory views, are scaled and
+        permuted.
     """
     b, device = len(windows.rgb), windows.rgb.device
     if mirror is not None:
         flip = torch.rand(b, generator=generator, device=device) < 0.5
-        windows = _mirrored(windows, flip, torch.tensor(mirror, device=device))
+        windows = _mirror(windows, flip, torch.tensor(mirror, device=device))
     if colour > 0:
         chosen = torch.rand(b, generator=generator, device=device) < colour
         gain = 0.7 + 0.6 * torch.rand(b, 3, generator=generator, device=device)
         order = torch.rand(b, 3, generator=generator, device=device).argsort(1)
         gain = torch.where(chosen[:, None], gain, torch.ones_like(gain))
         order = torch.where(chosen[:, None], order, torch.arange(3, device=device).expand(b, 3))
-        windows = _recoloured(windows, order, gain)
+        windows = _recolour(windows, order, gain)
     return windows
 
 
-def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
+def _mirror(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
     choose = partial(where_rows, flip)
     sign = torch.tensor(MIRRORED_MOTION, device=flip.device)
     view = windows.view
@@ -494,27 +509,27 @@ def _mirrored(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
         turned = torch.cat([turned[:, :, :5], -turned[:, :, 5:6], turned[:, :, 6:]], 2)
         view = choose(turned, view)
 
-    def mirrored(x: Any) -> Any:
+    def mirror_rows(x: Any) -> Any:
         return None if x is None else choose(x.flip(-1), x)
 
     return dataclasses.replace(
         windows,
-        rgb=mirrored(windows.rgb),
-        inverse_depth=mirrored(windows.inverse_depth),
-        own_rgb=mirrored(windows.own_rgb),
-        own_inverse_depth=mirrored(windows.own_inverse_depth),
+        rgb=mirror_rows(windows.rgb),
+        inverse_depth=mirror_rows(windows.inverse_depth),
+        own_rgb=mirror_rows(windows.own_rgb),
+        own_inverse_depth=mirror_rows(windows.own_inverse_depth),
         act=choose(mirror[windows.act], windows.act),
         motion=choose(windows.motion * sign, windows.motion),
         view=view,
     )
 
 
-def _recoloured(windows: Windows, order: Tensor, gain: Tensor) -> Windows:
+def _recolour(windows: Windows, order: Tensor, gain: Tensor) -> Windows:
     b, t, _, h, w = windows.rgb.shape
     index = order[:, None, :, None, None].expand(b, t, 3, h, w)
     scale = gain[:, None, :, None, None]
 
-    def recoloured(rgb: Any) -> Any:
+    def recolour_rgb(rgb: Any) -> Any:
         return (
             None
             if rgb is None
@@ -527,5 +542,5 @@ def _recoloured(windows: Windows, order: Tensor, gain: Tensor) -> Windows:
         colour = (((colour + 1.0) * scale).clamp(0, 2) - 1.0) * mask
         view = torch.cat([colour, view[:, :, 3:]], 2)
     return dataclasses.replace(
-        windows, rgb=recoloured(windows.rgb), own_rgb=recoloured(windows.own_rgb), view=view
+        windows, rgb=recolour_rgb(windows.rgb), own_rgb=recolour_rgb(windows.own_rgb), view=view
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import (
     Batch,
     Capacity,
@@ -20,7 +21,7 @@ from worldsim.runtime.ranges import (
     Share,
 )
 from worldsim.training.corruption import PerturbConfig
-from worldsim.training.loss import ObjectiveConfig
+from worldsim.training.loss import LossConfig
 
 PRESETS: dict[str, dict[str, Any]] = {
     "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
@@ -38,6 +39,7 @@ PRECISIONS = {"cuda": "bf16", "cpu": "no"}
 times that in float32."""
 
 
+@old_fields(sampling_steps="num_inference_steps", objective="loss")
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of ``worldsim train``."""
@@ -57,7 +59,7 @@ class TrainConfig:
     pooling: str = "mean"
     """How a frame's tokens become the features that heads read: mean, or attention (a learned
     query). With ``init_from`` it is that network's."""
-    sampling_steps: Batch = 1
+    num_inference_steps: Batch = 1
     """Sampling steps a frame of the trained world."""
     steps: Count = 20_000
     """Training steps in all."""
@@ -98,7 +100,7 @@ class TrainConfig:
     evicted is forgotten."""
     memory_drop: Share = 0.15
     """Share of windows that see no memory."""
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     """Noise levels, dropouts and weights."""
     perturb: PerturbConfig = field(default_factory=PerturbConfig)
     """How the memory's sources are degraded."""

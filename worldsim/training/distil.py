@@ -1,5 +1,7 @@
-"""Distilling a world: a student that needs fewer sampling steps than its teacher, trained by
-:mod:`worldsim.training.train`."""
+"""Distillation of a world into a student with fewer sampling steps.
+
+The training loop is that of :mod:`worldsim.training.train`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,13 @@ from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.json_config import check_ranges, to_json
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Positive, Rate, Seed, Share
 from worldsim.training.config import PRESETS, TrainConfig
 from worldsim.training.corruption import PerturbConfig
-from worldsim.training.distil_loss import DistilObjective, DistilObjectiveConfig
+from worldsim.training.distil_loss import DistilLoss, DistilLossConfig
 from worldsim.training.factory import Modules
-from worldsim.training.loss import Objective
+from worldsim.training.loss import TrainingLoss
 from worldsim.training.recordings import require_recording
 from worldsim.training.train import run
 from worldsim.training.trainer import Trainer
@@ -46,6 +49,7 @@ def _own_walks() -> PerturbConfig:
     return PerturbConfig(own=0.5)
 
 
+@old_fields(steps="num_inference_steps", objective="loss")
 @dataclass(frozen=True)
 class DistilConfig:
     """Options of ``worldsim distil``."""
@@ -57,8 +61,8 @@ class DistilConfig:
     """Folder of a recording of the teacher's real twin. It may still be growing."""
     out: Path
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the student."""
-    steps: Batch = 1
-    """Sampling steps a frame of the student; fewer than ``--objective.teacher-steps``."""
+    num_inference_steps: Batch = 1
+    """Sampling steps per frame of the student; fewer than ``--loss.teacher-steps``."""
     student: str = OF_TEACHER
     """What the student starts from: ``teacher`` for the teacher's weights, ``none`` for random ones
     of ``--preset``, or a world."""
@@ -89,7 +93,7 @@ class DistilConfig:
     """Points an environment while training views are rendered."""
     memory_drop: Share = 0.15
     """Share of windows that see no memory."""
-    objective: DistilObjectiveConfig = field(default_factory=DistilObjectiveConfig)
+    loss: DistilLossConfig = field(default_factory=DistilLossConfig)
     """The losses."""
     perturb: PerturbConfig = field(default_factory=_own_walks)
     """How the memory's sources are degraded. ``own``: share of the episodes of which the student
@@ -126,11 +130,13 @@ class DistilConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.objective.regression > 0 and self.steps >= self.objective.teacher_steps:
+        if self.loss.regression > 0 and self.num_inference_steps >= self.loss.teacher_steps:
             raise InvalidInputError(
-                f"a student of {self.steps} sampling steps has nothing to learn from a teacher "
+                f"a student of {self.num_inference_steps} sampling steps has nothing to learn "
+                f"from a teacher "
                 f"that takes "
-                f"{self.objective.teacher_steps}: lower --steps or raise --objective.teacher-steps"
+                f"{self.loss.teacher_steps}: lower --num-inference-steps or raise "
+                f"--loss.teacher-steps"
             )
         if self.preset not in PRESETS:
             raise InvalidInputError(
@@ -139,10 +145,14 @@ class DistilConfig:
         self.training(memory=False)
 
     def training(self, memory: bool) -> TrainConfig:
-        """The same as the trainer has it. memory: whether the teacher's world has one."""
+        """Return the same settings as a :class:`TrainConfig`.
+
+        memory: whether the teacher's world has a memory.
+        """
         shared = {f.name for f in dataclasses.fields(TrainConfig)} - {
             "steps",
-            "objective",
+            "num_inference_steps",
+            "loss",
             "init_from",
             "memory",
         }
@@ -154,17 +164,22 @@ class DistilConfig:
 
 
 class DistilTrainer(Trainer):
-    """A training run whose objective has a teacher. Ego-motion is the teacher's and stays as it
-    is."""
+    """A training run whose loss has a teacher.
 
-    may_change = (Trainer.may_change | {"training_steps", "world"}) - {"steps"}
+    The ego-motion head is the teacher's and is not trained.
+    """
+
+    _settings_class = DistilConfig
+    may_change = (Trainer.may_change | {"training_steps", "world"}) - {"num_inference_steps"}
 
     def __init__(self, config: DistilConfig) -> None:
         self.distil = config
         self.teacher = World.from_pretrained(config.world, device="cpu")
         check_recording(config, self.teacher.network)
         self.teacher_weights = weights_of(self.teacher)
-        self.dynamics = dataclasses.replace(self.teacher.config.dynamics, steps=config.steps)
+        self.dynamics = dataclasses.replace(
+            self.teacher.config.dynamics, num_inference_steps=config.num_inference_steps
+        )
         super().__init__(config.training(memory=self.teacher.config.memory is not None))
         if self.sharded:
             raise InvalidInputError(
@@ -191,13 +206,13 @@ class DistilTrainer(Trainer):
             module.requires_grad_(True).train()
         return network, teacher.ego_motion, outcome
 
-    def _objective(
+    def _loss_module(
         self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead
-    ) -> Objective:
+    ) -> TrainingLoss:
         c = self.distil
         teacher = self.teacher.network.to(self.device)
-        self.pupil = DistilObjective(
-            network, teacher, outcome, c.objective, c.steps, self.dynamics.shift
+        self.pupil = DistilLoss(
+            network, teacher, outcome, c.loss, c.num_inference_steps, self.dynamics.shift
         )
         if self._compiles:
             for one in (network, teacher, self.pupil.averaged):
@@ -213,14 +228,19 @@ class DistilTrainer(Trainer):
         self.distil = dataclasses.replace(self.distil, **used)
 
     def train_step(self) -> dict[str, Any]:
-        """One optimiser step. The averaged student that takes part in it is the checkpoint's, so a
-        resumed run is the same run."""
+        """Run one optimiser step.
+
+        The averaged student in its loss is part of the checkpoint, so a resumed run is the same
+        run.
+        """
         self.pupil.follow(self.ema.shadow_params)
         return super().train_step()
 
     def world(self, measured: dict[str, Any] | None = None) -> World:
-        """The student with the averaged weights, as a copy on the CPU, with the teacher's memory
-        and heads' settings."""
+        """Return the student with averaged weights, as a copy on the CPU.
+
+        Its memory and the settings of its heads are the teacher's.
+        """
         world, teacher, c = super().world(measured), self.teacher, self.distil
         config = dataclasses.replace(
             world.config,
@@ -237,7 +257,7 @@ class DistilTrainer(Trainer):
                 "teacher": c.world,
                 "teacher_sha256": self.teacher_weights,
                 "student": c.student,
-                "steps": c.steps,
+                "steps": c.num_inference_steps,
                 "method": _method(c),
             },
         }
@@ -245,8 +265,7 @@ class DistilTrainer(Trainer):
 
 
 def check_recording(config: DistilConfig, network: SpaceTimeTransformer) -> None:
-    """Raise InvalidInputError unless the teacher's network takes the frames and actions of the
-    recording."""
+    """Raise InvalidInputError unless the teacher fits the recording's frames and actions."""
     info, n, mirror = EpisodeDataset(config.data).info, network.config, config.mirror_actions
     space = info.action_space
     actions = int(space["n"]) if space["type"] == "Discrete" else 0
@@ -276,7 +295,7 @@ def check_recording(config: DistilConfig, network: SpaceTimeTransformer) -> None
 def check_student(
     config: DistilConfig, student: SpaceTimeTransformer, teacher: SpaceTimeTransformer
 ) -> None:
-    """Raise InvalidInputError unless teacher and student see the same."""
+    """Raise InvalidInputError unless teacher and student have the same inputs."""
     ours, theirs = (dict(n.config) | {"patch": n.patch} for n in (student, teacher))
     wrong = [
         f"{name} {ours[name]} and not {theirs[name]}"
@@ -293,7 +312,7 @@ def check_student(
 
 
 def weights_of(world: World) -> dict[str, str]:
-    """SHA-256 of each file of weights in a world's folder, by path."""
+    """Return the SHA-256 of each file of weights in a world's folder, by path."""
     folder = world.folder
     assert folder is not None
     files = sorted(folder.glob("*/*.safetensors"))
@@ -304,8 +323,8 @@ def weights_of(world: World) -> dict[str, str]:
 
 
 def _method(config: DistilConfig) -> dict[str, Any]:
-    """The losses that had a part, by name."""
-    c = config.objective
+    """Return the losses in use, by name."""
+    c = config.loss
     method: dict[str, Any] = {
         name: getattr(c, name)
         for name in ("regression", "consistency", "real")
@@ -314,14 +333,14 @@ def _method(config: DistilConfig) -> dict[str, Any]:
     if c.regression > 0:
         method["teacher_steps"] = c.teacher_steps
     if c.consistency > 0:
-        method["consistency_levels"] = c.consistency_levels
+        method["consistency_levels"] = c.consistency_sigmas
     if c.motion_pixels > 1:
         method["motion_pixels"] = c.motion_pixels
     return method | {"own_context": c.own_context, "own_walks": config.perturb.own}
 
 
 def distil(config: DistilConfig) -> World:
-    """Distil (or continue) a student; returns it.
+    """Distil a student, or resume; returns it.
 
     Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError,
     OutOfMemoryError, StorageError.

@@ -1,9 +1,8 @@
-"""What a student of few sampling steps learns: from its teacher's samples, from its own rollouts,
-and from true frames.
+"""Loss of a student with few sampling steps: teacher samples, its own rollouts and true frames.
 
-Every frame of a window is learned from at once, in streams as in :mod:`worldsim.training.loss`.
-Teacher and student see the same context, the same conditions and the same noise, so that what the
-student is told is a function of what it sees.
+All frames of a window are predicted at once, in streams as in :mod:`worldsim.training.loss`.
+Teacher and student receive the same context, condition and noise, so the target is a function of
+the student's input.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ from worldsim.diffusion.denoiser import add_noise
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.sampling import sample, schedule
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.old_names import old_fields
 from worldsim.state import map_tensors
 from worldsim.training.buffer import Windows
-from worldsim.training.loss import Objective, ObjectiveConfig, sees_last
+from worldsim.training.loss import LossConfig, TrainingLoss, sees_last
 from worldsim.world.heads import Motions, OutcomeHead
 
 HUBER = 0.03
@@ -30,9 +30,10 @@ HUBER = 0.03
 1]."""
 
 
+@old_fields(context_level="context_sigma", consistency_levels="consistency_sigmas")
 @dataclass(frozen=True)
-class DistilObjectiveConfig:
-    """Weights and settings of the losses; each can be left out by a weight of 0."""
+class DistilLossConfig:
+    """Weights and settings of the losses; a weight of 0 turns a loss off."""
 
     regression: float = 1.0
     """Weight of the distance from the teacher's sample of ``teacher_steps`` steps from the same
@@ -43,7 +44,7 @@ class DistilObjectiveConfig:
     """Weight of the distance between the student at a noise level and its average at the next lower
     one, to which the teacher brings the frame by one Euler step (consistency distillation, Song et
     al. 2023)."""
-    consistency_levels: int = 8
+    consistency_sigmas: int = 8
     """Noise levels between which consistency is asked for."""
     real: float = 0.5
     """Weight of the loss on true frames, with which a student may pass its teacher."""
@@ -61,7 +62,7 @@ class DistilObjectiveConfig:
     own_context_from: float = 0.0
     """Share of the training after which ``own_context`` begins; more than 0 for a student that
     starts with random weights."""
-    context_level: float = 0.15
+    context_sigma: float = 0.15
     """Context frames get noise levels uniform in [0, this]..."""
     context_any: float = 0.15
     """...except this share of them, uniform in [0, 1]."""
@@ -78,65 +79,70 @@ class DistilObjectiveConfig:
         for name in ("regression", "consistency", "real"):
             if getattr(self, name) < 0:
                 raise InvalidInputError(
-                    f"DistilObjectiveConfig.{name} = {getattr(self, name)!r}: a weight is at "
-                    f"least 0"
+                    f"DistilLossConfig.{name} = {getattr(self, name)!r}: a weight is at least 0"
                 )
         if not self.regression and not self.consistency and not self.real:
             raise InvalidInputError(
-                "DistilObjectiveConfig: regression, consistency and real are all 0, nothing would "
+                "DistilLossConfig: regression, consistency and real are all 0, nothing would "
                 "be learned"
             )
         for name in (
             "energy",
             "own_context",
             "own_context_from",
-            "context_level",
+            "context_sigma",
             "context_any",
             "context_drop",
         ):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise InvalidInputError(
-                    f"DistilObjectiveConfig.{name} = {getattr(self, name)!r}: it must be in [0, 1]"
+                    f"DistilLossConfig.{name} = {getattr(self, name)!r}: it must be in [0, 1]"
                 )
-        if self.consistency_levels < 2:
+        if self.consistency_sigmas < 2:
             raise InvalidInputError(
-                f"DistilObjectiveConfig.consistency_levels = {self.consistency_levels}: it must "
+                f"DistilLossConfig.consistency_sigmas = {self.consistency_sigmas}: it must "
                 f"be at least 2"
             )
         if self.motion_pixels not in (1, 2, 4, 8):
             raise InvalidInputError(
-                f"DistilObjectiveConfig.motion_pixels = {self.motion_pixels}: choose 1, 2, 4 or 8"
+                f"DistilLossConfig.motion_pixels = {self.motion_pixels}: choose 1, 2, 4 or 8"
             )
         if self.motion_pixels > 1 and not self.real:
             raise InvalidInputError(
-                "DistilObjectiveConfig.motion_pixels over 1 needs real over 0: nothing else tells "
+                "DistilLossConfig.motion_pixels over 1 needs real over 0: nothing else tells "
                 "how it looks"
             )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What teacher and student both see. context (b, t, c, h, w) noisy at levels (b, t); condition:
-    of one stream; hidden_before: (b,) the moment of each window's reset."""
+    """The input that teacher and student share.
+
+    context: (b, t, c, h, w) at noise levels (b, t).
+    condition: condition of one stream.
+    hidden_before: (b,) moment of each window's reset.
+    """
 
     context: Tensor
-    level: Tensor
+    sigma: Tensor
     condition: Condition
     hidden_before: Tensor
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A question, noisy frames x (b, t, c, h, w) at levels (b, t), and the right answer."""
+    """A training example: noisy frames x (b, t, c, h, w) at noise levels (b, t), and the target."""
 
     x: Tensor
-    level: Tensor
+    sigma: Tensor
     target: Tensor
 
 
 def distance(prediction: Tensor, target: Tensor, pixels: int = 1) -> Tensor:
-    """Mean pseudo-Huber distance (b, t) of the colours of two (b, t, c, h, w), or of the means of
-    squares of ``pixels``."""
+    """Return the mean pseudo-Huber distance (b, t) of two (b, t, c, h, w).
+
+    pixels: distances are of colours (1), or of the means of squares of ``pixels`` x ``pixels``.
+    """
     difference = prediction[:, :, :3] - target[:, :, :3]
     if pixels > 1:
         difference = F.avg_pool2d(difference.flatten(0, 1), pixels).unflatten(
@@ -145,13 +151,14 @@ def distance(prediction: Tensor, target: Tensor, pixels: int = 1) -> Tensor:
     return ((difference.square().sum(2) + HUBER**2).sqrt() - HUBER).mean((2, 3))
 
 
-class DistilObjective(Objective):
-    """The student and its loss; called as :class:`Objective` is. Ego-motion is the teacher's and
-    not learned.
+class DistilLoss(TrainingLoss):
+    """The student and its loss; called as :class:`TrainingLoss` is.
 
-    steps: sampling steps of the student. shift: of the schedules, the teacher's
-    (:class:`DynamicsConfig`). The teacher and ``averaged``, a copy of the student that the trainer
-    keeps at its moving average, are not among the module's parameters.
+    The ego-motion head is the teacher's and is not trained. The teacher and ``averaged``, a moving
+    average of the student that the trainer keeps, are not among the module's parameters.
+
+    num_inference_steps: sampling steps of the student.
+    shift: shift of the noise schedules, the teacher's (:class:`DynamicsConfig`).
     """
 
     def __init__(
@@ -159,41 +166,41 @@ class DistilObjective(Objective):
         network: SpaceTimeTransformer,
         teacher: SpaceTimeTransformer,
         outcome: OutcomeHead,
-        config: DistilObjectiveConfig,
-        steps: int = 1,
+        config: DistilLossConfig,
+        num_inference_steps: int = 1,
         shift: float = 1.0,
     ) -> None:
         shared = {
             name: getattr(config, name) for name in ("energy", "depth_weight", "forgive_dreamed")
         }
-        super().__init__(network, None, outcome, ObjectiveConfig(**shared))
+        super().__init__(network, None, outcome, LossConfig(**shared))
         self.distil = config
         # In a tuple: as attributes they would be trained, saved and averaged with the rest.
         self._others = (teacher, copy.deepcopy(network).eval().requires_grad_(False))
-        self.levels, self.teacher_levels = (
-            schedule(steps, shift),
+        self.sigmas, self.teacher_sigmas = (
+            schedule(num_inference_steps, shift),
             schedule(config.teacher_steps, shift),
         )
-        self.register_buffer("starts", torch.tensor(self.levels[:-1]), persistent=False)
+        self.register_buffer("starts", torch.tensor(self.sigmas[:-1]), persistent=False)
         self.register_buffer(
-            "ladder", torch.tensor(schedule(config.consistency_levels, shift)), persistent=False
+            "ladder", torch.tensor(schedule(config.consistency_sigmas, shift)), persistent=False
         )
         self.starts: Tensor
         self.ladder: Tensor
 
     @property
     def teacher(self) -> SpaceTimeTransformer:
-        """Whom the student learns from."""
+        """The teacher's network."""
         return self._others[0]
 
     @property
     def averaged(self) -> SpaceTimeTransformer:
-        """The student's average."""
+        """The moving average of the student."""
         return self._others[1]
 
     @torch.no_grad()
     def follow(self, parameters: Sequence[Tensor]) -> None:
-        """Bring ``averaged`` to these averages of the module's parameters, in their order."""
+        """Set ``averaged`` to these averages of the module's parameters, in their order."""
         held: list[Tensor] = list(self.averaged.parameters())
         torch._foreach_copy_(held, list(parameters[: len(held)]))
 
@@ -205,9 +212,11 @@ class DistilObjective(Objective):
         generator: torch.Generator,
         progress: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w), the
-        student's from pure noise if there is one of its levels alone. ``motions`` are not looked
-        at."""
+        """Return the losses by name and ``prediction`` (b, t, c, h, w).
+
+        ``loss`` is their sum. The prediction is the student's from pure noise, if that is one of
+        its noise levels. ``motions`` is ignored.
+        """
         c, x = self.distil, windows.x
         b, t = x.shape[:2]
 
@@ -217,8 +226,8 @@ class DistilObjective(Objective):
         def integers(high: int) -> Tensor:
             return torch.randint(high, (b, t), generator=generator, device=x.device)
 
-        context_level = torch.where(
-            uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t)
+        context_sigma = torch.where(
+            uniform(b, t) < c.context_any, uniform(b, t), c.context_sigma * uniform(b, t)
         )
         hidden_before = (uniform(b) * t).long() * (uniform(b) < c.context_drop)
         own = uniform(b, t) < c.own_context
@@ -231,18 +240,18 @@ class DistilObjective(Objective):
                 windows, intrinsics, 1, self._last(source, hidden_before, generator)
             )
             return Stage(
-                add_noise(source, noise[0], context_level), context_level, condition, hidden_before
+                add_noise(source, noise[0], context_sigma), context_sigma, condition, hidden_before
             )
 
         seen = stage(windows.context)
         if c.own_context > 0 and progress >= c.own_context_from:
-            dreamed, _ = self._sample(self.averaged, self.levels, seen, noise[4])
+            dreamed, _ = self._sample(self.averaged, self.sigmas, seen, noise[4])
             seen = stage(torch.where(own[:, :, None, None, None], dreamed, windows.context))
         # The student is asked at the levels of its own schedule; consistency is asked for between
         # the rungs of a longer one.
-        level = self.starts[integers(len(self.starts))]
-        lessons = self._lessons(seen, x, noise, level, integers(len(self.ladder) - 1))
-        questions = [(lesson.x, lesson.level) for lesson in lessons.values()]
+        sigma = self.starts[integers(len(self.starts))]
+        lessons = self._lessons(seen, x, noise, sigma, integers(len(self.ladder) - 1))
+        questions = [(lesson.x, lesson.sigma) for lesson in lessons.values()]
         predictions, features, _ = self._denoise(self.network, seen, questions)
         answers = dict(zip(lessons, predictions, strict=True))
         losses: dict[str, Tensor] = {}
@@ -254,19 +263,18 @@ class DistilObjective(Objective):
             twice = [answers[name] for name in (first, "second") if name in answers]
             follows = sees_last(x.shape[1], hidden_before)
             true = self._denoising(
-                self._forgiven(twice, x, windows), x, level, windows.drawn, follows
+                self._forgiven(twice, x, windows), x, sigma, windows.drawn, follows
             )
             losses |= {k: c.real * v if k.endswith("_loss") else v for k, v in true.items()}
-        losses.update(self._outcomes(features, windows, level))
+        losses.update(self._outcomes(features, windows, sigma))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
         losses["prediction"] = predictions[0].detach()
         return losses
 
     def _lessons(
-        self, seen: Stage, x: Tensor, noise: Tensor, level: Tensor, rung: Tensor
+        self, seen: Stage, x: Tensor, noise: Tensor, sigma: Tensor, rung: Tensor
     ) -> dict[str, Lesson]:
-        """What the student is asked, and what the right answer is; the first of them at its own
-        noise levels."""
+        """Return the student's predictions and their targets; the first at its own noise levels."""
         c, lessons = self.distil, {}
         ladder = None
         if c.consistency > 0:
@@ -274,16 +282,16 @@ class DistilObjective(Objective):
             ladder = (add_noise(x, noise[3], above), above)
         told = None
         if c.regression > 0:
-            sampled, told = self._sample(self.teacher, self.teacher_levels, seen, noise[1], ladder)
+            sampled, told = self._sample(self.teacher, self.teacher_sigmas, seen, noise[1], ladder)
             # The straight way between the noise and where the teacher ends (Liu et al. 2022): what
             # Euler steps then follow.
-            lessons["regression"] = Lesson(add_noise(sampled, noise[1], level), level, sampled)
+            lessons["regression"] = Lesson(add_noise(sampled, noise[1], sigma), sigma, sampled)
         if c.real > 0:
             # At pure noise alone, the same question is answered already.
             if c.regression == 0 or len(self.starts) > 1:
-                lessons["first"] = Lesson(add_noise(x, noise[1], level), level, x)
+                lessons["first"] = Lesson(add_noise(x, noise[1], sigma), sigma, x)
             if c.energy > 0:
-                lessons["second"] = Lesson(add_noise(x, noise[2], level), level, x)
+                lessons["second"] = Lesson(add_noise(x, noise[2], sigma), sigma, x)
         if ladder is not None:
             lessons["consistency"] = Lesson(*ladder, self._one_rung_down(seen, ladder, told, below))
         return lessons
@@ -292,8 +300,10 @@ class DistilObjective(Objective):
     def _one_rung_down(
         self, seen: Stage, ladder: tuple[Tensor, Tensor], told: Tensor | None, below: Tensor
     ) -> Tensor:
-        """The averaged student's prediction where the teacher's Euler step leads to; there, at
-        level 0, the frame itself."""
+        """Return the averaged student's prediction after one Euler step of the teacher.
+
+        At noise level 0, this is the frame itself.
+        """
         x, above = ladder
         if told is None:
             told = self._denoise(self.teacher, seen, [ladder])[0][0]
@@ -303,8 +313,10 @@ class DistilObjective(Objective):
         return torch.where(share == 0.0, lower, answer)
 
     def _taught(self, name: str, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Logarithms, as for true frames: every frame counts by ratio, and weights mean the
-        same."""
+        """Return the logarithm of the distances, as for true frames.
+
+        Every frame counts by ratio, so the weights of losses are comparable.
+        """
         c, weight = self.distil, getattr(self.distil, name)
         error = distance(prediction, target, c.motion_pixels)
         loss = 2.0 * torch.log(error + 1e-2).mean()
@@ -316,34 +328,36 @@ class DistilObjective(Objective):
     def _denoise(
         self, network: SpaceTimeTransformer, seen: Stage, targets: list[tuple[Tensor, Tensor]]
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """A forward pass with target streams (x, level) beside the context.
+        """Run a forward pass with target streams (x, level) beside the context.
 
         Returns each target's prediction (b, t, c, h, w) float32, features (b, t, d) of the first,
         and the context's cache.
         """
         t, streams = seen.context.shape[1], 1 + len(targets)
         x = torch.cat([seen.context, *(x for x, _ in targets)], 1)
-        level = torch.cat([seen.level, *(level for _, level in targets)], 1)
+        sigma = torch.cat([seen.sigma, *(sigma for _, sigma in targets)], 1)
         condition = map_tensors(lambda c: torch.cat([c] * streams, 1), seen.condition)
         time = torch.arange(t, device=x.device).repeat(streams)
         mask = self._mask(t, seen.hidden_before, len(targets))
-        out, features, cache = network(x, level, condition, mask, time, outputs=len(targets) * t)
+        out, features, cache = network(x, sigma, condition, mask, time, outputs=len(targets) * t)
         return [p.float() for p in out.split(t, 1)], features[:, :t], cache[:, :, :, :t]
 
     @torch.no_grad()
     def _sample(
         self,
         network: SpaceTimeTransformer,
-        levels: tuple[float, ...],
+        sigmas: tuple[float, ...],
         seen: Stage,
         noise: Tensor,
         beside: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Every frame sampled after the true context, as in use: context once, its keys and values
-        kept for the later steps.
+        """Sample every frame after the true context, as in use.
 
-        beside: one more frame and level to predict along with the first step. Returns the sample,
-        and that prediction.
+        The context is processed once, and its keys and values are kept for the later steps.
+
+        beside: one more frame and noise level to predict with the first step.
+
+        Returns the sample and that prediction.
         """
         t, device = noise.shape[1], noise.device
         mask = self._mask(t, seen.hidden_before)[:, t:]
@@ -351,15 +365,15 @@ class DistilObjective(Objective):
         past: list[Tensor] = []
         others: list[Tensor] = []
 
-        def denoise(x: Tensor, level: float) -> Tensor:
-            levels = torch.full(x.shape[:2], level, device=device)
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            sigmas = torch.full(x.shape[:2], sigma, device=device)
             if past:
-                return network(x, levels, seen.condition, mask, time, past=past[0])[0].float()  # type: ignore[no-any-return]
+                return network(x, sigmas, seen.condition, mask, time, past=past[0])[0].float()  # type: ignore[no-any-return]
             out, _, cache = self._denoise(
-                network, seen, [(x, levels), *([beside] if beside is not None else [])]
+                network, seen, [(x, sigmas), *([beside] if beside is not None else [])]
             )
             past.append(cache)
             others.extend(out[1:])
             return out[0]
 
-        return sample(denoise, noise, levels), others[0] if others else None
+        return sample(denoise, noise, sigmas), others[0] if others else None

@@ -1,5 +1,4 @@
-"""What is trained: modules, made anew in a preset's size or taken from a world, and the settings of
-the world that they make."""
+"""Creates the modules to train, new or from a world, and the settings of the resulting world."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.memory.points import PointMemoryConfig
 from worldsim.runtime.json_config import from_json
 from worldsim.training.config import PRESETS, TrainConfig
-from worldsim.training.recordings import named
+from worldsim.training.recordings import list_folders
 from worldsim.training.tally import Tally
 from worldsim.world import World
 from worldsim.world.config import Termination, WorldConfig
@@ -28,10 +27,10 @@ Modules = tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]
 
 
 def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modules:
-    """Network and heads for a recording: those of ``world`` (``c.init_from``) or, without one, new
-    ones of the preset's size.
+    """Return network and heads for a recording.
 
-    Raises InvalidInputError where the recording, the settings and the world do not agree.
+    They come from ``world`` (``c.init_from``); without one, new ones have the preset's size. Raises
+    InvalidInputError if the recording, the settings and the world do not fit each other.
     """
     height, width = info.observation_space["shape"][:2]
     space = info.action_space
@@ -39,7 +38,8 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
     if not actions and np.ndim(space["low"]) != 1:
         shape = np.shape(space["low"])
         raise InvalidInputError(
-            f"{named(c.data)}: actions of shape {shape} cannot be trained, record flat ones (n,)"
+            f"{list_folders(c.data)}: actions of shape {shape} cannot be trained, record flat "
+            f"ones (n,)"
         )
     if c.mirror_actions is not None and sorted(c.mirror_actions) != list(range(actions)):
         raise InvalidInputError(
@@ -63,7 +63,7 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
         network = (
             world.network
             if (n.height, n.width) == (height, width)
-            else world.network.resized(height, width)
+            else world.network.resize(height, width)
         )
         for module in (network, world.ego_motion, world.outcome):
             if module is not None:
@@ -89,7 +89,10 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
 def world_config(
     info: DatasetInfo, c: TrainConfig, dynamics: DynamicsConfig, has_rewards: bool, tally: Tally
 ) -> WorldConfig:
-    """What the world that is trained is made of. has_rewards, tally: of the recording so far."""
+    """Return the settings of the world in training.
+
+    has_rewards, tally: of the recording so far.
+    """
     box = info.action_space if info.action_space["type"] == "Box" else None
     return WorldConfig(
         env_id=info.env_id,
@@ -100,7 +103,9 @@ def world_config(
         termination=Termination.SAMPLE,
         pixels=None if info.pixels is None else from_json(PixelsConfig, info.pixels, "pixels"),
         dynamics=dataclasses.replace(
-            dynamics, first_features=tally.made_up, steps=c.sampling_steps
+            dynamics,
+            first_features=tally.synthetic_terminal,
+            num_inference_steps=c.num_inference_steps,
         ),
         intrinsics=tuple(info.intrinsics) if info.intrinsics is not None else None,  # type: ignore[arg-type]
         action_low=tuple(box["low"]) if box is not None else None,
@@ -109,15 +114,15 @@ def world_config(
     )
 
 
-def copied(module: Any, weights: dict[str, Tensor]) -> Any:
-    """The module's twin on the CPU: same class and config, with these weights."""
+def load_copy(module: Any, weights: dict[str, Tensor]) -> Any:
+    """Return a copy of the module on the CPU: same class and config, with these weights."""
     twin = type(module).from_config(module.settings)
     twin.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
     return twin
 
 
 def hardware(device: torch.device, count: int) -> str:
-    """What it is trained on, as the card says it."""
+    """Return the hardware that training runs on, for the card."""
     return (
         f"{count} x {torch.cuda.get_device_name(device)}"
         if device.type == "cuda"

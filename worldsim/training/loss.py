@@ -1,5 +1,4 @@
-"""What is minimised: denoising of every frame of a window given its past, plus the heads'
-regressions."""
+"""The training loss: denoising of every frame given its past, and losses of the heads."""
 
 from __future__ import annotations
 
@@ -17,6 +16,7 @@ from worldsim.camera import pluecker_rays
 from worldsim.diffusion.denoiser import add_noise, shown_last
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer, stream_mask
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import NotNegative, Share
 from worldsim.state import map_tensors
 from worldsim.training.buffer import Windows
@@ -32,12 +32,14 @@ what was there."""
 TELEPORT = 20.0
 """Motions of more than this many times the usual one are left out of the ego-motion loss."""
 NEAR_LEVEL = 0.08
-"""Noise levels so far apart share an error by a factor of e less: see :func:`level_errors`."""
+"""Noise levels so far apart share an error by a factor of e less: see :func:`errors_by_sigma`."""
 
 
 class Balance(StrEnum):
-    """What a frame's error is put in ratio to, so that small ones count beside large ones, as PSNR
-    does."""
+    """Reference against which a frame's error is normalised.
+
+    With it, small errors count beside large ones, as in PSNR.
+    """
 
     FRAME = "frame"
     """Itself: the loss is the mean of logarithms. Frames of places that were never seen count as
@@ -53,14 +55,15 @@ class Balance(StrEnum):
     counts."""
 
 
+@old_fields(context_level="context_sigma", last_frame_level="last_frame_sigma")
 @dataclass(frozen=True)
-class ObjectiveConfig:
-    """Noise levels, dropouts and weights of the training objective."""
+class LossConfig:
+    """Noise levels, dropouts and weights of the training loss."""
 
     pure_noise: Share = 0.5
     """Share of target frames at noise level 1, where one-step sampling lives; the rest is uniform
     in [0, 1]."""
-    context_level: Share = 0.15
+    context_sigma: Share = 0.15
     """Context frames get noise levels uniform in [0, this]..."""
     context_any: Share = 0.15
     """...except this share of them, uniform in [0, 1]."""
@@ -70,7 +73,7 @@ class ObjectiveConfig:
     """Weight in [0, 1] of the energy score, beside the squared error, where the noise level is 1.
     Squared error alone makes the one-step prediction the mean of what may be there: blurred. The
     score rewards samples. Costs half as much again."""
-    last_frame_level: Share = 0.1
+    last_frame_sigma: Share = 0.1
     """Where the network looks at the frames before (worlds without memory): half of them are shown
     with noise of a level uniform in [0, this], as what was dreamed is not quite right either; the
     others as they are."""
@@ -109,11 +112,12 @@ class ObjectiveConfig:
 
 
 def detail_weights(x: Tensor, detail: float) -> Tensor:
-    """How much each place counts, (b, t, h, w) with mean 1 over each frame, given frames x (b, t,
-    c, h, w) in [-1, 1].
+    """Return the weight of each pixel in the loss (b, t, h, w), with mean 1 per frame.
 
-    By the spread of the colours within 5x5 pixels of the frame *before*, and the most of it within
-    9x9, since things move. A window's first frame has none before it: there all places count alike.
+    It grows with the spread of colours within 5x5 pixels of the *previous* frame, maximised over
+    9x9 pixels, since objects move. A window's first frame has no previous one: its weights are 1.
+
+    x: (b, t, c, h, w) in [-1, 1].
     """
     before = x[:, :-1, :3].flatten(0, 1)
     mean, square = (
@@ -133,13 +137,15 @@ def detail_weights(x: Tensor, detail: float) -> Tensor:
 def energy_score(
     one: Tensor, other: Tensor, truth: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """The energy score of two samples of frames, (b, t) of (b, t, c, h, w); h and w divisible by 8.
+    """Return the energy score of two samples of frames, (b, t) for (b, t, c, h, w).
 
-    Mean distance to the truth less half the distance of the samples: least, on average, for samples
-    of the true distribution (Gneiting and Raftery 2007), whatever the weights (b, t, h, w) of
-    places, as long as they know nothing of the truth. Distances are taken in the bands of a Haar
-    pyramid of four scales, of each pixel's colours and of squares of 8x8 pixels as a whole: the
-    latter are least only if the pixels of a square go together as those of the truth do.
+    It is the mean distance to the truth less half the distance of the samples. On average it is
+    minimal for samples of the true distribution (Gneiting and Raftery 2007), for any weights of
+    pixels that do not depend on the truth. Distances are taken in the bands of a Haar pyramid of
+    four scales, of each pixel's colours and of squares of 8x8 pixels as a whole: the latter are
+    minimal only if the pixels of a square vary together as those of the truth do.
+
+    weights: (b, t, h, w). h and w are divisible by 8.
     """
     total: Tensor | float = 0.0
     images = [one, other, truth]
@@ -165,8 +171,10 @@ def energy_score(
 
 
 def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean distance (b, t) of two (b, t, c, h, w): of the colours of their pixels and of whole
-    squares, in equal parts."""
+    """Return the mean distance (b, t) of two (b, t, c, h, w).
+
+    It is the mean of the distance of pixel colours and the distance of square averages.
+    """
     apart = (a - b).square().sum(2)
     # The square root's slope at zero is infinite.
     pixels = (apart + 1e-6).sqrt()
@@ -176,17 +184,16 @@ def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
     return 0.5 * (pixels.mean((2, 3)) + squares.mean((2, 3)))
 
 
-def level_errors(
-    errors: Tensor, level: Tensor, counted: Tensor, group: Tensor | None = None
+def errors_by_sigma(
+    errors: Tensor, sigma: Tensor, counted: Tensor, group: Tensor | None = None
 ) -> Tensor:
-    """What frames of each one's noise level have as errors, on average: (..., b, t) of errors (...,
-    b, t).
+    """Return the mean error of frames at the same noise level, (..., b, t) for errors (..., b, t).
 
-    level: (b, t) in [0, 1]; those at 1 exactly are a kind of their own. counted: (b, t), which
-    frames count, 1 or 0. group: (b, t) bool; frames are averaged with those of the same value only.
-    None for one group.
+    sigma: (b, t) in [0, 1]; frames at exactly 1 form a bin of their own.
+    counted: (b, t), 1 for frames that count, else 0.
+    group: (b, t) bool; only frames with the same value are averaged together. None for one group.
     """
-    flat = level.flatten()
+    flat = sigma.flatten()
     share = (
         torch.exp(-(((flat[:, None] - flat) / NEAR_LEVEL) ** 2))
         * ((flat[:, None] == 1.0) == (flat == 1.0))
@@ -196,20 +203,21 @@ def level_errors(
         share = share * (group.flatten()[:, None] == group.flatten())
     share = share / share.sum(1, keepdim=True).clamp(min=1e-6)
     # Not as a matrix product: autocast would round it.
-    return (errors.flatten(-2)[..., None, :] * share).sum(-1).unflatten(-1, level.shape)
+    return (errors.flatten(-2)[..., None, :] * share).sum(-1).unflatten(-1, sigma.shape)
 
 
 def sees_last(frames: int, hidden_before: Tensor) -> Tensor:
-    """Whether each frame of windows sees the one before it, (b, t) bool: not the first, nor those
-    up to the moment of reset.
+    """Return whether each frame of a window sees the previous one, (b, t) bool.
 
-    hidden_before: (b,) int64, the first frame of each window that later ones see.
+    False for the first frame and for those up to the moment of reset.
+
+    hidden_before: (b,) int64, the first frame of each window that later frames see.
     """
     return torch.arange(frames, device=hidden_before.device) > hidden_before[:, None]
 
 
-class Objective(nn.Module):
-    """The trained modules and their loss. Call it with windows and random numbers drawn outside."""
+class TrainingLoss(nn.Module):
+    """The trained modules and their loss. Call it with windows and random numbers from outside."""
 
     _no_split_modules = ["Block"]
     """What accelerate shards as one piece each, where weights are sharded."""
@@ -219,7 +227,7 @@ class Objective(nn.Module):
         network: SpaceTimeTransformer,
         ego_motion: EgoMotionHead | None,
         outcome: OutcomeHead,
-        config: ObjectiveConfig,
+        config: LossConfig,
     ) -> None:
         super().__init__()
         self.network, self.outcome, self.config = network, outcome, config
@@ -233,11 +241,12 @@ class Objective(nn.Module):
         generator: torch.Generator,
         progress: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w) at the
-        targets' noise levels.
+        """Return the losses by name, and ``prediction`` (b, t, c, h, w).
 
-        motions: for the ego-motion head, where there is one.
-        progress: share of the training that is done, in [0, 1].
+        ``loss`` is their sum. The prediction is at the targets' noise levels.
+
+        motions: input of the ego-motion head, if there is one.
+        progress: fraction of the training that is done, in [0, 1].
         """
         c = self.config
         x = windows.x
@@ -249,25 +258,25 @@ class Objective(nn.Module):
         def uniform(*shape: int) -> Tensor:
             return torch.rand(*shape, generator=generator, device=device)
 
-        level = torch.where(
+        sigma = torch.where(
             uniform(b, t) < c.pure_noise, torch.ones(b, t, device=device), uniform(b, t)
         )
-        if windows.made_up is not None:
+        if windows.synthetic_terminal is not None:
             # Less noise would show what no dream shows, and the heads would wait for it.
-            level = torch.where(windows.made_up, torch.ones_like(level), level)
-        context_level = torch.where(
-            uniform(b, t) < c.context_any, uniform(b, t), c.context_level * uniform(b, t)
+            sigma = torch.where(windows.synthetic_terminal, torch.ones_like(sigma), sigma)
+        context_sigma = torch.where(
+            uniform(b, t) < c.context_any, uniform(b, t), c.context_sigma * uniform(b, t)
         )
         hidden_before = (uniform(b) * t).long() * (uniform(b) < c.context_drop)
         noise = torch.randn(1 + targets, *x.shape, generator=generator, device=device)
         source = windows.context
         if c.own_context > 0 and progress >= c.own_context_from:
             # Not under no_grad: the compiled network would be compiled once more for it.
-            both = torch.cat([add_noise(source, noise[0], context_level), noise[1]], 1)
+            both = torch.cat([add_noise(source, noise[0], context_sigma), noise[1]], 1)
             last = self._last(source, hidden_before, generator)
             own, _ = self._predict(
                 both,
-                [context_level, torch.ones_like(level)],
+                [context_sigma, torch.ones_like(sigma)],
                 windows,
                 intrinsics,
                 hidden_before,
@@ -279,12 +288,12 @@ class Objective(nn.Module):
                 source,
             )
         noisy = [
-            add_noise(source, noise[0], context_level),
-            *(add_noise(x, n, level) for n in noise[1:]),
+            add_noise(source, noise[0], context_sigma),
+            *(add_noise(x, n, sigma) for n in noise[1:]),
         ]
         predictions, features = self._predict(
             torch.cat(noisy, 1),
-            [context_level, *[level] * targets],
+            [context_sigma, *[sigma] * targets],
             windows,
             intrinsics,
             hidden_before,
@@ -293,11 +302,11 @@ class Objective(nn.Module):
         losses = self._denoising(
             self._forgiven(predictions, x, windows),
             x,
-            level,
+            sigma,
             windows.drawn,
             sees_last(t, hidden_before),
         )
-        losses.update(self._outcomes(features, windows, level, c.pure_noise))
+        losses.update(self._outcomes(features, windows, sigma, c.pure_noise))
         if self.ego_motion is not None and motions is not None:
             losses.update(self._motions(motions))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
@@ -307,30 +316,31 @@ class Objective(nn.Module):
     def _predict(
         self,
         noisy: Tensor,
-        levels: list[Tensor],
+        sigmas: list[Tensor],
         windows: Windows,
         intrinsics: Tensor | None,
         hidden_before: Tensor,
         last: Tensor | None,
     ) -> tuple[list[Tensor], Tensor]:
-        """Predictions (b, t, c, h, w) float32 of each target stream, and features (b, t, d) of the
-        first.
+        """Return the predictions of each target stream, and the features of the first.
 
-        noisy: (b, s t, c, h, w), the context stream and then the target streams; levels: of each
-        stream. last: see :meth:`_last`.
+        They are (b, t, c, h, w) float32 and (b, t, d).
+
+        noisy: (b, s t, c, h, w), the context stream and then the target streams.
+        sigmas: noise levels of each stream.
+        last: see :meth:`_last`.
         """
-        t, streams = windows.rgb.shape[1], len(levels)
+        t, streams = windows.rgb.shape[1], len(sigmas)
         mask = self._mask(t, hidden_before, streams - 1)
         condition = self._condition(windows, intrinsics, streams, last)
         time = torch.arange(t, device=noisy.device).repeat(streams)
         out, features, _ = self.network(
-            noisy, torch.cat(levels, 1), condition, mask, time, outputs=(streams - 1) * t
+            noisy, torch.cat(sigmas, 1), condition, mask, time, outputs=(streams - 1) * t
         )
         return [p.float() for p in out.split(t, 1)], features[:, :t]
 
     def _mask(self, t: int, hidden_before: Tensor, targets: int = 1) -> Tensor:
-        """(b, n, n): the streams' mask, without the context frames before each window's moment of
-        reset."""
+        """Return the streams' mask (b, n, n); it hides context frames before each reset."""
         device = hidden_before.device
         mask = stream_mask(t, self.network.config.window, targets, device)[None]
         frame = torch.arange(t, device=device)
@@ -342,19 +352,18 @@ class Objective(nn.Module):
     def _last(
         self, source: Tensor, hidden_before: Tensor, generator: torch.Generator
     ) -> Tensor | None:
-        """The k frames before each of windows (b, t, c, h, w), as channels (b, t, k (c + 1), h, w);
-        None if it looks at none.
+        """Return the k frames before each frame (b, t, k (c + 1), h, w); None for k = 0.
 
-        A window's first frame has none, nor has the first one after a moment of reset.
+        A window's first frame has none, and neither has the first frame after a reset.
         """
         count = self.network.config.last_frames
         if not count:
             return None
         b, t = source.shape[:2]
         share = torch.rand(2, b, t, generator=generator, device=source.device)
-        level = self.config.last_frame_level * share[0] * (share[1] < 0.5)
+        sigma = self.config.last_frame_sigma * share[0] * (share[1] < 0.5)
         seen = add_noise(
-            source, torch.randn(source.shape, generator=generator, device=source.device), level
+            source, torch.randn(source.shape, generator=generator, device=source.device), sigma
         )
         present = torch.arange(t, device=source.device) >= hidden_before[:, None]
         shown = shown_last(seen, present)
@@ -366,7 +375,10 @@ class Objective(nn.Module):
     def _condition(
         self, windows: Windows, intrinsics: Tensor | None, streams: int, last: Tensor | None = None
     ) -> Condition:
-        """The windows' conditions, once for each stream. last: see :meth:`_last`."""
+        """Return the windows' conditions, repeated for each stream.
+
+        last: see :meth:`_last`.
+        """
         n = self.network.config
         b, t = windows.rgb.shape[:2]
         flat = windows.motion.flatten(0, 1)
@@ -385,7 +397,7 @@ class Objective(nn.Module):
         return map_tensors(lambda x: torch.cat([x] * streams, 1), one)
 
     def _forgiven(self, predictions: list[Tensor], x: Tensor, windows: Windows) -> list[Tensor]:
-        """The predictions, true where they are not to be charged for."""
+        """Return the predictions with the target substituted where the loss is masked."""
         if not self.config.forgive_dreamed or windows.dreamed is None or windows.view is None:
             return predictions
         known = windows.view[:, :, 4]
@@ -406,17 +418,18 @@ class Objective(nn.Module):
         self,
         predictions: list[Tensor],
         x: Tensor,
-        level: Tensor,
+        sigma: Tensor,
         drawn: Tensor | None = None,
         follows: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Logarithms of errors: every noise level, and by :class:`Balance` every frame, counts by
-        ratio, as PSNR does.
+        """Return the mean logarithm of the errors.
 
-        drawn: (b, t) bool, which frames count; None for all. follows: (b, t) bool, which see the
-        frame before, for ``Balance.CONTEXT``.
+        All noise levels, and with :class:`Balance` all frames, then count by ratio, as in PSNR.
+
+        drawn: (b, t) bool, frames that count; None for all.
+        follows: (b, t) bool, frames that see the previous one, for ``Balance.CONTEXT``.
         """
-        counted = torch.ones_like(level) if drawn is None else drawn.float()
+        counted = torch.ones_like(sigma) if drawn is None else drawn.float()
 
         def mean(each: Tensor) -> Tensor:
             # Not each[drawn].mean(): picking waits for the device.
@@ -429,8 +442,8 @@ class Objective(nn.Module):
         def usual(each: Tensor) -> Tensor:
             if self.config.balance is Balance.FRAME:
                 return each
-            return level_errors(
-                each, level, counted, follows if self.config.balance is Balance.CONTEXT else None
+            return errors_by_sigma(
+                each, sigma, counted, follows if self.config.balance is Balance.CONTEXT else None
             )
 
         colours, truth = [p[:, :, :3] for p in predictions], x[:, :, :3]
@@ -446,8 +459,8 @@ class Objective(nn.Module):
                 2.0 * self.config.energy * torch.log(usual(score) + 1e-2)
                 + (1.0 - self.config.energy) * loss
             )
-            loss = torch.where(level == 1.0, sampled, loss)
-            pure = (level == 1.0) * counted
+            loss = torch.where(sigma == 1.0, sampled, loss)
+            pure = (sigma == 1.0) * counted
             losses["energy_score"] = ((score * pure).sum() / pure.sum()).detach()
         losses |= {"rgb_loss": mean(loss), "rgb_mse": mean(errors.mean(0)).detach()}
         if x.shape[2] > 3:
@@ -461,23 +474,26 @@ class Objective(nn.Module):
         return losses
 
     def _outcomes(
-        self, features: Tensor, windows: Windows, level: Tensor, share: float = 1.0
+        self, features: Tensor, windows: Windows, sigma: Tensor, share: float = 1.0
     ) -> dict[str, Tensor]:
-        """Losses of the heads, each right on average: of the mean reward (squared error) and of the
-        true probability of an end.
+        """Return the losses of reward (squared error) and termination (cross-entropy).
 
-        features: (b, t, d) of frames at noise levels (b, t). The first frames of windows were
-        reached by what is not in them. share: how often, of the times that others are, made-up
-        frames would be at pure noise if they were not put there.
+        Their minimisers are the mean reward and the true probability of termination. The first
+        frame of a window has no transition inside it and does not count.
+
+        features: (b, t, d) of frames at noise levels (b, t).
+        share: probability that a synthetic terminal frame would have been assigned noise level 1.
         """
-        rewards, logit = (o.float()[:, 1:] for o in self.outcome.normalised(features.float()))
+        rewards, logit = (o.float()[:, 1:] for o in self.outcome.normalise(features.float()))
         rew, term = windows.rew[:, 1:].float(), windows.term[:, 1:]
         counted = torch.ones_like(rew) if windows.judged is None else windows.judged[:, 1:].float()
-        if windows.made_up is not None:
+        if windows.synthetic_terminal is not None:
             # All are asked where made-up frames can be: an end would else be rarer at other levels,
             # and there more frequent.
             counted = (
-                counted * (level[:, 1:] == 1.0) * torch.where(windows.made_up[:, 1:], share, 1.0)
+                counted
+                * (sigma[:, 1:] == 1.0)
+                * torch.where(windows.synthetic_terminal[:, 1:], share, 1.0)
             )
 
         def mean(each: Tensor) -> Tensor:
@@ -503,12 +519,12 @@ class Objective(nn.Module):
         return {"reward_loss": weight * mean(error), "termination_loss": weight * mean(ended)}
 
     def _motions(self, motions: Motions) -> dict[str, Tensor]:
-        """Ego-motion, with and without what is in the way."""
+        """Return the losses of ego-motion, with and without the map of obstacles."""
         assert self.ego_motion is not None
         m, scale = motions, self.ego_motion.scale
         # In full precision: a turn is predicted to a few ten-thousandths of a radian.
         with torch.autocast(m.pose.device.type, enabled=False):
-            predicted, unhindered = self.ego_motion.normalised(
+            predicted, unhindered = self.ego_motion.normalise(
                 m.around, m.pose, m.motion, m.acts, m.act
             )
         # Beyond what any walk does in a step lie teleports: nothing to learn from.

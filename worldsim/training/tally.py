@@ -1,4 +1,4 @@
-"""Counting a recording's rewards and endings, from which the heads have their units."""
+"""Statistics of a recording's rewards and terminations, which set the units of the heads."""
 
 from __future__ import annotations
 
@@ -11,28 +11,29 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.training.buffer import made_up
+from worldsim.training.buffer import is_synthetic_terminal
 
 
 @dataclass
 class Tally:
-    """What a recording says of rewards and endings, in all its shards."""
+    """Statistics of rewards and terminations over all shards of a recording."""
 
     count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     """Number, sum and sum of squares of the rewards of transitions that went on, and of those that
     ended the episode."""
-    made_up: bool = False
-    """Whether an episode's last frame was made up (:func:`worldsim.training.buffer.made_up`)."""
+    synthetic_terminal: bool = False
+    """Whether an episode's last frame was made up
+    (:func:`worldsim.training.buffer.is_synthetic_terminal`)."""
 
     @property
     def endings(self) -> int:
-        """Episodes that ended by themselves, not cut off."""
+        """Number of episodes that terminated, rather than being truncated."""
         return int(self.count[1])
 
     def add(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Count a shard in."""
+        """Add the statistics of a shard."""
         rew, term, trunc, rgb = (
             np.asarray(arrays[name]) for name in ("rew", "term", "trunc", "rgb")
         )
@@ -45,13 +46,16 @@ class Tally:
             self.total[kind] += values.sum()
             self.squares[kind] += np.square(values).sum()
         over = term | trunc
-        self.made_up = self.made_up or any(
-            i > 0 and over[i - 1] and made_up(rgb[i - 1], rgb[i]) for i in last
+        self.synthetic_terminal = self.synthetic_terminal or any(
+            i > 0 and over[i - 1] and is_synthetic_terminal(rgb[i - 1], rgb[i]) for i in last
         )
 
     def units(self) -> Tensor:
-        """(5,) float32: means and standard deviations of the two kinds of rewards, and the logit of
-        the share of endings."""
+        """Return the units of rewards and terminations, (5,) float32.
+
+        They are means and standard deviations of both kinds of rewards, and the logit of the share
+        of endings.
+        """
         count = np.maximum(self.count, 1.0)
         mean = self.total / count
         spread = np.sqrt(np.maximum(self.squares / count - mean**2, 0.0))

@@ -26,9 +26,10 @@ from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometry
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.runtime.files import is_file, replacing, storage_errors
 from worldsim.runtime.json_config import read_json, to_json, write_json
+from worldsim.runtime.old_names import with_new_names
 from worldsim.training.buffer import FrameBuffer, Windows, augment, bytes_per_frame
 from worldsim.training.checkpoint import (
-    packed,
+    pack,
     read_checkpoint,
     read_settings,
     unpack,
@@ -37,11 +38,11 @@ from worldsim.training.checkpoint import (
 from worldsim.training.config import BATCH_SIZES, PRECISIONS, PRESETS, TrainConfig
 from worldsim.training.corruption import OwnFrames
 from worldsim.training.edits import edit_windows
-from worldsim.training.factory import Modules, copied, hardware, modules_for, world_config
-from worldsim.training.loss import Objective
+from worldsim.training.factory import Modules, hardware, load_copy, modules_for, world_config
+from worldsim.training.loss import TrainingLoss
 from worldsim.training.recordings import (
     all_seen,
-    named,
+    list_folders,
     recordings_in,
     require_alike,
     require_split,
@@ -58,9 +59,9 @@ DEEP = 6
 
 
 class Trainer:
-    """The state of one training run; :func:`run` drives it.
+    """The state of a training run; :func:`run` drives it.
 
-    Another objective is another subclass: see :mod:`worldsim.training.distil`.
+    A subclass trains another loss: see :mod:`worldsim.training.distil`.
     """
 
     may_change = frozenset(
@@ -76,6 +77,7 @@ class Trainer:
         }
     )
     """Settings that may be others when a run goes on."""
+    _settings_class: type = TrainConfig
     dynamics = DynamicsConfig()
     """How the world that is trained is sampled."""
 
@@ -102,7 +104,7 @@ class Trainer:
         info = self.dataset.info
         if config.memory and not info.geometry:
             raise MissingGeometryError(
-                f"{named(config.data)} has no poses and depth, which the memory needs: pass "
+                f"{list_folders(config.data)} has no poses and depth, which the memory needs: pass "
                 f"--no-memory"
             )
         self.memory = (
@@ -131,14 +133,16 @@ class Trainer:
             self._buffer_frames(), config.window, self.memory, self.device, config.perturb,
             episodes_at_once=256 if on_gpu else 8, graphs=self._compiles,
         )  # fmt: skip
-        objective = self._objective(network, ego, outcome)
-        self.learns_motion = objective.ego_motion is not None
-        rest = [p for name, p in objective.named_parameters() if not name.startswith("ego_motion.")]
+        loss_module = self._loss_module(network, ego, outcome)
+        self.learns_motion = loss_module.ego_motion is not None
+        rest = [
+            p for name, p in loss_module.named_parameters() if not name.startswith("ego_motion.")
+        ]
         groups: list[dict[str, Any]] = [{"params": rest, "peak": config.learning_rate}]
-        if objective.ego_motion is not None:
+        if loss_module.ego_motion is not None:
             groups.append(
                 {
-                    "params": list(objective.ego_motion.parameters()),
+                    "params": list(loss_module.ego_motion.parameters()),
                     "peak": config.motion_learning_rate,
                 }
             )
@@ -149,7 +153,7 @@ class Trainer:
             weight_decay=config.weight_decay,
             fused=on_gpu,
         )
-        self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
+        self.loss_module, self.optimizer = self.accelerator.prepare(loss_module, optimizer)
         self.ema = EMAModel(
             self._parameters(),
             decay=config.ema,
@@ -166,8 +170,10 @@ class Trainer:
         self.frames = 0
 
     def _settle(self) -> None:
-        """Precision and batch size: what is asked for, else the checkpoint's that this run goes on
-        from, else the device's."""
+        """Set precision and batch size.
+
+        They are the requested ones, else the checkpoint's, else defaults for the device.
+        """
         config, kind = self.config, "cuda" if torch.cuda.is_available() else "cpu"
         told = read_settings(config.out)
         precision, size = told.get("mixed_precision"), told.get("batch_size")
@@ -181,13 +187,13 @@ class Trainer:
         )
 
     def _use(self, **used: Any) -> None:
-        """Write down what the run really uses: a checkpoint and a world's card must say it."""
+        """Write down the settings in use, for the checkpoint and the world's card."""
         self.config = dataclasses.replace(self.config, **used)
 
-    def _objective(
+    def _loss_module(
         self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead
-    ) -> Objective:
-        """What is minimised, its network compiled where that is wanted."""
+    ) -> TrainingLoss:
+        """Return the loss, its network compiled if requested."""
         if self._compiles:
             # What is sharded is gathered block by block, which compiled code must not reach across.
             # Blocks of a deep network share their code: that is compiled once for all of them,
@@ -199,14 +205,14 @@ class Trainer:
                 parts = (*network.blocks, *network.encoder, *network.decoder)
             for one in parts:
                 compile_in_place(one, self.device)
-        return Objective(network, ego, outcome, self.config.objective)
+        return TrainingLoss(network, ego, outcome, self.config.loss)
 
     @property
     def _compiles(self) -> bool:
         return self.device.type == "cuda" and self.config.compile
 
     def _settings(self) -> dict[str, Any]:
-        """What a checkpoint remembers, and the world's card tells, of how it was made."""
+        """Return the settings that the checkpoint stores and the world's card states."""
         settings: dict[str, Any] = to_json(self.config)
         return settings
 
@@ -227,10 +233,13 @@ class Trainer:
         )
 
     def _parameters(self) -> list[torch.nn.Parameter]:
-        return [p for p in self.accelerator.unwrap_model(self.objective).parameters()]
+        return [p for p in self.accelerator.unwrap_model(self.loss_module).parameters()]
 
     def _modules(self) -> Modules:
-        """What is trained. Raises InvalidInputError where recording and settings do not agree."""
+        """Return the modules to train.
+
+        Raises InvalidInputError if recording and settings do not agree.
+        """
         info, start = self.dataset.info, self.config.init_from
         world = None if start is None else World.from_pretrained(start, device="cpu")
         if world is not None:
@@ -240,7 +249,7 @@ class Trainer:
     # Data.
 
     def _find_recordings(self) -> None:
-        """Those that are there now, beside the ones known."""
+        """Add recordings that are new."""
         known = {dataset.path for dataset in self.datasets}
         folders = [
             one
@@ -252,11 +261,10 @@ class Trainer:
         require_alike(self.datasets)
 
     def take_in(self) -> None:
-        """Load the shards that are new: every ``world_size``-th by number is this process's,
-        however late each appears.
+        """Load new shards; each process takes every ``world_size``-th shard by number.
 
-        All are looked at: whichever process writes the world's card knows of all maps, rewards and
-        terminations.
+        All processes read the info of all shards, so that whichever writes the world's card knows
+        all maps, rewards and terminations.
         """
         self._find_recordings()
         for dataset in self.datasets:
@@ -281,15 +289,17 @@ class Trainer:
         )
 
     def _dreamer(self) -> OwnFrames | None:
-        """Who dreams what the memory sees: the averaged network, once it has learned something."""
+        """Return the averaged network that generates frames for the memory, once it has learned."""
         if self.own is None or (self.step == 0 and self.config.init_from is None):
             return None
         self.own.follow(part_of(self.averages(), "network."))
         return self.own
 
     def wait_for_data(self) -> None:
-        """Until every process has a window to train on; gives up when nothing new was recorded for
-        a while."""
+        """Wait until every process has a window to train on.
+
+        Raises an error if nothing new is recorded for a while.
+        """
         deadline = time.monotonic() + self.config.patience
         while True:
             self.take_in()
@@ -298,7 +308,8 @@ class Trainer:
                 break
             if time.monotonic() > deadline:
                 raise InvalidInputError(
-                    f"{named(self.config.data)} has no window of {self.config.window} frames for "
+                    f"{list_folders(self.config.data)} has no window of {self.config.window} "
+                    f"frames for "
                     f"each of {self.world_size} "
                     "processes: record more"
                 )
@@ -309,8 +320,10 @@ class Trainer:
                 self._measure_motion()
 
     def _measure_outcomes(self) -> None:
-        """Units of the recording's rewards and its share of endings, for the heads; the first
-        process's figures hold for all."""
+        """Measure the scale of rewards and the share of endings, for the heads.
+
+        The first process's values apply to all.
+        """
         head = self.outcome
         if not head.config.on_end:
             return
@@ -320,8 +333,10 @@ class Trainer:
         head.prior.copy_(measured[4])
 
     def _measure_motion(self) -> None:
-        """Usual size of motions, for the ego-motion head's scale; the first process's figures hold
-        for all."""
+        """Measure the scale of motions, for the ego-motion head.
+
+        The first process's values apply to all.
+        """
         assert self.ego is not None
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
         target = self.buffer.sample_motions(4096, generator).target
@@ -330,8 +345,10 @@ class Trainer:
     # Steps.
 
     def train_step(self) -> dict[str, Tensor]:
-        """One optimiser step. All randomness is keyed by seed, process and step, so that a resumed
-        run is the same run."""
+        """Run one optimiser step.
+
+        All randomness depends on seed, process and step, so a resumed run is the same run.
+        """
         c = self.config
         generator = torch.Generator(self.device).manual_seed(
             (c.seed * 1009 + self.rank) * 1_000_003 + self.step
@@ -340,7 +357,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
         with self.accelerator.autocast():
-            losses = self.objective(
+            losses = self.loss_module(
                 windows, motions, self.buffer.intrinsics, generator, self.progress
             )
         self.accelerator.backward(losses["loss"])
@@ -357,8 +374,7 @@ class Trainer:
         return losses
 
     def draw(self, generator: torch.Generator) -> tuple[Windows, Motions | None]:
-        """A step's windows, augmented and edited, and the moments that the ego-motion head learns
-        from, if there is one."""
+        """Sample the windows of a step, augmented and edited, and the ego-motion moments."""
         c = self.config
         windows = self.buffer.sample(self.batch_size, generator, c.memory_drop)
         windows = augment(windows, generator, c.mirror_actions, c.colour)
@@ -380,7 +396,7 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, in [0, 1]."""
+        """Fraction of the training that is done, in [0, 1]."""
         if self.config.minutes is not None:
             return min(1.0, self.elapsed / (60.0 * self.config.minutes))
         return min(1.0, self.step / self.config.steps)
@@ -388,12 +404,12 @@ class Trainer:
     # Results.
 
     def averages(self) -> dict[str, Tensor]:
-        """The trained modules' averaged weights and their buffers, whole, by name: ``network.*``,
-        ``outcome.*``, ``ego_motion.*``.
+        """Return the averaged weights and buffers of the trained modules by name, gathered.
 
-        Where weights are sharded, all processes must ask.
+        Names start with ``network.``, ``outcome.`` or ``ego_motion.``. Where weights are sharded,
+        all processes must call it.
         """
-        model = self.accelerator.unwrap_model(self.objective)
+        model = self.accelerator.unwrap_model(self.loss_module)
         names = [name for name, _ in model.named_parameters()]
         averaged = {
             name: whole(value.detach())
@@ -404,15 +420,17 @@ class Trainer:
         }
 
     def world(self, measured: dict[str, Any] | None = None) -> World:
-        """The world with the averaged weights, as a copy on the CPU. Where weights are sharded, all
-        processes must ask."""
+        """Return the world with the averaged weights, as a copy on the CPU.
+
+        Where weights are sharded, all processes must call it.
+        """
         weights = self.averages()
-        network = copied(self.network, part_of(weights, "network."))
-        outcome = copied(self.outcome, part_of(weights, "outcome."))
+        network = load_copy(self.network, part_of(weights, "network."))
+        outcome = load_copy(self.outcome, part_of(weights, "outcome."))
         ego = (
             None
             if self.ego is None
-            else copied(self.ego, part_of(weights, "ego_motion.") or self.ego.state_dict())
+            else load_copy(self.ego, part_of(weights, "ego_motion.") or self.ego.state_dict())
         )
         info = self.dataset.info
         config = world_config(info, self.config, self.dynamics, self.has_rewards, self.tally)
@@ -432,16 +450,16 @@ class Trainer:
         return World(network, config, ego, outcome, card)
 
     def save(self) -> None:
-        """A checkpoint (replaced whole) and the world so far, written by the first process; all
-        must ask for it.
+        """Write a checkpoint, atomically, and the current world.
 
-        Raises StorageError where the disk is full or read-only: the last checkpoint is then intact.
+        The first process writes; all must call it. Raises StorageError if the disk is full or
+        read-only; the last checkpoint then stays.
         """
         main = self.accelerator.is_main_process
         if not main and not self.sharded:
             return
-        model = self.accelerator.unwrap_model(self.objective)
-        tensors, world = packed(model, self.ema, self.optimizer), self.world()
+        model = self.accelerator.unwrap_model(self.loss_module)
+        tensors, world = pack(model, self.ema, self.optimizer), self.world()
         if not main:
             return
         out = self.config.out
@@ -471,7 +489,9 @@ class Trainer:
         folder, meta, tensors = found
         try:
             self._check_resumable(meta)
-            unpack(tensors, self.accelerator.unwrap_model(self.objective), self.ema, self.optimizer)
+            unpack(
+                tensors, self.accelerator.unwrap_model(self.loss_module), self.ema, self.optimizer
+            )
             self.ema.optimization_step = meta["ema_step"]
             self.step, self.elapsed = meta["step"], meta["elapsed"]
             # Checkpoints of version 1 had it in a file of its own.
@@ -490,7 +510,7 @@ class Trainer:
         return True
 
     def _check_resumable(self, meta: dict[str, Any]) -> None:
-        now, then = self._settings(), dict(meta["config"])
+        now, then = self._settings(), with_new_names(self._settings_class, meta["config"])
         if "last_frames" in now and not self.config.memory:
             # Networks of before the setting looked at none.
             then.setdefault("last_frames", 0)
@@ -505,8 +525,10 @@ class Trainer:
             )
 
     def sample_picture(self, losses: dict[str, Any]) -> None:
-        """A PNG of a few windows: true frames, memory views, predictions at the targets' noise
-        levels."""
+        """Write a PNG of a few windows: true frames, memory views, predictions.
+
+        Predictions are at the targets' noise levels.
+        """
         with replacing(self.config.out / "samples" / f"step-{self.step:06d}.png") as temporary:
             Image.fromarray(sample_grid(losses["windows"], losses["prediction"])).save(temporary)
 
@@ -516,8 +538,10 @@ def _told(path: Path) -> list[dict[str, float]]:
 
 
 def _agree(then: Any, now: Any) -> bool:
-    """Whether settings are as they were; ones that are new since, of what was not there, count as
-    agreeing."""
+    """Return whether settings are unchanged.
+
+    Settings that are new since count as unchanged if they have no effect.
+    """
     if isinstance(then, dict) and isinstance(now, dict):
         return all(_agree(value, now.get(name)) for name, value in then.items())
     return bool(then == now)

@@ -72,7 +72,7 @@ class EngineConfig:
 PLAIN = EngineConfig()
 
 
-def engine_named(name: str | EngineConfig, device: torch.device) -> EngineConfig:
+def resolve_engine(name: str | EngineConfig, device: torch.device) -> EngineConfig:
     """The setting of that name on ``device``."""
     if isinstance(name, EngineConfig):
         return name
@@ -99,7 +99,7 @@ def cpu_has_bfloat16() -> bool:
     return any(check() for check in checks if check is not None)
 
 
-def prepared(network: nn.Module, config: EngineConfig) -> nn.Module:
+def prepare_network(network: nn.Module, config: EngineConfig) -> nn.Module:
     """A copy of the network for that setting; the network itself for the plain one."""
     if config.precision == "float32" and not (config.compile or config.widen):
         return network
@@ -109,13 +109,13 @@ def prepared(network: nn.Module, config: EngineConfig) -> nn.Module:
             if isinstance(module, Attention) and module.fits_kernel:
                 module.kernel = few
     if config.widen:
-        twin.stem, twin.out = widened(twin.stem, inputs=8), widened(twin.out, outputs=8)  # type: ignore[arg-type]
+        twin.stem, twin.out = widen(twin.stem, inputs=8), widen(twin.out, outputs=8)  # type: ignore[arg-type]
     for parameter in twin.parameters():
         parameter.data = parameter.data.to(getattr(torch, config.precision))
     return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def widened(layer: nn.Conv2d, inputs: int = 1, outputs: int = 1) -> nn.Conv2d:
+def widen(layer: nn.Conv2d, inputs: int = 1, outputs: int = 1) -> nn.Conv2d:
     """The same convolution with channels in multiples of ``inputs`` and ``outputs``; the new ones
     do nothing and give zeros."""
     more_in, more_out = -layer.in_channels % inputs, -layer.out_channels % outputs
@@ -338,13 +338,13 @@ class GraphedStep:
         self._spent[id(state)] = state
         return captured.put(state, index, other)
 
-    def owned(self, state: WorldState) -> WorldState:
+    def own(self, state: WorldState) -> WorldState:
         """The state outside the buffers, so that it outlives the next step."""
         newest = any(c.newest() is state for found in self._captured.values() for c in found)
         return state.clone() if newest else state
 
 
-def captured(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+def capture_graph(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
     """``run`` as a CUDA graph, after a few runs to warm up: what is returned replays it. It must
     wait for nothing."""
     stream = torch.cuda.Stream(device)
@@ -370,7 +370,7 @@ class _Captured:
         self.replay = self._capture()
 
     def _capture(self) -> Callable[[], Any]:
-        return captured(self._run, self.act.device)
+        return capture_graph(self._run, self.act.device)
 
     def _run(self) -> None:
         after, self.transition = self.step(self.state, self.act)

@@ -1,8 +1,9 @@
 """Worlds on disk: a folder with ``world.json`` and a sub-folder a module, by path, shipped name or
 hub repository.
 
-``world.json`` (version 2) holds the config, the card, the SHA-256 of each module's files, and a
-checksum of its own. Version 1, which had no checksums, is read, too. Nothing in a world's folder is
+``world.json`` (version 3) holds the config, the card, the SHA-256 of each module's files, and a
+checksum of its own. Version 1, which had no checksums, and version 2, whose config had other names
+(``steps``, ``context_level``), are read, too. Nothing in a world's folder is
 code, and only files inside it are read.
 """
 
@@ -52,7 +53,7 @@ from worldsim.runtime.json_config import (
 )
 from worldsim.world.config import WorldConfig
 
-FORMAT, FORMAT_VERSION = "worldsim-world", 2
+FORMAT, FORMAT_VERSION = "worldsim-world", 3
 WORLD = "world.json"
 PLAIN_WEIGHTS, PACKED_WEIGHTS = "diffusion_pytorch_model.safetensors", "int8.safetensors"
 WORLDS_FOLDER = Path(__file__).parent.parent / "worlds"
@@ -137,7 +138,9 @@ def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Pat
     if is_folder(text) or is_file(text):
         raise NotFoundError(f"{text!r} is not a world: it has no {WORLD}")
     hint = f" (of the hub: write {HUB}{text})" if _REPOSITORY.fullmatch(text) else ""
-    raise NotFoundError(f"no world {text!r}{hint}: give a folder with a {WORLD}, or {_shipped()}")
+    raise NotFoundError(
+        f"no world {text!r}{hint}: give a folder with a {WORLD}, or {_list_shipped()}"
+    )
 
 
 def find_world_of_file(name: str, folder: Path, trusted: bool) -> str:
@@ -185,7 +188,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise NotFoundError(
-            f"no world {repository!r} on the hub ({type(error).__name__}): {_shipped()}"
+            f"no world {repository!r} on the hub ({type(error).__name__}): {_list_shipped()}"
         ) from error
     if not is_file(folder / WORLD):
         raise NotFoundError(
@@ -242,7 +245,7 @@ def shipped_worlds() -> list[str]:
     return sorted(p.parent.name for p in WORLDS_FOLDER.glob("*/world.json"))
 
 
-def _shipped() -> str:
+def _list_shipped() -> str:
     return f"one of the shipped worlds: {', '.join(shipped_worlds()) or 'none'}"
 
 

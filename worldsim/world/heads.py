@@ -31,15 +31,15 @@ CROP_CELLS = 16
 def to_world_axes(motion: Tensor, pose: Tensor) -> Tensor:
     """A motion (..., 6) in the axes of the camera that it starts from, in world axes. pose: (...,
     4, 4) of that camera."""
-    return _turned(motion, pose[..., :3, :3])
+    return _turn(motion, pose[..., :3, :3])
 
 
 def to_camera_axes(motion: Tensor, pose: Tensor) -> Tensor:
     """Inverse of :func:`to_world_axes`."""
-    return _turned(motion, pose[..., :3, :3].transpose(-1, -2))
+    return _turn(motion, pose[..., :3, :3].transpose(-1, -2))
 
 
-def _turned(motion: Tensor, rotation: Tensor) -> Tensor:
+def _turn(motion: Tensor, rotation: Tensor) -> Tensor:
     rotation = rotation.to(motion.dtype)
     return torch.cat([(rotation * part[..., None, :]).sum(-1) for part in motion.split(3, -1)], -1)
 
@@ -92,7 +92,7 @@ class EgoMotionHead(Module):
             return act.float()
         return (act[..., None] == torch.arange(self.width, device=act.device)).float()
 
-    def normalised(
+    def normalise(
         self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The prediction and what it would be with nothing in the way, in units of ``scale``, each
@@ -124,7 +124,7 @@ class EgoMotionHead(Module):
 
         Returns the motion (b, 6) that ``act`` leads to.
         """
-        return self.normalised(around, pose, motion, acts, act)[0] * self.scale
+        return self.normalise(around, pose, motion, acts, act)[0] * self.scale
 
 
 def _linear(inputs: int, outputs: int, rank: int) -> nn.Module:
@@ -176,19 +176,19 @@ def quarter_turns(
     cosine = torch.tensor([1.0, 0.0, -1.0, 0.0], device=pose.device)[quarter]
     sine = torch.tensor([0.0, 1.0, 0.0, -1.0], device=pose.device)[quarter]
 
-    def turned(vector: Tensor) -> Tensor:
+    def turn_vector(vector: Tensor) -> Tensor:
         shape = (-1, *[1] * (vector.dim() - 2))
         c, s = cosine.reshape(shape), sine.reshape(shape)
         x, y, z = vector.unbind(-1)
         return torch.stack([c * x - s * y, s * x + c * y, z], -1)
 
     maps = torch.cat([part.rot90(k, (2, 3)) for k, part in enumerate(around.split(size))])
-    columns = turned(pose[:, :3].transpose(1, 2)).transpose(1, 2)
+    columns = turn_vector(pose[:, :3].transpose(1, 2)).transpose(1, 2)
     pose = torch.cat([columns, pose[:, 3:]], 1)
     return (
         maps,
         pose,
-        tuple(torch.cat([turned(m[..., :3]), turned(m[..., 3:])], -1) for m in motions),
+        tuple(torch.cat([turn_vector(m[..., :3]), turn_vector(m[..., 3:])], -1) for m in motions),
     )
 
 
@@ -223,7 +223,7 @@ def vary(
     b, device = len(motions.pose), motions.pose.device
     if mirror is not None:
         flip = torch.rand(b, generator=generator, device=device) < 0.5
-        motions = _mirrored(motions, flip, torch.tensor(mirror, device=device))
+        motions = _mirror(motions, flip, torch.tensor(mirror, device=device))
     around, pose, (motion, target) = quarter_turns(
         motions.around, motions.pose, (motions.motion, motions.target)
     )
@@ -240,7 +240,7 @@ def vary(
     )
 
 
-def _mirrored(motions: Motions, flip: Tensor, mirror: Tensor) -> Motions:
+def _mirror(motions: Motions, flip: Tensor, mirror: Tensor) -> Motions:
     """The world's mirror image has its x turned round, as the camera's has."""
     device = flip.device
     pose_sign = torch.tensor([-1.0, 1, 1, 1], device=device)
@@ -294,7 +294,7 @@ class OutcomeHead(Module):
             self.scale: Tensor
             self.prior: Tensor
 
-    def normalised(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def normalise(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The rewards of going on and of ending (..., 2), in units of ``scale`` from ``offset``,
         and the termination's logit."""
         out = self.mlp(features)
@@ -305,5 +305,5 @@ class OutcomeHead(Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The rewards of going on and of ending (b, 2), in the environment's units, and the
         termination's logit (b,)."""
-        rewards, logit = self.normalised(features)
+        rewards, logit = self.normalise(features)
         return (self.offset + self.scale * rewards if self.config.on_end else rewards), logit

@@ -75,7 +75,7 @@ def require_trainable(size: Sequence[int], what: str) -> None:
         )
 
 
-def qualified(env_id: str) -> str:
+def qualify(env_id: str) -> str:
     """The id as ``module:Name-v0`` where its module is known, so that ``gymnasium.make`` finds it
     in any process."""
     module = next((m for start, m in REGISTERED_BY.items() if env_id.startswith(start)), None)
@@ -86,7 +86,7 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     """``gymnasium.make`` with worldsim's errors; ids of :data:`REGISTERED_BY` need no module in
     front."""
     try:
-        return gym.make(qualified(env_id), disable_env_checker=True, **kwargs)
+        return gym.make(qualify(env_id), disable_env_checker=True, **kwargs)
     except gym.error.UnregisteredEnv as error:
         raise NotFoundError(
             f"No environment {env_id!r}: {error} Ids look like 'worldsim/FreedoomReal-v0'; for "
@@ -124,7 +124,7 @@ def make_pixels(
         env_id, {"render_mode": "rgb_array", **env_kwargs} if pixels.render else dict(env_kwargs)
     )
     try:
-        return _wrapped(env, env_id, pixels)
+        return _wrap(env, env_id, pixels)
     except BaseException:
         env.close()
         raise
@@ -153,11 +153,13 @@ def find_pixels(
     if isinstance(space, gym.spaces.Dict):
         images = [k for k, s in space.spaces.items() if _is_image(s)]
         if key is None and len(images) != 1:
-            raise InvalidInputError(f"{env_id} observes {_listed(space)}: {_choose(images, modes)}")
+            raise InvalidInputError(
+                f"{env_id} observes {_list_keys(space)}: {_choose(images, modes)}"
+            )
         if key is not None and key not in images:
             there = f"one of {', '.join(map(repr, images))}" if images else "none"
             raise InvalidInputError(
-                f"{env_id} has no image {key!r} in its observation {_listed(space)}: images are "
+                f"{env_id} has no image {key!r} in its observation {_list_keys(space)}: images are "
                 f"{there}"
             )
         _require_picture(env_id, space[key or images[0]], symbols, modes)
@@ -174,7 +176,7 @@ def find_pixels(
     return PixelsConfig(size)
 
 
-def _wrapped(env: gym.Env[Any, Any], env_id: str, pixels: PixelsConfig) -> gym.Env[Any, Any]:
+def _wrap(env: gym.Env[Any, Any], env_id: str, pixels: PixelsConfig) -> gym.Env[Any, Any]:
     if pixels.render:
         try:
             env = Rendered(env)
@@ -290,7 +292,7 @@ def _require_picture(
     )
 
 
-def _listed(space: gym.spaces.Dict) -> str:
+def _list_keys(space: gym.spaces.Dict) -> str:
     return ", ".join(f"{k!r} {s}" for k, s in space.spaces.items())
 
 

@@ -195,7 +195,7 @@ class _Described:
     content_sha256: str = ""
 
 
-def check_scene(folder: str | os.PathLike[str]) -> _Described:
+def check_scene_folder(folder: str | os.PathLike[str]) -> _Described:
     """What ``scene.json`` in ``folder`` says, if it and the files beside it are as they were
     written.
 
@@ -222,7 +222,7 @@ def check_scene(folder: str | os.PathLike[str]) -> _Described:
 
 def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
     """The scene in ``folder``. Raises NotFoundError or DamagedFileError, both naming the file."""
-    folder, meta = present_folder(folder), check_scene(folder)
+    folder, meta = present_folder(folder), check_scene_folder(folder)
     path, t = folder / SCENE, meta.frames
     rgb = read_picture(
         folder / (FRAMES if FRAMES in meta.sha256 else MANY_FRAMES), formats=("PNG", "WEBP")
@@ -382,7 +382,7 @@ def _is_worth_it(walk: list[Visit], config: ScenesConfig) -> bool:
         return False
     if "pose" not in walk[0][2]:
         return True
-    place = _stacked(walk, "pose")[:, :3, 3]
+    place = _stack(walk, "pose")[:, :3, 3]
     far = float((place - place[0]).norm(dim=1).max())
     return far >= config.min_travel and float(np.median(walk[-1][2]["depth"])) >= config.min_view
 
@@ -406,13 +406,13 @@ def scene_of(visits: Sequence[Visit], discrete: bool) -> SceneStart:
         return scene
     return dataclasses.replace(
         scene,
-        inverse_depth=quantise_depth(_stacked(visits, "depth")),
-        pose=snap_pose(_stacked(visits, "pose")),
+        inverse_depth=quantise_depth(_stack(visits, "depth")),
+        pose=snap_pose(_stack(visits, "pose")),
         intrinsics=torch.from_numpy(np.asarray(info["intrinsics"], np.float32)),
     )
 
 
-def _stacked(visits: Sequence[Visit], key: str) -> Tensor:
+def _stack(visits: Sequence[Visit], key: str) -> Tensor:
     return torch.from_numpy(np.stack([np.asarray(info[key], np.float32) for _, _, info in visits]))
 
 

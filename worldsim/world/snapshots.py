@@ -6,9 +6,9 @@ name and a fingerprint of the world that it belongs to, what its scene memory is
 generators and a checksum of all of that. Weights are not in it: the same world must be there to
 load it. :func:`open_snapshot` needs no weights: it reads the memory and the walk alone.
 
-Version 2 added the journey, the world's name and the memory's rules; files of version 1 load, and
-have no journey. Version 3 put the header under the checksum, and names a world by its folder's name
-instead of its path.
+Version 2 added the trajectory, the world's name and the memory's rules; files of version 1 load,
+and have no trajectory. Version 3 put the header under the checksum, and names a world by its
+folder's name instead of its path.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from worldsim.errors import (
     NotFoundError,
     WorldsimError,
 )
-from worldsim.journey import Journey
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.memory.registry import describe_memory, described_memory, meta_empty
+from worldsim.memory.registry import describe_memory, memory_from_description, meta_empty
 from worldsim.memory.splat import DIRECTION
+from worldsim.protocols import ContextOfViews
 from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
 from worldsim.runtime.limits import require_memory_for
-from worldsim.state import Frame, WorldState, checksum, flatten, unflatten
+from worldsim.state import Frame, Trajectory, WorldState, checksum, flatten, unflatten
 from worldsim.world.config import Termination
 from worldsim.world.world import World, bucket
 
@@ -51,7 +51,10 @@ CHECKSUM = "sha256"
 LATER = {"pooling": "mean"}
 """Settings of modules that came later, at the values that say what was so before: fingerprints
 leave them out."""
-STATE, ELAPSED, RESETTING, JOURNEY = "state", "elapsed", "resetting", "journey"
+FORMER = {"num_inference_steps=": "steps=", "context_sigma=": "context_level="}
+"""Fields of configurations that were renamed, as fingerprints spell them."""
+STATE, ELAPSED, RESETTING, TRAJECTORY = "state", "elapsed", "resetting", "journey"
+"""Names of tensors in the file; the trajectory keeps the name that it had in version 2."""
 
 Array = NDArray[Any]
 
@@ -76,23 +79,23 @@ class Snapshot:
     weights: str = ""
 
     @property
-    def journey(self) -> Journey | None:
+    def trajectory(self) -> Trajectory | None:
         """The walk so far, None if it was not kept."""
-        return Journey.of(self.frames, self.state.intrinsics[0]) if self.frames else None
+        return Trajectory.of(self.frames, self.state.intrinsics[0]) if self.frames else None
 
 
 @dataclass(frozen=True)
 class OpenedSnapshot:
     """What a snapshot's file tells without its world's weights.
 
-    memory: the scene memory of one environment. journey: its walk, None if it was not kept. world:
-    a shipped world's name or the name of the world's folder; empty if it was in no folder, or in
-    files of version 1. env_id: the real twin. environments: how many the file holds. World and
-    env_id are text from the file: escape them where they are shown.
+    memory: the scene memory of one environment. trajectory: its walk, None if it was not kept.
+    world: a shipped world's name or the name of the world's folder; empty if it was in no folder,
+    or in files of version 1. env_id: the real twin. environments: how many the file holds. World
+    and env_id are text from the file: escape them where they are shown.
     """
 
     memory: MemoryHandle
-    journey: Journey | None
+    trajectory: Trajectory | None
     world: str
     env_id: str
     environments: int
@@ -111,9 +114,9 @@ def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]
     }
     tensors[ELAPSED] = torch.from_numpy(np.asarray(snapshot.elapsed, np.int64))
     tensors[RESETTING] = torch.from_numpy(np.asarray(snapshot.resetting, bool))
-    journey = snapshot.journey
-    if journey is not None:
-        tensors.update(flatten(journey, JOURNEY))
+    trajectory = snapshot.trajectory
+    if trajectory is not None:
+        tensors.update(flatten(trajectory, TRAJECTORY))
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
@@ -141,15 +144,16 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
         generators = tuple(json.loads(metadata["generators"]))
         check_generators(generators)
         _check_state(state, world)
-        journey = _journey(tensors)
+        trajectory = _trajectory(tensors)
     except (KeyError, ValueError, TypeError, RuntimeError, RecursionError) as error:
         raise DamagedFileError(
             f"{path} lacks a part of a snapshot ({error}): it was not written by save"
         ) from error
     require_finite(
-        {name: value for name, value in tensors.items() if name.startswith((STATE, JOURNEY))}, path
+        {name: value for name, value in tensors.items() if name.startswith((STATE, TRAJECTORY))},
+        path,
     )
-    frames = journey.frames if journey else ()
+    frames = trajectory.frames if trajectory else ()
     return Snapshot(
         state.to(world.device), elapsed, resetting, generators, frames, world.weights_id
     )
@@ -197,7 +201,9 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
         raise MissingGeometryError(
             f"{path} is of a world without scene memory: there is nothing to look at"
         )
-    require_finite({**found, **{k: v for k, v in tensors.items() if k.startswith(JOURNEY)}}, path)
+    require_finite(
+        {**found, **{k: v for k, v in tensors.items() if k.startswith(TRAJECTORY)}}, path
+    )
     try:
         kind = _memory_kind(metadata, found)
         one = {name: value[index : index + 1].clone() for name, value in found.items()}
@@ -212,7 +218,7 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
             pose=tensors[f"{STATE}.frame.pose"][index],
             step=int(tensors[f"{STATE}.step"][index]),
         )
-        journey = _journey(tensors)
+        trajectory = _trajectory(tensors)
     except (
         KeyError,
         ValueError,
@@ -226,7 +232,7 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
             f"{path} lacks a part of a snapshot ({error}): it was not written by save"
         ) from error
     return OpenedSnapshot(
-        handle, journey, metadata.get("name", ""), metadata.get("env_id", ""), environments
+        handle, trajectory, metadata.get("name", ""), metadata.get("env_id", ""), environments
     )
 
 
@@ -234,7 +240,7 @@ def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> An
     """The rules of the memory in a file."""
     described = json.loads(metadata.get("memory", "null"))
     if described is not None:
-        kind = described_memory(described)
+        kind = memory_from_description(described)
         # The rules' capacity is a claim: what is in the file tells how much there is.
         template = {
             name: value.shape[1:]
@@ -263,7 +269,10 @@ def world_name(world: World) -> str:
 
 def fingerprint(world: World) -> str:
     """SHA-256 of what decides a world's futures: its configuration and all weights."""
-    total = hashlib.sha256(repr(world.config).encode())
+    config = repr(world.config)
+    for name, former in FORMER.items():
+        config = config.replace(name, former)
+    total = hashlib.sha256(config.encode())
     memory, temperature = world.config.memory, world.config.dynamics.temperature
     # Settings that came later count where they are set: older snapshots still load.
     if memory is not None and memory.colour_tolerance is not None:
@@ -297,7 +306,7 @@ def _read(path: Path, world: World | None = None) -> tuple[dict[str, str], dict[
             _check_header(path, metadata, world)
             # What is read is kept, and compared with its checksum: twice the file.
             require_memory_for(2 * size, f"the snapshot {path}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, WorldsimError):
             raise
@@ -337,22 +346,28 @@ def _counts(tensors: Mapping[str, Tensor]) -> tuple[Array, Array]:
     return elapsed.numpy(), resetting.numpy()
 
 
-def _journey(tensors: Mapping[str, Tensor]) -> Journey | None:
+def _trajectory(tensors: Mapping[str, Tensor]) -> Trajectory | None:
     parts = {
-        name.removeprefix(f"{JOURNEY}."): value
+        name.removeprefix(f"{TRAJECTORY}."): value
         for name, value in tensors.items()
-        if name.startswith(f"{JOURNEY}.")
+        if name.startswith(f"{TRAJECTORY}.")
     }
     if not parts:
         return None
-    journey = Journey(*(parts[name] for name in ("rgb", "inverse_depth", "pose", "intrinsics")))
-    if not len(journey) or 0 in journey.rgb.shape or not bool((journey.intrinsics[:2] > 0).all()):
+    trajectory = Trajectory(
+        *(parts[name] for name in ("rgb", "inverse_depth", "pose", "intrinsics"))
+    )
+    if (
+        not len(trajectory)
+        or 0 in trajectory.rgb.shape
+        or not bool((trajectory.intrinsics[:2] > 0).all())
+    ):
         raise ValueError(
-            f"its walk has frames {tuple(journey.rgb.shape)} and a camera "
-            f"{journey.intrinsics.tolist()}"
+            f"its walk has frames {tuple(trajectory.rgb.shape)} and a camera "
+            f"{trajectory.intrinsics.tolist()}"
         )
-    check_poses(journey.pose, f"{JOURNEY}.pose")
-    return journey
+    check_poses(trajectory.pose, f"{TRAJECTORY}.pose")
+    return trajectory
 
 
 def _state(tensors: Mapping[str, Tensor], world: World, rows: int) -> WorldState:
@@ -379,8 +394,10 @@ def _check_state(state: WorldState, world: World) -> None:
     kind = getattr(state.memory, "kind", None)
     if isinstance(kind, Tensor) and bool((kind > DIRECTION).any()):
         raise ValueError(f"{STATE}.memory.kind has kinds above {DIRECTION}")
-    actions = world.network.config.actions
-    for name, acts in (("context.condition.act", state.context.condition.act), ("act", state.act)):
+    actions, found = world.spec.actions, {"act": state.act}
+    if isinstance(world.dynamics, ContextOfViews):
+        found["context"] = world.dynamics.acts(state.context)
+    for name, acts in found.items():
         if actions and not bool(((acts >= 0) & (acts < actions)).all()):
             raise ValueError(f"{STATE}.{name} has actions outside of 0 to {actions - 1}")
 

@@ -29,7 +29,6 @@ LABELS = {
     "envs": "Gymnasium environments",
     "evaluation": "figures against the real twin",
     "io": "pictures, video, meshes",
-    "journey": "the frames of one walk",
     "memory": "what was seen, in 3D",
     "painting": "completes partial views",
     "planning": "objectives, ground, places",

@@ -112,7 +112,7 @@ class Theirs:
         self.parameters = sum(p.numel() for p in self.denoiser.parameters())
 
     def settings(self, compiled: bool) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-        """Ways to draw a frame, by name: eager and compiled, without and with bfloat16 autocast.
+        """Ways to draw a frame, by name: eager, compiled, and compiled under bfloat16 autocast.
 
         On a GPU all of them run under bfloat16 autocast, and one of them with CUDA graphs.
         """
@@ -134,7 +134,9 @@ class Theirs:
             if compiled:
                 ways["compiled, CUDA graphs"] = torch.compile(plain, mode="reduce-overhead")
             return {name: bfloat16(draw) for name, draw in ways.items()}
-        return ways | {f"{name}, bfloat16": bfloat16(draw) for name, draw in ways.items()}
+        if compiled:
+            ways["compiled, bfloat16"] = bfloat16(ways["compiled"])
+        return ways
 
     def stepper(
         self, batch: int, draw: Callable[[Tensor, Tensor], Tensor]

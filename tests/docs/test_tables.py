@@ -36,6 +36,17 @@ def test_every_table_is_shown() -> None:
     assert set(re.findall(r"<!-- table: (\w+) -->", pages)) == set(script("tables").TABLES)
 
 
+def test_cards_hold_the_files_figures() -> None:
+    """Reproduces: a card and a file with the return trips of the network before."""
+    tables = script("tables")
+    for world in ("freedoom-tiny", "freedoom-small"):
+        folder = world.replace("-", "_")
+        meta = tables.load(f"worldsim/worlds/{world}/world.json")["card"]
+        for name, file in (("results", "evaluation"), ("return_trips", "return_trips")):
+            measured = tables.experiment(f"{folder}/{file}.json")
+            assert {key: measured[key] for key in meta[name]} == meta[name], (world, name)
+
+
 def test_figures_by_hand() -> None:
     tables = script("tables")
     results = {"a": 0.5, "b": {"8": 1234.567}, "ci95": {"b.8": [1.0, 2.345]}}

@@ -129,7 +129,7 @@ def _compile(step: Step, network: Any, engine: EngineConfig) -> Step:
         step,
         memory=_with_passes(step.memory, mode, device),
         aim=_compile_aim(step, mode),
-        predict=Compiled(together, mode, device, instead=step.predict),
+        predict=Compiled(together.__call__, mode, device, instead=step.predict),
     )
 
 
@@ -153,7 +153,7 @@ def _own_states(step: Step, network: Any, engine: EngineConfig) -> Step:
         owning,
         aim=_compile_aim(step, mode),
         # Where inductor fails at the whole, the network is compiled alone.
-        predict=Compiled(together, mode, device, instead=owning.predict),
+        predict=Compiled(together.__call__, mode, device, instead=owning.predict),
     )
 
 

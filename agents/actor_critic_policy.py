@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -30,7 +31,7 @@ class Network(nn.Module):
         self.image = len(observation_shape) == 3
         if self.image:
             widths, layers = (3 * stack, 32, 64, 64, 64), []
-            for before, after in zip(widths[:-1], widths[1:], strict=True):
+            for before, after in itertools.pairwise(widths):
                 layers += [nn.Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
             # 64x64 frames end in 4x4; others are brought there.
             self.encoder = nn.Sequential(

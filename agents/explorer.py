@@ -261,9 +261,7 @@ class FrontierExplorer:
         c = self.config
         gain = cast(ground, spots, c.fade)
         state = self.source.state
-        view = 2 * math.atan(
-            0.5 * self.source.world.network.config.width / float(state.intrinsics[0, 0])
-        )
+        view = 2 * math.atan(0.5 * self.source.world.spec.width / float(state.intrinsics[0, 0]))
         views, ray = np.array(self._views), np.arange(RAYS) * (2 * np.pi / RAYS)
         near = np.linalg.norm(ground.places(spots)[:, None] - views[None, :, :2], axis=2) < c.looked
         for k in np.flatnonzero(near.any(1)):

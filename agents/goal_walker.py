@@ -22,7 +22,7 @@ from torch import Tensor
 from worldsim.agents.cem import CemConfig, CemPolicy
 from worldsim.agents.mppi import MppiConfig, MppiPolicy
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.slots import Points
+from worldsim.memory.slots import points_of
 from worldsim.memory.splat import POINT
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.planning.objectives import (
@@ -42,8 +42,9 @@ def ground_of(
 ) -> Ground:
     """The ground that a point memory shows around its walker. MissingGeometryError for worlds
     without one."""
-    memory, pose = source.state.memory, source.state.frame.pose
-    if not isinstance(memory, Points) or pose is None:
+    state = source.state
+    memory, pose = points_of(source.world.memory, state.memory), state.frame.pose
+    if memory is None or pose is None:
         raise MissingGeometryError(
             "ways are found in a point memory, and this world has none: use one with geometry"
         )

@@ -76,7 +76,7 @@ class Novelty:
     def _known(self, pose: Tensor) -> Tensor:
         """(n,) share of small views at poses (n, 4, 4) that the memory knows."""
         c, state = self.config, self.source.state
-        n, width = len(pose), self.source.world.network.config.width
+        n, width = len(pose), self.source.world.spec.width
         part = map_tensors(lambda x: x.expand(n, *x.shape[1:]), self._thin_points())
         camera = Camera(
             pose, (state.intrinsics * (c.pixels / width)).expand(n, 4), c.pixels, c.pixels

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import MissingGeometryError
-from worldsim.memory.slots import Points
+from worldsim.memory.slots import points_of
 from worldsim.planning.ground import Ground
 from worldsim.planning.objectives import require_dreaming
 
@@ -45,7 +45,7 @@ def cast(ground: Ground, spots: Array, fade: float) -> Array:
 def require_points(source: Any) -> None:
     """Raise MissingGeometryError unless the source's world has a point memory."""
     require_dreaming(source, "explorers")
-    if not isinstance(source.state.memory, Points):
+    if points_of(source.world.memory, source.state.memory) is None:
         raise MissingGeometryError(
             "explorers look into a point memory, and this world has none: use one with geometry"
         )

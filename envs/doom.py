@@ -113,7 +113,7 @@ def _import_vizdoom() -> Any:
 
 
 def intrinsics(height: int, width: int) -> NDArray[np.float32]:
-    """fx fy cx cy in pixels of frames of this size. (4,) float32."""
+    """Return ``fx fy cx cy`` in pixels for frames of this size, (4,) float32."""
     fx, fy = RENDER_FOCAL
     return np.array([fx * width / CROP, fy * height / CROP, width / 2, height / 2], np.float32)
 
@@ -239,7 +239,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
     render_mode: None or "rgb_array".
     """
 
-    metadata = {"render_modes": ["rgb_array"], **rates(FPS)}  # noqa: RUF012 - Gymnasium's convention
+    metadata = {"render_modes": ["rgb_array"], **rates(FPS)}
 
     def __init__(self, height: int = 64, width: int = 64, render_mode: str | None = None) -> None:
         for name, value in (("height", height), ("width", width)):
@@ -393,8 +393,8 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
                 button.TURN_RIGHT,
                 button.MOVE_LEFT,
                 button.MOVE_RIGHT,
+                button.TURN_LEFT_RIGHT_DELTA,
             ]
-            + [button.TURN_LEFT_RIGHT_DELTA]
         )
         game.set_available_game_variables(
             [

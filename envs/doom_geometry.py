@@ -7,6 +7,7 @@ Matthew Fell 1994, chapters 2 and 4).
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,9 +56,7 @@ _LUMPS = {
 def map_names(wad: Path) -> tuple[str, ...]:
     """Names of the maps in a WAD file, in its order: the lumps that a THINGS lump follows."""
     names = [name.decode("ascii", "replace") for name in _directory(wad)["name"]]
-    return tuple(
-        name for name, following in zip(names, names[1:], strict=False) if following == "THINGS"
-    )
+    return tuple(name for name, following in itertools.pairwise(names) if following == "THINGS")
 
 
 def _directory(wad: Path) -> NDArray[np.void]:

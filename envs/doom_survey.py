@@ -111,7 +111,7 @@ class DoomSurveyor(FreedoomReal):
             way = float(rng.uniform(0.0, 2 * np.pi))
             distance = float(rng.uniform(low, high)) * SHRINK**attempt
             to_x, to_y = (
-                int(round(v)) for v in (x + distance * np.cos(way), y + distance * np.sin(way))
+                round(v) for v in (x + distance * np.cos(way), y + distance * np.sin(way))
             )
             sector = geometry.sector_at(to_x, to_y)
             if sector < 0 or geometry.region_of_sector[sector] != region:

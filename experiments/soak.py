@@ -5,8 +5,9 @@
 The first steps are one walk without a time limit, until the trajectory that an environment keeps is
 full and the allocator has settled. Then come episodes with resets to drawn start scenes, first in
 the single environment, then in a batch of them, whose steps count once for each. The resident
-memory is read every few steps, and compared with what it was after the first ``settle`` steps of
-each of the two environments. Exit status 1 where it has grown by more than 5%.
+memory is read every few steps. Its largest reading is compared with the largest of the first
+``settle`` steps of each of the two environments: work arrays grow and shrink with what an episode
+has seen. Exit status 1 where it has grown by more than 5%.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class SoakConfig:
     batch: int = 8
     """Environments in the batch."""
     settle: int = 5_000
-    """Steps of each environment before its memory is compared."""
+    """Steps until the memory must have its size; of a batch, at least one episode of each."""
     episode: int = 500
     """Steps after which an episode ends."""
     engine: str = "plain"
@@ -72,12 +73,12 @@ def soak(
         "threads": torch.get_num_threads(),
         "parts": {},
     }
-    single = found["parts"]["single"] = _part(config, config.single)
+    single = found["parts"]["single"] = _part(config, config.single, 1)
     for _ in _watched(single, _steps_alone(env, config), 1):
         report(found)
     left = config.steps - config.single
     if left > 0:
-        batch = found["parts"]["batch"] = _part(config, left)
+        batch = found["parts"]["batch"] = _part(config, left, config.batch)
         for _ in _watched(batch, _steps_together(env.world, config), config.batch):
             report(found)
     found["steps"] = sum(part["steps"] for part in found["parts"].values())
@@ -85,10 +86,11 @@ def soak(
     return found
 
 
-def _part(config: SoakConfig, steps: int) -> dict[str, Any]:
+def _part(config: SoakConfig, steps: int, size: int) -> dict[str, Any]:
     return {
         "wanted": steps,
-        "settle": min(config.settle, steps // 2),
+        # Each environment of a batch has one whole episode in which its arrays reach their size.
+        "settle": min(max(config.settle, size * config.episode if size > 1 else 0), steps // 2),
         "every": config.every,
         "readings": [],
         "resets": 0,
@@ -146,10 +148,11 @@ def _watched(part: dict[str, Any], steps: Any, size: int) -> Any:
 
 
 def growth(readings: list[dict[str, Any]], settle: int) -> float:
-    """By what share the largest reading after ``settle`` steps exceeds the first of them; 0 before
-    there is one."""
-    after = [one["rss_mb"] for one in readings if one["step"] >= settle]
-    return round(max(after) / after[0] - 1.0, 4) if after else 0.0
+    """By what share the largest reading after ``settle`` steps exceeds the largest until then; 0 if
+    it does not, or before there is one."""
+    until = [one["rss_mb"] for one in readings if one["step"] <= settle]
+    after = [one["rss_mb"] for one in readings if one["step"] > settle]
+    return round(max(0.0, max(after) / max(until) - 1.0), 4) if until and after else 0.0
 
 
 def main() -> int:

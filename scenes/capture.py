@@ -23,9 +23,8 @@ from worldsim.camera import Camera, snap_pose
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.io.nerfstudio import TRANSFORMS, open_capture
 from worldsim.io.rgbd import CapturedFrame, frames_of, trajectory_of
-from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.protocols import SceneMemory
+from worldsim.protocols import SceneMemory, SkipsUnknown, remembers
 from worldsim.runtime.files import inside
 from worldsim.state import Frame, SceneStart, Trajectory
 from worldsim.world import World
@@ -96,7 +95,7 @@ class CaptureScene:
             )
             act = torch.zeros(len(trajectory), dtype=torch.int64)
         else:
-            n = world.network.config
+            n = world.spec
             trajectory, known = trajectory_of(
                 self.frames, n.height, n.width, world.config.intrinsics
             )
@@ -136,7 +135,7 @@ class CaptureScene:
             pose=pose[first:],
             intrinsics=trajectory.intrinsics,
             memory=None
-            if isinstance(memory, NoMemory)
+            if not remembers(memory)
             else memory.trim(data)
             if isinstance(memory, PointMemory)
             else data,
@@ -153,7 +152,7 @@ def _comparing_colours(memory: SceneMemory) -> SceneMemory:
 def _integrate(
     memory: SceneMemory, data: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor
 ) -> Any:
-    if isinstance(memory, PointMemory):
+    if isinstance(memory, SkipsUnknown):
         return memory.integrate(data, frame, camera, step, known)
     return memory.integrate(data, frame, camera, step)
 

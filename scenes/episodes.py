@@ -101,7 +101,7 @@ class EpisodeScenes:
 
     def fit_to(self, world: World) -> EpisodeScenes:
         """Itself; raises InvalidInputError if the world sees frames of another size."""
-        n, shape = world.network.config, tuple(self.datasets[0].info.observation_space["shape"])
+        n, shape = world.spec, tuple(self.datasets[0].info.observation_space["shape"])
         if shape != (n.height, n.width, 3):
             raise InvalidInputError(
                 f"{self.folder} holds frames of {shape}, the world sees {(n.height, n.width, 3)}"

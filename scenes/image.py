@@ -110,9 +110,7 @@ class ImageScene:
         never be."""
         world, (height, width) = self.world, self.rgb.shape[:2]
         size = self.size or (
-            (height, width)
-            if world is None
-            else (world.network.config.height, world.network.config.width)
+            (height, width) if world is None else (world.spec.height, world.spec.width)
         )
         wanted = None if world is None else world.config.intrinsics
         depth = (
@@ -152,6 +150,6 @@ class ImageScene:
         return np.array([focal, focal, 0.5 * width, 0.5 * height])
 
     def _action(self) -> torch.Tensor:
-        if self.act is None and self.world is not None and not self.world.network.config.actions:
-            return torch.zeros(self.world.network.config.action_dim)
+        if self.act is None and self.world is not None and not self.world.spec.actions:
+            return torch.zeros(self.world.spec.action_dim)
         return torch.as_tensor(np.asarray(0 if self.act is None else self.act))

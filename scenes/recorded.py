@@ -11,7 +11,7 @@ import numpy as np
 from worldsim.errors import NotFoundError
 from worldsim.runtime.files import inside
 from worldsim.state import SceneStart
-from worldsim.world.scene_files import check_scene, load_scene, scene_names
+from worldsim.world.scene_files import check_scene_folder, load_scene, scene_names
 
 
 class RecordedScenes:
@@ -47,7 +47,7 @@ class RecordedScenes:
         if not self._checked:
             # All of them, so that damage does not wait for the draw that meets it.
             for name in names:
-                check_scene(inside(self.folder, name))
+                check_scene_folder(inside(self.folder, name))
             self._checked = True
         if not names:
             raise NotFoundError(

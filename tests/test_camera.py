@@ -24,6 +24,8 @@ from worldsim.camera import (
     unproject,
 )
 
+pytestmark = pytest.mark.fast
+
 # 90 degrees of view, 8x8 pixels: fx = fy = 4, centre at (4, 4).
 INTRINSICS = torch.tensor([[4.0, 4.0, 4.0, 4.0]])
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).resolve().parent.parent
 WINGS = ("envs", "agents", "scenes")
 PACKAGE_OF = {"worldsim": "worldsim", **{wing: f"worldsim.{wing}" for wing in WINGS}}
@@ -211,6 +213,17 @@ def test_memories_do_not_import_one_another():
     for name in memories:
         others = imports_of(files[name]) & (memories - {name})
         assert not others, f"{name} imports {others}"
+
+
+def test_tests_mirror_the_tree_and_share_helpers_alone():
+    """A folder of tests has the name of what it tests; what several files use is in helpers."""
+    others = {"docs", "experiments", "examples", "helpers", "interop"}
+    tests = ROOT / "tests"
+    rooms = {path.name for path in (ROOT / "worldsim").iterdir()} | set(WINGS) | others
+    assert {path.parent.name for path in tests.glob("*/*.py")} <= rooms
+    for path in tests.rglob("*.py"):
+        shared = {n for n in imported(path.read_text(), "tests") if within(n, "tests")}
+        assert all(within(n, "tests.helpers") for n in shared), (path, shared)
 
 
 def test_every_package_is_listed():

@@ -60,7 +60,7 @@ def test_a_world(tiny_world: World, tmp_path: Path) -> None:
     changed = tiny_world.with_dynamics(num_inference_steps=3, context_sigma=0.1)
     folder = changed.save_pretrained(tmp_path / "world")
     renamed_back(folder)
-    with pytest.warns(DeprecationWarning) as caught:
+    with pytest.warns(DeprecationWarning, match="is called") as caught:
         loaded = World.from_pretrained(folder, "cpu")
     assert loaded.config == changed.config
     assert [str(one.message) for one in caught] == [
@@ -100,7 +100,7 @@ def test_a_snapshot(world_folder: Path, tmp_path: Path) -> None:
 
 
 def test_settings_of_a_checkpoint() -> None:
-    with pytest.warns(DeprecationWarning) as caught:
+    with pytest.warns(DeprecationWarning, match="is called") as caught:
         config = from_json(TrainConfig, TINY_CHECKPOINT)
     assert (config.num_inference_steps, config.steps) == (2, 30)
     assert (config.loss.context_sigma, config.loss.last_frame_sigma, config.loss.energy) == (

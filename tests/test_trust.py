@@ -16,7 +16,7 @@ import pytest
 import torch
 from huggingface_hub import errors as hub_errors
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.app.cli import main
 from worldsim.envs.world_env import WorldEnv

@@ -1,8 +1,7 @@
-"""Action-conditioned video diffusion as the dynamics of Gymnasium environments, with a 3D scene
-memory.
+"""Action-conditioned video diffusion as the dynamics of Gymnasium environments, with 3D memory.
 
-Importing this package registers its environments and nothing more: torch and everything heavier
-load on first use.
+Importing this package only registers its environments: torch and other heavy packages load on first
+use.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import Any
 
 import gymnasium
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["World", "__version__"]
 

@@ -50,28 +50,36 @@ class Camera:
 
 
 def quantise_depth(depth: Tensor) -> Tensor:
-    """Depth in metres (any shape, ``inf`` allowed) to a 16-bit inverse-depth code, int32 in [0,
-    65535]; 0 is infinity."""
+    """Convert depth in metres to a 16-bit inverse-depth code; 0 is infinity.
+
+    depth: any shape, ``inf`` allowed.
+
+    Returns int32 in [0, 65535], of the same shape.
+    """
     code = torch.round(DEPTH_CODES * DEPTH_NEAR / depth.clamp(min=DEPTH_NEAR))
     return code.to(torch.int32)
 
 
 def dequantise_depth(code: Tensor) -> Tensor:
-    """Inverse of :func:`quantise_depth`: int code to float32 metres, code 0 to ``inf``."""
+    """Convert a :func:`quantise_depth` code to float32 metres; code 0 becomes ``inf``."""
     return (DEPTH_CODES * DEPTH_NEAR) / code.to(torch.float32)
 
 
 def code_to_channel(code: Tensor) -> Tensor:
-    """Inverse-depth code to the network's depth channel in [0, 1): ``s / (s + depth)``, 0 at
-    infinity."""
+    """Convert an inverse-depth code to the network's depth channel in [0, 1).
+
+    It is ``s / (s + depth)``, 0 at infinity.
+    """
     inverse = code.to(torch.float32) * (1.0 / (DEPTH_CODES * DEPTH_NEAR))
     scaled = DEPTH_CHANNEL_SCALE * inverse
     return scaled / (1.0 + scaled)
 
 
 def channel_to_code(channel: Tensor) -> Tensor:
-    """Depth channel in [0, 1] to the inverse-depth code; values under ``FAR_CHANNEL`` become
-    infinity (0)."""
+    """Convert a depth channel in [0, 1] to the inverse-depth code.
+
+    Values under ``FAR_CHANNEL`` become infinity (0).
+    """
     channel = channel.clamp(0.0, 0.999)
     inverse = channel / (1.0 - channel) / DEPTH_CHANNEL_SCALE
     code = torch.round(inverse * (DEPTH_CODES * DEPTH_NEAR)).clamp(0, DEPTH_CODES)
@@ -79,7 +87,7 @@ def channel_to_code(channel: Tensor) -> Tensor:
 
 
 def rotation_vector_to_matrix(vector: Tensor) -> Tensor:
-    """Rodrigues' formula. (..., 3) rad to (..., 3, 3)."""
+    """Convert rotation vectors (..., 3) in radians to matrices (..., 3, 3) (Rodrigues)."""
     angle_squared = (vector * vector).sum(-1)
     angle = angle_squared.clamp(min=1e-24).sqrt()
     small = angle_squared < 1e-8
@@ -97,8 +105,10 @@ def rotation_vector_to_matrix(vector: Tensor) -> Tensor:
 
 
 def matrix_to_rotation_vector(rotation: Tensor) -> Tensor:
-    """Inverse of :func:`rotation_vector_to_matrix`, by way of the quaternion. (..., 3, 3) to (...,
-    3) with norm <= pi."""
+    """Invert :func:`rotation_vector_to_matrix`, through the quaternion.
+
+    Converts (..., 3, 3) to (..., 3) with norm <= pi.
+    """
     m = [[rotation[..., i, j] for j in range(3)] for i in range(3)]
     # Each row is the quaternion (w, x, y, z) times four times one of its parts; the largest part is
     # the safest.
@@ -156,7 +166,7 @@ def matrix_to_rotation_vector(rotation: Tensor) -> Tensor:
 
 
 def motion_to_matrix(motion: Tensor) -> Tensor:
-    """(..., 6) motion to a (..., 4, 4) relative pose."""
+    """Convert motions (..., 6) to relative poses (..., 4, 4)."""
     matrix = torch.zeros(*motion.shape[:-1], 4, 4, dtype=motion.dtype, device=motion.device)
     matrix[..., :3, :3] = rotation_vector_to_matrix(motion[..., 3:])
     matrix[..., :3, 3] = motion[..., :3]
@@ -165,8 +175,10 @@ def motion_to_matrix(motion: Tensor) -> Tensor:
 
 
 def relative_motion(pose_from: Tensor, pose_to: Tensor) -> Tensor:
-    """Motion (..., 6) that leads from one (..., 4, 4) pose to another, in the frame of the first.
-    Computed in float64."""
+    """Return the motion (..., 6) from one pose to another, in the frame of the first.
+
+    pose_from, pose_to: (..., 4, 4) camera-to-world, metres. Computed in float64.
+    """
     a, b = pose_from.double(), pose_to.double()
     inverse = a[..., :3, :3].transpose(-1, -2)
     translation = (inverse @ (b[..., :3, 3] - a[..., :3, 3]).unsqueeze(-1)).squeeze(-1)
@@ -175,8 +187,10 @@ def relative_motion(pose_from: Tensor, pose_to: Tensor) -> Tensor:
 
 
 def snap_pose(pose: Tensor) -> Tensor:
-    """Round a pose to 2^-12 m and 2^-14 rad (of its rotation vector), as emitted and fed back.
-    (..., 4, 4) float32 out."""
+    """Round a pose to 2^-12 m and 2^-14 rad (of its rotation vector), as worlds emit it.
+
+    Returns (..., 4, 4) float32.
+    """
     pose = pose.double()
     rotation = (
         torch.round(matrix_to_rotation_vector(pose[..., :3, :3]) / ROTATION_STEP) * ROTATION_STEP
@@ -186,11 +200,12 @@ def snap_pose(pose: Tensor) -> Tensor:
 
 
 def check_poses(pose: Any, name: str = "pose") -> None:
-    """Raise InvalidInputError, naming the first that is wrong, unless all are camera-to-world poses
-    in OpenCV axes.
+    """Raise InvalidInputError unless all are camera-to-world poses in OpenCV axes.
 
-    pose: (t, 4, 4) tensor or array. A pose is finite, its rotation orthonormal (to 1e-3) and
-    right-handed, its last row 0 0 0 1.
+    A pose is finite, its rotation is orthonormal (to 1e-3) and right-handed, its last row is 0 0 0
+    1. The error names the first wrong pose.
+
+    pose: (t, 4, 4) tensor or array.
     """
     pose = torch.as_tensor(pose).double()
     rotation = pose[:, :3, :3]
@@ -216,13 +231,18 @@ def check_poses(pose: Any, name: str = "pose") -> None:
 
 
 def move(pose: Tensor, motion: Tensor) -> Tensor:
-    """The snapped pose that ``motion`` leads to. (b, 4, 4), (b, 6) to (b, 4, 4) float32."""
+    """Apply ``motion`` (b, 6) to ``pose`` (b, 4, 4) and snap the result; returns float32."""
     return snap_pose(pose.double() @ motion_to_matrix(motion.double()))
 
 
 def pixel_rays(intrinsics: Tensor, height: int, width: int, stride: int = 1) -> Tensor:
-    """Directions with z = 1, in the camera's frame, through the centres of ``stride``-sized cells.
-    (b, 4) to (b, 3, h, w)."""
+    """Return directions with z = 1 in the camera's frame, through the centres of cells.
+
+    intrinsics: (b, 4) pixels.
+    stride: side length of a cell, pixels.
+
+    Returns (b, 3, height / stride, width / stride).
+    """
     device = intrinsics.device
     u = (torch.arange(width // stride, device=device, dtype=torch.float32) + 0.5) * stride
     v = (torch.arange(height // stride, device=device, dtype=torch.float32) + 0.5) * stride
@@ -238,11 +258,13 @@ def pixel_rays(intrinsics: Tensor, height: int, width: int, stride: int = 1) -> 
 def pluecker_rays(
     motion: Tensor, intrinsics: Tensor, height: int, width: int, stride: int = 1
 ) -> Tensor:
-    """Pluecker coordinates (o x d, d) of a camera's rays in the *previous* frame's camera (Sitzmann
-    et al. 2021).
+    """Return Pluecker coordinates (o x d, d) of rays in the *previous* frame's camera.
 
-    motion: (b, 6), from the previous camera to this one. Returns (b, 6, h / stride, w / stride), d
-    of unit length.
+    As in Sitzmann et al. 2021.
+
+    motion: (b, 6), from the previous camera to this one.
+
+    Returns (b, 6, h / stride, w / stride), d of unit length.
     """
     d = pixel_rays(intrinsics, height, width, stride)
     d = d / d.norm(dim=1, keepdim=True)
@@ -254,8 +276,10 @@ def pluecker_rays(
 
 
 def unproject(depth: Tensor, camera: Camera) -> Tensor:
-    """Depth (b, h, w) in metres to world points (b, h, w, 3). Infinite depths give unit-z
-    *directions* in world axes."""
+    """Return the world points (b, h, w, 3) of a depth map (b, h, w) in metres.
+
+    Infinite depths give unit-z *directions* in world axes.
+    """
     rays = pixel_rays(camera.intrinsics, camera.height, camera.width).permute(0, 2, 3, 1)
     finite = torch.isfinite(depth)
     local = rays * torch.where(finite, depth, torch.ones_like(depth)).unsqueeze(-1)
@@ -269,10 +293,12 @@ def unproject(depth: Tensor, camera: Camera) -> Tensor:
 
 
 def project(points: Tensor, is_direction: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
-    """World points (b, n, 3) to pixel coordinates u, v and depth z, each (b, n).
+    """Project world points (b, n, 3) to pixel coordinates u, v and depth z, each (b, n).
 
-    Where ``is_direction`` (b, n) holds, the point is a direction (homogeneous w = 0): only the
-    rotation applies. u and v are meaningless where z <= 0.
+    is_direction: (b, n) bool, points that are directions (homogeneous w = 0): only the rotation
+        applies.
+
+    u and v are meaningless where z <= 0.
     """
     rotation, translation = camera.pose[:, :3, :3].float(), camera.pose[:, :3, 3].float()
     offset = torch.where(
@@ -291,8 +317,10 @@ def project(points: Tensor, is_direction: Tensor, camera: Camera) -> tuple[Tenso
 def default_intrinsics(
     height: int, width: int, horizontal_fov_deg: float = 90.0
 ) -> tuple[float, float, float, float]:
-    """Intrinsics of a centred pinhole camera with square pixels and the given horizontal field of
-    view."""
+    """Return the intrinsics of a centred pinhole camera with square pixels and this field of view.
+
+    horizontal_fov_deg: degrees.
+    """
     fx = (
         0.5
         * width
@@ -302,17 +330,23 @@ def default_intrinsics(
 
 
 def rotation_angle(pose_from: Tensor, pose_to: Tensor) -> Tensor:
-    """Angle between two cameras' orientations, wrapped: (..., 4, 4) twice (broadcast) to (...)
-    radians in [0, pi]."""
+    """Return the angle between the orientations of two cameras, in radians in [0, pi].
+
+    pose_from, pose_to: (..., 4, 4), broadcast.
+    """
     a, b = torch.broadcast_tensors(pose_from, pose_to)
     return relative_motion(a, b)[..., 3:].norm(dim=-1)
 
 
 def nearest_pose(pose: Tensor, candidates: Tensor) -> Tensor:
-    """Index of the candidate with the smallest distance |translation| + 2 m x |rotation in
-    radians|.
+    """Return the index of the nearest candidate pose.
 
-    pose: (..., 4, 4), candidates: (k, 4, 4), to (...) int64.
+    The distance is |translation| + 2 m x |rotation in radians|.
+
+    pose: (..., 4, 4).
+    candidates: (k, 4, 4).
+
+    Returns (...) int64.
     """
     pose = pose.unsqueeze(-3)
     distance = (pose[..., :3, 3] - candidates[..., :3, 3]).norm(dim=-1)

@@ -1,15 +1,15 @@
-"""The family of errors that worldsim raises for bad input.
+"""The errors that worldsim raises for bad input.
 
-Every message names what is wrong, the value received and the next step.
+Every message names the culprit, the value received and the next step.
 """
 
 
 class WorldsimError(Exception):
-    """Base of every error that worldsim raises on purpose."""
+    """Base class of all errors that worldsim raises on purpose."""
 
 
 class InvalidInputError(WorldsimError, ValueError):
-    """An argument has a value, shape or type that cannot be used."""
+    """An argument has an invalid value, shape or type."""
 
 
 class NotFoundError(WorldsimError, FileNotFoundError):
@@ -20,36 +20,39 @@ class NotFoundError(WorldsimError, FileNotFoundError):
 
 
 class DamagedFileError(WorldsimError):
-    """A file on disk is truncated, altered or of a version that cannot be read."""
+    """A file is truncated, altered, or of a version that cannot be read."""
 
 
 class UntrustedFileError(WorldsimError, PermissionError):
-    """A file names code (a module, a class, an environment that is not registered) that only the
-    user may ask for."""
+    """A file names code that only the user may request.
+
+    This is a module, a class, or an environment that is not registered.
+    """
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class StorageError(WorldsimError, OSError):
-    """The disk is full or read-only, or the place to write to is not a regular file. Old files are
-    intact."""
+    """The disk is full or read-only, or the destination is not a regular file.
+
+    Old files are intact.
+    """
 
     def __str__(self) -> str:
         return str(self.args[0]) if self.args else ""
 
 
 class MissingDependencyError(WorldsimError, ImportError):
-    """An optional package or system library is needed and not installed."""
+    """A required optional package or system library is not installed."""
 
 
 class MissingGeometryError(WorldsimError):
-    """Poses or depth are needed (by the scene memory) and the data has none."""
+    """The data has no poses or depth, which the scene memory needs."""
 
 
 class EngineError(WorldsimError, RuntimeError):
-    """An environment's engine broke down (crashed, was killed, did not answer) each time that the
-    same was tried."""
+    """An environment's engine failed at every attempt: it crashed, was killed or did not answer."""
 
 
 class OutOfMemoryError(WorldsimError, MemoryError):

@@ -1,8 +1,8 @@
-"""Plain data that flows through a step: frames, memory views, world states, transitions.
+"""The records of a step: frames, memory views, world states, transitions.
 
-Everything here is a frozen dataclass of tensors with a leading batch axis ``b``.
-:func:`map_tensors`, :func:`flatten` and :func:`unflatten` walk such records, so snapshots, forks
-and files need no code per class.
+All are frozen dataclasses of tensors with a leading batch axis ``b``. :func:`map_tensors`,
+:func:`flatten` and :func:`unflatten` traverse them, so snapshots, forks and files need no code per
+class.
 """
 
 from __future__ import annotations
@@ -25,11 +25,14 @@ Record = TypeVar("Record")
 
 @dataclass(frozen=True)
 class Frame:
-    """What a step emits, and exactly what is fed back.
+    """One frame, as a step emits it and ingests it.
 
-    rgb: (b, 3, h, w) uint8. inverse_depth: (b, h, w) int32 code in [0, 65535], 0 = infinitely far
-    (see :func:`worldsim.camera.quantise_depth`). pose: (b, 4, 4) float32 camera-to-world, OpenCV
-    axes, snapped. ``inverse_depth`` and ``pose`` are None for environments without geometry.
+    rgb: (b, 3, h, w) uint8.
+    inverse_depth: (b, h, w) int32 code in [0, 65535], 0 = infinitely far (see
+        :func:`worldsim.camera.quantise_depth`).
+    pose: (b, 4, 4) float32 camera-to-world, OpenCV axes, snapped.
+
+    ``inverse_depth`` and ``pose`` are None for environments without geometry.
     """
 
     rgb: Tensor
@@ -46,12 +49,13 @@ class Frame:
 class MemoryView:
     """The scene memory rendered at a camera. Holes have mask False and zeros everywhere else.
 
-    rgb: (b, 3, h, w) uint8. inverse_depth: (b, h, w) int32 code (0 under the mask = infinitely
-    far). mask: (b, h, w) bool, True where the memory knows the pixel.
-    offset: (b, 2, h, w) uint8 in [0, 15], where in the pixel (u, v) the shown point falls, in
-    sixteenths. source: (b, h, w) uint8, the distance from which the point was seen, as 255 * depth
-    channel (``worldsim.camera.code_to_channel``): tells how fine, and how brightly lit, the stored
-    colour is.
+    rgb: (b, 3, h, w) uint8.
+    inverse_depth: (b, h, w) int32 code (0 under the mask = infinitely far).
+    mask: (b, h, w) bool, True where the memory covers the pixel.
+    offset: (b, 2, h, w) uint8 in [0, 15], position (u, v) of the shown point inside the pixel, in
+        sixteenths.
+    source: (b, h, w) uint8, the distance from which the point was seen, as 255 * depth channel
+        (``worldsim.camera.code_to_channel``). It indicates how fine the stored colour is.
     """
 
     rgb: Tensor
@@ -67,16 +71,17 @@ class MemoryView:
 
     @property
     def coverage(self) -> Tensor:
-        """(b,) float share of pixels that the memory knows."""
+        """(b,) float, share of pixels that the memory covers."""
         return self.mask.float().mean((1, 2))
 
 
 @dataclass(frozen=True)
 class LastFrames:
-    """The frames before the one that is dreamed, for networks of worlds without memory.
+    """The previous frames, for networks of worlds without memory.
 
-    frame: the newest one. present: (b,) bool, whether there is one. before: (b, k, h, w) channels
-    that were shown for it: of older frames, newest first.
+    frame: the newest one.
+    present: (b,) bool, whether there is one.
+    before: (b, k, h, w) channels of the older frames, newest first.
     """
 
     frame: Frame
@@ -86,14 +91,17 @@ class LastFrames:
 
 @dataclass(frozen=True)
 class SceneStart:
-    """What a reset starts from: the last true frames of one place and what was seen before them (no
-    batch axis).
+    """The start of an episode: the last true frames of one place and what was seen before them.
 
-    rgb: (t, 3, h, w) uint8. act: (t, ...) the action that led *to* each frame (the first one's may
-    be a no-op). inverse_depth: (t, h, w) int32 code or None. pose: (t, 4, 4) float32 or None.
-    intrinsics: (4,) float32 or None.
-    memory: the scene memory of everything before these frames, batch of one, or None for an empty
-    one. name: where it is from, e.g. ``MAP30-2``.
+    It has no batch axis.
+
+    rgb: (t, 3, h, w) uint8.
+    act: (t, ...), the action that led *to* each frame (the first may be a no-op).
+    inverse_depth: (t, h, w) int32 code or None.
+    pose: (t, 4, 4) float32 camera-to-world or None.
+    intrinsics: (4,) float32 pixels or None.
+    memory: scene memory of everything before these frames, batch of one; None for an empty one.
+    name: where it comes from, such as ``MAP30-2``.
     """
 
     rgb: Tensor
@@ -107,12 +115,15 @@ class SceneStart:
 
 @dataclass(frozen=True)
 class Transition:
-    """What one step of a world gives. frame: the new frame. rew: (b,) float32. term: (b,) bool.
-    coverage: (b,) float32.
+    """The result of one step of a world.
 
-    termination_prob: (b,) float32 in [0, 1], from which ``term`` was drawn, or None.
-    uncertainty: (b,) float32 in [0, 1], of worlds that tell it
-    (:meth:`worldsim.world.World.with_uncertainty`).
+    frame: the new frame.
+    rew: (b,) float32.
+    term: (b,) bool.
+    coverage: (b,) float32, share of pixels that the memory covers.
+    termination_prob: (b,) float32, the probability from which ``term`` was drawn, or None.
+    uncertainty: (b,) float32 in [0, 1], for worlds that estimate it
+        (:meth:`worldsim.world.World.with_uncertainty`).
     """
 
     frame: Frame
@@ -132,11 +143,14 @@ class Transition:
 
 @dataclass(frozen=True)
 class WorldState:
-    """The whole of a batch of generated worlds: a snapshot is one of these, copied.
+    """The complete state of a batch of dreams. A snapshot is a copy of one.
 
-    frame: the newest frame. context: what the dynamics attends to. memory: the scene memory (or
-    None). motion: (b, k, 6) float32 recent motions in world axes, oldest first; act: (b, k, ...)
-    the actions that caused them. seed: (b,) int64 and step: (b,) int64 key all randomness.
+    frame: the newest frame.
+    context: context of the dynamics.
+    memory: the scene memory, or None.
+    motion: (b, k, 6) float32 recent motions in world axes, oldest first.
+    act: (b, k, ...) the actions that caused them.
+    seed, step: (b,) int64, the keys of all random numbers.
     """
 
     frame: Frame
@@ -152,15 +166,15 @@ class WorldState:
         return len(self.seed)
 
     def clone(self) -> WorldState:
-        """A deep copy that shares no storage."""
+        """Return a deep copy that shares no storage."""
         return map_tensors(torch.clone, self)
 
     def select(self, index: Tensor) -> WorldState:
-        """The environments in ``index`` (int64, repeats allowed), copied."""
+        """Return a copy of the environments in ``index`` (int64, repeats allowed)."""
         return map_tensors(lambda x: x.index_select(0, index.to(x.device)), self)
 
     def put(self, index: Tensor, other: WorldState) -> WorldState:
-        """A copy in which the environments ``index`` are replaced by those of ``other``."""
+        """Return a copy in which ``other`` replaces the environments ``index``."""
         return map_tensors(
             lambda mine, new: mine.index_copy(0, index.to(mine.device), new.to(mine.dtype)),
             self,
@@ -168,7 +182,7 @@ class WorldState:
         )
 
     def to(self, device: torch.device | str) -> WorldState:
-        """The same state on another device."""
+        """Return the same state on another device."""
         return map_tensors(lambda x: x.to(device), self)
 
 
@@ -212,12 +226,12 @@ class Trajectory:
 
     @property
     def cameras(self) -> Camera:
-        """All cameras as a batch of ``t``."""
+        """Return all cameras as a batch of ``t``."""
         return Camera(self.pose, self.intrinsics.expand(len(self), 4), *self.rgb.shape[-2:])
 
     @property
     def frames(self) -> tuple[Frame, ...]:
-        """The single frames, each a batch of one: the way back from :meth:`of`."""
+        """Return the single frames, each a batch of one; the inverse of :meth:`of`."""
         return tuple(
             Frame(self.rgb[t, None], self.inverse_depth[t, None], self.pose[t, None])
             for t in range(len(self))
@@ -225,8 +239,10 @@ class Trajectory:
 
     @staticmethod
     def start_frames(rgb: Tensor, inverse_depth: Tensor, pose: Tensor) -> tuple[Frame, ...]:
-        """The frames that a start holds, (t, ...) each, as a world takes them in: with snapped
-        poses."""
+        """Return the frames of a start scene, (t, ...) each, as a world ingests them.
+
+        Their poses are snapped.
+        """
         snapped = snap_pose(pose)
         return tuple(
             Frame(rgb[t, None], inverse_depth[t, None], snapped[t, None]) for t in range(len(rgb))
@@ -234,8 +250,10 @@ class Trajectory:
 
     @classmethod
     def of(cls, frames: Sequence[Frame], intrinsics: Tensor) -> Trajectory:
-        """A trajectory of single frames, each a batch of one. Raises MissingGeometryError for
-        frames without depth or pose."""
+        """Return a trajectory of single frames, each a batch of one.
+
+        Raises MissingGeometryError for frames without depth or pose.
+        """
         if not frames:
             raise InvalidInputError("a trajectory needs at least one frame")
         depths, poses = [f.inverse_depth for f in frames], [f.pose for f in frames]
@@ -252,11 +270,10 @@ class Trajectory:
 
 
 def map_tensors(function: Callable[..., Tensor], record: Record, *others: Record) -> Record:
-    """Apply ``function`` to every tensor of a record (dataclasses, tuples, lists, dicts),
-    rebuilding it.
+    """Apply ``function`` to every tensor of a record and rebuild the record.
 
-    With further records of the same structure, ``function`` gets the matching tensors of all of
-    them.
+    Records are dataclasses, tuples, lists and dicts. With further records of the same structure,
+    ``function`` receives the matching tensors of all of them.
     """
     if isinstance(record, Tensor):
         return function(record, *others)  # type: ignore[return-value]
@@ -281,7 +298,7 @@ def map_tensors(function: Callable[..., Tensor], record: Record, *others: Record
 
 
 def where_rows(chosen: Tensor, this: Tensor, other: Tensor) -> Tensor:
-    """Rows of ``this`` where ``chosen`` (b,) holds, else of ``other``; both (b, ...)."""
+    """Return rows of ``this`` where ``chosen`` (b,) is True, else of ``other``; both (b, ...)."""
     return torch.where(chosen.reshape(-1, *[1] * (this.dim() - 1)), this, other)
 
 
@@ -291,7 +308,7 @@ def concatenate(records: Sequence[Record]) -> Record:
 
 
 def flatten(record: Any, prefix: str = "") -> dict[str, Tensor]:
-    """All tensors of a record by dotted name, ready for safetensors."""
+    """Return all tensors of a record by dotted name, ready for safetensors."""
     if isinstance(record, Tensor):
         return {prefix: record}
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
@@ -311,12 +328,12 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Tensor]:
 
 
 def bytes_of(record: Any) -> int:
-    """Bytes of all tensors of a record."""
+    """Return the number of bytes of all tensors of a record."""
     return sum(tensor.numel() * tensor.element_size() for tensor in flatten(record).values())
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of named tensors: names, types, shapes and content, whatever their order."""
+    """Return the SHA-256 of named tensors: names, types, shapes and content, in any order."""
     total = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -325,7 +342,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def unflatten(template: Record, flat: Mapping[str, Tensor], prefix: str = "") -> Record:
-    """A record built like ``template`` with the tensors of :func:`flatten`."""
+    """Return a record like ``template`` with the tensors of :func:`flatten`."""
     if isinstance(template, Tensor):
         return flat[prefix]  # type: ignore[return-value]
 

@@ -7,6 +7,7 @@ Each ``check_...`` returns None if the implementation keeps its promises and rai
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,11 +17,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.camera import Camera, code_to_channel, quantise_depth, snap_pose
+from worldsim.camera import Camera, code_to_channel, move, quantise_depth, snap_pose
 from worldsim.errors import WorldsimError
-from worldsim.memory.splat import MAP_CELLS
-from worldsim.protocols import Policy, SceneMemory
-from worldsim.state import Frame, MemoryView, flatten, map_tensors, unflatten
+from worldsim.memory.splat import MAP_CELLS, hole_view
+from worldsim.protocols import (
+    Dynamics,
+    DynamicsSpec,
+    FittingScene,
+    Policy,
+    Prediction,
+    Scene,
+    SceneMemory,
+    StepInputs,
+)
+from worldsim.state import Frame, MemoryView, SceneStart, flatten, map_tensors, unflatten
 
 
 class ContractError(WorldsimError, AssertionError):
@@ -109,6 +119,83 @@ def check_memory(
     _check_rows_alone(memory, refine, frame, camera, step, views)
 
 
+def check_dynamics(dynamics: Dynamics, device: Any = "cpu") -> None:
+    """Check a dynamics on three small synthetic frames, two steps long.
+
+    Its context must be a record of tensors with a leading batch axis, of the same shapes and types
+    at every step. ``predict`` and ``observe`` must keep their arguments as they are and do the same
+    thing twice alike. Frames must have the size, type and pose that ``spec`` and the inputs demand,
+    and features must be finite. What an environment's neighbours are must not change its frame, bit
+    by bit, within one batch size.
+    """
+    if not isinstance(dynamics, Dynamics):
+        raise ContractError(
+            f"{type(dynamics).__name__} lacks one of spec, module, empty, predict, observe"
+        )
+    spec = dynamics.spec
+    inputs = _synthetic_inputs(spec, device)
+    empty = dynamics.empty(3, device)
+    _check_record(empty, empty, 3)
+    before = map_tensors(torch.clone, (empty, inputs))
+
+    first, context = dynamics.predict(empty, inputs)
+    _require(_equal(before, (empty, inputs)), "predict changed its arguments")
+    _require(_equal((first, context), dynamics.predict(empty, inputs)), "two predictions differ")
+    _check_record(context, empty, 3)
+    _check_prediction(first, inputs, spec)
+
+    observed = dynamics.observe(empty, inputs, first.frame)
+    _require(_equal(before, (empty, inputs)), "observe changed its arguments")
+    _check_record(observed, empty, 3)
+
+    following = dataclasses.replace(inputs, last=first.frame, step=inputs.step + 1)
+    kept = map_tensors(torch.clone, context)
+    second, after = dynamics.predict(context, following)
+    _require(_equal(kept, context), "predict changed its context")
+    _check_record(after, empty, 3)
+    _check_prediction(second, following, spec)
+
+    # Row 0 stays, and its neighbours change places.
+    order = torch.tensor([0, 2, 1], device=inputs.seed.device)
+    others = map_tensors(lambda x: x[order], (context, following))
+    moved, _ = dynamics.predict(*others)
+    row = map_tensors(lambda x: x[:1], (second, moved))
+    _require(_equal(row[0], row[1]), "an environment's frame depends on its neighbours")
+
+
+def check_scene(scene: Scene, world: Any) -> None:
+    """Check a scene as a start of ``world``, a :class:`worldsim.world.World`.
+
+    ``start`` must return a :class:`worldsim.state.SceneStart` that the world accepts, the same one
+    for the same random generator, and draw from that generator alone.
+    """
+    if not isinstance(scene, Scene):
+        raise ContractError(f"{type(scene).__name__} lacks the method start")
+    if isinstance(scene, FittingScene):
+        scene = scene.fit_to(world)
+    numpy_before, torch_before = np.random.get_state(), torch.get_rng_state()
+    for seed in range(3):
+        first, second = (scene.start(np.random.default_rng(seed)) for _ in range(2))
+        _require(
+            isinstance(first, SceneStart), f"start returns {type(first).__name__}, not SceneStart"
+        )
+        _require(
+            _equal(first, second) and first.name == second.name,
+            "the same random generator gives other starts",
+        )
+        try:
+            world.check_start(first)
+        except WorldsimError as error:
+            raise ContractError(f"the world does not accept the start: {error}") from error
+    same = all(
+        np.array_equal(a, b) for a, b in zip(numpy_before, np.random.get_state(), strict=True)
+    )
+    _require(
+        same and torch.equal(torch_before, torch.get_rng_state()),
+        "start draws from global random numbers: draw from the generator that it is given",
+    )
+
+
 def check_policy(policy: Policy, action_space: gym.Space[Any], observations: Sequence[Any]) -> None:
     """Check a policy on some observations of an environment that stands still.
 
@@ -157,6 +244,49 @@ def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(_alike(x, y) for x, y in zip(a, b, strict=True))
     return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def _synthetic_inputs(spec: DynamicsSpec, device: Any) -> StepInputs:
+    """Three different steps: frames with geometry if the dynamics has any, actions and cameras."""
+    frame, camera, step = _synthetic_frames(device, spec.height, spec.width)
+    act = torch.arange(3, device=device)
+    act = act % spec.actions if spec.actions else torch.rand(3, spec.action_dim, device=device)
+    motion = torch.zeros(3, 6, device=device)
+    motion[:, 2] = 0.1
+    pose = snap_pose(move(camera.pose, motion))
+    seen = dataclasses.replace(camera, pose=pose)
+    return StepInputs(
+        last=frame if spec.depth else Frame(frame.rgb),
+        act=act,
+        motion=motion if spec.depth else torch.zeros_like(motion),
+        pose=pose if spec.depth else None,
+        view=hole_view(seen) if spec.depth else None,
+        intrinsics=camera.intrinsics,
+        seed=torch.tensor([5, 6, 7], device=device),
+        step=step,
+    )
+
+
+def _check_prediction(prediction: Prediction, inputs: StepInputs, spec: DynamicsSpec) -> None:
+    frame, b = prediction.frame, len(inputs)
+    expected = {"frame.rgb": (frame.rgb, (b, 3, spec.height, spec.width), torch.uint8)}
+    if spec.depth:
+        _require(frame.inverse_depth is not None, "frame.inverse_depth is None")
+        assert frame.inverse_depth is not None
+        size = (b, spec.height, spec.width)
+        expected["frame.inverse_depth"] = (frame.inverse_depth, size, torch.int32)
+        _require(
+            frame.pose is not None and inputs.pose is not None and _equal(frame.pose, inputs.pose),
+            "frame.pose is not the pose of the inputs",
+        )
+    expected["features"] = (prediction.features, (b, spec.features), torch.float32)
+    for name, (tensor, shape, dtype) in expected.items():
+        found = f"{tensor.dtype} {tuple(tensor.shape)}"
+        _require(
+            tuple(tensor.shape) == shape and tensor.dtype == dtype,
+            f"{name} is {found}, not {dtype} {shape}",
+        )
+    _require(bool(torch.isfinite(prediction.features).all()), "features are not finite")
 
 
 def _check_record(data: Any, empty: Any, batch: int) -> None:

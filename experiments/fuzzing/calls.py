@@ -328,7 +328,7 @@ def _save_trajectory(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
 def _open_capture(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
     from worldsim.io.nerfstudio import open_capture
 
-    return [frame.read() for frame in open_capture(**{"path": bases.capture, **given})][0]
+    return next(frame.read() for frame in open_capture(**{"path": bases.capture, **given}))
 
 
 def _captured(bases: Bases, folder: Path, given: dict[str, Any]) -> Any:
@@ -506,7 +506,7 @@ ENV_ARGUMENTS = (
     Argument("temperature", number(0, 1, none=True), (-0.1, 1.1)),
     Argument("render_mode", one_of(None, "rgb_array"), ("human", 3)),
     Argument("uncertainty_limit", number(1e-300, 1e300, none=True), (0, -1.0)),
-    Argument("scenes", one_of(None), NAMES + ("os:system:touch X",)),
+    Argument("scenes", one_of(None), (*NAMES, "os:system:touch X")),
 )
 
 

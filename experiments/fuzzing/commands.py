@@ -610,10 +610,7 @@ def case_of(rng: random.Random, folder: Path, bases: Bases, seed: int) -> Case:
     way = rng.choices(("bad", "object", "text", "place", "form", "whole"), (40, 25, 15, 10, 8, 2))[
         0
     ]
-    if line.name == "import-minari":
-        expect_of_whole = Expect.REFUSE
-    else:
-        expect_of_whole = Expect.ACCEPT
+    expect_of_whole = Expect.REFUSE if line.name == "import-minari" else Expect.ACCEPT
     if way == "object" and line.reads:
         kind = rng.choice(sorted(line.reads))
         damaged = formats.case_of(formats.FORMATS[kind], rng, folder / "object", bases, seed)
@@ -702,7 +699,7 @@ def _malformed(line: Line, arguments: list[str], rng: random.Random, folder: Pat
     elif way == "case":
         arguments = [a.upper() if a.startswith("--") else a for a in arguments] + ["--X"]
     else:
-        arguments = arguments[:1] + ["--nothing"]
+        arguments = [*arguments[:1], "--nothing"]
     return Case(
         f"{line.name}: {way}",
         " ".join(arguments)[:60],

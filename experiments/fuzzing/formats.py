@@ -959,7 +959,7 @@ def _capture_numbers(folder: Path, rng: random.Random, bases: Bases) -> tuple[st
     elif what == "identity times 2":
         frame["transform_matrix"] = (2 * np.eye(4)).tolist()
     elif what == "last row":
-        frame["transform_matrix"] = identity[:3] + [[1, 2, 3, 4]]
+        frame["transform_matrix"] = [*identity[:3], [1, 2, 3, 4]]
     elif what == "far away":
         frame["transform_matrix"] = (np.eye(4) + np.eye(4, k=3) * 1e30).tolist()
     elif what == "no frames":

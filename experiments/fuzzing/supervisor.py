@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -119,10 +120,8 @@ class Supervisor:
         except psutil.NoSuchProcess:
             pass
         for one in tree:
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 one.kill()
-            except psutil.NoSuchProcess:
-                pass
         process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:

@@ -104,7 +104,7 @@ def main() -> None:
     write_payload(place, bases.canary)
     os.chdir(place)
     # Asked for where an input hangs: see the supervisor.
-    faulthandler.register(signal.SIGUSR1, open(root / "stack.txt", "w"))
+    faulthandler.register(signal.SIGUSR1, open(root / "stack.txt", "w"))  # noqa: SIM115
     sys.path.insert(0, "")
 
     def tell(message: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@ knows nothing of the frames."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,7 +93,7 @@ def ratio_ci(
 def reliability(ending: Array, ended: Array) -> list[dict[str, float]]:
     """A row for each bin of probabilities: how many, what was said on average, what share ended."""
     rows = []
-    for low, high in zip(BINS[:-1], BINS[1:], strict=True):
+    for low, high in itertools.pairwise(BINS):
         chosen = (ending >= low) & ((ending < high) | (high == 1.0))
         if chosen.any():
             said, happened = float(ending[chosen].mean()), float(ended[chosen].mean())

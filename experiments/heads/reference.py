@@ -8,6 +8,7 @@ head on a world's features; the first every head on emitted frames.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ class Reference(nn.Module):
         self.actions, self.size = actions, actions or action_dim
         widths = (3 * STACK + 2, 48, 96, 128, 128)
         layers: list[nn.Module] = []
-        for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for i, (a, b) in enumerate(itertools.pairwise(widths)):
             layers += [
                 nn.Conv2d(a, b, 5 if i == 0 else 3, stride=2, padding=2 if i == 0 else 1),
                 nn.GroupNorm(8, b),

@@ -5,7 +5,7 @@
     --height 16 --width 16 \
         --split test --seed 9
     python experiments/painter/scale.py --train /tmp/a16 --test /tmp/t16 --arm scaled
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ from worldsim.agents.persistent import PersistentPolicy
 from worldsim.agents.random import RandomPolicy
 from worldsim.testing import ContractError, check_policy
 
+pytestmark = pytest.mark.fast
+
 SPACES = [gym.spaces.Discrete(7), gym.spaces.Box(-1.0, 1.0, (2,), np.float32)]
 OBSERVATIONS = [np.full((8, 8, 3), k, np.uint8) for k in range(30)]
 
@@ -46,7 +48,7 @@ class Broken(RandomPolicy):
 
 
 @pytest.mark.parametrize(
-    "fault, complaint",
+    ("fault", "complaint"),
     [
         ("", None),
         ("space", "not in Discrete"),

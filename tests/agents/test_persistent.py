@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import gymnasium as gym
 import numpy as np
 
@@ -13,7 +15,7 @@ def runs(acts: list[int]) -> list[tuple[int, int]]:
     """(action, length) of every stretch of equal actions."""
     changes = np.flatnonzero(np.diff(acts)) + 1
     bounds = [0, *changes, len(acts)]
-    return [(acts[a], int(b - a)) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [(acts[a], int(b - a)) for a, b in itertools.pairwise(bounds)]
 
 
 def test_is_a_policy_and_repeats_itself_for_a_seed() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.agents.cem import Args as CemArgs
 from worldsim.agents.cem import CemConfig, CemPolicy
 from worldsim.agents.cem import run as run_cem
@@ -190,7 +190,7 @@ def test_settings_that_make_no_sense_are_named() -> None:
             config(**setting)  # type: ignore[operator]
 
 
-@pytest.mark.parametrize("run, args", [(run_cem, CemArgs), (run_mppi, MppiArgs)])
+@pytest.mark.parametrize(("run", "args"), [(run_cem, CemArgs), (run_mppi, MppiArgs)])
 def test_the_command_line_loop_walks_towards_a_goal(
     run: Any, args: Any, world_folder: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import worldsim  # noqa: F401  registers the environments
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.agents.cem import CemConfig
 from worldsim.agents.explorer import FrontierConfig, FrontierExplorer
 from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, WayGoal

@@ -13,7 +13,7 @@ import pytest
 import trimesh
 
 import worldsim.world
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.app import cli
 from worldsim.app.export import ExportConfig, Form, export
 from worldsim.envs.tiny_room import TinyRoom

@@ -16,6 +16,8 @@ from worldsim.data.episode import Episode
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.runtime.json_config import write_sealed
 
+pytestmark = pytest.mark.fast
+
 INFO = DatasetInfo(
     env_id="hand/Made-v0",
     observation_space={"shape": [2, 3, 3], "dtype": "uint8"},

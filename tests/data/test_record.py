@@ -20,8 +20,8 @@ import psutil
 import pytest
 import torch
 
-from tests.conftest import largest_file
-from tests.killing import Killer
+from tests.helpers.files import largest_file
+from tests.helpers.killing import Killer
 from worldsim.camera import quantise_depth
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.episode import check_alignment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from worldsim.camera import FAR_CHANNEL, code_to_channel
@@ -12,6 +13,8 @@ from worldsim.diffusion.denoiser import (
     view_to_channels,
 )
 from worldsim.state import MemoryView
+
+pytestmark = pytest.mark.fast
 
 
 def test_every_colour_comes_back() -> None:

@@ -141,7 +141,7 @@ def test_predict_equals_the_training_forward(
     t = length + 1
     context = walked(dynamics, frames[:length], conditions[:length], noise[:length])
     drawn = torch.randn(B, 4, SIZE, SIZE, generator=torch.Generator().manual_seed(4))
-    prediction, after = dynamics.predict(context, conditions[length], drawn)
+    x, seen, after = dynamics.sample(context, conditions[length], drawn)
     known = noised(frames[:t], noise[:t], level)
     target = torch.randn_like(known)
     target[:, -1] = drawn
@@ -152,8 +152,8 @@ def test_predict_equals_the_training_forward(
     out, features, cache = network(
         both, levels, joined([stream, stream]), stream_mask(t, WINDOW)[None], time
     )
-    torch.testing.assert_close(prediction.x, out[:, -1], atol=1e-4, rtol=0)
-    torch.testing.assert_close(prediction.features, features[:, -1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(x, out[:, -1], atol=1e-4, rtol=0)
+    torch.testing.assert_close(seen, features[:, -1], atol=1e-4, rtol=0)
     kept = min(length, WINDOW - 1)
     torch.testing.assert_close(
         after.cache[:, :, :, -kept:], cache[:, :, :, length - kept : length], atol=1e-4, rtol=0
@@ -168,7 +168,7 @@ def test_fused_commit_equals_advance(
     same."""
     dynamics = DiffusionDynamics(network, DynamicsConfig(num_inference_steps=3))
     context = walked(dynamics, frames[:6], conditions[:6], noise[:6])
-    _, fused = dynamics.predict(context, conditions[6], noise[6])
+    *_, fused = dynamics.sample(context, conditions[6], noise[6])
     alone = dynamics.advance(context)
     torch.testing.assert_close(fused.cache, alone.cache, atol=1e-5, rtol=0)
     assert torch.equal(fused.valid, alone.valid) and torch.equal(fused.present, alone.present)
@@ -180,13 +180,13 @@ def test_several_steps_refine_from_the_same_context(
     """Two Euler steps by hand: half of the way at level 1, the rest at level 0.5."""
     context = walked(DiffusionDynamics(network), frames[:6], conditions[:6], noise[:6])
     one = DiffusionDynamics(network)
-    first, after = one.predict(context, conditions[6], noise[6])
-    halfway = 0.5 * first.x + 0.5 * noise[6]
+    first, _, after = one.sample(context, conditions[6], noise[6])
+    halfway = 0.5 * first + 0.5 * noise[6]
     expected, _, _ = one._denoise(after, conditions[6], halfway, 0.5)
-    prediction, _ = DiffusionDynamics(network, DynamicsConfig(num_inference_steps=2)).predict(
+    x, *_ = DiffusionDynamics(network, DynamicsConfig(num_inference_steps=2)).sample(
         context, conditions[6], noise[6]
     )
-    torch.testing.assert_close(prediction.x, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(x, expected, atol=1e-5, rtol=0)
 
 
 def test_temperature_scales_the_noise(
@@ -197,12 +197,12 @@ def test_temperature_scales_the_noise(
         calm = DiffusionDynamics(
             network, DynamicsConfig(num_inference_steps=steps, temperature=0.25)
         )
-        scaled, _ = DiffusionDynamics(network, DynamicsConfig(num_inference_steps=steps)).predict(
+        scaled, *_ = DiffusionDynamics(network, DynamicsConfig(num_inference_steps=steps)).sample(
             context, conditions[6], 0.25 * noise[6]
         )
-        assert torch.equal(calm.predict(context, conditions[6], noise[6])[0].x, scaled.x)
+        assert torch.equal(calm.sample(context, conditions[6], noise[6])[0], scaled)
     cold = DiffusionDynamics(network, DynamicsConfig(temperature=0.0))
-    one, other = (cold.predict(context, conditions[6], z)[0].x for z in noise[6:8])
+    one, other = (cold.sample(context, conditions[6], z)[0] for z in noise[6:8])
     assert torch.equal(one, other)
     with pytest.raises(InvalidInputError, match=r"temperature = 1\.5: it must be at most 1"):
         DynamicsConfig(temperature=1.5)
@@ -217,9 +217,9 @@ def test_an_empty_context_is_no_context(
     filled = dataclasses.replace(
         empty, cache=torch.randn_like(empty.cache), x=torch.randn_like(empty.x)
     )
-    first, _ = dynamics.predict(empty, conditions[0], noise[0])
-    second, _ = dynamics.predict(filled, conditions[0], noise[0])
-    assert torch.equal(first.x, second.x)
+    first, *_ = dynamics.sample(empty, conditions[0], noise[0])
+    second, *_ = dynamics.sample(filled, conditions[0], noise[0])
+    assert torch.equal(first, second)
 
 
 def test_each_row_is_alone(
@@ -243,10 +243,10 @@ def test_each_row_is_alone(
             *(mixed(getattr(long.condition, n), getattr(short.condition, n)) for n in names)
         ),
     )
-    got, _ = dynamics.predict(both, conditions[7], noise[7])
+    got, *_ = dynamics.sample(both, conditions[7], noise[7])
     for row, context in ((0, long), (1, short)):
-        wanted, _ = dynamics.predict(context, conditions[7], noise[7])
-        assert torch.equal(got.x[row], wanted.x[row])
+        wanted, *_ = dynamics.sample(context, conditions[7], noise[7])
+        assert torch.equal(got[row], wanted[row])
 
 
 def test_time_is_the_identity_at_first(conditions: list[Condition], noise: Tensor) -> None:

@@ -19,6 +19,8 @@ from worldsim.diffusion.network import (
 )
 from worldsim.errors import InvalidInputError
 
+pytestmark = pytest.mark.fast
+
 WINDOW, FRAMES = 3, 6
 
 

@@ -11,6 +11,8 @@ from worldsim.diffusion.denoiser import add_noise
 from worldsim.diffusion.sampling import sample, schedule
 from worldsim.errors import InvalidInputError
 
+pytestmark = pytest.mark.fast
+
 
 def test_schedule_by_hand() -> None:
     assert schedule(1) == (1.0, 0.0)

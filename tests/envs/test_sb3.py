@@ -149,10 +149,8 @@ def test_ppo_trains_in_dreams(world: World) -> None:
         model = PPO(
             "MlpPolicy", envs, n_steps=16, batch_size=16, n_epochs=1, seed=0, device="cpu"
         ).learn(48)
-        assert (
-            model.num_timesteps >= 48
-            and len(model.ep_info_buffer) > 0
-            or isinstance(envs, SB3VecEnv)
+        assert (model.num_timesteps >= 48 and len(model.ep_info_buffer) > 0) or isinstance(
+            envs, SB3VecEnv
         )
 
 

@@ -11,6 +11,8 @@ import worldsim  # noqa: F401 - registers the environment
 from worldsim.envs.tiny_room import BODY_RADIUS, EYE_HEIGHT, FORWARD_METRES, TURN_RADIANS, TinyRoom
 from worldsim.errors import InvalidInputError, NotFoundError
 
+pytestmark = pytest.mark.fast
+
 
 def placed(x: float, y: float, yaw: float, **kwargs: object) -> TinyRoom:
     """A 3x3-pixel view of room 0, emptied of its pillar, from a chosen place."""

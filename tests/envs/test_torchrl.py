@@ -12,8 +12,8 @@ import worldsim  # noqa: F401  registers the environments
 
 pytest.importorskip("torchrl")
 
-from torchrl.envs import GymWrapper  # noqa: E402
-from torchrl.envs.utils import check_env_specs  # noqa: E402
+from torchrl.envs import GymWrapper
+from torchrl.envs.utils import check_env_specs
 
 
 def test_single(goal_folder: Path) -> None:

@@ -28,6 +28,8 @@ from worldsim.errors import (
 from worldsim.state import SceneStart, flatten
 from worldsim.world import World
 
+pytestmark = pytest.mark.fast
+
 SIZE = 32
 WALK = [1, 1, 3, 1, 4, 4, 2, 5, 6, 0]
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from worldsim.diffusion.network import SpaceTimeTransformer
+from tests.helpers.evaluation import SIZE, tiny_world
 from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation import measure
@@ -24,25 +24,8 @@ from worldsim.evaluation.evaluate import EvaluateConfig, evaluate
 from worldsim.evaluation.metrics import moved_frames
 from worldsim.state import Transition, WorldState
 from worldsim.world import World
-from worldsim.world.config import WorldConfig
-from worldsim.world.heads import EgoMotionHead
 
-SIZE, WINDOW = 16, 3
 SHORT = {"history": 6, "horizon": 4, "episodes": 2, "workers": 1, "bootstrap": 50}
-
-
-def tiny_world(kind: type[World] = World, **changes: Any) -> World:
-    torch.manual_seed(0)
-    network = SpaceTimeTransformer(
-        height=SIZE, width=SIZE, dim=16, depth=1, heads=2, levels=(8, 8), window=WINDOW
-    )
-    # The last layer starts at zero: without this, every dream would be its memory view.
-    torch.nn.init.normal_(network.out.weight, std=0.05)
-    torch.nn.init.normal_(network.action.weight, std=5.0)
-    config = WorldConfig(
-        env_id="worldsim/TinyRoom-v0", env_kwargs={"size": SIZE}, intrinsics=(8.0, 8.0, 8.0, 8.0)
-    )
-    return kind(network, dataclasses.replace(config, **changes), EgoMotionHead())
 
 
 class Oracle(World):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.errors import MissingGeometryError
 from worldsim.evaluation.evaluate import EvaluateConfig, evaluate
 from worldsim.evaluation.task import Dreamed, Forced, Truth, compute, dream, force, play

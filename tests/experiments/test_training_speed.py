@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.test_train import recording
+from tests.helpers.recordings import recording
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "training_speed.py"
 

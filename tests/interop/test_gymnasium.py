@@ -85,7 +85,7 @@ def test_vector_wrappers_in_all_autoreset_modes(freedoom: World, mode: Autoreset
         try:
             envs = wrapper(envs)
         except (ValueError, AssertionError) as error:
-            assert mode is AutoresetMode.SAME_STEP, (wrapper, error)
+            assert mode is AutoresetMode.SAME_STEP, (wrapper, error)  # noqa: PT017
             refused.append(wrapper)
             continue
         obs, _ = envs.reset(seed=0)

@@ -77,7 +77,7 @@ def test_skrl_wraps(freedoom: World, batched: bool) -> None:
     after, reward, terminated, truncated, _ = env.step(torch.ones(n, 1, dtype=torch.int64))
     assert states.shape == after.shape == (n, 64 * 64 * 3) and states.dtype == torch.float32
     assert reward.shape == terminated.shape == truncated.shape == (n, 1)
-    assert 0 <= states.min() and 1 < states.max() <= 255
+    assert states.min() >= 0 and 1 < states.max() <= 255
 
 
 @pytest.fixture(scope="module")

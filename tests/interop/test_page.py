@@ -45,9 +45,9 @@ def test_block_runs(
     code: str, threaded: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for word, package in NEEDS.items():
-        if re.search(rf"\b{re.escape(word)}\b", code):
-            if importlib.util.find_spec(package) is None:
-                pytest.skip(f"{package} is not installed: make test-interop")
+        needed = re.search(rf"\b{re.escape(word)}\b", code)
+        if needed and importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: make test-interop")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     if "play(" in code:

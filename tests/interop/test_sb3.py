@@ -13,17 +13,17 @@ import pytest
 
 pytest.importorskip("stable_baselines3")
 
-from stable_baselines3 import PPO  # noqa: E402
-from stable_baselines3.common.env_checker import check_env  # noqa: E402
-from stable_baselines3.common.env_util import make_vec_env  # noqa: E402
-from stable_baselines3.common.evaluation import evaluate_policy  # noqa: E402
-from stable_baselines3.common.monitor import Monitor  # noqa: E402
-from stable_baselines3.common.vec_env import SubprocVecEnv  # noqa: E402
+from stable_baselines3 import PPO
+from stable_baselines3.common.env_checker import check_env
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import SubprocVecEnv
 
-from worldsim.envs.sb3 import SB3VecEnv  # noqa: E402
-from worldsim.envs.world_vector_env import WorldVectorEnv  # noqa: E402
-from worldsim.errors import InvalidInputError  # noqa: E402
-from worldsim.world import World  # noqa: E402
+from worldsim.envs.sb3 import SB3VecEnv
+from worldsim.envs.world_vector_env import WorldVectorEnv
+from worldsim.errors import InvalidInputError
+from worldsim.world import World
 
 DREAM, ROOM, REAL = "worldsim/FreedoomDream-v0", "worldsim/TinyRoom-v0", "worldsim/FreedoomReal-v0"
 

@@ -8,11 +8,11 @@ import torch
 
 pytest.importorskip("torchrl")
 
-from torchrl.envs import GymWrapper  # noqa: E402
-from torchrl.envs.gym_like import default_info_dict_reader  # noqa: E402
-from torchrl.envs.utils import check_env_specs  # noqa: E402
+from torchrl.envs import GymWrapper
+from torchrl.envs.gym_like import default_info_dict_reader
+from torchrl.envs.utils import check_env_specs
 
-from worldsim.world import World  # noqa: E402
+from worldsim.world import World
 
 DREAM, ROOM, REAL = "worldsim/FreedoomDream-v0", "worldsim/TinyRoom-v0", "worldsim/FreedoomReal-v0"
 

@@ -18,6 +18,8 @@ from worldsim.memory.fitting import FitConfig
 from worldsim.protocols import SceneMemory
 from worldsim.testing import ContractError, Recall, check_memory
 
+pytestmark = pytest.mark.fast
+
 SMALL = PointMemoryConfig(capacity=2000)
 
 

@@ -160,7 +160,7 @@ def test_a_file_to_paste_names_no_other_files(tmp_path: Path) -> None:
     assert len(position) and not bool((colour == 7).all(1).any())
     with usual_pictures():
         assert "EPS" not in Image.OPEN and "EPS" not in Image.ID
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="cannot identify image file"):
             Image.open(
                 io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
             )

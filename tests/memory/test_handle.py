@@ -11,7 +11,7 @@ import pytest
 import torch
 import trimesh
 
-from tests.conftest import SIZE, make_tiny_world
+from tests.helpers.worlds import SIZE, make_tiny_world
 from worldsim.camera import Camera
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv

@@ -9,10 +9,11 @@ import torch
 
 from worldsim.camera import Camera
 from worldsim.memory.operations import Passes
-from worldsim.memory.points import PointMemory, PointMemoryConfig, Points, with_passes
+from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.memory.retrieval import RetrievalMemory
 from worldsim.memory.slots import places
 from worldsim.memory.splat import in_sight, map_around, on_map, splat
+from worldsim.protocols import EngineMemory
 from worldsim.state import Frame, flatten
 
 SIZE = 16
@@ -53,9 +54,7 @@ def everything(memory: PointMemory) -> PointMemory:
     def slot_of_all(position: torch.Tensor, kind: torch.Tensor, *_: object) -> torch.Tensor:
         return torch.ones_like(kind, dtype=torch.bool)
 
-    rules = with_passes(memory, Passes(in_sight=slot_of_all, on_map=slot_of_all))
-    assert isinstance(rules, PointMemory)
-    return rules
+    return memory.with_passes(Passes(in_sight=slot_of_all, on_map=slot_of_all))
 
 
 def test_places_by_hand() -> None:
@@ -74,7 +73,7 @@ def test_in_sight_is_what_the_splat_calls_visible() -> None:
         in_sight(data.position, data.kind, camera.pose, camera.intrinsics, SIZE, SIZE),
         visible.to(torch.uint8),
     )
-    assert 20 < int(visible.sum(1).min()) and int(visible.sum(1).max()) < 250
+    assert int(visible.sum(1).min()) > 20 and int(visible.sum(1).max()) < 250
 
 
 def test_what_is_off_the_map_draws_nothing_there() -> None:
@@ -119,6 +118,6 @@ def test_what_was_picked_for_a_view_serves_no_changed_memory() -> None:
     )
 
 
-def test_other_memories_keep_their_passes() -> None:
-    other = RetrievalMemory()
-    assert with_passes(other, Passes()) is other
+def test_other_memories_have_no_passes() -> None:
+    assert isinstance(PointMemory(), EngineMemory)
+    assert not isinstance(RetrievalMemory(), EngineMemory)

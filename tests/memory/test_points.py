@@ -13,6 +13,8 @@ from worldsim.memory.slots import next_slots, oldest_slots
 from worldsim.memory.splat import DIRECTION, POINT
 from worldsim.state import Frame, concatenate, flatten, unflatten
 
+pytestmark = pytest.mark.fast
+
 SIZE = 16
 INTRINSICS = torch.tensor([[8.0, 8.0, 8.0, 8.0]])
 

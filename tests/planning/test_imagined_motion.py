@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.splat import map_around
 from worldsim.planning.imagined_motion import Relief, imagine_motion

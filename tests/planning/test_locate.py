@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.camera import Camera
 from worldsim.envs.tiny_room import textured_room
 from worldsim.errors import InvalidInputError, MissingGeometryError

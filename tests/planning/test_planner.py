@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import worldsim  # noqa: F401  registers the environments
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.planning.objectives import Futures, ImageGoal, Needs, PoseGoal, RewardSum

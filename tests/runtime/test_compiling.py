@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.runtime.test_progress import Clock
+from tests.helpers.clock import Clock
 from worldsim.runtime.compiling import LAST, Compiling
 from worldsim.world import engine
 from worldsim.world.engine import Compiled, batch_of

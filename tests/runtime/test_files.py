@@ -31,6 +31,8 @@ from worldsim.runtime.files import (
 )
 from worldsim.runtime.limits import available_memory, require_memory_for
 
+pytestmark = pytest.mark.fast
+
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())

@@ -24,6 +24,8 @@ from worldsim.runtime.json_config import (
     write_sealed,
 )
 
+pytestmark = pytest.mark.fast
+
 
 class Mode(enum.Enum):
     SAME = "same"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import SIZE
+from tests.helpers.worlds import SIZE
 from worldsim.app import cli
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.runtime import next_steps
@@ -35,9 +35,9 @@ GIVEN = {
     "worlds": [],
 }
 
-SMALL = "--frames 40 --episode-steps 20 --min-travel 0 --workers 0 --env-kwargs size".split() + [
-    str(SIZE)
-]
+SMALL = (
+    f"--frames 40 --episode-steps 20 --min-travel 0 --workers 0 --env-kwargs size {SIZE}".split()
+)
 
 
 def test_every_command_has_an_ending() -> None:

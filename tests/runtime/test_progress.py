@@ -9,20 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.clock import Clock
 from worldsim.runtime import progress
 from worldsim.runtime.progress import Progress, follow, say, silence, span
 
 ROOT = Path(__file__).parents[2]
-
-
-class Clock:
-    """Seconds that a test sets."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Terminal(io.StringIO):

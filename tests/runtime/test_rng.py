@@ -11,6 +11,8 @@ import torch
 from worldsim.runtime.rng import Purpose, integers, normal, normal_by_kernel, philox4x32, uniform
 from worldsim.runtime.triton import torch_only
 
+pytestmark = pytest.mark.fast
+
 ONES = 0xFFFFFFFF
 
 

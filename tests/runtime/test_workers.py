@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.killing import Killer, children
+from tests.helpers.killing import Killer, children
 from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import EngineError, InvalidInputError
 from worldsim.evaluation.benchmark_set import TestSetConfig, digest, record_test_set

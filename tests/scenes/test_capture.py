@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.camera import Camera, quantise_depth
 from worldsim.envs.tiny_room import TinyRoom, walk_in_room
 from worldsim.envs.world_env import WorldEnv
@@ -23,6 +23,7 @@ from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.protocols import FittingScene, Scene
 from worldsim.scenes.capture import CaptureScene, CaptureScenes
 from worldsim.state import Frame, Trajectory
+from worldsim.testing import check_scene
 from worldsim.world import World
 from worldsim.world.scene_files import load_scene, save_scene
 
@@ -87,6 +88,8 @@ def test_a_short_capture_is_all_start(room_walk: tuple[TinyRoom, Trajectory]):
 def test_fitted_to_a_world(
     tiny_world: World, captures: Path, room_walk: tuple[TinyRoom, Trajectory]
 ):
+    check_scene(CaptureScene(captures / "room-2"), tiny_world)
+    check_scene(CaptureScenes(captures), tiny_world)
     scene = CaptureScene(captures / "room-2").fit_to(tiny_world)
     assert scene.fit_to(tiny_world) is scene
     start = scene.start(RNG)

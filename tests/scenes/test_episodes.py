@@ -18,6 +18,7 @@ from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.protocols import FittingScene, Scene
 from worldsim.scenes.episodes import EpisodeScenes
+from worldsim.testing import check_scene
 from worldsim.world import World
 
 
@@ -107,7 +108,7 @@ def test_dreams_begin_there(recording: Path, goal_folder: Path) -> None:
 
 
 def test_a_world_without_geometry(recording: Path) -> None:
-    from tests.conftest import make_tiny_world
+    from tests.helpers.worlds import make_tiny_world
 
     envs = WorldVectorEnv(
         4, make_tiny_world(geometry=False, rewards=True), scenes=EpisodeScenes(recording)
@@ -118,10 +119,11 @@ def test_a_world_without_geometry(recording: Path) -> None:
 
 
 def test_moments_are_as_long_as_the_world_attends(recording: Path) -> None:
-    from tests.conftest import make_tiny_world
+    from tests.helpers.worlds import make_tiny_world
 
     world = make_tiny_world(geometry=False, rewards=True)
-    window = world.network.config.window
+    window = world.spec.window
+    check_scene(EpisodeScenes(recording), world)
     scenes, given = EpisodeScenes(recording), EpisodeScenes(recording, frames=2)
     late = next(name for name in scenes.names() if int(name.split("-")[2]) > 12)
     assert window != 8 and len(scenes.load(late).rgb) == 8

@@ -12,8 +12,8 @@ from PIL import Image
 
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
-from worldsim.protocols import Scene
 from worldsim.scenes.image import ImageScene
+from worldsim.testing import check_scene
 from worldsim.world import World
 
 RNG = np.random.default_rng(0)
@@ -82,7 +82,7 @@ def test_a_world_starts_from_it(tiny_world: World, tmp_path: Path) -> None:
     scene = ImageScene(
         tmp_path / "view.png", size=(32, 32), depth=np.full((64, 128), 3.0, np.float32)
     )
-    assert isinstance(scene, Scene)
+    check_scene(scene, tiny_world)
     env = WorldEnv(tiny_world, scenes=scene)
     obs, info = env.reset(seed=0)
     np.testing.assert_array_equal(obs, scene.scene.rgb[0].permute(1, 2, 0).numpy())

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from worldsim.errors import NotFoundError
-from worldsim.protocols import Scene
 from worldsim.scenes.recorded import RecordedScenes
+from worldsim.testing import ContractError, check_scene
+from worldsim.world import World
 from worldsim.world.files import find_world
 
 
-def test_names_and_draws(scenes_folder: Path) -> None:
+def test_names_and_draws(scenes_folder: Path, tiny_world: World) -> None:
     scenes = RecordedScenes(scenes_folder)
-    assert isinstance(scenes, Scene)
+    check_scene(scenes, tiny_world)
     assert scenes.names() == [f"room-{room}-{i}" for room in (6, 7) for i in (1, 2, 3)]
     drawn = [scenes.start(np.random.default_rng(seed)).name for seed in range(40)]
     assert set(drawn) == set(scenes.names())
@@ -36,3 +38,20 @@ def test_shipped_starts_can_be_seen(name: str) -> None:
     """Reproduces: reset with seed 0 was nearly black; a quarter of the starts were."""
     scenes = RecordedScenes(find_world(name) / "scenes")
     assert all(float(scenes.load(one).rgb[-1].float().mean()) > 33.0 for one in scenes.names())
+
+
+def test_the_contract_names_what_is_broken(scenes_folder: Path, tiny_world: World) -> None:
+    scenes = RecordedScenes(scenes_folder)
+
+    class Restless:
+        def start(self, rng: np.random.Generator) -> object:
+            return scenes.load(str(np.random.choice(scenes.names())))
+
+    class Blind:
+        def start(self, rng: np.random.Generator) -> object:
+            return dataclasses.replace(scenes.start(rng), pose=None)
+
+    with pytest.raises(ContractError, match=r"global random numbers|gives other starts"):
+        check_scene(Restless(), tiny_world)  # type: ignore[arg-type]
+    with pytest.raises(ContractError, match="does not accept the start"):
+        check_scene(Blind(), tiny_world)  # type: ignore[arg-type]

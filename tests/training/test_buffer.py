@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from worldsim.camera import quantise_depth, relative_motion
+from tests.helpers.recordings import SIZE, Shard, plain, room
+from tests.helpers.training import CLEAN, CPU
+from worldsim.camera import relative_motion
 from worldsim.diffusion.network import SpaceTimeTransformer
-from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.training.buffer import FrameBuffer, Windows, augment
@@ -21,68 +22,8 @@ from worldsim.training.rollout import unpack_view
 from worldsim.training.train import PRESETS
 from worldsim.world.heads import to_world_axes
 
-SIZE = 16
-CPU = torch.device("cpu")
 MIRROR = (0, 1, 2, 4, 3, 6, 5)
 """Turning and side-stepping change sides."""
-CLEAN = PerturbConfig(sparse=0.0, blurred=0.0, depth_noise=0.0)
-Shard = dict[str, np.ndarray]
-
-
-def plain(*lengths: int, first: int = 0, ended: bool = False) -> Shard:
-    """Episodes without geometry; frame k of the recording is filled with k, its action is k + 1,
-    its reward k / 2.
-
-    ended: they end by themselves, else they are cut off. One pixel of each frame is black, so that
-    none is of one colour.
-    """
-    k = np.arange(first, first + sum(lengths))
-    start = np.cumsum([0, *lengths])
-    last = np.isin(np.arange(len(k)), start[1:] - 1)
-    over = np.isin(np.arange(len(k)), start[1:] - 2)
-    rgb = np.broadcast_to(k.astype(np.uint8)[:, None, None, None], (len(k), 2, 2, 3)).copy()
-    rgb[:, 1, 1] = 255
-    return {
-        "rgb": rgb,
-        "act": np.where(last, 0, k + 1),
-        "rew": np.where(last, 0, k / 2).astype(np.float32),
-        "term": over & ended,
-        "trunc": over & (not ended),
-        "episode_start": start,
-    }
-
-
-def room(*lengths: int) -> Shard:
-    """Walks through a small room, one episode a length."""
-    env, rng = TinyRoom(size=SIZE), np.random.default_rng(0)
-    frames: dict[str, list[Any]] = {k: [] for k in ("rgb", "act", "pose", "depth")}
-    for number, length in enumerate(lengths):
-        rgb, info = env.reset(seed=number, options={"map": f"room-{number}"})
-        for i in range(length):
-            act = int(rng.integers(7)) if i < length - 1 else 0
-            for name, value in (
-                ("rgb", rgb),
-                ("act", act),
-                ("pose", info["pose"]),
-                ("depth", info["depth"]),
-            ):
-                frames[name].append(value)
-            if i < length - 1:
-                rgb, _, _, _, info = env.step(act)
-    count = sum(lengths)
-    return {
-        "rgb": np.stack(frames["rgb"]),
-        "act": np.array(frames["act"]),
-        "rew": np.zeros(count, np.float32),
-        "term": np.zeros(count, bool),
-        "trunc": np.zeros(count, bool),
-        "episode_start": np.cumsum([0, *lengths]),
-        "pose": np.stack(frames["pose"]),
-        "inverse_depth": quantise_depth(torch.from_numpy(np.stack(frames["depth"])))
-        .numpy()
-        .astype(np.uint16),
-        "intrinsics": env.intrinsics,
-    }
 
 
 def filled(

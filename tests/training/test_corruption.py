@@ -6,25 +6,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from worldsim.diffusion.network import SpaceTimeTransformer
+from tests.helpers.training import network
 from worldsim.errors import InvalidInputError
 from worldsim.state import Frame
 from worldsim.training.corruption import Degradation, OwnFrames, PerturbConfig, degrade
-from worldsim.training.train import PRESETS
 from worldsim.world.engine import PLAIN, Compiled, EngineConfig
 
 ROWS, SIZE = 4, 16
-
-
-def network(seed: int, **changes: object) -> SpaceTimeTransformer:
-    """The debug sizes; random where layers start at zero, so that everything has an effect."""
-    torch.manual_seed(seed)
-    made = SpaceTimeTransformer(**({"height": SIZE, "width": SIZE} | PRESETS["debug"] | changes))  # type: ignore[arg-type]
-    with torch.no_grad():
-        for weight in made.parameters():
-            if not weight.any():
-                weight.normal_(0.0, 0.05)
-    return made
 
 
 @torch.no_grad()

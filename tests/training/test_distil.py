@@ -18,7 +18,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import SIZE, assert_equal, make_tiny_world, state_of
+from tests.helpers.training import assert_equal, state_of
+from tests.helpers.training import distil_config as config
+from tests.helpers.worlds import SIZE, make_tiny_world
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.denoiser import add_noise, channels_to_frame
 from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
@@ -55,23 +57,6 @@ def blind_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_world(geometry=False).save_pretrained(
         tmp_path_factory.mktemp("teachers") / "blind"
     )
-
-
-def config(
-    world: Path, data: Path, out: Path, losses: dict[str, Any] | None = None, **changes: Any
-) -> DistilConfig:
-    settings: dict[str, Any] = dict(
-        training_steps=3,
-        batch_size=2,
-        window=12,
-        warmup=2,
-        memory_capacity=1024,
-        mixed_precision="no",
-        compile=False,
-        patience=0.0,
-        loss=DistilLossConfig(**({"teacher_steps": 3} | (losses or {}))),
-    )
-    return DistilConfig(str(world), data, out, **(settings | changes))
 
 
 def started(settings: DistilConfig) -> DistilTrainer:
@@ -156,8 +141,8 @@ def test_samples_are_those_of_use(steps: int) -> None:
             batch.act[:, i], batch.motion[:, i], batch.view[:, i], INTRINSICS.expand(B, 4)
         )
         with torch.no_grad():
-            prediction, context = dynamics.predict(context, condition, noise[1, :, i])
-        torch.testing.assert_close(sampled[:, i], prediction.x, atol=1e-4, rtol=1e-4)
+            x, _, context = dynamics.sample(context, condition, noise[1, :, i])
+        torch.testing.assert_close(sampled[:, i], x, atol=1e-4, rtol=1e-4)
         frame = channels_to_frame(batch.x[:, i], None)
         context = dynamics.commit(context, frame, condition, noise[0, :, i])
 

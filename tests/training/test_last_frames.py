@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.test_loss import SIZE, B, T, windows
+from tests.helpers.training import SIZE, B, T, windows
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.data.starts import scene_at
 from worldsim.diffusion.denoiser import add_noise, frame_to_channels
-from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig
+from worldsim.diffusion.dynamics import DiffusionDynamics, DynamicsConfig, last_frames
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.errors import InvalidInputError
 from worldsim.state import Frame
@@ -28,7 +28,6 @@ from worldsim.training.rollout import Given, Lockstep
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
 from worldsim.world.heads import OutcomeHead
-from worldsim.world.parts import condition_of, frames_before
 
 SETTINGS: dict[str, Any] = {
     "preset": "debug",
@@ -163,13 +162,11 @@ def test_cached_steps_equal_a_banded_forward(count: int, fold: int, reset: int) 
     intrinsics = torch.tensor([1.0, 1.0, 0.0, 0.0]).expand(B, 4)
     with torch.no_grad():
         for t in range(reset, T):
-            shown = frames_before(before, context)
-            condition = condition_of(
-                dynamics, given.act[:, t], given.motion[:, t], shown, intrinsics
-            )
+            shown = last_frames(before, context)
+            condition = dynamics.condition(given.act[:, t], given.motion[:, t], shown, intrinsics)
             assert torch.equal(condition.view[:, 0], last[:, t])
-            prediction, context = dynamics.predict(context, condition, noise[1][:, t])
-            assert torch.allclose(prediction.x, whole[:, t], atol=1e-4)
+            x, _, context = dynamics.sample(context, condition, noise[1][:, t])
+            assert torch.allclose(x, whole[:, t], atol=1e-4)
             before = Frame(given.rgb[:, t])
             context = dynamics.commit(context, before, condition, noise[0][:, t])
 

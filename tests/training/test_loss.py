@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.training import SIZE, WINDOW, B, T, windows
 from worldsim.diffusion.network import SpaceTimeTransformer, band_mask, stream_mask
 from worldsim.errors import InvalidInputError
 from worldsim.training.buffer import Windows
@@ -23,7 +24,8 @@ from worldsim.training.loss import (
 )
 from worldsim.world.heads import HISTORY, EgoMotionHead, Motions, OutcomeHead
 
-B, T, SIZE, WINDOW = 2, 12, 16, 4
+pytestmark = pytest.mark.fast
+
 INTRINSICS = torch.tensor([8.0, 8.0, 8.0, 8.0])
 
 
@@ -54,26 +56,6 @@ def made(
                     weight.normal_(0.0, 0.1)
     ego = EgoMotionHead(actions=actions, action_dim=action_dim, hidden=32) if geometry else None
     return TrainingLoss(network, ego, OutcomeHead(dim=32, hidden=8), LossConfig(**config))
-
-
-def windows(geometry: bool = True, action_dim: int = 0) -> Windows:
-    generator = torch.Generator().manual_seed(0)
-
-    def integers(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(0, high, (B, T, *shape), generator=generator)
-
-    act = torch.randn(B, T, action_dim, generator=generator) if action_dim else integers(7)
-    return Windows(
-        rgb=integers(256, 3, SIZE, SIZE).to(torch.uint8),
-        inverse_depth=integers(65536, SIZE, SIZE).to(torch.int32) if geometry else None,
-        act=act,
-        rew=torch.zeros(B, T),
-        term=torch.zeros(B, T, dtype=torch.bool),
-        motion=0.1 * torch.randn(B, T, 6, generator=generator)
-        if geometry
-        else torch.zeros(B, T, 6),
-        view=torch.randn(B, T, 8, SIZE, SIZE, generator=generator) if geometry else None,
-    )
 
 
 def moments(action_dim: int = 0) -> Motions:

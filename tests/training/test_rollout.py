@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.test_buffer import CLEAN, CPU, SIZE, plain, room
-from tests.training.test_corruption import network
+from tests.helpers.recordings import SIZE, plain, room
+from tests.helpers.training import CLEAN, CPU, network
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.protocols import SceneMemory

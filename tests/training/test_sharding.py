@@ -16,9 +16,9 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
-from tests.training.conftest import recording
 
-from tests.training.test_train import config
+from tests.helpers.recordings import recording
+from tests.helpers.training import train_config as config
 from worldsim.errors import InvalidInputError
 from worldsim.training.sharding import part_of, prepare_sharding, split_like, whole
 from worldsim.training.train import TrainConfig, Trainer

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import assert_equal, state_of
-from tests.training.test_distil import config as distil_config
-from tests.training.test_train import config, started
+from tests.helpers.training import assert_equal, distil_config, started, state_of
+from tests.helpers.training import train_config as config
 from worldsim.runtime.json_config import read_json
 from worldsim.runtime.pace import forecast, smaller, steps_that_fit
 from worldsim.training.distil import DistilTrainer

@@ -21,9 +21,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.training.conftest import recording
 
-from tests.conftest import assert_equal, largest_file, state_of
+from tests.helpers.files import largest_file
+from tests.helpers.recordings import recording
+from tests.helpers.training import assert_equal, started, state_of
+from tests.helpers.training import train_config as config
 from worldsim.data import starts
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
 from worldsim.errors import (
@@ -54,29 +56,6 @@ def continuous(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index["action_space"] = {"type": "Box", "low": [-2.0, 0.0], "high": [1.0, 3.0]}
     write_sealed(out / "dataset.json", index)
     return out
-
-
-def config(data: Path, out: Path, **changes: Any) -> TrainConfig:
-    """A few steps of the debug network."""
-    settings: dict[str, Any] = dict(
-        preset="debug",
-        steps=3,
-        batch_size=2,
-        window=12,
-        warmup=2,
-        memory_capacity=1024,
-        world_memory_capacity=2048,
-        mixed_precision="no",
-        compile=False,
-        patience=0.0,
-    )
-    return TrainConfig(data, out, **(settings | changes))
-
-
-def started(settings: TrainConfig) -> Trainer:
-    trainer = Trainer(settings)
-    trainer.wait_for_data()
-    return trainer
 
 
 def alive(network: torch.nn.Module) -> None:

@@ -9,13 +9,14 @@ import pytest
 import torch
 import trimesh
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.camera import Camera, snap_pose
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import MissingGeometryError
 from worldsim.memory.editing import in_box, surface_points
 from worldsim.memory.splat import EMPTY
 from worldsim.state import flatten
+from worldsim.world.edit import last_motion
 
 SIDE = 0.6
 COLOUR = (235, 40, 200)
@@ -97,7 +98,7 @@ def test_the_last_motion_by_way_of_the_poses(tiny_world: Any, room_scene: Any) -
     state = tiny_world.initial([room_scene], [5])
     state, _ = tiny_world.step(state, torch.tensor([3]))
     torch.testing.assert_close(
-        tiny_world.stepper.last_motion(state),
+        last_motion(state),
         state.context.condition.motion[:, 0],
         atol=1e-3,
         rtol=0,

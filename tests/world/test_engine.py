@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError
 from worldsim.state import WorldState, bytes_of, flatten, map_tensors
@@ -42,7 +42,7 @@ def stepping_in_place(monkeypatch: pytest.MonkeyPatch, tiny_world: World) -> Wor
     """A world that steps in buffers as a CUDA graph does; what is replayed is the step itself."""
     monkeypatch.setattr(engines._Captured, "_capture", lambda self: self._run)
     world = tiny_world.with_engine("plain")
-    world.stepper.graphed = GraphedStep(world.stepper._step)
+    world.running.graphed = GraphedStep(world.running.parts)
     return world
 
 

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.data.record import RecordConfig, record
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from worldsim.runtime.json_config import from_json

@@ -21,7 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import worldsim  # noqa: F401  registers the environments
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError

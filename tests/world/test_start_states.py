@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import make_tiny_world
+from tests.helpers.worlds import make_tiny_world
 from worldsim.state import SceneStart, bytes_of, flatten
 from worldsim.world import World, start_states
 from worldsim.world.scene_files import load_scene, scene_names

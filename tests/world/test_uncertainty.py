@@ -12,11 +12,11 @@ import torch
 from gymnasium.utils.env_checker import check_env
 
 import worldsim  # noqa: F401  registers the environments
+from worldsim.diffusion.dynamics import colour_difference
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError
 from worldsim.world import World
-from worldsim.world.parts import difference
 from worldsim.world.scene_files import load_scene
 
 
@@ -32,7 +32,7 @@ def test_difference_by_hand() -> None:
     # 1 is 1.
     one[1, :3, 0], one[1, 3] = 0.5, 1.0
     other[0, :3] = -3.0
-    torch.testing.assert_close(difference(one, other), torch.tensor([1.0, 0.25 * 0.5**0.5]))
+    torch.testing.assert_close(colour_difference(one, other), torch.tensor([1.0, 0.25 * 0.5**0.5]))
 
 
 def test_frames_stay_the_same(world: World, scenes_folder: Path) -> None:
@@ -60,24 +60,25 @@ def test_frames_stay_the_same(world: World, scenes_folder: Path) -> None:
 def test_it_is_the_distance_of_two_draws(world: World, scenes_folder: Path) -> None:
     """Against draws by hand: a step's frame, and the same step's with the other draw's noise."""
     from worldsim.runtime.rng import Purpose, normal
-    from worldsim.world.parts import condition_of
 
     telling = world.with_uncertainty()
     state = telling.initial([load_scene(scenes_folder / "room-6-1")], [5])
     act = torch.tensor([1])
     _, told = telling.step(state.clone(), act)
     n = world.network.config
-    _, motion, view = world.stepper.look(state, act, None)
-    condition = condition_of(world.dynamics, act, motion, view, state.intrinsics)
+    inputs = world.running.parts.inputs(state, act)
+    condition = world.dynamics.condition_on(state.context, inputs)
     one, other = (
-        world.dynamics.predict(
+        world.dynamics.sample(
             state.context,
             condition,
             normal(state.seed, state.step, p, (n.channels, n.height, n.width)),
-        )[0].x
+        )[0]
         for p in (Purpose.NOISE, Purpose.UNCERTAINTY)
     )
-    torch.testing.assert_close(told.uncertainty, difference(one, other), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        told.uncertainty, colour_difference(one, other), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_single_environments_tell_it(world: World) -> None:

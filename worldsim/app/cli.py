@@ -1,5 +1,7 @@
-"""The command line: ``worldsim COMMAND``, each command made from the documented dataclass of the
-module that does the work."""
+"""The command line ``worldsim COMMAND``.
+
+Each command's options come from the documented dataclass of the module that does the work.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +38,14 @@ class Command:
     """The config's field that is given without its name."""
 
     def load(self) -> tuple[type, Any]:
-        """The config class and the function that takes it."""
+        """Import and return the config class and the function that takes it."""
         module = importlib.import_module(self.module)
         return getattr(module, self.config), getattr(module, self.function)
 
 
 @dataclass(frozen=True)
 class Common:
-    """What every command takes beside its own options; a command's own option of the same name
-    stands in its place."""
+    """Options that every command has, unless it defines an option of the same name."""
 
     quiet: bool = False
     threads: Threads | None = None
@@ -181,8 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def printable(text: str) -> str:
-    """The text with characters that steer terminals written out: names from files are part of
-    messages."""
+    """Escape control characters, since messages contain names from files."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -204,12 +204,12 @@ def run(name: str, arguments: Sequence[str]) -> int:
 
 
 def parse(name: str, arguments: Sequence[str]) -> Any:
-    """The config of command ``name`` that ``arguments`` ask for."""
+    """Return the config of command ``name`` from ``arguments``."""
     return parse_all(name, arguments)[0]
 
 
 def parse_all(name: str, arguments: Sequence[str]) -> tuple[Any, Common]:
-    """The config of command ``name`` that ``arguments`` ask for, and what every command takes."""
+    """Return the config of command ``name`` and the common options from ``arguments``."""
     import tyro
 
     command = COMMANDS[name]
@@ -232,8 +232,10 @@ def parse_all(name: str, arguments: Sequence[str]) -> tuple[Any, Common]:
 
 
 def _form(config_class: type, positional: str | None) -> type:
-    """``config_class`` with one field as a positional argument and :class:`Common`'s: configs need
-    not know of command lines."""
+    """Return ``config_class`` with :class:`Common`'s fields and one field as a positional argument.
+
+    Configs thus need no code for the command line.
+    """
     from tyro.conf import FlagCreatePairsOff, Positional, arg
 
     hints: dict[str, Any] = {}
@@ -260,7 +262,7 @@ def _form(config_class: type, positional: str | None) -> type:
 
 
 def usage() -> str:
-    """What ``worldsim --help`` prints."""
+    """Return the text of ``worldsim --help``."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     more = "worldsim COMMAND --help describes one command; every one takes --quiet and --threads."
@@ -268,7 +270,7 @@ def usage() -> str:
 
 
 def unknown(name: str) -> str:
-    """What to say about a command that does not exist."""
+    """Return the error text for a command that does not exist."""
     close = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"there is no command {name!r}: {hint}commands are {', '.join(COMMANDS)}"

@@ -1,5 +1,7 @@
-"""``worldsim compare``: a dream beside its real twin under the same actions, from the same true
-frames. A video and figures."""
+"""``worldsim compare``: a dream beside its real twin, from the same true frames.
+
+Both receive the same actions. Writes a video and metrics.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,7 @@ LOOKED_AT = (1, 8, 24, 48)
 @old_fields(sampling_steps="num_inference_steps")
 @dataclass(frozen=True)
 class CompareConfig:
-    """Film a world beside its real twin under the same actions, and measure how far apart they
-    come."""
+    """Film a world and its real twin under the same actions, and compare them."""
 
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
@@ -89,10 +90,13 @@ class CompareConfig:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the real twin showed. start: the true frames before. acts: n actions. rgb: (n, 3, h, w)
-    uint8, what they led to.
+    """An episode of the real twin.
 
-    rewards: n. terminated: whether the real twin ended there.
+    start: the true frames before.
+    acts: n actions.
+    rgb: (n, 3, h, w) uint8, what they led to.
+    rewards: n rewards.
+    terminated: whether the real twin terminated there.
     """
 
     start: SceneStart
@@ -103,11 +107,14 @@ class Lesson:
 
 
 def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]:
-    """Play the real twin, dream along, write video and figures; returns the figures. ``world``:
-    instead of ``config.world``.
+    """Play the real twin, dream the same actions, write video and metrics.
 
-    Raises what :func:`worldsim.world.twin.make_twin` raises, and InvalidInputError for actions that
-    are none of the world's.
+    Returns the metrics.
+
+    world: a loaded world, instead of ``config.world``.
+
+    Raises what :func:`worldsim.world.twin.make_twin` raises, and InvalidInputError for actions
+    outside the world's action space.
     """
     require_replaceable(config.out)
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
@@ -138,7 +145,7 @@ def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]
 
 
 def read_actions(path: Path, space: gym.Space[Any]) -> list[Any]:
-    """The actions in a JSON file, each checked against the action space.
+    """Read actions from a JSON file and check each against the action space.
 
     Raises NotFoundError, DamagedFileError or InvalidInputError.
     """
@@ -161,8 +168,10 @@ def read_actions(path: Path, space: gym.Space[Any]) -> list[Any]:
 
 
 def play_twin(config: CompareConfig, world: World, acts: Sequence[Any] | None) -> Lesson:
-    """An episode of the real twin: the history under the policy, then ``acts``, or what the policy
-    does."""
+    """Play an episode of the real twin: the history under the policy, then ``acts``.
+
+    By default, the policy continues.
+    """
     policy = make_policy(config.policy, world.action_space, trust=config.trust)
     twin = make_twin(world, history=config.history)
     try:
@@ -186,7 +195,7 @@ def play_twin(config: CompareConfig, world: World, acts: Sequence[Any] | None) -
 
 
 def _after_history(config: CompareConfig, twin: gym.Env[Any, Any], policy: Any) -> Any:
-    """Begin an episode that outlasts the history; returns the last observation of it."""
+    """Start an episode that outlasts the history; returns its last observation."""
     for seed in range(config.seed, config.seed + TRIES):
         obs, _ = twin.reset(seed=seed, options=dict(config.reset_options) or None)
         policy.reset(seed)
@@ -204,8 +213,7 @@ def _after_history(config: CompareConfig, twin: gym.Env[Any, Any], policy: Any) 
 
 
 def measure(config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition]) -> dict[str, Any]:
-    """PSNR of each step, of the dream and of a still picture of the start; sharpness, returns,
-    ends."""
+    """Return PSNR of each step for the dream and for a still frame; sharpness, returns, endings."""
     rgb = torch.cat([t.frame.rgb for t in dreamed]).cpu()
     scores, still = psnr(rgb, lesson.rgb), psnr(lesson.start.rgb[-1:].cpu(), lesson.rgb)
     ends = [t for t, one in enumerate(dreamed, 1) if bool(one.term[0])]
@@ -236,8 +244,10 @@ def measure(config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition]
 def video_frames(
     config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition], scores: Sequence[float]
 ) -> list[Array]:
-    """Real twin, dream, their difference, memory view and depth beside one another, a frame a step;
-    the last one stays."""
+    """Return the frames of the video: real, dream, difference, memory view and depth side by side.
+
+    One frame per step; the last one stays.
+    """
     frames = []
     for t, transition in enumerate(dreamed):
         real = as_picture(lesson.rgb[t])
@@ -259,7 +269,7 @@ def video_frames(
 
 
 def explain(config: CompareConfig, figures: dict[str, Any]) -> str:
-    """The figures in plain words."""
+    """Return the results in words."""
     at = ", ".join(f"{value} dB at step {step}" for step, value in figures["psnr_at"].items())
     before = f"{figures['history_frames']} true frames ({figures['place']}, seed {figures['seed']})"
     lines = [

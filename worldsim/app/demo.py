@@ -1,5 +1,4 @@
-"""``worldsim demo``: a scripted walk that leaves a place and comes back, in a generated world and
-in its real twin side by side."""
+"""``worldsim demo``: a scripted walk that leaves a place and returns, in a dream and in reality."""
 
 from __future__ import annotations
 
@@ -23,7 +22,9 @@ from worldsim.evaluation.metrics import psnr, sharpness
 from worldsim.evaluation.trip_recording import UNDO
 from worldsim.io.pictures import contact_sheet, depth_picture, panels, save_picture
 from worldsim.io.video import write_video
-from worldsim.memory.points import PointMemory
+from worldsim.memory.handle import MemoryHandle
+from worldsim.memory.slots import points_of
+from worldsim.memory.splat import POINT
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, write_json
 from worldsim.runtime.old_names import old_fields
@@ -59,7 +60,7 @@ FILES = ("rollout.png", "rollout.mp4", "memory.ply", "metrics.json")
 @old_fields(steps="num_inference_steps")
 @dataclass(frozen=True)
 class DemoConfig:
-    """Walk through a generated world and back, next to its real twin, and write what was seen."""
+    """Walk through a generated world and back, beside its real twin."""
 
     out: Path = Path("out/demo")
     """Folder for rollout.mp4, rollout.png, memory.ply and metrics.json."""
@@ -85,8 +86,13 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class Walk:
-    """What the real twin showed. rgb: (t, 3, h, w) uint8. depth: (t, h, w) metres. pose: (t, 4, 4).
-    act: (t - 1,) int64."""
+    """A walk in the real twin.
+
+    rgb: (t, 3, h, w) uint8.
+    depth: (t, h, w) metres.
+    pose: (t, 4, 4) camera-to-world.
+    act: (t - 1,) int64.
+    """
 
     rgb: torch.Tensor
     depth: torch.Tensor
@@ -98,8 +104,10 @@ class Walk:
 
 @dataclass(frozen=True)
 class DreamedWalk:
-    """The dreamed frames after the history, and the state that they end in. seconds: what the steps
-    took."""
+    """The dreamed frames after the history, and the final state.
+
+    seconds: time that the steps took.
+    """
 
     transitions: list[Transition]
     state: WorldState
@@ -118,8 +126,10 @@ class DreamedWalk:
 
 
 def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
-    """Walk, write, explain; returns the metrics. ``world``: one that is loaded already, instead of
-    ``config.world``."""
+    """Play the walk, dream it, write and print the results; returns the metrics.
+
+    world: a loaded world, instead of ``config.world``.
+    """
     for name in FILES:
         require_replaceable(config.out / name)
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
@@ -131,16 +141,18 @@ def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
     metrics = measure(config, world, walk, dream)
     save_picture(sheet(config, walk, dream, metrics), config.out / "rollout.png")
     write_video(video_frames(config, walk, dream), world.config.fps, config.out / "rollout.mp4")
-    if isinstance(world.memory, PointMemory):
-        world.memory.to_ply(dream.state.memory, config.out / "memory.ply")
+    if points_of(world.memory, dream.state.memory) is not None:
+        MemoryHandle.of(world.memory, dream.state).to_ply(config.out / "memory.ply")
     write_json(config.out / "metrics.json", metrics)
     print(explain(config, metrics))
     return metrics
 
 
 def choose_walk(config: DemoConfig, world: World) -> Walk:
-    """The first good walk among a few starts in the real twin, else the best one. The dream has no
-    say in the choice."""
+    """Return the first good walk among a few starts in the real twin, else the best one.
+
+    The dream does not influence the choice.
+    """
     env = real_twin(world)
     best, best_fault = None, float("inf")
     try:
@@ -180,8 +192,10 @@ def real_twin(world: World) -> gym.Env[Any, Any]:
 
 
 def play(config: DemoConfig, env: gym.Env[Any, Any], seed: int) -> Walk | None:
-    """Look around, go on to the history's end, walk out and come back. None if the environment ends
-    the walk."""
+    """Look around, walk to the history's end, walk out and come back.
+
+    Returns None if the environment ends the walk.
+    """
     obs, info = env.reset(seed=seed, options={"split": "test"})
     if "pose" not in info or "depth" not in info:
         raise MissingGeometryError(
@@ -235,8 +249,7 @@ class _Walker:
         return self._steer(info["depth"])
 
     def _steer(self, depth: Array) -> int:
-        """Forward while there is room; else turn to the roomier side and keep turning until there
-        is."""
+        """Walk forward while there is room; else turn to the roomier side until there is."""
         height, width = depth.shape
         band = np.minimum(depth[height // 3 : 2 * height // 3], 50.0)
         if band[:, 3 * width // 8 : 5 * width // 8].min() > CLEAR_METRES * (
@@ -251,7 +264,7 @@ class _Walker:
 
 
 def _fault(config: DemoConfig, walk: Walk) -> float:
-    """How far a walk is from good: 0 is good."""
+    """Return how far a walk is from a good one; 0 is good."""
     start, turn = config.history - 1, config.history - 1 + config.outward
     far = float((walk.pose[start:, :3, 3] - walk.pose[start, :3, 3]).norm(dim=-1).max())
     bend = float(torch.rad2deg(rotation_angle(walk.pose[start], walk.pose[start:turn]).max()))
@@ -264,8 +277,10 @@ def _fault(config: DemoConfig, walk: Walk) -> float:
 
 
 def dream_along(config: DemoConfig, world: World, walk: Walk) -> DreamedWalk:
-    """Take in the history's true frames, then dream on under the same actions; the world finds its
-    own poses."""
+    """Ingest the history's true frames, then dream under the same actions.
+
+    The world estimates its own poses.
+    """
     n = config.history
     before = torch.cat([torch.zeros(1, dtype=torch.int64), walk.act])
     scene = SceneStart(
@@ -284,7 +299,7 @@ def dream_along(config: DemoConfig, world: World, walk: Walk) -> DreamedWalk:
 
 
 def measure(config: DemoConfig, world: World, walk: Walk, dream: DreamedWalk) -> dict[str, Any]:
-    """What can be said of this one walk."""
+    """Return the metrics of this walk."""
     real, rgb, pose = walk.rgb[config.history :], dream.rgb, walk.pose[config.history :]
     scores = psnr(rgb, real)
     total = len(rgb)
@@ -316,14 +331,17 @@ def measure(config: DemoConfig, world: World, walk: Walk, dream: DreamedWalk) ->
         metrics["heading_error_deg"] = round(
             float(torch.rad2deg(rotation_angle(dream.pose[-1], pose[-1]))), 2
         )
-    if isinstance(world.memory, PointMemory):
-        metrics["memory_points"] = int(world.memory.statistics(dream.state.memory)["points"][0])
+    points = points_of(world.memory, dream.state.memory)
+    if points is not None:
+        metrics["memory_points"] = int((points.kind[0] == POINT).sum())
     return metrics
 
 
 def _return_psnr(config: DemoConfig, rgb: torch.Tensor, pose: torch.Tensor) -> float | None:
-    """How well two sights of a place agree: frames of the way back and the outward ones of nearest
-    pose; None if none is near."""
+    """Return the PSNR of frames on the way back to those on the way out of nearest pose.
+
+    None if no pose is near.
+    """
     turn = config.outward
     out, back = slice(0, turn), slice(turn + PAUSE, None)
     index = nearest_pose(pose[back], pose[out])
@@ -348,8 +366,10 @@ def _stage(config: DemoConfig, t: int) -> str:
 
 
 def sheet(config: DemoConfig, walk: Walk, dream: DreamedWalk, metrics: dict[str, Any]) -> Array:
-    """The contact sheet: time from left to right; real twin, dream, memory view and depth below one
-    another."""
+    """Return the contact sheet, time from left to right.
+
+    Its rows are real twin, dream, memory view and depth.
+    """
     total = len(dream.transitions)
     half = max(2, COLUMNS // 2)
     out = np.linspace(0, config.outward - 1, half).round()
@@ -371,7 +391,7 @@ def sheet(config: DemoConfig, walk: Walk, dream: DreamedWalk, metrics: dict[str,
 
 
 def video_frames(config: DemoConfig, walk: Walk, dream: DreamedWalk) -> list[Array]:
-    """All frames of the video: the history as it was, then real twin and dream side by side."""
+    """Return the frames of the video: the history, then real twin and dream side by side."""
     empty = np.full((*walk.rgb.shape[2:], 3), 40, np.uint8)
     names = list(_rows(walk, config.history, dream.transitions[0], 0))
     frames = []
@@ -392,7 +412,7 @@ def video_frames(config: DemoConfig, walk: Walk, dream: DreamedWalk) -> list[Arr
 
 
 def explain(config: DemoConfig, metrics: dict[str, Any]) -> str:
-    """The metrics in plain words."""
+    """Return the metrics in words."""
     at = metrics["psnr_at"]
     last = str(metrics["dreamed_frames"])
     lines = [

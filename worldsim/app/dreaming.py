@@ -1,4 +1,4 @@
-"""Dreaming on under given actions, step by step: what ``demo`` and ``compare`` film."""
+"""Dreams under given actions, step by step, for ``demo`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from worldsim.world import World
 def dream_on(
     world: World, state: WorldState, acts: Sequence[Any]
 ) -> tuple[list[Transition], WorldState]:
-    """What each action leads to from ``state`` (a batch of one), and the state after all; the world
-    finds its own poses."""
+    """Return the transitions of the actions from ``state`` (a batch of one), and the final state.
+
+    The world estimates its own poses.
+    """
     kind = np.int64 if isinstance(world.action_space, gym.spaces.Discrete) else np.float32
     transitions = []
     for act in follow(acts, "dreaming"):

@@ -1,5 +1,4 @@
-"""``worldsim export``: a world as the small folder that is shipped or shared, or what a snapshot
-remembers for other programs."""
+"""``worldsim export``: a world as a small folder to share, or a snapshot's memory as files."""
 
 from __future__ import annotations
 
@@ -32,8 +31,10 @@ SUFFIXES: dict[str, Form] = {".ply": "ply", ".glb": "glb"}
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """A world to a new folder (weights, card, start scenes), or a snapshot's scene memory and walk
-    to files (--to)."""
+    """Export a world to a new folder, or a snapshot's scene memory and walk to files (--to).
+
+    The folder holds weights, card and start scenes.
+    """
 
     source: str
     """A snapshot's file, as env.save wrote it. Else a world: a shipped one's name, a folder, or a
@@ -65,7 +66,7 @@ class ExportConfig:
 
 
 def export(config: ExportConfig) -> Path:
-    """Write what ``config`` asks for; returns where it is."""
+    """Write what ``config`` asks for; returns its path."""
     if is_file(config.source):
         return _export_snapshot(config)
     given = {
@@ -116,8 +117,10 @@ def _export_world(config: ExportConfig) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy what a world's start scenes are made of. Links that lead out of ``source`` are an error:
-    they are none of its files."""
+    """Copy a world's start scenes.
+
+    Raises an error for links that lead out of ``source``, since they are not part of the world.
+    """
     for path in files_in(source / "scenes", source):
         if path.suffix in SCENE_SUFFIXES:
             with replacing(target / path.relative_to(source)) as copy:

@@ -1,4 +1,4 @@
-"""What one dreamed step shows, as pictures: real twin, dream, memory view, dreamed depth."""
+"""Pictures of one dreamed step: real frame, dream, memory view, dreamed depth."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ def as_picture(rgb: Tensor) -> Array:
 
 
 def step_pictures(real: Array, transition: Transition) -> dict[str, Array]:
-    """Pictures (h, w, 3) uint8 by name; memory view and depth only where the world has them.
-    transition: a batch of one."""
+    """Return pictures (h, w, 3) uint8 by name; memory view and depth only if the world has them.
+
+    transition: a batch of one.
+    """
     pictures = {"real twin": real, "dream": as_picture(transition.frame.rgb[0])}
     if transition.view is not None:
         pictures["memory view"] = holes_marked(

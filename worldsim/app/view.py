@@ -1,12 +1,11 @@
-"""``worldsim view``: a saved dream's scene memory and walk in three dimensions, in the browser.
+"""``worldsim view``: shows the scene memory and walk of a snapshot in 3D, in the browser.
 
-What is shown is what the file holds: the memory's points, each as large as the patch of surface
-that it stands for, the walked path and its cameras with their pictures. The world's weights are not
-needed. The page and its server are viser's.
+It shows the content of the file: the memory's points, each as large as the patch of surface that it
+represents, the path, and its cameras with their frames. The world's weights are not needed.
 
-The page shows a file that anybody may have made, and its controls reach into this process. So texts
-of the file are shown as plain letters (:func:`plain`), and only the page itself may connect
-(:func:`may_connect`); viser's way of sharing a page through a server of theirs is off.
+viser serves the page. The file may come from anybody, and the page's controls reach into this
+process. Texts of the file are therefore shown as plain letters (:func:`plain`), only the page
+itself may connect (:func:`may_connect`), and viser's sharing through its servers is off.
 """
 
 from __future__ import annotations
@@ -89,7 +88,12 @@ class Shot:
 
 @dataclass(frozen=True)
 class Cloud:
-    """Points of one size. rows: (n,) of all points. size: metres a side. shown: viser's handle."""
+    """Points of one size.
+
+    rows: (n,) indices into all points.
+    size: side length, metres.
+    shown: viser's handle.
+    """
 
     rows: Array
     size: float
@@ -111,7 +115,7 @@ def view(config: ViewConfig) -> None:
 
 
 def open_viewer(config: ViewConfig) -> Viewer:
-    """A viewer that serves ``config.snapshot``; :meth:`Viewer.stop` ends it.
+    """Start a viewer that serves ``config.snapshot``; :meth:`Viewer.stop` ends it.
 
     Raises what :func:`worldsim.world.snapshots.open_snapshot` raises, MissingDependencyError
     without viser, and InvalidInputError if the port cannot be used or the memory holds no points.
@@ -143,7 +147,7 @@ def open_viewer(config: ViewConfig) -> Viewer:
 
 
 class Viewer:
-    """What visitors see and can change; they share one page's controls."""
+    """The page and its controls, which all visitors share."""
 
     def __init__(self, server: Any, opened: OpenedSnapshot) -> None:
         memory = opened.memory
@@ -177,8 +181,10 @@ class Viewer:
     # The scene.
 
     def _add_clouds(self) -> list[Cloud]:
-        """Points in classes of size, a factor of the square root of 2 apart: viser's clouds have
-        one size for all."""
+        """Add the points in classes of size, a factor of sqrt(2) apart.
+
+        A viser cloud has one size for all its points.
+        """
         step_of = np.round(2.0 * np.log2(np.maximum(self._points.size, SMALLEST))).astype(int)
         clouds = []
         for step in np.unique(step_of):
@@ -196,7 +202,7 @@ class Viewer:
         return clouds
 
     def _add_sky(self, memory: MemoryHandle) -> Any:
-        """Directions on a sphere around everything, hidden at first; None if there are none."""
+        """Add directions on a sphere around everything, hidden at first; None if there are none."""
         direction, colour = memory.sky()
         if not len(direction):
             return None
@@ -290,7 +296,7 @@ class Viewer:
         return box
 
     def _repaint(self) -> None:
-        """Clouds with the colouring chosen and without what is cut away."""
+        """Update the clouds to the chosen colouring and cut."""
         colour = colours(self._points, self._colouring.value, self._heights)
         shown = (self._points.position[:, 2] <= self._cut.value) | (
             self._cut.value >= self._cut.max
@@ -319,7 +325,7 @@ class Viewer:
         self._picture.image = _enlarge(shot.rgb)
 
     def _jump(self, client: Any) -> None:
-        """Stand where the chosen frame was taken, with its field of view."""
+        """Move a visitor to the chosen frame's camera, with its field of view."""
         placed = _place(self._shots[int(self._frame.value)].pose)
         with client.atomic():
             client.camera.position = placed["position"]
@@ -342,8 +348,10 @@ class Viewer:
 
 
 def plain(text: str) -> str:
-    """What of a file's text is shown: letters, digits and a few signs that mean nothing to
-    Markdown, HTML or a terminal."""
+    """Return the part of a file's text that is safe to show: letters, digits and a few signs.
+
+    The signs have no meaning in Markdown, HTML or a terminal.
+    """
     kept = "".join(c if c.isascii() and (c.isalnum() or c in " .,:_-/") else "?" for c in text)
     # A page makes links of what looks like one.
     kept = kept.replace("//", "/ /")
@@ -351,13 +359,14 @@ def plain(text: str) -> str:
 
 
 def may_connect(headers: Mapping[str, str], served: str) -> bool:
-    """Whether a request comes from the viewer's own page, or from no page at all. served: the host
-    that the viewer serves at.
+    """Return whether a request comes from the viewer's own page, or from no page at all.
 
-    Browsers name the page that asks as ``Origin`` and the address asked as ``Host``. Another page's
-    scripts may connect to any address, this computer's included; and a name that its owner lets
-    point to this computer (DNS rebinding) would make them the same, so only names of this computer
-    count, or addresses where others may look, too.
+    Browsers send the page that asks as ``Origin`` and the requested address as ``Host``. Scripts of
+    another page may connect to any address, this computer's included. A name that its owner points
+    to this computer (DNS rebinding) would make the two equal, so only names of this computer count,
+    or addresses where the viewer may be shared.
+
+    served: the host at which the viewer serves.
     """
     host, origin = headers.get("Host", ""), headers.get("Origin")
     name = urllib.parse.urlsplit(f"//{host}").hostname or ""
@@ -377,8 +386,10 @@ def _is_address(name: str) -> bool:
 
 @contextlib.contextmanager
 def _guard(host: str) -> Iterator[None]:
-    """While a server is made: have it refuse what :func:`may_connect` does not let in. viser has no
-    setting for that."""
+    """Context that makes new servers refuse what :func:`may_connect` refuses.
+
+    The library itself has no setting for it.
+    """
     from websockets.asyncio import server
 
     serve = server.serve
@@ -401,15 +412,20 @@ def _guard(host: str) -> Iterator[None]:
 
 
 def _unshare(server: Any) -> Any:
-    """The server without viser's sharing, which any visitor may ask for: it would make the page
-    public through their servers."""
+    """Return the server without viser's sharing.
+
+    Any visitor could request it, and it would publish the page through viser's servers.
+    """
     server.request_share_url = lambda verbose=True: None
     return server
 
 
 def colours(points: PointArrays, colouring: str, heights: tuple[float, float]) -> Array:
-    """(n, 3) uint8 of the points: their own, or low to high by height (between ``heights``) or by
-    confidence (by its logarithm)."""
+    """Return (n, 3) uint8 colours of the points.
+
+    They are the points' own colours, or show height (between ``heights``) or the logarithm of
+    confidence.
+    """
     if colouring == "height":
         share = (points.position[:, 2] - heights[0]) / max(heights[1] - heights[0], 1e-6)
     elif colouring == "confidence":
@@ -425,7 +441,7 @@ def colours(points: PointArrays, colouring: str, heights: tuple[float, float]) -
 
 
 def _walk(opened: OpenedSnapshot) -> list[Shot]:
-    """The trajectory's frames; without one, what the memory shows at the newest frame's camera."""
+    """Return the trajectory's frames; without one, the memory at the newest frame's camera."""
     if opened.trajectory is None:
         picture = opened.memory.render()
         return [Shot(picture.rgb, picture.pose)]
@@ -444,12 +460,12 @@ def _place(pose: Array) -> dict[str, Any]:
 
 
 def _spread(n: int, most: int) -> list[int]:
-    """At most ``most`` of ``n`` numbers, evenly spread, the last one always among them."""
+    """Return at most ``most`` of ``n`` indices, evenly spread, always with the last one."""
     return sorted(set(np.linspace(n - 1, 0, min(n, most)).round().astype(int).tolist()))
 
 
 def _range(values: Array) -> tuple[float, float]:
-    """Between which values all but two per cent at each end lie."""
+    """Return the range of all values but two per cent at each end."""
     low, high = np.percentile(values, (2, 98)) if len(values) else (0.0, 1.0)
     return float(low), float(high)
 
@@ -461,7 +477,7 @@ def _enlarge(rgb: Array) -> Array:
 
 
 def _quiet() -> contextlib.AbstractContextManager[Any]:
-    """viser announces itself on stdout; what the command prints is ours."""
+    """Context in which viser's announcement on stdout is suppressed."""
     return contextlib.redirect_stdout(io.StringIO())
 
 

@@ -1,5 +1,4 @@
-"""``worldsim watch``: an agent in the dream and in the real twin, side by side from the same first
-frame."""
+"""``worldsim watch``: an agent in the dream and in the real twin, from the same frame."""
 
 from __future__ import annotations
 
@@ -60,8 +59,10 @@ class WatchConfig:
 
 
 def watch(config: WatchConfig, world: World | None = None) -> Path:
-    """Play both, write the video; returns its path. ``world``: one that is loaded already, instead
-    of ``config.world``."""
+    """Play both and write the video; returns its path.
+
+    world: a loaded world, instead of ``config.world``.
+    """
     folder = saved_folder(config.agent)
     name = config.world
     if name is None and folder is not None and (told := read_card(folder).world):
@@ -90,10 +91,10 @@ def watch(config: WatchConfig, world: World | None = None) -> Path:
 
 
 def video_frames(real: Played, dream: Played, scale: int) -> list[Array]:
-    """Both films, under one another's clock; the one that ends first stays at its last frame,
-    darkened.
+    """Return the frames of both films side by side, in sync.
 
-    Raises OutOfMemoryError where so many and so large frames do not fit.
+    The one that ends first keeps its last frame, darkened. Raises OutOfMemoryError if the frames do
+    not fit.
     """
     shown: list[Array] = []
     height, width = np.shape(real.frames[0])[:2]

@@ -1,5 +1,4 @@
-"""``worldsim worlds``: what is shipped, how large it is, what it was trained on and how good it
-is."""
+"""``worldsim worlds``: lists shipped worlds with their size, training data and results."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ MAIN_RESULTS = {
 
 @dataclass(frozen=True)
 class WorldsConfig:
-    """List the worlds that are shipped."""
+    """List the shipped worlds."""
 
     json: Path | None = None
     """Also write the list to this file."""
@@ -40,8 +39,10 @@ def worlds(config: WorldsConfig) -> None:
 
 
 def describe_worlds(folder: Path) -> list[dict[str, Any]]:
-    """One description for every world in ``folder``: name and megabytes, with its card's
-    ``summary``, ``trained_on`` and ``results``, or with what is wrong with it as ``error``.
+    """Return one description for every world in ``folder``.
+
+    It has the name, the size in megabytes, and the card's ``summary``, ``trained_on`` and
+    ``results``; or the problem as ``error``.
     """
     return [_describe(path.parent) for path in sorted(folder.glob("*/world.json"))]
 

@@ -1,1 +1,1 @@
-"""Recordings: episodes, the datasets that hold them on disk, and the recorder that fills them."""
+"""Recordings: episodes, datasets on disk, and the recorder."""

@@ -1,26 +1,26 @@
-"""Datasets on disk: a folder with ``dataset.json`` and shards of whole episodes, read by memory
-map.
+"""Datasets on disk: a folder with ``dataset.json`` and shards of whole episodes.
 
 A shard ``shard-00000.safetensors`` holds the frames of its episodes one after the other, n in all:
 
 | tensor | shape | |
 |---|---|---|
 | ``rgb`` | (n, h, w, 3) uint8 | |
-| ``act`` | (n, ...) int64 (Discrete) or float32 (Box) | ``act[i]`` leads from frame i to i + 1;
-zero for an episode's last frame | | ``rew``, ``term``, ``trunc`` | (n,) float32, bool, bool | of
-the transition that ``act[i]`` causes | | ``episode_start`` | (E + 1,) int64 | first frame of each
-episode, then n | | ``inverse_depth`` | (n, h, w) uint16 | only with geometry:
-``worldsim.camera.quantise_depth`` | | ``pose`` | (n, 4, 4) float32 | only with geometry:
-camera-to-world, OpenCV axes, metres | | ``intrinsics`` | (4,) float32 | only with geometry:
-``fx fy cx cy`` in pixels |
+| ``act`` | (n, ...) int64 or float32 | leads from frame i to i + 1; an episode's last is 0 |
+| ``rew``, ``term``, ``trunc`` | (n,) float32, bool, bool | of the transition after ``act[i]`` |
+| ``episode_start`` | (E + 1,) int64 | first frame of each episode, then n |
+| ``inverse_depth`` | (n, h, w) uint16 | code of :func:`worldsim.camera.quantise_depth` |
+| ``pose`` | (n, 4, 4) float32 | camera-to-world, OpenCV axes, metres |
+| ``intrinsics`` | (4,) float32 | ``fx fy cx cy`` in pixels |
 
-Its safetensors metadata names the format, its version and, as JSON, what is known of each episode.
-Shards and ``dataset.json`` appear under their names only when complete, so a reader may follow a
-recording that goes on.
+The last three exist only with geometry. ``act`` is int64 in a Discrete space and float32 in a Box.
 
-``dataset.json`` (version 2) holds the SHA-256 of every shard and a checksum of its own; version 1,
-without the latter, is read. A shard is compared with its checksum when its frames are first asked
-for, its actions, rewards and poses with what the index says.
+The shard's safetensors metadata names the format, its version and, as JSON, the info of each
+episode. Shards and ``dataset.json`` are renamed into place when they are complete, so a reader can
+follow a recording in progress.
+
+``dataset.json`` (version 2) holds the SHA-256 of every shard and a checksum of itself; version 1,
+without the latter, is accepted. A shard is compared with its checksum when its frames are first
+read; its actions, rewards and poses are compared with the index.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ MOST_PIXELS = 16_384
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """One line of ``dataset.json``'s ``shards``."""
+    """One entry of ``shards`` in ``dataset.json``."""
 
     file: Annotated[str, StringConstraints(pattern=r"^shard-\d{5,9}\.safetensors$")]
     """File name inside the dataset's folder."""
@@ -84,7 +84,7 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What holds for a whole dataset: ``dataset.json`` without its list of shards."""
+    """Properties of a whole dataset: ``dataset.json`` without its list of shards."""
 
     env_id: str
     """Gymnasium id of the environment, or a name of the user's own for other recordings."""
@@ -116,8 +116,10 @@ class DatasetInfo:
 
 
 class Shard(NamedTuple):
-    """A shard's tensors by name, as read-only memory maps (see the module), and what is known of
-    each episode."""
+    """The tensors of a shard by name, as read-only memory maps, and the info of each episode.
+
+    The module docstring lists the tensors.
+    """
 
     arrays: dict[str, Array]
     episodes: list[dict[str, Any]]
@@ -129,8 +131,10 @@ def shard_name(index: int) -> str:
 
 
 def write_shard(folder: Path, index: int, episodes: Sequence[Episode]) -> ShardInfo:
-    """Write episodes as shard ``index`` of a folder, atomically. Does not touch
-    ``dataset.json``."""
+    """Write episodes as shard ``index`` of a folder, atomically.
+
+    Does not change ``dataset.json``.
+    """
     if not episodes:
         raise InvalidInputError(f"Shard {index} of {folder}: a shard needs at least one episode.")
     for i, episode in enumerate(episodes):
@@ -155,8 +159,10 @@ def write_shard(folder: Path, index: int, episodes: Sequence[Episode]) -> ShardI
 
 
 def _sort_header(path: Path) -> None:
-    """Put a safetensors file's metadata in alphabetical order: its writer shuffles it, and equal
-    shards must be equal bytes."""
+    """Sort the metadata of a safetensors file alphabetically.
+
+    Its writer shuffles the metadata, and equal shards must be equal bytes.
+    """
     with open(path, "rb+") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -213,7 +219,7 @@ def read_index(folder: Path) -> tuple[DatasetInfo, tuple[ShardInfo, ...]]:
 
 
 def _check_info(info: DatasetInfo) -> None:
-    """Raise InvalidInputError or DamagedFileError for spaces and cameras that none are."""
+    """Raise InvalidInputError or DamagedFileError for invalid spaces and cameras."""
     shape = info.observation_space.get("shape")
     sides = shape if isinstance(shape, list) and len(shape) == 3 else [0]
     if not all(isinstance(n, int) and 1 <= n <= MOST_PIXELS for n in sides) or sides[-1] != 3:
@@ -230,10 +236,10 @@ def _check_info(info: DatasetInfo) -> None:
 
 
 def read_shard(path: Path, expected: ShardInfo | None = None) -> Shard:
-    """Map a shard into memory. Raises :class:`DamagedFileError` naming the file if it cannot be
-    used.
+    """Map a shard into memory.
 
-    The checksum is not computed here: ``EpisodeDataset.verify`` does that.
+    Raises :class:`DamagedFileError`, which names the file, if it cannot be used. Does not compute
+    the checksum: ``EpisodeDataset.verify`` does.
     """
     try:
         require_regular(inside(path.parent, path.name))
@@ -243,7 +249,7 @@ def read_shard(path: Path, expected: ShardInfo | None = None) -> Shard:
         # The torch framework hands out views of the memory map; the numpy one copies.
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name).numpy() for name in file.keys()}
     except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
         raise DamagedFileError(f"Shard {path} is damaged ({error}). {_REMEDY}") from None
     if metadata.get("format") != SHARD_FORMAT:
@@ -274,8 +280,7 @@ _REMEDY = (
 
 
 def _check_values(shard: Shard, info: DatasetInfo) -> None:
-    """Raise ValueError or InvalidInputError unless actions, rewards and cameras are such as the
-    dataset's index says."""
+    """Raise ValueError or InvalidInputError unless actions, rewards and cameras fit the index."""
     arrays = shard.arrays
     shape = tuple(info.observation_space["shape"])
     if arrays["rgb"].shape[1:] != shape or arrays["rgb"].dtype != np.uint8:
@@ -353,13 +358,14 @@ def _require_same_kind(first: Episode, other: Episode, name: str) -> None:
 
 
 class EpisodeDataset(Sequence[Episode]):
-    """A recorded dataset, read by memory map: a sequence of episodes, or of shards for those who
-    sample windows.
+    """A recorded dataset, read by memory map: a sequence of episodes, with access to its shards.
 
-    path: the folder. require_geometry: raise :class:`MissingGeometryError` if it has no poses and
-    depth. on_damaged: ``"raise"`` on the first shard that is missing or damaged, or ``"skip"`` it
-    with one warning. verify: compare a shard with its checksum before its frames are first used,
-    which reads all of it once.
+    path: the folder.
+    require_geometry: raise :class:`MissingGeometryError` if the dataset has no poses and depth.
+    on_damaged: ``"raise"`` on the first missing or damaged shard, or ``"skip"`` it with one
+        warning.
+    verify: compare a shard with its checksum before its frames are first used, which reads all of
+        it once.
     """
 
     def __init__(
@@ -391,8 +397,7 @@ class EpisodeDataset(Sequence[Episode]):
         self._index_shards(0)
 
     def refresh(self) -> int:
-        """Pick up shards that were finished since, by a recording that goes on. Returns how many
-        are new."""
+        """Add the shards that a recording in progress has finished since; returns how many."""
         info, shards = read_index(self.path)
         known = {s.file: s for s in self.shards}
         if any(known[s.file] != s for s in shards if s.file in known) or not set(known) <= {
@@ -412,25 +417,25 @@ class EpisodeDataset(Sequence[Episode]):
 
     @property
     def frames(self) -> int:
-        """Frames in all readable shards."""
+        """Number of frames in all readable shards."""
         return sum(self.shards[i].frames for i in self._readable)
 
     @property
     def readable(self) -> tuple[int, ...]:
-        """Indices of the shards that can be read: all, unless damaged ones are skipped."""
+        """Indices of the readable shards: all, unless damaged ones are skipped."""
         return tuple(self._readable)
 
     @property
     def damaged(self) -> tuple[str, ...]:
-        """Names of the files that were found missing or damaged and skipped."""
+        """Names of the missing or damaged files that were skipped."""
         return tuple(sorted(self._damaged))
 
     def load_shard(self, index: int) -> Shard:
-        """The tensors of shard ``index``, as read-only memory maps: slicing them reads only what
-        the slice covers.
+        """Return the tensors of shard ``index`` as read-only memory maps.
 
-        Compared with its checksum first, once; it stays open, so a second call costs nothing. A
-        damaged shard raises, also with ``on_damaged="skip"``.
+        Slicing them reads only what the slice covers. The first call compares the shard with its
+        checksum; it stays open, so later calls are free. A damaged shard raises, also with
+        ``on_damaged="skip"``.
         """
         shard = self._open_shard(index)
         if self.verifies and index not in self._verified:
@@ -444,7 +449,7 @@ class EpisodeDataset(Sequence[Episode]):
         return shard
 
     def _open_shard(self, index: int) -> Shard:
-        """Shard ``index``, its small tensors checked."""
+        """Return shard ``index`` with its small tensors checked."""
         if index not in self._open:
             entry = self.shards[index]
             shard = read_shard(self.path / entry.file, entry)
@@ -489,10 +494,10 @@ class EpisodeDataset(Sequence[Episode]):
         return (self[i] for i in range(len(self)))
 
     def verify(self) -> tuple[str, ...]:
-        """Compare every shard's SHA-256 with ``dataset.json``, reading all of it.
+        """Compare the SHA-256 of every shard with ``dataset.json``, which reads all data.
 
-        Raises :class:`DamagedFileError` naming all bad files, or returns their names with
-        ``on_damaged="skip"``.
+        Raises :class:`DamagedFileError`, which names all bad files; with ``on_damaged="skip"``,
+        returns their names instead.
         """
         bad = []
         for entry in self.shards:
@@ -538,12 +543,12 @@ class EpisodeDataset(Sequence[Episode]):
 
 
 class EpisodeWriter:
-    """Collects episodes into a new dataset, or more of them into one that :class:`EpisodeWriter`
-    made.
+    """Writes episodes into a new dataset, or appends to one that :class:`EpisodeWriter` made.
 
-    Use it as a context manager: the last, smaller shard is written on leaving. ``info``'s
-    ``geometry`` and ``intrinsics`` are taken from the first episode. frames_per_shard: a shard is
-    closed once it has this many.
+    Use it as a context manager: the last, smaller shard is written on exit. The first episode sets
+    ``geometry`` and ``intrinsics`` of ``info``.
+
+    frames_per_shard: a shard is closed once it has this many frames.
     """
 
     def __init__(self, path: str | Path, info: DatasetInfo, frames_per_shard: int = 8192) -> None:
@@ -564,7 +569,7 @@ class EpisodeWriter:
             self._first = EpisodeDataset(self.path)[0] if shards else None
 
     def add(self, episode: Episode) -> None:
-        """Take an episode; writes a shard once enough frames have gathered."""
+        """Add an episode; writes a shard once it has enough frames."""
         name = f"episode {len(self._pending) + sum(s.episodes for s in self.shards)}"
         validate_episode(episode, name)
         if list(episode.rgb.shape[1:]) != list(self.info.observation_space.get("shape", ())):
@@ -584,7 +589,7 @@ class EpisodeWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what has gathered as a shard of its own."""
+        """Write the collected episodes as a shard."""
         if not self._pending:
             return
         self.path.mkdir(parents=True, exist_ok=True)
@@ -608,8 +613,10 @@ class EpisodeWriter:
 
 
 def require_same_info(path: Path, known: DatasetInfo, wanted: DatasetInfo) -> None:
-    """Raise :class:`InvalidInputError` naming the first field in which a dataset differs from what
-    would be added to it."""
+    """Raise :class:`InvalidInputError` if a dataset's info differs from that of new episodes.
+
+    The error names the first field that differs.
+    """
     # Through JSON, so that tuples and lists compare as what they become on disk.
     old, new = (json.loads(json.dumps(asdict(x))) for x in (known, wanted))
     old_flat, new_flat = ({**x.pop("recording"), **x} for x in (old, new))

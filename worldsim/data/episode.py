@@ -1,8 +1,7 @@
-"""One recorded episode, and the checks that it is well formed and that its actions, frames and
-poses line up.
+"""A recorded episode, and checks that it is valid and that its actions, frames and poses line up.
 
-Off-by-one errors between actions, frames and poses are silent: training still converges, to a worse
-model. :func:`check_alignment` finds them from the data alone.
+Off-by-one errors between actions, frames and poses are silent: training converges to a worse model.
+:func:`check_alignment` detects them from the data alone.
 """
 
 from __future__ import annotations
@@ -46,15 +45,19 @@ MIN_STEPS = 60
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of t frames; ``act[i]`` leads from frame i to frame i + 1, so the last action is
-    padding (zeros).
+    """An episode of t frames; ``act[i]`` leads from frame i to frame i + 1.
 
-    rgb: (t, h, w, 3) uint8. act: (t,) int64 of a Discrete space or (t, ...) float32 of a Box.
-    rew: (t,) float32, term and trunc: (t,) bool, all of the transition that ``act[i]`` causes; the
-    last is padding. inverse_depth: (t, h, w) uint16 code (``worldsim.camera.quantise_depth``).
-    pose: (t, 4, 4) float32 camera-to-world, OpenCV axes, metres. intrinsics: (4,) float32
-    ``fx fy cx cy`` in pixels. These three are all there or all None. info: what is known of the
-    episode, JSON values only, such as ``seed``, ``map``, ``split``.
+    The last action is padding (zeros).
+
+    rgb: (t, h, w, 3) uint8.
+    act: (t,) int64 of a Discrete space or (t, ...) float32 of a Box.
+    rew, term, trunc: (t,) float32, bool, bool, of the transition that ``act[i]`` causes; the last
+        is padding.
+    inverse_depth: (t, h, w) uint16 code (``worldsim.camera.quantise_depth``).
+    pose: (t, 4, 4) float32 camera-to-world, OpenCV axes, metres.
+    intrinsics: (4,) float32 ``fx fy cx cy`` in pixels. ``inverse_depth``, ``pose`` and
+        ``intrinsics`` are all present or all None.
+    info: JSON values about the episode, such as ``seed``, ``map``, ``split``.
     """
 
     rgb: Array
@@ -72,19 +75,22 @@ class Episode:
 
     @property
     def has_geometry(self) -> bool:
-        """Whether depth, poses and intrinsics are there."""
+        """Whether the episode has depth, poses and intrinsics."""
         return self.pose is not None
 
 
 @dataclass(frozen=True)
 class AlignmentReport:
-    """What :func:`measure_alignment` found.
+    """The result of :func:`measure_alignment`.
 
     action_gain: {lag: largest share of a motion component's variance that the action at this lag
-    adds to all earlier ones}. depth_error: {shift: mean |log depth ratio| when depths are paired
-    with poses ``shift`` frames later}. rgb_error: {shift: mean absolute colour error, 0 to 255,
-    when frames are paired with geometry ``shift`` frames later}. problems: one sentence for each
-    misalignment found. undecided: checks for which the data says too little.
+        adds to all earlier ones}.
+    depth_error: {shift: mean |log depth ratio| when depths are paired with poses ``shift`` frames
+        later}.
+    rgb_error: {shift: mean absolute colour error, 0 to 255, when frames are paired with geometry
+        ``shift`` frames later}.
+    problems: one sentence for each misalignment.
+    undecided: checks for which the data is insufficient.
     """
 
     action_gain: dict[int, float]
@@ -95,8 +101,10 @@ class AlignmentReport:
 
 
 def validate_episode(episode: Episode, name: str = "episode") -> None:
-    """Raise :class:`InvalidInputError`, naming the field and the value, unless ``episode`` is as
-    :class:`Episode` says."""
+    """Raise :class:`InvalidInputError` unless ``episode`` satisfies :class:`Episode`.
+
+    The error names the field and the value.
+    """
     rgb = episode.rgb
     if (
         not isinstance(rgb, np.ndarray)
@@ -189,12 +197,13 @@ def _describe(value: Any) -> str:
 
 
 def check_alignment(episodes: Episode | Iterable[Episode]) -> AlignmentReport:
-    """Raise :class:`InvalidInputError` if actions, frames, depths and poses are shifted against one
-    another.
+    """Raise :class:`InvalidInputError` if actions, frames, depths and poses are shifted.
 
-    episodes: one, several, or an ``EpisodeDataset``; a few hundred steps with varied actions are
-    enough. What the data is too short or too still to tell is not an error: see ``undecided`` in
-    the report that is returned.
+    episodes: one, several, or an ``EpisodeDataset``; a few hundred steps with varied actions
+        suffice.
+
+    Checks for which the data is too short or too still do not raise: the returned report lists them
+    under ``undecided``.
     """
     report = measure_alignment(episodes)
     if report.problems:
@@ -205,18 +214,17 @@ def check_alignment(episodes: Episode | Iterable[Episode]) -> AlignmentReport:
 def measure_alignment(
     episodes: Episode | Iterable[Episode], max_episodes: int = 16
 ) -> AlignmentReport:
-    """How well actions, frames, depths and poses line up, against the same data shifted by one.
+    """Measure how well actions, frames, depths and poses line up, compared to shifted data.
 
-    Three independent questions, so that a shift of any one of the four is found:
+    Three independent checks detect a shift of any one of the four:
 
-    - Actions: a motion may depend on earlier actions (momentum) and never on later ones. The last
-    action that explains
-      anything which the actions before it do not must be ``act[t]`` for the motion from frame t to
-      t + 1.
+    - Actions: a motion may depend on earlier actions (momentum) but never on later ones. The last
+      action that explains something that the actions before it do not must be ``act[t]`` for the
+      motion from frame t to t + 1.
     - Depth against pose: points of frame t + 1 must have in frame t the depth recorded there.
     - Frames against geometry: the same points must have in frame t the colour recorded there.
 
-    Without poses, the motion is estimated from the images. Looks at the first ``max_episodes``
+    Without poses, the motion is estimated from the images. Uses the first ``max_episodes``
     episodes.
     """
     chosen = (
@@ -280,10 +288,10 @@ def _check_actions(
 
 
 def _clearly_early(gains: Array, floor: float, poses: bool) -> bool:
-    """Whether earlier actions explain what the present one does not.
+    """Return whether earlier actions explain what the present one does not.
 
     Motion that is estimated from images is coarse, and momentum looks like a delay in it: then the
-    action just before must stand out.
+    previous action must stand out.
     """
     return bool(
         gains[: LAGS.index(0)].max() > floor if poses else gains[LAGS.index(-1)].max() > 3.0 * floor
@@ -291,8 +299,10 @@ def _clearly_early(gains: Array, floor: float, poses: bool) -> bool:
 
 
 def _explained_gains(motion: Array, lagged: Array) -> Array:
-    """(lags, components) share of each component's variance that each lag adds to all lags before
-    it. Least squares."""
+    """Return the share of each component's variance that each lag adds to the lags before it.
+
+    By least squares; (lags, components).
+    """
     spread = motion.std(0)
     # A component that does not move, such as height on a flat floor, explains nothing.
     motion = motion[:, spread > max(1e-4, 1e-3 * float(spread.max()))]
@@ -308,7 +318,7 @@ def _explained_gains(motion: Array, lagged: Array) -> Array:
 
 
 def _action_features(act: Array, categories: Array | None) -> Array:
-    """(n, k) float64: one-hot for discrete actions, values and squares for continuous ones."""
+    """Return features (n, k) float64: one-hot if discrete, else values and squares."""
     if categories is not None:
         return (act.reshape(len(act), -1)[:, :1] == categories).astype(np.float64)
     flat = act.reshape(len(act), -1).astype(np.float64)
@@ -321,8 +331,10 @@ def _pose_motion(episode: Episode) -> Array:
 
 
 def _image_motion(rgb: Array) -> Array:
-    """(t - 1, 4) estimated motion of the picture: right, down, zoom (least squares on brightness)
-    and amount of change."""
+    """Estimate the motion of the picture: right, down, zoom and amount of change.
+
+    By least squares on brightness; (t - 1, 4).
+    """
     grey = rgb.astype(np.float64).mean(-1)
     t, height, width = grey.shape
     # Coarse cells: the linearised brightness equation holds only for shifts of about one cell.
@@ -375,7 +387,7 @@ def _check_frames(
 
 
 def _mean_errors(errors: dict[int, list[float]]) -> dict[int, float]:
-    """Mean per shift over the pairs that all shifts can judge; empty if these are too few."""
+    """Return the mean per shift over pairs that all shifts can judge; empty if they are too few."""
     table = np.array([errors[s] for s in FRAME_SHIFTS])
     table = table[:, np.isfinite(table).all(0)]
     if table.shape[1] < MIN_PAIRS:
@@ -384,8 +396,10 @@ def _mean_errors(errors: dict[int, list[float]]) -> dict[int, float]:
 
 
 def _telling_pairs(episode: Episode, limit: int) -> list[int]:
-    """Times t whose motion to t + 1 differs from the one before or after it: where motions repeat,
-    shifts do not show."""
+    """Return the times t whose motion to t + 1 differs from the motion before or after.
+
+    Where motions repeat, a shift has no effect.
+    """
     motion = _pose_motion(episode)
     change = np.diff(motion, axis=0)
     differs = (np.linalg.norm(change[:, :3], axis=1) > MOVED_METRES) | (
@@ -412,8 +426,10 @@ def _depth(episode: Episode, t: int) -> torch.Tensor:
 def _reproject(
     episode: Episode, depth_of: int, pose_of: int, pose_to: int
 ) -> tuple[Array, Array, Array]:
-    """Flat indices of the pixels that see something finite, where they fall in the other frame, and
-    their depth there."""
+    """Project the pixels with finite depth into another frame.
+
+    Returns their flat indices, where they fall in the other frame, and their depth there.
+    """
     depth = _depth(episode, depth_of)
     points = unproject(depth, _camera(episode, pose_of)).reshape(1, -1, 3)
     u, v, z = (
@@ -436,8 +452,11 @@ def _reproject(
 
 
 def _depth_error(episode: Episode, t: int, shift: int) -> float:
-    """Mean |log ratio| of the depth of frame t + 1's points in frame t and the depth recorded
-    there; nan if none fall in it."""
+    """Return the error of the depth that frame t + 1 predicts for frame t.
+
+    It is the mean |log ratio| to the recorded depth, NaN if no point of frame t + 1 falls into
+    frame t.
+    """
     _, target, z = _reproject(episode, t + 1, t + 1 + shift, t + shift)
     recorded = _depth(episode, t).numpy().ravel()[target]
     finite = np.isfinite(recorded)
@@ -448,8 +467,10 @@ def _depth_error(episode: Episode, t: int, shift: int) -> float:
 
 
 def _rgb_error(episode: Episode, t: int, shift: int) -> float:
-    """Mean absolute colour difference (0 to 255) between frame t + 1's pixels and those of frame t
-    which they fall on."""
+    """Return the mean absolute colour difference between pixels of frame t + 1 and of frame t.
+
+    In [0, 255]; pixels are paired by reprojection.
+    """
     pixels, target, _ = _reproject(episode, t + 1 + shift, t + 1 + shift, t + shift)
     if len(pixels) == 0:
         return float("nan")

@@ -1,5 +1,4 @@
-"""Recordings from and to Minari, Farama's format for offline reinforcement learning data
-(https://minari.farama.org)."""
+"""Import from and export to Minari, Farama's format for offline RL (https://minari.farama.org)."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ GEOMETRY = ("inverse_depth", "pose", "intrinsics")
 
 @dataclass(frozen=True)
 class ExportMinariConfig:
-    """Copy a recording into the local Minari datasets (``MINARI_DATASETS_PATH``), losslessly."""
+    """Copy a recording to the local Minari datasets (``MINARI_DATASETS_PATH``), losslessly."""
 
     data: Path
     """Folder of the recording."""
@@ -54,7 +53,7 @@ class ExportMinariConfig:
 
 @dataclass(frozen=True)
 class ImportMinariConfig:
-    """Copy a local Minari dataset of images into a recording that can be trained on."""
+    """Copy a local Minari dataset of images to a recording for training."""
 
     name: str
     """Id of the Minari dataset; ``minari download NAME`` fetches public ones."""
@@ -72,15 +71,15 @@ class ImportMinariConfig:
 
 
 def export_minari(config: ExportMinariConfig) -> Any:
-    """Export; returns the Minari dataset. Observations, actions, rewards, terminations and
-    truncations come back bit for bit.
+    """Export a recording; returns the Minari dataset.
 
-    The dataset names its environment (``env_spec``), so that Minari's ``recover_environment`` makes
-    it again. Where it cannot, a warning says why: the environment is not one that a file may name
-    (:func:`worldsim.world.twin.check_twin`), is not installed, or was wrapped in functions, which
-    Minari cannot store.
+    Observations, actions, rewards, terminations and truncations are stored without loss. The
+    dataset names its environment (``env_spec``), so that Minari's ``recover_environment`` can
+    create it. A warning says why where this is impossible: a file may not name the environment
+    (:func:`worldsim.world.twin.check_twin`), it is not installed, or it was wrapped in functions,
+    which Minari cannot store.
 
-    Raises NotFoundError, InvalidInputError (a bad or taken name), MissingDependencyError.
+    Raises NotFoundError, InvalidInputError (an invalid or taken name), MissingDependencyError.
     """
     minari, buffers = _minari()
     dataset = EpisodeDataset(config.data)
@@ -128,8 +127,10 @@ def export_minari(config: ExportMinariConfig) -> Any:
 
 
 def _spec_metadata(info: DatasetInfo, config: ExportMinariConfig) -> dict[str, str]:
-    """What Minari keeps of the environment: ``env_spec``, or nothing, with a warning that says
-    why."""
+    """Return Minari's metadata of the environment.
+
+    It is ``env_spec``, or empty with a warning that says why.
+    """
     try:
         return {"env_spec": _spec_of(info, config.data).to_json()}
     except (WorldsimError, gym.error.Error, ImportError, TypeError, ValueError) as error:
@@ -143,7 +144,7 @@ def _spec_metadata(info: DatasetInfo, config: ExportMinariConfig) -> dict[str, s
 
 
 def _spec_of(info: DatasetInfo, source: Path) -> Any:
-    """The spec of the environment that was recorded, as ``gymnasium.make`` takes it."""
+    """Return the spec of the recorded environment, as ``gymnasium.make`` takes it."""
     env_id = check_twin(info.env_id, info.env_kwargs, source)
     if info.pixels:
         # The wrappers are in the spec of an environment that wears them.
@@ -160,10 +161,10 @@ def _spec_of(info: DatasetInfo, source: Path) -> Any:
 
 
 def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
-    """Import; returns the recording. What :func:`export_minari` wrote comes back as it was.
+    """Import a Minari dataset; returns the recording.
 
-    Rewards are kept in float32. Raises NotFoundError, InvalidInputError (no images, actions that
-    cannot be trained on, a folder in use), MissingDependencyError.
+    Restores exactly what :func:`export_minari` wrote. Rewards are float32. Raises NotFoundError,
+    InvalidInputError (no images, unsupported actions, a folder in use), MissingDependencyError.
     """
     minari, _ = _minari()
     if (config.out / INDEX_FILE).exists():
@@ -208,8 +209,10 @@ def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
 
 
 def _require_own_data(path: Path) -> None:
-    """Raise DamagedFileError if an HDF5 file takes data from other files: by links, external
-    storage or virtual datasets."""
+    """Raise DamagedFileError if an HDF5 file refers to other files.
+
+    It can do so by links, external storage and virtual datasets.
+    """
     import h5py
 
     def check(group: Any) -> None:
@@ -238,7 +241,7 @@ def _require_own_data(path: Path) -> None:
 
 
 def _own(told: Any, name: str) -> DatasetInfo:
-    """What :func:`export_minari` wrote of a recording."""
+    """Return the metadata of a recording that :func:`export_minari` wrote."""
     try:
         return from_json(DatasetInfo, json.loads(told))
     except (InvalidInputError, TypeError, ValueError, RecursionError) as error:

@@ -1,8 +1,7 @@
-"""Playing an environment for a recording: the settings, and who turns seeds into episodes.
+"""Plays an environment for a recording: its settings, and the player of episodes.
 
-What an episode shows depends on the settings, the seed, the shard's number and the episode's number
-in it, and on nothing else: neither on the process that plays it nor on what that process played
-before.
+An episode depends on the settings, the seed, the shard's number and its own number in the shard,
+and on nothing else: not on the process that plays it, nor on what that process played before.
 """
 
 from __future__ import annotations
@@ -121,18 +120,20 @@ class RecordConfig:
 
     @property
     def shard_frames(self) -> int:
-        """Frames after which a shard is closed: a small recording is one small shard."""
+        """Number of frames after which a shard is closed: a small recording is one small shard."""
         return min(self.frames, self.frames_per_shard)
 
     @property
     def shards(self) -> int:
-        """How many shards the recording has."""
+        """Number of shards of the recording."""
         return -(-self.frames // self.shard_frames)
 
 
 class Player:
-    """One environment and one policy, playing the episodes of any shard. config: as given to
-    :func:`record`."""
+    """Plays the episodes of any shard with one environment and one policy.
+
+    config: the config that :func:`record` received.
+    """
 
     def __init__(self, config: RecordConfig) -> None:
         self.config = config
@@ -159,7 +160,10 @@ class Player:
         return make_policy(self.config.policy, env.action_space)
 
     def describe(self) -> DatasetInfo:
-        """What ``dataset.json`` says of the whole recording; resets the environment once."""
+        """Return the recording's properties for ``dataset.json``.
+
+        Resets the environment once.
+        """
         return self.engine.play(self._describe)
 
     def _describe(self, env: gym.Env[Any, Any]) -> DatasetInfo:
@@ -194,8 +198,12 @@ class Player:
     def shard(
         self, index: int, count: Callable[[int], None] = lambda frames: None
     ) -> tuple[list[Episode], int]:
-        """The episodes of shard ``index`` and how many were dropped as too short. count: told how
-        many frames there are so far."""
+        """Play the episodes of shard ``index``.
+
+        Returns them and how many were dropped as too short.
+
+        count: called with the number of frames so far.
+        """
         episodes: list[Episode] = []
         frames = dropped = in_a_row = 0
         episode = None
@@ -223,8 +231,10 @@ class Player:
     def _survived_episode(
         self, shard: int, attempt: int, options: dict[str, str]
     ) -> Episode | None:
-        """One episode, or None where the engine breaks down at it however often it is played: that
-        costs it, not the recording."""
+        """Play one episode; returns None if the engine fails at every attempt.
+
+        The recording loses that episode and continues.
+        """
         try:
             return self.engine.play(lambda env: self._episode(env, shard, attempt, options))
         except EngineError as error:
@@ -271,7 +281,7 @@ class Player:
         )
 
     def _options(self, attempt: int, before: Episode | None) -> dict[str, str]:
-        """Reset options: the user's, or the map of the episode before while its turn lasts."""
+        """Return the user's reset options, or the previous map until its turn ends."""
         options = dict(self.config.reset_options)
         if (
             before is None
@@ -327,8 +337,10 @@ def _map_of(episode: Episode | None) -> str:
 
 
 def agent_files(policy: str) -> dict[str, str]:
-    """SHA-256 of a saved agent's files: an agent that was trained on since is another policy, and
-    goes into another dataset."""
+    """Return the SHA-256 checksums of a saved agent's files.
+
+    An agent that was trained further is another policy, and records into another dataset.
+    """
     folder = saved_folder(policy)
     if folder is None:
         return {}
@@ -339,7 +351,7 @@ def agent_files(policy: str) -> dict[str, str]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of what a recording's content depends on."""
+    """Return the versions of the packages that affect a recording's content."""
     versions = {"python": platform.python_version(), "worldsim": __version__}
     for package in ("gymnasium", "numpy", "torch", "vizdoom"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

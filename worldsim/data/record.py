@@ -1,8 +1,8 @@
-"""Recording: play an environment in many processes and keep what it shows as a dataset.
+"""Records datasets: plays an environment in many processes and stores the episodes.
 
 The content of a shard depends on the settings, the seed and the shard's number only, never on which
-process plays it or when. So an interrupted recording, run again, ends up the same bit for bit as
-one that ran through.
+process plays it or when. An interrupted recording that is resumed therefore equals, bit for bit,
+one that was not interrupted.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ __all__ = ["RecordConfig", "record"]
 
 @dataclass(frozen=True)
 class ShardResult:
-    """What a worker hands back: the finished shard, whether it was there already, and how many
-    episodes it dropped."""
+    """The result of a worker.
+
+    It has the finished shard, whether it existed before, and how many episodes were dropped.
+    """
 
     shard: ShardInfo
     kept: bool
@@ -52,13 +54,11 @@ class ShardResult:
 
 
 def record(config: RecordConfig) -> EpisodeDataset:
-    """Record until ``config.frames`` frames are on disk, or go on with a recording that was
-    interrupted.
+    """Record until ``config.frames`` frames are on disk; resumes an interrupted recording.
 
-    Shards that are there and whole are kept; missing and damaged ones are recorded. Ctrl-C leaves a
-    readable dataset. Nothing is written before the environment has been made and reset once. Raises
-    StorageError where the disk is full or read-only, EngineError where the environment breaks down
-    at once.
+    Valid shards are kept; missing and damaged ones are recorded. Ctrl-C leaves a readable dataset.
+    Nothing is written before the environment has been created and reset once. Raises StorageError
+    if the disk is full or read-only, and EngineError if the environment fails at once.
     """
     count = min(config.workers, config.shards)
     with (
@@ -130,8 +130,10 @@ def _finish_shard(
 
 @contextlib.contextmanager
 def _only_recorder(out: Path) -> Iterator[None]:
-    """Hold the folder's lock, which the system releases however the process ends. Without effect
-    where there is no fcntl."""
+    """Hold the folder's lock, which the system releases when the process ends.
+
+    Has no effect where ``fcntl`` does not exist.
+    """
     try:
         import fcntl
     except ImportError:

@@ -1,4 +1,4 @@
-"""Start scenes out of a recording: where its episodes begin, dreams can begin."""
+"""Start scenes from a recording: dreams can begin where its episodes begin."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from worldsim.world.scene_files import save_scene
 
 
 def first_frames(datasets: Sequence[EpisodeDataset], count: int) -> Iterator[SceneStart]:
-    """The first frames of up to ``count`` episodes, spread evenly over the recordings, each frame
-    once: ``start-1``, ``start-2``...
+    """Return the first frames of up to ``count`` episodes, as ``start-1``, ``start-2``, ...
 
-    A scene of one frame is what the environment's own reset gives: no past.
+    They are spread evenly over the recordings, without duplicates. A scene of one frame has no
+    past, like the environment's own reset.
     """
     seen: set[bytes] = set()
     total = sum(len(d) for d in datasets)
@@ -42,8 +42,7 @@ def first_frames(datasets: Sequence[EpisodeDataset], count: int) -> Iterator[Sce
 
 
 def write_starts(datasets: Sequence[EpisodeDataset], count: int, folder: Path) -> None:
-    """Save :func:`first_frames` as scenes in ``folder``, a sub-folder each. The folder appears when
-    all are there.
+    """Save :func:`first_frames` as scenes in sub-folders of ``folder``, atomically.
 
     Raises StorageError.
     """
@@ -62,8 +61,10 @@ def _episode(datasets: Sequence[EpisodeDataset], position: int) -> Episode:
 
 
 def scene_at(episode: Episode, frame: int, frames: int, name: str = "") -> SceneStart:
-    """The start that ends in frame ``frame`` of an episode: at most ``frames`` frames, fewer near
-    its beginning."""
+    """Return the start scene that ends at frame ``frame`` of an episode.
+
+    It has up to ``frames`` frames, fewer near the beginning of the episode.
+    """
     part = slice(max(0, frame + 1 - frames), frame + 1)
     depth, pose, intrinsics = episode.inverse_depth, episode.pose, episode.intrinsics
     if depth is None or pose is None or intrinsics is None:

@@ -1,8 +1,7 @@
-"""Attention of one or two new frames to cached ones at the same place, as one kernel: what a step
-of a world asks for.
+"""Attention of one or two new frames to cached ones at the same place, as one kernel.
 
-:meth:`worldsim.diffusion.network.Attention.few` is the reference; sums are taken in another order,
-so results differ by rounding. An engine on a GPU puts the kernel in the place of that method: see
+:meth:`worldsim.diffusion.network.Attention.few` is the reference; the kernel sums in another order,
+so results differ by rounding. An engine on a GPU replaces that method by the kernel: see
 :func:`worldsim.world.engine.prepare_network`.
 """
 
@@ -23,12 +22,15 @@ SHIFTED = 2048
 def attend_few(
     q: Tensor, k: Tensor, v: Tensor, past_k: Tensor, past_v: Tensor, time: Tensor, mask: Tensor
 ) -> Tensor:
-    """Rotated, masked attention across time. Needs Triton.
+    """Apply rotated, masked attention across time. Needs Triton.
 
-    q: (b, a, n, heads, d), of the last ``a`` of the new frames. k, v: (b, f, n, heads * d) of the
-    new frames, past_k, past_v: (b, p, n, heads * d) of cached ones; keys before rotation. time: (p
-    + f,). mask: (b or 1, a, p + f) bool, true where a frame is attended to; each attends to one at
-    least. heads and d are powers of two. Returns (b, a, n, heads * d) in the type of ``v``.
+    q: (b, a, n, heads, d), of the last ``a`` of the new frames.
+    k, v: (b, f, n, heads * d) of the new frames.
+    past_k, past_v: (b, p, n, heads * d) of cached frames; keys before rotation.
+    time: (p + f,).
+    mask: (b or 1, a, p + f) bool, True where a frame is attended to; each attends to at least one.
+
+    heads and d are powers of two. Returns (b, a, n, heads * d) in the type of ``v``.
     """
     b, asking, n, heads, d = q.shape
     q, k, v, past_k, past_v = (
@@ -73,7 +75,8 @@ def attend_few(
 def shift_(cache: Tensor, new: Tensor) -> None:
     """Drop the oldest cached frame and append ``new``, in place. Needs Triton.
 
-    cache: (b, layers, 2, p, n, d), contiguous. new: (b, layers, 2, 1, n, d).
+    cache: (b, layers, 2, p, n, d), contiguous.
+    new: (b, layers, 2, 1, n, d).
     """
     new = new if new[0, 0, 0, 0].is_contiguous() else new.contiguous()
     b, layers, _, cached, n, d = cache.shape

@@ -1,6 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, misc"
-"""The Triton kernel of :mod:`worldsim.diffusion.attention`: a program some heads at a place of an
-environment."""
+"""The Triton kernels of :mod:`worldsim.diffusion.attention`.
+
+A program computes some heads at one place of one environment.
+"""
 
 import triton
 import triton.language as tl
@@ -8,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def _both(old, new, before, here, cached, fresh):
-    """Features of cached and of new frames, one after another along time."""
+    """Concatenate features of cached and of new frames along time."""
     found = tl.load(old + before, mask=cached, other=0.0).to(tl.float32)
     return found + tl.load(new + here, mask=fresh, other=0.0).to(tl.float32)
 
@@ -47,13 +49,16 @@ def attend(
     times: tl.constexpr,
     scale: tl.constexpr,
 ):
-    """The newest ``asking`` of the new frames attend to cached and new ones; keys are rotated by
-    their times on the way.
+    """Attend from the newest ``asking`` of the new frames to cached and new ones.
 
-    query, key, value of the new frames and past_key, past_value of the cached ones: (row, frame,
-    token, width) by their strides. heads: of a program, of 2 * half features each. cosine, sine:
-    (cached + frames, half). mask: (row or 1, asking, cached + frames) bytes. times: a power of two,
-    at least cached + frames.
+    Keys are rotated by their times on the fly.
+
+    query, key, value: of the new frames, (row, frame, token, width) by their strides.
+    past_key, past_value: of the cached frames, likewise.
+    heads: heads per program, of 2 * half features each.
+    cosine, sine: (cached + frames, half).
+    mask: (row or 1, asking, cached + frames) bytes.
+    times: a power of two, at least cached + frames.
     """
     row, token = tl.program_id(1).to(tl.int64), tl.program_id(0)
     total: tl.constexpr = cached + frames
@@ -110,10 +115,12 @@ def shift(
     cached: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Each cached frame becomes the one after it, the last one ``new``, in place: a program a block
-    of a layer.
+    """Shift the cache by one frame in place and append ``new``.
 
-    cache: (row, layer, 2, cached, size) and new: (row, layer, 2, size), by their strides.
+    A program moves one block of one layer.
+
+    cache: (row, layer, 2, cached, size) by its strides.
+    new: (row, layer, 2, size) by its strides.
     """
     row, layer = tl.program_id(1).to(tl.int64), tl.program_id(2) // 2
     kind = tl.program_id(2) % 2

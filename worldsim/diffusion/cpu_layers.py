@@ -1,9 +1,8 @@
-"""The network's layers in forms of which inductor makes good code for CPUs: the same results up to
-rounding.
+"""Variants of the network's layers that inductor compiles well for CPUs.
 
-Measured with torch 2.13 on AVX-512: of a group norm in channels-last memory inductor sums up a
-group's few channels a pixel in vectors that are mostly empty, and through a pixel shuffle one
-number at a time.
+Results are the same up to rounding. Measured with torch 2.13 on AVX-512: for a group norm in
+channels-last memory, inductor sums a group's few channels per pixel in mostly empty vectors;
+through a pixel shuffle it moves one number at a time.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ LARGE = 2048
 
 
 class ChannelwiseGroupNorm(nn.Module):
-    """A group norm from sums over the pixels of each channel, which lie side by side in memory.
+    """Group norm from sums over the pixels of each channel, which are adjacent in memory.
 
-    Small matrix products take them together and give every channel its scale and shift: what they
-    write is kept, where inductor would compute it again at every pixel.
+    Small matrix products combine them and give every channel its scale and shift. Their results are
+    stored, where inductor would recompute them at every pixel.
     """
 
     def __init__(self, norm: nn.GroupNorm) -> None:
@@ -41,7 +40,7 @@ class ChannelwiseGroupNorm(nn.Module):
         self.shift: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """(m, c, h, w) to the same."""
+        """Normalise (m, c, h, w)."""
         pixels = x.shape[2] * x.shape[3]
         if pixels < LARGE:
             return F.group_norm(x, self.norm.num_groups, self.norm.weight, self.norm.bias, self.eps)
@@ -57,19 +56,23 @@ class ChannelwiseGroupNorm(nn.Module):
 
 
 class SigmoidGELU(nn.Module):
-    """GELU in its form with tanh, by the sigmoid that this is: inductor's tanh takes more than
-    twice as long."""
+    """GELU in its tanh form, computed with a sigmoid.
+
+    Inductor's tanh takes more than twice as long.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Apply to a tensor of any shape."""
         wide = x.float()
         inner = math.sqrt(8.0 / math.pi) * (wide + 0.044715 * wide * wide * wide)
         return (wide / (1.0 + torch.exp(-inner))).to(x.dtype)
 
 
 class ChannelsLastUpsampled(nn.Module):
-    """An :class:`Upsampled` whose outputs are ordered by pixel and then channel: shuffling them
-    moves whole pixels."""
+    """An :class:`Upsampled` whose outputs are ordered by pixel, then channel.
+
+    Shuffling them moves whole pixels.
+    """
 
     def __init__(self, up: Upsampled) -> None:
         super().__init__()
@@ -84,7 +87,7 @@ class ChannelsLastUpsampled(nn.Module):
         self.weight, self.bias = by_pixel(up.weight), by_pixel(up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(m, c, h, w) to (m, a, 2 h, 2 w)."""
+        """Map (m, c, h, w) to (m, a, 2 h, 2 w)."""
         m, _, h, w = x.shape
         y = F.conv2d(x, self.weight, self.bias).permute(0, 2, 3, 1)
         return (
@@ -96,7 +99,7 @@ class ChannelsLastUpsampled(nn.Module):
 
 
 def for_inductor(network: nn.Module) -> nn.Module:
-    """A copy of a network that is not trained any more, with these layers."""
+    """Return a copy of a network that is no longer trained, with these layers."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in list(module.named_children()):

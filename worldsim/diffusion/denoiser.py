@@ -1,5 +1,4 @@
-"""Noising and coding of frames: the same helpers in training and at use, so that the two cannot
-drift apart."""
+"""Noising and encoding of frames: the same helpers in training and in use."""
 
 from __future__ import annotations
 
@@ -11,13 +10,16 @@ from worldsim.state import Frame, LastFrames, MemoryView
 
 
 def rgb_to_channels(rgb: Tensor) -> Tensor:
-    """uint8 colours (any shape) to float32 in [-1, 1]."""
+    """Convert uint8 colours (any shape) to float32 in [-1, 1]."""
     return rgb.to(torch.float32) * (1.0 / 127.5) - 1.0
 
 
 def frame_to_channels(rgb: Tensor, inverse_depth: Tensor | None) -> Tensor:
-    """Frames to the network's channels in [-1, 1]: rgb (..., 3, h, w) uint8 and depth codes (...,
-    h, w) or None."""
+    """Convert frames to the network's channels in [-1, 1].
+
+    rgb: (..., 3, h, w) uint8.
+    inverse_depth: (..., h, w) codes, or None.
+    """
     colour = rgb_to_channels(rgb)
     if inverse_depth is None:
         return colour
@@ -25,8 +27,7 @@ def frame_to_channels(rgb: Tensor, inverse_depth: Tensor | None) -> Tensor:
 
 
 def channels_to_frame(x: Tensor, pose: Tensor | None) -> Frame:
-    """The frame that is emitted for predicted channels (b, c, h, w): uint8 colours and 16-bit
-    inverse depth."""
+    """Convert predicted channels (b, c, h, w) to uint8 colours and 16-bit inverse depth."""
     # One memory layout, whatever the network's was: filters round differently for another, and
     # snapshots must be exact.
     x = x.contiguous()
@@ -36,11 +37,11 @@ def channels_to_frame(x: Tensor, pose: Tensor | None) -> Frame:
 
 
 def view_to_channels(view: MemoryView) -> Tensor:
-    """A memory view to (b, 8, h, w) float32 channels, zeros in holes.
+    """Convert a memory view to (b, 8, h, w) float32 channels, zeros in holes.
 
-    rgb and the depth channel as in :func:`frame_to_channels` (the prediction is a residual on these
-    four), then the mask, the offset of the shown point in its pixel in (-1, 1), and the distance it
-    was seen from as a depth channel.
+    They are rgb and the depth channel as in :func:`frame_to_channels` (the prediction is a residual
+    on these four), the mask, the offset of the shown point in its pixel in (-1, 1), and the
+    distance from which it was seen as a depth channel.
     """
     mask = view.mask.unsqueeze(1).float()
     seen = frame_to_channels(view.rgb, view.inverse_depth)
@@ -50,8 +51,9 @@ def view_to_channels(view: MemoryView) -> Tensor:
 
 
 def last_frames_to_channels(last: LastFrames, channels: int) -> Tensor:
-    """The frames before to (b, k (channels + 1), h, w) float32, newest first: each and a mask,
-    zeros where there is none.
+    """Convert the previous k frames to (b, k (channels + 1), h, w) float32, newest first.
+
+    Each frame has a mask channel; missing frames are zeros.
 
     channels: 4 with depth, else 3.
     """
@@ -60,20 +62,29 @@ def last_frames_to_channels(last: LastFrames, channels: int) -> Tensor:
 
 
 def push_frame(newest: Tensor, before: Tensor) -> Tensor:
-    """Channels (b, c, h, w) of the newest frame in front of those of older ones, (b, k c, h, w), of
-    which the oldest goes."""
+    """Prepend the newest frame's channels and drop the oldest frame's.
+
+    newest: (b, c, h, w).
+    before: (b, k c, h, w), as is the result.
+    """
     return torch.cat([newest, before[:, : before.shape[1] - newest.shape[1]]], 1)
 
 
 def shown_last(x: Tensor, present: Tensor) -> Tensor:
-    """Frames (..., c, h, w) as those before others, (..., c + 1, h, w): a mask beside them, zeros
-    where not ``present`` (...)."""
+    """Append a mask channel to frames (..., c, h, w); zeros where not ``present`` (...).
+
+    Returns (..., c + 1, h, w), as later frames see them.
+    """
     mask = present[..., None, None, None].to(x.dtype)
     return torch.cat([x * mask, mask.expand_as(x[..., :1, :, :])], -3)
 
 
 def add_noise(x: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """Rectified flow (Liu et al. 2022): the straight line from data (sigma 0) to noise (sigma 1).
-    sigma: leading axes of x."""
+    """Add noise on the straight line from data (sigma 0) to noise (sigma 1).
+
+    Rectified flow (Liu et al. 2022).
+
+    sigma: noise levels in [0, 1], of the leading axes of x.
+    """
     sigma = sigma.reshape(*sigma.shape, *([1] * (x.dim() - sigma.dim())))
     return (1.0 - sigma) * x + sigma * noise

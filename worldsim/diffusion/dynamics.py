@@ -15,17 +15,26 @@ from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt, Le
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsim.camera import pluecker_rays
 from worldsim.diffusion.attention import shift_
-from worldsim.diffusion.denoiser import add_noise, frame_to_channels
+from worldsim.diffusion.denoiser import (
+    add_noise,
+    channels_to_frame,
+    frame_to_channels,
+    last_frames_to_channels,
+    view_to_channels,
+)
 from worldsim.diffusion.network import Condition, SpaceTimeTransformer
 from worldsim.diffusion.sampling import sample, schedule
+from worldsim.errors import InvalidInputError
+from worldsim.protocols import DynamicsSpec, Prediction, StepInputs
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.old_names import old_fields
+from worldsim.runtime.rng import Purpose, normal
 from worldsim.runtime.triton import usable
-from worldsim.state import Frame
+from worldsim.state import Frame, LastFrames, MemoryView
 
 MAX_STEPS = 1000
 """Most sampling steps a frame: more change nothing that can be seen."""
@@ -73,17 +82,15 @@ class Context:
     condition: Condition
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """x: (b, c, h, w) predicted channels in [-1, 1]. features: (b, d) of the predicted frame, for
-    heads."""
-
-    x: Tensor
-    features: Tensor
-
-
 class DiffusionDynamics:
-    """Implements :class:`worldsim.protocols.Dynamics` with a :class:`SpaceTimeTransformer`."""
+    """A :class:`worldsim.protocols.Dynamics` that samples frames with a
+    :class:`SpaceTimeTransformer`.
+
+    config: how frames are sampled. forward: runs the network where frames are denoised, for example
+    a compiled one; by default the network itself. in_place: whether the cache is shifted in place
+    on a GPU with Triton, for callers that own their contexts. uncertainty: whether each prediction
+    compares two draws, which costs one more denoised frame an inference step.
+    """
 
     def __init__(
         self,
@@ -91,22 +98,137 @@ class DiffusionDynamics:
         config: DynamicsConfig | None = None,
         forward: Callable[..., Any] | None = None,
         in_place: bool = False,
+        uncertainty: bool = False,
     ) -> None:
-        """forward: runs the network where frames are denoised, such as a compiled one; by default
-        the network itself. in_place: move the cache on within itself on a GPU with Triton: for one
-        who owns the contexts and looks at none again."""
-        self.network, self.in_place = network, in_place
+        self.network, self.in_place, self.uncertainty = network, in_place, uncertainty
         self.config = config or DynamicsConfig()
         self._forward = forward or network
         self._sigmas = schedule(self.config.num_inference_steps, self.config.shift)
 
-    def condition(self, act: Tensor, motion: Tensor, view: Tensor, intrinsics: Tensor) -> Condition:
-        """One frame's condition. act: (b, ...); motion: (b, 6); view: (b, v, h, w), the view's
-        channels; intrinsics: (b, 4)."""
-        network = self.network.config
-        rays = pluecker_rays(motion, intrinsics, network.height, network.width, self.network.patch)
+    @classmethod
+    def build(
+        cls, config: Any, load: Callable[[type[SpaceTimeTransformer]], SpaceTimeTransformer]
+    ) -> DiffusionDynamics:
+        """The dynamics of a world's folder. config: its :class:`worldsim.world.config.WorldConfig`.
+        load: reads the folder's network."""
+        return cls(load(SpaceTimeTransformer), config.dynamics)
+
+    @property
+    def spec(self) -> DynamicsSpec:
+        """Its frames and actions, as the network has them."""
+        n = self.network.config
+        return DynamicsSpec(
+            height=n.height,
+            width=n.width,
+            actions=n.actions,
+            action_dim=n.action_dim,
+            depth=n.channels == 4,
+            uses_memory=bool(n.view_channels) and not n.last_frames,
+            window=n.window,
+            features=n.dim,
+        )
+
+    @property
+    def module(self) -> SpaceTimeTransformer:
+        """The network."""
+        return self.network
+
+    @property
+    def num_inference_steps(self) -> int:
+        """Forward passes of the network a frame."""
+        return self.config.num_inference_steps
+
+    def with_network(
+        self, network: nn.Module, forward: Callable[..., Any] | None = None, in_place: bool = False
+    ) -> DiffusionDynamics:
+        """The same sampling with a copy of the network, see
+        :class:`worldsim.protocols.NetworkDynamics`."""
+        copied: Any = network
+        return DiffusionDynamics(copied, self.config, forward, in_place, self.uncertainty)
+
+    def with_config(self, config: DynamicsConfig) -> DiffusionDynamics:
+        """The same network, sampled otherwise."""
+        return DiffusionDynamics(self.network, config, uncertainty=self.uncertainty)
+
+    def with_uncertainty(self, wanted: bool) -> DiffusionDynamics:
+        """The same sampling, with uncertainties or without.
+
+        Raises InvalidInputError at temperature 0, where all draws of a frame are the same.
+        """
+        if wanted and self.config.temperature == 0.0:
+            raise InvalidInputError(
+                "at temperature 0 all draws of a frame are one: uncertainty needs a temperature "
+                "above 0"
+            )
+        return DiffusionDynamics(self.network, self.config, uncertainty=wanted)
+
+    def predict(self, context: Context, inputs: StepInputs) -> tuple[Prediction, Context]:
+        """Sample the next frame and commit it to the context."""
+        condition = self.condition_on(context, inputs)
+        x, features, context = self.sample(context, condition, self._noise(inputs, inputs.purpose))
+        uncertainty = None
+        if self.uncertainty:
+            other = self.redraw(context, condition, self._noise(inputs, Purpose.UNCERTAINTY))
+            uncertainty = colour_difference(x, other)
+        frame = channels_to_frame(x, inputs.pose)
+        context = self.commit(context, frame, condition, self._noise(inputs, Purpose.CONTEXT))
+        return Prediction(frame, features.float(), uncertainty), context
+
+    def observe(self, context: Context, inputs: StepInputs, frame: Frame) -> Context:
+        """Commit a given frame to the context."""
+        condition = self.condition_on(context, inputs)
+        noise = self._noise(inputs, Purpose.CONTEXT)
+        return self.commit(self.advance(context), frame, condition, noise)
+
+    def coverage(self, context: Context) -> Tensor:
+        """(b,) float32 share of the newest frame that the memory knew before that frame; zeros for
+        a network that does not look at the memory."""
+        view = context.condition.view[:, -1]
+        if not self.spec.uses_memory:
+            return torch.zeros(len(view), device=view.device)
+        return view[:, 4].mean((1, 2))
+
+    def acts(self, context: Context) -> Tensor:
+        """The actions in the context's condition."""
+        return context.condition.act
+
+    def _noise(self, inputs: StepInputs, purpose: Purpose) -> Tensor:
+        n = self.network.config
+        return normal(inputs.seed, inputs.step, purpose, (n.channels, n.height, n.width))
+
+    def condition_on(self, context: Context, inputs: StepInputs) -> Condition:
+        """The condition of the next frame: the memory's view, or the last frames for a network that
+        looks at those."""
+        view: MemoryView | LastFrames | None = inputs.view
+        if self.network.config.last_frames:
+            view = last_frames(inputs.last, context)
+        return self.condition(inputs.act, inputs.motion, view, inputs.intrinsics)
+
+    def condition(
+        self,
+        act: Tensor,
+        motion: Tensor,
+        view: MemoryView | LastFrames | Tensor | None,
+        intrinsics: Tensor,
+    ) -> Condition:
+        """One frame's condition.
+
+        act: (b, ...). motion: (b, 6). view: what the network looks at, or its channels (b, v, h,
+        w); None for a network that looks at neither memory nor last frames. intrinsics: (b, 4).
+        """
+        n = self.network.config
+        if isinstance(view, Tensor):
+            channels = view
+        elif isinstance(view, LastFrames):
+            channels = last_frames_to_channels(view, n.channels)
+        elif view is not None and n.view_channels:
+            channels = view_to_channels(view)
+        else:
+            shape = (len(act), max(n.view_channels, 1), n.height, n.width)
+            channels = torch.zeros(shape, device=act.device)
+        rays = pluecker_rays(motion, intrinsics, n.height, n.width, self.network.patch)
         return Condition(
-            act=act[:, None], motion=motion[:, None], rays=rays[:, None], view=view[:, None]
+            act=act[:, None], motion=motion[:, None], rays=rays[:, None], view=channels[:, None]
         )
 
     def empty(self, batch: int, device: Any) -> Context:
@@ -136,7 +258,7 @@ class DiffusionDynamics:
         )
 
     def cast_context(self, context: Context) -> Context:
-        """The context in the network's number format; itself if it is in it already."""
+        """The context in the network's number format, itself if it is in it already."""
         dtype = next(self.network.parameters()).dtype
         return (
             context
@@ -158,10 +280,11 @@ class DiffusionDynamics:
             context, x=add_noise(clean, noise, sigma), present=present, condition=condition
         )
 
-    def predict(
+    def sample(
         self, context: Context, condition: Condition, noise: Tensor
-    ) -> tuple[Prediction, Context]:
-        """The next frame under ``condition``, and the context with the pending frame in its cache.
+    ) -> tuple[Tensor, Tensor, Context]:
+        """The next frame's channels (b, c, h, w) in [-1, 1], its features (b, d) for heads, and the
+        context with the pending frame in its cache.
 
         noise: (b, c, h, w) standard normal. The same arguments give the same frame.
         """
@@ -179,10 +302,10 @@ class DiffusionDynamics:
             return out
 
         x = sample(denoise, self._scale(noise), self._sigmas)
-        return Prediction(x=x, features=state["features"]), state["context"]
+        return x, state["features"], state["context"]
 
     def redraw(self, context: Context, condition: Condition, noise: Tensor) -> Tensor:
-        """Another draw of the frame that :meth:`predict` gave, upon the context that it returned:
+        """Another draw of the frame that :meth:`sample` gave, upon the context that it returned:
         (b, c, h, w) channels."""
         return sample(
             lambda x, sigma: self._denoise(context, condition, x, sigma)[0],
@@ -256,3 +379,16 @@ class DiffusionDynamics:
         return dataclasses.replace(
             context, cache=cache, valid=valid, present=torch.zeros_like(context.present)
         )
+
+
+def last_frames(frame: Frame, context: Context) -> LastFrames:
+    """What a network that looks at the last frames sees next, after ``frame`` and what it saw
+    then."""
+    return LastFrames(frame, context.present, context.condition.view[:, -1])
+
+
+def colour_difference(one: Tensor, other: Tensor) -> Tensor:
+    """Root mean square difference of two frames' colours, (b, c, h, w) channels in [-1, 1] to (b,)
+    float32 in [0, 1]."""
+    colours = (x[:, :3].float().clamp(-1.0, 1.0) for x in (one, other))
+    return (next(colours) - next(colours)).square().mean((1, 2, 3)).sqrt() * 0.5

@@ -1,8 +1,7 @@
-"""What every trained part is: a diffusers model, saved, loaded and shared by diffusers' own code.
+"""Base class of trained modules: a diffusers model, saved and loaded by diffusers' own code.
 
-Importing diffusers' model classes imports torch's compiler as well, which takes longer than
-everything else that a first step needs together. Nothing here compiles, so the compiler is left to
-whoever uses it first.
+Importing diffusers' model classes also imports torch's compiler, which takes longer than everything
+else that a first step needs. Nothing here compiles, so the compiler is imported on first use.
 """
 
 from __future__ import annotations
@@ -25,8 +24,10 @@ COMPILER = "torch._dynamo"
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Imports inside find no ``torch._dynamo``, unless it is there already; afterwards, everything
-    finds it again."""
+    """Context in which imports do not find ``torch._dynamo``, unless it is already loaded.
+
+    After the context, imports find it again.
+    """
     if COMPILER in sys.modules or "diffusers.utils.torch_utils" in sys.modules:
         yield
         return
@@ -65,7 +66,7 @@ settings in a file may claim."""
 
 @functools.cache
 def _form(cls: Any) -> type[pydantic.BaseModel]:
-    """The arguments of a module's constructor as a pydantic model: names, types, defaults."""
+    """Return the arguments of a module's constructor as a pydantic model."""
     hints = get_type_hints(cls.__init__)
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     fields: dict[str, Any] = {
@@ -76,25 +77,26 @@ def _form(cls: Any) -> type[pydantic.BaseModel]:
 
 
 class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Base of the network and of the heads: ``config``, ``from_pretrained`` and ``save_pretrained``
-    are diffusers'."""
+    """Base of the network and of the heads.
+
+    ``config``, ``from_pretrained`` and ``save_pretrained`` are diffusers'.
+    """
 
     config: Any
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The arguments that it was made with, by name."""
+        """Return the constructor's arguments by name."""
         return {
             name: value for name, value in dict(self.config).items() if not name.startswith("_")
         }
 
     @classmethod
     def check_settings(cls, settings: Mapping[str, Any]) -> None:
-        """Raise InvalidInputError unless ``settings``, from a file, are arguments of this class, of
-        their types and of sane size.
+        """Raise InvalidInputError unless ``settings`` are valid arguments of this class.
 
-        Whole numbers lie in [0, 65,536] and lists have at most 64 entries: a file may not claim
-        more.
+        They come from a file. Checks types and sizes: integers lie in [0, 65,536], and lists have
+        at most 64 entries.
         """
         key: Any = cls
         try:
@@ -129,8 +131,10 @@ class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 )
 
     def to(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        """Move or cast the weights. diffusers' own looks for offloading first, whose import brings
-        the compiler back."""
+        """Move or cast the weights.
+
+        The method of diffusers checks for offloading first, which imports the compiler.
+        """
         if "diffusers.hooks.group_offloading" in sys.modules:
             return super().to(*args, **kwargs)
         return nn.Module.to(self, *args, **kwargs)

@@ -1,15 +1,15 @@
-"""The dynamics' network: a causal, factorised space-time transformer between convolutional pixel
-levels.
+"""The network of the dynamics: a causal space-time transformer between convolutional pixel levels.
 
-Spatial attention inside a frame, causal banded temporal attention across frames at the same place
-(Bertasius et al. 2021), an independent noise level for every frame (Diffusion Forcing, Chen et al.
-2024), x-prediction. The convolutional levels around the transformer (a U-Net's skip connections,
-Ronneberger et al. 2015) carry pixel detail from the memory view to the prediction, which tokens of
-one patch each are too narrow for.
+Attention is spatial inside a frame, and causal and banded across frames at the same place
+(Bertasius et al. 2021). Every frame has an independent noise level (Diffusion Forcing, Chen et al.
+2024); the network predicts x. The convolutional levels around the transformer (skip connections of
+a U-Net, Ronneberger et al. 2015) carry pixel detail from the memory view to the prediction, for
+which one token per patch is too narrow.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,14 +31,16 @@ VIEW_CHANNELS = 8
 
 @dataclass(frozen=True)
 class Condition:
-    """What a frame is conditioned on, fixed for the frame's life. Axes: ``b`` batch, ``f`` frames.
+    """The condition of a frame, fixed for the frame's life. Axes: ``b`` batch, ``f`` frames.
 
     act: (b, f) int64 for discrete actions or (b, f, n) float32 for continuous ones; the action that
-    led to the frame. motion: (b, f, 6) float32, the frame's camera in the previous frame's camera
-    (zeros without geometry). rays: (b, f, 6, h / patch, w / patch) float32 Pluecker rays in the
-    previous frame's camera. view: (b, f, 8, h, w) float32 channels of the memory view, zeros where
-    nothing is remembered; for networks that look at the k frames before instead (``last_frames``),
-    their channels and whether there are any, (b, f, k (c + 1), h, w), newest first.
+        led to the frame.
+    motion: (b, f, 6) float32, the frame's camera in the previous frame's camera (zeros without
+        geometry).
+    rays: (b, f, 6, h / patch, w / patch) float32 Pluecker rays in the previous frame's camera.
+    view: (b, f, 8, h, w) float32 channels of the memory view, zeros where the memory has no
+        coverage. For networks that see the k previous frames instead (``last_frames``): their
+        channels and masks, (b, f, k (c + 1), h, w), newest first.
     """
 
     act: Tensor
@@ -47,7 +49,7 @@ class Condition:
     view: Tensor
 
     def then(self, other: Condition) -> Condition:
-        """The conditions of these frames and of ``other``'s after them."""
+        """Return the conditions of these frames followed by those of ``other``."""
         return Condition(
             act=torch.cat([self.act, other.act], 1),
             motion=torch.cat([self.motion, other.motion], 1),
@@ -57,7 +59,7 @@ class Condition:
 
 
 def rotary_angles(time: Tensor, half: int) -> Tensor:
-    """By how much each feature pair is rotated at each time: (f,) to (f, half) float32."""
+    """Return the rotation of each feature pair at each time: (f,) to (f, half) float32."""
     frequency = torch.exp(
         -math.log(100.0) * torch.arange(half, device=time.device, dtype=torch.float32) / half
     )
@@ -83,11 +85,12 @@ def band_mask(frames: int, window: int, device: torch.device | str = "cpu") -> T
 def stream_mask(
     frames: int, window: int, targets: int = 1, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """(n, n) bool with n = (1 + targets) * frames, for one context stream and then target streams
-    of the same frames.
+    """Return the attention mask of a context stream and target streams of the same frames.
 
-    A target sees its predecessors' context copies and itself. It is what a step does at use: past
-    frames enter as committed context, the new frame is denoised on its own.
+    A target sees the context copies of its predecessors and itself. This matches a step in use:
+    past frames are committed context, and the new frame is denoised alone.
+
+    Returns (n, n) bool with n = (1 + targets) * frames.
     """
     t = torch.arange(frames, device=device)
     distance = t[:, None] - t[None, :]
@@ -100,9 +103,13 @@ def stream_mask(
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention among so few tokens (m, heads, n, d) that, on a CPU that learns, it is faster
-    written out: five times, measured forward and backward at 72 tokens in bfloat16. mask: (m, 1, n,
-    n) bool."""
+    """Attention among few tokens (m, heads, n, d), written out.
+
+    When training on a CPU this is faster than torch's: five times, measured forward and backward at
+    72 tokens in bfloat16.
+
+    mask: (m, 1, n, n) bool.
+    """
     if q.device.type != "cpu" or not q.requires_grad:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     score = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
@@ -110,20 +117,23 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
 
 def _zero(*layers: nn.Linear | nn.Conv2d) -> None:
-    """Start layers at zero, so that what they feed starts as if they were not there."""
+    """Set a layer's weights to zero, so that its residual branch starts as identity."""
     for layer in layers:
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
 
 
 class Upsampled(nn.Conv2d):
-    """A 1x1 convolution whose channels become the four pixels of each place: (m, c, h, w) to (m, a,
-    2 h, 2 w)."""
+    """A 1x1 convolution whose channels become the four pixels of each place.
+
+    (m, c, h, w) to (m, a, 2 h, 2 w).
+    """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, 4 * outputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (m, c, h, w) to (m, a, 2 h, 2 w)."""
         return F.pixel_shuffle(super().forward(x), 2)
 
 
@@ -140,6 +150,7 @@ class ResidualBlock(nn.Module):
         _zero(self.modulation, self.conv2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map (m, c, h, w) to the same shape. embedding: (m, d)."""
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, 1)
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.norm2(h) * (1 + scale) + shift
@@ -147,8 +158,10 @@ class ResidualBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention with RMS-normalised queries and keys (bf16 training diverges
-    without)."""
+    """Multi-head attention with RMS-normalised queries and keys.
+
+    Without the normalisation, training in bfloat16 diverges.
+    """
 
     kernel: Callable[..., Tensor] | None = None
     """In the place of :meth:`few`, if there is one."""
@@ -163,18 +176,21 @@ class Attention(nn.Module):
 
     @property
     def fits_kernel(self) -> bool:
-        """Whether :attr:`kernel` may be set: its heads and their features are powers of two."""
+        """Whether :attr:`kernel` may be set.
+
+        The number of heads and their features must be powers of two.
+        """
         return not any(
             size & (size - 1) for size in (self.heads, self.qkv.in_features // self.heads)
         )
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(..., n, d) to queries, keys and values (..., n, heads, d / heads)."""
+        """Return queries, keys and values (..., n, heads, d / heads) of x (..., n, d)."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(-3)
         return self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype), v
 
     def spatial(self, x: Tensor) -> Tensor:
-        """Full attention among a frame's tokens. x: (m, n, d)."""
+        """Apply full attention among a frame's tokens. x: (m, n, d)."""
         q, k, v = (a.transpose(1, 2) for a in self.project(x))
         return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
 
@@ -186,12 +202,15 @@ class Attention(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         outputs: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attention across frames at the same place; the output is that of the last ``outputs``
-        frames.
+        """Attend across frames at the same place.
 
-        x: (b, f, n, d). time: (p + f,) of the past and the new frames. mask: (b or 1, f, p + f)
-        bool. past: keys (before rotation) and values of p cached frames, each (b, p, n, d). Returns
-        the output and the new frames' keys and values.
+        x: (b, f, n, d).
+        time: (p + f,) of the past and the new frames.
+        mask: (b or 1, f, p + f) bool.
+        past: keys (before rotation) and values of p cached frames, each (b, p, n, d).
+        outputs: the output has the last ``outputs`` frames.
+
+        Returns the output and the new frames' keys and values.
         """
         b, f, n, d = x.shape
         q, k, v = self.project(x)
@@ -229,11 +248,14 @@ class Attention(nn.Module):
         time: Tensor,
         mask: Tensor,
     ) -> Tensor:
-        """Attention of one or two frames, written out: so small, attention kernels spend their time
-        on everything else.
+        """Attention of one or two frames, written out.
 
-        q: (b, f, n, heads, d); the other arguments as of
-        :func:`worldsim.diffusion.attention.attend_few`. Returns (b, f, n, heads * d).
+        At this size, attention kernels spend most of their time on overhead.
+
+        q: (b, f, n, heads, d); for the other arguments see
+            :func:`worldsim.diffusion.attention.attend_few`.
+
+        Returns (b, f, n, heads * d).
         """
         f = q.shape[1]
         k, v = torch.cat([past_k, k], 1), torch.cat([past_v, v], 1)
@@ -258,8 +280,10 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Spatial attention, temporal attention and a perceptron, each modulated by the frame's
-    embedding (adaLN-single)."""
+    """Spatial attention, temporal attention and a perceptron, modulated by the frame's embedding.
+
+    The modulation is adaLN-single.
+    """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float) -> None:
         super().__init__()
@@ -285,8 +309,11 @@ class Block(nn.Module):
         past: tuple[Tensor, Tensor] | None,
         outputs: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (b, f, n, d); modulation: (b, f, 8, d). Returns the last ``outputs`` frames, and all
-        frames' keys and values."""
+        """Return the last ``outputs`` frames, and the keys and values of all frames.
+
+        x: (b, f, n, d).
+        modulation: (b, f, 8, d).
+        """
         shift_s, scale_s, gate_s, shift_t, scale_t, shift_m, scale_m, gate_m = (
             modulation + self.table
         )[:, :, :, None].unbind(2)
@@ -306,9 +333,9 @@ class Block(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """One vector for a frame's tokens: the answer to a learned query, by multi-head attention.
+    """Pools a frame's tokens to one vector: multi-head attention from a learned query.
 
-    A mean gives each of n tokens 1 / n of the say; a query can look at the one that holds a small
+    A mean gives each of n tokens the weight 1 / n; a query can attend to the one that holds a small
     object.
     """
 
@@ -322,7 +349,7 @@ class AttentionPooling(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """tokens: (..., n, d) to (..., d)."""
+        """Pool tokens (..., n, d) to (..., d)."""
         keys, values = (
             self.key_value(self.norm(tokens)).unflatten(-1, (2, self.heads, -1)).unbind(-3)
         )
@@ -335,15 +362,19 @@ class SpaceTimeTransformer(Module):
     """Predicts clean frames from noisy ones, their conditions and earlier frames.
 
     height, width: frame size in pixels, divisible by the patch ``fold * 2 ** len(levels)``.
-    channels: 4 (rgb and depth channel) or 3. view_channels: of the memory view, 0 for a world
-    without memory. last_frames: the view is so many frames before, for worlds without memory: what
-    stays as it was need not pass through tokens, which are too few for it, and small things that
-    move are followed by convolutions. actions: number of discrete actions, or 0. action_dim: size
-    of a continuous action, or 0. dim, depth, heads, mlp_ratio: of the transformer. levels: channels
-    of the pixel levels, finest first. fold: pixels a side that share a place of the finest level,
-    as channels (space to depth): with 2, a quarter of the places, and most of the time saved.
-    window: frames that attention spans, the present one included. pooling: how tokens become the
-    features that heads read: ``mean``, or ``attention`` (:class:`AttentionPooling`).
+    channels: 4 (rgb and depth channel) or 3.
+    view_channels: channels of the memory view, 0 for a world without memory.
+    last_frames: for worlds without memory, the view holds this many previous frames, so static
+        content reaches the output through convolutional skips.
+    actions: number of discrete actions, or 0.
+    action_dim: size of a continuous action, or 0.
+    dim, depth, heads, mlp_ratio: sizes of the transformer.
+    levels: channels of the pixel levels, finest first.
+    fold: side length of the squares of pixels that the finest level stores as channels (space to
+        depth): 2 leaves a quarter of the places and saves most of the time.
+    window: number of frames that attention spans, the current one included.
+    pooling: how tokens become the features that heads read: ``mean``, or ``attention``
+        (:class:`AttentionPooling`).
     """
 
     config: Any
@@ -393,16 +424,13 @@ class SpaceTimeTransformer(Module):
         widths = (*levels, dim)
         self.encoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
         self.down = nn.ModuleList(
-            nn.Conv2d(a, b, 3, stride=2, padding=1)
-            for a, b in zip(widths[:-1], widths[1:], strict=True)
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in itertools.pairwise(widths)
         )
         self.rays = nn.Conv2d(6, dim, 1)
         self.position = nn.Parameter(torch.empty(1, 1, (height // patch) * (width // patch), dim))
         nn.init.normal_(self.position, std=0.02)
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
-        self.up = nn.ModuleList(
-            Upsampled(b, a) for a, b in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.up = nn.ModuleList(Upsampled(b, a) for a, b in itertools.pairwise(widths))
         self.decoder = nn.ModuleList(ResidualBlock(c, dim) for c in levels)
         self.out_norm = nn.GroupNorm(8, levels[0])
         self.out = nn.Conv2d(levels[0], fold**2 * channels, 3, padding=1)
@@ -415,12 +443,14 @@ class SpaceTimeTransformer(Module):
 
     @property
     def tokens(self) -> int:
-        """Tokens of a frame."""
+        """Number of tokens per frame."""
         return (self.config.height // self.patch) * (self.config.width // self.patch)
 
     def resize(self, height: int, width: int) -> SpaceTimeTransformer:
-        """The same weights for frames of another size, on the same device; the tokens' positions
-        are interpolated (bicubic)."""
+        """Return a network with the same weights for frames of another size, on the same device.
+
+        The positions of tokens are interpolated (bicubic).
+        """
         other = SpaceTimeTransformer(**(self.settings | {"height": height, "width": width})).to(
             self.position
         )
@@ -436,7 +466,7 @@ class SpaceTimeTransformer(Module):
         return other
 
     def embed(self, sigma: Tensor, condition: Condition) -> Tensor:
-        """(b, f, d) embedding of the noise level sigma (b, f), action and motion."""
+        """Return the embedding (b, f, d) of noise level (b, f), action and motion."""
         frequency = torch.exp(
             math.log(1000.0) * torch.arange(32, device=sigma.device, dtype=torch.float32) / 31
         )
@@ -459,12 +489,16 @@ class SpaceTimeTransformer(Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Denoise ``f`` frames.
 
-        x: (b, f, c, h, w) noisy frames in [-1, 1] before noise. sigma: (b, f) noise levels in [0,
-        1]. mask: (b or 1, f, p + f) bool, which past and new frames each new frame attends to.
-        time: (p + f,) frame times. past: (b, layers, 2, p, n, d) cached keys and values, or None (p
-        = 0). outputs: decode only the last ``outputs`` frames (context frames need no picture);
-        None decodes all. Returns the clean prediction (b, outputs, c, h, w), features (b, outputs,
-        d) and the new frames' keys and values (b, layers, 2, f, n, d).
+        x: (b, f, c, h, w) noisy frames, in [-1, 1] before noise.
+        sigma: (b, f) noise levels in [0, 1].
+        mask: (b or 1, f, p + f) bool, which past and new frames each new frame attends to.
+        time: (p + f,) frame times.
+        past: (b, layers, 2, p, n, d) cached keys and values, or None (p = 0).
+        outputs: decode only the last ``outputs`` frames (context frames need no picture); None
+            decodes all.
+
+        Returns the clean prediction (b, outputs, c, h, w), features (b, outputs, d) and the new
+        frames' keys and values (b, layers, 2, f, n, d).
         """
         b, f = x.shape[:2]
         outputs = f if outputs is None else outputs

@@ -1,5 +1,7 @@
-"""Eight-bit weights on disk: matrices and filters as int8 with a scale per output channel, the rest
-as float16."""
+"""Eight-bit storage of weights.
+
+Matrices and filters are int8 with a scale per output channel; the rest is float16.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from torch import Tensor
 
 
 def quantise_weights(weights: dict[str, Tensor], half: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Float tensors to int8 tensors plus ``NAME.scale`` (float16, per leading index); vectors
-    become float16.
+    """Quantise float tensors to int8 tensors and ``NAME.scale`` (float16, per leading index).
 
-    half: beginnings of names whose matrices become float16, too.
+    Vectors become float16.
+
+    half: prefixes of names whose matrices become float16, too.
     """
     packed: dict[str, Tensor] = {}
     for name, weight in weights.items():
@@ -29,15 +32,17 @@ def quantise_weights(weights: dict[str, Tensor], half: Sequence[str] = ()) -> di
 
 
 def _rounded_up(scale: Tensor) -> Tensor:
-    """The smallest positive float16 that is not below: codes then stay in range, and packing packed
-    weights changes nothing."""
+    """Return the smallest float16 that is positive and not below ``scale``.
+
+    Codes then stay in range, and quantising quantised weights changes nothing.
+    """
     half = scale.clamp(min=2.0**-24).to(torch.float16)
     # The bits of positive floats are ordered as the floats are.
     return torch.where(half.float() < scale, (half.view(torch.int16) + 1).view(torch.float16), half)
 
 
 def dequantise_weights(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of :func:`quantise_weights`, in float32."""
+    """Restore float32 weights from :func:`quantise_weights`."""
     weights: dict[str, Tensor] = {}
     for name, weight in packed.items():
         if _is_scale(name, packed):
@@ -51,8 +56,10 @@ def dequantise_weights(packed: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def stored_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """The shapes of the weights that :func:`quantise_weights` packed, from those of the packed
-    tensors."""
+    """Return the shapes of weights before :func:`quantise_weights`.
+
+    shapes: shapes of the packed tensors, by name.
+    """
     return {name: shape for name, shape in shapes.items() if not _is_scale(name, shapes)}
 
 

@@ -1,8 +1,8 @@
-"""Sampling: ``denoise(x, sigma) -> clean`` is the only thing a sampler knows of the network; the
-schedule is data."""
+"""Sampling: a sampler only calls ``denoise(x, sigma) -> clean``, and the noise schedule is data."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import cache
 
@@ -16,8 +16,10 @@ from worldsim.errors import InvalidInputError
 
 @cache
 def schedule(num_inference_steps: int, shift: float = 1.0) -> tuple[float, ...]:
-    """Noise levels of diffusers' flow-matching Euler schedule, from 1 down to 0:
-    ``num_inference_steps + 1`` values."""
+    """Return the noise levels of diffusers' flow-matching Euler schedule, from 1 down to 0.
+
+    Returns ``num_inference_steps + 1`` values.
+    """
     if num_inference_steps < 1:
         raise InvalidInputError(f"sampling steps must be at least 1, got {num_inference_steps}")
     scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
@@ -30,10 +32,13 @@ def schedule(num_inference_steps: int, shift: float = 1.0) -> tuple[float, ...]:
 def sample(
     denoise: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: tuple[float, ...]
 ) -> Tensor:
-    """Follow the flow from ``noise`` with Euler steps. ``denoise`` predicts the clean frame for x
-    at a noise level sigma."""
+    """Integrate the flow from ``noise`` with Euler steps.
+
+    denoise: predicts the clean frame for x at a noise level.
+    sigmas: noise levels in descending order.
+    """
     x = noise
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in itertools.pairwise(sigmas):
         clean = denoise(x, sigma)
         x = clean if following == 0.0 else clean + (following / sigma) * (x - clean)
     return x

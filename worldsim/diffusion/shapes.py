@@ -1,4 +1,4 @@
-"""Modules as shapes alone: what a file claims, before any memory is taken for it."""
+"""Modules without storage, to check the shapes that a file claims before allocating memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ _INITIALISERS = [name for name in dir(init) if name.endswith("_") and not name.s
 
 @contextlib.contextmanager
 def shapes_only() -> Iterator[None]:
-    """Modules that are made in here have weights without memory or values behind them (torch's
-    device ``meta``).
+    """Context in which new modules have weights without storage (torch's device ``meta``).
 
-    Initialisers do nothing meanwhile: drawing numbers for ``meta`` would import torch's compiler,
-    which takes seconds.
+    Initialisers do nothing: random numbers on ``meta`` would import torch's compiler, which takes
+    seconds.
     """
 
     def nothing(tensor: Tensor, *arguments: Any, **named: Any) -> Tensor:

@@ -1,2 +1,1 @@
-"""The evaluation protocol in parts: the frozen test set, what is measured on it, and the figures
-with their intervals."""
+"""The evaluation protocol: the frozen test set, measurements on it, and statistics."""

@@ -1,8 +1,7 @@
-"""``worldsim agreement``: whether policies that are better in the dream are better in the real
-twin.
+"""``worldsim agreement``: does the dream rank policies as the real twin does?
 
-Policies of different skill play the same seeds in both; the dream's episodes begin with the real
-ones' first frames.
+Policies of different skill play the same seeds in both; the dream's episodes begin with the first
+frames of the real ones.
 """
 
 from __future__ import annotations
@@ -55,8 +54,10 @@ class AgreementConfig(PlayConfig):
 
 
 def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, Any]:
-    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of
-    ``config.world``."""
+    """Measure, print and write the agreement; returns the results.
+
+    world: a loaded world, instead of ``config.world``.
+    """
     began = time.monotonic()
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     require_rewards(world)
@@ -113,11 +114,11 @@ def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, 
 
 
 def policies(config: AgreementConfig, space: gym.Space[Any]) -> list[PolicySpec]:
-    """The policies to compare, at least eight: agents with and without chance, ``random``,
-    ``persistent``, then single actions.
+    """Return the policies to compare, at least eight.
 
-    Without agents all single actions take part, the corners of a ``Box``; where they are few, with
-    some chance, too.
+    They are the agents with and without random actions, ``random``, ``persistent``, and single
+    actions. Without agents, all single actions take part (the corners of a ``Box``), and if there
+    are few of them, also mixed with random actions.
     """
     specs = [
         PolicySpec(agent, chance, trust=config.trust)
@@ -141,12 +142,13 @@ def policies(config: AgreementConfig, space: gym.Space[Any]) -> list[PolicySpec]
 
 
 def correlations(returns: Array, draws: int, seed: int) -> dict[str, Any]:
-    """Pearson's and Spearman's correlation of the policies' mean returns, and their 95% bootstrap
-    intervals.
+    """Return Pearson's and Spearman's correlation of the policies' mean returns, with intervals.
 
-    returns: (2, p, e) of dream and real twin, p policies, e episodes. Policies are resampled, and
-    the episodes of each: paired, since they share their starts. None where the returns of all
-    policies are the same.
+    The 95% intervals come from a bootstrap over policies and over the episodes of each. Episodes
+    are paired, since dream and real twin share their starts. None if all policies have the same
+    return.
+
+    returns: (2, p, e) of dream and real twin, p policies, e episodes.
     """
     _, p, e = returns.shape
     rng = np.random.default_rng(seed)
@@ -172,14 +174,14 @@ def correlations(returns: Array, draws: int, seed: int) -> dict[str, Any]:
 
 
 def pearson(means: Array) -> float:
-    """Correlation of two rows (2, p), nan where one is constant."""
+    """Return the correlation of two rows (2, p); NaN if one is constant."""
     if np.ptp(means, axis=1).min() == 0:
         return float("nan")
     return float(np.corrcoef(means)[0, 1])
 
 
 def spearman(means: Array) -> float:
-    """The same of their ranks; equal values share the mean of their ranks."""
+    """Return the correlation of the ranks of two rows; equal values share their mean rank."""
     ranks = []
     for row in means:
         _, place, count = np.unique(row, return_inverse=True, return_counts=True)
@@ -193,7 +195,7 @@ def _round(value: float) -> float | None:
 
 
 def explain(results: dict[str, Any]) -> str:
-    """The figures in plain words."""
+    """Return the results in words."""
     width = max(len(row["name"]) for row in results["policies"])
     lines = [f"{'':<{width}}{'real twin':>12}{'dream':>12}"]
     for row in sorted(results["policies"], key=lambda row: row["real_return_mean"]):

@@ -1,5 +1,4 @@
-"""``worldsim bench``: how fast a world is stepped, where the time goes, how near that is to what
-the device can do."""
+"""``worldsim bench``: steps per second of a world, where the time goes, and the device's limits."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ from worldsim.errors import (
     WorldsimError,
 )
 from worldsim.evaluation import stopwatch
-from worldsim.memory.none import NoMemory
+from worldsim.protocols import CountsPoints, remembers
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
@@ -68,7 +67,7 @@ print(json.dumps([imported - began, reset - imported, time.perf_counter() - rese
 @old_fields(steps="num_inference_steps")
 @dataclass(frozen=True)
 class BenchConfig:
-    """Measure how fast a world is stepped."""
+    """Measure how fast a world steps."""
 
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
@@ -111,11 +110,11 @@ class BenchConfig:
 
 
 def bench(config: BenchConfig) -> dict[str, Any]:
-    """Measure, print a table, and write the figures to ``config.json`` as they come; returns them.
+    """Measure, print a table, and write results to ``config.json`` as they come; returns them.
 
-    Raises NotFoundError for an unknown world, InvalidInputError for a device that is not there,
-    MissingGeometryError where a memory is asked for and there is none, OutOfMemoryError for a batch
-    that does not fit.
+    Raises NotFoundError for an unknown world, InvalidInputError for a device that is not available,
+    MissingGeometryError for a memory in a world that has none, OutOfMemoryError for a batch that
+    does not fit.
     """
     device = _device(config.device)
     if config.json is not None:
@@ -177,17 +176,15 @@ def _device(name: str | None) -> torch.device:
 
 
 def _with_and_without(world: World, memory: str) -> dict[bool, World]:
-    remembers = not isinstance(world.memory, NoMemory)
-    if memory == "on" and not remembers:
+    kept = remembers(world.memory)
+    if memory == "on" and not kept:
         raise MissingGeometryError("this world has no scene memory: leave out --memory")
-    worlds = {True: world} if remembers and memory != "off" else {}
-    return worlds | (
-        {False: world.without_memory() if remembers else world} if memory != "on" else {}
-    )
+    worlds = {True: world} if kept and memory != "off" else {}
+    return worlds | ({False: world.without_memory() if kept else world} if memory != "on" else {})
 
 
 class Start:
-    """Where time is taken: states at the end of a walk, and the actions that lead on."""
+    """The states at which steps are timed, at the end of a walk, and the actions that follow."""
 
     def __init__(self, world: World, config: BenchConfig) -> None:
         folder = None if world.folder is None else world.folder / "scenes"
@@ -217,7 +214,7 @@ class Start:
         # Drawn beforehand: choosing actions is no part of a step.
         count = config.walk + max(config.timed_steps, config.warmup)
         drawn = np.stack([[policy.act(None) for policy in self._policies] for _ in range(count)])
-        kind = torch.int64 if world.network.config.actions else torch.float32
+        kind = torch.int64 if world.spec.actions else torch.float32
         acts = torch.as_tensor(drawn, dtype=kind, device=world.device)
         state = world.initial(scenes, range(size))
         for act in acts[: config.walk]:
@@ -225,7 +222,7 @@ class Start:
         self.state, self.acts = state, acts[config.walk :]
 
     def batch(self, size: int, memory: bool = True) -> WorldState:
-        """``size`` environments, each with a seed of its own; their memory may be left away."""
+        """Return ``size`` environments with different seeds, with or without their memory."""
         index = torch.arange(size, device=self.world.device)
         state = self.state if memory else dataclasses.replace(self.state, memory=())
         return dataclasses.replace(
@@ -233,25 +230,23 @@ class Start:
         )
 
     def actions(self, size: int) -> Tensor:
-        """(n, size, ...) what the policies do next."""
+        """Return the next actions of the policies (n, size, ...)."""
         index = torch.arange(size, device=self.world.device) % self.acts.shape[1]
         return self.acts.index_select(1, index)
 
     def points(self, size: int) -> float | None:
-        """Slots of the memory that are in use in a batch, a mean over its environments; None where
-        a memory has no slots."""
-        count = getattr(self.world.memory, "count", None)
-        return (
-            None
-            if count is None
-            else float(
-                count(self.state.memory)[torch.arange(size) % len(self.state)].float().mean()
-            )
-        )
+        """Return the number of memory slots in use, a mean over the batch; None without slots."""
+        memory = self.world.memory
+        if not isinstance(memory, CountsPoints):
+            return None
+        count = memory.count(self.state.memory)
+        return float(count[torch.arange(size) % len(self.state)].float().mean())
 
     def bytes_needed(self, world: World) -> int:
-        """What one more environment in a batch needs, state and step, measured on this batch; at
-        least twice its state."""
+        """Return the bytes that one more environment in a batch needs for state and step.
+
+        Measured on this batch; at least twice the size of its state.
+        """
         size = len(self.state)
         before = torch.cuda.memory_allocated(world.device) if world.device.type == "cuda" else 0
         peak = stopwatch.PeakMemory(world.device)
@@ -278,7 +273,10 @@ def _check_fits(batch: int, need: int, device: torch.device) -> None:
 def _left_out(
     batch: int, last: dict[str, Any] | None, need: int, device: torch.device
 ) -> str | None:
-    """Why a batch is not measured where none was asked for; ``last`` is the result before it."""
+    """Return why a batch that was not requested is skipped.
+
+    last: the result before it.
+    """
     fits = _fitting(need, device)
     if batch > fits:
         return f"about {fits} environments fit in the memory of {device}"
@@ -292,8 +290,8 @@ def _left_out(
 def measure(
     world: World, start: Start, batch: int, config: BenchConfig, ceilings: dict[str, float]
 ) -> dict[str, Any]:
-    """The figures of one batch."""
-    device, memory = world.device, not isinstance(world.memory, NoMemory)
+    """Return the results of one batch."""
+    device, memory = world.device, remembers(world.memory)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     acts, peak = start.actions(batch), stopwatch.PeakMemory(device)
@@ -343,7 +341,7 @@ def measure(
 
 
 def _warm_up(world: World, state: WorldState, acts: Tensor) -> list[float]:
-    """Seconds of each step."""
+    """Return the seconds of each step."""
     times = []
     for act in acts:
         began = time.perf_counter()
@@ -354,16 +352,20 @@ def _warm_up(world: World, state: WorldState, acts: Tensor) -> list[float]:
 
 
 def _steps(world: World, held: list[WorldState], acts: Tensor) -> None:
-    """Steps from the one state in ``held``, which is taken out of it: as in use, nobody keeps what
-    a step has left behind."""
+    """Step from the state in ``held``, which is removed from it.
+
+    As in use, nothing keeps the states before the last.
+    """
     state = held.pop()
     for act in acts:
         state, _ = world.step(state, act)
 
 
 def cold_start(world: World, device: torch.device, threads: int, count: int) -> dict[str, Any]:
-    """Medians over ``count`` fresh processes, in seconds: ``import worldsim``, make and reset, the
-    first step."""
+    """Return medians over ``count`` fresh processes, in seconds.
+
+    They are of ``import worldsim``, of make and reset, and of the first step.
+    """
     # -P: no module is imported from the present folder, which may be the world's.
     folder = "" if world.folder is None else str(world.folder.absolute())
     arguments = [sys.executable, "-P", "-c", COLD_START, folder, str(device)]

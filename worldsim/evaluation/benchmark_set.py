@@ -1,5 +1,7 @@
-"""The frozen test set: walks of policy ``persistent-v1`` in the real twin on the test maps, with
-the roads not taken."""
+"""The frozen test set: walks of policy ``persistent-v1`` in the real twin on the test maps.
+
+At some frames, the real twin also plays every other action.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ OTHER_DRAWS = 6
 
 @dataclass(frozen=True)
 class TestSetConfig:
-    """What decides every number in the test set."""
+    """The settings that determine every number in the test set."""
 
     __test__ = False  # not a test class, whatever pytest makes of the name
 
@@ -63,35 +65,42 @@ class TestSetConfig:
 
     @property
     def frames(self) -> int:
-        """Frames of an episode."""
+        """Number of frames of an episode."""
         return self.history + self.horizon
 
     def recorder(self) -> Recorder:
-        """Who records it."""
+        """Return the recorder of the test set."""
         return Recorder(self)
 
     @staticmethod
     def episode(arrays: dict[str, Array], name: str) -> TestEpisode:
-        """An episode from its stored arrays and its map's name."""
+        """Return an episode from its stored arrays and its map's name."""
         return TestEpisode(**arrays, map=name)
 
     @property
     def fork_frames(self) -> tuple[int, int]:
-        """Frames at which the real twin tries every action: half way through the history, and at
-        its end."""
+        """Return the frames at which the real twin plays every action.
+
+        They are the middle and the end of the history.
+        """
         return self.history // 2 - 1, self.history - 1
 
 
 @dataclass(frozen=True)
 class TestEpisode:
-    """One walk of t frames, NumPy arrays. ``act[i]`` leads from frame i to frame i + 1.
+    """One walk of t frames, as NumPy arrays; ``act[i]`` leads from frame i to frame i + 1.
 
-    rgb: (t, 3, h, w) uint8. inverse_depth: (t, h, w) uint16 codes. pose: (t, 4, 4) float32.
-    intrinsics: (4,) float32. act: (t - 1, ...). other_act: (horizon, ...) an action other than the
-    one taken, for each frame after the history. fork_act: (s, k, ...) all actions tried at the s
-    fork frames, fork_rgb: (s, k, 3, h, w) what each led to, and fork_own: (s,) int64, which of them
-    was the one taken. covered: (horizon,) float32, the share of each frame's pixels after the
-    history that the history has seen, by true geometry.
+    rgb: (t, 3, h, w) uint8.
+    inverse_depth: (t, h, w) uint16 codes.
+    pose: (t, 4, 4) float32 camera-to-world.
+    intrinsics: (4,) float32 pixels.
+    act: (t - 1, ...).
+    other_act: (horizon, ...), for each frame after the history, an action other than the one taken.
+    fork_act: (s, k, ...), all actions tried at the s fork frames.
+    fork_rgb: (s, k, 3, h, w), the frame that each of them led to.
+    fork_own: (s,) int64, which of them was taken.
+    covered: (horizon,) float32, share of each later frame's pixels that the history has seen, by
+        true geometry.
     """
 
     __test__ = False
@@ -115,11 +124,17 @@ class TestEpisode:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedWalks:
-    """Several walks of t frames as tensors on a device, axes (e, t, ...). ``act[:, i]`` leads from
-    frame i to frame i + 1.
+    """Several walks of t frames as tensors on a device, axes (e, t, ...).
 
-    rgb: (e, t, 3, h, w) uint8. inverse_depth: (e, t, h, w) int32 codes. pose: (e, t, 4, 4) float32.
-    intrinsics: (e, 4) float32. act: (e, t - 1, ...). seed: (e,) int64 of the dreams. maps: names.
+    ``act[:, i]`` leads from frame i to frame i + 1.
+
+    rgb: (e, t, 3, h, w) uint8.
+    inverse_depth: (e, t, h, w) int32 codes.
+    pose: (e, t, 4, 4) float32 camera-to-world.
+    intrinsics: (e, 4) float32 pixels.
+    act: (e, t - 1, ...).
+    seed: (e,) int64, seeds of the dreams.
+    maps: names of the maps.
     """
 
     rgb: Tensor
@@ -134,11 +149,11 @@ class RecordedWalks:
         return len(self.rgb)
 
     def frame(self, t: int) -> Frame:
-        """True frame ``t`` of all walks."""
+        """Return true frame ``t`` of all walks."""
         return Frame(self.rgb[:, t], self.inverse_depth[:, t], self.pose[:, t])
 
     def camera(self, pose: Tensor) -> Camera:
-        """Cameras of all walks at ``pose`` (e, 4, 4)."""
+        """Return the cameras of all walks at ``pose`` (e, 4, 4)."""
         return Camera(pose, self.intrinsics, *self.rgb.shape[-2:])
 
 
@@ -156,7 +171,7 @@ class TestSet(RecordedWalks):
     covered: Tensor
 
     def part(self, start: int, stop: int, device: torch.device | str) -> TestSet:
-        """The walks ``start`` to ``stop`` on ``device``."""
+        """Return the walks ``start`` to ``stop`` on ``device``."""
         tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         moved: dict[str, Any] = {
             name: value[start:stop].to(device)
@@ -167,7 +182,7 @@ class TestSet(RecordedWalks):
 
 
 def stack(episodes: Sequence[TestEpisode], config: TestSetConfig) -> TestSet:
-    """Walks as one test set, on the CPU."""
+    """Stack walks into one test set, on the CPU."""
     arrays: dict[str, Any] = {
         name: torch.from_numpy(np.stack([getattr(e, name) for e in episodes]))
         for name in episodes[0].arrays()
@@ -181,7 +196,7 @@ def stack(episodes: Sequence[TestEpisode], config: TestSetConfig) -> TestSet:
 
 
 def digest(episodes: Sequence[Recorded]) -> str:
-    """SHA-256 over the raw arrays of all walks, names, types and shapes included."""
+    """Return the SHA-256 of the arrays of all walks, including names, types and shapes."""
     total = hashlib.sha256()
     for episode in episodes:
         for name, array in episode.arrays().items():
@@ -191,7 +206,7 @@ def digest(episodes: Sequence[Recorded]) -> str:
 
 
 class Recorded(Protocol):
-    """What can be stored in a test set: arrays by name, and the map that they are of."""
+    """A record of a test set: arrays by name, and their map."""
 
     @property
     def map(self) -> str:
@@ -204,10 +219,10 @@ class Recorded(Protocol):
 
 
 class Records(Protocol[E_co]):
-    """Records episodes by their number."""
+    """Records episodes by number."""
 
     def record(self, index: int) -> E_co:
-        """Episode ``index``: the same whenever and wherever it is recorded."""
+        """Return episode ``index``, the same whenever and wherever it is recorded."""
         ...
 
     def close(self) -> None:
@@ -216,24 +231,24 @@ class Records(Protocol[E_co]):
 
 
 class Settings(Protocol[E_co]):
-    """A dataclass of everything that decides a test set."""
+    """A dataclass of everything that determines a test set."""
 
     @property
     def seed(self) -> int:
-        """What all randomness comes from."""
+        """Seed of all random numbers."""
         ...
 
     def recorder(self) -> Records[E_co]:
-        """Who records it."""
+        """Return the recorder."""
         ...
 
     def episode(self, arrays: dict[str, Array], name: str) -> E_co:
-        """An episode from its stored arrays and its map's name."""
+        """Return an episode from its stored arrays and its map's name."""
         ...
 
 
 class Recorder:
-    """The real twin and the policy, recording walks by their number."""
+    """Records walks of the policy in the real twin by number."""
 
     def __init__(self, config: TestSetConfig) -> None:
         self.config = config
@@ -241,7 +256,7 @@ class Recorder:
         self.policy = make_policy(POLICY, self.env.action_space)
 
     def record(self, index: int) -> TestEpisode:
-        """Walk number ``index``: the same whenever and wherever it is recorded."""
+        """Return walk ``index``, the same whenever and wherever it is recorded."""
         first = self.config.seed * 1_000_003 + index
         for attempt in range(ATTEMPTS):
             # Far from the seeds of other walks.
@@ -255,7 +270,7 @@ class Recorder:
         )
 
     def _walk(self, seed: int) -> TestEpisode | None:
-        """A walk without its forks, or None if the environment ended it too early."""
+        """Return a walk without its forks, or None if the environment ended it too early."""
         obs, info = self.env.reset(seed=seed, options=dict(TEST_SPLIT))
         require_geometry(info, self.config.env_id)
         self.policy.reset(seed)
@@ -287,7 +302,7 @@ class Recorder:
         )
 
     def _others(self, act: Array, seed: int) -> Array:
-        """For each action, another one drawn uniformly."""
+        """Return for each action another one, drawn uniformly."""
         rng = np.random.default_rng([seed, 1])
         space = self.env.action_space
         if isinstance(space, gym.spaces.Discrete):
@@ -312,8 +327,10 @@ class Recorder:
         return mask.float().mean((1, 2)).numpy()
 
     def _with_forks(self, walk: TestEpisode, seed: int) -> TestEpisode:
-        """The walk with what every action leads to at the fork frames: the real twin replays to
-        each of them."""
+        """Return the walk with the frame that each action leads to at the fork frames.
+
+        The real twin replays the walk up to each of them.
+        """
         acts, pictures, own = [], [], []
         for frame in self.config.fork_frames:
             tried, mine = self._candidates(walk.act[frame], seed + frame)
@@ -344,7 +361,7 @@ class Recorder:
         return np.concatenate([act[None], drawn]).astype(np.float32), 0
 
     def _fork(self, walk: TestEpisode, seed: int, frame: int, act: Any) -> Array:
-        """The picture that ``act`` leads to at ``frame`` of the walk, (3, h, w)."""
+        """Return the frame (3, h, w) that ``act`` leads to at ``frame`` of the walk."""
         discrete = isinstance(self.env.action_space, gym.spaces.Discrete)
         obs, _ = self.env.reset(seed=seed, options=dict(TEST_SPLIT))
         for taken in walk.act[:frame]:
@@ -376,8 +393,10 @@ def require_geometry(info: dict[str, Any], env_id: str) -> None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Many small tensor operations: threads that wait for one another would take longer than one
-    alone."""
+    """Context in which torch uses one thread.
+
+    Small tensor operations take longer with several threads, which wait for each other.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -394,10 +413,11 @@ def record_test_set(
     tick: Callable[[], object] = lambda: None,
     timeout_s: float = ENGINE_TIMEOUT_S,
 ) -> list[E]:
-    """The walks ``indices``, in their order, from the cache where they are there.
+    """Return the walks ``indices`` in order, from the cache where they exist.
 
-    tick: called after each one. timeout_s: what one call of the environment may take, see
-    :class:`worldsim.runtime.workers.WorkerPool`.
+    tick: called after each one.
+    timeout_s: time limit of one call of the environment, see
+        :class:`worldsim.runtime.workers.WorkerPool`.
     """
     folder = cache / _cache_name(config) if cache is not None else None
     episodes: dict[int, E] = {}
@@ -427,7 +447,10 @@ def _record(engine: Engine[Records[E]], index: int) -> E:
 
 
 def _cache_name(config: Settings[Any]) -> str:
-    """A folder for everything that the test set depends on, engine versions included."""
+    """Return a folder name from everything that the test set depends on.
+
+    This includes engine versions.
+    """
     settings: Any = config
     key = json.dumps([PROTOCOL, dataclasses.asdict(settings), package_versions()], sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -439,12 +462,11 @@ def _save(episode: Recorded, path: Path) -> None:
 
 
 def _load(config: Settings[E], path: Path) -> E | None:
-    """A cached walk; None where there is none, or where it is damaged and has to be recorded
-    again."""
+    """Return a cached walk; None if there is none, or if it is damaged."""
     try:
         require_regular(path)
         with safe_open(path, "np") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
             return config.episode(arrays, (file.metadata() or {}).get("map", ""))
     except (NotFoundError, DamagedFileError, SafetensorError, TypeError, ValueError, KeyError):
         return None

@@ -1,7 +1,7 @@
-"""The frozen encoder of the Fréchet and kernel distances: 64 numbers for a 64x64 picture.
+"""The frozen encoder of the Fréchet and kernel distances: 64 features of a 64x64 picture.
 
-It learned from true frames of train maps, whole and damaged, to say which families of textures,
-liquids and sky are visible and how a frame is damaged. It is a yardstick: never a loss.
+It was trained on true frames of train maps, clean and damaged, to predict the visible families of
+textures, liquids and sky, and the kind of damage. It is used for measurements, never as a loss.
 """
 
 from __future__ import annotations
@@ -47,15 +47,16 @@ class Unit(nn.Module):
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map (m, a, h, w) to (m, b, h / 2, w / 2)."""
         x = self.down(x)
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
 class FrameEncoder(Module):
-    """Features of pictures, and what they are trained to tell.
+    """Features of pictures, and the heads that they were trained with.
 
-    attributes: names of the shares it tells of a clean frame. levels: channels of the levels, each
-    of half the size of the one before.
+    attributes: names of the shares that it predicts of a clean frame.
+    levels: channels of the levels, each of half the size of the one before.
     """
 
     config: Any
@@ -78,22 +79,25 @@ class FrameEncoder(Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(m, 3, 64, 64) float in [-1, 1] to features (m, 64) float32."""
+        """Return features (m, 64) float32 of pictures (m, 3, 64, 64) float in [-1, 1]."""
         h = F.silu(self.units(x))
         pooled = torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1)
         return self.features(pooled).float()
 
     def heads_of(self, features: Tensor) -> dict[str, Tensor]:
-        """Logits of attributes (m, a) and damage (m, 8), severity (m, 1); features are (m, 64)."""
+        """Return logits of attributes (m, a) and damage (m, 8), and severity (m, 1).
+
+        features: (m, 64).
+        """
         active = F.silu(features)
         return {name: head(active) for name, head in self.heads.items()}
 
 
 @torch.no_grad()
 def encode(encoder: FrameEncoder, rgb: Tensor, batch: int = 512) -> Tensor:
-    """Features of pictures (m, 3, 64, 64) uint8 on the encoder's device: (m, 64) float32.
+    """Return features (m, 64) float32 of pictures (m, 3, 64, 64) uint8.
 
-    Raises InvalidInputError for other sizes or types.
+    Runs on the encoder's device. Raises InvalidInputError for other sizes or types.
     """
     if rgb.dtype != torch.uint8 or rgb.shape[1:] != (3, SIZE, SIZE):
         raise InvalidInputError(
@@ -125,7 +129,7 @@ def save_encoder(encoder: FrameEncoder, folder: Path, told: dict[str, Any]) -> s
 
 
 def load_encoder(folder: Path = FOLDER, device: torch.device | str = "cpu") -> FrameEncoder:
-    """The shipped encoder, or another one's folder. Raises NotFoundError or DamagedFileError."""
+    """Load the shipped encoder, or one from a folder. Raises NotFoundError or DamagedFileError."""
     path = folder / CARD
     card = read_json(path)
     check_format(path, card, FORMAT, 1)

@@ -1,5 +1,7 @@
-"""Whole episodes of a policy, in the real twin and in the dream, from the same first frames: of
-agents and of protocol ``task``."""
+"""Episodes of a policy in the real twin and in the dream, from the same first frames.
+
+Used to evaluate agents and by the protocol ``task``.
+"""
 
 from __future__ import annotations
 
@@ -64,11 +66,14 @@ class PlayConfig:
 
 @dataclass(frozen=True)
 class Played:
-    """One episode. total: sum of its rewards. start: its first frame. truncated: whether the real
-    twin cut it off.
+    """One episode.
 
-    If they were to be kept: frames (t + 1, h, w, 3) uint8, rewards, and in the real twin acts (t,
-    ...) int64 or float32.
+    total: sum of its rewards.
+    start: its first frame.
+    truncated: whether the real twin truncated it.
+
+    Optional are frames (t + 1, h, w, 3) uint8, rewards, and, in the real twin, acts (t, ...) int64
+    or float32.
     """
 
     total: float
@@ -93,7 +98,7 @@ class Task:
 
 
 def require_rewards(world: World) -> None:
-    """Raise InvalidInputError for a world whose dreams have no rewards."""
+    """Raise InvalidInputError for a world that predicts no rewards."""
     if not world.config.has_rewards:
         raise InvalidInputError(
             f"world {world.folder or world.config.env_id} has no reward head, so there are no "
@@ -103,20 +108,22 @@ def require_rewards(world: World) -> None:
 
 
 def step_limit(env: gym.Env[Any, Any], asked: int | None, longest: int = LONGEST) -> int:
-    """The longest episode, in steps: what is asked for, else the real twin's own limit, else
-    ``longest``."""
+    """Return the maximum episode length in steps.
+
+    It is ``asked`` if given, else the real twin's own limit, else ``longest``.
+    """
     return asked or (env.spec.max_episode_steps if env.spec is not None else None) or longest
 
 
 def twin_limit(world: World, asked: int | None) -> int:
-    """:func:`step_limit` of the world's real twin, which is made for that."""
+    """Return :func:`step_limit` of the world's real twin, which is created for that."""
     with WorkerPool(0, partial(watched_twin, world)) as here:
         ((_, limit),) = here.run(limit_of, [(asked,)])
     return limit
 
 
 def limit_of(engine: Engine[gym.Env[Any, Any]], asked: int | None, longest: int = LONGEST) -> int:
-    """:func:`step_limit` of what an engine plays."""
+    """Return :func:`step_limit` of an engine's environment."""
     return engine.play(lambda env: step_limit(env, asked, longest))
 
 
@@ -128,10 +135,11 @@ def real_episodes(
     what: str = "real twin",
     timeout_s: float = ENGINE_TIMEOUT_S,
 ) -> list[Played]:
-    """Play the tasks in the real twin, in ``workers`` processes; 0 plays here.
+    """Play the tasks in the real twin, in ``workers`` processes; 0 plays in this one.
 
-    limit: steps after which an episode is cut. timeout_s: what one call of the real twin may take,
-    see :class:`worldsim.runtime.workers.WorkerPool`.
+    limit: maximum number of steps.
+    timeout_s: time limit of one call of the environment, see
+        :class:`worldsim.runtime.workers.WorkerPool`.
     """
     if workers == 0 or len(tasks) == 1:
         workers, make = 0, partial(watched_twin, world)
@@ -152,7 +160,7 @@ def real_episodes(
 
 
 def watched_twin(world: World) -> gym.Env[Any, Any]:
-    """The real twin as a :class:`worldsim.runtime.workers.WorkerPool` plays it."""
+    """Return the real twin as a :class:`worldsim.runtime.workers.WorkerPool` plays it."""
     return Watched(make_twin(world))
 
 
@@ -165,8 +173,10 @@ def _play_task(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Pla
 
 
 def play_real(env: gym.Env[Any, Any], task: Task, limit: int, keep: bool = False) -> Played:
-    """One episode in an environment, at most ``limit`` steps. keep: its frames, rewards and
-    actions, too."""
+    """Play one episode in an environment, at most ``limit`` steps.
+
+    keep: also return its frames, rewards and actions.
+    """
     crowd = Crowd(
         task.spec, env.action_space, [task.seed if task.policy_seed is None else task.policy_seed]
     )
@@ -200,8 +210,10 @@ def dream_episodes(
     batch: int,
     keep: bool = False,
 ) -> list[Played]:
-    """One dreamed episode from each start, ``batch`` at a time. seeds: of dream and policy, one an
-    episode."""
+    """Dream one episode from each start, ``batch`` at a time.
+
+    seeds: seeds of dream and policy, one per episode.
+    """
     played: list[Played] = []
     for first in follow(range(0, len(starts), batch), "dream", "batch"):
         part = slice(first, first + batch)
@@ -230,8 +242,10 @@ def _dream_batch(
 def _kept(
     played: Played, i: int, start: SceneStart, shown: Sequence[tuple[Tensor, Tensor]]
 ) -> Played:
-    """The ``i``-th episode of a batch with its frames and rewards. shown: frames (b, 3, h, w) and
-    rewards (b,) of each step."""
+    """Return the ``i``-th episode of a batch with its frames and rewards.
+
+    shown: frames (b, 3, h, w) and rewards (b,) of each step.
+    """
     rgb = [start.rgb[-1].cpu(), *(rgb[i] for rgb, _ in shown[: played.steps])]
     rewards = tuple(float(rew[i]) for _, rew in shown[: played.steps])
     return replace(
@@ -248,10 +262,11 @@ def dream_together(
     limit: int,
     told: Callable[[int, Tensor, Tensor], object] | None = None,
 ) -> list[Played]:
-    """One dreamed episode of at most ``limit`` steps from each start, all in one batch.
+    """Dream one episode of at most ``limit`` steps from each start, all in one batch.
 
-    seeds: of the dreams. told: called after each step with its number, from 1, the frames (b, 3, h,
-    w) uint8 and the rewards (b,) float32 of the whole batch, also of what is over.
+    seeds: seeds of the dreams.
+    told: called after each step with its number, from 1, the frames (b, 3, h, w) uint8 and the
+        rewards (b,) float32 of the whole batch, including finished episodes.
     """
     n, device = len(starts), world.device
     state = world.pad(world.initial(starts, seeds), bucket(n))
@@ -276,5 +291,5 @@ def dream_together(
 
 
 def _shown(rgb: Tensor, n: int) -> Tensor:
-    """The first ``n`` frames as agents see them, (n, h, w, 3) uint8."""
+    """Return the first ``n`` frames as agents see them, (n, h, w, 3) uint8."""
     return rgb[:n].permute(0, 2, 3, 1).contiguous()

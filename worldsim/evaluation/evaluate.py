@@ -1,9 +1,8 @@
-"""``worldsim evaluate``: a world measured against its real twin, by the one protocol of the
-project.
+"""``worldsim evaluate``: measures a world against its real twin.
 
-The walks of the frozen test set are recorded on maps that the world was not trained on; every
-figure comes with its 95% interval over walks and with simple baselines on the same frames. The
-parts are in :mod:`worldsim.evaluation`.
+The walks of the frozen test set are recorded on maps that the world was not trained on. Every
+result has a 95% interval over walks and simple baselines on the same frames. The parts are in
+:mod:`worldsim.evaluation`.
 """
 
 from __future__ import annotations
@@ -128,12 +127,12 @@ class EvaluateConfig:
 
     @property
     def fits(self) -> Fits | None:
-        """When the memory fits itself, None for points."""
+        """When the memory is fitted; None for points."""
         return Fits(self.fit_iterations, self.fit_every) if self.memory == "radiance" else None
 
     @property
     def walks(self) -> int:
-        """Episodes that are asked for."""
+        """Number of episodes."""
         return (
             self.episodes
             if self.episodes is not None
@@ -142,8 +141,10 @@ class EvaluateConfig:
 
 
 def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, Any]:
-    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of
-    ``config.world``."""
+    """Measure, print and write the results; returns them.
+
+    world: a loaded world, instead of ``config.world``.
+    """
     began = time.monotonic()
     world = world or World.from_pretrained(config.world, config.device, trust=config.trust)
     world = world.with_dynamics(
@@ -176,8 +177,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
 
 
 def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
-    """Without geometry: next steps from the true past, and returns of one policy in dream and
-    reality."""
+    """Evaluate a world without geometry: next frames from the true past, and returns."""
     with Progress(config.walks, "recording", "episode") as bar:
         episodes, limit = task.play(world, config.walks, config.seed, bar.update)
     forced: list[task.Forced] = []
@@ -228,8 +228,8 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
             returns.measure_returns(world, chunk, bar.update, config.fits) for chunk in chunks
         )
         parts = _fitting(config, world, lambda: list(measured))
-    network: Any = world.network.config
-    return returns.compute(returns.join(parts), network.window, config.bootstrap, config.seed) | {
+    spec = world.spec
+    return returns.compute(returns.join(parts), spec.window, config.bootstrap, config.seed) | {
         "test_set_sha256": digest(recorded),
         "episodes": len(recorded),
         "sampling_steps": world.config.dynamics.num_inference_steps,
@@ -237,7 +237,7 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "protocol": "return-trip/1",
         "env_id": world.config.env_id,
         "maps": sorted({t.map for t in recorded}),
-        "attention_window": network.window,
+        "attention_window": spec.window,
         "seed": config.seed,
         "device": str(world.device),
     }
@@ -245,21 +245,21 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
 
 def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
     episodes, test = frozen_test_set(config, world)
-    network: Any = world.network.config
+    spec = world.spec
     parts = _measure(config, world, test)
     n = config.history
     measured = measure.join(parts)
     shared: dict[str, Any] = {
         "moved": moved_frames(test.pose)[:, n - 1 :].numpy(),
         "covered": test.covered.numpy(),
-        "window": network.window,
+        "window": spec.window,
         "draws": config.bootstrap,
         "seed": config.seed,
     }
     results = figures.compute(
         measure.at_size(measured, 0), pose=test.pose[:, n - 1 :].numpy(), **shared
     )
-    if comparable(network.height, network.width):
+    if comparable(spec.height, spec.width):
         results[figures.REDUCED] = figures.compute_reduced(measure.at_size(measured, 1), **shared)
     results |= {
         "test_set_sha256": digest(episodes),
@@ -269,7 +269,7 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "protocol": PROTOCOL,
         "env_id": world.config.env_id,
         "maps": sorted(set(test.maps)),
-        "attention_window": network.window,
+        "attention_window": spec.window,
         "seed": config.seed,
         "device": str(world.device),
         "steps_per_second": round(steps_per_second(world, test), 2),
@@ -282,9 +282,9 @@ def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
 
 
 def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpisode], TestSet]:
-    """The walks, as recorded and stacked on the CPU."""
+    """Return the walks, recorded and stacked on the CPU."""
     settings = TestSetConfig(*twin_of(world), config.seed, config.history, config.horizon)
-    network: Any = world.network.config
+    spec = world.spec
     episodes: list[TestEpisode] = []
     wanted, most = config.walks, config.walks * MAX_GROWTH
     with Progress(wanted, "recording", "walk") as bar:
@@ -300,7 +300,7 @@ def frozen_test_set(config: EvaluateConfig, world: World) -> tuple[list[TestEpis
             )
             _check(config, world, new)
             episodes += new
-            seen = _seen_frames(stack(episodes, settings), network.window)
+            seen = _seen_frames(stack(episodes, settings), spec.window)
             if seen >= config.min_seen_frames or config.walks < FULL_EPISODES or wanted >= most:
                 break
             wanted = min(most, wanted + EXTRA_EPISODES)
@@ -315,7 +315,7 @@ def _seen_frames(test: TestSet, window: int) -> int:
 
 
 def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode | Trip]) -> None:
-    """Refuse a test on what the world was trained on, and frames that it cannot take."""
+    """Raise InvalidInputError for maps that the world was trained on, or unfit frames."""
     known = set(world.card.get("train_maps", ())) & {e.map for e in episodes if e.map}
     if known:
         raise InvalidInputError(
@@ -325,8 +325,8 @@ def _check(config: EvaluateConfig, world: World, episodes: Sequence[TestEpisode 
         )
     for episode in episodes[:1]:
         height, width = episode.rgb.shape[2:]
-        network: Any = world.network.config
-        expected = (network.height, network.width)
+        spec = world.spec
+        expected = (spec.height, spec.width)
         if (height, width) != expected:
             raise InvalidInputError(
                 f"{world.config.env_id} with {world.config.env_kwargs} shows frames of "
@@ -359,8 +359,7 @@ def _measure(config: EvaluateConfig, world: World, test: TestSet) -> list[measur
 
 
 def _fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[M]]) -> list[M]:
-    """What ``measured`` returns, or an error that says what to do where the device's memory does
-    not suffice."""
+    """Return what ``measured`` returns; an out-of-memory error says what to change."""
     try:
         return measured()
     except torch.cuda.OutOfMemoryError as error:
@@ -372,8 +371,7 @@ def _fitting(config: EvaluateConfig, world: World, measured: Callable[[], list[M
 
 @torch.no_grad()
 def steps_per_second(world: World, test: TestSet) -> float:
-    """Steps of one environment in a second of wall-clock time, everything included, after a
-    warm-up."""
+    """Return the steps per second of one environment, in wall-clock time after a warm-up."""
     one = dataclasses.replace(test.part(0, 1, world.device))
     state = measure.start_walks(world, one)
     act = one.act[:, 0]

@@ -1,8 +1,6 @@
-"""``worldsim evaluate-agent``: an agent's return in the dream, in the real twin, and the gap
-between them.
+"""``worldsim evaluate-agent``: an agent's return in the dream and in the real twin.
 
-Every dreamed episode begins with the first frame of a real one, so the two returns are of the same
-starts.
+Every dreamed episode begins with the first frame of a real one, so the returns are paired.
 """
 
 from __future__ import annotations
@@ -55,8 +53,10 @@ class EvaluateAgentConfig(PlayConfig):
 
 
 def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> dict[str, Any]:
-    """Measure, print, write; returns the figures. ``world``: one that is loaded already, instead of
-    ``config.world``."""
+    """Measure, print and write the results; returns them.
+
+    world: a loaded world, instead of ``config.world``.
+    """
     began = time.monotonic()
     folder = saved_folder(config.agent)
     if config.into_card and folder is None:
@@ -119,10 +119,11 @@ def compare(
     seed: int,
     frame_skip: int | None = None,
 ) -> dict[str, Any]:
-    """The figures of paired episodes: means, 95% intervals over episodes (None of fewer than five),
-    each episode's return.
+    """Return the results of paired episodes: means, 95% intervals, and each episode's return.
 
-    frame_skip: tics a step, where the real twin has such: survival is told in tics, too.
+    Intervals are over episodes; None for fewer than five.
+
+    frame_skip: tics per step, if the real twin has them; survival is then also given in tics.
     """
     figures: dict[str, Any] = {}
     totals = {
@@ -149,12 +150,12 @@ def _mean(name: str, values: np.ndarray[Any, Any], draws: int, seed: int) -> dic
 
 
 def workers_of(asked: int | None, episodes: int) -> int:
-    """Processes for so many episodes."""
+    """Return the number of processes for ``episodes`` episodes."""
     return min(asked if asked is not None else min(os.cpu_count() or 1, MAX_WORKERS), episodes)
 
 
 def explain(results: dict[str, Any]) -> str:
-    """The figures in plain words."""
+    """Return the results in words."""
 
     def line(name: str, key: str) -> str:
         interval = interval_text(results[f"{key}_ci95"])

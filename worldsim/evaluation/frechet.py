@@ -1,8 +1,8 @@
 """Fréchet and kernel distances between sets of pictures, in the features of a frozen encoder.
 
 FD: Heusel et al. 2017, "GANs trained by a two time-scale update rule". KD: Binkowski et al. 2018,
-"Demystifying MMD GANs". Both compare (n, d) features; fewer samples give a larger FD, so compare
-counts that are equal only, and to a floor measured between real sets of the same size.
+    "Demystifying MMD GANs". Both compare (n, d) features. Fewer samples give a larger FD, so
+    compare equal counts only, and compare to a floor measured between real sets of the same size.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _check(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """|m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of two sets of features (n, d), (m, d).
+    """Return |m_a - m_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)) of features (n, d) and (m, d).
 
     Means and unbiased covariances, float64. Raises InvalidInputError.
     """
@@ -65,9 +65,9 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 
 def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """Unbiased squared MMD of two sets of features (n, d), (m, d), kernel (x y / d + 1)^3.
+    """Return the unbiased squared MMD of features (n, d) and (m, d), kernel (x y / d + 1)^3.
 
-    It may be slightly negative where the sets agree. Raises InvalidInputError.
+    It may be slightly negative if the sets agree. Raises InvalidInputError.
     """
     a, b = _check(a, b)
 
@@ -82,11 +82,12 @@ def kernel_distance(a: Tensor, b: Tensor) -> float:
 
 
 def frechet_with_interval(a: Tensor, b: Tensor, groups: int = 1, seed: int = 0) -> Distance:
-    """FD with a 95% interval by bootstrap over groups.
+    """Return FD with a 95% interval by bootstrap over groups.
 
-    groups: so many features in a row belong together (the views of one place). A resampled set's
-    FD is too large, as it repeats samples, so the interval is the estimate less the deviations
-    (basic bootstrap), at least 0.
+    A resampled set's FD is too large, as it repeats samples, so the interval is the estimate less
+    the deviations (basic bootstrap), at least 0.
+
+    groups: number of consecutive features that belong together (the views of one place).
     """
     estimate = frechet_distance(a, b)
     draw = _group_draws(groups, np.random.default_rng(seed))
@@ -96,9 +97,11 @@ def frechet_with_interval(a: Tensor, b: Tensor, groups: int = 1, seed: int = 0) 
 
 
 def kernel_with_interval(a: Tensor, b: Tensor, groups: int = 1, seed: int = 0) -> Distance:
-    """KD as the mean of equal blocks of both sets, with a 95% interval from their spread.
+    """Return KD as the mean over equal blocks of both sets, with a 95% interval from their spread.
 
-    groups: so many features in a row stay together. Raises InvalidInputError for too few.
+    groups: number of consecutive features that stay together.
+
+    Raises InvalidInputError for too few features.
     """
     count = min(len(a), len(b)) // groups
     blocks = min(BLOCKS, count // 2)

@@ -1,8 +1,7 @@
-"""What is measured on the test set, frame by frame: dreams of a world and simple baselines, scored
-against the real twin.
+"""Frame-by-frame scores on the test set: a world's dreams and baselines against the real frames.
 
 Axes: ``e`` walks, ``h`` frames after the history. Everything stays on the device until the end of a
-chunk of walks.
+    chunk of walks.
 """
 
 from __future__ import annotations
@@ -37,16 +36,19 @@ SCORES = ("next", "copy", "warp", "other", "given", "no_memory", "own", "nearest
 
 @dataclass(frozen=True)
 class Measured:
-    """One tensor a quantity; None where the world or the data cannot give it. PSNR in dB, (e, h, k)
-    unless said otherwise: of the frames as they are, and reduced to 64x64 where they are larger
-    (:func:`worldsim.evaluation.metrics.scores`).
+    """One tensor per quantity; None where the world or the data cannot provide it.
 
-    next, copy, warp: the next frame from true history, the last frame, the last frame warped.
-    other: the next frame under another action. given, no_memory: free-running at the true poses,
-    with and without memory. own: free-running at the world's own poses. nearest, splat, stand:
-    history frame of the nearest pose, splatted history, last history frame. fork_right,
-    fork_counts: (e, s, k) bool, whether a dream is nearest to its own action's true frame, and
-    whether it counts. own_pose: (e, h, 4, 4).
+    PSNR in dB, (e, h, k) unless stated otherwise; the k scores are of the frames as they are and,
+    if they are larger, reduced to 64x64 (:func:`worldsim.evaluation.metrics.scores`).
+
+    next, copy, warp: the next frame from the true history, the last frame, the last frame warped.
+    other: the next frame under another action.
+    given, no_memory: free-running at the true poses, with and without memory.
+    own: free-running at the world's own poses.
+    nearest, splat, stand: history frame of the nearest pose, splatted history, last history frame.
+    fork_right, fork_counts: (e, s, k) bool, whether a dream is closest to its own action's true
+        frame, and whether it counts.
+    own_pose: (e, h, 4, 4) camera-to-world.
     """
 
     next: Tensor
@@ -66,8 +68,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Free-running frames. rgb: (e, h, 3, y, x) uint8. pose: (e, h, 4, 4) or None. view_rgb,
-    view_mask: for pictures, or None."""
+    """Free-running frames.
+
+    rgb: (e, h, 3, y, x) uint8.
+    pose: (e, h, 4, 4), or None.
+    view_rgb, view_mask: memory views for pictures, or None.
+    """
 
     rgb: Tensor
     pose: Tensor | None = None
@@ -76,7 +82,7 @@ class Rollout:
 
 
 def steps_of(world: World, history: int, horizon: int, forks: int, actions: int) -> int:
-    """How often :func:`measure` calls its ``tick``."""
+    """Return how often :func:`measure` calls its ``tick``."""
     without = (history - 1 + horizon) if needs_memory_run(world) else 0
     return (
         history
@@ -89,13 +95,15 @@ def steps_of(world: World, history: int, horizon: int, forks: int, actions: int)
 
 
 def needs_memory_run(world: World) -> bool:
-    """Whether switching the memory off makes another world of it."""
+    """Return whether the world differs without its memory."""
     return world.has_geometry and world.config.memory is not None
 
 
 def start_walks(world: World, test: RecordedWalks) -> WorldState:
-    """The walks' first frames taken in: the rest of the history follows by :meth:`World.observe`,
-    batched."""
+    """Return the state after the walks' first frames.
+
+    The rest of the history follows by :meth:`World.observe`, batched.
+    """
     scenes = []
     for e in range(len(test)):
         scenes.append(
@@ -116,8 +124,10 @@ def take_in_history(
     tick: Tick,
     at_fork: Callable[[int, WorldState], object] | None = None,
 ) -> WorldState:
-    """The state after all true frames of the history; ``at_fork`` sees the state at each fork
-    frame."""
+    """Return the state after all true frames of the history.
+
+    at_fork: called with the state at each fork frame.
+    """
     forks = test.config.fork_frames
     state = start_walks(world, test)
     for t in range(test.config.history):
@@ -138,7 +148,7 @@ def free_run(
     keep_views: bool = False,
     fits: Fits | None = None,
 ) -> Rollout:
-    """Dream on from the end of the history with the recorded actions."""
+    """Dream from the end of the history with the recorded actions."""
     rgb, pose, view_rgb, view_mask = [], [], [], []
     for t in range(test.config.history, test.config.frames):
         state = fit_memory(world, state, t - test.config.history, fits)
@@ -162,8 +172,10 @@ def free_run(
 def measure(
     world: World, test: TestSet, tick: Tick = lambda: None, fits: Fits | None = None
 ) -> Measured:
-    """Everything about one chunk of walks. fits: when the world's memory fits itself after the
-    history, if it can."""
+    """Return all scores of one chunk of walks.
+
+    fits: when the world's memory is fitted after the history, if it can be.
+    """
     forks: dict[int, tuple[Tensor, Tensor]] = {}
 
     def at_fork(index: int, state: WorldState) -> None:
@@ -194,7 +206,7 @@ def measure(
 
 
 def join(parts: list[Measured]) -> dict[str, Any]:
-    """Chunks joined, as NumPy arrays by name (None where there is nothing)."""
+    """Join chunks as NumPy arrays by name (None where there is nothing)."""
     joined: dict[str, Any] = {}
     for field in dataclasses.fields(Measured):
         values = [getattr(p, field.name) for p in parts]
@@ -205,7 +217,7 @@ def join(parts: list[Measured]) -> dict[str, Any]:
 
 
 def at_size(measured: dict[str, Any], k: int) -> dict[str, Any]:
-    """:func:`join`'s arrays with the scores (e, h) of the ``k``-th size alone."""
+    """Return :func:`join`'s arrays with the scores (e, h) of the ``k``-th size alone."""
     return {
         name: values[..., k] if name in SCORES and values is not None else values
         for name, values in measured.items()
@@ -213,8 +225,10 @@ def at_size(measured: dict[str, Any], k: int) -> dict[str, Any]:
 
 
 def warp(rgb: Tensor, inverse_depth: Tensor, camera: Camera, target: Camera) -> Tensor:
-    """A frame splatted to another camera, one pixel a point, holes filled from the frame itself.
-    (b, 3, h, w) uint8."""
+    """Warp a frame to another camera by splatting one pixel per point.
+
+    Holes are filled from the frame itself. Returns (b, 3, h, w) uint8.
+    """
     b, _, h, w = rgb.shape
     mask, slot, _ = nearest(splat(*frame_points(inverse_depth, camera), target), h * w)
     shown = rgb.flatten(2).gather(2, slot[:, None].expand(b, 3, h * w))
@@ -224,8 +238,10 @@ def warp(rgb: Tensor, inverse_depth: Tensor, camera: Camera, target: Camera) -> 
 def _next_frames(
     world: World, state: WorldState, test: TestSet, tick: Tick
 ) -> dict[str, Tensor | None]:
-    """Each future frame from its true history: the world's, under the action taken and another, and
-    the baselines."""
+    """Predict each future frame from its true history.
+
+    Returns the world's frames, under the action taken and under another, and the baselines.
+    """
     n = test.config.history
     found: dict[str, list[Tensor]] = {"next": [], "other": [], "copy": [], "warp": []}
     for t in range(n, test.config.frames):
@@ -253,8 +269,11 @@ def _without_memory(world: World, test: TestSet, tick: Tick) -> Rollout:
 
 
 def _seen_baselines(world: World, state: WorldState, test: TestSet) -> dict[str, Tensor]:
-    """The history frame of the nearest pose, and the history's memory splatted at the true pose,
-    its holes filled from that."""
+    """Return two baselines from the history.
+
+    They are the frame of the nearest pose, and the memory splatted at the true pose, with holes
+    filled from that frame.
+    """
     n, walks = test.config.history, torch.arange(len(test), device=test.rgb.device)
     index = torch.stack(
         [nearest_pose(test.pose[e, n:], test.pose[e, :n]) for e in range(len(test))]
@@ -272,8 +291,10 @@ def _seen_baselines(world: World, state: WorldState, test: TestSet) -> dict[str,
 
 
 def _history_memory(world: World, state: WorldState, test: TestSet) -> tuple[SceneMemory, Any]:
-    """The world's memory of the true history; for a world without one, what a default point memory
-    would hold."""
+    """Return the world's memory of the true history.
+
+    For a world without memory, a default point memory.
+    """
     if needs_memory_run(world):
         return world.memory, state.memory
     memory = PointMemory(PointMemoryConfig())
@@ -292,8 +313,10 @@ def _history_memory(world: World, state: WorldState, test: TestSet) -> tuple[Sce
 def _forks(
     world: World, state: WorldState, test: TestSet, index: int, tick: Tick
 ) -> tuple[Tensor, Tensor]:
-    """Dream every action from a fork frame. Returns (e, k) bool: nearest to its own true frame;
-    distinguishable at all."""
+    """Dream every action from a fork frame.
+
+    Returns (e, k) bool: closest to its own true frame; distinguishable at all.
+    """
     acts, truths = test.fork_act[:, index], test.fork_rgb[:, index]
     count = acts.shape[1]
     right, counts = [], []

@@ -1,4 +1,4 @@
-"""When a memory that fits something, such as a radiance field, does so while it is measured."""
+"""When a memory that is fitted, such as a radiance field, is fitted during measurements."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from worldsim.world import World
 
 @runtime_checkable
 class CanFit(Protocol):
-    """A memory that fits something to its data when asked to."""
+    """A memory with ``fit``."""
 
     def fit(self, memory: Any, iterations: int) -> Any:
-        """Its data with a new fit."""
+        """Return its data with a new fit."""
         ...
 
 
 @dataclass(frozen=True)
 class Fits:
-    """A fit where dreamed frames begin, and after every ``every`` of them; before, the memory is as
-    it is without one."""
+    """When the memory is fitted: where dreamed frames begin, and after every ``every`` of them."""
 
     iterations: int
     every: int
@@ -39,21 +38,21 @@ class Fits:
 
 
 def fit_memory(world: World, state: WorldState, dreamed: int, fits: Fits | None) -> WorldState:
-    """``state``, its memory fitted if that is due after so many dreamed frames."""
+    """Return ``state`` with its memory fitted if that is due after ``dreamed`` frames."""
     if fits is None or dreamed % fits.every or not isinstance(world.memory, CanFit):
         return state
     return dataclasses.replace(state, memory=world.memory.fit(state.memory, fits.iterations))
 
 
 def with_radiance(world: World) -> World:
-    """The world with a radiance field upon its own points."""
+    """Return the world with a radiance field on top of its points."""
     if not isinstance(world.memory, PointMemory):
         found = type(world.memory).__name__
         raise MissingGeometryError(
             f"the radiance field builds upon points, and this world has a {found}: evaluate it as "
             f"it is"
         )
-    network: Any = world.network.config
+    spec = world.spec
     return world.with_memory(
-        RadianceMemory(world.memory, RadianceMemoryConfig(network.height, network.width))
+        RadianceMemory(world.memory, RadianceMemoryConfig(spec.height, spec.width))
     )

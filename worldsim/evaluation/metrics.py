@@ -1,5 +1,4 @@
-"""Measures of pictures, poses and what has been seen, defined once for evaluation, demo and
-experiments."""
+"""Metrics of pictures, poses and coverage, shared by evaluation, demo and experiments."""
 
 from __future__ import annotations
 
@@ -32,8 +31,12 @@ COMMON_SIZE = 64
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of uint8 pictures, capped at 40 dB. (..., 3, h, w) twice
-    (broadcast) to (...) float32."""
+    """Return the peak signal-to-noise ratio of uint8 pictures in dB, capped at 40.
+
+    a, b: (..., 3, h, w), broadcast.
+
+    Returns (...) float32.
+    """
     if a.dtype != torch.uint8 or b.dtype != torch.uint8:
         raise InvalidInputError(
             f"psnr compares uint8 pictures, got {a.dtype} and {b.dtype}: convert what is emitted, "
@@ -47,10 +50,11 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def scores(a: Tensor, b: Tensor) -> Tensor:
-    """:func:`psnr` at each size that counts: of the frames as they are and, where they are larger,
-    of both reduced to 64x64.
+    """Return :func:`psnr` of the frames and, if they are larger, of both reduced to 64x64.
 
-    (..., 3, h, w) uint8 twice (broadcast) to (..., k) float32, k being 1 or 2.
+    a, b: (..., 3, h, w) uint8, broadcast.
+
+    Returns (..., k) float32, k = 1 or 2.
     """
     found = [psnr(a, b)]
     if comparable(*a.shape[-2:]):
@@ -63,22 +67,25 @@ def scores(a: Tensor, b: Tensor) -> Tensor:
 
 
 def comparable(height: int, width: int) -> bool:
-    """Whether frames of this size are reduced to 64x64 for comparison: larger ones are, smaller
-    ones cannot be."""
+    """Return whether frames of this size are reduced to 64x64 for comparison: larger ones are."""
     return min(height, width) >= COMMON_SIZE and max(height, width) > COMMON_SIZE
 
 
 def area_average(rgb: Tensor, height: int, width: int) -> Tensor:
-    """Pictures (..., 3, h, w) uint8 reduced to (..., 3, height, width) uint8, every pixel the mean
-    of the area that it covers."""
+    """Reduce pictures to (..., 3, height, width) uint8 by averaging the area of each pixel.
+
+    rgb: (..., 3, h, w) uint8.
+    """
     rows = _overlaps(rgb.shape[-2], height, rgb.device)
     columns = _overlaps(rgb.shape[-1], width, rgb.device)
     return (rows @ rgb.double() @ columns.T).round().to(torch.uint8)
 
 
 def _overlaps(source: int, target: int, device: torch.device) -> Tensor:
-    """(target, source) float64: which share of each target cell each source pixel covers; rows sum
-    to one."""
+    """Return the share of each target cell that each source pixel covers.
+
+    (target, source) float64; rows sum to one.
+    """
     size = source / target
     start = size * torch.arange(target, device=device, dtype=torch.float64)[:, None]
     pixel = torch.arange(source, device=device, dtype=torch.float64)
@@ -88,10 +95,13 @@ def _overlaps(source: int, target: int, device: torch.device) -> Tensor:
 
 
 def sharpness(rgb: Tensor) -> Tensor:
-    """Mean magnitude of the luminance's Sobel gradient, inner pixels only. (..., 3, h, w) uint8 to
-    (...) float32.
+    """Return the mean magnitude of the luminance's Sobel gradient over inner pixels.
 
     A vertical step edge between luminances 0 and L has magnitude 4 L in the two columns beside it.
+
+    rgb: (..., 3, h, w) uint8.
+
+    Returns (...) float32.
     """
     weights = torch.tensor([0.299, 0.587, 0.114], device=rgb.device)
     luminance = torch.einsum("...chw,c->...hw", rgb.to(torch.float32), weights)
@@ -102,10 +112,11 @@ def sharpness(rgb: Tensor) -> Tensor:
 
 
 def moved_frames(pose: Tensor) -> Tensor:
-    """Which frames after the first moved at least 1 cm, or turned at least 0.5 degrees, since the
-    one before.
+    """Return which frames moved at least 1 cm, or turned 0.5 degrees, since the previous one.
 
-    pose: (..., t, 4, 4) to (..., t - 1) bool.
+    pose: (..., t, 4, 4) camera-to-world, metres.
+
+    Returns (..., t - 1) bool.
     """
     motion = relative_motion(pose[..., :-1, :, :].double(), pose[..., 1:, :, :].double())
     far = motion[..., :3].norm(dim=-1) >= MOVED_METRES
@@ -115,13 +126,18 @@ def moved_frames(pose: Tensor) -> Tensor:
 def seen_mask(
     depth: Tensor, camera: Camera, history_depth: Tensor, history_camera: Camera
 ) -> Tensor:
-    """Which pixels show something that one of the history frames saw too. True geometry in, (b, h,
-    w) bool out.
+    """Return which pixels show something that a history frame of the same episode saw, too.
 
-    depth: (b, h, w) metres of the frames to judge and their ``camera`` (b). history_depth: (k, h,
-    w) and ``history_camera`` (k) of the frames of the same episode. A pixel is seen if its 3D point
-    projects into a history frame within max(0.15 m, 7%) of that frame's depth; an infinitely far
-    pixel, if its direction meets infinity there.
+    A pixel is seen if its 3D point projects into a history frame within max(0.15 m, 7%) of that
+    frame's depth; an infinitely far pixel, if its direction meets infinity there. Needs true
+    geometry.
+
+    depth: (b, h, w) metres, of the frames to judge.
+    camera: their cameras (b).
+    history_depth: (k, h, w) metres.
+    history_camera: (k) cameras.
+
+    Returns (b, h, w) bool.
     """
     points = unproject(depth, camera).reshape(1, -1, 3)
     infinite = torch.isinf(depth).reshape(1, -1)
@@ -142,7 +158,7 @@ def seen_mask(
 
 
 def pooled_mean(values: Sequence[Array]) -> float:
-    """Mean over all values of all episodes; nan without any."""
+    """Return the mean over all values of all episodes; NaN without any."""
     flat = (
         np.concatenate([np.asarray(v, np.float64).ravel() for v in values])
         if len(values)
@@ -158,11 +174,12 @@ def bootstrap_ci(
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile interval of a statistic over resampled episodes (Efron 1979).
+    """Return the percentile interval of a statistic over resampled episodes (Efron 1979).
 
     statistic: takes counts (draws, episodes), how often each episode is drawn, and returns (draws,)
-    values; draws where it is not finite are left out. Returns (low, high), both nan where no draw
-    is finite.
+        values. Draws with a value that is not finite are left out.
+
+    Returns (low, high), both NaN if no draw is finite.
     """
     if episodes == 0:
         return float("nan"), float("nan")
@@ -190,8 +207,9 @@ def interval(
     seed: int = 0,
     least: int = LEAST_EPISODES,
 ) -> list[float] | None:
-    """:func:`bootstrap_ci` as reports have it: [low, high] to four decimals; None where it is not
-    defined, or of fewer than ``least`` episodes.
+    """Return :func:`bootstrap_ci` as reports show it: [low, high] to four decimals.
+
+    None where it is undefined, or for fewer than ``least`` episodes.
     """
     if episodes < least:
         return None
@@ -200,18 +218,17 @@ def interval(
 
 
 def interval_text(found: Sequence[float] | None, digits: int = 2) -> str:
-    """An :func:`interval` as reports show it, empty where there is none."""
+    """Return an :func:`interval` as reports show it; empty if there is none."""
     return "" if found is None else f"[{found[0]:.{digits}f}, {found[1]:.{digits}f}]"
 
 
 def report(lines: Sequence[str], episodes: int) -> str:
-    """The lines of a report, and where there are too few episodes for intervals, one that says
-    so."""
+    """Return the lines of a report; adds a line if there are too few episodes for intervals."""
     return "\n".join([*lines, *filter(None, [too_few(episodes)])])
 
 
 def too_few(episodes: int) -> str:
-    """What reports say in place of intervals; empty where there are enough episodes."""
+    """Return the text of reports in place of intervals; empty if there are enough episodes."""
     return (
         f"too few episodes for intervals: {episodes} of at least {LEAST_EPISODES}"
         if episodes < LEAST_EPISODES
@@ -220,16 +237,20 @@ def too_few(episodes: int) -> str:
 
 
 def mean_statistic(values: Sequence[Array]) -> Callable[[Array], Array]:
-    """For :func:`bootstrap_ci`: the mean over all values (one array an episode) of the drawn
-    episodes."""
+    """Return the statistic for :func:`bootstrap_ci` that averages all values of the drawn episodes.
+
+    values: one array per episode.
+    """
     sums = np.array([np.sum(v, dtype=np.float64) for v in values])
     sizes = np.array([np.size(v) for v in values], np.float64)
     return lambda counts: (counts @ sums) / (counts @ sizes)
 
 
 def quantile_statistic(values: Array, q: float) -> Callable[[Array], Array]:
-    """For :func:`bootstrap_ci`: the ``q`` quantile of one value an episode, nan where an episode
-    has none."""
+    """Return the statistic for :func:`bootstrap_ci` that takes the ``q`` quantile.
+
+    values: one value per episode, NaN for none.
+    """
 
     def statistic(counts: Array) -> Array:
         drawn = [np.repeat(values, row) for row in counts]

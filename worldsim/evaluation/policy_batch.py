@@ -1,4 +1,4 @@
-"""Policies by name, mixed with chance if asked, acting in many episodes at once."""
+"""Policies by name, optionally mixed with random actions, acting in many episodes at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """A policy as other processes can make it, too."""
+    """A policy that other processes can create."""
 
     agent: str = "random"
     """A saved agent's folder, a shipped agent's name, ``random``, ``persistent``, or
@@ -41,20 +41,22 @@ class PolicySpec:
 
     @property
     def name(self) -> str:
-        """What reports call it."""
+        """Name of the policy in reports."""
         name = self.agent if self.always is None else f"always {self.always}"
         return f"{name} with {self.chance:g} chance" if self.chance else name
 
     def build(self, space: gym.Space[Any], device: torch.device | str = "cpu") -> Policy:
-        """The policy without the chance, for an action space. Raises NotFoundError or
-        InvalidInputError."""
+        """Return the policy for an action space, without the random actions.
+
+        Raises NotFoundError or InvalidInputError.
+        """
         if self.always is not None:
             return Always(space, self.always)
         return make_policy(self.agent, space, device, self.trust)
 
 
 class Always:
-    """One action for ever."""
+    """A policy that repeats one action."""
 
     def __init__(self, action_space: gym.Space[Any], action: int | tuple[float, ...]) -> None:
         self.action = np.asarray(action, action_space.dtype)
@@ -62,19 +64,18 @@ class Always:
             raise InvalidInputError(f"action {action!r} is outside {action_space}")
 
     def reset(self, seed: int | None = None) -> None:
-        """Nothing to forget."""
+        """Do nothing: the policy has no state."""
 
     def act(self, obs: Any) -> Any:
-        """The action."""
+        """Return the action."""
         return self.action.copy() if self.action.ndim else int(self.action)
 
 
 class Crowd:
-    """One policy in ``len(seeds)`` episodes at once: a batched policy as one, any other once an
-    episode.
+    """One policy in ``len(seeds)`` episodes at once.
 
-    What an episode draws comes from its own seed; a batched policy's draws come from the first
-    one's.
+    A batched policy has one instance, any other has one per episode. An episode's random numbers
+    come from its own seed; those of a batched policy come from the first seed.
     """
 
     def __init__(
@@ -100,8 +101,10 @@ class Crowd:
             self.spaces[-1].seed(int(seed))
 
     def act(self, frames: Tensor) -> Array:
-        """Actions (n, ...) for the episodes' frames (n, h, w, 3) uint8; the first call begins all
-        episodes."""
+        """Return actions (n, ...) for the episodes' frames (n, h, w, 3) uint8.
+
+        The first call starts all episodes.
+        """
         if self.whole is not None:
             begins = np.full(len(frames), not self.began)
             acts = self.whole.act_batch(frames, begins)

@@ -1,9 +1,9 @@
 """Return trips: what a world shows when the agent comes back along its way.
 
-*True return*: the dream is given the true frames of the way out and generates the way back at the
+*True return*: the dream receives the true frames of the way out and generates the way back at the
 true poses. *Dream return*: both ways are generated, the way back at the dream's own poses of the
-way out, reversed. A memory that fits something is fitted where the way back begins, and again while
-it is walked. Axes: ``e`` trips, ``n`` steps.
+way out, reversed. A memory that is fitted is fitted where the way back begins, and again along it.
+Axes: ``e`` trips, ``n`` steps.
 """
 
 from __future__ import annotations
@@ -41,13 +41,16 @@ nearest pose."""
 
 @dataclass(frozen=True)
 class Returned:
-    """By length n and kind of memory, CPU tensors (e, n, k) unless said otherwise; index i is step
-    i + 1 of the way back. The k scores are those of :func:`worldsim.evaluation.metrics.scores`.
+    """Scores of return trips by length n and kind of memory, CPU tensors (e, n, k).
 
-    real: PSNR of the true return against the real twin. dream: of the dream return against the
-    dream's own way out; without the last step, which leads to a given frame. sharpness: (e, 2 n) of
-    the dream's frames, out and back, and of the real twin's. novelty: (e, n - 12) share of pixels
-    that changed, dream and real twin; by length only.
+    Index i is step i + 1 of the way back. The k scores are those of
+    :func:`worldsim.evaluation.metrics.scores`.
+
+    real: PSNR of the true way back against the real twin.
+    dream: PSNR of the dreamed way back against the dream's own way out; without the last step,
+        which leads to a given frame.
+    sharpness: (e, 2 n) of the dream's frames, out and back, and of the real ones.
+    novelty: (e, n - 12) share of pixels that changed, dream and real; by length only.
     """
 
     real: dict[tuple[int, str], Tensor]
@@ -57,13 +60,13 @@ class Returned:
 
 
 def worlds_of(world: World, trips: Trips) -> dict[str, World]:
-    """The world with each kind of memory; the world alone if it has none."""
+    """Return the world with each kind of memory; the world alone if it has none."""
     if world.config.memory is None:
         return {"": world}
-    network: Any = world.network.config
+    spec = world.spec
     longest = trips.config.lengths[-1]
     frames = trips.config.turn(longest) + longest + 1
-    retrieval = RetrievalMemory(RetrievalMemoryConfig(network.height, network.width, frames))
+    retrieval = RetrievalMemory(RetrievalMemoryConfig(spec.height, spec.width, frames))
     return {
         "": world,
         "_no_memory": world.without_memory(),
@@ -72,7 +75,7 @@ def worlds_of(world: World, trips: Trips) -> dict[str, World]:
 
 
 def steps_of(world: World, trips: Trips) -> int:
-    """How often :func:`measure_returns` calls its ``tick``."""
+    """Return how often :func:`measure_returns` calls its ``tick``."""
     kinds = len(worlds_of(world, trips))
     config = trips.config
     longest = config.lengths[-1]
@@ -86,8 +89,10 @@ def steps_of(world: World, trips: Trips) -> int:
 def measure_returns(
     world: World, trips: Trips, tick: Tick = lambda: None, fits: Fits | None = None
 ) -> Returned:
-    """All trips of one chunk. fits: when the world's memory fits itself on the ways back, if it
-    can."""
+    """Return the scores of all trips of one chunk.
+
+    fits: when the world's memory is fitted on the ways back, if it can be.
+    """
     real: dict[tuple[int, str], Tensor] = {}
     dream: dict[tuple[int, str], Tensor] = {}
     sharp: dict[int, tuple[Tensor, Tensor]] = {}
@@ -117,8 +122,12 @@ def measure_returns(
 
 
 def changed_share(rgb: Tensor) -> Tensor:
-    """Share of pixels that changed over 12 frames: (e, n, 3, h, w) uint8 to (e, max(n - 12, 0))
-    float32."""
+    """Return the share of pixels that changed over 12 frames.
+
+    rgb: (e, n, 3, h, w) uint8.
+
+    Returns (e, max(n - 12, 0)) float32.
+    """
     after, before = (
         rgb[:, NOVELTY_STEPS:].int(),
         rgb[:, : max(rgb.shape[1] - NOVELTY_STEPS, 0)].int(),
@@ -127,7 +136,7 @@ def changed_share(rgb: Tensor) -> Tensor:
 
 
 def _shown_the_way_out(world: World, trips: Trips, tick: Tick) -> dict[int, WorldState]:
-    """By length, the state at the turning point after true frames alone."""
+    """Return, by length, the state at the turning point after true frames alone."""
     turns = {trips.config.turn(length): length for length in trips.config.lengths}
     state = start_walks(world, trips)
     states = {}
@@ -142,8 +151,11 @@ def _shown_the_way_out(world: World, trips: Trips, tick: Tick) -> dict[int, Worl
 def _dreamed_way_out(
     world: World, trips: Trips, tick: Tick
 ) -> tuple[Tensor, Tensor, dict[int, WorldState]]:
-    """Generated frames (e, n, 3, h, w) uint8; the poses (e, n + 1, 4, 4) of the last given frame
-    and of these; states by length."""
+    """Dream the ways out.
+
+    Returns generated frames (e, n, 3, h, w) uint8; the poses (e, n + 1, 4, 4) of the last given
+    frame and of these; states by length.
+    """
     begin, lengths = trips.config.start, trips.config.lengths
     state = start_walks(world, trips)
     for t in range(1, begin):
@@ -165,7 +177,7 @@ def _dreamed_way_out(
 def _follow(
     world: World, state: WorldState, acts: Tensor, poses: Tensor, tick: Tick, fits: Fits | None
 ) -> Tensor:
-    """Frames (e, n, 3, h, w) generated with given actions at given poses."""
+    """Generate frames (e, n, 3, h, w) for given actions at given poses."""
     rgb = []
     for i in range(acts.shape[1]):
         state = fit_memory(world, state, i, fits)
@@ -176,7 +188,7 @@ def _follow(
 
 
 def join(parts: list[Returned]) -> Returned:
-    """Chunks joined over trips."""
+    """Join chunks over trips."""
 
     def join(name: str) -> Any:
         values = [getattr(p, name) for p in parts]
@@ -192,8 +204,10 @@ def _together(values: list[Any]) -> Any:
 
 
 def compute(returned: Returned, window: int, draws: int, seed: int) -> dict[str, Any]:
-    """The figures and their intervals over trips. window: frames that attention spans; those still
-    in it are left out."""
+    """Return the results and their intervals over trips.
+
+    window: number of frames that attention spans; frames that are still in it are left out.
+    """
     first = next(iter(returned.real.values()))
     figures = Figures(len(first), draws, seed)
     _picture_figures(figures, returned, window, 0)
@@ -214,7 +228,7 @@ def compute(returned: Returned, window: int, draws: int, seed: int) -> dict[str,
 
 
 def _picture_figures(figures: Figures, returned: Returned, window: int, k: int) -> None:
-    """All that is PSNR, of the ``k``-th size."""
+    """Add all PSNRs of the ``k``-th size."""
 
     def mean(key: str, values: Array) -> None:
         figures.mean(
@@ -231,7 +245,7 @@ def _picture_figures(figures: Figures, returned: Returned, window: int, k: int) 
 
 
 def _ratio(figures: Figures, key: str, above: Array, below: Array) -> None:
-    """Ratio of two means over all trips and steps."""
+    """Add the ratio of two means over all trips and steps."""
     statistics = [mean_statistic(list(values)) for values in (above, below)]
 
     def statistic(counts: Array) -> Array:
@@ -255,7 +269,7 @@ ROWS = (
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The results for people."""
+    """Return the results as a table."""
     lengths = list(results["return_real_psnr"])
     lines = [f"{'steps out and back':<27}" + "".join(f"{n:>22}" for n in lengths)]
     for name, key in ROWS:

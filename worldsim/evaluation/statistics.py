@@ -1,5 +1,4 @@
-"""From frames' scores to the figures of the protocol, their 95% intervals over walks, and a table
-to read."""
+"""From scores of frames to the protocol's results, their 95% intervals over walks, and a table."""
 
 from __future__ import annotations
 
@@ -41,22 +40,27 @@ class Figures:
         self.ci95: dict[str, list[float] | None] = {}
 
     def add(self, key: str, value: float, statistic: Callable[[Array], Array]) -> None:
-        """A figure and the statistic of resampled walks; ``psnr_at.8`` becomes
-        ``{"psnr_at": {"8": ...}}``."""
+        """Add a result and its statistic over resampled walks.
+
+        The key ``psnr_at.8`` becomes ``{"psnr_at": {"8": ...}}``.
+        """
         self.ci95[key] = interval(statistic, self.episodes, self.draws, self.seed)
         group, _, name = key.partition(".")
         target = self.values.setdefault(group, {}) if name else self.values
         target[name or group] = None if math.isnan(value) else round(value, 4)
 
     def mean(self, key: str, values: Array | None, chosen: Array) -> None:
-        """The mean over the chosen entries. values and chosen: (e, ...)."""
+        """Add the mean over the chosen entries.
+
+        values, chosen: (e, ...).
+        """
         kept = [] if values is None else [v[c] for v, c in zip(values, chosen, strict=True)]
         if not kept:
             kept = [np.zeros(0)] * self.episodes
         self.add(key, pooled_mean(kept), mean_statistic(kept))
 
     def quantile(self, key: str, values: Array, q: float) -> None:
-        """A quantile of one value a walk, nan where a walk has none."""
+        """Add a quantile of one value per walk, NaN where a walk has none."""
         statistic = quantile_statistic(values, q)
         self.add(key, float(statistic(np.ones((1, len(values)), np.int64))[0]), statistic)
 
@@ -70,11 +74,13 @@ def compute(
     draws: int,
     seed: int,
 ) -> dict[str, Any]:
-    """All figures of the protocol.
+    """Return all results of the protocol.
 
-    measured: arrays of :class:`worldsim.evaluation.measure.Measured`. moved: (e, h) bool. covered:
-    (e, h) share of pixels that the history has seen. pose: (e, h + 1, 4, 4) true poses from the
-    last history frame on. window: frames that attention spans.
+    measured: arrays of :class:`worldsim.evaluation.measure.Measured`.
+    moved: (e, h) bool.
+    covered: (e, h) share of pixels that the history has seen.
+    pose: (e, h + 1, 4, 4) true poses from the last history frame on.
+    window: number of frames that attention spans.
     """
     figures = Figures(len(moved), draws, seed)
     seen = _picture_figures(figures, measured, moved, covered, window)
@@ -91,8 +97,7 @@ def compute(
 def compute_reduced(
     measured: Mapping[str, Any], moved: Array, covered: Array, window: int, draws: int, seed: int
 ) -> dict[str, Any]:
-    """The PSNR among :func:`compute`'s figures, same arguments, for scores of frames that were
-    reduced to 64x64."""
+    """Return the PSNRs of :func:`compute`, with the same arguments, for frames reduced to 64x64."""
     figures = Figures(len(moved), draws, seed)
     _picture_figures(figures, measured, moved, covered, window)
     return {**figures.values, "ci95": figures.ci95}
@@ -101,7 +106,7 @@ def compute_reduced(
 def _picture_figures(
     figures: Figures, measured: Mapping[str, Any], moved: Array, covered: Array, window: int
 ) -> Array:
-    """All that is PSNR. Returns which frames show seen places, (e, h) bool."""
+    """Add all PSNRs; returns which frames show seen places, (e, h) bool."""
     horizon = moved.shape[1]
     # From here on no true frame is left in the attention window: generated frame i (from 1) attends
     # to window - 1 before it.
@@ -140,8 +145,10 @@ def _picture_figures(
 
 
 def _pose_figures(figures: Figures, own: Array | None, pose: Array, covered: Array) -> None:
-    """Errors at the last frame, in the walks that are long enough and mostly through seen places;
-    then in all long ones."""
+    """Add pose errors at the last frame.
+
+    First over long walks that mostly cross seen places, then over all long walks.
+    """
     path = np.linalg.norm(np.diff(pose[:, :, :3, 3].astype(np.float64), axis=1), axis=-1).sum(1)
     long = path >= MIN_PATH_METRES
     eligible = long & ((covered > SEEN_FRAME_SHARE).mean(1) >= SEEN_FRAME_SHARE)
@@ -167,8 +174,10 @@ def _pose_figures(figures: Figures, own: Array | None, pose: Array, covered: Arr
 
 
 def _gaps(figures: Figures, measured: Mapping[str, Any], moved: Array, seen: Array) -> None:
-    """Differences on the same frames: their intervals are paired, so narrower than those of their
-    ends."""
+    """Add differences of scores on the same frames.
+
+    Their intervals are paired, so they are narrower than those of the scores.
+    """
 
     def gap(key: str, minuend: str, subtrahends: Sequence[str], chosen: Array) -> None:
         names = [minuend, *subtrahends]
@@ -239,7 +248,7 @@ TABLE = (
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The results for people: value, 95% interval, baselines on the same frames."""
+    """Return the results as a table: value, 95% interval, baselines on the same frames."""
     lines = [f"{'':<27}{'value':>9}  {'95% interval':<20}baselines on the same frames"]
     shown = {key: _short(value) for key, value in results.items()}
     for name, key, unit, note in TABLE:
@@ -261,12 +270,12 @@ def table(results: Mapping[str, Any]) -> str:
 
 
 def between_of(interval: list[float] | None, unit: str) -> str:
-    """An interval for a table, empty where there is none."""
+    """Return an interval for a table; empty if there is none."""
     return "" if interval is None else f"{interval_text(interval)} {unit}"
 
 
 def _reduced_lines(results: Mapping[str, Any]) -> list[str]:
-    """The main figures once more, of frames reduced to 64x64."""
+    """Return the main results once more, of frames reduced to 64x64."""
     reduced = results.get(REDUCED)
     if reduced is None:
         return []

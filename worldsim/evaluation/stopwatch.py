@@ -1,10 +1,10 @@
-"""How long a step takes and where, what it computes, what memory it needs, and what the device
-could do: measured from outside."""
+"""Measures a step from outside: time by part, computation, memory, and the device's limits."""
 
 from __future__ import annotations
 
 import copy
 import ctypes
+import dataclasses
 import platform
 import statistics
 import sys
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from worldsim.protocols import CountsPoints
 from worldsim.state import WorldState, bytes_of
 from worldsim.world import World
 
@@ -29,7 +30,7 @@ PROCESSOR = Path("/proc/cpuinfo")
 
 
 def device_name(device: torch.device) -> str:
-    """What the GPU, or the processor, is called."""
+    """Return the name of the GPU or processor."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     lines = PROCESSOR.read_text().splitlines() if PROCESSOR.is_file() else []
@@ -38,13 +39,13 @@ def device_name(device: torch.device) -> str:
 
 
 def wait(device: torch.device) -> None:
-    """Return once the device has finished what it was told to do."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """Wall-clock seconds of ``work``, with an idle device before and after."""
+    """Return the wall-clock seconds of ``work``, with an idle device before and after."""
     wait(device)
     began = time.perf_counter()
     work()
@@ -53,8 +54,10 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 
 class Sections:
-    """Adds up the seconds spent in named sections. On a GPU they lie between events, so that
-    nothing waits before the end."""
+    """Adds up the seconds spent in named sections.
+
+    On a GPU they are measured between events, so that nothing synchronises before the end.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -68,7 +71,7 @@ class Sections:
         return event
 
     def within(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        """``function`` as a section."""
+        """Return ``function`` wrapped as a section."""
 
         def timed_call(*args: Any, **kwargs: Any) -> Any:
             began = self._now()
@@ -79,7 +82,7 @@ class Sections:
         return timed_call
 
     def total(self) -> Counter[str]:
-        """Seconds by name."""
+        """Return the seconds by name."""
         wait(self.device)
         sums: Counter[str] = Counter()
         for name, began, ended in self._spans:
@@ -90,27 +93,35 @@ class Sections:
 
 
 def in_sections(world: World, sections: Sections) -> World:
-    """A copy of ``world``, same weights, whose parts are sections; ``world`` itself stays as it is.
+    """Return a copy of ``world`` with the same weights, whose parts are sections.
 
-    ``heads`` is ego-motion with the map of surroundings that it looks at, reward and termination.
+    ``world`` itself does not change. ``heads`` is ego-motion with the map of surroundings that it
+    uses, reward and termination.
     """
     watched: Any = copy.copy(world)
-    watched.stepper = stepper = copy.copy(world.stepper)
-    stepper.keeper = copy.copy(stepper.keeper)
-    for owner, method, part in (
-        (stepper.keeper, "render", "memory_render"),
-        (stepper.keeper, "integrate", "integrate"),
-        (stepper, "around", "heads"),
-        (stepper, "aim", "heads"),
-        (stepper, "dream", "denoise"),
+    watched.running = running = copy.copy(world.running)
+    parts = running.parts
+    memory: Any = copy.copy(parts.memory)
+    for method, section in (
+        ("render", "memory_render"),
+        ("integrate", "integrate"),
+        ("surroundings", "heads"),
     ):
-        setattr(owner, method, sections.within(part, getattr(owner, method)))
+        setattr(memory, method, sections.within(section, getattr(memory, method)))
+    running.parts = dataclasses.replace(
+        parts,
+        memory=memory,
+        aim=None if parts.aim is None else sections.within("heads", parts.aim),
+        predict=sections.within("denoise", parts.predict),
+    )
     return watched
 
 
 def shares(world: World, state: WorldState, acts: Tensor) -> dict[str, float]:
-    """The share of each of ``PARTS``, and of ``overhead``, in the time of ``len(acts)`` steps.
-    acts: (n, b, ...)."""
+    """Return the share of each of ``PARTS``, and of ``overhead``, in the time of the steps.
+
+    acts: (n, b, ...), one step each.
+    """
     sections = Sections(world.device)
     watched = in_sections(world, sections)
     step = sections.within("step", watched.step)
@@ -147,8 +158,10 @@ class _Types(TorchDispatchMode):
 
 
 def longest(work: Callable[[], Any], device: torch.device, most: int = 40) -> list[dict[str, Any]]:
-    """What the time of ``work`` goes to, longest first: ``name``, ``ms``, ``calls``, ``share`` of
-    kernels; on a CPU, operators."""
+    """Return what takes the most time in ``work``, longest first: kernels, or operators on a CPU.
+
+    Each entry has ``name``, ``ms``, ``calls`` and ``share``.
+    """
     on_gpu = device.type == "cuda"
     activity = (
         torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
@@ -169,10 +182,9 @@ def longest(work: Callable[[], Any], device: torch.device, most: int = 40) -> li
 
 
 def compute(work: Callable[[], Any]) -> tuple[int, str]:
-    """What ``work`` computes: floating-point operations, and the type that most of them have, such
-    as ``float32``.
+    """Return the floating-point operations of ``work``, and their type, such as ``float32``.
 
-    Matrix products, convolutions and attention count, a multiply-add as two.
+    Counts matrix products, convolutions and attention; a multiply-add counts as two.
     """
     from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
@@ -202,7 +214,7 @@ def compute(work: Callable[[], Any]) -> tuple[int, str]:
 
 
 def weight_bytes(world: World) -> int:
-    """Bytes of all weights."""
+    """Return the number of bytes of all weights."""
     return sum(
         p.numel() * p.element_size()
         for module in world.modules().values()
@@ -211,18 +223,16 @@ def weight_bytes(world: World) -> int:
 
 
 def step_bytes(world: World, state: WorldState) -> int:
-    """The least that a step moves, in bytes: what it has to read once and to write once, without
-    anything in between.
+    """Return the minimum number of bytes that a step moves.
 
-    Weights, once whatever the batch. For each environment, read and written: the cache of keys and
-    values, and the memory's slots (those in use on a CPU, which leaves out the others; on a GPU
-    all). Read: noise and the memory's view, float32. Written: the frame.
+    Weights count once per batch. For each environment, the cache of keys and values and the
+    memory's slots are read and written (on a CPU the slots in use, on a GPU all); noise and the
+    memory's view are read, float32; the frame is written.
     """
     n = world.network.config
     slots = float(bytes_of(state.memory))
-    count = getattr(world.memory, "count", None)
-    if count is not None and world.device.type != "cuda":
-        slots *= float(count(state.memory).sum()) / state.memory.kind.numel()
+    if isinstance(world.memory, CountsPoints) and world.device.type != "cuda":
+        slots *= float(world.memory.count(state.memory).sum()) / state.memory.kind.numel()
     pixels = len(state) * n.height * n.width * 4 * (n.channels + n.view_channels)
     return int(
         weight_bytes(world)
@@ -233,10 +243,11 @@ def step_bytes(world: World, state: WorldState) -> int:
 
 
 def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
-    """What the device reaches on a large matrix product (FLOP/s, by type) and on a large copy
-    (bytes/s, reading and writing).
+    """Return what the device reaches on a large matrix product and on a large copy.
 
-    The best of a few tries. quick: smaller ones, for tests.
+    FLOP/s by type, and bytes/s, reading and writing; the best of a few tries.
+
+    quick: smaller ones, for tests.
     """
     side = 256 if quick else 8192 if device.type == "cuda" else 1536
     found = {}
@@ -257,8 +268,10 @@ def _best(work: Callable[[], Any], device: torch.device, tries: int = 6) -> floa
 
 
 class PeakMemory:
-    """Bytes that were held at most since this was made: of a GPU's memory all of PyTorch's, of a
-    CPU's the growth since then."""
+    """Measures peak memory in bytes since its creation.
+
+    On a GPU, all of PyTorch's memory; on a CPU, the growth since creation.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device, self._before = device, 0
@@ -273,14 +286,14 @@ class PeakMemory:
         self._before = _kilobytes(STATUS, "VmRSS")
 
     def read(self) -> int:
-        """The peak so far."""
+        """Return the peak so far."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         return max(0, _kilobytes(STATUS, "VmHWM") - self._before)
 
 
 def _kilobytes(path: Path, name: str) -> int:
-    """A line of one of Linux's tables in bytes, 0 elsewhere."""
+    """Return a line of one of Linux's tables in bytes, 0 elsewhere."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -290,8 +303,7 @@ def _kilobytes(path: Path, name: str) -> int:
 
 @contextmanager
 def using_threads(count: int | None) -> Iterator[int]:
-    """PyTorch with so many threads, afterwards with as many as before; None changes nothing. Gives
-    the number."""
+    """Context in which PyTorch uses ``count`` threads; None changes nothing. Yields the number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:
@@ -301,5 +313,5 @@ def using_threads(count: int | None) -> Iterator[int]:
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
-    """Median, least and most."""
+    """Return median, minimum and maximum."""
     return statistics.median(values), min(values), max(values)

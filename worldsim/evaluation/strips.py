@@ -1,5 +1,4 @@
-"""Strips to look at: the real twin, the dream at the true poses, and what its memory showed it,
-over time."""
+"""Picture strips over time: real frames, the dream at the true poses, and its memory views."""
 
 from __future__ import annotations
 
@@ -28,7 +27,10 @@ def picture(rgb: Tensor) -> NDArray[Any]:
 
 @torch.no_grad()
 def save_strips(world: World, test: TestSet, folder: Path, fits: Fits | None = None) -> None:
-    """One PNG a walk in ``folder``. fits: when the world's memory fits itself."""
+    """Save one PNG per walk in ``folder``.
+
+    fits: when the world's memory is fitted.
+    """
     history, horizon = test.config.history, test.config.horizon
     state = take_in_history(world, test, lambda: None)
     rollout = free_run(

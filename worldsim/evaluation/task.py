@@ -1,9 +1,8 @@
-"""The protocol ``task``: a world without geometry against its real twin, on episodes that it was
-not trained on.
+"""The protocol ``task``: a world without geometry against its real twin, on new episodes.
 
-The twin plays ``persistent-v1`` with fixed seeds. The world predicts each next frame, reward and
-end from the true past; then it dreams as many episodes from the same first frames, of the same
-policy, whose returns are compared.
+The real twin plays ``persistent-v1`` with fixed seeds. The world predicts each next frame, reward
+and termination from the true past; then it dreams as many episodes of the same policy from the same
+first frames, and the returns are compared.
 """
 
 from __future__ import annotations
@@ -48,10 +47,13 @@ HORIZONS = (1, 8, 32)
 
 @dataclass(frozen=True)
 class Truth:
-    """One true episode of t steps. rgb: (t + 1, 3, h, w) uint8; act: (t, ...); rew: (t,); ended: it
-    ended by itself, not cut off.
+    """One true episode of t steps.
 
-    pictured: whether the last frame is one that the environment shows, and none that it makes up.
+    rgb: (t + 1, 3, h, w) uint8.
+    act: (t, ...).
+    rew: (t,).
+    ended: whether it terminated, rather than being truncated.
+    pictured: whether the last frame is rendered by the environment, rather than synthetic.
     """
 
     rgb: Tensor
@@ -65,7 +67,7 @@ class Truth:
 
     @staticmethod
     def of(played: Played) -> Truth:
-        """The truth of an episode that was played with its frames kept."""
+        """Return the truth of an episode that was played with its frames kept."""
         over = played.terminated or played.truncated
         return Truth(
             rgb=torch.from_numpy(played.frames).permute(0, 3, 1, 2).contiguous(),
@@ -78,7 +80,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Forced:
-    """What the world said of each step of an episode, given the true past: (t,) each."""
+    """The world's predictions for each step of an episode, given the true past: (t,) each."""
 
     psnr: Array
     copied: Array
@@ -88,8 +90,10 @@ class Forced:
 
 @dataclass(frozen=True)
 class Dreamed:
-    """One dream from the first frame of an episode: its return, its steps, and PSNR against the
-    true frames by horizon."""
+    """One dream from the first frame of an episode.
+
+    It has the return, the number of steps, and PSNR against the true frames by horizon.
+    """
 
     total: float
     steps: int
@@ -99,8 +103,10 @@ class Dreamed:
 def play(
     world: World, count: int, seed: int, told: Callable[[int], Any]
 ) -> tuple[list[Truth], int]:
-    """The twin's episodes, and the steps after which it cuts them off. told: called with 1 after
-    each."""
+    """Play the real episodes; returns them and the steps after which they are truncated.
+
+    told: called with 1 after each.
+    """
     episodes: list[Truth] = []
     tasks = [Task(PolicySpec(POLICY), *_seeds(seed, i)) for i in range(count)]
     with WorkerPool(0, partial(watched_twin, world)) as here:
@@ -116,13 +122,16 @@ def _play_one(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Trut
 
 
 def _seeds(seed: int, number: int) -> tuple[int, int]:
-    """The environment's and the policy's, of an episode."""
+    """Return the environment's and the policy's seed of an episode."""
     env, policy = np.random.SeedSequence([SEED_SPACE, seed, number]).generate_state(2)
     return int(env) >> 1, int(policy) >> 1
 
 
 def force(world: World, episodes: Sequence[Truth], told: Callable[[int], Any]) -> list[Forced]:
-    """Each next step of each episode from its true past. told: called with 1 after each step."""
+    """Predict each next step of each episode from its true past.
+
+    told: called with 1 after each step.
+    """
     state = _start(world, episodes, range(len(episodes)))
     longest = max(map(len, episodes))
     found: dict[str, list[Tensor]] = {"psnr": [], "copied": [], "rew": [], "termination_prob": []}
@@ -155,10 +164,11 @@ def dream(
     limit: int,
     told: Callable[[int], Any],
 ) -> list[Dreamed]:
-    """As many dreams, from the same first frames, of the same policy.
+    """Dream as many episodes of the same policy from the same first frames.
 
-    first: number of the first episode. The policy does not look at pictures, so actions are the
-    true ones, and go on after them.
+    The policy does not use the frames, so its actions are the true ones, continued after them.
+
+    first: number of the first episode.
     """
     numbers = range(first, first + len(episodes))
     crowd = Crowd(
@@ -187,7 +197,7 @@ def compute(
     draws: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The figures, each with its 95% interval over episodes where it is a mean."""
+    """Return the results; means have a 95% interval over episodes."""
     pictures = [
         (f, len(e) if e.pictured else len(e) - 1) for f, e in zip(forced, episodes, strict=True)
     ]
@@ -238,8 +248,10 @@ def _starts(episodes: Sequence[Truth]) -> list[SceneStart]:
 
 
 def _at(episodes: Sequence[Truth], t: int, world: World) -> tuple[Tensor, Tensor, Tensor]:
-    """The action of step t, and the frames before and after it, padded to the batch's bucket; the
-    last ones of what is over."""
+    """Return the action of step t and the frames before and after it, padded to the batch's bucket.
+
+    Episodes that are over repeat their last ones.
+    """
     rows = [min(t, len(e) - 1) for e in episodes]
     parts = [(e.act[i], e.rgb[i], e.rgb[i + 1]) for e, i in zip(episodes, rows, strict=True)]
     parts += parts[:1] * (bucket(len(episodes)) - len(episodes))
@@ -248,7 +260,7 @@ def _at(episodes: Sequence[Truth], t: int, world: World) -> tuple[Tensor, Tensor
 
 
 def table(results: Mapping[str, Any]) -> str:
-    """The figures for people."""
+    """Return the results as a table."""
 
     def row(name: str, key: str, digits: int = 2) -> str:
         found = results["ci95"].get(key)

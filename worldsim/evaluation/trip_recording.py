@@ -1,5 +1,7 @@
-"""Trips out and back in the real twin: the walk of the test policy, and for each length the same
-actions undone."""
+"""Trips out and back in the real twin.
+
+The test policy walks out; for each length, the same actions are undone.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,7 @@ def check_lengths(lengths: tuple[int, ...]) -> None:
 
 @dataclass(frozen=True)
 class TripConfig:
-    """What decides every number in a set of trips."""
+    """The settings that determine every number in a set of trips."""
 
     env_id: str
     """Gymnasium id of the real twin."""
@@ -63,27 +65,31 @@ class TripConfig:
             raise InvalidInputError(f"start = {self.start}: at least one frame")
 
     def turn(self, length: int) -> int:
-        """Index of the outward frame at which a trip of ``length`` turns round."""
+        """Return the index of the outward frame at which a trip of ``length`` turns round."""
         return self.start - 1 + length
 
     def recorder(self) -> TripRecorder:
-        """Who records them."""
+        """Return the recorder of the trips."""
         return TripRecorder(self)
 
     @staticmethod
     def episode(arrays: dict[str, Array], name: str) -> Trip:
-        """A trip from its stored arrays and its map's name."""
+        """Return a trip from its stored arrays and its map's name."""
         return Trip.from_arrays(arrays, name)
 
 
 @dataclass(frozen=True)
 class Trip:
-    """One walk out of t frames, NumPy arrays, and its ways back. ``act[i]`` leads from frame i to
-    frame i + 1.
+    """One walk out of t frames, as NumPy arrays, and its ways back.
 
-    rgb: (t, 3, h, w) uint8. inverse_depth: (t, h, w) uint16 codes. pose: (t, 4, 4) float32.
-    intrinsics: (4,) float32. act: (t - 1,) int64. back_rgb, back_pose, back_act: by length n, (n,
-    ...): what ``back_act[j]`` led to.
+    ``act[i]`` leads from frame i to frame i + 1.
+
+    rgb: (t, 3, h, w) uint8.
+    inverse_depth: (t, h, w) uint16 codes.
+    pose: (t, 4, 4) float32 camera-to-world.
+    intrinsics: (4,) float32 pixels.
+    act: (t - 1,) int64.
+    back_rgb, back_pose, back_act: by length n, (n, ...): what ``back_act[j]`` led to.
     """
 
     rgb: Array
@@ -97,7 +103,7 @@ class Trip:
     map: str = ""
 
     def arrays(self) -> dict[str, Array]:
-        """The arrays by name, in a fixed order; those of a way back end in its length."""
+        """Return the arrays by name, in a fixed order; names of a way back end in its length."""
         found: dict[str, Array] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -109,7 +115,7 @@ class Trip:
 
     @staticmethod
     def from_arrays(arrays: dict[str, Array], name: str) -> Trip:
-        """Inverse of :meth:`arrays`. Raises TypeError where one is missing."""
+        """Return the trip of :meth:`arrays`. Raises TypeError if one is missing."""
         values: dict[str, Any] = {}
         for key, value in arrays.items():
             field, _, length = key.partition(".")
@@ -121,7 +127,7 @@ class Trip:
 
 
 class TripRecorder:
-    """The real twin and the policy, recording trips by their number."""
+    """Records trips in the real twin by number."""
 
     def __init__(self, config: TripConfig) -> None:
         self.config = config
@@ -142,7 +148,7 @@ class TripRecorder:
         self.policy = make_policy(POLICY, space)
 
     def record(self, index: int) -> Trip:
-        """Trip number ``index``: the same whenever and wherever it is recorded."""
+        """Return trip ``index``, the same whenever and wherever it is recorded."""
         first = self.config.seed * 1_000_003 + index
         for attempt in range(ATTEMPTS):
             trip = self._trip(first + attempt * 100_000_007)
@@ -155,7 +161,7 @@ class TripRecorder:
         )
 
     def _trip(self, seed: int) -> Trip | None:
-        """A trip, or None if the environment ended it."""
+        """Return a trip, or None if the environment ended it."""
         config = self.config
         out = self._play(seed, None)
         if out is None:
@@ -186,8 +192,10 @@ class TripRecorder:
     def _play(
         self, seed: int, acts: Array | None
     ) -> tuple[list[tuple[Array, dict[str, Any]]], Array] | None:
-        """Frames and actions of a walk from a start: given actions, or the policy's as far as the
-        longest trip goes out."""
+        """Return the frames and actions of a walk from a start.
+
+        acts: actions to play; by default the policy's, as far as the longest trip goes out.
+        """
         obs, info = self.env.reset(seed=seed, options=dict(TEST_SPLIT))
         require_geometry(info, self.config.env_id)
         self.policy.reset(seed)
@@ -218,8 +226,10 @@ def _pose(frames: Sequence[tuple[Array, dict[str, Any]]]) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Trips(RecordedWalks):
-    """The ways out of several trips, and by length their ways back, (e, n, ...): see
-    :class:`Trip`."""
+    """The ways out of several trips and, by length n, their ways back; see :class:`Trip`.
+
+    Tensors are (e, n, ...).
+    """
 
     config: TripConfig
     back_rgb: dict[int, Tensor]
@@ -230,7 +240,7 @@ class Trips(RecordedWalks):
 def stack_trips(
     trips: Sequence[Trip], config: TripConfig, device: torch.device | str = "cpu"
 ) -> Trips:
-    """Trips as one set of tensors."""
+    """Stack trips into one set of tensors."""
 
     def join(values: list[Array]) -> Tensor:
         together = np.stack(values)

@@ -1,2 +1,1 @@
-"""Files of other programs, in and out: RGB-D captures, meshes, nerfstudio datasets, pictures and
-videos."""
+"""Files of other programs: RGB-D captures, meshes, nerfstudio datasets, pictures and videos."""

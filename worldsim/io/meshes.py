@@ -1,8 +1,7 @@
-"""Surfaces and points as files for other programs: meshes from trajectories or from points, GLB and
-PLY.
+"""Meshes from trajectories or from points, and export as GLB or PLY.
 
-Meshes are :class:`trimesh.Trimesh` objects in world axes (z up), metres, with a colour a vertex.
-Open3D makes them.
+Meshes are :class:`trimesh.Trimesh` objects in world axes (z up), metres, with vertex colours.
+Open3D builds them.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class FusionConfig:
-    """How a trajectory becomes a mesh: see :func:`fuse`."""
+    """Settings of :func:`fuse`."""
 
     voxel: Annotated[float, Ge(LEAST_CELL), Le(MOST_CELL)] | None = None
     """Edge of a cell in metres: what is finer is lost; half of it takes eight times the memory. By
@@ -90,7 +89,7 @@ class FusionConfig:
 
 @dataclass(frozen=True)
 class PoissonConfig:
-    """How points become a mesh: see :func:`wrap`."""
+    """Settings of :func:`wrap`."""
 
     cell: Annotated[float, Ge(LEAST_CELL), Le(MOST_CELL)] = 0.06
     """Edge of the finest cells in metres."""
@@ -113,12 +112,11 @@ class PoissonConfig:
 
 
 def fuse(trajectory: Trajectory, config: FusionConfig | None = None) -> Any:
-    """A mesh of what a trajectory saw, by fusing its depth into a truncated signed distance field
-    (Curless and Levoy 1996).
+    """Fuse the depth of a trajectory into a mesh.
 
-    It knows free space: what later frames see through goes. Sky, and all beyond ``config.far``, is
-    left out. Raises MissingDependencyError without Open3D, InvalidInputError where no surface is
-    found.
+    The method is a truncated signed distance field (Curless and Levoy 1996). Surfaces that later
+    frames see through are removed. Sky, and everything beyond ``config.far``, is left out. Raises
+    MissingDependencyError without Open3D, and InvalidInputError if no surface is found.
     """
     config = config or FusionConfig()
     if not isinstance(trajectory, Trajectory):
@@ -193,11 +191,10 @@ def fuse(trajectory: Trajectory, config: FusionConfig | None = None) -> Any:
 
 
 def _require_room(trajectory: Trajectory, config: FusionConfig, voxel: float, far: float) -> None:
-    """Raise OutOfMemoryError unless the field fits in memory: the cells around the surfaces that
-    frames show, at a guess.
+    """Raise OutOfMemoryError unless the estimated distance field fits in memory.
 
-    A pixel at depth d shows d^2 / (fx fy) square metres, or more at a slant; walls that many frames
-    show are one.
+    The estimate counts the cells around visible surfaces. A pixel at depth d covers d^2 / (fx fy)
+    square metres, more at a slant; walls in several frames count once.
     """
     depth = trajectory.depth
     near = torch.where(trajectory.inverse_depth > 0, depth, 0.0)
@@ -215,11 +212,13 @@ def _require_room(trajectory: Trajectory, config: FusionConfig, voxel: float, fa
 
 
 def facing(depth: Array, intrinsics: Tensor) -> tuple[Array, Array]:
-    """Each pixel's place in camera axes, (h, w, 3) metres, and how much its surface faces the
-    camera.
+    """Return each pixel's position and how much its surface faces the camera.
 
-    The latter is the cosine of the angle between view and normal, (h, w), 0 beside sky. depth: (h,
-    w) metres. intrinsics: (4,).
+    depth: (h, w) metres.
+    intrinsics: (4,) pixels.
+
+    Returns positions (h, w, 3) in camera axes, metres, and the cosine of the angle between view and
+    normal (h, w), 0 beside sky.
     """
     metres = torch.from_numpy(depth).double()
     ray = pixel_rays(intrinsics[None], *depth.shape)[0].double()
@@ -233,10 +232,10 @@ def facing(depth: Array, intrinsics: Tensor) -> tuple[Array, Array]:
 
 
 def refined_depth(code: Array, factor: int) -> Array:
-    """Inverse-depth codes (h, w) to depth (factor * h, factor * w) in metres, ``inf`` for sky.
+    """Upsample inverse-depth codes (h, w) to depth (factor * h, factor * w) in metres.
 
-    Inverse depth is linear over the picture of a plane, so interpolating it is exact there; across
-    edges, and beside sky, each pixel keeps its own depth.
+    ``inf`` is sky. The inverse depth of a plane is linear in the picture, so interpolating it is
+    exact there. Across edges and beside sky, each pixel keeps its own depth.
     """
     own = torch.from_numpy(np.asarray(code, np.float32))[None, None]
     (h, w), padded = own.shape[2:], F.pad(own, (1, 1, 1, 1), mode="replicate")
@@ -260,13 +259,16 @@ def wrap(
     viewpoints: Array | None = None,
     config: PoissonConfig | None = None,
 ) -> Any:
-    """A mesh around points, by screened Poisson reconstruction (Kazhdan and Hoppe 2013): where
-    there is no trajectory.
+    """Build a mesh around points by screened Poisson reconstruction (Kazhdan and Hoppe 2013).
 
-    position: (n, 3) world metres. colour: (n, 3) uint8. viewpoints: (k, 3) metres, places that the
-    points were seen from, each facing the nearest one; by default the points are taken as the
-    inside of rooms. Raises MissingDependencyError without Open3D, InvalidInputError for too few
-    points.
+    Use it where there is no trajectory to :func:`fuse`.
+
+    position: (n, 3) world axes, metres.
+    colour: (n, 3) uint8.
+    viewpoints: (k, 3) metres, positions from which the points were seen; each point faces the
+        nearest one. By default the points are taken as the inside of rooms.
+
+    Raises MissingDependencyError without Open3D, and InvalidInputError for too few points.
     """
     config = config or PoissonConfig()
     if (
@@ -339,7 +341,7 @@ def wrap(
 
 
 def _face(cloud: Any, viewpoints: Array | None, neighbours: int) -> None:
-    """Turn the normals of ``cloud`` towards where its points were seen from."""
+    """Orient the normals of ``cloud`` towards the viewpoints from which its points were seen."""
     position, normal = np.asarray(cloud.points), np.asarray(cloud.normals)
     if viewpoints is None:
         cloud.orient_normals_consistent_tangent_plane(neighbours)
@@ -355,8 +357,10 @@ def _face(cloud: Any, viewpoints: Array | None, neighbours: int) -> None:
 
 
 def _nearest(points: Array, queries: Array, k: int) -> tuple[Array, Array]:
-    """The ``k`` of ``points`` (n, 3) that are nearest to each of ``queries`` (m, 3): indices and
-    distances, each (m, k)."""
+    """Return the ``k`` nearest ``points`` (n, 3) for each of ``queries`` (m, 3).
+
+    Returns indices and distances, each (m, k).
+    """
     o3d = open3d()
     tree = o3d.core.nns.NearestNeighborSearch(o3d.core.Tensor(points))
     tree.knn_index()
@@ -369,8 +373,10 @@ def _nearest(points: Array, queries: Array, k: int) -> tuple[Array, Array]:
 
 
 def _finish(mesh: Any, scale: float, smallest: int, source: str) -> Any:
-    """An Open3D mesh without its small pieces, as a trimesh with 8-bit vertex colours. scale: of
-    the colours to 255."""
+    """Convert an Open3D mesh to trimesh, with 8-bit vertex colours and without its small pieces.
+
+    scale: factor from its colours to 255.
+    """
     trimesh = import_trimesh()
     piece, size, _ = mesh.cluster_connected_triangles()
     mesh.remove_triangles_by_mask(
@@ -388,8 +394,10 @@ def _finish(mesh: Any, scale: float, smallest: int, source: str) -> Any:
 
 
 def save_glb(mesh: Any, path: str | os.PathLike[str]) -> Path:
-    """Write a mesh in world axes as a GLB file, whose axes are y up (``GLTF_FROM_WORLD``), metres;
-    whole or not at all."""
+    """Write a mesh in world axes as a GLB file, atomically.
+
+    GLB's axes are y up (``GLTF_FROM_WORLD``), in metres.
+    """
     turned = mesh.copy()
     turned.apply_transform(GLTF_FROM_WORLD)
     with replacing(path) as place:
@@ -398,8 +406,10 @@ def save_glb(mesh: Any, path: str | os.PathLike[str]) -> Path:
 
 
 def open3d() -> Any:
-    """The module; it is large and slow to import, so only what needs it does. Raises
-    MissingDependencyError."""
+    """Import and return Open3D, which is large and slow to import.
+
+    Raises MissingDependencyError.
+    """
     try:
         import open3d
     except (ImportError, OSError) as error:  # a system library that it needs may be missing

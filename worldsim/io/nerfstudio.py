@@ -1,9 +1,8 @@
-"""Captures on disk as nerfstudio datasets: ``transforms.json`` beside the folders ``images`` and
-``depths``.
+"""Captures as nerfstudio datasets: ``transforms.json`` with the folders ``images`` and ``depths``.
 
-Cameras have OpenGL axes there (x right, y up, z backward) and OpenCV axes in worldsim; that is
-converted here and nowhere else. The world's axes are the same, z up, metres. Depth is 16-bit PNG in
-millimetres; 0 is unknown, or infinitely far where ``transforms.json`` says so, as it does for
+Cameras there have OpenGL axes (x right, y up, z backward); worldsim has OpenCV axes. Only this
+module converts between them. World axes are the same, z up, metres. Depth is a 16-bit PNG in
+millimetres; 0 means unknown, or infinitely far if ``transforms.json`` says so, as it does for
 trajectories.
 """
 
@@ -85,9 +84,11 @@ def save_nerfstudio(
 ) -> Path:
     """Write a trajectory as a nerfstudio dataset: images, depths, cameras and sparse points.
 
-    points: positions (n, 3) in world metres and colours (n, 3) uint8 for ``points.ply``; by default
-    what a point memory keeps of the trajectory. The folder appears whole or not at all. One that
-    holds anything is not touched, except, with ``force``, a dataset, which is replaced.
+    points: positions (n, 3) world axes, metres, and colours (n, 3) uint8 for ``points.ply``; by
+        default what a point memory keeps of the trajectory.
+    force: replace an existing dataset. Any other folder with content is left as it is.
+
+    The folder is written atomically.
     """
     folder = as_path(folder)
     if not isinstance(trajectory, Trajectory):
@@ -164,8 +165,10 @@ def _write_dataset(trajectory: Trajectory, folder: Path, position: Array, colour
 
 
 def trajectory_points(trajectory: Trajectory, capacity: int = SPARSE_POINTS) -> tuple[Array, Array]:
-    """What a point memory keeps of a trajectory, without the sky: (n, 3) float32 world metres and
-    (n, 3) uint8."""
+    """Return the points that a point memory keeps of a trajectory, without the sky.
+
+    Returns (n, 3) float32 world axes, metres, and (n, 3) uint8.
+    """
     memory = PointMemory(PointMemoryConfig(capacity=capacity))
     data, cameras = memory.empty(1), trajectory.cameras
     for i in range(len(trajectory)):
@@ -184,18 +187,19 @@ def open_capture(
     up: str = "z",
     zero_is_sky: bool | None = None,
 ) -> list[CapturedFrame]:
-    """The frames of the nerfstudio dataset in the folder ``path`` (or of the JSON file ``path``),
-    in the order of their names.
+    """Open a nerfstudio dataset; returns its frames in the order of their names.
 
-    depth_scale: metres a unit of the depth pictures; by default what ``transforms.json`` says, else
-    millimetres. pose_scale: metres a unit of the poses; by default what undoes ``applied_scale``,
-    else 1. up: the world axis that points up, ``z`` (nerfstudio), ``y`` or ``-y``. zero_is_sky:
-    whether depth 0 is infinitely far instead of unknown; by default what ``transforms.json`` says,
-    else unknown.
+    path: the dataset's folder, or its JSON file.
+    depth_scale: metres per unit of the depth pictures; by default the value of ``transforms.json``,
+        else 0.001.
+    pose_scale: metres per unit of the poses; by default the inverse of ``applied_scale``, else 1.
+    up: the world axis that points up, ``z`` (nerfstudio), ``y`` or ``-y``.
+    zero_is_sky: whether depth 0 is infinitely far instead of unknown; by default the value of
+        ``transforms.json``, else False.
 
     Raises NotFoundError, DamagedFileError (not JSON, not a dataset), InvalidInputError (distorted
-    cameras, poses or intrinsics that are none) or MissingGeometryError (no depth). Pictures are
-    opened only when a frame is read.
+    cameras, invalid poses or intrinsics) or MissingGeometryError (no depth). A picture is opened
+    only when its frame is read.
     """
     path = as_path(path)
     file = path if path.suffix == ".json" else path / TRANSFORMS
@@ -250,7 +254,10 @@ def open_capture(
 def _listed_frame(
     file: Path, entry: Mapping[str, Any], depth_scale: float, metres: float, up: Array, sky: bool
 ) -> CapturedFrame:
-    """One of the frames of ``transforms.json``. entry: its keys, and those that all share."""
+    """Return one frame of ``transforms.json``.
+
+    entry: its keys, and the keys that all frames share.
+    """
     name = entry.get("file_path")
     if not isinstance(name, str):
         raise DamagedFileError(
@@ -350,7 +357,7 @@ def _read_rgb(path: Path, height: int, width: int) -> Array:
 
 
 def _read_depth(path: Path, scale: float, sky: bool, height: int, width: int) -> Array:
-    """(h', w') float32 metres, ``inf`` for infinitely far, ``nan`` for unknown."""
+    """Read depth (h', w') float32 in metres: ``inf`` infinitely far, ``nan`` unknown."""
     raw = _read_array(path) if path.suffix == ".npy" else read_picture(path, formats=DEPTH_FORMATS)
     if raw.ndim != 2 or raw.dtype == np.uint8 or raw.dtype.kind not in "uif":
         raise InvalidInputError(
@@ -370,8 +377,10 @@ def _read_depth(path: Path, scale: float, sky: bool, height: int, width: int) ->
 
 
 def _read_array(path: Path) -> Array:
-    """A NumPy file of one array of numbers. Nothing is taken on trust: the file has to be as long
-    as its header says."""
+    """Read a NumPy file with one array of numbers.
+
+    The file must be exactly as long as its header says.
+    """
     size = require_regular(path).stat().st_size
     try:
         with open(path, "rb") as file:

@@ -1,5 +1,4 @@
-"""Pictures for people: contact sheets with captions, depth as colour, panels side by side. NumPy
-uint8 in and out."""
+"""Pictures for people: contact sheets, coloured depth, panels side by side; NumPy uint8 arrays."""
 
 from __future__ import annotations
 
@@ -41,14 +40,20 @@ DEPTH_HALF = 4.0
 
 
 def enlarge(picture: Array, scale: int) -> Array:
-    """(h, w, 3) to (h * scale, w * scale, 3), every pixel a square: blur would hide what a frame
-    really holds."""
+    """Enlarge (h, w, 3) to (h * scale, w * scale, 3) without interpolation.
+
+    Interpolation would hide what a frame really holds.
+    """
     return picture.repeat(scale, 0).repeat(scale, 1)
 
 
 def depth_picture(depth: Array) -> Array:
-    """Depth (h, w) in metres (``inf`` allowed) as colours (h, w, 3) uint8: near is bright, infinity
-    black."""
+    """Colour a depth map: near is bright, infinity is black.
+
+    depth: (h, w) metres, ``inf`` allowed.
+
+    Returns (h, w, 3) uint8.
+    """
     place = (1.0 - DEPTH_HALF / (DEPTH_HALF + np.asarray(depth, np.float64))) * (
         len(DEPTH_COLOURS) - 1
     )
@@ -62,8 +67,11 @@ def depth_picture(depth: Array) -> Array:
 
 
 def holes_marked(rgb: Array, mask: Array) -> Array:
-    """A memory view (h, w, 3) with its holes in a grey checkerboard instead of black. mask: (h, w)
-    bool, True where known."""
+    """Draw a grey checkerboard over the holes of a memory view.
+
+    rgb: (h, w, 3).
+    mask: (h, w) bool, True where the memory covers the pixel.
+    """
     height, width = mask.shape
     check = (np.add.outer(np.arange(height) // 2, np.arange(width) // 2) % 2) * 24 + 64
     return np.where(mask[..., None], rgb, check[..., None].astype(np.uint8))
@@ -75,11 +83,10 @@ def contact_sheet(
     scale: int = 3,
     title: Sequence[str] = (),
 ) -> Array:
-    """Rows of pictures (h, w, 3) under column captions, row names on the left; None leaves a place
-    empty.
+    """Arrange rows of pictures (h, w, 3) under column captions, with row names on the left.
 
-    Pictures are enlarged ``scale`` times, and small ones as often as their captions need. Captions
-    may have several lines.
+    None leaves a place empty. Pictures are enlarged ``scale`` times, and small ones as often as
+    their captions need. Captions may have several lines.
     """
     pictures = [p for row in rows.values() for p in row if p is not None]
     if not pictures or any(len(row) != len(columns) for row in rows.values()):
@@ -123,8 +130,10 @@ def contact_sheet(
 
 
 def panels(pictures: Mapping[str, Array], scale: int = 4, caption: str = "") -> Array:
-    """Pictures (h, w, 3) side by side, each under its name, and a line below. Sizes come out even,
-    as video needs them."""
+    """Arrange pictures (h, w, 3) side by side, each under its name, with a caption below.
+
+    Width and height are even, as video codecs need them.
+    """
     first = next(iter(pictures.values()))
     height, width = (n * scale for n in first.shape[:2])
     font = _font(15)
@@ -140,8 +149,9 @@ def panels(pictures: Mapping[str, Array], scale: int = 4, caption: str = "") -> 
 
 
 def save_picture(picture: Array, path: Path) -> None:
-    """Write (h, w, 3) uint8, or (h, w) uint16 as PNG, to ``path``, without loss: WebP if it is
-    named so, else PNG. A reader never meets half a file.
+    """Write a picture losslessly and atomically: WebP if ``path`` ends in ``.webp``, else PNG.
+
+    picture: (h, w, 3) uint8, or (h, w) uint16 for PNG.
     """
     path = as_path(path)
     grey, colours = (
@@ -163,13 +173,16 @@ def save_picture(picture: Array, path: Path) -> None:
 def read_picture(
     path: str | os.PathLike[str], mode: str | None = None, formats: Sequence[str] = PICTURE_FORMATS
 ) -> Array:
-    """A picture file as an array: (h, w, 3) uint8 for colours, (h, w) uint8 or uint16 for grey,
-    whatever Pillow makes of it.
+    """Read a picture file as an array.
 
-    mode: Pillow's mode to convert to, such as ``RGB``. formats: Pillow's names of the formats that
-    are read; others are never tried, since some (EPS) start other programs. Raises NotFoundError,
-    or DamagedFileError for anything that is no such picture, or that claims more than
-    :data:`MOST_PIXELS`.
+    Colours are (h, w, 3) uint8, grey is (h, w) uint8 or uint16.
+
+    mode: Pillow's mode to convert to, such as ``RGB``.
+    formats: Pillow's names of the accepted formats. Others are never tried, since some (EPS) start
+        other programs.
+
+    Raises NotFoundError, or DamagedFileError for a file that is no such picture or has more than
+    :data:`MOST_PIXELS` pixels.
     """
     path = require_regular(path, LARGEST_PICTURE)
     require_memory_for(2 * path.stat().st_size, f"the picture {path}")
@@ -211,5 +224,5 @@ def _centre(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, fo
 
 
 def _font(size: int) -> Any:
-    """Pillow's own scalable font: no font file of the system is needed."""
+    """Return Pillow's own scalable font, which needs no font file of the system."""
     return ImageFont.load_default(size)

@@ -1,9 +1,8 @@
-"""Posed RGB-D captures: pictures with depth, camera and pose, from a phone, a robot, another
-renderer or a trajectory.
+"""Posed RGB-D captures from a phone, a robot, another renderer or a trajectory.
 
 Depth is along the optical axis; the centre of the top-left pixel is (0.5, 0.5).
-:mod:`worldsim.io.nerfstudio` reads captures from nerfstudio datasets,
-:class:`worldsim.scenes.capture.CaptureScene` starts a dream in one.
+:mod:`worldsim.io.nerfstudio` reads captures from nerfstudio datasets;
+:class:`worldsim.scenes.capture.CaptureScene` starts a dream from one.
 """
 
 from __future__ import annotations
@@ -41,13 +40,14 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class CapturedFrame:
-    """One picture of a capture and its camera. Frames may differ in size and camera; pictures are
-    read when asked for.
+    """One picture of a capture with its camera.
 
-    pose: (4, 4) float64 camera-to-world, OpenCV axes, metres, z up. intrinsics: (4,) float64
-    ``fx fy cx cy`` in pixels. read: gives rgb (h, w, 3) uint8 and depth (h', w') float32 metres,
-    ``inf`` for infinitely far and ``nan`` for unknown; depth may have another resolution, but shows
-    the same.
+    Frames may differ in size and camera. Pictures are read on demand.
+
+    pose: (4, 4) float64 camera-to-world, OpenCV axes, metres, z up.
+    intrinsics: (4,) float64 ``fx fy cx cy`` in pixels.
+    read: returns rgb (h, w, 3) uint8 and depth (h', w') float32 metres, ``inf`` for infinitely far
+        and ``nan`` for unknown. Depth may have another resolution but covers the same view.
     """
 
     name: str
@@ -85,7 +85,7 @@ class CapturedFrame:
             )
         pixels = _numbers(self.intrinsics, (4,))
         if pixels is None or not (
-            LEAST_FOCAL <= pixels[:2].min() and np.abs(pixels).max() <= MOST_FOCAL
+            pixels[:2].min() >= LEAST_FOCAL and np.abs(pixels).max() <= MOST_FOCAL
         ):
             raise InvalidInputError(
                 f"{self.name}: intrinsics must be fx fy cx cy in pixels, got {self.intrinsics}"
@@ -93,14 +93,16 @@ class CapturedFrame:
 
     @property
     def view(self) -> tuple[float, float, float, float]:
-        """What the picture spans on the plane at depth 1 m: left, top, right, bottom in metres from
-        the optical axis."""
+        """Return the extent of the picture on the plane at depth 1 m.
+
+        Left, top, right and bottom, in metres from the optical axis.
+        """
         fx, fy, cx, cy = self.intrinsics
         return -cx / fx, -cy / fy, (self.width - cx) / fx, (self.height - cy) / fy
 
 
 def _numbers(values: Any, shape: tuple[int, ...]) -> Array | None:
-    """``values`` as a float64 array of that shape, None if they are none or not finite."""
+    """Return ``values`` as a float64 array of that shape; None if invalid or not finite."""
     try:
         array = np.asarray(values, np.float64)
     except (TypeError, ValueError, OverflowError):
@@ -111,11 +113,12 @@ def _numbers(values: Any, shape: tuple[int, ...]) -> Array | None:
 def captured_frames(
     rgb: Array, depth: Array, pose: Array, intrinsics: Array, name: str = "frame"
 ) -> list[CapturedFrame]:
-    """A capture from arrays.
+    """Create a capture from arrays.
 
-    rgb: (t, h, w, 3) uint8. depth: (t, h, w) metres along the optical axis, ``inf`` for sky,
-    ``nan`` or 0 for unknown. pose: (t, 4, 4) camera-to-world, OpenCV axes, z up. intrinsics: (4,)
-    or (t, 4) ``fx fy cx cy`` in pixels.
+    rgb: (t, h, w, 3) uint8.
+    depth: (t, h, w) metres along the optical axis, ``inf`` for sky, ``nan`` or 0 for unknown.
+    pose: (t, 4, 4) camera-to-world, OpenCV axes, metres, z up.
+    intrinsics: (4,) or (t, 4) ``fx fy cx cy`` in pixels.
     """
     if (
         not all(isinstance(array, np.ndarray) for array in (rgb, depth, pose))
@@ -154,7 +157,7 @@ def captured_frames(
 
 
 def frames_of(trajectory: Trajectory) -> list[CapturedFrame]:
-    """The frames of a trajectory as a capture."""
+    """Return the frames of a trajectory as a capture."""
     rgb = trajectory.rgb.permute(0, 2, 3, 1).contiguous().numpy()
     return captured_frames(
         rgb, trajectory.depth.numpy(), trajectory.pose.numpy(), trajectory.intrinsics.numpy()
@@ -164,19 +167,20 @@ def frames_of(trajectory: Trajectory) -> list[CapturedFrame]:
 def common_camera(
     frames: Sequence[CapturedFrame], height: int, width: int, intrinsics: Any = None
 ) -> Array:
-    """The camera of ``height`` x ``width`` pixels whose view lies within every frame's: (4,)
-    ``fx fy cx cy`` in its pixels.
+    """Return the camera of ``height`` x ``width`` pixels whose view lies within every frame's view.
 
-    intrinsics: a camera wanted for that size, such as the world's. Where all frames see that much,
-    it is the result; else the result has its pixel's proportions and as much of the common view as
-    they allow. Without it, pixels are square.
+    intrinsics: the desired camera for that size, such as the world's. It is the result if all
+        frames cover its view; otherwise the result keeps its pixel aspect ratio and covers as much
+        as possible. By default, pixels are square.
+
+    Returns (4,) ``fx fy cx cy`` in pixels.
     """
     views = [frame.view for frame in frames]
     proportion = width / height
     if intrinsics is not None:
         pixels = _numbers(intrinsics, (4,))
         if pixels is None or not (
-            LEAST_FOCAL <= pixels[:2].min() and np.abs(pixels).max() <= MOST_FOCAL
+            pixels[:2].min() >= LEAST_FOCAL and np.abs(pixels).max() <= MOST_FOCAL
         ):
             raise InvalidInputError(f"intrinsics must be fx fy cx cy in pixels, got {intrinsics!r}")
         fx, fy, cx, cy = pixels.tolist()
@@ -200,11 +204,11 @@ def common_camera(
 def resample(
     frame: CapturedFrame, height: int, width: int, intrinsics: Array
 ) -> tuple[Array, Array]:
-    """The frame as a camera at the same pose with ``intrinsics`` (see :func:`common_camera`) sees
-    it.
+    """Resample a frame for a camera at the same pose with other ``intrinsics``.
 
-    Returns rgb (height, width, 3) uint8, averaged over each pixel's area, and depth (height, width)
-    float32 metres at each pixel's centre; ``inf`` infinitely far, ``nan`` unknown.
+    See :func:`common_camera`. Returns rgb (height, width, 3) uint8, averaged over each pixel's
+    area, and depth (height, width) float32 metres at each pixel's centre: ``inf`` infinitely far,
+    ``nan`` unknown.
     """
     rgb, depth = frame.read()
     fx, fy, cx, cy = frame.intrinsics
@@ -232,10 +236,10 @@ def resample(
 
 
 def _depth_at(depth: Array, rows: Array, columns: Array) -> Array:
-    """Depth (h', w') at image coordinates: (len(rows), len(columns)) float32.
+    """Sample depth (h', w') at image coordinates; returns (len(rows), len(columns)) float32.
 
     On a surface, inverse depth is interpolated, which is exact on planes. Across an edge the
-    nearest pixel is taken: a mean would be a surface that does not exist.
+    nearest pixel is taken, since a mean would be a surface that does not exist.
     """
     limit = np.array(depth.shape)[:, None] - 1
     low = [np.floor(place - 0.5).astype(np.int64) for place in (rows, columns)]
@@ -265,11 +269,12 @@ def trajectory_of(
     width: int | None = None,
     intrinsics: Any = None,
 ) -> tuple[Trajectory, Tensor]:
-    """The frames in one size and camera (:func:`common_camera`; their own by default), and where
-    depth is known.
+    """Resample all frames to one size and camera and return them as a trajectory.
 
-    Returns a trajectory of t frames, in which unknown depth is written as infinitely far, and (t,
-    h, w) bool.
+    intrinsics: the camera; by default that of :func:`common_camera`.
+
+    Returns a trajectory of t frames, in which unknown depth is infinitely far, and a mask (t, h, w)
+    bool of known depth.
     """
     if not frames:
         raise InvalidInputError("this capture has no frames")

@@ -1,4 +1,4 @@
-"""Videos for people: H.264 in MP4."""
+"""Videos: H.264 in MP4."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ MOST_FPS = 1000.0
 
 
 def write_video(frames: Sequence[Array], fps: float, path: Path) -> None:
-    """Write frames (h, w, 3) uint8, h and w even, as H.264; a reader never meets half a file.
+    """Write frames (h, w, 3) uint8, h and w even, as an H.264 video, atomically.
 
-    Raises InvalidInputError for frames that are none and for speeds that are none, StorageError
-    where nothing can be written.
+    Raises InvalidInputError for invalid frames or frame rates, and StorageError if the file cannot
+    be written.
     """
     import av
 

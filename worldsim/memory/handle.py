@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,12 +20,12 @@ from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundErr
 from worldsim.memory.arguments import as_numbers, as_pose, as_shape, as_size
 from worldsim.memory.editing import in_box, surface_points
 from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
-from worldsim.memory.none import NoMemory
 from worldsim.memory.pictures import MemoryPicture, PointArrays, camera_places
 from worldsim.memory.points import PointMemory, Points
+from worldsim.memory.slots import points_of
 from worldsim.memory.splat import DIRECTION, POINT
 from worldsim.memory.surfels import draw, normals_of, patch_metres, to_world
-from worldsim.protocols import SceneMemory
+from worldsim.protocols import HasPoints, SceneMemory, remembers
 from worldsim.runtime.arguments import number, whole
 from worldsim.runtime.files import as_path
 from worldsim.runtime.limits import require_memory_for
@@ -40,15 +40,6 @@ LEAST_FOCAL, MOST_FOCAL = 1e-2, 1e6
 
 Array = NDArray[Any]
 Box = tuple[Sequence[float], Sequence[float]]
-
-
-@runtime_checkable
-class HasPoints(Protocol):
-    """A memory of another kind that can also be had as points."""
-
-    def to_points(self, memory: Any) -> Points:
-        """The points of its data, a batch of one."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +65,7 @@ class MemoryHandle:
 
         Raises MissingGeometryError for a world without scene memory.
         """
-        if isinstance(kind, NoMemory) or state.frame.pose is None:
+        if not remembers(kind) or state.frame.pose is None:
             raise MissingGeometryError(
                 "this world has no scene memory: it was trained without geometry, or it was "
                 "switched off"
@@ -137,7 +128,8 @@ class MemoryHandle:
         require_memory_for(
             RENDER_BYTES * height * width + 2**27, f"a picture of {height}x{width} pixels"
         )
-        if isinstance(self.data, Points):
+        points = points_of(self.kind, self.data)
+        if points is self.data and points is not None:
             view = draw(self.data, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
             rgb, depth, mask, normals = view.rgb, view.depth, view.mask, view.normals
         else:
@@ -328,10 +320,9 @@ class MemoryHandle:
         PointMemory().to_ply(self._points(), as_path(path))
 
     def _points(self) -> Points:
-        if isinstance(self.data, Points):
-            return self.data
         if isinstance(self.kind, HasPoints):
-            return self.kind.to_points(self.data)
+            points: Points = self.kind.to_points(self.data)
+            return points
         raise InvalidInputError(
             f"a {type(self.kind).__name__} holds no points: only render() works with it"
         )

@@ -16,6 +16,9 @@ class NoMemory:
     """A :class:`worldsim.protocols.SceneMemory` whose views are all holes; its data is the empty
     tuple."""
 
+    remembers_nothing = True
+    """It is a :class:`worldsim.protocols.BlankMemory`."""
+
     def empty(self, batch: int, device: Any) -> tuple[()]:
         """Nothing."""
         return ()

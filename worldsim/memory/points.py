@@ -8,6 +8,7 @@ directions. Rows of a batch never influence one another, bit by bit; nothing her
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -25,7 +26,6 @@ from worldsim.memory.slots import PointMemoryConfig as PointMemoryConfig
 from worldsim.memory.slots import Points as Points
 from worldsim.memory.slots import beginning, oldest_slots, places
 from worldsim.memory.splat import DIRECTION, EMPTY, POINT, hole_view
-from worldsim.protocols import SceneMemory
 from worldsim.runtime.triton import usable
 from worldsim.state import Frame, MemoryView, map_tensors
 
@@ -34,11 +34,12 @@ class PointMemory:
     """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure: data in, new data
     out."""
 
+    skips_unknown = True
+    """``integrate`` leaves out the pixels that ``known`` excludes."""
     in_place = False
-    """Whether integrating may overwrite what it is given, where that is faster: see
-    :func:`in_place`."""
+    """Whether integrating may overwrite what it is given: see :meth:`in_place_with`."""
     passes = Passes()
-    """What reads many slots at once; an engine may have it compiled: see :func:`with_passes`."""
+    """What reads many slots at once; an engine may have it compiled: see :meth:`with_passes`."""
     between = splat_triton.PLAIN
     """What lies between the kernels on a GPU; an engine may have it compiled, too."""
     _last_sight: Sight | None = None
@@ -230,6 +231,26 @@ class PointMemory:
         """(b,) float32 share of the pixels at ``camera`` that the memory knows."""
         return self.render(memory, camera).coverage
 
+    def with_passes(self, passes: Passes) -> PointMemory:
+        """The same memory with its passes over slots replaced, for example by compiled ones."""
+        changed = copy.copy(self)
+        changed.passes, changed._last_sight = passes, None
+        return changed
+
+    def in_place_with(self, between: splat_triton.Between | None = None) -> PointMemory:
+        """The same memory for callers that own its data: on a GPU it then integrates in place.
+
+        between: what it computes between its kernels there, for example compiled.
+        """
+        changed = copy.copy(self)
+        changed.in_place, changed.between = True, between or self.between
+        changed._last_sight = None
+        return changed
+
+    def to_points(self, memory: Points) -> Points:
+        """The data itself."""
+        return memory
+
     def count(self, memory: Points) -> Tensor:
         """(b,) int64 used slots."""
         return (memory.kind != EMPTY).sum(1)
@@ -277,6 +298,8 @@ class PointMemory:
     def pad(self, memory: Points) -> Points:
         """The same points with this memory's capacity again."""
         missing = self.config.capacity - memory.capacity
+        if missing == 0:
+            return memory
         if missing < 0:
             raise InvalidInputError(
                 f"these points take {memory.capacity} slots and the memory has "
@@ -320,25 +343,3 @@ class PointMemory:
         position = memory.position[index][:, point].T.cpu().numpy()
         colour = memory.colour[index][:, point].T.cpu().numpy()
         save_ply(position, colour, path)
-
-
-def in_place(memory: SceneMemory, between: splat_triton.Between | None = None) -> SceneMemory:
-    """The same memory for one that owns its data: a point memory then integrates in place on a GPU,
-    which copies nothing.
-
-    between: what it computes between its kernels there, such as a compiled version.
-    """
-    if type(memory) is not PointMemory:
-        return memory
-    owner = PointMemory(memory.config)
-    owner.in_place, owner.between = True, between or memory.between
-    return owner
-
-
-def with_passes(memory: SceneMemory, passes: Passes) -> SceneMemory:
-    """The same memory, if it is one of points, with its passes over slots run otherwise."""
-    if type(memory) is not PointMemory:
-        return memory
-    quick = PointMemory(memory.config)
-    quick.passes = passes
-    return quick

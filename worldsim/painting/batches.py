@@ -16,7 +16,7 @@ from torch import Tensor
 from worldsim.camera import Camera, pluecker_rays, relative_motion
 from worldsim.errors import InvalidInputError
 from worldsim.memory.splat import EMPTY, frame_points, view_of
-from worldsim.painting.channels import clean_channels, memory_view_channels
+from worldsim.painting.channels import clean_channels, constant, memory_view_channels
 from worldsim.painting.levels import add_noise_to, draw_levels, shift_for, shift_levels
 from worldsim.painting.network import PainterBatch
 from worldsim.painting.store import Drawn, ViewStore
@@ -109,7 +109,7 @@ def memory_channels(
 def mirror(drawn: Drawn, flip: Tensor) -> Drawn:
     """Mirror the sets where ``flip`` (b,) bool holds: pictures, left to right, and their world."""
     where = flip[:, None, None, None]
-    sign = torch.tensor([-1.0, 1.0, 1.0, 1.0], device=flip.device)
+    sign = constant((-1.0, 1.0, 1.0, 1.0), flip.device)
     return Drawn(
         rgb=torch.where(where[..., None], drawn.rgb.flip(-1), drawn.rgb),
         code=torch.where(where, drawn.code.flip(-1), drawn.code),
@@ -247,5 +247,5 @@ class BatchMaker:
 
 
 def _pick(x: Tensor, order: Tensor) -> Tensor:
-    """x (b, k, ...) with its views in this order (b, k)."""
+    """X (b, k, ...) with its views in this order (b, k)."""
     return x[torch.arange(len(x), device=x.device)[:, None], order]

@@ -7,6 +7,8 @@ which textures form. Scaled channels have standard deviations of about 0.8.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -19,8 +21,15 @@ SCALE = (3.0, 3.0, 3.0, 2.0, 1.0)
 """What they are multiplied by afterwards."""
 
 
+@cache
+def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers as a tensor on a device, copied there once: each copy waits for all work that a GPU
+    has queued. Do not write into it."""
+    return torch.tensor(values, device=device)
+
+
 def _columns(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device)[:, None, None]
+    return constant(values, like.device)[:, None, None]
 
 
 def scale(plain: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from worldsim.diffusion.module import Module, register_to_config
 from worldsim.diffusion.network import Attention, ResidualBlock
 from worldsim.errors import InvalidInputError
+from worldsim.painting.channels import constant
 
 CHANNELS = 5
 """rgb (3), depth channel, sky: see :mod:`worldsim.painting.channels`."""
@@ -72,7 +73,7 @@ def place_features(rows: int, columns: int, dim: int, device: Any) -> Tensor:
 
 def ray_features(rays: Tensor, patch: int) -> Tensor:
     """Fourier features of the rays at the patches' centres. (m, 6, h, w) to (m, tokens, 54)."""
-    scale = torch.tensor([MOMENT_SCALE] * 3 + [1.0] * 3, device=rays.device)
+    scale = constant((MOMENT_SCALE,) * 3 + (1.0,) * 3, rays.device)
     mean = F.avg_pool2d(rays.float(), patch).flatten(2).transpose(1, 2) * scale
     angle = math.pi * torch.cat([mean * f for f in FREQUENCIES], -1)
     return torch.cat([mean, angle.sin(), angle.cos()], -1)

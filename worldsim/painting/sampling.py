@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +78,7 @@ def paint(
     count = int(unknown[0].any(-1).sum())
     sigmas = sigmas_for(config.num_inference_steps, count).to(given.device)
     x = torch.where(channels, noise, given)
-    for here, there in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for here, there in itertools.pairwise(sigmas):
         batch = PainterBatch(x, unknown * here, memory, rays, attributes, known)
         clean = _predict(network, batch, config.guidance_scale)
         velocity = (x - clean) / here.clamp(min=LEAST_LEVEL)

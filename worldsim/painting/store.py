@@ -68,6 +68,8 @@ class ViewStore:
         self._code[at] = torch.from_numpy(sets.inverse_depth.view(np.int16)).to(self.device)
         self._pose[at] = torch.from_numpy(sets.pose).to(self.device)
         self._attributes[at] = torch.from_numpy(place_attributes(sets)).to(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
         self.added += len(sets)
 
     def get(self, index: Tensor) -> Drawn:
@@ -110,8 +112,7 @@ class FolderReader:
     def _wait_for_first(self, timeout_s: float = 300.0) -> Path:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            mine = shard_files(self.folder)[self.part :: self.parts]
-            if mine:
+            if mine := self._shards():
                 return mine[0]
             time.sleep(POLL_S)
         raise InvalidInputError(
@@ -119,13 +120,14 @@ class FolderReader:
             f"{timeout_s:g} s: record look-arounds into it first."
         )
 
+    def _shards(self) -> list[Path]:
+        """The shards of this part, by their numbers."""
+        shards = shard_files(self.folder)
+        return [path for path in shards if int(path.stem[6:]) % self.parts == self.part]
+
     def read_new(self) -> int:
         """Read the shards that appeared; returns how many."""
-        new = [
-            path
-            for path in shard_files(self.folder)
-            if path.name not in self._read and int(path.stem[6:]) % self.parts == self.part
-        ]
+        new = [path for path in self._shards() if path.name not in self._read]
         for path in new:
             self._read.add(path.name)
             try:
@@ -135,8 +137,11 @@ class FolderReader:
         return len(new)
 
     def _run(self) -> None:
-        while not self._stop.wait(POLL_S):
-            self.read_new()
+        # Copies in the stream of the training would wait for the work that is queued there.
+        device = self.store.device
+        with torch.cuda.stream(torch.cuda.Stream(device) if device.type == "cuda" else None):
+            while not self._stop.wait(POLL_S):
+                self.read_new()
 
     def close(self) -> None:
         """Stop reading."""

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.none import NoMemory
-from worldsim.memory.slots import Points
+from worldsim.memory.slots import points_of
 from worldsim.memory.splat import MAP_CELL, MAP_CELLS, POINT, frame_points
+from worldsim.protocols import remembers
 from worldsim.state import WorldState, map_tensors
 from worldsim.world import World
 from worldsim.world.heads import to_world_axes
-from worldsim.world.parts import Aim
+from worldsim.world.step import Aim
 
 FINE = 2
 """Cells of the drawn map along the side of a cell of a map of surroundings: maps are then up to 2
@@ -95,14 +95,13 @@ def relief_of(world: World, state: WorldState, steps: int) -> Relief | None:
     by place."""
     assert state.frame.pose is not None and state.frame.inverse_depth is not None
     centre, reach = state.frame.pose[0, :3, 3], steps * FASTEST + MAP_CELL * MAP_CELLS
-    if isinstance(state.memory, Points):
+    points = points_of(world.memory, state.memory)
+    if points is not None:
         config = getattr(world.memory, "config", None)
-        chosen = state.memory.kind[0] == POINT
-        return Relief(
-            state.memory.position[0][:, chosen], centre, reach, getattr(config, "body_m", 0.5)
-        )
-    if isinstance(world.memory, NoMemory):
-        n = world.network.config
+        chosen = points.kind[0] == POINT
+        return Relief(points.position[0][:, chosen], centre, reach, getattr(config, "body_m", 0.5))
+    if not remembers(world.memory):
+        n = world.spec
         camera = Camera(state.frame.pose, state.intrinsics, n.height, n.width)
         position, kind = frame_points(state.frame.inverse_depth, camera)
         return Relief(position[0][:, kind[0] == POINT], centre, reach, 0.5)

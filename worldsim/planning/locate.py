@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.slots import Points
+from worldsim.memory.slots import Points, points_of
 from worldsim.memory.splat import POINT, view_of
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.runtime.arguments import whole
@@ -115,9 +115,9 @@ def _search(
 ) -> tuple[Points, Tensor, Tensor, NDArray[Any]]:
     """What is searched, checked: the points that tell, the picture (3, h, w), its camera's
     intrinsics (4,) and the eye (3,)."""
-    n = world.network.config
-    memory, pose = state.memory, state.frame.pose
-    if not isinstance(memory, Points) or pose is None:
+    n = world.spec
+    memory, pose = points_of(world.memory, state.memory), state.frame.pose
+    if memory is None or pose is None:
         raise MissingGeometryError(
             "a picture is found in a point memory, and this world has none: use one with geometry"
         )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera, rotation_angle, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.none import NoMemory
+from worldsim.protocols import remembers
 from worldsim.runtime.old_names import old_fields
 from worldsim.state import WorldState
 from worldsim.world import World
@@ -218,9 +218,9 @@ def check_goal_pose(source: Dreaming, pose: Any, least_coverage: float) -> None:
         raise InvalidInputError(
             f"a goal's pose must be a finite (4, 4) camera-to-world tensor, got {pose!r}"
         )
-    if least_coverage <= 0 or isinstance(world.memory, NoMemory):
+    if least_coverage <= 0 or not remembers(world.memory):
         return
-    n = world.network.config
+    n = world.spec
     camera = Camera(
         snap_pose(pose.to(world.device))[None], source.state.intrinsics[:1], n.height, n.width
     )

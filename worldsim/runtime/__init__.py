@@ -1,2 +1,1 @@
-"""What stands between worldsim and the machine: files, processes, devices, random numbers, what a
-file may name."""
+"""The layer between worldsim and the machine: files, processes, devices and random numbers."""

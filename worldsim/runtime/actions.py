@@ -1,4 +1,4 @@
-"""Continuous actions, from users and other libraries, in the space's own number format."""
+"""Casts continuous actions of users and other libraries to the dtype of an action space."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from worldsim.errors import InvalidInputError
 
 
 def cast_box_action(action: Any, space: gym.spaces.Box) -> NDArray[Any]:
-    """One action as an array of the space's dtype and shape: real numbers of any precision are cast
-    first, then checked.
+    """Cast one action to the dtype and shape of a ``Box`` space.
 
-    Gymnasium's ``ClipAction`` and ``RescaleAction`` give float64, a rounding beyond a bound of
-    float32 at times. Raises InvalidInputError, with the action, for another shape, for numbers
-    outside the bounds and for NaN.
+    Real numbers of any precision are cast first and checked afterwards: Gymnasium's ``ClipAction``
+    and ``RescaleAction`` return float64, which can exceed a float32 bound by a rounding error.
+    Raises InvalidInputError, with the action, for another shape, for numbers outside the bounds and
+    for NaN.
     """
     try:
         given = np.asarray(action)

@@ -1,5 +1,7 @@
-"""Arguments of functions, checked: numbers in a range, whole numbers and flags. Errors name
-argument, value and range."""
+"""Checks of function arguments: numbers in a range, integers and flags.
+
+Errors name the argument, the value and the range.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ LARGEST = 1e9
 def number(
     name: str, value: Any, low: float = -LARGEST, high: float = LARGEST, unit: str = ""
 ) -> float:
-    """``value`` as a float in [low, high]; InvalidInputError for anything else, NaN and texts
-    included."""
+    """Return ``value`` as a float in [low, high].
+
+    Raises InvalidInputError for anything else, including NaN and strings.
+    """
     found = _real(value)
     if found is None or not low <= found <= high:
         raise InvalidInputError(
@@ -28,8 +32,10 @@ def number(
 
 
 def whole(name: str, value: Any, low: float = 0, high: float = LARGEST, unit: str = "") -> int:
-    """``value`` as an int in [low, high]; InvalidInputError for anything else, NaN and texts
-    included."""
+    """Return ``value`` as an int in [low, high].
+
+    Raises InvalidInputError for anything else, including NaN and strings.
+    """
     found = _real(value)
     if found is None or not low <= found <= high or found != int(found):
         asked = f"it must be a whole number from {low:,} to {high:,}{unit and ' ' + unit}"
@@ -38,14 +44,14 @@ def whole(name: str, value: Any, low: float = 0, high: float = LARGEST, unit: st
 
 
 def flag(name: str, value: Any) -> bool:
-    """``value``, if it is True or False."""
+    """Return ``value`` if it is True or False; raise InvalidInputError otherwise."""
     if not isinstance(value, bool):
         raise InvalidInputError(f"{name} = {shown(value)}: it must be True or False")
     return value
 
 
 def _real(value: Any) -> float | None:
-    """A real number as a float, None for anything else; what no float holds is infinite."""
+    """Return a real number as a float, None for anything else; infinity if it is too large."""
     # NumPy's and torch's scalars, too; an array of one number would be a guess.
     scalar = isinstance(value, numbers.Real) or (
         hasattr(value, "item") and getattr(value, "ndim", 1) == 0
@@ -62,7 +68,7 @@ def _real(value: Any) -> float | None:
 
 
 def shown(value: Any) -> str:
-    """A value for an error message: at most 80 characters."""
+    """Return a value as text for an error message: at most 80 characters."""
     try:
         text = repr(value)
     except Exception:

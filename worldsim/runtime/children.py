@@ -1,4 +1,4 @@
-"""Processes that are started from here."""
+"""Settings of child processes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ VARIABLE = "PYTHONSAFEPATH"
 
 @contextlib.contextmanager
 def safe_imports() -> Iterator[None]:
-    """Python processes that are started in here import no module from the present folder.
+    """Context in which new Python processes import no module from the working directory.
 
-    They would look there first, and it may be the folder of a world from somewhere.
+    Python searches it first, and it may be the folder of a world that was downloaded.
     """
     before = os.environ.get(VARIABLE)
     os.environ[VARIABLE] = "1"

@@ -1,5 +1,4 @@
-"""What is said while torch's compiler works: that it does, how long it took the last time here,
-where its code is kept."""
+"""Messages while torch compiles: that it does, how long it took last time, where its cache is."""
 
 from __future__ import annotations
 
@@ -17,18 +16,21 @@ LONGEST_S = 1e6
 
 
 def cache_folder() -> Path:
-    """Where inductor keeps what it compiled: ``TORCHINDUCTOR_CACHE_DIR``, else a folder of the
-    user's among temporary files."""
+    """Return the folder in which inductor caches compiled code.
+
+    This is ``TORCHINDUCTOR_CACHE_DIR`` if it is set, else a folder of the user's among the
+    temporary files.
+    """
     from torch._inductor.runtime.cache_dir_utils import cache_dir
 
     return Path(cache_dir())
 
 
 class Compiling:
-    """Says once that parts are being compiled and, when all that a step needs is, how long that
-    took.
+    """Reports once that parts are being compiled and, after the first full step, how long it took.
 
-    folder: the compiler's cache. clock: seconds.
+    folder: the compiler's cache.
+    clock: returns the time in seconds.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Compiling:
 
     @contextlib.contextmanager
     def part(self) -> Iterator[None]:
-        """Around the first call of a part."""
+        """Context around the first call of a part."""
         if self._seconds is None:
             self._seconds = 0.0
             last = self._last()
@@ -63,8 +65,10 @@ class Compiling:
                 self._seconds += self._clock() - began
 
     def done(self) -> None:
-        """A step is over, so all that it needs is there; without effect where nothing was
-        compiled."""
+        """Mark the first full step as finished, so that everything it needs is compiled.
+
+        Has no effect if nothing was compiled.
+        """
         if self._seconds is None or self._depth:
             return
         seconds, self._seconds = self._seconds, None

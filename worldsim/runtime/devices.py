@@ -15,8 +15,10 @@ SAME = dict.fromkeys(("gpu", "nvidia", "rocm", "hip", "amd"), "cuda")
 
 
 def resolve_device(name: torch.device | str | None) -> torch.device:
-    """The device of that name; for None, CUDA where there is one, else the CPU. InvalidInputError
-    for one that is not there."""
+    """Return the device of that name; for None, CUDA if it is available, else the CPU.
+
+    Raises InvalidInputError for a device that is not available.
+    """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -35,7 +37,7 @@ def resolve_device(name: torch.device | str | None) -> torch.device:
 
 
 def _meant(name: torch.device | str) -> str:
-    """A hint where the name is not one of a known kind."""
+    """Return a hint if the name is of no known kind of device."""
     kind, _, number = str(name).lower().partition(":")
     near = SAME.get(kind) or next(iter(difflib.get_close_matches(kind, KNOWN, n=1)), None)
     return (

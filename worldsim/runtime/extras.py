@@ -21,19 +21,25 @@ PACKAGES = {"ale_py": "ale-py"}
 
 
 def install_hint(extra: str) -> str:
-    """The command that installs the extra ``extra``, such as ``doom``."""
+    """Return the command that installs the extra ``extra``, such as ``doom``."""
     return f"in worldsim's source folder, pip install '.[{extra}]'"
 
 
 def missing(what: str, extra: str, error: BaseException) -> MissingDependencyError:
-    """The error to raise where ``what`` needs a package that could not be imported (``error``) and
-    ``extra`` installs."""
+    """Return the error for a missing optional package.
+
+    what: what needs the package.
+    extra: the extra that installs it.
+    error: the ImportError.
+    """
     return MissingDependencyError(f"{what} ({error}): {install_hint(extra)}")
 
 
 def how_to_install(module: str | None) -> str:
-    """The command to run where ``module``, or one inside it, cannot be imported; for None, that
-    something is to be installed."""
+    """Return the command that installs ``module``, or the package that contains it.
+
+    For None, the text says only that something has to be installed.
+    """
     name = (module or "").partition(".")[0]
     if name in EXTRAS:
         return install_hint(EXTRAS[name])
@@ -41,7 +47,7 @@ def how_to_install(module: str | None) -> str:
 
 
 def missing_module(error: BaseException | None) -> str | None:
-    """The module that could not be imported, by an error or by what caused it."""
+    """Return the module that could not be imported, from an error or its cause."""
     while error is not None:
         if isinstance(error, ImportError) and error.name:
             return error.name

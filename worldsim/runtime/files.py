@@ -1,17 +1,15 @@
-"""Files as data: read only if regular, bounded and inside their own folder; written whole or not at
-all.
+"""Safe file access: regular files only, of bounded size, inside their folder, written atomically.
 
-Every reader and writer of worldsim's formats goes through this module, so that what holds for one
-file holds for all:
+Every reader and writer of worldsim's formats goes through this module, so the same rules hold for
+all files:
 
-- A file that is read is a regular file. A FIFO, a device or a link to one would hang the process or
-fill its memory.
+- Only regular files are read. A FIFO, a device or a link to one could hang the process or fill its
+  memory.
 - A file that another file names lies in the same folder: no absolute paths, no ``..``, no links
-that lead out.
-- A file that is written is completed beside its place and renamed. Only regular files are ever
-replaced.
-- A full or read-only disk is a :class:`worldsim.errors.StorageError` that names the path; the old
-file stays.
+  that lead out.
+- A file is written beside its destination and then renamed. Only regular files are ever replaced.
+- A full or read-only disk raises :class:`worldsim.errors.StorageError`, which names the path; the
+  old file stays.
 """
 
 from __future__ import annotations
@@ -57,8 +55,11 @@ _KINDS = {
 
 
 def as_path(path: Any) -> Path:
-    """``path`` as a Path. Raises InvalidInputError for what is no path, such as a number, or a text
-    with a zero byte."""
+    """Return ``path`` as a Path.
+
+    Raises InvalidInputError for anything that is no path, such as a number or a string with a zero
+    byte.
+    """
     try:
         found = Path(path)
     except TypeError:
@@ -74,10 +75,12 @@ def as_path(path: Any) -> Path:
 
 
 def require_regular(path: Name, limit: int | None = None) -> Path:
-    """``path``, if a regular file is there (links to one are followed).
+    """Return ``path`` if it is a regular file or a link to one.
 
-    limit: largest size in bytes. Raises NotFoundError where nothing is, DamagedFileError for
-    anything that is not a regular file or is larger; neither opens it.
+    limit: maximum size in bytes.
+
+    Raises NotFoundError if nothing is there, and DamagedFileError for anything that is not a
+    regular file or is larger. Does not open the file.
     """
     path = as_path(path)
     try:
@@ -114,8 +117,7 @@ def read_bytes(path: Name, limit: int | None = None) -> bytes:
 
 
 def is_file(path: Name) -> bool:
-    """Whether something that is not a folder is at ``path``. False for names that no file can
-    have."""
+    """Return whether ``path`` exists and is not a folder; False for names that no file can have."""
     try:
         return not stat.S_ISDIR(Path(path).stat().st_mode)
     except (OSError, ValueError):
@@ -123,7 +125,7 @@ def is_file(path: Name) -> bool:
 
 
 def is_folder(path: Name) -> bool:
-    """Whether a folder is at ``path``. False for names that no folder can have."""
+    """Return whether ``path`` is a folder; False for names that no folder can have."""
     try:
         return stat.S_ISDIR(Path(path).stat().st_mode)
     except (OSError, ValueError):
@@ -131,11 +133,15 @@ def is_folder(path: Name) -> bool:
 
 
 def inside(folder: Name, name: Any, where: Name | None = None) -> Path:
-    """The path of the file ``name`` of ``folder``, which a file in that folder names.
+    """Return the path of the file ``name`` in ``folder``.
 
-    where: the file that names it, for the error. Raises DamagedFileError for a name that is
-    absolute, has ``..`` or leads out of the folder through a link. The file need not exist. Links
-    of the Hugging Face hub's cache (``snapshots`` to ``blobs``) are part of a download.
+    A file in the same folder names it.
+
+    where: the file that names it, for the error.
+
+    Raises DamagedFileError for a name that is absolute, has ``..`` or leads out of the folder
+    through a link. The file need not exist. Links of the Hugging Face hub's cache (``snapshots`` to
+    ``blobs``) are accepted.
     """
     folder = as_path(folder)
     source = where or folder
@@ -167,11 +173,12 @@ def inside(folder: Name, name: Any, where: Name | None = None) -> Path:
 
 
 def files_in(folder: Name, root: Name | None = None) -> Iterator[Path]:
-    """Every regular file below ``folder``, in order; DamagedFileError for links that lead out and
-    for anything not regular.
+    """Return every regular file below ``folder``, sorted.
 
-    root: what links may not lead out of, and ``folder`` itself must lie in: the folder that the
-    user named; by default ``folder``.
+    Raises DamagedFileError for links that lead out and for anything that is not a regular file.
+
+    root: links may not lead out of this folder, and ``folder`` must lie inside it. It is the folder
+        that the user named; by default ``folder`` itself.
     """
     folder = as_path(folder)
     root = folder if root is None else as_path(root)
@@ -185,20 +192,19 @@ def files_in(folder: Name, root: Name | None = None) -> Iterator[Path]:
 
 
 def sha256_of(path: Name) -> str:
-    """Hexadecimal SHA-256 of a regular file."""
+    """Return the hexadecimal SHA-256 of a regular file."""
     with open(require_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def replacing(path: Name) -> Iterator[Path]:
-    """A path beside ``path`` to write to; on leaving without an error, that file takes the place of
-    ``path``.
+    """Yield a temporary path beside ``path``; on success, that file replaces ``path``.
 
-    Whatever happens, ``path`` holds the old file or the whole new one: the new one is flushed to
-    disk and renamed. Its folder is made if it is missing. The temporary file has the same name.
-    Raises StorageError where ``path`` is anything but a regular file (a device, a link, a FIFO), or
-    where the disk is full or cannot be written to.
+    ``path`` holds either the old file or the complete new one at any time: the new one is flushed
+    to disk and renamed. The folder is created if it is missing. The temporary file has the same
+    name. Raises StorageError if ``path`` exists and is not a regular file (a device, a link, a
+    FIFO), or if the disk is full or read-only.
     """
     path = as_path(path)
     require_replaceable(path)
@@ -225,13 +231,12 @@ def replacing(path: Name) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_folder(folder: Name) -> Iterator[Path]:
-    """A folder beside ``folder`` with the same content to change; on leaving without an error, it
-    takes the place of ``folder``.
+    """Yield a temporary copy of ``folder`` to change; on success, it replaces ``folder``.
 
-    Files in it are links to the old ones (the same bytes on disk), so they must be replaced, as
-    :func:`replacing` does, and never be written into. Killed between its two renames, the old
-    folder stays as ``.NAME.old``, where :func:`present_folder` finds it. Raises StorageError as
-    :func:`replacing` does.
+    Files in the copy are hard links to the old ones, so replace them as :func:`replacing` does and
+    never write into them. If the process is killed between the two renames, the old folder stays as
+    ``.NAME.old``, where :func:`present_folder` finds it. Raises StorageError as :func:`replacing`
+    does.
     """
     folder = as_path(folder)
     folder = folder.resolve() if folder.is_symlink() or folder.name in ("", "..") else folder
@@ -269,22 +274,23 @@ def replacing_folder(folder: Name) -> Iterator[Path]:
 
 
 def present_folder(folder: Name) -> Path:
-    """``folder``, or what it was before, where a :func:`replacing_folder` was killed between its
-    two renames."""
+    """Return ``folder``, or its old version if a :func:`replacing_folder` was killed."""
     folder = Path(folder)
     old = _old(folder)
     return old if not is_folder(folder) and is_folder(old) else folder
 
 
 def write_bytes(path: Name, content: bytes) -> None:
-    """Write a file whole or not at all: see :func:`replacing`."""
+    """Write a file atomically; see :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def require_replaceable(path: Name) -> None:
-    """Raise StorageError if something other than a regular file is at ``path``: writing there would
-    destroy it."""
+    """Raise StorageError if ``path`` exists and is not a regular file.
+
+    Writing there would destroy it.
+    """
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -302,8 +308,7 @@ def require_replaceable(path: Name) -> None:
 
 @contextlib.contextmanager
 def storage_errors(path: Name) -> Iterator[None]:
-    """Turn the operating system's errors of writing to ``path`` into StorageError with the next
-    step."""
+    """Turn OSError while writing ``path`` into StorageError, which names the next step."""
     try:
         yield
     except (NotFoundError, StorageError):
@@ -332,7 +337,7 @@ def storage_errors(path: Name) -> Iterator[None]:
 
 
 def make_folder(path: Name) -> Path:
-    """Make a folder to write to, with those above it. Raises StorageError."""
+    """Create a folder to write to, with its parents. Raises StorageError."""
     path = as_path(path)
     with storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -340,8 +345,10 @@ def make_folder(path: Name) -> Path:
 
 
 def make_writable_folder(path: Name) -> Path:
-    """Make a folder and write to it, so that an error comes before the work and not after it.
-    Raises StorageError."""
+    """Create a folder and write a test file to it, so that errors come before the work.
+
+    Raises StorageError.
+    """
     path = make_folder(path)
     with storage_errors(path), tempfile.TemporaryFile(dir=path) as file:
         file.write(b"\0" * 4096)
@@ -349,8 +356,11 @@ def make_writable_folder(path: Name) -> Path:
 
 
 def remove_unfinished(folder: Name) -> None:
-    """Remove what writers that were killed left in ``folder`` and below: temporary files and
-    folders of :func:`replacing` and :func:`replacing_folder`. Nobody may be writing there."""
+    """Remove what killed writers left in ``folder`` and below.
+
+    These are the temporary files and folders of :func:`replacing` and :func:`replacing_folder`. No
+    other process may be writing there.
+    """
     for left in list(Path(folder).rglob(".*")):
         if _LEFTOVER.search(left.name):
             with contextlib.suppress(OSError):
@@ -360,7 +370,7 @@ def remove_unfinished(folder: Name) -> None:
 
 
 def flush(path: Name) -> None:
-    """Have the operating system write a file, or a folder's entries, to disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -369,7 +379,7 @@ def flush(path: Name) -> None:
 
 
 def load_tensors(path: Name) -> dict[str, Any]:
-    """The tensors of a safetensors file, by name. Raises NotFoundError or DamagedFileError."""
+    """Load the tensors of a safetensors file by name. Raises NotFoundError or DamagedFileError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -384,14 +394,16 @@ def load_tensors(path: Name) -> dict[str, Any]:
 
 
 def tensor_shapes(path: Name) -> dict[str, tuple[int, ...]]:
-    """The shapes of a safetensors file's tensors, by name, read from its header alone. Raises as
-    :func:`load_tensors`."""
+    """Return the shapes of a safetensors file's tensors by name, read from its header alone.
+
+    Raises the same errors as :func:`load_tensors`.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = require_regular(path)
     try:
         with safe_open(path, "pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise DamagedFileError(
             f"{path} is not a readable safetensors file ({error}): copy it again"
@@ -401,7 +413,7 @@ def tensor_shapes(path: Name) -> dict[str, tuple[int, ...]]:
 def save_tensors(
     tensors: Mapping[str, Any], path: Name, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write a safetensors file whole or not at all: see :func:`replacing`."""
+    """Write a safetensors file atomically; see :func:`replacing`."""
     from safetensors.torch import save_file
 
     with replacing(path) as temporary:
@@ -409,10 +421,12 @@ def save_tensors(
 
 
 def check_files(path: Name, told: Any) -> None:
-    """Compare files with the SHA-256 that the file ``path`` tells of them, by their names in its
-    folder.
+    """Compare files with the SHA-256 checksums that the file ``path`` lists.
 
-    Raises NotFoundError or DamagedFileError for the first that is missing, or differs.
+    told: checksums by file name, relative to the folder of ``path``.
+
+    Raises NotFoundError for the first file that is missing and DamagedFileError for the first that
+    differs.
     """
     path = Path(path)
     if not isinstance(told, dict):
@@ -434,8 +448,10 @@ def check_files(path: Name, told: Any) -> None:
 
 
 def require_finite(tensors: Mapping[str, Any], source: Name) -> None:
-    """Raise DamagedFileError, naming it, if one of the tensors from the file ``source`` has a
-    number that is NaN or infinite."""
+    """Raise DamagedFileError if a tensor from the file ``source`` holds NaN or infinity.
+
+    The error names the tensor.
+    """
     for name, value in tensors.items():
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise DamagedFileError(
@@ -448,12 +464,12 @@ def _old(folder: Path) -> Path:
 
 
 def _beside(path: Path, suffix: str) -> Path:
-    """A temporary name that tells which process and thread it is of."""
+    """Return a temporary name that identifies its process and thread."""
     return path.with_name(f".{path.name[:100]}.{os.getpid()}-{threading.get_native_id()}{suffix}")
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Delete what processes that were killed while they wrote ``path`` left beside it."""
+    """Delete temporary files that killed writers of ``path`` left beside it."""
     for left in path.parent.glob(f".{glob.escape(path.name[:100])}.*-*"):
         found = _LEFTOVER.search(left.name)
         if found and not psutil.pid_exists(int(found[1])):
@@ -463,7 +479,7 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """A hard link, where the file system has such, else a copy."""
+    """Create a hard link, or copy the file if the file system has no links."""
     try:
         os.link(source, target, follow_symlinks=False)
     except OSError:

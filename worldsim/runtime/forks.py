@@ -1,7 +1,7 @@
-"""Forked processes can step worlds. Importing this module is all that is needed.
+"""Lets forked processes step worlds.
 
-It imports torch, so :mod:`worldsim` itself does not import it: the modules that compute with torch
-do.
+Importing this module is enough. It imports torch, so :mod:`worldsim` does not import it; the
+modules that compute with torch do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 
 
 def use_one_thread() -> None:
-    """Have torch compute in the calling thread alone."""
+    """Make torch compute in the calling thread alone."""
     torch.set_num_threads(1)
 
 

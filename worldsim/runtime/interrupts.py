@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that wait for the end of a step."""
+"""Delays Ctrl-C and SIGTERM until the end of a step."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """While this context lasts, the first Ctrl-C or SIGTERM sets :attr:`came`; the second one acts
-    as usual.
+    """Context in which the first Ctrl-C or SIGTERM sets :attr:`came`; the second acts as usual.
 
-    Outside the main thread, where signals cannot be handled, nothing changes.
+    Has no effect outside the main thread, where signals cannot be handled.
     """
 
     def __init__(self) -> None:
@@ -40,7 +39,7 @@ class Interrupts:
         self._restore()
 
     def end(self) -> None:
-        """End the process as the signal that came would have done, if one did."""
+        """End the process as the received signal would have done; nothing if there was none."""
         if self.came == signal.SIGINT:
             raise KeyboardInterrupt
         if self.came is not None:

@@ -1,6 +1,6 @@
-"""Configs as JSON, and JSON files that are either whole or untouched.
+"""Configs as JSON, and JSON files that are written atomically.
 
-A config is a frozen dataclass. It is kept next to what it configured (checkpoints, datasets), so
+A config is a frozen dataclass. It is stored beside what it configured (checkpoints, datasets), so
 that loading needs nothing else.
 """
 
@@ -32,7 +32,7 @@ SEAL = "content_sha256"
 
 
 def to_json(config: Any) -> Any:
-    """A config (nested dataclasses, enums, paths, tuples, NumPy values) as plain JSON values."""
+    """Convert a config (nested dataclasses, enums, paths, tuples, NumPy values) to JSON values."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, enum.Enum):
@@ -51,13 +51,13 @@ def to_json(config: Any) -> Any:
 
 
 def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
-    """The config of class ``cls`` that :func:`to_json` wrote.
+    """Create a config of class ``cls`` from the values that :func:`to_json` returned.
 
-    Values must have the types and lie in the ranges of the class's annotations
-    (``Annotated[int, Ge(1)]``), numbers must be finite. A key that ``cls`` does not know, or lacks
-    and has no default for, is an error that names it. An old name of a field (see
-    :func:`worldsim.runtime.old_names.old_fields`) is accepted with a DeprecationWarning. ``where``
-    is the dotted path that error messages begin with. Raises InvalidInputError.
+    Values must match the types and ranges of the annotations (``Annotated[int, Ge(1)]``), and
+    numbers must be finite. Raises InvalidInputError, which names the key, for a key that ``cls``
+    does not have and for a missing key without default.
+
+    where: dotted path at which error messages begin.
     """
     if not isinstance(values, Mapping):
         raise InvalidInputError(
@@ -81,12 +81,11 @@ def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
 
 
 def check_ranges(config: Any) -> None:
-    """Raise InvalidInputError, naming it, if a field is not of its annotation's type and range,
-    such as ``Annotated[int, Ge(1)]``.
+    """Raise InvalidInputError if a field does not match the type and range of its annotation.
 
-    For the ``__post_init__`` of configs, so that types and ranges hold for the command line and in
-    Python as they do in files. Checked are numbers, texts, truth values, choices and tuples of
-    such; NaN and infinity are outside of every range.
+    Called by the ``__post_init__`` of configs, so that ranges such as ``Annotated[int, Ge(1)]``
+    hold for files, the command line and Python alike. Checks numbers, strings, booleans, choices
+    and tuples of these. NaN and infinity are outside every range.
     """
     cls: Any = type(config)
     for name, adapter in _simple_fields(cls).items():
@@ -101,7 +100,7 @@ def check_ranges(config: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as pydantic's strict mode takes it: NumPy's numbers as Python's, lists as tuples."""
+    """Convert a value for pydantic's strict mode: NumPy's numbers to Python's, lists to tuples."""
     if isinstance(value, (list, tuple)):
         return tuple(_plain(one) for one in value)
     return (
@@ -140,7 +139,7 @@ def _is_simple(hint: Any) -> bool:
 
 @functools.cache
 def _simple_fields(cls: Any) -> dict[str, pydantic.TypeAdapter[Any]]:
-    """What checks a config's fields of simple types, by name."""
+    """Return the validators of a config's fields of simple types, by name."""
     rules = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
     hints = typing.get_type_hints(cls, include_extras=True)
     return {
@@ -152,7 +151,7 @@ def _simple_fields(cls: Any) -> dict[str, pydantic.TypeAdapter[Any]]:
 
 @functools.cache
 def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
-    """What reads a dataclass."""
+    """Return the validator of a dataclass."""
     if "__pydantic_config__" not in vars(cls):
         rules = pydantic.ConfigDict(
             extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=True
@@ -162,7 +161,7 @@ def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
 
 
 def _told(cls: type, error: Any, values: Any, where: str) -> str:
-    """One of pydantic's errors in a line, with the dotted path of the value and the value."""
+    """Format one of pydantic's errors as a line with the value and its dotted path."""
     path, found = where, values
     for part in error["loc"]:
         if isinstance(part, int) and isinstance(found, list) and part < len(found):
@@ -182,18 +181,20 @@ def _told(cls: type, error: Any, values: Any, where: str) -> str:
 
 
 def write_json(path: str | os.PathLike[str], values: Any) -> None:
-    """Write ``values`` (see :func:`to_json`) so that a reader, or a crash, meets the old file or
-    the new one, never a part.
+    """Write ``values`` (see :func:`to_json`) as a JSON file, atomically.
 
-    Non-finite floats become JavaScript's ``NaN`` and ``Infinity``, which :func:`read_json` reads
-    back. Raises StorageError.
+    A reader, or a crash, finds the old file or the complete new one. Non-finite floats become
+    ``NaN`` and ``Infinity``, which :func:`read_json` accepts. Raises StorageError.
     """
     write_bytes(path, (json.dumps(to_json(values), indent=2) + "\n").encode())
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """The values in a JSON file. Missing: NotFoundError; unreadable or no regular file:
-    DamagedFileError; both name the file."""
+    """Read the values of a JSON file.
+
+    Raises NotFoundError if the file is missing and DamagedFileError if it is not JSON or not a
+    regular file; both name the file.
+    """
     content = read_bytes(path, JSON_LIMIT)
     # A list of nothing is two bytes in the file and 64 in memory.
     require_memory_for(40 * len(content), f"{path}")
@@ -206,8 +207,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def seal(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values with a checksum of all of them under ``content_sha256``, for
-    :func:`check_seal`."""
+    """Return the values with their checksum as ``content_sha256``; see :func:`check_seal`."""
     plain = {name: value for name, value in to_json(values).items() if name != SEAL}
     return {**plain, SEAL: content_sha256(plain)}
 
@@ -215,11 +215,11 @@ def seal(values: Mapping[str, Any]) -> dict[str, Any]:
 def check_seal(
     path: str | os.PathLike[str], values: Mapping[str, Any], required: bool = True
 ) -> None:
-    """Raise DamagedFileError if the values of the file ``path`` differ from the checksum that
-    :func:`seal` put in.
+    """Raise DamagedFileError if ``values`` do not match the checksum that :func:`seal` added.
 
-    required: whether a file without a checksum is damaged, too; formats of before there was one
-    have none.
+    path: the file that the values come from.
+    required: whether a file without a checksum counts as damaged. Early versions of the formats
+        have none.
     """
     told = values.get(SEAL)
     if told is None and not required:
@@ -233,7 +233,7 @@ def check_seal(
 
 
 def check_format(path: str | os.PathLike[str], values: Any, name: str, newest: int) -> int:
-    """The version of the format ``name`` that the JSON values of a file say they have.
+    """Return the version of the format ``name`` in the JSON values of a file.
 
     Raises DamagedFileError unless they are an object of that format, of a version from 1 to
     ``newest``.
@@ -257,13 +257,12 @@ def check_format(path: str | os.PathLike[str], values: Any, name: str, newest: i
 
 
 def write_sealed(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
-    """Write a JSON file with a checksum of its own content: see :func:`write_json` and
-    :func:`seal`."""
+    """Write a JSON file with a checksum of its content; see :func:`write_json` and :func:`seal`."""
     write_json(path, seal(values))
 
 
 def content_sha256(values: Mapping[str, Any]) -> str:
-    """Hexadecimal SHA-256 of JSON values, whatever the order of keys and the layout of the file."""
+    """Return the hexadecimal SHA-256 of JSON values, independent of key order and layout."""
     return hashlib.sha256(
         json.dumps(values, sort_keys=True, separators=(",", ":")).encode()
     ).hexdigest()

@@ -1,5 +1,4 @@
-"""What ``gymnasium.utils.play`` needs of an environment: a whole number of frames a second, and
-keys for actions."""
+"""Support for ``gymnasium.utils.play``: an integer frame rate, and keys for actions."""
 
 from __future__ import annotations
 
@@ -43,32 +42,33 @@ COLUMNS = (("z", "q"), ("x", "w"), ("c", "e"), ("v", "r"))
 
 
 def rates(steps_per_second: float) -> dict[str, Any]:
-    """The part of an environment's ``metadata`` that says how fast its time goes.
+    """Return the part of an environment's ``metadata`` that states its frame rate.
 
-    ``render_fps`` is the whole number nearest to the rate, at least 1, as ``gymnasium.utils.play``
-    asks; :data:`EXACT_RATE` is the rate itself.
+    ``render_fps`` is the nearest integer, at least 1, as ``gymnasium.utils.play`` requires;
+    :data:`EXACT_RATE` is the exact rate.
     """
     return {"render_fps": max(1, round(steps_per_second)), EXACT_RATE: float(steps_per_second)}
 
 
 def exact_rate(metadata: Mapping[str, Any]) -> float | None:
-    """Steps a second of an environment with this ``metadata``: its exact rate, else its
-    ``render_fps``, else None."""
+    """Return the steps per second of an environment from its ``metadata``.
+
+    This is its exact rate if it has one, else its ``render_fps``, else None.
+    """
     rate = metadata.get(EXACT_RATE, metadata.get("render_fps"))
     return None if rate is None else float(rate)
 
 
 def keys_to_action(space: gym.Space[Any], twin: str = "") -> Keys:
-    """Keys pressed together and the action that they stand for, as ``gymnasium.utils.play`` takes
-    them.
+    """Return the action for each combination of keys, as ``gymnasium.utils.play`` expects it.
 
-    twin: id of the real twin, which tells what actions mean (:data:`DISCRETE`, :data:`AXES`). Where
-    that is not known, actions 1, 2, ... of a ``Discrete`` space have the keys ``1``, ``2``, ...
-    ``9``, ``a``, ... ``z``, and the numbers of a ``Box`` the keys of :data:`COLUMNS`. A number
-    whose keys are not pressed rests at 0, or at the bound nearest to it.
+    twin: id of the real twin, which defines the meaning of actions (:data:`DISCRETE`,
+        :data:`AXES`). If it is unknown, actions 1, 2, ... of a ``Discrete`` space have the keys
+        ``1``, ``2``, ... ``9``, ``a``, ... ``z``, and the numbers of a ``Box`` have the keys of
+        :data:`COLUMNS`. A number whose keys are not pressed is 0, or the bound nearest to 0.
 
-    Raises InvalidInputError for a space that has no such keys: more than four continuous numbers,
-    unbounded ones.
+    Raises InvalidInputError for a space that cannot be mapped: more than four continuous numbers,
+    or unbounded ones.
     """
     name = twin.rpartition(":")[2]
     if isinstance(space, gym.spaces.Discrete):

@@ -1,4 +1,4 @@
-"""How much memory this process may still take, asked before large allocations."""
+"""Memory limits, checked before large allocations."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ LIMIT_VARIABLE = "WORLDSIM_MEMORY_LIMIT_GB"
 
 
 def available_memory() -> int:
-    """Bytes of memory that this process may still take: what the machine has free, or what is left
-    of the limit that the environment variable ``WORLDSIM_MEMORY_LIMIT_GB`` sets for this
-    process."""
+    """Return how many bytes of memory this process may still allocate.
+
+    This is the machine's free memory, or what is left of the limit in the environment variable
+    ``WORLDSIM_MEMORY_LIMIT_GB``.
+    """
     free = int(psutil.virtual_memory().available)
     limit = os.environ.get(LIMIT_VARIABLE)
     if limit:
@@ -29,8 +31,10 @@ def available_memory() -> int:
 
 
 def require_memory_for(size: int, what: str) -> None:
-    """Raise OutOfMemoryError unless ``size`` bytes are free. what: what needs them, for the
-    message."""
+    """Raise OutOfMemoryError unless ``size`` bytes are free.
+
+    what: what needs them, for the message.
+    """
     free = available_memory()
     if size > free:
         raise OutOfMemoryError(

@@ -1,5 +1,7 @@
-"""What every command ends with: where its result is, and which command comes next. On stderr, as
-``--quiet`` allows."""
+"""The last lines of every command: where its result is, and which command to run next.
+
+They go to stderr and are hidden by ``--quiet``.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,17 @@ from worldsim.runtime.progress import say
 
 @dataclass(frozen=True)
 class Ending:
-    """result: where it is, or how to keep it. then: commands that come next, most natural first."""
+    """The last lines of a command.
+
+    result: where its result is, or how to keep it.
+    then: next commands, most useful first.
+    """
 
     result: str
     then: tuple[str, ...] = ()
 
     def text(self) -> str:
-        """The lines to print."""
+        """Return the lines to print."""
         names = ("next:  ", *[" " * 7] * len(self.then))
         return "\n".join(
             [
@@ -31,13 +37,17 @@ class Ending:
 
 
 def tell(command: str, config: Any, result: Any) -> None:
-    """Say how ``command`` ended. config: what it was given. result: what its function returned."""
+    """Print the ending of ``command``.
+
+    config: its config.
+    result: what its function returned.
+    """
     if command in ENDINGS:
         say(ENDINGS[command](config, result).text())
 
 
 def line(*words: object) -> str:
-    """A command line of these words, quoted where a shell asks for it."""
+    """Join words to a command line, with shell quoting."""
     return shlex.join(map(str, words))
 
 
@@ -72,7 +82,7 @@ def _after_train(config: Any, world: Any) -> Ending:
                 config.out / "agent",
             )
         )
-    if world.has_geometry and world.network.config.actions == 7:
+    if world.has_geometry and world.spec.actions == 7:
         then.append(line("worldsim", "demo", "--world", folder))
     return Ending(str(folder), tuple(then))
 
@@ -127,7 +137,7 @@ def _after_worlds(config: Any, _: Any) -> Ending:
 
 
 def _figures(config: Any, *then: str) -> Ending:
-    """The ending of a command that prints figures and writes them to a file if it is told to."""
+    """Return the ending of a command that prints results and optionally writes them to a file."""
     return Ending(
         "printed above (--json FILE keeps it)" if config.json is None else str(config.json), then
     )

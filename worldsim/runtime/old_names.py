@@ -1,5 +1,7 @@
-"""Old names of arguments, settings and options: accepted with a DeprecationWarning that names the
-new one."""
+"""Old names of arguments, settings and options, accepted with a DeprecationWarning.
+
+The warning names the new one.
+"""
 
 from __future__ import annotations
 
@@ -106,8 +108,10 @@ def with_new_names(cls: Any, values: Any, where: str = "", stacklevel: int = 2) 
 
 
 def with_new_options(cls: Any, arguments: Sequence[str]) -> list[str]:
-    """Command-line arguments of a config of class ``cls``, old names of options replaced by new
-    ones; each says so on stderr."""
+    """Replace old names of options in the command-line arguments of a config of class ``cls``.
+
+    Prints a warning for each on stderr.
+    """
     renamed = []
     for argument in arguments:
         option, equals, value = argument.partition("=")

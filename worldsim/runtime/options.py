@@ -1,4 +1,4 @@
-"""Options of ``reset``, as Gymnasium passes them: a dict or None, and nothing else."""
+"""Options of ``reset`` as Gymnasium passes them: a dict or None."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from worldsim.errors import InvalidInputError
 
 
 def check_options(options: Any) -> dict[Any, Any]:
-    """Reset options as a dict of their own, empty for None. Raises InvalidInputError for anything
-    but a mapping."""
+    """Return a copy of the reset options; an empty dict for None.
+
+    Raises InvalidInputError for anything but a mapping.
+    """
     if options is None:
         return {}
     if not isinstance(options, Mapping):

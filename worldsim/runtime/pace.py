@@ -1,5 +1,4 @@
-"""How fast a run goes on this machine, and whether what it is given suffices: said once, as soon as
-a step has been timed."""
+"""A forecast of a training run's speed, printed once, after the first step has been timed."""
 
 from __future__ import annotations
 
@@ -15,24 +14,25 @@ WARM = 2
 
 
 class Pace:
-    """The clock of a run that may end by time: seconds between looks at it."""
+    """The clock of a run with a time limit."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._last = clock()
 
     def look(self) -> float:
-        """Seconds since the last look, or since the beginning."""
+        """Return the seconds since the last call, or since creation."""
         last, self._last = self._last, self._clock()
         return self._last - last
 
 
 def forecast(seconds: float, what: str, minutes_left: float | None, steps_left: float) -> str:
-    """What to expect: ``a step of 32 windows takes 18.2 s here: about 13 in the 4 min that are
-    left``.
+    """Return the forecast, such as ``a step of 32 windows takes 18.2 s here: about 13 in ...``.
 
-    seconds: of a step. what: a step is made of. minutes_left: until the run ends by time, None if
-    it does not. steps_left: until it ends by its number of steps.
+    seconds: duration of one step.
+    what: what a step consists of.
+    minutes_left: time left, None if the run is not limited by time.
+    steps_left: steps left, None if the run is not limited by steps.
     """
     told = f"a step of {what} takes {span(seconds)} here"
     if minutes_left is not None and (fits := steps_that_fit(seconds, minutes_left)) < steps_left:
@@ -41,13 +41,15 @@ def forecast(seconds: float, what: str, minutes_left: float | None, steps_left: 
 
 
 def steps_that_fit(seconds: float, minutes_left: float) -> int:
-    """Steps that begin within so many minutes, each of ``seconds``."""
+    """Return how many steps of ``seconds`` each start within ``minutes_left``."""
     return int(60.0 * max(0.0, minutes_left) / max(seconds, 1e-9)) + 1
 
 
 def smaller(size: int, fits: int, wanted: int) -> int:
-    """The largest power of two, at most ``size``, of which ``wanted`` steps fit where ``fits``
-    steps of ``size`` do; at least 1."""
+    """Return the largest power of two up to ``size`` at which ``wanted`` steps fit; at least 1.
+
+    fits: how many steps of ``size`` fit.
+    """
     best = 1
     while 2 * best < size and 2 * best * wanted <= size * fits:
         best *= 2

@@ -1,4 +1,4 @@
-"""Which picture formats are read from files."""
+"""The picture formats that are read from files."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ PICTURE_FORMATS = ("PNG", "WEBP", "JPEG", "TIFF", "BMP")
 
 @contextlib.contextmanager
 def usual_pictures() -> Iterator[None]:
-    """Meanwhile Pillow knows the formats of :data:`PICTURE_FORMATS` alone, for libraries that open
-    pictures by themselves."""
+    """Context in which Pillow only knows :data:`PICTURE_FORMATS`.
+
+    For libraries that open pictures themselves.
+    """
     Image.init()
     known = dict(Image.OPEN), list(Image.ID)
     for name in [name for name in Image.OPEN if name not in PICTURE_FORMATS]:

@@ -1,4 +1,4 @@
-"""Points as PLY files. trimesh writes them."""
+"""Point clouds as PLY files, written by trimesh."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ Array = NDArray[Any]
 
 
 def save_ply(position: Array, colour: Array, path: str | os.PathLike[str]) -> Path:
-    """Write points as a PLY file, world axes, metres; whole or not at all. position: (n, 3).
-    colour: (n, 3) uint8."""
+    """Write points as a PLY file, atomically.
+
+    position: (n, 3) world axes, metres.
+    colour: (n, 3) uint8.
+    """
     position, colour = np.asarray(position), np.asarray(colour)
     if (
         position.ndim != 2
@@ -38,7 +41,7 @@ def save_ply(position: Array, colour: Array, path: str | os.PathLike[str]) -> Pa
 
 
 def import_trimesh() -> Any:
-    """The module. Raises MissingDependencyError."""
+    """Import and return trimesh. Raises MissingDependencyError."""
     try:
         import trimesh
     except ImportError as error:

@@ -1,7 +1,6 @@
-"""What is shown while something takes long: a bar on a terminal, a line now and then elsewhere,
-nothing where it is to be quiet.
+"""Progress of long tasks: a bar on a terminal, occasional lines elsewhere, nothing when quiet.
 
-All of it goes to stderr, so that stdout holds results alone.
+Everything goes to stderr, so that stdout holds results alone.
 """
 
 from __future__ import annotations
@@ -24,20 +23,19 @@ _quiet = False
 
 
 def set_quiet(quiet: bool) -> None:
-    """Show no progress and no hints in this process from now on, or show them again. Warnings and
-    errors stay."""
+    """Turn progress and hints off or on for this process. Warnings and errors are always shown."""
     global _quiet
     _quiet = bool(quiet)
 
 
 def is_quiet() -> bool:
-    """Whether :func:`set_quiet` asked for silence."""
+    """Return whether :func:`set_quiet` turned progress off."""
     return _quiet
 
 
 @contextlib.contextmanager
 def silence(quiet: bool = True) -> Iterator[None]:
-    """:func:`set_quiet` while this context lasts."""
+    """Context with :func:`set_quiet`."""
     before = _quiet
     set_quiet(before or quiet)
     try:
@@ -47,7 +45,10 @@ def silence(quiet: bool = True) -> Iterator[None]:
 
 
 def say(text: str, always: bool = False) -> None:
-    """Print lines on stderr, above the bars that are open. always: even where it shall be quiet."""
+    """Print lines on stderr, above open bars.
+
+    always: print even when quiet.
+    """
     if always or not _quiet:
         # Where both go to one file, results printed before come before.
         sys.stdout.flush()
@@ -56,7 +57,7 @@ def say(text: str, always: bool = False) -> None:
 
 
 def span(seconds: float) -> str:
-    """A length of time for people: ``0.25 s``, ``18.2 s``, ``7 min 30 s``, ``5 h 33 min``."""
+    """Format a duration: ``0.25 s``, ``18.2 s``, ``7 min 30 s``, ``5 h 33 min``."""
     if 0.0005 <= seconds < 1.0:
         return f"{seconds:.2g} s"
     if seconds < 60.0:
@@ -68,10 +69,9 @@ def span(seconds: float) -> str:
 
 
 class Progress:
-    """How far a long task has come; a context manager, whose end closes the bar or writes the last
-    line.
+    """Progress of a long task; a context manager that closes the bar or writes the last line.
 
-    On a terminal it is tqdm's bar, which disappears at the end. Elsewhere it is a line every
+    On a terminal it is a tqdm bar, which disappears at the end. Elsewhere it writes a line every
     :data:`EVERY_S` seconds and one at the end.
     """
 
@@ -84,9 +84,14 @@ class Progress:
         shown: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """total: how many units there are, None where nobody knows. what: of the task, such as
-        ``dreaming``. unit: singular, or ``%``. initial: what was done before. shown: False where
-        another process shows it. clock: seconds.
+        """Start the display.
+
+        total: number of units, None if unknown.
+        what: name of the task, such as ``dreaming``.
+        unit: singular noun, or ``%``.
+        initial: units done before.
+        shown: False if another process shows the progress.
+        clock: returns the time in seconds.
         """
         self.total, self.what, self.unit, self.n = total, what, unit, initial
         self._initial, self._clock = initial, clock
@@ -121,12 +126,14 @@ class Progress:
         self.close()
 
     def update(self, n: float = 1.0) -> None:
-        """``n`` units more are done."""
+        """Add ``n`` finished units."""
         self.move_to(self.n + n)
 
     def move_to(self, n: float, note: str | None = None) -> None:
-        """``n`` units are done in all. note: what to say beside it, as long as nothing else is
-        said."""
+        """Set the number of units done to ``n``.
+
+        note: text to show beside it until the next one.
+        """
         step, self.n = n - self.n, n
         self._note = self._note if note is None else note
         if self._bar is not None:
@@ -138,7 +145,7 @@ class Progress:
             self._line()
 
     def close(self) -> None:
-        """Take the bar away, or write the last line."""
+        """Remove the bar, or write the last line."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -173,8 +180,10 @@ def _plural(unit: str) -> str:
 def follow(
     items: Iterable[T], what: str, unit: str = "step", total: int | None = None
 ) -> Iterator[T]:
-    """The items one by one, with a :class:`Progress` over them. total: how many there are, if they
-    have no length."""
+    """Yield the items one by one and show a :class:`Progress` over them.
+
+    total: number of items, if they have no length.
+    """
     if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(total, what, unit) as progress:

@@ -1,8 +1,8 @@
-"""Ranges of settings, by name: annotations of configs' fields, kept by files, the command line and
-Python alike.
+"""Named ranges for the fields of configs.
 
-:func:`worldsim.runtime.json_config.from_json` and :func:`worldsim.runtime.json_config.check_ranges`
-read them.
+They are annotations, read by :func:`worldsim.runtime.json_config.from_json` and
+:func:`worldsim.runtime.json_config.check_ranges`, so that files, the command line and Python apply
+the same limits.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What files may name: policies and scenes by their registered names. Real twins:
-:mod:`worldsim.world.twin`.
+"""The policies and scenes that files may name.
 
-A class of your own joins with one line, in the program that loads the file::
+For real twins see :mod:`worldsim.world.twin`.
+
+Register a class of your own in the program that loads the file::
 
     from worldsim.runtime.registries import POLICIES
     POLICIES.register("mine", MyPolicy)
@@ -35,3 +36,12 @@ SCENES = Registry(
     },
 )
 """Scenes that are constructed with a folder."""
+
+DYNAMICS = Registry(
+    "dynamics",
+    ("build", "empty", "predict", "observe"),
+    {"diffusion": "worldsim.diffusion.dynamics:DiffusionDynamics"},
+)
+"""Dynamics that ``world.json`` names. ``build(config, load)`` makes one of a world's folder: config
+is the world's :class:`worldsim.world.config.WorldConfig`, and ``load(cls)`` reads the module of the
+folder ``dynamics``, for dynamics that have weights."""

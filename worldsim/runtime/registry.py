@@ -1,5 +1,4 @@
-"""Names that files may use, and the classes that they stand for: the only way from a file's content
-to code."""
+"""Registries map names to classes: the only way from a file's content to code."""
 
 from __future__ import annotations
 
@@ -15,16 +14,19 @@ _ENTRY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 class Registry:
-    """Classes of one sort (policies, scenes), each by a short name and by its entry point
-    ``module:Class``.
+    """Classes of one kind (policies, scenes), each with a short name and an entry point.
 
-    A file may name what is registered, in either form, and nothing else: see :meth:`of_file`. A
-    user may name any importable class: see :meth:`of_user`.
+    An entry point is ``module:Class``. A file may name registered classes only, in either form: see
+    :meth:`of_file`. A user may name any importable class: see :meth:`of_user`.
     """
 
     def __init__(self, sort: str, verbs: tuple[str, ...], entries: dict[str, str]) -> None:
-        """sort: what error messages call it. verbs: methods that its classes have. entries: entry
-        points by name."""
+        """Create a registry.
+
+        sort: kind of its classes, for error messages.
+        verbs: methods that its classes have.
+        entries: entry points by name.
+        """
         self.sort, self.verbs = sort, verbs
         self._entries: dict[str, str | type] = {}
         for name, entry in entries.items():
@@ -37,8 +39,10 @@ class Registry:
         return iter(self._entries)
 
     def register(self, name: str, entry: str | type) -> None:
-        """Let files use ``name`` for a class: the class itself, or ``module:Class``, which is
-        imported on first use."""
+        """Register a class under ``name``, so that files can use it.
+
+        entry: the class itself, or ``module:Class``, which is imported on first use.
+        """
         if not isinstance(entry, type) and not _ENTRY.fullmatch(entry):
             raise InvalidInputError(
                 f"{self.sort} {name!r} is registered as {entry!r}: give a class, or 'module:Class'"
@@ -46,10 +50,10 @@ class Registry:
         self._entries[name] = entry
 
     def of_file(self, name: Any, source: str | Path, trusted: bool = False) -> type:
-        """The class that the file ``source`` names.
+        """Return the class that the file ``source`` names.
 
-        Raises UntrustedFileError for one that is not registered, without importing anything, unless
-        ``trusted``.
+        Raises UntrustedFileError, without importing anything, for a class that is not registered,
+        unless ``trusted``.
         """
         entry = self._find(name)
         if entry is not None:
@@ -64,8 +68,10 @@ class Registry:
         )
 
     def of_user(self, name: Any) -> type:
-        """The class that a user names, in a command or in Python: registered, or any
-        ``module:Class``. Raises NotFoundError."""
+        """Return the class that a user names, in a command or in Python.
+
+        It is a registered name or any ``module:Class``. Raises NotFoundError.
+        """
         entry = self._find(name)
         if entry is None:
             if not isinstance(name, str) or not _ENTRY.fullmatch(name):
@@ -77,7 +83,7 @@ class Registry:
         return self._load(entry, str(name))
 
     def entry_of(self, cls: type) -> str:
-        """How files name a class: ``module:Class``."""
+        """Return the name of a class in files: ``module:Class``."""
         return f"{cls.__module__}:{cls.__qualname__}"
 
     def _find(self, name: Any) -> str | type | None:

@@ -1,8 +1,8 @@
-"""Counter-based randomness: Philox4x32-10 in torch integer operations.
+"""Counter-based random numbers: Philox4x32-10 in torch integer operations.
 
 Every number is a pure function of (seed, step, purpose, position), computed on the tensors' device
-without a host call: one environment's draws never depend on its neighbours, and a fork or a
-restored snapshot draws the same again.
+without a host call. One environment's numbers never depend on its neighbours, and a fork or a
+restored snapshot draws the same numbers again.
 
 Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
@@ -28,7 +28,7 @@ a batch."""
 
 
 class Purpose(IntEnum):
-    """What a draw is for: streams of different purposes are independent."""
+    """The purpose of a random number: streams of different purposes are independent."""
 
     INITIAL = 0
     CONTEXT = 1
@@ -45,8 +45,10 @@ class Purpose(IntEnum):
 def philox4x32(
     c0: Tensor, c1: Tensor, c2: Tensor, c3: Tensor, k0: Tensor, k1: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox4x32 on four counter words and two key words, int64 tensors in [0, 2^32)
-    that broadcast."""
+    """Apply ten rounds of Philox4x32 to four counter words and two key words.
+
+    All are int64 tensors in [0, 2^32) that broadcast.
+    """
     c0, c1, c2, c3 = torch.broadcast_tensors(c0, c1, c2, c3)
     # The two halves of a round side by side, (2, ...): a GPU then launches half as many kernels.
     even, odd = torch.stack([c0, c2]), torch.stack([c1, c3])
@@ -65,8 +67,10 @@ def philox4x32(
 
 
 def _column(pair: tuple[int, int], like: Tensor) -> Tensor:
-    """Two constants as (2, 1, ...), made on the device: copying them from the host would make a GPU
-    wait."""
+    """Return two constants as a (2, 1, ...) tensor, created on the device.
+
+    Copying them from the host would make a GPU wait.
+    """
     first, second = pair
     column = torch.arange(2, device=like.device, dtype=torch.int64) * (second - first) + first
     return column.view(2, *[1] * like.ndim)
@@ -75,8 +79,12 @@ def _column(pair: tuple[int, int], like: Tensor) -> Tensor:
 def bits(
     seed: Tensor, step: Tensor, purpose: Purpose, blocks: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Four words of random bits a block: seed and step (b,) int64 to four (b, blocks) int64 tensors
-    in [0, 2^32)."""
+    """Return four words of random bits per block.
+
+    seed, step: (b,) int64.
+
+    Returns four (b, blocks) int64 tensors in [0, 2^32).
+    """
     index = torch.arange(blocks, device=seed.device, dtype=torch.int64)[None]
     seed, step = seed.to(torch.int64)[:, None], step.to(torch.int64)[:, None]
     words = (index, step & _MASK, (step >> 32) & _MASK, torch.full_like(step, int(purpose)))
@@ -97,14 +105,23 @@ def _shape_rows(flat: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def uniform(seed: Tensor, step: Tensor, purpose: Purpose, shape: Sequence[int]) -> Tensor:
-    """Uniform numbers strictly between 0 and 1: seed and step (b,) int64 to (b, *shape) float32."""
+    """Return uniform numbers strictly between 0 and 1.
+
+    seed, step: (b,) int64.
+
+    Returns (b, *shape) float32.
+    """
     words = bits(seed, step, purpose, _blocks_for(math.prod(shape)))
     return _shape_rows(_to_unit(torch.cat(words, 1)), shape)
 
 
 def normal(seed: Tensor, step: Tensor, purpose: Purpose, shape: Sequence[int]) -> Tensor:
-    """Standard normal numbers (Box-Muller, at most 5.8 in size): seed and step (b,) int64 to (b,
-    *shape) float32."""
+    """Return standard normal numbers by the Box-Muller transform, at most 5.8 in magnitude.
+
+    seed, step: (b,) int64.
+
+    Returns (b, *shape) float32.
+    """
     if usable(seed):
         return normal_by_kernel(seed, step, int(purpose), shape)
     w0, w1, w2, w3 = bits(seed, step, purpose, _blocks_for(math.prod(shape)))
@@ -115,10 +132,10 @@ def normal(seed: Tensor, step: Tensor, purpose: Purpose, shape: Sequence[int]) -
 
 @torch.library.custom_op("worldsim::normal", mutates_args=())
 def normal_by_kernel(seed: Tensor, step: Tensor, purpose: int, shape: Sequence[int]) -> Tensor:
-    """:func:`normal` as one kernel, from the same bits; logarithm and circle functions may round
-    otherwise. Needs Triton.
+    """Compute :func:`normal` with one Triton kernel, from the same bits.
 
-    An operator that compilers leave as it is.
+    The logarithm and the trigonometric functions may round differently. It is an operator that
+    compilers leave as it is. Needs Triton.
     """
     count, rows = math.prod(shape), len(seed)
     blocks = _blocks_for(count)
@@ -144,9 +161,13 @@ def _(seed: Tensor, step: Tensor, purpose: int, shape: Sequence[int]) -> Tensor:
 def integers(
     seed: Tensor, step: Tensor, purpose: Purpose, high: int, shape: Sequence[int]
 ) -> Tensor:
-    """Integers in [0, high), high at most 2^31: seed and step (b,) int64 to (b, *shape) int64.
+    """Return integers in [0, high), high at most 2^31.
 
     By multiplication and shift; the bias is below ``high / 2^32``.
+
+    seed, step: (b,) int64.
+
+    Returns (b, *shape) int64.
     """
     words = bits(seed, step, purpose, _blocks_for(math.prod(shape)))
     return _shape_rows((torch.cat(words, 1) * high) >> 32, shape)

@@ -1,6 +1,8 @@
 # mypy: disable-error-code="no-untyped-def, misc"
-"""The Triton kernel of :func:`worldsim.runtime.rng.normal`: a program some blocks of an
-environment's numbers."""
+"""The Triton kernel of :func:`worldsim.runtime.rng.normal`.
+
+Each program computes some blocks of one environment's numbers.
+"""
 
 import triton
 import triton.language as tl
@@ -13,11 +15,13 @@ def _unit(words):
 
 @triton.jit
 def normal(seeds, steps, out, blocks, count, purpose, block: tl.constexpr):
-    """Four normal numbers of each block of Philox: cosines of the first two words' radii, then
-    their sines.
+    """Write four normal numbers for each Philox block.
 
-    seeds, steps: (row,) int64. out: (row, count) float32. blocks: of a row, a multiple of
-    ``block``.
+    The order is the cosines of the first two words' radii, then their sines.
+
+    seeds, steps: (row,) int64.
+    out: (row, count) float32.
+    blocks: blocks per row, a multiple of ``block``.
     """
     row = tl.program_id(1).to(tl.int64)
     index = tl.program_id(0) * block + tl.arange(0, block)

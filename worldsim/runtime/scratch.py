@@ -1,8 +1,7 @@
-"""What killed processes leave behind: temporary folders and engines' shared memory, found by the
-next process and removed.
+"""Cleanup after killed processes: temporary folders and shared memory of engines.
 
-ViZDoom's engine keeps its pictures in files of ``/dev/shm``, 11 MB each, which only an orderly end
-removes.
+The next process finds and removes them. ViZDoom's engine keeps its frames in files of ``/dev/shm``,
+11 MB each, which it removes only on an orderly exit.
 """
 
 from __future__ import annotations
@@ -19,15 +18,17 @@ SHARED_MEMORY, ENGINE_FILES = Path("/dev/shm"), "ViZDoom*"
 
 
 class Scratch:
-    """A temporary folder that :func:`sweep` tells from those of dead processes, by a lock that ends
-    with its owner."""
+    """A temporary folder with a lock that its owner holds.
+
+    :func:`sweep` uses the lock to tell it from the folders of dead processes.
+    """
 
     def __init__(self) -> None:
         self._folder: Path | None = None
         self._handle = -1
 
     def open(self) -> Path:
-        """The folder, made if it is not there."""
+        """Return the folder; creates it if necessary."""
         if self._folder is None:
             sweep()
             # Locked before it has the name that others look for.
@@ -41,7 +42,7 @@ class Scratch:
         return self._folder
 
     def close(self) -> None:
-        """Remove the folder with everything in it."""
+        """Remove the folder and its content."""
         folder, self._folder = self._folder, None
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -51,7 +52,7 @@ class Scratch:
 
 
 def sweep() -> None:
-    """Remove the temporary folders of processes that are gone."""
+    """Remove the temporary folders of dead processes."""
     if os.name != "posix":
         return
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
@@ -75,8 +76,10 @@ def _lock(handle: int) -> bool:
 
 
 def orphaned_memory(but: int | None = None) -> set[Path]:
-    """This user's files of engines in ``/dev/shm`` that no process has open any more. but: a
-    process that does not count."""
+    """Return this user's engine files in ``/dev/shm`` that no process has open.
+
+    but: a process to ignore.
+    """
     found: set[Path] = set()
     for path in SHARED_MEMORY.glob(ENGINE_FILES):
         with contextlib.suppress(OSError):
@@ -88,7 +91,7 @@ def orphaned_memory(but: int | None = None) -> set[Path]:
 
 
 def remove_orphaned_memory(but: int | None = None) -> None:
-    """Remove :func:`orphaned_memory`."""
+    """Remove the files of :func:`orphaned_memory`."""
     for path in orphaned_memory(but):
         path.unlink(missing_ok=True)
 
@@ -109,8 +112,7 @@ _home: Path | None = None
 
 @contextlib.contextmanager
 def home(folder: Path) -> Iterator[None]:
-    """While this lasts, this process starts ViZDoom's engines in ``folder``: see
-    :func:`engine_home`."""
+    """Context in which ViZDoom's engines start in ``folder``; see :func:`engine_home`."""
     global _home
     before, _home = _home, folder
     try:
@@ -120,10 +122,10 @@ def home(folder: Path) -> Iterator[None]:
 
 
 def engine_home(env_id: str) -> contextlib.AbstractContextManager[None]:
-    """Where the environment ``env_id`` is to be reset.
+    """Context in which to reset the environment ``env_id``.
 
-    ViZDoom's environments start their engines in the first reset, and those keep files in the
-    working directory, where several processes would be in each other's way.
+    ViZDoom's environments start their engines in the first reset. The engines keep files in the
+    working directory, where several processes would conflict.
     """
     return (
         contextlib.chdir(_home)

@@ -1,4 +1,4 @@
-"""Action spaces as JSON values, as datasets and agents' cards hold them."""
+"""Action spaces as JSON values, in datasets and agents' cards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST_ACTIONS = 65_536
 
 
 def describe_space(space: gym.Space[Any]) -> dict[str, Any]:
-    """An action space as ``dataset.json`` holds it."""
+    """Convert an action space to JSON values."""
     if isinstance(space, gym.spaces.Discrete) and space.start == 0:
         return {"type": "Discrete", "n": int(space.n)}
     if isinstance(space, gym.spaces.Box) and np.issubdtype(space.dtype, np.floating):
@@ -25,7 +25,7 @@ def describe_space(space: gym.Space[Any]) -> dict[str, Any]:
 
 
 def space_of(description: Any) -> gym.Space[Any]:
-    """The action space that :func:`describe_space` described. Raises DamagedFileError."""
+    """Create the action space from :func:`describe_space`'s values. Raises DamagedFileError."""
     try:
         if description["type"] == "Discrete":
             n = description["n"]

@@ -1,7 +1,7 @@
-"""Threads of the CPU, of this process.
+"""The CPU threads of this process.
 
-PyTorch's threads wait for one another by spinning (OpenMP's default): beside another busy process
-each waits for threads that the system has put aside, and both become many times slower
+PyTorch's threads wait for one another by spinning (OpenMP's default). Beside another busy process,
+each waits for threads that are not scheduled, and both become many times slower
 (docs/performance.md).
 """
 
@@ -15,20 +15,20 @@ and LLVM's OpenMP."""
 
 
 def wait_passively() -> None:
-    """Have this process's threads, and those of processes that it starts, sleep while they wait.
+    """Make threads of this process and its child processes sleep while they wait.
 
-    OpenMP reads the variables of :data:`WAITING` when torch loads, so this comes before. Variables
-    that are set already stay.
+    OpenMP reads the variables of :data:`WAITING` when torch loads, so call this before. Variables
+    that are already set stay.
     """
     for name, value in WAITING.items():
         os.environ.setdefault(name, value)
 
 
 def use_threads(count: int | None) -> None:
-    """Compute with ``count`` threads from now on, in the whole process; None leaves PyTorch's
-    choice.
+    """Set the number of threads that PyTorch computes with; None leaves its default.
 
-    Raises InvalidInputError unless it is a whole number from 1 to 1,024.
+    Applies to the whole process. Raises InvalidInputError unless ``count`` is an integer from 1 to
+    1,024.
     """
     if count is None:
         return

@@ -1,5 +1,4 @@
-"""Whether Triton kernels stand in for torch functions, which are the reference: on a GPU, where
-Triton is installed."""
+"""Whether Triton kernels replace their torch references: on a GPU where Triton is installed."""
 
 from __future__ import annotations
 
@@ -18,15 +17,17 @@ _installed = importlib.util.find_spec("triton") is not None
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether kernels are to be used on this tensor: it is on a GPU and Triton is there. Says once
-    if it is not."""
+    """Return whether kernels can process this tensor: it is on a GPU and Triton is installed.
+
+    Warns once if Triton is missing.
+    """
     # Known beforehand where it is there, so that compilers can look through this.
     return _enabled and tensor.is_cuda and (_installed or found("triton") is not None)
 
 
 @cache
 def found(module: str) -> Any:
-    """That module, None without Triton. Imported when it is needed: Triton takes long."""
+    """Import and return a Triton module on first use; None without Triton."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -40,7 +41,7 @@ def found(module: str) -> Any:
 
 @contextmanager
 def torch_only() -> Iterator[None]:
-    """The plain torch path within the block, for comparisons."""
+    """Context that uses the plain torch path, for comparisons."""
     global _enabled
     before, _enabled = _enabled, False
     try:

@@ -1,14 +1,13 @@
-"""Processes that play environments, and what happens when they, or the engines in them, die or
-hang.
+"""Worker processes that play environments, with recovery when a process or an engine fails.
 
-The result of a task must depend on the task alone. Then nothing that breaks changes a result:
+The result of a task must depend on the task alone. Then no failure changes a result:
 
-- An engine that raises is made anew, and plays the same episode again (:class:`Engine`).
+- An engine that raises is created anew and plays the same episode again (:class:`Engine`).
 - An engine that does not answer in time is killed, so that it raises.
-- A process that dies, or still hangs then, is replaced, and its task is done again
-(:class:`WorkerPool`).
+- A process that dies, or still hangs then, is replaced, and its task is repeated
+  (:class:`WorkerPool`).
 
-All of this has bounds: what fails :data:`TRIES` times is an error that says so.
+A task that fails :data:`TRIES` times raises an error that says so.
 """
 
 from __future__ import annotations
@@ -48,9 +47,10 @@ workers to close their engines."""
 
 
 class Closes(Protocol):
-    """An environment, or what holds one."""
+    """Anything with ``close``: an environment, or a holder of one."""
 
-    def close(self) -> object: ...
+    def close(self) -> object:
+        """Close it."""
 
 
 T = TypeVar("T", bound=Closes)
@@ -58,7 +58,7 @@ R = TypeVar("R")
 
 
 class _Sign(ctypes.Structure):
-    """What a worker tells of itself, in memory that it shares with its parent."""
+    """The state that a worker shares with its parent, in shared memory."""
 
     _fields_ = (
         ("timeout_s", ctypes.c_double),
@@ -72,8 +72,10 @@ _sign: Any = None
 
 @contextlib.contextmanager
 def time_limit() -> Iterator[None]:
-    """In a worker, what happens in here may take as long as one call of an engine may; elsewhere
-    there is no limit."""
+    """Context that limits its body, in a worker, to the time of one engine call.
+
+    Has no effect outside a worker.
+    """
     if _sign is None:
         yield
         return
@@ -85,44 +87,49 @@ def time_limit() -> Iterator[None]:
 
 
 def report(progress: int) -> None:
-    """Say how much of its task this worker has done, in a unit of the caller's."""
+    """Report how much of its task this worker has done, in the caller's unit."""
     if _sign is not None:
         _sign.progress = progress
 
 
 class Watched(gym.Wrapper[Any, Any, Any, Any]):
-    """An environment each of whose calls has a :func:`time_limit`, and whose engine keeps its files
-    in a temporary folder."""
+    """An environment whose every call has a :func:`time_limit`.
+
+    Its engine keeps its files in a temporary folder.
+    """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         super().__init__(env)
         self._id = env.spec.id if env.spec is not None else ""
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment within the time limit."""
         with time_limit(), engine_home(self._id):
             return self.env.reset(**kwargs)
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the environment within the time limit."""
         with time_limit():
             return self.env.step(action)
 
     def close(self) -> None:
+        """Close the environment within the time limit."""
         with time_limit():
             self.env.close()
 
 
 class Engine(Generic[T]):
-    """What is played with, made when it is first needed, and made anew where it breaks down."""
+    """Holds what a worker plays with: created on first use, and again after a failure."""
 
     def __init__(self, make: Callable[[], T]) -> None:
         self._make = make
         self._held: T | None = None
 
     def play(self, part: Callable[[T], R]) -> R:
-        """``part`` of what is held; from its beginning with a new one, if anything but a worldsim
-        or Gymnasium error is raised.
+        """Run ``part`` with the environment, and once more with a new one if it fails.
 
-        Raises EngineError once that has happened :data:`TRIES` times.
+        Errors of worldsim and Gymnasium are not retried. Raises EngineError after :data:`TRIES`
+        failures.
         """
         for attempt in range(TRIES):
             try:
@@ -142,7 +149,7 @@ class Engine(Generic[T]):
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Close what is held, broken or not."""
+        """Close what is held, working or not."""
         held, self._held = self._held, None
         if held is not None:
             with contextlib.suppress(Exception):
@@ -150,11 +157,11 @@ class Engine(Generic[T]):
 
 
 class WorkerPool(Generic[T]):
-    """Processes that do tasks, each with an engine of its own; a context manager, which ends them.
+    """A pool of processes, each with its own engine; a context manager.
 
-    count: how many processes; 0 plays in this one, where nothing can end a call that hangs. make:
-    makes what they play with, a function that can be sent to a process. timeout_s: what one call of
-    an engine may take, in seconds.
+    count: number of processes; 0 plays in this process, where a call that hangs cannot be ended.
+    make: creates what they play with; a function that can be sent to a process.
+    timeout_s: time limit of one engine call, seconds.
     """
 
     def __init__(
@@ -200,7 +207,7 @@ class WorkerPool(Generic[T]):
 
     @property
     def progress(self) -> int:
-        """The sum of what the workers :func:`report` of their present tasks."""
+        """Return the sum of what the workers have :func:`report`-ed for their current tasks."""
         return sum(seat.progress for seat in self._seats)
 
     def run(
@@ -209,11 +216,12 @@ class WorkerPool(Generic[T]):
         tasks: Sequence[tuple[Any, ...]],
         told: Callable[[], object] = lambda: None,
     ) -> Iterator[tuple[int, R]]:
-        """``function(engine, *task)`` of each task, as (index, result) in the order in which they
-        are done.
+        """Yield (index, result) of ``function(engine, *task)`` per task, in order of completion.
 
-        told: called every now and then meanwhile. Raises what ``function`` raises, or WorldsimError
-        where a task ends its process :data:`TRIES` times.
+        told: called at intervals while waiting.
+
+        Raises what ``function`` raises, or WorldsimError if a task ends its process :data:`TRIES`
+        times.
         """
         if self._here is not None:
             for index, task in enumerate(tasks):
@@ -247,7 +255,7 @@ class WorkerPool(Generic[T]):
 
 
 class _Seat:
-    """A worker process, or after its death the next one."""
+    """A worker process and, after its death, its replacement."""
 
     def __init__(self, folder: Path, make: Callable[[], Any], timeout_s: float) -> None:
         self.folder, self.make, self.timeout_s = folder, make, timeout_s
@@ -255,7 +263,7 @@ class _Seat:
         self.pipe: Connection[Any, Any]
 
     def begin(self, function: Callable[..., Any], task: tuple[Any, ...]) -> None:
-        """Send a task to the process, which is started if there is none."""
+        """Send a task to the process; starts the process if necessary."""
         if self.process is None:
             self._start()
         # One that has died meanwhile is met when its result is asked for.
@@ -280,11 +288,11 @@ class _Seat:
         return 0 if self.process is None else int(self.sign.progress)
 
     def ready(self, timeout: float = 0.0) -> bool:
-        """Whether there is a result, or the process is dead."""
+        """Return whether there is a result, or the process is dead."""
         return self.pipe.poll(timeout)
 
     def result(self) -> Any:
-        """What the task gave, or raises what it raised; EOFError where the process is dead."""
+        """Return the task's result or raise its error; EOFError if the process is dead."""
         try:
             fine, value = self.pipe.recv()
         except ConnectionResetError:
@@ -305,7 +313,7 @@ class _Seat:
             end_engines(self.process.pid)
 
     def end(self) -> None:
-        """Kill the process, if it is not dead yet, with its engines, and remove its files."""
+        """Kill the process and its engines, if they are alive, and remove its files."""
         end_engines(self.process.pid)
         self.process.kill()
         # Its engines are in its process group, which outlives it.
@@ -331,7 +339,7 @@ def _lost(task: int, timeout_s: float) -> str:
 
 
 def end_engines(pid: int) -> None:
-    """Kill all processes that process ``pid`` has started."""
+    """Kill all child processes of process ``pid``."""
     with contextlib.suppress(psutil.Error):
         for child in psutil.Process(pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
@@ -340,8 +348,11 @@ def end_engines(pid: int) -> None:
 
 @contextlib.contextmanager
 def deaf_to_interrupts() -> Iterator[None]:
-    """Processes started in here never get Ctrl-C, which reaches all processes of a terminal: the
-    parent alone decides, and ends its workers in order. The parent gets it afterwards."""
+    """Context in which new processes ignore Ctrl-C.
+
+    A terminal sends Ctrl-C to all its processes; here the parent alone handles it, and ends its
+    workers in order. The parent receives it after the context.
+    """
     if os.name != "posix":
         yield
         return
@@ -385,8 +396,10 @@ def _do_tasks(pipe: Connection[Any, Any], sign: Any, engine: Engine[Any]) -> Non
 
 
 def _set_apart(folder: Path) -> None:
-    """Give this process a group of its own, in which its engines end with it, and a folder for all
-    temporary files."""
+    """Give this process its own process group and its own folder for temporary files.
+
+    Its engines are in the group and end with it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
     if os.name != "posix":
@@ -403,7 +416,7 @@ def _set_apart(folder: Path) -> None:
 
 
 def _end_with_parent(folder: Path) -> None:
-    """A worker whose parent was killed would go on for nobody."""
+    """End this worker when its parent is killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -418,7 +431,7 @@ def _end_with_parent(folder: Path) -> None:
 
 
 def _sendable(error: Exception) -> Exception:
-    """An error that the parent can read, whatever classes it knows."""
+    """Return an error that the parent can read, whatever classes it knows."""
     if isinstance(error, (WorldsimError, gym.error.Error)):
         return error
     sent = (

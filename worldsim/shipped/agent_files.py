@@ -1,13 +1,12 @@
-"""Saved agents: a folder with ``agent.json`` (the card) and, if the policy has any,
-``weights.safetensors``.
+"""Saved agents: a folder with ``agent.json`` (the card) and, if there are any, weights.
 
-A card names the policy's class, what it is constructed with, the world that it belongs to, the
-spaces that it fits and its measured results, so that loading needs nothing else. Shipped agents lie
-in ``worldsim/agents_shipped/<name>/``. Version 2 of the card holds the SHA-256 of the weights and a
-checksum of its own; version 1 is read, too.
+Weights are in ``weights.safetensors``. A card names the policy's class, its constructor's
+arguments, the world that it belongs to, the spaces that it fits and its measured results, so that
+loading needs nothing else. Shipped agents lie in ``worldsim/agents_shipped/<name>/``. Version 2 of
+the card holds the SHA-256 of the weights and a checksum of itself; version 1 is accepted, too.
 
 A card is data: the class is looked up in :data:`worldsim.runtime.registries.POLICIES`, and nothing
-is imported that is not there.
+else is imported.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ LARGEST_SETTING = 65_536
 
 @dataclass(frozen=True)
 class AgentCard:
-    """What ``agent.json`` says."""
+    """The content of ``agent.json``."""
 
     world: str = ""
     """The world that the agent belongs to: a shipped one's name, a folder, or ``hub:owner/name``.
@@ -91,11 +90,11 @@ class Learned(Protocol):
     """A policy with weights."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights by name."""
+        """Return the weights by name."""
         ...
 
     def load_state_dict(self, weights: dict[str, Tensor]) -> Any:
-        """Take weights over; floats may come in half precision."""
+        """Load weights; floats may be in half precision."""
         ...
 
 
@@ -104,12 +103,14 @@ class BatchPolicy(Protocol):
     """A policy that also acts for many environments at once."""
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the past of all environments and reseed."""
+        """Forget the past of all environments and set the seed."""
         ...
 
     def act_batch(self, obs: Any, begins: Any = None) -> Any:
-        """Actions (n, ...) for frames (n, h, w, 3) uint8. begins: (n,) bool, where an episode
-        starts with this frame."""
+        """Return actions (n, ...) for frames (n, h, w, 3) uint8.
+
+        begins: (n,) bool, True where the frame is the first of an episode.
+        """
         ...
 
 
@@ -119,12 +120,12 @@ def save_agent(
     card: AgentCard | None = None,
     eight_bit: bool = False,
 ) -> Path:
-    """Write ``policy`` to ``folder``, which is completed beside its place and renamed: the old
-    agent is there or the new one.
+    """Write ``policy`` to ``folder``, atomically.
 
-    policy: needs ``action_space`` and, if it is constructed with more, ``settings``, a dict of
-    those arguments. Weights, if it has a ``state_dict``, are stored at 16 bits, or matrices and
-    filters at 8, as worlds' are, for agents to be shipped: measure those anew.
+    policy: has ``action_space`` and, if its constructor takes more, ``settings``, a dict of those
+        arguments. Its weights, if it has a ``state_dict``, are stored at 16 bits.
+    eight_bit: store matrices and filters at 8 bits, as shipped worlds do. Measure such an agent
+        again.
     """
     space = getattr(policy, "action_space", None)
     if not isinstance(space, gym.Space):
@@ -169,12 +170,15 @@ def load_agent(
     device: torch.device | str = "cpu",
     trust: bool = False,
 ) -> Policy:
-    """The policy in a folder, or a shipped one by its name.
+    """Load the policy in a folder, or a shipped one by name.
 
-    action_space: that of the environment it shall act in, InvalidInputError if it is another than
-    the agent's. device: where its weights go, if it has any. trust: let its card name any class,
-    whose module is then imported. Raises NotFoundError, DamagedFileError, or UntrustedFileError for
-    a class that is not registered.
+    action_space: action space of the environment to act in. InvalidInputError if it differs from
+        the agent's.
+    device: where its weights go, if it has any.
+    trust: let its card name any class, whose module is then imported.
+
+    Raises NotFoundError, DamagedFileError, or UntrustedFileError for a class that is not
+    registered.
     """
     folder = find_agent(name)
     card = read_card(folder)
@@ -209,8 +213,10 @@ def load_agent(
 
 
 def _check_claims(constructor: Any, space: gym.Space[Any], card: AgentCard, folder: Path) -> None:
-    """Raise DamagedFileError unless the weights on disk have the shapes that the card's settings
-    claim; takes no memory."""
+    """Raise DamagedFileError unless the stored weights have the shapes that the settings imply.
+
+    Allocates no memory for the weights.
+    """
     try:
         with shapes_only():
             claimed = {
@@ -259,7 +265,10 @@ def _made(constructor: Any, space: gym.Space[Any], card: AgentCard, folder: Path
 
 
 def find_agent(name: str | os.PathLike[str]) -> Path:
-    """The folder of a saved agent: a path, or a shipped one's name. Raises NotFoundError."""
+    """Return the folder of a saved agent, from a path or a shipped agent's name.
+
+    Raises NotFoundError.
+    """
     for folder in (present_folder(as_path(name)), SHIPPED_FOLDER / as_path(name)):
         if is_file(folder / CARD):
             return folder
@@ -271,12 +280,12 @@ def find_agent(name: str | os.PathLike[str]) -> Path:
 
 
 def shipped_agents() -> list[str]:
-    """Names of the agents that come with worldsim."""
+    """Return the names of the shipped agents."""
     return sorted(path.parent.name for path in SHIPPED_FOLDER.glob(f"*/{CARD}"))
 
 
 def read_card(name: str | os.PathLike[str]) -> AgentCard:
-    """The card of a saved agent. Raises NotFoundError or DamagedFileError."""
+    """Read the card of a saved agent. Raises NotFoundError or DamagedFileError."""
     path = find_agent(name) / CARD
     values = read_json(inside(path.parent, CARD))
     version = check_format(path, values, FORMAT, VERSION)
@@ -293,7 +302,7 @@ def read_card(name: str | os.PathLike[str]) -> AgentCard:
 
 
 def update_card(name: str | os.PathLike[str], **changes: Any) -> AgentCard:
-    """Write an agent's card anew with some values changed, such as ``results``."""
+    """Change values in an agent's card, such as ``results``."""
     folder = find_agent(name)
     card = dataclasses.replace(read_card(folder), **changes)
     _write_card(folder, card)

@@ -1,5 +1,4 @@
-"""Policies by name: registered short names, saved agents (folders, or shipped ones by name) and
-``module:Class``."""
+"""Policies by name: registered names, saved or shipped agents, and ``module:Class``."""
 
 from __future__ import annotations
 
@@ -19,13 +18,16 @@ from worldsim.shipped.agent_files import find_agent, load_agent, shipped_agents
 def make_policy(
     name: str, action_space: gym.Space[Any], device: torch.device | str = "cpu", trust: bool = False
 ) -> Policy:
-    """The policy that a *user* names: a registered name, a saved agent's folder or a shipped one's
-    name, or ``module:Class``.
+    """Return the policy that a *user* names.
 
-    A class is constructed with the action space alone. A ``module:Class`` is imported, so a name
-    that comes from a file must not be passed here. device: where a saved agent's weights go. trust:
-    of a saved agent, see :func:`worldsim.shipped.agent_files.load_agent`. Raises NotFoundError or
-    InvalidInputError, and what that function raises.
+    ``name`` is a registered name, the folder of a saved agent, the name of a shipped one, or
+    ``module:Class``. The class is constructed with the action space alone. A ``module:Class`` is
+    imported, so do not pass a name that comes from a file.
+
+    device: where the weights of a saved agent go.
+    trust: for a saved agent, see :func:`worldsim.shipped.agent_files.load_agent`.
+
+    Raises NotFoundError or InvalidInputError, and the errors of ``load_agent``.
     """
     if not isinstance(name, str) or not isinstance(action_space, gym.Space):
         raise InvalidInputError(
@@ -46,8 +48,7 @@ def make_policy(
 
 
 def saved_folder(name: str) -> Path | None:
-    """The folder of the saved agent of that name, None for a policy that is made from an action
-    space alone, or for none."""
+    """Return the folder of the saved or shipped agent ``name``; None if it is no saved agent."""
     if name not in POLICIES and ":" not in name:
         with contextlib.suppress(NotFoundError):
             return find_agent(name)

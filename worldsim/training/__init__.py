@@ -1,1 +1,1 @@
-"""How a recording becomes a world: windows of frames, losses, the trainer and distillation."""
+"""Training of worlds from recordings: windows of frames, losses, the trainer and distillation."""

@@ -1,8 +1,8 @@
-"""Training frames on the device, with the memory view that the agent had before each of them.
+"""Training frames on the device, with the memory view before each of them.
 
-Episodes go through the real scene memory once, in lockstep: frame t's view is rendered from frames
-before t only, then frame t is integrated. Sources are dropped and perturbed on the way
-(:mod:`worldsim.training.corruption`), so that the model neither leans on a perfect memory nor
+Episodes pass through the real scene memory once, in lockstep: frame t's view is rendered from
+earlier frames only, then frame t is integrated. Input frames are dropped and corrupted
+(:mod:`worldsim.training.corruption`), so that the model neither relies on a perfect memory nor
 ignores it. Windows are then cut from anywhere in the buffer.
 """
 
@@ -76,8 +76,7 @@ class Windows:
 
     @property
     def context(self) -> Tensor:
-        """The same of the frames that later ones attend to: dreamed ones among them, if there are
-        any."""
+        """Return the windows of context frames, with generated frames where there are any."""
         return (
             self.x
             if self.own_rgb is None
@@ -91,9 +90,10 @@ def _neither(one: Tensor | None, other: Tensor | None) -> Tensor | None:
 
 
 def is_synthetic_terminal(before: np.ndarray, last: np.ndarray) -> bool:
-    """Whether an episode's last frame (h, w, 3) uint8 is none that the environment shows on the
-    way: of one colour throughout (ViZDoom has no picture of an episode's end and gives zeros), or
-    the frame before once more.
+    """Return whether an episode's last frame (h, w, 3) uint8 is synthetic.
+
+    It is if it has a single colour (ViZDoom renders no terminal frame and returns zeros) or repeats
+    the frame before.
     """
     return bool((last == last[:1, :1]).all() or (last == before).all())
 
@@ -101,17 +101,21 @@ def is_synthetic_terminal(before: np.ndarray, last: np.ndarray) -> bool:
 def bytes_per_frame(
     height: int, width: int, geometry: bool, memory: bool, own: bool = False
 ) -> int:
-    """What a frame takes in a :class:`FrameBuffer`, actions of many dimensions aside. own: with
-    dreamed frames beside true ones."""
+    """Return the bytes per frame of a :class:`FrameBuffer`, without actions of many dimensions.
+
+    own: whether generated frames are stored beside true ones.
+    """
     pixel = (3 + 2 * geometry) * (1 + own) + PACKED_VIEW * memory
     return height * width * pixel + 2 * MAP_CELLS**2 * memory + 128
 
 
 class FrameBuffer:
-    """A ring of episodes on the device that windows are drawn from.
+    """A ring buffer of episodes on the device, from which windows are sampled.
 
-    capacity: frames. window: frames a window. The memory is None for data without geometry. graphs:
-    whether episodes go through the memory in CUDA graphs.
+    capacity: frames.
+    window: frames per window.
+    memory: None for data without geometry.
+    graphs: pass episodes through the memory with CUDA graphs.
     """
 
     def __init__(
@@ -141,15 +145,14 @@ class FrameBuffer:
         self._has_synthetic_terminals = self._has_unsure = self._runs_over = False
 
     def __len__(self) -> int:
-        """Number of windows that can be drawn."""
+        """Return the number of windows that can be sampled."""
         return len(self._all_starts)
 
     def add(self, shard: Mapping[str, np.ndarray]) -> None:
-        """Take in one shard's arrays (see :mod:`worldsim.data.dataset`); the oldest shards make
-        room.
+        """Add the arrays of one shard and evict the oldest shards.
 
-        Its memory views are empty until :meth:`remember`, which is quicker for many episodes at
-        once.
+        See :mod:`worldsim.data.dataset` for the arrays. The shard's memory views are empty until
+        :meth:`remember`, which is faster for many episodes at once.
         """
         count = len(shard["rgb"])
         if count > self.capacity:
@@ -179,11 +182,13 @@ class FrameBuffer:
 
     @torch.no_grad()
     def remember(self, seed: int, own: OwnFrames | None = None, shown: bool = False) -> None:
-        """Send the episodes that are new through the scene memory, if there is one, and store each
-        frame's view and map.
+        """Pass new episodes through the scene memory and store each frame's view and map.
 
-        seed: of the perturbation. own: who dreams parts of the walks, in the share of batches that
-        the perturbation names. shown: show progress, in the number of frames.
+        Has no effect without a memory.
+
+        seed: seed of the corruption.
+        own: generates parts of the walks, in the share of batches that the corruption sets.
+        shown: show progress, in frames.
         """
         episodes = [e for fresh in self._fresh.values() for e in fresh]
         self._fresh.clear()
@@ -201,7 +206,10 @@ class FrameBuffer:
                 )
 
     def sample(self, batch: int, generator: torch.Generator, memory_drop: float = 0.0) -> Windows:
-        """Windows drawn uniformly. memory_drop: share of windows that see no memory at all."""
+        """Sample windows uniformly.
+
+        memory_drop: share of windows without any memory.
+        """
         if not len(self):
             raise InvalidInputError(
                 f"the buffer holds no window of {self.window} frames: record longer episodes"
@@ -243,8 +251,10 @@ class FrameBuffer:
         )
 
     def sample_motions(self, batch: int, generator: torch.Generator) -> Motions:
-        """Moments drawn uniformly from the windows, each with a full past, for the ego-motion head.
-        Needs poses."""
+        """Sample moments with a full past uniformly from the windows, for the ego-motion head.
+
+        Needs poses.
+        """
         if "pose" not in self._data:
             raise MissingGeometryError("motions need poses, this recording has none")
         if self.window < HISTORY + 2:
@@ -272,7 +282,7 @@ class FrameBuffer:
         return Motions(around, pose, motion[:, :-1], acts[:, :-1], acts[:, -1], motion[:, -1])
 
     def _seen_alone(self, index: Tensor) -> Tensor:
-        """Maps of surroundings from each frame alone: what a world without memory knows."""
+        """Return maps of the surroundings from single frames, as without a memory."""
         assert self.intrinsics is not None
         rgb, depth, pose = (self._data[name][index] for name in ("rgb", "inverse_depth", "pose"))
         camera = Camera(pose, self.intrinsics.expand(len(rgb), 4), *rgb.shape[-2:])
@@ -281,11 +291,11 @@ class FrameBuffer:
     def _windows(
         self, first: np.ndarray, lengths: np.ndarray, ended: np.ndarray
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """First frames of full windows and of all, and the last frame of each one's episode.
+        """Return the first frames of full windows and of all windows, and their episodes' ends.
 
-        Windows of episodes that ended by themselves may run past the end: a frame's share of the
-        windows then depends on how much lies before it, never on how soon the end comes, and so the
-        share of endings that is seen is the true one.
+        Windows of episodes that terminated may extend past the end. A frame's share of the windows
+        then depends on how much lies before it, never on how soon the end comes, so the sampled
+        share of terminations is the true one.
         """
         full, whole, last = [], [], []
         for start, length, over in zip(first, lengths, ended, strict=True):
@@ -310,8 +320,10 @@ class FrameBuffer:
             self._fresh.pop(s[0], None)
 
     def _write(self, at: int, shard: Mapping[str, np.ndarray]) -> None:
-        """Copy a shard's arrays to the device, shifted so that actions and outcomes belong to the
-        frame they lead to."""
+        """Copy a shard's arrays to the device.
+
+        Actions and outcomes are shifted to the frame that they lead to.
+        """
         stop = at + len(shard["rgb"])
         first = np.zeros(stop - at, bool)
         first[shard["episode_start"][:-1]] = True
@@ -374,7 +386,7 @@ class FrameBuffer:
             held[at + len(values) : stop] = 0
 
     def _grown(self, name: str, values: Tensor, frames: int) -> Tensor:
-        """The tensor that ``values`` (n, ...) are kept in, with room for so many frames."""
+        """Return the tensor that stores ``values`` (n, ...), with capacity for ``frames``."""
         held = self._data.get(name)
         if held is None or len(held) < frames:
             # A GPU's memory is taken at once: what does not fit shows at the start, and nothing is
@@ -456,8 +468,10 @@ class FrameBuffer:
         )
 
     def _put(self, name: str, index: Tensor, values: Tensor, going_on: Tensor) -> None:
-        """Store frames' values, except for episodes that are over: their last frame is in the
-        memory by then."""
+        """Store values of frames, except for episodes that are over.
+
+        The last frame of such an episode is in the memory by then.
+        """
         going_on = going_on.reshape(-1, *[1] * (values.dim() - 1))
         self._data[name][index] = torch.where(going_on, values, self._data[name][index])
 
@@ -465,10 +479,11 @@ class FrameBuffer:
 def augment(
     windows: Windows, generator: torch.Generator, mirror: tuple[int, ...] | None, colour: float
 ) -> Windows:
-    """Mirror half of the windows (discrete actions: ``mirror`` maps each to its mirror image) and
-    vary colours.
+    """Mirror half of the windows and vary the colours.
 
-    colour: share of windows whose colours are scaled and permuted, the memory view's alike.
+    mirror: for discrete actions, the mirror image of each action.
+    colour: share of windows whose colours, and those of their memory views, are scaled and
+        permuted.
     """
     b, device = len(windows.rgb), windows.rgb.device
     if mirror is not None:

@@ -1,5 +1,4 @@
-"""A training run on disk, from which it goes on exactly: the weights, their averages and the
-optimiser's state."""
+"""Checkpoints: weights, their averages and the optimiser's state, for exact resume."""
 
 from __future__ import annotations
 
@@ -34,8 +33,10 @@ CHECKPOINT, STATE = "checkpoint.json", "state.safetensors"
 def pack(
     model: torch.nn.Module, ema: EMAModel, optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor]:
-    """All tensors of a run, whole, on the CPU, by name. Where weights are sharded, all processes
-    must ask."""
+    """Return all tensors of a run by name, gathered, on the CPU.
+
+    Where weights are sharded, all processes must call it.
+    """
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"ema.{i}": p for i, p in enumerate(ema.shadow_params)}
     for i, state in optimizer.state_dict()["state"].items():
@@ -49,8 +50,10 @@ def unpack(
     ema: EMAModel,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Inverse of :func:`pack`, in place. Raises KeyError or RuntimeError where they do not
-    fit."""
+    """Load tensors from :func:`pack` in place.
+
+    Raises KeyError or RuntimeError if they do not fit.
+    """
     held, weights = model.state_dict(), part_of(tensors, "model.")
     model.load_state_dict(
         {k: split_like(v, held[k]) if k in held else v for k, v in weights.items()}
@@ -70,10 +73,9 @@ def unpack(
 
 
 def write_checkpoint(out: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Replace the checkpoint in ``out`` whole: whenever this is interrupted, there is one, the old
-    or the new.
+    """Replace the checkpoint in ``out`` atomically.
 
-    Raises StorageError, which leaves the old one.
+    Raises StorageError, and the old checkpoint stays.
     """
     with replacing_folder(out / "checkpoint") as folder:
         save_tensors(tensors, folder / STATE)
@@ -87,8 +89,10 @@ def write_checkpoint(out: Path, tensors: dict[str, Tensor], meta: dict[str, Any]
 
 
 def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
-    """The folder, what was said and the tensors of the checkpoint in ``out``, None if there is
-    none. Raises DamagedFileError."""
+    """Return the folder, metadata and tensors of the checkpoint in ``out``; None if there is none.
+
+    Raises DamagedFileError.
+    """
     folder = present_folder(out / "checkpoint")
     path = folder / CHECKPOINT
     if not os.path.lexists(path):
@@ -107,8 +111,10 @@ def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]
 
 
 def read_settings(out: Path, key: str = "config") -> dict[str, Any]:
-    """The settings that the checkpoint in ``out`` was made with; empty where there is none that can
-    be read. key: of its card."""
+    """Return the settings of the checkpoint in ``out``; empty if there is none that can be read.
+
+    key: key of the settings in its card.
+    """
     folder = present_folder(out / "checkpoint")
     try:
         settings = read_json(inside(folder, CHECKPOINT))[key]

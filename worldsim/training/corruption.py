@@ -1,8 +1,8 @@
-"""What enters the memory while training views are made: true frames left out and degraded, and the
-network's own frames.
+"""Corruption of the memory's input while training views are rendered.
 
-A dream's memory is fed with generated frames, so a network that has only seen views of true ones is
-at a loss in its own world.
+Frames are left out, degraded, or replaced by the network's own. In use, the memory ingests
+generated frames; a network trained only on views of true frames generalises poorly to views of its
+own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Share
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 from worldsim.world.engine import PLAIN, Compiled, EngineConfig, prepare_network
-from worldsim.world.parts import condition_of
 
 FIRST = 8
 """True frames at the beginning of every episode: a dream starts from some."""
@@ -38,8 +37,10 @@ ON = 1 / 12
 
 @dataclass(frozen=True)
 class PerturbConfig:
-    """How the memory's sources are degraded while training views are rendered; shares are of
-    episodes."""
+    """How frames are corrupted before the memory ingests them for training views.
+
+    Shares are shares of episodes.
+    """
 
     sparse: Share = 0.4
     """Share of episodes in which frames are left out of the memory at random."""
@@ -69,9 +70,13 @@ class PerturbConfig:
 
 @dataclass(frozen=True)
 class Damage:
-    """How a frame of every row is degraded. keep: (b,) bool, whether it enters the memory at all.
-    strength: (b,) in [0, 1] of blur and noise. noise: (b, 3, h, w) standard normal. depth: (b,) the
-    share by which depth is off."""
+    """How one frame of every row is degraded.
+
+    keep: (b,) bool, whether the memory ingests it at all.
+    strength: (b,) in [0, 1], strength of blur and noise.
+    noise: (b, 3, h, w) standard normal.
+    depth: (b,) relative error of depth.
+    """
 
     keep: Tensor
     strength: Tensor
@@ -80,8 +85,10 @@ class Damage:
 
 
 class Degradation:
-    """Draws how frames are degraded before they enter the memory; how much is drawn once for each
-    row."""
+    """Samples how frames are degraded before the memory ingests them.
+
+    The strengths are sampled once per row.
+    """
 
     def __init__(self, config: PerturbConfig, rows: int, generator: torch.Generator) -> None:
         self.rows, self.generator = rows, generator
@@ -95,7 +102,7 @@ class Degradation:
         )
 
     def draw(self, height: int, width: int) -> Damage:
-        """For the next frame of every row."""
+        """Sample the degradation of the next frame of every row."""
         keep = self._uniform(0.0, 1.0) < self.keep_share
         strength = self._uniform(0.0, 1.0) * (self._uniform(0.0, 1.0) < self.blur_share)
         noise = self._normal(self.rows, 3, height, width)
@@ -114,7 +121,7 @@ class Degradation:
 
 
 def degrade(frame: Frame, damage: Damage) -> Frame:
-    """The frame (b, ...) as it enters the memory, where it does. It needs depth."""
+    """Return the frame (b, ...) as the memory ingests it. Needs depth."""
     rgb = frame.rgb.float()
     blurred = F.avg_pool2d(F.pad(rgb, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     strength = damage.strength[:, None, None, None]
@@ -130,9 +137,13 @@ def degrade(frame: Frame, damage: Damage) -> Frame:
 
 @dataclass(frozen=True)
 class Draft:
-    """What is drawn for a frame that may be dreamed. chance: (b,) in [0, 1): a dream begins or ends
-    where it is small. ending: (b,) chance that one that is going on ends. allowed: (b,) bool.
-    noise: (2, b, c, h, w) of the prediction and of the context."""
+    """Random numbers for a frame that may be generated.
+
+    chance: (b,) uniform in [0, 1); a small value starts or ends a generated part.
+    ending: (b,) probability that a generated part ends.
+    allowed: (b,) bool, whether the frame may be generated.
+    noise: (2, b, c, h, w) of the prediction and of the context.
+    """
 
     chance: Tensor
     ending: Tensor
@@ -141,10 +152,11 @@ class Draft:
 
 
 class OwnFrames:
-    """Dreams parts of recorded walks with a copy of the network that is being trained.
+    """Generates parts of recorded walks with a copy of the network in training.
 
-    engine: how that copy is run; its weights are overwritten in place, so that what is compiled for
-    them stays. On a GPU it computes in bfloat16 in any case. dynamics: how frames are sampled.
+    engine: how that copy is run. Its weights are overwritten in place, so that compiled code stays
+        valid. On a GPU it always computes in bfloat16.
+    dynamics: how frames are sampled.
     """
 
     def __init__(
@@ -166,38 +178,44 @@ class OwnFrames:
 
     @torch.no_grad()
     def follow(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over a network's weights, by name, copied in place, in this one's number format."""
+        """Copy a network's weights, by name, in place, in this copy's dtype."""
         for name, held in self.network.state_dict().items():
             held.copy_(weights[name])
 
     def walk(self, rows: int, generator: torch.Generator, frames: tuple[float, float]) -> OwnWalk:
-        """Begin ``rows`` walks. frames: as :attr:`PerturbConfig.own_frames`."""
+        """Start ``rows`` walks.
+
+        frames: see :attr:`PerturbConfig.own_frames`.
+        """
         return OwnWalk(self.network, rows, generator, frames)
 
     def dream(
         self, context: Context, dreaming: Tensor, frame: Frame, act: Tensor, motion: Tensor,
         view: MemoryView | LastFrames | None, intrinsics: Tensor, draft: Draft,
     ) -> tuple[Frame, Tensor, Context]:  # fmt: skip
-        """The frames that walks go on from, which of them are dreamed (b,) bool, and the context
-        after them.
+        """Return the next frames of the walks, a mask of generated ones (b,), and the next context.
 
-        dreaming: (b,) bool of the frames before. frame: the true ones. act (b, ...), motion (b, 6):
-        what led to them. view: the memory at their cameras, or the frames before. intrinsics: (b,
-        4).
+        dreaming: (b,) bool, whether the frames before are generated.
+        frame: the true frames.
+        act, motion: (b, ...), (b, 6), the actions and motions that lead to them.
+        view: the memory at their cameras, or the frames before.
+        intrinsics: (b, 4) pixels.
         """
         change = draft.chance < torch.where(dreaming, draft.ending, ON)
         dreaming = (dreaming ^ change) & draft.allowed
         with torch.autocast(frame.rgb.device.type, torch.bfloat16, enabled=self.casts):
-            condition = condition_of(self.dynamics, act, motion, view, intrinsics)
-            prediction, context = self.dynamics.predict(context, condition, draft.noise[0])
-        own = channels_to_frame(prediction.x.float(), frame.pose)
+            condition = self.dynamics.condition(act, motion, view, intrinsics)
+            x, _, context = self.dynamics.sample(context, condition, draft.noise[0])
+        own = channels_to_frame(x.float(), frame.pose)
         mixed = map_tensors(partial(where_rows, dreaming), own, frame)
         return mixed, dreaming, self.dynamics.commit(context, mixed, condition, draft.noise[1])
 
 
 class OwnWalk:
-    """Draws where a batch of walks is dreamed, and from what noise: :meth:`draw` for each frame in
-    turn."""
+    """Samples which frames of a batch of walks are generated, and their noise.
+
+    Call :meth:`draw` for each frame in turn.
+    """
 
     def __init__(
         self,
@@ -214,7 +232,7 @@ class OwnWalk:
         self.taken = 0
 
     def draw(self) -> Draft:
-        """For the next frame of every walk."""
+        """Sample the random numbers of the next frame of every walk."""
         device = self.generator.device
         chance = torch.rand(self.shape[1], generator=self.generator, device=device)
         noise = torch.randn(self.shape, generator=self.generator, device=device)

@@ -1,5 +1,7 @@
-"""Distilling a world: a student that needs fewer sampling steps than its teacher, trained by
-:mod:`worldsim.training.train`."""
+"""Distillation of a world into a student with fewer sampling steps.
+
+The training loop is that of :mod:`worldsim.training.train`.
+"""
 
 from __future__ import annotations
 
@@ -143,7 +145,10 @@ class DistilConfig:
         self.training(memory=False)
 
     def training(self, memory: bool) -> TrainConfig:
-        """The same as the trainer has it. memory: whether the teacher's world has one."""
+        """Return the same settings as a :class:`TrainConfig`.
+
+        memory: whether the teacher's world has a memory.
+        """
         shared = {f.name for f in dataclasses.fields(TrainConfig)} - {
             "steps",
             "num_inference_steps",
@@ -159,8 +164,10 @@ class DistilConfig:
 
 
 class DistilTrainer(Trainer):
-    """A training run whose loss has a teacher. Ego-motion is the teacher's and stays as it
-    is."""
+    """A training run whose loss has a teacher.
+
+    The ego-motion head is the teacher's and is not trained.
+    """
 
     _settings_class = DistilConfig
     may_change = (Trainer.may_change | {"training_steps", "world"}) - {"num_inference_steps"}
@@ -221,14 +228,19 @@ class DistilTrainer(Trainer):
         self.distil = dataclasses.replace(self.distil, **used)
 
     def train_step(self) -> dict[str, Any]:
-        """One optimiser step. The averaged student that takes part in it is the checkpoint's, so a
-        resumed run is the same run."""
+        """Run one optimiser step.
+
+        The averaged student in its loss is part of the checkpoint, so a resumed run is the same
+        run.
+        """
         self.pupil.follow(self.ema.shadow_params)
         return super().train_step()
 
     def world(self, measured: dict[str, Any] | None = None) -> World:
-        """The student with the averaged weights, as a copy on the CPU, with the teacher's memory
-        and heads' settings."""
+        """Return the student with averaged weights, as a copy on the CPU.
+
+        Its memory and the settings of its heads are the teacher's.
+        """
         world, teacher, c = super().world(measured), self.teacher, self.distil
         config = dataclasses.replace(
             world.config,
@@ -253,8 +265,7 @@ class DistilTrainer(Trainer):
 
 
 def check_recording(config: DistilConfig, network: SpaceTimeTransformer) -> None:
-    """Raise InvalidInputError unless the teacher's network takes the frames and actions of the
-    recording."""
+    """Raise InvalidInputError unless the teacher fits the recording's frames and actions."""
     info, n, mirror = EpisodeDataset(config.data).info, network.config, config.mirror_actions
     space = info.action_space
     actions = int(space["n"]) if space["type"] == "Discrete" else 0
@@ -284,7 +295,7 @@ def check_recording(config: DistilConfig, network: SpaceTimeTransformer) -> None
 def check_student(
     config: DistilConfig, student: SpaceTimeTransformer, teacher: SpaceTimeTransformer
 ) -> None:
-    """Raise InvalidInputError unless teacher and student see the same."""
+    """Raise InvalidInputError unless teacher and student have the same inputs."""
     ours, theirs = (dict(n.config) | {"patch": n.patch} for n in (student, teacher))
     wrong = [
         f"{name} {ours[name]} and not {theirs[name]}"
@@ -301,7 +312,7 @@ def check_student(
 
 
 def weights_of(world: World) -> dict[str, str]:
-    """SHA-256 of each file of weights in a world's folder, by path."""
+    """Return the SHA-256 of each file of weights in a world's folder, by path."""
     folder = world.folder
     assert folder is not None
     files = sorted(folder.glob("*/*.safetensors"))
@@ -312,7 +323,7 @@ def weights_of(world: World) -> dict[str, str]:
 
 
 def _method(config: DistilConfig) -> dict[str, Any]:
-    """The losses that had a part, by name."""
+    """Return the losses in use, by name."""
     c = config.loss
     method: dict[str, Any] = {
         name: getattr(c, name)
@@ -329,7 +340,7 @@ def _method(config: DistilConfig) -> dict[str, Any]:
 
 
 def distil(config: DistilConfig) -> World:
-    """Distil (or continue) a student; returns it.
+    """Distil a student, or resume; returns it.
 
     Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError,
     OutOfMemoryError, StorageError.

@@ -1,9 +1,8 @@
-"""What a student of few sampling steps learns: from its teacher's samples, from its own rollouts,
-and from true frames.
+"""Loss of a student with few sampling steps: teacher samples, its own rollouts and true frames.
 
-Every frame of a window is learned from at once, in streams as in :mod:`worldsim.training.loss`.
-Teacher and student see the same context, the same conditions and the same noise, so that what the
-student is told is a function of what it sees.
+All frames of a window are predicted at once, in streams as in :mod:`worldsim.training.loss`.
+Teacher and student receive the same context, condition and noise, so the target is a function of
+the student's input.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ HUBER = 0.03
 @old_fields(context_level="context_sigma", consistency_levels="consistency_sigmas")
 @dataclass(frozen=True)
 class DistilLossConfig:
-    """Weights and settings of the losses; each can be left out by a weight of 0."""
+    """Weights and settings of the losses; a weight of 0 turns a loss off."""
 
     regression: float = 1.0
     """Weight of the distance from the teacher's sample of ``teacher_steps`` steps from the same
@@ -117,8 +116,12 @@ class DistilLossConfig:
 
 @dataclass(frozen=True)
 class Stage:
-    """What teacher and student both see. context (b, t, c, h, w) noisy at levels (b, t); condition:
-    of one stream; hidden_before: (b,) the moment of each window's reset."""
+    """The input that teacher and student share.
+
+    context: (b, t, c, h, w) at noise levels (b, t).
+    condition: condition of one stream.
+    hidden_before: (b,) moment of each window's reset.
+    """
 
     context: Tensor
     sigma: Tensor
@@ -128,7 +131,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A question, noisy frames x (b, t, c, h, w) at levels (b, t), and the right answer."""
+    """A training example: noisy frames x (b, t, c, h, w) at noise levels (b, t), and the target."""
 
     x: Tensor
     sigma: Tensor
@@ -136,8 +139,10 @@ class Lesson:
 
 
 def distance(prediction: Tensor, target: Tensor, pixels: int = 1) -> Tensor:
-    """Mean pseudo-Huber distance (b, t) of the colours of two (b, t, c, h, w), or of the means of
-    squares of ``pixels``."""
+    """Return the mean pseudo-Huber distance (b, t) of two (b, t, c, h, w).
+
+    pixels: distances are of colours (1), or of the means of squares of ``pixels`` x ``pixels``.
+    """
     difference = prediction[:, :, :3] - target[:, :, :3]
     if pixels > 1:
         difference = F.avg_pool2d(difference.flatten(0, 1), pixels).unflatten(
@@ -147,12 +152,13 @@ def distance(prediction: Tensor, target: Tensor, pixels: int = 1) -> Tensor:
 
 
 class DistilLoss(TrainingLoss):
-    """The student and its loss; called as :class:`TrainingLoss` is. Ego-motion is the teacher's and
-    not learned.
+    """The student and its loss; called as :class:`TrainingLoss` is.
 
-    num_inference_steps: sampling steps of the student. shift: of the schedules, the teacher's
-    (:class:`DynamicsConfig`). The teacher and ``averaged``, a copy of the student that the trainer
-    keeps at its moving average, are not among the module's parameters.
+    The ego-motion head is the teacher's and is not trained. The teacher and ``averaged``, a moving
+    average of the student that the trainer keeps, are not among the module's parameters.
+
+    num_inference_steps: sampling steps of the student.
+    shift: shift of the noise schedules, the teacher's (:class:`DynamicsConfig`).
     """
 
     def __init__(
@@ -184,17 +190,17 @@ class DistilLoss(TrainingLoss):
 
     @property
     def teacher(self) -> SpaceTimeTransformer:
-        """Whom the student learns from."""
+        """The teacher's network."""
         return self._others[0]
 
     @property
     def averaged(self) -> SpaceTimeTransformer:
-        """The student's average."""
+        """The moving average of the student."""
         return self._others[1]
 
     @torch.no_grad()
     def follow(self, parameters: Sequence[Tensor]) -> None:
-        """Bring ``averaged`` to these averages of the module's parameters, in their order."""
+        """Set ``averaged`` to these averages of the module's parameters, in their order."""
         held: list[Tensor] = list(self.averaged.parameters())
         torch._foreach_copy_(held, list(parameters[: len(held)]))
 
@@ -206,9 +212,11 @@ class DistilLoss(TrainingLoss):
         generator: torch.Generator,
         progress: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w), the
-        student's from pure noise if there is one of its levels alone. ``motions`` are not looked
-        at."""
+        """Return the losses by name and ``prediction`` (b, t, c, h, w).
+
+        ``loss`` is their sum. The prediction is the student's from pure noise, if that is one of
+        its noise levels. ``motions`` is ignored.
+        """
         c, x = self.distil, windows.x
         b, t = x.shape[:2]
 
@@ -266,8 +274,7 @@ class DistilLoss(TrainingLoss):
     def _lessons(
         self, seen: Stage, x: Tensor, noise: Tensor, sigma: Tensor, rung: Tensor
     ) -> dict[str, Lesson]:
-        """What the student is asked, and what the right answer is; the first of them at its own
-        noise levels."""
+        """Return the student's predictions and their targets; the first at its own noise levels."""
         c, lessons = self.distil, {}
         ladder = None
         if c.consistency > 0:
@@ -293,8 +300,10 @@ class DistilLoss(TrainingLoss):
     def _one_rung_down(
         self, seen: Stage, ladder: tuple[Tensor, Tensor], told: Tensor | None, below: Tensor
     ) -> Tensor:
-        """The averaged student's prediction where the teacher's Euler step leads to; there, at
-        level 0, the frame itself."""
+        """Return the averaged student's prediction after one Euler step of the teacher.
+
+        At noise level 0, this is the frame itself.
+        """
         x, above = ladder
         if told is None:
             told = self._denoise(self.teacher, seen, [ladder])[0][0]
@@ -304,8 +313,10 @@ class DistilLoss(TrainingLoss):
         return torch.where(share == 0.0, lower, answer)
 
     def _taught(self, name: str, prediction: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Logarithms, as for true frames: every frame counts by ratio, and weights mean the
-        same."""
+        """Return the logarithm of the distances, as for true frames.
+
+        Every frame counts by ratio, so the weights of losses are comparable.
+        """
         c, weight = self.distil, getattr(self.distil, name)
         error = distance(prediction, target, c.motion_pixels)
         loss = 2.0 * torch.log(error + 1e-2).mean()
@@ -317,7 +328,7 @@ class DistilLoss(TrainingLoss):
     def _denoise(
         self, network: SpaceTimeTransformer, seen: Stage, targets: list[tuple[Tensor, Tensor]]
     ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """A forward pass with target streams (x, level) beside the context.
+        """Run a forward pass with target streams (x, level) beside the context.
 
         Returns each target's prediction (b, t, c, h, w) float32, features (b, t, d) of the first,
         and the context's cache.
@@ -340,11 +351,13 @@ class DistilLoss(TrainingLoss):
         noise: Tensor,
         beside: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Every frame sampled after the true context, as in use: context once, its keys and values
-        kept for the later steps.
+        """Sample every frame after the true context, as in use.
 
-        beside: one more frame and level to predict along with the first step. Returns the sample,
-        and that prediction.
+        The context is processed once, and its keys and values are kept for the later steps.
+
+        beside: one more frame and noise level to predict with the first step.
+
+        Returns the sample and that prediction.
         """
         t, device = noise.shape[1], noise.device
         mask = self._mask(t, seen.hidden_before)[:, t:]

@@ -1,8 +1,8 @@
-"""Edited windows: objects that the memory shows and the past does not, or the other way round.
+"""Edited windows: objects that the memory shows and the past does not, or the reverse.
 
-A user's edit changes the memory and not what was seen. So that the network believes it, boxes are
-drawn, at the right depth, into target frames and their memory views but not into the frames before,
-or into the frames before alone, as if taken away later.
+A user's edit changes the memory but not the past frames. To train the network for this, boxes are
+drawn at the correct depth into target frames and their memory views but not into the frames before;
+or into the frames before only, as if they had been removed.
 """
 
 from __future__ import annotations
@@ -38,9 +38,14 @@ FARTHEST = 8.0
 
 @dataclass(frozen=True)
 class Boxes:
-    """One box a window. place: (b, 4, 4) box-to-first-camera. half: (b, 3) half its sides, metres.
-    colour: (b, 6, 3) of its sides, in [0, 1]. cell: (b,) metres, of its squares. contrast: (b,) of
-    the squares."""
+    """One box per window.
+
+    place: (b, 4, 4) box-to-first-camera.
+    half: (b, 3) half the side lengths, metres.
+    colour: (b, 6, 3) of the sides, in [0, 1].
+    cell: (b,) side length of the checker pattern, metres.
+    contrast: (b,) contrast of the pattern.
+    """
 
     place: Tensor
     half: Tensor
@@ -52,10 +57,11 @@ class Boxes:
 def edit_windows(
     windows: Windows, intrinsics: Tensor, generator: torch.Generator, share: float
 ) -> Windows:
-    """Windows with a box put in or taken away in ``share`` of those that see the memory.
+    """Add or remove a box in ``share`` of the windows that see the memory.
 
-    intrinsics: (4,) ``fx fy cx cy`` in pixels. Raises MissingGeometryError for windows without
-    depth or memory views.
+    intrinsics: (4,) ``fx fy cx cy`` in pixels.
+
+    Raises MissingGeometryError for windows without depth or memory views.
     """
     if windows.inverse_depth is None or windows.view is None:
         raise MissingGeometryError(
@@ -110,7 +116,10 @@ def edit_windows(
 
 
 def camera_path(motion: Tensor) -> Tensor:
-    """Poses (b, t, 4, 4) float32 in the first frame's camera; motion i (b, t, 6) led to frame i."""
+    """Return poses (b, t, 4, 4) float32 in the first frame's camera.
+
+    motion: (b, t, 6); motion i led to frame i.
+    """
     # In float64: on a GPU, products of float32 matrices may be rounded to ten bits.
     step = motion_to_matrix(motion.double())
     poses = [torch.eye(4, dtype=torch.float64, device=motion.device).expand(len(motion), 4, 4)]
@@ -120,10 +129,11 @@ def camera_path(motion: Tensor) -> Tensor:
 
 
 def cast(boxes: Boxes, camera: Tensor, intrinsics: Tensor, within: Tensor) -> tuple[Tensor, Tensor]:
-    """What cameras (b, t, 4, 4) see of the boxes: depth (b, t, h, w) metres, ``inf`` beside them,
-    and colour (b, t, 3, h, w) uint8.
+    """Render the boxes for cameras (b, t, 4, 4).
 
-    within: (2, b, t, h, w), where in its pixel each ray passes, x and y in [0, 1].
+    within: (2, b, t, h, w), position of each ray inside its pixel, x and y in [0, 1].
+
+    Returns depth (b, t, h, w) metres, ``inf`` beside the boxes, and colour (b, t, 3, h, w) uint8.
     """
     h, w = within.shape[-2:]
     fx, fy, cx, cy = intrinsics.float().unbind()
@@ -169,7 +179,7 @@ def cast(boxes: Boxes, camera: Tensor, intrinsics: Tensor, within: Tensor) -> tu
 def _drawn(
     windows: Windows, depth: Tensor, camera: Tensor, intrinsics: Tensor, uniform: Uniform
 ) -> Boxes:
-    """Boxes before what some frame of each window sees, so that they are mostly in sight."""
+    """Sample boxes in front of visible surfaces, so that most boxes are visible."""
     b, t, h, w = depth.shape
     row = torch.arange(b, device=depth.device)
     pick = uniform(0, t).long().clamp(max=t - 1)
@@ -200,8 +210,7 @@ def _edited_view(
     removed: Tensor,
     uniform: Uniform,
 ) -> Tensor:
-    """Memory views (b, t, 8, h, w) with the points of boxes that were put in, and holes where boxes
-    were taken away."""
+    """Return memory views (b, t, 8, h, w) with added boxes drawn and removed boxes cut out."""
     t, _, h, w = view.shape[1:]
     # Each pixel shows a point of the box somewhere in it, or none.
     within = uniform(0, 1, t, 2, h, w)

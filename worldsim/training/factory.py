@@ -1,5 +1,4 @@
-"""What is trained: modules, made anew in a preset's size or taken from a world, and the settings of
-the world that they make."""
+"""Creates the modules to train, new or from a world, and the settings of the resulting world."""
 
 from __future__ import annotations
 
@@ -28,10 +27,10 @@ Modules = tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]
 
 
 def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modules:
-    """Network and heads for a recording: those of ``world`` (``c.init_from``) or, without one, new
-    ones of the preset's size.
+    """Return network and heads for a recording.
 
-    Raises InvalidInputError where the recording, the settings and the world do not agree.
+    They come from ``world`` (``c.init_from``); without one, new ones have the preset's size. Raises
+    InvalidInputError if the recording, the settings and the world do not fit each other.
     """
     height, width = info.observation_space["shape"][:2]
     space = info.action_space
@@ -90,7 +89,10 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
 def world_config(
     info: DatasetInfo, c: TrainConfig, dynamics: DynamicsConfig, has_rewards: bool, tally: Tally
 ) -> WorldConfig:
-    """What the world that is trained is made of. has_rewards, tally: of the recording so far."""
+    """Return the settings of the world in training.
+
+    has_rewards, tally: of the recording so far.
+    """
     box = info.action_space if info.action_space["type"] == "Box" else None
     return WorldConfig(
         env_id=info.env_id,
@@ -113,14 +115,14 @@ def world_config(
 
 
 def load_copy(module: Any, weights: dict[str, Tensor]) -> Any:
-    """The module's twin on the CPU: same class and config, with these weights."""
+    """Return a copy of the module on the CPU: same class and config, with these weights."""
     twin = type(module).from_config(module.settings)
     twin.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
     return twin
 
 
 def hardware(device: torch.device, count: int) -> str:
-    """What it is trained on, as the card says it."""
+    """Return the hardware that training runs on, for the card."""
     return (
         f"{count} x {torch.cuda.get_device_name(device)}"
         if device.type == "cuda"

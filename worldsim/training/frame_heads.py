@@ -1,4 +1,4 @@
-"""Rewards and ends read off emitted frames: a separate small network, and how it is trained.
+"""A separate small network for rewards and terminations, which sees emitted frames.
 
 The heads on the dynamics' features (:class:`worldsim.world.heads.OutcomeHead`) see a frame through
 the tokens of a network that is trained to draw it. This one sees the pixels that the world emitted.
@@ -31,10 +31,12 @@ balanced."""
 
 @dataclass(frozen=True)
 class Seen:
-    """What the head sees of b transitions. k frames and actions, oldest first.
+    """The head's input for b transitions: k frames and actions, oldest first.
 
-    rgb: (b, k, 3, h, w) uint8. present: (b, k) bool, frames of the same episode. act: (b, k, ...),
-    the last one led into the frame that is judged. taken: (b, k) bool, actions of the same episode.
+    rgb: (b, k, 3, h, w) uint8.
+    present: (b, k) bool, frames of the same episode.
+    act: (b, k, ...); the last one led into the frame that is judged.
+    taken: (b, k) bool, actions of the same episode.
     """
 
     rgb: Tensor
@@ -44,18 +46,19 @@ class Seen:
 
 
 class FrameOutcomeHead(Module):
-    """Rewards and termination of a transition from the last frames and actions: convolutions over
-    pixels and their coordinates.
+    """Predicts reward and termination of a transition from the last frames and actions.
 
-    frames: how many it sees. height, width: in pixels, divisible by ``2 ** len(widths)``. actions,
-    action_dim: as of :class:`worldsim.diffusion.network.SpaceTimeTransformer`. widths: channels of
-    the convolutions, each of stride 2. bins: the reward of going on is a distribution over this
-    many values (two-hot, Hafner et al. 2023), 0 for its mean alone.
+    It is a convolutional network over pixels and their coordinates. Group norms reduce the effect
+    of a frame's overall brightness, so that objects have to be located. Where an environment's
+    terminal frame is synthetic (:func:`worldsim.training.buffer.is_synthetic_terminal`), do not
+    show that frame to the head: call it before.
 
-    Group norms see to it that the brightness of whole frames hardly matters: things must have
-    places. Where an environment makes up the frame at an episode's end
-    (:func:`worldsim.training.buffer.is_synthetic_terminal`), a head must not see that frame: ask it
-    before.
+    frames: number of frames it sees.
+    height, width: pixels, divisible by ``2 ** len(widths)``.
+    actions, action_dim: see :class:`worldsim.diffusion.network.SpaceTimeTransformer`.
+    widths: channels of the convolutions, each of stride 2.
+    bins: the reward of continuing is a distribution over this many values (two-hot, Hafner et al.
+        2023); 0 predicts its mean alone.
     """
 
     config: Any
@@ -109,7 +112,7 @@ class FrameOutcomeHead(Module):
             self.bin_values: Tensor
 
     def measure(self, recorded: Recorded) -> None:
-        """Take the recording's units, and the range of its rewards."""
+        """Set the units and the range of rewards from the recording."""
         self.offset.copy_(recorded.units[:2])
         self.scale.copy_(recorded.units[2:4])
         self.prior.copy_(recorded.units[4])
@@ -120,11 +123,12 @@ class FrameOutcomeHead(Module):
             self.bin_values.copy_(torch.sign(even) * torch.expm1(even.abs()))
 
     def outputs(self, seen: Seen, shift: Tensor | None = None) -> Tensor:
-        """(b, 3 + bins) float32 for :meth:`read`: both rewards, the termination's logit, logits of
-        the reward's values.
+        """Return (b, 3 + bins) float32 for :meth:`read`.
 
-        shift: (b, 2) pixels down and to the right by which the pictures were moved
-        (:func:`shift_frames`), or None.
+        These are both rewards, the logit of termination, and logits of the reward's values.
+
+        shift: (b, 2) pixels down and right by which the pictures were moved (:func:`shift_frames`),
+            or None.
         """
         b, _, _, h, w = seen.rgb.shape
         pictures = (rgb_to_channels(seen.rgb) * seen.present[:, :, None, None, None]).flatten(1, 2)
@@ -151,8 +155,10 @@ class FrameOutcomeHead(Module):
         ).float()
 
     def read(self, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Rewards of going on and of ending (b, 2), in units of ``scale`` from ``offset``, and the
-        termination's logit (b,)."""
+        """Return the rewards of continuing and of ending (b, 2), and the logit of termination (b,).
+
+        Rewards are in units of ``scale`` from ``offset``.
+        """
         rewards = out[:, :2]
         if self.config.bins:
             mean = (out[:, 3:].softmax(1) * self.bin_values).sum(1)
@@ -160,8 +166,10 @@ class FrameOutcomeHead(Module):
         return rewards, out[:, 2] + self.prior
 
     def median(self, out: Tensor) -> Tensor:
-        """The median reward of going on (b,), in the environment's units; the mean where there are
-        no bins."""
+        """Return the median reward of continuing (b,) in the environment's units.
+
+        Without bins it is the mean.
+        """
         if not self.config.bins:
             return self.offset[0] + self.scale[0] * out[:, 0]
         share = out[:, 3:].softmax(1)
@@ -175,8 +183,10 @@ class FrameOutcomeHead(Module):
         )[:, 0]
 
     def forward(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """The rewards of going on and of ending (b, 2), in the environment's units, and the
-        termination's logit (b,)."""
+        """Return the rewards of continuing and of ending (b, 2), and the logit of termination (b,).
+
+        Rewards are in the environment's units.
+        """
         rewards, logit = self.read(self.outputs(seen))
         return self.offset + self.scale * rewards, logit
 
@@ -186,8 +196,10 @@ def _symlog(x: Tensor) -> Tensor:
 
 
 def two_hot(x: Tensor, values: Tensor) -> Tensor:
-    """Shares (n, k) of the two neighbouring ``values`` (k,), ascending, whose mean is x (n,); the
-    outermost value beyond them."""
+    """Return shares (n, k) of the two neighbouring values whose mean is x (n,).
+
+    values: (k,) ascending. Beyond them, the outermost value has the whole share.
+    """
     right = torch.searchsorted(values, x.contiguous()).clamp(1, len(values) - 1)
     low, high = values[right - 1], values[right]
     way = ((x - low) / (high - low)).clamp(0.0, 1.0)
@@ -197,8 +209,10 @@ def two_hot(x: Tensor, values: Tensor) -> Tensor:
 
 
 def shift_frames(rgb: Tensor, shift: Tensor) -> Tensor:
-    """Pictures (b, k, c, h, w) moved by ``shift`` (b, 2) int64 pixels down and to the right; edges
-    are repeated."""
+    """Shift pictures (b, k, c, h, w) and repeat their edges.
+
+    shift: (b, 2) int64, pixels down and right.
+    """
     h, w = rgb.shape[-2:]
     rows = (torch.arange(h, device=rgb.device)[None] - shift[:, :1]).clamp(0, h - 1)
     columns = (torch.arange(w, device=rgb.device)[None] - shift[:, 1:]).clamp(0, w - 1)
@@ -212,10 +226,12 @@ def shift_frames(rgb: Tensor, shift: Tensor) -> Tensor:
 class Recorded:
     """Transitions of a recording, on a device: n frames of its episodes one after the other.
 
-    rgb: (n, 3, h, w) uint8. act: (n, ...), rew: (n,) float32, term: (n,) bool: of the transition
-    *into* each frame; zeros for an episode's first frame. first: (n,) int64, the first frame of
-    each one's episode. judged: (m,) int64, frames that a transition leads to whose outcome is
-    known. units: (5,) of :class:`worldsim.training.tally.Tally`.
+    rgb: (n, 3, h, w) uint8.
+    act, rew, term: (n, ...), (n,) float32, (n,) bool, of the transition *into* each frame; zeros
+        for an episode's first frame.
+    first: (n,) int64, the first frame of each one's episode.
+    judged: (m,) int64, frames whose transition has a known outcome.
+    units: (5,) of :class:`worldsim.training.tally.Tally`.
     """
 
     rgb: Tensor
@@ -228,7 +244,7 @@ class Recorded:
 
     @staticmethod
     def of(datasets: Sequence[EpisodeDataset], device: torch.device | str) -> Recorded:
-        """All transitions of recordings of one environment."""
+        """Return all transitions of recordings of one environment."""
         parts: dict[str, list[np.ndarray[Any, Any]]] = {
             name: [] for name in ("rgb", "act", "rew", "term", "first", "judged")
         }
@@ -257,10 +273,10 @@ class Recorded:
         return Recorded(**made, units=tally.units().to(device))
 
     def look(self, index: Tensor, frames: int, after: bool) -> Seen:
-        """What is seen of the transitions into the frames ``index`` (b,).
+        """Return the head's input for the transitions into the frames ``index`` (b,).
 
-        after: whether the newest of the ``frames`` frames is the one that the transition led into,
-        or the one that it left.
+        after: whether the newest of the ``frames`` frames is the one after the transition, or the
+            one before.
         """
         back = torch.arange(1 - frames, 1, device=index.device)
         led = index[:, None] + back
@@ -275,13 +291,13 @@ class Recorded:
         )
 
     def only(self, judged: Tensor) -> Recorded:
-        """The same recording, of which only the transitions into the frames ``judged`` count."""
+        """Return the recording with only the transitions into the frames ``judged``."""
         return Recorded(self.rgb, self.act, self.rew, self.term, self.first, judged, self.units)
 
 
 @dataclass(frozen=True)
 class BalanceConfig:
-    """How batches are balanced by events. What is learned stays true: see :class:`Balanced`."""
+    """How batches are balanced by events; see :class:`Balanced`."""
 
     ends: float = 0.25
     """Share of a batch that are ends, where there are any."""
@@ -301,12 +317,12 @@ class BalanceConfig:
 
 @dataclass
 class Balanced:
-    """Batches of transitions in which events come often, and the losses that make up for it.
+    """Batches in which rare events are over-represented, and losses that correct for it.
 
-    Ends are over-represented: the logit is shifted in training by the difference of log odds
-    between batch and recording (case-control sampling, Prentice and Pyke 1979), so that the head
-    itself gives the recording's probabilities. Rare rewards are too: transitions that go on are
-    weighted by their share in the recording over that in the batch.
+    Terminations are over-represented: in training, the logit is shifted by the difference of log
+    odds between batch and recording (case-control sampling, Prentice and Pyke 1979), so that the
+    head itself gives the recording's probabilities. Rare rewards are, too: continuing transitions
+    are weighted by their share in the recording over that in the batch.
     """
 
     recorded: Recorded
@@ -339,7 +355,7 @@ class Balanced:
         ]
 
     def draw(self, batch: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Frames that transitions lead to, (b,) int64, and their weights (b,)."""
+        """Sample transitions: the frames they lead to (b,) int64, and their weights (b,)."""
         counts = [round(batch * share) for share in self.shares[:2]]
         counts.append(batch - sum(counts))
         device = self.recorded.judged.device
@@ -357,8 +373,7 @@ class Balanced:
     def losses(
         self, head: FrameOutcomeHead, batch: int, after: bool, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The losses of one batch: of the mean reward (squared error) and of the probability of an
-        end."""
+        """Return the losses of one batch, of reward (squared error) and termination (log loss)."""
         index, weight = self.draw(batch, generator)
         seen = self.recorded.look(index, head.config.frames, after)
         shift = None
@@ -384,11 +399,12 @@ class Balanced:
 def outcome_losses(
     rewards: Tensor, logit: Tensor, rew: Tensor, term: Tensor, weight: Tensor
 ) -> dict[str, Tensor]:
-    """Losses of b transitions: half the squared error of the reward of what happened, and the
-    cross-entropy of ends.
+    """Return the losses of b transitions for reward and termination.
 
-    rewards, rew: (b, 2) predicted and true, in units of going on and of ending. logit, term,
-    weight: (b,).
+    The former is half the squared error of the reward that occurred, the latter the cross-entropy.
+
+    rewards, rew: (b, 2) predicted and (b,) true, in units of continuing and of ending.
+    logit, term, weight: (b,).
     """
     error = 0.5 * (rewards - rew).square()
     reward = torch.where(term, error[:, 1], error[:, 0])

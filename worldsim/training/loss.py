@@ -1,5 +1,4 @@
-"""What is minimised: denoising of every frame of a window given its past, plus the heads'
-regressions."""
+"""The training loss: denoising of every frame given its past, and losses of the heads."""
 
 from __future__ import annotations
 
@@ -37,8 +36,10 @@ NEAR_LEVEL = 0.08
 
 
 class Balance(StrEnum):
-    """What a frame's error is put in ratio to, so that small ones count beside large ones, as PSNR
-    does."""
+    """Reference against which a frame's error is normalised.
+
+    With it, small errors count beside large ones, as in PSNR.
+    """
 
     FRAME = "frame"
     """Itself: the loss is the mean of logarithms. Frames of places that were never seen count as
@@ -57,7 +58,7 @@ class Balance(StrEnum):
 @old_fields(context_level="context_sigma", last_frame_level="last_frame_sigma")
 @dataclass(frozen=True)
 class LossConfig:
-    """Noise levels, dropouts and weights of the training objective."""
+    """Noise levels, dropouts and weights of the training loss."""
 
     pure_noise: Share = 0.5
     """Share of target frames at noise level 1, where one-step sampling lives; the rest is uniform
@@ -111,11 +112,12 @@ class LossConfig:
 
 
 def detail_weights(x: Tensor, detail: float) -> Tensor:
-    """How much each place counts, (b, t, h, w) with mean 1 over each frame, given frames x (b, t,
-    c, h, w) in [-1, 1].
+    """Return the weight of each pixel in the loss (b, t, h, w), with mean 1 per frame.
 
-    By the spread of the colours within 5x5 pixels of the frame *before*, and the most of it within
-    9x9, since things move. A window's first frame has none before it: there all places count alike.
+    It grows with the spread of colours within 5x5 pixels of the *previous* frame, maximised over
+    9x9 pixels, since objects move. A window's first frame has no previous one: its weights are 1.
+
+    x: (b, t, c, h, w) in [-1, 1].
     """
     before = x[:, :-1, :3].flatten(0, 1)
     mean, square = (
@@ -135,13 +137,15 @@ def detail_weights(x: Tensor, detail: float) -> Tensor:
 def energy_score(
     one: Tensor, other: Tensor, truth: Tensor, weights: Tensor | None = None
 ) -> Tensor:
-    """The energy score of two samples of frames, (b, t) of (b, t, c, h, w); h and w divisible by 8.
+    """Return the energy score of two samples of frames, (b, t) for (b, t, c, h, w).
 
-    Mean distance to the truth less half the distance of the samples: least, on average, for samples
-    of the true distribution (Gneiting and Raftery 2007), whatever the weights (b, t, h, w) of
-    places, as long as they know nothing of the truth. Distances are taken in the bands of a Haar
-    pyramid of four scales, of each pixel's colours and of squares of 8x8 pixels as a whole: the
-    latter are least only if the pixels of a square go together as those of the truth do.
+    It is the mean distance to the truth less half the distance of the samples. On average it is
+    minimal for samples of the true distribution (Gneiting and Raftery 2007), for any weights of
+    pixels that do not depend on the truth. Distances are taken in the bands of a Haar pyramid of
+    four scales, of each pixel's colours and of squares of 8x8 pixels as a whole: the latter are
+    minimal only if the pixels of a square vary together as those of the truth do.
+
+    weights: (b, t, h, w). h and w are divisible by 8.
     """
     total: Tensor | float = 0.0
     images = [one, other, truth]
@@ -167,8 +171,10 @@ def energy_score(
 
 
 def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
-    """Mean distance (b, t) of two (b, t, c, h, w): of the colours of their pixels and of whole
-    squares, in equal parts."""
+    """Return the mean distance (b, t) of two (b, t, c, h, w).
+
+    It is the mean of the distance of pixel colours and the distance of square averages.
+    """
     apart = (a - b).square().sum(2)
     # The square root's slope at zero is infinite.
     pixels = (apart + 1e-6).sqrt()
@@ -181,12 +187,11 @@ def _distance(a: Tensor, b: Tensor, weights: Tensor | None) -> Tensor:
 def errors_by_sigma(
     errors: Tensor, sigma: Tensor, counted: Tensor, group: Tensor | None = None
 ) -> Tensor:
-    """What frames of each one's noise level have as errors, on average: (..., b, t) of errors (...,
-    b, t).
+    """Return the mean error of frames at the same noise level, (..., b, t) for errors (..., b, t).
 
-    level: (b, t) in [0, 1]; those at 1 exactly are a kind of their own. counted: (b, t), which
-    frames count, 1 or 0. group: (b, t) bool; frames are averaged with those of the same value only.
-    None for one group.
+    sigma: (b, t) in [0, 1]; frames at exactly 1 form a bin of their own.
+    counted: (b, t), 1 for frames that count, else 0.
+    group: (b, t) bool; only frames with the same value are averaged together. None for one group.
     """
     flat = sigma.flatten()
     share = (
@@ -202,16 +207,17 @@ def errors_by_sigma(
 
 
 def sees_last(frames: int, hidden_before: Tensor) -> Tensor:
-    """Whether each frame of windows sees the one before it, (b, t) bool: not the first, nor those
-    up to the moment of reset.
+    """Return whether each frame of a window sees the previous one, (b, t) bool.
 
-    hidden_before: (b,) int64, the first frame of each window that later ones see.
+    False for the first frame and for those up to the moment of reset.
+
+    hidden_before: (b,) int64, the first frame of each window that later frames see.
     """
     return torch.arange(frames, device=hidden_before.device) > hidden_before[:, None]
 
 
 class TrainingLoss(nn.Module):
-    """The trained modules and their loss. Call it with windows and random numbers drawn outside."""
+    """The trained modules and their loss. Call it with windows and random numbers from outside."""
 
     _no_split_modules = ["Block"]
     """What accelerate shards as one piece each, where weights are sharded."""
@@ -235,11 +241,12 @@ class TrainingLoss(nn.Module):
         generator: torch.Generator,
         progress: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Losses by name, ``loss`` being their sum, and ``prediction`` (b, t, c, h, w) at the
-        targets' noise levels.
+        """Return the losses by name, and ``prediction`` (b, t, c, h, w).
 
-        motions: for the ego-motion head, where there is one.
-        progress: share of the training that is done, in [0, 1].
+        ``loss`` is their sum. The prediction is at the targets' noise levels.
+
+        motions: input of the ego-motion head, if there is one.
+        progress: fraction of the training that is done, in [0, 1].
         """
         c = self.config
         x = windows.x
@@ -315,11 +322,13 @@ class TrainingLoss(nn.Module):
         hidden_before: Tensor,
         last: Tensor | None,
     ) -> tuple[list[Tensor], Tensor]:
-        """Predictions (b, t, c, h, w) float32 of each target stream, and features (b, t, d) of the
-        first.
+        """Return the predictions of each target stream, and the features of the first.
 
-        noisy: (b, s t, c, h, w), the context stream and then the target streams; levels: of each
-        stream. last: see :meth:`_last`.
+        They are (b, t, c, h, w) float32 and (b, t, d).
+
+        noisy: (b, s t, c, h, w), the context stream and then the target streams.
+        sigmas: noise levels of each stream.
+        last: see :meth:`_last`.
         """
         t, streams = windows.rgb.shape[1], len(sigmas)
         mask = self._mask(t, hidden_before, streams - 1)
@@ -331,8 +340,7 @@ class TrainingLoss(nn.Module):
         return [p.float() for p in out.split(t, 1)], features[:, :t]
 
     def _mask(self, t: int, hidden_before: Tensor, targets: int = 1) -> Tensor:
-        """(b, n, n): the streams' mask, without the context frames before each window's moment of
-        reset."""
+        """Return the streams' mask (b, n, n); it hides context frames before each reset."""
         device = hidden_before.device
         mask = stream_mask(t, self.network.config.window, targets, device)[None]
         frame = torch.arange(t, device=device)
@@ -344,10 +352,9 @@ class TrainingLoss(nn.Module):
     def _last(
         self, source: Tensor, hidden_before: Tensor, generator: torch.Generator
     ) -> Tensor | None:
-        """The k frames before each of windows (b, t, c, h, w), as channels (b, t, k (c + 1), h, w);
-        None if it looks at none.
+        """Return the k frames before each frame (b, t, k (c + 1), h, w); None for k = 0.
 
-        A window's first frame has none, nor has the first one after a moment of reset.
+        A window's first frame has none, and neither has the first frame after a reset.
         """
         count = self.network.config.last_frames
         if not count:
@@ -368,7 +375,10 @@ class TrainingLoss(nn.Module):
     def _condition(
         self, windows: Windows, intrinsics: Tensor | None, streams: int, last: Tensor | None = None
     ) -> Condition:
-        """The windows' conditions, once for each stream. last: see :meth:`_last`."""
+        """Return the windows' conditions, repeated for each stream.
+
+        last: see :meth:`_last`.
+        """
         n = self.network.config
         b, t = windows.rgb.shape[:2]
         flat = windows.motion.flatten(0, 1)
@@ -387,7 +397,7 @@ class TrainingLoss(nn.Module):
         return map_tensors(lambda x: torch.cat([x] * streams, 1), one)
 
     def _forgiven(self, predictions: list[Tensor], x: Tensor, windows: Windows) -> list[Tensor]:
-        """The predictions, true where they are not to be charged for."""
+        """Return the predictions with the target substituted where the loss is masked."""
         if not self.config.forgive_dreamed or windows.dreamed is None or windows.view is None:
             return predictions
         known = windows.view[:, :, 4]
@@ -412,11 +422,12 @@ class TrainingLoss(nn.Module):
         drawn: Tensor | None = None,
         follows: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Logarithms of errors: every noise level, and by :class:`Balance` every frame, counts by
-        ratio, as PSNR does.
+        """Return the mean logarithm of the errors.
 
-        drawn: (b, t) bool, which frames count; None for all. follows: (b, t) bool, which see the
-        frame before, for ``Balance.CONTEXT``.
+        All noise levels, and with :class:`Balance` all frames, then count by ratio, as in PSNR.
+
+        drawn: (b, t) bool, frames that count; None for all.
+        follows: (b, t) bool, frames that see the previous one, for ``Balance.CONTEXT``.
         """
         counted = torch.ones_like(sigma) if drawn is None else drawn.float()
 
@@ -465,12 +476,13 @@ class TrainingLoss(nn.Module):
     def _outcomes(
         self, features: Tensor, windows: Windows, sigma: Tensor, share: float = 1.0
     ) -> dict[str, Tensor]:
-        """Losses of the heads, each right on average: of the mean reward (squared error) and of the
-        true probability of an end.
+        """Return the losses of reward (squared error) and termination (cross-entropy).
 
-        features: (b, t, d) of frames at noise levels (b, t). The first frames of windows were
-        reached by what is not in them. share: how often, of the times that others are, made-up
-        frames would be at pure noise if they were not put there.
+        Their minimisers are the mean reward and the true probability of termination. The first
+        frame of a window has no transition inside it and does not count.
+
+        features: (b, t, d) of frames at noise levels (b, t).
+        share: probability that a synthetic terminal frame would have been assigned noise level 1.
         """
         rewards, logit = (o.float()[:, 1:] for o in self.outcome.normalise(features.float()))
         rew, term = windows.rew[:, 1:].float(), windows.term[:, 1:]
@@ -507,7 +519,7 @@ class TrainingLoss(nn.Module):
         return {"reward_loss": weight * mean(error), "termination_loss": weight * mean(ended)}
 
     def _motions(self, motions: Motions) -> dict[str, Tensor]:
-        """Ego-motion, with and without what is in the way."""
+        """Return the losses of ego-motion, with and without the map of obstacles."""
         assert self.ego_motion is not None
         m, scale = motions, self.ego_motion.scale
         # In full precision: a turn is predicted to a few ten-thousandths of a radian.

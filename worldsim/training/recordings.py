@@ -1,4 +1,4 @@
-"""The recordings that a world is trained on, and what they must have in common."""
+"""The recordings that a world is trained on, and checks that they agree."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ def list_folders(folders: Sequence[Path]) -> str:
 
 
 def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
-    """Raise InvalidInputError, naming the first difference, unless all are recordings of one
-    environment made one way."""
+    """Raise InvalidInputError unless all recordings have the same environment and settings.
+
+    The error names the first difference.
+    """
     first = datasets[0]
     for other in datasets[1:]:
         for name in (
@@ -39,8 +41,10 @@ def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
 
 
 def recordings_in(folder: Path) -> list[Path]:
-    """A recording's folder itself, or those of all that lie in it, such as the rounds of a task;
-    none if nothing was recorded."""
+    """Return the recordings in a folder: itself, or those directly inside, such as a task's rounds.
+
+    Empty if nothing was recorded.
+    """
     if (folder / "dataset.json").is_file():
         return [folder]
     return [
@@ -50,7 +54,7 @@ def recordings_in(folder: Path) -> list[Path]:
 
 
 def require_recording(data: Path) -> None:
-    """Raise NotFoundError if nothing was recorded there."""
+    """Raise NotFoundError if the folder holds no recording."""
     if not recordings_in(data):
         raise NotFoundError(
             f"{data} has no dataset.json: record it with `worldsim record ENV_ID --out {data}`"
@@ -58,8 +62,10 @@ def require_recording(data: Path) -> None:
 
 
 def require_split(episodes: Sequence[dict[str, Any]], split: str, folders: Sequence[Path]) -> None:
-    """Raise InvalidInputError unless all episodes that name a split are of that one. episodes: what
-    their shard says of each."""
+    """Raise InvalidInputError unless every episode that names a split names ``split``.
+
+    episodes: the info of each episode.
+    """
     wrong = {str(e["split"]) for e in episodes if e.get("split", split) != split}
     if wrong:
         raise InvalidInputError(
@@ -73,11 +79,12 @@ def require_split(episodes: Sequence[dict[str, Any]], split: str, folders: Seque
 def all_seen(
     earlier: dict[str, Any], datasets: Sequence[EpisodeDataset], frames: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """Recordings and frames behind a world's weights, for its card: ``frames`` of ``datasets`` and
-    what it started from had seen.
+    """Return the recordings and frames that a world's weights were trained on, for its card.
 
-    earlier: the card of the world that it started from, or empty. A recording that both have seen
-    counts once.
+    They are ``frames`` of ``datasets`` and those of the world that training started from. A
+    recording in both counts once.
+
+    earlier: the card of the world that training started from, or empty.
     """
     mine = [{"policy": d.info.policy, "seed": d.info.seed, "frames": d.frames} for d in datasets]
     try:

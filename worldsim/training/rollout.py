@@ -1,9 +1,8 @@
-"""Many episodes through the scene memory at once, a frame of each at a time: what the training
-buffer stores of every frame.
+"""Passes many episodes through the scene memory in lockstep, to render the training views.
 
-A step is a function of records that draws nothing and waits for nothing, so that a GPU can replay
-it as one CUDA graph: some hundred small kernels a frame would otherwise wait for the CPU to launch
-them.
+A step is a function of records without random numbers or synchronisation, so that a GPU can replay
+it as one CUDA graph. Without a graph, some hundred small kernels per frame would wait for their
+launch.
 """
 
 from __future__ import annotations
@@ -18,13 +17,11 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera
-from worldsim.diffusion.dynamics import Context
-from worldsim.memory.points import PointMemory, in_place
-from worldsim.protocols import SceneMemory
+from worldsim.diffusion.dynamics import Context, last_frames
+from worldsim.protocols import EngineMemory, SceneMemory, SkipsUnknown
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 from worldsim.training.corruption import Damage, Draft, OwnFrames, degrade
 from worldsim.world.engine import capture_graph, copy_in, reason, tell_once
-from worldsim.world.parts import frames_before
 
 PACKED_VIEW = 8
 """Bytes a pixel of a stored memory view: rgb, inverse depth (2), offset, source, mask."""
@@ -32,10 +29,15 @@ PACKED_VIEW = 8
 
 @dataclass(frozen=True)
 class RolloutState:
-    """Where b walks are. past: the memory that is shown, dreamed frames among what it holds. truth:
-    the memory of true frames, None where that is the same or there is none. context: the dream's,
-    None where nothing is dreamed. dreaming: (b,) bool, whether the last frame was dreamed; before:
-    whether any was. newest: that frame without its pose, where frames before are looked at."""
+    """State of b walks.
+
+    past: the memory that is shown, with generated frames.
+    truth: the memory of true frames; None if it is the same or there is none.
+    context: context of the dynamics; None if nothing is generated.
+    dreaming: (b,) bool, whether the last frame was generated.
+    before: (b,) bool, whether any frame was.
+    newest: the last frame without its pose, for networks that see previous frames.
+    """
 
     past: Any
     truth: Any
@@ -47,9 +49,15 @@ class RolloutState:
 
 @dataclass(frozen=True)
 class Given:
-    """What a step takes. frame: the true one. act (b, ...), motion (b, 6): what led to it.
-    intrinsics: (b, 4). step: (b,) int64. damage: of the frame as it enters each of the memories.
-    draft: None where nothing is dreamed."""
+    """Input of a step.
+
+    frame: the true frame.
+    act, motion: (b, ...), (b, 6), what leads to it.
+    intrinsics: (b, 4) pixels.
+    step: (b,) int64.
+    damage: degradation of the frame for each of the memories.
+    draft: None if nothing is generated.
+    """
 
     frame: Frame
     act: Tensor
@@ -61,17 +69,18 @@ class Given:
 
     @property
     def camera(self) -> Camera:
-        """Of the frame, which needs a pose."""
+        """Camera of the frame, which needs a pose."""
         assert self.frame.pose is not None
         return Camera(self.frame.pose, self.intrinsics, *self.frame.rgb.shape[-2:])
 
 
 class Lockstep:
-    """Steps walks through ``memory``, or none, partly dreamed by ``own``. It owns the memories'
-    data and may change them in place.
+    """Steps walks through ``memory``, or none; ``own`` generates parts of them.
 
-    graphs: whether steps are replayed as CUDA graphs, one for each number of walks, with and
-    without dreams. Where that fails it says so once and does without.
+    It owns the memories' data and may change them in place.
+
+    graphs: replay steps as CUDA graphs, one for each number of walks, with and without generated
+        frames. If capture fails, it warns once and runs without graphs.
     """
 
     def __init__(
@@ -81,17 +90,25 @@ class Lockstep:
         device: torch.device,
         graphs: bool = False,
     ) -> None:
-        self.memory = None if memory is None else in_place(memory)
+        self.memory = memory
+        if isinstance(memory, EngineMemory):
+            self.memory = memory.in_place_with()
         self.own, self.device, self.graphs = own, device, graphs
         self._replayed: dict[tuple[int, bool], Replayed] = {}
 
     def memories(self, dreams: bool) -> int:
-        """How many memories the walks have: what stops the body in the engine is not to be seen in
-        a map of dreamed walls, so that dreamed walks have one of true frames as well."""
+        """Return how many memories the walks have.
+
+        Generated walks have one of true frames as well: a map of generated walls does not show what
+        stops the body in the engine.
+        """
         return 0 if self.memory is None else 2 if dreams else 1
 
     def begin(self, rows: int, dreams: bool) -> RolloutState:
-        """So many walks that have seen nothing. dreams: whether parts of them will be dreamed."""
+        """Return ``rows`` walks that have seen nothing.
+
+        dreams: whether parts of them will be generated.
+        """
         never = torch.zeros(rows, dtype=torch.bool, device=self.device)
         past, truth = (
             self.memory.empty(rows, self.device)
@@ -112,7 +129,10 @@ class Lockstep:
         )
 
     def _no_frame(self, rows: int) -> Frame | None:
-        """What stands for the frame before the first one, where the network looks at such."""
+        """Return the placeholder for the frame before the first one.
+
+        Only for networks that see last frames.
+        """
         assert self.own is not None
         n = self.own.network.config
         if not n.last_frames:
@@ -123,12 +143,11 @@ class Lockstep:
         )
 
     def step(self, walks: RolloutState, given: Given) -> tuple[RolloutState, dict[str, Tensor]]:
-        """One frame on: the walks after it, and what is to be stored of it, which the next step may
-        overwrite.
+        """Advance the walks by one frame; returns them and the tensors to store.
 
-        Stored are ``view``, packed, and the map ``around`` where there is a memory; ``own_rgb``,
-        ``own_inverse_depth`` and ``dreamed`` (b,), whether the memory that is shown holds dreamed
-        frames, where walks are dreamed.
+        The next step may overwrite these tensors. They are ``view``, packed, and the map ``around``
+        if there is a memory; and, where walks are generated, ``own_rgb``, ``own_inverse_depth`` and
+        ``dreamed`` (b,), whether the shown memory holds generated frames.
         """
         if not self.graphs:
             return self._step(walks, given)
@@ -156,7 +175,7 @@ class Lockstep:
             assert self.own is not None and walks.context is not None
             shown: MemoryView | LastFrames | None = view
             if walks.newest is not None:
-                shown = frames_before(walks.newest, walks.context)
+                shown = last_frames(walks.newest, walks.context)
             frame, dreamed, context = self.own.dream(
                 walks.context,
                 walks.dreaming,
@@ -192,11 +211,14 @@ class Lockstep:
     def _taken_in(
         self, data: Any, frame: Frame, dreamed: Tensor, given: Given, damage: Damage
     ) -> Any:
-        """A memory that holds the frames too, those that are ``dreamed`` (b,) bool as they are."""
+        """Return a memory with the frames integrated.
+
+        dreamed: (b,) bool, generated frames, which are not degraded.
+        """
         assert self.memory is not None
         worse = map_tensors(partial(where_rows, dreamed), frame, degrade(frame, damage))
         kept = damage.keep | dreamed
-        if isinstance(self.memory, PointMemory):
+        if isinstance(self.memory, SkipsUnknown):
             # Frames that say nothing change nothing, which saves a copy of all points.
             known = kept[:, None, None].expand_as(frame.rgb[:, 0])
             return self.memory.integrate(data, worse, given.camera, given.step, known)
@@ -205,8 +227,10 @@ class Lockstep:
 
 
 class Replayed:
-    """Steps on buffers of its own, replayed as one CUDA graph. The walks that it returns live
-    there."""
+    """Steps on static buffers, replayed as one CUDA graph.
+
+    The walks that it returns are those buffers.
+    """
 
     def __init__(
         self,
@@ -222,7 +246,7 @@ class Replayed:
         self._replay = capture_graph(self._run, device)
 
     def __call__(self, walks: RolloutState, given: Given) -> tuple[RolloutState, dict[str, Tensor]]:
-        """One frame on. What is found is overwritten by the next call."""
+        """Advance by one frame; the next call overwrites the result."""
         if walks is not self.walks:
             map_tensors(copy_in, self.walks, walks)
         map_tensors(copy_in, self.given, given)
@@ -237,7 +261,7 @@ class Replayed:
 
 
 def pack_view(view: MemoryView) -> Tensor:
-    """A memory view as (b, 8, h, w) uint8, lossless."""
+    """Pack a memory view as (b, 8, h, w) uint8, losslessly."""
     code = view.inverse_depth
     rest = [
         code >> 8,
@@ -250,7 +274,7 @@ def pack_view(view: MemoryView) -> Tensor:
 
 
 def unpack_view(packed: Tensor) -> MemoryView:
-    """Inverse of :func:`pack_view`."""
+    """Unpack a view from :func:`pack_view`."""
     high, low, offset, source, mask = packed[:, 3:].unbind(1)
     return MemoryView(
         rgb=packed[:, :3],

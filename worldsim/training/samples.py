@@ -1,4 +1,4 @@
-"""Pictures of what a training run predicts."""
+"""Pictures of a training run's predictions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from worldsim.training.buffer import Windows
 
 
 def sample_grid(windows: Windows, prediction: Tensor) -> NDArray[Any]:
-    """A few windows' true frames, memory views and predictions (b, t, c, h, w) in [-1, 1], a row
-    each: (rows h, t w, 3) uint8."""
+    """Return a picture of a few windows, a row each: true frames, memory views and predictions.
+
+    prediction: (b, t, c, h, w) in [-1, 1].
+
+    Returns (rows h, t w, 3) uint8.
+    """
     rows = []
     for i in range(min(4, len(windows.rgb))):
         rows.append(windows.rgb[i])

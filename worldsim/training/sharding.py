@@ -1,5 +1,4 @@
-"""Weights that are sharded over processes (FSDP): gathered, parted again, and which launches
-training can shard them under."""
+"""Sharded weights (FSDP): gathering them, splitting them, and the launches that support them."""
 
 from __future__ import annotations
 
@@ -15,10 +14,10 @@ from worldsim.errors import InvalidInputError
 
 
 def prepare_sharding(accelerator: Accelerator) -> bool:
-    """Whether the launch asks for sharded weights, which the accelerator is then set up for.
+    """Return whether the launch requests sharded weights, and set up the accelerator for them.
 
-    Raises InvalidInputError for ways of sharding that training does not support, and where there is
-    nothing to shard over.
+    Raises InvalidInputError for ways of sharding that training does not support, and if there is
+    only one process.
     """
     kind, count = accelerator.distributed_type, accelerator.num_processes
     if kind == DistributedType.DEEPSPEED:
@@ -47,20 +46,22 @@ def prepare_sharding(accelerator: Accelerator) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a sharded tensor, gathered, for which all processes must ask; any other tensor is
-    whole already."""
+    """Gather a sharded tensor; return any other tensor as is.
+
+    All processes must call it.
+    """
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def split_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, the same on all processes, sharded as ``like`` is, if that is."""
+    """Shard a whole tensor, the same on all processes, as ``like`` is sharded."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
 
 
 def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those whose names begin so, by the rest of their names."""
+    """Return the tensors whose names begin with ``prefix``, by the rest of their names."""
     return {
         name.removeprefix(prefix): value
         for name, value in tensors.items()
@@ -69,7 +70,7 @@ def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def to_save(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Whole copies on the CPU."""
+    """Return whole copies on the CPU."""
     return {
         name: whole(torch.as_tensor(value)).detach().cpu().contiguous().clone()
         for name, value in tensors.items()

@@ -1,4 +1,4 @@
-"""Counting a recording's rewards and endings, from which the heads have their units."""
+"""Statistics of a recording's rewards and terminations, which set the units of the heads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from worldsim.training.buffer import is_synthetic_terminal
 
 @dataclass
 class Tally:
-    """What a recording says of rewards and endings, in all its shards."""
+    """Statistics of rewards and terminations over all shards of a recording."""
 
     count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     total: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
@@ -29,11 +29,11 @@ class Tally:
 
     @property
     def endings(self) -> int:
-        """Episodes that ended by themselves, not cut off."""
+        """Number of episodes that terminated, rather than being truncated."""
         return int(self.count[1])
 
     def add(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Count a shard in."""
+        """Add the statistics of a shard."""
         rew, term, trunc, rgb = (
             np.asarray(arrays[name]) for name in ("rew", "term", "trunc", "rgb")
         )
@@ -51,8 +51,11 @@ class Tally:
         )
 
     def units(self) -> Tensor:
-        """(5,) float32: means and standard deviations of the two kinds of rewards, and the logit of
-        the share of endings."""
+        """Return the units of rewards and terminations, (5,) float32.
+
+        They are means and standard deviations of both kinds of rewards, and the logit of the share
+        of endings.
+        """
         count = np.maximum(self.count, 1.0)
         mean = self.total / count
         spread = np.sqrt(np.maximum(self.squares / count - mean**2, 0.0))

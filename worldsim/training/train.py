@@ -1,5 +1,7 @@
-"""Training a world from a recording: one or many GPUs through accelerate, exact resume, recording
-alongside if wanted."""
+"""Trains a world from a recording: on one or many GPUs through accelerate, with exact resume.
+
+The recording may still be in progress.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ __all__ = ["PRESETS", "TrainConfig", "Trainer", "require_recording", "run", "tra
 
 
 def train(config: TrainConfig) -> World:
-    """Train (or continue) a world; returns it.
+    """Train a world, or resume; returns it.
 
     Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError,
     OutOfMemoryError, StorageError.
@@ -45,8 +47,10 @@ def train(config: TrainConfig) -> World:
 def run(trainer: Trainer, clock: Clock = time.monotonic) -> World:
     """Train to the end, from the checkpoint if there is one; returns the world.
 
-    The first Ctrl-C or SIGTERM ends the training after the present step, with a checkpoint; the
-    second one at once. Time is looked at after every step. clock: seconds.
+    The first Ctrl-C or SIGTERM ends the training after the current step, with a checkpoint; the
+    second one ends it at once. The time limit is checked after every step.
+
+    clock: returns the time in seconds.
     """
     config, main = trainer.config, trainer.accelerator.is_main_process
     if main:
@@ -82,7 +86,7 @@ def run(trainer: Trainer, clock: Clock = time.monotonic) -> World:
 
 
 def _loop(trainer: Trainer, resumed: bool, interrupts: Interrupts, clock: Clock) -> bool:
-    """All steps; returns whether a signal ended them."""
+    """Run all steps; returns whether a signal ended them."""
     config, main = trainer.config, trainer.accelerator.is_main_process
     logs = config.out / "tensorboard"
     # A run that was killed logged steps beyond its checkpoint.
@@ -153,10 +157,10 @@ def _steps(
 
 
 def expect(trainer: Trainer, seconds: float, new: bool) -> str:
-    """What to say once a step has been timed: how many fit, and what to change where these are few.
+    """Print the forecast once a step has been timed: how many steps fit, and what to change.
 
-    seconds: of a step. new: whether the run has just begun, so that its settings can still be
-    others.
+    seconds: duration of a step.
+    new: whether the run has just started, so that its settings can still change.
     """
     config, size = trainer.config, trainer.batch_size
     minutes_left = None if config.minutes is None else config.minutes - trainer.elapsed / 60.0
@@ -179,9 +183,9 @@ def expect(trainer: Trainer, seconds: float, new: bool) -> str:
 
 
 class _Watch:
-    """The clock and the signals, looked at after every step.
+    """The clock and the signals, checked after every step.
 
-    Several processes must stop at the same step: they look together, about once a second, and go by
+    Several processes must stop at the same step: they synchronise about once a second and follow
     the first one's clock.
     """
 
@@ -192,7 +196,7 @@ class _Watch:
         self._looked, self._next = trainer.step, trainer.step + 1
 
     def look(self) -> tuple[bool, bool]:
-        """Whether the training is done, and whether a signal ends it here."""
+        """Return whether the training is done, and whether a signal ends it here."""
         trainer = self.trainer
         if trainer.world_size == 1:
             trainer.elapsed += self._pace.look()
@@ -215,7 +219,7 @@ class _Watch:
         return trainer.progress >= 1.0, came > 0
 
     def rate(self) -> str:
-        """How fast it goes, since the beginning of this run."""
+        """Return the speed since the beginning of this run."""
         steps, seconds = self._looked_steps(), self.trainer.elapsed - self._began
         if not steps or seconds <= 0:
             return "-"

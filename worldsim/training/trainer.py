@@ -59,9 +59,9 @@ DEEP = 6
 
 
 class Trainer:
-    """The state of one training run; :func:`run` drives it.
+    """The state of a training run; :func:`run` drives it.
 
-    Another loss is another subclass: see :mod:`worldsim.training.distil`.
+    A subclass trains another loss: see :mod:`worldsim.training.distil`.
     """
 
     may_change = frozenset(
@@ -170,8 +170,10 @@ class Trainer:
         self.frames = 0
 
     def _settle(self) -> None:
-        """Precision and batch size: what is asked for, else the checkpoint's that this run goes on
-        from, else the device's."""
+        """Set precision and batch size.
+
+        They are the requested ones, else the checkpoint's, else defaults for the device.
+        """
         config, kind = self.config, "cuda" if torch.cuda.is_available() else "cpu"
         told = read_settings(config.out)
         precision, size = told.get("mixed_precision"), told.get("batch_size")
@@ -185,13 +187,13 @@ class Trainer:
         )
 
     def _use(self, **used: Any) -> None:
-        """Write down what the run really uses: a checkpoint and a world's card must say it."""
+        """Write down the settings in use, for the checkpoint and the world's card."""
         self.config = dataclasses.replace(self.config, **used)
 
     def _loss_module(
         self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead
     ) -> TrainingLoss:
-        """What is minimised, its network compiled where that is wanted."""
+        """Return the loss, its network compiled if requested."""
         if self._compiles:
             # What is sharded is gathered block by block, which compiled code must not reach across.
             # Blocks of a deep network share their code: that is compiled once for all of them,
@@ -210,7 +212,7 @@ class Trainer:
         return self.device.type == "cuda" and self.config.compile
 
     def _settings(self) -> dict[str, Any]:
-        """What a checkpoint remembers, and the world's card tells, of how it was made."""
+        """Return the settings that the checkpoint stores and the world's card states."""
         settings: dict[str, Any] = to_json(self.config)
         return settings
 
@@ -234,7 +236,10 @@ class Trainer:
         return [p for p in self.accelerator.unwrap_model(self.loss_module).parameters()]
 
     def _modules(self) -> Modules:
-        """What is trained. Raises InvalidInputError where recording and settings do not agree."""
+        """Return the modules to train.
+
+        Raises InvalidInputError if recording and settings do not agree.
+        """
         info, start = self.dataset.info, self.config.init_from
         world = None if start is None else World.from_pretrained(start, device="cpu")
         if world is not None:
@@ -244,7 +249,7 @@ class Trainer:
     # Data.
 
     def _find_recordings(self) -> None:
-        """Those that are there now, beside the ones known."""
+        """Add recordings that are new."""
         known = {dataset.path for dataset in self.datasets}
         folders = [
             one
@@ -256,11 +261,10 @@ class Trainer:
         require_alike(self.datasets)
 
     def take_in(self) -> None:
-        """Load the shards that are new: every ``world_size``-th by number is this process's,
-        however late each appears.
+        """Load new shards; each process takes every ``world_size``-th shard by number.
 
-        All are looked at: whichever process writes the world's card knows of all maps, rewards and
-        terminations.
+        All processes read the info of all shards, so that whichever writes the world's card knows
+        all maps, rewards and terminations.
         """
         self._find_recordings()
         for dataset in self.datasets:
@@ -285,15 +289,17 @@ class Trainer:
         )
 
     def _dreamer(self) -> OwnFrames | None:
-        """Who dreams what the memory sees: the averaged network, once it has learned something."""
+        """Return the averaged network that generates frames for the memory, once it has learned."""
         if self.own is None or (self.step == 0 and self.config.init_from is None):
             return None
         self.own.follow(part_of(self.averages(), "network."))
         return self.own
 
     def wait_for_data(self) -> None:
-        """Until every process has a window to train on; gives up when nothing new was recorded for
-        a while."""
+        """Wait until every process has a window to train on.
+
+        Raises an error if nothing new is recorded for a while.
+        """
         deadline = time.monotonic() + self.config.patience
         while True:
             self.take_in()
@@ -314,8 +320,10 @@ class Trainer:
                 self._measure_motion()
 
     def _measure_outcomes(self) -> None:
-        """Units of the recording's rewards and its share of endings, for the heads; the first
-        process's figures hold for all."""
+        """Measure the scale of rewards and the share of endings, for the heads.
+
+        The first process's values apply to all.
+        """
         head = self.outcome
         if not head.config.on_end:
             return
@@ -325,8 +333,10 @@ class Trainer:
         head.prior.copy_(measured[4])
 
     def _measure_motion(self) -> None:
-        """Usual size of motions, for the ego-motion head's scale; the first process's figures hold
-        for all."""
+        """Measure the scale of motions, for the ego-motion head.
+
+        The first process's values apply to all.
+        """
         assert self.ego is not None
         generator = torch.Generator(self.device).manual_seed(self.config.seed)
         target = self.buffer.sample_motions(4096, generator).target
@@ -335,8 +345,10 @@ class Trainer:
     # Steps.
 
     def train_step(self) -> dict[str, Tensor]:
-        """One optimiser step. All randomness is keyed by seed, process and step, so that a resumed
-        run is the same run."""
+        """Run one optimiser step.
+
+        All randomness depends on seed, process and step, so a resumed run is the same run.
+        """
         c = self.config
         generator = torch.Generator(self.device).manual_seed(
             (c.seed * 1009 + self.rank) * 1_000_003 + self.step
@@ -362,8 +374,7 @@ class Trainer:
         return losses
 
     def draw(self, generator: torch.Generator) -> tuple[Windows, Motions | None]:
-        """A step's windows, augmented and edited, and the moments that the ego-motion head learns
-        from, if there is one."""
+        """Sample the windows of a step, augmented and edited, and the ego-motion moments."""
         c = self.config
         windows = self.buffer.sample(self.batch_size, generator, c.memory_drop)
         windows = augment(windows, generator, c.mirror_actions, c.colour)
@@ -385,7 +396,7 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Share of the training that is done, in [0, 1]."""
+        """Fraction of the training that is done, in [0, 1]."""
         if self.config.minutes is not None:
             return min(1.0, self.elapsed / (60.0 * self.config.minutes))
         return min(1.0, self.step / self.config.steps)
@@ -393,10 +404,10 @@ class Trainer:
     # Results.
 
     def averages(self) -> dict[str, Tensor]:
-        """The trained modules' averaged weights and their buffers, whole, by name: ``network.*``,
-        ``outcome.*``, ``ego_motion.*``.
+        """Return the averaged weights and buffers of the trained modules by name, gathered.
 
-        Where weights are sharded, all processes must ask.
+        Names start with ``network.``, ``outcome.`` or ``ego_motion.``. Where weights are sharded,
+        all processes must call it.
         """
         model = self.accelerator.unwrap_model(self.loss_module)
         names = [name for name, _ in model.named_parameters()]
@@ -409,8 +420,10 @@ class Trainer:
         }
 
     def world(self, measured: dict[str, Any] | None = None) -> World:
-        """The world with the averaged weights, as a copy on the CPU. Where weights are sharded, all
-        processes must ask."""
+        """Return the world with the averaged weights, as a copy on the CPU.
+
+        Where weights are sharded, all processes must call it.
+        """
         weights = self.averages()
         network = load_copy(self.network, part_of(weights, "network."))
         outcome = load_copy(self.outcome, part_of(weights, "outcome."))
@@ -437,10 +450,10 @@ class Trainer:
         return World(network, config, ego, outcome, card)
 
     def save(self) -> None:
-        """A checkpoint (replaced whole) and the world so far, written by the first process; all
-        must ask for it.
+        """Write a checkpoint, atomically, and the current world.
 
-        Raises StorageError where the disk is full or read-only: the last checkpoint is then intact.
+        The first process writes; all must call it. Raises StorageError if the disk is full or
+        read-only; the last checkpoint then stays.
         """
         main = self.accelerator.is_main_process
         if not main and not self.sharded:
@@ -512,8 +525,10 @@ class Trainer:
             )
 
     def sample_picture(self, losses: dict[str, Any]) -> None:
-        """A PNG of a few windows: true frames, memory views, predictions at the targets' noise
-        levels."""
+        """Write a PNG of a few windows: true frames, memory views, predictions.
+
+        Predictions are at the targets' noise levels.
+        """
         with replacing(self.config.out / "samples" / f"step-{self.step:06d}.png") as temporary:
             Image.fromarray(sample_grid(losses["windows"], losses["prediction"])).save(temporary)
 
@@ -523,8 +538,10 @@ def _told(path: Path) -> list[dict[str, float]]:
 
 
 def _agree(then: Any, now: Any) -> bool:
-    """Whether settings are as they were; ones that are new since, of what was not there, count as
-    agreeing."""
+    """Return whether settings are unchanged.
+
+    Settings that are new since count as unchanged if they have no effect.
+    """
     if isinstance(then, dict) and isinstance(now, dict):
         return all(_agree(value, now.get(name)) for name, value in then.items())
     return bool(then == now)

@@ -45,7 +45,12 @@ class WorldConfig:
     """Lower bounds of continuous actions, None for -1."""
     action_high: tuple[float, ...] | None = None
     """Upper bounds of continuous actions, None for 1."""
+    dynamics_name: str = field(default="diffusion", repr=False)
+    """Name of the dynamics in :data:`worldsim.runtime.registries.DYNAMICS`."""
+    dynamics_settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Settings of dynamics other than ``diffusion``, JSON values."""
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    """Settings of ``diffusion``."""
     memory: PointMemoryConfig | None = field(default_factory=PointMemoryConfig)
     """The scene memory, None for a world without geometry."""
     pixels: PixelsConfig | None = field(default=None, repr=False)

@@ -195,7 +195,7 @@ class _Described:
     content_sha256: str = ""
 
 
-def check_scene(folder: str | os.PathLike[str]) -> _Described:
+def check_scene_folder(folder: str | os.PathLike[str]) -> _Described:
     """What ``scene.json`` in ``folder`` says, if it and the files beside it are as they were
     written.
 
@@ -222,7 +222,7 @@ def check_scene(folder: str | os.PathLike[str]) -> _Described:
 
 def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
     """The scene in ``folder``. Raises NotFoundError or DamagedFileError, both naming the file."""
-    folder, meta = present_folder(folder), check_scene(folder)
+    folder, meta = present_folder(folder), check_scene_folder(folder)
     path, t = folder / SCENE, meta.frames
     rgb = read_picture(
         folder / (FRAMES if FRAMES in meta.sha256 else MANY_FRAMES), formats=("PNG", "WEBP")

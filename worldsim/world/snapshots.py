@@ -39,6 +39,7 @@ from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.registry import describe_memory, memory_from_description, meta_empty
 from worldsim.memory.splat import DIRECTION
+from worldsim.protocols import ContextOfViews
 from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
 from worldsim.runtime.limits import require_memory_for
 from worldsim.state import Frame, Trajectory, WorldState, checksum, flatten, unflatten
@@ -305,7 +306,7 @@ def _read(path: Path, world: World | None = None) -> tuple[dict[str, str], dict[
             _check_header(path, metadata, world)
             # What is read is kept, and compared with its checksum: twice the file.
             require_memory_for(2 * size, f"the snapshot {path}")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         if isinstance(error, WorldsimError):
             raise
@@ -393,8 +394,10 @@ def _check_state(state: WorldState, world: World) -> None:
     kind = getattr(state.memory, "kind", None)
     if isinstance(kind, Tensor) and bool((kind > DIRECTION).any()):
         raise ValueError(f"{STATE}.memory.kind has kinds above {DIRECTION}")
-    actions = world.network.config.actions
-    for name, acts in (("context.condition.act", state.context.condition.act), ("act", state.act)):
+    actions, found = world.spec.actions, {"act": state.act}
+    if isinstance(world.dynamics, ContextOfViews):
+        found["context"] = world.dynamics.acts(state.context)
+    for name, acts in found.items():
         if actions and not bool(((acts >= 0) & (acts < actions)).all()):
             raise ValueError(f"{STATE}.{name} has actions outside of 0 to {actions - 1}")
 

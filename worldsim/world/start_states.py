@@ -11,12 +11,11 @@ from typing import Any
 
 import gymnasium as gym
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.none import NoMemory
 from worldsim.memory.slots import Points, beginning
+from worldsim.protocols import PadsMemory, remembers
 from worldsim.state import (
     Frame,
     SceneStart,
@@ -28,7 +27,8 @@ from worldsim.state import (
     map_tensors,
 )
 from worldsim.world.engine import total_memory
-from worldsim.world.step import Stepper
+from worldsim.world.running import RunningStep
+from worldsim.world.step import Step
 
 KEPT_STARTS = 64
 """Start scenes whose state is kept on a GPU at least, so that the next reset to one of them is a
@@ -46,10 +46,10 @@ not on its neighbours."""
 
 
 class StartStates:
-    """The states of start scenes, those of named ones kept. stepper: whose states they are."""
+    """The states of start scenes, those of named ones kept. running: the step of their world."""
 
-    def __init__(self, stepper: Stepper, action_space: gym.Space[Any]) -> None:
-        self.stepper, self.action_space = stepper, action_space
+    def __init__(self, running: RunningStep, action_space: gym.Space[Any]) -> None:
+        self.running, self.action_space = running, action_space
         self._states: dict[tuple[str, str] | None, WorldState] = {}
         self._bytes = 0
         self._known: dict[int, tuple[weakref.ref[SceneStart], tuple[str, str]]] = {}
@@ -61,23 +61,27 @@ class StartStates:
     def most(self) -> int:
         """How many start scenes' states are kept at most; on a CPU, fewer where they remember
         much."""
-        if self.stepper.device.type == "cpu":
-            blank = self.stepper.blank(1)
+        if self.running.parts.device.type == "cpu":
+            blank = self.running.parts.blank(1)
             return max(1, STARTS_BYTES // (bytes_of(blank) - bytes_of(blank.memory)))
         return max(KEPT_STARTS, self._room)
 
     @cached_property
     def _room(self) -> int:
         """How many states :data:`STARTS_SHARE` of the memory holds."""
-        stepper = self.stepper
-        return int(STARTS_SHARE * total_memory(stepper.device)) // bytes_of(stepper.blank(1))
+        step = self.running.parts
+        return int(STARTS_SHARE * total_memory(step.device)) // bytes_of(step.blank(1))
 
     @cached_property
     def together(self) -> int:
         """How many start scenes are taken in at once: on a GPU that has the memory for it,
         several."""
         # Twice: the states before and after a frame.
-        return TOGETHER if self.stepper.device.type == "cuda" and self._room >= 2 * TOGETHER else 1
+        return (
+            TOGETHER
+            if self.running.parts.device.type == "cuda" and self._room >= 2 * TOGETHER
+            else 1
+        )
 
     def states(self, scenes: Sequence[SceneStart]) -> list[WorldState]:
         """Batches of one, each of which has taken in a scene's frames. Named scenes are kept: a
@@ -113,37 +117,38 @@ class StartStates:
     def _taken_in(self, scenes: Sequence[SceneStart]) -> WorldState:
         """The state of scenes with as many frames each; of several, none has a memory of its
         own."""
-        stepper, first = self.stepper, scenes[0]
+        step, first = self.running.parts, scenes[0]
         joined: list[SceneStart] = [
             map_tensors(
-                lambda x: x[None].to(stepper.device),
+                lambda x: x[None].to(step.device),
                 dataclasses.replace(scene, memory=None, name=""),
             )
             for scene in scenes
         ]
         scene: SceneStart = concatenate(joined)
         frames = [
-            stepper.check_frame(
+            step.check_frame(
                 map_tensors(
                     lambda x, t=t: x[:, t], Frame(scene.rgb, scene.inverse_depth, scene.pose)
                 )
             )
             for t in range(len(first.rgb))
         ]
-        state = stepper.blank(len(scenes))
+        state = step.blank(len(scenes))
         if scene.intrinsics is not None:
             state = dataclasses.replace(
                 state, intrinsics=scene.intrinsics.float().reshape(len(scenes), 4)
             )
-        if first.memory is not None and not isinstance(stepper.memory, NoMemory):
-            pad = getattr(stepper.memory, "pad", None)
-            memory = map_tensors(lambda x: x.to(stepper.device), first.memory)
-            state = dataclasses.replace(state, memory=pad(memory) if pad else memory)
+        if first.memory is not None and remembers(step.memory):
+            memory = map_tensors(lambda x: x.to(step.device), first.memory)
+            if isinstance(step.memory, PadsMemory):
+                memory = step.memory.pad(memory)
+            state = dataclasses.replace(state, memory=memory)
         # Start frames count up to step 0, so the first generated frame's randomness is that of step
         # 0.
         state = dataclasses.replace(state, frame=frames[0], step=state.step - len(frames))
         for t, frame in enumerate(frames):
-            state = stepper.observe(state, scene.act[:, t].to(state.act.dtype), frame)
+            state = self.running.observe(state, scene.act[:, t].to(state.act.dtype), frame)
         return state
 
     def _keep(self, scene: SceneStart, state: WorldState) -> None:
@@ -160,27 +165,21 @@ class StartStates:
 
     def _too_many(self) -> bool:
         """Whether one state more is more than may be kept. It is among the bytes already."""
-        if self.stepper.device.type == "cpu":
+        if self.running.parts.device.type == "cpu":
             return self._bytes > STARTS_BYTES
         return len(self._states) >= self.most
 
     def _whole(self, state: WorldState) -> WorldState:
         """Inverse of :func:`_compact`."""
-        if not isinstance(state.memory, Points):
+        memory = self.running.parts.memory
+        if not isinstance(state.memory, Points) or not isinstance(memory, PadsMemory):
             return state
-        missing = self.stepper.memory.config.capacity - state.memory.capacity  # type: ignore[attr-defined]
-        return (
-            dataclasses.replace(
-                state, memory=map_tensors(lambda x: F.pad(x, (0, missing)), state.memory)
-            )
-            if missing
-            else state
-        )
+        return dataclasses.replace(state, memory=memory.pad(state.memory))
 
     def check(self, scene: SceneStart) -> None:
         """See :meth:`worldsim.world.World.check_start`."""
         if not self._is_known(scene):
-            check_start(scene, self.stepper, self.action_space)
+            check_start(scene, self.running.parts, self.action_space)
 
     def _key_of(self, scene: SceneStart) -> tuple[str, str] | None:
         """Name and content of a named scene: frames of the same name may be other frames. Told once
@@ -211,16 +210,16 @@ def _compact(state: WorldState) -> WorldState:
     return dataclasses.replace(state, memory=map_tensors(torch.clone, used))
 
 
-def check_start(scene: SceneStart, stepper: Stepper, action_space: gym.Space[Any]) -> None:
+def check_start(scene: SceneStart, step: Step, action_space: gym.Space[Any]) -> None:
     """Raise InvalidInputError (or MissingGeometryError) unless a world can start from ``scene``,
     saying what is wrong."""
-    n, t, who = stepper.network.config, len(scene.rgb), f"start {scene.name or 'frames'}"
+    n, t, who = step.dynamics.spec, len(scene.rgb), f"start {scene.name or 'frames'}"
     _require(who, "rgb", scene.rgb, (torch.uint8,), (t, 3, n.height, n.width))
     kinds = (torch.int64, torch.int32) if n.actions else (torch.float32, torch.float64)
     _require(who, "act", scene.act, kinds, (t,) if n.actions else (t, n.action_dim))
     if n.actions and not bool(((scene.act >= 0) & (scene.act < n.actions)).all()):
         raise InvalidInputError(f"{who}: act {scene.act.tolist()} leaves {action_space}")
-    if not stepper.has_geometry:
+    if not step.has_geometry:
         return
     if scene.inverse_depth is None or scene.pose is None:
         raise MissingGeometryError(

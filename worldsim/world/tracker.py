@@ -67,7 +67,7 @@ class Belief:
         """Begin a new walk: observation and info of the real twin's ``reset``. seed: of what is
         imagined from here."""
         frame = self._frame(obs, info)
-        n = self.world.network.config
+        n = self.world.spec
         act = torch.zeros(1, dtype=torch.int64) if n.actions else torch.zeros(1, n.action_dim)
         intrinsics = (
             torch.as_tensor(np.asarray(info["intrinsics"], np.float32))

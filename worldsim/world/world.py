@@ -21,11 +21,12 @@ from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, WorldsimError
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory
-from worldsim.protocols import SceneMemory
+from worldsim.protocols import ContextOfViews, Dynamics, SceneMemory, UncertainDynamics
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import files_in
 from worldsim.runtime.json_config import content_sha256, to_json
 from worldsim.runtime.old_names import old_names_of, rename_keys, warn_renamed
+from worldsim.runtime.registries import DYNAMICS
 from worldsim.state import (
     Frame,
     SceneStart,
@@ -47,8 +48,9 @@ from worldsim.world.files import (
     upload,
 )
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
+from worldsim.world.running import RunningStep
 from worldsim.world.start_states import StartStates
-from worldsim.world.step import Stepper
+from worldsim.world.step import Step
 
 __all__ = ["BUCKETS", "Termination", "World", "WorldConfig", "bucket", "find_world"]
 
@@ -82,7 +84,7 @@ class World:
 
     def __init__(
         self,
-        network: SpaceTimeTransformer,
+        dynamics: Dynamics | SpaceTimeTransformer,
         config: WorldConfig,
         ego_motion: EgoMotionHead | None = None,
         outcome: OutcomeHead | None = None,
@@ -90,34 +92,34 @@ class World:
         folder: Path | None = None,
         memory: SceneMemory | None = None,
         engine: EngineConfig = PLAIN,
-        uncertainty: bool = False,
         trust: bool = False,
     ) -> None:
-        n = network.config
+        if isinstance(dynamics, SpaceTimeTransformer):
+            dynamics = DiffusionDynamics(dynamics, config.dynamics)
+        if not isinstance(dynamics, Dynamics):
+            raise InvalidInputError(
+                f"{type(dynamics).__name__} is no dynamics: it needs spec, module, empty, predict "
+                f"and observe (worldsim.protocols.Dynamics)"
+            )
+        self.spec = spec = dynamics.spec
         if config.memory is not None and (
-            n.channels != 4 or ego_motion is None or config.intrinsics is None
+            not spec.depth or ego_motion is None or config.intrinsics is None
         ):
             raise MissingGeometryError(
                 "a scene memory needs depth, poses and intrinsics: train on a recording with "
                 "geometry, or set memory to None"
             )
-        self.network, self.ego_motion, self.config, self.folder = (
-            network,
-            ego_motion,
-            config,
-            folder,
-        )
-        self.outcome = outcome or OutcomeHead(dim=n.dim)
-        self.card = card or {}
-        self.tells_uncertainty = uncertainty
+        self._dynamics, self.ego_motion, self.config = dynamics, ego_motion, config
+        self.outcome = outcome or OutcomeHead(dim=spec.features)
+        self.card, self.folder = card or {}, folder
         self.trusted = trust
         self._weights_id = ""
         self.memory: SceneMemory = memory or (
             PointMemory(config.memory) if config.memory is not None else NoMemory()
         )
-        self.observation_space = gym.spaces.Box(0, 255, (n.height, n.width, 3), np.uint8)
+        self.observation_space = gym.spaces.Box(0, 255, (spec.height, spec.width, 3), np.uint8)
         self.action_space: gym.Space[Any] = (
-            gym.spaces.Discrete(n.actions) if n.actions else _box(n.action_dim, config)
+            gym.spaces.Discrete(spec.actions) if spec.actions else _box(spec.action_dim, config)
         )
         for module in self.modules().values():
             module.eval().requires_grad_(False)
@@ -129,7 +131,7 @@ class World:
         return {
             name: value
             for name, value in self.__dict__.items()
-            if name not in ("stepper", "_starts")
+            if name not in ("running", "_starts")
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -144,7 +146,7 @@ class World:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.stepper.device
+        return self.running.parts.device
 
     def to(self, device: torch.device | str) -> World:
         """Move the weights; returns the world itself. InvalidInputError for a device that is not
@@ -171,21 +173,25 @@ class World:
 
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
-        self.stepper = Stepper(
-            self.network,
-            self.ego_motion,
-            self.outcome,
-            self.memory,
-            self.config,
-            engine,
-            self.tells_uncertainty,
-        )
-        self._starts = StartStates(self.stepper, self.action_space)
+        step = Step.of(self.config, self._dynamics, self.memory, self.ego_motion, self.outcome)
+        self.running = RunningStep(step, engine)
+        self._starts = StartStates(self.running, self.action_space)
 
     @property
-    def dynamics(self) -> DiffusionDynamics:
-        """What predicts frames, as the engine runs it."""
-        return self.stepper.dynamics
+    def dynamics(self) -> Any:
+        """What predicts frames, a :class:`worldsim.protocols.Dynamics`, as the engine runs it."""
+        return self.running.parts.dynamics
+
+    @property
+    def network(self) -> SpaceTimeTransformer:
+        """The network of a world with diffusion dynamics. Raises InvalidInputError for others."""
+        module = self._dynamics.module
+        if not isinstance(module, SpaceTimeTransformer):
+            raise InvalidInputError(
+                f"this world's dynamics are {type(self._dynamics).__name__}, which have no network "
+                f"of worldsim's: world.spec has the frame size and the actions"
+            )
+        return module
 
     def state_bytes(self) -> int:
         """Bytes of one environment's state, whatever it has seen: memory, context and history have
@@ -195,17 +201,12 @@ class World:
     def step_bytes(self) -> int:
         """Bytes that a step takes an environment, estimated: its state before and after, and a
         dozen of the finest features."""
-        n = self.network.config
-        width = n.levels[0] if n.levels else n.dim
-        features = (
-            12
-            * 2
-            * width
-            * n.height
-            * n.width
-            // n.fold**2
-            * (2 if self.engine.precision == "bfloat16" else 4)
-        )
+        features = 0
+        if isinstance(self._dynamics.module, SpaceTimeTransformer):
+            n = self.network.config
+            width = n.levels[0] if n.levels else n.dim
+            number = 2 if self.engine.precision == "bfloat16" else 4
+            features = 12 * 2 * width * n.height * n.width // n.fold**2 * number
         return 2 * self.state_bytes() + features
 
     def without_memory(self) -> World:
@@ -236,39 +237,53 @@ class World:
         changes = {name: value for name, value in changes.items() if value is not None}
         if not changes:
             return self
-        return self._replace(
-            config=dataclasses.replace(
-                self.config, dynamics=dataclasses.replace(self.config.dynamics, **changes)
+        if not isinstance(self._dynamics, DiffusionDynamics):
+            raise InvalidInputError(
+                f"{type(self._dynamics).__name__} takes no {', '.join(changes)}: only diffusion "
+                f"dynamics do"
             )
+        settings = dataclasses.replace(self.config.dynamics, **changes)
+        return self._replace(
+            config=dataclasses.replace(self.config, dynamics=settings),
+            dynamics=self._dynamics.with_config(settings),
         )
 
-    def with_uncertainty(self, told: bool = True) -> World:
-        """The same weights, whose transitions tell how uncertain each frame is: by how far another
-        draw of it differs.
+    @property
+    def tells_uncertainty(self) -> bool:
+        """Whether transitions hold the uncertainty of each frame."""
+        return bool(getattr(self._dynamics, "uncertainty", False))
 
-        The frames stay the same bit by bit; a step costs one denoised frame a sampling step more.
-        Raises InvalidInputError at temperature 0, where all draws are one.
+    def with_uncertainty(self, wanted: bool = True) -> World:
+        """The same weights, with :attr:`worldsim.state.Transition.uncertainty` or without: how far
+        another draw of each frame differs from the one that is shown.
+
+        The frames stay the same bit by bit. A step costs one more denoised frame an inference step.
+        Raises InvalidInputError at temperature 0, where all draws are the same, and for dynamics
+        that cannot tell.
         """
-        if told and self.config.dynamics.temperature == 0.0:
+        if wanted == self.tells_uncertainty:
+            return self
+        if not isinstance(self._dynamics, UncertainDynamics):
             raise InvalidInputError(
-                "at temperature 0 all draws of a frame are one: uncertainty needs a temperature "
-                "above 0"
+                f"{type(self._dynamics).__name__} has no with_uncertainty: its predictions come "
+                f"without uncertainty"
             )
-        return self if told == self.tells_uncertainty else self._replace(uncertainty=told)
+        return self._replace(dynamics=self._dynamics.with_uncertainty(wanted))
 
     def _replace(self, **changes: Any) -> World:
-        """A world of the same weights, with some of ``config``, ``memory``, ``engine`` and
-        ``uncertainty`` others."""
-        kept: dict[str, Any] = {"config": self.config, "memory": self.memory, "engine": self.engine}
-        kept["uncertainty"] = self.tells_uncertainty
-        rest: dict[str, Any] = {
+        """A world of the same weights with some constructor arguments replaced."""
+        kept: dict[str, Any] = {
+            "dynamics": self._dynamics,
+            "config": self.config,
             "ego_motion": self.ego_motion,
             "outcome": self.outcome,
             "card": self.card,
             "folder": self.folder,
+            "memory": self.memory,
+            "engine": self.engine,
+            "trust": self.trusted,
         }
-        rest["trust"] = self.trusted
-        return World(self.network, **(kept | rest | changes))
+        return World(**(kept | changes))
 
     # Stepping.
 
@@ -309,17 +324,17 @@ class World:
         act: (b,) int64 or (b, n) float32. pose: (b, 4, 4) to impose the next camera instead of
         predicting it.
         """
-        return self.stepper.step(state, act, pose)
+        return self.running.step(state, act, pose)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
         """The state with the environments ``index`` (int64) replaced by those of ``other``; the
         rest goes on as it was."""
-        return self.stepper.put(state, index, other)
+        return self.running.put(state, index, other)
 
     def own(self, state: WorldState) -> WorldState:
         """The state as one that later steps leave as it is: a copy if the engine steps in place,
         else the state itself."""
-        return self.stepper.own(state)
+        return self.running.own(state)
 
     def owned(self, state: WorldState) -> WorldState:
         """The old name of :meth:`own`."""
@@ -329,7 +344,7 @@ class World:
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
         """Advance every world by a *given* frame (true history): context and memory take it in,
         nothing is generated."""
-        return self.stepper.observe(state, act, frame)
+        return self.running.observe(state, act, frame)
 
     def edit(self, state: WorldState, memory: Any) -> WorldState:
         """Every world with another memory, such as an edited one: what it shows is what the dream
@@ -340,12 +355,12 @@ class World:
         nothing is known of any more is dreamed anew. Then the memory takes the rest of this frame
         in. The past of the walk, its pose and its random numbers stay.
         """
-        return self.stepper.edit(state, memory)
+        return self.running.edit(state, memory)
 
     def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
         """Motion (b, 6) that the ego-motion head expects of ``act``, zeros for a world without
         geometry."""
-        return self.stepper.predict_motion(state, act)
+        return self.running.predict_motion(state, act)
 
     def pad(self, state: WorldState, size: int) -> WorldState:
         """The state with copies of its first environment appended, up to ``size`` environments."""
@@ -360,7 +375,7 @@ class World:
     def blank(self, batch: int) -> WorldState:
         """``batch`` worlds that have seen nothing: what :meth:`initial` builds upon, and the shape
         of every state."""
-        return self.stepper.blank(batch)
+        return self.running.parts.blank(batch)
 
     def check_start(self, scene: SceneStart) -> None:
         """Raise InvalidInputError (or MissingGeometryError) unless this world can start from
@@ -370,15 +385,17 @@ class World:
     def coverage(self, state: WorldState) -> Tensor:
         """(b,) float32 share of the newest frame that the memory knew before it was there; zeros
         without memory."""
-        view, n = state.context.condition.view[:, -1], self.network.config
-        remembers = n.view_channels and not n.last_frames
-        return view[:, 4].mean((1, 2)) if remembers else torch.zeros(len(state), device=view.device)
+        if isinstance(self._dynamics, ContextOfViews):
+            return self._dynamics.coverage(state.context)
+        return torch.zeros(len(state), device=self.device)
 
     # On disk.
 
     def modules(self) -> dict[str, nn.Module]:
         """The trained parts by the names of their folders."""
-        modules: dict[str, nn.Module] = {"dynamics": self.network, "outcome": self.outcome}
+        modules: dict[str, nn.Module] = {"outcome": self.outcome}
+        if self._dynamics.module is not None:
+            modules = {"dynamics": self._dynamics.module, **modules}
         if self.ego_motion is not None:
             modules["ego_motion"] = self.ego_motion
         return modules
@@ -442,7 +459,8 @@ class World:
         """
         folder = find_world(name, revision)
         config, card = read_card(folder / "world.json")
-        network = load_module(SpaceTimeTransformer, folder / "dynamics")
+        kind: Any = DYNAMICS.of_file(config.dynamics_name, folder / "world.json", trust)
+        dynamics = kind.build(config, lambda cls: load_module(cls, folder / "dynamics"))
         ego = (
             load_module(EgoMotionHead, folder / "ego_motion")
             if (folder / "ego_motion").is_dir()
@@ -455,7 +473,7 @@ class World:
             {} if source is None else {"source": source}
         )
         try:
-            world = cls(network, config, ego, outcome, card, folder, trust=trust)
+            world = cls(dynamics, config, ego, outcome, card, folder, trust=trust)
         except (RuntimeError, ValueError, TypeError) as error:
             if isinstance(error, WorldsimError):
                 raise

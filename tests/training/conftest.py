@@ -4,33 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.helpers.recordings import recording
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
-from worldsim.data.record import RecordConfig, record
-
-SIZE = 32
-
-
-def recording(out: Path, split: str = "train", **env: Any) -> Path:
-    """Two shards of two 32-frame episodes each."""
-    settings: dict[str, Any] = {"size": SIZE, **env}
-    record(
-        RecordConfig(
-            "worldsim/TinyRoom-v0",
-            out,
-            frames=128,
-            frames_per_shard=64,
-            episode_steps=31,
-            min_travel=0.0,
-            workers=0,
-            env_kwargs=settings,
-            reset_options={"split": split},
-        )
-    )
-    return out
 
 
 @pytest.fixture(scope="module")

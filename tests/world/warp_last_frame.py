@@ -1,0 +1,64 @@
+"""The last frame warped to the next camera: a dynamics without weights, and the honest baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from worldsim.camera import Camera
+from worldsim.memory.splat import frame_points, view_of
+from worldsim.protocols import DynamicsSpec, Prediction, StepInputs
+from worldsim.state import Frame
+
+GREY = 32
+"""Colour, of 255, of pixels that neither the memory nor the last frame shows."""
+
+
+class WarpLastFrame:
+    """Shows the memory's view; in its holes, the last frame's pixels at the next camera.
+
+    height, width: pixels. actions: number of discrete actions. It predicts no rewards: its features
+    are the mean colour. Its context is empty, since ``StepInputs`` holds the last frame.
+    """
+
+    module = None
+
+    def __init__(self, height: int, width: int, actions: int) -> None:
+        self.spec = DynamicsSpec(
+            height, width, actions=actions, depth=True, uses_memory=True, features=3
+        )
+
+    @classmethod
+    def build(cls, config: Any, load: Callable[..., Any]) -> WarpLastFrame:
+        """From a world's folder: all settings are in ``world.json``."""
+        return cls(**config.dynamics_settings)
+
+    def empty(self, batch: int, device: Any) -> tuple[()]:
+        """Nothing is kept from step to step."""
+        return ()
+
+    def observe(self, context: tuple[()], inputs: StepInputs, frame: Frame) -> tuple[()]:
+        """Nothing, again."""
+        return ()
+
+    def predict(self, context: tuple[()], inputs: StepInputs) -> tuple[Prediction, tuple[()]]:
+        """The memory's view over the warped last frame over grey."""
+        last, pose, view = inputs.last, inputs.pose, inputs.view
+        assert last.inverse_depth is not None and last.pose is not None
+        assert pose is not None and view is not None
+        size = self.spec.height, self.spec.width
+        here, there = (Camera(p, inputs.intrinsics, *size) for p in (last.pose, pose))
+        position, kind = frame_points(last.inverse_depth, here)
+        warped = view_of(position, last.rgb.flatten(2), kind, torch.zeros_like(kind), there)
+        rgb = torch.where(warped.mask[:, None], warped.rgb, GREY).to(torch.uint8)
+        code = torch.where(
+            warped.mask, warped.inverse_depth, warped.inverse_depth.amax((1, 2), True)
+        )
+        frame = Frame(
+            rgb=torch.where(view.mask[:, None], view.rgb, rgb),
+            inverse_depth=torch.where(view.mask, view.inverse_depth, code),
+            pose=pose,
+        )
+        return Prediction(frame, frame.rgb.float().mean((2, 3)) / 255.0), ()

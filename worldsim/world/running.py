@@ -1,0 +1,168 @@
+"""How an engine runs a world's step: number format, compilation, CUDA graphs, around the step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldsim.diffusion.cpu_layers import for_inductor
+from worldsim.protocols import EngineMemory, NetworkDynamics, SceneMemory
+from worldsim.runtime.compiling import COMPILING
+from worldsim.state import Frame, Transition, WorldState
+from worldsim.world.edit import edit_memory
+from worldsim.world.engine import (
+    Compiled,
+    EngineConfig,
+    GraphedStep,
+    compiled_between,
+    compiled_passes,
+    prepare_network,
+    tell_once,
+)
+from worldsim.world.step import Aim, Predict, Step
+
+
+class RunningStep:
+    """A world's step under an engine. It holds no states.
+
+    With CUDA graphs it works in place: see :meth:`worldsim.world.World.with_engine`.
+    """
+
+    def __init__(self, plain: Step, engine: EngineConfig) -> None:
+        self.graphed: GraphedStep | None = None
+        network = None
+        if isinstance(plain.dynamics, NetworkDynamics):
+            network = prepare_network(plain.dynamics.network, engine)
+            plain = _with_network(plain, network)
+        self.parts = _compile(plain, network, engine) if engine.compile else plain
+        if engine.graph and plain.device.type == "cuda":
+            self.graphed = GraphedStep(_own_states(plain, network, engine))
+        elif engine.graph:
+            tell_once(f"CUDA graphs need CUDA: on {plain.device} steps run without")
+
+    @torch.no_grad()
+    def step(
+        self, state: WorldState, act: Tensor, pose: Tensor | None = None
+    ) -> tuple[WorldState, Transition]:
+        """See :meth:`worldsim.world.World.step`."""
+        # What the step before compiled is all that it needed.
+        COMPILING.done()
+        state = self._cast(state)
+        if self.graphed is None:
+            return self.parts(state, act, pose)
+        if pose is None:
+            return self.graphed(state, act)
+        return self.parts(self.graphed.own(state), act, pose)
+
+    def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
+        """See :meth:`worldsim.world.World.put`."""
+        if self.graphed is None:
+            return state.put(index, other)
+        return self.graphed.put(state, index, other)
+
+    def own(self, state: WorldState) -> WorldState:
+        """See :meth:`worldsim.world.World.own`."""
+        return state if self.graphed is None else self.graphed.own(state)
+
+    @torch.no_grad()
+    def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
+        """See :meth:`worldsim.world.World.observe`."""
+        return self.parts.observe(self.own(self._cast(state)), act, frame)
+
+    @torch.no_grad()
+    def edit(self, state: WorldState, memory: Any) -> WorldState:
+        """See :meth:`worldsim.world.World.edit`."""
+        return edit_memory(self.parts, self.own(state), memory)
+
+    @torch.no_grad()
+    def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
+        """See :meth:`worldsim.world.World.predict_motion`."""
+        return self.parts.predict_motion(state, act)
+
+    def _cast(self, state: WorldState) -> WorldState:
+        """The state with its context in the engine's number format: it may be another engine's."""
+        dynamics = self.parts.dynamics
+        if not isinstance(dynamics, NetworkDynamics):
+            return state
+        context = dynamics.cast_context(state.context)
+        if context is state.context:
+            return state
+        return dataclasses.replace(state, context=context)
+
+
+def _with_network(
+    step: Step, network: nn.Module, forward: Compiled | None = None, in_place: bool = False
+) -> Step:
+    """The step whose dynamics run ``network``."""
+    dynamics: Any = step.dynamics
+    dynamics = dynamics.with_network(network, forward, in_place)
+    return dataclasses.replace(step, dynamics=dynamics, predict=Predict(dynamics, step.outcome))
+
+
+def _is_one_piece(step: Step, engine: EngineConfig) -> bool:
+    """Whether everything between the memory's passes is compiled together: its many small
+    operations cost as much as the network."""
+    dynamics = step.dynamics
+    return (
+        engine.whole and isinstance(dynamics, NetworkDynamics) and dynamics.num_inference_steps == 1
+    )
+
+
+def _compile(step: Step, network: Any, engine: EngineConfig) -> Step:
+    """The step with compiled parts. Where inductor fails at a part, the part runs as it is."""
+    mode, device = engine.compile, step.device
+    if network is None:
+        tell_once(f"{type(step.dynamics).__name__} has no network to compile: it runs as it is")
+        return step
+    if device.type == "cuda":
+        return _with_network(step, network, Compiled(network.forward, mode, device))
+    # Forms of the layers that inductor makes faster code of.
+    fast = for_inductor(network)
+    if not _is_one_piece(step, engine):
+        forward = Compiled(fast.forward, mode, device, instead=network.forward)
+        return _with_network(step, network, forward)
+    together = _with_network(step, fast).predict.__call__
+    return dataclasses.replace(
+        step,
+        memory=_with_passes(step.memory, mode, device),
+        aim=_compile_aim(step, mode),
+        predict=Compiled(together, mode, device, instead=step.predict),
+    )
+
+
+def _own_states(step: Step, network: Any, engine: EngineConfig) -> Step:
+    """The step for a caller that owns its states: memory and cache are changed in place."""
+    mode, device = engine.compile, step.device
+    one_piece = bool(mode) and network is not None and _is_one_piece(step, engine)
+    between = compiled_between(mode, device) if one_piece else None
+    memory = step.memory
+    if isinstance(memory, EngineMemory):
+        step = dataclasses.replace(step, memory=memory.in_place_with(between))
+    if network is None:
+        return step
+    forward = Compiled(network.forward, mode, device) if mode else None
+    owning = _with_network(step, network, forward, in_place=True)
+    if not one_piece:
+        return owning
+    together = _with_network(step, network, in_place=True).predict.__call__
+    return dataclasses.replace(
+        owning,
+        aim=_compile_aim(step, mode),
+        # Where inductor fails at the whole, the network is compiled alone.
+        predict=Compiled(together, mode, device, instead=owning.predict),
+    )
+
+
+def _compile_aim(step: Step, mode: str) -> Any:
+    if step.ego_motion is None:
+        return None
+    return Compiled(Aim(step.ego_motion).__call__, mode, step.device)
+
+
+def _with_passes(memory: SceneMemory, mode: str, device: torch.device) -> SceneMemory:
+    if not isinstance(memory, EngineMemory):
+        return memory
+    return memory.with_passes(compiled_passes(mode, device))

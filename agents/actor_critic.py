@@ -1,4 +1,4 @@
-"""Actor-critic trained in imagination by PPO. Measured results: docs/agents_imagination.md.
+"""Actor-critic trained in imagination by PPO. Measured results: docs/experiments/task_agents.md.
 
 ``python -m worldsim.agents.actor_critic --world DIR --out AGENT --minutes 5`` dreams hundreds of
 episodes at once, learns from them and never sees the real twin. On a GPU no tensor leaves it. The

@@ -130,7 +130,7 @@ class MemoryHandle:
         )
         points = points_of(self.kind, self.data)
         if points is self.data and points is not None:
-            view = draw(self.data, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
+            view = draw(points, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
             rgb, depth, mask, normals = view.rgb, view.depth, view.mask, view.normals
         else:
             rgb, depth, mask, normals = self._rendered_by_kind(camera)

@@ -80,7 +80,7 @@ class PointMemoryConfig:
     """Drop points that agree in depth but are more than this (of 255) outside of the colours in the
     3x3 pixels around theirs: what stood so near to a surface that it passes for it has gone. None:
     colours are not compared. 48 is good for true frames, and what captures take. The colours of
-    dreams wander: with it, a way back came out 0.1 dB worse (docs/memory.md)."""
+    dreams wander: with it, a way back came out 0.1 dB worse (docs/experiments/point_memory.md)."""
     body_m: Annotated[float, Ge(0), Le(1000)] = 0.5
     """In maps of surroundings, what is within this height above and below the camera (m) stands in
     the way."""

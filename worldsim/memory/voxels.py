@@ -150,7 +150,7 @@ class _ExactGradient(torch.autograd.Function):
 def interpolate_exactly(values: Tensor, coordinates: Tensor) -> Tensor:
     """Trilinear interpolation with a reproducible gradient. values: (c, nx, ny, nz). coordinates:
     (n, 3), z y x in [-1, 1]."""
-    found: Tensor = _ExactGradient.apply(values, coordinates)  # type: ignore[no-untyped-call]
+    found: Tensor = _ExactGradient.apply(values, coordinates)
     return found
 
 

@@ -63,12 +63,11 @@ def make_dreams(args: Args) -> Any:
 
 
 def train(args: Args, envs: Any = None, clock: Clock = time.monotonic) -> ActorCriticPolicy:
-    """Learn until time or steps are used up; returns the policy, which is then in ``args.out``,
-    too.
+    """Train until time or steps are used up; returns the policy, which is saved in ``args.out``.
 
-    envs: other environments than dreams of ``args.world``, such as real twins, ``num_envs`` of
-    them. The first Ctrl-C or SIGTERM ends it after the present step, saved. clock: seconds; looked
-    at after every step.
+    envs: environments to use instead of dreams of ``args.world``, such as real twins, ``num_envs``
+    of them. The first Ctrl-C or SIGTERM ends training after the present step, and saves. clock:
+    seconds; read after every step.
     """
     args = args.settle(envs)
     made = make_dreams(args) if envs is None else envs
@@ -128,8 +127,7 @@ def _learn(learner: Learner, interrupts: Interrupts, clock: Clock) -> int:
 
 
 def expect(learner: Learner, seconds: float) -> str:
-    """What to say once a step of all dreams has been timed, and what to change where few updates
-    fit."""
+    """Forecast after the first timed step, with advice where few updates would fit."""
     args, size = learner.args, learner.n
     left = None if args.minutes is None else args.minutes - learner.elapsed / 60.0
     text = forecast(seconds, f"{size} dreams", left, (args.steps - learner.taken) / size)

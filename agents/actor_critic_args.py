@@ -111,8 +111,10 @@ class Args:
             )
 
     def settle(self, envs: Any = None) -> Args:
-        """The same with a number of environments: those of ``envs``, the checkpoint's, or what the
-        device is good for."""
+        """The same settings with ``num_envs`` filled in.
+
+        From ``envs``, else the checkpoint, else the device's default.
+        """
         if self.num_envs is not None:
             return self
         told = (

@@ -27,12 +27,12 @@ from worldsim.world import World
 def advantages(
     rew: Tensor, term: Tensor, done: Tensor, values: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
-    """Generalised advantages (t, n). rew, term, done: (t, n) of each step; values: (t + 1, n), the
-    last one of what follows.
+    """Generalised advantages (t, n), arXiv:1506.02438.
 
-    With next-step autoreset the observation after a step is its true successor even at an episode's
-    end, so a cut episode's value is there. The step after an end only resets: its advantage means
-    nothing.
+    rew, term, done: (t, n) of each step. values: (t + 1, n); the last row is the value after the
+    last step. With next-step autoreset the observation after a step is its true successor even at
+    an episode's end, so a truncated episode's value is there. The step after an end only resets:
+    its advantage has no meaning.
     """
     result, carried = torch.zeros_like(rew), torch.zeros_like(rew[0])
     for t in range(len(rew) - 1, -1, -1):
@@ -43,8 +43,10 @@ def advantages(
 
 
 class Learner:
-    """One training run: environments, policy, optimiser, counters.
-    :func:`worldsim.agents.actor_critic.train` drives it."""
+    """The state of one training run: environments, policy, optimiser, counters.
+
+    :func:`worldsim.agents.actor_critic.train` drives it.
+    """
 
     def __init__(self, args: Args, envs: Any) -> None:
         self.args, self.envs, self.n = args.settle(envs), envs, int(envs.num_envs)
@@ -103,8 +105,10 @@ class Learner:
         return min(1.0, max(by_time, self.taken / self.args.steps))
 
     def rollout(self, stop: Callable[[], bool] = lambda: False) -> dict[str, Tensor] | None:
-        """``args.rollout`` steps of all environments; None if ``stop``, which is asked after each,
-        ended it. ``valid`` is False where a step only reset.
+        """Step all environments ``args.rollout`` times.
+
+        stop: asked after each step; None is returned if it ended the rollout. ``valid`` is False
+        where a step only reset.
         """
         if self.obs is None:
             self.obs, _ = self.envs.reset(seed=self.args.seed + self.taken)

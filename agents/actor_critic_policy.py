@@ -1,5 +1,7 @@
-"""What an actor-critic sees and does: a policy and value over the newest frames.
-:mod:`worldsim.agents.actor_critic` trains it."""
+"""The actor-critic's policy: a policy and value network over the newest frames.
+
+:mod:`worldsim.agents.actor_critic` trains it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,10 @@ from worldsim.errors import InvalidInputError
 
 
 class Network(nn.Module):
-    """Policy and value of a stack of observations, (n, k * c, h, w) uint8 images or (n, k * d)
-    vectors."""
+    """Policy and value of a stack of observations.
+
+    Input: (n, k * c, h, w) uint8 images or (n, k * d) vectors.
+    """
 
     def __init__(
         self,
@@ -63,8 +67,7 @@ class Network(nn.Module):
 
 
 class ActorCriticPolicy:
-    """Chooses actions from what it has seen lately: its memory are the newest ``stack``
-    observations of each environment.
+    """A policy over the newest ``stack`` observations of each environment.
 
     action_space: ``Discrete`` or ``Box``. observation_shape: (h, w, 3) of uint8 images or (d,) of
     floats. greedy: take the likeliest action instead of drawing one.
@@ -139,8 +142,10 @@ class ActorCriticPolicy:
 
     @torch.no_grad()
     def act_batch(self, obs: Any, begins: Any = None) -> Tensor:
-        """Actions (n, ...) for observations (n, ...) of n environments. begins: (n,) bool, whose
-        episode starts here."""
+        """Actions (n, ...) for observations (n, ...) of n environments.
+
+        begins: (n,) bool, whose episode starts here.
+        """
         out, _ = self.network(self.look(obs, begins))
         return (
             self.scale_action(out.argmax(-1) if self.discrete else out)
@@ -149,8 +154,10 @@ class ActorCriticPolicy:
         )
 
     def look(self, obs: Any, begins: Any = None) -> Tensor:
-        """Take observations in; returns the stacks. The first one of an episode fills its whole
-        stack."""
+        """Add observations to the stacks and return the stacks.
+
+        An episode's first observation fills its whole stack.
+        """
         try:
             new = torch.as_tensor(obs).to(self.device)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -176,8 +183,10 @@ class ActorCriticPolicy:
         return self.frames
 
     def draw(self, out: Tensor) -> Tensor:
-        """Actions in the network's own terms: indices (n,), or numbers (n, d) of which [-1, 1] is
-        the space."""
+        """Draw actions in the network's units.
+
+        Indices (n,), or numbers (n, d) of which [-1, 1] is the space.
+        """
         if self.discrete:
             noise = torch.rand(out.shape, generator=self.generator, device=out.device).clamp_(1e-20)
             return (out - (-noise.log()).log()).argmax(-1)
@@ -195,8 +204,7 @@ class ActorCriticPolicy:
         return torch.minimum(torch.maximum(inside, low), high)
 
     def judge(self, out: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability (n,) of actions in the network's own terms, and the policy's entropy
-        (n,)."""
+        """Log-probability (n,) of actions in the network's units, and the policy's entropy (n,)."""
         if self.discrete:
             logp = out.log_softmax(-1)
             return logp.gather(-1, act[:, None])[:, 0], -(logp.exp() * logp).sum(-1)

@@ -1,5 +1,4 @@
-"""CEM and iCEM over imagined futures. Measured results: docs/experiments/goal_walks.md (point and
-image goals on Freedoom).
+"""CEM and iCEM over imagined futures. Measured results: docs/experiments/goal_walks.md.
 
 CEM: Rubinstein 1999. iCEM: Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for
 Real-time Planning": coloured noise, elites kept from one iteration and from one plan to the next,
@@ -85,16 +84,17 @@ class CemConfig:
 
 
 class CemPolicy(Planner):
-    """Plans from where ``source`` is, acts, and plans again: see
-    :class:`worldsim.planning.planner.Planner`."""
+    """Plans by CEM or iCEM, acts, and plans again.
+
+    See :class:`worldsim.planning.planner.Planner`.
+    """
 
     def __init__(self, source: Any, objective: Objective, config: CemConfig | None = None) -> None:
         self.config = config or CemConfig()
         super().__init__(source, objective, self.config.replan)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the last plan and reseed. ``None`` draws a fresh seed from the operating
-        system."""
+        """Forget the last plan and reseed; ``None`` draws a seed from the operating system."""
         super().reset(seed)
         self._kept: Tensor | None = None
 

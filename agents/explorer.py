@@ -28,8 +28,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class FrontierConfig:
-    """Settings of :class:`FrontierExplorer`, tuned on maps of Freedoom that worlds are trained
-    on."""
+    """Settings of :class:`FrontierExplorer`, tuned on Freedoom's training maps."""
 
     ground: GroundConfig = field(
         default_factory=lambda: GroundConfig(cell=0.25, reach=24.0, near_cost=2.0, unknown_cost=1.2)
@@ -171,8 +170,7 @@ class FrontierExplorer:
         return there
 
     def ground(self) -> Ground:
-        """The map, on which places that were looked at and have no ground (drops) are known, and
-        the sky is a wall."""
+        """The map, with known drops (looked at, no ground found) and with the sky as a wall."""
         bumps = self._pursuit.bumps
         ground = ground_of(self.source, self.config.ground, np.array(bumps) if bumps else None)
         seen = ground.known.copy()

@@ -1,10 +1,8 @@
-"""Walks to a place by ways over the remembered ground. Measured results:
-docs/experiments/goal_walks.md
+"""Walks to a goal pose over the remembered ground. Results: docs/experiments/goal_walks.md.
 
-The scene memory gives a map of where one can go (:mod:`worldsim.planning.ground`), and the map how
-far every place is from the goal around all that is known to be in the way. The planner then
-imagines walks of the ego-motion head, walls and momentum included, and takes the one that comes
-nearest by that measure. Nothing is drawn.
+The scene memory gives a map of walkable ground (:mod:`worldsim.planning.ground`) and the length of
+the way from every place to the goal. The planner imagines walks with the ego-motion head, walls and
+momentum included, and takes the one that comes nearest by that measure. No frame is generated.
 """
 
 from __future__ import annotations
@@ -40,8 +38,10 @@ Array = NDArray[Any]
 def ground_of(
     source: Dreaming, config: GroundConfig | None = None, bumps: Array | None = None
 ) -> Ground:
-    """The ground that a point memory shows around its walker. MissingGeometryError for worlds
-    without one."""
+    """The ground that a point memory shows around its walker.
+
+    Raises MissingGeometryError for worlds without a point memory.
+    """
     state = source.state
     memory, pose = points_of(source.world.memory, state.memory), state.frame.pose
     if memory is None or pose is None:
@@ -54,8 +54,7 @@ def ground_of(
 
 @dataclass(eq=False)
 class WayGoal:
-    """An objective: to come down a field of ways, looking where one goes. The walker keeps it up to
-    date."""
+    """The objective of descending a field of ways while looking ahead; the walker updates it."""
 
     ground: Ground | None = None
     way: Array | None = None
@@ -116,11 +115,10 @@ class GoalWalkerConfig:
 
 
 class Walker:
-    """What walks down a way over the remembered ground: goal walkers and explorers say where it
-    ends.
+    """Base class of walkers over the remembered ground; subclasses define where ways end.
 
-    source: a :class:`worldsim.world.tracker.Belief` that is told every step, or a dream. Subclasses
-    give ``sources``.
+    source: a :class:`worldsim.world.tracker.Belief` that receives every step, or a dream.
+    Subclasses define ``sources``.
     """
 
     def __init__(self, source: Any, config: GoalWalkerConfig | None = None) -> None:
@@ -223,8 +221,7 @@ class Walker:
         self._bumps += [place + 0.65 * ahead + offset * aside for offset in (-0.25, 0.0, 0.25)]
 
     def look_around(self, place: Array) -> None:
-        """Draw the map anew and find the way; where none leads, one through what seems to be in the
-        way."""
+        """Redraw the map and find the way; if none leads there, one through seeming obstacles."""
         ground = self.ground(np.array(self._bumps) if self._bumps else None)
         cells, costs = self.sources(ground)
         # A walker may touch what it must not walk into: the nearest open place is where its way
@@ -267,8 +264,11 @@ def _around(way: Array, cell: Array, reach: int) -> Array:
 
 
 def finite(way: Array, steep: float = 0.75, reach: int = 8) -> Array:
-    """``way`` everywhere: from open ground it rises by ``steep`` metres a cell into what is in the
-    way, so that who touches a wall is led off it; further in, it is higher than anywhere else."""
+    """``way`` with finite values everywhere.
+
+    From open ground it rises by ``steep`` metres per cell into obstacles, so that a walker that
+    touches a wall is led off it. Further inside it exceeds all other values.
+    """
     known = np.isfinite(way)
     if not known.any():
         return np.zeros_like(way)

@@ -1,5 +1,4 @@
-"""MPPI over imagined futures. Measured results: docs/experiments/goal_walks.md (point goals on
-Freedoom).
+"""MPPI over imagined futures. Measured results: docs/experiments/goal_walks.md.
 
 Williams et al. 2017, "Information Theoretic MPC for Model-Based Reinforcement Learning": every
 candidate counts, by the exponential of its cost. The temperature is a share of the costs' spread,
@@ -73,8 +72,10 @@ class MppiConfig:
 
 
 class MppiPolicy(Planner):
-    """Plans from where ``source`` is, acts, and plans again: see
-    :class:`worldsim.planning.planner.Planner`."""
+    """Plans by MPPI, acts, and plans again.
+
+    See :class:`worldsim.planning.planner.Planner`.
+    """
 
     def __init__(self, source: Any, objective: Objective, config: MppiConfig | None = None) -> None:
         self.config = config or MppiConfig()
@@ -82,8 +83,7 @@ class MppiPolicy(Planner):
 
     @torch.no_grad()
     def plan(self) -> Tensor:
-        """The weighted mean of continuous candidates, (t, k); of discrete ones, (t,), the actions
-        of most weight."""
+        """The weighted mean of continuous candidates (t, k), or the heaviest discrete ones (t,)."""
         c, centre = self.config, self._start()
         for _ in range(c.iterations):
             acts = self._draw(centre)

@@ -103,8 +103,7 @@ class Novelty:
 
 
 class NoveltyExplorer(CemPolicy):
-    """Takes the imagined walk whose views the memory knows least of; a
-    :class:`worldsim.protocols.Policy`."""
+    """A :class:`worldsim.protocols.Policy` that takes the walk with the least known views."""
 
     def __init__(self, source: Any, config: NoveltyConfig | None = None) -> None:
         config = config or NoveltyConfig()

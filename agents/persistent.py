@@ -1,7 +1,7 @@
-"""``persistent-v1``: walks and turns of 2 to 9 steps. The exploration policy of recording and of
-the frozen test sets.
+"""``persistent-v1``: walks and turns of 2 to 9 steps.
 
-Changing the draws changes every frozen test set: make a ``persistent-v2`` instead.
+The exploration policy of recording and of the frozen test sets. Changing its draws changes every
+frozen test set: make a ``persistent-v2`` instead.
 """
 
 from __future__ import annotations

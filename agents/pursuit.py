@@ -1,5 +1,4 @@
-"""Follows ways over the ground at full speed, by forward and turns alone. Measured results:
-docs/experiments/exploration.md
+"""Follows ways at full speed by forward and turns. Results: docs/experiments/exploration.md.
 
 Pure pursuit (Coulter 1992): the walker heads for the furthest place of its way that it can see
 straight ahead. No candidate is imagined: a step costs next to nothing, momentum is kept, and what
@@ -24,8 +23,10 @@ FORWARD, BACKWARD, LEFT, RIGHT = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class PursuitConfig:
-    """Settings of :class:`Pursuit`. The defaults are those of Freedoom's player, who walks up to
-    0.95 m a step."""
+    """Settings of :class:`Pursuit`.
+
+    The defaults are those of Freedoom's player, who walks up to 0.95 m per step.
+    """
 
     lookahead: float = 2.5
     """Metres of the way ahead within which the next place to head for lies."""
@@ -42,8 +43,7 @@ class PursuitConfig:
 
 
 class Pursuit:
-    """A follower of ways; it is told where it is at every step and remembers what it bumped
-    into."""
+    """Follows ways; receives the pose at every step and remembers what it bumped into."""
 
     def __init__(self, config: PursuitConfig, rng: np.random.Generator) -> None:
         self.config, self.rng = config, rng
@@ -56,8 +56,10 @@ class Pursuit:
         self._recovery: list[int] = []
 
     def feel(self, place: Array, heading: float) -> tuple[bool, bool]:
-        """Whether the last step bumped into something, and whether the walker is stuck. place: (2,)
-        world metres. heading: radians from east, counter-clockwise."""
+        """Whether the last step bumped into something, and whether the walker is stuck.
+
+        place: (2,) world metres. heading: radians from east, counter-clockwise.
+        """
         if self._anchor is None or np.linalg.norm(place - self._anchor) > self.config.stay:
             self._anchor, self._stayed = place, 0
         if self._before is None or self._before[2] != FORWARD:
@@ -121,8 +123,7 @@ class Pursuit:
         return turns
 
     def towards(self, ground: Ground, way: Array, place: Array) -> float:
-        """The direction, radians, of the furthest place down ``way`` (nx, ny) that can be walked to
-        straight."""
+        """Direction in radians of the furthest place down ``way`` (nx, ny) in a straight walk."""
         path, blocked = ground.places(ground.descent(way, place, 8.0)), ground.blocked()
         best = path[min(1, len(path) - 1)]
         for there in path[1:]:

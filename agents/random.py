@@ -9,8 +9,10 @@ import gymnasium as gym
 
 
 class RandomPolicy:
-    """Independent uniform actions. action_space: the environment's; it is copied, so its own
-    randomness stays untouched."""
+    """Independent uniform actions.
+
+    action_space: the environment's. It is copied, so that its own random numbers stay untouched.
+    """
 
     def __init__(self, action_space: gym.Space[Any]) -> None:
         self.action_space = copy.deepcopy(action_space)

@@ -1,5 +1,4 @@
-"""Drives Gymnasium's CarRacing by eye, badly on purpose, for recordings. Measured results:
-docs/experiments/task_agents.md.
+"""Drives CarRacing with errors, for recordings. Results: docs/experiments/task_agents.md.
 
 Random actions hardly leave the start: they brake as often as they accelerate. What a world must
 know is driving, on the road and off it, at all speeds. So this one steers towards the grey ahead of

@@ -21,8 +21,10 @@ RANGE = 16.0
 
 
 def cast(ground: Ground, spots: Array, fade: float) -> Array:
-    """m2 of unseen ground in each of RAYS directions from cells (k, 2), (k, RAYS); the deeper in
-    the unseen, the less it counts."""
+    """Unseen ground in m2 that is visible in each of RAYS directions from cells (k, 2).
+
+    Returns (k, RAYS). Cells deeper in the unseen count less: 1 / e at ``fade`` metres.
+    """
     cell, n = ground.config.cell, ground.height.shape[0]
     square = np.ones((2 * round(1.0 / cell) + 1,) * 2, np.uint8)
     # Floors seen from afar have gaps between points.

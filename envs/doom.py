@@ -1,5 +1,4 @@
-"""The real twin of the generated Freedoom: ViZDoom as a Gymnasium environment with exact depth and
-pose.
+"""The real twin of the generated Freedoom: ViZDoom with exact depth and pose.
 
 Depth is ray-cast from the map's own geometry (:mod:`worldsim.envs.doom_geometry`); sprites take the
 distance of their object, and what has moved since the map began (lifts, doors) falls back on the

@@ -1,5 +1,4 @@
-"""What the single and the batched dream share: the world they load, where they start, what they
-report, their snapshots."""
+"""Parts that the single and the batched dream share: loading, starts, reports, snapshots."""
 
 from __future__ import annotations
 
@@ -84,8 +83,10 @@ class Starts:
     def choose(
         self, rng: np.random.Generator, options: JsonMapping | None
     ) -> tuple[SceneStart, int]:
-        """The scene that ``options`` ask for, else one drawn with ``rng``; and the dream's seed,
-        always drawn."""
+        """Choose the scene that ``options`` ask for, else draw one with ``rng``.
+
+        Also draws the dream's seed, in both cases.
+        """
         options = check_options(options)
         unknown = sorted(set(map(str, options)) - {"scene", "frames"})
         if unknown:
@@ -148,8 +149,10 @@ class Starts:
 
 
 def check_memory(world: World, state: WorldState, memory: Any) -> Any:
-    """The data of ``memory``, a handle or data. Raises InvalidInputError unless it is such as
-    ``state`` holds."""
+    """Extract a memory's data from a handle or data.
+
+    Raises InvalidInputError unless it fits ``state``.
+    """
     data = memory.data if isinstance(memory, MemoryHandle) else memory
     mine = {name: (value.dtype, value.shape[1:]) for name, value in flatten(state.memory).items()}
     try:
@@ -164,12 +167,12 @@ def check_memory(world: World, state: WorldState, memory: Any) -> Any:
 
 
 def as_scene(frames: Any) -> SceneStart:
-    """The start that ``options["frames"]`` holds: a :class:`SceneStart`, a real environment, or
-    arrays by name.
+    """Convert ``options["frames"]`` to a start.
 
-    A real environment starts the dream where it stands: see :func:`worldsim.world.twin.frames_of`.
-    rgb: (t, h, w, 3) uint8. act: (t,) or (t, n), what led to each frame (zeros by default). depth:
-    (t, h, w) metres. pose: (t, 4, 4). intrinsics: (4,) pixels (the world's by default).
+    It is a :class:`SceneStart`, a real environment, or arrays by name. A real environment starts
+    the dream where it stands: see :func:`worldsim.world.twin.frames_of`. rgb: (t, h, w, 3) uint8.
+    act: (t,) or (t, n), the action that led to each frame (zeros by default). depth: (t, h, w)
+    metres. pose: (t, 4, 4). intrinsics: (4,) pixels (the world's by default).
     """
     if isinstance(frames, SceneStart):
         return dataclasses.replace(frames, name="")
@@ -233,10 +236,10 @@ def load_world(
     uncertainty: bool = False,
     threads: int | None = None,
 ) -> World:
-    """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by
-    ``engine`` if named.
+    """Load the world to dream in.
 
-    threads: of the CPU, of the whole process; None leaves PyTorch's choice.
+    A World is used as it is, unless ``device`` or ``engine`` are given. threads: of the CPU, for
+    the whole process; None leaves PyTorch's choice.
     """
     use_threads(threads)
     if isinstance(world, World):
@@ -275,8 +278,7 @@ def check_uncertainty_limit(limit: float | None) -> None:
 
 
 def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
-    """What ``info`` says of the first ``n`` worlds: copies, each with a leading axis of
-    environments."""
+    """The ``info`` of the first ``n`` worlds: copies with a leading axis of environments."""
     frame = state.frame
     info: dict[str, Tensor] = {}
     if frame.depth is not None and frame.pose is not None:
@@ -293,8 +295,10 @@ def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
 def fork_state(
     world: World, state: WorldState, index: int, n: int, randomness: str, rng: np.random.Generator
 ) -> WorldState:
-    """``n`` copies of one world. Raises OutOfMemoryError, before anything is copied, where they
-    would not fit."""
+    """Copy one world ``n`` times.
+
+    Raises OutOfMemoryError, before anything is copied, if the copies would not fit.
+    """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise InvalidInputError(f"fork needs a whole number of at least 1 environments, got {n!r}")
     try:
@@ -312,8 +316,7 @@ def fork_state(
 
 
 def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
-    """Raise InvalidInputError unless ``snapshot`` is one of as many environments of such a
-    world."""
+    """Raise InvalidInputError unless ``snapshot`` has as many environments, of such a world."""
     if not isinstance(snapshot, Snapshot):
         raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")
     if snapshot.weights and snapshot.weights != world.weights_id:
@@ -336,8 +339,7 @@ def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
 
 
 def require_memory(environments: int, world: World) -> None:
-    """Raise OutOfMemoryError, saying how many would fit, if so many environments cannot be computed
-    in the memory that is free."""
+    """Raise OutOfMemoryError, with the number that fits, if memory is short for so many worlds."""
     free = free_memory(world.device)
     if bucket(environments) * world.step_bytes() <= free:
         return

@@ -1,5 +1,7 @@
-"""Gymnasium's vector environments, dreams above all, as Stable-Baselines3's ``VecEnv``: one forward
-pass steps them all."""
+"""Gymnasium vector environments, such as dreams, as Stable-Baselines3's ``VecEnv``.
+
+One forward pass steps all environments.
+"""
 
 from __future__ import annotations
 

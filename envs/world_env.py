@@ -185,8 +185,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         return self._frame(), self._info()
 
     def start_from(self, real: Env, seed: int | None = None) -> tuple[NDArray[np.uint8], Info]:
-        """Begin a new dream where a real environment stands; as :meth:`reset`, whose time limit and
-        wrappers do not see it.
+        """Begin a dream where a real environment stands.
 
         real: an environment of the same spaces with a :class:`worldsim.world.twin.FrameHistory`
         among its wrappers, as :func:`worldsim.world.twin.make_twin` gives it, in the middle of an
@@ -216,8 +215,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         return keys_to_action(self.action_space, self.world.config.env_id)
 
     def snapshot(self) -> Snapshot:
-        """The whole environment, copied: dynamics' context, scene memory, heads' history and random
-        state."""
+        """A copy of the whole environment: context, memory, motion history, random state."""
         return Snapshot(
             state=self.state.clone(),
             elapsed=np.array([self._elapsed]),
@@ -228,8 +226,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot of this environment, or of one made with the same arguments. It can
-        be used again."""
+        """Restore a snapshot of this environment, or of one made with the same arguments.
+
+        A snapshot can be restored more than once.
+        """
         check_snapshot(snapshot, self.world, 1)
         self._state = snapshot.state.clone().to(self.world.device)
         self._elapsed = int(snapshot.elapsed[0])
@@ -238,11 +238,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self.np_random.bit_generator.state = snapshot.generators[0]
 
     def edit(self, memory: Any) -> tuple[NDArray[np.uint8], Info]:
-        """Go on from an edited memory: see :meth:`worldsim.world.World.edit`. Returns frame and
-        info anew.
+        """Resume from an edited memory; returns the new frame and info.
 
-        memory: a handle, as :attr:`memory` and its methods give it, or a memory's data (a batch of
-        one).
+        memory: a handle, as :attr:`memory` and its methods return it, or a memory's data (a batch
+        of one). See :meth:`worldsim.world.World.edit`.
         """
         self._state = self.world.edit(self.state, check_memory(self.world, self.state, memory))
         if self._walk:
@@ -250,21 +249,18 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         return self._frame(), self._info()
 
     def save(self, path: str | Path) -> Path:
-        """Write a snapshot to a file, atomically: see
-        :func:`worldsim.world.snapshots.save_snapshot`."""
+        """Write a snapshot to a file atomically: :func:`worldsim.world.snapshots.save_snapshot`."""
         return save_snapshot(self.snapshot(), self.world, path)
 
     def load(self, path: str | Path) -> None:
-        """Restore a snapshot that :meth:`save` wrote, in this process or another; the future is the
-        same bit by bit."""
+        """Restore a snapshot that :meth:`save` wrote; the future is the same bit by bit."""
         self.restore(load_snapshot(path, self.world))
 
     def fork(self, n: int, randomness: str = "common") -> WorldVectorEnv:
-        """``n`` futures from here, stepped together; this environment stays where it is, and
-        nothing resets by itself.
+        """``n`` futures from the present state, stepped together, without autoreset.
 
-        randomness: ``common``, where the same actions give the same futures bit by bit, or
-        ``independent``.
+        This environment is not changed. randomness: ``common``, where the same actions give the
+        same futures bit by bit, or ``independent``.
         """
         copies = fork_state(self.world, self.state, 0, n, randomness, self.np_random)
         elapsed = np.full(len(copies), self._elapsed)
@@ -278,8 +274,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         )
 
     def is_like(self, other: WorldEnv) -> bool:
-        """Whether both were made with the same arguments: with the same seed and actions, both have
-        the same dream."""
+        """Whether both were made with the same arguments, so that equal seeds give equal dreams."""
         mine, its = self.world, other.world
         same = mine is its or (
             (

@@ -1,9 +1,8 @@
-"""Start in a place that was captured: a nerfstudio dataset with depth, a trajectory, or any posed
-RGB-D frames.
+"""Start in a captured place: a nerfstudio dataset with depth, a trajectory, or RGB-D frames.
 
-The earlier frames become the memory, the last ones the start. World axes have z up, metres; the
-camera's poses are taken as they are, so a capture from another height than the world was trained at
-is seen from that height.
+The earlier frames become the memory, the last ones the start. World axes have z up, in metres.
+Camera poses are used as they are: a capture from another height than the world was trained at is
+seen from that height.
 """
 
 from __future__ import annotations
@@ -178,8 +177,10 @@ def _whole(
 
 
 class CaptureScenes:
-    """The captures in a folder, one sub-folder each, or the one that the folder itself is; each is
-    read when first needed."""
+    """The captures in a folder, one per sub-folder, or the folder itself.
+
+    Each is read when first needed.
+    """
 
     def __init__(
         self, folder: str | os.PathLike[str], last: int = LAST, world: World | None = None
@@ -196,8 +197,10 @@ class CaptureScenes:
         return list(self._folders())
 
     def load(self, name: str) -> SceneStart:
-        """The start of that name. Raises NotFoundError, listing what exists, or what is wrong with
-        the capture."""
+        """Load the start of that name.
+
+        Raises NotFoundError, listing what exists, or an error about the capture.
+        """
         folders = self._folders()
         if name not in folders:
             raise NotFoundError(

@@ -1,5 +1,4 @@
-"""Start in the middle of recorded episodes: many starts, as varied as what was recorded, for agents
-that learn in the dream."""
+"""Start in the middle of recorded episodes, for agents that learn in the dream."""
 
 from __future__ import annotations
 
@@ -21,8 +20,7 @@ USUAL = 8
 
 
 class EpisodeScenes:
-    """Moments of a recording, drawn once: each a few frames in a row of one episode, none of which
-    ends it.
+    """Moments of a recording: a few consecutive frames of one episode each, none its last.
 
     folder: of a dataset, or one that holds several, such as the rounds of a task: their episodes
     count one after another. count: how many moments. frames: of each, so that the dream has

@@ -104,8 +104,7 @@ class ImageScene:
 
     @cached_property
     def scene(self) -> SceneStart:
-        """The start, made when it is first needed: without a world, that of the whole image may
-        never be."""
+        """The start, made when first needed."""
         world, (height, width) = self.world, self.rgb.shape[:2]
         size = self.size or (
             (height, width) if world is None else (world.spec.height, world.spec.width)

@@ -59,12 +59,11 @@ def in_box(
 
 
 def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Points on the surface of a mesh, or those of a point cloud: (n, 3) float32 metres and (n, 3)
-    uint8.
+    """Points on the surface of a mesh, or those of a point cloud.
 
-    shape: a trimesh mesh, scene or point cloud, or the path of a GLB, PLY, OBJ or STL file; in
-    metres. spacing: metres between neighbours on a mesh. Raises NotFoundError, InvalidInputError
-    (nothing with a surface in it) or MissingDependencyError.
+    Returns (n, 3) float32 metres and (n, 3) uint8 colours. shape: a trimesh mesh, scene or point
+    cloud, or the path of a GLB, PLY, OBJ or STL file, in metres. spacing: metres between neighbours
+    on a mesh. Raises NotFoundError, InvalidInputError (no surface found) or MissingDependencyError.
     """
     try:
         import trimesh

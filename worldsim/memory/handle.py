@@ -1,5 +1,4 @@
-"""One environment's scene memory in a user's hands: look at it from anywhere, map it, edit it,
-write it to a file."""
+"""The user's handle of one environment's scene memory: render, map, edit, save."""
 
 from __future__ import annotations
 
@@ -44,12 +43,11 @@ Box = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True, eq=False)
 class MemoryHandle:
-    """One environment's scene memory, with the camera that it was last seen by. Methods never
-    change it.
+    """One environment's scene memory and its newest camera; methods never change it.
 
-    kind: the rules. data: a batch of one. intrinsics: (4,) ``fx fy cx cy`` and size: (height,
-    width) of the frames that were integrated. pose: (4, 4) camera-to-world of the newest frame.
-    step: how many steps the dream had gone.
+    kind: the memory's rules. data: a batch of one. intrinsics: (4,) ``fx fy cx cy`` and size:
+    (height, width) of the integrated frames. pose: (4, 4) camera-to-world of the newest frame.
+    step: steps that the dream had taken.
     """
 
     kind: SceneMemory
@@ -81,11 +79,11 @@ class MemoryHandle:
     def camera(
         self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None
     ) -> Camera:
-        """A camera, a batch of one; what is left out is that of the newest frame.
+        """A camera, a batch of one; omitted arguments are those of the newest frame.
 
         pose: (4, 4) camera-to-world. size: (height, width). intrinsics: (4,) pixels of a picture of
-        that size; by default the frames' own field of view from top to bottom, with square pixels:
-        a wider picture sees more at the sides.
+        that size. The default keeps the frames' vertical field of view with square pixels, so that
+        a wider picture shows more at the sides.
         """
         height, width = self.size if size is None else as_size(size)
         if intrinsics is None:
@@ -110,11 +108,11 @@ class MemoryHandle:
     def render(
         self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None
     ) -> MemoryPicture:
-        """What the memory shows at a camera: see :meth:`camera`, or give one (a batch of one) as
-        ``pose``.
+        """Render the memory at a camera.
 
-        Points are drawn as large as the patches of surface that they stand for, so that a picture
-        larger than the frames is dense where the memory is. Holes stay holes.
+        See :meth:`camera` for the arguments, or give a Camera (a batch of one) as ``pose``. Points
+        are drawn as large as the surface patches that they stand for, so that a picture larger than
+        the frames is dense where the memory is. Holes stay holes.
         """
         camera = pose if isinstance(pose, Camera) else self.camera(pose, size, intrinsics)
         if isinstance(pose, Camera) and (
@@ -159,12 +157,12 @@ class MemoryHandle:
         reach: float | None = 25.0,
         gap: float = 0.5,
     ) -> TopDown:
-        """A map seen from above, north (world y) up. Of points over one another, the highest shows.
+        """A map seen from above, north (world y) up; the highest of several points shows.
 
-        resolution: metres a pixel. above, below: metres over and under the present camera; what is
-        outside of that band is cut away, ceilings above all. reach: metres to each side of the
-        camera, None for everything. gap: what lies between points at most so far apart (m) is shown
-        as the nearest of them, as floors seen from their side are; 0 for never.
+        resolution: metres per pixel. above, below: metres over and under the present camera; points
+        outside of that band, such as ceilings, are cut away. reach: metres to each side of the
+        camera, None for everything. gap: gaps of at most this many metres between points are filled
+        with the nearest point, as in floors seen from the side; 0 fills none.
         """
         band = Band(above, below, reach)
         return top_down(
@@ -183,13 +181,12 @@ class MemoryHandle:
         confidence: int = 1,
         trajectory: Trajectory | None = None,
     ) -> Occupancy:
-        """A grid of voxels around the points within ``reach`` metres to each side of the camera
-        (None for all points).
+        """A grid of voxels within ``reach`` metres to each side of the camera, None for all points.
 
-        A voxel is occupied where a point of at least ``confidence`` lies in it. It is free where
-        lines of sight pass through it, up to a voxel short of what they end at: those of the newest
-        frame, or those of all frames of ``trajectory`` (of more than 200, so many). Both trust the
-        scene to stand still. All else is unknown, the gaps between points of one wall included.
+        A voxel is occupied if a point of at least ``confidence`` lies in it. It is free if lines of
+        sight pass through it, up to a voxel before their end: those of the newest frame, or those
+        of the frames of ``trajectory`` (at most 200 of them). Both assume a static scene. All other
+        voxels are unknown, including gaps between points of one wall.
         """
         points = self._points()
         if trajectory is not None and not isinstance(trajectory, Trajectory):
@@ -224,12 +221,11 @@ class MemoryHandle:
         )
 
     def floor(self, place: Any, radius: float = 0.5) -> float:
-        """World z in metres of the ground at a place: to stand things on it.
+        """World z of the ground at a place, in metres, for example to put things on it.
 
-        place: world x, y (and z, which is not looked at), or a pose (4, 4). radius: metres around
-        it that count. The ground is where the lowest tenth of the points ends that lie there and
-        under the camera. Raises NotFoundError where the memory knows fewer than
-        :data:`LEAST_POINTS` of them.
+        place: world x, y (and z, which is ignored), or a pose (4, 4). radius: metres around it that
+        count. The ground is the lowest decile of the points there that lie under the camera. Raises
+        NotFoundError where the memory knows fewer than :data:`LEAST_POINTS` of them.
         """
         shape = np.shape(place)
         if shape not in ((2,), (3,), (4, 4)):
@@ -253,8 +249,7 @@ class MemoryHandle:
         return float(height.quantile(0.1))
 
     def sky(self) -> tuple[Array, Array]:
-        """What is infinitely far: unit directions (n, 3) float32 in world axes, and colours (n, 3)
-        uint8."""
+        """Unit directions (n, 3) float32 in world axes of the sky, and colours (n, 3) uint8."""
         points = self._points()
         chosen = points.kind[0] == DIRECTION
         direction = points.position[0][:, chosen].T
@@ -263,8 +258,11 @@ class MemoryHandle:
         ].T.cpu().numpy().copy()
 
     def statistics(self) -> dict[str, int | float]:
-        """points, directions, used (share of the slots), confidence (mean), extent_m (longest side
-        of the box around all)."""
+        """Counts and sizes of the memory.
+
+        points, directions, used (share of slots), confidence (mean), extent_m (longest side of the
+        bounding box).
+        """
         return {
             name: value.item() for name, value in PointMemory().statistics(self._points()).items()
         }
@@ -272,16 +270,20 @@ class MemoryHandle:
     # Editing. Each gives a new handle; ``env.unwrapped.edit(handle)`` has the dream go on from it.
 
     def remove(self, box: Box, pose: Any = None) -> MemoryHandle:
-        """Without the points in ``box``: its lower and upper corner (x, y, z) in metres, in the
-        axes of ``pose`` or the world's."""
+        """Remove the points in ``box``; returns a new handle.
+
+        box: lower and upper corner (x, y, z) in metres, in the axes of ``pose`` or the world's.
+        """
         memory, points = self._editable()
         return dataclasses.replace(
             self, data=memory.remove(points, self._inside(points, box, pose))
         )
 
     def recolour(self, box: Box, colour: Sequence[int], pose: Any = None) -> MemoryHandle:
-        """The points in ``box`` (see :meth:`remove`) in another colour, three numbers from 0 to
-        255."""
+        """Recolour the points in ``box`` (see :meth:`remove`); returns a new handle.
+
+        colour: three numbers from 0 to 255.
+        """
         memory, points = self._editable()
         if (
             not isinstance(colour, (Sequence, np.ndarray))
@@ -297,11 +299,12 @@ class MemoryHandle:
     def paste(
         self, shape: Any, pose: Any, spacing: float = 0.02, distance: float = 0.25
     ) -> MemoryHandle:
-        """With a thing put in at ``pose`` (4, 4), its axes to world.
+        """Put an object in at ``pose`` (4, 4), object axes to world; returns a new handle.
 
         shape: a trimesh mesh, scene or cloud, or the path of a file: see
         :func:`worldsim.memory.editing.surface_points`; or a pair of arrays, positions (n, 3) in
-        metres and colours (n, 3) uint8. distance: from how near (m) it shall look sharp.
+        metres and colours (n, 3) uint8. distance: viewing distance (m) down to which it looks
+        sharp.
         """
         memory, points = self._editable()
         number("distance", distance, 1e-3, 1e3, "metres")

@@ -1,5 +1,4 @@
-"""Maps that planners and people take from a point memory: a picture from above, and a grid of
-voxels."""
+"""Maps of a point memory for planners and people: a view from above and a voxel grid."""
 
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class TopDown:
-    """A memory from above, north (world y) up. Holes have mask False, black colour and height
-    ``nan``.
+    """A memory from above, north (world y) up. Holes have mask False, black colour, height ``nan``.
 
     rgb: (h, w, 3) uint8. height: (h, w) float32, world z in metres. mask: (h, w) bool. west, north:
     world x and y in metres of the picture's upper left corner. resolution: metres a pixel.
@@ -55,8 +53,10 @@ class TopDown:
     resolution: float
 
     def pixels(self, xy: Any) -> Array:
-        """World x, y (..., 2) in metres to column, row (..., 2); pixel (i, j) has its middle at i +
-        0.5, j + 0.5."""
+        """Convert world x, y (..., 2) in metres to column, row (..., 2).
+
+        Pixel (i, j) has its middle at i + 0.5, j + 0.5.
+        """
         xy = np.asarray(xy, np.float64)
         return np.stack(
             [
@@ -80,8 +80,7 @@ class TopDown:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """A grid of voxels in world axes. ``occupied`` and ``free`` exclude one another; what is
-    neither is unknown.
+    """A grid of voxels in world axes: occupied, free, or neither, which is unknown.
 
     occupied: (nx, ny, nz) bool, a point lies in the voxel. free: (nx, ny, nz) bool, a line of sight
     passes through it. origin: (3,) float64, the lower corner of voxel (0, 0, 0) in metres. voxel:
@@ -99,8 +98,10 @@ class Occupancy:
         return ~(self.occupied | self.free)
 
     def index(self, position: Any) -> Array:
-        """The voxels (..., 3) int64 that world positions (..., 3) in metres fall into; they may lie
-        outside of the grid."""
+        """The voxels (..., 3) int64 that world positions (..., 3) in metres fall into.
+
+        They may lie outside of the grid.
+        """
         return np.floor((np.asarray(position, np.float64) - self.origin) / self.voxel).astype(
             np.int64
         )

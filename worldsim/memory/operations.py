@@ -172,8 +172,10 @@ def other_colours(colour: Tensor, points: Splat, rgb: Tensor, tolerance: int) ->
 
 
 def write_fresh(memory: Points, found: Verdict, frame: Frame, step: Tensor, own: bool) -> Points:
-    """Write the fresh pixels as new points. own: kind, seen and confidence are nobody else's,
-    and may be written to."""
+    """Write the fresh pixels as new points.
+
+    own: whether kind, seen and confidence belong to the caller alone and may be overwritten.
+    """
     b, pixels = found.fresh.shape
     count = found.fresh.sum(1)
     k = min(pixels, memory.capacity)

@@ -16,8 +16,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class MemoryPicture:
-    """A memory seen from somewhere. Holes have mask False, black colour, infinite depth and no
-    normal.
+    """A view of a memory. Holes have mask False, black colour, infinite depth and no normal.
 
     rgb: (h, w, 3) uint8. depth: (h, w) float32 metres along the optical axis, ``inf`` at sky. mask:
     (h, w) bool. normals: (h, w, 3) float32, world axes, unit length, towards the camera; zeros at

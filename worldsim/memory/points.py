@@ -1,9 +1,9 @@
-"""The point-cloud memory: coloured points of every frame seen, each place kept once, at the finest
-sight of it.
+"""The point memory: coloured points of every frame, each place once, at its finest view.
 
 An integrated frame adds points only where the memory does not explain it already, so memory grows
 with the space seen and not with the steps taken. What is infinitely far (sky) is kept as
-directions. Rows of a batch never influence one another, bit by bit; nothing here waits for a GPU.
+directions. Rows of a batch never influence one another, bit by bit, and nothing here waits for a
+GPU.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from worldsim.state import Frame, MemoryView, map_tensors
 
 
 class PointMemory:
-    """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure: data in, new data
-    out."""
+    """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure."""
 
     skips_unknown = True
     """``integrate`` leaves out the pixels that ``known`` excludes."""
@@ -66,8 +65,7 @@ class PointMemory:
         )
 
     def render(self, memory: Points, camera: Camera) -> MemoryView:
-        """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay
-        holes."""
+        """Render the points: one pixel per point, the nearest wins, holes stay holes."""
         if usable(memory.kind):
             return splat_triton.view_of(memory, camera, self.between)
         if memory.capacity == 0:
@@ -147,13 +145,11 @@ class PointMemory:
         return write_fresh(kept, found, frame, step, own=slot is not None)
 
     def remove(self, memory: Points, chosen: Tensor) -> Points:
-        """Without the points ``chosen``, (b, c) bool, as :func:`worldsim.memory.editing.in_box`
-        gives them."""
+        """Remove the points ``chosen``, (b, c) bool; see :func:`worldsim.memory.editing.in_box`."""
         return dataclasses.replace(memory, kind=memory.kind.masked_fill(chosen, EMPTY))
 
     def recolour(self, memory: Points, chosen: Tensor, colour: Tensor) -> Points:
-        """The points ``chosen``, (b, c) bool, in another colour. colour: uint8, (3,) or (b, 3,
-        c)."""
+        """Recolour the points ``chosen``, (b, c) bool. colour: uint8, (3,) or (b, 3, c)."""
         if colour.dtype != torch.uint8 or colour.shape not in ((3,), memory.colour.shape):
             raise InvalidInputError(
                 f"colour is {colour.dtype} {tuple(colour.shape)}: give uint8 (3,) or "
@@ -215,8 +211,7 @@ class PointMemory:
         )
 
     def surroundings(self, memory: Points, pose: Tensor) -> Tensor:
-        """A map of what is near ``pose`` (b, 4, 4): see
-        :meth:`worldsim.protocols.SceneMemory.surroundings`."""
+        """See :meth:`worldsim.protocols.SceneMemory.surroundings`."""
         if usable(memory.kind):
             return splat_triton.map_around(memory.position, memory.kind, pose, self.config.body_m)
         slot = None

@@ -1,8 +1,7 @@
-"""The radiance field: a scene memory that keeps points, and fits a dense voxel field to what was
-seen when asked to.
+"""The radiance field: a scene memory of points, plus a voxel field fitted on request.
 
-Points remember every frame at once and show one pixel each; the field takes seconds to fit and then
-gives smooth views of any size, and density. It starts from the points, which is what makes seconds
+Points remember every frame at once and show one pixel each. The field takes seconds to fit and then
+gives smooth views of any size, and density. It starts from the points, which is why seconds are
 enough. Where it knows nothing, or newer frames disagree with it, the points are shown.
 """
 
@@ -122,8 +121,7 @@ class RadianceMemoryConfig:
 
 
 class RadianceMemory:
-    """A :class:`worldsim.protocols.SceneMemory` of points and a voxel field. All methods are pure:
-    data in, new data out.
+    """A :class:`worldsim.protocols.SceneMemory` of points and a voxel field. Methods are pure.
 
     points: the point memory that it builds upon, such as ``PointMemory()``.
     """
@@ -136,8 +134,10 @@ class RadianceMemory:
         return self.pad(self.points.empty(batch, device))
 
     def pad(self, memory: Any) -> RadianceField:
-        """Data of this memory's sizes, from its own data or from the point memory's: then there is
-        no field yet."""
+        """Pad data to this memory's sizes.
+
+        memory: its own data, or the point memory's: then there is no field yet.
+        """
         if isinstance(memory, RadianceField):
             return dataclasses.replace(memory, points=self.points.pad(memory.points))
         c, points = self.config, self.points.pad(memory)
@@ -164,10 +164,10 @@ class RadianceMemory:
         step: Tensor,
         known: Tensor | None = None,
     ) -> RadianceField:
-        """Data whose points hold ``frame`` too, and which keeps it for the next fit if it is all
-        known and nothing like it is kept.
+        """Integrate ``frame`` into the points, and keep it for the next fit if it is new.
 
-        The field stays as it is: see :meth:`fit`.
+        A frame is kept if no kept frame resembles it and all its pixels are known. The field stays
+        as it is: see :meth:`fit`.
         """
         if frame.inverse_depth is None or frame.pose is None:
             raise MissingGeometryError(
@@ -190,12 +190,11 @@ class RadianceMemory:
     def fit(
         self, memory: RadianceField, iterations: int = 200, seed: int = 0, from_points: bool = True
     ) -> RadianceField:
-        """Data with a field fitted anew to the points and kept frames, in every environment that
-        has any.
+        """Fit a field to the points and kept frames, in every environment that has any.
 
-        iterations: 200 take about 10 s a 64x64 environment on 2 CPU cores; many more bring little.
-        The same data, iterations and seed give the same field on a CPU. from_points: False starts
-        from noise instead, for comparisons.
+        iterations: 200 take about 10 s per 64x64 environment on 2 CPU cores; many more bring
+        little. The same data, iterations and seed give the same field on a CPU. from_points: False
+        starts from noise, for comparisons.
         """
         if whole("iterations", iterations, -math.inf) < 1:
             raise InvalidInputError(
@@ -211,8 +210,10 @@ class RadianceMemory:
         return dataclasses.replace(memory, voxels=voxels, fitted=fitted)
 
     def adopt(self, memory: RadianceField, fitted: RadianceField) -> RadianceField:
-        """``memory`` with the field of ``fitted``: for fits in the background, whose data is a few
-        steps old when they end."""
+        """``memory`` with the field of ``fitted``.
+
+        For fits in the background, whose data is a few steps old when they end.
+        """
         return dataclasses.replace(memory, voxels=fitted.voxels, fitted=fitted.fitted)
 
     def without_field(self, memory: RadianceField) -> RadianceField:
@@ -256,8 +257,7 @@ class RadianceMemory:
         return ends[0] - margin, (ends[1] - ends[0] + 2.0 * margin) / (shape - 1)
 
     def render(self, memory: RadianceField, camera: Camera) -> MemoryView:
-        """What the memory shows at ``camera``, of any size: the field, and points where there is
-        none or it is out of date.
+        """Render at ``camera``, of any size: the field, or points where it is missing or old.
 
         A point of a frame newer than the fit wins if it lies before the field's surface, or behind
         it with no point near by that bears the surface out.
@@ -310,10 +310,10 @@ class RadianceMemory:
         )
 
     def density(self, memory: RadianceField, place: Tensor) -> Tensor:
-        """Density (b, n) float32 per metre at world places (b, n, 3) metres; 0 outside of the field
-        and without one.
+        """Density (b, n) float32 per metre at world places (b, n, 3) metres.
 
-        A ray that runs ``s`` metres through density ``d`` gets through with probability exp(-s d).
+        It is 0 outside of the field and without one. A ray that runs ``s`` metres through density
+        ``d`` passes with probability exp(-s d).
         """
         if place.ndim != 3 or place.shape[0] != len(memory.fitted) or place.shape[2] != 3:
             raise InvalidInputError(
@@ -327,8 +327,7 @@ class RadianceMemory:
         return memory.points
 
     def surroundings(self, memory: RadianceField, pose: Tensor) -> Tensor:
-        """The points' map of what is near ``pose`` (b, 4, 4): see
-        :meth:`worldsim.protocols.SceneMemory.surroundings`."""
+        """See :meth:`worldsim.protocols.SceneMemory.surroundings`; computed from the points."""
         return self.points.surroundings(memory.points, pose)
 
 

@@ -1,5 +1,4 @@
-"""Kinds of scene memory by name, so that a file can say which one it holds. A new kind is one line
-here."""
+"""Kinds of scene memory by name, so that a file can name its kind; a new kind is one line here."""
 
 from __future__ import annotations
 
@@ -35,17 +34,15 @@ KINDS = {
 
 
 def meta_empty(memory: SceneMemory) -> Any:
-    """Data of one world that has seen nothing, as shapes without memory behind them: what a file's
-    tensors are compared with."""
+    """Empty data of one world on the meta device, to compare a file's tensor shapes with."""
     # On the CPU "meta" device: a capacity that a file claims takes no memory.
     return memory.empty(1, "meta")
 
 
 def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
-    """A memory's kind and config as JSON values, and under ``points`` those of the memory that it
-    builds upon.
+    """A memory's kind and config as JSON values; ``points`` describes the memory below it.
 
-    None for one that has no name here, or builds upon such a one.
+    Returns None for a memory without a registered name, or upon such a one.
     """
     given: Any = memory
     for name, kind in KINDS.items():
@@ -60,8 +57,10 @@ def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
 
 
 def memory_from_description(description: dict[str, Any]) -> Any:
-    """The memory that :func:`describe_memory` described. Raises InvalidInputError for an unknown
-    kind or config."""
+    """The memory that :func:`describe_memory` described.
+
+    Raises InvalidInputError for an unknown kind or config.
+    """
     if not isinstance(description, dict):
         raise InvalidInputError(
             f"a scene memory is described by an object with its kind and config, not by "

@@ -23,11 +23,11 @@ from worldsim.state import Frame, MemoryView
 
 @dataclass(frozen=True)
 class SeenFrames:
-    """The last ``n`` frames of a batch; ``count`` (b,) int64 of all that were ever seen, frame k
-    being in slot k modulo n.
+    """The last ``n`` frames of each environment, in a ring.
 
     rgb: (b, n, 3, h, w) uint8. inverse_depth: (b, n, h, w) int32. pose: (b, n, 4, 4) and
-    intrinsics: (b, n, 4) float32.
+    intrinsics: (b, n, 4) float32. count: (b,) int64, frames ever seen; frame k is in slot k modulo
+    n.
     """
 
     rgb: Tensor
@@ -53,8 +53,7 @@ class RetrievalMemoryConfig:
 
 
 class RetrievalMemory:
-    """A :class:`worldsim.protocols.SceneMemory` that renders the past frame of the nearest pose,
-    splatted to the new camera."""
+    """A :class:`worldsim.protocols.SceneMemory` that splats the past frame of the nearest pose."""
 
     def __init__(self, config: RetrievalMemoryConfig | None = None) -> None:
         self.config = config or RetrievalMemoryConfig()
@@ -82,8 +81,7 @@ class RetrievalMemory:
         step: Tensor,
         known: Tensor | None = None,
     ) -> SeenFrames:
-        """The frames with this one among them, whole, in the place of the oldest if there are too
-        many."""
+        """Store the frame; the oldest makes room."""
         if frame.inverse_depth is None or frame.pose is None:
             raise MissingGeometryError(
                 "this frame has no depth or no pose: retrieval by pose needs both (or use NoMemory)"
@@ -108,8 +106,10 @@ class RetrievalMemory:
         )
 
     def render(self, memory: SeenFrames, camera: Camera) -> MemoryView:
-        """The frame of the nearest pose (:func:`worldsim.camera.nearest_pose`), one pixel a
-        point."""
+        """Render the frame of the nearest pose (:func:`worldsim.camera.nearest_pose`).
+
+        One pixel per point.
+        """
         position, colour, kind, source = self._nearest_points(memory, camera.pose)
         return view_of(position, colour, kind, source, camera)
 

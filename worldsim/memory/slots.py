@@ -32,15 +32,13 @@ Slots = TypeVar("Slots", bound=HasSlots)
 
 @dataclass(frozen=True)
 class Points:
-    """A batch of point clouds of fixed capacity ``c``; unused slots have kind 0 and anything
-    elsewhere.
+    """A batch of point clouds of fixed capacity ``c``; unused slots have kind 0.
 
     position: (b, 3, c) float32, world metres; for a direction, a vector towards it in world axes.
-    colour: (b, 3, c) uint8 rgb.
-    kind: (b, c) uint8, 0 unused, 1 point, 2 direction (infinitely far).
-    source: (b, c) uint8, 255 * depth channel (``worldsim.camera.code_to_channel``) at capture; 0
-    for directions. seen: (b, c) int32, the step at which a frame last agreed with the point.
-    confidence: (b, c) uint8, how many frames agreed with it, at most 255.
+    colour: (b, 3, c) uint8 rgb. kind: (b, c) uint8, 0 unused, 1 point, 2 direction (infinitely
+    far). source: (b, c) uint8, 255 * depth channel (``worldsim.camera.code_to_channel``) at
+    capture; 0 for directions. seen: (b, c) int32, the step at which a frame last agreed with the
+    point. confidence: (b, c) uint8, how many frames agreed with it, at most 255.
     """
 
     position: Tensor
@@ -98,10 +96,10 @@ def points_of(memory: SceneMemory, data: Any) -> Points | None:
 
 
 def beginning(memory: Slots, more: int = 0) -> Slots:
-    """The slots up to the last one in use, and ``more``: unused ones show nothing, and slots are
-    filled from the first on.
+    """The slots up to the last used one, and ``more``.
 
-    All slots on a GPU, which would have to stop to tell.
+    Unused slots show nothing, and slots are filled from the first on. On a GPU all slots are
+    returned, since counting would wait for it.
     """
     if memory.kind.device.type != "cpu":
         return memory
@@ -120,10 +118,9 @@ def beginning(memory: Slots, more: int = 0) -> Slots:
 
 
 def places(mask: Tensor) -> Tensor:
-    """Where mask (b, n) holds, ascending, (b, m) int64: as many as the fullest row has, at least
-    one; 0 where a row has fewer.
+    """Indices where mask (b, n) holds, ascending: (b, m) int64, m as in the fullest row.
 
-    Waits for a GPU.
+    At least one; 0 where a row has fewer. Waits for a GPU.
     """
     b = len(mask)
     if b == 1:
@@ -148,8 +145,7 @@ def take_slots(memory: Slots, slot: Tensor) -> Slots:
 
 
 def first_true(mask: Tensor, k: int) -> Tensor:
-    """The first ``k`` places where mask (b, n) holds, ascending: (b, k) int64; 0 where there are
-    fewer."""
+    """The first ``k`` indices where mask (b, n) holds: (b, k) int64, 0 where there are fewer."""
     b, n = mask.shape
     rank = mask.cumsum(1)
     target = torch.where(mask & (rank <= k), rank - 1, k)
@@ -160,10 +156,10 @@ def first_true(mask: Tensor, k: int) -> Tensor:
 
 
 def next_slots(memory: Points, step: Tensor, k: int) -> Tensor:
-    """The ``k`` slots to write next, (b, k) int64: unused ones first, then the least recently
-    seen, lower ones first.
+    """The ``k`` slots to write next, (b, k) int64: unused ones, then the least recently seen.
 
-    Points not seen for very long (65,534 steps at the default capacity) count as equally old.
+    Ties go to the lower slot. Points not seen for very long (65,534 steps at the default capacity)
+    count as equally old.
     """
     if memory.kind.device.type == "cpu":
         unused = beginning(memory, k).kind == EMPTY

@@ -1,5 +1,4 @@
-"""A dense voxel field: density and colour at the nodes of a grid, interpolated, and rendered along
-rays.
+"""A dense voxel field: density and colour at grid nodes, interpolated, rendered along rays.
 
 Densities are kept before their activation (softplus) and activated after interpolation, so that a
 surface may be sharper than a voxel (Sun, Sun and Chen, "Direct Voxel Grid Optimization", 2022).

@@ -1,2 +1,1 @@
-"""What planners share: objectives, imagined walks, the ground to walk on, and finding a place
-again."""
+"""Parts that planners share: objectives, imagined walks, maps of the ground, locating a picture."""

@@ -1,9 +1,8 @@
-"""Where a walker can go, by a scene memory: heights of the ground, obstacles, ways, and the borders
-of what is known.
+"""A map of where a walker can go: ground heights, obstacles, shortest ways, frontiers.
 
-Places have one ground: of floors above one another, the one that can be walked to from the start
-counts. What has not been seen is taken as walkable, so that ways lead into it until a frame says
-otherwise.
+The map is computed from the points of a scene memory. Each place has one ground height: where
+floors lie above one another, the one that can be reached from the start counts. Unseen places count
+as walkable, so that ways lead into them until a frame shows otherwise.
 """
 
 from __future__ import annotations
@@ -111,8 +110,11 @@ class Ground:
         config: GroundConfig | None = None,
         bumps: Array | None = None,
     ) -> Ground:
-        """The ground around a walker. position: (3, n) points and eye: (3,) its camera, world
-        metres. bumps: (k, 2) world x, y where it was stopped by what the points do not show."""
+        """Build the map around a walker.
+
+        position: (3, n) points. eye: (3,) the walker's camera. Both in world metres. bumps: (k, 2)
+        world x, y at which the walker was stopped by something that the points do not show.
+        """
         c = config or GroundConfig()
         n = 2 * math.ceil(c.reach / c.cell)
         low = np.floor(np.asarray(eye, np.float64)[:2] / c.cell) * c.cell - 0.5 * n * c.cell
@@ -136,8 +138,10 @@ class Ground:
         return cls(height, known, obstacle, low, c)
 
     def cells(self, xy: Any) -> Array:
-        """World x, y (..., 2) to cells (..., 2) int64; places outside of the map give its nearest
-        cell."""
+        """Convert world x, y (..., 2) to cells (..., 2) int64.
+
+        Places outside of the map give its nearest cell.
+        """
         index = np.floor((np.asarray(xy, np.float64) - self.low) / self.config.cell).astype(
             np.int64
         )
@@ -158,13 +162,14 @@ class Ground:
         anyhow: bool = False,
         outward: bool = False,
     ) -> Array:
-        """The way from every cell to the nearest source, (nx, ny) float32 metres, ``inf`` where
-        none leads.
+        """Length of the way from every cell to the nearest source.
 
-        sources: (k, 2) cells. costs: (k,) metres that each begins with. Ways near obstacles and
-        through the unknown count more. anyhow: obstacles can be passed, at 20 times the cost: for
-        what only seems blocked. outward: the way from the sources to every cell instead; ledges can
-        be fallen down, not walked up.
+        Returns (nx, ny) float32 metres, ``inf`` where no way leads.
+
+        sources: (k, 2) cells. costs: (k,) metres that each source begins with. Ways near obstacles
+        and through unseen ground count more. anyhow: obstacles can be passed at 20 times the cost,
+        for goals that only seem blocked. outward: compute the way from the sources to every cell
+        instead. Ledges can be fallen down but not walked up.
         """
         c = self.config
         near = _grown(self.obstacle, c.berth / c.cell)
@@ -203,12 +208,12 @@ class Ground:
             return (-rise if outward else rise) <= self.config.climb
 
     def frontier(self, smallest: int = 4, beyond: float = 1.25) -> tuple[Array, Array]:
-        """Cells ``beyond`` metres outside of what is known, where the ground may go on, and how
-        many adjoin in each one's group.
+        """Cells ``beyond`` metres outside of the known ground, and the size of each one's group.
 
-        Frontiers of Yamauchi 1997, moved outwards: who walks there looks into the unknown, and
-        pockets that are narrower are left out. Gaps of up to 2 m between points are no borders:
-        floors that were seen from 10 m away have such. Returns (k, 2) int64 and (k,) int64.
+        These are the frontiers of Yamauchi 1997, moved outwards: a walker there looks into the
+        unknown, and narrower pockets are left out. Gaps of up to 2 m between points do not count as
+        frontiers, since floors seen from 10 m away have such gaps. Returns (k, 2) int64 and (k,)
+        int64.
         """
         square = np.ones((2 * round(1.0 / self.config.cell) + 1,) * 2, np.uint8)
         # The map's own edge is no border: OpenCV takes what lies outside as whatever changes
@@ -226,8 +231,10 @@ class Ground:
         return cells, count[label[cells[:, 0], cells[:, 1]]]
 
     def descent(self, field: Array, xy: Any, metres: float) -> Array:
-        """The way down ``field`` (nx, ny) from world x, y, (k, 2) cells, until it has gone
-        ``metres`` or arrives."""
+        """Follow ``field`` (nx, ny) downwards from world x, y, for ``metres`` or until it ends.
+
+        Returns (k, 2) cells.
+        """
         cell = self.cells(xy)
         path = [cell]
         for _ in range(math.ceil(metres / self.config.cell)):

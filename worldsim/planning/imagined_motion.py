@@ -1,8 +1,7 @@
-"""Poses that many sequences of actions lead to, without a frame being drawn: the ego-motion head on
-a map of the memory.
+"""Poses that sequences of actions lead to, from the ego-motion head alone; no frame is generated.
 
-A step of a world spends nearly all of its time on drawing. Where an objective asks for places
-alone, candidates are walked by the ego-motion head, and only what shall be looked at is drawn.
+A step of a world spends nearly all of its time on generating the frame. Where an objective needs
+only poses, the ego-motion head moves the candidates over a map of the memory.
 """
 
 from __future__ import annotations
@@ -33,8 +32,7 @@ MOST_SIDE = 4096
 
 
 class Relief:
-    """What surrounds any place near a centre, drawn once a height: maps of surroundings are then
-    cut out of it.
+    """Maps of the surroundings of any place near a centre, drawn once per height.
 
     position: (3, n) float32 points, world metres. centre: (3,). reach: metres to each side. body:
     see :class:`worldsim.memory.points.PointMemoryConfig`.
@@ -51,9 +49,11 @@ class Relief:
         self._drawn: dict[int, Tensor] = {}
 
     def around(self, pose: Tensor) -> Tensor:
-        """Maps of what is near poses (b, 4, 4), (b, 2, 48, 48) uint8: as
-        :meth:`worldsim.protocols.SceneMemory.surroundings`, with cells up to 2 cm aside and heights
-        up to 5 cm off."""
+        """Maps of the surroundings of poses (b, 4, 4): (b, 2, 48, 48) uint8.
+
+        They equal :meth:`worldsim.protocols.SceneMemory.surroundings`, with cells up to 2 cm aside
+        and heights up to 5 cm off.
+        """
         level = torch.round(pose[:, 2, 3] / LEVEL).to(torch.int64)
         found, which = torch.unique(level, return_inverse=True)
         maps = torch.stack([self._map(int(one)) for one in found])
@@ -91,8 +91,10 @@ class Relief:
 
 
 def relief_of(world: World, state: WorldState, steps: int) -> Relief | None:
-    """What surrounds any place that ``steps`` steps lead to; None for memories that are asked place
-    by place."""
+    """The relief of all places that ``steps`` steps can reach.
+
+    Returns None for memories whose surroundings must be rendered place by place.
+    """
     assert state.frame.pose is not None and state.frame.inverse_depth is not None
     centre, reach = state.frame.pose[0, :3, 3], steps * FASTEST + MAP_CELL * MAP_CELLS
     points = points_of(world.memory, state.memory)

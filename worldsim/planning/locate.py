@@ -1,5 +1,7 @@
-"""Where a picture was taken, by a point memory: panoramas from places that can be stood on, then
-views around the best ones."""
+"""Find where a picture was taken in a point memory.
+
+Panoramas from all standing places come first, then views around the best ones.
+"""
 
 from __future__ import annotations
 
@@ -65,12 +67,12 @@ class LocateConfig:
 
 @torch.no_grad()
 def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | None = None) -> Tensor:
-    """The pose (4, 4) float32 camera-to-world at which the memory shows most nearly the picture
-    ``rgb``, (h, w, 3) uint8.
+    """Find the pose at which the memory shows a picture.
 
-    state: a batch of one. Cameras are level and at eye height, as walkers' are. Raises
-    InvalidInputError where nothing that the memory knows looks so: the goal is then outside of it.
-    MissingGeometryError without a point memory.
+    rgb: (h, w, 3) uint8. state: a batch of one. Returns (4, 4) float32 camera-to-world. Cameras are
+    level and at eye height, as walkers' are. Raises InvalidInputError where no view of the memory
+    resembles the picture: the goal is then outside of the memory. Raises MissingGeometryError
+    without a point memory.
     """
     c = config or LocateConfig()
     known, picture, intrinsics, eye = _search(world, state, rgb, c)
@@ -94,12 +96,12 @@ def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | Non
 def candidates(
     world: World, state: WorldState, rgb: Any, count: int = 6, config: LocateConfig | None = None
 ) -> Tensor:
-    """Poses (k, 4, 4) as :func:`locate` looks for them, the likeliest first, at most ``count``,
-    ``config.apart`` metres apart.
+    """Poses (k, 4, 4) that may show a picture, the likeliest first.
 
-    Places look alike, and what points show of the true one may look less like the picture than
-    another: who can go there looks at several. Nothing is refused for looking otherwise, so there
-    always is at least one. Raises as :func:`locate` for what is no picture or no memory.
+    At most ``count``, ``config.apart`` metres apart. Places look alike, and the points may show the
+    true place less like the picture than another one, so a caller who can walk looks at several.
+    There is always at least one, however little it resembles the picture. Raises as :func:`locate`
+    does.
     """
     c = config or LocateConfig()
     count = whole("count", count, 1)

@@ -33,10 +33,11 @@ from worldsim.state import WorldState
 
 
 class Imagination:
-    """Futures from where something is now.
+    """Imagines the futures of action sequences from the source's present state.
 
-    source: an environment with ``fork(n)``, wrapped or not, or anything :class:`Dreaming`. It stays
-    where it is. Raises InvalidInputError for one that can neither be forked nor imagined from.
+    source: an environment with ``fork(n)``, wrapped or not, or anything
+    :class:`~worldsim.planning.objectives.Dreaming`. It is not changed. Raises InvalidInputError for
+    a source that can neither be forked nor imagined from.
     """
 
     def __init__(self, source: Any) -> None:
@@ -54,8 +55,10 @@ class Imagination:
             )
 
     def futures(self, acts: Tensor, needs: Needs) -> Futures:
-        """What actions (n, t, ...) lead to. Where episodes end, what follows is dreamed on and
-        ``alive`` is False."""
+        """Imagine the futures of actions (n, t, ...).
+
+        Where an episode ends, ``alive`` is False from then on and the frames have no meaning.
+        """
         if needs is Needs.MOTION:
             require_dreaming(self.source, "poses to be imagined")
             world, state = self.source.world, self.source.state
@@ -106,8 +109,10 @@ def _join(columns: list[tuple[Tensor, Tensor, Tensor, Any]]) -> Futures:
 
 
 def action_bounds(space: gym.Space[Any]) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds (k,) float32 of continuous actions. InvalidInputError for spaces that
-    planners cannot handle."""
+    """Lower and upper bounds (k,) float32 of continuous actions.
+
+    Raises InvalidInputError for spaces that planners cannot handle.
+    """
     if (
         isinstance(space, gym.spaces.Box)
         and len(space.shape) == 1
@@ -124,11 +129,10 @@ def action_bounds(space: gym.Space[Any]) -> tuple[Tensor, Tensor]:
 def coloured_noise(
     n: int, steps: int, width: int, exponent: float, generator: torch.Generator
 ) -> Tensor:
-    """Standard normal numbers (n, steps, width) whose spectrum along the steps falls as 1 /
-    f^exponent; 0 is white.
+    """Standard normal noise (n, steps, width) whose spectrum falls as 1 / f^exponent.
 
-    Timmer and König 1995, as in iCEM (Pinneri et al. 2020): actions then last, and candidates get
-    somewhere.
+    Exponent 0 is white noise. Timmer and König 1995, as in iCEM (Pinneri et al. 2020): actions then
+    persist, and candidates get further.
     """
     # Twice as long as needed: such noise repeats itself, and its end would resemble its beginning.
     length = 2 * steps
@@ -148,14 +152,16 @@ def coloured_noise(
 
 
 def draw_choices(probability: Tensor, noise: Tensor) -> Tensor:
-    """Choices (n, t) int64 of the probabilities (t, a), by standard normal noise (n, t, a): lasting
-    noise, lasting choices."""
+    """Draw choices (n, t) int64 with probabilities (t, a), by normal noise (n, t, a).
+
+    Noise that is correlated along t gives choices that persist.
+    """
     uniform = torch.special.ndtr(noise.double()).clamp(1e-12, 1.0 - 1e-12)
     return (probability.double().clamp(min=1e-12).log() - (-uniform.log()).log()).argmax(-1)
 
 
 def as_action(act: Tensor, space: gym.Space[Any]) -> Any:
-    """One planned action (...) as the environment takes it."""
+    """Convert a planned action (...) to what the environment takes."""
     return (
         np.int64(act)
         if isinstance(space, gym.spaces.Discrete)
@@ -164,19 +170,18 @@ def as_action(act: Tensor, space: gym.Space[Any]) -> Any:
 
 
 def action_space_of(source: Any) -> gym.Space[Any]:
-    """The action space of what is planned in."""
+    """The action space of a planning source."""
     space = getattr(source, "action_space", None)
     return source.world.action_space if space is None else space
 
 
 class Planner:
-    """What planners share: where they plan, what they want, and acting a plan out. A
-    :class:`worldsim.protocols.Policy`.
+    """Base class of planners, a :class:`worldsim.protocols.Policy`.
 
-    source: what is planned in: a dream, wrapped or not, or a :class:`worldsim.world.tracker.Belief`
-    of a walk in the real twin; it must follow the actions taken. objective: what is wanted. replan:
-    actions taken of a plan before the next one is made. Raises InvalidInputError for what cannot
-    fork and for an objective that cannot be judged there.
+    source: a dream, wrapped or not, or a :class:`worldsim.world.tracker.Belief` of a walk in the
+    real twin; it must follow the actions taken. objective: the cost to minimise. replan: actions of
+    a plan that are taken before the next plan is made. Raises InvalidInputError for sources that
+    cannot fork and for objectives that the source cannot judge.
     """
 
     def __init__(self, source: Any, objective: Objective, replan: int = 1) -> None:
@@ -191,8 +196,7 @@ class Planner:
         self.reset(0)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the last plan and reseed. ``None`` draws a fresh seed from the operating
-        system."""
+        """Forget the last plan and reseed; ``None`` draws a seed from the operating system."""
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
@@ -205,8 +209,7 @@ class Planner:
 
     @property
     def arrived(self) -> bool:
-        """Whether the objective has been reached, where that can be: time to stop calling
-        :meth:`act`."""
+        """Whether the objective has been reached, for objectives that can be."""
         return isinstance(self.objective, Reachable) and self.objective.reached(
             self.imagination.source
         )
@@ -229,11 +232,11 @@ def plan_in_dream(
     seed: int,
     policy_of: Callable[[Any, Objective], Policy],
 ) -> dict[str, float]:
-    """Plan in a dream and act there, until the goal is reached: the return, the steps taken and,
-    for a goal, the metres left.
+    """Plan and act in a dream until the goal is reached.
 
-    world: name or folder. goal: metres ahead and to the left of the start; None for as much reward
-    as can be had. policy_of: makes the policy for an environment and an objective.
+    world: name or folder. goal: metres ahead of and to the left of the start; None plans for
+    reward. policy_of: makes the policy for an environment and an objective. Returns the return, the
+    steps taken and, for a goal, the metres left.
     """
     env = gym.make("worldsim/Dream-v0", world=world)
     obs, info = env.reset(seed=seed)

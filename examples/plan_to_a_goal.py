@@ -17,7 +17,7 @@ import torch
 import worldsim  # noqa: F401  registers the environments
 from worldsim.agents.cem import CemConfig, CemPolicy
 from worldsim.io.pictures import contact_sheet, enlarge, save_picture
-from worldsim.planning.planner import PoseGoal
+from worldsim.planning.objectives import PoseGoal
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "out/plan_to_a_goal")
 out.mkdir(parents=True, exist_ok=True)

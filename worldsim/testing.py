@@ -269,7 +269,9 @@ def _synthetic_inputs(spec: DynamicsSpec, device: Any) -> StepInputs:
 
 def _check_prediction(prediction: Prediction, inputs: StepInputs, spec: DynamicsSpec) -> None:
     frame, b = prediction.frame, len(inputs)
-    expected = {"frame.rgb": (frame.rgb, (b, 3, spec.height, spec.width), torch.uint8)}
+    expected: dict[str, tuple[Tensor, tuple[int, ...], torch.dtype]] = {
+        "frame.rgb": (frame.rgb, (b, 3, spec.height, spec.width), torch.uint8)
+    }
     if spec.depth:
         _require(frame.inverse_depth is not None, "frame.inverse_depth is None")
         assert frame.inverse_depth is not None

@@ -157,3 +157,31 @@ def first_true(mask: Tensor, k: int) -> Tensor:
     return torch.zeros(b, k + 1, dtype=torch.int64, device=mask.device).scatter_(1, target, place)[
         :, :k
     ]
+
+
+def next_slots(memory: Points, step: Tensor, k: int) -> Tensor:
+    """The ``k`` slots to write next, (b, k) int64: unused ones first, then the least recently
+    seen, lower ones first.
+
+    Points not seen for very long (65,534 steps at the default capacity) count as equally old.
+    """
+    if memory.kind.device.type == "cpu":
+        unused = beginning(memory, k).kind == EMPTY
+        if int(unused.sum(1).min()) >= k:
+            return first_true(unused, k)
+    return oldest_slots(memory, step, k)
+
+
+def oldest_slots(memory: Points, step: Tensor, k: int) -> Tensor:
+    """What :func:`next_slots` gives in general, without a look at the counts."""
+    unused = memory.kind == EMPTY
+    bits = max(1, (memory.capacity - 1).bit_length())
+    oldest = 2 ** (31 - bits) - 2
+    age = (step[:, None].to(torch.int32) - memory.seen).clamp_(0, oldest)
+    rank = torch.where(unused, 0, oldest + 1 - age)
+    # Unique keys, so that the selection is the same on every device: it equals a stable sort's
+    # first k.
+    key = (rank << bits) | torch.arange(memory.capacity, device=rank.device, dtype=torch.int32)
+    return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(
+        torch.int64
+    )

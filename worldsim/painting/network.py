@@ -60,7 +60,7 @@ def level_features(level: Tensor, size: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1).flatten(1)
 
 
-def place_features(rows: int, columns: int, dim: int, device: Any) -> Tensor:
+def place_features(rows: int, columns: int, dim: int, device: torch.device | str) -> Tensor:
     """Fixed sines and cosines of a token's row and column, (rows * columns, dim) float32."""
     quarter = dim // 4
     frequency = torch.exp(-math.log(100.0) * torch.arange(quarter, device=device) / quarter)

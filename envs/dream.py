@@ -1,5 +1,4 @@
-"""What the single and the batched dream share: the world they load, where they start, what they
-report, their snapshots."""
+"""Code that the single and the batched dream share: loading, starts, infos and snapshots."""
 
 from __future__ import annotations
 
@@ -53,9 +52,13 @@ class Randomness(StrEnum):
 class NamedScenes(Protocol):
     """Scenes that can also be had by name."""
 
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """Return the names of all scenes."""
+        ...
 
-    def load(self, name: str) -> SceneStart: ...
+    def load(self, name: str) -> SceneStart:
+        """Load the scene of that name."""
+        ...
 
 
 def _fit(scene: Any, world: World) -> Any:
@@ -84,8 +87,7 @@ class Starts:
     def choose(
         self, rng: np.random.Generator, options: JsonMapping | None
     ) -> tuple[SceneStart, int]:
-        """The scene that ``options`` ask for, else one drawn with ``rng``; and the dream's seed,
-        always drawn."""
+        """Return the scene that ``options`` request, or a random one, and a random seed."""
         options = check_options(options)
         unknown = sorted(set(map(str, options)) - {"scene", "frames"})
         if unknown:
@@ -148,8 +150,10 @@ class Starts:
 
 
 def check_memory(world: World, state: WorldState, memory: Any) -> Any:
-    """The data of ``memory``, a handle or data. Raises InvalidInputError unless it is such as
-    ``state`` holds."""
+    """Return the data of ``memory``, a handle or data.
+
+    Raises InvalidInputError unless it fits ``state``.
+    """
     data = memory.data if isinstance(memory, MemoryHandle) else memory
     mine = {name: (value.dtype, value.shape[1:]) for name, value in flatten(state.memory).items()}
     try:
@@ -164,12 +168,13 @@ def check_memory(world: World, state: WorldState, memory: Any) -> Any:
 
 
 def as_scene(frames: Any) -> SceneStart:
-    """The start that ``options["frames"]`` holds: a :class:`SceneStart`, a real environment, or
-    arrays by name.
+    """Convert ``options["frames"]`` to a start scene.
 
-    A real environment starts the dream where it stands: see :func:`worldsim.world.twin.frames_of`.
-    rgb: (t, h, w, 3) uint8. act: (t,) or (t, n), what led to each frame (zeros by default). depth:
-    (t, h, w) metres. pose: (t, 4, 4). intrinsics: (4,) pixels (the world's by default).
+    frames: a :class:`SceneStart`, a real environment, or a dict of arrays. A real environment
+        starts the dream where it stands: see :func:`worldsim.world.twin.frames_of`. The arrays are
+        ``rgb`` (t, h, w, 3) uint8; ``act`` (t,) or (t, n), what led to each frame (zeros by
+        default); ``depth`` (t, h, w) metres; ``pose`` (t, 4, 4); ``intrinsics`` (4,) pixels (the
+        world's by default).
     """
     if isinstance(frames, SceneStart):
         return dataclasses.replace(frames, name="")
@@ -233,10 +238,11 @@ def load_world(
     uncertainty: bool = False,
     threads: int | None = None,
 ) -> World:
-    """The world to dream in; one that is given as a World is used as it is, or on ``device`` or by
-    ``engine`` if named.
+    """Return the world to dream in.
 
-    threads: of the CPU, of the whole process; None leaves PyTorch's choice.
+    A :class:`World` is used as it is, or on ``device`` and with ``engine`` if they are given.
+
+    threads: CPU threads of the whole process; None leaves PyTorch's choice.
     """
     use_threads(threads)
     if isinstance(world, World):
@@ -275,8 +281,10 @@ def check_uncertainty_limit(limit: float | None) -> None:
 
 
 def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
-    """What ``info`` says of the first ``n`` worlds: copies, each with a leading axis of
-    environments."""
+    """Return the ``info`` of the first ``n`` worlds.
+
+    Values are copies with a leading axis of environments.
+    """
     frame = state.frame
     info: dict[str, Tensor] = {}
     if frame.depth is not None and frame.pose is not None:
@@ -293,8 +301,10 @@ def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
 def fork_state(
     world: World, state: WorldState, index: int, n: int, randomness: str, rng: np.random.Generator
 ) -> WorldState:
-    """``n`` copies of one world. Raises OutOfMemoryError, before anything is copied, where they
-    would not fit."""
+    """Return ``n`` copies of one world.
+
+    Raises OutOfMemoryError, before anything is copied, if they would not fit.
+    """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise InvalidInputError(f"fork needs a whole number of at least 1 environments, got {n!r}")
     try:
@@ -312,8 +322,7 @@ def fork_state(
 
 
 def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
-    """Raise InvalidInputError unless ``snapshot`` is one of as many environments of such a
-    world."""
+    """Raise InvalidInputError unless ``snapshot`` has that many environments of such a world."""
     if not isinstance(snapshot, Snapshot):
         raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")
     if snapshot.weights and snapshot.weights != world.weights_id:
@@ -336,8 +345,10 @@ def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
 
 
 def require_memory(environments: int, world: World) -> None:
-    """Raise OutOfMemoryError, saying how many would fit, if so many environments cannot be computed
-    in the memory that is free."""
+    """Raise OutOfMemoryError unless that many environments fit in the free memory.
+
+    The error says how many would fit.
+    """
     free = free_memory(world.device)
     if bucket(environments) * world.step_bytes() <= free:
         return

@@ -1,5 +1,4 @@
-"""Many generated worlds as one batched Gymnasium environment: one forward pass a step for all of
-them."""
+"""Many generated worlds as one batched Gymnasium environment: one forward pass per step."""
 
 from __future__ import annotations
 
@@ -46,23 +45,25 @@ from worldsim.world.world import bucket
 
 
 class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
-    """``num_envs`` dreams stepped together. Each has its own seed, scene and memory, and never
-    feels its neighbours.
+    """``num_envs`` dreams stepped together, each with its own seed, scene and memory.
 
-    num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste
-    nothing. world, render_mode, device, scenes, num_inference_steps, engine, temperature,
-    uncertainty, uncertainty_limit, threads: as for :class:`worldsim.envs.world_env.WorldEnv`.
+    No dream depends on the others.
+
+    num_envs: number of environments. They are computed in batches of ``worldsim.world.BUCKETS``, so
+        such numbers are efficient.
+    world, render_mode, device, scenes, num_inference_steps, engine, temperature, uncertainty,
+        uncertainty_limit, threads: see :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by
-    ``options={"reset_mask": mask}``; until then they dream on.
-    output: ``numpy``, or ``torch`` for tensors on the world's device, made without copies: do not
-    write into them.
+        ``options={"reset_mask": mask}``; until then they continue.
+    output: ``numpy``, or ``torch`` for tensors on the world's device without copies: do not write
+        into them.
 
     ``reset(seed=s)`` gives environment i the seed s + i. Environment i then behaves as a single
     environment with that seed does: bit by bit in batches of the same computed size, up to rounding
-    in others. Dreams feed on their own frames, so that rounding grows with the steps: of
-    ``takecover``, colours were 36 of 255 apart at step 12 and 221 at step 24 (1 environment against
-    32, on a CPU). Compare runs of one batch size only.
+    in others. Dreams feed on their own frames, so rounding grows with the steps: of ``takecover``,
+    colours were 36 of 255 apart at step 12 and 221 at step 24 (1 environment against 32, on a CPU).
+    Compare runs of one batch size only.
     """
 
     metadata = {
@@ -150,8 +151,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def from_state(
         cls, world: World, state: WorldState, elapsed: Array, **kwargs: Any
     ) -> WorldVectorEnv:
-        """An environment that goes on from ``state``, one row an environment; without autoreset
-        unless asked."""
+        """Return an environment that continues from ``state``, one row per environment.
+
+        Autoreset is off unless requested.
+        """
         env = cls(len(state), world, **{"autoreset_mode": AutoresetMode.DISABLED, **kwargs})
         with enough_memory(env.num_envs, world):
             env._state = world.pad(state, bucket(len(state)))
@@ -184,10 +187,11 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         seed: int | Sequence[int | None] | None = None,
         options: Info | None = None,
     ) -> tuple[Any, Info]:
-        """Begin new dreams, in the environments of ``options["reset_mask"]`` ((n,) bool array) or
-        in all.
+        """Begin new dreams in all environments, or in those of a mask.
 
-        Other options as for the single environment, the same for every environment.
+        The mask is ``options["reset_mask"]``, (n,) bool.
+
+        Other options are as for the single environment, the same for every environment.
         """
         options = check_options(options)
         mask = self._reset_mask(options.pop("reset_mask", None))
@@ -199,8 +203,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return self._frames(), self._infos(mask)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
-        """Dream one frame further in every environment. Environments due for a reset
-        (``NEXT_STEP``) ignore their action."""
+        """Step every environment by one frame.
+
+        Environments that are due for a reset (``NEXT_STEP``) ignore their action.
+        """
         state, act, resetting = self.state, self._check(actions), self._resetting
         rew = torch.zeros(self.num_envs, device=self.world.device)
         term = torch.zeros(self.num_envs, dtype=torch.bool, device=self.world.device)
@@ -242,8 +248,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """The newest frames, one (h, w, 3) uint8 array an environment, if the render mode is
-        ``rgb_array``."""
+        """Return the newest frames, one (h, w, 3) uint8 array per environment.
+
+        None unless the render mode is ``rgb_array``.
+        """
         if self.render_mode != "rgb_array":
             return None
         return tuple(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1).cpu().numpy().copy())
@@ -259,8 +267,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Go back to a snapshot of this environment, or of one made with the same arguments. It can
-        be used again."""
+        """Restore a snapshot of this environment, or of one created with the same arguments.
+
+        The snapshot can be used again.
+        """
         check_snapshot(snapshot, self.world, self.num_envs)
         self._state = snapshot.state.clone().to(self.world.device)
         self._elapsed, self._resetting = snapshot.elapsed.copy(), snapshot.resetting.copy()
@@ -268,18 +278,24 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             generator.bit_generator.state = state
 
     def save(self, path: str | Path) -> Path:
-        """Write a snapshot of all environments to a file, atomically: see
-        :func:`worldsim.world.snapshots.save_snapshot`."""
+        """Write a snapshot of all environments to a file, atomically.
+
+        See :func:`worldsim.world.snapshots.save_snapshot`.
+        """
         return save_snapshot(self.snapshot(), self.world, path)
 
     def load(self, path: str | Path) -> None:
-        """Restore a snapshot that :meth:`save` wrote, in this process or another; the futures are
-        the same bit by bit."""
+        """Restore a snapshot from :meth:`save`, in any process.
+
+        The futures are the same bit by bit.
+        """
         self.restore(load_snapshot(path, self.world))
 
     def fork(self, index: int, n: int, randomness: str = "common") -> WorldVectorEnv:
-        """``n`` futures of environment ``index``; as :meth:`worldsim.envs.world_env.WorldEnv.fork`,
-        within its time limit."""
+        """Return ``n`` futures of environment ``index``, within its time limit.
+
+        See :meth:`worldsim.envs.world_env.WorldEnv.fork`.
+        """
         copies = fork_state(
             self.world,
             self.state,
@@ -300,8 +316,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
 
     def memory_of(self, index: int) -> MemoryHandle:
-        """The scene memory of environment ``index`` as it is now; as
-        :attr:`worldsim.envs.world_env.WorldEnv.memory`."""
+        """Return the current scene memory of environment ``index``.
+
+        See :attr:`worldsim.envs.world_env.WorldEnv.memory`.
+        """
         return MemoryHandle.of(
             self.world.memory, self.world.own(self.state), self._index("memory_of", index)
         )
@@ -422,8 +440,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return self._emit(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1), copied=True)
 
     def _emit(self, tensor: Tensor, copied: bool = False) -> Any:
-        """A tensor as the user wants it. copied: NumPy gets memory of its own even where the tensor
-        is a view."""
+        """Convert a tensor to the output format.
+
+        copied: NumPy arrays own their memory even if the tensor is a view.
+        """
         if self.output == "torch":
             return tensor.to(self.world.device)
         # One number an environment is float64 in Gymnasium's own vector environments.

@@ -1,9 +1,8 @@
-"""Start in a place that was captured: a nerfstudio dataset with depth, a trajectory, or any posed
-RGB-D frames.
+"""Starts in a captured place: a nerfstudio dataset with depth, a trajectory, or RGB-D frames.
 
-The earlier frames become the memory, the last ones the start. World axes have z up, metres; the
-camera's poses are taken as they are, so a capture from another height than the world was trained at
-is seen from that height.
+The earlier frames fill the memory, the last ones are the start. World axes have z up, metres. The
+camera's poses are used as they are, so a capture from another height than that of the training is
+seen from that height.
 """
 
 from __future__ import annotations
@@ -160,8 +159,7 @@ def _integrate(
 def _whole(
     code: Tensor, known: Tensor, memory: SceneMemory, data: Any, camera: Camera, name: str
 ) -> Tensor:
-    """Depth codes (h, w) with what is unknown taken from the memory's view, else from the nearest
-    pixel that is known."""
+    """Fill unknown depth codes (h, w) from the memory's view, else from the nearest known pixel."""
     if bool(known.all()):
         return code
     view = memory.render(data, camera)
@@ -178,8 +176,7 @@ def _whole(
 
 
 class CaptureScenes:
-    """The captures in a folder, one sub-folder each, or the one that the folder itself is; each is
-    read when first needed."""
+    """The captures in a folder, one sub-folder each, or the folder itself; read on first use."""
 
     def __init__(
         self, folder: str | os.PathLike[str], last: int = LAST, world: World | None = None
@@ -196,8 +193,10 @@ class CaptureScenes:
         return list(self._folders())
 
     def load(self, name: str) -> SceneStart:
-        """The start of that name. Raises NotFoundError, listing what exists, or what is wrong with
-        the capture."""
+        """Load the start of that name.
+
+        Raises NotFoundError, which lists the existing names, or the error of an invalid capture.
+        """
         folders = self._folders()
         if name not in folders:
             raise NotFoundError(

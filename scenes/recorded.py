@@ -1,5 +1,7 @@
-"""Start from frames recorded in the real twin: one folder a scene, as
-:mod:`worldsim.world.scene_files` writes them."""
+"""Starts from frames of the real twin: one folder per scene.
+
+:mod:`worldsim.world.scene_files` writes them.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,7 @@ from worldsim.world.scene_files import check_scene_folder, load_scene, scene_nam
 
 
 class RecordedScenes:
-    """The scenes in a folder, such as the ``scenes`` folder of a world; each is read once, when it
-    is first needed."""
+    """The scenes in a folder, such as the ``scenes`` folder of a world; read on first use."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -28,8 +29,10 @@ class RecordedScenes:
         return scene_names(self.folder)
 
     def load(self, name: str) -> SceneStart:
-        """The scene of that name. Raises NotFoundError, listing what exists, or
-        DamagedFileError."""
+        """Load the scene of that name.
+
+        Raises NotFoundError, which lists the existing names, or DamagedFileError.
+        """
         if name not in self._loaded:
             names = self.names()
             if name not in names:
@@ -41,8 +44,10 @@ class RecordedScenes:
         return self._loaded[name]
 
     def start(self, rng: np.random.Generator) -> SceneStart:
-        """One of the scenes, each as likely. Raises DamagedFileError, before the first, if any of
-        them is damaged."""
+        """Return one of the scenes, with equal probability.
+
+        Raises DamagedFileError, before the first, if any of them is damaged.
+        """
         names = self.names()
         if not self._checked:
             # All of them, so that damage does not wait for the draw that meets it.

@@ -32,7 +32,8 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.types import Array
 
 if TYPE_CHECKING:
-    from worldsim.memory.handle import MemoryHandle, PointArrays
+    from worldsim.memory.handle import MemoryHandle
+    from worldsim.memory.pictures import PointArrays
     from worldsim.world.snapshots import OpenedSnapshot
 
 COLOURINGS = ("rgb", "height", "confidence")

@@ -194,7 +194,7 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
 
     env: observes (h, w, 3) uint8. length: how many frames are kept. The start that they make is
     :attr:`frames`; depth, pose and intrinsics are part of it if ``info`` has them (see
-    ``docs/environments.md``). :func:`make_twin` returns environments that are wrapped so.
+    ``docs/reference/environments.md``). :func:`make_twin` returns environments that are wrapped so.
     """
 
     def __init__(self, env: gym.Env[Any, Any], length: int = HISTORY) -> None:

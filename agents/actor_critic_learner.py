@@ -19,6 +19,7 @@ from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import is_file
 from worldsim.runtime.json_config import to_json
 from worldsim.runtime.old_names import with_new_names
+from worldsim.runtime.types import JsonObject
 from worldsim.shipped.agent_files import AgentCard, load_agent, save_agent
 from worldsim.training.checkpoint import read_checkpoint, write_checkpoint
 from worldsim.world import World
@@ -72,7 +73,7 @@ class Learner:
             self.policy.network.parameters(), lr=args.learning_rate, eps=1e-5
         )
         self.taken, self.elapsed = 0, 0.0
-        self.history: list[dict[str, Any]] = []
+        self.history: list[JsonObject] = []
         self.episode_return: float | None = None
         self.returns = torch.zeros(self.n, device=self.device)
         self.discounted = torch.zeros(self.n, device=self.device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.types import Space
 
 
 class Network(nn.Module):
@@ -72,7 +73,7 @@ class ActorCriticPolicy:
 
     def __init__(
         self,
-        action_space: gym.Space[Any],
+        action_space: Space,
         observation_shape: tuple[int, ...] = (64, 64, 3),
         stack: int = 4,
         hidden: int = 256,

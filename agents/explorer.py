@@ -14,7 +14,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from worldsim.agents.goal_walker import finite, ground_of
 from worldsim.agents.pursuit import Pursuit, PursuitConfig, wrap_angle
@@ -22,8 +21,7 @@ from worldsim.agents.sightlines import RAYS, cast, require_points
 from worldsim.errors import InvalidInputError
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.planning.planner import Imagination
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.agents.cem import CemConfig, CemPolicy
@@ -33,8 +32,7 @@ from worldsim.planning.objectives import (
     ground_distance,
     require_dreaming,
 )
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 
 def ground_of(

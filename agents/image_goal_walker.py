@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.agents.goal_walker import GoalWalkerConfig, Walker
 from worldsim.planning.ground import Ground
 from worldsim.planning.locate import LocateConfig, candidates
 from worldsim.planning.objectives import ground_distance
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.planning.ground import Ground
+from worldsim.runtime.types import Array
 
-Array = NDArray[Any]
 FORWARD, BACKWARD, LEFT, RIGHT = 1, 2, 3, 4
 """Of ``Discrete(7)``, which every real twin that walks speaks."""
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import gymnasium as gym
+from worldsim.runtime.types import Space
 
 
 class RandomPolicy:
     """Independent uniform actions. action_space: the environment's; it is copied, so its own
     randomness stays untouched."""
 
-    def __init__(self, action_space: gym.Space[Any]) -> None:
+    def __init__(self, action_space: Space) -> None:
         self.action_space = copy.deepcopy(action_space)
         self.reset(0)
 

@@ -9,6 +9,7 @@ imports, and a line leads to each that it imports and does not reach through ano
 from __future__ import annotations
 
 import ast
+import itertools
 import sys
 from html import escape
 from pathlib import Path
@@ -162,7 +163,7 @@ def draw_way(top: float) -> tuple[list[str], float]:
             else f"H{x1 - (STATION[0] / 2 + 3) * (1 if x1 > x0 else -1):g}"
         )
         + '"/>'
-        for (x0, y0), (x1, y1) in zip(places, places[1:], strict=False)
+        for (x0, y0), (x1, y1) in itertools.pairwise(places)
     ]
     for i, ((name, file, what), (x, y)) in enumerate(zip(WAY, places, strict=True)):
         if not (ROOT / file).is_file():

@@ -10,6 +10,7 @@ from typing import Any
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import SceneMemory
 from worldsim.runtime.json_config import from_json, to_json
+from worldsim.runtime.types import JsonObject
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def meta_empty(memory: SceneMemory) -> Any:
     return memory.empty(1, "meta")
 
 
-def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
+def describe_memory(memory: SceneMemory) -> JsonObject | None:
     """A memory's kind and config as JSON values, and under ``points`` those of the memory that it
     builds upon.
 
@@ -59,7 +60,7 @@ def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
     return None
 
 
-def memory_from_description(description: dict[str, Any]) -> Any:
+def memory_from_description(description: JsonObject) -> Any:
     """The memory that :func:`describe_memory` described. Raises InvalidInputError for an unknown
     kind or config."""
     if not isinstance(description, dict):

@@ -14,13 +14,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import number
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.types import Array
 
-Array = NDArray[Any]
 MOST_METRES = 1e4
 MOST_CELLS = 4096
 """To each side of the eye."""

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import Camera, snap_pose
@@ -21,6 +20,7 @@ from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, NotNegative, Seed, Share
+from worldsim.runtime.types import Array
 from worldsim.state import WorldState, map_tensors
 from worldsim.world import World
 
@@ -112,7 +112,7 @@ def candidates(
 
 def _search(
     world: World, state: WorldState, rgb: Any, c: LocateConfig
-) -> tuple[Points, Tensor, Tensor, NDArray[Any]]:
+) -> tuple[Points, Tensor, Tensor, Array]:
     """What is searched, checked: the points that tell, the picture (3, h, w), its camera's
     intrinsics (4,) and the eye (3,)."""
     n = world.spec
@@ -174,7 +174,7 @@ def _by_panorama(
     known: Points,
     picture: Tensor,
     intrinsics: Tensor,
-    eye: NDArray[Any],
+    eye: Array,
     c: LocateConfig,
     apart: float = 0.0,
 ) -> Tensor:

@@ -29,6 +29,7 @@ from worldsim.planning.objectives import (
     require_dreaming,
 )
 from worldsim.protocols import Policy
+from worldsim.runtime.types import Space
 from worldsim.state import WorldState
 
 
@@ -105,7 +106,7 @@ def _join(columns: list[tuple[Tensor, Tensor, Tensor, Any]]) -> Futures:
     return Futures(pose, torch.stack(rgb, 1), torch.stack(rew, 1), torch.stack(alive, 1))
 
 
-def action_bounds(space: gym.Space[Any]) -> tuple[Tensor, Tensor]:
+def action_bounds(space: Space) -> tuple[Tensor, Tensor]:
     """Lower and upper bounds (k,) float32 of continuous actions. InvalidInputError for spaces that
     planners cannot handle."""
     if (
@@ -154,7 +155,7 @@ def draw_choices(probability: Tensor, noise: Tensor) -> Tensor:
     return (probability.double().clamp(min=1e-12).log() - (-uniform.log()).log()).argmax(-1)
 
 
-def as_action(act: Tensor, space: gym.Space[Any]) -> Any:
+def as_action(act: Tensor, space: Space) -> Any:
     """One planned action (...) as the environment takes it."""
     return (
         np.int64(act)
@@ -163,7 +164,7 @@ def as_action(act: Tensor, space: gym.Space[Any]) -> Any:
     )
 
 
-def action_space_of(source: Any) -> gym.Space[Any]:
+def action_space_of(source: Any) -> Space:
     """The action space of what is planned in."""
     space = getattr(source, "action_space", None)
     return source.world.action_space if space is None else space

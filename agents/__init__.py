@@ -1,2 +1,1 @@
-"""Agents and planners, one a file. Each is named by a string such as
-``worldsim.agents.persistent:PersistentPolicy``."""
+"""Agents and planners, one per file, named like ``worldsim.agents.persistent:PersistentPolicy``."""

@@ -63,12 +63,13 @@ def make_dreams(args: Args) -> Any:
 
 
 def train(args: Args, envs: Any = None, clock: Clock = time.monotonic) -> ActorCriticPolicy:
-    """Learn until time or steps are used up; returns the policy, which is then in ``args.out``,
-    too.
+    """Train until the time or the steps are used up; returns the policy, saved in ``args.out``.
 
-    envs: other environments than dreams of ``args.world``, such as real twins, ``num_envs`` of
-    them. The first Ctrl-C or SIGTERM ends it after the present step, saved. clock: seconds; looked
-    at after every step.
+    The first Ctrl-C or SIGTERM ends the training after the current step, saved.
+
+    envs: ``num_envs`` environments to train in, such as real twins, instead of dreams of
+        ``args.world``.
+    clock: returns the time in seconds; read after every step.
     """
     args = args.settle(envs)
     made = make_dreams(args) if envs is None else envs
@@ -95,8 +96,10 @@ def train(args: Args, envs: Any = None, clock: Clock = time.monotonic) -> ActorC
 
 
 def _learn(learner: Learner, interrupts: Interrupts, clock: Clock) -> int:
-    """Rollouts and updates to the end; returns how many updates. What a rollout has dreamed when
-    time is up is dropped."""
+    """Run rollouts and updates to the end; returns the number of updates.
+
+    A rollout that is incomplete when the time is up is dropped.
+    """
     saved, began = learner.elapsed, learner.progress
     pace, stepped, updates = Pace(clock), 0, 0
 
@@ -128,8 +131,7 @@ def _learn(learner: Learner, interrupts: Interrupts, clock: Clock) -> int:
 
 
 def expect(learner: Learner, seconds: float) -> str:
-    """What to say once a step of all dreams has been timed, and what to change where few updates
-    fit."""
+    """Print the forecast once a step of all dreams has been timed, and what to change."""
     args, size = learner.args, learner.n
     left = None if args.minutes is None else args.minutes - learner.elapsed / 60.0
     text = forecast(seconds, f"{size} dreams", left, (args.steps - learner.taken) / size)

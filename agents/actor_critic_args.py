@@ -111,8 +111,10 @@ class Args:
             )
 
     def settle(self, envs: Any = None) -> Args:
-        """The same with a number of environments: those of ``envs``, the checkpoint's, or what the
-        device is good for."""
+        """Return the same settings with a number of environments.
+
+        It is that of ``envs``, the checkpoint's, or a default for the device.
+        """
         if self.num_envs is not None:
             return self
         told = (

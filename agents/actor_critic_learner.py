@@ -28,12 +28,14 @@ from worldsim.world import World
 def advantages(
     rew: Tensor, term: Tensor, done: Tensor, values: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
-    """Generalised advantages (t, n). rew, term, done: (t, n) of each step; values: (t + 1, n), the
-    last one of what follows.
+    """Return generalised advantages (t, n).
 
-    With next-step autoreset the observation after a step is its true successor even at an episode's
-    end, so a cut episode's value is there. The step after an end only resets: its advantage means
-    nothing.
+    With next-step autoreset, the observation after a step is its true successor even at an
+    episode's end, so the value of a truncated episode is available. The step after an end only
+    resets; its advantage is meaningless.
+
+    rew, term, done: (t, n) of each step.
+    values: (t + 1, n), including the value after the last step.
     """
     result, carried = torch.zeros_like(rew), torch.zeros_like(rew[0])
     for t in range(len(rew) - 1, -1, -1):
@@ -45,7 +47,9 @@ def advantages(
 
 class Learner:
     """One training run: environments, policy, optimiser, counters.
-    :func:`worldsim.agents.actor_critic.train` drives it."""
+
+    :func:`worldsim.agents.actor_critic.train` drives it.
+    """
 
     def __init__(self, args: Args, envs: Any) -> None:
         self.args, self.envs, self.n = args.settle(envs), envs, int(envs.num_envs)
@@ -104,8 +108,9 @@ class Learner:
         return min(1.0, max(by_time, self.taken / self.args.steps))
 
     def rollout(self, stop: Callable[[], bool] = lambda: False) -> dict[str, Tensor] | None:
-        """``args.rollout`` steps of all environments; None if ``stop``, which is asked after each,
-        ended it. ``valid`` is False where a step only reset.
+        """Run ``args.rollout`` steps of all environments; None if ``stop`` ended it.
+
+        ``stop`` is called after each step. ``valid`` is False where a step only reset.
         """
         if self.obs is None:
             self.obs, _ = self.envs.reset(seed=self.args.seed + self.taken)
@@ -160,8 +165,7 @@ class Learner:
         return batch
 
     def _normalise(self, rew: Tensor, valid: Tensor) -> Tensor:
-        """Rewards over the spread of discounted returns so far, so that values are about 1 whatever
-        the task."""
+        """Divide rewards by the spread of discounted returns so far, so that values are about 1."""
         self.discounted = self.discounted * self.args.gamma + rew
         new = torch.stack(
             [valid.sum(), (self.discounted * valid).sum(), (self.discounted**2 * valid).sum()]
@@ -192,7 +196,7 @@ class Learner:
             ).mean()
             critic = 0.5 * (value.float() - flat["target"][part]).square().mean()
             self.optimizer.zero_grad(set_to_none=True)
-            (actor + 0.5 * critic - args.entropy * entropy.mean()).backward()  # type: ignore[no-untyped-call]
+            (actor + 0.5 * critic - args.entropy * entropy.mean()).backward()
             nn.utils.clip_grad_norm_(network.parameters(), 0.5)
             self.optimizer.step()
 

@@ -1,5 +1,7 @@
-"""What an actor-critic sees and does: a policy and value over the newest frames.
-:mod:`worldsim.agents.actor_critic` trains it."""
+"""The policy and value network of an actor-critic over the newest frames.
+
+:mod:`worldsim.agents.actor_critic` trains it.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,10 @@ from worldsim.runtime.types import Space
 
 
 class Network(nn.Module):
-    """Policy and value of a stack of observations, (n, k * c, h, w) uint8 images or (n, k * d)
-    vectors."""
+    """Policy and value of a stack of observations.
+
+    Observations are (n, k * c, h, w) uint8 images or (n, k * d) vectors.
+    """
 
     def __init__(
         self,
@@ -64,11 +68,11 @@ class Network(nn.Module):
 
 
 class ActorCriticPolicy:
-    """Chooses actions from what it has seen lately: its memory are the newest ``stack``
-    observations of each environment.
+    """Chooses actions from the newest ``stack`` observations of each environment.
 
-    action_space: ``Discrete`` or ``Box``. observation_shape: (h, w, 3) of uint8 images or (d,) of
-    floats. greedy: take the likeliest action instead of drawing one.
+    action_space: ``Discrete`` or ``Box``.
+    observation_shape: (h, w, 3) of uint8 images or (d,) of floats.
+    greedy: take the most likely action instead of sampling.
     """
 
     def __init__(
@@ -140,8 +144,10 @@ class ActorCriticPolicy:
 
     @torch.no_grad()
     def act_batch(self, obs: Any, begins: Any = None) -> Tensor:
-        """Actions (n, ...) for observations (n, ...) of n environments. begins: (n,) bool, whose
-        episode starts here."""
+        """Return actions (n, ...) for observations (n, ...) of n environments.
+
+        begins: (n,) bool, True where an episode starts.
+        """
         out, _ = self.network(self.look(obs, begins))
         return (
             self.scale_action(out.argmax(-1) if self.discrete else out)
@@ -150,8 +156,10 @@ class ActorCriticPolicy:
         )
 
     def look(self, obs: Any, begins: Any = None) -> Tensor:
-        """Take observations in; returns the stacks. The first one of an episode fills its whole
-        stack."""
+        """Add observations to the stacks and return the stacks.
+
+        The first observation of an episode fills its whole stack.
+        """
         try:
             new = torch.as_tensor(obs).to(self.device)
         except (TypeError, ValueError, RuntimeError) as error:
@@ -177,8 +185,10 @@ class ActorCriticPolicy:
         return self.frames
 
     def draw(self, out: Tensor) -> Tensor:
-        """Actions in the network's own terms: indices (n,), or numbers (n, d) of which [-1, 1] is
-        the space."""
+        """Sample actions in the network's own terms.
+
+        They are indices (n,), or numbers (n, d) in which [-1, 1] spans the space.
+        """
         if self.discrete:
             noise = torch.rand(out.shape, generator=self.generator, device=out.device).clamp_(1e-20)
             return (out - (-noise.log()).log()).argmax(-1)
@@ -196,8 +206,10 @@ class ActorCriticPolicy:
         return torch.minimum(torch.maximum(inside, low), high)
 
     def judge(self, out: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability (n,) of actions in the network's own terms, and the policy's entropy
-        (n,)."""
+        """Return the log-probability (n,) of actions, and the policy's entropy (n,).
+
+        act: actions in the network's own terms.
+        """
         if self.discrete:
             logp = out.log_softmax(-1)
             return logp.gather(-1, act[:, None])[:, 0], -(logp.exp() * logp).sum(-1)

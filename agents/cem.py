@@ -1,10 +1,11 @@
-"""CEM and iCEM over imagined futures. Measured results: docs/experiments/goal_walks.md (point and
-image goals on Freedoom).
+"""CEM and iCEM over imagined futures.
+
+Measured results: docs/experiments/goal_walks.md (point and image goals on Freedoom).
 
 CEM: Rubinstein 1999. iCEM: Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for
-Real-time Planning": coloured noise, elites kept from one iteration and from one plan to the next,
-the mean shifted along, fewer candidates an iteration, and the mean itself among the last. Discrete
-actions are drawn from a table of probabilities a step, with the same lasting noise.
+    Real-time Planning": coloured noise, elites kept between iterations and between plans, a shifted
+    mean, fewer candidates per iteration, and the mean itself among the last candidates. Discrete
+    actions are sampled from a table of probabilities per step, with the same correlated noise.
 """
 
 from __future__ import annotations
@@ -85,16 +86,17 @@ class CemConfig:
 
 
 class CemPolicy(Planner):
-    """Plans from where ``source`` is, acts, and plans again: see
-    :class:`worldsim.planning.planner.Planner`."""
+    """Plans from the state of ``source``, acts, and plans again.
+
+    See :class:`worldsim.planning.planner.Planner`.
+    """
 
     def __init__(self, source: Any, objective: Objective, config: CemConfig | None = None) -> None:
         self.config = config or CemConfig()
         super().__init__(source, objective, self.config.replan)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the last plan and reseed. ``None`` draws a fresh seed from the operating
-        system."""
+        """Forget the last plan and set the seed; ``None`` draws one from the operating system."""
         super().reset(seed)
         self._kept: Tensor | None = None
 
@@ -132,8 +134,10 @@ class CemPolicy(Planner):
         return best
 
     def _start(self) -> tuple[Tensor, Tensor]:
-        """The distribution that a plan begins with: (t, a) probabilities, or mean and deviation (t,
-        k)."""
+        """Return the initial distribution of a plan.
+
+        It is (t, a) probabilities, or mean and deviation (t, k).
+        """
         c = self.config
         if self.discrete:
             n = int(self.action_space.n)  # type: ignore[attr-defined]
@@ -174,8 +178,10 @@ class CemPolicy(Planner):
         )
 
     def _shift(self, rows: Tensor) -> Tensor:
-        """Sequences (n, t, ...) moved on by what is acted out before the next plan; the last step
-        lasts."""
+        """Shift sequences (n, t, ...) by the steps acted out before the next plan.
+
+        The last step repeats.
+        """
         r = self.config.replan
         return torch.cat([rows[:, r:], rows[:, -1:].expand(-1, r, *rows.shape[2:])], 1)
 

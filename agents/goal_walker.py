@@ -1,10 +1,11 @@
-"""Walks to a place by ways over the remembered ground. Measured results:
-docs/experiments/goal_walks.md
+"""Walks to a place by paths over the remembered ground.
 
-The scene memory gives a map of where one can go (:mod:`worldsim.planning.ground`), and the map how
-far every place is from the goal around all that is known to be in the way. The planner then
-imagines walks of the ego-motion head, walls and momentum included, and takes the one that comes
-nearest by that measure. Nothing is drawn.
+Measured results: docs/experiments/goal_walks.md
+
+The scene memory gives a map of the walkable ground (:mod:`worldsim.planning.ground`), and the map
+gives the length of the path from every place to the goal. The planner imagines walks with the
+ego-motion head, including walls and momentum, and takes the one that comes closest by that length.
+No frame is drawn.
 """
 
 from __future__ import annotations
@@ -38,8 +39,10 @@ from worldsim.runtime.types import Array
 def ground_of(
     source: Dreaming, config: GroundConfig | None = None, bumps: Array | None = None
 ) -> Ground:
-    """The ground that a point memory shows around its walker. MissingGeometryError for worlds
-    without one."""
+    """Return the ground that a point memory shows around its walker.
+
+    Raises MissingGeometryError for worlds without one.
+    """
     state = source.state
     memory, pose = points_of(source.world.memory, state.memory), state.frame.pose
     if memory is None or pose is None:
@@ -52,8 +55,7 @@ def ground_of(
 
 @dataclass(eq=False)
 class WayGoal:
-    """An objective: to come down a field of ways, looking where one goes. The walker keeps it up to
-    date."""
+    """Objective: descend a field of paths and look ahead. The walker keeps it up to date."""
 
     ground: Ground | None = None
     way: Array | None = None
@@ -114,11 +116,11 @@ class GoalWalkerConfig:
 
 
 class Walker:
-    """What walks down a way over the remembered ground: goal walkers and explorers say where it
-    ends.
+    """Base of goal walkers and explorers: walks down a path over the remembered ground.
 
-    source: a :class:`worldsim.world.tracker.Belief` that is told every step, or a dream. Subclasses
-    give ``sources``.
+    Subclasses define ``sources``, where paths end.
+
+    source: a :class:`worldsim.world.tracker.Belief` that receives every step, or a dream.
     """
 
     def __init__(self, source: Any, config: GoalWalkerConfig | None = None) -> None:
@@ -177,8 +179,7 @@ class Walker:
         return moved
 
     def _feel(self, place: Array) -> bool:
-        """Whether something that is not on the map has just been found to stand in the way; it then
-        is on it."""
+        """Return whether an unmapped obstacle was found just now, and map it."""
         if self._before is None:
             return False
         start, foretold = self._before
@@ -221,8 +222,7 @@ class Walker:
         self._bumps += [place + 0.65 * ahead + offset * aside for offset in (-0.25, 0.0, 0.25)]
 
     def look_around(self, place: Array) -> None:
-        """Draw the map anew and find the way; where none leads, one through what seems to be in the
-        way."""
+        """Update the map and the path; if there is none, take one through assumed obstacles."""
         ground = self.ground(np.array(self._bumps) if self._bumps else None)
         cells, costs = self.sources(ground)
         # A walker may touch what it must not walk into: the nearest open place is where its way
@@ -265,8 +265,11 @@ def _around(way: Array, cell: Array, reach: int) -> Array:
 
 
 def finite(way: Array, steep: float = 0.75, reach: int = 8) -> Array:
-    """``way`` everywhere: from open ground it rises by ``steep`` metres a cell into what is in the
-    way, so that who touches a wall is led off it; further in, it is higher than anywhere else."""
+    """Return ``way`` with finite values everywhere.
+
+    From open ground it rises by ``steep`` metres per cell into obstacles, so that a walker that
+    touches a wall is led away; further in, it is higher than anywhere else.
+    """
     known = np.isfinite(way)
     if not known.any():
         return np.zeros_like(way)

@@ -1,4 +1,7 @@
-"""Walks to where a picture was taken. Measured results: docs/experiments/goal_walks.md"""
+"""Walks to where a picture was taken.
+
+Measured results: docs/experiments/goal_walks.md
+"""
 
 from __future__ import annotations
 
@@ -69,8 +72,7 @@ class ImageGoalWalker(Walker):
         return ground.cells(self.goal[:2, 3].numpy())[None], None
 
     def _look_for(self) -> list[Tensor]:
-        """Places that look like the picture and have not been looked at; all of them, where no
-        others are left."""
+        """Return unvisited places that look like the picture; all, if none is left."""
         search = self.search
         most = search.places + len(self._been)
         found = list(

@@ -1,10 +1,11 @@
-"""MPPI over imagined futures. Measured results: docs/experiments/goal_walks.md (point goals on
-Freedoom).
+"""MPPI over imagined futures.
+
+Measured results: docs/experiments/goal_walks.md (point goals on Freedoom).
 
 Williams et al. 2017, "Information Theoretic MPC for Model-Based Reinforcement Learning": every
-candidate counts, by the exponential of its cost. The temperature is a share of the costs' spread,
-so that it suits any objective. Discrete actions: the weights go into a table of probabilities a
-step.
+candidate counts, by the exponential of its cost. The temperature is relative to the spread of the
+costs, so that it suits any objective. For discrete actions, the weights give a table of
+probabilities per step.
 """
 
 from __future__ import annotations
@@ -73,8 +74,10 @@ class MppiConfig:
 
 
 class MppiPolicy(Planner):
-    """Plans from where ``source`` is, acts, and plans again: see
-    :class:`worldsim.planning.planner.Planner`."""
+    """Plans from the state of ``source``, acts, and plans again.
+
+    See :class:`worldsim.planning.planner.Planner`.
+    """
 
     def __init__(self, source: Any, objective: Objective, config: MppiConfig | None = None) -> None:
         self.config = config or MppiConfig()
@@ -82,8 +85,10 @@ class MppiPolicy(Planner):
 
     @torch.no_grad()
     def plan(self) -> Tensor:
-        """The weighted mean of continuous candidates, (t, k); of discrete ones, (t,), the actions
-        of most weight."""
+        """Return the weighted mean of the candidates, (t, k).
+
+        For discrete actions, the actions of most weight, (t,).
+        """
         c, centre = self.config, self._start()
         for _ in range(c.iterations):
             acts = self._draw(centre)

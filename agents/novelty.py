@@ -1,4 +1,6 @@
-"""Explores by novelty of imagined views. Measured results: docs/experiments/exploration.md
+"""Explores by novelty of imagined views.
+
+Measured results: docs/experiments/exploration.md
 
 Candidate walks are imagined without drawing, the memory is asked what it knows of the views at
 their ends, and the walk that ends where it knows least is taken.
@@ -103,8 +105,10 @@ class Novelty:
 
 
 class NoveltyExplorer(CemPolicy):
-    """Takes the imagined walk whose views the memory knows least of; a
-    :class:`worldsim.protocols.Policy`."""
+    """Takes the imagined walk whose views the memory covers least.
+
+    A :class:`worldsim.protocols.Policy`.
+    """
 
     def __init__(self, source: Any, config: NoveltyConfig | None = None) -> None:
         config = config or NoveltyConfig()

@@ -1,9 +1,10 @@
-"""Follows ways over the ground at full speed, by forward and turns alone. Measured results:
-docs/experiments/exploration.md
+"""Follows paths over the ground at full speed, with forward steps and turns alone.
 
-Pure pursuit (Coulter 1992): the walker heads for the furthest place of its way that it can see
-straight ahead. No candidate is imagined: a step costs next to nothing, momentum is kept, and what
-the map does not show is found by bumping into it.
+Measured results: docs/experiments/exploration.md
+
+Pure pursuit (Coulter 1992): the walker heads for the furthest place of its path that it can reach
+in a straight line. It imagines no candidates, so a step is cheap and momentum is kept; obstacles
+that are not on the map are found by bumping into them.
 """
 
 from __future__ import annotations
@@ -23,8 +24,7 @@ FORWARD, BACKWARD, LEFT, RIGHT = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class PursuitConfig:
-    """Settings of :class:`Pursuit`. The defaults are those of Freedoom's player, who walks up to
-    0.95 m a step."""
+    """Settings of :class:`Pursuit`, by default for Freedoom's player (up to 0.95 m per step)."""
 
     lookahead: float = 2.5
     """Metres of the way ahead within which the next place to head for lies."""
@@ -41,8 +41,7 @@ class PursuitConfig:
 
 
 class Pursuit:
-    """A follower of ways; it is told where it is at every step and remembers what it bumped
-    into."""
+    """Follows paths: receives its position at every step and remembers what it bumped into."""
 
     def __init__(self, config: PursuitConfig, rng: np.random.Generator) -> None:
         self.config, self.rng = config, rng
@@ -55,8 +54,11 @@ class Pursuit:
         self._recovery: list[int] = []
 
     def feel(self, place: Array, heading: float) -> tuple[bool, bool]:
-        """Whether the last step bumped into something, and whether the walker is stuck. place: (2,)
-        world metres. heading: radians from east, counter-clockwise."""
+        """Return whether the last step bumped into something, and whether the walker is stuck.
+
+        place: (2,) world metres.
+        heading: radians from east, counter-clockwise.
+        """
         if self._anchor is None or np.linalg.norm(place - self._anchor) > self.config.stay:
             self._anchor, self._stayed = place, 0
         if self._before is None or self._before[2] != FORWARD:
@@ -78,8 +80,10 @@ class Pursuit:
         return bumped, stuck
 
     def _bump(self, place: Array, ahead: Array) -> None:
-        """Something stands here: the wider, the more often it was met nearby, so that it is not
-        tried all along."""
+        """Mark an obstacle; the more often one was met nearby, the wider it is.
+
+        A wall is then not tried along its whole length.
+        """
         times = sum(bool(np.linalg.norm(at - place) < 1.5) for at in self._bumped_at)
         self._bumped_at.append(place)
         half = 1 + 2 * times
@@ -96,8 +100,7 @@ class Pursuit:
         return act
 
     def _turn(self, off: float) -> int:
-        """The turn towards what is ``off`` radians to the left; 0 where the next step of a turn
-        would not bring it nearer."""
+        """Return the turn towards ``off`` radians to the left; 0 if another turn would not help."""
         side, degrees = (1 if off > 0 else -1), abs(math.degrees(off))
         turning, last = self._turned != 0, self.config.turns[-1]
         size = self.config.turns[min(len(self.config.turns) - 1, abs(self._turned))]
@@ -120,8 +123,10 @@ class Pursuit:
         return turns
 
     def towards(self, ground: Ground, way: Array, place: Array) -> float:
-        """The direction, radians, of the furthest place down ``way`` (nx, ny) that can be walked to
-        straight."""
+        """Return the direction, radians, of the furthest place on the path that is straight ahead.
+
+        way: field of paths, (nx, ny).
+        """
         path, blocked = ground.places(ground.descent(way, place, 8.0)), ground.blocked()
         best = path[min(1, len(path) - 1)]
         for there in path[1:]:

@@ -9,8 +9,11 @@ from worldsim.runtime.types import Space
 
 
 class RandomPolicy:
-    """Independent uniform actions. action_space: the environment's; it is copied, so its own
-    randomness stays untouched."""
+    """Independent uniform actions.
+
+    action_space: the environment's; it is copied, so the environment's own random numbers do not
+        change.
+    """
 
     def __init__(self, action_space: Space) -> None:
         self.action_space = copy.deepcopy(action_space)

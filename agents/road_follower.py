@@ -1,9 +1,10 @@
-"""Drives Gymnasium's CarRacing by eye, badly on purpose, for recordings. Measured results:
-docs/experiments/task_agents.md.
+"""Drives Gymnasium's CarRacing by eye, imperfectly on purpose, for recordings.
 
-Random actions hardly leave the start: they brake as often as they accelerate. What a world must
-know is driving, on the road and off it, at all speeds. So this one steers towards the grey ahead of
-the car, off by a drift that changes slowly, at a pace that is drawn anew now and then.
+Measured results: docs/experiments/task_agents.md.
+
+Random actions hardly leave the start: they brake as often as they accelerate. A world needs data of
+driving, on the road and off it, at all speeds. This policy steers towards the grey ahead of the
+car, with a slowly changing offset, at a speed that changes at random.
 """
 
 from __future__ import annotations

@@ -20,8 +20,10 @@ RANGE = 16.0
 
 
 def cast(ground: Ground, spots: Array, fade: float) -> Array:
-    """m2 of unseen ground in each of RAYS directions from cells (k, 2), (k, RAYS); the deeper in
-    the unseen, the less it counts."""
+    """Return the unseen ground in each of RAYS directions from cells (k, 2), (k, RAYS) m2.
+
+    Cells count less the deeper they are in the unseen.
+    """
     cell, n = ground.config.cell, ground.height.shape[0]
     square = np.ones((2 * round(1.0 / cell) + 1,) * 2, np.uint8)
     # Floors seen from afar have gaps between points.

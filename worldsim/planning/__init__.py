@@ -1,2 +1,1 @@
-"""What planners share: objectives, imagined walks, the ground to walk on, and finding a place
-again."""
+"""The basis of planners: objectives, imagined walks, the walkable ground, and localisation."""

@@ -1,9 +1,7 @@
-"""Where a walker can go, by a scene memory: heights of the ground, obstacles, ways, and the borders
-of what is known.
+"""The walkable ground of a scene memory: heights, obstacles, paths and frontiers.
 
-Places have one ground: of floors above one another, the one that can be walked to from the start
-counts. What has not been seen is taken as walkable, so that ways lead into it until a frame says
-otherwise.
+Places have one ground: of floors above one another, the one that can be reached from the start
+counts. Unseen ground counts as walkable, so paths lead into it until a frame shows otherwise.
 """
 
 from __future__ import annotations
@@ -110,8 +108,12 @@ class Ground:
         config: GroundConfig | None = None,
         bumps: Array | None = None,
     ) -> Ground:
-        """The ground around a walker. position: (3, n) points and eye: (3,) its camera, world
-        metres. bumps: (k, 2) world x, y where it was stopped by what the points do not show."""
+        """Return the ground around a walker.
+
+        position: (3, n) points, world metres.
+        eye: (3,) the walker's camera, world metres.
+        bumps: (k, 2) world x, y where it was stopped by something that the points do not show.
+        """
         c = config or GroundConfig()
         n = 2 * math.ceil(c.reach / c.cell)
         low = np.floor(np.asarray(eye, np.float64)[:2] / c.cell) * c.cell - 0.5 * n * c.cell
@@ -135,8 +137,10 @@ class Ground:
         return cls(height, known, obstacle, low, c)
 
     def cells(self, xy: Any) -> Array:
-        """World x, y (..., 2) to cells (..., 2) int64; places outside of the map give its nearest
-        cell."""
+        """Convert world x, y (..., 2) to cells (..., 2) int64.
+
+        Places outside the map give its nearest cell.
+        """
         index = np.floor((np.asarray(xy, np.float64) - self.low) / self.config.cell).astype(
             np.int64
         )
@@ -157,13 +161,16 @@ class Ground:
         anyhow: bool = False,
         outward: bool = False,
     ) -> Array:
-        """The way from every cell to the nearest source, (nx, ny) float32 metres, ``inf`` where
-        none leads.
+        """Return the length of the path from every cell to the nearest source.
 
-        sources: (k, 2) cells. costs: (k,) metres that each begins with. Ways near obstacles and
-        through the unknown count more. anyhow: obstacles can be passed, at 20 times the cost: for
-        what only seems blocked. outward: the way from the sources to every cell instead; ledges can
-        be fallen down, not walked up.
+        (nx, ny) float32 metres, ``inf`` where there is no path. Paths near obstacles and through
+        the unknown cost more.
+
+        sources: (k, 2) cells.
+        costs: (k,) metres, initial cost of each source.
+        anyhow: obstacles can be passed at 20 times the cost, for obstacles that may not exist.
+        outward: paths from the sources to every cell instead; one can fall down ledges but not
+            climb them.
         """
         c = self.config
         near = _grown(self.obstacle, c.berth / c.cell)
@@ -195,19 +202,22 @@ class Ground:
                 return way
 
     def _climbable(self, height: Array, shift: tuple[int, int], outward: bool) -> Array:
-        """Whether the step from each cell to the one at ``shift``, or from that one, is not too
-        high."""
+        """Return whether the step between each cell and the one at ``shift`` is low enough.
+
+        outward: the step is from that cell, instead of to it.
+        """
         with np.errstate(invalid="ignore"):
             rise = height[_there(shift)] - height[_here(shift)]
             return (-rise if outward else rise) <= self.config.climb
 
     def frontier(self, smallest: int = 4, beyond: float = 1.25) -> tuple[Array, Array]:
-        """Cells ``beyond`` metres outside of what is known, where the ground may go on, and how
-        many adjoin in each one's group.
+        """Return cells ``beyond`` metres outside the known ground, and the sizes of their groups.
 
-        Frontiers of Yamauchi 1997, moved outwards: who walks there looks into the unknown, and
-        pockets that are narrower are left out. Gaps of up to 2 m between points are no borders:
-        floors that were seen from 10 m away have such. Returns (k, 2) int64 and (k,) int64.
+        Frontiers of Yamauchi 1997, moved outwards: a walker there looks into the unknown, and
+        narrower pockets are left out. Gaps of up to 2 m between points do not count, since floors
+        seen from 10 m away have such gaps.
+
+        Returns (k, 2) int64 and (k,) int64.
         """
         square = np.ones((2 * round(1.0 / self.config.cell) + 1,) * 2, np.uint8)
         # The map's own edge is no border: OpenCV takes what lies outside as whatever changes
@@ -225,8 +235,10 @@ class Ground:
         return cells, count[label[cells[:, 0], cells[:, 1]]]
 
     def descent(self, field: Array, xy: Any, metres: float) -> Array:
-        """The way down ``field`` (nx, ny) from world x, y, (k, 2) cells, until it has gone
-        ``metres`` or arrives."""
+        """Return the path down ``field`` (nx, ny) from world x, y, as (k, 2) cells.
+
+        It ends after ``metres`` or at the source.
+        """
         cell = self.cells(xy)
         path = [cell]
         for _ in range(math.ceil(metres / self.config.cell)):
@@ -249,8 +261,7 @@ def _there(shift: tuple[int, int]) -> tuple[slice, ...]:
 
 
 def _grown(mask: Array, cells: float) -> Array:
-    """``mask`` with every cell within so many cells, along either axis: bodies are squares that do
-    not turn."""
+    """Dilate ``mask`` by ``cells`` along both axes: bodies are squares that do not turn."""
     side = 2 * int(cells) + 1
     grown: Array = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
     return grown
@@ -259,10 +270,11 @@ def _grown(mask: Array, cells: float) -> Array:
 def _flood(
     top: Array, start: tuple[int, int], level: int, c: GroundConfig
 ) -> tuple[Array, Array, Array]:
-    """Heights in bins (-1 where none leads), what is known and obstacles, spreading from ``start``
-    over all that can be walked.
+    """Spread from ``start`` over everything walkable.
 
     top: (nx, ny, bins) int8, the highest point at or under each height.
+
+    Returns heights in bins (-1 where nothing leads), known cells and obstacles.
     """
     n = top.shape[0]
     climb, below_head, above_knee = (round(x / c.cell) for x in (c.climb, c.head, c.climb + c.cell))

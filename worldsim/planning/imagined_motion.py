@@ -1,8 +1,7 @@
-"""Poses that many sequences of actions lead to, without a frame being drawn: the ego-motion head on
-a map of the memory.
+"""Poses of many action sequences without drawing frames: the ego-motion head on a memory map.
 
-A step of a world spends nearly all of its time on drawing. Where an objective asks for places
-alone, candidates are walked by the ego-motion head, and only what shall be looked at is drawn.
+A step of a world spends nearly all of its time on drawing. If an objective needs positions alone,
+the ego-motion head walks the candidates, and only the required frames are drawn.
 """
 
 from __future__ import annotations
@@ -33,11 +32,14 @@ MOST_SIDE = 4096
 
 
 class Relief:
-    """What surrounds any place near a centre, drawn once a height: maps of surroundings are then
-    cut out of it.
+    """The surroundings of all places near a centre, drawn once per height.
 
-    position: (3, n) float32 points, world metres. centre: (3,). reach: metres to each side. body:
-    see :class:`worldsim.memory.points.PointMemoryConfig`.
+    Maps of surroundings are cut out of it.
+
+    position: (3, n) float32 points, world metres.
+    centre: (3,) world metres.
+    reach: metres to each side.
+    body: see :class:`worldsim.memory.points.PointMemoryConfig`.
     """
 
     def __init__(self, position: Tensor, centre: Tensor, reach: float, body: float) -> None:
@@ -51,9 +53,11 @@ class Relief:
         self._drawn: dict[int, Tensor] = {}
 
     def around(self, pose: Tensor) -> Tensor:
-        """Maps of what is near poses (b, 4, 4), (b, 2, 48, 48) uint8: as
-        :meth:`worldsim.protocols.SceneMemory.surroundings`, with cells up to 2 cm aside and heights
-        up to 5 cm off."""
+        """Return maps of the surroundings of poses (b, 4, 4), (b, 2, 48, 48) uint8.
+
+        As :meth:`worldsim.protocols.SceneMemory.surroundings`, with errors of up to 2 cm in
+        position and 5 cm in height.
+        """
         level = torch.round(pose[:, 2, 3] / LEVEL).to(torch.int64)
         found, which = torch.unique(level, return_inverse=True)
         maps = torch.stack([self._map(int(one)) for one in found])
@@ -68,8 +72,10 @@ class Relief:
         )
 
     def _map(self, level: int) -> Tensor:
-        """The drawn map of one height: (2, side, side) uint8, rows from south to north, each cell
-        with its next ones."""
+        """Return the map of one height, (2, side, side) uint8, rows from south to north.
+
+        Each cell includes its neighbours.
+        """
         if level not in self._drawn:
             z = self.z - level * LEVEL
             stands = torch.where(z.abs() <= self.body, 255, 0)
@@ -91,8 +97,10 @@ class Relief:
 
 
 def relief_of(world: World, state: WorldState, steps: int) -> Relief | None:
-    """What surrounds any place that ``steps`` steps lead to; None for memories that are asked place
-    by place."""
+    """Return the surroundings of all places within ``steps`` steps.
+
+    None for memories that cannot draw them at once.
+    """
     assert state.frame.pose is not None and state.frame.inverse_depth is not None
     centre, reach = state.frame.pose[0, :3, 3], steps * FASTEST + MAP_CELL * MAP_CELLS
     points = points_of(world.memory, state.memory)

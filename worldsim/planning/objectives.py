@@ -51,8 +51,7 @@ class Objective(Protocol):
     needs: Needs
 
     def check(self, source: Any) -> None:
-        """Raise an error of worldsim's if futures from ``source`` cannot be judged, saying what is
-        missing."""
+        """Raise an error if futures from ``source`` cannot be judged; it says what is missing."""
         ...
 
     def __call__(self, futures: Futures) -> Tensor:
@@ -71,8 +70,10 @@ class Reachable(Protocol):
 
 @runtime_checkable
 class Dreaming(Protocol):
-    """What can be imagined from: a single dream (``env.unwrapped``), or a
-    :class:`worldsim.world.tracker.Belief` of a real walk."""
+    """The start of imagined futures.
+
+    A single dream (``env.unwrapped``), or a :class:`worldsim.world.tracker.Belief` of a real walk.
+    """
 
     @property
     def world(self) -> World: ...
@@ -193,22 +194,27 @@ class ImageGoal:
 
 
 def ground_distance(source: Dreaming, goal: Tensor) -> float:
-    """Metres on the ground, world x and y, from where the source stands to the pose ``goal`` (4,
-    4)."""
+    """Return the distance from the source to the pose ``goal`` (4, 4) in world x and y, metres."""
     pose = source.state.frame.pose
     assert pose is not None
     return float((pose[0, :2, 3] - goal.to(pose)[:2, 3]).norm())
 
 
 def picture_distance(a: Tensor, b: Tensor, cap: float = 64.0) -> Tensor:
-    """Mean difference of colours, those beyond ``cap`` counted as ``cap``. (..., 3, h, w) in [0,
-    255] twice to (...)."""
+    """Return the mean difference of colours; larger ones than ``cap`` count as ``cap``.
+
+    a, b: (..., 3, h, w) in [0, 255].
+
+    Returns (...).
+    """
     return (a.float() - b.float()).abs().clamp(max=cap).mean((-3, -2, -1))
 
 
 def check_goal_pose(source: Dreaming, pose: Any, least_coverage: float) -> None:
-    """Raise unless ``pose`` is a camera-to-world matrix at which the memory knows at least such a
-    share of the view."""
+    """Raise an error unless ``pose`` is a camera-to-world pose at which the memory has coverage.
+
+    least_coverage: minimum share of the view that the memory covers.
+    """
     world = source.world
     if not world.has_geometry:
         raise MissingGeometryError(

@@ -55,8 +55,10 @@ class Imagination:
             )
 
     def futures(self, acts: Tensor, needs: Needs) -> Futures:
-        """What actions (n, t, ...) lead to. Where episodes end, what follows is dreamed on and
-        ``alive`` is False."""
+        """Return the futures of actions (n, t, ...).
+
+        After the end of an episode, frames continue and ``alive`` is False.
+        """
         if needs is Needs.MOTION:
             require_dreaming(self.source, "poses to be imagined")
             world, state = self.source.world, self.source.state
@@ -107,8 +109,10 @@ def _join(columns: list[tuple[Tensor, Tensor, Tensor, Any]]) -> Futures:
 
 
 def action_bounds(space: Space) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds (k,) float32 of continuous actions. InvalidInputError for spaces that
-    planners cannot handle."""
+    """Return the bounds (k,) float32 of continuous actions.
+
+    Raises InvalidInputError for spaces that planners cannot handle.
+    """
     if (
         isinstance(space, gym.spaces.Box)
         and len(space.shape) == 1
@@ -125,11 +129,10 @@ def action_bounds(space: Space) -> tuple[Tensor, Tensor]:
 def coloured_noise(
     n: int, steps: int, width: int, exponent: float, generator: torch.Generator
 ) -> Tensor:
-    """Standard normal numbers (n, steps, width) whose spectrum along the steps falls as 1 /
-    f^exponent; 0 is white.
+    """Return normal numbers (n, steps, width) with a spectrum of 1 / f^exponent; 0 is white.
 
-    Timmer and König 1995, as in iCEM (Pinneri et al. 2020): actions then last, and candidates get
-    somewhere.
+    Timmer and König 1995, as in iCEM (Pinneri et al. 2020): actions then last, and candidates
+    travel further.
     """
     # Twice as long as needed: such noise repeats itself, and its end would resemble its beginning.
     length = 2 * steps
@@ -149,8 +152,10 @@ def coloured_noise(
 
 
 def draw_choices(probability: Tensor, noise: Tensor) -> Tensor:
-    """Choices (n, t) int64 of the probabilities (t, a), by standard normal noise (n, t, a): lasting
-    noise, lasting choices."""
+    """Return choices (n, t) int64 of the probabilities (t, a).
+
+    noise: (n, t, a) standard normal; correlated noise gives correlated choices.
+    """
     uniform = torch.special.ndtr(noise.double()).clamp(1e-12, 1.0 - 1e-12)
     return (probability.double().clamp(min=1e-12).log() - (-uniform.log()).log()).argmax(-1)
 
@@ -171,13 +176,15 @@ def action_space_of(source: Any) -> Space:
 
 
 class Planner:
-    """What planners share: where they plan, what they want, and acting a plan out. A
-    :class:`worldsim.protocols.Policy`.
+    """Base class of planners: a :class:`worldsim.protocols.Policy` that acts out a plan.
 
-    source: what is planned in: a dream, wrapped or not, or a :class:`worldsim.world.tracker.Belief`
-    of a walk in the real twin; it must follow the actions taken. objective: what is wanted. replan:
-    actions taken of a plan before the next one is made. Raises InvalidInputError for what cannot
-    fork and for an objective that cannot be judged there.
+    source: where to plan: a dream, wrapped or not, or a :class:`worldsim.world.tracker.Belief` of a
+        walk in the real twin. It must follow the actions taken.
+    objective: what to maximise.
+    replan: number of actions of a plan before the next one.
+
+    Raises InvalidInputError for a source that cannot fork, and for an objective that cannot be
+    judged there.
     """
 
     def __init__(self, source: Any, objective: Objective, replan: int = 1) -> None:
@@ -192,8 +199,7 @@ class Planner:
         self.reset(0)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the last plan and reseed. ``None`` draws a fresh seed from the operating
-        system."""
+        """Forget the last plan and set the seed; ``None`` draws one from the operating system."""
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
@@ -206,8 +212,7 @@ class Planner:
 
     @property
     def arrived(self) -> bool:
-        """Whether the objective has been reached, where that can be: time to stop calling
-        :meth:`act`."""
+        """Whether the objective has been reached, so that :meth:`act` need not be called again."""
         return isinstance(self.objective, Reachable) and self.objective.reached(
             self.imagination.source
         )
@@ -230,11 +235,13 @@ def plan_in_dream(
     seed: int,
     policy_of: Callable[[Any, Objective], Policy],
 ) -> dict[str, float]:
-    """Plan in a dream and act there, until the goal is reached: the return, the steps taken and,
-    for a goal, the metres left.
+    """Plan and act in a dream until the goal is reached.
 
-    world: name or folder. goal: metres ahead and to the left of the start; None for as much reward
-    as can be had. policy_of: makes the policy for an environment and an objective.
+    world: name or folder.
+    goal: metres ahead and to the left of the start; None to maximise the reward.
+    policy_of: creates the policy for an environment and an objective.
+
+    Returns the return, the number of steps and, for a goal, the remaining metres.
     """
     env = gym.make("worldsim/Dream-v0", world=world)
     obs, info = env.reset(seed=seed)

@@ -47,7 +47,7 @@ from worldsim.runtime.json_config import (
     write_sealed,
 )
 from worldsim.runtime.progress import follow
-from worldsim.runtime.types import Array, Env
+from worldsim.runtime.types import Array, Env, Info
 from worldsim.shipped.policies import make_policy
 from worldsim.state import SceneStart, flatten
 from worldsim.world.image_env import make_env

@@ -94,8 +94,10 @@ def train(args: Args, envs: Any = None, clock: Clock = time.monotonic) -> ActorC
 
 
 def _learn(learner: Learner, interrupts: Interrupts, clock: Clock) -> int:
-    """Rollouts and updates to the end; returns how many updates. What a rollout has dreamed when
-    time is up is dropped."""
+    """Run rollouts and updates to the end; returns the number of updates.
+
+    A rollout that is incomplete when the time is up is dropped.
+    """
     saved, began = learner.elapsed, learner.progress
     pace, stepped, updates = Pace(clock), 0, 0
 

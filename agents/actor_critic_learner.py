@@ -19,6 +19,7 @@ from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import is_file
 from worldsim.runtime.json_config import to_json
 from worldsim.runtime.old_names import with_new_names
+from worldsim.runtime.types import JsonObject
 from worldsim.shipped.agent_files import AgentCard, load_agent, save_agent
 from worldsim.training.checkpoint import read_checkpoint, write_checkpoint
 from worldsim.world import World
@@ -74,7 +75,7 @@ class Learner:
             self.policy.network.parameters(), lr=args.learning_rate, eps=1e-5
         )
         self.taken, self.elapsed = 0, 0.0
-        self.history: list[dict[str, Any]] = []
+        self.history: list[JsonObject] = []
         self.episode_return: float | None = None
         self.returns = torch.zeros(self.n, device=self.device)
         self.discounted = torch.zeros(self.n, device=self.device)
@@ -163,8 +164,7 @@ class Learner:
         return batch
 
     def _normalise(self, rew: Tensor, valid: Tensor) -> Tensor:
-        """Rewards over the spread of discounted returns so far, so that values are about 1 whatever
-        the task."""
+        """Divide rewards by the spread of discounted returns so far, so that values are about 1."""
         self.discounted = self.discounted * self.args.gamma + rew
         new = torch.stack(
             [valid.sum(), (self.discounted * valid).sum(), (self.discounted**2 * valid).sum()]
@@ -195,7 +195,7 @@ class Learner:
             ).mean()
             critic = 0.5 * (value.float() - flat["target"][part]).square().mean()
             self.optimizer.zero_grad(set_to_none=True)
-            (actor + 0.5 * critic - args.entropy * entropy.mean()).backward()  # type: ignore[no-untyped-call]
+            (actor + 0.5 * critic - args.entropy * entropy.mean()).backward()
             nn.utils.clip_grad_norm_(network.parameters(), 0.5)
             self.optimizer.step()
 

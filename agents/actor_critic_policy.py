@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.types import Space
 
 
 class Network(nn.Module):
@@ -69,13 +70,14 @@ class Network(nn.Module):
 class ActorCriticPolicy:
     """A policy over the newest ``stack`` observations of each environment.
 
-    action_space: ``Discrete`` or ``Box``. observation_shape: (h, w, 3) of uint8 images or (d,) of
-    floats. greedy: take the likeliest action instead of drawing one.
+    action_space: ``Discrete`` or ``Box``.
+    observation_shape: (h, w, 3) of uint8 images or (d,) of floats.
+    greedy: take the most likely action instead of sampling.
     """
 
     def __init__(
         self,
-        action_space: gym.Space[Any],
+        action_space: Space,
         observation_shape: tuple[int, ...] = (64, 64, 3),
         stack: int = 4,
         hidden: int = 256,

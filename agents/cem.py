@@ -1,9 +1,9 @@
 """CEM and iCEM over imagined futures. Measured results: docs/experiments/goal_walks.md.
 
 CEM: Rubinstein 1999. iCEM: Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for
-Real-time Planning": coloured noise, elites kept from one iteration and from one plan to the next,
-the mean shifted along, fewer candidates an iteration, and the mean itself among the last. Discrete
-actions are drawn from a table of probabilities a step, with the same lasting noise.
+    Real-time Planning": coloured noise, elites kept between iterations and between plans, a shifted
+    mean, fewer candidates per iteration, and the mean itself among the last candidates. Discrete
+    actions are sampled from a table of probabilities per step, with the same correlated noise.
 """
 
 from __future__ import annotations
@@ -132,8 +132,10 @@ class CemPolicy(Planner):
         return best
 
     def _start(self) -> tuple[Tensor, Tensor]:
-        """The distribution that a plan begins with: (t, a) probabilities, or mean and deviation (t,
-        k)."""
+        """Return the initial distribution of a plan.
+
+        It is (t, a) probabilities, or mean and deviation (t, k).
+        """
         c = self.config
         if self.discrete:
             n = int(self.action_space.n)  # type: ignore[attr-defined]
@@ -174,8 +176,10 @@ class CemPolicy(Planner):
         )
 
     def _shift(self, rows: Tensor) -> Tensor:
-        """Sequences (n, t, ...) moved on by what is acted out before the next plan; the last step
-        lasts."""
+        """Shift sequences (n, t, ...) by the steps acted out before the next plan.
+
+        The last step repeats.
+        """
         r = self.config.replan
         return torch.cat([rows[:, r:], rows[:, -1:].expand(-1, r, *rows.shape[2:])], 1)
 

@@ -1,4 +1,6 @@
-"""Explores by frontiers of the remembered ground. Measured results: docs/experiments/exploration.md
+"""Explores by frontiers of the remembered ground.
+
+Measured results: docs/experiments/exploration.md
 
 Frontiers (Yamauchi 1997): borders between ground that has been seen and ground that has not. The
 explorer goes where most unseen ground per step can be looked at, walking there as fast as it can
@@ -14,7 +16,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from worldsim.agents.goal_walker import finite, ground_of
 from worldsim.agents.pursuit import Pursuit, PursuitConfig, wrap_angle
@@ -22,8 +23,7 @@ from worldsim.agents.sightlines import RAYS, cast, require_points
 from worldsim.errors import InvalidInputError
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.planning.planner import Imagination
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,7 @@ class FrontierExplorer:
         return ground
 
     def _seen_through(self, ground: Ground) -> tuple[Array, Array]:
-        """Cells (k, 2) at which the newest frame saw something beyond where their ground should be,
-        and where that was sky."""
+        """Return cells (k, 2) where the newest frame saw past the ground, and where it saw sky."""
         state = self.source.state
         pose, depth = state.frame.pose[0].cpu(), state.frame.depth[0].cpu()
         cells = np.argwhere(np.isfinite(ground.height) & ~ground.known)
@@ -237,8 +236,7 @@ class FrontierExplorer:
         self._ground, self._way = ground, finite(way)
 
     def _borders(self, ground: Ground, out: Array) -> Array:
-        """Cells (k, 2) on borders that can be reached and have not been walked to; the aim
-        first."""
+        """Return reachable frontier cells (k, 2) that have not been walked to; the aim first."""
         c = self.config
         cells, _ = ground.frontier(c.smallest)
         cells = cells[np.isfinite(out[cells[:, 0], cells[:, 1]])]
@@ -254,8 +252,10 @@ class FrontierExplorer:
         return cells
 
     def _to_see(self, ground: Ground, spots: Array) -> tuple[Array, Array]:
-        """m2 of unseen ground that views from cells (k, 2) would show, (k, RAYS), and where these
-        look, (RAYS,) radians."""
+        """Return the unseen ground that views from cells (k, 2) would show, (k, RAYS) m2.
+
+        Also returns the directions of the views, (RAYS,) radians.
+        """
         c = self.config
         gain = cast(ground, spots, c.fade)
         state = self.source.state

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.agents.cem import CemConfig, CemPolicy
@@ -31,8 +30,7 @@ from worldsim.planning.objectives import (
     ground_distance,
     require_dreaming,
 )
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 
 def ground_of(
@@ -177,8 +175,7 @@ class Walker:
         return moved
 
     def _feel(self, place: Array) -> bool:
-        """Whether something that is not on the map has just been found to stand in the way; it then
-        is on it."""
+        """Return whether an unmapped obstacle was found just now, and map it."""
         if self._before is None:
             return False
         start, foretold = self._before

@@ -1,19 +1,20 @@
-"""Walks to where a picture was taken. Measured results: docs/experiments/goal_walks.md"""
+"""Walks to where a picture was taken.
+
+Measured results: docs/experiments/goal_walks.md
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.agents.goal_walker import GoalWalkerConfig, Walker
 from worldsim.planning.ground import Ground
 from worldsim.planning.locate import LocateConfig, candidates
 from worldsim.planning.objectives import ground_distance
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,7 @@ class ImageGoalWalker(Walker):
         return ground.cells(self.goal[:2, 3].numpy())[None], None
 
     def _look_for(self) -> list[Tensor]:
-        """Places that look like the picture and have not been looked at; all of them, where no
-        others are left."""
+        """Return unvisited places that look like the picture; all, if none is left."""
         search = self.search
         most = search.places + len(self._been)
         found = list(

@@ -1,9 +1,9 @@
 """MPPI over imagined futures. Measured results: docs/experiments/goal_walks.md.
 
 Williams et al. 2017, "Information Theoretic MPC for Model-Based Reinforcement Learning": every
-candidate counts, by the exponential of its cost. The temperature is a share of the costs' spread,
-so that it suits any objective. Discrete actions: the weights go into a table of probabilities a
-step.
+candidate counts, by the exponential of its cost. The temperature is relative to the spread of the
+costs, so that it suits any objective. For discrete actions, the weights give a table of
+probabilities per step.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Explores by novelty of imagined views. Measured results: docs/experiments/exploration.md
+"""Explores by novelty of imagined views.
+
+Measured results: docs/experiments/exploration.md
 
 Candidate walks are imagined without drawing, the memory is asked what it knows of the views at
 their ends, and the walk that ends where it knows least is taken.

@@ -12,6 +12,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from worldsim.runtime.types import Space
+
 SHORTEST, LONGEST = 2, 9
 """An action is repeated this many steps, both ends included, drawn uniformly."""
 ACTION_SHARES = (0.03, 0.45, 0.06, 0.18, 0.18, 0.05, 0.05)
@@ -26,7 +28,7 @@ class PersistentPolicy:
     uniformly. The space is copied, so its own randomness stays untouched.
     """
 
-    def __init__(self, action_space: gym.Space[Any]) -> None:
+    def __init__(self, action_space: Space) -> None:
         self.action_space = copy.deepcopy(action_space)
         self._shares = (
             ACTION_SHARES if action_space == gym.spaces.Discrete(len(ACTION_SHARES)) else None

@@ -1,8 +1,10 @@
 """Follows ways at full speed by forward and turns. Results: docs/experiments/exploration.md.
 
-Pure pursuit (Coulter 1992): the walker heads for the furthest place of its way that it can see
-straight ahead. No candidate is imagined: a step costs next to nothing, momentum is kept, and what
-the map does not show is found by bumping into it.
+Measured results: docs/experiments/exploration.md
+
+Pure pursuit (Coulter 1992): the walker heads for the furthest place of its path that it can reach
+in a straight line. It imagines no candidates, so a step is cheap and momentum is kept; obstacles
+that are not on the map are found by bumping into them.
 """
 
 from __future__ import annotations
@@ -12,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.planning.ground import Ground
+from worldsim.runtime.types import Array
 
-Array = NDArray[Any]
 FORWARD, BACKWARD, LEFT, RIGHT = 1, 2, 3, 4
 """Of ``Discrete(7)``, which every real twin that walks speaks."""
 
@@ -81,8 +82,10 @@ class Pursuit:
         return bumped, stuck
 
     def _bump(self, place: Array, ahead: Array) -> None:
-        """Something stands here: the wider, the more often it was met nearby, so that it is not
-        tried all along."""
+        """Mark an obstacle; the more often one was met nearby, the wider it is.
+
+        A wall is then not tried along its whole length.
+        """
         times = sum(bool(np.linalg.norm(at - place) < 1.5) for at in self._bumped_at)
         self._bumped_at.append(place)
         half = 1 + 2 * times
@@ -99,8 +102,7 @@ class Pursuit:
         return act
 
     def _turn(self, off: float) -> int:
-        """The turn towards what is ``off`` radians to the left; 0 where the next step of a turn
-        would not bring it nearer."""
+        """Return the turn towards ``off`` radians to the left; 0 if another turn would not help."""
         side, degrees = (1 if off > 0 else -1), abs(math.degrees(off))
         turning, last = self._turned != 0, self.config.turns[-1]
         size = self.config.turns[min(len(self.config.turns) - 1, abs(self._turned))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import gymnasium as gym
+from worldsim.runtime.types import Space
 
 
 class RandomPolicy:
@@ -14,7 +14,11 @@ class RandomPolicy:
     action_space: the environment's. It is copied, so that its own random numbers stay untouched.
     """
 
-    def __init__(self, action_space: gym.Space[Any]) -> None:
+    action_space: the environment's; it is copied, so the environment's own random numbers do not
+        change.
+    """
+
+    def __init__(self, action_space: Space) -> None:
         self.action_space = copy.deepcopy(action_space)
         self.reset(0)
 

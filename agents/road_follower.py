@@ -1,8 +1,10 @@
 """Drives CarRacing with errors, for recordings. Results: docs/experiments/task_agents.md.
 
-Random actions hardly leave the start: they brake as often as they accelerate. What a world must
-know is driving, on the road and off it, at all speeds. So this one steers towards the grey ahead of
-the car, off by a drift that changes slowly, at a pace that is drawn anew now and then.
+Measured results: docs/experiments/task_agents.md.
+
+Random actions hardly leave the start: they brake as often as they accelerate. A world needs data of
+driving, on the road and off it, at all speeds. This policy steers towards the grey ahead of the
+car, with a slowly changing offset, at a speed that changes at random.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.types import Array, Space
 
 AHEAD = (0.35, 0.62)
 """Rows looked at, in shares of the picture's height; the car is at 0.73."""
@@ -28,7 +31,7 @@ class RoadFollower:
     of the drift; 0 follows the road.
     """
 
-    def __init__(self, action_space: gym.Space[Any], wander: float = 0.5) -> None:
+    def __init__(self, action_space: Space, wander: float = 0.5) -> None:
         if not isinstance(action_space, gym.spaces.Box) or action_space.shape != (3,):
             raise InvalidInputError(
                 f"RoadFollower drives by (steering, gas, brake), a Box of shape (3,); this is "
@@ -43,7 +46,7 @@ class RoadFollower:
         self._rng = np.random.default_rng(seed)
         self._drift, self._left = 0.0, 0
         self._wander, self._gas, self._brake = self.wander, 0.3, 0.0
-        self._before: NDArray[Any] | None = None
+        self._before: Array | None = None
 
     def act(self, obs: Any) -> NDArray[np.float32]:
         """The action for one (h, w, 3) uint8 picture."""
@@ -65,7 +68,7 @@ class RoadFollower:
         )
 
     @staticmethod
-    def _heading(obs: NDArray[Any]) -> float:
+    def _heading(obs: Array) -> float:
         """How far left (< 0) or right the road ahead is, from its pixels; 0 where there is none."""
         height, width = obs.shape[:2]
         ahead = obs[round(AHEAD[0] * height) : round(AHEAD[1] * height)].astype(int)

@@ -6,14 +6,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import MissingGeometryError
 from worldsim.memory.slots import points_of
 from worldsim.planning.ground import Ground
 from worldsim.planning.objectives import require_dreaming
+from worldsim.runtime.types import Array
 
-Array = NDArray[Any]
 RAYS = 96
 """Directions in which views are cast over the map."""
 RANGE = 16.0

@@ -1,9 +1,8 @@
 """The real twin of the generated Freedoom: ViZDoom with exact depth and pose.
 
-Depth is ray-cast from the map's own geometry (:mod:`worldsim.envs.doom_geometry`); sprites take the
-distance of their object, and what has moved since the map began (lifts, doors) falls back on the
-engine's 8-bit depth buffer. ``docs/experiments/doom_depth.md`` holds the calibration and what it is
-worth.
+Depth is ray-cast from the map's own geometry (:mod:`worldsim.envs.doom_geometry`). Sprites have the
+distance of their object; whatever has moved since the map began (lifts, doors) has the engine's
+8-bit depth. ``docs/experiments/doom_depth.md`` holds the calibration and its effect.
 """
 
 from __future__ import annotations
@@ -121,11 +120,12 @@ def intrinsics(height: int, width: int) -> NDArray[np.float32]:
 def area_taps(
     start: float, stop: float, source: int, target: int
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Averages of ``[start, stop)`` of a row of ``source`` pixels in ``target`` equal cells, by
-    overlap.
+    """Return the weights that average a row of ``source`` pixels to ``target`` equal cells.
+
+    start, stop: the part of the row to average.
 
     Returns the pixels that each cell takes, (taps, target) int64, and their weights, (taps, target)
-    float32, summing to one.
+    float32, which sum to one.
     """
     size = (stop - start) / target
     first = start + size * np.arange(target)
@@ -139,11 +139,9 @@ def area_resize(
     rows: tuple[NDArray[np.int64], NDArray[np.float32]],
     columns: tuple[NDArray[np.int64], NDArray[np.float32]],
 ) -> NDArray[np.uint8]:
-    """Separable area average of a picture (H, W, 3) with the taps of its rows and columns: (h, w,
-    3) uint8.
+    """Average a picture (H, W, 3) to (h, w, 3) uint8 with the taps of its rows and columns.
 
-    Sums run in a fixed order: a matrix product would round differently from one machine to the
-    next.
+    Sums run in a fixed order: a matrix product would round differently between machines.
     """
     row_pixels, row_weights = rows
     low = picture[row_pixels[0]] * row_weights[0, :, None, None]
@@ -159,8 +157,10 @@ def area_resize(
 
 
 def resolve_map(name: object) -> str:
-    """Full name of a map: ``MAP30`` means ``freedoom2/MAP30``, ``E1M1`` means
-    ``freedoom1/E1M1``."""
+    """Return the full name of a map.
+
+    ``MAP30`` is ``freedoom2/MAP30``, ``E1M1`` is ``freedoom1/E1M1``.
+    """
     if isinstance(name, str):
         wanted = (
             name
@@ -195,8 +195,10 @@ def _shut_down(games: dict[str, Any], scratch: Scratch) -> None:
 
 
 def _write_launcher(folder: Path, engine: Path) -> Path:
-    """A script that runs the engine in ``folder``, where it makes a folder of its own, and, where
-    the system can see to it, so that the engine ends with this process, however that ends."""
+    """Write a script that runs the engine in ``folder``, where it creates a folder of its own.
+
+    If the system supports it, the engine ends with this process, however that ends.
+    """
     bound = shutil.which("setpriv")
     before = (
         f"{shlex.quote(bound)} --pdeathsig KILL -- " if bound and sys.platform == "linux" else ""
@@ -211,8 +213,11 @@ def _write_launcher(folder: Path, engine: Path) -> Path:
 
 
 def camera_pose(x: float, y: float, z: float, angle: float) -> NDArray[np.float32]:
-    """Camera-to-world (4, 4) float32 in metres, OpenCV axes, from map units and radians
-    counter-clockwise from east."""
+    """Return the camera-to-world pose (4, 4) float32 in metres, OpenCV axes.
+
+    x, y, z: map units.
+    angle: radians, counter-clockwise from east.
+    """
     cos, sin = np.cos(angle), np.sin(angle)
     pose = np.eye(4)
     pose[:3, 0] = sin, -cos, 0.0
@@ -321,8 +326,10 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         )
 
     def get_keys_to_action(self) -> Keys:
-        """Keys for ``gymnasium.utils.play``: see
-        :func:`worldsim.runtime.keyboard.keys_to_action`."""
+        """Return the keys for ``gymnasium.utils.play``.
+
+        See :func:`worldsim.runtime.keyboard.keys_to_action`.
+        """
         return keys_to_action(self.action_space, "worldsim/FreedoomReal-v0")
 
     def close(self) -> None:
@@ -418,8 +425,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._game.set_seed(seed)
 
     def _go_to_start(self) -> None:
-        """Begin the level at a place and heading drawn at random, both valid, and let the player
-        come to rest there."""
+        """Begin the level at a random valid place and heading, and let the player come to rest."""
         geometry = _geometry(self._map)
         for _ in range(START_TRIES):
             self._game.new_episode()
@@ -447,8 +453,10 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         return abs(at_x - x) < 1 and abs(at_y - y) < 1 and -1 < height < STEP_HEIGHT + 1
 
     def _draw_start(self, geometry: MapGeometry) -> tuple[int, int, float]:
-        """A place in whole map units and a heading in degrees: half of them near things of the map,
-        half anywhere."""
+        """Return a place in whole map units and a heading in degrees.
+
+        Half of the places are near things of the map, half are anywhere.
+        """
         low, high = geometry.vertices.min(1), geometry.vertices.max(1)
         for _ in range(START_TRIES):
             if self.np_random.random() < 0.5:
@@ -494,8 +502,10 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         return bool(np.median(horizon) >= MIN_VIEW)
 
     def _camera(self, state: Any = None) -> tuple[float, float, float, float]:
-        """Eye in map units and heading in radians, as the engine draws with: it keeps 8,192
-        headings."""
+        """Return the eye in map units and the heading in radians, as the engine draws with.
+
+        The engine has 8,192 headings.
+        """
         x, y, z, angle = (self._game.get_state() if state is None else state).game_variables
         heading = np.floor(angle * (8192 / 360.0) + 1e-3) * (2 * np.pi / 8192)
         return float(x), float(y), float(z), float(heading)
@@ -515,8 +525,10 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
     def _depth(
         self, state: Any, x: float, y: float, z: float, heading: float
     ) -> NDArray[np.float32]:
-        """Metric depth of the present frame: geometry, then what moved, then sprites. (height,
-        width) float32 metres."""
+        """Return the depth of the current frame, (height, width) float32 metres.
+
+        It combines geometry, moved parts and sprites.
+        """
         geometry = _geometry(self._map)
         depth = geometry.cast(x, y, z, heading, self._right, self._up)
         hung = geometry.cast_hung(x, y, heading, self._right)
@@ -538,12 +550,12 @@ def fuse_buffer(
     level: NDArray[np.uint8],
     sprite: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Depth of the map with what the map does not tell, in map units: sprites, grates, lifts and
-    doors that moved.
+    """Add to the map's depth what the map does not hold: sprites, grates, moved lifts and doors.
 
-    depth: (h, w) of floors, ceilings and walls. hung: (k, w) distances of pictures hung in each
-    column, nearest first. level: (h, w) the engine's depth buffer. sprite: (h, w) distance of the
-    sprite at each pixel, 0 where there is none.
+    depth: (h, w) of floors, ceilings and walls, map units.
+    hung: (k, w) distances of pictures hung in each column, nearest first.
+    level: (h, w) the engine's depth buffer.
+    sprite: (h, w) distance of the sprite at each pixel, 0 where there is none.
     """
     seen = BUFFER_OFFSET + BUFFER_UNIT * level.astype(np.float64)
     tolerance = np.maximum(32.0, 0.15 * seen)

@@ -184,8 +184,10 @@ class MapGeometry:
         )
 
     def sector_at(self, x: float, y: float) -> int:
-        """Index of the sector at a point, or -1 in the void: the side of the nearest line to the
-        east."""
+        """Return the index of the sector at a point, or -1 in the void.
+
+        It is the side of the nearest line to the east.
+        """
         ax, ay = self.vertices[:, self.start]
         bx, by = self.vertices[:, self.end]
         crosses = (ay <= y) != (by <= y)
@@ -204,8 +206,10 @@ class MapGeometry:
 
     @cached_property
     def region_of_sector(self) -> Ints:
-        """(sectors,) label of the connected region a player can walk in, doors as the map starts
-        with; -1 where none fits."""
+        """Return the connected region of each sector, (sectors,), for a walking player.
+
+        Doors are as the map starts with; -1 where no region fits.
+        """
         front, back = self.sector_of_side
         opening = np.minimum(self.ceiling[front], self.ceiling[back]) - np.maximum(
             self.floor[front], self.floor[back]
@@ -268,12 +272,13 @@ class MapGeometry:
         return float(np.sqrt(((a + t * along - point) ** 2).sum(0)).min(initial=np.inf))
 
     def cast(self, x: float, y: float, z: float, angle: float, right: Floats, up: Floats) -> Floats:
-        """Distance along the optical axis to the first floor, ceiling or wall that each pixel's ray
-        meets.
+        """Return the distance to the first floor, ceiling or wall along each pixel's ray.
 
-        x, y, z: the eye. right: (w,) ascending, the lateral offset of each column's rays at
-        distance one; up: (h,) the upward offset of each row's. Returns (h, w) in map units, inf for
-        sky and for the void.
+        x, y, z: the eye.
+        right: (w,) ascending, lateral offset of each column's rays at distance one.
+        up: (h,) upward offset of each row's rays.
+
+        Returns (h, w) map units along the optical axis, inf for sky and for the void.
         """
         lines, width = self.lines, len(right)
         column, line, distance, side = self._crossings(lines, x, y, angle, right)
@@ -309,8 +314,10 @@ class MapGeometry:
         )
 
     def cast_hung(self, x: float, y: float, angle: float, right: Floats, count: int = 3) -> Floats:
-        """Distances along the axis of the nearest ``count`` lines with a hung picture in each
-        column, (count, w), inf for none."""
+        """Return the distances of the nearest ``count`` lines with a hung picture in each column.
+
+        Returns (count, w) along the optical axis, inf for none.
+        """
         result = np.full((count, len(right)), np.inf)
         if len(self.hung.start):
             column, _, distance, _ = self._crossings(self.hung, x, y, angle, right)
@@ -322,11 +329,10 @@ class MapGeometry:
     def _crossings(
         self, lines: Lines, x: float, y: float, angle: float, right: Floats
     ) -> tuple[Ints, Ints, Floats, Ints]:
-        """Every crossing of a column's ray with a line, sorted by column and distance, up to the
-        first solid line.
+        """Return every crossing of a column's ray with a line, up to the first solid line.
 
-        Returns the column, the line, the distance along the axis and the side (0 front, 1 back)
-        that faces the eye.
+        They are sorted by column and distance. Returns the column, the line, the distance along the
+        axis and the side (0 front, 1 back) that faces the eye.
         """
         cos, sin = np.cos(angle), np.sin(angle)
         east, north = self.vertices[0] - x, self.vertices[1] - y
@@ -374,8 +380,10 @@ class MapGeometry:
         ceiling: tuple[Floats, Floats],
         up: Floats,
     ) -> Floats:
-        """What a ray that does not pass crossing ``hit`` met: the near sector's floor or ceiling on
-        the way, or the wall itself."""
+        """Return what a ray that does not pass crossing ``hit`` met.
+
+        It is the near sector's floor or ceiling on the way, or the wall itself.
+        """
         wall = distance[hit]
         height = wall * up[:, None]
         near_floor, near_ceiling, far_ceiling = floor[0][hit], ceiling[0][hit], ceiling[1][hit]

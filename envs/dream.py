@@ -52,9 +52,13 @@ class Randomness(StrEnum):
 class NamedScenes(Protocol):
     """Scenes that can also be had by name."""
 
-    def names(self) -> list[str]: ...
+    def names(self) -> list[str]:
+        """Return the names of all scenes."""
+        ...
 
-    def load(self, name: str) -> SceneStart: ...
+    def load(self, name: str) -> SceneStart:
+        """Load the scene of that name."""
+        ...
 
 
 def _fit(scene: Any, world: World) -> Any:

@@ -131,8 +131,10 @@ class SB3VecEnv(VecEnv):
         self.envs.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of the batch, once for each environment asked for; of single environments,
-        each one's own."""
+        """Return an attribute of each requested environment.
+
+        An attribute of a batch is repeated for each.
+        """
         if self._singles:
             return [
                 self._singles[i].get_wrapper_attr(attr_name) for i in self._get_indices(indices)
@@ -141,8 +143,7 @@ class SB3VecEnv(VecEnv):
         return [value for _ in self._get_indices(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of the batch, which all environments share; of single environments, of
-        each one asked for."""
+        """Set an attribute of each requested environment; of a batch, for all environments."""
         if self._singles:
             for i in self._get_indices(indices):
                 self._singles[i].set_wrapper_attr(attr_name, value)
@@ -157,8 +158,10 @@ class SB3VecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
     ) -> list[Any]:
-        """What a method of the batch returns, for each environment asked for: ``memory_of`` and
-        ``fork`` are told its number."""
+        """Call a method of each requested environment; returns the results.
+
+        ``memory_of`` and ``fork`` of a batch receive the environment's number.
+        """
         if self._singles:
             envs = [self._singles[i] for i in self._get_indices(indices)]
             return [
@@ -172,8 +175,10 @@ class SB3VecEnv(VecEnv):
         return [result for _ in chosen]
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """Of single environments, each one's answer. Those of a batch have no wrappers; a
-        ``Monitor``'s work is done here."""
+        """Return whether each requested environment has the wrapper.
+
+        Environments of a batch have no wrappers; this class does the work of a ``Monitor``.
+        """
         if self._singles:
             return [is_wrapped(self._singles[i], wrapper_class) for i in self._get_indices(indices)]
         return [self._monitored and wrapper_class is Monitor for _ in self._get_indices(indices)]
@@ -184,8 +189,10 @@ class SB3VecEnv(VecEnv):
         return [None] * self.num_envs if frames is None else list(frames)
 
     def _episode(self, i: int) -> Info:
-        """What a ``Monitor`` tells of an episode that ends: its return, its length and the seconds
-        since the start."""
+        """Return what a ``Monitor`` reports when an episode ends.
+
+        This is its return, its length and the seconds since the start.
+        """
         return {
             "r": round(float(self._returns[i]), 6),
             "l": int(self._lengths[i]),
@@ -227,8 +234,10 @@ def _itself(env: Env) -> Env:
 
 
 def _batch_of(envs: Sequence[Env]) -> gym.vector.VectorEnv[Any, Any, Any] | None:
-    """One batch in place of dreams that were all made alike, None for anything else. Warns where
-    wrappers are the reason."""
+    """Return one batch in place of dreams that were created alike, None for anything else.
+
+    Warns if wrappers are the reason.
+    """
     dreams = [env.unwrapped for env in envs]
     first = dreams[0]
     if not isinstance(first, WorldEnv) or not all(

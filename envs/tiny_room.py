@@ -96,6 +96,7 @@ class TinyRoom(gym.Env[Array, Any]):
         self._enter(0)
 
     def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Array, Info]:
+        """Begin an episode; see the class for the options."""
         super().reset(seed=seed)
         self._enter(self._choose_room(options))
         while True:
@@ -106,6 +107,7 @@ class TinyRoom(gym.Env[Array, Any]):
         return self._look()
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, Info]:
+        """Move, then render a frame; never truncates."""
         if isinstance(self.action_space, gym.spaces.Box):
             action = cast_box_action(action, self.action_space)
             forward, left, turn = float(action[0]), 0.0, float(action[1])
@@ -122,11 +124,14 @@ class TinyRoom(gym.Env[Array, Any]):
         return observation, float(reached), reached, False, info
 
     def render(self) -> Array | None:
+        """Return the newest frame, (h, w, 3) uint8; None unless the mode is ``rgb_array``."""
         return self._rgb.copy() if self.render_mode == "rgb_array" else None
 
     def get_keys_to_action(self) -> Keys:
-        """Keys for ``gymnasium.utils.play``: see
-        :func:`worldsim.runtime.keyboard.keys_to_action`."""
+        """Return the keys for ``gymnasium.utils.play``.
+
+        See :func:`worldsim.runtime.keyboard.keys_to_action`.
+        """
         return keys_to_action(self.action_space, "worldsim/TinyRoom-v0")
 
     def _choose_room(self, given: Info | None) -> int:
@@ -155,8 +160,7 @@ class TinyRoom(gym.Env[Array, Any]):
         return int(self.np_random.integers(*ranges[split]))
 
     def _enter(self, room: int) -> None:
-        """Build a room: its extent, its pillar and seven tiled surfaces, all drawn from its
-        number."""
+        """Build a room from its number: its extent, its pillar and seven tiled surfaces."""
         rng = np.random.default_rng([room, 7])
         self._room = room
         self._extent = np.array([rng.uniform(7, 11), rng.uniform(7, 11), rng.uniform(2.6, 3.4)])
@@ -188,8 +192,7 @@ class TinyRoom(gym.Env[Array, Any]):
         return pose
 
     def _look(self) -> tuple[Array, Info]:
-        """Cast one ray a pixel: out of the room's box, and into the pillar's if that comes
-        first."""
+        """Cast one ray per pixel to the room's box, and to the pillar's if that comes first."""
         cosine, sine = np.cos(self._yaw), np.sin(self._yaw)
         origin = np.array([*self._position, EYE_HEIGHT])
         ray = np.stack([cosine + sine * self._right, sine - cosine * self._right, -self._down])
@@ -232,11 +235,10 @@ _SKYLIGHT = (2.0, 3.4, 4.0, 5.4)
 
 
 def textured_room(camera: Camera) -> Frame:
-    """What cameras see in a furnished room of brick, planks, tiles and waves, with the sky through
-    a hole in its ceiling.
+    """Render a furnished room of brick, planks, tiles and waves, with sky through its ceiling.
 
-    Ray traced in float64, four rays a pixel for the colour and one through its centre for the
-    depth, so it can stand as ground truth. The room spans :data:`ROOM_EXTENT` from the world's
+    Ray traced in float64, with four rays per pixel for the colour and one through its centre for
+    the depth, so it can serve as ground truth. The room spans :data:`ROOM_EXTENT` from the world's
     origin, z up; cameras must be inside.
     """
     b, h, w = len(camera.pose), camera.height, camera.width
@@ -254,8 +256,10 @@ def textured_room(camera: Camera) -> Frame:
 
 
 def textured_room_walk(count: int, size: int = 64) -> Camera:
-    """``count`` cameras on one round through the textured room, at eye height, looking now left,
-    now right of the way."""
+    """Return ``count`` cameras on one round through the textured room.
+
+    They are at eye height and look left and right of the way.
+    """
     share = torch.arange(count, dtype=torch.float64) / count
     turn = 2 * math.pi * share
     x, y = 4.2 + 2.4 * torch.cos(turn), 2.7 + 1.3 * torch.sin(turn)
@@ -340,9 +344,10 @@ def _room_texture(surface: Tensor, u: Tensor, v: Tensor) -> Tensor:
 def walk_in_room(
     steps: int = 80, size: int = 64, seed: int = 0, room: str = "room-2"
 ) -> tuple[TinyRoom, Trajectory]:
-    """A room of exactly known geometry, and a random walk in it: ``steps`` frames of ``size`` x
-    ``size`` pixels.
+    """Return a room of exactly known geometry and a random walk in it.
 
+    steps: number of frames.
+    size: side length of frames, pixels.
     room: the map's name, see :class:`TinyRoom`.
     """
     room_env, rng, act = TinyRoom(size=size), np.random.default_rng(seed), 0

@@ -57,9 +57,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
 
     ``reset(seed=s)`` gives environment i the seed s + i. Environment i then behaves as a single
     environment with that seed does: bit by bit in batches of the same computed size, up to rounding
-    in others. Dreams feed on their own frames, so that rounding grows with the steps: of
-    ``takecover``, colours were 36 of 255 apart at step 12 and 221 at step 24 (1 environment against
-    32, on a CPU). Compare runs of one batch size only.
+    in others. Dreams feed on their own frames, so rounding grows with the steps: of ``takecover``,
+    colours were 36 of 255 apart at step 12 and 221 at step 24 (1 environment against 32, on a CPU).
+    Compare runs of one batch size only.
     """
 
     metadata = {
@@ -185,7 +185,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     ) -> tuple[Any, Info]:
         """Begin new dreams, in all environments or in those of ``options["reset_mask"]``.
 
-        Other options as for the single environment, the same for every environment.
+        The mask is ``options["reset_mask"]``, (n,) bool.
+
+        Other options are as for the single environment, the same for every environment.
         """
         options = check_options(options)
         mask = self._reset_mask(options.pop("reset_mask", None))
@@ -425,8 +427,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return self._emit(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1), copied=True)
 
     def _emit(self, tensor: Tensor, copied: bool = False) -> Any:
-        """A tensor as the user wants it. copied: NumPy gets memory of its own even where the tensor
-        is a view."""
+        """Convert a tensor to the output format.
+
+        copied: NumPy arrays own their memory even if the tensor is a view.
+        """
         if self.output == "torch":
             return tensor.to(self.world.device)
         # One number an environment is float64 in Gymnasium's own vector environments.

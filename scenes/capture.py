@@ -159,8 +159,7 @@ def _integrate(
 def _whole(
     code: Tensor, known: Tensor, memory: SceneMemory, data: Any, camera: Camera, name: str
 ) -> Tensor:
-    """Depth codes (h, w) with what is unknown taken from the memory's view, else from the nearest
-    pixel that is known."""
+    """Fill unknown depth codes (h, w) from the memory's view, else from the nearest known pixel."""
     if bool(known.all()):
         return code
     view = memory.render(data, camera)

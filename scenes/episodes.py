@@ -22,11 +22,15 @@ USUAL = 8
 class EpisodeScenes:
     """Moments of a recording: a few consecutive frames of one episode each, none its last.
 
-    folder: of a dataset, or one that holds several, such as the rounds of a task: their episodes
-    count one after another. count: how many moments. frames: of each, so that the dream has
-    momentum and context; as many as the world attends to, if not given (8 before a world is known).
-    beginnings: the share of them that are first frames of their episodes. seed: of the draws. Named
-    like ``episode-12-340``: episode and frame.
+    Names are like ``episode-12-340``: episode and frame.
+
+    folder: folder of a dataset, or of several, such as the rounds of a task; their episodes are
+        numbered consecutively.
+    count: number of moments.
+    frames: frames per moment, for momentum and context; by default as many as the world attends to
+        (8 before a world is known).
+    beginnings: share of moments that are the first frames of their episodes.
+    seed: seed of the choice.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
-"""Start from a single image: a photograph or a render, with a depth map where the world has a scene
-memory.
+"""Starts from a single image: a photograph or a render.
 
-env = gym.make("worldsim/FreedoomDream-v0", scenes=ImageScene("photo.png", depth=metres))
-obs, info = env.reset(seed=0)
+A world with a scene memory also needs a depth map::
+
+    env = gym.make("worldsim/FreedoomDream-v0", scenes=ImageScene("photo.png", depth=metres))
+    obs, info = env.reset(seed=0)
 """
 
 from __future__ import annotations
@@ -135,8 +136,10 @@ class ImageScene:
         )
 
     def _camera(self, wanted: Any, size: tuple[int, int]) -> Array:
-        """Of the image as given, (4,) pixels. wanted: the world's camera in frames of ``size``, or
-        None."""
+        """Return the camera of the image as given, (4,) pixels.
+
+        wanted: the world's camera in frames of ``size``, or None.
+        """
         height, width = self.rgb.shape[:2]
         if self.intrinsics is not None:
             return self.intrinsics

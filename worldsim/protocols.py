@@ -16,8 +16,10 @@ from worldsim.state import Frame, MemoryView, SceneStart
 
 @runtime_checkable
 class SceneMemory(Protocol):
-    """A 3D memory of what has been seen. Its data is a record of tensors with a leading batch axis;
-    methods are pure."""
+    """A 3D memory of what has been seen.
+
+    Its data is a record of tensors with a leading batch axis; methods are pure.
+    """
 
     def empty(self, batch: int, device: Any) -> Any:
         """Memory data of ``batch`` worlds that have seen nothing."""
@@ -38,13 +40,12 @@ class SceneMemory(Protocol):
         ...
 
     def surroundings(self, memory: Any, pose: Tensor) -> Tensor:
-        """A map of what is near a pose (b, 4, 4), in world axes (z up) and centred on it: (b, 2,
-        48, 48) uint8.
+        """Return a map of the surroundings of a pose (b, 4, 4), (b, 2, 48, 48) uint8.
 
-        Cells are 0.08 m; rows run from north (world y) to south, columns from west to east (world
-        x). Channel 0: 255 where something is at the camera's height, within 0.5 m of it. Channel 1:
-        255 - centimetres of the highest point under that band (so higher is more), 0 where nothing
-        is known within 2.5 m of it.
+        The map is in world axes (z up), centred on the pose. Cells are 0.08 m; rows run from north
+        (world y) to south, columns from west to east (world x). Channel 0: 255 where something is
+        within 0.5 m of the camera's height. Channel 1: 255 - centimetres of the highest point under
+        that band (so higher is more), 0 where nothing is known within 2.5 m of it.
         """
         ...
 
@@ -63,8 +64,10 @@ class FittingScene(Protocol):
     """A scene that fits itself to the world that starts from it; environments ask for that."""
 
     def fit_to(self, world: Any) -> Scene:
-        """The same scene with the frame size, camera and memory of ``world``, a
-        :class:`worldsim.world.World`."""
+        """Return the scene with the frame size, camera and memory of ``world``.
+
+        world: a :class:`worldsim.world.World`.
+        """
         ...
 
 
@@ -145,10 +148,12 @@ class Prediction:
 
 @runtime_checkable
 class Dynamics(Protocol):
-    """Predicts the next frame. Its context is a record of tensors with a leading batch axis, empty
-    tuples included; methods are pure: the context is never changed, a new one is returned.
+    """Predicts the next frame.
 
-    Rows of a batch never influence one another, and the same arguments give the same frame.
+    Its context is a record of tensors with a leading batch axis, empty tuples included. Methods are
+    pure: they return a new context and never change the given one. Rows of a batch never influence
+    one another, and the same arguments give the same frame.
+
     ``worldsim.testing.check_dynamics`` tests an implementation. A world names its dynamics in
     ``world.json`` by a name in :data:`worldsim.runtime.registries.DYNAMICS`.
     """
@@ -160,8 +165,7 @@ class Dynamics(Protocol):
 
     @property
     def module(self) -> nn.Module | None:
-        """Its trained weights, saved in the folder ``dynamics`` of a world; None without
-        weights."""
+        """The trained weights, saved in a world's folder ``dynamics``; None without weights."""
         ...
 
     def empty(self, batch: int, device: Any) -> Any:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,6 +29,7 @@ from worldsim.protocols import (
     SceneMemory,
     StepInputs,
 )
+from worldsim.runtime.types import Space
 from worldsim.state import Frame, MemoryView, SceneStart, flatten, map_tensors, unflatten
 
 
@@ -196,7 +196,7 @@ def check_scene(scene: Scene, world: Any) -> None:
     )
 
 
-def check_policy(policy: Policy, action_space: gym.Space[Any], observations: Sequence[Any]) -> None:
+def check_policy(policy: Policy, action_space: Space, observations: Sequence[Any]) -> None:
     """Check a policy on some observations of an environment that stands still.
 
     Its actions must be in ``action_space``, a function of the seed and the observations since

@@ -1,9 +1,8 @@
-"""The network as a world's dynamics: a ring of cached keys and values, one or two frames a forward
-pass.
+"""The network as a world's dynamics, with a ring cache of keys and values.
 
 A finished frame enters the cache by a commit pass at context noise, which is fused with the next
-step's first denoising pass. So a step costs one forward of two frames however long the walk has
-been.
+step's first denoising pass. A step therefore costs one forward pass of two frames, however long the
+walk is.
 """
 
 from __future__ import annotations
@@ -83,13 +82,15 @@ class Context:
 
 
 class DiffusionDynamics:
-    """A :class:`worldsim.protocols.Dynamics` that samples frames with a
-    :class:`SpaceTimeTransformer`.
+    """A :class:`worldsim.protocols.Dynamics` that samples from a :class:`SpaceTimeTransformer`.
 
-    config: how frames are sampled. forward: runs the network where frames are denoised, for example
-    a compiled one; by default the network itself. in_place: whether the cache is shifted in place
-    on a GPU with Triton, for callers that own their contexts. uncertainty: whether each prediction
-    compares two draws, which costs one more denoised frame an inference step.
+    config: how frames are sampled.
+    forward: runs the network where frames are denoised, for example a compiled one; by default the
+        network itself.
+    in_place: whether the cache is shifted in place on a GPU with Triton, for callers that own their
+        contexts.
+    uncertainty: whether each prediction compares two samples, which costs one more denoised frame
+        per inference step.
     """
 
     def __init__(
@@ -109,8 +110,11 @@ class DiffusionDynamics:
     def build(
         cls, config: Any, load: Callable[[type[SpaceTimeTransformer]], SpaceTimeTransformer]
     ) -> DiffusionDynamics:
-        """The dynamics of a world's folder. config: its :class:`worldsim.world.config.WorldConfig`.
-        load: reads the folder's network."""
+        """Return the dynamics of a world's folder.
+
+        config: its :class:`worldsim.world.config.WorldConfig`.
+        load: reads the folder's network.
+        """
         return cls(load(SpaceTimeTransformer), config.dynamics)
 
     @property
@@ -141,8 +145,10 @@ class DiffusionDynamics:
     def with_network(
         self, network: nn.Module, forward: Callable[..., Any] | None = None, in_place: bool = False
     ) -> DiffusionDynamics:
-        """The same sampling with a copy of the network, see
-        :class:`worldsim.protocols.NetworkDynamics`."""
+        """Return the same sampling with a copy of the network.
+
+        See :class:`worldsim.protocols.NetworkDynamics`.
+        """
         copied: Any = network
         return DiffusionDynamics(copied, self.config, forward, in_place, self.uncertainty)
 
@@ -181,8 +187,10 @@ class DiffusionDynamics:
         return self.commit(self.advance(context), frame, condition, noise)
 
     def coverage(self, context: Context) -> Tensor:
-        """(b,) float32 share of the newest frame that the memory knew before that frame; zeros for
-        a network that does not look at the memory."""
+        """Return the share of the newest frame that the memory covered before.
+
+        (b,) float32. Zeros for a network without a memory view.
+        """
         view = context.condition.view[:, -1]
         if not self.spec.uses_memory:
             return torch.zeros(len(view), device=view.device)
@@ -197,8 +205,7 @@ class DiffusionDynamics:
         return normal(inputs.seed, inputs.step, purpose, (n.channels, n.height, n.width))
 
     def condition_on(self, context: Context, inputs: StepInputs) -> Condition:
-        """The condition of the next frame: the memory's view, or the last frames for a network that
-        looks at those."""
+        """Return the condition of the next frame: the memory's view, or the last frames."""
         view: MemoryView | LastFrames | None = inputs.view
         if self.network.config.last_frames:
             view = last_frames(inputs.last, context)
@@ -269,8 +276,10 @@ class DiffusionDynamics:
     def commit(
         self, context: Context, frame: Frame, condition: Condition, noise: Tensor
     ) -> Context:
-        """A context whose newest frame is ``frame``; it enters the cache with the next
-        prediction."""
+        """Return a context whose newest frame is ``frame``.
+
+        The frame enters the cache with the next prediction.
+        """
         clean = frame_to_channels(
             frame.rgb, frame.inverse_depth if self.network.config.channels == 4 else None
         )
@@ -283,10 +292,14 @@ class DiffusionDynamics:
     def sample(
         self, context: Context, condition: Condition, noise: Tensor
     ) -> tuple[Tensor, Tensor, Context]:
-        """The next frame's channels (b, c, h, w) in [-1, 1], its features (b, d) for heads, and the
-        context with the pending frame in its cache.
+        """Sample the next frame.
 
-        noise: (b, c, h, w) standard normal. The same arguments give the same frame.
+        The same arguments give the same frame.
+
+        noise: (b, c, h, w) standard normal.
+
+        Returns its channels (b, c, h, w) in [-1, 1], its features (b, d) for heads, and the context
+        with the pending frame in its cache.
         """
         state: dict[str, Any] = {}
 
@@ -305,8 +318,10 @@ class DiffusionDynamics:
         return x, state["features"], state["context"]
 
     def redraw(self, context: Context, condition: Condition, noise: Tensor) -> Tensor:
-        """Another draw of the frame that :meth:`sample` gave, upon the context that it returned:
-        (b, c, h, w) channels."""
+        """Return another sample of the frame from :meth:`sample`, (b, c, h, w) channels.
+
+        context: the context that :meth:`sample` returned.
+        """
         return sample(
             lambda x, sigma: self._denoise(context, condition, x, sigma)[0],
             self._scale(noise),
@@ -382,13 +397,14 @@ class DiffusionDynamics:
 
 
 def last_frames(frame: Frame, context: Context) -> LastFrames:
-    """What a network that looks at the last frames sees next, after ``frame`` and what it saw
-    then."""
+    """Return what a network that sees last frames sees after ``frame``."""
     return LastFrames(frame, context.present, context.condition.view[:, -1])
 
 
 def colour_difference(one: Tensor, other: Tensor) -> Tensor:
-    """Root mean square difference of two frames' colours, (b, c, h, w) channels in [-1, 1] to (b,)
-    float32 in [0, 1]."""
+    """Return the root mean square difference of two frames' colours, (b,) float32 in [0, 1].
+
+    one, other: (b, c, h, w) channels in [-1, 1].
+    """
     colours = (x[:, :3].float().clamp(-1.0, 1.0) for x in (one, other))
     return (next(colours) - next(colours)).square().mean((1, 2, 3)).sqrt() * 0.5

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
@@ -23,6 +22,7 @@ from worldsim.memory.splat import POINT
 from worldsim.runtime.files import as_path, is_file, read_bytes
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.picture_formats import usual_pictures
+from worldsim.runtime.types import Array
 
 SHAPE_SUFFIXES = (".glb", ".ply", ".obj", ".stl")
 LARGEST_SHAPE = 2**30
@@ -102,7 +102,7 @@ def _load(trimesh: Any, path: Path) -> Any:
         ) from error
 
 
-def _points_of(part: Any, spacing: float, seed: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def _points_of(part: Any, spacing: float, seed: int) -> tuple[Array, Array]:
     import trimesh
 
     if isinstance(part, trimesh.PointCloud):

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import Camera
@@ -28,6 +27,7 @@ from worldsim.protocols import HasPoints, SceneMemory, remembers
 from worldsim.runtime.arguments import number, whole
 from worldsim.runtime.files import as_path
 from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.types import Array
 from worldsim.state import Trajectory, WorldState, map_tensors
 
 LEAST_POINTS = 8
@@ -37,7 +37,6 @@ RENDER_BYTES = 250
 LEAST_FOCAL, MOST_FOCAL = 1e-2, 1e6
 """Pixels. The principal point lies within as many as the latter."""
 
-Array = NDArray[Any]
 Box = tuple[Sequence[float], Sequence[float]]
 
 

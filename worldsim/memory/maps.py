@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import Camera, unproject
@@ -19,6 +18,7 @@ from worldsim.memory.splat import POINT
 from worldsim.memory.surfels import covered_pixels, patch_metres, squared_offset
 from worldsim.runtime.arguments import number, whole
 from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.types import Array
 
 LARGEST_GAP = 100.0
 """Metres: of a map's gaps."""
@@ -33,8 +33,6 @@ MOST_COVERED = 2**30
 """Pixels that the points of a map cover, one after the other: ten to twenty seconds' work."""
 CARVED_FRAMES = 200
 """Of a longer walk, so many frames, evenly spread, tell what is free."""
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import Camera
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 
 @dataclass(frozen=True)

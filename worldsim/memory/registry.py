@@ -9,6 +9,7 @@ from typing import Any
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import SceneMemory
 from worldsim.runtime.json_config import from_json, to_json
+from worldsim.runtime.types import JsonObject
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,10 @@ SCALE = (3.0, 3.0, 3.0, 2.0, 1.0)
 
 @cache
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Numbers as a tensor on a device, copied there once: each copy waits for all work that a GPU
-    has queued. Do not write into it."""
+    """Return numbers as a tensor on a device, copied there once. Do not write into it.
+
+    Each copy waits for all work that a GPU has queued.
+    """
     return torch.tensor(values, device=device)
 
 

@@ -13,13 +13,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import number
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.types import Array
 
-Array = NDArray[Any]
 MOST_METRES = 1e4
 MOST_CELLS = 4096
 """To each side of the eye."""
@@ -201,8 +200,10 @@ class Ground:
                 return way
 
     def _climbable(self, height: Array, shift: tuple[int, int], outward: bool) -> Array:
-        """Whether the step from each cell to the one at ``shift``, or from that one, is not too
-        high."""
+        """Return whether the step between each cell and the one at ``shift`` is low enough.
+
+        outward: the step is from that cell, instead of to it.
+        """
         with np.errstate(invalid="ignore"):
             rise = height[_there(shift)] - height[_here(shift)]
             return (-rise if outward else rise) <= self.config.climb
@@ -257,8 +258,7 @@ def _there(shift: tuple[int, int]) -> tuple[slice, ...]:
 
 
 def _grown(mask: Array, cells: float) -> Array:
-    """``mask`` with every cell within so many cells, along either axis: bodies are squares that do
-    not turn."""
+    """Dilate ``mask`` by ``cells`` along both axes: bodies are squares that do not turn."""
     side = 2 * int(cells) + 1
     grown: Array = cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
     return grown
@@ -267,10 +267,11 @@ def _grown(mask: Array, cells: float) -> Array:
 def _flood(
     top: Array, start: tuple[int, int], level: int, c: GroundConfig
 ) -> tuple[Array, Array, Array]:
-    """Heights in bins (-1 where none leads), what is known and obstacles, spreading from ``start``
-    over all that can be walked.
+    """Spread from ``start`` over everything walkable.
 
     top: (nx, ny, bins) int8, the highest point at or under each height.
+
+    Returns heights in bins (-1 where nothing leads), known cells and obstacles.
     """
     n = top.shape[0]
     climb, below_head, above_knee = (round(x / c.cell) for x in (c.climb, c.head, c.climb + c.cell))

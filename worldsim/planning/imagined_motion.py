@@ -34,8 +34,12 @@ MOST_SIDE = 4096
 class Relief:
     """Maps of the surroundings of any place near a centre, drawn once per height.
 
-    position: (3, n) float32 points, world metres. centre: (3,). reach: metres to each side. body:
-    see :class:`worldsim.memory.points.PointMemoryConfig`.
+    Maps of surroundings are cut out of it.
+
+    position: (3, n) float32 points, world metres.
+    centre: (3,) world metres.
+    reach: metres to each side.
+    body: see :class:`worldsim.memory.points.PointMemoryConfig`.
     """
 
     def __init__(self, position: Tensor, centre: Tensor, reach: float, body: float) -> None:
@@ -68,8 +72,10 @@ class Relief:
         )
 
     def _map(self, level: int) -> Tensor:
-        """The drawn map of one height: (2, side, side) uint8, rows from south to north, each cell
-        with its next ones."""
+        """Return the map of one height, (2, side, side) uint8, rows from south to north.
+
+        Each cell includes its neighbours.
+        """
         if level not in self._drawn:
             z = self.z - level * LEVEL
             stands = torch.where(z.abs() <= self.body, 255, 0)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import Camera, snap_pose
@@ -23,6 +22,7 @@ from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, NotNegative, Seed, Share
+from worldsim.runtime.types import Array
 from worldsim.state import WorldState, map_tensors
 from worldsim.world import World
 
@@ -114,9 +114,11 @@ def candidates(
 
 def _search(
     world: World, state: WorldState, rgb: Any, c: LocateConfig
-) -> tuple[Points, Tensor, Tensor, NDArray[Any]]:
-    """What is searched, checked: the points that tell, the picture (3, h, w), its camera's
-    intrinsics (4,) and the eye (3,)."""
+) -> tuple[Points, Tensor, Tensor, Array]:
+    """Return the checked input of the search.
+
+    This is the informative points, the picture (3, h, w), its intrinsics (4,) and the eye (3,).
+    """
     n = world.spec
     memory, pose = points_of(world.memory, state.memory), state.frame.pose
     if memory is None or pose is None:
@@ -149,8 +151,10 @@ def _halve(picture: Tensor) -> Tensor:
 
 
 def _spread_out(rows: Tensor, apart: float, most: int) -> Tensor:
-    """Of places (k, 4), the best first, at most so many, each at least ``apart`` metres from those
-    before it."""
+    """Return up to ``most`` of the places (k, 4), at least ``apart`` metres apart.
+
+    The best places come first.
+    """
     kept: list[Tensor] = []
     for row in rows:
         if all(float((row[:2] - other[:2]).norm()) >= apart for other in kept):
@@ -161,8 +165,10 @@ def _spread_out(rows: Tensor, apart: float, most: int) -> Tensor:
 
 
 def _poses(rows: Tensor) -> Tensor:
-    """Level cameras: x, y, z metres and heading (radians from east, counter-clockwise), (k, 4), to
-    snapped poses (k, 4, 4)."""
+    """Return the snapped poses (k, 4, 4) of level cameras.
+
+    rows: (k, 4), x, y, z metres and heading (radians from east, counter-clockwise).
+    """
     pose = torch.zeros(len(rows), 4, 4)
     sine, cosine = rows[:, 3].sin(), rows[:, 3].cos()
     pose[:, 0, 0], pose[:, 1, 0] = sine, -cosine
@@ -176,12 +182,14 @@ def _by_panorama(
     known: Points,
     picture: Tensor,
     intrinsics: Tensor,
-    eye: NDArray[Any],
+    eye: Array,
     c: LocateConfig,
     apart: float = 0.0,
 ) -> Tensor:
-    """The places and headings (k, 4) whose panoramas are nearest to the picture, ``apart`` metres
-    from one another."""
+    """Return the places and headings (k, 4) whose panoramas are closest to the picture.
+
+    They are ``apart`` metres apart.
+    """
     position, colour = known.position[0], known.colour[0].float()
     solid = known.kind[0] == POINT
     position, colour = position[:, solid], colour[:, solid]
@@ -223,8 +231,10 @@ def _by_panorama(
 
 
 def _cylinder(picture: Tensor, intrinsics: Tensor) -> tuple[Tensor, int]:
-    """A picture (3, h, w) on a panorama's cells: (3, rows, columns), and how many columns it
-    has."""
+    """Project a picture (3, h, w) to a panorama's cells.
+
+    Returns (3, rows, columns) and the number of columns.
+    """
     height, width = picture.shape[1:]
     fx, fy, cx, cy = intrinsics.tolist()
     half = np.arctan(min(cx, width - cx) / fx)
@@ -239,8 +249,10 @@ def _cylinder(picture: Tensor, intrinsics: Tensor) -> tuple[Tensor, int]:
 
 
 def _panoramas(position: Tensor, colour: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """What points (3, n) show all around places (k, 3): (k, 3, rows, azimuths) in [0, 255], and
-    where it is known."""
+    """Render points (3, n) all around places (k, 3).
+
+    Returns (k, 3, rows, azimuths) in [0, 255], and a mask of known cells.
+    """
     k = len(places)
     x, y, z = (position[i] - places[:, i, None] for i in range(3))
     distance = (x * x + y * y).sqrt()
@@ -264,8 +276,10 @@ def _panoramas(position: Tensor, colour: Tensor, places: Tensor) -> tuple[Tensor
 def _by_views(
     known: Points, picture: Tensor, intrinsics: Tensor, starts: Tensor, c: LocateConfig
 ) -> tuple[Tensor, Tensor]:
-    """The best of variations of each of ``starts`` (k, 4), by views of half the picture's size, and
-    what it differs by (k,)."""
+    """Return the best variation of each of ``starts`` (k, 4), and its difference (k,).
+
+    Compares views of half the picture's size.
+    """
     wanted = _halve(picture)
     generator = torch.Generator().manual_seed(c.seed)
     spread = torch.tensor([0.5 * c.spacing, 0.5 * c.spacing, 0.05, 0.1])
@@ -292,8 +306,10 @@ def _cost(
 
 
 def _contrast(picture: Tensor) -> float:
-    """Mean difference of a picture (3, h, w) from its own mean colour, of 255: what knowing nothing
-    of it costs."""
+    """Return the mean difference of a picture (3, h, w) from its mean colour, of 255.
+
+    This is the cost of knowing nothing about it.
+    """
     return max(
         LEAST_CONTRAST,
         float((picture - picture.mean((1, 2), keepdim=True)).abs().clamp(max=CAP).mean()),
@@ -303,8 +319,10 @@ def _contrast(picture: Tensor) -> float:
 def _compare(
     known: Points, wanted: Tensor, intrinsics: Tensor, rows: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(k,) mean difference over what the points show at level cameras (k, 4) from a picture (3, h,
-    w); (k,) the share shown."""
+    """Return the mean difference of level cameras' views (k, 4) from a picture (3, h, w).
+
+    Returns (k,) differences over the pixels that the points cover, and (k,) shares of these pixels.
+    """
     found, height, width = [], *wanted.shape[1:]
     for some in rows.split(VIEWS_AT_ONCE):
         camera = Camera(_poses(some), (0.5 * intrinsics).expand(len(some), 4), height, width)

@@ -29,6 +29,7 @@ from worldsim.planning.objectives import (
     require_dreaming,
 )
 from worldsim.protocols import Policy
+from worldsim.runtime.types import Space
 from worldsim.state import WorldState
 
 

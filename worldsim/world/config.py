@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from annotated_types import Gt, Le
 
@@ -12,6 +12,7 @@ from worldsim.diffusion.dynamics import DynamicsConfig
 from worldsim.errors import InvalidInputError
 from worldsim.memory.points import PointMemoryConfig
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.types import JsonObject
 from worldsim.world.image_env import PixelsConfig
 
 
@@ -31,7 +32,7 @@ class WorldConfig:
 
     env_id: str = ""
     """Gymnasium id of the real twin."""
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    env_kwargs: JsonObject = field(default_factory=dict)
     """Arguments with which the real twin was recorded."""
     fps: Annotated[float, Gt(0), Le(100_000)] = 8.75
     """Steps a second of the real twin."""
@@ -47,7 +48,7 @@ class WorldConfig:
     """Upper bounds of continuous actions, None for 1."""
     dynamics_name: str = field(default="diffusion", repr=False)
     """Name of the dynamics in :data:`worldsim.runtime.registries.DYNAMICS`."""
-    dynamics_settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    dynamics_settings: JsonObject = field(default_factory=dict, repr=False)
     """Settings of dynamics other than ``diffusion``, JSON values."""
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     """Settings of ``diffusion``."""

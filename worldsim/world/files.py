@@ -51,6 +51,7 @@ from worldsim.runtime.json_config import (
     write_json,
     write_sealed,
 )
+from worldsim.runtime.types import JsonMapping, JsonObject
 from worldsim.world.config import WorldConfig
 
 FORMAT, FORMAT_VERSION = "worldsim-world", 3
@@ -71,7 +72,7 @@ def save_world(
     folder: str | os.PathLike[str],
     modules: Mapping[str, nn.Module],
     config: WorldConfig,
-    card: dict[str, Any],
+    card: JsonObject,
     eight_bit: bool,
 ) -> Path:
     """Write a world: see :meth:`worldsim.world.World.save_pretrained`. modules: by the names of
@@ -83,7 +84,7 @@ def save_world(
     folder = Path(folder)
     with replacing_folder(folder) as new:
         for name, module in modules.items():
-            settings: Mapping[str, Any] = module.settings  # type: ignore[assignment]
+            settings: JsonMapping = module.settings  # type: ignore[assignment]
             write_json(
                 new / name / "config.json", {"_class_name": type(module).__name__, **settings}
             )
@@ -100,7 +101,7 @@ def save_world(
     return folder
 
 
-def write_card(folder: Path, config: WorldConfig, card: dict[str, Any]) -> None:
+def write_card(folder: Path, config: WorldConfig, card: JsonObject) -> None:
     """Write a world's ``world.json``, with the checksums of the files that its modules have now."""
     values = {"format": FORMAT, "version": FORMAT_VERSION, "config": to_json(config), "card": card}
     write_sealed(folder / WORLD, {**values, "sha256": module_checksums(folder)})
@@ -249,7 +250,7 @@ def _list_shipped() -> str:
     return f"one of the shipped worlds: {', '.join(shipped_worlds()) or 'none'}"
 
 
-def read_card(path: Path) -> tuple[WorldConfig, dict[str, Any]]:
+def read_card(path: Path) -> tuple[WorldConfig, JsonObject]:
     """Config and card in a ``world.json``. Raises NotFoundError or DamagedFileError.
 
     The files that it has checksums of are compared with them; before anything is made of them.
@@ -314,7 +315,7 @@ def load_module(kind: Any, folder: Path) -> Any:
     return module
 
 
-def _made(kind: Any, config: Mapping[str, Any], source: Path, weights: Path) -> Any:
+def _made(kind: Any, config: JsonMapping, source: Path, weights: Path) -> Any:
     """A module of the settings in ``source``, with fresh weights, if the file ``weights`` holds
     weights of its shapes."""
     settings = {k: v for k, v in config.items() if not k.startswith("_")}

@@ -12,13 +12,11 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import AddRenderObservation, ResizeObservation
-from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError, WorldsimError
 from worldsim.runtime.extras import how_to_install, missing_module
 from worldsim.runtime.json_config import check_ranges
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array, Env, JsonObject, Space
 
 MOST_PIXELS = 16_384
 """Most rows or columns that images are resized to."""
@@ -82,7 +80,7 @@ def qualify(env_id: str) -> str:
     return env_id if module is None else f"{module}:{env_id}"
 
 
-def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+def make_env(env_id: str, kwargs: JsonObject) -> Env:
     """``gymnasium.make`` with worldsim's errors; ids of :data:`REGISTERED_BY` need no module in
     front."""
     try:
@@ -109,9 +107,7 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
         raise InvalidInputError(f"{env_id} cannot be made with {kwargs!r}: {error}") from error
 
 
-def make_pixels(
-    env_id: str, env_kwargs: dict[str, Any], pixels: PixelsConfig | None
-) -> gym.Env[Any, Any]:
+def make_pixels(env_id: str, env_kwargs: JsonObject, pixels: PixelsConfig | None) -> Env:
     """The environment, wrapped so that it observes ``Box(0, 255, (h, w, 3), uint8)`` images.
 
     pixels: how, as :func:`find_pixels` tells; None for an environment that observes such images
@@ -132,7 +128,7 @@ def make_pixels(
 
 def find_pixels(
     env_id: str,
-    env_kwargs: dict[str, Any],
+    env_kwargs: JsonObject,
     size: tuple[int, int] | None = None,
     key: str | None = None,
     render: bool = False,
@@ -176,7 +172,7 @@ def find_pixels(
     return PixelsConfig(size)
 
 
-def _wrap(env: gym.Env[Any, Any], env_id: str, pixels: PixelsConfig) -> gym.Env[Any, Any]:
+def _wrap(env: Env, env_id: str, pixels: PixelsConfig) -> Env:
     if pixels.render:
         try:
             env = Rendered(env)
@@ -208,7 +204,7 @@ def _wrap(env: gym.Env[Any, Any], env_id: str, pixels: PixelsConfig) -> gym.Env[
 class Rendered(AddRenderObservation):
     """The environment observes what it renders."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         # The first to record is the one that counts.
         RecordConstructorArgs.__init__(self)
         super().__init__(env, render_only=True)
@@ -217,7 +213,7 @@ class Rendered(AddRenderObservation):
 class Part(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
     """The environment observes the part ``key`` of its Dict observation."""
 
-    def __init__(self, env: gym.Env[Any, Any], key: str) -> None:
+    def __init__(self, env: Env, key: str) -> None:
         RecordConstructorArgs.__init__(self, key=key)
         super().__init__(env)
         self.key = key
@@ -230,14 +226,14 @@ class Part(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
 class Resized(ResizeObservation):
     """The environment's images have the height and width ``shape``, area-averaged."""
 
-    def __init__(self, env: gym.Env[Any, Any], shape: tuple[int, int]) -> None:
+    def __init__(self, env: Env, shape: tuple[int, int]) -> None:
         super().__init__(env, tuple(shape))  # type: ignore[arg-type]
 
 
 class InColour(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
     """Grey images (h, w) or (h, w, 1) as (h, w, 3)."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
         height, width, *_ = env.observation_space.shape  # type: ignore[misc]
@@ -247,14 +243,14 @@ class InColour(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
         return np.repeat(observation.reshape(*observation.shape[:2], 1), 3, axis=2)
 
 
-def _is_image(space: gym.Space[Any]) -> bool:
+def _is_image(space: Space) -> bool:
     if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8:
         return False
     # Rows of bytes, such as an Atari machine's memory, are no image; nor are stacks of frames.
     return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3))
 
 
-def _symbols_of(env: gym.Env[Any, Any]) -> set[tuple[int, int]]:
+def _symbols_of(env: Env) -> set[tuple[int, int]]:
     """Sizes of images that hold MiniGrid's symbols (kind, colour and state of each cell), not
     colours: a number for each cell."""
     grid = env.unwrapped
@@ -267,7 +263,7 @@ def _symbols_of(env: gym.Env[Any, Any]) -> set[tuple[int, int]]:
 
 
 def _require_picture(
-    env_id: str, space: gym.Space[Any], symbols: set[tuple[int, int]], modes: list[str]
+    env_id: str, space: Space, symbols: set[tuple[int, int]], modes: list[str]
 ) -> None:
     """Raise InvalidInputError for an image whose numbers are symbols, or that is too small to show
     anything."""
@@ -308,7 +304,7 @@ def _choose(images: list[str], modes: list[str]) -> str:
     return f"no uint8 image (h, w, 3), (h, w, 1) or (h, w) is among it; {advice}"
 
 
-def as_dict(pixels: PixelsConfig | None) -> dict[str, Any] | None:
+def as_dict(pixels: PixelsConfig | None) -> JsonObject | None:
     """The config as plain values for ``dataset.json``."""
     if pixels is None:
         return None

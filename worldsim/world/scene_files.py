@@ -20,7 +20,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import check_poses, quantise_depth, snap_pose
@@ -48,6 +47,7 @@ from worldsim.runtime.json_config import (
     write_sealed,
 )
 from worldsim.runtime.progress import follow
+from worldsim.runtime.types import Array, Env, Info
 from worldsim.shipped.policies import make_policy
 from worldsim.state import SceneStart, flatten
 from worldsim.world.image_env import make_env
@@ -71,8 +71,7 @@ MOST_FRAMES = 65_536
 MAX_TRIES = 50
 """Walks that may come to nothing in a row before recording gives up."""
 
-Array = NDArray[Any]
-Visit = tuple[Array, Any, dict[str, Any]]
+Visit = tuple[Array, Any, Info]
 """An observation, the action that led to it, and the info that came with it."""
 
 
@@ -320,9 +319,9 @@ def record_scenes(config: ScenesConfig) -> list[Path]:
 
 
 def _one_scene(
-    env: gym.Env[Any, Any],
+    env: Env,
     policy: Policy,
-    options: dict[str, Any],
+    options: Info,
     config: ScenesConfig,
     index: int,
 ) -> SceneStart:
@@ -351,9 +350,9 @@ def _one_scene(
 
 
 def _walk(
-    env: gym.Env[Any, Any],
+    env: Env,
     policy: Policy,
-    options: dict[str, Any],
+    options: Info,
     config: ScenesConfig,
     seeds: tuple[int, int],
 ) -> list[Visit] | None:

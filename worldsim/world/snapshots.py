@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -42,6 +41,7 @@ from worldsim.memory.splat import DIRECTION
 from worldsim.protocols import ContextOfViews
 from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
 from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.types import Array
 from worldsim.state import Frame, Trajectory, WorldState, checksum, flatten, unflatten
 from worldsim.world.config import Termination
 from worldsim.world.world import World, bucket
@@ -55,8 +55,6 @@ FORMER = {"num_inference_steps=": "steps=", "context_sigma=": "context_level="}
 """Fields of configurations that were renamed, as fingerprints spell them."""
 STATE, ELAPSED, RESETTING, TRAJECTORY = "state", "elapsed", "resetting", "journey"
 """Names of tensors in the file; the trajectory keeps the name that it had in version 2."""
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
-import gymnasium as gym
 import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.slots import Points, beginning
 from worldsim.protocols import PadsMemory, remembers
+from worldsim.runtime.types import Space
 from worldsim.state import (
     Frame,
     SceneStart,
@@ -48,7 +48,7 @@ not on its neighbours."""
 class StartStates:
     """The states of start scenes, those of named ones kept. running: the step of their world."""
 
-    def __init__(self, running: RunningStep, action_space: gym.Space[Any]) -> None:
+    def __init__(self, running: RunningStep, action_space: Space) -> None:
         self.running, self.action_space = running, action_space
         self._states: dict[tuple[str, str] | None, WorldState] = {}
         self._bytes = 0
@@ -210,7 +210,7 @@ def _compact(state: WorldState) -> WorldState:
     return dataclasses.replace(state, memory=map_tensors(torch.clone, used))
 
 
-def check_start(scene: SceneStart, step: Step, action_space: gym.Space[Any]) -> None:
+def check_start(scene: SceneStart, step: Step, action_space: Space) -> None:
     """Raise InvalidInputError (or MissingGeometryError) unless a world can start from ``scene``,
     saying what is wrong."""
     n, t, who = step.dynamics.spec, len(scene.rgb), f"start {scene.name or 'frames'}"

@@ -3,10 +3,8 @@ come, to plan in."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,6 +12,7 @@ from torch import Tensor
 from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.handle import MemoryHandle
+from worldsim.runtime.types import Info, Space
 from worldsim.state import Frame, SceneStart, WorldState, map_tensors
 from worldsim.world.world import World
 
@@ -32,7 +31,7 @@ class Belief:
         self._state: WorldState | None = None
 
     @property
-    def action_space(self) -> gym.Space[Any]:
+    def action_space(self) -> Space:
         """The world's action space, which is its real twin's."""
         return self.world.action_space
 
@@ -63,7 +62,7 @@ class Belief:
         """
         return MemoryHandle.of(self.world.memory, self.state)
 
-    def start(self, obs: Any, info: Mapping[str, Any], seed: int = 0) -> None:
+    def start(self, obs: Any, info: Info, seed: int = 0) -> None:
         """Begin a new walk: observation and info of the real twin's ``reset``. seed: of what is
         imagined from here."""
         frame = self._frame(obs, info)
@@ -77,7 +76,7 @@ class Belief:
         scene = SceneStart(frame.rgb, act, frame.inverse_depth, frame.pose, intrinsics)
         self._state = self.world.initial([scene], [seed])
 
-    def see(self, act: Any, obs: Any, info: Mapping[str, Any]) -> None:
+    def see(self, act: Any, obs: Any, info: Info) -> None:
         """Take in a step: the action, and the observation and info that it led to."""
         if not self.action_space.contains(act):
             raise InvalidInputError(f"action {act!r} is outside {self.action_space}")
@@ -96,7 +95,7 @@ class Belief:
             )
         self._state = self.world.own(state)
 
-    def _frame(self, obs: Any, info: Mapping[str, Any]) -> Frame:
+    def _frame(self, obs: Any, info: Info) -> Frame:
         obs, shape = np.asarray(obs), self.world.observation_space.shape
         if obs.shape != shape or obs.dtype != np.uint8:
             raise InvalidInputError(

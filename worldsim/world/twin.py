@@ -23,6 +23,7 @@ from gymnasium.error import ResetNeeded
 
 from worldsim.errors import InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.runtime.arguments import whole
+from worldsim.runtime.types import Env, Info, JsonObject, Space
 from worldsim.state import SceneStart
 from worldsim.world.image_env import REGISTERED_BY, make_pixels
 from worldsim.world.scene_files import Visit, scene_of
@@ -171,7 +172,7 @@ def _is_plain(env_id: str, name: str, value: Any) -> bool:
     return isinstance(value, str) and value in allowed
 
 
-def twin_of(world: World) -> tuple[str, dict[str, Any]]:
+def twin_of(world: World) -> tuple[str, JsonObject]:
     """Id and arguments with which ``gymnasium.make`` makes the world's real twin.
 
     Raises InvalidInputError if the world names none, UntrustedFileError as :func:`check_twin` does,
@@ -197,13 +198,11 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
     ``docs/reference/environments.md``). :func:`make_twin` returns environments that are wrapped so.
     """
 
-    def __init__(self, env: gym.Env[Any, Any], length: int = HISTORY) -> None:
+    def __init__(self, env: Env, length: int = HISTORY) -> None:
         super().__init__(env)
         self._visits: deque[Visit] = deque(maxlen=whole("length", length, 1, 100_000))
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Any, Info]:
         """Begin a new episode and a new history."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._visits.clear()
@@ -212,7 +211,7 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
         )
         return obs, info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, Info]:
         """Step, and keep the frame."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         self._visits.append((np.array(obs), np.array(action), info))
@@ -227,7 +226,7 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
         return scene_of(list(self._visits), isinstance(self.action_space, gym.spaces.Discrete))
 
 
-def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
+def frames_of(env: Env) -> SceneStart:
     """The start that the newest frames of ``env`` make: those of the :class:`FrameHistory` among
     its wrappers.
 
@@ -244,7 +243,7 @@ def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
     return env.frames
 
 
-def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> gym.Env[Any, Any]:
+def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> Env:
     """The environment that ``world`` was trained on, made and wrapped as it was recorded, with a
     :class:`FrameHistory`.
 
@@ -263,7 +262,7 @@ def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> gym.Env[An
     return FrameHistory(env, history)
 
 
-def require_same_spaces(world: World, env: gym.Env[Any, Any], name: str) -> None:
+def require_same_spaces(world: World, env: Env, name: str) -> None:
     """Raise InvalidInputError, naming both, unless the environment observes and acts in the world's
     spaces.
 
@@ -279,7 +278,7 @@ def require_same_spaces(world: World, env: gym.Env[Any, Any], name: str) -> None
             )
 
 
-def _same(a: gym.Space[Any], b: gym.Space[Any]) -> bool:
+def _same(a: Space, b: Space) -> bool:
     if isinstance(a, gym.spaces.Box) and isinstance(b, gym.spaces.Box):
         alike = a.shape == b.shape and (a.dtype == np.uint8) == (b.dtype == np.uint8)
         return alike and np.allclose(a.low, b.low) and np.allclose(a.high, b.high)

@@ -27,6 +27,7 @@ from worldsim.runtime.files import files_in
 from worldsim.runtime.json_config import content_sha256, to_json
 from worldsim.runtime.old_names import old_names_of, rename_keys, warn_renamed
 from worldsim.runtime.registries import DYNAMICS
+from worldsim.runtime.types import JsonObject, Space
 from worldsim.state import (
     Frame,
     SceneStart,
@@ -88,7 +89,7 @@ class World:
         config: WorldConfig,
         ego_motion: EgoMotionHead | None = None,
         outcome: OutcomeHead | None = None,
-        card: dict[str, Any] | None = None,
+        card: JsonObject | None = None,
         folder: Path | None = None,
         memory: SceneMemory | None = None,
         engine: EngineConfig = PLAIN,
@@ -118,7 +119,7 @@ class World:
             PointMemory(config.memory) if config.memory is not None else NoMemory()
         )
         self.observation_space = gym.spaces.Box(0, 255, (spec.height, spec.width, 3), np.uint8)
-        self.action_space: gym.Space[Any] = (
+        self.action_space: Space = (
             gym.spaces.Discrete(spec.actions) if spec.actions else _box(spec.action_dim, config)
         )
         for module in self.modules().values():
@@ -407,7 +408,7 @@ class World:
         if not self._weights_id:
             total = hashlib.sha256()
             for part, module in sorted(self.modules().items()):
-                settings: dict[str, Any] = module.settings  # type: ignore[assignment]
+                settings: JsonObject = module.settings  # type: ignore[assignment]
                 total.update(content_sha256(to_json(settings)).encode())
                 total.update(f"{part} {checksum(module.state_dict())}".encode())
             self._weights_id = total.hexdigest()

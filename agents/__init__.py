@@ -1,4 +1,1 @@
-"""Agents and planners, one per file.
-
-Each is named by a string such as ``worldsim.agents.persistent:PersistentPolicy``.
-"""
+"""Agents and planners, one per file, named like ``worldsim.agents.persistent:PersistentPolicy``."""

@@ -63,11 +63,13 @@ def make_dreams(args: Args) -> Any:
 
 
 def train(args: Args, envs: Any = None, clock: Clock = time.monotonic) -> ActorCriticPolicy:
-    """Train until time or steps are used up; returns the policy, which is saved in ``args.out``.
+    """Train until the time or the steps are used up; returns the policy, saved in ``args.out``.
 
-    envs: environments to use instead of dreams of ``args.world``, such as real twins, ``num_envs``
-    of them. The first Ctrl-C or SIGTERM ends training after the present step, and saves. clock:
-    seconds; read after every step.
+    The first Ctrl-C or SIGTERM ends the training after the current step, saved.
+
+    envs: ``num_envs`` environments to train in, such as real twins, instead of dreams of
+        ``args.world``.
+    clock: returns the time in seconds; read after every step.
     """
     args = args.settle(envs)
     made = make_dreams(args) if envs is None else envs
@@ -129,7 +131,7 @@ def _learn(learner: Learner, interrupts: Interrupts, clock: Clock) -> int:
 
 
 def expect(learner: Learner, seconds: float) -> str:
-    """Forecast after the first timed step, with advice where few updates would fit."""
+    """Print the forecast once a step of all dreams has been timed, and what to change."""
     args, size = learner.args, learner.n
     left = None if args.minutes is None else args.minutes - learner.elapsed / 60.0
     text = forecast(seconds, f"{size} dreams", left, (args.steps - learner.taken) / size)

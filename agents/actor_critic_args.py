@@ -111,9 +111,9 @@ class Args:
             )
 
     def settle(self, envs: Any = None) -> Args:
-        """The same settings with ``num_envs`` filled in.
+        """Return the same settings with a number of environments.
 
-        From ``envs``, else the checkpoint, else the device's default.
+        It is that of ``envs``, the checkpoint's, or a default for the device.
         """
         if self.num_envs is not None:
             return self

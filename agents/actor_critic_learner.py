@@ -28,12 +28,14 @@ from worldsim.world import World
 def advantages(
     rew: Tensor, term: Tensor, done: Tensor, values: Tensor, gamma: float, gae_lambda: float
 ) -> Tensor:
-    """Generalised advantages (t, n), arXiv:1506.02438.
+    """Return generalised advantages (t, n).
 
-    rew, term, done: (t, n) of each step. values: (t + 1, n); the last row is the value after the
-    last step. With next-step autoreset the observation after a step is its true successor even at
-    an episode's end, so a truncated episode's value is there. The step after an end only resets:
-    its advantage has no meaning.
+    With next-step autoreset, the observation after a step is its true successor even at an
+    episode's end, so the value of a truncated episode is available. The step after an end only
+    resets; its advantage is meaningless.
+
+    rew, term, done: (t, n) of each step.
+    values: (t + 1, n), including the value after the last step.
     """
     result, carried = torch.zeros_like(rew), torch.zeros_like(rew[0])
     for t in range(len(rew) - 1, -1, -1):
@@ -44,7 +46,7 @@ def advantages(
 
 
 class Learner:
-    """The state of one training run: environments, policy, optimiser, counters.
+    """One training run: environments, policy, optimiser, counters.
 
     :func:`worldsim.agents.actor_critic.train` drives it.
     """
@@ -106,10 +108,9 @@ class Learner:
         return min(1.0, max(by_time, self.taken / self.args.steps))
 
     def rollout(self, stop: Callable[[], bool] = lambda: False) -> dict[str, Tensor] | None:
-        """Step all environments ``args.rollout`` times.
+        """Run ``args.rollout`` steps of all environments; None if ``stop`` ended it.
 
-        stop: asked after each step; None is returned if it ended the rollout. ``valid`` is False
-        where a step only reset.
+        ``stop`` is called after each step. ``valid`` is False where a step only reset.
         """
         if self.obs is None:
             self.obs, _ = self.envs.reset(seed=self.args.seed + self.taken)

@@ -1,4 +1,4 @@
-"""The actor-critic's policy: a policy and value network over the newest frames.
+"""The policy and value network of an actor-critic over the newest frames.
 
 :mod:`worldsim.agents.actor_critic` trains it.
 """
@@ -21,7 +21,7 @@ from worldsim.runtime.types import Space
 class Network(nn.Module):
     """Policy and value of a stack of observations.
 
-    Input: (n, k * c, h, w) uint8 images or (n, k * d) vectors.
+    Observations are (n, k * c, h, w) uint8 images or (n, k * d) vectors.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Network(nn.Module):
 
 
 class ActorCriticPolicy:
-    """A policy over the newest ``stack`` observations of each environment.
+    """Chooses actions from the newest ``stack`` observations of each environment.
 
     action_space: ``Discrete`` or ``Box``.
     observation_shape: (h, w, 3) of uint8 images or (d,) of floats.
@@ -144,9 +144,9 @@ class ActorCriticPolicy:
 
     @torch.no_grad()
     def act_batch(self, obs: Any, begins: Any = None) -> Tensor:
-        """Actions (n, ...) for observations (n, ...) of n environments.
+        """Return actions (n, ...) for observations (n, ...) of n environments.
 
-        begins: (n,) bool, whose episode starts here.
+        begins: (n,) bool, True where an episode starts.
         """
         out, _ = self.network(self.look(obs, begins))
         return (
@@ -158,7 +158,7 @@ class ActorCriticPolicy:
     def look(self, obs: Any, begins: Any = None) -> Tensor:
         """Add observations to the stacks and return the stacks.
 
-        An episode's first observation fills its whole stack.
+        The first observation of an episode fills its whole stack.
         """
         try:
             new = torch.as_tensor(obs).to(self.device)
@@ -185,9 +185,9 @@ class ActorCriticPolicy:
         return self.frames
 
     def draw(self, out: Tensor) -> Tensor:
-        """Draw actions in the network's units.
+        """Sample actions in the network's own terms.
 
-        Indices (n,), or numbers (n, d) of which [-1, 1] is the space.
+        They are indices (n,), or numbers (n, d) in which [-1, 1] spans the space.
         """
         if self.discrete:
             noise = torch.rand(out.shape, generator=self.generator, device=out.device).clamp_(1e-20)
@@ -206,7 +206,10 @@ class ActorCriticPolicy:
         return torch.minimum(torch.maximum(inside, low), high)
 
     def judge(self, out: Tensor, act: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probability (n,) of actions in the network's units, and the policy's entropy (n,)."""
+        """Return the log-probability (n,) of actions, and the policy's entropy (n,).
+
+        act: actions in the network's own terms.
+        """
         if self.discrete:
             logp = out.log_softmax(-1)
             return logp.gather(-1, act[:, None])[:, 0], -(logp.exp() * logp).sum(-1)

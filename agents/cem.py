@@ -1,4 +1,6 @@
-"""CEM and iCEM over imagined futures. Measured results: docs/experiments/goal_walks.md.
+"""CEM and iCEM over imagined futures.
+
+Measured results: docs/experiments/goal_walks.md (point and image goals on Freedoom).
 
 CEM: Rubinstein 1999. iCEM: Pinneri et al. 2020, "Sample-efficient Cross-Entropy Method for
     Real-time Planning": coloured noise, elites kept between iterations and between plans, a shifted
@@ -84,7 +86,7 @@ class CemConfig:
 
 
 class CemPolicy(Planner):
-    """Plans by CEM or iCEM, acts, and plans again.
+    """Plans from the state of ``source``, acts, and plans again.
 
     See :class:`worldsim.planning.planner.Planner`.
     """
@@ -94,7 +96,7 @@ class CemPolicy(Planner):
         super().__init__(source, objective, self.config.replan)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the last plan and reseed; ``None`` draws a seed from the operating system."""
+        """Forget the last plan and set the seed; ``None`` draws one from the operating system."""
         super().reset(seed)
         self._kept: Tensor | None = None
 

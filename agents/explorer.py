@@ -28,7 +28,7 @@ from worldsim.runtime.types import Array
 
 @dataclass(frozen=True)
 class FrontierConfig:
-    """Settings of :class:`FrontierExplorer`, tuned on Freedoom's training maps."""
+    """Settings of :class:`FrontierExplorer`, tuned on Freedoom maps that worlds are trained on."""
 
     ground: GroundConfig = field(
         default_factory=lambda: GroundConfig(cell=0.25, reach=24.0, near_cost=2.0, unknown_cost=1.2)
@@ -170,7 +170,7 @@ class FrontierExplorer:
         return there
 
     def ground(self) -> Ground:
-        """The map, with known drops (looked at, no ground found) and with the sky as a wall."""
+        """Return the map, with drops that were found marked as such and the sky as a wall."""
         bumps = self._pursuit.bumps
         ground = ground_of(self.source, self.config.ground, np.array(bumps) if bumps else None)
         seen = ground.known.copy()

@@ -1,8 +1,11 @@
-"""Walks to a goal pose over the remembered ground. Results: docs/experiments/goal_walks.md.
+"""Walks to a place by paths over the remembered ground.
 
-The scene memory gives a map of walkable ground (:mod:`worldsim.planning.ground`) and the length of
-the way from every place to the goal. The planner imagines walks with the ego-motion head, walls and
-momentum included, and takes the one that comes nearest by that measure. No frame is generated.
+Measured results: docs/experiments/goal_walks.md
+
+The scene memory gives a map of the walkable ground (:mod:`worldsim.planning.ground`), and the map
+gives the length of the path from every place to the goal. The planner imagines walks with the
+ego-motion head, including walls and momentum, and takes the one that comes closest by that length.
+No frame is drawn.
 """
 
 from __future__ import annotations
@@ -36,9 +39,9 @@ from worldsim.runtime.types import Array
 def ground_of(
     source: Dreaming, config: GroundConfig | None = None, bumps: Array | None = None
 ) -> Ground:
-    """The ground that a point memory shows around its walker.
+    """Return the ground that a point memory shows around its walker.
 
-    Raises MissingGeometryError for worlds without a point memory.
+    Raises MissingGeometryError for worlds without one.
     """
     state = source.state
     memory, pose = points_of(source.world.memory, state.memory), state.frame.pose
@@ -52,7 +55,7 @@ def ground_of(
 
 @dataclass(eq=False)
 class WayGoal:
-    """The objective of descending a field of ways while looking ahead; the walker updates it."""
+    """Objective: descend a field of paths and look ahead. The walker keeps it up to date."""
 
     ground: Ground | None = None
     way: Array | None = None
@@ -113,10 +116,11 @@ class GoalWalkerConfig:
 
 
 class Walker:
-    """Base class of walkers over the remembered ground; subclasses define where ways end.
+    """Base of goal walkers and explorers: walks down a path over the remembered ground.
+
+    Subclasses define ``sources``, where paths end.
 
     source: a :class:`worldsim.world.tracker.Belief` that receives every step, or a dream.
-    Subclasses define ``sources``.
     """
 
     def __init__(self, source: Any, config: GoalWalkerConfig | None = None) -> None:
@@ -218,7 +222,7 @@ class Walker:
         self._bumps += [place + 0.65 * ahead + offset * aside for offset in (-0.25, 0.0, 0.25)]
 
     def look_around(self, place: Array) -> None:
-        """Redraw the map and find the way; if none leads there, one through seeming obstacles."""
+        """Update the map and the path; if there is none, take one through assumed obstacles."""
         ground = self.ground(np.array(self._bumps) if self._bumps else None)
         cells, costs = self.sources(ground)
         # A walker may touch what it must not walk into: the nearest open place is where its way
@@ -261,10 +265,10 @@ def _around(way: Array, cell: Array, reach: int) -> Array:
 
 
 def finite(way: Array, steep: float = 0.75, reach: int = 8) -> Array:
-    """``way`` with finite values everywhere.
+    """Return ``way`` with finite values everywhere.
 
     From open ground it rises by ``steep`` metres per cell into obstacles, so that a walker that
-    touches a wall is led off it. Further inside it exceeds all other values.
+    touches a wall is led away; further in, it is higher than anywhere else.
     """
     known = np.isfinite(way)
     if not known.any():

@@ -1,4 +1,6 @@
-"""MPPI over imagined futures. Measured results: docs/experiments/goal_walks.md.
+"""MPPI over imagined futures.
+
+Measured results: docs/experiments/goal_walks.md (point goals on Freedoom).
 
 Williams et al. 2017, "Information Theoretic MPC for Model-Based Reinforcement Learning": every
 candidate counts, by the exponential of its cost. The temperature is relative to the spread of the
@@ -72,7 +74,7 @@ class MppiConfig:
 
 
 class MppiPolicy(Planner):
-    """Plans by MPPI, acts, and plans again.
+    """Plans from the state of ``source``, acts, and plans again.
 
     See :class:`worldsim.planning.planner.Planner`.
     """
@@ -83,7 +85,10 @@ class MppiPolicy(Planner):
 
     @torch.no_grad()
     def plan(self) -> Tensor:
-        """The weighted mean of continuous candidates (t, k), or the heaviest discrete ones (t,)."""
+        """Return the weighted mean of the candidates, (t, k).
+
+        For discrete actions, the actions of most weight, (t,).
+        """
         c, centre = self.config, self._start()
         for _ in range(c.iterations):
             acts = self._draw(centre)

@@ -105,7 +105,10 @@ class Novelty:
 
 
 class NoveltyExplorer(CemPolicy):
-    """A :class:`worldsim.protocols.Policy` that takes the walk with the least known views."""
+    """Takes the imagined walk whose views the memory covers least.
+
+    A :class:`worldsim.protocols.Policy`.
+    """
 
     def __init__(self, source: Any, config: NoveltyConfig | None = None) -> None:
         config = config or NoveltyConfig()

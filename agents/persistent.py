@@ -1,7 +1,6 @@
-"""``persistent-v1``: walks and turns of 2 to 9 steps.
+"""``persistent-v1``: walks and turns of 2 to 9 steps, for recording and the frozen test sets.
 
-The exploration policy of recording and of the frozen test sets. Changing its draws changes every
-frozen test set: make a ``persistent-v2`` instead.
+A change of its random numbers changes every frozen test set: create a ``persistent-v2`` instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Follows ways at full speed by forward and turns. Results: docs/experiments/exploration.md.
+"""Follows paths over the ground at full speed, with forward steps and turns alone.
 
 Measured results: docs/experiments/exploration.md
 
@@ -24,10 +24,7 @@ FORWARD, BACKWARD, LEFT, RIGHT = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class PursuitConfig:
-    """Settings of :class:`Pursuit`.
-
-    The defaults are those of Freedoom's player, who walks up to 0.95 m per step.
-    """
+    """Settings of :class:`Pursuit`, by default for Freedoom's player (up to 0.95 m per step)."""
 
     lookahead: float = 2.5
     """Metres of the way ahead within which the next place to head for lies."""
@@ -44,7 +41,7 @@ class PursuitConfig:
 
 
 class Pursuit:
-    """Follows ways; receives the pose at every step and remembers what it bumped into."""
+    """Follows paths: receives its position at every step and remembers what it bumped into."""
 
     def __init__(self, config: PursuitConfig, rng: np.random.Generator) -> None:
         self.config, self.rng = config, rng
@@ -57,9 +54,10 @@ class Pursuit:
         self._recovery: list[int] = []
 
     def feel(self, place: Array, heading: float) -> tuple[bool, bool]:
-        """Whether the last step bumped into something, and whether the walker is stuck.
+        """Return whether the last step bumped into something, and whether the walker is stuck.
 
-        place: (2,) world metres. heading: radians from east, counter-clockwise.
+        place: (2,) world metres.
+        heading: radians from east, counter-clockwise.
         """
         if self._anchor is None or np.linalg.norm(place - self._anchor) > self.config.stay:
             self._anchor, self._stayed = place, 0
@@ -125,7 +123,10 @@ class Pursuit:
         return turns
 
     def towards(self, ground: Ground, way: Array, place: Array) -> float:
-        """Direction in radians of the furthest place down ``way`` (nx, ny) in a straight walk."""
+        """Return the direction, radians, of the furthest place on the path that is straight ahead.
+
+        way: field of paths, (nx, ny).
+        """
         path, blocked = ground.places(ground.descent(way, place, 8.0)), ground.blocked()
         best = path[min(1, len(path) - 1)]
         for there in path[1:]:

@@ -11,9 +11,6 @@ from worldsim.runtime.types import Space
 class RandomPolicy:
     """Independent uniform actions.
 
-    action_space: the environment's. It is copied, so that its own random numbers stay untouched.
-    """
-
     action_space: the environment's; it is copied, so the environment's own random numbers do not
         change.
     """

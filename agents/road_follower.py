@@ -1,4 +1,4 @@
-"""Drives CarRacing with errors, for recordings. Results: docs/experiments/task_agents.md.
+"""Drives Gymnasium's CarRacing by eye, imperfectly on purpose, for recordings.
 
 Measured results: docs/experiments/task_agents.md.
 

@@ -20,9 +20,9 @@ RANGE = 16.0
 
 
 def cast(ground: Ground, spots: Array, fade: float) -> Array:
-    """Unseen ground in m2 that is visible in each of RAYS directions from cells (k, 2).
+    """Return the unseen ground in each of RAYS directions from cells (k, 2), (k, RAYS) m2.
 
-    Returns (k, RAYS). Cells deeper in the unseen count less: 1 / e at ``fade`` metres.
+    Cells count less the deeper they are in the unseen.
     """
     cell, n = ground.config.cell, ground.height.shape[0]
     square = np.ones((2 * round(1.0 / cell) + 1,) * 2, np.uint8)

@@ -1,4 +1,4 @@
-"""The real twin of the generated Freedoom: ViZDoom with exact depth and pose.
+"""The real twin of Freedoom: ViZDoom as a Gymnasium environment with exact depth and pose.
 
 Depth is ray-cast from the map's own geometry (:mod:`worldsim.envs.doom_geometry`). Sprites have the
 distance of their object; whatever has moved since the map began (lifts, doors) has the engine's

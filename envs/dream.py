@@ -1,4 +1,4 @@
-"""Parts that the single and the batched dream share: loading, starts, reports, snapshots."""
+"""Code that the single and the batched dream share: loading, starts, infos and snapshots."""
 
 from __future__ import annotations
 
@@ -87,10 +87,7 @@ class Starts:
     def choose(
         self, rng: np.random.Generator, options: JsonMapping | None
     ) -> tuple[SceneStart, int]:
-        """Choose the scene that ``options`` ask for, else draw one with ``rng``.
-
-        Also draws the dream's seed, in both cases.
-        """
+        """Return the scene that ``options`` request, or a random one, and a random seed."""
         options = check_options(options)
         unknown = sorted(set(map(str, options)) - {"scene", "frames"})
         if unknown:
@@ -153,7 +150,7 @@ class Starts:
 
 
 def check_memory(world: World, state: WorldState, memory: Any) -> Any:
-    """Extract a memory's data from a handle or data.
+    """Return the data of ``memory``, a handle or data.
 
     Raises InvalidInputError unless it fits ``state``.
     """
@@ -171,12 +168,13 @@ def check_memory(world: World, state: WorldState, memory: Any) -> Any:
 
 
 def as_scene(frames: Any) -> SceneStart:
-    """Convert ``options["frames"]`` to a start.
+    """Convert ``options["frames"]`` to a start scene.
 
-    It is a :class:`SceneStart`, a real environment, or arrays by name. A real environment starts
-    the dream where it stands: see :func:`worldsim.world.twin.frames_of`. rgb: (t, h, w, 3) uint8.
-    act: (t,) or (t, n), the action that led to each frame (zeros by default). depth: (t, h, w)
-    metres. pose: (t, 4, 4). intrinsics: (4,) pixels (the world's by default).
+    frames: a :class:`SceneStart`, a real environment, or a dict of arrays. A real environment
+        starts the dream where it stands: see :func:`worldsim.world.twin.frames_of`. The arrays are
+        ``rgb`` (t, h, w, 3) uint8; ``act`` (t,) or (t, n), what led to each frame (zeros by
+        default); ``depth`` (t, h, w) metres; ``pose`` (t, 4, 4); ``intrinsics`` (4,) pixels (the
+        world's by default).
     """
     if isinstance(frames, SceneStart):
         return dataclasses.replace(frames, name="")
@@ -240,10 +238,11 @@ def load_world(
     uncertainty: bool = False,
     threads: int | None = None,
 ) -> World:
-    """Load the world to dream in.
+    """Return the world to dream in.
 
-    A World is used as it is, unless ``device`` or ``engine`` are given. threads: of the CPU, for
-    the whole process; None leaves PyTorch's choice.
+    A :class:`World` is used as it is, or on ``device`` and with ``engine`` if they are given.
+
+    threads: CPU threads of the whole process; None leaves PyTorch's choice.
     """
     use_threads(threads)
     if isinstance(world, World):
@@ -282,7 +281,10 @@ def check_uncertainty_limit(limit: float | None) -> None:
 
 
 def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
-    """The ``info`` of the first ``n`` worlds: copies with a leading axis of environments."""
+    """Return the ``info`` of the first ``n`` worlds.
+
+    Values are copies with a leading axis of environments.
+    """
     frame = state.frame
     info: dict[str, Tensor] = {}
     if frame.depth is not None and frame.pose is not None:
@@ -299,9 +301,9 @@ def report(world: World, state: WorldState, n: int) -> dict[str, Tensor]:
 def fork_state(
     world: World, state: WorldState, index: int, n: int, randomness: str, rng: np.random.Generator
 ) -> WorldState:
-    """Copy one world ``n`` times.
+    """Return ``n`` copies of one world.
 
-    Raises OutOfMemoryError, before anything is copied, if the copies would not fit.
+    Raises OutOfMemoryError, before anything is copied, if they would not fit.
     """
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
         raise InvalidInputError(f"fork needs a whole number of at least 1 environments, got {n!r}")
@@ -320,7 +322,7 @@ def fork_state(
 
 
 def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
-    """Raise InvalidInputError unless ``snapshot`` has as many environments, of such a world."""
+    """Raise InvalidInputError unless ``snapshot`` has that many environments of such a world."""
     if not isinstance(snapshot, Snapshot):
         raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")
     if snapshot.weights and snapshot.weights != world.weights_id:
@@ -343,7 +345,10 @@ def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
 
 
 def require_memory(environments: int, world: World) -> None:
-    """Raise OutOfMemoryError, with the number that fits, if memory is short for so many worlds."""
+    """Raise OutOfMemoryError unless that many environments fit in the free memory.
+
+    The error says how many would fit.
+    """
     free = free_memory(world.device)
     if bucket(environments) * world.step_bytes() <= free:
         return

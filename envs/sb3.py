@@ -1,6 +1,6 @@
-"""Gymnasium vector environments, such as dreams, as Stable-Baselines3's ``VecEnv``.
+"""Gymnasium's vector environments as Stable-Baselines3's ``VecEnv``.
 
-One forward pass steps all environments.
+A batch of dreams takes one forward pass per step.
 """
 
 from __future__ import annotations

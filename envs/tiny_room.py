@@ -1,8 +1,8 @@
 """A small RGB-D environment with exact geometry, for tests and first experiments.
 
-It needs NumPy only: no engine, no GPU. It has the interface of every real twin: ``Discrete(7)``
-with the same meanings, and ``pose``, ``depth`` and ``intrinsics`` in ``info``. Depth and pose are
-analytic, so they can serve as ground truth.
+It needs only NumPy: no engine, no GPU. Like every real twin it has ``Discrete(7)`` actions with the
+same meanings, and ``pose``, ``depth`` and ``intrinsics`` in ``info``. Depth and pose are analytic,
+so they can serve as ground truth.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ DISCRETE_MOVES = np.array(
 class TinyRoom(gym.Env[Array, Any]):
     """A box room with tiled walls and one square pillar, seen in the first person.
 
-    size: frame size in pixels, one number or (height, width); 90 degrees of horizontal view. rooms:
-    how many different rooms there are, ``room-0`` upwards; the last quarter is the test split.
+    size: frame size in pixels, one number or (height, width); 90 degrees of horizontal view.
+    rooms: number of different rooms, ``room-0`` upwards; the last quarter is the test split.
     continuous: ``Box(-1, 1, (2,))`` actions, (forward, turn left), instead of ``Discrete(7)``.
     goal: touching the pillar gives a reward of 1 and terminates; otherwise the reward is 0 and
-    nothing terminates.
+        nothing terminates.
 
     World axes: x east, y north, z up, metres. ``info`` of reset and step: ``pose`` (4, 4) float32
     camera-to-world in OpenCV axes, ``depth`` (h, w) float32 metres along the optical axis,

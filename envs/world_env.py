@@ -194,7 +194,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         return self._frame(), self._info()
 
     def start_from(self, real: Env, seed: int | None = None) -> tuple[NDArray[np.uint8], Info]:
-        """Begin a dream where a real environment stands.
+        """Begin a new dream where a real environment stands.
+
+        As :meth:`reset`, but without time limit and wrappers. In an environment from
+        ``gymnasium.make``, ``env.reset(seed=seed, options={"frames": real})`` does the same.
 
         real: an environment of the same spaces with a :class:`worldsim.world.twin.FrameHistory`
             among its wrappers, as :func:`worldsim.world.twin.make_twin` returns it, in the middle
@@ -226,7 +229,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         return keys_to_action(self.action_space, self.world.config.env_id)
 
     def snapshot(self) -> Snapshot:
-        """A copy of the whole environment: context, memory, motion history, random state."""
+        """Return a copy of the environment's state.
+
+        It holds the dynamics' context, the scene memory, the heads' history and the random state.
+        """
         return Snapshot(
             state=self.state.clone(),
             elapsed=np.array([self._elapsed]),
@@ -237,9 +243,9 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Restore a snapshot of this environment, or of one made with the same arguments.
+        """Restore a snapshot of this environment, or of one created with the same arguments.
 
-        A snapshot can be restored more than once.
+        The snapshot can be used again.
         """
         check_snapshot(snapshot, self.world, 1)
         self._state = snapshot.state.clone().to(self.world.device)
@@ -249,10 +255,12 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self.np_random.bit_generator.state = snapshot.generators[0]
 
     def edit(self, memory: Any) -> tuple[NDArray[np.uint8], Info]:
-        """Resume from an edited memory; returns the new frame and info.
+        """Continue with an edited memory; returns the new frame and info.
+
+        See :meth:`worldsim.world.World.edit`.
 
         memory: a handle, as :attr:`memory` and its methods return it, or a memory's data (a batch
-        of one). See :meth:`worldsim.world.World.edit`.
+            of one).
         """
         self._state = self.world.edit(self.state, check_memory(self.world, self.state, memory))
         if self._walk:
@@ -260,18 +268,26 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         return self._frame(), self._info()
 
     def save(self, path: str | Path) -> Path:
-        """Write a snapshot to a file atomically: :func:`worldsim.world.snapshots.save_snapshot`."""
+        """Write a snapshot to a file, atomically.
+
+        See :func:`worldsim.world.snapshots.save_snapshot`.
+        """
         return save_snapshot(self.snapshot(), self.world, path)
 
     def load(self, path: str | Path) -> None:
-        """Restore a snapshot that :meth:`save` wrote; the future is the same bit by bit."""
+        """Restore a snapshot from :meth:`save`, in any process.
+
+        The future is the same bit by bit.
+        """
         self.restore(load_snapshot(path, self.world))
 
     def fork(self, n: int, randomness: str = "common") -> WorldVectorEnv:
-        """``n`` futures from the present state, stepped together, without autoreset.
+        """Return ``n`` futures from here, stepped together; this environment does not change.
 
-        This environment is not changed. randomness: ``common``, where the same actions give the
-        same futures bit by bit, or ``independent``.
+        No future resets by itself.
+
+        randomness: ``common``, where the same actions give the same futures bit by bit, or
+            ``independent``.
         """
         copies = fork_state(self.world, self.state, 0, n, randomness, self.np_random)
         elapsed = np.full(len(copies), self._elapsed)
@@ -285,7 +301,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         )
 
     def is_like(self, other: WorldEnv) -> bool:
-        """Whether both were made with the same arguments, so that equal seeds give equal dreams."""
+        """Return whether both were created with the same arguments.
+
+        With the same seed and actions, both then have the same dream.
+        """
         mine, its = self.world, other.world
         same = mine is its or (
             (

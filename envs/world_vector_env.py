@@ -1,4 +1,4 @@
-"""Many generated worlds as one batched Gymnasium environment, one forward pass per step."""
+"""Many generated worlds as one batched Gymnasium environment: one forward pass per step."""
 
 from __future__ import annotations
 
@@ -47,13 +47,17 @@ from worldsim.world.world import bucket
 class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     """``num_envs`` dreams stepped together, each with its own seed, scene and memory.
 
-    num_envs: how many; computed in batches of ``worldsim.world.BUCKETS``, so such numbers waste
-    nothing. world, render_mode, device, scenes, num_inference_steps, engine, temperature,
-    uncertainty, uncertainty_limit, threads: as for :class:`worldsim.envs.world_env.WorldEnv`.
-    max_episode_steps: steps after which an episode is truncated, None for never. autoreset_mode:
-    Gymnasium's. With ``DISABLED``, finished environments are reset by ``options={"reset_mask":
-    mask}``; until then they dream on. output: ``numpy``, or ``torch`` for tensors on the world's
-    device, made without copies: do not write into them.
+    No dream depends on the others.
+
+    num_envs: number of environments. They are computed in batches of ``worldsim.world.BUCKETS``, so
+        such numbers are efficient.
+    world, render_mode, device, scenes, num_inference_steps, engine, temperature, uncertainty,
+        uncertainty_limit, threads: see :class:`worldsim.envs.world_env.WorldEnv`.
+    max_episode_steps: steps after which an episode is truncated, None for never.
+    autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by
+        ``options={"reset_mask": mask}``; until then they continue.
+    output: ``numpy``, or ``torch`` for tensors on the world's device without copies: do not write
+        into them.
 
     ``reset(seed=s)`` gives environment i the seed s + i. Environment i then behaves as a single
     environment with that seed does: bit by bit in batches of the same computed size, up to rounding
@@ -147,9 +151,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     def from_state(
         cls, world: World, state: WorldState, elapsed: Array, **kwargs: Any
     ) -> WorldVectorEnv:
-        """An environment that resumes from ``state``, one row each.
+        """Return an environment that continues from ``state``, one row per environment.
 
-        It does not reset by itself unless asked to.
+        Autoreset is off unless requested.
         """
         env = cls(len(state), world, **{"autoreset_mode": AutoresetMode.DISABLED, **kwargs})
         with enough_memory(env.num_envs, world):
@@ -183,7 +187,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         seed: int | Sequence[int | None] | None = None,
         options: Info | None = None,
     ) -> tuple[Any, Info]:
-        """Begin new dreams, in all environments or in those of ``options["reset_mask"]``.
+        """Begin new dreams in all environments, or in those of a mask.
 
         The mask is ``options["reset_mask"]``, (n,) bool.
 
@@ -199,9 +203,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         return self._frames(), self._infos(mask)
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
-        """Dream one frame further in every environment.
+        """Step every environment by one frame.
 
-        Environments due for a reset (``NEXT_STEP``) ignore their action.
+        Environments that are due for a reset (``NEXT_STEP``) ignore their action.
         """
         state, act, resetting = self.state, self._check(actions), self._resetting
         rew = torch.zeros(self.num_envs, device=self.world.device)
@@ -244,7 +248,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
 
     def render(self) -> tuple[NDArray[np.uint8], ...] | None:
-        """The newest frames, (h, w, 3) uint8 each, if the render mode is ``rgb_array``."""
+        """Return the newest frames, one (h, w, 3) uint8 array per environment.
+
+        None unless the render mode is ``rgb_array``.
+        """
         if self.render_mode != "rgb_array":
             return None
         return tuple(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1).cpu().numpy().copy())
@@ -260,9 +267,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Restore a snapshot of this environment, or of one made with the same arguments.
+        """Restore a snapshot of this environment, or of one created with the same arguments.
 
-        A snapshot can be restored more than once.
+        The snapshot can be used again.
         """
         check_snapshot(snapshot, self.world, self.num_envs)
         self._state = snapshot.state.clone().to(self.world.device)
@@ -271,20 +278,23 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             generator.bit_generator.state = state
 
     def save(self, path: str | Path) -> Path:
-        """Write a snapshot of all environments to a file atomically.
+        """Write a snapshot of all environments to a file, atomically.
 
         See :func:`worldsim.world.snapshots.save_snapshot`.
         """
         return save_snapshot(self.snapshot(), self.world, path)
 
     def load(self, path: str | Path) -> None:
-        """Restore a snapshot that :meth:`save` wrote; the futures are the same bit by bit."""
+        """Restore a snapshot from :meth:`save`, in any process.
+
+        The futures are the same bit by bit.
+        """
         self.restore(load_snapshot(path, self.world))
 
     def fork(self, index: int, n: int, randomness: str = "common") -> WorldVectorEnv:
-        """``n`` futures of environment ``index``, within its time limit.
+        """Return ``n`` futures of environment ``index``, within its time limit.
 
-        As :meth:`worldsim.envs.world_env.WorldEnv.fork`.
+        See :meth:`worldsim.envs.world_env.WorldEnv.fork`.
         """
         copies = fork_state(
             self.world,
@@ -306,7 +316,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
 
     def memory_of(self, index: int) -> MemoryHandle:
-        """The scene memory of environment ``index``: see :class:`MemoryHandle`."""
+        """Return the current scene memory of environment ``index``.
+
+        See :attr:`worldsim.envs.world_env.WorldEnv.memory`.
+        """
         return MemoryHandle.of(
             self.world.memory, self.world.own(self.state), self._index("memory_of", index)
         )

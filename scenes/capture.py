@@ -1,7 +1,7 @@
-"""Start in a captured place: a nerfstudio dataset with depth, a trajectory, or RGB-D frames.
+"""Starts in a captured place: a nerfstudio dataset with depth, a trajectory, or RGB-D frames.
 
-The earlier frames become the memory, the last ones the start. World axes have z up, in metres.
-Camera poses are used as they are: a capture from another height than the world was trained at is
+The earlier frames fill the memory, the last ones are the start. World axes have z up, metres. The
+camera's poses are used as they are, so a capture from another height than that of the training is
 seen from that height.
 """
 
@@ -176,10 +176,7 @@ def _whole(
 
 
 class CaptureScenes:
-    """The captures in a folder, one per sub-folder, or the folder itself.
-
-    Each is read when first needed.
-    """
+    """The captures in a folder, one sub-folder each, or the folder itself; read on first use."""
 
     def __init__(
         self, folder: str | os.PathLike[str], last: int = LAST, world: World | None = None
@@ -198,7 +195,7 @@ class CaptureScenes:
     def load(self, name: str) -> SceneStart:
         """Load the start of that name.
 
-        Raises NotFoundError, listing what exists, or an error about the capture.
+        Raises NotFoundError, which lists the existing names, or the error of an invalid capture.
         """
         folders = self._folders()
         if name not in folders:

@@ -1,4 +1,7 @@
-"""Start in the middle of recorded episodes, for agents that learn in the dream."""
+"""Starts in the middle of recorded episodes, for agents that learn in the dream.
+
+There are many, as varied as the recording.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ USUAL = 8
 
 
 class EpisodeScenes:
-    """Moments of a recording: a few consecutive frames of one episode each, none its last.
+    """Random moments of a recording: a few consecutive frames of one episode, before its end.
 
     Names are like ``episode-12-340``: episode and frame.
 

@@ -105,7 +105,10 @@ class ImageScene:
 
     @cached_property
     def scene(self) -> SceneStart:
-        """The start, made when first needed."""
+        """The start, created on first use.
+
+        Without a world, the start of the whole image may never be needed.
+        """
         world, (height, width) = self.world, self.rgb.shape[:2]
         size = self.size or (
             (height, width) if world is None else (world.spec.height, world.spec.width)

@@ -1,4 +1,4 @@
-"""Start from frames recorded in the real twin, one folder per scene.
+"""Starts from frames of the real twin: one folder per scene.
 
 :mod:`worldsim.world.scene_files` writes them.
 """
@@ -17,10 +17,7 @@ from worldsim.world.scene_files import check_scene_folder, load_scene, scene_nam
 
 
 class RecordedScenes:
-    """The scenes in a folder, such as a world's ``scenes`` folder.
-
-    Each is read once, when first needed.
-    """
+    """The scenes in a folder, such as the ``scenes`` folder of a world; read on first use."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -34,7 +31,7 @@ class RecordedScenes:
     def load(self, name: str) -> SceneStart:
         """Load the scene of that name.
 
-        Raises NotFoundError, listing what exists, or DamagedFileError.
+        Raises NotFoundError, which lists the existing names, or DamagedFileError.
         """
         if name not in self._loaded:
             names = self.names()
@@ -47,9 +44,9 @@ class RecordedScenes:
         return self._loaded[name]
 
     def start(self, rng: np.random.Generator) -> SceneStart:
-        """Draw one of the scenes, all equally likely.
+        """Return one of the scenes, with equal probability.
 
-        Raises DamagedFileError, before the first draw, if any of them is damaged.
+        Raises DamagedFileError, before the first, if any of them is damaged.
         """
         names = self.names()
         if not self._checked:

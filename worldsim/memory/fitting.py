@@ -61,10 +61,11 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Rays:
-    """What was seen along ``n`` rays.
+    """Observations along ``n`` rays.
 
-    origin, ray: (n, 3) world metres; rays have z = 1 in their camera's axes. colour: (n, 3) float
-    in [0, 1]. depth: (n,) metres, ``inf`` for sky.
+    origin, ray: (n, 3) world metres, ray with z = 1 in its camera's axes.
+    colour: (n, 3) float in [0, 1].
+    depth: (n,) metres, ``inf`` for sky.
     """
 
     origin: Tensor
@@ -81,9 +82,10 @@ def grid_from_points(
     size: Tensor,
     shape: tuple[int, ...],
 ) -> Grid:
-    """A field that is solid where points are and empty elsewhere, in the points' colours.
+    """Return a field that is solid at the points, in their colours, and empty elsewhere.
 
-    position, colour: (3, n). kind: (n,).
+    position, colour: (3, n).
+    kind: (n,).
     """
     inside = kind == POINT
     unit = ((position - low[:, None]) / size[:, None])[:, inside]

@@ -1,4 +1,4 @@
-"""The user's handle of one environment's scene memory: render, map, edit, save."""
+"""The user's handle of one environment's scene memory: render, map, edit and export it."""
 
 from __future__ import annotations
 
@@ -42,11 +42,14 @@ Box = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True, eq=False)
 class MemoryHandle:
-    """One environment's scene memory and its newest camera; methods never change it.
+    """One environment's scene memory, with the camera that last saw it. Methods never change it.
 
-    kind: the memory's rules. data: a batch of one. intrinsics: (4,) ``fx fy cx cy`` and size:
-    (height, width) of the integrated frames. pose: (4, 4) camera-to-world of the newest frame.
-    step: steps that the dream had taken.
+    kind: the memory's implementation.
+    data: a batch of one.
+    intrinsics: (4,) ``fx fy cx cy`` of the frames that were integrated.
+    size: (height, width) of these frames.
+    pose: (4, 4) camera-to-world of the newest frame.
+    step: number of steps of the dream.
     """
 
     kind: SceneMemory
@@ -78,11 +81,11 @@ class MemoryHandle:
     def camera(
         self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None
     ) -> Camera:
-        """A camera, a batch of one; omitted arguments are those of the newest frame.
+        """A camera, a batch of one; what is left out is that of the newest frame.
 
         pose: (4, 4) camera-to-world. size: (height, width). intrinsics: (4,) pixels of a picture of
-        that size. The default keeps the frames' vertical field of view with square pixels, so that
-        a wider picture shows more at the sides.
+        that size; by default the frames' own field of view from top to bottom, with square pixels:
+        a wider picture sees more at the sides.
         """
         height, width = self.size if size is None else as_size(size)
         if intrinsics is None:
@@ -107,10 +110,9 @@ class MemoryHandle:
     def render(
         self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None
     ) -> MemoryPicture:
-        """Render the memory at a camera.
+        """Render the memory at a :meth:`camera`, or at one (a batch of one) given as ``pose``.
 
-        See :meth:`camera` for the arguments, or give a Camera (a batch of one) as ``pose``. Points
-        are drawn as large as the surface patches that they stand for, so that a picture larger than
+        Points are as large as the patches of surface that they represent, so a picture larger than
         the frames is dense where the memory is. Holes stay holes.
         """
         camera = pose if isinstance(pose, Camera) else self.camera(pose, size, intrinsics)
@@ -156,12 +158,12 @@ class MemoryHandle:
         reach: float | None = 25.0,
         gap: float = 0.5,
     ) -> TopDown:
-        """A map seen from above, north (world y) up; the highest of several points shows.
+        """A map seen from above, north (world y) up. Of points over one another, the highest shows.
 
-        resolution: metres per pixel. above, below: metres over and under the present camera; points
-        outside of that band, such as ceilings, are cut away. reach: metres to each side of the
-        camera, None for everything. gap: gaps of at most this many metres between points are filled
-        with the nearest point, as in floors seen from the side; 0 fills none.
+        resolution: metres a pixel. above, below: metres over and under the present camera; what is
+        outside of that band is cut away, ceilings above all. reach: metres to each side of the
+        camera, None for everything. gap: what lies between points at most so far apart (m) is shown
+        as the nearest of them, as floors seen from their side are; 0 for never.
         """
         band = Band(above, below, reach)
         return top_down(
@@ -180,12 +182,13 @@ class MemoryHandle:
         confidence: int = 1,
         trajectory: Trajectory | None = None,
     ) -> Occupancy:
-        """A grid of voxels within ``reach`` metres to each side of the camera, None for all points.
+        """Return a grid of voxels around the points near the camera.
 
-        A voxel is occupied if a point of at least ``confidence`` lies in it. It is free if lines of
-        sight pass through it, up to a voxel before their end: those of the newest frame, or those
-        of the frames of ``trajectory`` (at most 200 of them). Both assume a static scene. All other
-        voxels are unknown, including gaps between points of one wall.
+        Near is within ``reach`` metres to each side; None takes all points. A voxel is occupied if
+        a point of at least ``confidence`` lies in it. It is free if lines of sight pass through it,
+        up to a voxel short of their end: those of the newest frame, or those of all frames of
+        ``trajectory`` (200 of them, if it has more). Both assume a static scene. Everything else is
+        unknown, including gaps between the points of a wall.
         """
         points = self._points()
         if trajectory is not None and not isinstance(trajectory, Trajectory):
@@ -220,11 +223,12 @@ class MemoryHandle:
         )
 
     def floor(self, place: Any, radius: float = 0.5) -> float:
-        """World z of the ground at a place, in metres, for example to put things on it.
+        """World z in metres of the ground at a place: to stand things on it.
 
-        place: world x, y (and z, which is ignored), or a pose (4, 4). radius: metres around it that
-        count. The ground is the lowest decile of the points there that lie under the camera. Raises
-        NotFoundError where the memory knows fewer than :data:`LEAST_POINTS` of them.
+        place: world x, y (and z, which is not looked at), or a pose (4, 4). radius: metres around
+        it that count. The ground is where the lowest tenth of the points ends that lie there and
+        under the camera. Raises NotFoundError where the memory knows fewer than
+        :data:`LEAST_POINTS` of them.
         """
         shape = np.shape(place)
         if shape not in ((2,), (3,), (4, 4)):
@@ -248,7 +252,10 @@ class MemoryHandle:
         return float(height.quantile(0.1))
 
     def sky(self) -> tuple[Array, Array]:
-        """Unit directions (n, 3) float32 in world axes of the sky, and colours (n, 3) uint8."""
+        """Return the infinitely far directions and their colours.
+
+        They are (n, 3) float32, world axes, and (n, 3) uint8.
+        """
         points = self._points()
         chosen = points.kind[0] == DIRECTION
         direction = points.position[0][:, chosen].T
@@ -257,10 +264,10 @@ class MemoryHandle:
         ].T.cpu().numpy().copy()
 
     def statistics(self) -> dict[str, int | float]:
-        """Counts and sizes of the memory.
+        """Return statistics of the memory.
 
-        points, directions, used (share of slots), confidence (mean), extent_m (longest side of the
-        bounding box).
+        They are points, directions, used (share of the slots), confidence (mean) and extent_m
+        (longest side of the bounding box).
         """
         return {
             name: value.item() for name, value in PointMemory().statistics(self._points()).items()
@@ -269,7 +276,7 @@ class MemoryHandle:
     # Editing. Each gives a new handle; ``env.unwrapped.edit(handle)`` has the dream go on from it.
 
     def remove(self, box: Box, pose: Any = None) -> MemoryHandle:
-        """Remove the points in ``box``; returns a new handle.
+        """Return the memory without the points in ``box``.
 
         box: lower and upper corner (x, y, z) in metres, in the axes of ``pose`` or the world's.
         """
@@ -279,8 +286,9 @@ class MemoryHandle:
         )
 
     def recolour(self, box: Box, colour: Sequence[int], pose: Any = None) -> MemoryHandle:
-        """Recolour the points in ``box`` (see :meth:`remove`); returns a new handle.
+        """Return the memory with the points in ``box`` in another colour.
 
+        box: see :meth:`remove`.
         colour: three numbers from 0 to 255.
         """
         memory, points = self._editable()
@@ -298,12 +306,11 @@ class MemoryHandle:
     def paste(
         self, shape: Any, pose: Any, spacing: float = 0.02, distance: float = 0.25
     ) -> MemoryHandle:
-        """Put an object in at ``pose`` (4, 4), object axes to world; returns a new handle.
+        """With a thing put in at ``pose`` (4, 4), its axes to world.
 
         shape: a trimesh mesh, scene or cloud, or the path of a file: see
         :func:`worldsim.memory.editing.surface_points`; or a pair of arrays, positions (n, 3) in
-        metres and colours (n, 3) uint8. distance: viewing distance (m) down to which it looks
-        sharp.
+        metres and colours (n, 3) uint8. distance: from how near (m) it shall look sharp.
         """
         memory, points = self._editable()
         number("distance", distance, 1e-3, 1e3, "metres")

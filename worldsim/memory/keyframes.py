@@ -20,11 +20,12 @@ TOLERANCE_M, TOLERANCE_SHARE = 0.15, 0.07
 
 @dataclass(frozen=True)
 class Keyframes:
-    """Frames kept for fitting, in a ring of k slots per environment.
+    """Frames kept for fitting; slots from ``count`` on are unused.
 
-    rgb: (b, k, 3, h, w) uint8. inverse_depth: (b, k, h, w) int32. pose: (b, k, 4, 4) and
-    intrinsics: (b, k, 4) float32. count: (b,) int64, frames ever kept; frame i is in slot i modulo
-    k, and slots from ``count`` on are unused.
+    rgb: (b, k, 3, h, w) uint8.
+    inverse_depth: (b, k, h, w) int32.
+    pose, intrinsics: (b, k, 4, 4), (b, k, 4) float32.
+    count: (b,) int64, number of frames ever kept; frame i is in slot i modulo k.
     """
 
     rgb: Tensor
@@ -37,9 +38,9 @@ class Keyframes:
 def keep_frame(
     frames: Keyframes, frame: Frame, camera: Camera, apart_m: float, apart_deg: float
 ) -> Keyframes:
-    """Keyframes that also hold ``frame``, in the rows where no kept frame resembles it.
+    """Return the keyframes with ``frame`` added in rows where it is new.
 
-    A kept frame resembles it if it is nearer than ``apart_m`` metres and turned by less than
+    It is new if no kept frame is both closer than ``apart_m`` metres and turned by less than
     ``apart_deg`` degrees.
     """
     most = frames.pose.shape[1]
@@ -66,9 +67,11 @@ def keep_frame(
 
 
 def rays_of(frames: Keyframes, points: Any) -> Rays:
-    """The rays of all pixels of the kept frames, except those that the points contradict.
+    """Return the rays of all pixels of the kept frames that the points do not contradict.
 
-    What those showed has moved. frames, points: of one environment, a batch of one.
+    What the other pixels showed has moved.
+
+    frames, points: of one environment, a batch of one.
     """
     most, (height, width) = frames.pose.shape[1], frames.inverse_depth.shape[-2:]
     count = min(int(frames.count), most)

@@ -1,4 +1,4 @@
-"""Kinds of scene memory by name, so that a file can name its kind; a new kind is one line here."""
+"""Scene memories by name, so that files can name them. A new memory is one line here."""
 
 from __future__ import annotations
 
@@ -35,15 +35,18 @@ KINDS = {
 
 
 def meta_empty(memory: SceneMemory) -> Any:
-    """Empty data of one world on the meta device, to compare a file's tensor shapes with."""
+    """Return the empty data of one world as shapes without storage.
+
+    The tensors of a file are compared with it.
+    """
     # On the CPU "meta" device: a capacity that a file claims takes no memory.
     return memory.empty(1, "meta")
 
 
-def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
-    """A memory's kind and config as JSON values; ``points`` describes the memory below it.
+def describe_memory(memory: SceneMemory) -> JsonObject | None:
+    """Return a memory's name and config as JSON values.
 
-    Returns None for a memory without a registered name, or upon such a one.
+    ``points`` has those of the memory that it builds upon. None if one of them has no name.
     """
     given: Any = memory
     for name, kind in KINDS.items():
@@ -57,10 +60,10 @@ def describe_memory(memory: SceneMemory) -> dict[str, Any] | None:
     return None
 
 
-def memory_from_description(description: dict[str, Any]) -> Any:
-    """The memory that :func:`describe_memory` described.
+def memory_from_description(description: JsonObject) -> Any:
+    """Return the memory of :func:`describe_memory`.
 
-    Raises InvalidInputError for an unknown kind or config.
+    Raises InvalidInputError for an unknown name or config.
     """
     if not isinstance(description, dict):
         raise InvalidInputError(

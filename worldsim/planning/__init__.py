@@ -1,1 +1,1 @@
-"""Parts that planners share: objectives, imagined walks, maps of the ground, locating a picture."""
+"""The basis of planners: objectives, imagined walks, the walkable ground, and localisation."""

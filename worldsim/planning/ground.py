@@ -1,8 +1,7 @@
-"""A map of where a walker can go: ground heights, obstacles, shortest ways, frontiers.
+"""The walkable ground of a scene memory: heights, obstacles, paths and frontiers.
 
-The map is computed from the points of a scene memory. Each place has one ground height: where
-floors lie above one another, the one that can be reached from the start counts. Unseen places count
-as walkable, so that ways lead into them until a frame shows otherwise.
+Places have one ground: of floors above one another, the one that can be reached from the start
+counts. Unseen ground counts as walkable, so paths lead into it until a frame shows otherwise.
 """
 
 from __future__ import annotations
@@ -109,10 +108,11 @@ class Ground:
         config: GroundConfig | None = None,
         bumps: Array | None = None,
     ) -> Ground:
-        """Build the map around a walker.
+        """Return the ground around a walker.
 
-        position: (3, n) points. eye: (3,) the walker's camera. Both in world metres. bumps: (k, 2)
-        world x, y at which the walker was stopped by something that the points do not show.
+        position: (3, n) points, world metres.
+        eye: (3,) the walker's camera, world metres.
+        bumps: (k, 2) world x, y where it was stopped by something that the points do not show.
         """
         c = config or GroundConfig()
         n = 2 * math.ceil(c.reach / c.cell)
@@ -139,7 +139,7 @@ class Ground:
     def cells(self, xy: Any) -> Array:
         """Convert world x, y (..., 2) to cells (..., 2) int64.
 
-        Places outside of the map give its nearest cell.
+        Places outside the map give its nearest cell.
         """
         index = np.floor((np.asarray(xy, np.float64) - self.low) / self.config.cell).astype(
             np.int64
@@ -161,14 +161,16 @@ class Ground:
         anyhow: bool = False,
         outward: bool = False,
     ) -> Array:
-        """Length of the way from every cell to the nearest source.
+        """Return the length of the path from every cell to the nearest source.
 
-        Returns (nx, ny) float32 metres, ``inf`` where no way leads.
+        (nx, ny) float32 metres, ``inf`` where there is no path. Paths near obstacles and through
+        the unknown cost more.
 
-        sources: (k, 2) cells. costs: (k,) metres that each source begins with. Ways near obstacles
-        and through unseen ground count more. anyhow: obstacles can be passed at 20 times the cost,
-        for goals that only seem blocked. outward: compute the way from the sources to every cell
-        instead. Ledges can be fallen down but not walked up.
+        sources: (k, 2) cells.
+        costs: (k,) metres, initial cost of each source.
+        anyhow: obstacles can be passed at 20 times the cost, for obstacles that may not exist.
+        outward: paths from the sources to every cell instead; one can fall down ledges but not
+            climb them.
         """
         c = self.config
         near = _grown(self.obstacle, c.berth / c.cell)
@@ -209,12 +211,13 @@ class Ground:
             return (-rise if outward else rise) <= self.config.climb
 
     def frontier(self, smallest: int = 4, beyond: float = 1.25) -> tuple[Array, Array]:
-        """Cells ``beyond`` metres outside of the known ground, and the size of each one's group.
+        """Return cells ``beyond`` metres outside the known ground, and the sizes of their groups.
 
-        These are the frontiers of Yamauchi 1997, moved outwards: a walker there looks into the
-        unknown, and narrower pockets are left out. Gaps of up to 2 m between points do not count as
-        frontiers, since floors seen from 10 m away have such gaps. Returns (k, 2) int64 and (k,)
-        int64.
+        Frontiers of Yamauchi 1997, moved outwards: a walker there looks into the unknown, and
+        narrower pockets are left out. Gaps of up to 2 m between points do not count, since floors
+        seen from 10 m away have such gaps.
+
+        Returns (k, 2) int64 and (k,) int64.
         """
         square = np.ones((2 * round(1.0 / self.config.cell) + 1,) * 2, np.uint8)
         # The map's own edge is no border: OpenCV takes what lies outside as whatever changes
@@ -232,9 +235,9 @@ class Ground:
         return cells, count[label[cells[:, 0], cells[:, 1]]]
 
     def descent(self, field: Array, xy: Any, metres: float) -> Array:
-        """Follow ``field`` (nx, ny) downwards from world x, y, for ``metres`` or until it ends.
+        """Return the path down ``field`` (nx, ny) from world x, y, as (k, 2) cells.
 
-        Returns (k, 2) cells.
+        It ends after ``metres`` or at the source.
         """
         cell = self.cells(xy)
         path = [cell]

@@ -1,7 +1,7 @@
-"""Poses that sequences of actions lead to, from the ego-motion head alone; no frame is generated.
+"""Poses of many action sequences without drawing frames: the ego-motion head on a memory map.
 
-A step of a world spends nearly all of its time on generating the frame. Where an objective needs
-only poses, the ego-motion head moves the candidates over a map of the memory.
+A step of a world spends nearly all of its time on drawing. If an objective needs positions alone,
+the ego-motion head walks the candidates, and only the required frames are drawn.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MOST_SIDE = 4096
 
 
 class Relief:
-    """Maps of the surroundings of any place near a centre, drawn once per height.
+    """The surroundings of all places near a centre, drawn once per height.
 
     Maps of surroundings are cut out of it.
 
@@ -53,10 +53,10 @@ class Relief:
         self._drawn: dict[int, Tensor] = {}
 
     def around(self, pose: Tensor) -> Tensor:
-        """Maps of the surroundings of poses (b, 4, 4): (b, 2, 48, 48) uint8.
+        """Return maps of the surroundings of poses (b, 4, 4), (b, 2, 48, 48) uint8.
 
-        They equal :meth:`worldsim.protocols.SceneMemory.surroundings`, with cells up to 2 cm aside
-        and heights up to 5 cm off.
+        As :meth:`worldsim.protocols.SceneMemory.surroundings`, with errors of up to 2 cm in
+        position and 5 cm in height.
         """
         level = torch.round(pose[:, 2, 3] / LEVEL).to(torch.int64)
         found, which = torch.unique(level, return_inverse=True)
@@ -97,9 +97,9 @@ class Relief:
 
 
 def relief_of(world: World, state: WorldState, steps: int) -> Relief | None:
-    """The relief of all places that ``steps`` steps can reach.
+    """Return the surroundings of all places within ``steps`` steps.
 
-    Returns None for memories whose surroundings must be rendered place by place.
+    None for memories that cannot draw them at once.
     """
     assert state.frame.pose is not None and state.frame.inverse_depth is not None
     centre, reach = state.frame.pose[0, :3, 3], steps * FASTEST + MAP_CELL * MAP_CELLS

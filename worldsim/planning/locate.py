@@ -1,7 +1,4 @@
-"""Find where a picture was taken in a point memory.
-
-Panoramas from all standing places come first, then views around the best ones.
-"""
+"""Localises a picture in a point memory: by panoramas from reachable places, then by views."""
 
 from __future__ import annotations
 
@@ -67,12 +64,15 @@ class LocateConfig:
 
 @torch.no_grad()
 def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | None = None) -> Tensor:
-    """Find the pose at which the memory shows a picture.
+    """Return the pose (4, 4) float32 camera-to-world whose memory view is closest to the picture.
 
-    rgb: (h, w, 3) uint8. state: a batch of one. Returns (4, 4) float32 camera-to-world. Cameras are
-    level and at eye height, as walkers' are. Raises InvalidInputError where no view of the memory
-    resembles the picture: the goal is then outside of the memory. Raises MissingGeometryError
-    without a point memory.
+    Cameras are level and at eye height, as walkers' are.
+
+    state: a batch of one.
+    rgb: the picture, (h, w, 3) uint8.
+
+    Raises InvalidInputError if no view is similar, so that the goal is outside the memory, and
+    MissingGeometryError without a point memory.
     """
     c = config or LocateConfig()
     known, picture, intrinsics, eye = _search(world, state, rgb, c)
@@ -96,12 +96,11 @@ def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | Non
 def candidates(
     world: World, state: WorldState, rgb: Any, count: int = 6, config: LocateConfig | None = None
 ) -> Tensor:
-    """Poses (k, 4, 4) that may show a picture, the likeliest first.
+    """Return up to ``count`` poses (k, 4, 4) for :func:`locate`, the most likely first.
 
-    At most ``count``, ``config.apart`` metres apart. Places look alike, and the points may show the
-    true place less like the picture than another one, so a caller who can walk looks at several.
-    There is always at least one, however little it resembles the picture. Raises as :func:`locate`
-    does.
+    They are ``config.apart`` metres apart. Places look alike, and the true one may look less like
+    the picture than another, so an agent that can move looks at several. There is always at least
+    one. Raises as :func:`locate` for invalid pictures and memories.
     """
     c = config or LocateConfig()
     count = whole("count", count, 1)

@@ -23,7 +23,7 @@ LEAST_COVERAGE = 0.05
 
 
 class Needs(StrEnum):
-    """What an objective looks at: poses, or generated frames."""
+    """What an objective looks at."""
 
     MOTION = "motion"
     """Poses alone: nothing is drawn."""
@@ -33,7 +33,7 @@ class Needs(StrEnum):
 
 @dataclass(frozen=True)
 class Futures:
-    """Results of n sequences of t actions; None for what was not computed or does not exist.
+    """What n sequences of t actions lead to; None for what was not asked for, or what there is not.
 
     pose: (n, t, 4, 4) float32 camera-to-world, metres. rgb: (n, t, 3, h, w) uint8. rew: (n, t)
     float32. alive: (n, t) bool, whether the episode still went on before the step.
@@ -46,12 +46,12 @@ class Futures:
 
 
 class Objective(Protocol):
-    """The cost of imagined futures: lower is better."""
+    """What is wanted: lower costs are better."""
 
     needs: Needs
 
     def check(self, source: Any) -> None:
-        """Raise an error that names what is missing if ``source`` cannot be judged."""
+        """Raise an error if futures from ``source`` cannot be judged; it says what is missing."""
         ...
 
     def __call__(self, futures: Futures) -> Tensor:
@@ -61,7 +61,7 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Reachable(Protocol):
-    """An objective that can be fulfilled for good, such as reaching a place."""
+    """An objective that can be fulfilled for good, such as a place to be at."""
 
     def reached(self, source: Any) -> bool:
         """Whether it is fulfilled where ``source`` stands now."""
@@ -70,7 +70,7 @@ class Reachable(Protocol):
 
 @runtime_checkable
 class Dreaming(Protocol):
-    """A source to imagine from: it has a world and its present state.
+    """The start of imagined futures.
 
     A single dream (``env.unwrapped``), or a :class:`worldsim.world.tracker.Belief` of a real walk.
     """
@@ -94,7 +94,7 @@ def require_dreaming(source: Any, what: str) -> None:
 @old_fields(discount="gamma")
 @dataclass(frozen=True)
 class RewardSum:
-    """Maximise the sum of rewards that the world's reward head predicts."""
+    """As much reward as can be had, as the world's reward head foretells it."""
 
     gamma: float = 1.0
     """Discount factor per step, in [0, 1]."""
@@ -118,7 +118,7 @@ class RewardSum:
 
 @dataclass(frozen=True, eq=False)
 class PoseGoal:
-    """Reach a pose: the cost is the mean and the last distance from it, in metres."""
+    """To be at a place: the mean and the last distance of the imagined way from it, metres."""
 
     pose: Tensor
     """(4, 4) camera-to-world of the goal, in the axes of the source's poses."""
@@ -158,7 +158,7 @@ class PoseGoal:
 
 @dataclass(frozen=True, eq=False)
 class ImageGoal:
-    """See a picture: the cost is the least and the last distance of generated frames from it."""
+    """To see a picture: the least distance of a dreamed frame from it, and that of the last one."""
 
     rgb: np.ndarray[Any, np.dtype[np.uint8]]
     """(h, w, 3) uint8, of the size of the world's frames."""
@@ -194,25 +194,26 @@ class ImageGoal:
 
 
 def ground_distance(source: Dreaming, goal: Tensor) -> float:
-    """Metres on the ground (world x and y) from the source to the pose ``goal`` (4, 4)."""
+    """Return the distance from the source to the pose ``goal`` (4, 4) in world x and y, metres."""
     pose = source.state.frame.pose
     assert pose is not None
     return float((pose[0, :2, 3] - goal.to(pose)[:2, 3]).norm())
 
 
 def picture_distance(a: Tensor, b: Tensor, cap: float = 64.0) -> Tensor:
-    """Mean absolute difference of colours, each capped at ``cap``.
+    """Return the mean difference of colours; larger ones than ``cap`` count as ``cap``.
 
-    a, b: (..., 3, h, w) in [0, 255]. Returns (...).
+    a, b: (..., 3, h, w) in [0, 255].
+
+    Returns (...).
     """
     return (a.float() - b.float()).abs().clamp(max=cap).mean((-3, -2, -1))
 
 
 def check_goal_pose(source: Dreaming, pose: Any, least_coverage: float) -> None:
-    """Raise unless ``pose`` is a pose whose view the memory knows well enough.
+    """Raise an error unless ``pose`` is a camera-to-world pose at which the memory has coverage.
 
-    pose: a finite (4, 4) camera-to-world tensor. least_coverage: the share of its view that the
-    memory must know.
+    least_coverage: minimum share of the view that the memory covers.
     """
     world = source.world
     if not world.has_geometry:

@@ -34,11 +34,10 @@ from worldsim.state import WorldState
 
 
 class Imagination:
-    """Imagines the futures of action sequences from the source's present state.
+    """Futures from where something is now.
 
-    source: an environment with ``fork(n)``, wrapped or not, or anything
-    :class:`~worldsim.planning.objectives.Dreaming`. It is not changed. Raises InvalidInputError for
-    a source that can neither be forked nor imagined from.
+    source: an environment with ``fork(n)``, wrapped or not, or anything :class:`Dreaming`. It stays
+    where it is. Raises InvalidInputError for one that can neither be forked nor imagined from.
     """
 
     def __init__(self, source: Any) -> None:
@@ -56,9 +55,9 @@ class Imagination:
             )
 
     def futures(self, acts: Tensor, needs: Needs) -> Futures:
-        """Imagine the futures of actions (n, t, ...).
+        """Return the futures of actions (n, t, ...).
 
-        Where an episode ends, ``alive`` is False from then on and the frames have no meaning.
+        After the end of an episode, frames continue and ``alive`` is False.
         """
         if needs is Needs.MOTION:
             require_dreaming(self.source, "poses to be imagined")
@@ -109,8 +108,8 @@ def _join(columns: list[tuple[Tensor, Tensor, Tensor, Any]]) -> Futures:
     return Futures(pose, torch.stack(rgb, 1), torch.stack(rew, 1), torch.stack(alive, 1))
 
 
-def action_bounds(space: gym.Space[Any]) -> tuple[Tensor, Tensor]:
-    """Lower and upper bounds (k,) float32 of continuous actions.
+def action_bounds(space: Space) -> tuple[Tensor, Tensor]:
+    """Return the bounds (k,) float32 of continuous actions.
 
     Raises InvalidInputError for spaces that planners cannot handle.
     """
@@ -130,10 +129,10 @@ def action_bounds(space: gym.Space[Any]) -> tuple[Tensor, Tensor]:
 def coloured_noise(
     n: int, steps: int, width: int, exponent: float, generator: torch.Generator
 ) -> Tensor:
-    """Standard normal noise (n, steps, width) whose spectrum falls as 1 / f^exponent.
+    """Return normal numbers (n, steps, width) with a spectrum of 1 / f^exponent; 0 is white.
 
-    Exponent 0 is white noise. Timmer and König 1995, as in iCEM (Pinneri et al. 2020): actions then
-    persist, and candidates get further.
+    Timmer and König 1995, as in iCEM (Pinneri et al. 2020): actions then last, and candidates
+    travel further.
     """
     # Twice as long as needed: such noise repeats itself, and its end would resemble its beginning.
     length = 2 * steps
@@ -153,16 +152,16 @@ def coloured_noise(
 
 
 def draw_choices(probability: Tensor, noise: Tensor) -> Tensor:
-    """Draw choices (n, t) int64 with probabilities (t, a), by normal noise (n, t, a).
+    """Return choices (n, t) int64 of the probabilities (t, a).
 
-    Noise that is correlated along t gives choices that persist.
+    noise: (n, t, a) standard normal; correlated noise gives correlated choices.
     """
     uniform = torch.special.ndtr(noise.double()).clamp(1e-12, 1.0 - 1e-12)
     return (probability.double().clamp(min=1e-12).log() - (-uniform.log()).log()).argmax(-1)
 
 
-def as_action(act: Tensor, space: gym.Space[Any]) -> Any:
-    """Convert a planned action (...) to what the environment takes."""
+def as_action(act: Tensor, space: Space) -> Any:
+    """One planned action (...) as the environment takes it."""
     return (
         np.int64(act)
         if isinstance(space, gym.spaces.Discrete)
@@ -170,19 +169,22 @@ def as_action(act: Tensor, space: gym.Space[Any]) -> Any:
     )
 
 
-def action_space_of(source: Any) -> gym.Space[Any]:
-    """The action space of a planning source."""
+def action_space_of(source: Any) -> Space:
+    """The action space of what is planned in."""
     space = getattr(source, "action_space", None)
     return source.world.action_space if space is None else space
 
 
 class Planner:
-    """Base class of planners, a :class:`worldsim.protocols.Policy`.
+    """Base class of planners: a :class:`worldsim.protocols.Policy` that acts out a plan.
 
-    source: a dream, wrapped or not, or a :class:`worldsim.world.tracker.Belief` of a walk in the
-    real twin; it must follow the actions taken. objective: the cost to minimise. replan: actions of
-    a plan that are taken before the next plan is made. Raises InvalidInputError for sources that
-    cannot fork and for objectives that the source cannot judge.
+    source: where to plan: a dream, wrapped or not, or a :class:`worldsim.world.tracker.Belief` of a
+        walk in the real twin. It must follow the actions taken.
+    objective: what to maximise.
+    replan: number of actions of a plan before the next one.
+
+    Raises InvalidInputError for a source that cannot fork, and for an objective that cannot be
+    judged there.
     """
 
     def __init__(self, source: Any, objective: Objective, replan: int = 1) -> None:
@@ -197,7 +199,7 @@ class Planner:
         self.reset(0)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the last plan and reseed; ``None`` draws a seed from the operating system."""
+        """Forget the last plan and set the seed; ``None`` draws one from the operating system."""
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
@@ -210,7 +212,7 @@ class Planner:
 
     @property
     def arrived(self) -> bool:
-        """Whether the objective has been reached, for objectives that can be."""
+        """Whether the objective has been reached, so that :meth:`act` need not be called again."""
         return isinstance(self.objective, Reachable) and self.objective.reached(
             self.imagination.source
         )
@@ -235,9 +237,11 @@ def plan_in_dream(
 ) -> dict[str, float]:
     """Plan and act in a dream until the goal is reached.
 
-    world: name or folder. goal: metres ahead of and to the left of the start; None plans for
-    reward. policy_of: makes the policy for an environment and an objective. Returns the return, the
-    steps taken and, for a goal, the metres left.
+    world: name or folder.
+    goal: metres ahead and to the left of the start; None to maximise the reward.
+    policy_of: creates the policy for an environment and an objective.
+
+    Returns the return, the number of steps and, for a goal, the remaining metres.
     """
     env = gym.make("worldsim/Dream-v0", world=world)
     obs, info = env.reset(seed=seed)

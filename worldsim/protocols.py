@@ -1,4 +1,7 @@
-"""The seams of worldsim: each is written once here; implementations never import one another."""
+"""The protocols between the parts of worldsim.
+
+Each protocol is written once, here. Implementations never import one another.
+"""
 
 from __future__ import annotations
 
@@ -16,55 +19,60 @@ from worldsim.state import Frame, MemoryView, SceneStart
 
 @runtime_checkable
 class SceneMemory(Protocol):
-    """A 3D memory of what has been seen.
+    """A 3D memory of the scene, built from frames with depth and pose.
 
-    Its data is a record of tensors with a leading batch axis; methods are pure.
+    Its data is a record of tensors with a leading batch axis. Methods are pure.
     """
 
     def empty(self, batch: int, device: Any) -> Any:
-        """Memory data of ``batch`` worlds that have seen nothing."""
+        """Return the data of ``batch`` empty memories."""
         ...
 
     def integrate(
         self, memory: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None
     ) -> Any:
-        """New data that also holds ``frame``, seen by ``camera``. step: (b,) int64.
+        """Return new data with ``frame`` added.
 
-        Where ``known`` (b, h, w) bool is False, the frame says nothing; memories that keep whole
-        frames may pass it over.
+        camera: the camera that saw the frame.
+        step: (b,) int64, the step of the frame.
+        known: (b, h, w) bool. Pixels where it is False are not integrated. Memories that store
+        whole frames may ignore the frame instead. None means that all pixels are known.
         """
         ...
 
     def render(self, memory: Any, camera: Camera) -> MemoryView:
-        """What the memory shows at ``camera``."""
+        """Render the memory at ``camera``."""
         ...
 
     def surroundings(self, memory: Any, pose: Tensor) -> Tensor:
-        """Return a map of the surroundings of a pose (b, 4, 4), (b, 2, 48, 48) uint8.
+        """Return a top-down map around a pose, in world axes (z up), centred on the pose.
 
-        The map is in world axes (z up), centred on the pose. Cells are 0.08 m; rows run from north
-        (world y) to south, columns from west to east (world x). Channel 0: 255 where something is
-        within 0.5 m of the camera's height. Channel 1: 255 - centimetres of the highest point under
-        that band (so higher is more), 0 where nothing is known within 2.5 m of it.
+        pose: (b, 4, 4) camera-to-world.
+
+        Returns (b, 2, 48, 48) uint8. Cells are 0.08 m. Rows run from north (world y) to south,
+        columns from west to east (world x). Channel 0 is 255 where the cell is occupied within 0.5
+        m of the camera's height. Channel 1 is 255 minus the distance in centimetres from that band
+        down to the highest point below it. It is 0 where no point is known within 2.5 m of the
+        band.
         """
         ...
 
 
 @runtime_checkable
 class Scene(Protocol):
-    """A way to start a world."""
+    """A start of an episode."""
 
     def start(self, rng: np.random.Generator) -> SceneStart:
-        """Frames (and memory) to begin from, drawn with ``rng``."""
+        """Draw the frames, and optionally the memory, that a world starts from with ``rng``."""
         ...
 
 
 @runtime_checkable
 class FittingScene(Protocol):
-    """A scene that fits itself to the world that starts from it; environments ask for that."""
+    """A scene that adapts to the world that starts from it. Environments call :meth:`fit_to`."""
 
     def fit_to(self, world: Any) -> Scene:
-        """Return the scene with the frame size, camera and memory of ``world``.
+        """Return the same scene with the frame size, camera and memory of ``world``.
 
         world: a :class:`worldsim.world.World`.
         """
@@ -73,20 +81,20 @@ class FittingScene(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Chooses actions. Stateful policies reset themselves in ``reset``."""
+    """Chooses actions. Stateful policies clear their state in ``reset``."""
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the past and reseed."""
+        """Clear the state and reseed."""
         ...
 
     def act(self, obs: Any) -> Any:
-        """The action for an observation."""
+        """Return the action for an observation."""
         ...
 
 
 @dataclass(frozen=True)
 class DynamicsSpec:
-    """The frames that a dynamics predicts and the actions that it takes."""
+    """The frames that a dynamics predicts and the actions that it accepts."""
 
     height: int
     """Pixels."""
@@ -95,7 +103,7 @@ class DynamicsSpec:
     actions: int = 0
     """Number of discrete actions; 0: actions are vectors."""
     action_dim: int = 0
-    """Numbers in an action that is a vector; 0: actions are discrete."""
+    """Size of an action vector; 0: actions are discrete."""
     depth: bool = False
     """Whether frames carry inverse depth."""
     uses_memory: bool = False
@@ -103,19 +111,21 @@ class DynamicsSpec:
     window: int = 1
     """Frames, the predicted one included, that a prediction depends on through the context."""
     features: int = 1
-    """Numbers a frame that heads for reward and termination receive."""
+    """Number of features per frame that the reward and termination heads receive."""
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """What a dynamics predicts the next frame from, beside its context.
+    """The inputs of a prediction, except the context.
 
-    last: the newest frame, with its camera's pose. act: (b,) int64 or (b, n) float32, the action
-    that leads from it to the next frame. motion: (b, 6) float32, the camera's motion between the
-    two in the axes of the first camera, metres and a rotation vector in radians; zeros without
-    geometry. pose: (b, 4, 4) float32 camera-to-world of the next camera, None without geometry.
-    view: what the memory shows at that camera, None without geometry. intrinsics: (b, 4) float32
-    ``fx fy cx cy`` in pixels. seed, step: (b,) int64, with purpose the key of all random numbers
+    last: the newest frame, with its camera's pose.
+    act: (b,) int64 or (b, n) float32, the action from the newest frame to the next.
+    motion: (b, 6) float32, the camera's motion between the two frames, in the axes of the first
+    camera: metres and a rotation vector in radians. Zeros without geometry.
+    pose: (b, 4, 4) float32 camera-to-world of the next camera. None without geometry.
+    view: the memory rendered at that camera. None without geometry.
+    intrinsics: (b, 4) float32 ``fx fy cx cy`` in pixels.
+    seed, step: (b,) int64. With ``purpose`` they are the key of all random numbers
     (:func:`worldsim.runtime.rng.normal`).
     """
 
@@ -135,10 +145,11 @@ class StepInputs:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The next frame and what is known of it.
+    """A predicted frame with its features and uncertainty.
 
-    frame: at the camera ``StepInputs.pose``. features: (b, d) float32 for heads, d as the spec
-    says. uncertainty: (b,) float32 in [0, 1], None where it is not computed.
+    frame: the next frame, at the camera ``StepInputs.pose``.
+    features: (b, d) float32 input of the heads; d is ``DynamicsSpec.features``.
+    uncertainty: (b,) float32 in [0, 1], None where it is not computed.
     """
 
     frame: Frame
@@ -150,70 +161,75 @@ class Prediction:
 class Dynamics(Protocol):
     """Predicts the next frame.
 
-    Its context is a record of tensors with a leading batch axis, empty tuples included. Methods are
-    pure: they return a new context and never change the given one. Rows of a batch never influence
-    one another, and the same arguments give the same frame.
+    Its context is a record of tensors with a leading batch axis; empty tuples are allowed. Methods
+    are pure: they return a new context and never change the given one.
 
-    ``worldsim.testing.check_dynamics`` tests an implementation. A world names its dynamics in
+    Rows of a batch are independent, and equal arguments give equal frames.
+    :func:`worldsim.testing.check_dynamics` tests an implementation. A world selects its dynamics in
     ``world.json`` by a name in :data:`worldsim.runtime.registries.DYNAMICS`.
     """
 
     @property
     def spec(self) -> DynamicsSpec:
-        """Its frames and actions."""
+        """The frames that it predicts and the actions that it accepts."""
         ...
 
     @property
     def module(self) -> nn.Module | None:
-        """The trained weights, saved in a world's folder ``dynamics``; None without weights."""
+        """The trained weights, None for a dynamics without weights.
+
+        They are saved in the folder ``dynamics`` of a world.
+        """
         ...
 
     def empty(self, batch: int, device: Any) -> Any:
-        """A context that holds no frame."""
+        """Return a context without frames, for ``batch`` environments."""
         ...
 
     def predict(self, context: Any, inputs: StepInputs) -> tuple[Prediction, Any]:
-        """The next frame, and the context that holds it."""
+        """Predict the next frame; returns the prediction and the context that includes it."""
         ...
 
     def observe(self, context: Any, inputs: StepInputs, frame: Frame) -> Any:
-        """The context that holds ``frame``, a given one, in place of a predicted one."""
+        """Return the context with a given ``frame`` in place of a predicted one."""
         ...
 
 
-# Optional capabilities of a dynamics. The library asks for them with isinstance.
+# Optional capabilities of a dynamics. The library tests for them with isinstance.
 
 
 @runtime_checkable
 class NetworkDynamics(Protocol):
-    """A dynamics that runs one network, so that an engine can run that network differently."""
+    """A dynamics that runs one network, so an engine can replace how the network runs."""
 
     num_inference_steps: int
-    """Forward passes of the network a frame."""
+    """Forward passes of the network per frame."""
     network: nn.Module
     """The network."""
 
     def with_network(
         self, network: nn.Module, forward: Callable[..., Any] | None = None, in_place: bool = False
     ) -> Dynamics:
-        """The same dynamics with a copy of the network in another number format.
+        """Return the same dynamics with a copy of the network, for example in another dtype.
 
-        forward: runs the network, for example compiled; by default the network itself. in_place:
-        whether contexts may be overwritten, for callers that own them.
+        network: the copy.
+        forward: runs the network, for example a compiled function. By default it is the network
+        itself.
+        in_place: whether contexts may be overwritten. Set it only if the caller owns its contexts.
         """
         ...
 
     def cast_context(self, context: Any) -> Any:
-        """The context in the network's number format, itself if it is in it already."""
+        """Return the context in the network's dtype; the same object if it already has it."""
         ...
 
 
 @runtime_checkable
 class UncertainDynamics(Protocol):
-    """A dynamics whose predictions can come with their uncertainty."""
+    """A dynamics that can return the uncertainty of its predictions."""
 
     def with_uncertainty(self, wanted: bool) -> Dynamics:
-        """The same dynamics, with :attr:`Prediction.uncertainty` or without."""
+        """Return the same dynamics with :attr:`Prediction.uncertainty` on or off."""
         ...
 
 
@@ -222,11 +238,17 @@ class ContextOfViews(Protocol):
     """A dynamics whose context holds the memory's view of the newest frame and past actions."""
 
     def coverage(self, context: Any) -> Tensor:
-        """(b,) float32 share of the newest frame that the memory knew before that frame."""
+        """Return the share of the newest frame that the memory covered before that frame.
+
+        Returns (b,) float32 in [0, 1].
+        """
         ...
 
     def acts(self, context: Any) -> Tensor:
-        """The actions that the context holds, to be checked when it is read from a file."""
+        """Return the actions in the context.
+
+        They are validated when a context is read from a file.
+        """
         ...
 
 
@@ -235,58 +257,63 @@ class ContextOfViews(Protocol):
 
 @runtime_checkable
 class BlankMemory(Protocol):
-    """A memory that never holds anything: the world has none."""
+    """A memory that never stores anything, for worlds without memory."""
 
     remembers_nothing: bool
 
 
 @runtime_checkable
 class HasPoints(Protocol):
-    """A memory that can give its contents as points."""
+    """A memory that can return its contents as points."""
 
     def to_points(self, memory: Any) -> Any:
-        """The contents as :class:`worldsim.memory.slots.Points`."""
+        """Return the contents as :class:`worldsim.memory.slots.Points`."""
         ...
 
 
 @runtime_checkable
 class CountsPoints(Protocol):
-    """A memory that counts what it holds."""
+    """A memory that counts its contents."""
 
     def count(self, memory: Any) -> Tensor:
-        """(b,) int64 points or frames of each environment."""
+        """Return the number of points or frames of each environment, (b,) int64."""
         ...
 
 
 @runtime_checkable
 class PadsMemory(Protocol):
-    """A memory that takes a point memory's data, or its own of another size, for its own."""
+    """A memory that accepts a point memory's data, or its own data of another size."""
 
     def pad(self, memory: Any) -> Any:
-        """The data in this memory's sizes."""
+        """Return the data in this memory's sizes."""
         ...
 
 
 @runtime_checkable
 class SkipsUnknown(Protocol):
-    """A memory whose ``integrate`` leaves out the pixels that ``known`` excludes."""
+    """A memory whose ``integrate`` skips the pixels that ``known`` excludes."""
 
     skips_unknown: bool
 
 
 @runtime_checkable
 class EngineMemory(Protocol):
-    """A memory whose work an engine can run differently."""
+    """A memory whose operations an engine can replace."""
 
     def with_passes(self, passes: Any) -> SceneMemory:
-        """The same memory with its passes over points replaced, for example by compiled ones."""
+        """Return the same memory with other passes over points, for example compiled ones."""
         ...
 
     def in_place_with(self, between: Any | None = None) -> SceneMemory:
-        """The same memory for callers that own its data: it may be overwritten on a GPU."""
+        """Return the same memory, allowed to overwrite its data on a GPU.
+
+        Use it only if the caller owns the data.
+
+        between: compiled versions of the operations between the memory's kernels.
+        """
         ...
 
 
 def remembers(memory: SceneMemory) -> bool:
-    """Whether the memory can hold anything."""
+    """Return whether the memory can store anything."""
     return not isinstance(memory, BlankMemory)

@@ -1,7 +1,8 @@
-"""Executable contracts of the seams: run them in the tests of every implementation, yours included.
+"""Executable contracts: tests of implementations of the protocols in :mod:`worldsim.protocols`.
 
-Each ``check_...`` returns None if the implementation keeps its promises and raises
-:class:`ContractError`, naming the broken one, if it does not.
+Each ``check_...`` function returns None if the implementation fulfils its contract. Otherwise it
+raises :class:`ContractError`, which names the violated condition. Call them in the tests of your
+own implementations.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ from worldsim.state import Frame, MemoryView, SceneStart, flatten, map_tensors, 
 
 
 class ContractError(WorldsimError, AssertionError):
-    """An implementation breaks a promise of its seam."""
+    """An implementation violates the contract of its protocol."""
 
 
 @dataclass(frozen=True)
 class Recall:
-    """How exactly a memory must show a frame again at the frame's own camera."""
+    """Tolerances for rendering an integrated frame at the frame's own camera."""
 
     depth: float = 0.02
-    """Largest error of a depth, as a share of it."""
+    """Largest relative depth error."""
     colour: int = 0
-    """Largest difference of a colour, of 255."""
+    """Largest colour difference, in 1/255."""
     source: int = 1
-    """Largest difference of the distance of capture, as 255 * depth channel."""
+    """Largest difference of the capture distance, as 255 * depth channel."""
     outliers: float = 0.0
-    """Share of the pixels shown that may be further off, or take sky for points."""
+    """Share of the rendered pixels that may exceed these tolerances or confuse sky and points."""
 
 
 def check_memory(
@@ -58,17 +59,27 @@ def check_memory(
     recall: Recall | None = None,
     refine: Callable[[Any], Any] | None = None,
 ) -> None:
-    """Check a scene memory on three small synthetic worlds of ``size`` (height, width).
+    """Check a scene memory on three small synthetic worlds.
 
-    Its data must be a record of tensors with a leading batch axis, of the same shapes and types
-    whatever was seen (or snapshots would not fit). It must keep its inputs as they are, do the same
-    thing twice alike, treat each environment as if it were alone (bit by bit), give views of any
-    size as :class:`worldsim.state.MemoryView` documents them, show an integrated frame again at its
-    own camera wherever the mask says that it knows (within ``recall``), and invent nothing: not in
-    holes, not in an empty memory, not behind the camera's back.
+    The memory must fulfil these conditions:
 
-    refine: what the memory can do with its data beside integrating, data to new data, such as
-    fitting a field with a fixed seed. All promises are then checked for refined data.
+    - Its data is a record of tensors with a leading batch axis, whose shapes and dtypes never
+    change (snapshots depend on it).
+    - Methods do not change their inputs and are deterministic.
+    - Rows of a batch are independent, bit for bit.
+    - Views have any requested size and the format of :class:`worldsim.state.MemoryView`.
+    - Rendered at its own camera, an integrated frame is reproduced within ``recall`` wherever the
+    mask is True.
+    - Nothing is rendered in holes, from an empty memory, or behind the camera.
+
+    memory: the memory to check.
+    device: where the synthetic frames are placed.
+    size: height and width of the frames in pixels.
+    recall: tolerances; by default those of :class:`Recall`.
+    refine: an operation on the memory's data besides integrating, for example fitting a field with
+    a fixed seed. It maps data to new data. All conditions are then checked on refined data.
+
+    Raises ContractError.
     """
     if not isinstance(memory, SceneMemory):
         raise ContractError(
@@ -120,13 +131,18 @@ def check_memory(
 
 
 def check_dynamics(dynamics: Dynamics, device: Any = "cpu") -> None:
-    """Check a dynamics on three small synthetic frames, two steps long.
+    """Check a dynamics over two steps of three small synthetic environments.
 
-    Its context must be a record of tensors with a leading batch axis, of the same shapes and types
-    at every step. ``predict`` and ``observe`` must keep their arguments as they are and do the same
-    thing twice alike. Frames must have the size, type and pose that ``spec`` and the inputs demand,
-    and features must be finite. What an environment's neighbours are must not change its frame, bit
-    by bit, within one batch size.
+    The dynamics must fulfil these conditions:
+
+    - Its context is a record of tensors with a leading batch axis, whose shapes and dtypes never
+    change.
+    - ``predict`` and ``observe`` do not change their arguments and are deterministic.
+    - Frames have the size, dtype and pose that ``spec`` and the inputs require; features are
+    finite.
+    - Within one batch size, a row's frame does not depend on the other rows, bit for bit.
+
+    Raises ContractError.
     """
     if not isinstance(dynamics, Dynamics):
         raise ContractError(
@@ -155,7 +171,7 @@ def check_dynamics(dynamics: Dynamics, device: Any = "cpu") -> None:
     _check_record(after, empty, 3)
     _check_prediction(second, following, spec)
 
-    # Row 0 stays, and its neighbours change places.
+    # Row 0 stays, and the other rows are swapped.
     order = torch.tensor([0, 2, 1], device=inputs.seed.device)
     others = map_tensors(lambda x: x[order], (context, following))
     moved, _ = dynamics.predict(*others)
@@ -166,8 +182,9 @@ def check_dynamics(dynamics: Dynamics, device: Any = "cpu") -> None:
 def check_scene(scene: Scene, world: Any) -> None:
     """Check a scene as a start of ``world``, a :class:`worldsim.world.World`.
 
-    ``start`` must return a :class:`worldsim.state.SceneStart` that the world accepts, the same one
-    for the same random generator, and draw from that generator alone.
+    ``start`` must return a :class:`worldsim.state.SceneStart` that the world accepts. Equal random
+    generators must give equal starts, and no other random numbers may be used. Raises
+    ContractError.
     """
     if not isinstance(scene, Scene):
         raise ContractError(f"{type(scene).__name__} lacks the method start")
@@ -196,12 +213,16 @@ def check_scene(scene: Scene, world: Any) -> None:
     )
 
 
-def check_policy(policy: Policy, action_space: Space, observations: Sequence[Any]) -> None:
-    """Check a policy on some observations of an environment that stands still.
+def check_policy(policy: Policy, action_space: gym.Space[Any], observations: Sequence[Any]) -> None:
+    """Check a policy on a fixed sequence of observations.
 
-    Its actions must be in ``action_space``, a function of the seed and the observations since
-    ``reset``, and the caller's own; observations must stay as they are; ``reset`` must forget what
-    was before, and take None for any seed.
+    Actions must be in ``action_space``, depend only on the seed and on the observations since
+    ``reset``, and belong to the caller. Observations must not be changed. ``reset`` must clear all
+    state and accept None as a seed.
+
+    observations: at least 2.
+
+    Raises ContractError.
     """
     if not isinstance(policy, Policy):
         raise ContractError(f"{type(policy).__name__} lacks one of the methods reset, act")
@@ -228,15 +249,15 @@ def check_policy(policy: Policy, action_space: Space, observations: Sequence[Any
     first = played(7)
     _require(_alike(first, played(7)), "the same seed and observations give other actions")
     played(8)
-    _require(_alike(first, played(7)), "reset does not forget what was before it")
+    _require(_alike(first, played(7)), "reset does not clear the state of the previous episode")
     _require(
         _alike(first, played(7, spoil=True)),
-        "changing an action that was handed out changes later ones",
+        "changing a returned action changes later ones",
     )
     policy.reset(7)
     for observation in observations[: len(observations) // 2]:
         policy.act(observation)
-    _require(_alike(first, played(7)), "reset does not forget a walk that was broken off")
+    _require(_alike(first, played(7)), "reset does not clear the state of an interrupted episode")
     played(None)
 
 
@@ -247,7 +268,7 @@ def _alike(a: Any, b: Any) -> bool:
 
 
 def _synthetic_inputs(spec: DynamicsSpec, device: Any) -> StepInputs:
-    """Three different steps: frames with geometry if the dynamics has any, actions and cameras."""
+    """Return inputs of three different environments, with geometry if the dynamics has it."""
     frame, camera, step = _synthetic_frames(device, spec.height, spec.width)
     act = torch.arange(3, device=device)
     act = act % spec.actions if spec.actions else torch.rand(3, spec.action_dim, device=device)
@@ -373,7 +394,7 @@ def _check_rows_alone(
     step: Tensor,
     together: tuple[Any, ...],
 ) -> None:
-    """Repeat the story for each environment alone, and compare bit by bit."""
+    """Repeat the steps for each environment alone and compare the results bit for bit."""
     for i in range(len(step)):
         own_frame, own_step, own = map_tensors(
             lambda x, i=i: x[i : i + 1].clone(), (frame, step, together)
@@ -394,7 +415,7 @@ def _check_rows_alone(
 
 
 def _synthetic_frames(device: Any, height: int, width: int) -> tuple[Frame, Camera, Tensor]:
-    """Three frames of wavy walls with sky above, each its own, and three cameras anywhere."""
+    """Return three different frames of wavy walls below a sky, with three distant cameras."""
     generator = torch.Generator().manual_seed(0)
     u = torch.linspace(0, 6, width)[None, None, :]
     v = torch.linspace(0, 3, height)[None, :, None]
@@ -415,7 +436,7 @@ def _synthetic_frames(device: Any, height: int, width: int) -> tuple[Frame, Came
 
 
 def _move(frame: Frame) -> Frame:
-    """The same view with something new in the middle, half as far away."""
+    """Return the same view with a new object in the middle, at half the distance."""
     assert frame.inverse_depth is not None
     code, rgb = frame.inverse_depth.clone(), frame.rgb.clone()
     h, w = code.shape[1:]
@@ -426,7 +447,7 @@ def _move(frame: Frame) -> Frame:
 
 
 def _turned_round(pose: Tensor) -> Tensor:
-    """Half a turn about the camera's own down axis."""
+    """Return the pose rotated by half a turn about the camera's down axis."""
     return pose * torch.tensor([-1.0, 1.0, -1.0, 1.0], device=pose.device)
 
 

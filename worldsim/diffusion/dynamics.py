@@ -1,8 +1,8 @@
-"""The network as a world's dynamics, with a ring cache of keys and values.
+"""The diffusion network as a world's dynamics, with a ring buffer of cached keys and values.
 
-A finished frame enters the cache by a commit pass at context noise, which is fused with the next
-step's first denoising pass. A step therefore costs one forward pass of two frames, however long the
-walk is.
+A finished frame enters the cache by a commit pass at context noise. This pass is fused with the
+first denoising pass of the next step, so a step costs one forward pass over two frames, whatever
+the length of the episode.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ from worldsim.runtime.triton import usable
 from worldsim.state import Frame, LastFrames, MemoryView
 
 MAX_STEPS = 1000
-"""Most sampling steps a frame: more change nothing that can be seen."""
+"""Largest number of sampling steps per frame. More make no visible difference."""
 
 
 @old_fields(steps="num_inference_steps", context_level="context_sigma")
 @dataclass(frozen=True)
 class DynamicsConfig:
-    """How the trained network is used."""
+    """How frames are sampled from the trained network."""
 
     num_inference_steps: Annotated[int, Ge(1), Le(MAX_STEPS)] = 1
     """Sampling steps per frame."""
     context_sigma: Annotated[float, Ge(0), Le(1)] = 0.05
-    """Noise level in [0, 1] at which past frames enter the context; the network receives it. Stops
+    """Noise level in [0, 1] of past frames in the context; the network receives it. It prevents
     drift."""
     shift: Annotated[float, Gt(0), Le(1000)] = 1.0
-    """Time shift of the flow-matching schedule; over 1 spends more of the steps at high noise."""
+    """Time shift of the flow-matching schedule. Values over 1 spend more steps at high noise."""
     temperature: Annotated[float, Ge(0), Le(1)] = field(default=1.0, repr=False)
-    """Standard deviation, in [0, 1], of the noise that frames are drawn from. 1: samples, as sharp
-    and as varied as the network was trained to draw. Less: nearer to the mean of what may come, so
-    closer to the truth and duller."""
+    """Standard deviation, in [0, 1], of the initial noise. 1 samples with the sharpness and
+    diversity of the training data. Smaller values move samples towards the mean prediction, which
+    lowers the error and blurs the frames."""
 
     first_features: bool = field(default=False, repr=False)
-    """Whether heads see the features of the first denoising pass, at pure noise, and not those of
-    the last. So it is where the recorded environment makes up the frame at an episode's end (black,
-    for instance): no dreamed frame tells of that."""
+    """Whether heads receive the features of the first denoising pass, at pure noise, instead of the
+    last. It is needed where the recorded environment returns a synthetic last frame (black, for
+    instance), because generated frames then do not show that an episode ended."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -67,11 +67,15 @@ class DynamicsConfig:
 
 @dataclass(frozen=True)
 class Context:
-    """What the dynamics attends to. P = window - 1 cached frames, L layers, n tokens, d features.
+    """The context of :class:`DiffusionDynamics`.
 
-    cache: (b, L, 2, P, n, d) keys (before rotation) and values, oldest first. valid: (b, P) bool.
-    x: (b, c, h, w) the newest frame with its context noise, not yet in the cache; present: (b,)
-    bool, whether there is one. condition: that frame's condition, kept for life (one frame: f = 1).
+    P = window - 1 is the number of cached frames, L of layers, n of tokens, d of features.
+
+    cache: (b, L, 2, P, n, d) keys (before rotation) and values, oldest first.
+    valid: (b, P) bool, which cached frames exist.
+    x: (b, c, h, w) the newest frame with its context noise, not yet in the cache.
+    present: (b,) bool, whether there is a newest frame.
+    condition: the condition of that frame, never changed (one frame: f = 1).
     """
 
     cache: Tensor
@@ -82,15 +86,16 @@ class Context:
 
 
 class DiffusionDynamics:
-    """A :class:`worldsim.protocols.Dynamics` that samples from a :class:`SpaceTimeTransformer`.
+    """A :class:`worldsim.protocols.Dynamics` that samples frames with a diffusion network.
 
+    network: the :class:`SpaceTimeTransformer`.
     config: how frames are sampled.
-    forward: runs the network where frames are denoised, for example a compiled one; by default the
-        network itself.
-    in_place: whether the cache is shifted in place on a GPU with Triton, for callers that own their
-        contexts.
-    uncertainty: whether each prediction compares two samples, which costs one more denoised frame
-        per inference step.
+    forward: runs the network where frames are denoised, for example a compiled function. By default
+    it is the network itself.
+    in_place: whether the cache is shifted in place on a GPU with Triton. Set it only if the caller
+    owns its contexts.
+    uncertainty: whether each prediction compares two samples. It costs one more denoised frame per
+    inference step.
     """
 
     def __init__(
@@ -110,16 +115,16 @@ class DiffusionDynamics:
     def build(
         cls, config: Any, load: Callable[[type[SpaceTimeTransformer]], SpaceTimeTransformer]
     ) -> DiffusionDynamics:
-        """Return the dynamics of a world's folder.
+        """Build the dynamics of a world's folder.
 
-        config: its :class:`worldsim.world.config.WorldConfig`.
+        config: the folder's :class:`worldsim.world.config.WorldConfig`.
         load: reads the folder's network.
         """
         return cls(load(SpaceTimeTransformer), config.dynamics)
 
     @property
     def spec(self) -> DynamicsSpec:
-        """Its frames and actions, as the network has them."""
+        """The frames and actions of the network."""
         n = self.network.config
         return DynamicsSpec(
             height=n.height,
@@ -139,13 +144,13 @@ class DiffusionDynamics:
 
     @property
     def num_inference_steps(self) -> int:
-        """Forward passes of the network a frame."""
+        """Forward passes of the network per frame."""
         return self.config.num_inference_steps
 
     def with_network(
         self, network: nn.Module, forward: Callable[..., Any] | None = None, in_place: bool = False
     ) -> DiffusionDynamics:
-        """Return the same sampling with a copy of the network.
+        """Return the same dynamics with a copy of the network.
 
         See :class:`worldsim.protocols.NetworkDynamics`.
         """
@@ -153,18 +158,18 @@ class DiffusionDynamics:
         return DiffusionDynamics(copied, self.config, forward, in_place, self.uncertainty)
 
     def with_config(self, config: DynamicsConfig) -> DiffusionDynamics:
-        """The same network, sampled otherwise."""
+        """Return the same network with other sampling settings."""
         return DiffusionDynamics(self.network, config, uncertainty=self.uncertainty)
 
     def with_uncertainty(self, wanted: bool) -> DiffusionDynamics:
-        """The same sampling, with uncertainties or without.
+        """Return the same dynamics with uncertainties on or off.
 
-        Raises InvalidInputError at temperature 0, where all draws of a frame are the same.
+        Raises InvalidInputError at temperature 0, where all samples of a frame are equal.
         """
         if wanted and self.config.temperature == 0.0:
             raise InvalidInputError(
-                "at temperature 0 all draws of a frame are one: uncertainty needs a temperature "
-                "above 0"
+                "at temperature 0 all samples of a frame are equal: uncertainty needs a "
+                "temperature above 0"
             )
         return DiffusionDynamics(self.network, self.config, uncertainty=wanted)
 
@@ -187,9 +192,9 @@ class DiffusionDynamics:
         return self.commit(self.advance(context), frame, condition, noise)
 
     def coverage(self, context: Context) -> Tensor:
-        """Return the share of the newest frame that the memory covered before.
+        """Return the share of the newest frame that the memory covered before that frame.
 
-        (b,) float32. Zeros for a network without a memory view.
+        Returns (b,) float32 in [0, 1], zeros for a network without memory input.
         """
         view = context.condition.view[:, -1]
         if not self.spec.uses_memory:
@@ -197,7 +202,7 @@ class DiffusionDynamics:
         return view[:, 4].mean((1, 2))
 
     def acts(self, context: Context) -> Tensor:
-        """The actions in the context's condition."""
+        """Return the actions in the context's condition."""
         return context.condition.act
 
     def _noise(self, inputs: StepInputs, purpose: Purpose) -> Tensor:
@@ -205,7 +210,10 @@ class DiffusionDynamics:
         return normal(inputs.seed, inputs.step, purpose, (n.channels, n.height, n.width))
 
     def condition_on(self, context: Context, inputs: StepInputs) -> Condition:
-        """Return the condition of the next frame: the memory's view, or the last frames."""
+        """Return the condition of the next frame.
+
+        It holds the memory's view, or the last frames for a network that is conditioned on those.
+        """
         view: MemoryView | LastFrames | None = inputs.view
         if self.network.config.last_frames:
             view = last_frames(inputs.last, context)
@@ -218,10 +226,13 @@ class DiffusionDynamics:
         view: MemoryView | LastFrames | Tensor | None,
         intrinsics: Tensor,
     ) -> Condition:
-        """One frame's condition.
+        """Return the condition of one frame.
 
-        act: (b, ...). motion: (b, 6). view: what the network looks at, or its channels (b, v, h,
-        w); None for a network that looks at neither memory nor last frames. intrinsics: (b, 4).
+        act: (b, ...).
+        motion: (b, 6), see :class:`worldsim.protocols.StepInputs`.
+        view: the view that the network is conditioned on, or its channels (b, v, h, w). None for a
+        network without memory and last frames.
+        intrinsics: (b, 4) pixels.
         """
         n = self.network.config
         if isinstance(view, Tensor):
@@ -239,7 +250,7 @@ class DiffusionDynamics:
         )
 
     def empty(self, batch: int, device: Any) -> Context:
-        """A context that holds no frame."""
+        """Return a context without frames, for ``batch`` environments."""
         n = self.network.config
         dtype = next(self.network.parameters()).dtype
         shape = (batch, n.depth, 2, n.window - 1, self.network.tokens, n.dim)
@@ -265,7 +276,7 @@ class DiffusionDynamics:
         )
 
     def cast_context(self, context: Context) -> Context:
-        """The context in the network's number format, itself if it is in it already."""
+        """Return the context in the network's dtype; the same object if it already has it."""
         dtype = next(self.network.parameters()).dtype
         return (
             context
@@ -294,12 +305,10 @@ class DiffusionDynamics:
     ) -> tuple[Tensor, Tensor, Context]:
         """Sample the next frame.
 
-        The same arguments give the same frame.
+        noise: (b, c, h, w) standard normal. Equal arguments give equal frames.
 
-        noise: (b, c, h, w) standard normal.
-
-        Returns its channels (b, c, h, w) in [-1, 1], its features (b, d) for heads, and the context
-        with the pending frame in its cache.
+        Returns the frame's channels (b, c, h, w) in [-1, 1], its features (b, d) for heads, and the
+        context with the pending frame in its cache.
         """
         state: dict[str, Any] = {}
 
@@ -318,9 +327,11 @@ class DiffusionDynamics:
         return x, state["features"], state["context"]
 
     def redraw(self, context: Context, condition: Condition, noise: Tensor) -> Tensor:
-        """Return another sample of the frame from :meth:`sample`, (b, c, h, w) channels.
+        """Sample the frame of :meth:`sample` again, with other noise.
 
         context: the context that :meth:`sample` returned.
+
+        Returns channels (b, c, h, w) in [-1, 1].
         """
         return sample(
             lambda x, sigma: self._denoise(context, condition, x, sigma)[0],
@@ -329,11 +340,11 @@ class DiffusionDynamics:
         )
 
     def _scale(self, noise: Tensor) -> Tensor:
-        # Left alone at 1, so that nothing is rounded.
+        # Not multiplied by 1, to avoid rounding.
         return noise if self.config.temperature == 1.0 else self.config.temperature * noise
 
     def advance(self, context: Context) -> Context:
-        """The context with its pending frame moved into the cache, without predicting anything."""
+        """Return the context with its pending frame moved into the cache, without a prediction."""
         length = context.valid.shape[1]
         b, device = len(context.x), context.x.device
         mask = torch.cat([context.valid, torch.ones(b, 1, dtype=torch.bool, device=device)], 1)[
@@ -362,7 +373,7 @@ class DiffusionDynamics:
         both = context.condition.then(condition)
         always = torch.ones(b, 1, dtype=torch.bool, device=device)
         pending = torch.cat([context.valid, always, ~always], 1)
-        # The oldest cached frame is one window away from the new one: out of its band.
+        # The oldest cached frame is one window away from the new one, so it is masked.
         target = torch.cat([~always, context.valid[:, 1:], context.present[:, None], always], 1)
         mask = torch.stack([pending, target], 1)
         time = torch.arange(length + 2, device=device)
@@ -397,14 +408,20 @@ class DiffusionDynamics:
 
 
 def last_frames(frame: Frame, context: Context) -> LastFrames:
-    """Return what a network that sees last frames sees after ``frame``."""
+    """Return the next input of a network that is conditioned on the last frames.
+
+    frame: the newest frame.
+    context: the context of the previous step.
+    """
     return LastFrames(frame, context.present, context.condition.view[:, -1])
 
 
 def colour_difference(one: Tensor, other: Tensor) -> Tensor:
-    """Return the root mean square difference of two frames' colours, (b,) float32 in [0, 1].
+    """Return the root mean square difference of two frames' colours.
 
     one, other: (b, c, h, w) channels in [-1, 1].
+
+    Returns (b,) float32 in [0, 1].
     """
     colours = (x[:, :3].float().clamp(-1.0, 1.0) for x in (one, other))
     return (next(colours) - next(colours)).square().mean((1, 2, 3)).sqrt() * 0.5

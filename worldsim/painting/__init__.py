@@ -1,1 +1,1 @@
-"""The painter: completes partial views of a place into whole RGB-D frames of N cameras at once."""
+"""The painter: completes partial views of a place into RGB-D frames of N cameras jointly."""

@@ -1,8 +1,8 @@
-"""Training batches of the painter: which views are given, what the memory shows, what is told.
+"""Training batches of the painter: given views, memory views and attributes.
 
-All of a batch is made on the device, from a :class:`worldsim.painting.store.ViewStore`. A set's
-views are split into ``n`` that the network sees and further ones that the memory is built from;
-the memory is damaged as memories in use are.
+Batches are made on the device from a :class:`worldsim.painting.store.ViewStore`. The views of a set
+are split into ``n`` views for the network and further views from which the memory is built. The
+memory is degraded as memories are in use.
 """
 
 from __future__ import annotations
@@ -24,37 +24,40 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, Share
 
 VIEW_COUNTS = (1, 2, 3, 4, 6, 8)
-"""Numbers of views that batches take in turn."""
+"""Numbers of views per set, one for each batch."""
 VIEW_SHARES = (0.12, 0.12, 0.12, 0.2, 0.14, 0.3)
-"""How often each is drawn."""
+"""Probability of each number of views."""
 BLOCK = 8
-"""Side, in pixels, of the blocks that damaged memories lack."""
+"""Side length in pixels of the blocks that are dropped from degraded memories."""
 
 
 @dataclass(frozen=True)
 class BatchConfig:
-    """What a painter's training batch is made of."""
+    """Settings of the painter's training batches."""
 
     headings: Count = 8
-    """The first so many views of a set stand at one place, evenly turned."""
+    """Number of views of a set that stand at one place, evenly rotated. They come first in the
+    set."""
     sources: Count = 6
-    """Most views that a memory is built from, the given ones included."""
+    """Largest number of views that a memory is built from, the given ones included."""
     no_memory: Share = 0.15
-    """Sets whose memory is empty."""
+    """Share of sets whose memory is empty."""
     no_attributes: Share = 0.15
-    """Sets that are told no attribute: for classifier-free guidance (Ho and Salimans 2022)."""
+    """Share of sets without attributes, for classifier-free guidance (Ho and Salimans 2022)."""
     some_attributes: Share = 0.5
-    """Of the others, those that are told about 7 in 10."""
+    """Share of the other sets in which each attribute is given with probability 0.7."""
     in_order: Share = 0.5
-    """Sets whose views are neighbouring headings; the others take any views in any order."""
+    """Share of sets whose views are neighbouring headings. The others use any views in any
+    order."""
     given: Share = 0.6
-    """Sets in which some of the views are given clean."""
+    """Share of sets in which some of the views are given clean."""
     picture_only: Share = 0.3
-    """Of those, sets whose given views come as colours, their depth to be found."""
+    """Share of those sets whose given views have colour only, so their depth is predicted."""
     own_levels: Share = 0.25
-    """Sets whose views have noise levels of their own (Diffusion Forcing, Chen et al. 2024)."""
+    """Share of sets with one noise level per view (Diffusion Forcing, Chen et al. 2024)."""
     damaged: Share = 0.3
-    """Sets whose memory has each kind of damage: missing blocks, shifted depth, blur, noise."""
+    """Share of sets whose memory has each kind of damage: missing blocks, scaled depth, blur,
+    noise."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -62,16 +65,19 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class Example:
-    """A batch to learn from: what the network sees, and the clean channels (b, n, 5, h, w)."""
+    """A training batch: the network's input and the clean channels (b, n, 5, h, w)."""
 
     batch: PainterBatch
     clean: Tensor
 
 
 def rays_of(pose: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
-    """Pluecker rays of sets of cameras in the first one's frame.
+    """Return Pluecker rays of sets of cameras, in the frame of each set's first camera.
 
-    pose: (b, n, 4, 4). intrinsics: (4,). Returns (b, n, 6, height, width) float32, metres.
+    pose: (b, n, 4, 4) camera-to-world, metres.
+    intrinsics: (4,) pixels.
+
+    Returns (b, n, 6, height, width) float32, metres.
     """
     b, n = pose.shape[:2]
     motion = relative_motion(pose[:, :1].expand_as(pose).flatten(0, 1), pose.flatten(0, 1))
@@ -82,10 +88,15 @@ def rays_of(pose: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor
 def memory_channels(
     rgb: Tensor, code: Tensor, pose: Tensor, keep: Tensor, targets: Tensor, intrinsics: Tensor
 ) -> Tensor:
-    """What a memory of some source views shows at other cameras of the same sets.
+    """Build a memory from source views and render it at other cameras of the same sets.
 
-    rgb: (b, m, 3, h, w) uint8. code: (b, m, h, w) int32. pose: (b, m, 4, 4). keep: (b, m, h, w)
-    bool, pixels that the memory holds. targets: (b, n, 4, 4). intrinsics: (4,).
+    rgb: (b, m, 3, h, w) uint8.
+    code: (b, m, h, w) int32 inverse-depth codes.
+    pose: (b, m, 4, 4) camera-to-world.
+    keep: (b, m, h, w) bool, pixels that the memory holds.
+    targets: (b, n, 4, 4) camera-to-world of the rendered views.
+    intrinsics: (4,) pixels.
+
     Returns (b, n, 5, h, w) float32: rgb, depth channel, mask; zeros in holes.
     """
     b, m, _, h, w = rgb.shape
@@ -95,7 +106,7 @@ def memory_channels(
     kind = torch.where(keep.flatten(0, 1).flatten(1), kind, EMPTY)
 
     def slots(x: Tensor) -> Tensor:
-        """(b * m, ..., h * w) to (b * n, ..., m * h * w)."""
+        """Convert (b * m, ..., h * w) to (b * n, ..., m * h * w)."""
         joined = x.unflatten(0, (b, m)).movedim(1, -2).flatten(-2)
         return joined.repeat_interleave(n, 0)
 
@@ -107,7 +118,7 @@ def memory_channels(
 
 
 def mirror(drawn: Drawn, flip: Tensor) -> Drawn:
-    """Mirror the sets where ``flip`` (b,) bool holds: pictures, left to right, and their world."""
+    """Mirror the images and poses of the sets where ``flip`` (b,) bool is True."""
     where = flip[:, None, None, None]
     sign = constant((-1.0, 1.0, 1.0, 1.0), flip.device)
     return Drawn(
@@ -119,7 +130,10 @@ def mirror(drawn: Drawn, flip: Tensor) -> Drawn:
 
 
 class BatchMaker:
-    """Draws examples from a store. Its randomness is the generator's alone."""
+    """Draws training examples from a store.
+
+    All random numbers come from ``generator``.
+    """
 
     def __init__(self, store: ViewStore, config: BatchConfig, generator: torch.Generator) -> None:
         if store.views - max(VIEW_COUNTS) < config.sources - 1:
@@ -131,7 +145,7 @@ class BatchMaker:
         self.store, self.config, self.generator = store, config, generator
 
     def make(self, sets: int, views: int) -> Example:
-        """An example of ``sets`` sets of ``views`` views."""
+        """Draw an example of ``sets`` sets of ``views`` views."""
         drawn = mirror(self.store.draw(sets, self.generator), self._chance(0.5, sets))
         order = self._order(sets)
         rgb, code, pose = (_pick(x, order) for x in (drawn.rgb, drawn.code, drawn.pose))
@@ -157,7 +171,10 @@ class BatchMaker:
         return self._rand(*shape) < share
 
     def _order(self, sets: int) -> Tensor:
-        """(sets, k) int64: any order, or the headings in turn from one on, then the rest."""
+        """Return an order of the views of each set, (sets, k) int64.
+
+        It is random, or lists the headings from a random one on, followed by the other views.
+        """
         k, headings = self.store.views, min(self.config.headings, self.store.views)
         number = torch.arange(k, device=self.store.device)
         start = torch.floor(self._rand(sets, 1) * headings)
@@ -167,14 +184,17 @@ class BatchMaker:
         return torch.where(self._chance(self.config.in_order, sets, 1), in_turn, key).argsort(1)
 
     def _levels(self, sets: int, views: int) -> tuple[Tensor, Tensor]:
-        """Noise levels (sets, views, 2), and (sets, views) bool, the views given with depth."""
+        """Draw noise levels and choose the given views.
+
+        Returns levels (sets, views, 2) and (sets, views) bool, the views given with depth.
+        """
         config, device = self.config, self.store.device
         count = torch.floor(self._rand(sets) * (views - 1)) + 1
         count = torch.where(self._chance(config.given, sets), count, 0.0) * (views > 1)
         given = torch.arange(views, device=device) < count[:, None]
         picture = self._chance(config.picture_only, sets)
         if views == 1:
-            # A picture alone gets its depth by the same network.
+            # The same network predicts the depth of a single image.
             given = picture[:, None]
         shape = (sets, views, 2)
         own = draw_levels(shape, self.generator, device)
@@ -191,9 +211,9 @@ class BatchMaker:
         return torch.stack([colour, depth], -1), with_depth
 
     def _memory(self, rgb: Tensor, code: Tensor, pose: Tensor, views: int, first: Tensor) -> Tensor:
-        """Memory views of the first ``views`` cameras, from views beside them.
+        """Return memory views of the first ``views`` cameras, built from other views of the sets.
 
-        first: (b,) bool, whether the first of them is given with depth and may be a source, too.
+        first: (b,) bool, whether the first view is given with depth and may also be a source.
         """
         config, sets = self.config, len(rgb)
         at = [0, *range(views, views + config.sources - 1)]
@@ -201,7 +221,7 @@ class BatchMaker:
         m, h, w = len(at), self.store.height, self.store.width
         count = torch.floor(self._rand(sets).sqrt() * m) + 1
         count = torch.where(self._chance(config.no_memory, sets), 0.0, count)
-        # In any order, so that the first is there as often as the others.
+        # In random order, so that the first view is used as often as the others.
         rank = self._rand(sets, m).argsort(1).argsort(1)
         use = rank < count[:, None]
         use[:, 0] &= first
@@ -213,7 +233,10 @@ class BatchMaker:
         )
 
     def _damage(self, rgb: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sources as memories hold them in use: blocks missing, depth off, colours blurred."""
+        """Degrade source views as memories in use are degraded.
+
+        Blocks are missing, depth is scaled, colours are blurred and noisy.
+        """
         sets, m, _, h, w = rgb.shape
         share = self.config.damaged
         lost = self._rand(sets, m, 1, 1) * 0.7 * self._chance(share, sets, 1, 1, 1)
@@ -240,12 +263,12 @@ class BatchMaker:
         return colour.round().clamp(0, 255).to(torch.uint8), scaled, keep
 
     def _told(self, sets: int, attributes: int) -> Tensor:
-        """(sets, attributes) float32: 1 where an attribute is told."""
+        """Return (sets, attributes) float32: 1 where an attribute is given."""
         some = self._chance(self.config.some_attributes, sets, 1)
         told = ~some | self._chance(0.7, sets, attributes)
         return (told & ~self._chance(self.config.no_attributes, sets, 1)).float()
 
 
 def _pick(x: Tensor, order: Tensor) -> Tensor:
-    """X (b, k, ...) with its views in this order (b, k)."""
+    """Reorder the views of ``x`` (b, k, ...) by ``order`` (b, k)."""
     return x[torch.arange(len(x), device=x.device)[:, None], order]

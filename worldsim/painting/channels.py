@@ -1,8 +1,8 @@
-"""The painter's channels: what is noised and predicted, scaled so that noise hides all of it alike.
+"""The channels that the painter denoises, scaled so that noise affects all of them alike.
 
-Freedoom is dark: its colours in [-1, 1] have mean -0.67 and standard deviation 0.27. Unscaled,
-the noise of one level hides colours long before it hides depth, and few sampling steps are left in
-which textures form. Scaled channels have standard deviations of about 0.8.
+Freedoom is dark: its colours in [-1, 1] have mean -0.67 and standard deviation 0.27. Without
+scaling, noise at one level destroys colours long before it destroys depth, which leaves few
+sampling steps for textures. Scaled channels have standard deviations of about 0.8.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from worldsim.diffusion.denoiser import frame_to_channels, view_to_channels
 from worldsim.state import MemoryView
 
 MEAN = (-0.67, -0.67, -0.67, 0.0, 0.0)
-"""Subtracted from rgb, depth channel and sky in [-1, 1]."""
+"""Mean of rgb, depth channel and sky in [-1, 1], subtracted first."""
 SCALE = (3.0, 3.0, 3.0, 2.0, 1.0)
-"""What they are multiplied by afterwards."""
+"""Factors applied after the subtraction."""
 
 
 @cache
 def constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Return numbers as a tensor on a device, copied there once. Do not write into it.
+    """Return ``values`` as a tensor on ``device``, copied there once.
 
-    Each copy waits for all work that a GPU has queued.
+    The tensor is cached because each copy waits for all work queued on a GPU. Do not write to it.
     """
     return torch.tensor(values, device=device)
 
@@ -35,19 +35,22 @@ def _columns(values: tuple[float, ...], like: Tensor) -> Tensor:
 
 
 def scale(plain: Tensor) -> Tensor:
-    """Channels (..., c, h, w) in [-1, 1], c at most 5, as the painter's."""
+    """Scale plain channels (..., c, h, w) in [-1, 1] to the painter's channels; c is at most 5."""
     c = plain.shape[-3]
     return (plain - _columns(MEAN[:c], plain)) * _columns(SCALE[:c], plain)
 
 
 def unscale(channels: Tensor) -> Tensor:
-    """Inverse of :func:`scale`."""
+    """Invert :func:`scale`."""
     c = channels.shape[-3]
     return channels / _columns(SCALE[:c], channels) + _columns(MEAN[:c], channels)
 
 
 def clean_channels(rgb: Tensor, code: Tensor) -> Tensor:
-    """Views as the painter's channels. rgb (..., 3, h, w) uint8, code (..., h, w) int32.
+    """Convert views to the painter's channels.
+
+    rgb: (..., 3, h, w) uint8.
+    code: (..., h, w) int32 inverse-depth codes.
 
     Returns (..., 5, h, w) float32: rgb, depth channel and sky (-1 or 1), scaled.
     """
@@ -56,7 +59,10 @@ def clean_channels(rgb: Tensor, code: Tensor) -> Tensor:
 
 
 def memory_view_channels(view: MemoryView) -> Tensor:
-    """A memory view as (m, 5, h, w) float32: rgb and depth, scaled, and the mask; 0 in holes."""
+    """Convert a memory view to channels (m, 5, h, w) float32.
+
+    They are rgb and depth, scaled, and the mask. All are 0 in holes.
+    """
     plain = view_to_channels(view)[:, :5]
     mask = plain[:, 4:]
     return torch.cat([scale(plain[:, :4]) * mask, mask], 1)

@@ -1,8 +1,8 @@
-"""A painter's training run on disk, and the painter that it gives: 16-bit weights in parts.
+"""Painters on disk: a training run's checkpoint, with 16-bit weights split into parts.
 
-``painter.json`` says step, seed and settings; ``weights-NN`` and ``average-NN`` are safetensors of
-at most a chosen size, so that a run can move to another machine in pieces. The optimiser's moments
-are not kept: a run that resumes rebuilds them in a short warm-up.
+``painter.json`` holds the step, the seed and the settings. ``weights-NN`` and ``average-NN`` are
+safetensors files of a limited size, so that a run can be moved to another machine in pieces. The
+optimiser's moments are not saved: a resumed run rebuilds them in a short warm-up.
 """
 
 from __future__ import annotations
@@ -33,19 +33,22 @@ from worldsim.runtime.types import JsonMapping, JsonObject
 FORMAT, VERSION = "worldsim-painter", 1
 CARD = "painter.json"
 PART_BYTES = 16_500_000
-"""Largest part by default."""
+"""Default size limit of a part in bytes."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds: tensors by name, float32, and what the card says."""
+    """The contents of a checkpoint: float32 tensors by name, and the card."""
 
     weights: dict[str, Tensor]
     average: dict[str, Tensor]
     card: JsonObject
 
     def network(self, average: bool = True) -> PainterNetwork:
-        """The network with its average weights, or with the last step's where there are any."""
+        """Build the network with its average weights, or with those of the last step if saved.
+
+        Raises DamagedFileError if the weights do not fit the settings.
+        """
         settings = self.card["settings"]
         PainterNetwork.check_settings(settings)
         network = PainterNetwork(**settings)
@@ -68,11 +71,16 @@ def save_painter(
     eight_bit: bool = False,
     part_bytes: int = PART_BYTES,
 ) -> None:
-    """Write a painter, whole or not at all. Raises StorageError.
+    """Write a painter atomically.
 
-    settings: arguments of the network. average: weights to paint with. weights: those of the last
-    step, to resume from, or None. told: anything else for the card. eight_bit: matrices as int8
-    with a scale a row instead of 16-bit floats.
+    settings: arguments of the network.
+    average: averaged weights, used for painting.
+    weights: weights of the last step, to resume from, or None.
+    told: further entries of the card.
+    eight_bit: whether matrices are stored as int8 with one scale per row instead of 16-bit floats.
+    part_bytes: size limit of a part.
+
+    Raises StorageError, and InvalidInputError if a tensor is larger than ``part_bytes``.
     """
     groups = {"average": average, **({"weights": weights} if weights is not None else {})}
     with replacing_folder(folder) as unfinished:
@@ -94,7 +102,10 @@ def save_painter(
 
 
 def load_painter(folder: Path) -> Saved:
-    """Read what :func:`save_painter` wrote. Raises NotFoundError or DamagedFileError."""
+    """Read a folder written by :func:`save_painter`.
+
+    Raises NotFoundError or DamagedFileError.
+    """
     path = folder / CARD
     card = read_json(path)
     check_format(path, card, FORMAT, VERSION)
@@ -105,7 +116,7 @@ def load_painter(folder: Path) -> Saved:
         group = name.split("-")[0]
         if group not in groups:
             raise DamagedFileError(
-                f"{path} names {name}, which is no part of a painter: copy the folder again."
+                f"{path} names {name}, which is not a part of a painter: copy the folder again."
             )
         groups[group] |= load_tensors(inside(folder, name, path))
     unpacked = {group: dequantise_weights(tensors) for group, tensors in groups.items()}
@@ -115,7 +126,7 @@ def load_painter(folder: Path) -> Saved:
 
 
 def has_painter(folder: Path) -> bool:
-    """Whether there is a checkpoint in ``folder``."""
+    """Return whether ``folder`` holds a checkpoint."""
     return is_file(folder / CARD)
 
 
@@ -127,14 +138,14 @@ def _pack(tensors: Mapping[str, Tensor], eight_bit: bool) -> dict[str, Tensor]:
 
 
 def _parts(tensors: Mapping[str, Tensor], most: int) -> list[dict[str, Tensor]]:
-    """Tensors in order, in parts of at most ``most`` bytes."""
+    """Split tensors, in order, into parts of at most ``most`` bytes."""
     parts: list[dict[str, Tensor]] = [{}]
     size = 0
     for name, value in tensors.items():
         bytes_ = value.numel() * value.element_size()
         if bytes_ > most:
             raise InvalidInputError(
-                f"part_bytes = {most} is less than {name} takes ({bytes_}): raise it."
+                f"part_bytes = {most} is less than the size of {name} ({bytes_}): raise it."
             )
         if size + bytes_ > most:
             parts.append({})

@@ -1,4 +1,4 @@
-"""Noise levels of the painter: the same shift, noising and weights in training and in sampling."""
+"""Noise levels of the painter: shift, noising and loss weights for training and sampling."""
 
 from __future__ import annotations
 
@@ -8,25 +8,29 @@ from torch import Tensor
 from worldsim.diffusion.denoiser import add_noise
 
 LEAST_LEVEL = 0.05
-"""Noise level below which the loss's weight no longer grows."""
+"""Noise level below which the loss weight is constant."""
 
 
 def shift_for(views: Tensor | int) -> Tensor:
-    """Factor by which level / (1 - level) is shifted for sets of so many noisy views: its root.
+    """Return the shift factor of level / (1 - level) for sets of ``views`` noisy views.
 
-    Many views of one place tell of each other, so the same noise hides less (CAT3D shifts the
-    log-SNR by log N; simple diffusion, Hoogeboom et al. 2023, does so for larger pictures).
+    It is the square root of the number of views. Views of one place are redundant, so more views
+    need more noise (CAT3D shifts the log-SNR by log N; simple diffusion, Hoogeboom et al. 2023,
+    does the same for larger images).
     """
     return torch.as_tensor(views).float().clamp(min=1.0).sqrt()
 
 
 def shift_levels(level: Tensor, shift: Tensor) -> Tensor:
-    """Levels in [0, 1] moved towards noise: s t / (1 + (s - 1) t). level and shift broadcast."""
+    """Shift levels in [0, 1] towards noise: s t / (1 + (s - 1) t).
+
+    level, shift: tensors that broadcast.
+    """
     return shift * level / (1.0 + (shift - 1.0) * level)
 
 
 def draw_levels(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
-    """Levels in (0, 1): logit-normal (Esser et al. 2024), a tenth uniform."""
+    """Draw levels in (0, 1]: logit-normal (Esser et al. 2024), 10 % uniform."""
     normal = torch.randn(shape, generator=generator, device=device).sigmoid()
     uniform = torch.rand(shape, generator=generator, device=device)
     flat = torch.rand(shape, generator=generator, device=device) < 0.1
@@ -34,21 +38,25 @@ def draw_levels(shape: tuple[int, ...], generator: torch.Generator, device: torc
 
 
 def per_channel(level: Tensor) -> Tensor:
-    """Levels of colour and depth (..., 2) as those of the five channels (..., 5)."""
+    """Expand the levels of colour and depth (..., 2) to the five channels (..., 5)."""
     return level[..., [0, 0, 0, 1, 1]]
 
 
 def add_noise_to(clean: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-    """Views (b, n, 5, h, w) at the levels (b, n, 2), on the straight line from data to noise."""
+    """Add noise to views (b, n, 5, h, w) by linear interpolation, at levels (b, n, 2)."""
     return add_noise(clean, noise, per_channel(level))
 
 
 def loss_of(predicted: Tensor, clean: Tensor, level: Tensor) -> Tensor:
-    """Mean squared error of the velocity that a prediction of clean views implies.
+    """Return the mean squared velocity error that a prediction of clean views implies.
 
-    v = (x_t - x) / t, so errors of x weigh 1 / t^2, from ``LEAST_LEVEL`` on. Channels at level 0
-    are given and count nothing. predicted, clean: (b, n, 5, h, w). level: (b, n, 2). Returns a
-    scalar.
+    The velocity is v = (x_t - x) / t, so errors of x have weight 1 / t^2, limited at
+    ``LEAST_LEVEL``. Channels at level 0 are given and do not count.
+
+    predicted, clean: (b, n, 5, h, w).
+    level: (b, n, 2) in [0, 1].
+
+    Returns a scalar.
     """
     t = per_channel(level)[..., None, None]
     weight = (t > 0) / t.clamp(min=LEAST_LEVEL).square()

@@ -1,8 +1,8 @@
-"""Look-arounds: recording sets of views of one place with a real engine, in many processes.
+"""Recording of look-arounds: sets of views of one place, from a real engine, in many processes.
 
-A set is ``headings`` views at a place, evenly turned, and ``displaced`` views from cameras a few
-steps away. A shard depends on the settings and its number alone, never on which process recorded it
-or when, so an interrupted recording resumes and engines that crash cost nothing but time.
+A set consists of ``headings`` views at a place, evenly rotated, and ``displaced`` views from
+cameras a few steps away. A shard depends only on the settings and its number, so an interrupted
+recording resumes, and an engine that crashes costs only time.
 """
 
 from __future__ import annotations
@@ -34,15 +34,17 @@ SURVEYORS = Registry(
 )
 """Engines that can look around at a place, by name."""
 MAX_DROPPED = 200
-"""Sets in a row that may be left out before the recording ends with an error."""
+"""Largest number of consecutive rejected sets; after it the recording raises an error."""
 
 
 @dataclass(frozen=True)
 class LookAround:
-    """The views of one place, NumPy arrays with a leading axis of ``k`` views.
+    """The views of one place as NumPy arrays with a leading axis of ``k`` views.
 
-    rgb: (k, h, w, 3) uint8. depth: (k, h, w) float32 metres, ``inf`` for sky. pose: (k, 4, 4)
-    float32 camera-to-world. attributes: (k, a) float32 in [0, 1].
+    rgb: (k, h, w, 3) uint8.
+    depth: (k, h, w) float32 metres, ``inf`` for sky.
+    pose: (k, 4, 4) float32 camera-to-world.
+    attributes: (k, a) float32 in [0, 1].
     """
 
     rgb: Array
@@ -52,12 +54,15 @@ class LookAround:
 
 
 class Surveyor(Protocol):
-    """An engine that can stand anywhere and look around, made with height and width in pixels."""
+    """An engine that renders views from any place.
+
+    It is constructed with height and width in pixels.
+    """
 
     names: tuple[str, ...]
     """Names of the attributes."""
-    intrinsics: Array
-    """(4,) float32, fx fy cx cy in pixels."""
+    intrinsics: np.ndarray[Any, Any]
+    """(4,) float32, ``fx fy cx cy`` in pixels."""
 
     def begin(self, split: str, rng: np.random.Generator) -> str:
         """Load a map of a split, drawn with ``rng``; returns its name."""
@@ -66,9 +71,9 @@ class Surveyor(Protocol):
     def look_around(
         self, headings: int, displaced: int, reach: tuple[float, float], rng: np.random.Generator
     ) -> LookAround | None:
-        """Look around at a place of the map drawn with ``rng``; None where it is unfit.
+        """Look around at a place of the map, drawn with ``rng``; None if the place is unsuitable.
 
-        reach: least and largest distance of the displaced cameras in metres.
+        reach: smallest and largest distance of the displaced cameras in metres.
         """
         ...
 
@@ -84,37 +89,38 @@ class LookAroundConfig:
     out: Path
     """Folder of the shards ``views-00000.safetensors`` and so on."""
     sets: Count = 4096
-    """Sets in all; whole shards are recorded, so it becomes a few more."""
+    """Number of sets, rounded up to whole shards."""
     split: str = "train"
-    """Split of maps; nothing is ever trained on ``test``."""
+    """Split of maps. ``test`` is never used for training."""
     surveyor: str = "freedoom"
     """A registered name, or ``module:Class``."""
     height: Count = 64
-    """Rows of a view in pixels."""
+    """Height of a view in pixels."""
     width: Count = 64
-    """Columns of a view in pixels."""
+    """Width of a view in pixels."""
     headings: Count = 8
-    """Views at the place itself: with 74 degrees across, neighbours of 8 share 29."""
+    """Views at the place itself. With a 74 degree field of view, neighbours of 8 overlap by 29
+    degrees."""
     displaced: Number = 6
     """Views from cameras a few steps away."""
     nearest: NotNegative = 2.0
-    """Least distance of those cameras, in metres: a step of Freedoom's walker is about one."""
+    """Smallest distance of those cameras in metres. One step in Freedoom is about one metre."""
     furthest: Positive = 6.0
-    """Largest distance of those cameras, in metres."""
+    """Largest distance of those cameras in metres."""
     sets_per_shard: Count = 64
-    """A shard of 64 sets of 14 views at 64x64 takes 18 MB."""
+    """Sets per shard. A shard of 64 sets of 14 views at 64x64 takes 18 MB."""
     sets_per_map: Count = 32
-    """Sets before the next map is loaded."""
+    """Sets per map before the next one is loaded."""
     most_disagreement: Share = 0.03
-    """Largest share of points that other views see past; sets above it are left out."""
+    """Largest share of points that other views see past. Sets above it are rejected."""
     seed: Seed = 0
-    """What all randomness comes from."""
+    """Seed of all random numbers."""
     first_shard: Number = 0
-    """Number of the first shard: several machines record one set without overlap."""
+    """Number of the first shard, so that several machines record one data set without overlap."""
     workers: Workers = 2
-    """Processes, one engine each; 0 records in this one."""
+    """Worker processes with one engine each; 0 records in the main process."""
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
-    """Seconds after which a map or a look-around counts as hung."""
+    """Seconds after which loading a map or a look-around counts as hung."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -126,24 +132,24 @@ class LookAroundConfig:
 
     @property
     def shards(self) -> Sequence[int]:
-        """Numbers of the shards."""
+        """Numbers of the shards to record."""
         return range(self.first_shard, self.first_shard - (-self.sets // self.sets_per_shard))
 
 
 def shard_path(out: Path, index: int) -> Path:
-    """Where shard ``index`` lies."""
+    """Return the path of shard ``index``."""
     return out / f"views-{index:05d}.safetensors"
 
 
 def shard_files(out: Path) -> list[Path]:
-    """The finished shards of a folder, in order; [] if there are none yet."""
+    """Return the finished shards of a folder, in order; [] if there are none."""
     return sorted(out.glob("views-*.safetensors"))
 
 
 def record_look_arounds(config: LookAroundConfig) -> dict[str, int]:
-    """Record the shards that are missing, and say how many sets were kept and left out.
+    """Record the missing shards; returns the numbers of kept and rejected sets.
 
-    Raises StorageError where the disk is full, EngineError where the engine breaks down at once.
+    Raises StorageError if the disk is full and EngineError if the engine fails at once.
     """
     out = make_writable_folder(config.out)
     tasks = [(config, index) for index in config.shards if not is_file(shard_path(out, index))]
@@ -174,7 +180,10 @@ def _record_shard(engine: Engine[Surveyor], config: LookAroundConfig, index: int
 
 
 def play_shard(surveyor: Surveyor, config: LookAroundConfig, index: int) -> tuple[ViewSets, int]:
-    """The sets of shard ``index`` and how many were left out."""
+    """Record shard ``index``; returns its sets and the number of rejected sets.
+
+    Raises InvalidInputError after :data:`MAX_DROPPED` consecutive rejections.
+    """
     rng = np.random.default_rng([config.seed, index])
     kept: list[LookAround] = []
     maps: list[str] = []
@@ -191,7 +200,7 @@ def play_shard(surveyor: Surveyor, config: LookAroundConfig, index: int) -> tupl
             left_out, in_a_row = left_out + 1, in_a_row + 1
             if in_a_row == MAX_DROPPED:
                 raise InvalidInputError(
-                    f"{in_a_row} look-arounds in a row were left out, the last in map {name!r}: "
+                    f"{in_a_row} look-arounds in a row were rejected, the last in map {name!r}: "
                     f"raise most_disagreement ({config.most_disagreement}) or lower furthest "
                     f"({config.furthest})."
                 )
@@ -225,5 +234,8 @@ def _stack(kept: Sequence[LookAround], surveyor: Surveyor, maps: tuple[str, ...]
 
 
 def load_folder(out: Path, most: int | None = None) -> list[ViewSets]:
-    """The shards of a folder, at most ``most``. Raises NotFoundError or DamagedFileError."""
+    """Load the shards of a folder, at most ``most``.
+
+    Raises NotFoundError or DamagedFileError.
+    """
     return [load_view_sets(path) for path in shard_files(out)[:most]]

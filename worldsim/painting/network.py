@@ -1,7 +1,7 @@
-"""The painter's network: multi-view RGB-D diffusion in pixels.
+"""The painter's network: multi-view RGB-D diffusion in pixel space.
 
 A transformer over 4x4 patches of N views, in which every second block attends across the tokens of
-all views (CAT3D, Gao et al. 2024), between two convolutional layers at full resolution. It predicts
+all views (CAT3D, Gao et al. 2024), between two convolutional blocks at full resolution. It predicts
 clean pixels ("Back to basics: let denoising generative models denoise", Li and He 2025).
 """
 
@@ -21,27 +21,29 @@ from worldsim.errors import InvalidInputError
 from worldsim.painting.channels import constant
 
 CHANNELS = 5
-"""rgb (3), depth channel, sky: see :mod:`worldsim.painting.channels`."""
+"""rgb (3), depth channel, sky; see :mod:`worldsim.painting.channels`."""
 MEMORY_CHANNELS = 5
 """rgb (3), depth channel and mask; all 0 in holes."""
 RAY_CHANNELS = 6
-"""Pluecker coordinates in the camera of the set's first view."""
+"""Pluecker coordinates in the frame of the set's first camera."""
 MOMENT_SCALE = 0.25
-"""Cameras of a set lie some metres apart: brings the rays' moments into the range of directions."""
+"""Scale of the rays' moments. Cameras of a set are metres apart, so moments exceed directions."""
 MODALITIES = 2
-"""Colour, and depth with sky: each has a noise level of its own."""
+"""Colour, and depth with sky. Each has its own noise level."""
 FREQUENCIES = (1.0, 2.0, 4.0, 8.0)
-"""Of the Fourier features of rays, in units of pi."""
+"""Frequencies of the Fourier features of rays, in units of pi."""
 
 
 @dataclass(frozen=True)
 class PainterBatch:
-    """What the network sees of ``b`` sets of ``n`` views. All float32.
+    """The network's input: ``b`` sets of ``n`` views, all float32.
 
-    noisy: (b, n, 5, h, w) channels at their noise levels. level: (b, n, 2) in [0, 1], noise levels
-    of colour and of depth with sky; 0 is clean. memory: (b, n, 5, h, w), zeros in holes.
-    rays: (b, n, 6, h, w) Pluecker rays in the first view's camera, metres.
-    attributes: (b, a) in [0, 1] with known: (b, a), 1 where an attribute is given, else 0.
+    noisy: (b, n, 5, h, w) channels at their noise levels.
+    level: (b, n, 2) in [0, 1], noise levels of colour and of depth with sky; 0 is clean.
+    memory: (b, n, 5, h, w) memory views, zeros in holes.
+    rays: (b, n, 6, h, w) Pluecker rays in the frame of the first view's camera, metres.
+    attributes: (b, a) in [0, 1].
+    known: (b, a), 1 where an attribute is given, else 0.
     """
 
     noisy: Tensor
@@ -53,15 +55,18 @@ class PainterBatch:
 
 
 def level_features(level: Tensor, size: int) -> Tensor:
-    """Sines and cosines of noise levels (m, 2) in [0, 1]: (m, 2 * size) float32."""
+    """Return sinusoidal features (m, 2 * size) float32 of noise levels (m, 2) in [0, 1]."""
     half = size // 2
     frequency = torch.exp(-math.log(1000.0) * torch.arange(half, device=level.device) / half)
     angle = 1000.0 * level.float()[..., None] * frequency
     return torch.cat([angle.cos(), angle.sin()], -1).flatten(1)
 
 
-def place_features(rows: int, columns: int, dim: int, device: torch.device | str) -> Tensor:
-    """Fixed sines and cosines of a token's row and column, (rows * columns, dim) float32."""
+def place_features(rows: int, columns: int, dim: int, device: Any) -> Tensor:
+    """Return sinusoidal position features of a token's row and column.
+
+    Returns (rows * columns, dim) float32.
+    """
     quarter = dim // 4
     frequency = torch.exp(-math.log(100.0) * torch.arange(quarter, device=device) / quarter)
     row = torch.arange(rows, device=device)[:, None] * frequency
@@ -72,7 +77,7 @@ def place_features(rows: int, columns: int, dim: int, device: torch.device | str
 
 
 def ray_features(rays: Tensor, patch: int) -> Tensor:
-    """Fourier features of the rays at the patches' centres. (m, 6, h, w) to (m, tokens, 54)."""
+    """Return Fourier features (m, tokens, 54) of the rays (m, 6, h, w) at the patches' centres."""
     scale = constant((MOMENT_SCALE,) * 3 + (1.0,) * 3, rays.device)
     mean = F.avg_pool2d(rays.float(), patch).flatten(2).transpose(1, 2) * scale
     angle = math.pi * torch.cat([mean * f for f in FREQUENCIES], -1)
@@ -80,9 +85,9 @@ def ray_features(rays: Tensor, patch: int) -> Tensor:
 
 
 class PainterBlock(nn.Module):
-    """Attention and a perceptron, modulated by the view's embedding (adaLN-single, PixArt-alpha).
+    """Attention and an MLP, modulated by the view's embedding (adaLN-single, PixArt-alpha).
 
-    across: whether attention spans all views of a set, else each view's own tokens.
+    across: whether attention covers all views of a set instead of each view's own tokens.
     """
 
     def __init__(self, dim: int, heads: int, mlp_ratio: float, across: bool) -> None:
@@ -96,7 +101,12 @@ class PainterBlock(nn.Module):
         self.table = nn.Parameter(torch.zeros(6, dim))
 
     def forward(self, x: Tensor, modulation: Tensor, views: int) -> Tensor:
-        """x: (b * n, tokens, d) of sets of ``views`` views. modulation: (b * n, 6, d)."""
+        """Return updated tokens (b * n, tokens, d).
+
+        x: (b * n, tokens, d).
+        modulation: (b * n, 6, d).
+        views: n, the number of views per set.
+        """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (modulation + self.table)[
             :, :, None
         ].unbind(1)
@@ -112,7 +122,7 @@ class PainterBlock(nn.Module):
 
 
 class PixelsIn(nn.Module):
-    """Pixels to features at full resolution, and to tokens."""
+    """Converts pixels to features at full resolution and to tokens."""
 
     def __init__(self, inputs: int, pixel: int, patch: int, dim: int) -> None:
         super().__init__()
@@ -121,13 +131,13 @@ class PixelsIn(nn.Module):
         self.tokens = nn.Conv2d(pixel, dim, patch, stride=patch)
 
     def forward(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """(m, inputs, h, w) to features (m, pixel, h, w) and tokens (m, tokens, dim)."""
+        """Convert (m, inputs, h, w) to features (m, pixel, h, w) and tokens (m, tokens, dim)."""
         features = self.block(self.first(x), embedding)
         return features, self.tokens(features).flatten(2).transpose(1, 2)
 
 
 class PixelsOut(nn.Module):
-    """Tokens and full-resolution features to pixels."""
+    """Converts tokens and full-resolution features to pixels."""
 
     def __init__(self, outputs: int, pixel: int, patch: int, dim: int) -> None:
         super().__init__()
@@ -138,7 +148,12 @@ class PixelsOut(nn.Module):
         self.last = nn.Conv2d(pixel, outputs, 3, padding=1)
 
     def forward(self, x: Tensor, features: Tensor, embedding: Tensor) -> Tensor:
-        """x: (m, tokens, dim). features: (m, pixel, h, w). Returns (m, outputs, h, w)."""
+        """Return pixels (m, outputs, h, w).
+
+        x: (m, tokens, dim).
+        features: (m, pixel, h, w).
+        embedding: (m, dim).
+        """
         rows = features.shape[-2] // self.patch
         up = self.tokens(x).transpose(1, 2).unflatten(2, (rows, -1))
         h = self.block(F.pixel_shuffle(up, self.patch) + self.skip(features), embedding)
@@ -146,11 +161,12 @@ class PixelsOut(nn.Module):
 
 
 class PainterNetwork(Module):
-    """Predicts the clean views of a set from noisy ones, their memory views, rays and attributes.
+    """Predicts the clean views of a set from noisy views, memory views, rays and attributes.
 
-    attributes: names of what a set may be told. dim, depth, heads, mlp_ratio: of the transformer;
-    blocks 1, 3, 5... attend across views. patch: pixels a side of a token. pixel:
-    channels at full resolution. Any frame size divisible by the patch runs.
+    attributes: names of the attributes that condition a set.
+    dim, depth, heads, mlp_ratio: size of the transformer. Blocks 1, 3, 5... attend across views.
+    patch: side length of a token in pixels. Any frame size divisible by it is supported.
+    pixel: channels at full resolution.
     """
 
     config: Any
@@ -188,9 +204,9 @@ class PainterNetwork(Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, batch: PainterBatch) -> Tensor:
-        """Clean channels (b, n, 5, h, w) float32: rgb, depth channel and sky, scaled.
+        """Return clean channels (b, n, 5, h, w) float32: rgb, depth channel and sky, scaled.
 
-        Raises InvalidInputError where the frame size is not divisible by the patch.
+        Raises InvalidInputError if the frame size is not divisible by the patch.
         """
         b, n, _, h, w = batch.noisy.shape
         patch = self.config.patch
@@ -200,7 +216,7 @@ class PainterNetwork(Module):
             )
         embedding = self._embedding(batch)
         rays = batch.rays.flatten(0, 1)
-        # Written into a copy: under autocast the features below need the rays in float32.
+        # Scale a copy: under autocast the ray features below need the rays in float32.
         scaled = torch.cat([MOMENT_SCALE * rays[:, :3], rays[:, 3:]], 1)
         x = torch.cat([batch.noisy.flatten(0, 1), batch.memory.flatten(0, 1), scaled], 1)
         active = F.silu(embedding)
@@ -215,7 +231,7 @@ class PainterNetwork(Module):
         return self.pixels_out(tokens, features, active).float().unflatten(0, (b, n))
 
     def _embedding(self, batch: PainterBatch) -> Tensor:
-        """(b * n, dim): noise levels and attributes."""
+        """Return the embedding (b * n, dim) of noise levels and attributes."""
         b, n = batch.level.shape[:2]
         levels = level_features(batch.level.flatten(0, 1), 128)
         told = torch.cat([batch.attributes * batch.known, batch.known], -1)
@@ -223,6 +239,6 @@ class PainterNetwork(Module):
         return self.embed(torch.cat([levels, told.float()], -1))
 
     def compile_parts(self) -> None:
-        """Compile the blocks and the convolutional ends in place, each on its own."""
+        """Compile the blocks and the convolutional layers in place, each separately."""
         for part in (self.pixels_in, self.pixels_out, *self.blocks):
             part.compile()

@@ -1,4 +1,4 @@
-"""Painting: from noise to whole RGB-D views, in the steps of a diffusers scheduler."""
+"""Painting: samples RGB-D views from noise with the steps of a diffusers scheduler."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from worldsim.state import Frame
 
 @dataclass(frozen=True)
 class PaintConfig:
-    """How a painter samples."""
+    """Sampling settings of the painter."""
 
     num_inference_steps: Count = 25
-    """Network calls, twice as many with guidance."""
+    """Network evaluations; guidance doubles them."""
     guidance_scale: NotNegative = 1.0
-    """Classifier-free guidance on attributes and memory; 1 is none."""
+    """Scale of classifier-free guidance on attributes and memory; 1 disables it."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
 
 def sigmas_for(steps: int, noisy_views: int) -> Tensor:
-    """Noise levels from 1 to 0, (steps + 1,) float32, shifted as in training."""
+    """Return noise levels from 1 to 0, (steps + 1,) float32, shifted as in training."""
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=float(shift_for(noisy_views)))
@@ -41,7 +41,7 @@ def sigmas_for(steps: int, noisy_views: int) -> Tensor:
 
 
 def unconditional(batch: PainterBatch) -> PainterBatch:
-    """The same views with neither memory nor attributes."""
+    """Return the same views without memory and attributes."""
     return PainterBatch(
         noisy=batch.noisy,
         level=batch.level,
@@ -64,14 +64,19 @@ def paint(
     noise: Tensor,
     config: PaintConfig,
 ) -> Tensor:
-    """Sample what is unknown of sets of views, jointly.
+    """Sample the unknown channels of sets of views jointly.
 
     given: (b, n, 5, h, w) channels (:mod:`worldsim.painting.channels`), used where a view's colour
     or depth is known.
-    unknown: (b, n, 2) bool, whether a view's colour, and its depth with sky, are to be painted; the
-    same for every set. memory: (b, n, 5, h, w). rays: (b, n, 6, h, w). attributes, known: (b, a).
-    noise: (b, n, 5, h, w) standard normal. Returns clean channels (b, n, 5, h, w) float32; known
-    channels are returned as given. Euler's method on the velocity that predicted clean views imply.
+    unknown: (b, n, 2) bool, whether a view's colour, and its depth with sky, are sampled. It is the
+    same for every set.
+    memory: (b, n, 5, h, w).
+    rays: (b, n, 6, h, w).
+    attributes, known: (b, a).
+    noise: (b, n, 5, h, w) standard normal.
+
+    Returns clean channels (b, n, 5, h, w) float32; known channels are returned as given. The
+    sampler is Euler's method on the velocity that the predicted clean views imply.
     """
     assert given.shape[2] == CHANNELS
     channels = per_channel(unknown)[..., None, None]
@@ -97,7 +102,10 @@ def _predict(network: PainterNetwork, batch: PainterBatch, guidance: float) -> T
 
 
 def frames_of(channels: Tensor, pose: Tensor) -> Frame:
-    """Painted channels (m, 5, h, w) as frames with poses (m, 4, 4): sky is infinitely far."""
+    """Convert painted channels (m, 5, h, w) to frames with poses (m, 4, 4).
+
+    Sky has infinite depth.
+    """
     frame = channels_to_frame(unscale(channels)[:, :4], pose)
     assert frame.inverse_depth is not None
     sky = channels[:, 4] > 0

@@ -1,4 +1,4 @@
-"""View sets on a training device: a fixed capacity that fills while a recording goes on."""
+"""View sets on a training device, with a fixed capacity that fills during a recording."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from worldsim.painting.lookaround import shard_files
 from worldsim.painting.views import ViewSets, load_view_sets
 
 POLL_S = 1.0
-"""Seconds between looks at the folder."""
+"""Seconds between checks of the folder."""
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Some sets of the store, with the axes of :class:`worldsim.painting.views.ViewSets`.
+    """Sets drawn from the store, with the axes of :class:`worldsim.painting.views.ViewSets`.
 
-    rgb: (b, k, 3, h, w) uint8. code: (b, k, h, w) int32. pose: (b, k, 4, 4) float32.
-    attributes: (b, a) float32 in [0, 1], of the whole place.
+    rgb: (b, k, 3, h, w) uint8.
+    code: (b, k, h, w) int32 inverse-depth codes.
+    pose: (b, k, 4, 4) float32 camera-to-world.
+    attributes: (b, a) float32 in [0, 1], one value for the whole place.
     """
 
     rgb: Tensor
@@ -35,9 +37,9 @@ class Drawn:
 
 
 class ViewStore:
-    """Up to ``capacity`` sets on a device; further ones replace the oldest.
+    """Up to ``capacity`` sets on a device. New sets replace the oldest.
 
-    like: any sets of the recording, which give sizes, intrinsics and names; they are not stored.
+    like: any sets of the recording. They provide sizes, intrinsics and names and are not stored.
     """
 
     def __init__(self, like: ViewSets, capacity: int, device: torch.device) -> None:
@@ -53,18 +55,18 @@ class ViewStore:
         self._pose = torch.empty(capacity, k, 4, 4, device=device)
         self._attributes = torch.empty(capacity, len(like.names), device=device)
         self.added = 0
-        """Sets ever added."""
+        """Number of sets added so far."""
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
 
     def add(self, sets: ViewSets) -> None:
-        """Copy sets onto the device."""
+        """Copy sets to the device."""
         at = (torch.arange(len(sets)) + self.added) % self.capacity
         at = at.to(self.device)
         rgb = torch.from_numpy(sets.rgb).to(self.device).permute(0, 1, 4, 2, 3)
         self._rgb[at] = rgb
-        # The bits of the 16-bit codes: few operations know unsigned ones.
+        # The 16-bit codes are stored as int16: few operations support uint16.
         self._code[at] = torch.from_numpy(sets.inverse_depth.view(np.int16)).to(self.device)
         self._pose[at] = torch.from_numpy(sets.pose).to(self.device)
         self._attributes[at] = torch.from_numpy(place_attributes(sets)).to(self.device)
@@ -73,18 +75,18 @@ class ViewStore:
         self.added += len(sets)
 
     def get(self, index: Tensor) -> Drawn:
-        """The sets at ``index`` (b,) int64."""
+        """Return the sets at ``index`` (b,) int64."""
         code = self._code[index].to(torch.int32) & 0xFFFF
         return Drawn(self._rgb[index], code, self._pose[index], self._attributes[index])
 
     def draw(self, count: int, generator: torch.Generator) -> Drawn:
-        """``count`` sets drawn evenly."""
+        """Draw ``count`` sets uniformly, with replacement."""
         index = torch.randint(len(self), (count,), generator=generator, device=self.device)
         return self.get(index)
 
 
 def place_attributes(sets: ViewSets) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """Attributes of each place, (s, a): the mean over its views."""
+    """Return the attributes of each place, (s, a): the mean over its views."""
     mean: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = sets.attributes.mean(1).astype(
         np.float32
     )
@@ -92,9 +94,9 @@ def place_attributes(sets: ViewSets) -> np.ndarray[tuple[int, ...], np.dtype[np.
 
 
 class FolderReader:
-    """Fills a store from a folder of shards, the new ones too, in a thread of its own.
+    """Fills a store from a folder of shards, including new ones, in its own thread.
 
-    part, parts: this process reads every ``parts``-th shard, from number ``part`` on.
+    part, parts: this process reads every ``parts``-th shard, starting at number ``part``.
     """
 
     def __init__(
@@ -121,23 +123,23 @@ class FolderReader:
         )
 
     def _shards(self) -> list[Path]:
-        """The shards of this part, by their numbers."""
+        """Return the shards of this part, sorted by number."""
         shards = shard_files(self.folder)
         return [path for path in shards if int(path.stem[6:]) % self.parts == self.part]
 
     def read_new(self) -> int:
-        """Read the shards that appeared; returns how many."""
+        """Read the shards that appeared since the last call; returns their number."""
         new = [path for path in self._shards() if path.name not in self._read]
         for path in new:
             self._read.add(path.name)
             try:
                 self.store.add(load_view_sets(path))
             except WorldsimError as error:
-                warnings.warn(f"{path} is left out: {error}", stacklevel=2)
+                warnings.warn(f"{path} is skipped: {error}", stacklevel=2)
         return len(new)
 
     def _run(self) -> None:
-        # Copies in the stream of the training would wait for the work that is queued there.
+        # Copies in the training's stream would wait for the work queued there.
         device = self.store.device
         with torch.cuda.stream(torch.cuda.Stream(device) if device.type == "cuda" else None):
             while not self._stop.wait(POLL_S):

@@ -1,4 +1,7 @@
-"""Training the painter, on one device or with torchrun on several: legs that resume one another."""
+"""Training of the painter, on one device or on several with torchrun.
+
+A run consists of legs, each of which resumes the previous one.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ class NetworkConfig:
     depth: Count = 12
     """Blocks."""
     heads: Count = 6
-    """Of attention."""
+    """Attention heads."""
     pixel: Count = 64
     """Channels at full resolution."""
 
@@ -52,58 +55,59 @@ class PainterTrainConfig:
     """Settings of :func:`train`."""
 
     data: Path
-    """Folder of look-arounds; shards that appear during training are used, too."""
+    """Folder of look-arounds. Shards that appear during training are used too."""
     out: Path
-    """Folder of the checkpoint ``state`` and of ``log.jsonl``; a run there resumes."""
+    """Folder of the checkpoint ``state`` and of ``log.jsonl``. A run in it is resumed."""
     start: Path | None = None
-    """Painter to begin from where ``out`` holds no checkpoint."""
+    """Painter to start from if ``out`` holds no checkpoint."""
     steps: Count = 100_000
-    """Optimiser steps in all, those of earlier legs included."""
+    """Optimiser steps in total, earlier legs included."""
     seconds: Positive = 1e9
-    """This leg's longest time, compilation included."""
+    """Time limit of this leg in seconds, compilation included."""
     views: Count = 240
-    """Views a step and process, a multiple of 24."""
+    """Views per step and process, a multiple of 24."""
     learning_rate: Rate = 4e-4
-    """Constant after the warm-up."""
+    """Learning rate after the warm-up."""
     warmup: Count = 400
-    """Steps of a linear rise from 0 at the start."""
+    """Steps of the linear warm-up from 0."""
     warmup_again: Count = 100
-    """The same where a leg resumes, in which the optimiser's moments are rebuilt."""
+    """Warm-up steps of a resumed leg, in which the optimiser's moments are rebuilt."""
     decay: Share = 0.0
-    """Share of this leg's time at its end, or of its steps, over which the rate falls to 0."""
+    """Share of this leg, at its end, over which the learning rate falls linearly to 0."""
     weight_decay: Share = 0.01
-    """AdamW's."""
+    """Weight decay of AdamW."""
     average: Share = 0.9995
     """Decay of the exponential moving average."""
     max_grad_norm: Positive = 1.0
-    """Largest norm of the gradient."""
+    """Largest gradient norm."""
     capacity: Count = 150_000
-    """Sets that a process keeps on its device: 0.29 MB each at 64x64 and 14 views."""
+    """Sets that each process keeps on its device. A set takes 0.29 MB at 64x64 and 14 views."""
     save_every_s: Positive = 120.0
-    """Seconds between checkpoints. A file ``stop`` in ``out`` ends the leg early, with one."""
+    """Seconds between checkpoints. A file ``stop`` in ``out`` writes a checkpoint and ends the
+    leg."""
     log_every: Count = 50
     """Steps between log lines."""
     compile: bool = False
-    """Compile the network's parts."""
+    """Whether the network's parts are compiled."""
     seed: Seed = 0
-    """Of weights and batches."""
+    """Seed of weights and batches."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """Size of a new network."""
     batch: BatchConfig = field(default_factory=BatchConfig)
-    """What batches are made of."""
+    """Settings of the batches."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.views % 24:
             raise InvalidInputError(
-                f"PainterTrainConfig.views = {self.views}: give a multiple of 24, which all of "
-                f"{VIEW_COUNTS} divide."
+                f"PainterTrainConfig.views = {self.views}: give a multiple of 24, so that it is "
+                f"divisible by all of {VIEW_COUNTS}."
             )
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands among those of the run."""
+    """The rank and device of this process, and the number of processes."""
 
     rank: int
     count: int
@@ -112,7 +116,7 @@ class Place:
 
 @contextlib.contextmanager
 def processes() -> Iterator[Place]:
-    """Join torchrun's processes, if there are several."""
+    """Context that joins torchrun's process group if there are several processes."""
     rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     cuda = torch.cuda.is_available()
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if cuda else "cpu")
@@ -128,7 +132,7 @@ def processes() -> Iterator[Place]:
 
 
 class PainterTrainer:
-    """Network, average and optimiser of a run, and its place on disk."""
+    """The network, average weights and optimiser of a run, and their checkpoint."""
 
     def __init__(self, config: PainterTrainConfig, names: tuple[str, ...], place: Place) -> None:
         self.config, self.place = config, place
@@ -137,8 +141,8 @@ class PainterTrainer:
         saved = load_painter(folder) if folder is not None else None
         if saved is not None and tuple(saved.card["settings"]["attributes"]) != names:
             raise InvalidInputError(
-                f"{folder} knows the attributes {saved.card['settings']['attributes']}, the "
-                f"recording {names}: record with the same version, or begin anew."
+                f"{folder} has the attributes {saved.card['settings']['attributes']}, the "
+                f"recording {names}: record with the same version, or start a new run."
             )
         size = to_json(config.network)
         self.network = (
@@ -177,14 +181,20 @@ class PainterTrainer:
             shadow.copy_(average[name])
 
     def rate(self, done: float) -> float:
-        """The learning rate at this step; done: share of the leg that is over."""
+        """Return the learning rate at the current step.
+
+        done: share of the leg that is completed, in [0, 1].
+        """
         config, here = self.config, self.step - self.begun_at
         warmup = config.warmup_again if self.begun_at else config.warmup
         left = min(1.0, (1.0 - done) / config.decay) if config.decay else 1.0
         return config.learning_rate * min(1.0, (here + 1) / warmup) * max(left, 0.0)
 
     def learn(self, maker: BatchMaker, views: int, done: float) -> Tensor:
-        """One step on batches of so many views a set; returns the loss."""
+        """Run one optimiser step on sets of ``views`` views; returns the loss.
+
+        done: share of the leg that is completed, in [0, 1].
+        """
         example = maker.make(self.config.views // views, views)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(done)
@@ -200,8 +210,11 @@ class PainterTrainer:
         self.step += 1
         return loss.detach()
 
-    def save(self, told: JsonObject) -> None:
-        """Write the checkpoint; the first process alone does."""
+    def save(self, told: dict[str, Any]) -> None:
+        """Write the checkpoint. Only the first process writes.
+
+        told: further entries of the card.
+        """
         if self.place.rank:
             return
         names = [name for name, _ in self.network.named_parameters()]
@@ -216,15 +229,18 @@ class PainterTrainer:
         save_painter(self.config.out / "state", self.network.settings, average, weights, card)
 
 
-def train(config: PainterTrainConfig) -> JsonObject:
-    """Train one leg and save it; returns its last log line. Resumes what ``config.out`` holds."""
+def train(config: PainterTrainConfig) -> dict[str, Any]:
+    """Train one leg and save it; returns its last log line.
+
+    A checkpoint in ``config.out`` is resumed.
+    """
     begun = time.monotonic()
     (config.out / STOP).unlink(missing_ok=True)
     with processes() as place:
         reader = FolderReader(config.data, config.capacity, place.device, place.rank, place.count)
         trainer = PainterTrainer(config, reader.store.names, place)
         generator = torch.Generator(place.device)
-        # Another leg draws other batches, and so does another process.
+        # Every leg and every process draws different batches.
         generator.manual_seed(config.seed * 1_000_003 + trainer.step * 101 + place.rank)
         maker = BatchMaker(reader.store, config.batch, generator)
         try:
@@ -239,8 +255,8 @@ def _run(
     maker: BatchMaker,
     reader: FolderReader,
     begun: float,
-) -> JsonObject:
-    # The same for all processes: they take the same number of views at the same time.
+) -> dict[str, Any]:
+    # Equal in all processes, so that they use the same number of views in each step.
     counts = np.random.default_rng([config.seed, trainer.step])
     losses: list[Tensor] = []
     line: JsonObject = {}
@@ -282,7 +298,7 @@ def _run(
 
 
 def _agree_to_stop(stop: bool, place: Place) -> bool:
-    """What the first process says."""
+    """Return the decision of the first process."""
     if place.count == 1:
         return stop
     flag = torch.tensor([float(stop)], device=place.device)

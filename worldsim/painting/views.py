@@ -1,4 +1,4 @@
-"""Sets of views of one place: what the painter learns from, in memory and on disk."""
+"""Sets of views of one place, the painter's training data: in memory and on disk."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from worldsim.runtime.types import Array
 
 FORMAT = "worldsim-view-sets/1"
 FREE_SPACE_SHARE, FREE_SPACE_METRES = 0.8, 0.5
-"""A point contradicts a camera that sees past it: nearer than this share of depth, less these."""
+"""A point contradicts a camera if its distance is less than this share of the depth that the camera
+sees there, minus these metres."""
 CHECK_STRIDE = 4
-"""Every fourth pixel on each axis takes part in the comparison of depths."""
+"""Stride in pixels, on both axes, of the points that are compared."""
 
 
 @dataclass(frozen=True)
 class ViewSets:
-    """``s`` sets of ``k`` views each; the views of a set show one place.
+    """``s`` sets of ``k`` views each. The views of a set show one place.
 
-    rgb: (s, k, h, w, 3) uint8. inverse_depth: (s, k, h, w) uint16 codes, 0 = sky
-    (:func:`worldsim.camera.quantise_depth`). pose: (s, k, 4, 4) float32 camera-to-world, metres.
-    intrinsics: (4,) float32 pixels. attributes: (s, k, a) float32 in [0, 1], named by ``names``.
-    maps: the map that each set is from.
+    rgb: (s, k, h, w, 3) uint8.
+    inverse_depth: (s, k, h, w) uint16 codes, 0 = sky (:func:`worldsim.camera.quantise_depth`).
+    pose: (s, k, 4, 4) float32 camera-to-world, metres.
+    intrinsics: (4,) float32 pixels.
+    attributes: (s, k, a) float32 in [0, 1], named by ``names``.
+    maps: the map of each set.
     """
 
     rgb: Array
@@ -59,7 +62,7 @@ class ViewSets:
                 )
         if len(self.maps) != s:
             raise InvalidInputError(
-                f"ViewSets.maps has {len(self.maps)} names for {s} sets: one each."
+                f"ViewSets.maps has {len(self.maps)} names for {s} sets: give one name per set."
             )
 
     def __len__(self) -> int:
@@ -67,7 +70,10 @@ class ViewSets:
 
 
 def join(parts: Sequence[ViewSets]) -> ViewSets:
-    """All sets of ``parts`` in one. Raises InvalidInputError for none, or names that differ."""
+    """Concatenate all sets of ``parts``.
+
+    Raises InvalidInputError if there are no parts or their names differ.
+    """
     if not parts or any(part.names != parts[0].names for part in parts):
         raise InvalidInputError(
             f"{len(parts)} parts cannot be joined: give one or more with the same names."
@@ -82,15 +88,21 @@ def join(parts: Sequence[ViewSets]) -> ViewSets:
 
 
 def save_view_sets(sets: ViewSets, path: Path) -> None:
-    """Write one safetensors file, whole or not at all. Raises StorageError."""
+    """Write one safetensors file atomically.
+
+    Raises StorageError.
+    """
     arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(sets, name))) for name in _ARRAYS}
     told = {"format": FORMAT, "names": sets.names, "maps": sets.maps}
-    # One entry: the order of several differs from file to file.
+    # One entry, because the order of several entries differs between files.
     save_tensors(arrays, path, {"view_sets": json.dumps(told)})
 
 
 def load_view_sets(path: Path) -> ViewSets:
-    """Read what :func:`save_view_sets` wrote. Raises NotFoundError or DamagedFileError."""
+    """Read a file written by :func:`save_view_sets`.
+
+    Raises NotFoundError or DamagedFileError.
+    """
     from safetensors import safe_open
 
     tensors = load_tensors(path)
@@ -114,13 +126,17 @@ _ARRAYS = ("rgb", "inverse_depth", "pose", "intrinsics", "attributes")
 
 
 def disagreement(inverse_depth: Tensor, pose: Tensor, intrinsics: Tensor) -> Tensor:
-    """Share of points that lie where another view of their set sees free space.
+    """Return the share of points that lie where another view of their set sees free space.
 
-    Every view's points are projected into all others of the set. In a still world with true poses
-    a point may be hidden, but no camera looks past it; doors that moved and teleporters break that.
+    The points of every view are projected into all other views of the set. In a static world with
+    exact poses a point may be occluded, but no camera sees past it. Moving doors and teleporters
+    violate this.
 
-    inverse_depth: (s, k, h, w) int32 codes. pose: (s, k, 4, 4). intrinsics: (4,).
-    Returns (s,) float32 in [0, 1], 0 where no point falls into another view.
+    inverse_depth: (s, k, h, w) int32 codes.
+    pose: (s, k, 4, 4) camera-to-world.
+    intrinsics: (4,) pixels.
+
+    Returns (s,) float32 in [0, 1], 0 if no point is visible in another view.
     """
     s, k, h, w = inverse_depth.shape
     depth = dequantise_depth(inverse_depth)
@@ -134,7 +150,7 @@ def disagreement(inverse_depth: Tensor, pose: Tensor, intrinsics: Tensor) -> Ten
     u, v, z = project(points, torch.zeros(points.shape[:2], dtype=torch.bool), camera)
     inside = (u >= 0) & (u < w) & (v >= 0) & (v < h) & (z > 0.3)
     inside &= known.flatten(1).repeat_interleave(k, 0)
-    # The nearest of the pixels around: an edge may fall on either side of a pixel's border.
+    # The smallest depth of the 3x3 neighbourhood, because edges may be off by one pixel.
     around = -F.max_pool2d(-depth.clamp(max=1e4).flatten(0, 1), 3, 1, 1)
     pixel = (v.clamp(0, h - 1).long() * w + u.clamp(0, w - 1).long()).clamp(0, h * w - 1)
     seen = around.flatten(1).gather(1, pixel)

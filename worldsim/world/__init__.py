@@ -1,5 +1,4 @@
-"""What a world is and how it steps: its configuration, its files, its heads, its engines and its
-snapshots."""
+"""Worlds: configuration, files, heads, step, engines and snapshots."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ __all__ = ["World"]
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: recording workers import this package and need no diffusion model.
+    # Imported on first use: recording workers import this package without a diffusion model.
     if name == "World":
         return importlib.import_module("worldsim.world.world").World
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What a world is made of, as ``world.json`` holds it."""
+"""The configuration of a world, as stored in ``world.json``."""
 
 from __future__ import annotations
 
@@ -20,43 +20,44 @@ class Termination(StrEnum):
     """How the termination head's probability ends an episode."""
 
     SAMPLE = "sample"
-    """By a draw, from the environment's own random numbers: what ends episodes may be hidden, such
-    as a player's health."""
+    """Draw from the probability with the environment's own random numbers. Use it where the cause
+    of a termination may be hidden, such as a player's health."""
     THRESHOLD = "threshold"
-    """Where it is more than one half. Worlds made before there was a choice do so."""
+    """Terminate where the probability is more than one half. Worlds without this setting use it."""
 
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """What a world is made of, written to ``world.json``."""
+    """The configuration of a world, written to ``world.json``."""
 
     env_id: str = ""
     """Gymnasium id of the real twin."""
-    env_kwargs: JsonObject = field(default_factory=dict)
-    """Arguments with which the real twin was recorded."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Constructor arguments of the recorded real twin."""
     fps: Annotated[float, Gt(0), Le(100_000)] = 8.75
-    """Steps a second of the real twin."""
+    """Steps per second of the real twin."""
     has_rewards: bool = False
-    """Whether the recording had rewards other than zero: only then the reward head speaks."""
+    """Whether the recording had non-zero rewards. If not, rewards are 0."""
     has_terminations: bool = False
-    """Whether the recording had terminations: only then the termination head speaks."""
+    """Whether the recording had terminations. If not, episodes never terminate."""
     intrinsics: tuple[float, float, float, float] | None = None
-    """``fx fy cx cy`` in pixels, None for a world without geometry."""
+    """``fx fy cx cy`` in pixels. None for a world without geometry."""
     action_low: tuple[float, ...] | None = None
-    """Lower bounds of continuous actions, None for -1."""
+    """Lower bounds of continuous actions. None means -1."""
     action_high: tuple[float, ...] | None = None
-    """Upper bounds of continuous actions, None for 1."""
+    """Upper bounds of continuous actions. None means 1."""
     dynamics_name: str = field(default="diffusion", repr=False)
     """Name of the dynamics in :data:`worldsim.runtime.registries.DYNAMICS`."""
-    dynamics_settings: JsonObject = field(default_factory=dict, repr=False)
-    """Settings of dynamics other than ``diffusion``, JSON values."""
+    dynamics_settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    """Settings of dynamics other than ``diffusion``; JSON values."""
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     """Settings of ``diffusion``."""
     memory: PointMemoryConfig | None = field(default_factory=PointMemoryConfig)
-    """The scene memory, None for a world without geometry."""
+    """Settings of the scene memory. None for a world without geometry."""
     pixels: PixelsConfig | None = field(default=None, repr=False)
-    """How the real twin's images became observations
-    (:func:`worldsim.world.image_env.make_pixels`), None if it observes such images."""
+    """How the real twin's images are converted to observations
+    (:func:`worldsim.world.image_env.make_pixels`). None if its observations are used as they
+    are."""
     termination: Termination = field(default=Termination.THRESHOLD, repr=False)
     """``sample`` or ``threshold``."""
 

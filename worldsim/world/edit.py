@@ -1,4 +1,4 @@
-"""Editing a world: going on from another memory than the one that the walk has built."""
+"""Editing a world: continue with another scene memory."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from worldsim.world.step import Step
 
 
 def edit_memory(step: Step, state: WorldState, memory: Any) -> WorldState:
-    """The state with another memory: see :meth:`worldsim.world.World.edit`.
+    """Return the state with another memory, see :meth:`worldsim.world.World.edit`.
 
-    Where the two memories' views of the newest frame differ, the frame takes over what the new
-    memory shows, and regions that it does not cover are predicted again.
+    Where the two memories' views of the newest frame differ, the frame takes the new memory's
+    colours and depth. Regions that the new memory does not cover are predicted again. Raises
+    MissingGeometryError for a world without scene memory.
     """
     if not step.has_geometry or not remembers(step.memory) or not step.dynamics.spec.uses_memory:
-        raise MissingGeometryError("this world has no scene memory that could be edited")
+        raise MissingGeometryError("this world has no scene memory to edit")
     frame = state.frame
     assert frame.pose is not None and frame.inverse_depth is not None
     before, after = step.render(state, state.memory), step.render(state, memory)
@@ -56,8 +57,8 @@ def edit_memory(step: Step, state: WorldState, memory: Any) -> WorldState:
         inverse_depth=merge(frame.inverse_depth, after.inverse_depth, predicted.inverse_depth),
     )
     context = step.dynamics.observe(empty, inputs, frame)
-    # Predicted pixels lie around the outline of what was removed. They are not remembered: the next
-    # steps show what is there.
+    # Predicted pixels lie around the outline of removed objects. They are not integrated; the
+    # next steps generate these regions.
     assert frame.pose is not None
     camera = step.camera(frame.pose, state.intrinsics)
     memory = step.memory.integrate(memory, frame, camera, state.step, ~unknown)
@@ -65,11 +66,14 @@ def edit_memory(step: Step, state: WorldState, memory: Any) -> WorldState:
 
 
 def last_motion(state: WorldState) -> Tensor:
-    """The newest motion in the axes of the camera that it started from, (b, 6)."""
+    """Return the newest motion in the axes of the camera that it started from, (b, 6).
+
+    It is in metres and radians.
+    """
     assert state.frame.pose is not None
     motion = state.motion[:, -1]
     turn = rotation_vector_to_matrix(motion[:, 3:])
     start = torch.eye(4, device=motion.device).repeat(len(motion), 1, 1)
-    # In world axes rotations multiply from the left, so the turn is undone on that side.
+    # In world axes rotations multiply from the left, so the inverse does too.
     start[:, :3, :3] = turn.transpose(1, 2) @ state.frame.pose[:, :3, :3]
     return to_camera_axes(motion, start)

@@ -1,10 +1,14 @@
-"""How a world's step is run: number format, compilation, CUDA graphs. What is computed stays what
-``World`` says.
+"""Engines: how a world's step is run (number format, compilation, CUDA graphs).
 
-Three settings by name: ``plain`` (torch as it is, float32), ``fast`` (bfloat16 where the device
-computes in it; on a GPU the whole step as one CUDA graph) and ``compiled`` (``fast``, and through
-inductor the network, on a CPU all of the step's parts, which takes a minute at first).
-Results are the same bit by bit under one setting on one device; two settings differ by rounding.
+An engine does not change what ``World`` computes. Three settings have names:
+
+- ``plain``: eager torch in float32.
+- ``fast``: bfloat16 where the device supports it; on a GPU the whole step is one CUDA graph.
+- ``compiled``: ``fast``, with the network compiled by inductor, and on a CPU all parts of the step.
+The first step takes about a minute.
+
+Results are reproducible bit for bit with one setting on one device. Two settings differ by
+rounding.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import worldsim.runtime.forks  # noqa: F401  for processes that are forked after a world has been loaded
+import worldsim.runtime.forks  # noqa: F401  for processes forked after a world is loaded
 from worldsim.diffusion.attention import few
 from worldsim.diffusion.network import Attention
 from worldsim.errors import InvalidInputError
@@ -37,7 +41,7 @@ from worldsim.state import Transition, WorldState, map_tensors
 
 Step = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
 WARM_UP = 3
-"""Runs before a capture: kernels are compiled and libraries take their workspaces then."""
+"""Runs before a capture, in which kernels are compiled and libraries allocate their workspaces."""
 _told: set[str] = set()
 
 
@@ -46,21 +50,21 @@ class EngineConfig:
     """How steps are run."""
 
     precision: str = "float32"
-    """Of the network's weights, activations and cached keys and values: ``float32`` or
-    ``bfloat16``. Heads stay float32."""
+    """``float32`` or ``bfloat16``: dtype of the network's weights, activations, and cached keys and
+    values. Heads always use float32."""
     compile: str = ""
-    """Inductor's mode for the network: ``default`` or ``max-autotune-no-cudagraphs``, for instance;
-    empty: not compiled."""
+    """Inductor's mode for the network, for example ``default`` or ``max-autotune-no-cudagraphs``.
+    An empty string disables compilation."""
     graph: bool = False
-    """On a GPU, replay the whole step as one CUDA graph. It steps in place: see
+    """Whether a GPU replays the whole step as one CUDA graph, in place: see
     :meth:`worldsim.world.World.with_engine`."""
 
     whole: bool = False
-    """With ``compile`` and one sampling step, compile all that lies between the memory's passes,
-    not the network alone."""
+    """Whether ``compile`` covers everything between the memory's passes instead of the network
+    alone. It needs one sampling step."""
     widen: bool = False
-    """Give the convolutions at both ends a multiple of 8 channels, zeros beyond their own: tensor
-    cores take no others."""
+    """Whether the first and the last convolution are padded with zeros to a multiple of 8 channels,
+    which tensor cores require."""
 
     def __post_init__(self) -> None:
         if self.precision not in ("float32", "bfloat16"):
@@ -73,7 +77,10 @@ PLAIN = EngineConfig()
 
 
 def resolve_engine(name: str | EngineConfig, device: torch.device) -> EngineConfig:
-    """The setting of that name on ``device``."""
+    """Return the setting called ``name`` on ``device``.
+
+    Raises InvalidInputError for an unknown name.
+    """
     if isinstance(name, EngineConfig):
         return name
     if name == "plain":
@@ -91,7 +98,10 @@ def resolve_engine(name: str | EngineConfig, device: torch.device) -> EngineConf
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 (AVX-512 BF16 or AMX); elsewhere float32 is faster."""
+    """Return whether this CPU has bfloat16 matrix instructions (AVX-512 BF16 or AMX).
+
+    Without them float32 is faster.
+    """
     checks = (
         getattr(torch.cpu, name, None)
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
@@ -100,7 +110,7 @@ def cpu_has_bfloat16() -> bool:
 
 
 def prepare_network(network: nn.Module, config: EngineConfig) -> nn.Module:
-    """A copy of the network for that setting; the network itself for the plain one."""
+    """Return a copy of the network for a setting; the network itself for the plain setting."""
     if config.precision == "float32" and not (config.compile or config.widen):
         return network
     twin = copy.deepcopy(network)
@@ -116,8 +126,10 @@ def prepare_network(network: nn.Module, config: EngineConfig) -> nn.Module:
 
 
 def widen(layer: nn.Conv2d, inputs: int = 1, outputs: int = 1) -> nn.Conv2d:
-    """The same convolution with channels in multiples of ``inputs`` and ``outputs``; the new ones
-    do nothing and give zeros."""
+    """Return the same convolution, padded to multiples of ``inputs`` and ``outputs`` channels.
+
+    The new channels have zero weights and outputs.
+    """
     more_in, more_out = -layer.in_channels % inputs, -layer.out_channels % outputs
     wide = copy.copy(layer)
     wide.in_channels, wide.out_channels = layer.in_channels + more_in, layer.out_channels + more_out
@@ -131,15 +143,17 @@ def widen(layer: nn.Conv2d, inputs: int = 1, outputs: int = 1) -> nn.Conv2d:
 
 
 def tell_once(what: str) -> None:
-    """Warn of something that makes steps slower, once a process."""
+    """Warn, once per process, of something that makes steps slower."""
     if what not in _told:
         _told.add(what)
         warnings.warn(what, stacklevel=3)
 
 
 def reason(error: Exception) -> str:
-    """An error in a line: what it begins with and, where a compiler's own process failed, what that
-    ends with."""
+    """Return an error as one line: its type, its first line and its last line.
+
+    The last line is the useful one where a compiler's own process failed.
+    """
     lines = [
         line.strip()
         for line in str(error).splitlines()
@@ -150,20 +164,24 @@ def reason(error: Exception) -> str:
 
 
 def cpu_options(mode: str) -> dict[str, Any]:
-    """Inductor's settings for that mode, to hold around each call: dynamo looks at them, too, not
-    only inductor."""
-    # Weights as constants: oneDNN then lays them out once instead of in every call.
+    """Return inductor's options for a mode.
+
+    They must be set around each call, because dynamo reads them too.
+    """
+    # Constant weights: oneDNN converts their layout once instead of in every call.
     options: dict[str, Any] = {"freezing": True}
     if mode.startswith("max-autotune"):
-        # Inductor's own matrix products alone: choosing by time between these and oneDNN's, two
-        # runs would round differently.
+        # Only inductor's matrix products: a choice between these and oneDNN's by their time would
+        # make two runs round differently.
         options |= {"max_autotune_gemm": True, "max_autotune_gemm_backends": "CPP"}
     return options
 
 
 def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method with code of its own: dynamo keeps what it compiled with the code, and weights are
-    constants in that."""
+    """Return a method with its own copy of the code object.
+
+    dynamo stores compiled code with the code object, and weights are constants in it.
+    """
     if not isinstance(function, MethodType):
         return function
     of = function.__func__
@@ -175,20 +193,34 @@ def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def depends_on(guards: Sequence[Any]) -> list[bool]:
-    """Which of dynamo's guards to check in every call: those on arguments. Modules and settings
-    never change under an engine, and looking at all of them takes longer than a pass over the
-    memory."""
+    """Return which of dynamo's guards to check in every call: those on arguments.
+
+    Modules and settings never change under an engine, and checking all guards takes longer than a
+    pass over the memory.
+    """
     return [not (guard.is_global or "self" in guard.name or "__" in guard.name) for guard in guards]
 
 
 def batch_of(args: Sequence[Any]) -> int:
-    """Environments in a call: those of its first tensor, 0 where there is none. Others are compiled
-    for anew."""
+    """Return the batch size of a call: that of its first tensor, 0 without tensors.
+
+    Every new size is compiled separately.
+    """
     return next((len(one) for one in args if isinstance(one, Tensor) and one.dim()), 0)
 
 
 class Compiled:
-    """A function through inductor; where that fails, the function itself, and it says so once."""
+    """A function compiled by inductor. If that fails, it warns once and runs uncompiled.
+
+    function: the function.
+    mode: inductor's mode.
+    device: the device that it runs on.
+    constant: whether weights never change after the first call. Otherwise new values may be copied
+    into them.
+    varying: axes whose size differs between calls, by the number of the argument. Other sizes are
+    compiled for.
+    instead: runs where inductor fails. By default it is the function itself.
+    """
 
     def __init__(
         self,
@@ -199,27 +231,22 @@ class Compiled:
         varying: Mapping[int, int] | None = None,
         instead: Callable[..., Any] | None = None,
     ) -> None:
-        """constant: whether the weights stay as they are at the first call; else new ones may be
-        copied into them. varying: of an argument (by number) the axis that has another size in
-        every call; other sizes are compiled for. instead: runs where inductor fails, by default the
-        function itself.
-        """
         self.plain, self.varying = instead or function, varying or {}
         self.options: dict[str, Any] = {}
         options: dict[str, Any] = {"mode": mode}
         if device.type == "cpu":
             function, self.options = own_code(function), cpu_options(mode) if constant else {}
-            # In one piece: a function that dynamo cut up would be slower than it looks, and say
-            # nothing.
+            # fullgraph: a graph break would make the function slower without a warning.
             options = {"fullgraph": True, "options": {"guard_filter_fn": depends_on}}
         self.compiled: Callable[..., Any] | None = torch.compile(
             function, dynamic=None if varying else False, **options
         )
         self._seen: set[int] = set()
-        # Beyond dynamo's limit it would silently run uncompiled.
+        # Above dynamo's limit functions silently run uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the compiled function, or the uncompiled one after a failure."""
         if self.compiled is not None:
             size = batch_of(args)
             new = size not in self._seen
@@ -243,7 +270,7 @@ class Compiled:
 
 
 def compiled_passes(mode: str, device: torch.device) -> Passes:
-    """The point memory's passes through inductor, for any number of slots."""
+    """Return the point memory's passes compiled by inductor, for any number of slots."""
 
     def compiled(function: Callable[..., Any], varying: Mapping[int, int]) -> Compiled:
         return Compiled(function, mode, device, varying=varying)
@@ -259,7 +286,7 @@ def compiled_passes(mode: str, device: torch.device) -> Passes:
 
 
 def compiled_between(mode: str, device: torch.device) -> Between:
-    """What the point memory computes between its kernels on a GPU, through inductor."""
+    """Return the compiled operations between the point memory's kernels on a GPU."""
     plain = Between()
     return Between(
         *(Compiled(function, mode, device) for function in (plain.view, plain.bounds, plain.points))
@@ -267,15 +294,17 @@ def compiled_between(mode: str, device: torch.device) -> Between:
 
 
 def total_memory(device: torch.device) -> int:
-    """Bytes of memory of a device, used or not."""
+    """Return the memory of a device in bytes, used or not."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of memory of a device that this process may still take: what is free, and what it holds
-    of a GPU in reserve."""
+    """Return the bytes of a device's memory that this process may still allocate.
+
+    They include what PyTorch has reserved on a GPU.
+    """
     if device.type == "cuda":
         return (
             int(torch.cuda.mem_get_info(device)[0])
@@ -286,21 +315,20 @@ def free_memory(device: torch.device) -> int:
 
 
 def compile_in_place(module: torch.nn.Module, device: torch.device) -> None:
-    """Have the module run through inductor, as its own ``compile`` does; where that fails, it says
-    so once and runs as it is.
+    """Compile the module in place, like its own ``compile``.
 
-    A few fixed shapes each: one piece of code for all of them, a dreaming copy's among them, would
-    be slower.
+    If inductor fails, it warns once and the module runs uncompiled. Each module is compiled for its
+    own few shapes: code shared by several modules or shapes would be slower.
     """
     module._compiled_call_impl = Compiled(module._call_impl, "default", device, constant=False)
 
 
 class GraphedStep:
-    """A step as a CUDA graph a batch size, on buffers of its own.
+    """A step as one CUDA graph per batch size, with its own buffers.
 
-    The state it returns lives in those buffers: going on from it overwrites it, and going on from
-    it twice is an error. A state from elsewhere is copied in. Two walks of the same size, both
-    still held, get a graph and buffers each. Transitions and frames are copies.
+    The returned state lives in these buffers. The next step overwrites it, and stepping from it
+    twice is an error. States from elsewhere are copied in. Two states of the same batch size that
+    are both in use get separate graphs and buffers. Transitions and frames are copies.
     """
 
     def __init__(self, step: Step) -> None:
@@ -309,11 +337,14 @@ class GraphedStep:
         self._spent: weakref.WeakValueDictionary[int, WorldState] = weakref.WeakValueDictionary()
 
     def __call__(self, state: WorldState, act: Tensor) -> tuple[WorldState, Transition]:
+        """Advance all worlds by one action; returns the new state and the transition.
+
+        Raises InvalidInputError for a state that was stepped from before.
+        """
         if self._spent.get(id(state)) is state:
             raise InvalidInputError(
-                "this state has been stepped from before, in place: keep state.clone() to go on "
-                "from it again, "
-                "or use engine='plain'"
+                "this state has been stepped from before, in place: keep state.clone() to step "
+                "from it again, or use engine='plain'"
             )
         key = (len(state), act.dtype, *act.shape[1:])
         found = self._captured.setdefault(key, [])
@@ -328,8 +359,10 @@ class GraphedStep:
         return captured(state, act)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
-        """``state.put``, within the buffers if they hold the state: costs what is put, however many
-        environments there are."""
+        """Replace some environments like ``state.put``, in place if the buffers hold the state.
+
+        The cost depends on the number of replaced environments only.
+        """
         captured = next(
             (c for found in self._captured.values() for c in found if c.newest() is state), None
         )
@@ -339,14 +372,16 @@ class GraphedStep:
         return captured.put(state, index, other)
 
     def own(self, state: WorldState) -> WorldState:
-        """The state outside the buffers, so that it outlives the next step."""
+        """Return the state outside the buffers, so that later steps do not overwrite it."""
         newest = any(c.newest() is state for found in self._captured.values() for c in found)
         return state.clone() if newest else state
 
 
 def capture_graph(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
-    """``run`` as a CUDA graph, after a few runs to warm up: what is returned replays it. It must
-    wait for nothing."""
+    """Capture ``run`` as a CUDA graph after a few warm-up runs; returns a function that replays it.
+
+    ``run`` must not synchronise with the host.
+    """
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
@@ -355,8 +390,7 @@ def capture_graph(run: Callable[[], Any], device: torch.device) -> Callable[[], 
     torch.cuda.current_stream(device).wait_stream(stream)
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    # What other threads do meanwhile, such as NCCL's, which looks after its processes, is no part
-    # of it.
+    # thread_local: calls of other threads, such as NCCL's watchdog, do not break the capture.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         run()
     return graph.replay
@@ -366,7 +400,7 @@ class _Captured:
     def __init__(self, step: Step, state: WorldState, act: Tensor) -> None:
         self.step, self.state, self.act = step, state.clone(), act.clone()
         self.newest: Callable[[], WorldState | None] = lambda: None
-        # Warm-up and capture go on in place; the first call copies the state in again.
+        # Warm-up and capture change the buffers; the first call copies the state in again.
         self.replay = self._capture()
 
     def _capture(self) -> Callable[[], Any]:
@@ -387,6 +421,7 @@ class _Captured:
         return after, transition
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
+        """Replace the environments ``index`` in the buffers by those of ``other``."""
         index = index.to(self.act.device)
         map_tensors(
             lambda mine, new: mine.index_copy_(0, index, new.to(mine.dtype)), self.state, other
@@ -400,7 +435,7 @@ class _Captured:
 
 
 def copy_in(buffer: Tensor, value: Tensor) -> Tensor:
-    """The buffer with that value, which may be the buffer itself."""
+    """Copy ``value`` into ``buffer``, unless they share memory; returns the buffer."""
     if buffer.data_ptr() != value.data_ptr():
         buffer.copy_(value)
     return buffer

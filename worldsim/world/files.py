@@ -1,10 +1,9 @@
-"""Worlds on disk: a folder with ``world.json`` and a sub-folder a module, by path, shipped name or
-hub repository.
+"""Worlds on disk: a folder with ``world.json`` and one sub-folder per module.
 
-``world.json`` (version 3) holds the config, the card, the SHA-256 of each module's files, and a
-checksum of its own. Version 1, which had no checksums, and version 2, whose config had other names
-(``steps``, ``context_level``), are read, too. Nothing in a world's folder is
-code, and only files inside it are read.
+Worlds are found by path, shipped name or hub repository. ``world.json`` (version 3) holds the
+config, the card, the SHA-256 of each module's files, and its own checksum. Version 1, without
+checksums, and version 2, whose config has old names (``steps``, ``context_level``), are also read.
+A world's folder contains no code, and only files inside it are read.
 """
 
 from __future__ import annotations
@@ -59,10 +58,10 @@ WORLD = "world.json"
 PLAIN_WEIGHTS, PACKED_WEIGHTS = "diffusion_pytorch_model.safetensors", "int8.safetensors"
 WORLDS_FOLDER = Path(__file__).parent.parent / "worlds"
 HUB = "hub:"
-"""What names of hub repositories begin with: ``hub:owner/name``, or ``hub:owner/name@revision``."""
+"""Prefix of hub repositories: ``hub:owner/name`` or ``hub:owner/name@revision``."""
 
 PUBLISHED = (".json", ".safetensors", ".png", ".webp")
-"""Suffixes of the files that are exchanged with the hub."""
+"""Suffixes of the files that are uploaded to and downloaded from the hub."""
 
 _REPOSITORY = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}")
 _REVISION = re.compile(r"[\w][\w./-]{0,127}")
@@ -75,11 +74,13 @@ def save_world(
     card: JsonObject,
     eight_bit: bool,
 ) -> Path:
-    """Write a world: see :meth:`worldsim.world.World.save_pretrained`. modules: by the names of
-    their folders.
+    """Write a world atomically, see :meth:`worldsim.world.World.save_pretrained`.
 
-    The folder is completed beside its place and renamed: whatever happens, the old world is there
-    or the new one.
+    The folder is written to a temporary place and renamed, so an interrupted save leaves the old
+    world.
+
+    modules: the trained parts by folder name.
+    eight_bit: whether weights are stored as int8.
     """
     folder = Path(folder)
     with replacing_folder(folder) as new:
@@ -101,14 +102,14 @@ def save_world(
     return folder
 
 
-def write_card(folder: Path, config: WorldConfig, card: JsonObject) -> None:
-    """Write a world's ``world.json``, with the checksums of the files that its modules have now."""
+def write_card(folder: Path, config: WorldConfig, card: dict[str, Any]) -> None:
+    """Write ``world.json`` with the current checksums of the world's module files."""
     values = {"format": FORMAT, "version": FORMAT_VERSION, "config": to_json(config), "card": card}
     write_sealed(folder / WORLD, {**values, "sha256": module_checksums(folder)})
 
 
 def module_checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file of a world's modules, by its path in the folder."""
+    """Return the SHA-256 of every file of a world's modules, by its path in the folder."""
     parts = sorted(path.parent for path in folder.glob("*/config.json"))
     return {
         path.relative_to(folder).as_posix(): sha256_of(path)
@@ -118,11 +119,14 @@ def module_checksums(folder: Path) -> dict[str, str]:
 
 
 def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder of a world: a path, a shipped one's name, or ``hub:owner/name``, which is
-    downloaded.
+    """Return the folder of a world.
 
-    revision: of the hub's repository, a commit, tag or branch; also as ``hub:owner/name@revision``.
-    Only a name that begins with ``hub:`` is ever asked of the hub. Raises NotFoundError.
+    name: a path, the name of a shipped world, or ``hub:owner/name``, which is downloaded. Only
+    names that start with ``hub:`` cause a request to the hub.
+    revision: commit, tag or branch of the hub repository; also given as
+    ``hub:owner/name@revision``.
+
+    Raises NotFoundError.
     """
     text = str(as_path(name)) if not isinstance(name, str) else name
     if text.startswith(HUB):
@@ -145,17 +149,20 @@ def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Pat
 
 
 def find_world_of_file(name: str, folder: Path, trusted: bool) -> str:
-    """The world that a file in ``folder`` names, as :func:`find_world` takes it: a shipped one, or
-    a folder inside that one.
+    """Return the world that a file in ``folder`` names, for :func:`find_world`.
 
-    trusted: allow other folders and hub repositories. Raises UntrustedFileError.
+    It must be a shipped world or a folder inside ``folder``.
+
+    trusted: allow other folders and hub repositories.
+
+    Raises UntrustedFileError.
     """
     if trusted:
         return name
     if name in shipped_worlds():
         return str(WORLDS_FOLDER / name)
     try:
-        # Absolute: a folder can have a name that looks like a hub's.
+        # Absolute, because a folder's name can look like a hub repository.
         path = inside(folder.resolve(), name)
         return str(path) if is_file(path / WORLD) else _refuse_world(name, folder)
     except DamagedFileError:
@@ -199,17 +206,16 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def require_repository(name: str) -> None:
-    """Raise InvalidInputError unless ``name`` is one of a repository of the hub."""
+    """Raise InvalidInputError unless ``name`` is a valid name of a hub repository."""
     if not _REPOSITORY.fullmatch(name):
         raise InvalidInputError(f"{name!r} names no repository of the hub: write owner/name")
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:
-    """Upload a folder to a repository of the hub, made if it is not there; returns the commit's
-    address.
+    """Upload a folder to a hub repository, created if missing; returns the commit's address.
 
-    Raises InvalidInputError for a name that is none, WorldsimError where the hub refuses or cannot
-    be reached.
+    Raises InvalidInputError for an invalid name, and WorldsimError if the hub refuses or cannot be
+    reached.
     """
     require_repository(repository)
     from huggingface_hub import HfApi
@@ -227,7 +233,7 @@ def upload(folder: Path, repository: str, private: bool = False) -> str:
 
 
 def hub_source(folder: Path) -> str | None:
-    """``hub:owner/name@commit`` of a folder in the hub's cache, None for any other folder."""
+    """Return ``hub:owner/name@commit`` for a folder in the hub's cache, None for other folders."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     # The cache's layout is documented: models--OWNER--NAME/snapshots/COMMIT.
@@ -242,7 +248,7 @@ def hub_source(folder: Path) -> str | None:
 
 
 def shipped_worlds() -> list[str]:
-    """Names of the worlds that come with worldsim."""
+    """Return the names of the worlds shipped with worldsim."""
     return sorted(p.parent.name for p in WORLDS_FOLDER.glob("*/world.json"))
 
 
@@ -250,10 +256,11 @@ def _list_shipped() -> str:
     return f"one of the shipped worlds: {', '.join(shipped_worlds()) or 'none'}"
 
 
-def read_card(path: Path) -> tuple[WorldConfig, JsonObject]:
-    """Config and card in a ``world.json``. Raises NotFoundError or DamagedFileError.
+def read_card(path: Path) -> tuple[WorldConfig, dict[str, Any]]:
+    """Read config and card of a ``world.json``.
 
-    The files that it has checksums of are compared with them; before anything is made of them.
+    The world's files are first compared with their checksums. Raises NotFoundError or
+    DamagedFileError.
     """
     meta = read_json(inside(path.parent, path.name))
     version = check_format(path, meta, FORMAT, FORMAT_VERSION)
@@ -271,12 +278,12 @@ def read_card(path: Path) -> tuple[WorldConfig, JsonObject]:
 
 
 def load_module(kind: Any, folder: Path) -> Any:
-    """A module from its folder: diffusers' layout, or int8 weights beside the same config.
+    """Load a module from its folder: diffusers' layout, or int8 weights beside the same config.
 
-    ``_same_as`` in the config names a shipped world whose module of that name it is, weights and
-    all: shipped worlds need not hold the same weights twice. Worlds that are saved hold all they
-    need. What the config claims must be what the file of weights holds, which is compared before
-    memory is taken. Raises NotFoundError or DamagedFileError.
+    ``_same_as`` in the config names a shipped world that has the same module with the same weights,
+    so that shipped worlds do not store weights twice. Saved worlds are complete. The shapes in the
+    config are compared with those in the weights file before memory is allocated. Raises
+    NotFoundError or DamagedFileError.
     """
     config = read_json(inside(folder.parent, f"{folder.name}/config.json"))
     if not isinstance(config, dict):
@@ -315,9 +322,11 @@ def load_module(kind: Any, folder: Path) -> Any:
     return module
 
 
-def _made(kind: Any, config: JsonMapping, source: Path, weights: Path) -> Any:
-    """A module of the settings in ``source``, with fresh weights, if the file ``weights`` holds
-    weights of its shapes."""
+def _made(kind: Any, config: Mapping[str, Any], source: Path, weights: Path) -> Any:
+    """Build a module from the settings in ``source``, with fresh weights.
+
+    Raises DamagedFileError unless the file ``weights`` holds weights of its shapes.
+    """
     settings = {k: v for k, v in config.items() if not k.startswith("_")}
     try:
         kind.check_settings(settings)

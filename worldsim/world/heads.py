@@ -1,4 +1,4 @@
-"""Heads: the pose that an action leads to (ego-motion), reward and termination."""
+"""Heads: ego-motion (the camera pose after an action), reward and termination."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from worldsim.memory.splat import MAP_CELL, MAP_CELLS
 from worldsim.state import where_rows
 
 HISTORY = 8
-"""Past motions and actions that the ego-motion head sees: enough for momentum and for turns that
-speed up."""
+"""Past motions and actions that the ego-motion head receives: enough for momentum and accelerating
+turns."""
 ALONG = (0.25, 0.5, 0.75, 1.0)
-"""Shares of the unhindered way at which the ego-motion head looks for what stops it: all of the way
-in equal parts."""
+"""Shares of the unobstructed motion at which the ego-motion head crops the map."""
 MIRRORED_MOTION = (-1.0, 1.0, 1.0, 1.0, -1.0, -1.0)
-"""Signs of a motion's mirror image, x turned round: those of a camera's motion and of one in world
-axes are alike."""
+"""Signs of a motion mirrored in x. They are the same in camera axes and in world axes."""
 CROP_CELLS = 16
-"""Cells a side of what it looks at there: 1.28 m, a person's width and a margin."""
+"""Side length of a crop in cells: 1.28 m, a person's width and a margin."""
 
 
 def to_world_axes(motion: Tensor, pose: Tensor) -> Tensor:
-    """A motion (..., 6) in the axes of the camera that it starts from, in world axes. pose: (...,
-    4, 4) of that camera."""
+    """Convert a motion (..., 6) from the axes of its start camera to world axes.
+
+    pose: (..., 4, 4) camera-to-world of the start camera.
+    """
     return _turn(motion, pose[..., :3, :3])
 
 
 def to_camera_axes(motion: Tensor, pose: Tensor) -> Tensor:
-    """Inverse of :func:`to_world_axes`."""
+    """Invert :func:`to_world_axes`."""
     return _turn(motion, pose[..., :3, :3].transpose(-1, -2))
 
 
@@ -45,26 +45,30 @@ def _turn(motion: Tensor, rotation: Tensor) -> Tensor:
 
 
 class EgoMotionHead(Module):
-    """The relative camera pose that an action leads to, walls and momentum included.
+    """Predicts the camera motion of an action, with collisions and momentum.
 
-    It works in world axes (z up) on a map of the surroundings that the scene memory draws: what is
-    behind and beside the camera stops it as well, and the collision boxes of many engines are
-    aligned with the axes. Momentum is in the last motions and the actions that caused them; from
-    these it first tells where nothing in the way would lead, then looks at the map along that way
-    and corrects itself. Motions are (b, ..., 6), metres and radians, in world axes.
+    It works in world axes (z up) on a top-down map of the surroundings from the scene memory,
+    because obstacles behind and beside the camera also block it, and the collision boxes of many
+    engines are aligned with the axes. Momentum is inferred from the last motions and actions. The
+    head first predicts the unobstructed motion, then crops the map along that motion and adds a
+    correction. Motions are (b, ..., 6) in metres and radians, in world axes.
+
+    actions: number of discrete actions; 0 for action vectors.
+    action_dim: size of an action vector.
+    hidden: width of the layers.
+    rank: inner size of wide layers, which are low-rank products of two matrices. 0 gives full
+    layers.
     """
 
     config: Any
     half_precision = ("unhindered.0.",)
-    """Not stored at 8 bits: rounding what past turns say of the next one, each step alike, would
-    add up."""
+    """Weights that are not stored at 8 bits: rounding errors in the effect of past turns on the
+    next turn would accumulate."""
 
     @register_to_config
     def __init__(
         self, actions: int = 7, action_dim: int = 0, hidden: int = 512, rank: int = 64
     ) -> None:
-        """hidden: width of the layers. rank: each wide layer is a product of two that meet in so
-        few numbers; 0 for plain ones."""
         super().__init__()
         self.width = actions or action_dim
         told = HISTORY * (6 + self.width) + 6 + 7 * self.width
@@ -82,8 +86,7 @@ class EgoMotionHead(Module):
             nn.Flatten(), _linear(48 * (CROP_CELLS // 4) ** 2, 96, rank),
         )  # fmt: skip
         self.correction = _mlp(128 + 96 * len(ALONG) + told + 6, hidden, 3, rank)
-        # Motions of a step have very different sizes along the six axes: the network works in these
-        # units.
+        # Motions differ in size between the six axes, so the network works in these units.
         self.register_buffer("scale", torch.full((6,), 0.1))
         self.scale: Tensor
 
@@ -95,13 +98,12 @@ class EgoMotionHead(Module):
     def normalise(
         self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The prediction and what it would be with nothing in the way, in units of ``scale``, each
-        (b, 6).
+        """Return the motion and the unobstructed motion, in units of ``scale``, each (b, 6).
 
         Arguments as in :meth:`forward`.
         """
         history = torch.cat([motion / self.scale, self._encode(acts)], -1).flatten(1)
-        # Which way the camera looks and which way is right; an action pushes along one of these.
+        # The camera's forward and right directions; actions push along one of these.
         directions = torch.cat([pose[:, :3, 2], pose[:, :3, 0]], -1).float()
         now = self._encode(act)
         push = (now[:, :, None] * directions[:, None]).flatten(1)
@@ -118,11 +120,13 @@ class EgoMotionHead(Module):
     def forward(
         self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor
     ) -> Tensor:
-        """around: (b, 2, 48, 48) uint8 (:meth:`worldsim.protocols.SceneMemory.surroundings`); pose:
-        (b, 4, 4) of the camera; motion: (b, 8, 6) and acts: (b, 8, ...) the past, oldest first;
-        act: (b, ...) the action now.
+        """Predict the motion (b, 6) of ``act``, in metres and radians, in world axes.
 
-        Returns the motion (b, 6) that ``act`` leads to.
+        around: (b, 2, 48, 48) uint8, see :meth:`worldsim.protocols.SceneMemory.surroundings`.
+        pose: (b, 4, 4) camera-to-world of the current camera.
+        motion: (b, 8, 6) past motions in world axes, oldest first.
+        acts: (b, 8, ...) past actions, oldest first.
+        act: (b, ...) the current action.
         """
         return self.normalise(around, pose, motion, acts, act)[0] * self.scale
 
@@ -141,16 +145,18 @@ def _mlp(inputs: int, hidden: int, depth: int, rank: int) -> nn.Sequential:
 
 
 def along_the_way(around: Tensor, way: Tensor) -> Tensor:
-    """Squares of a map around places on a straight way from its centre.
+    """Crop squares of a map at points on a straight line from its centre.
 
-    around: (b, c, 48, 48) float, rows from north to south. way: (b, 2) metres east and north.
-    Returns (b, k, c, 16, 16), one for each share of the way in :data:`ALONG`, bilinear; beyond the
-    map's edge there is nothing.
+    around: (b, c, 48, 48) float, rows from north to south.
+    way: (b, 2) metres east and north.
+
+    Returns (b, k, c, 16, 16), one crop for each share in :data:`ALONG`, sampled bilinearly. Cells
+    outside the map are 0.
     """
     b, c = around.shape[:2]
     half = MAP_CELLS * MAP_CELL / 2
     offset = (torch.arange(CROP_CELLS, device=around.device) + 0.5 - CROP_CELLS / 2) * MAP_CELL
-    # Made on the device: copying them from the host would make a GPU wait.
+    # Created on the device: a copy from the host would synchronise the GPU.
     along = (torch.arange(len(ALONG), device=around.device) + 1) * (1.0 / len(ALONG))
     # Sampling coordinates are in [-1, 1] from edge to edge, down the rows: south is positive.
     place = way.clamp(-half, half)[:, None] * along[:, None]
@@ -165,11 +171,14 @@ def along_the_way(around: Tensor, way: Tensor) -> Tensor:
 def quarter_turns(
     around: Tensor, pose: Tensor, motions: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Turn the second, third and last quarter of a batch by 90, 180 and 270 degrees about the
-    vertical.
+    """Rotate the second, third and last quarter of a batch by 90, 180 and 270 degrees.
 
-    A world turned by a quarter is as good a world: collision boxes that are aligned with the axes
-    stay so. around: (b, 2, n, n); pose: (b, 4, 4); motions: each (b, ..., 6) in world axes.
+    The axis is the vertical. Rotated worlds are valid training data, because collision boxes stay
+    aligned with the axes.
+
+    around: (b, 2, n, n) maps.
+    pose: (b, 4, 4) camera-to-world.
+    motions: each (b, ..., 6) in world axes.
     """
     size = -(-len(pose) // 4)
     quarter = torch.arange(len(pose), device=pose.device) // size
@@ -194,11 +203,17 @@ def quarter_turns(
 
 @dataclass(frozen=True)
 class Motions:
-    """Moments of recorded walks, for the ego-motion head to learn from; the first five as in its
-    ``forward``.
+    """Training data of the ego-motion head: steps of recorded episodes.
 
-    around: (b, 2, 48, 48) uint8. pose: (b, 4, 4). motion: (b, 8, 6), acts: (b, 8, ...), act: (b,
-    ...). target: (b, 6) the motion that ``act`` led to. Motions are in world axes.
+    The first five fields are the arguments of its ``forward``. Motions are in world axes, metres
+    and radians.
+
+    around: (b, 2, 48, 48) uint8.
+    pose: (b, 4, 4) camera-to-world.
+    motion: (b, 8, 6).
+    acts: (b, 8, ...).
+    act: (b, ...).
+    target: (b, 6), the motion of ``act``.
     """
 
     around: Tensor
@@ -215,10 +230,10 @@ def vary(
     mirror: tuple[int, ...] | None,
     forget: float = 0.1,
 ) -> Motions:
-    """Mirror half of the moments (discrete actions: ``mirror`` maps each to its mirror image), turn
-    three quarters of them.
+    """Augment training data by mirroring half of it and rotating three quarters of it.
 
-    forget: share of moments whose older half of the past is hidden, as after a reset.
+    mirror: the mirror image of each discrete action; None disables mirroring.
+    forget: share of rows whose older half of the past is hidden, as after a reset.
     """
     b, device = len(motions.pose), motions.pose.device
     if mirror is not None:
@@ -241,7 +256,7 @@ def vary(
 
 
 def _mirror(motions: Motions, flip: Tensor, mirror: Tensor) -> Motions:
-    """The world's mirror image has its x turned round, as the camera's has."""
+    """Mirror the rows where ``flip`` is True: x changes its sign in world and camera axes."""
     device = flip.device
     pose_sign = torch.tensor([-1.0, 1, 1, 1], device=device)
     sign = torch.tensor(MIRRORED_MOTION, device=device)
@@ -257,36 +272,38 @@ def _mirror(motions: Motions, flip: Tensor, mirror: Tensor) -> Motions:
 
 
 def usual_size(motion: Tensor) -> Tensor:
-    """How large motions usually are, (n, 6) to (6,): the ego-motion head's scale."""
+    """Return the typical size (6,) of motions (n, 6): the ego-motion head's scale."""
     far = motion[:, :3].norm(dim=1)
-    # Without the few longest, teleports among them.
+    # Excludes the longest motions, such as teleports.
     size = motion[far <= far.quantile(0.995)].std(0)
-    # The horizontal axes are alike; what hardly moves must not be blown up.
+    # Both horizontal axes share one scale; a minimum avoids amplifying axes without motion.
     return torch.cat([size[:2].mean().expand(2), size[2:]]).clamp(min=1e-2)
 
 
 class OutcomeHead(Module):
-    """Rewards and termination of the transition into a frame, from the dynamics' features (..., d)
-    of that frame.
+    """Predicts reward and termination of a transition from the features of its frame.
 
-    Whether a transition ends an episode may be decided by a draw, and its reward depends on that (a
-    penalty for dying): so there are two, of going on and of ending.
+    A transition may end the episode by a random draw, and its reward may depend on the result (a
+    penalty for dying). So the head predicts two rewards: if the episode continues and if it ends.
+
+    dim: d, the number of features.
+    hidden: width of the hidden layer.
+    on_end: whether endings have their own reward, and whether units are learned from the recording.
+    Older worlds have neither.
     """
 
     config: Any
 
     @register_to_config
     def __init__(self, dim: int = 256, hidden: int = 64, on_end: bool = False) -> None:
-        """on_end: with a reward of its own for endings, and with units learned from the recording;
-        older worlds have neither."""
         super().__init__()
         last = nn.Linear(hidden, 3 if on_end else 2)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.mlp = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.SiLU(), last)
         if on_end:
-            # Rewards of going on and of ending in the environment's units, and the logit of the
-            # recording's share of endings.
+            # Rewards of continuing and of ending in the environment's units, and the logit of the
+            # recording's share of terminations.
             self.register_buffer("offset", torch.zeros(2))
             self.register_buffer("scale", torch.ones(2))
             self.register_buffer("prior", torch.zeros(()))
@@ -295,15 +312,23 @@ class OutcomeHead(Module):
             self.prior: Tensor
 
     def normalise(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The rewards of going on and of ending (..., 2), in units of ``scale`` from ``offset``,
-        and the termination's logit."""
+        """Return the two rewards in units of ``scale`` from ``offset``, and the termination logit.
+
+        features: (..., d).
+
+        Returns (..., 2), if the episode continues and if it ends, and (...).
+        """
         out = self.mlp(features)
         if not self.config.on_end:
             return out[..., :1].expand(*out.shape[:-1], 2), out[..., 1]
         return out[..., :2], out[..., 2] + self.prior
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The rewards of going on and of ending (b, 2), in the environment's units, and the
-        termination's logit (b,)."""
+        """Return the two rewards in the environment's units, and the termination logit.
+
+        features: (b, d).
+
+        Returns (b, 2), if the episode continues and if it ends, and (b,).
+        """
         rewards, logit = self.normalise(features)
         return (self.offset + self.scale * rewards if self.config.on_end else rewards), logit

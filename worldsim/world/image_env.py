@@ -1,5 +1,7 @@
-"""Any Gymnasium environment as one that observes images: standard wrappers around it, chosen once
-and written down."""
+"""Image observations for any Gymnasium environment, with standard wrappers.
+
+The choice of wrappers is made once and saved with the recording.
+"""
 
 from __future__ import annotations
 
@@ -19,31 +21,31 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.types import Array, Env, JsonObject, Space
 
 MOST_PIXELS = 16_384
-"""Most rows or columns that images are resized to."""
+"""Largest number of rows or columns that images are resized to."""
 PATCH = 8
-"""Heights and widths that can be trained on are multiples of this: the patch of every preset."""
+"""Heights and widths for training are multiples of this, the patch of every preset."""
 REGISTERED_BY = {
     "Vizdoom": "vizdoom.gymnasium_wrapper",
     "ALE/": "ale_py",
     "MiniGrid-": "minigrid",
     "MiniWorld-": "miniworld",
 }
-"""Beginnings of well-known ids, and the module whose import registers them: the user need not write
-``module:Id``."""
+"""Prefixes of well-known ids and the module whose import registers them, so that users need not
+write ``module:Id``."""
 
 
 @dataclass(frozen=True)
 class PixelsConfig:
-    """How an environment's images become observations of a world's size."""
+    """How an environment's images are converted to observations of a world's size."""
 
     size: tuple[int, int] | None = None
-    """Height and width in pixels that images are resized to (area-averaged, whatever their shape
-    was); None leaves them."""
+    """Height and width in pixels to which images are resized by area averaging, without keeping the
+    aspect ratio. None keeps the size."""
     key: str | None = None
-    """Key of a Dict observation that holds the image; None where the observation is the image."""
+    """Key of the image in a Dict observation. None if the observation is the image."""
     render: bool = False
-    """Observe what ``render()`` shows, with ``render_mode="rgb_array"``, instead of the
-    observation."""
+    """Whether to observe the result of ``render()`` (with ``render_mode="rgb_array"``) instead of
+    the observation."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -61,8 +63,10 @@ class PixelsConfig:
 
 
 def require_trainable(size: Sequence[int], what: str) -> None:
-    """Raise InvalidInputError unless frames of this height and width can be trained on. what: shows
-    them, for the message."""
+    """Raise InvalidInputError unless frames of this height and width can be trained on.
+
+    what: name of the source of the frames, for the message.
+    """
     height, width = size
     if height % PATCH or width % PATCH or min(height, width) < PATCH:
         near = [max(PATCH, PATCH * round(n / PATCH)) for n in (height, width)]
@@ -74,15 +78,20 @@ def require_trainable(size: Sequence[int], what: str) -> None:
 
 
 def qualify(env_id: str) -> str:
-    """The id as ``module:Name-v0`` where its module is known, so that ``gymnasium.make`` finds it
-    in any process."""
+    """Return the id as ``module:Name-v0`` if its module is known.
+
+    ``gymnasium.make`` then finds it in any process.
+    """
     module = next((m for start, m in REGISTERED_BY.items() if env_id.startswith(start)), None)
     return env_id if module is None else f"{module}:{env_id}"
 
 
-def make_env(env_id: str, kwargs: JsonObject) -> Env:
-    """``gymnasium.make`` with worldsim's errors; ids of :data:`REGISTERED_BY` need no module in
-    front."""
+def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+    """Make an environment with ``gymnasium.make``, with worldsim's errors.
+
+    Ids of :data:`REGISTERED_BY` need no module prefix. Raises NotFoundError, MissingDependencyError
+    or InvalidInputError.
+    """
     try:
         return gym.make(qualify(env_id), disable_env_checker=True, **kwargs)
     except gym.error.UnregisteredEnv as error:
@@ -107,11 +116,15 @@ def make_env(env_id: str, kwargs: JsonObject) -> Env:
         raise InvalidInputError(f"{env_id} cannot be made with {kwargs!r}: {error}") from error
 
 
-def make_pixels(env_id: str, env_kwargs: JsonObject, pixels: PixelsConfig | None) -> Env:
-    """The environment, wrapped so that it observes ``Box(0, 255, (h, w, 3), uint8)`` images.
+def make_pixels(
+    env_id: str, env_kwargs: dict[str, Any], pixels: PixelsConfig | None
+) -> gym.Env[Any, Any]:
+    """Make the environment, wrapped to observe ``Box(0, 255, (h, w, 3), uint8)`` images.
 
-    pixels: how, as :func:`find_pixels` tells; None for an environment that observes such images
-    already. Images may be (h, w, 3), (h, w, 1) or (h, w), uint8. Raises NotFoundError,
+    pixels: the result of :func:`find_pixels`; None for an environment that already observes such
+    images.
+
+    Source images may be (h, w, 3), (h, w, 1) or (h, w), uint8. Raises NotFoundError,
     InvalidInputError or MissingDependencyError.
     """
     if pixels is None:
@@ -133,12 +146,15 @@ def find_pixels(
     key: str | None = None,
     render: bool = False,
 ) -> PixelsConfig | None:
-    """What :func:`make_pixels` needs for this environment; None where it observes (h, w, 3) uint8
-    images of that size already.
+    """Return the settings of :func:`make_pixels` for an environment.
 
-    size: wanted height and width, None for the environment's own. key: of a Dict observation,
-    needed where several parts of it are images. render: observe what is rendered. Raises
-    InvalidInputError if there is no image to be had, saying what there is.
+    They are None if it already observes (h, w, 3) uint8 images of the requested size.
+
+    size: requested height and width; None keeps the environment's own.
+    key: key of a Dict observation, required if several entries are images.
+    render: observe the rendered image.
+
+    Raises InvalidInputError if the environment has no image; the message lists what it has.
     """
     if render:
         return PixelsConfig(size, key, render=True)
@@ -197,21 +213,21 @@ def _wrap(env: Env, env_id: str, pixels: PixelsConfig) -> Env:
     return env if env.observation_space.shape[2:] == (3,) else InColour(env)  # type: ignore[index]
 
 
-# Of Gymnasium's own wrappers, an environment's spec cannot keep the functions and tuples that some
-# take, nor, in older versions, what AddRenderObservation takes.
+# An environment's spec cannot store the functions and tuples that some of Gymnasium's wrappers
+# take, nor, in older versions, the arguments of AddRenderObservation.
 
 
 class Rendered(AddRenderObservation):
-    """The environment observes what it renders."""
+    """Observes the rendered image."""
 
-    def __init__(self, env: Env) -> None:
-        # The first to record is the one that counts.
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        # Only the first recorded arguments count.
         RecordConstructorArgs.__init__(self)
         super().__init__(env, render_only=True)
 
 
 class Part(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
-    """The environment observes the part ``key`` of its Dict observation."""
+    """Observes the entry ``key`` of a Dict observation."""
 
     def __init__(self, env: Env, key: str) -> None:
         RecordConstructorArgs.__init__(self, key=key)
@@ -220,18 +236,19 @@ class Part(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
         self.observation_space = env.observation_space[key]  # type: ignore[index]
 
     def observation(self, observation: Any) -> Array:
+        """Return the entry ``key``."""
         return observation[self.key]
 
 
 class Resized(ResizeObservation):
-    """The environment's images have the height and width ``shape``, area-averaged."""
+    """Resizes images to the height and width ``shape`` by area averaging."""
 
     def __init__(self, env: Env, shape: tuple[int, int]) -> None:
         super().__init__(env, tuple(shape))  # type: ignore[arg-type]
 
 
 class InColour(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
-    """Grey images (h, w) or (h, w, 1) as (h, w, 3)."""
+    """Converts grey images (h, w) or (h, w, 1) to (h, w, 3)."""
 
     def __init__(self, env: Env) -> None:
         RecordConstructorArgs.__init__(self)
@@ -240,19 +257,22 @@ class InColour(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
         self.observation_space = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
 
     def observation(self, observation: Array) -> Array:
+        """Return the image with three equal channels."""
         return np.repeat(observation.reshape(*observation.shape[:2], 1), 3, axis=2)
 
 
 def _is_image(space: Space) -> bool:
     if not isinstance(space, gym.spaces.Box) or space.dtype != np.uint8:
         return False
-    # Rows of bytes, such as an Atari machine's memory, are no image; nor are stacks of frames.
+    # Byte vectors, such as an Atari machine's RAM, and stacks of frames are not images.
     return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3))
 
 
-def _symbols_of(env: Env) -> set[tuple[int, int]]:
-    """Sizes of images that hold MiniGrid's symbols (kind, colour and state of each cell), not
-    colours: a number for each cell."""
+def _symbols_of(env: gym.Env[Any, Any]) -> set[tuple[int, int]]:
+    """Return the sizes of images that hold MiniGrid's symbols instead of colours.
+
+    Symbols are the kind, colour and state of each cell, so such an image has one pixel per cell.
+    """
     grid = env.unwrapped
     view, width, height = (
         getattr(grid, name, None) for name in ("agent_view_size", "width", "height")
@@ -265,8 +285,7 @@ def _symbols_of(env: Env) -> set[tuple[int, int]]:
 def _require_picture(
     env_id: str, space: Space, symbols: set[tuple[int, int]], modes: list[str]
 ) -> None:
-    """Raise InvalidInputError for an image whose numbers are symbols, or that is too small to show
-    anything."""
+    """Raise InvalidInputError for an image of symbols or one that is too small."""
     assert space.shape is not None
     height, width = space.shape[:2]
     if (height, width) not in symbols and min(height, width) >= PATCH:
@@ -304,16 +323,20 @@ def _choose(images: list[str], modes: list[str]) -> str:
     return f"no uint8 image (h, w, 3), (h, w, 1) or (h, w) is among it; {advice}"
 
 
-def as_dict(pixels: PixelsConfig | None) -> JsonObject | None:
-    """The config as plain values for ``dataset.json``."""
+def as_dict(pixels: PixelsConfig | None) -> dict[str, Any] | None:
+    """Return the config as plain values for ``dataset.json``."""
     if pixels is None:
         return None
     return dataclasses.asdict(pixels) | {"size": None if pixels.size is None else list(pixels.size)}
 
 
 def to_pixels(observations: Any, pixels: PixelsConfig) -> Array:
-    """Stored observations (t, h, w, 3) uint8, or a dict of such, as :func:`make_pixels` would have
-    shown them."""
+    """Convert stored observations to the images that :func:`make_pixels` would give.
+
+    observations: (t, h, w, 3) uint8, or a dict of such arrays.
+
+    Returns (t, height, width, 3) uint8.
+    """
     images = np.asarray(observations[pixels.key] if pixels.key is not None else observations)
     if pixels.size is None or images.shape[1:3] == pixels.size:
         return images

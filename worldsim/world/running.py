@@ -1,4 +1,4 @@
-"""How an engine runs a world's step: number format, compilation, CUDA graphs, around the step."""
+"""A world's step under an engine: number format, compilation and CUDA graphs."""
 
 from __future__ import annotations
 
@@ -26,9 +26,12 @@ from worldsim.world.step import Aim, Predict, Step
 
 
 class RunningStep:
-    """A world's step under an engine. It holds no states.
+    """A world's step run by an engine. It holds no states.
 
     With CUDA graphs it works in place: see :meth:`worldsim.world.World.with_engine`.
+
+    plain: the step as its parts compute it.
+    engine: how it is run.
     """
 
     def __init__(self, plain: Step, engine: EngineConfig) -> None:
@@ -47,8 +50,8 @@ class RunningStep:
     def step(
         self, state: WorldState, act: Tensor, pose: Tensor | None = None
     ) -> tuple[WorldState, Transition]:
-        """See :meth:`worldsim.world.World.step`."""
-        # What the step before compiled is all that it needed.
+        """Advance all worlds by one action, see :meth:`worldsim.world.World.step`."""
+        # The previous step has compiled everything that it needs.
         COMPILING.done()
         state = self._cast(state)
         if self.graphed is None:
@@ -58,32 +61,35 @@ class RunningStep:
         return self.parts(self.graphed.own(state), act, pose)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
-        """See :meth:`worldsim.world.World.put`."""
+        """Replace some environments, see :meth:`worldsim.world.World.put`."""
         if self.graphed is None:
             return state.put(index, other)
         return self.graphed.put(state, index, other)
 
     def own(self, state: WorldState) -> WorldState:
-        """See :meth:`worldsim.world.World.own`."""
+        """Return a state that later steps do not change, see :meth:`worldsim.world.World.own`."""
         return state if self.graphed is None else self.graphed.own(state)
 
     @torch.no_grad()
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
-        """See :meth:`worldsim.world.World.observe`."""
+        """Advance all worlds by a given frame, see :meth:`worldsim.world.World.observe`."""
         return self.parts.observe(self.own(self._cast(state)), act, frame)
 
     @torch.no_grad()
     def edit(self, state: WorldState, memory: Any) -> WorldState:
-        """See :meth:`worldsim.world.World.edit`."""
+        """Replace the memory, see :meth:`worldsim.world.World.edit`."""
         return edit_memory(self.parts, self.own(state), memory)
 
     @torch.no_grad()
     def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
-        """See :meth:`worldsim.world.World.predict_motion`."""
+        """Predict the motion, see :meth:`worldsim.world.World.predict_motion`."""
         return self.parts.predict_motion(state, act)
 
     def _cast(self, state: WorldState) -> WorldState:
-        """The state with its context in the engine's number format: it may be another engine's."""
+        """Return the state with its context in this engine's dtype.
+
+        The state may come from another engine.
+        """
         dynamics = self.parts.dynamics
         if not isinstance(dynamics, NetworkDynamics):
             return state
@@ -96,15 +102,17 @@ class RunningStep:
 def _with_network(
     step: Step, network: nn.Module, forward: Compiled | None = None, in_place: bool = False
 ) -> Step:
-    """The step whose dynamics run ``network``."""
+    """Return the step with dynamics that run ``network``."""
     dynamics: Any = step.dynamics
     dynamics = dynamics.with_network(network, forward, in_place)
     return dataclasses.replace(step, dynamics=dynamics, predict=Predict(dynamics, step.outcome))
 
 
 def _is_one_piece(step: Step, engine: EngineConfig) -> bool:
-    """Whether everything between the memory's passes is compiled together: its many small
-    operations cost as much as the network."""
+    """Return whether everything between the memory's passes is compiled together.
+
+    Its many small operations cost as much as the network.
+    """
     dynamics = step.dynamics
     return (
         engine.whole and isinstance(dynamics, NetworkDynamics) and dynamics.num_inference_steps == 1
@@ -112,14 +120,14 @@ def _is_one_piece(step: Step, engine: EngineConfig) -> bool:
 
 
 def _compile(step: Step, network: Any, engine: EngineConfig) -> Step:
-    """The step with compiled parts. Where inductor fails at a part, the part runs as it is."""
+    """Return the step with compiled parts. Parts that inductor cannot compile run uncompiled."""
     mode, device = engine.compile, step.device
     if network is None:
-        tell_once(f"{type(step.dynamics).__name__} has no network to compile: it runs as it is")
+        tell_once(f"{type(step.dynamics).__name__} has no network to compile: it runs uncompiled")
         return step
     if device.type == "cuda":
         return _with_network(step, network, Compiled(network.forward, mode, device))
-    # Forms of the layers that inductor makes faster code of.
+    # Variants of the layers that inductor compiles to faster code.
     fast = for_inductor(network)
     if not _is_one_piece(step, engine):
         forward = Compiled(fast.forward, mode, device, instead=network.forward)
@@ -134,7 +142,7 @@ def _compile(step: Step, network: Any, engine: EngineConfig) -> Step:
 
 
 def _own_states(step: Step, network: Any, engine: EngineConfig) -> Step:
-    """The step for a caller that owns its states: memory and cache are changed in place."""
+    """Return the step for a caller that owns its states: memory and cache are changed in place."""
     mode, device = engine.compile, step.device
     one_piece = bool(mode) and network is not None and _is_one_piece(step, engine)
     between = compiled_between(mode, device) if one_piece else None
@@ -152,8 +160,8 @@ def _own_states(step: Step, network: Any, engine: EngineConfig) -> Step:
     return dataclasses.replace(
         owning,
         aim=_compile_aim(step, mode),
-        # Where inductor fails at the whole, the network is compiled alone.
-        predict=Compiled(together.__call__, mode, device, instead=owning.predict),
+        # If inductor fails to compile all of it, only the network is compiled.
+        predict=Compiled(together, mode, device, instead=owning.predict),
     )
 
 

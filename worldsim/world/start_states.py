@@ -1,5 +1,4 @@
-"""What a world begins from: start scenes, checked, and the states that have taken them in, kept for
-the next reset."""
+"""Start states of a world: start scenes are validated, ingested and cached for later resets."""
 
 from __future__ import annotations
 
@@ -31,22 +30,24 @@ from worldsim.world.running import RunningStep
 from worldsim.world.step import Step
 
 KEPT_STARTS = 64
-"""Start scenes whose state is kept on a GPU at least, so that the next reset to one of them is a
-copy."""
+"""Smallest number of start states cached on a GPU, so that a reset to one of them is a copy."""
 STARTS_SHARE = 0.04
-"""Share of a GPU's memory that kept states may take beyond that: agents learn from hundreds of
-starts."""
+"""Share of a GPU's memory for further cached states, since agents learn from hundreds of starts."""
 STARTS_BYTES = 20 * 2**20
-"""Bytes of kept states on a CPU: five of freedoom-tiny. Making one again takes as long as ten
-steps, and a process whose memory grows with every new start for hours would look like a leak."""
+"""Bytes of cached states on a CPU: five of freedoom-tiny. Ingesting a start takes as long as ten
+steps. A larger cache would make the process's memory grow for hours, like a leak."""
 TOGETHER = 32
-"""Start scenes that a GPU takes in at once, where their states are to be made and take little of
-its memory: always so many, the last one repeated, since a result may depend on its batch's size but
-not on its neighbours."""
+"""Start scenes that a GPU ingests in one batch, if there is enough memory. The batch size is fixed
+(the last scene is repeated), since a result may depend on the batch size but not on the other
+rows."""
 
 
 class StartStates:
-    """The states of start scenes, those of named ones kept. running: the step of their world."""
+    """The states of start scenes. States of named scenes are cached.
+
+    running: the step of their world.
+    action_space: the world's action space, for error messages.
+    """
 
     def __init__(self, running: RunningStep, action_space: Space) -> None:
         self.running, self.action_space = running, action_space
@@ -59,8 +60,7 @@ class StartStates:
 
     @cached_property
     def most(self) -> int:
-        """How many start scenes' states are kept at most; on a CPU, fewer where they remember
-        much."""
+        """Largest number of cached start states. On a CPU large memories reduce it further."""
         if self.running.parts.device.type == "cpu":
             blank = self.running.parts.blank(1)
             return max(1, STARTS_BYTES // (bytes_of(blank) - bytes_of(blank.memory)))
@@ -68,15 +68,14 @@ class StartStates:
 
     @cached_property
     def _room(self) -> int:
-        """How many states :data:`STARTS_SHARE` of the memory holds."""
+        """Number of states that :data:`STARTS_SHARE` of the memory holds."""
         step = self.running.parts
         return int(STARTS_SHARE * total_memory(step.device)) // bytes_of(step.blank(1))
 
     @cached_property
     def together(self) -> int:
-        """How many start scenes are taken in at once: on a GPU that has the memory for it,
-        several."""
-        # Twice: the states before and after a frame.
+        """Number of start scenes ingested in one batch: several on a GPU with enough memory."""
+        # Twice, for the states before and after a frame.
         return (
             TOGETHER
             if self.running.parts.device.type == "cuda" and self._room >= 2 * TOGETHER
@@ -84,11 +83,11 @@ class StartStates:
         )
 
     def states(self, scenes: Sequence[SceneStart]) -> list[WorldState]:
-        """Batches of one, each of which has taken in a scene's frames. Named scenes are kept: a
-        reset then is a copy.
+        """Return one state for each scene, each a batch of one.
 
-        The frames' context noise is keyed by seed 0, not by the environment's seed, so that the
-        state is the same for all.
+        A state includes all frames of its scene. States of named scenes are cached, so a later
+        reset is a copy. The frames' context noise uses seed 0 instead of the environment's seed, so
+        that the state is the same for all environments.
         """
         found: dict[int, WorldState] = {}
         missing: dict[Any, list[SceneStart]] = {}
@@ -98,7 +97,7 @@ class StartStates:
             if key is not None and key in self._states:
                 found[id(scene)] = self._whole(self._states[key])
             else:
-                # Memories differ in size: a scene that brings one is alone.
+                # Memories differ in size, so a scene with a memory is ingested alone.
                 given = tuple(
                     x is not None for x in (scene.inverse_depth, scene.pose, scene.intrinsics)
                 )
@@ -115,8 +114,10 @@ class StartStates:
         return [found[id(scene)] for scene in scenes]
 
     def _taken_in(self, scenes: Sequence[SceneStart]) -> WorldState:
-        """The state of scenes with as many frames each; of several, none has a memory of its
-        own."""
+        """Ingest scenes with the same number of frames in one batch.
+
+        Only a single scene may have a memory of its own.
+        """
         step, first = self.running.parts, scenes[0]
         joined: list[SceneStart] = [
             map_tensors(
@@ -144,16 +145,15 @@ class StartStates:
             if isinstance(step.memory, PadsMemory):
                 memory = step.memory.pad(memory)
             state = dataclasses.replace(state, memory=memory)
-        # Start frames count up to step 0, so the first generated frame's randomness is that of step
-        # 0.
+        # Start frames have negative steps, so the first generated frame uses the random numbers of
+        # step 0.
         state = dataclasses.replace(state, frame=frames[0], step=state.step - len(frames))
         for t, frame in enumerate(frames):
             state = self.running.observe(state, scene.act[:, t].to(state.act.dtype), frame)
         return state
 
     def _keep(self, scene: SceneStart, state: WorldState) -> None:
-        """Keep the state of a named scene, in place of the one kept longest if there are too
-        many."""
+        """Cache the state of a named scene; drops the oldest states if there are too many."""
         key = self._key_of(scene)
         if key is None or key in self._states:
             return
@@ -164,26 +164,28 @@ class StartStates:
         self._states[key] = state
 
     def _too_many(self) -> bool:
-        """Whether one state more is more than may be kept. It is among the bytes already."""
+        """Return whether the cache is full. The new state's bytes are already counted."""
         if self.running.parts.device.type == "cpu":
             return self._bytes > STARTS_BYTES
         return len(self._states) >= self.most
 
     def _whole(self, state: WorldState) -> WorldState:
-        """Inverse of :func:`_compact`."""
+        """Invert :func:`_compact`."""
         memory = self.running.parts.memory
         if not isinstance(state.memory, Points) or not isinstance(memory, PadsMemory):
             return state
         return dataclasses.replace(state, memory=memory.pad(state.memory))
 
     def check(self, scene: SceneStart) -> None:
-        """See :meth:`worldsim.world.World.check_start`."""
+        """Validate a scene, see :meth:`worldsim.world.World.check_start`."""
         if not self._is_known(scene):
             check_start(scene, self.running.parts, self.action_space)
 
     def _key_of(self, scene: SceneStart) -> tuple[str, str] | None:
-        """Name and content of a named scene: frames of the same name may be other frames. Told once
-        an object."""
+        """Return name and checksum of a named scene, computed once for each object.
+
+        Scenes of the same name may have different frames.
+        """
         if not scene.name:
             return None
         if not self._is_known(scene):
@@ -198,21 +200,25 @@ class StartStates:
 
 
 def _compact(state: WorldState) -> WorldState:
-    """The state without the unused end of a point memory, which is most of it after a few frames.
-    On a GPU, the state itself."""
+    """Return the state without the unused slots of a point memory.
+
+    After a few frames most slots are unused. On a GPU all slots are kept.
+    """
     memory = state.memory
     if not isinstance(memory, Points):
         return state
     used = beginning(memory)
-    # Bit by bit the same when it is padded again, or it is not worth it.
+    # Only if padding restores it bit for bit.
     if any(bool(x[..., used.capacity :].any()) for x in flatten(memory).values()):
         return state
     return dataclasses.replace(state, memory=map_tensors(torch.clone, used))
 
 
-def check_start(scene: SceneStart, step: Step, action_space: Space) -> None:
-    """Raise InvalidInputError (or MissingGeometryError) unless a world can start from ``scene``,
-    saying what is wrong."""
+def check_start(scene: SceneStart, step: Step, action_space: gym.Space[Any]) -> None:
+    """Raise InvalidInputError or MissingGeometryError unless a world can start from ``scene``.
+
+    The error names the problem.
+    """
     n, t, who = step.dynamics.spec, len(scene.rgb), f"start {scene.name or 'frames'}"
     _require(who, "rgb", scene.rgb, (torch.uint8,), (t, 3, n.height, n.width))
     kinds = (torch.int64, torch.int32) if n.actions else (torch.float32, torch.float64)

@@ -1,4 +1,4 @@
-"""A world's step: aim the camera, look into the memory, predict the frame, remember it."""
+"""A world's step: move the camera, render the memory, predict the frame, update the memory."""
 
 from __future__ import annotations
 
@@ -29,11 +29,16 @@ class Aim:
     def __call__(
         self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The next camera's pose (b, 4, 4), snapped, and the motion to it (b, 6) in the axes of
-        ``pose``.
+        """Predict the next camera pose.
 
-        around: (b, 2, 48, 48) uint8, the map of the surroundings of ``pose`` (b, 4, 4). motion:
-        (b, 8, 6) and acts: (b, 8, ...), the past.
+        around: (b, 2, 48, 48) uint8, the map of the surroundings of ``pose``.
+        pose: (b, 4, 4) camera-to-world of the current camera.
+        motion: (b, 8, 6) past motions in world axes.
+        acts: (b, 8, ...) past actions.
+        act: (b, ...) the current action.
+
+        Returns the next pose (b, 4, 4), snapped, and the motion to it (b, 6) in the axes of
+        ``pose``.
         """
         motion = to_camera_axes(self.ego_motion(around, pose, motion, acts, act), pose)
         following = move(pose, motion)
@@ -48,8 +53,11 @@ class Predict:
     outcome: OutcomeHead
 
     def __call__(self, context: Any, inputs: StepInputs) -> tuple[Prediction, Tensor, Tensor, Any]:
-        """The prediction, its rewards (b, 2) if the episode continues and if it ends, the
-        termination's logit (b,), and the context that holds the frame."""
+        """Predict the next frame with its rewards and termination.
+
+        Returns the prediction, the rewards (b, 2) if the episode continues and if it ends, the
+        termination logit (b,), and the context that includes the frame.
+        """
         prediction, context = self.dynamics.predict(context, inputs)
         rewards, logit = self.outcome(prediction.features)
         return prediction, rewards, logit, context
@@ -57,10 +65,10 @@ class Predict:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One step of a world, from its parts: state in, state out.
+    """One step of a world: state in, state out.
 
-    An engine replaces ``memory``, ``aim`` and ``predict`` by faster ones
-    (:mod:`worldsim.world.running`); what they compute stays the same.
+    An engine replaces ``memory``, ``aim`` and ``predict`` by faster versions
+    (:mod:`worldsim.world.running`) that compute the same.
     """
 
     config: WorldConfig
@@ -80,7 +88,10 @@ class Step:
         ego_motion: EgoMotionHead | None,
         outcome: OutcomeHead,
     ) -> Step:
-        """The step as the parts compute it themselves. ego_motion: None without geometry."""
+        """Build the step from its parts, without an engine.
+
+        ego_motion: None without geometry.
+        """
         aim: Any = None if ego_motion is None else Aim(ego_motion)
         predict = Predict(dynamics, outcome)
         return cls(config, dynamics, memory, ego_motion, outcome, aim, predict)
@@ -88,8 +99,10 @@ class Step:
     def __call__(
         self, state: WorldState, act: Tensor, pose: Tensor | None = None
     ) -> tuple[WorldState, Transition]:
-        """The state after one action, and what the step gives: see
-        :meth:`worldsim.world.World.step`."""
+        """Return the state after one action and the transition.
+
+        See :meth:`worldsim.world.World.step`.
+        """
         inputs = self.inputs(state, act, pose)
         prediction, rewards, logit, context = self.predict(state.context, inputs)
         term = self.draw_terminations(logit, state)
@@ -114,9 +127,11 @@ class Step:
         pose: Tensor | None = None,
         purpose: Purpose = Purpose.NOISE,
     ) -> StepInputs:
-        """What the next frame is predicted from: the next camera and what the memory shows there.
+        """Return the inputs of the next prediction: the next camera and the memory's view there.
 
-        pose: (b, 4, 4) imposes the next camera; by default the ego-motion head predicts it.
+        act: (b,) int64 or (b, n) float32.
+        pose: (b, 4, 4) imposes the next camera. By default the ego-motion head predicts it.
+        purpose: part of the key of the random numbers.
         """
         last, view = state.frame, None
         motion = torch.zeros(len(state), 6, device=state.seed.device)
@@ -137,8 +152,10 @@ class Step:
     def advance(
         self, state: WorldState, inputs: StepInputs, frame: Frame, context: Any
     ) -> WorldState:
-        """The state after ``frame``: context, memory and heads see what the step emits, nothing
-        else."""
+        """Return the state after ``frame``.
+
+        Context, memory and heads receive the emitted frame only.
+        """
         memory, motion = state.memory, inputs.motion
         if frame.pose is not None:
             assert state.frame.pose is not None
@@ -157,7 +174,7 @@ class Step:
         )
 
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
-        """The state after a given frame: see :meth:`worldsim.world.World.observe`."""
+        """Return the state after a given frame, see :meth:`worldsim.world.World.observe`."""
         frame = self.check_frame(frame)
         inputs = self.inputs(state, act, frame.pose)
         frame = dataclasses.replace(frame, pose=inputs.pose)
@@ -165,7 +182,7 @@ class Step:
         return self.advance(state, inputs, frame, context)
 
     def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
-        """The camera's motion: see :meth:`worldsim.world.World.predict_motion`."""
+        """Predict the camera's motion, see :meth:`worldsim.world.World.predict_motion`."""
         pose = state.frame.pose
         if self.ego_motion is None or pose is None:
             return torch.zeros(len(state), 6, device=state.seed.device)
@@ -173,7 +190,10 @@ class Step:
         return to_camera_axes(self.ego_motion(around, pose, state.motion, state.act, act), pose)
 
     def draw_terminations(self, logit: Tensor, state: WorldState) -> Tensor:
-        """Which worlds terminate, (b,) bool, from the termination's logit (b,)."""
+        """Return which worlds terminate, (b,) bool.
+
+        logit: (b,), of the termination probability.
+        """
         if not self.config.has_terminations:
             return torch.zeros_like(logit, dtype=torch.bool)
         if self.config.termination == Termination.THRESHOLD:
@@ -181,8 +201,10 @@ class Step:
         return uniform(state.seed, state.step, Purpose.HEADS, (1,))[:, 0] < torch.sigmoid(logit)
 
     def surroundings(self, state: WorldState) -> Tensor:
-        """The map that the ego-motion head sees, (b, 2, 48, 48) uint8: the memory's, or the newest
-        frame's where there is no memory."""
+        """Return the map that the ego-motion head receives, (b, 2, 48, 48) uint8.
+
+        It comes from the memory, or from the newest frame for a world without memory.
+        """
         assert state.frame.pose is not None
         if remembers(self.memory):
             return self.memory.surroundings(state.memory, state.frame.pose)
@@ -196,20 +218,20 @@ class Step:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return next(self.outcome.parameters()).device
 
     def camera(self, pose: Tensor, intrinsics: Tensor) -> Camera:
-        """The camera of a frame at ``pose``."""
+        """Return the camera of a frame at ``pose``."""
         return Camera(pose, intrinsics, self.dynamics.spec.height, self.dynamics.spec.width)
 
     def render(self, state: WorldState, memory: Any) -> MemoryView:
-        """What ``memory`` shows at the newest frame's camera."""
+        """Render ``memory`` at the newest frame's camera."""
         assert state.frame.pose is not None
         return self.memory.render(memory, self.camera(state.frame.pose, state.intrinsics))
 
     def blank(self, batch: int) -> WorldState:
-        """States that have seen nothing: see :meth:`worldsim.world.World.blank`."""
+        """Return empty states, see :meth:`worldsim.world.World.blank`."""
         spec, device = self.dynamics.spec, self.device
         kind = torch.int64 if spec.actions else torch.float32
         act = (batch, HISTORY) if spec.actions else (batch, HISTORY, spec.action_dim)
@@ -234,8 +256,10 @@ class Step:
         )
 
     def check_frame(self, frame: Frame) -> Frame:
-        """The frame with a snapped pose. Raises InvalidInputError or MissingGeometryError for one
-        that does not fit this world."""
+        """Return the frame with a snapped pose.
+
+        Raises InvalidInputError or MissingGeometryError for a frame that does not fit this world.
+        """
         size = (3, self.dynamics.spec.height, self.dynamics.spec.width)
         if frame.rgb.dtype != torch.uint8 or frame.rgb.shape[1:] != size:
             raise InvalidInputError(

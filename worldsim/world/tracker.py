@@ -1,5 +1,4 @@
-"""What an agent that acts in the real twin knows: a world that is told the true frames as they
-come, to plan in."""
+"""Tracking of a world's state from the true frames of its real twin, for planning."""
 
 from __future__ import annotations
 
@@ -18,12 +17,12 @@ from worldsim.world.world import World
 
 
 class Belief:
-    """A world's state kept up with a walk in its real twin, for model-predictive control.
+    """A world's state that follows an episode in its real twin, for model-predictive control.
 
-    ``start`` with what ``reset`` gave, ``see`` what each step gave; :attr:`state` is then what the
-    world makes of it (a batch of one), and planners take the belief as what they plan in. Raises
-    InvalidInputError for frames that do not fit the world, MissingGeometryError where pose or depth
-    are missing and the world needs them.
+    Call :meth:`start` with the result of ``reset`` and :meth:`see` with the result of each step.
+    :attr:`state` is then the world's state (a batch of one), and planners accept the belief as
+    their model. Methods raise InvalidInputError for frames that do not fit the world, and
+    MissingGeometryError if the world needs pose or depth and ``info`` has none.
     """
 
     def __init__(self, world: World) -> None:
@@ -37,17 +36,19 @@ class Belief:
 
     @property
     def state(self) -> WorldState:
-        """What is known now, a batch of one."""
+        """The current state, a batch of one."""
         if self._state is None:
             raise InvalidInputError(
-                "this belief has seen nothing yet: call start(obs, info) with what reset gave"
+                "this belief has seen nothing yet: call start(obs, info) with the result of reset"
             )
         return self._state
 
     @property
     def pose(self) -> Tensor:
-        """(4, 4) float32 camera-to-world of the newest frame. MissingGeometryError for a world
-        without poses."""
+        """Camera-to-world pose of the newest frame, (4, 4) float32.
+
+        Raises MissingGeometryError for a world without poses.
+        """
         pose = self.state.frame.pose
         if pose is None:
             raise MissingGeometryError("this world was trained without geometry: it knows no poses")
@@ -55,16 +56,19 @@ class Belief:
 
     @property
     def memory(self) -> MemoryHandle:
-        """The scene memory that the walk has made so far, to look at and to map:
-        ``belief.memory.top_down()``.
+        """The scene memory of the episode so far, for rendering and maps.
 
-        Raises MissingGeometryError for a world without one.
+        For example ``belief.memory.top_down()``. Raises MissingGeometryError for a world without
+        memory.
         """
         return MemoryHandle.of(self.world.memory, self.state)
 
-    def start(self, obs: Any, info: Info, seed: int = 0) -> None:
-        """Begin a new walk: observation and info of the real twin's ``reset``. seed: of what is
-        imagined from here."""
+    def start(self, obs: Any, info: Mapping[str, Any], seed: int = 0) -> None:
+        """Start a new episode.
+
+        obs, info: observation and info of the real twin's ``reset``.
+        seed: seed of predictions from here.
+        """
         frame = self._frame(obs, info)
         n = self.world.spec
         act = torch.zeros(1, dtype=torch.int64) if n.actions else torch.zeros(1, n.action_dim)
@@ -76,8 +80,12 @@ class Belief:
         scene = SceneStart(frame.rgb, act, frame.inverse_depth, frame.pose, intrinsics)
         self._state = self.world.initial([scene], [seed])
 
-    def see(self, act: Any, obs: Any, info: Info) -> None:
-        """Take in a step: the action, and the observation and info that it led to."""
+    def see(self, act: Any, obs: Any, info: Mapping[str, Any]) -> None:
+        """Add a step of the real twin.
+
+        act: the action.
+        obs, info: the observation and info after it.
+        """
         if not self.action_space.contains(act):
             raise InvalidInputError(f"action {act!r} is outside {self.action_space}")
         state = self.state
@@ -86,12 +94,14 @@ class Belief:
         self._state = self.world.observe(state, given, frame)
 
     def resume(self, state: WorldState) -> None:
-        """Go back to an earlier :attr:`state` of a belief in the same world: what was seen since is
-        forgotten."""
+        """Return to an earlier :attr:`state` of a belief in the same world.
+
+        Later frames are dropped.
+        """
         if len(state) != 1:
             raise InvalidInputError(
-                f"a belief is of one walk, this state is of {len(state)}: state.select(...) picks "
-                f"one"
+                f"a belief follows one environment, this state has {len(state)}: select one with "
+                f"state.select(...)"
             )
         self._state = self.world.own(state)
 

@@ -1,9 +1,9 @@
 """The real twin of a world: the environment that it imitates, with identical spaces.
 
-Which environment that is stands in a file, ``world.json``. So only environments that are registered
-with Gymnasium already, or belong to the well-known packages of
-:data:`worldsim.world.image_env.REGISTERED_BY`, are made, with arguments that are plain numbers or
-known words: :func:`check_twin`. Anything else is for the user to trust.
+``world.json`` names the environment, so the name is untrusted. :func:`check_twin` accepts only
+environments that are already registered with Gymnasium, or that belong to the well-known packages
+of :data:`worldsim.world.image_env.REGISTERED_BY`, with arguments that are plain numbers or known
+words. Users must explicitly trust anything else.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from worldsim.world.scene_files import Visit, scene_of
 from worldsim.world.world import World
 
 HISTORY = 48
-"""Frames of a real environment that a dream starts from, if not said otherwise."""
+"""Default number of frames of a real environment that a generated episode starts from."""
 LARGEST = 1_000_000
-"""Largest number, to either side of zero, that a file may pass to an environment."""
+"""Largest absolute value of a number that a file may pass to an environment."""
 LONGEST = 64
-"""Most numbers in a list that a file may pass to an environment."""
+"""Largest length of a list that a file may pass to an environment."""
 WORDS: dict[str, dict[str, tuple[str, ...]]] = {
     "": {"render_mode": ("rgb_array",)},
     "ALE/": {"obs_type": ("rgb", "grayscale")},
     "FrozenLake": {"map_name": ("4x4", "8x8")},
 }
-"""Texts that a file may pass to environments whose ids begin so, by the argument's name: see
+"""Strings that a file may pass, by prefix of the environment's id and argument name: see
 :func:`allow_words`."""
 
 ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -51,9 +51,9 @@ ARGUMENTS: dict[str, tuple[str, ...]] = {
         "use_multi_binary_action_space",
     ),
 }
-"""Arguments that a file may name, for environments whose ids begin so. Their constructors hand on
-whatever they are given (ViZDoom's to its engine, one of whose settings is the program to start).
-Elsewhere they are the constructor's own parameters."""
+"""Arguments that a file may name, by prefix of the environment's id. These environments'
+constructors forward all arguments (ViZDoom's to its engine, which has a setting for the program to
+start). For other environments the constructor's own parameters are allowed."""
 OF_MAKE = ("max_episode_steps", "render_mode")
 """Arguments that a file may name for every environment."""
 
@@ -63,21 +63,24 @@ _SUSPICIOUS = re.compile(
 
 
 def allow_words(env_id: str, **words: tuple[str, ...]) -> None:
-    """Let files pass some texts to environments whose ids begin with ``env_id``.
+    """Allow files to pass some strings to environments whose ids start with ``env_id``.
 
-    For instance ``allow_words("Mine-v0", mode=("easy", "hard"))``.
+    For example ``allow_words("Mine-v0", mode=("easy", "hard"))``.
     """
     WORDS.setdefault(env_id, {}).update(words)
 
 
 def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
-    """The id to make, of the environment that the file ``source`` names.
+    """Return the id to make for the environment that the file ``source`` names.
 
-    Raises UntrustedFileError (NotFoundError if there is no module to trust) for an environment that
-    is neither registered with Gymnasium nor of a well-known package, and for arguments that are not
-    the environment's own (:data:`ARGUMENTS`), or have values other than bounded numbers, lists of
-    such, True, False, None and the words of :data:`WORDS`. Nothing that the file chooses is
-    imported: a registered environment's class is, to see its parameters.
+    Accepted arguments are the environment's own (:data:`ARGUMENTS`). Their values are bounded
+    numbers, lists of numbers, True, False, None and the words of :data:`WORDS`. Nothing that the
+    file chooses is imported, except the class of a registered environment, whose parameters are
+    read.
+
+    Raises UntrustedFileError for other arguments and for an environment that is neither registered
+    with Gymnasium nor part of a well-known package; NotFoundError if the id of such an environment
+    has no module to trust; InvalidInputError for values of the wrong type.
     """
     if not isinstance(env_id, str) or not isinstance(env_kwargs, dict):
         raise InvalidInputError(
@@ -116,14 +119,16 @@ def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
 
 
 def _parameters(env_id: str, made: str) -> tuple[str, ...]:
-    """The arguments that a file may name: parameters by which the class, or one that it inherits
-    from, is constructed."""
+    """Return the arguments that a file may name.
+
+    They are the constructor parameters of the class and its base classes.
+    """
     for start, names in ARGUMENTS.items():
         if env_id.startswith(start):
             return names
     module, colon, _ = made.partition(":")
     if colon:
-        # One of the well-known packages, which registers its environments.
+        # A well-known package, which registers its environments on import.
         with contextlib.suppress(ImportError):
             importlib.import_module(module)
     spec = gym.registry.get(env_id)
@@ -157,7 +162,7 @@ def _is_plain(env_id: str, name: str, value: Any) -> bool:
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, (int, float)):
-        # A NaN is not within bounds, either.
+        # A NaN is also out of bounds.
         return -LARGEST <= value <= LARGEST
     if isinstance(value, (list, tuple)):
         return len(value) <= LONGEST and all(
@@ -172,11 +177,11 @@ def _is_plain(env_id: str, name: str, value: Any) -> bool:
     return isinstance(value, str) and value in allowed
 
 
-def twin_of(world: World) -> tuple[str, JsonObject]:
-    """Id and arguments with which ``gymnasium.make`` makes the world's real twin.
+def twin_of(world: World) -> tuple[str, dict[str, Any]]:
+    """Return id and arguments of the world's real twin for ``gymnasium.make``.
 
-    Raises InvalidInputError if the world names none, UntrustedFileError as :func:`check_twin` does,
-    unless the world was loaded with ``trust=True``.
+    Raises InvalidInputError if the world names no twin, and UntrustedFileError as
+    :func:`check_twin` does, unless the world was loaded with ``trust=True``.
     """
     config = world.config
     if not config.env_id:
@@ -190,20 +195,23 @@ def twin_of(world: World) -> tuple[str, JsonObject]:
 
 
 class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps the newest frames of the present episode, so that a dream can start where a real
-    environment stands.
+    """Keeps the newest frames of the current episode, so that a world can start from them.
 
-    env: observes (h, w, 3) uint8. length: how many frames are kept. The start that they make is
-    :attr:`frames`; depth, pose and intrinsics are part of it if ``info`` has them (see
-    ``docs/reference/environments.md``). :func:`make_twin` returns environments that are wrapped so.
+    :func:`make_twin` returns environments with this wrapper. :attr:`frames` is the start. It
+    includes depth, pose and intrinsics if ``info`` has them (see ``docs/environments.md``).
+
+    env: observes (h, w, 3) uint8.
+    length: number of frames to keep.
     """
 
     def __init__(self, env: Env, length: int = HISTORY) -> None:
         super().__init__(env)
         self._visits: deque[Visit] = deque(maxlen=whole("length", length, 1, 100_000))
 
-    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Any, Info]:
-        """Begin a new episode and a new history."""
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Start a new episode and a new history."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._visits.clear()
         self._visits.append(
@@ -211,26 +219,27 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
         )
         return obs, info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, Info]:
-        """Step, and keep the frame."""
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Step the environment and store the frame."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         self._visits.append((np.array(obs), np.array(action), info))
         return obs, reward, terminated, truncated, info
 
     @property
     def frames(self) -> SceneStart:
-        """The newest frames, at most ``length``, with the actions that led to them. ResetNeeded
-        before the first reset."""
+        """The newest frames, at most ``length``, with the actions that led to them.
+
+        Raises ResetNeeded before the first reset.
+        """
         if not self._visits:
             raise ResetNeeded("this environment has not been reset: call reset() first")
         return scene_of(list(self._visits), isinstance(self.action_space, gym.spaces.Discrete))
 
 
-def frames_of(env: Env) -> SceneStart:
-    """The start that the newest frames of ``env`` make: those of the :class:`FrameHistory` among
-    its wrappers.
+def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
+    """Return the newest frames of ``env``, from the :class:`FrameHistory` among its wrappers.
 
-    Raises InvalidInputError if there is none, ResetNeeded before the first reset.
+    Raises InvalidInputError if there is none and ResetNeeded before the first reset.
     """
     while not isinstance(env, FrameHistory):
         if not isinstance(env, gym.Wrapper):
@@ -243,14 +252,18 @@ def frames_of(env: Env) -> SceneStart:
     return env.frames
 
 
-def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> Env:
-    """The environment that ``world`` was trained on, made and wrapped as it was recorded, with a
-    :class:`FrameHistory`.
+def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> gym.Env[Any, Any]:
+    """Make the environment that ``world`` was trained on, wrapped as it was recorded.
 
-    history: frames that it keeps. kwargs: further arguments of ``gymnasium.make``, before those
-    that the world remembers, such as ``max_episode_steps=525``. Its observation and action spaces
-    are the world's. Raises what :func:`twin_of` raises, InvalidInputError if the spaces differ, and
-    NotFoundError or MissingDependencyError if it cannot be made here.
+    Its observation and action spaces are the world's. A :class:`FrameHistory` is the outermost
+    wrapper.
+
+    history: number of frames that it keeps.
+    kwargs: further arguments of ``gymnasium.make``, such as ``max_episode_steps=525``. They
+    override those of the world.
+
+    Raises what :func:`twin_of` raises, InvalidInputError if the spaces differ, and NotFoundError or
+    MissingDependencyError if it cannot be made here.
     """
     env_id, env_kwargs = twin_of(world)
     env = make_pixels(env_id, {**env_kwargs, **kwargs}, world.config.pixels)
@@ -262,11 +275,10 @@ def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> Env:
     return FrameHistory(env, history)
 
 
-def require_same_spaces(world: World, env: Env, name: str) -> None:
-    """Raise InvalidInputError, naming both, unless the environment observes and acts in the world's
-    spaces.
+def require_same_spaces(world: World, env: gym.Env[Any, Any], name: str) -> None:
+    """Raise InvalidInputError unless the environment has the world's spaces; it names both.
 
-    Bounds of continuous actions are compared as the world keeps them, in float32.
+    Bounds of continuous actions are compared in float32, as the world stores them.
     """
     for what in ("observation", "action"):
         mine, other = getattr(world, f"{what}_space"), getattr(env, f"{what}_space")

@@ -213,7 +213,7 @@ def check_scene(scene: Scene, world: Any) -> None:
     )
 
 
-def check_policy(policy: Policy, action_space: gym.Space[Any], observations: Sequence[Any]) -> None:
+def check_policy(policy: Policy, action_space: Space, observations: Sequence[Any]) -> None:
     """Check a policy on a fixed sequence of observations.
 
     Actions must be in ``action_space``, depend only on the seed and on the observations since

@@ -61,7 +61,7 @@ class Surveyor(Protocol):
 
     names: tuple[str, ...]
     """Names of the attributes."""
-    intrinsics: np.ndarray[Any, Any]
+    intrinsics: Array
     """(4,) float32, ``fx fy cx cy`` in pixels."""
 
     def begin(self, split: str, rng: np.random.Generator) -> str:

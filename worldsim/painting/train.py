@@ -210,7 +210,7 @@ class PainterTrainer:
         self.step += 1
         return loss.detach()
 
-    def save(self, told: dict[str, Any]) -> None:
+    def save(self, told: JsonObject) -> None:
         """Write the checkpoint. Only the first process writes.
 
         told: further entries of the card.
@@ -229,7 +229,7 @@ class PainterTrainer:
         save_painter(self.config.out / "state", self.network.settings, average, weights, card)
 
 
-def train(config: PainterTrainConfig) -> dict[str, Any]:
+def train(config: PainterTrainConfig) -> JsonObject:
     """Train one leg and save it; returns its last log line.
 
     A checkpoint in ``config.out`` is resumed.
@@ -255,7 +255,7 @@ def _run(
     maker: BatchMaker,
     reader: FolderReader,
     begun: float,
-) -> dict[str, Any]:
+) -> JsonObject:
     # Equal in all processes, so that they use the same number of views in each step.
     counts = np.random.default_rng([config.seed, trainer.step])
     losses: list[Tensor] = []

@@ -32,7 +32,7 @@ class WorldConfig:
 
     env_id: str = ""
     """Gymnasium id of the real twin."""
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    env_kwargs: JsonObject = field(default_factory=dict)
     """Constructor arguments of the recorded real twin."""
     fps: Annotated[float, Gt(0), Le(100_000)] = 8.75
     """Steps per second of the real twin."""
@@ -48,7 +48,7 @@ class WorldConfig:
     """Upper bounds of continuous actions. None means 1."""
     dynamics_name: str = field(default="diffusion", repr=False)
     """Name of the dynamics in :data:`worldsim.runtime.registries.DYNAMICS`."""
-    dynamics_settings: dict[str, Any] = field(default_factory=dict, repr=False)
+    dynamics_settings: JsonObject = field(default_factory=dict, repr=False)
     """Settings of dynamics other than ``diffusion``; JSON values."""
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
     """Settings of ``diffusion``."""

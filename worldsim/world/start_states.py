@@ -214,7 +214,7 @@ def _compact(state: WorldState) -> WorldState:
     return dataclasses.replace(state, memory=map_tensors(torch.clone, used))
 
 
-def check_start(scene: SceneStart, step: Step, action_space: gym.Space[Any]) -> None:
+def check_start(scene: SceneStart, step: Step, action_space: Space) -> None:
     """Raise InvalidInputError or MissingGeometryError unless a world can start from ``scene``.
 
     The error names the problem.

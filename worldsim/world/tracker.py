@@ -63,7 +63,7 @@ class Belief:
         """
         return MemoryHandle.of(self.world.memory, self.state)
 
-    def start(self, obs: Any, info: Mapping[str, Any], seed: int = 0) -> None:
+    def start(self, obs: Any, info: Info, seed: int = 0) -> None:
         """Start a new episode.
 
         obs, info: observation and info of the real twin's ``reset``.
@@ -80,7 +80,7 @@ class Belief:
         scene = SceneStart(frame.rgb, act, frame.inverse_depth, frame.pose, intrinsics)
         self._state = self.world.initial([scene], [seed])
 
-    def see(self, act: Any, obs: Any, info: Mapping[str, Any]) -> None:
+    def see(self, act: Any, obs: Any, info: Info) -> None:
         """Add a step of the real twin.
 
         act: the action.

@@ -23,7 +23,7 @@ from gymnasium.error import ResetNeeded
 
 from worldsim.errors import InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.runtime.arguments import whole
-from worldsim.runtime.types import Env, Info, JsonObject, Space
+from worldsim.runtime.types import Env, Space
 from worldsim.state import SceneStart
 from worldsim.world.image_env import REGISTERED_BY, make_pixels
 from worldsim.world.scene_files import Visit, scene_of

@@ -59,12 +59,13 @@ def in_box(
 
 
 def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Points on the surface of a mesh, or those of a point cloud: (n, 3) float32 metres and (n, 3)
-    uint8.
+    """Return points on the surface of a mesh, or those of a point cloud.
 
-    shape: a trimesh mesh, scene or point cloud, or the path of a GLB, PLY, OBJ or STL file; in
-    metres. spacing: metres between neighbours on a mesh. Raises NotFoundError, InvalidInputError
-    (nothing with a surface in it) or MissingDependencyError.
+    shape: a trimesh mesh, scene or point cloud, or the path of a GLB, PLY, OBJ or STL file; metres.
+    spacing: metres between neighbours on a mesh.
+
+    Returns (n, 3) float32 metres and (n, 3) uint8. Raises NotFoundError, InvalidInputError (no
+    surface) or MissingDependencyError.
     """
     try:
         import trimesh
@@ -86,8 +87,10 @@ def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Te
 
 
 def _load(trimesh: Any, path: Path) -> Any:
-    """The shape in a file. What other files it names, by any path, is not read; pictures in it are
-    of the usual formats."""
+    """Load the shape in a file.
+
+    Other files that it names are not read; its pictures must have one of the usual formats.
+    """
     if path.suffix.lower() not in SHAPE_SUFFIXES:
         raise InvalidInputError(f"{path} cannot be pasted: give a GLB, PLY, OBJ or STL file")
     if not is_file(path):

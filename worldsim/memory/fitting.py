@@ -61,8 +61,12 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Rays:
-    """What was seen along ``n`` rays. origin, ray: (n, 3) world metres, ray with z = 1 in its
-    camera's axes; colour: (n, 3) float in [0, 1]; depth: (n,) metres, ``inf`` for sky."""
+    """Observations along ``n`` rays.
+
+    origin, ray: (n, 3) world metres, ray with z = 1 in its camera's axes.
+    colour: (n, 3) float in [0, 1].
+    depth: (n,) metres, ``inf`` for sky.
+    """
 
     origin: Tensor
     ray: Tensor
@@ -78,8 +82,11 @@ def grid_from_points(
     size: Tensor,
     shape: tuple[int, ...],
 ) -> Grid:
-    """A field that is solid where points are and empty elsewhere, of the points' colours. position,
-    colour: (3, n); kind: (n,)."""
+    """Return a field that is solid at the points, in their colours, and empty elsewhere.
+
+    position, colour: (3, n).
+    kind: (n,).
+    """
     inside = kind == POINT
     unit = ((position - low[:, None]) / size[:, None])[:, inside]
     limit = torch.tensor(shape, device=low.device)[:, None]

@@ -1,5 +1,4 @@
-"""One environment's scene memory in a user's hands: look at it from anywhere, map it, edit it,
-write it to a file."""
+"""The user's handle of one environment's scene memory: render, map, edit and export it."""
 
 from __future__ import annotations
 
@@ -43,12 +42,14 @@ Box = tuple[Sequence[float], Sequence[float]]
 
 @dataclass(frozen=True, eq=False)
 class MemoryHandle:
-    """One environment's scene memory, with the camera that it was last seen by. Methods never
-    change it.
+    """One environment's scene memory, with the camera that last saw it. Methods never change it.
 
-    kind: the rules. data: a batch of one. intrinsics: (4,) ``fx fy cx cy`` and size: (height,
-    width) of the frames that were integrated. pose: (4, 4) camera-to-world of the newest frame.
-    step: how many steps the dream had gone.
+    kind: the memory's implementation.
+    data: a batch of one.
+    intrinsics: (4,) ``fx fy cx cy`` of the frames that were integrated.
+    size: (height, width) of these frames.
+    pose: (4, 4) camera-to-world of the newest frame.
+    step: number of steps of the dream.
     """
 
     kind: SceneMemory
@@ -109,11 +110,10 @@ class MemoryHandle:
     def render(
         self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None
     ) -> MemoryPicture:
-        """What the memory shows at a camera: see :meth:`camera`, or give one (a batch of one) as
-        ``pose``.
+        """Render the memory at a :meth:`camera`, or at one (a batch of one) given as ``pose``.
 
-        Points are drawn as large as the patches of surface that they stand for, so that a picture
-        larger than the frames is dense where the memory is. Holes stay holes.
+        Points are as large as the patches of surface that they represent, so a picture larger than
+        the frames is dense where the memory is. Holes stay holes.
         """
         camera = pose if isinstance(pose, Camera) else self.camera(pose, size, intrinsics)
         if isinstance(pose, Camera) and (
@@ -182,13 +182,13 @@ class MemoryHandle:
         confidence: int = 1,
         trajectory: Trajectory | None = None,
     ) -> Occupancy:
-        """A grid of voxels around the points within ``reach`` metres to each side of the camera
-        (None for all points).
+        """Return a grid of voxels around the points near the camera.
 
-        A voxel is occupied where a point of at least ``confidence`` lies in it. It is free where
-        lines of sight pass through it, up to a voxel short of what they end at: those of the newest
-        frame, or those of all frames of ``trajectory`` (of more than 200, so many). Both trust the
-        scene to stand still. All else is unknown, the gaps between points of one wall included.
+        Near is within ``reach`` metres to each side; None takes all points. A voxel is occupied if
+        a point of at least ``confidence`` lies in it. It is free if lines of sight pass through it,
+        up to a voxel short of their end: those of the newest frame, or those of all frames of
+        ``trajectory`` (200 of them, if it has more). Both assume a static scene. Everything else is
+        unknown, including gaps between the points of a wall.
         """
         points = self._points()
         if trajectory is not None and not isinstance(trajectory, Trajectory):
@@ -252,8 +252,10 @@ class MemoryHandle:
         return float(height.quantile(0.1))
 
     def sky(self) -> tuple[Array, Array]:
-        """What is infinitely far: unit directions (n, 3) float32 in world axes, and colours (n, 3)
-        uint8."""
+        """Return the infinitely far directions and their colours.
+
+        They are (n, 3) float32, world axes, and (n, 3) uint8.
+        """
         points = self._points()
         chosen = points.kind[0] == DIRECTION
         direction = points.position[0][:, chosen].T
@@ -262,8 +264,11 @@ class MemoryHandle:
         ].T.cpu().numpy().copy()
 
     def statistics(self) -> dict[str, int | float]:
-        """points, directions, used (share of the slots), confidence (mean), extent_m (longest side
-        of the box around all)."""
+        """Return statistics of the memory.
+
+        They are points, directions, used (share of the slots), confidence (mean) and extent_m
+        (longest side of the bounding box).
+        """
         return {
             name: value.item() for name, value in PointMemory().statistics(self._points()).items()
         }
@@ -271,16 +276,21 @@ class MemoryHandle:
     # Editing. Each gives a new handle; ``env.unwrapped.edit(handle)`` has the dream go on from it.
 
     def remove(self, box: Box, pose: Any = None) -> MemoryHandle:
-        """Without the points in ``box``: its lower and upper corner (x, y, z) in metres, in the
-        axes of ``pose`` or the world's."""
+        """Return the memory without the points in ``box``.
+
+        box: lower and upper corner (x, y, z) in metres, in the axes of ``pose`` or the world's.
+        """
         memory, points = self._editable()
         return dataclasses.replace(
             self, data=memory.remove(points, self._inside(points, box, pose))
         )
 
     def recolour(self, box: Box, colour: Sequence[int], pose: Any = None) -> MemoryHandle:
-        """The points in ``box`` (see :meth:`remove`) in another colour, three numbers from 0 to
-        255."""
+        """Return the memory with the points in ``box`` in another colour.
+
+        box: see :meth:`remove`.
+        colour: three numbers from 0 to 255.
+        """
         memory, points = self._editable()
         if (
             not isinstance(colour, (Sequence, np.ndarray))

@@ -20,9 +20,13 @@ TOLERANCE_M, TOLERANCE_SHARE = 0.15, 0.07
 
 @dataclass(frozen=True)
 class Keyframes:
-    """Frames kept for fitting; those of slot ``count`` and up are unused. rgb: (b, k, 3, h, w)
-    uint8. inverse_depth: (b, k, h, w) int32. pose: (b, k, 4, 4) and intrinsics: (b, k, 4) float32.
-    count: (b,) int64, how many were ever kept; frame i is in slot i modulo k."""
+    """Frames kept for fitting; slots from ``count`` on are unused.
+
+    rgb: (b, k, 3, h, w) uint8.
+    inverse_depth: (b, k, h, w) int32.
+    pose, intrinsics: (b, k, 4, 4), (b, k, 4) float32.
+    count: (b,) int64, number of frames ever kept; frame i is in slot i modulo k.
+    """
 
     rgb: Tensor
     inverse_depth: Tensor
@@ -34,8 +38,11 @@ class Keyframes:
 def keep_frame(
     frames: Keyframes, frame: Frame, camera: Camera, apart_m: float, apart_deg: float
 ) -> Keyframes:
-    """Keyframes that also hold ``frame``, in the rows where none that is kept is both nearer than
-    ``apart_m`` metres and turned by less than ``apart_deg`` degrees."""
+    """Return the keyframes with ``frame`` added in rows where it is new.
+
+    It is new if no kept frame is both closer than ``apart_m`` metres and turned by less than
+    ``apart_deg`` degrees.
+    """
     most = frames.pose.shape[1]
     used = torch.arange(most, device=frames.count.device) < frames.count[:, None]
     near = (frames.pose[:, :, :3, 3] - camera.pose[:, None, :3, 3].float()).norm(dim=-1) < apart_m
@@ -60,8 +67,9 @@ def keep_frame(
 
 
 def rays_of(frames: Keyframes, points: Any) -> Rays:
-    """The rays of all pixels of the kept frames, except those that the points contradict: what they
-    showed has moved.
+    """Return the rays of all pixels of the kept frames that the points do not contradict.
+
+    What the other pixels showed has moved.
 
     frames, points: of one environment, a batch of one.
     """

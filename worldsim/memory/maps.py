@@ -1,5 +1,4 @@
-"""Maps that planners and people take from a point memory: a picture from above, and a grid of
-voxels."""
+"""Maps of a point memory, for planners and people: a picture from above, and a voxel grid."""
 
 from __future__ import annotations
 
@@ -38,11 +37,13 @@ CARVED_FRAMES = 200
 
 @dataclass(frozen=True)
 class TopDown:
-    """A memory from above, north (world y) up. Holes have mask False, black colour and height
-    ``nan``.
+    """A memory from above, north (world y) up. Holes have mask False, black colour, height ``nan``.
 
-    rgb: (h, w, 3) uint8. height: (h, w) float32, world z in metres. mask: (h, w) bool. west, north:
-    world x and y in metres of the picture's upper left corner. resolution: metres a pixel.
+    rgb: (h, w, 3) uint8.
+    height: (h, w) float32, world z in metres.
+    mask: (h, w) bool.
+    west, north: world x and y in metres of the picture's upper left corner.
+    resolution: metres per pixel.
     """
 
     rgb: Array
@@ -53,8 +54,10 @@ class TopDown:
     resolution: float
 
     def pixels(self, xy: Any) -> Array:
-        """World x, y (..., 2) in metres to column, row (..., 2); pixel (i, j) has its middle at i +
-        0.5, j + 0.5."""
+        """Convert world x, y (..., 2) in metres to column, row (..., 2).
+
+        The centre of pixel (i, j) is at i + 0.5, j + 0.5.
+        """
         xy = np.asarray(xy, np.float64)
         return np.stack(
             [
@@ -78,12 +81,12 @@ class TopDown:
 
 @dataclass(frozen=True)
 class Occupancy:
-    """A grid of voxels in world axes. ``occupied`` and ``free`` exclude one another; what is
-    neither is unknown.
+    """A voxel grid in world axes. Voxels are ``occupied``, ``free``, or neither: unknown.
 
-    occupied: (nx, ny, nz) bool, a point lies in the voxel. free: (nx, ny, nz) bool, a line of sight
-    passes through it. origin: (3,) float64, the lower corner of voxel (0, 0, 0) in metres. voxel:
-    its side in metres.
+    occupied: (nx, ny, nz) bool, a point lies in the voxel.
+    free: (nx, ny, nz) bool, a line of sight passes through it.
+    origin: (3,) float64, the lower corner of voxel (0, 0, 0) in metres.
+    voxel: side length in metres.
     """
 
     occupied: Array
@@ -97,8 +100,10 @@ class Occupancy:
         return ~(self.occupied | self.free)
 
     def index(self, position: Any) -> Array:
-        """The voxels (..., 3) int64 that world positions (..., 3) in metres fall into; they may lie
-        outside of the grid."""
+        """Return the voxels (..., 3) int64 of world positions (..., 3) in metres.
+
+        They may lie outside the grid.
+        """
         return np.floor((np.asarray(position, np.float64) - self.origin) / self.voxel).astype(
             np.int64
         )
@@ -106,8 +111,10 @@ class Occupancy:
 
 @dataclass(frozen=True)
 class Band:
-    """Which points a map from above shows: metres over, under and to each side of a place;
-    ``reach`` None for all sides."""
+    """The points that a map from above shows: metres over, under and to each side of a place.
+
+    ``reach`` None means all sides.
+    """
 
     above: float
     below: float
@@ -117,8 +124,11 @@ class Band:
 def top_down(
     points: Points, focal: float, centre: Tensor, resolution: float, band: Band, gap: float
 ) -> TopDown:
-    """See :meth:`worldsim.memory.handle.MemoryHandle.top_down`. points: one memory. centre: (3,)
-    world metres."""
+    """Return a map from above; see :meth:`worldsim.memory.handle.MemoryHandle.top_down`.
+
+    points: one memory.
+    centre: (3,) world metres.
+    """
     resolution = _positive("resolution", resolution, LARGEST_STEP)
     gap = number("gap", gap, 0.0, LARGEST_GAP, "metres, 0 for none")
     for name in ("above", "below"):
@@ -185,8 +195,10 @@ def top_down(
 
 
 def _nearest(middle: Tensor, half: Tensor, chosen: Tensor, height: int, width: int) -> Tensor:
-    """Of the rectangles that cover a pixel, the one whose middle is nearest: (h * w,) int64, -1 for
-    none."""
+    """Return, per pixel, the covering rectangle with the nearest centre.
+
+    (h * w,) int64, -1 for none.
+    """
     found = torch.full((height * width,), 2**63 - 1, dtype=torch.int64, device=middle.device)
     for slot, pixel in covered_pixels(middle, half, chosen, height, width):
         found.scatter_reduce_(
@@ -196,13 +208,14 @@ def _nearest(middle: Tensor, half: Tensor, chosen: Tensor, height: int, width: i
 
 
 def _close(mask: Tensor, reach: int) -> Tensor:
-    """``mask`` (h, w) with gaps of at most twice ``reach`` pixels closed; it does not grow
-    outwards."""
+    """Close gaps of up to twice ``reach`` pixels in ``mask`` (h, w), without growing it."""
     side = 2 * reach + 1
 
     def largest(values: Tensor, padding: int) -> Tensor:
-        """Along one side, then along the other: the same, and a square of pixels is looked at in
-        two lines."""
+        """Take the maximum along one side, then along the other.
+
+        This equals a square of pixels and reads two lines.
+        """
         down = F.max_pool2d(values, (side, 1), stride=1, padding=(padding, 0))
         return F.max_pool2d(down, (1, side), stride=1, padding=(0, padding))
 
@@ -255,8 +268,10 @@ def occupancy(
 
 
 def _line_of_sight(depth: Tensor, camera: Camera, voxel: float, low: Tensor, high: Tensor) -> Any:
-    """Places (3, n) half a voxel apart on the way from a camera to what it sees, up to a voxel
-    short of it, within a box."""
+    """Return places (3, n) on the way from a camera to what it sees, within a box.
+
+    They are half a voxel apart and end a voxel short of the surface.
+    """
     eye = camera.pose[0, :3, 3].double()
     ray = unproject(torch.ones_like(depth), camera)[0].flatten(0, 1).T.double() - eye[:, None]
     length = ray.norm(dim=0)
@@ -279,8 +294,10 @@ def _voxels(
 
 
 def _near(points: Points, centre: Tensor, reach: float | None) -> tuple[Tensor, Tensor]:
-    """Positions (3, c) of one memory, and which are points within ``reach`` metres to the side of
-    ``centre``."""
+    """Return positions (3, c) of one memory, and which are points near ``centre``.
+
+    Near is within ``reach`` metres to the side.
+    """
     position = points.position[0]
     chosen = points.kind[0] == POINT
     if reach is not None:

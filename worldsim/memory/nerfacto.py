@@ -1,10 +1,9 @@
-"""Nerfacto (Tancik et al., "Nerfstudio", 2023) fitted to a trajectory, for machines with CUDA:
-nerfstudio's model, worldsim's cameras.
+"""Nerfacto (Tancik et al., "Nerfstudio", 2023) fitted to a trajectory, on machines with CUDA.
 
-It needs the extra ``nerf``, in an environment of its own (``constraints-nerf.txt``), since
-nerfstudio pins old versions of numpy and others. Cameras convert to nerfstudio's axes (OpenGL: x
-right, y up, z backward) here and nowhere else; world axes stay, shifted and scaled so that what was
-seen lies in the box from -1 to 1.
+It needs the extra ``nerf`` in an environment of its own (``constraints-nerf.txt``), since
+nerfstudio pins old versions of numpy and others. Only this module converts cameras to nerfstudio's
+axes (OpenGL: x right, y up, z backward). World axes stay, shifted and scaled so that the scene lies
+in the box from -1 to 1.
 """
 
 from __future__ import annotations
@@ -133,9 +132,10 @@ class NerfactoField:
 
     @torch.no_grad()
     def render(self, camera: Camera, chunk: int = 8192) -> MemoryView:
-        """What the field shows at cameras of any size. The mask is where it is opaque: unlike a
-        memory it does not know what was never seen, and fills it with what it imagines. Depth is
-        the median along the ray.
+        """Render the field at cameras of any size.
+
+        The mask is where it is opaque: unlike a memory, it fills unseen regions with its own guess.
+        Depth is the median along the ray.
         """
         b, h, w = len(camera.pose), camera.height, camera.width
         cameras = nerfstudio_cameras(camera, self.place).to(self.model.device)
@@ -238,8 +238,10 @@ def _model(config: NerfactoConfig, frames: int, place: Placement, device: torch.
 
 @contextlib.contextmanager
 def _without_lpips() -> Iterator[None]:
-    """Nerfacto makes a metric of similarity that needs torchvision and downloads weights; nothing
-    here asks for it."""
+    """Context in which Nerfacto does not create its LPIPS metric.
+
+    That metric needs torchvision and downloads weights; nothing here uses it.
+    """
     module = _nerfstudio("torchmetrics.image.lpip")
     original = module.LearnedPerceptualImagePatchSimilarity
     module.LearnedPerceptualImagePatchSimilarity = lambda **_: None

@@ -13,8 +13,10 @@ from worldsim.state import Frame, MemoryView
 
 
 class NoMemory:
-    """A :class:`worldsim.protocols.SceneMemory` whose views are all holes; its data is the empty
-    tuple."""
+    """A :class:`worldsim.protocols.SceneMemory` whose views are all holes.
+
+    Its data is the empty tuple.
+    """
 
     remembers_nothing = True
     """It is a :class:`worldsim.protocols.BlankMemory`."""

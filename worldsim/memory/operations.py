@@ -1,8 +1,7 @@
-"""The point memory's passes over its slots: functions of tensors, so that an engine can compile
-each whole.
+"""The point memory's passes over its slots: functions of tensors, so that engines can compile them.
 
-On a CPU the slots that matter are picked first (a camera sees a few of all), which changes no
-result: what is left out shows nothing and nothing is said of it, and what is left keeps its order.
+On a CPU, relevant slots are selected first (a camera sees few of all). This changes no result:
+other slots are not visible and not updated, and the order stays.
 """
 
 from __future__ import annotations
@@ -38,11 +37,12 @@ from worldsim.state import Frame, MemoryView
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a frame says of the slots that it was compared with, and what its pixels would be as
-    points.
+    """The updates of the compared slots by a frame, and its pixels as points.
 
-    kind, seen, confidence: (b, m), the slots' new values. fresh: (b, h * w) bool, pixels that no
-    slot explains. new_position: (b, 3, h * w) float32; new_kind, new_source: (b, h * w) uint8.
+    kind, seen, confidence: (b, m), the slots' new values.
+    fresh: (b, h * w) bool, pixels that no slot explains.
+    new_position: (b, 3, h * w) float32.
+    new_kind, new_source: (b, h * w) uint8.
     """
 
     kind: Tensor
@@ -63,8 +63,10 @@ def view(memory: Points, slot: Tensor | None, camera: Camera) -> MemoryView:
 def surroundings(
     position: Tensor, kind: Tensor, slot: Tensor | None, pose: Tensor, body: float
 ) -> Tensor:
-    """The map that the slots (b, m) int64 give, all if None: see
-    :func:`worldsim.memory.splat.map_around`."""
+    """Return the map of the slots (b, m) int64, all if None.
+
+    See :func:`worldsim.memory.splat.map_around`.
+    """
     if slot is not None:
         position, kind = position.gather(2, slot[:, None].expand(-1, 3, -1)), kind.gather(1, slot)
     return map_around(position, kind, pose, body)
@@ -79,8 +81,10 @@ def verdict(
     step: Tensor,
     known: Tensor | None,
 ) -> Verdict:
-    """What ``frame`` says of the slots (b, m) int64, all if None. Where ``known`` (b, h, w) bool is
-    False, it says nothing."""
+    """Return the updates of the slots (b, m) int64, all if None, by ``frame``.
+
+    known: (b, h, w) bool; pixels where it is False have no effect.
+    """
     assert frame.inverse_depth is not None
     part = memory if slot is None else take_slots(memory, slot)
     points = splat(part.position, part.kind, camera)
@@ -109,8 +113,12 @@ def verdict(
 def judge(
     config: PointMemoryConfig, memory: Points, points: Splat, frame: Frame
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each slot, splatted to ``points``, (b, c) bool: whether the frame agrees, the slot is fine
-    enough, must go."""
+    """Return whether the frame agrees with each slot, refines it, or removes it.
+
+    Three (b, c) bool: it agrees, the slot is fine enough, the slot must go.
+
+    points: the slots, splatted.
+    """
     assert frame.inverse_depth is not None
     code = frame.inverse_depth
 
@@ -143,19 +151,22 @@ def agreeing(config: PointMemoryConfig, depth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def free_depth(config: PointMemoryConfig, code: Tensor) -> Tensor:
-    """Up to where (metres) a frame of depth codes (b, h, w) sees through, (b, h, w): short of the
-    nearest of 3x3 pixels."""
+    """Return the depth (b, h, w) in metres up to which a frame of codes (b, h, w) sees through.
+
+    It is short of the nearest of 3x3 pixels.
+    """
     nearest_code = F.max_pool2d(code.to(torch.float32)[:, None], 3, stride=1, padding=1)[:, 0]
     return agreeing(config, dequantise_depth(nearest_code))[0]
 
 
 def other_colours(colour: Tensor, points: Splat, rgb: Tensor, tolerance: int) -> Tensor:
-    """Which points, (b, c) bool, are of another colour than the 3x3 pixels around theirs; never the
-    sky.
+    """Return which points, (b, c) bool, differ in colour from the 3x3 pixels around them.
 
-    That is, more than ``tolerance`` (of 255) outside of what red, green or blue is there. colour:
-    (b, 3, c) uint8 of the points, splatted to ``points``. rgb: (b, 3, h, w) uint8, the frame. Where
-    a point is not visible, the answer means nothing.
+    A point differs if it is more than ``tolerance`` (of 255) outside the range of red, green or
+    blue there; the sky never does. The result is meaningless for invisible points.
+
+    colour: (b, 3, c) uint8 of the points, splatted to ``points``.
+    rgb: (b, 3, h, w) uint8, the frame.
     """
     around = rgb.to(torch.float32)
     high = F.max_pool2d(around, 3, stride=1, padding=1) + tolerance
@@ -172,8 +183,10 @@ def other_colours(colour: Tensor, points: Splat, rgb: Tensor, tolerance: int) ->
 
 
 def write_fresh(memory: Points, found: Verdict, frame: Frame, step: Tensor, own: bool) -> Points:
-    """Write the fresh pixels as new points. own: kind, seen and confidence are nobody else's,
-    and may be written to."""
+    """Write the fresh pixels as new points.
+
+    own: kind, seen and confidence may be changed in place.
+    """
     b, pixels = found.fresh.shape
     count = found.fresh.sum(1)
     k = min(pixels, memory.capacity)
@@ -229,8 +242,7 @@ class Passes:
 
 
 class Sight:
-    """The slots that a camera sees of a memory: good as long as both are the same tensors,
-    unchanged."""
+    """The slots of a memory in sight of a camera; valid while both are unchanged tensors."""
 
     def __init__(self, memory: Points, camera: Camera, slot: Tensor) -> None:
         self.slot = slot

@@ -13,12 +13,15 @@ from worldsim.runtime.types import Array
 
 @dataclass(frozen=True)
 class MemoryPicture:
-    """A memory seen from somewhere. Holes have mask False, black colour, infinite depth and no
-    normal.
+    """A rendered memory. Holes have mask False, black colour, infinite depth and no normal.
 
-    rgb: (h, w, 3) uint8. depth: (h, w) float32 metres along the optical axis, ``inf`` at sky. mask:
-    (h, w) bool. normals: (h, w, 3) float32, world axes, unit length, towards the camera; zeros at
-    sky and where no neighbour tells. pose: (4, 4) and intrinsics: (4,) float32, the camera.
+    rgb: (h, w, 3) uint8.
+    depth: (h, w) float32 metres along the optical axis, ``inf`` at sky.
+    mask: (h, w) bool.
+    normals: (h, w, 3) float32, world axes, unit length, towards the camera; zeros at sky and where
+        neighbours do not define one.
+    pose: (4, 4) float32 camera-to-world.
+    intrinsics: (4,) float32 pixels.
     """
 
     rgb: Array

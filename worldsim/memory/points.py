@@ -1,9 +1,8 @@
-"""The point-cloud memory: coloured points of every frame seen, each place kept once, at the finest
-sight of it.
+"""The point-cloud memory: coloured points of all frames, each place once, from its finest view.
 
-An integrated frame adds points only where the memory does not explain it already, so memory grows
-with the space seen and not with the steps taken. What is infinitely far (sky) is kept as
-directions. Rows of a batch never influence one another, bit by bit; nothing here waits for a GPU.
+An integrated frame adds points only where the memory does not explain it, so memory grows with the
+space seen and not with the number of steps. Infinitely far pixels (sky) are kept as directions.
+Rows of a batch never influence one another, bit by bit; nothing here waits for a GPU.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ from worldsim.state import Frame, MemoryView, map_tensors
 
 
 class PointMemory:
-    """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure: data in, new data
-    out."""
+    """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure."""
 
     skips_unknown = True
     """``integrate`` leaves out the pixels that ``known`` excludes."""
@@ -66,8 +64,7 @@ class PointMemory:
         )
 
     def render(self, memory: Points, camera: Camera) -> MemoryView:
-        """What the points show at ``camera``: one pixel a point, the nearest wins, holes stay
-        holes."""
+        """Render the points at ``camera``, one pixel each: the nearest wins, holes stay holes."""
         if usable(memory.kind):
             return splat_triton.view_of(memory, camera, self.between)
         if memory.capacity == 0:
@@ -76,10 +73,10 @@ class PointMemory:
         return self.passes.view(memory, slot, camera)
 
     def _in_sight(self, memory: Points, camera: Camera) -> Tensor | None:
-        """The slots that ``camera`` may see, (b, m) int64; None for all of them on a GPU, which
-        would have to stop to tell.
+        """Return the slots that ``camera`` may see, (b, m) int64; None for all of them on a GPU.
 
-        Where a row has fewer than others, slot 0 stands there once more, which changes nothing.
+        Selecting them would make a GPU wait. Rows with fewer slots repeat slot 0, which changes
+        nothing.
         """
         if memory.kind.device.type != "cpu" or memory.capacity == 0:
             return None
@@ -147,13 +144,11 @@ class PointMemory:
         return write_fresh(kept, found, frame, step, own=slot is not None)
 
     def remove(self, memory: Points, chosen: Tensor) -> Points:
-        """Without the points ``chosen``, (b, c) bool, as :func:`worldsim.memory.editing.in_box`
-        gives them."""
+        """Return the memory without the points ``chosen`` (b, c), as ``in_box`` gives them."""
         return dataclasses.replace(memory, kind=memory.kind.masked_fill(chosen, EMPTY))
 
     def recolour(self, memory: Points, chosen: Tensor, colour: Tensor) -> Points:
-        """The points ``chosen``, (b, c) bool, in another colour. colour: uint8, (3,) or (b, 3,
-        c)."""
+        """Return the memory with the points ``chosen`` in another colour, (3,) or (b, 3, c)."""
         if colour.dtype != torch.uint8 or colour.shape not in ((3,), memory.colour.shape):
             raise InvalidInputError(
                 f"colour is {colour.dtype} {tuple(colour.shape)}: give uint8 (3,) or "
@@ -174,12 +169,14 @@ class PointMemory:
         step: Tensor,
         distance: float = 0.25,
     ) -> Points:
-        """The same with points added, in every environment. Where there is no room, the least
-        recently seen give way.
+        """Return the memory with points added in every environment.
 
-        position: (n, 3) metres in the axes of ``pose``, (4, 4) or (b, 4, 4) to world. colour: (n,
-        3) uint8. step: (b,) int64 of the state that the memory belongs to. distance: from how near
-        (m) the points shall look sharp; frames that are much nearer replace them.
+        Without free slots, the least recently seen points are replaced.
+
+        position: (n, 3) metres in the axes of ``pose``, (4, 4) or (b, 4, 4) to world.
+        colour: (n, 3) uint8.
+        step: (b,) int64 of the state that the memory belongs to.
+        distance: metres from which the points look sharp; frames from much closer replace them.
         """
         n = len(position)
         if position.shape != (n, 3) or colour.shape != (n, 3) or colour.dtype != torch.uint8:
@@ -215,8 +212,10 @@ class PointMemory:
         )
 
     def surroundings(self, memory: Points, pose: Tensor) -> Tensor:
-        """A map of what is near ``pose`` (b, 4, 4): see
-        :meth:`worldsim.protocols.SceneMemory.surroundings`."""
+        """Return a map of the surroundings of ``pose`` (b, 4, 4).
+
+        See :meth:`worldsim.protocols.SceneMemory.surroundings`.
+        """
         if usable(memory.kind):
             return splat_triton.map_around(memory.position, memory.kind, pose, self.config.body_m)
         slot = None
@@ -256,8 +255,7 @@ class PointMemory:
         return (memory.kind != EMPTY).sum(1)
 
     def statistics(self, memory: Points) -> dict[str, Tensor]:
-        """Figures of each environment, (b,): points, directions, used (share of slots), confidence
-        (mean), extent_m (longest)."""
+        """Return points, directions, used share, mean confidence and extent_m, each (b,)."""
         point, used = memory.kind == POINT, memory.kind != EMPTY
         low = memory.position.masked_fill(~point[:, None], math.inf).amin(2)
         high = memory.position.masked_fill(~point[:, None], -math.inf).amax(2)
@@ -271,11 +269,11 @@ class PointMemory:
         }
 
     def trim(self, memory: Points, capacity: int | None = None) -> Points:
-        """The used slots alone, in their order, as few as the fullest environment needs: to store a
-        memory.
+        """Return the used slots alone, in order, to store a memory.
 
-        With ``capacity``, at most so many: the least recently seen points are left out. :meth:`pad`
-        is the way back.
+        There are as many as the fullest environment needs. :meth:`pad` is the inverse.
+
+        capacity: maximum number of slots; the least recently seen points are left out.
         """
         unused = memory.kind == EMPTY
         size = int((~unused).sum(1).max()) if len(memory) else 0
@@ -335,8 +333,7 @@ class PointMemory:
         return self.pad(points)
 
     def to_ply(self, memory: Points, path: str | Path, index: int = 0) -> None:
-        """Write the points (not the directions) of one environment as a PLY file, world axes,
-        metres; whole or not at all."""
+        """Write the points of one environment as a PLY file, world axes, metres, atomically."""
         from worldsim.runtime.ply import save_ply
 
         point = memory.kind[index] == POINT

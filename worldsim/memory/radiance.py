@@ -1,9 +1,8 @@
-"""The radiance field: a scene memory that keeps points, and fits a dense voxel field to what was
-seen when asked to.
+"""The radiance field: a scene memory of points that fits a dense voxel field on request.
 
-Points remember every frame at once and show one pixel each; the field takes seconds to fit and then
-gives smooth views of any size, and density. It starts from the points, which is what makes seconds
-enough. Where it knows nothing, or newer frames disagree with it, the points are shown.
+Points hold every frame at once and show one pixel each. The field takes seconds to fit and then
+gives smooth views of any size, and density. It starts from the points, which makes the fit fast.
+Where it has no coverage, or newer frames contradict it, the points are shown.
 """
 
 from __future__ import annotations
@@ -47,8 +46,10 @@ from worldsim.state import Frame, MemoryView, map_tensors
 
 
 class PointMemoryLike(SceneMemory, Protocol):
-    """A memory whose data has position, colour, kind, source and seen as
-    :class:`worldsim.memory.points.Points` has."""
+    """A memory whose data has the fields of :class:`worldsim.memory.points.Points`.
+
+    These are position, colour, kind, source and seen.
+    """
 
     def pad(self, memory: Any) -> Any:
         """Points with the memory's capacity."""
@@ -122,8 +123,7 @@ class RadianceMemoryConfig:
 
 
 class RadianceMemory:
-    """A :class:`worldsim.protocols.SceneMemory` of points and a voxel field. All methods are pure:
-    data in, new data out.
+    """A :class:`worldsim.protocols.SceneMemory` of points and a voxel field. All methods are pure.
 
     points: the point memory that it builds upon, such as ``PointMemory()``.
     """
@@ -136,8 +136,10 @@ class RadianceMemory:
         return self.pad(self.points.empty(batch, device))
 
     def pad(self, memory: Any) -> RadianceField:
-        """Data of this memory's sizes, from its own data or from the point memory's: then there is
-        no field yet."""
+        """Return data of this memory's sizes, from its own data or from the point memory's.
+
+        From points, there is no field yet.
+        """
         if isinstance(memory, RadianceField):
             return dataclasses.replace(memory, points=self.points.pad(memory.points))
         c, points = self.config, self.points.pad(memory)
@@ -164,10 +166,9 @@ class RadianceMemory:
         step: Tensor,
         known: Tensor | None = None,
     ) -> RadianceField:
-        """Data whose points hold ``frame`` too, and which keeps it for the next fit if it is all
-        known and nothing like it is kept.
+        """Return data with ``frame`` in its points and, if new and fully known, its keyframes.
 
-        The field stays as it is: see :meth:`fit`.
+        The field does not change: see :meth:`fit`.
         """
         if frame.inverse_depth is None or frame.pose is None:
             raise MissingGeometryError(
@@ -190,12 +191,11 @@ class RadianceMemory:
     def fit(
         self, memory: RadianceField, iterations: int = 200, seed: int = 0, from_points: bool = True
     ) -> RadianceField:
-        """Data with a field fitted anew to the points and kept frames, in every environment that
-        has any.
+        """Return data with a new field, fitted to the points and keyframes of every environment.
 
-        iterations: 200 take about 10 s a 64x64 environment on 2 CPU cores; many more bring little.
-        The same data, iterations and seed give the same field on a CPU. from_points: False starts
-        from noise instead, for comparisons.
+        iterations: 200 take about 10 s for a 64x64 environment on 2 CPU cores; many more improve
+            little. The same data, iterations and seed give the same field on a CPU.
+        from_points: False starts from noise instead, for comparisons.
         """
         if whole("iterations", iterations, -math.inf) < 1:
             raise InvalidInputError(
@@ -211,8 +211,10 @@ class RadianceMemory:
         return dataclasses.replace(memory, voxels=voxels, fitted=fitted)
 
     def adopt(self, memory: RadianceField, fitted: RadianceField) -> RadianceField:
-        """``memory`` with the field of ``fitted``: for fits in the background, whose data is a few
-        steps old when they end."""
+        """Return ``memory`` with the field of ``fitted``.
+
+        For fits in the background, whose data is a few steps old when they end.
+        """
         return dataclasses.replace(memory, voxels=fitted.voxels, fitted=fitted.fitted)
 
     def without_field(self, memory: RadianceField) -> RadianceField:
@@ -239,8 +241,10 @@ class RadianceMemory:
         return voxels_of(grid, source, sky_of(rays.ray, rays.colour, torch.isinf(rays.depth)))
 
     def _box(self, one: RadianceField) -> tuple[Tensor, Tensor]:
-        """Where the first node is and how far apart nodes are: the box of the points but for a few
-        outliers, (3,) metres each."""
+        """Return the first node and the spacing of nodes, (3,) metres each.
+
+        They span the points without a few outliers.
+        """
         count = min(int(one.frames.count), self.config.keyframes)
         centre = one.frames.pose[0, :count, :3, 3].mean(0)
         position = one.points.position[0][:, one.points.kind[0] == POINT]
@@ -256,11 +260,11 @@ class RadianceMemory:
         return ends[0] - margin, (ends[1] - ends[0] + 2.0 * margin) / (shape - 1)
 
     def render(self, memory: RadianceField, camera: Camera) -> MemoryView:
-        """What the memory shows at ``camera``, of any size: the field, and points where there is
-        none or it is out of date.
+        """Render the memory at ``camera``, of any size.
 
-        A point of a frame newer than the fit wins if it lies before the field's surface, or behind
-        it with no point near by that bears the surface out.
+        It shows the field, and points where there is none or it is out of date. A point of a frame
+        newer than the fit wins if it lies before the field's surface, or behind it without a point
+        near by that confirms the surface.
         """
         points = memory.points
         shown = shown_slots(points.position, points.kind, camera)
@@ -283,8 +287,10 @@ class RadianceMemory:
         return view
 
     def _draw(self, view: MemoryView, row: int, seen: Any, z: Tensor, newer: Tensor) -> None:
-        """Paint the field's pixels over the points' in one row of a view that nobody else has. z:
-        (h, w) of the points."""
+        """Paint the field's pixels over the points' in one row of a view, in place.
+
+        z: (h, w) depth of the points.
+        """
         h, w = z.shape
         depth, solid, known_sky = seen.depth.view(h, w), seen.solid.view(h, w), seen.sky.view(h, w)
         radius = max(1, round(w / self.config.width))
@@ -310,10 +316,10 @@ class RadianceMemory:
         )
 
     def density(self, memory: RadianceField, place: Tensor) -> Tensor:
-        """Density (b, n) float32 per metre at world places (b, n, 3) metres; 0 outside of the field
-        and without one.
+        """Return the density (b, n) float32 per metre at world places (b, n, 3) metres.
 
-        A ray that runs ``s`` metres through density ``d`` gets through with probability exp(-s d).
+        0 outside the field and without one. A ray of ``s`` metres through density ``d`` passes with
+        probability exp(-s d).
         """
         if place.ndim != 3 or place.shape[0] != len(memory.fitted) or place.shape[2] != 3:
             raise InvalidInputError(
@@ -327,8 +333,10 @@ class RadianceMemory:
         return memory.points
 
     def surroundings(self, memory: RadianceField, pose: Tensor) -> Tensor:
-        """The points' map of what is near ``pose`` (b, 4, 4): see
-        :meth:`worldsim.protocols.SceneMemory.surroundings`."""
+        """Return the points' map of the surroundings of ``pose`` (b, 4, 4).
+
+        See :meth:`worldsim.protocols.SceneMemory.surroundings`.
+        """
         return self.points.surroundings(memory.points, pose)
 
 

@@ -1,5 +1,4 @@
-"""Kinds of scene memory by name, so that a file can say which one it holds. A new kind is one line
-here."""
+"""Scene memories by name, so that files can name them. A new memory is one line here."""
 
 from __future__ import annotations
 
@@ -36,17 +35,18 @@ KINDS = {
 
 
 def meta_empty(memory: SceneMemory) -> Any:
-    """Data of one world that has seen nothing, as shapes without memory behind them: what a file's
-    tensors are compared with."""
+    """Return the empty data of one world as shapes without storage.
+
+    The tensors of a file are compared with it.
+    """
     # On the CPU "meta" device: a capacity that a file claims takes no memory.
     return memory.empty(1, "meta")
 
 
 def describe_memory(memory: SceneMemory) -> JsonObject | None:
-    """A memory's kind and config as JSON values, and under ``points`` those of the memory that it
-    builds upon.
+    """Return a memory's name and config as JSON values.
 
-    None for one that has no name here, or builds upon such a one.
+    ``points`` has those of the memory that it builds upon. None if one of them has no name.
     """
     given: Any = memory
     for name, kind in KINDS.items():
@@ -61,8 +61,10 @@ def describe_memory(memory: SceneMemory) -> JsonObject | None:
 
 
 def memory_from_description(description: JsonObject) -> Any:
-    """The memory that :func:`describe_memory` described. Raises InvalidInputError for an unknown
-    kind or config."""
+    """Return the memory of :func:`describe_memory`.
+
+    Raises InvalidInputError for an unknown name or config.
+    """
     if not isinstance(description, dict):
         raise InvalidInputError(
             f"a scene memory is described by an object with its kind and config, not by "

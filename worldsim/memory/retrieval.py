@@ -23,11 +23,12 @@ from worldsim.state import Frame, MemoryView
 
 @dataclass(frozen=True)
 class SeenFrames:
-    """The last ``n`` frames of a batch; ``count`` (b,) int64 of all that were ever seen, frame k
-    being in slot k modulo n.
+    """The last ``n`` frames of a batch; frame k is in slot k modulo n.
 
-    rgb: (b, n, 3, h, w) uint8. inverse_depth: (b, n, h, w) int32. pose: (b, n, 4, 4) and
-    intrinsics: (b, n, 4) float32.
+    rgb: (b, n, 3, h, w) uint8.
+    inverse_depth: (b, n, h, w) int32.
+    pose, intrinsics: (b, n, 4, 4), (b, n, 4) float32.
+    count: (b,) int64, number of frames ever seen.
     """
 
     rgb: Tensor
@@ -53,8 +54,10 @@ class RetrievalMemoryConfig:
 
 
 class RetrievalMemory:
-    """A :class:`worldsim.protocols.SceneMemory` that renders the past frame of the nearest pose,
-    splatted to the new camera."""
+    """A :class:`worldsim.protocols.SceneMemory` that renders the past frame of the nearest pose.
+
+    The frame is splatted to the new camera.
+    """
 
     def __init__(self, config: RetrievalMemoryConfig | None = None) -> None:
         self.config = config or RetrievalMemoryConfig()
@@ -82,8 +85,7 @@ class RetrievalMemory:
         step: Tensor,
         known: Tensor | None = None,
     ) -> SeenFrames:
-        """The frames with this one among them, whole, in the place of the oldest if there are too
-        many."""
+        """Return the frames with this one added; it replaces the oldest if there are too many."""
         if frame.inverse_depth is None or frame.pose is None:
             raise MissingGeometryError(
                 "this frame has no depth or no pose: retrieval by pose needs both (or use NoMemory)"
@@ -108,8 +110,10 @@ class RetrievalMemory:
         )
 
     def render(self, memory: SeenFrames, camera: Camera) -> MemoryView:
-        """The frame of the nearest pose (:func:`worldsim.camera.nearest_pose`), one pixel a
-        point."""
+        """Render the frame of the nearest pose (:func:`worldsim.camera.nearest_pose`).
+
+        One pixel per point.
+        """
         position, colour, kind, source = self._nearest_points(memory, camera.pose)
         return view_of(position, colour, kind, source, camera)
 

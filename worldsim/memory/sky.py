@@ -12,8 +12,10 @@ picture."""
 
 
 def sky_of(ray: Tensor, colour: Tensor, is_sky: Tensor) -> Tensor:
-    """The map of the sky (4, 64, 128) uint8 from what was seen along rays (n, 3): mean colours, and
-    255 where any."""
+    """Return the map of the sky (4, 64, 128) uint8 from rays (n, 3).
+
+    It holds mean colours, and 255 where there is any.
+    """
     row, column = sky_cell(ray[is_sky])
     cell = row.long().clamp(0, SKY_ROWS - 1) * SKY_COLUMNS + column.long().clamp(0, SKY_COLUMNS - 1)
     value = torch.cat([torch.full_like(colour[is_sky][:, :1], 1.0), colour[is_sky]], 1)
@@ -24,16 +26,17 @@ def sky_of(ray: Tensor, colour: Tensor, is_sky: Tensor) -> Tensor:
 
 
 def sky_cell(ray: Tensor) -> tuple[Tensor, Tensor]:
-    """Where directions (n, 3) fall in the map of the sky: rows and columns as float numbers of
-    cells."""
+    """Return the cell of directions (n, 3) in the map of the sky: rows and columns as floats."""
     x, y, z = (ray / ray.norm(dim=-1, keepdim=True)).unbind(-1)
     row = (torch.asin(z.clamp(-1.0, 1.0)) / torch.pi + 0.5) * SKY_ROWS
     return row, (torch.atan2(y, x) / (2.0 * torch.pi) + 0.5) * SKY_COLUMNS
 
 
 def sky_at(sky: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
-    """Colours (n, 3) in [0, 1] of the sky along rays (n, 3), interpolated among the cells that were
-    seen; bool (n,), if seen."""
+    """Return the sky's colours (n, 3) in [0, 1] along rays (n, 3), and whether it was seen (n,).
+
+    Colours are interpolated between seen cells.
+    """
     row, column = sky_cell(ray)
     weight = sky[3:].float() / 255.0
     values = torch.cat([sky[:3].float() / 255.0 * weight, weight])

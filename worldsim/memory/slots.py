@@ -32,15 +32,17 @@ Slots = TypeVar("Slots", bound=HasSlots)
 
 @dataclass(frozen=True)
 class Points:
-    """A batch of point clouds of fixed capacity ``c``; unused slots have kind 0 and anything
-    elsewhere.
+    """A batch of point clouds of fixed capacity ``c``.
+
+    Unused slots have kind 0 and arbitrary values.
 
     position: (b, 3, c) float32, world metres; for a direction, a vector towards it in world axes.
     colour: (b, 3, c) uint8 rgb.
     kind: (b, c) uint8, 0 unused, 1 point, 2 direction (infinitely far).
     source: (b, c) uint8, 255 * depth channel (``worldsim.camera.code_to_channel``) at capture; 0
-    for directions. seen: (b, c) int32, the step at which a frame last agreed with the point.
-    confidence: (b, c) uint8, how many frames agreed with it, at most 255.
+        for directions.
+    seen: (b, c) int32, the step at which a frame last agreed with the point.
+    confidence: (b, c) uint8, number of frames that agreed with it, at most 255.
     """
 
     position: Tensor
@@ -98,10 +100,9 @@ def points_of(memory: SceneMemory, data: Any) -> Points | None:
 
 
 def beginning(memory: Slots, more: int = 0) -> Slots:
-    """The slots up to the last one in use, and ``more``: unused ones show nothing, and slots are
-    filled from the first on.
+    """Return the slots up to the last used one and ``more``; all slots on a GPU.
 
-    All slots on a GPU, which would have to stop to tell.
+    Slots are filled from the first on, and counting would make a GPU wait.
     """
     if memory.kind.device.type != "cpu":
         return memory
@@ -120,10 +121,10 @@ def beginning(memory: Slots, more: int = 0) -> Slots:
 
 
 def places(mask: Tensor) -> Tensor:
-    """Where mask (b, n) holds, ascending, (b, m) int64: as many as the fullest row has, at least
-    one; 0 where a row has fewer.
+    """Return the places where mask (b, n) is True, ascending, (b, m) int64.
 
-    Waits for a GPU.
+    m is the count of the fullest row, at least one; rows with fewer are padded with 0. Waits for a
+    GPU.
     """
     b = len(mask)
     if b == 1:
@@ -148,8 +149,10 @@ def take_slots(memory: Slots, slot: Tensor) -> Slots:
 
 
 def first_true(mask: Tensor, k: int) -> Tensor:
-    """The first ``k`` places where mask (b, n) holds, ascending: (b, k) int64; 0 where there are
-    fewer."""
+    """Return the first ``k`` places where mask (b, n) is True, ascending: (b, k) int64.
+
+    Padded with 0.
+    """
     b, n = mask.shape
     rank = mask.cumsum(1)
     target = torch.where(mask & (rank <= k), rank - 1, k)
@@ -160,10 +163,10 @@ def first_true(mask: Tensor, k: int) -> Tensor:
 
 
 def next_slots(memory: Points, step: Tensor, k: int) -> Tensor:
-    """The ``k`` slots to write next, (b, k) int64: unused ones first, then the least recently
-    seen, lower ones first.
+    """Return the ``k`` slots to write next, (b, k) int64.
 
-    Points not seen for very long (65,534 steps at the default capacity) count as equally old.
+    Unused ones come first, then the least recently seen, lower ones first. Points not seen for very
+    long (65,534 steps at the default capacity) count as equally old.
     """
     if memory.kind.device.type == "cpu":
         unused = beginning(memory, k).kind == EMPTY

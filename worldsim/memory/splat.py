@@ -1,9 +1,8 @@
-"""Z-buffered one-pixel splats of points and directions, for all environments of a batch in one
-call.
+"""Z-buffered one-pixel splats of points and directions, for all environments in one call.
 
-Visibility is settled by an integer minimum over packed (depth bits, point id): no float atomics, so
-the outcome is the same on every run and never depends on a row's neighbours. Rotations are written
-out for the same reason: a matrix product may round differently for other batch sizes.
+Visibility is an integer minimum over packed (depth bits, point id) without float atomics, so the
+result is the same on every run and never depends on a row's neighbours. Rotations are written out
+for the same reason: a matrix product may round differently for other batch sizes.
 """
 
 from __future__ import annotations
@@ -48,10 +47,12 @@ class Splat:
 
 
 def to_camera_axes(position: Tensor, kind: Tensor, pose: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """World coordinates (b, 3, n) to x, y, z in the camera's axes, each (b, n) float32; directions
-    are only rotated.
+    """Convert world coordinates (b, 3, n) to x, y, z in the camera's axes, each (b, n) float32.
 
-    kind: (b, n) uint8. pose: (b, 4, 4) camera-to-world.
+    Directions are only rotated.
+
+    kind: (b, n) uint8.
+    pose: (b, 4, 4) camera-to-world.
     """
     pose = pose.float()
     shift = (kind.float() == POINT).float()
@@ -67,8 +68,11 @@ def to_camera_axes(position: Tensor, kind: Tensor, pose: Tensor) -> tuple[Tensor
 
 
 def splat(position: Tensor, kind: Tensor, camera: Camera) -> Splat:
-    """Project slots into a camera. position: (b, 3, n) float32. kind: (b, n) uint8 of EMPTY, POINT,
-    DIRECTION."""
+    """Project slots into a camera.
+
+    position: (b, 3, n) float32.
+    kind: (b, n) uint8 of EMPTY, POINT, DIRECTION.
+    """
     x, y, z = to_camera_axes(position, kind, camera.pose)
     fx, fy, cx, cy = camera.intrinsics.float()[:, :, None].unbind(1)
     inverse = 1.0 / z
@@ -105,16 +109,19 @@ def in_sight(
 
 
 def _flags(mask: Tensor) -> Tensor:
-    """0 or 1, uint8. By way of float32: inductor writes and reads masks one by one, ten times as
-    slow."""
+    """Convert a mask to 0 or 1, uint8, through float32.
+
+    Inductor writes and reads masks one by one, ten times as slow.
+    """
     return mask.float().to(torch.uint8)
 
 
 def nearest(points: Splat, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The slot that each pixel shows: mask (b, pixels) bool, slot (b, pixels) int64 (0 in holes), z
-    (b, pixels) float32.
+    """Return the slot that each pixel shows.
 
     The nearest wins, at equal depth the lower slot. Directions lie behind all points.
+
+    Returns mask (b, pixels) bool, slot (b, pixels) int64 (0 in holes), z (b, pixels) float32.
     """
     b, n = points.z.shape
     # Bits of positive floats are ordered as the floats are, infinity last.
@@ -142,12 +149,13 @@ def hole_view(camera: Camera) -> MemoryView:
 
 
 def between_nearer(z: Tensor) -> Tensor:
-    """Pixels of z (b, h, w) metres, ``inf`` where nothing is, that lie between two much nearer
-    ones: (b, h, w) bool.
+    """Return the pixels that lie between two much nearer ones: (b, h, w) bool.
 
-    One pixel a point leaves gaps in what is nearer than it was when it was seen, and through them
-    one would see what lies behind. Much nearer: by 0.3 m and by 20%, at most two pixels away on
-    both sides, along a row, a column or a diagonal.
+    One pixel per point leaves gaps in surfaces that are now closer than when they were seen, and
+    what lies behind would show through. Much nearer is by 0.3 m and by 20%, at most two pixels away
+    on both sides, along a row, a column or a diagonal.
+
+    z: (b, h, w) metres, ``inf`` where nothing is.
     """
     h, w = z.shape[-2:]
     padded = F.pad(z, (GAP, GAP, GAP, GAP), value=torch.inf)
@@ -169,9 +177,13 @@ def between_nearer(z: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Shown:
-    """Which slot each pixel of a camera shows: ``points`` as splatted; mask (b, h * w) bool, slot
-    (b, h * w) int64 (0 in holes) and z (b, h * w) float32 metres as :func:`nearest` gives them,
-    without what shows through the gaps of a nearer surface."""
+    """The slot that each pixel of a camera shows, without what shows through gaps.
+
+    points: as splatted.
+    mask: (b, h * w) bool.
+    slot: (b, h * w) int64 (0 in holes).
+    z: (b, h * w) float32 metres, as :func:`nearest` returns them.
+    """
 
     points: Splat
     mask: Tensor
@@ -221,16 +233,21 @@ def view_of_shown(shown: Shown, colour: Tensor, source: Tensor, camera: Camera) 
 
 
 def on_map(position: Tensor, kind: Tensor, pose: Tensor) -> Tensor:
-    """Which points lie within the map around ``pose``, up to a cell beyond it: (b, n) uint8.
-    position: (b, 3, n)."""
+    """Return which points lie within the map around ``pose`` or a cell beyond: (b, n) uint8.
+
+    position: (b, 3, n).
+    """
     reach = MAP_CELL * (MAP_CELLS / 2 + 1)
     x, y = (position[:, i] - pose[:, i, 3, None].float() for i in range(2))
     return _flags((kind.float() == POINT) & (x.abs() <= reach) & (y.abs() <= reach))
 
 
 def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) -> Tensor:
-    """The map of :meth:`worldsim.protocols.SceneMemory.surroundings` from points. position: (b, 3,
-    n); kind: (b, n)."""
+    """Return the map of :meth:`worldsim.protocols.SceneMemory.surroundings` from points.
+
+    position: (b, 3, n).
+    kind: (b, n).
+    """
     x, y, z = (position[:, i] - pose[:, i, 3, None].float() for i in range(3))
     # Times 12.5, which is exact: CPUs and GPUs divide by a constant in different ways.
     column = torch.floor(x * (1.0 / MAP_CELL) + MAP_CELLS / 2)
@@ -249,8 +266,10 @@ def map_around(position: Tensor, kind: Tensor, pose: Tensor, body: float = 0.5) 
 
 
 def frame_points(inverse_depth: Tensor, camera: Camera) -> tuple[Tensor, Tensor]:
-    """A frame's pixels as slots: position (b, 3, h * w) float32 and kind (b, h * w) uint8.
-    inverse_depth: (b, h, w) codes."""
+    """Return a frame's pixels as slots: position (b, 3, h * w) float32 and kind (b, h * w) uint8.
+
+    inverse_depth: (b, h, w) codes.
+    """
     position = unproject(dequantise_depth(inverse_depth), camera).flatten(1, 2).transpose(1, 2)
     return position, torch.where(inverse_depth == 0, DIRECTION, POINT).to(torch.uint8).flatten(1)
 

@@ -1,10 +1,10 @@
 # mypy: disable-error-code="no-untyped-def, misc"
-"""The Triton kernels of :mod:`worldsim.memory.splat_triton`: a program a block of slots (axis 0)
-and an environment (axis 1).
+"""The Triton kernels of :mod:`worldsim.memory.splat_triton`.
 
-Kinds of a slot are 0 unused, 1 point, 2 direction, as in :mod:`worldsim.memory.splat`. Unused slots
-are masked out of all further reads. Vectors of slots share an environment's row, (3, capacity)
-positions and colours, (capacity,) all else.
+A program handles a block of slots (axis 0) of an environment (axis 1). Kinds of a slot are 0
+unused, 1 point, 2 direction, as in :mod:`worldsim.memory.splat`. Unused slots are masked out of all
+further reads. Vectors of slots share an environment's row, (3, capacity) positions and colours,
+(capacity,) all else.
 """
 
 import triton
@@ -67,6 +67,7 @@ def nearest(
     near: tl.constexpr,
     block: tl.constexpr,
 ):
+    """Write the nearest slot of each pixel, by an integer minimum."""
     row = tl.program_id(1).to(tl.int64)
     slot = tl.program_id(0) * block + tl.arange(0, block)
     kind = tl.load(kinds + row * capacity + slot, mask=slot < capacity, other=0)
@@ -103,8 +104,10 @@ def judge(
     has_known: tl.constexpr,
     block: tl.constexpr,
 ):
-    """As worldsim.memory.operations.judge, in place: marks, drops, which pixels are explained, and
-    unused slots a block."""
+    """Apply worldsim.memory.operations.judge in place.
+
+    Writes marks, drops, explained pixels, and the number of unused slots per block.
+    """
     row = tl.program_id(1).to(tl.int64)
     slot = tl.program_id(0) * block + tl.arange(0, block)
     inside = slot < capacity
@@ -212,8 +215,10 @@ def evict(
     bits: tl.constexpr,
     block: tl.constexpr,
 ):
-    """The keys of the slots that give way: all that are older than the threshold, and the first
-    ones as old as it."""
+    """Write the keys of the slots to replace.
+
+    These are all that are older than the threshold, and the first ones as old as it.
+    """
     row = tl.program_id(1).to(tl.int64)
     wanted = tl.load(evict + row)
     if wanted > 0:

@@ -1,5 +1,4 @@
-"""The point memory's three passes over all slots as Triton kernels: what a camera shows, what a
-frame says, what is near.
+"""The point memory's three passes over all slots as Triton kernels: render, judge, surroundings.
 
 The torch functions in :mod:`worldsim.memory.splat` and :mod:`worldsim.memory.points` are the
 reference; these give the same bits. Unused slots cost one byte to read, and everything that belongs
@@ -62,8 +61,7 @@ def _pose(camera_pose: Tensor) -> Tensor:
 
 
 def nearest_slots(position: Tensor, kind: Tensor, camera: Camera) -> tuple[Tensor, Tensor, Tensor]:
-    """As :func:`worldsim.memory.splat.nearest` of :func:`~worldsim.memory.splat.splat`, in one
-    pass."""
+    """Compute :func:`worldsim.memory.splat.nearest` of splatted slots in one pass."""
     return _unpack(_z_buffer(position, kind, camera))
 
 
@@ -98,10 +96,9 @@ def _unpack(buffer: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _shown_slots(
     buffer: Tensor, position: Tensor, kind: Tensor, camera: Camera
 ) -> tuple[Shown, Tensor]:
-    """As :func:`worldsim.memory.splat.shown_slots`, with the slots named ``0 .. h * w`` after the
-    pixels that show them.
+    """Compute :func:`worldsim.memory.splat.shown_slots`, with slots numbered by their pixels.
 
-    Second, the real slot of each pixel, (b, h * w) int64.
+    Also returns the real slot of each pixel, (b, h * w) int64.
     """
     mask, slot, z = _unpack(buffer)
     hidden = between_nearer(
@@ -124,8 +121,10 @@ def _view(
 
 
 def _bounds(config: PointMemoryConfig, code: Tensor) -> Tensor:
-    """What ``judge`` compares a slot with, a pixel: (b, 4, h * w) lower and upper depth, scale of
-    source, free depth."""
+    """Return per pixel what ``judge`` compares a slot with, (b, 4, h * w).
+
+    These are lower and upper depth, scale of source, and free depth.
+    """
     depth = dequantise_depth(code)
     scale = DEPTH_CHANNEL_SCALE + config.replace_ratio * depth
     return (
@@ -138,8 +137,10 @@ def _bounds(config: PointMemoryConfig, code: Tensor) -> Tensor:
 def _points(
     code: Tensor, camera: Camera, explained: Tensor, known: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Which pixels become points, (b, h * w) uint8, and of every pixel the point's place (b, h, w,
-    3), kind and source."""
+    """Return which pixels become points, (b, h * w) uint8, and every pixel as a point.
+
+    The latter is its place (b, h, w, 3), kind and source.
+    """
     fresh = explained == 0 if known is None else (explained == 0) & known.flatten(1)
     place = unproject(dequantise_depth(code), camera).contiguous()
     kind = torch.where(code == 0, DIRECTION, POINT).to(torch.uint8).contiguous()
@@ -153,8 +154,7 @@ def _points(
 
 @dataclass(frozen=True)
 class Between:
-    """What lies between the kernels: functions of tensors, so that an engine can compile each
-    whole."""
+    """The computations between the kernels: functions that engines can compile."""
 
     view: Callable[..., MemoryView] = _view
     bounds: Callable[..., Tensor] = _bounds
@@ -198,8 +198,10 @@ def integrate_(
     known: Tensor | None = None,
     between: Between = PLAIN,
 ) -> Points:
-    """As :meth:`worldsim.memory.points.PointMemory.integrate`, in place: ``memory`` is changed and
-    returned."""
+    """Integrate as :meth:`worldsim.memory.points.PointMemory.integrate`, in place.
+
+    Returns ``memory``.
+    """
     assert frame.inverse_depth is not None
     code = frame.inverse_depth
     b, capacity = memory.kind.shape
@@ -261,10 +263,11 @@ def integrate_(
 
 
 def _slots(memory: Points, counts: Tensor, need: Tensor, step: Tensor, wide: int) -> Tensor:
-    """The slots to write next, (b, wide) int32, of which the first ``need`` (b,) int32 count: see
-    PointMemory._slots.
+    """Return the slots to write next, (b, wide) int32; the first ``need`` (b,) int32 count.
 
-    counts: (b, blocks) int32 unused slots a block.
+    See PointMemory._slots.
+
+    counts: (b, blocks) int32 unused slots per block.
     """
     b, capacity = memory.kind.shape
     blocks, device = counts.shape[1], counts.device

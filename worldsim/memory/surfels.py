@@ -1,10 +1,9 @@
-"""The user's view of points: each drawn as large as the patch of surface that it stands for, at any
-size of picture.
+"""Points for the user's eyes: each as large as the patch of surface that it represents.
 
-A point that a frame of focal length f caught at depth d covers d / f metres. Drawn at that size,
+A point that a frame of focal length f captured at depth d covers d / f metres. Drawn at that size,
 points that were neighbouring pixels stay neighbours when a picture is larger than the frames were.
-Nothing is interpolated: every colour shown is a stored one, and what no patch covers stays a hole.
-The dynamics' own views are those of :mod:`worldsim.memory.splat`.
+Nothing is interpolated: every colour is a stored one, and regions without a patch stay holes. The
+dynamics' own views are those of :mod:`worldsim.memory.splat`.
 """
 
 from __future__ import annotations
@@ -55,8 +54,10 @@ class SurfelView:
 
 
 def patch_metres(points: Points, focal: float) -> Tensor:
-    """The side of the patch that each point stands for, (b, c) float32 metres. focal: of the frames
-    it was seen in, pixels."""
+    """Return the side length of the patch of each point, (b, c) float32 metres.
+
+    focal: of the frames that captured it, pixels.
+    """
     # source / 255 = s / (s + d), solved for d; what is stored as 0 is further than any frame's
     # depth.
     source = points.source.float().clamp(min=1.0)
@@ -64,8 +65,10 @@ def patch_metres(points: Points, focal: float) -> Tensor:
 
 
 def draw(points: Points, camera: Camera, focal: tuple[float, float]) -> SurfelView:
-    """What one memory's points show at ``camera``, both batches of one. focal: ``fx fy`` of the
-    frames that were integrated."""
+    """Draw one memory's points at ``camera``, both batches of one.
+
+    focal: ``fx fy`` of the frames that were integrated.
+    """
     height, width = camera.height, camera.width
     x, y, z = (row[0] for row in to_camera_axes(points.position, points.kind, camera.pose))
     fx, fy, cx, cy = camera.intrinsics[0].float()
@@ -118,11 +121,12 @@ def draw(points: Points, camera: Camera, focal: tuple[float, float]) -> SurfelVi
 def covered_pixels(
     centre: Tensor, half: Tensor, shown: Tensor, height: int, width: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Which pixels' middles lie in which rectangles: rectangle and pixel (row * width + column),
-    each (k,) int64, in chunks.
+    """Return which pixels' centres lie in which rectangles, in chunks.
 
-    centre, half: (2, n) float, middle and half the sides along u and v, in pixels. shown: (n,)
-    bool, rectangles that count.
+    Rectangle and pixel (row * width + column) are each (k,) int64.
+
+    centre, half: (2, n) float, centre and half the side lengths along u and v, pixels.
+    shown: (n,) bool, rectangles that count.
     """
     size = torch.tensor([[width], [height]], device=centre.device)
     low = torch.minimum(torch.ceil(centre - half - 0.5).clamp(min=0), size).to(torch.int64)
@@ -146,18 +150,22 @@ def covered_pixels(
 
 
 def squared_offset(pixel: Tensor, slot: Tensor, centre: Tensor, width: int) -> Tensor:
-    """How far pixels' middles are from the middles of rectangles, squared: (k,) int64, the bits of
-    a float, ordered as it is."""
+    """Return the squared distance of pixels' centres from the centres of rectangles: (k,) int64.
+
+    It is the bits of a float, in the same order.
+    """
     u, v = pixel % width + 0.5 - centre[0, slot], pixel // width + 0.5 - centre[1, slot]
     return (u.square() + v.square()).view(torch.int32).to(torch.int64)
 
 
 def normals_of(place: Tensor, known: Tensor, pitch: int) -> Tensor:
-    """Normals in camera axes from what is near in the picture, (3, h, w) float32, towards the
-    camera; zeros if that is too little.
+    """Return normals in camera axes from neighbours in the picture, (3, h, w) float32.
 
-    place: (3, h, w) what each pixel shows, camera axes, metres. known: (h, w) bool. pitch: pixels
-    between neighbouring points.
+    They point towards the camera; zeros without enough neighbours.
+
+    place: (3, h, w) position of each pixel, camera axes, metres.
+    known: (h, w) bool.
+    pitch: pixels between neighbouring points.
     """
     height, width = known.shape
     rows, columns = (
@@ -188,11 +196,11 @@ def normals_of(place: Tensor, known: Tensor, pitch: int) -> Tensor:
 
 
 def _planes(place: Tensor, known: Tensor) -> Tensor:
-    """The plane p . X = 1 through each place (3, h, w) and those around it, (3, h, w); zeros where
-    they span none.
+    """Return the plane p . X = 1 through each place (3, h, w) and its neighbours, (3, h, w).
 
-    In a picture, a plane's inverse depth is linear: 1 / z = p . (x / z, y / z, 1). Least squares,
-    three times over, with weights that fall with the distance from the plane before.
+    Zeros where they span none. In a picture, a plane's inverse depth is linear: 1 / z = p . (x / z,
+    y / z, 1). By least squares, three times, with weights that fall with the distance from the
+    previous plane.
     """
     side = 2 * WINDOW + 1
     inverse = torch.where(known, 1.0 / place[2].clamp(min=NEAR_PLANE), 0.0)
@@ -235,14 +243,18 @@ def _slope(normals: Tensor, camera: Camera) -> Tensor:
 
 
 def _towards(normals: Tensor, camera: Camera) -> Tensor:
-    """Turned towards the camera at every pixel: at a grazing angle, a patch may face it at its
-    middle alone."""
+    """Turn normals towards the camera at every pixel.
+
+    At a grazing angle, a patch may face it at its centre alone.
+    """
     return torch.where(_slope(normals, camera) > 0, -normals, normals)
 
 
 def _on_plane(place: Tensor, normals: Tensor, camera: Camera, limit: Tensor) -> Tensor:
-    """The depth of each pixel on the plane through its point, (h, w) metres; the point's own where
-    that is further off."""
+    """Return the depth of each pixel on the plane through its point, (h, w) metres.
+
+    It is the point's own where the plane is further off.
+    """
     slope = _slope(normals, camera)
     depth = (normals * place).sum(0) / torch.where(slope.abs() > 1e-6, slope, torch.inf)
     near = ((depth - place[2]).abs() <= limit) & (depth > NEAR_PLANE)

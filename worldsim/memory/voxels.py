@@ -1,11 +1,9 @@
-"""A dense voxel field: density and colour at the nodes of a grid, interpolated, and rendered along
-rays.
+"""A dense voxel field: density and colour at the nodes of a grid, rendered along rays.
 
-Densities are kept before their activation (softplus) and activated after interpolation, so that a
+Densities are stored before their activation (softplus) and activated after interpolation, so that a
 surface may be sharper than a voxel (Sun, Sun and Chen, "Direct Voxel Grid Optimization", 2022).
-Rays have z = 1 in the camera's axes: the length along them is depth. Everything here works on one
-environment and is written without reductions over neighbours: rows of a batch are handled one by
-one, so that none depends on another.
+Rays have z = 1 in the camera's axes: the length along them is depth. All functions work on one
+environment, so that none depends on another.
 """
 
 from __future__ import annotations
@@ -61,8 +59,10 @@ class Voxels:
 
 @dataclass(frozen=True)
 class Grid:
-    """The field of one environment while it is fitted or rendered: float32 values, (4, nx, ny, nz):
-    raw density, rgb in [0, 1]."""
+    """The field of one environment while it is fitted or rendered.
+
+    Values are float32 (4, nx, ny, nz): raw density, rgb in [0, 1].
+    """
 
     values: Tensor
     low: Tensor
@@ -88,8 +88,10 @@ def empty_voxels(batch: int, shape: tuple[int, int, int], device: object = "cpu"
 
 
 def sample(grid: Grid, place: Tensor, channels: slice = slice(None)) -> Tensor:
-    """Trilinear interpolation at world places (..., 3) metres: (c, ...). Outside of the grid: the
-    values at its border."""
+    """Interpolate trilinearly at world places (..., 3) metres: (c, ...).
+
+    Outside the grid, the values at its border.
+    """
     values = grid.values[channels]
     shape = torch.tensor(values.shape[1:], device=place.device, dtype=torch.float32)
     unit = (place - grid.low) / grid.size * (2.0 / (shape - 1.0)) - 1.0
@@ -112,11 +114,9 @@ def _interpolate(values: Tensor, coordinates: Tensor) -> Tensor:
 
 
 class _ExactGradient(torch.autograd.Function):
-    """Interpolation whose gradient is the same on every run: summed in whole numbers, which no
-    order of adding changes.
+    """Interpolation whose gradient is the same on every run: a sum of integers.
 
-    On a GPU, ``grid_sample`` adds floats in whatever order they come. There is no gradient for the
-    places.
+    On a GPU, ``grid_sample`` adds floats in any order. There is no gradient for the places.
     """
 
     @staticmethod
@@ -148,15 +148,20 @@ class _ExactGradient(torch.autograd.Function):
 
 
 def interpolate_exactly(values: Tensor, coordinates: Tensor) -> Tensor:
-    """Trilinear interpolation with a reproducible gradient. values: (c, nx, ny, nz). coordinates:
-    (n, 3), z y x in [-1, 1]."""
+    """Interpolate trilinearly, with a reproducible gradient.
+
+    values: (c, nx, ny, nz).
+    coordinates: (n, 3), z y x in [-1, 1].
+    """
     found: Tensor = _ExactGradient.apply(values, coordinates)
     return found
 
 
 def world_rays(camera: Camera) -> tuple[Tensor, Tensor]:
-    """Origins (b, 3) and directions (b, h * w, 3) of all pixels in world axes; a step of 1 along
-    them is 1 m of depth."""
+    """Return origins (b, 3) and directions (b, h * w, 3) of all pixels in world axes.
+
+    A step of 1 along a direction is 1 m of depth.
+    """
     local = pixel_rays(camera.intrinsics, camera.height, camera.width).flatten(2)
     rotation = camera.pose[:, :3, :3].float()
     x, y, z = local.unbind(1)
@@ -166,8 +171,12 @@ def world_rays(camera: Camera) -> tuple[Tensor, Tensor]:
 
 
 def span(grid: Grid, origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
-    """Depths (n,) at which rays enter and leave the grid; leave <= enter for those that miss it.
-    origin, ray: (n, 3)."""
+    """Return the depths (n,) at which rays enter and leave the grid.
+
+    leave <= enter for those that miss it.
+
+    origin, ray: (n, 3).
+    """
     safe = torch.where(ray.abs() < 1e-9, 1e-9, ray)
     first, second = (grid.low - origin) / safe, (grid.high - origin) / safe
     enter = torch.minimum(first, second).amax(-1).clamp(min=NEAR_PLANE)
@@ -175,8 +184,12 @@ def span(grid: Grid, origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def thickness(grid: Grid, raw: Tensor, ray: Tensor, step: Tensor) -> Tensor:
-    """Optical thickness of stretches of rays. raw: densities (n, s). ray: (n, 3). step: (n, s)
-    metres of depth."""
+    """Return the optical thickness of segments of rays.
+
+    raw: densities (n, s).
+    ray: (n, 3).
+    step: (n, s) metres of depth.
+    """
     # Counted in voxels, each axis by its own edge, so that densities mean the same whatever the
     # grid's proportions.
     voxels = (ray / grid.size).norm(dim=-1, keepdim=True) * step
@@ -184,17 +197,20 @@ def thickness(grid: Grid, raw: Tensor, ray: Tensor, step: Tensor) -> Tensor:
 
 
 def weights(thick: Tensor) -> Tensor:
-    """What each stretch (n, s) contributes to its ray: its opacity times what all before it let
-    through."""
+    """Return the contribution of each segment (n, s) to its ray.
+
+    It is its opacity times the transmittance of all segments before.
+    """
     before = F.pad(thick.cumsum(1)[:, :-1], (1, 0))
     return torch.exp(-before) - torch.exp(-before - thick)
 
 
 def render_rays(grid: Grid, origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Opacity (n,), colour (n, 3) in [0, 1] times opacity, and expected depth (n,) metres of rays.
-    origin, ray: (n, 3).
+    """Return opacity (n,), colour (n, 3) in [0, 1] times opacity, and expected depth (n,) metres.
 
-    Samples are about a voxel apart; stretches without visible density are skipped.
+    Samples are about a voxel apart; segments without visible density are skipped.
+
+    origin, ray: (n, 3).
     """
     skippable = _skippable(grid)
     chunks = zip(origin.split(RAYS_AT_ONCE), ray.split(RAYS_AT_ONCE), strict=True)
@@ -205,8 +221,10 @@ def render_rays(grid: Grid, origin: Tensor, ray: Tensor) -> tuple[Tensor, Tensor
 
 
 def _skippable(grid: Grid) -> Tensor:
-    """(nx, ny, nz) bool: where neither a node nor its neighbours, which interpolation would mix in,
-    are visible."""
+    """Return (nx, ny, nz) bool: neither a node nor its neighbours are visible.
+
+    Interpolation mixes in the neighbours.
+    """
     visible = (grid.values[:1] > VISIBLE_DENSITY).to(torch.float32)
     return F.max_pool3d(visible[None], 3, stride=1, padding=1)[0, 0] == 0
 
@@ -241,9 +259,13 @@ def _render_chunk(
 
 @dataclass(frozen=True)
 class RowView:
-    """What a field shows along ``n`` rays. solid: (n,) bool, a surface that was seen. colour: (n,
-    3) float in [0, 1] and depth: (n,) metres and source: (n,) uint8 of it. sky: (n,) bool, nothing
-    in the way and sky seen there; sky_colour: (n, 3)."""
+    """The field along ``n`` rays.
+
+    solid: (n,) bool, a surface that was seen.
+    colour, depth, source: (n, 3) float in [0, 1], (n,) metres, (n,) uint8, of it.
+    sky: (n,) bool, nothing in the way and sky seen there.
+    sky_colour: (n, 3).
+    """
 
     solid: Tensor
     colour: Tensor
@@ -287,10 +309,12 @@ def density_at(grid: Grid, place: Tensor) -> Tensor:
 
 
 def source_of(position: Tensor, source: Tensor, kind: Tensor, grid: Grid) -> Tensor:
-    """How finely each voxel was seen, (nx, ny, nz) uint8: the best of the points within two voxels,
-    0 without any.
+    """Return how finely each voxel was seen, (nx, ny, nz) uint8.
 
-    position: (3, n) metres. source, kind: (n,) uint8.
+    It is the best of the points within two voxels, 0 without any.
+
+    position: (3, n) metres.
+    source, kind: (n,) uint8.
     """
     shape = torch.tensor(grid.values.shape[1:], device=position.device)[:, None]
     node = ((position - grid.low[:, None]) / grid.size[:, None]).round().long()

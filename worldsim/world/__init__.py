@@ -1,5 +1,4 @@
-"""What a world is and how it steps: its configuration, its files, its heads, its engines and its
-snapshots."""
+"""Worlds: configuration, files, heads, engines and snapshots."""
 
 from __future__ import annotations
 

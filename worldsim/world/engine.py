@@ -1,10 +1,9 @@
-"""How a world's step is run: number format, compilation, CUDA graphs. What is computed stays what
-``World`` says.
+"""How a world's step is run: number format, compilation, CUDA graphs.
 
-Three settings by name: ``plain`` (torch as it is, float32), ``fast`` (bfloat16 where the device
-computes in it; on a GPU the whole step as one CUDA graph) and ``compiled`` (``fast``, and through
-inductor the network, on a CPU all of the step's parts, which takes a minute at first).
-Results are the same bit by bit under one setting on one device; two settings differ by rounding.
+There are three engines by name: ``plain`` (torch as it is, float32), ``fast`` (bfloat16 if the
+device supports it; on a GPU the whole step as one CUDA graph) and ``compiled`` (``fast`` with
+inductor for the network and, on a CPU, for all parts of the step, which takes a minute at first).
+Results are the same bit by bit under one engine on one device; two engines differ by rounding.
 """
 
 from __future__ import annotations
@@ -116,8 +115,10 @@ def prepare_network(network: nn.Module, config: EngineConfig) -> nn.Module:
 
 
 def widen(layer: nn.Conv2d, inputs: int = 1, outputs: int = 1) -> nn.Conv2d:
-    """The same convolution with channels in multiples of ``inputs`` and ``outputs``; the new ones
-    do nothing and give zeros."""
+    """Return the same convolution with channels padded to multiples of ``inputs`` and ``outputs``.
+
+    The added channels are zero.
+    """
     more_in, more_out = -layer.in_channels % inputs, -layer.out_channels % outputs
     wide = copy.copy(layer)
     wide.in_channels, wide.out_channels = layer.in_channels + more_in, layer.out_channels + more_out
@@ -138,8 +139,10 @@ def tell_once(what: str) -> None:
 
 
 def reason(error: Exception) -> str:
-    """An error in a line: what it begins with and, where a compiler's own process failed, what that
-    ends with."""
+    """Return an error as one line.
+
+    This is its first line and, if a compiler's own process failed, the last line of its output.
+    """
     lines = [
         line.strip()
         for line in str(error).splitlines()
@@ -150,8 +153,10 @@ def reason(error: Exception) -> str:
 
 
 def cpu_options(mode: str) -> dict[str, Any]:
-    """Inductor's settings for that mode, to hold around each call: dynamo looks at them, too, not
-    only inductor."""
+    """Return inductor's settings for ``mode``.
+
+    They must hold around each call, since dynamo reads them, too.
+    """
     # Weights as constants: oneDNN then lays them out once instead of in every call.
     options: dict[str, Any] = {"freezing": True}
     if mode.startswith("max-autotune"):
@@ -162,8 +167,10 @@ def cpu_options(mode: str) -> dict[str, Any]:
 
 
 def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A method with code of its own: dynamo keeps what it compiled with the code, and weights are
-    constants in that."""
+    """Return a method with its own code object.
+
+    Dynamo stores compiled code with the code object, and weights are constants in it.
+    """
     if not isinstance(function, MethodType):
         return function
     of = function.__func__
@@ -175,15 +182,19 @@ def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def depends_on(guards: Sequence[Any]) -> list[bool]:
-    """Which of dynamo's guards to check in every call: those on arguments. Modules and settings
-    never change under an engine, and looking at all of them takes longer than a pass over the
-    memory."""
+    """Return which of dynamo's guards to check in every call: those on arguments.
+
+    Modules and settings never change under an engine, and checking all of them takes longer than a
+    pass over the memory.
+    """
     return [not (guard.is_global or "self" in guard.name or "__" in guard.name) for guard in guards]
 
 
 def batch_of(args: Sequence[Any]) -> int:
-    """Environments in a call: those of its first tensor, 0 where there is none. Others are compiled
-    for anew."""
+    """Return the number of environments in a call: the batch size of its first tensor, or 0.
+
+    Other numbers are compiled anew.
+    """
     return next((len(one) for one in args if isinstance(one, Tensor) and one.dim()), 0)
 
 
@@ -199,10 +210,13 @@ class Compiled:
         varying: Mapping[int, int] | None = None,
         instead: Callable[..., Any] | None = None,
     ) -> None:
-        """constant: whether the weights stay as they are at the first call; else new ones may be
-        copied into them. varying: of an argument (by number) the axis that has another size in
-        every call; other sizes are compiled for. instead: runs where inductor fails, by default the
-        function itself.
+        """Wrap ``function``.
+
+        constant: whether the weights never change after the first call; otherwise new ones may be
+            copied into them.
+        varying: for each argument (by number), the axis whose size varies between calls; other
+            sizes are compiled anew.
+        instead: runs if inductor fails; by default the function itself.
         """
         self.plain, self.varying = instead or function, varying or {}
         self.options: dict[str, Any] = {}
@@ -274,8 +288,10 @@ def total_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes of memory of a device that this process may still take: what is free, and what it holds
-    of a GPU in reserve."""
+    """Return the bytes of a device that this process may still allocate.
+
+    This is the free memory and, on a GPU, torch's reserve.
+    """
     if device.type == "cuda":
         return (
             int(torch.cuda.mem_get_info(device)[0])
@@ -286,11 +302,9 @@ def free_memory(device: torch.device) -> int:
 
 
 def compile_in_place(module: torch.nn.Module, device: torch.device) -> None:
-    """Have the module run through inductor, as its own ``compile`` does; where that fails, it says
-    so once and runs as it is.
+    """Compile the module with its own ``compile``; if that fails, warn once and run it as it is.
 
-    A few fixed shapes each: one piece of code for all of them, a dreaming copy's among them, would
-    be slower.
+    There is one compilation for each of a few fixed shapes; code for all shapes would be slower.
     """
     module._compiled_call_impl = Compiled(module._call_impl, "default", device, constant=False)
 
@@ -328,8 +342,10 @@ class GraphedStep:
         return captured(state, act)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
-        """``state.put``, within the buffers if they hold the state: costs what is put, however many
-        environments there are."""
+        """Apply ``state.put``, inside the buffers if they hold the state.
+
+        The cost depends on what is put, not on the number of environments.
+        """
         captured = next(
             (c for found in self._captured.values() for c in found if c.newest() is state), None
         )
@@ -345,8 +361,10 @@ class GraphedStep:
 
 
 def capture_graph(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
-    """``run`` as a CUDA graph, after a few runs to warm up: what is returned replays it. It must
-    wait for nothing."""
+    """Capture ``run`` as a CUDA graph, after warm-up runs; returns a function that replays it.
+
+    ``run`` must not synchronise.
+    """
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):

@@ -1,10 +1,9 @@
-"""Worlds on disk: a folder with ``world.json`` and a sub-folder a module, by path, shipped name or
-hub repository.
+"""Worlds on disk: a folder with ``world.json`` and a sub-folder per module.
 
-``world.json`` (version 3) holds the config, the card, the SHA-256 of each module's files, and a
-checksum of its own. Version 1, which had no checksums, and version 2, whose config had other names
-(``steps``, ``context_level``), are read, too. Nothing in a world's folder is
-code, and only files inside it are read.
+Worlds are found by path, shipped name or hub repository. ``world.json`` (version 3) holds the
+config, the card, the SHA-256 of each module's files, and a checksum of itself. Version 1, without
+checksums, and version 2, with other names in the config (``steps``, ``context_level``), are
+accepted. A world's folder holds no code, and only files inside it are read.
 """
 
 from __future__ import annotations
@@ -75,11 +74,9 @@ def save_world(
     card: JsonObject,
     eight_bit: bool,
 ) -> Path:
-    """Write a world: see :meth:`worldsim.world.World.save_pretrained`. modules: by the names of
-    their folders.
+    """Write a world atomically; see :meth:`worldsim.world.World.save_pretrained`.
 
-    The folder is completed beside its place and renamed: whatever happens, the old world is there
-    or the new one.
+    modules: by the names of their folders.
     """
     folder = Path(folder)
     with replacing_folder(folder) as new:
@@ -118,11 +115,13 @@ def module_checksums(folder: Path) -> dict[str, str]:
 
 
 def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder of a world: a path, a shipped one's name, or ``hub:owner/name``, which is
-    downloaded.
+    """Return the folder of a world: a path, a shipped world's name, or ``hub:owner/name``.
 
-    revision: of the hub's repository, a commit, tag or branch; also as ``hub:owner/name@revision``.
-    Only a name that begins with ``hub:`` is ever asked of the hub. Raises NotFoundError.
+    Worlds of the hub are downloaded; only names with the prefix ``hub:`` are requested there.
+
+    revision: commit, tag or branch of the hub's repository; also as ``hub:owner/name@revision``.
+
+    Raises NotFoundError.
     """
     text = str(as_path(name)) if not isinstance(name, str) else name
     if text.startswith(HUB):
@@ -145,10 +144,13 @@ def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Pat
 
 
 def find_world_of_file(name: str, folder: Path, trusted: bool) -> str:
-    """The world that a file in ``folder`` names, as :func:`find_world` takes it: a shipped one, or
-    a folder inside that one.
+    """Return the world that a file in ``folder`` names: a shipped one, or a folder inside that one.
 
-    trusted: allow other folders and hub repositories. Raises UntrustedFileError.
+    See :func:`find_world`.
+
+    trusted: allow other folders and hub repositories.
+
+    Raises UntrustedFileError.
     """
     if trusted:
         return name
@@ -205,11 +207,10 @@ def require_repository(name: str) -> None:
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:
-    """Upload a folder to a repository of the hub, made if it is not there; returns the commit's
-    address.
+    """Upload a folder to a repository of the hub, created if missing; returns the commit's address.
 
-    Raises InvalidInputError for a name that is none, WorldsimError where the hub refuses or cannot
-    be reached.
+    Raises InvalidInputError for an invalid name, and WorldsimError if the hub refuses or is
+    offline.
     """
     require_repository(repository)
     from huggingface_hub import HfApi
@@ -316,8 +317,10 @@ def load_module(kind: Any, folder: Path) -> Any:
 
 
 def _made(kind: Any, config: JsonMapping, source: Path, weights: Path) -> Any:
-    """A module of the settings in ``source``, with fresh weights, if the file ``weights`` holds
-    weights of its shapes."""
+    """Create a module from the settings in ``source``, if ``weights`` holds weights of its shapes.
+
+    The module has fresh weights.
+    """
     settings = {k: v for k, v in config.items() if not k.startswith("_")}
     try:
         kind.check_settings(settings)

@@ -29,8 +29,10 @@ CROP_CELLS = 16
 
 
 def to_world_axes(motion: Tensor, pose: Tensor) -> Tensor:
-    """A motion (..., 6) in the axes of the camera that it starts from, in world axes. pose: (...,
-    4, 4) of that camera."""
+    """Rotate motions (..., 6) from the axes of their first camera to world axes.
+
+    pose: (..., 4, 4) of that camera.
+    """
     return _turn(motion, pose[..., :3, :3])
 
 
@@ -63,8 +65,11 @@ class EgoMotionHead(Module):
     def __init__(
         self, actions: int = 7, action_dim: int = 0, hidden: int = 512, rank: int = 64
     ) -> None:
-        """hidden: width of the layers. rank: each wide layer is a product of two that meet in so
-        few numbers; 0 for plain ones."""
+        """Create the head.
+
+        hidden: width of the layers.
+        rank: rank of each wide layer, a product of two matrices; 0 for full matrices.
+        """
         super().__init__()
         self.width = actions or action_dim
         told = HISTORY * (6 + self.width) + 6 + 7 * self.width
@@ -95,10 +100,9 @@ class EgoMotionHead(Module):
     def normalise(
         self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The prediction and what it would be with nothing in the way, in units of ``scale``, each
-        (b, 6).
+        """Return the prediction and the one without obstacles, in units of ``scale``, each (b, 6).
 
-        Arguments as in :meth:`forward`.
+        For the arguments see :meth:`forward`.
         """
         history = torch.cat([motion / self.scale, self._encode(acts)], -1).flatten(1)
         # Which way the camera looks and which way is right; an action pushes along one of these.
@@ -118,11 +122,12 @@ class EgoMotionHead(Module):
     def forward(
         self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor
     ) -> Tensor:
-        """around: (b, 2, 48, 48) uint8 (:meth:`worldsim.protocols.SceneMemory.surroundings`); pose:
-        (b, 4, 4) of the camera; motion: (b, 8, 6) and acts: (b, 8, ...) the past, oldest first;
-        act: (b, ...) the action now.
+        """Return the motion (b, 6) that ``act`` leads to.
 
-        Returns the motion (b, 6) that ``act`` leads to.
+        around: (b, 2, 48, 48) uint8 (:meth:`worldsim.protocols.SceneMemory.surroundings`).
+        pose: (b, 4, 4) of the camera.
+        motion, acts: (b, 8, 6), (b, 8, ...), the past, oldest first.
+        act: (b, ...), the current action.
         """
         return self.normalise(around, pose, motion, acts, act)[0] * self.scale
 
@@ -165,11 +170,14 @@ def along_the_way(around: Tensor, way: Tensor) -> Tensor:
 def quarter_turns(
     around: Tensor, pose: Tensor, motions: tuple[Tensor, ...]
 ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-    """Turn the second, third and last quarter of a batch by 90, 180 and 270 degrees about the
-    vertical.
+    """Turn the second, third and last quarter of a batch by 90, 180 and 270 degrees.
 
-    A world turned by a quarter is as good a world: collision boxes that are aligned with the axes
-    stay so. around: (b, 2, n, n); pose: (b, 4, 4); motions: each (b, ..., 6) in world axes.
+    Turns are about the vertical. A turned world is a valid world: collision boxes stay aligned with
+    the axes.
+
+    around: (b, 2, n, n).
+    pose: (b, 4, 4).
+    motions: each (b, ..., 6) in world axes.
     """
     size = -(-len(pose) // 4)
     quarter = torch.arange(len(pose), device=pose.device) // size
@@ -194,11 +202,14 @@ def quarter_turns(
 
 @dataclass(frozen=True)
 class Motions:
-    """Moments of recorded walks, for the ego-motion head to learn from; the first five as in its
-    ``forward``.
+    """Moments of recorded walks, to train the ego-motion head.
 
-    around: (b, 2, 48, 48) uint8. pose: (b, 4, 4). motion: (b, 8, 6), acts: (b, 8, ...), act: (b,
-    ...). target: (b, 6) the motion that ``act`` led to. Motions are in world axes.
+    around: (b, 2, 48, 48) uint8.
+    pose: (b, 4, 4).
+    motion, acts, act: (b, 8, 6), (b, 8, ...), (b, ...), as in the head's ``forward``.
+    target: (b, 6), the motion that ``act`` led to.
+
+    Motions are in world axes.
     """
 
     around: Tensor
@@ -215,9 +226,9 @@ def vary(
     mirror: tuple[int, ...] | None,
     forget: float = 0.1,
 ) -> Motions:
-    """Mirror half of the moments (discrete actions: ``mirror`` maps each to its mirror image), turn
-    three quarters of them.
+    """Mirror half of the moments and turn three quarters of them.
 
+    mirror: for discrete actions, the mirror image of each.
     forget: share of moments whose older half of the past is hidden, as after a reset.
     """
     b, device = len(motions.pose), motions.pose.device
@@ -266,19 +277,21 @@ def usual_size(motion: Tensor) -> Tensor:
 
 
 class OutcomeHead(Module):
-    """Rewards and termination of the transition into a frame, from the dynamics' features (..., d)
-    of that frame.
+    """Predicts rewards and termination of a transition from the dynamics' features (..., d).
 
-    Whether a transition ends an episode may be decided by a draw, and its reward depends on that (a
-    penalty for dying): so there are two, of going on and of ending.
+    The features are of the frame after it. A termination may be random, and the reward depends on
+    it (a penalty for dying), so there are two rewards, of continuing and of ending.
     """
 
     config: Any
 
     @register_to_config
     def __init__(self, dim: int = 256, hidden: int = 64, on_end: bool = False) -> None:
-        """on_end: with a reward of its own for endings, and with units learned from the recording;
-        older worlds have neither."""
+        """Create the head.
+
+        on_end: predict a separate reward for endings, in units measured on the recording; older
+            worlds have neither.
+        """
         super().__init__()
         last = nn.Linear(hidden, 3 if on_end else 2)
         nn.init.zeros_(last.weight)
@@ -295,15 +308,19 @@ class OutcomeHead(Module):
             self.prior: Tensor
 
     def normalise(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The rewards of going on and of ending (..., 2), in units of ``scale`` from ``offset``,
-        and the termination's logit."""
+        """Return the rewards of continuing and of ending (..., 2), and the logit of termination.
+
+        Rewards are in units of ``scale`` from ``offset``.
+        """
         out = self.mlp(features)
         if not self.config.on_end:
             return out[..., :1].expand(*out.shape[:-1], 2), out[..., 1]
         return out[..., :2], out[..., 2] + self.prior
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """The rewards of going on and of ending (b, 2), in the environment's units, and the
-        termination's logit (b,)."""
+        """Return the rewards of continuing and of ending (b, 2), and the logit of termination (b,).
+
+        Rewards are in the environment's units.
+        """
         rewards, logit = self.normalise(features)
         return (self.offset + self.scale * rewards if self.config.on_end else rewards), logit

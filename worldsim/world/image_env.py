@@ -1,5 +1,4 @@
-"""Any Gymnasium environment as one that observes images: standard wrappers around it, chosen once
-and written down."""
+"""Wrappers that make any Gymnasium environment observe images, chosen once and stored."""
 
 from __future__ import annotations
 
@@ -61,8 +60,10 @@ class PixelsConfig:
 
 
 def require_trainable(size: Sequence[int], what: str) -> None:
-    """Raise InvalidInputError unless frames of this height and width can be trained on. what: shows
-    them, for the message."""
+    """Raise InvalidInputError unless frames of this size can be trained on.
+
+    what: what shows them, for the message.
+    """
     height, width = size
     if height % PATCH or width % PATCH or min(height, width) < PATCH:
         near = [max(PATCH, PATCH * round(n / PATCH)) for n in (height, width)]
@@ -74,15 +75,19 @@ def require_trainable(size: Sequence[int], what: str) -> None:
 
 
 def qualify(env_id: str) -> str:
-    """The id as ``module:Name-v0`` where its module is known, so that ``gymnasium.make`` finds it
-    in any process."""
+    """Return the id as ``module:Name-v0`` if its module is known.
+
+    ``gymnasium.make`` then finds it in any process.
+    """
     module = next((m for start, m in REGISTERED_BY.items() if env_id.startswith(start)), None)
     return env_id if module is None else f"{module}:{env_id}"
 
 
 def make_env(env_id: str, kwargs: JsonObject) -> Env:
-    """``gymnasium.make`` with worldsim's errors; ids of :data:`REGISTERED_BY` need no module in
-    front."""
+    """Call ``gymnasium.make`` with worldsim's errors.
+
+    Ids of :data:`REGISTERED_BY` need no module prefix.
+    """
     try:
         return gym.make(qualify(env_id), disable_env_checker=True, **kwargs)
     except gym.error.UnregisteredEnv as error:
@@ -133,12 +138,15 @@ def find_pixels(
     key: str | None = None,
     render: bool = False,
 ) -> PixelsConfig | None:
-    """What :func:`make_pixels` needs for this environment; None where it observes (h, w, 3) uint8
-    images of that size already.
+    """Return the settings of :func:`make_pixels` for this environment.
 
-    size: wanted height and width, None for the environment's own. key: of a Dict observation,
-    needed where several parts of it are images. render: observe what is rendered. Raises
-    InvalidInputError if there is no image to be had, saying what there is.
+    None if it already observes (h, w, 3) uint8 images of that size.
+
+    size: requested height and width, None for the environment's own.
+    key: key of a Dict observation, needed if several entries are images.
+    render: observe what is rendered.
+
+    Raises InvalidInputError if there is no image, and says what there is.
     """
     if render:
         return PixelsConfig(size, key, render=True)
@@ -251,8 +259,10 @@ def _is_image(space: Space) -> bool:
 
 
 def _symbols_of(env: Env) -> set[tuple[int, int]]:
-    """Sizes of images that hold MiniGrid's symbols (kind, colour and state of each cell), not
-    colours: a number for each cell."""
+    """Return the sizes of images that hold MiniGrid's symbols instead of colours.
+
+    Symbols are the kind, colour and state of each cell, one number each.
+    """
     grid = env.unwrapped
     view, width, height = (
         getattr(grid, name, None) for name in ("agent_view_size", "width", "height")
@@ -265,8 +275,7 @@ def _symbols_of(env: Env) -> set[tuple[int, int]]:
 def _require_picture(
     env_id: str, space: Space, symbols: set[tuple[int, int]], modes: list[str]
 ) -> None:
-    """Raise InvalidInputError for an image whose numbers are symbols, or that is too small to show
-    anything."""
+    """Raise InvalidInputError for an image of symbols, or one that is too small."""
     assert space.shape is not None
     height, width = space.shape[:2]
     if (height, width) not in symbols and min(height, width) >= PATCH:
@@ -312,8 +321,10 @@ def as_dict(pixels: PixelsConfig | None) -> JsonObject | None:
 
 
 def to_pixels(observations: Any, pixels: PixelsConfig) -> Array:
-    """Stored observations (t, h, w, 3) uint8, or a dict of such, as :func:`make_pixels` would have
-    shown them."""
+    """Convert stored observations as :func:`make_pixels` converts them.
+
+    observations: (t, h, w, 3) uint8, or a dict of such.
+    """
     images = np.asarray(observations[pixels.key] if pixels.key is not None else observations)
     if pixels.size is None or images.shape[1:3] == pixels.size:
         return images

@@ -103,8 +103,10 @@ def _with_network(
 
 
 def _is_one_piece(step: Step, engine: EngineConfig) -> bool:
-    """Whether everything between the memory's passes is compiled together: its many small
-    operations cost as much as the network."""
+    """Return whether everything between the memory's passes is compiled together.
+
+    Its many small operations cost as much as the network.
+    """
     dynamics = step.dynamics
     return (
         engine.whole and isinstance(dynamics, NetworkDynamics) and dynamics.num_inference_steps == 1

@@ -1,5 +1,4 @@
-"""What a world begins from: start scenes, checked, and the states that have taken them in, kept for
-the next reset."""
+"""Start scenes, checked, and the states after ingesting them, cached for the next reset."""
 
 from __future__ import annotations
 
@@ -59,8 +58,7 @@ class StartStates:
 
     @cached_property
     def most(self) -> int:
-        """How many start scenes' states are kept at most; on a CPU, fewer where they remember
-        much."""
+        """Maximum number of cached states; on a CPU, fewer if their memories are large."""
         if self.running.parts.device.type == "cpu":
             blank = self.running.parts.blank(1)
             return max(1, STARTS_BYTES // (bytes_of(blank) - bytes_of(blank.memory)))
@@ -74,8 +72,7 @@ class StartStates:
 
     @cached_property
     def together(self) -> int:
-        """How many start scenes are taken in at once: on a GPU that has the memory for it,
-        several."""
+        """Number of start scenes to ingest at once: several on a GPU with enough memory."""
         # Twice: the states before and after a frame.
         return (
             TOGETHER
@@ -84,11 +81,10 @@ class StartStates:
         )
 
     def states(self, scenes: Sequence[SceneStart]) -> list[WorldState]:
-        """Batches of one, each of which has taken in a scene's frames. Named scenes are kept: a
-        reset then is a copy.
+        """Return batches of one, each of which has ingested a scene's frames.
 
-        The frames' context noise is keyed by seed 0, not by the environment's seed, so that the
-        state is the same for all.
+        Named scenes are cached: a reset then is a copy. The context noise of the frames is keyed by
+        seed 0, not by the environment's seed, so that the state is the same for all.
         """
         found: dict[int, WorldState] = {}
         missing: dict[Any, list[SceneStart]] = {}
@@ -115,8 +111,10 @@ class StartStates:
         return [found[id(scene)] for scene in scenes]
 
     def _taken_in(self, scenes: Sequence[SceneStart]) -> WorldState:
-        """The state of scenes with as many frames each; of several, none has a memory of its
-        own."""
+        """Return the state of scenes with equally many frames.
+
+        If there are several, none has a memory.
+        """
         step, first = self.running.parts, scenes[0]
         joined: list[SceneStart] = [
             map_tensors(
@@ -152,8 +150,7 @@ class StartStates:
         return state
 
     def _keep(self, scene: SceneStart, state: WorldState) -> None:
-        """Keep the state of a named scene, in place of the one kept longest if there are too
-        many."""
+        """Cache the state of a named scene; the oldest one is evicted."""
         key = self._key_of(scene)
         if key is None or key in self._states:
             return
@@ -182,8 +179,10 @@ class StartStates:
             check_start(scene, self.running.parts, self.action_space)
 
     def _key_of(self, scene: SceneStart) -> tuple[str, str] | None:
-        """Name and content of a named scene: frames of the same name may be other frames. Told once
-        an object."""
+        """Return name and content of a named scene, computed once per object.
+
+        Frames of the same name may be other frames.
+        """
         if not scene.name:
             return None
         if not self._is_known(scene):
@@ -198,8 +197,10 @@ class StartStates:
 
 
 def _compact(state: WorldState) -> WorldState:
-    """The state without the unused end of a point memory, which is most of it after a few frames.
-    On a GPU, the state itself."""
+    """Return the state without unused memory slots, which are most of it after a few frames.
+
+    On a GPU, return the state itself.
+    """
     memory = state.memory
     if not isinstance(memory, Points):
         return state
@@ -211,8 +212,7 @@ def _compact(state: WorldState) -> WorldState:
 
 
 def check_start(scene: SceneStart, step: Step, action_space: Space) -> None:
-    """Raise InvalidInputError (or MissingGeometryError) unless a world can start from ``scene``,
-    saying what is wrong."""
+    """Raise InvalidInputError or MissingGeometryError unless a world can start from ``scene``."""
     n, t, who = step.dynamics.spec, len(scene.rgb), f"start {scene.name or 'frames'}"
     _require(who, "rgb", scene.rgb, (torch.uint8,), (t, 3, n.height, n.width))
     kinds = (torch.int64, torch.int32) if n.actions else (torch.float32, torch.float64)

@@ -29,11 +29,12 @@ class Aim:
     def __call__(
         self, around: Tensor, pose: Tensor, motion: Tensor, acts: Tensor, act: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The next camera's pose (b, 4, 4), snapped, and the motion to it (b, 6) in the axes of
-        ``pose``.
+        """Return the next camera's pose (b, 4, 4), snapped, and the motion to it (b, 6).
 
-        around: (b, 2, 48, 48) uint8, the map of the surroundings of ``pose`` (b, 4, 4). motion:
-        (b, 8, 6) and acts: (b, 8, ...), the past.
+        The motion is in the axes of ``pose``.
+
+        around: (b, 2, 48, 48) uint8, the map of the surroundings of ``pose`` (b, 4, 4).
+        motion, acts: (b, 8, 6), (b, 8, ...), the past.
         """
         motion = to_camera_axes(self.ego_motion(around, pose, motion, acts, act), pose)
         following = move(pose, motion)
@@ -48,8 +49,11 @@ class Predict:
     outcome: OutcomeHead
 
     def __call__(self, context: Any, inputs: StepInputs) -> tuple[Prediction, Tensor, Tensor, Any]:
-        """The prediction, its rewards (b, 2) if the episode continues and if it ends, the
-        termination's logit (b,), and the context that holds the frame."""
+        """Return the prediction, its rewards, the logit of termination, and the next context.
+
+        Rewards (b, 2) are for a continuing and for an ending episode; the logit is (b,); the
+        context holds the frame.
+        """
         prediction, context = self.dynamics.predict(context, inputs)
         rewards, logit = self.outcome(prediction.features)
         return prediction, rewards, logit, context
@@ -88,8 +92,10 @@ class Step:
     def __call__(
         self, state: WorldState, act: Tensor, pose: Tensor | None = None
     ) -> tuple[WorldState, Transition]:
-        """The state after one action, and what the step gives: see
-        :meth:`worldsim.world.World.step`."""
+        """Return the state after one action, and the transition.
+
+        See :meth:`worldsim.world.World.step`.
+        """
         inputs = self.inputs(state, act, pose)
         prediction, rewards, logit, context = self.predict(state.context, inputs)
         term = self.draw_terminations(logit, state)
@@ -137,8 +143,10 @@ class Step:
     def advance(
         self, state: WorldState, inputs: StepInputs, frame: Frame, context: Any
     ) -> WorldState:
-        """The state after ``frame``: context, memory and heads see what the step emits, nothing
-        else."""
+        """Return the state after ``frame``.
+
+        Context, memory and heads see what the step emits, nothing else.
+        """
         memory, motion = state.memory, inputs.motion
         if frame.pose is not None:
             assert state.frame.pose is not None
@@ -181,8 +189,10 @@ class Step:
         return uniform(state.seed, state.step, Purpose.HEADS, (1,))[:, 0] < torch.sigmoid(logit)
 
     def surroundings(self, state: WorldState) -> Tensor:
-        """The map that the ego-motion head sees, (b, 2, 48, 48) uint8: the memory's, or the newest
-        frame's where there is no memory."""
+        """Return the map that the ego-motion head sees, (b, 2, 48, 48) uint8.
+
+        It is the memory's, or the newest frame's if there is no memory.
+        """
         assert state.frame.pose is not None
         if remembers(self.memory):
             return self.memory.surroundings(state.memory, state.frame.pose)
@@ -234,8 +244,10 @@ class Step:
         )
 
     def check_frame(self, frame: Frame) -> Frame:
-        """The frame with a snapped pose. Raises InvalidInputError or MissingGeometryError for one
-        that does not fit this world."""
+        """Return the frame with a snapped pose.
+
+        Raises InvalidInputError or MissingGeometryError for one that does not fit this world.
+        """
         size = (3, self.dynamics.spec.height, self.dynamics.spec.width)
         if frame.rgb.dtype != torch.uint8 or frame.rgb.shape[1:] != size:
             raise InvalidInputError(

@@ -1,5 +1,4 @@
-"""What an agent that acts in the real twin knows: a world that is told the true frames as they
-come, to plan in."""
+"""A world that follows an agent in the real twin: it receives the true frames, to plan in."""
 
 from __future__ import annotations
 
@@ -46,8 +45,10 @@ class Belief:
 
     @property
     def pose(self) -> Tensor:
-        """(4, 4) float32 camera-to-world of the newest frame. MissingGeometryError for a world
-        without poses."""
+        """(4, 4) float32 camera-to-world of the newest frame.
+
+        Raises MissingGeometryError for a world without poses.
+        """
         pose = self.state.frame.pose
         if pose is None:
             raise MissingGeometryError("this world was trained without geometry: it knows no poses")
@@ -55,16 +56,17 @@ class Belief:
 
     @property
     def memory(self) -> MemoryHandle:
-        """The scene memory that the walk has made so far, to look at and to map:
-        ``belief.memory.top_down()``.
+        """The scene memory of the walk so far, to render and map: ``belief.memory.top_down()``.
 
         Raises MissingGeometryError for a world without one.
         """
         return MemoryHandle.of(self.world.memory, self.state)
 
     def start(self, obs: Any, info: Info, seed: int = 0) -> None:
-        """Begin a new walk: observation and info of the real twin's ``reset``. seed: of what is
-        imagined from here."""
+        """Begin a new walk with observation and info of the real twin's ``reset``.
+
+        seed: seed of imagined futures.
+        """
         frame = self._frame(obs, info)
         n = self.world.spec
         act = torch.zeros(1, dtype=torch.int64) if n.actions else torch.zeros(1, n.action_dim)
@@ -86,8 +88,10 @@ class Belief:
         self._state = self.world.observe(state, given, frame)
 
     def resume(self, state: WorldState) -> None:
-        """Go back to an earlier :attr:`state` of a belief in the same world: what was seen since is
-        forgotten."""
+        """Restore an earlier :attr:`state` of a belief in the same world.
+
+        Later frames are forgotten.
+        """
         if len(state) != 1:
             raise InvalidInputError(
                 f"a belief is of one walk, this state is of {len(state)}: state.select(...) picks "

@@ -116,8 +116,7 @@ def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
 
 
 def _parameters(env_id: str, made: str) -> tuple[str, ...]:
-    """The arguments that a file may name: parameters by which the class, or one that it inherits
-    from, is constructed."""
+    """Return the arguments that a file may name: parameters of the class or its bases."""
     for start, names in ARGUMENTS.items():
         if env_id.startswith(start):
             return names
@@ -190,12 +189,13 @@ def twin_of(world: World) -> tuple[str, JsonObject]:
 
 
 class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
-    """Keeps the newest frames of the present episode, so that a dream can start where a real
-    environment stands.
+    """Keeps the newest frames of the episode, so that a dream can start from them.
 
-    env: observes (h, w, 3) uint8. length: how many frames are kept. The start that they make is
-    :attr:`frames`; depth, pose and intrinsics are part of it if ``info`` has them (see
-    ``docs/reference/environments.md``). :func:`make_twin` returns environments that are wrapped so.
+    The start scene is :attr:`frames`; it has depth, pose and intrinsics if ``info`` has them (see
+    ``docs/reference/environments.md``). :func:`make_twin` returns wrapped environments.
+
+    env: observes (h, w, 3) uint8.
+    length: maximum number of frames.
     """
 
     def __init__(self, env: Env, length: int = HISTORY) -> None:
@@ -219,18 +219,19 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
 
     @property
     def frames(self) -> SceneStart:
-        """The newest frames, at most ``length``, with the actions that led to them. ResetNeeded
-        before the first reset."""
+        """The newest frames, at most ``length``, with the actions that led to them.
+
+        Raises ResetNeeded before the first reset.
+        """
         if not self._visits:
             raise ResetNeeded("this environment has not been reset: call reset() first")
         return scene_of(list(self._visits), isinstance(self.action_space, gym.spaces.Discrete))
 
 
 def frames_of(env: Env) -> SceneStart:
-    """The start that the newest frames of ``env`` make: those of the :class:`FrameHistory` among
-    its wrappers.
+    """Return the start scene of the newest frames of ``env``, from its :class:`FrameHistory`.
 
-    Raises InvalidInputError if there is none, ResetNeeded before the first reset.
+    Raises InvalidInputError without such a wrapper, ResetNeeded before the first reset.
     """
     while not isinstance(env, FrameHistory):
         if not isinstance(env, gym.Wrapper):
@@ -244,13 +245,16 @@ def frames_of(env: Env) -> SceneStart:
 
 
 def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> Env:
-    """The environment that ``world`` was trained on, made and wrapped as it was recorded, with a
-    :class:`FrameHistory`.
+    """Create the environment that ``world`` was trained on, with a :class:`FrameHistory`.
 
-    history: frames that it keeps. kwargs: further arguments of ``gymnasium.make``, before those
-    that the world remembers, such as ``max_episode_steps=525``. Its observation and action spaces
-    are the world's. Raises what :func:`twin_of` raises, InvalidInputError if the spaces differ, and
-    NotFoundError or MissingDependencyError if it cannot be made here.
+    It is wrapped as it was recorded. Its observation and action spaces are the world's.
+
+    history: number of frames to keep.
+    kwargs: arguments of ``gymnasium.make`` that override the world's own, such as
+        ``max_episode_steps=525``.
+
+    Raises what :func:`twin_of` raises, InvalidInputError if the spaces differ, and NotFoundError or
+    MissingDependencyError if it cannot be created here.
     """
     env_id, env_kwargs = twin_of(world)
     env = make_pixels(env_id, {**env_kwargs, **kwargs}, world.config.pixels)
@@ -263,10 +267,10 @@ def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> Env:
 
 
 def require_same_spaces(world: World, env: Env, name: str) -> None:
-    """Raise InvalidInputError, naming both, unless the environment observes and acts in the world's
-    spaces.
+    """Raise InvalidInputError unless the environment has the world's spaces.
 
-    Bounds of continuous actions are compared as the world keeps them, in float32.
+    The error names both. Bounds of continuous actions are compared in float32, as the world keeps
+    them.
     """
     for what in ("observation", "action"):
         mine, other = getattr(world, f"{what}_space"), getattr(env, f"{what}_space")

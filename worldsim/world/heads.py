@@ -100,7 +100,7 @@ class EgoMotionHead(Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the motion and the unobstructed motion, in units of ``scale``, each (b, 6).
 
-        Arguments as in :meth:`forward`.
+        For the arguments see :meth:`forward`.
         """
         history = torch.cat([motion / self.scale, self._encode(acts)], -1).flatten(1)
         # The camera's forward and right directions; actions push along one of these.

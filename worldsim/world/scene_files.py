@@ -132,10 +132,9 @@ class ScenesConfig:
 
 
 def save_scene(scene: SceneStart, folder: str | os.PathLike[str]) -> Path:
-    """Write ``scene`` to ``folder``, which is completed beside its place and renamed: the old scene
-    is there or the new one.
+    """Write ``scene`` to ``folder``, atomically.
 
-    Raises InvalidInputError for a scene whose parts do not fit one another, StorageError.
+    Raises InvalidInputError for a scene whose parts do not fit each other, StorageError.
     """
     folder = as_path(folder)
     try:
@@ -195,8 +194,7 @@ class _Described:
 
 
 def check_scene_folder(folder: str | os.PathLike[str]) -> _Described:
-    """What ``scene.json`` in ``folder`` says, if it and the files beside it are as they were
-    written.
+    """Return the content of ``scene.json`` in ``folder``, after checking it and the other files.
 
     Raises NotFoundError or DamagedFileError. Pictures are compared with their checksums and not
     decoded.
@@ -256,8 +254,7 @@ def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
 
 
 def _check_scene(scene: SceneStart, frames: int) -> None:
-    """Raise ValueError for what no recorder writes: other shapes, matrices that are no poses,
-    cameras that are none."""
+    """Raise ValueError for what no recorder writes: wrong shapes, invalid poses or cameras."""
     if len(scene.act) != frames:
         raise ValueError(f"{len(scene.act)} actions for {frames} frames")
     if scene.inverse_depth is not None and scene.inverse_depth.shape != (
@@ -298,8 +295,10 @@ def scene_names(folder: str | os.PathLike[str]) -> list[str]:
 
 
 def record_scenes(config: ScenesConfig) -> list[Path]:
-    """Record start scenes in the real twin; returns their folders. Names are the map's and a
-    number: ``MAP30-2``."""
+    """Record start scenes in the real twin; returns their folders.
+
+    Names are the map's and a number: ``MAP30-2``.
+    """
     env = make_env(config.env_id, dict(config.env_kwargs))
     policy = make_policy(config.policy, env.action_space)
     taken: dict[str, int] = {}
@@ -356,8 +355,10 @@ def _walk(
     config: ScenesConfig,
     seeds: tuple[int, int],
 ) -> list[Visit] | None:
-    """What is seen on a walk, and on the turn and the steps after it if asked for; None if the
-    episode ends before."""
+    """Return the visits of a walk, and of the turn and steps after it if requested.
+
+    None if the episode ends before.
+    """
     obs, info = env.reset(seed=seeds[0], options=options)
     policy.reset(seeds[1])
     visits: list[Visit] = [(np.array(obs), np.zeros_like(policy.act(obs)), info)]
@@ -387,8 +388,10 @@ def _is_worth_it(walk: list[Visit], config: ScenesConfig) -> bool:
 
 
 def scene_of(visits: Sequence[Visit], discrete: bool) -> SceneStart:
-    """The start that these visits in a row make; with depth and poses if their ``info`` has
-    them."""
+    """Return the start scene of consecutive visits.
+
+    It has depth and poses if their ``info`` has them.
+    """
     info = visits[-1][2]
     scene = SceneStart(
         rgb=torch.from_numpy(np.stack([obs for obs, _, _ in visits]))

@@ -1,14 +1,13 @@
-"""Whole generated environments on disk: one safetensors file each, written atomically, restored bit
-by bit.
+"""Snapshots on disk: one safetensors file each, written atomically, restored bit by bit.
 
 A file holds every tensor of a :class:`Snapshot` and, in its header, the format, its version, the
-name and a fingerprint of the world that it belongs to, what its scene memory is, the random
-generators and a checksum of all of that. Weights are not in it: the same world must be there to
-load it. :func:`open_snapshot` needs no weights: it reads the memory and the walk alone.
+name and fingerprint of its world, the kind of its scene memory, the random generators and a
+checksum of all of these. It holds no weights: loading needs the same world. :func:`open_snapshot`
+needs no weights, as it reads the memory and the walk alone.
 
-Version 2 added the trajectory, the world's name and the memory's rules; files of version 1 load,
-and have no trajectory. Version 3 put the header under the checksum, and names a world by its
-folder's name instead of its path.
+Version 2 added the trajectory, the world's name and the memory's settings; files of version 1 load
+without a trajectory. Version 3 put the header under the checksum, and names a world by its folder's
+name instead of its path.
 """
 
 from __future__ import annotations
@@ -158,8 +157,10 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
 
 
 def check_generators(states: Any) -> None:
-    """Raise InvalidInputError unless these are the states of NumPy generators, as
-    ``bit_generator.state`` gives them."""
+    """Raise InvalidInputError unless these are states of NumPy generators.
+
+    ``bit_generator.state`` returns such states.
+    """
     for state in states:
         try:
             np.random.PCG64(0).state = state
@@ -172,11 +173,10 @@ def check_generators(states: Any) -> None:
 
 
 def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapshot:
-    """The memory and the walk of environment ``index`` in the file ``path``, on the CPU, without
-    the world's weights.
+    """Return the memory and the walk of environment ``index`` in the file ``path``, on the CPU.
 
-    Raises NotFoundError, DamagedFileError, InvalidInputError (no such environment) or
-    MissingGeometryError (no scene memory).
+    Needs no weights. Raises NotFoundError, DamagedFileError, InvalidInputError (no such
+    environment) or MissingGeometryError (no scene memory).
     """
     path = as_path(path)
     metadata, tensors = _read(path)
@@ -260,8 +260,10 @@ def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> An
 
 
 def world_name(world: World) -> str:
-    """What a snapshot calls its world: a shipped one's name, the name of another's folder, empty
-    for one in no folder."""
+    """Return the name of a world in its snapshots.
+
+    It is a shipped world's name or the name of the folder; empty for a world in no folder.
+    """
     return "" if world.folder is None else world.folder.resolve().name
 
 
@@ -379,8 +381,10 @@ def _state(tensors: Mapping[str, Tensor], world: World, rows: int) -> WorldState
 
 
 def _check_state(state: WorldState, world: World) -> None:
-    """Raise ValueError for values that no world emits: poses that are none, cameras, depth codes,
-    actions out of their space."""
+    """Raise ValueError for values that no world emits.
+
+    These are invalid poses, cameras, depth codes, and actions outside their space.
+    """
     frame = state.frame
     if frame.pose is not None:
         check_poses(frame.pose, f"{STATE}.frame.pose")

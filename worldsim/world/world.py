@@ -67,8 +67,7 @@ def _box(size: int, config: WorldConfig) -> gym.spaces.Box:
 
 
 def bucket(batch: int) -> int:
-    """The smallest batch bucket that holds ``batch`` environments; above the largest, multiples of
-    it."""
+    """Return the smallest batch bucket that holds ``batch``; above the largest, its multiples."""
     for size in BUCKETS:
         if batch <= size:
             return size
@@ -127,8 +126,7 @@ class World:
         self._run_by(engine)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What the world is made of, to be pickled or copied: not what runs its steps and keeps its
-        starts, which is made anew."""
+        """Return the parts to pickle or copy, without the running step and cached starts."""
         return {
             name: value
             for name, value in self.__dict__.items()
@@ -150,10 +148,10 @@ class World:
         return self.running.parts.device
 
     def to(self, device: torch.device | str) -> World:
-        """Move the weights; returns the world itself. InvalidInputError for a device that is not
-        there.
+        """Move the weights; returns the world itself.
 
-        On ``meta``, PyTorch's device without data, shapes can be looked at.
+        Raises InvalidInputError for a device that is not available. ``meta``, PyTorch's device
+        without data, gives shapes alone.
         """
         device = torch.device("meta") if str(device) == "meta" else resolve_device(device)
         for module in self.modules().values():
@@ -162,13 +160,14 @@ class World:
         return self
 
     def with_engine(self, engine: str | EngineConfig) -> World:
-        """The same weights with steps run otherwise: ``plain``, ``fast``, ``compiled`` or a
-        :class:`worldsim.world.engine.EngineConfig`.
+        """Return the same weights with another engine for steps.
 
-        With CUDA graphs (``fast`` and ``compiled`` on a GPU) :meth:`step` works in place: the state
-        that it returns is overwritten when it is stepped from, and cannot be stepped from twice.
-        ``state.clone()`` keeps one; transitions, and the frames in them, are copies anyway. Where
-        something is missing (CUDA, a compiler) it says so once and does without.
+        With CUDA graphs (``fast`` and ``compiled`` on a GPU), :meth:`step` works in place: the
+        state that it returns is overwritten by the next step, and cannot be stepped twice.
+        ``state.clone()`` keeps one; transitions and their frames are copies. If something is
+        missing (CUDA, a compiler), it warns once and runs without it.
+
+        engine: ``plain``, ``fast``, ``compiled`` or a :class:`worldsim.world.engine.EngineConfig`.
         """
         return self._replace(engine=resolve_engine(engine, self.device))
 
@@ -195,13 +194,14 @@ class World:
         return module
 
     def state_bytes(self) -> int:
-        """Bytes of one environment's state, whatever it has seen: memory, context and history have
-        a fixed size."""
+        """Bytes of one environment's state; its size is fixed."""
         return bytes_of(self.blank(1))
 
     def step_bytes(self) -> int:
-        """Bytes that a step takes an environment, estimated: its state before and after, and a
-        dozen of the finest features."""
+        """Estimated bytes that a step needs per environment.
+
+        This is its state before and after, and a dozen of the finest features.
+        """
         features = 0
         if isinstance(self._dynamics.module, SpaceTimeTransformer):
             n = self.network.config
@@ -215,9 +215,10 @@ class World:
         return self.with_memory(NoMemory())
 
     def with_memory(self, memory: SceneMemory) -> World:
-        """The same weights with another scene memory. Its states start empty: stored start scenes'
-        memories do not fit it, unless it has a method ``pad`` that takes points, as the radiance
-        field has.
+        """Return the same weights with another scene memory.
+
+        Its states start empty: the memories of stored start scenes do not fit, unless it has a
+        method ``pad`` that takes points, as the radiance field has.
         """
         if not isinstance(memory, SceneMemory):
             raise InvalidInputError(
@@ -226,8 +227,10 @@ class World:
         return self._replace(memory=memory)
 
     def with_dynamics(self, **changes: Any) -> World:
-        """The same weights with other :class:`DynamicsConfig` values, for instance
-        ``num_inference_steps=2``; None leaves a value as it is."""
+        """Return the same weights with other :class:`DynamicsConfig` values.
+
+        For example ``num_inference_steps=2``; None keeps a value.
+        """
         changes = rename_keys(changes, old_names_of(self.config.dynamics), "with_dynamics: ")
         known = [f.name for f in dataclasses.fields(self.config.dynamics)]
         unknown = sorted(set(changes) - set(known))
@@ -255,12 +258,12 @@ class World:
         return bool(getattr(self._dynamics, "uncertainty", False))
 
     def with_uncertainty(self, wanted: bool = True) -> World:
-        """The same weights, with :attr:`worldsim.state.Transition.uncertainty` or without: how far
-        another draw of each frame differs from the one that is shown.
+        """Return the same weights with or without :attr:`worldsim.state.Transition.uncertainty`.
 
-        The frames stay the same bit by bit. A step costs one more denoised frame an inference step.
-        Raises InvalidInputError at temperature 0, where all draws are the same, and for dynamics
-        that cannot tell.
+        It is the difference between the frame and another sample of it. The frames stay the same
+        bit by bit. A step costs one more denoised frame per inference step. Raises
+        InvalidInputError at temperature 0, where all samples are equal, and for dynamics that
+        cannot estimate it.
         """
         if wanted == self.tells_uncertainty:
             return self
@@ -328,13 +331,14 @@ class World:
         return self.running.step(state, act, pose)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
-        """The state with the environments ``index`` (int64) replaced by those of ``other``; the
-        rest goes on as it was."""
+        """Return the state with ``other`` in place of the environments ``index`` (int64)."""
         return self.running.put(state, index, other)
 
     def own(self, state: WorldState) -> WorldState:
-        """The state as one that later steps leave as it is: a copy if the engine steps in place,
-        else the state itself."""
+        """Return the state as one that later steps do not change.
+
+        It is a copy if the engine steps in place, else the state itself.
+        """
         return self.running.own(state)
 
     def owned(self, state: WorldState) -> WorldState:
@@ -343,24 +347,27 @@ class World:
         return self.own(state)
 
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
-        """Advance every world by a *given* frame (true history): context and memory take it in,
-        nothing is generated."""
+        """Advance every world by a *given* frame (true history): context and memory ingest it.
+
+        Nothing is generated.
+        """
         return self.running.observe(state, act, frame)
 
     def edit(self, state: WorldState, memory: Any) -> WorldState:
-        """Every world with another memory, such as an edited one: what it shows is what the dream
-        goes on from.
+        """Continue every world with another memory, such as an edited one.
 
-        The context is cleared back to the newest frame. That frame is shown again: where the
-        memory's view of it has changed, it takes over what the new memory shows there, and what
-        nothing is known of any more is dreamed anew. Then the memory takes the rest of this frame
-        in. The past of the walk, its pose and its random numbers stay.
+        The context is cleared back to the newest frame, which is shown again: where the memory's
+        view of it has changed, it shows the new memory, and regions that the memory no longer
+        covers are regenerated. Then the memory ingests the rest of this frame. The walk's past,
+        pose and random numbers stay.
         """
         return self.running.edit(state, memory)
 
     def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
-        """Motion (b, 6) that the ego-motion head expects of ``act``, zeros for a world without
-        geometry."""
+        """Return the motion (b, 6) that the ego-motion head predicts for ``act``.
+
+        Zeros for a world without geometry.
+        """
         return self.running.predict_motion(state, act)
 
     def pad(self, state: WorldState, size: int) -> WorldState:
@@ -374,18 +381,21 @@ class World:
         return self._starts.most
 
     def blank(self, batch: int) -> WorldState:
-        """``batch`` worlds that have seen nothing: what :meth:`initial` builds upon, and the shape
-        of every state."""
+        """Return ``batch`` worlds that have seen nothing: the basis of :meth:`initial`.
+
+        All states have its shapes.
+        """
         return self.running.parts.blank(batch)
 
     def check_start(self, scene: SceneStart) -> None:
-        """Raise InvalidInputError (or MissingGeometryError) unless this world can start from
-        ``scene``, saying what is wrong."""
+        """Raise InvalidInputError or MissingGeometryError for a scene that does not fit."""
         self._starts.check(scene)
 
     def coverage(self, state: WorldState) -> Tensor:
-        """(b,) float32 share of the newest frame that the memory knew before it was there; zeros
-        without memory."""
+        """Return the share of the newest frame that the memory covered before it, (b,) float32.
+
+        Zeros without memory.
+        """
         if isinstance(self._dynamics, ContextOfViews):
             return self._dynamics.coverage(state.context)
         return torch.zeros(len(state), device=self.device)
@@ -403,8 +413,10 @@ class World:
 
     @property
     def weights_id(self) -> str:
-        """SHA-256 of all weights and of the settings that they belong to. Worlds of one id differ
-        at most in how they are used."""
+        """SHA-256 of all weights and their settings.
+
+        Worlds of one id differ at most in how they are used.
+        """
         if not self._weights_id:
             total = hashlib.sha256()
             for part, module in sorted(self.modules().items()):
@@ -415,12 +427,12 @@ class World:
         return self._weights_id
 
     def save_pretrained(self, folder: str | os.PathLike[str], eight_bit: bool = False) -> Path:
-        """Write the world to ``folder``: ``world.json`` and a sub-folder a module (diffusers'
-        layout; int8 if asked).
+        """Write the world to ``folder``, atomically: ``world.json`` and a sub-folder per module.
 
-        The folder is completed beside its place and renamed: whatever happens, the old world is
-        there or the new one. What else is in the folder, such as ``scenes``, stays. Raises
+        The layout is diffusers'. Other content of the folder, such as ``scenes``, stays. Raises
         StorageError.
+
+        eight_bit: store weights as int8.
         """
         return save_world(folder, self.modules(), self.config, self.card, eight_bit)
 
@@ -449,14 +461,15 @@ class World:
         revision: str | None = None,
         trust: bool = False,
     ) -> World:
-        """Load a shipped world (by name), a folder, or ``hub:owner/name`` from the Hugging Face
-        hub.
+        """Load a shipped world by name, a folder, or ``hub:owner/name`` from the Hugging Face hub.
 
-        device: CUDA where there is one, else the CPU. revision: commit, tag or branch of the hub's
-        repository. What came from the hub has ``source``, its repository and commit, in its card.
-        trust: let its real twin be any environment that its files name, which imports and runs code
-        of their choosing; loading and stepping a world never does. Raises NotFoundError,
-        DamagedFileError, InvalidInputError (device) or OutOfMemoryError.
+        device: by default CUDA if it is available, else the CPU.
+        revision: commit, tag or branch of the hub's repository. The card of a world from the hub
+            has ``source``, its repository and commit.
+        trust: let its real twin be any environment that its files name, which imports and runs
+            their code; loading and stepping a world never does.
+
+        Raises NotFoundError, DamagedFileError, InvalidInputError (device) or OutOfMemoryError.
         """
         folder = find_world(name, revision)
         config, card = read_card(folder / "world.json")

@@ -7,7 +7,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: setup system hooks format lint types test test-fast test-nerf test-interop demo dist clean
+.PHONY: setup system hooks format lint types docs test test-fast test-nerf test-interop demo dist clean
 
 setup: $(STAMP)
 
@@ -31,7 +31,7 @@ hooks: setup
 
 # Small models in several workers: threads would only get in each other's way.
 test: export OMP_NUM_THREADS ?= 1
-test: setup lint types
+test: setup lint types docs
 	@$(PYTHON) .ci/system-libraries cv2 open3d browser
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
 	@$(MAKE) --no-print-directory test-nerf
@@ -86,6 +86,11 @@ types: setup
 	@rm -rf build/types && mkdir -p build/types && cp -R worldsim build/types/worldsim
 	@for wing in envs agents scenes; do cp -R $$wing build/types/worldsim/$$wing; done
 	cd build/types && ../../$(VENV)/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p worldsim
+
+# The documentation site, into build/site. Strictly: a broken link or reference is an error.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: setup
+	$(VENV)/bin/mkdocs build --strict --quiet
 
 demo: setup
 	@$(PYTHON) .ci/system-libraries cv2

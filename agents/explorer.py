@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import gymnasium as gym
 import numpy as np
 import torch
@@ -19,16 +18,12 @@ from numpy.typing import NDArray
 
 from worldsim.agents.goal_walker import finite, ground_of
 from worldsim.agents.pursuit import Pursuit, PursuitConfig, wrap_angle
-from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.slots import points_of
+from worldsim.agents.sightlines import RAYS, cast, require_points
+from worldsim.errors import InvalidInputError
 from worldsim.planning.ground import Ground, GroundConfig
-from worldsim.planning.planner import Imagination, require_dreaming
+from worldsim.planning.planner import Imagination
 
 Array = NDArray[Any]
-RAYS = 96
-"""Directions in which views are cast over the map."""
-RANGE = 16.0
-"""Metres that they reach."""
 
 
 @dataclass(frozen=True)
@@ -346,34 +341,3 @@ class FrontierExplorer:
                 away, np.linalg.norm(ground.places(open_) - np.array(view[:2]), axis=1)
             )
         self._aim, self._left = Aim(ground.places(open_[int(away.argmax())]), "far"), 60.0
-
-
-def cast(ground: Ground, spots: Array, fade: float) -> Array:
-    """m2 of unseen ground in each of RAYS directions from cells (k, 2), (k, RAYS); the deeper in
-    the unseen, the less it counts."""
-    cell, n = ground.config.cell, ground.height.shape[0]
-    square = np.ones((2 * round(1.0 / cell) + 1,) * 2, np.uint8)
-    # Floors seen from afar have gaps between points.
-    known = cv2.erode(cv2.dilate(ground.known.astype(np.uint8), square), square) > 0
-    metres = np.arange(1, int(RANGE / cell) + 1) * cell
-    angle = np.arange(RAYS) * (2 * np.pi / RAYS)
-    x, y = (
-        np.rint(spots[:, axis, None, None] + way[:, None] * metres / cell).astype(np.int64)
-        for axis, way in ((0, np.cos(angle)), (1, np.sin(angle)))
-    )
-    inside = (x >= 0) & (x < n) & (y >= 0) & (y < n)
-    x, y = x.clip(0, n - 1), y.clip(0, n - 1)
-    stops = (ground.obstacle | ~np.isfinite(ground.height))[x, y] | ~inside
-    unseen = (np.cumsum(stops, 2) == 0) & ~known[x, y]
-    area = unseen * np.exp(-np.cumsum(unseen, 2) * cell / fade) * metres * (cell * 2 * np.pi / RAYS)
-    total: Array = area.sum(2)
-    return total
-
-
-def require_points(source: Any) -> None:
-    """Raise MissingGeometryError unless the source's world has a point memory."""
-    require_dreaming(source, "explorers")
-    if points_of(source.world.memory, source.state.memory) is None:
-        raise MissingGeometryError(
-            "explorers look into a point memory, and this world has none: use one with geometry"
-        )

@@ -23,13 +23,8 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planning.planner import (
-    Objective,
-    Planner,
-    coloured_noise,
-    draw_choices,
-    plan_in_dream,
-)
+from worldsim.planning.objectives import Objective
+from worldsim.planning.planner import Planner, coloured_noise, draw_choices, plan_in_dream
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from worldsim.agents.cem import CemConfig, CemPolicy
-from worldsim.agents.explorer import require_points
+from worldsim.agents.sightlines import require_points
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT, view_of
-from worldsim.planning.planner import Futures, Needs
+from worldsim.planning.objectives import Futures, Needs
 from worldsim.state import map_tensors
 
 

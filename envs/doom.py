@@ -29,6 +29,7 @@ from worldsim.runtime.extras import missing
 from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.runtime.options import check_options
 from worldsim.runtime.scratch import Scratch
+from worldsim.runtime.types import Info
 
 MAPS: tuple[str, ...] = tuple(f"freedoom2/MAP{number:02d}" for number in range(1, 33)) + tuple(
     f"freedoom1/E{episode}M{number}" for episode in range(1, 5) for number in range(1, 10)
@@ -278,13 +279,13 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._games: dict[str, Any] = {}
         self._map = ""
         self._observation: NDArray[np.uint8] | None = None
-        self._info: dict[str, Any] = {}
+        self._info: Info = {}
         self._scratch = Scratch()
         self._finalizer = weakref.finalize(self, _shut_down, self._games, self._scratch)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[NDArray[np.uint8], Info]:
         """Start somewhere new; see the class for ``options``."""
         choices = _maps_of(options)
         super().reset(seed=seed)
@@ -294,7 +295,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._look()
         return self._emit()
 
-    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, Info]:
         """Hold ``action`` for four tics."""
         if not self.action_space.contains(action):
             raise InvalidInputError(
@@ -334,7 +335,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
     def _game(self) -> Any:
         return next(iter(self._games.values()))
 
-    def _emit(self) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def _emit(self) -> tuple[NDArray[np.uint8], Info]:
         assert self._observation is not None
         return self._observation.copy(), {
             key: value.copy() if isinstance(value, np.ndarray) else value
@@ -567,7 +568,7 @@ def fuse_buffer(
     return np.where(sprite > 0, sprite, depth)
 
 
-def _maps_of(options: dict[str, Any] | None) -> tuple[str, ...]:
+def _maps_of(options: Info | None) -> tuple[str, ...]:
     """The maps that a reset draws from."""
     options = check_options(options)
     unknown = sorted(set(map(str, options)) - {"map", "split"})

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.envs.doom import (
     ACTIONS,
@@ -22,6 +20,7 @@ from worldsim.envs.doom import (
 from worldsim.envs.doom_geometry import MapGeometry
 from worldsim.envs.doom_textures import ATTRIBUTES, MapTextures
 from worldsim.painting.lookaround import LookAround
+from worldsim.runtime.types import Array
 
 ARRIVE_TICS = 3
 """Tics after a warp in which the engine moves the eye to its height; the turn takes one more."""
@@ -132,7 +131,7 @@ class DoomSurveyor(FreedoomReal):
             return to_x, to_y, float(np.rad2deg(way) + turn)
         return None
 
-    def _view(self) -> tuple[NDArray[Any], ...]:
+    def _view(self) -> tuple[Array, ...]:
         self._look()
         assert self._observation is not None
         x, y, z, heading = self._camera()

@@ -13,7 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
@@ -26,6 +25,7 @@ from worldsim.runtime.old_names import warn_renamed
 from worldsim.runtime.options import check_options
 from worldsim.runtime.registries import SCENES
 from worldsim.runtime.threads import use_threads
+from worldsim.runtime.types import JsonMapping
 from worldsim.state import SceneStart, WorldState, flatten
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig, free_memory
@@ -37,8 +37,6 @@ DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
 """The scenes of the world's own folder."""
 FRAME_KEYS = ("rgb", "act", "depth", "pose", "intrinsics")
 SEED_LIMIT = 2**63 - 1
-
-Array = NDArray[Any]
 
 
 class Randomness(StrEnum):
@@ -84,7 +82,7 @@ class Starts:
         self.scenes = _fit(resolved, world)
 
     def choose(
-        self, rng: np.random.Generator, options: Mapping[str, Any] | None
+        self, rng: np.random.Generator, options: JsonMapping | None
     ) -> tuple[SceneStart, int]:
         """The scene that ``options`` ask for, else one drawn with ``rng``; and the dream's seed,
         always drawn."""

@@ -12,11 +12,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode
-from numpy.typing import NDArray
 
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.extras import missing
+from worldsim.runtime.types import Array, Env, Info
 
 try:
     from stable_baselines3.common.env_util import is_wrapped
@@ -29,8 +29,6 @@ except ImportError as error:
         "agents",
         error,
     ) from error
-
-Array = NDArray[Any]
 
 
 class SB3VecEnv(VecEnv):
@@ -49,9 +47,9 @@ class SB3VecEnv(VecEnv):
     """
 
     def __init__(
-        self, envs: gym.vector.VectorEnv[Any, Any, Any] | Sequence[Callable[[], gym.Env[Any, Any]]]
+        self, envs: gym.vector.VectorEnv[Any, Any, Any] | Sequence[Callable[[], Env]]
     ) -> None:
-        self._singles: list[gym.Env[Any, Any]] = []
+        self._singles: list[Env] = []
         self._monitored, action_space = False, None
         if not isinstance(envs, gym.vector.VectorEnv):
             made = _made(envs)
@@ -107,7 +105,7 @@ class SB3VecEnv(VecEnv):
         """Keep the actions for ``step_wait``."""
         self._waiting = actions
 
-    def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, Any]]]:
+    def step_wait(self) -> tuple[Array, Array, Array, list[Info]]:
         """Observations, rewards, dones and infos of the step."""
         observations, rew, term, trunc, batched = self.envs.step(self._waiting)
         done = term | trunc
@@ -183,7 +181,7 @@ class SB3VecEnv(VecEnv):
         frames: Any = self.envs.render()
         return [None] * self.num_envs if frames is None else list(frames)
 
-    def _episode(self, i: int) -> dict[str, Any]:
+    def _episode(self, i: int) -> Info:
         """What a ``Monitor`` tells of an episode that ends: its return, its length and the seconds
         since the start."""
         return {
@@ -198,7 +196,7 @@ class SB3VecEnv(VecEnv):
         return getattr(self.envs.unwrapped, name)
 
     @staticmethod
-    def _row(batched: dict[str, Any], i: int) -> dict[str, Any]:
+    def _row(batched: Info, i: int) -> Info:
         """One environment's info out of Gymnasium's batched one."""
         row = {}
         for name, values in batched.items():
@@ -209,7 +207,7 @@ class SB3VecEnv(VecEnv):
         return row
 
 
-def _made(functions: Any) -> list[gym.Env[Any, Any]]:
+def _made(functions: Any) -> list[Env]:
     if (
         not isinstance(functions, Sequence)
         or not functions
@@ -222,11 +220,11 @@ def _made(functions: Any) -> list[gym.Env[Any, Any]]:
     return [function() for function in functions]
 
 
-def _itself(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+def _itself(env: Env) -> Env:
     return env
 
 
-def _batch_of(envs: Sequence[gym.Env[Any, Any]]) -> gym.vector.VectorEnv[Any, Any, Any] | None:
+def _batch_of(envs: Sequence[Env]) -> gym.vector.VectorEnv[Any, Any, Any] | None:
     """One batch in place of dreams that were all made alike, None for anything else. Warns where
     wrappers are the reason."""
     dreams = [env.unwrapped for env in envs]
@@ -263,7 +261,7 @@ def _batch_of(envs: Sequence[gym.Env[Any, Any]]) -> gym.vector.VectorEnv[Any, An
     )
 
 
-def _only_counts(env: gym.Env[Any, Any]) -> bool:
+def _only_counts(env: Env) -> bool:
     """Whether a wrapper is a ``Monitor`` that writes no file and keeps no infos."""
     return (
         type(env) is Monitor

@@ -14,7 +14,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import worldsim.runtime.forks  # noqa: F401  rooms compute with torch, too
@@ -24,6 +23,7 @@ from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.runtime.options import check_options
+from worldsim.runtime.types import Array, Info, Space
 from worldsim.state import Frame, Trajectory
 
 LARGEST_SIDE = 4096
@@ -44,8 +44,6 @@ TILE_METRES = 0.75
 DISCRETE_MOVES = np.array(
     [(0, 0, 0), (1, 0, 0), (-1, 0, 0), (0, 0, 1), (0, 0, -1), (0, 1, 0), (0, -1, 0)], np.float64
 )
-
-Array = NDArray[Any]
 
 
 class TinyRoom(gym.Env[Array, Any]):
@@ -84,7 +82,7 @@ class TinyRoom(gym.Env[Array, Any]):
         self.height, self.width, self.rooms, self.goal = height, width, rooms, goal
         self.render_mode = render_mode
         self.observation_space = gym.spaces.Box(0, 255, (height, width, 3), np.uint8)
-        self.action_space: gym.Space[Any] = (
+        self.action_space: Space = (
             gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
             if continuous
             else gym.spaces.Discrete(len(DISCRETE_MOVES))
@@ -99,9 +97,7 @@ class TinyRoom(gym.Env[Array, Any]):
         self._rgb = np.zeros((height, width, 3), np.uint8)
         self._enter(0)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: Info | None = None) -> tuple[Array, Info]:
         super().reset(seed=seed)
         self._enter(self._choose_room(options))
         while True:
@@ -111,7 +107,7 @@ class TinyRoom(gym.Env[Array, Any]):
         self._yaw = float(self.np_random.uniform(-np.pi, np.pi))
         return self._look()
 
-    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, Info]:
         if isinstance(self.action_space, gym.spaces.Box):
             action = cast_box_action(action, self.action_space)
             forward, left, turn = float(action[0]), 0.0, float(action[1])
@@ -135,7 +131,7 @@ class TinyRoom(gym.Env[Array, Any]):
         :func:`worldsim.runtime.keyboard.keys_to_action`."""
         return keys_to_action(self.action_space, "worldsim/TinyRoom-v0")
 
-    def _choose_room(self, given: dict[str, Any] | None) -> int:
+    def _choose_room(self, given: Info | None) -> int:
         options = check_options(given)
         unknown = sorted(map(str, options.keys() - {"map", "split"}))
         if unknown:
@@ -193,7 +189,7 @@ class TinyRoom(gym.Env[Array, Any]):
         pose[:3, 3] = *self._position, EYE_HEIGHT
         return pose
 
-    def _look(self) -> tuple[Array, dict[str, Any]]:
+    def _look(self) -> tuple[Array, Info]:
         """Cast one ray a pixel: out of the room's box, and into the pillar's if that comes
         first."""
         cosine, sine = np.cos(self._yaw), np.sin(self._yaw)

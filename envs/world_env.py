@@ -33,6 +33,7 @@ from worldsim.protocols import Scene
 from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.runtime.old_names import old_arguments, old_attribute
+from worldsim.runtime.types import Env, Info
 from worldsim.state import Frame, Trajectory, WorldState
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
@@ -170,8 +171,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         return Trajectory.of(self._walk, state.intrinsics[0])
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[NDArray[np.uint8], Info]:
         """Begin a new dream; see the class for ``options``."""
         super().reset(seed=seed)
         scene, dream_seed = self._starts.choose(self.np_random, options)
@@ -183,9 +184,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
             self._walk.extend(Trajectory.start_frames(scene.rgb, scene.inverse_depth, scene.pose))
         return self._frame(), self._info()
 
-    def start_from(
-        self, real: gym.Env[Any, Any], seed: int | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def start_from(self, real: Env, seed: int | None = None) -> tuple[NDArray[np.uint8], Info]:
         """Begin a new dream where a real environment stands; as :meth:`reset`, whose time limit and
         wrappers do not see it.
 
@@ -196,7 +195,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         """
         return self.reset(seed=seed, options={"frames": real})
 
-    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, Info]:
         """Dream one frame further."""
         state = self.state
         with enough_memory(1, self.world):
@@ -207,7 +206,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         trunc = self.uncertainty_limit is not None and self._uncertainty > self.uncertainty_limit
         return self._frame(), float(transition.rew), bool(transition.term), trunc, self._info()
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | None:
         """The newest frame, (h, w, 3) uint8, if the render mode is ``rgb_array``."""
         return self._frame() if self.render_mode == "rgb_array" else None
 
@@ -238,7 +237,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         self._walk.extend(snapshot.frames or (self._state.frame,))
         self.np_random.bit_generator.state = snapshot.generators[0]
 
-    def edit(self, memory: Any) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+    def edit(self, memory: Any) -> tuple[NDArray[np.uint8], Info]:
         """Go on from an edited memory: see :meth:`worldsim.world.World.edit`. Returns frame and
         info anew.
 
@@ -334,7 +333,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     def _frame(self) -> NDArray[np.uint8]:
         return self.state.frame.rgb[0].permute(1, 2, 0).cpu().numpy().copy()
 
-    def _info(self) -> dict[str, Any]:
+    def _info(self) -> Info:
         info = {
             name: value[0].cpu().numpy()
             for name, value in report(self.world, self.state, 1).items()

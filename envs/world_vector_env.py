@@ -37,13 +37,12 @@ from worldsim.runtime.arguments import shown, whole
 from worldsim.runtime.keyboard import rates
 from worldsim.runtime.old_names import old_arguments
 from worldsim.runtime.options import check_options
+from worldsim.runtime.types import Array, Info
 from worldsim.state import WorldState
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.world.world import bucket
-
-Array = NDArray[Any]
 
 
 class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
@@ -183,8 +182,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self,
         *,
         seed: int | Sequence[int | None] | None = None,
-        options: dict[str, Any] | None = None,
-    ) -> tuple[Any, dict[str, Any]]:
+        options: Info | None = None,
+    ) -> tuple[Any, Info]:
         """Begin new dreams, in the environments of ``options["reset_mask"]`` ((n,) bool array) or
         in all.
 
@@ -199,7 +198,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._restart(mask, options)
         return self._frames(), self._infos(mask)
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
         """Dream one frame further in every environment. Environments due for a reset
         (``NEXT_STEP``) ignore their action."""
         state, act, resetting = self.state, self._check(actions), self._resetting
@@ -226,7 +225,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         if self.uncertainty_limit is not None:
             trunc = trunc | (self._uncertainty > self.uncertainty_limit).cpu().numpy()
         done = trunc | term.cpu().numpy() if self.world.config.has_terminations else trunc
-        final: dict[str, Any] = {}
+        final: Info = {}
         self._resetting = np.zeros(self.num_envs, bool)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             self._resetting = done.copy()
@@ -242,7 +241,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             infos,
         )
 
-    def render(self) -> tuple[NDArray[np.uint8], ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
         """The newest frames, one (h, w, 3) uint8 array an environment, if the render mode is
         ``rgb_array``."""
         if self.render_mode != "rgb_array":
@@ -318,7 +317,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             )
         return int(index)
 
-    def _restart(self, mask: Array, options: dict[str, Any]) -> None:
+    def _restart(self, mask: Array, options: Info) -> None:
         """Put fresh dreams in the environments of ``mask``."""
         index = np.flatnonzero(mask)
         chosen = [self._starts.choose(self._generator(int(i))[0], options) for i in index]
@@ -435,9 +434,9 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         )
         return array.copy(order="C") if copied else array
 
-    def _infos(self, mask: Array) -> dict[str, Any]:
+    def _infos(self, mask: Array) -> Info:
         """Gymnasium's batched info: an array a key, zero where ``_key`` is False."""
-        infos: dict[str, Any] = {}
+        infos: Info = {}
         known = torch.from_numpy(mask).to(self.world.device)
         told = report(self.world, self.state, self.num_envs)
         if self.world.tells_uncertainty:
@@ -451,7 +450,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             infos[name], infos[f"_{name}"] = kept, self._emit(known.clone(), copied=True)
         return infos
 
-    def _final(self, done: Array) -> dict[str, Any]:
+    def _final(self, done: Array) -> Info:
         """What ``SAME_STEP`` reports of episodes that end here: their last observation and info."""
         observations = np.full(self.num_envs, None, dtype=object)
         frames = self._frames()

@@ -22,19 +22,15 @@ from tqdm import tqdm
 from true_ground import true_ground
 
 from worldsim.agents.cem import CemPolicy
-from worldsim.agents.goal_walker import (
-    GoalWalker,
-    GoalWalkerConfig,
-    ImageGoalConfig,
-    ImageGoalWalker,
-)
+from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig
+from worldsim.agents.image_goal_walker import ImageGoalConfig, ImageGoalWalker
 from worldsim.agents.persistent import PersistentPolicy
 from worldsim.camera import Camera, snap_pose
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.metrics import bootstrap_ci, mean_statistic
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.planning.locate import locate
-from worldsim.planning.planner import PoseGoal
+from worldsim.planning.objectives import PoseGoal
 from worldsim.runtime.json_config import to_json, write_json
 from worldsim.world import World
 from worldsim.world.tracker import Belief

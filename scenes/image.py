@@ -13,16 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from worldsim.camera import check_poses, default_intrinsics, quantise_depth, snap_pose
 from worldsim.errors import InvalidInputError
 from worldsim.io.pictures import read_picture
 from worldsim.io.rgbd import CapturedFrame, common_camera, resample
+from worldsim.runtime.types import Array
 from worldsim.state import SceneStart
 from worldsim.world import World
-
-Array = NDArray[Any]
 
 LARGEST = 16_384
 """Most rows or columns that an image is resized to."""

@@ -215,15 +215,16 @@ def test_memories_do_not_import_one_another():
         assert not others, f"{name} imports {others}"
 
 
-def test_tests_mirror_the_tree_and_share_helpers_alone():
-    """A folder of tests has the name of what it tests; what several files use is in helpers."""
+def test_tests_mirror_the_tree():
+    """A folder of tests has the name of what it tests; no test file imports another one."""
     others = {"docs", "experiments", "examples", "helpers", "interop"}
     tests = ROOT / "tests"
     rooms = {path.name for path in (ROOT / "worldsim").iterdir()} | set(WINGS) | others
     assert {path.parent.name for path in tests.glob("*/*.py")} <= rooms
+    files = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in tests.rglob("*.py")}
+    tested = {n for n in files if n.rpartition(".")[2].startswith(("test_", "conftest"))}
     for path in tests.rglob("*.py"):
-        shared = {n for n in imported(path.read_text(), "tests") if within(n, "tests")}
-        assert all(within(n, "tests.helpers") for n in shared), (path, shared)
+        assert not imported(path.read_text(), "tests") & tested, f"{path}: share it in helpers"
 
 
 def test_every_package_is_listed():

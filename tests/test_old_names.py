@@ -21,7 +21,7 @@ from worldsim.envs.dream import Starts
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import DamagedFileError, InvalidInputError
-from worldsim.planning.planner import RewardSum
+from worldsim.planning.objectives import RewardSum
 from worldsim.runtime.json_config import from_json, to_json, write_sealed
 from worldsim.runtime.old_names import with_new_names, with_new_options
 from worldsim.shipped.agent_files import load_agent

@@ -13,7 +13,6 @@ camera
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -199,7 +198,7 @@ def snap_pose(pose: Tensor) -> Tensor:
     return motion_to_matrix(torch.cat([translation, rotation], -1)).float()
 
 
-def check_poses(pose: Any, name: str = "pose") -> None:
+def check_poses(pose: object, name: str = "pose") -> None:
     """Raise InvalidInputError unless all are camera-to-world poses in OpenCV axes.
 
     A pose is finite, its rotation is orthonormal (to 1e-3) and right-handed, its last row is 0 0 0

@@ -289,11 +289,11 @@ def map_tensors(function: Callable[..., Tensor], record: Record, *others: Record
     if isinstance(record, Mapping):
         return type(record)(
             {k: map_tensors(function, v, *(o[k] for o in rest)) for k, v in record.items()}
-        )  # type: ignore[return-value, call-arg]
+        )  # type: ignore[call-arg]
     if isinstance(record, (tuple, list)):
         return type(record)(
             map_tensors(function, v, *(o[i] for o in rest)) for i, v in enumerate(record)
-        )  # type: ignore[return-value, call-arg]
+        )
     return record
 
 
@@ -307,12 +307,12 @@ def concatenate(records: Sequence[Record]) -> Record:
     return map_tensors(lambda *parts: torch.cat(parts, 0), records[0], *records[1:])
 
 
-def flatten(record: Any, prefix: str = "") -> dict[str, Tensor]:
+def flatten(record: object, prefix: str = "") -> dict[str, Tensor]:
     """Return all tensors of a record by dotted name, ready for safetensors."""
     if isinstance(record, Tensor):
         return {prefix: record}
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        items: list[tuple[str, Any]] = [
+        items: list[tuple[str, object]] = [
             (f.name, getattr(record, f.name)) for f in dataclasses.fields(record)
         ]
     elif isinstance(record, Mapping):
@@ -327,7 +327,7 @@ def flatten(record: Any, prefix: str = "") -> dict[str, Tensor]:
     return flat
 
 
-def bytes_of(record: Any) -> int:
+def bytes_of(record: object) -> int:
     """Return the number of bytes of all tensors of a record."""
     return sum(tensor.numel() * tensor.element_size() for tensor in flatten(record).values())
 
@@ -358,5 +358,5 @@ def unflatten(template: Record, flat: Mapping[str, Tensor], prefix: str = "") ->
     if isinstance(template, Mapping):
         return type(template)({k: unflatten(v, flat, name_of(str(k))) for k, v in template.items()})  # type: ignore
     if isinstance(template, (tuple, list)):
-        return type(template)(unflatten(v, flat, name_of(str(i))) for i, v in enumerate(template))  # type: ignore
+        return type(template)(unflatten(v, flat, name_of(str(i))) for i, v in enumerate(template))
     return template

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import worldsim  # noqa: F401  registers the environments
-from worldsim.agents.actor_critic import Args, Learner, advantages, make_dreams, train
+from worldsim.agents.actor_critic import Args, make_dreams, train
+from worldsim.agents.actor_critic_learner import Learner, advantages
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.shipped.agent_files import load_agent, read_card

@@ -22,7 +22,7 @@ from worldsim.agents.mppi import run as run_mppi
 from worldsim.envs.tiny_room import TinyRoom
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.planning.planner import ImageGoal, PoseGoal, RewardSum
+from worldsim.planning.objectives import ImageGoal, PoseGoal, RewardSum
 from worldsim.testing import check_policy
 from worldsim.world.tracker import Belief
 

@@ -80,7 +80,7 @@ def test_it_moves_on_freely_where_nothing_stops_it() -> None:
     for _ in range(20):
         assert walker.feel(place, 0.0) == (False, False)
         assert walker.act(place, 0.0, 0.0) == FORWARD
-        place = (*place, 0.9, 0.0)
+        place = place + np.array([0.9, 0.0])
     assert not walker.bumps
 
 

@@ -13,21 +13,17 @@ import torch
 import worldsim  # noqa: F401  registers the environments
 from tests.helpers.worlds import make_tiny_world
 from worldsim.agents.cem import CemConfig
-from worldsim.agents.explorer import FrontierConfig, FrontierExplorer, cast
-from worldsim.agents.goal_walker import (
-    GoalWalker,
-    GoalWalkerConfig,
-    ImageGoalConfig,
-    ImageGoalWalker,
-    WayGoal,
-)
+from worldsim.agents.explorer import FrontierConfig, FrontierExplorer
+from worldsim.agents.goal_walker import GoalWalker, GoalWalkerConfig, WayGoal
+from worldsim.agents.image_goal_walker import ImageGoalConfig, ImageGoalWalker
 from worldsim.agents.mppi import MppiConfig
 from worldsim.agents.novelty import NoveltyConfig, NoveltyExplorer
+from worldsim.agents.sightlines import cast
 from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.planning.locate import LocateConfig
-from worldsim.planning.planner import Futures
+from worldsim.planning.objectives import Futures
 from worldsim.testing import check_policy
 from worldsim.world import World
 from worldsim.world.tracker import Belief

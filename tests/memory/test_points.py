@@ -9,6 +9,7 @@ from worldsim.camera import Camera, code_to_channel, quantise_depth, snap_pose
 from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.memory.slots import next_slots, oldest_slots
 from worldsim.memory.splat import DIRECTION, POINT
 from worldsim.state import Frame, concatenate, flatten, unflatten
 
@@ -294,8 +295,8 @@ def test_choice_of_slots_is_a_stable_sort():
     now = torch.full((4,), 30)
     order = torch.sort(data.seen.masked_fill(data.kind == 0, -1), dim=1, stable=True).indices
     for k in (1, 200, 700, 1000):
-        assert torch.equal(memory._oldest_slots(data, now, k), order[:, :k])
-        assert torch.equal(memory._slots(data, now, k), order[:, :k])
+        assert torch.equal(oldest_slots(data, now, k), order[:, :k])
+        assert torch.equal(next_slots(data, now, k), order[:, :k])
 
 
 def test_surroundings_by_hand():

@@ -11,6 +11,7 @@ from torch import Tensor
 from worldsim.camera import Camera, pixel_rays, unproject
 from worldsim.errors import InvalidInputError
 from worldsim.memory.fitting import FitConfig, Rays, fit_grid, grid_from_points
+from worldsim.memory.sky import sky_of
 from worldsim.memory.splat import DIRECTION, POINT
 from worldsim.memory.voxels import (
     EMPTY_DENSITY,
@@ -23,7 +24,6 @@ from worldsim.memory.voxels import (
     render_rays,
     render_row,
     sample,
-    sky_of,
     source_of,
     span,
     voxels_of,

@@ -14,17 +14,8 @@ import worldsim  # noqa: F401  registers the environments
 from tests.helpers.worlds import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.planning.planner import (
-    Futures,
-    ImageGoal,
-    Imagination,
-    Needs,
-    PoseGoal,
-    RewardSum,
-    action_bounds,
-    coloured_noise,
-    draw_choices,
-)
+from worldsim.planning.objectives import Futures, ImageGoal, Needs, PoseGoal, RewardSum
+from worldsim.planning.planner import Imagination, action_bounds, coloured_noise, draw_choices
 
 
 def at(*places: tuple[float, float, float]) -> torch.Tensor:

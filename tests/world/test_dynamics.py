@@ -13,7 +13,7 @@ import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 
-from tests.conftest import SIZE
+from tests.helpers.worlds import SIZE
 from tests.world.warp_last_frame import WarpLastFrame
 from worldsim.diffusion.dynamics import DiffusionDynamics
 from worldsim.envs.world_env import WorldEnv

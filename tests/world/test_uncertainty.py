@@ -152,7 +152,7 @@ def test_bad_input(world: World) -> None:
 
 @pytest.mark.slow
 def test_it_tells_the_true_error() -> None:
-    """Over the frames of a few real walks on test maps: docs/agents_imagination.md has more of
+    """Over the frames of a few real walks on test maps: docs/experiments/uncertainty.md has more of
     them."""
     pytest.importorskip("vizdoom")
     from worldsim.evaluation.agreement import spearman

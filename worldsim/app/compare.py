@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.app.dreaming import dream_on
@@ -30,12 +28,11 @@ from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.progress import follow, say
 from worldsim.runtime.ranges import Count, Scale, Seed
+from worldsim.runtime.types import Array, Env, JsonObject, Space
 from worldsim.shipped.policies import make_policy
 from worldsim.state import SceneStart, Transition
 from worldsim.world import World
 from worldsim.world.twin import HISTORY, frames_of, make_twin
-
-Array = NDArray[Any]
 
 TRIES = 20
 """Episodes of the real twin that are begun until one outlasts the history."""
@@ -53,32 +50,32 @@ class CompareConfig:
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     out: Path = Path("compare.mp4")
-    """The video."""
+    """Path of the video."""
     actions: Path | None = None
-    """JSON file with a list of actions, taken after the history: whole numbers, or lists of numbers
-    for continuous actions. Without it, the policy acts, on what the real twin shows."""
+    """JSON file with a list of actions to take after the history: integers, or lists of numbers for
+    continuous actions. Without it, the policy acts on the frames of the real twin."""
     policy: str = "persistent"
-    """Acts during the history, and afterwards where there are no ``actions``: a registered name,
+    """Policy of the history and, without ``actions``, of the steps after it: a registered name,
     ``module:Class``, or a saved agent's folder or name."""
     steps: Annotated[int, Ge(1), Le(10_000)] = 96
     """Steps to dream; with ``actions``, at most as many as the file has."""
     history: Annotated[int, Ge(1), Le(10_000)] = HISTORY
-    """True frames that the dream is given."""
+    """True frames that the dream receives."""
     seed: Seed = 0
-    """Of the real twin's episode, of the policy and of the dream."""
+    """Seed of the real twin's episode, the policy and the dream."""
     reset_options: dict[str, str] = field(default_factory=dict)
     """Options of the real twin's reset, such as ``map MAP30``."""
     num_inference_steps: Count | None = None
-    """Sampling steps a frame; the world's own number, if not given."""
+    """Sampling steps per frame. By default the world's own."""
     scale: Scale = 4
-    """Pixels of the video a pixel of the frames."""
+    """Pixels of the video per pixel of the frames."""
     json: Path | None = None
-    """Write the figures, step by step, to this file, too."""
+    """Also write the results, step by step, to this file."""
     device: str | None = None
-    """Where the dream runs; CUDA where there is one, if not given."""
+    """Device of the dream. By default CUDA if it is available."""
     trust: bool = False
-    """Make the real twin and the policy class that files name, whatever they are: that imports and
-    runs code of their choosing."""
+    """Use the real twin and policy class that files name, whatever they are: this imports and runs
+    their code."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -106,7 +103,7 @@ class Lesson:
     terminated: bool
 
 
-def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]:
+def compare(config: CompareConfig, world: World | None = None) -> JsonObject:
     """Play the real twin, dream the same actions, write video and metrics.
 
     Returns the metrics.
@@ -144,7 +141,7 @@ def compare(config: CompareConfig, world: World | None = None) -> dict[str, Any]
     return figures
 
 
-def read_actions(path: Path, space: gym.Space[Any]) -> list[Any]:
+def read_actions(path: Path, space: Space) -> list[Any]:
     """Read actions from a JSON file and check each against the action space.
 
     Raises NotFoundError, DamagedFileError or InvalidInputError.
@@ -194,7 +191,7 @@ def play_twin(config: CompareConfig, world: World, acts: Sequence[Any] | None) -
     )
 
 
-def _after_history(config: CompareConfig, twin: gym.Env[Any, Any], policy: Any) -> Any:
+def _after_history(config: CompareConfig, twin: Env, policy: Any) -> Any:
     """Start an episode that outlasts the history; returns its last observation."""
     for seed in range(config.seed, config.seed + TRIES):
         obs, _ = twin.reset(seed=seed, options=dict(config.reset_options) or None)
@@ -212,7 +209,7 @@ def _after_history(config: CompareConfig, twin: gym.Env[Any, Any], policy: Any) 
     )
 
 
-def measure(config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition]) -> dict[str, Any]:
+def measure(config: CompareConfig, lesson: Lesson, dreamed: Sequence[Transition]) -> JsonObject:
     """Return PSNR of each step for the dream and for a still frame; sharpness, returns, endings."""
     rgb = torch.cat([t.frame.rgb for t in dreamed]).cpu()
     scores, still = psnr(rgb, lesson.rgb), psnr(lesson.start.rgb[-1:].cpu(), lesson.rgb)
@@ -268,7 +265,7 @@ def video_frames(
     return [*frames, *[frames[-1]] * 10]
 
 
-def explain(config: CompareConfig, figures: dict[str, Any]) -> str:
+def explain(config: CompareConfig, figures: JsonObject) -> str:
     """Return the results in words."""
     at = ", ".join(f"{value} dB at step {step}" for step, value in figures["psnr_at"].items())
     before = f"{figures['history_frames']} true frames ({figures['place']}, seed {figures['seed']})"

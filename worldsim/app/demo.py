@@ -6,13 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import gymnasium as gym
 import numpy as np
 import torch
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 
 from worldsim.app.dreaming import dream_on
 from worldsim.app.step_pictures import as_picture, step_pictures
@@ -30,12 +29,11 @@ from worldsim.runtime.json_config import check_ranges, write_json
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, Seed
+from worldsim.runtime.types import Array, Env, Info, JsonObject
 from worldsim.state import SceneStart, Transition, WorldState
 from worldsim.world import World
 from worldsim.world.image_env import make_env
 from worldsim.world.twin import twin_of
-
-Array = NDArray[Any]
 
 FORWARD, TURN_LEFT, TURN_RIGHT = 1, 3, 4
 CLEAR_METRES = 1.8
@@ -67,18 +65,18 @@ class DemoConfig:
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     seed: Seed = 1
-    """Of the start and of the dream."""
+    """Seed of the start and of the dream."""
     num_inference_steps: Count | None = None
-    """Sampling steps per frame; the world\'s own number, if not given."""
+    """Sampling steps per frame. By default the world's own."""
     history: Annotated[int, Ge(2), Le(100_000)] = 48
-    """True frames that the dream is given: a look around and a few steps."""
+    """True frames that the dream receives: a look around and a few steps."""
     outward: Annotated[int, Ge(2), Le(100_000)] = 24
-    """Steps away from there; as many lead back."""
+    """Steps away from there, followed by as many back."""
     device: str | None = None
-    """Where the world runs; CUDA where there is one, if not given."""
+    """Device of the world. By default CUDA if it is available."""
     trust: bool = False
-    """Make the real twin that the world's files name, whatever it is: that imports and runs code of
-    their choosing."""
+    """Use the real twin that the world's files name, whatever it is: this imports and runs its
+    code."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -125,7 +123,7 @@ class DreamedWalk:
         return torch.cat(poses).cpu() if poses else None
 
 
-def demo(config: DemoConfig, world: World | None = None) -> dict[str, Any]:
+def demo(config: DemoConfig, world: World | None = None) -> JsonObject:
     """Play the walk, dream it, write and print the results; returns the metrics.
 
     world: a loaded world, instead of ``config.world``.
@@ -173,7 +171,7 @@ def choose_walk(config: DemoConfig, world: World) -> Walk:
     return best
 
 
-def real_twin(world: World) -> gym.Env[Any, Any]:
+def real_twin(world: World) -> Env:
     """The environment that the world was trained on."""
     env_id, env_kwargs = twin_of(world)
     try:
@@ -191,7 +189,7 @@ def real_twin(world: World) -> gym.Env[Any, Any]:
     return env
 
 
-def play(config: DemoConfig, env: gym.Env[Any, Any], seed: int) -> Walk | None:
+def play(config: DemoConfig, env: Env, seed: int) -> Walk | None:
     """Look around, walk to the history's end, walk out and come back.
 
     Returns None if the environment ends the walk.
@@ -237,7 +235,7 @@ class _Walker:
         self._last: Array | None = None
         self._turning: int | None = None
 
-    def act(self, info: dict[str, Any]) -> int:
+    def act(self, info: Info) -> int:
         pose = info["pose"]
         if self._last is not None:
             self._turned += float(
@@ -298,12 +296,12 @@ def dream_along(config: DemoConfig, world: World, walk: Walk) -> DreamedWalk:
     return DreamedWalk(transitions, state, time.perf_counter() - began)
 
 
-def measure(config: DemoConfig, world: World, walk: Walk, dream: DreamedWalk) -> dict[str, Any]:
+def measure(config: DemoConfig, world: World, walk: Walk, dream: DreamedWalk) -> JsonObject:
     """Return the metrics of this walk."""
     real, rgb, pose = walk.rgb[config.history :], dream.rgb, walk.pose[config.history :]
     scores = psnr(rgb, real)
     total = len(rgb)
-    metrics: dict[str, Any] = {
+    metrics: JsonObject = {
         "world": config.world,
         "map": walk.map,
         "seed": config.seed,
@@ -365,7 +363,7 @@ def _stage(config: DemoConfig, t: int) -> str:
     return "turn" if t < config.outward + PAUSE else f"back {t + 1 - config.outward - PAUSE}"
 
 
-def sheet(config: DemoConfig, walk: Walk, dream: DreamedWalk, metrics: dict[str, Any]) -> Array:
+def sheet(config: DemoConfig, walk: Walk, dream: DreamedWalk, metrics: JsonObject) -> Array:
     """Return the contact sheet, time from left to right.
 
     Its rows are real twin, dream, memory view and depth.
@@ -411,7 +409,7 @@ def video_frames(config: DemoConfig, walk: Walk, dream: DreamedWalk) -> list[Arr
     return frames
 
 
-def explain(config: DemoConfig, metrics: dict[str, Any]) -> str:
+def explain(config: DemoConfig, metrics: JsonObject) -> str:
     """Return the metrics in words."""
     at = metrics["psnr_at"]
     last = str(metrics["dreamed_frames"])

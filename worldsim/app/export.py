@@ -37,27 +37,27 @@ class ExportConfig:
     """
 
     source: str
-    """A snapshot's file, as env.save wrote it. Else a world: a shipped one's name, a folder, or a
+    """A snapshot's file, as env.save wrote it, or a world: a shipped world's name, a folder, or a
     repository of the Hugging Face hub (``hub:owner/name``)."""
     out: Path | None = None
-    """What to write. A world: a folder that holds no world yet. A snapshot: a file or, for
+    """Path to write. For a world, a folder without a world. For a snapshot, a file or, for
     nerfstudio, a folder; by default beside the snapshot and named after it."""
     eight_bit: bool = True
-    """Worlds: store weights as 8-bit integers with a scale a row: a quarter of the size. Measure
-    what that costs with evaluate."""
+    """Worlds: store weights as 8-bit integers with a scale per row, a quarter of the size. Measure
+    the effect with evaluate."""
     push_to_hub: str | None = None
     """Worlds: also upload the folder to this repository (owner/name) of the Hugging Face hub."""
     to: Form | None = None
     """Snapshots: ply (the memory's points), glb (a coloured mesh) or nerfstudio (pictures, depth
-    and poses of the walk, and the points). Left out, the ending of --out decides."""
+    and poses of the walk, and the points). By default from the suffix of --out."""
     index: Number = 0
-    """Snapshots: which environment, where the file holds several."""
+    """Snapshots: index of the environment, if the file holds several."""
     points: bool = False
-    """Snapshots, glb: mesh the memory's points though there is a walk. They know what was seen
-    before the walk, too."""
+    """Snapshots, glb: mesh the memory's points even if there is a walk. They include what was seen
+    before the walk."""
     voxel: Annotated[float, Ge(0.001), Le(100.0)] | None = None
-    """Snapshots, glb: edge of the finest cells in metres; by default fitted to a walk's depth (0.05
-    in rooms), or 0.06."""
+    """Snapshots, glb: edge of the finest cells in metres. By default derived from a walk's depth
+    (0.05 in rooms), or 0.06."""
     force: bool = False
     """Snapshots: replace what is at --out, a file or a nerfstudio dataset."""
 

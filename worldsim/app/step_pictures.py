@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.io.pictures import depth_picture, holes_marked
+from worldsim.runtime.types import Array
 from worldsim.state import Transition
-
-Array = NDArray[Any]
 
 
 def as_picture(rgb: Tensor) -> Array:

@@ -24,15 +24,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.extras import missing
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.types import Array
 
 if TYPE_CHECKING:
-    from worldsim.memory.handle import MemoryHandle, PointArrays
+    from worldsim.memory.handle import MemoryHandle
+    from worldsim.memory.pictures import PointArrays
     from worldsim.world.snapshots import OpenedSnapshot
 
 COLOURINGS = ("rgb", "height", "confidence")
@@ -54,8 +55,6 @@ OWN_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 BEHIND, OVER = 3.0, 2.0
 """Where a visitor's camera begins: so many metres behind and over the newest frame's."""
 
-Array = NDArray[Any]
-
 
 @dataclass(frozen=True)
 class ViewConfig:
@@ -64,11 +63,11 @@ class ViewConfig:
     snapshot: Path
     """A file that an environment's save wrote."""
     index: int = 0
-    """Which of the environments in the file, counted from 0."""
+    """Index of the environment in the file, from 0."""
     host: str = "127.0.0.1"
-    """The address to serve at; 0.0.0.0 lets other computers look, too."""
+    """Address to serve at; 0.0.0.0 lets other computers connect, too."""
     port: int = 8080
-    """The port to serve at."""
+    """Port to serve at."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -243,7 +242,7 @@ class Viewer:
             **_place(self._shots[t].pose),
         )
 
-        def on_click(_: Any) -> None:
+        def on_click(_: object) -> None:
             self._frame.value = t
 
         if colour == CAMERA_COLOUR:
@@ -287,7 +286,7 @@ class Viewer:
     def _switch(self, name: str, things: list[Any], on: bool) -> Any:
         box = self.server.gui.add_checkbox(name, initial_value=on)
 
-        def on_switch(_: Any) -> None:
+        def on_switch(_: object) -> None:
             for thing in things:
                 thing.visible = box.value
 
@@ -475,7 +474,7 @@ def _enlarge(rgb: Array) -> Array:
     return enlarge(rgb, max(1, 256 // max(rgb.shape[:2])))
 
 
-def _quiet() -> contextlib.AbstractContextManager[Any]:
+def _quiet() -> contextlib.AbstractContextManager[object]:
     """Context in which viser's announcement on stdout is suppressed."""
     return contextlib.redirect_stdout(io.StringIO())
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.episodes import Played, Task, dream_episodes, play_real, step_limit
@@ -18,13 +16,12 @@ from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import Count, Scale, Seed
+from worldsim.runtime.types import Array
 from worldsim.shipped.agent_files import read_card
 from worldsim.shipped.policies import saved_folder
 from worldsim.world import World
 from worldsim.world.files import find_world_of_file
 from worldsim.world.twin import make_twin
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -35,20 +32,20 @@ class WatchConfig:
     """A saved agent's folder, a shipped agent's name, or ``random``, ``persistent``,
     ``module:Class``."""
     out: Path = Path("watch.mp4")
-    """The video."""
+    """Path of the video."""
     world: str | None = None
-    """Name or folder of the world; the one in the agent's card, if not given."""
+    """Name or folder of the world. By default the one in the agent's card."""
     steps: Count = 300
-    """Steps after which both are cut."""
+    """Maximum number of steps of both."""
     seed: Seed = 0
-    """Of the episode in the real twin, of the dream and of the agent's draws."""
+    """Seed of the episode in the real twin, the dream and the agent."""
     scale: Scale = 4
-    """Pixels of the video a pixel of the frames."""
+    """Pixels of the video per pixel of the frames."""
     device: str | None = None
-    """Where the dream runs; CUDA where there is one."""
+    """Device of the dream. By default CUDA if it is available."""
     trust: bool = False
-    """Make the real twin, the world and the policy class that files name, whatever they are: that
-    imports and runs code of their choosing. Only for files whose author you trust."""
+    """Use the real twin, world and policy class that files name, whatever they are: this imports
+    and runs their code. Use it only for files whose author you trust."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

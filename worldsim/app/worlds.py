@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from worldsim.errors import WorldsimError
 from worldsim.runtime.files import files_in
 from worldsim.runtime.json_config import read_json, write_json
+from worldsim.runtime.types import JsonObject
 
 SHIPPED = Path(__file__).parent.parent / "worlds"
 
@@ -38,7 +38,7 @@ def worlds(config: WorldsConfig) -> None:
     print("\n\n".join(map(_as_text, found)) or f"no world is shipped in {SHIPPED}")
 
 
-def describe_worlds(folder: Path) -> list[dict[str, Any]]:
+def describe_worlds(folder: Path) -> list[JsonObject]:
     """Return one description for every world in ``folder``.
 
     It has the name, the size in megabytes, and the card's ``summary``, ``trained_on`` and
@@ -47,8 +47,8 @@ def describe_worlds(folder: Path) -> list[dict[str, Any]]:
     return [_describe(path.parent) for path in sorted(folder.glob("*/world.json"))]
 
 
-def _describe(world: Path) -> dict[str, Any]:
-    description: dict[str, Any] = {"name": world.name, "megabytes": 0.0}
+def _describe(world: Path) -> JsonObject:
+    description: JsonObject = {"name": world.name, "megabytes": 0.0}
     try:
         description["megabytes"] = round(
             sum(path.stat().st_size for path in files_in(world)) / 1e6, 1
@@ -67,7 +67,7 @@ def _describe(world: Path) -> dict[str, Any]:
     }
 
 
-def _as_text(world: dict[str, Any]) -> str:
+def _as_text(world: JsonObject) -> str:
     lines = [f"{world['name']}  {world['megabytes']} MB"]
     if "error" in world:
         return "\n".join([*lines, f"  {world['error']}"])

@@ -33,12 +33,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, SupportsIndex, overload
 
 import gymnasium as gym
 import numpy as np
 from annotated_types import Ge, Gt, Le, Len
-from numpy.typing import NDArray
 from pydantic import StringConstraints
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -56,8 +55,7 @@ from worldsim.runtime.json_config import (
     write_sealed,
 )
 from worldsim.runtime.spaces import space_of
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array, JsonObject
 
 INDEX_FILE = "dataset.json"
 DATASET_FORMAT, SHARD_FORMAT = "worldsim-dataset", "worldsim-episodes"
@@ -88,9 +86,9 @@ class DatasetInfo:
 
     env_id: str
     """Gymnasium id of the environment, or a name of the user's own for other recordings."""
-    observation_space: dict[str, Any]
+    observation_space: JsonObject
     """``{"shape": [h, w, 3], "dtype": "uint8"}``."""
-    action_space: dict[str, Any]
+    action_space: JsonObject
     """``{"type": "Discrete", "n": 7}`` or ``{"type": "Box", "low": [..], "high": [..]}``."""
     geometry: bool = False
     """Whether every shard has depth, poses and intrinsics."""
@@ -98,21 +96,21 @@ class DatasetInfo:
     """``fx fy cx cy`` in pixels, if there is geometry."""
     fps: Annotated[float, Gt(0), Le(100_000)] | None = None
     """Frames per second of the environment's own time, if it names one."""
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    env_kwargs: JsonObject = field(default_factory=dict)
     """Arguments of ``gymnasium.make``."""
-    pixels: dict[str, Any] | None = None
-    """How its images were made into observations, a :class:`worldsim.world.image_env.PixelsConfig`;
-    None for none."""
-    reset_options: dict[str, Any] = field(default_factory=dict)
+    pixels: JsonObject | None = None
+    """Settings that converted its images to observations, a
+    :class:`worldsim.world.image_env.PixelsConfig`; None if there was no conversion."""
+    reset_options: JsonObject = field(default_factory=dict)
     """Options of every reset, such as ``{"split": "train"}``."""
     policy: str = ""
-    """Who chose the actions."""
+    """Name of the policy."""
     seed: int = 0
-    """What all randomness of the recording comes from."""
+    """Seed of the recording."""
     versions: dict[str, str] = field(default_factory=dict)
     """Versions of the packages that recorded it."""
-    recording: dict[str, Any] = field(default_factory=dict)
-    """The recorder's other settings: a resumed recording must have the same."""
+    recording: JsonObject = field(default_factory=dict)
+    """Other settings of the recorder; a resumed recording must have the same."""
 
 
 class Shard(NamedTuple):
@@ -122,7 +120,7 @@ class Shard(NamedTuple):
     """
 
     arrays: dict[str, Array]
-    episodes: list[dict[str, Any]]
+    episodes: list[JsonObject]
 
 
 def shard_name(index: int) -> str:
@@ -474,18 +472,24 @@ class EpisodeDataset(Sequence[Episode]):
     def __len__(self) -> int:
         return self._episode_ends[-1] if self._episode_ends else 0
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Episode: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Episode]: ...
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Episode | list[Episode]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         try:
-            index = operator.index(index)
+            number = operator.index(index)
         except TypeError:
             raise InvalidInputError(
                 f"episode {index!r} of a dataset: give a whole number, or a slice"
             ) from None
-        position = index + len(self) if index < 0 else index
+        position = number + len(self) if number < 0 else number
         if not 0 <= position < len(self):
-            raise IndexError(f"episode {index} of a dataset of {len(self)}")
+            raise IndexError(f"episode {number} of a dataset of {len(self)}")
         place = bisect.bisect_right(self._episode_ends, position)
         first = self._episode_ends[place - 1] if place else 0
         return self._episode(self._readable[place], position - first)

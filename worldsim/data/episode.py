@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike
 
 from worldsim.camera import (
     Camera,
@@ -23,8 +22,7 @@ from worldsim.camera import (
     unproject,
 )
 from worldsim.errors import InvalidInputError
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array, JsonObject
 
 MOVED_METRES, TURNED_RADIANS = 0.02, 0.01
 """Two relative poses that differ by less than both show no shift, and are left out of the alignment
@@ -68,7 +66,7 @@ class Episode:
     inverse_depth: Array | None = None
     pose: Array | None = None
     intrinsics: Array | None = None
-    info: dict[str, Any] = field(default_factory=dict)
+    info: JsonObject = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rgb)
@@ -175,7 +173,9 @@ def _validate_geometry(episode: Episode, name: str, shape: tuple[int, int, int])
     check_poses(pose, f"{name}: pose")
 
 
-def _require(name: str, field_name: str, value: Any, dtype: Any, shape: tuple[int, ...]) -> Array:
+def _require(
+    name: str, field_name: str, value: object, dtype: DTypeLike, shape: tuple[int, ...]
+) -> Array:
     if not isinstance(value, np.ndarray) or value.dtype != dtype or value.shape != shape:
         raise InvalidInputError(
             f"{name}: {field_name} must be {shape} {np.dtype(dtype)}, got {_describe(value)}."
@@ -192,7 +192,7 @@ def _require_finite(name: str, field_name: str, value: Array) -> None:
         )
 
 
-def _describe(value: Any) -> str:
+def _describe(value: object) -> str:
     return f"{value.shape} {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
 
 

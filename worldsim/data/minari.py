@@ -16,7 +16,6 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, EpisodeWriter
 from worldsim.data.episode import Episode
@@ -29,8 +28,6 @@ from worldsim.runtime.progress import Progress, follow
 from worldsim.runtime.spaces import describe_space, space_of
 from worldsim.world.image_env import PixelsConfig, as_dict, make_pixels, to_pixels
 from worldsim.world.twin import check_twin
-
-Array = NDArray[Any]
 
 OWN_METADATA = "worldsim"
 """Key of a Minari dataset's metadata that holds what ``dataset.json`` says."""
@@ -48,7 +45,7 @@ class ExportMinariConfig:
     """Id of the Minari dataset, ``(namespace/)name-vN``, such as ``worldsim/takecover-random-v0``.
     It must not exist."""
     author: str | None = None
-    """Who made it, as Minari asks."""
+    """Author, as Minari requires."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +59,7 @@ class ImportMinariConfig:
     size: tuple[int, int] | None = None
     """Height and width in pixels that images are resized to; their own if not given."""
     key: str | None = None
-    """Key of a Dict observation that holds the image; needed only where several parts of it are
-    images."""
+    """Key of the image in a Dict observation; needed only if several entries are images."""
     env_id: str | None = None
     """Gymnasium id of its environment, if the dataset does not say."""
     frames_per_shard: int = 8192

@@ -15,12 +15,10 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from worldsim import __version__
 from worldsim.camera import quantise_depth
@@ -33,6 +31,7 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.keyboard import exact_rate
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed, Workers
 from worldsim.runtime.spaces import describe_space
+from worldsim.runtime.types import Array, Env, Info
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched
 from worldsim.shipped.policies import make_policy, saved_folder
 from worldsim.world.image_env import (
@@ -44,8 +43,6 @@ from worldsim.world.image_env import (
     qualify,
     require_trainable,
 )
-
-Array = NDArray[Any]
 
 MAX_DROPPED = 64
 """So many short episodes in a row end the recording with an error: the environment then hardly
@@ -61,23 +58,24 @@ class RecordConfig:
     """Gymnasium id, such as ``worldsim/FreedoomReal-v0``; ``module:Name-v0`` imports ``module``
     first."""
     out: Path
-    """Folder of the dataset. If it holds part of the same recording, the recording goes on."""
+    """Folder of the dataset. If it holds part of the same recording, the recording resumes."""
     frames: Count = 100_000
-    """How many frames to record in all; whole shards are recorded, so it becomes a few more."""
+    """Number of frames to record. Whole shards are recorded, so there are a few more."""
     workers: Workers = field(default_factory=lambda: os.cpu_count() or 1)
-    """Processes, one environment each. 0 plays in this process, for debugging and notebooks."""
+    """Number of processes with one environment each. 0 plays in this process, for debugging and
+    notebooks."""
     episode_steps: Count = 256
-    """Longest episode, in steps; it has one frame more. Long enough to leave a place and come back
-    to it."""
+    """Maximum episode length in steps; an episode has one more frame. Choose it long enough to
+    leave a place and return."""
     frames_per_shard: Count = 8192
-    """A shard is closed once it has this many frames (170 MB at 64x64 with depth): what an
-    interruption may cost a worker."""
+    """A shard is closed once it has this many frames (170 MB at 64x64 with depth). A worker that is
+    interrupted loses at most one shard."""
     policy: str = "persistent"
     """``persistent``, ``random``, ``module:Class`` of a policy that is constructed with the action
-    space, or a saved agent's folder or a shipped one's name: for another round, with what was
-    learned from the last one, use another ``--out`` and train on both."""
+    space, or a saved agent's folder or a shipped agent's name. To record another round with a
+    trained agent, use another ``--out`` and train on both."""
     seed: Seed = 0
-    """What all randomness comes from. Training and evaluation recordings need different ones."""
+    """Seed of the recording. Use different seeds for training and evaluation."""
     reset_options: dict[str, str] = field(default_factory=dict)
     """Options of every reset, such as ``split train``."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
@@ -86,27 +84,26 @@ class RecordConfig:
     """Height and width in pixels that images are resized to, multiples of 8; the environment's own
     if not given."""
     key: str | None = None
-    """Key of a Dict observation that holds the image; needed only where several parts of it are
-    images."""
+    """Key of the image in a Dict observation; needed only if several entries are images."""
     render: bool = False
-    """Record what the environment renders (``render_mode="rgb_array"``) instead of what it
-    observes."""
+    """Record rendered images (``render_mode="rgb_array"``) instead of observations."""
     fps: Positive | None = None
-    """Steps a second of the environment's own time. If not given, that of its metadata:
-    ``steps_per_second``, else ``render_fps``, which knows nothing of skipped frames."""
+    """Steps per second of the environment's own time. By default the value of its metadata:
+    ``steps_per_second``, else ``render_fps``, which ignores skipped frames."""
     min_travel: NotNegative = 4.7
-    """Episodes that never get this far from their start are dropped, in metres; needs poses. 150
-    map units of Doom: enough to leave the closet in which a random start may lie. 0 keeps all."""
+    """Minimum distance from the start in metres; shorter episodes are dropped. Needs poses. The
+    default is 150 map units of Doom, enough to leave the closet in which a random start may lie. 0
+    keeps all."""
     episodes_per_map: Count = 4
-    """So many episodes in a row stay on one map, since loading a map takes time: where ``info``
-    names a ``map``, the next resets ask for it again with ``{"map": ...}``. 1 leaves every choice
-    to the environment."""
+    """Number of consecutive episodes on one map, since loading a map takes time. If ``info`` names
+    a ``map``, the next resets request it with ``{"map": ...}``. 1 leaves every choice to the
+    environment."""
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
-    """Seconds after which a call of the environment (make, reset, step, close) counts as hung: its
-    engine is killed and the episode played again. With ``workers 0`` nothing watches over that."""
+    """Time limit in seconds of one call of the environment (make, reset, step, close). After it,
+    the engine is killed and the episode repeated. Has no effect with ``workers 0``."""
 
     trust: bool = False
-    """Of a saved agent as the policy: let its card name any class, whose module is then
+    """If the policy is a saved agent: let its card name any class, whose module is then
     imported."""
 
     def __post_init__(self) -> None:
@@ -141,7 +138,7 @@ class Player:
         self.pixels: PixelsConfig | None = find_pixels(
             self.env_id, dict(config.env_kwargs), config.size, config.key, config.render
         )
-        self.engine: Engine[gym.Env[Any, Any]] = Engine(self._made)
+        self.engine: Engine[Env] = Engine(self._made)
         try:
             self.policy = self.engine.play(self._make_policy)
         except BaseException:
@@ -152,10 +149,10 @@ class Player:
         """Close the environment."""
         self.engine.close()
 
-    def _made(self) -> gym.Env[Any, Any]:
+    def _made(self) -> Env:
         return Watched(make_pixels(self.env_id, dict(self.config.env_kwargs), self.pixels))
 
-    def _make_policy(self, env: gym.Env[Any, Any]) -> Policy:
+    def _make_policy(self, env: Env) -> Policy:
         describe_space(env.action_space)
         return make_policy(self.config.policy, env.action_space)
 
@@ -166,7 +163,7 @@ class Player:
         """
         return self.engine.play(self._describe)
 
-    def _describe(self, env: gym.Env[Any, Any]) -> DatasetInfo:
+    def _describe(self, env: Env) -> DatasetInfo:
         config = self.config
         _, info = env.reset(seed=0, options=dict(config.reset_options) or None)
         geometry = _has_geometry(info)
@@ -244,9 +241,7 @@ class Player:
             )
             return None
 
-    def _episode(
-        self, env: gym.Env[Any, Any], shard: int, attempt: int, options: dict[str, str]
-    ) -> Episode:
+    def _episode(self, env: Env, shard: int, attempt: int, options: dict[str, str]) -> Episode:
         env_seed, policy_seed = (
             int(x) & 0x7FFFFFFF
             for x in np.random.SeedSequence([self.config.seed, shard, attempt]).generate_state(2)
@@ -294,7 +289,7 @@ class Player:
         options.pop("split", None)
         return {**options, "map": before.info["map"]}
 
-    def _geometry(self, infos: list[dict[str, Any]]) -> dict[str, Array]:
+    def _geometry(self, infos: list[Info]) -> dict[str, Array]:
         having = [_has_geometry(info) for info in infos]
         if not any(having):
             return {}
@@ -359,5 +354,5 @@ def package_versions() -> dict[str, str]:
     return versions
 
 
-def _has_geometry(info: dict[str, Any]) -> bool:
+def _has_geometry(info: Info) -> bool:
     return all(key in info for key in GEOMETRY_KEYS)

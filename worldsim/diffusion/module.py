@@ -10,14 +10,15 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import pydantic
 from torch import nn
 
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.types import JsonMapping, JsonObject
 
 COMPILER = "torch._dynamo"
 
@@ -50,18 +51,24 @@ def _allow_in_graph(cls: Any) -> Any:
 
 try:
     with without_compiler():
-        from diffusers.configuration_utils import ConfigMixin, register_to_config
+        from diffusers import configuration_utils
         from diffusers.models.modeling_utils import ModelMixin
 except ImportError:
     # A version of diffusers that cannot do without.
-    from diffusers.configuration_utils import ConfigMixin, register_to_config
+    from diffusers import configuration_utils
     from diffusers.models.modeling_utils import ModelMixin
 
-__all__ = ["Module", "register_to_config"]
+Init = TypeVar("Init", bound=Callable[..., None])
 
 LARGEST, MOST, DEEPEST, WIDEST = 65_536, 64, 64, 1024
 """Largest number, most numbers in a list, most blocks and widest attention window that a module's
 settings in a file may claim."""
+
+
+def register_to_config(init: Init) -> Init:
+    """Decorate a module's constructor so that ``config`` holds its arguments, as in diffusers."""
+    registered: Init = configuration_utils.register_to_config(init)
+    return registered
 
 
 @functools.cache
@@ -76,7 +83,7 @@ def _form(cls: Any) -> type[pydantic.BaseModel]:
     return pydantic.create_model(cls.__name__, __config__=rules, **fields)
 
 
-class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class Module(ModelMixin, configuration_utils.ConfigMixin):  # type: ignore[misc]
     """Base of the network and of the heads.
 
     ``config``, ``from_pretrained`` and ``save_pretrained`` are diffusers'.
@@ -85,14 +92,14 @@ class Module(ModelMixin, ConfigMixin):  # type: ignore[misc]
     config: Any
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> JsonObject:
         """Return the constructor's arguments by name."""
         return {
             name: value for name, value in dict(self.config).items() if not name.startswith("_")
         }
 
     @classmethod
-    def check_settings(cls, settings: Mapping[str, Any]) -> None:
+    def check_settings(cls, settings: JsonMapping) -> None:
         """Raise InvalidInputError unless ``settings`` are valid arguments of this class.
 
         They come from a file. Checks types and sizes: integers lie in [0, 65,536], and lists have

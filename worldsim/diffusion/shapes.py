@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +20,7 @@ def shapes_only() -> Iterator[None]:
     seconds.
     """
 
-    def nothing(tensor: Tensor, *arguments: Any, **named: Any) -> Tensor:
+    def nothing(tensor: Tensor, *arguments: object, **named: object) -> Tensor:
         return tensor
 
     kept = {name: getattr(init, name) for name in _INITIALISERS}

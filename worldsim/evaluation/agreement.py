@@ -10,11 +10,9 @@ import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.evaluation.episodes import (
     PlayConfig,
@@ -28,9 +26,8 @@ from worldsim.evaluation.evaluate_agent import compare, workers_of
 from worldsim.evaluation.policy_batch import PolicySpec
 from worldsim.runtime.json_config import write_json
 from worldsim.runtime.ranges import Count
+from worldsim.runtime.types import Array, JsonObject, Space
 from worldsim.world import World
-
-Array = NDArray[Any]
 
 LEAST = 8
 """Policies below which a correlation says little."""
@@ -43,17 +40,17 @@ class AgreementConfig(PlayConfig):
     world: str
     """Name or folder of the world."""
     agents: tuple[str, ...] = ()
-    """Saved agents (folders or names) of different skill; each also plays with ``chances`` of a
-    random action."""
+    """Saved agents (folders or names) of different skill; each also plays with the shares
+    ``chances`` of random actions."""
     chances: tuple[float, ...] = (0.1, 0.25, 0.5, 0.75)
     """Shares of random actions that are mixed into each agent."""
     episodes: Count = 20
-    """Episodes of each policy, in each of the two."""
+    """Episodes per policy, in the dream and in the real twin."""
     bootstrap: Count = 2000
-    """Resamples of policies and episodes behind the 95% intervals."""
+    """Resamples of policies and episodes for the 95% intervals."""
 
 
-def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, Any]:
+def agreement(config: AgreementConfig, world: World | None = None) -> JsonObject:
     """Measure, print and write the agreement; returns the results.
 
     world: a loaded world, instead of ``config.world``.
@@ -113,7 +110,7 @@ def agreement(config: AgreementConfig, world: World | None = None) -> dict[str, 
     return results
 
 
-def policies(config: AgreementConfig, space: gym.Space[Any]) -> list[PolicySpec]:
+def policies(config: AgreementConfig, space: Space) -> list[PolicySpec]:
     """Return the policies to compare, at least eight.
 
     They are the agents with and without random actions, ``random``, ``persistent``, and single
@@ -141,7 +138,7 @@ def policies(config: AgreementConfig, space: gym.Space[Any]) -> list[PolicySpec]
     return [*specs, *some[:wanted]]
 
 
-def correlations(returns: Array, draws: int, seed: int) -> dict[str, Any]:
+def correlations(returns: Array, draws: int, seed: int) -> JsonObject:
     """Return Pearson's and Spearman's correlation of the policies' mean returns, with intervals.
 
     The 95% intervals come from a bootstrap over policies and over the episodes of each. Episodes
@@ -153,7 +150,7 @@ def correlations(returns: Array, draws: int, seed: int) -> dict[str, Any]:
     _, p, e = returns.shape
     rng = np.random.default_rng(seed)
     means = returns.mean(2)
-    figures: dict[str, Any] = {
+    figures: JsonObject = {
         "pearson": _round(pearson(means)),
         "spearman": _round(spearman(means)),
     }
@@ -194,7 +191,7 @@ def _round(value: float) -> float | None:
     return round(value, 4) if np.isfinite(value) else None
 
 
-def explain(results: dict[str, Any]) -> str:
+def explain(results: JsonObject) -> str:
     """Return the results in words."""
     width = max(len(row["name"]) for row in results["policies"])
     lines = [f"{'':<{width}}{'real twin':>12}{'dream':>12}"]

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from worldsim.runtime.json_config import check_ranges, to_json, write_json
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Count, Number, Threads
+from worldsim.runtime.types import JsonObject
 from worldsim.shipped.policies import make_policy
 from worldsim.state import WorldState, bytes_of
 from worldsim.world import World
@@ -72,34 +73,33 @@ class BenchConfig:
     world: str = "freedoom-tiny"
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     json: Path | None = None
-    """Write the figures to this file, anew after every batch."""
+    """Write the results to this file, updated after every batch."""
     batches: tuple[int, ...] | None = None
-    """Environments stepped at once. If not given: 1, 8, 32, 256 and 1024, as far as memory and
-    patience (5 s a step) reach."""
+    """Batch sizes. By default 1, 8, 32, 256 and 1024, as long as they fit in memory and a step
+    takes at most 5 s."""
     memory: Literal["both", "on", "off"] = "both"
-    """With the scene memory, without, or one after the other."""
+    """With the scene memory, without it, or both."""
     device: str | None = None
-    """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not
-    given."""
+    """Device of the world, such as ``cpu`` or ``cuda:1``. By default CUDA if it is available."""
     threads: Threads | None = None
-    """Threads of the CPU; PyTorch's choice, if not given."""
+    """CPU threads. By default PyTorch's choice."""
     num_inference_steps: Count | None = None
-    """Sampling steps a frame; the world's own number, if not given."""
+    """Sampling steps per frame. By default the world's own."""
     engine: Literal["plain", "fast", "compiled"] = "plain"
     """How steps are run: see :meth:`worldsim.world.World.with_engine`."""
     seed: Annotated[int, Ge(0), Le(10**12)] = 0
-    """Of the walk and the dreams."""
+    """Seed of the walk and the dreams."""
     walk: Number = 36
-    """Steps of the policy ``persistent-v1`` from the start scenes to where time is taken, so that
-    the memory is as in use."""
+    """Steps of the policy ``persistent-v1`` from the start scenes before measurements, so that the
+    memory is filled as in use."""
     warmup: Count = 3
-    """Steps before time is taken."""
+    """Warm-up steps before measurements."""
     repeats: Count = 5
-    """So often the same steps are timed; the median counts."""
+    """How often the same steps are timed; the median is reported."""
     timed_steps: Count = 16
-    """Steps of a repeat; fewer where they would take more than 2 s."""
+    """Steps per repeat; fewer if they would take more than 2 s."""
     cold_starts: Annotated[int, Ge(0), Le(1000)] = 3
-    """Fresh processes that are started to time import, reset and first step; 0 for none."""
+    """Fresh processes to time import, reset and first step; 0 for none."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -109,7 +109,7 @@ class BenchConfig:
             )
 
 
-def bench(config: BenchConfig) -> dict[str, Any]:
+def bench(config: BenchConfig) -> JsonObject:
     """Measure, print a table, and write results to ``config.json`` as they come; returns them.
 
     Raises NotFoundError for an unknown world, InvalidInputError for a device that is not available,
@@ -124,7 +124,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
         world = World.from_pretrained(config.world, device)
         world = world.with_dynamics(num_inference_steps=config.num_inference_steps)
         worlds = _with_and_without(world.with_engine(config.engine), config.memory)
-        report: dict[str, Any] = {
+        report: JsonObject = {
             "world": str(config.world),
             "device": stopwatch.device_name(device),
             "device_type": device.type,
@@ -156,7 +156,7 @@ def bench(config: BenchConfig) -> dict[str, Any]:
             save()
         print("\n".join(_head(report)), flush=True)
         for on, one in worlds.items():
-            last: dict[str, Any] | None = None
+            last: JsonObject | None = None
             for batch in config.batches or BATCHES:
                 reason = None if config.batches else _left_out(batch, last, need, device)
                 if reason is None:
@@ -270,9 +270,7 @@ def _check_fits(batch: int, need: int, device: torch.device) -> None:
         )
 
 
-def _left_out(
-    batch: int, last: dict[str, Any] | None, need: int, device: torch.device
-) -> str | None:
+def _left_out(batch: int, last: JsonObject | None, need: int, device: torch.device) -> str | None:
     """Return why a batch that was not requested is skipped.
 
     last: the result before it.
@@ -289,7 +287,7 @@ def _left_out(
 
 def measure(
     world: World, start: Start, batch: int, config: BenchConfig, ceilings: dict[str, float]
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the results of one batch."""
     device, memory = world.device, remembers(world.memory)
     if device.type == "cuda":
@@ -361,7 +359,7 @@ def _steps(world: World, held: list[WorldState], acts: Tensor) -> None:
         state, _ = world.step(state, act)
 
 
-def cold_start(world: World, device: torch.device, threads: int, count: int) -> dict[str, Any]:
+def cold_start(world: World, device: torch.device, threads: int, count: int) -> JsonObject:
     """Return medians over ``count`` fresh processes, in seconds.
 
     They are of ``import worldsim``, of make and reset, and of the first step.
@@ -389,7 +387,7 @@ def cold_start(world: World, device: torch.device, threads: int, count: int) -> 
     }
 
 
-def _head(report: dict[str, Any]) -> list[str]:
+def _head(report: JsonObject) -> list[str]:
     rates, cold = report["ceilings"], report.get("cold_start")
     products = ", ".join(
         f"{rates[f'{kind}_flop_per_s'] / 1e9:.0f} GFLOP/s {kind}"
@@ -418,7 +416,7 @@ def _head(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def _row(result: dict[str, Any]) -> str:
+def _row(result: JsonObject) -> str:
     share = "".join(
         f"{100 * result['share'][part]:>9.1f}%" for part in (*stopwatch.PARTS, "overhead")
     )

@@ -17,7 +17,6 @@ from typing import Any, Protocol, TypeVar
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
@@ -27,12 +26,12 @@ from worldsim.data.play import package_versions
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.evaluation.metrics import seen_mask
 from worldsim.runtime.files import replacing, require_regular
+from worldsim.runtime.types import Array, Info, JsonObject, NamedArrays
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 from worldsim.shipped.policies import make_policy
 from worldsim.state import Frame
 from worldsim.world.image_env import make_env
 
-Array = NDArray[Any]
 E = TypeVar("E", bound="Recorded")
 E_co = TypeVar("E_co", bound="Recorded", covariant=True)
 
@@ -54,12 +53,12 @@ class TestSetConfig:
 
     env_id: str
     """Gymnasium id of the real twin."""
-    env_kwargs: dict[str, Any]
-    """Its arguments."""
+    env_kwargs: JsonObject
+    """Arguments of ``gymnasium.make``."""
     seed: int = 0
     """Episode ``i`` has seed ``seed * 1000003 + i``."""
     history: int = 64
-    """True frames that a dream is given."""
+    """True frames that a dream receives."""
     horizon: int = 48
     """Frames after them."""
 
@@ -173,7 +172,7 @@ class TestSet(RecordedWalks):
     def part(self, start: int, stop: int, device: torch.device | str) -> TestSet:
         """Return the walks ``start`` to ``stop`` on ``device``."""
         tensors = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        moved: dict[str, Any] = {
+        moved: NamedArrays = {
             name: value[start:stop].to(device)
             for name, value in tensors.items()
             if isinstance(value, Tensor)
@@ -183,7 +182,7 @@ class TestSet(RecordedWalks):
 
 def stack(episodes: Sequence[TestEpisode], config: TestSetConfig) -> TestSet:
     """Stack walks into one test set, on the CPU."""
-    arrays: dict[str, Any] = {
+    arrays: NamedArrays = {
         name: torch.from_numpy(np.stack([getattr(e, name) for e in episodes]))
         for name in episodes[0].arrays()
         if name != "inverse_depth"
@@ -350,7 +349,7 @@ class Recorder:
             covered=self._coverage(walk),
         )
 
-    def _candidates(self, act: Any, seed: int) -> tuple[Array, int]:
+    def _candidates(self, act: Array, seed: int) -> tuple[Array, int]:
         space = self.env.action_space
         if isinstance(space, gym.spaces.Discrete):
             return np.arange(int(space.n)), int(act)
@@ -360,7 +359,7 @@ class Recorder:
         )
         return np.concatenate([act[None], drawn]).astype(np.float32), 0
 
-    def _fork(self, walk: TestEpisode, seed: int, frame: int, act: Any) -> Array:
+    def _fork(self, walk: TestEpisode, seed: int, frame: int, act: Array) -> Array:
         """Return the frame (3, h, w) that ``act`` leads to at ``frame`` of the walk."""
         discrete = isinstance(self.env.action_space, gym.spaces.Discrete)
         obs, _ = self.env.reset(seed=seed, options=dict(TEST_SPLIT))
@@ -381,7 +380,7 @@ class Recorder:
         self.env.close()
 
 
-def require_geometry(info: dict[str, Any], env_id: str) -> None:
+def require_geometry(info: Info, env_id: str) -> None:
     """Raise MissingGeometryError unless ``info`` holds true geometry."""
     missing = [key for key in ("pose", "depth", "intrinsics") if key not in info]
     if missing:

@@ -24,6 +24,7 @@ from worldsim.runtime.files import (
     sha256_of,
 )
 from worldsim.runtime.json_config import check_format, check_seal, read_json, write_sealed
+from worldsim.runtime.types import JsonObject
 
 FOLDER = Path(__file__).parent / "frechet_encoder"
 """Where the shipped encoder lies."""
@@ -109,7 +110,7 @@ def encode(encoder: FrameEncoder, rgb: Tensor, batch: int = 512) -> Tensor:
     return torch.cat(parts)
 
 
-def save_encoder(encoder: FrameEncoder, folder: Path, told: dict[str, Any]) -> str:
+def save_encoder(encoder: FrameEncoder, folder: Path, told: JsonObject) -> str:
     """Write the encoder with 16-bit weights and a card; returns the SHA-256 of its weights."""
     weights = {
         name: value.detach().cpu().half().contiguous()

@@ -21,6 +21,7 @@ from worldsim.evaluation.policy_batch import Crowd, PolicySpec
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.progress import Progress, follow
 from worldsim.runtime.ranges import Batch, Count, Positive, Seed, Workers
+from worldsim.runtime.types import Env
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 from worldsim.state import SceneStart
 from worldsim.world import World
@@ -37,28 +38,28 @@ class PlayConfig:
     """How episodes are played in a dream and in its real twin."""
 
     json: Path | None = None
-    """Write the figures to this file, too."""
+    """Also write the results to this file."""
     seed: Seed = 0
-    """Episode i has the seed ``seed + i``, in the real twin, in the dream and for the agent's
-    draws."""
+    """Episode i has the seed ``seed + i`` in the real twin, in the dream and for the agent's random
+    numbers."""
     max_steps: Count | None = None
-    """Steps after which an episode is cut; the real twin's own limit, if not given, or 1,000 where
-    it names none."""
+    """Maximum episode length in steps. By default the real twin's own limit, or 1,000 if it has
+    none."""
     workers: Workers | None = None
-    """Processes that play the real twin; as many as there are cores (at most 16), if not given. 0
-    plays in this process."""
+    """Processes that play the real twin. By default one per core (at most 16). 0 plays in this
+    process."""
     batch: Batch = 128
-    """Dreamed episodes at once."""
+    """Number of dreamed episodes at once."""
     device: str | None = None
-    """Where the dream runs; CUDA where there is one."""
+    """Device of the dream. By default CUDA if it is available."""
     engine: str = "fast"
-    """How it is run: ``plain``, ``fast`` or ``compiled``."""
+    """Engine of the dream: ``plain``, ``fast`` or ``compiled``."""
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
-    """Seconds after which a call of the real twin counts as hung: it is made anew and the episode
-    played again. With ``workers 0`` nothing watches over that."""
+    """Time limit in seconds of one call of the real twin. After it, the engine is killed and the
+    episode repeated. Has no effect with ``workers 0``."""
     trust: bool = False
-    """Make the real twin, the world and the policy class that files name, whatever they are: that
-    imports and runs code of their choosing. Only for files whose author you trust."""
+    """Use the real twin, world and policy class that files name, whatever they are: this imports
+    and runs their code. Use it only for files whose author you trust."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -107,7 +108,7 @@ def require_rewards(world: World) -> None:
         )
 
 
-def step_limit(env: gym.Env[Any, Any], asked: int | None, longest: int = LONGEST) -> int:
+def step_limit(env: Env, asked: int | None, longest: int = LONGEST) -> int:
     """Return the maximum episode length in steps.
 
     It is ``asked`` if given, else the real twin's own limit, else ``longest``.
@@ -122,7 +123,7 @@ def twin_limit(world: World, asked: int | None) -> int:
     return limit
 
 
-def limit_of(engine: Engine[gym.Env[Any, Any]], asked: int | None, longest: int = LONGEST) -> int:
+def limit_of(engine: Engine[Env], asked: int | None, longest: int = LONGEST) -> int:
     """Return :func:`step_limit` of an engine's environment."""
     return engine.play(lambda env: step_limit(env, asked, longest))
 
@@ -159,20 +160,20 @@ def real_episodes(
     return [played[i] for i in range(len(tasks))]
 
 
-def watched_twin(world: World) -> gym.Env[Any, Any]:
+def watched_twin(world: World) -> Env:
     """Return the real twin as a :class:`worldsim.runtime.workers.WorkerPool` plays it."""
     return Watched(make_twin(world))
 
 
-def _load_twin(folder: Path, trust: bool) -> gym.Env[Any, Any]:
+def _load_twin(folder: Path, trust: bool) -> Env:
     return watched_twin(World.from_pretrained(folder, "cpu", trust=trust))
 
 
-def _play_task(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Played:
+def _play_task(engine: Engine[Env], task: Task, limit: int) -> Played:
     return engine.play(lambda env: play_real(env, task, limit))
 
 
-def play_real(env: gym.Env[Any, Any], task: Task, limit: int, keep: bool = False) -> Played:
+def play_real(env: Env, task: Task, limit: int, keep: bool = False) -> Played:
     """Play one episode in an environment, at most ``limit`` steps.
 
     keep: also return its frames, rewards and actions.

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 
@@ -39,6 +39,7 @@ from worldsim.runtime.json_config import check_ranges, write_json
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.ranges import Batch, Count, Number, Positive, Seed, Share, Workers
+from worldsim.runtime.types import JsonObject
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S
 from worldsim.state import Frame
 from worldsim.world import World
@@ -65,55 +66,54 @@ class EvaluateConfig:
     world: str
     """Name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging Face hub."""
     trust: bool = False
-    """Make the real twin that the world's files name, whatever it is: that imports and runs code of
-    their choosing."""
+    """Use the real twin that the world's files name, whatever it is: this imports and runs its
+    code."""
     json: Path | None = None
-    """Write the figures to this file, too."""
+    """Also write the results to this file."""
     protocol: Literal["walks", "return-trip"] = "walks"
     """``walks``: next frames, seen places, actions and poses on free walks. ``return-trip``: out
     and back along the same way."""
     episodes: Count | None = None
-    """Walks (32 if not given) or return trips (8). From 32 walks on, more are added until there are
-    ``min_seen_frames``, at most four times as many; fewer are a quick look."""
+    """Number of walks (default 32) or return trips (default 8). From 32 walks on, walks are added
+    until there are ``min_seen_frames``, up to four times as many. Fewer give a quick estimate."""
     seed: Seed = 0
-    """Of test set and dreams. Results of different seeds are of different test sets."""
+    """Seed of test set and dreams. Results of different seeds are of different test sets."""
     device: str | None = None
-    """Where the world runs, such as ``cpu`` or ``cuda:1``; CUDA where there is one, if not
-    given."""
+    """Device of the world, such as ``cpu`` or ``cuda:1``. By default CUDA if it is available."""
     num_inference_steps: Batch | None = None
-    """Sampling steps per frame; the world\'s own number, if not given."""
+    """Sampling steps per frame. By default the world's own."""
     temperature: Share | None = None
-    """Of the noise that frames are drawn from, in [0, 1]; the world's own, if not given."""
+    """Temperature of the noise, in [0, 1]. By default the world's own."""
     memory: Literal["points", "radiance"] = "points"
-    """``points``: the world's own memory. ``radiance``: a radiance field upon its points, fitted
-    where the dream begins (on return trips: where they turn) and again every ``fit_every`` frames;
-    before, it is the points."""
+    """``points``: the world's own memory. ``radiance``: a radiance field on top of its points,
+    fitted where the dream begins (on return trips, at the turning point) and again every
+    ``fit_every`` frames; until then, the points."""
     fit_iterations: Count = 200
-    """Of each fit, with ``--memory radiance``."""
+    """Iterations per fit, with ``--memory radiance``."""
     fit_every: Count = 32
-    """Dreamed frames from one fit to the next, with ``--memory radiance``."""
+    """Dreamed frames between fits, with ``--memory radiance``."""
     history: Count = 64
     """True frames that a dream starts from. Another value is another protocol."""
     horizon: Count = 48
-    """Frames that are dreamed after them. Another value is another protocol."""
+    """Frames to dream after them. Another value is another protocol."""
     min_seen_frames: Number = 300
-    """Fewer frames of seen places than this make its figures worthless."""
+    """Minimum number of frames of seen places for meaningful results."""
     cache: Path | None = None
     """Folder in which recorded walks are kept for the next evaluation."""
     lengths: tuple[int, ...] = (32, 125, 250)
-    """Steps out, and as many back, of return trips."""
+    """Lengths of return trips: steps out, and as many back."""
     undo: tuple[int, ...] = UNDO
-    """For each discrete action the one that undoes it, for return trips."""
+    """For return trips, the action that undoes each discrete action."""
     workers: Workers | None = None
-    """Recording processes; as many as there are cores (at most 16, at most one for 4 walks), if not
-    given. 1 plays in this one."""
+    """Recording processes. By default one per core (at most 16, and at most one per 4 walks). 1
+    plays in this process."""
     engine_timeout_s: Positive = ENGINE_TIMEOUT_S
-    """Seconds after which a call of the real twin counts as hung: it is made anew and the walk
-    recorded again. In this process nothing watches over that."""
+    """Time limit in seconds of one call of the real twin. After it, the engine is killed and the
+    walk recorded again. Has no effect in this process."""
     batch: Batch = 32
-    """Walks that are dreamed at once: less needs less memory."""
+    """Walks to dream at once; smaller batches need less memory."""
     bootstrap: Count = 2000
-    """Resamples of the walks behind each 95% interval."""
+    """Resamples of the walks for each 95% interval."""
     pictures: Path | None = None
     """Folder for strips of a few walks: real twin, dream, memory view."""
 
@@ -140,7 +140,7 @@ class EvaluateConfig:
         )
 
 
-def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig, world: World | None = None) -> JsonObject:
     """Measure, print and write the results; returns them.
 
     world: a loaded world, instead of ``config.world``.
@@ -176,7 +176,7 @@ def evaluate(config: EvaluateConfig, world: World | None = None) -> dict[str, An
     return results
 
 
-def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
+def _task(config: EvaluateConfig, world: World) -> JsonObject:
     """Evaluate a world without geometry: next frames from the true past, and returns."""
     with Progress(config.walks, "recording", "episode") as bar:
         episodes, limit = task.play(world, config.walks, config.seed, bar.update)
@@ -202,7 +202,7 @@ def _task(config: EvaluateConfig, world: World) -> dict[str, Any]:
     }
 
 
-def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
+def _return_trips(config: EvaluateConfig, world: World) -> JsonObject:
     if not world.has_geometry:
         raise MissingGeometryError(
             f"world {config.world} has no poses, so there is no way back: evaluate it with "
@@ -243,13 +243,13 @@ def _return_trips(config: EvaluateConfig, world: World) -> dict[str, Any]:
     }
 
 
-def _walks(config: EvaluateConfig, world: World) -> dict[str, Any]:
+def _walks(config: EvaluateConfig, world: World) -> JsonObject:
     episodes, test = frozen_test_set(config, world)
     spec = world.spec
     parts = _measure(config, world, test)
     n = config.history
     measured = measure.join(parts)
-    shared: dict[str, Any] = {
+    shared: JsonObject = {
         "moved": moved_frames(test.pose)[:, n - 1 :].numpy(),
         "covered": test.covered.numpy(),
         "window": spec.window,

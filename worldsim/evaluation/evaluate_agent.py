@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from worldsim.evaluation.metrics import interval, interval_text, mean_statistic,
 from worldsim.evaluation.policy_batch import PolicySpec
 from worldsim.runtime.json_config import write_json
 from worldsim.runtime.ranges import Count
+from worldsim.runtime.types import Array, JsonObject
 from worldsim.shipped.agent_files import read_card, update_card
 from worldsim.shipped.policies import saved_folder
 from worldsim.world import World
@@ -43,16 +43,16 @@ class EvaluateAgentConfig(PlayConfig):
     """A saved agent's folder, a shipped agent's name, or ``random``, ``persistent``,
     ``module:Class``."""
     world: str | None = None
-    """Name or folder of the world; the one in the agent's card, if not given."""
+    """Name or folder of the world. By default the one in the agent's card."""
     episodes: Count = 100
-    """Episodes in each of the two."""
+    """Episodes in the dream and in the real twin."""
     bootstrap: Count = 2000
-    """Resamples of the episodes behind each 95% interval."""
+    """Resamples of the episodes for each 95% interval."""
     into_card: bool = False
-    """Write the figures into the agent's card, too."""
+    """Also write the results into the agent's card."""
 
 
-def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> dict[str, Any]:
+def evaluate_agent(config: EvaluateAgentConfig, world: World | None = None) -> JsonObject:
     """Measure, print and write the results; returns them.
 
     world: a loaded world, instead of ``config.world``.
@@ -118,14 +118,14 @@ def compare(
     draws: int,
     seed: int,
     frame_skip: int | None = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the results of paired episodes: means, 95% intervals, and each episode's return.
 
     Intervals are over episodes; None for fewer than five.
 
     frame_skip: tics per step, if the real twin has them; survival is then also given in tics.
     """
-    figures: dict[str, Any] = {}
+    figures: JsonObject = {}
     totals = {
         side: np.array([one.total for one in played])
         for side, played in (("real", real), ("dream", dream))
@@ -144,7 +144,7 @@ def compare(
     return {**figures, "gap": gap["gap_mean"], "gap_ci95": gap["gap_ci95"]}
 
 
-def _mean(name: str, values: np.ndarray[Any, Any], draws: int, seed: int) -> dict[str, Any]:
+def _mean(name: str, values: Array, draws: int, seed: int) -> JsonObject:
     found = interval(mean_statistic(list(values[:, None])), len(values), draws, seed)
     return {f"{name}_mean": round(float(values.mean()), 4), f"{name}_ci95": found}
 
@@ -154,7 +154,7 @@ def workers_of(asked: int | None, episodes: int) -> int:
     return min(asked if asked is not None else min(os.cpu_count() or 1, MAX_WORKERS), episodes)
 
 
-def explain(results: dict[str, Any]) -> str:
+def explain(results: JsonObject) -> str:
     """Return the results in words."""
 
     def line(name: str, key: str) -> str:

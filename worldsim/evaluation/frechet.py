@@ -9,16 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-
-Array = NDArray[Any]
 
 BLOCKS = 20
 """Parts of the samples whose kernel distances give the interval of their mean."""

@@ -21,6 +21,7 @@ from worldsim.evaluation.metrics import psnr, scores
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.splat import frame_points, nearest, splat
 from worldsim.protocols import SceneMemory
+from worldsim.runtime.types import NamedArrays
 from worldsim.state import SceneStart, WorldState
 from worldsim.world import World
 
@@ -191,7 +192,7 @@ def measure(
     if given is not None:
         no_memory = _without_memory(world, test, tick) if needs_memory_run(world) else given
     baselines = _seen_baselines(world, state, test)
-    step_by_step: dict[str, Any] = _next_frames(world, state, test, tick)
+    step_by_step: NamedArrays = _next_frames(world, state, test, tick)
     return Measured(
         **step_by_step,
         **baselines,
@@ -205,9 +206,9 @@ def measure(
     )
 
 
-def join(parts: list[Measured]) -> dict[str, Any]:
+def join(parts: list[Measured]) -> NamedArrays:
     """Join chunks as NumPy arrays by name (None where there is nothing)."""
-    joined: dict[str, Any] = {}
+    joined: NamedArrays = {}
     for field in dataclasses.fields(Measured):
         values = [getattr(p, field.name) for p in parts]
         joined[field.name] = (
@@ -216,7 +217,7 @@ def join(parts: list[Measured]) -> dict[str, Any]:
     return joined
 
 
-def at_size(measured: dict[str, Any], k: int) -> dict[str, Any]:
+def at_size(measured: NamedArrays, k: int) -> NamedArrays:
     """Return :func:`join`'s arrays with the scores (e, h) of the ``k``-th size alone."""
     return {
         name: values[..., k] if name in SCORES and values is not None else values

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import Camera, project, relative_motion, unproject
 from worldsim.errors import InvalidInputError
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 PSNR_CAP = 40.0
 """dB that two equal pictures get; anything better counts as this."""

@@ -10,15 +10,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Policy
+from worldsim.runtime.types import Array, Space
 from worldsim.shipped.agent_files import BatchPolicy
 from worldsim.shipped.policies import make_policy
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class PolicySpec:
         name = self.agent if self.always is None else f"always {self.always}"
         return f"{name} with {self.chance:g} chance" if self.chance else name
 
-    def build(self, space: gym.Space[Any], device: torch.device | str = "cpu") -> Policy:
+    def build(self, space: Space, device: torch.device | str = "cpu") -> Policy:
         """Return the policy for an action space, without the random actions.
 
         Raises NotFoundError or InvalidInputError.
@@ -58,7 +56,7 @@ class PolicySpec:
 class Always:
     """A policy that repeats one action."""
 
-    def __init__(self, action_space: gym.Space[Any], action: int | tuple[float, ...]) -> None:
+    def __init__(self, action_space: Space, action: int | tuple[float, ...]) -> None:
         self.action = np.asarray(action, action_space.dtype)
         if not action_space.contains(self.action if self.action.ndim else int(self.action)):
             raise InvalidInputError(f"action {action!r} is outside {action_space}")
@@ -66,7 +64,7 @@ class Always:
     def reset(self, seed: int | None = None) -> None:
         """Do nothing: the policy has no state."""
 
-    def act(self, obs: Any) -> Any:
+    def act(self, obs: object) -> Any:
         """Return the action."""
         return self.action.copy() if self.action.ndim else int(self.action)
 
@@ -81,7 +79,7 @@ class Crowd:
     def __init__(
         self,
         spec: PolicySpec,
-        space: gym.Space[Any],
+        space: Space,
         seeds: Sequence[int],
         device: torch.device | str = "cpu",
     ) -> None:

@@ -9,13 +9,12 @@ Axes: ``e`` trips, ``n`` steps.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.evaluation.measure import start_walks
@@ -24,10 +23,10 @@ from worldsim.evaluation.metrics import mean_statistic, pooled_mean, report, sco
 from worldsim.evaluation.statistics import REDUCED, Figures
 from worldsim.evaluation.trip_recording import Trips
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
+from worldsim.runtime.types import Array, JsonMapping, JsonObject
 from worldsim.state import WorldState
 from worldsim.world import World
 
-Array = NDArray[Any]
 Tick = Callable[[], object]
 
 NOVELTY_STEPS = 12
@@ -203,7 +202,7 @@ def _together(values: list[Any]) -> Any:
     return torch.cat(values)
 
 
-def compute(returned: Returned, window: int, draws: int, seed: int) -> dict[str, Any]:
+def compute(returned: Returned, window: int, draws: int, seed: int) -> JsonObject:
     """Return the results and their intervals over trips.
 
     window: number of frames that attention spans; frames that are still in it are left out.
@@ -268,7 +267,7 @@ ROWS = (
 """Name and key."""
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table(results: JsonMapping) -> str:
     """Return the results as a table."""
     lengths = list(results["return_real_psnr"])
     lines = [f"{'steps out and back':<27}" + "".join(f"{n:>22}" for n in lengths)]
@@ -287,7 +286,7 @@ def table(results: Mapping[str, Any]) -> str:
     return report(lines, results["episodes"])
 
 
-def _cell(results: Mapping[str, Any], key: str, length: str) -> str:
+def _cell(results: JsonMapping, key: str, length: str) -> str:
     value, interval = results[key].get(length), results["ci95"].get(f"{key}.{length}")
     if value is None:
         return "-"

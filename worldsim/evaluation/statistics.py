@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from worldsim.camera import rotation_angle
 from worldsim.evaluation.metrics import (
@@ -19,8 +17,7 @@ from worldsim.evaluation.metrics import (
     quantile_statistic,
     report,
 )
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array, JsonMapping, JsonObject, NamedArrays
 
 SEEN_FRAME_SHARE = 0.8
 """A frame is seen if more than this share of its pixels is."""
@@ -36,7 +33,7 @@ class Figures:
 
     def __init__(self, episodes: int, draws: int, seed: int) -> None:
         self.episodes, self.draws, self.seed = episodes, draws, seed
-        self.values: dict[str, Any] = {}
+        self.values: JsonObject = {}
         self.ci95: dict[str, list[float] | None] = {}
 
     def add(self, key: str, value: float, statistic: Callable[[Array], Array]) -> None:
@@ -66,14 +63,14 @@ class Figures:
 
 
 def compute(
-    measured: Mapping[str, Any],
+    measured: NamedArrays,
     moved: Array,
     covered: Array,
     pose: Array,
     window: int,
     draws: int,
     seed: int,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return all results of the protocol.
 
     measured: arrays of :class:`worldsim.evaluation.measure.Measured`.
@@ -95,8 +92,8 @@ def compute(
 
 
 def compute_reduced(
-    measured: Mapping[str, Any], moved: Array, covered: Array, window: int, draws: int, seed: int
-) -> dict[str, Any]:
+    measured: NamedArrays, moved: Array, covered: Array, window: int, draws: int, seed: int
+) -> JsonObject:
     """Return the PSNRs of :func:`compute`, with the same arguments, for frames reduced to 64x64."""
     figures = Figures(len(moved), draws, seed)
     _picture_figures(figures, measured, moved, covered, window)
@@ -104,7 +101,7 @@ def compute_reduced(
 
 
 def _picture_figures(
-    figures: Figures, measured: Mapping[str, Any], moved: Array, covered: Array, window: int
+    figures: Figures, measured: NamedArrays, moved: Array, covered: Array, window: int
 ) -> Array:
     """Add all PSNRs; returns which frames show seen places, (e, h) bool."""
     horizon = moved.shape[1]
@@ -173,7 +170,7 @@ def _pose_figures(figures: Figures, own: Array | None, pose: Array, covered: Arr
         figures.quantile(f"heading_error_deg{suffix}", kept_heading, 0.5)
 
 
-def _gaps(figures: Figures, measured: Mapping[str, Any], moved: Array, seen: Array) -> None:
+def _gaps(figures: Figures, measured: NamedArrays, moved: Array, seen: Array) -> None:
     """Add differences of scores on the same frames.
 
     Their intervals are paired, so they are narrower than those of the scores.
@@ -247,7 +244,7 @@ TABLE = (
 """Name, key, unit and what to compare with."""
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table(results: JsonMapping) -> str:
     """Return the results as a table: value, 95% interval, baselines on the same frames."""
     lines = [f"{'':<27}{'value':>9}  {'95% interval':<20}baselines on the same frames"]
     shown = {key: _short(value) for key, value in results.items()}
@@ -274,7 +271,7 @@ def between_of(interval: list[float] | None, unit: str) -> str:
     return "" if interval is None else f"{interval_text(interval)} {unit}"
 
 
-def _reduced_lines(results: Mapping[str, Any]) -> list[str]:
+def _reduced_lines(results: JsonMapping) -> list[str]:
     """Return the main results once more, of frames reduced to 64x64."""
     reduced = results.get(REDUCED)
     if reduced is None:
@@ -291,5 +288,5 @@ def _reduced_lines(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return "-" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worldsim.protocols import CountsPoints
+from worldsim.runtime.types import JsonObject
 from worldsim.state import WorldState, bytes_of
 from worldsim.world import World
 
@@ -44,7 +45,7 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def seconds(work: Callable[[], Any], device: torch.device) -> float:
+def seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return the wall-clock seconds of ``work``, with an idle device before and after."""
     wait(device)
     began = time.perf_counter()
@@ -132,7 +133,7 @@ def shares(world: World, state: WorldState, acts: Tensor) -> dict[str, float]:
     return found | {"overhead": 1.0 - sum(found.values())}
 
 
-def _attention_flop(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+def _attention_flop(query: Tensor, key: Tensor, value: Tensor, *_: object, **__: object) -> int:
     b, h, n, d = query
     return int(2 * b * h * n * key[2] * (d + value[3]))
 
@@ -157,7 +158,7 @@ class _Types(TorchDispatchMode):
         return out
 
 
-def longest(work: Callable[[], Any], device: torch.device, most: int = 40) -> list[dict[str, Any]]:
+def longest(work: Callable[[], object], device: torch.device, most: int = 40) -> list[JsonObject]:
     """Return what takes the most time in ``work``, longest first: kernels, or operators on a CPU.
 
     Each entry has ``name``, ``ms``, ``calls`` and ``share``.
@@ -181,7 +182,7 @@ def longest(work: Callable[[], Any], device: torch.device, most: int = 40) -> li
     ]
 
 
-def compute(work: Callable[[], Any]) -> tuple[int, str]:
+def compute(work: Callable[[], object]) -> tuple[int, str]:
     """Return the floating-point operations of ``work``, and their type, such as ``float32``.
 
     Counts matrix products, convolutions and attention; a multiply-add counts as two.
@@ -262,7 +263,7 @@ def ceilings(device: torch.device, quick: bool = False) -> dict[str, float]:
     return found
 
 
-def _best(work: Callable[[], Any], device: torch.device, tries: int = 6) -> float:
+def _best(work: Callable[[], object], device: torch.device, tries: int = 6) -> float:
     work()
     return min(seconds(work, device) for _ in range(tries))
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.evaluation.benchmark_set import TestSet
@@ -15,12 +14,13 @@ from worldsim.evaluation.measure import free_run, take_in_history
 from worldsim.evaluation.memory_fitting import Fits
 from worldsim.evaluation.metrics import psnr
 from worldsim.io.pictures import contact_sheet, holes_marked, save_picture
+from worldsim.runtime.types import Array
 from worldsim.world import World
 
 COLUMNS = 12
 
 
-def picture(rgb: Tensor) -> NDArray[Any]:
+def picture(rgb: Tensor) -> Array:
     """(3, h, w) uint8 tensor to (h, w, 3) array."""
     return rgb.permute(1, 2, 0).cpu().numpy()
 

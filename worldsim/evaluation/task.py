@@ -7,15 +7,12 @@ first frames, and the returns are compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.evaluation.episodes import (
@@ -28,13 +25,12 @@ from worldsim.evaluation.episodes import (
 )
 from worldsim.evaluation.metrics import interval, interval_text, mean_statistic, psnr, report
 from worldsim.evaluation.policy_batch import Crowd, PolicySpec
+from worldsim.runtime.types import Array, Env, JsonMapping, JsonObject
 from worldsim.runtime.workers import Engine, WorkerPool
 from worldsim.state import Frame, SceneStart, WorldState
 from worldsim.training.buffer import is_synthetic_terminal
 from worldsim.world import World
 from worldsim.world.world import bucket
-
-Array = NDArray[Any]
 
 PROTOCOL = "task/1"
 POLICY = "persistent-v1"
@@ -101,7 +97,7 @@ class Dreamed:
 
 
 def play(
-    world: World, count: int, seed: int, told: Callable[[int], Any]
+    world: World, count: int, seed: int, told: Callable[[int], object]
 ) -> tuple[list[Truth], int]:
     """Play the real episodes; returns them and the steps after which they are truncated.
 
@@ -117,7 +113,7 @@ def play(
     return episodes, limit
 
 
-def _play_one(engine: Engine[gym.Env[Any, Any]], task: Task, limit: int) -> Truth:
+def _play_one(engine: Engine[Env], task: Task, limit: int) -> Truth:
     return engine.play(lambda env: Truth.of(play_real(env, task, limit, keep=True)))
 
 
@@ -127,7 +123,7 @@ def _seeds(seed: int, number: int) -> tuple[int, int]:
     return int(env) >> 1, int(policy) >> 1
 
 
-def force(world: World, episodes: Sequence[Truth], told: Callable[[int], Any]) -> list[Forced]:
+def force(world: World, episodes: Sequence[Truth], told: Callable[[int], object]) -> list[Forced]:
     """Predict each next step of each episode from its true past.
 
     told: called with 1 after each step.
@@ -162,7 +158,7 @@ def dream(
     seed: int,
     first: int,
     limit: int,
-    told: Callable[[int], Any],
+    told: Callable[[int], object],
 ) -> list[Dreamed]:
     """Dream as many episodes of the same policy from the same first frames.
 
@@ -196,7 +192,7 @@ def compute(
     dreams: Sequence[Dreamed],
     draws: int,
     seed: int,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the results; means have a 95% interval over episodes."""
     pictures = [
         (f, len(e) if e.pictured else len(e) - 1) for f, e in zip(forced, episodes, strict=True)
@@ -214,7 +210,7 @@ def compute(
         "real_steps_mean": [np.array([float(len(e))]) for e in episodes],
         "dream_steps_mean": [np.array([float(d.steps)]) for d in dreams],
     }
-    results: dict[str, Any] = {
+    results: JsonObject = {
         name: float(np.concatenate(values).mean()) for name, values in each.items()
     }
     results["ci95"] = {
@@ -259,7 +255,7 @@ def _at(episodes: Sequence[Truth], t: int, world: World) -> tuple[Tensor, Tensor
     return act, before, after
 
 
-def table(results: Mapping[str, Any]) -> str:
+def table(results: JsonMapping) -> str:
     """Return the results as a table."""
 
     def row(name: str, key: str, digits: int = 2) -> str:

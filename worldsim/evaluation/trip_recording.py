@@ -8,12 +8,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
@@ -25,11 +23,10 @@ from worldsim.evaluation.benchmark_set import (
     RecordedWalks,
     require_geometry,
 )
+from worldsim.runtime.types import Array, Info, JsonObject, NamedArrays
 from worldsim.runtime.workers import Watched
 from worldsim.shipped.policies import make_policy
 from worldsim.world.image_env import make_env
-
-Array = NDArray[Any]
 
 UNDO = (0, 2, 1, 4, 3, 6, 5)
 """The action that undoes each of no-op, forward, backward, turn left, turn right, strafe left,
@@ -48,16 +45,16 @@ class TripConfig:
 
     env_id: str
     """Gymnasium id of the real twin."""
-    env_kwargs: dict[str, Any]
-    """Its arguments."""
+    env_kwargs: JsonObject
+    """Arguments of ``gymnasium.make``."""
     seed: int = 0
     """Trip ``i`` has seed ``seed * 1000003 + i``."""
     start: int = 12
-    """Frames at the beginning that a dream is given, as a reset gives them."""
+    """Number of true frames at the beginning of a dream, as after a reset."""
     lengths: tuple[int, ...] = (32, 125, 250)
     """Steps out, and as many back, ascending: shorter trips are the beginnings of the longest."""
     undo: tuple[int, ...] = UNDO
-    """For each discrete action the one that undoes it."""
+    """The action that undoes each discrete action."""
 
     def __post_init__(self) -> None:
         check_lengths(self.lengths)
@@ -116,7 +113,7 @@ class Trip:
     @staticmethod
     def from_arrays(arrays: dict[str, Array], name: str) -> Trip:
         """Return the trip of :meth:`arrays`. Raises TypeError if one is missing."""
-        values: dict[str, Any] = {}
+        values: NamedArrays = {}
         for key, value in arrays.items():
             field, _, length = key.partition(".")
             if length:
@@ -189,9 +186,7 @@ class TripRecorder:
             map=str(frames[0][1].get("map", "")),
         )
 
-    def _play(
-        self, seed: int, acts: Array | None
-    ) -> tuple[list[tuple[Array, dict[str, Any]]], Array] | None:
+    def _play(self, seed: int, acts: Array | None) -> tuple[list[tuple[Array, Info]], Array] | None:
         """Return the frames and actions of a walk from a start.
 
         acts: actions to play; by default the policy's, as far as the longest trip goes out.
@@ -216,11 +211,11 @@ class TripRecorder:
         self.env.close()
 
 
-def _rgb(frames: Sequence[tuple[Array, dict[str, Any]]]) -> Array:
+def _rgb(frames: Sequence[tuple[Array, Info]]) -> Array:
     return np.ascontiguousarray(np.stack([obs for obs, _ in frames]).transpose(0, 3, 1, 2))
 
 
-def _pose(frames: Sequence[tuple[Array, dict[str, Any]]]) -> Array:
+def _pose(frames: Sequence[tuple[Array, Info]]) -> Array:
     return np.stack([info["pose"] for _, info in frames]).astype(np.float32)
 
 
@@ -249,8 +244,8 @@ def stack_trips(
         ).to(device)
 
     names = ("rgb", "inverse_depth", "pose", "intrinsics", "act")
-    plain: dict[str, Any] = {name: join([getattr(t, name) for t in trips]) for name in names}
-    back: dict[str, Any] = {
+    plain: NamedArrays = {name: join([getattr(t, name) for t in trips]) for name in names}
+    back: NamedArrays = {
         name: {n: join([getattr(t, name)[n] for t in trips]) for n in config.lengths}
         for name in ("back_rgb", "back_pose", "back_act")
     }

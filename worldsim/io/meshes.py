@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import dequantise_depth, pixel_rays
@@ -28,6 +27,7 @@ from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ply import import_trimesh
 from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
+from worldsim.runtime.types import Array
 from worldsim.state import Trajectory
 
 GLTF_FROM_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
@@ -58,30 +58,28 @@ MOST_DEPTH = 13
 FARTHEST = 1e6
 """Metres from the origin."""
 
-Array = NDArray[Any]
-
 
 @dataclass(frozen=True)
 class FusionConfig:
     """Settings of :func:`fuse`."""
 
     voxel: Annotated[float, Ge(LEAST_CELL), Le(MOST_CELL)] | None = None
-    """Edge of a cell in metres: what is finer is lost; half of it takes eight times the memory. By
-    default a fiftieth of the median depth, 0.05 at least: 0.05 in rooms."""
+    """Edge of a cell in metres; finer detail is lost, and half the edge takes eight times the
+    memory. By default a fiftieth of the median depth, at least 0.05."""
     truncation: Annotated[float, Ge(1.0), Le(100.0)] = 5.0
-    """How far around a surface a frame speaks of it, in voxels along the view: more closes floors
-    seen at a slant from afar, less keeps thin things and sharp edges."""
+    """Truncation distance around a surface, in voxels along the view. More closes floors seen at a
+    slant from afar; less keeps thin objects and sharp edges."""
     far: Positive | None = None
-    """What is further off in a frame than this (m) is left to frames from nearer; by default 240
-    voxels: 12 m in rooms."""
+    """Maximum depth in metres that a frame contributes; closer frames supply the rest. By default
+    240 voxels: 12 m in rooms."""
     refine: Annotated[int, Ge(1), Le(16)] = 4
-    """Pixels are split into as many along each side, with the depth of the plane through their
-    neighbours: frames are small, and a wall seen at a slant is a staircase of pixels otherwise."""
+    """Factor by which frames are upsampled, with depth from the plane through neighbouring pixels.
+    Frames are small, and a wall seen at a slant would be a staircase of pixels."""
     sightings: Count = 3
-    """Surfaces that fewer frames saw are left out (in shorter trajectories: that not all frames
-    saw)."""
+    """Surfaces that fewer frames saw are left out (in shorter trajectories: those that not all
+    frames saw)."""
     smallest: Number = 100
-    """Pieces of fewer triangles are left out."""
+    """Minimum number of triangles of a piece."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -94,18 +92,17 @@ class PoissonConfig:
     cell: Annotated[float, Ge(LEAST_CELL), Le(MOST_CELL)] = 0.06
     """Edge of the finest cells in metres."""
     neighbours: Annotated[int, Ge(3), Le(1000)] = 20
-    """Points that decide a normal, and what an outlier is."""
+    """Number of neighbours that determine a normal and an outlier."""
     outlier: Positive = 3.0
-    """Points are left out that are this many times further from their neighbours than those are
-    from theirs."""
+    """Points whose distance to their neighbours is this many times larger than usual are left
+    out."""
     sparsest: Positive = 1.0
-    """Points that are further than this (m) from their neighbours, in the mean, are left out: they
-    tell no surface."""
+    """Maximum mean distance of a point to its neighbours in metres; sparser points are left out."""
     reach: NotNegative = 1.0
-    """How far the surface goes beyond the points, in mean distances of the nearest one to its
-    neighbours: the method would close every hole."""
+    """How far the surface extends beyond the points, in mean distances between neighbours. The
+    method itself would close every hole."""
     smallest: Number = 100
-    """Pieces of fewer triangles are left out."""
+    """Minimum number of triangles of a piece."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

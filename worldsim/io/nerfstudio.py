@@ -12,13 +12,10 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from worldsim.camera import Camera
 from worldsim.errors import (
@@ -44,6 +41,7 @@ from worldsim.runtime.files import (
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ply import save_ply
+from worldsim.runtime.types import Array, JsonMapping
 from worldsim.state import Frame, Trajectory
 
 TRANSFORMS, POINTS = "transforms.json", "points.ply"
@@ -72,8 +70,6 @@ DEPTH_FORMATS = ("PNG", "TIFF")
 ASPECT_TOLERANCE = 0.02
 """By how much (as a share) the aspect ratio of a depth picture may differ from that of its colour
 picture."""
-
-Array = NDArray[Any]
 
 
 def save_nerfstudio(
@@ -252,7 +248,7 @@ def open_capture(
 
 
 def _listed_frame(
-    file: Path, entry: Mapping[str, Any], depth_scale: float, metres: float, up: Array, sky: bool
+    file: Path, entry: JsonMapping, depth_scale: float, metres: float, up: Array, sky: bool
 ) -> CapturedFrame:
     """Return one frame of ``transforms.json``.
 
@@ -301,7 +297,7 @@ def _listed_frame(
 
 
 def _intrinsics(
-    entry: Mapping[str, Any], where: str, width: int, height: int
+    entry: JsonMapping, where: str, width: int, height: int
 ) -> tuple[float, float, float, float]:
     if "fl_x" not in entry and "camera_angle_x" in entry:
         angle = number(
@@ -323,7 +319,7 @@ def _intrinsics(
     )
 
 
-def _check_pinhole(where: str, entry: Mapping[str, Any]) -> None:
+def _check_pinhole(where: str, entry: JsonMapping) -> None:
     model = str(entry.get("camera_model", "PINHOLE"))
     bent = {key: value for key in DISTORTION if (value := _number(entry, key, where, 0.0)) != 0.0}
     if model not in PINHOLES or bent:
@@ -338,7 +334,7 @@ def _check_pinhole(where: str, entry: Mapping[str, Any]) -> None:
         )
 
 
-def _number(values: Mapping[str, Any], key: str, where: Any, default: float | None = None) -> float:
+def _number(values: JsonMapping, key: str, where: object, default: float | None = None) -> float:
     value = values.get(key, default)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < 1e300:
         raise InvalidInputError(f"{where}: {key} is {value!r:.80}, a number is needed")

@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.runtime.files import as_path, replacing, require_regular
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.picture_formats import PICTURE_FORMATS
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 BACKGROUND = (24, 24, 28)
 INK = (235, 235, 235)
@@ -219,10 +217,13 @@ def read_picture(
         ) from error
 
 
-def _centre(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, font: Any) -> None:
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _centre(draw: ImageDraw.ImageDraw, text: str, x: int, y: int, width: int, font: Font) -> None:
     draw.text((x + max(0, (width - round(font.getlength(text))) // 2), y), text, INK, font)
 
 
-def _font(size: int) -> Any:
+def _font(size: int) -> Font:
     """Return Pillow's own scalable font, which needs no font file of the system."""
     return ImageFont.load_default(size)

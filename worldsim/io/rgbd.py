@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 from PIL import Image
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.limits import require_memory_for
+from worldsim.runtime.types import Array
 from worldsim.state import Trajectory
 
 BOX_STEP = 2.0**-10
@@ -34,8 +34,6 @@ FARTHEST_PLACE = 1e6
 """Metres from the origin: float32 tells places further off apart by 6 cm and more."""
 LEAST_FOCAL, MOST_FOCAL = 1e-2, 1e6
 """Pixels. The principal point lies within as many as the latter."""
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -101,7 +99,7 @@ class CapturedFrame:
         return -cx / fx, -cy / fy, (self.width - cx) / fx, (self.height - cy) / fy
 
 
-def _numbers(values: Any, shape: tuple[int, ...]) -> Array | None:
+def _numbers(values: object, shape: tuple[int, ...]) -> Array | None:
     """Return ``values`` as a float64 array of that shape; None if invalid or not finite."""
     try:
         array = np.asarray(values, np.float64)
@@ -165,7 +163,7 @@ def frames_of(trajectory: Trajectory) -> list[CapturedFrame]:
 
 
 def common_camera(
-    frames: Sequence[CapturedFrame], height: int, width: int, intrinsics: Any = None
+    frames: Sequence[CapturedFrame], height: int, width: int, intrinsics: ArrayLike | None = None
 ) -> Array:
     """Return the camera of ``height`` x ``width`` pixels whose view lies within every frame's view.
 
@@ -267,7 +265,7 @@ def trajectory_of(
     frames: Sequence[CapturedFrame],
     height: int | None = None,
     width: int | None = None,
-    intrinsics: Any = None,
+    intrinsics: ArrayLike | None = None,
 ) -> tuple[Trajectory, Tensor]:
     """Resample all frames to one size and camera and return them as a trajectory.
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import number
 from worldsim.runtime.files import replacing
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 MOST_FPS = 1000.0
 

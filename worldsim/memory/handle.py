@@ -20,6 +20,7 @@ from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundErr
 from worldsim.memory.arguments import as_numbers, as_pose, as_shape, as_size
 from worldsim.memory.editing import in_box, surface_points
 from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
+from worldsim.memory.pictures import MemoryPicture, PointArrays, camera_places
 from worldsim.memory.points import PointMemory, Points
 from worldsim.memory.slots import points_of
 from worldsim.memory.splat import DIRECTION, POINT
@@ -39,43 +40,6 @@ LEAST_FOCAL, MOST_FOCAL = 1e-2, 1e6
 
 Array = NDArray[Any]
 Box = tuple[Sequence[float], Sequence[float]]
-
-
-@dataclass(frozen=True)
-class MemoryPicture:
-    """A memory seen from somewhere. Holes have mask False, black colour, infinite depth and no
-    normal.
-
-    rgb: (h, w, 3) uint8. depth: (h, w) float32 metres along the optical axis, ``inf`` at sky. mask:
-    (h, w) bool. normals: (h, w, 3) float32, world axes, unit length, towards the camera; zeros at
-    sky and where no neighbour tells. pose: (4, 4) and intrinsics: (4,) float32, the camera.
-    """
-
-    rgb: Array
-    depth: Array
-    mask: Array
-    normals: Array
-    pose: Array
-    intrinsics: Array
-
-
-@dataclass(frozen=True)
-class PointArrays:
-    """The points of a memory, without sky, as NumPy arrays.
-
-    position: (n, 3) float32 world metres. colour: (n, 3) uint8. size: (n,) float32, metres a side
-    of the patch of surface that each stands for. confidence: (n,) uint8, how many frames agreed
-    with it. seen: (n,) int32, the step that last did.
-    """
-
-    position: Array
-    colour: Array
-    size: Array
-    confidence: Array
-    seen: Array
-
-    def __len__(self) -> int:
-        return len(self.position)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +130,7 @@ class MemoryHandle:
         )
         points = points_of(self.kind, self.data)
         if points is self.data and points is not None:
-            view = draw(self.data, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
+            view = draw(points, camera, (float(self.intrinsics[0]), float(self.intrinsics[1])))
             rgb, depth, mask, normals = view.rgb, view.depth, view.mask, view.normals
         else:
             rgb, depth, mask, normals = self._rendered_by_kind(camera)
@@ -184,7 +148,7 @@ class MemoryHandle:
         view = self.kind.render(self.data, camera)
         depth, mask = torch.where(view.mask, view.depth, torch.inf)[0], view.mask[0]
         solid = mask & torch.isfinite(depth)
-        place = _camera_places(torch.where(solid, depth, 0.0), camera)
+        place = camera_places(torch.where(solid, depth, 0.0), camera)
         return view.rgb[0], depth, mask, to_world(normals_of(place, solid, 1), camera)
 
     def top_down(
@@ -375,11 +339,3 @@ class MemoryHandle:
             raise InvalidInputError(f"box is {box!r}: give two corners, ((x, y, z), (x, y, z))")
         low, high = (as_numbers("a corner of the box", corner, (3,)).tolist() for corner in box)
         return in_box(points, low, high, None if pose is None else as_pose(pose))
-
-
-def _camera_places(depth: Tensor, camera: Camera) -> Tensor:
-    """Depth (h, w) to places (3, h, w) in camera axes."""
-    fx, fy, cx, cy = camera.intrinsics[0].float()
-    u = torch.arange(camera.width, device=depth.device) + 0.5
-    v = torch.arange(camera.height, device=depth.device)[:, None] + 0.5
-    return torch.stack([(u - cx) / fx * depth, (v - cy) / fy * depth, depth])

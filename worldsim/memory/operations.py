@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera, code_to_channel, dequantise_depth
-from worldsim.memory.slots import PointMemoryConfig, Points, take_slots
+from worldsim.memory.slots import (
+    PointMemoryConfig,
+    Points,
+    first_true,
+    next_slots,
+    take_slots,
+)
 from worldsim.memory.splat import (
     EMPTY,
     Splat,
@@ -163,6 +169,52 @@ def other_colours(colour: Tensor, points: Splat, rgb: Tensor, tolerance: int) ->
         least, most = (found >> (8 * channel)) & 255, (found >> (8 * channel + 24)) & 255
         other |= (colour[:, channel] < least) | (colour[:, channel] > most)
     return other & torch.isfinite(points.z)
+
+
+def write_fresh(memory: Points, found: Verdict, frame: Frame, step: Tensor, own: bool) -> Points:
+    """Write the fresh pixels as new points. own: kind, seen and confidence are nobody else's,
+    and may be written to."""
+    b, pixels = found.fresh.shape
+    count = found.fresh.sum(1)
+    k = min(pixels, memory.capacity)
+    if found.fresh.device.type == "cpu":
+        # Reading a number is free here, and mostly little is new; a GPU would have to stop for
+        # it.
+        k = min(k, int(count.max()))
+        if k == 0:
+            return memory
+    pixel = first_true(found.fresh, k)
+    slot = next_slots(memory, step, k)
+    new = torch.arange(k, device=pixel.device) < count[:, None]
+
+    def put(old: Tensor, values: Tensor, into: bool = False) -> Tensor:
+        index, where = (
+            (slot, new) if old.ndim == 2 else (slot[:, None].expand(b, 3, k), new[:, None])
+        )
+        # Slots beyond the count get their own value back: every write has its place, whatever
+        # the batch needs.
+        values = torch.where(where, values, old.gather(old.ndim - 1, index))
+        return (
+            old.scatter_(old.ndim - 1, index, values)
+            if into
+            else old.scatter(old.ndim - 1, index, values)
+        )
+
+    def taken(values: Tensor) -> Tensor:
+        return (
+            values.gather(2, pixel[:, None].expand(b, 3, k))
+            if values.ndim == 3
+            else values.gather(1, pixel)
+        )
+
+    return Points(
+        position=put(memory.position, taken(found.new_position)),
+        colour=put(memory.colour, taken(frame.rgb.flatten(2))),
+        kind=put(memory.kind, taken(found.new_kind), own),
+        source=put(memory.source, taken(found.new_source)),
+        seen=put(memory.seen, step[:, None].to(torch.int32).expand(b, k), own),
+        confidence=put(memory.confidence, torch.ones_like(pixel, dtype=torch.uint8), own),
+    )
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from torch import Tensor
 from worldsim.camera import Camera, code_to_channel, quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory import splat_triton
-from worldsim.memory.operations import Passes, Sight, Verdict
+from worldsim.memory.operations import Passes, Sight, write_fresh
 from worldsim.memory.slots import PointMemoryConfig as PointMemoryConfig
 from worldsim.memory.slots import Points as Points
-from worldsim.memory.slots import beginning, first_true, places
+from worldsim.memory.slots import beginning, oldest_slots, places
 from worldsim.memory.splat import DIRECTION, EMPTY, POINT, hole_view
 from worldsim.runtime.triton import usable
 from worldsim.state import Frame, MemoryView, map_tensors
@@ -144,78 +144,7 @@ class PointMemory:
             seen=back(memory.seen, found.seen),
             confidence=back(memory.confidence, found.confidence),
         )
-        return self._add(kept, found, frame, step, own=slot is not None)
-
-    def _add(self, memory: Points, found: Verdict, frame: Frame, step: Tensor, own: bool) -> Points:
-        """Write the fresh pixels as new points. own: kind, seen and confidence are nobody else's,
-        and may be written to."""
-        b, pixels = found.fresh.shape
-        count = found.fresh.sum(1)
-        k = min(pixels, memory.capacity)
-        if found.fresh.device.type == "cpu":
-            # Reading a number is free here, and mostly little is new; a GPU would have to stop for
-            # it.
-            k = min(k, int(count.max()))
-            if k == 0:
-                return memory
-        pixel = first_true(found.fresh, k)
-        slot = self._slots(memory, step, k)
-        new = torch.arange(k, device=pixel.device) < count[:, None]
-
-        def put(old: Tensor, values: Tensor, into: bool = False) -> Tensor:
-            index, where = (
-                (slot, new) if old.ndim == 2 else (slot[:, None].expand(b, 3, k), new[:, None])
-            )
-            # Slots beyond the count get their own value back: every write has its place, whatever
-            # the batch needs.
-            values = torch.where(where, values, old.gather(old.ndim - 1, index))
-            return (
-                old.scatter_(old.ndim - 1, index, values)
-                if into
-                else old.scatter(old.ndim - 1, index, values)
-            )
-
-        def taken(values: Tensor) -> Tensor:
-            return (
-                values.gather(2, pixel[:, None].expand(b, 3, k))
-                if values.ndim == 3
-                else values.gather(1, pixel)
-            )
-
-        return Points(
-            position=put(memory.position, taken(found.new_position)),
-            colour=put(memory.colour, taken(frame.rgb.flatten(2))),
-            kind=put(memory.kind, taken(found.new_kind), own),
-            source=put(memory.source, taken(found.new_source)),
-            seen=put(memory.seen, step[:, None].to(torch.int32).expand(b, k), own),
-            confidence=put(memory.confidence, torch.ones_like(pixel, dtype=torch.uint8), own),
-        )
-
-    def _slots(self, memory: Points, step: Tensor, k: int) -> Tensor:
-        """The ``k`` slots to write next, (b, k) int64: unused ones first, then the least recently
-        seen, lower ones first.
-
-        Points not seen for very long (65,534 steps at the default capacity) count as equally old.
-        """
-        if memory.kind.device.type == "cpu":
-            unused = beginning(memory, k).kind == EMPTY
-            if int(unused.sum(1).min()) >= k:
-                return first_true(unused, k)
-        return self._oldest_slots(memory, step, k)
-
-    def _oldest_slots(self, memory: Points, step: Tensor, k: int) -> Tensor:
-        """:meth:`_slots` in general, without a look at the counts."""
-        unused = memory.kind == EMPTY
-        bits = max(1, (memory.capacity - 1).bit_length())
-        oldest = 2 ** (31 - bits) - 2
-        age = (step[:, None].to(torch.int32) - memory.seen).clamp_(0, oldest)
-        rank = torch.where(unused, 0, oldest + 1 - age)
-        # Unique keys, so that the selection is the same on every device: it equals a stable sort's
-        # first k.
-        key = (rank << bits) | torch.arange(memory.capacity, device=rank.device, dtype=torch.int32)
-        return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(
-            torch.int64
-        )
+        return write_fresh(kept, found, frame, step, own=slot is not None)
 
     def remove(self, memory: Points, chosen: Tensor) -> Points:
         """Without the points ``chosen``, (b, c) bool, as :func:`worldsim.memory.editing.in_box`
@@ -274,7 +203,7 @@ class PointMemory:
             1,
         )
         fresh = self.from_points(world.transpose(1, 2), colour.to(device).expand(b, n, 3), distance)
-        slot = self._oldest_slots(memory, step, n)
+        slot = oldest_slots(memory, step, n)
 
         def put(old: Tensor, new: Tensor) -> Tensor:
             index = slot if old.ndim == 2 else slot[:, None].expand(b, 3, n)

@@ -17,17 +17,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.camera import Camera, dequantise_depth, quantise_depth, rotation_angle
+from worldsim.camera import Camera, quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.memory.fitting import FitConfig, Rays, fit_grid, grid_from_points
-from worldsim.memory.splat import POINT, shown_slots, splat, view_of_shown
+from worldsim.memory.fitting import FitConfig, fit_grid, grid_from_points
+from worldsim.memory.keyframes import (
+    Keyframes,
+    farthest_agreeing,
+    keep_frame,
+    nearest_agreeing,
+    rays_of,
+)
+from worldsim.memory.sky import sky_of
+from worldsim.memory.splat import POINT, shown_slots, view_of_shown
 from worldsim.memory.voxels import (
     Voxels,
     density_at,
     empty_voxels,
     grid_of,
     render_row,
-    sky_of,
     source_of,
     voxels_of,
     world_rays,
@@ -38,9 +45,6 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Batch, NotNegative
 from worldsim.state import Frame, MemoryView, map_tensors
 
-TOLERANCE_M, TOLERANCE_SHARE = 0.15, 0.07
-"""Depths agree within this many metres or this share, whichever is more, as in the point memory."""
-
 
 class PointMemoryLike(SceneMemory, Protocol):
     """A memory whose data has position, colour, kind, source and seen as
@@ -49,19 +53,6 @@ class PointMemoryLike(SceneMemory, Protocol):
     def pad(self, memory: Any) -> Any:
         """Points with the memory's capacity."""
         ...
-
-
-@dataclass(frozen=True)
-class Keyframes:
-    """Frames kept for fitting; those of slot ``count`` and up are unused. rgb: (b, k, 3, h, w)
-    uint8. inverse_depth: (b, k, h, w) int32. pose: (b, k, 4, 4) and intrinsics: (b, k, 4) float32.
-    count: (b,) int64, how many were ever kept; frame i is in slot i modulo k."""
-
-    rgb: Tensor
-    inverse_depth: Tensor
-    pose: Tensor
-    intrinsics: Tensor
-    count: Tensor
 
 
 @dataclass(frozen=True)
@@ -191,35 +182,10 @@ class RadianceMemory:
                 "set height and width in its config"
             )
         points = self.points.integrate(memory.points, frame, camera, step, known)
-        frames = self._keep(memory.frames, frame, camera) if known is None else memory.frames
+        frames = memory.frames
+        if known is None:
+            frames = keep_frame(frames, frame, camera, c.apart_m, c.apart_deg)
         return dataclasses.replace(memory, points=points, frames=frames, step=step.to(torch.int64))
-
-    def _keep(self, frames: Keyframes, frame: Frame, camera: Camera) -> Keyframes:
-        c = self.config
-        used = torch.arange(c.keyframes, device=frames.count.device) < frames.count[:, None]
-        near = (frames.pose[:, :, :3, 3] - camera.pose[:, None, :3, 3].float()).norm(
-            dim=-1
-        ) < c.apart_m
-        alike = (
-            torch.rad2deg(rotation_angle(camera.pose[:, None].float(), frames.pose)) < c.apart_deg
-        )
-        new = ~(used & near & alike).any(1)
-        slot, row = frames.count % c.keyframes, torch.arange(len(new), device=new.device)
-
-        def put(held: Tensor, values: Tensor) -> Tensor:
-            kept = new.view(-1, *[1] * (values.ndim - 1))
-            return held.index_put(
-                (row, slot), torch.where(kept, values.to(held.dtype), held[row, slot])
-            )
-
-        assert frame.inverse_depth is not None
-        return Keyframes(
-            rgb=put(frames.rgb, frame.rgb),
-            inverse_depth=put(frames.inverse_depth, frame.inverse_depth),
-            pose=put(frames.pose, camera.pose),
-            intrinsics=put(frames.intrinsics, camera.intrinsics),
-            count=frames.count + new,
-        )
 
     def fit(
         self, memory: RadianceField, iterations: int = 200, seed: int = 0, from_points: bool = True
@@ -263,7 +229,7 @@ class RadianceMemory:
             noise = torch.rand(start.values.shape, generator=generator).to(start.values.device)
             noise[0] -= 3.5
             start = dataclasses.replace(start, values=noise)
-        rays = self._rays(one)
+        rays = rays_of(one.frames, one.points)
         grid = (
             fit_grid(start, rays, iterations, self.config.fit, generator)[0]
             if len(rays.depth)
@@ -288,30 +254,6 @@ class RadianceMemory:
         margin = 0.1 + 0.02 * (ends[1] - ends[0])
         shape = torch.tensor(self.config.shape, device=ends.device)
         return ends[0] - margin, (ends[1] - ends[0] + 2.0 * margin) / (shape - 1)
-
-    def _rays(self, one: RadianceField) -> Rays:
-        """All pixels of the kept frames but those that the points no longer bear out: what was
-        there has moved."""
-        count = min(int(one.frames.count), self.config.keyframes)
-        kept = map_tensors(lambda x: x[0, :count] if x.ndim > 1 else x, one.frames)
-        camera = Camera(kept.pose, kept.intrinsics, self.config.height, self.config.width)
-        depth = dequantise_depth(kept.inverse_depth).flatten(1)
-        believed = []
-        for k in range(count):
-            alone = Camera(
-                kept.pose[k : k + 1], kept.intrinsics[k : k + 1], camera.height, camera.width
-            )
-            points = splat(one.points.position, one.points.kind, alone)
-            there = depth[k : k + 1].gather(1, points.pixel)
-            agrees = points.visible & (points.z >= _lower(there)) & (points.z <= _upper(there))
-            none = torch.zeros_like(depth[:1], dtype=torch.int32)
-            believed.append(none.scatter_reduce_(1, points.pixel, agrees.int(), "amax") > 0)
-        chosen = torch.cat(believed)
-        origin, ray = world_rays(camera)
-        colour = kept.rgb.flatten(2).transpose(1, 2).float() / 255.0
-        return Rays(
-            origin[:, None].expand_as(ray)[chosen], ray[chosen], colour[chosen], depth[chosen]
-        )
 
     def render(self, memory: RadianceField, camera: Camera) -> MemoryView:
         """What the memory shows at ``camera``, of any size: the field, and points where there is
@@ -349,7 +291,8 @@ class RadianceMemory:
         nearest = -F.max_pool2d(
             -z[None].nan_to_num(posinf=1e9), 2 * radius + 1, stride=1, padding=radius
         )[0]
-        outdated = newer & ((z < _lower(depth)) | ((z > _upper(depth)) & (nearest > _upper(depth))))
+        far = farthest_agreeing(depth)
+        outdated = newer & ((z < nearest_agreeing(depth)) | ((z > far) & (nearest > far)))
         solid = solid & ~outdated
         # The sky is smooth where no point is in front of it.
         sky = known_sky & ~seen.solid.view(h, w) & torch.isinf(z)
@@ -387,14 +330,6 @@ class RadianceMemory:
         """The points' map of what is near ``pose`` (b, 4, 4): see
         :meth:`worldsim.protocols.SceneMemory.surroundings`."""
         return self.points.surroundings(memory.points, pose)
-
-
-def _lower(depth: Tensor) -> Tensor:
-    return torch.minimum(depth - TOLERANCE_M, depth * (1.0 - TOLERANCE_SHARE))
-
-
-def _upper(depth: Tensor) -> Tensor:
-    return torch.maximum(depth + TOLERANCE_M, depth * (1.0 + TOLERANCE_SHARE))
 
 
 def _rank(values: Tensor, share: float) -> int:

@@ -80,7 +80,7 @@ class PointMemoryConfig:
     """Drop points that agree in depth but are more than this (of 255) outside of the colours in the
     3x3 pixels around theirs: what stood so near to a surface that it passes for it has gone. None:
     colours are not compared. 48 is good for true frames, and what captures take. The colours of
-    dreams wander: with it, a way back came out 0.1 dB worse (docs/memory.md)."""
+    dreams wander: with it, a way back came out 0.1 dB worse (docs/experiments/point_memory.md)."""
     body_m: Annotated[float, Ge(0), Le(1000)] = 0.5
     """In maps of surroundings, what is within this height above and below the camera (m) stands in
     the way."""
@@ -157,3 +157,31 @@ def first_true(mask: Tensor, k: int) -> Tensor:
     return torch.zeros(b, k + 1, dtype=torch.int64, device=mask.device).scatter_(1, target, place)[
         :, :k
     ]
+
+
+def next_slots(memory: Points, step: Tensor, k: int) -> Tensor:
+    """The ``k`` slots to write next, (b, k) int64: unused ones first, then the least recently
+    seen, lower ones first.
+
+    Points not seen for very long (65,534 steps at the default capacity) count as equally old.
+    """
+    if memory.kind.device.type == "cpu":
+        unused = beginning(memory, k).kind == EMPTY
+        if int(unused.sum(1).min()) >= k:
+            return first_true(unused, k)
+    return oldest_slots(memory, step, k)
+
+
+def oldest_slots(memory: Points, step: Tensor, k: int) -> Tensor:
+    """What :func:`next_slots` gives in general, without a look at the counts."""
+    unused = memory.kind == EMPTY
+    bits = max(1, (memory.capacity - 1).bit_length())
+    oldest = 2 ** (31 - bits) - 2
+    age = (step[:, None].to(torch.int32) - memory.seen).clamp_(0, oldest)
+    rank = torch.where(unused, 0, oldest + 1 - age)
+    # Unique keys, so that the selection is the same on every device: it equals a stable sort's
+    # first k.
+    key = (rank << bits) | torch.arange(memory.capacity, device=rank.device, dtype=torch.int32)
+    return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(
+        torch.int64
+    )

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import Camera, pixel_rays
+from worldsim.memory.sky import SKY_COLUMNS, SKY_ROWS, sky_at
 from worldsim.memory.splat import NEAR_PLANE, POINT
 
 EMPTY_DENSITY, SOLID_DENSITY = -6.0, 3.0
@@ -26,9 +27,6 @@ EMPTY_DENSITY, SOLID_DENSITY = -6.0, 3.0
 0.2% and 95%."""
 VISIBLE_DENSITY = -4.0
 """Voxels below this (1.8% per voxel passed) are skipped when a view is rendered."""
-SKY_ROWS, SKY_COLUMNS = 64, 128
-"""Cells of the sky's map by elevation and azimuth: 2.8 degrees, about the pixel of a 32-pixel
-picture."""
 AROUND_MEDIAN = 6
 """Samples to each side of the median that make up the expected depth."""
 EXACT = 2.0**40
@@ -152,7 +150,7 @@ class _ExactGradient(torch.autograd.Function):
 def interpolate_exactly(values: Tensor, coordinates: Tensor) -> Tensor:
     """Trilinear interpolation with a reproducible gradient. values: (c, nx, ny, nz). coordinates:
     (n, 3), z y x in [-1, 1]."""
-    found: Tensor = _ExactGradient.apply(values, coordinates)  # type: ignore[no-untyped-call]
+    found: Tensor = _ExactGradient.apply(values, coordinates)
     return found
 
 
@@ -260,7 +258,7 @@ def render_row(voxels: Voxels, row: int, origin: Tensor, ray: Tensor) -> RowView
     grid = grid_of(voxels, row)
     opacity, shade, depth = render_rays(grid, origin.expand_as(ray), ray)
     source = _at_nearest(voxels.source[row], grid, origin + depth[:, None] * ray)
-    sky_colour, sky_known = _sky_at(voxels.sky[row], ray)
+    sky_colour, sky_known = sky_at(voxels.sky[row], ray)
     opaque = opacity >= 0.5
     # An edge against the sky is a mixture with it; what little shines through elsewhere is not
     # known and left out.
@@ -312,40 +310,3 @@ def _at_nearest(values: Tensor, grid: Grid, place: Tensor) -> Tensor:
     inside = ((node >= 0) & (node < shape)).all(-1)
     x, y, z = torch.minimum(node.clamp(min=0), shape - 1).unbind(-1)
     return values[x, y, z] * inside
-
-
-def sky_of(ray: Tensor, colour: Tensor, is_sky: Tensor) -> Tensor:
-    """The map of the sky (4, 64, 128) uint8 from what was seen along rays (n, 3): mean colours, and
-    255 where any."""
-    row, column = _sky_cell(ray[is_sky])
-    cell = row.long().clamp(0, SKY_ROWS - 1) * SKY_COLUMNS + column.long().clamp(0, SKY_COLUMNS - 1)
-    value = torch.cat([torch.full_like(colour[is_sky][:, :1], 1.0), colour[is_sky]], 1)
-    total = torch.zeros(4, SKY_ROWS * SKY_COLUMNS, dtype=torch.int64, device=ray.device)
-    total.index_add_(1, cell, (value * 255.0).round().long().T)
-    mean = (total[1:].double() * 255.0 / total[:1].clamp(min=1)).round()
-    return torch.cat([mean, 255.0 * (total[:1] > 0)]).to(torch.uint8).view(4, SKY_ROWS, SKY_COLUMNS)
-
-
-def _sky_cell(ray: Tensor) -> tuple[Tensor, Tensor]:
-    """Where directions (n, 3) fall in the map of the sky: rows and columns as float numbers of
-    cells."""
-    x, y, z = (ray / ray.norm(dim=-1, keepdim=True)).unbind(-1)
-    row = (torch.asin(z.clamp(-1.0, 1.0)) / torch.pi + 0.5) * SKY_ROWS
-    return row, (torch.atan2(y, x) / (2.0 * torch.pi) + 0.5) * SKY_COLUMNS
-
-
-def _sky_at(sky: Tensor, ray: Tensor) -> tuple[Tensor, Tensor]:
-    """Colours (n, 3) in [0, 1] of the sky along rays (n, 3), interpolated among the cells that were
-    seen; bool (n,), if seen."""
-    row, column = _sky_cell(ray)
-    weight = sky[3:].float() / 255.0
-    values = torch.cat([sky[:3].float() / 255.0 * weight, weight])
-    # East and west of the map meet: one more column to each side.
-    values = torch.cat([values[..., -1:], values, values[..., :1]], -1)
-    coordinates = torch.stack(
-        [2.0 * (column + 1.0) / (SKY_COLUMNS + 2) - 1.0, 2.0 * row / SKY_ROWS - 1.0], -1
-    )
-    found = F.grid_sample(
-        values[None], coordinates[None, None], padding_mode="border", align_corners=False
-    )[0, :, 0]
-    return (found[:3] / found[3:].clamp(min=1e-6)).T, found[3] > 0.5

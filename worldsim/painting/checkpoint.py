@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,6 +28,7 @@ from worldsim.runtime.files import (
     sha256_of,
 )
 from worldsim.runtime.json_config import check_format, check_seal, read_json, write_sealed
+from worldsim.runtime.types import JsonMapping, JsonObject
 
 FORMAT, VERSION = "worldsim-painter", 1
 CARD = "painter.json"
@@ -42,7 +42,7 @@ class Saved:
 
     weights: dict[str, Tensor]
     average: dict[str, Tensor]
-    card: dict[str, Any]
+    card: JsonObject
 
     def network(self, average: bool = True) -> PainterNetwork:
         """Build the network with its average weights, or with those of the last step if saved.
@@ -64,10 +64,10 @@ class Saved:
 
 def save_painter(
     folder: Path,
-    settings: Mapping[str, Any],
+    settings: JsonMapping,
     average: Mapping[str, Tensor],
     weights: Mapping[str, Tensor] | None = None,
-    told: Mapping[str, Any] | None = None,
+    told: JsonMapping | None = None,
     eight_bit: bool = False,
     part_bytes: int = PART_BYTES,
 ) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.progress import Progress
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive, Seed, Share, Workers
 from worldsim.runtime.registry import Registry
+from worldsim.runtime.types import Array
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, WorkerPool, report, time_limit
 
 SURVEYORS = Registry(
@@ -46,10 +47,10 @@ class LookAround:
     attributes: (k, a) float32 in [0, 1].
     """
 
-    rgb: np.ndarray[Any, Any]
-    depth: np.ndarray[Any, Any]
-    pose: np.ndarray[Any, Any]
-    attributes: np.ndarray[Any, Any]
+    rgb: Array
+    depth: Array
+    pose: Array
+    attributes: Array
 
 
 class Surveyor(Protocol):
@@ -60,7 +61,7 @@ class Surveyor(Protocol):
 
     names: tuple[str, ...]
     """Names of the attributes."""
-    intrinsics: np.ndarray[Any, Any]
+    intrinsics: Array
     """(4,) float32, ``fx fy cx cy`` in pixels."""
 
     def begin(self, split: str, rng: np.random.Generator) -> str:
@@ -211,7 +212,7 @@ def play_shard(surveyor: Surveyor, config: LookAroundConfig, index: int) -> tupl
     return _stack(kept, surveyor, tuple(maps)), left_out
 
 
-def _codes(depth: np.ndarray[Any, Any]) -> torch.Tensor:
+def _codes(depth: Array) -> torch.Tensor:
     return quantise_depth(torch.from_numpy(depth))
 
 

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,6 +29,7 @@ from worldsim.runtime.files import is_file
 from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Count, Positive, Rate, Seed, Share
+from worldsim.runtime.types import JsonObject
 
 STOP = "stop"
 """Name of the file that ends a leg."""
@@ -210,7 +210,7 @@ class PainterTrainer:
         self.step += 1
         return loss.detach()
 
-    def save(self, told: dict[str, Any]) -> None:
+    def save(self, told: JsonObject) -> None:
         """Write the checkpoint. Only the first process writes.
 
         told: further entries of the card.
@@ -229,7 +229,7 @@ class PainterTrainer:
         save_painter(self.config.out / "state", self.network.settings, average, weights, card)
 
 
-def train(config: PainterTrainConfig) -> dict[str, Any]:
+def train(config: PainterTrainConfig) -> JsonObject:
     """Train one leg and save it; returns its last log line.
 
     A checkpoint in ``config.out`` is resumed.
@@ -255,11 +255,11 @@ def _run(
     maker: BatchMaker,
     reader: FolderReader,
     begun: float,
-) -> dict[str, Any]:
+) -> JsonObject:
     # Equal in all processes, so that they use the same number of views in each step.
     counts = np.random.default_rng([config.seed, trainer.step])
     losses: list[Tensor] = []
-    line: dict[str, Any] = {}
+    line: JsonObject = {}
     saved, logged = time.monotonic(), time.monotonic()
     left = config.steps - trainer.step
     while trainer.step < config.steps:
@@ -306,7 +306,7 @@ def _agree_to_stop(stop: bool, place: Place) -> bool:
     return bool(flag.item() > 0)
 
 
-def _log(out: Path, line: dict[str, Any], place: Place) -> None:
+def _log(out: Path, line: JsonObject, place: Place) -> None:
     if place.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
         with open(out / "log.jsonl", "a") as file:

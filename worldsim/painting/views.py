@@ -6,19 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import Camera, dequantise_depth, pixel_rays, project
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.runtime.files import load_tensors, save_tensors
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 FORMAT = "worldsim-view-sets/1"
 FREE_SPACE_SHARE, FREE_SPACE_METRES = 0.8, 0.5

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.types import Array
 
 
-def cast_box_action(action: Any, space: gym.spaces.Box) -> NDArray[Any]:
+def cast_box_action(action: object, space: gym.spaces.Box) -> Array:
     """Cast one action to the dtype and shape of a ``Box`` space.
 
     Real numbers of any precision are cast first and checked afterwards: Gymnasium's ``ClipAction``

@@ -16,7 +16,7 @@ LARGEST = 1e9
 
 
 def number(
-    name: str, value: Any, low: float = -LARGEST, high: float = LARGEST, unit: str = ""
+    name: str, value: object, low: float = -LARGEST, high: float = LARGEST, unit: str = ""
 ) -> float:
     """Return ``value`` as a float in [low, high].
 
@@ -31,7 +31,7 @@ def number(
     return found
 
 
-def whole(name: str, value: Any, low: float = 0, high: float = LARGEST, unit: str = "") -> int:
+def whole(name: str, value: object, low: float = 0, high: float = LARGEST, unit: str = "") -> int:
     """Return ``value`` as an int in [low, high].
 
     Raises InvalidInputError for anything else, including NaN and strings.
@@ -43,7 +43,7 @@ def whole(name: str, value: Any, low: float = 0, high: float = LARGEST, unit: st
     return int(found)
 
 
-def flag(name: str, value: Any) -> bool:
+def flag(name: str, value: object) -> bool:
     """Return ``value`` if it is True or False; raise InvalidInputError otherwise."""
     if not isinstance(value, bool):
         raise InvalidInputError(f"{name} = {shown(value)}: it must be True or False")
@@ -67,7 +67,7 @@ def _real(value: Any) -> float | None:
     return None if math.isnan(found) else found
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """Return a value as text for an error message: at most 80 characters."""
     try:
         text = repr(value)

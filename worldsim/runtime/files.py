@@ -26,12 +26,15 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, StorageError
 from worldsim.runtime.limits import require_memory_for
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 JSON_LIMIT = 64 * 2**20
 """Largest JSON file that is read, in bytes: the index of a dataset of 100,000 shards takes 20
@@ -132,7 +135,7 @@ def is_folder(path: Name) -> bool:
         return False
 
 
-def inside(folder: Name, name: Any, where: Name | None = None) -> Path:
+def inside(folder: Name, name: object, where: Name | None = None) -> Path:
     """Return the path of the file ``name`` in ``folder``.
 
     A file in the same folder names it.
@@ -378,7 +381,7 @@ def flush(path: Name) -> None:
         os.close(handle)
 
 
-def load_tensors(path: Name) -> dict[str, Any]:
+def load_tensors(path: Name) -> dict[str, Tensor]:
     """Load the tensors of a safetensors file by name. Raises NotFoundError or DamagedFileError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -411,7 +414,7 @@ def tensor_shapes(path: Name) -> dict[str, tuple[int, ...]]:
 
 
 def save_tensors(
-    tensors: Mapping[str, Any], path: Name, metadata: dict[str, str] | None = None
+    tensors: Mapping[str, Tensor], path: Name, metadata: dict[str, str] | None = None
 ) -> None:
     """Write a safetensors file atomically; see :func:`replacing`."""
     from safetensors.torch import save_file
@@ -420,7 +423,7 @@ def save_tensors(
         save_file(dict(tensors), temporary, metadata)
 
 
-def check_files(path: Name, told: Any) -> None:
+def check_files(path: Name, told: object) -> None:
     """Compare files with the SHA-256 checksums that the file ``path`` lists.
 
     told: checksums by file name, relative to the folder of ``path``.
@@ -447,7 +450,7 @@ def check_files(path: Name, told: Any) -> None:
             )
 
 
-def require_finite(tensors: Mapping[str, Any], source: Name) -> None:
+def require_finite(tensors: Mapping[str, Tensor], source: Name) -> None:
     """Raise DamagedFileError if a tensor from the file ``source`` holds NaN or infinity.
 
     The error names the tensor.

@@ -25,13 +25,14 @@ from worldsim.runtime.arguments import shown
 from worldsim.runtime.files import JSON_LIMIT, read_bytes, write_bytes
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.old_names import with_new_names
+from worldsim.runtime.types import JsonMapping, JsonObject
 
 Config = TypeVar("Config")
 SEAL = "content_sha256"
 """Key of a JSON file's checksum of its own content."""
 
 
-def to_json(config: Any) -> Any:
+def to_json(config: object) -> Any:
     """Convert a config (nested dataclasses, enums, paths, tuples, NumPy values) to JSON values."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
@@ -50,7 +51,7 @@ def to_json(config: Any) -> Any:
     raise InvalidInputError(f"{config!r} of type {type(config).__name__} cannot be written as JSON")
 
 
-def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
+def from_json(cls: type[Config], values: object, where: str = "") -> Config:
     """Create a config of class ``cls`` from the values that :func:`to_json` returned.
 
     Values must match the types and ranges of the annotations (``Annotated[int, Ge(1)]``), and
@@ -80,7 +81,7 @@ def from_json(cls: type[Config], values: Any, where: str = "") -> Config:
         ) from None
 
 
-def check_ranges(config: Any) -> None:
+def check_ranges(config: object) -> None:
     """Raise InvalidInputError if a field does not match the type and range of its annotation.
 
     Called by the ``__post_init__`` of configs, so that ranges such as ``Annotated[int, Ge(1)]``
@@ -126,7 +127,7 @@ def _requirement(error: Any) -> str:
 _SIMPLE = (bool, int, float, str, type(None))
 
 
-def _is_simple(hint: Any) -> bool:
+def _is_simple(hint: object) -> bool:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         return _is_simple(arguments[0])
@@ -172,7 +173,7 @@ def _told(cls: type, error: Any, values: Any, where: str) -> str:
     if error["type"] == "missing":
         return f"{cls.__name__} needs {path}"
     if error["type"] == "unexpected_keyword_argument":
-        return (  # type: ignore[arg-type]
+        return (
             f"{cls.__name__} has no {path}; its keys are "
             f"{', '.join(f.name for f in dataclasses.fields(cls))}"
         )
@@ -180,7 +181,7 @@ def _told(cls: type, error: Any, values: Any, where: str) -> str:
     return f"{path or cls.__name__} is {shown(found)}: {said[0].lower()}{said[1:]}"
 
 
-def write_json(path: str | os.PathLike[str], values: Any) -> None:
+def write_json(path: str | os.PathLike[str], values: object) -> None:
     """Write ``values`` (see :func:`to_json`) as a JSON file, atomically.
 
     A reader, or a crash, finds the old file or the complete new one. Non-finite floats become
@@ -206,15 +207,13 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         ) from None
 
 
-def seal(values: Mapping[str, Any]) -> dict[str, Any]:
+def seal(values: JsonMapping) -> JsonObject:
     """Return the values with their checksum as ``content_sha256``; see :func:`check_seal`."""
     plain = {name: value for name, value in to_json(values).items() if name != SEAL}
     return {**plain, SEAL: content_sha256(plain)}
 
 
-def check_seal(
-    path: str | os.PathLike[str], values: Mapping[str, Any], required: bool = True
-) -> None:
+def check_seal(path: str | os.PathLike[str], values: JsonMapping, required: bool = True) -> None:
     """Raise DamagedFileError if ``values`` do not match the checksum that :func:`seal` added.
 
     path: the file that the values come from.
@@ -256,12 +255,12 @@ def check_format(path: str | os.PathLike[str], values: Any, name: str, newest: i
     return version
 
 
-def write_sealed(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+def write_sealed(path: str | os.PathLike[str], values: JsonMapping) -> None:
     """Write a JSON file with a checksum of its content; see :func:`write_json` and :func:`seal`."""
     write_json(path, seal(values))
 
 
-def content_sha256(values: Mapping[str, Any]) -> str:
+def content_sha256(values: JsonMapping) -> str:
     """Return the hexadecimal SHA-256 of JSON values, independent of key order and layout."""
     return hashlib.sha256(
         json.dumps(values, sort_keys=True, separators=(",", ":")).encode()

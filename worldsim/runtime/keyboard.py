@@ -8,9 +8,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.types import Array, Info, Space
 
 EXACT_RATE = "steps_per_second"
 """Key of an environment's metadata: steps a second of the environment's own time, exact, a
@@ -41,7 +41,7 @@ COLUMNS = (("z", "q"), ("x", "w"), ("c", "e"), ("v", "r"))
 """Keys of the numbers of a continuous action where no meaning is known."""
 
 
-def rates(steps_per_second: float) -> dict[str, Any]:
+def rates(steps_per_second: float) -> Info:
     """Return the part of an environment's ``metadata`` that states its frame rate.
 
     ``render_fps`` is the nearest integer, at least 1, as ``gymnasium.utils.play`` requires;
@@ -59,7 +59,7 @@ def exact_rate(metadata: Mapping[str, Any]) -> float | None:
     return None if rate is None else float(rate)
 
 
-def keys_to_action(space: gym.Space[Any], twin: str = "") -> Keys:
+def keys_to_action(space: Space, twin: str = "") -> Keys:
     """Return the action for each combination of keys, as ``gymnasium.utils.play`` expects it.
 
     twin: id of the real twin, which defines the meaning of actions (:data:`DISCRETE`,
@@ -104,6 +104,6 @@ def _keys_of_box(space: gym.spaces.Box, axes: tuple[tuple[str, str], ...]) -> Ke
     for chosen in itertools.product(*choices):
         pressed = tuple(sorted(key for key, _ in chosen if key))
         if pressed:
-            action: NDArray[Any] = np.array([value for _, value in chosen], space.dtype)
+            action: Array = np.array([value for _, value in chosen], space.dtype)
             keys[pressed] = action
     return keys

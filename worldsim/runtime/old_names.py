@@ -107,7 +107,7 @@ def with_new_names(cls: Any, values: Any, where: str = "", stacklevel: int = 2) 
     return renamed
 
 
-def with_new_options(cls: Any, arguments: Sequence[str]) -> list[str]:
+def with_new_options(cls: type, arguments: Sequence[str]) -> list[str]:
     """Replace old names of options in the command-line arguments of a config of class ``cls``.
 
     Prints a warning for each on stderr.
@@ -124,13 +124,13 @@ def with_new_options(cls: Any, arguments: Sequence[str]) -> list[str]:
     return renamed
 
 
-def old_names_of(cls: Any) -> dict[str, str]:
+def old_names_of(cls: object) -> dict[str, str]:
     """The new name of each old field of a config's class."""
     names: dict[str, str] = getattr(cls, _OLD_NAMES, {})
     return names
 
 
-def _new_option(cls: Any, option: str) -> str | None:
+def _new_option(cls: type, option: str) -> str | None:
     """The new name of an option, None if it is no old one. ``no-`` may stand before a flag."""
     for old, new in _old_options(cls):
         for before in ("", "no-"):
@@ -141,7 +141,7 @@ def _new_option(cls: Any, option: str) -> str | None:
     return None
 
 
-def _old_options(cls: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _old_options(cls: type, prefix: str = "") -> Iterator[tuple[str, str]]:
     """The old and new names of all options of a config, outermost first."""
     for old, new in old_names_of(cls).items():
         yield (prefix + old).replace("_", "-"), (prefix + new).replace("_", "-")
@@ -151,7 +151,7 @@ def _old_options(cls: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 @functools.cache
-def _configs_in(cls: Any) -> tuple[tuple[str, tuple[Any, ...]], ...]:
+def _configs_in(cls: type) -> tuple[tuple[str, tuple[type, ...]], ...]:
     """The fields of a config that hold configs, with the classes of those."""
     hints = typing.get_type_hints(cls)
     found = []

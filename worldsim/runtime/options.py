@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.types import Info
 
 
-def check_options(options: Any) -> dict[Any, Any]:
+def check_options(options: object) -> Info:
     """Return a copy of the reset options; an empty dict for None.
 
     Raises InvalidInputError for anything but a mapping.

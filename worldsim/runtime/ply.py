@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from worldsim.errors import InvalidInputError, MissingDependencyError
 from worldsim.runtime.files import as_path, replacing
-
-Array = NDArray[Any]
+from worldsim.runtime.types import Array
 
 
 def save_ply(position: Array, colour: Array, path: str | os.PathLike[str]) -> Path:

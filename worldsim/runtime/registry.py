@@ -6,7 +6,6 @@ import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from worldsim.errors import InvalidInputError, NotFoundError, UntrustedFileError
 
@@ -49,7 +48,7 @@ class Registry:
             )
         self._entries[name] = entry
 
-    def of_file(self, name: Any, source: str | Path, trusted: bool = False) -> type:
+    def of_file(self, name: object, source: str | Path, trusted: bool = False) -> type:
         """Return the class that the file ``source`` names.
 
         Raises UntrustedFileError, without importing anything, for a class that is not registered,
@@ -67,7 +66,7 @@ class Registry:
             f"pass --trust (in Python trust=True)"
         )
 
-    def of_user(self, name: Any) -> type:
+    def of_user(self, name: object) -> type:
         """Return the class that a user names, in a command or in Python.
 
         It is a registered name or any ``module:Class``. Raises NotFoundError.
@@ -86,7 +85,7 @@ class Registry:
         """Return the name of a class in files: ``module:Class``."""
         return f"{cls.__module__}:{cls.__qualname__}"
 
-    def _find(self, name: Any) -> str | type | None:
+    def _find(self, name: object) -> str | type | None:
         if not isinstance(name, str):
             return None
         if name in self._entries:
@@ -101,7 +100,7 @@ class Registry:
         )
 
     def _load(self, entry: str | type, name: str) -> type:
-        found: Any = entry
+        found: object = entry
         if isinstance(entry, str):
             module, _, path = entry.partition(":")
             try:

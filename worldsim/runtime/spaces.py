@@ -8,12 +8,13 @@ import gymnasium as gym
 import numpy as np
 
 from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.runtime.types import JsonObject, Space
 
 MOST_ACTIONS = 65_536
 """Most discrete actions, or numbers of a continuous one, that a file may claim."""
 
 
-def describe_space(space: gym.Space[Any]) -> dict[str, Any]:
+def describe_space(space: Space) -> JsonObject:
     """Convert an action space to JSON values."""
     if isinstance(space, gym.spaces.Discrete) and space.start == 0:
         return {"type": "Discrete", "n": int(space.n)}
@@ -24,7 +25,7 @@ def describe_space(space: gym.Space[Any]) -> dict[str, Any]:
     )
 
 
-def space_of(description: Any) -> gym.Space[Any]:
+def space_of(description: Any) -> Space:
     """Create the action space from :func:`describe_space`'s values. Raises DamagedFileError."""
     try:
         if description["type"] == "Discrete":

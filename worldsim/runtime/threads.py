@@ -2,7 +2,7 @@
 
 PyTorch's threads wait for one another by spinning (OpenMP's default). Beside another busy process,
 each waits for threads that are not scheduled, and both become many times slower
-(docs/performance.md).
+(docs/how_to/measure_speed.md).
 """
 
 from __future__ import annotations

@@ -35,6 +35,7 @@ import psutil
 from worldsim.errors import EngineError, WorldsimError
 from worldsim.runtime.children import safe_imports
 from worldsim.runtime.scratch import Scratch, engine_home, home, remove_orphaned_memory
+from worldsim.runtime.types import Env, Info
 
 ENGINE_TIMEOUT_S = 60.0
 """Seconds that one call of an engine may take, by default; a reset of the real twin takes about
@@ -98,16 +99,16 @@ class Watched(gym.Wrapper[Any, Any, Any, Any]):
     Its engine keeps its files in a temporary folder.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         super().__init__(env)
         self._id = env.spec.id if env.spec is not None else ""
 
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+    def reset(self, **kwargs: Any) -> tuple[Any, Info]:
         """Reset the environment within the time limit."""
         with time_limit(), engine_home(self._id):
             return self.env.reset(**kwargs)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, Info]:
         """Step the environment within the time limit."""
         with time_limit():
             return self.env.step(action)
@@ -257,12 +258,12 @@ class WorkerPool(Generic[T]):
 class _Seat:
     """A worker process and, after its death, its replacement."""
 
-    def __init__(self, folder: Path, make: Callable[[], Any], timeout_s: float) -> None:
+    def __init__(self, folder: Path, make: Callable[[], object], timeout_s: float) -> None:
         self.folder, self.make, self.timeout_s = folder, make, timeout_s
         self.process: Any = None
         self.pipe: Connection[Any, Any]
 
-    def begin(self, function: Callable[..., Any], task: tuple[Any, ...]) -> None:
+    def begin(self, function: Callable[..., object], task: tuple[Any, ...]) -> None:
         """Send a task to the process; starts the process if necessary."""
         if self.process is None:
             self._start()
@@ -274,7 +275,7 @@ class _Seat:
         # Spawned, not forked: engines and torch's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.sign: Any = context.RawValue(_Sign, self.timeout_s)  # type: ignore[call-overload]
+        self.sign: Any = context.RawValue(_Sign, self.timeout_s)
         self.pipe, other = context.Pipe()
         self.process = context.Process(
             target=_serve, args=(other, self.sign, self.folder, self.make)
@@ -366,7 +367,7 @@ def deaf_to_interrupts() -> Iterator[None]:
 # In the worker.
 
 
-def _serve(pipe: Connection[Any, Any], sign: Any, folder: Path, make: Callable[[], Any]) -> None:
+def _serve(pipe: Connection[Any, Any], sign: Any, folder: Path, make: Callable[[], object]) -> None:
     """Do tasks until the parent ends this process."""
     global _sign
     _sign = sign
@@ -388,7 +389,7 @@ def _do_tasks(pipe: Connection[Any, Any], sign: Any, engine: Engine[Any]) -> Non
         report(0)
         sign.deadline = 0.0
         try:
-            answer: tuple[bool, Any] = True, function(engine, *task)
+            answer: tuple[bool, object] = True, function(engine, *task)
         except Exception as error:
             answer = False, _sendable(error)
         pipe.send(answer)

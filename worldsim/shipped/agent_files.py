@@ -51,6 +51,7 @@ from worldsim.runtime.json_config import (
 )
 from worldsim.runtime.registries import POLICIES
 from worldsim.runtime.spaces import describe_space, space_of
+from worldsim.runtime.types import JsonObject, Space
 
 FORMAT, VERSION = "worldsim-agent", 2
 CARD, WEIGHTS = "agent.json", "weights.safetensors"
@@ -64,25 +65,25 @@ class AgentCard:
     """The content of ``agent.json``."""
 
     world: str = ""
-    """The world that the agent belongs to: a shipped one's name, a folder, or ``hub:owner/name``.
-    Only a shipped one, or a folder inside the agent's own, is loaded without being asked for
+    """The agent's world: a shipped world's name, a folder, or ``hub:owner/name``. Only a shipped
+    one, or a folder inside the agent's own, is loaded without an explicit request
     (:func:`worldsim.world.files.find_world_of_file`)."""
     env_id: str = ""
     """Gymnasium id of that world's real twin."""
     real_frames_used: Annotated[int, Ge(0)] | None = None
-    """Frames of the real twin from which the agent was made; None if that is not known."""
-    results: dict[str, Any] = field(default_factory=dict)
-    """What was measured."""
-    training: dict[str, Any] = field(default_factory=dict)
-    """How it was made."""
+    """Frames of the real twin that training used; None if unknown."""
+    results: JsonObject = field(default_factory=dict)
+    """Measured results."""
+    training: JsonObject = field(default_factory=dict)
+    """Settings of the training."""
     kind: str = ""
     """The policy's class, by its name or entry point in
-    :data:`worldsim.runtime.registries.POLICIES`; :func:`save_agent` fills it in, and those below,
-    too."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Arguments of that class beside the action space."""
-    action_space: dict[str, Any] = field(default_factory=dict)
-    """The actions that it chooses from."""
+    :data:`worldsim.runtime.registries.POLICIES`. :func:`save_agent` sets it and the fields
+    below."""
+    settings: JsonObject = field(default_factory=dict)
+    """Constructor arguments of that class other than the action space."""
+    action_space: JsonObject = field(default_factory=dict)
+    """The action space."""
 
 
 @runtime_checkable
@@ -166,7 +167,7 @@ def _write_card(folder: Path, card: AgentCard) -> None:
 
 def load_agent(
     name: str | os.PathLike[str],
-    action_space: gym.Space[Any] | None = None,
+    action_space: Space | None = None,
     device: torch.device | str = "cpu",
     trust: bool = False,
 ) -> Policy:
@@ -212,7 +213,7 @@ def load_agent(
     return policy
 
 
-def _check_claims(constructor: Any, space: gym.Space[Any], card: AgentCard, folder: Path) -> None:
+def _check_claims(constructor: Any, space: Space, card: AgentCard, folder: Path) -> None:
     """Raise DamagedFileError unless the stored weights have the shapes that the settings imply.
 
     Allocates no memory for the weights.
@@ -237,7 +238,7 @@ def _check_claims(constructor: Any, space: gym.Space[Any], card: AgentCard, fold
         )
 
 
-def _made(constructor: Any, space: gym.Space[Any], card: AgentCard, folder: Path) -> Any:
+def _made(constructor: Any, space: Space, card: AgentCard, folder: Path) -> Any:
     for name, value in card.settings.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if (

@@ -12,11 +12,12 @@ import torch
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.protocols import Policy
 from worldsim.runtime.registries import POLICIES
+from worldsim.runtime.types import Space
 from worldsim.shipped.agent_files import find_agent, load_agent, shipped_agents
 
 
 def make_policy(
-    name: str, action_space: gym.Space[Any], device: torch.device | str = "cpu", trust: bool = False
+    name: str, action_space: Space, device: torch.device | str = "cpu", trust: bool = False
 ) -> Policy:
     """Return the policy that a *user* names.
 
@@ -55,7 +56,7 @@ def saved_folder(name: str) -> Path | None:
     return None
 
 
-def _construct(name: str, action_space: gym.Space[Any]) -> Any:
+def _construct(name: str, action_space: Space) -> Any:
     if name not in POLICIES and ":" not in name:
         raise NotFoundError(f"No policy {name!r}: use {_forms()}.")
     try:

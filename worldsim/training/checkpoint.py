@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -23,6 +22,7 @@ from worldsim.runtime.files import (
     sha256_of,
 )
 from worldsim.runtime.json_config import check_format, check_seal, read_json, to_json, write_sealed
+from worldsim.runtime.types import JsonObject
 from worldsim.training.sharding import part_of, split_like, to_save
 
 FORMAT, VERSION = "worldsim-checkpoint", 2
@@ -72,7 +72,7 @@ def unpack(
     optimizer.load_state_dict(state)
 
 
-def write_checkpoint(out: Path, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+def write_checkpoint(out: Path, tensors: dict[str, Tensor], meta: JsonObject) -> None:
     """Replace the checkpoint in ``out`` atomically.
 
     Raises StorageError, and the old checkpoint stays.
@@ -88,7 +88,7 @@ def write_checkpoint(out: Path, tensors: dict[str, Tensor], meta: dict[str, Any]
         write_sealed(folder / CHECKPOINT, told)
 
 
-def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]] | None:
+def read_checkpoint(out: Path) -> tuple[Path, JsonObject, dict[str, Tensor]] | None:
     """Return the folder, metadata and tensors of the checkpoint in ``out``; None if there is none.
 
     Raises DamagedFileError.
@@ -110,7 +110,7 @@ def read_checkpoint(out: Path) -> tuple[Path, dict[str, Any], dict[str, Tensor]]
     return folder, meta, tensors
 
 
-def read_settings(out: Path, key: str = "config") -> dict[str, Any]:
+def read_settings(out: Path, key: str = "config") -> JsonObject:
     """Return the settings of the checkpoint in ``out``; empty if there is none that can be read.
 
     key: key of the settings in its card.

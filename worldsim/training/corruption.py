@@ -43,20 +43,20 @@ class PerturbConfig:
     """
 
     sparse: Share = 0.4
-    """Share of episodes in which frames are left out of the memory at random."""
+    """Share of episodes in which random frames are not ingested by the memory."""
     blurred: Share = 0.3
-    """Share of episodes in which some frames enter the memory blurred and noisy, as generated ones
-    are."""
+    """Share of episodes in which some frames are blurred and noisy before the memory ingests them,
+    as generated frames are."""
     depth_noise: Share = 0.3
-    """Share of episodes in which frames enter the memory with their depth off by some per cent."""
+    """Share of episodes whose depth has an error of a few per cent before the memory ingests it."""
     own: Share = 0.0
-    """Share of the batches of episodes in which the network dreams parts of the walk at the true
-    poses: memory and context then hold what it dreamed. For a network that has learned to draw: see
+    """Share of the batches of episodes in which the network generates parts of the walk at the true
+    poses; memory and context then hold generated frames. Use it with a trained network: see
     ``--init-from``."""
     own_frames: tuple[float, float] = (4.0, 128.0)
-    """Shortest and longest mean length, in frames, of such a part; drawn for each walk, its
-    logarithm uniformly. From long ones the network learns the way back to what real frames look
-    like, from short ones what to do with a memory that is mostly true."""
+    """Range of the mean length, in frames, of a generated part; sampled log-uniformly per walk.
+    Long parts train the network to return to realistic frames, short parts to use a memory that is
+    mostly true."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

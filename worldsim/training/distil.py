@@ -11,12 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Positive, Rate, Seed, Share
+from worldsim.runtime.types import JsonObject
 from worldsim.training.config import PRESETS, TrainConfig
 from worldsim.training.corruption import PerturbConfig
 from worldsim.training.distil_loss import DistilLoss, DistilLossConfig
@@ -58,7 +61,7 @@ class DistilConfig:
     """The teacher: name of a shipped world, a world's folder, or ``hub:owner/name`` of the Hugging
     Face hub."""
     data: Path
-    """Folder of a recording of the teacher's real twin. It may still be growing."""
+    """Folder of a recording of the teacher's real twin. It may be in progress."""
     out: Path
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the student."""
     num_inference_steps: Batch = 1
@@ -74,59 +77,58 @@ class DistilConfig:
     """Stop after this many minutes instead (of this run's wall time, learning-rate decay
     included)."""
     batch_size: Batch | None = None
-    """Windows a step on each process. If not given: 32 on a GPU, 4 on a CPU; a run that goes on
-    keeps its own."""
+    """Windows per step on each process. By default 32 on a GPU and 4 on a CPU; a resumed run keeps
+    its own."""
     window: Batch = 24
-    """Frames a window: at least three times the attention window."""
+    """Frames per window: at least three times the attention window."""
     learning_rate: Rate = 2e-4
     """Peak learning rate of AdamW: a third of training's, as the student starts near its goal."""
     warmup: Count = 200
     """Steps of linear warm-up."""
     decay: Share = 0.5
-    """Last share of the training in which the learning rate falls linearly to zero."""
+    """Last fraction of the training, in which the learning rate falls linearly to zero."""
     weight_decay: Share = 0.01
     """AdamW's weight decay."""
     ema: Share = 0.999
-    """Decay of the moving average that is saved as the student, dreams its own walks and answers
-    for consistency."""
+    """Decay of the moving average that is saved as the student, generates its own walks and is the
+    target of consistency."""
     memory_capacity: Capacity = 32768
-    """Points an environment while training views are rendered."""
+    """Points per environment while training views are rendered."""
     memory_drop: Share = 0.15
-    """Share of windows that see no memory."""
+    """Share of windows without any memory."""
     loss: DistilLossConfig = field(default_factory=DistilLossConfig)
     """The losses."""
     perturb: PerturbConfig = field(default_factory=_own_walks)
-    """How the memory's sources are degraded. ``own``: share of the episodes of which the student
-    dreams parts."""
+    """Corruption of the memory's input. ``own``: share of the episodes of which the student
+    generates parts."""
     mirror_actions: tuple[int, ...] | None = None
-    """For mirror augmentation: each discrete action's mirror image, for Freedoom 0 1 2 4 3 6 5;
-    None switches it off."""
+    """For mirror augmentation, the mirror image of each discrete action (Freedoom: 0 1 2 4 3 6 5).
+    None turns it off."""
     colour: Share = 0.5
     """Share of windows whose colours are scaled and permuted."""
     buffer_frames: Count | None = None
-    """At most so many frames are kept on each process's device. Not given: what half of a GPU's
-    free memory holds."""
+    """Maximum number of frames on each process's device. By default what half of a GPU's free
+    memory holds."""
     refresh_every: Count = 200
-    """Steps between looks for new shards."""
+    """Steps between checks for new shards."""
     save_every: Count = 1000
     """Steps between checkpoints."""
     sample_every: Count = 2000
     """Steps between sample pictures."""
     compile: bool = True
-    """Where there is a GPU, compile the networks, and take episodes in with a compiled copy in
+    """On a GPU, compile the networks, and pass episodes through the memory with a compiled copy in
     bfloat16 and CUDA graphs."""
     checkpointing: bool = False
-    """Compute the transformer's blocks once more in the backward pass instead of keeping their
+    """Recompute the transformer's blocks in the backward pass instead of keeping their
     activations."""
     mixed_precision: str | None = None
-    """bf16 or no. If not given: bf16 on a GPU, no on a CPU; a run that goes on keeps its own."""
+    """bf16 or no. By default bf16 on a GPU and no on a CPU; a resumed run keeps its own."""
     seed: Seed = 0
-    """Seed of everything random."""
+    """Seed of all random numbers."""
     patience: NotNegative = 5.0
-    """Seconds to wait for the first windows where the recording is still going on."""
+    """Seconds to wait for the first windows of a recording in progress."""
     train_split: str = "train"
-    """Only shards whose episodes are all of this split are used, where the recording names
-    splits."""
+    """If the recording names splits, use only shards whose episodes are all of this one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -219,15 +221,15 @@ class DistilTrainer(Trainer):
                 compile_in_place(one, self.device)
         return self.pupil
 
-    def _settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = to_json(self.distil)
+    def _settings(self) -> JsonObject:
+        settings: JsonObject = to_json(self.distil)
         return settings | {"teacher_sha256": self.teacher_weights}
 
     def _use(self, **used: Any) -> None:
         super()._use(**used)
         self.distil = dataclasses.replace(self.distil, **used)
 
-    def train_step(self) -> dict[str, Any]:
+    def train_step(self) -> dict[str, Tensor]:
         """Run one optimiser step.
 
         The averaged student in its loss is part of the checkpoint, so a resumed run is the same
@@ -236,7 +238,7 @@ class DistilTrainer(Trainer):
         self.pupil.follow(self.ema.shadow_params)
         return super().train_step()
 
-    def world(self, measured: dict[str, Any] | None = None) -> World:
+    def world(self, measured: JsonObject | None = None) -> World:
         """Return the student with averaged weights, as a copy on the CPU.
 
         Its memory and the settings of its heads are the teacher's.
@@ -322,10 +324,10 @@ def weights_of(world: World) -> dict[str, str]:
     }
 
 
-def _method(config: DistilConfig) -> dict[str, Any]:
+def _method(config: DistilConfig) -> JsonObject:
     """Return the losses in use, by name."""
     c = config.loss
-    method: dict[str, Any] = {
+    method: JsonObject = {
         name: getattr(c, name)
         for name in ("regression", "consistency", "real")
         if getattr(c, name) > 0

@@ -45,35 +45,35 @@ class DistilLossConfig:
     one, to which the teacher brings the frame by one Euler step (consistency distillation, Song et
     al. 2023)."""
     consistency_sigmas: int = 8
-    """Noise levels between which consistency is asked for."""
+    """Number of noise levels between which consistency is enforced."""
     real: float = 0.5
-    """Weight of the loss on true frames, with which a student may pass its teacher."""
+    """Weight of the loss on true frames, which lets a student exceed its teacher."""
     energy: float = 0.7
-    """Share in [0, 1] of the energy score in that loss, beside the squared error, at pure noise:
-    sharp frames."""
+    """Share in [0, 1] of the energy score in that loss, beside the squared error, at noise level 1.
+    It gives sharp frames."""
     motion_pixels: int = 1
-    """Side in pixels (1, 2, 4 or 8) of the squares whose means are compared with the teacher's. 1:
-    its whole picture. More: it tells what moves where, and true frames how that looks (needs
-    ``real``; after the motion consistency of Zhai et al. 2024)."""
+    """Side length in pixels (1, 2, 4 or 8) of the squares whose means are compared with the
+    teacher's. 1 compares all pixels. With more, the teacher determines motion and the true frames
+    determine appearance (needs ``real``; after the motion consistency of Zhai et al. 2024)."""
     own_context: float = 0.25
-    """Share of context frames that are the student's own. The teacher's sample after this same
-    context is what is to be learned (self-forcing), so that the student learns to go on from its
-    mistakes. See also ``--perturb.own``, for whole walks."""
+    """Share of context frames that are the student's own. The target is the teacher's sample after
+    the same context (self-forcing), so the student learns to recover from its errors. For whole
+    walks see ``--perturb.own``."""
     own_context_from: float = 0.0
-    """Share of the training after which ``own_context`` begins; more than 0 for a student that
+    """Fraction of the training after which ``own_context`` begins; more than 0 for a student that
     starts with random weights."""
     context_sigma: float = 0.15
-    """Context frames get noise levels uniform in [0, this]..."""
+    """Maximum noise level of context frames; levels are uniform in [0, this]..."""
     context_any: float = 0.15
     """...except this share of them, uniform in [0, 1]."""
     context_drop: float = 0.2
     """Share of windows in which the frames before a random moment are hidden, as after a reset."""
     depth_weight: float = 0.5
-    """Weight of the depth channel's loss beside colour's."""
+    """Weight of the depth channel's loss relative to colour."""
     forgive_dreamed: bool = True
-    """Leave out of the loss on true frames the places where a memory that was dreamed in part shows
-    something else than what was there, as training does: there a dream should stay as it is. The
-    teacher, who sees that memory too, is asked everywhere."""
+    """Mask the loss on true frames where a memory with generated frames differs from the truth, as
+    in training: there the dream should stay as it is. The loss on the teacher's samples is not
+    masked, since the teacher sees the same memory."""
 
     def __post_init__(self) -> None:
         for name in ("regression", "consistency", "real"):
@@ -368,7 +368,7 @@ class DistilLoss(TrainingLoss):
         def denoise(x: Tensor, sigma: float) -> Tensor:
             sigmas = torch.full(x.shape[:2], sigma, device=device)
             if past:
-                return network(x, sigmas, seen.condition, mask, time, past=past[0])[0].float()  # type: ignore[no-any-return]
+                return network(x, sigmas, seen.condition, mask, time, past=past[0])[0].float()
             out, _, cache = self._denoise(
                 network, seen, [(x, sigmas), *([beside] if beside is not None else [])]
             )

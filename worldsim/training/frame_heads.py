@@ -22,6 +22,7 @@ from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.denoiser import rgb_to_channels
 from worldsim.diffusion.module import Module, register_to_config
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.types import Array
 from worldsim.training.tally import Tally
 
 RARE = 4.0
@@ -245,7 +246,7 @@ class Recorded:
     @staticmethod
     def of(datasets: Sequence[EpisodeDataset], device: torch.device | str) -> Recorded:
         """Return all transitions of recordings of one environment."""
-        parts: dict[str, list[np.ndarray[Any, Any]]] = {
+        parts: dict[str, list[Array]] = {
             name: [] for name in ("rgb", "act", "rew", "term", "first", "judged")
         }
         tally, count = Tally(), 0
@@ -300,12 +301,12 @@ class BalanceConfig:
     """How batches are balanced by events; see :class:`Balanced`."""
 
     ends: float = 0.25
-    """Share of a batch that are ends, where there are any."""
+    """Share of terminations in a batch, if there are any."""
     rare: float = 0.25
-    """Share that are rare rewards (:data:`RARE`), where there are any."""
+    """Share of rare rewards in a batch (:data:`RARE`), if there are any."""
     shift: int = 2
-    """Pictures are moved by up to this many pixels, up, down and sideways: a recording holds few
-    ends, which are seen often."""
+    """Maximum shift of pictures in pixels, in both directions. A recording has few terminations,
+    which are seen often."""
 
     def __post_init__(self) -> None:
         if not (0.0 < self.ends < 1.0 and 0.0 <= self.rare < 1.0 and self.ends + self.rare < 1.0):

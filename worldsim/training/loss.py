@@ -61,51 +61,48 @@ class LossConfig:
     """Noise levels, dropouts and weights of the training loss."""
 
     pure_noise: Share = 0.5
-    """Share of target frames at noise level 1, where one-step sampling lives; the rest is uniform
-    in [0, 1]."""
+    """Share of target frames at noise level 1, which one-step sampling uses; the rest is uniform in
+    [0, 1]."""
     context_sigma: Share = 0.15
-    """Context frames get noise levels uniform in [0, this]..."""
+    """Maximum noise level of context frames; levels are uniform in [0, this]..."""
     context_any: Share = 0.15
     """...except this share of them, uniform in [0, 1]."""
     context_drop: Share = 0.2
     """Share of windows in which the frames before a random moment are hidden, as after a reset."""
     energy: Share = 0.0
-    """Weight in [0, 1] of the energy score, beside the squared error, where the noise level is 1.
-    Squared error alone makes the one-step prediction the mean of what may be there: blurred. The
-    score rewards samples. Costs half as much again."""
+    """Weight in [0, 1] of the energy score, beside the squared error, at noise level 1. With the
+    squared error alone, the one-step prediction is the mean of all outcomes, which is blurred; the
+    score rewards samples. Adds half the cost."""
     last_frame_sigma: Share = 0.1
-    """Where the network looks at the frames before (worlds without memory): half of them are shown
-    with noise of a level uniform in [0, this], as what was dreamed is not quite right either; the
-    others as they are."""
+    """For networks that see previous frames (worlds without memory): half of these frames have a
+    noise level uniform in [0, this], since generated frames have errors, too; the others have
+    none."""
     own_context: Share = 0.0
-    """Share of context frames that are the model's own predictions (against drift); costs a second
-    forward."""
+    """Share of context frames that are the model's own predictions, against drift. Costs a second
+    forward pass."""
     own_context_from: Share = 0.6
-    """Share of the training after which ``own_context`` begins: first learn, then learn from one's
-    own mistakes."""
+    """Fraction of the training after which ``own_context`` begins."""
     detail: Share = 0.0
-    """In [0, 1]: how much more a place of the picture counts, as a target, where the frame before
-    shows detail there. A shot that begins as one pixel far off is a thousandth of the error of
-    floor and walls, and learned last; what depends on the past alone leaves the score's samples
-    true."""
+    """In [0, 1]: how much the weight of a pixel grows with the detail of the previous frame there.
+    A distant shot of one pixel is a thousandth of the error of floor and walls, and would be
+    learned last. Since the weights depend on the past alone, the energy score stays proper."""
     balance: Balance = Balance.FRAME
-    """What errors are put in ratio to: each frame's own, or what its noise level has on average,
-    over all frames or over those that know as much of the past (``context``)."""
+    """Reference against which errors are normalised: each frame's own error, or the mean of its
+    noise level, over all frames or over those that see as much of the past (``context``)."""
     depth_weight: NotNegative = 0.5
-    """Weight of the depth channel's loss beside colour's."""
+    """Weight of the depth channel's loss relative to colour."""
     outcome_weight: NotNegative = 1.0
-    """Weight of the reward's and the termination's losses beside colour's. It changes how much of
-    the network serves them, not what is right: probabilities stay true."""
+    """Weight of the losses of reward and termination relative to colour. It changes how much of the
+    network serves them, but not their optimum: probabilities stay calibrated."""
     end_emphasis: Annotated[float, Ge(1.0), Le(1e6)] = 1.0
-    """How many times more an end counts than a transition that goes on. In training the logit is
-    shifted by its logarithm, so that the head still gives the true probability (case-control
-    weighting, Prentice and Pyke 1979). Where one transition in a hundred ends, the loss of knowing
-    nothing is a tenth of a balanced one's, and what a few pixels decide is learned late or
+    """Weight of a termination relative to a transition that continues. In training, the logit is
+    shifted by its logarithm, so that the head still returns the true probability (case-control
+    weighting, Prentice and Pyke 1979). If one transition in a hundred terminates, the loss of an
+    uninformed head is a tenth of a balanced one's, and what a few pixels decide is learned late or
     never."""
     forgive_dreamed: bool = True
-    """Leave out of the loss the places where a memory that was dreamed in part shows something else
-    than what was there: there a dream should stay as it is. Otherwise the network learns to
-    distrust what it remembers of its own."""
+    """Mask the loss where a memory with generated frames differs from the truth: there the dream
+    should stay as it is. Otherwise the network learns to distrust the memory of its own frames."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.runtime.files import inside
+from worldsim.runtime.types import JsonObject
 
 
 def list_folders(folders: Sequence[Path]) -> str:
@@ -61,7 +61,7 @@ def require_recording(data: Path) -> None:
         )
 
 
-def require_split(episodes: Sequence[dict[str, Any]], split: str, folders: Sequence[Path]) -> None:
+def require_split(episodes: Sequence[JsonObject], split: str, folders: Sequence[Path]) -> None:
     """Raise InvalidInputError unless every episode that names a split names ``split``.
 
     episodes: the info of each episode.
@@ -77,8 +77,8 @@ def require_split(episodes: Sequence[dict[str, Any]], split: str, folders: Seque
 
 
 def all_seen(
-    earlier: dict[str, Any], datasets: Sequence[EpisodeDataset], frames: int
-) -> tuple[list[dict[str, Any]], int]:
+    earlier: JsonObject, datasets: Sequence[EpisodeDataset], frames: int
+) -> tuple[list[JsonObject], int]:
     """Return the recordings and frames that a world's weights were trained on, for its card.
 
     They are ``frames`` of ``datasets`` and those of the world that training started from. A
@@ -96,10 +96,8 @@ def all_seen(
         ) from error
 
 
-def _sum(
-    earlier: dict[str, Any], mine: list[dict[str, Any]], frames: int
-) -> tuple[list[dict[str, Any]], int]:
-    listed: list[dict[str, Any]] = earlier.get("recordings", [])
+def _sum(earlier: JsonObject, mine: list[JsonObject], frames: int) -> tuple[list[JsonObject], int]:
+    listed: list[JsonObject] = earlier.get("recordings", [])
     known = {(one["policy"], one["seed"]) for one in mine}
     others = [one for one in listed if (one["policy"], one["seed"]) not in known]
     # A card without a list may still tell of frames.

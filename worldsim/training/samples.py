@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.runtime.types import Array
 from worldsim.training.buffer import Windows
 
 
-def sample_grid(windows: Windows, prediction: Tensor) -> NDArray[Any]:
+def sample_grid(windows: Windows, prediction: Tensor) -> Array:
     """Return a picture of a few windows, a row each: true frames, memory views and predictions.
 
     prediction: (b, t, c, h, w) in [-1, 1].

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldsim.runtime.types import Array
 from worldsim.training.buffer import is_synthetic_terminal
 
 
@@ -32,7 +32,7 @@ class Tally:
         """Number of episodes that terminated, rather than being truncated."""
         return int(self.count[1])
 
-    def add(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+    def add(self, arrays: Mapping[str, Array]) -> None:
         """Add the statistics of a shard."""
         rew, term, trunc, rgb = (
             np.asarray(arrays[name]) for name in ("rew", "term", "trunc", "rgb")

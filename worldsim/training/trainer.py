@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.runtime.files import is_file, replacing, storage_errors
 from worldsim.runtime.json_config import read_json, to_json, write_json
 from worldsim.runtime.old_names import with_new_names
+from worldsim.runtime.types import JsonObject
 from worldsim.training.buffer import FrameBuffer, Windows, augment, bytes_per_frame
 from worldsim.training.checkpoint import (
     pack,
@@ -112,7 +113,7 @@ class Trainer:
             if config.memory
             else None
         )
-        self.earlier: dict[str, Any] = {}
+        self.earlier: JsonObject = {}
         network, ego, outcome = self._modules()
         if network.config.window * 3 > config.window:
             least = 3 * network.config.window
@@ -211,9 +212,9 @@ class Trainer:
     def _compiles(self) -> bool:
         return self.device.type == "cuda" and self.config.compile
 
-    def _settings(self) -> dict[str, Any]:
+    def _settings(self) -> JsonObject:
         """Return the settings that the checkpoint stores and the world's card states."""
-        settings: dict[str, Any] = to_json(self.config)
+        settings: JsonObject = to_json(self.config)
         return settings
 
     def _buffer_frames(self) -> int:
@@ -370,7 +371,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self._parameters())
         self.step += 1
-        losses["windows"] = windows  # type: ignore[assignment]
+        losses["windows"] = windows
         return losses
 
     def draw(self, generator: torch.Generator) -> tuple[Windows, Motions | None]:
@@ -419,7 +420,7 @@ class Trainer:
             name: value for name, value in model.state_dict().items() if name not in averaged
         }
 
-    def world(self, measured: dict[str, Any] | None = None) -> World:
+    def world(self, measured: JsonObject | None = None) -> World:
         """Return the world with the averaged weights, as a copy on the CPU.
 
         Where weights are sharded, all processes must call it.
@@ -509,7 +510,7 @@ class Trainer:
             ) from error
         return True
 
-    def _check_resumable(self, meta: dict[str, Any]) -> None:
+    def _check_resumable(self, meta: JsonObject) -> None:
         now, then = self._settings(), with_new_names(self._settings_class, meta["config"])
         if "last_frames" in now and not self.config.memory:
             # Networks of before the setting looked at none.
@@ -524,7 +525,7 @@ class Trainer:
                 "use them again or another --out"
             )
 
-    def sample_picture(self, losses: dict[str, Any]) -> None:
+    def sample_picture(self, losses: Mapping[str, Any]) -> None:
         """Write a PNG of a few windows: true frames, memory views, predictions.
 
         Predictions are at the targets' noise levels.
@@ -537,7 +538,7 @@ def _told(path: Path) -> list[dict[str, float]]:
     return read_json(path) if is_file(path) else []
 
 
-def _agree(then: Any, now: Any) -> bool:
+def _agree(then: object, now: object) -> bool:
     """Return whether settings are unchanged.
 
     Settings that are new since count as unchanged if they have no effect.

@@ -5,7 +5,7 @@ An engine does not change what ``World`` computes. Three settings have names:
 - ``plain``: eager torch in float32.
 - ``fast``: bfloat16 where the device supports it; on a GPU the whole step is one CUDA graph.
 - ``compiled``: ``fast``, with the network compiled by inductor, and on a CPU all parts of the step.
-The first step takes about a minute.
+  The first step takes about a minute.
 
 Results are reproducible bit for bit with one setting on one device. Two settings differ by
 rounding.
@@ -122,7 +122,7 @@ def prepare_network(network: nn.Module, config: EngineConfig) -> nn.Module:
         twin.stem, twin.out = widen(twin.stem, inputs=8), widen(twin.out, outputs=8)  # type: ignore[arg-type]
     for parameter in twin.parameters():
         parameter.data = parameter.data.to(getattr(torch, config.precision))
-    return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return twin.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def widen(layer: nn.Conv2d, inputs: int = 1, outputs: int = 1) -> nn.Conv2d:
@@ -187,8 +187,8 @@ def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     of = function.__func__
     own = FunctionType(
         of.__code__.replace(), of.__globals__, of.__name__, of.__defaults__, of.__closure__
-    )  # type: ignore[attr-defined]
-    own.__kwdefaults__ = of.__kwdefaults__  # type: ignore[attr-defined]
+    )
+    own.__kwdefaults__ = of.__kwdefaults__
     return MethodType(own, function.__self__)
 
 

@@ -132,7 +132,7 @@ def _compile(step: Step, network: Any, engine: EngineConfig) -> Step:
     if not _is_one_piece(step, engine):
         forward = Compiled(fast.forward, mode, device, instead=network.forward)
         return _with_network(step, network, forward)
-    together = _with_network(step, fast).predict.__call__
+    together = Predict(_with_network(step, fast).dynamics, step.outcome).__call__
     return dataclasses.replace(
         step,
         memory=_with_passes(step.memory, mode, device),
@@ -155,7 +155,8 @@ def _own_states(step: Step, network: Any, engine: EngineConfig) -> Step:
     owning = _with_network(step, network, forward, in_place=True)
     if not one_piece:
         return owning
-    together = _with_network(step, network, in_place=True).predict.__call__
+    in_place = _with_network(step, network, in_place=True)
+    together = Predict(in_place.dynamics, step.outcome).__call__
     return dataclasses.replace(
         owning,
         aim=_compile_aim(step, mode),

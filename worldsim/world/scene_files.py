@@ -3,7 +3,7 @@
 A scene is a folder with these files:
 
 - ``frames.webp``: the frames, stacked vertically, lossless. ``frames.png`` if they have too many
-rows for WebP.
+  rows for WebP.
 - ``inverse_depth.png``: their 16-bit codes, stacked in the same way.
 - ``scene.json``: actions, exact poses, intrinsics, and checksums of the other files and of itself.
 - ``points.safetensors``: the scene memory, if it covers more than the frames.

@@ -197,7 +197,8 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
     """Keeps the newest frames of the current episode, so that a world can start from them.
 
     :func:`make_twin` returns environments with this wrapper. :attr:`frames` is the start. It
-    includes depth, pose and intrinsics if ``info`` has them (see ``docs/environments.md``).
+    includes depth, pose and intrinsics if ``info`` has them (see
+    ``docs/reference/environments.md``).
 
     env: observes (h, w, 3) uint8.
     length: number of frames to keep.

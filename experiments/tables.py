@@ -1,0 +1,341 @@
+"""Write the tables of README.md and docs/benchmarks.md from measured files: ``python
+experiments/tables.py``; ``--check`` fails if a table is not what the files say.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Its figures come from the
+cards of shipped worlds and agents and from JSON files in experiments/. Measured figures without a
+file are in experiments/quoted.json, with where they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ("README.md", "docs/benchmarks.md")
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+Rows = list[list[str]]
+Results = dict[str, Any]
+
+
+def load(path: str) -> Any:
+    return json.loads((ROOT / path).read_text())
+
+
+def experiment(path: str) -> Any:
+    return load(f"experiments/{path}")
+
+
+def card(world: str) -> Results:
+    return load(f"worldsim/worlds/{world}/world.json")["card"]["results"]
+
+
+def agent(name: str) -> Results:
+    return load(f"worldsim/agents_shipped/{name}/agent.json")["results"]
+
+
+def number(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}"
+
+
+def figure(results: Results, key: str, digits: int = 2, times: float = 1, unit: str = "") -> str:
+    """A figure and its interval: ``psnr_at.8`` is that of entry ``8`` in ``psnr_at``."""
+    value, interval = results, results["ci95"].get(key)
+    for part in key.split("."):
+        value = value[part]
+    text = number(value * times, digits) + unit
+    if interval is None:
+        return text
+    return f"{text} [{', '.join(number(x * times, digits) + unit for x in interval)}]"
+
+
+def mean(results: Results, key: str) -> str:
+    """The mean of an agent's episodes and its interval."""
+    low, high = results[f"{key}_ci95"]
+    return f"{number(results[f'{key}_mean'], 0)} [{number(low, 0)}, {number(high, 0)}]"
+
+
+def bench(path: str, batch: int = 1) -> float:
+    """Steps per second of all environments of a batch."""
+    (found,) = (r for r in experiment(path)["results"] if r["batch"] == batch)
+    return found["steps_per_s"]
+
+
+def speed(path: str) -> tuple[int, str, dict[str, float], float]:
+    """Batch, DIAMOND's setting, steps per second of both, and how many times as fast ours is."""
+    report = experiment(path)["results"][-1]
+    batch = report["batch"]
+    rates = {who: 1000 * batch / ms for who, ms in report["ms_per_step"].items()}
+    return batch, report["their_setting"], rates, 1 / report["ratio"]
+
+
+def speed_cpu() -> tuple[str, dict[str, float], float]:
+    """The comparison on two cores with DIAMOND's fastest setting: of experiments/speed.py, once its
+    file has bfloat16 on a CPU, else quoted."""
+    path = "freedoom_tiny/speed_cpu_compiled.json"
+    if any("bfloat16" in way for way in experiment(path)["results"][-1]["their_settings_ms"]):
+        return speed(path)[1:]
+    quoted = experiment("quoted.json")["diamond_cpu_bfloat16"]
+    rates = {who: quoted[f"{who}_steps_per_s"] for who in ("ours", "theirs")}
+    return quoted["their_setting"], rates, rates["ours"] / rates["theirs"]
+
+
+def summary() -> Rows:
+    tiny, quoted = card("freedoom-tiny"), experiment("quoted.json")
+    trips, tics = experiment("freedoom_tiny/return_trips.json"), agent("takecover")
+    _, cpu, cpu_times = speed_cpu()
+    batch, _, gpu, gpu_times = speed("freedoom_tiny/speed_h100.json")
+    explored = quoted["explored_frontier"]
+    low, high = explored["ratio_ci95"]
+    return [
+        ["measure", "worldsim", "baselines"],
+        [
+            "next frame, PSNR in dB",
+            figure(tiny, "next_frame_psnr"),
+            f"last frame {figure(tiny, 'copy_last_psnr')}; "
+            f"last frame warped {figure(tiny, 'warp_last_psnr')}",
+        ],
+        [
+            "seen places, up to 48 dreamed steps, dB",
+            figure(tiny, "seen_psnr"),
+            f"memory off {figure(tiny, 'seen_psnr_no_memory')}; "
+            f"splatted history {figure(tiny, 'seen_splat_psnr')}",
+        ],
+        [
+            "dreamed frame 48, dB",
+            figure(tiny, "psnr_at.48"),
+            f"memory off {figure(tiny, 'psnr_at_no_memory.48')}",
+        ],
+        [
+            "way back after 125 steps, dB",
+            figure(trips, "return_real_psnr.125"),
+            f"memory off {figure(trips, 'return_real_psnr_no_memory.125')}; "
+            f"nearest past frame {figure(trips, 'return_real_psnr_retrieval.125')}",
+        ],
+        [
+            "dreamed frame is nearest to its own action's",
+            figure(tiny, "action_accuracy", 0, 100, "%"),
+            "chance: 1 in 7",
+        ],
+        [
+            "CarRacing, return in the real twin, learned in dreams alone",
+            mean(agent("carracing"), "real_return"),
+            f"random {number(quoted['carracing_random']['value'], 0)}",
+        ],
+        [
+            "TakeCover, return in the real twin (1 per tic), learned in dreams alone",
+            mean(tics, "real_return"),
+            f"random {quoted['takecover_random']['value']}",
+        ],
+        [
+            "area seen in 500 steps, frontiers of the memory, m²",
+            f"{number(explored['value'], 0)}, {explored['ratio']} times [{low}, {high}]",
+            f"forward-biased walks {number(quoted['explored_persistent']['value'], 0)}",
+        ],
+        [
+            "steps per second, two CPU cores",
+            number(cpu["ours"], 0),
+            f"DIAMOND's denoiser {number(cpu['theirs'], 0)}: {number(cpu_times, 1)} times",
+        ],
+        [
+            f"steps per second, {batch} environments, H100",
+            number(gpu["ours"], 0),
+            f"DIAMOND's denoiser {number(gpu['theirs'], 0)}: {number(gpu_times, 1)} times",
+        ],
+    ]
+
+
+WALKS = (
+    ("next frame from true history", "next_frame_psnr", ("last frame", "copy_last_psnr")),
+    ("- the same frames", None, ("last frame warped", "warp_last_psnr")),
+    ("- above the last frame", "gaps.next_minus_copy", None),
+    ("- above the warped last frame", "gaps.next_minus_warp", None),
+    ("seen places, dreamed", "seen_psnr", ("nearest history frame", "seen_nearest_psnr")),
+    ("- the same frames", None, ("splat of the history", "seen_splat_psnr")),
+    ("- above the better of the two", "gaps.seen_minus_best_baseline", None),
+    ("- same weights, memory off", "seen_psnr_no_memory", ("last frame", "seen_copy_last_psnr")),
+    ("- what the memory brings", "gaps.seen_minus_no_memory", None),
+    ("unseen places, dreamed", "unseen_psnr", None),
+    *(
+        (
+            f"dreamed frame {t}, poses given",
+            f"psnr_at.{t}",
+            ("memory off", f"psnr_at_no_memory.{t}"),
+        )
+        for t in (1, 8, 24, 48)
+    ),
+    *((f"dreamed frame {t}, own poses", f"free_running_psnr_at.{t}", None) for t in (1, 8, 24, 48)),
+    ("action gap", "action_gap_psnr", None),
+)
+"""Name, key, and name and key of a baseline on the same frames; all in dB."""
+
+HEADS = (
+    ("position error after 48 steps, % of the path, median", "position_error_pct"),
+    ("- 90th percentile", "position_error_pct_p90"),
+    ("- median of all long walks", "position_error_pct_all"),
+    ("- their 90th percentile", "position_error_pct_all_p90"),
+    ("heading error after 48 steps, degrees, median", "heading_error_deg"),
+    ("- median of all long walks", "heading_error_deg_all"),
+)
+
+
+def walks(results: Results, reduced: Results | None = None) -> Rows:
+    """The protocol of walks, every figure; reduced: the same of frames of 64x64 pixels."""
+    table = [["measure", "world", "baseline on the same frames"]]
+    columns = [results] if reduced is None else [results, reduced]
+    for name, key, baseline in WALKS:
+        cells = [" / ".join(figure(r, key) for r in columns) if key else ""]
+        cells += [
+            f"{baseline[0]} {' / '.join(figure(r, baseline[1]) for r in columns)}"
+            if baseline
+            else ""
+        ]
+        table.append([name, *cells])
+    accuracy = figure(results, "action_accuracy", 0, 100, "%")
+    table.append(
+        [f"action accuracy, {results['action_dreams']} dreams", accuracy, "chance: 1 in 7"]
+    )
+    return table + [[name, figure(results, key), ""] for name, key in HEADS]
+
+
+TRIPS = (
+    ("true return", "return_real_psnr"),
+    ("- memory off", "return_real_psnr_no_memory"),
+    ("- nearest past frame instead", "return_real_psnr_retrieval"),
+    ("- above memory off", "return_real_gain_over_no_memory"),
+    ("- above nearest past frame", "return_real_gain_over_retrieval"),
+    ("dream return", "return_psnr"),
+    ("- memory off", "return_psnr_no_memory"),
+    ("sharpness, dream over twin", "sharpness_ratio"),
+    ("novelty, dream over twin", "novelty"),
+)
+
+
+def trips(results: Results) -> Rows:
+    lengths = list(results["return_real_psnr"])
+    return [["steps out and back", *lengths]] + [
+        [name, *(figure(results, f"{key}.{n}") for n in lengths)] for name, key in TRIPS
+    ]
+
+
+def agents() -> Rows:
+    quoted, tics = experiment("quoted.json"), agent("takecover")
+    agreement = experiment("takecover/agreement.json")
+    health, ppo = quoted["healthgathering_dream"], quoted["healthgathering_ppo"]
+    explored, goals = quoted["explored_frontier"], quoted["image_goals"]
+    low, high = agreement["ci95"]
+    return [
+        ["measured in the real twin", "baseline", "worldsim"],
+        [
+            "CarRacing-v3, return of 100 episodes: learned in dreams alone "
+            "(`worldsim watch carracing --out drive.mp4`)",
+            f"random {number(quoted['carracing_random']['value'], 0)}",
+            mean(agent("carracing"), "real_return"),
+        ],
+        [
+            "ViZDoom TakeCover, return of 100 episodes (1 per tic survived, at most 2,100): "
+            "learned in dreams alone "
+            "(`worldsim watch takecover --out dodge.mp4`)",
+            f"random {quoted['takecover_random']['value']}; 750 counts as solved",
+            mean(tics, "real_return"),
+        ],
+        [
+            "agreement of returns in dreams of TakeCover with those in the real twin: Pearson's r "
+            f"over {len(agreement['policies'])} policies (`worldsim agreement`)",
+            "",
+            f"{agreement['pearson']:.3f} [{low:.3f}, {high:.3f}]",
+        ],
+        [
+            "ViZDoom HealthGathering, return of 100 episodes: learned in dreams of a world that "
+            "saw 105,000 real frames",
+            f"random {number(quoted['healthgathering_random']['value'], 0)}; "
+            f"PPO on 100,000 real frames {number(ppo['value'], 0)}",
+            f"{number(health['value'], 0)} (standard error {number(health['standard_error'], 0)})",
+        ],
+        [
+            "area of Freedoom's test maps seen in 500 steps, m²: frontiers of the memory",
+            f"forward-biased walks {number(quoted['explored_persistent']['value'], 0)}",
+            f"{number(explored['value'], 0)}, {explored['ratio']} times {explored['ratio_ci95']}",
+        ],
+        [
+            f"walks to a place known by its picture, {goals['tasks']} on test maps: planned in the "
+            "dream (iCEM or MPPI)",
+            f"the same walker told the place, with the game's own map {goals['with_game_map']}",
+            f"{goals['reached']}",
+        ],
+    ]
+
+
+def speeds() -> Rows:
+    setting, cpu, cpu_times = speed_cpu()
+    batch, gpu_setting, gpu, gpu_times = speed("freedoom_tiny/speed_h100.json")
+    plain, compiled = (bench(f"freedoom_tiny/bench_cpu{name}.json") for name in ("", "_compiled"))
+    small = bench("freedoom_small/bench_cpu_compiled.json")
+    return [
+        ["", "steps per second"],
+        [
+            "one environment, two CPU cores",
+            f'{plain:.0f}; `engine="compiled"` {compiled:.0f} (`freedoom-small`: {small:.0f})',
+        ],
+        [
+            f"the same beside DIAMOND's denoiser ({setting}), which draws frames alone",
+            f"{cpu['ours']:.1f} against {cpu['theirs']:.1f}: {cpu_times:.1f} times",
+        ],
+        *(
+            [f"{n} environment{'s' if n > 1 else ''}, one H200, `compiled`", number(rate, 0)]
+            for n in (1, 32, 256)
+            for rate in [bench("freedoom_tiny/bench_h200.json", n)]
+        ),
+        [
+            f"{batch} environments, one H100, beside DIAMOND's denoiser ({gpu_setting})",
+            f"{number(gpu['ours'], 0)} against {number(gpu['theirs'], 0)}: {gpu_times:.2f} times",
+        ],
+    ]
+
+
+def small() -> Rows:
+    results = card("freedoom-small")
+    return walks(results, results["at_64x64"])
+
+
+TABLES: dict[str, Callable[[], Rows]] = {
+    "summary": summary,
+    "tiny": lambda: walks(card("freedoom-tiny")),
+    "tiny_seed1": lambda: walks(experiment("freedoom_tiny/evaluation_seed1.json")),
+    "small": small,
+    "tiny_trips": lambda: trips(experiment("freedoom_tiny/return_trips.json")),
+    "small_trips": lambda: trips(experiment("freedoom_small/return_trips.json")),
+    "agents": agents,
+    "speed": speeds,
+}
+
+
+def markdown(rows: Rows) -> str:
+    lines = [" | ".join(row) for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]]]
+    return "".join(f"| {line} |\n".replace("|  |", "| |") for line in lines)
+
+
+def rewrite(text: str) -> str:
+    """A page with its tables anew."""
+    return MARKED.sub(lambda m: f"{m[1]}\n{markdown(TABLES[m[2]]())}\n{m[3]}", text)
+
+
+def main(arguments: list[str]) -> None:
+    if arguments not in ([], ["--check"]):
+        raise SystemExit(__doc__)
+    for page in (ROOT / name for name in PAGES):
+        text = page.read_text()
+        if rewrite(text) == text:
+            continue
+        if arguments:
+            raise SystemExit(f"{page} has tables that its files do not: run {Path(__file__).name}")
+        page.write_text(rewrite(text))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -205,7 +205,7 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
     found = {name: value for name, value in tensors.items() if name.startswith(f"{STATE}.memory.")}
     if not found:
         raise MissingGeometryError(
-            f"{path} is of a world without scene memory: there is nothing to look at"
+            f"{path} is from a world without scene memory, so it has no memory to read"
         )
     require_finite(
         {**found, **{k: v for k, v in tensors.items() if k.startswith(TRAJECTORY)}}, path
@@ -309,7 +309,7 @@ def _read(path: Path, world: World | None = None) -> tuple[dict[str, str], dict[
     world: if given, the world that the file must belong to.
     """
     if not is_file(path):
-        raise NotFoundError(f"no snapshot {str(path)!r}: give a file that save wrote")
+        raise NotFoundError(f"no snapshot {str(path)!r}: give a file written by save")
     size = require_regular(path).stat().st_size
     try:
         with safe_open(path, "pt") as file:
@@ -374,7 +374,7 @@ def _trajectory(tensors: Mapping[str, Tensor]) -> Trajectory | None:
         or not bool((trajectory.intrinsics[:2] > 0).all())
     ):
         raise ValueError(
-            f"its walk has frames {tuple(trajectory.rgb.shape)} and a camera "
+            f"its trajectory has frames {tuple(trajectory.rgb.shape)} and a camera "
             f"{trajectory.intrinsics.tolist()}"
         )
     check_poses(trajectory.pose, f"{TRAJECTORY}.pose")

@@ -96,7 +96,7 @@ def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
         if not module:
             raise NotFoundError(
                 f"No environment {env_id!r}, which {source} names, is registered with Gymnasium: "
-                f"import the module that does that"
+                f"import the module that registers it"
             )
         raise UntrustedFileError(
             f"{source} names the environment {env_id!r}, which is not registered with Gymnasium: "
@@ -185,7 +185,7 @@ def twin_of(world: World) -> tuple[str, dict[str, Any]]:
     config = world.config
     if not config.env_id:
         raise InvalidInputError(
-            "this world does not name its real twin (env_id in world.json): there is none to make"
+            "this world does not name its real twin (env_id in world.json), so it cannot be made"
         )
     if world.trusted:
         return config.env_id, dict(config.env_kwargs)
@@ -244,9 +244,8 @@ def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
     while not isinstance(env, FrameHistory):
         if not isinstance(env, gym.Wrapper):
             raise InvalidInputError(
-                f"{env} keeps no frames to start from: wrap it before its reset, "
-                f"FrameHistory(env) of worldsim.world.twin, or make it "
-                "with worldsim.world.twin.make_twin(world)"
+                f"{env} keeps no frames to start from: wrap it in worldsim.world.twin.FrameHistory "
+                f"before its reset, or make it with worldsim.world.twin.make_twin(world)"
             )
         env = env.env
     return env.frames

@@ -64,12 +64,12 @@ def check_memory(
     The memory must fulfil these conditions:
 
     - Its data is a record of tensors with a leading batch axis, whose shapes and dtypes never
-    change (snapshots depend on it).
+      change (snapshots depend on it).
     - Methods do not change their inputs and are deterministic.
     - Rows of a batch are independent, bit for bit.
     - Views have any requested size and the format of :class:`worldsim.state.MemoryView`.
     - Rendered at its own camera, an integrated frame is reproduced within ``recall`` wherever the
-    mask is True.
+      mask is True.
     - Nothing is rendered in holes, from an empty memory, or behind the camera.
 
     memory: the memory to check.
@@ -136,10 +136,10 @@ def check_dynamics(dynamics: Dynamics, device: Any = "cpu") -> None:
     The dynamics must fulfil these conditions:
 
     - Its context is a record of tensors with a leading batch axis, whose shapes and dtypes never
-    change.
+      change.
     - ``predict`` and ``observe`` do not change their arguments and are deterministic.
     - Frames have the size, dtype and pose that ``spec`` and the inputs require; features are
-    finite.
+      finite.
     - Within one batch size, a row's frame does not depend on the other rows, bit for bit.
 
     Raises ContractError.

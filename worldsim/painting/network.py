@@ -62,7 +62,7 @@ def level_features(level: Tensor, size: int) -> Tensor:
     return torch.cat([angle.cos(), angle.sin()], -1).flatten(1)
 
 
-def place_features(rows: int, columns: int, dim: int, device: Any) -> Tensor:
+def place_features(rows: int, columns: int, dim: int, device: torch.device | str) -> Tensor:
     """Return sinusoidal position features of a token's row and column.
 
     Returns (rows * columns, dim) float32.

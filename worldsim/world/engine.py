@@ -5,7 +5,7 @@ An engine does not change what ``World`` computes. Three settings have names:
 - ``plain``: eager torch in float32.
 - ``fast``: bfloat16 where the device supports it; on a GPU the whole step is one CUDA graph.
 - ``compiled``: ``fast``, with the network compiled by inductor, and on a CPU all parts of the step.
-The first step takes about a minute.
+  The first step takes about a minute.
 
 Results are reproducible bit for bit with one setting on one device. Two settings differ by
 rounding.

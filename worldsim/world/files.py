@@ -132,7 +132,7 @@ def find_world(name: str | os.PathLike[str], revision: str | None = None) -> Pat
     if text.startswith(HUB):
         return _from_hub(text.removeprefix(HUB), revision)
     if revision is not None:
-        raise InvalidInputError(f"revision {revision!r} is of a hub repository: name it hub:{text}")
+        raise InvalidInputError(f"revision {revision!r} needs a hub repository: write hub:{text}")
     for folder in (present_folder(text), WORLDS_FOLDER / text):
         if is_file(folder / WORLD):
             return folder
@@ -186,7 +186,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
         revision is not None and not _REVISION.fullmatch(revision)
     ):
         raise InvalidInputError(
-            f"{HUB}{name} names no repository: write hub:owner/name or hub:owner/name@revision"
+            f"{HUB}{name} is not a repository: write hub:owner/name or hub:owner/name@revision"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -208,7 +208,7 @@ def _from_hub(name: str, revision: str | None) -> Path:
 def require_repository(name: str) -> None:
     """Raise InvalidInputError unless ``name`` is a valid name of a hub repository."""
     if not _REPOSITORY.fullmatch(name):
-        raise InvalidInputError(f"{name!r} names no repository of the hub: write owner/name")
+        raise InvalidInputError(f"{name!r} is not a name of a hub repository: write owner/name")
 
 
 def upload(folder: Path, repository: str, private: bool = False) -> str:
@@ -266,7 +266,9 @@ def read_card(path: Path) -> tuple[WorldConfig, dict[str, Any]]:
     version = check_format(path, meta, FORMAT, FORMAT_VERSION)
     card = meta.get("card", {})
     if not isinstance(card, dict):
-        raise DamagedFileError(f"{path} is damaged (its card is no object): copy the world again")
+        raise DamagedFileError(
+            f"{path} is damaged (its card is not a JSON object): copy the world again"
+        )
     try:
         config = from_json(WorldConfig, meta.get("config"))
     except InvalidInputError as error:
@@ -307,7 +309,7 @@ def load_module(kind: Any, folder: Path) -> Any:
     named = config.get("_class_name", kind.__name__)
     if named != kind.__name__:
         raise DamagedFileError(
-            f"{folder / 'config.json'} is of a {named!r}, not of a {kind.__name__}: copy the "
+            f"{folder / 'config.json'} configures a {named!r}, not a {kind.__name__}: copy the "
             f"world again"
         )
     module = _made(kind, config, folder / "config.json", path)

@@ -57,8 +57,8 @@ class PixelsConfig:
             )
         if self.render and self.key is not None:
             raise InvalidInputError(
-                f"PixelsConfig.key = {self.key!r} names a part of the observation, which render "
-                f"leaves out"
+                f"PixelsConfig.key = {self.key!r} names a part of the observation, but render "
+                f"is set: give one of them"
             )
 
 
@@ -193,14 +193,12 @@ def _wrap(env: Env, env_id: str, pixels: PixelsConfig) -> Env:
         try:
             env = Rendered(env)
         except (TypeError, ValueError, AssertionError, gym.error.Error) as error:
-            raise InvalidInputError(
-                f"{env_id} cannot be observed by what it renders: {error}"
-            ) from error
+            raise InvalidInputError(f"{env_id} cannot be observed by rendering: {error}") from error
     if pixels.key is not None:
         space = env.observation_space
         if not isinstance(space, gym.spaces.Dict) or pixels.key not in space.spaces:
             raise InvalidInputError(
-                f"{env_id} observes {space}, without the image {pixels.key!r}: it has changed since"
+                f"{env_id} observes {space}, without the image {pixels.key!r}: it has changed"
             )
         env = Part(env, pixels.key)
     if not _is_image(env.observation_space):

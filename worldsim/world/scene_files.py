@@ -1,9 +1,12 @@
-"""Start scenes on disk, and recording them in a real twin.
+"""Start scenes on disk, and their recording in a real twin.
 
-A scene is a folder: ``frames.webp`` (the frames on top of one another, without loss; ``frames.png``
-where they are too many rows for that), ``inverse_depth.png`` (their 16-bit codes, the same way),
-``scene.json`` (actions, exact poses, intrinsics, checksums of the other files and of itself) and,
-if more has been seen than the frames show, ``points.safetensors`` (the scene memory).
+A scene is a folder with these files:
+
+- ``frames.webp``: the frames, stacked vertically, lossless. ``frames.png`` if they have too many
+  rows for WebP.
+- ``inverse_depth.png``: their 16-bit codes, stacked in the same way.
+- ``scene.json``: actions, exact poses, intrinsics, and checksums of the other files and of itself.
+- ``points.safetensors``: the scene memory, if it covers more than the frames.
 """
 
 from __future__ import annotations
@@ -53,8 +56,8 @@ from worldsim.state import SceneStart, flatten
 from worldsim.world.image_env import make_env
 
 FORMAT, FORMAT_VERSION = "worldsim-scene", 3
-"""Version 1 had all frames as PNG, 1 and 2 had no checksum of ``scene.json``; both are read,
-too."""
+"""Version 1 stored all frames as PNG. Versions 1 and 2 had no checksum of ``scene.json``. Both are
+still read."""
 FRAMES, MANY_FRAMES, DEPTH, POINTS, SCENE = (
     "frames.webp",
     "frames.png",
@@ -63,16 +66,16 @@ FRAMES, MANY_FRAMES, DEPTH, POINTS, SCENE = (
     "scene.json",
 )
 WEBP_ROWS = 16_383
-"""WebP takes a quarter less than PNG, but no picture with more rows or columns."""
+"""Largest number of rows or columns of a WebP image. WebP is a quarter smaller than PNG."""
 FARTHEST = 1_000_000
-"""Metres from the origin within which poses lie: float32 has 6 cm there."""
+"""Largest distance of poses from the origin in metres; float32 has a resolution of 6 cm there."""
 MOST_FRAMES = 65_536
-"""Most frames that a scene's file may claim."""
+"""Largest number of frames that a scene's file may claim."""
 MAX_TRIES = 50
-"""Walks that may come to nothing in a row before recording gives up."""
+"""Largest number of consecutive rejected walks before recording raises an error."""
 
 Visit = tuple[Array, Any, Info]
-"""An observation, the action that led to it, and the info that came with it."""
+"""An observation, the action that led to it, and the info returned with it."""
 
 
 @dataclass(frozen=True)
@@ -82,40 +85,40 @@ class ScenesConfig:
     env_id: str
     """Gymnasium id of the real twin."""
     out: Path
-    """Folder that gets a sub-folder a scene, for instance the ``scenes`` folder of a world."""
+    """Output folder with one sub-folder per scene, for example the ``scenes`` folder of a world."""
     maps: tuple[str, ...] = ()
-    """Maps to spread the scenes over, as the environment's ``map`` option takes them; none: its
-    test split draws."""
+    """Maps to distribute the scenes over, as the environment's ``map`` option accepts them. Without
+    maps, the environment draws from its test split."""
     count: int = 32
-    """How many scenes to record."""
+    """Number of scenes to record."""
     frames: int = 6
-    """How many frames a scene keeps, the last ones of its walk: more than the ego-motion head needs
-    to feel momentum, and with ``look_action`` at least as many as the world attends to."""
+    """Number of frames in a scene, the last ones of its walk: enough for the ego-motion head to
+    infer momentum. With ``look_action`` give at least the world's attention window."""
     steps: int = 32
-    """Steps of the walk, so that a scene begins in the middle of things."""
+    """Steps of the walk, so that a scene starts in mid-episode."""
     min_view: float = 1.5
-    """Walks that end with a nearer median depth (m) are walked again: a start that stares at a wall
+    """Walks whose last frame has a smaller median depth (m) are repeated: a start that faces a wall
     shows nothing."""
     min_travel: float = 2.0
-    """Walks that never get this far (m) from where they began are walked again: a random start may
+    """Walks whose largest distance (m) from their start is smaller are repeated: a random start may
     lie in a closet."""
     min_brightness: float = 0.0
-    """Walks that end with a darker frame (mean of its values, of 255) are walked again."""
+    """Walks whose last frame has a smaller mean value (of 255) are repeated."""
     look_action: int | None = None
-    """Action that turns on the spot. If given, the walk is followed by ``look_steps`` of it and
-    ``frames`` steps of the policy, and the scene begins with every ``look_every``-th frame of the
-    turn: so its memory knows the place all around."""
+    """Action that turns on the spot. If given, the walk is followed by ``look_steps`` turning steps
+    and ``frames`` steps of the policy. The scene then starts with every ``look_every``-th frame of
+    the turn, so that its memory covers all directions."""
     look_steps: int = 28
-    """Steps of the turn; in Freedoom, action 3 or 4 turns by 14 degrees a step."""
+    """Steps of the turn. In Freedoom, actions 3 and 4 turn by 14 degrees per step."""
     look_every: int = 3
-    """Of the turn, every so many-th frame is kept. ``frames`` should then exceed the steps that the
-    world looks back on (8 motions, and its attention window), since motions between kept frames of
-    the turn are not those of single actions."""
+    """Keep every ``look_every``-th frame of the turn. ``frames`` should then exceed the world's
+    history (8 motions, and its attention window), since motions between these frames are not those
+    of single actions."""
     policy: str = "persistent"
-    """``persistent``, ``random``, or ``module:Class`` of a policy that is constructed with the
-    action space."""
+    """``persistent``, ``random``, or ``module:Class`` of a policy, constructed with the action
+    space."""
     seed: int = 0
-    """What all randomness comes from."""
+    """Seed of all random numbers."""
     env_kwargs: dict[str, int | float | bool | str] = field(default_factory=dict)
     """Further arguments of ``gymnasium.make``."""
 
@@ -132,16 +135,17 @@ class ScenesConfig:
 
 
 def save_scene(scene: SceneStart, folder: str | os.PathLike[str]) -> Path:
-    """Write ``scene`` to ``folder``, atomically.
+    """Write ``scene`` to ``folder`` atomically.
 
-    Raises InvalidInputError for a scene whose parts do not fit each other, StorageError.
+    The folder is written to a temporary place and renamed, so an interrupted save leaves the old
+    scene. Raises StorageError, and InvalidInputError for an inconsistent scene.
     """
     folder = as_path(folder)
     try:
         t, _, h, w = scene.rgb.shape
         _check_scene(scene, t)
     except (ValueError, AttributeError, TypeError, RuntimeError) as error:
-        raise InvalidInputError(f"this is no scene that can be saved: {error}") from None
+        raise InvalidInputError(f"this scene cannot be saved: {error}") from None
     frames = FRAMES if max(t * h, w) <= WEBP_ROWS else MANY_FRAMES
     with replacing_folder(folder) as new:
         for name in (FRAMES, MANY_FRAMES, DEPTH, POINTS):
@@ -180,7 +184,7 @@ class _Actions:
 
 @dataclass(frozen=True)
 class _Described:
-    """What ``scene.json`` says."""
+    """The contents of ``scene.json``."""
 
     format: str
     version: int
@@ -194,10 +198,9 @@ class _Described:
 
 
 def check_scene_folder(folder: str | os.PathLike[str]) -> _Described:
-    """Return the content of ``scene.json`` in ``folder``, after checking it and the other files.
+    """Read ``scene.json`` in ``folder`` and verify all checksums.
 
-    Raises NotFoundError or DamagedFileError. Pictures are compared with their checksums and not
-    decoded.
+    Images are not decoded. Raises NotFoundError or DamagedFileError.
     """
     folder = present_folder(folder)
     path = folder / SCENE
@@ -218,7 +221,10 @@ def check_scene_folder(folder: str | os.PathLike[str]) -> _Described:
 
 
 def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
-    """The scene in ``folder``. Raises NotFoundError or DamagedFileError, both naming the file."""
+    """Load the scene in ``folder``.
+
+    Raises NotFoundError or DamagedFileError, both naming the file.
+    """
     folder, meta = present_folder(folder), check_scene_folder(folder)
     path, t = folder / SCENE, meta.frames
     rgb = read_picture(
@@ -254,7 +260,7 @@ def load_scene(folder: str | os.PathLike[str]) -> SceneStart:
 
 
 def _check_scene(scene: SceneStart, frames: int) -> None:
-    """Raise ValueError for what no recorder writes: wrong shapes, invalid poses or cameras."""
+    """Raise ValueError for wrong shapes, invalid poses and invalid intrinsics."""
     if len(scene.act) != frames:
         raise ValueError(f"{len(scene.act)} actions for {frames} frames")
     if scene.inverse_depth is not None and scene.inverse_depth.shape != (
@@ -281,15 +287,15 @@ def _check_scene(scene: SceneStart, frames: int) -> None:
 
 
 def scene_names(folder: str | os.PathLike[str]) -> list[str]:
-    """The scenes in ``folder``, in natural order (``MAP30-2`` before ``MAP30-10``)."""
+    """Return the scenes in ``folder``, in natural order (``MAP30-2`` before ``MAP30-10``)."""
 
     def natural(name: str) -> list[Any]:
         return [
             (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)
         ]
 
-    # Links that lead nowhere count, so that they are told when they are read. Hidden folders are
-    # scenes that were being written when a process was killed.
+    # Broken links count, so that reading them raises an error. Hidden folders are scenes that a
+    # killed process was writing.
     found = [path.name for path in Path(folder).glob("[!.]*") if os.path.lexists(path / SCENE)]
     return sorted(found, key=natural)
 
@@ -297,7 +303,7 @@ def scene_names(folder: str | os.PathLike[str]) -> list[str]:
 def record_scenes(config: ScenesConfig) -> list[Path]:
     """Record start scenes in the real twin; returns their folders.
 
-    Names are the map's and a number: ``MAP30-2``.
+    A scene's name consists of its map and a number: ``MAP30-2``.
     """
     env = make_env(config.env_id, dict(config.env_kwargs))
     policy = make_policy(config.policy, env.action_space)
@@ -355,9 +361,9 @@ def _walk(
     config: ScenesConfig,
     seeds: tuple[int, int],
 ) -> list[Visit] | None:
-    """Return the visits of a walk, and of the turn and steps after it if requested.
+    """Return the visits of a walk, and of the turn and the steps after it if requested.
 
-    None if the episode ends before.
+    None if the episode ends early.
     """
     obs, info = env.reset(seed=seeds[0], options=options)
     policy.reset(seeds[1])
@@ -388,9 +394,9 @@ def _is_worth_it(walk: list[Visit], config: ScenesConfig) -> bool:
 
 
 def scene_of(visits: Sequence[Visit], discrete: bool) -> SceneStart:
-    """Return the start scene of consecutive visits.
+    """Return the start of consecutive visits, with depth and poses if their ``info`` has them.
 
-    It has depth and poses if their ``info`` has them.
+    discrete: whether actions are discrete.
     """
     info = visits[-1][2]
     scene = SceneStart(

@@ -1,13 +1,14 @@
-"""Snapshots on disk: one safetensors file each, written atomically, restored bit by bit.
+"""Snapshots: whole generated environments on disk, one safetensors file each.
 
-A file holds every tensor of a :class:`Snapshot` and, in its header, the format, its version, the
-name and fingerprint of its world, the kind of its scene memory, the random generators and a
-checksum of all of these. It holds no weights: loading needs the same world. :func:`open_snapshot`
-needs no weights, as it reads the memory and the walk alone.
+Files are written atomically and restored bit for bit. A file holds every tensor of a
+:class:`Snapshot`. Its header holds the format, the version, the name and fingerprint of its world,
+a description of the scene memory, the random generators and a checksum of all of that. Weights are
+not included: loading needs the same world. :func:`open_snapshot` needs no weights: it reads only
+the memory and the trajectory.
 
-Version 2 added the trajectory, the world's name and the memory's settings; files of version 1 load
-without a trajectory. Version 3 put the header under the checksum, and names a world by its folder's
-name instead of its path.
+Version 2 added the trajectory, the world's name and the memory's description. Files of version 1
+load without a trajectory. Version 3 added the header to the checksum, and names a world by its
+folder's name instead of its path.
 """
 
 from __future__ import annotations
@@ -48,24 +49,25 @@ from worldsim.world.world import World, bucket
 FORMAT, VERSION = "worldsim-snapshot", 3
 CHECKSUM = "sha256"
 LATER = {"pooling": "mean"}
-"""Settings of modules that came later, at the values that say what was so before: fingerprints
-leave them out."""
+"""Settings of modules that were added later, at the values that reproduce the old behaviour.
+Fingerprints exclude them at these values."""
 FORMER = {"num_inference_steps=": "steps=", "context_sigma=": "context_level="}
-"""Fields of configurations that were renamed, as fingerprints spell them."""
+"""Renamed fields of configurations; fingerprints use the old names."""
 STATE, ELAPSED, RESETTING, TRAJECTORY = "state", "elapsed", "resetting", "journey"
-"""Names of tensors in the file; the trajectory keeps the name that it had in version 2."""
+"""Names of tensors in the file. The trajectory keeps its name of version 2."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A whole environment: restoring it brings back every future, resets included, bit by bit.
+    """A whole environment. Restoring it restores all later results, resets included, bit for bit.
 
-    state: the worlds, one row an environment (and rows of padding). elapsed: (n,) int64 steps since
-    each reset. resetting: (n,) bool, whose next step is a reset. generators: the states of the
-    environments' random generators. frames: those of the walk so far, each a batch of one, of a
-    single environment that keeps them; they decide nothing. weights:
-    :attr:`worldsim.world.World.weights_id` of the world that it was taken in, empty if that is not
-    known.
+    state: the worlds, one row per environment (and rows of padding).
+    elapsed: (n,) int64, steps since each reset.
+    resetting: (n,) bool, environments whose next step is a reset.
+    generators: the states of the environments' random generators.
+    frames: the frames of the episode so far, each a batch of one, for a single environment that
+    keeps them. They do not affect later steps.
+    weights: :attr:`worldsim.world.World.weights_id` of the snapshot's world, empty if unknown.
     """
 
     state: WorldState
@@ -77,18 +79,20 @@ class Snapshot:
 
     @property
     def trajectory(self) -> Trajectory | None:
-        """The walk so far, None if it was not kept."""
+        """The episode so far, None if it was not kept."""
         return Trajectory.of(self.frames, self.state.intrinsics[0]) if self.frames else None
 
 
 @dataclass(frozen=True)
 class OpenedSnapshot:
-    """What a snapshot's file tells without its world's weights.
+    """The contents of a snapshot that can be read without its world's weights.
 
-    memory: the scene memory of one environment. trajectory: its walk, None if it was not kept.
-    world: a shipped world's name or the name of the world's folder; empty if it was in no folder,
-    or in files of version 1. env_id: the real twin. environments: how many the file holds. World
-    and env_id are text from the file: escape them where they are shown.
+    memory: the scene memory of one environment.
+    trajectory: its trajectory, None if it was not kept.
+    world: the name of a shipped world or of the world's folder. Empty for a world without a folder
+    and in files of version 1. It is untrusted text from the file: escape it before display.
+    env_id: id of the real twin, untrusted text as well.
+    environments: number of environments in the file.
     """
 
     memory: MemoryHandle
@@ -99,10 +103,10 @@ class OpenedSnapshot:
 
 
 def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]) -> Path:
-    """Write ``snapshot``, taken in ``world``, to the file ``path``.
+    """Write ``snapshot``, taken in ``world``, to the file ``path`` atomically.
 
-    The file is written beside its place, flushed to disk and renamed: whatever happens, ``path``
-    holds the previous snapshot or this one. Raises StorageError.
+    The file is written to a temporary place, flushed to disk and renamed, so ``path`` always holds
+    the previous snapshot or this one. Raises StorageError.
     """
     path = as_path(path)
     tensors = {
@@ -128,10 +132,10 @@ def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]
 
 
 def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
-    """The snapshot in ``path``, on ``world``'s device.
+    """Load the snapshot in ``path`` to ``world``'s device.
 
-    Raises NotFoundError, DamagedFileError (not a snapshot, of a newer version, cut short, changed)
-    or InvalidInputError (of another world), each naming the file; then nothing has been loaded.
+    Raises NotFoundError, DamagedFileError (not a snapshot, of a newer version, truncated, changed)
+    or InvalidInputError (of another world). Each names the file.
     """
     path = as_path(path)
     metadata, tensors = _read(path, world)
@@ -157,9 +161,9 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
 
 
 def check_generators(states: Any) -> None:
-    """Raise InvalidInputError unless these are states of NumPy generators.
+    """Raise InvalidInputError unless ``states`` are states of PCG64 generators.
 
-    ``bit_generator.state`` returns such states.
+    They have the format of NumPy's ``bit_generator.state``.
     """
     for state in states:
         try:
@@ -168,12 +172,14 @@ def check_generators(states: Any) -> None:
                 raise ValueError("its increment is even")
         except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise InvalidInputError(
-                f"this is no state of a PCG64 generator ({error}): {str(state)[:80]}"
+                f"this is not a state of a PCG64 generator ({error}): {str(state)[:80]}"
             ) from None
 
 
 def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapshot:
-    """Return the memory and the walk of environment ``index`` in the file ``path``, on the CPU.
+    """Read the memory and trajectory of environment ``index`` on the CPU, without weights.
+
+    path: a file of :func:`save_snapshot`.
 
     Needs no weights. Raises NotFoundError, DamagedFileError, InvalidInputError (no such
     environment) or MissingGeometryError (no scene memory).
@@ -197,7 +203,7 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
     found = {name: value for name, value in tensors.items() if name.startswith(f"{STATE}.memory.")}
     if not found:
         raise MissingGeometryError(
-            f"{path} is of a world without scene memory: there is nothing to look at"
+            f"{path} is from a world without scene memory, so it has no memory to read"
         )
     require_finite(
         {**found, **{k: v for k, v in tensors.items() if k.startswith(TRAJECTORY)}}, path
@@ -235,11 +241,11 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
 
 
 def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> Any:
-    """The rules of the memory in a file."""
+    """Return the memory that a file describes, an object without data."""
     described = json.loads(metadata.get("memory", "null"))
     if described is not None:
         kind = memory_from_description(described)
-        # The rules' capacity is a claim: what is in the file tells how much there is.
+        # The described capacity is untrusted: compare it with the stored tensors.
         template = {
             name: value.shape[1:]
             for name, value in flatten(meta_empty(kind), f"{STATE}.memory").items()
@@ -251,30 +257,30 @@ def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> An
                 for name in template.keys() | stored.keys()
                 if template.get(name) != stored.get(name)
             )
-            raise ValueError(f"{differ[0]} is not what its memory's rules say")
+            raise ValueError(f"{differ[0]} does not match the described memory")
         return kind
     if f"{STATE}.memory.kind" not in found:
-        raise ValueError("its memory is of a kind without a name")
-    # Version 1 knew points alone, and to look at them only the capacity is needed.
+        raise ValueError("its memory has no description")
+    # Version 1 had point memories only, and reading them needs only the capacity.
     return PointMemory(PointMemoryConfig(capacity=found[f"{STATE}.memory.kind"].shape[1]))
 
 
 def world_name(world: World) -> str:
-    """Return the name of a world in its snapshots.
-
-    It is a shipped world's name or the name of the folder; empty for a world in no folder.
-    """
+    """Return the name of a world in snapshots: its folder's name, empty without a folder."""
     return "" if world.folder is None else world.folder.resolve().name
 
 
 def fingerprint(world: World) -> str:
-    """SHA-256 of what decides a world's futures: its configuration and all weights."""
+    """Return the SHA-256 of a world's configuration and weights.
+
+    Two worlds of one fingerprint give the same results.
+    """
     config = repr(world.config)
     for name, former in FORMER.items():
         config = config.replace(name, former)
     total = hashlib.sha256(config.encode())
     memory, temperature = world.config.memory, world.config.dynamics.temperature
-    # Settings that came later count where they are set: older snapshots still load.
+    # Newer settings count only if they are set, so that older snapshots still load.
     if memory is not None and memory.colour_tolerance is not None:
         total.update(f"colour_tolerance {memory.colour_tolerance}".encode())
     if temperature != 1.0:
@@ -296,15 +302,18 @@ def fingerprint(world: World) -> str:
 
 
 def _read(path: Path, world: World | None = None) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """A file's header and tensors, checked; with ``world``, that it belongs to it."""
+    """Read and verify a file's header and tensors.
+
+    world: if given, the world that the file must belong to.
+    """
     if not is_file(path):
-        raise NotFoundError(f"no snapshot {str(path)!r}: give a file that save wrote")
+        raise NotFoundError(f"no snapshot {str(path)!r}: give a file written by save")
     size = require_regular(path).stat().st_size
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
             _check_header(path, metadata, world)
-            # What is read is kept, and compared with its checksum: twice the file.
+            # The tensors and the copy for the checksum take twice the file's size.
             require_memory_for(2 * size, f"the snapshot {path}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
@@ -323,14 +332,14 @@ def _read(path: Path, world: World | None = None) -> tuple[dict[str, str], dict[
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """SHA-256 of everything in a snapshot's file but the checksum itself."""
+    """Return the SHA-256 of a snapshot's file without the checksum itself."""
     return hashlib.sha256(
         f"{checksum(tensors)} {json.dumps(dict(metadata), sort_keys=True)}".encode()
     ).hexdigest()
 
 
 def _counts(tensors: Mapping[str, Tensor]) -> tuple[Array, Array]:
-    """``elapsed`` and ``resetting`` of a file. Raises KeyError or ValueError."""
+    """Return ``elapsed`` and ``resetting`` of a file. Raises KeyError or ValueError."""
     elapsed, resetting = tensors[ELAPSED], tensors[RESETTING]
     if (
         elapsed.dim() != 1
@@ -363,7 +372,7 @@ def _trajectory(tensors: Mapping[str, Tensor]) -> Trajectory | None:
         or not bool((trajectory.intrinsics[:2] > 0).all())
     ):
         raise ValueError(
-            f"its walk has frames {tuple(trajectory.rgb.shape)} and a camera "
+            f"its trajectory has frames {tuple(trajectory.rgb.shape)} and a camera "
             f"{trajectory.intrinsics.tolist()}"
         )
     check_poses(trajectory.pose, f"{TRAJECTORY}.pose")
@@ -383,7 +392,7 @@ def _state(tensors: Mapping[str, Tensor], world: World, rows: int) -> WorldState
 def _check_state(state: WorldState, world: World) -> None:
     """Raise ValueError for values that no world emits.
 
-    These are invalid poses, cameras, depth codes, and actions outside their space.
+    These are invalid poses, cameras and depth codes, and actions outside their space.
     """
     frame = state.frame
     if frame.pose is not None:
@@ -407,7 +416,7 @@ def _check_state(state: WorldState, world: World) -> None:
 def _check_header(path: Path, metadata: Mapping[str, str], world: World | None) -> None:
     if metadata.get("format") != FORMAT:
         raise DamagedFileError(
-            f"{path} is no snapshot: its format is {metadata.get('format')!r}, not {FORMAT!r}"
+            f"{path} is not a snapshot: its format is {metadata.get('format')!r}, not {FORMAT!r}"
         )
     version = metadata.get("version", "")
     if not (version.isascii() and version.isdigit() and len(version) < 9 and int(version) > 0):

@@ -224,7 +224,7 @@ def check_start(scene: SceneStart, step: Step, action_space: Space) -> None:
     kinds = (torch.int64, torch.int32) if n.actions else (torch.float32, torch.float64)
     _require(who, "act", scene.act, kinds, (t,) if n.actions else (t, n.action_dim))
     if n.actions and not bool(((scene.act >= 0) & (scene.act < n.actions)).all()):
-        raise InvalidInputError(f"{who}: act {scene.act.tolist()} leaves {action_space}")
+        raise InvalidInputError(f"{who}: act {scene.act.tolist()} is outside {action_space}")
     if not step.has_geometry:
         return
     if scene.inverse_depth is None or scene.pose is None:

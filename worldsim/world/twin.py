@@ -97,7 +97,7 @@ def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
         if not module:
             raise NotFoundError(
                 f"No environment {env_id!r}, which {source} names, is registered with Gymnasium: "
-                f"import the module that does that"
+                f"import the module that registers it"
             )
         raise UntrustedFileError(
             f"{source} names the environment {env_id!r}, which is not registered with Gymnasium: "
@@ -186,7 +186,7 @@ def twin_of(world: World) -> tuple[str, dict[str, Any]]:
     config = world.config
     if not config.env_id:
         raise InvalidInputError(
-            "this world does not name its real twin (env_id in world.json): there is none to make"
+            "this world does not name its real twin (env_id in world.json), so it cannot be made"
         )
     if world.trusted:
         return config.env_id, dict(config.env_kwargs)
@@ -198,7 +198,8 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
     """Keeps the newest frames of the current episode, so that a world can start from them.
 
     :func:`make_twin` returns environments with this wrapper. :attr:`frames` is the start. It
-    includes depth, pose and intrinsics if ``info`` has them (see ``docs/environments.md``).
+    includes depth, pose and intrinsics if ``info`` has them (see
+    ``docs/reference/environments.md``).
 
     env: observes (h, w, 3) uint8.
     length: number of frames to keep.
@@ -244,9 +245,8 @@ def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
     while not isinstance(env, FrameHistory):
         if not isinstance(env, gym.Wrapper):
             raise InvalidInputError(
-                f"{env} keeps no frames to start from: wrap it before its reset, "
-                f"FrameHistory(env) of worldsim.world.twin, or make it "
-                "with worldsim.world.twin.make_twin(world)"
+                f"{env} keeps no frames to start from: wrap it in worldsim.world.twin.FrameHistory "
+                f"before its reset, or make it with worldsim.world.twin.make_twin(world)"
             )
         env = env.env
     return env.frames

@@ -1,4 +1,7 @@
-"""A world: dynamics, scene memory, heads and card, one folder on disk. State in, state out."""
+"""A world: dynamics, scene memory, heads and card, saved as one folder.
+
+Its methods take a state and return a new one.
+"""
 
 from __future__ import annotations
 
@@ -56,8 +59,7 @@ from worldsim.world.step import Step
 __all__ = ["BUCKETS", "Termination", "World", "WorldConfig", "bucket", "find_world"]
 
 BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
-"""Batch sizes that worlds are stepped at: inside one bucket results are bit-exact whatever the
-neighbours do."""
+"""Batch sizes of steps. Within one bucket results are bit-exact, whatever the other rows hold."""
 
 
 def _box(size: int, config: WorldConfig) -> gym.spaces.Box:
@@ -67,7 +69,10 @@ def _box(size: int, config: WorldConfig) -> gym.spaces.Box:
 
 
 def bucket(batch: int) -> int:
-    """Return the smallest batch bucket that holds ``batch``; above the largest, its multiples."""
+    """Return the smallest bucket that holds ``batch`` environments.
+
+    Above the largest bucket it is a multiple of that.
+    """
     for size in BUCKETS:
         if batch <= size:
             return size
@@ -75,11 +80,25 @@ def bucket(batch: int) -> int:
 
 
 class World:
-    """Dynamics + memory + heads + card.
+    """Dynamics, scene memory, heads and card.
 
     Load one with :meth:`from_pretrained`. :meth:`initial` and :meth:`step` are functional: they
-    take and return a :class:`WorldState`, batched over environments. trust: whether the real twin
-    that ``config`` names may be made whatever it is (see :func:`worldsim.world.twin.check_twin`).
+    take and return a :class:`WorldState`, batched over environments.
+
+    dynamics: predicts frames. A :class:`SpaceTimeTransformer` is wrapped in
+    :class:`worldsim.diffusion.dynamics.DiffusionDynamics`.
+    config: see :class:`WorldConfig`.
+    ego_motion: predicts camera motions; None for a world without geometry.
+    outcome: predicts rewards and terminations. By default an untrained head.
+    card: description, training data and results.
+    folder: the folder that the world was loaded from.
+    memory: the scene memory; by default that of ``config``.
+    engine: how steps are run.
+    trust: whether the real twin named in ``config`` may be any environment (see
+    :func:`worldsim.world.twin.check_twin`).
+
+    Raises InvalidInputError for an object that is not a dynamics, and MissingGeometryError if
+    ``config`` has a memory but geometry is missing.
     """
 
     def __init__(
@@ -126,7 +145,10 @@ class World:
         self._run_by(engine)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the parts to pickle or copy, without the running step and cached starts."""
+        """Return the parts of the world for pickling or copying.
+
+        The running step and the cached starts are rebuilt afterwards.
+        """
         return {
             name: value
             for name, value in self.__dict__.items()
@@ -144,14 +166,14 @@ class World:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.running.parts.device
 
     def to(self, device: torch.device | str) -> World:
-        """Move the weights; returns the world itself.
+        """Move the weights to ``device``; returns the world itself.
 
-        Raises InvalidInputError for a device that is not available. ``meta``, PyTorch's device
-        without data, gives shapes alone.
+        On ``meta``, PyTorch's device without data, shapes can be inspected. Raises
+        InvalidInputError for a missing device.
         """
         device = torch.device("meta") if str(device) == "meta" else resolve_device(device)
         for module in self.modules().values():
@@ -160,14 +182,14 @@ class World:
         return self
 
     def with_engine(self, engine: str | EngineConfig) -> World:
-        """Return the same weights with another engine for steps.
-
-        With CUDA graphs (``fast`` and ``compiled`` on a GPU), :meth:`step` works in place: the
-        state that it returns is overwritten by the next step, and cannot be stepped twice.
-        ``state.clone()`` keeps one; transitions and their frames are copies. If something is
-        missing (CUDA, a compiler), it warns once and runs without it.
+        """Return a world of the same weights whose steps are run by another engine.
 
         engine: ``plain``, ``fast``, ``compiled`` or a :class:`worldsim.world.engine.EngineConfig`.
+
+        With CUDA graphs (``fast`` and ``compiled`` on a GPU) :meth:`step` works in place: the next
+        step overwrites the state, and a state cannot be stepped from twice. Keep ``state.clone()``
+        to do so. Transitions and their frames are copies. If CUDA or a compiler is missing, a
+        warning is issued once and steps run without it.
         """
         return self._replace(engine=resolve_engine(engine, self.device))
 
@@ -179,12 +201,15 @@ class World:
 
     @property
     def dynamics(self) -> Any:
-        """What predicts frames, a :class:`worldsim.protocols.Dynamics`, as the engine runs it."""
+        """The :class:`worldsim.protocols.Dynamics` that predicts frames, as the engine runs it."""
         return self.running.parts.dynamics
 
     @property
     def network(self) -> SpaceTimeTransformer:
-        """The network of a world with diffusion dynamics. Raises InvalidInputError for others."""
+        """The network of a world with diffusion dynamics.
+
+        Raises InvalidInputError for other dynamics.
+        """
         module = self._dynamics.module
         if not isinstance(module, SpaceTimeTransformer):
             raise InvalidInputError(
@@ -194,13 +219,16 @@ class World:
         return module
 
     def state_bytes(self) -> int:
-        """Bytes of one environment's state; its size is fixed."""
+        """Return the bytes of one environment's state.
+
+        Memory, context and history have a fixed size.
+        """
         return bytes_of(self.blank(1))
 
     def step_bytes(self) -> int:
-        """Estimated bytes that a step needs per environment.
+        """Return an estimate of the bytes that a step takes per environment.
 
-        This is its state before and after, and a dozen of the finest features.
+        It counts the states before and after, and twelve feature maps of the finest level.
         """
         features = 0
         if isinstance(self._dynamics.module, SpaceTimeTransformer):
@@ -211,14 +239,15 @@ class World:
         return 2 * self.state_bytes() + features
 
     def without_memory(self) -> World:
-        """The same weights with the scene memory switched off."""
+        """Return a world of the same weights without scene memory."""
         return self.with_memory(NoMemory())
 
     def with_memory(self, memory: SceneMemory) -> World:
-        """Return the same weights with another scene memory.
+        """Return a world of the same weights with another scene memory.
 
-        Its states start empty: the memories of stored start scenes do not fit, unless it has a
-        method ``pad`` that takes points, as the radiance field has.
+        Its states start empty. Memories of stored start scenes are used only if the new memory has
+        a method ``pad`` that accepts points, like the radiance field. Raises InvalidInputError for
+        an object that is not a scene memory.
         """
         if not isinstance(memory, SceneMemory):
             raise InvalidInputError(
@@ -227,9 +256,10 @@ class World:
         return self._replace(memory=memory)
 
     def with_dynamics(self, **changes: Any) -> World:
-        """Return the same weights with other :class:`DynamicsConfig` values.
+        """Return a world of the same weights with other :class:`DynamicsConfig` values.
 
-        For example ``num_inference_steps=2``; None keeps a value.
+        For example ``num_inference_steps=2``. None keeps a value. Raises InvalidInputError for
+        unknown names and for dynamics other than diffusion.
         """
         changes = rename_keys(changes, old_names_of(self.config.dynamics), "with_dynamics: ")
         known = [f.name for f in dataclasses.fields(self.config.dynamics)]
@@ -254,16 +284,18 @@ class World:
 
     @property
     def tells_uncertainty(self) -> bool:
-        """Whether transitions hold the uncertainty of each frame."""
+        """Whether transitions include the uncertainty of each frame."""
         return bool(getattr(self._dynamics, "uncertainty", False))
 
     def with_uncertainty(self, wanted: bool = True) -> World:
-        """Return the same weights with or without :attr:`worldsim.state.Transition.uncertainty`.
+        """Return a world of the same weights with uncertainties on or off.
 
-        It is the difference between the frame and another sample of it. The frames stay the same
-        bit by bit. A step costs one more denoised frame per inference step. Raises
-        InvalidInputError at temperature 0, where all samples are equal, and for dynamics that
-        cannot estimate it.
+        :attr:`worldsim.state.Transition.uncertainty` is the difference between the emitted frame
+        and a second sample of it. Frames stay the same bit for bit. A step costs one more denoised
+        frame per inference step.
+
+        Raises InvalidInputError at temperature 0, where all samples are equal, and for dynamics
+        without uncertainty.
         """
         if wanted == self.tells_uncertainty:
             return self
@@ -275,7 +307,7 @@ class World:
         return self._replace(dynamics=self._dynamics.with_uncertainty(wanted))
 
     def _replace(self, **changes: Any) -> World:
-        """A world of the same weights with some constructor arguments replaced."""
+        """Return a world of the same weights with some constructor arguments replaced."""
         kept: dict[str, Any] = {
             "dynamics": self._dynamics,
             "config": self.config,
@@ -293,10 +325,10 @@ class World:
 
     @torch.no_grad()
     def initial(self, scenes: Sequence[SceneStart], seeds: Sequence[int] | Tensor) -> WorldState:
-        """A batch of fresh worlds, one scene and one seed an environment.
+        """Return initial states, one scene and one seed per environment.
 
-        Raises InvalidInputError for frames of the wrong size or type, MissingGeometryError where
-        depth or poses are needed.
+        Raises InvalidInputError for frames of the wrong size or dtype, and MissingGeometryError if
+        depth or poses are missing.
         """
         if not isinstance(scenes, Sequence) or not all(
             isinstance(scene, SceneStart) for scene in scenes
@@ -311,7 +343,7 @@ class World:
         return dataclasses.replace(state, seed=seed)
 
     def _seeds(self, seeds: Sequence[int] | Tensor) -> Tensor:
-        """Seeds as (n,) int64 on the device. Raises InvalidInputError for what are none."""
+        """Convert seeds to (n,) int64 on the device. Raises InvalidInputError for invalid seeds."""
         try:
             given = seeds.cpu().numpy() if isinstance(seeds, Tensor) else np.asarray(seeds)
             if given.ndim != 1 or given.dtype.kind not in "iu" or given.min() < 0:
@@ -323,78 +355,93 @@ class World:
     def step(
         self, state: WorldState, act: Tensor, pose: Tensor | None = None
     ) -> tuple[WorldState, Transition]:
-        """Advance every world by one action.
+        """Advance all worlds by one action; returns the new state and the transition.
 
-        act: (b,) int64 or (b, n) float32. pose: (b, 4, 4) to impose the next camera instead of
-        predicting it.
+        act: (b,) int64 or (b, n) float32.
+        pose: (b, 4, 4) camera-to-world, imposes the next camera. By default the ego-motion head
+        predicts it.
         """
         return self.running.step(state, act, pose)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
-        """Return the state with ``other`` in place of the environments ``index`` (int64)."""
+        """Return the state with the environments ``index`` (int64) replaced by those of ``other``.
+
+        The other environments do not change.
+        """
         return self.running.put(state, index, other)
 
     def own(self, state: WorldState) -> WorldState:
-        """Return the state as one that later steps do not change.
+        """Return a state that later steps do not change.
 
         It is a copy if the engine steps in place, else the state itself.
         """
         return self.running.own(state)
 
     def owned(self, state: WorldState) -> WorldState:
-        """The old name of :meth:`own`."""
+        """Return a state that later steps do not change; the old name of :meth:`own`."""
         warn_renamed("World.owned", "own")
         return self.own(state)
 
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
-        """Advance every world by a *given* frame (true history): context and memory ingest it.
+        """Advance all worlds by a given frame instead of a predicted one.
 
-        Nothing is generated.
+        Context and memory ingest the frame; nothing is predicted.
+
+        act: (b,) int64 or (b, n) float32, the action before the frame.
+        frame: the observed frame, with inverse depth and pose for a world with geometry.
         """
         return self.running.observe(state, act, frame)
 
     def edit(self, state: WorldState, memory: Any) -> WorldState:
-        """Continue every world with another memory, such as an edited one.
+        """Return the state with another memory, such as an edited one.
 
-        The context is cleared back to the newest frame, which is shown again: where the memory's
-        view of it has changed, it shows the new memory, and regions that the memory no longer
-        covers are regenerated. Then the memory ingests the rest of this frame. The walk's past,
-        pose and random numbers stay.
+        The context is reduced to the newest frame. Where the memory's view of that frame has
+        changed, the frame takes the new memory's colours and depth; regions that the memory no
+        longer covers are regenerated. The memory then integrates the other pixels of the frame.
+        Past motions, the pose and the random numbers do not change.
+
+        memory: data of this world's memory, batched over environments.
+
+        Raises MissingGeometryError for a world without scene memory.
         """
         return self.running.edit(state, memory)
 
     def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
         """Return the motion (b, 6) that the ego-motion head predicts for ``act``.
 
-        Zeros for a world without geometry.
+        It is in metres and radians, in the axes of the current camera; zeros for a world without
+        geometry.
         """
         return self.running.predict_motion(state, act)
 
     def pad(self, state: WorldState, size: int) -> WorldState:
-        """The state with copies of its first environment appended, up to ``size`` environments."""
+        """Return the state padded to ``size`` environments with copies of its first one."""
         index = torch.arange(size, device=state.seed.device)
         return state.select(torch.where(index < len(state), index, torch.zeros_like(index)))
 
     @property
     def kept_starts(self) -> int:
-        """How many start scenes' states are kept."""
+        """Largest number of start scenes whose states are cached."""
         return self._starts.most
 
     def blank(self, batch: int) -> WorldState:
-        """Return ``batch`` worlds that have seen nothing: the basis of :meth:`initial`.
+        """Return the states of ``batch`` worlds without any frame.
 
-        All states have its shapes.
+        :meth:`initial` starts from them. They have the shapes of every state.
         """
         return self.running.parts.blank(batch)
 
     def check_start(self, scene: SceneStart) -> None:
-        """Raise InvalidInputError or MissingGeometryError for a scene that does not fit."""
+        """Raise InvalidInputError or MissingGeometryError unless the world can start from a scene.
+
+        The error names the problem.
+        """
         self._starts.check(scene)
 
     def coverage(self, state: WorldState) -> Tensor:
-        """Return the share of the newest frame that the memory covered before it, (b,) float32.
+        """Return the share of the newest frame that the memory covered before that frame.
 
-        Zeros without memory.
+        Returns (b,) float32 in [0, 1], zeros without memory.
         """
         if isinstance(self._dynamics, ContextOfViews):
             return self._dynamics.coverage(state.context)
@@ -403,7 +450,7 @@ class World:
     # On disk.
 
     def modules(self) -> dict[str, nn.Module]:
-        """The trained parts by the names of their folders."""
+        """Return the trained parts by folder name."""
         modules: dict[str, nn.Module] = {"outcome": self.outcome}
         if self._dynamics.module is not None:
             modules = {"dynamics": self._dynamics.module, **modules}
@@ -413,9 +460,9 @@ class World:
 
     @property
     def weights_id(self) -> str:
-        """SHA-256 of all weights and their settings.
+        """SHA-256 of all weights and the settings of their modules.
 
-        Worlds of one id differ at most in how they are used.
+        Worlds with equal ids differ at most in how the weights are used.
         """
         if not self._weights_id:
             total = hashlib.sha256()
@@ -427,20 +474,23 @@ class World:
         return self._weights_id
 
     def save_pretrained(self, folder: str | os.PathLike[str], eight_bit: bool = False) -> Path:
-        """Write the world to ``folder``, atomically: ``world.json`` and a sub-folder per module.
+        """Write the world to ``folder`` atomically: ``world.json`` and one sub-folder per module.
 
-        The layout is diffusers'. Other content of the folder, such as ``scenes``, stays. Raises
-        StorageError.
+        The folder has diffusers' layout. It is written to a temporary place and renamed, so an
+        interrupted save leaves the old world. Other contents of the folder, such as ``scenes``, are
+        kept.
 
-        eight_bit: store weights as int8.
+        eight_bit: whether weights are stored as int8.
+
+        Raises StorageError.
         """
         return save_world(folder, self.modules(), self.config, self.card, eight_bit)
 
     def push_to_hub(self, repo_id: str, private: bool = False) -> str:
         """Upload the world to the Hugging Face hub; returns the commit's address.
 
-        Start scenes go with it if they are regular files inside the world's folder:
-        DamagedFileError for links that lead out.
+        Start scenes inside the world's folder are uploaded too. Raises DamagedFileError for links
+        to files outside the folder.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
@@ -461,13 +511,14 @@ class World:
         revision: str | None = None,
         trust: bool = False,
     ) -> World:
-        """Load a shipped world by name, a folder, or ``hub:owner/name`` from the Hugging Face hub.
+        """Load a shipped world, a folder or a repository of the Hugging Face hub.
 
-        device: by default CUDA if it is available, else the CPU.
-        revision: commit, tag or branch of the hub's repository. The card of a world from the hub
-            has ``source``, its repository and commit.
-        trust: let its real twin be any environment that its files name, which imports and runs
-            their code; loading and stepping a world never does.
+        name: the name of a shipped world, a folder, or ``hub:owner/name``.
+        device: by default CUDA if available, else the CPU.
+        revision: commit, tag or branch of the hub repository. The card of a world from the hub has
+        its repository and commit as ``source``.
+        trust: whether the real twin may be any environment that the files name. Making it imports
+        and runs code of their choice; loading and stepping a world never does.
 
         Raises NotFoundError, DamagedFileError, InvalidInputError (device) or OutOfMemoryError.
         """
@@ -482,7 +533,7 @@ class World:
         )
         outcome = load_module(OutcomeHead, folder / "outcome")
         source = hub_source(folder)
-        # A file cannot say where it came from.
+        # The card's own ``source`` is untrusted.
         card = {k: v for k, v in card.items() if k != "source"} | (
             {} if source is None else {"source": source}
         )

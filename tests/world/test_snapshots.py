@@ -137,7 +137,7 @@ def test_a_changed_byte(env: WorldEnv, tmp_path: Path) -> None:
     [
         ({"version": "4"}, DamagedFileError, "upgrade worldsim"),
         ({"version": "one"}, DamagedFileError, "'one'"),
-        ({"format": "worldsim-dataset"}, DamagedFileError, "no snapshot"),
+        ({"format": "worldsim-dataset"}, DamagedFileError, "not a snapshot"),
         ({"world": "0" * 64}, InvalidInputError, "another world"),
         ({"generators": "[{}]"}, DamagedFileError, "checksum"),
     ],

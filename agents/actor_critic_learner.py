@@ -195,7 +195,7 @@ class Learner:
             ).mean()
             critic = 0.5 * (value.float() - flat["target"][part]).square().mean()
             self.optimizer.zero_grad(set_to_none=True)
-            (actor + 0.5 * critic - args.entropy * entropy.mean()).backward()  # type: ignore[no-untyped-call]
+            (actor + 0.5 * critic - args.entropy * entropy.mean()).backward()
             nn.utils.clip_grad_norm_(network.parameters(), 0.5)
             self.optimizer.step()
 

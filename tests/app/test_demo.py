@@ -130,7 +130,7 @@ def test_pictures_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"history": 1}, {"outward": 10**9}, {"seed": -1}, {"steps": 0}]
+    "changes", [{"history": 1}, {"outward": 10**9}, {"seed": -1}, {"num_inference_steps": 0}]
 )
 def test_numbers_out_of_range(changes: dict[str, int]) -> None:
     with pytest.raises(InvalidInputError, match=f"DemoConfig.{next(iter(changes))}"):

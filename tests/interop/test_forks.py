@@ -30,9 +30,9 @@ def dreamed(seed):
 
 if __name__ == "__main__":
     envs = gym.make_vec(
-    "worldsim/FreedoomDream-v0", num_envs=2, vectorization_mode="async",
-    vector_kwargs={"context": "fork"},
-)
+        "worldsim/FreedoomDream-v0", num_envs=2, vectorization_mode="async",
+        vector_kwargs={"context": "fork"},
+    )
     first, _ = envs.reset(seed=3)
     after = envs.step(np.array([1, 1]))[0]
     envs.close()
@@ -45,7 +45,7 @@ if __name__ == "__main__":
         there = pool.map(dreamed, [3, 4])
     # Another number of threads may round otherwise.
     pairs = [*zip(here, there), *zip(here, after)]
-alike = [np.mean(np.abs(a.astype(int) - b) <= 2) > 0.98 for a, b in pairs]
+    alike = [np.mean(np.abs(a.astype(int) - b) <= 2) > 0.98 for a, b in pairs]
     print("pool", alike)
 """
 

@@ -137,7 +137,7 @@ def _compile(step: Step, network: Any, engine: EngineConfig) -> Step:
         step,
         memory=_with_passes(step.memory, mode, device),
         aim=_compile_aim(step, mode),
-        predict=Compiled(together.__call__, mode, device, instead=step.predict),
+        predict=Compiled(together, mode, device, instead=step.predict),
     )
 
 

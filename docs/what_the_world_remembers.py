@@ -387,9 +387,8 @@ def limits(config: Config, env: Any) -> None:
         rules = PointMemory(PointMemoryConfig(capacity=capacity))
         data = rules.empty(1, "cpu")
         for t, frame in enumerate(dream.trajectory.frames):
-            data = rules.integrate(
-                data, frame, dream.memory.camera(frame.pose[0]), torch.tensor([t])
-            )
+            view = dream.memory.camera(frame.pose[0])
+            data = rules.integrate(data, frame, view, torch.tensor([t]))
         return rules, data
 
     views = {}

@@ -18,9 +18,8 @@ from worldsim.camera import quantise_depth
 from worldsim.diffusion.dynamics import MAX_STEPS
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.memory.handle import MemoryHandle
-from worldsim.protocols import FittingScene, Scene
+from worldsim.protocols import Scene, fit_scene
 from worldsim.runtime.files import inside
-from worldsim.runtime.old_names import warn_renamed
 from worldsim.runtime.options import check_options
 from worldsim.runtime.registries import SCENES
 from worldsim.runtime.threads import use_threads
@@ -61,16 +60,6 @@ class NamedScenes(Protocol):
         ...
 
 
-def _fit(scene: Any, world: World) -> Any:
-    """The scene, fitted to the world if it can be."""
-    if isinstance(scene, FittingScene):
-        return scene.fit_to(world)
-    if callable(getattr(scene, "fitted", None)):
-        warn_renamed(f"{type(scene).__name__}.fitted", "fit_to")
-        return scene.fitted(world)
-    return scene
-
-
 class Starts:
     """Where resets begin.
 
@@ -82,7 +71,7 @@ class Starts:
     def __init__(self, world: World, scenes: str | Path | Scene | None) -> None:
         self.world, self.given = world, scenes
         resolved = self._resolve(scenes)
-        self.scenes = _fit(resolved, world)
+        self.scenes = fit_scene(resolved, world)
 
     def choose(
         self, rng: np.random.Generator, options: JsonMapping | None

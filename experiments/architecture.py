@@ -39,7 +39,6 @@ LABELS = {
     "state": "records passed between parts",
     "testing": "executable contracts",
     "training": "from recordings to weights",
-    "trajectory": "the frames of one walk",
     "world": "one step; files, snapshots",
 }
 

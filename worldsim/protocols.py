@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from worldsim.camera import Camera
+from worldsim.runtime.old_names import warn_renamed
 from worldsim.runtime.rng import Purpose
 from worldsim.state import Frame, MemoryView, SceneStart
 
@@ -228,6 +229,9 @@ class NetworkDynamics(Protocol):
 class UncertainDynamics(Protocol):
     """A dynamics that can return the uncertainty of its predictions."""
 
+    uncertainty: bool
+    """Whether its predictions include the uncertainty."""
+
     def with_uncertainty(self, wanted: bool) -> Dynamics:
         """Return the same dynamics with :attr:`Prediction.uncertainty` on or off."""
         ...
@@ -312,6 +316,19 @@ class EngineMemory(Protocol):
         between: compiled versions of the operations between the memory's kernels.
         """
         ...
+
+
+def fit_scene(scene: Any, world: Any) -> Any:
+    """Return the scene adapted to ``world``, or the scene itself if it does not adapt.
+
+    Accepts the old name of :meth:`FittingScene.fit_to`, ``fitted``, with a DeprecationWarning.
+    """
+    if isinstance(scene, FittingScene):
+        return scene.fit_to(world)
+    if callable(getattr(scene, "fitted", None)):
+        warn_renamed(f"{type(scene).__name__}.fitted", "fit_to")
+        return scene.fitted(world)
+    return scene
 
 
 def remembers(memory: SceneMemory) -> bool:

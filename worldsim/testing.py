@@ -23,12 +23,12 @@ from worldsim.memory.splat import MAP_CELLS, hole_view
 from worldsim.protocols import (
     Dynamics,
     DynamicsSpec,
-    FittingScene,
     Policy,
     Prediction,
     Scene,
     SceneMemory,
     StepInputs,
+    fit_scene,
 )
 from worldsim.runtime.types import Space
 from worldsim.state import Frame, MemoryView, SceneStart, flatten, map_tensors, unflatten
@@ -188,8 +188,7 @@ def check_scene(scene: Scene, world: Any) -> None:
     """
     if not isinstance(scene, Scene):
         raise ContractError(f"{type(scene).__name__} lacks the method start")
-    if isinstance(scene, FittingScene):
-        scene = scene.fit_to(world)
+    scene = fit_scene(scene, world)
     numpy_before, torch_before = np.random.get_state(), torch.get_rng_state()
     for seed in range(3):
         first, second = (scene.start(np.random.default_rng(seed)) for _ in range(2))

@@ -3,10 +3,6 @@ interpreter."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -68,17 +64,10 @@ def test_kernel_agrees_with_torch() -> None:
         compare("cuda")
         compare_shift("cuda")
         return
-    pytest.importorskip("triton")
-    # Whether kernels are interpreted is settled when they are imported: hence a process of its own.
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    # Here, since the program that this starts is this file and lies outside of its folders.
+    from tests.helpers.kernels import run_interpreted
+
+    run_interpreted(__file__)
 
 
 def test_compilers_know_its_shape() -> None:

@@ -1,9 +1,6 @@
 """Philox against its published answers, and the draws made of it."""
 
 import math
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -116,17 +113,10 @@ def test_the_kernel_draws_the_same() -> None:
     if torch.cuda.is_available():
         compare("cuda")
         return
-    pytest.importorskip("triton")
-    # Whether kernels are interpreted is settled when they are imported: hence a process of its own.
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    # Here, since the program that this starts is this file and lies outside of its folders.
+    from tests.helpers.kernels import run_interpreted
+
+    run_interpreted(__file__)
 
 
 if __name__ == "__main__":

@@ -103,17 +103,25 @@ def test_full_size_scenes_are_small(tmp_path: Path) -> None:
         assert sum(file.stat().st_size for file in folder.iterdir()) < 100_000
 
 
-def test_recording_lines_up_with_the_real_twin(tmp_path: Path) -> None:
-    """Replaying a scene's actions in the engine from its first frame's place gives its frames."""
-    config = ScenesConfig(
+def one_room(out: Path, **changes: Any) -> ScenesConfig:
+    """Return settings that record one scene of five frames in a room."""
+    return ScenesConfig(
         env_id="worldsim/TinyRoom-v0",
-        out=tmp_path,
+        out=out,
         maps=("room-3",),
         count=1,
         frames=5,
+        min_travel=0,
+        **changes,
+    )
+
+
+def test_recording_lines_up_with_the_real_twin(tmp_path: Path) -> None:
+    """Replaying a scene's actions in the engine from its first frame's place gives its frames."""
+    config = one_room(
+        tmp_path,
         steps=12,
         seed=4,
-        min_travel=0,
     )
     scene = load_scene(record_scenes(config)[0])
     assert scene.pose is not None and scene.inverse_depth is not None
@@ -134,16 +142,11 @@ def test_recording_lines_up_with_the_real_twin(tmp_path: Path) -> None:
 
 def test_a_scene_may_begin_with_a_turn_on_the_spot(tmp_path: Path) -> None:
     """Every third frame of the turn, then the last frames one after another."""
-    config = ScenesConfig(
-        env_id="worldsim/TinyRoom-v0",
-        out=tmp_path,
-        maps=("room-3",),
-        count=1,
-        frames=5,
+    config = one_room(
+        tmp_path,
         steps=8,
         look_action=3,
         look_steps=9,
-        min_travel=0,
         min_view=0,
     )
     scene = load_scene(record_scenes(config)[0])

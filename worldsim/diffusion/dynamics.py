@@ -110,6 +110,17 @@ class DiffusionDynamics:
         self.config = config or DynamicsConfig()
         self._forward = forward or network
         self._sigmas = schedule(self.config.num_inference_steps, self.config.shift)
+        n = network.config
+        self.spec = DynamicsSpec(
+            height=n.height,
+            width=n.width,
+            actions=n.actions,
+            action_dim=n.action_dim,
+            depth=n.channels == 4,
+            uses_memory=bool(n.view_channels) and not n.last_frames,
+            window=n.window,
+            features=n.dim,
+        )
 
     @classmethod
     def build(
@@ -121,21 +132,6 @@ class DiffusionDynamics:
         load: reads the folder's network.
         """
         return cls(load(SpaceTimeTransformer), config.dynamics)
-
-    @property
-    def spec(self) -> DynamicsSpec:
-        """The frames and actions of the network."""
-        n = self.network.config
-        return DynamicsSpec(
-            height=n.height,
-            width=n.width,
-            actions=n.actions,
-            action_dim=n.action_dim,
-            depth=n.channels == 4,
-            uses_memory=bool(n.view_channels) and not n.last_frames,
-            window=n.window,
-            features=n.dim,
-        )
 
     @property
     def module(self) -> SpaceTimeTransformer:

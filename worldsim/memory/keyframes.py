@@ -10,12 +10,14 @@ from torch import Tensor
 
 from worldsim.camera import Camera, dequantise_depth, rotation_angle
 from worldsim.memory.fitting import Rays
+from worldsim.memory.operations import agreeing
+from worldsim.memory.slots import PointMemoryConfig
 from worldsim.memory.splat import splat
 from worldsim.memory.voxels import world_rays
 from worldsim.state import Frame, map_tensors
 
-TOLERANCE_M, TOLERANCE_SHARE = 0.15, 0.07
-"""Depths agree within this many metres or this share, whichever is more, as in the point memory."""
+AGREEMENT = PointMemoryConfig()
+"""Depths agree as in a point memory with its default tolerances."""
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,11 @@ def rays_of(frames: Keyframes, points: Any) -> Rays:
         alone = Camera(kept.pose[k : k + 1], kept.intrinsics[k : k + 1], height, width)
         shown = splat(points.position, points.kind, alone)
         there = depth[k : k + 1].gather(1, shown.pixel)
-        agrees = shown.visible & (shown.z >= nearest_agreeing(there))
-        agrees = agrees & (shown.z <= farthest_agreeing(there))
+        nearest, farthest = agreeing(AGREEMENT, there)
+        agrees = shown.visible & (shown.z >= nearest) & (shown.z <= farthest)
         none = torch.zeros_like(depth[:1], dtype=torch.int32)
         believed.append(none.scatter_reduce_(1, shown.pixel, agrees.int(), "amax") > 0)
     chosen = torch.cat(believed)
     origin, ray = world_rays(camera)
     colour = kept.rgb.flatten(2).transpose(1, 2).float() / 255.0
     return Rays(origin[:, None].expand_as(ray)[chosen], ray[chosen], colour[chosen], depth[chosen])
-
-
-def nearest_agreeing(depth: Tensor) -> Tensor:
-    """The least depth in metres that agrees with ``depth``."""
-    return torch.minimum(depth - TOLERANCE_M, depth * (1.0 - TOLERANCE_SHARE))
-
-
-def farthest_agreeing(depth: Tensor) -> Tensor:
-    """The greatest depth in metres that agrees with ``depth``."""
-    return torch.maximum(depth + TOLERANCE_M, depth * (1.0 + TOLERANCE_SHARE))

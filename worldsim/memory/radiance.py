@@ -20,12 +20,12 @@ from worldsim.camera import Camera, quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.fitting import FitConfig, fit_grid, grid_from_points
 from worldsim.memory.keyframes import (
+    AGREEMENT,
     Keyframes,
-    farthest_agreeing,
     keep_frame,
-    nearest_agreeing,
     rays_of,
 )
+from worldsim.memory.operations import agreeing
 from worldsim.memory.sky import sky_of
 from worldsim.memory.splat import POINT, shown_slots, view_of_shown
 from worldsim.memory.voxels import (
@@ -297,8 +297,8 @@ class RadianceMemory:
         nearest = -F.max_pool2d(
             -z[None].nan_to_num(posinf=1e9), 2 * radius + 1, stride=1, padding=radius
         )[0]
-        far = farthest_agreeing(depth)
-        outdated = newer & ((z < nearest_agreeing(depth)) | ((z > far) & (nearest > far)))
+        near, far = agreeing(AGREEMENT, depth)
+        outdated = newer & ((z < near) | ((z > far) & (nearest > far)))
         solid = solid & ~outdated
         # The sky is smooth where no point is in front of it.
         sky = known_sky & ~seen.solid.view(h, w) & torch.isinf(z)

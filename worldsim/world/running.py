@@ -40,6 +40,7 @@ class RunningStep:
         if isinstance(plain.dynamics, NetworkDynamics):
             network = prepare_network(plain.dynamics.network, engine)
             plain = _with_network(plain, network)
+        self._has_network = network is not None
         self.parts = _compile(plain, network, engine) if engine.compile else plain
         if engine.graph and plain.device.type == "cuda":
             self.graphed = GraphedStep(_own_states(plain, network, engine))
@@ -90,9 +91,9 @@ class RunningStep:
 
         The state may come from another engine.
         """
-        dynamics = self.parts.dynamics
-        if not isinstance(dynamics, NetworkDynamics):
+        if not self._has_network:
             return state
+        dynamics: Any = self.parts.dynamics
         context = dynamics.cast_context(state.context)
         if context is state.context:
             return state
@@ -132,13 +133,8 @@ def _compile(step: Step, network: Any, engine: EngineConfig) -> Step:
     if not _is_one_piece(step, engine):
         forward = Compiled(fast.forward, mode, device, instead=network.forward)
         return _with_network(step, network, forward)
-    together = Predict(_with_network(step, fast).dynamics, step.outcome).__call__
-    return dataclasses.replace(
-        step,
-        memory=_with_passes(step.memory, mode, device),
-        aim=_compile_aim(step, mode),
-        predict=Compiled(together, mode, device, instead=step.predict),
-    )
+    together = _compile_between(step, fast, mode)
+    return dataclasses.replace(together, memory=_with_passes(step.memory, mode, device))
 
 
 def _own_states(step: Step, network: Any, engine: EngineConfig) -> Step:
@@ -155,20 +151,20 @@ def _own_states(step: Step, network: Any, engine: EngineConfig) -> Step:
     owning = _with_network(step, network, forward, in_place=True)
     if not one_piece:
         return owning
-    in_place = _with_network(step, network, in_place=True)
-    together = Predict(in_place.dynamics, step.outcome).__call__
-    return dataclasses.replace(
-        owning,
-        aim=_compile_aim(step, mode),
-        # If inductor fails to compile all of it, only the network is compiled.
-        predict=Compiled(together, mode, device, instead=owning.predict),
-    )
+    # If inductor fails to compile all of it, only the network is compiled.
+    return _compile_between(owning, network, mode, in_place=True)
 
 
-def _compile_aim(step: Step, mode: str) -> Any:
-    if step.ego_motion is None:
-        return None
-    return Compiled(Aim(step.ego_motion).__call__, mode, step.device)
+def _compile_between(step: Step, network: Any, mode: str, in_place: bool = False) -> Step:
+    """Return the step with everything between the memory's passes compiled together.
+
+    network: runs in the compiled prediction. What inductor cannot compile runs as in ``step``.
+    """
+    ego, device = step.ego_motion, step.device
+    predict = Predict(_with_network(step, network, in_place=in_place).dynamics, step.outcome)
+    aim: Any = None if ego is None else Compiled(Aim(ego).__call__, mode, device)
+    together = Compiled(predict.__call__, mode, device, instead=step.predict)
+    return dataclasses.replace(step, aim=aim, predict=together)
 
 
 def _with_passes(memory: SceneMemory, mode: str, device: torch.device) -> SceneMemory:

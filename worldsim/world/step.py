@@ -120,18 +120,11 @@ class Step:
         )
         return self.advance(state, inputs, prediction.frame, context), transition
 
-    def inputs(
-        self,
-        state: WorldState,
-        act: Tensor,
-        pose: Tensor | None = None,
-        purpose: Purpose = Purpose.NOISE,
-    ) -> StepInputs:
+    def inputs(self, state: WorldState, act: Tensor, pose: Tensor | None = None) -> StepInputs:
         """Return the inputs of the next prediction: the next camera and the memory's view there.
 
         act: (b,) int64 or (b, n) float32.
         pose: (b, 4, 4) imposes the next camera. By default the ego-motion head predicts it.
-        purpose: part of the key of the random numbers.
         """
         last, view = state.frame, None
         motion = torch.zeros(len(state), 6, device=state.seed.device)
@@ -145,9 +138,7 @@ class Step:
                 pose = snap_pose(pose)
                 motion = relative_motion(last.pose, pose)
             view = self.memory.render(state.memory, self.camera(pose, state.intrinsics))
-        return StepInputs(
-            last, act, motion, pose, view, state.intrinsics, state.seed, state.step, purpose
-        )
+        return StepInputs(last, act, motion, pose, view, state.intrinsics, state.seed, state.step)
 
     def advance(
         self, state: WorldState, inputs: StepInputs, frame: Frame, context: Any

@@ -285,7 +285,8 @@ class World:
     @property
     def tells_uncertainty(self) -> bool:
         """Whether transitions include the uncertainty of each frame."""
-        return bool(getattr(self._dynamics, "uncertainty", False))
+        dynamics = self._dynamics
+        return isinstance(dynamics, UncertainDynamics) and dynamics.uncertainty
 
     def with_uncertainty(self, wanted: bool = True) -> World:
         """Return a world of the same weights with uncertainties on or off.

@@ -127,9 +127,8 @@ class Step:
         pose: (b, 4, 4) imposes the next camera. By default the ego-motion head predicts it.
         """
         last, view = state.frame, None
-        motion = torch.zeros(len(state), 6, device=state.seed.device)
         if last.pose is None:
-            pose = None
+            pose, motion = None, torch.zeros(len(state), 6, device=state.seed.device)
         else:
             if pose is None:
                 around = self.surroundings(state)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.painting.channels import unscale
-from worldsim.painting.levels import LEAST_LEVEL, per_channel, shift_for
+from worldsim.painting.levels import per_channel, shift_for
 from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
 from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.ranges import Count, NotNegative
+from worldsim.runtime.ranges import Count, NotNegative, Positive, Share
 from worldsim.state import Frame
 
 
@@ -26,18 +25,46 @@ class PaintConfig:
     """Network evaluations; guidance doubles them."""
     guidance_scale: NotNegative = 1.0
     """Scale of classifier-free guidance on attributes and memory; 1 disables it."""
+    guidance_from: Share = 0.0
+    """Lowest noise level at which guidance is applied."""
+    guidance_to: Share = 1.0
+    """Highest noise level at which guidance is applied (Kynkaanniemi et al. 2024)."""
+    solver: Literal["euler", "dpmsolver++"] = "euler"
+    """``euler``: Euler's method on the velocity. ``dpmsolver++``: the second-order multistep method
+    2M of DPM-Solver++ (Lu et al. 2022)."""
+    schedule_power: Positive = 1.0
+    """Exponent of the noise levels before their shift. Above 1, more steps are at low noise, where
+    textures are painted."""
+    places: Count = 1
+    """Places painted at once. More are faster on a GPU and give the same frames up to rounding."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
 
 
-def sigmas_for(steps: int, noisy_views: int) -> Tensor:
-    """Return noise levels from 1 to 0, (steps + 1,) float32, shifted as in training."""
+def sigmas_for(steps: int, noisy_views: int, power: float = 1.0) -> Tensor:
+    """Return noise levels from 1 to 0, (steps + 1,) float32, shifted as in training.
+
+    power: exponent of the evenly spaced levels before their shift.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=float(shift_for(noisy_views)))
-    scheduler.set_timesteps(sigmas=[1.0 - i / steps for i in range(steps)])
+    scheduler.set_timesteps(sigmas=[(1.0 - i / steps) ** power for i in range(steps)])
     return scheduler.sigmas.float()
+
+
+def extrapolate(clean: Tensor, before: Tensor, last: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """Return the clean channels towards which a second-order step moves.
+
+    It is the multistep method 2M of DPM-Solver++ (Lu et al. 2022, algorithm 2) for
+    x_t = (1 - t) x + t noise.
+
+    clean, before: predictions at the levels ``here`` and ``last``.
+    last, here, there: previous, present and next noise level, in (0, 1], which broadcast.
+    """
+    a, b, c = (torch.log((1.0 - level) / level) for level in (last, here, there))
+    return clean + 0.5 * (c - b) / (b - a) * (clean - before)
 
 
 def unconditional(batch: PainterBatch) -> PainterBatch:
@@ -68,37 +95,46 @@ def paint(
 
     given: (b, n, 5, h, w) channels (:mod:`worldsim.painting.channels`), used where a view's colour
     or depth is known.
-    unknown: (b, n, 2) bool, whether a view's colour, and its depth with sky, are sampled. It is the
-    same for every set.
+    unknown: (b, n, 2) bool, whether a view's colour, and its depth with sky, are sampled.
     memory: (b, n, 5, h, w).
     rays: (b, n, 6, h, w).
     attributes, known: (b, a).
     noise: (b, n, 5, h, w) standard normal.
 
-    Returns clean channels (b, n, 5, h, w) float32; known channels are returned as given. The
-    sampler is Euler's method on the velocity that the predicted clean views imply.
+    Returns clean channels (b, n, 5, h, w) float32; known channels are returned as given.
     """
     assert given.shape[2] == CHANNELS
     channels = per_channel(unknown)[..., None, None]
-    count = int(unknown[0].any(-1).sum())
-    sigmas = sigmas_for(config.num_inference_steps, count).to(given.device)
+    steps, power = config.num_inference_steps, config.schedule_power
+    counts = unknown.any(-1).sum(1).tolist()
+    sigmas = torch.stack([sigmas_for(steps, max(1, n), power) for n in counts], 1)
+    levels = sigmas.to(given.device)[..., None, None]
     x = torch.where(channels, noise, given)
-    for here, there in itertools.pairwise(sigmas):
-        batch = PainterBatch(x, unknown * here, memory, rays, attributes, known)
-        clean = _predict(network, batch, config.guidance_scale)
-        velocity = (x - clean) / here.clamp(min=LEAST_LEVEL)
-        moved = clean if float(there) == 0.0 else x + (there - here) * velocity
-        x = torch.where(channels, moved, given)
+    before = x
+    for i in range(steps):
+        batch = PainterBatch(x, unknown * levels[i], memory, rays, attributes, known)
+        guided = (sigmas[i] >= config.guidance_from) & (sigmas[i] <= config.guidance_to)
+        clean = _predict(network, batch, torch.where(guided, config.guidance_scale, 1.0))
+        here, there = (level[..., None, None] for level in levels[i : i + 2])
+        towards = clean
+        # Log-SNRs are infinite at levels 1 and 0, so those steps are of first order.
+        if config.solver == "dpmsolver++" and 2 <= i < steps - 1:
+            towards = extrapolate(clean, before, levels[i - 1][..., None, None], here, there)
+        before = clean
+        # Euler's method on the velocity (x - towards) / here.
+        x = torch.where(channels, torch.lerp(towards, x, there / here), given)
     return x
 
 
-def _predict(network: PainterNetwork, batch: PainterBatch, guidance: float) -> Tensor:
+def _predict(network: PainterNetwork, batch: PainterBatch, guidance: Tensor) -> Tensor:
+    """Return predicted clean channels with guidance scales (b,) on the CPU."""
     with torch.autocast(batch.noisy.device.type, torch.bfloat16, enabled=batch.noisy.is_cuda):
         clean: Tensor = network(batch)
-        if guidance == 1.0:
+        if bool((guidance == 1.0).all()):
             return clean
         free: Tensor = network(unconditional(batch))
-    return free + guidance * (clean - free)
+    scale = guidance.to(clean.device)[:, None, None, None, None]
+    return free + scale * (clean - free)
 
 
 def frames_of(channels: Tensor, pose: Tensor) -> Frame:

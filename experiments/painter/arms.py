@@ -62,7 +62,7 @@ class Config:
     """Folder of the painter."""
     places: int = 512
     """Places on which choices are confirmed, the first of ``test``."""
-    choose: int = 192
+    choose: int = 128
     """Places on which choices are made, the next ones."""
     batch: int = 32
     """Places painted at once."""
@@ -139,6 +139,7 @@ class Arms:
             "last": self.ready(self.saved.network(average=False)),
         }
         self.weights = "average"
+        self.fd: dict[tuple[str, PaintConfig], float] = {}
         self.found: dict[str, Any] = {
             "step": self.saved.card["step"],
             "places_confirmed": len(self.test.places.rgb),
@@ -200,12 +201,16 @@ class Arms:
         write_json(self.config.out / "arms.json", self.found)
         return float(found["fd"][0]) if "fd" in found else 0.0
 
+    def choice(self, name: str, sampling: PaintConfig, cost: float) -> float:
+        """Return the FD of new places on the places for choices."""
+        key = self.weights, sampling
+        if key not in self.fd:
+            self.fd[key] = self.run(f"choose {name}", cost, lambda: self.new(self.extra, sampling))
+        return self.fd[key]
+
     def choose(self, arms: dict[str, PaintConfig], cost: float) -> PaintConfig:
         """Return the settings of the arm with the smallest FD on the places for choices."""
-        fd = {
-            name: self.run(f"choose {name}", cost, lambda s=s: self.new(self.extra, s))
-            for name, s in arms.items()
-        }
+        fd = {name: self.choice(name, sampling, cost) for name, sampling in arms.items()}
         best = min(fd, key=fd.__getitem__)
         print("chosen:", best, flush=True)
         return arms[best]
@@ -261,16 +266,13 @@ def main() -> None:
     config = tyro.cli(Config, description=__doc__)
     config.out.mkdir(parents=True, exist_ok=True)
     arms = Arms(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    one = 8.0 * config.choose / 192
-    """Seconds of a guided arm of 25 steps on the places for choices."""
-    whole = 8.0 * config.places / 192
-
+    # Seconds of a guided arm of 25 steps on the places for choices, and on the others.
+    one, whole = (8.0 * places / 192 for places in (config.choose, config.places))
     euler = PaintConfig(config.steps, 2.0, places=config.batch)
-    name = f"euler {config.steps} guidance 2"
     fd = {}
     for weights in arms.networks:
         arms.weights = weights
-        fd[weights] = arms.run(f"choose {name} {weights}", one, lambda: arms.new(arms.extra, euler))
+        fd[weights] = arms.choice(f"{weights} weights", euler, one)
     arms.weights = min(fd, key=fd.__getitem__)
     arms.found["weights"] = arms.weights
 
@@ -290,21 +292,13 @@ def main() -> None:
     )
     scales = {f"guidance {g:g}": dataclasses.replace(sampler, guidance_scale=g) for g in SCALES}
     best = arms.choose(scales, one)
-    twice = 2 * config.steps
-    long = arms.choose(
-        {
-            f"guidance {g:g} {twice} steps": dataclasses.replace(
-                sampler, guidance_scale=g, num_inference_steps=twice
-            )
-            for g in sorted({best.guidance_scale, max(2.0, best.guidance_scale - 1)})
-        },
-        2 * one,
-    )
+    long = dataclasses.replace(best, num_inference_steps=2 * config.steps)
+    arms.choice("twice the steps", long, 2 * one)
     arms.run("confirm chosen", whole, lambda: arms.new(arms.test, best))
     completions(arms, best, one, whole)
     pictures(arms, best)
     arms.run("confirm leg 2's settings", whole, lambda: arms.new(arms.test, euler))
-    arms.run("confirm 50 steps", 2 * whole, lambda: arms.new(arms.test, long))
+    arms.run("confirm twice the steps", 2 * whole, lambda: arms.new(arms.test, long))
     shipped(arms, best, whole)
     free = dataclasses.replace(best, guidance_scale=1.0)
     arms.run("confirm unconditional", whole / 2, lambda: arms.new(arms.test, free, False))

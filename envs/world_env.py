@@ -48,9 +48,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     render_mode: ``rgb_array`` or None.
     device: by default CUDA if it is available, else the CPU.
     num_inference_steps: sampling steps per frame; by default the world's own.
-    scenes: where resets start: ``module:Class`` of a class that takes the world's ``scenes``
-        folder, ``module:Class:FOLDER`` for another folder, a folder of scenes, or an object with
-        ``start(rng)``.
+    scenes: where resets start: a folder of scenes; a registered name and a folder, such as
+        ``captures:FOLDER`` (:data:`worldsim.runtime.registries.SCENES`); ``module:Class`` of a
+        class that takes the world's ``scenes`` folder, or ``module:Class:FOLDER`` for another
+        folder; or an object with ``start(rng)``.
     engine: how steps are run, ``plain``, ``fast`` or ``compiled``: see
         :meth:`worldsim.world.World.with_engine`.
     temperature: of the noise that frames are drawn from, in [0, 1]; by default the world's own (see

@@ -17,7 +17,6 @@ from worldsim.protocols import SceneMemory
 from worldsim.runtime.json_config import from_json, to_json
 from worldsim.runtime.types import JsonObject
 
-
 VERBS = ("empty", "integrate", "render", "surroundings")
 """Methods of a :class:`worldsim.protocols.SceneMemory`."""
 

@@ -1,4 +1,4 @@
-"""The classes that files and commands name: policies, scenes, dynamics.
+"""The classes that files and commands name: policies, scenes, dynamics, painters.
 
 Scene memories are in :mod:`worldsim.memory.registry`, since each has a config class beside it. Real
 twins are looked up in Gymnasium's own registry: see :mod:`worldsim.world.twin`.

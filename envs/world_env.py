@@ -14,7 +14,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.dream import (
+from worldsim.envs.dream_common import (
     DEFAULT_SCENES,
     Starts,
     check_memory,
@@ -66,7 +66,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
 
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or
     ``{"frames": ...}`` with a :class:`worldsim.state.SceneStart`, a dict of arrays or a real
-    environment (see :func:`worldsim.envs.dream.as_scene`); without options, a random scene.
+    environment (see :func:`worldsim.envs.dream_common.as_scene`); without options, a random scene.
     ``info`` of reset and step: ``pose`` (4, 4) camera-to-world, ``depth`` (h, w) metres and
     ``intrinsics`` (4,) pixels for a world with geometry; ``memory_coverage`` (float32), the share
     of the frame that the memory covered before the step; ``generated``, True (bool, without axes).

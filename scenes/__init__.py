@@ -1,1 +1,1 @@
-"""Ways to start a world: one file each."""
+"""Scenes: what a reset of a world starts from, one kind per file."""

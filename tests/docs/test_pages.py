@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 
+from worldsim.app import cli
 from worldsim.runtime import registries
 from worldsim.runtime.registry import Registry
 
@@ -83,6 +85,33 @@ def test_most_code_runs() -> None:
 def test_sketches_are_python(page: str) -> None:
     for _, code in BLOCK.findall(PAGES[page]):
         ast.parse(code)
+
+
+def command_lines(page: str) -> list[str]:
+    """The commands of worldsim in a page's blocks without a language, comments left out."""
+    fenced = re.findall(r"^```\n(.*?)^```", PAGES[page], re.M | re.S)
+    lines = [
+        line.split(" # ")[0].strip()
+        for block in fenced
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    return [
+        line
+        for line in lines
+        if line.startswith("worldsim ") and not re.search(r"--help|\.\.\.|COMMAND", line)
+    ]
+
+
+def test_printed_commands_are_commands() -> None:
+    """Their options exist and their values are allowed. What they read may be the reader's own."""
+    found = [(page, line) for page in PAGES for line in command_lines(page)]
+    assert len(found) > 40
+    for page, line in found:
+        name, *rest = shlex.split(line)[1:]
+        try:
+            cli.parse(name, rest)
+        except SystemExit:
+            pytest.fail(f"{page}: {line}")
 
 
 @pytest.mark.parametrize("page", PAGES)

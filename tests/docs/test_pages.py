@@ -21,6 +21,7 @@ import pytest
 import torch
 
 from worldsim.app import cli
+from worldsim.memory import registry as memories
 from worldsim.runtime import registries
 from worldsim.runtime.registry import Registry
 
@@ -62,6 +63,7 @@ def test_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for registry in vars(registries).values():
         if isinstance(registry, Registry):
             monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(memories, "KINDS", dict(memories.KINDS))
     module = ModuleType("the_page")
     monkeypatch.setitem(sys.modules, "the_page", module)
     for code in blocks(page):

@@ -106,7 +106,8 @@ def command_lines(page: str) -> list[str]:
 
 def test_printed_commands_are_commands() -> None:
     """Their options exist and their values are allowed. What they read may be the reader's own."""
-    found = [(page, line) for page in PAGES for line in command_lines(page)]
+    guides = [page for page in PAGES if not page.startswith("experiments/")]
+    found = [(page, line) for page in guides for line in command_lines(page)]
     assert len(found) > 40
     for page, line in found:
         name, *rest = shlex.split(line)[1:]

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
+from worldsim.painting.painter import DEFAULT_PAINTER, SHIPPED
 from worldsim.painting.vocabulary import SCALES
 from worldsim.runtime.files import (
     check_files,
     inside,
+    is_file,
     load_tensors,
     make_writable_folder,
     save_tensors,
@@ -33,6 +35,20 @@ CANDIDATES = 16
 """Nearest real places, one of which completes a prompt."""
 LEAST_SPREAD = 0.02
 """Smallest standard deviation by which differences of an attribute are divided."""
+
+
+def open_prior(name: str | Path = DEFAULT_PAINTER) -> AttributePrior:
+    """Load the table of a shipped painter by its name, or of a painter's folder.
+
+    Raises NotFoundError or DamagedFileError.
+    """
+    for folder in (Path(name), SHIPPED / name):
+        if is_file(folder / CARD):
+            return AttributePrior.from_pretrained(folder)
+    raise NotFoundError(
+        f"no table of attributes for the painter {str(name)!r}: give a folder with {CARD}, or "
+        "write one with AttributePrior.save."
+    )
 
 
 class AttributePrior:

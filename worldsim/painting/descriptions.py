@@ -189,17 +189,17 @@ class CallableDescriptions:
         """
         request, problem = self.request(previous), ""
         for _ in range(self.tries):
-            answer = self.ask(request + problem)
+            answer = self.ask(f"{request}\n{problem}" if problem else request)
             try:
                 if isinstance(answer, str):
                     answer = answer.strip().strip("\"'").strip()
                 parse_prompt(answer, self.attributes)
                 return answer
             except InvalidInputError as error:
-                problem = f"\nYour last answer was {str(answer)[:500]!r}. It was refused: {error}"
+                problem = f"Your last answer was {str(answer)[:500]!r}. It was refused: {error}"
         raise InvalidInputError(
-            f"the callable gave no description that can be parsed in {self.tries} calls. The last "
-            f"problem:{problem}"
+            f"the callable gave no description that can be parsed in {self.tries} calls. "
+            f"{problem}"
         )
 
     def request(self, previous: Sequence[str]) -> str:

@@ -28,13 +28,15 @@ from yardstick import HEADINGS, Places, load
 from worldsim.evaluation.encoder import FOLDER, FrameEncoder, load_encoder
 from worldsim.painting.attributes import PRESENT, AttributePrior
 from worldsim.painting.painter import NetworkPainter
-from worldsim.painting.vocabulary import DIM, LIT, NONE, PLAIN, SCALES, SOME
+from worldsim.painting.vocabulary import DIM, LIT, NONE, PLAIN, SCALES
 from worldsim.painting.words import parse_prompt
 from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.runtime.json_config import write_json
 from worldsim.state import MemoryView
 
 ABSENT, SHOWN, UNCLEAR = 0, 1, -1
+CLEARLY = 0.5
+"""A place shows an attribute from this quantile of the places that have more than a trace of it."""
 LEAST_PLACES = 10
 """An attribute is measured if at least this many test places show it and as many do not."""
 WORDS = {"hot": "fire", "light": "bright", "openness": "wide", "slimy": "waterfalls"}
@@ -81,14 +83,15 @@ class Config:
 class Labels:
     """Divides places into those that show an attribute, those that do not, and unclear ones.
 
-    A place shows a share from the quantile that "some" asks for, and lacks it below 2%. It is
-    bright or wide from the quantile of "lit", and dark or cramped up to that of "dim".
+    A place shows a share from the median of those with more than 2%, and lacks it below 2%. It is
+    bright or wide from the quantile of "lit", and dark or cramped up to that of "dim". Prompts ask
+    for more than these quantiles.
     """
 
     def __init__(self, prior: AttributePrior) -> None:
         self.names = prior.names
         low = [DIM if name in SCALES else None for name in prior.names]
-        high = [LIT if name in SCALES else SOME for name in prior.names]
+        high = [LIT if name in SCALES else CLEARLY for name in prior.names]
         self.low = torch.tensor(
             [
                 (PRESENT - 0.5) / 255 if q is None else prior.values({name: q})[name]

@@ -320,6 +320,7 @@ def main(config: Config) -> None:
         )
     )
     x, x_test = (features(encoder, places.rgb[:, :HEADINGS]) for places in (train, test))
+    print(f"features of {len(x)} train and {len(x_test)} test places", flush=True)
     label, label_test = labels.of(train.attributes), labels.of(test.attributes).numpy()
     probe = train_probe(x, label, config.epochs, config.seed)
     with torch.no_grad():
@@ -327,6 +328,7 @@ def main(config: Config) -> None:
     measured = np.minimum((label_test == SHOWN).sum(0), (label_test == ABSENT).sum(0))
     measured = (measured >= LEAST_PLACES) & ((label == SHOWN).sum(0) >= LEAST_PLACES).numpy()
     real = balanced(said_test, label_test)
+    print(f"real places: {real[measured].mean():.3f}", flush=True)
     weights = [drawn_weights(rng, len(said_test)) for _ in range(DRAWS)]
     real_draws = [np.nanmean(balanced(said_test, label_test, w)[measured]) for w in weights]
     found = {

@@ -1,4 +1,4 @@
-r"""Measure whether painted places show what prompts ask for. Results: docs/experiments/painter.md.
+r"""Measure whether painted places show what prompts ask for. Results: docs/experiments/words.md.
 
     python experiments/painter/words.py --train /tmp/train --test /tmp/test --out words.json \
         [--painter worldsim/worlds/freedoom-painter --sheet words.png]

@@ -151,6 +151,8 @@ class WorldState:
     motion: (b, k, 6) float32 recent motions in world axes, oldest first.
     act: (b, k, ...) the actions that caused them.
     seed, step: (b,) int64, the keys of all random numbers.
+    looked: (b,) int64, the step at which a painter last looked ahead
+        (:mod:`worldsim.world.paint_ahead`); None for dreams that are not painted ahead.
     """
 
     frame: Frame
@@ -161,6 +163,7 @@ class WorldState:
     intrinsics: Tensor
     seed: Tensor
     step: Tensor
+    looked: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.seed)

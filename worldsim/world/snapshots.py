@@ -289,6 +289,8 @@ def fingerprint(world: World) -> str:
         total.update(f"termination {world.config.termination}".encode())
     if world.config.dynamics.first_features:
         total.update(b"first_features")
+    if world.painting is not None:
+        total.update(f"painted ahead {world.painting.identity}".encode())
     modules: dict[str, Any] = world.modules()
     for part, module in sorted(modules.items()):
         settings = {

@@ -18,7 +18,7 @@ from worldsim.camera import quantise_depth
 from worldsim.diffusion.dynamics import MAX_STEPS
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.memory.handle import MemoryHandle
-from worldsim.protocols import Scene, fit_scene
+from worldsim.protocols import Painter, Scene, fit_scene
 from worldsim.runtime.files import inside
 from worldsim.runtime.options import check_options
 from worldsim.runtime.registries import SCENES
@@ -27,6 +27,7 @@ from worldsim.runtime.types import JsonMapping
 from worldsim.state import SceneStart, WorldState, flatten
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig, free_memory
+from worldsim.world.paint_ahead import PaintAheadConfig
 from worldsim.world.snapshots import Snapshot, check_generators
 from worldsim.world.twin import frames_of
 from worldsim.world.world import BUCKETS, bucket
@@ -35,6 +36,8 @@ DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
 """The scenes of the world's own folder."""
 FRAME_KEYS = ("rgb", "act", "depth", "pose", "intrinsics")
 SEED_LIMIT = 2**63 - 1
+AHEAD = "ahead"
+"""Value of ``paint`` for dreams that are painted ahead with default settings."""
 
 
 class Randomness(StrEnum):
@@ -233,12 +236,15 @@ def load_world(
     temperature: float | None = None,
     uncertainty: bool = False,
     threads: int | None = None,
+    paint: str | PaintAheadConfig | None = None,
+    painter: str | Path | Painter | None = None,
 ) -> World:
     """Return the world to dream in.
 
     A :class:`World` is used as it is, or on ``device`` and with ``engine`` if they are given.
 
     threads: CPU threads of the whole process; None leaves PyTorch's choice.
+    paint, painter: see :class:`worldsim.envs.world_env.WorldEnv`.
     """
     use_threads(threads)
     if isinstance(world, World):
@@ -261,8 +267,28 @@ def load_world(
     loaded = loaded.with_dynamics(num_inference_steps=num_inference_steps, temperature=temperature)
     if uncertainty:
         loaded = loaded.with_uncertainty()
+    if paint is not None or painter is not None:
+        loaded = loaded.with_painting(*painting_of(paint, painter, loaded))
     # Last: each change makes a world of its own, whose engine is prepared anew.
     return loaded if engine is None else loaded.with_engine(engine)
+
+
+def painting_of(
+    paint: str | PaintAheadConfig | None, painter: str | Path | Painter | None, world: World
+) -> tuple[Painter, PaintAheadConfig]:
+    """Return the painter and its settings, see :class:`worldsim.envs.world_env.WorldEnv`."""
+    if isinstance(paint, str) and paint == AHEAD:
+        paint = PaintAheadConfig()
+    if not isinstance(paint, PaintAheadConfig):
+        raise InvalidInputError(
+            f"paint must be None, {AHEAD!r} or a PaintAheadConfig, got {paint!r}"
+            + (" with a painter" if paint is None else "")
+        )
+    if isinstance(painter, Painter):
+        return painter, paint
+    from worldsim.painting.painter import DEFAULT_PAINTER, open_painter
+
+    return open_painter(painter or DEFAULT_PAINTER, device=world.device), paint
 
 
 def check_uncertainty_limit(limit: float | None) -> None:

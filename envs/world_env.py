@@ -29,7 +29,7 @@ from worldsim.envs.dream_common import (
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.handle import MemoryHandle
-from worldsim.protocols import Scene
+from worldsim.protocols import Painter, Scene
 from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.runtime.old_names import old_arguments, old_attribute
@@ -37,6 +37,7 @@ from worldsim.runtime.types import Env, Info
 from worldsim.state import Frame, Trajectory, WorldState
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
+from worldsim.world.paint_ahead import PaintAheadConfig
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 
 
@@ -58,6 +59,11 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         :class:`worldsim.diffusion.dynamics.DynamicsConfig`).
     threads: CPU threads of the whole process; by default PyTorch's choice. Beside other work on the
         same cores, 1 may be fastest.
+    paint: ``ahead`` or a :class:`worldsim.world.paint_ahead.PaintAheadConfig`: a painter invents
+        what lies ahead where the memory knows too little (:mod:`worldsim.world.paint_ahead`). By
+        default nothing is painted.
+    painter: a shipped painter's name, a folder, or a :class:`worldsim.protocols.Painter`; by
+        default the shipped one.
     trajectory: maximum number of frames that :attr:`trajectory` keeps, 0 for none.
     uncertainty: whether ``info["uncertainty"]`` holds the difference to a second sample of the same
         frame: the root mean square over its colours in [0, 1], 0 at a reset. A step then costs one
@@ -102,6 +108,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         uncertainty: bool = False,
         uncertainty_limit: float | None = None,
         threads: int | None = None,
+        paint: str | PaintAheadConfig | None = None,
+        painter: str | Path | Painter | None = None,
     ) -> None:
         if (
             isinstance(trajectory, bool)
@@ -124,6 +132,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
             temperature,
             uncertainty or uncertainty_limit is not None,
             threads,
+            paint,
+            painter,
         )
         require_memory(1, self.world)
         self.render_mode = render_mode
@@ -315,6 +325,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
                 mine.engine,
                 mine.device,
                 mine.tells_uncertainty,
+                mine.painting and mine.painting.identity,
             )
             == (
                 its.weights_id,
@@ -323,6 +334,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
                 its.engine,
                 its.device,
                 its.tells_uncertainty,
+                its.painting and its.painting.identity,
             )
             and type(mine.memory) is type(its.memory)
         )

@@ -31,7 +31,7 @@ from worldsim.envs.dream_common import (
 )
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
-from worldsim.protocols import Scene
+from worldsim.protocols import Painter, Scene
 from worldsim.runtime.arguments import shown, whole
 from worldsim.runtime.keyboard import rates
 from worldsim.runtime.old_names import old_arguments
@@ -40,6 +40,7 @@ from worldsim.runtime.types import Array, Info
 from worldsim.state import WorldState
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
+from worldsim.world.paint_ahead import PaintAheadConfig
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.world.world import bucket
 
@@ -52,7 +53,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     num_envs: number of environments. They are computed in batches of ``worldsim.world.BUCKETS``, so
         such numbers are efficient.
     world, render_mode, device, scenes, num_inference_steps, engine, temperature, uncertainty,
-        uncertainty_limit, threads: see :class:`worldsim.envs.world_env.WorldEnv`.
+        uncertainty_limit, threads, paint, painter: see :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by
         ``options={"reset_mask": mask}``; until then they continue.
@@ -89,6 +90,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         uncertainty: bool = False,
         uncertainty_limit: float | None = None,
         threads: int | None = None,
+        paint: str | PaintAheadConfig | None = None,
+        painter: str | Path | Painter | None = None,
     ) -> None:
         super().__init__()
         if (
@@ -127,6 +130,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             temperature,
             uncertainty or uncertainty_limit is not None,
             threads,
+            paint,
+            painter,
         )
         require_memory(self.num_envs, self.world)
         self.memory_bytes = self.world.state_bytes()

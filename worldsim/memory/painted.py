@@ -15,11 +15,28 @@ from torch import Tensor
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
-from worldsim.memory.splat import POINT
+from worldsim.memory.splat import EMPTY, POINT
 from worldsim.state import Frame
 
 FURTHER = 2.0
 """Factor on the distance from which painted colours count as captured."""
+
+
+def mark_painted(before: Points, after: Points) -> Points:
+    """Return ``after`` with the points that are new since ``before`` marked as painted.
+
+    before, after: the memory before and after it integrated a painted frame, batches of the same
+        sizes. Points that were painted before stay so.
+    """
+    new = (before.kind == EMPTY) | (before.position != after.position).any(1)
+    return dataclasses.replace(
+        after,
+        # Frames that were painted confirm nothing.
+        confidence=before.confidence.masked_fill(new, 0),
+        source=torch.where(
+            new & (after.kind == POINT), capture_further(after.source), after.source
+        ),
+    )
 
 
 def integrate_painted(
@@ -33,24 +50,16 @@ def integrate_painted(
     step: (b,) int64.
     known: (b, h, w) bool, pixels that the memory already showed. They are not integrated.
     """
-    painted = memory.integrate(data, frame, camera, step, ~known)
-    new = (painted.position != data.position).any(1) | ((data.kind == 0) & (painted.kind != 0))
-    return dataclasses.replace(
-        painted,
-        # What a frame agreed with is painted all the same if a painted frame agreed with it.
-        confidence=torch.where(new, 0, torch.where(data.kind == 0, 0, data.confidence)),
-        seen=torch.where(new, painted.seen, data.seen),
-        source=torch.where(new & (painted.kind == POINT), _further(painted.source), painted.source),
-    )
+    return mark_painted(data, memory.integrate(data, frame, camera, step, ~known))
 
 
 def is_painted(data: Points) -> Tensor:
     """Return which slots hold painted points, (b, c) bool."""
-    return (data.kind != 0) & (data.confidence == 0)
+    return (data.kind != EMPTY) & (data.confidence == 0)
 
 
-def _further(source: Tensor) -> Tensor:
-    """Return the capture distances times ``FURTHER``; (b, c) uint8, 255 * depth channel."""
+def capture_further(source: Tensor) -> Tensor:
+    """Multiply capture distances by ``FURTHER``; (b, c) uint8, 255 * depth channel."""
     channel = source.float() / 255.0
     # channel = s / (s + d), so d = s (1 - channel) / channel.
     depth = DEPTH_CHANNEL_SCALE * (1.0 - channel) / channel.clamp(min=1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar
 
 import torch
@@ -189,14 +189,3 @@ def oldest_slots(memory: Points, step: Tensor, k: int) -> Tensor:
     return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(
         torch.int64
     )
-
-
-def mark_painted(before: Points, after: Points) -> Points:
-    """Return ``after`` with the points that are new since ``before`` marked as painted.
-
-    Painted points have confidence 0, because no frame has agreed with them. Points that were
-    painted before stay so. Both are batches of the same sizes.
-    """
-    same = (before.kind != EMPTY) & (before.position == after.position).all(1)
-    observed = same & (before.confidence > 0)
-    return replace(after, confidence=after.confidence.masked_fill(~observed, 0))

@@ -33,6 +33,8 @@ from worldsim.state import MemoryView, WorldState, concatenate, map_tensors
 
 NEVER = -(10**6)
 """Value of :attr:`worldsim.state.WorldState.looked` before the first look ahead."""
+NEVER_AGAIN = 2**62
+"""Its value in environments that are not painted ahead: the padding of a batch."""
 CLEARANCE = 0.6
 """The camera ahead moves at most this share of the known depth in the middle of the view."""
 
@@ -133,12 +135,10 @@ class PaintAhead:
     def cameras(self, state: WorldState) -> Tensor:
         """Return the cameras ahead of one environment, (views, 4, 4) camera-to-world."""
         pose, config = state.frame.pose, self.config
-        code = state.frame.inverse_depth
-        assert pose is not None
-        assert code is not None
-        h, w = code.shape[-2:]
         depth = state.frame.depth
+        assert pose is not None
         assert depth is not None
+        h, w = depth.shape[-2:]
         # Rows around the horizon, so that floors do not count as obstacles.
         middle = depth[0, 3 * h // 8 : h // 2 + 1, 3 * w // 8 : 5 * w // 8 + 1]
         free = CLEARANCE * float(middle.median().clamp(max=1e3))

@@ -58,7 +58,7 @@ from worldsim.world.files import (
     upload,
 )
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
-from worldsim.world.paint_ahead import PaintAhead, PaintAheadConfig
+from worldsim.world.paint_ahead import NEVER_AGAIN, PaintAhead, PaintAheadConfig
 from worldsim.world.running import RunningStep
 from worldsim.world.start_states import StartStates
 from worldsim.world.step import Step
@@ -453,9 +453,16 @@ class World:
         return self.running.predict_motion(state, act)
 
     def pad(self, state: WorldState, size: int) -> WorldState:
-        """Return the state padded to ``size`` environments with copies of its first one."""
+        """Return the state padded to ``size`` environments with copies of its first one.
+
+        Copies are not painted ahead.
+        """
         index = torch.arange(size, device=state.seed.device)
-        return state.select(torch.where(index < len(state), index, torch.zeros_like(index)))
+        own = index < len(state)
+        padded = state.select(torch.where(own, index, torch.zeros_like(index)))
+        if padded.looked is None:
+            return padded
+        return dataclasses.replace(padded, looked=padded.looked.masked_fill(~own, NEVER_AGAIN))
 
     @property
     def kept_starts(self) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from worldsim.errors import InvalidInputError
-from worldsim.protocols import SceneMemory
+from worldsim.protocols import MemoryT, SceneMemory
 from worldsim.runtime.json_config import from_json, to_json
 from worldsim.runtime.types import JsonObject
 
@@ -34,7 +35,7 @@ KINDS = {
 }
 
 
-def meta_empty(memory: SceneMemory) -> Any:
+def meta_empty(memory: SceneMemory[MemoryT]) -> MemoryT:
     """Return the empty data of one world as shapes without storage.
 
     The tensors of a file are compared with it.
@@ -60,7 +61,7 @@ def describe_memory(memory: SceneMemory) -> JsonObject | None:
     return None
 
 
-def memory_from_description(description: JsonObject) -> Any:
+def memory_from_description(description: JsonObject) -> SceneMemory:
     """Return the memory of :func:`describe_memory`.
 
     Raises InvalidInputError for an unknown name or config.
@@ -78,7 +79,7 @@ def memory_from_description(description: JsonObject) -> Any:
         )
     module = importlib.import_module(kind.module)
     config = from_json(getattr(module, kind.config), description.get("config", {}))
-    made = getattr(module, kind.memory)
+    made: Callable[..., SceneMemory] = getattr(module, kind.memory)
     if not kind.upon_points:
         return made(config)
     points = description.get("points")

@@ -9,8 +9,8 @@ A world with a scene memory also needs a depth map::
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -138,7 +138,7 @@ class ImageScene:
             name=self.name,
         )
 
-    def _camera(self, wanted: Any, size: tuple[int, int]) -> Array:
+    def _camera(self, wanted: Sequence[float] | None, size: tuple[int, int]) -> Array:
         """Return the camera of the image as given, (4,) pixels.
 
         wanted: the world's camera in frames of ``size``, or None.

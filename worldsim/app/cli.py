@@ -13,10 +13,10 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
 from worldsim import __version__
+from worldsim.app.endings import tell
 from worldsim.errors import WorldsimError
 from worldsim.runtime.children import safe_imports
 from worldsim.runtime.files import require_replaceable
-from worldsim.runtime.next_steps import tell
 from worldsim.runtime.old_names import with_new_options
 from worldsim.runtime.progress import silence
 from worldsim.runtime.ranges import Threads

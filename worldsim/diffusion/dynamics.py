@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias, TypedDict, cast
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -35,6 +35,8 @@ from worldsim.runtime.rng import Purpose, normal
 from worldsim.runtime.triton import usable
 from worldsim.state import Frame, LastFrames, MemoryView
 
+Forward: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
+"""Runs the network, with the arguments and results of :meth:`SpaceTimeTransformer.forward`."""
 MAX_STEPS = 1000
 """Largest number of sampling steps per frame. More make no visible difference."""
 
@@ -85,6 +87,13 @@ class Context:
     condition: Condition
 
 
+class Sampled(TypedDict, total=False):
+    """What the passes of one sampled frame leave for the next ones."""
+
+    features: Tensor
+    context: Context
+
+
 class DiffusionDynamics:
     """A :class:`worldsim.protocols.Dynamics` that samples frames with a diffusion network.
 
@@ -102,7 +111,7 @@ class DiffusionDynamics:
         self,
         network: SpaceTimeTransformer,
         config: DynamicsConfig | None = None,
-        forward: Callable[..., Any] | None = None,
+        forward: Forward | None = None,
         in_place: bool = False,
         uncertainty: bool = False,
     ) -> None:
@@ -144,13 +153,13 @@ class DiffusionDynamics:
         return self.config.num_inference_steps
 
     def with_network(
-        self, network: nn.Module, forward: Callable[..., Any] | None = None, in_place: bool = False
+        self, network: nn.Module, forward: Forward | None = None, in_place: bool = False
     ) -> DiffusionDynamics:
         """Return the same dynamics with a copy of the network.
 
         See :class:`worldsim.protocols.NetworkDynamics`.
         """
-        copied: Any = network
+        copied = cast(SpaceTimeTransformer, network)
         return DiffusionDynamics(copied, self.config, forward, in_place, self.uncertainty)
 
     def with_config(self, config: DynamicsConfig) -> DiffusionDynamics:
@@ -245,7 +254,7 @@ class DiffusionDynamics:
             act=act[:, None], motion=motion[:, None], rays=rays[:, None], view=channels[:, None]
         )
 
-    def empty(self, batch: int, device: Any) -> Context:
+    def empty(self, batch: int, device: torch.device | str) -> Context:
         """Return a context without frames, for ``batch`` environments."""
         n = self.network.config
         dtype = next(self.network.parameters()).dtype
@@ -306,7 +315,7 @@ class DiffusionDynamics:
         Returns the frame's channels (b, c, h, w) in [-1, 1], its features (b, d) for heads, and the
         context with the pending frame in its cache.
         """
-        state: dict[str, Any] = {}
+        state: Sampled = {}
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             if "context" in state:

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,13 +44,13 @@ class PointMemory:
     def __init__(self, config: PointMemoryConfig | None = None) -> None:
         self.config = config or PointMemoryConfig()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {
             **self.__dict__,
             "_last_sight": None,
         }  # it refers weakly to tensors: a copy looks anew
 
-    def empty(self, batch: int, device: Any = "cpu") -> Points:
+    def empty(self, batch: int, device: torch.device | str = "cpu") -> Points:
         """Point clouds of ``batch`` worlds that have seen nothing."""
         c = self.config.capacity
         return Points(

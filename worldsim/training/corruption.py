@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -165,8 +164,8 @@ class OwnFrames:
         engine: EngineConfig = PLAIN,
         dynamics: DynamicsConfig | None = None,
     ) -> None:
-        twin: Any = prepare_network(copy.deepcopy(network).eval().requires_grad_(False), engine)
-        self.network: SpaceTimeTransformer = twin
+        twin = prepare_network(copy.deepcopy(network).eval().requires_grad_(False), engine)
+        self.network = twin
         device = next(network.parameters()).device
         forward = (
             Compiled(twin.forward, engine.compile, device, constant=False)

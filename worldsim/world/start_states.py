@@ -6,7 +6,6 @@ import dataclasses
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -90,7 +89,7 @@ class StartStates:
         that the state is the same for all environments.
         """
         found: dict[int, WorldState] = {}
-        missing: dict[Any, list[SceneStart]] = {}
+        missing: dict[object, list[SceneStart]] = {}
         for scene in {id(scene): scene for scene in scenes}.values():
             self.check(scene)
             key = self._key_of(scene)

@@ -144,7 +144,7 @@ class World:
             module.eval().requires_grad_(False)
         self._run_by(engine)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Return the parts of the world for pickling or copying.
 
         The running step and the cached starts are rebuilt afterwards.
@@ -155,7 +155,7 @@ class World:
             if name not in ("running", "_starts")
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._run_by(self.engine)
 

@@ -12,9 +12,8 @@ from typing import Any
 import pytest
 
 from tests.helpers.worlds import SIZE
-from worldsim.app import cli
+from worldsim.app import cli, endings
 from worldsim.data.dataset import EpisodeDataset
-from worldsim.runtime import next_steps
 from worldsim.world import World
 
 GIVEN = {
@@ -42,7 +41,7 @@ SMALL = (
 
 def test_every_command_has_an_ending() -> None:
     """Reproduces: commands ended without a word of where their result is and what comes next."""
-    assert set(next_steps.ENDINGS) == set(cli.COMMANDS) == set(GIVEN)
+    assert set(endings.ENDINGS) == set(cli.COMMANDS) == set(GIVEN)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def test_what_comes_next_can_be_typed(
 ) -> None:
     config = cli.parse(name, GIVEN[name])
     capsys.readouterr()
-    next_steps.tell(name, config, results.get(name))
+    endings.tell(name, config, results.get(name))
     out, err = capsys.readouterr()
     first, *others = err.splitlines()
     assert (
@@ -91,13 +90,13 @@ def test_what_comes_next_depends_on_the_result(results: dict[str, Any]) -> None:
     """No memory without geometry; agents where there are rewards; the demo where its walk is
     possible. Spaces are quoted."""
     config = cli.parse("record", GIVEN["record"])
-    (train,) = next_steps.ENDINGS["record"](config, results["record"]).then
+    (train,) = endings.ENDINGS["record"](config, results["record"]).then
     assert train == "worldsim train --data 'data/my walks' --out 'runs/my walks'"
     blind = dataclasses.replace(results["record"].info, geometry=False)
-    (train,) = next_steps.ENDINGS["record"](config, type("Blind", (), {"info": blind})).then
+    (train,) = endings.ENDINGS["record"](config, type("Blind", (), {"info": blind})).then
     assert train.endswith(" --no-memory")
     config = cli.parse("train", GIVEN["train"])
-    ending = next_steps.ENDINGS["train"](config, results["train"])
+    ending = endings.ENDINGS["train"](config, results["train"])
     assert ending.result == "runs/first/world"
     assert [shlex.split(one)[1:3] for one in ending.then] == [
         ["evaluate", "runs/first/world"],
@@ -105,7 +104,7 @@ def test_what_comes_next_depends_on_the_result(results: dict[str, Any]) -> None:
         ["-m", "worldsim.agents.actor_critic"],
         ["demo", "--world"],
     ]
-    ending = next_steps.ENDINGS["train"](config, results["distil"])
+    ending = endings.ENDINGS["train"](config, results["distil"])
     assert [shlex.split(one)[1] for one in ending.then] == ["evaluate", "demo"]
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.helpers.worlds import SIZE
 from worldsim.app import cli, endings
 from worldsim.data.dataset import EpisodeDataset
+from worldsim.runtime.progress import say
 from worldsim.world import World
 
 GIVEN = {
@@ -41,7 +42,14 @@ SMALL = (
 
 def test_every_command_has_an_ending() -> None:
     """Reproduces: commands ended without a word of where their result is and what comes next."""
-    assert set(endings.ENDINGS) == set(cli.COMMANDS) == set(GIVEN)
+    assert set(cli.COMMANDS) == set(GIVEN)
+    assert all(command.ending is not endings.after_any for command in cli.COMMANDS.values())
+
+
+def test_a_command_needs_no_ending_of_its_own() -> None:
+    plain = cli.Command("module", "Config", "function", "A summary.")
+    assert plain.ending(cli.parse("demo", []), None).text() == "result: out/demo"
+    assert plain.ending(cli.parse("worlds", []), None).text() == "result: printed above"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +79,7 @@ def test_what_comes_next_can_be_typed(
 ) -> None:
     config = cli.parse(name, GIVEN[name])
     capsys.readouterr()
-    endings.tell(name, config, results.get(name))
+    say(cli.COMMANDS[name].ending(config, results.get(name)).text())
     out, err = capsys.readouterr()
     first, *others = err.splitlines()
     assert (
@@ -90,13 +98,13 @@ def test_what_comes_next_depends_on_the_result(results: dict[str, Any]) -> None:
     """No memory without geometry; agents where there are rewards; the demo where its walk is
     possible. Spaces are quoted."""
     config = cli.parse("record", GIVEN["record"])
-    (train,) = endings.ENDINGS["record"](config, results["record"]).then
+    (train,) = endings.after_record(config, results["record"]).then
     assert train == "worldsim train --data 'data/my walks' --out 'runs/my walks'"
     blind = dataclasses.replace(results["record"].info, geometry=False)
-    (train,) = endings.ENDINGS["record"](config, type("Blind", (), {"info": blind})).then
+    (train,) = endings.after_record(config, type("Blind", (), {"info": blind})).then
     assert train.endswith(" --no-memory")
     config = cli.parse("train", GIVEN["train"])
-    ending = endings.ENDINGS["train"](config, results["train"])
+    ending = endings.after_train(config, results["train"])
     assert ending.result == "runs/first/world"
     assert [shlex.split(one)[1:3] for one in ending.then] == [
         ["evaluate", "runs/first/world"],
@@ -104,7 +112,7 @@ def test_what_comes_next_depends_on_the_result(results: dict[str, Any]) -> None:
         ["-m", "worldsim.agents.actor_critic"],
         ["demo", "--world"],
     ]
-    ending = endings.ENDINGS["train"](config, results["distil"])
+    ending = endings.after_train(config, results["distil"])
     assert [shlex.split(one)[1] for one in ending.then] == ["evaluate", "demo"]
 
 

@@ -1,16 +1,15 @@
-"""The last lines of every ``worldsim`` command.
+"""The last lines of every ``worldsim`` command, for :data:`worldsim.app.cli.COMMANDS`.
 
-They go to stderr and are hidden by ``--quiet``.
+Each function takes the command's config and result. The lines go to stderr and are hidden by
+``--quiet``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from worldsim.runtime.next_steps import Ending, line
-from worldsim.runtime.progress import say
 
 if TYPE_CHECKING:
     from worldsim.app.compare import CompareConfig
@@ -40,17 +39,14 @@ class Reports(Protocol):
         ...
 
 
-def tell(command: str, config: object, result: object) -> None:
-    """Print the ending of ``command``.
-
-    config: its config.
-    result: what its function returned.
-    """
-    if command in ENDINGS:
-        say(ENDINGS[command](config, result).text())
+def after_any(config: object, _: object) -> Ending:
+    """Return the ending of a command that names no next one: where its result is."""
+    out = getattr(config, "out", None)
+    return Ending("printed above" if out is None else str(out))
 
 
-def _after_record(config: RecordConfig | ImportMinariConfig, dataset: EpisodeDataset) -> Ending:
+def after_record(config: RecordConfig | ImportMinariConfig, dataset: EpisodeDataset) -> Ending:
+    """The dataset; next, train on it."""
     blind = () if dataset.info.geometry else ("--no-memory",)
     runs = Path("runs") / config.out.name
     return Ending(
@@ -58,14 +54,16 @@ def _after_record(config: RecordConfig | ImportMinariConfig, dataset: EpisodeDat
     )
 
 
-def _after_export_minari(config: ExportMinariConfig, _: object) -> Ending:
+def after_export_minari(config: ExportMinariConfig, _: object) -> Ending:
+    """Minari's dataset; next, import it."""
     return Ending(
         f"Minari's dataset {config.name}",
         (line("worldsim", "import-minari", config.name, "--out", Path("data") / "copy"),),
     )
 
 
-def _after_train(config: TrainConfig | DistilConfig, world: World) -> Ending:
+def after_train(config: TrainConfig | DistilConfig, world: World) -> Ending:
+    """The world; next, evaluate it, or learn in it if it has rewards."""
     folder = config.out / "world"
     then = [line("worldsim", "evaluate", folder)]
     if world.config.has_rewards:
@@ -86,7 +84,8 @@ def _after_train(config: TrainConfig | DistilConfig, world: World) -> Ending:
     return Ending(str(folder), tuple(then))
 
 
-def _after_evaluate(config: EvaluateConfig, _: object) -> Ending:
+def after_evaluate(config: EvaluateConfig, _: object) -> Ending:
+    """The figures; next, measure speed or export."""
     out = Path("export") / Path(config.world).name
     return _figures(
         config,
@@ -95,43 +94,51 @@ def _after_evaluate(config: EvaluateConfig, _: object) -> Ending:
     )
 
 
-def _after_evaluate_agent(config: EvaluateAgentConfig, _: object) -> Ending:
+def after_evaluate_agent(config: EvaluateAgentConfig, _: object) -> Ending:
+    """The figures; next, watch the agent."""
     of = () if config.world is None else ("--world", config.world)
     return _figures(config, line("worldsim", "watch", config.agent, *of, "--out", "watch.mp4"))
 
 
-def _after_agreement(config: AgreementConfig, _: object) -> Ending:
+def after_agreement(config: AgreementConfig, _: object) -> Ending:
+    """The figures; next, evaluate one of the agents."""
     agent = config.agents[0] if config.agents else "random"
     return _figures(config, line("worldsim", "evaluate-agent", agent, "--world", config.world))
 
 
-def _after_watch(config: WatchConfig, _: object) -> Ending:
+def after_watch(config: WatchConfig, _: object) -> Ending:
+    """The film; next, evaluate the agent."""
     of = () if config.world is None else ("--world", config.world)
     return Ending(str(config.out), (line("worldsim", "evaluate-agent", config.agent, *of),))
 
 
-def _after_bench(config: BenchConfig, _: object) -> Ending:
+def after_bench(config: BenchConfig, _: object) -> Ending:
+    """The figures; next, evaluate the world."""
     return _figures(config, line("worldsim", "evaluate", config.world))
 
 
-def _after_compare(config: CompareConfig | DemoConfig, _: object) -> Ending:
+def after_compare(config: CompareConfig | DemoConfig, _: object) -> Ending:
+    """The film; next, evaluate the world."""
     return Ending(str(config.out), (line("worldsim", "evaluate", config.world),))
 
 
-def _after_export(config: ExportConfig, out: Path) -> Ending:
+def after_export(config: ExportConfig, out: Path) -> Ending:
+    """What was written; next, use it."""
     if out.is_dir() and (out / "world.json").is_file():
         return Ending(str(out), (line("worldsim", "evaluate", out), line("worldsim", "bench", out)))
     return Ending(str(out), (line("worldsim", "view", config.source),))
 
 
-def _after_view(config: ViewConfig, _: object) -> Ending:
+def after_view(config: ViewConfig, _: object) -> Ending:
+    """The snapshot; next, export it."""
     return Ending(
         "what was shown stays in the snapshot",
         (line("worldsim", "export", config.snapshot, "--to", "glb"),),
     )
 
 
-def _after_worlds(config: WorldsConfig, _: object) -> Ending:
+def after_worlds(config: WorldsConfig, _: object) -> Ending:
+    """The list; next, a demo."""
     return _figures(config, line("worldsim", "demo", "--world", "freedoom-tiny"))
 
 
@@ -140,23 +147,3 @@ def _figures(config: Reports, *then: str) -> Ending:
     return Ending(
         "printed above (--json FILE keeps it)" if config.json is None else str(config.json), then
     )
-
-
-ENDINGS: dict[str, Callable[[Any, Any], Ending]] = {
-    "record": _after_record,
-    "import-minari": _after_record,
-    "export-minari": _after_export_minari,
-    "train": _after_train,
-    "distil": _after_train,
-    "evaluate": _after_evaluate,
-    "evaluate-agent": _after_evaluate_agent,
-    "agreement": _after_agreement,
-    "watch": _after_watch,
-    "bench": _after_bench,
-    "demo": _after_compare,
-    "compare": _after_compare,
-    "export": _after_export,
-    "view": _after_view,
-    "worlds": _after_worlds,
-}
-"""By command; :data:`worldsim.app.cli.COMMANDS` has the same."""

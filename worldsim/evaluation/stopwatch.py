@@ -111,19 +111,19 @@ def in_sections(world: World, sections: Sections) -> World:
     """
     watched = copy.copy(world)
     watched.running = running = copy.copy(world.running)
-    parts = running.parts
-    memory = copy.copy(parts.memory)
+    inner = running.inner
+    memory = copy.copy(inner.memory)
     for method, section in (
         ("render", "memory_render"),
         ("integrate", "integrate"),
         ("surroundings", "heads"),
     ):
         setattr(memory, method, sections.within(section, getattr(memory, method)))
-    running.parts = dataclasses.replace(
-        parts,
+    running.inner = dataclasses.replace(
+        inner,
         memory=memory,
-        aim=None if parts.aim is None else sections.within("heads", parts.aim),
-        predict=sections.within("denoise", parts.predict),
+        aim=None if inner.aim is None else sections.within("heads", inner.aim),
+        predict=sections.within("denoise", inner.predict),
     )
     return watched
 

@@ -29,7 +29,13 @@ from worldsim.state import Frame, MemoryView, map_tensors
 
 
 class PointMemory:
-    """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure."""
+    """A :class:`worldsim.protocols.SceneMemory` of points.
+
+    Methods return new data and leave the given data as it is; with :meth:`in_place_with`,
+    ``integrate`` may overwrite it on a GPU. On a CPU the object keeps one cache: the slots that the
+    last camera may see, since a step renders and then integrates at the same camera. The cache is
+    used for that data and camera only, so it changes no result.
+    """
 
     skips_unknown = True
     """``integrate`` leaves out the pixels that ``known`` excludes."""

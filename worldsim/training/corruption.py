@@ -207,7 +207,7 @@ class OwnFrames:
             x, _, context = self.dynamics.sample(context, condition, draft.noise[0])
         own = channels_to_frame(x.float(), frame.pose)
         mixed = map_tensors(partial(where_rows, dreaming), own, frame)
-        return mixed, dreaming, self.dynamics.commit(context, mixed, condition, draft.noise[1])
+        return mixed, dreaming, self.dynamics.hold(context, mixed, condition, draft.noise[1])
 
 
 class OwnWalk:

@@ -47,7 +47,8 @@ T = TypeVar("T")
 Network = TypeVar("Network", bound=nn.Module)
 Options = dict[str, str | int | bool | Callable[..., object]]
 """Inductor's options."""
-Step = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
+StepFunction = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
+"""Advances states by one action; :class:`worldsim.world.step.Step` is one."""
 WARM_UP = 3
 """Runs before a capture, in which kernels are compiled and libraries allocate their workspaces."""
 _told: set[str] = set()
@@ -342,7 +343,7 @@ class GraphedStep:
     are both in use get separate graphs and buffers. Transitions and frames are copies.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: StepFunction) -> None:
         self.step = step
         self._captured: dict[tuple[object, ...], list[_Captured]] = {}
         self._spent: weakref.WeakValueDictionary[int, WorldState] = weakref.WeakValueDictionary()
@@ -408,7 +409,7 @@ def capture_graph(run: Callable[[], object], device: torch.device) -> Callable[[
 
 
 class _Captured:
-    def __init__(self, step: Step, state: WorldState, act: Tensor) -> None:
+    def __init__(self, step: StepFunction, state: WorldState, act: Tensor) -> None:
         self.step, self.state, self.act = step, state.clone(), act.clone()
         self.newest: Callable[[], WorldState | None] = lambda: None
         # Warm-up and capture change the buffers; the first call copies the state in again.

@@ -40,8 +40,8 @@ class RunningStep:
         if isinstance(plain.dynamics, NetworkDynamics):
             network = prepare_network(plain.dynamics.network, engine)
             plain = _with_network(plain, network)
-        self.parts = _compile(plain, network, engine) if engine.compile else plain
-        dynamics = self.parts.dynamics
+        self.inner = _compile(plain, network, engine) if engine.compile else plain
+        dynamics = self.inner.dynamics
         self._casting = dynamics if isinstance(dynamics, NetworkDynamics) else None
         if engine.graph and plain.device.type == "cuda":
             self.graphed = GraphedStep(_own_states(plain, network, engine))
@@ -57,10 +57,10 @@ class RunningStep:
         COMPILING.done()
         state = self._cast(state)
         if self.graphed is None:
-            return self.parts(state, act, pose)
+            return self.inner(state, act, pose)
         if pose is None:
             return self.graphed(state, act)
-        return self.parts(self.graphed.own(state), act, pose)
+        return self.inner(self.graphed.own(state), act, pose)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
         """Replace some environments, see :meth:`worldsim.world.World.put`."""
@@ -75,17 +75,17 @@ class RunningStep:
     @torch.no_grad()
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
         """Advance all worlds by a given frame, see :meth:`worldsim.world.World.observe`."""
-        return self.parts.observe(self.own(self._cast(state)), act, frame)
+        return self.inner.observe(self.own(self._cast(state)), act, frame)
 
     @torch.no_grad()
     def edit(self, state: WorldState, memory: Any) -> WorldState:
         """Replace the memory, see :meth:`worldsim.world.World.edit`."""
-        return edit_memory(self.parts, self.own(state), memory)
+        return edit_memory(self.inner, self.own(state), memory)
 
     @torch.no_grad()
     def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
         """Predict the motion, see :meth:`worldsim.world.World.predict_motion`."""
-        return self.parts.predict_motion(state, act)
+        return self.inner.predict_motion(state, act)
 
     def _cast(self, state: WorldState) -> WorldState:
         """Return the state with its context in this engine's dtype.

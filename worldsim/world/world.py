@@ -167,7 +167,7 @@ class World:
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.running.parts.device
+        return self.running.inner.device
 
     def to(self, device: torch.device | str) -> World:
         """Move the weights to ``device``; returns the world itself.
@@ -202,7 +202,7 @@ class World:
     @property
     def dynamics(self) -> Any:
         """The :class:`worldsim.protocols.Dynamics` that predicts frames, as the engine runs it."""
-        return self.running.parts.dynamics
+        return self.running.inner.dynamics
 
     @property
     def network(self) -> SpaceTimeTransformer:
@@ -430,7 +430,7 @@ class World:
 
         :meth:`initial` starts from them. They have the shapes of every state.
         """
-        return self.running.parts.blank(batch)
+        return self.running.inner.blank(batch)
 
     def check_start(self, scene: SceneStart) -> None:
         """Raise InvalidInputError or MissingGeometryError unless the world can start from a scene.

@@ -18,8 +18,8 @@ from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.memory.arguments import as_intrinsics, as_numbers, as_pose, as_shape, as_size
 from worldsim.memory.editing import Shape, in_box, surface_points
+from worldsim.memory.handle_results import MemoryPicture, PointArrays, camera_places
 from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
-from worldsim.memory.pictures import MemoryPicture, PointArrays, camera_places
 from worldsim.memory.points import PointMemory, Points
 from worldsim.memory.slots import points_of
 from worldsim.memory.splat import DIRECTION, POINT
@@ -175,7 +175,7 @@ class MemoryHandle:
         self,
         voxel: float = 0.1,
         reach: float | None = 10.0,
-        confidence: int = 1,
+        confidence: int = 0,
         trajectory: Trajectory | None = None,
     ) -> Occupancy:
         """Return a grid of voxels around the points near the camera.

@@ -33,6 +33,7 @@ GIVEN = {
     "export": ["walk.safetensors", "--to", "glb"],
     "view": ["walk.safetensors"],
     "worlds": [],
+    "words": [],
 }
 
 SMALL = (

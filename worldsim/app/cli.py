@@ -180,6 +180,13 @@ COMMANDS = {
         "List the worlds that are shipped.",
         ending=endings.after_worlds,
     ),
+    "words": Command(
+        "worldsim.app.words",
+        "WordsConfig",
+        "words",
+        "List the words that prompts may use.",
+        ending=endings.after_words,
+    ),
 }
 
 

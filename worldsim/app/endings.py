@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worldsim.app.export import ExportConfig
     from worldsim.app.view import ViewConfig
     from worldsim.app.watch import WatchConfig
+    from worldsim.app.words import WordsConfig
     from worldsim.app.worlds import WorldsConfig
     from worldsim.data.dataset import EpisodeDataset
     from worldsim.data.minari import ExportMinariConfig, ImportMinariConfig
@@ -140,6 +141,11 @@ def after_view(config: ViewConfig, _: object) -> Ending:
 def after_worlds(config: WorldsConfig, _: object) -> Ending:
     """The list; next, a demo."""
     return _figures(config, line("worldsim", "demo", "--world", "freedoom-tiny"))
+
+
+def after_words(config: WordsConfig, _: object) -> Ending:
+    """The words; next, a prompt of them."""
+    return _figures(config, line("worldsim", "words", "--prompt", "a dark brick hall with lava"))
 
 
 def _figures(config: Reports, *then: str) -> Ending:

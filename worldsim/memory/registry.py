@@ -113,7 +113,7 @@ def memory_from_description(description: JsonObject) -> SceneMemory:
             f"scene memory of kind {name!r}: known are {', '.join(KINDS)}; upgrade worldsim, or "
             f"call worldsim.memory.registry.register first"
         )
-    config = from_json(_load(kind.config), description.get("config", {}))
+    config: object = from_json(_load(kind.config), description.get("config", {}))
     made: Callable[..., SceneMemory] = _load(kind.memory)
     if not kind.upon_points:
         return made(config)

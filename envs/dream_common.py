@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
@@ -23,7 +24,7 @@ from worldsim.runtime.files import inside
 from worldsim.runtime.options import check_options
 from worldsim.runtime.registries import SCENES
 from worldsim.runtime.threads import use_threads
-from worldsim.runtime.types import JsonMapping
+from worldsim.runtime.types import Env, JsonMapping
 from worldsim.state import SceneStart, WorldState, flatten
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig, free_memory
@@ -75,7 +76,7 @@ class Starts:
     def __init__(self, world: World, scenes: str | Path | Scene | None) -> None:
         self.world, self.given = world, scenes
         resolved = self._resolve(scenes)
-        self.scenes = fit_scene(resolved, world)
+        self.scenes = None if resolved is None else fit_scene(resolved, world)
 
     def choose(
         self, rng: np.random.Generator, options: JsonMapping | None
@@ -101,7 +102,7 @@ class Starts:
         self.world.check_start(scene)
         return scene, int(rng.integers(SEED_LIMIT))
 
-    def _load_named(self, name: Any) -> SceneStart:
+    def _load_named(self, name: object) -> SceneStart:
         if not isinstance(name, str):
             raise InvalidInputError(f"reset option 'scene' must be a name, got {name!r}")
         scenes = self._any()
@@ -138,7 +139,7 @@ class Starts:
             name = f"{name}:{cls}"
         folder = Path(rest) if rest else folder
         try:
-            creator: Any = SCENES.of_user(name)
+            creator = SCENES.of_user(name)
         except NotFoundError as error:
             forms = (
                 f"a folder of scenes, 'NAME:FOLDER' with a NAME of {', '.join(SCENES)}, "
@@ -166,7 +167,7 @@ def check_memory(world: World, state: WorldState, memory: Any) -> Any:
     return data
 
 
-def as_scene(frames: Any) -> SceneStart:
+def as_scene(frames: SceneStart | Env | Mapping[str, ArrayLike | None]) -> SceneStart:
     """Convert ``options["frames"]`` to a start scene.
 
     frames: a :class:`SceneStart`, a real environment, or a dict of arrays. A real environment
@@ -219,7 +220,7 @@ def as_scene(frames: Any) -> SceneStart:
     )
 
 
-def _tensor(name: str, value: Any) -> Tensor:
+def _tensor(name: str, value: ArrayLike) -> Tensor:
     try:
         return torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -343,7 +344,7 @@ def fork_state(
     return dataclasses.replace(copies, seed=seeds.to(copies.seed.device))
 
 
-def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
+def check_snapshot(snapshot: Snapshot, world: World, environments: int) -> None:
     """Raise InvalidInputError unless ``snapshot`` has that many environments of such a world."""
     if not isinstance(snapshot, Snapshot):
         raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")

@@ -33,7 +33,7 @@ from worldsim.protocols import Painter, Scene
 from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.runtime.old_names import old_arguments, old_attribute
-from worldsim.runtime.types import Env, Info
+from worldsim.runtime.types import Action, Env, Info
 from worldsim.state import Frame, Trajectory, WorldState
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
@@ -41,7 +41,7 @@ from worldsim.world.paint_ahead import PaintAheadConfig
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 
 
-class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
+class WorldEnv(gym.Env[NDArray[np.uint8], Action]):
     """A generated environment: a world draws every frame, and its scene memory keeps what was seen.
 
     world: a shipped world's name, a folder, a Hugging Face repository, or a
@@ -217,7 +217,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         """
         return self.reset(seed=seed, options={"frames": real})
 
-    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, Info]:
+    def step(self, action: Action) -> tuple[NDArray[np.uint8], float, bool, bool, Info]:
         """Dream one frame further."""
         state = self.state
         with enough_memory(1, self.world):
@@ -357,7 +357,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         }
         return WorldVectorEnv(n, self.world, **{**mine, **kwargs})
 
-    def _check(self, action: Any) -> Tensor:
+    def _check(self, action: Action) -> Tensor:
         if isinstance(self.action_space, gym.spaces.Box):
             return torch.from_numpy(cast_box_action(action, self.action_space)).to(
                 self.world.device

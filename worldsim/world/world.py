@@ -156,7 +156,7 @@ class World:
         )
         self._run_by(engine)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Return the parts of the world for pickling or copying.
 
         The running step and the cached starts are rebuilt afterwards.
@@ -167,7 +167,7 @@ class World:
             if name not in ("running", "_starts")
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._run_by(self.engine)
 
@@ -179,7 +179,7 @@ class World:
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.running.parts.device
+        return self.running.inner.device
 
     def to(self, device: torch.device | str) -> World:
         """Move the weights to ``device``; returns the world itself.
@@ -214,7 +214,7 @@ class World:
     @property
     def dynamics(self) -> Any:
         """The :class:`worldsim.protocols.Dynamics` that predicts frames, as the engine runs it."""
-        return self.running.parts.dynamics
+        return self.running.inner.dynamics
 
     @property
     def network(self) -> SpaceTimeTransformer:
@@ -474,7 +474,7 @@ class World:
 
         :meth:`initial` starts from them. They have the shapes of every state.
         """
-        state = self.running.parts.blank(batch)
+        state = self.running.inner.blank(batch)
         return state if self.painting is None else self.painting.begin(state)
 
     def check_start(self, scene: SceneStart) -> None:

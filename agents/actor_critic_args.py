@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.old_names import old_fields
+from worldsim.runtime.types import VectorEnv
 from worldsim.training.checkpoint import read_settings
 
 MAY_CHANGE = ("minutes", "steps", "out", "device", "engine", "threads", "quiet")
@@ -40,8 +40,8 @@ class Args:
     """Steps after which a dream is cut, its value estimated: what is far from its start is less
     true, and agents exploit that."""
     scenes: str = "worldsim.scenes.recorded:RecordedScenes"
-    """Where dreams start, as environments take it, such as
-    ``worldsim.scenes.episodes:EpisodeScenes:FOLDER`` for moments of the recording in FOLDER."""
+    """Where dreams start, as environments take it: ``episodes:FOLDER`` starts them at moments of
+    the recording in FOLDER."""
     uncertainty_penalty: float = 0.0
     """Reward taken away for each unit of ``info["uncertainty"]``, against the exploitation of what
     the world does not know."""
@@ -110,7 +110,7 @@ class Args:
                 f"minibatches"
             )
 
-    def settle(self, envs: Any = None) -> Args:
+    def settle(self, envs: VectorEnv | None = None) -> Args:
         """Return the same settings with a number of environments.
 
         It is that of ``envs``, the checkpoint's, or a default for the device.

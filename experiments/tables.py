@@ -12,9 +12,8 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "docs/benchmarks.md")
@@ -75,8 +74,7 @@ def speed(path: str) -> tuple[int, str, dict[str, float], float]:
     return batch, report["their_setting"], rates, 1 / report["ratio"]
 
 
-@dataclass(frozen=True)
-class Compared:
+class Compared(NamedTuple):
     """Steps per second of ours and of DIAMOND's denoiser on one machine."""
 
     machine: str
@@ -130,7 +128,7 @@ def summary() -> Rows:
             f"nearest past frame {figure(trips, 'return_real_psnr_retrieval.125')}",
         ],
         [
-            "dreamed frame is nearest to its own action's",
+            "dreams nearest to the true frame of their own action, of 7",
             figure(tiny, "action_accuracy", 0, 100, "%"),
             "chance: 1 in 7",
         ],

@@ -23,8 +23,9 @@ from worldsim.evaluation.episodes import (
     play_real,
     watched_twin,
 )
-from worldsim.evaluation.metrics import interval, interval_text, mean_statistic, psnr, report
+from worldsim.evaluation.metrics import psnr
 from worldsim.evaluation.policy_batch import Crowd, PolicySpec
+from worldsim.evaluation.statistics import interval, interval_text, mean_statistic, report
 from worldsim.runtime.types import Array, Env, JsonMapping, JsonObject
 from worldsim.runtime.workers import Engine, WorkerPool
 from worldsim.state import Frame, SceneStart, WorldState
@@ -65,6 +66,7 @@ class Truth:
     def of(played: Played) -> Truth:
         """Return the truth of an episode that was played with its frames kept."""
         over = played.terminated or played.truncated
+        assert played.frames is not None and played.acts is not None
         return Truth(
             rgb=torch.from_numpy(played.frames).permute(0, 3, 1, 2).contiguous(),
             act=torch.from_numpy(played.acts),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,10 @@ from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.registry import describe_memory, memory_from_description, meta_empty
 from worldsim.memory.splat import DIRECTION
-from worldsim.protocols import ContextOfViews
+from worldsim.protocols import ContextOfViews, SceneMemory
 from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
 from worldsim.runtime.limits import require_memory_for
-from worldsim.runtime.types import Array
+from worldsim.runtime.types import Array, JsonMapping
 from worldsim.state import Frame, Trajectory, WorldState, checksum, flatten, unflatten
 from worldsim.world.config import Termination
 from worldsim.world.world import World, bucket
@@ -54,6 +54,7 @@ Fingerprints exclude them at these values."""
 FORMER = {"num_inference_steps=": "steps=", "context_sigma=": "context_level="}
 """Renamed fields of configurations; fingerprints use the old names."""
 STATE, ELAPSED, RESETTING, TRAJECTORY = "state", "elapsed", "resetting", "journey"
+COVERAGE = f"{STATE}.coverage"
 """Names of tensors in the file. The trajectory keeps its name of version 2."""
 
 
@@ -73,7 +74,7 @@ class Snapshot:
     state: WorldState
     elapsed: Array
     resetting: Array
-    generators: tuple[Any, ...]
+    generators: tuple[JsonMapping, ...]
     frames: tuple[Frame, ...] = ()
     weights: str = ""
 
@@ -160,14 +161,15 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
     )
 
 
-def check_generators(states: Any) -> None:
+def check_generators(states: Iterable[JsonMapping]) -> None:
     """Raise InvalidInputError unless ``states`` are states of PCG64 generators.
 
     They have the format of NumPy's ``bit_generator.state``.
     """
     for state in states:
         try:
-            np.random.PCG64(0).state = state
+            generator: np.random.BitGenerator = np.random.PCG64(0)
+            generator.state = state
             if not state["state"]["inc"] % 2:
                 raise ValueError("its increment is even")
         except (TypeError, ValueError, KeyError, OverflowError) as error:
@@ -240,7 +242,7 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
     )
 
 
-def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> Any:
+def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> SceneMemory:
     """Return the memory that a file describes, an object without data."""
     described = json.loads(metadata.get("memory", "null"))
     if described is not None:
@@ -289,6 +291,8 @@ def fingerprint(world: World) -> str:
         total.update(f"termination {world.config.termination}".encode())
     if world.config.dynamics.first_features:
         total.update(b"first_features")
+    if world.painting is not None:
+        total.update(f"painted ahead {world.painting.identity}".encode())
     modules: dict[str, Any] = world.modules()
     for part, module in sorted(modules.items()):
         settings = {
@@ -383,6 +387,9 @@ def _state(tensors: Mapping[str, Tensor], world: World, rows: int) -> WorldState
     template = world.blank(1)
     expected = flatten(template, STATE)
     found = {name: value for name, value in tensors.items() if name.startswith(f"{STATE}.")}
+    if template.coverage is not None:
+        # Files of before it was a part of the state.
+        found.setdefault(COVERAGE, torch.zeros(rows))
     for name, value in expected.items():
         if found[name].dtype != value.dtype or found[name].shape != (rows, *value.shape[1:]):
             raise ValueError(f"{name} is {found[name].dtype} {tuple(found[name].shape)}")
@@ -402,6 +409,9 @@ def _check_state(state: WorldState, world: World) -> None:
     depth = frame.inverse_depth
     if depth is not None and not bool(((depth >= 0) & (depth <= DEPTH_CODES)).all()):
         raise ValueError(f"{STATE}.frame.inverse_depth has codes outside of 0 to {DEPTH_CODES}")
+    covered = state.coverage
+    if covered is not None and not bool(((covered >= 0) & (covered <= 1)).all()):
+        raise ValueError(f"{COVERAGE} is outside [0, 1]")
     kind = getattr(state.memory, "kind", None)
     if isinstance(kind, Tensor) and bool((kind > DIRECTION).any()):
         raise ValueError(f"{STATE}.memory.kind has kinds above {DIRECTION}")

@@ -232,7 +232,8 @@ def draw_prompts(
             for kind in (ABSENT, SHOWN)
             if not want_seen or source[a] == kind
         ]
-        keys = {choice: (used[choice], rng.random()) for choice in choices}
+        # Rarely used ones first, but not always: the rarest may have no combination of this kind.
+        keys = {choice: used[choice] + rng.exponential(1.0) for choice in choices}
         for a, kind in sorted(choices, key=keys.__getitem__):
             if row[a] == UNCLEAR and (row != UNCLEAR).sum() < number:
                 row[a] = kind

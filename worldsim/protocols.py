@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from worldsim.camera import Camera
+from worldsim.errors import InvalidInputError
 from worldsim.runtime.old_names import warn_renamed
 from worldsim.runtime.rng import Purpose
 from worldsim.state import Frame, MemoryView, SceneStart
+
+Pixels = Annotated[int, Ge(1), Le(4096)]
+"""Size of a painted view."""
 
 
 @runtime_checkable
@@ -193,6 +198,93 @@ class Dynamics(Protocol):
 
     def observe(self, context: Any, inputs: StepInputs, frame: Frame) -> Any:
         """Return the context with a given ``frame`` in place of a predicted one."""
+        ...
+
+
+@dataclass(frozen=True)
+class PainterSpec:
+    """The views that a painter completes and the words that it understands."""
+
+    height: Pixels
+    """Pixels."""
+    width: Pixels
+    """Pixels."""
+    intrinsics: tuple[float, float, float, float]
+    """``fx fy cx cy`` of all views, in pixels."""
+    views: Annotated[int, Ge(1), Le(64)] = 1
+    """Largest number of views of a place that are painted jointly."""
+    attributes: tuple[str, ...] = ()
+    """Names of the attributes that condition a place, in order."""
+
+    def __post_init__(self) -> None:
+        if min(self.intrinsics[:2]) <= 0:
+            raise InvalidInputError(
+                f"PainterSpec.intrinsics = {self.intrinsics}: give fx fy cx cy in pixels, with "
+                "positive focal lengths."
+            )
+
+
+@dataclass(frozen=True)
+class PaintInputs:
+    """Partial views of ``n`` cameras in each of ``b`` places.
+
+    view: (b * n, ...) what is known at each camera, at the painter's size. Where the mask is False,
+        nothing is known. Known pixels of a memory's views are approximate.
+    pose: (b, n, 4, 4) float32 camera-to-world, OpenCV axes, metres. World axes have z up.
+    seed, step: (b,) int64, the keys of all random numbers.
+    attributes: (b, a) float32 in [0, 1], in the order of :attr:`PainterSpec.attributes`; None if
+        none is given.
+    told: (b, a) bool, which attributes are given; None stands for all of ``attributes``.
+    given: (b, n) bool, views that are whole and exact, as a picture or an earlier frame is. None
+        stands for no view.
+    colour_only: (b, n) bool, given views whose depth is unknown. None stands for no view.
+    """
+
+    view: MemoryView
+    pose: Tensor
+    seed: Tensor
+    step: Tensor
+    attributes: Tensor | None = None
+    told: Tensor | None = None
+    given: Tensor | None = None
+    colour_only: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.seed)
+
+
+@runtime_checkable
+class Painter(Protocol):
+    """Completes partial views of places to whole frames with depth.
+
+    It is called seldom: at resets, in journeys, ahead of a walker. Places of a batch do not depend
+    on one another, and equal inputs give equal frames on one device.
+    """
+
+    @property
+    def spec(self) -> PainterSpec:
+        """What the painter paints."""
+        ...
+
+    def paint(self, inputs: PaintInputs) -> Frame:
+        """Return the whole frames (b * n, ...), with depth and the cameras' poses.
+
+        Given views keep all that is given. Other known pixels keep their colour and depth up to a
+        soft edge along holes. Raises InvalidInputError for views of another size, more views than
+        :attr:`PainterSpec.views` and other attributes than its own.
+        """
+        ...
+
+
+@runtime_checkable
+class DepthEstimator(Protocol):
+    """Estimates the depth of pictures, up to a scale and a shift of the inverse depth."""
+
+    def estimate(self, rgb: Tensor) -> Tensor:
+        """Return relative inverse depths (m, h, w) float32, larger is nearer, not negative.
+
+        rgb: (m, 3, h, w) uint8.
+        """
         ...
 
 

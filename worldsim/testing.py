@@ -18,11 +18,14 @@ import torch
 from torch import Tensor
 
 from worldsim.camera import Camera, code_to_channel, move, quantise_depth, snap_pose
-from worldsim.errors import WorldsimError
+from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.memory.splat import MAP_CELLS, hole_view
 from worldsim.protocols import (
     Dynamics,
     DynamicsSpec,
+    Painter,
+    PainterSpec,
+    PaintInputs,
     Policy,
     Prediction,
     Scene,
@@ -209,6 +212,135 @@ def check_scene(scene: Scene, world: Any) -> None:
     _require(
         same and torch.equal(torch_before, torch.get_rng_state()),
         "start draws from global random numbers: draw from the generator that it is given",
+    )
+
+
+def check_painter(painter: Painter, device: Any = "cpu", colour: int = 0) -> None:
+    """Check a painter on synthetic views.
+
+    The painter must fulfil these conditions:
+
+    - It returns whole frames with depth, at the cameras that it received, and does not change its
+      inputs.
+    - Equal inputs give equal frames; another seed and another step give other ones.
+    - Places of a batch do not depend on one another, within ``colour``.
+    - Given views keep their colour, and their depth unless only their colour is given.
+    - Known pixels that are at least three pixels from any hole keep their colour within 1/255 and
+      their depth.
+    - Views of another size, too many views, and attributes that it does not have raise
+      InvalidInputError.
+
+    painter: the painter to check.
+    device: where the synthetic views are placed.
+    colour: largest difference between a place painted alone and in a batch, in 1/255.
+    """
+    spec = painter.spec
+    n = min(2, spec.views)
+    inputs = _paint_inputs(spec, 2, n, device)
+    before = map_tensors(torch.clone, inputs)
+    frame = painter.paint(inputs)
+    _require(_equal(inputs, before), "paint changes its inputs")
+    size = (2 * n, spec.height, spec.width)
+    _require(
+        frame.rgb.dtype == torch.uint8 and frame.rgb.shape == (2 * n, 3, *size[1:]),
+        f"paint returns rgb {frame.rgb.dtype} {tuple(frame.rgb.shape)}, not uint8 {size} with 3 "
+        "channels",
+    )
+    code = frame.inverse_depth
+    _require(
+        code is not None and code.dtype == torch.int32 and code.shape == size,
+        "paint returns no inverse depth (b * n, h, w) int32",
+    )
+    assert code is not None
+    _require(bool(((code >= 0) & (code <= 65535)).all()), "painted inverse depths leave [0, 65535]")
+    _require(
+        frame.pose is not None and torch.equal(frame.pose.cpu(), inputs.pose.flatten(0, 1).cpu()),
+        "painted frames do not have the poses that were asked for",
+    )
+    _require(_equal(frame, painter.paint(inputs)), "equal inputs give different frames")
+    for name in ("seed", "step"):
+        other = dataclasses.replace(inputs, **{name: getattr(inputs, name) + 1})
+        _require(
+            not torch.equal(painter.paint(other).rgb, frame.rgb), f"another {name} changes nothing"
+        )
+    alone = painter.paint(_paint_inputs(spec, 1, n, device))
+    difference = (alone.rgb.int() - frame.rgb[:n].int()).abs().max()
+    _require(int(difference) <= colour, f"a place alone differs by {int(difference)} of 255")
+    _check_known(painter, inputs)
+    for wrong in (
+        dataclasses.replace(inputs, view=hole_view(_paint_cameras(spec, 2 * n, device, 4))),
+        _paint_inputs(spec, 1, spec.views + 1, device),
+        dataclasses.replace(inputs, attributes=torch.zeros(2, len(spec.attributes) + 1)),
+    ):
+        try:
+            painter.paint(wrong)
+        except InvalidInputError:
+            continue
+        raise ContractError("paint accepts views or attributes that do not fit its spec")
+
+
+def _check_known(painter: Painter, inputs: PaintInputs) -> None:
+    """Check that given views and known pixels are kept."""
+    spec, b, n = painter.spec, len(inputs), inputs.pose.shape[1]
+    view, device = inputs.view, inputs.pose.device
+    rows = torch.linspace(40, 200, spec.height, device=device).to(torch.uint8)
+    shown = dataclasses.replace(
+        view,
+        rgb=rows[:, None].expand_as(view.rgb).clone(),
+        inverse_depth=torch.full_like(view.inverse_depth, int(quantise_depth(torch.tensor(3.0)))),
+    )
+    half = torch.zeros_like(view.mask)
+    half[..., : spec.width // 2] = True
+    partly = painter.paint(dataclasses.replace(inputs, view=dataclasses.replace(shown, mask=half)))
+    inner = (slice(None), slice(3, -3), slice(3, spec.width // 2 - 3))
+    colours = [x[:, :, inner[1], inner[2]].int() for x in (partly.rgb, shown.rgb)]
+    _require(
+        int((colours[0] - colours[1]).abs().max()) <= 1, "known pixels do not keep their colour"
+    )
+    assert partly.inverse_depth is not None
+    _require(
+        torch.equal(partly.inverse_depth[inner], shown.inverse_depth[inner]),
+        "known pixels do not keep their depth",
+    )
+    whole = dataclasses.replace(shown, mask=torch.ones_like(view.mask))
+    given = torch.zeros(b, n, dtype=torch.bool, device=device)
+    given[:, 0] = True
+    for colour_only in (None, given):
+        kept = painter.paint(
+            dataclasses.replace(inputs, view=whole, given=given, colour_only=colour_only)
+        )
+        assert kept.inverse_depth is not None
+        _require(torch.equal(kept.rgb[::n], whole.rgb[::n]), "given views change their colour")
+        if colour_only is None:
+            _require(
+                torch.equal(kept.inverse_depth[::n], whole.inverse_depth[::n]),
+                "given views change their depth",
+            )
+
+
+def _paint_cameras(spec: PainterSpec, count: int, device: Any, smaller: int = 0) -> Camera:
+    """Return level cameras that stand at one place and turn by 45 degrees from one to the next."""
+    level = torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
+    turn = torch.zeros(count, 6)
+    turn[:, 4] = torch.arange(count) * (np.pi / 4)
+    pose = snap_pose(move(level.expand(count, 4, 4), turn)).to(device)
+    intrinsics = torch.tensor(spec.intrinsics, device=device).expand(count, 4)
+    return Camera(pose, intrinsics, spec.height - smaller, spec.width - smaller)
+
+
+def _paint_inputs(spec: PainterSpec, places: int, views: int, device: Any) -> PaintInputs:
+    """Return views of which nothing is known."""
+    camera = _paint_cameras(spec, views, device)
+    camera = dataclasses.replace(
+        camera,
+        pose=camera.pose.repeat(places, 1, 1),
+        intrinsics=camera.intrinsics.repeat(places, 1),
+    )
+    return PaintInputs(
+        view=hole_view(camera),
+        pose=camera.pose.unflatten(0, (places, views)),
+        seed=torch.arange(places, device=device),
+        step=torch.zeros(places, dtype=torch.int64, device=device),
     )
 
 

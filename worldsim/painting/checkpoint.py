@@ -17,6 +17,8 @@ from torch import Tensor
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.painting.network import PainterNetwork
+from worldsim.painting.sampling import PaintConfig
+from worldsim.protocols import PainterSpec
 from worldsim.runtime.files import (
     check_files,
     inside,
@@ -27,7 +29,14 @@ from worldsim.runtime.files import (
     save_tensors,
     sha256_of,
 )
-from worldsim.runtime.json_config import check_format, check_seal, read_json, write_sealed
+from worldsim.runtime.json_config import (
+    check_format,
+    check_seal,
+    from_json,
+    read_json,
+    to_json,
+    write_sealed,
+)
 from worldsim.runtime.types import JsonMapping, JsonObject
 
 FORMAT, VERSION = "worldsim-painter", 1
@@ -61,6 +70,29 @@ class Saved:
             ) from error
         return network
 
+    def spec(self) -> PainterSpec:
+        """Return the size, the camera and the attributes of the painter's views.
+
+        Raises DamagedFileError if the card does not name them.
+        """
+        try:
+            return from_json(PainterSpec, self.card.get("spec"), "spec")
+        except InvalidInputError as error:
+            raise DamagedFileError(
+                f"{CARD} does not describe the painter's views ({error}): save the painter again, "
+                "with its spec."
+            ) from error
+
+    def sampling(self) -> PaintConfig:
+        """Return the sampling settings that the card recommends, or the defaults.
+
+        Raises DamagedFileError.
+        """
+        try:
+            return from_json(PaintConfig, self.card.get("sampling", {}), "sampling")
+        except InvalidInputError as error:
+            raise DamagedFileError(f"{CARD} is damaged ({error}): copy it again.") from error
+
 
 def save_painter(
     folder: Path,
@@ -70,6 +102,8 @@ def save_painter(
     told: JsonMapping | None = None,
     eight_bit: bool = False,
     part_bytes: int = PART_BYTES,
+    spec: PainterSpec | None = None,
+    sampling: PaintConfig | None = None,
 ) -> None:
     """Write a painter atomically.
 
@@ -79,6 +113,9 @@ def save_painter(
     told: further entries of the card.
     eight_bit: whether matrices are stored as int8 with one scale per row instead of 16-bit floats.
     part_bytes: size limit of a part.
+    spec: size, camera and attributes of the views. A painter without it can be trained further, but
+        not loaded by :class:`worldsim.painting.painter.NetworkPainter`.
+    sampling: recommended sampling settings.
 
     Raises StorageError, and InvalidInputError if a tensor is larger than ``part_bytes``.
     """
@@ -96,6 +133,8 @@ def save_painter(
             "format": FORMAT,
             "version": VERSION,
             "settings": dict(settings),
+            **({"spec": to_json(spec)} if spec is not None else {}),
+            **({"sampling": to_json(sampling)} if sampling is not None else {}),
             **dict(told or {}),
         }
         write_sealed(unfinished / CARD, {**card, "sha256": sums})

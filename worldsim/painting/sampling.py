@@ -26,6 +26,8 @@ class PaintConfig:
     """Network evaluations; guidance doubles them."""
     guidance_scale: NotNegative = 1.0
     """Scale of classifier-free guidance on attributes and memory; 1 disables it."""
+    places: Count = 1
+    """Places painted at once. More are faster on a GPU and give the same frames up to rounding."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -68,8 +70,7 @@ def paint(
 
     given: (b, n, 5, h, w) channels (:mod:`worldsim.painting.channels`), used where a view's colour
     or depth is known.
-    unknown: (b, n, 2) bool, whether a view's colour, and its depth with sky, are sampled. It is the
-    same for every set.
+    unknown: (b, n, 2) bool, whether a view's colour, and its depth with sky, are sampled.
     memory: (b, n, 5, h, w).
     rays: (b, n, 6, h, w).
     attributes, known: (b, a).
@@ -80,14 +81,16 @@ def paint(
     """
     assert given.shape[2] == CHANNELS
     channels = per_channel(unknown)[..., None, None]
-    count = int(unknown[0].any(-1).sum())
-    sigmas = sigmas_for(config.num_inference_steps, count).to(given.device)
+    counts = unknown.any(-1).sum(1).tolist()
+    sigmas = torch.stack([sigmas_for(config.num_inference_steps, max(1, n)) for n in counts], 1)
     x = torch.where(channels, noise, given)
-    for here, there in itertools.pairwise(sigmas):
+    for here, there in itertools.pairwise(sigmas.to(given.device)[..., None, None]):
         batch = PainterBatch(x, unknown * here, memory, rays, attributes, known)
         clean = _predict(network, batch, config.guidance_scale)
-        velocity = (x - clean) / here.clamp(min=LEAST_LEVEL)
-        moved = clean if float(there) == 0.0 else x + (there - here) * velocity
+        level, towards = here[..., None, None], there[..., None, None]
+        velocity = (x - clean) / level.clamp(min=LEAST_LEVEL)
+        # The last step ends at the prediction itself.
+        moved = torch.where(towards == 0, clean, x + (towards - level) * velocity)
         x = torch.where(channels, moved, given)
     return x
 

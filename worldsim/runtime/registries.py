@@ -45,3 +45,10 @@ DYNAMICS = Registry(
 """Dynamics that ``world.json`` names. ``build(config, load)`` makes one of a world's folder: config
 is the world's :class:`worldsim.world.config.WorldConfig`, and ``load(cls)`` reads the module of the
 folder ``dynamics``, for dynamics that have weights."""
+
+PAINTERS = Registry(
+    "painter",
+    ("paint",),
+    {"network": "worldsim.painting.painter:NetworkPainter"},
+)
+"""Painters that ``painter.json`` names. ``from_pretrained(folder)`` loads one."""

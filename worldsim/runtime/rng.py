@@ -40,6 +40,7 @@ class Purpose(IntEnum):
     TEST = 7
     EDIT = 8
     UNCERTAINTY = 9
+    PAINT = 10
 
 
 def philox4x32(

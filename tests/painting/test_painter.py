@@ -1,0 +1,106 @@
+"""The network painter: its contract, its files, and what it keeps."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
+from worldsim.painting.checkpoint import save_painter
+from worldsim.painting.network import PainterNetwork
+from worldsim.painting.painter import NetworkPainter, open_painter
+from worldsim.painting.sampling import PaintConfig
+from worldsim.protocols import Painter, PainterSpec
+from worldsim.testing import _paint_inputs, check_painter
+
+pytestmark = pytest.mark.fast
+SPEC = PainterSpec(16, 24, (16.0, 16.0, 12.0, 8.0), 4, ("brick", "sky"))
+
+
+def random_network() -> PainterNetwork:
+    torch.manual_seed(0)
+    network = PainterNetwork(SPEC.attributes, dim=32, depth=2, heads=2, pixel=8)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return network
+
+
+@pytest.fixture(scope="module")
+def painter() -> NetworkPainter:
+    return NetworkPainter(random_network(), SPEC, PaintConfig(2, guidance_scale=2.0))
+
+
+def test_fulfils_the_contract(painter: NetworkPainter) -> None:
+    assert isinstance(painter, Painter)
+    check_painter(painter)
+
+
+def test_places_painted_at_once_are_equal_up_to_rounding() -> None:
+    config = PaintConfig(2, places=8)
+    check_painter(NetworkPainter(random_network(), SPEC, config), colour=1)
+
+
+def test_attributes_change_the_painting(painter: NetworkPainter) -> None:
+    inputs = _paint_inputs(SPEC, 1, 2, "cpu")
+    without = painter.paint(inputs)
+    told = dataclasses.replace(inputs, attributes=torch.tensor([[1.0, 0.5]]))
+    assert not torch.equal(painter.paint(told).rgb, without.rgb)
+    unknown = dataclasses.replace(told, told=torch.zeros(1, 2, dtype=torch.bool))
+    assert torch.equal(painter.paint(unknown).rgb, without.rgb)
+
+
+def test_a_given_picture_gets_its_depth(painter: NetworkPainter) -> None:
+    inputs = _paint_inputs(SPEC, 1, 1, "cpu")
+    view = dataclasses.replace(inputs.view, mask=torch.ones_like(inputs.view.mask))
+    given = torch.ones(1, 1, dtype=torch.bool)
+    known = dataclasses.replace(inputs, view=view, given=given)
+    frame = painter.paint(dataclasses.replace(known, colour_only=given))
+    assert frame.inverse_depth is not None
+    assert frame.inverse_depth.unique().numel() > 1
+    assert torch.equal(frame.rgb, view.rgb)
+
+
+@pytest.mark.parametrize("eight_bit", [False, True])
+def test_saved_and_loaded(painter: NetworkPainter, tmp_path: Path, eight_bit: bool) -> None:
+    network = painter.network
+    save_painter(
+        tmp_path / "p",
+        network.settings,
+        network.state_dict(),
+        eight_bit=eight_bit,
+        spec=SPEC,
+        sampling=painter.config,
+    )
+    loaded = NetworkPainter.from_pretrained(tmp_path / "p", device="cpu")
+    assert loaded.spec == SPEC
+    assert loaded.config == painter.config
+    inputs = _paint_inputs(SPEC, 1, 2, "cpu")
+    difference = loaded.paint(inputs).rgb.int() - painter.paint(inputs).rgb.int()
+    assert difference.abs().float().mean() < (8.0 if eight_bit else 1.0)
+
+
+def test_a_painter_without_its_spec_is_refused(painter: NetworkPainter, tmp_path: Path) -> None:
+    save_painter(tmp_path / "p", painter.network.settings, painter.network.state_dict())
+    with pytest.raises(DamagedFileError, match="with its spec"):
+        NetworkPainter.from_pretrained(tmp_path / "p")
+
+
+def test_bad_values_are_named(painter: NetworkPainter) -> None:
+    inputs = _paint_inputs(SPEC, 1, 2, "cpu")
+    with pytest.raises(InvalidInputError, match="5 views of a place"):
+        painter.paint(_paint_inputs(SPEC, 1, 5, "cpu"))
+    with pytest.raises(InvalidInputError, match="NaN"):
+        painter.paint(dataclasses.replace(inputs, pose=inputs.pose * float("nan")))
+    with pytest.raises(InvalidInputError, match=r"\[0, 1\]"):
+        painter.paint(dataclasses.replace(inputs, attributes=torch.full((1, 2), 2.0)))
+    with pytest.raises(InvalidInputError, match="positive focal lengths"):
+        dataclasses.replace(SPEC, intrinsics=(0.0, 1.0, 1.0, 1.0))
+
+
+def test_an_unknown_painter_is_named() -> None:
+    with pytest.raises(NotFoundError, match="no painter 'nobody'"):
+        open_painter("nobody")

@@ -1,0 +1,208 @@
+"""The painter of places: a multi-view diffusion network behind the protocol ``Painter``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.painting.batches import rays_of
+from worldsim.painting.channels import clean_channels, memory_view_channels
+from worldsim.painting.checkpoint import CARD, has_painter, load_painter
+from worldsim.painting.network import PainterNetwork
+from worldsim.painting.sampling import PaintConfig, frames_of, paint
+from worldsim.protocols import PainterSpec, PaintInputs
+from worldsim.runtime.devices import resolve_device
+from worldsim.runtime.rng import Purpose, normal
+from worldsim.state import Frame, map_tensors
+
+DEFAULT_PAINTER = "freedoom-painter"
+"""Name of the shipped painter."""
+SHIPPED = Path(__file__).parent.parent / "worlds"
+
+
+def open_painter(
+    name: str | Path = DEFAULT_PAINTER,
+    config: PaintConfig | None = None,
+    device: torch.device | str | None = None,
+) -> NetworkPainter:
+    """Load a painter by the name of a shipped one, or from a folder.
+
+    config: sampling settings; by default those that the painter recommends.
+    device: by default the GPU if there is one.
+
+    Raises NotFoundError or DamagedFileError.
+    """
+    for folder in (Path(name), SHIPPED / name):
+        if has_painter(folder):
+            return NetworkPainter.from_pretrained(folder, config, device)
+    shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD}"))) or "none"
+    raise NotFoundError(
+        f"no painter {str(name)!r}: give a folder with a {CARD}, or a shipped painter ({shipped})."
+    )
+
+
+class NetworkPainter:
+    """Paints with a :class:`worldsim.painting.network.PainterNetwork`.
+
+    network: the network.
+    spec: size, camera and attributes of its views.
+    config: sampling settings.
+    """
+
+    def __init__(
+        self, network: PainterNetwork, spec: PainterSpec, config: PaintConfig | None = None
+    ) -> None:
+        self.network = network.requires_grad_(False).eval()
+        self._spec, self.config = spec, config or PaintConfig()
+
+    @property
+    def spec(self) -> PainterSpec:
+        """What the painter paints."""
+        return self._spec
+
+    @property
+    def device(self) -> torch.device:
+        """The network's device."""
+        return next(self.network.parameters()).device
+
+    def to(self, device: torch.device | str) -> NetworkPainter:
+        """Move the network to ``device``; returns the painter itself."""
+        self.network.to(device)
+        return self
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: Path,
+        config: PaintConfig | None = None,
+        device: torch.device | str | None = None,
+    ) -> NetworkPainter:
+        """Load a painter from the folder that training wrote.
+
+        config: sampling settings; by default those that ``painter.json`` recommends.
+        device: by default the GPU if there is one.
+
+        Raises NotFoundError or DamagedFileError.
+        """
+        saved = load_painter(folder)
+        chosen = saved.sampling() if config is None else config
+        return cls(saved.network(), saved.spec(), chosen).to(resolve_device(device))
+
+    def paint(self, inputs: PaintInputs) -> Frame:
+        """See :meth:`worldsim.protocols.Painter.paint`."""
+        check_inputs(inputs, self.spec)
+        device, (b, n) = self.device, inputs.pose.shape[:2]
+        at = map_tensors(lambda x: x.to(device), inputs)
+        parts = [
+            self._paint(_rows(at, i, min(i + self.config.places, b)))
+            for i in range(0, b, self.config.places)
+        ]
+        pose = inputs.pose.flatten(0, 1)
+        painted = frames_of(torch.cat(parts).flatten(0, 1), pose.to(device))
+        return keep_known(painted, at, n)
+
+    def _paint(self, at: PaintInputs) -> Tensor:
+        """Return channels (b, n, 5, h, w) of a batch of places."""
+        spec, (b, n) = self.spec, at.pose.shape[:2]
+        given, colour_only = _flags(at.given, b, n, at.pose), _flags(at.colour_only, b, n, at.pose)
+        clean = clean_channels(at.view.rgb, at.view.inverse_depth).unflatten(0, (b, n))
+        memory = memory_view_channels(at.view).unflatten(0, (b, n))
+        memory = memory * ~given[..., None, None, None]
+        a = len(spec.attributes)
+        attributes = clean.new_zeros(b, a) if at.attributes is None else at.attributes.float()
+        told = (
+            torch.full_like(attributes, float(at.attributes is not None))
+            if at.told is None
+            else at.told.float()
+        )
+        return paint(
+            self.network,
+            given=clean,
+            unknown=torch.stack([~given, ~given | colour_only], -1),
+            memory=memory,
+            rays=rays_of(at.pose, at.pose.new_tensor(spec.intrinsics), spec.height, spec.width),
+            attributes=attributes,
+            known=told,
+            noise=normal(at.seed, at.step, Purpose.PAINT, clean.shape[1:]),
+            config=self.config,
+        )
+
+
+def check_inputs(inputs: PaintInputs, spec: PainterSpec) -> None:
+    """Raise InvalidInputError unless ``inputs`` fit a painter with this ``spec``."""
+    if inputs.pose.ndim != 4 or inputs.pose.shape[2:] != (4, 4):
+        raise InvalidInputError(
+            f"PaintInputs.pose has shape {tuple(inputs.pose.shape)}: give (b, n, 4, 4)."
+        )
+    b, n = inputs.pose.shape[:2]
+    if not 1 <= n <= spec.views:
+        raise InvalidInputError(
+            f"{n} views of a place cannot be painted at once: give 1 to {spec.views}, and paint "
+            "further ones in a second call with these as given views."
+        )
+    m, a = b * n, len(spec.attributes)
+    wanted: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "view.rgb": (inputs.view.rgb, (m, 3, spec.height, spec.width)),
+        "view.inverse_depth": (inputs.view.inverse_depth, (m, spec.height, spec.width)),
+        "view.mask": (inputs.view.mask, (m, spec.height, spec.width)),
+        "seed": (inputs.seed, (b,)),
+        "step": (inputs.step, (b,)),
+        "attributes": (inputs.attributes, (b, a)),
+        "told": (inputs.told, (b, a)),
+        "given": (inputs.given, (b, n)),
+        "colour_only": (inputs.colour_only, (b, n)),
+    }
+    for name, (tensor, shape) in wanted.items():
+        if tensor is not None and tuple(tensor.shape) != shape:
+            raise InvalidInputError(
+                f"PaintInputs.{name} has shape {tuple(tensor.shape)}: give {shape} for {b} places "
+                f"of {n} views of a painter of {spec.height}x{spec.width} pixels and {a} "
+                "attributes."
+            )
+    if not bool(torch.isfinite(inputs.pose).all()):
+        raise InvalidInputError("PaintInputs.pose holds numbers that are NaN or infinite.")
+    if inputs.attributes is not None and not bool(
+        ((inputs.attributes >= 0) & (inputs.attributes <= 1)).all()
+    ):
+        raise InvalidInputError("PaintInputs.attributes must lie in [0, 1].")
+
+
+def keep_known(painted: Frame, inputs: PaintInputs, views: int) -> Frame:
+    """Return ``painted`` frames (b * n, ...) with the known pixels of ``inputs``.
+
+    Given views are returned as they are. In other views the known colour fades into the painted one
+    over three pixels along holes, and depth changes in the middle of that edge. Isolated splats
+    are not kept, because they are coarser than the painting.
+    """
+    view, b = inputs.view, len(inputs)
+    assert painted.inverse_depth is not None
+    given = _flags(inputs.given, b, views, inputs.pose).flatten()[:, None, None]
+    colour_only = _flags(inputs.colour_only, b, views, inputs.pose).flatten()[:, None, None]
+    dense = -F.max_pool2d(-view.mask[:, None].float(), 3, 1, 1)
+    weight = F.avg_pool2d(dense, 3, 1, 1, count_include_pad=False)[:, 0]
+    weight = torch.where(given, torch.ones_like(weight), weight)
+    rgb = torch.lerp(painted.rgb.float(), view.rgb.float(), weight[:, None])
+    code = torch.where(
+        (weight > 0.5) & ~(given & colour_only), view.inverse_depth, painted.inverse_depth
+    )
+    return replace(painted, rgb=rgb.round().clamp(0, 255).to(torch.uint8), inverse_depth=code)
+
+
+def _flags(flags: Tensor | None, b: int, n: int, like: Tensor) -> Tensor:
+    """Return ``flags`` (b, n), all False for None."""
+    if flags is None:
+        return torch.zeros(b, n, dtype=torch.bool, device=like.device)
+    return flags
+
+
+def _rows(inputs: PaintInputs, start: int, stop: int) -> PaintInputs:
+    """Return the places from ``start`` to ``stop``."""
+    n = inputs.pose.shape[1]
+    view = map_tensors(lambda x: x[start * n : stop * n], inputs.view)
+    rest = map_tensors(lambda x: x[start:stop], replace(inputs, view=None))  # type: ignore[arg-type]
+    return replace(rest, view=view)

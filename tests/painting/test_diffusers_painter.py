@@ -11,7 +11,14 @@ import torch
 from PIL import Image
 
 from tests.helpers.pipelines import tiny_depth, tiny_inpainting
-from worldsim.camera import Camera, default_intrinsics, move, quantise_depth, snap_pose
+from worldsim.camera import (
+    Camera,
+    default_intrinsics,
+    move,
+    pixel_rays,
+    quantise_depth,
+    snap_pose,
+)
 from worldsim.errors import InvalidInputError
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import PointMemoryConfig
@@ -168,6 +175,35 @@ def test_views_before_show_in_later_ones() -> None:
     # 2.5 m at 5 m and a focal length of 16 pixels: 8 pixels to the left.
     assert torch.equal(frames.rgb[1, :, 4:-4, 1:20], frames.rgb[0, :, 4:-4, 9:28])
     assert not torch.equal(frames.rgb[1, :, :, 26:], frames.rgb[0, :, :, 26:])
+
+
+def room(spec: PainterSpec, pose: torch.Tensor) -> torch.Tensor:
+    """Depths (n, h, w) in a room of 6 by 4 by 3 metres, whose centre is the world's origin."""
+    camera = camera_of(spec, pose)
+    rays = pixel_rays(camera.intrinsics, spec.height, spec.width)
+    world = torch.einsum("nij,njhw->nihw", pose[:, :3, :3], rays)
+    half = torch.tensor([3.0, 2.0, 1.5])[None, :, None, None]
+    return (half / world.abs()).amin(1)
+
+
+def test_depths_agree_all_around_a_room() -> None:
+    """An estimator with another scale and shift in each view; the first one fixes the scale."""
+    truth = room(SMALL, ring(SMALL, 8))
+    scales, shifts = [5.0, 1.0, 9.0, 0.5, 3.0, 7.0, 2.0, 4.0], [0, 1, 0.2, 3, 0.5, 0, 2, 1]
+
+    class Oracle:
+        def __init__(self) -> None:
+            self.view = 0
+
+        def estimate(self, rgb: torch.Tensor) -> torch.Tensor:
+            view, self.view = self.view, self.view + 1
+            return (scales[view] / truth[view] + shifts[view])[None]
+
+    align = AlignConfig(median_depth_m=float(1 / (1 / truth[0]).median()))
+    frames = DiffusersPainter(stripes, Oracle(), SMALL, align=align).paint(holes(SMALL, 8))
+    assert frames.depth is not None
+    error = (frames.depth / truth).log().abs()
+    assert float(error.median()) < 0.01 and float(error.quantile(0.95)) < 0.06
 
 
 def test_a_picture_without_depth_gets_its_depth() -> None:

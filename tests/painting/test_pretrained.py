@@ -20,8 +20,13 @@ from worldsim.errors import (
     UntrustedFileError,
 )
 from worldsim.painting.inpaint import InpaintConfig
-from worldsim.painting.pretrained import INDEX, load_diffusers_painter
-from worldsim.protocols import PainterSpec
+from worldsim.painting.pretrained import (
+    INDEX,
+    PICTURE_SPEC,
+    load_diffusers_painter,
+    painter_by_name,
+)
+from worldsim.protocols import PainterSpec, PromptPainter
 from worldsim.testing import check_painter
 
 SPEC = PainterSpec(32, 32, default_intrinsics(32, 32), views=2)
@@ -144,6 +149,14 @@ def test_bad_names_say_what_to_write(name: str, error: type[Exception]) -> None:
         load_diffusers_painter(name)
 
 
+def test_one_function_loads_every_kind_of_painter(saved: Path) -> None:
+    name = f"diffusers:{saved / 'pipeline'},{saved / 'depth'}"
+    painter = painter_by_name(name, device="cpu")
+    assert isinstance(painter, PromptPainter) and painter.spec == PICTURE_SPEC
+    with pytest.raises(NotFoundError, match="shipped painter"):
+        painter_by_name("no-such-painter")
+
+
 def test_folders_that_hold_something_else(folder: Path) -> None:
     (folder / "pipeline" / INDEX).unlink()
     with pytest.raises(NotFoundError, match=INDEX):
@@ -183,7 +196,5 @@ def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_default_views_are_square() -> None:
-    from worldsim.painting.pretrained import PICTURE_SPEC
-
     assert (PICTURE_SPEC.height, PICTURE_SPEC.width, PICTURE_SPEC.attributes) == (512, 512, ())
     assert PICTURE_SPEC.intrinsics == pytest.approx((256.0, 256.0, 256.0, 256.0))

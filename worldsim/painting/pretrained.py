@@ -18,7 +18,8 @@ from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, 
 from worldsim.painting.depth import AlignConfig, PipelineDepth
 from worldsim.painting.diffusers_painter import DiffusersPainter
 from worldsim.painting.inpaint import InpaintConfig
-from worldsim.protocols import PainterSpec
+from worldsim.painting.painter import DEFAULT_PAINTER, open_painter
+from worldsim.protocols import Painter, PainterSpec
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.extras import missing
 from worldsim.runtime.files import is_file, is_folder
@@ -38,6 +39,21 @@ LIBRARIES = ("diffusers", "transformers")
 """Libraries whose classes a pipeline's folder may name."""
 PICTURE_SPEC = PainterSpec(512, 512, default_intrinsics(512, 512), views=8)
 """Square views of 512 pixels and 90 degrees."""
+
+
+def painter_by_name(
+    name: str = DEFAULT_PAINTER, device: torch.device | str | None = None
+) -> Painter:
+    """Load the painter that a user names.
+
+    name: a shipped painter, the folder of one, or ``diffusers:PIPELINE,DEPTH`` for
+        :func:`load_diffusers_painter`. A painter of the last kind is a
+        :class:`worldsim.protocols.PromptPainter`: give it a text with ``with_prompt``.
+    device: by default the GPU if there is one.
+    """
+    if name.startswith(PREFIX):
+        return load_diffusers_painter(name, device=device)
+    return open_painter(name, device=device)
 
 
 def load_diffusers_painter(

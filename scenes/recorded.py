@@ -1,6 +1,6 @@
-"""Starts from frames of the real twin: one folder per scene.
+"""Start scenes stored on disk, one folder per scene.
 
-:mod:`worldsim.world.scene_files` writes them.
+:mod:`worldsim.world.scene_files` writes such folders, for example from frames of the real twin.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from worldsim.world.scene_files import check_scene_folder, load_scene, scene_nam
 
 
 class RecordedScenes:
-    """The scenes in a folder, such as the ``scenes`` folder of a world; read on first use."""
+    """Scenes stored in a folder, such as the ``scenes`` folder of a world.
+
+    Each scene is read on first use.
+    """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
@@ -25,11 +28,11 @@ class RecordedScenes:
         self._checked = False
 
     def names(self) -> list[str]:
-        """Names of the scenes, in natural order."""
+        """Return the names of the scenes, in natural order."""
         return scene_names(self.folder)
 
     def load(self, name: str) -> SceneStart:
-        """Load the scene of that name.
+        """Return the start of that name.
 
         Raises NotFoundError, which lists the existing names, or DamagedFileError.
         """
@@ -44,13 +47,14 @@ class RecordedScenes:
         return self._loaded[name]
 
     def start(self, rng: np.random.Generator) -> SceneStart:
-        """Return one of the scenes, with equal probability.
+        """Return a scene drawn uniformly with ``rng``.
 
-        Raises DamagedFileError, before the first, if any of them is damaged.
+        The first call checks all scenes. Raises DamagedFileError if one of them is damaged, and
+        NotFoundError if there are none.
         """
         names = self.names()
         if not self._checked:
-            # All of them, so that damage does not wait for the draw that meets it.
+            # All scenes, so that a damaged one raises now and not when it happens to be drawn.
             for name in names:
                 check_scene_folder(inside(self.folder, name))
             self._checked = True

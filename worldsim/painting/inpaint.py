@@ -152,7 +152,8 @@ class InpaintCall:
 
     def _settings(self) -> dict[str, object]:
         """Return the arguments that the config sets."""
-        config, settings = self.config, {}
+        config = self.config
+        settings: dict[str, object] = {}
         for name in ("num_inference_steps", "guidance_scale"):
             value = getattr(config, name)
             if value is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,7 @@ from worldsim.painting.diffusers_painter import (
     words_of,
 )
 from worldsim.painting.inpaint import InpaintConfig
+from worldsim.painting.place import paint_place
 from worldsim.protocols import Painter, PainterSpec, PaintInputs
 from worldsim.state import Frame
 from worldsim.testing import check_painter
@@ -128,6 +130,18 @@ def test_prompts_and_attributes_change_the_painting(
     assert torch.equal(told.paint(inputs).rgb, hall.paint(inputs).rgb)
 
 
+def test_other_settings_are_assigned_to_a_copy(
+    diffusion: Callable[..., DiffusersPainter],
+) -> None:
+    """As commands do with --num-inference-steps."""
+    painter = diffusion(prompt="a hall", arguments={"negative_prompt": "fog"})
+    more = copy.copy(painter)
+    more.config = dataclasses.replace(painter.config, num_inference_steps=3)
+    assert painter.config == FAST and more.call.further == {"negative_prompt": "fog"}
+    inputs = holes(SMALL, 1)
+    assert not torch.equal(more.paint(inputs).rgb, painter.paint(inputs).rgb)
+
+
 def test_a_whole_place_is_painted_aligned_and_integrated(
     diffusion: Callable[..., DiffusersPainter],
 ) -> None:
@@ -155,6 +169,28 @@ def test_a_whole_place_is_painted_aligned_and_integrated(
             assert float(ratio.median()) < 0.05 and float(colour.median()) < 16
         data = memory.integrate(data, frame, camera, torch.tensor([i]))
     assert int(memory.count(data)) > 64 * 64
+
+
+def test_a_place_is_painted_as_with_any_painter() -> None:
+    painter = DiffusersPainter(stripes, Brightness(), SMALL)
+    place, again, other = (paint_place(painter, seed) for seed in (1, 1, 2))
+    assert place.frames.rgb.shape == (8, 3, 32, 32)
+    assert torch.equal(place.frames.rgb, again.frames.rgb)
+    assert not torch.equal(place.frames.rgb, other.frames.rgb)
+    assert place.frames.pose is not None
+    # The memory shows what was painted.
+    shown = place.memory.render(place.data, camera_of(SMALL, place.frames.pose[:1]))
+    same = (shown.rgb.int() - place.frames.rgb[:1].int()).abs().amax(1)[shown.mask] == 0
+    assert float(shown.coverage) > 0.7 and float(same.float().mean()) > 0.8
+
+
+def test_weights_have_an_identity(diffusion: Callable[..., DiffusersPainter]) -> None:
+    painter = diffusion(prompt="a hall")
+    assert len(painter.weights_id) == 64
+    assert painter.with_prompt("lava").weights_id == painter.weights_id
+    other = DiffusersPainter(painter.call.pipeline, Brightness(), SMALL)
+    assert other.weights_id not in ("", painter.weights_id)
+    assert DiffusersPainter(stripes, Brightness(), SMALL).weights_id == ""
 
 
 def test_views_before_show_in_later_ones() -> None:

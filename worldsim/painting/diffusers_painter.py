@@ -12,10 +12,11 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldsim.camera import TURN_METRES, Camera, code_to_channel, rotation_angle
 from worldsim.errors import InvalidInputError
@@ -32,7 +33,7 @@ from worldsim.painting.inpaint import InpaintCall, InpaintConfig
 from worldsim.painting.painter import check_inputs, keep_known
 from worldsim.protocols import DepthEstimator, PainterSpec, PaintInputs
 from worldsim.runtime.rng import Purpose, bits
-from worldsim.state import Frame, MemoryView, concatenate, map_tensors
+from worldsim.state import Frame, MemoryView, checksum, concatenate, map_tensors
 
 PLACE = "{attributes}"
 """Part of a prompt that the words of a place's attributes replace."""
@@ -89,6 +90,30 @@ class DiffusersPainter:
     def spec(self) -> PainterSpec:
         """What the painter paints."""
         return self._spec
+
+    @cached_property
+    def weights_id(self) -> str:
+        """SHA-256 of the weights of the pipeline and the depth estimator, empty without weights."""
+        parts = {**getattr(self.call.pipeline, "components", {})}
+        parts["depth"] = getattr(getattr(self.depth, "pipeline", self.depth), "model", None)
+        weights = {
+            f"{name}.{key}": tensor
+            for name, part in parts.items()
+            if isinstance(part, nn.Module)
+            for key, tensor in part.state_dict().items()
+            # Weights that are offloaded piece by piece are not there to be read.
+            if not tensor.is_meta
+        }
+        return checksum(weights) if weights else ""
+
+    @property
+    def config(self) -> InpaintConfig:
+        """Settings of the pipeline's call. Assign others to change them."""
+        return self.call.config
+
+    @config.setter
+    def config(self, config: InpaintConfig) -> None:
+        self.call = InpaintCall(self.call.pipeline, config, self.call.further)
 
     def with_prompt(self, prompt: str) -> DiffusersPainter:
         """Return the same painter with another prompt."""

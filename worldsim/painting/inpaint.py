@@ -79,9 +79,10 @@ class InpaintCall:
         arguments: Mapping[str, object] | None = None,
     ) -> None:
         self.pipeline, self.config = pipeline, config or InpaintConfig()
+        self.further = dict(arguments or {})
         self.name = getattr(pipeline, "__name__", type(pipeline).__name__)
         self._accepted, required = self._signature()
-        self._arguments = {**self._settings(), **self._further(dict(arguments or {}))}
+        self._arguments = {**self._settings(), **self._further()}
         given = {*OWN, *self._arguments}
         if missing := [name for name in required if name not in given]:
             raise InvalidInputError(
@@ -170,9 +171,9 @@ class InpaintCall:
             settings |= {"height": config.height, "width": config.width}
         return settings
 
-    def _further(self, arguments: dict[str, object]) -> dict[str, object]:
+    def _further(self) -> dict[str, object]:
         """Return the user's own arguments, checked."""
-        for name in arguments:
+        for name in self.further:
             if name in OWN:
                 raise InvalidInputError(
                     f"the argument {name!r} is set by the painter: leave it out."
@@ -182,7 +183,7 @@ class InpaintCall:
                     f"{self.name} takes no argument {name!r}: it takes "
                     f"{', '.join(sorted(self._accepted))}."
                 )
-        return arguments
+        return self.further
 
     def _pictures(self, rgb: Tensor, unknown: Tensor) -> tuple[Image.Image, Image.Image]:
         """Return image and mask, white where it is to be painted, at the configured size."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from worldsim.memory.splat import EMPTY
-from worldsim.protocols import HasPoints, SceneMemory
+from worldsim.protocols import HasPoints, MemoryT, SceneMemory
 from worldsim.runtime.json_config import check_ranges
 from worldsim.state import map_tensors
 
@@ -42,7 +42,8 @@ class Points:
     source: (b, c) uint8, 255 * depth channel (``worldsim.camera.code_to_channel``) at capture; 0
         for directions.
     seen: (b, c) int32, the step at which a frame last agreed with the point.
-    confidence: (b, c) uint8, number of frames that agreed with it, at most 255.
+    confidence: (b, c) uint8, number of frames that agreed with it, at most 255. Painted points that
+        no frame has agreed with have 0.
     """
 
     position: Tensor
@@ -91,7 +92,7 @@ class PointMemoryConfig:
         check_ranges(self)
 
 
-def points_of(memory: SceneMemory, data: Any) -> Points | None:
+def points_of(memory: SceneMemory[MemoryT], data: MemoryT) -> Points | None:
     """The points that a memory's data holds, None for a memory without points."""
     if not isinstance(memory, HasPoints):
         return None

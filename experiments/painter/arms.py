@@ -268,7 +268,7 @@ def main() -> None:
     arms = Arms(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     # Seconds of a guided arm of 25 steps on the places for choices, and on the others.
     one, whole = (8.0 * places / 192 for places in (config.choose, config.places))
-    euler = PaintConfig(config.steps, 2.0, places=config.batch)
+    euler = PaintConfig(config.steps, 2.0, solver="euler", schedule_power=1.0, places=config.batch)
     fd = {}
     for weights in arms.networks:
         arms.weights = weights
@@ -302,17 +302,6 @@ def main() -> None:
     shipped(arms, best, whole)
     free = dataclasses.replace(best, guidance_scale=1.0)
     arms.run("confirm unconditional", whole / 2, lambda: arms.new(arms.test, free, False))
-    limited = {
-        f"guidance {g:g} at {low:g} to {high:g}": dataclasses.replace(
-            best, guidance_scale=g, guidance_from=low, guidance_to=high
-        )
-        for g, low, high in (
-            (best.guidance_scale, 0.0, 0.9),
-            (best.guidance_scale + 2, 0.0, 0.9),
-            (best.guidance_scale, 0.3, 1.0),
-        )
-    }
-    arms.choose({"best": best, **limited}, one)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,8 @@ class Artist:
         rays = rays_of(at.pose[:, :views], at.intrinsics, *clean.shape[-2:])
         memory = torch.zeros_like(clean) if memory is None else memory
         known = torch.full_like(at.attributes, float(told))
-        config, parts = replace(self.sampling, guidance_scale=guidance), []
+        config, parts = self.sampling, []
+        config = replace(config, guidance_scale=guidance, memory_guidance_scale=guidance)
         for i in range(0, len(clean), config.places):
             s = slice(i, i + config.places)
             noise = torch.randn(clean[s].shape, generator=self.generator, device=clean.device)

@@ -26,18 +26,21 @@ class Shrink(nn.Module):
         return batch.noisy * (1 - level) * 0.7 + 0.1 * told
 
 
-def painted(noise: Tensor, network: nn.Module | None = None, **settings: Any) -> Tensor:
+def painted(
+    noise: Tensor, network: nn.Module | None = None, memory: Tensor | None = None, **settings: Any
+) -> Tensor:
     b, n, _, h, w = noise.shape
+    plain = {"guidance_scale": 1.0, "solver": "euler", "schedule_power": 1.0}
     return paint(
         network or Shrink(),  # type: ignore[arg-type]
         given=torch.zeros_like(noise),
         unknown=torch.ones(b, n, 2, dtype=torch.bool),
-        memory=torch.zeros_like(noise),
+        memory=torch.zeros_like(noise) if memory is None else memory,
         rays=torch.zeros(b, n, 6, h, w),
         attributes=torch.ones(b, 1),
         known=torch.ones(b, 1),
         noise=noise,
-        config=PaintConfig(**settings),
+        config=PaintConfig(**{**plain, **settings}),
     )
 
 
@@ -101,14 +104,14 @@ def test_a_schedule_with_a_power_has_lower_last_levels():
     assert bool((curved[1:4] < even[1:4]).all())
 
 
-def test_guidance_only_between_its_levels(noise: Tensor):
-    plain = painted(noise, num_inference_steps=4)
-    assert torch.equal(painted(noise, num_inference_steps=4, guidance_scale=1.0), plain)
-    guided = painted(noise, num_inference_steps=4, guidance_scale=3.0)
-    assert not torch.equal(guided, plain)
-    # The levels are 1, 6/7, 2/3 and 2/5, so none lies in this interval.
-    never = {"guidance_from": 0.7, "guidance_to": 0.8}
-    assert torch.equal(painted(noise, num_inference_steps=4, guidance_scale=3.0, **never), plain)
+def test_guidance_of_places_with_and_without_a_memory(noise: Tensor):
+    known = torch.zeros_like(noise)
+    known[1, 0, :, 0, 0] = 1.0
+    plain = painted(noise, guidance_scale=1.0)
+    guided = painted(noise, guidance_scale=3.0, memory=known)
+    assert not torch.equal(guided[0], plain[0]) and torch.equal(guided[1], plain[1])
+    guided = painted(noise, guidance_scale=1.0, memory_guidance_scale=3.0, memory=known)
+    assert torch.equal(guided[0], plain[0]) and not torch.equal(guided[1], plain[1])
 
 
 def test_an_unknown_solver_is_an_error():

@@ -13,7 +13,7 @@ from worldsim.painting.channels import unscale
 from worldsim.painting.levels import per_channel, shift_for
 from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
 from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.ranges import Count, NotNegative, Positive, Share
+from worldsim.runtime.ranges import Count, NotNegative, Positive
 from worldsim.state import Frame
 
 
@@ -23,16 +23,15 @@ class PaintConfig:
 
     num_inference_steps: Count = 25
     """Network evaluations; guidance doubles them."""
-    guidance_scale: NotNegative = 1.0
-    """Scale of classifier-free guidance on attributes and memory; 1 disables it."""
-    guidance_from: Share = 0.0
-    """Lowest noise level at which guidance is applied."""
-    guidance_to: Share = 1.0
-    """Highest noise level at which guidance is applied (Kynkaanniemi et al. 2024)."""
-    solver: Literal["euler", "dpmsolver++"] = "euler"
+    guidance_scale: NotNegative = 6.0
+    """Scale of classifier-free guidance for places of which nothing is known; 1 disables it."""
+    memory_guidance_scale: NotNegative = 1.0
+    """The same for places of which a memory or a given view shows something. Their pictures become
+    too sharp with scales above 1."""
+    solver: Literal["euler", "dpmsolver++"] = "dpmsolver++"
     """``euler``: Euler's method on the velocity. ``dpmsolver++``: the second-order multistep method
     2M of DPM-Solver++ (Lu et al. 2022)."""
-    schedule_power: Positive = 1.0
+    schedule_power: Positive = 1.5
     """Exponent of the noise levels before their shift. Above 1, more steps are at low noise, where
     textures are painted."""
     places: Count = 1
@@ -111,10 +110,11 @@ def paint(
     levels = sigmas.to(given.device)[..., None, None]
     x = torch.where(channels, noise, given)
     before = x
+    aided = (memory != 0).flatten(1).any(1) | ~unknown.flatten(1).all(1)
+    guidance = torch.where(aided.cpu(), config.memory_guidance_scale, config.guidance_scale)
     for i in range(steps):
         batch = PainterBatch(x, unknown * levels[i], memory, rays, attributes, known)
-        guided = (sigmas[i] >= config.guidance_from) & (sigmas[i] <= config.guidance_to)
-        clean = _predict(network, batch, torch.where(guided, config.guidance_scale, 1.0))
+        clean = _predict(network, batch, guidance)
         here, there = (level[..., None, None] for level in levels[i : i + 2])
         towards = clean
         # Log-SNRs are infinite at levels 1 and 0, so those steps are of first order.

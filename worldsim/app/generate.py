@@ -31,7 +31,7 @@ from worldsim.painting.words import parse_prompt
 from worldsim.protocols import Painter
 from worldsim.runtime.files import make_writable_folder, require_replaceable, sha256_of
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
-from worldsim.runtime.progress import Progress, say
+from worldsim.runtime.progress import SHARE, Progress, say
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed
 from worldsim.runtime.types import Array, JsonObject
 from worldsim.world.scene_files import StartFrames
@@ -110,14 +110,14 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
     ]
     there = [finished(folder_of(config, i), told[i]) for i in range(config.count)]
     report = []
-    with Progress(config.count, "painting", "place") as bar:
+    with Progress(100.0, "painting", SHARE) as bar:
         for i in range(config.count):
             began = time.monotonic()
             if not there[i]:
-                with passes_shown(painter, bar, i, passes_of(config, painter)):
+                with passes_shown(painter, bar, i / config.count, passes_of(config, painter)):
                     place, values = paint_request(painter, request, told[i]["seed"])
                 save_place(place, values, painter, folder_of(config, i), told[i], title_of(config))
-            bar.move_to(i + 1)
+            bar.move_to(100.0 * (i + 1) / config.count)
             report.append(
                 {
                     "folder": str(folder_of(config, i)),
@@ -134,19 +134,20 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
 
 
 def passes_of(config: GenerateConfig, painter: Painter) -> int:
-    """Return about how many times the network runs for a place."""
+    """Return about how many times the network runs for all places."""
     settings: Any = getattr(painter, "config", None)
     steps = int(getattr(settings, "num_inference_steps", 1))
     groups = len(plan_groups(ring(level_pose(), config.headings), 0, painter.spec.views))
-    return max(1, steps * groups * (1 + (getattr(settings, "guidance_scale", 1.0) != 1.0)))
+    both = getattr(settings, "guidance_scale", 1.0) != 1.0
+    return max(1, config.count * steps * groups * (1 + both))
 
 
 @contextlib.contextmanager
-def passes_shown(painter: Painter, bar: Progress, done: int, passes: int) -> Iterator[None]:
+def passes_shown(painter: Painter, bar: Progress, done: float, passes: int) -> Iterator[None]:
     """Context in which the bar moves with every run of the painter's network.
 
-    done: number of finished places.
-    passes: about how many runs the next place takes.
+    done: share that is done before, in [0, 1].
+    passes: about how many runs all places take.
     """
     if not isinstance(painter, NetworkPainter):
         yield
@@ -154,7 +155,7 @@ def passes_shown(painter: Painter, bar: Progress, done: int, passes: int) -> Ite
     runs = itertools.count(1)
 
     def step(*_: object) -> None:
-        bar.move_to(done + min(0.99, next(runs) / passes))
+        bar.move_to(100.0 * min(0.99, done + next(runs) / passes))
 
     hook = painter.network.register_forward_hook(step)
     try:

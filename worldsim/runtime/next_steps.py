@@ -122,11 +122,8 @@ def _after_compare(config: Any, _: Any) -> Ending:
 def _after_generate(config: Any, out: Path) -> Ending:
     place = out if config.count == 1 else out / "place-1"
     return Ending(
-        str(out),
-        (
-            line("worldsim", "view", place),
-            f'in Python: gym.make("worldsim/FreedoomDream-v0", scenes={str(out)!r})',
-        ),
+        f"{out}, a folder of scenes to start from",
+        (line("worldsim", "view", place), line("worldsim", "export", place, "--to", "glb")),
     )
 
 

@@ -32,7 +32,6 @@ GIVEN = {
     "compare": ["carracing"],
     "export": ["walk.safetensors", "--to", "glb"],
     "generate": ["--count", "3", "--out", "out/my places"],
-    "generate": ["--count", "3", "--out", "out/my places"],
     "view": ["walk.safetensors"],
     "worlds": [],
     "words": [],
@@ -73,7 +72,6 @@ def results(
         "train": goal,
         "distil": world,
         "export": Path("walk.glb"),
-        "generate": Path("out/my places"),
         "generate": Path("out/my places"),
     }
 

@@ -79,7 +79,7 @@ def test_a_place_is_a_scene_folder_that_tells_its_origin(painter: NetworkPainter
     described = check_scene_folder(out)
     assert described.generated and len(described.starts) == 4
     origin = described.origin
-    assert origin["attributes"] == {"brick": 0.8, "water": 0.0, "light": 0.2}
+    assert origin["attributes"] == {"brick": 0.8, "light": 0.2}
     assert (origin["command"], origin["seed"]) == ("generate", place_seed(3, 0))
     assert len(origin["painter_sha256"]) == 64 and origin["sampling"]["num_inference_steps"] == 1
     assert {"sheet.png", "fly.mp4", "scene.ply"} <= set(files(out))

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +33,7 @@ from worldsim.runtime.files import make_writable_folder, require_replaceable, sh
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
 from worldsim.runtime.progress import SHARE, Progress, say
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed
-from worldsim.runtime.types import Array, JsonObject
+from worldsim.runtime.types import JsonObject
 from worldsim.world.scene_files import StartFrames
 
 
@@ -115,8 +115,8 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
             began = time.monotonic()
             if not there[i]:
                 with passes_shown(painter, bar, i / config.count, passes_of(config, painter)):
-                    place, values = paint_request(painter, request, told[i]["seed"])
-                save_place(place, values, painter, folder_of(config, i), told[i], title_of(config))
+                    place, given = paint_request(painter, request, told[i]["seed"])
+                save_place(place, given, folder_of(config, i), told[i], title_of(config))
             bar.move_to(100.0 * (i + 1) / config.count)
             report.append(
                 {
@@ -216,7 +216,7 @@ def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
         "attribute": list(config.attribute),
         "pictures": {path.name: sha256_of(path) for path in files},
         "poses": None if config.poses is None else config.poses.name,
-        "painter": config.painter,
+        "painter": Path(config.painter).name,
         "painter_sha256": painter_id(painter),
         "sampling": to_json(sampling) if dataclasses.is_dataclass(sampling) else None,
         "headings": config.headings,
@@ -227,21 +227,16 @@ def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
 
 def save_place(
     place: Place,
-    values: Array | None,
-    painter: Painter,
+    given: Mapping[str, float],
     folder: Path,
     told: JsonObject,
     title: Sequence[str],
 ) -> None:
-    """Write a place. Each view that stands at the place is a start."""
-    attributes = (
-        None
-        if values is None
-        else {
-            name: round(float(v), 4)
-            for name, v in zip(painter.spec.attributes, values, strict=True)
-        }
-    )
+    """Write a place. Each of its views is a start.
+
+    given: the attributes that the painter received.
+    """
+    attributes = {name: round(value, 4) for name, value in given.items()}
     save_generated(
         folder,
         place.frames,

@@ -205,8 +205,8 @@ def resample(
     """Resample a frame for a camera at the same pose with other ``intrinsics``.
 
     See :func:`common_camera`. Returns rgb (height, width, 3) uint8, averaged over each pixel's
-    area (interpolated if the frame has fewer pixels), and depth (height, width) float32 metres at
-    each pixel's centre: ``inf`` infinitely far, ``nan`` unknown.
+    area, and depth (height, width) float32 metres at each pixel's centre: ``inf`` infinitely far,
+    ``nan`` unknown.
     """
     rgb, depth = frame.read()
     fx, fy, cx, cy = frame.intrinsics
@@ -221,9 +221,9 @@ def resample(
     )
     box = np.clip(np.round(box / BOX_STEP) * BOX_STEP, 0.0, [frame.width, frame.height] * 2)
     left, top, right, bottom = map(float, box)
-    finer = width > right - left or height > bottom - top
-    kernel = Image.Resampling.BICUBIC if finer else Image.Resampling.BOX
-    small = Image.fromarray(rgb).resize((width, height), kernel, (left, top, right, bottom))
+    small = Image.fromarray(rgb).resize(
+        (width, height), Image.Resampling.BOX, (left, top, right, bottom)
+    )
     rows = (
         (top + (np.arange(height) + 0.5) * (bottom - top) / height) * depth.shape[0] / frame.height
     )

@@ -149,8 +149,10 @@ def conditions_of(
     return (values, told) if bool(told.any()) else None
 
 
-def paint_request(painter: Painter, request: PlaceRequest, seed: int) -> tuple[Place, Array | None]:
-    """Paint a place as ``request`` asks; returns it with its attributes, (a,) or None.
+def paint_request(
+    painter: Painter, request: PlaceRequest, seed: int
+) -> tuple[Place, dict[str, float]]:
+    """Paint a place as ``request`` asks; returns it with the attributes that the painter received.
 
     seed: key of all random numbers.
 
@@ -158,13 +160,23 @@ def paint_request(painter: Painter, request: PlaceRequest, seed: int) -> tuple[P
     """
     conditions = conditions_of(request, painter, np.random.default_rng(seed))
     values, told = (None, None) if conditions is None else conditions
+    place = _paint(painter, request, seed, values, told)
+    if values is None or told is None:
+        return place, {}
+    names = painter.spec.attributes
+    return place, {name: float(values[i]) for i, name in enumerate(names) if told[i]}
+
+
+def _paint(
+    painter: Painter, request: PlaceRequest, seed: int, values: Array | None, told: Array | None
+) -> Place:
     pictures, config = request.pictures, request.config
     if pictures is None:
-        return paint_place(painter, seed, values, told, config), values
+        return paint_place(painter, seed, values, told, config)
     _check_number(pictures, painter.spec)
     if pictures.pose is None:
-        return _paint_unposed(painter, pictures, seed, values, told, config), values
-    return _paint_posed(painter, pictures, seed, values, told, config), values
+        return _paint_unposed(painter, pictures, seed, values, told, config)
+    return _paint_posed(painter, pictures, seed, values, told, config)
 
 
 def _check_number(pictures: Pictures, spec: PainterSpec) -> None:

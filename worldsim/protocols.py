@@ -317,6 +317,18 @@ class DepthEstimator(Protocol):
         ...
 
 
+# Optional capabilities of a painter. The library tests for them with isinstance.
+
+
+@runtime_checkable
+class PromptPainter(Protocol):
+    """A painter that follows free text, besides or instead of attributes."""
+
+    def with_prompt(self, prompt: str) -> Painter:
+        """Return the same painter with another text."""
+        ...
+
+
 # Optional capabilities of a dynamics. The library tests for them with isinstance.
 
 

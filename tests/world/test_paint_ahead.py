@@ -15,13 +15,14 @@ from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.painted import integrate_painted, is_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import PointMemoryConfig
+from worldsim.memory.splat import hole_view
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.painter import NetworkPainter
 from worldsim.painting.sampling import PaintConfig
 from worldsim.protocols import PainterSpec
 from worldsim.state import Frame, flatten
 from worldsim.world import World
-from worldsim.world.paint_ahead import PaintAheadConfig
+from worldsim.world.paint_ahead import PaintAheadConfig, around_known, contradicts
 
 FORWARD = 1
 OPEN = "MAP30-3"
@@ -163,6 +164,25 @@ def test_painting_does_not_confirm_what_was_painted() -> None:
     for _ in range(2):
         data = integrate_painted(memory, data, frame_of(200, 3.0, camera), camera, step, nothing)
     assert int(is_painted(data).sum()) == 64
+
+
+@pytest.mark.fast
+def test_gaps_of_a_surface_take_its_depth_alone() -> None:
+    camera = Camera(torch.eye(4)[None], torch.tensor([[8.0, 8, 4, 4]]), 8, 16)
+    view = hole_view(camera)
+    mask = view.mask.clone()
+    # Every second pixel of the left half shows a surface 5 m away.
+    mask[..., :8:2] = True
+    code = int(quantise_depth(torch.tensor(5.0)))
+    shown = dataclasses.replace(
+        view, mask=mask, inverse_depth=view.inverse_depth.masked_fill(mask, code)
+    )
+    known, _ = around_known(shown)
+    assert known[..., :9].all()
+    assert not known[..., 9:].any()
+    same, other = (contradicts(shown, frame_of(9, depth, camera)) for depth in (5.2, 1.0))
+    assert torch.equal(same, mask)
+    assert torch.equal(other, mask | known)
 
 
 def test_bad_settings_are_named(tiny: World) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -180,6 +180,23 @@ def _refuse_world(name: str, folder: Path) -> str:
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
+    repository, revision = split_repository(name, revision)
+    patterns = [f"*{suffix}" for suffix in PUBLISHED]
+    folder = download(repository, revision, patterns, "world", f": {_list_shipped()}")
+    if not is_file(folder / WORLD):
+        raise NotFoundError(
+            f"the hub's repository {repository!r} is not a world: it has no {WORLD}"
+        )
+    return folder
+
+
+def split_repository(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """Split ``owner/name@revision``, the part of a hub name after ``hub:``.
+
+    revision: given apart from the name.
+
+    Returns the repository and its revision. Raises InvalidInputError.
+    """
     repository, at, pinned = name.partition("@")
     if at and revision is not None and revision != pinned:
         raise InvalidInputError(f"two revisions of {repository}: {pinned!r} and {revision!r}")
@@ -190,21 +207,29 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise InvalidInputError(
             f"{HUB}{name} is not a repository: write hub:owner/name or hub:owner/name@revision"
         )
+    return repository, revision
+
+
+def download(
+    repository: str, revision: str | None, patterns: Sequence[str], kind: str, hint: str = ""
+) -> Path:
+    """Download files of a hub repository; returns their folder, which is named by the commit.
+
+    patterns: of the files.
+    kind: what the repository should hold, for errors.
+    hint: end of the error's text.
+
+    Raises NotFoundError.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = [f"*{suffix}" for suffix in PUBLISHED]
     try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise NotFoundError(
-            f"no world {repository!r} on the hub ({type(error).__name__}): {_list_shipped()}"
+            f"no {kind} {repository!r} on the hub ({type(error).__name__}){hint}"
         ) from error
-    if not is_file(folder / WORLD):
-        raise NotFoundError(
-            f"the hub's repository {repository!r} is not a world: it has no {WORLD}"
-        )
-    return folder
 
 
 def require_repository(name: str) -> None:

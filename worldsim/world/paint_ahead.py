@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
@@ -29,12 +30,16 @@ from worldsim.memory.slots import Points
 from worldsim.protocols import Painter, PaintInputs
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, NotNegative, Share
-from worldsim.state import MemoryView, WorldState, concatenate, map_tensors
+from worldsim.state import Frame, MemoryView, WorldState, concatenate, map_tensors
 
 NEVER = -(10**6)
 """Value of :attr:`worldsim.state.WorldState.looked` before the first look ahead."""
 NEVER_AGAIN = 2**62
 """Its value in environments that are not painted ahead: the padding of a batch."""
+GAP = 2
+"""Splats within this many pixels of one another are parts of one surface."""
+SURFACE = 0.15
+"""Largest relative difference of the inverse depths of one surface."""
 CLEARANCE = 0.6
 """The camera ahead moves at most this share of the known depth in the middle of the view."""
 
@@ -48,7 +53,8 @@ class PaintAheadConfig:
     distance: NotNegative = 3.0
     """Metres from the camera to the camera ahead. One step in Freedoom is about one metre."""
     coverage: Share = 0.7
-    """A place ahead is painted if the memory covers less than this share of its views."""
+    """A place ahead is painted if the memory covers less than this share of one of its views. Gaps
+    between the splats of a surface count as covered."""
     views: Count = 3
     """Views at the camera ahead: straight on, and to both sides in turn."""
     turn: Annotated[float, Ge(1), Le(180)] = 50.0
@@ -56,6 +62,31 @@ class PaintAheadConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+
+def around_known(view: MemoryView) -> tuple[Tensor, Tensor]:
+    """Return where a surface is known, though splats of distant points leave gaps in it.
+
+    Returns which pixels have a known pixel within ``GAP`` pixels, (b, h, w) bool, and the mean
+    inverse-depth code of these, (b, h, w) float32.
+    """
+    size = 2 * GAP + 1
+    mask = view.mask[:, None].float()
+    code = view.inverse_depth[:, None].float() * mask
+    share, total = (F.avg_pool2d(x, size, 1, GAP)[:, 0] for x in (mask, code))
+    return share > 0, total / share.clamp(min=1e-6)
+
+
+def contradicts(view: MemoryView, painted: Frame) -> Tensor:
+    """Return the pixels of a painted frame that the memory must not take, (b, h, w) bool.
+
+    These are the known pixels, and pixels in the gaps of a known surface whose painted depth is not
+    that of the surface.
+    """
+    assert painted.inverse_depth is not None
+    known, code = around_known(view)
+    near = (painted.inverse_depth - code).abs() <= SURFACE * code + 1.0
+    return view.mask | (known & ~near)
 
 
 class PaintAhead:
@@ -119,7 +150,8 @@ class PaintAhead:
         camera = self._camera(poses)
         memory = map_tensors(lambda x: x.expand(len(poses), *x.shape[1:]), state.memory)
         view: MemoryView = self.memory.render(memory, camera)
-        if float(view.coverage.mean()) >= self.config.coverage:
+        covered = around_known(view)[0].float().mean((1, 2))
+        if float(covered.min()) >= self.config.coverage:
             return state
         frame = self.painter.paint(PaintInputs(view, poses[None], state.seed, state.step))
         frame = map_tensors(lambda x: x.to(state.seed.device), frame)
@@ -128,8 +160,8 @@ class PaintAhead:
             one = map_tensors(lambda x, i=i: x[i : i + 1], frame)
             at = self._camera(poses[i : i + 1])
             # Views overlap: what one view has painted is known to the next.
-            known = self.memory.render(data, at).mask
-            data = integrate_painted(self.memory, data, one, at, state.step, known)
+            kept = contradicts(self.memory.render(data, at), one)
+            data = integrate_painted(self.memory, data, one, at, state.step, kept)
         return dataclasses.replace(state, memory=data)
 
     def cameras(self, state: WorldState) -> Tensor:

@@ -24,12 +24,13 @@ from worldsim.painting.new_places import (
     paint_request,
     parse_attributes,
 )
-from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter, open_painter
+from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
 from worldsim.painting.pictures import open_pictures
 from worldsim.painting.place import Place, PlaceConfig, level_pose, plan_groups, ring
+from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.words import parse_prompt
-from worldsim.protocols import Painter
-from worldsim.runtime.files import make_writable_folder, require_replaceable, sha256_of
+from worldsim.protocols import Painter, PromptPainter
+from worldsim.runtime.files import is_folder, make_writable_folder, require_replaceable, sha256_of
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
 from worldsim.runtime.progress import SHARE, Progress, say
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed
@@ -57,7 +58,8 @@ class GenerateConfig:
     poses: Path | None = None
     """Camera poses of the pictures: a JSON file, or a nerfstudio dataset."""
     painter: str = DEFAULT_PAINTER
-    """Name of a shipped painter, or a painter's folder."""
+    """Name of a shipped painter, a painter's folder, or ``diffusers:PIPELINE,DEPTH``: an inpainting
+    pipeline and a depth estimator, each a folder or ``hub:owner/name``."""
     seed: Seed = 0
     """Seed of all random numbers. Equal settings give equal files on one device."""
     count: Annotated[int, Ge(1), Le(10_000)] = 1
@@ -97,7 +99,7 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
         require_replaceable(config.json)
     prior = None
     if painter is None:
-        painter = open_painter(config.painter, device=config.device)
+        painter = painter_by_name(config.painter, device=config.device)
         prior = prior_of(config.painter)
     painter = with_sampling(painter, config.num_inference_steps, config.guidance_scale)
     request = request_of(config, painter, prior)
@@ -189,7 +191,7 @@ def request_of(
 
     Prints which words ask for nothing.
     """
-    if config.prompt.strip() and painter.spec.attributes:
+    if config.prompt.strip() and not isinstance(painter, PromptPainter):
         notice = parse_prompt(config.prompt, painter.spec.attributes).notice
         if notice:
             say(notice, always=True)
@@ -216,7 +218,7 @@ def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
         "attribute": list(config.attribute),
         "pictures": {path.name: sha256_of(path) for path in files},
         "poses": None if config.poses is None else config.poses.name,
-        "painter": Path(config.painter).name,
+        "painter": Path(config.painter).name if is_folder(config.painter) else config.painter,
         "painter_sha256": painter_id(painter),
         "sampling": to_json(sampling) if dataclasses.is_dataclass(sampling) else None,
         "headings": config.headings,

@@ -31,7 +31,7 @@ from worldsim.painting.place import (
 )
 from worldsim.painting.words import parse_prompt
 from worldsim.planning.locate import LocateConfig, locate_points
-from worldsim.protocols import Painter, PainterSpec
+from worldsim.protocols import Painter, PainterSpec, PromptPainter
 from worldsim.runtime.arguments import number
 from worldsim.runtime.types import Array
 from worldsim.state import Frame, concatenate
@@ -132,18 +132,19 @@ def conditions_of(
     """Return the attributes of a request, and which of them are given; None if none are.
 
     Without words, named attributes alone are given. A place without words, attributes and pictures
-    is like any real one.
+    is like any real one. A :class:`worldsim.protocols.PromptPainter` receives the words themselves.
     """
     names = painter.spec.attributes
     check_attributes(request.attributes, names)
-    if request.prompt.strip() and not names:
+    prompt = "" if isinstance(painter, PromptPainter) else request.prompt
+    if prompt.strip() and not names:
         raise InvalidInputError(
-            f"prompt {request.prompt!r}: this painter has no attributes and understands no words; "
-            "leave the prompt out"
+            f"prompt {prompt!r}: this painter has no attributes and understands no words; leave "
+            "the prompt out"
         )
-    free = not request.prompt.strip() and bool(request.attributes or request.pictures)
+    free = not prompt.strip() and bool(request.attributes or request.pictures)
     prior = None if free else request.prior
-    values, told = attributes_of(request.prompt, names, rng, prior)
+    values, told = attributes_of(prompt, names, rng, prior)
     for name, value in request.attributes.items():
         values[names.index(name)], told[names.index(name)] = value, True
     return (values, told) if bool(told.any()) else None
@@ -160,6 +161,8 @@ def paint_request(
     """
     conditions = conditions_of(request, painter, np.random.default_rng(seed))
     values, told = (None, None) if conditions is None else conditions
+    if isinstance(painter, PromptPainter) and request.prompt.strip():
+        painter = painter.with_prompt(request.prompt)
     place = _paint(painter, request, seed, values, told)
     if values is None or told is None:
         return place, {}
@@ -202,7 +205,7 @@ def _paint_posed(
     if len(pictures) == 1 and whole:
         return paint_place(painter, seed, values, told, config, given)
     # The depth of the pictures first, all of them jointly.
-    memory = PointMemory(PointMemoryConfig(capacity=config.capacity))
+    memory = config.memory(spec)
     drawn, _ = paint_views(
         painter,
         memory,

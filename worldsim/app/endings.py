@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from worldsim.app.compare import CompareConfig
     from worldsim.app.demo import DemoConfig
     from worldsim.app.export import ExportConfig
+    from worldsim.app.generate import GenerateConfig
     from worldsim.app.view import ViewConfig
     from worldsim.app.watch import WatchConfig
     from worldsim.app.words import WordsConfig
@@ -121,6 +122,15 @@ def after_bench(config: BenchConfig, _: object) -> Ending:
 def after_compare(config: CompareConfig | DemoConfig, _: object) -> Ending:
     """The film; next, evaluate the world."""
     return Ending(str(config.out), (line("worldsim", "evaluate", config.world),))
+
+
+def after_generate(config: GenerateConfig, out: Path) -> Ending:
+    """The folder of scenes; next, look at one."""
+    place = out if config.count == 1 else out / "place-1"
+    return Ending(
+        f"{out}, a folder of scenes to start from",
+        (line("worldsim", "view", place), line("worldsim", "export", place, "--to", "glb")),
+    )
 
 
 def after_export(config: ExportConfig, out: Path) -> Ending:

@@ -5,7 +5,7 @@ Each protocol is written once, here. Implementations never import one another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, runtime_checkable
 
@@ -95,6 +95,19 @@ class Policy(Protocol):
 
     def act(self, obs: Any) -> Any:
         """Return the action for an observation."""
+        ...
+
+
+@runtime_checkable
+class DescriptionGenerator(Protocol):
+    """Writes what the next place of a journey looks like, in words."""
+
+    def next(self, previous: Sequence[str], rng: np.random.Generator) -> str:
+        """Return the description of the place after those described by ``previous``, oldest first.
+
+        It is a prompt of one place (:func:`worldsim.painting.words.parse_prompt`). Randomness comes
+        from ``rng`` alone.
+        """
         ...
 
 

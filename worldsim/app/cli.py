@@ -156,6 +156,9 @@ COMMANDS = {
     "worlds": Command(
         "worldsim.app.worlds", "WorldsConfig", "worlds", "List the worlds that are shipped."
     ),
+    "words": Command(
+        "worldsim.app.words", "WordsConfig", "words", "List the words that prompts may use."
+    ),
 }
 
 

@@ -179,7 +179,7 @@ class MemoryHandle:
         self,
         voxel: float = 0.1,
         reach: float | None = 10.0,
-        confidence: int = 1,
+        confidence: int = 0,
         trajectory: Trajectory | None = None,
     ) -> Occupancy:
         """Return a grid of voxels around the points near the camera.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Protocol, TypeVar
 
 import torch
@@ -42,7 +42,8 @@ class Points:
     source: (b, c) uint8, 255 * depth channel (``worldsim.camera.code_to_channel``) at capture; 0
         for directions.
     seen: (b, c) int32, the step at which a frame last agreed with the point.
-    confidence: (b, c) uint8, number of frames that agreed with it, at most 255.
+    confidence: (b, c) uint8, number of frames that agreed with it, at most 255. Painted points that
+        no frame has agreed with have 0.
     """
 
     position: Tensor
@@ -188,3 +189,14 @@ def oldest_slots(memory: Points, step: Tensor, k: int) -> Tensor:
     return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(
         torch.int64
     )
+
+
+def mark_painted(before: Points, after: Points) -> Points:
+    """Return ``after`` with the points that are new since ``before`` marked as painted.
+
+    Painted points have confidence 0, because no frame has agreed with them. Points that were
+    painted before stay so. Both are batches of the same sizes.
+    """
+    same = (before.kind != EMPTY) & (before.position == after.position).all(1)
+    observed = same & (before.confidence > 0)
+    return replace(after, confidence=after.confidence.masked_fill(~observed, 0))

@@ -48,12 +48,13 @@ from worldsim.state import Frame
 
 HEADINGS = 8
 SIDES: Mapping[str, str] = {
-    "depth_conflict": "most",
+    "scale": "most",
     "seen_past": "most",
     "nearest": "least",
     "floor_missing": "most",
     "colour_conflict": "most",
     "rectangle": "most",
+    "seams": "most",
     "sharpness": "least",
     "blur": "least",
     "noise": "most",
@@ -319,7 +320,7 @@ def _first(sets: ViewSets, most: int) -> ViewSets:
 
 
 def dreams(path: Path, validator: Validator) -> dict[str, object]:
-    """Share of a world's last dreamed frames, and of the true ones, that the pictures' checks refuse."""
+    """Share of a world's last dreamed frames, and of the true ones, that are refused."""
     found: dict[str, object] = {}
     names = [name for name in validator.names if name in PICTORIAL and name != "colour_conflict"]
     only = Validator(validator.thresholds, names)

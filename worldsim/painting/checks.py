@@ -22,8 +22,8 @@ from worldsim.state import Frame, MemoryView
 
 LEAST_KNOWN = 0.03
 """Share of a view's pixels that the memory must know before agreement is measured."""
-DEPTH_SHARE, DEPTH_METRES = 0.15, 0.3
-"""A painted depth agrees with the memory's if it differs by at most this share, or these metres."""
+DEPTH_SHARE = 0.15
+"""A painted depth agrees with the memory's if it differs by at most this share."""
 PASSED_SHARE, PASSED_METRES = 0.8, 0.5
 """A view sees past a point whose distance is less than this share of the view's depth there, minus
 these metres."""
@@ -37,6 +37,8 @@ FLOOR_ROWS = 4
 """Rows at the bottom of a view in which the floor is looked for."""
 MARGIN = 0.34
 """Largest margin around a picture within the picture, as a share of the side."""
+PERIODS = (4, 6, 8, 10, 12, 16)
+"""Periods in pixels of the grids that seams are looked for on."""
 LEAST_LAG = 6
 """Smallest shift in pixels at which a repetition counts."""
 ROOM_METRES = 4.0
@@ -82,43 +84,51 @@ def _dense(known: MemoryView) -> Tensor:
     return -F.max_pool2d(-known.mask[:, None].float(), 3, 1, 1)[:, 0] > 0
 
 
-def _share(wrong: Tensor, among: Tensor) -> Tensor:
-    """Return the share (n,) of pixels ``among`` that are ``wrong``, NaN where there are few."""
-    count = among.flatten(1).sum(1).float()
-    share = (wrong & among).flatten(1).sum(1) / count.clamp(min=1)
-    return torch.where(count < LEAST_KNOWN * among[0].numel(), torch.nan, share)
+def _agreeing(views: Views, dense: Tensor) -> Tensor:
+    """Return (n, h, w) bool, pixels of ``dense`` at which both show the same surface."""
+    painted, known = views.frame.inverse_depth, views.known
+    assert painted is not None and known is not None
+    log = _log_ratio(painted, known.inverse_depth)
+    same_sky = (painted == 0) == (known.inverse_depth == 0)
+    return dense & same_sky & (log.abs() < DEPTH_SHARE)
 
 
-def depth_conflict(views: Views) -> Tensor:
-    """Return the share (n,) of known pixels whose painted depth differs from the memory's.
+def _log_ratio(painted: Tensor, known: Tensor) -> Tensor:
+    """Return the logarithm of the ratio of two inverse-depth codes, 0 where one is sky."""
+    log = (painted.float().clamp(min=1.0) / known.float().clamp(min=1.0)).log()
+    return torch.where((painted > 0) & (known > 0), log, 0.0)
 
-    NaN for views of which the memory knows almost nothing.
+
+def scale_error(views: Views) -> Tensor:
+    """Return by which factor painted depths differ from the memory's, as |log| (n,).
+
+    The median over pixels that both know. A new surface in front of known ones changes single
+    pixels, a wrong scale changes all. NaN for views of which the memory knows almost nothing.
     """
     if views.known is None:
         return torch.full((len(views),), torch.nan)
-    # In inverse depth, so that sky and far walls compare as a viewer sees them.
     painted, known = views.frame.inverse_depth, views.known.inverse_depth
     assert painted is not None
-    metres = DEPTH_CODES * DEPTH_NEAR
-    least = torch.maximum(known, painted).float()
-    gap = (painted - known).abs().float()
-    allowed = torch.maximum(DEPTH_SHARE * least, DEPTH_METRES * least.square() / metres)
-    return _share(gap > allowed, _dense(views.known))
+    both = _dense(views.known) & (painted > 0) & (known > 0)
+    log = _log_ratio(painted, known).masked_fill(~both, torch.nan)
+    middle = log.flatten(1).nanmedian(1).values.abs()
+    few = both.flatten(1).sum(1) < LEAST_KNOWN * both[0].numel()
+    return middle.masked_fill(few, torch.nan)
 
 
 def colour_conflict(views: Views) -> Tensor:
-    """Return the mean difference (n,) of 3x3 means of colours on known pixels, in 1/255.
+    """Return the mean difference (n,) of 3x3 means of colours from the memory's, in 1/255.
 
-    NaN for views of which the memory knows almost nothing.
+    Over pixels that both know and whose depths agree. NaN where there are few.
     """
     if views.known is None:
         return torch.full((len(views),), torch.nan)
-    dense = _dense(views.known)
+    same = _agreeing(views, _dense(views.known))
     soft = [F.avg_pool2d(x.float(), 3, 1, 1) for x in (views.frame.rgb, views.known.rgb)]
-    gap = (soft[0] - soft[1]).abs().mean(1) * dense
-    count = dense.flatten(1).sum(1).float()
+    gap = (soft[0] - soft[1]).abs().mean(1) * same
+    count = same.flatten(1).sum(1).float()
     mean = gap.flatten(1).sum(1) / count.clamp(min=1)
-    return torch.where(count < LEAST_KNOWN * dense[0].numel(), torch.nan, mean)
+    return mean.masked_fill(count < LEAST_KNOWN * same[0].numel(), torch.nan)
 
 
 def seen_past(views: Views) -> Tensor:
@@ -230,6 +240,37 @@ def _margins(size: int) -> tuple[Tensor, Tensor]:
     most = max(2, int(MARGIN * size))
     first = torch.arange(2, most + 1)
     return first, size - first.flip(0)
+
+
+def seams(views: Views) -> Tensor:
+    """Return how much steps of colour lie on a regular grid, (n,): 0 for none.
+
+    The grid's period is that of the best of :data:`PERIODS`. A line of the grid is compared with
+    its neighbours; the weaker of rows and columns counts.
+    """
+    grey = luminance(views.frame.rgb)
+    across = _local_steps((grey[:, :, 1:] - grey[:, :, :-1]).abs(), 1)
+    down = _local_steps((grey[:, 1:] - grey[:, :-1]).abs(), 2)
+    best = torch.zeros(len(views))
+    for period in PERIODS:
+        weaker = torch.minimum(_best_comb(across, period), _best_comb(down, period))
+        best = torch.maximum(best, weaker)
+    return best
+
+
+def _local_steps(step: Tensor, axis: int) -> Tensor:
+    """Return by how much each line's steps (n, lines) exceed those of its neighbours."""
+    soft = step / (step + 4.0 + step.mean((1, 2), keepdim=True))
+    line = soft.mean(axis)
+    near = F.pad(line[:, None], (2, 2), mode="replicate")
+    around = (near[..., :-4] + near[..., 1:-3] + near[..., 3:-1] + near[..., 4:])[:, 0] / 4.0
+    return line - around
+
+
+def _best_comb(line: Tensor, period: int) -> Tensor:
+    """Return the largest mean (n,) over lines that are ``period`` apart."""
+    means = [line[:, offset::period].mean(1) for offset in range(period)]
+    return torch.stack(means).amax(0)
 
 
 def blur_ratio(views: Views) -> Tensor:

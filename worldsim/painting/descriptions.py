@@ -198,8 +198,7 @@ class CallableDescriptions:
             except InvalidInputError as error:
                 problem = f"Your last answer was {str(answer)[:500]!r}. It was refused: {error}"
         raise InvalidInputError(
-            f"the callable gave no description that can be parsed in {self.tries} calls. "
-            f"{problem}"
+            f"the callable gave no description that can be parsed in {self.tries} calls. {problem}"
         )
 
     def request(self, previous: Sequence[str]) -> str:

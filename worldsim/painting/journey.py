@@ -8,25 +8,24 @@ already knows is left as it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated
 
-import cv2
 import numpy as np
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from worldsim.camera import Camera, code_to_channel
+from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, PaintingError
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.memory.slots import Points
+from worldsim.memory.slots import Points, mark_painted
 from worldsim.painting.checks import Views
-from worldsim.painting.travel import align_depth, level_camera, next_cameras
+from worldsim.painting.place import EYE_HEIGHT, cameras_of, known_view, level_pose, ring
+from worldsim.painting.travel import align_depth, fill_holes, next_cameras, whole_view
 from worldsim.painting.validator import Validator, Verdict, failures, passed
-from worldsim.protocols import Painter, PaintInputs
+from worldsim.protocols import DescriptionGenerator, Painter, PaintInputs
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Positive, Seed, Share
 from worldsim.runtime.types import Array
@@ -34,18 +33,8 @@ from worldsim.state import Frame, MemoryView, concatenate, map_tensors
 
 MOST_TRIES = 64
 """Largest number of attempts per group of views, and of groups per place."""
-EYE_METRES = 1.28
-"""Height of the first camera over world z = 0."""
 MOST_POINTS = 2**22
 """Largest capacity of a journey's memory in points."""
-
-
-class Descriptions(Protocol):
-    """Writes the words of a journey's places."""
-
-    def next(self, previous: Sequence[str], rng: np.random.Generator) -> str:
-        """Return the words of the next place. previous: those of the places before."""
-        ...
 
 
 Describe = Callable[[str, np.random.Generator], tuple[Array | None, Array | None]]
@@ -153,14 +142,6 @@ class Trip:
         return torch.stack(poses) if poses else torch.zeros(0, 4, 4)
 
 
-def ring(pose: Tensor, headings: int) -> Tensor:
-    """Return level cameras (n, 4, 4) at the place of ``pose`` (4, 4), turning right evenly."""
-    first = math.atan2(float(pose[1, 2]), float(pose[0, 2]))
-    place = pose[:3, 3].double().numpy()
-    turned = [level_camera(place, first - 2.0 * math.pi * i / headings) for i in range(1, headings)]
-    return torch.stack([pose, *turned])
-
-
 def groups_of(headings: int, views: int) -> list[list[int]]:
     """Return the order in which the views of a place are painted.
 
@@ -186,7 +167,7 @@ class JourneyMaker:
     def __init__(
         self,
         painter: Painter,
-        descriptions: Descriptions,
+        descriptions: DescriptionGenerator,
         describe: Describe,
         config: JourneyConfig | None = None,
         validator: Validator | None = None,
@@ -238,7 +219,7 @@ class JourneyMaker:
                 log=log,
             )
             if not stop.painted:
-                return self._with(trip, stop, _fill(known, site.poses))
+                return self._with(trip, stop, fill_holes(known, site.poses))
             frames = self._paint_place(site, log)
             if frames is not None:
                 return self._with(trip, stop, frames)
@@ -271,8 +252,7 @@ class JourneyMaker:
         """Return the cameras to try for the next place."""
         config, place = self.config, len(trip)
         if not place:
-            first = level_camera(np.array([0.0, 0.0, EYE_METRES]), 0.0)
-            return [first] * config.cameras
+            return [level_pose(z=EYE_HEIGHT)] * config.cameras
         if config.loop and place > config.length // 2:
             # Back along the way, looking back.
             return [ring(trip.pose[config.length - 1 - place], 2)[1]] * config.cameras
@@ -293,14 +273,11 @@ class JourneyMaker:
             )
         return [one.pose for one in found]
 
-    def _camera(self, pose: Tensor) -> Camera:
-        spec = self.painter.spec
-        lens = torch.tensor(spec.intrinsics).expand(len(pose), 4)
-        return Camera(pose, lens, spec.height, spec.width)
+    def _camera(self, poses: Tensor) -> Camera:
+        return cameras_of(self.painter.spec, poses)
 
     def _known(self, data: Points, poses: Tensor) -> MemoryView:
-        views = [self.memory.render(data, self._camera(pose[None])) for pose in poses]
-        return concatenate(views)
+        return known_view(self.memory, data, self._camera(poses))
 
     def _with(self, trip: Trip, stop: Stop, frames: Frame) -> Trip:
         data = trip.memory
@@ -310,8 +287,12 @@ class JourneyMaker:
         return Trip((*trip.stops, stop), (*trip.frames, frames), data)
 
     def _integrate(self, data: Points, frame: Frame, step: int) -> Points:
+        """Add what the memory did not know yet, as painted points."""
         assert frame.pose is not None
-        return self.memory.integrate(data, frame, self._camera(frame.pose), torch.tensor([step]))
+        camera = self._camera(frame.pose)
+        fresh = ~self.memory.render(data, camera).mask
+        seen = self.memory.integrate(data, frame, camera, torch.tensor([step]), fresh)
+        return mark_painted(data, seen)
 
     def _paint_place(self, site: _Site, log: list[Attempt]) -> Frame | None:
         """Return the views of a place (headings, ...), None if they are not accepted."""
@@ -389,7 +370,7 @@ class JourneyMaker:
         """Return the painter's inputs: views to paint, then whole ones."""
         fresh = len(index) - len(given)
         return PaintInputs(
-            view=concatenate([known, *(_whole_view(frame) for frame in given)]),
+            view=concatenate([known, *(whole_view(frame) for frame in given)]),
             pose=site.poses[list(index)][None],
             seed=torch.tensor([self.config.seed]),
             step=torch.tensor([step]),
@@ -441,28 +422,3 @@ def _nearest_headings(
         return min(min((i - j) % headings, (j - i) % headings) for j in todo)
 
     return sorted(whole, key=lambda i: (turn(i), i))[: max(0, most - len(todo))]
-
-
-def _whole_view(frame: Frame) -> MemoryView:
-    """Return a frame as a view of which everything is known."""
-    code = frame.inverse_depth
-    assert code is not None
-    middle = torch.full((len(code), 2, *code.shape[1:]), 8, dtype=torch.uint8)
-    source = (code_to_channel(code) * 255.0).round().to(torch.uint8)
-    return MemoryView(frame.rgb, code, torch.ones_like(code, dtype=torch.bool), middle, source)
-
-
-def _fill(known: MemoryView, poses: Tensor) -> Frame:
-    """Return the memory's views as frames; holes take the nearest known pixel."""
-    rgb, code = known.rgb.clone(), known.inverse_depth.clone()
-    for i, mask in enumerate(known.mask.numpy()):
-        if mask.any() and not mask.all():
-            _, label = cv2.distanceTransformWithLabels(
-                (~mask).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-            )
-            pixel = np.zeros(label.max() + 1, np.int64)
-            pixel[label[mask]] = np.flatnonzero(mask)
-            index = torch.from_numpy(pixel[label])
-            rgb[i] = rgb[i].flatten(1)[:, index]
-            code[i] = code[i].flatten()[index]
-    return Frame(rgb, code, poses)

@@ -6,14 +6,16 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from worldsim.camera import DEPTH_CODES, Camera, snap_pose
+from worldsim.camera import DEPTH_CODES, Camera, code_to_channel
 from worldsim.memory.slots import Points
 from worldsim.painting.checks import ground_at
-from worldsim.planning.ground import Ground
+from worldsim.painting.place import level_pose
+from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.protocols import SceneMemory
 from worldsim.runtime.types import Array
 from worldsim.state import Frame, MemoryView
@@ -46,20 +48,6 @@ class NextCamera:
     free: float
     hole: float
     score: float
-
-
-def level_camera(position: Array, heading: float) -> Tensor:
-    """Return the pose (4, 4) of a level camera at ``position`` (3,), in metres, z up.
-
-    heading: radians from world x towards y.
-    """
-    c, s = math.cos(heading), math.sin(heading)
-    pose = torch.eye(4, dtype=torch.float64)
-    pose[:3, 0] = torch.tensor([s, -c, 0.0])
-    pose[:3, 1] = torch.tensor([0.0, 0.0, -1.0])
-    pose[:3, 2] = torch.tensor([c, s, 0.0])
-    pose[:3, 3] = torch.as_tensor(np.asarray(position, np.float64))
-    return snap_pose(pose[None])[0]
 
 
 def next_cameras(
@@ -135,12 +123,12 @@ def _candidate(
     furthest: float,
 ) -> NextCamera | None:
     distance = min(free, furthest)
-    ground = float(heights[round(distance / 0.125)])
+    ground = float(heights[min(len(heights) - 1, round(distance / GroundConfig().cell))])
     here = pose[:3, 3].double().numpy()
     place = here + distance * np.array([math.cos(heading), math.sin(heading), 0.0])
     if math.isfinite(ground):
         place[2] = ground + float(here[2] - heights[0])
-    there = level_camera(place, heading)
+    there = level_pose(*place.tolist(), heading)
     view = memory.render(data, dataclasses.replace(camera, pose=there[None]))
     shown = view.depth[view.mask]
     if len(shown) and float(shown.quantile(0.02)) < NEAR_METRES:
@@ -191,3 +179,31 @@ def align_depth(frame: Frame, known: MemoryView) -> tuple[Frame, Tensor]:
     scaled = torch.where(painted > 0, scaled.clamp(min=1), 0)
     code = torch.where(copied, painted, scaled)
     return dataclasses.replace(frame, inverse_depth=code), own.exp()
+
+
+def fill_holes(known: MemoryView, poses: Tensor) -> Frame:
+    """Return the memory's views (n, ...) as frames; holes take the nearest known pixel.
+
+    poses: (n, 4, 4) the cameras.
+    """
+    rgb, code = known.rgb.clone(), known.inverse_depth.clone()
+    for i, mask in enumerate(known.mask.numpy()):
+        if mask.any() and not mask.all():
+            _, label = cv2.distanceTransformWithLabels(
+                (~mask).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
+            )
+            pixel = np.zeros(label.max() + 1, np.int64)
+            pixel[label[mask]] = np.flatnonzero(mask)
+            index = torch.from_numpy(pixel[label])
+            rgb[i] = rgb[i].flatten(1)[:, index]
+            code[i] = code[i].flatten()[index]
+    return Frame(rgb, code, poses)
+
+
+def whole_view(frame: Frame) -> MemoryView:
+    """Return a frame as a view of which everything is known."""
+    code = frame.inverse_depth
+    assert code is not None
+    middle = torch.full((len(code), 2, *code.shape[1:]), 8, dtype=torch.uint8)
+    source = (code_to_channel(code) * 255.0).round().to(torch.uint8)
+    return MemoryView(frame.rgb, code, torch.ones_like(code, dtype=torch.bool), middle, source)

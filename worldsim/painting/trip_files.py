@@ -5,6 +5,7 @@ A journey is saved after each place, so an interrupted one resumes with the same
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from worldsim.camera import DEPTH_CODES, check_poses
 from worldsim.errors import DamagedFileError, InvalidInputError
-from worldsim.painting.journey import JourneyConfig, Stop, Trip
-from worldsim.protocols import PainterSpec
+from worldsim.painting.folder import painter_id
+from worldsim.painting.journey import JourneyConfig, JourneyMaker, Stop, Trip
+from worldsim.painting.painter import NetworkPainter
+from worldsim.protocols import Painter, PainterSpec
 from worldsim.runtime.files import (
     check_files,
     inside,
@@ -73,6 +76,35 @@ class _Card:
     stops: list[Stop]
     sha256: dict[str, str]
     content_sha256: str = ""
+
+
+def told_of(maker: JourneyMaker, prompt: str) -> Told:
+    """Return what a journey of ``maker`` depends on."""
+    return Told(prompt, maker.config, painter_id(maker.painter), _sampling(maker.painter))
+
+
+def _sampling(painter: Painter) -> dict[str, float | int]:
+    return to_json(painter.config) if isinstance(painter, NetworkPainter) else {}
+
+
+def travel(maker: JourneyMaker, prompt: str = "", folder: Path | None = None) -> Iterator[Trip]:
+    """Yield a journey as far as it is saved, then after each further place.
+
+    folder: where it is kept, and resumes from. None keeps nothing.
+
+    Raises PaintingError, and InvalidInputError if the folder holds a journey of other settings.
+    """
+    told, trip = told_of(maker, prompt), maker.begin()
+    if folder is not None and has_trip(folder):
+        saved = load_trip(folder, maker.painter.spec)
+        require_same(saved.told, told, folder)
+        count = min(len(saved.stops), maker.config.length)
+        trip = maker.resume(saved.stops[:count], saved.frames[:count])
+    yield trip
+    for longer in maker.places(trip):
+        if folder is not None:
+            save_trip(folder, longer, told)
+        yield longer
 
 
 def place_path(folder: Path, place: int) -> Path:

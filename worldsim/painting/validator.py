@@ -30,7 +30,7 @@ SCORE = "denoising"
 """Name of the check by the painter's own denoising error."""
 
 GEOMETRIC: Mapping[str, Callable[[Views], Tensor]] = {
-    "depth_conflict": checks.depth_conflict,
+    "scale": checks.scale_error,
     "seen_past": checks.seen_past,
     "nearest": checks.nearest,
     "floor_missing": checks.floor_missing,
@@ -39,6 +39,7 @@ GEOMETRIC: Mapping[str, Callable[[Views], Tensor]] = {
 PICTORIAL: Mapping[str, Callable[[Views], Tensor]] = {
     "colour_conflict": checks.colour_conflict,
     "rectangle": checks.rectangle,
+    "seams": checks.seams,
     "sharpness": checks.sharp,
     "blur": checks.blur_ratio,
     "noise": checks.noise,

@@ -1,0 +1,156 @@
+"""``worldsim journey``: a trip through new places that a painter makes from words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from worldsim.errors import NotFoundError, PaintingError
+from worldsim.painting.attributes import AttributePrior, open_prior
+from worldsim.painting.journey import JourneyConfig, JourneyMaker, Trip
+from worldsim.painting.journey_words import descriptions_for, reader_of
+from worldsim.painting.painter import DEFAULT_PAINTER, open_painter
+from worldsim.painting.sampling import PaintConfig
+from worldsim.painting.trip_files import told_of, travel
+from worldsim.painting.trip_scene import save_trip_scene
+from worldsim.painting.validator import Validator, failures
+from worldsim.runtime.files import make_writable_folder
+from worldsim.runtime.json_config import check_ranges, to_json, write_json
+from worldsim.runtime.progress import Progress, say
+from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed, Share
+from worldsim.runtime.types import JsonObject
+
+STATE = "journey"
+"""Folder inside the scene's in which a journey is kept place by place."""
+
+
+@dataclass(frozen=True)
+class JourneyRunConfig:
+    """Make a journey through new places, place by place; an interrupted one resumes.
+
+    The folder is a scene: environments start in it, ``worldsim view`` shows it.
+    """
+
+    prompt: str | None = None
+    """Words of the places, separated by "then": "corridors of stone, then open ground, then a metal
+    base". By default a grammar draws them. ``worldsim words`` lists all words."""
+    out: Path = Path("out/journey")
+    """Folder to write."""
+    length: Annotated[int, Ge(1), Le(50)] = 12
+    """Number of places. A finished journey can be continued with a larger number."""
+    loop: bool = False
+    """Come back: the second half leads through the places of the first half."""
+    painter: str = DEFAULT_PAINTER
+    """Name of a shipped painter, or a painter's folder."""
+    seed: Seed = 0
+    """Seed of all random numbers."""
+    num_inference_steps: Count | None = None
+    """Sampling steps; by default those that the painter recommends."""
+    guidance_scale: NotNegative | None = None
+    """Scale of classifier-free guidance; by default the painter's."""
+    nearest: Positive = 4.0
+    """Smallest distance between places in metres, where there is room."""
+    furthest: Positive = 8.0
+    """Largest distance between places in metres."""
+    tries: Annotated[int, Ge(1), Le(64)] = 4
+    """Attempts per group of views."""
+    accept: Share = 0.5
+    """Share of a group's views that must pass the validator after the last attempt."""
+    validate: bool = True
+    """Judge the views, and paint refused ones again."""
+    device: str | None = None
+    """Device of the painter; by default the GPU if there is one."""
+    json: Path | None = None
+    """Also write the journey's log to this file."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    def journey(self) -> JourneyConfig:
+        """Return the settings of the journey itself."""
+        return JourneyConfig(
+            length=self.length,
+            loop=self.loop,
+            seed=self.seed,
+            tries=self.tries,
+            accept=self.accept,
+            nearest=self.nearest,
+            furthest=self.furthest,
+        )
+
+
+def journey(config: JourneyRunConfig) -> Path:
+    """Make the journey and write its scene; returns the folder.
+
+    Raises PaintingError if the painter's views are refused. The scene then holds the places so far.
+    """
+    settings = config.journey()
+    painter = open_painter(config.painter, device=config.device)
+    painter.config = _sampling(config, painter.config)
+    names = painter.spec.attributes
+    words = descriptions_for(config.prompt, names, config.length)
+    validator = None if config.validate else Validator(names=())
+    reader = reader_of(names, _prior(config.painter))
+    maker = JourneyMaker(painter, words, reader, settings, validator)
+    out = make_writable_folder(config.out)
+    told = to_json(told_of(maker, config.prompt or ""))
+    trip = maker.begin()
+    try:
+        with Progress(config.length, "journey", "place") as progress:
+            for trip in travel(maker, config.prompt or "", out / STATE):
+                note = trip.stops[-1].words if len(trip) else ""
+                progress.move_to(len(trip), note)
+    except PaintingError:
+        if len(trip):
+            save_trip_scene(out, trip, painter.spec, _origin(told, trip))
+            say(f"{out} holds the {len(trip)} places so far")
+        raise
+    save_trip_scene(out, trip, painter.spec, _origin(told, trip))
+    if config.json is not None:
+        write_json(config.json, _origin(told, trip))
+    print(explain(out, trip))
+    return out
+
+
+def _sampling(config: JourneyRunConfig, own: PaintConfig) -> PaintConfig:
+    steps, guidance = config.num_inference_steps, config.guidance_scale
+    return replace(
+        own,
+        num_inference_steps=own.num_inference_steps if steps is None else steps,
+        guidance_scale=own.guidance_scale if guidance is None else guidance,
+    )
+
+
+def _prior(painter: str) -> AttributePrior | None:
+    """Return the painter's table of real attributes, None if it has none."""
+    try:
+        return open_prior(painter)
+    except NotFoundError:
+        return None
+
+
+def _origin(told: JsonObject, trip: Trip) -> JsonObject:
+    return {"command": "journey", **told, "places": to_json(trip.stops)}
+
+
+def explain(out: Path, trip: Trip) -> str:
+    """Return a summary of the journey in words."""
+    painted = [stop for stop in trip.stops if stop.painted]
+    attempts = [one for stop in trip.stops for one in stop.log if one.step >= 0]
+    views = sum(len(one.views) for one in attempts)
+    refused = views - sum(len(one.kept) for one in attempts)
+    wrong = failures(view for one in attempts for view in one.verdicts)
+    place = trip.pose[:, :3, 3]
+    metres = float((place[1:] - place[:-1]).norm(dim=1).sum())
+    lines = [
+        f"{len(trip)} places, {len(painted)} of them painted, {metres:.1f} m from first to last.",
+        f"{views} views were painted, {refused} of them refused"
+        + (f" ({', '.join(f'{k} {n}' for k, n in list(wrong.items())[:4])})." if wrong else "."),
+    ]
+    lines += [f"{i:3d}. {stop.words}" for i, stop in enumerate(trip.stops, 1)]
+    return "\n".join(
+        [*lines, f"Files: sheet.png, map.png, fly.mp4, scene.ply, scene.json in {out}."]
+    )

@@ -51,7 +51,6 @@ SIDES: Mapping[str, str] = {
     "scale": "most",
     "seen_past": "most",
     "nearest": "least",
-    "floor_missing": "most",
     "colour_conflict": "most",
     "rectangle": "most",
     "seams": "most",

@@ -153,6 +153,12 @@ COMMANDS = {
         "Show a snapshot's memory and walk in the browser.",
         "snapshot",
     ),
+    "journey": Command(
+        "worldsim.app.journey",
+        "JourneyRunConfig",
+        "journey",
+        "Make a trip through new places from words.",
+    ),
     "worlds": Command(
         "worldsim.app.worlds", "WorldsConfig", "worlds", "List the worlds that are shipped."
     ),

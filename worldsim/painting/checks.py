@@ -20,7 +20,7 @@ from worldsim.memory.splat import POINT
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.state import Frame, MemoryView
 
-LEAST_KNOWN = 0.03
+LEAST_KNOWN = 0.1
 """Share of a view's pixels that the memory must know before agreement is measured."""
 DEPTH_SHARE = 0.15
 """A painted depth agrees with the memory's if it differs by at most this share."""
@@ -203,19 +203,17 @@ def lowest_heights(views: Views) -> Tensor:
 
 
 def rectangle(views: Views) -> Tensor:
-    """Return how complete the outline of a picture within the picture is, (n,) in [0, 1].
+    """Return how complete the outline of a picture within the picture is, (n,) in [-1, 1].
 
-    The weakest side of the most complete upright rectangle around the middle: the mean over the
-    side of g / (g + g0), where g is the step of colour across it and g0 a typical step.
+    The weakest side of the most complete upright rectangle around the middle. A side counts as the
+    mean of its steps of colour, in excess of those beside it and relative to a typical step.
     """
     rgb = views.frame.rgb.float()
-    across = (rgb[..., 1:] - rgb[..., :-1]).abs().amax(1)
-    down = (rgb[..., 1:, :] - rgb[..., :-1, :]).abs().amax(1)
     h, w = rgb.shape[-2:]
-    typical = 0.5 * (across.mean((1, 2)) + down.mean((1, 2)))
-    scale = (6.0 + 1.5 * typical)[:, None, None]
-    columns = F.pad((across / (across + scale)).cumsum(1), (0, 0, 1, 0))
-    rows = F.pad((down / (down + scale)).cumsum(2), (1, 0))
+    across = _excess((rgb[..., 1:] - rgb[..., :-1]).abs().amax(1))
+    down = _excess((rgb[..., 1:, :] - rgb[..., :-1, :]).abs().amax(1).transpose(1, 2))
+    columns = F.pad(across.cumsum(1), (0, 0, 1, 0))
+    rows = F.pad(down.transpose(1, 2).cumsum(2), (1, 0))
     top, bottom = _margins(h)
     left, right = _margins(w)
     tall, wide = (bottom[None] - top[:, None]).float(), (right[None] - left[:, None]).float()
@@ -249,8 +247,8 @@ def seams(views: Views) -> Tensor:
     its neighbours; the weaker of rows and columns counts.
     """
     grey = luminance(views.frame.rgb)
-    across = _local_steps((grey[:, :, 1:] - grey[:, :, :-1]).abs(), 1)
-    down = _local_steps((grey[:, 1:] - grey[:, :-1]).abs(), 2)
+    across = _excess((grey[:, :, 1:] - grey[:, :, :-1]).abs()).mean(1)
+    down = _excess((grey[:, 1:] - grey[:, :-1]).abs().transpose(1, 2)).mean(1)
     best = torch.zeros(len(views))
     for period in PERIODS:
         weaker = torch.minimum(_best_comb(across, period), _best_comb(down, period))
@@ -258,13 +256,12 @@ def seams(views: Views) -> Tensor:
     return best
 
 
-def _local_steps(step: Tensor, axis: int) -> Tensor:
-    """Return by how much each line's steps (n, lines) exceed those of its neighbours."""
+def _excess(step: Tensor) -> Tensor:
+    """Return by how much steps (n, k, lines) exceed those of the lines beside them, in [-1, 1]."""
     soft = step / (step + 4.0 + step.mean((1, 2), keepdim=True))
-    line = soft.mean(axis)
-    near = F.pad(line[:, None], (2, 2), mode="replicate")
-    around = (near[..., :-4] + near[..., 1:-3] + near[..., 3:-1] + near[..., 4:])[:, 0] / 4.0
-    return line - around
+    near = F.pad(soft, (2, 2), mode="replicate")
+    around = near[..., :-4] + near[..., 1:-3] + near[..., 3:-1] + near[..., 4:]
+    return soft - 0.25 * around
 
 
 def _best_comb(line: Tensor, period: int) -> Tensor:

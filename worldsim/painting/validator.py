@@ -33,7 +33,6 @@ GEOMETRIC: Mapping[str, Callable[[Views], Tensor]] = {
     "scale": checks.scale_error,
     "seen_past": checks.seen_past,
     "nearest": checks.nearest,
-    "floor_missing": checks.floor_missing,
 }
 """Measures of a view's geometry, by name."""
 PICTORIAL: Mapping[str, Callable[[Views], Tensor]] = {

@@ -132,6 +132,17 @@ def _after_view(config: Any, _: Any) -> Ending:
     )
 
 
+def _after_journey(config: Any, out: Path) -> Ending:
+    return Ending(
+        str(out),
+        (
+            line("worldsim", "view", out),
+            line("worldsim", "export", out, "--to", "glb"),
+            f'gymnasium.make("worldsim/FreedoomDream-v0", scenes="{out}")',
+        ),
+    )
+
+
 def _after_worlds(config: Any, _: Any) -> Ending:
     return _figures(config, line("worldsim", "demo", "--world", "freedoom-tiny"))
 
@@ -158,6 +169,7 @@ ENDINGS: dict[str, Callable[[Any, Any], Ending]] = {
     "compare": _after_compare,
     "export": _after_export,
     "view": _after_view,
+    "journey": _after_journey,
     "worlds": _after_worlds,
 }
 """By command; :data:`worldsim.app.cli.COMMANDS` has the same."""

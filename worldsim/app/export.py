@@ -1,4 +1,4 @@
-"""``worldsim export``: a world as a small folder to share, or a snapshot's memory as files."""
+"""``worldsim export``: a world as a small folder, or a snapshot's or a scene's memory as files."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ SUFFIXES: dict[str, Form] = {".ply": "ply", ".glb": "glb"}
 
 @dataclass(frozen=True)
 class ExportConfig:
-    """Export a world to a new folder, or a snapshot's scene memory and walk to files (--to).
+    """Export a world to a new folder, or the scene memory and walk of a snapshot to files (--to).
 
-    The folder holds weights, card and start scenes.
+    The folder holds weights, card and start scenes. A generated scene is exported as a snapshot is.
     """
 
     source: str
-    """A snapshot's file, as env.save wrote it, or a world: a shipped world's name, a folder, or a
-    repository of the Hugging Face hub (``hub:owner/name``)."""
+    """A snapshot's file, as env.save wrote it, the folder of a scene, as generate and journey write
+    it, or a world: a shipped world's name, a folder, or a repository of the Hugging Face hub
+    (``hub:owner/name``)."""
     out: Path | None = None
     """Path to write. For a world, a folder without a world. For a snapshot, a file or, for
     nerfstudio, a folder; by default beside the snapshot and named after it."""
@@ -67,7 +68,7 @@ class ExportConfig:
 
 def export(config: ExportConfig) -> Path:
     """Write what ``config`` asks for; returns its path."""
-    if is_file(config.source):
+    if is_file(config.source) or _is_scene(config.source):
         return _export_snapshot(config)
     given = {
         "--to": config.to,
@@ -86,6 +87,10 @@ def export(config: ExportConfig) -> Path:
                 f"env.save wrote"
             )
     return _export_world(config)
+
+
+def _is_scene(source: str) -> bool:
+    return is_file(Path(source) / "scene.json")
 
 
 def _export_world(config: ExportConfig) -> Path:
@@ -131,21 +136,22 @@ def _export_snapshot(config: ExportConfig) -> Path:
     from worldsim.io.meshes import save_glb
     from worldsim.io.nerfstudio import save_nerfstudio
     from worldsim.runtime.ply import save_ply
-    from worldsim.world.snapshots import open_snapshot
+    from worldsim.world.opened import open_memory
 
     source = Path(config.source)
+    stem = source.resolve().name if is_folder(source) else source.stem
     form, out = _form(config), config.out
     if out is None:
         out = (
-            source.with_name(f"{source.stem}-nerfstudio")
+            source.with_name(f"{stem}-nerfstudio")
             if form == "nerfstudio"
-            else source.with_suffix(f".{form}")
+            else source.with_name(f"{stem}.{form}")
         )
     if form != "nerfstudio":
         _check_file(out, config.force)
     # Before anything is computed.
     make_writable_folder(out.parent)
-    opened = open_snapshot(source, config.index)
+    opened = open_memory(source, config.index)
     if form == "glb":
         mesh = _mesh(config, opened)
         save_glb(mesh, out)

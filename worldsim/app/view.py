@@ -58,10 +58,11 @@ BEHIND, OVER = 3.0, 2.0
 
 @dataclass(frozen=True)
 class ViewConfig:
-    """Show a snapshot's scene memory and walk in the browser."""
+    """Show the scene memory and walk of a snapshot, or a scene, in the browser."""
 
     snapshot: Path
-    """A file that an environment's save wrote."""
+    """A file that an environment's save wrote, or the folder of a scene, as generate and journey
+    write it."""
     index: int = 0
     """Index of the environment in the file, from 0."""
     host: str = "127.0.0.1"
@@ -115,12 +116,12 @@ def view(config: ViewConfig) -> None:
 def open_viewer(config: ViewConfig) -> Viewer:
     """Start a viewer that serves ``config.snapshot``; :meth:`Viewer.stop` ends it.
 
-    Raises what :func:`worldsim.world.snapshots.open_snapshot` raises, MissingDependencyError
+    Raises what :func:`worldsim.world.opened.open_memory` raises, MissingDependencyError
     without viser, and InvalidInputError if the port cannot be used or the memory holds no points.
     """
-    from worldsim.world.snapshots import open_snapshot
+    from worldsim.world.opened import open_memory
 
-    opened = open_snapshot(config.snapshot, config.index)
+    opened = open_memory(config.snapshot, config.index)
     try:
         import viser
     except ImportError as error:

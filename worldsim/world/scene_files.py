@@ -7,6 +7,10 @@ A scene is a folder with these files:
 - ``inverse_depth.png``: their 16-bit codes, stacked in the same way.
 - ``scene.json``: actions, exact poses, intrinsics, and checksums of the other files and of itself.
 - ``points.safetensors``: the scene memory, if it covers more than the frames.
+
+A generated scene says so in ``scene.json``, and where it comes from. It may have several starts:
+frames of it that begin an episode, each with the memory of the whole scene. Other files in its
+folder (pictures, a film, points as PLY) are for people and not read.
 """
 
 from __future__ import annotations
@@ -44,20 +48,22 @@ from worldsim.runtime.files import (
 )
 from worldsim.runtime.json_config import (
     check_format,
+    check_ranges,
     check_seal,
     from_json,
     read_json,
     write_sealed,
 )
 from worldsim.runtime.progress import follow
-from worldsim.runtime.types import Array, Env, Info
+from worldsim.runtime.types import Array, Env, Info, JsonMapping, JsonObject
 from worldsim.shipped.policies import make_policy
 from worldsim.state import SceneStart, flatten
 from worldsim.world.image_env import make_env
 
-FORMAT, FORMAT_VERSION = "worldsim-scene", 3
-"""Version 1 stored all frames as PNG. Versions 1 and 2 had no checksum of ``scene.json``. Both are
-still read."""
+FORMAT, FORMAT_VERSION, RECORDED_VERSION = "worldsim-scene", 4, 3
+"""Version 1 stored all frames as PNG. Versions 1 and 2 had no checksum of ``scene.json``. Version 4
+added generated scenes and starts; recorded scenes are still written as version 3. All of them are
+read."""
 FRAMES, MANY_FRAMES, DEPTH, POINTS, SCENE = (
     "frames.webp",
     "frames.png",
@@ -73,6 +79,20 @@ MOST_FRAMES = 65_536
 """Largest number of frames that a scene's file may claim."""
 MAX_TRIES = 50
 """Largest number of consecutive rejected walks before recording raises an error."""
+
+
+@dataclass(frozen=True)
+class StartFrames:
+    """Consecutive frames of a scene that begin an episode."""
+
+    first: Annotated[int, Ge(0), Le(MOST_FRAMES)]
+    """Number of the first one, from 0."""
+    count: Annotated[int, Ge(1), Le(MOST_FRAMES)] = 1
+    """How many."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
 
 Visit = tuple[Array, Any, Info]
 """An observation, the action that led to it, and the info returned with it."""
@@ -141,39 +161,69 @@ def save_scene(scene: SceneStart, folder: str | os.PathLike[str]) -> Path:
     scene. Raises StorageError, and InvalidInputError for an inconsistent scene.
     """
     folder = as_path(folder)
+    _require_consistent(scene)
+    with replacing_folder(folder) as new:
+        write_scene(dataclasses.replace(scene, name=scene.name or folder.name), new)
+    return folder
+
+
+def write_scene(
+    scene: SceneStart,
+    folder: Path,
+    starts: Sequence[StartFrames] = (),
+    origin: JsonMapping | None = None,
+) -> None:
+    """Write the files of ``scene`` to an existing folder, for example a temporary one.
+
+    starts: frames that begin an episode; by default all of them together.
+    origin: for a generated scene, where it comes from (words, seeds, the painter), JSON values.
+
+    Raises StorageError, and InvalidInputError for an inconsistent scene.
+    """
+    _require_consistent(scene)
+    t, _, h, w = scene.rgb.shape
+    for start in starts:
+        if start.first + start.count > t:
+            raise InvalidInputError(
+                f"this scene cannot be saved: a start has the frames {start.first} to "
+                f"{start.first + start.count - 1}, and the scene has {t}"
+            )
+    frames = FRAMES if max(t * h, w) <= WEBP_ROWS else MANY_FRAMES
+    for name in (FRAMES, MANY_FRAMES, DEPTH, POINTS):
+        (folder / name).unlink(missing_ok=True)
+    save_picture(scene.rgb.permute(0, 2, 3, 1).reshape(t * h, w, 3).cpu().numpy(), folder / frames)
+    files = [frames]
+    if scene.inverse_depth is not None:
+        codes = scene.inverse_depth.reshape(t * h, w).cpu().numpy().astype(np.uint16)
+        save_picture(codes, folder / DEPTH)
+        files.append(DEPTH)
+    if scene.memory is not None and flatten(scene.memory):
+        save_tensors(
+            {k: v.cpu().contiguous() for k, v in flatten(scene.memory).items()}, folder / POINTS
+        )
+        files.append(POINTS)
+    described = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION if starts or origin is not None else RECORDED_VERSION,
+        "name": scene.name,
+        "frames": t,
+        "act": {"dtype": str(scene.act.dtype).removeprefix("torch."), "values": scene.act},
+        "pose": None if scene.pose is None else scene.pose.reshape(t, 16),
+        "intrinsics": scene.intrinsics,
+        "sha256": {name: sha256_of(folder / name) for name in files},
+        **({"starts": list(starts)} if starts else {}),
+        **({"generated": True, "origin": dict(origin)} if origin is not None else {}),
+    }
+    write_sealed(folder / SCENE, described)
+
+
+def _require_consistent(scene: SceneStart) -> None:
+    """Raise InvalidInputError for an inconsistent scene."""
     try:
-        t, _, h, w = scene.rgb.shape
+        t, *_ = scene.rgb.shape
         _check_scene(scene, t)
     except (ValueError, AttributeError, TypeError, RuntimeError) as error:
         raise InvalidInputError(f"this scene cannot be saved: {error}") from None
-    frames = FRAMES if max(t * h, w) <= WEBP_ROWS else MANY_FRAMES
-    with replacing_folder(folder) as new:
-        for name in (FRAMES, MANY_FRAMES, DEPTH, POINTS):
-            (new / name).unlink(missing_ok=True)
-        save_picture(scene.rgb.permute(0, 2, 3, 1).reshape(t * h, w, 3).cpu().numpy(), new / frames)
-        files = [frames]
-        if scene.inverse_depth is not None:
-            save_picture(
-                scene.inverse_depth.reshape(t * h, w).cpu().numpy().astype(np.uint16), new / DEPTH
-            )
-            files.append(DEPTH)
-        if scene.memory is not None and flatten(scene.memory):
-            save_tensors(
-                {k: v.cpu().contiguous() for k, v in flatten(scene.memory).items()}, new / POINTS
-            )
-            files.append(POINTS)
-        described = {
-            "format": FORMAT,
-            "version": FORMAT_VERSION,
-            "name": scene.name or folder.name,
-            "frames": t,
-            "act": {"dtype": str(scene.act.dtype).removeprefix("torch."), "values": scene.act},
-            "pose": None if scene.pose is None else scene.pose.reshape(t, 16),
-            "intrinsics": scene.intrinsics,
-            "sha256": {name: sha256_of(new / name) for name in files},
-        }
-        write_sealed(new / SCENE, described)
-    return folder
 
 
 @dataclass(frozen=True)
@@ -183,7 +233,7 @@ class _Actions:
 
 
 @dataclass(frozen=True)
-class _Described:
+class Described:
     """The contents of ``scene.json``."""
 
     format: str
@@ -194,10 +244,16 @@ class _Described:
     pose: list[list[float]] | None
     intrinsics: list[float] | None
     sha256: dict[str, str]
+    starts: list[StartFrames] = field(default_factory=list)
+    """Frames that begin an episode; empty: all of them together."""
+    generated: bool = False
+    """Whether a painter made it."""
+    origin: JsonObject = field(default_factory=dict)
+    """Of a generated scene: its words, seeds, painter and log."""
     content_sha256: str = ""
 
 
-def check_scene_folder(folder: str | os.PathLike[str]) -> _Described:
+def check_scene_folder(folder: str | os.PathLike[str]) -> Described:
     """Read ``scene.json`` in ``folder`` and verify all checksums.
 
     Images are not decoded. Raises NotFoundError or DamagedFileError.
@@ -207,7 +263,7 @@ def check_scene_folder(folder: str | os.PathLike[str]) -> _Described:
     values = read_json(inside(folder, SCENE))
     version = check_format(path, values, FORMAT, FORMAT_VERSION)
     try:
-        meta = from_json(_Described, values)
+        meta = from_json(Described, values)
     except InvalidInputError as error:
         raise DamagedFileError(f"{path} is damaged ({error}): copy the scene again") from error
     check_seal(path, values, required=version >= 3)
@@ -216,6 +272,12 @@ def check_scene_folder(folder: str | os.PathLike[str]) -> _Described:
         raise DamagedFileError(
             f"{path} lists the files {', '.join(meta.sha256) or 'none'}: copy the scene again"
         )
+    for start in meta.starts:
+        if start.first + start.count > meta.frames:
+            raise DamagedFileError(
+                f"{path} has a start at frame {start.first} of {start.count} frames, and "
+                f"{meta.frames} frames: copy the scene again"
+            )
     check_files(path, meta.sha256)
     return meta
 

@@ -1,0 +1,63 @@
+"""What files hold for people to look at: a snapshot's or a scene's memory and frames."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from worldsim.camera import Camera
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.handle import MemoryHandle
+from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
+from worldsim.runtime.files import as_path, is_file, is_folder
+from worldsim.state import Frame, SceneStart, Trajectory
+from worldsim.world.scene_files import SCENE, load_scene
+from worldsim.world.snapshots import OpenedSnapshot, open_snapshot
+
+
+def is_scene(path: str | os.PathLike[str]) -> bool:
+    """Return whether ``path`` is the folder of a scene."""
+    path = as_path(path)
+    return is_folder(path) and is_file(path / SCENE)
+
+
+def open_memory(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapshot:
+    """Read the memory and the frames of a snapshot's file or a scene's folder, on the CPU.
+
+    index: of the environment in a snapshot.
+
+    Raises as :func:`worldsim.world.snapshots.open_snapshot` and
+    :func:`worldsim.world.scene_files.load_scene` do.
+    """
+    if not is_scene(path):
+        return open_snapshot(path, index)
+    if index:
+        raise InvalidInputError(f"{path} is one scene: index = {index} is for snapshots")
+    scene = load_scene(path)
+    if scene.inverse_depth is None or scene.pose is None or scene.intrinsics is None:
+        raise MissingGeometryError(
+            f"{path} is a scene without depth, poses or camera, so it has no memory to read"
+        )
+    trajectory = Trajectory(scene.rgb, scene.inverse_depth, scene.pose, scene.intrinsics)
+    points = scene.memory if scene.memory is not None else _points(scene, trajectory)
+    handle = MemoryHandle(
+        kind=PointMemory(PointMemoryConfig(capacity=max(1, points.capacity))),
+        data=points,
+        intrinsics=scene.intrinsics,
+        size=(int(scene.rgb.shape[-2]), int(scene.rgb.shape[-1])),
+        pose=scene.pose[-1],
+    )
+    return OpenedSnapshot(handle, trajectory, scene.name, "", 1)
+
+
+def _points(scene: SceneStart, trajectory: Trajectory) -> Points:
+    """Return the points of a scene's frames."""
+    memory = PointMemory(PointMemoryConfig(capacity=trajectory.inverse_depth.numel()))
+    data, cameras = memory.empty(1), trajectory.cameras
+    for i in range(len(trajectory)):
+        one = slice(i, i + 1)
+        frame = Frame(trajectory.rgb[one], trajectory.inverse_depth[one], trajectory.pose[one])
+        camera = Camera(cameras.pose[one], cameras.intrinsics[one], cameras.height, cameras.width)
+        data = memory.integrate(data, frame, camera, torch.tensor([i]))
+    return memory.trim(data)

@@ -256,22 +256,24 @@ class JourneyMaker:
         if config.loop and place > config.length // 2:
             # Back along the way, looking back.
             return [ring(trip.pose[config.length - 1 - place], 2)[1]] * config.cameras
-        found = next_cameras(
-            self.memory,
-            trip.memory,
-            self._camera(trip.pose[-1:]),
-            trip.pose[:-1],
-            config.nearest,
-            config.furthest,
-            config.cameras,
-        )
-        if not found:
-            raise PaintingError(
-                f"no free way leads on from place {place - 1}: lower nearest ({config.nearest} m), "
-                f"or start with another seed than {config.seed}. The {place} places so far are "
-                "kept."
+        # At a dead end, on from the newest place that is none.
+        for origin in reversed(range(place)):
+            found = next_cameras(
+                self.memory,
+                trip.memory,
+                self._camera(trip.pose[origin : origin + 1]),
+                torch.cat([trip.pose[:origin], trip.pose[origin + 1 :]]),
+                config.nearest,
+                config.furthest,
+                config.cameras,
             )
-        return [one.pose for one in found]
+            if found:
+                return [one.pose for one in found]
+        raise PaintingError(
+            f"no free way leads on from any of the {place} places so far: lower nearest "
+            f"({config.nearest} m), or start with another seed than {config.seed}. The places are "
+            "kept."
+        )
 
     def _camera(self, poses: Tensor) -> Camera:
         return cameras_of(self.painter.spec, poses)

@@ -1,4 +1,4 @@
-"""``worldsim journey``: scenes that environments start in, resumed and continued, and clear ends."""
+"""``worldsim journey``: scenes for environments, resumed and continued, and clear ends."""
 
 from __future__ import annotations
 

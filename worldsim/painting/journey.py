@@ -23,7 +23,13 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points, mark_painted
 from worldsim.painting.checks import Views
 from worldsim.painting.place import EYE_HEIGHT, cameras_of, known_view, level_pose, ring
-from worldsim.painting.travel import align_depth, fill_holes, next_cameras, whole_view
+from worldsim.painting.travel import (
+    align_depth,
+    covered_share,
+    fill_holes,
+    next_cameras,
+    whole_view,
+)
 from worldsim.painting.validator import Validator, Verdict, failures, passed
 from worldsim.protocols import DescriptionGenerator, Painter, PaintInputs
 from worldsim.runtime.json_config import check_ranges
@@ -210,12 +216,13 @@ class JourneyMaker:
         for number, pose in enumerate(self._cameras(trip)):
             site = _Site(trip, ring(pose, self.config.headings), number, attributes, told)
             known = self._known(trip.memory, site.poses)
+            coverage = round(covered_share(known), 6)
             stop = Stop(
                 words=words,
                 told=self._named(attributes, told),
                 pose=pose.flatten().tolist(),
-                coverage=round(float(known.coverage.mean()), 6),
-                painted=float(known.coverage.mean()) <= self.config.covered,
+                coverage=coverage,
+                painted=coverage <= self.config.covered,
                 log=log,
             )
             if not stop.painted:

@@ -18,8 +18,9 @@ import numpy as np
 
 from worldsim.errors import NotFoundError
 from worldsim.painting.attributes import AttributePrior
-from worldsim.painting.journey import JourneyConfig, JourneyMaker, Trip
+from worldsim.painting.journey import JourneyConfig, JourneyMaker
 from worldsim.painting.journey_words import descriptions_for, reader_of
+from worldsim.painting.trip import Trip
 from worldsim.painting.trip_files import travel
 from worldsim.painting.trip_scene import scene_of, starts_of_trip
 from worldsim.painting.validator import Validator

@@ -14,10 +14,11 @@ from tests.helpers.halls import HallPainter
 from worldsim.camera import Camera, quantise_depth
 from worldsim.errors import DamagedFileError, InvalidInputError, PaintingError
 from worldsim.memory.points import PointMemory
-from worldsim.painting.journey import JourneyConfig, JourneyMaker, Trip, groups_of
+from worldsim.painting.journey import JourneyConfig, JourneyMaker, groups_of
 from worldsim.painting.journey_words import descriptions_for, reader_of
 from worldsim.painting.place import level_pose, ring
 from worldsim.painting.travel import align_depth
+from worldsim.painting.trip import Trip
 from worldsim.painting.trip_files import load_trip, travel
 from worldsim.painting.validator import Validator
 from worldsim.state import Frame, MemoryView, flatten

@@ -10,10 +10,11 @@ from annotated_types import Ge, Le
 
 from worldsim.errors import NotFoundError, PaintingError
 from worldsim.painting.attributes import AttributePrior, open_prior
-from worldsim.painting.journey import JourneyConfig, JourneyMaker, Trip
+from worldsim.painting.journey import JourneyConfig, JourneyMaker
 from worldsim.painting.journey_words import descriptions_for, reader_of
 from worldsim.painting.painter import DEFAULT_PAINTER, open_painter
 from worldsim.painting.sampling import PaintConfig
+from worldsim.painting.trip import Trip
 from worldsim.painting.trip_files import told_of, travel
 from worldsim.painting.trip_scene import save_trip_scene
 from worldsim.painting.validator import Validator, failures

@@ -9,7 +9,7 @@ already knows is left as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
@@ -30,7 +30,8 @@ from worldsim.painting.travel import (
     next_cameras,
     whole_view,
 )
-from worldsim.painting.validator import Validator, Verdict, failures, passed
+from worldsim.painting.trip import Attempt, Stop, Trip
+from worldsim.painting.validator import Validator, failures, passed
 from worldsim.protocols import DescriptionGenerator, Painter, PaintInputs
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Positive, Seed, Share
@@ -46,6 +47,18 @@ MOST_POINTS = 2**22
 Describe = Callable[[str, np.random.Generator], tuple[Array | None, Array | None]]
 """Converts words to attributes (a,) float32 in [0, 1] and which of them are told (a,) bool; None
 stands for none."""
+
+
+def groups_of(headings: int, views: int) -> list[list[int]]:
+    """Return the order in which the views of a place are painted.
+
+    First the views ahead, then the others, from the sides to the back, at most ``views`` at once.
+    """
+    by_turn = sorted(range(headings), key=lambda i: (min(i, headings - i), i))
+    ahead = min(3, views)
+    groups = [by_turn[:ahead]]
+    size = max(1, views - ahead)
+    return groups + [by_turn[i : i + size] for i in range(ahead, headings, size)]
 
 
 @dataclass(frozen=True)
@@ -83,81 +96,6 @@ class JourneyConfig:
                 f"JourneyConfig.nearest = {self.nearest} is more than furthest = {self.furthest}: "
                 "give the smaller distance first."
             )
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One attempt to paint views.
-
-    camera: which of the place's cameras it was at.
-    views: the headings that were painted.
-    step: the key of its random numbers.
-    scale: factors of the inverse depth that fitted them to the memory.
-    verdicts: those of each view; for a whole place, one list.
-    kept: the headings that were accepted.
-    """
-
-    camera: int
-    views: list[int]
-    step: int
-    scale: list[float]
-    verdicts: list[list[Verdict]]
-    kept: list[int]
-
-
-@dataclass(frozen=True)
-class Stop:
-    """One place of a journey.
-
-    words: its description.
-    told: its attributes by name, those that were told to the painter.
-    pose: (16,) camera-to-world of its first view, row by row.
-    coverage: share of its surroundings that the memory knew before.
-    painted: whether anything was painted.
-    log: all attempts, in order.
-    """
-
-    words: str
-    told: dict[str, float]
-    pose: list[float]
-    coverage: float
-    painted: bool
-    log: list[Attempt] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Trip:
-    """A journey so far.
-
-    stops: its places.
-    frames: the views of each place, (headings, ...) each, first the way ahead, then turning right.
-    memory: what they show, a batch of one.
-    """
-
-    stops: tuple[Stop, ...]
-    frames: tuple[Frame, ...]
-    memory: Points
-
-    def __len__(self) -> int:
-        return len(self.stops)
-
-    @property
-    def pose(self) -> Tensor:
-        """(k, 4, 4) the places' first cameras."""
-        poses = [torch.tensor(stop.pose, dtype=torch.float32).view(4, 4) for stop in self.stops]
-        return torch.stack(poses) if poses else torch.zeros(0, 4, 4)
-
-
-def groups_of(headings: int, views: int) -> list[list[int]]:
-    """Return the order in which the views of a place are painted.
-
-    First the views ahead, then the others, from the sides to the back, at most ``views`` at once.
-    """
-    by_turn = sorted(range(headings), key=lambda i: (min(i, headings - i), i))
-    ahead = min(3, views)
-    groups = [by_turn[:ahead]]
-    size = max(1, views - ahead)
-    return groups + [by_turn[i : i + size] for i in range(ahead, headings, size)]
 
 
 class JourneyMaker:

@@ -17,8 +17,9 @@ from torch import Tensor
 from worldsim.camera import DEPTH_CODES, check_poses
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.painting.folder import painter_id
-from worldsim.painting.journey import JourneyConfig, JourneyMaker, Stop, Trip
+from worldsim.painting.journey import JourneyConfig, JourneyMaker
 from worldsim.painting.painter import NetworkPainter
+from worldsim.painting.trip import Stop, Trip
 from worldsim.protocols import Painter, PainterSpec
 from worldsim.runtime.files import (
     check_files,

@@ -18,8 +18,8 @@ from worldsim.io.pictures import contact_sheet, depth_picture, enlarge, save_pic
 from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.painting.folder import save_generated
-from worldsim.painting.journey import Trip
 from worldsim.painting.place import level_pose
+from worldsim.painting.trip import Trip
 from worldsim.protocols import PainterSpec
 from worldsim.runtime.types import Array, JsonMapping
 from worldsim.state import Frame, SceneStart, concatenate

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldsim.camera import DEPTH_CODES, DEPTH_NEAR, Camera, pixel_rays, project
+from worldsim.camera import DEPTH_CODES, DEPTH_NEAR, Camera, code_to_channel, pixel_rays, project
 from worldsim.evaluation.metrics import sharpness
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT
@@ -205,13 +205,16 @@ def lowest_heights(views: Views) -> Tensor:
 def rectangle(views: Views) -> Tensor:
     """Return how complete the outline of a picture within the picture is, (n,) in [-1, 1].
 
-    The weakest side of the most complete upright rectangle around the middle. A side counts as the
-    mean of its steps of colour, in excess of those beside it and relative to a typical step.
+    The two weakest sides of the most complete upright rectangle around the middle. A side counts as
+    the mean of its steps of colour or depth, in excess of those beside it and relative to a typical
+    step.
     """
-    rgb = views.frame.rgb.float()
-    h, w = rgb.shape[-2:]
-    across = _excess((rgb[..., 1:] - rgb[..., :-1]).abs().amax(1))
-    down = _excess((rgb[..., 1:, :] - rgb[..., :-1, :]).abs().amax(1).transpose(1, 2))
+    code = views.frame.inverse_depth
+    assert code is not None
+    shown = torch.cat([views.frame.rgb.float(), 255.0 * code_to_channel(code)[:, None]], 1)
+    h, w = shown.shape[-2:]
+    across = _excess((shown[..., 1:] - shown[..., :-1]).abs().amax(1))
+    down = _excess((shown[..., 1:, :] - shown[..., :-1, :]).abs().amax(1).transpose(1, 2))
     columns = F.pad(across.cumsum(1), (0, 0, 1, 0))
     rows = F.pad(down.transpose(1, 2).cumsum(2), (1, 0))
     top, bottom = _margins(h)
@@ -228,9 +231,12 @@ def rectangle(views: Views) -> Tensor:
         lines = rows[:, at - 1]
         return (lines[:, :, right][:, :, None] - lines[:, :, left][:, :, :, None]) / wide
 
-    sides = torch.minimum(upright(left)[..., None], upright(right)[..., None, :])
-    ends = torch.minimum(level(top)[:, :, None], level(bottom)[:, None])
-    return torch.minimum(sides, ends).flatten(1).amax(1)
+    sides = [upright(left)[..., None], upright(right)[..., None, :]]
+    ends = [level(top)[:, :, None], level(bottom)[:, None]]
+    # The weaker of the two sides and the weaker of the two ends, or a pair if that is weaker yet.
+    weak = torch.minimum(*sides) + torch.minimum(*ends)
+    pairs = torch.minimum(sides[0] + sides[1], ends[0] + ends[1])
+    return 0.5 * torch.minimum(weak, pairs).flatten(1).amax(1)
 
 
 def _margins(size: int) -> tuple[Tensor, Tensor]:

@@ -40,8 +40,8 @@ class Args:
     """Steps after which a dream is cut, its value estimated: what is far from its start is less
     true, and agents exploit that."""
     scenes: str = "worldsim.scenes.recorded:RecordedScenes"
-    """Where dreams start, as environments take it, such as
-    ``worldsim.scenes.episodes:EpisodeScenes:FOLDER`` for moments of the recording in FOLDER."""
+    """Where dreams start, as environments take it: ``episodes:FOLDER`` starts them at moments of
+    the recording in FOLDER."""
     uncertainty_penalty: float = 0.0
     """Reward taken away for each unit of ``info["uncertainty"]``, against the exploitation of what
     the world does not know."""

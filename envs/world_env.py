@@ -14,7 +14,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.dream import (
+from worldsim.envs.dream_common import (
     DEFAULT_SCENES,
     Starts,
     check_memory,
@@ -48,9 +48,10 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
     render_mode: ``rgb_array`` or None.
     device: by default CUDA if it is available, else the CPU.
     num_inference_steps: sampling steps per frame; by default the world's own.
-    scenes: where resets start: ``module:Class`` of a class that takes the world's ``scenes``
-        folder, ``module:Class:FOLDER`` for another folder, a folder of scenes, or an object with
-        ``start(rng)``.
+    scenes: where resets start: a folder of scenes; a registered name and a folder, such as
+        ``captures:FOLDER`` (:data:`worldsim.runtime.registries.SCENES`); ``module:Class`` of a
+        class that takes the world's ``scenes`` folder, or ``module:Class:FOLDER`` for another
+        folder; or an object with ``start(rng)``.
     engine: how steps are run, ``plain``, ``fast`` or ``compiled``: see
         :meth:`worldsim.world.World.with_engine`.
     temperature: of the noise that frames are drawn from, in [0, 1]; by default the world's own (see
@@ -65,7 +66,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
 
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or
     ``{"frames": ...}`` with a :class:`worldsim.state.SceneStart`, a dict of arrays or a real
-    environment (see :func:`worldsim.envs.dream.as_scene`); without options, a random scene.
+    environment (see :func:`worldsim.envs.dream_common.as_scene`); without options, a random scene.
     ``info`` of reset and step: ``pose`` (4, 4) camera-to-world, ``depth`` (h, w) metres and
     ``intrinsics`` (4,) pixels for a world with geometry; ``memory_coverage`` (float32), the share
     of the frame that the memory covered before the step; ``generated``, True (bool, without axes).

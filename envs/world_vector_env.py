@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.dream import (
+from worldsim.envs.dream_common import (
     DEFAULT_SCENES,
     Starts,
     check_snapshot,

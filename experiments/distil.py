@@ -26,15 +26,9 @@ from worldsim.evaluation import measure
 from worldsim.evaluation import return_trips as returns
 from worldsim.evaluation.benchmark_set import TestSet, digest, record_test_set
 from worldsim.evaluation.evaluate import EvaluateConfig, frozen_test_set, steps_per_second
-from worldsim.evaluation.metrics import (
-    bootstrap_ci,
-    mean_statistic,
-    moved_frames,
-    pooled_mean,
-    psnr,
-    sharpness,
-)
-from worldsim.evaluation.statistics import SEEN_FRAME_SHARE
+from worldsim.evaluation.figures import SEEN_FRAME_SHARE
+from worldsim.evaluation.metrics import moved_frames, psnr, sharpness
+from worldsim.evaluation.statistics import bootstrap_ci, mean_statistic, pooled_mean
 from worldsim.evaluation.trip_recording import TripConfig, stack_trips
 from worldsim.runtime.json_config import write_json
 from worldsim.world import World

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from worldsim.camera import Camera
-from worldsim.envs.dream import DEFAULT_SCENES, Starts
+from worldsim.envs.dream_common import DEFAULT_SCENES, Starts
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.evaluation import stopwatch
 from worldsim.memory import splat_triton

@@ -26,7 +26,7 @@ from worldsim.agents.persistent import PersistentPolicy
 from worldsim.agents.random import RandomPolicy
 from worldsim.camera import Camera, unproject
 from worldsim.errors import InvalidInputError
-from worldsim.evaluation.metrics import bootstrap_ci
+from worldsim.evaluation.statistics import bootstrap_ci
 from worldsim.runtime.json_config import to_json, write_json
 from worldsim.world import World
 from worldsim.world.tracker import Belief

@@ -27,7 +27,7 @@ from worldsim.agents.image_goal_walker import ImageGoalConfig, ImageGoalWalker
 from worldsim.agents.persistent import PersistentPolicy
 from worldsim.camera import Camera, snap_pose
 from worldsim.errors import InvalidInputError
-from worldsim.evaluation.metrics import bootstrap_ci, mean_statistic
+from worldsim.evaluation.statistics import bootstrap_ci, mean_statistic
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.planning.locate import locate
 from worldsim.planning.objectives import PoseGoal

@@ -22,7 +22,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecTransposeImage
 
-from worldsim.evaluation.metrics import bootstrap_ci, mean_statistic
+from worldsim.evaluation.statistics import bootstrap_ci, mean_statistic
 from worldsim.world.image_env import find_pixels, make_pixels
 
 

@@ -19,7 +19,7 @@ import torch
 
 import worldsim  # noqa: F401  registers the environments
 from worldsim.evaluation.agreement import pearson, spearman
-from worldsim.evaluation.metrics import bootstrap_ci
+from worldsim.evaluation.statistics import bootstrap_ci
 from worldsim.runtime.json_config import write_json
 from worldsim.shipped.policies import make_policy
 from worldsim.state import Frame

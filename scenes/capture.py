@@ -1,8 +1,8 @@
-"""Starts in a captured place: a nerfstudio dataset with depth, a trajectory, or RGB-D frames.
+"""Start scenes from a capture: a nerfstudio dataset with depth, a trajectory, or RGB-D frames.
 
-The earlier frames fill the memory, the last ones are the start. World axes have z up, metres. The
-camera's poses are used as they are, so a capture from another height than that of the training is
-seen from that height.
+The last frames of a capture are the start frames; the earlier ones are integrated into the memory.
+Poses are camera-to-world in world axes (z up), metres. They are not moved to the camera height of
+the world's training data: a capture taken at another height is shown from that height.
 """
 
 from __future__ import annotations
@@ -29,29 +29,38 @@ from worldsim.state import Frame, SceneStart, Trajectory
 from worldsim.world import World
 
 LAST = 12
-"""Frames that a start has: enough for context and momentum of the worlds that are shipped."""
+"""Default number of start frames. It covers the attention window and the motion history of the
+shipped worlds."""
 ROOM = 2_000_000
-"""Points that a memory outside of any world holds at most, 23 bytes each."""
+"""Largest capacity, in points of 23 bytes, of the memory that is made without a world."""
 COLOUR_TOLERANCE = 48
-"""Of 255: points of other colours than a later frame's are dropped, where the world's memory does
-not say otherwise. These frames are true, so that another colour means that something has moved."""
+"""``colour_tolerance`` of the point memory, of 255, where the world's memory sets none.
+
+A point whose colour a later frame contradicts is dropped. Captured frames are true, so a different
+colour means that something has moved.
+"""
 
 
 class CaptureScene:
-    """One capture to start from.
+    """Scene that starts at the end of one capture.
 
-    capture: the folder of a nerfstudio dataset, a trajectory, or frames (see
-    :func:`worldsim.io.rgbd.captured_frames`); of the folder, what
-    :func:`worldsim.io.nerfstudio.open_capture` does by default is changed by opening it oneself.
-    last: how many frames are the start; those before them are integrated into the memory. name: by
-    default the folder's. world: whose size, camera and memory the start has. Environments fit it to
-    their own world (:meth:`fit_to`); without one, the frames keep their size and a
-    :class:`PointMemory` of at most ``ROOM`` points holds what was seen.
+    capture: folder of a nerfstudio dataset, a :class:`Trajectory`, or frames (see
+        :func:`worldsim.io.rgbd.captured_frames`). A folder is opened with the defaults of
+        :func:`worldsim.io.nerfstudio.open_capture`; for other settings, open it and pass its
+        frames.
+    last: number of start frames, at least 1. Earlier frames are integrated into the memory.
+    name: name of the start; by default the folder's name, or "capture".
+    world: the world whose frame size, camera and memory the start has. Environments set it with
+        :meth:`fit_to`. Without a world, frames keep their size, and a :class:`PointMemory` of at
+        most ``ROOM`` points holds the earlier frames.
 
-    Frames are cropped to a camera that all of them cover, the world's own where they see that much,
-    and resized by area. Where a frame's depth is unknown, the memory learns nothing from it; start
-    frames get the memory's depth there, else the nearest known pixel's. A capture knows no actions:
-    the start's are all the no-op, or zeros.
+    Frames are cropped to the world's camera if all of them cover it, otherwise to the largest
+    camera that all of them cover. Then they are resized by area. Pixels of unknown depth are not
+    integrated into the memory; start frames take their depth from the memory, or from the nearest
+    known pixel. Captures have no actions, so all actions of the start are the no-op, or zeros.
+
+    Raises InvalidInputError if ``last`` is below 1 or the capture has no frames, and the errors of
+    :func:`worldsim.io.nerfstudio.open_capture`.
     """
 
     def __init__(
@@ -74,13 +83,18 @@ class CaptureScene:
         self._start: SceneStart | None = None
 
     def fit_to(self, world: World) -> CaptureScene:
-        """The same capture for ``world``: its frame size, camera and memory."""
+        """Return the same scene with the frame size, camera and memory of ``world``."""
         return (
             self if world is self.world else CaptureScene(self.frames, self.last, self.name, world)
         )
 
     def start(self, rng: np.random.Generator) -> SceneStart:
-        """The one start; nothing is drawn. Pictures are read the first time."""
+        """Return the start. ``rng`` is not used: there is only one.
+
+        The first call reads the pictures.
+
+        Raises InvalidInputError if no depth of a frame is known, from the frame or the memory.
+        """
         if self._start is None:
             self._start = self._made()
         return self._start
@@ -118,7 +132,7 @@ class CaptureScene:
             code[i] = _whole(code[i], known[i], memory, data, camera, self.frames[i].name)
             if i < first:
                 frame = Frame(trajectory.rgb[i : i + 1], code[i : i + 1], camera.pose)
-                # Steps before that of the first start frame.
+                # Memory steps are negative: they come before the world's first step.
                 data = _integrate(
                     memory,
                     data,
@@ -176,7 +190,11 @@ def _whole(
 
 
 class CaptureScenes:
-    """The captures in a folder, one sub-folder each, or the folder itself; read on first use."""
+    """Scenes from the captures in a folder.
+
+    folder: holds one capture per subfolder, or is a capture itself. Captures are read on first use.
+    last, world: as in :class:`CaptureScene`.
+    """
 
     def __init__(
         self, folder: str | os.PathLike[str], last: int = LAST, world: World | None = None
@@ -185,15 +203,15 @@ class CaptureScenes:
         self._loaded: dict[str, CaptureScene] = {}
 
     def fit_to(self, world: World) -> CaptureScenes:
-        """The same captures for ``world``: its frame size, camera and memory."""
+        """Return the same scenes with the frame size, camera and memory of ``world``."""
         return self if world is self.world else CaptureScenes(self.folder, self.last, world)
 
     def names(self) -> list[str]:
-        """Names of the captures, in order."""
+        """Return the names of the captures, sorted: their folders' names."""
         return list(self._folders())
 
     def load(self, name: str) -> SceneStart:
-        """Load the start of that name.
+        """Return the start of the capture with that name.
 
         Raises NotFoundError, which lists the existing names, or the error of an invalid capture.
         """
@@ -207,7 +225,10 @@ class CaptureScenes:
         return self._loaded[name].start(np.random.default_rng(0))
 
     def start(self, rng: np.random.Generator) -> SceneStart:
-        """One of the captures, each as likely."""
+        """Return the start of a capture drawn uniformly with ``rng``.
+
+        Raises NotFoundError if the folder holds no captures, or the error of an invalid capture.
+        """
         names = self.names()
         if not names:
             raise NotFoundError(

@@ -1,6 +1,6 @@
-"""Starts in the middle of recorded episodes, for agents that learn in the dream.
+"""Start scenes at random moments of recorded episodes, for agents that learn in the dream.
 
-There are many, as varied as the recording.
+They give an agent more varied starts than a world's own scenes.
 """
 
 from __future__ import annotations
@@ -19,21 +19,25 @@ from worldsim.training.recordings import recordings_in, require_alike
 from worldsim.world import World
 
 USUAL = 8
-"""Frames of a moment where no world says how many it attends to."""
+"""Frames per moment until :meth:`EpisodeScenes.fit_to` sets the world's attention window."""
 
 
 class EpisodeScenes:
-    """Random moments of a recording: a few consecutive frames of one episode, before its end.
+    """Scenes that start at random moments of a recording.
 
-    Names are like ``episode-12-340``: episode and frame.
+    A moment is a few consecutive frames of one episode, before its last frame. Its name holds the
+    episode and the frame that the start ends with, such as ``episode-12-340``.
 
-    folder: folder of a dataset, or of several, such as the rounds of a task; their episodes are
-        numbered consecutively.
-    count: number of moments.
-    frames: frames per moment, for momentum and context; by default as many as the world attends to
-        (8 before a world is known).
-    beginnings: share of moments that are the first frames of their episodes.
-    seed: seed of the choice.
+    folder: folder of a dataset, or of several datasets, such as the rounds of a task. Episodes of
+        several datasets are numbered consecutively.
+    count: number of moments to draw, at least 1.
+    frames: frames per moment, which give the world context and motion history. By default the
+        world's attention window, or ``USUAL`` until :meth:`fit_to` is called.
+    beginnings: share of moments, in [0, 1], that are the first frame of an episode.
+    seed: seed of the draw.
+
+    Raises InvalidInputError for values out of range or datasets that differ, and NotFoundError if
+    the folder holds no recording or no episodes.
     """
 
     def __init__(
@@ -65,7 +69,7 @@ class EpisodeScenes:
         rng = np.random.default_rng(seed)
         drawn = []
         for index in rng.integers(self._ends[-1], size=count):
-            # The last frame is where an episode ended: nothing goes on from there.
+            # The last frame ended the episode, so no dream can continue from it.
             last = len(self._episode(int(index)).rgb) - 2
             drawn.append(
                 (
@@ -77,7 +81,7 @@ class EpisodeScenes:
         self._loaded: dict[str, SceneStart] = {}
 
     def _episode(self, index: int) -> Episode:
-        """Episode ``index``, counted through all datasets."""
+        """Return episode ``index``, counted across all datasets."""
         which = int(np.searchsorted(self._ends, index, side="right"))
         episode: Episode = self.datasets[which][
             index - int(self._ends[which]) + len(self.datasets[which])
@@ -85,11 +89,11 @@ class EpisodeScenes:
         return episode
 
     def names(self) -> list[str]:
-        """Names of the moments."""
+        """Return the names of the moments."""
         return list(self._moments)
 
     def load(self, name: str) -> SceneStart:
-        """The moment of that name. Raises NotFoundError."""
+        """Return the start at the moment with that name. Raises NotFoundError."""
         if name not in self._moments:
             raise NotFoundError(
                 f"no moment {name!r} among the {len(self._moments)} drawn from {self.folder}: see "
@@ -101,11 +105,14 @@ class EpisodeScenes:
         return self._loaded[name]
 
     def start(self, rng: np.random.Generator) -> SceneStart:
-        """One of the moments, each as likely."""
+        """Return the start at a moment drawn uniformly with ``rng``."""
         return self.load(self.names()[int(rng.integers(len(self._moments)))])
 
     def fit_to(self, world: World) -> EpisodeScenes:
-        """Itself; raises InvalidInputError if the world sees frames of another size."""
+        """Set the frames per moment to the attention window of ``world`` and return this object.
+
+        Raises InvalidInputError if the recording's frames have another size than the world's.
+        """
         n, shape = world.spec, tuple(self.datasets[0].info.observation_space["shape"])
         if shape != (n.height, n.width, 3):
             raise InvalidInputError(

@@ -1,6 +1,6 @@
-"""Starts from a single image: a photograph or a render.
+"""Start scene from a single image, such as a photograph or a render.
 
-A world with a scene memory also needs a depth map::
+For a world with a scene memory, a depth map is required::
 
     env = gym.make("worldsim/FreedoomDream-v0", scenes=ImageScene("photo.png", depth=metres))
     obs, info = env.reset(seed=0)
@@ -24,26 +24,31 @@ from worldsim.state import SceneStart
 from worldsim.world import World
 
 LARGEST = 16_384
-"""Most rows or columns that an image is resized to."""
+"""Largest height or width of a frame, in pixels."""
 LEVEL = np.array([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
-"""Pose of a level camera that looks along x in a world with z up."""
+"""Default pose, (4, 4) camera-to-world: a level camera that looks along x, with z up."""
 
 
 class ImageScene:
-    """One frame to start from.
+    """Scene that starts from one image.
 
-    image: a PNG, WebP, JPEG, TIFF or BMP file, or (h, w, 3) uint8.
-    size: (height, width) of the frame; by default that of the world that starts from it, or the
-    image's own without one. The image is cropped around its centre, never stretched.
-    depth: (h, w) float metres along the optical axis at the image's size, ``inf`` for sky, or None.
-    pose: (4, 4) camera-to-world in OpenCV axes, metres, z up; by default a level camera in a world,
-    the identity without one. intrinsics: ``fx fy cx cy`` in pixels of the image as given. By
-    default the image is taken to show what the world's camera sees (73.7 by 64.0 degrees in
-    ``freedoom-tiny``), after the crop; without a world, 90 degrees from left to right. act: the
-    action that led to the frame; 0 (the no-op, or zeros) by default. name: of the start. world:
-    whose size and camera the start has. Environments fit it to their own world (:meth:`fit_to`).
+    image: path of a PNG, WebP, JPEG, TIFF or BMP file, or an array (h, w, 3) uint8.
+    size: (height, width) of the start frame in pixels. By default the world's frame size, or the
+        image's own size without a world. The image is cropped around its centre, not stretched.
+    depth: (h, w) float at the image's size, metres along the optical axis, ``inf`` for sky, or
+        None.
+    pose: (4, 4) camera-to-world in OpenCV axes, metres, z up. By default ``LEVEL`` with a world,
+        the identity without one.
+    intrinsics: ``fx fy cx cy`` in pixels of the given image. By default, the cropped image is
+        assumed to have the field of view of the world's camera (73.7 by 64.0 degrees in
+        ``freedoom-tiny``); without a world, the image is assumed to span 90 degrees horizontally.
+    act: the action that led to the frame; the no-op 0, or zeros, by default.
+    name: name of the start.
+    world: the world whose frame size and camera the start has. Environments set it with
+        :meth:`fit_to`.
 
-    Raises NotFoundError, DamagedFileError or InvalidInputError.
+    Raises NotFoundError or DamagedFileError for the file, and InvalidInputError for arguments of
+    wrong shape, type or range.
     """
 
     def __init__(
@@ -92,7 +97,7 @@ class ImageScene:
         self.act, self.name, self.world = act, name, world
 
     def fit_to(self, world: World) -> ImageScene:
-        """The same image for ``world``: its frame size and camera."""
+        """Return the same scene with the frame size and camera of ``world``."""
         if world is self.world:
             return self
         return ImageScene(
@@ -100,14 +105,14 @@ class ImageScene:
         )
 
     def start(self, rng: np.random.Generator) -> SceneStart:
-        """The one scene; nothing is drawn."""
+        """Return the start. ``rng`` is not used: there is only one."""
         return self.scene
 
     @cached_property
     def scene(self) -> SceneStart:
-        """The start, created on first use.
+        """The start, computed on first access.
 
-        Without a world, the start of the whole image may never be needed.
+        It is not computed in the constructor, because :meth:`fit_to` usually replaces this object.
         """
         world, (height, width) = self.world, self.rgb.shape[:2]
         size = self.size or (
@@ -139,16 +144,16 @@ class ImageScene:
         )
 
     def _camera(self, wanted: Any, size: tuple[int, int]) -> Array:
-        """Return the camera of the image as given, (4,) pixels.
+        """Return the intrinsics of the given image, (4,) ``fx fy cx cy`` in pixels.
 
-        wanted: the world's camera in frames of ``size``, or None.
+        wanted: intrinsics of the world's camera in frames of ``size`` (height, width), or None.
         """
         height, width = self.rgb.shape[:2]
         if self.intrinsics is not None:
             return self.intrinsics
         if wanted is None:
             return np.array(default_intrinsics(height, width))
-        # The longest focal length at which the image still covers what the world's camera sees.
+        # The longest focal length at which the image still covers the world camera's view.
         focal = min(width * wanted[0] / size[1], height * wanted[1] / size[0])
         return np.array([focal, focal, 0.5 * width, 0.5 * height])
 

@@ -40,7 +40,7 @@ class RecordedScenes:
         return self if world is self.world else RecordedScenes(self.folder, world)
 
     def names(self) -> list[str]:
-        """Names of the scenes, in natural order; of the starts if the folder is one scene."""
+        """Return the names of the scenes, in natural order, or of the starts of a single scene."""
         if self._is_scene():
             return [start.name for start in self._starts("")]
         return scene_names(self.folder)

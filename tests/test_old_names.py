@@ -17,7 +17,7 @@ from safetensors import safe_open
 from worldsim.agents.actor_critic_args import Args
 from worldsim.app import cli
 from worldsim.diffusion.dynamics import DynamicsConfig
-from worldsim.envs.dream import Starts
+from worldsim.envs.dream_common import Starts
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import DamagedFileError, InvalidInputError

@@ -2,6 +2,9 @@
 
 Importing this package only registers its environments: torch and other heavy packages load on first
 use.
+
+``worldsim.envs``, ``worldsim.agents`` and ``worldsim.scenes`` lie in the folders ``envs``,
+``agents`` and ``scenes`` at the top of the repository, not in ``worldsim``.
 """
 
 from __future__ import annotations

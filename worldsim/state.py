@@ -120,7 +120,8 @@ class Transition:
     frame: the new frame.
     rew: (b,) float32.
     term: (b,) bool.
-    coverage: (b,) float32, share of pixels that the memory covers.
+    coverage: (b,) float32, the share of the frame's pixels that the memory covered before it
+        integrated the frame.
     termination_prob: (b,) float32, the probability from which ``term`` was drawn, or None.
     uncertainty: (b,) float32 in [0, 1], for worlds that estimate it
         (:meth:`worldsim.world.World.with_uncertainty`).
@@ -151,6 +152,9 @@ class WorldState:
     motion: (b, k, 6) float32 recent motions in world axes, oldest first.
     act: (b, k, ...) the actions that caused them.
     seed, step: (b,) int64, the keys of all random numbers.
+    coverage: (b,) float32 in [0, 1], the share of the newest frame that the memory covered before
+        it integrated that frame. None where the context holds the memory's view
+        (:class:`worldsim.protocols.ContextOfViews`).
     """
 
     frame: Frame
@@ -161,6 +165,7 @@ class WorldState:
     intrinsics: Tensor
     seed: Tensor
     step: Tensor
+    coverage: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.seed)

@@ -28,6 +28,7 @@ import torch
 import tyro
 from diffusers.training_utils import EMAModel
 from figures import Truth, cells, figures, table
+from frame_heads import BalanceConfig, Balanced, FrameOutcomeHead, Recorded, Seen
 from numpy.typing import NDArray
 from reference import Reference, Sequences
 from torch import Tensor, nn
@@ -39,7 +40,6 @@ from worldsim.io.pictures import contact_sheet, save_picture
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.state import Frame, SceneStart
 from worldsim.training.config import TrainConfig
-from worldsim.training.frame_heads import BalanceConfig, Balanced, FrameOutcomeHead, Recorded, Seen
 from worldsim.training.loss import Balance, LossConfig
 from worldsim.training.train import run
 from worldsim.training.trainer import Trainer

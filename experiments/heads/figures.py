@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldsim.evaluation.metrics import bootstrap_ci
+from worldsim.evaluation.statistics import bootstrap_ci
 
 Array = NDArray[Any]
 

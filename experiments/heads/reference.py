@@ -13,11 +13,11 @@ import math
 from dataclasses import dataclass
 
 import torch
+from frame_heads import Recorded, outcome_losses, shift_frames
 from torch import Tensor, nn
 
 from worldsim.diffusion.denoiser import rgb_to_channels
 from worldsim.errors import InvalidInputError
-from worldsim.training.frame_heads import Recorded, outcome_losses, shift_frames
 
 Outcome = tuple[Tensor, Tensor]
 """Rewards of going on and of ending (..., 2), in units, and the termination's logit (...)."""
@@ -31,7 +31,7 @@ pixels."""
 class Reference(nn.Module):
     """Convolutions of every frame, a recurrent state over all of an episode, two small perceptrons.
 
-    actions, action_dim: as of :class:`worldsim.training.frame_heads.FrameOutcomeHead`. height,
+    actions, action_dim: as of :class:`frame_heads.FrameOutcomeHead`. height,
     width: multiples of 16.
     """
 
@@ -73,7 +73,7 @@ class Reference(nn.Module):
 
         rgb: (b, t, 3, h, w) uint8. act: (b, t, ...) of the transitions into the frames. prior: ()
         logit of the share of ends. shift: (b, 2) pixels by which pictures were moved, as of
-        :class:`worldsim.training.frame_heads.FrameOutcomeHead`.
+        :class:`frame_heads.FrameOutcomeHead`.
         """
         b, t, _, h, w = rgb.shape
         rows = torch.linspace(-1.0, 1.0, h, device=rgb.device)[:, None].expand(h, w)

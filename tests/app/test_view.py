@@ -31,7 +31,7 @@ from worldsim.app.view import SCALE, ViewConfig, _spread, colours, may_connect, 
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
 from worldsim.memory import PointMemory, PointMemoryConfig, RadianceMemory, RadianceMemoryConfig
-from worldsim.memory.pictures import PointArrays
+from worldsim.memory.handle_results import PointArrays
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.scenes.recorded import RecordedScenes
 from worldsim.state import SceneStart

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 import pytest
 import torch
 
+from worldsim.app import cli
+from worldsim.memory import registry as memories
 from worldsim.runtime import registries
 from worldsim.runtime.registry import Registry
 
@@ -60,6 +63,7 @@ def test_page_runs(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for registry in vars(registries).values():
         if isinstance(registry, Registry):
             monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    monkeypatch.setattr(memories, "KINDS", dict(memories.KINDS))
     module = ModuleType("the_page")
     monkeypatch.setitem(sys.modules, "the_page", module)
     for code in blocks(page):
@@ -83,6 +87,34 @@ def test_most_code_runs() -> None:
 def test_sketches_are_python(page: str) -> None:
     for _, code in BLOCK.findall(PAGES[page]):
         ast.parse(code)
+
+
+def command_lines(page: str) -> list[str]:
+    """The commands of worldsim in a page's blocks without a language, comments left out."""
+    fenced = re.findall(r"^```\n(.*?)^```", PAGES[page], re.M | re.S)
+    lines = [
+        line.split(" # ")[0].strip()
+        for block in fenced
+        for line in block.replace("\\\n", " ").splitlines()
+    ]
+    return [
+        line
+        for line in lines
+        if line.startswith("worldsim ") and not re.search(r"--help|\.\.\.|COMMAND", line)
+    ]
+
+
+def test_printed_commands_are_commands() -> None:
+    """Their options exist and their values are allowed. What they read may be the reader's own."""
+    guides = [page for page in PAGES if not page.startswith("experiments/")]
+    found = [(page, line) for page in guides for line in command_lines(page)]
+    assert len(found) > 25
+    for page, line in found:
+        name, *rest = shlex.split(line)[1:]
+        try:
+            cli.parse(name, rest)
+        except SystemExit:
+            pytest.fail(f"{page}: {line}")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -11,6 +11,9 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
+from worldsim.training.config import PRESETS, TrainConfig
+from worldsim.world import World
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -45,6 +48,28 @@ def test_cards_hold_the_files_figures() -> None:
         for name, file in (("results", "evaluation"), ("return_trips", "return_trips")):
             measured = tables.experiment(f"{folder}/{file}.json")
             assert {key: measured[key] for key in meta[name]} == meta[name], (world, name)
+
+
+def test_numbers_in_sentences_are_those_of_the_worlds() -> None:
+    """Reproduces: sentences with the frames, points and parameters of worlds before."""
+    tables = script("tables")
+    docs = ROOT / "docs"
+    memory, training = (
+        (docs / page).read_text() for page in ("concepts/memory.md", "how_to/train_your_own.md")
+    )
+    for name in ("freedoom-tiny", "carracing", "takecover"):
+        frames = tables.load(f"worldsim/worlds/{name}/world.json")["card"]["frames"]
+        (row,) = [line for line in training.splitlines() if line.startswith(f"| `{name}`")]
+        assert f"| {frames:,} |" in row
+    for name in ("freedoom-tiny", "freedoom-small"):
+        points = tables.load(f"worldsim/worlds/{name}/world.json")["config"]["memory"]["capacity"]
+        assert re.search(rf"{points:,}( points)? in `{name}`", memory), (name, points)
+    default = TrainConfig(data=(Path("data"),), out=Path("out")).world_memory_capacity
+    assert f"{default:,} in a\nworld that `worldsim train` makes" in memory
+    modules = World.from_pretrained("freedoom-tiny", device="cpu").modules()
+    sizes = {k: sum(p.numel() for p in m.parameters()) / 1e6 for k, m in modules.items()}
+    assert f"{sum(sizes.values()):.1f}M parameters, {sizes['dynamics']:.1f}M of them" in README
+    assert PRESETS["tiny"] == PRESETS["small"]  # "two names of one network"
 
 
 def test_figures_by_hand() -> None:

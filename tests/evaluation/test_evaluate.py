@@ -17,8 +17,7 @@ from torch import Tensor
 from tests.helpers.evaluation import SIZE, tiny_world
 from worldsim.envs.tiny_room import TinyRoom
 from worldsim.errors import InvalidInputError
-from worldsim.evaluation import measure
-from worldsim.evaluation import statistics as figures
+from worldsim.evaluation import figures, measure
 from worldsim.evaluation.benchmark_set import TestSet, TestSetConfig, digest, record_test_set, stack
 from worldsim.evaluation.evaluate import EvaluateConfig, evaluate
 from worldsim.evaluation.metrics import moved_frames

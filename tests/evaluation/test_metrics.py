@@ -12,16 +12,18 @@ from worldsim.camera import Camera, nearest_pose, rotation_angle
 from worldsim.errors import InvalidInputError
 from worldsim.evaluation.metrics import (
     area_average,
-    bootstrap_ci,
-    interval,
-    mean_statistic,
     moved_frames,
-    pooled_mean,
     psnr,
-    quantile_statistic,
     scores,
     seen_mask,
     sharpness,
+)
+from worldsim.evaluation.statistics import (
+    bootstrap_ci,
+    interval,
+    mean_statistic,
+    pooled_mean,
+    quantile_statistic,
     too_few,
 )
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldsim.training.frame_heads import Recorded
+from experiments.heads.frame_heads import Recorded
 
 FOLDER = Path(__file__).parents[2] / "experiments" / "heads"
 
@@ -20,7 +20,7 @@ FOLDER = Path(__file__).parents[2] / "experiments" / "heads"
 def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The experiment's files import one another by name, as scripts do."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    for name in ("arms", "figures", "reference"):
+    for name in ("arms", "figures", "frame_heads", "reference"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 

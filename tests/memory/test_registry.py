@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
 from worldsim.errors import InvalidInputError
+from worldsim.memory import registry
 from worldsim.memory.fitting import FitConfig
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory, PointMemoryConfig
@@ -49,6 +51,37 @@ def test_a_memory_upon_points_names_them_too() -> None:
 
 class Otherwise(PointMemory):
     """A user's own, which has no name."""
+
+
+@dataclass(frozen=True)
+class OtherwiseConfig:
+    """Its settings."""
+
+    capacity: int = 5
+
+
+class ThirdParty(PointMemory):
+    """A memory of another package."""
+
+    def __init__(self, config: OtherwiseConfig) -> None:
+        super().__init__(PointMemoryConfig(capacity=config.capacity))
+        self.config = config  # type: ignore[assignment]
+
+
+def test_a_memory_of_another_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reproduces: its name could not be registered, so its snapshots could not be opened."""
+    monkeypatch.setattr(registry, "KINDS", dict(registry.KINDS))
+    memory = ThirdParty(OtherwiseConfig(capacity=3))
+    assert describe_memory(memory) is None
+    registry.register("third", ThirdParty, OtherwiseConfig)
+    described = describe_memory(memory)
+    assert described == {"kind": "third", "config": {"capacity": 3}}
+    again = memory_from_description(described)
+    assert type(again) is ThirdParty and again.empty(1).capacity == 3
+    with pytest.raises(InvalidInputError, match="'fourth': int lacks empty, integrate"):
+        registry.register("fourth", int, OtherwiseConfig)
+    with pytest.raises(InvalidInputError, match="needs a dataclass"):
+        registry.register("fourth", ThirdParty, int)
 
 
 def test_unknown_kinds() -> None:

@@ -131,6 +131,10 @@ def test_captures_by_name_and_by_string(tiny_world: World, captures: Path):
     assert CaptureScenes(captures / "room-5").names() == ["room-5"]
     env = WorldEnv(tiny_world, scenes=f"worldsim.scenes.capture:CaptureScenes:{captures}")
     first, _ = env.reset(seed=0, options={"scene": "room-5"})
+    named = WorldEnv(tiny_world, scenes=f"captures:{captures}")
+    np.testing.assert_array_equal(named.reset(seed=0, options={"scene": "room-5"})[0], first)
+    with pytest.raises(NotFoundError, match="'NAME:FOLDER' with a NAME of recorded, captures"):
+        WorldEnv(tiny_world, scenes=f"capture:{captures}")
     assert {env.reset(seed=seed)[1]["pose"].tobytes() for seed in range(12)} == {
         env.reset(seed=0, options={"scene": name})[1]["pose"].tobytes() for name in scenes.names()
     }

@@ -23,6 +23,7 @@ from worldsim.protocols import Dynamics
 from worldsim.runtime.registries import DYNAMICS
 from worldsim.testing import ContractError, check_dynamics
 from worldsim.world import World
+from worldsim.world.snapshots import load_snapshot, save_snapshot
 
 
 @pytest.fixture
@@ -109,6 +110,50 @@ def test_forks_and_snapshots(warped: World, scenes_folder: Path, tmp_path: Path)
     again = WorldEnv(warped, scenes=scenes_folder)
     again.load(tmp_path / "walk.safetensors")
     np.testing.assert_array_equal(again.step(3)[0], ahead)
+
+
+def test_infos_tell_the_coverage(
+    tiny_world: World, warped: World, scenes_folder: Path, tmp_path: Path
+) -> None:
+    """Reproduces: 0 for every dynamics whose context holds no memory views."""
+    _, other = WorldEnv(tiny_world, scenes=scenes_folder).reset(seed=1)
+    env = WorldEnv(warped, scenes=scenes_folder)
+    _, info = env.reset(seed=1)
+    assert info["memory_coverage"] == other["memory_coverage"] > 0.3
+    snapshot = env.snapshot()
+    _, transition = warped.step(env.state, torch.tensor([3]))
+    assert transition.view is not None
+    _, _, _, _, info = env.step(3)
+    assert info["memory_coverage"] == transition.view.mask.float().mean() > 0
+    env.save(tmp_path / "walk.safetensors")
+    assert float(warped.coverage(env.state)) == info["memory_coverage"]
+
+    env.restore(snapshot)
+    assert float(warped.coverage(env.state)) == other["memory_coverage"]
+    env.load(tmp_path / "walk.safetensors")
+    assert float(warped.coverage(env.state)) == info["memory_coverage"]
+    _, edited = env.edit(env.memory.remove(((-9, -9, -9), (9, 9, 9))))
+    assert edited["memory_coverage"] < info["memory_coverage"]
+
+    envs = WorldVectorEnv(2, warped, scenes=scenes_folder)
+    _, infos = envs.reset(seed=[1, 1])
+    np.testing.assert_array_equal(infos["memory_coverage"], [other["memory_coverage"]] * 2)
+    _, _, _, _, infos = envs.step(np.array([3, 0]))
+    assert infos["memory_coverage"][0] == info["memory_coverage"]
+
+
+def test_a_snapshot_from_before_the_coverage_loads(
+    warped: World, scenes_folder: Path, tmp_path: Path
+) -> None:
+    env = WorldEnv(warped, scenes=scenes_folder)
+    env.reset(seed=1)
+    before = env.snapshot()
+    old = dataclasses.replace(before, state=dataclasses.replace(before.state, coverage=None))
+    loaded = load_snapshot(save_snapshot(old, warped, tmp_path / "old.safetensors"), warped)
+    assert loaded.state.coverage is not None and loaded.state.coverage.tolist() == [0.0]
+    ahead = env.step(3)[0]
+    env.restore(loaded)
+    np.testing.assert_array_equal(env.step(3)[0], ahead)
 
 
 def test_its_name_is_all_that_a_world_file_holds(warped: World, tmp_path: Path) -> None:

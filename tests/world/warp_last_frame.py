@@ -1,4 +1,4 @@
-"""The last frame warped to the next camera: a dynamics without weights, and the honest baseline."""
+"""A dynamics without weights, used as a baseline: the last frame warped to the next camera."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ GREY = 32
 
 
 class WarpLastFrame:
-    """Shows the memory's view; in its holes, the last frame's pixels at the next camera.
+    """Dynamics that shows the memory's view and, in its holes, the last frame warped to the camera.
 
-    height, width: pixels. actions: number of discrete actions. It predicts no rewards: its features
-    are the mean colour. Its context is empty, since ``StepInputs`` holds the last frame.
+    height, width: frame size in pixels. actions: number of discrete actions.
+
+    Its features are the mean colour, and it predicts no rewards. Its context is empty, since
+    ``StepInputs`` holds the last frame.
     """
 
     module = None
@@ -32,19 +34,19 @@ class WarpLastFrame:
 
     @classmethod
     def build(cls, config: Any, load: Callable[..., Any]) -> WarpLastFrame:
-        """From a world's folder: all settings are in ``world.json``."""
+        """Build it from a world's folder. All settings are in ``world.json``."""
         return cls(**config.dynamics_settings)
 
     def empty(self, batch: int, device: Any) -> tuple[()]:
-        """Nothing is kept from step to step."""
+        """Return the empty context: nothing is kept from step to step."""
         return ()
 
     def observe(self, context: tuple[()], inputs: StepInputs, frame: Frame) -> tuple[()]:
-        """Nothing, again."""
+        """Return the empty context: a true frame changes nothing."""
         return ()
 
     def predict(self, context: tuple[()], inputs: StepInputs) -> tuple[Prediction, tuple[()]]:
-        """The memory's view over the warped last frame over grey."""
+        """Return the memory's view, with holes filled by the warped last frame, else by grey."""
         last, pose, view = inputs.last, inputs.pose, inputs.view
         assert last.inverse_depth is not None and last.pose is not None
         assert pose is not None and view is not None

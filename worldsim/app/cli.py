@@ -139,18 +139,24 @@ COMMANDS = {
         "demo",
         "Walk through the shipped world; write video, pictures, metrics.",
     ),
+    "generate": Command(
+        "worldsim.app.generate",
+        "GenerateConfig",
+        "generate",
+        "Paint new places to start from, from words or pictures.",
+    ),
     "export": Command(
         "worldsim.app.export",
         "ExportConfig",
         "export",
-        "Write a world, or what a snapshot remembers.",
+        "Write a world, or what a snapshot or a scene holds.",
         "source",
     ),
     "view": Command(
         "worldsim.app.view",
         "ViewConfig",
         "view",
-        "Show a snapshot's memory and walk in the browser.",
+        "Show the memory of a snapshot or a scene in the browser.",
         "snapshot",
     ),
     "journey": Command(

@@ -33,7 +33,7 @@ from worldsim.runtime.types import Array
 
 if TYPE_CHECKING:
     from worldsim.memory.handle import MemoryHandle
-    from worldsim.memory.pictures import PointArrays
+    from worldsim.memory.handle_results import PointArrays
     from worldsim.world.snapshots import OpenedSnapshot
 
 COLOURINGS = ("rgb", "height", "confidence")

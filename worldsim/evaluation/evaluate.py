@@ -19,9 +19,8 @@ from typing import Literal, TypeVar
 import torch
 
 from worldsim.errors import InvalidInputError, MissingGeometryError, OutOfMemoryError
-from worldsim.evaluation import measure, task
+from worldsim.evaluation import figures, measure, task
 from worldsim.evaluation import return_trips as returns
-from worldsim.evaluation import statistics as figures
 from worldsim.evaluation.benchmark_set import (
     PROTOCOL,
     TestEpisode,

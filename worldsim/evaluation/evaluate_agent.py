@@ -22,8 +22,8 @@ from worldsim.evaluation.episodes import (
     require_rewards,
     twin_limit,
 )
-from worldsim.evaluation.metrics import interval, interval_text, mean_statistic, report
 from worldsim.evaluation.policy_batch import PolicySpec
+from worldsim.evaluation.statistics import interval, interval_text, mean_statistic, report
 from worldsim.runtime.json_config import write_json
 from worldsim.runtime.ranges import Count
 from worldsim.runtime.types import Array, JsonObject

@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from worldsim.evaluation.figures import REDUCED, Figures
 from worldsim.evaluation.measure import start_walks
 from worldsim.evaluation.memory_fitting import Fits, fit_memory
-from worldsim.evaluation.metrics import mean_statistic, pooled_mean, report, scores, sharpness
-from worldsim.evaluation.statistics import REDUCED, Figures
+from worldsim.evaluation.metrics import scores, sharpness
+from worldsim.evaluation.statistics import mean_statistic, pooled_mean, report
 from worldsim.evaluation.trip_recording import Trips
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.runtime.types import Array, JsonMapping, JsonObject

@@ -23,8 +23,9 @@ from worldsim.evaluation.episodes import (
     play_real,
     watched_twin,
 )
-from worldsim.evaluation.metrics import interval, interval_text, mean_statistic, psnr, report
+from worldsim.evaluation.metrics import psnr
 from worldsim.evaluation.policy_batch import Crowd, PolicySpec
+from worldsim.evaluation.statistics import interval, interval_text, mean_statistic, report
 from worldsim.runtime.types import Array, Env, JsonMapping, JsonObject
 from worldsim.runtime.workers import Engine, WorkerPool
 from worldsim.state import Frame, SceneStart, WorldState

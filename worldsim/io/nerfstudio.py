@@ -182,6 +182,7 @@ def open_capture(
     pose_scale: float | None = None,
     up: str = "z",
     zero_is_sky: bool | None = None,
+    with_depth: bool = True,
 ) -> list[CapturedFrame]:
     """Open a nerfstudio dataset; returns its frames in the order of their names.
 
@@ -192,6 +193,7 @@ def open_capture(
     up: the world axis that points up, ``z`` (nerfstudio), ``y`` or ``-y``.
     zero_is_sky: whether depth 0 is infinitely far instead of unknown; by default the value of
         ``transforms.json``, else False.
+    with_depth: False reads no depth pictures, which then need not exist: all depth is unknown.
 
     Raises NotFoundError, DamagedFileError (not JSON, not a dataset), InvalidInputError (distorted
     cameras, invalid poses or intrinsics) or MissingGeometryError (no depth). A picture is opened
@@ -242,13 +244,20 @@ def open_capture(
         else flag("zero_is_sky", zero_is_sky)
     )
     frames = [
-        _listed_frame(file, {**meta, **frame}, scale, metres, UP[up], sky) for frame in listed
+        _listed_frame(file, {**meta, **frame}, scale, metres, UP[up], sky, with_depth)
+        for frame in listed
     ]
     return sorted(frames, key=lambda frame: _natural(frame.name))
 
 
 def _listed_frame(
-    file: Path, entry: JsonMapping, depth_scale: float, metres: float, up: Array, sky: bool
+    file: Path,
+    entry: JsonMapping,
+    depth_scale: float,
+    metres: float,
+    up: Array,
+    sky: bool,
+    with_depth: bool,
 ) -> CapturedFrame:
     """Return one frame of ``transforms.json``.
 
@@ -262,13 +271,14 @@ def _listed_frame(
     where = f"{file}: {name}"
     _check_pinhole(where, entry)
     depth_name = entry.get("depth_file_path")
-    if not isinstance(depth_name, str):
+    if with_depth and not isinstance(depth_name, str):
         raise MissingGeometryError(
             f"{where} has no depth_file_path: a memory needs depth for every frame; add depth "
             f"pictures (16-bit PNG, millimetres)"
         )
-    picture, depth = (inside(file.parent, one, file) for one in (name, depth_name))
-    for needed in (picture, depth):
+    names = (name, depth_name) if with_depth else (name,)
+    files = [inside(file.parent, one, file) for one in names]
+    for needed in files:
         if not is_file(needed):
             raise NotFoundError(f"{where}: {needed} is missing: copy the capture again")
         require_regular(needed)
@@ -289,9 +299,10 @@ def _listed_frame(
     intrinsics = np.array(_intrinsics(entry, where, width, height))
 
     def read() -> tuple[Array, Array]:
-        return _read_rgb(picture, height, width), _read_depth(
-            depth, depth_scale, sky, height, width
-        )
+        rgb = _read_rgb(files[0], height, width)
+        if not with_depth:
+            return rgb, np.full((height, width), np.nan, np.float32)
+        return rgb, _read_depth(files[1], depth_scale, sky, height, width)
 
     return CapturedFrame(where, matrix, intrinsics, height, width, read)
 

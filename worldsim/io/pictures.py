@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.runtime.files import as_path, replacing, require_regular
@@ -169,7 +169,10 @@ def save_picture(picture: Array, path: Path) -> None:
 
 
 def read_picture(
-    path: str | os.PathLike[str], mode: str | None = None, formats: Sequence[str] = PICTURE_FORMATS
+    path: str | os.PathLike[str],
+    mode: str | None = None,
+    formats: Sequence[str] = PICTURE_FORMATS,
+    upright: bool = False,
 ) -> Array:
     """Read a picture file as an array.
 
@@ -178,6 +181,7 @@ def read_picture(
     mode: Pillow's mode to convert to, such as ``RGB``.
     formats: Pillow's names of the accepted formats. Others are never tried, since some (EPS) start
         other programs.
+    upright: apply the orientation that a camera stored in the picture (EXIF).
 
     Raises NotFoundError, or DamagedFileError for a file that is no such picture or has more than
     :data:`MOST_PIXELS` pixels.
@@ -201,7 +205,8 @@ def read_picture(
             # afterwards.
             image.verify()
         with Image.open(path, formats=list(formats)) as image:
-            return np.array(image if mode is None else image.convert(mode))
+            turned = ImageOps.exif_transpose(image) if upright else image
+            return np.array(turned if mode is None else turned.convert(mode))
     except DamagedFileError:
         raise
     except (

@@ -17,8 +17,8 @@ from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.memory.arguments import as_numbers, as_pose, as_shape, as_size
 from worldsim.memory.editing import in_box, surface_points
+from worldsim.memory.handle_results import MemoryPicture, PointArrays, camera_places
 from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
-from worldsim.memory.pictures import MemoryPicture, PointArrays, camera_places
 from worldsim.memory.points import PointMemory, Points
 from worldsim.memory.slots import points_of
 from worldsim.memory.splat import DIRECTION, POINT

@@ -1,5 +1,8 @@
 """Nerfacto (Tancik et al., "Nerfstudio", 2023) fitted to a trajectory, on machines with CUDA.
 
+It is no :class:`worldsim.protocols.SceneMemory`: no world steps with it. It renders views and
+density of a trajectory that is fitted once.
+
 It needs the extra ``nerf`` in an environment of its own (``constraints-nerf.txt``), since
 nerfstudio pins old versions of numpy and others. Only this module converts cameras to nerfstudio's
 axes (OpenGL: x right, y up, z backward). World axes stay, shifted and scaled so that the scene lies

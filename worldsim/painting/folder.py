@@ -32,7 +32,13 @@ from worldsim.runtime.files import as_path, is_file, replacing_folder
 from worldsim.runtime.ply import save_ply
 from worldsim.runtime.types import Array, JsonMapping
 from worldsim.state import Frame, SceneStart, checksum, map_tensors
-from worldsim.world.scene_files import SCENE, StartFrames, check_scene_folder, write_scene
+from worldsim.world.scene_files import (
+    SCENE,
+    StartFrames,
+    check_scene_folder,
+    check_starts,
+    write_scene,
+)
 
 SHEET, FLIGHT, CLOUD = "sheet.png", "fly.mp4", "scene.ply"
 COLUMNS = 8
@@ -79,6 +85,9 @@ def save_generated(
     if frames.inverse_depth is None or frames.pose is None:
         raise InvalidInputError("a generated scene needs frames with depth and pose.")
     t = len(frames.rgb)
+    check_starts(starts, t)
+    if not starts:
+        raise InvalidInputError("a generated scene needs at least one start.")
     frames = map_tensors(lambda x: x.cpu(), frames)
     kept = _before_start(map_tensors(lambda x: x.cpu(), points), t)
     scene = SceneStart(

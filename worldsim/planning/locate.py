@@ -75,7 +75,28 @@ def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | Non
     MissingGeometryError without a point memory.
     """
     c = config or LocateConfig()
-    known, picture, intrinsics, eye = _search(world, state, rgb, c)
+    return _located(*_search(world, state, rgb, c), c)
+
+
+@torch.no_grad()
+def locate_points(
+    points: Points, rgb: Tensor, intrinsics: Tensor, eye: Tensor, config: LocateConfig | None = None
+) -> Tensor:
+    """Return the pose (4, 4) of a picture in points, without a world; see :func:`locate`.
+
+    points: a batch of one.
+    rgb: (3, h, w) uint8.
+    intrinsics: (4,) pixels of the picture.
+    eye: (3,) a place in the middle of the points at which a camera stood, world metres.
+    """
+    c = config or LocateConfig()
+    known = _telling(points, c)
+    return _located(known, rgb.cpu().float(), intrinsics.float().cpu(), eye.cpu().numpy(), c)
+
+
+def _located(
+    known: Points, picture: Tensor, intrinsics: Tensor, eye: Array, c: LocateConfig
+) -> Tensor:
     starts = _by_panorama(known, picture, intrinsics, eye, c)
     found, cost = _by_views(known, picture, intrinsics, starts, c)
     best = found[int(cost.argmin())]
@@ -136,11 +157,16 @@ def _search(
             f"resize it first"
         )
     picture = torch.from_numpy(rgb.copy()).permute(2, 0, 1).float()
-    used = memory.kind[0] != 0
-    known = map_tensors(lambda x: x[..., used].cpu(), memory)
+    eye = pose[0, :3, 3].cpu().numpy()
+    return _telling(memory, c), picture, state.intrinsics[0].float().cpu(), eye
+
+
+def _telling(points: Points, c: LocateConfig) -> Points:
+    """Return the used points on the CPU; of very many, every k-th."""
+    used = points.kind[0] != 0
+    known = map_tensors(lambda x: x[..., used].cpu(), points)
     step = -(-int(used.sum()) // c.most_points)
-    known = map_tensors(lambda x: x[..., ::step].contiguous(), known)
-    return known, picture, state.intrinsics[0].float().cpu(), pose[0, :3, 3].cpu().numpy()
+    return map_tensors(lambda x: x[..., ::step].contiguous(), known)
 
 
 def _halve(picture: Tensor) -> Tensor:

@@ -119,6 +119,17 @@ def _after_compare(config: Any, _: Any) -> Ending:
     return Ending(str(config.out), (line("worldsim", "evaluate", config.world),))
 
 
+def _after_generate(config: Any, out: Path) -> Ending:
+    place = out if config.count == 1 else out / "place-1"
+    return Ending(
+        str(out),
+        (
+            line("worldsim", "view", place),
+            f'in Python: gym.make("worldsim/FreedoomDream-v0", scenes={str(out)!r})',
+        ),
+    )
+
+
 def _after_export(config: Any, out: Path) -> Ending:
     if out.is_dir() and (out / "world.json").is_file():
         return Ending(str(out), (line("worldsim", "evaluate", out), line("worldsim", "bench", out)))
@@ -167,6 +178,7 @@ ENDINGS: dict[str, Callable[[Any, Any], Ending]] = {
     "bench": _after_bench,
     "demo": _after_compare,
     "compare": _after_compare,
+    "generate": _after_generate,
     "export": _after_export,
     "view": _after_view,
     "journey": _after_journey,

@@ -1,6 +1,7 @@
-"""The policies and scenes that files may name.
+"""The classes that files and commands name: policies, scenes, dynamics, painters.
 
-For real twins see :mod:`worldsim.world.twin`.
+Scene memories are in :mod:`worldsim.memory.registry`, since each has a config class beside it. Real
+twins are looked up in Gymnasium's own registry: see :mod:`worldsim.world.twin`.
 
 Register a class of your own in the program that loads the file::
 
@@ -35,7 +36,7 @@ SCENES = Registry(
         "episodes": "worldsim.scenes.episodes:EpisodeScenes",
     },
 )
-"""Scenes that are constructed with a folder."""
+"""Scenes that are constructed with a folder, for ``scenes="NAME:FOLDER"`` of an environment."""
 
 DYNAMICS = Registry(
     "dynamics",

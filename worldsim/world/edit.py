@@ -62,7 +62,8 @@ def edit_memory(step: Step, state: WorldState, memory: Any) -> WorldState:
     assert frame.pose is not None
     camera = step.camera(frame.pose, state.intrinsics)
     memory = step.memory.integrate(memory, frame, camera, state.step, ~unknown)
-    return dataclasses.replace(state, frame=frame, context=context, memory=memory)
+    covered = None if state.coverage is None else step.coverage(inputs)
+    return dataclasses.replace(state, frame=frame, context=context, memory=memory, coverage=covered)
 
 
 def last_motion(state: WorldState) -> Tensor:

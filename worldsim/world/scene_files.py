@@ -182,12 +182,7 @@ def write_scene(
     """
     _require_consistent(scene)
     t, _, h, w = scene.rgb.shape
-    for start in starts:
-        if start.first + start.count > t:
-            raise InvalidInputError(
-                f"this scene cannot be saved: a start has the frames {start.first} to "
-                f"{start.first + start.count - 1}, and the scene has {t}"
-            )
+    check_starts(starts, t)
     frames = FRAMES if max(t * h, w) <= WEBP_ROWS else MANY_FRAMES
     for name in (FRAMES, MANY_FRAMES, DEPTH, POINTS):
         (folder / name).unlink(missing_ok=True)
@@ -215,6 +210,16 @@ def write_scene(
         **({"generated": True, "origin": dict(origin)} if origin is not None else {}),
     }
     write_sealed(folder / SCENE, described)
+
+
+def check_starts(starts: Sequence[StartFrames], frames: int) -> None:
+    """Raise InvalidInputError for a start beyond the ``frames`` of its scene."""
+    for start in starts:
+        if start.first + start.count > frames:
+            raise InvalidInputError(
+                f"this scene cannot be saved: a start has the frames {start.first} to "
+                f"{start.first + start.count - 1}, and the scene has {frames}"
+            )
 
 
 def _require_consistent(scene: SceneStart) -> None:

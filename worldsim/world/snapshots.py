@@ -54,6 +54,7 @@ Fingerprints exclude them at these values."""
 FORMER = {"num_inference_steps=": "steps=", "context_sigma=": "context_level="}
 """Renamed fields of configurations; fingerprints use the old names."""
 STATE, ELAPSED, RESETTING, TRAJECTORY = "state", "elapsed", "resetting", "journey"
+COVERAGE = f"{STATE}.coverage"
 """Names of tensors in the file. The trajectory keeps its name of version 2."""
 
 
@@ -383,6 +384,9 @@ def _state(tensors: Mapping[str, Tensor], world: World, rows: int) -> WorldState
     template = world.blank(1)
     expected = flatten(template, STATE)
     found = {name: value for name, value in tensors.items() if name.startswith(f"{STATE}.")}
+    if template.coverage is not None:
+        # Files of before it was a part of the state.
+        found.setdefault(COVERAGE, torch.zeros(rows))
     for name, value in expected.items():
         if found[name].dtype != value.dtype or found[name].shape != (rows, *value.shape[1:]):
             raise ValueError(f"{name} is {found[name].dtype} {tuple(found[name].shape)}")
@@ -402,6 +406,9 @@ def _check_state(state: WorldState, world: World) -> None:
     depth = frame.inverse_depth
     if depth is not None and not bool(((depth >= 0) & (depth <= DEPTH_CODES)).all()):
         raise ValueError(f"{STATE}.frame.inverse_depth has codes outside of 0 to {DEPTH_CODES}")
+    covered = state.coverage
+    if covered is not None and not bool(((covered >= 0) & (covered <= 1)).all()):
+        raise ValueError(f"{COVERAGE} is outside [0, 1]")
     kind = getattr(state.memory, "kind", None)
     if isinstance(kind, Tensor) and bool((kind > DIRECTION).any()):
         raise ValueError(f"{STATE}.memory.kind has kinds above {DIRECTION}")

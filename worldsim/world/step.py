@@ -13,7 +13,14 @@ from torch import Tensor
 from worldsim.camera import Camera, move, relative_motion, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.splat import frame_surroundings
-from worldsim.protocols import Dynamics, Prediction, SceneMemory, StepInputs, remembers
+from worldsim.protocols import (
+    ContextOfViews,
+    Dynamics,
+    Prediction,
+    SceneMemory,
+    StepInputs,
+    remembers,
+)
 from worldsim.runtime.rng import Purpose, uniform
 from worldsim.state import Frame, MemoryView, Transition, WorldState
 from worldsim.world.config import Termination, WorldConfig
@@ -103,6 +110,9 @@ class Step:
 
         See :meth:`worldsim.world.World.step`.
         """
+        # The five parts of docs/concepts/index.md: ``inputs`` predicts the camera's motion (1) and
+        # renders the memory there (2); ``predict`` draws the frame (3), with its rewards and its
+        # end (4); ``advance`` integrates the frame into the memory (5).
         inputs = self.inputs(state, act, pose)
         prediction, rewards, logit, context = self.predict(state.context, inputs)
         term = self.draw_terminations(logit, state)
@@ -113,7 +123,7 @@ class Step:
             if self.config.has_rewards
             else nothing,
             term=term,
-            coverage=nothing if inputs.view is None else inputs.view.coverage,
+            coverage=self.coverage(inputs),
             view=inputs.view,
             termination_prob=torch.sigmoid(logit) if self.config.has_terminations else nothing,
             uncertainty=prediction.uncertainty,
@@ -137,7 +147,16 @@ class Step:
                 pose = snap_pose(pose)
                 motion = relative_motion(last.pose, pose)
             view = self.memory.render(state.memory, self.camera(pose, state.intrinsics))
-        return StepInputs(last, act, motion, pose, view, state.intrinsics, state.seed, state.step)
+        return StepInputs(
+            last=last,
+            act=act,
+            motion=motion,
+            pose=pose,
+            view=view,
+            intrinsics=state.intrinsics,
+            seed=state.seed,
+            step=state.step,
+        )
 
     def advance(
         self, state: WorldState, inputs: StepInputs, frame: Frame, context: Any
@@ -161,6 +180,7 @@ class Step:
             motion=torch.cat([state.motion[:, 1:], motion[:, None]], 1),
             act=torch.cat([state.act[:, 1:], act], 1),
             step=state.step + 1,
+            coverage=None if state.coverage is None else self.coverage(inputs),
         )
 
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
@@ -178,6 +198,12 @@ class Step:
             return torch.zeros(len(state), 6, device=state.seed.device)
         around = self.surroundings(state)
         return to_camera_axes(self.ego_motion(around, pose, state.motion, state.act, act), pose)
+
+    def coverage(self, inputs: StepInputs) -> Tensor:
+        """Return the share of the next frame that the memory covers, (b,) float32 in [0, 1]."""
+        if inputs.view is None:
+            return torch.zeros(len(inputs), device=inputs.seed.device)
+        return inputs.view.coverage
 
     def draw_terminations(self, logit: Tensor, state: WorldState) -> Tensor:
         """Return which worlds terminate, (b,) bool.
@@ -234,6 +260,7 @@ class Step:
                 pose=torch.eye(4, device=device).repeat(batch, 1, 1),
             )
         intrinsics = self.config.intrinsics or (1.0, 1.0, 0.0, 0.0)
+        keeps_views = isinstance(self.dynamics, ContextOfViews)
         return WorldState(
             frame=frame,
             context=self.dynamics.empty(batch, device),
@@ -243,6 +270,7 @@ class Step:
             intrinsics=torch.tensor(intrinsics, device=device).repeat(batch, 1),
             seed=torch.zeros(batch, dtype=torch.int64, device=device),
             step=torch.zeros(batch, dtype=torch.int64, device=device),
+            coverage=None if keeps_views else torch.zeros(batch, device=device),
         )
 
     def check_frame(self, frame: Frame) -> Frame:

@@ -444,6 +444,8 @@ class World:
 
         Returns (b,) float32 in [0, 1], zeros without memory.
         """
+        if state.coverage is not None:
+            return state.coverage
         if isinstance(self._dynamics, ContextOfViews):
             return self._dynamics.coverage(state.context)
         return torch.zeros(len(state), device=self.device)

@@ -12,10 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldsim.data.dataset import DatasetInfo, EpisodeDataset, write_index, write_shard
-from worldsim.data.episode import Episode
-from worldsim.errors import InvalidInputError
-from worldsim.training.frame_heads import (
+from experiments.heads.frame_heads import (
     BalanceConfig,
     Balanced,
     FrameOutcomeHead,
@@ -25,6 +22,9 @@ from worldsim.training.frame_heads import (
     shift_frames,
     two_hot,
 )
+from worldsim.data.dataset import DatasetInfo, EpisodeDataset, write_index, write_shard
+from worldsim.data.episode import Episode
+from worldsim.errors import InvalidInputError
 
 
 def episode(first: int, steps: int, ended: bool) -> Episode:

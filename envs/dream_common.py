@@ -63,9 +63,10 @@ class NamedScenes(Protocol):
 class Starts:
     """Where resets begin.
 
-    scenes: ``module:Class`` of a class that takes the world's ``scenes`` folder, or
-    ``module:Class:FOLDER`` for another folder, or a folder of scenes, or an object with the method
-    ``start``, or None: then every reset needs frames.
+    scenes: a folder of scenes; ``NAME:FOLDER`` with a name of
+    :data:`worldsim.runtime.registries.SCENES`, such as ``captures:FOLDER``; ``module:Class`` of a
+    class that takes the world's ``scenes`` folder; ``module:Class:FOLDER`` for another folder; an
+    object with the method ``start``; or None: then every reset needs frames.
     """
 
     def __init__(self, world: World, scenes: str | Path | Scene | None) -> None:
@@ -124,16 +125,22 @@ class Starts:
         if not isinstance(scenes, str):
             if not isinstance(scenes, Scene):
                 raise InvalidInputError(
-                    f"scenes must be 'module:Class', a folder or an object with start(rng), not "
-                    f"{scenes!r}"
+                    f"scenes must be a folder, 'NAME:FOLDER', 'module:Class' or an object with "
+                    f"start(rng), not {scenes!r}"
                 )
             return scenes
-        module, name, *given = scenes.split(":", 2)
-        folder = Path(given[0]) if given else folder
+        name, _, rest = scenes.partition(":")
+        if name not in SCENES:
+            cls, _, rest = rest.partition(":")
+            name = f"{name}:{cls}"
+        folder = Path(rest) if rest else folder
         try:
-            creator: Any = SCENES.of_user(f"{module}:{name}")
+            creator: Any = SCENES.of_user(name)
         except NotFoundError as error:
-            forms = "'module:Class', 'module:Class:FOLDER' or a folder of scenes"
+            forms = (
+                f"a folder of scenes, 'NAME:FOLDER' with a NAME of {', '.join(SCENES)}, "
+                f"'module:Class' or 'module:Class:FOLDER'"
+            )
             raise NotFoundError(f"no scenes {scenes!r} ({error}): give {forms}") from None
         return None if folder is None else creator(folder)
 

@@ -1,0 +1,281 @@
+"""``worldsim generate``: new places from words, attributes or pictures, as scene folders."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from annotated_types import Ge, Le
+
+from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.painting.attributes import AttributePrior, open_prior
+from worldsim.painting.folder import finished, painter_id, save_generated, sheet_of
+from worldsim.painting.new_places import (
+    PlaceRequest,
+    conditions_of,
+    paint_request,
+    parse_attributes,
+)
+from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter, open_painter
+from worldsim.painting.pictures import open_pictures
+from worldsim.painting.place import Place, PlaceConfig, level_pose, plan_groups, ring
+from worldsim.painting.words import parse_prompt
+from worldsim.protocols import Painter
+from worldsim.runtime.files import make_writable_folder, require_replaceable, sha256_of
+from worldsim.runtime.json_config import check_ranges, to_json, write_json
+from worldsim.runtime.progress import Progress, say
+from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed
+from worldsim.runtime.types import Array, JsonObject
+from worldsim.world.scene_files import StartFrames
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Generate new places to start from, as folders of scenes."""
+
+    out: Path = Path("out/place")
+    """Folder of the scene. With --count above 1, it holds one folder per place."""
+    prompt: str = ""
+    """Words that describe the place, such as "a dark brick hall with lava". Without words and
+    pictures it is any place."""
+    attribute: tuple[str, ...] = ()
+    """Attributes by name, such as ``brick=0.8 light=0.2``; they override the words. Values lie in
+    [0, 1]. An unknown name lists the painter's attributes."""
+    image: Path | None = None
+    """A picture of the place. Its depth is drawn by the painter."""
+    images: tuple[Path, ...] = ()
+    """Several pictures of the place: as many as the painter paints at once. Without --poses, each
+    is located in what the others show."""
+    poses: Path | None = None
+    """Camera poses of the pictures: a JSON file, or a nerfstudio dataset."""
+    painter: str = DEFAULT_PAINTER
+    """Name of a shipped painter, or a painter's folder."""
+    seed: Seed = 0
+    """Seed of all random numbers. Equal settings give equal files on one device."""
+    count: Annotated[int, Ge(1), Le(10_000)] = 1
+    """Number of places."""
+    headings: Annotated[int, Ge(1), Le(64)] = 8
+    """Views all around."""
+    ahead: NotNegative = 0.0
+    """Metres. If above 0, further views are painted from so far ahead in each direction."""
+    eye: Positive = PlaceConfig.eye
+    """Height of the camera over the ground in metres."""
+    num_inference_steps: Count | None = None
+    """Sampling steps. By default those that the painter recommends."""
+    guidance_scale: NotNegative | None = None
+    """How strongly words and memory guide the painter; 1 is without guidance. By default what the
+    painter recommends."""
+    device: str | None = None
+    """Device of the painter. By default CUDA if it is available."""
+    json: Path | None = None
+    """Also write what was made to this file."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.image is not None and self.images:
+            raise InvalidInputError("GenerateConfig: give either image or images, not both")
+        if self.poses is not None and self.image is not None:
+            raise InvalidInputError(
+                "GenerateConfig.poses: one image needs no pose; give several with --images"
+            )
+
+
+def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
+    """Generate the places that are not there yet; returns the folder.
+
+    painter: a loaded painter, instead of ``config.painter``.
+    """
+    if config.json is not None:
+        require_replaceable(config.json)
+    prior = None
+    if painter is None:
+        painter = open_painter(config.painter, device=config.device)
+        prior = prior_of(config.painter)
+    painter = with_sampling(painter, config.num_inference_steps, config.guidance_scale)
+    request = request_of(config, painter, prior)
+    # Before anything is painted: words, attributes and old folders.
+    conditions_of(request, painter, np.random.default_rng(0))
+    make_writable_folder(config.out.parent if config.count == 1 else config.out)
+    told = [
+        {**describe(config, painter), "place": i, "seed": place_seed(config.seed, i)}
+        for i in range(config.count)
+    ]
+    there = [finished(folder_of(config, i), told[i]) for i in range(config.count)]
+    report = []
+    with Progress(config.count, "painting", "place") as bar:
+        for i in range(config.count):
+            began = time.monotonic()
+            if not there[i]:
+                with passes_shown(painter, bar, i, passes_of(config, painter)):
+                    place, values = paint_request(painter, request, told[i]["seed"])
+                save_place(place, values, painter, folder_of(config, i), told[i], title_of(config))
+            bar.move_to(i + 1)
+            report.append(
+                {
+                    "folder": str(folder_of(config, i)),
+                    "seed": told[i]["seed"],
+                    "kept": there[i],
+                    "seconds": round(time.monotonic() - began, 3),
+                }
+            )
+    if config.json is not None:
+        write_json(config.json, {"settings": describe(config, painter), "places": report})
+    made = there.count(False)
+    print(f"{config.out}: {made} new, {config.count - made} were there already")
+    return config.out
+
+
+def passes_of(config: GenerateConfig, painter: Painter) -> int:
+    """Return about how many times the network runs for a place."""
+    settings: Any = getattr(painter, "config", None)
+    steps = int(getattr(settings, "num_inference_steps", 1))
+    groups = len(plan_groups(ring(level_pose(), config.headings), 0, painter.spec.views))
+    return max(1, steps * groups * (1 + (getattr(settings, "guidance_scale", 1.0) != 1.0)))
+
+
+@contextlib.contextmanager
+def passes_shown(painter: Painter, bar: Progress, done: int, passes: int) -> Iterator[None]:
+    """Context in which the bar moves with every run of the painter's network.
+
+    done: number of finished places.
+    passes: about how many runs the next place takes.
+    """
+    if not isinstance(painter, NetworkPainter):
+        yield
+        return
+    runs = itertools.count(1)
+
+    def step(*_: object) -> None:
+        bar.move_to(done + min(0.99, next(runs) / passes))
+
+    hook = painter.network.register_forward_hook(step)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def folder_of(config: GenerateConfig, i: int) -> Path:
+    """Return the folder of place ``i``."""
+    return config.out if config.count == 1 else config.out / f"place-{i + 1}"
+
+
+def place_seed(seed: int, i: int) -> int:
+    """Return the seed of place ``i``. It depends on nothing else."""
+    return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def prior_of(painter: str) -> AttributePrior | None:
+    """Return the attributes of real places that stand beside a painter, None without them."""
+    try:
+        return open_prior(painter)
+    except NotFoundError:
+        return None
+
+
+def request_of(
+    config: GenerateConfig, painter: Painter, prior: AttributePrior | None = None
+) -> PlaceRequest:
+    """Return the request with its pictures read.
+
+    Prints which words ask for nothing.
+    """
+    if config.prompt.strip() and painter.spec.attributes:
+        notice = parse_prompt(config.prompt, painter.spec.attributes).notice
+        if notice:
+            say(notice, always=True)
+    paths = config.images or (() if config.image is None else (config.image,))
+    pictures = None
+    if paths or config.poses is not None:
+        pictures = open_pictures(paths, painter.spec, config.poses)
+    return PlaceRequest(
+        prompt=config.prompt,
+        attributes=parse_attributes(config.attribute, painter.spec.attributes),
+        pictures=pictures,
+        config=PlaceConfig(headings=config.headings, ahead=config.ahead, eye=config.eye),
+        prior=prior,
+    )
+
+
+def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
+    """Return the settings that determine the places, as JSON values."""
+    files = [*config.images, *([config.image] if config.image is not None else [])]
+    sampling: Any = getattr(painter, "config", None)
+    return {
+        "command": "generate",
+        "prompt": config.prompt,
+        "attribute": list(config.attribute),
+        "pictures": {path.name: sha256_of(path) for path in files},
+        "poses": None if config.poses is None else config.poses.name,
+        "painter": config.painter,
+        "painter_sha256": painter_id(painter),
+        "sampling": to_json(sampling) if dataclasses.is_dataclass(sampling) else None,
+        "headings": config.headings,
+        "ahead": config.ahead,
+        "eye": config.eye,
+    }
+
+
+def save_place(
+    place: Place,
+    values: Array | None,
+    painter: Painter,
+    folder: Path,
+    told: JsonObject,
+    title: Sequence[str],
+) -> None:
+    """Write a place. Each view that stands at the place is a start."""
+    attributes = (
+        None
+        if values is None
+        else {
+            name: round(float(v), 4)
+            for name, v in zip(painter.spec.attributes, values, strict=True)
+        }
+    )
+    save_generated(
+        folder,
+        place.frames,
+        place.intrinsics,
+        place.data,
+        [StartFrames(i) for i in range(len(place.frames.rgb))],
+        {**told, "attributes": attributes},
+        sheet=sheet_of(place.frames, title),
+    )
+
+
+def title_of(config: GenerateConfig) -> tuple[str, ...]:
+    """Return the title of the contact sheet."""
+    words = [config.prompt, " ".join(config.attribute)]
+    words += [path.name for path in (config.image, *config.images) if path is not None]
+    text = "  ".join(word for word in words if word)
+    return (text[:120],) if text else ()
+
+
+def with_sampling(painter: Painter, steps: int | None, guidance: float | None) -> Painter:
+    """Return the painter with other sampling settings; None leaves its own.
+
+    Raises InvalidInputError for a painter without such settings.
+    """
+    wanted = {"num_inference_steps": steps, "guidance_scale": guidance}
+    changes = {name: value for name, value in wanted.items() if value is not None}
+    if not changes:
+        return painter
+    settings: Any = getattr(painter, "config", None)
+    own = {f.name for f in dataclasses.fields(settings)} if settings is not None else set()
+    missing = sorted(changes.keys() - own)
+    if missing:
+        raise InvalidInputError(
+            f"{type(painter).__name__} has no setting {', '.join(missing)}: leave it out"
+        )
+    changed: Any = copy.copy(painter)
+    changed.config = dataclasses.replace(settings, **changes)
+    return changed

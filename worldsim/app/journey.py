@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, Le
 
-from worldsim.errors import NotFoundError, PaintingError
-from worldsim.painting.attributes import AttributePrior, open_prior
-from worldsim.painting.journey import JourneyConfig, JourneyMaker
+from worldsim.app.generate import (
+    GenerateConfig,
+    passes_of,
+    passes_shown,
+    prior_of,
+    with_sampling,
+)
+from worldsim.errors import PaintingError
+from worldsim.painting.journey import JourneyConfig, JourneyMaker, groups_of
 from worldsim.painting.journey_words import descriptions_for, reader_of
 from worldsim.painting.painter import DEFAULT_PAINTER, open_painter
-from worldsim.painting.sampling import PaintConfig
 from worldsim.painting.trip import Trip
 from worldsim.painting.trip_files import told_of, travel
 from worldsim.painting.trip_scene import save_trip_scene
 from worldsim.painting.validator import Validator, failures
-from worldsim.runtime.files import make_writable_folder
+from worldsim.protocols import Painter
+from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
 from worldsim.runtime.progress import Progress, say
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed, Share
@@ -89,21 +95,26 @@ def journey(config: JourneyRunConfig) -> Path:
     Raises PaintingError if the painter's views are refused. The scene then holds the places so far.
     """
     settings = config.journey()
-    painter = open_painter(config.painter, device=config.device)
-    painter.config = _sampling(config, painter.config)
+    if config.json is not None:
+        require_replaceable(config.json)
+    painter: Painter = open_painter(config.painter, device=config.device)
+    painter = with_sampling(painter, config.num_inference_steps, config.guidance_scale)
     names = painter.spec.attributes
     words = descriptions_for(config.prompt, names, config.length)
     validator = None if config.validate else Validator(names=())
-    reader = reader_of(names, _prior(config.painter))
+    reader = reader_of(names, prior_of(config.painter))
     maker = JourneyMaker(painter, words, reader, settings, validator)
     out = make_writable_folder(config.out)
     told = to_json(told_of(maker, config.prompt or ""))
     trip = maker.begin()
     try:
         with Progress(config.length, "journey", "place") as progress:
-            for trip in travel(maker, config.prompt or "", out / STATE):
-                note = trip.stops[-1].words if len(trip) else ""
-                progress.move_to(len(trip), note)
+            stops = travel(maker, config.prompt or "", out / STATE)
+            trip = next(stops)
+            while len(trip) < config.length:
+                with passes_shown(painter, progress, len(trip), _passes(config, painter)):
+                    trip = next(stops)
+                progress.move_to(len(trip), trip.stops[-1].words)
     except PaintingError:
         if len(trip):
             save_trip_scene(out, trip, painter.spec, _origin(told, trip))
@@ -116,21 +127,10 @@ def journey(config: JourneyRunConfig) -> Path:
     return out
 
 
-def _sampling(config: JourneyRunConfig, own: PaintConfig) -> PaintConfig:
-    steps, guidance = config.num_inference_steps, config.guidance_scale
-    return replace(
-        own,
-        num_inference_steps=own.num_inference_steps if steps is None else steps,
-        guidance_scale=own.guidance_scale if guidance is None else guidance,
-    )
-
-
-def _prior(painter: str) -> AttributePrior | None:
-    """Return the painter's table of real attributes, None if it has none."""
-    try:
-        return open_prior(painter)
-    except NotFoundError:
-        return None
+def _passes(config: JourneyRunConfig, painter: Painter) -> int:
+    """Return how many times the network runs for a place of which no view is refused."""
+    groups = len(groups_of(config.journey().headings, painter.spec.views))
+    return passes_of(GenerateConfig(headings=config.journey().headings), painter) * groups
 
 
 def _origin(told: JsonObject, trip: Trip) -> JsonObject:

@@ -46,7 +46,7 @@ def test_a_journey_is_a_scene_with_pictures(
     arguments += ["--painter", str(painter), "--out", str(out), "--device", "cpu"]
     assert cli.main([*arguments, "--json", str(tmp_path / "log.json")]) == 0
     told = capsys.readouterr()
-    assert "1 places, 1 of them painted" in told.out and "a dark brick hall" in told.out
+    assert "1 place, 1 of them painted" in told.out and "a dark brick hall" in told.out
     assert f"result: {out}" in told.err and "worldsim view" in told.err
     for name in ("sheet.png", "map.png", "fly.mp4", "scene.ply", "scene.json"):
         assert (out / name).stat().st_size > 0

@@ -147,7 +147,7 @@ def explain(out: Path, trip: Trip) -> str:
     place = trip.pose[:, :3, 3]
     metres = float((place[1:] - place[:-1]).norm(dim=1).sum())
     lines = [
-        f"{len(trip)} places, {len(painted)} of them painted, {metres:.1f} m from first to last.",
+        f"{len(trip)} {'place' if len(trip) == 1 else 'places'}, {len(painted)} of them painted, {metres:.1f} m from first to last.",
         f"{views} views were painted, {refused} of them refused"
         + (f" ({', '.join(f'{k} {n}' for k, n in list(wrong.items())[:4])})." if wrong else "."),
     ]

@@ -32,6 +32,8 @@ MOST_SCALE = 2.0
 """Largest factor by which depth is scaled, and the inverse of the smallest."""
 LEAST_LOG_SCALE = 0.03
 """Smaller corrections, as the logarithm of the factor, are left out."""
+FEET_METRES = 2.5
+"""Ground that is nearer than this to a level camera may be out of its sight."""
 NEAR_METRES = 0.6
 """A camera with a known surface nearer than this ahead stands in known geometry."""
 
@@ -104,7 +106,8 @@ def _free_way(ground: Ground, pose: Tensor, heading: float, most: float) -> tupl
     # Where the walker stands may touch something.
     stopped[steps < 2 * ground.config.radius] = False
     climb = np.abs(np.diff(np.nan_to_num(height), prepend=height[0])) > ground.config.climb
-    unseen = ~ground.known[cells[:, 0], cells[:, 1]]
+    # A level camera does not see the ground at its own feet.
+    unseen = ~ground.known[cells[:, 0], cells[:, 1]] & (steps > FEET_METRES)
     # Ground that nobody has seen is trusted for two metres.
     blind = np.convolve(unseen, np.ones(round(2.0 / cell)), "full")[: len(unseen)]
     ends = np.flatnonzero(stopped | climb | (blind >= round(2.0 / cell)))

@@ -64,6 +64,9 @@ SIDES: Mapping[str, str] = {
     "floor": "most",
 }
 """Which bound each check has."""
+SCALE_SHARE, LEAST_SCALE = 0.01, 0.1
+"""For ``scale``, which few views allow to measure: the share beyond the bound, and a harmless error of
+a tenth."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,10 @@ def thresholds_of(values: Mapping[str, np.ndarray], sets: ViewSets, quantile: fl
     bounds = {}
     for name, value in values.items():
         known = value[np.isfinite(value)]
-        if SIDES[name] == "least":
+        if name == "scale":
+            most = max(LEAST_SCALE, float(np.quantile(known, 1.0 - SCALE_SHARE)))
+            bounds[name] = Bounds(most=round(most, 4))
+        elif SIDES[name] == "least":
             bounds[name] = Bounds(least=round(float(np.quantile(known, quantile)), 4))
         else:
             bounds[name] = Bounds(most=round(float(np.quantile(known, 1.0 - quantile)), 4))

@@ -65,8 +65,8 @@ SIDES: Mapping[str, str] = {
 }
 """Which bound each check has."""
 SCALE_SHARE, LEAST_SCALE = 0.01, 0.1
-"""For ``scale``, which few views allow to measure: the share beyond the bound, and a harmless error of
-a tenth."""
+"""For ``scale``, which few views allow to measure: the share beyond the bound, and an error that is
+harmless."""
 
 
 @dataclass(frozen=True)

@@ -146,8 +146,9 @@ def explain(out: Path, trip: Trip) -> str:
     wrong = failures(view for one in attempts for view in one.verdicts)
     place = trip.pose[:, :3, 3]
     metres = float((place[1:] - place[:-1]).norm(dim=1).sum())
+    count = f"{len(trip)} {'place' if len(trip) == 1 else 'places'}"
     lines = [
-        f"{len(trip)} {'place' if len(trip) == 1 else 'places'}, {len(painted)} of them painted, {metres:.1f} m from first to last.",
+        f"{count}, {len(painted)} of them painted, {metres:.1f} m from first to last.",
         f"{views} views were painted, {refused} of them refused"
         + (f" ({', '.join(f'{k} {n}' for k, n in list(wrong.items())[:4])})." if wrong else "."),
     ]

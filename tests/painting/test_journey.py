@@ -92,6 +92,8 @@ def test_a_journey_that_resumes_has_the_same_bits(trip: Trip, tmp_path: Path):
     assert equal(made(maker(painter), tmp_path), trip) and painter.calls == calls
     longer = made(maker(painter, length=4), tmp_path)
     assert longer.stops[:3] == trip.stops and len(longer) == 4
+    # So does one with more patience.
+    assert made(maker(painter, tries=9, accept=0.3), tmp_path).stops == trip.stops
 
 
 def test_other_settings_do_not_resume(trip: Trip, tmp_path: Path):
@@ -119,7 +121,7 @@ def test_a_loop_finds_what_was_there_and_does_not_paint_over_it():
     # It looks back, and shows what it showed on the way out.
     out, back = trip.frames[0], trip.frames[4]
     gap = (out.rgb[3].int() - back.rgb[0].int()).abs().float()
-    assert float(gap.mean()) < 3.0
+    assert float(gap.median()) == 0.0 and float(gap.mean()) < 6.0
     assert trip.stops[4].coverage > 0.95 and not trip.stops[4].log
     longer = maker(painter, length=5, loop=True)
     assert equal(longer.resume(trip.stops, trip.frames), trip)

@@ -122,7 +122,7 @@ def hall(wrong: float = 1.0) -> tuple[Views, PaintInputs]:
     """Four views of the painted hall, beside what a memory of a view nearby shows."""
     painter = HallPainter()
     memory = PointMemory(PointMemoryConfig(capacity=8192))
-    beside = level_pose(-1.5, 0.5, 1.28, 0.1)[None]
+    beside = level_pose(-0.3, 0.1, 1.28, 0.05)[None]
     data = memory.empty(1)
     empty = known_view(memory, data, cameras_of(painter.spec, beside))
     first = painter.paint(inputs_of(painter, empty, beside))

@@ -28,7 +28,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Journey:
 
 
 def test_fulfils_the_contract(scene: Journey):
-    world = make_tiny_world()
+    world = make_tiny_world(intrinsics=INTRINSICS)
     assert isinstance(scene, Scene) and isinstance(scene, FittingScene)
     check_scene(scene, world)
     assert scene.fit_to(world).fit_to(world).world is world

@@ -40,6 +40,8 @@ from worldsim.state import Frame, MemoryView, concatenate, map_tensors
 
 MOST_TRIES = 64
 """Largest number of attempts per group of views, and of groups per place."""
+MOST_CAMERAS = 16
+"""Largest number of cameras per place."""
 MOST_POINTS = 2**22
 """Largest capacity of a journey's memory in points."""
 
@@ -76,7 +78,7 @@ class JourneyConfig:
     """Views around each place."""
     tries: Annotated[int, Ge(1), Le(MOST_TRIES)] = 4
     """Attempts per group of views. Views that pass are kept, the others are painted again."""
-    cameras: Annotated[int, Ge(1), Le(16)] = 3
+    cameras: Annotated[int, Ge(1), Le(MOST_CAMERAS)] = 3
     """Cameras that are tried for a place before the journey ends with an error."""
     accept: Share = 0.5
     """Share of a group's views that must pass after the last attempt. The best attempt stands in
@@ -216,8 +218,8 @@ class JourneyMaker:
                 return [one.pose for one in found]
         raise PaintingError(
             f"no free way leads on from any of the {place} places so far: lower nearest "
-            f"({config.nearest} m), or start with another seed than {config.seed}. The places are "
-            "kept."
+            f"({config.nearest} m) and resume, or start another journey with another seed than "
+            f"{config.seed}. The places are kept."
         )
 
     def _camera(self, poses: Tensor) -> Camera:
@@ -271,7 +273,7 @@ class JourneyMaker:
         """Paint views of a place until they pass; returns them by heading, None if too few pass."""
         kept: dict[int, Frame] = {}
         best: dict[int, tuple[int, Frame]] = {}
-        key = (len(site.trip) * self.config.cameras + site.number) * MOST_TRIES + number
+        key = (len(site.trip) * MOST_CAMERAS + site.number) * MOST_TRIES + number
         others = self._others(site, done)
         for attempt in range(self.config.tries):
             todo = [i for i in group if i not in kept]

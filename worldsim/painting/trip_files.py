@@ -42,6 +42,8 @@ from worldsim.state import Frame
 
 FORMAT, VERSION = "worldsim-journey", 1
 CARD = "journey.json"
+FREE = ("length", "tries", "cameras", "accept", "nearest", "furthest")
+"""Settings that may change when a journey resumes; the length only if it does not come back."""
 
 
 @dataclass(frozen=True)
@@ -212,10 +214,9 @@ def _frame_of(tensors: dict[str, Tensor], path: Path, headings: int, spec: Paint
 def require_same(saved: Told, told: Told, folder: Path) -> None:
     """Raise InvalidInputError, which names the first difference, unless a journey can resume."""
     before, now = to_json(saved), to_json(told)
-    # A journey may get longer, unless it comes back.
-    if not told.config.loop:
-        for values in (before, now):
-            values["config"].pop("length")
+    for values in (before, now):
+        for name in FREE[int(told.config.loop) :]:
+            values["config"].pop(name)
     flat = [_flat(values) for values in (before, now)]
     for key in sorted({*flat[0], *flat[1]}):
         if flat[0].get(key) != flat[1].get(key):

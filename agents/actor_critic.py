@@ -32,6 +32,7 @@ from worldsim.runtime.next_steps import Ending, line
 from worldsim.runtime.old_names import with_new_options
 from worldsim.runtime.pace import WARM, Clock, Pace, forecast, smaller, steps_that_fit
 from worldsim.runtime.progress import SHARE, Progress, say, silence, span
+from worldsim.runtime.types import VectorEnv
 
 __all__ = ["Args", "Learner", "advantages", "make_dreams", "train"]
 
@@ -39,7 +40,7 @@ FEW_UPDATES = 20
 """Updates below which a run with a time limit is told to dream fewer at once."""
 
 
-def make_dreams(args: Args) -> Any:
+def make_dreams(args: Args) -> VectorEnv:
     """The dreams to learn in, by registration string."""
     args = args.settle()
     assert args.num_envs is not None
@@ -62,7 +63,9 @@ def make_dreams(args: Args) -> Any:
     )
 
 
-def train(args: Args, envs: Any = None, clock: Clock = time.monotonic) -> ActorCriticPolicy:
+def train(
+    args: Args, envs: VectorEnv | None = None, clock: Clock = time.monotonic
+) -> ActorCriticPolicy:
     """Train until the time or the steps are used up; returns the policy, saved in ``args.out``.
 
     The first Ctrl-C or SIGTERM ends the training after the current step, saved.

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.old_names import old_fields
+from worldsim.runtime.types import VectorEnv
 from worldsim.training.checkpoint import read_settings
 
 MAY_CHANGE = ("minutes", "steps", "out", "device", "engine", "threads", "quiet")
@@ -110,7 +110,7 @@ class Args:
                 f"minibatches"
             )
 
-    def settle(self, envs: Any = None) -> Args:
+    def settle(self, envs: VectorEnv | None = None) -> Args:
         """Return the same settings with a number of environments.
 
         It is that of ``envs``, the checkpoint's, or a default for the device.

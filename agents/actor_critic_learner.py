@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import gymnasium as gym
 import torch
@@ -15,11 +14,12 @@ from torch import Tensor, nn
 from worldsim.agents.actor_critic_args import MAY_CHANGE, Args
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.protocols import Policy
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import is_file
 from worldsim.runtime.json_config import to_json
 from worldsim.runtime.old_names import with_new_names
-from worldsim.runtime.types import JsonObject
+from worldsim.runtime.types import Batch, JsonObject, VectorEnv
 from worldsim.shipped.agent_files import AgentCard, load_agent, save_agent
 from worldsim.training.checkpoint import read_checkpoint, write_checkpoint
 from worldsim.world import World
@@ -51,7 +51,7 @@ class Learner:
     :func:`worldsim.agents.actor_critic.train` drives it.
     """
 
-    def __init__(self, args: Args, envs: Any) -> None:
+    def __init__(self, args: Args, envs: VectorEnv) -> None:
         self.args, self.envs, self.n = args.settle(envs), envs, int(envs.num_envs)
         if envs.metadata.get("autoreset_mode") is not gym.vector.AutoresetMode.NEXT_STEP:
             raise InvalidInputError(
@@ -65,7 +65,7 @@ class Learner:
                 f"world {args.world} has no reward head: train it on a recording with rewards"
             )
         torch.manual_seed(args.seed)
-        shape = tuple(envs.single_observation_space.shape)
+        shape = tuple(envs.single_observation_space.shape or ())
         self.device = self.world.device if self.world is not None else resolve_device(args.device)
         self.policy = ActorCriticPolicy(
             envs.single_action_space, shape, args.stack, args.hidden, args.greedy
@@ -83,11 +83,11 @@ class Learner:
         self.discounted = torch.zeros(self.n, device=self.device)
         # Count, mean and mean square of discounted returns: rewards are divided by their spread.
         self.spread = torch.tensor([1e-4, 0.0, 1e-4], device=self.device, dtype=torch.float64)
-        self.obs: Any = None
+        self.obs: Batch | None = None
         self.done = torch.zeros(self.n, dtype=torch.bool, device=self.device)
         self.begins = ~self.done
 
-    def _take_over(self, other: Any) -> None:
+    def _take_over(self, other: Policy) -> None:
         """Begin with another actor-critic's weights."""
         same = ("observation_shape", "stack", "hidden")
         wanted = {name: self.policy.settings[name] for name in same}

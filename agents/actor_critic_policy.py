@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.types import Space
+from worldsim.runtime.types import Action, Batch, Space
 
 
 class Network(nn.Module):
@@ -133,7 +133,7 @@ class ActorCriticPolicy:
         self.generator.manual_seed(seed) if seed is not None else self.generator.seed()
         self.frames: Tensor | None = None
 
-    def act(self, obs: Any) -> Any:
+    def act(self, obs: ArrayLike) -> Action:
         """The action for one observation, as the action space has it."""
         try:
             one = np.asarray(obs)[None]
@@ -143,7 +143,7 @@ class ActorCriticPolicy:
         return action if not self.discrete else int(action)
 
     @torch.no_grad()
-    def act_batch(self, obs: Any, begins: Any = None) -> Tensor:
+    def act_batch(self, obs: Batch, begins: Batch | None = None) -> Tensor:
         """Return actions (n, ...) for observations (n, ...) of n environments.
 
         begins: (n,) bool, True where an episode starts.
@@ -155,7 +155,7 @@ class ActorCriticPolicy:
             else self.scale_action(self.draw(out))
         )
 
-    def look(self, obs: Any, begins: Any = None) -> Tensor:
+    def look(self, obs: Batch, begins: Batch | None = None) -> Tensor:
         """Add observations to the stacks and return the stacks.
 
         The first observation of an episode fills its whole stack.
@@ -200,7 +200,8 @@ class ActorCriticPolicy:
         """Such actions as the environment takes them."""
         if self.discrete:
             return act
-        space: Any = self.action_space
+        space = self.action_space
+        assert isinstance(space, gym.spaces.Box)
         low, high = (torch.from_numpy(b).to(act.device) for b in (space.low, space.high))
         inside = low + (act.clamp(-1, 1).view(-1, *low.shape) + 1) / 2 * (high - low)
         return torch.minimum(torch.maximum(inside, low), high)

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planning.objectives import Objective
+from worldsim.planning.objectives import Objective, Source
 from worldsim.planning.planner import Planner, coloured_noise, draw_choices, plan_in_dream
+from worldsim.runtime.types import Env
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,9 @@ class CemPolicy(Planner):
     See :class:`worldsim.planning.planner.Planner`.
     """
 
-    def __init__(self, source: Any, objective: Objective, config: CemConfig | None = None) -> None:
+    def __init__(
+        self, source: Env | Source, objective: Objective, config: CemConfig | None = None
+    ) -> None:
         self.config = config or CemConfig()
         super().__init__(source, objective, self.config.replan)
 

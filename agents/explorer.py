@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,8 +21,9 @@ from worldsim.agents.pursuit import Pursuit, PursuitConfig, wrap_angle
 from worldsim.agents.sightlines import RAYS, cast, require_points
 from worldsim.errors import InvalidInputError
 from worldsim.planning.ground import Ground, GroundConfig
-from worldsim.planning.planner import Imagination
-from worldsim.runtime.types import Array
+from worldsim.planning.objectives import Source
+from worldsim.planning.planner import Imagination, action_space_of
+from worldsim.runtime.types import Array, Env
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ class FrontierExplorer:
     frame's depth and its own poses. Raises InvalidInputError for other actions.
     """
 
-    def __init__(self, source: Any, config: FrontierConfig | None = None) -> None:
+    def __init__(self, source: Env | Source, config: FrontierConfig | None = None) -> None:
         self.config = config or FrontierConfig()
-        self.source: Any = Imagination(source).source
-        require_points(self.source)
-        if self.source.action_space != gym.spaces.Discrete(7):
+        self.source = require_points(Imagination(source).source)
+        space = action_space_of(self.source)
+        if space != gym.spaces.Discrete(7):
             raise InvalidInputError(
                 f"the frontier explorer walks by the Discrete(7) of walking twins, got "
-                f"{self.source.action_space}: NoveltyExplorer "
+                f"{space}: NoveltyExplorer "
                 "takes any actions"
             )
         self.reset(0)
@@ -133,9 +133,11 @@ class FrontierExplorer:
         self._last_look: Array | None = None
         self._since_map, self._left, self._looking = 0, 0.0, 0
 
-    def act(self, obs: Any) -> np.int64:
+    def act(self, obs: object) -> np.int64:
         """The next action; ``obs`` is not looked at, the source knows where it is."""
-        pose = self.source.state.frame.pose[0].cpu().numpy().astype(np.float64)
+        newest = self.source.state.frame.pose
+        assert newest is not None
+        pose = newest[0].cpu().numpy().astype(np.float64)
         place, heading = pose[:2, 3], math.atan2(pose[1, 2], pose[0, 2])
         self._views.append((*place, heading))
         bumped, stuck = self._pursuit.feel(place, heading)
@@ -188,6 +190,7 @@ class FrontierExplorer:
     def _seen_through(self, ground: Ground) -> tuple[Array, Array]:
         """Return cells (k, 2) where the newest frame saw past the ground, and where it saw sky."""
         state = self.source.state
+        assert state.frame.pose is not None and state.frame.depth is not None
         pose, depth = state.frame.pose[0].cpu(), state.frame.depth[0].cpu()
         cells = np.argwhere(np.isfinite(ground.height) & ~ground.known)
         height = ground.height[cells[:, 0], cells[:, 1]]

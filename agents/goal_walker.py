@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -29,11 +29,12 @@ from worldsim.planning.objectives import (
     Dreaming,
     Futures,
     Needs,
+    Source,
     check_goal_pose,
     ground_distance,
     require_dreaming,
 )
-from worldsim.runtime.types import Array
+from worldsim.runtime.types import Action, Array, Env
 
 
 def ground_of(
@@ -67,7 +68,7 @@ class WayGoal:
 
     needs = Needs.MOTION
 
-    def check(self, source: Any) -> None:
+    def check(self, source: Source) -> None:
         require_dreaming(source, "ways over the ground")
 
     def __call__(self, futures: Futures) -> Tensor:
@@ -123,9 +124,12 @@ class Walker:
     source: a :class:`worldsim.world.tracker.Belief` that receives every step, or a dream.
     """
 
-    def __init__(self, source: Any, config: GoalWalkerConfig | None = None) -> None:
+    def __init__(self, source: Env | Source, config: GoalWalkerConfig | None = None) -> None:
         self.config, self.objective = config or GoalWalkerConfig(), WayGoal()
-        kinds: dict[str, Any] = {"icem": CemPolicy, "mppi": MppiPolicy}
+        kinds: dict[str, type[CemPolicy] | type[MppiPolicy]] = {
+            "icem": CemPolicy,
+            "mppi": MppiPolicy,
+        }
         if self.config.planner not in kinds:
             raise InvalidInputError(
                 f"planner must be 'icem' or 'mppi', got {self.config.planner!r}"
@@ -133,7 +137,7 @@ class Walker:
         self.planner = kinds[self.config.planner](
             source, self.objective, getattr(self.config, self.config.planner)
         )
-        self.source: Any = self.planner.imagination.source
+        self.source = require_dreaming(self.planner.imagination.source, "walkers")
         self.reset(0)
 
     def sources(self, ground: Ground) -> tuple[Array, Array | None]:
@@ -152,14 +156,16 @@ class Walker:
         self._start: Array | None = None
         self._before: tuple[Array, Array] | None = None
         self._hits, self._stayed, self._escaping = 0, 0, 0
-        self._held: Any = None
+        self._held: Action | None = None
         self.action_space = copy.deepcopy(self.planner.action_space)
         self.action_space.seed(seed)
         self._anchor: Array | None = None
 
-    def act(self, obs: Any) -> Any:
+    def act(self, obs: object) -> Action:
         """The next action; ``obs`` is not looked at, the source knows where it is."""
-        place = self.source.state.frame.pose[0, :2, 3].cpu().numpy().astype(np.float64)
+        pose = self.source.state.frame.pose
+        assert pose is not None
+        place = pose[0, :2, 3].cpu().numpy().astype(np.float64)
         self._start = place if self._start is None else self._start
         bumped = self._feel(place) or self._waits(place)
         if self._since_map == 0 or bumped:
@@ -170,9 +176,10 @@ class Walker:
         self._before = place, self._foretold(act)
         return act
 
-    def _foretold(self, act: Any) -> Array:
+    def _foretold(self, act: Action) -> Array:
         """World x, y that an action should add, metres."""
         state = self.source.state
+        assert state.frame.pose is not None
         given = torch.as_tensor(np.asarray(act), device=state.act.device)[None].to(state.act.dtype)
         motion = self.source.world.predict_motion(state, given)[0, :3]
         moved: Array = (state.frame.pose[0, :2, :3] @ motion).cpu().numpy().astype(np.float64)
@@ -205,10 +212,11 @@ class Walker:
         self.give_up(place)
         return True
 
-    def _escapes(self) -> Any:
+    def _escapes(self) -> Action:
         """A random action, held for some steps."""
         if self._escaping % self.config.hold == 0 or self._held is None:
             self._held = self.action_space.sample()
+        assert self._held is not None
         self._escaping -= 1
         return copy.copy(self._held)
 
@@ -245,7 +253,9 @@ class GoalWalker(Walker):
     memory.
     """
 
-    def __init__(self, source: Any, goal: Tensor, config: GoalWalkerConfig | None = None) -> None:
+    def __init__(
+        self, source: Env | Source, goal: Tensor, config: GoalWalkerConfig | None = None
+    ) -> None:
         super().__init__(source, config)
         check_goal_pose(self.source, goal, self.config.least_coverage)
         self.goal = goal

@@ -6,15 +6,15 @@ Measured results: docs/experiments/goal_walks.md
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from worldsim.agents.goal_walker import GoalWalkerConfig, Walker
 from worldsim.planning.ground import Ground
 from worldsim.planning.locate import LocateConfig, candidates
-from worldsim.planning.objectives import ground_distance
-from worldsim.runtime.types import Array
+from worldsim.planning.objectives import Source, ground_distance
+from worldsim.runtime.types import Action, Array, Env
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class ImageGoalWalker(Walker):
     MissingGeometryError without a point memory.
     """
 
-    def __init__(self, source: Any, picture: Any, config: ImageGoalConfig | None = None) -> None:
+    def __init__(
+        self, source: Env | Source, picture: ArrayLike, config: ImageGoalConfig | None = None
+    ) -> None:
         self.search, self.picture = config or ImageGoalConfig(), picture
         self.found: list[Tensor] = []
         super().__init__(source, self.search.walker)
@@ -59,7 +61,7 @@ class ImageGoalWalker(Walker):
         """The place that it is going to, (4, 4) camera-to-world."""
         return self._left[0]
 
-    def act(self, obs: Any) -> Any:
+    def act(self, obs: object) -> Action:
         there = ground_distance(self.source, self.goal) < self.search.arrived
         if there or self._walked >= self.search.give_up:
             self._been.append(self._left.pop(0))

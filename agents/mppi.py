@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
 from worldsim.runtime.threads import wait_passively
 
@@ -24,8 +23,9 @@ import torch
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
-from worldsim.planning.objectives import Objective
+from worldsim.planning.objectives import Objective, Source
 from worldsim.planning.planner import Planner, coloured_noise, draw_choices, plan_in_dream
+from worldsim.runtime.types import Env
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,9 @@ class MppiPolicy(Planner):
     See :class:`worldsim.planning.planner.Planner`.
     """
 
-    def __init__(self, source: Any, objective: Objective, config: MppiConfig | None = None) -> None:
+    def __init__(
+        self, source: Env | Source, objective: Objective, config: MppiConfig | None = None
+    ) -> None:
         self.config = config or MppiConfig()
         super().__init__(source, objective, self.config.replan)
 

@@ -9,7 +9,6 @@ their ends, and the walk that ends where it knows least is taken.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +19,10 @@ from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT, view_of
-from worldsim.planning.objectives import Futures, Needs
-from worldsim.state import map_tensors
+from worldsim.planning.objectives import Dreaming, Futures, Needs, Source, require_dreaming
+from worldsim.planning.planner import Imagination
+from worldsim.runtime.types import Env
+from worldsim.state import WorldState, map_tensors
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,11 @@ class Novelty:
 
     needs = Needs.MOTION
 
-    def __init__(self, source: Any, config: NoveltyConfig) -> None:
+    def __init__(self, source: Dreaming, config: NoveltyConfig) -> None:
         self.source, self.config = source, config
-        self._thin: tuple[Any, Points] | None = None
+        self._thin: tuple[WorldState, Points] | None = None
 
-    def check(self, source: Any) -> None:
+    def check(self, source: Source) -> None:
         require_points(source)
 
     def __call__(self, futures: Futures) -> Tensor:
@@ -72,7 +73,9 @@ class Novelty:
         at = [max(1, round(look * steps)) - 1 for look in self.config.looks]
         pose = futures.pose[:, at]
         known = torch.stack([self._known(pose[:, k]) for k in range(len(at))]).mean(0)
-        start = self.source.state.frame.pose[0, :3, 3]
+        newest = self.source.state.frame.pose
+        assert newest is not None
+        start = newest[0, :3, 3]
         return known - self.config.travel * (futures.pose[:, -1, :3, 3] - start).norm(dim=-1)
 
     def _known(self, pose: Tensor) -> Tensor:
@@ -89,6 +92,7 @@ class Novelty:
         """What the memory knows around, a batch of one; thinned once a state."""
         state, c = self.source.state, self.config
         if self._thin is None or self._thin[0] is not state:
+            assert state.frame.pose is not None
             position, kind = state.memory.position[0], state.memory.kind[0]
             near = (position[:2] - state.frame.pose[0, :2, 3, None]).abs().amax(0) <= c.reach
             chosen = (((kind == POINT) & near) | (kind > POINT)).nonzero()[:, 0]
@@ -110,7 +114,7 @@ class NoveltyExplorer(CemPolicy):
     A :class:`worldsim.protocols.Policy`.
     """
 
-    def __init__(self, source: Any, config: NoveltyConfig | None = None) -> None:
+    def __init__(self, source: Env | Source, config: NoveltyConfig | None = None) -> None:
         config = config or NoveltyConfig()
-        unwrapped = getattr(source, "unwrapped", source)
-        super().__init__(source, Novelty(unwrapped, config), config.planner)
+        dreaming = require_dreaming(Imagination(source).source, "explorers")
+        super().__init__(source, Novelty(dreaming, config), config.planner)

@@ -6,12 +6,11 @@ A change of its random numbers changes every frozen test set: create a ``persist
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from worldsim.runtime.types import Space
+from worldsim.runtime.types import Action, Space
 
 SHORTEST, LONGEST = 2, 9
 """An action is repeated this many steps, both ends included, drawn uniformly."""
@@ -39,9 +38,9 @@ class PersistentPolicy:
         self._rng = np.random.default_rng(seed)
         self.action_space.seed(seed)
         self._left = 0
-        self._action: Any = None
+        self._action: Action = 0
 
-    def act(self, obs: Any) -> Any:
+    def act(self, obs: object) -> Action:
         """An action of the space; ``obs`` is not looked at."""
         if self._left == 0:
             self._left = int(self._rng.integers(SHORTEST, LONGEST + 1))

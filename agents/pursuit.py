@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from worldsim.planning.ground import Ground
 from worldsim.runtime.types import Array
+
+Angle = TypeVar("Angle", float, Array)
 
 FORWARD, BACKWARD, LEFT, RIGHT = 1, 2, 3, 4
 """Of ``Discrete(7)``, which every real twin that walks speaks."""
@@ -143,6 +145,6 @@ class Pursuit:
         return math.atan2(best[1] - place[1], best[0] - place[0])
 
 
-def wrap_angle(angle: Any) -> Any:
+def wrap_angle(angle: Angle) -> Angle:
     """Angles in radians, brought to [-pi, pi)."""
     return (angle + np.pi) % (2 * np.pi) - np.pi

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
-from worldsim.runtime.types import Space
+from worldsim.runtime.types import Action, Space
 
 
 class RandomPolicy:
@@ -23,6 +22,6 @@ class RandomPolicy:
         """Reseed. ``None`` draws a fresh seed from the operating system."""
         self.action_space.seed(seed)
 
-    def act(self, obs: Any) -> Any:
+    def act(self, obs: object) -> Action:
         """An action of the space; ``obs`` is not looked at."""
         return self.action_space.sample()

@@ -9,8 +9,6 @@ car, with a slowly changing offset, at a speed that changes at random.
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +46,7 @@ class RoadFollower:
         self._wander, self._gas, self._brake = self.wander, 0.3, 0.0
         self._before: Array | None = None
 
-    def act(self, obs: Any) -> NDArray[np.float32]:
+    def act(self, obs: Array) -> NDArray[np.float32]:
         """The action for one (h, w, 3) uint8 picture."""
         if self._left == 0:
             self._left = int(self._rng.integers(10, 50))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 
 from worldsim.errors import MissingGeometryError
 from worldsim.memory.slots import points_of
 from worldsim.planning.ground import Ground
-from worldsim.planning.objectives import require_dreaming
+from worldsim.planning.objectives import Dreaming, require_dreaming
 from worldsim.runtime.types import Array
 
 RAYS = 96
@@ -43,10 +41,11 @@ def cast(ground: Ground, spots: Array, fade: float) -> Array:
     return total
 
 
-def require_points(source: Any) -> None:
-    """Raise MissingGeometryError unless the source's world has a point memory."""
-    require_dreaming(source, "explorers")
-    if points_of(source.world.memory, source.state.memory) is None:
+def require_points(source: object) -> Dreaming:
+    """Return the source if its world has a point memory; raise MissingGeometryError otherwise."""
+    dreaming = require_dreaming(source, "explorers")
+    if points_of(dreaming.world.memory, dreaming.state.memory) is None:
         raise MissingGeometryError(
             "explorers look into a point memory, and this world has none: use one with geometry"
         )
+    return dreaming

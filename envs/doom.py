@@ -15,7 +15,8 @@ import sys
 import weakref
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
 import numpy as np
@@ -27,7 +28,10 @@ from worldsim.runtime.extras import missing
 from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.runtime.options import check_options
 from worldsim.runtime.scratch import Scratch
-from worldsim.runtime.types import Info
+from worldsim.runtime.types import Action, Info
+
+if TYPE_CHECKING:
+    from vizdoom import DoomGame, GameState
 
 MAPS: tuple[str, ...] = tuple(f"freedoom2/MAP{number:02d}" for number in range(1, 33)) + tuple(
     f"freedoom1/E{episode}M{number}" for episode in range(1, 5) for number in range(1, 10)
@@ -101,7 +105,7 @@ def _wad(lumps: dict[str, bytes]) -> bytes:
     return struct.pack("<4sii", b"PWAD", len(lumps), 12 + len(body)) + body + directory
 
 
-def _import_vizdoom() -> Any:
+def _import_vizdoom() -> ModuleType:
     try:
         import vizdoom
     except ImportError as error:
@@ -109,6 +113,13 @@ def _import_vizdoom() -> Any:
             "worldsim/FreedoomReal-v0 needs the package vizdoom", "doom", error
         ) from error
     return vizdoom
+
+
+def engine_folder() -> Path:
+    """Return the folder of the installed engine and its games."""
+    file = _import_vizdoom().__file__
+    assert file is not None
+    return Path(file).parent
 
 
 def intrinsics(height: int, width: int) -> NDArray[np.float32]:
@@ -180,15 +191,15 @@ def resolve_map(name: object) -> str:
 @lru_cache(maxsize=8)
 def _geometry(name: str) -> MapGeometry:
     game, level = name.split("/")
-    return MapGeometry.load(Path(_import_vizdoom().__file__).parent / f"{game}.wad", level)
+    return MapGeometry.load(engine_folder() / f"{game}.wad", level)
 
 
-def _stop(games: dict[str, Any]) -> None:
+def _stop(games: dict[str, DoomGame]) -> None:
     while games:
         games.popitem()[1].close()
 
 
-def _shut_down(games: dict[str, Any], scratch: Scratch) -> None:
+def _shut_down(games: dict[str, DoomGame], scratch: Scratch) -> None:
     """The engine first: it writes its settings as it goes."""
     _stop(games)
     scratch.close()
@@ -280,7 +291,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._pixel_row = np.floor(
             top + (np.arange(self.height) + 0.5) * CROP / self.height
         ).astype(np.int64)
-        self._games: dict[str, Any] = {}
+        self._games: dict[str, DoomGame] = {}
         self._map = ""
         self._observation: NDArray[np.uint8] | None = None
         self._info: Info = {}
@@ -299,7 +310,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._look()
         return self._emit()
 
-    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, Info]:
+    def step(self, action: Action) -> tuple[NDArray[np.uint8], float, bool, bool, Info]:
         """Hold ``action`` for four tics."""
         if not self.action_space.contains(action):
             raise InvalidInputError(
@@ -338,7 +349,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         self._observation = None
 
     @property
-    def _game(self) -> Any:
+    def _game(self) -> DoomGame:
         return next(iter(self._games.values()))
 
     def _emit(self) -> tuple[NDArray[np.uint8], Info]:
@@ -370,13 +381,11 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         still = folder / "still.wad"
         still.write_bytes(_wad(_STILL_LUMPS))
         game = viz.DoomGame()
-        game.set_doom_game_path(str(Path(viz.__file__).parent / f"{game_name}.wad"))
+        game.set_doom_game_path(str(engine_folder() / f"{game_name}.wad"))
         game.set_doom_scenario_path(str(still))
         game.set_doom_config_path(str(folder / "engine.ini"))
         if os.name == "posix":
-            game.set_vizdoom_path(
-                str(_write_launcher(folder, Path(viz.__file__).parent / "vizdoom"))
-            )
+            game.set_vizdoom_path(str(_write_launcher(folder, engine_folder() / "vizdoom")))
         game.set_screen_resolution(viz.ScreenResolution.RES_320X240)
         game.set_screen_format(viz.ScreenFormat.RGB24)
         game.set_depth_buffer_enabled(True)
@@ -501,12 +510,14 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         )
         return bool(np.median(horizon) >= MIN_VIEW)
 
-    def _camera(self, state: Any = None) -> tuple[float, float, float, float]:
+    def _camera(self, state: GameState | None = None) -> tuple[float, float, float, float]:
         """Return the eye in map units and the heading in radians, as the engine draws with.
 
         The engine has 8,192 headings.
         """
-        x, y, z, angle = (self._game.get_state() if state is None else state).game_variables
+        variables = (self._game.get_state() if state is None else state).game_variables
+        assert variables is not None
+        x, y, z, angle = variables
         heading = np.floor(angle * (8192 / 360.0) + 1e-3) * (2 * np.pi / 8192)
         return float(x), float(y), float(z), float(heading)
 
@@ -523,7 +534,7 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         }
 
     def _depth(
-        self, state: Any, x: float, y: float, z: float, heading: float
+        self, state: GameState, x: float, y: float, z: float, heading: float
     ) -> NDArray[np.float32]:
         """Return the depth of the current frame, (height, width) float32 metres.
 
@@ -533,14 +544,17 @@ class FreedoomReal(gym.Env[NDArray[np.uint8], np.int64]):
         depth = geometry.cast(x, y, z, heading, self._right, self._up)
         hung = geometry.cast_hung(x, y, heading, self._right)
         pick = np.ix_(self._pixel_row, self._pixel_column)
-        labels = state.labels_buffer[pick]
+        shown, level, objects = state.labels_buffer, state.depth_buffer, state.labels
+        # The engine was launched with these buffers.
+        assert shown is not None and level is not None and objects is not None
+        labels = shown[pick]
         sprite = np.zeros(256)
-        for label in state.labels:
+        for label in objects:
             ahead = (label.object_position_x - x) * np.cos(heading) + (
                 label.object_position_y - y
             ) * np.sin(heading)
             sprite[label.value] = max(ahead, 1.0)
-        depth = fuse_buffer(depth, hung, state.depth_buffer[pick], sprite[labels])
+        depth = fuse_buffer(depth, hung, level[pick], sprite[labels])
         return (depth / UNITS_PER_METRE).astype(np.float32)
 
 

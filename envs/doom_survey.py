@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from worldsim.envs.doom import (
     UNITS_PER_METRE,
     FreedoomReal,
     _geometry,
-    _import_vizdoom,
+    engine_folder,
     intrinsics,
 )
 from worldsim.envs.doom_geometry import MapGeometry
@@ -36,9 +35,7 @@ degrees; the others look anywhere."""
 @lru_cache(maxsize=8)
 def _textures(name: str) -> MapTextures:
     game, level = name.split("/")
-    return MapTextures(
-        Path(_import_vizdoom().__file__).parent / f"{game}.wad", level, _geometry(name)
-    )
+    return MapTextures(engine_folder() / f"{game}.wad", level, _geometry(name))
 
 
 class DoomSurveyor(FreedoomReal):

@@ -12,21 +12,23 @@ from typing import Any, Protocol, runtime_checkable
 import gymnasium as gym
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
 from worldsim.diffusion.dynamics import MAX_STEPS
 from worldsim.errors import InvalidInputError, NotFoundError, OutOfMemoryError
 from worldsim.memory.handle import MemoryHandle
-from worldsim.protocols import Scene, fit_scene
+from worldsim.protocols import Painter, Scene, fit_scene
 from worldsim.runtime.files import inside
 from worldsim.runtime.options import check_options
 from worldsim.runtime.registries import SCENES
 from worldsim.runtime.threads import use_threads
-from worldsim.runtime.types import JsonMapping
+from worldsim.runtime.types import Env, JsonMapping
 from worldsim.state import SceneStart, WorldState, flatten
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig, free_memory
+from worldsim.world.paint_ahead import PaintAheadConfig
 from worldsim.world.snapshots import Snapshot, check_generators
 from worldsim.world.twin import frames_of
 from worldsim.world.world import BUCKETS, bucket
@@ -35,6 +37,8 @@ DEFAULT_SCENES = "worldsim.scenes.recorded:RecordedScenes"
 """The scenes of the world's own folder."""
 FRAME_KEYS = ("rgb", "act", "depth", "pose", "intrinsics")
 SEED_LIMIT = 2**63 - 1
+AHEAD = "ahead"
+"""Value of ``paint`` for dreams that are painted ahead with default settings."""
 
 
 class Randomness(StrEnum):
@@ -72,7 +76,7 @@ class Starts:
     def __init__(self, world: World, scenes: str | Path | Scene | None) -> None:
         self.world, self.given = world, scenes
         resolved = self._resolve(scenes)
-        self.scenes = fit_scene(resolved, world)
+        self.scenes = None if resolved is None else fit_scene(resolved, world)
 
     def choose(
         self, rng: np.random.Generator, options: JsonMapping | None
@@ -98,7 +102,7 @@ class Starts:
         self.world.check_start(scene)
         return scene, int(rng.integers(SEED_LIMIT))
 
-    def _load_named(self, name: Any) -> SceneStart:
+    def _load_named(self, name: object) -> SceneStart:
         if not isinstance(name, str):
             raise InvalidInputError(f"reset option 'scene' must be a name, got {name!r}")
         scenes = self._any()
@@ -135,7 +139,7 @@ class Starts:
             name = f"{name}:{cls}"
         folder = Path(rest) if rest else folder
         try:
-            creator: Any = SCENES.of_user(name)
+            creator = SCENES.of_user(name)
         except NotFoundError as error:
             forms = (
                 f"a folder of scenes, 'NAME:FOLDER' with a NAME of {', '.join(SCENES)}, "
@@ -163,7 +167,7 @@ def check_memory(world: World, state: WorldState, memory: Any) -> Any:
     return data
 
 
-def as_scene(frames: Any) -> SceneStart:
+def as_scene(frames: SceneStart | Env | Mapping[str, ArrayLike | None]) -> SceneStart:
     """Convert ``options["frames"]`` to a start scene.
 
     frames: a :class:`SceneStart`, a real environment, or a dict of arrays. A real environment
@@ -216,7 +220,7 @@ def as_scene(frames: Any) -> SceneStart:
     )
 
 
-def _tensor(name: str, value: Any) -> Tensor:
+def _tensor(name: str, value: ArrayLike) -> Tensor:
     try:
         return torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -233,12 +237,15 @@ def load_world(
     temperature: float | None = None,
     uncertainty: bool = False,
     threads: int | None = None,
+    paint: str | PaintAheadConfig | None = None,
+    painter: str | Path | Painter | None = None,
 ) -> World:
     """Return the world to dream in.
 
     A :class:`World` is used as it is, or on ``device`` and with ``engine`` if they are given.
 
     threads: CPU threads of the whole process; None leaves PyTorch's choice.
+    paint, painter: see :class:`worldsim.envs.world_env.WorldEnv`.
     """
     use_threads(threads)
     if isinstance(world, World):
@@ -261,8 +268,28 @@ def load_world(
     loaded = loaded.with_dynamics(num_inference_steps=num_inference_steps, temperature=temperature)
     if uncertainty:
         loaded = loaded.with_uncertainty()
+    if paint is not None or painter is not None:
+        loaded = loaded.with_painting(*painting_of(paint, painter, loaded))
     # Last: each change makes a world of its own, whose engine is prepared anew.
     return loaded if engine is None else loaded.with_engine(engine)
+
+
+def painting_of(
+    paint: str | PaintAheadConfig | None, painter: str | Path | Painter | None, world: World
+) -> tuple[Painter, PaintAheadConfig]:
+    """Return the painter and its settings, see :class:`worldsim.envs.world_env.WorldEnv`."""
+    if isinstance(paint, str) and paint == AHEAD:
+        paint = PaintAheadConfig()
+    if not isinstance(paint, PaintAheadConfig):
+        raise InvalidInputError(
+            f"paint must be None, {AHEAD!r} or a PaintAheadConfig, got {paint!r}"
+            + (" with a painter" if paint is None else "")
+        )
+    if isinstance(painter, Painter):
+        return painter, paint
+    from worldsim.painting.painter import DEFAULT_PAINTER, open_painter
+
+    return open_painter(painter or DEFAULT_PAINTER, device=world.device), paint
 
 
 def check_uncertainty_limit(limit: float | None) -> None:
@@ -317,7 +344,7 @@ def fork_state(
     return dataclasses.replace(copies, seed=seeds.to(copies.seed.device))
 
 
-def check_snapshot(snapshot: Any, world: World, environments: int) -> None:
+def check_snapshot(snapshot: Snapshot, world: World, environments: int) -> None:
     """Raise InvalidInputError unless ``snapshot`` has that many environments of such a world."""
     if not isinstance(snapshot, Snapshot):
         raise InvalidInputError(f"restore takes what snapshot gave, got {type(snapshot).__name__}")

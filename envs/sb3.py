@@ -18,12 +18,12 @@ from gymnasium.vector import AutoresetMode
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.extras import missing
-from worldsim.runtime.types import Array, Env, Info
+from worldsim.runtime.types import Array, Env, Info, VectorEnv
 
 try:
     from stable_baselines3.common.env_util import is_wrapped
     from stable_baselines3.common.monitor import Monitor
-    from stable_baselines3.common.vec_env.base_vec_env import VecEnv
+    from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices
 except ImportError as error:
     raise missing(
         "Stable-Baselines3 is not installed; `python -m worldsim.agents.actor_critic` trains "
@@ -48,9 +48,7 @@ class SB3VecEnv(VecEnv):
     picture's channels stay last: algorithms transpose them by themselves.
     """
 
-    def __init__(
-        self, envs: gym.vector.VectorEnv[Any, Any, Any] | Sequence[Callable[[], Env]]
-    ) -> None:
+    def __init__(self, envs: VectorEnv | Sequence[Callable[[], Env]]) -> None:
         self._singles: list[Env] = []
         self._monitored, action_space = False, None
         if not isinstance(envs, gym.vector.VectorEnv):
@@ -77,7 +75,7 @@ class SB3VecEnv(VecEnv):
                 "these environments give tensors: make them with output='numpy'"
             )
         self.envs = envs
-        self._waiting: Any = None
+        self._waiting: Array | None = None
         self._returns, self._lengths, self._began = (
             np.zeros(envs.num_envs),
             np.zeros(envs.num_envs, np.int64),
@@ -130,7 +128,7 @@ class SB3VecEnv(VecEnv):
         """Close the environments."""
         self.envs.close()
 
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
         """Return an attribute of each requested environment.
 
         An attribute of a batch is repeated for each.
@@ -142,7 +140,7 @@ class SB3VecEnv(VecEnv):
         value = self._value(attr_name)
         return [value for _ in self._get_indices(indices)]
 
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+    def set_attr(self, attr_name: str, value: object, indices: VecEnvIndices = None) -> None:
         """Set an attribute of each requested environment; of a batch, for all environments."""
         if self._singles:
             for i in self._get_indices(indices):
@@ -156,7 +154,11 @@ class SB3VecEnv(VecEnv):
         setattr(self.envs.unwrapped, attr_name, value)
 
     def env_method(
-        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+        self,
+        method_name: str,
+        *method_args: object,
+        indices: VecEnvIndices = None,
+        **method_kwargs: object,
     ) -> list[Any]:
         """Call a method of each requested environment; returns the results.
 
@@ -174,7 +176,9 @@ class SB3VecEnv(VecEnv):
         result = method(*method_args, **method_kwargs)
         return [result for _ in chosen]
 
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None
+    ) -> list[bool]:
         """Return whether each requested environment has the wrapper.
 
         Environments of a batch have no wrappers; this class does the work of a ``Monitor``.
@@ -216,7 +220,7 @@ class SB3VecEnv(VecEnv):
         return row
 
 
-def _made(functions: Any) -> list[Env]:
+def _made(functions: Sequence[Callable[[], Env]]) -> list[Env]:
     if (
         not isinstance(functions, Sequence)
         or not functions
@@ -233,7 +237,7 @@ def _itself(env: Env) -> Env:
     return env
 
 
-def _batch_of(envs: Sequence[Env]) -> gym.vector.VectorEnv[Any, Any, Any] | None:
+def _batch_of(envs: Sequence[Env]) -> VectorEnv | None:
     """Return one batch in place of dreams that were created alike, None for anything else.
 
     Warns if wrappers are the reason.

@@ -8,7 +8,6 @@ so they can serve as ground truth.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -22,7 +21,7 @@ from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.runtime.options import check_options
-from worldsim.runtime.types import Array, Info, Space
+from worldsim.runtime.types import Action, Array, Info, Space
 from worldsim.state import Frame, Trajectory
 
 LARGEST_SIDE = 4096
@@ -45,7 +44,7 @@ DISCRETE_MOVES = np.array(
 )
 
 
-class TinyRoom(gym.Env[Array, Any]):
+class TinyRoom(gym.Env[Array, Action]):
     """A box room with tiled walls and one square pillar, seen in the first person.
 
     size: frame size in pixels, one number or (height, width); 90 degrees of horizontal view.
@@ -106,7 +105,7 @@ class TinyRoom(gym.Env[Array, Any]):
         self._yaw = float(self.np_random.uniform(-np.pi, np.pi))
         return self._look()
 
-    def step(self, action: Any) -> tuple[Array, float, bool, bool, Info]:
+    def step(self, action: Action) -> tuple[Array, float, bool, bool, Info]:
         """Move, then render a frame; never truncates."""
         if isinstance(self.action_space, gym.spaces.Box):
             action = cast_box_action(action, self.action_space)

@@ -29,18 +29,19 @@ from worldsim.envs.dream_common import (
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.handle import MemoryHandle
-from worldsim.protocols import Scene
+from worldsim.protocols import Painter, Scene
 from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.keyboard import Keys, keys_to_action, rates
 from worldsim.runtime.old_names import old_arguments, old_attribute
-from worldsim.runtime.types import Env, Info
+from worldsim.runtime.types import Action, Env, Info
 from worldsim.state import Frame, Trajectory, WorldState
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
+from worldsim.world.paint_ahead import PaintAheadConfig
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 
 
-class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
+class WorldEnv(gym.Env[NDArray[np.uint8], Action]):
     """A generated environment: a world draws every frame, and its scene memory keeps what was seen.
 
     world: a shipped world's name, a folder, a Hugging Face repository, or a
@@ -58,6 +59,11 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         :class:`worldsim.diffusion.dynamics.DynamicsConfig`).
     threads: CPU threads of the whole process; by default PyTorch's choice. Beside other work on the
         same cores, 1 may be fastest.
+    paint: ``ahead`` or a :class:`worldsim.world.paint_ahead.PaintAheadConfig`: a painter invents
+        what lies ahead where the memory knows too little (:mod:`worldsim.world.paint_ahead`). By
+        default nothing is painted.
+    painter: a shipped painter's name, a folder, or a :class:`worldsim.protocols.Painter`; by
+        default the shipped one.
     trajectory: maximum number of frames that :attr:`trajectory` keeps, 0 for none.
     uncertainty: whether ``info["uncertainty"]`` holds the difference to a second sample of the same
         frame: the root mean square over its colours in [0, 1], 0 at a reset. A step then costs one
@@ -102,6 +108,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         uncertainty: bool = False,
         uncertainty_limit: float | None = None,
         threads: int | None = None,
+        paint: str | PaintAheadConfig | None = None,
+        painter: str | Path | Painter | None = None,
     ) -> None:
         if (
             isinstance(trajectory, bool)
@@ -124,6 +132,8 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
             temperature,
             uncertainty or uncertainty_limit is not None,
             threads,
+            paint,
+            painter,
         )
         require_memory(1, self.world)
         self.render_mode = render_mode
@@ -207,7 +217,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         """
         return self.reset(seed=seed, options={"frames": real})
 
-    def step(self, action: Any) -> tuple[NDArray[np.uint8], float, bool, bool, Info]:
+    def step(self, action: Action) -> tuple[NDArray[np.uint8], float, bool, bool, Info]:
         """Dream one frame further."""
         state = self.state
         with enough_memory(1, self.world):
@@ -315,6 +325,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
                 mine.engine,
                 mine.device,
                 mine.tells_uncertainty,
+                mine.painting and mine.painting.identity,
             )
             == (
                 its.weights_id,
@@ -323,6 +334,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
                 its.engine,
                 its.device,
                 its.tells_uncertainty,
+                its.painting and its.painting.identity,
             )
             and type(mine.memory) is type(its.memory)
         )
@@ -345,7 +357,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Any]):
         }
         return WorldVectorEnv(n, self.world, **{**mine, **kwargs})
 
-    def _check(self, action: Any) -> Tensor:
+    def _check(self, action: Action) -> Tensor:
         if isinstance(self.action_space, gym.spaces.Box):
             return torch.from_numpy(cast_box_action(action, self.action_space)).to(
                 self.world.device

@@ -31,20 +31,21 @@ from worldsim.envs.dream_common import (
 )
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
-from worldsim.protocols import Scene
+from worldsim.protocols import Painter, Scene
 from worldsim.runtime.arguments import shown, whole
 from worldsim.runtime.keyboard import rates
 from worldsim.runtime.old_names import old_arguments
 from worldsim.runtime.options import check_options
-from worldsim.runtime.types import Array, Info
+from worldsim.runtime.types import Array, Batch, Info
 from worldsim.state import WorldState
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
+from worldsim.world.paint_ahead import PaintAheadConfig
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
 from worldsim.world.world import bucket
 
 
-class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
+class WorldVectorEnv(gym.vector.VectorEnv[Batch, Batch, Batch]):
     """``num_envs`` dreams stepped together, each with its own seed, scene and memory.
 
     No dream depends on the others.
@@ -52,7 +53,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
     num_envs: number of environments. They are computed in batches of ``worldsim.world.BUCKETS``, so
         such numbers are efficient.
     world, render_mode, device, scenes, num_inference_steps, engine, temperature, uncertainty,
-        uncertainty_limit, threads: see :class:`worldsim.envs.world_env.WorldEnv`.
+        uncertainty_limit, threads, paint, painter: see :class:`worldsim.envs.world_env.WorldEnv`.
     max_episode_steps: steps after which an episode is truncated, None for never.
     autoreset_mode: Gymnasium's. With ``DISABLED``, finished environments are reset by
         ``options={"reset_mask": mask}``; until then they continue.
@@ -89,6 +90,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         uncertainty: bool = False,
         uncertainty_limit: float | None = None,
         threads: int | None = None,
+        paint: str | PaintAheadConfig | None = None,
+        painter: str | Path | Painter | None = None,
     ) -> None:
         super().__init__()
         if (
@@ -127,6 +130,8 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             temperature,
             uncertainty or uncertainty_limit is not None,
             threads,
+            paint,
+            painter,
         )
         require_memory(self.num_envs, self.world)
         self.memory_bytes = self.world.state_bytes()
@@ -186,7 +191,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         *,
         seed: int | Sequence[int | None] | None = None,
         options: Info | None = None,
-    ) -> tuple[Any, Info]:
+    ) -> tuple[Batch, Info]:
         """Begin new dreams in all environments, or in those of a mask.
 
         The mask is ``options["reset_mask"]``, (n,) bool.
@@ -202,7 +207,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         self._restart(mask, options)
         return self._frames(), self._infos(mask)
 
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, Info]:
+    def step(self, actions: Batch) -> tuple[Batch, Batch, Batch, Batch, Info]:
         """Step every environment by one frame.
 
         Environments that are due for a reset (``NEXT_STEP``) ignore their action.
@@ -385,7 +390,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             None if s is None else whole(f"seed[{i}]", s, 0, math.inf) for i, s in enumerate(seeds)
         ]
 
-    def _reset_mask(self, mask: Any) -> Array:
+    def _reset_mask(self, mask: object) -> Array:
         if mask is None:
             return np.ones(self.num_envs, bool)
         if isinstance(mask, Tensor):
@@ -402,7 +407,7 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
             )
         return mask.copy()
 
-    def _check(self, actions: Any) -> Tensor:
+    def _check(self, actions: Batch) -> Tensor:
         """Actions as a tensor on the world's device, padded to the batch bucket."""
         space = self.single_action_space
         try:
@@ -436,10 +441,10 @@ class WorldVectorEnv(gym.vector.VectorEnv[Any, Any, Any]):
         padding = act.new_zeros(bucket(self.num_envs) - self.num_envs, *act.shape[1:])
         return torch.cat([act, padding]).to(self.world.device, kind)
 
-    def _frames(self) -> Any:
+    def _frames(self) -> Batch:
         return self._emit(self.state.frame.rgb[: self.num_envs].permute(0, 2, 3, 1), copied=True)
 
-    def _emit(self, tensor: Tensor, copied: bool = False) -> Any:
+    def _emit(self, tensor: Tensor, copied: bool = False) -> Batch:
         """Convert a tensor to the output format.
 
         copied: NumPy arrays own their memory even if the tensor is a view.

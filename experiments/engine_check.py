@@ -118,7 +118,7 @@ def check_kernels(world: World, state: WorldState) -> None:
     ``known``."""
     memory = world.memory
     assert isinstance(memory, PointMemory)
-    camera = world.running.parts.camera(state.frame.pose, state.intrinsics)
+    camera = world.running.inner.camera(state.frame.pose, state.intrinsics)
     generator = torch.Generator(CUDA).manual_seed(0)
     full = map_tensors(torch.clone, state.memory)
     shape = full.kind.shape
@@ -153,7 +153,7 @@ def check_kernels(world: World, state: WorldState) -> None:
 def time_memory(world: World, state: WorldState) -> None:
     """Each pass by kernels, in place and not, and in torch, at 256 environments."""
     memory, batch = world.memory, repeated(state, 256)
-    camera: Camera = world.running.parts.camera(batch.frame.pose, batch.intrinsics)
+    camera: Camera = world.running.inner.camera(batch.frame.pose, batch.intrinsics)
     owned = map_tensors(torch.clone, batch.memory)
     passes = {
         "surroundings": lambda: memory.surroundings(batch.memory, camera.pose),
@@ -172,7 +172,7 @@ def time_memory(world: World, state: WorldState) -> None:
     note("256: z-buffer kernel alone / ms", round(nearest, 3))
     with torch_only():
         half = repeated(state, 64)
-        near = world.running.parts.camera(half.frame.pose, half.intrinsics)
+        near = world.running.inner.camera(half.frame.pose, half.intrinsics)
         note(
             "64: render, torch / ms",
             round(milliseconds(lambda: memory.render(half.memory, near), 0.3), 3),
@@ -264,7 +264,7 @@ def time_parts(world: World, state: WorldState, rows: int, name: str) -> None:
     act = torch.ones(rows, dtype=torch.int64, device=CUDA)
     n = world.network.config
     with torch.no_grad():
-        parts = world.running.parts
+        parts = world.running.inner
         inputs = parts.inputs(batch, act)
         condition = world.dynamics.condition_on(batch.context, inputs)
         noise = normal(batch.seed, batch.step, Purpose.NOISE, (n.channels, n.height, n.width))
@@ -317,7 +317,7 @@ def profile_network(world: World, state: WorldState, rows: int, name: str) -> No
     act = torch.ones(rows, dtype=torch.int64, device=CUDA)
     n = world.network.config
     with torch.no_grad():
-        parts = world.running.parts
+        parts = world.running.inner
         inputs = parts.inputs(batch, act)
         condition = world.dynamics.condition_on(batch.context, inputs)
         noise = normal(batch.seed, batch.step, Purpose.NOISE, (n.channels, n.height, n.width))

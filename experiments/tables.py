@@ -128,7 +128,7 @@ def summary() -> Rows:
             f"nearest past frame {figure(trips, 'return_real_psnr_retrieval.125')}",
         ],
         [
-            "dreamed frame is nearest to its own action's",
+            "dreams nearest to the true frame of their own action, of 7",
             figure(tiny, "action_accuracy", 0, 100, "%"),
             "chance: 1 in 7",
         ],

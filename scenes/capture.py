@@ -11,7 +11,6 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +22,7 @@ from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.io.nerfstudio import TRANSFORMS, open_capture
 from worldsim.io.rgbd import CapturedFrame, frames_of, trajectory_of
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.protocols import SceneMemory, SkipsUnknown, remembers
+from worldsim.protocols import MemoryT, SceneMemory, SkipsUnknown, remembers
 from worldsim.runtime.files import inside
 from worldsim.state import Frame, SceneStart, Trajectory
 from worldsim.world import World
@@ -163,15 +162,25 @@ def _comparing_colours(memory: SceneMemory) -> SceneMemory:
 
 
 def _integrate(
-    memory: SceneMemory, data: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor
-) -> Any:
+    memory: SceneMemory[MemoryT],
+    data: MemoryT,
+    frame: Frame,
+    camera: Camera,
+    step: Tensor,
+    known: Tensor,
+) -> MemoryT:
     if isinstance(memory, SkipsUnknown):
         return memory.integrate(data, frame, camera, step, known)
     return memory.integrate(data, frame, camera, step)
 
 
 def _whole(
-    code: Tensor, known: Tensor, memory: SceneMemory, data: Any, camera: Camera, name: str
+    code: Tensor,
+    known: Tensor,
+    memory: SceneMemory[MemoryT],
+    data: MemoryT,
+    camera: Camera,
+    name: str,
 ) -> Tensor:
     """Fill unknown depth codes (h, w) from the memory's view, else from the nearest known pixel."""
     if bool(known.all()):

@@ -9,8 +9,8 @@ For a world with a scene memory, a depth map is required::
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -143,7 +143,7 @@ class ImageScene:
             name=self.name,
         )
 
-    def _camera(self, wanted: Any, size: tuple[int, int]) -> Array:
+    def _camera(self, wanted: Sequence[float] | None, size: tuple[int, int]) -> Array:
         """Return the intrinsics of the given image, (4,) ``fx fy cx cy`` in pixels.
 
         wanted: intrinsics of the world's camera in frames of ``size`` (height, width), or None.

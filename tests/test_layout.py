@@ -54,6 +54,8 @@ FLOORS = (
     ("__main__",),
 )
 """Rooms from the ground up; what stands on one floor does not import its neighbours."""
+MOST_ANY = 300
+"""Lines of the package in which the type ``Any`` may stand."""
 LATER = {"painting"}
 """Rooms of capabilities that came after the layout of 0.2."""
 
@@ -249,6 +251,28 @@ def test_one_file_reads_top_to_bottom(folder: str):
         path.name: len(path.read_text().splitlines()) for path in (ROOT / folder).glob("*.py")
     }
     assert {name: n for name, n in lengths.items() if n > 350} == {}
+
+
+def lines_with_any(source: str) -> set[int]:
+    """The numbers of the lines with an annotation, or another expression, of ``Any``."""
+    return {
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if (isinstance(node, ast.Name) and node.id == "Any")
+        or (isinstance(node, ast.Attribute) and node.attr == "Any")
+    }
+
+
+def test_lines_with_any():
+    source = "from typing import Any\nx: dict[Any, Any]  # Any\ny: typing.Any\nz: list[int]"
+    assert lines_with_any(source) == {2, 3}
+
+
+def test_any_stands_only_where_a_library_forces_it():
+    counts = {
+        str(path.relative_to(ROOT)): len(lines_with_any(path.read_text())) for path in SOURCES
+    }
+    assert sum(counts.values()) <= MOST_ANY, sorted(counts.items(), key=lambda row: -row[1])[:10]
 
 
 def test_nothing_that_can_run_code_is_loaded():

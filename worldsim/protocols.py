@@ -10,33 +10,49 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
+from typing_extensions import TypeVar
 
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.old_names import warn_renamed
 from worldsim.runtime.rng import Purpose
+from worldsim.runtime.types import Action, Array
 from worldsim.state import Frame, MemoryView, SceneStart
 
 Pixels = Annotated[int, Ge(1), Le(4096)]
 """Size of a painted view."""
 
+# A memory or a dynamics without a type argument may have any data, as in Gymnasium.
+MemoryT = TypeVar("MemoryT", default=Any)
+"""The data of a memory: a record of tensors with a leading batch axis."""
+MemoryT_contra = TypeVar("MemoryT_contra", contravariant=True, default=Any)
+ContextT = TypeVar("ContextT", default=Any)
+"""The context of a dynamics: a record of tensors with a leading batch axis."""
+ContextT_contra = TypeVar("ContextT_contra", contravariant=True, default=Any)
+
 
 @runtime_checkable
-class SceneMemory(Protocol):
+class SceneMemory(Protocol[MemoryT]):
     """A 3D memory of the scene, built from frames with depth and pose.
 
     Its data is a record of tensors with a leading batch axis. Methods are pure.
     """
 
-    def empty(self, batch: int, device: Any) -> Any:
+    def empty(self, batch: int, device: torch.device | str) -> MemoryT:
         """Return the data of ``batch`` empty memories."""
         ...
 
     def integrate(
-        self, memory: Any, frame: Frame, camera: Camera, step: Tensor, known: Tensor | None = None
-    ) -> Any:
+        self,
+        memory: MemoryT,
+        frame: Frame,
+        camera: Camera,
+        step: Tensor,
+        known: Tensor | None = None,
+    ) -> MemoryT:
         """Return new data with ``frame`` added.
 
         camera: the camera that saw the frame.
@@ -46,11 +62,11 @@ class SceneMemory(Protocol):
         """
         ...
 
-    def render(self, memory: Any, camera: Camera) -> MemoryView:
+    def render(self, memory: MemoryT, camera: Camera) -> MemoryView:
         """Render the memory at ``camera``."""
         ...
 
-    def surroundings(self, memory: Any, pose: Tensor) -> Tensor:
+    def surroundings(self, memory: MemoryT, pose: Tensor) -> Tensor:
         """Return a top-down map around a pose, in world axes (z up), centred on the pose.
 
         pose: (b, 4, 4) camera-to-world.
@@ -93,7 +109,7 @@ class Policy(Protocol):
         """Clear the state and reseed."""
         ...
 
-    def act(self, obs: Any) -> Any:
+    def act(self, obs: Array) -> Action:
         """Return the action for an observation."""
         ...
 
@@ -177,7 +193,7 @@ class Prediction:
 
 
 @runtime_checkable
-class Dynamics(Protocol):
+class Dynamics(Protocol[ContextT]):
     """Predicts the next frame.
 
     Its context is a record of tensors with a leading batch axis; empty tuples are allowed. Methods
@@ -201,15 +217,15 @@ class Dynamics(Protocol):
         """
         ...
 
-    def empty(self, batch: int, device: Any) -> Any:
+    def empty(self, batch: int, device: torch.device | str) -> ContextT:
         """Return a context without frames, for ``batch`` environments."""
         ...
 
-    def predict(self, context: Any, inputs: StepInputs) -> tuple[Prediction, Any]:
+    def predict(self, context: ContextT, inputs: StepInputs) -> tuple[Prediction, ContextT]:
         """Predict the next frame; returns the prediction and the context that includes it."""
         ...
 
-    def observe(self, context: Any, inputs: StepInputs, frame: Frame) -> Any:
+    def observe(self, context: ContextT, inputs: StepInputs, frame: Frame) -> ContextT:
         """Return the context with a given ``frame`` in place of a predicted one."""
         ...
 
@@ -301,7 +317,16 @@ class DepthEstimator(Protocol):
         ...
 
 
-# Optional capabilities of a painter.
+# Optional capabilities of a painter. The library tests for them with isinstance.
+
+
+@runtime_checkable
+class PromptPainter(Protocol):
+    """A painter that follows free text, besides or instead of attributes."""
+
+    def with_prompt(self, prompt: str) -> Painter:
+        """Return the same painter with another text."""
+        ...
 
 
 @runtime_checkable
@@ -321,7 +346,7 @@ class ScoresViews(Protocol):
 
 
 @runtime_checkable
-class NetworkDynamics(Protocol):
+class NetworkDynamics(Protocol[ContextT]):
     """A dynamics that runs one network, so an engine can replace how the network runs."""
 
     num_inference_steps: int
@@ -330,8 +355,11 @@ class NetworkDynamics(Protocol):
     """The network."""
 
     def with_network(
-        self, network: nn.Module, forward: Callable[..., Any] | None = None, in_place: bool = False
-    ) -> Dynamics:
+        self,
+        network: nn.Module,
+        forward: Callable[..., Any] | None = None,
+        in_place: bool = False,
+    ) -> Dynamics[ContextT]:
         """Return the same dynamics with a copy of the network, for example in another dtype.
 
         network: the copy.
@@ -341,7 +369,7 @@ class NetworkDynamics(Protocol):
         """
         ...
 
-    def cast_context(self, context: Any) -> Any:
+    def cast_context(self, context: ContextT) -> ContextT:
         """Return the context in the network's dtype; the same object if it already has it."""
         ...
 
@@ -359,17 +387,17 @@ class UncertainDynamics(Protocol):
 
 
 @runtime_checkable
-class ContextOfViews(Protocol):
+class ContextOfViews(Protocol[ContextT_contra]):
     """A dynamics whose context holds the memory's view of the newest frame and past actions."""
 
-    def coverage(self, context: Any) -> Tensor:
+    def coverage(self, context: ContextT_contra) -> Tensor:
         """Return the share of the newest frame that the memory covered before that frame.
 
         Returns (b,) float32 in [0, 1].
         """
         ...
 
-    def acts(self, context: Any) -> Tensor:
+    def acts(self, context: ContextT_contra) -> Tensor:
         """Return the actions in the context.
 
         They are validated when a context is read from a file.
@@ -388,19 +416,19 @@ class BlankMemory(Protocol):
 
 
 @runtime_checkable
-class HasPoints(Protocol):
+class HasPoints(Protocol[MemoryT_contra]):
     """A memory that can return its contents as points."""
 
-    def to_points(self, memory: Any) -> Any:
+    def to_points(self, memory: MemoryT_contra) -> Any:
         """Return the contents as :class:`worldsim.memory.slots.Points`."""
         ...
 
 
 @runtime_checkable
-class CountsPoints(Protocol):
+class CountsPoints(Protocol[MemoryT_contra]):
     """A memory that counts its contents."""
 
-    def count(self, memory: Any) -> Tensor:
+    def count(self, memory: MemoryT_contra) -> Tensor:
         """Return the number of points or frames of each environment, (b,) int64."""
         ...
 
@@ -422,14 +450,14 @@ class SkipsUnknown(Protocol):
 
 
 @runtime_checkable
-class EngineMemory(Protocol):
+class EngineMemory(Protocol[MemoryT]):
     """A memory whose operations an engine can replace."""
 
-    def with_passes(self, passes: Any) -> SceneMemory:
+    def with_passes(self, passes: Any) -> SceneMemory[MemoryT]:
         """Return the same memory with other passes over points, for example compiled ones."""
         ...
 
-    def in_place_with(self, between: Any | None = None) -> SceneMemory:
+    def in_place_with(self, between: Any | None = None) -> SceneMemory[MemoryT]:
         """Return the same memory, allowed to overwrite its data on a GPU.
 
         Use it only if the caller owns the data.
@@ -439,16 +467,17 @@ class EngineMemory(Protocol):
         ...
 
 
-def fit_scene(scene: Any, world: Any) -> Any:
+def fit_scene(scene: Scene, world: Any) -> Scene:
     """Return the scene adapted to ``world``, or the scene itself if it does not adapt.
 
     Accepts the old name of :meth:`FittingScene.fit_to`, ``fitted``, with a DeprecationWarning.
     """
     if isinstance(scene, FittingScene):
         return scene.fit_to(world)
-    if callable(getattr(scene, "fitted", None)):
+    fitted: Callable[[Any], Scene] | None = getattr(scene, "fitted", None)
+    if callable(fitted):
         warn_renamed(f"{type(scene).__name__}.fitted", "fit_to")
-        return scene.fitted(world)
+        return fitted(world)
     return scene
 
 

@@ -155,6 +155,8 @@ class WorldState:
     coverage: (b,) float32 in [0, 1], the share of the newest frame that the memory covered before
         it integrated that frame. None where the context holds the memory's view
         (:class:`worldsim.protocols.ContextOfViews`).
+    looked: (b,) int64, the step at which a painter last looked ahead
+        (:mod:`worldsim.world.paint_ahead`); None for dreams that are not painted ahead.
     """
 
     frame: Frame
@@ -166,6 +168,7 @@ class WorldState:
     seed: Tensor
     step: Tensor
     coverage: Tensor | None = None
+    looked: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.seed)

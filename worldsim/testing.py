@@ -23,6 +23,7 @@ from worldsim.memory.splat import MAP_CELLS, hole_view
 from worldsim.protocols import (
     Dynamics,
     DynamicsSpec,
+    MemoryT,
     Painter,
     PainterSpec,
     PaintInputs,
@@ -33,7 +34,7 @@ from worldsim.protocols import (
     StepInputs,
     fit_scene,
 )
-from worldsim.runtime.types import Space
+from worldsim.runtime.types import Action, Array, Space
 from worldsim.state import Frame, MemoryView, SceneStart, flatten, map_tensors, unflatten
 
 
@@ -56,11 +57,11 @@ class Recall:
 
 
 def check_memory(
-    memory: SceneMemory,
-    device: Any = "cpu",
+    memory: SceneMemory[MemoryT],
+    device: torch.device | str = "cpu",
     size: tuple[int, int] = (16, 24),
     recall: Recall | None = None,
-    refine: Callable[[Any], Any] | None = None,
+    refine: Callable[[MemoryT], MemoryT] | None = None,
 ) -> None:
     """Check a scene memory on three small synthetic worlds.
 
@@ -89,7 +90,7 @@ def check_memory(
             f"{type(memory).__name__} lacks one of the methods empty, integrate, render, "
             f"surroundings"
         )
-    refine, recall = refine or (lambda data: data), recall or Recall()
+    refine, recall = refine or _unrefined, recall or Recall()
     frame, camera, step = _synthetic_frames(device, *size)
     empty = memory.empty(3, device)
     _check_record(empty, empty, 3)
@@ -133,7 +134,7 @@ def check_memory(
     _check_rows_alone(memory, refine, frame, camera, step, views)
 
 
-def check_dynamics(dynamics: Dynamics, device: Any = "cpu") -> None:
+def check_dynamics(dynamics: Dynamics, device: torch.device | str = "cpu") -> None:
     """Check a dynamics over two steps of three small synthetic environments.
 
     The dynamics must fulfil these conditions:
@@ -215,7 +216,7 @@ def check_scene(scene: Scene, world: Any) -> None:
     )
 
 
-def check_painter(painter: Painter, device: Any = "cpu", colour: int = 0) -> None:
+def check_painter(painter: Painter, device: torch.device | str = "cpu", colour: int = 0) -> None:
     """Check a painter on synthetic views.
 
     The painter must fulfil these conditions:
@@ -318,7 +319,9 @@ def _check_known(painter: Painter, inputs: PaintInputs) -> None:
             )
 
 
-def _paint_cameras(spec: PainterSpec, count: int, device: Any, smaller: int = 0) -> Camera:
+def _paint_cameras(
+    spec: PainterSpec, count: int, device: torch.device | str, smaller: int = 0
+) -> Camera:
     """Return level cameras that stand at one place and turn by 45 degrees from one to the next."""
     level = torch.tensor([[0.0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
     turn = torch.zeros(count, 6)
@@ -328,7 +331,9 @@ def _paint_cameras(spec: PainterSpec, count: int, device: Any, smaller: int = 0)
     return Camera(pose, intrinsics, spec.height - smaller, spec.width - smaller)
 
 
-def _paint_inputs(spec: PainterSpec, places: int, views: int, device: Any) -> PaintInputs:
+def _paint_inputs(
+    spec: PainterSpec, places: int, views: int, device: torch.device | str
+) -> PaintInputs:
     """Return views of which nothing is known."""
     camera = _paint_cameras(spec, views, device)
     camera = dataclasses.replace(
@@ -344,7 +349,7 @@ def _paint_inputs(spec: PainterSpec, places: int, views: int, device: Any) -> Pa
     )
 
 
-def check_policy(policy: Policy, action_space: Space, observations: Sequence[Any]) -> None:
+def check_policy(policy: Policy, action_space: Space, observations: Sequence[Array]) -> None:
     """Check a policy on a fixed sequence of observations.
 
     Actions must be in ``action_space``, depend only on the seed and on the observations since
@@ -362,9 +367,9 @@ def check_policy(policy: Policy, action_space: Space, observations: Sequence[Any
         f"check_policy needs at least 2 observations, got {len(observations)}",
     )
 
-    def played(seed: int | None, spoil: bool = False) -> list[Any]:
+    def played(seed: int | None, spoil: bool = False) -> list[Action]:
         policy.reset(seed)
-        acts = []
+        acts: list[Action] = []
         for observation in observations:
             before = copy.deepcopy(observation)
             act = policy.act(observation)
@@ -392,13 +397,17 @@ def check_policy(policy: Policy, action_space: Space, observations: Sequence[Any
     played(None)
 
 
-def _alike(a: Any, b: Any) -> bool:
-    if isinstance(a, (list, tuple)):
+def _unrefined(data: MemoryT) -> MemoryT:
+    return data
+
+
+def _alike(a: object, b: object) -> bool:
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
         return len(a) == len(b) and all(_alike(x, y) for x, y in zip(a, b, strict=True))
     return np.array_equal(np.asarray(a), np.asarray(b))
 
 
-def _synthetic_inputs(spec: DynamicsSpec, device: Any) -> StepInputs:
+def _synthetic_inputs(spec: DynamicsSpec, device: torch.device | str) -> StepInputs:
     """Return inputs of three different environments, with geometry if the dynamics has it."""
     frame, camera, step = _synthetic_frames(device, spec.height, spec.width)
     act = torch.arange(3, device=device)
@@ -443,7 +452,7 @@ def _check_prediction(prediction: Prediction, inputs: StepInputs, spec: Dynamics
     _require(bool(torch.isfinite(prediction.features).all()), "features are not finite")
 
 
-def _check_record(data: Any, empty: Any, batch: int) -> None:
+def _check_record(data: object, empty: object, batch: int) -> None:
     found, expected = flatten(data), flatten(empty)
     _require(found.keys() == expected.keys(), "memory data changes its structure")
     for name, tensor in found.items():
@@ -518,12 +527,12 @@ def _check_recall(view: MemoryView, frame: Frame, recall: Recall) -> None:
 
 
 def _check_rows_alone(
-    memory: SceneMemory,
-    refine: Callable[[Any], Any],
+    memory: SceneMemory[MemoryT],
+    refine: Callable[[MemoryT], MemoryT],
     frame: Frame,
     camera: Camera,
     step: Tensor,
-    together: tuple[Any, ...],
+    together: tuple[MemoryView, MemoryView, Tensor],
 ) -> None:
     """Repeat the steps for each environment alone and compare the results bit for bit."""
     for i in range(len(step)):
@@ -545,7 +554,9 @@ def _check_rows_alone(
         _require(_equal(own, alone), f"environment {i} of 3 comes out differently when it is alone")
 
 
-def _synthetic_frames(device: Any, height: int, width: int) -> tuple[Frame, Camera, Tensor]:
+def _synthetic_frames(
+    device: torch.device | str, height: int, width: int
+) -> tuple[Frame, Camera, Tensor]:
     """Return three different frames of wavy walls below a sky, with three distant cameras."""
     generator = torch.Generator().manual_seed(0)
     u = torch.linspace(0, 6, width)[None, None, :]
@@ -582,7 +593,7 @@ def _turned_round(pose: Tensor) -> Tensor:
     return pose * torch.tensor([-1.0, 1.0, -1.0, 1.0], device=pose.device)
 
 
-def _equal(a: Any, b: Any) -> bool:
+def _equal(a: object, b: object) -> bool:
     left, right = flatten(a), flatten(b)
     return left.keys() == right.keys() and all(
         torch.equal(left[name], right[name]) for name in left

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -61,8 +60,6 @@ class FrameOutcomeHead(Module):
     bins: the reward of continuing is a distribution over this many values (two-hot, Hafner et al.
         2023); 0 predicts its mean alone.
     """
-
-    config: Any
 
     @register_to_config
     def __init__(

@@ -86,7 +86,7 @@ def walked(
     """The context after all frames but the last are in the cache, the last one pending."""
     context = dynamics.empty(B, "cpu")
     for frame, condition, z in zip(frames, conditions, noise, strict=True):
-        context = dynamics.commit(dynamics.advance(context), frame, condition, z)
+        context = dynamics.hold(dynamics.flush(context), frame, condition, z)
     return context
 
 
@@ -108,7 +108,7 @@ def test_cached_context_equals_the_banded_forward(
     under the band."""
     dynamics = DiffusionDynamics(network)
     level = dynamics.config.context_sigma
-    context = dynamics.advance(walked(dynamics, frames, conditions, noise))
+    context = dynamics.flush(walked(dynamics, frames, conditions, noise))
     x = noised(frames, noise, level)
     mask = band_mask(FRAMES, WINDOW)[None]
     _, _, cache = network(
@@ -169,7 +169,7 @@ def test_fused_commit_equals_advance(
     dynamics = DiffusionDynamics(network, DynamicsConfig(num_inference_steps=3))
     context = walked(dynamics, frames[:6], conditions[:6], noise[:6])
     *_, fused = dynamics.sample(context, conditions[6], noise[6])
-    alone = dynamics.advance(context)
+    alone = dynamics.flush(context)
     torch.testing.assert_close(fused.cache, alone.cache, atol=1e-5, rtol=0)
     assert torch.equal(fused.valid, alone.valid) and torch.equal(fused.present, alone.present)
 

@@ -144,7 +144,7 @@ def test_samples_are_those_of_use(steps: int) -> None:
             x, _, context = dynamics.sample(context, condition, noise[1, :, i])
         torch.testing.assert_close(sampled[:, i], x, atol=1e-4, rtol=1e-4)
         frame = channels_to_frame(batch.x[:, i], None)
-        context = dynamics.commit(context, frame, condition, noise[0, :, i])
+        context = dynamics.hold(context, frame, condition, noise[0, :, i])
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn() -> None:

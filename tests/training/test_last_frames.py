@@ -168,7 +168,7 @@ def test_cached_steps_equal_a_banded_forward(count: int, fold: int, reset: int) 
             x, _, context = dynamics.sample(context, condition, noise[1][:, t])
             assert torch.allclose(x, whole[:, t], atol=1e-4)
             before = Frame(given.rgb[:, t])
-            context = dynamics.commit(context, before, condition, noise[0][:, t])
+            context = dynamics.hold(context, before, condition, noise[0][:, t])
 
 
 def test_dreams_of_training_are_shown_what_they_dreamed() -> None:

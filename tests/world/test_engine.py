@@ -42,7 +42,7 @@ def stepping_in_place(monkeypatch: pytest.MonkeyPatch, tiny_world: World) -> Wor
     """A world that steps in buffers as a CUDA graph does; what is replayed is the step itself."""
     monkeypatch.setattr(engines._Captured, "_capture", lambda self: self._run)
     world = tiny_world.with_engine("plain")
-    world.running.graphed = GraphedStep(world.running.parts)
+    world.running.graphed = GraphedStep(world.running.inner)
     return world
 
 

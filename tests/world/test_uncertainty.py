@@ -66,7 +66,7 @@ def test_it_is_the_distance_of_two_draws(world: World, scenes_folder: Path) -> N
     act = torch.tensor([1])
     _, told = telling.step(state.clone(), act)
     n = world.network.config
-    inputs = world.running.parts.inputs(state, act)
+    inputs = world.running.inner.inputs(state, act)
     condition = world.dynamics.condition_on(state.context, inputs)
     one, other = (
         world.dynamics.sample(

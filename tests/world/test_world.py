@@ -408,26 +408,26 @@ def test_ends_are_drawn_with_their_probability() -> None:
     state = dataclasses.replace(world.blank(512), seed=torch.arange(512))
     later = [dataclasses.replace(state, step=state.step + i) for i in range(8)]
     ended = torch.stack(
-        [world.running.parts.draw_terminations(torch.full((512,), logit), s) for s in later]
+        [world.running.inner.draw_terminations(torch.full((512,), logit), s) for s in later]
     )
     assert float(ended.float().mean()) == pytest.approx(0.25, abs=0.03)
     assert float((ended[0] & ended[1]).float().mean()) == pytest.approx(0.0625, abs=0.03)
     # The same draw for a neighbourless copy; another purpose's numbers are others.
     alone = state.select(torch.tensor([77]))
-    assert bool(world.running.parts.draw_terminations(torch.full((1,), logit), alone)) == bool(
+    assert bool(world.running.inner.draw_terminations(torch.full((1,), logit), alone)) == bool(
         ended[0, 77]
     )
     expected = uniform(torch.tensor([77]), torch.tensor([0]), Purpose.HEADS, (1,)) < 0.25
     assert bool(expected) == bool(ended[0, 77])
     # Certain ends and none.
-    assert bool(world.running.parts.draw_terminations(torch.full((512,), 40.0), state).all())
-    assert not bool(world.running.parts.draw_terminations(torch.full((512,), -40.0), state).any())
+    assert bool(world.running.inner.draw_terminations(torch.full((512,), 40.0), state).all())
+    assert not bool(world.running.inner.draw_terminations(torch.full((512,), -40.0), state).any())
     threshold = make_tiny_world(geometry=False, rewards=True)
     assert threshold.config.termination == "threshold"
     assert not bool(
-        threshold.running.parts.draw_terminations(torch.full((512,), logit), state).any()
+        threshold.running.inner.draw_terminations(torch.full((512,), logit), state).any()
     )
-    assert bool(threshold.running.parts.draw_terminations(torch.full((512,), 0.1), state).all())
+    assert bool(threshold.running.inner.draw_terminations(torch.full((512,), 0.1), state).all())
 
 
 def test_an_end_has_a_reward_of_its_own() -> None:

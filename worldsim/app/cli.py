@@ -8,17 +8,18 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, get_type_hints
 
 from worldsim import __version__
+from worldsim.app import endings
 from worldsim.errors import WorldsimError
 from worldsim.runtime.children import safe_imports
 from worldsim.runtime.files import require_replaceable
-from worldsim.runtime.next_steps import tell
+from worldsim.runtime.next_steps import Ending
 from worldsim.runtime.old_names import with_new_options
-from worldsim.runtime.progress import silence
+from worldsim.runtime.progress import say, silence
 from worldsim.runtime.ranges import Threads
 from worldsim.runtime.threads import use_threads, wait_passively
 
@@ -36,6 +37,8 @@ class Command:
     summary: str
     positional: str | None = None
     """The config's field that is given without its name."""
+    ending: Callable[[Any, Any], Ending] = endings.after_any
+    """Takes the config and the function's result; returns the last lines to print."""
 
     def load(self) -> tuple[type, Any]:
         """Import and return the config class and the function that takes it."""
@@ -66,6 +69,7 @@ COMMANDS = {
         "record",
         "Record episodes of a Gymnasium environment.",
         "env_id",
+        ending=endings.after_record,
     ),
     "export-minari": Command(
         "worldsim.data.minari",
@@ -73,6 +77,7 @@ COMMANDS = {
         "export_minari",
         "Copy a recording into Minari.",
         "data",
+        ending=endings.after_export_minari,
     ),
     "import-minari": Command(
         "worldsim.data.minari",
@@ -80,9 +85,14 @@ COMMANDS = {
         "import_minari",
         "Make a recording of a Minari dataset.",
         "name",
+        ending=endings.after_record,
     ),
     "train": Command(
-        "worldsim.training.train", "TrainConfig", "train", "Train a world on recorded episodes."
+        "worldsim.training.train",
+        "TrainConfig",
+        "train",
+        "Train a world on recorded episodes.",
+        ending=endings.after_train,
     ),
     "distil": Command(
         "worldsim.training.distil",
@@ -90,6 +100,7 @@ COMMANDS = {
         "distil",
         "Make a student of few sampling steps.",
         "world",
+        ending=endings.after_train,
     ),
     "evaluate": Command(
         "worldsim.evaluation.evaluate",
@@ -97,6 +108,7 @@ COMMANDS = {
         "evaluate",
         "Measure a world against its real twin.",
         "world",
+        ending=endings.after_evaluate,
     ),
     "evaluate-agent": Command(
         "worldsim.evaluation.evaluate_agent",
@@ -104,6 +116,7 @@ COMMANDS = {
         "evaluate_agent",
         "Measure an agent in dream and real twin.",
         "agent",
+        ending=endings.after_evaluate_agent,
     ),
     "agreement": Command(
         "worldsim.evaluation.agreement",
@@ -111,6 +124,7 @@ COMMANDS = {
         "agreement",
         "Compare policies' returns in dream and real twin.",
         "world",
+        ending=endings.after_agreement,
     ),
     "compare": Command(
         "worldsim.app.compare",
@@ -118,6 +132,7 @@ COMMANDS = {
         "compare",
         "Film a world beside its real twin, same actions.",
         "world",
+        ending=endings.after_compare,
     ),
     "watch": Command(
         "worldsim.app.watch",
@@ -125,6 +140,7 @@ COMMANDS = {
         "watch",
         "Film an agent in dream and real twin.",
         "agent",
+        ending=endings.after_watch,
     ),
     "bench": Command(
         "worldsim.evaluation.bench",
@@ -132,12 +148,14 @@ COMMANDS = {
         "bench",
         "Measure how fast a world is stepped.",
         "world",
+        ending=endings.after_bench,
     ),
     "demo": Command(
         "worldsim.app.demo",
         "DemoConfig",
         "demo",
         "Walk through the shipped world; write video, pictures, metrics.",
+        ending=endings.after_compare,
     ),
     "generate": Command(
         "worldsim.app.generate",
@@ -151,6 +169,7 @@ COMMANDS = {
         "export",
         "Write a world, or what a snapshot or a scene holds.",
         "source",
+        ending=endings.after_export,
     ),
     "view": Command(
         "worldsim.app.view",
@@ -158,6 +177,7 @@ COMMANDS = {
         "view",
         "Show the memory of a snapshot or a scene in the browser.",
         "snapshot",
+        ending=endings.after_view,
     ),
     "journey": Command(
         "worldsim.app.journey",
@@ -166,10 +186,18 @@ COMMANDS = {
         "Make a trip through new places from words.",
     ),
     "worlds": Command(
-        "worldsim.app.worlds", "WorldsConfig", "worlds", "List the worlds that are shipped."
+        "worldsim.app.worlds",
+        "WorldsConfig",
+        "worlds",
+        "List the worlds that are shipped.",
+        ending=endings.after_worlds,
     ),
     "words": Command(
-        "worldsim.app.words", "WordsConfig", "words", "List the words that prompts may use."
+        "worldsim.app.words",
+        "WordsConfig",
+        "words",
+        "List the words that prompts may use.",
+        ending=endings.after_words,
     ),
 }
 
@@ -206,7 +234,8 @@ def run(name: str, arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         print(f"error: {unknown(name)}", file=sys.stderr)
         return USAGE_ERROR
-    _, function = COMMANDS[name].load()
+    command = COMMANDS[name]
+    _, function = command.load()
     config, common = parse_all(name, arguments)
     report = getattr(config, "json", None)
     if report is not None:
@@ -214,7 +243,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
         require_replaceable(report)
     use_threads(common.threads)
     with silence(common.quiet):
-        tell(name, config, function(config))
+        say(command.ending(config, function(config)).text())
     return 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.evaluation.metrics import psnr, sharpness
 from worldsim.io.pictures import panels
 from worldsim.io.video import write_video
+from worldsim.protocols import Policy
 from worldsim.runtime.arguments import shown
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, read_json, write_json
@@ -28,7 +29,7 @@ from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.progress import follow, say
 from worldsim.runtime.ranges import Count, Scale, Seed
-from worldsim.runtime.types import Array, Env, JsonObject, Space
+from worldsim.runtime.types import Action, Array, Env, JsonObject, Space
 from worldsim.shipped.policies import make_policy
 from worldsim.state import SceneStart, Transition
 from worldsim.world import World
@@ -97,7 +98,7 @@ class Lesson:
     """
 
     start: SceneStart
-    acts: list[Any]
+    acts: list[Action]
     rgb: Tensor
     rewards: list[float]
     terminated: bool
@@ -141,7 +142,7 @@ def compare(config: CompareConfig, world: World | None = None) -> JsonObject:
     return figures
 
 
-def read_actions(path: Path, space: Space) -> list[Any]:
+def read_actions(path: Path, space: Space) -> list[Action]:
     """Read actions from a JSON file and check each against the action space.
 
     Raises NotFoundError, DamagedFileError or InvalidInputError.
@@ -164,7 +165,7 @@ def read_actions(path: Path, space: Space) -> list[Any]:
     return acts
 
 
-def play_twin(config: CompareConfig, world: World, acts: Sequence[Any] | None) -> Lesson:
+def play_twin(config: CompareConfig, world: World, acts: Sequence[Action] | None) -> Lesson:
     """Play an episode of the real twin: the history under the policy, then ``acts``.
 
     By default, the policy continues.
@@ -191,7 +192,7 @@ def play_twin(config: CompareConfig, world: World, acts: Sequence[Any] | None) -
     )
 
 
-def _after_history(config: CompareConfig, twin: Env, policy: Any) -> Any:
+def _after_history(config: CompareConfig, twin: Env, policy: Policy) -> Array:
     """Start an episode that outlasts the history; returns its last observation."""
     for seed in range(config.seed, config.seed + TRIES):
         obs, _ = twin.reset(seed=seed, options=dict(config.reset_options) or None)

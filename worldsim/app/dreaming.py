@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
 from worldsim.runtime.progress import follow
+from worldsim.runtime.types import Action
 from worldsim.state import Transition, WorldState
 from worldsim.world import World
 
 
 def dream_on(
-    world: World, state: WorldState, acts: Sequence[Any]
+    world: World, state: WorldState, acts: Sequence[Action]
 ) -> tuple[list[Transition], WorldState]:
     """Return the transitions of the actions from ``state`` (a batch of one), and the final state.
 

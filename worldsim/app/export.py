@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Le
 
@@ -22,6 +22,8 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Number
 
 if TYPE_CHECKING:
+    from trimesh import Trimesh
+
     from worldsim.world.snapshots import OpenedSnapshot
 
 Form = Literal["ply", "glb", "nerfstudio"]
@@ -208,7 +210,7 @@ def _check_file(out: Path, force: bool) -> None:
         )
 
 
-def _mesh(config: ExportConfig, opened: OpenedSnapshot) -> Any:
+def _mesh(config: ExportConfig, opened: OpenedSnapshot) -> Trimesh:
     from worldsim.io.meshes import FusionConfig, PoissonConfig, fuse, wrap
 
     trajectory = opened.trajectory

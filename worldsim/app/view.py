@@ -18,7 +18,7 @@ import math
 import socket
 import threading
 import urllib.parse
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,17 @@ from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.types import Array
 
 if TYPE_CHECKING:
+    from viser import (
+        CameraFrustumHandle,
+        ClientHandle,
+        GuiCheckboxHandle,
+        LineSegmentsHandle,
+        PointCloudHandle,
+        SceneNodeHandle,
+        ViserServer,
+    )
+    from websockets.http11 import Request, Response
+
     from worldsim.memory.handle import MemoryHandle
     from worldsim.memory.handle_results import PointArrays
     from worldsim.world.snapshots import OpenedSnapshot
@@ -96,7 +107,7 @@ class Cloud:
 
     rows: Array
     size: float
-    shown: Any
+    shown: PointCloudHandle
 
 
 def view(config: ViewConfig) -> None:
@@ -148,7 +159,7 @@ def open_viewer(config: ViewConfig) -> Viewer:
 class Viewer:
     """The page and its controls, which all visitors share."""
 
-    def __init__(self, server: Any, opened: OpenedSnapshot) -> None:
+    def __init__(self, server: ViserServer, opened: OpenedSnapshot) -> None:
         memory = opened.memory
         self.server = server
         self._points = memory.points()
@@ -200,7 +211,7 @@ class Viewer:
             clouds.append(Cloud(rows, float(2.0 ** (step / 2)), cloud))
         return clouds
 
-    def _add_sky(self, memory: MemoryHandle) -> Any:
+    def _add_sky(self, memory: MemoryHandle) -> PointCloudHandle | None:
         """Add directions on a sphere around everything, hidden at first; None if there are none."""
         direction, colour = memory.sky()
         if not len(direction):
@@ -219,7 +230,7 @@ class Viewer:
             visible=False,
         )
 
-    def _add_path(self) -> Any:
+    def _add_path(self) -> LineSegmentsHandle | None:
         places = np.stack([shot.pose[:3, 3] for shot in self._shots])
         if len(places) < 2:
             return None
@@ -228,8 +239,9 @@ class Viewer:
             "/path", lines, PATH_COLOUR, thickness=3.0, thickness_units="screen"
         )
 
-    def _frustum(self, name: str, t: int, colour: tuple[int, int, int]) -> Any:
+    def _frustum(self, name: str, t: int, colour: tuple[int, int, int]) -> CameraFrustumHandle:
         fov, aspect = self._lens
+        wxyz, position = _place(self._shots[t].pose)
         frustum = self.server.scene.add_camera_frustum(
             name,
             fov,
@@ -240,11 +252,12 @@ class Viewer:
             thickness_units="screen",
             image=self._shots[t].rgb,
             format="png",
-            **_place(self._shots[t].pose),
+            wxyz=wxyz,
+            position=position,
         )
 
         def on_click(_: object) -> None:
-            self._frame.value = t
+            self._frame.value = t  # type: ignore[misc]
 
         if colour == CAMERA_COLOUR:
             frustum.on_click(on_click)
@@ -284,7 +297,7 @@ class Viewer:
         self._frame.on_update(lambda _: self._choose(int(self._frame.value)))
         jump.on_click(lambda event: self._jump(event.client))
 
-    def _switch(self, name: str, things: list[Any], on: bool) -> Any:
+    def _switch(self, name: str, things: Sequence[SceneNodeHandle], on: bool) -> GuiCheckboxHandle:
         box = self.server.gui.add_checkbox(name, initial_value=on)
 
         def on_switch(_: object) -> None:
@@ -317,21 +330,22 @@ class Viewer:
 
     def _choose(self, t: int) -> None:
         shot = self._shots[min(t, len(self._shots) - 1)]
-        placed = _place(shot.pose)
+        wxyz, position = _place(shot.pose)
         with self.server.atomic():
-            self._chosen.wxyz, self._chosen.position = placed["wxyz"], placed["position"]
+            self._chosen.wxyz, self._chosen.position = wxyz, position
             self._chosen.image, self._chosen.visible = shot.rgb, True
         self._picture.image = _enlarge(shot.rgb)
 
-    def _jump(self, client: Any) -> None:
+    def _jump(self, client: ClientHandle | None) -> None:
         """Move a visitor to the chosen frame's camera, with its field of view."""
-        placed = _place(self._shots[int(self._frame.value)].pose)
+        assert client is not None
+        wxyz, position = _place(self._shots[int(self._frame.value)].pose)
         with client.atomic():
-            client.camera.position = placed["position"]
-            client.camera.wxyz = placed["wxyz"]
+            client.camera.position = position
+            client.camera.wxyz = wxyz
             client.camera.fov = self._lens[0]
         # A picture held in front of the eye would hide what the memory shows.
-        self._show["cameras"].value = False
+        self._show["cameras"].value = False  # type: ignore[misc]
         self._chosen.visible = False
 
     def _begin(self, pose: Array) -> None:
@@ -394,7 +408,9 @@ def _guard(host: str) -> Iterator[None]:
     serve = server.serve
 
     def guarded(handler: Any, *args: Any, process_request: Any = None, **kwargs: Any) -> Any:
-        def process(connection: Any, request: Any) -> Any:
+        def process(
+            connection: server.ServerConnection, request: Request
+        ) -> Awaitable[Response | None] | Response | None:
             if not may_connect(request.headers, host):
                 return connection.respond(
                     http.HTTPStatus.FORBIDDEN, "this viewer answers its own page alone\n"
@@ -410,12 +426,12 @@ def _guard(host: str) -> Iterator[None]:
         server.serve = serve  # type: ignore[misc]
 
 
-def _unshare(server: Any) -> Any:
+def _unshare(server: ViserServer) -> ViserServer:
     """Return the server without viser's sharing.
 
-    Any visitor could request it, and it would publish the page through viser's servers.
+    Every visitor could request it, and it would publish the page through viser's servers.
     """
-    server.request_share_url = lambda verbose=True: None
+    server.request_share_url = lambda verbose=True: None  # type: ignore[method-assign]
     return server
 
 
@@ -451,11 +467,12 @@ def _walk(opened: OpenedSnapshot) -> list[Shot]:
     ]
 
 
-def _place(pose: Array) -> dict[str, Any]:
+def _place(pose: Array) -> tuple[Array, Array]:
+    """Return a pose as a quaternion ``wxyz`` (4,) and a position (3,), metres."""
     import viser.transforms
 
     rotation = viser.transforms.SO3.from_matrix(pose[:3, :3].astype(np.float64))
-    return {"wxyz": rotation.wxyz, "position": pose[:3, 3].astype(np.float64)}
+    return rotation.wxyz, pose[:3, 3].astype(np.float64)
 
 
 def _spread(n: int, most: int) -> list[int]:

@@ -94,6 +94,7 @@ def video_frames(real: Played, dream: Played, scale: int) -> list[Array]:
     not fit.
     """
     shown: list[Array] = []
+    assert real.frames is not None and dream.frames is not None
     height, width = np.shape(real.frames[0])[:2]
     count = max(len(real.frames), len(dream.frames))
     require_memory_for(
@@ -111,6 +112,7 @@ def video_frames(real: Played, dream: Played, scale: int) -> list[Array]:
 
 
 def _at(played: Played, t: int) -> Array:
+    assert played.frames is not None
     if t < len(played.frames):
         return np.asarray(played.frames[t])
     return np.asarray(played.frames[-1]) // 2

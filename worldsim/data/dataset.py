@@ -33,7 +33,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Any, Literal, NamedTuple, SupportsIndex, overload
+from typing import Annotated, Literal, NamedTuple, SupportsIndex, overload
 
 import gymnasium as gym
 import numpy as np
@@ -514,7 +514,7 @@ class EpisodeDataset(Sequence[Episode]):
             )
         return tuple(bad)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # Memory maps stay behind: another process opens its own.
         return {**self.__dict__, "_open": {}, "_verified": set()}
 

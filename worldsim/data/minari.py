@@ -8,14 +8,16 @@ import dataclasses
 import importlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, EpisodeWriter
 from worldsim.data.episode import Episode
@@ -26,8 +28,14 @@ from worldsim.runtime.files import require_regular
 from worldsim.runtime.json_config import from_json
 from worldsim.runtime.progress import Progress, follow
 from worldsim.runtime.spaces import describe_space, space_of
+from worldsim.runtime.types import Array, Space
 from worldsim.world.image_env import PixelsConfig, as_dict, make_pixels, to_pixels
 from worldsim.world.twin import check_twin
+
+if TYPE_CHECKING:
+    import h5py
+    from minari import EpisodeData, MinariDataset
+    from minari.data_collector import EpisodeBuffer
 
 OWN_METADATA = "worldsim"
 """Key of a Minari dataset's metadata that holds what ``dataset.json`` says."""
@@ -66,7 +74,7 @@ class ImportMinariConfig:
     """A shard is closed once it has this many frames."""
 
 
-def export_minari(config: ExportMinariConfig) -> Any:
+def export_minari(config: ExportMinariConfig) -> MinariDataset:
     """Export a recording; returns the Minari dataset.
 
     Observations, actions, rewards, terminations and truncations are stored without loss. The
@@ -139,17 +147,18 @@ def _spec_metadata(info: DatasetInfo, config: ExportMinariConfig) -> dict[str, s
         return {}
 
 
-def _spec_of(info: DatasetInfo, source: Path) -> Any:
+def _spec_of(info: DatasetInfo, source: Path) -> EnvSpec:
     """Return the spec of the recorded environment, as ``gymnasium.make`` takes it."""
     env_id = check_twin(info.env_id, info.env_kwargs, source)
     if info.pixels:
         # The wrappers are in the spec of an environment that wears them.
         env = make_pixels(env_id, dict(info.env_kwargs), from_json(PixelsConfig, info.pixels))
         try:
+            assert env.spec is not None
             return env.spec
         finally:
             env.close()
-    spec: Any = copy.deepcopy(gym.spec(env_id))
+    spec = copy.deepcopy(gym.spec(env_id))
     kwargs = dict(info.env_kwargs)
     spec.max_episode_steps = kwargs.pop("max_episode_steps", spec.max_episode_steps)
     spec.kwargs = {**spec.kwargs, **kwargs}
@@ -211,7 +220,7 @@ def _require_own_data(path: Path) -> None:
     """
     import h5py
 
-    def check(group: Any) -> None:
+    def check(group: h5py.Group) -> None:
         for name in group:
             link = group.get(name, getlink=True)
             found = group.get(name) if isinstance(link, h5py.HardLink) else None
@@ -236,7 +245,7 @@ def _require_own_data(path: Path) -> None:
         ) from error
 
 
-def _own(told: Any, name: str) -> DatasetInfo:
+def _own(told: str, name: str) -> DatasetInfo:
     """Return the metadata of a recording that :func:`export_minari` wrote."""
     try:
         return from_json(DatasetInfo, json.loads(told))
@@ -247,7 +256,7 @@ def _own(told: Any, name: str) -> DatasetInfo:
         ) from None
 
 
-def _minari() -> tuple[Any, Any]:
+def _minari() -> tuple[ModuleType, type[EpisodeBuffer]]:
     try:
         importlib.import_module("h5py")
         return importlib.import_module("minari"), importlib.import_module(
@@ -275,7 +284,7 @@ def _by_shard(dataset: EpisodeDataset) -> Iterator[list[Episode]]:
         first += count
 
 
-def _buffer(kind: Any, episode: Episode) -> Any:
+def _buffer(kind: type[EpisodeBuffer], episode: Episode) -> EpisodeBuffer:
     infos = None
     if episode.has_geometry:
         assert episode.intrinsics is not None
@@ -296,7 +305,9 @@ def _buffer(kind: Any, episode: Episode) -> Any:
     )
 
 
-def _episode(data: Any, image: Any, discrete: bool) -> Episode:
+def _episode(
+    data: EpisodeData, image: Callable[[Array | Mapping[str, Array]], Array], discrete: bool
+) -> Episode:
     act = np.asarray(data.actions, np.int64 if discrete else np.float32)
     geometry = {
         name: np.asarray(data.infos[name]) for name in GEOMETRY if name in (data.infos or {})
@@ -315,7 +326,7 @@ def _episode(data: Any, image: Any, discrete: bool) -> Episode:
     )
 
 
-def _pixels(space: Any, config: ImportMinariConfig) -> PixelsConfig:
+def _pixels(space: Space, config: ImportMinariConfig) -> PixelsConfig:
     key = config.key
     if isinstance(space, gym.spaces.Dict) and key is None:
         images = [
@@ -334,7 +345,7 @@ def _pixels(space: Any, config: ImportMinariConfig) -> PixelsConfig:
     return pixels
 
 
-def _image_space_of(space: Any, pixels: PixelsConfig) -> gym.spaces.Box:
+def _image_space_of(space: Space, pixels: PixelsConfig) -> gym.spaces.Box:
     if pixels.key is not None:
         if not isinstance(space, gym.spaces.Dict) or pixels.key not in space.spaces:
             raise InvalidInputError(
@@ -353,7 +364,9 @@ def _image_space_of(space: Any, pixels: PixelsConfig) -> gym.spaces.Box:
     return space
 
 
-def _describe(source: Any, config: ImportMinariConfig, pixels: PixelsConfig) -> DatasetInfo:
+def _describe(
+    source: MinariDataset, config: ImportMinariConfig, pixels: PixelsConfig
+) -> DatasetInfo:
     spec = source.env_spec
     env_id = config.env_id or (spec.id if spec is not None else "")
     kwargs = dict(spec.kwargs) if spec is not None and config.env_id is None else {}

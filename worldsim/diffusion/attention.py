@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldsim.diffusion.network import rotary_angles
-from worldsim.runtime.triton import found
+from worldsim.runtime.triton import kernels
 
 HEADS, WARPS = 2, 1
 """Heads of a program, a power of two, and its warps: the quickest on an H100."""
@@ -42,7 +42,7 @@ def attend_few(
     angle = rotary_angles(time, half)
     mask = mask.to(torch.uint8).contiguous()
     out = torch.empty(b, asking, n, heads * d, device=q.device, dtype=v.dtype)
-    found("worldsim.diffusion.attention_kernels").attend[n, b, heads // together](
+    kernels("worldsim.diffusion.attention_kernels").attend[n, b, heads // together](
         q,
         k,
         v,
@@ -81,7 +81,7 @@ def shift_(cache: Tensor, new: Tensor) -> None:
     new = new if new[0, 0, 0, 0].is_contiguous() else new.contiguous()
     b, layers, _, cached, n, d = cache.shape
     grid = (-(-n * d // SHIFTED), b, 2 * layers)
-    found("worldsim.diffusion.attention_kernels").shift[grid](
+    kernels("worldsim.diffusion.attention_kernels").shift[grid](
         cache, new, n * d, *cache.stride()[:4], *new.stride()[:3], cached, SHIFTED
     )
 

@@ -36,6 +36,10 @@ def channels_to_frame(x: Tensor, pose: Tensor | None) -> Frame:
     return Frame(rgb=rgb, inverse_depth=inverse_depth, pose=pose)
 
 
+MASK_CHANNEL = 4
+"""Channel of :func:`view_to_channels` that holds the view's mask."""
+
+
 def view_to_channels(view: MemoryView) -> Tensor:
     """Convert a memory view to (b, 8, h, w) float32 channels, zeros in holes.
 

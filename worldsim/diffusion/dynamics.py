@@ -1,8 +1,8 @@
 """The diffusion network as a world's dynamics, with a ring buffer of cached keys and values.
 
-A finished frame enters the cache by a commit pass at context noise. This pass is fused with the
-first denoising pass of the next step, so a step costs one forward pass over two frames, whatever
-the length of the episode.
+The context holds the newest frame with its context noise (:meth:`DiffusionDynamics.hold`). The
+first denoising pass of the next step also moves it into the cache, so a step costs one forward pass
+over two frames, whatever the length of the episode. :meth:`DiffusionDynamics.flush` moves it alone.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias, TypedDict, cast
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from worldsim.camera import pluecker_rays
 from worldsim.diffusion.attention import shift_
 from worldsim.diffusion.denoiser import (
+    MASK_CHANNEL,
     add_noise,
     channels_to_frame,
     frame_to_channels,
@@ -35,6 +36,8 @@ from worldsim.runtime.rng import Purpose, normal
 from worldsim.runtime.triton import usable
 from worldsim.state import Frame, LastFrames, MemoryView
 
+Forward: TypeAlias = Callable[..., tuple[Tensor, Tensor, Tensor]]
+"""Runs the network, with the arguments and results of :meth:`SpaceTimeTransformer.forward`."""
 MAX_STEPS = 1000
 """Largest number of sampling steps per frame. More make no visible difference."""
 
@@ -85,6 +88,13 @@ class Context:
     condition: Condition
 
 
+class Sampled(TypedDict, total=False):
+    """What the passes of one sampled frame leave for the next ones."""
+
+    features: Tensor
+    context: Context
+
+
 class DiffusionDynamics:
     """A :class:`worldsim.protocols.Dynamics` that samples frames with a diffusion network.
 
@@ -102,7 +112,7 @@ class DiffusionDynamics:
         self,
         network: SpaceTimeTransformer,
         config: DynamicsConfig | None = None,
-        forward: Callable[..., Any] | None = None,
+        forward: Forward | None = None,
         in_place: bool = False,
         uncertainty: bool = False,
     ) -> None:
@@ -144,13 +154,13 @@ class DiffusionDynamics:
         return self.config.num_inference_steps
 
     def with_network(
-        self, network: nn.Module, forward: Callable[..., Any] | None = None, in_place: bool = False
+        self, network: nn.Module, forward: Forward | None = None, in_place: bool = False
     ) -> DiffusionDynamics:
         """Return the same dynamics with a copy of the network.
 
         See :class:`worldsim.protocols.NetworkDynamics`.
         """
-        copied: Any = network
+        copied = cast(SpaceTimeTransformer, network)
         return DiffusionDynamics(copied, self.config, forward, in_place, self.uncertainty)
 
     def with_config(self, config: DynamicsConfig) -> DiffusionDynamics:
@@ -170,7 +180,7 @@ class DiffusionDynamics:
         return DiffusionDynamics(self.network, self.config, uncertainty=wanted)
 
     def predict(self, context: Context, inputs: StepInputs) -> tuple[Prediction, Context]:
-        """Sample the next frame and commit it to the context."""
+        """Sample the next frame and hold it in the context."""
         condition = self.condition_on(context, inputs)
         x, features, context = self.sample(context, condition, self._noise(inputs, inputs.purpose))
         uncertainty = None
@@ -178,14 +188,14 @@ class DiffusionDynamics:
             other = self.redraw(context, condition, self._noise(inputs, Purpose.UNCERTAINTY))
             uncertainty = colour_difference(x, other)
         frame = channels_to_frame(x, inputs.pose)
-        context = self.commit(context, frame, condition, self._noise(inputs, Purpose.CONTEXT))
+        context = self.hold(context, frame, condition, self._noise(inputs, Purpose.CONTEXT))
         return Prediction(frame, features.float(), uncertainty), context
 
     def observe(self, context: Context, inputs: StepInputs, frame: Frame) -> Context:
-        """Commit a given frame to the context."""
+        """Hold a given frame in the context instead of a sampled one."""
         condition = self.condition_on(context, inputs)
         noise = self._noise(inputs, Purpose.CONTEXT)
-        return self.commit(self.advance(context), frame, condition, noise)
+        return self.hold(self.flush(context), frame, condition, noise)
 
     def coverage(self, context: Context) -> Tensor:
         """Return the share of the newest frame that the memory covered before that frame.
@@ -195,7 +205,7 @@ class DiffusionDynamics:
         view = context.condition.view[:, -1]
         if not self.spec.uses_memory:
             return torch.zeros(len(view), device=view.device)
-        return view[:, 4].mean((1, 2))
+        return view[:, MASK_CHANNEL].mean((1, 2))
 
     def acts(self, context: Context) -> Tensor:
         """Return the actions in the context's condition."""
@@ -245,7 +255,7 @@ class DiffusionDynamics:
             act=act[:, None], motion=motion[:, None], rays=rays[:, None], view=channels[:, None]
         )
 
-    def empty(self, batch: int, device: Any) -> Context:
+    def empty(self, batch: int, device: torch.device | str) -> Context:
         """Return a context without frames, for ``batch`` environments."""
         n = self.network.config
         dtype = next(self.network.parameters()).dtype
@@ -280,9 +290,7 @@ class DiffusionDynamics:
             else dataclasses.replace(context, cache=context.cache.to(dtype))
         )
 
-    def commit(
-        self, context: Context, frame: Frame, condition: Condition, noise: Tensor
-    ) -> Context:
+    def hold(self, context: Context, frame: Frame, condition: Condition, noise: Tensor) -> Context:
         """Return a context whose newest frame is ``frame``.
 
         The frame enters the cache with the next prediction.
@@ -306,21 +314,22 @@ class DiffusionDynamics:
         Returns the frame's channels (b, c, h, w) in [-1, 1], its features (b, d) for heads, and the
         context with the pending frame in its cache.
         """
-        state: dict[str, Any] = {}
+        sampled: Sampled = {}
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
-            if "context" in state:
-                out, features, _ = self._denoise(state["context"], condition, x, sigma)
+            if "context" in sampled:
+                clean, features, _ = self._denoise(sampled["context"], condition, x, sigma)
                 if not self.config.first_features:
-                    state["features"] = features
+                    sampled["features"] = features
             else:
-                out, state["features"], state["context"] = self._commit_and_denoise(
+                # The first pass also moves the pending frame into the cache.
+                clean, sampled["features"], sampled["context"] = self._flush_and_denoise(
                     context, condition, x, sigma
                 )
-            return out
+            return clean
 
         x = sample(denoise, self._scale(noise), self._sigmas)
-        return x, state["features"], state["context"]
+        return x, sampled["features"], sampled["context"]
 
     def redraw(self, context: Context, condition: Condition, noise: Tensor) -> Tensor:
         """Sample the frame of :meth:`sample` again, with other noise.
@@ -339,7 +348,7 @@ class DiffusionDynamics:
         # Not multiplied by 1, to avoid rounding.
         return noise if self.config.temperature == 1.0 else self.config.temperature * noise
 
-    def advance(self, context: Context) -> Context:
+    def flush(self, context: Context) -> Context:
         """Return the context with its pending frame moved into the cache, without a prediction."""
         length = context.valid.shape[1]
         b, device = len(context.x), context.x.device
@@ -353,7 +362,7 @@ class DiffusionDynamics:
         )
         return self._shift(context, new)
 
-    def _commit_and_denoise(
+    def _flush_and_denoise(
         self, context: Context, condition: Condition, x: Tensor, sigma: float
     ) -> tuple[Tensor, Tensor, Context]:
         b, length = context.valid.shape

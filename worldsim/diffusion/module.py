@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Self, TypeVar, get_type_hints
 
 import pydantic
 from torch import nn
@@ -43,7 +43,7 @@ def without_compiler() -> Iterator[None]:
     torch_utils.maybe_allow_in_graph = _allow_in_graph  # type: ignore[attr-defined]
 
 
-def _allow_in_graph(cls: Any) -> Any:
+def _allow_in_graph(cls: Class) -> Class:
     from torch._dynamo import allow_in_graph
 
     return allow_in_graph(cls)
@@ -58,6 +58,7 @@ except ImportError:
     from diffusers import configuration_utils
     from diffusers.models.modeling_utils import ModelMixin
 
+Class = TypeVar("Class", bound=type)
 Init = TypeVar("Init", bound=Callable[..., None])
 
 LARGEST, MOST, DEEPEST, WIDEST = 65_536, 64, 64, 1024
@@ -97,6 +98,13 @@ class Module(ModelMixin, configuration_utils.ConfigMixin):  # type: ignore[misc]
         return {
             name: value for name, value in dict(self.config).items() if not name.startswith("_")
         }
+
+    @classmethod
+    def of_settings(cls, settings: JsonMapping) -> Self:
+        """Return a module with these constructor arguments, with fresh weights."""
+        made = cls.from_config(dict(settings))
+        assert isinstance(made, cls)
+        return made
 
     @classmethod
     def check_settings(cls, settings: JsonMapping) -> None:

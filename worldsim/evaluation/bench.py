@@ -213,7 +213,8 @@ class Start:
             policy.reset(config.seed * 1_000_003 + i)
         # Drawn beforehand: choosing actions is no part of a step.
         count = config.walk + max(config.timed_steps, config.warmup)
-        drawn = np.stack([[policy.act(None) for policy in self._policies] for _ in range(count)])
+        nothing = np.zeros(world.observation_space.shape, np.uint8)
+        drawn = np.array([[policy.act(nothing) for policy in self._policies] for _ in range(count)])
         kind = torch.int64 if world.spec.actions else torch.float32
         acts = torch.as_tensor(drawn, dtype=kind, device=world.device)
         state = world.initial(scenes, range(size))

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -445,13 +445,13 @@ def _record(engine: Engine[Records[E]], index: int) -> E:
     return engine.play(lambda recorder: recorder.record(index))
 
 
-def _cache_name(config: Settings[Any]) -> str:
+def _cache_name(config: Settings[E]) -> str:
     """Return a folder name from everything that the test set depends on.
 
     This includes engine versions.
     """
-    settings: Any = config
-    key = json.dumps([PROTOCOL, dataclasses.asdict(settings), package_versions()], sort_keys=True)
+    assert dataclasses.is_dataclass(config) and not isinstance(config, type)
+    key = json.dumps([PROTOCOL, dataclasses.asdict(config), package_versions()], sort_keys=True)
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 

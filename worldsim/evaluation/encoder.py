@@ -7,7 +7,6 @@ textures, liquids and sky, and the kind of damage. It is used for measurements, 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,8 +58,6 @@ class FrameEncoder(Module):
     attributes: names of the shares that it predicts of a clean frame.
     levels: channels of the levels, each of half the size of the one before.
     """
-
-    config: Any
 
     @register_to_config
     def __init__(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -21,7 +20,7 @@ from worldsim.evaluation.policy_batch import Crowd, PolicySpec
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.progress import Progress, follow
 from worldsim.runtime.ranges import Batch, Count, Positive, Seed, Workers
-from worldsim.runtime.types import Env
+from worldsim.runtime.types import Array, Env
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched, WorkerPool
 from worldsim.state import SceneStart
 from worldsim.world import World
@@ -81,10 +80,10 @@ class Played:
     steps: int
     terminated: bool
     start: SceneStart | None = None
-    frames: Any = None
+    frames: Array | None = None
     rewards: tuple[float, ...] = ()
     truncated: bool = False
-    acts: Any = None
+    acts: Array | None = None
 
 
 @dataclass(frozen=True)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.points import PointMemory
 from worldsim.memory.radiance import RadianceMemory, RadianceMemoryConfig
+from worldsim.protocols import MemoryT
 from worldsim.state import WorldState
 from worldsim.world import World
 
 
 @runtime_checkable
-class CanFit(Protocol):
+class CanFit(Protocol[MemoryT]):
     """A memory with ``fit``."""
 
-    def fit(self, memory: Any, iterations: int) -> Any:
+    def fit(self, memory: MemoryT, iterations: int) -> MemoryT:
         """Return its data with a new fit."""
         ...
 

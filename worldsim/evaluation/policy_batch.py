@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Policy
-from worldsim.runtime.types import Array, Space
+from worldsim.runtime.types import Action, Array, Space
 from worldsim.shipped.agent_files import BatchPolicy
 from worldsim.shipped.policies import make_policy
 
@@ -64,7 +63,7 @@ class Always:
     def reset(self, seed: int | None = None) -> None:
         """Do nothing: the policy has no state."""
 
-    def act(self, obs: object) -> Any:
+    def act(self, obs: object) -> Action:
         """Return the action."""
         return self.action.copy() if self.action.ndim else int(self.action)
 

@@ -8,10 +8,8 @@ Axes: ``e`` trips, ``n`` steps.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +23,7 @@ from worldsim.evaluation.statistics import mean_statistic, pooled_mean, report
 from worldsim.evaluation.trip_recording import Trips
 from worldsim.memory.retrieval import RetrievalMemory, RetrievalMemoryConfig
 from worldsim.runtime.types import Array, JsonMapping, JsonObject
-from worldsim.state import WorldState
+from worldsim.state import WorldState, concatenate
 from worldsim.world import World
 
 Tick = Callable[[], object]
@@ -189,18 +187,7 @@ def _follow(
 
 def join(parts: list[Returned]) -> Returned:
     """Join chunks over trips."""
-
-    def join(name: str) -> Any:
-        values = [getattr(p, name) for p in parts]
-        return {key: _together([v[key] for v in values]) for key in values[0]}
-
-    return Returned(**{field.name: join(field.name) for field in dataclasses.fields(Returned)})
-
-
-def _together(values: list[Any]) -> Any:
-    if isinstance(values[0], tuple):
-        return tuple(torch.cat([v[i] for v in values]) for i in range(len(values[0])))
-    return torch.cat(values)
+    return concatenate(parts)
 
 
 def compute(returned: Returned, window: int, draws: int, seed: int) -> JsonObject:

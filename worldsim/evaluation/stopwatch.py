@@ -9,14 +9,15 @@ import platform
 import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import ParamSpec, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from worldsim.protocols import CountsPoints
@@ -24,6 +25,10 @@ from worldsim.runtime.types import JsonObject
 from worldsim.state import WorldState, bytes_of
 from worldsim.world import World
 
+P = ParamSpec("P")
+T = TypeVar("T")
+Moment: TypeAlias = float | torch.cuda.Event
+"""Seconds of a clock, or an event of a GPU."""
 PARTS = ("memory_render", "denoise", "heads", "integrate")
 """What a step is made of; the rest of its time is ``overhead``."""
 STATUS, REFERENCES = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -62,19 +67,19 @@ class Sections:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._spans: list[tuple[str, Any, Any]] = []
+        self._spans: list[tuple[str, Moment, Moment]] = []
 
-    def _now(self) -> Any:
+    def _now(self) -> Moment:
         if self.device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))
         return event
 
-    def within(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def within(self, name: str, function: Callable[P, T]) -> Callable[P, T]:
         """Return ``function`` wrapped as a section."""
 
-        def timed_call(*args: Any, **kwargs: Any) -> Any:
+        def timed_call(*args: P.args, **kwargs: P.kwargs) -> T:
             began = self._now()
             result = function(*args, **kwargs)
             self._spans.append((name, began, self._now()))
@@ -82,15 +87,20 @@ class Sections:
 
         return timed_call
 
-    def total(self) -> Counter[str]:
+    def total(self) -> dict[str, float]:
         """Return the seconds by name."""
         wait(self.device)
-        sums: Counter[str] = Counter()
+        sums: dict[str, float] = defaultdict(float)
         for name, began, ended in self._spans:
-            sums[name] += (
-                began.elapsed_time(ended) / 1000 if self.device.type == "cuda" else ended - began
-            )
+            sums[name] += _seconds(began, ended)
         return sums
+
+
+def _seconds(began: Moment, ended: Moment) -> float:
+    if isinstance(began, float) and isinstance(ended, float):
+        return ended - began
+    assert isinstance(began, torch.cuda.Event) and isinstance(ended, torch.cuda.Event)
+    return float(began.elapsed_time(ended)) / 1000
 
 
 def in_sections(world: World, sections: Sections) -> World:
@@ -99,21 +109,21 @@ def in_sections(world: World, sections: Sections) -> World:
     ``world`` itself does not change. ``heads`` is ego-motion with the map of surroundings that it
     uses, reward and termination.
     """
-    watched: Any = copy.copy(world)
+    watched = copy.copy(world)
     watched.running = running = copy.copy(world.running)
-    parts = running.parts
-    memory: Any = copy.copy(parts.memory)
+    inner = running.inner
+    memory = copy.copy(inner.memory)
     for method, section in (
         ("render", "memory_render"),
         ("integrate", "integrate"),
         ("surroundings", "heads"),
     ):
         setattr(memory, method, sections.within(section, getattr(memory, method)))
-    running.parts = dataclasses.replace(
-        parts,
+    running.inner = dataclasses.replace(
+        inner,
         memory=memory,
-        aim=None if parts.aim is None else sections.within("heads", parts.aim),
-        predict=sections.within("denoise", parts.predict),
+        aim=None if inner.aim is None else sections.within("heads", inner.aim),
+        predict=sections.within("denoise", inner.predict),
     )
     return watched
 
@@ -141,14 +151,18 @@ def _attention_flop(query: Tensor, key: Tensor, value: Tensor, *_: object, **__:
 class _Types(TorchDispatchMode):
     """Counts floating-point operations by the type of their results."""
 
-    def __init__(self, formulas: Mapping[Any, Callable[..., Any]]) -> None:
+    def __init__(self, formulas: Mapping[object, Callable[..., int]]) -> None:
         super().__init__()
         self.formulas = formulas
         self.flop: Counter[torch.dtype] = Counter()
 
     def __torch_dispatch__(
-        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+        self,
+        function: OpOverload[..., Tensor | tuple[Tensor | None, ...]],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> Tensor | tuple[Tensor | None, ...]:
         out = function(*args, **(kwargs or {}))
         formula = self.formulas.get(function.overloadpacket)
         if formula is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +39,7 @@ def save_strips(world: World, test: TestSet, folder: Path, fits: Fits | None = N
     future = test.rgb[:, history:]
     scores = psnr(rollout.rgb, future).cpu()
     for e in range(len(test)):
-        rows: dict[str, list[Any]] = {
+        rows: dict[str, list[Array]] = {
             "real twin": [picture(future[e, t]) for t in times],
             "dream": [picture(rollout.rgb[e, t]) for t in times],
         }

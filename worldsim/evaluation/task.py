@@ -66,6 +66,7 @@ class Truth:
     def of(played: Played) -> Truth:
         """Return the truth of an episode that was played with its frames kept."""
         over = played.terminated or played.truncated
+        assert played.frames is not None and played.acts is not None
         return Truth(
             rgb=torch.from_numpy(played.frames).permute(0, 3, 1, 2).contiguous(),
             act=torch.from_numpy(played.acts),

@@ -10,7 +10,8 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
 from worldsim.runtime.types import Array
 from worldsim.state import Trajectory
+
+if TYPE_CHECKING:
+    from open3d.pybind.geometry import PointCloud, TriangleMesh
+    from trimesh import Trimesh
 
 GLTF_FROM_WORLD = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 """(4, 4) from world axes (z up) to those of glTF (y up): x stays, z becomes y, y becomes -z. Its
@@ -108,7 +113,7 @@ class PoissonConfig:
         check_ranges(self)
 
 
-def fuse(trajectory: Trajectory, config: FusionConfig | None = None) -> Any:
+def fuse(trajectory: Trajectory, config: FusionConfig | None = None) -> Trimesh:
     """Fuse the depth of a trajectory into a mesh.
 
     The method is a truncated signed distance field (Curless and Levoy 1996). Surfaces that later
@@ -237,7 +242,7 @@ def refined_depth(code: Array, factor: int) -> Array:
     own = torch.from_numpy(np.asarray(code, np.float32))[None, None]
     (h, w), padded = own.shape[2:], F.pad(own, (1, 1, 1, 1), mode="replicate")
 
-    def beside(row: int, column: int) -> Any:
+    def beside(row: int, column: int) -> Tensor:
         return padded[..., 1 + row : 1 + row + h, 1 + column : 1 + column + w]
 
     ways = ((0, 1), (1, 0), (1, 1), (1, -1))
@@ -255,7 +260,7 @@ def wrap(
     colour: Array,
     viewpoints: Array | None = None,
     config: PoissonConfig | None = None,
-) -> Any:
+) -> Trimesh:
     """Build a mesh around points by screened Poisson reconstruction (Kazhdan and Hoppe 2013).
 
     Use it where there is no trajectory to :func:`fuse`.
@@ -337,7 +342,7 @@ def wrap(
     return _finish(mesh, 255.0, config.smallest, f"{len(position)} points")
 
 
-def _face(cloud: Any, viewpoints: Array | None, neighbours: int) -> None:
+def _face(cloud: PointCloud, viewpoints: Array | None, neighbours: int) -> None:
     """Orient the normals of ``cloud`` towards the viewpoints from which its points were seen."""
     position, normal = np.asarray(cloud.points), np.asarray(cloud.normals)
     if viewpoints is None:
@@ -369,7 +374,7 @@ def _nearest(points: Array, queries: Array, k: int) -> tuple[Array, Array]:
     )
 
 
-def _finish(mesh: Any, scale: float, smallest: int, source: str) -> Any:
+def _finish(mesh: TriangleMesh, scale: float, smallest: int, source: str) -> Trimesh:
     """Convert an Open3D mesh to trimesh, with 8-bit vertex colours and without its small pieces.
 
     scale: factor from its colours to 255.
@@ -390,7 +395,7 @@ def _finish(mesh: Any, scale: float, smallest: int, source: str) -> Any:
     )
 
 
-def save_glb(mesh: Any, path: str | os.PathLike[str]) -> Path:
+def save_glb(mesh: Trimesh, path: str | os.PathLike[str]) -> Path:
     """Write a mesh in world axes as a GLB file, atomically.
 
     GLB's axes are y up (``GLTF_FROM_WORLD``), in metres.
@@ -402,7 +407,7 @@ def save_glb(mesh: Any, path: str | os.PathLike[str]) -> Path:
     return as_path(path)
 
 
-def open3d() -> Any:
+def open3d() -> ModuleType:
     """Import and return Open3D, which is large and slow to import.
 
     Raises MissingDependencyError.

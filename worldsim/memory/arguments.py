@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError
@@ -15,9 +16,11 @@ LARGEST_SIDE = 8192
 """Pixels a side of the largest picture."""
 FARTHEST_PLACE = 1e6
 """Metres from the origin."""
+LEAST_FOCAL, MOST_FOCAL = 1e-2, 1e6
+"""Pixels. The principal point lies within as many as the latter."""
 
 
-def as_pose(pose: Any) -> Tensor:
+def as_pose(pose: ArrayLike) -> Tensor:
     """A camera-to-world matrix (4, 4) float32 on the CPU, checked."""
     matrix = as_numbers("pose", pose, (4, 4))
     turn, place, last = matrix[:3, :3].double(), matrix[:3, 3], matrix[3]
@@ -40,7 +43,7 @@ def as_pose(pose: Any) -> Tensor:
     return matrix
 
 
-def as_shape(shape: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
+def as_shape(shape: tuple[ArrayLike, ...]) -> tuple[Tensor, Tensor]:
     """Positions (n, 3) float32 and colours (n, 3) uint8, checked."""
     if len(shape) != 2:
         raise InvalidInputError(
@@ -70,7 +73,7 @@ def as_shape(shape: tuple[Any, ...]) -> tuple[Tensor, Tensor]:
     return position, colour
 
 
-def as_size(size: Any) -> tuple[int, int]:
+def as_size(size: Sequence[int]) -> tuple[int, int]:
     """Height and width of a picture in pixels, checked."""
     try:
         height, width = size
@@ -84,7 +87,22 @@ def as_size(size: Any) -> tuple[int, int]:
         ) from None
 
 
-def as_numbers(name: str, value: Any, shape: tuple[int, ...]) -> Tensor:
+def as_intrinsics(intrinsics: ArrayLike) -> Tensor:
+    """Intrinsics (4,) float32 ``fx fy cx cy`` in pixels on the CPU, checked."""
+    pixels = as_numbers("intrinsics", intrinsics, (4,))
+    if not bool((pixels[:2] > 0).all()):
+        raise InvalidInputError(
+            f"intrinsics fx and fy must be positive pixels, got {pixels.tolist()}"
+        )
+    if float(pixels[:2].min()) < LEAST_FOCAL or float(pixels.abs().max()) > MOST_FOCAL:
+        raise InvalidInputError(
+            f"intrinsics lie between {LEAST_FOCAL} and {MOST_FOCAL:.0f} pixels, got "
+            f"{pixels.tolist()}"
+        )
+    return pixels
+
+
+def as_numbers(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Tensor:
     """``value`` (a tensor, array or nested list) as float32 on the CPU."""
     try:
         tensor = torch.as_tensor(value if isinstance(value, Tensor) else np.asarray(value))

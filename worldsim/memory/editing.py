@@ -10,7 +10,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -24,9 +24,14 @@ from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.picture_formats import usual_pictures
 from worldsim.runtime.types import Array
 
+if TYPE_CHECKING:
+    from trimesh.parent import Geometry
+
 SHAPE_SUFFIXES = (".glb", ".ply", ".obj", ".stl")
 LARGEST_SHAPE = 2**30
 """Bytes of a file to paste."""
+Shape: TypeAlias = "Geometry | str | os.PathLike[str]"
+"""A trimesh mesh, scene or point cloud, or the path of a file."""
 GREY = 128
 """Each of the three colours of what has none."""
 
@@ -58,7 +63,7 @@ def in_box(
     return inside.all(1) & (memory.kind == POINT)
 
 
-def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Tensor, Tensor]:
+def surface_points(shape: Shape, spacing: float = 0.02, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Return points on the surface of a mesh, or those of a point cloud.
 
     shape: a trimesh mesh, scene or point cloud, or the path of a GLB, PLY, OBJ or STL file; metres.
@@ -74,7 +79,7 @@ def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Te
             "meshes and point clouds are read by trimesh: pip install trimesh"
         ) from error
     if isinstance(shape, (str, os.PathLike)):
-        shape = _load(trimesh, as_path(shape))
+        shape = _load(as_path(shape))
     parts = list(shape.dump()) if isinstance(shape, trimesh.Scene) else [shape]
     found = [_points_of(part, spacing, seed) for part in parts]
     position = np.concatenate([p for p, _ in found]) if found else np.zeros((0, 3))
@@ -86,7 +91,7 @@ def surface_points(shape: Any, spacing: float = 0.02, seed: int = 0) -> tuple[Te
     return torch.from_numpy(position.astype(np.float32)), torch.from_numpy(colour.astype(np.uint8))
 
 
-def _load(trimesh: Any, path: Path) -> Any:
+def _load(path: Path) -> Geometry:
     """Load the shape in a file.
 
     Other files that it names are not read; its pictures must have one of the usual formats.
@@ -95,6 +100,8 @@ def _load(trimesh: Any, path: Path) -> Any:
         raise InvalidInputError(f"{path} cannot be pasted: give a GLB, PLY, OBJ or STL file")
     if not is_file(path):
         raise NotFoundError(f"no file {str(path)!r} to paste: give a GLB, PLY, OBJ or STL file")
+    import trimesh
+
     content = read_bytes(path, LARGEST_SHAPE)
     require_memory_for(10 * len(content), f"the shape in {path}")
     try:
@@ -106,7 +113,7 @@ def _load(trimesh: Any, path: Path) -> Any:
         ) from error
 
 
-def _points_of(part: Any, spacing: float, seed: int) -> tuple[Array, Array]:
+def _points_of(part: object, spacing: float, seed: int) -> tuple[Array, Array]:
     import trimesh
 
     if isinstance(part, trimesh.PointCloud):

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError
-from worldsim.memory.arguments import as_numbers, as_pose, as_shape, as_size
-from worldsim.memory.editing import in_box, surface_points
+from worldsim.memory.arguments import as_intrinsics, as_numbers, as_pose, as_shape, as_size
+from worldsim.memory.editing import Shape, in_box, surface_points
 from worldsim.memory.handle_results import MemoryPicture, PointArrays, camera_places
 from worldsim.memory.maps import Band, Occupancy, TopDown, occupancy, top_down
 from worldsim.memory.points import PointMemory, Points
@@ -34,8 +35,6 @@ LEAST_POINTS = 8
 """Points near a place that are taken for its ground: fewer may be strays."""
 RENDER_BYTES = 250
 """A pixel of a picture, while it is drawn."""
-LEAST_FOCAL, MOST_FOCAL = 1e-2, 1e6
-"""Pixels. The principal point lies within as many as the latter."""
 
 Box = tuple[Sequence[float], Sequence[float]]
 
@@ -79,7 +78,10 @@ class MemoryHandle:
     # Looking.
 
     def camera(
-        self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None
+        self,
+        pose: ArrayLike | None = None,
+        size: tuple[int, int] | None = None,
+        intrinsics: ArrayLike | None = None,
     ) -> Camera:
         """A camera, a batch of one; what is left out is that of the newest frame.
 
@@ -93,22 +95,16 @@ class MemoryHandle:
             fx, fy, cx, cy = (self.intrinsics.float() * scale).tolist()
             intrinsics = [fx, fy, cx + 0.5 * (width - scale * self.size[1]), cy]
         matrix = as_pose(self.pose if pose is None else pose)
-        pixels = as_numbers("intrinsics", intrinsics, (4,))
-        if not bool((pixels[:2] > 0).all()):
-            raise InvalidInputError(
-                f"intrinsics fx and fy must be positive pixels, got {pixels.tolist()}"
-            )
-        if float(pixels[:2].min()) < LEAST_FOCAL or float(pixels.abs().max()) > MOST_FOCAL:
-            raise InvalidInputError(
-                f"intrinsics lie between {LEAST_FOCAL} and {MOST_FOCAL:.0f} pixels, got "
-                f"{pixels.tolist()}"
-            )
+        pixels = as_intrinsics(intrinsics)
         device = self.intrinsics.device
         return Camera(matrix[None].to(device), pixels[None].to(device), height, width)
 
     @torch.no_grad()
     def render(
-        self, pose: Any = None, size: tuple[int, int] | None = None, intrinsics: Any = None
+        self,
+        pose: ArrayLike | Camera | None = None,
+        size: tuple[int, int] | None = None,
+        intrinsics: ArrayLike | None = None,
     ) -> MemoryPicture:
         """Render the memory at a :meth:`camera`, or at one (a batch of one) given as ``pose``.
 
@@ -143,7 +139,7 @@ class MemoryHandle:
         )
 
     def _rendered_by_kind(self, camera: Camera) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Any other memory shows itself; normals come from its depth."""
+        """Render by the memory itself; normals come from its depth."""
         view = self.kind.render(self.data, camera)
         depth, mask = torch.where(view.mask, view.depth, torch.inf)[0], view.mask[0]
         solid = mask & torch.isfinite(depth)
@@ -222,7 +218,7 @@ class MemoryHandle:
             seen=taken(points.seen),
         )
 
-    def floor(self, place: Any, radius: float = 0.5) -> float:
+    def floor(self, place: ArrayLike, radius: float = 0.5) -> float:
         """World z in metres of the ground at a place: to stand things on it.
 
         place: world x, y (and z, which is not looked at), or a pose (4, 4). radius: metres around
@@ -275,7 +271,7 @@ class MemoryHandle:
 
     # Editing. Each gives a new handle; ``env.unwrapped.edit(handle)`` has the dream go on from it.
 
-    def remove(self, box: Box, pose: Any = None) -> MemoryHandle:
+    def remove(self, box: Box, pose: ArrayLike | None = None) -> MemoryHandle:
         """Return the memory without the points in ``box``.
 
         box: lower and upper corner (x, y, z) in metres, in the axes of ``pose`` or the world's.
@@ -285,7 +281,9 @@ class MemoryHandle:
             self, data=memory.remove(points, self._inside(points, box, pose))
         )
 
-    def recolour(self, box: Box, colour: Sequence[int], pose: Any = None) -> MemoryHandle:
+    def recolour(
+        self, box: Box, colour: Sequence[int], pose: ArrayLike | None = None
+    ) -> MemoryHandle:
         """Return the memory with the points in ``box`` in another colour.
 
         box: see :meth:`remove`.
@@ -304,7 +302,11 @@ class MemoryHandle:
         )
 
     def paste(
-        self, shape: Any, pose: Any, spacing: float = 0.02, distance: float = 0.25
+        self,
+        shape: Shape | tuple[ArrayLike, ArrayLike],
+        pose: ArrayLike,
+        spacing: float = 0.02,
+        distance: float = 0.25,
     ) -> MemoryHandle:
         """With a thing put in at ``pose`` (4, 4), its axes to world.
 
@@ -317,9 +319,8 @@ class MemoryHandle:
         if isinstance(shape, tuple):
             position, colour = as_shape(shape)
         else:
-            position, colour = surface_points(
-                shape, number("spacing", spacing, 1e-4, 1e3, "metres")
-            )
+            spacing = number("spacing", spacing, 1e-4, 1e3, "metres")
+            position, colour = surface_points(shape, spacing)
         step = torch.tensor([self.step], device=points.kind.device)
         data = memory.paste(points, position, colour, as_pose(pose), step, distance)
         return dataclasses.replace(self, data=data)
@@ -330,8 +331,7 @@ class MemoryHandle:
 
     def _points(self) -> Points:
         if isinstance(self.kind, HasPoints):
-            points: Points = self.kind.to_points(self.data)
-            return points
+            return self.kind.to_points(self.data)
         raise InvalidInputError(
             f"a {type(self.kind).__name__} holds no points: only render() works with it"
         )
@@ -343,7 +343,7 @@ class MemoryHandle:
             )
         return self.kind, self.data
 
-    def _inside(self, points: Points, box: Box, pose: Any) -> Tensor:
+    def _inside(self, points: Points, box: Box, pose: ArrayLike | None) -> Tensor:
         if not isinstance(box, (tuple, list, np.ndarray)) or len(box) != 2:
             raise InvalidInputError(f"box is {box!r}: give two corners, ((x, y, z), (x, y, z))")
         low, high = (as_numbers("a corner of the box", corner, (3,)).tolist() for corner in box)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +10,7 @@ from torch import Tensor
 from worldsim.camera import Camera, dequantise_depth, rotation_angle
 from worldsim.memory.fitting import Rays
 from worldsim.memory.operations import agreeing
-from worldsim.memory.slots import PointMemoryConfig
+from worldsim.memory.slots import PointMemoryConfig, Points
 from worldsim.memory.splat import splat
 from worldsim.memory.voxels import world_rays
 from worldsim.state import Frame, map_tensors
@@ -68,7 +67,7 @@ def keep_frame(
     )
 
 
-def rays_of(frames: Keyframes, points: Any) -> Rays:
+def rays_of(frames: Keyframes, points: Points) -> Rays:
     """Return the rays of all pixels of the kept frames that the points do not contradict.
 
     What the other pixels showed has moved.

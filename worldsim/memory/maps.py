@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from worldsim.camera import Camera, unproject
@@ -53,7 +54,7 @@ class TopDown:
     north: float
     resolution: float
 
-    def pixels(self, xy: Any) -> Array:
+    def pixels(self, xy: ArrayLike) -> Array:
         """Convert world x, y (..., 2) in metres to column, row (..., 2).
 
         The centre of pixel (i, j) is at i + 0.5, j + 0.5.
@@ -67,7 +68,7 @@ class TopDown:
             -1,
         )
 
-    def metres(self, pixels: Any) -> Array:
+    def metres(self, pixels: ArrayLike) -> Array:
         """The way back: column, row (..., 2) to world x, y (..., 2) in metres."""
         pixels = np.asarray(pixels, np.float64)
         return np.stack(
@@ -99,7 +100,7 @@ class Occupancy:
         """(nx, ny, nz) bool: neither occupied nor free."""
         return ~(self.occupied | self.free)
 
-    def index(self, position: Any) -> Array:
+    def index(self, position: ArrayLike) -> Array:
         """Return the voxels (..., 3) int64 of world positions (..., 3) in metres.
 
         They may lie outside the grid.
@@ -267,8 +268,10 @@ def occupancy(
     )
 
 
-def _line_of_sight(depth: Tensor, camera: Camera, voxel: float, low: Tensor, high: Tensor) -> Any:
-    """Return places (3, n) on the way from a camera to what it sees, within a box.
+def _line_of_sight(
+    depth: Tensor, camera: Camera, voxel: float, low: Tensor, high: Tensor
+) -> Iterator[Tensor]:
+    """Yield places (3, n) on the way from a camera to what it sees, within a box.
 
     They are half a voxel apart and end a voxel short of the surface.
     """

@@ -16,7 +16,8 @@ import importlib
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +28,10 @@ from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.extras import missing
 from worldsim.runtime.json_config import check_ranges
 from worldsim.state import MemoryView, Trajectory
+
+if TYPE_CHECKING:
+    from nerfstudio.cameras.cameras import Cameras
+    from nerfstudio.models.nerfacto import NerfactoModel
 
 OPENCV_TO_OPENGL = (1.0, -1.0, -1.0)
 """Signs of a camera's x, y and z axes."""
@@ -96,7 +101,7 @@ def placement(trajectory: Trajectory) -> Placement:
     return Placement(0.5 * (low + high), 0.95 / max(0.5 * float((high - low).max()), 1e-3))
 
 
-def nerfstudio_cameras(camera: Camera, place: Placement) -> Any:
+def nerfstudio_cameras(camera: Camera, place: Placement) -> Cameras:
     """The cameras as nerfstudio's ``Cameras``, on the CPU."""
     cameras_module = _nerfstudio("nerfstudio.cameras.cameras")
     pose = camera.pose[:, :3].float().cpu().clone()
@@ -109,7 +114,7 @@ def nerfstudio_cameras(camera: Camera, place: Placement) -> Any:
 class NerfactoField:
     """A fitted Nerfacto: see :meth:`fit` and :meth:`render`."""
 
-    def __init__(self, model: Any, place: Placement, losses: list[float]) -> None:
+    def __init__(self, model: NerfactoModel, place: Placement, losses: list[float]) -> None:
         self.model, self.place, self.losses = model, place, losses
 
     @classmethod
@@ -164,7 +169,7 @@ class NerfactoField:
 
 
 def _train(
-    model: Any,
+    model: NerfactoModel,
     trajectory: Trajectory,
     place: Placement,
     config: NerfactoConfig,
@@ -212,7 +217,9 @@ def _train(
     return losses
 
 
-def _model(config: NerfactoConfig, frames: int, place: Placement, device: torch.device) -> Any:
+def _model(
+    config: NerfactoConfig, frames: int, place: Placement, device: torch.device
+) -> NerfactoModel:
     nerfacto = _nerfstudio("nerfstudio.models.nerfacto")
     boxes = _nerfstudio("nerfstudio.data.scene_box")
     optimizers = _nerfstudio("nerfstudio.cameras.camera_optimizers")
@@ -245,7 +252,7 @@ def _without_lpips() -> Iterator[None]:
 
     That metric needs torchvision and downloads weights; nothing here uses it.
     """
-    module = _nerfstudio("torchmetrics.image.lpip")
+    module: Any = _nerfstudio("torchmetrics.image.lpip")
     original = module.LearnedPerceptualImagePatchSimilarity
     module.LearnedPerceptualImagePatchSimilarity = lambda **_: None
     try:
@@ -254,7 +261,7 @@ def _without_lpips() -> Iterator[None]:
         module.LearnedPerceptualImagePatchSimilarity = original
 
 
-def _nerfstudio(name: str) -> Any:
+def _nerfstudio(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -21,7 +19,7 @@ class NoMemory:
     remembers_nothing = True
     """It is a :class:`worldsim.protocols.BlankMemory`."""
 
-    def empty(self, batch: int, device: Any) -> tuple[()]:
+    def empty(self, batch: int, device: torch.device | str) -> tuple[()]:
         """Nothing."""
         return ()
 

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +29,13 @@ from worldsim.state import Frame, MemoryView, map_tensors
 
 
 class PointMemory:
-    """A :class:`worldsim.protocols.SceneMemory` of points. All methods are pure."""
+    """A :class:`worldsim.protocols.SceneMemory` of points.
+
+    Methods return new data and leave the given data as it is; with :meth:`in_place_with`,
+    ``integrate`` may overwrite it on a GPU. On a CPU the object keeps one cache: the slots that the
+    last camera may see, since a step renders and then integrates at the same camera. The cache is
+    used for that data and camera only, so it changes no result.
+    """
 
     skips_unknown = True
     """``integrate`` leaves out the pixels that ``known`` excludes."""
@@ -45,13 +50,13 @@ class PointMemory:
     def __init__(self, config: PointMemoryConfig | None = None) -> None:
         self.config = config or PointMemoryConfig()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {
             **self.__dict__,
             "_last_sight": None,
         }  # it refers weakly to tensors: a copy looks anew
 
-    def empty(self, batch: int, device: Any = "cpu") -> Points:
+    def empty(self, batch: int, device: torch.device | str = "cpu") -> Points:
         """Point clouds of ``batch`` worlds that have seen nothing."""
         c = self.config.capacity
         return Points(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,10 @@ from worldsim.memory.keyframes import (
 )
 from worldsim.memory.operations import agreeing
 from worldsim.memory.sky import sky_of
+from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT, shown_slots, view_of_shown
 from worldsim.memory.voxels import (
+    RowView,
     Voxels,
     density_at,
     empty_voxels,
@@ -45,13 +47,13 @@ from worldsim.runtime.ranges import Batch, NotNegative
 from worldsim.state import Frame, MemoryView, map_tensors
 
 
-class PointMemoryLike(SceneMemory, Protocol):
-    """A memory whose data has the fields of :class:`worldsim.memory.points.Points`.
+class PointMemoryLike(SceneMemory[Points], Protocol):
+    """A memory whose data has the fields of :class:`worldsim.memory.slots.Points`.
 
     These are position, colour, kind, source and seen.
     """
 
-    def pad(self, memory: Any) -> Any:
+    def pad(self, memory: Points) -> Points:
         """Points with the memory's capacity."""
         ...
 
@@ -65,7 +67,7 @@ class RadianceField:
     that of the newest frame, -1 before the first.
     """
 
-    points: Any
+    points: Points
     frames: Keyframes
     voxels: Voxels
     fitted: Tensor
@@ -104,7 +106,7 @@ class RadianceMemoryConfig:
     def __post_init__(self) -> None:
         check_ranges(self)
         number("RadianceMemoryConfig.longest_m", self.longest_m, 0.0, 1e6, "metres")
-        shape: Any = self.shape
+        shape: object = self.shape
         if not isinstance(shape, (tuple, list)) or not all(
             isinstance(n, int) and not isinstance(n, bool) for n in shape
         ):
@@ -131,11 +133,11 @@ class RadianceMemory:
     def __init__(self, points: PointMemoryLike, config: RadianceMemoryConfig | None = None) -> None:
         self.points, self.config = points, config or RadianceMemoryConfig()
 
-    def empty(self, batch: int, device: Any = "cpu") -> RadianceField:
+    def empty(self, batch: int, device: torch.device | str = "cpu") -> RadianceField:
         """Nothing seen, no field."""
         return self.pad(self.points.empty(batch, device))
 
-    def pad(self, memory: Any) -> RadianceField:
+    def pad(self, memory: Points | RadianceField) -> RadianceField:
         """Return data of this memory's sizes, from its own data or from the point memory's.
 
         From points, there is no field yet.
@@ -286,7 +288,7 @@ class RadianceMemory:
             )
         return view
 
-    def _draw(self, view: MemoryView, row: int, seen: Any, z: Tensor, newer: Tensor) -> None:
+    def _draw(self, view: MemoryView, row: int, seen: RowView, z: Tensor, newer: Tensor) -> None:
         """Paint the field's pixels over the points' in one row of a view, in place.
 
         z: (h, w) depth of the points.
@@ -328,7 +330,7 @@ class RadianceMemory:
         rows = [density_at(grid_of(memory.voxels, i), place[i].float()) for i in range(len(place))]
         return torch.stack(rows) * (memory.fitted >= 0)[:, None]
 
-    def to_points(self, memory: RadianceField) -> Any:
+    def to_points(self, memory: RadianceField) -> Points:
         """The points that it keeps, which know every frame."""
         return memory.points
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from worldsim.errors import InvalidInputError
-from worldsim.protocols import SceneMemory
+from worldsim.protocols import MemoryT, SceneMemory
 from worldsim.runtime.json_config import from_json, to_json
 from worldsim.runtime.types import JsonObject
 
@@ -69,7 +70,7 @@ def register(name: str, memory: type, config: type, upon_points: bool = False) -
     KINDS[name] = Kind(memory, config, upon_points)
 
 
-def meta_empty(memory: SceneMemory) -> Any:
+def meta_empty(memory: SceneMemory[MemoryT]) -> MemoryT:
     """Return the empty data of one world as shapes without storage.
 
     The tensors of a file are compared with it.
@@ -95,7 +96,7 @@ def describe_memory(memory: SceneMemory) -> JsonObject | None:
     return None
 
 
-def memory_from_description(description: JsonObject) -> Any:
+def memory_from_description(description: JsonObject) -> SceneMemory:
     """Return the memory of :func:`describe_memory`.
 
     Raises InvalidInputError for an unknown name or config.
@@ -112,8 +113,8 @@ def memory_from_description(description: JsonObject) -> Any:
             f"scene memory of kind {name!r}: known are {', '.join(KINDS)}; upgrade worldsim, or "
             f"call worldsim.memory.registry.register first"
         )
-    config = from_json(_load(kind.config), description.get("config", {}))
-    made: Any = _load(kind.memory)
+    config: object = from_json(_load(kind.config), description.get("config", {}))
+    made: Callable[..., SceneMemory] = _load(kind.memory)
     if not kind.upon_points:
         return made(config)
     points = description.get("points")

@@ -8,7 +8,6 @@ saw, and it grows with the steps taken.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,7 +61,7 @@ class RetrievalMemory:
     def __init__(self, config: RetrievalMemoryConfig | None = None) -> None:
         self.config = config or RetrievalMemoryConfig()
 
-    def empty(self, batch: int, device: Any = "cpu") -> SeenFrames:
+    def empty(self, batch: int, device: torch.device | str = "cpu") -> SeenFrames:
         """No frames yet."""
         c = self.config
         return SeenFrames(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Protocol, TypeVar
+from dataclasses import dataclass, field
+from typing import Annotated, Protocol, TypeVar
 
 import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from worldsim.memory.splat import EMPTY
-from worldsim.protocols import HasPoints, SceneMemory
+from worldsim.protocols import HasPoints, MemoryT, SceneMemory
 from worldsim.runtime.json_config import check_ranges
 from worldsim.state import map_tensors
 
@@ -92,7 +92,7 @@ class PointMemoryConfig:
         check_ranges(self)
 
 
-def points_of(memory: SceneMemory, data: Any) -> Points | None:
+def points_of(memory: SceneMemory[MemoryT], data: MemoryT) -> Points | None:
     """The points that a memory's data holds, None for a memory without points."""
     if not isinstance(memory, HasPoints):
         return None
@@ -189,14 +189,3 @@ def oldest_slots(memory: Points, step: Tensor, k: int) -> Tensor:
     return (torch.topk(key, k, dim=1, largest=False, sorted=True).values & (2**bits - 1)).to(
         torch.int64
     )
-
-
-def mark_painted(before: Points, after: Points) -> Points:
-    """Return ``after`` with the points that are new since ``before`` marked as painted.
-
-    Painted points have confidence 0, because no frame has agreed with them. Points that were
-    painted before stay so. Both are batches of the same sizes.
-    """
-    same = (before.kind != EMPTY) & (before.position == after.position).all(1)
-    observed = same & (before.confidence > 0)
-    return replace(after, confidence=after.confidence.masked_fill(~observed, 0))

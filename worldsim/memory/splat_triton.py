@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ from worldsim.memory.splat import (
     splat,
     view_of_shown,
 )
-from worldsim.runtime.triton import found
+from worldsim.runtime.triton import kernels
 from worldsim.state import Frame, MemoryView
 
 BLOCK = 1024
@@ -48,8 +48,8 @@ LARGEST_HISTOGRAM = 2**14
 ages apart and sort."""
 
 
-def _kernels() -> Any:
-    return found("worldsim.memory.splat_kernels")
+def _kernels() -> ModuleType:
+    return kernels("worldsim.memory.splat_kernels")
 
 
 def _grid(memory_slots: int, rows: int) -> tuple[int, int]:

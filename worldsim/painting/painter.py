@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from worldsim.painting.sampling import PaintConfig, frames_of, paint
 from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.rng import Purpose, normal
-from worldsim.state import Frame, map_tensors
+from worldsim.state import Frame, checksum, map_tensors
 
 DEFAULT_PAINTER = "freedoom-painter"
 """Name of the shipped painter."""
@@ -74,6 +75,11 @@ class NetworkPainter:
     def device(self) -> torch.device:
         """The network's device."""
         return next(self.network.parameters()).device
+
+    @cached_property
+    def weights_id(self) -> str:
+        """SHA-256 of the weights and the sampling settings."""
+        return f"{checksum(self.network.state_dict())} {self.config}"
 
     def to(self, device: torch.device | str) -> NetworkPainter:
         """Move the network to ``device``; returns the painter itself."""

@@ -27,8 +27,9 @@ from worldsim.camera import (
     snap_pose,
 )
 from worldsim.errors import InvalidInputError
+from worldsim.memory.painted import mark_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.memory.slots import Points, mark_painted
+from worldsim.memory.slots import Points
 from worldsim.protocols import Painter, PainterSpec, PaintInputs, SceneMemory
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Capacity, NotNegative, Positive

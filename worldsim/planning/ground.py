@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import number
@@ -136,7 +136,7 @@ class Ground:
         height = np.where(level >= 0, base + (level + 0.5) * c.cell, np.nan).astype(np.float32)
         return cls(height, known, obstacle, low, c)
 
-    def cells(self, xy: Any) -> Array:
+    def cells(self, xy: ArrayLike) -> Array:
         """Convert world x, y (..., 2) to cells (..., 2) int64.
 
         Places outside the map give its nearest cell.
@@ -146,7 +146,7 @@ class Ground:
         )
         return np.clip(index, 0, np.array(self.height.shape) - 1)
 
-    def places(self, cells: Any) -> Array:
+    def places(self, cells: ArrayLike) -> Array:
         """The middles of cells (..., 2) as world x, y (..., 2)."""
         return self.low + (np.asarray(cells) + 0.5) * self.config.cell
 
@@ -234,7 +234,7 @@ class Ground:
         cells = np.argwhere(border & (count[label] >= smallest))
         return cells, count[label[cells[:, 0], cells[:, 1]]]
 
-    def descent(self, field: Array, xy: Any, metres: float) -> Array:
+    def descent(self, field: Array, xy: ArrayLike, metres: float) -> Array:
         """Return the path down ``field`` (nx, ny) from world x, y, as (k, 2) cells.
 
         It ends after ``metres`` or at the source.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Le
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from worldsim.camera import Camera, snap_pose
@@ -63,7 +64,9 @@ class LocateConfig:
 
 
 @torch.no_grad()
-def locate(world: World, state: WorldState, rgb: Any, config: LocateConfig | None = None) -> Tensor:
+def locate(
+    world: World, state: WorldState, rgb: ArrayLike, config: LocateConfig | None = None
+) -> Tensor:
     """Return the pose (4, 4) float32 camera-to-world whose memory view is closest to the picture.
 
     Cameras are level and at eye height, as walkers' are.
@@ -115,7 +118,11 @@ def _located(
 
 @torch.no_grad()
 def candidates(
-    world: World, state: WorldState, rgb: Any, count: int = 6, config: LocateConfig | None = None
+    world: World,
+    state: WorldState,
+    rgb: ArrayLike,
+    count: int = 6,
+    config: LocateConfig | None = None,
 ) -> Tensor:
     """Return up to ``count`` poses (k, 4, 4) for :func:`locate`, the most likely first.
 
@@ -133,7 +140,7 @@ def candidates(
 
 
 def _search(
-    world: World, state: WorldState, rgb: Any, c: LocateConfig
+    world: World, state: WorldState, rgb: ArrayLike, c: LocateConfig
 ) -> tuple[Points, Tensor, Tensor, Array]:
     """Return the checked input of the search.
 

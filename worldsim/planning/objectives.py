@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldsim.camera import Camera, rotation_angle, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.protocols import remembers
 from worldsim.runtime.old_names import old_fields
+from worldsim.runtime.types import VectorEnv
 from worldsim.state import WorldState
 from worldsim.world import World
 
@@ -45,29 +47,6 @@ class Futures:
     alive: Tensor | None = None
 
 
-class Objective(Protocol):
-    """What is wanted: lower costs are better."""
-
-    needs: Needs
-
-    def check(self, source: Any) -> None:
-        """Raise an error if futures from ``source`` cannot be judged; it says what is missing."""
-        ...
-
-    def __call__(self, futures: Futures) -> Tensor:
-        """(n,) float32 cost of each future."""
-        ...
-
-
-@runtime_checkable
-class Reachable(Protocol):
-    """An objective that can be fulfilled for good, such as a place to be at."""
-
-    def reached(self, source: Any) -> bool:
-        """Whether it is fulfilled where ``source`` stands now."""
-        ...
-
-
 @runtime_checkable
 class Dreaming(Protocol):
     """The start of imagined futures.
@@ -82,13 +61,53 @@ class Dreaming(Protocol):
     def state(self) -> WorldState: ...
 
 
-def require_dreaming(source: Any, what: str) -> None:
-    """Raise InvalidInputError unless ``source`` has a world and its state; ``what`` needs them."""
+@runtime_checkable
+class Forking(Protocol):
+    """An environment whose futures can be stepped."""
+
+    def fork(self, n: int) -> VectorEnv:
+        """Return ``n`` futures from here, stepped together."""
+        ...
+
+
+Source: TypeAlias = Dreaming | Forking
+"""What is planned in."""
+
+
+class Objective(Protocol):
+    """What is wanted: lower costs are better."""
+
+    needs: Needs
+
+    def check(self, source: Source) -> None:
+        """Raise an error if futures from ``source`` cannot be judged; it says what is missing."""
+        ...
+
+    def __call__(self, futures: Futures) -> Tensor:
+        """(n,) float32 cost of each future."""
+        ...
+
+
+@runtime_checkable
+class Reachable(Protocol):
+    """An objective that can be fulfilled for good, such as a place to be at."""
+
+    def reached(self, source: Source) -> bool:
+        """Whether it is fulfilled where ``source`` stands now."""
+        ...
+
+
+def require_dreaming(source: object, what: str) -> Dreaming:
+    """Return ``source`` if it has a world and its state; ``what`` needs them.
+
+    Raises InvalidInputError.
+    """
     if not isinstance(source, Dreaming):
         raise InvalidInputError(
             f"{what} need a world and its state, and {type(source).__name__} has none: plan in a "
             f"dream"
         )
+    return source
 
 
 @old_fields(discount="gamma")
@@ -101,7 +120,7 @@ class RewardSum:
 
     needs = Needs.FRAMES
 
-    def check(self, source: Any) -> None:
+    def check(self, source: Source) -> None:
         world = getattr(source, "world", None)
         if world is not None and not (world.config.has_rewards or world.config.has_terminations):
             raise InvalidInputError(
@@ -132,9 +151,8 @@ class PoseGoal:
 
     needs = Needs.MOTION
 
-    def check(self, source: Any) -> None:
-        require_dreaming(source, "goals at a pose")
-        check_goal_pose(source, self.pose, self.least_coverage)
+    def check(self, source: Source) -> None:
+        check_goal_pose(require_dreaming(source, "goals at a pose"), self.pose, self.least_coverage)
 
     def __call__(self, futures: Futures) -> Tensor:
         assert futures.pose is not None
@@ -145,11 +163,12 @@ class PoseGoal:
             cost = cost + self.metres_per_radian * rotation_angle(futures.pose[:, -1], goal)
         return cost
 
-    def reached(self, source: Dreaming) -> bool:
+    def reached(self, source: Source) -> bool:
         """Whether the source stands at the goal now."""
-        pose = source.state.frame.pose
+        dreaming = require_dreaming(source, "goals at a pose")
+        pose = dreaming.state.frame.pose
         assert pose is not None
-        there = ground_distance(source, self.pose) <= self.within
+        there = ground_distance(dreaming, self.pose) <= self.within
         return there and (
             not self.metres_per_radian
             or float(rotation_angle(pose[0], self.pose.to(pose))) <= self.within
@@ -160,7 +179,7 @@ class PoseGoal:
 class ImageGoal:
     """To see a picture: the least distance of a dreamed frame from it, and that of the last one."""
 
-    rgb: np.ndarray[Any, np.dtype[np.uint8]]
+    rgb: NDArray[np.uint8]
     """(h, w, 3) uint8, of the size of the world's frames."""
     size: int = 16
     """Pixels a side of the cells that are compared, means of their area: so that small shifts count
@@ -168,8 +187,12 @@ class ImageGoal:
 
     needs = Needs.FRAMES
 
-    def check(self, source: Any) -> None:
-        space = getattr(source, "observation_space", None) or source.world.observation_space
+    def check(self, source: Source) -> None:
+        space = getattr(source, "observation_space", None)
+        if space is None:
+            world: World | None = getattr(source, "world", None)
+            assert world is not None
+            space = world.observation_space
         if (
             not isinstance(self.rgb, np.ndarray)
             or self.rgb.shape != space.shape
@@ -210,7 +233,7 @@ def picture_distance(a: Tensor, b: Tensor, cap: float = 64.0) -> Tensor:
     return (a.float() - b.float()).abs().clamp(max=cap).mean((-3, -2, -1))
 
 
-def check_goal_pose(source: Dreaming, pose: Any, least_coverage: float) -> None:
+def check_goal_pose(source: Dreaming, pose: Tensor, least_coverage: float) -> None:
     """Raise an error unless ``pose`` is a camera-to-world pose at which the memory has coverage.
 
     least_coverage: minimum share of the view that the memory covers.

@@ -9,7 +9,7 @@ the steps of a fork.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeAlias
 
 import gymnasium as gym
 import numpy as np
@@ -20,17 +20,22 @@ from worldsim.errors import InvalidInputError
 from worldsim.planning.imagined_motion import Relief, imagine_motion, relief_of
 from worldsim.planning.objectives import (
     Dreaming,
+    Forking,
     Futures,
     Needs,
     Objective,
     PoseGoal,
     Reachable,
     RewardSum,
+    Source,
     require_dreaming,
 )
 from worldsim.protocols import Policy
-from worldsim.runtime.types import Space
+from worldsim.runtime.types import Action, Array, Env, Space
 from worldsim.state import WorldState
+
+Column: TypeAlias = tuple[Tensor, Tensor, Tensor, Tensor | Array | None]
+"""Frames, rewards, whether alive, and poses of one step."""
 
 
 class Imagination:
@@ -40,19 +45,18 @@ class Imagination:
     where it is. Raises InvalidInputError for one that can neither be forked nor imagined from.
     """
 
-    def __init__(self, source: Any) -> None:
-        self.source: Any = source.unwrapped if isinstance(source, gym.Env) else source
+    def __init__(self, source: Env | Source) -> None:
         # The iterations of a plan start from one state.
         self._relief: tuple[WorldState, int, Relief | None] | None = None
-        if not callable(getattr(self.source, "fork", None)) and not isinstance(
-            self.source, Dreaming
-        ):
+        unwrapped: object = source.unwrapped if isinstance(source, gym.Env) else source
+        if not isinstance(unwrapped, (Forking, Dreaming)):
             raise InvalidInputError(
-                f"{type(self.source).__name__} cannot fork, so nothing can be planned in it: plan "
+                f"{type(unwrapped).__name__} cannot fork, so nothing can be planned in it: plan "
                 f"in a dream "
                 "(worldsim/Dream-v0 has fork), or, to act in a real environment, in a "
                 "worldsim.world.tracker.Belief of it"
             )
+        self.source: Source = unwrapped
 
     def futures(self, acts: Tensor, needs: Needs) -> Futures:
         """Return the futures of actions (n, t, ...).
@@ -60,8 +64,8 @@ class Imagination:
         After the end of an episode, frames continue and ``alive`` is False.
         """
         if needs is Needs.MOTION:
-            require_dreaming(self.source, "poses to be imagined")
-            world, state = self.source.world, self.source.state
+            source = require_dreaming(self.source, "poses to be imagined")
+            world, state = source.world, source.state
             if (
                 self._relief is None
                 or self._relief[0] is not state
@@ -70,15 +74,15 @@ class Imagination:
                 known = relief_of(world, state, acts.shape[1]) if world.has_geometry else None
                 self._relief = state, acts.shape[1], known
             return Futures(pose=imagine_motion(world, state, acts, self._relief[2]))
-        if callable(getattr(self.source, "fork", None)):
+        if isinstance(self.source, Forking):
             return _imagine_by_forks(self.source, acts)
         return _imagine_by_steps(self.source, acts)
 
 
-def _imagine_by_forks(env: Any, acts: Tensor) -> Futures:
+def _imagine_by_forks(env: Forking, acts: Tensor) -> Futures:
     """All candidates in the steps of one fork."""
     n, t = acts.shape[:2]
-    forks, columns = env.fork(n), []
+    forks, columns = env.fork(n), list[Column]()
     alive = torch.ones(n, dtype=torch.bool)
     for step in range(t):
         obs, rew, term, _, infos = forks.step(acts[:, step].cpu().numpy())
@@ -91,7 +95,7 @@ def _imagine_by_forks(env: Any, acts: Tensor) -> Futures:
 
 def _imagine_by_steps(source: Dreaming, acts: Tensor) -> Futures:
     n, t = acts.shape[:2]
-    world, columns = source.world, []
+    world, columns = source.world, list[Column]()
     state = source.state.select(torch.zeros(n, dtype=torch.int64))
     alive = torch.ones(n, dtype=torch.bool, device=world.device)
     for step in range(t):
@@ -101,7 +105,7 @@ def _imagine_by_steps(source: Dreaming, acts: Tensor) -> Futures:
     return _join(columns)
 
 
-def _join(columns: list[tuple[Tensor, Tensor, Tensor, Any]]) -> Futures:
+def _join(columns: list[Column]) -> Futures:
     """Frames, rewards, whether alive, and poses of each step as one record."""
     rgb, rew, alive, poses = zip(*columns, strict=True)
     pose = None if poses[0] is None else torch.stack([torch.as_tensor(p) for p in poses], 1)
@@ -160,7 +164,7 @@ def draw_choices(probability: Tensor, noise: Tensor) -> Tensor:
     return (probability.double().clamp(min=1e-12).log() - (-uniform.log()).log()).argmax(-1)
 
 
-def as_action(act: Tensor, space: Space) -> Any:
+def as_action(act: Tensor, space: Space) -> Action:
     """One planned action (...) as the environment takes it."""
     return (
         np.int64(act)
@@ -169,10 +173,12 @@ def as_action(act: Tensor, space: Space) -> Any:
     )
 
 
-def action_space_of(source: Any) -> Space:
+def action_space_of(source: Source) -> Space:
     """The action space of what is planned in."""
-    space = getattr(source, "action_space", None)
-    return source.world.action_space if space is None else space
+    space: Space | None = getattr(source, "action_space", None)
+    if space is None:
+        return require_dreaming(source, "plans without an action space").world.action_space
+    return space
 
 
 class Planner:
@@ -187,7 +193,7 @@ class Planner:
     judged there.
     """
 
-    def __init__(self, source: Any, objective: Objective, replan: int = 1) -> None:
+    def __init__(self, source: Env | Source, objective: Objective, replan: int = 1) -> None:
         self.objective, self._replan = objective, replan
         self.imagination = Imagination(source)
         self.action_space = action_space_of(self.imagination.source)
@@ -217,7 +223,7 @@ class Planner:
             self.imagination.source
         )
 
-    def act(self, obs: Any) -> Any:
+    def act(self, obs: object) -> Action:
         """The next action; ``obs`` is not looked at, the source knows where it is."""
         if not self._queue:
             self._queue = list(self.plan()[: self._replan])
@@ -233,7 +239,7 @@ def plan_in_dream(
     goal: tuple[float, float] | None,
     steps: int,
     seed: int,
-    policy_of: Callable[[Any, Objective], Policy],
+    policy_of: Callable[[Env, Objective], Policy],
 ) -> dict[str, float]:
     """Plan and act in a dream until the goal is reached.
 

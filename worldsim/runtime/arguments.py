@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from typing import Any
+from typing import SupportsFloat
 
 from worldsim.errors import InvalidInputError
 
@@ -50,13 +50,15 @@ def flag(name: str, value: object) -> bool:
     return value
 
 
-def _real(value: Any) -> float | None:
+def _real(value: object) -> float | None:
     """Return a real number as a float, None for anything else; infinity if it is too large."""
     # NumPy's and torch's scalars, too; an array of one number would be a guess.
     scalar = isinstance(value, numbers.Real) or (
         hasattr(value, "item") and getattr(value, "ndim", 1) == 0
     )
     if not scalar or isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")):
+        return None
+    if not isinstance(value, SupportsFloat):
         return None
     try:
         found = float(value)

@@ -14,6 +14,7 @@ EXTRAS = {
     "viser": "view",
     "minari": "minari",
     "open3d": "open3d",
+    "transformers": "painter",
 }
 """By module, the extra of this distribution that installs it."""
 PACKAGES = {"ale_py": "ale-py"}

@@ -26,7 +26,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -57,7 +57,7 @@ _KINDS = {
 }
 
 
-def as_path(path: Any) -> Path:
+def as_path(path: Name) -> Path:
     """Return ``path`` as a Path.
 
     Raises InvalidInputError for anything that is no path, such as a number or a string with a zero

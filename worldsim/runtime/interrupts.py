@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
+"""What handles a signal, as ``signal.getsignal`` returns it."""
 
 
 class Interrupts:
@@ -19,7 +21,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.came: int | None = None
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():

@@ -15,7 +15,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pydantic
@@ -26,6 +26,9 @@ from worldsim.runtime.files import JSON_LIMIT, read_bytes, write_bytes
 from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.old_names import with_new_names
 from worldsim.runtime.types import JsonMapping, JsonObject
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Config = TypeVar("Config")
 SEAL = "content_sha256"
@@ -64,14 +67,14 @@ def from_json(cls: type[Config], values: object, where: str = "") -> Config:
         raise InvalidInputError(
             f"{where or cls.__name__}: expected an object with keys, found {shown(values)}"
         )
-    values = with_new_names(cls, values, where)
-    key: Any = cls
+    renamed = with_new_names(cls, values, where)
     try:
-        read: Config = _adapter(key).validate_json(json.dumps(values))
+        key: type = cls
+        read: Config = _adapter(key).validate_json(json.dumps(renamed))
         return read
     except pydantic.ValidationError as error:
         raise InvalidInputError(
-            "; ".join(_told(cls, one, values, where) for one in error.errors()[:3])
+            "; ".join(_told(cls, one, renamed, where) for one in error.errors()[:3])
         ) from None
     except (RecursionError, TypeError, ValueError) as error:
         if isinstance(error, InvalidInputError):
@@ -88,7 +91,7 @@ def check_ranges(config: object) -> None:
     hold for files, the command line and Python alike. Checks numbers, strings, booleans, choices
     and tuples of these. NaN and infinity are outside every range.
     """
-    cls: Any = type(config)
+    cls: type = type(config)
     for name, adapter in _simple_fields(cls).items():
         value = getattr(config, name)
         try:
@@ -100,18 +103,14 @@ def check_ranges(config: object) -> None:
             ) from None
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Convert a value for pydantic's strict mode: NumPy's numbers to Python's, lists to tuples."""
     if isinstance(value, (list, tuple)):
         return tuple(_plain(one) for one in value)
-    return (
-        value.item()
-        if type(value).__module__ == "numpy" and hasattr(value, "item") and np.ndim(value) == 0
-        else value
-    )
+    return value.item() if isinstance(value, (np.generic, np.ndarray)) and not value.ndim else value
 
 
-def _requirement(error: Any) -> str:
+def _requirement(error: ErrorDetails) -> str:
     words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
     bound = next(
         (
@@ -139,7 +138,7 @@ def _is_simple(hint: object) -> bool:
 
 
 @functools.cache
-def _simple_fields(cls: Any) -> dict[str, pydantic.TypeAdapter[Any]]:
+def _simple_fields(cls: type) -> dict[str, pydantic.TypeAdapter[object]]:
     """Return the validators of a config's fields of simple types, by name."""
     rules = pydantic.ConfigDict(strict=True, allow_inf_nan=False)
     hints = typing.get_type_hints(cls, include_extras=True)
@@ -161,7 +160,7 @@ def _adapter(cls: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(cls)
 
 
-def _told(cls: type, error: Any, values: Any, where: str) -> str:
+def _told(cls: type, error: ErrorDetails, values: object, where: str) -> str:
     """Format one of pydantic's errors as a line with the value and its dotted path."""
     path, found = where, values
     for part in error["loc"]:
@@ -231,14 +230,14 @@ def check_seal(path: str | os.PathLike[str], values: JsonMapping, required: bool
         )
 
 
-def check_format(path: str | os.PathLike[str], values: Any, name: str, newest: int) -> int:
+def check_format(path: str | os.PathLike[str], values: object, name: str, newest: int) -> int:
     """Return the version of the format ``name`` in the JSON values of a file.
 
     Raises DamagedFileError unless they are an object of that format, of a version from 1 to
     ``newest``.
     """
     found = values.get("format") if isinstance(values, Mapping) else None
-    if found != name:
+    if not isinstance(values, Mapping) or found != name:
         raise DamagedFileError(
             f"{path} has format {found!r}, not {name!r}: it is something else, or was cut short"
         )

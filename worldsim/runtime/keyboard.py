@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from worldsim.errors import InvalidInputError
-from worldsim.runtime.types import Array, Info, Space
+from worldsim.runtime.types import Action, Array, Info, Space
 
 EXACT_RATE = "steps_per_second"
 """Key of an environment's metadata: steps a second of the environment's own time, exact, a
 float."""
 
-Keys = dict[tuple[str, ...], Any]
+Keys = dict[tuple[str, ...], Action]
 
 WALK: Mapping[tuple[str, ...], int] = {
     **{(key,): action for key, action in {"w": 1, "s": 2, "a": 3, "d": 4, "q": 5, "e": 6}.items()},
@@ -50,7 +49,7 @@ def rates(steps_per_second: float) -> Info:
     return {"render_fps": max(1, round(steps_per_second)), EXACT_RATE: float(steps_per_second)}
 
 
-def exact_rate(metadata: Mapping[str, Any]) -> float | None:
+def exact_rate(metadata: Info) -> float | None:
     """Return the steps per second of an environment from its ``metadata``.
 
     This is its exact rate if it has one, else its ``render_fps``, else None.
@@ -89,7 +88,7 @@ def keys_to_action(space: Space, twin: str = "") -> Keys:
 
 def _keys_of_box(space: gym.spaces.Box, axes: tuple[tuple[str, str], ...]) -> Keys:
     rest = np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
-    choices: list[list[tuple[str, Any]]] = [
+    choices: list[list[tuple[str, float]]] = [
         [
             ("", rest[i]),
             *(

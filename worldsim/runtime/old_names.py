@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from worldsim.errors import InvalidInputError
 
 Class = TypeVar("Class", bound=type)
-Function = TypeVar("Function", bound=Callable[..., Any])
+Function = TypeVar("Function", bound=Callable[..., object])
+Value = TypeVar("Value")
 _OLD_NAMES = "__old_names__"
 
 
@@ -35,7 +36,7 @@ def old_arguments(**new_names: str) -> Callable[[Function], Function]:
         where = function.__qualname__.removesuffix(".__init__")
 
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> object:
             if not new_names.keys().isdisjoint(kwargs):
                 kwargs = rename_keys(kwargs, new_names, f"{where}: ")
             return function(*args, **kwargs)
@@ -62,10 +63,10 @@ def old_fields(**new_names: str) -> Callable[[Class], Class]:
     return decorate
 
 
-def old_attribute(old: str, new: str) -> Any:
+def old_attribute(old: str, new: str) -> property:
     """A property that reads the attribute ``new`` and warns that ``old`` is not its name."""
 
-    def read(self: Any) -> Any:
+    def read(self: object) -> object:
         warn_renamed(old, new)
         return getattr(self, new)
 
@@ -73,8 +74,8 @@ def old_attribute(old: str, new: str) -> Any:
 
 
 def rename_keys(
-    values: Mapping[str, Any], new_names: Mapping[str, str], where: str = "", stacklevel: int = 2
-) -> dict[str, Any]:
+    values: Mapping[str, Value], new_names: Mapping[str, str], where: str = "", stacklevel: int = 2
+) -> dict[str, Value]:
     """The values with old keys replaced by new ones, in the same order; each warns.
 
     Raises InvalidInputError where both names of one thing are given.
@@ -92,7 +93,7 @@ def rename_keys(
     return renamed
 
 
-def with_new_names(cls: Any, values: Any, where: str = "", stacklevel: int = 2) -> Any:
+def with_new_names(cls: object, values: Any, where: str = "", stacklevel: int = 2) -> Any:
     """The JSON values of a config of class ``cls``, old names of fields replaced at any depth."""
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)) or not isinstance(
         values, Mapping

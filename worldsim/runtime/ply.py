@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def save_ply(position: Array, colour: Array, path: str | os.PathLike[str]) -> Pa
     return as_path(path)
 
 
-def import_trimesh() -> Any:
+def import_trimesh() -> ModuleType:
     """Import and return trimesh. Raises MissingDependencyError."""
     try:
         import trimesh

@@ -9,7 +9,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -98,7 +98,7 @@ class Progress:
         self._began = self._told = clock()
         self._note = ""
         self._lines = shown and not _quiet
-        self._bar: Any = None
+        self._bar: tqdm | None = None
         if self._lines and sys.stderr.isatty():
             self._lines = False
             shape = (

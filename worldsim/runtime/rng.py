@@ -16,7 +16,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
-from worldsim.runtime.triton import found, usable
+from worldsim.runtime.triton import kernels, usable
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIER = (0xD2511F53, 0xCD9E8D57)
@@ -142,7 +142,7 @@ def normal_by_kernel(seed: Tensor, step: Tensor, purpose: int, shape: Sequence[i
     blocks = _blocks_for(count)
     out = torch.empty(rows, count, device=seed.device)
     block = math.gcd(blocks, 512)
-    found("worldsim.runtime.rng_kernels").normal[blocks // block, rows](
+    kernels("worldsim.runtime.rng_kernels").normal[blocks // block, rows](
         seed.to(torch.int64).contiguous(),
         step.to(torch.int64).contiguous(),
         out,

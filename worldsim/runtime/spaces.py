@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium as gym
 import numpy as np
 
 from worldsim.errors import DamagedFileError, InvalidInputError
-from worldsim.runtime.types import JsonObject, Space
+from worldsim.runtime.types import JsonMapping, JsonObject, Space
 
 MOST_ACTIONS = 65_536
 """Most discrete actions, or numbers of a continuous one, that a file may claim."""
@@ -25,7 +23,7 @@ def describe_space(space: Space) -> JsonObject:
     )
 
 
-def space_of(description: Any) -> Space:
+def space_of(description: JsonMapping) -> Space:
     """Create the action space from :func:`describe_space`'s values. Raises DamagedFileError."""
     try:
         if description["type"] == "Discrete":

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from types import ModuleType
 
 from torch import Tensor
 
@@ -26,7 +26,7 @@ def usable(tensor: Tensor) -> bool:
 
 
 @cache
-def found(module: str) -> Any:
+def found(module: str) -> ModuleType | None:
     """Import and return a Triton module on first use; None without Triton."""
     try:
         return importlib.import_module(module)
@@ -37,6 +37,13 @@ def found(module: str) -> Any:
             stacklevel=3,
         )
         return None
+
+
+def kernels(module: str) -> ModuleType:
+    """Import and return a module of Triton kernels. Call it only if they are :func:`usable`."""
+    loaded = found(module)
+    assert loaded is not None
+    return loaded
 
 
 @contextmanager

@@ -6,17 +6,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import gymnasium as gym
+import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Array: TypeAlias = NDArray[Any]
 """A NumPy array of any dtype."""
 Env: TypeAlias = gym.Env[Any, Any]
 """An environment with any observations and actions."""
+VectorEnv: TypeAlias = gym.vector.VectorEnv[Any, Any, Any]
+"""A vector environment with any observations, actions and arrays."""
 Space: TypeAlias = gym.Space[Any]
 """An observation or action space of any kind."""
+Batch: TypeAlias = "Array | Tensor"
+"""Values of several environments: an array or a tensor with a leading batch axis."""
+Action: TypeAlias = int | np.int64 | Array
+"""One action of a ``Discrete`` space, or an array of any other space."""
 Info: TypeAlias = dict[str, Any]
 """The ``info`` and ``options`` dicts of Gymnasium's API."""
 JsonObject: TypeAlias = dict[str, Any]

@@ -25,17 +25,19 @@ import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, SupportsFloat, TypeVar
 
 import gymnasium as gym
 import psutil
+from gymnasium.core import ActType, ObsType
 
 from worldsim.errors import EngineError, WorldsimError
 from worldsim.runtime.children import safe_imports
 from worldsim.runtime.scratch import Scratch, engine_home, home, remove_orphaned_memory
-from worldsim.runtime.types import Env, Info
+from worldsim.runtime.types import Info
 
 ENGINE_TIMEOUT_S = 60.0
 """Seconds that one call of an engine may take, by default; a reset of the real twin takes about
@@ -56,11 +58,18 @@ class Closes(Protocol):
 
 T = TypeVar("T", bound=Closes)
 R = TypeVar("R")
+Task = tuple[Callable[..., object], tuple[object, ...]]
+"""A function, and its arguments after the engine."""
+Answer = tuple[bool, object]
+"""Whether a task succeeded, and its result or its error."""
 
 
 class _Sign(ctypes.Structure):
     """The state that a worker shares with its parent, in shared memory."""
 
+    timeout_s: float
+    deadline: float
+    progress: int
     _fields_ = (
         ("timeout_s", ctypes.c_double),
         ("deadline", ctypes.c_double),
@@ -68,7 +77,7 @@ class _Sign(ctypes.Structure):
     )
 
 
-_sign: Any = None
+_sign: _Sign | None = None
 
 
 @contextlib.contextmanager
@@ -80,11 +89,12 @@ def time_limit() -> Iterator[None]:
     if _sign is None:
         yield
         return
-    before, _sign.deadline = _sign.deadline, time.monotonic() + _sign.timeout_s
+    sign = _sign
+    before, sign.deadline = sign.deadline, time.monotonic() + sign.timeout_s
     try:
         yield
     finally:
-        _sign.deadline = before
+        sign.deadline = before
 
 
 def report(progress: int) -> None:
@@ -93,22 +103,24 @@ def report(progress: int) -> None:
         _sign.progress = progress
 
 
-class Watched(gym.Wrapper[Any, Any, Any, Any]):
+class Watched(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
     """An environment whose every call has a :func:`time_limit`.
 
     Its engine keeps its files in a temporary folder.
     """
 
-    def __init__(self, env: Env) -> None:
+    def __init__(self, env: gym.Env[ObsType, ActType]) -> None:
         super().__init__(env)
         self._id = env.spec.id if env.spec is not None else ""
 
-    def reset(self, **kwargs: Any) -> tuple[Any, Info]:
+    def reset(
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[ObsType, Info]:
         """Reset the environment within the time limit."""
         with time_limit(), engine_home(self._id):
-            return self.env.reset(**kwargs)
+            return self.env.reset(seed=seed, options=options)
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, Info]:
+    def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, Info]:
         """Step the environment within the time limit."""
         with time_limit():
             return self.env.step(action)
@@ -214,7 +226,7 @@ class WorkerPool(Generic[T]):
     def run(
         self,
         function: Callable[..., R],
-        tasks: Sequence[tuple[Any, ...]],
+        tasks: Sequence[tuple[object, ...]],
         told: Callable[[], object] = lambda: None,
     ) -> Iterator[tuple[int, R]]:
         """Yield (index, result) of ``function(engine, *task)`` per task, in order of completion.
@@ -258,12 +270,12 @@ class WorkerPool(Generic[T]):
 class _Seat:
     """A worker process and, after its death, its replacement."""
 
-    def __init__(self, folder: Path, make: Callable[[], object], timeout_s: float) -> None:
+    def __init__(self, folder: Path, make: Callable[[], Closes], timeout_s: float) -> None:
         self.folder, self.make, self.timeout_s = folder, make, timeout_s
-        self.process: Any = None
-        self.pipe: Connection[Any, Any]
+        self.process: BaseProcess | None = None
+        self.pipe: Connection[Task, Any]
 
-    def begin(self, function: Callable[..., object], task: tuple[Any, ...]) -> None:
+    def begin(self, function: Callable[..., object], task: tuple[object, ...]) -> None:
         """Send a task to the process; starts the process if necessary."""
         if self.process is None:
             self._start()
@@ -275,13 +287,12 @@ class _Seat:
         # Spawned, not forked: engines and torch's threads do not survive a fork.
         context = multiprocessing.get_context("spawn")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.sign: Any = context.RawValue(_Sign, self.timeout_s)
+        self.sign: _Sign = context.RawValue(_Sign, self.timeout_s)
         self.pipe, other = context.Pipe()
-        self.process = context.Process(
-            target=_serve, args=(other, self.sign, self.folder, self.make)
-        )
+        process = context.Process(target=_serve, args=(other, self.sign, self.folder, self.make))
+        self.process = process
         with deaf_to_interrupts(), safe_imports():
-            self.process.start()
+            process.start()
         other.close()
 
     @property
@@ -305,23 +316,27 @@ class _Seat:
 
     def watch(self) -> None:
         """End an engine that does not answer in time, and the process if that does not help."""
+        process = self.process
+        assert process is not None and process.pid is not None
         # Read once: the worker sets it back to 0 at any moment.
         deadline = float(self.sign.deadline)
         late = time.monotonic() - deadline if deadline else 0.0
         if late > GRACE_S:
-            self.process.kill()
+            process.kill()
         elif late > 0:
-            end_engines(self.process.pid)
+            end_engines(process.pid)
 
     def end(self) -> None:
         """Kill the process and its engines, if they are alive, and remove its files."""
-        end_engines(self.process.pid)
-        self.process.kill()
+        process = self.process
+        assert process is not None and process.pid is not None
+        end_engines(process.pid)
+        process.kill()
         # Its engines are in its process group, which outlives it.
         with contextlib.suppress(ProcessLookupError, PermissionError, AttributeError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.join()
-        self.process.close()
+            os.killpg(process.pid, signal.SIGKILL)
+        process.join()
+        process.close()
         self.process = None
         self.pipe.close()
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -367,7 +382,9 @@ def deaf_to_interrupts() -> Iterator[None]:
 # In the worker.
 
 
-def _serve(pipe: Connection[Any, Any], sign: Any, folder: Path, make: Callable[[], object]) -> None:
+def _serve(
+    pipe: Connection[Answer, Task], sign: _Sign, folder: Path, make: Callable[[], Closes]
+) -> None:
     """Do tasks until the parent ends this process."""
     global _sign
     _sign = sign
@@ -380,7 +397,7 @@ def _serve(pipe: Connection[Any, Any], sign: Any, folder: Path, make: Callable[[
         _do_tasks(pipe, sign, Engine(make))
 
 
-def _do_tasks(pipe: Connection[Any, Any], sign: Any, engine: Engine[Any]) -> None:
+def _do_tasks(pipe: Connection[Answer, Task], sign: _Sign, engine: Engine[Closes]) -> None:
     while True:
         try:
             function, task = pipe.recv()
@@ -389,7 +406,7 @@ def _do_tasks(pipe: Connection[Any, Any], sign: Any, engine: Engine[Any]) -> Non
         report(0)
         sign.deadline = 0.0
         try:
-            answer: tuple[bool, object] = True, function(engine, *task)
+            answer: Answer = True, function(engine, *task)
         except Exception as error:
             answer = False, _sendable(error)
         pipe.send(answer)
@@ -444,5 +461,5 @@ def _sendable(error: Exception) -> Exception:
     return sent
 
 
-def _close(engine: Engine[Any]) -> None:
+def _close(engine: Engine[Closes]) -> None:
     engine.close()

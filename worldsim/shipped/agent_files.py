@@ -51,7 +51,7 @@ from worldsim.runtime.json_config import (
 )
 from worldsim.runtime.registries import POLICIES
 from worldsim.runtime.spaces import describe_space, space_of
-from worldsim.runtime.types import JsonObject, Space
+from worldsim.runtime.types import Batch, JsonObject, Space
 
 FORMAT, VERSION = "worldsim-agent", 2
 CARD, WEIGHTS = "agent.json", "weights.safetensors"
@@ -94,7 +94,7 @@ class Learned(Protocol):
         """Return the weights by name."""
         ...
 
-    def load_state_dict(self, weights: dict[str, Tensor]) -> Any:
+    def load_state_dict(self, weights: dict[str, Tensor]) -> object:
         """Load weights; floats may be in half precision."""
         ...
 
@@ -107,7 +107,7 @@ class BatchPolicy(Protocol):
         """Forget the past of all environments and set the seed."""
         ...
 
-    def act_batch(self, obs: Any, begins: Any = None) -> Any:
+    def act_batch(self, obs: Batch, begins: Batch | None = None) -> Batch:
         """Return actions (n, ...) for frames (n, h, w, 3) uint8.
 
         begins: (n,) bool, True where the frame is the first of an episode.
@@ -189,7 +189,7 @@ def load_agent(
             f"agent {name} chooses from {space}, the environment wants {action_space}: they "
             f"belong to different worlds"
         )
-    constructor: Any = POLICIES.of_file(card.kind, folder / CARD, trust)
+    constructor = POLICIES.of_file(card.kind, folder / CARD, trust)
     path = folder / WEIGHTS
     if callable(getattr(constructor, "load_state_dict", None)):
         if not is_file(path):
@@ -213,7 +213,7 @@ def load_agent(
     return policy
 
 
-def _check_claims(constructor: Any, space: Space, card: AgentCard, folder: Path) -> None:
+def _check_claims(constructor: type, space: Space, card: AgentCard, folder: Path) -> None:
     """Raise DamagedFileError unless the stored weights have the shapes that the settings imply.
 
     Allocates no memory for the weights.
@@ -238,7 +238,7 @@ def _check_claims(constructor: Any, space: Space, card: AgentCard, folder: Path)
         )
 
 
-def _made(constructor: Any, space: Space, card: AgentCard, folder: Path) -> Any:
+def _made(constructor: type, space: Space, card: AgentCard, folder: Path) -> Any:
     for name, value in card.settings.items():
         numbers = value if isinstance(value, (list, tuple)) else [value]
         if (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import torch
@@ -56,7 +55,7 @@ def saved_folder(name: str) -> Path | None:
     return None
 
 
-def _construct(name: str, action_space: Space) -> Any:
+def _construct(name: str, action_space: Space) -> Policy:
     if name not in POLICIES and ":" not in name:
         raise NotFoundError(f"No policy {name!r}: use {_forms()}.")
     try:

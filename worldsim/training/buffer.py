@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from worldsim.state import Frame, where_rows
 from worldsim.training.corruption import Degradation, OwnFrames, PerturbConfig
 from worldsim.training.rollout import PACKED_VIEW, Given, Lockstep, unpack_view
 from worldsim.world.heads import HISTORY, MIRRORED_MOTION, Motions, to_world_axes
+
+OptionalTensor = TypeVar("OptionalTensor", Tensor, Tensor | None)
 
 
 @dataclass(frozen=True)
@@ -509,8 +511,10 @@ def _mirror(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
         turned = torch.cat([turned[:, :, :5], -turned[:, :, 5:6], turned[:, :, 6:]], 2)
         view = choose(turned, view)
 
-    def mirror_rows(x: Any) -> Any:
-        return None if x is None else choose(x.flip(-1), x)
+    def mirror_rows(x: OptionalTensor) -> OptionalTensor:
+        if x is None:
+            return None
+        return choose(x.flip(-1), x)
 
     return dataclasses.replace(
         windows,
@@ -529,12 +533,10 @@ def _recolour(windows: Windows, order: Tensor, gain: Tensor) -> Windows:
     index = order[:, None, :, None, None].expand(b, t, 3, h, w)
     scale = gain[:, None, :, None, None]
 
-    def recolour_rgb(rgb: Any) -> Any:
-        return (
-            None
-            if rgb is None
-            else (rgb.gather(2, index).float() * scale).round().clamp(0, 255).to(torch.uint8)
-        )
+    def recolour_rgb(rgb: OptionalTensor) -> OptionalTensor:
+        if rgb is None:
+            return None
+        return (rgb.gather(2, index).float() * scale).round().clamp(0, 255).to(torch.uint8)
 
     view = windows.view
     if view is not None:

@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -165,8 +164,8 @@ class OwnFrames:
         engine: EngineConfig = PLAIN,
         dynamics: DynamicsConfig | None = None,
     ) -> None:
-        twin: Any = prepare_network(copy.deepcopy(network).eval().requires_grad_(False), engine)
-        self.network: SpaceTimeTransformer = twin
+        twin = prepare_network(copy.deepcopy(network).eval().requires_grad_(False), engine)
+        self.network = twin
         device = next(network.parameters()).device
         forward = (
             Compiled(twin.forward, engine.compile, device, constant=False)
@@ -208,7 +207,7 @@ class OwnFrames:
             x, _, context = self.dynamics.sample(context, condition, draft.noise[0])
         own = channels_to_frame(x.float(), frame.pose)
         mixed = map_tensors(partial(where_rows, dreaming), own, frame)
-        return mixed, dreaming, self.dynamics.commit(context, mixed, condition, draft.noise[1])
+        return mixed, dreaming, self.dynamics.hold(context, mixed, condition, draft.noise[1])
 
 
 class OwnWalk:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from worldsim.data.dataset import DatasetInfo
 from worldsim.diffusion.dynamics import DynamicsConfig
+from worldsim.diffusion.module import Module
 from worldsim.diffusion.network import VIEW_CHANNELS, SpaceTimeTransformer
 from worldsim.errors import InvalidInputError
 from worldsim.memory.points import PointMemoryConfig
@@ -22,6 +23,8 @@ from worldsim.world import World
 from worldsim.world.config import Termination, WorldConfig
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
 from worldsim.world.image_env import PixelsConfig
+
+Trained = TypeVar("Trained", bound=Module)
 
 Modules = tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]
 
@@ -114,9 +117,9 @@ def world_config(
     )
 
 
-def load_copy(module: Any, weights: dict[str, Tensor]) -> Any:
+def load_copy(module: Trained, weights: dict[str, Tensor]) -> Trained:
     """Return a copy of the module on the CPU: same class and config, with these weights."""
-    twin = type(module).from_config(module.settings)
+    twin = type(module).of_settings(module.settings)
     twin.load_state_dict({k: v.detach().cpu() for k, v in weights.items()})
     return twin
 

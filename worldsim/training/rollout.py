@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera
 from worldsim.diffusion.dynamics import Context, last_frames
-from worldsim.protocols import EngineMemory, SceneMemory, SkipsUnknown
+from worldsim.protocols import EngineMemory, MemoryT, SceneMemory, SkipsUnknown
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 from worldsim.training.corruption import Damage, Draft, OwnFrames, degrade
 from worldsim.world.engine import capture_graph, copy_in, reason, tell_once
@@ -209,8 +209,8 @@ class Lockstep:
         return walks, found
 
     def _taken_in(
-        self, data: Any, frame: Frame, dreamed: Tensor, given: Given, damage: Damage
-    ) -> Any:
+        self, data: MemoryT, frame: Frame, dreamed: Tensor, given: Given, damage: Damage
+    ) -> MemoryT:
         """Return a memory with the frames integrated.
 
         dreamed: (b,) bool, generated frames, which are not degraded.
@@ -234,7 +234,7 @@ class Replayed:
 
     def __init__(
         self,
-        step: Callable[[RolloutState, Given], Any],
+        step: Callable[[RolloutState, Given], tuple[RolloutState, dict[str, Tensor]]],
         walks: RolloutState,
         given: Given,
         device: torch.device,

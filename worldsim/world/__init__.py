@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from worldsim.world.world import World as World
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 __all__ = ["World"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> type[World]:
     # Imported on first use: recording workers import this package without a diffusion model.
     if name == "World":
         return importlib.import_module("worldsim.world.world").World

@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from types import FunctionType, MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Generic, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +39,16 @@ from worldsim.runtime.limits import available_memory
 from worldsim.runtime.triton import usable
 from worldsim.state import Transition, WorldState, map_tensors
 
-Step = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
+if TYPE_CHECKING:
+    from torch._dynamo.types import GuardFilterEntry
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Network = TypeVar("Network", bound=nn.Module)
+Options = dict[str, str | int | bool | Callable[..., object]]
+"""Inductor's options."""
+StepFunction = Callable[[WorldState, Tensor], tuple[WorldState, Transition]]
+"""Advances states by one action; :class:`worldsim.world.step.Step` is one."""
 WARM_UP = 3
 """Runs before a capture, in which kernels are compiled and libraries allocate their workspaces."""
 _told: set[str] = set()
@@ -109,7 +118,7 @@ def cpu_has_bfloat16() -> bool:
     return any(check() for check in checks if check is not None)
 
 
-def prepare_network(network: nn.Module, config: EngineConfig) -> nn.Module:
+def prepare_network(network: Network, config: EngineConfig) -> Network:
     """Return a copy of the network for a setting; the network itself for the plain setting."""
     if config.precision == "float32" and not (config.compile or config.widen):
         return network
@@ -163,13 +172,13 @@ def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" + (f" ... {lines[-1]}" if len(lines) > 1 else "")
 
 
-def cpu_options(mode: str) -> dict[str, Any]:
+def cpu_options(mode: str) -> Options:
     """Return inductor's options for a mode.
 
     They must be set around each call, because dynamo reads them too.
     """
     # Constant weights: oneDNN converts their layout once instead of in every call.
-    options: dict[str, Any] = {"freezing": True}
+    options: Options = {"freezing": True}
     if mode.startswith("max-autotune"):
         # Only inductor's matrix products: a choice between these and oneDNN's by their time would
         # make two runs round differently.
@@ -177,7 +186,7 @@ def cpu_options(mode: str) -> dict[str, Any]:
     return options
 
 
-def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+def own_code(function: Callable[P, T]) -> Callable[P, T]:
     """Return a method with its own copy of the code object.
 
     dynamo stores compiled code with the code object, and weights are constants in it.
@@ -192,7 +201,7 @@ def own_code(function: Callable[..., Any]) -> Callable[..., Any]:
     return MethodType(own, function.__self__)
 
 
-def depends_on(guards: Sequence[Any]) -> list[bool]:
+def depends_on(guards: Sequence[GuardFilterEntry]) -> list[bool]:
     """Return which of dynamo's guards to check in every call: those on arguments.
 
     Modules and settings never change under an engine, and checking all guards takes longer than a
@@ -201,7 +210,7 @@ def depends_on(guards: Sequence[Any]) -> list[bool]:
     return [not (guard.is_global or "self" in guard.name or "__" in guard.name) for guard in guards]
 
 
-def batch_of(args: Sequence[Any]) -> int:
+def batch_of(args: Sequence[object]) -> int:
     """Return the batch size of a call: that of its first tensor, 0 without tensors.
 
     Every new size is compiled separately.
@@ -209,7 +218,7 @@ def batch_of(args: Sequence[Any]) -> int:
     return next((len(one) for one in args if isinstance(one, Tensor) and one.dim()), 0)
 
 
-class Compiled:
+class Compiled(Generic[P, T]):
     """A function compiled by inductor. If that fails, it warns once and runs uncompiled.
 
     function: the function.
@@ -224,28 +233,29 @@ class Compiled:
 
     def __init__(
         self,
-        function: Callable[..., Any],
+        function: Callable[P, T],
         mode: str,
         device: torch.device,
         constant: bool = True,
         varying: Mapping[int, int] | None = None,
-        instead: Callable[..., Any] | None = None,
+        instead: Callable[P, T] | None = None,
     ) -> None:
         self.plain, self.varying = instead or function, varying or {}
-        self.options: dict[str, Any] = {}
-        options: dict[str, Any] = {"mode": mode}
+        self.options: Options = {}
+        self.compiled: Callable[P, T] | None
+        dynamic = None if varying else False
         if device.type == "cpu":
             function, self.options = own_code(function), cpu_options(mode) if constant else {}
             # fullgraph: a graph break would make the function slower without a warning.
-            options = {"fullgraph": True, "options": {"guard_filter_fn": depends_on}}
-        self.compiled: Callable[..., Any] | None = torch.compile(
-            function, dynamic=None if varying else False, **options
-        )
+            guards: Options = {"guard_filter_fn": depends_on}
+            self.compiled = torch.compile(function, fullgraph=True, dynamic=dynamic, options=guards)
+        else:
+            self.compiled = torch.compile(function, dynamic=dynamic, mode=mode)
         self._seen: set[int] = set()
         # Above dynamo's limit functions silently run uncompiled.
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 32)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
         """Call the compiled function, or the uncompiled one after a failure."""
         if self.compiled is not None:
             size = batch_of(args)
@@ -272,7 +282,7 @@ class Compiled:
 def compiled_passes(mode: str, device: torch.device) -> Passes:
     """Return the point memory's passes compiled by inductor, for any number of slots."""
 
-    def compiled(function: Callable[..., Any], varying: Mapping[int, int]) -> Compiled:
+    def compiled(function: Callable[P, T], varying: Mapping[int, int]) -> Compiled[P, T]:
         return Compiled(function, mode, device, varying=varying)
 
     plain = Passes()
@@ -289,7 +299,9 @@ def compiled_between(mode: str, device: torch.device) -> Between:
     """Return the compiled operations between the point memory's kernels on a GPU."""
     plain = Between()
     return Between(
-        *(Compiled(function, mode, device) for function in (plain.view, plain.bounds, plain.points))
+        view=Compiled(plain.view, mode, device),
+        bounds=Compiled(plain.bounds, mode, device),
+        points=Compiled(plain.points, mode, device),
     )
 
 
@@ -331,9 +343,9 @@ class GraphedStep:
     are both in use get separate graphs and buffers. Transitions and frames are copies.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: StepFunction) -> None:
         self.step = step
-        self._captured: dict[tuple[Any, ...], list[_Captured]] = {}
+        self._captured: dict[tuple[object, ...], list[_Captured]] = {}
         self._spent: weakref.WeakValueDictionary[int, WorldState] = weakref.WeakValueDictionary()
 
     def __call__(self, state: WorldState, act: Tensor) -> tuple[WorldState, Transition]:
@@ -377,7 +389,7 @@ class GraphedStep:
         return state.clone() if newest else state
 
 
-def capture_graph(run: Callable[[], Any], device: torch.device) -> Callable[[], Any]:
+def capture_graph(run: Callable[[], object], device: torch.device) -> Callable[[], None]:
     """Capture ``run`` as a CUDA graph after a few warm-up runs; returns a function that replays it.
 
     ``run`` must not synchronise with the host.
@@ -397,13 +409,13 @@ def capture_graph(run: Callable[[], Any], device: torch.device) -> Callable[[], 
 
 
 class _Captured:
-    def __init__(self, step: Step, state: WorldState, act: Tensor) -> None:
+    def __init__(self, step: StepFunction, state: WorldState, act: Tensor) -> None:
         self.step, self.state, self.act = step, state.clone(), act.clone()
         self.newest: Callable[[], WorldState | None] = lambda: None
         # Warm-up and capture change the buffers; the first call copies the state in again.
         self.replay = self._capture()
 
-    def _capture(self) -> Callable[[], Any]:
+    def _capture(self) -> Callable[[], None]:
         return capture_graph(self._run, self.act.device)
 
     def _run(self) -> None:

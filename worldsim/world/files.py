@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from torch import nn
 
+from worldsim.diffusion.module import Module
 from worldsim.diffusion.quantise import dequantise_weights, quantise_weights, stored_shapes
 from worldsim.diffusion.shapes import shapes_only
 from worldsim.errors import (
@@ -53,6 +54,7 @@ from worldsim.runtime.json_config import (
 from worldsim.runtime.types import JsonMapping, JsonObject
 from worldsim.world.config import WorldConfig
 
+Trained = TypeVar("Trained", bound=Module)
 FORMAT, FORMAT_VERSION = "worldsim-world", 3
 WORLD = "world.json"
 PLAIN_WEIGHTS, PACKED_WEIGHTS = "diffusion_pytorch_model.safetensors", "int8.safetensors"
@@ -102,7 +104,7 @@ def save_world(
     return folder
 
 
-def write_card(folder: Path, config: WorldConfig, card: dict[str, Any]) -> None:
+def write_card(folder: Path, config: WorldConfig, card: JsonObject) -> None:
     """Write ``world.json`` with the current checksums of the world's module files."""
     values = {"format": FORMAT, "version": FORMAT_VERSION, "config": to_json(config), "card": card}
     write_sealed(folder / WORLD, {**values, "sha256": module_checksums(folder)})
@@ -178,6 +180,23 @@ def _refuse_world(name: str, folder: Path) -> str:
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
+    repository, revision = split_repository(name, revision)
+    patterns = [f"*{suffix}" for suffix in PUBLISHED]
+    folder = download(repository, revision, patterns, "world", f": {_list_shipped()}")
+    if not is_file(folder / WORLD):
+        raise NotFoundError(
+            f"the hub's repository {repository!r} is not a world: it has no {WORLD}"
+        )
+    return folder
+
+
+def split_repository(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """Split ``owner/name@revision``, the part of a hub name after ``hub:``.
+
+    revision: given apart from the name.
+
+    Returns the repository and its revision. Raises InvalidInputError.
+    """
     repository, at, pinned = name.partition("@")
     if at and revision is not None and revision != pinned:
         raise InvalidInputError(f"two revisions of {repository}: {pinned!r} and {revision!r}")
@@ -188,21 +207,29 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise InvalidInputError(
             f"{HUB}{name} is not a repository: write hub:owner/name or hub:owner/name@revision"
         )
+    return repository, revision
+
+
+def download(
+    repository: str, revision: str | None, patterns: Sequence[str], kind: str, hint: str = ""
+) -> Path:
+    """Download files of a hub repository; returns their folder, which is named by the commit.
+
+    patterns: of the files.
+    kind: what the repository should hold, for errors.
+    hint: end of the error's text.
+
+    Raises NotFoundError.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    patterns = [f"*{suffix}" for suffix in PUBLISHED]
     try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise NotFoundError(
-            f"no world {repository!r} on the hub ({type(error).__name__}): {_list_shipped()}"
+            f"no {kind} {repository!r} on the hub ({type(error).__name__}){hint}"
         ) from error
-    if not is_file(folder / WORLD):
-        raise NotFoundError(
-            f"the hub's repository {repository!r} is not a world: it has no {WORLD}"
-        )
-    return folder
 
 
 def require_repository(name: str) -> None:
@@ -256,7 +283,7 @@ def _list_shipped() -> str:
     return f"one of the shipped worlds: {', '.join(shipped_worlds()) or 'none'}"
 
 
-def read_card(path: Path) -> tuple[WorldConfig, dict[str, Any]]:
+def read_card(path: Path) -> tuple[WorldConfig, JsonObject]:
     """Read config and card of a ``world.json``.
 
     The world's files are first compared with their checksums. Raises NotFoundError or
@@ -279,7 +306,7 @@ def read_card(path: Path) -> tuple[WorldConfig, dict[str, Any]]:
     return config, card
 
 
-def load_module(kind: Any, folder: Path) -> Any:
+def load_module(kind: type[Trained], folder: Path) -> Trained:
     """Load a module from its folder: diffusers' layout, or int8 weights beside the same config.
 
     ``_same_as`` in the config names a shipped world that has the same module with the same weights,
@@ -324,7 +351,7 @@ def load_module(kind: Any, folder: Path) -> Any:
     return module
 
 
-def _made(kind: Any, config: Mapping[str, Any], source: Path, weights: Path) -> Any:
+def _made(kind: type[Trained], config: JsonMapping, source: Path, weights: Path) -> Trained:
     """Build a module from the settings in ``source``, with fresh weights.
 
     Raises DamagedFileError unless the file ``weights`` holds weights of its shapes.
@@ -334,7 +361,7 @@ def _made(kind: Any, config: Mapping[str, Any], source: Path, weights: Path) -> 
         kind.check_settings(settings)
         with shapes_only():
             claimed = {
-                k: tuple(v.shape) for k, v in kind.from_config(settings).state_dict().items()
+                k: tuple(v.shape) for k, v in kind.of_settings(settings).state_dict().items()
             }
     except (
         TypeError,
@@ -355,4 +382,4 @@ def _made(kind: Any, config: Mapping[str, Any], source: Path, weights: Path) -> 
         raise DamagedFileError(
             f"{weights} is damaged or does not fit its config.json ({first}): copy the world again"
         )
-    return kind.from_config(settings)
+    return kind.of_settings(settings)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -60,7 +59,6 @@ class EgoMotionHead(Module):
     layers.
     """
 
-    config: Any
     half_precision = ("unhindered.0.",)
     """Weights that are not stored at 8 bits: rounding errors in the effect of past turns on the
     next turn would accumulate."""
@@ -291,8 +289,6 @@ class OutcomeHead(Module):
     on_end: whether endings have their own reward, and whether units are learned from the recording.
     Older worlds have neither.
     """
-
-    config: Any
 
     @register_to_config
     def __init__(self, dim: int = 256, hidden: int = 64, on_end: bool = False) -> None:

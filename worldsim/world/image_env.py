@@ -6,12 +6,12 @@ The choice of wrappers is made once and saved with the recording.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.core import ActType
 from gymnasium.utils import RecordConstructorArgs
 from gymnasium.wrappers import AddRenderObservation, ResizeObservation
 
@@ -86,7 +86,7 @@ def qualify(env_id: str) -> str:
     return env_id if module is None else f"{module}:{env_id}"
 
 
-def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
+def make_env(env_id: str, kwargs: JsonObject) -> Env:
     """Make an environment with ``gymnasium.make``, with worldsim's errors.
 
     Ids of :data:`REGISTERED_BY` need no module prefix. Raises NotFoundError, MissingDependencyError
@@ -116,9 +116,7 @@ def make_env(env_id: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
         raise InvalidInputError(f"{env_id} cannot be made with {kwargs!r}: {error}") from error
 
 
-def make_pixels(
-    env_id: str, env_kwargs: dict[str, Any], pixels: PixelsConfig | None
-) -> gym.Env[Any, Any]:
+def make_pixels(env_id: str, env_kwargs: JsonObject, pixels: PixelsConfig | None) -> Env:
     """Make the environment, wrapped to observe ``Box(0, 255, (h, w, 3), uint8)`` images.
 
     pixels: the result of :func:`find_pixels`; None for an environment that already observes such
@@ -218,13 +216,13 @@ def _wrap(env: Env, env_id: str, pixels: PixelsConfig) -> Env:
 class Rendered(AddRenderObservation):
     """Observes the rendered image."""
 
-    def __init__(self, env: gym.Env[Any, Any]) -> None:
+    def __init__(self, env: Env) -> None:
         # Only the first recorded arguments count.
         RecordConstructorArgs.__init__(self)
         super().__init__(env, render_only=True)
 
 
-class Part(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
+class Part(gym.ObservationWrapper[Array, ActType, Mapping[str, Array]], RecordConstructorArgs):
     """Observes the entry ``key`` of a Dict observation."""
 
     def __init__(self, env: Env, key: str) -> None:
@@ -233,7 +231,7 @@ class Part(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
         self.key = key
         self.observation_space = env.observation_space[key]  # type: ignore[index]
 
-    def observation(self, observation: Any) -> Array:
+    def observation(self, observation: Mapping[str, Array]) -> Array:
         """Return the entry ``key``."""
         return observation[self.key]
 
@@ -245,7 +243,7 @@ class Resized(ResizeObservation):
         super().__init__(env, tuple(shape))  # type: ignore[arg-type]
 
 
-class InColour(gym.ObservationWrapper[Array, Any, Any], RecordConstructorArgs):
+class InColour(gym.ObservationWrapper[Array, ActType, Array], RecordConstructorArgs):
     """Converts grey images (h, w) or (h, w, 1) to (h, w, 3)."""
 
     def __init__(self, env: Env) -> None:
@@ -266,7 +264,7 @@ def _is_image(space: Space) -> bool:
     return len(space.shape) == 2 or (len(space.shape) == 3 and space.shape[2] in (1, 3))
 
 
-def _symbols_of(env: gym.Env[Any, Any]) -> set[tuple[int, int]]:
+def _symbols_of(env: Env) -> set[tuple[int, int]]:
     """Return the sizes of images that hold MiniGrid's symbols instead of colours.
 
     Symbols are the kind, colour and state of each cell, so such an image has one pixel per cell.
@@ -321,14 +319,14 @@ def _choose(images: list[str], modes: list[str]) -> str:
     return f"no uint8 image (h, w, 3), (h, w, 1) or (h, w) is among it; {advice}"
 
 
-def as_dict(pixels: PixelsConfig | None) -> dict[str, Any] | None:
+def as_dict(pixels: PixelsConfig | None) -> JsonObject | None:
     """Return the config as plain values for ``dataset.json``."""
     if pixels is None:
         return None
     return dataclasses.asdict(pixels) | {"size": None if pixels.size is None else list(pixels.size)}
 
 
-def to_pixels(observations: Any, pixels: PixelsConfig) -> Array:
+def to_pixels(observations: Array | Mapping[str, Array], pixels: PixelsConfig) -> Array:
     """Convert stored observations to the images that :func:`make_pixels` would give.
 
     observations: (t, h, w, 3) uint8, or a dict of such arrays.

@@ -40,8 +40,9 @@ class RunningStep:
         if isinstance(plain.dynamics, NetworkDynamics):
             network = prepare_network(plain.dynamics.network, engine)
             plain = _with_network(plain, network)
-        self._has_network = network is not None
-        self.parts = _compile(plain, network, engine) if engine.compile else plain
+        self.inner = _compile(plain, network, engine) if engine.compile else plain
+        dynamics = self.inner.dynamics
+        self._casting = dynamics if isinstance(dynamics, NetworkDynamics) else None
         if engine.graph and plain.device.type == "cuda":
             self.graphed = GraphedStep(_own_states(plain, network, engine))
         elif engine.graph:
@@ -56,10 +57,10 @@ class RunningStep:
         COMPILING.done()
         state = self._cast(state)
         if self.graphed is None:
-            return self.parts(state, act, pose)
+            return self.inner(state, act, pose)
         if pose is None:
             return self.graphed(state, act)
-        return self.parts(self.graphed.own(state), act, pose)
+        return self.inner(self.graphed.own(state), act, pose)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
         """Replace some environments, see :meth:`worldsim.world.World.put`."""
@@ -74,38 +75,40 @@ class RunningStep:
     @torch.no_grad()
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
         """Advance all worlds by a given frame, see :meth:`worldsim.world.World.observe`."""
-        return self.parts.observe(self.own(self._cast(state)), act, frame)
+        return self.inner.observe(self.own(self._cast(state)), act, frame)
 
     @torch.no_grad()
     def edit(self, state: WorldState, memory: Any) -> WorldState:
         """Replace the memory, see :meth:`worldsim.world.World.edit`."""
-        return edit_memory(self.parts, self.own(state), memory)
+        return edit_memory(self.inner, self.own(state), memory)
 
     @torch.no_grad()
     def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
         """Predict the motion, see :meth:`worldsim.world.World.predict_motion`."""
-        return self.parts.predict_motion(state, act)
+        return self.inner.predict_motion(state, act)
 
     def _cast(self, state: WorldState) -> WorldState:
         """Return the state with its context in this engine's dtype.
 
         The state may come from another engine.
         """
-        if not self._has_network:
+        if self._casting is None:
             return state
-        dynamics: Any = self.parts.dynamics
-        context = dynamics.cast_context(state.context)
+        context = self._casting.cast_context(state.context)
         if context is state.context:
             return state
         return dataclasses.replace(state, context=context)
 
 
 def _with_network(
-    step: Step, network: nn.Module, forward: Compiled | None = None, in_place: bool = False
+    step: Step,
+    network: nn.Module,
+    forward: Compiled[..., tuple[Tensor, Tensor, Tensor]] | None = None,
+    in_place: bool = False,
 ) -> Step:
     """Return the step with dynamics that run ``network``."""
-    dynamics: Any = step.dynamics
-    dynamics = dynamics.with_network(network, forward, in_place)
+    assert isinstance(step.dynamics, NetworkDynamics)
+    dynamics = step.dynamics.with_network(network, forward, in_place)
     return dataclasses.replace(step, dynamics=dynamics, predict=Predict(dynamics, step.outcome))
 
 
@@ -120,7 +123,7 @@ def _is_one_piece(step: Step, engine: EngineConfig) -> bool:
     )
 
 
-def _compile(step: Step, network: Any, engine: EngineConfig) -> Step:
+def _compile(step: Step, network: nn.Module | None, engine: EngineConfig) -> Step:
     """Return the step with compiled parts. Parts that inductor cannot compile run uncompiled."""
     mode, device = engine.compile, step.device
     if network is None:
@@ -137,7 +140,7 @@ def _compile(step: Step, network: Any, engine: EngineConfig) -> Step:
     return dataclasses.replace(together, memory=_with_passes(step.memory, mode, device))
 
 
-def _own_states(step: Step, network: Any, engine: EngineConfig) -> Step:
+def _own_states(step: Step, network: nn.Module | None, engine: EngineConfig) -> Step:
     """Return the step for a caller that owns its states: memory and cache are changed in place."""
     mode, device = engine.compile, step.device
     one_piece = bool(mode) and network is not None and _is_one_piece(step, engine)
@@ -155,14 +158,14 @@ def _own_states(step: Step, network: Any, engine: EngineConfig) -> Step:
     return _compile_between(owning, network, mode, in_place=True)
 
 
-def _compile_between(step: Step, network: Any, mode: str, in_place: bool = False) -> Step:
+def _compile_between(step: Step, network: nn.Module, mode: str, in_place: bool = False) -> Step:
     """Return the step with everything between the memory's passes compiled together.
 
     network: runs in the compiled prediction. What inductor cannot compile runs as in ``step``.
     """
     ego, device = step.ego_motion, step.device
     predict = Predict(_with_network(step, network, in_place=in_place).dynamics, step.outcome)
-    aim: Any = None if ego is None else Compiled(Aim(ego).__call__, mode, device)
+    aim = None if ego is None else Compiled(Aim(ego).__call__, mode, device)
     together = Compiled(predict.__call__, mode, device, instead=step.predict)
     return dataclasses.replace(step, aim=aim, predict=together)
 

@@ -21,7 +21,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import gymnasium as gym
 import numpy as np
@@ -55,7 +55,7 @@ from worldsim.runtime.json_config import (
     write_sealed,
 )
 from worldsim.runtime.progress import follow
-from worldsim.runtime.types import Array, Env, Info, JsonMapping, JsonObject
+from worldsim.runtime.types import Action, Array, Env, Info, JsonMapping, JsonObject
 from worldsim.shipped.policies import make_policy
 from worldsim.state import SceneStart, flatten
 from worldsim.world.image_env import make_env
@@ -94,7 +94,7 @@ class StartFrames:
         check_ranges(self)
 
 
-Visit = tuple[Array, Any, Info]
+Visit = tuple[Array, Action, Info]
 """An observation, the action that led to it, and the info returned with it."""
 
 
@@ -356,7 +356,7 @@ def _check_scene(scene: SceneStart, frames: int) -> None:
 def scene_names(folder: str | os.PathLike[str]) -> list[str]:
     """Return the scenes in ``folder``, in natural order (``MAP30-2`` before ``MAP30-10``)."""
 
-    def natural(name: str) -> list[Any]:
+    def natural(name: str) -> list[tuple[int, str]]:
         return [
             (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)
         ]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,10 @@ from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.registry import describe_memory, memory_from_description, meta_empty
 from worldsim.memory.splat import DIRECTION
-from worldsim.protocols import ContextOfViews
+from worldsim.protocols import ContextOfViews, SceneMemory
 from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
 from worldsim.runtime.limits import require_memory_for
-from worldsim.runtime.types import Array
+from worldsim.runtime.types import Array, JsonMapping
 from worldsim.state import Frame, Trajectory, WorldState, checksum, flatten, unflatten
 from worldsim.world.config import Termination
 from worldsim.world.world import World, bucket
@@ -74,7 +74,7 @@ class Snapshot:
     state: WorldState
     elapsed: Array
     resetting: Array
-    generators: tuple[Any, ...]
+    generators: tuple[JsonMapping, ...]
     frames: tuple[Frame, ...] = ()
     weights: str = ""
 
@@ -161,14 +161,15 @@ def load_snapshot(path: str | os.PathLike[str], world: World) -> Snapshot:
     )
 
 
-def check_generators(states: Any) -> None:
+def check_generators(states: Iterable[JsonMapping]) -> None:
     """Raise InvalidInputError unless ``states`` are states of PCG64 generators.
 
     They have the format of NumPy's ``bit_generator.state``.
     """
     for state in states:
         try:
-            np.random.PCG64(0).state = state
+            generator: np.random.BitGenerator = np.random.PCG64(0)
+            generator.state = state
             if not state["state"]["inc"] % 2:
                 raise ValueError("its increment is even")
         except (TypeError, ValueError, KeyError, OverflowError) as error:
@@ -241,7 +242,7 @@ def open_snapshot(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapsho
     )
 
 
-def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> Any:
+def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> SceneMemory:
     """Return the memory that a file describes, an object without data."""
     described = json.loads(metadata.get("memory", "null"))
     if described is not None:
@@ -290,6 +291,8 @@ def fingerprint(world: World) -> str:
         total.update(f"termination {world.config.termination}".encode())
     if world.config.dynamics.first_features:
         total.update(b"first_features")
+    if world.painting is not None:
+        total.update(f"painted ahead {world.painting.identity}".encode())
     modules: dict[str, Any] = world.modules()
     for part, module in sorted(modules.items()):
         settings = {

@@ -6,7 +6,6 @@ import dataclasses
 import weakref
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,15 +60,15 @@ class StartStates:
     @cached_property
     def most(self) -> int:
         """Largest number of cached start states. On a CPU large memories reduce it further."""
-        if self.running.parts.device.type == "cpu":
-            blank = self.running.parts.blank(1)
+        if self.running.inner.device.type == "cpu":
+            blank = self.running.inner.blank(1)
             return max(1, STARTS_BYTES // (bytes_of(blank) - bytes_of(blank.memory)))
         return max(KEPT_STARTS, self._room)
 
     @cached_property
     def _room(self) -> int:
         """Number of states that :data:`STARTS_SHARE` of the memory holds."""
-        step = self.running.parts
+        step = self.running.inner
         return int(STARTS_SHARE * total_memory(step.device)) // bytes_of(step.blank(1))
 
     @cached_property
@@ -78,7 +77,7 @@ class StartStates:
         # Twice, for the states before and after a frame.
         return (
             TOGETHER
-            if self.running.parts.device.type == "cuda" and self._room >= 2 * TOGETHER
+            if self.running.inner.device.type == "cuda" and self._room >= 2 * TOGETHER
             else 1
         )
 
@@ -90,7 +89,7 @@ class StartStates:
         that the state is the same for all environments.
         """
         found: dict[int, WorldState] = {}
-        missing: dict[Any, list[SceneStart]] = {}
+        missing: dict[object, list[SceneStart]] = {}
         for scene in {id(scene): scene for scene in scenes}.values():
             self.check(scene)
             key = self._key_of(scene)
@@ -118,7 +117,7 @@ class StartStates:
 
         Only a single scene may have a memory of its own.
         """
-        step, first = self.running.parts, scenes[0]
+        step, first = self.running.inner, scenes[0]
         joined: list[SceneStart] = [
             map_tensors(
                 lambda x: x[None].to(step.device),
@@ -165,13 +164,13 @@ class StartStates:
 
     def _too_many(self) -> bool:
         """Return whether the cache is full. The new state's bytes are already counted."""
-        if self.running.parts.device.type == "cpu":
+        if self.running.inner.device.type == "cpu":
             return self._bytes > STARTS_BYTES
         return len(self._states) >= self.most
 
     def _whole(self, state: WorldState) -> WorldState:
         """Invert :func:`_compact`."""
-        memory = self.running.parts.memory
+        memory = self.running.inner.memory
         if not isinstance(state.memory, Points) or not isinstance(memory, PadsMemory):
             return state
         return dataclasses.replace(state, memory=memory.pad(state.memory))
@@ -179,7 +178,7 @@ class StartStates:
     def check(self, scene: SceneStart) -> None:
         """Validate a scene, see :meth:`worldsim.world.World.check_start`."""
         if not self._is_known(scene):
-            check_start(scene, self.running.parts, self.action_space)
+            check_start(scene, self.running.inner, self.action_space)
 
     def _key_of(self, scene: SceneStart) -> tuple[str, str] | None:
         """Return name and checksum of a named scene, computed once for each object.

@@ -83,7 +83,7 @@ class Step:
     memory: SceneMemory
     ego_motion: EgoMotionHead | None
     outcome: OutcomeHead
-    aim: Callable[..., tuple[Tensor, Tensor]]
+    aim: Callable[..., tuple[Tensor, Tensor]] | None
     predict: Callable[..., tuple[Prediction, Tensor, Tensor, Any]]
 
     @classmethod
@@ -99,7 +99,7 @@ class Step:
 
         ego_motion: None without geometry.
         """
-        aim: Any = None if ego_motion is None else Aim(ego_motion)
+        aim = None if ego_motion is None else Aim(ego_motion)
         predict = Predict(dynamics, outcome)
         return cls(config, dynamics, memory, ego_motion, outcome, aim, predict)
 
@@ -141,6 +141,7 @@ class Step:
             pose, motion = None, torch.zeros(len(state), 6, device=state.seed.device)
         else:
             if pose is None:
+                assert self.aim is not None
                 around = self.surroundings(state)
                 pose, motion = self.aim(around, last.pose, state.motion, state.act, act)
             else:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.handle import MemoryHandle
-from worldsim.runtime.types import Info, Space
+from worldsim.runtime.types import Action, Info, Space
 from worldsim.state import Frame, SceneStart, WorldState, map_tensors
 from worldsim.world.world import World
 
@@ -63,7 +62,7 @@ class Belief:
         """
         return MemoryHandle.of(self.world.memory, self.state)
 
-    def start(self, obs: Any, info: Info, seed: int = 0) -> None:
+    def start(self, obs: ArrayLike, info: Info, seed: int = 0) -> None:
         """Start a new episode.
 
         obs, info: observation and info of the real twin's ``reset``.
@@ -80,7 +79,7 @@ class Belief:
         scene = SceneStart(frame.rgb, act, frame.inverse_depth, frame.pose, intrinsics)
         self._state = self.world.initial([scene], [seed])
 
-    def see(self, act: Any, obs: Any, info: Info) -> None:
+    def see(self, act: Action, obs: ArrayLike, info: Info) -> None:
         """Add a step of the real twin.
 
         act: the action.
@@ -105,7 +104,7 @@ class Belief:
             )
         self._state = self.world.own(state)
 
-    def _frame(self, obs: Any, info: Info) -> Frame:
+    def _frame(self, obs: ArrayLike, info: Info) -> Frame:
         obs, shape = np.asarray(obs), self.world.observation_space.shape
         if obs.shape != shape or obs.dtype != np.uint8:
             raise InvalidInputError(

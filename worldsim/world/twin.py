@@ -14,16 +14,17 @@ import inspect
 import re
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.core import ActType, ObsType
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.error import ResetNeeded
 
 from worldsim.errors import InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.runtime.arguments import whole
-from worldsim.runtime.types import Env, Space
+from worldsim.runtime.types import Env, Info, JsonObject, Space
 from worldsim.state import SceneStart
 from worldsim.world.image_env import REGISTERED_BY, make_pixels
 from worldsim.world.scene_files import Visit, scene_of
@@ -70,7 +71,7 @@ def allow_words(env_id: str, **words: tuple[str, ...]) -> None:
     WORDS.setdefault(env_id, {}).update(words)
 
 
-def check_twin(env_id: Any, env_kwargs: Any, source: str | Path) -> str:
+def check_twin(env_id: str, env_kwargs: JsonObject, source: str | Path) -> str:
     """Return the id to make for the environment that the file ``source`` names.
 
     Accepted arguments are the environment's own (:data:`ARGUMENTS`). Their values are bounded
@@ -158,7 +159,7 @@ def _parameters(env_id: str, made: str) -> tuple[str, ...]:
     return tuple(name for name in named if not _SUSPICIOUS.search(name))
 
 
-def _is_plain(env_id: str, name: str, value: Any) -> bool:
+def _is_plain(env_id: str, name: str, value: object) -> bool:
     if value is None or isinstance(value, bool):
         return True
     if isinstance(value, (int, float)):
@@ -177,7 +178,7 @@ def _is_plain(env_id: str, name: str, value: Any) -> bool:
     return isinstance(value, str) and value in allowed
 
 
-def twin_of(world: World) -> tuple[str, dict[str, Any]]:
+def twin_of(world: World) -> tuple[str, JsonObject]:
     """Return id and arguments of the world's real twin for ``gymnasium.make``.
 
     Raises InvalidInputError if the world names no twin, and UntrustedFileError as
@@ -194,7 +195,7 @@ def twin_of(world: World) -> tuple[str, dict[str, Any]]:
     return check_twin(config.env_id, config.env_kwargs, source), dict(config.env_kwargs)
 
 
-class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
+class FrameHistory(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
     """Keeps the newest frames of the current episode, so that a world can start from them.
 
     :func:`make_twin` returns environments with this wrapper. :attr:`frames` is the start. It
@@ -205,13 +206,13 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
     length: number of frames to keep.
     """
 
-    def __init__(self, env: Env, length: int = HISTORY) -> None:
+    def __init__(self, env: gym.Env[ObsType, ActType], length: int = HISTORY) -> None:
         super().__init__(env)
         self._visits: deque[Visit] = deque(maxlen=whole("length", length, 1, 100_000))
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[ObsType, Info]:
         """Start a new episode and a new history."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._visits.clear()
@@ -220,7 +221,7 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
         )
         return obs, info
 
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, Info]:
         """Step the environment and store the frame."""
         obs, reward, terminated, truncated, info = self.env.step(action)
         self._visits.append((np.array(obs), np.array(action), info))
@@ -237,7 +238,7 @@ class FrameHistory(gym.Wrapper[Any, Any, Any, Any]):
         return scene_of(list(self._visits), isinstance(self.action_space, gym.spaces.Discrete))
 
 
-def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
+def frames_of(env: Env) -> SceneStart:
     """Return the newest frames of ``env``, from the :class:`FrameHistory` among its wrappers.
 
     Raises InvalidInputError if there is none and ResetNeeded before the first reset.
@@ -252,7 +253,7 @@ def frames_of(env: gym.Env[Any, Any]) -> SceneStart:
     return env.frames
 
 
-def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> gym.Env[Any, Any]:
+def make_twin(world: World, history: int = HISTORY, **kwargs: object) -> Env:
     """Make the environment that ``world`` was trained on, wrapped as it was recorded.
 
     Its observation and action spaces are the world's. A :class:`FrameHistory` is the outermost
@@ -275,7 +276,7 @@ def make_twin(world: World, history: int = HISTORY, **kwargs: Any) -> gym.Env[An
     return FrameHistory(env, history)
 
 
-def require_same_spaces(world: World, env: gym.Env[Any, Any], name: str) -> None:
+def require_same_spaces(world: World, env: Env, name: str) -> None:
     """Raise InvalidInputError unless the environment has the world's spaces; it names both.
 
     Bounds of continuous actions are compared in float32, as the world stores them.

@@ -24,7 +24,13 @@ from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, WorldsimError
 from worldsim.memory.none import NoMemory
 from worldsim.memory.points import PointMemory
-from worldsim.protocols import ContextOfViews, Dynamics, SceneMemory, UncertainDynamics
+from worldsim.protocols import (
+    ContextOfViews,
+    Dynamics,
+    Painter,
+    SceneMemory,
+    UncertainDynamics,
+)
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import files_in
 from worldsim.runtime.json_config import content_sha256, to_json
@@ -52,6 +58,7 @@ from worldsim.world.files import (
     upload,
 )
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
+from worldsim.world.paint_ahead import NEVER_AGAIN, PaintAhead, PaintAheadConfig
 from worldsim.world.running import RunningStep
 from worldsim.world.start_states import StartStates
 from worldsim.world.step import Step
@@ -96,6 +103,7 @@ class World:
     engine: how steps are run.
     trust: whether the real twin named in ``config`` may be any environment (see
     :func:`worldsim.world.twin.check_twin`).
+    painting: paints ahead of the camera; see :meth:`with_painting`.
 
     Raises InvalidInputError for an object that is not a dynamics, and MissingGeometryError if
     ``config`` has a memory but geometry is missing.
@@ -112,6 +120,7 @@ class World:
         memory: SceneMemory | None = None,
         engine: EngineConfig = PLAIN,
         trust: bool = False,
+        painting: tuple[Painter, PaintAheadConfig] | None = None,
     ) -> None:
         if isinstance(dynamics, SpaceTimeTransformer):
             dynamics = DiffusionDynamics(dynamics, config.dynamics)
@@ -142,9 +151,12 @@ class World:
         )
         for module in self.modules().values():
             module.eval().requires_grad_(False)
+        self.painting = (
+            None if painting is None else PaintAhead(painting[0], self.memory, painting[1])
+        )
         self._run_by(engine)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """Return the parts of the world for pickling or copying.
 
         The running step and the cached starts are rebuilt afterwards.
@@ -155,7 +167,7 @@ class World:
             if name not in ("running", "_starts")
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
+    def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._run_by(self.engine)
 
@@ -167,7 +179,7 @@ class World:
     @property
     def device(self) -> torch.device:
         """Device of the weights."""
-        return self.running.parts.device
+        return self.running.inner.device
 
     def to(self, device: torch.device | str) -> World:
         """Move the weights to ``device``; returns the world itself.
@@ -202,7 +214,7 @@ class World:
     @property
     def dynamics(self) -> Any:
         """The :class:`worldsim.protocols.Dynamics` that predicts frames, as the engine runs it."""
-        return self.running.parts.dynamics
+        return self.running.inner.dynamics
 
     @property
     def network(self) -> SpaceTimeTransformer:
@@ -254,6 +266,27 @@ class World:
                 f"{memory!r} is no scene memory: it needs empty, integrate, render and surroundings"
             )
         return self._replace(memory=memory)
+
+    def with_painting(
+        self, painter: Painter | None, config: PaintAheadConfig | None = None
+    ) -> World:
+        """Return a world of the same weights whose dreams are painted ahead.
+
+        Every few steps, the memory's views at a camera ahead are rendered. Where they show too
+        little, ``painter`` completes them and the memory integrates what it invented. Frames that
+        observe painted points replace them. The setting is part of the states that
+        :meth:`initial` returns. States of a world without painting are stepped without it.
+
+        painter: completes views; None turns painting off.
+        config: where and how often.
+
+        Raises MissingGeometryError for a world without point memory.
+        """
+        if painter is None:
+            return self._replace(painting=None)
+        if not isinstance(painter, Painter):
+            raise InvalidInputError(f"{painter!r} is no painter: it needs spec and paint.")
+        return self._replace(painting=(painter, config or PaintAheadConfig()))
 
     def with_dynamics(self, **changes: Any) -> World:
         """Return a world of the same weights with other :class:`DynamicsConfig` values.
@@ -319,6 +352,7 @@ class World:
             "memory": self.memory,
             "engine": self.engine,
             "trust": self.trusted,
+            "painting": self.painting and (self.painting.painter, self.painting.config),
         }
         return World(**(kept | changes))
 
@@ -340,8 +374,8 @@ class World:
             raise InvalidInputError(
                 f"one seed a scene is needed, got {len(scenes)} scenes and {len(seed)} seeds"
             )
-        state = concatenate(self._starts.states(scenes))
-        return dataclasses.replace(state, seed=seed)
+        state = dataclasses.replace(concatenate(self._starts.states(scenes)), seed=seed)
+        return state if self.painting is None else self.painting.begin(state)
 
     def _seeds(self, seeds: Sequence[int] | Tensor) -> Tensor:
         """Convert seeds to (n,) int64 on the device. Raises InvalidInputError for invalid seeds."""
@@ -362,6 +396,9 @@ class World:
         pose: (b, 4, 4) camera-to-world, imposes the next camera. By default the ego-motion head
         predicts it.
         """
+        painted = None if self.painting is None else self.painting.look(state)
+        if painted is not None:
+            state = self.running.put(state, *painted)
         return self.running.step(state, act, pose)
 
     def put(self, state: WorldState, index: Tensor, other: WorldState) -> WorldState:
@@ -416,9 +453,16 @@ class World:
         return self.running.predict_motion(state, act)
 
     def pad(self, state: WorldState, size: int) -> WorldState:
-        """Return the state padded to ``size`` environments with copies of its first one."""
+        """Return the state padded to ``size`` environments with copies of its first one.
+
+        Copies are not painted ahead.
+        """
         index = torch.arange(size, device=state.seed.device)
-        return state.select(torch.where(index < len(state), index, torch.zeros_like(index)))
+        own = index < len(state)
+        padded = state.select(torch.where(own, index, torch.zeros_like(index)))
+        if padded.looked is None:
+            return padded
+        return dataclasses.replace(padded, looked=padded.looked.masked_fill(~own, NEVER_AGAIN))
 
     @property
     def kept_starts(self) -> int:
@@ -430,7 +474,8 @@ class World:
 
         :meth:`initial` starts from them. They have the shapes of every state.
         """
-        return self.running.parts.blank(batch)
+        state = self.running.inner.blank(batch)
+        return state if self.painting is None else self.painting.begin(state)
 
     def check_start(self, scene: SceneStart) -> None:
         """Raise InvalidInputError or MissingGeometryError unless the world can start from a scene.

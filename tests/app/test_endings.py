@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.helpers.worlds import SIZE
-from worldsim.app import cli
+from worldsim.app import cli, endings
 from worldsim.data.dataset import EpisodeDataset
-from worldsim.runtime import next_steps
+from worldsim.runtime.progress import say
 from worldsim.world import World
 
 GIVEN = {
@@ -33,6 +33,7 @@ GIVEN = {
     "export": ["walk.safetensors", "--to", "glb"],
     "view": ["walk.safetensors"],
     "worlds": [],
+    "words": [],
 }
 
 SMALL = (
@@ -42,7 +43,14 @@ SMALL = (
 
 def test_every_command_has_an_ending() -> None:
     """Reproduces: commands ended without a word of where their result is and what comes next."""
-    assert set(next_steps.ENDINGS) == set(cli.COMMANDS) == set(GIVEN)
+    assert set(cli.COMMANDS) == set(GIVEN)
+    assert all(command.ending is not endings.after_any for command in cli.COMMANDS.values())
+
+
+def test_a_command_needs_no_ending_of_its_own() -> None:
+    plain = cli.Command("module", "Config", "function", "A summary.")
+    assert plain.ending(cli.parse("demo", []), None).text() == "result: out/demo"
+    assert plain.ending(cli.parse("worlds", []), None).text() == "result: printed above"
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +80,7 @@ def test_what_comes_next_can_be_typed(
 ) -> None:
     config = cli.parse(name, GIVEN[name])
     capsys.readouterr()
-    next_steps.tell(name, config, results.get(name))
+    say(cli.COMMANDS[name].ending(config, results.get(name)).text())
     out, err = capsys.readouterr()
     first, *others = err.splitlines()
     assert (
@@ -91,13 +99,13 @@ def test_what_comes_next_depends_on_the_result(results: dict[str, Any]) -> None:
     """No memory without geometry; agents where there are rewards; the demo where its walk is
     possible. Spaces are quoted."""
     config = cli.parse("record", GIVEN["record"])
-    (train,) = next_steps.ENDINGS["record"](config, results["record"]).then
+    (train,) = endings.after_record(config, results["record"]).then
     assert train == "worldsim train --data 'data/my walks' --out 'runs/my walks'"
     blind = dataclasses.replace(results["record"].info, geometry=False)
-    (train,) = next_steps.ENDINGS["record"](config, type("Blind", (), {"info": blind})).then
+    (train,) = endings.after_record(config, type("Blind", (), {"info": blind})).then
     assert train.endswith(" --no-memory")
     config = cli.parse("train", GIVEN["train"])
-    ending = next_steps.ENDINGS["train"](config, results["train"])
+    ending = endings.after_train(config, results["train"])
     assert ending.result == "runs/first/world"
     assert [shlex.split(one)[1:3] for one in ending.then] == [
         ["evaluate", "runs/first/world"],
@@ -105,7 +113,7 @@ def test_what_comes_next_depends_on_the_result(results: dict[str, Any]) -> None:
         ["-m", "worldsim.agents.actor_critic"],
         ["demo", "--world"],
     ]
-    ending = next_steps.ENDINGS["train"](config, results["distil"])
+    ending = endings.after_train(config, results["distil"])
     assert [shlex.split(one)[1] for one in ending.then] == ["evaluate", "demo"]
 
 

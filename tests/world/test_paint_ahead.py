@@ -1,0 +1,210 @@
+"""Dreams painted ahead: seeds, snapshots, forks and batches hold; painted points give way."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from worldsim.camera import Camera, quantise_depth
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.painted import integrate_painted, is_painted
+from worldsim.memory.points import PointMemory
+from worldsim.memory.slots import PointMemoryConfig
+from worldsim.memory.splat import hole_view
+from worldsim.painting.network import PainterNetwork
+from worldsim.painting.painter import NetworkPainter
+from worldsim.painting.sampling import PaintConfig
+from worldsim.protocols import PainterSpec
+from worldsim.state import Frame, flatten
+from worldsim.world import World
+from worldsim.world.paint_ahead import PaintAheadConfig, around_known, contradicts
+
+FORWARD = 1
+OPEN = "MAP30-3"
+
+
+def random_painter(height: int = 32, width: int = 32) -> NetworkPainter:
+    """A small painter with random weights and the field of view of freedoom-tiny."""
+    torch.manual_seed(0)
+    network = PainterNetwork((), dim=32, depth=2, heads=2, pixel=8)
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    focal = (42.666667 * width / 64, 51.2 * height / 64)
+    spec = PainterSpec(height, width, (*focal, width / 2, height / 2), 4)
+    return NetworkPainter(network, spec, PaintConfig(2))
+
+
+@pytest.fixture(scope="module")
+def tiny() -> World:
+    return World.from_pretrained("freedoom-tiny", "cpu")
+
+
+@pytest.fixture(scope="module")
+def painted(tiny: World) -> World:
+    return tiny.with_painting(random_painter(), PaintAheadConfig(every=3))
+
+
+def walk(env: gym.Env, steps: int) -> list[np.ndarray]:
+    return [env.step(FORWARD)[0] for _ in range(steps)]
+
+
+def begin(world: World, seed: int = 0) -> gym.Env:
+    env = gym.make("worldsim/FreedoomDream-v0", world=world)
+    env.reset(seed=seed, options={"scene": OPEN})
+    return env
+
+
+def points_of(env: gym.Env) -> int:
+    memory = env.unwrapped.state.memory
+    return int(is_painted(memory).sum())
+
+
+def test_painted_points_appear_ahead_and_only_if_asked(tiny: World, painted: World) -> None:
+    plain, env = begin(tiny), begin(painted)
+    walk(plain, 4)
+    walk(env, 4)
+    assert points_of(plain) == 0
+    assert points_of(env) > 100
+    assert plain.unwrapped.state.looked is None
+    # Looked at steps 0 and 3 of the dream.
+    assert int(env.unwrapped.state.looked) == 3
+
+
+def test_the_same_seed_gives_the_same_painted_dream(painted: World) -> None:
+    one, two = walk(begin(painted), 5), walk(begin(painted), 5)
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_snapshots_and_forks_continue_bit_for_bit(painted: World, tmp_path: Path) -> None:
+    env = begin(painted)
+    walk(env, 2)
+    env.unwrapped.save(tmp_path / "s")
+    fork = env.unwrapped.fork(2)
+    future = walk(env, 4)
+    other = begin(painted, seed=5)
+    other.unwrapped.load(tmp_path / "s")
+    assert all(np.array_equal(a, b) for a, b in zip(walk(other, 4), future, strict=True))
+    forked = [fork.step(np.full(2, FORWARD))[0] for _ in range(4)]
+    # Another batch size rounds differently: frames of a fork are equal to one another.
+    assert all(np.array_equal(frames[0], frames[1]) for frames in forked)
+    looked = fork.state.looked if hasattr(fork, "state") else fork._state.looked
+    assert looked[:2].tolist() == [3, 3]
+    assert bool((looked[2:] > 10**9).all())
+
+
+def test_a_snapshot_of_a_painted_dream_needs_the_painter(
+    tiny: World, painted: World, tmp_path: Path
+) -> None:
+    env = begin(painted)
+    env.unwrapped.save(tmp_path / "s")
+    with pytest.raises(InvalidInputError):
+        begin(tiny).unwrapped.load(tmp_path / "s")
+    other = tiny.with_painting(random_painter(), PaintAheadConfig(every=5))
+    with pytest.raises(InvalidInputError):
+        begin(other).unwrapped.load(tmp_path / "s")
+
+
+def test_environments_of_a_batch_do_not_affect_each_other(painted: World) -> None:
+    envs = gym.make_vec("worldsim/FreedoomDream-v0", num_envs=2, world=painted)
+    envs.reset(seed=[3, 4])
+    both = [envs.step(np.array([FORWARD, 3]))[0] for _ in range(4)]
+    envs.reset(seed=[3, 9])
+    again = [envs.step(np.array([FORWARD, FORWARD]))[0] for _ in range(4)]
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(both, again, strict=True))
+
+
+def frame_of(rgb: int, depth: float, camera: Camera) -> Frame:
+    size = camera.height, camera.width
+    return Frame(
+        torch.full((1, 3, *size), rgb, dtype=torch.uint8),
+        quantise_depth(torch.full((1, *size), depth)),
+        camera.pose,
+    )
+
+
+@pytest.mark.fast
+def test_observations_replace_painted_points() -> None:
+    memory = PointMemory(PointMemoryConfig(capacity=1024))
+    camera = Camera(torch.eye(4)[None], torch.tensor([[8.0, 8, 4, 4]]), 8, 8)
+    data, step = memory.empty(1), torch.tensor([1])
+    nothing = torch.zeros(1, 8, 8, dtype=torch.bool)
+    left = nothing.clone()
+    left[..., :4] = True
+    data = memory.integrate(data, frame_of(10, 3.0, camera), camera, step, left)
+    shown = memory.render(data, camera).mask
+    assert torch.equal(shown, left)
+    data = integrate_painted(memory, data, frame_of(200, 3.0, camera), camera, step, shown)
+    assert int(is_painted(data).sum()) == 32
+    # What was observed is as it was.
+    view = memory.render(data, camera)
+    assert view.mask.all()
+    assert (view.rgb[..., :4] == 10).all()
+    assert (view.rgb[..., 4:] == 200).all()
+    # Painted points count as captured from twice their distance.
+    assert (view.source[..., :4] > view.source[..., 4:]).all()
+    data = memory.integrate(data, frame_of(90, 3.0, camera), camera, step + 1)
+    assert not is_painted(data).any()
+    view = memory.render(data, camera)
+    assert (view.rgb[..., :4] == 10).all()
+    assert (view.rgb[..., 4:] == 90).all()
+
+
+@pytest.mark.fast
+def test_painting_does_not_confirm_what_was_painted() -> None:
+    memory = PointMemory(PointMemoryConfig(capacity=1024))
+    camera = Camera(torch.eye(4)[None], torch.tensor([[8.0, 8, 4, 4]]), 8, 8)
+    data, step = memory.empty(1), torch.tensor([1])
+    nothing = torch.zeros(1, 8, 8, dtype=torch.bool)
+    for _ in range(2):
+        data = integrate_painted(memory, data, frame_of(200, 3.0, camera), camera, step, nothing)
+    assert int(is_painted(data).sum()) == 64
+
+
+@pytest.mark.fast
+def test_gaps_of_a_surface_take_its_depth_alone() -> None:
+    camera = Camera(torch.eye(4)[None], torch.tensor([[8.0, 8, 4, 4]]), 8, 16)
+    view = hole_view(camera)
+    mask = view.mask.clone()
+    # Every second pixel of the left half shows a surface 5 m away.
+    mask[..., :8:2] = True
+    code = int(quantise_depth(torch.tensor(5.0)))
+    shown = dataclasses.replace(
+        view, mask=mask, inverse_depth=view.inverse_depth.masked_fill(mask, code)
+    )
+    known, _ = around_known(shown)
+    assert known[..., :9].all()
+    assert not known[..., 9:].any()
+    same, other = (contradicts(shown, frame_of(9, depth, camera)) for depth in (5.2, 1.0))
+    assert torch.equal(same, mask)
+    assert torch.equal(other, mask | known)
+
+
+def test_bad_settings_are_named(tiny: World) -> None:
+    with pytest.raises(InvalidInputError, match="'behind'"):
+        gym.make("worldsim/FreedoomDream-v0", world=tiny, paint="behind")
+    with pytest.raises(InvalidInputError, match="with a painter"):
+        gym.make("worldsim/FreedoomDream-v0", world=tiny, painter=random_painter())
+    with pytest.raises(InvalidInputError, match="views = 5"):
+        tiny.with_painting(random_painter(), PaintAheadConfig(views=5))
+    with pytest.raises(MissingGeometryError, match="point memory"):
+        tiny.without_memory().with_painting(random_painter())
+    with pytest.raises(InvalidInputError, match="no painter"):
+        tiny.with_painting("freedoom-painter")  # type: ignore[arg-type]
+    assert tiny.with_painting(None).painting is None
+
+
+def test_a_state_of_a_plain_world_is_not_painted(tiny: World, painted: World) -> None:
+    env = begin(tiny)
+    state = env.unwrapped.state
+    act = torch.tensor([FORWARD])
+    one, two = tiny.step(state, act)[0], painted.step(state, act)[0]
+    a, b = flatten(one), flatten(two)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert dataclasses.is_dataclass(two)

@@ -1,0 +1,187 @@
+"""Painting ahead: where the memory knows too little ahead of the camera, a painter completes it.
+
+A world's step network draws well wherever the memory shows something. So, before it walks into the
+unknown, a :class:`worldsim.protocols.Painter` paints a few wide views at a camera ahead, and the
+memory integrates what was invented. Painted points are marked as such, and frames that observe them
+replace them (:mod:`worldsim.memory.painted`).
+
+Whether a dream is painted is part of its state, and all random numbers are keyed by the dream's
+seed and step. So seeds, snapshots and forks hold, and environments of a batch are independent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Le
+from torch import Tensor
+
+from worldsim.camera import Camera, move
+from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.painted import integrate_painted
+from worldsim.memory.points import PointMemory
+from worldsim.memory.slots import Points
+from worldsim.protocols import Painter, PaintInputs
+from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.ranges import Count, NotNegative, Share
+from worldsim.state import Frame, MemoryView, WorldState, concatenate, map_tensors
+
+NEVER = -(10**6)
+"""Value of :attr:`worldsim.state.WorldState.looked` before the first look ahead."""
+NEVER_AGAIN = 2**62
+"""Its value in environments that are not painted ahead: the padding of a batch."""
+GAP = 2
+"""Splats within this many pixels of one another are parts of one surface."""
+SURFACE = 0.15
+"""Largest relative difference of the inverse depths of one surface."""
+CLEARANCE = 0.6
+"""The camera ahead moves at most this share of the known depth in the middle of the view."""
+
+
+@dataclass(frozen=True)
+class PaintAheadConfig:
+    """Where and how often a dream is painted ahead."""
+
+    every: Count = 4
+    """Steps from one look ahead to the next."""
+    distance: NotNegative = 3.0
+    """Metres from the camera to the camera ahead. One step in Freedoom is about one metre."""
+    coverage: Share = 0.7
+    """A place ahead is painted if the memory covers less than this share of one of its views. Gaps
+    between the splats of a surface count as covered."""
+    views: Count = 3
+    """Views at the camera ahead: straight on, and to both sides in turn."""
+    turn: Annotated[float, Ge(1), Le(180)] = 50.0
+    """Degrees from one of these views to the next."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+
+def around_known(view: MemoryView) -> tuple[Tensor, Tensor]:
+    """Return where a surface is known, though splats of distant points leave gaps in it.
+
+    Returns which pixels have a known pixel within ``GAP`` pixels, (b, h, w) bool, and the mean
+    inverse-depth code of these, (b, h, w) float32.
+    """
+    size = 2 * GAP + 1
+    mask = view.mask[:, None].float()
+    code = view.inverse_depth[:, None].float() * mask
+    share, total = (F.avg_pool2d(x, size, 1, GAP)[:, 0] for x in (mask, code))
+    return share > 0, total / share.clamp(min=1e-6)
+
+
+def contradicts(view: MemoryView, painted: Frame) -> Tensor:
+    """Return the pixels of a painted frame that the memory must not take, (b, h, w) bool.
+
+    These are the known pixels, and pixels in the gaps of a known surface whose painted depth is not
+    that of the surface.
+    """
+    assert painted.inverse_depth is not None
+    known, code = around_known(view)
+    near = (painted.inverse_depth - code).abs() <= SURFACE * code + 1.0
+    return view.mask | (known & ~near)
+
+
+class PaintAhead:
+    """Paints ahead of the cameras of a batch of dreams.
+
+    painter: completes views. It is called for one place at a time.
+    memory: the world's point memory.
+    config: where and how often.
+
+    Raises MissingGeometryError for another memory, and InvalidInputError for a painter of fewer
+    views than ``config.views``.
+    """
+
+    def __init__(
+        self, painter: Painter, memory: object, config: PaintAheadConfig | None = None
+    ) -> None:
+        self.painter, self.config = painter, config or PaintAheadConfig()
+        if not isinstance(memory, PointMemory):
+            raise MissingGeometryError(
+                f"a dream is painted ahead into its point memory, and this world has "
+                f"{type(memory).__name__}: use a world with a point memory."
+            )
+        if painter.spec.views < self.config.views:
+            raise InvalidInputError(
+                f"PaintAheadConfig.views = {self.config.views} is more than the painter's "
+                f"{painter.spec.views}: give fewer views."
+            )
+        self.memory = memory
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the settings, and of the painter's weights if it has a ``weights_id``."""
+        painter = getattr(self.painter, "weights_id", type(self.painter).__qualname__)
+        told = f"{self.config} {self.painter.spec} {painter}"
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def begin(self, state: WorldState) -> WorldState:
+        """Return the states as states of painted dreams, which have not looked ahead yet."""
+        return dataclasses.replace(state, looked=torch.full_like(state.step, NEVER))
+
+    @torch.no_grad()
+    def look(self, state: WorldState) -> tuple[Tensor, WorldState] | None:
+        """Look ahead where it is due, and paint what the memory does not cover.
+
+        Returns the indices (m,) int64 of the environments that looked, and their new states; None
+        if none did.
+        """
+        if state.looked is None:
+            return None
+        due = state.step - state.looked >= self.config.every
+        index = due.nonzero()[:, 0]
+        if not len(index):
+            return None
+        states = [self._look_of(state.select(row[None])) for row in index]
+        return index, concatenate(states)
+
+    def _look_of(self, state: WorldState) -> WorldState:
+        """Look ahead in one environment."""
+        state = dataclasses.replace(state, looked=state.step.clone())
+        poses = self.cameras(state)
+        camera = self._camera(poses)
+        memory = map_tensors(lambda x: x.expand(len(poses), *x.shape[1:]), state.memory)
+        view: MemoryView = self.memory.render(memory, camera)
+        covered = around_known(view)[0].float().mean((1, 2))
+        if float(covered.min()) >= self.config.coverage:
+            return state
+        frame = self.painter.paint(PaintInputs(view, poses[None], state.seed, state.step))
+        frame = map_tensors(lambda x: x.to(state.seed.device), frame)
+        data: Points = state.memory
+        for i in range(len(poses)):
+            one = map_tensors(lambda x, i=i: x[i : i + 1], frame)
+            at = self._camera(poses[i : i + 1])
+            # Views overlap: what one view has painted is known to the next.
+            kept = contradicts(self.memory.render(data, at), one)
+            data = integrate_painted(self.memory, data, one, at, state.step, kept)
+        return dataclasses.replace(state, memory=data)
+
+    def cameras(self, state: WorldState) -> Tensor:
+        """Return the cameras ahead of one environment, (views, 4, 4) camera-to-world."""
+        pose, config = state.frame.pose, self.config
+        depth = state.frame.depth
+        assert pose is not None
+        assert depth is not None
+        h, w = depth.shape[-2:]
+        # Rows around the horizon, so that floors do not count as obstacles.
+        middle = depth[0, 3 * h // 8 : h // 2 + 1, 3 * w // 8 : 5 * w // 8 + 1]
+        free = CLEARANCE * float(middle.median().clamp(max=1e3))
+        motion = pose.new_zeros(config.views, 6)
+        motion[:, 2] = min(config.distance, free)
+        for i in range(config.views):
+            side = (i + 1) // 2 * (1 if i % 2 else -1)
+            motion[i, 4] = math.radians(side * config.turn)
+        return move(pose.expand(config.views, 4, 4), motion)
+
+    def _camera(self, pose: Tensor) -> Camera:
+        spec = self.painter.spec
+        intrinsics = pose.new_tensor(spec.intrinsics).expand(len(pose), 4)
+        return Camera(pose, intrinsics, spec.height, spec.width)

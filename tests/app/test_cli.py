@@ -109,6 +109,11 @@ def test_every_command_describes_itself(name: str, capsys: pytest.CaptureFixture
         ),
         (["watch", "runs/agent", "--out", "w.mp4"], "out", Path("w.mp4")),
         (["worlds", "--json", "w.json"], "json", Path("w.json")),
+        (
+            ["generate", "--attribute", "brick=0.6", "light=0.2", "--images", "a.png", "b.png"],
+            "images",
+            (Path("a.png"), Path("b.png")),
+        ),
     ],
 )
 def test_documented_arguments_are_taken(arguments: list[str], field: str, value: object):

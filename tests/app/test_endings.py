@@ -31,6 +31,7 @@ GIVEN = {
     "demo": [],
     "compare": ["carracing"],
     "export": ["walk.safetensors", "--to", "glb"],
+    "generate": ["--count", "3", "--out", "out/my places"],
     "view": ["walk.safetensors"],
     "worlds": [],
     "words": [],
@@ -71,6 +72,7 @@ def results(
         "train": goal,
         "distil": world,
         "export": Path("walk.glb"),
+        "generate": Path("out/my places"),
     }
 
 

@@ -79,7 +79,7 @@ def test_a_place_is_a_scene_folder_that_tells_its_origin(painter: NetworkPainter
     described = check_scene_folder(out)
     assert described.generated and len(described.starts) == 4
     origin = described.origin
-    assert origin["attributes"] == {"brick": 0.8, "water": 0.0, "light": 0.2}
+    assert origin["attributes"] == {"brick": 0.8, "light": 0.2}
     assert (origin["command"], origin["seed"]) == ("generate", place_seed(3, 0))
     assert len(origin["painter_sha256"]) == 64 and origin["sampling"]["num_inference_steps"] == 1
     assert {"sheet.png", "fly.mp4", "scene.ply"} <= set(files(out))
@@ -283,8 +283,8 @@ def test_the_command(painter_folder: Path, tmp_path: Path, capsys: pytest.Captur
                  "--out", str(out), "--json", str(report)]  # fmt: skip
     assert cli.main(arguments) == 0
     told = capsys.readouterr()
-    assert f"{out}: 1 new" in told.out and f"result: {out}" in told.err
-    assert f"worldsim view {out}" in told.err and "1 of 1 place" in told.err
+    assert f"{out}: 1 new" in told.out and f"result: {out}, a folder" in told.err
+    assert f"worldsim view {out}" in told.err and "painting: 100.0%" in told.err
     assert json.loads(report.read_text())["places"][0]["folder"] == str(out)
     assert check_scene_folder(out).origin["sampling"]["num_inference_steps"] == 2
     assert cli.main(arguments) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 import worldsim
+import worldsim.painting.folder
 from tests.helpers.painters import INTRINSICS, make_tiny_painter
 from tests.helpers.worlds import make_tiny_world
 from worldsim.app.export import ExportConfig, export
@@ -49,6 +51,14 @@ TOLD = {"command": "generate", "prompt": "a hall", "seed": 3}
 @pytest.fixture(scope="module")
 def place() -> Place:
     return paint_place(make_tiny_painter(), 3, config=PlaceConfig(headings=4, capacity=16384))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def short_films() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worldsim.painting.folder, "TURN_FRAMES", 4)
+        patch.setattr(worldsim.painting.folder, "DOLLY_FRAMES", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +179,8 @@ def test_exports_and_the_viewer_read_it(folder: Path, tmp_path: Path):
 def test_recorded_scenes_open_too(scenes_folder: Path):
     opened = open_memory(scenes_folder / "room-6-1")
     assert len(opened.memory.points()) > 100
+    with pytest.raises(InvalidInputError, match="folder of 6 scenes.*room-6-1"):
+        open_memory(scenes_folder)
 
 
 def test_finished_scenes_are_recognised(folder: Path, tmp_path: Path, scenes_folder: Path):

@@ -162,6 +162,7 @@ COMMANDS = {
         "GenerateConfig",
         "generate",
         "Paint new places to start from, from words or pictures.",
+        ending=endings.after_generate,
     ),
     "export": Command(
         "worldsim.app.export",
@@ -184,6 +185,7 @@ COMMANDS = {
         "JourneyRunConfig",
         "journey",
         "Make a trip through new places from words.",
+        ending=endings.after_journey,
     ),
     "worlds": Command(
         "worldsim.app.worlds",

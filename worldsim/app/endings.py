@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from worldsim.app.compare import CompareConfig
     from worldsim.app.demo import DemoConfig
     from worldsim.app.export import ExportConfig
+    from worldsim.app.generate import GenerateConfig
+    from worldsim.app.journey import JourneyRunConfig
     from worldsim.app.view import ViewConfig
     from worldsim.app.watch import WatchConfig
     from worldsim.app.words import WordsConfig
@@ -123,6 +125,15 @@ def after_compare(config: CompareConfig | DemoConfig, _: object) -> Ending:
     return Ending(str(config.out), (line("worldsim", "evaluate", config.world),))
 
 
+def after_generate(config: GenerateConfig, out: Path) -> Ending:
+    """The folder of scenes; next, look at one."""
+    place = out if config.count == 1 else out / "place-1"
+    return Ending(
+        f"{out}, a folder of scenes to start from",
+        (line("worldsim", "view", place), line("worldsim", "export", place, "--to", "glb")),
+    )
+
+
 def after_export(config: ExportConfig, out: Path) -> Ending:
     """What was written; next, use it."""
     if out.is_dir() and (out / "world.json").is_file():
@@ -135,6 +146,18 @@ def after_view(config: ViewConfig, _: object) -> Ending:
     return Ending(
         "what was shown stays in the snapshot",
         (line("worldsim", "export", config.snapshot, "--to", "glb"),),
+    )
+
+
+def after_journey(_: JourneyRunConfig, out: Path) -> Ending:
+    """A journey: its scene, and how to see it and start in it."""
+    return Ending(
+        str(out),
+        (
+            line("worldsim", "view", out),
+            line("worldsim", "export", out, "--to", "glb"),
+            f'in Python: gym.make("worldsim/FreedoomDream-v0", scenes={str(out)!r})',
+        ),
     )
 
 

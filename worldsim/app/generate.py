@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,16 +24,17 @@ from worldsim.painting.new_places import (
     paint_request,
     parse_attributes,
 )
-from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter, open_painter
+from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
 from worldsim.painting.pictures import open_pictures
 from worldsim.painting.place import Place, PlaceConfig, level_pose, plan_groups, ring
+from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.words import parse_prompt
-from worldsim.protocols import Painter
-from worldsim.runtime.files import make_writable_folder, require_replaceable, sha256_of
+from worldsim.protocols import Painter, PromptPainter
+from worldsim.runtime.files import is_folder, make_writable_folder, require_replaceable, sha256_of
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
-from worldsim.runtime.progress import Progress, say
+from worldsim.runtime.progress import SHARE, Progress, say
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed
-from worldsim.runtime.types import Array, JsonObject
+from worldsim.runtime.types import JsonObject
 from worldsim.world.scene_files import StartFrames
 
 
@@ -57,7 +58,8 @@ class GenerateConfig:
     poses: Path | None = None
     """Camera poses of the pictures: a JSON file, or a nerfstudio dataset."""
     painter: str = DEFAULT_PAINTER
-    """Name of a shipped painter, or a painter's folder."""
+    """Name of a shipped painter, a painter's folder, or ``diffusers:PIPELINE,DEPTH``: an inpainting
+    pipeline and a depth estimator, each a folder or ``hub:owner/name``."""
     seed: Seed = 0
     """Seed of all random numbers. Equal settings give equal files on one device."""
     count: Annotated[int, Ge(1), Le(10_000)] = 1
@@ -97,7 +99,7 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
         require_replaceable(config.json)
     prior = None
     if painter is None:
-        painter = open_painter(config.painter, device=config.device)
+        painter = painter_by_name(config.painter, device=config.device)
         prior = prior_of(config.painter)
     painter = with_sampling(painter, config.num_inference_steps, config.guidance_scale)
     request = request_of(config, painter, prior)
@@ -110,14 +112,14 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
     ]
     there = [finished(folder_of(config, i), told[i]) for i in range(config.count)]
     report = []
-    with Progress(config.count, "painting", "place") as bar:
+    with Progress(100.0, "painting", SHARE) as bar:
         for i in range(config.count):
             began = time.monotonic()
             if not there[i]:
-                with passes_shown(painter, bar, i, passes_of(config, painter)):
-                    place, values = paint_request(painter, request, told[i]["seed"])
-                save_place(place, values, painter, folder_of(config, i), told[i], title_of(config))
-            bar.move_to(i + 1)
+                with passes_shown(painter, bar, i / config.count, passes_of(config, painter)):
+                    place, given = paint_request(painter, request, told[i]["seed"])
+                save_place(place, given, folder_of(config, i), told[i], title_of(config))
+            bar.move_to(100.0 * (i + 1) / config.count)
             report.append(
                 {
                     "folder": str(folder_of(config, i)),
@@ -134,19 +136,20 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
 
 
 def passes_of(config: GenerateConfig, painter: Painter) -> int:
-    """Return about how many times the network runs for a place."""
+    """Return about how many times the network runs for all places."""
     settings: Any = getattr(painter, "config", None)
     steps = int(getattr(settings, "num_inference_steps", 1))
     groups = len(plan_groups(ring(level_pose(), config.headings), 0, painter.spec.views))
-    return max(1, steps * groups * (1 + (getattr(settings, "guidance_scale", 1.0) != 1.0)))
+    both = getattr(settings, "guidance_scale", 1.0) != 1.0
+    return max(1, config.count * steps * groups * (1 + both))
 
 
 @contextlib.contextmanager
-def passes_shown(painter: Painter, bar: Progress, done: int, passes: int) -> Iterator[None]:
+def passes_shown(painter: Painter, bar: Progress, done: float, passes: int) -> Iterator[None]:
     """Context in which the bar moves with every run of the painter's network.
 
-    done: number of finished places.
-    passes: about how many runs the next place takes.
+    done: share that is done before, in [0, 1].
+    passes: about how many runs all places take.
     """
     if not isinstance(painter, NetworkPainter):
         yield
@@ -154,7 +157,7 @@ def passes_shown(painter: Painter, bar: Progress, done: int, passes: int) -> Ite
     runs = itertools.count(1)
 
     def step(*_: object) -> None:
-        bar.move_to(done + min(0.99, next(runs) / passes))
+        bar.move_to(100.0 * min(0.99, done + next(runs) / passes))
 
     hook = painter.network.register_forward_hook(step)
     try:
@@ -188,7 +191,7 @@ def request_of(
 
     Prints which words ask for nothing.
     """
-    if config.prompt.strip() and painter.spec.attributes:
+    if config.prompt.strip() and not isinstance(painter, PromptPainter):
         notice = parse_prompt(config.prompt, painter.spec.attributes).notice
         if notice:
             say(notice, always=True)
@@ -215,7 +218,7 @@ def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
         "attribute": list(config.attribute),
         "pictures": {path.name: sha256_of(path) for path in files},
         "poses": None if config.poses is None else config.poses.name,
-        "painter": config.painter,
+        "painter": Path(config.painter).name if is_folder(config.painter) else config.painter,
         "painter_sha256": painter_id(painter),
         "sampling": to_json(sampling) if dataclasses.is_dataclass(sampling) else None,
         "headings": config.headings,
@@ -226,21 +229,16 @@ def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
 
 def save_place(
     place: Place,
-    values: Array | None,
-    painter: Painter,
+    given: Mapping[str, float],
     folder: Path,
     told: JsonObject,
     title: Sequence[str],
 ) -> None:
-    """Write a place. Each view that stands at the place is a start."""
-    attributes = (
-        None
-        if values is None
-        else {
-            name: round(float(v), 4)
-            for name, v in zip(painter.spec.attributes, values, strict=True)
-        }
-    )
+    """Write a place. Each of its views is a start.
+
+    given: the attributes that the painter received.
+    """
+    attributes = {name: round(value, 4) for name, value in given.items()}
     save_generated(
         folder,
         place.frames,

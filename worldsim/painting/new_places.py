@@ -31,7 +31,7 @@ from worldsim.painting.place import (
 )
 from worldsim.painting.words import parse_prompt
 from worldsim.planning.locate import LocateConfig, locate_points
-from worldsim.protocols import Painter, PainterSpec
+from worldsim.protocols import Painter, PainterSpec, PromptPainter
 from worldsim.runtime.arguments import number
 from worldsim.runtime.types import Array
 from worldsim.state import Frame, concatenate
@@ -132,25 +132,28 @@ def conditions_of(
     """Return the attributes of a request, and which of them are given; None if none are.
 
     Without words, named attributes alone are given. A place without words, attributes and pictures
-    is like any real one.
+    is like any real one. A :class:`worldsim.protocols.PromptPainter` receives the words themselves.
     """
     names = painter.spec.attributes
     check_attributes(request.attributes, names)
-    if request.prompt.strip() and not names:
+    prompt = "" if isinstance(painter, PromptPainter) else request.prompt
+    if prompt.strip() and not names:
         raise InvalidInputError(
-            f"prompt {request.prompt!r}: this painter has no attributes and understands no words; "
-            "leave the prompt out"
+            f"prompt {prompt!r}: this painter has no attributes and understands no words; leave "
+            "the prompt out"
         )
-    free = not request.prompt.strip() and bool(request.attributes or request.pictures)
+    free = not prompt.strip() and bool(request.attributes or request.pictures)
     prior = None if free else request.prior
-    values, told = attributes_of(request.prompt, names, rng, prior)
+    values, told = attributes_of(prompt, names, rng, prior)
     for name, value in request.attributes.items():
         values[names.index(name)], told[names.index(name)] = value, True
     return (values, told) if bool(told.any()) else None
 
 
-def paint_request(painter: Painter, request: PlaceRequest, seed: int) -> tuple[Place, Array | None]:
-    """Paint a place as ``request`` asks; returns it with its attributes, (a,) or None.
+def paint_request(
+    painter: Painter, request: PlaceRequest, seed: int
+) -> tuple[Place, dict[str, float]]:
+    """Paint a place as ``request`` asks; returns it with the attributes that the painter received.
 
     seed: key of all random numbers.
 
@@ -158,13 +161,25 @@ def paint_request(painter: Painter, request: PlaceRequest, seed: int) -> tuple[P
     """
     conditions = conditions_of(request, painter, np.random.default_rng(seed))
     values, told = (None, None) if conditions is None else conditions
+    if isinstance(painter, PromptPainter) and request.prompt.strip():
+        painter = painter.with_prompt(request.prompt)
+    place = _paint(painter, request, seed, values, told)
+    if values is None or told is None:
+        return place, {}
+    names = painter.spec.attributes
+    return place, {name: float(values[i]) for i, name in enumerate(names) if told[i]}
+
+
+def _paint(
+    painter: Painter, request: PlaceRequest, seed: int, values: Array | None, told: Array | None
+) -> Place:
     pictures, config = request.pictures, request.config
     if pictures is None:
-        return paint_place(painter, seed, values, told, config), values
+        return paint_place(painter, seed, values, told, config)
     _check_number(pictures, painter.spec)
     if pictures.pose is None:
-        return _paint_unposed(painter, pictures, seed, values, told, config), values
-    return _paint_posed(painter, pictures, seed, values, told, config), values
+        return _paint_unposed(painter, pictures, seed, values, told, config)
+    return _paint_posed(painter, pictures, seed, values, told, config)
 
 
 def _check_number(pictures: Pictures, spec: PainterSpec) -> None:
@@ -190,7 +205,7 @@ def _paint_posed(
     if len(pictures) == 1 and whole:
         return paint_place(painter, seed, values, told, config, given)
     # The depth of the pictures first, all of them jointly.
-    memory = PointMemory(PointMemoryConfig(capacity=config.capacity))
+    memory = config.memory(spec)
     drawn, _ = paint_views(
         painter,
         memory,

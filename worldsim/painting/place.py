@@ -32,6 +32,7 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
 from worldsim.protocols import Painter, PainterSpec, PaintInputs, SceneMemory
 from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ranges import Capacity, NotNegative, Positive
 from worldsim.runtime.types import Array
 from worldsim.state import Frame, MemoryView, concatenate, flatten, map_tensors
@@ -40,6 +41,9 @@ EYE_HEIGHT = 41.0 / 32.0
 """Height of the camera over the floor in metres: that of Freedoom's player."""
 CONTEXT_SHARE = 0.5
 """Share of a group's views that are given ones, in groups after the anchors."""
+LEAST_POINTS, MOST_POINTS = 262_144, 2**24
+"""Points of a place's memory, if its config does not say how many."""
+POINT_BYTES = 23
 ROOM_BEHIND = 0.75
 """Metres that must be free behind a camera of the second ring."""
 
@@ -366,11 +370,23 @@ class PlaceConfig:
     there is room, and shows what the first ring does not see."""
     eye: Positive = EYE_HEIGHT
     """Height of the camera over the ground at height 0, metres."""
-    capacity: Capacity = 262_144
-    """Points of the place's memory. A view of 64x64 pixels takes up to 4,096."""
+    capacity: Capacity | None = None
+    """Points of the place's memory. By default one for each pixel of all views, at least
+    262,144."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+
+    def memory(self, spec: PainterSpec) -> PointMemory:
+        """Return the memory of a place, for a painter with this ``spec``.
+
+        Raises OutOfMemoryError if it does not fit.
+        """
+        views = max(self.headings, spec.views) * (2 if self.ahead > 0 else 1)
+        pixels = views * spec.height * spec.width
+        capacity = self.capacity or min(MOST_POINTS, max(LEAST_POINTS, pixels))
+        require_memory_for(2 * POINT_BYTES * capacity, f"a memory of {capacity:,} points")
+        return PointMemory(PointMemoryConfig(capacity=capacity))
 
 
 @dataclass(frozen=True)
@@ -414,7 +430,7 @@ def paint_place(
     Equal arguments give equal places, bit by bit, on one device.
     """
     config = config or PlaceConfig()
-    memory = PointMemory(PointMemoryConfig(capacity=config.capacity))
+    memory = config.memory(painter.spec)
     data = memory.empty(1) if known is None else memory.pad(known)
     if given is not None and given.pose is None:
         raise InvalidInputError("given frames have no poses: give one camera pose per frame.")

@@ -12,7 +12,7 @@ from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.runtime.files import as_path, is_file, is_folder
 from worldsim.state import Frame, SceneStart, Trajectory
-from worldsim.world.scene_files import SCENE, load_scene
+from worldsim.world.scene_files import SCENE, load_scene, scene_names
 from worldsim.world.snapshots import OpenedSnapshot, open_snapshot
 
 
@@ -31,6 +31,11 @@ def open_memory(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapshot:
     :func:`worldsim.world.scene_files.load_scene` do.
     """
     if not is_scene(path):
+        if is_folder(path) and (names := scene_names(path)):
+            raise InvalidInputError(
+                f"{path} is a folder of {len(names)} scenes: name one of them, such as "
+                f"{as_path(path) / names[0]}"
+            )
         return open_snapshot(path, index)
     if index:
         raise InvalidInputError(f"{path} is one scene: index = {index} is for snapshots")

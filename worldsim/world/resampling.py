@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from worldsim.camera import Camera
+from worldsim.camera import Camera, dequantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
-from worldsim.io.rgbd import captured_frames, trajectory_of
+from worldsim.io.rgbd import CapturedFrame, trajectory_of
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import DIRECTION, EMPTY
@@ -48,13 +50,8 @@ def resample_scene(scene: SceneStart, world: World) -> SceneStart:
             f"without depth, poses or camera, and the world has {n.height}x{n.width}: it cannot be "
             f"resampled"
         )
-    frames = captured_frames(
-        scene.rgb.permute(0, 2, 3, 1).contiguous().numpy(),
-        Frame(scene.rgb, scene.inverse_depth).depth.numpy(),  # type: ignore[union-attr]
-        scene.pose.numpy(),
-        scene.intrinsics.numpy(),
-        scene.name,
-    )
+    times = max(-(-n.height // height), -(-n.width // width))
+    frames = [_enlarged(scene, i, times) for i in range(t)]
     trajectory, _ = trajectory_of(frames, n.height, n.width, world.config.intrinsics)
     _require_view(scene, trajectory.intrinsics, world)
     scene = dataclasses.replace(
@@ -65,6 +62,27 @@ def resample_scene(scene: SceneStart, world: World) -> SceneStart:
         memory=None,
     )
     return dataclasses.replace(scene, memory=_memory_for(scene, world))
+
+
+def _enlarged(scene: SceneStart, i: int, times: int) -> CapturedFrame:
+    """Return frame ``i`` as a capture, ``times`` times as large, with interpolated colours.
+
+    Without this, worlds of larger frames would see large square pixels.
+    """
+    assert scene.inverse_depth is not None and scene.pose is not None
+    assert scene.intrinsics is not None
+    height, width = (int(size) * times for size in scene.rgb.shape[-2:])
+    picture = Image.fromarray(scene.rgb[i].permute(1, 2, 0).contiguous().numpy())
+    rgb = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
+    depth = dequantise_depth(scene.inverse_depth[i]).numpy()
+    return CapturedFrame(
+        f"{scene.name or 'scene'}, frame {i}",
+        scene.pose[i].double().numpy(),
+        scene.intrinsics.double().numpy() * times,
+        height,
+        width,
+        lambda: (rgb, depth),
+    )
 
 
 def start_of(scene: SceneStart, first: int, count: int, world: World | None = None) -> SceneStart:

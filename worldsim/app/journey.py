@@ -18,7 +18,8 @@ from worldsim.app.generate import (
 from worldsim.errors import PaintingError
 from worldsim.painting.journey import JourneyConfig, JourneyMaker, groups_of
 from worldsim.painting.journey_words import descriptions_for, reader_of
-from worldsim.painting.painter import DEFAULT_PAINTER, open_painter
+from worldsim.painting.painter import DEFAULT_PAINTER
+from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.trip import Trip
 from worldsim.painting.trip_files import told_of, travel
 from worldsim.painting.trip_scene import save_trip_scene
@@ -26,7 +27,7 @@ from worldsim.painting.validator import Validator, failures
 from worldsim.protocols import Painter
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
-from worldsim.runtime.progress import Progress, say
+from worldsim.runtime.progress import SHARE, Progress, say
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed, Share
 from worldsim.runtime.types import JsonObject
 
@@ -51,7 +52,8 @@ class JourneyRunConfig:
     loop: bool = False
     """Come back: the second half leads through the places of the first half."""
     painter: str = DEFAULT_PAINTER
-    """Name of a shipped painter, or a painter's folder."""
+    """Name of a shipped painter, a painter's folder, or ``diffusers:PIPELINE,DEPTH`` as in
+    ``worldsim generate``."""
     seed: Seed = 0
     """Seed of all random numbers."""
     num_inference_steps: Count | None = None
@@ -97,7 +99,7 @@ def journey(config: JourneyRunConfig) -> Path:
     settings = config.journey()
     if config.json is not None:
         require_replaceable(config.json)
-    painter: Painter = open_painter(config.painter, device=config.device)
+    painter = painter_by_name(config.painter, device=config.device)
     painter = with_sampling(painter, config.num_inference_steps, config.guidance_scale)
     names = painter.spec.attributes
     words = descriptions_for(config.prompt, names, config.length)
@@ -106,15 +108,16 @@ def journey(config: JourneyRunConfig) -> Path:
     maker = JourneyMaker(painter, words, reader, settings, validator)
     out = make_writable_folder(config.out)
     told = to_json(told_of(maker, config.prompt or ""))
-    trip = maker.begin()
+    trip, passes = maker.begin(), _passes(config, painter)
     try:
-        with Progress(config.length, "journey", "place") as progress:
+        with Progress(100.0, "painting", SHARE) as bar:
             stops = travel(maker, config.prompt or "", out / STATE)
             trip = next(stops)
             while len(trip) < config.length:
-                with passes_shown(painter, progress, len(trip), _passes(config, painter)):
+                note = f"place {len(trip) + 1} of {config.length}"
+                bar.move_to(100.0 * len(trip) / config.length, note)
+                with passes_shown(painter, bar, len(trip) / config.length, passes):
                     trip = next(stops)
-                progress.move_to(len(trip), trip.stops[-1].words)
     except PaintingError:
         if len(trip):
             save_trip_scene(out, trip, painter.spec, _origin(told, trip))
@@ -128,9 +131,10 @@ def journey(config: JourneyRunConfig) -> Path:
 
 
 def _passes(config: JourneyRunConfig, painter: Painter) -> int:
-    """Return how many times the network runs for a place of which no view is refused."""
-    groups = len(groups_of(config.journey().headings, painter.spec.views))
-    return passes_of(GenerateConfig(headings=config.journey().headings), painter) * groups
+    """Return how many times the network runs for all places if no view is refused."""
+    headings = config.journey().headings
+    places = GenerateConfig(count=config.length, headings=headings)
+    return passes_of(places, painter) * len(groups_of(headings, painter.spec.views))
 
 
 def _origin(told: JsonObject, trip: Trip) -> JsonObject:

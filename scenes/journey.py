@@ -66,7 +66,7 @@ class Journey:
     ) -> None:
         settings = replace(config or JourneyConfig(), length=length, loop=loop, seed=seed)
         names = painter.spec.attributes
-        words = descriptions or descriptions_for(prompt, names, length)
+        words = descriptions or descriptions_for(prompt, painter, length)
         self.maker = JourneyMaker(painter, words, reader_of(names, prior), settings, validator)
         self.prompt, self.world = prompt or "", world
         self.folder = None if folder is None else Path(folder)

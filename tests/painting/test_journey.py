@@ -28,7 +28,7 @@ def maker(painter: HallPainter | None = None, **changes: object) -> JourneyMaker
     settings = {"length": 3, "headings": 6, "nearest": 3.0, "furthest": 4.0, **changes}
     return JourneyMaker(
         painter or HallPainter(),
-        descriptions_for(None, (), 3),
+        descriptions_for(None, HallPainter(), 3),
         reader_of(()),
         JourneyConfig(**settings),  # type: ignore[arg-type]
         Validator(names=("scale", "seen_past", "nearest", "room", "floor")),
@@ -186,7 +186,7 @@ def test_bad_settings_are_named():
     with pytest.raises(InvalidInputError, match="length = 51"):
         JourneyConfig(length=51)
     with pytest.raises(InvalidInputError, match="understands no words"):
-        descriptions_for("a hall", (), 3)
+        descriptions_for("a hall", HallPainter(), 3)
 
 
 def test_words_are_told_to_painters_with_attributes():
@@ -194,6 +194,20 @@ def test_words_are_told_to_painters_with_attributes():
     values, told = read("a dark brick hall", np.random.default_rng(0))
     assert values is not None and told is not None
     assert told.tolist() == [True, False, True] and values[1] == 0.0
+
+
+def test_free_text_reaches_painters_that_read_it():
+    class Reader(HallPainter):
+        heard: list[str] = []
+
+        def with_prompt(self, prompt: str) -> HallPainter:
+            self.heard.append(prompt)
+            return self
+
+    painter = Reader()
+    one = maker(painter, length=2)
+    one.descriptions = descriptions_for("a wood, then a beach", painter, 2)
+    assert [stop.words for stop in made(one).stops] == ["a wood", "a beach"] == painter.heard
 
 
 def test_rings_turn_right():

@@ -102,7 +102,7 @@ def journey(config: JourneyRunConfig) -> Path:
     painter = painter_by_name(config.painter, device=config.device)
     painter = with_sampling(painter, config.num_inference_steps, config.guidance_scale)
     names = painter.spec.attributes
-    words = descriptions_for(config.prompt, names, config.length)
+    words = descriptions_for(config.prompt, painter, config.length)
     validator = None if config.validate else Validator(names=())
     reader = reader_of(names, prior_of(config.painter))
     maker = JourneyMaker(painter, words, reader, settings, validator)

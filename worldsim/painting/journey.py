@@ -32,7 +32,7 @@ from worldsim.painting.travel import (
 )
 from worldsim.painting.trip import Attempt, Stop, Trip
 from worldsim.painting.validator import Validator, failures, passed
-from worldsim.protocols import DescriptionGenerator, Painter, PaintInputs
+from worldsim.protocols import DescriptionGenerator, Painter, PaintInputs, PromptPainter
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Positive, Seed, Share
 from worldsim.runtime.types import Array
@@ -152,9 +152,13 @@ class JourneyMaker:
         rng = np.random.default_rng([self.config.seed, place])
         words = self.descriptions.next([stop.words for stop in trip.stops], rng)
         attributes, told = self.describe(words, rng)
+        painter = self.painter
+        if isinstance(painter, PromptPainter) and words:
+            painter = painter.with_prompt(words)
         log: list[Attempt] = []
         for number, pose in enumerate(self._cameras(trip)):
-            site = _Site(trip, ring(pose, self.config.headings), number, attributes, told)
+            poses = ring(pose, self.config.headings)
+            site = _Site(trip, painter, poses, number, attributes, told)
             known = self._known(trip.memory, site.poses)
             coverage = round(covered_share(known), 6)
             stop = Stop(
@@ -282,7 +286,7 @@ class JourneyMaker:
             known = self._known(data, site.poses[todo])
             given = [whole[i] for i in beside]
             inputs = self._inputs(site, [*todo, *beside], known, given, key * MOST_TRIES + attempt)
-            painted = map_tensors(lambda x: x.cpu(), self.painter.paint(inputs))
+            painted = map_tensors(lambda x: x.cpu(), site.painter.paint(inputs))
             fresh, scale = align_depth(_first(painted, len(todo)), known)
             views = Views(fresh, self._camera(site.poses[todo]), known, *others)
             verdicts = self.validator.views(views, inputs, concatenate([fresh, *given]))
@@ -343,6 +347,7 @@ class _Site:
     """A place that is being painted: the trip so far, its cameras, which try of a camera it is."""
 
     trip: Trip
+    painter: Painter
     poses: Tensor
     number: int
     attributes: Array | None

@@ -42,7 +42,7 @@ from worldsim.painting.validator import (
 from worldsim.painting.views import ViewSets, join
 from worldsim.protocols import PaintInputs
 from worldsim.runtime.files import load_tensors
-from worldsim.runtime.json_config import to_json, write_json
+from worldsim.runtime.json_config import from_json, read_json, to_json, write_json
 from worldsim.runtime.progress import follow
 from worldsim.state import Frame
 
@@ -51,6 +51,7 @@ SIDES: Mapping[str, str] = {
     "scale": "most",
     "seen_past": "most",
     "nearest": "least",
+    "speckle": "most",
     "colour_conflict": "most",
     "rectangle": "most",
     "seams": "most",
@@ -64,9 +65,10 @@ SIDES: Mapping[str, str] = {
     "floor": "most",
 }
 """Which bound each check has."""
-SCALE_SHARE, LEAST_SCALE = 0.01, 0.1
-"""For ``scale``, which few views allow to measure: the share beyond the bound, and an error that is
-harmless."""
+SHARES: Mapping[str, float] = {"scale": 0.01, "noise": 0.001, "speckle": 0.0}
+"""Share of train views beyond the bound, where it is not ``Config.quantile``."""
+LEAST_SCALE = 0.1
+"""Error of the scale, as |log|, that is harmless."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,10 @@ class Config:
     """Folder of the two files."""
     quantile: float = 0.004
     """Share of train views beyond each bound."""
+    thresholds: Path | None = None
+    """Thresholds to measure; by default new ones are set."""
+    faults: tuple[str, ...] = tuple(FAULTS)
+    """Faults to plant."""
     painter: Path | None = None
     """Painter whose denoising error is measured, too."""
     dreams: Path | None = None
@@ -186,13 +192,13 @@ def thresholds_of(values: Mapping[str, np.ndarray], sets: ViewSets, quantile: fl
     bounds = {}
     for name, value in values.items():
         known = value[np.isfinite(value)]
-        if name == "scale":
-            most = max(LEAST_SCALE, float(np.quantile(known, 1.0 - SCALE_SHARE)))
-            bounds[name] = Bounds(most=round(most, 4))
-        elif SIDES[name] == "least":
-            bounds[name] = Bounds(least=round(float(np.quantile(known, quantile)), 4))
-        else:
-            bounds[name] = Bounds(most=round(float(np.quantile(known, 1.0 - quantile)), 4))
+        beyond = SHARES.get(name, quantile)
+        if SIDES[name] == "least":
+            bounds[name] = Bounds(least=round(float(np.quantile(known, beyond)), 4))
+            continue
+        most = float(np.quantile(known, 1.0 - beyond))
+        most = max(LEAST_SCALE, most) if name == "scale" else most
+        bounds[name] = Bounds(most=round(most, 4))
     _, _, h, w, _ = sets.rgb.shape
     views = len(sets) * HEADINGS
     lens = tuple(round(float(x), 4) for x in sets.intrinsics)
@@ -260,8 +266,11 @@ def main(config: Config) -> None:
     train, test = (join(load_folder(folder)) for folder in (config.train, config.test))
     train, test = (_first(sets, config.sets) for sets in (train, test))
     assert not set(train.maps) & set(test.maps)
-    values = measured(places_of(train, config.seed), painter)
-    thresholds = thresholds_of(values, train, config.quantile)
+    if config.thresholds is None:
+        values = measured(places_of(train, config.seed), painter)
+        thresholds = thresholds_of(values, train, config.quantile)
+    else:
+        thresholds = from_json(Thresholds, read_json(config.thresholds))
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / "validator.json", to_json(thresholds))
     validator = Validator(thresholds, painter=painter)
@@ -275,7 +284,8 @@ def main(config: Config) -> None:
     write_json(config.out / "measured.json", found)
     print(json.dumps(found["true_refused"]), flush=True)
     faults: dict[str, object] = {}
-    for name, fault in FAULTS.items():
+    for name in config.faults:
+        fault = FAULTS[name]
         ladder = {}
         for severity in fault.ladder:
             rng = np.random.default_rng([config.seed, 7, len(faults), round(1000 * severity)])

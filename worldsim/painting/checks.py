@@ -35,6 +35,8 @@ CLIFF_METRES = 0.9
 """A floor that lies this much lower than the walker's counts as missing."""
 FLOOR_ROWS = 4
 """Rows at the bottom of a view in which the floor is looked for."""
+SPECKLE = 0.1
+"""Difference of the depth channel from its neighbours' median that counts as a speckle."""
 MARGIN = 0.34
 """Largest margin around a picture within the picture, as a share of the side."""
 PERIODS = (4, 6, 8, 10, 12, 16)
@@ -200,6 +202,19 @@ def lowest_heights(views: Views) -> Tensor:
     depth = views.depth[:, -FLOOR_ROWS:]
     height = (up[:, :, None, None] * rays).sum(1) * depth.clamp(max=1e6)
     return torch.where(depth.isfinite(), height, -torch.inf)
+
+
+def speckle(views: Views) -> Tensor:
+    """Return the share of pixels (n,) whose depth is unlike that of most of their neighbours.
+
+    The depth channel, in [0, 1), differs from the median of the 3x3 pixels by more than
+    :data:`SPECKLE`.
+    """
+    code = views.frame.inverse_depth
+    assert code is not None
+    channel = F.pad(code_to_channel(code)[:, None], (1,) * 4, mode="replicate")
+    around = F.unfold(channel, 3).median(1).values.view_as(code)
+    return ((code_to_channel(code) - around).abs() > SPECKLE).float().mean((1, 2))
 
 
 def rectangle(views: Views) -> Tensor:

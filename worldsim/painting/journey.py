@@ -19,8 +19,9 @@ from torch import Tensor
 
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, PaintingError
+from worldsim.memory.painted import mark_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
-from worldsim.memory.slots import Points, mark_painted
+from worldsim.memory.slots import Points
 from worldsim.painting.checks import Views
 from worldsim.painting.place import EYE_HEIGHT, cameras_of, known_view, level_pose, ring
 from worldsim.painting.travel import (

@@ -33,6 +33,7 @@ GEOMETRIC: Mapping[str, Callable[[Views], Tensor]] = {
     "scale": checks.scale_error,
     "seen_past": checks.seen_past,
     "nearest": checks.nearest,
+    "speckle": checks.speckle,
 }
 """Measures of a view's geometry, by name."""
 PICTORIAL: Mapping[str, Callable[[Views], Tensor]] = {

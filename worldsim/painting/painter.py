@@ -126,8 +126,8 @@ class NetworkPainter:
         views have equal scores.
         """
         check_inputs(inputs, self.spec)
-        assert frame.inverse_depth is not None
         at, whole = map_tensors(lambda x: x.to(self.device), (inputs, frame))
+        assert whole.inverse_depth is not None
         b, n = at.pose.shape[:2]
         clean = clean_channels(whole.rgb, whole.inverse_depth).unflatten(0, (b, n))
         fresh = ~_flags(at.given, b, n, at.pose)

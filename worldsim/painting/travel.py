@@ -133,7 +133,8 @@ def _candidate(
     place = here + distance * np.array([math.cos(heading), math.sin(heading), 0.0])
     if math.isfinite(ground):
         place[2] = ground + float(here[2] - heights[0])
-    there = level_pose(*place.tolist(), heading)
+    x, y, z = place.tolist()
+    there = level_pose(x, y, z, heading)
     view = memory.render(data, dataclasses.replace(camera, pose=there[None]))
     shown = view.depth[view.mask]
     if len(shown) and float(shown.quantile(0.02)) < NEAR_METRES:

@@ -103,6 +103,31 @@ def trip_sheet(trip: Trip) -> Array:
         rows[f"{place + 1}. {words}{found}"] = list(frames.rgb.permute(0, 2, 3, 1).numpy())
         rows[f"depth {place + 1}"] = [depth_picture(d) for d in depth.numpy()]
     headings = len(trip.frames[0].rgb)
+    turns = [f"{round(360 * i / headings)} deg" for i in range(headings)]
+    size = trip.frames[0].rgb.shape[-1]
+    return contact_sheet(rows, ["ahead", *turns[1:]], max(1, -(-160 // size)))
+
+
+def flight_of(trip: Trip) -> Tensor:
+    """Return cameras (n, 4, 4) of a film along the journey, with a turn at its end."""
+    poses = trip.pose.double()
+    place = poses[:, :3, 3].numpy()
+    ahead = np.arctan2(poses[:, 1, 2].numpy(), poses[:, 0, 2].numpy())
+    cameras = []
+    for i in range(len(poses) - 1):
+        step = place[i + 1] - place[i]
+        moved = float(np.hypot(*step[:2])) > 0.1
+        way = math.atan2(step[1], step[0]) if moved else float(ahead[i + 1])
+        for k in range(LEG_FRAMES):
+            share = k / LEG_FRAMES
+            # Turn during the first third, then walk.
+            turn = min(1.0, share / 0.34)
+            walk = max(0.0, (share - 0.2) / 0.8)
+            heading = ahead[i] + turn * math.remainder(way - ahead[i], 2.0 * math.pi)
+            smooth = walk * walk * (3.0 - 2.0 * walk)
+            x, y, z = (place[i] + smooth * step).tolist()
+            cameras.append(level_pose(x, y, z, float(heading)))
+        ahead[i + 1] = way
     x, y, z = place[-1].tolist()
     turns = [
         level_pose(x, y, z, float(ahead[-1]) - 2.0 * math.pi * k / TURN_FRAMES)

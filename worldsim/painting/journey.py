@@ -43,6 +43,8 @@ MOST_TRIES = 64
 """Largest number of attempts per group of views, and of groups per place."""
 MOST_CAMERAS = 16
 """Largest number of cameras per place."""
+LEAST_HOLE = 0.25
+"""Share of the view ahead that the memory must not know for a camera to lead to a new place."""
 MOST_POINTS = 2**22
 """Largest capacity of a journey's memory in points."""
 
@@ -157,6 +159,7 @@ class JourneyMaker:
         if isinstance(painter, PromptPainter) and words:
             painter = painter.with_prompt(words)
         log: list[Attempt] = []
+        known_place: tuple[Stop, Frame] | None = None
         for number, pose in enumerate(self._cameras(trip)):
             poses = ring(pose, self.config.headings)
             site = _Site(trip, painter, poses, number, attributes, told)
@@ -171,10 +174,14 @@ class JourneyMaker:
                 log=log,
             )
             if not stop.painted:
-                return self._with(trip, stop, fill_holes(known, site.poses))
+                # On the way out, a place that is new comes before one that is known already.
+                known_place = known_place or (stop, fill_holes(known, site.poses))
+                continue
             frames = self._paint_place(site, log)
             if frames is not None:
                 return self._with(trip, stop, frames)
+        if known_place is not None:
+            return self._with(trip, *known_place)
         raise PaintingError(self._complaint(place, log))
 
     def _named(self, attributes: Array | None, told: Array | None) -> dict[str, float]:
@@ -208,7 +215,8 @@ class JourneyMaker:
         if config.loop and place > config.length // 2:
             # Back along the way, looking back.
             return [ring(trip.pose[config.length - 1 - place], 2)[1]] * config.cameras
-        # At a dead end, on from the newest place that is none.
+        # Where nothing unknown lies ahead, on from an earlier place; else to what is known.
+        known: list[Tensor] = []
         for origin in reversed(range(place)):
             found = next_cameras(
                 self.memory,
@@ -219,8 +227,12 @@ class JourneyMaker:
                 config.furthest,
                 config.cameras,
             )
-            if found:
-                return [one.pose for one in found]
+            fresh = [one.pose for one in found if one.hole >= LEAST_HOLE]
+            if fresh:
+                return fresh
+            known = known or [one.pose for one in found]
+        if known:
+            return known
         raise PaintingError(
             f"no free way leads on from any of the {place} places so far: lower nearest "
             f"({config.nearest} m) and resume, or start another journey with another seed than "

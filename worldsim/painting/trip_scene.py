@@ -26,7 +26,7 @@ from worldsim.state import Frame, SceneStart, concatenate
 from worldsim.world.scene_files import StartFrames
 
 MAP = "map.png"
-LEG_FRAMES, TURN_FRAMES = 36, 72
+LEG_FRAMES, TURN_FRAMES = 24, 48
 """Frames of the film from one place to the next, and of the turn at the end."""
 MAP_METRES = 0.08
 """Metres per pixel of the map, before it is enlarged."""

@@ -23,6 +23,7 @@ from faults import FAULTS, Fault
 from torch import Tensor
 
 from worldsim.camera import Camera
+from worldsim.evaluation.statistics import bootstrap_ci, mean_statistic
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
 from worldsim.painting import checks
@@ -229,8 +230,6 @@ def caught_views(
 
 def share(flags: Sequence[bool], group: int) -> list[float]:
     """Mean with a 95% interval over places (bootstrap)."""
-    from worldsim.evaluation.metrics import bootstrap_ci, mean_statistic
-
     values = np.array(flags, np.float64).reshape(-1, group)
     low, high = bootstrap_ci(mean_statistic(list(values)), len(values))
     return [round(float(values.mean()), 4), round(low, 4), round(high, 4)]

@@ -46,6 +46,8 @@ class SoakConfig:
     """Steps after which an episode ends."""
     engine: str = "plain"
     """How steps are run: ``plain``, ``fast`` or ``compiled``."""
+    device: str = "cpu"
+    """Device of the world. On a GPU its memory is read, too."""
     every: int = 500
     """Steps from one reading of the memory to the next."""
     seed: int = 0
@@ -62,10 +64,11 @@ def soak(
 
     from worldsim.envs.world_env import WorldEnv
 
-    env = WorldEnv(config.world, device="cpu", engine=config.engine)
+    env = WorldEnv(config.world, device=config.device, engine=config.engine)
     found: dict[str, Any] = {
         "world": config.world,
         "engine": config.engine,
+        "device": str(env.world.device),
         "batch": config.batch,
         "episode_steps": config.episode,
         "torch": torch.__version__,
@@ -139,12 +142,21 @@ def _watched(part: dict[str, Any], steps: Any, size: int) -> Any:
         if count >= due or last:
             due += part["every"]
             held = process.memory_info().rss
-            part["readings"].append({"step": count, "rss_mb": round(held / 1e6, 1)})
+            part["readings"].append({"step": count, "rss_mb": round(held / 1e6, 1), **_gpu()})
             part["steps"], part["seconds"] = count, round(time.monotonic() - began, 1)
             part["growth"] = growth(part["readings"], part["settle"])
             yield
         if last:
             return
+
+
+def _gpu() -> dict[str, float]:
+    """The memory that torch holds on the GPU, if it is in use."""
+    import torch
+
+    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return {}
+    return {"gpu_mb": round(torch.cuda.memory_reserved() / 1e6, 1)}
 
 
 def growth(readings: list[dict[str, Any]], settle: int) -> float:

@@ -55,5 +55,12 @@ class EngineError(WorldsimError, RuntimeError):
     """An environment's engine failed at every attempt: it crashed, was killed or did not answer."""
 
 
+class PaintingError(WorldsimError, RuntimeError):
+    """A painter's views of a place were refused at every attempt, or no way leads to a next place.
+
+    What was painted before is kept.
+    """
+
+
 class OutOfMemoryError(WorldsimError, MemoryError):
     """The requested batch does not fit on the device."""

@@ -329,6 +329,19 @@ class PromptPainter(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoresViews(Protocol):
+    """A painter that can tell how unusual a view is."""
+
+    def score(self, inputs: PaintInputs, frame: Frame) -> Tensor:
+        """Return the denoising error of each view, (b * n,) float32; larger is more unusual.
+
+        inputs: what the painter received. Given views are context for the others.
+        frame: the painted views (b * n, ...).
+        """
+        ...
+
+
 # Optional capabilities of a dynamics. The library tests for them with isinstance.
 
 

@@ -1,10 +1,11 @@
-"""Arms of one painter: averaged or last weights, guidance, steps, known pixels kept.
+"""Choose a painter's weights and sampling settings, and confirm the choice on other places.
 
     python experiments/painter/arms.py --encoder ENCODER --train TRAIN --test TEST \\
         --out OUT --painter PAINTER
 
-Results: docs/experiments/painter.md. Needs a GPU; the eight arms take about four minutes on an
-H200.
+The settings are chosen on test places after the first 512, one after another: weights, solver and
+schedule, guidance scale. The chosen ones are measured on the first 512, which no choice has seen.
+Results: docs/experiments/painter.md. Needs a GPU; all arms take about four minutes on an H200.
 """
 
 from __future__ import annotations
@@ -13,23 +14,68 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from evaluate import Artist, Config, everything, inpaint, overlap, partial_memory, sheet
+from evaluate import (
+    Artist,
+    depth_of_pictures,
+    everything,
+    inpaint,
+    overlap,
+    partial_memory,
+    sheets,
+)
 from torch import Tensor
-from yardstick import HEADINGS, Yardstick, load
+from yardstick import HEADINGS, Places, Yardstick, load
 
 from worldsim.evaluation.encoder import load_encoder
 from worldsim.evaluation.metrics import sharpness
 from worldsim.painting.channels import unscale
-from worldsim.painting.checkpoint import load_painter
-from worldsim.runtime.json_config import write_json
-from worldsim.state import Frame
+from worldsim.painting.checkpoint import Saved, load_painter, save_painter
+from worldsim.painting.network import PainterNetwork
+from worldsim.painting.sampling import PaintConfig
+from worldsim.runtime.json_config import to_json, write_json
 
 LEAST_PIXELS = 40
 """Pixels of a picture from which on its error counts."""
+SCALES = (2.0, 3.0, 4.0, 6.0)
+"""Guidance scales that are tried."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings."""
+
+    encoder: Path
+    """Folder of the frozen encoder."""
+    train: Path
+    """Look-arounds of train maps, for the median depth."""
+    test: Path
+    """Look-arounds of test maps."""
+    out: Path
+    """Folder of ``arms.json`` and the pictures."""
+    painter: Path
+    """Folder of the painter."""
+    places: int = 512
+    """Places on which choices are confirmed, the first of ``test``."""
+    choose: int = 128
+    """Places on which choices are made, the next ones."""
+    batch: int = 32
+    """Places painted at once."""
+    sheet: int = 16
+    """Places on a contact sheet."""
+    steps: int = 25
+    """Sampling steps; twice as many are tried, too."""
+    seconds: float = 1e9
+    """Time limit. An arm that would probably exceed it is left out."""
+    compile: bool = True
+    """Whether the networks are compiled."""
+    seed: int = 0
+    """Seed of the noise."""
 
 
 def psnr_where(rgb: Tensor, truth: Tensor, mask: Tensor) -> float:
@@ -41,99 +87,221 @@ def psnr_where(rgb: Tensor, truth: Tensor, mask: Tensor) -> float:
     return float(values[count > LEAST_PIXELS].mean())
 
 
-class Arms:
-    """Paints the test places in several ways and measures each."""
+class Ground:
+    """Places on which painters are measured, with what a memory of other views shows of them."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
-        assert config.painter is not None
-        self.config, self.device = config, device
-        self.yardstick = Yardstick(load_encoder(config.encoder, device))
-        self.places = load(config.test, config.places, device)
-        saved = load_painter(config.painter)
-        self.networks = {
-            average: saved.network(average=average).requires_grad_(False).eval().to(device)
-            for average in (True, False)
-        }
-        self.truth = self.places.headings
-        self.real = self.yardstick.features(self.truth)
-        displaced = list(range(HEADINGS, self.places.rgb.shape[1]))
-        self.memory = partial_memory(self.places, displaced)
-        flat = self.memory.flatten(0, 1)
-        self.flat, self.mask = flat, (flat[:, 4:5] > 0).float()
+    def __init__(self, places: Places, yardstick: Yardstick) -> None:
+        self.places, self.yardstick = places, yardstick
+        self.truth = places.headings
+        self.real = yardstick.features(self.truth)
+        self.memory = partial_memory(places, list(range(HEADINGS, places.rgb.shape[1])))
+        self.flat = self.memory.flatten(0, 1)
+        self.mask = (self.flat[:, 4:5] > 0).float()
         share = self.mask.mean((1, 2, 3))
         self.partly = (share > 0.1) & (share < 0.7)
-        shown = ((unscale(flat[:, :3]) + 1) * 127.5).round().clamp(0, 255)
+        shown = ((unscale(self.flat[:, :3]) + 1) * 127.5).round().clamp(0, 255)
         self.shown = shown.to(torch.uint8)
-        self.found: dict[str, Any] = {"step": saved.card["step"]}
 
     def measure(self, rgb: Tensor) -> dict[str, Any]:
         """Figures of painted headings (n, 3, h, w) uint8."""
-        some = self.partly
         return {
             **self.yardstick.between(self.yardstick.features(rgb), self.real),
             "sharpness": float(sharpness(rgb).mean() / sharpness(self.truth).mean()),
             "mean": float(rgb.float().mean()),
             "contrast": float(rgb.float().std((1, 2, 3)).mean()),
-            "psnr_covered": psnr_where(rgb[some], self.truth[some], self.mask[some]),
-            "psnr_holes": psnr_where(rgb[some], self.truth[some], 1 - self.mask[some]),
         }
 
-    def paint(
+    def measure_completed(self, rgb: Tensor) -> dict[str, Any]:
+        """The same with the PSNR of known pixels and of holes, at 10 to 70% coverage."""
+        some = self.partly
+        known, holes = self.mask[some], 1 - self.mask[some]
+        return {
+            **self.measure(rgb),
+            "psnr_covered": psnr_where(rgb[some], self.truth[some], known),
+            "psnr_holes": psnr_where(rgb[some], self.truth[some], holes),
+            "psnr": psnr_where(rgb[some], self.truth[some], torch.ones_like(known)),
+        }
+
+
+class Arms:
+    """Paints places in several ways and measures each."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.begun = time.monotonic()
+        self.yardstick = Yardstick(load_encoder(config.encoder, device))
+        places = load(config.test, config.places + config.choose, device)
+        self.test = Ground(places.part(slice(0, config.places)), self.yardstick)
+        self.extra = Ground(places.part(slice(config.places, None)), self.yardstick)
+        self.saved = load_painter(config.painter)
+        self.networks = {
+            "average": self.ready(self.saved.network(average=True)),
+            "last": self.ready(self.saved.network(average=False)),
+        }
+        self.weights = "average"
+        self.fd: dict[tuple[str, PaintConfig], float] = {}
+        self.found: dict[str, Any] = {
+            "step": self.saved.card["step"],
+            "places_confirmed": len(self.test.places.rgb),
+            "places_chosen_on": len(self.extra.places.rgb),
+        }
+
+    def ready(self, network: PainterNetwork) -> PainterNetwork:
+        """A network for painting, compiled if wanted."""
+        network = network.requires_grad_(False).eval().to(self.device)
+        if self.config.compile:
+            network.compile_parts()
+        return network
+
+    def new(
         self,
-        memory: Tensor | None,
-        attributes: bool,
-        guidance: float,
-        steps: int,
-        average: bool = True,
-    ) -> Frame:
-        """All headings of all places."""
-        config = dataclasses.replace(self.config, steps=steps)
-        artist = Artist(self.networks[average], config)
-        order = everything(HEADINGS, self.device)
-        _, frame = artist.paint(self.places, HEADINGS, order, memory, attributes, guidance)
-        return frame
-
-    def from_memory(self, guidance: float) -> dict[str, Any]:
-        """Headings completed from the displaced views, as painted and with known pixels kept."""
-        frame = self.paint(self.memory, False, guidance, 25)
-        kept = torch.where(self.mask > 0, self.shown, frame.rgb)
-        if guidance == 1.0:
-            assert frame.inverse_depth is not None
-            rgb, code = (
-                x.unflatten(0, (-1, HEADINGS))[:16] for x in (frame.rgb, frame.inverse_depth)
-            )
-            sheet(rgb, code, self.config.out / "memory.png")
-        return {"as_painted": self.measure(frame.rgb), "known_pixels_kept": self.measure(kept)}
-
-    def new(self, average: bool, attributes: bool, guidance: float, steps: int) -> dict[str, Any]:
-        """New places."""
-        frame = self.paint(None, attributes, guidance, steps, average)
+        ground: Ground,
+        sampling: PaintConfig,
+        attributes: bool = True,
+        network: PainterNetwork | None = None,
+    ) -> dict[str, Any]:
+        """Measure new places."""
+        artist = Artist(network or self.networks[self.weights], sampling, self.config.seed)
+        order, scale = everything(HEADINGS, self.device), sampling.guidance_scale
+        _, frame = artist.paint(ground.places, HEADINGS, order, None, attributes, scale)
         assert frame.inverse_depth is not None
         rgb, code = (x.unflatten(0, (-1, HEADINGS)) for x in (frame.rgb, frame.inverse_depth))
-        return {**self.measure(frame.rgb), "overlap": overlap(rgb, code, self.places)}
+        return {
+            "sampling": to_json(sampling),
+            "weights": self.weights,
+            **ground.measure(frame.rgb),
+            "overlap": overlap(rgb, code, ground.places),
+        }
 
-    def run(self, name: str, arm: Callable[[], dict[str, Any]]) -> None:
-        """Measure an arm and write all figures so far."""
+    def completed(self, ground: Ground, sampling: PaintConfig) -> dict[str, Any]:
+        """Measure headings completed from the displaced views, also with known pixels kept."""
+        artist = Artist(self.networks[self.weights], sampling, self.config.seed)
+        order, scale = everything(HEADINGS, self.device), sampling.guidance_scale
+        _, frame = artist.paint(ground.places, HEADINGS, order, ground.memory, False, scale)
+        kept = torch.where(ground.mask > 0, ground.shown, frame.rgb)
+        return {
+            "sampling": to_json(sampling),
+            "weights": self.weights,
+            **ground.measure_completed(frame.rgb),
+            "known_pixels_kept": ground.measure_completed(kept),
+        }
+
+    def run(self, name: str, cost: float, arm: Callable[[], dict[str, Any]]) -> float:
+        """Measure an arm and write all figures so far; returns its FD, infinite if left out.
+
+        cost: seconds that it takes.
+        """
         begun = time.monotonic()
-        self.found[name] = arm()
-        self.found[name]["seconds"] = round(time.monotonic() - begun, 1)
-        print(name, json.dumps(self.found[name]), flush=True)
+        if begun - self.begun + cost > self.config.seconds:
+            print(name, "left out for lack of time", flush=True)
+            return float("inf")
+        found = self.found[name] = arm()
+        found["seconds"] = round(time.monotonic() - begun, 1)
+        print(name, json.dumps(found), flush=True)
         write_json(self.config.out / "arms.json", self.found)
+        return float(found["fd"][0]) if "fd" in found else 0.0
+
+    def choice(self, name: str, sampling: PaintConfig, cost: float) -> float:
+        """Return the FD of new places on the places for choices."""
+        key = self.weights, sampling
+        if key not in self.fd:
+            self.fd[key] = self.run(f"choose {name}", cost, lambda: self.new(self.extra, sampling))
+        return self.fd[key]
+
+    def choose(self, arms: dict[str, PaintConfig], cost: float) -> PaintConfig:
+        """Return the settings of the arm with the smallest FD on the places for choices."""
+        fd = {name: self.choice(name, sampling, cost) for name, sampling in arms.items()}
+        best = min(fd, key=fd.__getitem__)
+        print("chosen:", best, flush=True)
+        return arms[best]
+
+
+def completions(arms: Arms, best: PaintConfig, one: float, whole: float) -> None:
+    """Complete partial memories with several guidance scales, and confirm with 1 and the best."""
+    scaled = {g: dataclasses.replace(best, guidance_scale=g) for g in (1.0, 1.5, 2.0, 3.0)}
+    fd = {
+        g: arms.run(f"choose memory guidance {g:g}", one, lambda s=s: arms.completed(arms.extra, s))
+        for g, s in scaled.items()
+    }
+    arms.found["memory_guidance"] = chosen = min(fd, key=fd.__getitem__)
+    truth, test = arms.test.truth, arms.test
+    inpainted = inpaint(test.flat).to(arms.device)
+    arms.run("confirm inpaint", 0.0, lambda: test.measure_completed(inpainted))
+    arms.run("real", 0.0, lambda: test.measure_completed(truth))
+    for g in sorted({1.0, chosen}):
+        cost = whole if g != 1.0 else whole / 2
+        name = f"confirm memory guidance {g:g}"
+        arms.run(name, cost, lambda g=g: arms.completed(test, scaled[g]))
+
+
+def pictures(arms: Arms, best: PaintConfig) -> None:
+    """Write contact sheets, and measure the depth of pictures."""
+    config, scale = arms.config, float(arms.found.get("memory_guidance", 1.0))
+    network = arms.saved.network(average=arms.weights == "average")
+    # Not compiled: the number of places is another one.
+    artist = Artist(network.requires_grad_(False).eval().to(arms.device), best, config.seed)
+    places = arms.test.places.part(slice(0, config.sheet))
+
+    def draw() -> dict[str, Any]:
+        sheets(artist, places, config.out, best.guidance_scale, scale)
+        return {"guidance": best.guidance_scale, "guidance_memory": scale}
+
+    arms.run("sheets", 8.0, draw)
+    train = load(config.train, config.places, arms.device)
+    arms.run("depth", 4.0, lambda: depth_of_pictures(artist, arms.test.places, train))
+
+
+def shipped(arms: Arms, best: PaintConfig, cost: float) -> None:
+    """Save the chosen weights in 8 bits, and measure them."""
+    saved: Saved = arms.saved
+    weights = saved.average if arms.weights == "average" else saved.weights
+    card = {"step": saved.card["step"]}
+    save_painter(arms.config.out / "shipped", saved.card["settings"], weights, None, card, True)
+    network = arms.ready(load_painter(arms.config.out / "shipped").network())
+    arms.run("confirm 8-bit", cost, lambda: arms.new(arms.test, best, network=network))
 
 
 def main() -> None:
-    """All arms."""
+    """All arms, in the order of their importance."""
     config = tyro.cli(Config, description=__doc__)
     config.out.mkdir(parents=True, exist_ok=True)
-    arms = Arms(config, torch.device("cuda"))
-    arms.run("real", lambda: arms.measure(arms.truth))
-    arms.run("inpaint", lambda: arms.measure(inpaint(arms.flat).to(arms.device)))
-    arms.run("memory", lambda: arms.from_memory(1.0))
-    arms.run("unconditional_last_weights", lambda: arms.new(False, False, 1.0, 25))
-    arms.run("attributes_guidance_4", lambda: arms.new(True, True, 4.0, 25))
-    arms.run("memory_guidance_2", lambda: arms.from_memory(2.0))
-    arms.run("unconditional_50_steps", lambda: arms.new(True, False, 1.0, 50))
-    arms.run("attributes_guidance_2_50_steps", lambda: arms.new(True, True, 2.0, 50))
+    arms = Arms(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    # Seconds of a guided arm of 25 steps on the places for choices, and on the others.
+    one, whole = (8.0 * places / 192 for places in (config.choose, config.places))
+    euler = PaintConfig(config.steps, 2.0, solver="euler", schedule_power=1.0, places=config.batch)
+    fd = {}
+    for weights in arms.networks:
+        arms.weights = weights
+        fd[weights] = arms.choice(f"{weights} weights", euler, one)
+    arms.weights = min(fd, key=fd.__getitem__)
+    arms.found["weights"] = arms.weights
+
+    def settings(**changes: Any) -> PaintConfig:
+        return dataclasses.replace(euler, **changes)
+
+    second = "dpmsolver++"
+    sampler = arms.choose(
+        {
+            "euler": euler,
+            "2m": settings(solver=second),
+            "2m power 1.5": settings(solver=second, schedule_power=1.5),
+            "2m power 2": settings(solver=second, schedule_power=2.0),
+            "euler power 1.5": settings(schedule_power=1.5),
+        },
+        one,
+    )
+    scales = {f"guidance {g:g}": dataclasses.replace(sampler, guidance_scale=g) for g in SCALES}
+    best = arms.choose(scales, one)
+    long = dataclasses.replace(best, num_inference_steps=2 * config.steps)
+    arms.choice("twice the steps", long, 2 * one)
+    arms.run("confirm chosen", whole, lambda: arms.new(arms.test, best))
+    completions(arms, best, one, whole)
+    pictures(arms, best)
+    arms.run("confirm leg 2's settings", whole, lambda: arms.new(arms.test, euler))
+    arms.run("confirm twice the steps", 2 * whole, lambda: arms.new(arms.test, long))
+    shipped(arms, best, whole)
+    free = dataclasses.replace(best, guidance_scale=1.0)
+    arms.run("confirm unconditional", whole / 2, lambda: arms.new(arms.test, free, False))
 
 
 if __name__ == "__main__":

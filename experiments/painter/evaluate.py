@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from worldsim.painting.channels import clean_channels, unscale
 from worldsim.painting.checkpoint import load_painter
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.sampling import PaintConfig, frames_of, paint
-from worldsim.runtime.json_config import write_json
+from worldsim.runtime.json_config import to_json, write_json
 from worldsim.state import Frame
 
 EYE_M = 41.0 / 32.0
@@ -60,12 +60,10 @@ class Config:
     """Places a set that is compared."""
     pool: int = 4096
     """Train places among which those with matching attributes are chosen."""
-    steps: int = 25
-    """Sampling steps."""
+    sampling: PaintConfig = field(default_factory=lambda: PaintConfig(places=32))
+    """Sampling settings; ``guidance`` replaces the scale."""
     guidance: tuple[float, ...] = (1.0, 2.0)
     """Guidance scales of new places with attributes."""
-    batch: int = 32
-    """Places painted at once."""
     sheet: int = 16
     """Places on a contact sheet."""
     parts: tuple[str, ...] = ("new", "memory", "depth", "sheets")
@@ -77,9 +75,9 @@ class Config:
 class Artist:
     """A painter at work on places."""
 
-    def __init__(self, network: PainterNetwork, config: Config) -> None:
-        self.network, self.config = network, config
-        self.generator = torch.Generator(next(network.parameters()).device).manual_seed(config.seed)
+    def __init__(self, network: PainterNetwork, sampling: PaintConfig, seed: int = 0) -> None:
+        self.network, self.sampling = network, sampling
+        self.generator = torch.Generator(next(network.parameters()).device).manual_seed(seed)
 
     def paint(
         self,
@@ -95,9 +93,10 @@ class Artist:
         rays = rays_of(at.pose[:, :views], at.intrinsics, *clean.shape[-2:])
         memory = torch.zeros_like(clean) if memory is None else memory
         known = torch.full_like(at.attributes, float(told))
-        config, parts = PaintConfig(self.config.steps, guidance), []
-        for i in range(0, len(clean), self.config.batch):
-            s = slice(i, i + self.config.batch)
+        config, parts = self.sampling, []
+        config = replace(config, guidance_scale=guidance, memory_guidance_scale=guidance)
+        for i in range(0, len(clean), config.places):
+            s = slice(i, i + config.places)
             noise = torch.randn(clean[s].shape, generator=self.generator, device=clean.device)
             which = unknown.expand(len(noise), views, 2)
             parts.append(
@@ -146,12 +145,14 @@ def overlap(rgb: Tensor, code: Tensor, at: Places) -> dict[str, float]:
     }
 
 
-def new_places(artist: Artist, measure: Yardstick, test: Places) -> dict[str, Any]:
+def new_places(
+    artist: Artist, measure: Yardstick, test: Places, scales: tuple[float, ...]
+) -> dict[str, Any]:
     """512 new places of 8 headings, with and without attributes."""
     real = measure.features(test.headings)
     ways = {
         "unconditional": (False, 1.0),
-        **{f"attributes_guidance_{g:g}": (True, g) for g in artist.config.guidance},
+        **{f"attributes_guidance_{g:g}": (True, g) for g in scales},
     }
     found: dict[str, Any] = {
         "real": {"overlap": overlap(test.rgb[:, :HEADINGS], test.code[:, :HEADINGS], test)}
@@ -262,17 +263,23 @@ def sheet(rgb: Tensor, code: Tensor, path: Path) -> None:
     save_picture(np.concatenate(rows, 0).repeat(2, 0).repeat(2, 1), path)
 
 
-def sheets(artist: Artist, test: Places, out: Path) -> None:
-    """Contact sheets of the first places, none selected."""
-    at, device = test.part(slice(0, artist.config.sheet)), test.rgb.device
+def sheets(
+    artist: Artist, test: Places, out: Path, guidance: float, guidance_memory: float = 1.0
+) -> None:
+    """Contact sheets of places, none selected."""
+    at, device = test, test.rgb.device
     first = partial_memory(at, [0])
+    memory = partial_memory(at, list(range(HEADINGS, at.rgb.shape[1])))
     ways = {
         "unconditional": (everything(HEADINGS, device), None, False, 1.0),
-        "attributes": (everything(HEADINGS, device), None, True, artist.config.guidance[-1]),
+        "attributes": (everything(HEADINGS, device), None, True, guidance),
         "one-picture": (everything(HEADINGS, device, 1, True), None, False, 1.0),
-        "one-view": (everything(HEADINGS, device, 1), first, False, 1.0),
+        "one-view": (everything(HEADINGS, device, 1), first, False, guidance_memory),
+        "memory": (everything(HEADINGS, device), memory, False, guidance_memory),
     }
     sheet(at.rgb[:, :HEADINGS], at.code[:, :HEADINGS], out / "real.png")
+    shown = as_bytes(unscale(memory[:, :, :3])) * (memory[:, :, 4:] > 0)
+    sheet(shown, at.code[:, :HEADINGS], out / "memory-shown.png")
     for name, arguments in ways.items():
         _, frame = artist.paint(at, HEADINGS, *arguments)
         assert frame.inverse_depth is not None
@@ -297,15 +304,18 @@ def main(config: Config) -> None:
         print(json.dumps(found))
         return
     saved = load_painter(config.painter)
-    artist = Artist(saved.network().requires_grad_(False).eval().to(device), config)
+    network = saved.network().requires_grad_(False).eval().to(device)
+    artist = Artist(network, config.sampling, config.seed)
     found = {
         "step": saved.card["step"],
         "places": len(test.rgb),
-        "num_inference_steps": config.steps,
+        "sampling": to_json(config.sampling),
     }
     parts: dict[str, Callable[[], Any]] = {
-        "sheets": lambda: sheets(artist, test, config.out),
-        "new": lambda: new_places(artist, measure, test),
+        "sheets": lambda: sheets(
+            artist, test.part(slice(0, config.sheet)), config.out, config.guidance[-1]
+        ),
+        "new": lambda: new_places(artist, measure, test, config.guidance),
         "memory": lambda: from_memory(artist, measure, test),
         "depth": lambda: depth_of_pictures(artist, test, train),
     }

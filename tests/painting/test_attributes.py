@@ -10,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
-from worldsim.painting.attributes import CARD, PRESENT, TABLE, AttributePrior
+from worldsim.painting.attributes import CARD, PRESENT, TABLE, AttributePrior, open_prior
+from worldsim.painting.painter import DEFAULT_PAINTER, SHIPPED
+from worldsim.painting.vocabulary import MUCH, PLAIN, SOME, attributes
+from worldsim.painting.words import parse_prompt
+from worldsim.runtime.json_config import read_json
 
 NAMES = ("brick", "stone", "lava", "light")
 
@@ -143,3 +147,24 @@ def test_damaged_files(tmp_path: Path):
     (tmp_path / CARD).write_text(text.replace("lava", "java"))
     with pytest.raises(DamagedFileError, match=CARD):
         AttributePrior.from_pretrained(tmp_path)
+
+
+def test_the_shipped_table():
+    """Its places are of train maps, and every word of the vocabulary has values in it."""
+    prior = open_prior()
+    assert len(prior) <= 4096 and set(attributes()) == set(prior.names)
+    card = read_json(SHIPPED / DEFAULT_PAINTER / CARD)
+    assert not set(card["maps"]) & {f"freedoom2/MAP{number}" for number in range(28, 33)}
+    for name in prior.names:
+        some, plain, mostly = (prior.values({name: q})[name] for q in (SOME, PLAIN, MUCH))
+        assert 0.0 < some < plain <= mostly <= 1.0
+    wanted = parse_prompt("a dark brick hall with lava and a red sky", prior.names)
+    found = dict(zip(prior.names, prior.complete(wanted, np.random.default_rng(0)), strict=True))
+    values = prior.values(wanted)
+    assert {name: found[name] for name in values} == pytest.approx(values)
+    assert sum(found[name] for name in prior.exclusive[0]) <= 1.0 + 1e-6
+
+
+def test_painters_without_a_table(tmp_path: Path):
+    with pytest.raises(NotFoundError, match="no table of attributes"):
+        open_prior(tmp_path)

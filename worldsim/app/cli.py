@@ -180,6 +180,13 @@ COMMANDS = {
         "snapshot",
         ending=endings.after_view,
     ),
+    "journey": Command(
+        "worldsim.app.journey",
+        "JourneyRunConfig",
+        "journey",
+        "Make a trip through new places from words.",
+        ending=endings.after_journey,
+    ),
     "worlds": Command(
         "worldsim.app.worlds",
         "WorldsConfig",

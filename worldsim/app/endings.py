@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from worldsim.app.demo import DemoConfig
     from worldsim.app.export import ExportConfig
     from worldsim.app.generate import GenerateConfig
+    from worldsim.app.journey import JourneyRunConfig
     from worldsim.app.view import ViewConfig
     from worldsim.app.watch import WatchConfig
     from worldsim.app.words import WordsConfig
@@ -145,6 +146,18 @@ def after_view(config: ViewConfig, _: object) -> Ending:
     return Ending(
         "what was shown stays in the snapshot",
         (line("worldsim", "export", config.snapshot, "--to", "glb"),),
+    )
+
+
+def after_journey(_: JourneyRunConfig, out: Path) -> Ending:
+    """A journey: its scene, and how to see it and start in it."""
+    return Ending(
+        str(out),
+        (
+            line("worldsim", "view", out),
+            line("worldsim", "export", out, "--to", "glb"),
+            f'in Python: gym.make("worldsim/FreedoomDream-v0", scenes={str(out)!r})',
+        ),
     )
 
 

@@ -55,6 +55,9 @@ class BatchConfig:
     """Share of those sets whose given views have colour only, so their depth is predicted."""
     own_levels: Share = 0.25
     """Share of sets with one noise level per view (Diffusion Forcing, Chen et al. 2024)."""
+    unshifted: Share = 0.0
+    """Share of sets whose noise levels are not shifted by the number of views. They train the low
+    levels at which a sampler paints textures."""
     damaged: Share = 0.3
     """Share of sets whose memory has each kind of damage: missing blocks, scaled depth, blur,
     noise."""
@@ -204,7 +207,9 @@ class BatchMaker:
         level = torch.where(kind < config.own_levels, both, shared)
         level = torch.where(kind < 0.3 * config.own_levels, own, level)
         noisy = (views - given.sum(1)).clamp(min=1)
-        level = shift_levels(level, shift_for(noisy)[:, None, None])
+        unshifted = self._chance(config.unshifted, sets)
+        shift = torch.where(unshifted, 1.0, shift_for(noisy))
+        level = shift_levels(level, shift[:, None, None])
         colour = torch.where(given, 0.0, level[..., 0])
         with_depth = given & ~picture[:, None]
         depth = torch.where(with_depth, 0.0, level[..., 1])

@@ -14,7 +14,8 @@ from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.painting.batches import rays_of
 from worldsim.painting.channels import clean_channels, memory_view_channels
 from worldsim.painting.checkpoint import CARD, has_painter, load_painter
-from worldsim.painting.network import PainterNetwork
+from worldsim.painting.levels import add_noise_to
+from worldsim.painting.network import PainterBatch, PainterNetwork
 from worldsim.painting.sampling import PaintConfig, frames_of, paint
 from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.runtime.devices import resolve_device
@@ -45,6 +46,10 @@ def open_painter(
     raise NotFoundError(
         f"no painter {str(name)!r}: give a folder with a {CARD}, or a shipped painter ({shipped})."
     )
+
+
+SCORE_LEVEL = 0.3
+"""Noise level at which :meth:`NetworkPainter.score` measures the denoising error."""
 
 
 class NetworkPainter:
@@ -112,26 +117,66 @@ class NetworkPainter:
         painted = frames_of(torch.cat(parts).flatten(0, 1), pose.to(device))
         return keep_known(painted, at, n)
 
-    def _paint(self, at: PaintInputs) -> Tensor:
-        """Return channels (b, n, 5, h, w) of a batch of places."""
-        spec, (b, n) = self.spec, at.pose.shape[:2]
-        given, colour_only = _flags(at.given, b, n, at.pose), _flags(at.colour_only, b, n, at.pose)
-        clean = clean_channels(at.view.rgb, at.view.inverse_depth).unflatten(0, (b, n))
+    @torch.no_grad()
+    def score(self, inputs: PaintInputs, frame: Frame) -> Tensor:
+        """See :meth:`worldsim.protocols.ScoresViews.score`.
+
+        The views get noise of level :data:`SCORE_LEVEL`, and the network predicts the clean ones.
+        The error is the mean square in its scaled channels. The noise depends on nothing, so equal
+        views have equal scores.
+        """
+        check_inputs(inputs, self.spec)
+        at, whole = map_tensors(lambda x: x.to(self.device), (inputs, frame))
+        assert whole.inverse_depth is not None
+        b, n = at.pose.shape[:2]
+        clean = clean_channels(whole.rgb, whole.inverse_depth).unflatten(0, (b, n))
+        fresh = ~_flags(at.given, b, n, at.pose)
+        level = (fresh[..., None] * SCORE_LEVEL).expand(b, n, 2)
+        memory, attributes, told = self._conditions(at)
+        zero = torch.zeros_like(at.seed)
+        noise = normal(zero, zero, Purpose.TEST, clean.shape[1:])
+        batch = PainterBatch(
+            noisy=add_noise_to(clean, noise, level),
+            level=level,
+            memory=memory,
+            rays=self._rays(at.pose),
+            attributes=attributes,
+            known=told,
+        )
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=clean.is_cuda):
+            predicted = self.network(batch)
+        return (predicted.float() - clean).square().mean((2, 3, 4)).flatten()
+
+    def _rays(self, pose: Tensor) -> Tensor:
+        spec = self.spec
+        return rays_of(pose, pose.new_tensor(spec.intrinsics), spec.height, spec.width)
+
+    def _conditions(self, at: PaintInputs) -> tuple[Tensor, Tensor, Tensor]:
+        """Return memory channels, attributes and flags of the given ones for the network."""
+        b, n = at.pose.shape[:2]
+        given, a = _flags(at.given, b, n, at.pose), len(self.spec.attributes)
         memory = memory_view_channels(at.view).unflatten(0, (b, n))
         memory = memory * ~given[..., None, None, None]
-        a = len(spec.attributes)
-        attributes = clean.new_zeros(b, a) if at.attributes is None else at.attributes.float()
+        attributes = memory.new_zeros(b, a) if at.attributes is None else at.attributes.float()
         told = (
             torch.full_like(attributes, float(at.attributes is not None))
             if at.told is None
             else at.told.float()
         )
+        return memory, attributes, told
+
+    def _paint(self, at: PaintInputs) -> Tensor:
+        """Return channels (b, n, 5, h, w) of a batch of places."""
+        b, n = at.pose.shape[:2]
+        given, colour_only = _flags(at.given, b, n, at.pose), _flags(at.colour_only, b, n, at.pose)
+        clean = clean_channels(at.view.rgb, at.view.inverse_depth).unflatten(0, (b, n))
+        memory, attributes, told = self._conditions(at)
         return paint(
             self.network,
             given=clean,
             unknown=torch.stack([~given, ~given | colour_only], -1),
             memory=memory,
-            rays=rays_of(at.pose, at.pose.new_tensor(spec.intrinsics), spec.height, spec.width),
+            rays=self._rays(at.pose),
             attributes=attributes,
             known=told,
             noise=normal(at.seed, at.step, Purpose.PAINT, clean.shape[1:]),

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.painting.channels import unscale
-from worldsim.painting.levels import LEAST_LEVEL, per_channel, shift_for
+from worldsim.painting.levels import per_channel, shift_for
 from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
 from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.ranges import Count, NotNegative
+from worldsim.runtime.ranges import Count, NotNegative, Positive
 from worldsim.state import Frame
 
 
@@ -24,8 +23,17 @@ class PaintConfig:
 
     num_inference_steps: Count = 25
     """Network evaluations; guidance doubles them."""
-    guidance_scale: NotNegative = 1.0
-    """Scale of classifier-free guidance on attributes and memory; 1 disables it."""
+    guidance_scale: NotNegative = 6.0
+    """Scale of classifier-free guidance for places of which nothing is known; 1 disables it."""
+    memory_guidance_scale: NotNegative = 1.0
+    """The same for places of which a memory or a given view shows something. Their pictures become
+    too sharp with scales above 1."""
+    solver: Literal["euler", "dpmsolver++"] = "dpmsolver++"
+    """``euler``: Euler's method on the velocity. ``dpmsolver++``: the second-order multistep method
+    2M of DPM-Solver++ (Lu et al. 2022)."""
+    schedule_power: Positive = 1.5
+    """Exponent of the noise levels before their shift. Above 1, more steps are at low noise, where
+    textures are painted."""
     places: Count = 1
     """Places painted at once. More are faster on a GPU and give the same frames up to rounding."""
 
@@ -33,13 +41,29 @@ class PaintConfig:
         check_ranges(self)
 
 
-def sigmas_for(steps: int, noisy_views: int) -> Tensor:
-    """Return noise levels from 1 to 0, (steps + 1,) float32, shifted as in training."""
+def sigmas_for(steps: int, noisy_views: int, power: float = 1.0) -> Tensor:
+    """Return noise levels from 1 to 0, (steps + 1,) float32, shifted as in training.
+
+    power: exponent of the evenly spaced levels before their shift.
+    """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=float(shift_for(noisy_views)))
-    scheduler.set_timesteps(sigmas=[1.0 - i / steps for i in range(steps)])
+    scheduler.set_timesteps(sigmas=[(1.0 - i / steps) ** power for i in range(steps)])
     return scheduler.sigmas.float()
+
+
+def extrapolate(clean: Tensor, before: Tensor, last: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """Return the clean channels towards which a second-order step moves.
+
+    It is the multistep method 2M of DPM-Solver++ (Lu et al. 2022, algorithm 2) for
+    x_t = (1 - t) x + t noise.
+
+    clean, before: predictions at the levels ``here`` and ``last``.
+    last, here, there: previous, present and next noise level, in (0, 1], which broadcast.
+    """
+    a, b, c = (torch.log((1.0 - level) / level) for level in (last, here, there))
+    return clean + 0.5 * (c - b) / (b - a) * (clean - before)
 
 
 def unconditional(batch: PainterBatch) -> PainterBatch:
@@ -76,32 +100,41 @@ def paint(
     attributes, known: (b, a).
     noise: (b, n, 5, h, w) standard normal.
 
-    Returns clean channels (b, n, 5, h, w) float32; known channels are returned as given. The
-    sampler is Euler's method on the velocity that the predicted clean views imply.
+    Returns clean channels (b, n, 5, h, w) float32; known channels are returned as given.
     """
     assert given.shape[2] == CHANNELS
     channels = per_channel(unknown)[..., None, None]
+    steps, power = config.num_inference_steps, config.schedule_power
     counts = unknown.any(-1).sum(1).tolist()
-    sigmas = torch.stack([sigmas_for(config.num_inference_steps, max(1, n)) for n in counts], 1)
+    sigmas = torch.stack([sigmas_for(steps, max(1, n), power) for n in counts], 1)
+    levels = sigmas.to(given.device)[..., None, None]
     x = torch.where(channels, noise, given)
-    for here, there in itertools.pairwise(sigmas.to(given.device)[..., None, None]):
-        batch = PainterBatch(x, unknown * here, memory, rays, attributes, known)
-        clean = _predict(network, batch, config.guidance_scale)
-        level, towards = here[..., None, None], there[..., None, None]
-        velocity = (x - clean) / level.clamp(min=LEAST_LEVEL)
-        # The last step ends at the prediction itself.
-        moved = torch.where(towards == 0, clean, x + (towards - level) * velocity)
-        x = torch.where(channels, moved, given)
+    before = x
+    aided = (memory != 0).flatten(1).any(1) | ~unknown.flatten(1).all(1)
+    guidance = torch.where(aided.cpu(), config.memory_guidance_scale, config.guidance_scale)
+    for i in range(steps):
+        batch = PainterBatch(x, unknown * levels[i], memory, rays, attributes, known)
+        clean = _predict(network, batch, guidance)
+        here, there = (level[..., None, None] for level in levels[i : i + 2])
+        towards = clean
+        # Log-SNRs are infinite at levels 1 and 0, so those steps are of first order.
+        if config.solver == "dpmsolver++" and 2 <= i < steps - 1:
+            towards = extrapolate(clean, before, levels[i - 1][..., None, None], here, there)
+        before = clean
+        # Euler's method on the velocity (x - towards) / here.
+        x = torch.where(channels, torch.lerp(towards, x, there / here), given)
     return x
 
 
-def _predict(network: PainterNetwork, batch: PainterBatch, guidance: float) -> Tensor:
+def _predict(network: PainterNetwork, batch: PainterBatch, guidance: Tensor) -> Tensor:
+    """Return predicted clean channels with guidance scales (b,) on the CPU."""
     with torch.autocast(batch.noisy.device.type, torch.bfloat16, enabled=batch.noisy.is_cuda):
         clean: Tensor = network(batch)
-        if guidance == 1.0:
+        if bool((guidance == 1.0).all()):
             return clean
         free: Tensor = network(unconditional(batch))
-    return free + guidance * (clean - free)
+    scale = guidance.to(clean.device)[:, None, None, None, None]
+    return free + scale * (clean - free)
 
 
 def frames_of(channels: Tensor, pose: Tensor) -> Frame:

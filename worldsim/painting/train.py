@@ -33,6 +33,8 @@ from worldsim.runtime.types import JsonObject
 
 STOP = "stop"
 """Name of the file that ends a leg."""
+AGREE_EVERY = 10
+"""Steps between two readings of the clock, which all processes share."""
 
 
 @dataclass(frozen=True)
@@ -262,14 +264,16 @@ def _run(
     line: JsonObject = {}
     saved, logged = time.monotonic(), time.monotonic()
     left = config.steps - trainer.step
+    done = 0.0
     while trainer.step < config.steps:
-        done = max(
-            (time.monotonic() - begun) / config.seconds,
-            1 - (config.steps - trainer.step) / max(left, 1),
-        )
-        over = done >= 1.0 or is_file(config.out / STOP)
-        if trainer.step % 10 == 0 and _agree_to_stop(over, trainer.place):
-            break
+        if trainer.step % AGREE_EVERY == 0:
+            done = max(
+                (time.monotonic() - begun) / config.seconds,
+                1 - (config.steps - trainer.step) / max(left, 1),
+            )
+            done = _agree(1.0 if is_file(config.out / STOP) else done, trainer.place)
+            if done >= 1.0:
+                break
         views = int(counts.choice(VIEW_COUNTS, p=VIEW_SHARES))
         losses.append(trainer.learn(maker, views, done))
         if trainer.step % config.log_every == 0:
@@ -297,13 +301,13 @@ def _run(
     return line
 
 
-def _agree_to_stop(stop: bool, place: Place) -> bool:
-    """Return the decision of the first process."""
+def _agree(done: float, place: Place) -> float:
+    """Return the first process's share of the leg, so that all use the same learning rate."""
     if place.count == 1:
-        return stop
-    flag = torch.tensor([float(stop)], device=place.device)
-    dist.broadcast(flag, 0)
-    return bool(flag.item() > 0)
+        return done
+    first = torch.tensor([done], dtype=torch.float64, device=place.device)
+    dist.broadcast(first, 0)
+    return float(first)
 
 
 def _log(out: Path, line: JsonObject, place: Place) -> None:

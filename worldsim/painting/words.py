@@ -10,10 +10,10 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 from worldsim.errors import InvalidInputError
 from worldsim.painting import vocabulary as v
+from worldsim.painting.lexicon import Modifier, lexicon, singulars
 from worldsim.painting.vocabulary import NONE, PLAIN, SCALES, Term
 
 LONGEST_PROMPT = 2000
@@ -66,16 +66,6 @@ class ParsedPrompt(Mapping[str, float]):
             f"not understood by this painter, which has no attribute for that: "
             f"{_quoted(self.ignored)} in the prompt {_short(self.prompt)!r}."
         )
-
-
-@dataclass(frozen=True)
-class _Modifier:
-    """A word that changes the amounts of those behind it."""
-
-    text: str
-    amount: float
-    next_only: bool = False
-    adverb: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,65 +151,13 @@ def _tokens(prompt: str) -> list[str]:
     return _TOKEN.findall(prompt.casefold())
 
 
-@dataclass(frozen=True)
-class _Lexicon:
-    """Everything that a prompt may contain, by its words."""
-
-    terms: Mapping[tuple[str, ...], Term]
-    modifiers: Mapping[tuple[str, ...], _Modifier]
-    ignored: frozenset[str]
-    stop_words: frozenset[str]
-    longest: int
-
-    @property
-    def known(self) -> list[str]:
-        """Words to suggest for unknown ones."""
-        return sorted({" ".join(k) for k in self.terms} | self.ignored)
-
-
-def _listed(words: str) -> list[tuple[str, ...]]:
-    return [tuple(word.split()) for word in words.split(", ")]
-
-
-@cache
-def _lexicon() -> _Lexicon:
-    terms = {
-        tuple(spelling.split()): term
-        for group in v.GROUPS.values()
-        for term in group
-        for spelling in term.spellings
-    }
-    modifiers = {k: _Modifier(" ".join(k), NONE) for k in _listed(v.NEGATIONS)}
-    for amount, words in v.QUANTITIES.items():
-        for k in _listed(words):
-            modifiers[k] = _Modifier(" ".join(k), amount, adverb=k[0] in v.ADVERBS)
-    for amount, words in v.DEGREES.items():
-        for k in _listed(words):
-            modifiers[k] = _Modifier(" ".join(k), amount, next_only=True, adverb=True)
-    ignored = frozenset(" ".join(k) for k in (*_listed(v.COLOURS), *_listed(v.QUALITIES)))
-    stop = frozenset(" ".join(k) for k in _listed(v.STOP_WORDS))
-    longest = max(len(k) for k in (*terms, *modifiers))
-    return _Lexicon(terms, modifiers, ignored, stop, longest)
-
-
-def _singulars(word: str) -> Iterator[str]:
-    """Yield ``word`` and what it may be the plural of."""
-    yield word
-    if word.endswith("ies"):
-        yield word[:-3] + "y"
-    if word.endswith("es"):
-        yield word[:-2]
-    if word.endswith("s"):
-        yield word[:-1]
-
-
 class _Parser:
     """Reads the tokens of one prompt from left to right."""
 
     def __init__(self, prompt: str, tokens: list[str], attributes: tuple[str, ...]) -> None:
         self.prompt, self.tokens, self.attributes = prompt, tokens, attributes
         self.shown = _short(prompt)
-        self.lexicon = _lexicon()
+        self.lexicon = lexicon()
         self.said: dict[str, list[_Request]] = {}
         self.hints: dict[str, list[float]] = {}
         self.ignored: list[str] = []
@@ -287,7 +225,7 @@ class _Parser:
     def _is_empty(self, token: str) -> bool:
         """Whether a token has no content."""
         stop_words = self.lexicon.stop_words
-        return token in _PUNCTUATION or any(word in stop_words for word in _singulars(token))
+        return token in _PUNCTUATION or any(word in stop_words for word in singulars(token))
 
     def _match(self, at: int) -> tuple[int, Term | None]:
         """Return the longest term at a token, and its length."""
@@ -297,13 +235,13 @@ class _Parser:
                 continue
             if length == 1 and words[0] in self.lexicon.stop_words:
                 return 0, None
-            for last in _singulars(words[-1]):
+            for last in singulars(words[-1]):
                 term = self.lexicon.terms.get((*words[:-1], last))
                 if term is not None:
                     return length, term
         return 0, None
 
-    def _modifier(self, at: int) -> tuple[int, _Modifier | None]:
+    def _modifier(self, at: int) -> tuple[int, Modifier | None]:
         for length in range(self.lexicon.longest, 0, -1):
             found = self.lexicon.modifiers.get(tuple(self.tokens[at : at + length]))
             if found is not None:
@@ -335,11 +273,11 @@ class _Parser:
         term = self.lexicon.terms.get((token.removesuffix("less"),))
         if not token.endswith("less") or term is None or term.absent is None:
             return False
-        self._ask(term, token, _Modifier("no", NONE), True, "")
+        self._ask(term, token, Modifier("no", NONE), True, "")
         return True
 
     def _ask(
-        self, term: Term, text: str, modifier: _Modifier | None, direct: bool, linked: str
+        self, term: Term, text: str, modifier: Modifier | None, direct: bool, linked: str
     ) -> None:
         """Note what a term asks for, as changed by a modifier before it.
 
@@ -369,7 +307,7 @@ class _Parser:
             if name in self.attributes:
                 self.hints.setdefault(name, []).append(amount)
 
-    def _negate(self, term: Term, text: str, modifier: _Modifier) -> None:
+    def _negate(self, term: Term, text: str, modifier: Modifier) -> None:
         if term.absent is None:
             raise InvalidInputError(
                 f"'{modifier.text} {text}' in the prompt leaves open what is wanted: write what "

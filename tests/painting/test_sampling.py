@@ -1,0 +1,119 @@
+"""Solvers, schedules and guidance of the painter's sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worldsim.errors import InvalidInputError
+from worldsim.painting.network import PainterBatch
+from worldsim.painting.sampling import PaintConfig, extrapolate, paint, sigmas_for
+
+VIEWS = 4
+DETAIL = 0.1
+"""Standard deviation of a detail in the painter's channels."""
+
+
+class Shrink(nn.Module):
+    """Predicts clean channels as a share of the noisy ones that depends on the level."""
+
+    def forward(self, batch: PainterBatch) -> Tensor:
+        told = batch.known.mean(1)[:, None, None, None, None]
+        level = batch.level[..., :1, None, None]
+        return batch.noisy * (1 - level) * 0.7 + 0.1 * told
+
+
+def painted(
+    noise: Tensor, network: nn.Module | None = None, memory: Tensor | None = None, **settings: Any
+) -> Tensor:
+    b, n, _, h, w = noise.shape
+    plain = {"guidance_scale": 1.0, "solver": "euler", "schedule_power": 1.0}
+    return paint(
+        network or Shrink(),  # type: ignore[arg-type]
+        given=torch.zeros_like(noise),
+        unknown=torch.ones(b, n, 2, dtype=torch.bool),
+        memory=torch.zeros_like(noise) if memory is None else memory,
+        rays=torch.zeros(b, n, 6, h, w),
+        attributes=torch.ones(b, 1),
+        known=torch.ones(b, 1),
+        noise=noise,
+        config=PaintConfig(**{**plain, **settings}),
+    )
+
+
+@pytest.fixture
+def noise() -> Tensor:
+    return torch.randn(2, VIEWS, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_second_order_solver_is_that_of_diffusers(noise: Tensor):
+    from diffusers import DPMSolverMultistepScheduler
+
+    steps = 20
+    scheduler: Any = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="sample", solver_order=2
+    )
+    scheduler.set_timesteps(steps)
+    # The same levels, the first of which diffusers cannot take as 1.
+    sigmas = sigmas_for(steps, VIEWS)
+    scheduler.sigmas = torch.cat([torch.tensor([1 - 1e-6]), sigmas[1:]])
+    x, network = noise, Shrink()
+    for i, timestep in enumerate(scheduler.timesteps):
+        level = torch.full((2, VIEWS, 2), float(scheduler.sigmas[i]))
+        batch = PainterBatch(x, level, x, x, torch.ones(2, 1), torch.ones(2, 1))
+        x = scheduler.step(network(batch), timestep, x).prev_sample
+    found = painted(noise, num_inference_steps=steps, solver="dpmsolver++")
+    torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
+
+
+class Posterior(nn.Module):
+    """Knows that clean channels are normal with mean 0 and a small standard deviation."""
+
+    def forward(self, batch: PainterBatch) -> Tensor:
+        level = batch.level[..., :1, None, None]
+        signal = (1 - level) * DETAIL**2
+        return batch.noisy * signal / ((1 - level) * signal + level**2)
+
+
+def test_the_second_order_solver_keeps_faint_detail(noise: Tensor):
+    # The exact solution is the noise scaled to the standard deviation of the data.
+    def kept(**settings: Any) -> float:
+        found = painted(noise, Posterior(), num_inference_steps=25, **settings)
+        return float(found.std() / (DETAIL * noise).std())
+
+    assert kept() < 0.8
+    assert kept(solver="dpmsolver++", schedule_power=1.5) == pytest.approx(1.0, abs=0.06)
+
+
+def test_extrapolation_of_a_prediction_that_does_not_change():
+    clean = torch.tensor([1.0, -2.0])
+    levels = torch.tensor(0.8), torch.tensor(0.5), torch.tensor(0.2)
+    torch.testing.assert_close(extrapolate(clean, clean, *levels), clean)
+    # Half log-SNRs -ln 4, 0 and ln 4: both steps are as long, so half the change is added.
+    torch.testing.assert_close(extrapolate(clean, clean - 1.0, *levels), clean + 0.5)
+
+
+def test_a_schedule_with_a_power_has_lower_last_levels():
+    even, curved = sigmas_for(4, 4), sigmas_for(4, 4, 2.0)
+    assert curved[0] == 1.0 and curved[-1] == 0.0
+    # (1/4)^2 shifted by a factor of 2: 2/16 / (1 + 1/16).
+    assert float(curved[3]) == pytest.approx(2 / 17)
+    assert bool((curved[1:4] < even[1:4]).all())
+
+
+def test_guidance_of_places_with_and_without_a_memory(noise: Tensor):
+    known = torch.zeros_like(noise)
+    known[1, 0, :, 0, 0] = 1.0
+    plain = painted(noise, guidance_scale=1.0)
+    guided = painted(noise, guidance_scale=3.0, memory=known)
+    assert not torch.equal(guided[0], plain[0]) and torch.equal(guided[1], plain[1])
+    guided = painted(noise, guidance_scale=1.0, memory_guidance_scale=3.0, memory=known)
+    assert torch.equal(guided[0], plain[0]) and not torch.equal(guided[1], plain[1])
+
+
+def test_an_unknown_solver_is_an_error():
+    with pytest.raises(InvalidInputError, match="solver"):
+        PaintConfig(solver="heun")  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ from torch import Tensor
 from worldsim import __version__
 from worldsim.camera import Camera, dequantise_depth, motion_to_matrix, snap_pose
 from worldsim.errors import InvalidInputError
-from worldsim.io.pictures import contact_sheet, depth_picture, save_picture
+from worldsim.io.pictures import contact_sheet, depth_picture, enlarge, save_picture
 from worldsim.io.video import write_video
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.memory.splat import EMPTY, POINT
@@ -47,8 +47,9 @@ MOST_ROWS = 16
 """Rows of views of the largest sheet; of more views, evenly spread ones are shown."""
 SHEET_PIXELS = 192
 """Smallest width of a view in the contact sheet."""
-FLY_PIXELS = 256
-"""Smallest height of the film."""
+FLY_PIXELS, FLY_SCALE = 128, 2
+"""Smallest height at which the film is drawn, and how many times it is enlarged: drawing four times
+as many pixels takes longer than painting on a GPU."""
 FLY_FPS = 16.0
 TURN_FRAMES, DOLLY_FRAMES = 64, 32
 """Frames of a full turn, and of the way ahead and back."""
@@ -212,5 +213,6 @@ def render_flight(
     pictures = []
     for pose in path.cpu().float():
         view = draw(points, Camera(pose[None], lens[None], *large), focal, with_normals=False)
-        pictures.append(view.rgb.permute(1, 2, 0).contiguous().numpy())
+        picture = view.rgb.permute(1, 2, 0).contiguous().numpy()
+        pictures.append(enlarge(picture, FLY_SCALE) if scale > 1 else picture)
     return pictures

@@ -289,5 +289,9 @@ def test_nothing_that_can_run_code_is_loaded():
 
 def test_committed_files_are_small():
     sizes = {str(path.relative_to(ROOT)): path.stat().st_size for path in committed()}
-    assert {name: size for name, size in sizes.items() if size > 9e6} == {}
+    # A painter's weights are stored in parts (worldsim.painting.checkpoint.PART_BYTES).
+    painter = "worldsim/worlds/freedoom-painter/"
+    large = {n: size for n, size in sizes.items() if size > 9e6 and not n.startswith(painter)}
+    assert large == {}
+    assert sum(size for n, size in sizes.items() if n.startswith(painter)) < 24e6
     assert sum(sizes.values()) < 90e6

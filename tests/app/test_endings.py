@@ -32,6 +32,7 @@ GIVEN = {
     "compare": ["carracing"],
     "export": ["walk.safetensors", "--to", "glb"],
     "generate": ["--count", "3", "--out", "out/my places"],
+    "journey": ["--out", "out/my trip"],
     "view": ["walk.safetensors"],
     "worlds": [],
     "words": [],
@@ -73,6 +74,7 @@ def results(
         "distil": world,
         "export": Path("walk.glb"),
         "generate": Path("out/my places"),
+        "journey": Path("out/my trip"),
     }
 
 

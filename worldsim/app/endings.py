@@ -150,14 +150,10 @@ def after_view(config: ViewConfig, _: object) -> Ending:
 
 
 def after_journey(_: JourneyRunConfig, out: Path) -> Ending:
-    """A journey: its scene, and how to see it and start in it."""
+    """The scene of a journey; next, look at it."""
     return Ending(
-        str(out),
-        (
-            line("worldsim", "view", out),
-            line("worldsim", "export", out, "--to", "glb"),
-            f'in Python: gym.make("worldsim/FreedoomDream-v0", scenes={str(out)!r})',
-        ),
+        f"{out}, a scene to start from",
+        (line("worldsim", "view", out), line("worldsim", "export", out, "--to", "glb")),
     )
 
 

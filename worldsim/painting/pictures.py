@@ -246,13 +246,14 @@ def _resampled(frame: CapturedFrame, spec: PainterSpec) -> tuple[Array, Array]:
     lens = np.array([fx, fy, cx + before[1], cy + before[0]])
     height, width = whole.shape[:2]
     nothing = np.full((1, 1), np.nan, np.float32)
-    pictures = []
-    for picture in (whole, shown):
+
+    def small(picture: Array) -> Array:
         padded = CapturedFrame(
-            frame.name, frame.pose, lens, height, width, lambda picture=picture: (picture, nothing)
+            frame.name, frame.pose, lens, height, width, lambda: (picture, nothing)
         )
-        pictures.append(resample(padded, spec.height, spec.width, np.array(spec.intrinsics))[0])
-    return pictures[0], pictures[1].min(-1) >= COVERED
+        return resample(padded, spec.height, spec.width, np.array(spec.intrinsics))[0]
+
+    return small(whole), small(shown).min(-1) >= COVERED
 
 
 def _shrunk(rgb: Array, intrinsics: Array) -> tuple[Array, Array]:

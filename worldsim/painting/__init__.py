@@ -1,1 +1,15 @@
-"""The painter: completes partial views of a place into RGB-D frames of N cameras jointly."""
+"""Painters invent places: they complete partial views of a place to whole RGB-D frames.
+
+- The painter: ``painter`` (start here), ``network``, ``sampling``, ``channels``, ``levels``,
+  ``checkpoint``, ``pretrained``.
+- Its training: ``lookaround`` and ``views`` (recordings), ``store``, ``batches``, ``train``.
+- Words: ``words``, ``vocabulary``, ``lexicon``, ``attributes``, ``descriptions``.
+- Places: ``place``, ``new_places``, ``pictures``, ``folder``.
+- Journeys: ``journey``, ``trip``, ``travel``, ``trip_files``, ``trip_scene``, ``journey_words``;
+  the ``validator`` and its ``checks``.
+- Other people's models: ``diffusers_painter``, ``inpaint``, ``depth``, ``holes``.
+
+To add a painter: write a class with the protocol :class:`worldsim.protocols.Painter`, call
+:func:`worldsim.testing.check_painter` in its tests, and pass it where a painter's name is accepted.
+Painting ahead of a walker is part of a world: :mod:`worldsim.world.paint_ahead`.
+"""

@@ -14,12 +14,9 @@ from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera
 from worldsim.memory.points import PointMemory
-from worldsim.memory.slots import Points
+from worldsim.memory.slots import FURTHER, Points
 from worldsim.memory.splat import EMPTY, POINT
 from worldsim.state import Frame
-
-FURTHER = 2.0
-"""Factor on the distance from which painted colours count as captured."""
 
 
 def mark_painted(before: Points, after: Points) -> Points:

@@ -29,6 +29,10 @@ class HasSlots(Protocol):
 
 Slots = TypeVar("Slots", bound=HasSlots)
 
+FURTHER = 2.0
+"""Factor on the distance from which painted points count as captured
+(:mod:`worldsim.memory.painted`)."""
+
 
 @dataclass(frozen=True)
 class Points:

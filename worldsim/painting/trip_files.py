@@ -59,7 +59,7 @@ class Told:
     prompt: str
     config: JourneyConfig
     painter: str
-    sampling: dict[str, float | int]
+    sampling: dict[str, float | int | str]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def told_of(maker: JourneyMaker, prompt: str) -> Told:
     return Told(prompt, maker.config, painter_id(maker.painter), _sampling(maker.painter))
 
 
-def _sampling(painter: Painter) -> dict[str, float | int]:
+def _sampling(painter: Painter) -> dict[str, float | int | str]:
     return to_json(painter.config) if isinstance(painter, NetworkPainter) else {}
 
 

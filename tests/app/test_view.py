@@ -346,7 +346,7 @@ def test_a_hostile_name_runs_nothing(
     saved: Path, browser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened = dataclasses.replace(open_snapshot(saved), world=" ".join(HOSTILE))
-    monkeypatch.setattr("worldsim.world.snapshots.open_snapshot", lambda *_: opened)
+    monkeypatch.setattr("worldsim.world.opened.open_snapshot", lambda *_: opened)
     viewer = open_viewer(ViewConfig(saved, port=free_port()))
     try:
         browser.get(f"http://127.0.0.1:{viewer.server.get_port()}")

@@ -12,7 +12,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,6 +21,7 @@ from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.io.nerfstudio import TRANSFORMS, open_capture
 from worldsim.io.rgbd import CapturedFrame, frames_of, trajectory_of
 from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.painting.holes import nearest_known
 from worldsim.protocols import MemoryT, SceneMemory, SkipsUnknown, remembers
 from worldsim.runtime.files import inside
 from worldsim.state import Frame, SceneStart, Trajectory
@@ -189,13 +189,7 @@ def _whole(
     known, code = known | view.mask[0], torch.where(known, code, view.inverse_depth[0])
     if not bool(known.any()):
         raise InvalidInputError(f"{name}: its depth is unknown everywhere: leave the frame out")
-    unknown = (~known).to(torch.uint8).numpy()
-    _, label = cv2.distanceTransformWithLabels(
-        unknown, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-    )
-    by_label = np.zeros(label.max() + 1, np.int32)
-    by_label[label[unknown == 0]] = code.numpy()[unknown == 0]
-    return torch.from_numpy(by_label[label])
+    return code.flatten()[torch.from_numpy(nearest_known(known.numpy())[1])]
 
 
 class CaptureScenes:

@@ -252,6 +252,11 @@ class PainterSpec:
                 "positive focal lengths."
             )
 
+    def cameras(self, pose: Tensor) -> Camera:
+        """Return the painter's cameras at ``pose`` (n, 4, 4) camera-to-world."""
+        intrinsics = torch.tensor(self.intrinsics, device=pose.device).expand(len(pose), 4)
+        return Camera(pose, intrinsics, self.height, self.width)
+
 
 @dataclass(frozen=True)
 class PaintInputs:

@@ -327,8 +327,8 @@ def _paint_cameras(
     turn = torch.zeros(count, 6)
     turn[:, 4] = torch.arange(count) * (np.pi / 4)
     pose = snap_pose(move(level.expand(count, 4, 4), turn)).to(device)
-    intrinsics = torch.tensor(spec.intrinsics, device=device).expand(count, 4)
-    return Camera(pose, intrinsics, spec.height - smaller, spec.width - smaller)
+    whole = spec.cameras(pose)
+    return Camera(pose, whole.intrinsics, spec.height - smaller, spec.width - smaller)
 
 
 def _paint_inputs(

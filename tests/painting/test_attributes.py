@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.painting.attributes import CARD, PRESENT, TABLE, AttributePrior, open_prior
-from worldsim.painting.painter import DEFAULT_PAINTER, SHIPPED
+from worldsim.painting.painter import DEFAULT_PAINTER
 from worldsim.painting.vocabulary import MUCH, PLAIN, SOME, attributes
 from worldsim.painting.words import parse_prompt
 from worldsim.runtime.json_config import read_json
+from worldsim.world.files import WORLDS_FOLDER
 
 NAMES = ("brick", "stone", "lava", "light")
 
@@ -153,7 +154,7 @@ def test_the_shipped_table():
     """Its places are of train maps, and every word of the vocabulary has values in it."""
     prior = open_prior()
     assert len(prior) <= 4096 and set(attributes()) == set(prior.names)
-    card = read_json(SHIPPED / DEFAULT_PAINTER / CARD)
+    card = read_json(WORLDS_FOLDER / DEFAULT_PAINTER / CARD)
     assert not set(card["maps"]) & {f"freedoom2/MAP{number}" for number in range(28, 33)}
     for name in prior.names:
         some, plain, mostly = (prior.values({name: q})[name] for q in (SOME, PLAIN, MUCH))

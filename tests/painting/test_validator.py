@@ -17,7 +17,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.painting import checks
 from worldsim.painting.checks import Views
-from worldsim.painting.place import cameras_of, known_view, level_pose, ring
+from worldsim.painting.place import known_view, level_pose, ring
 from worldsim.painting.validator import (
     GEOMETRIC,
     PICTORIAL,
@@ -124,18 +124,18 @@ def hall(wrong: float = 1.0) -> tuple[Views, PaintInputs]:
     memory = PointMemory(PointMemoryConfig(capacity=8192))
     beside = level_pose(-0.3, 0.1, 1.28, 0.05)[None]
     data = memory.empty(1)
-    empty = known_view(memory, data, cameras_of(painter.spec, beside))
+    empty = known_view(memory, data, painter.spec.cameras(beside))
     first = painter.paint(inputs_of(painter, empty, beside))
     data = memory.integrate(
-        data, first, cameras_of(painter.spec, beside), torch.zeros(1, dtype=torch.int64)
+        data, first, painter.spec.cameras(beside), torch.zeros(1, dtype=torch.int64)
     )
     poses = ring(level_pose(z=1.28), 4)
-    cameras = cameras_of(painter.spec, poses)
+    cameras = painter.spec.cameras(poses)
     known = known_view(memory, data, cameras)
     blank = known_view(memory, memory.empty(1), cameras)
     inputs = inputs_of(painter, blank, poses)
     frame = HallPainter(wrong=wrong).paint(inputs)
-    return Views(frame, cameras, known, first, cameras_of(painter.spec, beside)), inputs
+    return Views(frame, cameras, known, first, painter.spec.cameras(beside)), inputs
 
 
 def inputs_of(painter: HallPainter, view: object, poses: Tensor) -> PaintInputs:

@@ -106,9 +106,9 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
     # Before anything is painted: words, attributes and old folders.
     conditions_of(request, painter, np.random.default_rng(0))
     make_writable_folder(config.out.parent if config.count == 1 else config.out)
+    settings = describe(config, painter)
     told = [
-        {**describe(config, painter), "place": i, "seed": place_seed(config.seed, i)}
-        for i in range(config.count)
+        {**settings, "place": i, "seed": place_seed(config.seed, i)} for i in range(config.count)
     ]
     there = [finished(folder_of(config, i), told[i]) for i in range(config.count)]
     report = []
@@ -129,7 +129,7 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
                 }
             )
     if config.json is not None:
-        write_json(config.json, {"settings": describe(config, painter), "places": report})
+        write_json(config.json, {"settings": settings, "places": report})
     made = there.count(False)
     print(f"{config.out}: {made} new, {config.count - made} were there already")
     return config.out

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
-from worldsim.painting.painter import DEFAULT_PAINTER, SHIPPED
+from worldsim.painting.painter import DEFAULT_PAINTER
 from worldsim.painting.vocabulary import SCALES
 from worldsim.runtime.files import (
     check_files,
@@ -26,6 +26,7 @@ from worldsim.runtime.files import (
 )
 from worldsim.runtime.json_config import check_format, check_seal, read_json, write_sealed
 from worldsim.runtime.types import Array, JsonMapping
+from worldsim.world.files import WORLDS_FOLDER
 
 FORMAT, VERSION = "worldsim-attributes", 1
 CARD, TABLE = "attributes.json", "attributes.safetensors"
@@ -42,7 +43,7 @@ def open_prior(name: str | Path = DEFAULT_PAINTER) -> AttributePrior:
 
     Raises NotFoundError or DamagedFileError.
     """
-    for folder in (Path(name), SHIPPED / name):
+    for folder in (Path(name), WORLDS_FOLDER / name):
         if is_file(folder / CARD):
             return AttributePrior.from_pretrained(folder)
     raise NotFoundError(

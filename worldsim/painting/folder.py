@@ -25,13 +25,12 @@ from worldsim.io.video import write_video
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.memory.splat import EMPTY, POINT
 from worldsim.memory.surfels import draw
-from worldsim.painting.painter import NetworkPainter
 from worldsim.painting.place import ring
 from worldsim.protocols import Painter
 from worldsim.runtime.files import as_path, is_file, replacing_folder
 from worldsim.runtime.ply import save_ply
 from worldsim.runtime.types import Array, JsonMapping
-from worldsim.state import Frame, SceneStart, checksum, map_tensors
+from worldsim.state import Frame, SceneStart, map_tensors
 from worldsim.world.scene_files import (
     SCENE,
     StartFrames,
@@ -146,8 +145,6 @@ def finished(folder: str | os.PathLike[str], told: JsonMapping) -> bool:
 
 def painter_id(painter: Painter) -> str:
     """Return the SHA-256 of a painter's weights, empty for a painter that does not tell it."""
-    if isinstance(painter, NetworkPainter):
-        return checksum(painter.network.state_dict())
     return str(getattr(painter, "weights_id", ""))
 
 

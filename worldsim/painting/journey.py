@@ -19,11 +19,11 @@ from torch import Tensor
 
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, PaintingError
-from worldsim.memory.painted import mark_painted
+from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
 from worldsim.painting.checks import Views
-from worldsim.painting.place import EYE_HEIGHT, cameras_of, known_view, level_pose, ring
+from worldsim.painting.place import EYE_HEIGHT, frames_at, known_view, level_pose, ring
 from worldsim.painting.travel import (
     align_depth,
     covered_share,
@@ -240,7 +240,7 @@ class JourneyMaker:
         )
 
     def _camera(self, poses: Tensor) -> Camera:
-        return cameras_of(self.painter.spec, poses)
+        return self.painter.spec.cameras(poses)
 
     def _known(self, data: Points, poses: Tensor) -> MemoryView:
         return known_view(self.memory, data, self._camera(poses))
@@ -256,9 +256,8 @@ class JourneyMaker:
         """Add what the memory did not know yet, as painted points."""
         assert frame.pose is not None
         camera = self._camera(frame.pose)
-        fresh = ~self.memory.render(data, camera).mask
-        seen = self.memory.integrate(data, frame, camera, torch.tensor([step]), fresh)
-        return mark_painted(data, seen)
+        known = self.memory.render(data, camera).mask
+        return integrate_painted(self.memory, data, frame, camera, torch.tensor([step]), known)
 
     def _paint_place(self, site: _Site, log: list[Attempt]) -> Frame | None:
         """Return the views of a place (headings, ...), None if they are not accepted."""
@@ -300,7 +299,7 @@ class JourneyMaker:
             given = [whole[i] for i in beside]
             inputs = self._inputs(site, [*todo, *beside], known, given, key * MOST_TRIES + attempt)
             painted = map_tensors(lambda x: x.cpu(), site.painter.paint(inputs))
-            fresh, scale = align_depth(_first(painted, len(todo)), known)
+            fresh, scale = align_depth(frames_at(painted, range(len(todo))), known)
             views = Views(fresh, self._camera(site.poses[todo]), known, *others)
             verdicts = self.validator.views(views, inputs, concatenate([fresh, *given]))
             for i, frame, found in zip(todo, _split(fresh), verdicts, strict=True):
@@ -371,13 +370,9 @@ def _row(values: Array | None, dtype: torch.dtype) -> Tensor | None:
     return None if values is None else torch.from_numpy(np.asarray(values))[None].to(dtype)
 
 
-def _first(frames: Frame, count: int) -> Frame:
-    return map_tensors(lambda x: x[:count], frames)
-
-
 def _split(frames: Frame) -> list[Frame]:
     """Return the single frames, each a batch of one."""
-    return [map_tensors(lambda x, i=i: x[i : i + 1], frames) for i in range(len(frames.rgb))]
+    return [frames_at(frames, [i]) for i in range(len(frames.rgb))]
 
 
 def _nearest_headings(

@@ -10,7 +10,8 @@ from worldsim.errors import InvalidInputError
 from worldsim.painting.attributes import AttributePrior
 from worldsim.painting.descriptions import GrammarDescriptions, ListedDescriptions
 from worldsim.painting.journey import Describe
-from worldsim.painting.words import parse_prompt, split_prompt
+from worldsim.painting.new_places import attributes_of
+from worldsim.painting.words import split_prompt
 from worldsim.protocols import DescriptionGenerator, Painter, PromptPainter
 from worldsim.runtime.types import Array
 
@@ -65,10 +66,6 @@ def reader_of(attributes: Sequence[str], prior: AttributePrior | None = None) ->
     def read(words: str, rng: np.random.Generator) -> tuple[Array | None, Array | None]:
         if not attributes:
             return None, None
-        wanted = parse_prompt(words, attributes)
-        if prior is not None:
-            return prior.complete(wanted, rng), None
-        values = np.array([wanted.get(name, 0.0) for name in attributes], np.float32)
-        return values, np.array([name in wanted for name in attributes])
+        return attributes_of(words, attributes, rng, prior)
 
     return read

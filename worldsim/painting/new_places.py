@@ -21,7 +21,6 @@ from worldsim.painting.pictures import Pictures
 from worldsim.painting.place import (
     Place,
     PlaceConfig,
-    cameras_of,
     distances,
     frames_at,
     level_pose,
@@ -227,7 +226,7 @@ def _paint_posed(
 def _points_of(frames: Frame, covered: Tensor, spec: PainterSpec, memory: PointMemory) -> Points:
     """Return the points of the pixels ``covered`` (k, h, w) of frames."""
     assert frames.pose is not None
-    data, cameras = memory.empty(1), cameras_of(spec, frames.pose)
+    data, cameras = memory.empty(1), spec.cameras(frames.pose)
     for i in range(len(covered)):
         data = memory.integrate(
             data,
@@ -242,7 +241,7 @@ def _points_of(frames: Frame, covered: Tensor, spec: PainterSpec, memory: PointM
 def _check_overlap(drawn: Frame, pictures: Pictures, spec: PainterSpec) -> None:
     """Raise InvalidInputError for a picture from elsewhere that shares nothing with the others."""
     assert drawn.pose is not None
-    place, cameras = drawn.pose[:, :3, 3], cameras_of(spec, drawn.pose)
+    place, cameras = drawn.pose[:, :3, 3], spec.cameras(drawn.pose)
     memory = PointMemory(PointMemoryConfig(capacity=len(pictures) * spec.height * spec.width))
     for i in range(len(pictures)):
         others = [j for j in range(len(pictures)) if j != i]

@@ -21,10 +21,10 @@ from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.rng import Purpose, normal
 from worldsim.state import Frame, checksum, map_tensors
+from worldsim.world.files import WORLDS_FOLDER
 
 DEFAULT_PAINTER = "freedoom-painter"
 """Name of the shipped painter."""
-SHIPPED = Path(__file__).parent.parent / "worlds"
 
 
 def open_painter(
@@ -39,10 +39,11 @@ def open_painter(
 
     Raises NotFoundError or DamagedFileError.
     """
-    for folder in (Path(name), SHIPPED / name):
+    for folder in (Path(name), WORLDS_FOLDER / name):
         if has_painter(folder):
             return NetworkPainter.from_pretrained(folder, config, device)
-    shipped = ", ".join(sorted(path.parent.name for path in SHIPPED.glob(f"*/{CARD}"))) or "none"
+    names = sorted(path.parent.name for path in WORLDS_FOLDER.glob(f"*/{CARD}"))
+    shipped = ", ".join(names) or "none"
     raise NotFoundError(
         f"no painter {str(name)!r}: give a folder with a {CARD}, or a shipped painter ({shipped})."
     )
@@ -78,8 +79,8 @@ class NetworkPainter:
 
     @cached_property
     def weights_id(self) -> str:
-        """SHA-256 of the weights and the sampling settings."""
-        return f"{checksum(self.network.state_dict())} {self.config}"
+        """SHA-256 of the weights."""
+        return checksum(self.network.state_dict())
 
     def to(self, device: torch.device | str) -> NetworkPainter:
         """Move the network to ``device``; returns the painter itself."""

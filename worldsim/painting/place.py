@@ -82,12 +82,6 @@ def ring(pose: Tensor, headings: int) -> Tensor:
     return snap_pose(poses).to(pose.device)
 
 
-def cameras_of(spec: PainterSpec, poses: Tensor) -> Camera:
-    """Return the painter's cameras at ``poses`` (n, 4, 4)."""
-    intrinsics = torch.tensor(spec.intrinsics, device=poses.device).expand(len(poses), 4)
-    return Camera(poses, intrinsics, spec.height, spec.width)
-
-
 def one_camera(cameras: Camera, i: int) -> Camera:
     """Return camera ``i`` of a batch, as a batch of one."""
     return replace(cameras, pose=cameras.pose[i : i + 1], intrinsics=cameras.intrinsics[i : i + 1])
@@ -144,7 +138,7 @@ def paint_views(
     spec, device = painter.spec, _device_of(data)
     check_poses(poses, "poses")
     poses = snap_pose(poses).to(device)
-    cameras = cameras_of(spec, poses)
+    cameras = spec.cameras(poses)
     known = known_view(memory, data, cameras)
     n, k = len(poses), 0 if given is None else len(given.rgb)
     flags = torch.zeros(1, n, dtype=torch.bool, device=device)
@@ -341,7 +335,7 @@ def _observe(memory: SceneMemory, data: Any, frame: Frame, spec: PainterSpec, st
     assert frame.pose is not None
     device = _device_of(data)
     frame = map_tensors(lambda x: x.to(device), frame)
-    camera = cameras_of(spec, frame.pose)  # type: ignore[arg-type]
+    camera = spec.cameras(frame.pose)  # type: ignore[arg-type]
     fresh = ~memory.render(data, camera).mask
     return memory.integrate(data, frame, camera, torch.tensor([step], device=device), fresh)
 

@@ -6,7 +6,6 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from worldsim.camera import DEPTH_CODES, Camera, code_to_channel
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import GAP
 from worldsim.painting.checks import ground_at
+from worldsim.painting.holes import nearest_known
 from worldsim.painting.place import level_pose
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.protocols import SceneMemory
@@ -207,12 +207,7 @@ def fill_holes(known: MemoryView, poses: Tensor) -> Frame:
     rgb, code = known.rgb.clone(), known.inverse_depth.clone()
     for i, mask in enumerate(known.mask.numpy()):
         if mask.any() and not mask.all():
-            _, label = cv2.distanceTransformWithLabels(
-                (~mask).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
-            )
-            pixel = np.zeros(label.max() + 1, np.int64)
-            pixel[label[mask]] = np.flatnonzero(mask)
-            index = torch.from_numpy(pixel[label])
+            index = torch.from_numpy(nearest_known(mask)[1])
             rgb[i] = rgb[i].flatten(1)[:, index]
             code[i] = code[i].flatten()[index]
     return Frame(rgb, code, poses)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 
-import torch
-
-from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.handle import MemoryHandle
-from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
+from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.runtime.files import as_path, is_file, is_folder
-from worldsim.state import Frame, SceneStart, Trajectory
+from worldsim.state import Trajectory
+from worldsim.world.resampling import integrate_scene
 from worldsim.world.scene_files import SCENE, load_scene, scene_names
 from worldsim.world.snapshots import OpenedSnapshot, open_snapshot
 
@@ -45,7 +43,10 @@ def open_memory(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapshot:
             f"{path} is a scene without depth, poses or camera, so it has no memory to read"
         )
     trajectory = Trajectory(scene.rgb, scene.inverse_depth, scene.pose, scene.intrinsics)
-    points = scene.memory if scene.memory is not None else _points(scene, trajectory)
+    points = scene.memory
+    if points is None:
+        room = PointMemoryConfig(capacity=trajectory.inverse_depth.numel())
+        points = integrate_scene(PointMemory(room), scene)
     handle = MemoryHandle(
         kind=PointMemory(PointMemoryConfig(capacity=max(1, points.capacity))),
         data=points,
@@ -54,15 +55,3 @@ def open_memory(path: str | os.PathLike[str], index: int = 0) -> OpenedSnapshot:
         pose=scene.pose[-1],
     )
     return OpenedSnapshot(handle, trajectory, scene.name, "", 1)
-
-
-def _points(scene: SceneStart, trajectory: Trajectory) -> Points:
-    """Return the points of a scene's frames."""
-    memory = PointMemory(PointMemoryConfig(capacity=trajectory.inverse_depth.numel()))
-    data, cameras = memory.empty(1), trajectory.cameras
-    for i in range(len(trajectory)):
-        one = slice(i, i + 1)
-        frame = Frame(trajectory.rgb[one], trajectory.inverse_depth[one], trajectory.pose[one])
-        camera = Camera(cameras.pose[one], cameras.intrinsics[one], cameras.height, cameras.width)
-        data = memory.integrate(data, frame, camera, torch.tensor([i]))
-    return memory.trim(data)

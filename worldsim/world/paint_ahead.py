@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from worldsim.camera import Camera, move
+from worldsim.camera import move
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory
@@ -118,9 +118,10 @@ class PaintAhead:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the settings, and of the painter's weights if it has a ``weights_id``."""
-        painter = getattr(self.painter, "weights_id", type(self.painter).__qualname__)
-        told = f"{self.config} {self.painter.spec} {painter}"
+        """SHA-256 of all settings, and of the painter's weights if it has a ``weights_id``."""
+        painter = self.painter
+        weights = getattr(painter, "weights_id", type(painter).__qualname__)
+        told = f"{self.config} {painter.spec} {getattr(painter, 'config', None)} {weights}"
         return hashlib.sha256(told.encode()).hexdigest()
 
     def begin(self, state: WorldState) -> WorldState:
@@ -147,7 +148,7 @@ class PaintAhead:
         """Look ahead in one environment."""
         state = dataclasses.replace(state, looked=state.step.clone())
         poses = self.cameras(state)
-        camera = self._camera(poses)
+        camera = self.painter.spec.cameras(poses)
         memory = map_tensors(lambda x: x.expand(len(poses), *x.shape[1:]), state.memory)
         view: MemoryView = self.memory.render(memory, camera)
         covered = around_known(view)[0].float().mean((1, 2))
@@ -158,7 +159,7 @@ class PaintAhead:
         data: Points = state.memory
         for i in range(len(poses)):
             one = map_tensors(lambda x, i=i: x[i : i + 1], frame)
-            at = self._camera(poses[i : i + 1])
+            at = self.painter.spec.cameras(poses[i : i + 1])
             # Views overlap: what one view has painted is known to the next.
             kept = contradicts(self.memory.render(data, at), one)
             data = integrate_painted(self.memory, data, one, at, state.step, kept)
@@ -180,8 +181,3 @@ class PaintAhead:
             side = (i + 1) // 2 * (1 if i % 2 else -1)
             motion[i, 4] = math.radians(side * config.turn)
         return move(pose.expand(config.views, 4, 4), motion)
-
-    def _camera(self, pose: Tensor) -> Camera:
-        spec = self.painter.spec
-        intrinsics = pose.new_tensor(spec.intrinsics).expand(len(pose), 4)
-        return Camera(pose, intrinsics, spec.height, spec.width)

@@ -140,6 +140,14 @@ def _memory_for(scene: SceneStart, world: World) -> Any:
         return None
     if scene.memory is not None and isinstance(memory, PadsMemory):
         return scene.memory
+    return integrate_scene(memory, scene, -2 * len(scene.rgb))
+
+
+def integrate_scene(memory: SceneMemory, scene: SceneStart, step: int = 0) -> Any:
+    """Return a memory's data, a batch of one, of all frames of a scene with geometry.
+
+    step: of the first frame. Point memories are trimmed to the points that they hold.
+    """
     assert scene.inverse_depth is not None and scene.pose is not None
     assert scene.intrinsics is not None
     data = memory.empty(1, "cpu")
@@ -147,7 +155,7 @@ def _memory_for(scene: SceneStart, world: World) -> Any:
         one = slice(i, i + 1)
         camera = Camera(scene.pose[one], scene.intrinsics[None], *scene.rgb.shape[-2:])
         frame = Frame(scene.rgb[one], scene.inverse_depth[one], camera.pose)
-        data = memory.integrate(data, frame, camera, torch.tensor([i - 2 * len(scene.rgb)]))
+        data = memory.integrate(data, frame, camera, torch.tensor([step + i]))
     return memory.trim(data) if isinstance(memory, PointMemory) else data
 
 

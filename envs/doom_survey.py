@@ -18,7 +18,7 @@ from worldsim.envs.doom import (
 )
 from worldsim.envs.doom_geometry import MapGeometry
 from worldsim.envs.doom_textures import ATTRIBUTES, MapTextures
-from worldsim.painting.lookaround import LookAround
+from worldsim.painting.training.lookaround import LookAround
 from worldsim.runtime.types import Array
 
 ARRIVE_TICS = 3
@@ -39,7 +39,7 @@ def _textures(name: str) -> MapTextures:
 
 
 class DoomSurveyor(FreedoomReal):
-    """A :class:`worldsim.painting.lookaround.Surveyor` of Freedoom's maps.
+    """A :class:`worldsim.painting.training.lookaround.Surveyor` of Freedoom's maps.
 
     height, width: of the views in pixels.
     """

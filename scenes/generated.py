@@ -14,10 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from worldsim.painting.attributes import AttributePrior
-from worldsim.painting.new_places import PlaceRequest, conditions_of, paint_request
-from worldsim.painting.pictures import Pictures
-from worldsim.painting.place import Place, PlaceConfig
+from worldsim.painting.places.new_places import PlaceRequest, conditions_of, paint_request
+from worldsim.painting.places.pictures import Pictures
+from worldsim.painting.places.place import Place, PlaceConfig
+from worldsim.painting.words.attributes import AttributePrior
 from worldsim.protocols import Painter
 from worldsim.state import SceneStart
 from worldsim.world import World
@@ -31,9 +31,9 @@ class GeneratedPlace:
 
     painter: paints it.
     prompt: words; attributes: values in [0, 1] by the painter's names, which override the words.
-    pictures: pictures of the place (:func:`worldsim.painting.pictures.open_pictures`).
+    pictures: pictures of the place (:func:`worldsim.painting.places.pictures.open_pictures`).
     prior: attributes of real places, which complete the words
-    (:func:`worldsim.painting.attributes.open_prior`).
+    (:func:`worldsim.painting.words.attributes.open_prior`).
     config: headings and memory.
     world: the world that starts from it. Environments fit it to their own world (:meth:`fit_to`).
 

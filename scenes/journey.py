@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from worldsim.errors import NotFoundError
-from worldsim.painting.attributes import AttributePrior
-from worldsim.painting.journey import JourneyConfig, JourneyMaker
-from worldsim.painting.journey_words import descriptions_for, reader_of
-from worldsim.painting.trip import Trip
-from worldsim.painting.trip_files import travel
-from worldsim.painting.trip_scene import scene_of, starts_of_trip
-from worldsim.painting.validator import Validator
+from worldsim.painting.journeys.files import travel
+from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker
+from worldsim.painting.journeys.scene import scene_of, starts_of_trip
+from worldsim.painting.journeys.trip import Trip
+from worldsim.painting.journeys.words import descriptions_for, reader_of
+from worldsim.painting.validation.validator import Validator
+from worldsim.painting.words.attributes import AttributePrior
 from worldsim.protocols import DescriptionGenerator, Painter
 from worldsim.state import SceneStart
 from worldsim.world import World
@@ -40,7 +40,8 @@ class Journey:
     seed: seed of all random numbers.
     config: further settings; ``length``, ``loop`` and ``seed`` replace its own.
     prior: completes the words to all attributes, see
-        :func:`worldsim.painting.attributes.open_prior`. Without it, only named attributes are told.
+        :func:`worldsim.painting.words.attributes.open_prior`. Without it, only named attributes
+        are told.
     descriptions: writes the words instead of ``prompt``.
     validator: judges the views; by default that of the painter's views.
     folder: keeps the journey there place by place, so that it resumes.

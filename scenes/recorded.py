@@ -1,7 +1,7 @@
 """Starts from scenes on disk: frames of the real twin, or generated places and journeys.
 
 :mod:`worldsim.world.scene_files` writes recorded scenes, one folder per scene.
-:mod:`worldsim.painting.folder` writes generated ones; one of them holds several starts.
+:mod:`worldsim.painting.places.folder` writes generated ones; one of them holds several starts.
 """
 
 from __future__ import annotations

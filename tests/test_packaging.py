@@ -63,7 +63,7 @@ def test_wheel_holds_all_modules_worlds_and_agents(wheel: Path):
     shipped = [
         path for at in folders for path in (ROOT / "worldsim" / at).rglob("*") if path.is_file()
     ]
-    shipped += (ROOT / "worldsim" / "painting").glob("*.json")
+    shipped += (ROOT / "worldsim" / "painting" / "validation").glob("*.json")
     assert {path.suffix for path in shipped} <= DATA, (
         "package-data in pyproject.toml does not name such files"
     )

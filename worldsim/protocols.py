@@ -121,8 +121,8 @@ class DescriptionGenerator(Protocol):
     def next(self, previous: Sequence[str], rng: np.random.Generator) -> str:
         """Return the description of the place after those described by ``previous``, oldest first.
 
-        It is a prompt of one place (:func:`worldsim.painting.words.parse_prompt`). Randomness comes
-        from ``rng`` alone.
+        It is a prompt of one place (:func:`worldsim.painting.words.prompt.parse_prompt`).
+        Randomness comes from ``rng`` alone.
         """
         ...
 

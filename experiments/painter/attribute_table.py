@@ -20,10 +20,10 @@ import tyro
 from worldsim.envs.doom import TRAIN_MAPS
 from worldsim.envs.doom_textures import WALLS
 from worldsim.errors import InvalidInputError
-from worldsim.painting.attributes import PRESENT, TABLE, AttributePrior
-from worldsim.painting.lookaround import shard_files
-from worldsim.painting.store import place_attributes
-from worldsim.painting.views import load_view_sets
+from worldsim.painting.training.lookaround import shard_files
+from worldsim.painting.training.store import place_attributes
+from worldsim.painting.training.views import load_view_sets
+from worldsim.painting.words.attributes import PRESENT, TABLE, AttributePrior
 
 
 @dataclass(frozen=True)

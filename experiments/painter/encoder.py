@@ -18,8 +18,8 @@ import tyro
 from torch import Tensor
 
 from worldsim.evaluation.encoder import DAMAGES, FrameEncoder, save_encoder
-from worldsim.painting.lookaround import load_folder, shard_files
-from worldsim.painting.views import join
+from worldsim.painting.training.lookaround import load_folder, shard_files
+from worldsim.painting.training.views import join
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ from worldsim.camera import dequantise_depth
 from worldsim.evaluation.encoder import load_encoder
 from worldsim.evaluation.metrics import psnr, sharpness
 from worldsim.io.pictures import depth_picture, save_picture
-from worldsim.painting.batches import memory_channels, rays_of
-from worldsim.painting.channels import clean_channels, unscale
+from worldsim.painting.channels import clean_channels, rays_of, unscale
 from worldsim.painting.checkpoint import load_painter
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.sampling import PaintConfig, frames_of, paint
+from worldsim.painting.training.batches import memory_channels
 from worldsim.runtime.json_config import to_json, write_json
 from worldsim.state import Frame
 

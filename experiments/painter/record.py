@@ -10,7 +10,7 @@ import time
 
 import tyro
 
-from worldsim.painting.lookaround import LookAroundConfig, record_look_arounds
+from worldsim.painting.training.lookaround import LookAroundConfig, record_look_arounds
 
 if __name__ == "__main__":
     config = tyro.cli(LookAroundConfig)

@@ -21,20 +21,20 @@ from torch import Tensor, nn
 
 from worldsim.evaluation.metrics import psnr, sharpness
 from worldsim.painting import channels
-from worldsim.painting.batches import (
+from worldsim.painting.channels import rays_of
+from worldsim.painting.levels import loss_of
+from worldsim.painting.network import PainterNetwork
+from worldsim.painting.sampling import PaintConfig, frames_of, paint
+from worldsim.painting.training.batches import (
     VIEW_COUNTS,
     VIEW_SHARES,
     BatchConfig,
     BatchMaker,
     memory_channels,
-    rays_of,
 )
-from worldsim.painting.levels import loss_of
-from worldsim.painting.lookaround import load_folder
-from worldsim.painting.network import PainterNetwork
-from worldsim.painting.sampling import PaintConfig, frames_of, paint
-from worldsim.painting.store import ViewStore
-from worldsim.painting.views import join
+from worldsim.painting.training.lookaround import load_folder
+from worldsim.painting.training.store import ViewStore
+from worldsim.painting.training.views import join
 
 HEADINGS, SHOWN = 8, 4
 

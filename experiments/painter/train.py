@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 import tyro
 
-from worldsim.painting.train import PainterTrainConfig, train
+from worldsim.painting.training.train import PainterTrainConfig, train
 
 if __name__ == "__main__":
     torch.set_float32_matmul_precision("high")

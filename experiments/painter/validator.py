@@ -26,11 +26,12 @@ from worldsim.camera import Camera
 from worldsim.evaluation.statistics import bootstrap_ci, mean_statistic
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
-from worldsim.painting import checks
-from worldsim.painting.checks import Views
-from worldsim.painting.lookaround import load_folder
 from worldsim.painting.painter import NetworkPainter
-from worldsim.painting.validator import (
+from worldsim.painting.training.lookaround import load_folder
+from worldsim.painting.training.views import ViewSets, join
+from worldsim.painting.validation import checks
+from worldsim.painting.validation.checks import Views
+from worldsim.painting.validation.validator import (
     FORMAT,
     GEOMETRIC,
     PICTORIAL,
@@ -40,7 +41,6 @@ from worldsim.painting.validator import (
     Validator,
     passed,
 )
-from worldsim.painting.views import ViewSets, join
 from worldsim.protocols import PaintInputs
 from worldsim.runtime.files import load_tensors
 from worldsim.runtime.json_config import from_json, read_json, to_json, write_json

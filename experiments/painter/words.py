@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from yardstick import HEADINGS, Places, load
 
 from worldsim.evaluation.encoder import FOLDER, FrameEncoder, load_encoder
-from worldsim.painting.attributes import PRESENT, AttributePrior
 from worldsim.painting.painter import NetworkPainter
-from worldsim.painting.vocabulary import DIM, LIT, NONE, PLAIN, SCALES
-from worldsim.painting.words import parse_prompt
+from worldsim.painting.words.attributes import PRESENT, AttributePrior
+from worldsim.painting.words.prompt import parse_prompt
+from worldsim.painting.words.vocabulary import DIM, LIT, NONE, PLAIN, SCALES
 from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.runtime.json_config import write_json
 from worldsim.state import MemoryView

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from worldsim.evaluation.encoder import FrameEncoder, encode
 from worldsim.evaluation.frechet import frechet_with_interval, kernel_with_interval
-from worldsim.painting.lookaround import shard_files
-from worldsim.painting.store import place_attributes
-from worldsim.painting.views import ViewSets, join, load_view_sets
+from worldsim.painting.training.lookaround import shard_files
+from worldsim.painting.training.store import place_attributes
+from worldsim.painting.training.views import ViewSets, join, load_view_sets
 
 HEADINGS = 8
 

@@ -14,17 +14,17 @@ import pytest
 from PIL import Image
 
 import worldsim.app.generate
-import worldsim.painting.folder
+import worldsim.painting.places.folder
 from tests.helpers.painters import make_tiny_painter
 from worldsim.app import cli
 from worldsim.app.generate import GenerateConfig, generate, place_seed, with_sampling
 from worldsim.camera import quantise_depth
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.painting.checkpoint import save_painter
-from worldsim.painting.new_places import PlaceRequest, paint_request, parse_attributes
 from worldsim.painting.painter import NetworkPainter
-from worldsim.painting.pictures import open_pictures
-from worldsim.painting.place import PlaceConfig, level_pose, ring
+from worldsim.painting.places.new_places import PlaceRequest, paint_request, parse_attributes
+from worldsim.painting.places.pictures import open_pictures
+from worldsim.painting.places.place import PlaceConfig, level_pose, ring
 from worldsim.scenes.generated import GeneratedPlace
 from worldsim.state import Frame
 from worldsim.testing import check_scene
@@ -34,8 +34,8 @@ from worldsim.world.scene_files import check_scene_folder, load_scene
 
 @pytest.fixture(autouse=True)
 def short_films(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worldsim.painting.folder, "TURN_FRAMES", 4)
-    monkeypatch.setattr(worldsim.painting.folder, "DOLLY_FRAMES", 2)
+    monkeypatch.setattr(worldsim.painting.places.folder, "TURN_FRAMES", 4)
+    monkeypatch.setattr(worldsim.painting.places.folder, "DOLLY_FRAMES", 2)
 
 
 @pytest.fixture(scope="module")

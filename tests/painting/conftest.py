@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from worldsim.camera import quantise_depth
-from worldsim.painting.store import ViewStore
-from worldsim.painting.views import ViewSets
+from worldsim.painting.training.store import ViewStore
+from worldsim.painting.training.views import ViewSets
 
 
 def wall_sets(count: int, views: int, size: int, seed: int) -> ViewSets:

@@ -34,7 +34,7 @@ from worldsim.painting.diffusers_painter import (
     words_of,
 )
 from worldsim.painting.inpaint import InpaintConfig
-from worldsim.painting.place import paint_place
+from worldsim.painting.places.place import paint_place
 from worldsim.protocols import Painter, PainterSpec, PaintInputs
 from worldsim.state import Frame
 from worldsim.testing import check_painter

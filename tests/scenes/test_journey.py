@@ -11,8 +11,8 @@ import pytest
 from tests.helpers.halls import INTRINSICS, SIZE, HallPainter
 from tests.helpers.worlds import make_tiny_world
 from worldsim.errors import NotFoundError
-from worldsim.painting.journey import JourneyConfig
-from worldsim.painting.validator import Validator
+from worldsim.painting.journeys.journey import JourneyConfig
+from worldsim.painting.validation.validator import Validator
 from worldsim.protocols import FittingScene, Scene
 from worldsim.scenes.journey import Journey
 from worldsim.testing import check_scene

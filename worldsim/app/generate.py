@@ -16,19 +16,19 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from worldsim.errors import InvalidInputError, NotFoundError
-from worldsim.painting.attributes import AttributePrior, open_prior
-from worldsim.painting.folder import finished, painter_id, save_generated, sheet_of
-from worldsim.painting.new_places import (
+from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
+from worldsim.painting.places.folder import finished, painter_id, save_generated, sheet_of
+from worldsim.painting.places.new_places import (
     PlaceRequest,
     conditions_of,
     paint_request,
     parse_attributes,
 )
-from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
-from worldsim.painting.pictures import open_pictures
-from worldsim.painting.place import Place, PlaceConfig, level_pose, plan_groups, ring
+from worldsim.painting.places.pictures import open_pictures
+from worldsim.painting.places.place import Place, PlaceConfig, level_pose, plan_groups, ring
 from worldsim.painting.pretrained import painter_by_name
-from worldsim.painting.words import parse_prompt
+from worldsim.painting.words.attributes import AttributePrior, open_prior
+from worldsim.painting.words.prompt import parse_prompt
 from worldsim.protocols import Painter, PromptPainter
 from worldsim.runtime.files import is_folder, make_writable_folder, require_replaceable, sha256_of
 from worldsim.runtime.json_config import check_ranges, to_json, write_json

@@ -16,14 +16,14 @@ from worldsim.app.generate import (
     with_sampling,
 )
 from worldsim.errors import PaintingError
-from worldsim.painting.journey import JourneyConfig, JourneyMaker, groups_of
-from worldsim.painting.journey_words import descriptions_for, reader_of
+from worldsim.painting.journeys.files import told_of, travel
+from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker, groups_of
+from worldsim.painting.journeys.scene import save_trip_scene
+from worldsim.painting.journeys.trip import Trip
+from worldsim.painting.journeys.words import descriptions_for, reader_of
 from worldsim.painting.painter import DEFAULT_PAINTER
 from worldsim.painting.pretrained import painter_by_name
-from worldsim.painting.trip import Trip
-from worldsim.painting.trip_files import told_of, travel
-from worldsim.painting.trip_scene import save_trip_scene
-from worldsim.painting.validator import Validator, failures
+from worldsim.painting.validation.validator import Validator, failures
 from worldsim.protocols import Painter
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, to_json, write_json

@@ -6,8 +6,8 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from worldsim.painting import vocabulary
-from worldsim.painting.words import parse_prompt
+from worldsim.painting.words import vocabulary
+from worldsim.painting.words.prompt import parse_prompt
 from worldsim.runtime.json_config import write_json
 from worldsim.runtime.types import JsonObject
 

@@ -2,11 +2,7 @@
 
 - The painter: ``painter`` (start here), ``network``, ``sampling``, ``channels``, ``levels``,
   ``checkpoint``, ``pretrained``.
-- Its training: ``lookaround`` and ``views`` (recordings), ``store``, ``batches``, ``train``.
-- Words: ``words``, ``vocabulary``, ``lexicon``, ``attributes``, ``descriptions``.
-- Places: ``place``, ``new_places``, ``pictures``, ``folder``.
-- Journeys: ``journey``, ``trip``, ``travel``, ``trip_files``, ``trip_scene``, ``journey_words``;
-  the ``validator`` and its ``checks``.
+- ``training``, ``words``, ``places``, ``journeys``, ``validation``: each package names its parts.
 - Other people's models: ``diffusers_painter``, ``inpaint``, ``depth``, ``holes``.
 
 To add a painter: write a class with the protocol :class:`worldsim.protocols.Painter`, call

@@ -12,6 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from worldsim.camera import pluecker_rays, relative_motion
 from worldsim.diffusion.denoiser import frame_to_channels, view_to_channels
 from worldsim.state import MemoryView
 
@@ -66,3 +67,17 @@ def memory_view_channels(view: MemoryView) -> Tensor:
     plain = view_to_channels(view)[:, :5]
     mask = plain[:, 4:]
     return torch.cat([scale(plain[:, :4]) * mask, mask], 1)
+
+
+def rays_of(pose: Tensor, intrinsics: Tensor, height: int, width: int) -> Tensor:
+    """Return Pluecker rays of sets of cameras, in the frame of each set's first camera.
+
+    pose: (b, n, 4, 4) camera-to-world, metres.
+    intrinsics: (4,) pixels.
+
+    Returns (b, n, 6, height, width) float32, metres.
+    """
+    b, n = pose.shape[:2]
+    motion = relative_motion(pose[:, :1].expand_as(pose).flatten(0, 1), pose.flatten(0, 1))
+    rays = pluecker_rays(motion, intrinsics.expand(b * n, 4), height, width)
+    return rays.unflatten(0, (b, n))

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.errors import InvalidInputError, NotFoundError
-from worldsim.painting.batches import rays_of
-from worldsim.painting.channels import clean_channels, memory_view_channels
+from worldsim.painting.channels import clean_channels, memory_view_channels, rays_of
 from worldsim.painting.checkpoint import CARD, has_painter, load_painter
 from worldsim.painting.levels import add_noise_to
 from worldsim.painting.network import PainterBatch, PainterNetwork

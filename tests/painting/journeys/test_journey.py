@@ -1,0 +1,214 @@
+"""Journeys: places that fit together, resumed with the same bits, coming back, and giving up."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.halls import HallPainter
+from worldsim.camera import Camera, quantise_depth
+from worldsim.errors import DamagedFileError, InvalidInputError, PaintingError
+from worldsim.memory.points import PointMemory
+from worldsim.painting.journeys.files import load_trip, travel
+from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker, groups_of
+from worldsim.painting.journeys.travel import align_depth
+from worldsim.painting.journeys.trip import Trip
+from worldsim.painting.journeys.words import descriptions_for, reader_of
+from worldsim.painting.places.place import level_pose, ring
+from worldsim.painting.validation.validator import Validator
+from worldsim.state import Frame, MemoryView, flatten
+
+
+def maker(painter: HallPainter | None = None, **changes: object) -> JourneyMaker:
+    settings = {"length": 3, "headings": 6, "nearest": 3.0, "furthest": 4.0, **changes}
+    return JourneyMaker(
+        painter or HallPainter(),
+        descriptions_for(None, HallPainter(), 3),
+        reader_of(()),
+        JourneyConfig(**settings),  # type: ignore[arg-type]
+        Validator(names=("scale", "seen_past", "nearest", "room", "floor")),
+    )
+
+
+def made(one: JourneyMaker, folder: Path | None = None) -> Trip:
+    *_, trip = travel(one, "", folder)
+    return trip
+
+
+def equal(a: Trip, b: Trip) -> bool:
+    first, second = (flatten((trip.frames, trip.memory)) for trip in (a, b))
+    return a.stops == b.stops and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.fixture(scope="module")
+def trip() -> Trip:
+    return made(maker())
+
+
+def test_groups_begin_ahead_and_end_behind():
+    assert groups_of(8, 8) == [[0, 1, 7], [2, 6, 3, 5, 4]]
+    assert groups_of(4, 1) == [[0], [1], [3], [2]]
+
+
+def test_each_place_lies_ahead_on_free_ground_and_agrees_with_the_others(trip: Trip):
+    assert [stop.painted for stop in trip.stops] == [True] * 3
+    place = trip.pose[:, :3, 3]
+    steps = (place[1:] - place[:-1]).norm(dim=1)
+    assert bool((steps >= 1.3).all()) and bool((steps <= 4.01).all())
+    torch.testing.assert_close(place[:, 2], torch.full((3,), 41.0 / 32.0), atol=0.13, rtol=0.0)
+    # No place stands in a pillar.
+    for x, y, _ in place.tolist():
+        gaps = [math.remainder(value - (-28.0), 8.0) for value in (x, y)]
+        assert max(abs(gap) for gap in gaps) > 0.9
+    # The memory shows the hall's own depth at each place.
+    memory, lens = PointMemory(), torch.tensor([[21.3, 25.6, 16.0, 16.0]])
+    for frames in trip.frames:
+        assert frames.pose is not None and frames.inverse_depth is not None
+        view = memory.render(trip.memory, Camera(frames.pose[:1], lens, 32, 32))
+        assert float(view.coverage) > 0.9
+        ratio = (view.depth[0] / frames.depth[0])[view.mask[0]]  # type: ignore[index]
+        assert abs(float(ratio.log().median())) < 0.02
+
+
+def test_painted_points_are_marked(trip: Trip):
+    assert int(trip.memory.confidence[trip.memory.kind > 0].max()) == 0
+
+
+def test_a_journey_that_resumes_has_the_same_bits(trip: Trip, tmp_path: Path):
+    steps = travel(maker(), "", tmp_path)
+    assert len(next(steps)) == 0 and len(next(steps)) == 1
+    steps.close()
+    painter = HallPainter()
+    again = list(travel(maker(painter), "", tmp_path))
+    assert [len(one) for one in again] == [1, 2, 3]
+    assert equal(again[-1], trip)
+    # A finished journey paints nothing, and a longer one goes on from it.
+    calls = painter.calls
+    assert equal(made(maker(painter), tmp_path), trip) and painter.calls == calls
+    longer = made(maker(painter, length=4), tmp_path)
+    assert longer.stops[:3] == trip.stops and len(longer) == 4
+    # So does one with more patience.
+    assert made(maker(painter, tries=9, accept=0.3), tmp_path).stops == trip.stops
+
+
+def test_other_settings_do_not_resume(trip: Trip, tmp_path: Path):
+    next(iter(list(travel(maker(length=1), "", tmp_path))))
+    with pytest.raises(InvalidInputError, match="seed = 0, now it is 5"):
+        made(maker(seed=5), tmp_path)
+    with pytest.raises(InvalidInputError, match="prompt"):
+        list(travel(maker(), "a hall", tmp_path))
+
+
+def test_damaged_files_are_named(tmp_path: Path):
+    made(maker(length=1), tmp_path)
+    (tmp_path / "place-000.safetensors").write_bytes(b"nothing")
+    with pytest.raises(DamagedFileError, match="place-000"):
+        load_trip(tmp_path, HallPainter().spec)
+
+
+def test_a_loop_finds_what_was_there_and_does_not_paint_over_it():
+    painter = HallPainter()
+    trip = made(maker(painter, length=5, loop=True))
+    assert [stop.painted for stop in trip.stops] == [True, True, True, False, False]
+    pose = trip.pose
+    torch.testing.assert_close(pose[3, :3, 3], pose[1, :3, 3])
+    torch.testing.assert_close(pose[4, :3, 3], pose[0, :3, 3])
+    # It looks back, and shows what it showed on the way out.
+    out, back = trip.frames[0], trip.frames[4]
+    gap = (out.rgb[3].int() - back.rgb[0].int()).abs().float()
+    assert float(gap.median()) == 0.0 and float(gap.mean()) < 6.0
+    assert trip.stops[4].coverage > 0.95 and not trip.stops[4].log
+    longer = maker(painter, length=5, loop=True)
+    assert equal(longer.resume(trip.stops, trip.frames), trip)
+
+
+def test_refused_views_end_in_an_error_that_names_the_checks_and_keeps_the_places(
+    trip: Trip, tmp_path: Path
+):
+    first = maker()
+    next(iter(list(travel(maker(length=1), "", tmp_path))))
+    # From the second place on, everything is a wall right before the camera.
+    bad = HallPainter(metres=0.15)
+    with pytest.raises(PaintingError, match=r"place 1 was refused .*nearest.*1 places before"):
+        made(maker(bad, tries=2, cameras=2), tmp_path)
+    assert bad.calls == 2 * 2
+    saved = load_trip(tmp_path, first.painter.spec)
+    assert len(saved.stops) == 1
+    # The painter that works goes on from there.
+    assert equal(made(first, tmp_path), trip)
+
+
+def test_every_verdict_is_logged(trip: Trip, tmp_path: Path):
+    made(maker(length=1), tmp_path)
+    told = json.loads((tmp_path / "journey.json").read_text())
+    log = told["stops"][0]["log"]
+    names = {v["name"] for one in log for view in one["verdicts"] for v in view}
+    assert names == {"scale", "seen_past", "nearest", "room", "floor"}
+    assert all(one["kept"] == one["views"] for one in log)
+
+
+def test_wrong_depth_is_scaled_to_the_memory():
+    memory_code = quantise_depth(torch.full((1, 16, 16), 4.0))
+    mask = torch.zeros(1, 16, 16, dtype=torch.bool)
+    mask[:, :, :8] = True
+    rgb, zero = torch.zeros(1, 3, 16, 16, dtype=torch.uint8), torch.zeros(1, 2, 16, 16).byte()
+    known = MemoryView(rgb, torch.where(mask, memory_code, 0), mask, zero, zero[:, 0])
+    painted = Frame(rgb, quantise_depth(torch.full((1, 16, 16), 3.0)), level_pose()[None])
+    aligned, factor = align_depth(painted, known)
+    assert abs(float(factor) - 0.75) < 1e-3
+    assert abs(float(aligned.depth.max()) - 4.0) < 0.01  # type: ignore[union-attr]
+    # Pixels that were copied stay, and without overlap nothing is scaled.
+    whole = Frame(rgb, memory_code, level_pose()[None])
+    assert torch.equal(align_depth(whole, known)[0].inverse_depth, memory_code)  # type: ignore
+
+
+def test_a_painter_whose_depth_is_off_makes_the_same_hall():
+    trip = made(maker(HallPainter(wrong=1.25)))
+    scales = [one.scale for one in trip.stops[1].log if one.step >= 0]
+    assert scales and all(0.6 < s < 1.6 for group in scales for s in group)
+
+
+def test_random_numbers_depend_on_seed_place_and_attempt(trip: Trip):
+    steps = [one.step for stop in trip.stops for one in stop.log if one.step >= 0]
+    assert len(set(steps)) == len(steps)
+    other = made(maker(seed=1, length=1))
+    assert not torch.equal(other.frames[0].rgb, trip.frames[0].rgb)
+
+
+def test_bad_settings_are_named():
+    with pytest.raises(InvalidInputError, match="nearest = 9.0 is more than furthest"):
+        JourneyConfig(nearest=9.0)
+    with pytest.raises(InvalidInputError, match="length = 51"):
+        JourneyConfig(length=51)
+    with pytest.raises(InvalidInputError, match="understands no words"):
+        descriptions_for("a hall", HallPainter(), 3)
+
+
+def test_words_are_told_to_painters_with_attributes():
+    read = reader_of(("brick", "lava", "light"))
+    values, told = read("a dark brick hall", np.random.default_rng(0))
+    assert values is not None and told is not None
+    assert told.tolist() == [True, False, True] and values[1] == 0.0
+
+
+def test_free_text_reaches_painters_that_read_it():
+    class Reader(HallPainter):
+        heard: list[str] = []
+
+        def with_prompt(self, prompt: str) -> HallPainter:
+            self.heard.append(prompt)
+            return self
+
+    painter = Reader()
+    one = maker(painter, length=2)
+    one.descriptions = descriptions_for("a wood, then a beach", painter, 2)
+    assert [stop.words for stop in made(one).stops] == ["a wood", "a beach"] == painter.heard
+
+
+def test_rings_turn_right():
+    assert torch.equal(ring(level_pose(), 4)[0], level_pose())

@@ -1,0 +1,386 @@
+"""Journeys: a painter invents one place after the other, and every place fits what was seen before.
+
+After WonderJourney (Yu et al. 2023). Each place has words. The next camera lies ahead of the walker
+on free ground. The painter completes views all around it, a validator judges them, their depth is
+scaled to the memory's, and the memory integrates them. A place whose surroundings the memory
+already knows is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Ge, Le
+from torch import Tensor
+
+from worldsim.camera import Camera
+from worldsim.errors import InvalidInputError, PaintingError
+from worldsim.memory.painted import integrate_painted
+from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.memory.slots import Points
+from worldsim.painting.journeys.travel import (
+    align_depth,
+    covered_share,
+    fill_holes,
+    next_cameras,
+    whole_view,
+)
+from worldsim.painting.journeys.trip import Attempt, Stop, Trip
+from worldsim.painting.places.place import EYE_HEIGHT, frames_at, known_view, level_pose, ring
+from worldsim.painting.validation.checks import Views
+from worldsim.painting.validation.validator import Validator, failures, passed
+from worldsim.protocols import DescriptionGenerator, Painter, PaintInputs, PromptPainter
+from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.ranges import Positive, Seed, Share
+from worldsim.runtime.types import Array
+from worldsim.state import Frame, MemoryView, concatenate, map_tensors
+
+MOST_TRIES = 64
+"""Largest number of attempts per group of views, and of groups per place."""
+MOST_CAMERAS = 16
+"""Largest number of cameras per place."""
+LEAST_HOLE = 0.25
+"""Share of the view ahead that the memory must not know for a camera to lead to a new place."""
+MOST_POINTS = 2**22
+"""Largest capacity of a journey's memory in points."""
+
+
+Describe = Callable[[str, np.random.Generator], tuple[Array | None, Array | None]]
+"""Converts words to attributes (a,) float32 in [0, 1] and which of them are told (a,) bool; None
+stands for none."""
+
+
+def groups_of(headings: int, views: int) -> list[list[int]]:
+    """Return the order in which the views of a place are painted.
+
+    First the views ahead, then the others, from the sides to the back, at most ``views`` at once.
+    """
+    by_turn = sorted(range(headings), key=lambda i: (min(i, headings - i), i))
+    ahead = min(3, views)
+    groups = [by_turn[:ahead]]
+    size = max(1, views - ahead)
+    return groups + [by_turn[i : i + size] for i in range(ahead, headings, size)]
+
+
+@dataclass(frozen=True)
+class JourneyConfig:
+    """Settings of a journey."""
+
+    length: Annotated[int, Ge(1), Le(50)] = 12
+    """Number of places."""
+    loop: bool = False
+    """Whether the journey comes back: its second half leads through the places of the first half in
+    reverse order."""
+    seed: Seed = 0
+    """Seed of all random numbers."""
+    headings: Annotated[int, Ge(3), Le(64)] = 8
+    """Views around each place."""
+    tries: Annotated[int, Ge(1), Le(MOST_TRIES)] = 4
+    """Attempts per group of views. Views that pass are kept, the others are painted again."""
+    cameras: Annotated[int, Ge(1), Le(MOST_CAMERAS)] = 3
+    """Cameras that are tried for a place before the journey ends with an error."""
+    accept: Share = 0.5
+    """Share of a group's views that must pass after the last attempt. The best attempt stands in
+    for the others."""
+    nearest: Positive = 4.0
+    """Smallest distance to the next place in metres. Shorter ways are taken if there are no
+    others."""
+    furthest: Positive = 8.0
+    """Largest distance to the next place in metres."""
+    covered: Share = 0.95
+    """A place of whose surroundings the memory knows more than this share is not painted."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.nearest > self.furthest:
+            raise InvalidInputError(
+                f"JourneyConfig.nearest = {self.nearest} is more than furthest = {self.furthest}: "
+                "give the smaller distance first."
+            )
+
+
+class JourneyMaker:
+    """Makes journeys place by place. Methods never change a trip.
+
+    painter: paints the views.
+    descriptions: writes the words.
+    describe: reads the words.
+    config: settings.
+    validator: judges the views; by default that of the painter's views.
+    """
+
+    def __init__(
+        self,
+        painter: Painter,
+        descriptions: DescriptionGenerator,
+        describe: Describe,
+        config: JourneyConfig | None = None,
+        validator: Validator | None = None,
+    ) -> None:
+        self.painter, self.descriptions, self.describe = painter, descriptions, describe
+        self.config = config or JourneyConfig()
+        self.validator = validator or Validator.for_painter(painter)
+        spec = painter.spec
+        points = self.config.length * self.config.headings * spec.height * spec.width
+        self.memory = PointMemory(PointMemoryConfig(capacity=min(MOST_POINTS, points)))
+
+    def begin(self) -> Trip:
+        """Return a journey without places."""
+        return Trip((), (), self.memory.empty(1))
+
+    def resume(self, stops: Sequence[Stop], frames: Sequence[Frame]) -> Trip:
+        """Return the journey of given places; its memory integrates their frames again."""
+        trip = self.begin()
+        for stop, views in zip(stops, frames, strict=True):
+            trip = self._with(trip, stop, views)
+        return trip
+
+    def places(self, trip: Trip) -> Iterator[Trip]:
+        """Yield the journey after each further place, up to the configured length."""
+        while len(trip) < self.config.length:
+            trip = self.extend(trip)
+            yield trip
+
+    def extend(self, trip: Trip) -> Trip:
+        """Return the journey with one more place.
+
+        Raises PaintingError, which names the failed checks, if no attempt at any camera is
+        accepted.
+        """
+        place = len(trip)
+        rng = np.random.default_rng([self.config.seed, place])
+        words = self.descriptions.next([stop.words for stop in trip.stops], rng)
+        attributes, told = self.describe(words, rng)
+        painter = self.painter
+        if isinstance(painter, PromptPainter) and words:
+            painter = painter.with_prompt(words)
+        log: list[Attempt] = []
+        known_place: tuple[Stop, Frame] | None = None
+        for number, pose in enumerate(self._cameras(trip)):
+            poses = ring(pose, self.config.headings)
+            site = _Site(trip, painter, poses, number, attributes, told)
+            known = self._known(trip.memory, site.poses)
+            coverage = round(covered_share(known), 6)
+            stop = Stop(
+                words=words,
+                told=self._named(attributes, told),
+                pose=pose.flatten().tolist(),
+                coverage=coverage,
+                painted=coverage <= self.config.covered,
+                log=log,
+            )
+            if not stop.painted:
+                # On the way out, a place that is new comes before one that is known already.
+                known_place = known_place or (stop, fill_holes(known, site.poses))
+                continue
+            frames = self._paint_place(site, log)
+            if frames is not None:
+                return self._with(trip, stop, frames)
+        if known_place is not None:
+            return self._with(trip, *known_place)
+        raise PaintingError(self._complaint(place, log))
+
+    def _named(self, attributes: Array | None, told: Array | None) -> dict[str, float]:
+        if attributes is None:
+            return {}
+        names = self.painter.spec.attributes
+        given = np.ones(len(names), bool) if told is None else told
+        return {
+            name: round(float(value), 4)
+            for name, value, is_told in zip(names, attributes, given, strict=True)
+            if is_told
+        }
+
+    def _complaint(self, place: int, log: Sequence[Attempt]) -> str:
+        attempts = [one for one in log if one.step >= 0]
+        wrong = failures(view for one in log for view in one.verdicts)
+        named = ", ".join(f"{name} ({count})" for name, count in list(wrong.items())[:5])
+        cameras = len({one.camera for one in log})
+        return (
+            f"place {place} was refused in {len(attempts)} attempts at {cameras} cameras, most "
+            f"often by the checks {named}: raise tries ({self.config.tries}), lower accept "
+            f"({self.config.accept}), use more sampling steps, or start with another seed than "
+            f"{self.config.seed}. The {place} places before it are kept."
+        )
+
+    def _cameras(self, trip: Trip) -> list[Tensor]:
+        """Return the cameras to try for the next place."""
+        config, place = self.config, len(trip)
+        if not place:
+            return [level_pose(z=EYE_HEIGHT)] * config.cameras
+        if config.loop and place > config.length // 2:
+            # Back along the way, looking back.
+            return [ring(trip.pose[config.length - 1 - place], 2)[1]] * config.cameras
+        # Where nothing unknown lies ahead, on from an earlier place; else to what is known.
+        known: list[Tensor] = []
+        for origin in reversed(range(place)):
+            found = next_cameras(
+                self.memory,
+                trip.memory,
+                self._camera(trip.pose[origin : origin + 1]),
+                torch.cat([trip.pose[:origin], trip.pose[origin + 1 :]]),
+                config.nearest,
+                config.furthest,
+                config.cameras,
+            )
+            fresh = [one.pose for one in found if one.hole >= LEAST_HOLE]
+            if fresh:
+                return fresh
+            known = known or [one.pose for one in found]
+        if known:
+            return known
+        raise PaintingError(
+            f"no free way leads on from any of the {place} places so far: lower nearest "
+            f"({config.nearest} m) and resume, or start another journey with another seed than "
+            f"{config.seed}. The places are kept."
+        )
+
+    def _camera(self, poses: Tensor) -> Camera:
+        return self.painter.spec.cameras(poses)
+
+    def _known(self, data: Points, poses: Tensor) -> MemoryView:
+        return known_view(self.memory, data, self._camera(poses))
+
+    def _with(self, trip: Trip, stop: Stop, frames: Frame) -> Trip:
+        data = trip.memory
+        if stop.painted:
+            for i, frame in enumerate(_split(frames)):
+                data = self._integrate(data, frame, len(trip) * self.config.headings + i)
+        return Trip((*trip.stops, stop), (*trip.frames, frames), data)
+
+    def _integrate(self, data: Points, frame: Frame, step: int) -> Points:
+        """Add what the memory did not know yet, as painted points."""
+        assert frame.pose is not None
+        camera = self._camera(frame.pose)
+        known = self.memory.render(data, camera).mask
+        return integrate_painted(self.memory, data, frame, camera, torch.tensor([step]), known)
+
+    def _paint_place(self, site: _Site, log: list[Attempt]) -> Frame | None:
+        """Return the views of a place (headings, ...), None if they are not accepted."""
+        config, data, first = self.config, site.trip.memory, len(site.trip) * self.config.headings
+        done: dict[int, Frame] = {}
+        for number, group in enumerate(groups_of(config.headings, self.painter.spec.views)):
+            painted = self._paint_group(site, data, group, number, done, log)
+            if painted is None:
+                return None
+            done |= painted
+            for i in group:
+                data = self._integrate(data, painted[i], first + i)
+        frames: Frame = concatenate([done[i] for i in range(config.headings)])
+        every = list(range(config.headings))
+        verdicts = self.validator.place(data, Views(frames, self._camera(site.poses)))
+        kept = every if passed(verdicts) else []
+        log.append(Attempt(site.number, every, -1, [], [verdicts], kept))
+        return frames if kept else None
+
+    def _paint_group(
+        self,
+        site: _Site,
+        data: Points,
+        group: Sequence[int],
+        number: int,
+        done: Mapping[int, Frame],
+        log: list[Attempt],
+    ) -> dict[int, Frame] | None:
+        """Paint views of a place until they pass; returns them by heading, None if too few pass."""
+        kept: dict[int, Frame] = {}
+        best: dict[int, tuple[int, Frame]] = {}
+        key = (len(site.trip) * MOST_CAMERAS + site.number) * MOST_TRIES + number
+        others = self._others(site, done)
+        for attempt in range(self.config.tries):
+            todo = [i for i in group if i not in kept]
+            whole = {**done, **kept}
+            beside = _nearest_headings(todo, whole, len(site.poses), self.painter.spec.views)
+            known = self._known(data, site.poses[todo])
+            given = [whole[i] for i in beside]
+            inputs = self._inputs(site, [*todo, *beside], known, given, key * MOST_TRIES + attempt)
+            painted = map_tensors(lambda x: x.cpu(), site.painter.paint(inputs))
+            fresh, scale = align_depth(frames_at(painted, range(len(todo))), known)
+            views = Views(fresh, self._camera(site.poses[todo]), known, *others)
+            verdicts = self.validator.views(views, inputs, concatenate([fresh, *given]))
+            for i, frame, found in zip(todo, _split(fresh), verdicts, strict=True):
+                wrong = sum(not verdict.passed for verdict in found)
+                if not wrong:
+                    kept[i] = frame
+                if i not in best or wrong < best[i][0]:
+                    best[i] = wrong, frame
+            log.append(
+                Attempt(
+                    camera=site.number,
+                    views=todo,
+                    step=key * MOST_TRIES + attempt,
+                    scale=[round(float(x), 4) for x in scale],
+                    verdicts=verdicts,
+                    kept=[i for i in todo if i in kept],
+                )
+            )
+            if len(kept) == len(group):
+                break
+        if len(kept) < self.config.accept * len(group):
+            return None
+        return {i: kept[i] if i in kept else best[i][1] for i in group}
+
+    def _inputs(
+        self,
+        site: _Site,
+        index: Sequence[int],
+        known: MemoryView,
+        given: Sequence[Frame],
+        step: int,
+    ) -> PaintInputs:
+        """Return the painter's inputs: views to paint, then whole ones."""
+        fresh = len(index) - len(given)
+        return PaintInputs(
+            view=concatenate([known, *(whole_view(frame) for frame in given)]),
+            pose=site.poses[list(index)][None],
+            seed=torch.tensor([self.config.seed]),
+            step=torch.tensor([step]),
+            attributes=_row(site.attributes, torch.float32),
+            told=_row(site.told, torch.bool),
+            given=torch.tensor([[False] * fresh + [True] * len(given)]),
+        )
+
+    def _others(self, site: _Site, done: Mapping[int, Frame]) -> tuple[Frame, Camera] | tuple[()]:
+        """Return the accepted views of this place and of the last one, with their cameras."""
+        frames = [*site.trip.frames[-1:], *done.values()]
+        if not frames:
+            return ()
+        joined: Frame = concatenate(frames)
+        assert joined.pose is not None
+        return joined, self._camera(joined.pose)
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A place that is being painted: the trip so far, its cameras, which try of a camera it is."""
+
+    trip: Trip
+    painter: Painter
+    poses: Tensor
+    number: int
+    attributes: Array | None
+    told: Array | None
+
+
+def _row(values: Array | None, dtype: torch.dtype) -> Tensor | None:
+    return None if values is None else torch.from_numpy(np.asarray(values))[None].to(dtype)
+
+
+def _split(frames: Frame) -> list[Frame]:
+    """Return the single frames, each a batch of one."""
+    return [frames_at(frames, [i]) for i in range(len(frames.rgb))]
+
+
+def _nearest_headings(
+    todo: Sequence[int], whole: Mapping[int, Frame], headings: int, most: int
+) -> list[int]:
+    """Return the whole views that are nearest to those to paint, as many as fit beside them."""
+
+    def turn(i: int) -> int:
+        return min(min((i - j) % headings, (j - i) % headings) for j in todo)
+
+    return sorted(whole, key=lambda i: (turn(i), i))[: max(0, most - len(todo))]

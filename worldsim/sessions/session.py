@@ -407,7 +407,7 @@ class Session:
         begun = time.perf_counter()
         twin_future = None if self.twin is None else self.twin.step(taken)
         try:
-            outcome = await _wait(future)
+            outcome = await future
         except BaseException:
             # The twin may have moved without the dream.
             self._twin_stale = self.twin is not None
@@ -705,15 +705,15 @@ class Session:
         key = VariantKey(self.world_name, self.engine, settings)
         return await asyncio.to_thread(self.catalogue.variant, key)
 
-    def check_action(self, action: ActionValue) -> tuple[Action, Tensor]:
+    def check_action(self, action: ActionValue) -> tuple[Action, Array]:
         """Return an action as the twin and as the world take it. Raises InvalidInputError."""
         space = self.now.world.action_space
         if isinstance(space, gym.spaces.Box):
             array = cast_box_action(action, space)
-            return array, torch.from_numpy(array)[None]
+            return array, array[None]
         if isinstance(action, list) or not space.contains(np.int64(action)):
             raise InvalidInputError(f"action {str(action)[:80]} is outside {space}")
-        return int(action), torch.tensor([action], dtype=torch.int64)
+        return int(action), np.array([action], np.int64)
 
     def _store(self, moment: Moment, frame: Frame) -> None:
         self.frames[moment] = SmallFrame.of(frame)
@@ -766,8 +766,7 @@ class Session:
 
 
 async def _wait(future: Future[Result]) -> Result:
-    # Shielded: a request whose client has gone is still finished, so that nothing is half done.
-    return await asyncio.shield(asyncio.wrap_future(future))
+    return await asyncio.wrap_future(future)
 
 
 @torch.no_grad()

@@ -970,7 +970,7 @@ def array_of(part: Part, content: bytes) -> Array:
     size = int(np.prod(part.shape, dtype=object)) * np.dtype(dtype).itemsize
     if size != len(content):
         raise _bad(f"part {part.name[:80]!r} has {len(content)} bytes, {size} are needed")
-    return np.frombuffer(content, dtype).reshape(part.shape)
+    return np.frombuffer(content, dtype).reshape(part.shape).copy()
 
 
 def read_message(content: str | bytes) -> tuple[ClientMessage, dict[str, Array | bytes]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.painting.channels import unscale
-from worldsim.painting.levels import per_channel, shift_for
+from worldsim.painting.levels import add_noise_to, per_channel, shift_for, shift_levels
 from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, NotNegative, Positive
@@ -53,6 +53,18 @@ def sigmas_for(steps: int, noisy_views: int, power: float = 1.0) -> Tensor:
     return scheduler.sigmas.float()
 
 
+def sigmas_from(level: Tensor, steps: int, noisy_views: int, power: float = 1.0) -> Tensor:
+    """Return noise levels from ``level`` (b,) to 0, (steps + 1, b) float32.
+
+    They are spaced as those of :func:`sigmas_for`, and equal them for level 1.
+    """
+    shift = shift_for(noisy_views).to(level.device)
+    # The inverse of the shift is the shift by the inverse.
+    start = shift_levels(level.float(), 1.0 / shift)
+    share = torch.linspace(1.0, 0.0, steps + 1, device=level.device) ** power
+    return shift_levels(share[:, None] * start, shift)
+
+
 def extrapolate(clean: Tensor, before: Tensor, last: Tensor, here: Tensor, there: Tensor) -> Tensor:
     """Return the clean channels towards which a second-order step moves.
 
@@ -89,6 +101,7 @@ def paint(
     known: Tensor,
     noise: Tensor,
     config: PaintConfig,
+    level: Tensor | None = None,
 ) -> Tensor:
     """Sample the unknown channels of sets of views jointly.
 
@@ -99,16 +112,25 @@ def paint(
     rays: (b, n, 6, h, w).
     attributes, known: (b, a).
     noise: (b, n, 5, h, w) standard normal.
+    level: (b,) in (0, 1], noise level from which each place is sampled. The unknown channels start
+    from ``given`` with that much noise, and keep its layout the better, the lower the level is
+    (SDEdit, Meng et al. 2022). None starts from noise alone.
 
     Returns clean channels (b, n, 5, h, w) float32; known channels are returned as given.
     """
     assert given.shape[2] == CHANNELS
     channels = per_channel(unknown)[..., None, None]
     steps, power = config.num_inference_steps, config.schedule_power
-    counts = unknown.any(-1).sum(1).tolist()
-    sigmas = torch.stack([sigmas_for(steps, max(1, n), power) for n in counts], 1)
+    if level is None:
+        counts = [max(1, n) for n in unknown.any(-1).sum(1).tolist()]
+        by_count = {n: sigmas_for(steps, n, power) for n in sorted(set(counts))}
+        sigmas = torch.stack([by_count[n] for n in counts], 1)
+    else:
+        sigmas = sigmas_from(level, steps, given.shape[1], power)
     levels = sigmas.to(given.device)[..., None, None]
     x = torch.where(channels, noise, given)
+    if level is not None:
+        x = add_noise_to(given, noise, unknown * levels[0])
     before = x
     aided = (memory != 0).flatten(1).any(1) | ~unknown.flatten(1).all(1)
     guidance = torch.where(aided.cpu(), config.memory_guidance_scale, config.guidance_scale)

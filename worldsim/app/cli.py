@@ -88,14 +88,14 @@ COMMANDS = {
         ending=endings.after_record,
     ),
     "train": Command(
-        "worldsim.training.train",
+        "worldsim.app.training",
         "TrainConfig",
         "train",
         "Train a world on recorded episodes.",
         ending=endings.after_train,
     ),
     "distil": Command(
-        "worldsim.training.distil",
+        "worldsim.app.training",
         "DistilConfig",
         "distil",
         "Make a student of few sampling steps.",

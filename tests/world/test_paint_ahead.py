@@ -19,7 +19,8 @@ from worldsim.memory.splat import hole_view
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.painter import NetworkPainter
 from worldsim.painting.sampling import PaintConfig
-from worldsim.protocols import PainterSpec
+from worldsim.protocols import PainterSpec, PaintInputs
+from worldsim.scenes.recorded import RecordedScenes
 from worldsim.state import Frame, flatten
 from worldsim.world import World
 from worldsim.world.paint_ahead import PaintAheadConfig, around_known, contradicts
@@ -117,6 +118,49 @@ def test_environments_of_a_batch_do_not_affect_each_other(painted: World) -> Non
     envs.reset(seed=[3, 9])
     again = [envs.step(np.array([FORWARD, FORWARD]))[0] for _ in range(4)]
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(both, again, strict=True))
+
+
+class CountsCalls:
+    """A painter that notes how many places each call paints."""
+
+    def __init__(self, painter: NetworkPainter) -> None:
+        self.painter, self.spec = painter, painter.spec
+        self.calls: list[int] = []
+
+    def paint(self, inputs: PaintInputs) -> Frame:
+        self.calls.append(len(inputs))
+        return self.painter.paint(inputs)
+
+
+@pytest.mark.parametrize("places", [1, 4])
+def test_all_places_are_painted_in_one_call_and_do_not_affect_each_other(
+    tiny: World, places: int
+) -> None:
+    painter = random_painter()
+    painter.config = PaintConfig(2, places=places)
+    counting = CountsCalls(painter)
+    world = tiny.with_painting(counting)
+    assert tiny.folder is not None
+    scenes = RecordedScenes(tiny.folder / "scenes", tiny)
+    names = [OPEN, scenes.names()[0], scenes.names()[5]]
+    state = world.initial([scenes.load(name) for name in names], [3, 4, 5])
+    assert world.painting is not None
+    found = world.painting.look(state)
+    assert found is not None
+    index, together = found
+    assert index.tolist() == [0, 1, 2]
+    needy = [int(n) for n in is_painted(together.memory).sum(1) > 0]
+    assert counting.calls == [sum(needy)]
+    assert sum(needy) >= 2
+    for i in range(3):
+        alone = world.painting.look(state.select(torch.tensor([i])))
+        assert alone is not None
+        one, row = flatten(alone[1]), flatten(together.select(torch.tensor([i])))
+        assert all(torch.equal(one[name], row[name]) for name in row)
+    # Only those that are due look.
+    later = dataclasses.replace(together, step=together.step + torch.tensor([4, 1, 0]))
+    again = world.painting.look(later)
+    assert again is not None and again[0].tolist() == [0]
 
 
 def frame_of(rgb: int, depth: float, camera: Camera) -> Frame:

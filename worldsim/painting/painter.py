@@ -109,12 +109,14 @@ class NetworkPainter:
         check_inputs(inputs, self.spec)
         device, (b, n) = self.device, inputs.pose.shape[:2]
         at = map_tensors(lambda x: x.to(device), inputs)
+        size = self.config.places
+        # Always the same number of places, because networks round differently in other batches.
         parts = [
-            self._paint(_rows(at, i, min(i + self.config.places, b)))
-            for i in range(0, b, self.config.places)
+            self._paint(_places(at, torch.arange(i, i + size, device=device).clamp(max=b - 1)))
+            for i in range(0, b, size)
         ]
         pose = inputs.pose.flatten(0, 1)
-        painted = frames_of(torch.cat(parts).flatten(0, 1), pose.to(device))
+        painted = frames_of(torch.cat(parts)[:b].flatten(0, 1), pose.to(device))
         return keep_known(painted, at, n)
 
     def redraw(self, inputs: PaintInputs, frames: Frame, level: Tensor) -> Frame:
@@ -274,9 +276,9 @@ def _flags(flags: Tensor | None, b: int, n: int, like: Tensor) -> Tensor:
     return flags
 
 
-def _rows(inputs: PaintInputs, start: int, stop: int) -> PaintInputs:
-    """Return the places from ``start`` to ``stop``."""
+def _places(inputs: PaintInputs, index: Tensor) -> PaintInputs:
+    """Return the places at ``index`` (int64, repeats allowed)."""
     n = inputs.pose.shape[1]
-    view = map_tensors(lambda x: x[start * n : stop * n], inputs.view)
-    rest = map_tensors(lambda x: x[start:stop], replace(inputs, view=None))  # type: ignore[arg-type]
+    view = map_tensors(lambda x: x.unflatten(0, (-1, n))[index].flatten(0, 1), inputs.view)
+    rest = map_tensors(lambda x: x[index], replace(inputs, view=None))  # type: ignore[arg-type]
     return replace(rest, view=view)

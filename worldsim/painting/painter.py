@@ -127,12 +127,13 @@ class NetworkPainter:
         at, level = map_tensors(lambda x: x.to(device), (inputs, level))
         clean = clean_channels(frames.rgb.to(device), frames.inverse_depth.to(device))
         clean = clean.unflatten(0, (b, n))
-        parts = []
-        for i in range(0, b, self.config.places):
-            some = slice(i, min(i + self.config.places, b))
-            parts.append(self._paint(_rows(at, some.start, some.stop), clean[some], level[some]))
+        size = self.config.places
+        chunks = [
+            torch.arange(i, i + size, device=device).clamp(max=b - 1) for i in range(0, b, size)
+        ]
+        parts = [self._paint(_places(at, some), clean[some], level[some]) for some in chunks]
         pose = inputs.pose.flatten(0, 1).to(device)
-        return keep_known(frames_of(torch.cat(parts).flatten(0, 1), pose), at, n)
+        return keep_known(frames_of(torch.cat(parts)[:b].flatten(0, 1), pose), at, n)
 
     @torch.no_grad()
     def score(self, inputs: PaintInputs, frame: Frame) -> Tensor:

@@ -57,7 +57,7 @@ class PaintedConfig:
     a surface count as covered."""
     num_inference_steps: Count = 8
     """Network evaluations of the painter per view."""
-    places: Count = 128
+    places: Count = 32
     """Views painted at once."""
 
     def __post_init__(self) -> None:

@@ -517,7 +517,7 @@ class FrameBuffer:
 
         remaining = length - 1 - t
         past = self.painted.paint(walks.past, painted, t, remaining, frame_at, generator)
-        return dataclasses.replace(walks, past=past)
+        return walks if past is walks.past else dataclasses.replace(walks, past=past)
 
     def _frame(self, index: Tensor) -> Frame:
         depth, pose = self._data.get("inverse_depth"), self._data.get("pose")

@@ -113,6 +113,8 @@ class PaintedViews:
                 f"(worldsim.protocols.RedrawsViews): set --painted.invented 1"
             )
         self.painter, self.memory, self.config = painter, memory, config
+        self.count = 0
+        """Views painted so far."""
 
     def walks(self, rows: int, generator: torch.Generator) -> PaintedWalks:
         """Draw which of ``rows`` walks are painted ahead, and how."""
@@ -164,6 +166,7 @@ class PaintedViews:
         view = self.memory.render(mine, camera)
         inputs = PaintInputs(view, truth.pose[:, None], walks.seed[due], torch.full_like(due, step))
         painted = self._painted(inputs, truth, walks.invented[due], level[due])
+        self.count += len(due)
         painted = map_tensors(lambda x: x.to(device), painted)
         kept = contradicts(view, painted)
         after = integrate_painted(self.memory, mine, painted, camera, inputs.step, kept)

@@ -28,6 +28,7 @@ from worldsim.protocols import Painter
 from worldsim.runtime.files import is_file, replacing, storage_errors
 from worldsim.runtime.json_config import read_json, to_json, write_json
 from worldsim.runtime.old_names import with_new_names
+from worldsim.runtime.progress import say
 from worldsim.runtime.types import JsonObject
 from worldsim.training.buffer import FrameBuffer, Windows, augment, bytes_per_frame
 from worldsim.training.checkpoint import (
@@ -305,10 +306,14 @@ class Trainer:
                 self.frames += shard.frames
                 self.taken.add(file)
         seed = self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank
+        painted = self.buffer.painted
+        before = 0 if painted is None else painted.count
         # Later ones come in the middle of the training, whose own progress is shown.
         self.buffer.remember(
             seed, self._dreamer(), shown=self.step == 0 and self.accelerator.is_main_process
         )
+        if painted is not None and painted.count > before and self.accelerator.is_main_process:
+            say(f"{painted.count - before:,} views painted ahead of new walks")
 
     def _dreamer(self) -> OwnFrames | None:
         """Return the averaged network that generates frames for the memory, once it has learned."""

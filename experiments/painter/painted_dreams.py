@@ -55,6 +55,8 @@ from worldsim.world.paint_ahead import PaintAheadConfig
 
 QUARTERS = 4
 STRIP_COLUMNS = 13
+LEAST_WALKS = 4
+"""Fewer walks have no kernel distance."""
 
 
 @dataclass(frozen=True)
@@ -227,6 +229,8 @@ def measure(dreams: Dreams, true: Tensor, features: dict[str, Tensor]) -> JsonOb
     half = true.shape[1] // 2
     found: JsonObject = {}
     for kind, distance in (("fd", frechet_with_interval), ("kd", kernel_with_interval)):
+        if kind == "kd" and len(true) < LEAST_WALKS:
+            continue
         d = distance(features["dreamed"], features["other"], half)
         found[kind] = [round(v, 5) for v in (d.value, d.low, d.high)]
     mine, twin = sharpness(dreams.rgb), sharpness(true)

@@ -65,8 +65,8 @@ class Config:
     """Windows per step."""
     buffer_frames: int = 520_000
     """Frames on the device."""
-    memory_capacity: int = 49_152
-    """Points per walk in training."""
+    memory_capacity: int = 81_920
+    """Points per walk in training: painted views add to those that a walk sees."""
     learning_rate: float = 2e-4
     """Peak learning rate: a third of that of the earlier runs."""
     refresh_every: int = 200

@@ -4,6 +4,7 @@ observations replace them, and forgiven pixels have no gradient."""
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.painting.painter import NetworkPainter
 from worldsim.protocols import Painter, PainterSpec, PaintInputs
 from worldsim.state import Frame
+from worldsim.training import rollout
 from worldsim.training.buffer import FrameBuffer, _mirror
 from worldsim.training.corruption import OwnFrames
 from worldsim.training.loss import LossConfig, TrainingLoss
@@ -60,13 +62,19 @@ def painter_for(shard: dict) -> Counting:
 
 
 def remembered(
-    shard: dict, config: PaintedConfig, painter: Painter | None = None, own: bool = False
+    shard: dict,
+    config: PaintedConfig,
+    painter: Painter | None = None,
+    own: bool = False,
+    graphs: bool = False,
 ) -> FrameBuffer:
     memory = PointMemory(PointMemoryConfig(capacity=4096))
     painter = painter or painter_for(shard)
     painted = PaintedViews(painter, memory, config) if config.share else None
     perturb = dataclasses.replace(CLEAN, own=1.0 if own else 0.0)
-    buffer = FrameBuffer(1000, 6, memory, CPU, perturb, episodes_at_once=4, painted=painted)
+    buffer = FrameBuffer(
+        1000, 6, memory, CPU, perturb, episodes_at_once=4, graphs=graphs, painted=painted
+    )
     buffer.add(shard)
     buffer.remember(0, OwnFrames(network(0, height=SIZE, width=SIZE)) if own else None)
     return buffer
@@ -166,6 +174,22 @@ def test_dreamed_walks_are_painted_too() -> None:
     assert bool(buffer._data["dreamed"].any())
     batch = buffer.sample(8, torch.Generator().manual_seed(0))
     assert batch.invented is not None and batch.invented.shape == batch.view[:, :, 0].shape
+
+
+def test_painted_walks_are_the_same_on_buffers_of_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is painted between two replayed steps enters the buffers that the next one reads."""
+
+    def capture_graph(run: Callable[[], object], device: torch.device) -> Callable[[], object]:
+        run()
+        return run
+
+    shard = room(12, 12, 12)
+    for own in (False, True):
+        expected = remembered(shard, ALWAYS, own=own)._data
+        with monkeypatch.context() as patch:
+            patch.setattr(rollout, "capture_graph", capture_graph)
+            found = remembered(shard, ALWAYS, own=own, graphs=True)._data
+        assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
 def test_marks_of_invented_pixels_leave_the_view_alone() -> None:

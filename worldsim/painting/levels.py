@@ -69,8 +69,7 @@ def losses_of(predicted: Tensor, clean: Tensor, level: Tensor) -> Tensor:
 
 
 def _velocity_error(predicted: Tensor, clean: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
-    """Return squared errors (b, n, 5, h, w), 0 where given, and numbers of noisy pixels (b, n, 5).
-    """
+    """Return squared errors (b, n, 5, h, w), 0 where given, and noisy pixels of each channel."""
     t = per_channel(level)[..., None, None]
     weight = (t > 0) / t.clamp(min=LEAST_LEVEL).square()
     noisy = (t > 0).float()[..., 0, 0] * (clean.shape[-1] * clean.shape[-2])

@@ -91,13 +91,20 @@ def without_attributes(batch: PainterBatch) -> PainterBatch:
 class Guidance:
     """Scales of classifier-free guidance (Ho and Salimans 2022) of a batch of ``b`` sets.
 
-    whole: (b,) scale of guidance by memory and attributes, or None if it is 1 in all sets.
     words: (b,) scale of guidance by attributes, or None if it is 1 in all sets. It is applied
         first.
+    whole: (b,) scale of guidance by memory and attributes, or None if it is 1 in all sets.
     """
 
-    whole: Tensor | None
     words: Tensor | None
+    whole: Tensor | None
+
+    def trim(self) -> Guidance:
+        """Return the same without scales that are 1 in all sets, which cost evaluations."""
+        kept = (
+            None if x is None or bool((x == 1.0).all()) else x for x in (self.words, self.whole)
+        )
+        return Guidance(*kept)
 
 
 def guidance_for(aided: Tensor, told: Tensor, config: PaintConfig) -> Guidance:
@@ -106,15 +113,14 @@ def guidance_for(aided: Tensor, told: Tensor, config: PaintConfig) -> Guidance:
     aided: (b,) bool, whether a memory or a given view shows something of the place.
     told: (b,) bool, whether any attribute is given.
     """
-    by_words = aided & told
-    if config.attribute_guidance_scale == 1.0 or not bool(by_words.any()):
-        whole = torch.where(aided, config.memory_guidance_scale, config.guidance_scale)
-        return Guidance(None if bool((whole == 1.0).all()) else whole, None)
-    words = torch.where(by_words, config.attribute_guidance_scale, 1.0)
+    whole = torch.where(aided, config.memory_guidance_scale, config.guidance_scale)
+    if config.attribute_guidance_scale == 1.0:
+        return Guidance(None, whole)
+    words = torch.where(aided & told, config.attribute_guidance_scale, 1.0)
     if config.memory_guidance_scale == 1.0:
         # Where nothing is known, attributes are all that guides: one evaluation serves both.
-        return Guidance(None, torch.where(aided, words, config.guidance_scale))
-    return Guidance(torch.where(aided, config.memory_guidance_scale, config.guidance_scale), words)
+        return Guidance(torch.where(aided, words, config.guidance_scale), None)
+    return Guidance(words, whole)
 
 
 def is_aided(unknown: Tensor, memory: Tensor) -> Tensor:
@@ -181,7 +187,7 @@ def paint(
     x = torch.where(channels, noise, given)
     before = x
     aided = is_aided(unknown, memory)
-    guidance = guidance_for(aided.cpu(), (known != 0).any(1).cpu(), config)
+    guidance = guidance_for(aided.cpu(), (known != 0).any(1).cpu(), config).trim()
     for i in range(steps):
         batch = PainterBatch(x, unknown * levels[i], memory, rays, attributes, known)
         clean = predict(network, batch, guidance)

@@ -39,7 +39,8 @@ class PaintConfig:
     """Exponent of the noise levels before their shift. Above 1, more steps are at low noise, where
     textures are painted."""
     places: Count = 1
-    """Places painted at once. More are faster on a GPU and give the same frames up to rounding."""
+    """Places painted at once. More are faster on a GPU. Fewer are padded to this number, so that a
+    place's frames do not depend on the others."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -143,7 +144,9 @@ def predict(network: PainterNetwork, batch: PainterBatch, guidance: Guidance) ->
 
 
 def _guide(clean: Tensor, free: Tensor, scale: Tensor) -> Tensor:
-    return free + scale.to(clean.device)[:, None, None, None, None] * (clean - free)
+    scale = scale.to(clean.device)[:, None, None, None, None]
+    # Not rounded where nothing guides, so that sets do not depend on others of the batch.
+    return torch.where(scale == 1.0, clean, free + scale * (clean - free))
 
 
 def euler_step(x: Tensor, towards: Tensor, here: Tensor, there: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,8 +29,8 @@ from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
-from worldsim.protocols import Painter, PaintInputs
-from worldsim.runtime.json_config import check_ranges
+from worldsim.protocols import Painter, PaintInputs, identity_of
+from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.ranges import Count, NotNegative, Share
 from worldsim.state import Frame, MemoryView, WorldState, map_tensors
 
@@ -119,11 +120,9 @@ class PaintAhead:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of all settings, and of the painter's weights if it has a ``weights_id``."""
-        painter = self.painter
-        weights = getattr(painter, "weights_id", type(painter).__qualname__)
-        told = f"{self.config} {painter.spec} {getattr(painter, 'config', None)} {weights}"
-        return hashlib.sha256(told.encode()).hexdigest()
+        """SHA-256 of all settings and of the painter's identity."""
+        told = to_json([self.config, self.painter.spec, identity_of(self.painter)])
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def begin(self, state: WorldState) -> WorldState:
         """Return the states as states of painted dreams, which have not looked ahead yet."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from worldsim.camera import TURN_METRES, Camera, code_to_channel, rotation_angle
 from worldsim.errors import InvalidInputError
+from worldsim.memory.gaps import close_gaps
 from worldsim.memory.splat import frame_points, hole_view, view_of
 from worldsim.painting.depth import (
     AlignConfig,
@@ -29,7 +30,7 @@ from worldsim.painting.depth import (
     inverse_depth_to_code,
     relative_inverse_depth,
 )
-from worldsim.painting.holes import close_gaps, fill_holes, inner, over
+from worldsim.painting.holes import fill_holes, inner, over
 from worldsim.painting.inpaint import InpaintCall, InpaintConfig
 from worldsim.painting.painter import check_inputs, keep_known
 from worldsim.protocols import DepthEstimator, PainterIdentity, PainterSpec, PaintInputs, Setting

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
 from worldsim.camera import move
 from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.gaps import close_gaps, close_mask
 from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
@@ -38,8 +38,6 @@ NEVER = -(10**6)
 """Value of :attr:`worldsim.state.WorldState.looked` before the first look ahead."""
 NEVER_AGAIN = 2**62
 """Its value in environments that are not painted ahead: the padding of a batch."""
-GAP = 2
-"""Splats within this many pixels of one another are parts of one surface."""
 SURFACE = 0.15
 """Largest relative difference of the inverse depths of one surface."""
 CLEARANCE = 0.6
@@ -54,7 +52,7 @@ class PaintAheadConfig:
     """Steps from one look ahead to the next."""
     distance: NotNegative = 3.0
     """Metres from the camera to the camera ahead. One step in Freedoom is about one metre."""
-    coverage: Share = 0.7
+    coverage: Share = 0.55
     """A place ahead is painted if the memory covers less than this share of one of its views. Gaps
     between the splats of a surface count as covered."""
     views: Count = 3
@@ -66,19 +64,6 @@ class PaintAheadConfig:
         check_ranges(self)
 
 
-def around_known(view: MemoryView) -> tuple[Tensor, Tensor]:
-    """Return where a surface is known, though splats of distant points leave gaps in it.
-
-    Returns which pixels have a known pixel within ``GAP`` pixels, (b, h, w) bool, and the mean
-    inverse-depth code of these, (b, h, w) float32.
-    """
-    size = 2 * GAP + 1
-    mask = view.mask[:, None].float()
-    code = view.inverse_depth[:, None].float() * mask
-    share, total = (F.avg_pool2d(x, size, 1, GAP)[:, 0] for x in (mask, code))
-    return share > 0, total / share.clamp(min=1e-6)
-
-
 def contradicts(view: MemoryView, painted: Frame) -> Tensor:
     """Return the pixels of a painted frame that the memory must not take, (b, h, w) bool.
 
@@ -86,9 +71,10 @@ def contradicts(view: MemoryView, painted: Frame) -> Tensor:
     that of the surface.
     """
     assert painted.inverse_depth is not None
-    known, code = around_known(view)
+    closed = close_gaps(view)
+    code = closed.inverse_depth.float()
     near = (painted.inverse_depth - code).abs() <= SURFACE * code + 1.0
-    return view.mask | (known & ~near)
+    return view.mask | (closed.mask & ~near)
 
 
 class PaintAhead:
@@ -148,7 +134,7 @@ class PaintAhead:
         looking = dataclasses.replace(looking, looked=looking.step.clone())
         poses = self.cameras(looking)
         views = [self._render(looking.memory, poses[:, i]) for i in range(self.config.views)]
-        covered = torch.stack([around_known(view)[0].float().mean((1, 2)) for view in views])
+        covered = torch.stack([close_mask(view.mask).float().mean((1, 2)) for view in views])
         needy = (covered.amin(0) < self.config.coverage).nonzero()[:, 0]
         if not len(needy):
             return index, looking

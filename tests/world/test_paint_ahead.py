@@ -12,6 +12,7 @@ import torch
 
 from worldsim.camera import Camera, quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.gaps import close_mask
 from worldsim.memory.painted import integrate_painted, is_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import PointMemoryConfig
@@ -23,7 +24,7 @@ from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.scenes.recorded import RecordedScenes
 from worldsim.state import Frame, flatten
 from worldsim.world import World
-from worldsim.world.paint_ahead import PaintAheadConfig, around_known, contradicts
+from worldsim.world.paint_ahead import PaintAheadConfig, contradicts
 
 FORWARD = 1
 OPEN = "MAP30-3"
@@ -221,9 +222,9 @@ def test_gaps_of_a_surface_take_its_depth_alone() -> None:
     shown = dataclasses.replace(
         view, mask=mask, inverse_depth=view.inverse_depth.masked_fill(mask, code)
     )
-    known, _ = around_known(shown)
-    assert known[..., :9].all()
-    assert not known[..., 9:].any()
+    known = close_mask(shown.mask)
+    assert known[..., :7].all()
+    assert not known[..., 7:].any()
     same, other = (contradicts(shown, frame_of(9, depth, camera)) for depth in (5.2, 1.0))
     assert torch.equal(same, mask)
     assert torch.equal(other, mask | known)

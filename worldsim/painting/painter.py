@@ -16,8 +16,9 @@ from worldsim.painting.checkpoint import CARD, has_painter, load_painter
 from worldsim.painting.levels import add_noise_to
 from worldsim.painting.network import PainterBatch, PainterNetwork
 from worldsim.painting.sampling import PaintConfig, frames_of, paint
-from worldsim.protocols import PainterSpec, PaintInputs
+from worldsim.protocols import PainterIdentity, PainterSpec, PaintInputs
 from worldsim.runtime.devices import resolve_device
+from worldsim.runtime.json_config import to_json
 from worldsim.runtime.rng import Purpose, normal
 from worldsim.state import Frame, checksum, map_tensors
 from worldsim.world.files import WORLDS_FOLDER
@@ -80,6 +81,10 @@ class NetworkPainter:
     def weights_id(self) -> str:
         """SHA-256 of the weights."""
         return checksum(self.network.state_dict())
+
+    def identify(self) -> PainterIdentity:
+        """See :meth:`worldsim.protocols.IdentifiedPainter.identify`."""
+        return PainterIdentity(self.weights_id, to_json(self.config))
 
     def to(self, device: torch.device | str) -> NetworkPainter:
         """Move the network to ``device``; returns the painter itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -22,12 +22,16 @@ class PaintConfig:
     """Sampling settings of the painter."""
 
     num_inference_steps: Count = 25
-    """Network evaluations; guidance doubles them."""
+    """Steps of the solver. Each evaluates the network once, with guidance twice."""
     guidance_scale: NotNegative = 6.0
     """Scale of classifier-free guidance for places of which nothing is known; 1 disables it."""
     memory_guidance_scale: NotNegative = 1.0
     """The same for places of which a memory or a given view shows something. Their pictures become
     too sharp with scales above 1."""
+    attribute_guidance_scale: NotNegative = 1.0
+    """Scale of guidance by the attributes alone, for places of which a memory or a given view shows
+    something: the memory is kept in both predictions, the attributes are dropped in one. 1 disables
+    it."""
     solver: Literal["euler", "dpmsolver++"] = "dpmsolver++"
     """``euler``: Euler's method on the velocity. ``dpmsolver++``: the second-order multistep method
     2M of DPM-Solver++ (Lu et al. 2022)."""
@@ -35,7 +39,8 @@ class PaintConfig:
     """Exponent of the noise levels before their shift. Above 1, more steps are at low noise, where
     textures are painted."""
     places: Count = 1
-    """Places painted at once. More are faster on a GPU and give the same frames up to rounding."""
+    """Places painted at once. More are faster on a GPU. Fewer are padded to this number, so that a
+    place's frames do not depend on the others."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -90,6 +95,80 @@ def unconditional(batch: PainterBatch) -> PainterBatch:
     )
 
 
+def without_attributes(batch: PainterBatch) -> PainterBatch:
+    """Return the same views and memory without attributes."""
+    return replace(batch, known=torch.zeros_like(batch.known))
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Scales of classifier-free guidance (Ho and Salimans 2022) of a batch of ``b`` sets.
+
+    words: (b,) scale of guidance by attributes, or None if it is 1 in all sets. It is applied
+        first.
+    whole: (b,) scale of guidance by memory and attributes, or None if it is 1 in all sets.
+    """
+
+    words: Tensor | None
+    whole: Tensor | None
+
+    def trim(self) -> Guidance:
+        """Return the same without scales that are 1 in all sets, which cost evaluations."""
+        kept = (
+            None if x is None or bool((x == 1.0).all()) else x for x in (self.words, self.whole)
+        )
+        return Guidance(*kept)
+
+
+def guidance_for(aided: Tensor, told: Tensor, config: PaintConfig) -> Guidance:
+    """Return the guidance of sets that ``config`` asks for.
+
+    aided: (b,) bool, whether a memory or a given view shows something of the place.
+    told: (b,) bool, whether any attribute is given.
+    """
+    whole = torch.where(aided, config.memory_guidance_scale, config.guidance_scale)
+    if config.attribute_guidance_scale == 1.0:
+        return Guidance(None, whole)
+    words = torch.where(aided & told, config.attribute_guidance_scale, 1.0)
+    if config.memory_guidance_scale == 1.0:
+        # Where nothing is known, attributes are all that guides: one evaluation serves both.
+        return Guidance(torch.where(aided, words, config.guidance_scale), None)
+    return Guidance(words, whole)
+
+
+def is_aided(unknown: Tensor, memory: Tensor) -> Tensor:
+    """Return (b,) bool: whether a memory or a given view shows something of each place.
+
+    unknown, memory: see :func:`paint`.
+    """
+    return (memory != 0).flatten(1).any(1) | ~unknown.flatten(1).all(1)
+
+
+def predict(network: PainterNetwork, batch: PainterBatch, guidance: Guidance) -> Tensor:
+    """Return predicted clean channels (b, n, 5, h, w) with guidance."""
+    with torch.autocast(batch.noisy.device.type, torch.bfloat16, enabled=batch.noisy.is_cuda):
+        clean: Tensor = network(batch)
+        if guidance.words is not None:
+            clean = _guide(clean, network(without_attributes(batch)), guidance.words)
+        if guidance.whole is not None:
+            clean = _guide(clean, network(unconditional(batch)), guidance.whole)
+    return clean
+
+
+def _guide(clean: Tensor, free: Tensor, scale: Tensor) -> Tensor:
+    scale = scale.to(clean.device)[:, None, None, None, None]
+    # Not rounded where nothing guides, so that sets do not depend on others of the batch.
+    return torch.where(scale == 1.0, clean, free + scale * (clean - free))
+
+
+def euler_step(x: Tensor, towards: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """Move noisy channels from level ``here`` to ``there`` by Euler's method.
+
+    The velocity is (x - towards) / here; the levels broadcast.
+    """
+    return torch.lerp(towards, x, there / here)
+
+
 @torch.no_grad()
 def paint(
     network: PainterNetwork,
@@ -132,31 +211,19 @@ def paint(
     if level is not None:
         x = add_noise_to(given, noise, unknown * levels[0])
     before = x
-    aided = (memory != 0).flatten(1).any(1) | ~unknown.flatten(1).all(1)
-    guidance = torch.where(aided.cpu(), config.memory_guidance_scale, config.guidance_scale)
+    aided = is_aided(unknown, memory)
+    guidance = guidance_for(aided.cpu(), (known != 0).any(1).cpu(), config).trim()
     for i in range(steps):
         batch = PainterBatch(x, unknown * levels[i], memory, rays, attributes, known)
-        clean = _predict(network, batch, guidance)
+        clean = predict(network, batch, guidance)
         here, there = (level[..., None, None] for level in levels[i : i + 2])
         towards = clean
         # Log-SNRs are infinite at levels 1 and 0, so those steps are of first order.
         if config.solver == "dpmsolver++" and 2 <= i < steps - 1:
             towards = extrapolate(clean, before, levels[i - 1][..., None, None], here, there)
         before = clean
-        # Euler's method on the velocity (x - towards) / here.
-        x = torch.where(channels, torch.lerp(towards, x, there / here), given)
+        x = torch.where(channels, euler_step(x, towards, here, there), given)
     return x
-
-
-def _predict(network: PainterNetwork, batch: PainterBatch, guidance: Tensor) -> Tensor:
-    """Return predicted clean channels with guidance scales (b,) on the CPU."""
-    with torch.autocast(batch.noisy.device.type, torch.bfloat16, enabled=batch.noisy.is_cuda):
-        clean: Tensor = network(batch)
-        if bool((guidance == 1.0).all()):
-            return clean
-        free: Tensor = network(unconditional(batch))
-    scale = guidance.to(clean.device)[:, None, None, None, None]
-    return free + scale * (clean - free)
 
 
 def frames_of(channels: Tensor, pose: Tensor) -> Frame:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.gaps import close_mask
 from worldsim.memory.painted import integrate_painted, is_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
@@ -26,7 +27,7 @@ from worldsim.protocols import Painter, PainterSpec, PaintInputs, RedrawsViews
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, Share
 from worldsim.state import Frame, concatenate, map_tensors
-from worldsim.world.paint_ahead import around_known, contradicts
+from worldsim.world.paint_ahead import contradicts
 
 RecordT = TypeVar("RecordT")
 
@@ -52,7 +53,7 @@ class PaintedConfig:
     """Frames from one look ahead to the next."""
     ahead: tuple[int, int] = (4, 16)
     """Range of the number of frames that a painted view lies ahead, uniform."""
-    coverage: Share = 0.7
+    coverage: Share = 0.55
     """A view is painted if the memory covers less than this share of it. Gaps between the splats of
     a surface count as covered."""
     num_inference_steps: Count = 8
@@ -156,7 +157,7 @@ class PaintedViews:
         assert truth.pose is not None
         camera = self.painter.spec.cameras(truth.pose)
         mine = take_rows(data, rows[due])
-        covered = around_known(self.memory.render(mine, camera))[0].float().mean((1, 2))
+        covered = close_mask(self.memory.render(mine, camera).mask).float().mean((1, 2))
         open_ = (covered < c.coverage).nonzero()[:, 0]
         if not len(open_):
             return data

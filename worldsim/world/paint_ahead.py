@@ -13,23 +13,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
 from worldsim.camera import move
 from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.gaps import close_gaps, close_mask
 from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
-from worldsim.protocols import Painter, PaintInputs
-from worldsim.runtime.json_config import check_ranges
+from worldsim.protocols import Painter, PaintInputs, identity_of
+from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.ranges import Count, NotNegative, Share
 from worldsim.state import Frame, MemoryView, WorldState, map_tensors
 
@@ -37,8 +38,6 @@ NEVER = -(10**6)
 """Value of :attr:`worldsim.state.WorldState.looked` before the first look ahead."""
 NEVER_AGAIN = 2**62
 """Its value in environments that are not painted ahead: the padding of a batch."""
-GAP = 2
-"""Splats within this many pixels of one another are parts of one surface."""
 SURFACE = 0.15
 """Largest relative difference of the inverse depths of one surface."""
 CLEARANCE = 0.6
@@ -53,7 +52,7 @@ class PaintAheadConfig:
     """Steps from one look ahead to the next."""
     distance: NotNegative = 3.0
     """Metres from the camera to the camera ahead. One step in Freedoom is about one metre."""
-    coverage: Share = 0.7
+    coverage: Share = 0.55
     """A place ahead is painted if the memory covers less than this share of one of its views. Gaps
     between the splats of a surface count as covered."""
     views: Count = 3
@@ -65,19 +64,6 @@ class PaintAheadConfig:
         check_ranges(self)
 
 
-def around_known(view: MemoryView) -> tuple[Tensor, Tensor]:
-    """Return where a surface is known, though splats of distant points leave gaps in it.
-
-    Returns which pixels have a known pixel within ``GAP`` pixels, (b, h, w) bool, and the mean
-    inverse-depth code of these, (b, h, w) float32.
-    """
-    size = 2 * GAP + 1
-    mask = view.mask[:, None].float()
-    code = view.inverse_depth[:, None].float() * mask
-    share, total = (F.avg_pool2d(x, size, 1, GAP)[:, 0] for x in (mask, code))
-    return share > 0, total / share.clamp(min=1e-6)
-
-
 def contradicts(view: MemoryView, painted: Frame) -> Tensor:
     """Return the pixels of a painted frame that the memory must not take, (b, h, w) bool.
 
@@ -85,9 +71,10 @@ def contradicts(view: MemoryView, painted: Frame) -> Tensor:
     that of the surface.
     """
     assert painted.inverse_depth is not None
-    known, code = around_known(view)
+    closed = close_gaps(view)
+    code = closed.inverse_depth.float()
     near = (painted.inverse_depth - code).abs() <= SURFACE * code + 1.0
-    return view.mask | (known & ~near)
+    return view.mask | (closed.mask & ~near)
 
 
 class PaintAhead:
@@ -119,11 +106,9 @@ class PaintAhead:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of all settings, and of the painter's weights if it has a ``weights_id``."""
-        painter = self.painter
-        weights = getattr(painter, "weights_id", type(painter).__qualname__)
-        told = f"{self.config} {painter.spec} {getattr(painter, 'config', None)} {weights}"
-        return hashlib.sha256(told.encode()).hexdigest()
+        """SHA-256 of all settings and of the painter's identity."""
+        told = to_json([self.config, self.painter.spec, identity_of(self.painter)])
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def begin(self, state: WorldState) -> WorldState:
         """Return the states as states of painted dreams, which have not looked ahead yet."""
@@ -149,7 +134,7 @@ class PaintAhead:
         looking = dataclasses.replace(looking, looked=looking.step.clone())
         poses = self.cameras(looking)
         views = [self._render(looking.memory, poses[:, i]) for i in range(self.config.views)]
-        covered = torch.stack([around_known(view)[0].float().mean((1, 2)) for view in views])
+        covered = torch.stack([close_mask(view.mask).float().mean((1, 2)) for view in views])
         needy = (covered.amin(0) < self.config.coverage).nonzero()[:, 0]
         if not len(needy):
             return index, looking

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, PaintingError
+from worldsim.memory.gaps import close_mask
 from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
 from worldsim.painting.journeys.travel import (
     align_depth,
-    covered_share,
     fill_holes,
     next_cameras,
     whole_view,
@@ -164,7 +164,7 @@ class JourneyMaker:
             poses = ring(pose, self.config.headings)
             site = _Site(trip, painter, poses, number, attributes, told)
             known = self._known(trip.memory, site.poses)
-            coverage = round(covered_share(known), 6)
+            coverage = round(float(close_mask(known.mask).float().mean()), 6)
             stop = Stop(
                 words=words,
                 told=self._named(attributes, told),

@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -45,7 +45,7 @@ from worldsim.painting.painter import NetworkPainter, open_painter
 from worldsim.protocols import PaintInputs
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import sha256_of
-from worldsim.runtime.json_config import write_json
+from worldsim.runtime.json_config import to_json, write_json
 from worldsim.runtime.types import JsonObject
 from worldsim.shipped.policies import make_policy
 from worldsim.state import Frame
@@ -81,6 +81,10 @@ class Config:
     """The painter's sampling steps; its own setting if None."""
     places: int = 32
     """Places painted at once."""
+    ahead: PaintAheadConfig = field(default_factory=PaintAheadConfig)
+    """Where and how often dreams are painted ahead."""
+    temperature: float | None = None
+    """Of the worlds' noise; by default their own."""
     batch: int = 64
     """Walks dreamed at once."""
     strips: int = 8
@@ -271,7 +275,10 @@ def worlds_of(config: Config, device: torch.device) -> dict[str, World]:
         after, head = World.from_pretrained(config.after, device), worlds["before"].ego_motion
         settings = replace(after.config, memory=worlds["before"].config.memory)
         worlds["after"] = World(after.network, settings, head, after.outcome, after.card)
-    return worlds
+    return {
+        label: world.with_dynamics(temperature=config.temperature)
+        for label, world in worlds.items()
+    }
 
 
 def compare(config: Config) -> JsonObject:
@@ -295,7 +302,8 @@ def compare(config: Config) -> JsonObject:
         "before": config.before, "after": config.after, "walks": config.walks,
         "poses": config.poses, "frames": [half + 1, config.horizon],
         "painter": config.painter, "painter_steps": config.num_inference_steps,
-        "maps": sorted(set(test.maps)), "device": str(device),
+        "ahead": to_json(config.ahead),
+        "temperature": config.temperature, "maps": sorted(set(test.maps)), "device": str(device),
         "encoder": sha256_of(FOLDER / WEIGHTS),
         "floor": [round(v, 5) for v in (floor.value, floor.low, floor.high)],
         "rows": {},
@@ -308,7 +316,7 @@ def compare(config: Config) -> JsonObject:
                 continue
             since = time.monotonic()
             painter = painter_of(config, config.places) if paint else None
-            used = world.with_painting(painter, PaintAheadConfig())
+            used = world.with_painting(painter, config.ahead)
             parts = [
                 dream(used, test.part(i, min(i + config.batch, config.walks), device),
                       config.poses == "given")
@@ -339,7 +347,7 @@ def speed(config: Config) -> JsonObject:
         painter = painter_of(config, 1) if paint else None
         env = gym.make(
             "worldsim/FreedoomDream-v0", world=config.speed, device=device, engine=config.engine,
-            paint="ahead" if paint else None, painter=painter, max_episode_steps=10**6,
+            paint=config.ahead if paint else None, painter=painter, max_episode_steps=10**6,
         )  # fmt: skip
         policy = make_policy("persistent-v1", env.action_space)
         # The first walk warms up.

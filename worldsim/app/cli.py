@@ -180,6 +180,13 @@ COMMANDS = {
         "snapshot",
         ending=endings.after_view,
     ),
+    "serve": Command(
+        "worldsim.app.serve",
+        "ServeConfig",
+        "serve",
+        "Offer worlds as sessions over HTTP and WebSocket.",
+        ending=endings.after_serve,
+    ),
     "journey": Command(
         "worldsim.app.journey",
         "JourneyRunConfig",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worldsim.app.export import ExportConfig
     from worldsim.app.generate import GenerateConfig
     from worldsim.app.journey import JourneyRunConfig
+    from worldsim.app.serve import ServeConfig
     from worldsim.app.view import ViewConfig
     from worldsim.app.watch import WatchConfig
     from worldsim.app.words import WordsConfig
@@ -147,6 +148,15 @@ def after_view(config: ViewConfig, _: object) -> Ending:
         "what was shown stays in the snapshot",
         (line("worldsim", "export", config.snapshot, "--to", "glb"),),
     )
+
+
+def after_serve(config: ServeConfig, _: object) -> Ending:
+    """Where sessions are kept; next, serve again."""
+    kept = "nothing is kept (--state FOLDER saves sessions)"
+    again = ["worldsim", "serve", "--port", config.port]
+    if config.state is not None:
+        kept, again = f"{config.state}, sessions to resume", [*again, "--state", config.state]
+    return Ending(kept, (line(*again),))
 
 
 def after_journey(_: JourneyRunConfig, out: Path) -> Ending:

@@ -255,6 +255,8 @@ class DistilTrainer(PainterTrainer):
         self.teacher.to(place.device)
         if saved:
             network = saved.network(average=False)
+        # The recording may have attributes that the teacher does not know.
+        store.select(network.config.attributes)
         super().__init__(config, network, saved, store.names, place)
         if config.compile:
             self.teacher.compile_parts()

@@ -14,6 +14,7 @@ from worldsim.painting.network import PainterNetwork
 from worldsim.painting.training.batches import BatchMaker
 from worldsim.painting.training.store import FolderReader
 from worldsim.painting.training.trainer import LegConfig, PainterTrainer, Place, resumed, run_leg
+from worldsim.painting.training.widen import widen
 from worldsim.runtime.json_config import to_json
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Count
@@ -40,7 +41,8 @@ class PainterTrainConfig(LegConfig):
     """Settings of :func:`train`."""
 
     start: Path | None = None
-    """Painter to start from if ``out`` holds no checkpoint."""
+    """Painter to start from if ``out`` holds no checkpoint. The data may have further
+    attributes."""
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """Size of a new network."""
 
@@ -53,6 +55,8 @@ class DenoisingTrainer(PainterTrainer):
         saved = resumed(config)
         if saved is None and config.start is not None:
             saved = load_painter(config.start)
+        if saved is not None:
+            saved = widen(saved, names)
         size = to_json(config.network)
         network = (
             saved.network(average=False) if saved else PainterNetwork(attributes=names, **size)

@@ -70,13 +70,14 @@ def turn_round(
     """
     found = []
     for start in range(0, len(places), batch):
-        at = places.part(slice(start, start + batch)).to(world.device)
+        at = places.part(slice(start, start + batch)).to("cpu")
         noop = torch.zeros(1, dtype=torch.int64)
         scenes = [
-            SceneStart(at.rgb[i, :1], noop, at.code[i, :1], at.pose[i, :1], places.intrinsics.cpu())
+            SceneStart(at.rgb[i, :1], noop, at.code[i, :1], at.pose[i, :1], at.intrinsics)
             for i in range(len(at))
         ]
         state = world.initial(scenes, [seed + start + i for i in range(len(at))])
+        at = at.to(world.device)
         act = torch.full((len(at),), TURN_LEFT, dtype=torch.int64, device=world.device)
         views = [at.rgb[:, 0]]
         for step in range(1, TURN_STEPS * (HEADINGS - 1) + 1):

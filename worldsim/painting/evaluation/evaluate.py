@@ -51,8 +51,6 @@ GPU_PLACES, CPU_PLACES = 512, 8
 """Places by default."""
 GPU_BATCH, CPU_BATCH = 32, 1
 """Places at once by default."""
-POOL = 8
-"""Train places for each test place."""
 Part = Literal["new", "completion", "memorisation", "joint", "depth", "time"]
 T = TypeVar("T")
 PARTS: tuple[Part, ...] = ("new", "completion", "memorisation", "joint", "depth", "time")
@@ -231,7 +229,7 @@ class Run:
         return recorded.load_test_places(folder, self.count, self.painter.spec, train_maps)
 
     def _train(self, places: Places) -> recorded.TrainPlaces:
-        count = self.config.train_places or POOL * self.count
+        count = self.config.train_places or recorded.POOL * self.count
         folder = self.config.train or recorded.recorded_folder(
             self._recordings(), "train", recorded.TRAIN_SEED, count
         )

@@ -27,7 +27,7 @@ SIDE = 16
 """Rows and columns of a descriptor."""
 LEAST_DEVIATION = 2.0
 """Standard deviation of luminances, of 255, below which a view is too flat to be scaled up."""
-CHUNK = 65_536
+CHUNK = 16_384
 """Train frames that are compared at once."""
 QUANTILES = {"": 0.5, "_p05": 0.05}
 """Suffix of a figure, and the quantile of the distances."""

@@ -36,6 +36,8 @@ TEST_SEED = 500
 TRAIN_SEED = 30_000
 """Seed of the train places. The third leg of ``freedoom-painter`` recorded its training set with
 it, so the painter has seen these very places."""
+POOL = 8
+"""Train places for each test place."""
 MAX_WORKERS = 16
 
 
@@ -147,7 +149,8 @@ class TrainPlaces:
     """What the protocol needs of train places.
 
     matched: (s * 8, 3, h, w) uint8 headings of the places whose attributes are nearest to those of
-        the test places, one after another, without repetition.
+        the test places, one after another, without repetition. They are sought among the first
+        eight for each test place, however many there are: a larger choice would lower the floor.
     median_code: (h, w) int32, median of the first views' inverse depth codes.
     frames: (f, d) float32 descriptors of all views.
     count: number of places.
@@ -177,7 +180,7 @@ def load_train_places(folder: Path, count: int, test: Places, spec: PainterSpec)
             f"{folder} holds {len(pool)} train places for {len(test)} test places: record at least "
             "as many, better eight times as many."
         )
-    rows = matching(test.attributes.cpu(), pool)
+    rows = matching(test.attributes.cpu(), pool[: POOL * len(test)])
     chosen = _pick(folder, count, rows)
     median = torch.cat(codes)[: len(test)].flatten(1).median(0).values
     return TrainPlaces(
@@ -198,7 +201,7 @@ def _pick(folder: Path, count: int, rows: Tensor) -> ViewSets:
     """Return the sets of the numbers ``rows`` (s,), in that order."""
     found: dict[int, ViewSets] = {}
     start, wanted = 0, set(rows.tolist())
-    for sets in each_shard(folder, count):
+    for sets in each_shard(folder, min(count, max(wanted) + 1)):
         for number in wanted & set(range(start, start + len(sets))):
             found[number] = _one(sets, number - start)
         start += len(sets)

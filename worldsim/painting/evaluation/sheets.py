@@ -83,14 +83,15 @@ def judge(painter: Painter, painted: Painted, places: Places) -> list[list[list[
     found = []
     with Progress(len(places), "judging", "place") as bar:
         for i in range(len(places)):
-            at = places.part(slice(i, i + 1))
+            at = places.part(slice(i, i + 1)).to("cpu")
             pose = at.pose[0, :HEADINGS]
-            frame = Frame(painted.rgb[i, :HEADINGS], painted.code[i, :HEADINGS], pose)
+            views = (x[i, :HEADINGS].cpu() for x in (painted.rgb, painted.code))
+            frame = Frame(*views, pose)
             h, w = frame.rgb.shape[-2:]
-            views = Views(frame, Camera(pose, at.intrinsics.expand(len(pose), 4), h, w))
+            camera = Camera(pose, at.intrinsics.expand(len(pose), 4), h, w)
             known = Known(attributes=True)
             inputs = inputs_of(at, range(HEADINGS), known, torch.tensor([i]))
-            verdicts = validator.views(views, inputs)
+            verdicts = validator.views(Views(frame, camera), inputs)
             found.append([list(failures([view])) for view in verdicts])
             bar.update()
     return found

@@ -42,6 +42,8 @@ MARGIN = 0.34
 """Largest margin around a picture within the picture, as a share of the side."""
 PERIODS = (4, 6, 8, 10, 12, 16)
 """Periods in pixels of the grids that seams are looked for on."""
+TYPICAL_LINES = 7
+"""Lines of a grid of 8 pixels in a view of 64."""
 LEAST_LAG = 6
 """Smallest shift in pixels at which a repetition counts."""
 ROOM_METRES = 4.0
@@ -263,19 +265,29 @@ def _margins(size: int) -> tuple[Tensor, Tensor]:
 
 
 def seams(views: Views) -> Tensor:
-    """Return how much steps of colour lie on a regular grid, (n,): 0 for none.
+    """Return how much steps of colour lie on a regular grid, (n,): about 0 for none.
 
-    The grid's period is that of the best of :data:`PERIODS`. A line of the grid is compared with
-    its neighbours; the weaker of rows and columns counts.
+    A step between two neighbouring pixels counts if it exceeds the two steps before it and the two
+    behind it, however small it is, so seams in dark and in flat parts of a view count as others do.
+    The value is by how much the share of such steps on the lines of a grid exceeds their share on
+    the other lines, times the root of the number of lines over 7, which is that of a grid of 8
+    pixels. The best period of :data:`PERIODS` and the best offset count, and the weaker of rows and
+    columns.
     """
-    grey = luminance(views.frame.rgb)
-    across = _excess((grey[:, :, 1:] - grey[:, :, :-1]).abs()).mean(1)
-    down = _excess((grey[:, 1:] - grey[:, :-1]).abs().transpose(1, 2)).mean(1)
-    best = torch.zeros(len(views))
+    rgb = views.frame.rgb.float()
+    across, down = (_peaks((x[..., 1:] - x[..., :-1]).abs().amax(1)) for x in (rgb, rgb.mT))
+    best = torch.full((len(views),), -1.0, device=rgb.device)
     for period in PERIODS:
         weaker = torch.minimum(_best_comb(across, period), _best_comb(down, period))
         best = torch.maximum(best, weaker)
     return best
+
+
+def _peaks(step: Tensor) -> Tensor:
+    """Return the share (n, lines) of steps (n, k, lines) that exceed those of four lines around."""
+    near = F.pad(step, (2, 2))
+    around = torch.stack([near[..., :-4], near[..., 1:-3], near[..., 3:-1], near[..., 4:]])
+    return (step > around.amax(0)).float().mean(1)
 
 
 def _excess(step: Tensor) -> Tensor:
@@ -287,9 +299,16 @@ def _excess(step: Tensor) -> Tensor:
 
 
 def _best_comb(line: Tensor, period: int) -> Tensor:
-    """Return the largest mean (n,) over lines that are ``period`` apart."""
-    means = [line[:, offset::period].mean(1) for offset in range(period)]
-    return torch.stack(means).amax(0)
+    """Return by how much the best lines (n, lines) that are ``period`` apart exceed the others."""
+    total, count = line.sum(1), line.shape[1]
+    found = []
+    for offset in range(period):
+        chosen = line[:, offset::period]
+        n = chosen.shape[1]
+        others = (total - chosen.sum(1)) / (count - n)
+        # Few lines vary more by chance.
+        found.append((chosen.mean(1) - others) * (n / TYPICAL_LINES) ** 0.5)
+    return torch.stack(found).amax(0)
 
 
 def blur_ratio(views: Views) -> Tensor:

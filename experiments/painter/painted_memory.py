@@ -99,7 +99,9 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         self.beside: list[subprocess.Popen[bytes]] = []
         self.begun = time.monotonic()
-        self.told: JsonObject = {"seconds": {}}
+        # Parts that were run before are told, too.
+        file = self.out / "painted_memory.json"
+        self.told: JsonObject = read_json(file) if is_file(file) else {"seconds": {}}
 
     def command(self, name: str, *arguments: str, beside: bool = False) -> int:
         """Run a Python command with a log ``NAME.log``; returns its status, 0 if it runs beside."""

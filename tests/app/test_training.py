@@ -27,7 +27,8 @@ def test_the_painter_is_opened_only_if_walks_are_painted(tmp_path: Path) -> None
     with pytest.raises(NotFoundError, match="nowhere"):
         open_painter_of(PaintedConfig(share=0.4, painter="nowhere"))
     made = make_tiny_painter()
-    save_painter(tmp_path / "p", made.network.config, made.network.state_dict(), spec=made.spec)
+    settings = {k: v for k, v in made.network.config.items() if not k.startswith("_")}
+    save_painter(tmp_path / "p", settings, made.network.state_dict(), spec=made.spec)
     config = PaintedConfig(share=0.4, painter=str(tmp_path / "p"), num_inference_steps=3, places=7)
     painter = open_painter_of(config)
     assert isinstance(painter, NetworkPainter)

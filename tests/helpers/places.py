@@ -61,7 +61,8 @@ def made_up_sets(count: int, seed: int, maps: str = "MAP") -> ViewSets:
         poses.append(np.concatenate([around, moved]))
     pose = np.stack(poses).astype(np.float32)
     rgb = wallpaper(torch.from_numpy(pose), torch.arange(count) + 1000 * (seed + 1))
-    depth = torch.full((count, 10, PIXELS, PIXELS), METRES)
+    metres = METRES + 0.5 * torch.arange(count)
+    depth = metres[:, None, None, None].repeat(1, 10, PIXELS, PIXELS)
     depth[:, :, : PIXELS // 8] = torch.inf
     return ViewSets(
         rgb=rgb.permute(0, 1, 3, 4, 2).numpy(),

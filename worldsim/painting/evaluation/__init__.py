@@ -6,7 +6,7 @@
 - Measures, one a file: ``yardstick`` (Fréchet and kernel distances), ``new_places``,
   ``completion``, ``memorisation``, ``joint``, ``depth_errors``, ``timing``; ``neighbours``
   (agreement of overlapping views), ``baselines`` (``cv2.inpaint`` and a world that turns round).
-- Pictures: ``sheets``.
+- Pictures: ``sheets``. Intervals: ``statistics``.
 
 Whether painted places show what words ask for is measured by ``experiments/painter/words.py``.
 """

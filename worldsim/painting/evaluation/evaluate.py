@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -178,13 +179,12 @@ class Run:
         config = self.config
         if not isinstance(painter, NetworkPainter):
             return painter
-        changes = {
-            "num_inference_steps": config.num_inference_steps,
-            "guidance_scale": config.guidance_scale,
-            "places": self.batch,
-        }
-        given = {name: value for name, value in changes.items() if value is not None}
-        changed = NetworkPainter(painter.network, painter.spec, replace(painter.config, **given))
+        sampling = replace(painter.config, places=self.batch)
+        if config.num_inference_steps is not None:
+            sampling = replace(sampling, num_inference_steps=config.num_inference_steps)
+        if config.guidance_scale is not None:
+            sampling = replace(sampling, guidance_scale=config.guidance_scale)
+        changed = NetworkPainter(painter.network, painter.spec, sampling)
         if config.compile:
             changed.network.compile_parts()
         return changed
@@ -310,10 +310,10 @@ class Run:
             self.paintings.progress = bar.update
             for name in wanted:
                 if name in paint:
-                    work = paint[name]
-                    found[name] = _fitting(self.batch, lambda w=work: w(self.paintings, places))
+                    work = partial(paint[name], self.paintings, places)
+                    found[name] = _fitting(self.batch, work)
                 else:
-                    found |= _fitting(self.batch, lambda: joint.paint(self.paintings, places))
+                    found |= _fitting(self.batch, partial(joint.paint, self.paintings, places))
         return found
 
     def _compare(

@@ -71,7 +71,7 @@ def measure(figures: Figures, painted: dict[str, Painted], places: Places) -> No
         for name, values in (("overlap_psnr", scores[way]), ("psnr", likeness[way])):
             add(figures, f"{GROUP}.{way}_{name}", ratio_of_sums(values, values * 0 + 1))
         add(figures, f"{GROUP}.{way}_sharpness_ratio", ratio_of_sums(sharp[way], real))
-    for name, values in (("overlap_gain", scores), ("psnr_gain", likeness)):
-        add(figures, f"{GROUP}.{name}", difference_of_means(values["joint"], values["single"]))
+    for name, both in (("overlap_gain", scores), ("psnr_gain", likeness)):
+        add(figures, f"{GROUP}.{name}", difference_of_means(both["joint"], both["single"]))
     gain = ratio_of_sums(sharp["joint"] - sharp["single"], real)
     add(figures, f"{GROUP}.sharpness_gain", gain)

@@ -85,8 +85,8 @@ def judge(painter: Painter, painted: Painted, places: Places) -> list[list[list[
         for i in range(len(places)):
             at = places.part(slice(i, i + 1)).to("cpu")
             pose = at.pose[0, :HEADINGS]
-            views = (x[i, :HEADINGS].cpu() for x in (painted.rgb, painted.code))
-            frame = Frame(*views, pose)
+            rgb, code = (x[i, :HEADINGS].cpu() for x in (painted.rgb, painted.code))
+            frame = Frame(rgb, code, pose)
             h, w = frame.rgb.shape[-2:]
             camera = Camera(pose, at.intrinsics.expand(len(pose), 4), h, w)
             known = Known(attributes=True)

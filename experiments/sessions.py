@@ -92,7 +92,7 @@ class Client:
         async with connect(address, max_size=2**26, compression=None) as socket:
             await self.ask(
                 socket,
-                {"type": "create", "world": self.arguments.world, "start": None}
+                {"type": "create", "world": Path(self.arguments.world).name, "start": None}
                 | {"bucket": self.bucket},
             )
             await self.ask(socket, {"type": "reset", "seed": self.seed % 8, **looking})

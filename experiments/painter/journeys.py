@@ -122,7 +122,9 @@ class Config:
     films: int = 1
     """Journeys whose scene is written, with a film. Others have a sheet and a map."""
     device: str | None = None
-    """Of painter and world. By default CUDA if it is available."""
+    """Of the painter. By default CUDA if it is available."""
+    world_device: str = "cpu"
+    """Of the world: many processes that step one dream each are faster on a CPU."""
     workers: int = 1
     """Processes; 0 works in this one."""
     seed: int = 0
@@ -156,7 +158,7 @@ class Maker:
     def world(self) -> World:
         """The world of the dreams."""
         if self._world is None:
-            self._world = World.from_pretrained(self.config.world, self.config.device)
+            self._world = World.from_pretrained(self.config.world, self.config.world_device)
         return self._world
 
     @property
@@ -196,7 +198,8 @@ def make_trip(maker: Maker, number: int, folder: Path) -> tuple[Trip, Found]:
         accept=config.accept,
     )
     words = descriptions_for(None, painter, config.places)
-    reader = reader_of(painter.spec.attributes, prior_of(config.painter))
+    prior = prior_of(config.painter) or prior_of(DEFAULT_PAINTER)
+    reader = reader_of(painter.spec.attributes, prior)
     began, ended = time.monotonic(), ""
     journey = JourneyMaker(painter, words, reader, settings)
     trip = journey.begin()
@@ -528,7 +531,7 @@ def ratio(mine: tuple[Array, Array], real: tuple[Array, Array], draws: int = 200
         counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1.0 / n), draws)
         return np.asarray((counts @ values[0]) / (counts @ values[1]))
 
-    if not len(mine[0]) or not len(real[0]):
+    if not len(mine[0]) or not len(real[0]) or not (mine[1].sum() and real[1].sum()):
         return {}
     value = (mine[0].sum() / mine[1].sum()) / (real[0].sum() / real[1].sum())
     found: Found = {"value": round(float(value), 4), "ci95": None}
@@ -629,7 +632,7 @@ def main(config: Config, report: Callable[[str], None] = print) -> Found:
     tasks += [("real", name, i) for i in range(config.walks) for name in config.maps]
     rows: dict[int, Found] = {}
     result: Found = {}
-    identity = identity_of(painter_by_name(config.painter, device="cpu"))
+    identity = identity_of(Maker(replace(config, device="cpu")).painter)
     with WorkerPool(config.workers, _Make(config), timeout_s=180.0) as pool:
         for index, row in pool.run(_run, tasks):
             if not row or not row.get("places", 1):
@@ -640,6 +643,7 @@ def main(config: Config, report: Callable[[str], None] = print) -> Found:
             result = {
                 "config": to_json(asdict(config)),
                 "painter_sha256": identity.weights,
+                "sampling": identity.settings,
                 "seconds": round(time.time() - began, 1),
                 "summary": summary(mine, real),
                 "journeys": mine,

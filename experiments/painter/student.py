@@ -29,6 +29,8 @@ from worldsim.evaluation.encoder import FOLDER, load_encoder
 from worldsim.painting.checkpoint import Saved, load_painter, save_painter
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.sampling import PaintConfig
+from worldsim.painting.training.lookaround import shard_files
+from worldsim.painting.training.views import load_view_sets
 from worldsim.runtime.json_config import to_json, write_json
 
 CUTS = (8, 6, 4)
@@ -36,7 +38,7 @@ CUTS = (8, 6, 4)
 WORDS = (1.0, 2.0, 3.0, 5.0)
 """Guidance scales of attributes that are measured on places with a memory."""
 REPEATS = 5
-"""Places that are timed, after one that is not."""
+"""Times that a place is painted and timed, after one that is not."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,24 @@ class Config:
     """Seed of the noise."""
 
 
+def places_of(folder: Path, count: int, device: torch.device, names: tuple[str, ...]) -> Places:
+    """The first places of a folder, with the attributes ``names`` of those that were recorded."""
+    recorded = load_view_sets(shard_files(folder)[0]).names
+    places = load(folder, count, device)
+    at = [recorded.index(name) for name in names]
+    return dataclasses.replace(places, attributes=places.attributes[:, at])
+
+
 class Comparison:
     """Paints places by teacher and student, and measures both."""
 
-    def __init__(self, config: Config, device: torch.device) -> None:
+    def __init__(self, config: Config, device: torch.device, names: tuple[str, ...]) -> None:
         self.config, self.device, self.begun = config, device, time.monotonic()
         self.yardstick = Yardstick(load_encoder(config.encoder, device))
-        places = load(config.test, config.places + config.choose, device)
+        places = places_of(config.test, config.places + config.choose, device, names)
+        told = self.yardstick.encoder.config.attributes
+        self.told = [names.index(name) for name in told]
+        """Where the encoder's attributes are among the painter's."""
         self.test = Ground(places.part(slice(0, config.places)), self.yardstick)
         self.extra = Ground(places.part(slice(config.places, None)), self.yardstick)
         self.found: dict[str, Any] = {
@@ -154,7 +167,7 @@ class Comparison:
         rgb, _ = self.paint(network, sampling, ground.places, ground.memory)
         wrong, _ = self.paint(network, sampling, swapped, ground.memory)
         real = self.shown(ground.truth)
-        wanted = other - own
+        wanted = (other - own)[:, self.told]
         moved = ((self.shown(wrong) - self.shown(rgb)) * wanted).sum()
         return {
             "sampling": to_json(sampling),
@@ -173,10 +186,10 @@ class Comparison:
     def timed(self, network: PainterNetwork, sampling: PaintConfig) -> dict[str, Any]:
         """Seconds of a new place of 8 headings that is painted alone."""
         sampling = dataclasses.replace(sampling, places=1)
-        taken = []
-        for i in range(REPEATS + 1):
+        place, taken = self.test.places.part(slice(0, 1)), []
+        for _ in range(REPEATS + 1):
             begun = time.monotonic()
-            self.paint(network, sampling, self.test.places.part(slice(i, i + 1)))
+            self.paint(network, sampling, place)
             if self.device.type == "cuda":
                 torch.cuda.synchronize()
             taken.append(time.monotonic() - begun)
@@ -189,9 +202,11 @@ def main() -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.recompile_limit = 64
-    compare = Comparison(config, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    run = compare.run
     of_teacher, of_student = load_painter(config.teacher), load_painter(config.student)
+    names = tuple(of_student.card["settings"]["attributes"])
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    compare = Comparison(config, device, names)
+    run = compare.run
     teacher = compare.ready(of_teacher, average=False)
     compare.found["distilled"] = of_student.card.get("distilled")
     compare.found["step"] = of_student.card["step"]
@@ -243,7 +258,7 @@ def main() -> None:
         guided = dataclasses.replace(many, attribute_guidance_scale=scale)
         run(f"steered teacher {scale:g}", lambda g=guided: compare.steered(teacher, g))
     if config.train is not None:
-        train = load(config.train, config.places, compare.device)
+        train = places_of(config.train, config.places, device, names)
         run("student depth", lambda: depth_of_pictures(artist, places, train))
     for steps in (4, 6, 12):
         other = dataclasses.replace(few, num_inference_steps=steps)

@@ -140,7 +140,6 @@ def test_evaluate_takes_painters_too(tmp_path: Path):
         (["freedoom-painter", "--episodes=4"], "freedoom-painter is a painter"),
         (["freedoom-tiny", "--places", "8"], "--places is an option for painters"),
         (["freedom-painter"], "did you mean 'freedoom-painter'?"),
-        (["freedoom-painter", "--places", "2"], "places = 2: give at least 4"),
     ],
 )
 def test_options_of_the_other_kind_are_refused(

@@ -12,7 +12,7 @@ from worldsim.camera import pixel_rays, quantise_depth
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.painter import NetworkPainter
 from worldsim.painting.sampling import PaintConfig
-from worldsim.painting.training.lookaround import shard_path
+from worldsim.painting.training.lookaround import LookAround, shard_path
 from worldsim.painting.training.views import ViewSets, save_view_sets
 from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.state import Frame
@@ -61,7 +61,8 @@ def made_up_sets(count: int, seed: int, maps: str = "MAP") -> ViewSets:
         poses.append(np.concatenate([around, moved]))
     pose = np.stack(poses).astype(np.float32)
     rgb = wallpaper(torch.from_numpy(pose), torch.arange(count) + 1000 * (seed + 1))
-    depth = torch.full((count, 10, PIXELS, PIXELS), METRES)
+    metres = METRES + 0.5 * torch.arange(count)
+    depth = metres[:, None, None, None].repeat(1, 10, PIXELS, PIXELS)
     depth[:, :, : PIXELS // 8] = torch.inf
     return ViewSets(
         rgb=rgb.permute(0, 1, 3, 4, 2).numpy(),
@@ -107,3 +108,31 @@ def make_small_painter(steps: int = 1) -> NetworkPainter:
             if not weight.any():
                 torch.nn.init.normal_(weight, std=0.1)
     return NetworkPainter(network, SPEC, PaintConfig(num_inference_steps=steps))
+
+
+class Survey:
+    """A surveyor of noise. Its test maps are called ``test`` and a number."""
+
+    names = NAMES
+
+    def __init__(self, height: int, width: int) -> None:
+        assert (height, width) == (PIXELS, PIXELS)
+        self.intrinsics = np.array(LENS, np.float32)
+
+    def begin(self, split: str, rng: np.random.Generator) -> str:
+        return f"{split}{rng.integers(100)}"
+
+    def look_around(
+        self, headings: int, displaced: int, reach: tuple[float, float], rng: np.random.Generator
+    ) -> LookAround | None:
+        k = headings + displaced
+        around = heading_poses(rng.uniform(0, 6), rng.uniform(-9, 9, 3))
+        return LookAround(
+            rgb=rng.integers(0, 256, (k, PIXELS, PIXELS, 3), dtype=np.uint8),
+            depth=np.full((k, PIXELS, PIXELS), np.inf, np.float32),
+            pose=np.concatenate([around, around])[:k],
+            attributes=np.repeat(rng.uniform(0, 1, (1, 2)), k, 0).astype(np.float32),
+        )
+
+    def close(self) -> None:
+        pass

@@ -178,9 +178,9 @@ Text = Annotated[str, Field(max_length=2000)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Id = Annotated[int, Field(ge=0, le=2**53)]
 Index = Annotated[int, Field(ge=0, le=10**9)]
-Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+Number = Annotated[float, Field(strict=True, ge=-1e9, le=1e9)]
 Numbers = Annotated[list[Number], Field(min_length=1, max_length=MOST_NUMBERS)]
-ActionValue: TypeAlias = Annotated[int, Field(ge=-(2**31), le=2**31)] | Numbers
+ActionValue: TypeAlias = Annotated[int, Field(strict=True, ge=-(2**31), le=2**31)] | Numbers
 Point = Annotated[list[Number], Field(min_length=3, max_length=3)]
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 
@@ -326,7 +326,7 @@ class Walk(Message):
     bucket: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Text = ""
     start: Start = Field(default_factory=SceneStartAt)
-    seed: Seed = 0
+    seed: int = Field(default=0, ge=0)
     settings: Settings = Field(default_factory=Settings)
     branches: Annotated[list[BranchOfWalk], Field(max_length=4096)] = Field(default_factory=list)
     position: Position = Field(default_factory=Position)
@@ -921,17 +921,6 @@ def array_blob(name: str, array: Array) -> Blob:
     return name, f"raw/{array.dtype.name}", array.shape, array.tobytes()
 
 
-def parts_of(blobs: Sequence[Blob]) -> list[Part]:
-    """Return where each part lies."""
-    parts, offset = [], 0
-    for name, kind, shape, content in blobs:
-        parts.append(
-            Part(name=name, format=kind, shape=list(shape), offset=offset, length=len(content))
-        )
-        offset += len(content)
-    return parts
-
-
 def pack(header: Message, blobs: Sequence[Blob]) -> bytes:
     """Return a message and its parts as bytes."""
     return pack_json(header.model_dump(mode="json", exclude={"parts"}), blobs)
@@ -939,7 +928,11 @@ def pack(header: Message, blobs: Sequence[Blob]) -> bytes:
 
 def pack_json(header: JsonObject, blobs: Sequence[Blob]) -> bytes:
     """Return a header and its parts as bytes; ``parts`` is added to the header."""
-    listed = [part.model_dump() for part in parts_of(blobs)]
+    listed, offset = [], 0
+    for name, kind, shape, content in blobs:
+        place = {"format": kind, "shape": list(shape), "offset": offset, "length": len(content)}
+        listed.append({"name": name, **place})
+        offset += len(content)
     text = json.dumps({**header, "parts": listed}, separators=(",", ":")).encode()
     contents = (content for *_, content in blobs)
     return b"".join([MAGIC, struct.pack("<I", len(text)), text, *contents])
@@ -977,7 +970,7 @@ def array_of(part: Part, content: bytes) -> Array:
     size = int(np.prod(part.shape, dtype=object)) * np.dtype(dtype).itemsize
     if size != len(content):
         raise _bad(f"part {part.name[:80]!r} has {len(content)} bytes, {size} are needed")
-    return np.frombuffer(content, dtype).reshape(part.shape)
+    return np.frombuffer(content, dtype).reshape(part.shape).copy()
 
 
 def read_message(content: str | bytes) -> tuple[ClientMessage, dict[str, Array | bytes]]:

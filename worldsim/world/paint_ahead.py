@@ -29,6 +29,7 @@ from worldsim.memory.gaps import close_gaps, close_mask
 from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
+from worldsim.memory.strays import hang_alone
 from worldsim.protocols import Painter, PaintInputs, identity_of
 from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.ranges import Count, NotNegative, Share
@@ -67,14 +68,14 @@ class PaintAheadConfig:
 def contradicts(view: MemoryView, painted: Frame) -> Tensor:
     """Return the pixels of a painted frame that the memory must not take, (b, h, w) bool.
 
-    These are the known pixels, and pixels in the gaps of a known surface whose painted depth is not
-    that of the surface.
+    These are the known pixels, pixels in the gaps of a known surface whose painted depth is not
+    that of the surface, and pixels that belong to no surface.
     """
     assert painted.inverse_depth is not None
     closed = close_gaps(view)
     code = closed.inverse_depth.float()
     near = (painted.inverse_depth - code).abs() <= SURFACE * code + 1.0
-    return view.mask | (closed.mask & ~near)
+    return view.mask | (closed.mask & ~near) | hang_alone(painted)
 
 
 class PaintAhead:

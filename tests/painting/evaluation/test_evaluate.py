@@ -23,7 +23,12 @@ from worldsim.painting.evaluation.evaluate import (
     painter_folder,
 )
 from worldsim.painting.evaluation.places import places_of
-from worldsim.painting.evaluation.recorded import load_test_places, load_train_places
+from worldsim.painting.evaluation.recorded import (
+    RecordSettings,
+    load_test_places,
+    load_train_places,
+    recorded_folder,
+)
 from worldsim.painting.evaluation.report import ROWS
 from worldsim.painting.training.store import place_attributes
 
@@ -128,6 +133,20 @@ def test_train_places_are_matched_in_the_order_of_the_test_places(
     rgb = torch.cat([places_of(sets).rgb[:, :8] for sets in pool])
     assert torch.equal(train.matched.unflatten(0, (5, 8)), rgb[[6, 1, 5, 0, 3]])
     assert train.count == 8 and train.median_code.shape == (64, 64)
+
+
+def test_places_are_recorded_once_and_the_same(tmp_path: Path) -> None:
+    """Missing shards are recorded; the same seed gives the same places on every machine."""
+    found = []
+    for out in (tmp_path / "a", tmp_path / "b"):
+        settings = RecordSettings(out, "tests.helpers.places:Survey", SPEC, 0, 60.0)
+        folder = recorded_folder(settings, "test", 500, 3)
+        before = [path.stat().st_mtime_ns for path in folder.iterdir()]
+        assert recorded_folder(settings, "test", 500, 64) == folder and len(before) == 1
+        assert [path.stat().st_mtime_ns for path in folder.iterdir()] == before
+        found.append(load_test_places(folder, 3, SPEC))
+    assert found[0].sha256 == found[1].sha256
+    assert all(name.startswith("test") for name in found[0].maps)
 
 
 def test_unfit_places_are_refused(folders: dict[str, Path], tmp_path: Path) -> None:

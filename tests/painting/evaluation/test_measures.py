@@ -11,11 +11,18 @@ from tests.helpers.places import LENS, PIXELS, Wallpaperer, heading_poses, made_
 from worldsim.camera import quantise_depth
 from worldsim.evaluation.figures import Figures
 from worldsim.painting.evaluation import depth_errors, joint, memorisation
-from worldsim.painting.evaluation.baselines import inpaint_around, turned
+from worldsim.painting.evaluation.baselines import (
+    TURN_STEPS,
+    fits,
+    inpaint_around,
+    turn_round,
+    turned,
+)
 from worldsim.painting.evaluation.neighbours import agreement
 from worldsim.painting.evaluation.paintings import Paintings
 from worldsim.painting.evaluation.places import matching, places_of
 from worldsim.painting.evaluation.sheets import outlier_scores
+from worldsim.world import World
 
 
 def test_a_copying_painter_is_found() -> None:
@@ -104,6 +111,18 @@ def test_turned_cameras_are_the_headings() -> None:
     poses = torch.from_numpy(heading_poses(0.3, made_up_sets(1, 0).pose[0, 0, :3, 3]))
     for i in range(8):
         torch.testing.assert_close(turned(poses[:1], i * math.pi / 4)[0], poses[i])
+
+
+def test_a_world_turns_round() -> None:
+    places = places_of(made_up_sets(1, 0))
+    world = World.from_pretrained("freedoom-tiny", "cpu")
+    assert fits(world, places)
+    steps: list[int] = []
+    views = turn_round(world, places, batch=1, progress=steps.append)
+    assert views.shape == (8, 3, PIXELS, PIXELS) and len(steps) == 7 * TURN_STEPS
+    assert torch.equal(views[0], places.rgb[0, 0]) and not torch.equal(views[1], views[0])
+    carracing = World.from_pretrained("carracing", "cpu")
+    assert not fits(carracing, places)
 
 
 def test_inpainting_keeps_the_first_heading() -> None:

@@ -49,7 +49,8 @@ def measure(
     add_distances(figures, GROUP, own)
     for name, headings in others.items():
         if headings is None:
-            figures.values[GROUP] |= {f"{name}_{key}": None for key in own}
+            keys = [*(f"{name}_{key}" for key in own), f"over_{name}", f"over_{name}_pairs"]
+            figures.values[GROUP] |= dict.fromkeys(keys)
             continue
         found = yardstick.distances(yardstick.features(headings), real)
         add_distances(figures, GROUP, found, name)

@@ -65,7 +65,8 @@ def recorded_folder(settings: RecordSettings, split: str, seed: int, places: int
     Raises EngineError or StorageError.
     """
     spec = settings.spec
-    out = settings.cache / f"{settings.surveyor}-{split}-{seed}-{spec.height}x{spec.width}"
+    engine = settings.surveyor.replace(":", "-")
+    out = settings.cache / f"{engine}-{split}-{seed}-{spec.height}x{spec.width}"
     config = LookAroundConfig(
         out=out,
         sets=places,

@@ -49,7 +49,7 @@ class Config:
     """Minutes of training, its start included."""
     steps: int | None = None
     """Training steps instead."""
-    frames: int = 500_000
+    frames: int = 360_000
     """Frames to record."""
     shard: int = 4096
     """Frames per shard."""

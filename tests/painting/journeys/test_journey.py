@@ -158,6 +158,10 @@ def test_a_loop_finds_what_was_there_and_does_not_paint_over_it():
     assert trip.stops[4].coverage > 0.95 and not trip.stops[4].log
     longer = maker(painter, length=5, loop=True)
     assert equal(longer.resume(trip.stops, trip.frames), trip)
+    # The way back changes nothing in the memory.
+    out_only = flatten(longer.resume(trip.stops[:3], trip.frames[:3]).memory)
+    whole = flatten(trip.memory)
+    assert all(torch.equal(whole[name], out_only[name]) for name in whole)
 
 
 def test_refused_views_end_in_an_error_that_names_the_checks_and_keeps_the_places(

@@ -56,6 +56,8 @@ class ServeConfig:
     state: Path | None = None
     """Folder in which sessions are saved every few seconds, to be resumed after a crash. By default
     none are."""
+    save_seconds: Positive = 20.0
+    """Seconds from one save of a session to the next, if it has changed."""
     places: Path | None = None
     """Folder with scenes to start from, as ``worldsim generate`` writes them."""
     token: str = field(default="", repr=False)

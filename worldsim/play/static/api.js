@@ -132,7 +132,7 @@ export class Session extends EventTarget {
     if (type === "error") {
       this.#pending.delete(id);
       waiting.reject(new ApiError(reply.header.code, reply.header.message));
-    } else if (type === "session" && waiting.first) {
+    } else if (type === "session" && waiting.first && reply.header.session.reset) {
       // Its frame follows with the same id.
       waiting.first = false;
     } else {

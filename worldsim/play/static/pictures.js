@@ -35,7 +35,7 @@ function fromDepth(part) {
 
 /** An ImageData or an ImageBitmap of a part. */
 export async function decode(part) {
-  if (part.format === "raw") return part.dtype === "float32" ? fromDepth(part) : fromRaw(part);
+  if (part.format.startsWith("raw")) return part.format.endsWith("float32") ? fromDepth(part) : fromRaw(part);
   return createImageBitmap(new Blob([part.bytes], { type: `image/${part.format}` }));
 }
 

@@ -22,6 +22,7 @@ export class Player extends EventTarget {
     this.session = null;
     this.world = null;
     this.header = null;
+    this.track = null;
     this.branches = new Map();
     this.moments = new Map();
     this.playing = true;
@@ -35,8 +36,12 @@ export class Player extends EventTarget {
     this.#clock();
   }
 
+  /** Where the walk stands on the branch that is shown. An earlier moment may be its parent's. */
   get position() {
-    return this.header ? { branch: this.header.branch, step: this.header.step } : null;
+    if (!this.header) return null;
+    const { branch, step } = this.header;
+    if (this.track === null || this.ownerOf(this.track, step) !== this.ownerOf(branch, step)) this.track = branch;
+    return { branch: this.track, step };
   }
 
   get ended() {
@@ -57,6 +62,8 @@ export class Player extends EventTarget {
     if (this.session) this.session.close();
     this.session = session;
     this.world = worldOf(session.info.world);
+    this.header = null;
+    this.track = null;
     this.branches.clear();
     this.moments.clear();
     this.times = [];
@@ -69,7 +76,8 @@ export class Player extends EventTarget {
     });
     this.controls.use(this.world);
     this.#tell("opened", session.info);
-    if (first.header.type === "frame") await this.#take(first);
+    if (first.header.type !== "frame") return;
+    await this.#take(first);
     await this.refresh();
     this.#tell("jumped");
   }
@@ -121,6 +129,7 @@ export class Player extends EventTarget {
 
   async rewind(branch, step) {
     this.play(false);
+    this.track = branch;
     await this.run({ type: "rewind", branch, step }, { jump: true });
     await this.refresh();
     this.#tell("jumped");
@@ -130,6 +139,7 @@ export class Player extends EventTarget {
   async drag(branch, step) {
     const busy = this.#wanted !== null;
     this.#wanted = { branch, step };
+    this.track = branch;
     if (busy) return;
     this.play(false);
     let done = null;
@@ -200,8 +210,11 @@ export class Player extends EventTarget {
     await Promise.all(Object.values(parts).map(async (part) => {
       if (part.name !== "painted" && part.name !== "map") pictures[part.name] = await decode(part);
     }));
+    if (!this.branches.has(header.branch) && this.branches.size > 0) {
+      await this.#learn();
+      this.track = header.branch;
+    }
     this.header = header;
-    if (!this.branches.has(header.branch) && this.branches.size > 0) await this.#learn();
     const branch = this.branches.get(header.branch);
     if (branch) branch.steps = Math.max(branch.steps, header.step);
     this.#keep(header, pictures.rgb);

@@ -78,9 +78,9 @@ export class Stage {
     const mean = (name) => recent.reduce((sum, time) => sum + time[name], 0) / recent.length;
     say("now-fps", recent.length > 2 ? number(1000 / mean("interval"), 1) : "–");
     say("now-delay", recent.length ? number(mean("delay"), 0, " ms") : "–");
-    const path = player.pathOf(header.branch);
+    const path = player.pathOf(player.position.branch);
     const twin = header.twin;
-    say("psnr", twin && twin.psnr !== null && twin.psnr !== undefined ? number(twin.psnr, 1, " dB") : "no twin");
+    say("psnr", !twin ? "no twin" : twin.psnr === null ? "equal" : number(twin.psnr, 1, " dB"));
     line($("psnr-line"), path.map((moment) => moment?.psnr ?? null),
       { low: 8, high: 40, paint: colour("dream"), at: header.step });
     say("frame-time", recent.length ? number(mean("interval"), 0, " ms") : "–");

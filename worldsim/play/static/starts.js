@@ -34,7 +34,7 @@ export class Starts {
   }
 
   async load() {
-    this.worlds = await getJson("worlds");
+    this.worlds = (await getJson("worlds")).filter((world) => !world.error && world.actions && world.keys.length);
     $("worlds").replaceChildren(...this.worlds.map((world) =>
       el("button", { type: "button", role: "radio", class: "card", "data-world": world.name, "aria-checked": "false" },
         el("b", { text: world.title || world.name }),
@@ -86,10 +86,12 @@ export class Starts {
     const number = (id) => ($(id).value === "" ? undefined : Number($(id).value));
     return {
       seed: Math.max(0, Math.floor(number("seed") ?? 0)),
-      num_inference_steps: number("inference-steps"),
-      temperature: number("temperature"),
-      uncertainty: $("with-uncertainty").checked,
-      paint: $("with-paint").checked ? "ahead" : undefined,
+      settings: {
+        num_inference_steps: number("inference-steps"),
+        temperature: number("temperature"),
+        uncertainty: $("with-uncertainty").checked,
+        paint: $("with-paint").checked && this.world.memory ? "ahead" : undefined,
+      },
     };
   }
 
@@ -97,7 +99,7 @@ export class Starts {
   async begin() {
     const { world, scene } = this, settings = this.settings();
     const start = scene === TWIN ? { kind: "twin", seed: settings.seed } : { kind: "scene", name: scene };
-    await this.open({ type: "create", world: world.name, start, twin: scene === TWIN, ...settings });
+    return this.open({ type: "create", world: world.name, start, twin: scene === TWIN, ...settings });
   }
 
   async open(message) {

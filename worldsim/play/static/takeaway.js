@@ -70,7 +70,7 @@ export class TakeAway {
   }
 
   async #walk() {
-    return (await this.player.ask({ type: "walk" })).header;
+    return (await this.player.ask({ type: "walk" })).header.walk;
   }
 
   #row(name, told, key, make) {

@@ -1,7 +1,8 @@
 // The walk as a strip of thumbnails to drag along, and its branches as a tree.
 
-import { $, colour, fitted, say } from "./ui.js";
+import { $, fitted, say } from "./ui.js";
 
+const THUMB = 48;
 const LANES = ["#f3b453", "#5fc7b5", "#8fb8ff", "#ee8fbb", "#b6d56a", "#c9a6ff"];
 export const laneColour = (branch) => LANES[branch % LANES.length];
 
@@ -63,23 +64,26 @@ export class Timeline {
     const { context, width, height } = fitted($("thumbs"));
     context.clearRect(0, 0, width, height);
     context.imageSmoothingEnabled = true;
-    const room = Math.max(1, Math.ceil(width / height));
-    const shown = Math.min(room, last + 1);
-    const wide = width / shown;
-    for (let i = 0; i < shown; i++) {
-      const step = shown === 1 ? 0 : Math.round((i / (shown - 1)) * last);
-      const thumb = this.#thumb(at.branch, step);
-      const drawn = Math.min(wide, height);
-      if (thumb) context.drawImage(thumb, i * wide, 0, Math.max(drawn, wide <= height ? wide : height), height);
+    const used = this.#used(last, width), wide = used / Math.min(last + 1, Math.floor(used / height));
+    $("moments").style.setProperty("--used", `${used}px`);
+    for (let x = 0; x + 1 < used; x += wide) {
+      const thumb = this.#thumb(at.branch, Math.round((x / Math.max(1, used - wide)) * last));
+      if (thumb) context.drawImage(thumb, x, 0, Math.ceil(wide), height);
     }
-    context.fillStyle = "rgb(8 9 12 / .55)";
-    const x = last ? (at.step / last) * width : 0;
-    context.fillRect(x, 0, width - x, last ? height : 0);
+    // The slider's thumb is 4 pixels wide.
+    const place = (step) => 2 + (step / Math.max(1, last)) * (used - 4);
+    context.fillStyle = "rgb(8 9 12 / .6)";
+    if (at.step < last) context.fillRect(place(at.step), 0, used - place(at.step), height);
     for (const branch of this.player.branches.values()) {
       if (branch.parent === null || this.player.ownerOf(at.branch, branch.at) !== branch.parent) continue;
       context.fillStyle = laneColour(branch.branch);
-      context.fillRect((branch.at / Math.max(1, last)) * width - 1, height - 8, 3, 8);
+      context.fillRect(place(branch.at) - 1, height - 10, 3, 10);
     }
+  }
+
+  /** The strip grows with the walk, a thumbnail a moment, until it fills its width. */
+  #used(last, width) {
+    return Math.min(width, Math.max(THUMB, (last + 1) * THUMB));
   }
 
   /** A thumbnail that this page has seen, or the server's nearest one, which comes later. */
@@ -131,7 +135,8 @@ export class Timeline {
   #lengths() {
     const { player } = this;
     const longest = Math.max(1, ...[...player.branches.values()].map((branch) => branch.steps));
-    const share = (step) => `${(100 * step) / longest}%`;
+    const width = $("thumbs").clientWidth || 1, full = 100 * this.#used(longest, width) / width;
+    const share = (step) => `${(full * step) / longest}%`;
     const order = [...player.branches.keys()];
     [...$("tree").children].forEach((row, i) => {
       const branch = player.branches.get(order[i]);
@@ -144,7 +149,7 @@ export class Timeline {
         fork.style.left = share(from);
         fork.style.height = `${26 * (i - order.indexOf(branch.parent))}px`;
       }
-      button.style.setProperty("--at", `calc(${share(branch.steps)} - 190px)`);
+      button.style.setProperty("--at", `calc(${share(branch.steps)} + 6px)`);
       const text = `${branch.steps}`;
       if (button.lastChild.textContent !== text) button.lastChild.textContent = text;
       button.setAttribute("aria-label", `${this.nameOf(branch)}, ${branch.steps} moments`);
@@ -152,4 +157,3 @@ export class Timeline {
   }
 }
 
-export { colour };

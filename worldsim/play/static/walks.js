@@ -6,18 +6,16 @@ async function through(bytes, stream) {
   return new Uint8Array(await new Response(new Blob([bytes]).stream().pipeThrough(stream)).arrayBuffer());
 }
 
-const clean = (walk) => { const { type, id, v, ...rest } = walk; return rest; };
-
 /** The part of a link after #walk=. */
 export async function toText(walk) {
-  const packed = await through(new TextEncoder().encode(JSON.stringify(clean(walk))), new CompressionStream("deflate"));
+  const packed = await through(new TextEncoder().encode(JSON.stringify(walk)), new CompressionStream("deflate"));
   let letters = "";
   for (const byte of packed) letters += String.fromCharCode(byte);
   return btoa(letters).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
 export function toFile(walk) {
-  return new Blob([JSON.stringify({ format: "worldsim-walk", version: 1, walk: clean(walk) })], { type: "application/json" });
+  return new Blob([JSON.stringify({ format: "worldsim-walk", version: 1, walk })], { type: "application/json" });
 }
 
 /** Read a walk of a link (text) or a file (bytes). What it names is checked by the server. */

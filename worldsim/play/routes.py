@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.play.exports import EXPORTS, Walk, export
-from worldsim.play.painting import Painting
+from worldsim.play.painting import Job, Painting
+from worldsim.protocols import HasPoints, remembers
 from worldsim.runtime.files import is_file, is_folder
 from worldsim.runtime.types import JsonObject
+from worldsim.sessions.session import Session
 from worldsim.world.scene_files import SCENE, load_scene
 
 STATIC = Path(__file__).parent / "static"
-PUBLIC = ("/", "/static")
+PUBLIC = ("/", "/static/")
 """Paths that need no token: the page itself, which then asks for it."""
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -180,7 +183,7 @@ async def _body(request: Request) -> bytes:
     return bytes(content)
 
 
-def _paint(painting: Painting, job: Any, prompt: str, seed: int, picture: bytes | None) -> None:
+def _paint(painting: Painting, job: Job, prompt: str, seed: int, picture: bytes | None) -> None:
     if picture is None:
         painting.paint(job, prompt, seed, None)
         return
@@ -190,6 +193,22 @@ def _paint(painting: Painting, job: Any, prompt: str, seed: int, picture: bytes 
         painting.paint(job, prompt, seed, path)
 
 
-def walk_of(session: Any) -> Walk:
+def walk_of(session: Session) -> Walk:
     """Copy what a session holds: its frames, its memory's points, and where they come from."""
-    raise NotImplementedError(session)
+    world, points, trajectory = session.world, None, None
+    if world.has_geometry:
+        trajectory = session.trajectory
+    rgb = torch.cat([frame.rgb.cpu() for frame in session.frames_to()])
+    frames = rgb.permute(0, 2, 3, 1).contiguous().numpy()
+    if remembers(world.memory) and isinstance(world.memory, HasPoints):
+        held = session.memory.points()
+        points = held.position, held.colour
+    return Walk(
+        frames=frames,
+        points=points,
+        trajectory=trajectory,
+        fps=world.config.fps,
+        world=session.world_name,
+        weights=world.weights_id,
+        seed=session.seed or 0,
+    )

@@ -42,7 +42,7 @@ export function bars(canvas, times, period) {
   shown.forEach(({ interval, took }, i) => {
     const tall = (ms) => Math.min(1, ms / high) * height;
     context.fillStyle = colour("strong");
-    context.fillRect(3 * i, height - tall(interval), 2, tall(interval));
+    if (interval !== null) context.fillRect(3 * i, height - tall(interval), 2, tall(interval));
     context.fillStyle = colour("twin");
     context.fillRect(3 * i, height - tall(took), 2, tall(took));
   });

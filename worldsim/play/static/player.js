@@ -222,7 +222,7 @@ export class Player extends EventTarget {
       const took = arrived - began;
       this.cost = this.cost ? 0.85 * this.cost + 0.15 * took : took;
       const shown = performance.now();
-      if (this.#last !== null) this.times.push({ interval: shown - this.#last, took, delay: shown - began });
+      this.times.push({ interval: this.#last === null ? null : shown - this.#last, took, delay: shown - began });
       if (this.times.length > RECENT) this.times.shift();
       this.#last = shown;
     }

@@ -74,16 +74,19 @@ export class Stage {
     const { player } = this, { header, times } = player;
     if (!header) return;
     say("now-step", String(header.step));
-    const recent = times.slice(-12);
-    const mean = (name) => recent.reduce((sum, time) => sum + time[name], 0) / recent.length;
-    say("now-fps", recent.length > 2 ? number(1000 / mean("interval"), 1) : "–");
-    say("now-delay", recent.length ? number(mean("delay"), 0, " ms") : "–");
+    const mean = (name) => {
+      const known = times.map((time) => time[name]).filter((value) => value !== null).slice(-12);
+      return known.length ? known.reduce((sum, value) => sum + value, 0) / known.length : null;
+    };
+    const interval = mean("interval");
+    say("now-fps", number(interval && 1000 / interval, 1));
+    say("now-delay", number(mean("delay"), 0, " ms"));
     const path = player.pathOf(player.position.branch);
     const twin = header.twin;
     say("psnr", !twin ? "no twin" : twin.psnr === null ? "equal" : number(twin.psnr, 1, " dB"));
     line($("psnr-line"), path.map((moment) => moment?.psnr ?? null),
       { low: 8, high: 40, paint: colour("dream"), at: header.step });
-    say("frame-time", recent.length ? number(mean("interval"), 0, " ms") : "–");
+    say("frame-time", number(interval, 0, " ms"));
     bars($("time-line"), times, 1000 / (player.session.info.fps * (player.speed || 1)));
     say("coverage", percent(header.coverage));
     say("uncertainty", number(header.uncertainty, 3));

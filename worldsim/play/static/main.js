@@ -11,6 +11,7 @@ import { Timeline } from "./timeline.js";
 import { $, dialogOpen, el, openDialog, say, startTheme, toast } from "./ui.js";
 
 const KEPT = "worldsim-session";
+const AGENTS_LATER = 4000; // ms
 
 const controls = new Controls($("pad"), $("mouse-look"), $("hero"));
 const player = new Player(controls);
@@ -133,11 +134,23 @@ player.addEventListener("opened", async ({ detail: info }) => {
   $("tint-field").hidden = !world.memory;
   document.querySelector(".memory").hidden = !world.memory;
   document.querySelector(".trio").closest(".panel").hidden = !world.geometry;
-  const agents = await getJson(`worlds/${encodeURIComponent(world.name)}/agents`).catch(() => []);
-  $("driver").replaceChildren(el("option", { value: "", text: "you" }),
-    ...agents.map((agent) => el("option", { value: agent.name, text: agent.name, title: agent.summary || "" })));
-  $("driver-hint").hidden = agents.length === 0;
+  $("driver").replaceChildren(el("option", { value: "", text: "you" }));
+  $("driver").dataset.session = "";
+  setTimeout(() => hireAgents(info.id), AGENTS_LATER);
 });
+$("driver").addEventListener("focus", () => { if (player.session) hireAgents(player.session.info.id); });
+
+/** Offer the agents that fit this world. The server makes each one to see, so not at once. */
+async function hireAgents(id) {
+  const driver = $("driver");
+  if (driver.dataset.session === id || id !== player.session?.info.id) return;
+  driver.dataset.session = id;
+  const agents = await getJson(`sessions/${id}/agents`).catch(() => []);
+  if (id !== player.session?.info.id) return;
+  driver.replaceChildren(el("option", { value: "", text: "you" }),
+    ...agents.map((agent) => el("option", { value: agent.name, text: agent.name, title: agent.summary || "" })));
+  driver.value = player.driver;
+}
 
 function describe({ start, seed }) {
   const where = !start || start.kind === "scene" ? start?.name || "a start scene"

@@ -230,7 +230,7 @@ export class Memory3d {
     const { context, width, height } = fitted(this.canvas);
     const matrix = this.#matrix(width, height);
     const scale = this.canvas.height / (2 * Math.tan(FOV / 2));
-    this.#points(matrix, this.canvas, 1.25 * scale, true, this.orbit.pitch > 0.2 ? this.#cut() + OVER : 1e9);
+    this.#points(matrix, this.canvas, 1.5 * scale, true, this.orbit.pitch > 0.2 ? this.#cut() + OVER : 1e9);
     context.drawImage(this.surface, 0, 0, this.canvas.width, this.canvas.height, 0, 0, width, height);
     const to = (place) => project(matrix, place, width, height);
     this.#drawWalk(context, to);

@@ -2,7 +2,7 @@
 
 import { bars, line } from "./charts.js";
 import { difference, draw, markHoles, tint } from "./pictures.js";
-import { $, colour, number, percent, roving, say } from "./ui.js";
+import { $, colour, duration, number, percent, roving, say } from "./ui.js";
 
 const VIEWS = ["dream", "twin", "both", "diff"];
 
@@ -80,13 +80,13 @@ export class Stage {
     };
     const interval = mean("interval");
     say("now-fps", number(interval && 1000 / interval, 1));
-    say("now-delay", number(mean("delay"), 0, " ms"));
+    say("now-delay", duration(mean("delay")));
     const path = player.pathOf(player.position.branch);
     const twin = header.twin;
     say("psnr", !twin ? "no twin" : twin.psnr === null ? "equal" : number(twin.psnr, 1, " dB"));
     line($("psnr-line"), path.map((moment) => moment?.psnr ?? null),
       { low: 8, high: 40, paint: colour("dream"), at: header.step });
-    say("frame-time", number(interval, 0, " ms"));
+    say("frame-time", duration(interval));
     bars($("time-line"), times, 1000 / (player.session.info.fps * (player.speed || 1)));
     say("coverage", percent(header.coverage));
     say("uncertainty", number(header.uncertainty, 3));

@@ -69,8 +69,7 @@ export class Starts {
     const cards = world.scenes.map((scene) => card(scene, scene, el("img", {
       src: `/api/v1/worlds/${path}/scenes/${encodeURIComponent(scene)}.webp`, alt: "", loading: "lazy" })));
     if (twin) {
-      const drawn = el("canvas", { width: 1, height: 1, "aria-hidden": "true" });
-      cards.unshift(card(TWIN, "beside the twin", drawn));
+      cards.unshift(card(TWIN, "with its twin", el("i", { class: "pair", "aria-hidden": "true" })));
     }
     $("scenes").replaceChildren(...cards);
     this.#pick(twin ? TWIN : world.scenes[0]);
@@ -157,14 +156,17 @@ export class Starts {
   }
 
   async #watch(job) {
+    let shown = 0;
     for (;;) {
       const state = await getJson(`/play/paint/${job}`);
       $("paint-progress").value = state.share;
       $("paint-hint").textContent = state.message;
-      while ($("painted").children.length < state.views) {
-        const i = $("painted").children.length;
-        $("painted").append(el("figure", { class: "scene" },
-          el("img", { src: `/play/paint/${job}/views/${i}.webp`, alt: `painted view ${i + 1}` })));
+      if (state.version !== shown) {
+        shown = state.version;
+        const views = Array.from({ length: state.views }, (_, i) => el("figure", { class: "scene" },
+          el("img", { src: `/play/paint/${job}/views/${i}.webp?${shown}`, alt: `painted view ${i + 1}` })));
+        await Promise.all(views.map((view) => view.firstChild.decode().catch(() => {})));
+        $("painted").replaceChildren(...views);
       }
       if (state.error) throw new Error(state.error);
       if (state.folder) return state.folder;
@@ -242,7 +244,7 @@ export class Starts {
   async replay(walk) {
     const world = this.worldOf(walk.world);
     if (!world) throw new Error(`The walk is in the world “${walk.world}”, which is not installed here.`);
-    if (!await this.open({ type: "create", world: walk.world, walk })) return;
+    if (!await this.open({ type: "create", world: walk.world, walk, twin: walk.start?.kind === "twin" })) return;
     const { info } = this.player.session;
     const other = [["weights", walk.weights_id, info.weights_id], ["engine", walk.engine, info.engine],
       ["device", String(walk.device).split(":")[0], String(info.device).split(":")[0]]].filter(([, then, now]) => then && then !== now);

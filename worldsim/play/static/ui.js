@@ -27,6 +27,11 @@ export function number(value, decimals = 0, unit = "") {
   return value.toFixed(decimals) + unit;
 }
 
+/** Milliseconds, or seconds where there are many. */
+export function duration(ms) {
+  return ms !== null && ms >= 1000 ? number(ms / 1000, 1, " s") : number(ms, 0, " ms");
+}
+
 export function percent(value) {
   return value === null || value === undefined ? "–" : `${Math.round(100 * value)}%`;
 }

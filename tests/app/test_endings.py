@@ -35,6 +35,7 @@ GIVEN = {
     "journey": ["--out", "out/my trip"],
     "view": ["walk.safetensors"],
     "play": [],
+    "serve": ["--worlds", "freedoom-tiny"],
     "worlds": [],
     "words": [],
 }

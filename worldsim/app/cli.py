@@ -187,6 +187,13 @@ COMMANDS = {
         "Walk through a generated world in the browser.",
         ending=endings.after_play,
     ),
+    "serve": Command(
+        "worldsim.app.serve",
+        "ServeConfig",
+        "serve",
+        "Offer worlds as sessions over HTTP and WebSocket.",
+        ending=endings.after_serve,
+    ),
     "journey": Command(
         "worldsim.app.journey",
         "JourneyRunConfig",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from worldsim.app.generate import GenerateConfig
     from worldsim.app.journey import JourneyRunConfig
     from worldsim.app.play import PlayConfig
+    from worldsim.app.serve import ServeConfig
     from worldsim.app.view import ViewConfig
     from worldsim.app.watch import WatchConfig
     from worldsim.app.words import WordsConfig
@@ -154,8 +155,17 @@ def after_play(config: PlayConfig, _: object) -> Ending:
     """What was taken away; next, look at a snapshot of it."""
     return Ending(
         "what was taken away lies where the browser saves files",
-        (line("worldsim", "view", f"{config.world}-walk.safetensors"),),
+        (line("worldsim", "view", f"{Path(config.world).name}-walk.safetensors"),),
     )
+
+
+def after_serve(config: ServeConfig, _: object) -> Ending:
+    """Where sessions are kept; next, serve again."""
+    kept = "nothing is kept (--state FOLDER saves sessions)"
+    again = ["worldsim", "serve", "--port", config.port]
+    if config.state is not None:
+        kept, again = f"{config.state}, sessions to resume", [*again, "--state", config.state]
+    return Ending(kept, (line(*again),))
 
 
 def after_journey(_: JourneyRunConfig, out: Path) -> Ending:

@@ -89,7 +89,7 @@ class Catalogue:
         Raises NotFoundError, DamagedFileError or OutOfMemoryError.
         """
         with self._lock:
-            self._require(name)
+            self.require(name)
             if name not in self._loaded:
                 self._loaded[name] = World.from_pretrained(self._folders[name], self.device)
             return self._loaded[name]
@@ -146,7 +146,7 @@ class Catalogue:
 
     def describe_one(self, name: str) -> WorldInfo:
         """Return a description of a world. Raises NotFoundError."""
-        self._require(name)
+        self.require(name)
         try:
             loaded = self._loaded.get(name)
             if loaded is not None:
@@ -171,7 +171,7 @@ class Catalogue:
 
     def scenes(self, name: str) -> list[SceneInfo]:
         """Return the start scenes of a world."""
-        self._require(name)
+        self.require(name)
         return [
             SceneInfo(name=scene, title=scene.replace("-", " "))
             for scene in self._scene_names(name)
@@ -179,7 +179,7 @@ class Catalogue:
 
     def scene_picture(self, name: str, scene: str) -> Array:
         """Return the last frame of a start scene, (h, w, 3) uint8. Raises NotFoundError."""
-        self._require(name)
+        self.require(name)
         folder = self._folder(name)
         if folder is None or scene not in self._scene_names(name):
             raise NotFoundError(f"{name} has no start scene {shown(scene)}")
@@ -201,7 +201,8 @@ class Catalogue:
             return 0.0
         return round(sum(path.stat().st_size for path in files_in(folder)) / 1e6, 1)
 
-    def _require(self, name: str) -> None:
+    def require(self, name: str) -> None:
+        """Raise NotFoundError unless there is such a world."""
         if name not in self._folders and name not in self._loaded:
             raise NotFoundError(
                 f"this server has no world {shown(name)}: it has {', '.join(self.names)}"

@@ -7,6 +7,7 @@ import torch
 
 from worldsim.errors import InvalidInputError, MissingGeometryError, NotFoundError
 from worldsim.memory.handle import MemoryHandle
+from worldsim.memory.slots import Points
 from worldsim.runtime.types import Array
 from worldsim.sessions.protocol import Crate, Edit, Erase
 from worldsim.state import WorldState
@@ -16,6 +17,8 @@ WOOD = (150, 104, 58)
 """Colour of a crate."""
 PER_METRE = 50
 """Points of a crate's surface per metre."""
+LARGEST_SHARE = 4
+"""A crate takes at most one in so many slots of the memory."""
 AHEAD = 2.5
 """Metres from the camera to a crate that is dropped ahead, if nothing is in its way."""
 EYE = 1.2
@@ -29,11 +32,16 @@ def edit_state(world: World, state: WorldState, edit: Edit) -> WorldState:
     Raises MissingGeometryError, InvalidInputError or NotFoundError.
     """
     handle = MemoryHandle.of(world.memory, world.own(state))
+    if not isinstance(handle.data, Points):
+        raise MissingGeometryError(
+            f"a {type(handle.kind).__name__} cannot be edited: only a point memory can"
+        )
     if isinstance(edit, Crate):
         pose = np.eye(4, dtype=np.float32)
         pose[:3, 3] = ahead(handle, state, edit.size) if edit.position is None else edit.position
         colour = WOOD if edit.colour is None else tuple(edit.colour)
-        changed = handle.paste(crate_points(edit.size, colour), pose)
+        room = handle.data.capacity // LARGEST_SHARE
+        changed = handle.paste(crate_points(edit.size, colour, room), pose)
     else:
         middle = np.asarray(_place(state, edit), np.float32)
         corners = (middle - edit.radius).tolist(), (middle + edit.radius).tolist()
@@ -41,12 +49,12 @@ def edit_state(world: World, state: WorldState, edit: Edit) -> WorldState:
     return world.edit(state, changed.data)
 
 
-def crate_points(size: float, colour: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return the surface of a crate that stands on the origin, z up.
+def crate_points(size: float, colour: tuple[int, ...], most: int) -> tuple[Array, Array]:
+    """Return the surface of a crate that stands on the origin, z up, in at most ``most`` points.
 
     Its boards are darker at their edges. Returns (n, 3) float32 metres and (n, 3) uint8.
     """
-    n = int(np.clip(round(size * PER_METRE), 8, 96))
+    n = int(np.clip(round(size * PER_METRE), 8, max(8, int((most / 6) ** 0.5))))
     u, v = np.meshgrid((np.arange(n) + 0.5) / n, (np.arange(n) + 0.5) / n, indexing="ij")
     u, v = u.ravel(), v.ravel()
     board = np.abs((v * 4.0) % 1.0 - 0.5) > 0.44

@@ -22,7 +22,12 @@ import torch
 from gymnasium.utils import seeding
 from torch import Tensor
 
-from worldsim.errors import InvalidInputError, MissingGeometryError, WorldsimError
+from worldsim.errors import (
+    InvalidInputError,
+    MissingGeometryError,
+    NotFoundError,
+    WorldsimError,
+)
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Policy
 from worldsim.runtime.actions import cast_box_action
@@ -41,6 +46,7 @@ from worldsim.sessions.protocol import (
     Entry,
     FolderStartAt,
     FramesStartAt,
+    PictureFormat,
     SceneStartAt,
     SessionError,
     Settings,
@@ -51,6 +57,7 @@ from worldsim.sessions.protocol import (
     Walk,
 )
 from worldsim.sessions.twins import Twin, TwinFrame
+from worldsim.sessions.views import picture_bytes
 from worldsim.state import (
     Frame,
     MemoryView,
@@ -75,7 +82,7 @@ FRAMES = 2000
 MOST_MARKS = 64
 """Marks of one session."""
 KEPT_EVERY = 8
-"""Every so many steps, a small picture is kept for the timeline."""
+"""Of frames that are older, a small picture of every eighth is kept for the timeline."""
 
 
 @dataclass(frozen=True)
@@ -184,13 +191,15 @@ class Session:
         self.root_frames: tuple[Frame, ...] = ()
         self.root_settings = self.settings
         self.frames: OrderedDict[Moment, SmallFrame] = OrderedDict()
+        self.small: dict[Moment, bytes] = {}
+        self.first: bytes | None = None
         self.marks: dict[int, tuple[Moment, Keyframe]] = {}
         self.closed = False
         self._next_mark = 0
         self._twin_stale = False
         self._rng: np.random.Generator | None = None
         self._agents: dict[str, Policy] = {}
-        self._world: World | None = None
+        self.opened: World | None = None
 
     # What it is.
 
@@ -234,6 +243,34 @@ class Session:
         )
         return present + self.history.bytes + sum(key.bytes for _, key in self.marks.values())
 
+    @property
+    def rest(self) -> ActionValue:
+        """The action while no key is pressed."""
+        space = self.now.world.action_space
+        if isinstance(space, gym.spaces.Box):
+            rest: list[float] = np.clip(np.zeros(space.shape), space.low, space.high).tolist()
+            return rest
+        return 0
+
+    def thumbnail(self, branch: int, step: int) -> tuple[int, bytes]:
+        """Return a picture of a moment, or of the last one before it that is kept, and its step.
+
+        Raises InvalidInputError or NotFoundError.
+        """
+        moment = self.history.moment_of(branch, step)
+        for found, entries in reversed(self.history.path(moment)):
+            for i in range(entries, 0, -1):
+                at = Moment(found.number, i)
+                frame, small = self.frames.get(at), self.small.get(at)
+                if frame is not None:
+                    picture: Array = frame.rgb[0].permute(1, 2, 0).numpy()
+                    return found.step_at(i), picture_bytes(picture, PictureFormat.WEBP)
+                if small is not None:
+                    return found.step_at(i), small
+        if self.first is None:
+            raise NotFoundError("no picture is kept of that moment")
+        return 0, self.first
+
     def walked(self, moment: Moment | None = None) -> list[Frame]:
         """Return the frames from the reset to a moment, the newest of them if they are many."""
         if not self.now.world.has_geometry:
@@ -261,9 +298,9 @@ class Session:
 
     async def open(self) -> World:
         """Load its world; needed before anything else."""
-        if self._world is None:
-            self._world = await self._variant(self.settings)
-        return self._world
+        if self.opened is None:
+            self.opened = await self.variant(self.settings)
+        return self.opened
 
     async def reset(
         self,
@@ -288,8 +325,7 @@ class Session:
         twin_walk: Twin | None = None
         try:
             if isinstance(start, TwinStartAt):
-                first = start.seed if start.seed is not None else seed or 0
-                twin_walk = Twin(world, start, first % 2**31)
+                twin_walk = Twin(world, start, _twin_seed(start, seed or 0))
                 scene = await _wait(twin_walk.begin())
                 scene, dream_seed = self._starts(start).choose(rng, {"frames": scene})
             else:
@@ -341,6 +377,8 @@ class Session:
         self.root_frames, self.root_settings = tuple(frames)[-FRAMES:], present.settings
         self.elapsed = elapsed
         self.frames.clear()
+        self.small.clear()
+        self.first = picture_bytes(present.rgb, PictureFormat.WEBP)
         self.marks.clear()
         self._agents.clear()
         self.settings = present.settings
@@ -361,7 +399,7 @@ class Session:
         Raises InvalidInputError for an action outside the world's space.
         """
         now = self.now
-        taken, tensor = self._check(action)
+        taken, tensor = self.check_action(action)
         self.history.require_room()
         if self._twin_stale:
             await self._rewind_twin(self.history.now)
@@ -411,9 +449,9 @@ class Session:
 
     async def change_settings(self, settings: Settings) -> None:
         """Go on with other settings of the world."""
-        world = await self._variant(settings)
+        world = await self.variant(settings)
         if self.present is None:
-            self.settings, self._world = settings, world
+            self.settings, self.opened = settings, world
             return
         if settings == self.present.settings:
             return
@@ -422,7 +460,7 @@ class Session:
         held = await self._call(lambda: _fit(now, world))
         self.history.add(SettingsEntry(settings=settings))
         self.present = dataclasses.replace(now, world=world, settings=settings, held=held)
-        self.settings, self._world = settings, world
+        self.settings, self.opened = settings, world
 
     # Going back.
 
@@ -440,7 +478,7 @@ class Session:
         _, keyframe, rest = self.history.nearest(moment)
         present = await self._replay(keyframe, rest, progress)
         self.history.now = moment
-        self.settings, self._world = present.settings, present.world
+        self.settings, self.opened = present.settings, present.world
         self._agents.clear()
         self.present = present
         if self.twin is not None:
@@ -454,7 +492,7 @@ class Session:
         rest: Sequence[tuple[Moment, Entry]],
         progress: Progress | None = None,
     ) -> Present:
-        world = await self._variant(keyframe.settings)
+        world = await self.variant(keyframe.settings)
         settings, held = keyframe.settings, keyframe.held
         present = await self._call(lambda: _present(world, settings, held))
         total = sum(isinstance(entry, ActionEntry) for _, entry in rest)
@@ -462,7 +500,7 @@ class Session:
         for moment, entry in rest:
             now = present
             if isinstance(entry, ActionEntry):
-                _, tensor = self._check(entry.a)
+                _, tensor = self.check_action(entry.a)
                 outcome = await _wait(self.batcher.step(now.world, self.bucket, now.held, tensor))
                 present = _present_of(now.world, now.settings, outcome, entry.a, None)
                 self._store(moment, outcome.frame)
@@ -480,7 +518,7 @@ class Session:
                 )
                 self._store(moment, present.frame)
             else:
-                other = await self._variant(entry.settings)
+                other = await self.variant(entry.settings)
                 fitted = await self._call(lambda n=now, w=other: _fit(n, w))
                 present = dataclasses.replace(
                     now, world=other, settings=entry.settings, held=fitted
@@ -556,14 +594,14 @@ class Session:
         for branch in walk.branches:
             for entry in branch.entries:
                 if isinstance(entry, ActionEntry):
-                    self._check(entry.a)
+                    self.check_action(entry.a)
         self.history.load(walk)
         if latest is not None:
             moment, snapshot = latest
             entries = self.history.entries_to(moment)
             changed = [e.settings for e in entries if isinstance(e, SettingsEntry)]
             settings = changed[-1] if changed else root.settings
-            world = await self._variant(settings)
+            world = await self.variant(settings)
             state = map_tensors(torch.clone, snapshot.state).to(world.device)
             packed = await self._call(Held(state).pack)
             self.history.keep(moment, packed, settings)
@@ -571,26 +609,45 @@ class Session:
         position = walk.position
         return await self._return_to(self.history.moment_of(position.branch, position.step))
 
+    async def regain_twin(self, start: TwinStartAt, seed: int) -> None:
+        """Make the twin of a session that was resumed, and bring it to the present."""
+        twin = Twin(await self.open(), start, _twin_seed(start, seed))
+        try:
+            await _wait(twin.begin())
+        except WorldsimError as error:
+            twin.close()
+            self.twin_message = str(error)
+            return
+        self._take_twin(twin)
+        frame = await self._rewind_twin(self.history.now)
+        self.present = dataclasses.replace(self.now, twin=frame)
+
     def as_walk(self) -> Walk:
         """Return all that is needed to replay the session.
 
         Raises InvalidInputError if it began without a seed of its own.
         """
-        now = self.now
-        if self.start is None or (
-            self.seed is None and not isinstance(self.start, SnapshotStartAt)
-        ):
+        begun = self.start
+        if begun is None or (self.seed is None and not isinstance(begun, SnapshotStartAt)):
             raise InvalidInputError(
                 "this walk cannot be told by its seed, since the generator went on from an earlier "
                 "reset: reset with a seed, or take a snapshot"
             )
+        return self._walk(begun)
+
+    def as_walk_from_snapshot(self) -> Walk:
+        """Return the walk of a session whose first snapshot is kept beside it."""
+        return self._walk(SnapshotStartAt())
+
+    def _walk(self, start: Start) -> Walk:
+        now = self.now
         return Walk(
             world=self.world_name,
             weights_id=now.world.weights_id,
             engine=self.engine,
             bucket=self.bucket,
             device=now.world.device.type,
-            start=self.start,
+            start=start,
             seed=self.seed or 0,
             settings=self.root_settings,
             branches=self.history.as_walk(),
@@ -609,7 +666,7 @@ class Session:
             state = now.state
             fresh = torch.tensor([seed], dtype=torch.int64, device=state.seed.device)
             held = Held(dataclasses.replace(state, seed=fresh))
-        other.start, other.seed, other._world = SnapshotStartAt(), None, now.world
+        other.start, other.seed, other.opened = SnapshotStartAt(), None, now.world
         other._begin_history(
             dataclasses.replace(now, held=held, twin=None),
             held,
@@ -643,12 +700,13 @@ class Session:
     async def _call(self, function: Callable[[], Result]) -> Result:
         return await _wait(self.batcher.call(function))
 
-    async def _variant(self, settings: Settings) -> World:
+    async def variant(self, settings: Settings) -> World:
+        """Return its world with other settings."""
         key = VariantKey(self.world_name, self.engine, settings)
         return await asyncio.to_thread(self.catalogue.variant, key)
 
-    def _check(self, action: ActionValue) -> tuple[Action, Tensor]:
-        """Return an action as the twin and as the world take it."""
+    def check_action(self, action: ActionValue) -> tuple[Action, Tensor]:
+        """Return an action as the twin and as the world take it. Raises InvalidInputError."""
         space = self.now.world.action_space
         if isinstance(space, gym.spaces.Box):
             array = cast_box_action(action, space)
@@ -661,7 +719,10 @@ class Session:
         self.frames[moment] = SmallFrame.of(frame)
         self.frames.move_to_end(moment)
         while len(self.frames) > FRAMES:
-            self.frames.popitem(last=False)
+            old, small = self.frames.popitem(last=False)
+            if old.entries % KEPT_EVERY == 0:
+                picture: Array = small.rgb[0].permute(1, 2, 0).numpy()
+                self.small[old] = picture_bytes(picture, PictureFormat.WEBP)
 
     def _store_path(self, moment: Moment, frames: Sequence[Frame]) -> None:
         """Store the newest frames of the way to a moment."""
@@ -688,7 +749,9 @@ class Session:
     async def _rewind_twin(self, moment: Moment) -> TwinFrame | None:
         assert self.twin is not None
         entries = self.history.entries_to(moment)
-        actions = [self._check(entry.a)[0] for entry in entries if isinstance(entry, ActionEntry)]
+        actions = [
+            self.check_action(entry.a)[0] for entry in entries if isinstance(entry, ActionEntry)
+        ]
         self._twin_stale = False
         return await self._twin_frame(self.twin.replay(actions))
 
@@ -753,6 +816,11 @@ def _fit(now: Present, world: World) -> Held:
             state = world.painting.begin(state)
         return Held(state)
     return now.held
+
+
+def _twin_seed(start: TwinStartAt, seed: int) -> int:
+    # ViZDoom's seeds have 32 bits.
+    return (seed if start.seed is None else start.seed) % 2**31
 
 
 def _copy_generator(rng: np.random.Generator) -> np.random.Generator:

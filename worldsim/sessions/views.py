@@ -17,7 +17,7 @@ from worldsim.memory.handle import MemoryHandle
 from worldsim.memory.painted import is_painted
 from worldsim.memory.slots import Points
 from worldsim.memory.splat import POINT
-from worldsim.protocols import remembers
+from worldsim.protocols import CountsPoints, remembers
 from worldsim.runtime.types import Array
 from worldsim.sessions.protocol import Blob, MapPlace, PictureFormat, View, array_blob
 from worldsim.state import MemoryView, WorldState
@@ -39,10 +39,12 @@ class Drawn:
 
     arrays: by view.
     map: where the map lies.
+    points: number of points in the memory, if it counts them.
     """
 
     arrays: dict[View, Array]
     map: MapPlace | None = None
+    points: int | None = None
 
 
 @torch.no_grad()
@@ -73,7 +75,9 @@ def draw_memory(
         seen = handle.top_down(MAP_RESOLUTION, reach=MAP_REACH)
         arrays[View.MAP] = with_alpha(seen.rgb, seen.mask)
         place = MapPlace(west=seen.west, north=seen.north, resolution=seen.resolution)
-    return Drawn(arrays, place)
+    memory = world.memory
+    points = int(memory.count(state.memory)[0]) if isinstance(memory, CountsPoints) else None
+    return Drawn(arrays, place, points)
 
 
 def painted_mask(world: World, points: Points, camera: Camera) -> Array:

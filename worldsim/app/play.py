@@ -98,9 +98,7 @@ def make_server(config: PlayConfig) -> tuple[Server, str]:
     )
     painter = PaintingConfig(config.painter, config.painter_steps, config.device)
     router = play_router(name, Painting(config.places, painter), config.fresh)
-    app = create_app(
-        sessions, AppConfig(config.host, token), routers=(router,), public=PUBLIC
-    )
+    app = create_app(sessions, AppConfig(config.host, token), routers=(router,), public=PUBLIC)
     address = f"http://{config.host}:{config.port}"
     print(f"{address}  (Ctrl-C ends it)", flush=True)
     if token:

@@ -132,7 +132,6 @@ def _points(walk: Walk) -> tuple[Array, Array]:
 
 
 def _enlarge(frame: Array) -> Array:
-    height, width = frame.shape[:2]
-    larger = enlarge(frame, max(1, -(-SHOWN_PIXELS // height)))
+    larger = enlarge(frame, max(1, -(-SHOWN_PIXELS // frame.shape[0])))
     # Video codecs need even sizes.
     return np.ascontiguousarray(larger[: larger.shape[0] // 2 * 2, : larger.shape[1] // 2 * 2])

@@ -8,7 +8,7 @@ import re
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -154,8 +154,6 @@ class Painting:
             painter = painter_by_name(self.config.painter, device=self.config.device)
             steps = self.config.num_inference_steps
             if steps is not None and isinstance(painter, NetworkPainter):
-                from dataclasses import replace
-
                 painter.config = replace(painter.config, num_inference_steps=steps)
             try:
                 self._prior = open_prior(self.config.painter)
@@ -179,9 +177,7 @@ class Painting:
             "attributes": {key: round(value, 4) for key, value in given.items()},
         }
         starts = [StartFrames(i) for i in range(len(place.frames.rgb))]
-        save_generated(
-            self.folder / name, place.frames, place.intrinsics, place.data, starts, told
-        )
+        save_generated(self.folder / name, place.frames, place.intrinsics, place.data, starts, told)
         return name
 
 

@@ -6,6 +6,7 @@ import asyncio
 import io
 import re
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,8 @@ def play_router(world: str, painting: Painting, fresh: bool = False) -> APIRoute
         kind = request.headers.get("content-type", "")
         picture = None if kind.startswith("application/json") else await _body(request)
         job = painting.start()
-        task = asyncio.create_task(
-            request.app.state.manager.run_aside(lambda: _paint(painting, job, prompt, seed, picture))
-        )
+        work = partial(_paint, painting, job, prompt, seed, picture)
+        task = asyncio.create_task(request.app.state.manager.run_aside(work))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
         return {"job": job.key}
@@ -115,7 +115,9 @@ def play_router(world: str, painting: Painting, fresh: bool = False) -> APIRoute
         views = painting.job(key).views
         if not 0 <= index < len(views):
             raise NotFoundError(f"the painting has {len(views)} views, counted from 0: no {index}")
-        return Response(views[index], media_type="image/webp", headers={"Cache-Control": "no-store"})
+        return Response(
+            views[index], media_type="image/webp", headers={"Cache-Control": "no-store"}
+        )
 
     @router.delete("/play/paint/{key}", status_code=204)
     async def cancel(key: str) -> Response:
@@ -128,7 +130,7 @@ def play_router(world: str, painting: Painting, fresh: bool = False) -> APIRoute
             raise NotFoundError(f"there is no file {name!r}: there are {', '.join(EXPORTS)}")
         manager = request.app.state.manager
         walk = await manager.run(session_id, walk_of)
-        content = await manager.run_aside(lambda: export(walk, name))
+        content = await manager.run_aside(partial(export, walk, name))
         return Response(
             content,
             media_type=EXPORTS[name].media_type,

@@ -86,13 +86,16 @@ class Painting:
 
     folder: each place becomes a folder in it.
     config: painter and settings.
+    painter: a loaded painter, instead of that of ``config``.
     """
 
-    def __init__(self, folder: Path, config: PaintingConfig | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: PaintingConfig | None = None, painter: Painter | None = None
+    ) -> None:
         self.folder, self.config = folder, config or PaintingConfig()
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
-        self._painter: Painter | None = None
+        self._painter = painter
         self._prior: AttributePrior | None = None
 
     def start(self) -> Job:

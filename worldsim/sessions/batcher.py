@@ -11,6 +11,8 @@ on, rows that are still needed are copied, so that no row keeps a whole batch al
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 import time
 import weakref
@@ -33,7 +35,10 @@ from worldsim.world.world import World
 
 Result = TypeVar("Result")
 WINDOW = 0.004
-"""Seconds that a bucket of several rows waits for sessions that took part in its last forward."""
+"""Seconds without a new step after which a bucket of several rows stops waiting for the sessions of
+its last forward."""
+LONGEST_WAIT = 8
+"""It waits for at most so many windows."""
 
 
 class Held:
@@ -125,12 +130,17 @@ class Lane:
 
 @dataclass(frozen=True, eq=False)
 class StepRequest:
-    """A step that waits."""
+    """A step that waits.
+
+    act: (1, ...) int64 or float32.
+    future: of the event loop ``loop``.
+    """
 
     world: World
     held: Held
-    act: Tensor
-    future: Future[Outcome]
+    act: Array
+    future: asyncio.Future[Outcome]
+    loop: asyncio.AbstractEventLoop
     since: float
 
 
@@ -156,7 +166,8 @@ class Call(Generic[Result]):
 class Batcher:
     """Runs steps and other work of all sessions in one thread.
 
-    window: seconds that a bucket of several rows waits for the sessions of its last forward.
+    window: seconds without a new step after which a bucket of several rows stops waiting for the
+        sessions of its last forward.
     """
 
     def __init__(self, window: float = WINDOW) -> None:
@@ -170,13 +181,14 @@ class Batcher:
         self._thread = threading.Thread(target=self._work, name="worldsim-steps", daemon=True)
         self._thread.start()
 
-    def step(self, world: World, bucket: int, held: Held, act: Tensor) -> Future[Outcome]:
-        """Step one session; the future tells the outcome.
+    def step(self, world: World, bucket: int, held: Held, act: Array) -> asyncio.Future[Outcome]:
+        """Step one session; the future, of the running event loop, tells the outcome.
 
         bucket: rows of the forward, of :data:`worldsim.world.world.BUCKETS`.
-        act: (1, ...) on the CPU.
+        act: (1,) int64 or (1, n) float32.
         """
-        request = StepRequest(world, held, act, Future(), time.perf_counter())
+        loop = asyncio.get_running_loop()
+        request = StepRequest(world, held, act, loop.create_future(), loop, time.perf_counter())
         with self._changed:
             self._require_open()
             lane = self._lanes.setdefault(world, {}).setdefault(bucket, Lane(bucket))
@@ -225,8 +237,8 @@ class Batcher:
                 self._run_lane(turn)
         for lanes in list(self._lanes.values()):
             for lane in lanes.values():
-                for request in lane.waiting:
-                    request.future.cancel()
+                ended = WorldsimError("the server is shutting down: this step was not taken")
+                _deliver([(request, ended) for request in lane.waiting])
         for call in self._calls:
             call.future.cancel()
 
@@ -248,40 +260,33 @@ class Batcher:
     def _take(self, lane: Lane) -> list[StepRequest]:
         """Return the steps of the next forward, at most ``bucket``."""
         expected = min(lane.bucket, lane.expected)
-        until = time.perf_counter() + self.window
+        now = time.perf_counter()
+        last = now + LONGEST_WAIT * self.window
         with self._changed:
-            while len(lane.waiting) < expected and lane.bucket > 1:
-                left = until - time.perf_counter()
-                if left <= 0 or self._ended:
+            quiet, found = now + self.window, len(lane.waiting)
+            while found < expected and lane.bucket > 1 and not self._ended:
+                left = min(quiet, last) - time.perf_counter()
+                if left <= 0:
                     break
                 self._changed.wait(left)
-            taken = [lane.waiting.popleft() for _ in range(min(lane.bucket, len(lane.waiting)))]
-        return [request for request in taken if request.future.set_running_or_notify_cancel()]
+                if len(lane.waiting) > found:
+                    quiet, found = time.perf_counter() + self.window, len(lane.waiting)
+            return [lane.waiting.popleft() for _ in range(min(lane.bucket, len(lane.waiting)))]
 
     def _forward(self, lane: Lane, requests: list[StepRequest]) -> None:
         begun = time.perf_counter()
         lane.expected = len(requests)
-        # Actions of different shapes do not fit one batch: then each row is computed alone, and
-        # the row at fault fails alone.
         try:
             outcomes = self._step(lane, requests, begun)
         except BaseException as error:
             if len(requests) == 1:
-                requests[0].future.set_exception(error)
-                return
-            for request in requests:
-                self._forward_one(lane, request)
+                _deliver([(requests[0], error)])
+            else:
+                # Each alone, so that the one at fault fails alone.
+                for request in requests:
+                    self._forward(lane, [request])
             return
-        for request, outcome in zip(requests, outcomes, strict=True):
-            request.future.set_result(outcome)
-
-    def _forward_one(self, lane: Lane, request: StepRequest) -> None:
-        try:
-            (outcome,) = self._step(lane, [request], time.perf_counter())
-        except BaseException as error:
-            request.future.set_exception(error)
-        else:
-            request.future.set_result(outcome)
+        _deliver(list(zip(requests, outcomes, strict=True)))
 
     def _step(self, lane: Lane, requests: Sequence[StepRequest], begun: float) -> list[Outcome]:
         world, bucket = requests[0].world, lane.bucket
@@ -289,9 +294,9 @@ class Batcher:
         for other in [held for held in lane.attached if held not in set(helds)]:
             other.separate()
             lane.attached.discard(other)
-        acts = torch.cat([request.act for request in requests])
-        padding = acts.new_zeros(bucket - len(acts), *acts.shape[1:])
-        acts = torch.cat([acts, padding]).to(world.device)
+        given = np.concatenate([request.act for request in requests])
+        padding = np.zeros((bucket - len(given), *given.shape[1:]), given.dtype)
+        acts = torch.from_numpy(np.concatenate([given, padding])).to(world.device)
         with enough_memory(bucket, world):
             state = gather(world, helds, bucket)
             after, transition = world.step(state, acts)
@@ -325,6 +330,27 @@ class Batcher:
                 )
             )
         return outcomes
+
+
+def _deliver(results: Sequence[tuple[StepRequest, Outcome | BaseException]]) -> None:
+    """Set the futures of steps, with one wake-up of each event loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[StepRequest, Outcome | BaseException]]] = {}
+    for request, result in results:
+        by_loop.setdefault(request.loop, []).append((request, result))
+    for loop, own in by_loop.items():
+        # A loop that has ended has nobody who waits.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(_set_results, own)
+
+
+def _set_results(results: Sequence[tuple[StepRequest, Outcome | BaseException]]) -> None:
+    for request, result in results:
+        if request.future.done():
+            continue
+        if isinstance(result, BaseException):
+            request.future.set_exception(result)
+        else:
+            request.future.set_result(result)
 
 
 def gather(world: World, helds: Sequence[Held], bucket: int) -> WorldState:

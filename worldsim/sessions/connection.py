@@ -299,7 +299,8 @@ class Connection:
             else self.socket.send_bytes(content)
         )
         try:
-            await asyncio.wait_for(sending, SEND_SECONDS)
+            async with asyncio.timeout(SEND_SECONDS):
+                await sending
         except Exception:
             self._ended = True
             with contextlib.suppress(Exception):

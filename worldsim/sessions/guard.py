@@ -35,8 +35,8 @@ class Guard:
     host: where the server listens, see :func:`worldsim.runtime.hosts.may_connect`.
     token: what clients must know; empty for nothing.
     upload_limit: bytes of a request's body; JSON bodies of the interface have a smaller limit.
-    public: further paths that need no token; one that ends with ``/`` stands for all below it,
-        except those of the interface.
+    public: further paths that need no token. ``/`` is the root alone; a longer one that ends with
+        ``/`` stands for all below it, except those of the interface.
     """
 
     def __init__(
@@ -90,7 +90,8 @@ class Guard:
         if not self.token or path in OPEN:
             return True
         if not path.startswith(API) and any(
-            path == one or (one.endswith("/") and path.startswith(one)) for one in self.public
+            path == one or (one != "/" and one.endswith("/") and path.startswith(one))
+            for one in self.public
         ):
             return True
         return knows_token(headers, self.token)

@@ -921,17 +921,6 @@ def array_blob(name: str, array: Array) -> Blob:
     return name, f"raw/{array.dtype.name}", array.shape, array.tobytes()
 
 
-def parts_of(blobs: Sequence[Blob]) -> list[Part]:
-    """Return where each part lies."""
-    parts, offset = [], 0
-    for name, kind, shape, content in blobs:
-        parts.append(
-            Part(name=name, format=kind, shape=list(shape), offset=offset, length=len(content))
-        )
-        offset += len(content)
-    return parts
-
-
 def pack(header: Message, blobs: Sequence[Blob]) -> bytes:
     """Return a message and its parts as bytes."""
     return pack_json(header.model_dump(mode="json", exclude={"parts"}), blobs)
@@ -939,7 +928,11 @@ def pack(header: Message, blobs: Sequence[Blob]) -> bytes:
 
 def pack_json(header: JsonObject, blobs: Sequence[Blob]) -> bytes:
     """Return a header and its parts as bytes; ``parts`` is added to the header."""
-    listed = [part.model_dump() for part in parts_of(blobs)]
+    listed, offset = [], 0
+    for name, kind, shape, content in blobs:
+        place = {"format": kind, "shape": list(shape), "offset": offset, "length": len(content)}
+        listed.append({"name": name, **place})
+        offset += len(content)
     text = json.dumps({**header, "parts": listed}, separators=(",", ":")).encode()
     contents = (content for *_, content in blobs)
     return b"".join([MAGIC, struct.pack("<I", len(text)), text, *contents])

@@ -277,9 +277,14 @@ class Session:
             raise MissingGeometryError(
                 "this world has no geometry: a trajectory needs frames with depth and pose"
             )
-        return list(self._frames_to(moment or self.history.now))
+        return self.frames_to(moment)
 
-    def _frames_to(self, moment: Moment) -> list[Frame]:
+    def frames_to(self, moment: Moment | None = None) -> list[Frame]:
+        """Return the frames from the reset to a moment, also of worlds without geometry.
+
+        Of a long walk, the newest are kept.
+        """
+        moment = moment or self.history.now
         found: list[Frame] = list(self.root_frames)
         for branch, count in self.history.path(moment):
             for i, entry in enumerate(branch.entries[:count]):
@@ -338,7 +343,7 @@ class Session:
         if twin_walk is not None and not twin:
             twin_walk.close()
             twin_walk = None
-        frames = ()
+        frames = tuple(Frame(scene.rgb[t, None]) for t in range(len(scene.rgb)))
         if scene.inverse_depth is not None and scene.pose is not None:
             frames = Trajectory.start_frames(scene.rgb, scene.inverse_depth, scene.pose)
         self.start, self.seed, self._rng = start, seed, rng
@@ -407,7 +412,7 @@ class Session:
         begun = time.perf_counter()
         twin_future = None if self.twin is None else self.twin.step(taken)
         try:
-            outcome = await _wait(future)
+            outcome = await future
         except BaseException:
             # The twin may have moved without the dream.
             self._twin_stale = self.twin is not None
@@ -566,7 +571,7 @@ class Session:
             elapsed=np.array([self.elapsed + step]),
             resetting=np.zeros(1, bool),
             generators=(rng.bit_generator.state,),
-            frames=tuple(self._frames_to(moment)) if now.world.has_geometry else (),
+            frames=tuple(self.frames_to(moment)) if now.world.has_geometry else (),
             weights=now.world.weights_id,
         )
 
@@ -581,7 +586,7 @@ class Session:
         self._rng = rng
         self.start, self.seed = SnapshotStartAt(), None
         self._take_twin(None)
-        frames = snapshot.frames or ((present.frame,) if world.has_geometry else ())
+        frames = snapshot.frames or (present.frame,)
         self._begin_history(present, packed, frames, int(snapshot.elapsed[0]))
         return self.now
 
@@ -670,7 +675,7 @@ class Session:
         other._begin_history(
             dataclasses.replace(now, held=held, twin=None),
             held,
-            tuple(self._frames_to(self.history.now)) if now.world.has_geometry else (),
+            tuple(self.frames_to()),
             self.elapsed + self.history.step,
         )
 
@@ -705,15 +710,15 @@ class Session:
         key = VariantKey(self.world_name, self.engine, settings)
         return await asyncio.to_thread(self.catalogue.variant, key)
 
-    def check_action(self, action: ActionValue) -> tuple[Action, Tensor]:
+    def check_action(self, action: ActionValue) -> tuple[Action, Array]:
         """Return an action as the twin and as the world take it. Raises InvalidInputError."""
         space = self.now.world.action_space
         if isinstance(space, gym.spaces.Box):
             array = cast_box_action(action, space)
-            return array, torch.from_numpy(array)[None]
+            return array, array[None]
         if isinstance(action, list) or not space.contains(np.int64(action)):
             raise InvalidInputError(f"action {str(action)[:80]} is outside {space}")
-        return int(action), torch.tensor([action], dtype=torch.int64)
+        return int(action), np.array([action], np.int64)
 
     def _store(self, moment: Moment, frame: Frame) -> None:
         self.frames[moment] = SmallFrame.of(frame)
@@ -766,8 +771,7 @@ class Session:
 
 
 async def _wait(future: Future[Result]) -> Result:
-    # Shielded: a request whose client has gone is still finished, so that nothing is half done.
-    return await asyncio.shield(asyncio.wrap_future(future))
+    return await asyncio.wrap_future(future)
 
 
 @torch.no_grad()

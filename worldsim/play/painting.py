@@ -44,7 +44,8 @@ class PaintingConfig:
     painter: str = DEFAULT_PAINTER
     """Painter: a shipped one's name, a folder, or ``diffusers:PIPELINE,DEPTH``."""
     num_inference_steps: Annotated[int, Ge(1), Le(1000)] | None = None
-    """Sampling steps. By default those that the painter recommends."""
+    """Sampling steps of places that do not ask for a number. By default those that the painter
+    recommends."""
     device: str | None = None
     """Device of the painter. By default CUDA if it is available."""
 
@@ -118,13 +119,16 @@ class Painting:
         except KeyError:
             raise NotFoundError(f"there is no painting {key!r}: begin a new one.") from None
 
-    def paint(self, job: Job, prompt: str, seed: int, picture: Path | None) -> None:
+    def paint(
+        self, job: Job, prompt: str, seed: int, picture: Path | None, steps: int | None = None
+    ) -> None:
         """Paint the place of a job. What goes wrong is told by the job.
 
         picture: a file that shows the place, or None.
+        steps: sampling steps; by default those of the config.
         """
         try:
-            job.folder = self._paint(job, prompt, seed, picture)
+            job.folder = self._paint(job, prompt, seed, picture, steps)
             job.share = 1.0
         except _CancelledError:
             job.error = "The painting was cancelled."
@@ -134,8 +138,10 @@ class Painting:
             job.error = f"The painter failed ({type(error).__name__}: {error})."
             raise
 
-    def _paint(self, job: Job, prompt: str, seed: int, picture: Path | None) -> str:
-        painter = self._load()
+    def _paint(
+        self, job: Job, prompt: str, seed: int, picture: Path | None, steps: int | None
+    ) -> str:
+        painter = _with_steps(self._load(), steps or self.config.num_inference_steps)
         notice = ""
         if prompt.strip() and not isinstance(painter, PromptPainter):
             notice = parse_prompt(prompt, painter.spec.attributes).notice or ""
@@ -154,15 +160,11 @@ class Painting:
 
     def _load(self) -> Painter:
         if self._painter is None:
-            painter = painter_by_name(self.config.painter, device=self.config.device)
-            steps = self.config.num_inference_steps
-            if steps is not None and isinstance(painter, NetworkPainter):
-                painter.config = replace(painter.config, num_inference_steps=steps)
+            self._painter = painter_by_name(self.config.painter, device=self.config.device)
             try:
                 self._prior = open_prior(self.config.painter)
             except NotFoundError:
                 self._prior = None
-            self._painter = painter
         return self._painter
 
     def _save(
@@ -182,6 +184,14 @@ class Painting:
         starts = [StartFrames(i) for i in range(len(place.frames.rgb))]
         save_generated(self.folder / name, place.frames, place.intrinsics, place.data, starts, told)
         return name
+
+
+def _with_steps(painter: Painter, steps: int | None) -> Painter:
+    """Return the painter with another number of sampling steps, if it has such a setting."""
+    if steps is None or not isinstance(painter, NetworkPainter):
+        return painter
+    config = replace(painter.config, num_inference_steps=steps)
+    return NetworkPainter(painter.network, painter.spec, config)
 
 
 class _Watched:

@@ -36,6 +36,8 @@ MEDIA_TYPES = {
 LARGEST_PICTURE = 20_000_000
 """Bytes of the largest picture that is taken."""
 LONGEST_PROMPT = 200
+MOST_STEPS = 100
+"""Sampling steps of a new place."""
 PLACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 HEADERS = {
     # Nothing of another host is loaded, and no other page may frame this one.
@@ -80,17 +82,21 @@ def play_router(world: str, painting: Painting, fresh: bool = False) -> APIRoute
         return Response(content, media_type="image/webp")
 
     @router.post("/play/paint", status_code=202)
-    async def paint(request: Request, prompt: str = "", seed: int = 0) -> JsonObject:
+    async def paint(
+        request: Request, prompt: str = "", seed: int = 0, steps: int | None = None
+    ) -> JsonObject:
         if len(prompt) > LONGEST_PROMPT:
             raise InvalidInputError(
                 f"prompt has {len(prompt)} letters: give at most {LONGEST_PROMPT}"
             )
         if not 0 <= seed < 2**31:
             raise InvalidInputError(f"seed = {seed}: give a whole number from 0 to {2**31 - 1}")
+        if steps is not None and not 1 <= steps <= MOST_STEPS:
+            raise InvalidInputError(f"steps = {steps}: give a whole number from 1 to {MOST_STEPS}")
         kind = request.headers.get("content-type", "")
         picture = None if kind.startswith("application/json") else await _body(request)
         job = painting.start()
-        work = partial(_paint, painting, job, prompt, seed, picture)
+        work = partial(_paint, painting, job, prompt, seed, picture, steps)
         task = asyncio.create_task(request.app.state.manager.run_aside(work))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
@@ -185,14 +191,16 @@ async def _body(request: Request) -> bytes:
     return bytes(content)
 
 
-def _paint(painting: Painting, job: Job, prompt: str, seed: int, picture: bytes | None) -> None:
+def _paint(
+    painting: Painting, job: Job, prompt: str, seed: int, picture: bytes | None, steps: int | None
+) -> None:
     if picture is None:
-        painting.paint(job, prompt, seed, None)
+        painting.paint(job, prompt, seed, None, steps)
         return
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "picture"
         path.write_bytes(picture)
-        painting.paint(job, prompt, seed, path)
+        painting.paint(job, prompt, seed, path, steps)
 
 
 def walk_of(session: Session) -> Walk:

@@ -22,7 +22,7 @@ const starts = new Starts(player);
 const takeAway = new TakeAway(player);
 
 // For tests and for the curious: the walk, as the page knows it.
-window.worldsim = { player, stage, starts };
+window.worldsim = { player, stage, starts, memory };
 
 const SHORTCUTS = {
   " ": { does: "pause, or go on", shown: "Space", run: () => player.play() },

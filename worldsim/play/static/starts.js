@@ -141,16 +141,20 @@ export class Starts {
     $("painted").replaceChildren();
     try {
       const query = new URLSearchParams({ prompt, seed: String(this.settings().seed) });
+      if ($("paint-steps").value) query.set("steps", $("paint-steps").value);
       const response = picture
         ? await request(`/play/paint?${query}`, { method: "POST", body: picture, type: picture.type || "application/octet-stream" })
         : await request(`/play/paint?${query}`, { method: "POST", body: {} });
       const { job } = await response.json();
+      $("paint-cancel").hidden = false;
+      $("paint-cancel").onclick = () => request(`/play/paint/${job}`, { method: "DELETE" });
       const folder = await this.#watch(job);
       await this.open({ type: "create", world: world.name, start: { kind: "folder", name: folder }, ...this.settings() });
     } catch (error) {
       this.#fail(error.message);
     } finally {
       $("paint").disabled = false;
+      $("paint-cancel").hidden = true;
       $("paint-progress").hidden = true;
     }
   }

@@ -158,12 +158,23 @@ function describe({ start, seed }) {
   return `${where} · seed ${seed}`;
 }
 
+/** Go on with a session; one that a crash has ended is read from where it was saved. */
+async function returnTo(id) {
+  try {
+    await request(`sessions/${id}`);
+  } catch (error) {
+    if (error.code !== "not_found") throw error;
+    await postJson(`saved/${id}/resume`, {});
+  }
+  await player.open({ type: "attach", session: id }, (name) => starts.worldOf(name));
+}
+
 async function reconnect() {
   const id = player.session?.info?.id;
   for (let wait = 500; id && wait < 20000; wait *= 1.6) {
     await new Promise((resolve) => setTimeout(resolve, wait));
     try {
-      await player.open({ type: "attach", session: id }, (name) => starts.worldOf(name));
+      await returnTo(id);
       toast("Connected again.");
       return;
     } catch (error) {
@@ -204,8 +215,7 @@ async function begin() {
   const kept = localStorage.getItem(KEPT);
   if (kept && !chosen.fresh) {
     try {
-      await request(`sessions/${kept}`);
-      await player.open({ type: "attach", session: kept }, (name) => starts.worldOf(name));
+      await returnTo(kept);
       return;
     } catch {
       localStorage.removeItem(KEPT);

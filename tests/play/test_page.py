@@ -208,8 +208,9 @@ def test_with_the_keyboard_alone(page: Page) -> None:
         page.send(Keys.TAB)
         reached.add(
             page.browser.execute_script(
-                "const a = document.activeElement; const s = getComputedStyle(a);"
-                "return a.outerHTML.slice(0, 80) + (s.outlineStyle === 'none' ? ' HIDDEN' : '')"
+                "const a = document.activeElement, s = getComputedStyle(a);"
+                "const hidden = a !== document.body && s.outlineStyle === 'none';"
+                "return a.outerHTML.slice(0, 80) + (hidden ? ' HIDDEN' : '')"
             )
         )
     assert not [one for one in reached if one.endswith("HIDDEN")]

@@ -18,7 +18,9 @@ from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, NotFoundError, WorldsimError
 from worldsim.sessions.client import RemoteEnv
+from worldsim.state import checksum, flatten
 from worldsim.world import World
+from worldsim.world.snapshots import load_snapshot
 
 WALK = [1, 1, 3, 1, 5, 0, 2, 4, 1]
 
@@ -141,12 +143,18 @@ def test_snapshots_are_those_of_environments(served: Serving, room: World, tmp_p
     content = remote.snapshot()
     path = tmp_path / "mine.safetensors"
     path.write_bytes(content)
-    assert local.save(tmp_path / "other.safetensors").read_bytes() == content
-    other = WorldEnv(room)
-    other.load(path)
+    mine, other = (
+        load_snapshot(one, room) for one in (path, local.save(tmp_path / "other.safetensors"))
+    )
+    assert checksum(flatten(mine.state)) == checksum(flatten(other.state))
+    assert mine.generators == other.generators and mine.elapsed == other.elapsed
+    for one, another in zip(mine.frames, other.frames, strict=True):
+        assert checksum(flatten(one)) == checksum(flatten(another))
+    loaded = WorldEnv(room)
+    loaded.load(path)
     ahead = [local.step(action) for action in WALK]
     for action, expected in zip(WALK, ahead, strict=True):
-        same_step(other.step(action), expected)
+        same_step(loaded.step(action), expected)
     remote.step(2)
     obs, _ = remote.restore(path.read_bytes())
     for action, expected in zip(WALK, ahead, strict=True):

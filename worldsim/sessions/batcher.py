@@ -78,7 +78,9 @@ class Held:
             return self
         one = self._one()
         small = compact(one)
-        return Held(map_tensors(torch.clone, one) if small is one else small, packed=True)
+        # Rows of a batch are copied, so that they do not keep it.
+        own = map_tensors(torch.clone, small) if small is one or self.shared else small
+        return Held(own, packed=True)
 
     def row_of(self, state: WorldState) -> int | None:
         """Return the row of this state in the batch ``state``, None if it lies elsewhere."""

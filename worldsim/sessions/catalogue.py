@@ -83,6 +83,13 @@ class Catalogue:
         """Names of the worlds whose weights are in memory."""
         return sorted(self._loaded)
 
+    @property
+    def device_in_use(self) -> torch.device | None:
+        """Device of the loaded worlds, None before the first is loaded."""
+        # Without the lock, which is held while a world is loaded.
+        first = next(iter(self._loaded.values()), None)
+        return None if first is None else first.device
+
     def world(self, name: str) -> World:
         """Return a world with its own settings, loaded on first use.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ class RemoteEnv(gym.Env[NDArray[np.uint8], Action]):
     token: of the server, if it has one.
     session: id of a session that exists, to attach to instead of making one.
     timeout: seconds to wait for an answer.
+    wait: seconds to wait for the server to start.
 
     Options of ``reset``: ``{"scene": "MAP30-2"}``, or ``{"frames": ...}`` as for the local
     environment. Closing it ends the session.
@@ -84,6 +86,7 @@ class RemoteEnv(gym.Env[NDArray[np.uint8], Action]):
         token: str | None = None,
         session: str | None = None,
         timeout: float = PATIENCE,
+        wait: float = 0.0,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise InvalidInputError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
@@ -91,7 +94,7 @@ class RemoteEnv(gym.Env[NDArray[np.uint8], Action]):
             raise InvalidInputError("give the name of a world, or the id of a session")
         self.url, self.token, self.timeout = url, token, timeout
         self.render_mode = render_mode
-        self._socket = _connect(url, token, timeout)
+        self._socket = _connect(url, token, timeout, wait)
         self._ids = itertools.count(1)
         self._obs: NDArray[np.uint8] | None = None
         first: JsonObject = {"views": [], "format": "raw"}
@@ -324,7 +327,7 @@ def space_of_actions(actions: Actions) -> Space:
     return gym.spaces.Box(low, high, dtype=np.float32)
 
 
-def _connect(url: str, token: str | None, timeout: float) -> ClientConnection:
+def _connect(url: str, token: str | None, timeout: float, wait: float) -> ClientConnection:
     try:
         from websockets.exceptions import InvalidHandshake, InvalidURI
         from websockets.sync.client import connect as open_socket
@@ -337,19 +340,24 @@ def _connect(url: str, token: str | None, timeout: float) -> ClientConnection:
     path = f"{address.path.rstrip('/')}/api/v1/ws"
     where = urllib.parse.urlunsplit((scheme, address.netloc, path, f"protocol={PROTOCOL}", ""))
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-    try:
-        return open_socket(
-            where,
-            additional_headers=headers,
-            open_timeout=min(timeout, 30.0),
-            max_size=MOST_BYTES,
-            compression=None,
-            proxy=None,
-        )
-    except (InvalidHandshake, InvalidURI, OSError, TimeoutError) as error:
-        raise NotFoundError(
-            f"no session server answers at {url} ({error}): start one with worldsim serve"
-        ) from error
+    until = time.monotonic() + wait
+    while True:
+        try:
+            return open_socket(
+                where,
+                additional_headers=headers,
+                open_timeout=min(timeout, 30.0),
+                max_size=MOST_BYTES,
+                compression=None,
+                proxy=None,
+            )
+        except (InvalidHandshake, InvalidURI, OSError, TimeoutError) as error:
+            if isinstance(error, OSError) and time.monotonic() < until:
+                time.sleep(0.1)
+                continue
+            raise NotFoundError(
+                f"no session server answers at {url} ({error}): start one with worldsim serve"
+            ) from error
 
 
 def _lost(error: Exception) -> WorldsimError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -239,6 +240,9 @@ class Connection:
                 self._hurry.clear()
                 due = max(due + period, loop.time())
                 async with session.lock:
+                    if session.closed:
+                        return
+                    session.used_at = time.time()
                     if message.agent is not None:
                         present = await session.step_by(message.agent)
                     else:

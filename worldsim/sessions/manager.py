@@ -175,7 +175,7 @@ class SessionManager:
             twin=session.twin is not None,
             reset=session.present is not None,
             position=session.history.position,
-            state_bytes=world.state_bytes(),
+            state_bytes=session.state_bytes,
             history_bytes=session.history.bytes,
             created_at=session.created_at,
             warnings=session.warnings,
@@ -225,6 +225,11 @@ class SessionManager:
                 start = message.start
                 if message.twin and "start" not in message.model_fields_set:
                     start = TwinStartAt()
+                if message.twin and not isinstance(start, TwinStartAt):
+                    raise InvalidInputError(
+                        "a twin walks along only from a start of kind twin: scenes do not tell "
+                        "where in the real environment they are"
+                    )
                 await session.reset(start, message.seed, message.twin, parts)
         except BaseException:
             await self._drop(session)
@@ -293,9 +298,8 @@ class SessionManager:
     @property
     def on_gpu(self) -> bool:
         """Whether the worlds are on a GPU."""
-        return any(
-            self.catalogue.world(name).device.type == "cuda" for name in self.catalogue.loaded
-        )
+        device = self.catalogue.device_in_use
+        return device is not None and device.type == "cuda"
 
     @property
     def most(self) -> int:
@@ -310,11 +314,8 @@ class SessionManager:
     @property
     def most_bytes(self) -> int:
         """Bytes that they may take."""
-        loaded = self.catalogue.loaded
-        if not loaded:
-            return 2**62
-        device = self.catalogue.world(loaded[0]).device
-        return int(self.config.memory * total_memory(device))
+        device = self.catalogue.device_in_use
+        return 2**62 if device is None else int(self.config.memory * total_memory(device))
 
     async def _make_room(self) -> None:
         """Close the oldest idle session if there are too many. Raises SessionError if none is."""

@@ -326,7 +326,7 @@ class Walk(Message):
     bucket: Annotated[int, Field(ge=1, le=1024)] = 1
     device: Text = ""
     start: Start = Field(default_factory=SceneStartAt)
-    seed: Seed = 0
+    seed: int = Field(default=0, ge=0)
     settings: Settings = Field(default_factory=Settings)
     branches: Annotated[list[BranchOfWalk], Field(max_length=4096)] = Field(default_factory=list)
     position: Position = Field(default_factory=Position)
@@ -970,7 +970,7 @@ def array_of(part: Part, content: bytes) -> Array:
     size = int(np.prod(part.shape, dtype=object)) * np.dtype(dtype).itemsize
     if size != len(content):
         raise _bad(f"part {part.name[:80]!r} has {len(content)} bytes, {size} are needed")
-    return np.frombuffer(content, dtype).reshape(part.shape)
+    return np.frombuffer(content, dtype).reshape(part.shape).copy()
 
 
 def read_message(content: str | bytes) -> tuple[ClientMessage, dict[str, Array | bytes]]:

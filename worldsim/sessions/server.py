@@ -171,7 +171,7 @@ def server_routes(manager: SessionManager, config: AppConfig) -> APIRouter:
         """Tell how the server is."""
         loaded = catalogue.loaded
         return Health(
-            device=str(catalogue.world(loaded[0]).device) if loaded else "",
+            device=str(catalogue.device_in_use or ""),
             sessions=len(manager.sessions),
             worlds_loaded=loaded,
             forwards=manager.batcher.forwards,

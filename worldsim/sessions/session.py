@@ -31,7 +31,7 @@ from worldsim.errors import (
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Policy
 from worldsim.runtime.actions import cast_box_action
-from worldsim.runtime.types import Action, Array
+from worldsim.runtime.types import Action, Array, JsonObject
 from worldsim.sessions.agents import make_agent
 from worldsim.sessions.batcher import Batcher, Held, Outcome
 from worldsim.sessions.catalogue import Catalogue, VariantKey
@@ -235,13 +235,17 @@ class Session:
 
     @property
     def bytes(self) -> int:
-        """Bytes of its state and keyframes."""
-        present = (
-            0
-            if self.present is None
-            else bytes_of(self.present.held.batch) // len(self.present.held.batch)
-        )
-        return present + self.history.bytes + sum(key.bytes for _, key in self.marks.values())
+        """Bytes of its state, keyframes and marks."""
+        marks = sum(key.bytes for _, key in self.marks.values())
+        return self.state_bytes + self.history.bytes + marks
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of its state; 0 before the first reset."""
+        if self.present is None:
+            return 0
+        batch = self.present.held.batch
+        return bytes_of(batch) // len(batch)
 
     @property
     def rest(self) -> ActionValue:
@@ -332,7 +336,8 @@ class Session:
             if isinstance(start, TwinStartAt):
                 twin_walk = Twin(world, start, _twin_seed(start, seed or 0))
                 scene = await _wait(twin_walk.begin())
-                scene, dream_seed = self._starts(start).choose(rng, {"frames": scene})
+                frames: JsonObject = {"frames": scene}
+                scene, dream_seed = await asyncio.to_thread(self._starts().choose, rng, frames)
             else:
                 scene, dream_seed = await asyncio.to_thread(self._choose, start, rng, parts)
             present = await self._call(lambda: self._begin(world, scene, dream_seed))
@@ -343,16 +348,16 @@ class Session:
         if twin_walk is not None and not twin:
             twin_walk.close()
             twin_walk = None
-        frames = tuple(Frame(scene.rgb[t, None]) for t in range(len(scene.rgb)))
+        first = tuple(Frame(scene.rgb[t, None]) for t in range(len(scene.rgb)))
         if scene.inverse_depth is not None and scene.pose is not None:
-            frames = Trajectory.start_frames(scene.rgb, scene.inverse_depth, scene.pose)
+            first = Trajectory.start_frames(scene.rgb, scene.inverse_depth, scene.pose)
         self.start, self.seed, self._rng = start, seed, rng
         self._take_twin(twin_walk)
         packed = await self._call(present.held.pack)
-        self._begin_history(present, packed, frames, 0)
+        self._begin_history(present, packed, first, 0)
         return self.now
 
-    def _starts(self, start: Start) -> Starts:
+    def _starts(self) -> Starts:
         return self.catalogue.starts(self.world_name)
 
     def _choose(
@@ -360,12 +365,12 @@ class Session:
     ) -> tuple[SceneStart, int]:
         if isinstance(start, SceneStartAt):
             options = None if start.name is None else {"scene": start.name}
-            return self._starts(start).choose(rng, options)
+            return self._starts().choose(rng, options)
         if isinstance(start, FolderStartAt):
             return self.catalogue.place(self.world_name, start.name).choose(rng, None)
         if isinstance(start, FramesStartAt):
             given = {k: v for k, v in (parts or {}).items() if not isinstance(v, bytes)}
-            return self._starts(start).choose(rng, {"frames": as_scene(given)})
+            return self._starts().choose(rng, {"frames": as_scene(given)})
         raise InvalidInputError("a session that starts from a snapshot is begun by restore")
 
     def _begin(self, world: World, scene: SceneStart, seed: int) -> Present:

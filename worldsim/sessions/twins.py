@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from worldsim.errors import EngineError, InvalidInputError
+from worldsim.errors import EngineError, InvalidInputError, WorldsimError
 from worldsim.runtime.types import Action, Array, Env, Info
 from worldsim.sessions.agents import installed_policy
 from worldsim.sessions.protocol import TwinStartAt
@@ -91,7 +91,7 @@ class Twin:
         try:
             return function()
         except (RuntimeError, OSError) as error:
-            if isinstance(error, EngineError):
+            if isinstance(error, WorldsimError):
                 raise
             raise EngineError(f"the real twin failed: {error}") from error
 

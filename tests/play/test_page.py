@@ -72,7 +72,7 @@ def test_rewind_and_branches(page: Page) -> None:
     other = page.pixels()
     assert other != seen[0, 4]
     labels = [b.get_attribute("aria-label") for b in branches(page)]
-    assert labels == ["first walk, 4 moments", "branch 1, 4 moments"]
+    assert labels == ["first walk 4 moments", "branch 1 4 moments"]
     branches(page)[0].click()
     until(lambda: page.place() == [0, 4])
     assert page.pixels() == seen[0, 4]
@@ -176,8 +176,8 @@ def test_a_walk_replays_to_the_same_pixels(page: Page) -> None:
     until(lambda: page.place() == place)
     assert page.pixels() == shown
     assert [b.get_attribute("aria-label") for b in branches(page)] == [
-        "first walk, 3 moments",
-        "branch 1, 2 moments",
+        "first walk 3 moments",
+        "branch 1 2 moments",
     ]
     branches(page)[0].click()
     until(lambda: page.place() == [0, 3])

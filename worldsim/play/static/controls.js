@@ -145,8 +145,7 @@ export class Controls extends EventTarget {
       const letter = document.createElement("b"), name = document.createElement("span");
       letter.textContent = key.toUpperCase();
       name.textContent = this.nameOf(action);
-      button.append(letter, name);
-      button.setAttribute("aria-label", `${name.textContent}, key ${key.toUpperCase()}`);
+      button.append(letter, " ", name);
       if (placed) {
         const at = PLACES.indexOf(key);
         button.style.gridArea = `${Math.floor(at / 3) + 1} / ${(at % 3) + 1}`;

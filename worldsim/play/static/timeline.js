@@ -117,7 +117,7 @@ export class Timeline {
       button.dataset.branch = branch.branch;
       const steps = document.createElement("span");
       steps.className = "muted";
-      button.append(this.nameOf(branch), steps);
+      button.append(this.nameOf(branch), " ", steps);
       if (branch.branch === at.branch) button.setAttribute("aria-current", "true");
       button.addEventListener("click", () => player.rewind(branch.branch, player.lastOf(branch.branch)));
       row.append(document.createElement("i"), button);
@@ -152,7 +152,7 @@ export class Timeline {
       button.style.setProperty("--at", `calc(${share(branch.steps)} + 6px)`);
       const text = `${branch.steps}`;
       if (button.lastChild.textContent !== text) button.lastChild.textContent = text;
-      button.setAttribute("aria-label", `${this.nameOf(branch)}, ${branch.steps} moments`);
+      button.setAttribute("aria-label", `${this.nameOf(branch)} ${branch.steps} moments`);
     });
   }
 }

@@ -183,6 +183,35 @@ def test_a_walk_replays_to_the_same_pixels(page: Page) -> None:
     until(lambda: page.place() == [0, 3])
 
 
+def test_a_walk_from_a_snapshot_replays(page: Page, tmp_path: Path) -> None:
+    """A snapshot is walked on from; the .walk file holds it, and replays to the same pixels."""
+    page.press("w", "a")
+    snapshot = tmp_path / "walk.safetensors"
+    _, content, _ = page.server.request("GET", f"/sessions/{page.session.id}/snapshot")
+    snapshot.write_bytes(content)
+    before = page.pixels()
+    page.find("#open-start").click()
+    page.find("#pick-file").click()
+    page.find("#upload").send_keys(str(snapshot))
+    until(lambda: page.place() == [0, 0] and not page.find("#start-dialog").is_displayed())
+    assert page.pixels() == before
+    page.press("d", "w")
+    shown = page.pixels()
+    text = page.js("""
+        const { toFile } = await import('/static/walks.js'), id = worldsim.player.session.info.id;
+        const walk = (await worldsim.player.ask({ type: 'walk' })).header.walk;
+        const start = await (await fetch(`/play/sessions/${id}/start.safetensors`)).arrayBuffer();
+        return (await toFile(walk, start)).text();
+    """)
+    (tmp_path / "mine.walk").write_text(text)
+    page.open()
+    page.find("#open-start").click()
+    page.find("#pick-file").click()
+    page.find("#upload").send_keys(str(tmp_path / "mine.walk"))
+    until(lambda: page.place() == [0, 2])
+    assert page.pixels() == shown
+
+
 def test_reload_keeps_the_walk(page: Page) -> None:
     page.press("w", "w")
     shown, key = page.pixels(), page.session.id

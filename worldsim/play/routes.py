@@ -21,6 +21,9 @@ from worldsim.play.painting import Job, Painting
 from worldsim.protocols import HasPoints, remembers
 from worldsim.runtime.files import is_file, is_folder
 from worldsim.runtime.types import JsonObject
+from worldsim.sessions.history import Moment
+from worldsim.sessions.protocol import Walk as WalkOfSession
+from worldsim.sessions.saved import snapshot_bytes
 from worldsim.sessions.session import Session
 from worldsim.world.scene_files import SCENE, load_scene
 
@@ -128,6 +131,21 @@ def play_router(world: str, painting: Painting, fresh: bool = False) -> APIRoute
     @router.delete("/play/paint/{key}", status_code=204)
     async def cancel(key: str) -> Response:
         painting.job(key).cancelled = True
+        return Response(status_code=204)
+
+    @router.get("/play/sessions/{session_id}/start.safetensors")
+    async def root(request: Request, session_id: str) -> Response:
+        session = request.app.state.manager.session(session_id)
+        async with session.lock:
+            snapshot, world = await session.snapshot(Moment(0, 0)), session.world
+        content = await asyncio.to_thread(snapshot_bytes, snapshot, world)
+        return Response(content, media_type="application/octet-stream")
+
+    @router.post("/play/sessions/{session_id}/walk", status_code=204)
+    async def load(request: Request, session_id: str, walk: WalkOfSession) -> Response:
+        session = request.app.state.manager.session(session_id)
+        async with session.lock:
+            await session.load(walk)
         return Response(status_code=204)
 
     @router.get("/play/sessions/{session_id}/{name}")

@@ -151,6 +151,14 @@ export class Player extends EventTarget {
     this.#tell("jumped");
   }
 
+  /** Show what the server holds, after something else has changed it. */
+  async look() {
+    this.track = null;
+    await this.run({ type: "look" }, { jump: true });
+    await this.refresh();
+    this.#tell("jumped");
+  }
+
   async edit(edit) {
     const reply = await this.run({ type: "edit", edit }, { jump: true });
     await this.refresh();

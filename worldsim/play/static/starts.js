@@ -1,7 +1,7 @@
 // Where a walk begins: a world and a scene of it, a new place from words or a picture, a file, a link.
 
 import { getJson, postJson, request } from "./api.js";
-import { readWalk } from "./walks.js";
+import { needsSnapshot, readWalk } from "./walks.js";
 import { $, closeDialogs, el, openDialog, roving, toast } from "./ui.js";
 
 const TWIN = ""; // the scene that stands for a start where the real twin stands
@@ -217,6 +217,15 @@ export class Starts {
     $("upload").value = "";
   }
 
+  async #replayFrom(snapshot, walk) {
+    const { engine, bucket, settings, title } = walk;
+    if (!await this.open({ type: "create", world: walk.world, start: { kind: "snapshot" }, engine, bucket, settings, title })) return;
+    const { id } = this.player.session.info;
+    await request(`sessions/${id}/snapshot`, { method: "PUT", body: snapshot.buffer, type: "application/octet-stream" });
+    await postJson(`/play/sessions/${id}/walk`, walk);
+    await this.player.look();
+  }
+
   async #snapshot(file) {
     const name = await worldInSnapshot(file);
     const world = this.worldOf(name);
@@ -225,8 +234,7 @@ export class Starts {
     if (!opened) return;
     try {
       await request(`sessions/${this.player.session.info.id}/snapshot`, { method: "PUT", body: await file.arrayBuffer(), type: "application/octet-stream" });
-      await this.player.run({ type: "look" }, { jump: true });
-      await this.player.refresh();
+      await this.player.look();
     } catch (error) {
       openDialog("start-dialog");
       throw error;
@@ -245,10 +253,11 @@ export class Starts {
   }
 
   /** Replay a walk from its start; tells where the pixels may differ. */
-  async replay(walk) {
+  async replay({ walk, snapshot }) {
     const world = this.worldOf(walk.world);
     if (!world) throw new Error(`The walk is in the world “${walk.world}”, which is not installed here.`);
-    if (!await this.open({ type: "create", world: walk.world, walk, twin: walk.start?.kind === "twin" })) return;
+    if (needsSnapshot(walk) && snapshot) await this.#replayFrom(snapshot, walk);
+    else if (!await this.open({ type: "create", world: walk.world, walk, twin: walk.start?.kind === "twin" })) return;
     const { info } = this.player.session;
     const other = [["weights", walk.weights_id, info.weights_id], ["engine", walk.engine, info.engine],
       ["device", String(walk.device).split(":")[0], String(info.device).split(":")[0]]].filter(([, then, now]) => then && then !== now);

@@ -1,7 +1,7 @@
 // What can be taken away: files of the session, and the walk as a link or a file.
 
 import { request } from "./api.js";
-import { toFile, toText } from "./walks.js";
+import { needsSnapshot, toFile, toText } from "./walks.js";
 import { $, el, toast } from "./ui.js";
 
 const LONGEST_LINK = 30000;
@@ -50,20 +50,23 @@ export class TakeAway {
         save(await response.blob(), `${world.name}-${ending}`);
       }));
     rows.push(this.#row("Walk", "every action, edit and branch, to replay, .walk", "walk", async () => {
-      save(toFile(await this.#walk()), `${world.name}.walk`);
+      const walk = await this.#walk();
+      const start = needsSnapshot(walk)
+        ? await (await request(`/play/sessions/${session.info.id}/start.safetensors`)).arrayBuffer() : null;
+      save(await toFile(walk, start), `${world.name}.walk`);
     }));
     $("files").replaceChildren(...rows);
     try {
       const walk = await this.#walk();
       const link = `${location.origin}${location.pathname}#walk=${await toText(walk)}`;
-      const whole = walk.start?.kind !== "snapshot" && walk.start?.kind !== "folder";
+      const whole = !needsSnapshot(walk);
       const fits = link.length <= LONGEST_LINK && whole;
       $("link").value = fits ? link : "";
       $("copy-link").disabled = !fits;
       $("link-hint").textContent = fits
         ? `The same weights and engine (${session.info.engine}) on the same kind of device (${session.info.device}) replay it to the same pixels.`
         : whole ? "This walk is too long for a link: take the .walk file."
-          : "This walk begins in a file of this server: a link would not hold it. Take the snapshot along with the .walk file.";
+          : "This walk begins in a file, which a link does not hold: take the .walk file.";
     } catch (error) {
       $("takeaway-error").textContent = error.message;
     }

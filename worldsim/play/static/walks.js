@@ -14,11 +14,30 @@ export async function toText(walk) {
   return btoa(letters).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
 }
 
-export function toFile(walk) {
-  return new Blob([JSON.stringify({ format: "worldsim-walk", version: 1, walk })], { type: "application/json" });
+/** Whether a walk begins in a file, which its replay needs as well. */
+export const needsSnapshot = (walk) => ["snapshot", "folder", "frames"].includes(walk.start?.kind);
+
+/** The content of a .walk file. `snapshot`: the bytes of the snapshot that it begins with, or null. */
+export async function toFile(walk, snapshot) {
+  const file = { format: "worldsim-walk", version: 1, walk };
+  if (snapshot) {
+    file.walk = { ...walk, start: { kind: "snapshot" } };
+    file.snapshot = await toLetters(new Blob([snapshot]));
+  }
+  return new Blob([JSON.stringify(file)], { type: "application/json" });
 }
 
-/** Read a walk of a link (text) or a file (bytes). What it names is checked by the server. */
+async function toLetters(blob) {
+  const url = await new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+  return url.slice(url.indexOf(",") + 1);
+}
+
+/** Read a walk of a link (text) or a file (bytes): `{walk, snapshot}`. The server checks what it names. */
 export async function readWalk(source) {
   const bad = new Error("This is no walk of worldsim play, or it was cut short.");
   try {
@@ -35,7 +54,8 @@ export async function readWalk(source) {
     const read = JSON.parse(text);
     const walk = read.format === "worldsim-walk" ? read.walk : read;
     if (typeof walk.world !== "string" || !Array.isArray(walk.branches)) throw bad;
-    return walk;
+    const snapshot = read.snapshot ? Uint8Array.from(atob(read.snapshot), (letter) => letter.charCodeAt(0)) : null;
+    return { walk, snapshot };
   } catch {
     throw bad;
   }

@@ -181,6 +181,13 @@ COMMANDS = {
         "snapshot",
         ending=endings.after_view,
     ),
+    "play": Command(
+        "worldsim.app.play",
+        "PlayConfig",
+        "play",
+        "Walk through a generated world in the browser.",
+        ending=endings.after_play,
+    ),
     "serve": Command(
         "worldsim.app.serve",
         "ServeConfig",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worldsim.app.export import ExportConfig
     from worldsim.app.generate import GenerateConfig
     from worldsim.app.journey import JourneyRunConfig
+    from worldsim.app.play import PlayConfig
     from worldsim.app.serve import ServeConfig
     from worldsim.app.view import ViewConfig
     from worldsim.app.watch import WatchConfig
@@ -155,6 +156,14 @@ def after_view(config: ViewConfig, _: object) -> Ending:
     return Ending(
         "what was shown stays in the snapshot",
         (line("worldsim", "export", config.snapshot, "--to", "glb"),),
+    )
+
+
+def after_play(config: PlayConfig, _: object) -> Ending:
+    """What was taken away; next, look at a snapshot of it."""
+    return Ending(
+        "what was taken away lies where the browser saves files",
+        (line("worldsim", "view", f"{Path(config.world).name}-walk.safetensors"),),
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from tests.helpers.pipelines import tiny_depth, tiny_inpainting
@@ -213,6 +214,12 @@ def test_settings_are_part_of_the_identity(diffusion: Callable[..., DiffusersPai
     assert differs == {"inpaint.num_inference_steps"} and changed.weights == before.weights
     words = identity_of(painter.with_prompt("lava")).settings
     assert words["prompt"] == "lava" and words["scheduler"] is not None
+    # Schedulers have infinite settings, which JSON has not.
+    solver = copy.copy(painter.call.pipeline)
+    solver.scheduler = DPMSolverMultistepScheduler()
+    other = identity_of(DiffusersPainter(solver, Brightness(), SMALL))
+    assert other.settings["scheduler.lambda_min_clipped"] == "-inf"
+    assert from_json(PainterIdentity, to_json(other)) == other
     near = DiffusersPainter(stripes, Brightness(), SMALL, align=AlignConfig(median_depth_m=2.0))
     assert identity_of(near).settings["align.median_depth_m"] == 2.0
 

@@ -9,6 +9,7 @@ known.
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -234,7 +235,9 @@ class DiffusersPainter:
 
 def _setting(value: object) -> Setting:
     """Return a value of a setting as a JSON value: tensors by their SHA-256, others as text."""
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
         return value
     return checksum({"": value}) if isinstance(value, Tensor) else repr(value)
 

@@ -61,6 +61,8 @@ SIDES: Mapping[str, str] = {
     "sharpness": "least",
     "blur": "least",
     "noise": "most",
+    "colour_noise": "most",
+    "edges": "least",
     "contrast": "least",
     "repetition": "most",
     SCORE: "most",
@@ -68,7 +70,7 @@ SIDES: Mapping[str, str] = {
     "floor": "most",
 }
 """Which bound each check has."""
-SHARES: Mapping[str, float] = {"scale": 0.01, "noise": 0.001, "speckle": 0.0}
+SHARES: Mapping[str, float] = {"scale": 0.01, "noise": 0.001, "seams": 0.01, "speckle": 0.0}
 """Share of train views beyond the bound, where it is not ``Config.quantile``."""
 LEAST_SCALE = 0.1
 """Error of the scale, as |log|, that is harmless."""

@@ -81,6 +81,7 @@ def test_a_sound_view_passes():
     [
         ("blur", lambda x: torch.nn.functional.avg_pool2d(x.float(), 7, 1, 3).byte()),
         ("noise", lambda x: (x + 40 * torch.randn(x.shape)).clamp(0, 255).byte()),
+        ("colour_noise", lambda x: (x + 8 * torch.randn(x.shape)).clamp(0, 255).byte()),
         ("contrast", lambda x: torch.full_like(x, 90)),
         ("repetition", lambda x: x[..., 10:22, 20:32].repeat(1, 1, 6, 6)[..., :SIDE, :SIDE]),
     ],
@@ -111,6 +112,15 @@ def test_shuffled_patches_leave_seams():
     bound = shipped_thresholds().bounds["seams"].most
     assert bound is not None and sound < bound
     assert broken > 2 * bound and in_the_dark > 2 * bound
+
+
+def test_fog_has_no_edges():
+    torch.manual_seed(0)
+    fog = torch.nn.functional.avg_pool2d(torch.randn(1, 3, SIDE, SIDE), 5, 1, 2)
+    fog = (80 + 30 * fog).clamp(0, 255).byte()
+    # Normally distributed steps: 98% lie below 2.33 deviations, and the mean is 0.80.
+    assert float(checks.edges(views_of(fog))) == pytest.approx(2.91, abs=0.35)
+    assert not verdicts(views_of(fog))["edges"] and verdicts(views_of(picture()))["edges"]
 
 
 def test_seams_of_a_grid_are_counted():

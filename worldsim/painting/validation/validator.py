@@ -43,6 +43,8 @@ PICTORIAL: Mapping[str, Callable[[Views], Tensor]] = {
     "sharpness": checks.sharp,
     "blur": checks.blur_ratio,
     "noise": checks.noise,
+    "colour_noise": checks.colour_noise,
+    "edges": checks.edges,
     "contrast": checks.contrast,
     "repetition": checks.repetition,
 }

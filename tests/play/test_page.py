@@ -11,8 +11,8 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from tests.helpers.pages import Page, until
 from tests.helpers.serving import serving
-from tests.play.conftest import Page, until
 from worldsim.play.painting import Painting
 from worldsim.play.routes import PUBLIC, play_router
 from worldsim.world import World

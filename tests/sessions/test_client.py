@@ -202,7 +202,7 @@ def test_errors_name_the_next_step(served: Serving) -> None:
     with pytest.raises(NotFoundError, match="worldsim serve"):
         worldsim.connect(f"http://127.0.0.1:{free_port()}", "room")
     with pytest.raises(InvalidInputError, match="http://"):
-        worldsim.connect("room")
+        worldsim.connect("room", "room")
     env = worldsim.connect(served.url, "room")
     with pytest.raises(ResetNeeded):
         env.step(1)

@@ -8,7 +8,7 @@ import typing
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim import errors
@@ -119,6 +119,7 @@ def test_every_message_has_a_name() -> None:
     assert len(names) == len(set(names)) == 24
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"WSF1" + tail))
 def test_any_bytes(content: bytes) -> None:
     with pytest.raises(WorldsimError):
@@ -126,6 +127,7 @@ def test_any_bytes(content: bytes) -> None:
     p.message_id(content)
 
 
+@settings(deadline=None)
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),

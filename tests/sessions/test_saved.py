@@ -24,9 +24,12 @@ from worldsim.sessions.saved import SavedSessions
 from worldsim.world import World
 
 
-def wait_for(path: Path) -> None:
+def wait_for(path: Path, branches: int) -> None:
+    """Until the file tells of so many branches."""
     until = time.monotonic() + PATIENCE
-    while not path.exists():
+    while not path.exists() or (
+        len(json.loads(path.read_text())["walk"].get("branches", [])) < branches
+    ):
         assert time.monotonic() < until, f"{path} was not written"
         time.sleep(0.05)
 
@@ -65,12 +68,7 @@ def test_sessions_outlive_kill_9(world_folder: Path, tmp_path: Path) -> None:
             env.step(action)
         env.rewind(2)
         env.step(4)
-        wait_for(state / env.session / "session.json")
-        while json.loads((state / env.session / "session.json").read_text())["steps"] != 3 or (
-            len(json.loads((state / env.session / "session.json").read_text())["walk"]["branches"])
-            != 2
-        ):
-            time.sleep(0.05)
+        wait_for(state / env.session / "session.json", branches=2)
         expected = [env.step(action)[0] for action in (1, 5)]
         session = env.session
         server.send_signal(signal.SIGKILL)

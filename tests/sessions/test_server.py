@@ -117,7 +117,7 @@ def test_http_errors(served: Serving) -> None:
     assert served.request("POST", f"{path}/rewind", {"step": 3})[0] == 400
     assert served.request("POST", f"{path}/fly", {})[0] == 404
     assert served.request("PUT", f"{path}/snapshot", b"nothing")[0] == 422
-    assert served.request("POST", "/sessions", b"x" * (5 * 2**20))[0] in (400, 413)
+    assert served.request("POST", "/sessions", b"x" * (5 * 2**20))[0] == 413
     fresh = create(served, start=None)
     status, answer, _ = served.request("POST", f"/sessions/{fresh['id']}/look", {})
     assert (status, answer["error"]["code"]) == (409, "not_reset")
@@ -144,7 +144,8 @@ def test_views_and_formats(served: Serving) -> None:
     for kind in ("webp", "jpeg"):
         _, pictures = env.ask({"type": "look", "views": every, "format": kind})
         shown = np.asarray(Image.open(io.BytesIO(pictures["rgb"])), np.float64)
-        assert np.abs(shown - parts["rgb"]).mean() < 12
+        # These frames are nearly noise, which lossy pictures keep badly.
+        assert np.corrcoef(shown.ravel(), parts["rgb"].ravel())[0, 1] > 0.8
     header, drawn = env.ask({"type": "render", "height": 16, "width": 24, "format": "raw"})
     assert drawn["rgb"].shape == (16, 24, 4) and len(header["pose"]) == 16
     header, found = env.ask({"type": "points"})
@@ -255,8 +256,9 @@ def test_the_real_twin(served: Serving) -> None:
             frames.append(blobs["twin"])
         assert len(set(frames)) == 3
         socket.send(json.dumps({"type": "rewind", "step": 2, **both}))
-        content = socket.recv(timeout=PATIENCE)
-        assert isinstance(content, bytes) and unpack(content)[1]["twin"] == frames[1]
+        while isinstance(content := socket.recv(timeout=PATIENCE), str):
+            assert json.loads(content)["type"] == "progress"
+        assert unpack(content)[1]["twin"] == frames[1]
         ask(socket, {"type": "close"})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import secrets
 from dataclasses import dataclass, field, fields
@@ -55,6 +56,8 @@ class ServeConfig:
     state: Path | None = None
     """Folder in which sessions are saved every few seconds, to be resumed after a crash. By default
     none are."""
+    save_seconds: Positive = 20.0
+    """Seconds from one save of a session to the next, if it has changed."""
     places: Path | None = None
     """Folder with scenes to start from, as ``worldsim generate`` writes them."""
     token: str = field(default="", repr=False)
@@ -72,7 +75,8 @@ def serve(config: ServeConfig) -> None:
     cannot be used.
     """
     server = make_server(config)
-    server.run()
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
 
 
 def make_server(config: ServeConfig) -> Server:
@@ -92,6 +96,9 @@ def make_server(config: ServeConfig) -> Server:
     print(f"http://{config.host}:{config.port}  (Ctrl-C ends it)", flush=True)
     if token:
         print(f"token: {token}", flush=True)
+    saved = app.state.manager.list_saved()
+    if saved:
+        say(f"{len(saved)} saved sessions can be resumed")
     say(f"interface: http://{config.host}:{config.port}/api/v1/openapi.json")
     return uvicorn.Server(uvicorn_config(app, config.host, config.port, config.upload_mb))
 

@@ -80,7 +80,9 @@ def action_names(space: Space, twin: str = "") -> list[str]:
 
     twin: id of the real twin (:data:`NAMES`). If it is unknown, they are numbered.
     """
-    count = int(space.n) if isinstance(space, gym.spaces.Discrete) else int(np.prod(space.shape))
+    count = (
+        int(space.n) if isinstance(space, gym.spaces.Discrete) else int(np.prod(space.shape or ()))
+    )
     names = NAMES.get(twin.rpartition(":")[2], ())
     what = "action" if isinstance(space, gym.spaces.Discrete) else "axis"
     return list(names) if len(names) == count else [f"{what} {i}" for i in range(count)]

@@ -364,11 +364,13 @@ def gather(world: World, helds: Sequence[Held], bucket: int) -> WorldState:
     if len(batch) == bucket and rows == list(range(len(rows))) and batch.looked is None:
         # Every row, or all but rows at the end that nobody needs.
         return batch
-    if len(batch) > 1 and all(row is not None for row in rows):
-        state = batch.select(torch.tensor(rows, dtype=torch.int64))
-    else:
-        state = concatenate([held.get(world) for held in helds])
-    return world.pad(state, bucket)
+    mine = [row for row in rows if row is not None]
+    if len(batch) > 1 and len(mine) == len(rows):
+        if batch.looked is None:
+            # Padding as World.pad does it, in the same copy.
+            return batch.select(torch.tensor(mine + mine[:1] * (bucket - len(mine))))
+        return world.pad(batch.select(torch.tensor(mine)), bucket)
+    return world.pad(concatenate([held.get(world) for held in helds]), bucket)
 
 
 def _numbers(values: Tensor | None, rows: int) -> list[float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
@@ -256,10 +257,9 @@ class RemoteEnv(gym.Env[NDArray[np.uint8], Action]):
         content = pack_json(message, blobs) if blobs else json.dumps(message)
         from websockets.exceptions import ConnectionClosed
 
-        try:
+        # The last message of a connection that has ended tells why.
+        with contextlib.suppress(ConnectionClosed):
             self._socket.send(content)
-        except ConnectionClosed as error:
-            raise _lost(error) from error
         return self._answer(number)
 
     def _answer(self, number: int | None) -> tuple[JsonObject, dict[str, Array | bytes]]:

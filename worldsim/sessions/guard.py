@@ -65,6 +65,10 @@ class Guard:
         limit = self.limit_of(scope["path"], headers)
         told = headers.get("content-length", "0")
         if not told.isdigit() or int(told) > limit:
+            if told.isdigit() and int(told) <= self.upload_limit:
+                # A client that is still sending would not see the answer.
+                while (await receive()).get("more_body"):
+                    pass
             reason = f"a body of {told[:20]} bytes is longer than {limit}"
             await _refuse(scope, receive, send, Code.TOO_LARGE, reason)
             return

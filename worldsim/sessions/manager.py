@@ -361,8 +361,11 @@ class SessionManager:
                     with contextlib.suppress(WorldsimError, OSError):
                         await self.save(session)
 
-    async def save(self, session: Session) -> None:
-        """Write a session to the state folder, if there is one."""
+    async def save(self, session: Session, frames: bool = False) -> None:
+        """Write a session to the state folder, if there is one.
+
+        frames: whether the frames of the walk are written, too, which takes longer.
+        """
         if self.saved is None:
             return
         saver = self.saved
@@ -375,7 +378,7 @@ class SessionManager:
                 settings, first = session.root_settings, Moment(0, 0)
                 root_world = await session.variant(settings)
                 root = await session.snapshot(first), root_world
-            latest = await session.snapshot()
+            latest = await session.snapshot(frames=frames)
             try:
                 walk = session.as_walk()
             except InvalidInputError:
@@ -449,7 +452,7 @@ class SessionManager:
                 self.saved.remove(session)
         elif self.saved is not None:
             with contextlib.suppress(WorldsimError, OSError):
-                await self.save(found)
+                await self.save(found, frames=True)
         await self._drop(found)
         watcher = self.watchers.pop(session, None)
         if watcher is not None:

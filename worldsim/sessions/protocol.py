@@ -178,9 +178,9 @@ Text = Annotated[str, Field(max_length=2000)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Id = Annotated[int, Field(ge=0, le=2**53)]
 Index = Annotated[int, Field(ge=0, le=10**9)]
-Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+Number = Annotated[float, Field(strict=True, ge=-1e9, le=1e9)]
 Numbers = Annotated[list[Number], Field(min_length=1, max_length=MOST_NUMBERS)]
-ActionValue: TypeAlias = Annotated[int, Field(ge=-(2**31), le=2**31)] | Numbers
+ActionValue: TypeAlias = Annotated[int, Field(strict=True, ge=-(2**31), le=2**31)] | Numbers
 Point = Annotated[list[Number], Field(min_length=3, max_length=3)]
 Colour = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 

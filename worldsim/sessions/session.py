@@ -558,10 +558,11 @@ class Session:
         """Forget a mark."""
         self.marks.pop(mark, None)
 
-    async def snapshot(self, moment: Moment | None = None) -> Snapshot:
+    async def snapshot(self, moment: Moment | None = None, frames: bool = True) -> Snapshot:
         """Return the session as an environment's snapshot.
 
         moment: of which a keyframe is kept; by default the present.
+        frames: whether the snapshot holds the trajectory.
         """
         now = self.now
         if moment is None:
@@ -576,7 +577,7 @@ class Session:
             elapsed=np.array([self.elapsed + step]),
             resetting=np.zeros(1, bool),
             generators=(rng.bit_generator.state,),
-            frames=tuple(self.frames_to(moment)) if now.world.has_geometry else (),
+            frames=tuple(self.frames_to(moment)) if frames and now.world.has_geometry else (),
             weights=now.world.weights_id,
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.keys import Keys
 
-from tests.play.conftest import Page, until
+from tests.helpers.pages import Page, until
 
 pytestmark = pytest.mark.slow
 

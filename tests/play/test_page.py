@@ -11,7 +11,11 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.play.conftest import Page, until
+from tests.helpers.pages import Page, until
+from tests.helpers.serving import serving
+from worldsim.play.painting import Painting
+from worldsim.play.routes import PUBLIC, play_router
+from worldsim.world import World
 
 pytestmark = pytest.mark.slow
 
@@ -254,3 +258,16 @@ def test_with_the_keyboard_alone(page: Page) -> None:
     until(lambda: page.find("#play").get_attribute("aria-pressed") == "false")
     page.press(".")
     assert page.place() == [0, 1]
+
+
+def test_a_token_is_asked_for(browser: Any, world_folder: Path, tmp_path: Path) -> None:
+    """Where the server wants a token, the page asks for it, and keeps it out of the address."""
+    world = World.from_pretrained(world_folder, device="cpu")
+    router = play_router("tiny", Painting(tmp_path))
+    with serving({"tiny": world}, token="open sesame", routers=(router,), public=PUBLIC) as server:
+        page = Page(browser, server)
+        browser.get(server.url)
+        until(lambda: browser.find_elements(By.CSS_SELECTOR, "#token-dialog[open]"))
+        page.find("#token").send_keys("open sesame", Keys.ENTER)
+        page.wait_for_frame()
+        assert "sesame" not in browser.current_url

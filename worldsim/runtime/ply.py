@@ -41,7 +41,7 @@ def save_ply(
         raise InvalidInputError(f"positions must be finite and colours uint8, got {colour.dtype}")
     cloud = import_trimesh().PointCloud(position, colors=colour)
     content: bytes = cloud.export(file_type="ply")
-    for name, text in reversed((metadata or {}).items()):
+    for name, text in reversed(list((metadata or {}).items())):
         content = _commented(content, f"{name}: {text}")
     with replacing(path) as place:
         place.write_bytes(content)

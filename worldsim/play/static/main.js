@@ -133,6 +133,7 @@ player.addEventListener("opened", async ({ detail: info }) => {
   player.playing = true;
   $("tint-field").hidden = !world.memory;
   document.querySelector(".memory").hidden = !world.memory;
+  document.querySelector(".shell").classList.toggle("plain", !world.memory);
   document.querySelector(".trio").closest(".panel").hidden = !world.geometry;
   $("driver").replaceChildren(el("option", { value: "", text: "you" }));
   $("driver").dataset.session = "";

@@ -83,7 +83,7 @@ export class Stage {
     say("now-delay", duration(mean("delay")));
     const path = player.pathOf(player.position.branch);
     const twin = header.twin;
-    say("psnr", !twin ? "no twin" : twin.psnr === null ? "equal" : number(twin.psnr, 1, " dB"));
+    say("psnr", !twin ? "no twin" : !twin.alive ? "twin ended" : twin.psnr === null ? "equal" : number(twin.psnr, 1, " dB"));
     line($("psnr-line"), path.map((moment) => moment?.psnr ?? null),
       { low: 8, high: 40, paint: colour("dream"), at: header.step });
     say("frame-time", duration(interval));

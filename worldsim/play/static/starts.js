@@ -228,8 +228,8 @@ export class Starts {
 
   async #snapshot(file) {
     const name = await worldInSnapshot(file);
-    const world = this.worldOf(name);
-    if (!world) throw new Error(`${file.name} was saved in the world ${name ? `“${name}”` : "of another folder"}, which is not installed here.`);
+    // A world may have another name here: the server compares weights and settings.
+    const world = this.worldOf(name) || this.world;
     const opened = await this.open({ type: "create", world: world.name, start: { kind: "snapshot" }, seed: this.settings().seed });
     if (!opened) return;
     try {

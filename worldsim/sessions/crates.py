@@ -55,8 +55,8 @@ def crate_points(size: float, colour: tuple[int, ...], most: int) -> tuple[Array
     Its boards are darker at their edges. Returns (n, 3) float32 metres and (n, 3) uint8.
     """
     n = int(np.clip(round(size * PER_METRE), 8, max(8, int((most / 6) ** 0.5))))
-    u, v = np.meshgrid((np.arange(n) + 0.5) / n, (np.arange(n) + 0.5) / n, indexing="ij")
-    u, v = u.ravel(), v.ravel()
+    rows, columns = np.meshgrid((np.arange(n) + 0.5) / n, (np.arange(n) + 0.5) / n, indexing="ij")
+    u, v = rows.ravel(), columns.ravel()
     board = np.abs((v * 4.0) % 1.0 - 0.5) > 0.44
     frame = np.minimum(np.minimum(u, 1 - u), np.minimum(v, 1 - v)) < 0.09
     diagonal = np.abs(u - v) < 0.06

@@ -309,7 +309,7 @@ class SessionManager:
     @property
     def bytes(self) -> int:
         """Bytes of the states of all sessions."""
-        return sum(session.bytes for session in self.sessions.values())
+        return sum(session.total_bytes for session in self.sessions.values())
 
     @property
     def most_bytes(self) -> int:

@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from worldsim import __version__
+from worldsim.errors import WorldsimError
 from worldsim.protocols import Painter
 from worldsim.runtime.json_config import check_ranges
 from worldsim.sessions import protocol as p
@@ -152,7 +153,7 @@ def create_app(
         public=tuple(public),
     )
     made.add_exception_handler(Exception, _answer_error)
-    for kind in (p.WorldsimError, MemoryError, RequestValidationError, HTTPException):
+    for kind in (WorldsimError, MemoryError, RequestValidationError, HTTPException):
         made.add_exception_handler(kind, _answer_error)
     made.include_router(server_routes(manager, config), prefix=API)
     made.include_router(session_routes(manager), prefix=API)

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import gymnasium as gym
@@ -234,7 +235,7 @@ class Session:
         return Trajectory.of(self.walked(), self.state.intrinsics[0])
 
     @property
-    def bytes(self) -> int:
+    def total_bytes(self) -> int:
         """Bytes of its state, keyframes and marks."""
         marks = sum(key.bytes for _, key in self.marks.values())
         return self.state_bytes + self.history.bytes + marks
@@ -511,7 +512,7 @@ class Session:
             now = present
             if isinstance(entry, ActionEntry):
                 _, tensor = self.check_action(entry.a)
-                outcome = await _wait(self.batcher.step(now.world, self.bucket, now.held, tensor))
+                outcome = await self.batcher.step(now.world, self.bucket, now.held, tensor)
                 present = _present_of(now.world, now.settings, outcome, entry.a, None)
                 self._store(moment, outcome.frame)
                 done += 1
@@ -521,15 +522,12 @@ class Session:
                 if progress is not None:
                     await progress(done, total)
             elif isinstance(entry, EditEntry):
-                edit = entry.edit
-                state = await self._call(lambda n=now, e=edit: edit_state(n.world, n.state, e))
-                present = await self._call(
-                    lambda n=now, s=state: _present(n.world, n.settings, Held(s))
-                )
+                held = Held(await self._call(partial(edit_state, now.world, now.state, entry.edit)))
+                present = await self._call(partial(_present, now.world, now.settings, held))
                 self._store(moment, present.frame)
             else:
                 other = await self.variant(entry.settings)
-                fitted = await self._call(lambda n=now, w=other: _fit(n, w))
+                fitted = await self._call(partial(_fit, now, other))
                 present = dataclasses.replace(
                     now, world=other, settings=entry.settings, held=fitted
                 )

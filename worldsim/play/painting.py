@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError, NotFoundError, WorldsimError
 from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
-from worldsim.painting.places.folder import painter_id, save_generated
+from worldsim.painting.places.folder import save_generated
 from worldsim.painting.places.new_places import PlaceRequest, conditions_of, paint_request
 from worldsim.painting.places.pictures import open_pictures
 from worldsim.painting.places.place import Place, PlaceConfig
@@ -28,7 +28,7 @@ from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.sampling import frames_of
 from worldsim.painting.words.attributes import AttributePrior, open_prior
 from worldsim.painting.words.prompt import parse_prompt
-from worldsim.protocols import Painter, PromptPainter
+from worldsim.protocols import Painter, PromptPainter, identity_of
 from worldsim.runtime.files import make_folder
 from worldsim.runtime.json_config import check_ranges
 from worldsim.world.scene_files import StartFrames
@@ -177,7 +177,7 @@ class Painting:
         told = {
             "command": "play",
             "prompt": prompt,
-            "painter_sha256": painter_id(painter),
+            "painter_sha256": identity_of(painter).weights,
             "seed": seed,
             "attributes": {key: round(value, 4) for key, value in given.items()},
         }

@@ -14,18 +14,7 @@ from gymnasium.error import ResetNeeded
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.dream_common import (
-    DEFAULT_SCENES,
-    Starts,
-    check_memory,
-    check_snapshot,
-    check_uncertainty_limit,
-    enough_memory,
-    fork_state,
-    load_world,
-    report,
-    require_memory,
-)
+from worldsim.envs.dream_common import check_uncertainty_limit, load_world
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.handle import MemoryHandle
@@ -38,7 +27,16 @@ from worldsim.state import Frame, Trajectory, WorldState
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
 from worldsim.world.paint_ahead import PaintAheadConfig
+from worldsim.world.rows import (
+    check_memory,
+    check_snapshot,
+    enough_memory,
+    fork_state,
+    report,
+    require_memory,
+)
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
+from worldsim.world.starts import DEFAULT_SCENES, Starts
 
 
 class WorldEnv(gym.Env[NDArray[np.uint8], Action]):
@@ -72,7 +70,7 @@ class WorldEnv(gym.Env[NDArray[np.uint8], Action]):
 
     Spaces are those of the real twin. Options of ``reset``: ``{"scene": "MAP30-2"}``, or
     ``{"frames": ...}`` with a :class:`worldsim.state.SceneStart`, a dict of arrays or a real
-    environment (see :func:`worldsim.envs.dream_common.as_scene`); without options, a random scene.
+    environment (see :func:`worldsim.world.starts.as_scene`); without options, a random scene.
     ``info`` of reset and step: ``pose`` (4, 4) camera-to-world, ``depth`` (h, w) metres and
     ``intrinsics`` (4,) pixels for a world with geometry; ``memory_coverage`` (float32), the share
     of the frame that the memory covered before the step; ``generated``, True (bool, without axes).

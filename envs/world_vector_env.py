@@ -18,17 +18,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldsim.envs.dream_common import (
-    DEFAULT_SCENES,
-    Starts,
-    check_snapshot,
-    check_uncertainty_limit,
-    enough_memory,
-    fork_state,
-    load_world,
-    report,
-    require_memory,
-)
+from worldsim.envs.dream_common import check_uncertainty_limit, load_world
 from worldsim.errors import InvalidInputError
 from worldsim.memory.handle import MemoryHandle
 from worldsim.protocols import Painter, Scene
@@ -41,7 +31,9 @@ from worldsim.state import WorldState
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
 from worldsim.world.paint_ahead import PaintAheadConfig
+from worldsim.world.rows import check_snapshot, enough_memory, fork_state, report, require_memory
 from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
+from worldsim.world.starts import DEFAULT_SCENES, Starts
 from worldsim.world.world import bucket
 
 

@@ -35,6 +35,7 @@ LABELS = {
     "protocols": "interfaces of the parts",
     "runtime": "files, processes, devices",
     "scenes": "what a reset starts from",
+    "sessions": "worlds over the network",
     "shipped": "policies by name",
     "state": "records passed between parts",
     "testing": "executable contracts",

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 
 from worldsim.camera import Camera
-from worldsim.envs.dream_common import DEFAULT_SCENES, Starts
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.evaluation import stopwatch
 from worldsim.memory import splat_triton
@@ -34,6 +33,7 @@ from worldsim.runtime.triton import found, torch_only
 from worldsim.state import WorldState, flatten, map_tensors
 from worldsim.world import World
 from worldsim.world.engine import EngineConfig
+from worldsim.world.starts import DEFAULT_SCENES, Starts
 
 CUDA = torch.device("cuda")
 PLAIN = EngineConfig()

@@ -1,6 +1,6 @@
 """Scenes: what a reset of a world starts from, one kind per file.
 
-A reset calls ``Starts.choose`` (:mod:`worldsim.envs.dream_common`), which calls the scene's
+A reset calls ``Starts.choose`` (:mod:`worldsim.world.starts`), which calls the scene's
 ``start``; ``World.initial`` then ingests the frames (:mod:`worldsim.world.start_states`).
 ``recorded`` reads the scenes of a world's folder. To add a start to a world, record one with
 :func:`worldsim.world.scene_files.record_scenes`: no class is needed.

@@ -29,6 +29,8 @@ HEAVY = (
     "stable_baselines3",
     "tensorboard",
     "tyro",
+    "fastapi",
+    "websockets",
 )
 
 FLOORS = (
@@ -47,6 +49,8 @@ FLOORS = (
     ("training",),
     ("evaluation",),
     ("painting",),
+    ("sessions",),
+    ("play",),
     ("envs",),
     ("agents",),
     ("scenes",),
@@ -56,7 +60,7 @@ FLOORS = (
 """Rooms from the ground up; what stands on one floor does not import its neighbours."""
 MOST_ANY = 300
 """Lines of the package in which the type ``Any`` may stand."""
-LATER = {"painting"}
+LATER = {"painting", "play", "sessions"}
 """Rooms of capabilities that came after the layout of 0.2."""
 
 

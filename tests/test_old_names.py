@@ -17,7 +17,6 @@ from safetensors import safe_open
 from worldsim.agents.actor_critic_args import Args
 from worldsim.app import cli
 from worldsim.diffusion.dynamics import DynamicsConfig
-from worldsim.envs.dream_common import Starts
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import DamagedFileError, InvalidInputError
@@ -30,6 +29,7 @@ from worldsim.training.config import TrainConfig
 from worldsim.world import World
 from worldsim.world.files import shipped_worlds
 from worldsim.world.snapshots import fingerprint
+from worldsim.world.starts import Starts
 
 TINY_CHECKPOINT = {
     "data": ["recording"],

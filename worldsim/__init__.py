@@ -16,10 +16,10 @@ import gymnasium
 
 __version__ = "0.2.0"
 
-__all__ = ["World", "__version__"]
+__all__ = ["World", "__version__", "connect"]
 
 # Public names that live in a module too heavy to import here.
-_LAZY = {"World": "worldsim.world"}
+_LAZY = {"World": "worldsim.world", "connect": "worldsim.sessions.client"}
 
 gymnasium.register(
     "worldsim/FreedoomReal-v0", entry_point="worldsim.envs.doom:FreedoomReal", max_episode_steps=500

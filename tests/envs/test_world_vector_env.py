@@ -15,12 +15,11 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 
 import worldsim  # noqa: F401  registers the environments
-from worldsim.envs import dream_common
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
 from worldsim.errors import InvalidInputError, OutOfMemoryError
 from worldsim.state import flatten
-from worldsim.world import World
+from worldsim.world import World, rows
 from worldsim.world.heads import OutcomeHead
 
 SIZE = 32
@@ -406,16 +405,16 @@ def test_not_enough_memory(world: World, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_too_many_environments_are_refused_with_how_many_fit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dream_common, "free_memory", lambda device: 300 * world.step_bytes())
+    monkeypatch.setattr(rows, "free_memory", lambda device: 300 * world.step_bytes())
     assert WorldVectorEnv(200, world).memory_bytes == world.state_bytes() < world.step_bytes()
     with pytest.raises(
         OutOfMemoryError,
         match="300 environments .computed as 512.*about 256 would fit, so make 256 or fewer",
     ):
         WorldVectorEnv(300, world)
-    monkeypatch.setattr(dream_common, "free_memory", lambda device: 3000 * world.step_bytes())
+    monkeypatch.setattr(rows, "free_memory", lambda device: 3000 * world.step_bytes())
     with pytest.raises(OutOfMemoryError, match="about 2048 would fit"):
         WorldVectorEnv(5000, world)
-    monkeypatch.setattr(dream_common, "free_memory", lambda device: 1)
+    monkeypatch.setattr(rows, "free_memory", lambda device: 1)
     with pytest.raises(OutOfMemoryError, match="fewer are not sure to fit either: free memory"):
         WorldVectorEnv(1, world)

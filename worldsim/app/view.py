@@ -5,7 +5,8 @@ represents, the path, and its cameras with their frames. The world's weights are
 
 viser serves the page. The file may come from anybody, and the page's controls reach into this
 process. Texts of the file are therefore shown as plain letters (:func:`plain`), only the page
-itself may connect (:func:`may_connect`), and viser's sharing through its servers is off.
+itself may connect (:func:`worldsim.runtime.hosts.may_connect`), and viser's sharing through its
+servers is off.
 """
 
 from __future__ import annotations
@@ -13,12 +14,9 @@ from __future__ import annotations
 import contextlib
 import http
 import io
-import ipaddress
 import math
-import socket
 import threading
-import urllib.parse
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +26,7 @@ import numpy as np
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.extras import missing
+from worldsim.runtime.hosts import may_connect, require_port
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.types import Array
 
@@ -62,7 +61,6 @@ SMALLEST = 0.005
 """Metres a side of the smallest points drawn."""
 LONGEST_TEXT = 80
 """Letters of a file's text that are shown."""
-OWN_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 BEHIND, OVER = 3.0, 2.0
 """Where a visitor's camera begins: so many metres behind and over the newest frame's."""
 
@@ -137,7 +135,7 @@ def open_viewer(config: ViewConfig) -> Viewer:
         import viser
     except ImportError as error:
         raise missing("the viewer needs viser", "view", error) from error
-    _check_port(config.host, config.port)
+    require_port(config.host, config.port)
     with _quiet(), _guard(config.host):
         label = f"worldsim {plain(config.snapshot.name)}"
         server = _unshare(viser.ViserServer(config.host, config.port, label=label, verbose=False))
@@ -371,32 +369,6 @@ def plain(text: str) -> str:
     return kept if len(kept) <= LONGEST_TEXT else kept[: LONGEST_TEXT - 3] + "..."
 
 
-def may_connect(headers: Mapping[str, str], served: str) -> bool:
-    """Return whether a request comes from the viewer's own page, or from no page at all.
-
-    Browsers send the page that asks as ``Origin`` and the requested address as ``Host``. Scripts of
-    another page may connect to any address, this computer's included. A name that its owner points
-    to this computer (DNS rebinding) would make the two equal, so only names of this computer count,
-    or addresses where the viewer may be shared.
-
-    served: the host at which the viewer serves.
-    """
-    host, origin = headers.get("Host", ""), headers.get("Origin")
-    name = urllib.parse.urlsplit(f"//{host}").hostname or ""
-    known = OWN_HOSTS | {served.lower(), socket.gethostname().lower()}
-    if name not in known and not (served in ("0.0.0.0", "::", "") and _is_address(name)):
-        return False
-    return origin is None or urllib.parse.urlsplit(origin).netloc.lower() == host.lower()
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
 @contextlib.contextmanager
 def _guard(host: str) -> Iterator[None]:
     """Context that makes new servers refuse what :func:`may_connect` refuses.
@@ -495,18 +467,3 @@ def _enlarge(rgb: Array) -> Array:
 def _quiet() -> contextlib.AbstractContextManager[object]:
     """Context in which viser's announcement on stdout is suppressed."""
     return contextlib.redirect_stdout(io.StringIO())
-
-
-def _check_port(host: str, port: int) -> None:
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            # A connection of before that is still winding down does not stop a new server.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(
-            f"port {port} of {host} cannot be used ({error}): give another one with --port"
-        ) from error

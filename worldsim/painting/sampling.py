@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.painting.channels import unscale
-from worldsim.painting.levels import per_channel, shift_for
+from worldsim.painting.levels import add_noise_to, per_channel, shift_for, shift_levels
 from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, NotNegative, Positive
@@ -39,7 +39,8 @@ class PaintConfig:
     """Exponent of the noise levels before their shift. Above 1, more steps are at low noise, where
     textures are painted."""
     places: Count = 1
-    """Places painted at once. More are faster on a GPU and give the same frames up to rounding."""
+    """Places painted at once. More are faster on a GPU. Fewer are padded to this number, so that a
+    place's frames do not depend on the others."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -55,6 +56,18 @@ def sigmas_for(steps: int, noisy_views: int, power: float = 1.0) -> Tensor:
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=float(shift_for(noisy_views)))
     scheduler.set_timesteps(sigmas=[(1.0 - i / steps) ** power for i in range(steps)])
     return scheduler.sigmas.float()
+
+
+def sigmas_from(level: Tensor, steps: int, noisy_views: int, power: float = 1.0) -> Tensor:
+    """Return noise levels from ``level`` (b,) to 0, (steps + 1, b) float32.
+
+    They are spaced as those of :func:`sigmas_for`, and equal them for level 1.
+    """
+    shift = shift_for(noisy_views).to(level.device)
+    # The inverse of the shift is the shift by the inverse.
+    start = shift_levels(level.float(), 1.0 / shift)
+    share = torch.linspace(1.0, 0.0, steps + 1, device=level.device) ** power
+    return shift_levels(share[:, None] * start, shift)
 
 
 def extrapolate(clean: Tensor, before: Tensor, last: Tensor, here: Tensor, there: Tensor) -> Tensor:
@@ -143,7 +156,9 @@ def predict(network: PainterNetwork, batch: PainterBatch, guidance: Guidance) ->
 
 
 def _guide(clean: Tensor, free: Tensor, scale: Tensor) -> Tensor:
-    return free + scale.to(clean.device)[:, None, None, None, None] * (clean - free)
+    scale = scale.to(clean.device)[:, None, None, None, None]
+    # Not rounded where nothing guides, so that sets do not depend on others of the batch.
+    return torch.where(scale == 1.0, clean, free + scale * (clean - free))
 
 
 def euler_step(x: Tensor, towards: Tensor, here: Tensor, there: Tensor) -> Tensor:
@@ -165,6 +180,7 @@ def paint(
     known: Tensor,
     noise: Tensor,
     config: PaintConfig,
+    level: Tensor | None = None,
 ) -> Tensor:
     """Sample the unknown channels of sets of views jointly.
 
@@ -175,16 +191,25 @@ def paint(
     rays: (b, n, 6, h, w).
     attributes, known: (b, a).
     noise: (b, n, 5, h, w) standard normal.
+    level: (b,) in (0, 1], noise level from which each place is sampled. The unknown channels start
+    from ``given`` with that much noise, and keep its layout the better, the lower the level is
+    (SDEdit, Meng et al. 2022). None starts from noise alone.
 
     Returns clean channels (b, n, 5, h, w) float32; known channels are returned as given.
     """
     assert given.shape[2] == CHANNELS
     channels = per_channel(unknown)[..., None, None]
     steps, power = config.num_inference_steps, config.schedule_power
-    counts = unknown.any(-1).sum(1).tolist()
-    sigmas = torch.stack([sigmas_for(steps, max(1, n), power) for n in counts], 1)
+    if level is None:
+        counts = [max(1, n) for n in unknown.any(-1).sum(1).tolist()]
+        by_count = {n: sigmas_for(steps, n, power) for n in sorted(set(counts))}
+        sigmas = torch.stack([by_count[n] for n in counts], 1)
+    else:
+        sigmas = sigmas_from(level, steps, given.shape[1], power)
     levels = sigmas.to(given.device)[..., None, None]
     x = torch.where(channels, noise, given)
+    if level is not None:
+        x = add_noise_to(given, noise, unknown * levels[0])
     before = x
     aided = is_aided(unknown, memory)
     guidance = guidance_for(aided.cpu(), (known != 0).any(1).cpu(), config).trim()

@@ -15,6 +15,9 @@ EXTRAS = {
     "minari": "minari",
     "open3d": "open3d",
     "transformers": "painter",
+    "fastapi": "play",
+    "uvicorn": "play",
+    "websockets": "play",
 }
 """By module, the extra of this distribution that installs it."""
 PACKAGES = {"ale_py": "ale-py"}

@@ -26,6 +26,7 @@ WALK: Mapping[tuple[str, ...], int] = {
 DISCRETE: dict[str, Mapping[tuple[str, ...], int]] = {
     "worldsim/FreedoomReal-v0": WALK,
     "worldsim/TinyRoom-v0": WALK,
+    "VizdoomTakeCover-v1": {("d",): 1, ("a",): 2},
 }
 """Keys of discrete actions whose meaning is known, by the id of the real twin."""
 AXES: dict[str, tuple[tuple[str, str], ...]] = {
@@ -34,6 +35,22 @@ AXES: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Keys that set each number of a continuous action to its lower and its upper bound, by the id of
 the real twin; empty: none."""
+WALKING = (
+    "stand",
+    "forward",
+    "backward",
+    "turn left",
+    "turn right",
+    "strafe left",
+    "strafe right",
+)
+NAMES: dict[str, tuple[str, ...]] = {
+    "worldsim/FreedoomReal-v0": WALKING,
+    "worldsim/TinyRoom-v0": WALKING,
+    "VizdoomTakeCover-v1": ("stand", "move right", "move left"),
+    "CarRacing-v3": ("steering", "gas", "brake"),
+}
+"""What discrete actions do, or the numbers of a continuous one mean, by the id of the real twin."""
 ROW = "123456789abcdefghijklmnopqrstuvwxyz"
 """Keys of actions 1, 2, 3 and so on where no meaning is known."""
 COLUMNS = (("z", "q"), ("x", "w"), ("c", "e"), ("v", "r"))
@@ -56,6 +73,19 @@ def exact_rate(metadata: Info) -> float | None:
     """
     rate = metadata.get(EXACT_RATE, metadata.get("render_fps"))
     return None if rate is None else float(rate)
+
+
+def action_names(space: Space, twin: str = "") -> list[str]:
+    """Return the meaning of each discrete action, or of each number of a continuous one.
+
+    twin: id of the real twin (:data:`NAMES`). If it is unknown, they are numbered.
+    """
+    count = (
+        int(space.n) if isinstance(space, gym.spaces.Discrete) else int(np.prod(space.shape or ()))
+    )
+    names = NAMES.get(twin.rpartition(":")[2], ())
+    what = "action" if isinstance(space, gym.spaces.Discrete) else "axis"
+    return list(names) if len(names) == count else [f"{what} {i}" for i in range(count)]
 
 
 def keys_to_action(space: Space, twin: str = "") -> Keys:

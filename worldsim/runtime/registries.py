@@ -1,4 +1,4 @@
-"""The classes that files and commands name: policies, scenes, dynamics, painters.
+"""The classes that files and commands name: policies, planners, scenes, dynamics, painters.
 
 Scene memories are in :mod:`worldsim.memory.registry`, since each has a config class beside it. Real
 twins are looked up in Gymnasium's own registry: see :mod:`worldsim.world.twin`.
@@ -26,6 +26,17 @@ POLICIES = Registry(
 )
 """Policies that are constructed with an action space, and settings that are JSON values. Their
 names come before folders."""
+
+PLANNERS = Registry(
+    "planner",
+    ("reset", "act"),
+    {
+        "explorer": "worldsim.agents.explorer:FrontierExplorer",
+        "novelty": "worldsim.agents.novelty:NoveltyExplorer",
+    },
+)
+"""Policies that are constructed with what they imagine in: a dream or a belief
+(:class:`worldsim.planning.objectives.Dreaming`). Sessions can hand their controls to them."""
 
 SCENES = Registry(
     "scenes",

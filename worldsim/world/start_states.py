@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.slots import Points, beginning
-from worldsim.protocols import PadsMemory, remembers
+from worldsim.protocols import PadsMemory, SceneMemory, remembers
 from worldsim.runtime.types import Space
 from worldsim.state import (
     Frame,
@@ -156,7 +156,7 @@ class StartStates:
         key = self._key_of(scene)
         if key is None or key in self._states:
             return
-        state = _compact(state)
+        state = compact(state)
         self._bytes += bytes_of(state)
         while self._states and self._too_many():
             self._bytes -= bytes_of(self._states.pop(next(iter(self._states))))
@@ -169,11 +169,8 @@ class StartStates:
         return len(self._states) >= self.most
 
     def _whole(self, state: WorldState) -> WorldState:
-        """Invert :func:`_compact`."""
-        memory = self.running.inner.memory
-        if not isinstance(state.memory, Points) or not isinstance(memory, PadsMemory):
-            return state
-        return dataclasses.replace(state, memory=memory.pad(state.memory))
+        """Invert :func:`compact`."""
+        return expand(state, self.running.inner.memory)
 
     def check(self, scene: SceneStart) -> None:
         """Validate a scene, see :meth:`worldsim.world.World.check_start`."""
@@ -198,7 +195,7 @@ class StartStates:
         return entry is not None and entry[0]() is scene
 
 
-def _compact(state: WorldState) -> WorldState:
+def compact(state: WorldState) -> WorldState:
     """Return the state without the unused slots of a point memory.
 
     After a few frames most slots are unused. On a GPU all slots are kept.
@@ -211,6 +208,13 @@ def _compact(state: WorldState) -> WorldState:
     if any(bool(x[..., used.capacity :].any()) for x in flatten(memory).values()):
         return state
     return dataclasses.replace(state, memory=map_tensors(torch.clone, used))
+
+
+def expand(state: WorldState, memory: SceneMemory) -> WorldState:
+    """Return a state of :func:`compact` with all slots of ``memory`` again, bit for bit."""
+    if not isinstance(state.memory, Points) or not isinstance(memory, PadsMemory):
+        return state
+    return dataclasses.replace(state, memory=memory.pad(state.memory))
 
 
 def check_start(scene: SceneStart, step: Step, action_space: Space) -> None:

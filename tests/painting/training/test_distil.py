@@ -20,6 +20,7 @@ from worldsim.painting.painter import NetworkPainter
 from worldsim.painting.sampling import Guidance, PaintConfig, guidance_for, paint, sigmas_for
 from worldsim.painting.training.batches import BatchConfig, BatchMaker
 from worldsim.painting.training.distil import (
+    Balance,
     DistilTrainer,
     PainterDistilConfig,
     Starts,
@@ -191,6 +192,17 @@ def test_guidance_is_baked_in(
         loss = ((scale - 1.0) / here).square().mean()
         torch.testing.assert_close(trainer.loss(maker, 4).detach(), loss)
     assert seen["alone"] == 0 and seen["aided"] > 0
+
+
+def test_a_balanced_loss():
+    losses, window = torch.tensor([4.0, 1.0, 4.0, 4.0]), torch.tensor([0, 2, 0, 0])
+    plain = Balance(3, 0.0, CPU)
+    assert float(plain.weigh(losses, window)) == float(losses.mean())
+    # Weights 1/2 and 1 of the windows seen, over their mean 3/4.
+    half = Balance(3, 0.5, CPU)
+    assert float(half.weigh(losses, window)) == pytest.approx((3 * 2.0 + 1.0) / 4 / 0.75)
+    half.weigh(torch.tensor([9.0]), torch.tensor([0]))
+    torch.testing.assert_close(half.running[[0, 2]], torch.tensor([4.1, 1.0]))
 
 
 def test_sets_go_on_from_the_students_own_samples(

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.painting.checkpoint import load_painter
-from worldsim.painting.levels import add_noise_to, loss_of, losses_of, per_channel
+from worldsim.painting.levels import add_noise_to, losses_of, per_channel
 from worldsim.painting.network import PainterBatch, PainterNetwork
 from worldsim.painting.sampling import (
     Guidance,
@@ -40,6 +40,11 @@ from worldsim.runtime.ranges import Count, Rate, Share
 from worldsim.runtime.types import JsonObject
 from worldsim.state import checksum, map_tensors
 
+BALANCE_RATE = 0.02
+"""Share of a step in the running loss of a window."""
+LEAST_LOSS = 1e-6
+"""Running losses below this do not raise a window's weight further."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PainterDistilConfig(LegConfig):
@@ -59,6 +64,9 @@ class PainterDistilConfig(LegConfig):
     own_share: Share = 0.8
     """Probability that a set goes on from the student's own end of a window. Otherwise another set
     replaces it, whose real views get noise. 0 distils on noised real views alone."""
+    balance: Share = 0.5
+    """Exponent with which the running loss of a window divides its losses. 0 leaves them as errors
+    of velocity, which are largest in the last windows; with 1 all windows count alike."""
     learning_rate: Rate = 2e-4
     """Learning rate after the warm-up: half of training's, as the student starts near its goal."""
     warmup: Count = 100
@@ -192,6 +200,33 @@ def target_of(x: Tensor, end: Tensor, here: Tensor, there: Tensor) -> Tensor:
     return (end - ratio * x) / (1.0 - ratio)
 
 
+class Balance:
+    """Divides losses by a power of the running mean loss of their windows.
+
+    power: exponent in [0, 1]; 0 changes nothing.
+    """
+
+    def __init__(self, windows: int, power: float, device: torch.device) -> None:
+        self.power = power
+        self.running = torch.full((windows,), torch.nan, device=device)
+        """Mean loss of each window, NaN before its first one."""
+
+    def weigh(self, losses: Tensor, window: Tensor) -> Tensor:
+        """Return the weighted mean of losses (b,) of windows (b,), a scalar.
+
+        The weights' mean over the windows is 1.
+        """
+        own, zero = losses.detach(), torch.zeros_like(self.running)
+        count = zero.index_add(0, window, torch.ones_like(own))
+        mean = zero.index_add(0, window, own) / count
+        smooth = torch.where(
+            self.running.isnan(), mean, torch.lerp(self.running, mean, BALANCE_RATE)
+        )
+        self.running = torch.where(count > 0, smooth, self.running)
+        weight = self.running.clamp(min=LEAST_LOSS) ** -self.power
+        return (losses * (weight / weight.nanmean())[window]).mean()
+
+
 class DistilTrainer(PainterTrainer):
     """Trains a student to take the teacher's steps through a window in one.
 
@@ -226,6 +261,7 @@ class DistilTrainer(PainterTrainer):
         if config.compile:
             self.teacher.compile_parts()
         self.windows = Windows(config.num_inference_steps, config.teacher, place.device)
+        self.balance = Balance(config.num_inference_steps, config.balance, place.device)
         self.under_way: dict[int, Starts] = {}
         """Sets that may go on, by their number of views."""
         camera = tuple(float(v) for v in store.intrinsics.cpu())
@@ -251,8 +287,9 @@ class DistilTrainer(PainterTrainer):
         self.under_way[views] = dataclasses.replace(
             starts, x=starts.move(starts.x, own, here, there), window=starts.window + 1
         )
-        self._count(losses_of(own, target, level), starts.window)
-        return loss_of(predicted, target, level)
+        losses = losses_of(predicted, target, level)
+        self._count(losses.detach(), starts.window)
+        return self.balance.weigh(losses, starts.window)
 
     def _starts(self, maker: BatchMaker, views: int) -> Starts:
         """Return the sets of a step: those that go on, and new ones in place of the others."""

@@ -1,0 +1,226 @@
+"""Load a session server: how evenly clients are served, how long steps take, what batching gives.
+
+``python experiments/sessions.py --json OUT`` starts ``worldsim serve`` and measures one session as
+fast as it goes, then several, then several at the world's own rate::
+
+    python experiments/sessions.py --clients 8 --seconds 300 --json sessions.json
+    python experiments/sessions.py --clients 128 --seconds 20 --device cuda --engine fast \
+        --bucket 128 --json sessions_gpu.json
+
+Clients run in this process, the server in another. A step's latency is from sending its message to
+having its frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from websockets.asyncio.client import connect
+
+from worldsim.sessions.protocol import unpack
+
+WARM = 3
+"""Steps of each client that do not count."""
+BUSY = (1, 1, 1, 3, 1, 1, 4, 1)
+"""What a client walks, over and over."""
+
+
+@contextlib.contextmanager
+def server(arguments: argparse.Namespace) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "worldsim", "serve", "--worlds", arguments.world]
+    command += ["--port", str(port), "--sessions", "1024", "--engine", arguments.engine]
+    if arguments.device:
+        command += ["--device", arguments.device]
+    if arguments.server_threads:
+        command += ["--threads", str(arguments.server_threads)]
+    process = subprocess.Popen(command)
+    url, until = f"http://127.0.0.1:{port}", time.monotonic() + 120
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/api/v1/health", timeout=5).read()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > until:
+                    raise
+                time.sleep(0.05)
+        yield url, process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Client:
+    """One session, stepped as fast as it goes or at a steady rate."""
+
+    def __init__(self, url: str, arguments: argparse.Namespace, bucket: int, seed: int) -> None:
+        self.url, self.arguments, self.bucket, self.seed = url, arguments, bucket, seed
+        self.latency: list[float] = []
+        self.frames: list[float] = []
+        self.batch: list[int] = []
+        self.server_ms: list[float] = []
+
+    async def ask(self, socket: Any, message: dict[str, Any]) -> dict[str, Any]:
+        await socket.send(json.dumps(message))
+        content = await socket.recv()
+        header = json.loads(content) if isinstance(content, str) else unpack(content)[0]
+        assert header["type"] != "error", header
+        return header
+
+    async def run(
+        self, ready: asyncio.Semaphore, go: asyncio.Event, fps: float | None, seconds: float
+    ) -> None:
+        address = self.url.replace("http", "ws", 1) + "/api/v1/ws?protocol=1"
+        looking = {"views": ["rgb"], "format": self.arguments.format}
+        async with connect(address, max_size=2**26, compression=None) as socket:
+            await self.ask(
+                socket,
+                {"type": "create", "world": Path(self.arguments.world).name, "start": None}
+                | {"bucket": self.bucket},
+            )
+            await self.ask(socket, {"type": "reset", "seed": self.seed % 8, **looking})
+            for _ in range(WARM):
+                await self.ask(socket, {"type": "step", "action": 1, **looking})
+            ready.release()
+            await go.wait()
+            begun = time.perf_counter()
+            tick = 0
+            while (now := time.perf_counter()) - begun < seconds:
+                if fps is not None:
+                    due = begun + (tick + self.seed / 97.0 % 1.0) / fps
+                    if due > now:
+                        await asyncio.sleep(due - now)
+                sent = time.perf_counter()
+                message = {"type": "step", "action": BUSY[tick % len(BUSY)], **looking}
+                header = await self.ask(socket, message)
+                self.latency.append(time.perf_counter() - sent)
+                self.frames.append(time.perf_counter())
+                self.batch.append(header["ms"]["batch"])
+                self.server_ms.append(header["ms"]["step"])
+                tick += 1
+                if fps is not None:
+                    # A late frame does not bring the next one forward.
+                    behind = time.perf_counter() - begun - tick / fps
+                    tick += max(0, int(behind * fps))
+            await self.ask(socket, {"type": "close"})
+
+
+async def load(
+    url: str, arguments: argparse.Namespace, clients: int, bucket: int, fps: float | None
+) -> dict[str, Any]:
+    """Step so many sessions at once; returns rates and latencies."""
+    many = [Client(url, arguments, bucket, seed) for seed in range(clients)]
+    ready, go = asyncio.Semaphore(0), asyncio.Event()
+    tasks = [asyncio.create_task(client.run(ready, go, fps, arguments.seconds)) for client in many]
+    for _ in many:
+        waiting = asyncio.create_task(ready.acquire())
+        done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        if waiting not in done:
+            await asyncio.gather(*tasks)
+    begun = time.perf_counter()
+    go.set()
+    await asyncio.gather(*tasks)
+    seconds = time.perf_counter() - begun
+    rates = np.array([len(client.latency) for client in many]) / seconds
+    latency = 1e3 * np.concatenate([client.latency for client in many])
+    gaps = 1e3 * np.concatenate([np.diff(client.frames) for client in many])
+    batch = np.concatenate([client.batch for client in many])
+    step_ms = np.concatenate([client.server_ms for client in many])
+    return {
+        "clients": clients,
+        "bucket": bucket,
+        "fps": fps,
+        "seconds": round(seconds, 1),
+        "steps_per_s": round(float(rates.sum()), 2),
+        "each_least": round(float(rates.min()), 2),
+        "each_mean": round(float(rates.mean()), 2),
+        "least_over_mean": round(float(rates.min() / rates.mean()), 3),
+        "latency_ms": {
+            name: round(float(np.percentile(latency, q)), 1)
+            for name, q in (("p50", 50), ("p95", 95), ("p99", 99), ("max", 100))
+        },
+        "interval_ms": {
+            name: round(float(np.percentile(gaps, q)), 1)
+            for name, q in (("p50", 50), ("p99", 99), ("max", 100))
+        },
+        "stepped_together": round(float(batch.mean()), 1),
+        "forward_ms": round(float(np.median(step_ms)), 2),
+    }
+
+
+def device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
+
+
+def resident_mb(process: subprocess.Popen[bytes]) -> float:
+    pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+    return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--world", default="freedoom-tiny")
+    parser.add_argument("--device", default="")
+    parser.add_argument("--engine", default="plain")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--bucket", type=int, default=1, help="of several sessions")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each part")
+    parser.add_argument("--fps", type=float, default=8.75, help="of the steady part; 0 for none")
+    parser.add_argument("--format", default="raw")
+    parser.add_argument("--server-threads", type=int, default=0)
+    parser.add_argument("--json", type=Path, required=True)
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    found: dict[str, Any] = {
+        "world": arguments.world,
+        "engine": arguments.engine,
+        "device": device_name(arguments.device or "cpu"),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "parts": {},
+    }
+    with server(arguments) as (url, process):
+        several = arguments.clients, arguments.bucket
+        parts: list[tuple[str, int, int, float | None]] = [("one", 1, 1, None)]
+        parts.append(("several", *several, None))
+        if arguments.fps:
+            parts.append(("steady", *several, arguments.fps))
+        for name, clients, bucket, fps in parts:
+            part = asyncio.run(load(url, arguments, clients, bucket, fps))
+            found["parts"][name] = part | {"server_mb": resident_mb(process)}
+            print(name, json.dumps(found["parts"][name]), flush=True)
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    one, more = found["parts"]["one"], found["parts"]["several"]
+    found["several_over_one"] = round(more["steps_per_s"] / one["steps_per_s"], 2)
+    arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"several over one: {found['several_over_one']}")
+
+
+if __name__ == "__main__":
+    main()

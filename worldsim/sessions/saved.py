@@ -1,0 +1,198 @@
+"""Sessions on disk: what a server saves by itself, so that a crash loses little.
+
+A session is a folder with ``session.json`` (world, settings, branches with all that happened),
+``root.safetensors`` (the snapshot where it began) and ``latest.safetensors`` (a recent one). Each
+file is written atomically, the JSON file last.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from worldsim.errors import DamagedFileError, NotFoundError, WorldsimError
+from worldsim.runtime.arguments import shown
+from worldsim.runtime.files import is_file, is_folder, make_writable_folder, write_bytes
+from worldsim.runtime.json_config import read_json, write_json
+from worldsim.sessions.history import Moment
+from worldsim.sessions.protocol import Index, Message, Name, Settings, Text, Walk
+from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
+from worldsim.world.world import World
+
+FILE, ROOT, LATEST = "session.json", "root.safetensors", "latest.safetensors"
+ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
+"""Ids of sessions, which are names of folders."""
+MOST = 50
+"""Saved sessions that are kept; the oldest are removed."""
+
+
+class LatestMoment(Message):
+    """The moment of the newest snapshot."""
+
+    branch: Index
+    entries: Index
+
+
+class SavedSession(Message):
+    """The content of ``session.json``."""
+
+    v: int = 1
+    id: Name
+    title: Text = ""
+    created_at: float
+    saved_at: float
+    settings: Settings
+    elapsed: Index = 0
+    twin: bool = False
+    steps: Index = 0
+    walk: Walk
+    latest: LatestMoment | None = None
+
+
+class SavedInfo(Message):
+    """A session that can be resumed."""
+
+    id: str
+    title: str
+    world: str
+    scene: str
+    steps: Annotated[int, Field(ge=0)]
+    saved_at: float
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A saved session, read from disk."""
+
+    saved: SavedSession
+    folder: Path
+
+    def root(self, world: World) -> Snapshot:
+        """Return the snapshot where it began. Raises DamagedFileError or InvalidInputError."""
+        return load_snapshot(self.folder / ROOT, world)
+
+    def latest(self, world: World) -> tuple[Moment, Snapshot] | None:
+        """Return a recent moment with its snapshot, None if there is none that can be read."""
+        told = self.saved.latest
+        if told is None or not is_file(self.folder / LATEST):
+            return None
+        try:
+            snapshot = load_snapshot(self.folder / LATEST, world)
+        except WorldsimError:
+            # Written after the JSON file, or for other settings: the walk is replayed instead.
+            return None
+        return Moment(told.branch, told.entries), snapshot
+
+
+class SavedSessions:
+    """The saved sessions of a server.
+
+    folder: made if it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = make_writable_folder(folder)
+
+    def save(
+        self,
+        saved: SavedSession,
+        world: World,
+        root: tuple[Snapshot, World] | None,
+        latest: Snapshot | None,
+    ) -> None:
+        """Write a session.
+
+        root: its first snapshot and that one's world, if it is not on disk yet.
+        latest: a snapshot of ``saved.latest`` in ``world``.
+        """
+        folder = make_writable_folder(self._folder(saved.id))
+        if root is not None:
+            save_snapshot(root[0], root[1], folder / ROOT)
+        if latest is not None:
+            save_snapshot(latest, world, folder / LATEST)
+        write_json(folder / FILE, saved.model_dump(mode="json", exclude_defaults=True))
+        self._prune(saved.id)
+
+    def list(self) -> list[SavedInfo]:
+        """Return the sessions that can be resumed, the newest first; damaged ones are left out."""
+        found = []
+        for path in self.folder.iterdir():
+            try:
+                saved = self.open(path.name).saved
+            except WorldsimError:
+                continue
+            start = saved.walk.start
+            scene = getattr(start, "name", None) or start.kind
+            found.append(
+                SavedInfo(
+                    id=saved.id,
+                    title=saved.title,
+                    world=saved.walk.world,
+                    scene=scene,
+                    steps=saved.steps,
+                    saved_at=saved.saved_at,
+                )
+            )
+        return sorted(found, key=lambda one: -one.saved_at)
+
+    def open(self, session: str) -> Opened:
+        """Read a saved session. Raises NotFoundError or DamagedFileError."""
+        folder = self._folder(session)
+        if not is_file(folder / FILE):
+            raise NotFoundError(f"there is no saved session {shown(session)}")
+        try:
+            saved = SavedSession.model_validate(read_json(folder / FILE))
+        except (ValidationError, RecursionError) as error:
+            raise DamagedFileError(
+                f"{folder / FILE} is no saved session ({str(error)[:200]}): remove its folder"
+            ) from None
+        if saved.id != session:
+            raise DamagedFileError(f"{folder / FILE} is of session {shown(saved.id)}")
+        return Opened(saved, folder)
+
+    def remove(self, session: str) -> None:
+        """Remove a saved session, if there is one."""
+        folder = self._folder(session)
+        if is_folder(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _folder(self, session: str) -> Path:
+        if not ID.fullmatch(session):
+            raise NotFoundError(f"there is no saved session {shown(session)}")
+        return self.folder / session
+
+    def _prune(self, newest: str) -> None:
+        def age(path: Path) -> float:
+            file = path / FILE
+            return file.stat().st_mtime if file.exists() else time.time()
+
+        folders = [p for p in self.folder.iterdir() if ID.fullmatch(p.name) and p.name != newest]
+        for path in sorted(folders, key=age)[: max(0, len(folders) + 1 - MOST)]:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def snapshot_bytes(snapshot: Snapshot, world: World) -> bytes:
+    """Return the bytes of a snapshot's file."""
+    with tempfile.TemporaryDirectory() as folder:
+        return save_snapshot(snapshot, world, Path(folder) / ROOT).read_bytes()
+
+
+def snapshot_of(content: bytes, world: World) -> Snapshot:
+    """Read a snapshot from the bytes of its file.
+
+    Raises DamagedFileError or InvalidInputError, without the name of a file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "the snapshot"
+        write_bytes(path, content)
+        try:
+            return load_snapshot(path, world)
+        except WorldsimError as error:
+            raise type(error)(str(error).replace(str(path), "the snapshot")) from None

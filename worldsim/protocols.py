@@ -375,6 +375,24 @@ class ScoresViews(Protocol):
         ...
 
 
+@runtime_checkable
+class RedrawsViews(Protocol):
+    """A painter that can redraw whole views in its own look."""
+
+    def redraw(self, inputs: PaintInputs, frames: Frame, level: Tensor) -> Frame:
+        """Return ``frames`` (b * n, ...) redrawn from noisy copies, with depth and poses.
+
+        Known pixels of ``inputs`` are kept as in :meth:`Painter.paint`. Source: SDEdit (Meng et
+        al. 2022).
+
+        inputs: what the painter would receive to paint these views.
+        frames: whole views with depth, at the cameras of ``inputs``.
+        level: (b,) float32 in (0, 1], noise level of each place's copies. Low levels keep the
+            layout; level 1 keeps nothing.
+        """
+        ...
+
+
 # Optional capabilities of a dynamics. The library tests for them with isinstance.
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from worldsim.evaluation.bench import BenchConfig
     from worldsim.evaluation.evaluate import EvaluateConfig
     from worldsim.evaluation.evaluate_agent import EvaluateAgentConfig
+    from worldsim.painting.evaluation.evaluate import EvaluatePainterConfig
     from worldsim.training.distil import DistilConfig
     from worldsim.training.train import TrainConfig
     from worldsim.world import World
@@ -96,6 +97,13 @@ def after_evaluate(config: EvaluateConfig, _: object) -> Ending:
         config,
         line("worldsim", "bench", config.world),
         line("worldsim", "export", config.world, "--out", out),
+    )
+
+
+def after_evaluate_painter(config: EvaluatePainterConfig, _: object) -> Ending:
+    """The figures; next, paint a place."""
+    return _figures(
+        config, line("worldsim", "generate", "--painter", config.painter, "--out", "out/place")
     )
 
 

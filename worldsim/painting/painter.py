@@ -124,6 +124,22 @@ class NetworkPainter:
         painted = frames_of(torch.cat(parts)[:b].flatten(0, 1), pose.to(device))
         return keep_known(painted, at, n)
 
+    def redraw(self, inputs: PaintInputs, frames: Frame, level: Tensor) -> Frame:
+        """See :meth:`worldsim.protocols.RedrawsViews.redraw`."""
+        check_inputs(inputs, self.spec)
+        assert frames.inverse_depth is not None
+        device, (b, n) = self.device, inputs.pose.shape[:2]
+        at, level = map_tensors(lambda x: x.to(device), (inputs, level))
+        clean = clean_channels(frames.rgb.to(device), frames.inverse_depth.to(device))
+        clean = clean.unflatten(0, (b, n))
+        size = self.config.places
+        chunks = [
+            torch.arange(i, i + size, device=device).clamp(max=b - 1) for i in range(0, b, size)
+        ]
+        parts = [self._paint(_places(at, some), clean[some], level[some]) for some in chunks]
+        pose = inputs.pose.flatten(0, 1).to(device)
+        return keep_known(frames_of(torch.cat(parts)[:b].flatten(0, 1), pose), at, n)
+
     @torch.no_grad()
     def score(self, inputs: PaintInputs, frame: Frame) -> Tensor:
         """See :meth:`worldsim.protocols.ScoresViews.score`.
@@ -172,11 +188,18 @@ class NetworkPainter:
         )
         return memory, attributes, told
 
-    def _paint(self, at: PaintInputs) -> Tensor:
-        """Return channels (b, n, 5, h, w) of a batch of places."""
+    def _paint(
+        self, at: PaintInputs, redrawn: Tensor | None = None, level: Tensor | None = None
+    ) -> Tensor:
+        """Return channels (b, n, 5, h, w) of a batch of places.
+
+        redrawn: clean channels of the same shape to start from, at noise levels ``level`` (b,).
+        """
         b, n = at.pose.shape[:2]
         given, colour_only = _flags(at.given, b, n, at.pose), _flags(at.colour_only, b, n, at.pose)
         clean = clean_channels(at.view.rgb, at.view.inverse_depth).unflatten(0, (b, n))
+        if redrawn is not None:
+            clean = torch.where(given[..., None, None, None], clean, redrawn)
         memory, attributes, told = self._conditions(at)
         return paint(
             self.network,
@@ -188,6 +211,7 @@ class NetworkPainter:
             known=told,
             noise=normal(at.seed, at.step, Purpose.PAINT, clean.shape[1:]),
             config=self.config,
+            level=level,
         )
 
 

@@ -7,7 +7,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: setup system hooks format lint types docs test test-fast test-nerf test-interop demo dist clean
+.PHONY: setup system hooks format lint types docs test test-fast test-nerf test-interop demo play dist clean
 
 setup: $(STAMP)
 
@@ -95,6 +95,11 @@ docs: setup
 demo: setup
 	@$(PYTHON) .ci/system-libraries cv2
 	$(VENV)/bin/worldsim demo --out out/demo
+
+# A page on which a person walks through the shipped worlds: http://127.0.0.1:8000.
+play: setup
+	@$(PYTHON) .ci/system-libraries cv2
+	$(VENV)/bin/worldsim play
 
 # The source distribution, and the wheel from it: a wheel from the repository would also hold modules
 # that an earlier build left in build/.

@@ -101,19 +101,25 @@ def outside_code(markdown: str, change: Any) -> str:
 
 def commands() -> str:
     """One section a command, from what ``worldsim COMMAND --help`` prints."""
-    from worldsim.app.cli import COMMANDS
+    from worldsim.app.cli import COMMANDS, FOR_PAINTERS
 
-    return "\n".join(section(name) for name in COMMANDS)
+    found = []
+    for name in COMMANDS:
+        found.append(section(name))
+        if name in FOR_PAINTERS:
+            found.append(section(name, "freedoom-painter"))
+    return "\n".join(found)
 
 
-def section(name: str) -> str:
-    """One command's help as Markdown."""
-    lines = [line.strip("│|").rstrip() for line in help_of(name).splitlines()]
+def section(name: str, *arguments: str) -> str:
+    """One command's help, with these arguments before ``--help``, as Markdown."""
+    lines = [line.strip("│|").rstrip() for line in help_of(name, *arguments).splitlines()]
     blank = lines.index("")
     usage = " ".join(" ".join(lines[:blank]).removeprefix("usage: ").replace("{None}|", "").split())
     rest = lines[blank + 1 :]
     end = rest.index("")
-    parts = [f"## {name}\n", " ".join(rest[:end]) + "\n", f"```\n{usage}\n```\n"]
+    title = " ".join([name, *arguments])
+    parts = [f"## {title}\n", " ".join(rest[:end]) + "\n", f"```\n{usage}\n```\n"]
     for line in rest[end:]:
         text = line.strip("╭╮╰╯─- ")
         option = re.match(r" {1,2}(-{1,2}\w.*?|[A-Z_]+)(?:  +(\S.*))?$", line)
@@ -142,7 +148,7 @@ def prose(text: str) -> str:
     return "".join(p if p.startswith("`") else re.sub(r"([<>\[\]*_|])", r"\\\1", p) for p in pieces)
 
 
-def help_of(name: str) -> str:
+def help_of(name: str, *arguments: str) -> str:
     """What the command prints, in one column of options."""
     from worldsim.app.cli import parse
 
@@ -151,7 +157,7 @@ def help_of(name: str) -> str:
     os.environ.update(COLUMNS="110", NO_COLOR="1", TERM="dumb")
     try:
         with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-            parse(name, ["--help"])
+            parse(name, [*arguments, "--help"])
     finally:
         for key, value in before.items():
             os.environ.pop(key, None) if value is None else os.environ.update({key: value})

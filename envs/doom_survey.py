@@ -134,6 +134,6 @@ class DoomSurveyor(FreedoomReal):
         x, y, z, heading = self._camera()
         depth = self._info["depth"]
         words = _textures(self._map).describe(
-            x, y, z, heading, self._horizon, depth.astype(np.float64) * UNITS_PER_METRE
+            x, y, z, heading, self._horizon, self._up, depth.astype(np.float64) * UNITS_PER_METRE
         )
         return self._observation, depth, self._info["pose"], words

@@ -1,4 +1,4 @@
-"""What a view of a Freedoom map shows, in words: textures, liquids, sky, light and openness.
+"""What a view of a Freedoom map shows, in words: textures, liquids, sky, light, openness, stairs.
 
 All is read off the map's own lumps along the horizon of a view. Names follow the texture names of
 the original game, which Freedoom keeps.
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldsim.envs.doom_geometry import NO_SIDE, MapGeometry, read_lumps
+from worldsim.envs.doom_stairs import stairs_share
 
 WALLS: dict[str, tuple[str, ...]] = {
     "brick": ("BRICK", "BIGBRIK", "BSTONE"),
@@ -45,8 +46,9 @@ LIQUIDS: dict[str, tuple[str, ...]] = {
     "nature": ("GRASS", "RROCK", "GRNROCK", "MFLR8", "FLAT10"),
 }
 """Kinds of floors by the beginnings of their names."""
-ATTRIBUTES = (*WALLS, *LIQUIDS, "sky", "light", "openness")
-"""Names of the attributes, in order."""
+ATTRIBUTES = (*WALLS, *LIQUIDS, "sky", "light", "openness", "stairs")
+"""Names of the attributes, in order. New ones are appended: recordings and painters of earlier
+versions have the first of them."""
 LIGHT = 255.0
 OPEN_HALF = 256.0
 """Map units of median depth at which a place is half open."""
@@ -85,17 +87,21 @@ class MapTextures:
         z: float,
         angle: float,
         right: NDArray[np.float64],
+        up: NDArray[np.float64],
         depth: NDArray[np.float64],
     ) -> NDArray[np.float32]:
-        """The attributes of a view in the order of ATTRIBUTES, (20,) float32 in [0, 1].
+        """The attributes of a view in the order of ATTRIBUTES, (21,) float32 in [0, 1].
 
         Families of walls and kinds of floors: the share of the view's columns in whose horizon they
         lie. sky: share of pixels that are sky. light: of the sectors, weighted alike. openness:
-        d / (d + 256) of the median depth d. x, y, z, angle, right: as of :meth:`MapGeometry.cast`.
+        d / (d + 256) of the median depth d. stairs: see :func:`stairs_share`.
+
+        x, y, z, angle, right, up: as of :meth:`MapGeometry.cast`.
         depth: (h, w) map units.
         """
         geometry, lines = self.geometry, self.geometry.lines
-        column, line, distance, side = geometry._crossings(lines, x, y, angle, right)
+        crossings = geometry._crossings(lines, x, y, angle, right)
+        column, line, distance, side = crossings
         low = np.maximum(lines.floor[side, line], lines.floor[1 - side, line]) >= z
         high = np.minimum(lines.ceiling[side, line], lines.ceiling[1 - side, line]) <= z
         solid = ~lines.two_sided[line]
@@ -116,7 +122,8 @@ class MapTextures:
         light = self.light[np.append(sector, own)].mean()
         finite = np.minimum(depth, 1e6)
         median = float(np.median(finite))
-        rest = [float(np.isinf(depth).mean()), light, median / (median + OPEN_HALF)]
+        stairs = stairs_share(geometry, crossings, z, right, up)
+        rest = [float(np.isinf(depth).mean()), light, median / (median + OPEN_HALF), stairs]
         return np.concatenate([walls / len(right), floors, rest]).clip(0, 1).astype(np.float32)
 
     def _walls_at(

@@ -50,6 +50,7 @@ FLOORS = (
     ("evaluation",),
     ("painting",),
     ("sessions",),
+    ("play",),
     ("envs",),
     ("agents",),
     ("scenes",),
@@ -59,7 +60,7 @@ FLOORS = (
 """Rooms from the ground up; what stands on one floor does not import its neighbours."""
 MOST_ANY = 300
 """Lines of the package in which the type ``Any`` may stand."""
-LATER = {"painting", "sessions"}
+LATER = {"painting", "play", "sessions"}
 """Rooms of capabilities that came after the layout of 0.2."""
 
 

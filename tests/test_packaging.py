@@ -21,7 +21,7 @@ FOLDERS = {
     "agents": "worldsim/agents",
     "scenes": "worldsim/scenes",
 }
-DATA = {".json", ".safetensors", ".png", ".webp"}
+DATA = {".json", ".safetensors", ".png", ".webp", ".html", ".css", ".js", ".svg"}
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_wheel_holds_all_modules_worlds_and_agents(wheel: Path):
         for at, inside in FOLDERS.items()
         for path in (ROOT / at).rglob("*.py")
     }
-    folders = ("worlds", "agents_shipped", "evaluation/frechet_encoder")
+    folders = ("worlds", "agents_shipped", "evaluation/frechet_encoder", "play/static")
     shipped = [
         path for at in folders for path in (ROOT / "worldsim" / at).rglob("*") if path.is_file()
     ]

@@ -6,8 +6,8 @@ Each protocol is written once, here. Implementations never import one another.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -325,6 +325,34 @@ class DepthEstimator(Protocol):
 # Optional capabilities of a painter. The library tests for them with isinstance.
 
 
+Setting: TypeAlias = bool | int | float | str | None
+"""A setting as a JSON value."""
+
+
+@dataclass(frozen=True)
+class PainterIdentity:
+    """What the frames of a painter depend on, besides its inputs and its :class:`PainterSpec`.
+
+    weights: SHA-256 of the weights, empty for a painter without weights.
+    settings: every setting that changes the frames, by name.
+    """
+
+    weights: str = ""
+    settings: dict[str, Setting] = field(default_factory=dict)
+
+
+@runtime_checkable
+class IdentifiedPainter(Protocol):
+    """A painter that says what its frames depend on.
+
+    Journeys and painted dreams resume only with a painter of the same identity.
+    """
+
+    def identify(self) -> PainterIdentity:
+        """Return the identity. Painters of equal identities paint equal frames on one device."""
+        ...
+
+
 @runtime_checkable
 class PromptPainter(Protocol):
     """A painter that follows free text, besides or instead of attributes."""
@@ -343,6 +371,24 @@ class ScoresViews(Protocol):
 
         inputs: what the painter received. Given views are context for the others.
         frame: the painted views (b * n, ...).
+        """
+        ...
+
+
+@runtime_checkable
+class RedrawsViews(Protocol):
+    """A painter that can redraw whole views in its own look."""
+
+    def redraw(self, inputs: PaintInputs, frames: Frame, level: Tensor) -> Frame:
+        """Return ``frames`` (b * n, ...) redrawn from noisy copies, with depth and poses.
+
+        Known pixels of ``inputs`` are kept as in :meth:`Painter.paint`. Source: SDEdit (Meng et
+        al. 2022).
+
+        inputs: what the painter would receive to paint these views.
+        frames: whole views with depth, at the cameras of ``inputs``.
+        level: (b,) float32 in (0, 1], noise level of each place's copies. Low levels keep the
+            layout; level 1 keeps nothing.
         """
         ...
 
@@ -470,6 +516,16 @@ class EngineMemory(Protocol[MemoryT]):
         between: compiled versions of the operations between the memory's kernels.
         """
         ...
+
+
+def identity_of(painter: Painter) -> PainterIdentity:
+    """Return what a painter's frames depend on.
+
+    Of a painter without :class:`IdentifiedPainter` only its class is known.
+    """
+    if isinstance(painter, IdentifiedPainter):
+        return painter.identify()
+    return PainterIdentity(settings={"class": type(painter).__qualname__})
 
 
 def fit_scene(scene: Scene, world: Any) -> Scene:

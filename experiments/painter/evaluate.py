@@ -1,11 +1,12 @@
-"""Measure a painter, and the yardstick itself. Results: docs/experiments/painter.md.
+"""Measure a painter with several guidance scales, and the yardstick itself.
 
     python experiments/painter/evaluate.py --encoder out/encoder --train /tmp/train \\
         --test /tmp/test --out out/evaluation [--painter out/painter/state]
 
-Without ``--painter`` only the yardstick: the floor and how distances grow with damage. With it:
-new places, places completed from a partial memory beside ``cv2.inpaint``, depth from one picture,
-and contact sheets of places that nobody selected.
+Without ``--painter`` only the yardstick: the floor and how distances grow with damage. With it, the
+network paints with the same noise as ``arms.py``, and known pixels are not pasted back. The
+measures are those of ``worldsim evaluate`` (:mod:`worldsim.painting.evaluation`), which measures a
+painter as its users get it. Results: docs/experiments/painter.md.
 """
 
 from __future__ import annotations
@@ -17,29 +18,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 import tyro
 from torch import Tensor
-from yardstick import HEADINGS, Places, Yardstick, as_bytes, load, yardstick
+from yardstick import HEADINGS, Places, Yardstick, load, yardstick
 
-from worldsim.camera import dequantise_depth
 from worldsim.evaluation.encoder import load_encoder
 from worldsim.evaluation.metrics import psnr, sharpness
-from worldsim.io.pictures import depth_picture, save_picture
-from worldsim.painting.channels import clean_channels, rays_of, unscale
+from worldsim.painting.channels import clean_channels, rays_of
 from worldsim.painting.checkpoint import load_painter
+from worldsim.painting.evaluation.baselines import inpaint
+from worldsim.painting.evaluation.completion import partly_covered
+from worldsim.painting.evaluation.depth_errors import errors
+from worldsim.painting.evaluation.neighbours import overlap
+from worldsim.painting.evaluation.places import partial_memory
+from worldsim.painting.evaluation.sheets import sheet, shown
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.sampling import PaintConfig, frames_of, paint
-from worldsim.painting.training.batches import memory_channels
 from worldsim.runtime.json_config import to_json, write_json
 from worldsim.state import Frame
-
-EYE_M = 41.0 / 32.0
-"""Height of the camera over the floor, in metres."""
-FARTHEST_M = 200.0
-"""Depths beyond this count as this in errors."""
 
 
 @dataclass(frozen=True)
@@ -124,27 +121,6 @@ def everything(views: int, device: torch.device, given: int = 0, picture: bool =
     return unknown
 
 
-def overlap(rgb: Tensor, code: Tensor, at: Places) -> dict[str, float]:
-    """How neighbours agree where one sees the other. rgb (s, 8, 3, h, w), code (s, 8, h, w)."""
-    keep = torch.ones_like(code[:, :1], dtype=torch.bool)
-    scores, covered = [], []
-    for i in range(HEADINGS):
-        j = (i + 1) % HEADINGS
-        pose = at.pose[:, i : i + 1], at.pose[:, j : j + 1]
-        shown = memory_channels(
-            rgb[:, i : i + 1], code[:, i : i + 1], pose[0], keep, pose[1], at.intrinsics
-        )[:, 0]
-        mask = shown[:, 4:5] > 0
-        error = ((unscale(shown[:, :3]) - (rgb[:, j].float() / 127.5 - 1)) * 127.5).square() * mask
-        mean = error.sum((1, 2, 3)) / (3 * mask.sum((1, 2, 3)).clamp(min=1))
-        scores.append(10 * torch.log10(255.0**2 / mean.clamp(min=6.5)))
-        covered.append(mask.float().mean())
-    return {
-        "psnr": float(torch.stack(scores).mean()),
-        "covered": float(torch.stack(covered).mean()),
-    }
-
-
 def new_places(
     artist: Artist, measure: Yardstick, test: Places, scales: tuple[float, ...]
 ) -> dict[str, Any]:
@@ -174,45 +150,14 @@ def new_places(
     return found
 
 
-def partial_memory(at: Places, sources: list[int]) -> Tensor:
-    """What a memory of these views shows at the headings, (s, 8, 5, h, w)."""
-    keep = torch.ones_like(at.code[:, sources], dtype=torch.bool)
-    parts = [
-        memory_channels(
-            p.rgb[:, sources],
-            p.code[:, sources],
-            p.pose[:, sources],
-            k,
-            p.pose[:, :HEADINGS],
-            p.intrinsics,
-        )
-        for p, k in (
-            (at.part(slice(i, i + 32)), keep[i : i + 32]) for i in range(0, len(at.rgb), 32)
-        )
-    ]
-    return torch.cat(parts)
-
-
-def inpaint(memory: Tensor) -> Tensor:
-    """cv2.inpaint of memory views (m, 5, h, w): (m, 3, h, w) uint8."""
-    rgb = as_bytes(unscale(memory[:, :3])).permute(0, 2, 3, 1).cpu().numpy()
-    holes = (memory[:, 4] == 0).to(torch.uint8).cpu().numpy()
-    filled = [
-        cv2.inpaint(np.ascontiguousarray(p), h, 3, cv2.INPAINT_TELEA)
-        for p, h in zip(rgb, holes, strict=True)
-    ]
-    return torch.from_numpy(np.stack(filled)).permute(0, 3, 1, 2)
-
-
 def from_memory(artist: Artist, measure: Yardstick, test: Places) -> dict[str, Any]:
     """8 headings completed from what the displaced views show of them, beside cv2.inpaint."""
     memory = partial_memory(test, list(range(HEADINGS, test.rgb.shape[1])))
-    coverage = memory[:, :, 4].mean((2, 3))
     _, frame = artist.paint(test, HEADINGS, everything(HEADINGS, memory.device), memory, False, 1.0)
     real = measure.features(test.headings)
     truth = test.headings
-    found: dict[str, Any] = {"coverage": float(coverage.mean())}
-    partly = ((coverage > 0.1) & (coverage < 0.7)).flatten()
+    found: dict[str, Any] = {"coverage": float(memory[:, :, 4].mean((2, 3)).mean())}
+    partly = partly_covered(memory).flatten()
     for name, rgb in (
         ("painter", frame.rgb),
         ("inpaint", inpaint(memory.flatten(0, 1)).to(truth.device)),
@@ -227,40 +172,19 @@ def from_memory(artist: Artist, measure: Yardstick, test: Places) -> dict[str, A
 
 def depth_of_pictures(artist: Artist, test: Places, train: Places) -> dict[str, Any]:
     """Depth from one picture: mean of |d - d*| / d* over pixels that are not sky in truth."""
-    one = test.part(slice(None))
-    true = dequantise_depth(one.code[:, 0])
-    _, frame = artist.paint(one, 1, everything(1, true.device, 1, True), None, False, 1.0)
+    true = test.code[:, 0]
+    unknown = everything(1, true.device, 1, True)
+    _, frame = artist.paint(test, 1, unknown, None, False, 1.0)
     assert frame.inverse_depth is not None
-    painted = dequantise_depth(frame.inverse_depth)
-    known = true.isfinite()
-    middle = dequantise_depth(
-        train.code[:, 0].flatten(1).median(0).values.view(true.shape[1:])
-    ).clamp(max=50.0)
-    h = true.shape[1]
-    below = (torch.arange(h, device=true.device) + 0.5 - test.intrinsics[3]).clamp(min=1e-3)
-    floor = (EYE_M * test.intrinsics[1] / below)[:, None].expand_as(middle)
-    floor = torch.where(below[:, None] > 1.0, torch.minimum(floor, 4 * middle), middle)
-
-    def error(depth: Tensor) -> float:
-        wrong = (depth.clamp(max=FARTHEST_M) - true).abs() / true
-        return float(wrong[known].mean())
-
-    sky = (frame.inverse_depth == 0) == (one.code[:, 0] == 0)
+    middle = train.code[:, 0].flatten(1).median(0).values.view(true.shape[1:])
+    found = errors(frame.inverse_depth, true, middle, test.intrinsics)
+    rel = {name: float(x[:, 0].sum() / x[:, 1].sum()) for name, x in found.items()}
     return {
-        "abs_rel": error(painted),
-        "abs_rel_median_map": error(middle.expand_as(true)),
-        "abs_rel_floor_plane": error(floor.expand_as(true)),
-        "sky_right": float(sky.float().mean()),
+        "abs_rel": rel["painted"],
+        "abs_rel_median_map": rel["median_map"],
+        "abs_rel_floor_plane": rel["floor_plane"],
+        "sky_right": float(((frame.inverse_depth == 0) == (true == 0)).float().mean()),
     }
-
-
-def sheet(rgb: Tensor, code: Tensor, path: Path) -> None:
-    """Rows of 8 headings and their depth below: rgb (s, 8, 3, h, w), code (s, 8, h, w)."""
-    rows = []
-    for pictures, codes in zip(rgb.cpu(), code.cpu(), strict=True):
-        rows.append(np.concatenate([p.permute(1, 2, 0).numpy() for p in pictures], 1))
-        rows.append(np.concatenate([depth_picture(d.numpy()) for d in dequantise_depth(codes)], 1))
-    save_picture(np.concatenate(rows, 0).repeat(2, 0).repeat(2, 1), path)
 
 
 def sheets(
@@ -278,8 +202,7 @@ def sheets(
         "memory": (everything(HEADINGS, device), memory, False, guidance_memory),
     }
     sheet(at.rgb[:, :HEADINGS], at.code[:, :HEADINGS], out / "real.png")
-    shown = as_bytes(unscale(memory[:, :, :3])) * (memory[:, :, 4:] > 0)
-    sheet(shown, at.code[:, :HEADINGS], out / "memory-shown.png")
+    sheet(shown(memory), at.code[:, :HEADINGS], out / "memory-shown.png")
     for name, arguments in ways.items():
         _, frame = artist.paint(at, HEADINGS, *arguments)
         assert frame.inverse_depth is not None

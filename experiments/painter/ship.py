@@ -2,6 +2,10 @@
 
     python experiments/painter/ship.py --state runs/painter/state --figures leg3.json \\
         --out worldsim/worlds/freedoom-painter
+    python experiments/painter/ship.py --state out/student/state --figures student.json
+
+The state of a distillation ships a student, with the figures of ``student.py``; another state ships
+a painter with those of ``arms.py``.
 """
 
 from __future__ import annotations
@@ -12,9 +16,10 @@ from pathlib import Path
 
 import tyro
 
-from worldsim.painting.checkpoint import load_painter, save_painter
+from worldsim.painting.checkpoint import Saved, load_painter, save_painter
 from worldsim.painting.sampling import PaintConfig
 from worldsim.protocols import PainterSpec
+from worldsim.runtime.types import JsonObject
 
 HERE = Path(__file__).parent
 WORLDS = HERE.parent.parent / "worldsim" / "worlds"
@@ -34,17 +39,47 @@ class ShipConfig:
     """Views that are painted jointly."""
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen of a painter, and its figures in 8 bits."""
+
+    average: bool
+    """Whether the average weights are better than the last ones."""
+    sampling: PaintConfig
+    figures: JsonObject
+    """Of new places."""
+    abs_rel: float | None
+    """Relative error of the depth of one picture."""
+
+
+def of_training(figures: JsonObject) -> Choice:
+    """The choice that ``arms.py`` made."""
+    arms = figures["arms"]
+    settings = {name: arms["confirm chosen"]["sampling"][name] for name in PAINT}
+    sampling = PaintConfig(memory_guidance_scale=float(arms["memory_guidance"]), **settings)
+    depth = figures.get("depth", arms.get("depth"))
+    return Choice(arms["weights"] == "average", sampling, arms["confirm 8-bit"], depth["abs_rel"])
+
+
+def of_student(saved: Saved, figures: JsonObject) -> Choice:
+    """The choice that ``student.py`` made."""
+    depth = figures.get("student depth", {}).get("abs_rel")
+    average = figures["weights"] == "average"
+    return Choice(average, saved.sampling(), figures["student 8-bit"], depth)
+
+
 def main() -> None:
     config = tyro.cli(ShipConfig, description=__doc__)
     saved, like = load_painter(config.state), WORLDS / "freedoom-tiny" / "world.json"
     world = json.loads(like.read_text())
     figures = json.loads((HERE / config.figures).read_text())
-    arms, (h, w) = figures["arms"], (64, 64)
-    chosen = arms["confirm 8-bit"]
-    settings = {name: arms["confirm chosen"]["sampling"][name] for name in PAINT}
-    network = saved.network(average=arms["weights"] == "average")
+    distilled = saved.card.get("distilled")
+    choice = of_student(saved, figures) if distilled else of_training(figures)
+    network, chosen = saved.network(average=choice.average), choice.figures
+    steps = choice.sampling.num_inference_steps
     card = {
-        "summary": "Places of Freedoom: up to 8 RGB-D views at 64x64 jointly; 22.6M parameters",
+        "summary": "Places of Freedoom: up to 8 RGB-D views at 64x64 jointly; 22.6M parameters, "
+        f"{steps} sampling steps",
         "trained_on": "look-arounds of worldsim/FreedoomReal-v0",
         "train_maps": world["card"]["train_maps"],
         "licence": world["card"]["licence"].replace("; start scenes hold such frames", ""),
@@ -53,9 +88,7 @@ def main() -> None:
             "floor_fd": FLOOR_FD,
             "sharpness": chosen["sharpness"],
             "overlap_psnr": chosen["overlap"]["psnr"],
-            "depth_abs_rel": figures["depth"]["abs_rel"]
-            if "depth" in figures
-            else arms["depth"]["abs_rel"],
+            **({"depth_abs_rel": choice.abs_rel} if choice.abs_rel is not None else {}),
             "measured": f"experiments/painter/{config.figures}; 8-bit weights, 512 test places",
         },
     }
@@ -63,18 +96,19 @@ def main() -> None:
         config.out,
         network.settings,
         network.state_dict(),
-        told={"step": saved.card["step"], "card": card},
+        told={
+            "step": saved.card["step"],
+            "card": card,
+            **({"distilled": distilled} if distilled else {}),
+        },
         eight_bit=True,
         spec=PainterSpec(
-            h,
-            w,
+            *SIZE,
             tuple(world["config"]["intrinsics"]),
             config.views,
             tuple(network.config.attributes),
         ),
-        sampling=PaintConfig(
-            memory_guidance_scale=float(arms["memory_guidance"]), **{**settings, "places": 1}
-        ),
+        sampling=choice.sampling,
     )
 
 
@@ -82,6 +116,8 @@ PAINT = ("num_inference_steps", "guidance_scale", "solver", "schedule_power")
 """Sampling settings of the arm that was chosen."""
 FLOOR_FD = 71.8
 """FD between real train and test places (docs/experiments/painter.md)."""
+SIZE = (64, 64)
+"""Rows and columns of a view."""
 
 if __name__ == "__main__":
     main()

@@ -27,8 +27,8 @@ from worldsim.evaluation.statistics import bootstrap_ci, mean_statistic
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
 from worldsim.painting.painter import NetworkPainter
-from worldsim.painting.training.lookaround import load_folder
-from worldsim.painting.training.views import ViewSets, join
+from worldsim.painting.training.lookaround import shard_files
+from worldsim.painting.training.views import ViewSets, join, load_view_sets
 from worldsim.painting.validation import checks
 from worldsim.painting.validation.checks import Views
 from worldsim.painting.validation.validator import (
@@ -48,6 +48,8 @@ from worldsim.runtime.progress import follow
 from worldsim.state import Frame
 
 HEADINGS = 8
+MOST_SHARDS = 48
+"""Shards that are read of a folder."""
 SIDES: Mapping[str, str] = {
     "scale": "most",
     "seen_past": "most",
@@ -59,6 +61,8 @@ SIDES: Mapping[str, str] = {
     "sharpness": "least",
     "blur": "least",
     "noise": "most",
+    "colour_noise": "most",
+    "edges": "least",
     "contrast": "least",
     "repetition": "most",
     SCORE: "most",
@@ -66,7 +70,14 @@ SIDES: Mapping[str, str] = {
     "floor": "most",
 }
 """Which bound each check has."""
-SHARES: Mapping[str, float] = {"scale": 0.01, "noise": 0.001, "speckle": 0.0}
+SHARES: Mapping[str, float] = {
+    "scale": 0.01,
+    "seams": 0.01,
+    "noise": 0.001,
+    "colour_noise": 0.001,
+    "edges": 0.001,
+    "speckle": 0.0,
+}
 """Share of train views beyond the bound, where it is not ``Config.quantile``."""
 LEAST_SCALE = 0.1
 """Error of the scale, as |log|, that is harmless."""
@@ -88,14 +99,14 @@ class Config:
     """Thresholds to measure; by default new ones are set."""
     faults: tuple[str, ...] = tuple(FAULTS)
     """Faults to plant."""
-    painter: Path | None = None
-    """Painter whose denoising error is measured, too."""
+    painters: tuple[Path, ...] = ()
+    """Painters whose denoising errors are bounded, too. The first one's is checked."""
     dreams: Path | None = None
     """``frames.safetensors`` of experiments/painter/dreams.py."""
-    sets: int = 100_000
-    """Most sets of each split."""
-    fault_sets: int = 64
-    """Most test sets in which faults are planted."""
+    sets: int = 192
+    """Sets of each split, evenly spread over its shards."""
+    fault_sets: int = 48
+    """Test sets in which faults are planted, evenly spread."""
     seed: int = 0
     """Of faults and of the views in the memory."""
 
@@ -106,7 +117,7 @@ class Place:
 
     views: Views
     points: Points
-    attributes: Tensor
+    attributes: Mapping[str, float]
 
 
 def places_of(sets: ViewSets, seed: int) -> list[Place]:
@@ -141,7 +152,7 @@ def places_of(sets: ViewSets, seed: int) -> list[Place]:
         whole = memory.empty(1)
         for one, at in zip(_frames(frame), _single(camera), strict=True):
             whole = memory.integrate(whole, one, at, torch.tensor([0]))
-        attributes = torch.from_numpy(sets.attributes[s].mean(0).astype(np.float32))
+        attributes = dict(zip(sets.names, sets.attributes[s].mean(0).tolist(), strict=True))
         found.append(Place(views, memory.trim(whole), attributes))
     return found
 
@@ -161,8 +172,10 @@ def _frames(frame: Frame) -> list[Frame]:
     ]
 
 
-def inputs_of(place: Place) -> PaintInputs:
+def inputs_of(place: Place, painter: NetworkPainter | None) -> PaintInputs | None:
     """What a painter receives for the headings of a place."""
+    if painter is None:
+        return None
     views = place.views
     assert views.known is not None
     return PaintInputs(
@@ -170,36 +183,44 @@ def inputs_of(place: Place) -> PaintInputs:
         pose=views.camera.pose[None],
         seed=torch.zeros(1, dtype=torch.int64),
         step=torch.zeros(1, dtype=torch.int64),
-        attributes=place.attributes[None],
+        attributes=torch.tensor([[place.attributes[name] for name in painter.spec.attributes]]),
     )
 
 
-def measured(places: Sequence[Place], painter: NetworkPainter | None) -> dict[str, np.ndarray]:
+def measured(places: Sequence[Place]) -> dict[str, np.ndarray]:
     """All measures of all views and places."""
     found: dict[str, list[float]] = {}
     for place in follow(places, "measuring", "place"):
         for name, measure in {**GEOMETRIC, **PICTORIAL}.items():
             found.setdefault(name, []).extend(measure(place.views).tolist())
-        if painter is not None:
-            values = painter.score(inputs_of(place), place.views.frame).tolist()
-            found.setdefault(SCORE, []).extend(values)
         found.setdefault("room", []).append(checks.room(place.points, place.views.camera.pose[0]))
         found.setdefault("floor", []).append(float(checks.floor_missing(place.views).mean()))
     return {name: np.array(values) for name, values in found.items()}
 
 
+def errors_of(places: Sequence[Place], painter: NetworkPainter) -> np.ndarray:
+    """Denoising errors of all views."""
+    return np.concatenate(
+        [
+            painter.score(inputs_of(place, painter), place.views.frame).cpu().numpy()
+            for place in follow(places, "denoising", "place")
+        ]
+    )
+
+
+def bounds_of(name: str, value: np.ndarray, quantile: float) -> Bounds:
+    """Quantile of real views as a bound."""
+    known = value[np.isfinite(value)]
+    beyond = SHARES.get(name, quantile)
+    if SIDES[name] == "least":
+        return Bounds(least=round(float(np.quantile(known, beyond)), 4))
+    most = float(np.quantile(known, 1.0 - beyond))
+    return Bounds(most=round(max(LEAST_SCALE, most) if name == "scale" else most, 4))
+
+
 def thresholds_of(values: Mapping[str, np.ndarray], sets: ViewSets, quantile: float) -> Thresholds:
     """Quantiles of real views as bounds."""
-    bounds = {}
-    for name, value in values.items():
-        known = value[np.isfinite(value)]
-        beyond = SHARES.get(name, quantile)
-        if SIDES[name] == "least":
-            bounds[name] = Bounds(least=round(float(np.quantile(known, beyond)), 4))
-            continue
-        most = float(np.quantile(known, 1.0 - beyond))
-        most = max(LEAST_SCALE, most) if name == "scale" else most
-        bounds[name] = Bounds(most=round(most, 4))
+    bounds = {name: bounds_of(name, value, quantile) for name, value in values.items()}
     _, _, h, w, _ = sets.rgb.shape
     views = len(sets) * HEADINGS
     lens = tuple(round(float(x), 4) for x in sets.intrinsics)
@@ -216,7 +237,7 @@ def caught_views(
     views = place.views
     bad = fault.plant(views.frame, views.camera, severity, rng)
     whole = dataclasses.replace(views, frame=bad)
-    found = validator.views(whole, inputs_of(place))
+    found = validator.views(whole, inputs_of(place, validator.painter))
     names = [[v.name for v in verdicts if not v.passed] for verdicts in found]
     if not fault.place:
         return names, []
@@ -248,7 +269,7 @@ def refused(places: Sequence[Place], validator: Validator) -> dict[str, object]:
     """Real views and places that the validator refuses."""
     views, rooms = [], []
     for place in follow(places, "real places", "place"):
-        for verdicts in validator.views(place.views, inputs_of(place)):
+        for verdicts in validator.views(place.views, inputs_of(place, validator.painter)):
             views.append([v.name for v in verdicts if not v.passed])
         rooms.append([v.name for v in validator.place(place.points, place.views) if not v.passed])
     return {
@@ -261,18 +282,20 @@ def refused(places: Sequence[Place], validator: Validator) -> dict[str, object]:
 
 def main(config: Config) -> None:
     """Set thresholds on train maps, and measure on test maps."""
-    painter = None if config.painter is None else NetworkPainter.from_pretrained(config.painter)
-    train, test = (join(load_folder(folder)) for folder in (config.train, config.test))
-    train, test = (_first(sets, config.sets) for sets in (train, test))
+    painters = [NetworkPainter.from_pretrained(folder) for folder in config.painters]
+    train, test = (read(folder, config.sets) for folder in (config.train, config.test))
     assert not set(train.maps) & set(test.maps)
     if config.thresholds is None:
-        values = measured(places_of(train, config.seed), painter)
-        thresholds = thresholds_of(values, train, config.quantile)
+        seen = places_of(train, config.seed)
+        thresholds = thresholds_of(measured(seen), train, config.quantile)
+        for painter in painters:
+            bound = bounds_of(SCORE, errors_of(seen, painter), config.quantile)
+            thresholds.denoising[painter.weights_id] = bound
     else:
         thresholds = from_json(Thresholds, read_json(config.thresholds))
     config.out.mkdir(parents=True, exist_ok=True)
     write_json(config.out / "validator.json", to_json(thresholds))
-    validator = Validator(thresholds, painter=painter)
+    validator = Validator(thresholds, painter=painters[0] if painters else None)
     places = places_of(test, config.seed + 1)
     found: dict[str, object] = {
         "train": {"views": len(train) * HEADINGS, "maps": len(set(train.maps))},
@@ -289,7 +312,7 @@ def main(config: Config) -> None:
         for severity in fault.ladder:
             rng = np.random.default_rng([config.seed, 7, len(faults), round(1000 * severity)])
             views, rooms = [], []
-            for place in places[: config.fault_sets]:
+            for place in (places[i] for i in _spread(len(places), config.fault_sets)):
                 of_views, of_place = caught_views(place, fault, severity, validator, rng)
                 views += of_views
                 rooms.append(of_place)
@@ -313,15 +336,23 @@ def main(config: Config) -> None:
     write_json(config.out / "measured.json", found)
 
 
-def _first(sets: ViewSets, most: int) -> ViewSets:
-    n = min(most, len(sets))
-    return dataclasses.replace(
-        sets,
-        **{
-            name: getattr(sets, name)[:n]
-            for name in ("rgb", "inverse_depth", "pose", "attributes", "maps")
-        },
-    )
+def read(folder: Path, count: int) -> ViewSets:
+    """Read ``count`` sets, evenly spread over at most :data:`MOST_SHARDS` shards of a folder."""
+    files = shard_files(folder)
+    files = [files[i] for i in _spread(len(files), MOST_SHARDS)]
+    return join([_some(load_view_sets(path), -(-count // len(files))) for path in files])
+
+
+def _spread(n: int, count: int) -> list[int]:
+    """At most ``count`` of ``n`` numbers, evenly spaced."""
+    return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(int)).tolist()
+
+
+def _some(sets: ViewSets, count: int) -> ViewSets:
+    at = _spread(len(sets), count)
+    arrays = ("rgb", "inverse_depth", "pose", "attributes")
+    parts = {name: getattr(sets, name)[at] for name in arrays}
+    return dataclasses.replace(sets, **parts, maps=tuple(sets.maps[i] for i in at))
 
 
 def dreams(path: Path, validator: Validator) -> dict[str, object]:

@@ -23,17 +23,25 @@ import torch
 import torch.nn.functional as F
 import tyro
 from torch import Tensor, nn
-from yardstick import HEADINGS, Places, load
 
+from worldsim.camera import dequantise_depth
+from worldsim.errors import InvalidInputError
 from worldsim.evaluation.encoder import FOLDER, FrameEncoder, load_encoder
+from worldsim.io.pictures import depth_picture, save_picture
 from worldsim.painting.painter import NetworkPainter
+from worldsim.painting.training.lookaround import shard_files
+from worldsim.painting.training.store import place_attributes
+from worldsim.painting.training.views import load_view_sets
 from worldsim.painting.words.attributes import PRESENT, AttributePrior
 from worldsim.painting.words.prompt import parse_prompt
 from worldsim.painting.words.vocabulary import DIM, LIT, NONE, PLAIN, SCALES
 from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.runtime.json_config import write_json
+from worldsim.runtime.progress import follow
 from worldsim.state import MemoryView
 
+HEADINGS = 8
+"""Views of a place."""
 ABSENT, SHOWN, UNCLEAR = 0, 1, -1
 CLEARLY = 0.5
 """A place shows an attribute from this quantile of the places that have more than a trace of it."""
@@ -46,6 +54,8 @@ would say nothing of a painting. The choice favours the real places, so the rati
 WORDS = {"hot": "fire", "light": "bright", "openness": "wide", "slimy": "waterfalls"}
 OPPOSITES = {"light": "dark", "openness": "cramped"}
 DRAWS = 1000
+MOST_TRIES = 200_000
+"""Draws of prompts, most of which are dropped."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,36 @@ class Config:
     """Picture of the first 16 painted places."""
     seed: int = 0
     """Seed of probe, prompts and paintings."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Places of a recording: features (s, f), attributes (s, a) and poses (s, 8, 4, 4)."""
+
+    features: Tensor
+    attributes: Tensor
+    pose: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def look_at(folder: Path, most: int, encoder: FrameEncoder, names: tuple[str, ...]) -> Seen:
+    """Read at most ``most`` places of a folder, shard by shard, with the attributes ``names``."""
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    for path in follow(shard_files(folder), folder.name, "shard"):
+        if sum(len(part[0]) for part in parts) >= most:
+            break
+        sets = load_view_sets(path)
+        if missing := [name for name in names if name not in sets.names]:
+            raise InvalidInputError(f"{path} has no attribute {missing[0]!r}: record it again.")
+        rgb = torch.from_numpy(sets.rgb[:, :HEADINGS]).permute(0, 1, 4, 2, 3)
+        attributes = place_attributes(sets)[:, [sets.names.index(name) for name in names]]
+        pose = torch.from_numpy(sets.pose[:, :HEADINGS])
+        parts.append((features(encoder, rgb), torch.from_numpy(attributes), pose))
+    if not parts:
+        raise InvalidInputError(f"{folder} has no look-arounds: record some with record.py first.")
+    return Seen(*(torch.cat(part)[:most] for part in zip(*parts, strict=True)))
 
 
 class Labels:
@@ -143,10 +183,14 @@ class Probe(nn.Module):
         return self.layers((x - self.mean) / self.std)
 
 
-def train_probe(x: Tensor, label: Tensor, epochs: int, seed: int) -> Probe:
-    """Fit a probe to features (s, f) and labels (s, a), both classes weighted alike."""
+def train_probe(x: Tensor, label: Tensor, epochs: int, seed: int, device: torch.device) -> Probe:
+    """Fit a probe to features (s, f) and labels (s, a), both classes weighted alike.
+
+    The probe trains on ``device`` and is returned on the CPU.
+    """
     torch.manual_seed(seed)
-    probe = Probe(x, label.shape[1])
+    probe = Probe(x, label.shape[1]).to(device)
+    x, label = x.to(device), label.to(device)
     clear = label != UNCLEAR
     share = (label == SHOWN).sum(0) / clear.sum(0).clamp(min=1)
     weight = torch.where(label == SHOWN, 0.5 / share.clamp(min=1e-3), 0.5 / (1 - share))
@@ -154,7 +198,7 @@ def train_probe(x: Tensor, label: Tensor, epochs: int, seed: int) -> Probe:
     optimizer = torch.optim.AdamW(probe.parameters(), 1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
-        for index in torch.randperm(len(x)).split(128):
+        for index in torch.randperm(len(x)).to(device).split(128):
             loss = F.binary_cross_entropy_with_logits(
                 probe(x[index]), (label[index] == SHOWN).float(), weight[index]
             )
@@ -162,7 +206,7 @@ def train_probe(x: Tensor, label: Tensor, epochs: int, seed: int) -> Probe:
             loss.backward()
             optimizer.step()
         schedule.step()
-    return probe.eval()
+    return probe.eval().cpu()
 
 
 def balanced(said: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
@@ -225,7 +269,9 @@ def draw_prompts(
     real = labels.of(table).numpy()
     used: Counter[tuple[int, int]] = Counter()
     found, seen = [], []
-    while len(found) < count:
+    for _ in range(MOST_TRIES):
+        if len(found) == count:
+            break
         want_seen = len(found) % 2 == 0
         number = int(rng.integers(3, 5))
         row = np.full(real.shape[1], UNCLEAR)
@@ -248,6 +294,11 @@ def draw_prompts(
         found.append(row)
         seen.append(shown)
         used.update((int(a), int(row[a])) for a in np.flatnonzero(asked))
+    if len(found) < count:
+        raise InvalidInputError(
+            f"{len(found)} of {count} prompts were drawn from {int(measured.sum())} attributes: "
+            "give more test places, of which more attributes can be measured."
+        )
     label = np.stack(found)
     return Prompts([sentence(labels.names, row) for row in label], label, np.array(seen))
 
@@ -279,11 +330,14 @@ def empty_view(views: int, spec: PainterSpec, device: torch.device) -> MemoryVie
 
 
 def paint_places(
-    painter: NetworkPainter, attributes: Tensor, pose: Tensor, config: Config
+    painter: NetworkPainter, attributes: Tensor, told: Tensor, pose: Tensor, config: Config
 ) -> tuple[Tensor, Tensor]:
-    """Paint places with attributes (p, a) at poses (p, 8, 4, 4): rgb (p, 8, ...), codes."""
+    """Paint places with attributes (p, a) at poses (p, 8, 4, 4): rgb (p, 8, ...), codes.
+
+    told: (a,) bool, the attributes that are given.
+    """
     rgb, code = [], []
-    for i in range(0, len(attributes), config.batch):
+    for i in follow(range(0, len(attributes), config.batch), "painting", "batch"):
         part = slice(i, i + config.batch)
         at = pose[part].to(painter.device)
         frame = painter.paint(
@@ -293,12 +347,22 @@ def paint_places(
                 seed=torch.arange(i, i + len(at), device=painter.device) + 1000 * config.seed,
                 step=torch.zeros(len(at), dtype=torch.int64, device=painter.device),
                 attributes=attributes[part].to(painter.device),
+                told=told.to(painter.device).expand(len(at), -1),
             )
         )
         assert frame.inverse_depth is not None
         rgb.append(frame.rgb.unflatten(0, (-1, HEADINGS)).cpu())
         code.append(frame.inverse_depth.unflatten(0, (-1, HEADINGS)).cpu())
     return torch.cat(rgb), torch.cat(code)
+
+
+def sheet(rgb: Tensor, code: Tensor, path: Path) -> None:
+    """Save rows of 8 headings, and their depth below: rgb (s, 8, 3, h, w), code (s, 8, h, w)."""
+    rows = []
+    for pictures, codes in zip(rgb, code, strict=True):
+        rows.append(np.concatenate([p.permute(1, 2, 0).numpy() for p in pictures], 1))
+        rows.append(np.concatenate([depth_picture(d.numpy()) for d in dequantise_depth(codes)], 1))
+    save_picture(np.concatenate(rows, 0).repeat(2, 0).repeat(2, 1), path)
 
 
 def named(values: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
@@ -318,16 +382,16 @@ def main(config: Config) -> None:
     )
     labels = Labels(prior)
     train, test = (
-        load(folder, places, torch.device("cpu"))
+        look_at(folder, places, encoder, prior.names)
         for folder, places in (
             (config.train, config.train_places),
             (config.test, config.test_places),
         )
     )
-    x, x_test = (features(encoder, places.rgb[:, :HEADINGS]) for places in (train, test))
+    x, x_test = train.features, test.features
     print(f"features of {len(x)} train and {len(x_test)} test places", flush=True)
     label, label_test = labels.of(train.attributes), labels.of(test.attributes).numpy()
-    probe = train_probe(x, label, config.epochs, config.seed)
+    probe = train_probe(x, label, config.epochs, config.seed, device)
     with torch.no_grad():
         said, said_test = (probe(z).numpy() > 0 for z in (x, x_test))
     measured = np.minimum((label_test == SHOWN).sum(0), (label_test == ABSENT).sum(0))
@@ -363,6 +427,7 @@ def main(config: Config) -> None:
     ]
     found["prompts"] = prompts.texts
     if config.painter is not None:
+        write_json(config.out, found)
         found["painted"] = painted(config, prior, probe, encoder, prompts, wanted, test, measured)
         draws = found["painted"].pop("draws")
         ratios = [a / b for a, b in zip(draws, real_draws, strict=True)]
@@ -381,7 +446,7 @@ def painted(
     encoder: FrameEncoder,
     prompts: Prompts,
     wanted: list[dict[str, float]],
-    test: Places,
+    test: Seen,
     measured: np.ndarray,
 ) -> dict:
     """Paint the prompts at the poses of test places, and score what the probe says of them."""
@@ -391,11 +456,22 @@ def painted(
     changes = {"num_inference_steps": config.steps, "guidance_scale": config.guidance}
     changes = {name: value for name, value in changes.items() if value is not None}
     painter.config = replace(painter.config, places=config.batch, **changes)
-    assert painter.spec.attributes == prior.names
-    attributes = torch.from_numpy(np.stack([prior.complete(amounts, rng) for amounts in wanted]))
+    names = painter.spec.attributes
+    if missing := [name for name in prior.names if name not in names]:
+        raise InvalidInputError(
+            f"{config.painter} has no attribute {missing[0]!r}, which the table has: give --prior."
+        )
+    # A painter may know more than the table; that is left open.
+    attributes, told = (
+        torch.zeros(len(wanted), len(names)),
+        torch.zeros(len(names), dtype=torch.bool),
+    )
+    at = [names.index(name) for name in prior.names]
+    whole = np.stack([prior.complete(amounts, rng) for amounts in wanted])
+    attributes[:, at], told[at] = torch.from_numpy(whole), True
     pose = test.pose[torch.arange(len(wanted)) % len(test.pose), :HEADINGS]
     begun = time.monotonic()
-    rgb, code = paint_places(painter, attributes, pose, config)
+    rgb, code = paint_places(painter, attributes, told, pose, config)
     seconds = time.monotonic() - begun
     with torch.no_grad():
         said = probe(features(encoder, rgb)).numpy() > 0
@@ -404,11 +480,10 @@ def painted(
         return float(np.nanmean(balanced(said, label, weight)[measured]))
 
     if config.sheet is not None:
-        from evaluate import sheet
-
         sheet(rgb[:16], code[:16], config.sheet)
-    draws = [mean(prompts.label, drawn_weights(rng, len(said))) for _ in range(DRAWS)]
-    seen = prompts.seen
+    weights = [drawn_weights(rng, len(said)) for _ in range(DRAWS)]
+    draws = [mean(prompts.label, weight) for weight in weights]
+    kinds = {"seen_combinations": prompts.seen, "unseen_combinations": ~prompts.seen}
     right = (said == (prompts.label == SHOWN)) & (prompts.label != UNCLEAR)
     asked = (prompts.label != UNCLEAR).sum(1)
     return {
@@ -416,8 +491,14 @@ def painted(
         | {"guidance": painter.config.guidance_scale},
         "accuracy": round(mean(prompts.label), 4),
         "interval": interval(draws),
-        "seen_combinations": round(mean(prompts.label, seen.astype(float)), 4),
-        "unseen_combinations": round(mean(prompts.label, 1.0 - seen), 4),
+        **{
+            name: [
+                round(mean(prompts.label, chosen.astype(float)), 4),
+                *interval([mean(prompts.label, weight * chosen) for weight in weights]),
+            ]
+            for name, chosen in kinds.items()
+        },
+        "prompts": {name: int(chosen.sum()) for name, chosen in kinds.items()},
         "other_prompts": round(mean(prompts.label[rng.permutation(len(said))]), 4),
         "by_attribute": named(balanced(said, prompts.label), prior.names),
         "right": (right.sum(1) / asked).round(3).tolist(),

@@ -1,113 +1,21 @@
-"""The yardstick of generated places: real ones, distances, and what damage does to them."""
+"""The floor of the distances, and how they grow with damage of real places.
+
+The distances are those of :mod:`worldsim.painting.evaluation.yardstick`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from encoder import gaussian_blur, shuffle_patches
 from torch import Tensor
 
-from worldsim.evaluation.encoder import FrameEncoder, encode
-from worldsim.evaluation.frechet import frechet_with_interval, kernel_with_interval
-from worldsim.painting.training.lookaround import shard_files
-from worldsim.painting.training.store import place_attributes
-from worldsim.painting.training.views import ViewSets, join, load_view_sets
+from worldsim.painting.evaluation.places import HEADINGS, Places, as_bytes, load, matching
+from worldsim.painting.evaluation.yardstick import Yardstick
 
-HEADINGS = 8
-
-
-@dataclass(frozen=True)
-class Places:
-    """Look-arounds as tensors. rgb: (s, k, 3, h, w) uint8. code: (s, k, h, w) int32."""
-
-    rgb: Tensor
-    code: Tensor
-    pose: Tensor
-    attributes: Tensor
-    intrinsics: Tensor
-
-    def part(self, index: Any) -> Places:
-        """Some of them."""
-        return Places(
-            self.rgb[index],
-            self.code[index],
-            self.pose[index],
-            self.attributes[index],
-            self.intrinsics,
-        )
-
-    @property
-    def headings(self) -> Tensor:
-        """Pictures of the headings, (s * 8, 3, h, w)."""
-        return self.rgb[:, :HEADINGS].flatten(0, 1)
-
-
-def places_of(sets: ViewSets, device: torch.device) -> Places:
-    """View sets on a device."""
-    return Places(
-        rgb=torch.from_numpy(sets.rgb).permute(0, 1, 4, 2, 3).contiguous().to(device),
-        code=torch.from_numpy(sets.inverse_depth.astype(np.int32)).to(device),
-        pose=torch.from_numpy(sets.pose).to(device),
-        attributes=torch.from_numpy(place_attributes(sets)).to(device),
-        intrinsics=torch.from_numpy(np.array(sets.intrinsics)).to(device),
-    )
-
-
-def load(folder: Path, places: int, device: torch.device) -> Places:
-    """The first so many places of a folder."""
-    found, total = [], 0
-    for path in shard_files(folder):
-        sets = load_view_sets(path)
-        found.append(sets)
-        total += len(sets)
-        if total >= places:
-            break
-    return places_of(join(found), device).part(slice(0, places))
-
-
-def matching(wanted: Tensor, pool: Tensor) -> Tensor:
-    """For each row of ``wanted`` the nearest row of ``pool`` that is not taken yet, (s,) int64."""
-    distance = torch.cdist(wanted, pool)
-    chosen = []
-    for row in range(len(wanted)):
-        best = int(distance[row].argmin())
-        distance[:, best] = torch.inf
-        chosen.append(best)
-    return torch.tensor(chosen, device=wanted.device)
-
-
-class Yardstick:
-    """Distances between sets of pictures of places, and of pairs of neighbouring headings."""
-
-    def __init__(self, encoder: FrameEncoder) -> None:
-        self.encoder = encoder
-
-    def features(self, rgb: Tensor) -> Tensor:
-        """(s * 8, 3, 64, 64) uint8 to (s * 8, 64) on the CPU."""
-        return encode(self.encoder, rgb).cpu()
-
-    def between(self, a: Tensor, b: Tensor) -> dict[str, Any]:
-        """FD and KD of features (s * 8, 64), and FD of pairs of neighbouring headings."""
-        pairs = [
-            torch.cat([x, x.unflatten(0, (-1, HEADINGS)).roll(-1, 1).flatten(0, 1)], 1)
-            for x in (a, b)
-        ]
-        told = {
-            "fd": frechet_with_interval(a, b, HEADINGS),
-            "kd": kernel_with_interval(a, b, HEADINGS),
-            "fd_pairs": frechet_with_interval(*pairs, HEADINGS),
-        }
-        return {name: [round(v, 5) for v in (d.value, d.low, d.high)] for name, d in told.items()}
-
-
-def as_bytes(x: Tensor) -> Tensor:
-    """[-1, 1] to uint8."""
-    return ((x + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+__all__ = ["HEADINGS", "Places", "Yardstick", "load", "matching", "yardstick"]
 
 
 def yardstick(measure: Yardstick, train: Places, test: Places, pool: Places) -> dict[str, Any]:

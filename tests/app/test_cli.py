@@ -124,6 +124,32 @@ def test_documented_arguments_are_taken(arguments: list[str], field: str, value:
     assert callable(function)
 
 
+def test_evaluate_takes_painters_too(tmp_path: Path):
+    (tmp_path / "painter.json").write_text("{}")
+    for name in ("freedoom-painter", str(tmp_path)):
+        config = cli.parse("evaluate", [name, "--places", "8", "--parts", "new", "time"])
+        assert (config.painter, config.places, config.parts) == (name, 8, ("new", "time"))
+    assert cli.parse("evaluate", ["--seed", "2", "freedoom-painter"]).painter == "freedoom-painter"
+    assert cli.parse("evaluate", ["freedoom-tiny", "--seed", "2"]).world == "freedoom-tiny"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["freedoom-painter", "--protocol", "walks"], "--protocol is an option for worlds"),
+        (["freedoom-painter", "--episodes=4"], "freedoom-painter is a painter"),
+        (["freedoom-tiny", "--places", "8"], "--places is an option for painters"),
+        (["freedom-painter"], "did you mean 'freedoom-painter'?"),
+    ],
+)
+def test_options_of_the_other_kind_are_refused(
+    arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+):
+    assert cli.main(["evaluate", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert told in error and error.count("\n") == 1
+
+
 def test_enums_are_given_by_value():
     config = cli.parse("train", ["--data", "d", "--out", "o", "--loss.balance", "level"])
     assert config.loss.balance is Balance.LEVEL

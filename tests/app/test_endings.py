@@ -34,6 +34,7 @@ GIVEN = {
     "generate": ["--count", "3", "--out", "out/my places"],
     "journey": ["--out", "out/my trip"],
     "view": ["walk.safetensors"],
+    "play": [],
     "serve": ["--worlds", "freedoom-tiny"],
     "worlds": [],
     "words": [],

@@ -9,12 +9,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from worldsim.app.serve import uvicorn_config
 from worldsim.sessions.manager import SessionManager, SessionsConfig
@@ -71,10 +71,14 @@ def serving(
     worlds: Mapping[str, World] | None = None,
     token: str = "",
     host: str = "127.0.0.1",
+    routers: Sequence[APIRouter] = (),
+    public: Sequence[str] = (),
     **sessions: Any,
 ) -> Iterator[Serving]:
-    """Serve loaded worlds until the context ends."""
-    app = create_app(SessionsConfig(**sessions), AppConfig(host, token), worlds=worlds)
+    """Serve loaded worlds, and further routes, until the context ends."""
+    app = create_app(
+        SessionsConfig(**sessions), AppConfig(host, token), routers, public, worlds=worlds
+    )
     port = free_port()
     server = uvicorn.Server(uvicorn_config(app, host, port, 64.0))
     thread = threading.Thread(target=server.run, daemon=True)

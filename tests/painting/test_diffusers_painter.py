@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from PIL import Image
 
 from tests.helpers.pipelines import tiny_depth, tiny_inpainting
@@ -35,7 +36,15 @@ from worldsim.painting.diffusers_painter import (
 )
 from worldsim.painting.inpaint import InpaintConfig
 from worldsim.painting.places.place import paint_place
-from worldsim.protocols import Painter, PainterSpec, PaintInputs
+from worldsim.protocols import (
+    IdentifiedPainter,
+    Painter,
+    PainterIdentity,
+    PainterSpec,
+    PaintInputs,
+    identity_of,
+)
+from worldsim.runtime.json_config import from_json, to_json
 from worldsim.state import Frame
 from worldsim.testing import check_painter
 
@@ -190,7 +199,29 @@ def test_weights_have_an_identity(diffusion: Callable[..., DiffusersPainter]) ->
     assert painter.with_prompt("lava").weights_id == painter.weights_id
     other = DiffusersPainter(painter.call.pipeline, Brightness(), SMALL)
     assert other.weights_id not in ("", painter.weights_id)
-    assert DiffusersPainter(stripes, Brightness(), SMALL).weights_id == ""
+    plain = DiffusersPainter(stripes, Brightness(), SMALL)
+    assert plain.weights_id == ""
+
+
+def test_settings_are_part_of_the_identity(diffusion: Callable[..., DiffusersPainter]) -> None:
+    painter = diffusion(prompt="a hall")
+    before = identity_of(painter)
+    assert isinstance(painter, IdentifiedPainter) and before == identity_of(painter)
+    assert from_json(PainterIdentity, to_json(before)) == before
+    painter.config = dataclasses.replace(painter.config, num_inference_steps=7)
+    changed = identity_of(painter)
+    differs = {key for key, value in changed.settings.items() if before.settings[key] != value}
+    assert differs == {"inpaint.num_inference_steps"} and changed.weights == before.weights
+    words = identity_of(painter.with_prompt("lava")).settings
+    assert words["prompt"] == "lava" and words["scheduler"] is not None
+    # Schedulers have infinite settings, which JSON has not.
+    solver = copy.copy(painter.call.pipeline)
+    solver.scheduler = DPMSolverMultistepScheduler()
+    other = identity_of(DiffusersPainter(solver, Brightness(), SMALL))
+    assert other.settings["scheduler.lambda_min_clipped"] == "-inf"
+    assert from_json(PainterIdentity, to_json(other)) == other
+    near = DiffusersPainter(stripes, Brightness(), SMALL, align=AlignConfig(median_depth_m=2.0))
+    assert identity_of(near).settings["align.median_depth_m"] == 2.0
 
 
 def test_views_before_show_in_later_ones() -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.painters import make_tiny_painter
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.painting.checkpoint import save_painter
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.painter import NetworkPainter, open_painter
 from worldsim.painting.sampling import PaintConfig
-from worldsim.protocols import Painter, PainterSpec
+from worldsim.protocols import IdentifiedPainter, Painter, PainterSpec, identity_of
 from worldsim.testing import _paint_inputs, check_painter
 
 pytestmark = pytest.mark.fast
@@ -104,3 +105,14 @@ def test_bad_values_are_named(painter: NetworkPainter) -> None:
 def test_an_unknown_painter_is_named() -> None:
     with pytest.raises(NotFoundError, match="no painter 'nobody'"):
         open_painter("nobody")
+
+
+def test_a_painter_is_identified_by_its_weights_and_settings() -> None:
+    painter = make_tiny_painter()
+    identity = identity_of(painter)
+    assert isinstance(painter, IdentifiedPainter)
+    assert identity == identity_of(make_tiny_painter())
+    assert identity.weights != identity_of(make_tiny_painter(seed=1)).weights
+    other = make_tiny_painter(steps=2)
+    assert identity_of(other).weights == identity.weights
+    assert identity_of(other).settings == {**identity.settings, "num_inference_steps": 2}

@@ -27,7 +27,11 @@ class Shrink(nn.Module):
 
 
 def painted(
-    noise: Tensor, network: nn.Module | None = None, memory: Tensor | None = None, **settings: Any
+    noise: Tensor,
+    network: nn.Module | None = None,
+    memory: Tensor | None = None,
+    known: float = 1.0,
+    **settings: Any,
 ) -> Tensor:
     b, n, _, h, w = noise.shape
     plain = {"guidance_scale": 1.0, "solver": "euler", "schedule_power": 1.0}
@@ -38,7 +42,7 @@ def painted(
         memory=torch.zeros_like(noise) if memory is None else memory,
         rays=torch.zeros(b, n, 6, h, w),
         attributes=torch.ones(b, 1),
-        known=torch.ones(b, 1),
+        known=torch.full((b, 1), known),
         noise=noise,
         config=PaintConfig(**{**plain, **settings}),
     )
@@ -112,6 +116,64 @@ def test_guidance_of_places_with_and_without_a_memory(noise: Tensor):
     assert not torch.equal(guided[0], plain[0]) and torch.equal(guided[1], plain[1])
     guided = painted(noise, guidance_scale=1.0, memory_guidance_scale=3.0, memory=known)
     assert torch.equal(guided[0], plain[0]) and not torch.equal(guided[1], plain[1])
+
+
+class Words(nn.Module):
+    """Predicts what the memory shows, and more where attributes are given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.evaluations = 0
+
+    def forward(self, batch: PainterBatch) -> Tensor:
+        self.evaluations += 1
+        told = batch.known.mean(1)[:, None, None, None, None]
+        return batch.memory + 0.1 * told + 0.0 * batch.noisy
+
+
+def test_guidance_by_attributes_of_places_with_a_memory(noise: Tensor):
+    memory = torch.zeros_like(noise)
+    memory[1] = 0.5
+    # The last step lands on the prediction. Attributes add 0.1, times the scale.
+    guided = painted(
+        noise,
+        Words(),
+        memory,
+        num_inference_steps=2,
+        guidance_scale=4.0,
+        attribute_guidance_scale=3.0,
+    )
+    torch.testing.assert_close(guided[0], torch.full_like(guided[0], 0.4))
+    torch.testing.assert_close(guided[1], torch.full_like(guided[1], 0.5 + 0.3))
+    both = painted(
+        noise,
+        Words(),
+        memory,
+        num_inference_steps=2,
+        memory_guidance_scale=2.0,
+        attribute_guidance_scale=3.0,
+    )
+    torch.testing.assert_close(both[0], torch.full_like(both[0], 0.1))
+    # Nothing, and twice the way from there to memory and guided attributes.
+    torch.testing.assert_close(both[1], torch.full_like(both[1], 2 * (0.5 + 0.3)))
+
+
+@pytest.mark.parametrize(
+    ("scale", "known", "evaluations"), [(1.0, 1.0, 2), (3.0, 0.0, 2), (3.0, 1.0, 4)]
+)
+def test_guidance_that_changes_nothing_costs_nothing(
+    noise: Tensor, scale: float, known: float, evaluations: int
+):
+    network = Words()
+    painted(
+        noise,
+        network,
+        torch.ones_like(noise),
+        known,
+        num_inference_steps=2,
+        attribute_guidance_scale=scale,
+    )
+    assert network.evaluations == evaluations
 
 
 def test_an_unknown_solver_is_an_error():

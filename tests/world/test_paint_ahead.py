@@ -12,6 +12,7 @@ import torch
 
 from worldsim.camera import Camera, quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.gaps import close_mask
 from worldsim.memory.painted import integrate_painted, is_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import PointMemoryConfig
@@ -19,10 +20,11 @@ from worldsim.memory.splat import hole_view
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.painter import NetworkPainter
 from worldsim.painting.sampling import PaintConfig
-from worldsim.protocols import PainterSpec
+from worldsim.protocols import PainterSpec, PaintInputs
+from worldsim.scenes.recorded import RecordedScenes
 from worldsim.state import Frame, flatten
 from worldsim.world import World
-from worldsim.world.paint_ahead import PaintAheadConfig, around_known, contradicts
+from worldsim.world.paint_ahead import PaintAheadConfig, contradicts
 
 FORWARD = 1
 OPEN = "MAP30-3"
@@ -119,6 +121,49 @@ def test_environments_of_a_batch_do_not_affect_each_other(painted: World) -> Non
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(both, again, strict=True))
 
 
+class CountsCalls:
+    """A painter that notes how many places each call paints."""
+
+    def __init__(self, painter: NetworkPainter) -> None:
+        self.painter, self.spec = painter, painter.spec
+        self.calls: list[int] = []
+
+    def paint(self, inputs: PaintInputs) -> Frame:
+        self.calls.append(len(inputs))
+        return self.painter.paint(inputs)
+
+
+@pytest.mark.parametrize("places", [1, 4])
+def test_all_places_are_painted_in_one_call_and_do_not_affect_each_other(
+    tiny: World, places: int
+) -> None:
+    painter = random_painter()
+    painter.config = PaintConfig(2, places=places)
+    counting = CountsCalls(painter)
+    world = tiny.with_painting(counting)
+    assert tiny.folder is not None
+    scenes = RecordedScenes(tiny.folder / "scenes", tiny)
+    names = [OPEN, scenes.names()[0], scenes.names()[5]]
+    state = world.initial([scenes.load(name) for name in names], [3, 4, 5])
+    assert world.painting is not None
+    found = world.painting.look(state)
+    assert found is not None
+    index, together = found
+    assert index.tolist() == [0, 1, 2]
+    needy = [int(n) for n in is_painted(together.memory).sum(1) > 0]
+    assert counting.calls == [sum(needy)]
+    assert sum(needy) >= 2
+    for i in range(3):
+        alone = world.painting.look(state.select(torch.tensor([i])))
+        assert alone is not None
+        one, row = flatten(alone[1]), flatten(together.select(torch.tensor([i])))
+        assert all(torch.equal(one[name], row[name]) for name in row)
+    # Only those that are due look.
+    later = dataclasses.replace(together, step=together.step + torch.tensor([4, 1, 0]))
+    again = world.painting.look(later)
+    assert again is not None and again[0].tolist() == [0]
+
+
 def frame_of(rgb: int, depth: float, camera: Camera) -> Frame:
     size = camera.height, camera.width
     return Frame(
@@ -177,9 +222,9 @@ def test_gaps_of_a_surface_take_its_depth_alone() -> None:
     shown = dataclasses.replace(
         view, mask=mask, inverse_depth=view.inverse_depth.masked_fill(mask, code)
     )
-    known, _ = around_known(shown)
-    assert known[..., :9].all()
-    assert not known[..., 9:].any()
+    known = close_mask(shown.mask)
+    assert known[..., :7].all()
+    assert not known[..., 7:].any()
     same, other = (contradicts(shown, frame_of(9, depth, camera)) for depth in (5.2, 1.0))
     assert torch.equal(same, mask)
     assert torch.equal(other, mask | known)

@@ -10,13 +10,14 @@ import importlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from worldsim import __version__
 from worldsim.app import endings
-from worldsim.errors import WorldsimError
+from worldsim.errors import InvalidInputError, WorldsimError
 from worldsim.runtime.children import safe_imports
-from worldsim.runtime.files import require_replaceable
+from worldsim.runtime.files import is_file, require_replaceable
 from worldsim.runtime.next_steps import Ending
 from worldsim.runtime.old_names import with_new_options
 from worldsim.runtime.progress import say, silence
@@ -88,14 +89,14 @@ COMMANDS = {
         ending=endings.after_record,
     ),
     "train": Command(
-        "worldsim.training.train",
+        "worldsim.app.training",
         "TrainConfig",
         "train",
         "Train a world on recorded episodes.",
         ending=endings.after_train,
     ),
     "distil": Command(
-        "worldsim.training.distil",
+        "worldsim.app.training",
         "DistilConfig",
         "distil",
         "Make a student of few sampling steps.",
@@ -106,7 +107,7 @@ COMMANDS = {
         "worldsim.evaluation.evaluate",
         "EvaluateConfig",
         "evaluate",
-        "Measure a world against its real twin.",
+        "Measure a world against its real twin, or a painter.",
         "world",
         ending=endings.after_evaluate,
     ),
@@ -180,6 +181,13 @@ COMMANDS = {
         "snapshot",
         ending=endings.after_view,
     ),
+    "play": Command(
+        "worldsim.app.play",
+        "PlayConfig",
+        "play",
+        "Walk through a generated world in the browser.",
+        ending=endings.after_play,
+    ),
     "serve": Command(
         "worldsim.app.serve",
         "ServeConfig",
@@ -209,6 +217,69 @@ COMMANDS = {
         ending=endings.after_words,
     ),
 }
+
+FOR_PAINTERS = {
+    "evaluate": Command(
+        "worldsim.painting.evaluation.evaluate",
+        "EvaluatePainterConfig",
+        "evaluate_painter",
+        "Measure a painter on places of test maps.",
+        "painter",
+        ending=endings.after_evaluate_painter,
+    ),
+}
+"""What a command of :data:`COMMANDS` does where its argument names a painter instead of a world."""
+PAINTER_CARD = "painter.json"
+SHIPPED = Path(__file__).parent.parent / "worlds"
+
+
+def command_for(name: str, arguments: Sequence[str]) -> Command:
+    """Return the command ``name`` for what the arguments name, a world or a painter.
+
+    Raises InvalidInputError for an option that belongs to the other one of the two, and for a name
+    that is almost that of a shipped painter.
+    """
+    if name not in FOR_PAINTERS:
+        return COMMANDS[name]
+    painter = next((text for text in arguments if names_painter(text)), None)
+    if painter is None:
+        _check_spelling(arguments)
+    kinds = {"worlds": COMMANDS[name], "painters": FOR_PAINTERS[name]}
+    own = "worlds" if painter is None else "painters"
+    options = {kind: options_of(command) for kind, command in kinds.items()}
+    for text in arguments:
+        option = text.partition("=")[0]
+        elsewhere = [kind for kind, known in options.items() if option in known]
+        if elsewhere and own not in elsewhere:
+            what = "no painter is named" if painter is None else f"{painter} is a painter"
+            raise InvalidInputError(
+                f"{option} is an option for {elsewhere[0]}, and {what}: worldsim {name} "
+                f"{painter or ''} --help lists the options that fit".replace("  ", " ")
+            )
+    return kinds[own]
+
+
+def names_painter(text: str) -> bool:
+    """Return whether ``text`` is the name of a shipped painter or a painter's folder."""
+    return bool(text) and any(
+        is_file(folder / PAINTER_CARD) for folder in (Path(text), SHIPPED / text)
+    )
+
+
+def _check_spelling(arguments: Sequence[str]) -> None:
+    """Raise InvalidInputError for a misspelled name of a shipped painter."""
+    painters = [path.parent.name for path in SHIPPED.glob(f"*/{PAINTER_CARD}")]
+    for text in arguments:
+        close = difflib.get_close_matches(text, painters, n=1, cutoff=0.8)
+        if close and not Path(text).exists():
+            raise InvalidInputError(f"there is no painter {text!r}: did you mean {close[0]!r}?")
+
+
+def options_of(command: Command) -> set[str]:
+    """Return the names of a command's own options, such as ``--json``."""
+    config_class, _ = command.load()
+    names = {field.name.replace("_", "-") for field in fields(config_class) if field.init}
+    return {f"--{name}" for name in names} | {f"--no-{name}" for name in names}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -243,7 +314,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
     if name not in COMMANDS:
         print(f"error: {unknown(name)}", file=sys.stderr)
         return USAGE_ERROR
-    command = COMMANDS[name]
+    command = command_for(name, arguments)
     _, function = command.load()
     config, common = parse_all(name, arguments)
     report = getattr(config, "json", None)
@@ -265,7 +336,7 @@ def parse_all(name: str, arguments: Sequence[str]) -> tuple[Any, Common]:
     """Return the config of command ``name`` and the common options from ``arguments``."""
     import tyro
 
-    command = COMMANDS[name]
+    command = command_for(name, arguments)
     config_class, _ = command.load()
     own = [field.name for field in fields(config_class) if field.init]
     # Enums by their values, as files have them.

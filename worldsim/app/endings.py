@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from worldsim.app.export import ExportConfig
     from worldsim.app.generate import GenerateConfig
     from worldsim.app.journey import JourneyRunConfig
+    from worldsim.app.play import PlayConfig
     from worldsim.app.serve import ServeConfig
     from worldsim.app.view import ViewConfig
     from worldsim.app.watch import WatchConfig
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from worldsim.evaluation.bench import BenchConfig
     from worldsim.evaluation.evaluate import EvaluateConfig
     from worldsim.evaluation.evaluate_agent import EvaluateAgentConfig
+    from worldsim.painting.evaluation.evaluate import EvaluatePainterConfig
     from worldsim.training.distil import DistilConfig
     from worldsim.training.train import TrainConfig
     from worldsim.world import World
@@ -98,6 +100,13 @@ def after_evaluate(config: EvaluateConfig, _: object) -> Ending:
     )
 
 
+def after_evaluate_painter(config: EvaluatePainterConfig, _: object) -> Ending:
+    """The figures; next, paint a place."""
+    return _figures(
+        config, line("worldsim", "generate", "--painter", config.painter, "--out", "out/place")
+    )
+
+
 def after_evaluate_agent(config: EvaluateAgentConfig, _: object) -> Ending:
     """The figures; next, watch the agent."""
     of = () if config.world is None else ("--world", config.world)
@@ -147,6 +156,14 @@ def after_view(config: ViewConfig, _: object) -> Ending:
     return Ending(
         "what was shown stays in the snapshot",
         (line("worldsim", "export", config.snapshot, "--to", "glb"),),
+    )
+
+
+def after_play(config: PlayConfig, _: object) -> Ending:
+    """What was taken away; next, look at a snapshot of it."""
+    return Ending(
+        "what was taken away lies where the browser saves files",
+        (line("worldsim", "view", f"{Path(config.world).name}-walk.safetensors"),),
     )
 
 

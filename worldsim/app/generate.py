@@ -17,7 +17,7 @@ from annotated_types import Ge, Le
 
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
-from worldsim.painting.places.folder import finished, painter_id, save_generated, sheet_of
+from worldsim.painting.places.folder import finished, save_generated, sheet_of
 from worldsim.painting.places.new_places import (
     PlaceRequest,
     conditions_of,
@@ -29,9 +29,9 @@ from worldsim.painting.places.place import Place, PlaceConfig, level_pose, plan_
 from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.words.attributes import AttributePrior, open_prior
 from worldsim.painting.words.prompt import parse_prompt
-from worldsim.protocols import Painter, PromptPainter
+from worldsim.protocols import Painter, PromptPainter, identity_of
 from worldsim.runtime.files import is_folder, make_writable_folder, require_replaceable, sha256_of
-from worldsim.runtime.json_config import check_ranges, to_json, write_json
+from worldsim.runtime.json_config import check_ranges, write_json
 from worldsim.runtime.progress import SHARE, Progress, say
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed
 from worldsim.runtime.types import JsonObject
@@ -136,12 +136,12 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
 
 
 def passes_of(config: GenerateConfig, painter: Painter) -> int:
-    """Return about how many times the network runs for all places."""
-    settings: Any = getattr(painter, "config", None)
-    steps = int(getattr(settings, "num_inference_steps", 1))
+    """Return about how many times the network runs for all places; 1 for other painters."""
+    if not isinstance(painter, NetworkPainter):
+        return 1
     groups = len(plan_groups(ring(level_pose(), config.headings), 0, painter.spec.views))
-    both = getattr(settings, "guidance_scale", 1.0) != 1.0
-    return max(1, config.count * steps * groups * (1 + both))
+    both = painter.config.guidance_scale != 1.0
+    return config.count * painter.config.num_inference_steps * groups * (1 + both)
 
 
 @contextlib.contextmanager
@@ -211,7 +211,7 @@ def request_of(
 def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
     """Return the settings that determine the places, as JSON values."""
     files = [*config.images, *([config.image] if config.image is not None else [])]
-    sampling: Any = getattr(painter, "config", None)
+    identity = identity_of(painter)
     return {
         "command": "generate",
         "prompt": config.prompt,
@@ -219,8 +219,8 @@ def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
         "pictures": {path.name: sha256_of(path) for path in files},
         "poses": None if config.poses is None else config.poses.name,
         "painter": Path(config.painter).name if is_folder(config.painter) else config.painter,
-        "painter_sha256": painter_id(painter),
-        "sampling": to_json(sampling) if dataclasses.is_dataclass(sampling) else None,
+        "painter_sha256": identity.weights,
+        "sampling": identity.settings,
         "headings": config.headings,
         "ahead": config.ahead,
         "eye": config.eye,

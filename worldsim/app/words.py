@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from worldsim.painting.painter import DEFAULT_PAINTER
 from worldsim.painting.words import vocabulary
+from worldsim.painting.words.attributes import open_prior
 from worldsim.painting.words.prompt import parse_prompt
 from worldsim.runtime.json_config import write_json
 from worldsim.runtime.types import JsonObject
@@ -18,6 +21,8 @@ class WordsConfig:
 
     prompt: str | None = None
     """Show what this prompt asks for, such as "a dark brick hall with lava"."""
+    painter: str = DEFAULT_PAINTER
+    """Painter that the words are for: a shipped name, or a folder with a table of attributes."""
     json: Path | None = None
     """Also write the result to this file."""
 
@@ -25,30 +30,42 @@ class WordsConfig:
 def words(config: WordsConfig) -> None:
     """Print the vocabulary, or the amounts of a prompt.
 
-    Raises InvalidInputError for a prompt that cannot be parsed.
+    Raises InvalidInputError for a prompt that cannot be parsed, NotFoundError or DamagedFileError.
     """
-    found = describe_words() if config.prompt is None else describe_prompt(config.prompt)
+    names = open_prior(config.painter).names
+    prompt = config.prompt
+    found = describe_words(names) if prompt is None else describe_prompt(prompt, names)
     if config.json:
         write_json(config.json, found)
     print(_listed(found) if config.prompt is None else _told(found))
 
 
-def describe_words() -> JsonObject:
-    """Return the words of each subject, with synonyms in one text."""
-    listed = {
-        subject: [term.words for term in terms] for subject, terms in vocabulary.GROUPS.items()
-    }
+def describe_words(attributes: Sequence[str]) -> JsonObject:
+    """Return the words of each subject, with synonyms in one text.
+
+    attributes: those of the painter. Words for others are listed apart.
+    """
+    listed: dict[str, list[str]] = {}
+    lacking: list[str] = []
+    for subject, terms in vocabulary.GROUPS.items():
+        for term in terms:
+            known = not term.says or any(name in attributes for name in term.says)
+            (listed.setdefault(subject, []) if known else lacking).append(term.words)
     quantities = {str(amount): text for amount, text in vocabulary.QUANTITIES.items()}
     return {
         **listed,
         "amounts": [vocabulary.NEGATIONS, *quantities.values(), *vocabulary.DEGREES.values()],
         "accepted, but not painted": [vocabulary.COLOURS, vocabulary.QUALITIES],
+        **({"an error, as this painter has no attribute for it": lacking} if lacking else {}),
     }
 
 
-def describe_prompt(prompt: str) -> JsonObject:
-    """Return the amounts that a prompt asks for, and the words that ask for nothing."""
-    parsed = parse_prompt(prompt, vocabulary.attributes())
+def describe_prompt(prompt: str, attributes: Sequence[str]) -> JsonObject:
+    """Return the amounts that a prompt asks for, and the words that ask for nothing.
+
+    attributes: those of the painter.
+    """
+    parsed = parse_prompt(prompt, attributes)
     return {
         "prompt": prompt,
         "amounts": {name: round(amount, 4) for name, amount in parsed.items()},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -28,7 +29,7 @@ from worldsim.runtime.limits import require_memory_for
 from worldsim.runtime.ply import import_trimesh
 from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
-from worldsim.runtime.types import Array
+from worldsim.runtime.types import Array, JsonObject
 from worldsim.state import Trajectory
 
 if TYPE_CHECKING:
@@ -395,15 +396,24 @@ def _finish(mesh: TriangleMesh, scale: float, smallest: int, source: str) -> Tri
     )
 
 
-def save_glb(mesh: Trimesh, path: str | os.PathLike[str]) -> Path:
+def save_glb(
+    mesh: Trimesh, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> Path:
     """Write a mesh in world axes as a GLB file, atomically.
 
     GLB's axes are y up (``GLTF_FROM_WORLD``), in metres.
+
+    metadata: texts by name, written as ``asset.extras``.
     """
     turned = mesh.copy()
     turned.apply_transform(GLTF_FROM_WORLD)
+
+    def describe(tree: JsonObject) -> None:
+        if metadata:
+            tree["asset"]["extras"] = dict(metadata)
+
     with replacing(path) as place:
-        turned.export(str(place), file_type="glb")
+        turned.export(str(place), file_type="glb", tree_postprocessor=describe)
     return as_path(path)
 
 

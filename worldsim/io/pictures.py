@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont, ImageOps, PngImagePlugin
 
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.runtime.files import as_path, replacing, require_regular
@@ -146,10 +146,11 @@ def panels(pictures: Mapping[str, Array], scale: int = 4, caption: str = "") -> 
     return np.asarray(image)
 
 
-def save_picture(picture: Array, path: Path) -> None:
+def save_picture(picture: Array, path: Path, metadata: Mapping[str, str] | None = None) -> None:
     """Write a picture losslessly and atomically: WebP if ``path`` ends in ``.webp``, else PNG.
 
     picture: (h, w, 3) uint8, or (h, w) uint16 for PNG.
+    metadata: texts by name, for PNG.
     """
     path = as_path(path)
     grey, colours = (
@@ -165,7 +166,10 @@ def save_picture(picture: Array, path: Path) -> None:
                 temporary, format="WEBP", lossless=True, quality=100, method=6
             )
         else:
-            Image.fromarray(picture).save(temporary, format="PNG", optimize=True)
+            told = PngImagePlugin.PngInfo()
+            for name, text in (metadata or {}).items():
+                told.add_itxt(name, text)
+            Image.fromarray(picture).save(temporary, format="PNG", optimize=True, pnginfo=told)
 
 
 def read_picture(

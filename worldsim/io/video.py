@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,8 +16,12 @@ from worldsim.runtime.types import Array
 MOST_FPS = 1000.0
 
 
-def write_video(frames: Sequence[Array], fps: float, path: Path) -> None:
+def write_video(
+    frames: Sequence[Array], fps: float, path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write frames (h, w, 3) uint8, h and w even, as an H.264 video, atomically.
+
+    metadata: texts by name. Players show those that MP4 knows, such as ``title`` and ``comment``.
 
     Raises InvalidInputError for invalid frames or frame rates, and StorageError if the file cannot
     be written.
@@ -44,6 +48,7 @@ def write_video(frames: Sequence[Array], fps: float, path: Path) -> None:
             f"a video needs frames (h, w, 3) uint8 of one even size, got {found}"
         )
     with replacing(path) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        container.metadata.update(metadata or {})
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = shape[:2]
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "18"}

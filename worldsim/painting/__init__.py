@@ -2,7 +2,8 @@
 
 - The painter: ``painter`` (start here), ``network``, ``sampling``, ``channels``, ``levels``,
   ``checkpoint``, ``pretrained``.
-- ``training``, ``words``, ``places``, ``journeys``, ``validation``: each package names its parts.
+- ``training``, ``words``, ``places``, ``journeys``, ``validation``, ``evaluation``: each package
+  names its parts.
 - Other people's models: ``diffusers_painter``, ``inpaint``, ``depth``, ``holes``.
 
 To add a painter: write a class with the protocol :class:`worldsim.protocols.Painter`, call

@@ -9,6 +9,7 @@ known.
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,18 +21,21 @@ from torch import Tensor, nn
 
 from worldsim.camera import TURN_METRES, Camera, code_to_channel, rotation_angle
 from worldsim.errors import InvalidInputError
+from worldsim.memory.gaps import close_gaps
 from worldsim.memory.splat import frame_points, hole_view, view_of
 from worldsim.painting.depth import (
     AlignConfig,
+    PipelineDepth,
     align_inverse_depth,
     code_to_inverse_depth,
     inverse_depth_to_code,
     relative_inverse_depth,
 )
-from worldsim.painting.holes import close_gaps, fill_holes, inner, over
+from worldsim.painting.holes import fill_holes, inner, over
 from worldsim.painting.inpaint import InpaintCall, InpaintConfig
 from worldsim.painting.painter import check_inputs, keep_known
-from worldsim.protocols import DepthEstimator, PainterSpec, PaintInputs
+from worldsim.protocols import DepthEstimator, PainterIdentity, PainterSpec, PaintInputs, Setting
+from worldsim.runtime.json_config import to_json
 from worldsim.runtime.rng import Purpose, bits
 from worldsim.state import Frame, MemoryView, checksum, concatenate, map_tensors
 
@@ -105,6 +109,29 @@ class DiffusersPainter:
             if not tensor.is_meta
         }
         return checksum(weights) if weights else ""
+
+    def identify(self) -> PainterIdentity:
+        """See :meth:`worldsim.protocols.IdentifiedPainter.identify`."""
+        scheduler = getattr(self.call.pipeline, "scheduler", None)
+        parts: dict[str, Mapping[str, object]] = {
+            "inpaint": to_json(self.config),
+            "align": to_json(self.align),
+            "arguments": self.call.further,
+            "scheduler": dict(getattr(scheduler, "config", {})),
+        }
+        settings: dict[str, Setting] = {
+            "pipeline": self.call.name,
+            "prompt": self.prompt,
+            "depth": type(self.depth).__qualname__,
+            "metric": self.depth.metric if isinstance(self.depth, PipelineDepth) else None,
+            "scheduler": None if scheduler is None else type(scheduler).__qualname__,
+        }
+        for part, values in parts.items():
+            for name, value in values.items():
+                # Private keys hold versions.
+                if not name.startswith("_"):
+                    settings[f"{part}.{name}"] = _setting(value)
+        return PainterIdentity(self.weights_id, settings)
 
     @property
     def config(self) -> InpaintConfig:
@@ -204,6 +231,15 @@ class DiffusersPainter:
         told = None if inputs.told is None else inputs.told[0].tolist()
         words = [] if values is None else words_of(self.spec.attributes, values, told)
         return tidy(self.prompt.replace(PLACE, ", ".join(words)))
+
+
+def _setting(value: object) -> Setting:
+    """Return a value of a setting as a JSON value: tensors by their SHA-256, others as text."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    return checksum({"": value}) if isinstance(value, Tensor) else repr(value)
 
 
 def words_of(

@@ -1,4 +1,7 @@
-"""Holes of partial views: filling narrow ones, and the nearest known pixel of wide ones."""
+"""Holes of partial views: the nearest known pixel, and views one before the other.
+
+Narrow holes are closed by :mod:`worldsim.memory.gaps`.
+"""
 
 from __future__ import annotations
 
@@ -42,33 +45,6 @@ def fill_holes(rgb: Tensor, mask: Tensor) -> Tensor:
         return torch.full_like(rgb, EMPTY_COLOUR)
     _, index = nearest_known(mask.cpu().numpy())
     return rgb.flatten(1)[:, torch.from_numpy(index).to(rgb.device)]
-
-
-def close_gaps(view: MemoryView) -> MemoryView:
-    """Return one view (1, ...) whose holes of a pixel's width between known pixels are filled.
-
-    A splatted surface that is up to twice as near as when it was seen has such gaps. They take the
-    nearest known pixel.
-    """
-    grown = F.max_pool2d(view.mask[:, None].float(), 3, 1, 1)
-    closed = -F.max_pool2d(-grown, 3, 1, 1)[:, 0] > 0.5
-    if not bool((closed & ~view.mask).any()):
-        return view
-    known = view.mask[0]
-    _, nearest = nearest_known(known.cpu().numpy())
-    index = torch.from_numpy(nearest).to(known.device)
-
-    def fill(values: Tensor) -> Tensor:
-        there = values.reshape(1, -1, known.numel())[..., index.flatten()].view_as(values)
-        return torch.where(closed if values.ndim == 3 else closed[:, None], there, values)
-
-    return MemoryView(
-        rgb=fill(view.rgb),
-        inverse_depth=fill(view.inverse_depth),
-        mask=view.mask | closed,
-        offset=fill(view.offset),
-        source=fill(view.source),
-    )
 
 
 def over(front: MemoryView, behind: MemoryView) -> MemoryView:

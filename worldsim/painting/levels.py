@@ -58,8 +58,19 @@ def loss_of(predicted: Tensor, clean: Tensor, level: Tensor) -> Tensor:
 
     Returns a scalar.
     """
+    error, noisy = _velocity_error(predicted, clean, level)
+    return error.sum() / noisy.sum().clamp(min=1.0)
+
+
+def losses_of(predicted: Tensor, clean: Tensor, level: Tensor) -> Tensor:
+    """Return the same for each set, (b,)."""
+    error, noisy = _velocity_error(predicted, clean, level)
+    return error.flatten(1).sum(1) / noisy.flatten(1).sum(1).clamp(min=1.0)
+
+
+def _velocity_error(predicted: Tensor, clean: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """Return squared errors (b, n, 5, h, w), 0 where given, and noisy pixels of each channel."""
     t = per_channel(level)[..., None, None]
     weight = (t > 0) / t.clamp(min=LEAST_LEVEL).square()
-    error = (predicted - clean).square() * weight
-    noisy = (t > 0).float().sum() * clean.shape[-1] * clean.shape[-2]
-    return error.sum() / noisy.clamp(min=1.0)
+    noisy = (t > 0).float()[..., 0, 0] * (clean.shape[-1] * clean.shape[-2])
+    return (predicted - clean).square() * weight, noisy

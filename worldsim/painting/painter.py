@@ -16,8 +16,9 @@ from worldsim.painting.checkpoint import CARD, has_painter, load_painter
 from worldsim.painting.levels import add_noise_to
 from worldsim.painting.network import PainterBatch, PainterNetwork
 from worldsim.painting.sampling import PaintConfig, frames_of, paint
-from worldsim.protocols import PainterSpec, PaintInputs
+from worldsim.protocols import PainterIdentity, PainterSpec, PaintInputs
 from worldsim.runtime.devices import resolve_device
+from worldsim.runtime.json_config import to_json
 from worldsim.runtime.rng import Purpose, normal
 from worldsim.state import Frame, checksum, map_tensors
 from worldsim.world.files import WORLDS_FOLDER
@@ -81,6 +82,10 @@ class NetworkPainter:
         """SHA-256 of the weights."""
         return checksum(self.network.state_dict())
 
+    def identify(self) -> PainterIdentity:
+        """See :meth:`worldsim.protocols.IdentifiedPainter.identify`."""
+        return PainterIdentity(self.weights_id, to_json(self.config))
+
     def to(self, device: torch.device | str) -> NetworkPainter:
         """Move the network to ``device``; returns the painter itself."""
         self.network.to(device)
@@ -109,13 +114,31 @@ class NetworkPainter:
         check_inputs(inputs, self.spec)
         device, (b, n) = self.device, inputs.pose.shape[:2]
         at = map_tensors(lambda x: x.to(device), inputs)
+        size = self.config.places
+        # Always the same number of places, because networks round differently in other batches.
         parts = [
-            self._paint(_rows(at, i, min(i + self.config.places, b)))
-            for i in range(0, b, self.config.places)
+            self._paint(_places(at, torch.arange(i, i + size, device=device).clamp(max=b - 1)))
+            for i in range(0, b, size)
         ]
         pose = inputs.pose.flatten(0, 1)
-        painted = frames_of(torch.cat(parts).flatten(0, 1), pose.to(device))
+        painted = frames_of(torch.cat(parts)[:b].flatten(0, 1), pose.to(device))
         return keep_known(painted, at, n)
+
+    def redraw(self, inputs: PaintInputs, frames: Frame, level: Tensor) -> Frame:
+        """See :meth:`worldsim.protocols.RedrawsViews.redraw`."""
+        check_inputs(inputs, self.spec)
+        assert frames.inverse_depth is not None
+        device, (b, n) = self.device, inputs.pose.shape[:2]
+        at, level = map_tensors(lambda x: x.to(device), (inputs, level))
+        clean = clean_channels(frames.rgb.to(device), frames.inverse_depth.to(device))
+        clean = clean.unflatten(0, (b, n))
+        size = self.config.places
+        chunks = [
+            torch.arange(i, i + size, device=device).clamp(max=b - 1) for i in range(0, b, size)
+        ]
+        parts = [self._paint(_places(at, some), clean[some], level[some]) for some in chunks]
+        pose = inputs.pose.flatten(0, 1).to(device)
+        return keep_known(frames_of(torch.cat(parts)[:b].flatten(0, 1), pose), at, n)
 
     @torch.no_grad()
     def score(self, inputs: PaintInputs, frame: Frame) -> Tensor:
@@ -165,11 +188,18 @@ class NetworkPainter:
         )
         return memory, attributes, told
 
-    def _paint(self, at: PaintInputs) -> Tensor:
-        """Return channels (b, n, 5, h, w) of a batch of places."""
+    def _paint(
+        self, at: PaintInputs, redrawn: Tensor | None = None, level: Tensor | None = None
+    ) -> Tensor:
+        """Return channels (b, n, 5, h, w) of a batch of places.
+
+        redrawn: clean channels of the same shape to start from, at noise levels ``level`` (b,).
+        """
         b, n = at.pose.shape[:2]
         given, colour_only = _flags(at.given, b, n, at.pose), _flags(at.colour_only, b, n, at.pose)
         clean = clean_channels(at.view.rgb, at.view.inverse_depth).unflatten(0, (b, n))
+        if redrawn is not None:
+            clean = torch.where(given[..., None, None, None], clean, redrawn)
         memory, attributes, told = self._conditions(at)
         return paint(
             self.network,
@@ -181,6 +211,7 @@ class NetworkPainter:
             known=told,
             noise=normal(at.seed, at.step, Purpose.PAINT, clean.shape[1:]),
             config=self.config,
+            level=level,
         )
 
 
@@ -251,9 +282,9 @@ def _flags(flags: Tensor | None, b: int, n: int, like: Tensor) -> Tensor:
     return flags
 
 
-def _rows(inputs: PaintInputs, start: int, stop: int) -> PaintInputs:
-    """Return the places from ``start`` to ``stop``."""
+def _places(inputs: PaintInputs, index: Tensor) -> PaintInputs:
+    """Return the places at ``index`` (int64, repeats allowed)."""
     n = inputs.pose.shape[1]
-    view = map_tensors(lambda x: x[start * n : stop * n], inputs.view)
-    rest = map_tensors(lambda x: x[start:stop], replace(inputs, view=None))  # type: ignore[arg-type]
+    view = map_tensors(lambda x: x.unflatten(0, (-1, n))[index].flatten(0, 1), inputs.view)
+    rest = map_tensors(lambda x: x[index], replace(inputs, view=None))  # type: ignore[arg-type]
     return replace(rest, view=view)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.painting.channels import unscale
-from worldsim.painting.levels import per_channel, shift_for
+from worldsim.painting.levels import add_noise_to, per_channel, shift_for, shift_levels
 from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, NotNegative, Positive
@@ -22,12 +22,16 @@ class PaintConfig:
     """Sampling settings of the painter."""
 
     num_inference_steps: Count = 25
-    """Network evaluations; guidance doubles them."""
+    """Steps of the solver. Each evaluates the network once, with guidance twice."""
     guidance_scale: NotNegative = 6.0
     """Scale of classifier-free guidance for places of which nothing is known; 1 disables it."""
     memory_guidance_scale: NotNegative = 1.0
     """The same for places of which a memory or a given view shows something. Their pictures become
     too sharp with scales above 1."""
+    attribute_guidance_scale: NotNegative = 1.0
+    """Scale of guidance by the attributes alone, for places of which a memory or a given view shows
+    something: the memory is kept in both predictions, the attributes are dropped in one. 1 disables
+    it."""
     solver: Literal["euler", "dpmsolver++"] = "dpmsolver++"
     """``euler``: Euler's method on the velocity. ``dpmsolver++``: the second-order multistep method
     2M of DPM-Solver++ (Lu et al. 2022)."""
@@ -35,7 +39,8 @@ class PaintConfig:
     """Exponent of the noise levels before their shift. Above 1, more steps are at low noise, where
     textures are painted."""
     places: Count = 1
-    """Places painted at once. More are faster on a GPU and give the same frames up to rounding."""
+    """Places painted at once. More are faster on a GPU. Fewer are padded to this number, so that a
+    place's frames do not depend on the others."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -51,6 +56,18 @@ def sigmas_for(steps: int, noisy_views: int, power: float = 1.0) -> Tensor:
     scheduler: Any = FlowMatchEulerDiscreteScheduler(shift=float(shift_for(noisy_views)))
     scheduler.set_timesteps(sigmas=[(1.0 - i / steps) ** power for i in range(steps)])
     return scheduler.sigmas.float()
+
+
+def sigmas_from(level: Tensor, steps: int, noisy_views: int, power: float = 1.0) -> Tensor:
+    """Return noise levels from ``level`` (b,) to 0, (steps + 1, b) float32.
+
+    They are spaced as those of :func:`sigmas_for`, and equal them for level 1.
+    """
+    shift = shift_for(noisy_views).to(level.device)
+    # The inverse of the shift is the shift by the inverse.
+    start = shift_levels(level.float(), 1.0 / shift)
+    share = torch.linspace(1.0, 0.0, steps + 1, device=level.device) ** power
+    return shift_levels(share[:, None] * start, shift)
 
 
 def extrapolate(clean: Tensor, before: Tensor, last: Tensor, here: Tensor, there: Tensor) -> Tensor:
@@ -78,6 +95,80 @@ def unconditional(batch: PainterBatch) -> PainterBatch:
     )
 
 
+def without_attributes(batch: PainterBatch) -> PainterBatch:
+    """Return the same views and memory without attributes."""
+    return replace(batch, known=torch.zeros_like(batch.known))
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Scales of classifier-free guidance (Ho and Salimans 2022) of a batch of ``b`` sets.
+
+    words: (b,) scale of guidance by attributes, or None if it is 1 in all sets. It is applied
+        first.
+    whole: (b,) scale of guidance by memory and attributes, or None if it is 1 in all sets.
+    """
+
+    words: Tensor | None
+    whole: Tensor | None
+
+    def trim(self) -> Guidance:
+        """Return the same without scales that are 1 in all sets, which cost evaluations."""
+        kept = (
+            None if x is None or bool((x == 1.0).all()) else x for x in (self.words, self.whole)
+        )
+        return Guidance(*kept)
+
+
+def guidance_for(aided: Tensor, told: Tensor, config: PaintConfig) -> Guidance:
+    """Return the guidance of sets that ``config`` asks for.
+
+    aided: (b,) bool, whether a memory or a given view shows something of the place.
+    told: (b,) bool, whether any attribute is given.
+    """
+    whole = torch.where(aided, config.memory_guidance_scale, config.guidance_scale)
+    if config.attribute_guidance_scale == 1.0:
+        return Guidance(None, whole)
+    words = torch.where(aided & told, config.attribute_guidance_scale, 1.0)
+    if config.memory_guidance_scale == 1.0:
+        # Where nothing is known, attributes are all that guides: one evaluation serves both.
+        return Guidance(torch.where(aided, words, config.guidance_scale), None)
+    return Guidance(words, whole)
+
+
+def is_aided(unknown: Tensor, memory: Tensor) -> Tensor:
+    """Return (b,) bool: whether a memory or a given view shows something of each place.
+
+    unknown, memory: see :func:`paint`.
+    """
+    return (memory != 0).flatten(1).any(1) | ~unknown.flatten(1).all(1)
+
+
+def predict(network: PainterNetwork, batch: PainterBatch, guidance: Guidance) -> Tensor:
+    """Return predicted clean channels (b, n, 5, h, w) with guidance."""
+    with torch.autocast(batch.noisy.device.type, torch.bfloat16, enabled=batch.noisy.is_cuda):
+        clean: Tensor = network(batch)
+        if guidance.words is not None:
+            clean = _guide(clean, network(without_attributes(batch)), guidance.words)
+        if guidance.whole is not None:
+            clean = _guide(clean, network(unconditional(batch)), guidance.whole)
+    return clean
+
+
+def _guide(clean: Tensor, free: Tensor, scale: Tensor) -> Tensor:
+    scale = scale.to(clean.device)[:, None, None, None, None]
+    # Not rounded where nothing guides, so that sets do not depend on others of the batch.
+    return torch.where(scale == 1.0, clean, free + scale * (clean - free))
+
+
+def euler_step(x: Tensor, towards: Tensor, here: Tensor, there: Tensor) -> Tensor:
+    """Move noisy channels from level ``here`` to ``there`` by Euler's method.
+
+    The velocity is (x - towards) / here; the levels broadcast.
+    """
+    return torch.lerp(towards, x, there / here)
+
+
 @torch.no_grad()
 def paint(
     network: PainterNetwork,
@@ -89,6 +180,7 @@ def paint(
     known: Tensor,
     noise: Tensor,
     config: PaintConfig,
+    level: Tensor | None = None,
 ) -> Tensor:
     """Sample the unknown channels of sets of views jointly.
 
@@ -99,42 +191,39 @@ def paint(
     rays: (b, n, 6, h, w).
     attributes, known: (b, a).
     noise: (b, n, 5, h, w) standard normal.
+    level: (b,) in (0, 1], noise level from which each place is sampled. The unknown channels start
+    from ``given`` with that much noise, and keep its layout the better, the lower the level is
+    (SDEdit, Meng et al. 2022). None starts from noise alone.
 
     Returns clean channels (b, n, 5, h, w) float32; known channels are returned as given.
     """
     assert given.shape[2] == CHANNELS
     channels = per_channel(unknown)[..., None, None]
     steps, power = config.num_inference_steps, config.schedule_power
-    counts = unknown.any(-1).sum(1).tolist()
-    sigmas = torch.stack([sigmas_for(steps, max(1, n), power) for n in counts], 1)
+    if level is None:
+        counts = [max(1, n) for n in unknown.any(-1).sum(1).tolist()]
+        by_count = {n: sigmas_for(steps, n, power) for n in sorted(set(counts))}
+        sigmas = torch.stack([by_count[n] for n in counts], 1)
+    else:
+        sigmas = sigmas_from(level, steps, given.shape[1], power)
     levels = sigmas.to(given.device)[..., None, None]
     x = torch.where(channels, noise, given)
+    if level is not None:
+        x = add_noise_to(given, noise, unknown * levels[0])
     before = x
-    aided = (memory != 0).flatten(1).any(1) | ~unknown.flatten(1).all(1)
-    guidance = torch.where(aided.cpu(), config.memory_guidance_scale, config.guidance_scale)
+    aided = is_aided(unknown, memory)
+    guidance = guidance_for(aided.cpu(), (known != 0).any(1).cpu(), config).trim()
     for i in range(steps):
         batch = PainterBatch(x, unknown * levels[i], memory, rays, attributes, known)
-        clean = _predict(network, batch, guidance)
+        clean = predict(network, batch, guidance)
         here, there = (level[..., None, None] for level in levels[i : i + 2])
         towards = clean
         # Log-SNRs are infinite at levels 1 and 0, so those steps are of first order.
         if config.solver == "dpmsolver++" and 2 <= i < steps - 1:
             towards = extrapolate(clean, before, levels[i - 1][..., None, None], here, there)
         before = clean
-        # Euler's method on the velocity (x - towards) / here.
-        x = torch.where(channels, torch.lerp(towards, x, there / here), given)
+        x = torch.where(channels, euler_step(x, towards, here, there), given)
     return x
-
-
-def _predict(network: PainterNetwork, batch: PainterBatch, guidance: Tensor) -> Tensor:
-    """Return predicted clean channels with guidance scales (b,) on the CPU."""
-    with torch.autocast(batch.noisy.device.type, torch.bfloat16, enabled=batch.noisy.is_cuda):
-        clean: Tensor = network(batch)
-        if bool((guidance == 1.0).all()):
-            return clean
-        free: Tensor = network(unconditional(batch))
-    scale = guidance.to(clean.device)[:, None, None, None, None]
-    return free + scale * (clean - free)
 
 
 def frames_of(channels: Tensor, pose: Tensor) -> Frame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -13,11 +14,17 @@ from worldsim.runtime.files import as_path, replacing
 from worldsim.runtime.types import Array
 
 
-def save_ply(position: Array, colour: Array, path: str | os.PathLike[str]) -> Path:
+def save_ply(
+    position: Array,
+    colour: Array,
+    path: str | os.PathLike[str],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
     """Write points as a PLY file, atomically.
 
     position: (n, 3) world axes, metres.
     colour: (n, 3) uint8.
+    metadata: texts by name, written as comments of the header.
     """
     position, colour = np.asarray(position), np.asarray(colour)
     if (
@@ -33,9 +40,19 @@ def save_ply(position: Array, colour: Array, path: str | os.PathLike[str]) -> Pa
     if colour.dtype != np.uint8 or not bool(np.isfinite(position).all()):
         raise InvalidInputError(f"positions must be finite and colours uint8, got {colour.dtype}")
     cloud = import_trimesh().PointCloud(position, colors=colour)
+    content: bytes = cloud.export(file_type="ply")
+    for name, text in reversed(list((metadata or {}).items())):
+        content = _commented(content, f"{name}: {text}")
     with replacing(path) as place:
-        cloud.export(str(place), file_type="ply")
+        place.write_bytes(content)
     return as_path(path)
+
+
+def _commented(content: bytes, comment: str) -> bytes:
+    """Return a PLY file with a comment after its first two lines, which every PLY file has."""
+    magic, form, rest = content.split(b"\n", 2)
+    line = " ".join(comment.split()).encode("ascii", "replace")
+    return b"\n".join([magic, form, b"comment " + line, rest])
 
 
 def import_trimesh() -> ModuleType:

@@ -26,8 +26,20 @@ from worldsim.protocols import SceneMemory
 from worldsim.runtime.progress import Progress
 from worldsim.state import Frame, where_rows
 from worldsim.training.corruption import Degradation, OwnFrames, PerturbConfig
-from worldsim.training.rollout import PACKED_VIEW, Given, Lockstep, unpack_view
+from worldsim.training.painted import PaintedViews, PaintedWalks, check_camera
+from worldsim.training.rollout import (
+    PACKED_VIEW,
+    Given,
+    Lockstep,
+    RolloutState,
+    mark_invented,
+    unpack_invented,
+    unpack_view,
+)
 from worldsim.world.heads import HISTORY, MIRRORED_MOTION, Motions, to_world_axes
+
+PAINTING = 0x5EED
+"""Changes a batch's seed to that of its painted views."""
 
 OptionalTensor = TypeVar("OptionalTensor", Tensor, Tensor | None)
 
@@ -40,7 +52,8 @@ class Windows:
     term: (b, t) of the transition into the frame. motion: (b, t, 6). view: (b, t, 8, h, w) float32
     channels or None. own_rgb, own_inverse_depth: the frames that later ones attend to where these
     are not the true ones: dreamed or edited; or None. dreamed: (b, t) bool, whether the memory that
-    is shown holds dreamed frames, or None.
+    is shown holds dreamed frames, or None. invented: (b, t, h, w) bool, pixels that show points
+    which a painter invented, or None.
 
     Where episodes end, (b, t) bool each, or None for nowhere: padding: fills up the window past the
     end. synthetic_terminal: a last frame that the environment does not really show (see
@@ -60,6 +73,7 @@ class Windows:
     padding: Tensor | None = None
     synthetic_terminal: Tensor | None = None
     unsure: Tensor | None = None
+    invented: Tensor | None = None
 
     @property
     def drawn(self) -> Tensor | None:
@@ -118,6 +132,7 @@ class FrameBuffer:
     window: frames per window.
     memory: None for data without geometry.
     graphs: pass episodes through the memory with CUDA graphs.
+    painted: paints ahead of a share of the walks.
     """
 
     def __init__(
@@ -129,10 +144,11 @@ class FrameBuffer:
         perturb: PerturbConfig | None = None,
         episodes_at_once: int = 256,
         graphs: bool = False,
+        painted: PaintedViews | None = None,
     ) -> None:
         self.capacity, self.window, self.memory, self.device = capacity, window, memory, device
         self.perturb = perturb or PerturbConfig()
-        self.episodes_at_once, self.graphs = episodes_at_once, graphs
+        self.episodes_at_once, self.graphs, self.painted = episodes_at_once, graphs, painted
         self.intrinsics: Tensor | None = None
         self.frames = 0
         self._data: dict[str, Tensor] = {}
@@ -198,6 +214,9 @@ class FrameBuffer:
             return
         # Kept no longer than this: what CUDA graphs hold is memory that training can use.
         lockstep = Lockstep(self.memory, own, self.device, self.graphs)
+        if self.painted is not None and episodes:
+            size = self._data["rgb"].shape[-2:]
+            check_camera(self.painted.painter.spec, self.intrinsics, *size)
         with Progress(
             sum(n for _, n in episodes), "memory views of the recording", "frame", shown=shown
         ) as progress:
@@ -225,13 +244,15 @@ class FrameBuffer:
         def get(name: str) -> Tensor:
             return self._data[name][flat].unflatten(0, index.shape)
 
-        view = depth = None
+        view = depth = invented = None
         if "inverse_depth" in self._data:
             depth = get("inverse_depth").int() & 0xFFFF
         if self.memory is not None:
             keep = torch.rand(batch, generator=generator, device=self.device) >= memory_drop
             view = view_to_channels(unpack_view(self._data["view"][flat])).unflatten(0, index.shape)
             view = view * keep[:, None, None, None, None]
+            if self.painted is not None:
+                invented = unpack_invented(self._data["view"][flat]).unflatten(0, index.shape)
         own_rgb = own_depth = dreamed = None
         if "own_rgb" in self._data:
             own_rgb, dreamed = get("own_rgb"), get("dreamed")
@@ -250,6 +271,7 @@ class FrameBuffer:
             padding=padding if self._runs_over else None,
             synthetic_terminal=get("synthetic_terminal") if self._has_synthetic_terminals else None,
             unsure=get("unsure") if self._has_unsure else None,
+            invented=invented,
         )
 
     def sample_motions(self, batch: int, generator: torch.Generator) -> Motions:
@@ -435,15 +457,21 @@ class FrameBuffer:
             if own is not None and dreams
             else None
         )
+        # Random numbers of its own: those of other walks do not depend on what is painted.
+        painting = torch.Generator(self.device).manual_seed(generator.initial_seed() ^ PAINTING)
+        painted = None if self.painted is None else self.painted.walks(real, painting)
+        if not painted:
+            painted = None
         drawn = [
-            Degradation(self.perturb, size, generator) for _ in range(lockstep.memories(dreams))
+            Degradation(self.perturb, size, generator)
+            for _ in range(lockstep.memories(dreams, painted is not None))
         ]
         known = (
             self.intrinsics if self.intrinsics is not None else torch.ones(4, device=self.device)
         )
         intrinsics = known.expand(size, 4).contiguous()
         height, width = self._data["rgb"].shape[-2:]
-        walks = lockstep.begin(size, dreams)
+        walks = lockstep.begin(size, dreams, painted is not None)
         for t in range(max(n for _, n in episodes)):
             index = start + torch.minimum(torch.full_like(length, t), length - 1)
             draft = walk.draw() if walk is not None else None
@@ -456,10 +484,40 @@ class FrameBuffer:
                 tuple(degradation.draw(height, width) for degradation in drawn),
                 draft,
             )
+            invented = None
+            if painted is not None and t:
+                assert self.painted is not None
+                invented = self.painted.invented_pixels(walks.past, painted, given.camera)
             walks, found = lockstep.step(walks, given)
+            if invented is not None:
+                found = found | {"view": mark_invented(found["view"], *invented)}
+            if painted is not None:
+                walks = self._paint_ahead(walks, painted, t, start, length, painting)
             for name, value in found.items():
                 self._put(name, index[:real], value[:real], t < length[:real])
             progress.update(sum(t < n for _, n in episodes))
+
+    def _paint_ahead(
+        self,
+        walks: RolloutState,
+        painted: PaintedWalks,
+        t: int,
+        start: Tensor,
+        length: Tensor,
+        generator: torch.Generator,
+    ) -> RolloutState:
+        """Return the walks after frame ``t``, painted ahead where that is due.
+
+        start, length: (b,) int64, first frames and lengths of their episodes.
+        """
+        assert self.painted is not None
+
+        def frame_at(rows: Tensor, ahead: Tensor) -> Frame:
+            return self._frame(start[rows] + t + ahead)
+
+        remaining = length - 1 - t
+        past = self.painted.paint(walks.past, painted, t, remaining, frame_at, generator)
+        return walks if past is walks.past else dataclasses.replace(walks, past=past)
 
     def _frame(self, index: Tensor) -> Frame:
         depth, pose = self._data.get("inverse_depth"), self._data.get("pose")
@@ -520,6 +578,7 @@ def _mirror(windows: Windows, flip: Tensor, mirror: Tensor) -> Windows:
         windows,
         rgb=mirror_rows(windows.rgb),
         inverse_depth=mirror_rows(windows.inverse_depth),
+        invented=mirror_rows(windows.invented),
         own_rgb=mirror_rows(windows.own_rgb),
         own_inverse_depth=mirror_rows(windows.own_inverse_depth),
         act=choose(mirror[windows.act], windows.act),

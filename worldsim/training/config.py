@@ -22,6 +22,7 @@ from worldsim.runtime.ranges import (
 from worldsim.runtime.types import JsonObject
 from worldsim.training.corruption import PerturbConfig
 from worldsim.training.loss import LossConfig
+from worldsim.training.painted import PaintedConfig
 
 PRESETS: dict[str, JsonObject] = {
     "debug": {"dim": 32, "depth": 2, "heads": 2, "levels": (8, 8, 16), "window": 4},
@@ -104,6 +105,8 @@ class TrainConfig:
     """Noise levels, dropouts and weights."""
     perturb: PerturbConfig = field(default_factory=PerturbConfig)
     """Corruption of the memory's input."""
+    painted: PaintedConfig = field(default_factory=PaintedConfig)
+    """Painted views in the memory of training walks. Needs the memory."""
     mirror_actions: tuple[int, ...] | None = None
     """For mirror augmentation, the mirror image of each discrete action (Freedoom: 0 1 2 4 3 6 5).
     None turns it off."""

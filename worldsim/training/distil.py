@@ -16,6 +16,7 @@ from torch import Tensor
 from worldsim.data.dataset import EpisodeDataset
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.errors import InvalidInputError
+from worldsim.protocols import Painter
 from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Positive, Rate, Seed, Share
@@ -25,6 +26,7 @@ from worldsim.training.corruption import PerturbConfig
 from worldsim.training.distil_loss import DistilLoss, DistilLossConfig
 from worldsim.training.factory import Modules
 from worldsim.training.loss import TrainingLoss
+from worldsim.training.painted import PaintedConfig
 from worldsim.training.recordings import require_recording
 from worldsim.training.train import run
 from worldsim.training.trainer import Trainer
@@ -101,6 +103,8 @@ class DistilConfig:
     perturb: PerturbConfig = field(default_factory=_own_walks)
     """Corruption of the memory's input. ``own``: share of the episodes of which the student
     generates parts."""
+    painted: PaintedConfig = field(default_factory=PaintedConfig)
+    """Painted views in the memory of training walks. Needs the memory."""
     mirror_actions: tuple[int, ...] | None = None
     """For mirror augmentation, the mirror image of each discrete action (Freedoom: 0 1 2 4 3 6 5).
     None turns it off."""
@@ -174,7 +178,7 @@ class DistilTrainer(Trainer):
     _settings_class = DistilConfig
     may_change = (Trainer.may_change | {"training_steps", "world"}) - {"num_inference_steps"}
 
-    def __init__(self, config: DistilConfig) -> None:
+    def __init__(self, config: DistilConfig, painter: Painter | None = None) -> None:
         self.distil = config
         self.teacher = World.from_pretrained(config.world, device="cpu")
         check_recording(config, self.teacher.network)
@@ -182,7 +186,8 @@ class DistilTrainer(Trainer):
         self.dynamics = dataclasses.replace(
             self.teacher.config.dynamics, num_inference_steps=config.num_inference_steps
         )
-        super().__init__(config.training(memory=self.teacher.config.memory is not None))
+        memory = self.teacher.config.memory is not None
+        super().__init__(config.training(memory=memory), painter)
         if self.sharded:
             raise InvalidInputError(
                 "FSDP is not supported for distilling, whose average takes part in every step: "
@@ -341,11 +346,13 @@ def _method(config: DistilConfig) -> JsonObject:
     return method | {"own_context": c.own_context, "own_walks": config.perturb.own}
 
 
-def distil(config: DistilConfig) -> World:
+def distil(config: DistilConfig, painter: Painter | None = None) -> World:
     """Distil a student, or resume; returns it.
+
+    painter: paints ahead of the walks, see :class:`worldsim.training.painted.PaintedConfig`.
 
     Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError,
     OutOfMemoryError, StorageError.
     """
     require_recording(config.data)
-    return run(DistilTrainer(config))
+    return run(DistilTrainer(config, painter))

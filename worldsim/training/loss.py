@@ -395,9 +395,17 @@ class TrainingLoss(nn.Module):
 
     def _forgiven(self, predictions: list[Tensor], x: Tensor, windows: Windows) -> list[Tensor]:
         """Return the predictions with the target substituted where the loss is masked."""
-        if not self.config.forgive_dreamed or windows.dreamed is None or windows.view is None:
+        if windows.view is None:
             return predictions
         known = windows.view[:, :, 4]
+        # Pixels whose points may be wrong.
+        doubtful = windows.invented
+        if self.config.forgive_dreamed and windows.dreamed is not None:
+            whole = windows.dreamed[:, :, None, None].expand(known.shape)
+            doubtful = whole if doubtful is None else whole | doubtful
+        if doubtful is None:
+            return predictions
+        known = known * doubtful
         apart = (windows.view[:, :, : x.shape[2]] - x).abs()
         other = apart[:, :, :3].amax(2) > OTHER_COLOUR
         if x.shape[2] > 3:
@@ -408,7 +416,7 @@ class TrainingLoss(nn.Module):
         others, all_known = (
             F.avg_pool2d(both, 5, stride=1, padding=2).unflatten(0, x.shape[:2]).unbind(2)
         )
-        disputed = (others > 0.5 * all_known) & windows.dreamed[:, :, None, None]
+        disputed = others > 0.5 * all_known
         return [torch.where(disputed[:, :, None], x, p) for p in predictions]
 
     def _denoising(

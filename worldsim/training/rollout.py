@@ -25,6 +25,8 @@ from worldsim.world.engine import capture_graph, copy_in, reason, tell_once
 
 PACKED_VIEW = 8
 """Bytes a pixel of a stored memory view: rgb, inverse depth (2), offset, source, mask."""
+KNOWN, INVENTED = 1, 2
+"""Bits of the mask's byte: the memory covers the pixel, and it shows an invented point."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Lockstep:
     It owns the memories' data and may change them in place.
 
     graphs: replay steps as CUDA graphs, one for each number of walks, with and without generated
-        frames. If capture fails, it warns once and runs without graphs.
+        frames and a memory of true frames. If capture fails, it warns once and runs without graphs.
     """
 
     def __init__(
@@ -94,25 +96,26 @@ class Lockstep:
         if isinstance(memory, EngineMemory):
             self.memory = memory.in_place_with()
         self.own, self.device, self.graphs = own, device, graphs
-        self._replayed: dict[tuple[int, bool], Replayed] = {}
+        self._replayed: dict[tuple[int, bool, bool], Replayed] = {}
 
-    def memories(self, dreams: bool) -> int:
+    def memories(self, dreams: bool, painted: bool = False) -> int:
         """Return how many memories the walks have.
 
-        Generated walks have one of true frames as well: a map of generated walls does not show what
-        stops the body in the engine.
+        Generated and painted walks have one of true frames as well: a map of generated walls does
+        not show what stops the body in the engine.
         """
-        return 0 if self.memory is None else 2 if dreams else 1
+        return 0 if self.memory is None else 2 if dreams or painted else 1
 
-    def begin(self, rows: int, dreams: bool) -> RolloutState:
+    def begin(self, rows: int, dreams: bool, painted: bool = False) -> RolloutState:
         """Return ``rows`` walks that have seen nothing.
 
         dreams: whether parts of them will be generated.
+        painted: whether the shown memory of some will hold painted views.
         """
         never = torch.zeros(rows, dtype=torch.bool, device=self.device)
         past, truth = (
             self.memory.empty(rows, self.device)
-            if self.memory is not None and i < self.memories(dreams)
+            if self.memory is not None and i < self.memories(dreams, painted)
             else None
             for i in range(2)
         )
@@ -151,7 +154,7 @@ class Lockstep:
         """
         if not self.graphs:
             return self._step(walks, given)
-        key = (len(walks.before), given.draft is not None)
+        key = (len(walks.before), given.draft is not None, walks.truth is not None)
         if key not in self._replayed:
             try:
                 self._replayed[key] = Replayed(self._step, walks, given, self.device)
@@ -273,13 +276,29 @@ def pack_view(view: MemoryView) -> Tensor:
     return torch.cat([view.rgb, torch.stack([r.to(torch.uint8) for r in rest], 1)], 1)
 
 
+def mark_invented(packed: Tensor, rows: Tensor, invented: Tensor) -> Tensor:
+    """Return packed views (b, 8, h, w) in which pixels of some rows are marked as invented.
+
+    rows: (k,) int64.
+    invented: (k, h, w) bool.
+    """
+    marked = packed.clone()
+    marked[rows, -1] |= INVENTED * invented.to(torch.uint8)
+    return marked
+
+
+def unpack_invented(packed: Tensor) -> Tensor:
+    """Return the pixels (b, h, w) bool that :func:`mark_invented` marked."""
+    return (packed[:, -1] & INVENTED) > 0
+
+
 def unpack_view(packed: Tensor) -> MemoryView:
     """Unpack a view from :func:`pack_view`."""
     high, low, offset, source, mask = packed[:, 3:].unbind(1)
     return MemoryView(
         rgb=packed[:, :3],
         inverse_depth=high.int() * 256 + low.int(),
-        mask=mask.bool(),
+        mask=(mask & KNOWN).bool(),
         offset=torch.stack([offset >> 4, offset & 15], 1),
         source=source,
     )

@@ -12,6 +12,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from worldsim.errors import InvalidInputError, OutOfMemoryError
+from worldsim.protocols import Painter
 from worldsim.runtime.compiling import COMPILING
 from worldsim.runtime.files import make_writable_folder, remove_unfinished, storage_errors
 from worldsim.runtime.interrupts import Interrupts
@@ -33,15 +34,17 @@ FEW = 100
 __all__ = ["PRESETS", "TrainConfig", "Trainer", "require_recording", "run", "train"]
 
 
-def train(config: TrainConfig) -> World:
+def train(config: TrainConfig, painter: Painter | None = None) -> World:
     """Train a world, or resume; returns it.
+
+    painter: paints ahead of the walks, see :class:`worldsim.training.painted.PaintedConfig`.
 
     Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError,
     OutOfMemoryError, StorageError.
     """
     for folder in config.data:
         require_recording(folder)
-    return run(Trainer(config))
+    return run(Trainer(config, painter))
 
 
 def run(trainer: Trainer, clock: Clock = time.monotonic) -> World:

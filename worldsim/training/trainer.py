@@ -24,9 +24,11 @@ from worldsim.diffusion.dynamics import DynamicsConfig
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.errors import DamagedFileError, InvalidInputError, MissingGeometryError, WorldsimError
 from worldsim.memory.points import PointMemory, PointMemoryConfig
+from worldsim.protocols import Painter
 from worldsim.runtime.files import is_file, replacing, storage_errors
 from worldsim.runtime.json_config import read_json, to_json, write_json
 from worldsim.runtime.old_names import with_new_names
+from worldsim.runtime.progress import say
 from worldsim.runtime.types import JsonObject
 from worldsim.training.buffer import FrameBuffer, Windows, augment, bytes_per_frame
 from worldsim.training.checkpoint import (
@@ -41,6 +43,7 @@ from worldsim.training.corruption import OwnFrames
 from worldsim.training.edits import edit_windows
 from worldsim.training.factory import Modules, hardware, load_copy, modules_for, world_config
 from worldsim.training.loss import TrainingLoss
+from worldsim.training.painted import PaintedViews
 from worldsim.training.recordings import (
     all_seen,
     list_folders,
@@ -62,6 +65,9 @@ DEEP = 6
 class Trainer:
     """The state of a training run; :func:`run` drives it.
 
+    config: the settings.
+    painter: paints ahead of the walks, where ``config.painted`` asks for that.
+
     A subclass trains another loss: see :mod:`worldsim.training.distil`.
     """
 
@@ -82,7 +88,7 @@ class Trainer:
     dynamics = DynamicsConfig()
     """How the world that is trained is sampled."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, painter: Painter | None = None) -> None:
         if config.preset not in PRESETS:
             raise InvalidInputError(
                 f"unknown preset {config.preset!r}: choose one of {', '.join(PRESETS)}"
@@ -133,6 +139,7 @@ class Trainer:
         self.buffer = FrameBuffer(
             self._buffer_frames(), config.window, self.memory, self.device, config.perturb,
             episodes_at_once=256 if on_gpu else 8, graphs=self._compiles,
+            painted=self._painted(painter),
         )  # fmt: skip
         loss_module = self._loss_module(network, ego, outcome)
         self.learns_motion = loss_module.ego_motion is not None
@@ -190,6 +197,21 @@ class Trainer:
     def _use(self, **used: Any) -> None:
         """Write down the settings in use, for the checkpoint and the world's card."""
         self.config = dataclasses.replace(self.config, **used)
+
+    def _painted(self, painter: Painter | None) -> PaintedViews | None:
+        """Return what paints ahead of the walks; None if nothing does.
+
+        Raises InvalidInputError without a painter, and MissingGeometryError without the memory.
+        """
+        config = self.config.painted
+        if not config.share:
+            return None
+        if painter is None:
+            raise InvalidInputError(
+                f"--painted.share {config.share} needs a painter: use the commands worldsim train "
+                f"and worldsim distil, or pass train(config, painter)"
+            )
+        return PaintedViews(painter, self.memory, config)
 
     def _loss_module(
         self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead
@@ -284,10 +306,14 @@ class Trainer:
                 self.frames += shard.frames
                 self.taken.add(file)
         seed = self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank
+        painted = self.buffer.painted
+        before = 0 if painted is None else painted.count
         # Later ones come in the middle of the training, whose own progress is shown.
         self.buffer.remember(
             seed, self._dreamer(), shown=self.step == 0 and self.accelerator.is_main_process
         )
+        if painted is not None and painted.count > before and self.accelerator.is_main_process:
+            say(f"{painted.count - before:,} views painted ahead of new walks")
 
     def _dreamer(self) -> OwnFrames | None:
         """Return the averaged network that generates frames for the memory, once it has learned."""

@@ -13,31 +13,32 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-import torch.nn.functional as F
 from annotated_types import Ge, Le
 from torch import Tensor
 
 from worldsim.camera import move
 from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.gaps import close_gaps, close_mask
 from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import Points
-from worldsim.protocols import Painter, PaintInputs
-from worldsim.runtime.json_config import check_ranges
+from worldsim.memory.strays import hang_alone
+from worldsim.protocols import Painter, PaintInputs, identity_of
+from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.ranges import Count, NotNegative, Share
-from worldsim.state import Frame, MemoryView, WorldState, concatenate, map_tensors
+from worldsim.state import Frame, MemoryView, WorldState, map_tensors
 
 NEVER = -(10**6)
 """Value of :attr:`worldsim.state.WorldState.looked` before the first look ahead."""
 NEVER_AGAIN = 2**62
 """Its value in environments that are not painted ahead: the padding of a batch."""
-GAP = 2
-"""Splats within this many pixels of one another are parts of one surface."""
 SURFACE = 0.15
 """Largest relative difference of the inverse depths of one surface."""
 CLEARANCE = 0.6
@@ -52,7 +53,7 @@ class PaintAheadConfig:
     """Steps from one look ahead to the next."""
     distance: NotNegative = 3.0
     """Metres from the camera to the camera ahead. One step in Freedoom is about one metre."""
-    coverage: Share = 0.7
+    coverage: Share = 0.55
     """A place ahead is painted if the memory covers less than this share of one of its views. Gaps
     between the splats of a surface count as covered."""
     views: Count = 3
@@ -64,35 +65,23 @@ class PaintAheadConfig:
         check_ranges(self)
 
 
-def around_known(view: MemoryView) -> tuple[Tensor, Tensor]:
-    """Return where a surface is known, though splats of distant points leave gaps in it.
-
-    Returns which pixels have a known pixel within ``GAP`` pixels, (b, h, w) bool, and the mean
-    inverse-depth code of these, (b, h, w) float32.
-    """
-    size = 2 * GAP + 1
-    mask = view.mask[:, None].float()
-    code = view.inverse_depth[:, None].float() * mask
-    share, total = (F.avg_pool2d(x, size, 1, GAP)[:, 0] for x in (mask, code))
-    return share > 0, total / share.clamp(min=1e-6)
-
-
 def contradicts(view: MemoryView, painted: Frame) -> Tensor:
     """Return the pixels of a painted frame that the memory must not take, (b, h, w) bool.
 
-    These are the known pixels, and pixels in the gaps of a known surface whose painted depth is not
-    that of the surface.
+    These are the known pixels, pixels in the gaps of a known surface whose painted depth is not
+    that of the surface, and pixels that belong to no surface.
     """
     assert painted.inverse_depth is not None
-    known, code = around_known(view)
+    closed = close_gaps(view)
+    code = closed.inverse_depth.float()
     near = (painted.inverse_depth - code).abs() <= SURFACE * code + 1.0
-    return view.mask | (known & ~near)
+    return view.mask | (closed.mask & ~near) | hang_alone(painted)
 
 
 class PaintAhead:
     """Paints ahead of the cameras of a batch of dreams.
 
-    painter: completes views. It is called for one place at a time.
+    painter: completes views. It is called for all places at once.
     memory: the world's point memory.
     config: where and how often.
 
@@ -118,11 +107,9 @@ class PaintAhead:
 
     @property
     def identity(self) -> str:
-        """SHA-256 of all settings, and of the painter's weights if it has a ``weights_id``."""
-        painter = self.painter
-        weights = getattr(painter, "weights_id", type(painter).__qualname__)
-        told = f"{self.config} {painter.spec} {getattr(painter, 'config', None)} {weights}"
-        return hashlib.sha256(told.encode()).hexdigest()
+        """SHA-256 of all settings and of the painter's identity."""
+        told = to_json([self.config, self.painter.spec, identity_of(self.painter)])
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
     def begin(self, state: WorldState) -> WorldState:
         """Return the states as states of painted dreams, which have not looked ahead yet."""
@@ -131,6 +118,9 @@ class PaintAhead:
     @torch.no_grad()
     def look(self, state: WorldState) -> tuple[Tensor, WorldState] | None:
         """Look ahead where it is due, and paint what the memory does not cover.
+
+        All places that need it are painted in one call of the painter. An environment's result does
+        not depend on the others.
 
         Returns the indices (m,) int64 of the environments that looked, and their new states; None
         if none did.
@@ -141,43 +131,53 @@ class PaintAhead:
         index = due.nonzero()[:, 0]
         if not len(index):
             return None
-        states = [self._look_of(state.select(row[None])) for row in index]
-        return index, concatenate(states)
+        looking = state.select(index)
+        looking = dataclasses.replace(looking, looked=looking.step.clone())
+        poses = self.cameras(looking)
+        views = [self._render(looking.memory, poses[:, i]) for i in range(self.config.views)]
+        covered = torch.stack([close_mask(view.mask).float().mean((1, 2)) for view in views])
+        needy = (covered.amin(0) < self.config.coverage).nonzero()[:, 0]
+        if not len(needy):
+            return index, looking
+        few = looking if len(needy) == len(index) else looking.select(needy)
+        view = _by_place([map_tensors(lambda x: x[needy], view) for view in views])
+        inputs = PaintInputs(view, poses[needy], few.seed, few.step)
+        painted = dataclasses.replace(few, memory=self._paint(few.memory, inputs))
+        return index, painted if few is looking else looking.put(needy, painted)
 
-    def _look_of(self, state: WorldState) -> WorldState:
-        """Look ahead in one environment."""
-        state = dataclasses.replace(state, looked=state.step.clone())
-        poses = self.cameras(state)
-        camera = self.painter.spec.cameras(poses)
-        memory = map_tensors(lambda x: x.expand(len(poses), *x.shape[1:]), state.memory)
-        view: MemoryView = self.memory.render(memory, camera)
-        covered = around_known(view)[0].float().mean((1, 2))
-        if float(covered.min()) >= self.config.coverage:
-            return state
-        frame = self.painter.paint(PaintInputs(view, poses[None], state.seed, state.step))
-        frame = map_tensors(lambda x: x.to(state.seed.device), frame)
-        data: Points = state.memory
-        for i in range(len(poses)):
-            one = map_tensors(lambda x, i=i: x[i : i + 1], frame)
-            at = self.painter.spec.cameras(poses[i : i + 1])
+    def _render(self, memory: Points, pose: Tensor) -> MemoryView:
+        return self.memory.render(memory, self.painter.spec.cameras(pose.contiguous()))
+
+    def _paint(self, data: Points, inputs: PaintInputs) -> Points:
+        """Return the memories of a batch with their places painted."""
+        frames = map_tensors(lambda x: x.to(inputs.seed.device), self.painter.paint(inputs))
+        n = inputs.pose.shape[1]
+        for i in range(n):
+            frame = map_tensors(lambda x, i=i: x[i::n].contiguous(), frames)
+            at = self.painter.spec.cameras(inputs.pose[:, i].contiguous())
             # Views overlap: what one view has painted is known to the next.
-            kept = contradicts(self.memory.render(data, at), one)
-            data = integrate_painted(self.memory, data, one, at, state.step, kept)
-        return dataclasses.replace(state, memory=data)
+            kept = contradicts(self.memory.render(data, at), frame)
+            data = integrate_painted(self.memory, data, frame, at, inputs.step, kept)
+        return data
 
     def cameras(self, state: WorldState) -> Tensor:
-        """Return the cameras ahead of one environment, (views, 4, 4) camera-to-world."""
+        """Return the cameras ahead of each environment, (b, views, 4, 4) camera-to-world."""
         pose, config = state.frame.pose, self.config
         depth = state.frame.depth
         assert pose is not None
         assert depth is not None
         h, w = depth.shape[-2:]
         # Rows around the horizon, so that floors do not count as obstacles.
-        middle = depth[0, 3 * h // 8 : h // 2 + 1, 3 * w // 8 : 5 * w // 8 + 1]
-        free = CLEARANCE * float(middle.median().clamp(max=1e3))
-        motion = pose.new_zeros(config.views, 6)
-        motion[:, 2] = min(config.distance, free)
+        middle = depth[:, 3 * h // 8 : h // 2 + 1, 3 * w // 8 : 5 * w // 8 + 1]
+        free = CLEARANCE * middle.flatten(1).median(1).values.double().clamp(max=1e3)
+        motion = pose.new_zeros(len(pose), config.views, 6)
+        motion[:, :, 2] = free.clamp(max=config.distance).to(motion.dtype)[:, None]
         for i in range(config.views):
             side = (i + 1) // 2 * (1 if i % 2 else -1)
-            motion[i, 4] = math.radians(side * config.turn)
-        return move(pose.expand(config.views, 4, 4), motion)
+            motion[:, i, 4] = math.radians(side * config.turn)
+        return move(pose[:, None].expand(-1, config.views, 4, 4), motion)
+
+
+def _by_place(views: Sequence[MemoryView]) -> MemoryView:
+    """Return n views (b, ...) as one (b * n, ...), place by place."""
+    return map_tensors(lambda *parts: torch.stack(parts, 1).flatten(0, 1), views[0], *views[1:])

@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from tests.helpers.halls import HallPainter
-from worldsim.camera import Camera, quantise_depth
+from worldsim.camera import Camera, default_intrinsics, quantise_depth
 from worldsim.errors import DamagedFileError, InvalidInputError, PaintingError
 from worldsim.memory.points import PointMemory
+from worldsim.painting.depth import AlignConfig
+from worldsim.painting.diffusers_painter import DiffusersPainter
+from worldsim.painting.inpaint import InpaintConfig
 from worldsim.painting.journeys.files import load_trip, travel
 from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker, groups_of
 from worldsim.painting.journeys.travel import align_depth
@@ -21,6 +24,7 @@ from worldsim.painting.journeys.trip import Trip
 from worldsim.painting.journeys.words import descriptions_for, reader_of
 from worldsim.painting.places.place import level_pose, ring
 from worldsim.painting.validation.validator import Validator
+from worldsim.protocols import PainterSpec
 from worldsim.state import Frame, MemoryView, flatten
 
 
@@ -104,6 +108,35 @@ def test_other_settings_do_not_resume(trip: Trip, tmp_path: Path):
         list(travel(maker(), "a hall", tmp_path))
 
 
+def test_other_settings_of_a_pipeline_do_not_resume(tmp_path: Path):
+    def travelled(config: InpaintConfig | None = None, align: AlignConfig | None = None) -> Trip:
+        spec = PainterSpec(32, 32, default_intrinsics(32, 32), views=4)
+        painter = DiffusersPainter(
+            lambda image, mask_image, generator: [[image]],
+            FlatDepth(),
+            spec,
+            inpaint=config,
+            align=align,
+        )
+        words, settings = descriptions_for(None, painter, 1), JourneyConfig(length=1, headings=4)
+        one = JourneyMaker(painter, words, reader_of(()), settings, Validator(names=()))
+        return made(one, tmp_path)
+
+    trip = travelled()
+    assert equal(travelled(), trip)
+    with pytest.raises(InvalidInputError, match=r"sampling.inpaint.paint_black = False"):
+        travelled(InpaintConfig(paint_black=True))
+    with pytest.raises(InvalidInputError, match=r"sampling.align.median_depth_m = 4.0"):
+        travelled(align=AlignConfig(median_depth_m=3.0))
+
+
+class FlatDepth:
+    """Takes everything as equally near."""
+
+    def estimate(self, rgb: torch.Tensor) -> torch.Tensor:
+        return torch.ones(len(rgb), *rgb.shape[2:])
+
+
 def test_damaged_files_are_named(tmp_path: Path):
     made(maker(length=1), tmp_path)
     (tmp_path / "place-000.safetensors").write_bytes(b"nothing")
@@ -125,6 +158,10 @@ def test_a_loop_finds_what_was_there_and_does_not_paint_over_it():
     assert trip.stops[4].coverage > 0.95 and not trip.stops[4].log
     longer = maker(painter, length=5, loop=True)
     assert equal(longer.resume(trip.stops, trip.frames), trip)
+    # The way back changes nothing in the memory.
+    out_only = flatten(longer.resume(trip.stops[:3], trip.frames[:3]).memory)
+    whole = flatten(trip.memory)
+    assert all(torch.equal(whole[name], out_only[name]) for name in whole)
 
 
 def test_refused_views_end_in_an_error_that_names_the_checks_and_keeps_the_places(

@@ -27,7 +27,6 @@ from worldsim.painting.places.folder import (
     FLIGHT,
     SHEET,
     finished,
-    painter_id,
     save_generated,
     sheet_of,
 )
@@ -225,8 +224,3 @@ def test_a_sheet_of_many_views_has_rows(place: Place):
     )
     sheet = sheet_of(many, ["twenty views"])
     assert sheet.shape[0] > 6 * 192 and sheet.shape[1] > 8 * 192
-
-
-def test_the_painter_is_named_by_its_weights():
-    assert painter_id(make_tiny_painter()) == painter_id(make_tiny_painter())
-    assert painter_id(make_tiny_painter()) != painter_id(make_tiny_painter(seed=1))

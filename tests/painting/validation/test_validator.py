@@ -64,8 +64,7 @@ def picture(seed: int = 0) -> Tensor:
 
 def test_the_shipped_thresholds_cover_every_check():
     bounds = shipped_thresholds()
-    assert set(bounds.bounds) <= {*GEOMETRIC, *PICTORIAL, *PLACE, SCORE}
-    assert {*GEOMETRIC, *PICTORIAL, *PLACE} - {SCORE} <= set(bounds.bounds)
+    assert set(bounds.bounds) == {*GEOMETRIC, *PICTORIAL, *PLACE}
     assert bounds.views >= 1000 and bounds.quantile <= 0.01
 
 
@@ -82,6 +81,7 @@ def test_a_sound_view_passes():
     [
         ("blur", lambda x: torch.nn.functional.avg_pool2d(x.float(), 7, 1, 3).byte()),
         ("noise", lambda x: (x + 40 * torch.randn(x.shape)).clamp(0, 255).byte()),
+        ("colour_noise", lambda x: (x + 8 * torch.randn(x.shape)).clamp(0, 255).byte()),
         ("contrast", lambda x: torch.full_like(x, 90)),
         ("repetition", lambda x: x[..., 10:22, 20:32].repeat(1, 1, 6, 6)[..., :SIDE, :SIDE]),
     ],
@@ -99,11 +99,39 @@ def test_a_picture_in_the_picture_has_a_complete_outline():
 
 
 def test_shuffled_patches_leave_seams():
-    one = picture()
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    waves = 120 + 60 * torch.sin(rows / 7.0 + columns / 11.0) + 40 * torch.cos(columns / 5.0)
+    # Grain, as in textures, whose steps are much smaller than those of the seams.
+    grain = 4 * torch.randn(SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+    one = (waves + grain).byte().expand(1, 3, SIDE, SIDE)
     patches = one.unfold(2, 8, 8).unfold(3, 8, 8).reshape(1, 3, 64, 8, 8)
     order = torch.from_numpy(np.random.default_rng(0).permutation(64))
     mixed = patches[:, :, order].reshape(1, 3, 8, 8, 8, 8).transpose(3, 4).reshape(one.shape)
-    assert float(checks.seams(views_of(mixed))) > float(checks.seams(views_of(one))) + 0.1
+    dark = mixed // 6
+    sound, broken, in_the_dark = (float(checks.seams(views_of(x))) for x in (one, mixed, dark))
+    bound = shipped_thresholds().bounds["seams"].most
+    assert bound is not None and sound < bound
+    assert broken > 2 * bound and in_the_dark > 2 * bound
+
+
+def test_fog_has_no_edges():
+    torch.manual_seed(0)
+    fog = torch.nn.functional.avg_pool2d(torch.randn(1, 3, SIDE, SIDE), 5, 1, 2)
+    fog = (80 + 30 * fog).clamp(0, 255).byte()
+    # Normally distributed steps: 98% lie below 2.33 deviations, and the mean is 0.80.
+    assert float(checks.edges(views_of(fog))) == pytest.approx(2.91, abs=0.35)
+    assert not verdicts(views_of(fog))["edges"] and verdicts(views_of(picture()))["edges"]
+
+
+def test_seams_of_a_grid_are_counted():
+    # Squares of 8 pixels, and in each the columns rise by 1: at each of the 7 inner lines, and
+    # nowhere else, the step exceeds those around it; all of the others equal their neighbours.
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    grey = 40 + 60 * ((rows // 8 + columns // 8) % 2) + rows % 8 + columns % 8
+    squares = grey.to(torch.uint8).expand(1, 3, SIDE, SIDE)
+    assert float(checks.seams(views_of(squares))) == pytest.approx(1.0)
+    plain = (40 + rows + columns).to(torch.uint8).expand(1, 3, SIDE, SIDE)
+    assert abs(float(checks.seams(views_of(plain)))) < 0.1
 
 
 def test_a_camera_in_a_wall_and_a_missing_floor_are_measured():
@@ -181,7 +209,8 @@ def test_the_denoising_error_of_a_painter_is_a_check():
         spec.height,
         spec.width,
         spec.intrinsics,
-        {SCORE: Bounds(most=0.0), "contrast": Bounds(least=1.0)},
+        {"contrast": Bounds(least=1.0)},
+        denoising={painter.weights_id: Bounds(most=0.0)},
     )
     validator = Validator.for_painter(painter, bounds)
     views, inputs = hall()
@@ -191,6 +220,9 @@ def test_the_denoising_error_of_a_painter_is_a_check():
     assert first == second and [v.name for v in first[0]] == ["contrast", SCORE]
     assert not first[0][1].passed and first[0][1].value > 0.0  # type: ignore[operator]
     assert failures(first)[SCORE] == 4 and not passed(first[0])
+    # The bound is that of these weights.
+    other = dataclasses.replace(bounds, denoising={"0" * 64: Bounds(most=0.0)})
+    assert Validator.for_painter(painter, other).names == ("contrast",)
 
 
 def test_views_of_another_camera_are_checked_for_their_geometry_alone():

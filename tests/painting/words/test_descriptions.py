@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError
@@ -38,6 +38,7 @@ def journey(generator: DescriptionGenerator, length: int, seed: int = 0) -> list
     return places
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from(ATTRIBUTES), unique=True),
     st.integers(0, 2**32 - 1),

@@ -6,7 +6,7 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.errors import InvalidInputError
@@ -24,7 +24,7 @@ from worldsim.painting.words.vocabulary import DARK, DIM, LIT, MUCH, NARROW, NON
 pytestmark = pytest.mark.fast
 
 WALLS = "brick stone rock metal tech panel wood marble flesh hot slimy door".split()
-ATTRIBUTES = (*WALLS, *"water lava slime blood nature sky light openness".split())
+ATTRIBUTES = (*WALLS, *"water lava slime blood nature sky light openness stairs".split())
 DOCS = Path(__file__).resolve().parents[3] / "docs/how_to/words.md"
 
 
@@ -52,6 +52,11 @@ def parse(prompt: str) -> ParsedPrompt:
         ("a lake beside a lava pool", {"water": PLAIN, "lava": PLAIN}),
         ("flooded with blood", {"blood": PLAIN}),
         ("outdoors, mostly rocky", {"rock": MUCH, "sky": PLAIN, "openness": LIT}),
+        ("stone steps", {"stone": PLAIN, "stairs": PLAIN}),
+        ("a flight of stairs beside some water", {"water": SOME, "stairs": PLAIN}),
+        ("many staircases, no lava", {"lava": NONE, "stairs": MUCH}),
+        ("brick without a stairway or doors", {"brick": PLAIN, "door": NONE, "stairs": NONE}),
+        ("a stairless metal place", {"metal": PLAIN, "stairs": NONE}),
     ],
 )
 def test_amounts(prompt: str, amounts: dict[str, float]):
@@ -129,6 +134,10 @@ def test_only_the_painters_attributes():
     assert dict(parse_prompt("a brick cave", ("brick",))) == {"brick": PLAIN}
     with pytest.raises(InvalidInputError, match="'lava' asks for lava.*it has brick, sky"):
         parse_prompt("lava", ("brick", "sky"))
+    with pytest.raises(InvalidInputError, match="'steps' asks for stairs.*Leave 'steps' out"):
+        parse_prompt("a brick place with steps", ("brick", "sky"))
+    with pytest.raises(InvalidInputError, match="'no stairs' asks for stairs.*it has brick"):
+        parse_prompt("brick, no stairs", ("brick", "sky"))
     with pytest.raises(InvalidInputError, match="it has none"):
         parse_prompt("a cave", ())
 
@@ -153,6 +162,7 @@ def test_every_word_parses_alone_and_means_one_thing():
     assert not (stop | silent) & {spelling for spelling, _ in spellings}
 
 
+@settings(deadline=None)
 @given(
     st.text(alphabet=string.printable + "äß漢", max_size=60)
     | st.lists(

@@ -18,9 +18,7 @@ from worldsim.camera import DEPTH_CODES, check_poses
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker
 from worldsim.painting.journeys.trip import Stop, Trip
-from worldsim.painting.painter import NetworkPainter
-from worldsim.painting.places.folder import painter_id
-from worldsim.protocols import Painter, PainterSpec
+from worldsim.protocols import PainterSpec, Setting, identity_of
 from worldsim.runtime.files import (
     check_files,
     inside,
@@ -52,14 +50,14 @@ class Told:
 
     prompt: the words that were given.
     config: the settings.
-    painter: SHA-256 of the painter's card, or its name.
-    sampling: the painter's sampling settings.
+    painter: SHA-256 of the painter's weights.
+    sampling: the painter's settings.
     """
 
     prompt: str
     config: JourneyConfig
     painter: str
-    sampling: dict[str, float | int | str]
+    sampling: dict[str, Setting]
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,8 @@ class _Card:
 
 def told_of(maker: JourneyMaker, prompt: str) -> Told:
     """Return what a journey of ``maker`` depends on."""
-    return Told(prompt, maker.config, painter_id(maker.painter), _sampling(maker.painter))
-
-
-def _sampling(painter: Painter) -> dict[str, float | int | str]:
-    return to_json(painter.config) if isinstance(painter, NetworkPainter) else {}
+    painter = identity_of(maker.painter)
+    return Told(prompt, maker.config, painter.weights, painter.settings)
 
 
 def travel(maker: JourneyMaker, prompt: str = "", folder: Path | None = None) -> Iterator[Trip]:

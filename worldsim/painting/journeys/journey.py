@@ -19,12 +19,13 @@ from torch import Tensor
 
 from worldsim.camera import Camera
 from worldsim.errors import InvalidInputError, PaintingError
+from worldsim.memory.gaps import close_mask
 from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
+from worldsim.memory.strays import hang_alone, in_free_space
 from worldsim.painting.journeys.travel import (
     align_depth,
-    covered_share,
     fill_holes,
     next_cameras,
     whole_view,
@@ -164,7 +165,7 @@ class JourneyMaker:
             poses = ring(pose, self.config.headings)
             site = _Site(trip, painter, poses, number, attributes, told)
             known = self._known(trip.memory, site.poses)
-            coverage = round(covered_share(known), 6)
+            coverage = round(float(close_mask(known.mask).float().mean()), 6)
             stop = Stop(
                 words=words,
                 told=self._named(attributes, told),
@@ -246,30 +247,40 @@ class JourneyMaker:
         return known_view(self.memory, data, self._camera(poses))
 
     def _with(self, trip: Trip, stop: Stop, frames: Frame) -> Trip:
-        data = trip.memory
+        data, seen = trip.memory, _painted_views(trip)
         if stop.painted:
             for i, frame in enumerate(_split(frames)):
-                data = self._integrate(data, frame, len(trip) * self.config.headings + i)
+                data = self._integrate(data, frame, len(trip) * self.config.headings + i, seen)
+                seen.append(frame)
         return Trip((*trip.stops, stop), (*trip.frames, frames), data)
 
-    def _integrate(self, data: Points, frame: Frame, step: int) -> Points:
-        """Add what the memory did not know yet, as painted points."""
+    def _integrate(self, data: Points, frame: Frame, step: int, seen: Sequence[Frame]) -> Points:
+        """Add what the memory did not know yet, as painted points, but not what hangs in the air.
+
+        seen: earlier views of the journey.
+        """
         assert frame.pose is not None
         camera = self._camera(frame.pose)
-        known = self.memory.render(data, camera).mask
-        return integrate_painted(self.memory, data, frame, camera, torch.tensor([step]), known)
+        left_out = self.memory.render(data, camera).mask | hang_alone(frame)
+        if seen:
+            others: Frame = concatenate(seen)
+            assert others.pose is not None
+            left_out |= in_free_space(frame, camera, others, self._camera(others.pose))
+        return integrate_painted(self.memory, data, frame, camera, torch.tensor([step]), left_out)
 
     def _paint_place(self, site: _Site, log: list[Attempt]) -> Frame | None:
         """Return the views of a place (headings, ...), None if they are not accepted."""
         config, data, first = self.config, site.trip.memory, len(site.trip) * self.config.headings
         done: dict[int, Frame] = {}
+        seen = _painted_views(site.trip)
         for number, group in enumerate(groups_of(config.headings, self.painter.spec.views)):
             painted = self._paint_group(site, data, group, number, done, log)
             if painted is None:
                 return None
             done |= painted
             for i in group:
-                data = self._integrate(data, painted[i], first + i)
+                data = self._integrate(data, painted[i], first + i, seen)
+                seen.append(painted[i])
         frames: Frame = concatenate([done[i] for i in range(config.headings)])
         every = list(range(config.headings))
         verdicts = self.validator.place(data, Views(frames, self._camera(site.poses)))
@@ -364,6 +375,12 @@ class _Site:
     number: int
     attributes: Array | None
     told: Array | None
+
+
+def _painted_views(trip: Trip) -> list[Frame]:
+    """Return the views of the places that were painted."""
+    pairs = zip(trip.stops, trip.frames, strict=True)
+    return [frames for stop, frames in pairs if stop.painted]
 
 
 def _row(values: Array | None, dtype: torch.dtype) -> Tensor | None:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import DEPTH_CODES, Camera, code_to_channel
 from worldsim.memory.slots import Points
-from worldsim.memory.splat import GAP
 from worldsim.painting.holes import nearest_known
 from worldsim.painting.places.place import level_pose
 from worldsim.painting.validation.checks import ground_at
@@ -185,18 +183,6 @@ def align_depth(frame: Frame, known: MemoryView) -> tuple[Frame, Tensor]:
     scaled = torch.where(painted > 0, scaled.clamp(min=1), 0)
     code = torch.where(copied, painted, scaled)
     return dataclasses.replace(frame, inverse_depth=code), own.exp()
-
-
-def covered_share(known: MemoryView) -> float:
-    """Return the share of views that a memory covers, with gaps of up to two pixels closed.
-
-    Splats leave such gaps where thin things stand before far ones.
-    """
-    side = 2 * GAP + 1
-    wide = F.max_pool2d(known.mask[:, None].float(), side, 1, GAP)
-    # Beyond the border everything counts as covered, so closing does not eat into the view.
-    closed = -F.max_pool2d(-F.pad(wide, (GAP,) * 4, value=1.0), side, 1)
-    return float(closed.mean())
 
 
 def fill_holes(known: MemoryView, poses: Tensor) -> Frame:

@@ -26,7 +26,6 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
 from worldsim.memory.splat import EMPTY, POINT
 from worldsim.memory.surfels import draw
 from worldsim.painting.places.place import ring
-from worldsim.protocols import Painter
 from worldsim.runtime.files import as_path, is_file, replacing_folder
 from worldsim.runtime.ply import save_ply
 from worldsim.runtime.types import Array, JsonMapping
@@ -141,11 +140,6 @@ def finished(folder: str | os.PathLike[str], told: JsonMapping) -> bool:
             f"this one"
         )
     return True
-
-
-def painter_id(painter: Painter) -> str:
-    """Return the SHA-256 of a painter's weights, empty for a painter that does not tell it."""
-    return str(getattr(painter, "weights_id", ""))
 
 
 def sheet_of(frames: Frame, title: Sequence[str] = (), names: Sequence[str] = ()) -> Array:

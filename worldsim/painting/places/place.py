@@ -30,6 +30,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.memory.painted import mark_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
+from worldsim.memory.strays import hang_alone, in_free_space
 from worldsim.protocols import Painter, PainterSpec, PaintInputs, SceneMemory
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.limits import require_memory_for
@@ -130,7 +131,8 @@ def paint_views(
         integrated again.
 
     The memory takes only what it did not know before: points that it shows at these cameras are
-    neither moved nor recoloured.
+    neither moved nor recoloured. Painted pixels that hang in the air
+    (:mod:`worldsim.memory.strays`) are left out.
 
     Returns the frames (n, ...) as they are emitted (uint8 colours, 16-bit depth, snapped poses) and
     the memory's new data. Both are on the data's device. Raises InvalidInputError.
@@ -167,8 +169,14 @@ def paint_views(
     frames: Frame = map_tensors(lambda x: x.to(device), painter.paint(inputs))
     at = torch.tensor([step], device=device)
     for i in range(held, n):
-        frame = frames_at(frames, [i])
-        seen = memory.integrate(data, frame, one_camera(cameras, i), at, ~known.mask[i : i + 1])
+        frame, camera = frames_at(frames, [i]), one_camera(cameras, i)
+        left_out = known.mask[i : i + 1]
+        if i >= k:
+            left_out = left_out | hang_alone(frame)
+            if i:
+                before = frames_at(frames, range(i))
+                left_out |= in_free_space(frame, camera, before, spec.cameras(poses[:i]))
+        seen = memory.integrate(data, frame, camera, at, ~left_out)
         painted = i >= k and isinstance(data, Points) and isinstance(seen, Points)
         data = mark_painted(data, seen) if painted else seen
     return frames, data

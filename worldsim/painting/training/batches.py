@@ -22,6 +22,7 @@ from worldsim.painting.network import PainterBatch
 from worldsim.painting.training.store import Drawn, ViewStore
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, Share
+from worldsim.state import MemoryView
 
 VIEW_COUNTS = (1, 2, 3, 4, 6, 8)
 """Numbers of views per set, one for each batch."""
@@ -74,9 +75,9 @@ class Example:
     clean: Tensor
 
 
-def memory_channels(
+def source_views(
     rgb: Tensor, code: Tensor, pose: Tensor, keep: Tensor, targets: Tensor, intrinsics: Tensor
-) -> Tensor:
+) -> MemoryView:
     """Build a memory from source views and render it at other cameras of the same sets.
 
     rgb: (b, m, 3, h, w) uint8.
@@ -86,7 +87,7 @@ def memory_channels(
     targets: (b, n, 4, 4) camera-to-world of the rendered views.
     intrinsics: (4,) pixels.
 
-    Returns (b, n, 5, h, w) float32: rgb, depth channel, mask; zeros in holes.
+    Returns the views (b * n, ...).
     """
     b, m, _, h, w = rgb.shape
     n = targets.shape[1]
@@ -102,8 +103,18 @@ def memory_channels(
     camera = Camera(targets.flatten(0, 1), intrinsics.expand(b * n, 4), h, w)
     colour = slots(rgb.flatten(0, 1).flatten(2))
     kinds = slots(kind)
-    view = view_of(slots(position), colour, kinds, torch.zeros_like(kinds), camera)
-    return memory_view_channels(view).unflatten(0, (b, n))
+    return view_of(slots(position), colour, kinds, torch.zeros_like(kinds), camera)
+
+
+def memory_channels(
+    rgb: Tensor, code: Tensor, pose: Tensor, keep: Tensor, targets: Tensor, intrinsics: Tensor
+) -> Tensor:
+    """Return :func:`source_views` as channels (b, n, 5, h, w) float32.
+
+    They are rgb, depth channel and mask; zeros in holes.
+    """
+    view = source_views(rgb, code, pose, keep, targets, intrinsics)
+    return memory_view_channels(view).unflatten(0, targets.shape[:2])
 
 
 def mirror(drawn: Drawn, flip: Tensor) -> Drawn:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,18 +50,35 @@ class ViewStore:
         if capacity < 1:
             raise InvalidInputError(f"capacity = {capacity}: a store holds at least one set.")
         self.capacity, self.device = capacity, device
-        self.names = like.names
+        self.names = self._recorded = like.names
         self.intrinsics = torch.from_numpy(np.array(like.intrinsics)).to(device)
         self.views, self.height, self.width = k, h, w
         self._rgb = torch.empty(capacity, k, 3, h, w, dtype=torch.uint8, device=device)
         self._code = torch.empty(capacity, k, h, w, dtype=torch.int16, device=device)
         self._pose = torch.empty(capacity, k, 4, 4, device=device)
         self._attributes = torch.empty(capacity, len(like.names), device=device)
+        self._columns: Tensor | None = None
         self.added = 0
         """Number of sets added so far."""
 
     def __len__(self) -> int:
         return min(self.added, self.capacity)
+
+    def select(self, names: Sequence[str]) -> None:
+        """Let drawn sets have only the attributes ``names``, in this order.
+
+        A painter trains so on a recording that has further attributes.
+
+        Raises InvalidInputError if the recording lacks one.
+        """
+        if missing := [name for name in names if name not in self._recorded]:
+            raise InvalidInputError(
+                f"the recording has the attributes {', '.join(self._recorded)}, without "
+                f"{missing[0]!r}: record it again with this version."
+            )
+        self.names = tuple(names)
+        at = [self._recorded.index(name) for name in names]
+        self._columns = torch.tensor(at, dtype=torch.int64, device=self.device)
 
     def add(self, sets: ViewSets) -> None:
         """Copy sets to the device."""
@@ -79,7 +97,10 @@ class ViewStore:
     def get(self, index: Tensor) -> Drawn:
         """Return the sets at ``index`` (b,) int64."""
         code = self._code[index].to(torch.int32) & 0xFFFF
-        return Drawn(self._rgb[index], code, self._pose[index], self._attributes[index])
+        attributes = self._attributes[index]
+        if self._columns is not None:
+            attributes = attributes[:, self._columns]
+        return Drawn(self._rgb[index], code, self._pose[index], attributes)
 
     def draw(self, count: int, generator: torch.Generator) -> Drawn:
         """Draw ``count`` sets uniformly, with replacement."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +43,8 @@ PICTORIAL: Mapping[str, Callable[[Views], Tensor]] = {
     "sharpness": checks.sharp,
     "blur": checks.blur_ratio,
     "noise": checks.noise,
+    "colour_noise": checks.colour_noise,
+    "edges": checks.edges,
     "contrast": checks.contrast,
     "repetition": checks.repetition,
 }
@@ -96,6 +98,9 @@ class Thresholds:
     """Number of real train views."""
     maps: int = 0
     """Number of their maps."""
+    denoising: dict[str, Bounds] = field(default_factory=dict)
+    """Bounds of the denoising error, by the SHA-256 of a painter's weights. A painter's error says
+    nothing about that of another one."""
 
 
 @cache
@@ -115,7 +120,7 @@ class Validator:
     thresholds: by default the shipped ones.
     names: the checks to apply; by default all that have a threshold.
     painter: a painter whose denoising error is checked, too, if it can compute one and there is a
-        threshold for it.
+        bound for its weights.
     """
 
     def __init__(
@@ -125,7 +130,12 @@ class Validator:
         painter: Painter | None = None,
     ) -> None:
         self.thresholds = thresholds or shipped_thresholds()
-        known = self.thresholds.bounds
+        self.painter = painter if isinstance(painter, ScoresViews) else None
+        known = dict(self.thresholds.bounds)
+        weights = str(getattr(painter, "weights_id", ""))
+        if self.painter is not None and weights in self.thresholds.denoising:
+            known[SCORE] = self.thresholds.denoising[weights]
+        self.bounds = known
         chosen = list(known) if names is None else list(names)
         if unknown := sorted(set(chosen) - set(known)):
             raise InvalidInputError(
@@ -133,7 +143,6 @@ class Validator:
                 f"{', '.join(known)}."
             )
         self.names = tuple(chosen)
-        self.painter = painter if isinstance(painter, ScoresViews) else None
 
     @classmethod
     def for_painter(cls, painter: Painter, thresholds: Thresholds | None = None) -> Validator:
@@ -183,7 +192,7 @@ class Validator:
 
     def _verdicts(self, name: str, value: float) -> list[Verdict]:
         """Compare a value with its bounds. The bound that it violates is told, else the first."""
-        bounds = self.thresholds.bounds[name]
+        bounds = self.bounds[name]
         told = None if math.isnan(value) else round(value, 6)
         verdicts = []
         if bounds.least is not None:

@@ -33,6 +33,7 @@ FEATURES = {
     "blood": ("a pool of blood", "some blood on the floor"),
     "nature": ("grass", "a grassy floor", "some moss"),
     "door": ("doors", "a door", "many doors"),
+    "stairs": ("stairs", "some steps", "a staircase"),
 }
 INSIDE = ("hall", "corridor", "room", "chamber", "passage", "gallery", "tunnel")
 OUTSIDE = ("courtyard", "yard", "plaza")

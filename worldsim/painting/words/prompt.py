@@ -315,7 +315,7 @@ class _Parser:
                 "the place is instead, such as 'bright' for 'not dark'."
             )
         if not any(name in self.attributes for name in term.absent):
-            raise self._lacking(term, text)
+            raise self._lacking(term, f"{modifier.text} {text}")
         for name, amount in term.absent.items():
             self._note(name, _Request(f"{modifier.text} {text}", amount, True))
 
@@ -326,7 +326,8 @@ class _Parser:
     def _lacking(self, term: Term, text: str) -> InvalidInputError:
         return InvalidInputError(
             f"{text!r} asks for {' and '.join(term.says)}, which this painter has no attribute "
-            f"for: it has {', '.join(self.attributes) or 'none'}."
+            f"for: it has {', '.join(self.attributes) or 'none'}. Leave {text!r} out, or use a "
+            "painter that has it."
         )
 
     def _settle(self, name: str, asked: list[_Request]) -> float:

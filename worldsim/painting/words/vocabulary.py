@@ -88,6 +88,12 @@ FLOORS = (
 """Kinds of floors."""
 WATERS = _share("pool, pond, lake, sea, river, stream, puddle, moat, flooded", "water")
 """Words that ask for water unless another liquid stands beside them, as in "a pool of lava"."""
+STAIRS = (
+    _share(
+        "stair, staircase, stairway, stairwell, step, stepped, flight of stairs, flight of steps",
+        "stairs",
+    ),
+)
 SKIES = (
     _share("sky, open sky", "sky"),
     _share("outdoors, outdoor, outside, open air, roofless", "sky", openness=LIT),
@@ -150,6 +156,7 @@ PLACES = (
 GROUPS: Mapping[str, tuple[Term, ...]] = {
     "walls": MATERIALS,
     "floors": (*FLOORS, WATERS),
+    "stairs": STAIRS,
     "sky": SKIES,
     "light": LIGHTS,
     "size": SIZES,

@@ -1,0 +1,386 @@
+"""Dreams with and without painting ahead: distance from true frames, sharpness, agreement, speed.
+
+    python experiments/painter/painted_dreams.py --out out/painted --after out/painted/world
+
+Records walks of the test set's protocol (64 true frames, then 96). From the history of half of
+them, worlds dream 96 frames with the recorded actions, at their own poses by default: at the true
+poses, a walker would pass through painted walls. The other half of the walks is what dreamed frames
+are compared with. For each world, with and without painting ahead:
+
+- ``fd``, ``kd``: distance of dreamed frames 49 to 96 from true frames of other walks, in the
+  features of the frozen encoder. ``floor`` is that of the true frames of the dreamed walks.
+- ``sharpness``: dream over real twin, by quarters of the dream.
+- ``splat_psnr``: PSNR of dreamed frames against the memory's view at their camera, before it
+  ingests them, on pixels that show painted points. ``observed_psnr``: on the other known pixels.
+- ``painted_share``: share of such pixels in all pixels; ``paintings`` of the dreams.
+
+With ``--speed WORLD`` it measures steps per second with and without painting instead.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import gymnasium as gym
+import numpy as np
+import torch
+import tyro
+from torch import Tensor
+
+import worldsim.envs  # noqa: F401
+from worldsim.evaluation.benchmark_set import TestSet, TestSetConfig, record_test_set, stack
+from worldsim.evaluation.encoder import FOLDER, WEIGHTS, encode, load_encoder
+from worldsim.evaluation.frechet import frechet_with_interval, kernel_with_interval
+from worldsim.evaluation.measure import start_walks
+from worldsim.evaluation.metrics import sharpness
+from worldsim.evaluation.statistics import interval
+from worldsim.io.pictures import contact_sheet, save_picture
+from worldsim.memory.points import PointMemory
+from worldsim.painting.painter import NetworkPainter, open_painter
+from worldsim.protocols import PaintInputs
+from worldsim.runtime.devices import resolve_device
+from worldsim.runtime.files import sha256_of
+from worldsim.runtime.json_config import to_json, write_json
+from worldsim.runtime.types import JsonObject
+from worldsim.shipped.policies import make_policy
+from worldsim.state import Frame
+from worldsim.training.painted import painted_pixels
+from worldsim.world import World
+from worldsim.world.paint_ahead import PaintAheadConfig
+
+QUARTERS = 4
+STRIP_COLUMNS = 13
+LEAST_WALKS = 4
+"""Fewer walks have no kernel distance."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings."""
+
+    out: Path
+    """Folder of ``painted_dreams.json`` and strips."""
+    before: str = "freedoom-tiny"
+    """World as it was: name or folder."""
+    after: str | None = None
+    """World that was trained with painted memories. Its ego-motion head is that of ``before``."""
+    walks: int = 64
+    """Dreamed walks of test maps; as many others are recorded to compare with."""
+    horizon: int = 96
+    """Dreamed frames, a multiple of 8; the second half counts for the distances."""
+    poses: Literal["own", "given"] = "own"
+    """Cameras of the dreams: the world's own, or the true ones."""
+    painter: str = "freedoom-painter"
+    """Name or folder."""
+    num_inference_steps: int | None = 8
+    """The painter's sampling steps; its own setting if None."""
+    places: int = 32
+    """Places painted at once."""
+    ahead: PaintAheadConfig = field(default_factory=PaintAheadConfig)
+    """Where and how often dreams are painted ahead."""
+    temperature: float | None = None
+    """Of the worlds' noise; by default their own."""
+    batch: int = 64
+    """Walks dreamed at once."""
+    strips: int = 8
+    """Walks of which a strip is saved."""
+    workers: int = 1
+    """Recording processes."""
+    cache: Path | None = None
+    """Folder of recorded walks; by default ``walks`` in ``out``."""
+    record_only: bool = False
+    """Record the walks and stop."""
+    seconds: float = float("inf")
+    """No further dream begins after this many seconds."""
+    device: str | None = None
+    """By default the GPU if there is one."""
+    speed: str | None = None
+    """World whose steps per second are measured instead."""
+    speed_steps: int = 128
+    """Steps of the walk that is timed."""
+    engine: str | None = None
+    """Engine of the timed walk."""
+
+
+class Counted:
+    """A painter that counts the places it paints."""
+
+    def __init__(self, painter: NetworkPainter) -> None:
+        self.painter, self.spec, self.count = painter, painter.spec, 0
+
+    def paint(self, inputs: PaintInputs) -> Frame:
+        """See :class:`worldsim.protocols.Painter`."""
+        self.count += len(inputs)
+        return self.painter.paint(inputs)
+
+
+def painter_of(config: Config, places: int) -> Counted:
+    """The painter with the configured sampling steps, without guidance."""
+    painter = open_painter(config.painter, device=config.device)
+    changes: dict[str, float] = {"guidance_scale": 1.0, "memory_guidance_scale": 1.0}
+    if config.num_inference_steps is not None:
+        changes["num_inference_steps"] = config.num_inference_steps
+    painter.config = replace(painter.config, places=places, **changes)  # type: ignore[arg-type]
+    return Counted(painter)
+
+
+def recorded(config: Config) -> TestSet:
+    """Walks of test maps, on the CPU: the dreamed ones, then those to compare with."""
+    settings = TestSetConfig("worldsim/FreedoomReal-v0", {}, horizon=config.horizon)
+    cache = config.cache or config.out / "walks"
+    return stack(
+        record_test_set(settings, range(2 * config.walks), config.workers, cache), settings
+    )
+
+
+@dataclass(frozen=True)
+class Dreams:
+    """Dreamed walks, CPU tensors.
+
+    rgb: (e, t, 3, h, w) uint8.
+    squared: (e, t, 2), sums of squared colour differences from the memory's view, over pixels that
+        show painted points and over other known ones.
+    pixels: (e, t, 2), their numbers, times 3.
+    """
+
+    rgb: Tensor
+    squared: Tensor
+    pixels: Tensor
+
+    @staticmethod
+    def join(parts: Sequence[Dreams]) -> Dreams:
+        """Join walks that were dreamed in parts."""
+        return Dreams(
+            torch.cat([part.rgb for part in parts]),
+            torch.cat([part.squared for part in parts]),
+            torch.cat([part.pixels for part in parts]),
+        )
+
+
+@torch.no_grad()
+def dream(world: World, test: TestSet, given: bool) -> Dreams:
+    """Dream the walks of ``test``, on the world's device.
+
+    given: at the true poses.
+    """
+    memory = world.memory
+    assert isinstance(memory, PointMemory)
+    history = test.config.history
+    state = start_walks(world, test)
+    for t in range(1, history):
+        state = world.observe(state, test.act[:, t - 1], test.frame(t))
+    frames, squared, pixels = [], [], []
+    for t in range(history, history + test.config.horizon):
+        if world.painting is not None:
+            looked = world.painting.look(state)
+            if looked is not None:
+                state = world.put(state, *looked)
+        before = state.memory
+        pose = test.pose[:, t] if given else None
+        state, transition = world.step(state, test.act[:, t - 1], pose=pose)
+        frame = transition.frame
+        assert frame.pose is not None
+        camera = test.camera(frame.pose)
+        view = memory.render(before, camera)
+        painted = view.mask & painted_pixels(memory, before, camera)
+        apart = (frame.rgb.float() - view.rgb.float()).square().sum(1)
+        kinds = torch.stack([painted, view.mask & ~painted], 1).float()
+        squared.append((apart[:, None] * kinds).sum((2, 3)).cpu())
+        pixels.append(3 * kinds.sum((2, 3)).cpu())
+        frames.append(frame.rgb.cpu())
+    return Dreams(torch.stack(frames, 1), torch.stack(squared, 1), torch.stack(pixels, 1))
+
+
+def rounded(value: float, low_high: Sequence[float] | None = None) -> list[float | None]:
+    """A value with its interval, as the report shows it."""
+    return [round(value, 4), *((None, None) if low_high is None else low_high)]
+
+
+def psnr_of(squared: Tensor, pixels: Tensor) -> list[float | None]:
+    """PSNR of the pooled squared error of walks (e, t), with an interval over walks."""
+    s, n = (x.double().sum(1).numpy() for x in (squared, pixels))
+    if not n.sum():
+        return [None, None, None]
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        return 10.0 * np.log10(255.0**2 * (counts @ n) / (counts @ s))
+
+    value = float(statistic(np.ones((1, len(s))))[0])
+    return rounded(value, interval(statistic, len(s)))
+
+
+def ratio_of(mine: Tensor, twin: Tensor) -> list[float | None]:
+    """Mean of ``mine`` over that of ``twin``, both (e, t), with an interval over walks."""
+    a, b = (x.double().mean(1).numpy() for x in (mine, twin))
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        return (counts @ a) / (counts @ b)
+
+    return rounded(float(a.mean() / b.mean()), interval(statistic, len(a)))
+
+
+def measure(dreams: Dreams, true: Tensor, features: dict[str, Tensor]) -> JsonObject:
+    """The figures of one row.
+
+    true: (e, t, 3, h, w) the real twin's frames of the same walks.
+    features: ``dreamed`` and ``other``, of the second half of the horizon.
+    """
+    half = true.shape[1] // 2
+    found: JsonObject = {}
+    for kind, distance in (("fd", frechet_with_interval), ("kd", kernel_with_interval)):
+        if kind == "kd" and len(true) < LEAST_WALKS:
+            continue
+        d = distance(features["dreamed"], features["other"], half)
+        found[kind] = [round(v, 5) for v in (d.value, d.low, d.high)]
+    mine, twin = sharpness(dreams.rgb), sharpness(true)
+    found["sharpness"] = [
+        ratio_of(a, b)
+        for a, b in zip(mine.chunk(QUARTERS, 1), twin.chunk(QUARTERS, 1), strict=True)
+    ]
+    found["sharpness_second_half"] = ratio_of(mine[:, half:], twin[:, half:])
+    size = 3.0 * true.shape[-1] * true.shape[-2]
+    for i, name in enumerate(("splat_psnr", "observed_psnr")):
+        s, n = dreams.squared[:, :, i], dreams.pixels[:, :, i]
+        found[name] = {"all": psnr_of(s, n), "second_half": psnr_of(s[:, half:], n[:, half:])}
+    share = dreams.pixels[:, :, 0].double() / size
+    found["painted_share"] = round(float(share.mean()), 4)
+    return found
+
+
+def strips(rows: dict[str, Tensor], test: TestSet, folder: Path, count: int) -> None:
+    """Save one picture per walk: the real twin, then every dream.
+
+    rows: frames (e, t, 3, h, w) uint8 by caption.
+    """
+    frames = next(iter(rows.values())).shape[1]
+    times = np.linspace(0, frames - 1, min(STRIP_COLUMNS, frames)).round().astype(int)
+    for e in range(min(count, len(test))):
+        pictures = {
+            name: [x[e, t].permute(1, 2, 0).numpy() for t in times] for name, x in rows.items()
+        }
+        title = [f"walk {e} on {test.maps[e]}: frames after {test.config.history} true ones"]
+        sheet = contact_sheet(pictures, [f"frame {t + 1}" for t in times], title=title)
+        save_picture(sheet, folder / f"walk-{e:02d}.png")
+
+
+def worlds_of(config: Config, device: torch.device) -> dict[str, World]:
+    """The worlds by label."""
+    worlds = {"before": World.from_pretrained(config.before, device)}
+    if config.after is not None:
+        after, head = World.from_pretrained(config.after, device), worlds["before"].ego_motion
+        settings = replace(after.config, memory=worlds["before"].config.memory)
+        worlds["after"] = World(after.network, settings, head, after.outcome, after.card)
+    return {
+        label: world.with_dynamics(temperature=config.temperature)
+        for label, world in worlds.items()
+    }
+
+
+def compare(config: Config) -> JsonObject:
+    """Dream with every world, with and without painting, and measure."""
+    begun = time.monotonic()
+    device = resolve_device(config.device)
+    test = recorded(config)
+    if config.record_only:
+        return {"walks": len(test)}
+    history, half = test.config.history, config.horizon // 2
+    true = test.rgb[: config.walks, history:]
+    encoder = load_encoder(FOLDER).to(device)
+
+    def features(rgb: Tensor) -> Tensor:
+        parts = rgb[:, half:].flatten(0, 1).split(1024)
+        return torch.cat([encode(encoder, part.to(device)).cpu() for part in parts])
+
+    other = features(test.rgb[config.walks :, history:])
+    floor = frechet_with_interval(features(true), other, half)
+    found: JsonObject = {
+        "before": config.before, "after": config.after, "walks": config.walks,
+        "poses": config.poses, "frames": [half + 1, config.horizon],
+        "painter": config.painter, "painter_steps": config.num_inference_steps,
+        "ahead": to_json(config.ahead),
+        "temperature": config.temperature, "maps": sorted(set(test.maps)), "device": str(device),
+        "encoder": sha256_of(FOLDER / WEIGHTS),
+        "floor": [round(v, 5) for v in (floor.value, floor.low, floor.high)],
+        "rows": {},
+    }  # fmt: skip
+    pictures: dict[str, Tensor] = {"real twin": true}
+    for label, world in worlds_of(config, device).items():
+        for paint in (False, True):
+            name = f"{label}, {'painted ahead' if paint else 'not painted'}"
+            if time.monotonic() - begun > config.seconds:
+                continue
+            since = time.monotonic()
+            painter = painter_of(config, config.places) if paint else None
+            used = world.with_painting(painter, config.ahead)
+            parts = [
+                dream(used, test.part(i, min(i + config.batch, config.walks), device),
+                      config.poses == "given")
+                for i in range(0, config.walks, config.batch)
+            ]  # fmt: skip
+            dreams = Dreams.join(parts)
+            pictures[name.replace(", ", "\n")] = dreams.rgb
+            seen = {"dreamed": features(dreams.rgb), "other": other}
+            row = measure(dreams, true, seen)
+            row["paintings"] = painter.count if painter else 0
+            row["seconds"] = round(time.monotonic() - since, 1)
+            found["rows"][name] = row
+            write_json(config.out / "painted_dreams.json", found)
+            print(name, json.dumps(row), flush=True)
+    strips(pictures, test, config.out / "strips", config.strips)
+    return found
+
+
+def speed(config: Config) -> JsonObject:
+    """Steps per second of one environment, with and without painting."""
+    found: JsonObject = {
+        "world": config.speed, "steps": config.speed_steps, "painter": config.painter,
+        "painter_steps": config.num_inference_steps, "device": str(resolve_device(config.device)),
+        "threads": torch.get_num_threads(), "engine": config.engine,
+    }  # fmt: skip
+    device = resolve_device(config.device)
+    for paint in (False, True):
+        painter = painter_of(config, 1) if paint else None
+        env = gym.make(
+            "worldsim/FreedoomDream-v0", world=config.speed, device=device, engine=config.engine,
+            paint=config.ahead if paint else None, painter=painter, max_episode_steps=10**6,
+        )  # fmt: skip
+        policy = make_policy("persistent-v1", env.action_space)
+        # The first walk warms up.
+        for steps in (9, config.speed_steps):
+            env.reset(seed=0)
+            policy.reset(0)
+            if painter:
+                painter.count = 0
+            each = []
+            for _ in range(steps):
+                since = time.perf_counter()
+                env.step(policy.act(None))
+                each.append(time.perf_counter() - since)
+        name = "painted ahead" if paint else "not painted"
+        found[name] = {
+            "steps_per_s": round(len(each) / sum(each), 3),
+            "median_ms": round(1000 * float(np.median(each)), 2),
+            "slowest_ms": round(1000 * max(each), 2),
+            "paintings": painter.count if painter else 0,
+        }
+        env.close()
+    found["share"] = round(
+        found["painted ahead"]["steps_per_s"] / found["not painted"]["steps_per_s"], 4
+    )
+    write_json(config.out / f"speed_{device.type}.json", found)
+    return found
+
+
+def main(config: Config) -> None:
+    """Measure, write the figures and print them."""
+    config.out.mkdir(parents=True, exist_ok=True)
+    print(json.dumps(speed(config) if config.speed else compare(config)))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

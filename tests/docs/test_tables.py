@@ -1,5 +1,5 @@
-"""The tables of the README, the benchmarks and the painter's page are what the measured files say, the architecture
-picture is what the imports are, and the README is short and runs."""
+"""The tables of the README, the benchmarks and the painter's page are what the measured files say,
+the architecture picture is what the imports are, and the README is short and runs."""
 
 from __future__ import annotations
 

@@ -85,20 +85,25 @@ class Compared(NamedTuple):
     times: float
 
 
-def speed_cpu() -> tuple[Compared, Compared]:
-    """The comparison on two cores: of experiments/speed.py on a CPU without instructions for
-    bfloat16, and quoted on one that has them."""
-    _, setting, rates, times = speed("freedoom_tiny/speed_cpu_compiled.json")
-    here = Compared("AVX2", setting, rates["ours"], rates["theirs"], times)
+def speed_cpu() -> list[Compared]:
+    """Return the comparisons on two cores.
+
+    Those of experiments/speed.py on CPUs without and with matrix units for bfloat16, and a quoted
+    one.
+    """
+    found = []
+    for machine, file in (("AVX2", "speed_cpu_compiled"), ("AMX", "speed_cpu_amx")):
+        _, setting, rates, times = speed(f"freedoom_tiny/{file}.json")
+        found.append(Compared(machine, setting, rates["ours"], rates["theirs"], times))
     quoted = experiment("quoted.json")["diamond_cpu_bfloat16"]
     ours, theirs = (quoted[f"{who}_steps_per_s"] for who in ("ours", "theirs"))
-    return here, Compared("bfloat16", quoted["their_setting"], ours, theirs, ours / theirs)
+    return [*found, Compared("bfloat16", quoted["their_setting"], ours, theirs, ours / theirs)]
 
 
 def summary() -> Rows:
     tiny, quoted = card("freedoom-tiny"), experiment("quoted.json")
     trips, tics = experiment("freedoom_tiny/return_trips.json"), agent("takecover")
-    here, quick = speed_cpu()
+    here, quick, _ = speed_cpu()
     batch, _, gpu, gpu_times = speed("freedoom_tiny/speed_h100.json")
     explored = quoted["explored_frontier"]
     low, high = explored["ratio_ci95"]
@@ -148,7 +153,7 @@ def summary() -> Rows:
             f"forward-biased walks {number(quoted['explored_persistent']['value'], 0)}",
         ],
         [
-            "steps per second, two cores of an AVX2 CPU; of one with bfloat16",
+            "steps per second, two cores of an AVX2 CPU; of an AMX one",
             f"{number(here.ours, 0)}; {number(quick.ours, 0)}",
             f"DIAMOND's denoiser {number(here.theirs, 0)}: {number(here.times, 1)} times; "
             f"{number(quick.theirs, 0)}: {number(quick.times, 1)} times",

@@ -70,7 +70,14 @@ SIDES: Mapping[str, str] = {
     "floor": "most",
 }
 """Which bound each check has."""
-SHARES: Mapping[str, float] = {"scale": 0.01, "noise": 0.001, "seams": 0.01, "speckle": 0.0}
+SHARES: Mapping[str, float] = {
+    "scale": 0.01,
+    "seams": 0.01,
+    "noise": 0.001,
+    "colour_noise": 0.001,
+    "edges": 0.001,
+    "speckle": 0.0,
+}
 """Share of train views beyond the bound, where it is not ``Config.quantile``."""
 LEAST_SCALE = 0.1
 """Error of the scale, as |log|, that is harmless."""

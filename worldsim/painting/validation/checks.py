@@ -352,12 +352,14 @@ def noise(views: Views) -> Tensor:
 def colour_noise(views: Views) -> Tensor:
     """Return the level of coloured grain (n,), in 1/255.
 
-    As :func:`noise`, of the differences of red and blue from green. The fine detail of a texture
-    has one hue, so these differences have little; noise of the channels is independent.
+    As :func:`noise`, of the differences between red, green and blue; at each pixel the smallest of
+    the three counts. The fine detail of a texture has one or two hues, so one of the differences
+    has little; noise of the channels is independent.
     """
     red, green, blue = views.frame.rgb.float().unbind(1)
-    detail = [_detail((x - green) / 2**0.5) for x in (red, blue)]
-    return _lower_quartile(0.5 * (detail[0] + detail[1]))
+    pairs = ((red, green), (blue, green), (red, blue))
+    detail = torch.stack([_detail((x - y) / 2**0.5) for x, y in pairs])
+    return _lower_quartile(detail.amin(0))
 
 
 def edges(views: Views) -> Tensor:

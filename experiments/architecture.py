@@ -32,6 +32,7 @@ LABELS = {
     "memory": "what was seen, in 3D",
     "painting": "completes partial views",
     "planning": "objectives, ground, places",
+    "play": "the page to walk on",
     "protocols": "interfaces of the parts",
     "runtime": "files, processes, devices",
     "scenes": "what a reset starts from",

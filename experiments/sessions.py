@@ -89,7 +89,7 @@ class Client:
     ) -> None:
         address = self.url.replace("http", "ws", 1) + "/api/v1/ws?protocol=1"
         looking = {"views": ["rgb"], "format": self.arguments.format}
-        async with connect(address, max_size=2**26, compression=None) as socket:
+        async with connect(address, max_size=2**26, compression=None, ping_interval=None) as socket:
             await self.ask(
                 socket,
                 {"type": "create", "world": Path(self.arguments.world).name, "start": None}

@@ -1,5 +1,5 @@
-"""Write the tables of README.md and docs/benchmarks.md from measured files: ``python
-experiments/tables.py``; ``--check`` fails if a table is not what the files say.
+"""Write the tables of README.md, docs/benchmarks.md and docs/experiments/painter.md from measured
+files: ``python experiments/tables.py``; ``--check`` fails if a table is not what the files say.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. Its figures come from the
 cards of shipped worlds and agents and from JSON files in experiments/. Measured figures without a
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/benchmarks.md")
+PAGES = ("README.md", "docs/benchmarks.md", "docs/experiments/painter.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 Rows = list[list[str]]
@@ -322,6 +322,108 @@ def small() -> Rows:
     return walks(results, results["at_64x64"])
 
 
+PAINTER = (
+    ("new places, FD", "", "new.fd", 1, "real train places {new.floor_fd:.1f}"),
+    ("- in floors, FD over that of real train places", "≤ 1.5", "new.floors", 2, ""),
+    ("- pairs of neighbouring headings, in floors", "≤ 1.5", "new.floors_pairs", 2, ""),
+    (
+        "- over `cv2.inpaint` of the splat",
+        "≤ 1/3",
+        "new.over_inpaint",
+        3,
+        "its FD {new.inpaint_fd:.0f}",
+    ),
+    (
+        "- over `freedoom-tiny` turning round",
+        "≤ 1/3",
+        "new.over_world",
+        3,
+        "its FD {new.world_fd:.0f}",
+    ),
+    ("- KD", "", "new.kd", 0, "real train places {new.floor_kd:,.0f}"),
+    (
+        "- neighbouring headings agree, dB",
+        "≥ 24",
+        "new.overlap_psnr",
+        1,
+        "real {new.real_overlap_psnr:.1f}",
+    ),
+    ("- sharpness over real", "≥ 0.85", "new.sharpness_ratio", 3, ""),
+    (
+        "completion of a memory, FD",
+        "",
+        "completion.fd",
+        1,
+        "`cv2.inpaint` {completion.inpaint_fd:.0f}",
+    ),
+    ("- PSNR, dB", "", "completion.psnr", 1, "`cv2.inpaint` {completion.inpaint_psnr:.1f}"),
+    (
+        "- sharpness over real",
+        "",
+        "completion.sharpness_ratio",
+        2,
+        "`cv2.inpaint` {completion.inpaint_sharpness_ratio:.2f}",
+    ),
+    (
+        "memorisation: distance to the nearest train frame, over that of real views",
+        "≥ 0.9",
+        "memorisation.ratio",
+        2,
+        "{memorisation.train_frames:,} train frames",
+    ),
+    (
+        "five views painted jointly: gain in agreement, dB",
+        "≥ 3",
+        "joint.overlap_gain",
+        1,
+        "one by one {joint.single_overlap_psnr:.1f}",
+    ),
+    ("- gain in PSNR, dB", "≥ 0", "joint.psnr_gain", 2, "one by one {joint.single_psnr:.1f}"),
+    ("- gain in sharpness", "≥ 0", "joint.sharpness_gain", 3, ""),
+    (
+        "depth of one picture, AbsRel",
+        "",
+        "depth.abs_rel",
+        2,
+        "median map {depth.abs_rel_median_map:.2f}",
+    ),
+    ("- over the better guess", "≤ 0.5", "depth.ratio", 2, ""),
+)
+"""Name, requirement, key, digits, and what stands beside it."""
+
+
+class Group(dict[str, Any]):
+    """A group of figures, whose entries a format string reads as attributes."""
+
+    __getattr__ = dict.__getitem__
+
+
+def painter() -> Rows:
+    """The protocol of painters, and words and time, which are measured by themselves."""
+    results, words = experiment("painter/evaluation.json"), experiment("painter/words.json")
+    groups = {key: Group(x) for key, x in results.items() if isinstance(x, dict)}
+    rows = [["measure", "required", "painter", "beside"]]
+    for name, required, key, digits, beside in PAINTER:
+        rows.append([name, required, figure(results, key, digits), beside.format(**groups)])
+    ratio, real = words["ratio"], words["real"]["accuracy"]
+    low, high = ratio["interval"]
+    rows.append(
+        [
+            "words: a probe's accuracy, over that on real places",
+            "≥ 0.95",
+            f"{ratio['value']:.2f} [{low:.2f}, {high:.2f}]",
+            f"real {real:.2f}",
+        ]
+    )
+    for where, file, most in (
+        ("H200", "evaluation", "≤ 0.3"),
+        ("two cores, AMX", "evaluation_cpu", "≤ 30"),
+    ):
+        seconds = experiment(f"painter/{file}.json")["time"]["seconds_per_place"]
+        rows.append([f"seconds per new place of 8 headings, {where}", most, f"{seconds:.2g}", ""])
+    return rows
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
     "summary": summary,
     "tiny": lambda: walks(card("freedoom-tiny")),
@@ -330,6 +432,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "tiny_trips": lambda: trips(experiment("freedoom_tiny/return_trips.json")),
     "small_trips": lambda: trips(experiment("freedoom_small/return_trips.json")),
     "agents": agents,
+    "painter": painter,
     "speed": speeds,
 }
 

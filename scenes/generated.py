@@ -1,7 +1,7 @@
 """A new place at every reset: painted from words, attributes or pictures when an episode starts.
 
-A place takes the painter seconds to minutes. For places that are painted once and kept, see
-``worldsim generate``::
+A place takes the painter 0.1 s on a GPU and some ten seconds on a CPU. For places that are painted
+once and kept, see ``worldsim generate``::
 
     painter = open_painter("freedoom-painter")
     env = gym.make("worldsim/FreedoomDream-v0", scenes=GeneratedPlace(painter, "a brick hall"))

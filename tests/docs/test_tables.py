@@ -1,5 +1,5 @@
-"""The README's and the benchmarks page's tables are what the measured files say, the architecture
-picture is what the imports are, and the README is short and runs."""
+"""The tables of the README, the benchmarks and the painter's page are what the measured files say,
+the architecture picture is what the imports are, and the README is short and runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/benchmarks.md", "docs/experiments/painter.md"])
 def test_tables_are_what_the_files_say(page: str) -> None:
     text = (ROOT / page).read_text()
     assert text.count("<!-- table: ") == text.count("<!-- end -->") > 0

@@ -21,6 +21,8 @@ from worldsim.runtime.ranges import Positive, Share
 if TYPE_CHECKING:
     from uvicorn import Config, Server
 
+SILENT_SECONDS = 300.0
+"""A client that does not answer pings for so long is disconnected."""
 OPEN_SECONDS = 10.0
 """Seconds that clients have to leave when the server ends."""
 
@@ -117,6 +119,8 @@ def uvicorn_config(app: object, host: str, port: int, upload_mb: float) -> Confi
         ws="websockets-sansio",
         ws_max_size=int(upload_mb * 1e6) + 2**20,
         ws_per_message_deflate=False,
+        # Compiling an engine may keep the event loop waiting for long.
+        ws_ping_timeout=SILENT_SECONDS,
         timeout_graceful_shutdown=int(OPEN_SECONDS),
     )
 

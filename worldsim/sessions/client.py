@@ -348,6 +348,8 @@ def _connect(url: str, token: str | None, timeout: float, wait: float) -> Client
                 additional_headers=headers,
                 open_timeout=min(timeout, 30.0),
                 max_size=MOST_BYTES,
+                # It shall wait as long as for an answer.
+                ping_timeout=timeout,
                 compression=None,
                 proxy=None,
             )

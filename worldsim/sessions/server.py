@@ -238,7 +238,9 @@ def session_routes(manager: SessionManager) -> APIRouter:
 
     @router.websocket("/ws")
     async def connect(socket: WebSocket) -> None:
-        await Connection(socket, manager).run()
+        # Cancelled where a client stays when the server ends.
+        with contextlib.suppress(asyncio.CancelledError):
+            await Connection(socket, manager).run()
 
     @router.post("/sessions", status_code=201)
     async def create(body: p.Create) -> p.SessionInfo:

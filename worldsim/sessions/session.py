@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -78,6 +79,8 @@ Progress = Callable[[int, int], Awaitable[None]]
 """Receives how many of how many steps are replayed."""
 KEYFRAME_EVERY = 32
 """Steps from one keyframe to the next."""
+_BEGUN = itertools.count()
+"""Sessions so far. Sessions that are stepped together store their keyframes at different steps."""
 FRAMES = 2000
 """Newest frames that a session keeps, as an environment does."""
 MOST_MARKS = 64
@@ -197,6 +200,8 @@ class Session:
         self.marks: dict[int, tuple[Moment, Keyframe]] = {}
         self.closed = False
         self._next_mark = 0
+        # 11 has no factor in common with 32: neighbours are far apart.
+        self._phase = 11 * next(_BEGUN) % KEYFRAME_EVERY
         self._twin_stale = False
         self._rng: np.random.Generator | None = None
         self._agents: dict[str, Policy] = {}
@@ -431,7 +436,7 @@ class Session:
         present = _present_of(now.world, now.settings, outcome, action, agent)
         self.present = dataclasses.replace(present, twin=twin_frame, twin_ms=twin_ms)
         self._store(self.history.now, outcome.frame)
-        if self.history.step % KEYFRAME_EVERY == 0:
+        if (self.history.step + self._phase) % KEYFRAME_EVERY == 0:
             self._keep_later(self.history.now, outcome.held, now.settings)
         return self.present
 
@@ -517,7 +522,7 @@ class Session:
                 self._store(moment, outcome.frame)
                 done += 1
                 step = self.history.branches[moment.branch].step_at(moment.entries)
-                if step % KEYFRAME_EVERY == 0:
+                if (step + self._phase) % KEYFRAME_EVERY == 0:
                     self._keep_later(moment, outcome.held, now.settings)
                 if progress is not None:
                     await progress(done, total)

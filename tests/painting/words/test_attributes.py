@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
@@ -79,6 +79,7 @@ def test_exclusive_attributes_give_way():
     assert found[0] == pytest.approx(240 / 255) and found[0] + found[1] <= 1.0 + 1e-6
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(NAMES), st.floats(0.0, 1.0)),
     st.integers(0, 2**32 - 1),

@@ -24,7 +24,7 @@ FLAGS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, world_folder: Path) -> Iterator[Serving]:
     """The page's server, with a tiny world."""
     world = World.from_pretrained(world_folder, device="cpu")
@@ -34,9 +34,9 @@ def server(tmp_path_factory: pytest.TempPathFactory, world_folder: Path) -> Iter
         yield found
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Chromium without a screen."""
+    """Chromium without a screen, closed before other tests count this process's children."""
     programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     if None in programs.values():
         pytest.fail(f"a browser is needed, found {programs}: python3 .ci/system-libraries browser")

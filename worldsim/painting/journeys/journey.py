@@ -9,7 +9,7 @@ already knows is left as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -24,6 +24,8 @@ from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
 from worldsim.memory.strays import hang_alone, in_free_space
+from worldsim.painting.journeys.openings import Opening, find_openings
+from worldsim.painting.journeys.straight import straighten
 from worldsim.painting.journeys.travel import (
     align_depth,
     fill_holes,
@@ -33,10 +35,10 @@ from worldsim.painting.journeys.travel import (
 from worldsim.painting.journeys.trip import Attempt, Stop, Trip
 from worldsim.painting.places.place import EYE_HEIGHT, frames_at, known_view, level_pose, ring
 from worldsim.painting.validation.checks import Views
-from worldsim.painting.validation.validator import Validator, failures, passed
+from worldsim.painting.validation.validator import Validator, Verdict, failures, passed
 from worldsim.protocols import DescriptionGenerator, Painter, PaintInputs, PromptPainter
 from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.ranges import Positive, Seed, Share
+from worldsim.runtime.ranges import NotNegative, Positive, Seed, Share
 from worldsim.runtime.types import Array
 from worldsim.state import Frame, MemoryView, concatenate, map_tensors
 
@@ -44,6 +46,13 @@ MOST_TRIES = 64
 """Largest number of attempts per group of views, and of groups per place."""
 MOST_CAMERAS = 16
 """Largest number of cameras per place."""
+MOST_REPAINTS = 8
+"""Largest number of further paintings of a place without a way out."""
+MOST_DRAWS = MOST_REPAINTS + 1
+WAY_OUT = "way_out"
+"""Name of the verdict on the metres of open borders around a place."""
+OPEN_ATTRIBUTES = {"openness": 0.6, "sky": 0.3}
+"""Least values of attributes of an open place."""
 LEAST_HOLE = 0.25
 """Share of the view ahead that the memory must not know for a camera to lead to a new place."""
 MOST_POINTS = 2**22
@@ -92,6 +101,18 @@ class JourneyConfig:
     others."""
     furthest: Positive = 8.0
     """Largest distance to the next place in metres."""
+    openings: bool = True
+    """Whether the next place is looked for at openings, borders of the known ground. Otherwise it
+    lies at the end of a straight free way."""
+    repaints: Annotated[int, Ge(0), Le(MOST_REPAINTS)] = 2
+    """Further paintings of a place that has no way out. The one with the widest way out is kept."""
+    way_out: NotNegative = 1.5
+    """Metres of open border from which a place has a way out."""
+    open_words: bool = False
+    """Whether these further paintings are told that the place is open."""
+    straighten: Annotated[int, Ge(0), Le(8)] = 0
+    """Passes that straighten the surfaces of painted depth
+    (:func:`worldsim.painting.journeys.straight.straighten`)."""
     covered: Share = 0.95
     """A place of whose surroundings the memory knows more than this share is not painted."""
 
@@ -178,12 +199,69 @@ class JourneyMaker:
                 # On the way out, a place that is new comes before one that is known already.
                 known_place = known_place or (stop, fill_holes(known, site.poses))
                 continue
-            frames = self._paint_place(site, log)
-            if frames is not None:
-                return self._with(trip, stop, frames)
+            found = self._paint_open(site, stop, log)
+            if found is not None:
+                return found
         if known_place is not None:
             return self._with(trip, *known_place)
         raise PaintingError(self._complaint(place, log))
+
+    def _paint_open(self, site: _Site, stop: Stop, log: list[Attempt]) -> Trip | None:
+        """Return the journey with the place of ``site``, None if its views are not accepted.
+
+        A place without a way out is painted again, with other random numbers.
+        """
+        best: Trip | None = None
+        widest = -1.0
+        for draw in range(1 + self.config.repaints):
+            if draw and self.config.open_words:
+                site = self._told_open(site)
+            frames = self._paint_place(replace(site, draw=draw), log)
+            if frames is None:
+                break
+            told = self._named(site.attributes, site.told)
+            longer = self._with(site.trip, replace(stop, told=told), frames)
+            if not self.config.repaints:
+                return longer
+            out = self._way_out(longer)
+            log[-1].verdicts[0].append(out)
+            if out.value is not None and out.value > widest:
+                best, widest = longer, out.value
+            if out.passed:
+                break
+        return best
+
+    def _way_out(self, trip: Trip) -> Verdict:
+        """Judge whether ways lead on from the newest place of a journey."""
+        openings = self._openings(trip, len(trip) - 1)
+        metres = round(sum(one.metres for one in openings), 6)
+        least = self.config.way_out
+        return Verdict(WAY_OUT, metres, least, metres >= least)
+
+    def _openings(self, trip: Trip, origin: int) -> list[Opening]:
+        """Return the ways on from a place of a journey."""
+        poses = trip.pose
+        return find_openings(
+            self.memory,
+            trip.memory,
+            self._camera(poses[origin : origin + 1]),
+            torch.cat([poses[:origin], poses[origin + 1 :]]),
+            self.config.nearest,
+            self.config.furthest,
+        )
+
+    def _told_open(self, site: _Site) -> _Site:
+        """Return a site whose attributes ask for an open place."""
+        names = self.painter.spec.attributes
+        if site.attributes is None or not set(OPEN_ATTRIBUTES) & set(names):
+            return site
+        values = np.array(site.attributes, np.float32)
+        told = np.ones(len(names), bool) if site.told is None else np.array(site.told, bool)
+        for name, least in OPEN_ATTRIBUTES.items():
+            if name in names:
+                values[names.index(name)] = max(values[names.index(name)], least)
+                told[names.index(name)] = True
+        return replace(site, attributes=values, told=told)
 
     def _named(self, attributes: Array | None, told: Array | None) -> dict[str, float]:
         if attributes is None:
@@ -216,6 +294,10 @@ class JourneyMaker:
         if config.loop and place > config.length // 2:
             # Back along the way, looking back.
             return [ring(trip.pose[config.length - 1 - place], 2)[1]] * config.cameras
+        if config.openings:
+            for origin in reversed(range(place)):
+                if openings := self._openings(trip, origin):
+                    return [one.pose for one in openings[: config.cameras]]
         # Where nothing unknown lies ahead, on from an earlier place; else to what is known.
         known: list[Tensor] = []
         for origin in reversed(range(place)):
@@ -300,7 +382,8 @@ class JourneyMaker:
         """Paint views of a place until they pass; returns them by heading, None if too few pass."""
         kept: dict[int, Frame] = {}
         best: dict[int, tuple[int, Frame]] = {}
-        key = (len(site.trip) * MOST_CAMERAS + site.number) * MOST_TRIES + number
+        key = (len(site.trip) * MOST_CAMERAS + site.number) * MOST_DRAWS + site.draw
+        key = key * MOST_TRIES + number
         others = self._others(site, done)
         for attempt in range(self.config.tries):
             todo = [i for i in group if i not in kept]
@@ -311,6 +394,8 @@ class JourneyMaker:
             inputs = self._inputs(site, [*todo, *beside], known, given, key * MOST_TRIES + attempt)
             painted = map_tensors(lambda x: x.cpu(), site.painter.paint(inputs))
             fresh, scale = align_depth(frames_at(painted, range(len(todo))), known)
+            if self.config.straighten:
+                fresh = straighten(fresh, known.mask, self.config.straighten)
             views = Views(fresh, self._camera(site.poses[todo]), known, *others)
             verdicts = self.validator.views(views, inputs, concatenate([fresh, *given]))
             for i, frame, found in zip(todo, _split(fresh), verdicts, strict=True):
@@ -367,7 +452,13 @@ class JourneyMaker:
 
 @dataclass(frozen=True)
 class _Site:
-    """A place that is being painted: the trip so far, its cameras, which try of a camera it is."""
+    """A place that is being painted.
+
+    trip: the trip so far.
+    poses: its cameras.
+    number: which of the place's cameras the first one is.
+    draw: how many times it was painted there before.
+    """
 
     trip: Trip
     painter: Painter
@@ -375,6 +466,7 @@ class _Site:
     number: int
     attributes: Array | None
     told: Array | None
+    draw: int = 0
 
 
 def _painted_views(trip: Trip) -> list[Frame]:

@@ -67,7 +67,7 @@ from worldsim.painting.journeys.words import descriptions_for, reader_of
 from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
 from worldsim.painting.places.folder import SHEET
 from worldsim.painting.pretrained import painter_by_name
-from worldsim.painting.validation.validator import failures, passed
+from worldsim.painting.validation.validator import Validator, failures, passed
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.protocols import Painter, identity_of
 from worldsim.runtime.json_config import read_json, to_json, write_json
@@ -160,6 +160,8 @@ class Config:
     """Attempts per group of views."""
     accept: float = JourneyConfig.accept
     """Share of a group's views that must pass after the last attempt."""
+    validate: bool = True
+    """Judge the views."""
     away: int = 48
     """Steps of the way out, and of the way back."""
     explore: int = 200
@@ -259,7 +261,8 @@ def make_trip(maker: Maker, arm: Arm, number: int, folder: Path) -> tuple[Trip, 
     prior = prior_of(config.painter) or prior_of(DEFAULT_PAINTER)
     reader = reader_of(painter.spec.attributes, prior)
     began, ended = time.monotonic(), ""
-    journey = JourneyMaker(painter, words, reader, settings)
+    validator = None if config.validate else Validator(names=())
+    journey = JourneyMaker(painter, words, reader, settings, validator)
     trip = journey.begin()
     try:
         for longer in travel(journey, arm.prompt or "", folder / "state"):

@@ -70,7 +70,9 @@ class Config:
     painter: str = DEFAULT_PAINTER
     """Name or folder."""
     places: int = 512
-    """Test places."""
+    """Test places for the depth of pictures."""
+    view_places: int = 256
+    """The first of these, for given views."""
     batch: int = 32
     """Places painted at once."""
     device: str | None = None
@@ -316,6 +318,7 @@ def main(config: Config) -> Found:
         "painter_sha256": painter.weights_id,
         "test_places_sha256": test.sha256,
         "places": len(places),
+        "view_places": min(len(places), config.view_places),
         "train_places": len(codes),
         "device": str(painter.device),
     }
@@ -324,6 +327,7 @@ def main(config: Config) -> Found:
         result["depth"] = measure_depth(config, samples, places, median_code)
         print(json.dumps({k: v["ratio"] for k, v in result["depth"].items()}), flush=True)
         write_json(path, result)
+        places = places.part(slice(0, config.view_places))
         single = one_by_one(paintings, places)
         result["views"] = {}
         for name, draw in VIEW_ARMS.items():

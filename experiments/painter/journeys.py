@@ -146,8 +146,7 @@ class Config:
     arms: tuple[str, ...] = ("shipped",)
     """Settings that are compared, of :data:`ARMS`."""
     walls_only: bool = False
-    """Paint journeys and measure their walls alone. Walls of real maps are read from
-    ``experiments/painter/journeys.json``."""
+    """Paint journeys and measure their walls alone, against the shipped figures of real walks."""
     journeys: int = 8
     """Number of journeys of each arm; 0 measures the real maps alone."""
     places: int = 12
@@ -167,7 +166,7 @@ class Config:
     explore: int = 200
     """Steps of the explorer."""
     walks: int = 2
-    """Real walks on each test map."""
+    """Real walks on each test map; 0 reads those of ``experiments/painter/journeys.json``."""
     maps: tuple[str, ...] = ("MAP28", "MAP29", "MAP30", "MAP31", "MAP32")
     """Test maps."""
     films: int = 1
@@ -709,7 +708,7 @@ def main(config: Config, report: Callable[[str], None] = print) -> Found:
     config.out.mkdir(parents=True, exist_ok=True)
     tasks = [("journey", arm, i) for i in range(config.journeys) for arm in config.arms]
     known: list[Found] = []
-    if config.walls_only:
+    if config.walls_only or not config.walks:
         known = read_json(SHIPPED)["real"]
     else:
         tasks += [("real", name, i) for i in range(config.walks) for name in config.maps]

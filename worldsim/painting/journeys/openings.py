@@ -37,7 +37,7 @@ ground at its own feet."""
 STANDOFF = 1.25
 """Metres before a border at which the camera stands. Frontiers lie as far outside the known
 ground."""
-LEAST_HOLE = 0.2
+LEAST_HOLE = 0.1
 """Share of the view that the memory must not know, for a border to be an opening."""
 NEAR_METRES = 0.6
 """A camera with a known surface nearer than this ahead stands in known geometry."""

@@ -68,6 +68,8 @@ class JourneyRunConfig:
     """Attempts per group of views."""
     accept: Share = 0.5
     """Share of a group's views that must pass the validator after the last attempt."""
+    repaints: Annotated[int, Ge(0), Le(8)] = 2
+    """Further paintings of a place that has no way out. The one with the widest way out is kept."""
     validate: bool = True
     """Judge the views, and paint refused ones again."""
     device: str | None = None
@@ -88,6 +90,7 @@ class JourneyRunConfig:
             accept=self.accept,
             nearest=self.nearest,
             furthest=self.furthest,
+            repaints=self.repaints,
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -18,13 +19,20 @@ from worldsim.painting.depth import AlignConfig
 from worldsim.painting.diffusers_painter import DiffusersPainter
 from worldsim.painting.inpaint import InpaintConfig
 from worldsim.painting.journeys.files import load_trip, travel
-from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker, groups_of
+from worldsim.painting.journeys.journey import (
+    MOST_DRAWS,
+    MOST_TRIES,
+    WAY_OUT,
+    JourneyConfig,
+    JourneyMaker,
+    groups_of,
+)
 from worldsim.painting.journeys.travel import align_depth
-from worldsim.painting.journeys.trip import Trip
+from worldsim.painting.journeys.trip import Stop, Trip
 from worldsim.painting.journeys.words import descriptions_for, reader_of
 from worldsim.painting.places.place import level_pose, ring
 from worldsim.painting.validation.validator import Validator
-from worldsim.protocols import PainterSpec
+from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.state import Frame, MemoryView, flatten
 
 
@@ -250,3 +258,35 @@ def test_free_text_reaches_painters_that_read_it():
 
 def test_rings_turn_right():
     assert torch.equal(ring(level_pose(), 4)[0], level_pose())
+
+
+class ClosedAtFirst(HallPainter):
+    """Paints a closed room of 3 m when a place is painted for the first time, the hall later."""
+
+    def paint(self, inputs: PaintInputs) -> Frame:
+        draw = int(inputs.step[0]) // MOST_TRIES**2 % MOST_DRAWS
+        frame = super().paint(inputs)
+        if draw:
+            return frame
+        assert frame.inverse_depth is not None
+        near = frame.inverse_depth.clamp(min=int(quantise_depth(torch.tensor(3.0))))
+        return dataclasses.replace(frame, inverse_depth=near)
+
+
+def test_a_place_without_a_way_out_is_painted_again():
+    def first_place(**changes: object) -> Stop:
+        one = maker(ClosedAtFirst(), length=1, **changes)
+        one.validator = Validator(names=())
+        return made(one).stops[0]
+
+    def metres(stop: Stop) -> list[float]:
+        verdicts = [v for one in stop.log if one.step < 0 for v in one.verdicts[0]]
+        assert {v.name for v in verdicts} == {WAY_OUT}
+        return [float(v.value or 0.0) for v in verdicts]
+
+    again = metres(first_place(repaints=3))
+    # The first painting is closed; the second one is kept, and no third one is made.
+    assert again[0] == 0.0 and again[1] > 8.0 and len(again) == 2
+    # Without a repainting that suffices, the widest one is kept.
+    assert len(metres(first_place(repaints=2, way_out=1e3))) == 3
+    assert not [v for one in first_place(repaints=0).log if one.step < 0 for v in one.verdicts[0]]

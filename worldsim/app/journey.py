@@ -17,8 +17,9 @@ from worldsim.app.generate import (
 )
 from worldsim.errors import PaintingError
 from worldsim.painting.journeys.files import told_of, travel
-from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker, groups_of
+from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker
 from worldsim.painting.journeys.scene import save_trip_scene
+from worldsim.painting.journeys.site import groups_of
 from worldsim.painting.journeys.trip import Trip
 from worldsim.painting.journeys.words import descriptions_for, reader_of
 from worldsim.painting.painter import DEFAULT_PAINTER

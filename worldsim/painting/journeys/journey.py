@@ -25,34 +25,33 @@ from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
 from worldsim.memory.strays import hang_alone, in_free_space
 from worldsim.painting.journeys.openings import Opening, find_openings
+from worldsim.painting.journeys.site import (
+    MOST_CAMERAS,
+    MOST_REPAINTS,
+    MOST_TRIES,
+    WAY_OUT,
+    Site,
+    groups_of,
+    nearest_headings,
+    painted_views,
+    split,
+)
 from worldsim.painting.journeys.straight import straighten
 from worldsim.painting.journeys.travel import (
     align_depth,
     fill_holes,
     next_cameras,
-    whole_view,
 )
 from worldsim.painting.journeys.trip import Attempt, Stop, Trip
 from worldsim.painting.places.place import EYE_HEIGHT, frames_at, known_view, level_pose, ring
 from worldsim.painting.validation.checks import Views
 from worldsim.painting.validation.validator import Validator, Verdict, failures, passed
-from worldsim.protocols import DescriptionGenerator, Painter, PaintInputs, PromptPainter
+from worldsim.protocols import DescriptionGenerator, Painter, PromptPainter
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import NotNegative, Positive, Seed, Share
 from worldsim.runtime.types import Array
 from worldsim.state import Frame, MemoryView, concatenate, map_tensors
 
-MOST_TRIES = 64
-"""Largest number of attempts per group of views, and of groups per place."""
-MOST_CAMERAS = 16
-"""Largest number of cameras per place."""
-MOST_REPAINTS = 8
-"""Largest number of further paintings of a place without a way out."""
-MOST_DRAWS = MOST_REPAINTS + 1
-WAY_OUT = "way_out"
-"""Name of the verdict on the metres of open borders around a place."""
-OPEN_ATTRIBUTES = {"openness": 0.6, "sky": 0.3}
-"""Least values of attributes of an open place."""
 LEAST_HOLE = 0.25
 """Share of the view ahead that the memory must not know for a camera to lead to a new place."""
 MOST_POINTS = 2**22
@@ -62,18 +61,6 @@ MOST_POINTS = 2**22
 Describe = Callable[[str, np.random.Generator], tuple[Array | None, Array | None]]
 """Converts words to attributes (a,) float32 in [0, 1] and which of them are told (a,) bool; None
 stands for none."""
-
-
-def groups_of(headings: int, views: int) -> list[list[int]]:
-    """Return the order in which the views of a place are painted.
-
-    First the views ahead, then the others, from the sides to the back, at most ``views`` at once.
-    """
-    by_turn = sorted(range(headings), key=lambda i: (min(i, headings - i), i))
-    ahead = min(3, views)
-    groups = [by_turn[:ahead]]
-    size = max(1, views - ahead)
-    return groups + [by_turn[i : i + size] for i in range(ahead, headings, size)]
 
 
 @dataclass(frozen=True)
@@ -184,7 +171,7 @@ class JourneyMaker:
         known_place: tuple[Stop, Frame] | None = None
         for number, pose in enumerate(self._cameras(trip)):
             poses = ring(pose, self.config.headings)
-            site = _Site(trip, painter, poses, number, attributes, told)
+            site = Site(trip, painter, poses, number, attributes, told)
             known = self._known(trip.memory, site.poses)
             coverage = round(float(close_mask(known.mask).float().mean()), 6)
             stop = Stop(
@@ -206,7 +193,7 @@ class JourneyMaker:
             return self._with(trip, *known_place)
         raise PaintingError(self._complaint(place, log))
 
-    def _paint_open(self, site: _Site, stop: Stop, log: list[Attempt]) -> Trip | None:
+    def _paint_open(self, site: Site, stop: Stop, log: list[Attempt]) -> Trip | None:
         """Return the journey with the place of ``site``, None if its views are not accepted.
 
         A place without a way out is painted again, with other random numbers.
@@ -215,7 +202,7 @@ class JourneyMaker:
         widest = -1.0
         for draw in range(1 + self.config.repaints):
             if draw and self.config.open_words:
-                site = self._told_open(site)
+                site = site.told_open()
             frames = self._paint_place(replace(site, draw=draw), log)
             if frames is None:
                 break
@@ -249,19 +236,6 @@ class JourneyMaker:
             self.config.nearest,
             self.config.furthest,
         )
-
-    def _told_open(self, site: _Site) -> _Site:
-        """Return a site whose attributes ask for an open place."""
-        names = self.painter.spec.attributes
-        if site.attributes is None or not set(OPEN_ATTRIBUTES) & set(names):
-            return site
-        values = np.array(site.attributes, np.float32)
-        told = np.ones(len(names), bool) if site.told is None else np.array(site.told, bool)
-        for name, least in OPEN_ATTRIBUTES.items():
-            if name in names:
-                values[names.index(name)] = max(values[names.index(name)], least)
-                told[names.index(name)] = True
-        return replace(site, attributes=values, told=told)
 
     def _named(self, attributes: Array | None, told: Array | None) -> dict[str, float]:
         if attributes is None:
@@ -329,9 +303,9 @@ class JourneyMaker:
         return known_view(self.memory, data, self._camera(poses))
 
     def _with(self, trip: Trip, stop: Stop, frames: Frame) -> Trip:
-        data, seen = trip.memory, _painted_views(trip)
+        data, seen = trip.memory, painted_views(trip)
         if stop.painted:
-            for i, frame in enumerate(_split(frames)):
+            for i, frame in enumerate(split(frames)):
                 data = self._integrate(data, frame, len(trip) * self.config.headings + i, seen)
                 seen.append(frame)
         return Trip((*trip.stops, stop), (*trip.frames, frames), data)
@@ -350,11 +324,11 @@ class JourneyMaker:
             left_out |= in_free_space(frame, camera, others, self._camera(others.pose))
         return integrate_painted(self.memory, data, frame, camera, torch.tensor([step]), left_out)
 
-    def _paint_place(self, site: _Site, log: list[Attempt]) -> Frame | None:
+    def _paint_place(self, site: Site, log: list[Attempt]) -> Frame | None:
         """Return the views of a place (headings, ...), None if they are not accepted."""
         config, data, first = self.config, site.trip.memory, len(site.trip) * self.config.headings
         done: dict[int, Frame] = {}
-        seen = _painted_views(site.trip)
+        seen = painted_views(site.trip)
         for number, group in enumerate(groups_of(config.headings, self.painter.spec.views)):
             painted = self._paint_group(site, data, group, number, done, log)
             if painted is None:
@@ -372,7 +346,7 @@ class JourneyMaker:
 
     def _paint_group(
         self,
-        site: _Site,
+        site: Site,
         data: Points,
         group: Sequence[int],
         number: int,
@@ -382,23 +356,22 @@ class JourneyMaker:
         """Paint views of a place until they pass; returns them by heading, None if too few pass."""
         kept: dict[int, Frame] = {}
         best: dict[int, tuple[int, Frame]] = {}
-        key = (len(site.trip) * MOST_CAMERAS + site.number) * MOST_DRAWS + site.draw
-        key = key * MOST_TRIES + number
-        others = self._others(site, done)
+        others = site.others(done)
         for attempt in range(self.config.tries):
             todo = [i for i in group if i not in kept]
             whole = {**done, **kept}
-            beside = _nearest_headings(todo, whole, len(site.poses), self.painter.spec.views)
+            beside = nearest_headings(todo, whole, len(site.poses), self.painter.spec.views)
             known = self._known(data, site.poses[todo])
             given = [whole[i] for i in beside]
-            inputs = self._inputs(site, [*todo, *beside], known, given, key * MOST_TRIES + attempt)
+            step = site.key(number, attempt)
+            inputs = site.inputs([*todo, *beside], known, given, self.config.seed, step)
             painted = map_tensors(lambda x: x.cpu(), site.painter.paint(inputs))
             fresh, scale = align_depth(frames_at(painted, range(len(todo))), known)
             if self.config.straighten:
                 fresh = straighten(fresh, known.mask, self.config.straighten)
             views = Views(fresh, self._camera(site.poses[todo]), known, *others)
             verdicts = self.validator.views(views, inputs, concatenate([fresh, *given]))
-            for i, frame, found in zip(todo, _split(fresh), verdicts, strict=True):
+            for i, frame, found in zip(todo, split(fresh), verdicts, strict=True):
                 wrong = sum(not verdict.passed for verdict in found)
                 if not wrong:
                     kept[i] = frame
@@ -408,7 +381,7 @@ class JourneyMaker:
                 Attempt(
                     camera=site.number,
                     views=todo,
-                    step=key * MOST_TRIES + attempt,
+                    step=step,
                     scale=[round(float(x), 4) for x in scale],
                     verdicts=verdicts,
                     kept=[i for i in todo if i in kept],
@@ -419,77 +392,3 @@ class JourneyMaker:
         if len(kept) < self.config.accept * len(group):
             return None
         return {i: kept[i] if i in kept else best[i][1] for i in group}
-
-    def _inputs(
-        self,
-        site: _Site,
-        index: Sequence[int],
-        known: MemoryView,
-        given: Sequence[Frame],
-        step: int,
-    ) -> PaintInputs:
-        """Return the painter's inputs: views to paint, then whole ones."""
-        fresh = len(index) - len(given)
-        return PaintInputs(
-            view=concatenate([known, *(whole_view(frame) for frame in given)]),
-            pose=site.poses[list(index)][None],
-            seed=torch.tensor([self.config.seed]),
-            step=torch.tensor([step]),
-            attributes=_row(site.attributes, torch.float32),
-            told=_row(site.told, torch.bool),
-            given=torch.tensor([[False] * fresh + [True] * len(given)]),
-        )
-
-    def _others(self, site: _Site, done: Mapping[int, Frame]) -> tuple[Frame, Camera] | tuple[()]:
-        """Return the accepted views of this place and of the last one, with their cameras."""
-        frames = [*site.trip.frames[-1:], *done.values()]
-        if not frames:
-            return ()
-        joined: Frame = concatenate(frames)
-        assert joined.pose is not None
-        return joined, self._camera(joined.pose)
-
-
-@dataclass(frozen=True)
-class _Site:
-    """A place that is being painted.
-
-    trip: the trip so far.
-    poses: its cameras.
-    number: which of the place's cameras the first one is.
-    draw: how many times it was painted there before.
-    """
-
-    trip: Trip
-    painter: Painter
-    poses: Tensor
-    number: int
-    attributes: Array | None
-    told: Array | None
-    draw: int = 0
-
-
-def _painted_views(trip: Trip) -> list[Frame]:
-    """Return the views of the places that were painted."""
-    pairs = zip(trip.stops, trip.frames, strict=True)
-    return [frames for stop, frames in pairs if stop.painted]
-
-
-def _row(values: Array | None, dtype: torch.dtype) -> Tensor | None:
-    return None if values is None else torch.from_numpy(np.asarray(values))[None].to(dtype)
-
-
-def _split(frames: Frame) -> list[Frame]:
-    """Return the single frames, each a batch of one."""
-    return [frames_at(frames, [i]) for i in range(len(frames.rgb))]
-
-
-def _nearest_headings(
-    todo: Sequence[int], whole: Mapping[int, Frame], headings: int, most: int
-) -> list[int]:
-    """Return the whole views that are nearest to those to paint, as many as fit beside them."""
-
-    def turn(i: int) -> int:
-        return min(min((i - j) % headings, (j - i) % headings) for j in todo)
-
-    return sorted(whole, key=lambda i: (turn(i), i))[: max(0, most - len(todo))]

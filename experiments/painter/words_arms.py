@@ -57,6 +57,8 @@ from worldsim.runtime.json_config import write_json
 
 PICTURES = 256
 """Real test places with which the look of painted ones is compared."""
+MOST_FD = 1.5
+"""Arms whose FD is above this times today's are not chosen."""
 TUNE_SEED = 7
 """Seed of the prompts on which scales are chosen."""
 
@@ -348,11 +350,12 @@ class Ground:
             "sharpness": round(float(sharpness(flat).mean()) / self.real_sharpness, 3),
         }
 
-    def judge(self, said: np.ndarray, kind: str) -> dict:
+    def judge(self, said: np.ndarray, kind: str, intervals: bool = True) -> dict:
         """Return the balanced accuracies of what the probe says, (p, a)."""
         prompts: Prompts = self.prompts[kind]
         rng = np.random.default_rng(1)
-        weights = [drawn_weights(rng, len(said)) for _ in range(DRAWS if kind != "tune" else 0)]
+        draws = DRAWS if intervals and kind != "tune" else 0
+        weights = [drawn_weights(rng, len(said)) for _ in range(draws)]
 
         def mean(weight: np.ndarray | None = None) -> float:
             return float(np.nanmean(balanced(said, prompts.label, weight)[self.measured]))
@@ -368,10 +371,10 @@ class Ground:
             ),
         }
         if weights:
-            draws = [mean(weight) for weight in weights]
-            told["interval"] = interval(draws)
+            means = [mean(weight) for weight in weights]
+            told["interval"] = interval(means)
             told["ratio_interval"] = interval(
-                [a / b for a, b in zip(draws, self.real_draws, strict=True)]
+                [a / b for a, b in zip(means, self.real_draws, strict=True)]
             )
         right = (said == (prompts.label == SHOWN)) & (prompts.label != UNCLEAR)
         told["right"] = round(float(right.sum() / (prompts.label != UNCLEAR).sum()), 4)
@@ -410,9 +413,10 @@ class Ground:
         label = self.prompts[kind].label
         told: dict[str, dict] = {}
 
-        def take(name: str, index: np.ndarray, **more: float) -> None:
+        def take(name: str, index: np.ndarray) -> None:
             rgb = torch.stack([painted[c].rgb[i] for i, c in enumerate(index)])
-            told[name] = self.judge(said[index, rows], kind) | self.look(rgb) | more
+            whole = "step" not in name
+            told[name] = self.judge(said[index, rows], kind, whole) | self.look(rgb)
 
         for count in sorted({2, 3, 4, 6, k}):
             if count > k:
@@ -564,6 +568,14 @@ def main(config: Config) -> None:
 
     do("copies", "real test places' attributes", lambda: copies(ground))
     best: dict[str, float] = {}
+
+    def allowed(values: Mapping[str, dict | None]) -> dict[str, float]:
+        """Return the accuracies of the arms whose look is not much worse than today's."""
+        today = found.get("tune scale", {}).get("1.0", {}).get("fd", np.inf)
+        good = {name: value for name, value in values.items() if value}
+        kept = {n: v["accuracy"] for n, v in good.items() if v["fd"] <= MOST_FD * today}
+        return kept or {name: value["accuracy"] for name, value in good.items()}
+
     for group, arms in tune_arms().items():
         if group == "gradient" and ground.recogniser is None:
             best[group] = 0.0
@@ -572,7 +584,7 @@ def main(config: Config) -> None:
             name: do(f"tune {group}", name, lambda arm=arm: ground.measure(arm, "tune"))
             for name, arm in arms.items()
         }
-        ratios = {name: value["accuracy"] for name, value in values.items() if value}
+        ratios = allowed(values)
         best[group] = float(max(ratios, key=ratios.__getitem__)) if ratios else 1.0
         best[f"{group}.ratio"] = max(ratios.values(), default=0.0)
     combined = together_arms(best, ground.recogniser is not None)
@@ -580,7 +592,7 @@ def main(config: Config) -> None:
         name: do("tune together", name, lambda arm=arm: ground.measure(arm, "tune"))
         for name, arm in combined.items()
     }
-    ratios = {name: value["accuracy"] for name, value in values.items() if value}
+    ratios = allowed(values)
     chosen = max(ratios, key=ratios.__getitem__) if ratios else "stretch + plain + contrast"
     found["chosen"] = {**best, "together": chosen}
     write_json(config.out, found)

@@ -21,9 +21,14 @@ from torch import Tensor
 from worldsim.errors import InvalidInputError, NotFoundError, WorldsimError
 from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
 from worldsim.painting.places.folder import save_generated
-from worldsim.painting.places.new_places import PlaceRequest, conditions_of, paint_request
+from worldsim.painting.places.new_places import (
+    NewPlace,
+    PlaceRequest,
+    conditions_of,
+    paint_request,
+)
 from worldsim.painting.places.pictures import open_pictures
-from worldsim.painting.places.place import Place, PlaceConfig
+from worldsim.painting.places.place import PlaceConfig
 from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.sampling import frames_of
 from worldsim.painting.words.attributes import AttributePrior, open_prior
@@ -153,10 +158,10 @@ class Painting:
         conditions_of(request, painter, np.random.default_rng(0))
         job.message = " ".join(["The views get clearer.", notice]).strip()
         with _Watched(painter, job):
-            place, given = paint_request(painter, request, seed)
+            made = paint_request(painter, request, seed)
         job.message = "The place is written."
-        _show(job, place.frames.rgb)
-        return self._save(place, given, prompt, seed, painter)
+        _show(job, made.place.frames.rgb)
+        return self._save(made, prompt, seed, painter)
 
     def _load(self) -> Painter:
         if self._painter is None:
@@ -167,9 +172,7 @@ class Painting:
                 self._prior = None
         return self._painter
 
-    def _save(
-        self, place: Place, given: dict[str, float], prompt: str, seed: int, painter: Painter
-    ) -> str:
+    def _save(self, made: NewPlace, prompt: str, seed: int, painter: Painter) -> str:
         make_folder(self.folder)
         words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "place"
         names = (f"{words}-{i}" for i in itertools.count(1))
@@ -179,8 +182,9 @@ class Painting:
             "prompt": prompt,
             "painter_sha256": identity_of(painter).weights,
             "seed": seed,
-            "attributes": {key: round(value, 4) for key, value in given.items()},
+            **made.told(),
         }
+        place = made.place
         starts = [StartFrames(i) for i in range(len(place.frames.rgb))]
         save_generated(self.folder / name, place.frames, place.intrinsics, place.data, starts, told)
         return name
@@ -218,7 +222,8 @@ class _Watched:
             self.job.share = min(0.97, 0.97 * run / passes)
             # Every second pass of a guided painter is without the words.
             if not guided or run % 2:
-                flat = predicted.flatten(0, 1).float()
+                # Of places side by side, the first one.
+                flat = predicted[:1].flatten(0, 1).float()
                 poses = torch.eye(4, device=flat.device).expand(len(flat), 4, 4)
                 _show(self.job, frames_of(flat, poses).rgb)
 

@@ -14,11 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.diffusion.module import Module, register_to_config
-from worldsim.errors import DamagedFileError, InvalidInputError
+from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
+from worldsim.painting.painter import DEFAULT_PAINTER
 from worldsim.painting.words.vocabulary import NONE, SCALES
 from worldsim.runtime.files import (
     check_files,
     inside,
+    is_file,
     load_tensors,
     make_writable_folder,
     require_finite,
@@ -27,11 +29,28 @@ from worldsim.runtime.files import (
 )
 from worldsim.runtime.json_config import check_format, check_seal, read_json, write_sealed
 from worldsim.runtime.types import JsonMapping
+from worldsim.world.files import WORLDS_FOLDER
 
 FORMAT, VERSION = "worldsim-recogniser", 1
 CARD, WEIGHTS = "recogniser.json", "recogniser.safetensors"
 CLEARLY = 0.5
 """Words that ask for at least this amount of a share ask for more than a trace of it."""
+
+
+def open_recogniser(
+    name: str | Path = DEFAULT_PAINTER, device: torch.device | str = "cpu"
+) -> AttributeRecogniser:
+    """Load the recogniser of a shipped painter by its name, or of a painter's folder.
+
+    Raises NotFoundError or DamagedFileError.
+    """
+    for folder in (Path(name), WORLDS_FOLDER / name):
+        if is_file(folder / CARD):
+            return load_recogniser(folder, device)
+    raise NotFoundError(
+        f"no recogniser for the painter {str(name)!r}: give a folder with {CARD}, or write one "
+        "with save_recogniser."
+    )
 
 
 class RecogniserUnit(nn.Module):

@@ -91,7 +91,7 @@ class Config:
     """Prompts on which scales are chosen."""
     batch: int = 25
     """Places painted at once."""
-    pool: int = 6
+    pool: int = 4
     """Candidates of a prompt."""
     epochs: int = 60
     """Of the probe."""
@@ -418,7 +418,7 @@ class Ground:
             whole = "step" not in name
             told[name] = self.judge(said[index, rows], kind, whole) | self.look(rgb)
 
-        for count in sorted({2, 3, 4, 6, k}):
+        for count in sorted({2, 3, 4, k}):
             if count > k:
                 continue
             take(f"best of {count}", agreement[:count, :, -1].argmax(0))
@@ -478,11 +478,11 @@ def stretched(scale: float = 1.0, share: float = 1.0, plain: bool = False) -> Co
 def tune_arms() -> dict[str, dict[str, Arm]]:
     """Return groups of arms, of each of which the best one is taken."""
     return {
-        "scale": {f"{s}": Arm(stretched(scale=s)) for s in (1.0, 2.0, 3.0, 5.0)},
-        "share": {f"{s}": Arm(stretched(share=s)) for s in (1.0, 1.5, 2.5)},
-        "opposite": {f"{s}": Arm(contrast=s) for s in (1.5, 2.0, 3.0, 5.0)},
-        "unnamed": {f"{s}": Arm(contrast=s, against="unnamed") for s in (1.5, 2.0, 3.0, 5.0)},
-        "gradient": {f"{s}": Arm(gradient=s) for s in (0.05, 0.15, 0.4)},
+        "scale": {f"{s}": Arm(stretched(scale=s)) for s in (1.0, 2.0, 4.0)},
+        "share": {f"{s}": Arm(stretched(share=s)) for s in (1.0, 2.0)},
+        "opposite": {f"{s}": Arm(contrast=s) for s in (2.0, 3.0, 5.0)},
+        "unnamed": {f"{s}": Arm(contrast=s, against="unnamed") for s in (2.0, 3.0, 5.0)},
+        "gradient": {f"{s}": Arm(gradient=s) for s in (0.1, 0.3)},
     }
 
 
@@ -518,19 +518,19 @@ def measured_arms(best: Mapping[str, float], together: Arm, has_teacher: bool, p
         "plain": Arm(stretched(plain=True)),
         "named only": Arm(named_only=True),
         "opposite": Arm(contrast=best["opposite"]),
+        "together, candidates": replace(together, pool=pool),
         "unnamed": Arm(contrast=best["unnamed"], against="unnamed"),
         "guidance 2": Arm(guidance=2.0),
-        "together, candidates": replace(together, pool=pool),
+        "teacher, 25 steps, guidance 6": Arm(teacher=True),
         "today, candidates": Arm(pool=pool),
+        "gradient": Arm(gradient=best["gradient"]),
         "guidance 1.5": Arm(guidance=1.5),
         "guidance 3": Arm(guidance=3.0),
-        "gradient": Arm(gradient=best["gradient"]),
-        "12 steps": Arm(steps=12),
     }
-    if has_teacher:
-        arms["teacher, 25 steps, guidance 6"] = Arm(teacher=True)
-    if not pool > 1:
-        arms = {name: arm for name, arm in arms.items() if arm.pool == 1 and not arm.gradient}
+    if not has_teacher:
+        arms = {name: arm for name, arm in arms.items() if not arm.teacher}
+    if pool == 1:
+        arms = {n: arm for n, arm in arms.items() if "candidates" not in n and not arm.gradient}
     return arms
 
 
@@ -557,6 +557,8 @@ def main(config: Config) -> None:
 
     def do(group: str, name: str, make: Callable[[], dict]) -> dict | None:
         part = found.setdefault(group, {})
+        if group == "tune share" and name == "1.0":
+            return found.get("tune scale", {}).get("1.0")
         if name not in part:
             if time.monotonic() - begun > config.seconds:
                 return None

@@ -250,7 +250,7 @@ def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
         "headings": config.headings,
         "ahead": config.ahead,
         "eye": config.eye,
-        "candidates_asked": candidates_of(config).candidates,
+        "most_candidates": candidates_of(config).candidates,
     }
 
 

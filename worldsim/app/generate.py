@@ -25,6 +25,7 @@ from worldsim.painting.places.new_places import (
     conditions_of,
     paint_request,
     parse_attributes,
+    preview_passes,
 )
 from worldsim.painting.places.pictures import open_pictures
 from worldsim.painting.places.place import PlaceConfig, level_pose, plan_groups, ring
@@ -119,11 +120,12 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
     ]
     there = [finished(folder_of(config, i), told[i]) for i in range(config.count)]
     report = []
+    passes = passes_of(config, painter) + config.count * preview_passes(painter, request)
     with Progress(100.0, "painting", SHARE) as bar:
         for i in range(config.count):
             began = time.monotonic()
             if not there[i]:
-                with passes_shown(painter, bar, i / config.count, passes_of(config, painter)):
+                with passes_shown(painter, bar, i / config.count, passes):
                     made = paint_request(painter, request, told[i]["seed"])
                 save_place(made, folder_of(config, i), told[i], title_of(config))
             bar.move_to(100.0 * (i + 1) / config.count)
@@ -143,7 +145,7 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
 
 
 def passes_of(config: GenerateConfig, painter: Painter) -> int:
-    """Return about how many times the network runs for all places; 1 for other painters."""
+    """Return about how many times the network runs to paint all places; 1 for other painters."""
     if not isinstance(painter, NetworkPainter):
         return 1
     groups = len(plan_groups(ring(level_pose(), config.headings), 0, painter.spec.views))

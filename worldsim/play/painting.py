@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
@@ -26,6 +27,7 @@ from worldsim.painting.places.new_places import (
     PlaceRequest,
     conditions_of,
     paint_request,
+    preview_passes,
 )
 from worldsim.painting.places.pictures import open_pictures
 from worldsim.painting.places.place import PlaceConfig
@@ -33,6 +35,7 @@ from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.sampling import frames_of
 from worldsim.painting.words.attributes import AttributePrior, open_prior
 from worldsim.painting.words.prompt import parse_prompt
+from worldsim.painting.words.recogniser import AttributeRecogniser, open_recogniser
 from worldsim.protocols import Painter, PromptPainter, identity_of
 from worldsim.runtime.files import make_folder
 from worldsim.runtime.json_config import check_ranges
@@ -103,6 +106,7 @@ class Painting:
         self._lock = threading.Lock()
         self._painter = painter
         self._prior: AttributePrior | None = None
+        self._recogniser: AttributeRecogniser | None = None
 
     def start(self) -> Job:
         """Return a new job. Raises InvalidInputError while another one is running."""
@@ -152,12 +156,16 @@ class Painting:
             notice = parse_prompt(prompt, painter.spec.attributes).notice or ""
         pictures = None if picture is None else open_pictures((picture,), painter.spec)
         request = PlaceRequest(
-            prompt=prompt, pictures=pictures, config=PlaceConfig(), prior=self._prior
+            prompt=prompt,
+            pictures=pictures,
+            config=PlaceConfig(),
+            prior=self._prior,
+            recogniser=self._recogniser,
         )
         # Words that are not understood are told before anything is painted.
         conditions_of(request, painter, np.random.default_rng(0))
         job.message = " ".join(["The views get clearer.", notice]).strip()
-        with _Watched(painter, job):
+        with _Watched(painter, job, preview_passes(painter, request)):
             made = paint_request(painter, request, seed)
         job.message = "The place is written."
         _show(job, made.place.frames.rgb)
@@ -166,10 +174,11 @@ class Painting:
     def _load(self) -> Painter:
         if self._painter is None:
             self._painter = painter_by_name(self.config.painter, device=self.config.device)
-            try:
+            # Both are optional parts of a painter's folder.
+            with contextlib.suppress(NotFoundError):
                 self._prior = open_prior(self.config.painter)
-            except NotFoundError:
-                self._prior = None
+            with contextlib.suppress(NotFoundError):
+                self._recogniser = open_recogniser(self.config.painter)
         return self._painter
 
     def _save(self, made: NewPlace, prompt: str, seed: int, painter: Painter) -> str:
@@ -202,10 +211,12 @@ class _Watched:
     """Context in which a job shows what the painter's network predicts.
 
     Only a :class:`NetworkPainter` can be watched; with another one, the job shows the result alone.
+
+    previews: runs of the network for candidates, which come first.
     """
 
-    def __init__(self, painter: Painter, job: Job) -> None:
-        self.painter, self.job = painter, job
+    def __init__(self, painter: Painter, job: Job, previews: int) -> None:
+        self.painter, self.job, self.previews = painter, job, previews
         self._remove: Callable[[], None] = lambda: None
 
     def __enter__(self) -> _Watched:
@@ -213,7 +224,7 @@ class _Watched:
             return self
         settings, runs = self.painter.config, itertools.count(1)
         guided = settings.guidance_scale != 1.0
-        passes = settings.num_inference_steps * (2 if guided else 1)
+        passes = self.previews + settings.num_inference_steps * (2 if guided else 1)
 
         def after(_: torch.nn.Module, __: object, predicted: Tensor) -> None:
             run = next(runs)

@@ -261,18 +261,25 @@ def paint_request(painter: Painter, request: PlaceRequest, seed: int) -> NewPlac
     return NewPlace(place, given, candidates, seed)
 
 
+def preview_passes(painter: Painter, request: PlaceRequest) -> int:
+    """Return about how many times the painter's network runs for previews of candidates."""
+    if request.recogniser is None or request.pictures is not None or not request.prompt.strip():
+        return 0
+    config = request.candidates
+    if config.candidates == 1 or not isinstance(painter, PreviewPainter):
+        return 0
+    return config.candidates * config.steps
+
+
 def _candidates(
     painter: Painter, request: PlaceRequest, conditions: Conditions, seed: int
 ) -> list[Candidate]:
     """Preview the candidates of a request; none if there is nothing to compare."""
     recogniser = request.recogniser
-    if (
-        recogniser is None
-        or request.candidates.candidates == 1
-        or request.pictures is not None
-        or not isinstance(painter, PreviewPainter)
-        or not set(conditions.wanted) & set(recogniser.names)
-    ):
+    if recogniser is None or not preview_passes(painter, request):
+        return []
+    assert isinstance(painter, PreviewPainter)
+    if not set(conditions.wanted) & set(recogniser.names):
         return []
     poses = ring(level_pose(z=request.config.eye), request.config.headings)
     first = plan_groups(poses, 0, painter.spec.views)[0].painted

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.helpers.painters import make_tiny_painter
+from worldsim.camera import dequantise_depth
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.painting.checkpoint import save_painter
 from worldsim.painting.network import PainterNetwork
@@ -19,6 +20,7 @@ from worldsim.painting.painter import (
     _select_views,
     open_painter,
 )
+from worldsim.painting.places.place import level_pose
 from worldsim.painting.sampling import PaintConfig
 from worldsim.protocols import (
     ContrastPainter,
@@ -177,7 +179,18 @@ def test_the_depth_of_a_picture_is_the_median_of_its_samples(painter: NetworkPai
         assert code is not None
         drawn.append(code)
     assert found is not None
-    middle = torch.stack(drawn).median(0).values
+    middle = several._no_low_sky(torch.stack(drawn).median(0).values, alone.pose.flatten(0, 1))
     assert int((found[[0, 2]] - middle).abs().max()) <= 1
     assert not torch.equal(drawn[0], drawn[1])
     assert several.paint(known).inverse_depth.equal(found)
+
+
+def test_a_picture_shows_no_sky_below_the_horizon(painter: NetworkPainter) -> None:
+    code = torch.zeros(1, 16, 24, dtype=torch.int32)
+    code[0, :, 0] = 700
+    found = painter._no_low_sky(code, level_pose()[None])[0]
+    # The camera's centre is between rows 7 and 8, its focal length 16 pixels.
+    assert bool((found[:8, 1:] == 0).all()) and bool((found[:, 0] == 700).all())
+    depth = dequantise_depth(found)[8:, 5]
+    wanted = (41.0 / 32.0) * 16.0 / (torch.arange(8) + 0.5)
+    torch.testing.assert_close(depth, wanted, rtol=0.01, atol=0.0)

@@ -69,7 +69,7 @@ class JourneyRunConfig:
     """Attempts per group of views."""
     accept: Share = 0.5
     """Share of a group's views that must pass the validator after the last attempt."""
-    repaints: Annotated[int, Ge(0), Le(8)] = 2
+    repaints: Annotated[int, Ge(0), Le(8)] = 0
     """Further paintings of a place that has no way out. The one with the widest way out is kept."""
     validate: bool = True
     """Judge the views, and paint refused ones again."""

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from worldsim.camera import pixel_rays, quantise_depth
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.painting.channels import clean_channels, memory_view_channels, rays_of
 from worldsim.painting.checkpoint import CARD, has_painter, load_painter
@@ -52,6 +53,9 @@ def open_painter(
 
 DRAW_STEPS = 2**32
 """Distance between the steps of the random numbers of two samples of a depth."""
+FLOOR_METRES, LEAST_DOWN = 41.0 / 32.0, 0.02
+"""Height of a picture's camera over its floor, and the slope below the horizon from which its rays
+meet it."""
 SCORE_LEVEL = 0.3
 """Noise level at which :meth:`NetworkPainter.score` measures the denoising error."""
 
@@ -167,6 +171,7 @@ class NetworkPainter:
     def _draw_depth(self, at: PaintInputs) -> PaintInputs:
         """Return places with the depth of their given pictures, the median of several samples.
 
+        Sky below the horizon becomes a floor.
         With one sample, it is drawn jointly with the other views instead.
         """
         samples = self.config.depth_samples
@@ -183,12 +188,22 @@ class NetworkPainter:
             code = frames_of(channels.flatten(0, 1), alone.pose.flatten(0, 1)).inverse_depth
             assert code is not None
             drawn.append(code)
-        middle = torch.stack(drawn).median(0).values.unflatten(0, (len(at), -1))
+        middle = self._no_low_sky(torch.stack(drawn).median(0).values, alone.pose.flatten(0, 1))
+        middle = middle.unflatten(0, (len(at), -1))
         b, n = plain.shape
         code = at.view.inverse_depth.unflatten(0, (b, n)).clone()
         code[:, views] = torch.where(plain[:, views, None, None], middle, code[:, views])
         view = replace(at.view, inverse_depth=code.flatten(0, 1))
         return replace(at, view=view, colour_only=None)
+
+    def _no_low_sky(self, code: Tensor, pose: Tensor) -> Tensor:
+        """Replace sky below the horizon by a floor; code: (m, h, w), pose: (m, 4, 4)."""
+        spec = self.spec
+        lens = pose.new_tensor(spec.intrinsics).expand(len(pose), 4)
+        rays = pixel_rays(lens, spec.height, spec.width)
+        down = -(pose[:, 2, :3, None, None].float() * rays).sum(1)
+        floor = quantise_depth(FLOOR_METRES / down.clamp(min=LEAST_DOWN))
+        return torch.where((code == 0) & (down > LEAST_DOWN), floor.to(code.dtype), code)
 
     def redraw(self, inputs: PaintInputs, frames: Frame, level: Tensor) -> Frame:
         """See :meth:`worldsim.protocols.RedrawsViews.redraw`."""

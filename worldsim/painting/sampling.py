@@ -43,7 +43,7 @@ class PaintConfig:
     schedule_power: Positive = 1.5
     """Exponent of the noise levels before their shift. Above 1, more steps are at low noise, where
     textures are painted."""
-    depth_samples: Count = 1
+    depth_samples: Count = 5
     """Samples of the depth of given pictures. Each pixel takes their median, so a near wall is sky
     only if most samples say so."""
     places: Count = 1

@@ -177,7 +177,8 @@ def test_refused_views_end_in_an_error_that_names_the_checks_and_keeps_the_place
     bad = HallPainter(metres=0.15)
     with pytest.raises(PaintingError, match=r"place 1 was refused .*nearest.*1 places before"):
         made(maker(bad, tries=2, cameras=2), tmp_path)
-    assert bad.calls == 2 * 2
+    # Two attempts at two cameras at openings, and at two at the ends of straight ways.
+    assert bad.calls == 2 * (2 + 2)
     saved = load_trip(tmp_path, first.painter.spec)
     assert len(saved.stops) == 1
     # The painter that works goes on from there.
@@ -189,7 +190,7 @@ def test_every_verdict_is_logged(trip: Trip, tmp_path: Path):
     told = json.loads((tmp_path / "journey.json").read_text())
     log = told["stops"][0]["log"]
     names = {v["name"] for one in log for view in one["verdicts"] for v in view}
-    assert names == {"scale", "seen_past", "nearest", "room", "floor", WAY_OUT}
+    assert names == {"scale", "seen_past", "nearest", "room", "floor"}
     assert all(one["kept"] == one["views"] for one in log)
 
 

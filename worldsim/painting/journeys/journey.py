@@ -79,7 +79,8 @@ class JourneyConfig:
     tries: Annotated[int, Ge(1), Le(MOST_TRIES)] = 4
     """Attempts per group of views. Views that pass are kept, the others are painted again."""
     cameras: Annotated[int, Ge(1), Le(MOST_CAMERAS)] = 3
-    """Cameras that are tried for a place before the journey ends with an error."""
+    """Cameras at openings, and as many at the ends of straight ways, that are tried for a place
+    before the journey ends with an error."""
     accept: Share = 0.5
     """Share of a group's views that must pass after the last attempt. The best attempt stands in
     for the others."""
@@ -89,9 +90,9 @@ class JourneyConfig:
     furthest: Positive = 8.0
     """Largest distance to the next place in metres."""
     openings: bool = True
-    """Whether the next place is looked for at openings, borders of the known ground. Otherwise it
-    lies at the end of a straight free way."""
-    repaints: Annotated[int, Ge(0), Le(MOST_REPAINTS)] = 2
+    """Whether the next place is looked for at openings, borders of the known ground, first.
+    Otherwise, and if views there are refused, it lies at the end of a straight free way."""
+    repaints: Annotated[int, Ge(0), Le(MOST_REPAINTS)] = 0
     """Further paintings of a place that has no way out. The one with the widest way out is kept."""
     way_out: NotNegative = 1.5
     """Metres of open border from which a place has a way out."""
@@ -268,11 +269,22 @@ class JourneyMaker:
         if config.loop and place > config.length // 2:
             # Back along the way, looking back.
             return [ring(trip.pose[config.length - 1 - place], 2)[1]] * config.cameras
+        openings: list[Tensor] = []
         if config.openings:
             for origin in reversed(range(place)):
-                if openings := self._openings(trip, origin):
-                    return [one.pose for one in openings[: config.cameras]]
-        # Where nothing unknown lies ahead, on from an earlier place; else to what is known.
+                openings = [one.pose for one in self._openings(trip, origin)[: config.cameras]]
+                if openings:
+                    break
+        return [*openings, *self._straight_on(trip, needed=not openings)]
+
+    def _straight_on(self, trip: Trip, needed: bool) -> list[Tensor]:
+        """Return cameras at the ends of straight free ways.
+
+        Where nothing unknown lies ahead, on from an earlier place; else to what is known.
+
+        Raises PaintingError if there are none and they are needed.
+        """
+        config, place = self.config, len(trip)
         known: list[Tensor] = []
         for origin in reversed(range(place)):
             found = next_cameras(
@@ -288,7 +300,7 @@ class JourneyMaker:
             if fresh:
                 return fresh
             known = known or [one.pose for one in found]
-        if known:
+        if known or not needed:
             return known
         raise PaintingError(
             f"no free way leads on from any of the {place} places so far: lower nearest "
@@ -317,7 +329,8 @@ class JourneyMaker:
         """
         assert frame.pose is not None
         camera = self._camera(frame.pose)
-        left_out = self.memory.render(data, camera).mask | hang_alone(frame)
+        # Gaps belong to the surfaces around them. What is painted there would stray from these.
+        left_out = close_mask(self.memory.render(data, camera).mask) | hang_alone(frame)
         if seen:
             others: Frame = concatenate(seen)
             assert others.pose is not None

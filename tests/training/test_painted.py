@@ -54,7 +54,7 @@ class Counting:
         return self.inner.paint(inputs)
 
     def redraw(self, inputs: PaintInputs, frames: Frame, level: Tensor) -> Frame:
-        assert bool(((level >= 0.4) & (level <= 0.7)).all())
+        assert bool(((level >= 0.3) & (level <= 0.6)).all())
         self.redrawn.append(frames)
         return self.inner.redraw(inputs, frames, level)
 

@@ -313,7 +313,10 @@ class Trainer:
             seed, self._dreamer(), shown=self.step == 0 and self.accelerator.is_main_process
         )
         if painted is not None and painted.count > before and self.accelerator.is_main_process:
-            say(f"{painted.count - before:,} views painted ahead of new walks")
+            say(
+                f"{painted.count - before:,} views painted ahead of new walks, painted points on "
+                f"{painted.shown_share():.0%} of the pixels of painted walks so far"
+            )
 
     def _dreamer(self) -> OwnFrames | None:
         """Return the averaged network that generates frames for the memory, once it has learned."""

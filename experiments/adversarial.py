@@ -1,11 +1,11 @@
 """Trains freedoom-tiny against a discriminator, and measures its dreams before and after.
 
     python experiments/adversarial.py --out out/a --arm weak --data data/walks --minutes 12
-    python experiments/adversarial.py --out out/a --parts dreams trips --worlds freedoom-tiny out/a/world
+    python experiments/adversarial.py --out out/a --parts dreams --worlds freedoom-tiny out/a/world
 
-In order: ``train`` (``worldsim distil --method mcm`` from the world's own weights), ``ship`` (8-bit
-weights), ``dreams``, ``trips`` and ``painted`` (``painter/painted_dreams.py``). Each part is resumed
-where it was interrupted, and each world that is measured already is left out.
+In order: ``train`` (``worldsim distil --method mcm`` from the world's weights), ``ship`` (8-bit
+weights), ``dreams``, ``trips`` and ``painted`` (``painter/painted_dreams.py``). Parts are resumed
+where they were interrupted.
 
 ``dreams``: 64 walks of test maps, 64 true frames and then 96 dreamed ones with the recorded actions
 at the true poses, so that every dreamed frame has a true one. Per quarter of the first 48 frames,
@@ -43,7 +43,7 @@ from worldsim.evaluation.metrics import moved_frames, psnr
 from worldsim.evaluation.trip_recording import TripConfig, Trips, stack_trips
 from worldsim.io.pictures import contact_sheet, save_picture
 from worldsim.runtime.devices import resolve_device
-from worldsim.runtime.files import is_file
+from worldsim.runtime.files import is_file, save_tensors
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.runtime.types import JsonObject
 from worldsim.state import Frame
@@ -58,7 +58,18 @@ WINDOW = 8
 """Dreamed frames before this one attend to true frames."""
 NEXT = 24
 """Next frames are measured on so many of the last true ones."""
-SPANS = {"1-12": (0, 12), "13-24": (12, 24), "25-36": (24, 36), "37-48": (36, 48), "49-96": (48, 96)}
+SPANS = {
+    "1-12": (0, 12),
+    "13-24": (12, 24),
+    "25-36": (24, 36),
+    "37-48": (36, 48),
+    "49-96": (48, 96),
+}
+PAINTED = (
+    "--painted.every", "2", "--painted.coverage", "0.8", "--painted.ahead", "2", "12",
+    "--painted.level", "0.3", "0.6", "--painted.num-inference-steps", "8",
+)  # fmt: skip
+"""How the memory of training walks is painted."""
 ARMS: dict[str, tuple[str, ...]] = {
     "weak": ("--adversarial.weight", "0.3"),
     "strong": ("--adversarial.weight", "1.0"),
@@ -86,11 +97,15 @@ class Config:
     """Worlds to measure; by default ``world`` and the trained one."""
     minutes: float = 12.0
     """Minutes of training, its start included."""
+    steps: int | None = None
+    """Training steps instead."""
     startup: float = 45.0
     """Seconds of them that the training takes outside its own clock."""
     batch_size: int = 24
     """Windows per step."""
-    buffer_frames: int = 520_000
+    discriminator_steps: int = 200
+    """First steps, in which the discriminator alone learns."""
+    buffer_frames: int = 400_000
     """Frames on the device."""
     painted: float = 0.4
     """Share of walks with painted views in their memory."""
@@ -131,17 +146,20 @@ def train(config: Config) -> None:
     begun = time.monotonic()
     for again in (False, True):
         left = 60.0 * c.minutes - (time.monotonic() - begun) - c.startup
+        length = ("--minutes", f"{max(left, 1.0) / 60.0:.3f}")
+        if c.steps is not None:
+            length = ("--training-steps", str(c.steps))
         status = command(
             out / "train.log", "-m", "worldsim", "distil", c.world, "--method", "mcm",
             "--data", str(c.data), "--out", str(out / "run"),
-            "--minutes", f"{max(left, 1.0) / 60.0:.3f}", "--batch-size", str(c.batch_size),
+            *length, "--batch-size", str(c.batch_size),
             "--buffer-frames", str(c.buffer_frames), "--memory-capacity", "81920",
             "--loss.regression", "0", "--loss.real", "1", "--loss.own-context", "0",
             "--perturb.own", "0.7", "--edits", "0.15", "--learning-rate", "5e-5",
             "--warmup", "300", "--decay", "0.3", "--ema", "0.998",
             "--refresh-every", "150", "--save-every", "500", "--sample-every", "250",
-            "--patience", "600", "--mirror-actions", "0", "1", "2", "4", "3", "6", "5",
-            "--painted.share", str(c.painted), *ARMS[c.arm], *c.more,
+            "--patience", "600", "--adversarial.discriminator-steps", str(c.discriminator_steps), "--mirror-actions", "0", "1", "2", "4", "3", "6", "5",
+            *PAINTED, "--painted.share", str(c.painted), *ARMS[c.arm], *c.more,
             *(("--no-compile",) if again else ()),
         )  # fmt: skip
         if status == 0:
@@ -151,7 +169,7 @@ def train(config: Config) -> None:
 
 
 def ship(config: Config) -> None:
-    """Write ``world``, as it would be shipped."""
+    """Write ``world``, as it would be shipped, and ``weights16.safetensors``."""
     first = World.from_pretrained(config.world, "cpu")
     world = World.from_pretrained(str(config.out / "run" / "world"), "cpu")
     earlier = first.card.get("training", {})
@@ -161,6 +179,12 @@ def ship(config: Config) -> None:
     card |= {name: first.card[name] for name in ("summary", "licence") if name in first.card}
     made = World(world.network, world.config, first.ego_motion, world.outcome, card)
     made.save_pretrained(config.out / "world", eight_bit=True)
+    tensors = {
+        f"{name}.{key}": value.to(torch.float16) if value.is_floating_point() else value
+        for name, module in world.modules().items()
+        for key, value in module.state_dict().items()
+    }
+    save_tensors(tensors, config.out / "weights16.safetensors")
 
 
 def gradient(rgb: Tensor) -> Tensor:
@@ -177,7 +201,7 @@ def gradient(rgb: Tensor) -> Tensor:
 
 
 def steady(now: Frame, before: Frame, test: TestSet) -> tuple[Tensor, Tensor]:
-    """The mean of a frame and its warped predecessor (b, 3, h, w), and their mean difference (b,)."""
+    """The mean of a frame and its warped predecessor (b, 3, h, w), and their difference (b,)."""
     assert before.inverse_depth is not None and now.pose is not None and before.pose is not None
     warped = warp(
         before.rgb, before.inverse_depth, test.camera(before.pose), test.camera(now.pose)
@@ -212,7 +236,8 @@ def dream(world: World, test: TestSet) -> Dreams:
             pair = [gradient(x).mean((1, 2)) for x in (frame.rgb, test.rgb[:, t])]
             sharps.append(torch.stack(pair, 1))
         state = world.observe(state, test.act[:, t - 1], test.frame(t))
-    columns: dict[str, list[Tensor]] = {n: [] for n in ("rgb", "mine", "true", "pixels", "steady", "flicker")}
+    names = ("rgb", "mine", "true", "pixels", "steady", "flicker")
+    columns: dict[str, list[Tensor]] = {name: [] for name in names}
     last, true_last = test.frame(history - 1), test.frame(history - 1)
     for t in range(history, history + test.config.horizon):
         camera: Camera = test.camera(test.pose[:, t])
@@ -220,9 +245,7 @@ def dream(world: World, test: TestSet) -> Dreams:
         state, transition = world.step(state, test.act[:, t - 1], pose=test.pose[:, t])
         frame, truth = transition.frame, test.frame(t)
         kinds = torch.stack([known, ~known], 1).float()
-        mine, true = (
-            (gradient(x)[:, None] * kinds).sum((2, 3)) for x in (frame.rgb, truth.rgb)
-        )
+        mine, true = ((gradient(x)[:, None] * kinds).sum((2, 3)) for x in (frame.rgb, truth.rgb))
         pair = [steady(a, b, test) for a, b in ((frame, last), (truth, true_last))]
         columns["rgb"].append(frame.rgb.cpu())
         columns["mine"].append(mine.cpu())
@@ -299,22 +322,27 @@ class Measurement:
         """Whether there is time for another measurement."""
         return time.monotonic() - self.begun < self.config.seconds
 
-    def record(self) -> tuple[TestSet, Trips | None]:
-        """Return the recorded walks, and trips if there are any, on the CPU."""
-        c = self.config
-        settings = TestSetConfig(ENV, {}, horizon=c.horizon)
-        recorded = record_test_set(settings, range(2 * c.walks), c.workers, self.cache)
-        walks, trips = stack(recorded, settings), None
-        if c.trips:
-            wanted = TripConfig(ENV, {}, lengths=c.lengths)
-            found = record_test_set(wanted, range(c.trips), c.workers, self.cache)
-            trips = stack_trips(found, wanted, self.device)
-        return walks, trips
+    def record(self) -> None:
+        """Record walks and trips, so that the measurements need not wait for them."""
+        self.recorded_walks()
+        if self.config.trips:
+            self.recorded_trips()
+
+    def recorded_walks(self) -> TestSet:
+        """The dreamed walks, then those to compare with, on the CPU."""
+        c, settings = self.config, TestSetConfig(ENV, {}, horizon=self.config.horizon)
+        return stack(record_test_set(settings, range(2 * c.walks), c.workers, self.cache), settings)
+
+    def recorded_trips(self) -> Trips:
+        """The trips, on the device."""
+        c, settings = self.config, TripConfig(ENV, {}, lengths=self.config.lengths)
+        found = record_test_set(settings, range(c.trips), c.workers, self.cache)
+        return stack_trips(found, settings, self.device)
 
     def dreams(self) -> None:
         """Measure dreams of each world, and save strips."""
         c = self.config
-        walks, _ = self.record() if not c.trips else (self.record()[0], None)
+        walks = self.recorded_walks()
         test = walks.part(0, c.walks, "cpu")
         encoder = load_encoder(device=self.device)
 
@@ -361,8 +389,7 @@ class Measurement:
     @torch.no_grad()
     def trips(self) -> None:
         """Measure dream returns of each world."""
-        _, trips = self.record()
-        assert trips is not None
+        trips = self.recorded_trips()
         results = self.told.setdefault("trips", {})
         for name in self.worlds:
             if name in results or not self.left():

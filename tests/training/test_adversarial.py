@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.helpers.training import B, CPU, SIZE, T, WINDOW, assert_equal, network, state_of
+from tests.helpers.training import CPU, SIZE, B, T, assert_equal, network, state_of
 from tests.helpers.training import distil_config as config
 from tests.helpers.training import windows as random_windows
 from tests.helpers.worlds import make_tiny_world
@@ -81,7 +81,7 @@ def test_the_relativistic_loss_by_hand() -> None:
 
 
 def test_clips_and_detail_by_hand() -> None:
-    """Frames 0 to 5 give the clips 0123, 1234, 2345; a ramp of 0.1 a pixel across has detail 0.1."""
+    """Frames 0 to 5 give the clips 0123, 1234, 2345; a ramp of 0.1 a pixel has detail 0.1."""
     x = torch.arange(6.0)[None, :, None, None, None].expand(1, 6, 1, 2, 2)
     assert as_clips(x)[0, :, :, 0, 0].tolist() == [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 5]]
     ramp = 0.1 * torch.arange(8.0).expand(1, 1, 4, 8, 8)
@@ -213,7 +213,7 @@ def test_gradients_reach_the_student_and_the_heads_alone() -> None:
 
 
 def test_the_weight_is_the_share_of_the_gradient() -> None:
-    """At the predictions, the adversarial gradient is half as strong as that of the other losses."""
+    """At the predictions, the adversarial gradient is half as strong as that of the others."""
     objective = made(AdversarialConfig(width=16, weight=0.5, most=1e9))
     assert objective.adversary is not None
     with torch.no_grad():
@@ -249,8 +249,9 @@ def test_blurred_frames_are_told_apart_and_sharpened() -> None:
         adversary.update(said.loss)
     assert float(said.told["accuracy"]) > 0.9
     assert float(said.told["real_logit"] - said.told["fake_logit"]) > 0.5
-    sharper = blurred - 0.02 * blurred.shape[-1] * said.gradient / said.gradient.abs().max()
-    assert (detail(sharper) > 1.02 * detail(blurred)).all()
+    sharper = blurred - 0.3 * said.gradient / said.gradient.abs().max()
+    assert (detail(sharper) > detail(blurred)).all()
+    assert detail(sharper).mean() > 1.05 * detail(blurred).mean()
 
 
 def mcm(teacher: Path, rooms: Path, out: Path, **changes: Any) -> Any:

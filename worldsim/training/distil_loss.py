@@ -284,9 +284,7 @@ class DistilLoss(TrainingLoss):
         losses["prediction"] = predictions[0].detach()
         return losses
 
-    def _known(
-        self, predictions: list[Tensor], x: Tensor, windows: Windows
-    ) -> dict[str, Tensor]:
+    def _known(self, predictions: list[Tensor], x: Tensor, windows: Windows) -> dict[str, Tensor]:
         """Return the loss of pixels that the memory knows: the logarithm of their squared error.
 
         predictions: as :meth:`_forgiven` returns them.
@@ -343,7 +341,7 @@ class DistilLoss(TrainingLoss):
     ) -> tuple[Tensor, Tensor]:
         """Return the weight of the adversarial gradient, and a term of the loss that applies it.
 
-        The term's value is the weighted adversarial loss.
+        The term's value is 0, so that the loss remains comparable while the weight varies.
 
         loss: sum of the other losses.
         """
@@ -353,8 +351,7 @@ class DistilLoss(TrainingLoss):
         weight = strength * others.float().norm() / judged.gradient.norm().clamp(min=1e-12)
         weight = weight.clamp(max=self.adversary.config.most)
         pull = (prediction * (weight * judged.gradient)).sum()
-        value = weight * judged.told["adversarial_error"]
-        return weight, pull - pull.detach() + value
+        return weight, pull - pull.detach()
 
     def _lessons(
         self, seen: Stage, x: Tensor, noise: Tensor, sigma: Tensor, rung: Tensor

@@ -158,7 +158,8 @@ def train(config: Config) -> None:
             "--perturb.own", "0.7", "--edits", "0.15", "--learning-rate", "5e-5",
             "--warmup", "300", "--decay", "0.3", "--ema", "0.998",
             "--refresh-every", "150", "--save-every", "500", "--sample-every", "250",
-            "--patience", "600", "--adversarial.discriminator-steps", str(c.discriminator_steps), "--mirror-actions", "0", "1", "2", "4", "3", "6", "5",
+            "--patience", "600", "--adversarial.discriminator-steps", str(c.discriminator_steps),
+            "--mirror-actions", "0", "1", "2", "4", "3", "6", "5",
             *PAINTED, "--painted.share", str(c.painted), *ARMS[c.arm], *c.more,
             *(("--no-compile",) if again else ()),
         )  # fmt: skip

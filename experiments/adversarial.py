@@ -37,6 +37,7 @@ from worldsim.camera import Camera
 from worldsim.evaluation import return_trips as returns
 from worldsim.evaluation.benchmark_set import TestSet, TestSetConfig, record_test_set, stack
 from worldsim.evaluation.encoder import encode, load_encoder
+from worldsim.evaluation.figures import SEEN_FRAME_SHARE
 from worldsim.evaluation.frechet import frechet_distance
 from worldsim.evaluation.measure import start_walks, warp
 from worldsim.evaluation.metrics import moved_frames, psnr
@@ -52,8 +53,6 @@ from worldsim.world import World
 Part = Literal["record", "train", "ship", "dreams", "trips", "painted"]
 HERE = Path(__file__).parent
 ENV = "worldsim/FreedoomReal-v0"
-SEEN_SHARE = 0.9
-"""A place is seen if the history covers this share of it."""
 WINDOW = 8
 """Dreamed frames before this one attend to true frames."""
 NEXT = 24
@@ -277,7 +276,7 @@ def figures(dreams: Dreams, test: TestSet, features: dict[str, Tensor]) -> JsonO
     true = test.rgb[:, history:]
     moved = moved_frames(test.pose)
     late = torch.arange(1, test.config.horizon + 1) >= WINDOW
-    seen = moved[:, history - 1 :] & late & (test.covered > SEEN_SHARE)
+    seen = moved[:, history - 1 :] & late & (test.covered > SEEN_FRAME_SHARE)
     of_dreams = psnr(dreams.rgb, true)
     next_moved = moved[:, history - 1 - NEXT : history - 1]
     found: JsonObject = {

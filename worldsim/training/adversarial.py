@@ -52,14 +52,14 @@ class AdversarialConfig:
     determined, and noise in it is flicker."""
     clips: NotNegative = 1.0
     """Weight of the heads that judge clips of four consecutive frames, relative to those that judge
-    frames. It penalises flicker. 0 leaves them out."""
+    frames. They read all pixel levels but the finest, and penalise flicker. 0 leaves them out."""
     sigma: tuple[float, float] = (0.05, 0.7)
     """Range of the noise levels at which frames are judged, log-uniform, one per window. Low levels
     show detail."""
     blocks: tuple[int, ...] | None = None
     """Transformer blocks of the frozen network whose output is judged, from 0; every second one by
     default. All of its pixel levels are judged, too."""
-    width: Batch = 64
+    width: Batch = 48
     """Channels of the heads."""
     penalty: NotNegative = 20.0
     """Weight of the approximate gradient penalties: the squared change of the logits when noise is
@@ -162,7 +162,9 @@ class Discriminator(nn.Module):
         # Positions in SpaceTimeTransformer.levels_of; pixel levels come coarsest first.
         levels = [(n.depth + i, c) for i, c in enumerate(reversed(n.levels))]
         frames = [(i, n.dim, 1) for i in blocks] + [(i, c, 2) for i, c in levels]
-        clips = [(i, CLIP * c, 2) for i, c in levels] if config.clips > 0 else []
+        # The finest level would cost more than all others together.
+        coarse = levels[:-1] or levels
+        clips = [(i, CLIP * c, 2) for i, c in coarse] if config.clips > 0 else []
         self.of_frames = [i for i, _, _ in frames]
         self.of_clips = [i for i, _, _ in clips]
         self.frames, self.clips = (

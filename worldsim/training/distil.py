@@ -165,7 +165,7 @@ class DistilConfig:
             raise InvalidInputError(
                 f"unknown preset {self.preset!r}: choose one of {', '.join(PRESETS)}"
             )
-        self.training(memory=False)
+        self.training(memory=True)
 
     def training(self, memory: bool) -> TrainConfig:
         """Return the same settings as a :class:`TrainConfig`.
@@ -292,6 +292,9 @@ class DistilTrainer(Trainer):
         self.adversary.update(losses.pop("discriminator"), self.world_size)
         if self.step >= self.distil.adversarial.discriminator_steps:
             super()._update(losses)
+        else:
+            # The student's activations, which nothing will use, are not kept until the next step.
+            losses |= {name: value.detach() for name, value in losses.items()}
 
     def _more_state(self) -> dict[str, Tensor]:
         if self.adversary is None:

@@ -86,8 +86,6 @@ class Config:
     """What to run; ``record`` records the walks and trips of the tests."""
     arm: str = "weak"
     """Which arm to train."""
-    more: tuple[str, ...] = ()
-    """Further options of ``worldsim distil``."""
     data: Path = Path("data")
     """Recording of train maps; it may be in progress."""
     world: str = "freedoom-tiny"
@@ -106,6 +104,8 @@ class Config:
     """First steps, in which the discriminator alone learns."""
     buffer_frames: int = 400_000
     """Frames on the device."""
+    own: float = 0.7
+    """Share of walks that the student dreams in parts."""
     painted: float = 0.4
     """Share of walks with painted views in their memory."""
     cache: Path | None = None
@@ -154,12 +154,12 @@ def train(config: Config) -> None:
             *length, "--batch-size", str(c.batch_size),
             "--buffer-frames", str(c.buffer_frames), "--memory-capacity", "81920",
             "--loss.regression", "0", "--loss.real", "1", "--loss.own-context", "0",
-            "--perturb.own", "0.7", "--edits", "0.15", "--learning-rate", "5e-5",
+            "--perturb.own", str(c.own), "--edits", "0.15", "--learning-rate", "5e-5",
             "--warmup", "300", "--decay", "0.3", "--ema", "0.998",
             "--refresh-every", "150", "--save-every", "500", "--sample-every", "250",
             "--patience", "600", "--adversarial.discriminator-steps", str(c.discriminator_steps),
             "--mirror-actions", "0", "1", "2", "4", "3", "6", "5",
-            *PAINTED, "--painted.share", str(c.painted), *ARMS[c.arm], *c.more,
+            *PAINTED, "--painted.share", str(c.painted), *ARMS[c.arm],
             *(("--no-compile",) if again else ()),
         )  # fmt: skip
         if status == 0:

@@ -290,24 +290,23 @@ def test_what_is_dreamed_in_holes_does_not_become_known(tiny: World) -> None:
     assert (after.memory.kind > 0).sum(1).tolist() == [0, 64 * 64]
 
 
-def test_painted_walls_stop_the_walker_and_the_unknown_does_not(tiny: World) -> None:
-    """The same steps forward: in nothing at all, and 1 m before a painted wall."""
-    env = begin(tiny)
-    state = env.unwrapped.state
-    assert isinstance(tiny.memory, PointMemory) and state.frame.pose is not None
-    act = torch.tensor([FORWARD])
-    memory = tiny.memory.empty(1)
-    camera = Camera(state.frame.pose, state.intrinsics, 64, 64)
-    nothing = torch.zeros(1, 64, 64, dtype=torch.bool)
-    wall = integrate_painted(
-        tiny.memory, memory, frame_of(99, 0.6, camera), camera, state.step, nothing
-    )
-    free, held = (
-        float(tiny.predict_motion(dataclasses.replace(state, memory=data), act)[0, 2])
-        for data in (memory, wall)
-    )
-    assert free > 0.2
-    assert held < 0.5 * free
+@pytest.mark.fast
+def test_painted_walls_stand_in_the_way_as_observed_ones_do() -> None:
+    """The ego-motion head's map shows a painted wall, and nothing where nothing is known."""
+    memory = PointMemory(PointMemoryConfig(capacity=1024))
+    # Looks along the world's y axis, level: right is x, down is -z.
+    pose = torch.tensor([[[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]])
+    camera = Camera(pose, torch.tensor([[8.0, 8, 4, 4]]), 8, 8)
+    empty, step = memory.empty(1), torch.tensor([1])
+    nothing = torch.zeros(1, 8, 8, dtype=torch.bool)
+    wall = frame_of(99, 1.0, camera)
+    painted = integrate_painted(memory, empty, wall, camera, step, nothing)
+    observed = memory.integrate(empty, wall, camera, step)
+    level, floor = memory.surroundings(painted, pose)[0]
+    assert torch.equal(memory.surroundings(observed, pose)[0], torch.stack([level, floor]))
+    # 1 m ahead is 12.5 cells above the middle of the map.
+    assert level.nonzero()[:, 0].unique().tolist() == [11]
+    assert not memory.surroundings(empty, pose).any()
 
 
 def test_bad_settings_are_named(tiny: World) -> None:

@@ -65,6 +65,8 @@ from worldsim.world.paint_ahead import PaintAheadConfig
 
 QUARTERS = 4
 STRIP_COLUMNS = 13
+TELEPORTED = 3.0
+"""Metres that no step reaches."""
 LEAST_WALKS = 4
 """Fewer walks have no kernel distance."""
 
@@ -328,8 +330,9 @@ def measure(
 
 
 def metres(position: Tensor) -> Tensor:
-    """Distances (e, t - 1) between neighbouring positions (e, t, 3)."""
-    return position.diff(dim=1).norm(dim=2)
+    """Distances (e, t - 1) between neighbouring positions (e, t, 3); 0 where one teleports."""
+    steps = position.diff(dim=1).norm(dim=2)
+    return steps.masked_fill(steps > TELEPORTED, 0.0)
 
 
 def strip_of(rgb: Tensor, count: int) -> Tensor:

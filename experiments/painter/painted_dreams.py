@@ -1,7 +1,7 @@
 """Dreams with and without painting ahead: distance from true frames, sharpness, agreement, speed.
 
     python experiments/painter/painted_dreams.py --out out/painted --after out/painted/world
-    python experiments/painter/painted_dreams.py --out out/arms --arms plain all known nothing
+    python experiments/painter/painted_dreams.py --out out/arms --arms plain all-often known-often
 
 Records walks of the test set's protocol (64 true frames, then 96). From the history of half of
 them, worlds dream 96 frames with the recorded actions, at their own poses by default: at the true
@@ -65,6 +65,8 @@ from worldsim.world.paint_ahead import PaintAheadConfig
 
 QUARTERS = 4
 STRIP_COLUMNS = 13
+TELEPORTED = 3.0
+"""Metres that no step reaches."""
 LEAST_WALKS = 4
 """Fewer walks have no kernel distance."""
 
@@ -84,18 +86,19 @@ ARMS: dict[str, Arm] = {
     "plain": Arm(),
     "oracle": Arm(oracle=True),
     "painted": Arm({}),
-    "all": Arm({"takes": "all"}),
-    "known": Arm({"takes": "known"}),
-    "nothing": Arm({"takes": "nothing"}),
-    "often": Arm({"takes": "known", "coverage": 0.8, "every": 2}),
-    "all-often": Arm({"takes": "all", "coverage": 0.8, "every": 2}),
-    "nothing-often": Arm({"takes": "nothing", "coverage": 0.8, "every": 2}),
-    "always": Arm({"takes": "known", "coverage": 0.95, "every": 1}),
-    "nothing-always": Arm({"takes": "nothing", "coverage": 0.95, "every": 1}),
-    "near": Arm({"takes": "known", "coverage": 0.8, "every": 2, "distance": 1.5}),
-    "here": Arm({"takes": "known", "coverage": 0.8, "every": 2, "distance": 0.0}),
-    "wide": Arm({"takes": "known", "coverage": 0.8, "every": 2, "views": 4, "turn": 60.0}),
-    "straight": Arm({"takes": "known", "coverage": 0.8, "every": 2, "views": 1}),
+    **{
+        takes + name: Arm({"takes": takes, **changes})
+        for takes in ("all", "known", "nothing")
+        for name, changes in (
+            ("", {}),
+            ("-often", {"coverage": 0.8, "every": 2}),
+            ("-always", {"coverage": 0.95, "every": 1}),
+            ("-near", {"coverage": 0.8, "every": 2, "distance": 1.5}),
+            ("-here", {"coverage": 0.8, "every": 2, "distance": 0.0}),
+            ("-straight", {"coverage": 0.8, "every": 2, "views": 1}),
+            ("-seldom", {"coverage": 0.8, "every": 8}),
+        )
+    },
 }
 """Arms by name. ``painted`` has the settings of ``Config.ahead`` as they are."""
 
@@ -327,8 +330,9 @@ def measure(
 
 
 def metres(position: Tensor) -> Tensor:
-    """Distances (e, t - 1) between neighbouring positions (e, t, 3)."""
-    return position.diff(dim=1).norm(dim=2)
+    """Distances (e, t - 1) between neighbouring positions (e, t, 3); 0 where one teleports."""
+    steps = position.diff(dim=1).norm(dim=2)
+    return steps.masked_fill(steps > TELEPORTED, 0.0)
 
 
 def strip_of(rgb: Tensor, count: int) -> Tensor:

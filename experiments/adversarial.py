@@ -48,6 +48,9 @@ from worldsim.runtime.files import is_file, save_tensors
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.runtime.types import JsonObject
 from worldsim.state import Frame
+from worldsim.training.checkpoint import read_checkpoint
+from worldsim.training.distil import ADVERSARY
+from worldsim.training.sharding import part_of
 from worldsim.world import World
 
 Part = Literal["record", "train", "ship", "dreams", "trips", "painted"]
@@ -96,9 +99,9 @@ class Config:
     """Minutes of training, its start included."""
     steps: int | None = None
     """Training steps instead."""
-    startup: float = 45.0
+    startup: float = 60.0
     """Seconds of them that the training takes outside its own clock."""
-    batch_size: int = 24
+    batch_size: int = 20
     """Windows per step."""
     discriminator_steps: int = 200
     """First steps, in which the discriminator alone learns."""
@@ -156,7 +159,7 @@ def train(config: Config) -> None:
             "--loss.regression", "0", "--loss.real", "1", "--loss.own-context", "0",
             "--perturb.own", str(c.own), "--edits", "0.15", "--learning-rate", "5e-5",
             "--warmup", "300", "--decay", "0.3", "--ema", "0.998",
-            "--refresh-every", "150", "--save-every", "500", "--sample-every", "250",
+            "--refresh-every", "250", "--save-every", "500", "--sample-every", "250",
             "--patience", "600", "--adversarial.discriminator-steps", str(c.discriminator_steps),
             "--mirror-actions", "0", "1", "2", "4", "3", "6", "5",
             *PAINTED, "--painted.share", str(c.painted), *ARMS[c.arm],
@@ -169,7 +172,7 @@ def train(config: Config) -> None:
 
 
 def ship(config: Config) -> None:
-    """Write ``world``, as it would be shipped, and ``weights16.safetensors``."""
+    """Write ``world``, as it would be shipped, its 16-bit weights, and the discriminator's."""
     first = World.from_pretrained(config.world, "cpu")
     world = World.from_pretrained(str(config.out / "run" / "world"), "cpu")
     earlier = first.card.get("training", {})
@@ -185,6 +188,9 @@ def ship(config: Config) -> None:
         for key, value in module.state_dict().items()
     }
     save_tensors(tensors, config.out / "weights16.safetensors")
+    found = read_checkpoint(config.out / "run")
+    if found is not None:
+        save_tensors(part_of(found[2], f"{ADVERSARY}heads."), config.out / "heads.safetensors")
 
 
 def gradient(rgb: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class AdversarialConfig:
     """The discriminator, its training and its weight in the student's loss."""
 
     weight: Positive = 0.5
-    """Strength of the adversarial gradient at the predicted pixels, relative to that of the other
+    """Strength of the adversarial gradient at the predicted colours, relative to that of the other
     losses there. Both are measured in every step (the adaptive weight of Esser et al. 2021), so the
     number means the same for any discriminator and any loss."""
     most: Positive = 1000.0

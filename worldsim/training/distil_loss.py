@@ -348,7 +348,9 @@ class DistilLoss(TrainingLoss):
         assert self.adversary is not None
         (others,) = torch.autograd.grad(loss, prediction, retain_graph=True)
         strength = self.adversary.config.weight
-        weight = strength * others.float().norm() / judged.gradient.norm().clamp(min=1e-12)
+        # Of colours: the absolute error of depth has a gradient of its own scale.
+        theirs, ours = (g[:, :, :3].float().norm() for g in (others, judged.gradient))
+        weight = strength * theirs / ours.clamp(min=1e-12)
         weight = weight.clamp(max=self.adversary.config.most)
         pull = (prediction * (weight * judged.gradient)).sum()
         return weight, pull - pull.detach()

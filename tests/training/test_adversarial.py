@@ -213,7 +213,7 @@ def test_gradients_reach_the_student_and_the_heads_alone() -> None:
 
 
 def test_the_weight_is_the_share_of_the_gradient() -> None:
-    """At the predicted colours, the adversarial gradient is half as strong as that of the others."""
+    """At the predicted colours, the adversarial gradient is half as strong as the others'."""
     objective = made(AdversarialConfig(width=16, weight=0.5, most=1e9))
     assert objective.adversary is not None
     with torch.no_grad():

@@ -247,18 +247,20 @@ def dream(world: World, test: TestSet) -> Dreams:
     last, true_last = test.frame(history - 1), test.frame(history - 1)
     for t in range(history, history + test.config.horizon):
         camera: Camera = test.camera(test.pose[:, t])
-        known = memory.render(state.memory, camera).mask[:, 1:-1, 1:-1]  # type: ignore[union-attr]
+        known = memory.render(state.memory, camera).mask[:, 1:-1, 1:-1]
         state, transition = world.step(state, test.act[:, t - 1], pose=test.pose[:, t])
         frame, truth = transition.frame, test.frame(t)
         kinds = torch.stack([known, ~known], 1).float()
         mine, true = ((gradient(x)[:, None] * kinds).sum((2, 3)) for x in (frame.rgb, truth.rgb))
-        pair = [steady(a, b, test) for a, b in ((frame, last), (truth, true_last))]
+        steadied = [steady(a, b, test) for a, b in ((frame, last), (truth, true_last))]
         columns["rgb"].append(frame.rgb.cpu())
         columns["mine"].append(mine.cpu())
         columns["true"].append(true.cpu())
         columns["pixels"].append(kinds.sum((2, 3)).cpu())
-        columns["steady"].append(torch.stack([gradient(x).mean((1, 2)) for x, _ in pair], 1).cpu())
-        columns["flicker"].append(torch.stack([x for _, x in pair], 1).cpu())
+        columns["steady"].append(
+            torch.stack([gradient(x).mean((1, 2)) for x, _ in steadied], 1).cpu()
+        )
+        columns["flicker"].append(torch.stack([x for _, x in steadied], 1).cpu())
         last, true_last = frame, truth
     return Dreams(
         **{name: torch.stack(values, 1) for name, values in columns.items()},

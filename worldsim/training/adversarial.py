@@ -188,10 +188,13 @@ class Discriminator(nn.Module):
         """
         if self._measured:
             return
-        for head, i in zip(self.frames, self.of_frames, strict=True):
-            head.measure(levels[i].flatten(0, 1))
-        for head, i in zip(self.clips, self.of_clips, strict=True):
-            head.measure(as_clips(levels[i]).flatten(0, 1))
+        frames = [(head, levels[i]) for head, i in zip(self.frames, self.of_frames, strict=True)]
+        clips = [
+            (head, as_clips(levels[i])) for head, i in zip(self.clips, self.of_clips, strict=True)
+        ]
+        for head, x in frames + clips:
+            assert isinstance(head, Head)
+            head.measure(x.flatten(0, 1))
         self.measured.fill_(True)
         self._measured = True
 
@@ -384,8 +387,9 @@ class Adversary:
         parameters = list(self.discriminator.parameters())
         if processes > 1:
             for parameter in parameters:
+                assert parameter.grad is not None
                 torch.distributed.all_reduce(parameter.grad)
-                parameter.grad /= processes  # type: ignore[operator]
+                parameter.grad.div_(processes)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimizer.step()
 

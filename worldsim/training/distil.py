@@ -277,9 +277,10 @@ class DistilTrainer(Trainer):
         self.pupil.follow(self.ema.shadow_params)
         losses = super().train_step()
         if self.measure is not None and self.step % self.distil.sample_every == 0:
+            windows: Any = losses["windows"]
             predicted, true = (
                 ((x[:, :, :3].flatten(0, 1).float() + 1.0) * 127.5).round().clamp(0, 255)
-                for x in (losses["prediction"], losses["windows"].x)
+                for x in (losses["prediction"], windows.x)
             )
             self.measured = self.measure(predicted.to(torch.uint8), true.to(torch.uint8))
         return losses | {k: torch.tensor(v) for k, v in self.measured.items()}

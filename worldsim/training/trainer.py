@@ -390,6 +390,13 @@ class Trainer:
             losses = self.loss_module(
                 windows, motions, self.buffer.intrinsics, generator, self.progress
             )
+        self._update(losses)
+        self.step += 1
+        losses["windows"] = windows
+        return losses
+
+    def _update(self, losses: dict[str, Tensor]) -> None:
+        """Change the weights and their averages by the gradient of ``loss``."""
         self.accelerator.backward(losses["loss"])
         norms = [
             self.accelerator.clip_grad_norm_(group["params"], 1.0)
@@ -399,9 +406,6 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self._parameters())
-        self.step += 1
-        losses["windows"] = windows
-        return losses
 
     def draw(self, generator: torch.Generator) -> tuple[Windows, Motions | None]:
         """Sample the windows of a step, augmented and edited, and the ego-motion moments."""
@@ -489,7 +493,7 @@ class Trainer:
         if not main and not self.sharded:
             return
         model = self.accelerator.unwrap_model(self.loss_module)
-        tensors, world = pack(model, self.ema, self.optimizer), self.world()
+        tensors, world = pack(model, self.ema, self.optimizer) | self._more_state(), self.world()
         if not main:
             return
         out = self.config.out
@@ -522,6 +526,7 @@ class Trainer:
             unpack(
                 tensors, self.accelerator.unwrap_model(self.loss_module), self.ema, self.optimizer
             )
+            self._load_more_state(tensors)
             self.ema.optimization_step = meta["ema_step"]
             self.step, self.elapsed = meta["step"], meta["elapsed"]
             # Checkpoints of version 1 had it in a file of its own.
@@ -538,6 +543,13 @@ class Trainer:
                 "or use another --out"
             ) from error
         return True
+
+    def _more_state(self) -> dict[str, Tensor]:
+        """Return further tensors of the checkpoint, by name, on the CPU."""
+        return {}
+
+    def _load_more_state(self, tensors: dict[str, Tensor]) -> None:
+        """Load what :meth:`_more_state` returned from all tensors of a checkpoint."""
 
     def _check_resumable(self, meta: JsonObject) -> None:
         now, then = self._settings(), with_new_names(self._settings_class, meta["config"])

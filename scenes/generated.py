@@ -18,6 +18,7 @@ from worldsim.painting.places.new_places import PlaceRequest, conditions_of, pai
 from worldsim.painting.places.pictures import Pictures
 from worldsim.painting.places.place import Place, PlaceConfig
 from worldsim.painting.words.attributes import AttributePrior
+from worldsim.painting.words.recogniser import AttributeRecogniser
 from worldsim.protocols import Painter
 from worldsim.state import SceneStart
 from worldsim.world import World
@@ -36,6 +37,9 @@ class GeneratedPlace:
     (:func:`worldsim.painting.words.attributes.open_prior`).
     config: headings and memory.
     world: the world that starts from it. Environments fit it to their own world (:meth:`fit_to`).
+    recogniser: compares candidates with the words
+    (:func:`worldsim.painting.words.recogniser.open_recogniser`), which takes longer. None paints
+    the first one.
 
     Raises InvalidInputError for words and attributes that the painter does not know.
     """
@@ -49,10 +53,11 @@ class GeneratedPlace:
         config: PlaceConfig | None = None,
         prior: AttributePrior | None = None,
         world: World | None = None,
+        recogniser: AttributeRecogniser | None = None,
     ) -> None:
         self.painter, self.world = painter, world
         self.request = PlaceRequest(
-            prompt, attributes or {}, pictures, config or PlaceConfig(), prior
+            prompt, attributes or {}, pictures, config or PlaceConfig(), prior, recogniser
         )
         conditions_of(self.request, painter, np.random.default_rng(0))
 
@@ -62,12 +67,19 @@ class GeneratedPlace:
             return self
         r = self.request
         return GeneratedPlace(
-            self.painter, r.prompt, r.attributes, r.pictures, r.config, r.prior, world
+            self.painter,
+            r.prompt,
+            r.attributes,
+            r.pictures,
+            r.config,
+            r.prior,
+            world,
+            r.recogniser,
         )
 
     def paint(self, rng: np.random.Generator) -> Place:
         """Paint a place with random numbers of ``rng``."""
-        return paint_request(self.painter, self.request, int(rng.integers(SEED_LIMIT)))[0]
+        return paint_request(self.painter, self.request, int(rng.integers(SEED_LIMIT))).place
 
     def start(self, rng: np.random.Generator) -> SceneStart:
         """Paint a place; the start is its first view, with the memory of the whole place."""

@@ -363,6 +363,31 @@ class PromptPainter(Protocol):
 
 
 @runtime_checkable
+class ContrastPainter(Protocol):
+    """A painter that can be guided away from attributes, as by a negative prompt."""
+
+    def away_from(self, attributes: Array, told: Array) -> Painter:
+        """Return the same painter, guided away from places with these attributes.
+
+        attributes: (a,) in [0, 1], in the order of :attr:`PainterSpec.attributes`.
+        told: (a,) bool, which of them are given.
+        """
+        ...
+
+
+@runtime_checkable
+class PreviewPainter(Protocol):
+    """A painter that can show early, in few steps, what it is about to paint."""
+
+    def preview(self, inputs: PaintInputs, steps: int) -> Frame:
+        """Return blurred frames (b * n, ...): what ``paint`` predicts after its first ``steps``.
+
+        Equal seeds and steps of ``inputs`` show the same place as ``paint``.
+        """
+        ...
+
+
+@runtime_checkable
 class ScoresViews(Protocol):
     """A painter that can tell how unusual a view is."""
 

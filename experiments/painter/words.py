@@ -106,9 +106,15 @@ class Seen:
         return len(self.features)
 
 
-def look_at(folder: Path, most: int, encoder: FrameEncoder, names: tuple[str, ...]) -> Seen:
-    """Read at most ``most`` places of a folder, shard by shard, with the attributes ``names``."""
+def look_at(
+    folder: Path, most: int, encoder: FrameEncoder, names: tuple[str, ...], pictures: int = 0
+) -> tuple[Seen, Tensor]:
+    """Read at most ``most`` places of a folder, shard by shard, with the attributes ``names``.
+
+    Also returns the views (s, 8, 3, 64, 64) uint8 of at most ``pictures`` places.
+    """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    kept: list[Tensor] = []
     for path in follow(shard_files(folder), folder.name, "shard"):
         if sum(len(part[0]) for part in parts) >= most:
             break
@@ -119,9 +125,11 @@ def look_at(folder: Path, most: int, encoder: FrameEncoder, names: tuple[str, ..
         attributes = place_attributes(sets)[:, [sets.names.index(name) for name in names]]
         pose = torch.from_numpy(sets.pose[:, :HEADINGS])
         parts.append((features(encoder, rgb), torch.from_numpy(attributes), pose))
+        kept.append(rgb[: max(0, pictures - sum(map(len, kept)))])
     if not parts:
         raise InvalidInputError(f"{folder} has no look-arounds: record some with record.py first.")
-    return Seen(*(torch.cat(part)[:most] for part in zip(*parts, strict=True)))
+    seen = Seen(*(torch.cat(part)[:most] for part in zip(*parts, strict=True)))
+    return seen, torch.cat(kept)
 
 
 class Labels:
@@ -221,6 +229,22 @@ def balanced(said: np.ndarray, label: np.ndarray, weight: np.ndarray | None = No
         with np.errstate(invalid="ignore"):
             rates.append((weight @ ((label == kind) & right)) / count)
     return (rates[0] + rates[1]) / 2
+
+
+def measurable(
+    said_test: np.ndarray, label: Tensor, label_test: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return which attributes are measured, which the probe does not recognise, and its accuracy.
+
+    said_test: (s, a) bool, what the probe says of test places. label, label_test: (n, a), (s, a).
+
+    Returns (a,) bool, (a,) bool and (a,).
+    """
+    count = np.minimum((label_test == SHOWN).sum(0), (label_test == ABSENT).sum(0))
+    enough = (count >= LEAST_PLACES) & ((label == SHOWN).sum(0) >= LEAST_PLACES).numpy()
+    real = balanced(said_test, label_test)
+    unrecognised = enough & (real < RECOGNISED)
+    return enough & ~unrecognised, unrecognised, real
 
 
 def drawn_weights(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -382,7 +406,7 @@ def main(config: Config) -> None:
     )
     labels = Labels(prior)
     train, test = (
-        look_at(folder, places, encoder, prior.names)
+        look_at(folder, places, encoder, prior.names)[0]
         for folder, places in (
             (config.train, config.train_places),
             (config.test, config.test_places),
@@ -394,11 +418,7 @@ def main(config: Config) -> None:
     probe = train_probe(x, label, config.epochs, config.seed, device)
     with torch.no_grad():
         said, said_test = (probe(z).numpy() > 0 for z in (x, x_test))
-    measured = np.minimum((label_test == SHOWN).sum(0), (label_test == ABSENT).sum(0))
-    measured = (measured >= LEAST_PLACES) & ((label == SHOWN).sum(0) >= LEAST_PLACES).numpy()
-    real = balanced(said_test, label_test)
-    unrecognised = measured & (real < RECOGNISED)
-    measured &= ~unrecognised
+    measured, unrecognised, real = measurable(said_test, label, label_test)
     print(f"real places: {real[measured].mean():.3f}", flush=True)
     weights = [drawn_weights(rng, len(said_test)) for _ in range(DRAWS)]
     real_draws = [np.nanmean(balanced(said_test, label_test, w)[measured]) for w in weights]

@@ -214,7 +214,7 @@ def test_pictures_without_poses_are_located_or_refused(painter: NetworkPainter, 
                                      pose=None),
         config=PlaceConfig(headings=8, capacity=32768),
     )  # fmt: skip
-    place, _ = paint_request(hall, request, 0)
+    place = paint_request(hall, request, 0).place
     assert place.frames.pose is not None and len(place.frames.rgb) == 9
     assert float((place.frames.pose[8, :3, 3] - poses[1, :3, 3]).norm()) < 0.75
     noise = np.random.default_rng(1).integers(0, 256, (60, 80, 3), dtype=np.uint8)

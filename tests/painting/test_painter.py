@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,14 @@ from worldsim.painting.checkpoint import save_painter
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.painter import NetworkPainter, open_painter
 from worldsim.painting.sampling import PaintConfig
-from worldsim.protocols import IdentifiedPainter, Painter, PainterSpec, identity_of
+from worldsim.protocols import (
+    ContrastPainter,
+    IdentifiedPainter,
+    Painter,
+    PainterSpec,
+    PreviewPainter,
+    identity_of,
+)
 from worldsim.testing import _paint_inputs, check_painter
 
 pytestmark = pytest.mark.fast
@@ -52,6 +60,36 @@ def test_attributes_change_the_painting(painter: NetworkPainter) -> None:
     assert not torch.equal(painter.paint(told).rgb, without.rgb)
     unknown = dataclasses.replace(told, told=torch.zeros(1, 2, dtype=torch.bool))
     assert torch.equal(painter.paint(unknown).rgb, without.rgb)
+
+
+def test_guided_away_from_attributes(painter: NetworkPainter) -> None:
+    config = dataclasses.replace(painter.config, contrast_scale=3.0)
+    guided = NetworkPainter(painter.network, SPEC, config)
+    inputs = dataclasses.replace(
+        _paint_inputs(SPEC, 1, 2, "cpu"), attributes=torch.tensor([[1.0, 0.5]])
+    )
+    inputs = dataclasses.replace(
+        inputs, view=dataclasses.replace(inputs.view, mask=torch.zeros_like(inputs.view.mask))
+    )
+    away = guided.away_from(np.array([0.0, 0.5]), np.array([True, True]))
+    assert isinstance(guided, ContrastPainter) and isinstance(away, ContrastPainter)
+    assert torch.equal(guided.paint(inputs).rgb, painter.paint(inputs).rgb)
+    assert not torch.equal(away.paint(inputs).rgb, painter.paint(inputs).rgb)
+    assert identity_of(away) != identity_of(guided)
+    with pytest.raises(InvalidInputError, match=r"shape \(3,\): give one for each .* 2\."):
+        guided.away_from(np.zeros(3), np.zeros(3))
+
+
+def test_previews(painter: NetworkPainter) -> None:
+    assert isinstance(painter, PreviewPainter)
+    inputs = _paint_inputs(SPEC, 2, 2, "cpu")
+    inputs = dataclasses.replace(
+        inputs, view=dataclasses.replace(inputs.view, mask=torch.zeros_like(inputs.view.mask))
+    )
+    early, whole = painter.preview(inputs, 1), painter.paint(inputs)
+    assert early.rgb.shape == whole.rgb.shape and not torch.equal(early.rgb, whole.rgb)
+    for steps in (2, 99):
+        assert torch.equal(painter.preview(inputs, steps).rgb, whole.rgb)
 
 
 def test_a_given_picture_gets_its_depth(painter: NetworkPainter) -> None:

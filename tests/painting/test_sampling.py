@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldsim.errors import InvalidInputError
 from worldsim.painting.network import PainterBatch
-from worldsim.painting.sampling import PaintConfig, extrapolate, paint, sigmas_for
+from worldsim.painting.sampling import Away, PaintConfig, extrapolate, paint, sigmas_for
 
 VIEWS = 4
 DETAIL = 0.1
@@ -179,3 +179,62 @@ def test_guidance_that_changes_nothing_costs_nothing(
 def test_an_unknown_solver_is_an_error():
     with pytest.raises(InvalidInputError, match="solver"):
         PaintConfig(solver="heun")  # type: ignore[arg-type]
+
+
+class Tells(nn.Module):
+    """Predicts the attribute itself, everywhere."""
+
+    runs = 0
+
+    def forward(self, batch: PainterBatch) -> Tensor:
+        self.runs += 1
+        told = (batch.attributes * batch.known)[:, :1, None, None, None]
+        return told.expand_as(batch.noisy)
+
+
+def contrast(noise: Tensor, network: nn.Module, stop_after: int | None = None, **settings: Any):
+    b, n, _, h, w = noise.shape
+    memory = torch.zeros_like(noise)
+    memory[1] = 1.0
+    return paint(
+        network,  # type: ignore[arg-type]
+        given=torch.zeros_like(noise),
+        unknown=torch.ones(b, n, 2, dtype=torch.bool),
+        memory=memory,
+        rays=torch.zeros(b, n, 6, h, w),
+        attributes=torch.full((b, 1), 0.5),
+        known=torch.ones(b, 1),
+        noise=noise,
+        config=PaintConfig(guidance_scale=1.0, solver="euler", **settings),
+        away=Away(torch.full((b, 1), 0.2), torch.ones(b, 1)),
+        stop_after=stop_after,
+    )
+
+
+def test_guidance_leads_away_from_attributes_where_nothing_is_known(noise: Tensor):
+    """0.2 + 3 (0.5 - 0.2) = 1.1 in the first place. The second has a memory."""
+    network = Tells()
+    found = contrast(noise, network, num_inference_steps=2, contrast_scale=3.0)
+    torch.testing.assert_close(found[0], torch.full_like(found[0], 1.1))
+    torch.testing.assert_close(found[1], torch.full_like(found[1], 0.5))
+    assert network.runs == 2
+    plain = contrast(noise, network, num_inference_steps=2)
+    torch.testing.assert_close(plain, torch.full_like(plain, 0.5))
+
+
+def test_guidance_away_ends_after_its_steps(noise: Tensor):
+    settings = {"num_inference_steps": 2, "contrast_scale": 3.0, "contrast_steps": 1}
+    first = contrast(noise, Tells(), stop_after=1, **settings)
+    torch.testing.assert_close(first[0], torch.full_like(first[0], 1.1))
+    last = contrast(noise, Tells(), **settings)
+    torch.testing.assert_close(last[0], torch.full_like(last[0], 0.5))
+
+
+def test_a_preview_is_the_prediction_of_an_early_step(noise: Tensor):
+    steps = 4
+    early = contrast(noise, Shrink(), stop_after=1, num_inference_steps=steps)
+    # At level 1 nothing of the noise is left in the prediction of Shrink.
+    torch.testing.assert_close(early, torch.full_like(early, 0.1))
+    last = contrast(noise, Shrink(), stop_after=steps, num_inference_steps=steps)
+    whole = contrast(noise, Shrink(), num_inference_steps=steps)
+    torch.testing.assert_close(last, whole)

@@ -7,8 +7,8 @@ import copy
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,18 +17,22 @@ from annotated_types import Ge, Le
 
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
+from worldsim.painting.places.candidates import MOST_CANDIDATES, CandidateConfig
 from worldsim.painting.places.folder import finished, save_generated, sheet_of
 from worldsim.painting.places.new_places import (
+    NewPlace,
     PlaceRequest,
     conditions_of,
     paint_request,
     parse_attributes,
+    preview_passes,
 )
 from worldsim.painting.places.pictures import open_pictures
-from worldsim.painting.places.place import Place, PlaceConfig, level_pose, plan_groups, ring
+from worldsim.painting.places.place import PlaceConfig, level_pose, plan_groups, ring
 from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.words.attributes import AttributePrior, open_prior
 from worldsim.painting.words.prompt import parse_prompt
+from worldsim.painting.words.recogniser import AttributeRecogniser, open_recogniser
 from worldsim.protocols import Painter, PromptPainter, identity_of
 from worldsim.runtime.files import is_folder, make_writable_folder, require_replaceable, sha256_of
 from worldsim.runtime.json_config import check_ranges, write_json
@@ -75,6 +79,14 @@ class GenerateConfig:
     guidance_scale: NotNegative | None = None
     """How strongly words and memory guide the painter; 1 is without guidance. By default what the
     painter recommends."""
+    contrast_scale: NotNegative | None = None
+    """How strongly new places are guided away from the opposite of the prompt; 1 is without, others
+    take twice the time. By default what the painter recommends. Large scales give glaring colours.
+    """
+    candidates: Annotated[int, Ge(1), Le(MOST_CANDIDATES)] | None = None
+    """Candidates of each place that are previewed and compared with the prompt; the one that shows
+    most of it is painted. By default as many as fit into the usual time; 1 compares none. Places
+    from pictures have one."""
     device: str | None = None
     """Device of the painter. By default CUDA if it is available."""
     json: Path | None = None
@@ -97,12 +109,14 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
     """
     if config.json is not None:
         require_replaceable(config.json)
-    prior = None
+    prior = recogniser = None
     if painter is None:
         painter = painter_by_name(config.painter, device=config.device)
-        prior = prior_of(config.painter)
-    painter = with_sampling(painter, config.num_inference_steps, config.guidance_scale)
-    request = request_of(config, painter, prior)
+        prior, recogniser = prior_of(config.painter), recogniser_of(config.painter)
+    painter = with_sampling(
+        painter, config.num_inference_steps, config.guidance_scale, config.contrast_scale
+    )
+    request = request_of(config, painter, prior, recogniser)
     # Before anything is painted: words, attributes and old folders.
     conditions_of(request, painter, np.random.default_rng(0))
     make_writable_folder(config.out.parent if config.count == 1 else config.out)
@@ -112,13 +126,14 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
     ]
     there = [finished(folder_of(config, i), told[i]) for i in range(config.count)]
     report = []
+    passes = passes_of(config, painter) + config.count * preview_passes(painter, request)
     with Progress(100.0, "painting", SHARE) as bar:
         for i in range(config.count):
             began = time.monotonic()
             if not there[i]:
-                with passes_shown(painter, bar, i / config.count, passes_of(config, painter)):
-                    place, given = paint_request(painter, request, told[i]["seed"])
-                save_place(place, given, folder_of(config, i), told[i], title_of(config))
+                with passes_shown(painter, bar, i / config.count, passes):
+                    made = paint_request(painter, request, told[i]["seed"])
+                save_place(made, folder_of(config, i), told[i], title_of(config))
             bar.move_to(100.0 * (i + 1) / config.count)
             report.append(
                 {
@@ -130,13 +145,13 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
             )
     if config.json is not None:
         write_json(config.json, {"settings": settings, "places": report})
-    made = there.count(False)
-    print(f"{config.out}: {made} new, {config.count - made} were there already")
+    fresh = there.count(False)
+    print(f"{config.out}: {fresh} new, {config.count - fresh} were there already")
     return config.out
 
 
 def passes_of(config: GenerateConfig, painter: Painter) -> int:
-    """Return about how many times the network runs for all places; 1 for other painters."""
+    """Return about how many times the network runs to paint all places; 1 for other painters."""
     if not isinstance(painter, NetworkPainter):
         return 1
     groups = len(plan_groups(ring(level_pose(), config.headings), 0, painter.spec.views))
@@ -176,6 +191,14 @@ def place_seed(seed: int, i: int) -> int:
     return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)
 
 
+def recogniser_of(painter: str) -> AttributeRecogniser | None:
+    """Return the recogniser of attributes that lies beside a painter, None without it."""
+    try:
+        return open_recogniser(painter)
+    except NotFoundError:
+        return None
+
+
 def prior_of(painter: str) -> AttributePrior | None:
     """Return the attributes of real places that stand beside a painter, None without them."""
     try:
@@ -185,7 +208,10 @@ def prior_of(painter: str) -> AttributePrior | None:
 
 
 def request_of(
-    config: GenerateConfig, painter: Painter, prior: AttributePrior | None = None
+    config: GenerateConfig,
+    painter: Painter,
+    prior: AttributePrior | None = None,
+    recogniser: AttributeRecogniser | None = None,
 ) -> PlaceRequest:
     """Return the request with its pictures read.
 
@@ -205,7 +231,15 @@ def request_of(
         pictures=pictures,
         config=PlaceConfig(headings=config.headings, ahead=config.ahead, eye=config.eye),
         prior=prior,
+        recogniser=recogniser,
+        candidates=candidates_of(config),
     )
+
+
+def candidates_of(config: GenerateConfig) -> CandidateConfig:
+    """Return how many candidates each place has."""
+    default = CandidateConfig()
+    return default if config.candidates is None else replace(default, candidates=config.candidates)
 
 
 def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
@@ -224,28 +258,20 @@ def describe(config: GenerateConfig, painter: Painter) -> JsonObject:
         "headings": config.headings,
         "ahead": config.ahead,
         "eye": config.eye,
+        "most_candidates": candidates_of(config).candidates,
     }
 
 
-def save_place(
-    place: Place,
-    given: Mapping[str, float],
-    folder: Path,
-    told: JsonObject,
-    title: Sequence[str],
-) -> None:
-    """Write a place. Each of its views is a start.
-
-    given: the attributes that the painter received.
-    """
-    attributes = {name: round(value, 4) for name, value in given.items()}
+def save_place(made: NewPlace, folder: Path, told: JsonObject, title: Sequence[str]) -> None:
+    """Write a place, and how it was painted. Each of its views is a start."""
+    place = made.place
     save_generated(
         folder,
         place.frames,
         place.intrinsics,
         place.data,
         [StartFrames(i) for i in range(len(place.frames.rgb))],
-        {**told, "attributes": attributes},
+        {**told, **made.told()},
         sheet=sheet_of(place.frames, title),
     )
 
@@ -258,12 +284,18 @@ def title_of(config: GenerateConfig) -> tuple[str, ...]:
     return (text[:120],) if text else ()
 
 
-def with_sampling(painter: Painter, steps: int | None, guidance: float | None) -> Painter:
+def with_sampling(
+    painter: Painter, steps: int | None, guidance: float | None, contrast: float | None = None
+) -> Painter:
     """Return the painter with other sampling settings; None leaves its own.
 
     Raises InvalidInputError for a painter without such settings.
     """
-    wanted = {"num_inference_steps": steps, "guidance_scale": guidance}
+    wanted = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "contrast_scale": contrast,
+    }
     changes = {name: value for name, value in wanted.items() if value is not None}
     if not changes:
         return painter

@@ -15,11 +15,12 @@ from worldsim.painting.channels import clean_channels, memory_view_channels, ray
 from worldsim.painting.checkpoint import CARD, has_painter, load_painter
 from worldsim.painting.levels import add_noise_to
 from worldsim.painting.network import PainterBatch, PainterNetwork
-from worldsim.painting.sampling import PaintConfig, frames_of, paint
+from worldsim.painting.sampling import Away, PaintConfig, frames_of, paint
 from worldsim.protocols import PainterIdentity, PainterSpec, PaintInputs
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.json_config import to_json
 from worldsim.runtime.rng import Purpose, normal
+from worldsim.runtime.types import Array
 from worldsim.state import Frame, checksum, map_tensors
 from worldsim.world.files import WORLDS_FOLDER
 
@@ -59,13 +60,20 @@ class NetworkPainter:
     network: the network.
     spec: size, camera and attributes of its views.
     config: sampling settings.
+    away: (2, a) attributes from which new places are guided away, and which of them are given; None
+        for none.
     """
 
     def __init__(
-        self, network: PainterNetwork, spec: PainterSpec, config: PaintConfig | None = None
+        self,
+        network: PainterNetwork,
+        spec: PainterSpec,
+        config: PaintConfig | None = None,
+        away: Tensor | None = None,
     ) -> None:
         self.network = network.requires_grad_(False).eval()
         self._spec, self.config = spec, config or PaintConfig()
+        self._away = away
 
     @property
     def spec(self) -> PainterSpec:
@@ -84,7 +92,10 @@ class NetworkPainter:
 
     def identify(self) -> PainterIdentity:
         """See :meth:`worldsim.protocols.IdentifiedPainter.identify`."""
-        return PainterIdentity(self.weights_id, to_json(self.config))
+        settings = to_json(self.config)
+        if self._away is not None:
+            settings["away"] = checksum({"away": self._away})
+        return PainterIdentity(self.weights_id, settings)
 
     def to(self, device: torch.device | str) -> NetworkPainter:
         """Move the network to ``device``; returns the painter itself."""
@@ -109,20 +120,48 @@ class NetworkPainter:
         chosen = saved.sampling() if config is None else config
         return cls(saved.network(), saved.spec(), chosen).to(resolve_device(device))
 
+    def away_from(self, attributes: Array, told: Array) -> NetworkPainter:
+        """See :meth:`worldsim.protocols.ContrastPainter.away_from`.
+
+        Raises InvalidInputError for another number of attributes.
+        """
+        away = torch.stack([torch.as_tensor(x, dtype=torch.float32) for x in (attributes, told)])
+        if away.shape != (2, len(self.spec.attributes)):
+            raise InvalidInputError(
+                f"attributes to paint away from have the shape {tuple(away.shape[1:])}: give one "
+                f"for each of the painter's {len(self.spec.attributes)}."
+            )
+        return NetworkPainter(self.network, self.spec, self.config, away)
+
     def paint(self, inputs: PaintInputs) -> Frame:
         """See :meth:`worldsim.protocols.Painter.paint`."""
         check_inputs(inputs, self.spec)
-        device, (b, n) = self.device, inputs.pose.shape[:2]
-        at = map_tensors(lambda x: x.to(device), inputs)
-        size = self.config.places
+        at = map_tensors(lambda x: x.to(self.device), inputs)
+        return keep_known(self._paint_all(at, self.config.places), at, inputs.pose.shape[1])
+
+    def preview(self, inputs: PaintInputs, steps: int) -> Frame:
+        """See :meth:`worldsim.protocols.PreviewPainter.preview`.
+
+        On a GPU all places are painted at once, so that previews are quick.
+        """
+        check_inputs(inputs, self.spec)
+        at = map_tensors(lambda x: x.to(self.device), inputs)
+        places = len(at) if self.device.type == "cuda" else self.config.places
+        steps = min(steps, self.config.num_inference_steps)
+        return self._paint_all(at, places, steps)
+
+    def _paint_all(self, at: PaintInputs, size: int, stop_after: int | None = None) -> Frame:
+        """Return painted frames (b * n, ...), ``size`` places at once."""
+        b = len(at)
         # Always the same number of places, because networks round differently in other batches.
         parts = [
-            self._paint(_places(at, torch.arange(i, i + size, device=device).clamp(max=b - 1)))
+            self._paint(
+                _places(at, torch.arange(i, i + size, device=self.device).clamp(max=b - 1)),
+                stop_after=stop_after,
+            )
             for i in range(0, b, size)
         ]
-        pose = inputs.pose.flatten(0, 1)
-        painted = frames_of(torch.cat(parts)[:b].flatten(0, 1), pose.to(device))
-        return keep_known(painted, at, n)
+        return frames_of(torch.cat(parts)[:b].flatten(0, 1), at.pose.flatten(0, 1))
 
     def redraw(self, inputs: PaintInputs, frames: Frame, level: Tensor) -> Frame:
         """See :meth:`worldsim.protocols.RedrawsViews.redraw`."""
@@ -170,6 +209,12 @@ class NetworkPainter:
             predicted = self.network(batch)
         return (predicted.float() - clean).square().mean((2, 3, 4)).flatten()
 
+    def _away_of(self, places: int) -> Away | None:
+        if self._away is None:
+            return None
+        attributes, told = self._away.to(self.device)[:, None].expand(-1, places, -1)
+        return Away(attributes, told)
+
     def _rays(self, pose: Tensor) -> Tensor:
         spec = self.spec
         return rays_of(pose, pose.new_tensor(spec.intrinsics), spec.height, spec.width)
@@ -189,11 +234,16 @@ class NetworkPainter:
         return memory, attributes, told
 
     def _paint(
-        self, at: PaintInputs, redrawn: Tensor | None = None, level: Tensor | None = None
+        self,
+        at: PaintInputs,
+        redrawn: Tensor | None = None,
+        level: Tensor | None = None,
+        stop_after: int | None = None,
     ) -> Tensor:
         """Return channels (b, n, 5, h, w) of a batch of places.
 
         redrawn: clean channels of the same shape to start from, at noise levels ``level`` (b,).
+        stop_after: see :func:`worldsim.painting.sampling.paint`.
         """
         b, n = at.pose.shape[:2]
         given, colour_only = _flags(at.given, b, n, at.pose), _flags(at.colour_only, b, n, at.pose)
@@ -212,6 +262,10 @@ class NetworkPainter:
             noise=normal(at.seed, at.step, Purpose.PAINT, clean.shape[1:]),
             config=self.config,
             level=level,
+            away=None
+            if self._away is None
+            else Away(*self._away.to(self.device)[:, None].expand(-1, b, -1)),
+            stop_after=stop_after,
         )
 
 

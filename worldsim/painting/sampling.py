@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from worldsim.painting.channels import unscale
 from worldsim.painting.levels import add_noise_to, per_channel, shift_for, shift_levels
 from worldsim.painting.network import CHANNELS, PainterBatch, PainterNetwork
 from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.ranges import Count, NotNegative, Positive
+from worldsim.runtime.ranges import Count, NotNegative, Number, Positive
 from worldsim.state import Frame
 
 
@@ -32,6 +32,11 @@ class PaintConfig:
     """Scale of guidance by the attributes alone, for places of which a memory or a given view shows
     something: the memory is kept in both predictions, the attributes are dropped in one. 1 disables
     it."""
+    contrast_scale: NotNegative = 1.0
+    """Scale of guidance away from the attributes that :class:`Away` names, for places of which
+    nothing is known; 1 disables it. It costs a second evaluation of the network."""
+    contrast_steps: Number = 1000
+    """First steps that are guided away. Layout and colours are settled in early steps."""
     solver: Literal["euler", "dpmsolver++"] = "dpmsolver++"
     """``euler``: Euler's method on the velocity. ``dpmsolver++``: the second-order multistep method
     2M of DPM-Solver++ (Lu et al. 2022)."""
@@ -101,39 +106,60 @@ def without_attributes(batch: PainterBatch) -> PainterBatch:
 
 
 @dataclass(frozen=True)
+class Away:
+    """Attributes of places that a painting shall not resemble, as a negative prompt.
+
+    attributes, known: (b, a), as those of :class:`worldsim.painting.network.PainterBatch`.
+    """
+
+    attributes: Tensor
+    known: Tensor
+
+
+@dataclass(frozen=True)
 class Guidance:
     """Scales of classifier-free guidance (Ho and Salimans 2022) of a batch of ``b`` sets.
 
     words: (b,) scale of guidance by attributes, or None if it is 1 in all sets. It is applied
         first.
     whole: (b,) scale of guidance by memory and attributes, or None if it is 1 in all sets.
+    contrast: (b,) scale of guidance away from ``away``, or None if it is 1 in all sets.
+    away: see :class:`Away`.
     """
 
     words: Tensor | None
     whole: Tensor | None
+    contrast: Tensor | None = None
+    away: Away | None = None
 
     def trim(self) -> Guidance:
         """Return the same without scales that are 1 in all sets, which cost evaluations."""
-        kept = (
-            None if x is None or bool((x == 1.0).all()) else x for x in (self.words, self.whole)
+        words, whole, contrast = (
+            None if x is None or bool((x == 1.0).all()) else x
+            for x in (self.words, self.whole, self.contrast)
         )
-        return Guidance(*kept)
+        return Guidance(words, whole, contrast, None if contrast is None else self.away)
 
 
-def guidance_for(aided: Tensor, told: Tensor, config: PaintConfig) -> Guidance:
+def guidance_for(
+    aided: Tensor, told: Tensor, config: PaintConfig, away: Away | None = None
+) -> Guidance:
     """Return the guidance of sets that ``config`` asks for.
 
     aided: (b,) bool, whether a memory or a given view shows something of the place.
     told: (b,) bool, whether any attribute is given.
+    away: attributes from which places are guided away.
     """
     whole = torch.where(aided, config.memory_guidance_scale, config.guidance_scale)
+    contrast = None if away is None else torch.where(aided, 1.0, config.contrast_scale)
     if config.attribute_guidance_scale == 1.0:
-        return Guidance(None, whole)
+        return Guidance(None, whole, contrast, away)
     words = torch.where(aided & told, config.attribute_guidance_scale, 1.0)
     if config.memory_guidance_scale == 1.0:
         # Where nothing is known, attributes are all that guides: one evaluation serves both.
-        return Guidance(torch.where(aided, words, config.guidance_scale), None)
-    return Guidance(words, whole)
+        words = torch.where(aided, words, config.guidance_scale)
+        return Guidance(words, None, contrast, away)
+    return Guidance(words, whole, contrast, away)
 
 
 def is_aided(unknown: Tensor, memory: Tensor) -> Tensor:
@@ -147,12 +173,25 @@ def is_aided(unknown: Tensor, memory: Tensor) -> Tensor:
 def predict(network: PainterNetwork, batch: PainterBatch, guidance: Guidance) -> Tensor:
     """Return predicted clean channels (b, n, 5, h, w) with guidance."""
     with torch.autocast(batch.noisy.device.type, torch.bfloat16, enabled=batch.noisy.is_cuda):
-        clean: Tensor = network(batch)
+        if guidance.contrast is None or guidance.away is None:
+            clean: Tensor = network(batch)
+        else:
+            clean = _contrast(network, batch, guidance.away, guidance.contrast)
         if guidance.words is not None:
             clean = _guide(clean, network(without_attributes(batch)), guidance.words)
         if guidance.whole is not None:
             clean = _guide(clean, network(unconditional(batch)), guidance.whole)
     return clean
+
+
+def _contrast(network: PainterNetwork, batch: PainterBatch, away: Away, scale: Tensor) -> Tensor:
+    """Return predictions guided away from ``away``. Both are evaluated as one batch."""
+    other = replace(batch, attributes=away.attributes, known=away.known)
+    both = PainterBatch(
+        **{f.name: torch.cat([getattr(x, f.name) for x in (batch, other)]) for f in fields(batch)}
+    )
+    clean, free = network(both).chunk(2)
+    return _guide(clean, free, scale)
 
 
 def _guide(clean: Tensor, free: Tensor, scale: Tensor) -> Tensor:
@@ -181,6 +220,8 @@ def paint(
     noise: Tensor,
     config: PaintConfig,
     level: Tensor | None = None,
+    away: Away | None = None,
+    stop_after: int | None = None,
 ) -> Tensor:
     """Sample the unknown channels of sets of views jointly.
 
@@ -194,6 +235,9 @@ def paint(
     level: (b,) in (0, 1], noise level from which each place is sampled. The unknown channels start
     from ``given`` with that much noise, and keep its layout the better, the lower the level is
     (SDEdit, Meng et al. 2022). None starts from noise alone.
+    away: attributes from which places are guided away, where nothing of them is known.
+    stop_after: returns the clean channels that the network predicts in this step, from 1, instead
+    of sampling to the end. They are blurred the more, the earlier the step is.
 
     Returns clean channels (b, n, 5, h, w) float32; known channels are returned as given.
     """
@@ -212,10 +256,14 @@ def paint(
         x = add_noise_to(given, noise, unknown * levels[0])
     before = x
     aided = is_aided(unknown, memory)
-    guidance = guidance_for(aided.cpu(), (known != 0).any(1).cpu(), config).trim()
+    guidance = guidance_for(aided.cpu(), (known != 0).any(1).cpu(), config, away).trim()
     for i in range(steps):
         batch = PainterBatch(x, unknown * levels[i], memory, rays, attributes, known)
+        if i == config.contrast_steps:
+            guidance = replace(guidance, contrast=None)
         clean = predict(network, batch, guidance)
+        if i + 1 == stop_after:
+            return torch.where(channels, clean, given)
         here, there = (level[..., None, None] for level in levels[i : i + 2])
         towards = clean
         # Log-SNRs are infinite at levels 1 and 0, so those steps are of first order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import re
@@ -21,13 +22,20 @@ from torch import Tensor
 from worldsim.errors import InvalidInputError, NotFoundError, WorldsimError
 from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
 from worldsim.painting.places.folder import save_generated
-from worldsim.painting.places.new_places import PlaceRequest, conditions_of, paint_request
+from worldsim.painting.places.new_places import (
+    NewPlace,
+    PlaceRequest,
+    conditions_of,
+    paint_request,
+    preview_passes,
+)
 from worldsim.painting.places.pictures import open_pictures
-from worldsim.painting.places.place import Place, PlaceConfig
+from worldsim.painting.places.place import PlaceConfig
 from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.sampling import frames_of
 from worldsim.painting.words.attributes import AttributePrior, open_prior
 from worldsim.painting.words.prompt import parse_prompt
+from worldsim.painting.words.recogniser import AttributeRecogniser, open_recogniser
 from worldsim.protocols import Painter, PromptPainter, identity_of
 from worldsim.runtime.files import make_folder
 from worldsim.runtime.json_config import check_ranges
@@ -98,6 +106,7 @@ class Painting:
         self._lock = threading.Lock()
         self._painter = painter
         self._prior: AttributePrior | None = None
+        self._recogniser: AttributeRecogniser | None = None
 
     def start(self) -> Job:
         """Return a new job. Raises InvalidInputError while another one is running."""
@@ -147,29 +156,32 @@ class Painting:
             notice = parse_prompt(prompt, painter.spec.attributes).notice or ""
         pictures = None if picture is None else open_pictures((picture,), painter.spec)
         request = PlaceRequest(
-            prompt=prompt, pictures=pictures, config=PlaceConfig(), prior=self._prior
+            prompt=prompt,
+            pictures=pictures,
+            config=PlaceConfig(),
+            prior=self._prior,
+            recogniser=self._recogniser,
         )
         # Words that are not understood are told before anything is painted.
         conditions_of(request, painter, np.random.default_rng(0))
         job.message = " ".join(["The views get clearer.", notice]).strip()
-        with _Watched(painter, job):
-            place, given = paint_request(painter, request, seed)
+        with _Watched(painter, job, preview_passes(painter, request)):
+            made = paint_request(painter, request, seed)
         job.message = "The place is written."
-        _show(job, place.frames.rgb)
-        return self._save(place, given, prompt, seed, painter)
+        _show(job, made.place.frames.rgb)
+        return self._save(made, prompt, seed, painter)
 
     def _load(self) -> Painter:
         if self._painter is None:
             self._painter = painter_by_name(self.config.painter, device=self.config.device)
-            try:
+            # Both are optional parts of a painter's folder.
+            with contextlib.suppress(NotFoundError):
                 self._prior = open_prior(self.config.painter)
-            except NotFoundError:
-                self._prior = None
+            with contextlib.suppress(NotFoundError):
+                self._recogniser = open_recogniser(self.config.painter)
         return self._painter
 
-    def _save(
-        self, place: Place, given: dict[str, float], prompt: str, seed: int, painter: Painter
-    ) -> str:
+    def _save(self, made: NewPlace, prompt: str, seed: int, painter: Painter) -> str:
         make_folder(self.folder)
         words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:40] or "place"
         names = (f"{words}-{i}" for i in itertools.count(1))
@@ -179,8 +191,9 @@ class Painting:
             "prompt": prompt,
             "painter_sha256": identity_of(painter).weights,
             "seed": seed,
-            "attributes": {key: round(value, 4) for key, value in given.items()},
+            **made.told(),
         }
+        place = made.place
         starts = [StartFrames(i) for i in range(len(place.frames.rgb))]
         save_generated(self.folder / name, place.frames, place.intrinsics, place.data, starts, told)
         return name
@@ -198,10 +211,12 @@ class _Watched:
     """Context in which a job shows what the painter's network predicts.
 
     Only a :class:`NetworkPainter` can be watched; with another one, the job shows the result alone.
+
+    previews: runs of the network for candidates, which come first.
     """
 
-    def __init__(self, painter: Painter, job: Job) -> None:
-        self.painter, self.job = painter, job
+    def __init__(self, painter: Painter, job: Job, previews: int) -> None:
+        self.painter, self.job, self.previews = painter, job, previews
         self._remove: Callable[[], None] = lambda: None
 
     def __enter__(self) -> _Watched:
@@ -209,7 +224,7 @@ class _Watched:
             return self
         settings, runs = self.painter.config, itertools.count(1)
         guided = settings.guidance_scale != 1.0
-        passes = settings.num_inference_steps * (2 if guided else 1)
+        passes = self.previews + settings.num_inference_steps * (2 if guided else 1)
 
         def after(_: torch.nn.Module, __: object, predicted: Tensor) -> None:
             run = next(runs)
@@ -218,7 +233,8 @@ class _Watched:
             self.job.share = min(0.97, 0.97 * run / passes)
             # Every second pass of a guided painter is without the words.
             if not guided or run % 2:
-                flat = predicted.flatten(0, 1).float()
+                # Of places side by side, the first one.
+                flat = predicted[:1].flatten(0, 1).float()
                 poses = torch.eye(4, device=flat.device).expand(len(flat), 4, 4)
                 _show(self.job, frames_of(flat, poses).rgb)
 

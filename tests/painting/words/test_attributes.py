@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.painting.painter import DEFAULT_PAINTER
-from worldsim.painting.words.attributes import CARD, PRESENT, TABLE, AttributePrior, open_prior
+from worldsim.painting.words.attributes import (
+    CARD,
+    PRESENT,
+    TABLE,
+    AttributePrior,
+    CompletionConfig,
+    open_prior,
+)
 from worldsim.painting.words.prompt import parse_prompt
 from worldsim.painting.words.vocabulary import MUCH, PLAIN, SOME, attributes
 from worldsim.runtime.json_config import read_json
@@ -77,6 +84,44 @@ def test_exclusive_attributes_give_way():
     prior = AttributePrior(table, NAMES, [("brick", "stone")])
     found = prior.complete({"brick": 1.0}, np.random.default_rng(3))
     assert found[0] == pytest.approx(240 / 255) and found[0] + found[1] <= 1.0 + 1e-6
+
+
+def test_values_are_stretched_beyond_the_quantiles():
+    """The median of light is 49.5, and its quantile 0.9 is 89.1: twice as far it is 128.7."""
+    prior, rng = some_prior(), np.random.default_rng(0)
+    config = CompletionConfig(scale_stretch=2.0, share_stretch=1.5)
+    found = prior.complete({"light": 0.9, "lava": 1.0, "brick": 0.7}, rng, config)
+    np.testing.assert_allclose(found[[0, 2, 3]] * 255, [255, 1.5 * 141, 128.7], atol=1e-3)
+    dark = prior.complete({"light": 0.1}, rng, CompletionConfig(scale_stretch=9.0))
+    assert dark[3] == 0.0
+    with pytest.raises(InvalidInputError, match="scale_stretch"):
+        CompletionConfig(scale_stretch=0.0)
+
+
+def test_a_plain_place_has_nothing_striking_that_nobody_asked_for():
+    prior = some_prior()
+    # The nearest places are those of light 60, which has lava, and its neighbours.
+    draws = [
+        prior.complete({"light": 60 / 99}, np.random.default_rng(i), CompletionConfig(plain=plain))
+        for plain in (False, True)
+        for i in range(40)
+    ]
+    assert any(draw[2] > 0 for draw in draws[:40])
+    assert not any(draw[2] > 0 for draw in draws[40:])
+    asked = prior.complete({"lava": 1.0}, np.random.default_rng(0), CompletionConfig(plain=True))
+    assert asked[2] == pytest.approx(141 / 255)
+
+
+def test_the_opposite_of_a_place():
+    prior = some_prior()
+    wanted = {"brick": 0.7, "lava": 0.0, "light": 0.9}
+    found = prior.complete(wanted, np.random.default_rng(0))
+    against = prior.opposite(found, wanted)
+    # Lava as usual is the quantile 0.7 of 51, 61 ... 141: 114. Light lies as far below 49.5.
+    np.testing.assert_allclose(against[[0, 2, 3]] * 255, [0, 114, 99 - 89.1], atol=1e-3)
+    assert against[1] == found[1]
+    with pytest.raises(InvalidInputError, match="'water' is not an attribute"):
+        prior.opposite(found, {"water": 0.5})
 
 
 @settings(deadline=None)

@@ -16,6 +16,12 @@ from torch import Tensor
 
 from worldsim.errors import InvalidInputError
 from worldsim.memory.points import PointMemory, PointMemoryConfig, Points
+from worldsim.painting.places.candidates import (
+    Candidate,
+    CandidateConfig,
+    best_of,
+    preview_candidates,
+)
 from worldsim.painting.places.pictures import Pictures
 from worldsim.painting.places.place import (
     Place,
@@ -26,17 +32,28 @@ from worldsim.painting.places.place import (
     one_camera,
     paint_place,
     paint_views,
+    plan_groups,
+    ring,
 )
-from worldsim.painting.words.attributes import AttributePrior
+from worldsim.painting.words.attributes import AttributePrior, CompletionConfig
 from worldsim.painting.words.prompt import parse_prompt
+from worldsim.painting.words.recogniser import AttributeRecogniser
 from worldsim.planning.locate import LocateConfig, locate_points
-from worldsim.protocols import Painter, PainterSpec, PromptPainter
+from worldsim.protocols import (
+    ContrastPainter,
+    Painter,
+    PainterSpec,
+    PreviewPainter,
+    PromptPainter,
+)
 from worldsim.runtime.arguments import number
-from worldsim.runtime.types import Array
+from worldsim.runtime.types import Array, JsonObject
 from worldsim.state import Frame, concatenate
 
 DEPTH_STEP = 1_000_000
 """First step of the random numbers with which the depth of pictures is drawn."""
+WORDS = CompletionConfig(share_stretch=2.0, plain=True)
+"""How words become a painter's attributes (docs/experiments/words.md)."""
 SAME_PLACE = 2.0
 """Metres between cameras that may look at different things without any overlap."""
 LEAST_OVERLAP = 0.02
@@ -51,8 +68,12 @@ class PlaceRequest:
     attributes: values in [0, 1] by the painter's names of attributes. They override the words.
     pictures: pictures that show the place.
     config: cameras and memory.
-    prior: real attribute vectors, from which the rest of the words is completed. None gives the
-        painter only what the words name.
+    prior: real attribute vectors, from which the rest of the words is completed. It also tells the
+        opposite of the words, from which painters can be guided away. None gives the painter only
+        what the words name.
+    recogniser: compares candidates of a place without pictures, if the painter shows previews. None
+        paints the first one.
+    candidates: how many there are.
     """
 
     prompt: str = ""
@@ -60,6 +81,57 @@ class PlaceRequest:
     pictures: Pictures | None = None
     config: PlaceConfig = field(default_factory=PlaceConfig)
     prior: AttributePrior | None = None
+    recogniser: AttributeRecogniser | None = None
+    candidates: CandidateConfig = field(default_factory=CandidateConfig)
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a painter receives for a request.
+
+    values: (a,) float32 in [0, 1], by the painter's attributes.
+    told: (a,) bool, which of them are given.
+    wanted: amounts that the words name, by attribute.
+    away: (a,) values from which the place is guided away, or None.
+    """
+
+    values: Array
+    told: Array
+    wanted: Mapping[str, float]
+    away: Array | None = None
+
+
+@dataclass(frozen=True)
+class NewPlace:
+    """A painted place and how it came about.
+
+    place: the place.
+    attributes: what the painter received, by attribute.
+    candidates: the seeds that were compared; none if there was one.
+    seed: the seed that was painted.
+    """
+
+    place: Place
+    attributes: Mapping[str, float]
+    candidates: Sequence[Candidate]
+    seed: int
+
+    def told(self) -> JsonObject:
+        """Return the log of the painting as JSON values."""
+        told: JsonObject = {
+            "attributes": {name: round(value, 4) for name, value in self.attributes.items()}
+        }
+        if self.candidates:
+            told["painted_seed"] = self.seed
+            told["candidates"] = [
+                {
+                    "seed": candidate.seed,
+                    "agreement": round(candidate.agreement, 4),
+                    "shows": {name: round(p, 4) for name, p in candidate.shows.items()},
+                }
+                for candidate in self.candidates
+            ]
+        return told
 
 
 def parse_attributes(given: Sequence[str], names: Sequence[str]) -> dict[str, float]:
@@ -118,17 +190,29 @@ def attributes_of(
     Returns (a,) float32 in [0, 1] and (a,) bool. Raises InvalidInputError for words that are not
     understood.
     """
-    wanted: Mapping[str, float] = parse_prompt(prompt, attributes) if prompt.strip() else {}
+    return _complete(_amounts_of(prompt, attributes), attributes, rng, prior)
+
+
+def _amounts_of(prompt: str, attributes: Sequence[str]) -> Mapping[str, float]:
+    return parse_prompt(prompt, attributes) if prompt.strip() else {}
+
+
+def _complete(
+    wanted: Mapping[str, float],
+    attributes: Sequence[str],
+    rng: np.random.Generator,
+    prior: AttributePrior | None,
+) -> tuple[Array, Array]:
     if prior is not None and prior.names == tuple(attributes):
-        return prior.complete(wanted, rng), np.ones(len(attributes), bool)
+        return prior.complete(wanted, rng, WORDS), np.ones(len(attributes), bool)
     values = np.array([wanted.get(name, 0.0) for name in attributes], np.float32)
     return values, np.array([name in wanted for name in attributes], bool)
 
 
 def conditions_of(
     request: PlaceRequest, painter: Painter, rng: np.random.Generator
-) -> tuple[Array, Array] | None:
-    """Return the attributes of a request, and which of them are given; None if none are.
+) -> Conditions | None:
+    """Return the attributes of a request; None if none are given.
 
     Without words, named attributes alone are given. A place without words, attributes and pictures
     is like any real one. A :class:`worldsim.protocols.PromptPainter` receives the words themselves.
@@ -143,30 +227,76 @@ def conditions_of(
         )
     free = not prompt.strip() and bool(request.attributes or request.pictures)
     prior = None if free else request.prior
-    values, told = attributes_of(prompt, names, rng, prior)
+    amounts = _amounts_of(prompt, names)
+    values, told = _complete(amounts, names, rng, prior)
     for name, value in request.attributes.items():
         values[names.index(name)], told[names.index(name)] = value, True
-    return (values, told) if bool(told.any()) else None
+    if not bool(told.any()):
+        return None
+    wanted = {name: x for name, x in amounts.items() if name not in request.attributes}
+    away = None
+    if wanted and prior is not None and prior.names == tuple(names):
+        away = prior.opposite(values, wanted)
+    return Conditions(values, told, wanted, away)
 
 
-def paint_request(
-    painter: Painter, request: PlaceRequest, seed: int
-) -> tuple[Place, dict[str, float]]:
-    """Paint a place as ``request`` asks; returns it with the attributes that the painter received.
+def paint_request(painter: Painter, request: PlaceRequest, seed: int) -> NewPlace:
+    """Paint a place as ``request`` asks.
 
     seed: key of all random numbers.
 
     Raises InvalidInputError for words, attributes and pictures that cannot be used.
     """
     conditions = conditions_of(request, painter, np.random.default_rng(seed))
-    values, told = (None, None) if conditions is None else conditions
     if isinstance(painter, PromptPainter) and request.prompt.strip():
         painter = painter.with_prompt(request.prompt)
+    if conditions is None:
+        return NewPlace(_paint(painter, request, seed, None, None), {}, (), seed)
+    values, told = conditions.values, conditions.told
+    if conditions.away is not None and isinstance(painter, ContrastPainter):
+        painter = painter.away_from(conditions.away, told)
+    candidates = _candidates(painter, request, conditions, seed)
+    if candidates:
+        seed = best_of(candidates).seed
     place = _paint(painter, request, seed, values, told)
-    if values is None or told is None:
-        return place, {}
     names = painter.spec.attributes
-    return place, {name: float(values[i]) for i, name in enumerate(names) if told[i]}
+    given = {name: float(values[i]) for i, name in enumerate(names) if told[i]}
+    return NewPlace(place, given, candidates, seed)
+
+
+def preview_passes(painter: Painter, request: PlaceRequest) -> int:
+    """Return about how many times the painter's network runs for previews of candidates."""
+    if request.recogniser is None or request.pictures is not None or not request.prompt.strip():
+        return 0
+    config = request.candidates
+    if config.candidates == 1 or not isinstance(painter, PreviewPainter):
+        return 0
+    return config.candidates * config.steps
+
+
+def _candidates(
+    painter: Painter, request: PlaceRequest, conditions: Conditions, seed: int
+) -> list[Candidate]:
+    """Preview the candidates of a request; none if there is nothing to compare."""
+    recogniser = request.recogniser
+    if recogniser is None or not preview_passes(painter, request):
+        return []
+    assert isinstance(painter, PreviewPainter)
+    if not set(conditions.wanted) & set(recogniser.names):
+        return []
+    poses = ring(level_pose(z=request.config.eye), request.config.headings)
+    first = plan_groups(poses, 0, painter.spec.views)[0].painted
+    return preview_candidates(
+        painter,
+        recogniser,
+        conditions.wanted,
+        request.config.memory(painter.spec),
+        poses[list(first)],
+        conditions.values,
+        conditions.told,
+        seed,
+        request.candidates,
+    )
 
 
 def _paint(

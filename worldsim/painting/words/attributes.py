@@ -7,6 +7,7 @@ that a painter receives combinations of the kind that it was trained on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.painting.painter import DEFAULT_PAINTER
-from worldsim.painting.words.vocabulary import SCALES
+from worldsim.painting.words.vocabulary import NONE, PLAIN, SCALES, STRIKING
 from worldsim.runtime.files import (
     check_files,
     inside,
@@ -24,7 +25,14 @@ from worldsim.runtime.files import (
     save_tensors,
     sha256_of,
 )
-from worldsim.runtime.json_config import check_format, check_seal, read_json, write_sealed
+from worldsim.runtime.json_config import (
+    check_format,
+    check_ranges,
+    check_seal,
+    read_json,
+    write_sealed,
+)
+from worldsim.runtime.ranges import Positive
 from worldsim.runtime.types import Array, JsonMapping
 from worldsim.world.files import WORLDS_FOLDER
 
@@ -34,6 +42,8 @@ PRESENT = 5
 """A place shows an attribute if its code in the table is at least this: a share of 2%."""
 CANDIDATES = 16
 """Nearest real places, one of which completes a prompt."""
+UNASKED = 1e6
+"""Added to the squared distance of a place for each striking attribute that nobody asked for."""
 LEAST_SPREAD = 0.02
 """Smallest standard deviation by which differences of an attribute are divided."""
 
@@ -50,6 +60,23 @@ def open_prior(name: str | Path = DEFAULT_PAINTER) -> AttributePrior:
         f"no table of attributes for the painter {str(name)!r}: give a folder with {CARD}, or "
         "write one with AttributePrior.save."
     )
+
+
+@dataclass(frozen=True)
+class CompletionConfig:
+    """How a prompt becomes a whole attribute vector."""
+
+    scale_stretch: Positive = 1.0
+    """Factor by which ``light`` and ``openness`` lie further from their medians than the quantiles
+    that words ask for. Values stay in [0, 1]."""
+    share_stretch: Positive = 1.0
+    """Factor of the other values that words ask for. Values stay in [0, 1]."""
+    plain: bool = False
+    """Whether the real place that completes a prompt shows none of the striking attributes
+    (:data:`worldsim.painting.words.vocabulary.STRIKING`) that the prompt does not name."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
 
 
 class AttributePrior:
@@ -136,7 +163,12 @@ class AttributePrior:
         self._check(wanted)
         return {name: self._value(name, amount) for name, amount in wanted.items()}
 
-    def complete(self, wanted: Mapping[str, float], rng: np.random.Generator) -> Array:
+    def complete(
+        self,
+        wanted: Mapping[str, float],
+        rng: np.random.Generator,
+        config: CompletionConfig | None = None,
+    ) -> Array:
         """Draw a whole attribute vector, (a,) float32 in [0, 1].
 
         The other attributes are those of a real place, drawn with ``rng`` among the places nearest
@@ -144,21 +176,61 @@ class AttributePrior:
         any real place. Where attributes exclude each other, the others give way.
 
         wanted: see :meth:`values`.
+        config: how far values go, and which places complete them; by default those of real places,
+            and any place.
 
         Raises InvalidInputError.
         """
+        config = config or CompletionConfig()
         values = self.values(wanted)
         at = [self.names.index(name) for name in values]
         target = np.array(list(values.values()), np.float32)
         difference = (self._values[:, at] - target) / self._spread[at]
         # The noise breaks ties, of which there are many: most places have no lava at all.
         distance = (difference**2).sum(1) + 1e-6 * rng.random(len(self), np.float32)
+        if config.plain:
+            distance += UNASKED * self._shown_of(STRIKING, wanted).sum(1)
         near = np.argsort(distance, kind="stable")[: CANDIDATES if at else None]
         found = self._values[near[rng.integers(len(near))]].copy()
-        found[at] = target
-        for group in self.exclusive:
-            self._fit(found, [self.names.index(name) for name in group], at)
+        found[at] = [self._stretched(name, value, config) for name, value in values.items()]
+        self._fit_groups(found, at)
         return found
+
+    def opposite(self, found: Array, wanted: Mapping[str, float]) -> Array:
+        """Return the attributes ``found`` (a,) with the wanted ones reversed, (a,) float32.
+
+        What a prompt asks for is absent, what it excludes is as usual, and ``light`` and
+        ``openness`` lie on the other side of their medians.
+
+        wanted: see :meth:`values`.
+
+        Raises InvalidInputError.
+        """
+        self._check(wanted)
+        against = found.copy()
+        at = [self.names.index(name) for name in wanted]
+        for i, (name, amount) in zip(at, wanted.items(), strict=True):
+            if name in SCALES:
+                against[i] = np.clip(2.0 * np.median(self._values[:, i]) - found[i], 0.0, 1.0)
+            else:
+                against[i] = self._value(name, PLAIN) if amount == NONE else 0.0
+        self._fit_groups(against, at)
+        return against
+
+    def _stretched(self, name: str, value: float, config: CompletionConfig) -> float:
+        if name not in SCALES:
+            return min(1.0, config.share_stretch * value)
+        middle = float(np.median(self._values[:, self.names.index(name)]))
+        return min(1.0, max(0.0, middle + config.scale_stretch * (value - middle)))
+
+    def _shown_of(self, names: Sequence[str], wanted: Mapping[str, float]) -> Array:
+        """Return (n, k) bool: which places show those of ``names`` that are not wanted."""
+        at = [i for i, name in enumerate(self.names) if name in names and name not in wanted]
+        return self.table[:, at] >= PRESENT
+
+    def _fit_groups(self, found: Array, wanted: list[int]) -> None:
+        for group in self.exclusive:
+            self._fit(found, [self.names.index(name) for name in group], wanted)
 
     def _value(self, name: str, amount: float) -> float:
         if amount == 0.0:

@@ -47,6 +47,8 @@ def _share(words: str, attribute: str, **hints: float) -> Term:
     return Term(words, {attribute: PLAIN}, hints, {attribute: NONE})
 
 
+STRIKING = ("water", "lava", "slime", "blood", "hot", "flesh", "slimy")
+"""Attributes that change the look of a whole place, so that nobody expects them unasked."""
 MATERIALS = (
     _share("brick, brickwork, bricked", "brick"),
     _share("stone, stonework, stony, masonry, concrete, cement, stucco", "stone"),

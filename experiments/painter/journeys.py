@@ -16,6 +16,9 @@ Results: docs/experiments/journeys.md.
   journey's memory and in a memory of the real explorer's frames.
 - **Refusals**: what the validator refused while the journey was painted.
 
+``--arms`` compares settings (:data:`ARMS`). ``--walls-only`` paints journeys and measures their
+walls, without dreams.
+
 Every task runs in a process of its own and leaves a file in ``out/parts``, so the command resumes.
 """
 
@@ -24,8 +27,8 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -61,10 +64,10 @@ from worldsim.painting.journeys.scene import (
 )
 from worldsim.painting.journeys.trip import Trip
 from worldsim.painting.journeys.words import descriptions_for, reader_of
-from worldsim.painting.painter import DEFAULT_PAINTER
+from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
 from worldsim.painting.places.folder import SHEET
 from worldsim.painting.pretrained import painter_by_name
-from worldsim.painting.validation.validator import failures, passed
+from worldsim.painting.validation.validator import Validator, failures, passed
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.protocols import Painter, identity_of
 from worldsim.runtime.json_config import read_json, to_json, write_json
@@ -77,6 +80,8 @@ from worldsim.world.twin import make_twin
 
 Array: TypeAlias = NDArray[Any]
 Found: TypeAlias = dict[str, Any]
+SHIPPED = Path(__file__).with_name("journeys.json")
+"""The shipped figures."""
 CELL, FARTHEST = 0.5, 16.0
 """Metres: side of a cell of the area seen, and the largest depth that counts."""
 GROUND = GroundConfig(cell=0.25, reach=48.0)
@@ -85,6 +90,45 @@ OPPOSITE = (0, 2, 1, 4, 3, 6, 5)
 """The action that undoes each of the Discrete(7) of walking twins."""
 PER_GOAL = 16
 """Steps after which a walker that has not reached a place goes on to the next."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Settings that are compared.
+
+    journey: changes of :class:`worldsim.painting.journeys.journey.JourneyConfig`.
+    prompt: words of all places; by default the grammar's.
+    attribute_guidance_scale: see :class:`worldsim.painting.sampling.PaintConfig`.
+    """
+
+    journey: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str | None = None
+    attribute_guidance_scale: float | None = None
+
+
+STRAIGHT_ON: Mapping[str, Any] = {"openings": False, "repaints": 0, "straighten": 0}
+LEAD_ON: Mapping[str, Any] = {"openings": True, "repaints": 0, "straighten": 0}
+WAY_OUT: Mapping[str, Any] = {**LEAD_ON, "repaints": 2, "way_out": 1.5}
+WIDE: Mapping[str, Any] = {**LEAD_ON, "repaints": 4, "way_out": 8.0}
+ARMS: Mapping[str, Arm] = {
+    "shipped": Arm(),
+    # The next place at the end of a straight free way.
+    "straight_on": Arm(STRAIGHT_ON),
+    # The next place at a border of the known ground.
+    "lead_on": Arm(LEAD_ON),
+    # Places without a way out are painted again, up to two times.
+    "way_out": Arm(WAY_OUT),
+    # Places with less than 8 m of open border are painted again, up to four times.
+    "wide": Arm(WIDE),
+    # The same, with the words of an open place when it is painted again.
+    "open_words": Arm({**WIDE, "open_words": True}),
+    # The same, with guidance by these words.
+    "open_guided": Arm({**WIDE, "open_words": True}, attribute_guidance_scale=3.0),
+    # Words of open places throughout.
+    "outside": Arm(WAY_OUT, prompt="wide open ground under the sky"),
+    # Painted depth is made locally plane.
+    "straight_walls": Arm({**WIDE, "straighten": 2}),
+}
 
 
 @dataclass(frozen=True)
@@ -99,8 +143,12 @@ class Config:
     """Name or folder."""
     world: str = "freedoom-tiny"
     """World of the dreams; its real twin is Freedoom."""
+    arms: tuple[str, ...] = ("shipped",)
+    """Settings that are compared, of :data:`ARMS`."""
+    walls_only: bool = False
+    """Paint journeys and measure their walls alone, against the shipped figures of real walks."""
     journeys: int = 8
-    """Number of journeys; 0 measures the real maps alone."""
+    """Number of journeys of each arm; 0 measures the real maps alone."""
     places: int = 12
     """Places of a journey."""
     num_inference_steps: int | None = None
@@ -111,12 +159,14 @@ class Config:
     """Attempts per group of views."""
     accept: float = JourneyConfig.accept
     """Share of a group's views that must pass after the last attempt."""
+    validate: bool = True
+    """Judge the views."""
     away: int = 48
     """Steps of the way out, and of the way back."""
     explore: int = 200
     """Steps of the explorer."""
     walks: int = 2
-    """Real walks on each test map."""
+    """Real walks on each test map; 0 reads those of ``experiments/painter/journeys.json``."""
     maps: tuple[str, ...] = ("MAP28", "MAP29", "MAP30", "MAP31", "MAP32")
     """Test maps."""
     films: int = 1
@@ -154,6 +204,14 @@ class Maker:
             self._painter = with_sampling(loaded, c.num_inference_steps, c.guidance_scale)
         return self._painter
 
+    def painter_of(self, arm: Arm) -> Painter:
+        """The painter with the settings of an arm."""
+        scale, painter = arm.attribute_guidance_scale, self.painter
+        if scale is None or not isinstance(painter, NetworkPainter):
+            return painter
+        config = replace(painter.config, attribute_guidance_scale=scale)
+        return NetworkPainter(painter.network, painter.spec, config)
+
     @property
     def world(self) -> World:
         """The world of the dreams."""
@@ -188,23 +246,25 @@ class OneStart:
 # Painting.
 
 
-def make_trip(maker: Maker, number: int, folder: Path) -> tuple[Trip, Found]:
+def make_trip(maker: Maker, arm: Arm, number: int, folder: Path) -> tuple[Trip, Found]:
     """Make a journey as far as time and the validator allow."""
-    config, painter = maker.config, maker.painter
+    config, painter = maker.config, maker.painter_of(arm)
     settings = JourneyConfig(
         length=config.places,
         seed=config.seed + number,
         tries=config.tries,
         accept=config.accept,
+        **arm.journey,
     )
-    words = descriptions_for(None, painter, config.places)
+    words = descriptions_for(arm.prompt, painter, config.places)
     prior = prior_of(config.painter) or prior_of(DEFAULT_PAINTER)
     reader = reader_of(painter.spec.attributes, prior)
     began, ended = time.monotonic(), ""
-    journey = JourneyMaker(painter, words, reader, settings)
+    validator = None if config.validate else Validator(names=())
+    journey = JourneyMaker(painter, words, reader, settings, validator)
     trip = journey.begin()
     try:
-        for longer in travel(journey, "", folder / "state"):
+        for longer in travel(journey, arm.prompt or "", folder / "state"):
             trip = longer
             if time.time() > config.until:
                 ended = "out of time"
@@ -421,11 +481,12 @@ def come_back(env: WorldEnv, trip: Trip, config: Config, seed: int) -> tuple[Fou
     }, [*out, *back]
 
 
-def journey_task(maker: Maker, number: int) -> Found:
+def journey_task(maker: Maker, arm: str, number: int) -> Found:
     """Make and measure one journey."""
     config = maker.config
-    folder = config.out / f"journey-{number:03d}"
-    trip, found = make_trip(maker, number, folder)
+    folder = config.out / arm / f"journey-{number:03d}"
+    trip, found = make_trip(maker, ARMS[arm], number, folder)
+    found["arm"] = arm
     if not len(trip):
         return found
     print(f"journey {number}: {len(trip)} places in {found['seconds']} s", flush=True)
@@ -437,6 +498,11 @@ def journey_task(maker: Maker, number: int) -> Found:
         save_picture(trip_sheet(trip), folder / SHEET)
         save_picture(trip_map(trip, spec), folder / MAP)
     found["walls"] = walls_of(trip.memory, trip.pose[0])
+    found["memory_area_m2"] = area_of(trip.memory)
+    place = trip.pose[:, :2, 3]
+    found["farthest_m"] = round(float((place - place[0]).norm(dim=1).max()), 2)
+    if config.walls_only:
+        return found
     world, first = maker.world, starts_of_trip(trip)[0]
     start = start_of(resample_scene(scene_of(trip, spec), world), first.first, first.count, world)
     env = WorldEnv(world, scenes=OneStart(start))
@@ -503,12 +569,14 @@ def strip(frames: Sequence[Frame], count: int = 16) -> Array:
 
 def part_task(maker: Maker, kind: str, name: str, number: int) -> Found:
     """Do one task and write its part; a part that is there is read instead."""
-    path = maker.config.out / "parts" / f"{kind}{name}-{number:03d}.json"
+    kept = "walls" if maker.config.walls_only else "parts"
+    path = maker.config.out / kept / f"{kind}-{name}-{number:03d}.json"
     if path.is_file():
         return read_json(path)
     if time.time() > maker.config.until:
         return {}
-    found = journey_task(maker, number) if kind == "journey" else real_task(maker, name, number)
+    task = journey_task if kind == "journey" else real_task
+    found = task(maker, name, number)
     if found.get("ended") != "out of time":
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, found)
@@ -571,6 +639,13 @@ def per_episode(rows: Sequence[Found], path: str, name: str) -> tuple[Array, Arr
     return of_means(found, [1.0] * len(found))
 
 
+def pooled_places(journeys: Sequence[Found]) -> tuple[Array, Array]:
+    """Return painted places and all places of each journey."""
+    return of_means(
+        [row["painted_places"] for row in journeys], [row["places"] for row in journeys]
+    )
+
+
 def summary(journeys: Sequence[Found], real: Sequence[Found]) -> Found:
     """Return all figures."""
     found: Found = {
@@ -605,6 +680,9 @@ def summary(journeys: Sequence[Found], real: Sequence[Found]) -> Found:
         if len(a):
             of = interval(lambda counts, a=a, b=b: (counts @ a) / (counts @ b), len(a))
             found[name] = {"value": round(float(a.sum() / b.sum()), 4), "ci95": of}
+    a, b = pooled_places(journeys)
+    if len(a):
+        found["painted_share"] = round(float(a.sum() / b.sum()), 4)
     found["complete"] = sum(not row["ended"] for row in journeys)
     checks: dict[str, int] = {}
     for row in journeys:
@@ -628,8 +706,12 @@ def main(config: Config, report: Callable[[str], None] = print) -> Found:
     config = replace(config, until=began + config.seconds)
     path = config.json or config.out / "journeys.json"
     config.out.mkdir(parents=True, exist_ok=True)
-    tasks: list[tuple[str, str, int]] = [("journey", "", i) for i in range(config.journeys)]
-    tasks += [("real", name, i) for i in range(config.walks) for name in config.maps]
+    tasks = [("journey", arm, i) for i in range(config.journeys) for arm in config.arms]
+    known: list[Found] = []
+    if config.walls_only or not config.walks:
+        known = read_json(SHIPPED)["real"]
+    else:
+        tasks += [("real", name, i) for i in range(config.walks) for name in config.maps]
     rows: dict[int, Found] = {}
     result: Found = {}
     identity = identity_of(Maker(replace(config, device="cpu")).painter)
@@ -638,14 +720,18 @@ def main(config: Config, report: Callable[[str], None] = print) -> Found:
             if not row or not row.get("places", 1):
                 continue
             rows[index] = row
-            mine = [rows[i] for i in sorted(rows) if tasks[i][0] == "journey"]
-            real = [rows[i] for i in sorted(rows) if tasks[i][0] == "real"]
+            real = known or [rows[i] for i in sorted(rows) if tasks[i][0] == "real"]
+            mine = {
+                arm: [rows[i] for i in sorted(rows) if tasks[i][:2] == ("journey", arm)]
+                for arm in config.arms
+            }
             result = {
                 "config": to_json(asdict(config)),
                 "painter_sha256": identity.weights,
                 "sampling": identity.settings,
                 "seconds": round(time.time() - began, 1),
-                "summary": summary(mine, real),
+                "arms": {arm: to_json(asdict(ARMS[arm])) for arm in config.arms},
+                "summary": {arm: summary(found, real) for arm, found in mine.items()},
                 "journeys": mine,
                 "real": real,
             }

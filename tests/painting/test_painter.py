@@ -13,7 +13,12 @@ from tests.helpers.painters import make_tiny_painter
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.painting.checkpoint import save_painter
 from worldsim.painting.network import PainterNetwork
-from worldsim.painting.painter import NetworkPainter, open_painter
+from worldsim.painting.painter import (
+    DRAW_STEPS,
+    NetworkPainter,
+    _select_views,
+    open_painter,
+)
 from worldsim.painting.sampling import PaintConfig
 from worldsim.protocols import (
     ContrastPainter,
@@ -154,3 +159,25 @@ def test_a_painter_is_identified_by_its_weights_and_settings() -> None:
     other = make_tiny_painter(steps=2)
     assert identity_of(other).weights == identity.weights
     assert identity_of(other).settings == {**identity.settings, "num_inference_steps": 2}
+
+
+def test_the_depth_of_a_picture_is_the_median_of_its_samples(painter: NetworkPainter) -> None:
+    inputs = _paint_inputs(SPEC, 2, 2, "cpu")
+    view = dataclasses.replace(inputs.view, mask=torch.ones_like(inputs.view.mask))
+    given = torch.tensor([[True, False]] * 2)
+    known = dataclasses.replace(inputs, view=view, given=given, colour_only=given)
+    several = NetworkPainter(painter.network, SPEC, PaintConfig(2, depth_samples=3))
+    found = several.paint(known).inverse_depth
+    # The pictures alone, with the random numbers of each sample.
+    one = NetworkPainter(painter.network, SPEC, PaintConfig(2))
+    alone = _select_views(known, torch.tensor([0]))
+    drawn = []
+    for k in range(3):
+        code = one.paint(dataclasses.replace(alone, step=alone.step + k * DRAW_STEPS)).inverse_depth
+        assert code is not None
+        drawn.append(code)
+    assert found is not None
+    middle = torch.stack(drawn).median(0).values
+    assert int((found[[0, 2]] - middle).abs().max()) <= 1
+    assert not torch.equal(drawn[0], drawn[1])
+    assert several.paint(known).inverse_depth.equal(found)

@@ -17,8 +17,9 @@ from worldsim.app.generate import (
 )
 from worldsim.errors import PaintingError
 from worldsim.painting.journeys.files import told_of, travel
-from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker, groups_of
+from worldsim.painting.journeys.journey import JourneyConfig, JourneyMaker
 from worldsim.painting.journeys.scene import save_trip_scene
+from worldsim.painting.journeys.site import groups_of
 from worldsim.painting.journeys.trip import Trip
 from worldsim.painting.journeys.words import descriptions_for, reader_of
 from worldsim.painting.painter import DEFAULT_PAINTER
@@ -68,6 +69,8 @@ class JourneyRunConfig:
     """Attempts per group of views."""
     accept: Share = 0.5
     """Share of a group's views that must pass the validator after the last attempt."""
+    repaints: Annotated[int, Ge(0), Le(8)] = 2
+    """Further paintings of a place that has no way out. The one with the widest way out is kept."""
     validate: bool = True
     """Judge the views, and paint refused ones again."""
     device: str | None = None
@@ -88,6 +91,7 @@ class JourneyRunConfig:
             accept=self.accept,
             nearest=self.nearest,
             furthest=self.furthest,
+            repaints=self.repaints,
         )
 
 

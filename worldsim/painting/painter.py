@@ -50,6 +50,8 @@ def open_painter(
     )
 
 
+DRAW_STEPS = 2**32
+"""Distance between the steps of the random numbers of two samples of a depth."""
 SCORE_LEVEL = 0.3
 """Noise level at which :meth:`NetworkPainter.score` measures the denoising error."""
 
@@ -154,14 +156,39 @@ class NetworkPainter:
         """Return painted frames (b * n, ...), ``size`` places at once."""
         b = len(at)
         # Always the same number of places, because networks round differently in other batches.
-        parts = [
-            self._paint(
-                _places(at, torch.arange(i, i + size, device=self.device).clamp(max=b - 1)),
-                stop_after=stop_after,
-            )
-            for i in range(0, b, size)
-        ]
+        parts = []
+        for i in range(0, b, size):
+            some = _places(at, torch.arange(i, i + size, device=self.device).clamp(max=b - 1))
+            # A preview shows roughly what the place will be like; one depth does.
+            whole = some if stop_after is not None else self._draw_depth(some)
+            parts.append(self._paint(whole, stop_after=stop_after))
         return frames_of(torch.cat(parts)[:b].flatten(0, 1), at.pose.flatten(0, 1))
+
+    def _draw_depth(self, at: PaintInputs) -> PaintInputs:
+        """Return places with the depth of their given pictures, the median of several samples.
+
+        With one sample, it is drawn jointly with the other views instead.
+        """
+        samples = self.config.depth_samples
+        if samples == 1 or at.given is None or at.colour_only is None:
+            return at
+        plain = at.given & at.colour_only
+        views = at.given.any(0).nonzero().flatten()
+        if not bool(plain.any()):
+            return at
+        alone = _select_views(at, views)
+        drawn = []
+        for k in range(samples):
+            channels = self._paint(replace(alone, step=at.step + k * DRAW_STEPS))
+            code = frames_of(channels.flatten(0, 1), alone.pose.flatten(0, 1)).inverse_depth
+            assert code is not None
+            drawn.append(code)
+        middle = torch.stack(drawn).median(0).values.unflatten(0, (len(at), -1))
+        b, n = plain.shape
+        code = at.view.inverse_depth.unflatten(0, (b, n)).clone()
+        code[:, views] = torch.where(plain[:, views, None, None], middle, code[:, views])
+        view = replace(at.view, inverse_depth=code.flatten(0, 1))
+        return replace(at, view=view, colour_only=None)
 
     def redraw(self, inputs: PaintInputs, frames: Frame, level: Tensor) -> Frame:
         """See :meth:`worldsim.protocols.RedrawsViews.redraw`."""
@@ -334,6 +361,17 @@ def _flags(flags: Tensor | None, b: int, n: int, like: Tensor) -> Tensor:
     if flags is None:
         return torch.zeros(b, n, dtype=torch.bool, device=like.device)
     return flags
+
+
+def _select_views(inputs: PaintInputs, index: Tensor) -> PaintInputs:
+    """Return the views at ``index`` (int64) of all places."""
+    n = inputs.pose.shape[1]
+    view = map_tensors(lambda x: x.unflatten(0, (-1, n))[:, index].flatten(0, 1), inputs.view)
+    flags = (inputs.given, inputs.colour_only)
+    given, colour_only = (None if x is None else x[:, index] for x in flags)
+    return replace(
+        inputs, view=view, pose=inputs.pose[:, index], given=given, colour_only=colour_only
+    )
 
 
 def _places(inputs: PaintInputs, index: Tensor) -> PaintInputs:

@@ -43,6 +43,9 @@ class PaintConfig:
     schedule_power: Positive = 1.5
     """Exponent of the noise levels before their shift. Above 1, more steps are at low noise, where
     textures are painted."""
+    depth_samples: Count = 1
+    """Samples of the depth of given pictures. Each pixel takes their median, so a near wall is sky
+    only if most samples say so."""
     places: Count = 1
     """Places painted at once. More are faster on a GPU. Fewer are padded to this number, so that a
     place's frames do not depend on the others."""
@@ -242,6 +245,8 @@ def paint(
     Returns clean channels (b, n, 5, h, w) float32; known channels are returned as given.
     """
     assert given.shape[2] == CHANNELS
+    if not bool(unknown.any()):
+        return given
     channels = per_channel(unknown)[..., None, None]
     steps, power = config.num_inference_steps, config.schedule_power
     if level is None:

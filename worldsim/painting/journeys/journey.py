@@ -9,7 +9,7 @@ already knows is left as it is.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import numpy as np
@@ -24,26 +24,34 @@ from worldsim.memory.painted import integrate_painted
 from worldsim.memory.points import PointMemory, PointMemoryConfig
 from worldsim.memory.slots import Points
 from worldsim.memory.strays import hang_alone, in_free_space
+from worldsim.painting.journeys.openings import Opening, find_openings
+from worldsim.painting.journeys.site import (
+    MOST_CAMERAS,
+    MOST_REPAINTS,
+    MOST_TRIES,
+    WAY_OUT,
+    Site,
+    groups_of,
+    nearest_headings,
+    painted_views,
+    split,
+)
+from worldsim.painting.journeys.straight import straighten
 from worldsim.painting.journeys.travel import (
     align_depth,
     fill_holes,
     next_cameras,
-    whole_view,
 )
 from worldsim.painting.journeys.trip import Attempt, Stop, Trip
 from worldsim.painting.places.place import EYE_HEIGHT, frames_at, known_view, level_pose, ring
 from worldsim.painting.validation.checks import Views
-from worldsim.painting.validation.validator import Validator, failures, passed
-from worldsim.protocols import DescriptionGenerator, Painter, PaintInputs, PromptPainter
+from worldsim.painting.validation.validator import Validator, Verdict, failures, passed
+from worldsim.protocols import DescriptionGenerator, Painter, PromptPainter
 from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.ranges import Positive, Seed, Share
+from worldsim.runtime.ranges import NotNegative, Positive, Seed, Share
 from worldsim.runtime.types import Array
 from worldsim.state import Frame, MemoryView, concatenate, map_tensors
 
-MOST_TRIES = 64
-"""Largest number of attempts per group of views, and of groups per place."""
-MOST_CAMERAS = 16
-"""Largest number of cameras per place."""
 LEAST_HOLE = 0.25
 """Share of the view ahead that the memory must not know for a camera to lead to a new place."""
 MOST_POINTS = 2**22
@@ -53,18 +61,6 @@ MOST_POINTS = 2**22
 Describe = Callable[[str, np.random.Generator], tuple[Array | None, Array | None]]
 """Converts words to attributes (a,) float32 in [0, 1] and which of them are told (a,) bool; None
 stands for none."""
-
-
-def groups_of(headings: int, views: int) -> list[list[int]]:
-    """Return the order in which the views of a place are painted.
-
-    First the views ahead, then the others, from the sides to the back, at most ``views`` at once.
-    """
-    by_turn = sorted(range(headings), key=lambda i: (min(i, headings - i), i))
-    ahead = min(3, views)
-    groups = [by_turn[:ahead]]
-    size = max(1, views - ahead)
-    return groups + [by_turn[i : i + size] for i in range(ahead, headings, size)]
 
 
 @dataclass(frozen=True)
@@ -92,6 +88,18 @@ class JourneyConfig:
     others."""
     furthest: Positive = 8.0
     """Largest distance to the next place in metres."""
+    openings: bool = True
+    """Whether the next place is looked for at openings, borders of the known ground. Otherwise it
+    lies at the end of a straight free way."""
+    repaints: Annotated[int, Ge(0), Le(MOST_REPAINTS)] = 2
+    """Further paintings of a place that has no way out. The one with the widest way out is kept."""
+    way_out: NotNegative = 1.5
+    """Metres of open border from which a place has a way out."""
+    open_words: bool = False
+    """Whether these further paintings are told that the place is open."""
+    straighten: Annotated[int, Ge(0), Le(8)] = 0
+    """Passes that straighten the surfaces of painted depth
+    (:func:`worldsim.painting.journeys.straight.straighten`)."""
     covered: Share = 0.95
     """A place of whose surroundings the memory knows more than this share is not painted."""
 
@@ -163,7 +171,7 @@ class JourneyMaker:
         known_place: tuple[Stop, Frame] | None = None
         for number, pose in enumerate(self._cameras(trip)):
             poses = ring(pose, self.config.headings)
-            site = _Site(trip, painter, poses, number, attributes, told)
+            site = Site(trip, painter, poses, number, attributes, told)
             known = self._known(trip.memory, site.poses)
             coverage = round(float(close_mask(known.mask).float().mean()), 6)
             stop = Stop(
@@ -178,12 +186,56 @@ class JourneyMaker:
                 # On the way out, a place that is new comes before one that is known already.
                 known_place = known_place or (stop, fill_holes(known, site.poses))
                 continue
-            frames = self._paint_place(site, log)
-            if frames is not None:
-                return self._with(trip, stop, frames)
+            found = self._paint_open(site, stop, log)
+            if found is not None:
+                return found
         if known_place is not None:
             return self._with(trip, *known_place)
         raise PaintingError(self._complaint(place, log))
+
+    def _paint_open(self, site: Site, stop: Stop, log: list[Attempt]) -> Trip | None:
+        """Return the journey with the place of ``site``, None if its views are not accepted.
+
+        A place without a way out is painted again, with other random numbers.
+        """
+        best: Trip | None = None
+        widest = -1.0
+        for draw in range(1 + self.config.repaints):
+            if draw and self.config.open_words:
+                site = site.told_open()
+            frames = self._paint_place(replace(site, draw=draw), log)
+            if frames is None:
+                break
+            told = self._named(site.attributes, site.told)
+            longer = self._with(site.trip, replace(stop, told=told), frames)
+            if not self.config.repaints:
+                return longer
+            out = self._way_out(longer)
+            log[-1].verdicts[0].append(out)
+            if out.value is not None and out.value > widest:
+                best, widest = longer, out.value
+            if out.passed:
+                break
+        return best
+
+    def _way_out(self, trip: Trip) -> Verdict:
+        """Judge whether ways lead on from the newest place of a journey."""
+        openings = self._openings(trip, len(trip) - 1)
+        metres = round(sum(one.metres for one in openings), 6)
+        least = self.config.way_out
+        return Verdict(WAY_OUT, metres, least, metres >= least)
+
+    def _openings(self, trip: Trip, origin: int) -> list[Opening]:
+        """Return the ways on from a place of a journey."""
+        poses = trip.pose
+        return find_openings(
+            self.memory,
+            trip.memory,
+            self._camera(poses[origin : origin + 1]),
+            torch.cat([poses[:origin], poses[origin + 1 :]]),
+            self.config.nearest,
+            self.config.furthest,
+        )
 
     def _named(self, attributes: Array | None, told: Array | None) -> dict[str, float]:
         if attributes is None:
@@ -216,6 +268,10 @@ class JourneyMaker:
         if config.loop and place > config.length // 2:
             # Back along the way, looking back.
             return [ring(trip.pose[config.length - 1 - place], 2)[1]] * config.cameras
+        if config.openings:
+            for origin in reversed(range(place)):
+                if openings := self._openings(trip, origin):
+                    return [one.pose for one in openings[: config.cameras]]
         # Where nothing unknown lies ahead, on from an earlier place; else to what is known.
         known: list[Tensor] = []
         for origin in reversed(range(place)):
@@ -247,9 +303,9 @@ class JourneyMaker:
         return known_view(self.memory, data, self._camera(poses))
 
     def _with(self, trip: Trip, stop: Stop, frames: Frame) -> Trip:
-        data, seen = trip.memory, _painted_views(trip)
+        data, seen = trip.memory, painted_views(trip)
         if stop.painted:
-            for i, frame in enumerate(_split(frames)):
+            for i, frame in enumerate(split(frames)):
                 data = self._integrate(data, frame, len(trip) * self.config.headings + i, seen)
                 seen.append(frame)
         return Trip((*trip.stops, stop), (*trip.frames, frames), data)
@@ -268,11 +324,11 @@ class JourneyMaker:
             left_out |= in_free_space(frame, camera, others, self._camera(others.pose))
         return integrate_painted(self.memory, data, frame, camera, torch.tensor([step]), left_out)
 
-    def _paint_place(self, site: _Site, log: list[Attempt]) -> Frame | None:
+    def _paint_place(self, site: Site, log: list[Attempt]) -> Frame | None:
         """Return the views of a place (headings, ...), None if they are not accepted."""
         config, data, first = self.config, site.trip.memory, len(site.trip) * self.config.headings
         done: dict[int, Frame] = {}
-        seen = _painted_views(site.trip)
+        seen = painted_views(site.trip)
         for number, group in enumerate(groups_of(config.headings, self.painter.spec.views)):
             painted = self._paint_group(site, data, group, number, done, log)
             if painted is None:
@@ -290,7 +346,7 @@ class JourneyMaker:
 
     def _paint_group(
         self,
-        site: _Site,
+        site: Site,
         data: Points,
         group: Sequence[int],
         number: int,
@@ -300,20 +356,22 @@ class JourneyMaker:
         """Paint views of a place until they pass; returns them by heading, None if too few pass."""
         kept: dict[int, Frame] = {}
         best: dict[int, tuple[int, Frame]] = {}
-        key = (len(site.trip) * MOST_CAMERAS + site.number) * MOST_TRIES + number
-        others = self._others(site, done)
+        others = site.others(done)
         for attempt in range(self.config.tries):
             todo = [i for i in group if i not in kept]
             whole = {**done, **kept}
-            beside = _nearest_headings(todo, whole, len(site.poses), self.painter.spec.views)
+            beside = nearest_headings(todo, whole, len(site.poses), self.painter.spec.views)
             known = self._known(data, site.poses[todo])
             given = [whole[i] for i in beside]
-            inputs = self._inputs(site, [*todo, *beside], known, given, key * MOST_TRIES + attempt)
+            step = site.key(number, attempt)
+            inputs = site.inputs([*todo, *beside], known, given, self.config.seed, step)
             painted = map_tensors(lambda x: x.cpu(), site.painter.paint(inputs))
             fresh, scale = align_depth(frames_at(painted, range(len(todo))), known)
+            if self.config.straighten:
+                fresh = straighten(fresh, known.mask, self.config.straighten)
             views = Views(fresh, self._camera(site.poses[todo]), known, *others)
             verdicts = self.validator.views(views, inputs, concatenate([fresh, *given]))
-            for i, frame, found in zip(todo, _split(fresh), verdicts, strict=True):
+            for i, frame, found in zip(todo, split(fresh), verdicts, strict=True):
                 wrong = sum(not verdict.passed for verdict in found)
                 if not wrong:
                     kept[i] = frame
@@ -323,7 +381,7 @@ class JourneyMaker:
                 Attempt(
                     camera=site.number,
                     views=todo,
-                    step=key * MOST_TRIES + attempt,
+                    step=step,
                     scale=[round(float(x), 4) for x in scale],
                     verdicts=verdicts,
                     kept=[i for i in todo if i in kept],
@@ -334,70 +392,3 @@ class JourneyMaker:
         if len(kept) < self.config.accept * len(group):
             return None
         return {i: kept[i] if i in kept else best[i][1] for i in group}
-
-    def _inputs(
-        self,
-        site: _Site,
-        index: Sequence[int],
-        known: MemoryView,
-        given: Sequence[Frame],
-        step: int,
-    ) -> PaintInputs:
-        """Return the painter's inputs: views to paint, then whole ones."""
-        fresh = len(index) - len(given)
-        return PaintInputs(
-            view=concatenate([known, *(whole_view(frame) for frame in given)]),
-            pose=site.poses[list(index)][None],
-            seed=torch.tensor([self.config.seed]),
-            step=torch.tensor([step]),
-            attributes=_row(site.attributes, torch.float32),
-            told=_row(site.told, torch.bool),
-            given=torch.tensor([[False] * fresh + [True] * len(given)]),
-        )
-
-    def _others(self, site: _Site, done: Mapping[int, Frame]) -> tuple[Frame, Camera] | tuple[()]:
-        """Return the accepted views of this place and of the last one, with their cameras."""
-        frames = [*site.trip.frames[-1:], *done.values()]
-        if not frames:
-            return ()
-        joined: Frame = concatenate(frames)
-        assert joined.pose is not None
-        return joined, self._camera(joined.pose)
-
-
-@dataclass(frozen=True)
-class _Site:
-    """A place that is being painted: the trip so far, its cameras, which try of a camera it is."""
-
-    trip: Trip
-    painter: Painter
-    poses: Tensor
-    number: int
-    attributes: Array | None
-    told: Array | None
-
-
-def _painted_views(trip: Trip) -> list[Frame]:
-    """Return the views of the places that were painted."""
-    pairs = zip(trip.stops, trip.frames, strict=True)
-    return [frames for stop, frames in pairs if stop.painted]
-
-
-def _row(values: Array | None, dtype: torch.dtype) -> Tensor | None:
-    return None if values is None else torch.from_numpy(np.asarray(values))[None].to(dtype)
-
-
-def _split(frames: Frame) -> list[Frame]:
-    """Return the single frames, each a batch of one."""
-    return [frames_at(frames, [i]) for i in range(len(frames.rgb))]
-
-
-def _nearest_headings(
-    todo: Sequence[int], whole: Mapping[int, Frame], headings: int, most: int
-) -> list[int]:
-    """Return the whole views that are nearest to those to paint, as many as fit beside them."""
-
-    def turn(i: int) -> int:
-        return min(min((i - j) % headings, (j - i) % headings) for j in todo)
-
-    return sorted(whole, key=lambda i: (turn(i), i))[: max(0, most - len(todo))]

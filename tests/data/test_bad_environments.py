@@ -78,7 +78,7 @@ def test_actions_that_do_nothing_are_warned_of(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*is dropped")
 def test_an_environment_that_always_crashes_ends_the_recording(tmp_path: Path) -> None:
     """Reproduces: it was blamed on episodes that stay within min_travel of their start."""
-    before = record(config(tmp_path, "Raising", episode_steps=3))
+    before = record(config(tmp_path / "short", "Raising", episode_steps=3))
     kept = files(before.path)
     with pytest.raises(
         EngineError, match="8 episodes in a row.*4 times.*the joint left its limits.*is kept"
@@ -97,7 +97,7 @@ def test_a_process_that_is_killed_records_its_shard_again(
     whole = files(record(config(tmp_path / "whole", "Killed", **settings)).path)
     (signals / f"{seed_of(0, 1)}-SIGSEGV").touch()
     (signals / f"{seed_of(1, 0)}-SIGKILL").touch()
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="bit for bit the same") as caught:
         record(config(tmp_path / "killed", "Killed", workers=1, **settings))
     told = [str(one.message) for one in caught if "recorded shard" in str(one.message)]
     assert len(told) == 2 and not list(signals.iterdir())
@@ -113,11 +113,14 @@ def test_resets_that_hang_are_named_and_what_is_finished_stays(
     monkeypatch.setattr(workers, "GRACE_S", 0.2)
     monkeypatch.setattr(workers, "TRIES", 2)
     settings: dict[str, Any] = {"frames": 100, "env_kwargs": {"seed": seed_of(1, 0)}}
-    with pytest.raises(
-        WorldsimError,
-        match=r"ended 2 times at task 1; the last time, reset of the environment took more than "
-        r"1 s \(engine_timeout_s\)\. What is finished is kept: run the same command again",
-    ), pytest.warns(UserWarning, match="shard 1 is gone .reset of the environment"):
+    with (
+        pytest.raises(
+            WorldsimError,
+            match=r"ended 2 times at task 1; the last time, reset of the environment took more "
+            r"than 1 s \(engine_timeout_s\)\. What is finished is kept: run the same command",
+        ),
+        pytest.warns(UserWarning, match="shard 1 is gone .reset of the environment"),
+    ):
         record(config(tmp_path, "Hanging", workers=1, engine_timeout_s=1.0, **settings))
     kept = EpisodeDataset(tmp_path)
     assert len(kept.shards) == 1 and kept.verify() == () and not kept.info.report

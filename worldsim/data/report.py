@@ -34,6 +34,8 @@ BINS = 10
 without bounds."""
 PICTURE_STEPS = 20_000
 """Steps, spread over the recording, whose frames are looked at."""
+QUICK_STEPS = 1000
+"""Steps of a recording without a report of which training measures the lag of actions."""
 OPEN_LOOP = ("random", "persistent", "persistent-v1", "sticky")
 """Policies that do not look at what they cause: their actions tell the lag best."""
 
@@ -50,10 +52,10 @@ class Events:
 
 @dataclass(frozen=True)
 class RewardReport(Events):
-    """Rewards; a step is an event if its reward differs from the most frequent one."""
+    """Rewards; a step is an event if its reward differs from the usual one."""
 
     usual: float
-    """The most frequent reward, such as 0."""
+    """The reward of more than half of all steps; 0 if there is none."""
     mean: float
     lowest: float
     highest: float
@@ -171,6 +173,22 @@ def add_report(dataset: EpisodeDataset) -> RecordingReport:
     return found
 
 
+def training_warnings(dataset: EpisodeDataset) -> list[str]:
+    """Return what training on a recording should be warned of.
+
+    A complete recording's stored report says it. Of another one, perhaps still under way, only the
+    order of actions and frames is measured.
+    """
+    told = dataset.info.report
+    sentences = told.get("warnings")
+    if told.get("frames") == dataset.frames and isinstance(sentences, list):
+        # From a file: control characters could rewrite the terminal.
+        return ["".join(filter(str.isprintable, str(one))) for one in sentences]
+    if not len(dataset):
+        return []
+    return _shifts(measure_action_lag(_telling(dataset), QUICK_STEPS), dataset)
+
+
 def measure_recording(dataset: EpisodeDataset) -> RecordingReport:
     """Measure what a recording holds. Raises InvalidInputError if it is empty."""
     if not len(dataset):
@@ -195,7 +213,9 @@ def measure_recording(dataset: EpisodeDataset) -> RecordingReport:
         pictures=_pictures(dataset),
         action_lag=lag,
     )
-    return dataclasses.replace(found, notes=_notes(found), warnings=_warnings(found, dataset))
+    return dataclasses.replace(
+        found, notes=_notes(found, dataset), warnings=_warnings(found, dataset)
+    )
 
 
 def _transitions(
@@ -226,14 +246,18 @@ def _telling(dataset: EpisodeDataset) -> Sequence[Episode]:
 
     Episodes are views of memory maps: none is read.
     """
-    blind = [e for e in dataset if e.info.get("policy", dataset.info.policy) in OPEN_LOOP]
-    return blind or dataset
+    return _blind(dataset) or dataset
+
+
+def _blind(dataset: EpisodeDataset) -> list[Episode]:
+    return [e for e in dataset if e.info.get("policy", dataset.info.policy) in OPEN_LOOP]
 
 
 def _rewards(rew: Array) -> tuple[RewardReport, Array]:
     """Return the report of rewards, and which steps are events."""
     values, counts = np.unique(rew, return_counts=True)
-    usual = values[counts.argmax()]
+    # Where rewards are dense, none is usual.
+    usual = values[counts.argmax()] if 2 * counts.max() > len(rew) else np.float32(0.0)
     events = rew != usual
     found = RewardReport(
         count=int(events.sum()),
@@ -324,8 +348,17 @@ def _pictures(dataset: EpisodeDataset) -> FrameReport:
     )
 
 
-def _notes(found: RecordingReport) -> list[str]:
+def _notes(found: RecordingReport, dataset: EpisodeDataset) -> list[str]:
     notes = []
+    lag = found.action_lag
+    if lag.shift and _explained(lag, dataset):
+        notes.append(
+            f"the environment shows an action's effect {-lag.shift} frame"
+            f"{'s' if lag.shift < -1 else ''} late; worlds learn that from earlier actions"
+            if lag.shift < 0
+            else "the policy answers to what it sees, so the lag of its actions cannot be told: "
+            "--policy mix adds episodes that tell it"
+        )
     rewards = found.rewards
     if rewards.count == 0:
         what = "no rewards" if rewards.usual == 0 else f"every reward is {rewards.usual:g}"
@@ -357,19 +390,31 @@ def _warnings(found: RecordingReport, dataset: EpisodeDataset) -> list[str]:
             f"{found.pictures.frozen:.0%} of steps change no pixel, and teach a world to stand "
             f"still: skip frames in the environment, or use a policy that moves (--policy mix)"
         )
-    lag = found.action_lag
-    shifted: list[str] = []
-    if dataset.info.geometry:
-        shifted += measure_alignment(dataset).problems
-    if lag.problem and not any(one.startswith("Actions") for one in shifted):
-        shifted.append(lag.problem)
+    return told + _shifts(found.action_lag, dataset)
+
+
+def _shifts(lag: ActionLag, dataset: EpisodeDataset) -> list[str]:
+    """Return what is wrong with the order of actions, frames and poses."""
+    told = list(measure_alignment(dataset).problems) if dataset.info.geometry else []
+    if lag.problem and not _explained(lag, dataset) and not any("Actions" in x for x in told):
+        told.append(lag.problem)
     if lag.gains and lag.shift is None:
-        shifted.append(
+        told.append(
             "actions have no visible effect: a world of this recording will ignore them. Look at "
             "a film of it; record more frames, other actions (--policy mix), or larger images "
             "(--size), if what moves is small"
         )
-    return told + shifted
+    return told
+
+
+def _explained(lag: ActionLag, dataset: EpisodeDataset) -> bool:
+    """Return whether the environment or the policy, and not the recording, shifts the actions.
+
+    The recorder stores an action with the frame that it answers. So an early shift is a delay of
+    the environment, and a late one comes from a policy that answers to what it sees.
+    """
+    own = "episode_steps" in dataset.info.recording
+    return own and bool(lag.shift) and (lag.shift < 0 or not _blind(dataset))
 
 
 def _about(number: float) -> str:

@@ -133,7 +133,9 @@ def make_episode(rgb: Array, rows: Rows, info: JsonObject) -> Episode:
     def padded(values: Array) -> Array:
         return np.concatenate([values, np.zeros_like(values[:1])])
 
-    return Episode(rgb, *map(padded, (rows.act, rows.rew, rows.term, trunc)), info=info)
+    return Episode(
+        rgb, padded(rows.act), padded(rows.rew), padded(rows.term), padded(trunc), info=info
+    )
 
 
 def split(

@@ -62,11 +62,8 @@ class PolicyMix:
 
     def describe(self) -> JsonObject:
         """Return what a resumed recording must have in common: shares, and checksums of agents."""
-        sums = {
-            name: agent_sha256(source)
-            for name, source in zip(self.names, self._sources, strict=True)
-            if saved_folder(source) is not None
-        }
+        found = zip(self.names, map(agent_sha256, self._sources), strict=True)
+        sums = {name: total for name, total in found if total is not None}
         if not self.mixed:
             return {} if not sums else {"policy_sha256": sums[self.names[0]]}
         shares = np.diff(self._bounds, prepend=0.0)
@@ -97,13 +94,14 @@ def shown_name(policy: str) -> str:
     return Path(policy).name if saved_folder(policy) is not None else policy
 
 
-def agent_sha256(policy: str) -> str:
-    """Return the SHA-256 of a saved agent's files.
+def agent_sha256(policy: str) -> str | None:
+    """Return the SHA-256 of a saved agent's files; None if the policy is no saved agent.
 
     An agent that was trained further is another policy, and records into another dataset.
     """
     folder = saved_folder(policy)
-    assert folder is not None
+    if folder is None:
+        return None
     total = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file()):
         total.update(f"{path.name} {sha256_of(path)}\n".encode())

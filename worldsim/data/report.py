@@ -125,7 +125,7 @@ class RecordingReport:
             "action lag: "
             + (
                 lag.note
-                or f"shift {lag.shift:+d} explains the changes best ("
+                or f"{lag.shift:+d} (share of act[t + shift] that the change from frame t explains: "
                 + ", ".join(f"{s:+d}: {g:.1%}" for s, g in lag.gains.items())
                 + ")"
             ),
@@ -413,8 +413,9 @@ def _explained(lag: ActionLag, dataset: EpisodeDataset) -> bool:
     The recorder stores an action with the frame that it answers. So an early shift is a delay of
     the environment, and a late one comes from a policy that answers to what it sees.
     """
-    own = "episode_steps" in dataset.info.recording
-    return own and bool(lag.shift) and (lag.shift < 0 or not _blind(dataset))
+    if not lag.shift or "episode_steps" not in dataset.info.recording:
+        return False
+    return lag.shift < 0 or not _blind(dataset)
 
 
 def _about(number: float) -> str:

@@ -62,11 +62,11 @@ def check_action(policy: str, step: int, action: Action, space: Space) -> Array:
     Raises InvalidInputError unless it is a whole number of a Discrete space, or finite numbers of
     a Box's shape.
     """
-    discrete = isinstance(space, gym.spaces.Discrete)
     stored = np.asarray(action)
+    discrete = isinstance(space, gym.spaces.Discrete)
     fits = (
         stored.shape == () and np.issubdtype(stored.dtype, np.integer) and 0 <= stored < space.n
-        if discrete
+        if isinstance(space, gym.spaces.Discrete)
         else stored.shape == space.shape and bool(np.isfinite(stored.astype(np.float64)).all())
     )
     if not fits:

@@ -96,7 +96,7 @@ def read_video(path: Name, size: tuple[int, int] | None = None) -> Iterator[tupl
             if not opened.streams.video:
                 raise DamagedFileError(f"{file} has no picture track: record it again")
             for index, frame in enumerate(opened.decode(video=0)):
-                image = frame.to_ndarray(format="rgb24")
+                image: Array = frame.to_ndarray(format="rgb24")
                 first = first or image.shape
                 if image.shape != first:
                     raise InvalidInputError(

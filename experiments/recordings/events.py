@@ -35,9 +35,9 @@ SIDE, ACTIONS, SHARE = 32, 4, 0.25
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--frames", type=int, default=28_000)
+    parser.add_argument("--frames", type=int, default=24_576)
     parser.add_argument("--draws", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=240)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)
@@ -144,7 +144,7 @@ def fit(episodes: list[Any], steps: int, seed: int) -> tuple[Classifier, float]:
     optimiser = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.01)
     for step in range(steps):
         pick = torch.cat(
-            [ends[torch.randint(len(ends), (32,))], others[torch.randint(len(others), (96,))]]
+            [ends[torch.randint(len(ends), (16,))], others[torch.randint(len(others), (48,))]]
         )
         loss = nn.functional.binary_cross_entropy_with_logits(
             model(frames[pick], act[pick]), end[pick]
@@ -152,7 +152,7 @@ def fit(episodes: list[Any], steps: int, seed: int) -> tuple[Classifier, float]:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        if step % 25 == 24:
+        if step % 40 == 39:
             now = log_loss(model, shift, episodes[:held])
             if now < best[0]:
                 best = now, copy.deepcopy(model.state_dict())

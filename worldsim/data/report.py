@@ -125,7 +125,7 @@ class RecordingReport:
             "action lag: "
             + (
                 lag.note
-                or f"{lag.shift:+d} (share of act[t + shift] that the change from frame t explains: "
+                or f"{lag.shift:+d} (share of the action that the change explains, by shift, "
                 + ", ".join(f"{s:+d}: {g:.1%}" for s, g in lag.gains.items())
                 + ")"
             ),

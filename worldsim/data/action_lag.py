@@ -19,15 +19,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.types import Array
-
-if TYPE_CHECKING:
-    from worldsim.data.episode import Episode
 
 SHIFTS = (-2, -1, 0, 1, 2)
 """Shifts that are tried; ``act[t + shift]`` as the cause of the change from frame t to t + 1."""
@@ -52,6 +49,25 @@ RIVAL = 0.3
 """A share is worth mentioning if it is at least this part of the largest one."""
 
 
+class Steps(Protocol):
+    """Frames and the actions between them, such as a :class:`worldsim.data.episode.Episode`."""
+
+    @property
+    def rgb(self) -> Array:
+        """(t, h, w, 3) uint8."""
+        ...
+
+    @property
+    def act(self) -> Array:
+        """(t, ...) int64 or float32; the last one is padding."""
+        ...
+
+    def __len__(self) -> int: ...
+
+
+StepsT = TypeVar("StepsT", bound=Steps)
+
+
 @dataclass(frozen=True)
 class ActionLag:
     """The result of :func:`measure_action_lag`.
@@ -73,7 +89,7 @@ class ActionLag:
     problem: str = ""
 
 
-def measure_action_lag(episodes: Iterable[Episode], steps: int = MOST_STEPS) -> ActionLag:
+def measure_action_lag(episodes: Iterable[Steps], steps: int = MOST_STEPS) -> ActionLag:
     """Measure at which shift the actions explain the changes between frames.
 
     episodes: of one action space, or an ``EpisodeDataset``; of a sequence, about ``steps`` steps
@@ -111,7 +127,7 @@ def measure_action_lag(episodes: Iterable[Episode], steps: int = MOST_STEPS) -> 
     return _decide(change, before, actions, groups, np.unique(blocks, return_inverse=True)[1])
 
 
-def spread(episodes: Iterable[Episode], steps: int) -> Iterator[Episode]:
+def spread(episodes: Iterable[StepsT], steps: int) -> Iterator[StepsT]:
     """Yield episodes of about ``steps`` steps together; those of a sequence are spread evenly."""
     if isinstance(episodes, Sequence):
         count = len(episodes)

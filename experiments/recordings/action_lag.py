@@ -1,5 +1,5 @@
 r"""Whether planted shifts of actions are found: 20 recordings of five environments, each as it is
-and with its actions moved by -2, -1, 1 and 2 frames.
+and with its actions moved by -2, -1, 1 and 2 frames, and with those of other episodes.
 
     python experiments/recordings/action_lag.py --work runs/lag \
         --json experiments/recordings/action_lag.json
@@ -69,6 +69,7 @@ def main() -> None:
         "all_planted_shifts_found": sum(caught),
         "said_to_have_no_visible_effect": sum(unseen),
         "false_alarms_unshifted": sum(row["found"]["0"] not in (0, None) for row in rows),
+        "effects_of_strangers_actions": sum(row["found_of_strangers"] is not None for row in rows),
         "rows": rows,
     }
     print({key: value for key, value in results.items() if key != "rows"})
@@ -85,7 +86,30 @@ def examine(dataset: EpisodeDataset) -> dict[str, Any]:
         found[str(by)] = lag.shift
         if by == 0:
             gains = {str(s): gain for s, gain in lag.gains.items()}
-    return {"found": found, "gains": gains}
+    strangers = measure_action_lag(exchange([e for e in dataset if len(e) > 40]))
+    told = {str(s): gain for s, gain in strangers.gains.items()}
+    return {
+        "found": found,
+        "gains": gains,
+        "found_of_strangers": strangers.shift,
+        "gains_of_strangers": told,
+    }
+
+
+def exchange(episodes: list[Episode]) -> list[Episode]:
+    """Every episode with the actions of the one before, as long as both last."""
+    found = []
+    for episode, other in zip(episodes, [episodes[-1], *episodes[:-1]], strict=True):
+        t = min(len(episode), len(other))
+        act = np.array(other.act[:t])
+        act[-1] = 0
+        fields = {name: getattr(episode, name)[:t] for name in ("rgb", "rew", "term", "trunc")}
+        found.append(
+            dataclasses.replace(
+                episode, act=act, inverse_depth=None, pose=None, intrinsics=None, **fields
+            )
+        )
+    return found
 
 
 def measure_planted(episodes: list[Episode], by: int) -> ActionLag:

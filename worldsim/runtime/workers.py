@@ -288,13 +288,13 @@ class _Seat:
         self.folder, self.make, self.timeout_s = folder, make, timeout_s
         self.process: BaseProcess | None = None
         self.pipe: Connection[Task, Any]
-        self.hung = ""
+        self.hung = self.late = ""
 
     def begin(self, function: Callable[..., object], task: tuple[object, ...]) -> None:
         """Send a task to the process; starts the process if necessary."""
         if self.process is None:
             self._start()
-        self.hung = ""
+        self.hung = self.late = ""
         # One that has died meanwhile is met when its result is asked for.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.pipe.send((function, task))
@@ -341,23 +341,27 @@ class _Seat:
             self.hung = CALLS[int(self.sign.call)]
             process.kill()
         elif late > 0:
+            self.late = CALLS[int(self.sign.call)]
             end_engines(process.pid)
 
     def cause(self) -> str:
         """Return why the process, which is dead or dying, has ended."""
         if self.hung:
-            return (
-                f"{self.hung} of the environment took more than {self.timeout_s:g} s "
-                f"(engine_timeout_s)"
-            )
+            return self._late(self.hung)
         assert self.process is not None
         self.process.join(GRACE_S)
         status = self.process.exitcode
         if status is None or status >= 0:
             return f"it ended with exit status {status}"
+        name = f"signal {-status}"
         with contextlib.suppress(ValueError):
-            return f"it was killed by {signal.Signals(-status).name}"
-        return f"it was killed by signal {-status}"
+            name = signal.Signals(-status).name
+        # Some engines' clients do not survive that their engine is ended.
+        after = f" after its engine was ended, since {self._late(self.late)}" if self.late else ""
+        return f"it was killed by {name}{after}"
+
+    def _late(self, call: str) -> str:
+        return f"{call} of the environment took more than {self.timeout_s:g} s (engine_timeout_s)"
 
     def end(self) -> None:
         """Kill the process and its engines, if they are alive, and remove its files."""

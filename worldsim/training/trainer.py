@@ -50,6 +50,7 @@ from worldsim.training.recordings import (
     recordings_in,
     require_alike,
     require_split,
+    warn_of,
 )
 from worldsim.training.samples import sample_grid
 from worldsim.training.sharding import part_of, prepare_sharding, whole
@@ -95,6 +96,7 @@ class Trainer:
             )
         self.config = config
         self.datasets: list[EpisodeDataset] = []
+        self.warned: set[Path] = set()
         self._find_recordings()
         self.dataset = self.datasets[0]
         self._settle()
@@ -305,6 +307,13 @@ class Trainer:
                 self.tally.add(arrays)
                 self.frames += shard.frames
                 self.taken.add(file)
+            if (
+                len(dataset)
+                and dataset.path not in self.warned
+                and self.accelerator.is_main_process
+            ):
+                self.warned.add(dataset.path)
+                warn_of(dataset)
         seed = self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank
         painted = self.buffer.painted
         before = 0 if painted is None else painted.count

@@ -11,8 +11,6 @@ Results: docs/experiments/painter.md. Needs a GPU; all arms take about four minu
 from __future__ import annotations
 
 import dataclasses
-import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,28 +18,16 @@ from typing import Any
 
 import torch
 import tyro
-from evaluate import (
-    Artist,
-    depth_of_pictures,
-    everything,
-    inpaint,
-    overlap,
-    partial_memory,
-    sheets,
-)
-from torch import Tensor
-from yardstick import HEADINGS, Places, Yardstick, load
+from evaluate import Artist, depth_of_pictures, inpaint, sheets
+from ground import Ground, Record, measure_new, paint_headings
+from yardstick import Yardstick, load
 
 from worldsim.evaluation.encoder import load_encoder
-from worldsim.evaluation.metrics import sharpness
-from worldsim.painting.channels import unscale
 from worldsim.painting.checkpoint import Saved, load_painter, save_painter
 from worldsim.painting.network import PainterNetwork
 from worldsim.painting.sampling import PaintConfig
-from worldsim.runtime.json_config import to_json, write_json
+from worldsim.runtime.json_config import to_json
 
-LEAST_PIXELS = 40
-"""Pixels of a picture from which on its error counts."""
 SCALES = (2.0, 3.0, 4.0, 6.0)
 """Guidance scales that are tried."""
 
@@ -78,57 +64,13 @@ class Config:
     """Seed of the noise."""
 
 
-def psnr_where(rgb: Tensor, truth: Tensor, mask: Tensor) -> float:
-    """Mean PSNR over the pixels where mask (n, 1, h, w) is 1. rgb, truth: (n, 3, h, w) uint8."""
-    squares = (rgb.float() - truth.float()).square().mean(1, keepdim=True)
-    count = mask.sum((1, 2, 3))
-    error = (squares * mask).sum((1, 2, 3)) / count.clamp(min=1)
-    values = 10 * torch.log10(255.0**2 / error.clamp(min=1.0))
-    return float(values[count > LEAST_PIXELS].mean())
-
-
-class Ground:
-    """Places on which painters are measured, with what a memory of other views shows of them."""
-
-    def __init__(self, places: Places, yardstick: Yardstick) -> None:
-        self.places, self.yardstick = places, yardstick
-        self.truth = places.headings
-        self.real = yardstick.features(self.truth)
-        self.memory = partial_memory(places, list(range(HEADINGS, places.rgb.shape[1])))
-        self.flat = self.memory.flatten(0, 1)
-        self.mask = (self.flat[:, 4:5] > 0).float()
-        share = self.mask.mean((1, 2, 3))
-        self.partly = (share > 0.1) & (share < 0.7)
-        shown = ((unscale(self.flat[:, :3]) + 1) * 127.5).round().clamp(0, 255)
-        self.shown = shown.to(torch.uint8)
-
-    def measure(self, rgb: Tensor) -> dict[str, Any]:
-        """Figures of painted headings (n, 3, h, w) uint8."""
-        return {
-            **self.yardstick.between(self.yardstick.features(rgb), self.real),
-            "sharpness": float(sharpness(rgb).mean() / sharpness(self.truth).mean()),
-            "mean": float(rgb.float().mean()),
-            "contrast": float(rgb.float().std((1, 2, 3)).mean()),
-        }
-
-    def measure_completed(self, rgb: Tensor) -> dict[str, Any]:
-        """The same with the PSNR of known pixels and of holes, at 10 to 70% coverage."""
-        some = self.partly
-        known, holes = self.mask[some], 1 - self.mask[some]
-        return {
-            **self.measure(rgb),
-            "psnr_covered": psnr_where(rgb[some], self.truth[some], known),
-            "psnr_holes": psnr_where(rgb[some], self.truth[some], holes),
-            "psnr": psnr_where(rgb[some], self.truth[some], torch.ones_like(known)),
-        }
-
-
 class Arms:
     """Paints places in several ways and measures each."""
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
-        self.begun = time.monotonic()
+        self.record = Record(config.out / "arms.json", config.seconds)
+        self.found = self.record.found
         self.yardstick = Yardstick(load_encoder(config.encoder, device))
         places = load(config.test, config.places + config.choose, device)
         self.test = Ground(places.part(slice(0, config.places)), self.yardstick)
@@ -140,11 +82,9 @@ class Arms:
         }
         self.weights = "average"
         self.fd: dict[tuple[str, PaintConfig], float] = {}
-        self.found: dict[str, Any] = {
-            "step": self.saved.card["step"],
-            "places_confirmed": len(self.test.places.rgb),
-            "places_chosen_on": len(self.extra.places.rgb),
-        }
+        self.found["step"] = self.saved.card["step"]
+        self.found["places_confirmed"] = len(self.test.places.rgb)
+        self.found["places_chosen_on"] = len(self.extra.places.rgb)
 
     def ready(self, network: PainterNetwork) -> PainterNetwork:
         """A network for painting, compiled if wanted."""
@@ -162,44 +102,28 @@ class Arms:
     ) -> dict[str, Any]:
         """Measure new places."""
         artist = Artist(network or self.networks[self.weights], sampling, self.config.seed)
-        order, scale = everything(HEADINGS, self.device), sampling.guidance_scale
-        _, frame = artist.paint(ground.places, HEADINGS, order, None, attributes, scale)
-        assert frame.inverse_depth is not None
-        rgb, code = (x.unflatten(0, (-1, HEADINGS)) for x in (frame.rgb, frame.inverse_depth))
-        return {
-            "sampling": to_json(sampling),
-            "weights": self.weights,
-            **ground.measure(frame.rgb),
-            "overlap": overlap(rgb, code, ground.places),
-        }
+        return {"weights": self.weights, **measure_new(artist, ground, attributes)}
 
     def completed(self, ground: Ground, sampling: PaintConfig) -> dict[str, Any]:
         """Measure headings completed from the displaced views, also with known pixels kept."""
         artist = Artist(self.networks[self.weights], sampling, self.config.seed)
-        order, scale = everything(HEADINGS, self.device), sampling.guidance_scale
-        _, frame = artist.paint(ground.places, HEADINGS, order, ground.memory, False, scale)
-        kept = torch.where(ground.mask > 0, ground.shown, frame.rgb)
+        scale = sampling.guidance_scale
+        rgb, _ = paint_headings(artist, ground.places, ground.memory, False, scale)
+        kept = torch.where(ground.mask > 0, ground.shown, rgb)
         return {
             "sampling": to_json(sampling),
             "weights": self.weights,
-            **ground.measure_completed(frame.rgb),
+            **ground.measure_completed(rgb),
             "known_pixels_kept": ground.measure_completed(kept),
         }
 
     def run(self, name: str, cost: float, arm: Callable[[], dict[str, Any]]) -> float:
-        """Measure an arm and write all figures so far; returns its FD, infinite if left out.
+        """Measure an arm; returns its FD, 0 if it has none, infinite if left out.
 
         cost: seconds that it takes.
         """
-        begun = time.monotonic()
-        if begun - self.begun + cost > self.config.seconds:
-            print(name, "left out for lack of time", flush=True)
-            return float("inf")
-        found = self.found[name] = arm()
-        found["seconds"] = round(time.monotonic() - begun, 1)
-        print(name, json.dumps(found), flush=True)
-        write_json(self.config.out / "arms.json", self.found)
-        return float(found["fd"][0]) if "fd" in found else 0.0
+        found = self.record.run(name, arm, cost)
+        return float("inf") if not found else float(found["fd"][0]) if "fd" in found else 0.0
 
     def choice(self, name: str, sampling: PaintConfig, cost: float) -> float:
         """Return the FD of new places on the places for choices."""

@@ -89,9 +89,10 @@ def main(config: Config) -> None:
         rgb = buffer._data["rgb"][times], view.rgb[times], view.rgb[times] * painted[times, None]
         for name, frames in zip(("true", "memory", "painted"), rgb, strict=True):
             rows[f"{e} {name}"] = [frame.permute(1, 2, 0).numpy() for frame in frames]
-    save_picture(contact_sheet(rows), config.out / "walks.png")
     write_json(config.out / "painted_walks.json", told)
-    print(json.dumps(told))
+    print(json.dumps(told), flush=True)
+    columns = [f"{k} of {COLUMNS - 1}" for k in range(COLUMNS)]
+    save_picture(contact_sheet(rows, columns), config.out / "walks.png")
 
 
 if __name__ == "__main__":

@@ -11,17 +11,15 @@ four minutes on an H200. ``--seconds`` leaves out the last ones.
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
-from arms import Ground
-from evaluate import Artist, depth_of_pictures, everything, overlap, sheets
+from evaluate import Artist, depth_of_pictures, sheets
+from ground import Ground, Record, measure_new, paint_headings
 from torch import Tensor
 from yardstick import HEADINGS, Places, Yardstick, load
 
@@ -31,7 +29,7 @@ from worldsim.painting.network import PainterNetwork
 from worldsim.painting.sampling import PaintConfig
 from worldsim.painting.training.lookaround import shard_files
 from worldsim.painting.training.views import load_view_sets
-from worldsim.runtime.json_config import to_json, write_json
+from worldsim.runtime.json_config import to_json
 
 CUTS = (8, 6, 4)
 """Steps of the teacher with guidance that are measured beside the student."""
@@ -88,7 +86,9 @@ class Comparison:
     """Paints places by teacher and student, and measures both."""
 
     def __init__(self, config: Config, device: torch.device, names: tuple[str, ...]) -> None:
-        self.config, self.device, self.begun = config, device, time.monotonic()
+        self.config, self.device = config, device
+        self.record = Record(config.out / "student.json", config.seconds)
+        self.found = self.record.found
         self.yardstick = Yardstick(load_encoder(config.encoder, device))
         places = places_of(config.test, config.places + config.choose, device, names)
         told = self.yardstick.encoder.config.attributes
@@ -96,10 +96,8 @@ class Comparison:
         """Where the encoder's attributes are among the painter's."""
         self.test = Ground(places.part(slice(0, config.places)), self.yardstick)
         self.extra = Ground(places.part(slice(config.places, None)), self.yardstick)
-        self.found: dict[str, Any] = {
-            "places": len(self.test.places.rgb),
-            "places_chosen_on": len(self.extra.places.rgb),
-        }
+        self.found["places"] = len(self.test.places.rgb)
+        self.found["places_chosen_on"] = len(self.extra.places.rgb)
 
     def ready(self, saved: Saved, average: bool, compiled: bool = True) -> PainterNetwork:
         """A network for painting."""
@@ -107,18 +105,6 @@ class Comparison:
         if self.config.compile and compiled:
             network.compile_parts()
         return network
-
-    def run(self, name: str, arm: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Measure an arm and write all figures so far; returns its figures, {} if left out."""
-        begun = time.monotonic()
-        if begun - self.begun > self.config.seconds:
-            print(name, "left out for lack of time", flush=True)
-            return {}
-        found = self.found[name] = arm()
-        found["seconds"] = round(time.monotonic() - begun, 1)
-        print(name, json.dumps(found), flush=True)
-        write_json(self.config.out / "student.json", self.found)
-        return found
 
     def paint(
         self,
@@ -130,24 +116,14 @@ class Comparison:
     ) -> tuple[Tensor, Tensor]:
         """Headings and inverse-depth codes of places, (s * 8, ...)."""
         artist = Artist(network, sampling, self.config.seed)
-        order = everything(HEADINGS, self.device)
         scale = sampling.guidance_scale if memory is None else sampling.memory_guidance_scale
-        _, frame = artist.paint(places, HEADINGS, order, memory, told, scale)
-        assert frame.inverse_depth is not None
-        return frame.rgb, frame.inverse_depth
+        return paint_headings(artist, places, memory, told, scale)
 
     def new(
         self, network: PainterNetwork, sampling: PaintConfig, ground: Ground | None = None
     ) -> dict[str, Any]:
         """Figures of new places with attributes."""
-        ground = ground or self.test
-        rgb, code = self.paint(network, sampling, ground.places)
-        both = (x.unflatten(0, (-1, HEADINGS)) for x in (rgb, code))
-        return {
-            "sampling": to_json(sampling),
-            **ground.measure(rgb),
-            "overlap": overlap(*both, ground.places),
-        }
+        return measure_new(Artist(network, sampling, self.config.seed), ground or self.test)
 
     def completed(self, network: PainterNetwork, sampling: PaintConfig) -> dict[str, Any]:
         """Figures of headings completed from the displaced views, without attributes."""
@@ -206,7 +182,7 @@ def main() -> None:
     names = tuple(of_student.card["settings"]["attributes"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     compare = Comparison(config, device, names)
-    run = compare.run
+    run = compare.record.run
     teacher = compare.ready(of_teacher, average=False)
     compare.found["distilled"] = of_student.card.get("distilled")
     compare.found["step"] = of_student.card["step"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.painters import make_tiny_painter
 from worldsim.camera import Camera, quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.gaps import close_mask
@@ -26,6 +27,7 @@ from worldsim.scenes.recorded import RecordedScenes
 from worldsim.state import Frame, flatten
 from worldsim.world import World
 from worldsim.world.paint_ahead import PaintAheadConfig, Takes, contradicts, taken_pixels
+from worldsim.world.scene_files import load_scene
 
 FORWARD = 1
 OPEN = "MAP30-3"
@@ -269,25 +271,28 @@ def test_which_pixels_of_dreamed_frames_are_taken() -> None:
     assert not taken_pixels(Takes.NOTHING, view).any()
 
 
-def test_what_is_dreamed_in_holes_does_not_become_known(tiny: World) -> None:
+def test_what_is_dreamed_in_holes_does_not_become_known(
+    tiny_world: World, scenes_folder: Path
+) -> None:
     """Memories after one dreamed frame, and after one true frame, which is taken whole."""
-    settings = (PaintAheadConfig(coverage=0.0, takes=takes) for takes in Takes)
-    used: list[int] = []
-    for config in settings:
-        world = tiny.with_painting(random_painter(), config)
-        env = begin(world)
-        state = env.unwrapped.state
+    state = tiny_world.initial([load_scene(scenes_folder / "room-6-1")], [4])
+    act, pixels = torch.tensor([FORWARD]), state.frame.rgb[0, 0].numel()
+    used: dict[Takes, list[int]] = {}
+    for takes in Takes:
+        world = tiny_world.with_painting(
+            make_tiny_painter(), PaintAheadConfig(coverage=0.0, takes=takes)
+        )
+        assert world.painting is not None
         empty = dataclasses.replace(state, memory=world.memory.empty(1))
-        act = torch.tensor([FORWARD])
-        after, transition = world.step(empty, act)
-        used.append(int((after.memory.kind > 0).sum()))
-        seen = world.observe(empty, act, transition.frame)
-        assert int((seen.memory.kind > 0).sum()) == 64 * 64
-    assert used == [64 * 64, 0, 0]
-    # Copies that fill up a batch, and dreams without painting, take all.
-    padded = world.pad(empty, 2)
-    after = world.step(padded, act.expand(2))[0]
-    assert (after.memory.kind > 0).sum(1).tolist() == [0, 64 * 64]
+        # Copies that fill up a batch take all, as dreams without painting do.
+        batch = world.pad(world.painting.begin(empty), 2)
+        after, transition = world.step(batch, act.expand(2))
+        used[takes] = (after.memory.kind > 0).sum(1).tolist()
+        seen = world.observe(batch, act.expand(2), transition.frame)
+        assert (seen.memory.kind > 0).sum(1).tolist() == [pixels, pixels]
+    assert used == {
+        Takes.ALL: [pixels, pixels], Takes.KNOWN: [0, pixels], Takes.NOTHING: [0, pixels]
+    }  # fmt: skip
 
 
 @pytest.mark.fast

@@ -49,19 +49,19 @@ class PaintedConfig:
     invented: Share = 1 / 3
     """Share of these walks whose painted views are invented. In the others, true frames that lie
     ahead are redrawn."""
-    level: tuple[float, float] = (0.4, 0.7)
+    level: tuple[float, float] = (0.3, 0.6)
     """Range of the noise levels from which true frames are redrawn, uniform."""
     since: tuple[int, int] = (0, 48)
     """Range of the frame, uniform, after which a walk's memory knows new places from paintings
     alone. Before it, true frames enter the memory, as before a dream begins."""
-    takes: Takes = Takes.KNOWN
+    takes: Takes = Takes.NOTHING
     """What the memory takes from later frames, true and dreamed ones: ``all``, ``known`` or
     ``nothing``. It should be that of the dreams (:class:`worldsim.world.PaintAheadConfig`)."""
-    every: Count = 4
+    every: Count = 2
     """Frames from one look ahead to the next."""
-    ahead: tuple[int, int] = (4, 16)
+    ahead: tuple[int, int] = (2, 12)
     """Range of the number of frames that a painted view lies ahead, uniform."""
-    coverage: Share = 0.55
+    coverage: Share = 0.8
     """A view is painted if the memory covers less than this share of it. Gaps between the splats of
     a surface count as covered."""
     num_inference_steps: Count = 8

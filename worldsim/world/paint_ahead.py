@@ -63,15 +63,17 @@ class Takes(StrEnum):
 class PaintAheadConfig:
     """Where and how often a dream is painted ahead."""
 
-    every: Count = 4
+    every: Count = 2
     """Steps from one look ahead to the next."""
     distance: NotNegative = 3.0
     """Metres from the camera to the camera ahead. One step in Freedoom is about one metre."""
-    coverage: Share = 0.55
+    coverage: Share = 0.8
     """A place ahead is painted if the memory covers less than this share of one of its views. Gaps
     between the splats of a surface count as covered."""
-    takes: Takes = Takes.KNOWN
-    """What the memory takes from dreamed frames: ``all``, ``known`` or ``nothing``."""
+    takes: Takes = Takes.NOTHING
+    """What the memory takes from dreamed frames: ``all``, ``known`` or ``nothing``. Blur of dreamed
+    frames then never comes back through the memory: FD 164 with ``nothing``, 221 with ``known``
+    (docs/experiments/painted_memory.md)."""
     views: Count = 3
     """Views at the camera ahead: straight on, and to both sides in turn."""
     turn: Annotated[float, Ge(1), Le(180)] = 50.0

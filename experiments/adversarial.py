@@ -73,8 +73,9 @@ PAINTED = (
 )  # fmt: skip
 """How the memory of training walks is painted."""
 ARMS: dict[str, tuple[str, ...]] = {
-    "weak": ("--adversarial.weight", "0.3"),
-    "strong": ("--adversarial.weight", "1.0"),
+    "weak": ("--adversarial.weight", "0.3", "--adversarial.most", "1000"),
+    "strong": ("--adversarial.weight", "1.0", "--adversarial.most", "1000"),
+    "capped": ("--adversarial.weight", "1.0", "--adversarial.most", "1"),
 }
 """Options in which the arms differ."""
 

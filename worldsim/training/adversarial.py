@@ -44,9 +44,10 @@ class AdversarialConfig:
     """Strength of the adversarial gradient at the predicted colours, relative to that of the other
     losses there. Both are measured in every step (the adaptive weight of Esser et al. 2021), so the
     number means the same for any discriminator and any loss."""
-    most: Positive = 1000.0
-    """Largest factor of the adversarial loss that this may come to, for a discriminator that says
-    nothing yet."""
+    most: Positive = 1.0
+    """Largest factor of the adversarial loss that this may come to. Where the discriminator has
+    little to say, its gradient is small, and a large factor would make noise of it. While it learns
+    alone, factors of 0.4 to 1 give a weight of 1."""
     known: NotNegative = 0.25
     """Weight of the squared error on pixels that the memory knows. There the next frame is
     determined, and noise in it is flicker."""

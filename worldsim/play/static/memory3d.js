@@ -10,6 +10,7 @@ const FOV = 0.9;
 const REACH = 9; // metres from the middle of the map to its side
 const OVER = 0.5; // metres over the eye at which the view is cut, so that ceilings hide nothing
 const EVERY = 900; // ms between two fetches of what is new
+const SHARE = 0.2; // of the time that drawing may take: without a GPU, the frames need the rest
 
 const VERTEX = `#version 300 es
 in vec3 position; in vec3 colour; in float size; in float painted;
@@ -92,8 +93,10 @@ export class Memory3d {
     this.since = null;
     this.asked = 0;
     this.pending = false;
+    this.drawn = 0; // ms at which the newest drawing was done
+    this.cost = 0; // ms that one takes
     this.surface = new OffscreenCanvas(1, 1);
-    this.gl = this.surface.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
+    this.gl = this.surface.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
     if (this.gl) this.#prepare();
     else say("memory-hint", "This browser has no WebGL2.");
     player.addEventListener("opened", () => { this.marked = null; this.#renew(); });
@@ -182,15 +185,37 @@ export class Memory3d {
     }
   }
 
+  /** Draw soon: after the newest frame is painted, and no more often than drawing is cheap. */
   draw() {
     if (this.due) return;
     this.due = true;
-    requestAnimationFrame(() => {
-      this.due = false;
-      if (!this.gl || !this.player.header?.pose) return;
-      this.#drawOrbit();
-      this.#drawMap();
-    });
+    const wait = Math.max(0, this.drawn + this.cost * (1 / SHARE - 1) - performance.now());
+    setTimeout(() => requestAnimationFrame(() => setTimeout(() => this.#draw())), wait);
+  }
+
+  #draw() {
+    this.due = false;
+    if (!this.gl || !this.player.header?.pose) return;
+    const began = performance.now();
+    this.#drawOrbit();
+    this.#drawMap();
+    this.#time(began);
+  }
+
+  /** Learn how long drawing takes, which the script itself does not wait for. */
+  #time(began) {
+    const { gl } = this, fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+    gl.flush();
+    const look = () => {
+      if (!gl.isContextLost() && gl.clientWaitSync(fence, 0, 0) === gl.TIMEOUT_EXPIRED) {
+        setTimeout(look, 4);
+        return;
+      }
+      gl.deleteSync(fence);
+      this.drawn = performance.now();
+      this.cost = 0.7 * this.cost + 0.3 * (this.drawn - began);
+    };
+    setTimeout(look);
   }
 
   #cut() {

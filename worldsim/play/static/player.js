@@ -15,6 +15,7 @@ export class Player extends EventTarget {
   #wake = () => {};
   #last = null; // when the newest frame was shown
   #wanted = null; // the newest moment that a drag asks for
+  #seen = false; // whether a frame has been shown since the page was opened
 
   constructor(controls) {
     super();
@@ -124,7 +125,7 @@ export class Player extends EventTarget {
   async step(action) {
     const began = performance.now();
     const chosen = this.driver ? { agent: this.driver } : { action: action ?? this.world.rest };
-    await this.run({ type: "step", ...chosen }, { began });
+    await this.run({ type: "step", ...chosen }, { began, acted: !this.driver && action !== null });
   }
 
   async rewind(branch, step) {
@@ -212,7 +213,7 @@ export class Player extends EventTarget {
     return { views, format: "raw" };
   }
 
-  async #take({ header, parts }, { began = null, jump = false } = {}) {
+  async #take({ header, parts }, { began = null, acted = false, jump = false } = {}) {
     const arrived = performance.now();
     const pictures = {};
     await Promise.all(Object.values(parts).map(async (part) => {
@@ -234,7 +235,10 @@ export class Player extends EventTarget {
       if (this.times.length > RECENT) this.times.shift();
       this.#last = shown;
     }
-    this.dispatchEvent(new CustomEvent("frame", { detail: { header, pictures, painted: parts.painted, jump } }));
+    const detail = { header, pictures, painted: parts.painted, jump, began, acted };
+    this.dispatchEvent(new CustomEvent("frame", { detail }));
+    if (!this.#seen) performance.mark("worldsim-first-frame");
+    this.#seen = true;
   }
 
   /** A step from an earlier moment has begun a branch: ask at once, this request is in the lane. */

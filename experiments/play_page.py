@@ -7,13 +7,13 @@ Each part is measured alone, on an otherwise idle computer; parts that the file 
     python -m experiments.play_page --parts start walk --json OUT     # five minutes
     python -m experiments.play_page --parts people --json OUT         # six minutes
 
-- ``start``: seconds from starting ``worldsim play`` to the page's first frame beside the real twin.
-- ``walk``: at the world's own rate with a key held down, milliseconds from the tick that samples the
-  key to the frame on the screen, and the intervals between frames. A frame is on the screen after
-  the browser's next paint.
+- ``start``: seconds from starting ``worldsim play`` to the page's first frame beside the twin.
+- ``walk``: at the world's own rate with a key held down, milliseconds from the tick that samples
+  the key to the frame on the screen, and the intervals between frames. A frame is on the screen
+  after the browser's next paint.
 - ``people``: one client as fast as it goes, then several at the world's own rate. They ask for
-  everything that the page asks for: four pictures of the dream and of its twin, and new points of the
-  memory. Then forks: bytes and milliseconds of each.
+  everything that the page asks for: four pictures of the dream and of its twin, and new points of
+  the memory. Then forks: bytes and milliseconds of each.
 
 Exit status 1 if a figure misses what is required.
 """
@@ -145,13 +145,17 @@ def measure_people(arguments: argparse.Namespace) -> Result:
     """Let several clients walk at once, each as the page would."""
     with browser.play_server(browser.free_port(), arguments.server) as (url, process):
         asked = argparse.Namespace(
-            world=arguments.world, format="raw", page=True, forks=arguments.forks
+            world=arguments.world,
+            format="raw",
+            page=True,
+            forks=arguments.forks,
+            client_processes=1,
         )
         asked.seconds = arguments.one_seconds
-        one = asyncio.run(load(url, asked, 1, 1, None))
+        one = load(url, asked, 1, 1, None, process.pid)
         asked.seconds = arguments.people_seconds
-        fps = arguments.fps
-        all_ = asyncio.run(load(url, asked, arguments.people, 1, fps))
+        several = arguments.people, 1, arguments.fps
+        all_ = load(url, asked, *several, process.pid)
         resident = browser.resident_mb(process)
         forks = asyncio.run(fork(url, asked, process.pid))
     figures = {

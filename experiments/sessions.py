@@ -7,9 +7,9 @@ fast as it goes, then several, then several at the world's own rate::
     python experiments/sessions.py --clients 128 --seconds 20 --device cuda --engine fast \
         --bucket 128 --json sessions_gpu.json
 
-Clients run in this process, the server in another. A step's latency is from sending its message to
-having its frame. ``--page`` lets them ask for what the play page asks for. ``--forks 32`` forks a
-walk at the end and tells what a fork takes.
+Clients run in processes of their own (``--client-processes``), the server in another. A step's
+latency is from sending its message to having its frame. ``--page`` lets them ask for what the play
+page asks for. ``--forks 32`` forks a walk at the end and tells what a fork takes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import os
 import platform
 import socket
@@ -147,22 +148,71 @@ class Client:
             await self.ask(socket, {"type": "close"})
 
 
-async def load(
-    url: str, arguments: argparse.Namespace, clients: int, bucket: int, fps: float | None
+def run_clients(
+    url: str,
+    arguments: argparse.Namespace,
+    seeds: range,
+    bucket: int,
+    fps: float | None,
+    start: Any,
+    results: Any,
+) -> None:
+    """Run some of the clients in this process.
+
+    start: a barrier that all processes of clients pass when their sessions are warm.
+    results: a queue that receives the list of clients.
+    """
+    many = [Client(url, arguments, bucket, seed) for seed in seeds]
+
+    async def run() -> None:
+        ready, go = asyncio.Semaphore(0), asyncio.Event()
+        tasks = [
+            asyncio.create_task(client.run(ready, go, fps, arguments.seconds)) for client in many
+        ]
+        for _ in many:
+            waiting = asyncio.create_task(ready.acquire())
+            done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            if waiting not in done:
+                start.abort()
+                await asyncio.gather(*tasks)
+        await asyncio.to_thread(start.wait, 600)
+        go.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(run())
+    results.put(many)
+
+
+def load(
+    url: str,
+    arguments: argparse.Namespace,
+    clients: int,
+    bucket: int,
+    fps: float | None,
+    pid: int,
 ) -> dict[str, Any]:
-    """Step so many sessions at once; returns rates and latencies."""
-    many = [Client(url, arguments, bucket, seed) for seed in range(clients)]
-    ready, go = asyncio.Semaphore(0), asyncio.Event()
-    tasks = [asyncio.create_task(client.run(ready, go, fps, arguments.seconds)) for client in many]
-    for _ in many:
-        waiting = asyncio.create_task(ready.acquire())
-        done, _ = await asyncio.wait([waiting, *tasks], return_when=asyncio.FIRST_COMPLETED)
-        if waiting not in done:
-            await asyncio.gather(*tasks)
-    begun = time.perf_counter()
-    go.set()
-    await asyncio.gather(*tasks)
-    seconds = time.perf_counter() - begun
+    """Step so many sessions at once; returns rates and latencies.
+
+    pid: of the server, whose event loop runs in its first thread.
+    """
+    shares = [range(i, clients, arguments.client_processes) for i in range(clients)]
+    shares = [share for share in shares[: arguments.client_processes] if share]
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(len(shares) + 1), context.Queue()
+    processes = [
+        context.Process(
+            target=run_clients, args=(url, arguments, share, bucket, fps, start, results)
+        )
+        for share in shares
+    ]
+    for process in processes:
+        process.start()
+    start.wait(600)
+    begun, busy = time.perf_counter(), loop_seconds(pid)
+    many = [client for _ in shares for client in results.get(timeout=arguments.seconds + 600)]
+    seconds, busy = time.perf_counter() - begun, loop_seconds(pid) - busy
+    for process in processes:
+        process.join()
     rates = np.array([len(client.latency) for client in many]) / seconds
     latency = 1e3 * np.concatenate([client.latency for client in many])
     gaps = 1e3 * np.concatenate([np.diff(client.frames) for client in many])
@@ -187,6 +237,7 @@ async def load(
         },
         "stepped_together": round(float(batch.mean()), 1),
         "forward_ms": round(float(np.median(step_ms)), 2),
+        "loop_cpu_ms": round(1e3 * busy / len(latency), 3),
     }
 
 
@@ -229,6 +280,12 @@ def device_name(device: str) -> str:
     return next((line.split(":")[1].strip() for line in lines if "model name" in line), "")
 
 
+def loop_seconds(pid: int) -> float:
+    """Return the seconds of CPU time that a process's first thread has taken."""
+    fields = Path(f"/proc/{pid}/task/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def resident_mb(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
     return round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 1)
@@ -245,6 +302,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--fps", type=float, default=8.75, help="of the steady part; 0 for none")
     parser.add_argument("--format", default="raw")
     parser.add_argument("--server-threads", type=int, default=0)
+    parser.add_argument("--client-processes", type=int, default=1)
     parser.add_argument("--page", action="store_true", help="ask for what the play page asks for")
     parser.add_argument("--forks", type=int, default=0, help="of a walk, at the end; 0 for none")
     parser.add_argument("--json", type=Path, required=True)
@@ -268,7 +326,7 @@ def main() -> None:
         if arguments.fps:
             parts.append(("steady", *several, arguments.fps))
         for name, clients, bucket, fps in parts:
-            part = asyncio.run(load(url, arguments, clients, bucket, fps))
+            part = load(url, arguments, clients, bucket, fps, process.pid)
             found["parts"][name] = part | {"server_mb": resident_mb(process.pid)}
             print(name, json.dumps(found["parts"][name]), flush=True)
             arguments.json.parent.mkdir(parents=True, exist_ok=True)

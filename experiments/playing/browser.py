@@ -1,7 +1,7 @@
 """The play page in headless Chromium: the server's process, the browser, and an observer of frames.
 
-A frame counts as shown after the next paint: a task that was posted in the animation frame after the
-page has drawn it.
+A frame counts as shown after the next paint: a task that was posted in the animation frame after
+the page has drawn it.
 """
 
 from __future__ import annotations

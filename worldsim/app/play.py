@@ -68,10 +68,12 @@ def play(config: PlayConfig) -> None:
     Raises MissingDependencyError without FastAPI and uvicorn, and InvalidInputError if the port
     cannot be used.
     """
+    from worldsim.app.serve import run_server
+
     server, address = make_server(config)
     if config.browser:
         _open_when_started(server, address)
-    server.run()
+    run_server(server)
 
 
 def make_server(config: PlayConfig) -> tuple[Server, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import secrets
 from dataclasses import dataclass, field, fields
@@ -78,7 +79,15 @@ def serve(config: ServeConfig) -> None:
     """
     server = make_server(config)
     with contextlib.suppress(KeyboardInterrupt):
-        server.run()
+        run_server(server)
+
+
+def run_server(server: Server) -> None:
+    """Run a server in a process of its own."""
+    # What is imported by now stays. To look through it for garbage would hold up every client.
+    gc.collect()
+    gc.freeze()
+    server.run()
 
 
 def make_server(config: ServeConfig) -> Server:

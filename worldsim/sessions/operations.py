@@ -41,7 +41,9 @@ class Answer:
 
     def content(self, id: int | None) -> bytes | str:
         """Return what is sent: packed bytes or JSON text."""
-        header = self.header if id is None else self.header.model_copy(update={"id": id})
+        header = self.header
+        if header.id != id:
+            header = header.model_copy(update={"id": id})
         if self.blobs is None:
             return header.model_dump_json()
         return p.pack(header, self.blobs)
@@ -176,6 +178,7 @@ async def show(
         )
     position, info = session.history.position, now.info
     header = p.FrameReply(
+        id=None if seq else looking.id,
         session=session.id,
         branch=position.branch,
         step=position.step,

@@ -923,17 +923,23 @@ def array_blob(name: str, array: Array) -> Blob:
 
 def pack(header: Message, blobs: Sequence[Blob]) -> bytes:
     """Return a message and its parts as bytes."""
-    return pack_json(header.model_dump(mode="json", exclude={"parts"}), blobs)
+    return _packed(header.model_dump_json(exclude={"parts"}), blobs)
 
 
 def pack_json(header: JsonObject, blobs: Sequence[Blob]) -> bytes:
     """Return a header and its parts as bytes; ``parts`` is added to the header."""
+    return _packed(json.dumps(header, separators=(",", ":")), blobs)
+
+
+def _packed(header: str, blobs: Sequence[Blob]) -> bytes:
+    """header: a JSON object with at least one key, to which ``parts`` is added."""
     listed, offset = [], 0
     for name, kind, shape, content in blobs:
         place = {"format": kind, "shape": list(shape), "offset": offset, "length": len(content)}
         listed.append({"name": name, **place})
         offset += len(content)
-    text = json.dumps({**header, "parts": listed}, separators=(",", ":")).encode()
+    parts = json.dumps(listed, separators=(",", ":"))
+    text = f'{header[:-1]},"parts":{parts}}}'.encode()
     contents = (content for *_, content in blobs)
     return b"".join([MAGIC, struct.pack("<I", len(text)), text, *contents])
 

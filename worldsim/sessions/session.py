@@ -22,7 +22,6 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.utils import seeding
-from torch import Tensor
 
 from worldsim.errors import (
     InvalidInputError,
@@ -58,6 +57,7 @@ from worldsim.sessions.protocol import (
     TwinStartAt,
     Walk,
 )
+from worldsim.sessions.stored_frames import StoredFrame
 from worldsim.sessions.twins import Twin, TwinFrame
 from worldsim.sessions.views import picture_bytes
 from worldsim.state import (
@@ -95,7 +95,7 @@ class Present:
 
     world, settings: what steps it.
     held: its state.
-    frame: the newest frame, a batch of one on the CPU.
+    frame: the newest frame.
     info: as an environment's ``info``.
     view: what the memory showed before the last step; None after a reset or an edit.
     twin: the real twin's frame.
@@ -104,7 +104,7 @@ class Present:
     world: World
     settings: Settings
     held: Held
-    frame: Frame
+    frame: StoredFrame
     info: Mapping[str, Array]
     view: tuple[MemoryView, int] | None = None
     twin: TwinFrame | None = None
@@ -122,38 +122,12 @@ class Present:
     @property
     def rgb(self) -> Array:
         """The newest frame, (h, w, 3) uint8."""
-        rgb: Array = self.frame.rgb[0].permute(1, 2, 0).numpy()
-        return rgb
+        return self.frame.rgb
 
     @property
     def state(self) -> WorldState:
         """The state, a batch of one; do not write into its tensors."""
         return self.held.get(self.world)
-
-
-@dataclass(frozen=True)
-class SmallFrame:
-    """A frame of the walk in as few bytes as possible.
-
-    rgb: (1, 3, h, w) uint8. code: (h, w) uint16 inverse-depth code, or None.
-    """
-
-    rgb: Tensor
-    code: Array | None
-    pose: Tensor | None
-
-    @classmethod
-    def of(cls, frame: Frame) -> SmallFrame:
-        """Store a frame, a batch of one on the CPU."""
-        depth = frame.inverse_depth
-        return cls(
-            frame.rgb, None if depth is None else depth[0].numpy().astype(np.uint16), frame.pose
-        )
-
-    def frame(self) -> Frame:
-        """Return the frame."""
-        code = None if self.code is None else torch.from_numpy(self.code.astype(np.int32))[None]
-        return Frame(self.rgb, code, self.pose)
 
 
 class Session:
@@ -194,7 +168,7 @@ class Session:
         self.elapsed = 0
         self.root_frames: tuple[Frame, ...] = ()
         self.root_settings = self.settings
-        self.frames: OrderedDict[Moment, SmallFrame] = OrderedDict()
+        self.frames: OrderedDict[Moment, StoredFrame] = OrderedDict()
         self.small: dict[Moment, bytes] = {}
         self.first: bytes | None = None
         self.marks: dict[int, tuple[Moment, Keyframe]] = {}
@@ -203,6 +177,7 @@ class Session:
         # 11 has no factor in common with 32: neighbours are far apart.
         self._phase = 11 * next(_BEGUN) % KEYFRAME_EVERY
         self._twin_stale = False
+        self._sized: tuple[World, int] | None = None
         self._rng: np.random.Generator | None = None
         self._agents: dict[str, Policy] = {}
         self.opened: World | None = None
@@ -248,10 +223,13 @@ class Session:
     @property
     def state_bytes(self) -> int:
         """Bytes of its state; 0 before the first reset."""
-        if self.present is None:
+        now = self.present
+        if now is None:
             return 0
-        batch = self.present.held.batch
-        return bytes_of(batch) // len(batch)
+        # All states of a world are equally large, and this is asked for often.
+        if self._sized is None or self._sized[0] is not now.world:
+            self._sized = now.world, bytes_of(now.held.batch) // len(now.held.batch)
+        return self._sized[1]
 
     @property
     def rest(self) -> ActionValue:
@@ -273,8 +251,7 @@ class Session:
                 at = Moment(found.number, i)
                 frame, small = self.frames.get(at), self.small.get(at)
                 if frame is not None:
-                    picture: Array = frame.rgb[0].permute(1, 2, 0).numpy()
-                    return found.step_at(i), picture_bytes(picture, PictureFormat.WEBP)
+                    return found.step_at(i), picture_bytes(frame.rgb, PictureFormat.WEBP)
                 if small is not None:
                     return found.step_at(i), small
         if self.first is None:
@@ -595,7 +572,7 @@ class Session:
         self._rng = rng
         self.start, self.seed = SnapshotStartAt(), None
         self._take_twin(None)
-        frames = snapshot.frames or (present.frame,)
+        frames = snapshot.frames or (present.frame.frame(),)
         self._begin_history(present, packed, frames, int(snapshot.elapsed[0]))
         return self.now
 
@@ -700,7 +677,7 @@ class Session:
         """End the twin and forget the states."""
         self.closed = True
         self._take_twin(None)
-        self.present = None
+        self.present = self._sized = None
         self.history = History(self.history_bytes)
         self.frames.clear()
         self.marks.clear()
@@ -729,14 +706,13 @@ class Session:
             raise InvalidInputError(f"action {str(action)[:80]} is outside {space}")
         return int(action), np.array([action], np.int64)
 
-    def _store(self, moment: Moment, frame: Frame) -> None:
-        self.frames[moment] = SmallFrame.of(frame)
+    def _store(self, moment: Moment, frame: StoredFrame) -> None:
+        self.frames[moment] = frame
         self.frames.move_to_end(moment)
         while len(self.frames) > FRAMES:
             old, small = self.frames.popitem(last=False)
             if old.entries % KEPT_EVERY == 0:
-                picture: Array = small.rgb[0].permute(1, 2, 0).numpy()
-                self.small[old] = picture_bytes(picture, PictureFormat.WEBP)
+                self.small[old] = picture_bytes(small.rgb, PictureFormat.WEBP)
 
     def _store_path(self, moment: Moment, frames: Sequence[Frame]) -> None:
         """Store the newest frames of the way to a moment."""
@@ -746,7 +722,7 @@ class Session:
                 if isinstance(entry, ActionEntry):
                     moments.append(Moment(branch.number, i + 1))
         for at, frame in list(zip(reversed(moments), reversed(frames), strict=False))[::-1]:
-            self._store(at, map_tensors(lambda x: x.cpu(), frame))
+            self._store(at, StoredFrame.rows_of(frame, 1)[0])
 
     def _keep_later(self, moment: Moment, held: Held, settings: Settings) -> None:
         """Store a keyframe without waiting for its copy."""
@@ -791,7 +767,7 @@ def _present(world: World, settings: Settings, held: Held) -> Present:
         world=world,
         settings=settings,
         held=held,
-        frame=map_tensors(lambda x: x.detach().cpu().clone(), state.frame),
+        frame=StoredFrame.rows_of(state.frame, 1)[0],
         info={name: value[0].cpu().numpy() for name, value in report(world, state, 1).items()},
         uncertainty=0.0 if world.tells_uncertainty else None,
     )

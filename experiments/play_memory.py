@@ -198,6 +198,7 @@ def main() -> int:
     arguments = parse()
     readings: list[dict[str, float]] = []
     more = ["--world", arguments.world, "--engine", arguments.engine]
+    more += ["--history-mb", str(arguments.limit_mb)]
     with browser.play_server(browser.free_port(), more) as (url, process):
         begun = time.monotonic()
 

@@ -17,7 +17,8 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from worldsim.app.serve import uvicorn_config
-from worldsim.sessions.manager import SessionManager, SessionsConfig
+from worldsim.sessions.config import SessionsConfig
+from worldsim.sessions.manager import SessionManager
 from worldsim.sessions.server import AppConfig, create_app
 from worldsim.world import World
 

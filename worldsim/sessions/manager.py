@@ -9,20 +9,15 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
-
-from annotated_types import Ge, Gt, Le
+from typing import Protocol, TypeVar
 
 from worldsim.errors import InvalidInputError, NotFoundError, WorldsimError
 from worldsim.protocols import Painter
 from worldsim.runtime.arguments import shown
-from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.ranges import Positive, Share
 from worldsim.runtime.types import Array
 from worldsim.sessions.batcher import Batcher
 from worldsim.sessions.catalogue import Catalogue, describe_actions
+from worldsim.sessions.config import SessionsConfig, require_bucket
 from worldsim.sessions.history import History, Moment
 from worldsim.sessions.protocol import (
     CloseCode,
@@ -39,7 +34,7 @@ from worldsim.sessions.protocol import (
 from worldsim.sessions.saved import LatestMoment, SavedInfo, SavedSession, SavedSessions
 from worldsim.sessions.session import Progress, Session
 from worldsim.world.engine import resolve_engine, total_memory
-from worldsim.world.world import BUCKETS, World
+from worldsim.world.world import World
 
 Result = TypeVar("Result")
 LOG = logging.getLogger("worldsim.sessions")
@@ -53,43 +48,6 @@ ON_CPU, ON_GPU = 16, 256
 """Sessions by default."""
 GPU_BUCKET = 128
 """Batch bucket of sessions on a GPU, by default."""
-
-
-@dataclass(frozen=True)
-class SessionsConfig:
-    """Settings of :class:`SessionManager`."""
-
-    worlds: tuple[str, ...] = ()
-    """Worlds to offer: names of shipped ones, or folders. By default all shipped ones."""
-    device: str | None = None
-    """Device of the worlds. By default CUDA if it is available, else the CPU."""
-    engine: str = "plain"
-    """Engine of sessions that do not ask for one: ``plain``, ``fast`` or ``compiled``."""
-    bucket: Annotated[int, Ge(1), Le(1024)] | None = None
-    """Batch bucket of sessions that do not ask for one. By default 1 on a CPU, as in a single
-    environment, and 128 on a GPU."""
-    sessions: Annotated[int, Ge(1), Le(4096)] | None = None
-    """Sessions at once. By default 16 on a CPU, 256 on a GPU."""
-    idle_minutes: Positive = 30.0
-    """Minutes without a request after which a session is closed."""
-    history_mb: Annotated[float, Gt(0), Le(100_000)] = 400.0
-    """Megabytes of states that one session keeps to rewind."""
-    memory: Share = 0.5
-    """Share of the device's memory that the states of all sessions may take."""
-    state: Path | None = None
-    """Folder in which sessions are saved, so that a crash loses little. By default none are."""
-    save_seconds: Positive = 20.0
-    """Seconds from one save of a session to the next, if it has changed."""
-    places: Path | None = None
-    """Folder with scenes to start from, beside those of the worlds."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.engine not in ("plain", "fast", "compiled"):
-            raise InvalidInputError(
-                f"SessionsConfig.engine = {self.engine!r}: it must be plain, fast or compiled"
-            )
-        require_bucket(self.bucket)
 
 
 class Watcher(Protocol):
@@ -506,11 +464,3 @@ class SessionManager:
             await self.close(session, "shutdown", "the server is shutting down")
         await asyncio.to_thread(self.batcher.close)
         self._aside.shutdown(wait=False, cancel_futures=True)
-
-
-def require_bucket(bucket: int | None) -> None:
-    """Raise InvalidInputError unless the bucket is one of the library's."""
-    if bucket is not None and bucket not in BUCKETS:
-        raise InvalidInputError(
-            f"bucket = {bucket}: it must be one of {', '.join(map(str, BUCKETS))}"
-        )

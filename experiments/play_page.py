@@ -106,7 +106,7 @@ def measure_walk(arguments: argparse.Namespace) -> Result:
         _hold_keys(driver, arguments.walk_seconds)
         log = np.array(driver.execute_script("return worldsim.log")[before:], float)
         resident = browser.resident_mb(process)
-    _, began, acted, step, encode, twin, shown = log.T
+    _, began, acted, step, encode, queue, shown = log.T
     period = 1e3 / fps
     delay, gaps = (shown - began)[acted > 0], np.diff(shown)
     figures = {
@@ -123,7 +123,7 @@ def measure_walk(arguments: argparse.Namespace) -> Result:
         "late_by_ms": _rounded(sorted(gaps[gaps > LATE * period])[-20:]),
         "step_ms": _percentiles(step),
         "pictures_ms": _percentiles(encode),
-        "twin_ms": _percentiles(twin),
+        "queue_ms": _percentiles(queue),
         "server_mb": resident,
     }
     return Result(figures, more)

@@ -40,12 +40,13 @@ OBSERVER = """
     };
     worldsim.player.addEventListener("frame", ({ detail: { header, began, acted } }) => {
         if (began === null) return;
-        waiting.push([header.step, began, acted, header.ms.step, header.ms.encode, header.ms.twin]);
+        waiting.push([header.step, began, acted, header.ms.step, header.ms.encode, header.ms.queue]);
         if (waiting.length === 1) requestAnimationFrame(() => painted.port2.postMessage(0));
     });
 """
 """Makes ``worldsim.log``: step, ms at which its tick began, whether a key was sampled, the server's
-ms for step, pictures and twin, and ms at which the frame was painted."""
+ms for the step, the pictures and the wait before the step, and ms at which the frame was painted.
+"""
 
 
 def free_port() -> int:

@@ -137,7 +137,8 @@ def play_router(world: str, painting: Painting, fresh: bool = False) -> APIRoute
     async def root(request: Request, session_id: str) -> Response:
         session = request.app.state.manager.session(session_id)
         async with session.lock:
-            snapshot, world = await session.snapshot(Moment(0, 0)), session.world
+            snapshot = await session.snapshot(Moment(0, 0))
+            world = await session.variant(session.root_settings)
         content = await asyncio.to_thread(snapshot_bytes, snapshot, world)
         return Response(content, media_type="application/octet-stream")
 

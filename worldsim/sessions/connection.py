@@ -19,7 +19,7 @@ from worldsim.errors import InvalidInputError
 from worldsim.runtime.types import Array
 from worldsim.sessions import protocol as p
 from worldsim.sessions.manager import QUEUE, SessionManager
-from worldsim.sessions.operations import Answer, perform, show
+from worldsim.sessions.operations import Answer, perform, show, show_twin
 from worldsim.sessions.session import Session
 
 LOG = logging.getLogger("worldsim.sessions")
@@ -146,9 +146,21 @@ class Connection:
                 continue
             for answer in answers:
                 await self._reply(answer.content(message.id))
+            if isinstance(message, p.Step) and message.twin_later:
+                await self._tell_twin(message)
             if isinstance(message, p.Close):
                 await self._close(1000)
                 return
+
+    async def _tell_twin(self, message: p.Step) -> None:
+        assert self.session is not None
+        try:
+            async with self.session.lock:
+                answer = await show_twin(self.session, message)
+            if answer is not None:
+                await self._reply(answer.content(None))
+        except Exception as error:
+            await self._reply(_error(error, None))
 
     async def _answer(
         self, message: p.ClientMessage, parts: dict[str, Array | bytes]

@@ -399,6 +399,9 @@ class Step(Looking):
         None
     )
     agent: Name | None = None
+    twin_later: bool = False
+    """Whether the real twin takes the last of these steps after the answer. Over a WebSocket, a
+    message of type ``twin`` follows with its frame, so that the dream's comes earlier."""
 
 
 class Look(Looking):
@@ -543,7 +546,10 @@ class GetPoints(Plain):
 
 
 class ChangeSettings(Plain):
-    """Change the settings."""
+    """Change the settings from this moment on.
+
+    The change belongs to the history: rewinding goes back behind it, and replays repeat it.
+    """
 
     type: Literal["settings"] = "settings"
     settings: Settings
@@ -762,10 +768,28 @@ class FrameReply(Message):
     action: ActionValue | None = None
     agent: str | None = None
     twin: TwinReport | None = None
+    settings: Settings | None = None
+    """Settings of the world at this moment; None in answers to ``step`` and ``play``, which do not
+    change them."""
     map: MapPlace | None = None
     memory_points: int | None = None
     generated: Literal[True] = True
     ms: Milliseconds = Field(default_factory=Milliseconds)
+    parts: list[Part] = Field(default_factory=list)
+
+
+class TwinReply(Message):
+    """The real twin's frame of a step with ``twin_later``; packed, with the requested views."""
+
+    v: Literal[1] = 1
+    type: Literal["twin"] = "twin"
+    id: int | None = None
+    session: str
+    branch: int
+    step: int
+    twin: TwinReport | None = None
+    ms: float = 0.0
+    """Milliseconds of the twin's step."""
     parts: list[Part] = Field(default_factory=list)
 
 
@@ -892,6 +916,7 @@ class ErrorReply(Message):
 Reply = (
     SessionReply
     | FrameReply
+    | TwinReply
     | PictureReply
     | PointsReply
     | SnapshotReply
@@ -904,7 +929,7 @@ Reply = (
     | Closed
     | ErrorReply
 )
-PackedReply = FrameReply | PictureReply | PointsReply | SnapshotReply
+PackedReply = FrameReply | TwinReply | PictureReply | PointsReply | SnapshotReply
 
 _CLIENT: TypeAdapter[ClientMessage] = TypeAdapter(ClientMessage)
 

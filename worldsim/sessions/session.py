@@ -177,6 +177,7 @@ class Session:
         # 11 has no factor in common with 32: neighbours are far apart.
         self._phase = 11 * next(_BEGUN) % KEYFRAME_EVERY
         self._twin_stale = False
+        self._twin_due: Action | None = None
         self._sized: tuple[World, int] | None = None
         self._rng: np.random.Generator | None = None
         self._agents: dict[str, Policy] = {}
@@ -383,14 +384,21 @@ class Session:
         if self.twin is not None:
             self.twin.close()
         self.twin, self.twin_message, self._twin_stale = twin, "", False
+        self._twin_due = None
 
     # Stepping.
 
-    async def step(self, action: ActionValue, agent: str | None = None) -> Present:
+    async def step(
+        self, action: ActionValue, agent: str | None = None, twin_later: bool = False
+    ) -> Present:
         """Take one step; the twin takes it, too.
+
+        twin_later: let the twin take it in :meth:`settle_twin`, so that it does not delay the
+            dream on a computer with few cores.
 
         Raises InvalidInputError for an action outside the world's space.
         """
+        await self.settle_twin()
         now = self.now
         taken, tensor = self.check_action(action)
         self.history.require_room()
@@ -398,7 +406,8 @@ class Session:
             await self._rewind_twin(self.history.now)
         future = self.batcher.step(now.world, self.bucket, now.held, tensor)
         begun = time.perf_counter()
-        twin_future = None if self.twin is None else self.twin.step(taken)
+        beside = self.twin is not None and not twin_later
+        twin_future = self.twin.step(taken) if self.twin is not None and beside else None
         try:
             outcome = await future
         except BaseException:
@@ -409,6 +418,8 @@ class Session:
         if twin_future is not None:
             twin_frame = await self._twin_frame(twin_future)
             twin_ms = 1e3 * (time.perf_counter() - begun)
+        elif self.twin is not None:
+            self._twin_due = taken
         self.history.add(ActionEntry(a=action))
         present = _present_of(now.world, now.settings, outcome, action, agent)
         self.present = dataclasses.replace(present, twin=twin_frame, twin_ms=twin_ms)
@@ -417,7 +428,18 @@ class Session:
             self._keep_later(self.history.now, outcome.held, now.settings)
         return self.present
 
-    async def step_by(self, agent: str) -> Present:
+    async def settle_twin(self) -> bool:
+        """Let the twin take the step that it still owes; returns whether there was one."""
+        taken, self._twin_due = self._twin_due, None
+        if taken is None or self.twin is None:
+            return False
+        begun = time.perf_counter()
+        frame = await self._twin_frame(self.twin.step(taken))
+        twin_ms = 1e3 * (time.perf_counter() - begun)
+        self.present = dataclasses.replace(self.now, twin=frame, twin_ms=twin_ms)
+        return True
+
+    async def step_by(self, agent: str, twin_later: bool = False) -> Present:
         """Take the step that an installed agent chooses."""
         now = self.now
         policy = self._agents.get(agent)
@@ -427,7 +449,7 @@ class Session:
             self._agents[agent] = policy
         chosen = await self._call(lambda: policy.act(now.rgb.copy()))
         action: ActionValue = np.asarray(chosen).tolist()
-        return await self.step(action, agent)
+        return await self.step(action, agent, twin_later)
 
     async def edit(self, edit: Edit) -> Present:
         """Change the memory; the dream goes on from the changed one."""
@@ -561,17 +583,22 @@ class Session:
             weights=now.world.weights_id,
         )
 
-    async def restore(self, snapshot: Snapshot) -> Present:
-        """Begin a new history at a snapshot of this world."""
-        world = await self.open()
+    async def restore(self, snapshot: Snapshot, settings: Settings | None = None) -> Present:
+        """Begin a new history at a snapshot of this world.
+
+        settings: of the world that the snapshot was loaded for; by default the session's.
+        """
+        settings = settings or self.settings
+        world = await self.variant(settings)
         state = map_tensors(torch.clone, snapshot.state).to(world.device)
-        present = await self._call(lambda: _present(world, self.settings, Held(state)))
+        present = await self._call(lambda: _present(world, settings, Held(state)))
         packed = await self._call(present.held.pack)
         rng = np.random.Generator(np.random.PCG64())
         rng.bit_generator.state = snapshot.generators[0]
         self._rng = rng
         self.start, self.seed = SnapshotStartAt(), None
         self._take_twin(None)
+        self.opened = world
         frames = snapshot.frames or (present.frame.frame(),)
         self._begin_history(present, packed, frames, int(snapshot.elapsed[0]))
         return self.now
@@ -742,7 +769,7 @@ class Session:
         actions = [
             self.check_action(entry.a)[0] for entry in entries if isinstance(entry, ActionEntry)
         ]
-        self._twin_stale = False
+        self._twin_stale, self._twin_due = False, None
         return await self._twin_frame(self.twin.replay(actions))
 
     async def _twin_frame(self, future: Future[TwinFrame]) -> TwinFrame | None:

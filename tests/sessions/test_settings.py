@@ -1,4 +1,4 @@
-"""Settings that change during a walk: rewinds, branches, replays, resumes and snapshots keep them."""
+"""Settings that change during a walk: rewinds, replays, resumes and snapshots keep them."""
 
 from __future__ import annotations
 

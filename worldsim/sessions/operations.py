@@ -20,8 +20,9 @@ from worldsim.protocols import HasPoints
 from worldsim.runtime.types import Array
 from worldsim.sessions import protocol as p
 from worldsim.sessions.manager import SessionManager
+from worldsim.sessions.present import Present
 from worldsim.sessions.saved import UploadedSnapshot, snapshot_bytes
-from worldsim.sessions.session import Present, Progress, Session
+from worldsim.sessions.session import Progress, Session
 from worldsim.sessions.views import FROM_MEMORY, Drawn, draw_memory, encode, psnr_of, with_alpha
 
 Parts = Mapping[str, Array | bytes]

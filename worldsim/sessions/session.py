@@ -11,10 +11,8 @@ import asyncio
 import dataclasses
 import itertools
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -26,7 +24,6 @@ from gymnasium.utils import seeding
 from worldsim.errors import (
     InvalidInputError,
     MissingGeometryError,
-    NotFoundError,
     WorldsimError,
 )
 from worldsim.memory.handle import MemoryHandle
@@ -34,10 +31,12 @@ from worldsim.protocols import Policy
 from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.types import Action, Array, JsonObject
 from worldsim.sessions.agents import make_agent
-from worldsim.sessions.batcher import Batcher, Held, Outcome
+from worldsim.sessions.album import Album
+from worldsim.sessions.batcher import Batcher, Held
 from worldsim.sessions.catalogue import Catalogue, VariantKey
 from worldsim.sessions.crates import edit_state
 from worldsim.sessions.history import History, Keyframe, Moment
+from worldsim.sessions.present import Present, fit_state, present_after, present_at
 from worldsim.sessions.protocol import (
     ActionEntry,
     ActionValue,
@@ -57,19 +56,17 @@ from worldsim.sessions.protocol import (
     TwinStartAt,
     Walk,
 )
-from worldsim.sessions.stored_frames import StoredFrame
 from worldsim.sessions.twins import Twin, TwinFrame
 from worldsim.sessions.views import picture_bytes
 from worldsim.state import (
     Frame,
-    MemoryView,
     SceneStart,
     Trajectory,
     WorldState,
     bytes_of,
     map_tensors,
 )
-from worldsim.world.rows import enough_memory, report
+from worldsim.world.rows import enough_memory
 from worldsim.world.snapshots import Snapshot
 from worldsim.world.starts import SEED_LIMIT, Starts, as_scene
 from worldsim.world.world import World
@@ -81,53 +78,8 @@ KEYFRAME_EVERY = 32
 """Steps from one keyframe to the next."""
 _BEGUN = itertools.count()
 """Sessions so far. Sessions that are stepped together store their keyframes at different steps."""
-FRAMES = 2000
-"""Newest frames that a session keeps, as an environment does."""
 MOST_MARKS = 64
 """Marks of one session."""
-KEPT_EVERY = 8
-"""Of frames that are older, a small picture of every eighth is kept for the timeline."""
-
-
-@dataclass(frozen=True)
-class Present:
-    """Where a session is.
-
-    world, settings: what steps it.
-    held: its state.
-    frame: the newest frame.
-    info: as an environment's ``info``.
-    view: what the memory showed before the last step; None after a reset or an edit.
-    twin: the real twin's frame.
-    """
-
-    world: World
-    settings: Settings
-    held: Held
-    frame: StoredFrame
-    info: Mapping[str, Array]
-    view: tuple[MemoryView, int] | None = None
-    twin: TwinFrame | None = None
-    reward: float = 0.0
-    terminated: bool = False
-    termination_prob: float | None = None
-    uncertainty: float | None = None
-    action: ActionValue | None = None
-    agent: str | None = None
-    queued_ms: float = 0.0
-    step_ms: float = 0.0
-    twin_ms: float = 0.0
-    batch: int = 0
-
-    @property
-    def rgb(self) -> Array:
-        """The newest frame, (h, w, 3) uint8."""
-        return self.frame.rgb
-
-    @property
-    def state(self) -> WorldState:
-        """The state, a batch of one; do not write into its tensors."""
-        return self.held.get(self.world)
 
 
 class Session:
@@ -162,15 +114,12 @@ class Session:
         self.start: Start | None = None
         self.seed: int | None = None
         self.history = History(history_bytes)
+        self.album = Album(self.history)
         self.twin: Twin | None = None
         self.twin_message = ""
         self.present: Present | None = None
         self.elapsed = 0
-        self.root_frames: tuple[Frame, ...] = ()
         self.root_settings = self.settings
-        self.frames: OrderedDict[Moment, StoredFrame] = OrderedDict()
-        self.small: dict[Moment, bytes] = {}
-        self.first: bytes | None = None
         self.marks: dict[int, tuple[Moment, Keyframe]] = {}
         self.closed = False
         self._next_mark = 0
@@ -246,18 +195,7 @@ class Session:
 
         Raises InvalidInputError or NotFoundError.
         """
-        moment = self.history.moment_of(branch, step)
-        for found, entries in reversed(self.history.path(moment)):
-            for i in range(entries, 0, -1):
-                at = Moment(found.number, i)
-                frame, small = self.frames.get(at), self.small.get(at)
-                if frame is not None:
-                    return found.step_at(i), picture_bytes(frame.rgb, PictureFormat.WEBP)
-                if small is not None:
-                    return found.step_at(i), small
-        if self.first is None:
-            raise NotFoundError("no picture is kept of that moment")
-        return 0, self.first
+        return self.album.thumbnail(self.history.moment_of(branch, step))
 
     def walked(self, moment: Moment | None = None) -> list[Frame]:
         """Return the frames from the reset to a moment, the newest of them if they are many."""
@@ -272,20 +210,7 @@ class Session:
 
         Of a long walk, the newest are kept.
         """
-        moment = moment or self.history.now
-        found: list[Frame] = list(self.root_frames)
-        for branch, count in self.history.path(moment):
-            for i, entry in enumerate(branch.entries[:count]):
-                stored = self.frames.get(Moment(branch.number, i + 1))
-                if isinstance(entry, ActionEntry):
-                    if stored is None:
-                        # Older than what is kept: a trajectory has no gaps.
-                        found = []
-                        continue
-                    found.append(stored.frame())
-                elif stored is not None and found:
-                    found[-1] = stored.frame()
-        return found[-FRAMES:]
+        return self.album.frames_to(moment or self.history.now)
 
     # Beginning.
 
@@ -360,7 +285,7 @@ class Session:
     def _begin(self, world: World, scene: SceneStart, seed: int) -> Present:
         with enough_memory(1, world):
             state = world.initial([scene], [seed])
-        return _present(world, self.settings, Held(state))
+        return present_at(world, self.settings, Held(state))
 
     def _begin_history(
         self, present: Present, packed: Held, frames: Sequence[Frame], elapsed: int
@@ -368,11 +293,9 @@ class Session:
         """Take over a present without a past."""
         self.history = History(self.history_bytes)
         self.history.keep(Moment(0, 0), packed, present.settings)
-        self.root_frames, self.root_settings = tuple(frames)[-FRAMES:], present.settings
-        self.elapsed = elapsed
-        self.frames.clear()
-        self.small.clear()
-        self.first = picture_bytes(present.rgb, PictureFormat.WEBP)
+        first = picture_bytes(present.rgb, PictureFormat.WEBP)
+        self.album = Album(self.history, frames, first)
+        self.root_settings, self.elapsed = present.settings, elapsed
         self.marks.clear()
         self._agents.clear()
         self.settings = present.settings
@@ -421,9 +344,9 @@ class Session:
         elif self.twin is not None:
             self._twin_due = taken
         self.history.add(ActionEntry(a=action))
-        present = _present_of(now.world, now.settings, outcome, action, agent)
+        present = present_after(now.world, now.settings, outcome, action, agent)
         self.present = dataclasses.replace(present, twin=twin_frame, twin_ms=twin_ms)
-        self._store(self.history.now, outcome.frame)
+        self.album.store(self.history.now, outcome.frame)
         if (self.history.step + self._phase) % KEYFRAME_EVERY == 0:
             self._keep_later(self.history.now, outcome.held, now.settings)
         return self.present
@@ -456,10 +379,10 @@ class Session:
         now = self.now
         self.history.require_room()
         held = await self._call(lambda: Held(edit_state(now.world, now.state, edit)))
-        present = await self._call(lambda: _present(now.world, now.settings, held))
+        present = await self._call(lambda: present_at(now.world, now.settings, held))
         self.history.add(EditEntry(edit=edit))
         self.present = dataclasses.replace(present, twin=now.twin)
-        self._store(self.history.now, present.frame)
+        self.album.store(self.history.now, present.frame)
         return self.present
 
     async def change_settings(self, settings: Settings) -> None:
@@ -472,7 +395,7 @@ class Session:
             return
         self.history.require_room()
         now = self.present
-        held = await self._call(lambda: _fit(now, world))
+        held = await self._call(lambda: fit_state(now, world))
         self.history.add(SettingsEntry(settings=settings))
         self.present = dataclasses.replace(now, world=world, settings=settings, held=held)
         self.settings, self.opened = settings, world
@@ -509,7 +432,7 @@ class Session:
     ) -> Present:
         world = await self.variant(keyframe.settings)
         settings, held = keyframe.settings, keyframe.held
-        present = await self._call(lambda: _present(world, settings, held))
+        present = await self._call(lambda: present_at(world, settings, held))
         total = sum(isinstance(entry, ActionEntry) for _, entry in rest)
         done = 0
         for moment, entry in rest:
@@ -517,8 +440,8 @@ class Session:
             if isinstance(entry, ActionEntry):
                 _, tensor = self.check_action(entry.a)
                 outcome = await self.batcher.step(now.world, self.bucket, now.held, tensor)
-                present = _present_of(now.world, now.settings, outcome, entry.a, None)
-                self._store(moment, outcome.frame)
+                present = present_after(now.world, now.settings, outcome, entry.a, None)
+                self.album.store(moment, outcome.frame)
                 done += 1
                 step = self.history.branches[moment.branch].step_at(moment.entries)
                 if (step + self._phase) % KEYFRAME_EVERY == 0:
@@ -527,11 +450,11 @@ class Session:
                     await progress(done, total)
             elif isinstance(entry, EditEntry):
                 held = Held(await self._call(partial(edit_state, now.world, now.state, entry.edit)))
-                present = await self._call(partial(_present, now.world, now.settings, held))
-                self._store(moment, present.frame)
+                present = await self._call(partial(present_at, now.world, now.settings, held))
+                self.album.store(moment, present.frame)
             else:
                 other = await self.variant(entry.settings)
-                fitted = await self._call(partial(_fit, now, other))
+                fitted = await self._call(partial(fit_state, now, other))
                 present = dataclasses.replace(
                     now, world=other, settings=entry.settings, held=fitted
                 )
@@ -591,7 +514,7 @@ class Session:
         settings = settings or self.settings
         world = await self.variant(settings)
         state = map_tensors(torch.clone, snapshot.state).to(world.device)
-        present = await self._call(lambda: _present(world, settings, Held(state)))
+        present = await self._call(lambda: present_at(world, settings, Held(state)))
         packed = await self._call(present.held.pack)
         rng = np.random.Generator(np.random.PCG64())
         rng.bit_generator.state = snapshot.generators[0]
@@ -623,7 +546,7 @@ class Session:
             state = map_tensors(torch.clone, snapshot.state).to(world.device)
             packed = await self._call(Held(state).pack)
             self.history.keep(moment, packed, settings)
-            self._store_path(moment, snapshot.frames)
+            self.album.store_path(moment, snapshot.frames)
         position = walk.position
         return await self._return_to(self.history.moment_of(position.branch, position.step))
 
@@ -706,7 +629,7 @@ class Session:
         self._take_twin(None)
         self.present = self._sized = None
         self.history = History(self.history_bytes)
-        self.frames.clear()
+        self.album = Album(self.history)
         self.marks.clear()
 
     # Helpers.
@@ -732,24 +655,6 @@ class Session:
         if isinstance(action, list) or not space.contains(np.int64(action)):
             raise InvalidInputError(f"action {str(action)[:80]} is outside {space}")
         return int(action), np.array([action], np.int64)
-
-    def _store(self, moment: Moment, frame: StoredFrame) -> None:
-        self.frames[moment] = frame
-        self.frames.move_to_end(moment)
-        while len(self.frames) > FRAMES:
-            old, small = self.frames.popitem(last=False)
-            if old.entries % KEPT_EVERY == 0:
-                self.small[old] = picture_bytes(small.rgb, PictureFormat.WEBP)
-
-    def _store_path(self, moment: Moment, frames: Sequence[Frame]) -> None:
-        """Store the newest frames of the way to a moment."""
-        moments: list[Moment] = []
-        for branch, count in self.history.path(moment):
-            for i, entry in enumerate(branch.entries[:count]):
-                if isinstance(entry, ActionEntry):
-                    moments.append(Moment(branch.number, i + 1))
-        for at, frame in list(zip(reversed(moments), reversed(frames), strict=False))[::-1]:
-            self._store(at, StoredFrame.rows_of(frame, 1)[0])
 
     def _keep_later(self, moment: Moment, held: Held, settings: Settings) -> None:
         """Store a keyframe without waiting for its copy."""
@@ -784,54 +689,6 @@ class Session:
 
 async def _wait(future: Future[Result]) -> Result:
     return await asyncio.wrap_future(future)
-
-
-@torch.no_grad()
-def _present(world: World, settings: Settings, held: Held) -> Present:
-    """Return the present of a state that no step has led to."""
-    state = held.get(world)
-    return Present(
-        world=world,
-        settings=settings,
-        held=held,
-        frame=StoredFrame.rows_of(state.frame, 1)[0],
-        info={name: value[0].cpu().numpy() for name, value in report(world, state, 1).items()},
-        uncertainty=0.0 if world.tells_uncertainty else None,
-    )
-
-
-def _present_of(
-    world: World, settings: Settings, outcome: Outcome, action: ActionValue, agent: str | None
-) -> Present:
-    return Present(
-        world=world,
-        settings=settings,
-        held=outcome.held,
-        frame=outcome.frame,
-        info=outcome.info,
-        view=outcome.view,
-        reward=outcome.reward,
-        terminated=outcome.terminated,
-        termination_prob=outcome.termination_prob,
-        uncertainty=outcome.uncertainty,
-        action=action,
-        agent=agent,
-        queued_ms=outcome.queued_ms,
-        step_ms=outcome.step_ms,
-        batch=outcome.batch,
-    )
-
-
-def _fit(now: Present, world: World) -> Held:
-    """Return the state for a world of the same weights with other settings."""
-    state = now.state
-    if (world.painting is None) != (state.looked is None):
-        if world.painting is None:
-            state = dataclasses.replace(state, looked=None)
-        else:
-            state = world.painting.begin(state)
-        return Held(state)
-    return now.held
 
 
 def _twin_seed(start: TwinStartAt, seed: int) -> int:

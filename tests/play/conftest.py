@@ -10,7 +10,6 @@ import pytest
 
 from tests.helpers.browser import chromium
 from tests.helpers.pages import Page
-from tests.helpers.painters import make_tiny_painter
 from tests.helpers.serving import Serving, serving
 from worldsim.play.painting import Painting
 from worldsim.play.routes import PUBLIC, play_router
@@ -23,8 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, world_folder: Path) -> Iter
     world = World.from_pretrained(world_folder, device="cpu")
     places = tmp_path_factory.mktemp("play") / "places"
     router = play_router("tiny", Painting(places))
-    more = {"painter": make_tiny_painter(), "places": places}
-    with serving({"tiny": world}, routers=(router,), public=PUBLIC, **more) as found:
+    with serving({"tiny": world}, routers=(router,), public=PUBLIC, places=places) as found:
         yield found
 
 

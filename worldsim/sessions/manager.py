@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 from worldsim.errors import InvalidInputError, NotFoundError, WorldsimError
 from worldsim.protocols import Painter
 from worldsim.runtime.arguments import shown
+from worldsim.runtime.limits import return_freed_memory
 from worldsim.runtime.types import Array
 from worldsim.sessions.batcher import Batcher
 from worldsim.sessions.catalogue import Catalogue, describe_actions
@@ -44,6 +45,9 @@ HOUSEKEEPING = 2.0
 """Seconds from one look at the limits to the next."""
 FRESH = 60.0
 """A session that was used within so many seconds is closed for others only if there is no other."""
+TRIM_SECONDS = 30.0
+"""Seconds from one return of freed memory to the next. States and snapshots come and go, and the
+allocator keeps what lies between those that stay."""
 ON_CPU, ON_GPU = 16, 256
 """Sessions by default."""
 GPU_BUCKET = 128
@@ -85,6 +89,7 @@ class SessionManager:
         self._saved_roots: dict[str, History] = {}
         self._saved_at: dict[str, tuple[float, int]] = {}
         self._making = 0
+        self._trimmed_at = time.time()
         self._task: asyncio.Task[None] | None = None
 
     # Finding.
@@ -222,8 +227,13 @@ class SessionManager:
             self._making -= 1
         return session
 
-    async def fork(self, session: Session, n: int, randomness: str) -> tuple[list[Session], float]:
-        """Return ``n`` sessions that go on from a session's present, and seconds per fork."""
+    async def fork(
+        self, session: Session, n: int, randomness: str, twin: bool = False
+    ) -> tuple[list[Session], float]:
+        """Return ``n`` sessions that go on from a session's present, and seconds per fork.
+
+        twin: whether each has a real twin of its own; its replay does not count as time of a fork.
+        """
         if n > self.most:
             raise SessionError(
                 Code.TOO_MANY_SESSIONS, f"{n} forks: this server has at most {self.most} sessions"
@@ -245,6 +255,8 @@ class SessionManager:
                 begun = time.perf_counter()
                 session.fork_into(other, seed)
                 seconds += time.perf_counter() - begun
+                if twin:
+                    await session.fork_twin_into(other)
         except BaseException:
             for other in made:
                 await self._drop(other)
@@ -318,6 +330,9 @@ class SessionManager:
                 if changed and now - when >= self.config.save_seconds:
                     with contextlib.suppress(WorldsimError, OSError):
                         await self.save(session)
+        if now - self._trimmed_at >= TRIM_SECONDS:
+            self._trimmed_at = now
+            await asyncio.to_thread(return_freed_memory)
 
     async def save(self, session: Session, frames: bool = False) -> None:
         """Write a session to the state folder, if there is one.

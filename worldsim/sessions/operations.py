@@ -152,7 +152,7 @@ async def _ask(manager: SessionManager, session: Session, message: p.ClientMessa
         await session.change_settings(message.settings)
         return Answer(p.SessionReply(session=manager.info(session)))
     if isinstance(message, p.Fork):
-        made, seconds = await manager.fork(session, message.n, message.randomness)
+        made, seconds = await manager.fork(session, message.n, message.randomness, message.twin)
         own = 0 if message.randomness == "common" else 8
         infos = [manager.info(other) for other in made]
         return Answer(p.ForkReply(sessions=infos, bytes=own, ms=1e3 * seconds))

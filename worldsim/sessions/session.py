@@ -615,6 +615,15 @@ class Session:
             self.elapsed + self.history.step,
         )
 
+    async def fork_twin_into(self, other: Session) -> None:
+        """Give a fork a twin of its own, where this session has one, by replay of the walk."""
+        if self.twin is None:
+            return
+        twin = self.twin.fork(self._actions_to(self.history.now))
+        other._take_twin(twin)
+        frame = await other._twin_frame(twin.replay([]))
+        other.present = dataclasses.replace(other.now, twin=frame)
+
     def fork_seeds(self, n: int, randomness: str) -> list[int | None]:
         """Return the seeds of ``n`` forks, None for the session's own."""
         if randomness == "common":
@@ -670,12 +679,15 @@ class Session:
 
     async def _rewind_twin(self, moment: Moment) -> TwinFrame | None:
         assert self.twin is not None
-        entries = self.history.entries_to(moment)
-        actions = [
-            self.check_action(entry.a)[0] for entry in entries if isinstance(entry, ActionEntry)
-        ]
+        actions = self._actions_to(moment)
         self._twin_stale, self._twin_due = False, None
         return await self._twin_frame(self.twin.replay(actions))
+
+    def _actions_to(self, moment: Moment) -> list[Action]:
+        entries = self.history.entries_to(moment)
+        return [
+            self.check_action(entry.a)[0] for entry in entries if isinstance(entry, ActionEntry)
+        ]
 
     async def _twin_frame(self, future: Future[TwinFrame]) -> TwinFrame | None:
         """Wait for the twin; one that has failed is given up, and the dream goes on."""

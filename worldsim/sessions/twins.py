@@ -77,6 +77,15 @@ class Twin:
         """Begin again and take all of these steps."""
         return self._thread.submit(self._guarded, lambda: self._replay(actions))
 
+    def fork(self, actions: Sequence[Action]) -> Twin:
+        """Return another twin, which stands where this one is after these steps.
+
+        An engine cannot be copied, so it walks the whole way when :meth:`replay` is called.
+        """
+        other = Twin(self.world, self.start, self.seed)
+        other._before = [*self._before, *actions]
+        return other
+
     def close(self) -> None:
         """End the twin's engine."""
         self._thread.submit(self._close)

@@ -194,6 +194,9 @@ class Fork(Plain):
     type: Literal["fork"] = "fork"
     n: Annotated[int, Field(ge=1, le=256)] = 1
     randomness: Literal["common", "independent"] = "common"
+    twin: bool = False
+    """Whether each fork has a real twin of its own, if this session has one. Engines cannot be
+    copied: the twin repeats the whole walk, which takes a moment for each of its steps."""
 
 
 class EditMemory(Looking):

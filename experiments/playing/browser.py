@@ -102,6 +102,9 @@ def chromium(width: int = 1440, height: int = 900) -> Iterator[Any]:
         driver = webdriver.Chrome(options=options, service=service)
         driver.set_script_timeout(PATIENCE)
         driver.set_page_load_timeout(PATIENCE)
+        # The window's size would include the browser's own bars.
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
         try:
             yield driver
         finally:

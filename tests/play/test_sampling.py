@@ -27,6 +27,7 @@ def chosen(page: Page) -> list[str]:
 
 def test_settings_change_while_one_walks(page: Page) -> None:
     """They are part of the walk: a rewind shows the former ones, and the branch has its pixels."""
+    page.find("#sampling > summary").click()
     page.press("w")
     Select(page.find("#live-temperature")).select_by_visible_text("0.5")
     until(lambda: page.session.settings.temperature == 0.5)
@@ -50,6 +51,7 @@ def test_settings_change_while_one_walks(page: Page) -> None:
 def test_uncertainty_is_told(page: Page) -> None:
     row = page.find("[data-has=uncertainty]")
     assert not row.is_displayed()
+    page.find("#sampling > summary").click()
     page.find("#live-uncertainty").click()
     until(row.is_displayed)
     page.press("w")
@@ -67,6 +69,7 @@ def test_painted_ahead_and_tinted(browser: Any, tmp_path: Path) -> None:
         page = Page(browser, server)
         page.open()
         page.js("worldsim.starts.scene = 'MAP30-3'; await worldsim.starts.begin()")
+        page.find("#sampling > summary").click()
         page.find("#live-paint").click()
         until(lambda: page.session.settings.paint == "ahead")
 

@@ -5,7 +5,7 @@ fast as it goes, then several, then several at the world's own rate::
 
     python experiments/sessions.py --clients 8 --seconds 300 --json sessions.json
     python experiments/sessions.py --clients 128 --seconds 20 --device cuda --engine fast \
-        --bucket 128 --json sessions_gpu.json
+        --bucket 128 --json sessions_gpu_fast.json
 
 Clients run in processes of their own (``--client-processes``), the server in another. A step's
 latency is from sending its message to having its frame. ``--page`` lets them ask for what the play

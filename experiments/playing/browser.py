@@ -40,8 +40,7 @@ OBSERVER = """
     };
     worldsim.player.addEventListener("frame", ({ detail: { header, began, acted } }) => {
         if (began === null) return;
-        const ms = header.ms;
-        waiting.push([header.step, began, acted, ms.step, ms.encode, ms.queue]);
+        waiting.push([header.step, began, acted, header.ms.step, header.ms.encode, header.ms.queue]);
         if (waiting.length === 1) requestAnimationFrame(() => painted.port2.postMessage(0));
     });
 """

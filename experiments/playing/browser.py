@@ -40,7 +40,8 @@ OBSERVER = """
     };
     worldsim.player.addEventListener("frame", ({ detail: { header, began, acted } }) => {
         if (began === null) return;
-        waiting.push([header.step, began, acted, header.ms.step, header.ms.encode, header.ms.queue]);
+        const ms = header.ms;
+        waiting.push([header.step, began, acted, ms.step, ms.encode, ms.queue]);
         if (waiting.length === 1) requestAnimationFrame(() => painted.port2.postMessage(0));
     });
 """

@@ -281,6 +281,53 @@ class WorkerPool(Generic[T]):
                     yield index, result
 
 
+class Worker(Generic[T]):
+    """One process with an engine that keeps its state from call to call.
+
+    A call whose process dies is repeated in a new process, with a new engine. So the function must
+    notice that the state it needs is not there.
+
+    make: creates what the process plays with; a function that can be sent to a process.
+    timeout_s: time limit of one engine call, seconds.
+    """
+
+    def __init__(self, make: Callable[[], T], timeout_s: float = ENGINE_TIMEOUT_S) -> None:
+        self._scratch = Scratch()
+        self._seat = _Seat(self._scratch.open() / "0", make, timeout_s)
+
+    @property
+    def process_id(self) -> int | None:
+        """Id of the process; None before the first call."""
+        return None if self._seat.process is None else self._seat.process.pid
+
+    def call(self, function: Callable[..., R], *task: object) -> R:
+        """Return ``function(engine, *task)``.
+
+        Raises what it raises, or EngineError if it ends its process :data:`TRIES` times.
+        """
+        seat, cause = self._seat, ""
+        for _ in range(TRIES):
+            seat.begin(function, task)
+            while not seat.ready(POLL_S):
+                seat.watch()
+            try:
+                result: R = seat.result()
+                return result
+            except EOFError:
+                cause = seat.cause()
+                seat.end()
+        raise EngineError(f"the process of an engine ended {TRIES} times; the last time, {cause}")
+
+    def close(self) -> None:
+        """Close the engine and end the process."""
+        seat = self._seat
+        if seat.process is not None:
+            seat.begin(_close, ())
+            seat.ready(CLOSE_S)
+            seat.end()
+        self._scratch.close()
+
+
 class _Seat:
     """A worker process and, after its death, its replacement."""
 

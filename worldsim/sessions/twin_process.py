@@ -108,8 +108,8 @@ class Beginning:
     @property
     def start(self) -> SceneStart:
         """The frames as a start of dreams."""
-        frames = {k: None if x is None else torch.from_numpy(x) for k, x in self.frames.items()}
-        return SceneStart(**frames, name=self.name)
+        given = {k: torch.from_numpy(x) for k, x in self.frames.items()}
+        return SceneStart(**given, name=self.name)
 
 
 def begin_walk(
@@ -136,11 +136,9 @@ def begin_walk(
                 newest = twin.step(actions[-1])
             if not newest.ended:
                 scene = frames_of(twin.env)
-                frames = {
-                    name: None if x is None else x.numpy()
-                    for name in ("rgb", "act", "inverse_depth", "pose", "intrinsics")
-                    for x in [getattr(scene, name)]
-                }
+                kept = ("rgb", "act", "inverse_depth", "pose", "intrinsics")
+                given = {name: getattr(scene, name) for name in kept}
+                frames = {name: x.numpy() for name, x in given.items() if x is not None}
                 return Beginning(frames, scene.name, tried, actions, newest)
         raise InvalidInputError(
             f"{TRIES} episodes of the twin from seed {seed} end within {history} steps of "

@@ -1,8 +1,8 @@
 """Agents and planners, one per file, named like ``worldsim.agents.persistent:PersistentPolicy``.
 
-The agents: ``random``, ``persistent`` and ``road_follower`` (for recording and as baselines),
-``cem`` and ``mppi`` (planners), ``goal_walker``, ``image_goal_walker``, ``explorer`` and
-``novelty``, ``actor_critic``. Their helpers: ``pursuit`` (follows paths), ``sightlines`` (of
+The agents: ``random``, ``persistent``, ``sticky`` and ``road_follower`` (for recording and as
+baselines), ``cem`` and ``mppi`` (planners), ``goal_walker``, ``image_goal_walker``, ``explorer``
+and ``novelty``, ``actor_critic``. Their helpers: ``pursuit`` (follows paths), ``sightlines`` (of
 ``explorer``), ``actor_critic_args``, ``actor_critic_learner`` and ``actor_critic_policy``.
 
 To add an agent:

@@ -1,18 +1,24 @@
 """Dreams with and without painting ahead: distance from true frames, sharpness, agreement, speed.
 
     python experiments/painter/painted_dreams.py --out out/painted --after out/painted/world
+    python experiments/painter/painted_dreams.py --out out/arms --arms plain all-often known-often
 
 Records walks of the test set's protocol (64 true frames, then 96). From the history of half of
 them, worlds dream 96 frames with the recorded actions, at their own poses by default: at the true
 poses, a walker would pass through painted walls. The other half of the walks is what dreamed frames
-are compared with. For each world, with and without painting ahead:
+are compared with. For each world and each arm (:data:`ARMS`; by default without and with painting):
 
 - ``fd``, ``kd``: distance of dreamed frames 49 to 96 from true frames of other walks, in the
   features of the frozen encoder. ``floor`` is that of the true frames of the dreamed walks.
 - ``sharpness``: dream over real twin, by quarters of the dream.
 - ``splat_psnr``: PSNR of dreamed frames against the memory's view at their camera, before it
   ingests them, on pixels that show painted points. ``observed_psnr``: on the other known pixels.
-- ``painted_share``: share of such pixels in all pixels; ``paintings`` of the dreams.
+- ``painted_share``: share of such pixels in all pixels, by quarters; ``known_share``: that of
+  pixels that show anything; ``paintings`` of the dreams, ``looks_that_paint`` of all looks.
+- ``walked``: metres that the dream's camera moved over those of the real twin's.
+- ``painted_fd``, ``painted_sharpness``: of the paintings' views straight on, over all true frames'.
+
+Rows that ``painted_dreams.json`` in the folder already holds are not dreamed again.
 
 With ``--speed WORLD`` it measures steps per second with and without painting instead.
 """
@@ -21,7 +27,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -35,7 +41,11 @@ from torch import Tensor
 import worldsim.envs  # noqa: F401
 from worldsim.evaluation.benchmark_set import TestSet, TestSetConfig, record_test_set, stack
 from worldsim.evaluation.encoder import FOLDER, WEIGHTS, encode, load_encoder
-from worldsim.evaluation.frechet import frechet_with_interval, kernel_with_interval
+from worldsim.evaluation.frechet import (
+    frechet_distance,
+    frechet_with_interval,
+    kernel_with_interval,
+)
 from worldsim.evaluation.measure import start_walks
 from worldsim.evaluation.metrics import sharpness
 from worldsim.evaluation.statistics import interval
@@ -44,19 +54,53 @@ from worldsim.memory.points import PointMemory
 from worldsim.painting.painter import NetworkPainter, open_painter
 from worldsim.protocols import PaintInputs
 from worldsim.runtime.devices import resolve_device
-from worldsim.runtime.files import sha256_of
-from worldsim.runtime.json_config import to_json, write_json
+from worldsim.runtime.files import is_file, load_tensors, save_tensors, sha256_of
+from worldsim.runtime.json_config import read_json, to_json, write_json
 from worldsim.runtime.types import JsonObject
 from worldsim.shipped.policies import make_policy
-from worldsim.state import Frame
+from worldsim.state import Frame, WorldState, map_tensors
 from worldsim.training.painted import painted_pixels
 from worldsim.world import World
 from worldsim.world.paint_ahead import PaintAheadConfig
 
 QUARTERS = 4
 STRIP_COLUMNS = 13
+TELEPORTED = 3.0
+"""Metres that no step reaches."""
 LEAST_WALKS = 4
 """Fewer walks have no kernel distance."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to dream."""
+
+    ahead: JsonObject | None = None
+    """Changes of ``Config.ahead``; None for dreams that are not painted."""
+    oracle: bool = False
+    """Whether the memory holds all true frames of the walk before the dream begins. The network
+    then never meets a hole that the real walk has not: what is missing is its own blur."""
+
+
+ARMS: dict[str, Arm] = {
+    "plain": Arm(),
+    "oracle": Arm(oracle=True),
+    "painted": Arm({}),
+    **{
+        takes + name: Arm({"takes": takes, **changes})
+        for takes in ("all", "known", "nothing")
+        for name, changes in (
+            ("", {}),
+            ("-often", {"coverage": 0.8, "every": 2}),
+            ("-always", {"coverage": 0.95, "every": 1}),
+            ("-near", {"coverage": 0.8, "every": 2, "distance": 1.5}),
+            ("-here", {"coverage": 0.8, "every": 2, "distance": 0.0}),
+            ("-straight", {"coverage": 0.8, "every": 2, "views": 1}),
+            ("-seldom", {"coverage": 0.8, "every": 8}),
+        )
+    },
+}
+"""Arms by name. ``painted`` has the settings of ``Config.ahead`` as they are."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +117,8 @@ class Config:
     """Dreamed walks of test maps; as many others are recorded to compare with."""
     horizon: int = 96
     """Dreamed frames, a multiple of 8; the second half counts for the distances."""
+    dreamed: int | None = None
+    """Dreamed frames if they are fewer than the recorded ones, also a multiple of 8."""
     poses: Literal["own", "given"] = "own"
     """Cameras of the dreams: the world's own, or the true ones."""
     painter: str = "freedoom-painter"
@@ -83,6 +129,8 @@ class Config:
     """Places painted at once."""
     ahead: PaintAheadConfig = field(default_factory=PaintAheadConfig)
     """Where and how often dreams are painted ahead."""
+    arms: tuple[str, ...] = ("plain", "painted")
+    """Names of ``ARMS``, in this order."""
     temperature: float | None = None
     """Of the worlds' noise; by default their own."""
     batch: int = 64
@@ -108,15 +156,18 @@ class Config:
 
 
 class Counted:
-    """A painter that counts the places it paints."""
+    """A painter that counts the places it paints and keeps their first views."""
 
     def __init__(self, painter: NetworkPainter) -> None:
         self.painter, self.spec, self.count = painter, painter.spec, 0
+        self.first: list[Tensor] = []
 
     def paint(self, inputs: PaintInputs) -> Frame:
         """See :class:`worldsim.protocols.Painter`."""
         self.count += len(inputs)
-        return self.painter.paint(inputs)
+        frames = self.painter.paint(inputs)
+        self.first.append(frames.rgb[:: inputs.pose.shape[1]].cpu())
+        return frames
 
 
 def painter_of(config: Config, places: int) -> Counted:
@@ -133,8 +184,15 @@ def recorded(config: Config) -> TestSet:
     """Walks of test maps, on the CPU: the dreamed ones, then those to compare with."""
     settings = TestSetConfig("worldsim/FreedoomReal-v0", {}, horizon=config.horizon)
     cache = config.cache or config.out / "walks"
-    return stack(
-        record_test_set(settings, range(2 * config.walks), config.workers, cache), settings
+    episodes = record_test_set(settings, range(2 * config.walks), config.workers, cache)
+    test = stack(episodes, settings)
+    if config.dreamed is None:
+        return test
+    stop = settings.history + config.dreamed
+    return replace(
+        test,
+        config=replace(settings, horizon=config.dreamed),
+        **{name: getattr(test, name)[:, :stop] for name in ("rgb", "inverse_depth", "pose")},
     )
 
 
@@ -143,38 +201,53 @@ class Dreams:
     """Dreamed walks, CPU tensors.
 
     rgb: (e, t, 3, h, w) uint8.
+    position: (e, t, 3), of the cameras, metres.
     squared: (e, t, 2), sums of squared colour differences from the memory's view, over pixels that
         show painted points and over other known ones.
     pixels: (e, t, 2), their numbers, times 3.
     """
 
     rgb: Tensor
+    position: Tensor
     squared: Tensor
     pixels: Tensor
 
     @staticmethod
     def join(parts: Sequence[Dreams]) -> Dreams:
         """Join walks that were dreamed in parts."""
-        return Dreams(
-            torch.cat([part.rgb for part in parts]),
-            torch.cat([part.squared for part in parts]),
-            torch.cat([part.pixels for part in parts]),
-        )
+        return map_tensors(lambda *x: torch.cat(x), parts[0], *parts[1:])
+
+
+def all_seen(world: World, test: TestSet, state: WorldState) -> WorldState:
+    """Return the states with all frames of the walks in the memory, the last ones first."""
+    memory, data = world.memory, state.memory
+    for t in reversed(range(test.rgb.shape[1])):
+        frame = test.frame(t)
+        assert frame.pose is not None
+        data = memory.integrate(data, frame, test.camera(frame.pose), state.step)
+    return replace(state, memory=data)
 
 
 @torch.no_grad()
-def dream(world: World, test: TestSet, given: bool) -> Dreams:
+def after_history(world: World, test: TestSet) -> WorldState:
+    """The states of a world that is not painted after the walks' true frames."""
+    state = start_walks(world, test)
+    for t in range(1, test.config.history):
+        state = world.observe(state, test.act[:, t - 1], test.frame(t))
+    return state
+
+
+@torch.no_grad()
+def dream(world: World, test: TestSet, state: WorldState, given: bool) -> Dreams:
     """Dream the walks of ``test``, on the world's device.
 
+    state: after their true frames, as a state of ``world``.
     given: at the true poses.
     """
     memory = world.memory
     assert isinstance(memory, PointMemory)
     history = test.config.history
-    state = start_walks(world, test)
-    for t in range(1, history):
-        state = world.observe(state, test.act[:, t - 1], test.frame(t))
-    frames, squared, pixels = [], [], []
+    found: list[Dreams] = []
     for t in range(history, history + test.config.horizon):
         if world.painting is not None:
             looked = world.painting.look(state)
@@ -190,10 +263,10 @@ def dream(world: World, test: TestSet, given: bool) -> Dreams:
         painted = view.mask & painted_pixels(memory, before, camera)
         apart = (frame.rgb.float() - view.rgb.float()).square().sum(1)
         kinds = torch.stack([painted, view.mask & ~painted], 1).float()
-        squared.append((apart[:, None] * kinds).sum((2, 3)).cpu())
-        pixels.append(3 * kinds.sum((2, 3)).cpu())
-        frames.append(frame.rgb.cpu())
-    return Dreams(torch.stack(frames, 1), torch.stack(squared, 1), torch.stack(pixels, 1))
+        squared = (apart[:, None] * kinds).sum((2, 3))
+        now = Dreams(frame.rgb, frame.pose[:, :3, 3], squared, 3 * kinds.sum((2, 3)))
+        found.append(map_tensors(lambda x: x.cpu(), now))
+    return map_tensors(lambda *x: torch.stack(x, 1), found[0], *found[1:])
 
 
 def rounded(value: float, low_high: Sequence[float] | None = None) -> list[float | None]:
@@ -224,10 +297,12 @@ def ratio_of(mine: Tensor, twin: Tensor) -> list[float | None]:
     return rounded(float(a.mean() / b.mean()), interval(statistic, len(a)))
 
 
-def measure(dreams: Dreams, true: Tensor, features: dict[str, Tensor]) -> JsonObject:
+def measure(
+    dreams: Dreams, true: Tensor, position: Tensor, features: dict[str, Tensor]
+) -> JsonObject:
     """The figures of one row.
 
-    true: (e, t, 3, h, w) the real twin's frames of the same walks.
+    true, position: (e, t, 3, h, w) and (e, t, 3), the real twin's frames of the same walks.
     features: ``dreamed`` and ``other``, of the second half of the horizon.
     """
     half = true.shape[1] // 2
@@ -247,25 +322,40 @@ def measure(dreams: Dreams, true: Tensor, features: dict[str, Tensor]) -> JsonOb
     for i, name in enumerate(("splat_psnr", "observed_psnr")):
         s, n = dreams.squared[:, :, i], dreams.pixels[:, :, i]
         found[name] = {"all": psnr_of(s, n), "second_half": psnr_of(s[:, half:], n[:, half:])}
-    share = dreams.pixels[:, :, 0].double() / size
-    found["painted_share"] = round(float(share.mean()), 4)
+    shares = dreams.pixels.double() / size
+    for name, share in (("painted_share", shares[..., 0]), ("known_share", shares.sum(2))):
+        found[name] = [round(float(part.mean()), 4) for part in share.chunk(QUARTERS, 1)]
+    found["walked"] = ratio_of(metres(dreams.position), metres(position))
     return found
 
 
-def strips(rows: dict[str, Tensor], test: TestSet, folder: Path, count: int) -> None:
+def metres(position: Tensor) -> Tensor:
+    """Distances (e, t - 1) between neighbouring positions (e, t, 3); 0 where one teleports."""
+    steps = position.diff(dim=1).norm(dim=2)
+    return steps.masked_fill(steps > TELEPORTED, 0.0)
+
+
+def strip_of(rgb: Tensor, count: int) -> Tensor:
+    """A few frames of the first walks; rgb: (e, t, 3, h, w)."""
+    times = np.linspace(0, rgb.shape[1] - 1, min(STRIP_COLUMNS, rgb.shape[1])).round().astype(int)
+    return rgb[:count, times].contiguous()
+
+
+def strips(rows: dict[str, Tensor], test: TestSet, folder: Path) -> None:
     """Save one picture per walk: the real twin, then every dream.
 
-    rows: frames (e, t, 3, h, w) uint8 by caption.
+    rows: frames (e, columns, 3, h, w) uint8 by caption, from :func:`strip_of`.
     """
-    frames = next(iter(rows.values())).shape[1]
-    times = np.linspace(0, frames - 1, min(STRIP_COLUMNS, frames)).round().astype(int)
-    for e in range(min(count, len(test))):
+    e, columns = next(iter(rows.values())).shape[:2]
+    times = np.linspace(0, test.config.horizon - 1, columns).round().astype(int)
+    for walk in range(e):
         pictures = {
-            name: [x[e, t].permute(1, 2, 0).numpy() for t in times] for name, x in rows.items()
+            name: [x[walk, i].permute(1, 2, 0).numpy() for i in range(columns)]
+            for name, x in rows.items()
         }
-        title = [f"walk {e} on {test.maps[e]}: frames after {test.config.history} true ones"]
+        title = [f"walk {walk} on {test.maps[walk]}: frames after {test.config.history} true ones"]
         sheet = contact_sheet(pictures, [f"frame {t + 1}" for t in times], title=title)
-        save_picture(sheet, folder / f"walk-{e:02d}.png")
+        save_picture(sheet, folder / f"walk-{walk:02d}.png")
 
 
 def worlds_of(config: Config, device: torch.device) -> dict[str, World]:
@@ -288,51 +378,86 @@ def compare(config: Config) -> JsonObject:
     test = recorded(config)
     if config.record_only:
         return {"walks": len(test)}
-    history, half = test.config.history, config.horizon // 2
+    history, half = test.config.history, test.config.horizon // 2
     true = test.rgb[: config.walks, history:]
     encoder = load_encoder(FOLDER).to(device)
 
     def features(rgb: Tensor) -> Tensor:
-        parts = rgb[:, half:].flatten(0, 1).split(1024)
+        parts = rgb.flatten(0, 1).split(1024)
         return torch.cat([encode(encoder, part.to(device)).cpu() for part in parts])
 
-    other = features(test.rgb[config.walks :, history:])
-    floor = frechet_with_interval(features(true), other, half)
+    other = features(test.rgb[config.walks :, history + half :])
+    floor = frechet_with_interval(features(true[:, half:]), other, half)
+    file = config.out / "painted_dreams.json"
     found: JsonObject = {
         "before": config.before, "after": config.after, "walks": config.walks,
-        "poses": config.poses, "frames": [half + 1, config.horizon],
+        "poses": config.poses, "frames": [half + 1, 2 * half],
         "painter": config.painter, "painter_steps": config.num_inference_steps,
-        "ahead": to_json(config.ahead),
         "temperature": config.temperature, "maps": sorted(set(test.maps)), "device": str(device),
         "encoder": sha256_of(FOLDER / WEIGHTS),
         "floor": [round(v, 5) for v in (floor.value, floor.low, floor.high)],
-        "rows": {},
+        "rows": read_json(file)["rows"] if is_file(file) else {},
     }  # fmt: skip
-    pictures: dict[str, Tensor] = {"real twin": true}
+    pictures = {"real twin": strip_of(true, config.strips)}
     for label, world in worlds_of(config, device).items():
-        for paint in (False, True):
-            name = f"{label}, {'painted ahead' if paint else 'not painted'}"
-            if time.monotonic() - begun > config.seconds:
-                continue
-            since = time.monotonic()
-            painter = painter_of(config, config.places) if paint else None
-            used = world.with_painting(painter, config.ahead)
-            parts = [
-                dream(used, test.part(i, min(i + config.batch, config.walks), device),
-                      config.poses == "given")
-                for i in range(0, config.walks, config.batch)
-            ]  # fmt: skip
-            dreams = Dreams.join(parts)
-            pictures[name.replace(", ", "\n")] = dreams.rgb
-            seen = {"dreamed": features(dreams.rgb), "other": other}
-            row = measure(dreams, true, seen)
-            row["paintings"] = painter.count if painter else 0
-            row["seconds"] = round(time.monotonic() - since, 1)
-            found["rows"][name] = row
-            write_json(config.out / "painted_dreams.json", found)
-            print(name, json.dumps(row), flush=True)
-    strips(pictures, test, config.out / "strips", config.strips)
+        walks: list[tuple[TestSet, WorldState]] = []
+        for arm in config.arms:
+            name = f"{label}, {arm}"
+            kept = config.out / "strips" / f"{label}-{arm}.safetensors"
+            if name not in found["rows"] and time.monotonic() - begun < config.seconds:
+                if not walks:
+                    for i in range(0, config.walks, config.batch):
+                        part = test.part(i, min(i + config.batch, config.walks), device)
+                        walks.append((part, after_history(world, part)))
+                row, dreams = _row(config, world, ARMS[arm], walks, features, true, other)
+                found["rows"][name] = row
+                save_tensors({"rgb": strip_of(dreams.rgb, config.strips)}, kept)
+                write_json(file, found)
+                print(name, json.dumps(row), flush=True)
+            if is_file(kept):
+                pictures[name.replace(", ", "\n")] = load_tensors(kept)["rgb"]
+    strips(pictures, test, config.out / "strips")
     return found
+
+
+def _row(
+    config: Config,
+    world: World,
+    arm: Arm,
+    walks: Sequence[tuple[TestSet, WorldState]],
+    features: Callable[[Tensor], Tensor],
+    true: Tensor,
+    other: Tensor,
+) -> tuple[JsonObject, Dreams]:
+    """Dream the walks of one arm; returns its figures and the dreams.
+
+    walks: in parts, with their states after the true frames.
+    true, other: the walks' true frames, and the features of other walks'.
+    """
+    since, parts = time.monotonic(), []
+    ahead = None if arm.ahead is None else replace(config.ahead, **arm.ahead)
+    painter = None if ahead is None else painter_of(config, config.places)
+    used = world.with_painting(painter, ahead)
+    for part, after in walks:
+        state = all_seen(world, part, after) if arm.oracle else after
+        if used.painting is not None:
+            state = used.painting.begin(state)
+        parts.append(dream(used, part, state, config.poses == "given"))
+    dreams, half = Dreams.join(parts), true.shape[1] // 2
+    position = torch.cat([part.pose[:, part.config.history :, :3, 3].cpu() for part, _ in walks])
+    seen = {"dreamed": features(dreams.rgb[:, half:]), "other": other}
+    row: JsonObject = {"ahead": to_json(ahead), "paintings": 0}
+    if painter is not None and ahead is not None and painter.count:
+        row["paintings"] = painter.count
+        looks = len(true) * -(-true.shape[1] // ahead.every)
+        row["looks_that_paint"] = round(painter.count / looks, 4)
+        first = torch.cat(painter.first)[:, None]
+        row["painted_sharpness"] = round(float(sharpness(first).mean() / sharpness(true).mean()), 4)
+        if len(first) > 1:
+            row["painted_fd"] = round(frechet_distance(features(first), other), 4)
+    row |= measure(dreams, true, position, seen)
+    row["seconds"] = round(time.monotonic() - since, 1)
+    return row, dreams
 
 
 def speed(config: Config) -> JsonObject:

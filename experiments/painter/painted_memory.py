@@ -75,7 +75,7 @@ class Config:
     """Painter of the walks and of the dreams."""
     share: float = 0.4
     """Share of painted walks."""
-    every: int = 4
+    every: int = 2
     """Frames from one look ahead to the next."""
     painter_steps: int = 8
     """The painter's sampling steps."""

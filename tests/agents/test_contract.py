@@ -11,6 +11,7 @@ import pytest
 
 from worldsim.agents.persistent import PersistentPolicy
 from worldsim.agents.random import RandomPolicy
+from worldsim.agents.sticky import StickyPolicy
 from worldsim.testing import ContractError, check_policy
 
 pytestmark = pytest.mark.fast
@@ -20,7 +21,7 @@ OBSERVATIONS = [np.full((8, 8, 3), k, np.uint8) for k in range(30)]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=["discrete", "box"])
-@pytest.mark.parametrize("kind", [RandomPolicy, PersistentPolicy])
+@pytest.mark.parametrize("kind", [RandomPolicy, PersistentPolicy, StickyPolicy])
 def test_agents_keep_it(kind: Any, space: gym.Space[Any]) -> None:
     check_policy(kind(space), space, OBSERVATIONS)
 

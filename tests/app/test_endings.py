@@ -20,6 +20,9 @@ from worldsim.world import World
 GIVEN = {
     "record": ["worldsim/TinyRoom-v0", "--out", "data/my walks"],
     "import-minari": ["my/walks-v0", "--out", "data/walks"],
+    "import-videos": ["films", "--out", "data/walks"],
+    "import-lerobot": ["lerobot/pusht", "--out", "data/walks"],
+    "report": ["data/my walks"],
     "export-minari": ["data/walks", "--name", "my/walks-v0"],
     "train": ["--data", "data/walks", "--out", "runs/first"],
     "distil": ["runs/first/world", "--data", "data/walks", "--out", "runs/second"],
@@ -72,6 +75,8 @@ def results(
     return {
         "record": dataset,
         "import-minari": dataset,
+        "import-videos": dataset,
+        "import-lerobot": dataset,
         "train": goal,
         "distil": world,
         "export": Path("walk.glb"),
@@ -130,8 +135,10 @@ def test_a_recording_ends_with_the_training(
         cli.main(["record", "worldsim/TinyRoom-v0", "--out", str(tmp_path / "room"), *SMALL]) == 0
     )
     out, err = capsys.readouterr()
-    assert out == "" and err.splitlines()[-3].startswith("recording: 42 of 42 frames, ")
-    assert err.splitlines()[-2:] == [
+    lines = err.splitlines()
+    assert out == "" and any(line.startswith("recording: 42 of 42 frames, ") for line in lines)
+    assert any(line.startswith("42 frames, 2 episodes of 20 to 20 steps") for line in lines)
+    assert lines[-2:] == [
         f"result: {tmp_path / 'room'}",
         f"next:   worldsim train --data {tmp_path / 'room'} --out runs/room",
     ]

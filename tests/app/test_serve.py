@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.serving import free_port
-from worldsim.app.serve import ServeConfig, is_own, make_server
+from worldsim.app.serve import ServeConfig, make_server
 from worldsim.errors import InvalidInputError
+from worldsim.runtime.hosts import is_own
 
 
 @pytest.mark.parametrize(

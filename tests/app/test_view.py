@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,11 +20,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from tests.helpers.browser import PATIENCE, chromium
 from worldsim.app import cli
 from worldsim.app.view import SCALE, ViewConfig, _spread, colours, may_connect, open_viewer, plain
 from worldsim.envs.world_env import WorldEnv
@@ -37,16 +35,6 @@ from worldsim.scenes.recorded import RecordedScenes
 from worldsim.state import SceneStart
 from worldsim.world import World
 from worldsim.world.snapshots import open_snapshot
-
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking "
-    "--disable-component-update --disable-sync --use-gl=angle --use-angle=swiftshader "
-    "--enable-unsafe-swiftshader "
-    "--window-size=1700,900"
-)
-PATIENCE = 300.0
-"""Seconds until something that must come is given up: a machine may be busy."""
 
 
 def free_port() -> int:
@@ -67,16 +55,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
-    if None in programs.values():
-        pytest.fail(f"a browser is needed, found {programs}: python3 .ci/system-libraries browser")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs["chromium"]
-    for flag in [*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('browser')}"]:
-        options.add_argument(flag)
-    driver = webdriver.Chrome(options=options, service=Service(programs["chromedriver"]))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("browser"), 1700) as driver:
+        yield driver
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from selenium.webdriver.common.by import By
 
 from tests.helpers.serving import Serving
 
-PATIENCE = 300.0
+PATIENCE = 100.0
 """Seconds until something that must come is given up: a machine may be busy."""
 
 
@@ -60,6 +60,7 @@ class Page:
             before = self.place()
             self.send(key)
             until(lambda before=before: self.place() != before)
+            until(lambda: self.browser.execute_script("return worldsim.player.settled"))
 
     def send(self, key: str) -> None:
         """Press a key wherever the focus is."""

@@ -17,7 +17,9 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from worldsim.app.serve import uvicorn_config
-from worldsim.sessions.manager import SessionManager, SessionsConfig
+from worldsim.protocols import Painter
+from worldsim.sessions.config import SessionsConfig
+from worldsim.sessions.manager import SessionManager
 from worldsim.sessions.server import AppConfig, create_app
 from worldsim.world import World
 
@@ -73,11 +75,12 @@ def serving(
     host: str = "127.0.0.1",
     routers: Sequence[APIRouter] = (),
     public: Sequence[str] = (),
+    painter: Painter | None = None,
     **sessions: Any,
 ) -> Iterator[Serving]:
     """Serve loaded worlds, and further routes, until the context ends."""
     app = create_app(
-        SessionsConfig(**sessions), AppConfig(host, token), routers, public, worlds=worlds
+        SessionsConfig(**sessions), AppConfig(host, token), routers, public, worlds, painter
     )
     port = free_port()
     server = uvicorn.Server(uvicorn_config(app, host, port, 64.0))

@@ -259,6 +259,23 @@ def test_the_real_twin(served: Serving) -> None:
         while isinstance(content := socket.recv(timeout=PATIENCE), str):
             assert json.loads(content)["type"] == "progress"
         assert unpack(content)[1]["twin"] == frames[1]
+        # A fork's own twin repeats the walk, and goes on as this one does.
+        told = ask(socket, {"type": "fork", "n": 1, "twin": True})
+        fork = told["sessions"][0]
+        assert fork["twin"] and told["bytes"] == 0
+        step = {"action": 1, "twin_later": True, **both}
+        _, content, _ = served.request("POST", f"/sessions/{fork['id']}/step", step)
+        assert "twin" not in unpack(content)[1]
+        _, content, _ = served.request("POST", f"/sessions/{fork['id']}/look", both)
+        assert unpack(content)[1]["twin"] == frames[2]
+        served.request("DELETE", f"/sessions/{fork['id']}")
+        # Over this connection, the twin's frame follows by itself.
+        assert ask(socket, {"type": "step", **step})["twin"] is None
+        content = socket.recv(timeout=PATIENCE)
+        assert isinstance(content, bytes)
+        header, blobs, _ = unpack(content)
+        assert (header["type"], header["step"], header["twin"]["alive"]) == ("twin", 3, True)
+        assert blobs["twin"] == frames[2]
         ask(socket, {"type": "close"})
 
 

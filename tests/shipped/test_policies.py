@@ -12,7 +12,7 @@ import worldsim.shipped.agent_files
 from worldsim.agents.actor_critic_policy import ActorCriticPolicy
 from worldsim.agents.persistent import PersistentPolicy
 from worldsim.agents.random import RandomPolicy
-from worldsim.data.play import agent_files
+from worldsim.data.mix import agent_sha256
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.evaluation.policy_batch import PolicySpec
 from worldsim.shipped.agent_files import save_agent
@@ -55,7 +55,7 @@ def test_saved_and_shipped_agents(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert saved_folder(name) == folder
         for made in (make_policy(name, SPACE, "cpu"), PolicySpec(name).build(SPACE, "cpu")):
             assert type(made) is ActorCriticPolicy
-        assert agent_files(name) == agent_files(str(folder)) != {}
+        assert None is not agent_sha256(name) == agent_sha256(str(folder))
         with pytest.raises(InvalidInputError, match="belong to different worlds"):
             make_policy(name, gym.spaces.Discrete(4))
     with pytest.raises(NotFoundError, match="saved agent, or one of pilot"):
@@ -79,6 +79,6 @@ def test_a_short_name_comes_before_a_folder(
     assert (
         saved_folder("random") is None
         and type(make_policy("random", SPACE)) is RandomPolicy
-        and agent_files("random") == {}
+        and agent_sha256("random") is None
     )
     assert type(make_policy("./random", SPACE)) is PersistentPolicy

@@ -191,6 +191,7 @@ def test_dreams_of_training_are_shown_what_they_dreamed() -> None:
             nothing.long(),
             (),
             walk.draw(),
+            nothing.bool(),
         )
         walks, found = lockstep.step(walks, step)
         assert walks.context is not None

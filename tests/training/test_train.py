@@ -511,6 +511,18 @@ def test_rewards_and_terminations_are_noticed(tmp_path: Path, rooms: Path) -> No
     assert settings.has_rewards and settings.has_terminations
 
 
+def test_what_a_recording_lacks_is_said_again(tmp_path: Path, rooms: Path) -> None:
+    """By its stored report; control characters are left out."""
+    data = tmp_path / "data"
+    shutil.copytree(rooms, data)
+    index = json.loads((data / "dataset.json").read_text())
+    index["report"] = {"frames": 128, "warnings": ["Actions come 1 frame late\x1b[2J"]}
+    write_sealed(data / "dataset.json", index)
+    with pytest.warns(UserWarning, match=r"data: Actions come 1 frame late\[2J") as caught:
+        started(config(data, tmp_path / "out")).take_in()
+    assert sum("Actions come" in str(one.message) for one in caught) == 1
+
+
 def test_test_episodes_are_refused(tmp_path: Path) -> None:
     data = recording(tmp_path / "data", split="test")
     with pytest.raises(

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.painters import make_tiny_painter
 from tests.helpers.worlds import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import InvalidInputError
@@ -26,6 +27,7 @@ from worldsim.world.engine import (
     cpu_options,
     resolve_engine,
 )
+from worldsim.world.paint_ahead import PaintAheadConfig
 from worldsim.world.scene_files import load_scene
 
 CPU = torch.device("cpu")
@@ -176,6 +178,29 @@ def test_walks_side_by_side_have_buffers_of_their_own(
         two, _ = stepping_in_place.step(two, act)
     expected = tiny_world.step(tiny_world.step(state, acts(1, 1, 2))[0], acts(3, 0, 4))[0]
     assert same(one, expected) and not same(two, expected)
+
+
+def test_painted_dreams_step_in_place_beside_plain_ones(
+    monkeypatch: pytest.MonkeyPatch, tiny_world: World, state: WorldState
+) -> None:
+    """A painted dream's memory takes fewer pixels, so its steps need buffers of their own."""
+    monkeypatch.setattr(engines._Captured, "_capture", lambda self: self._run)
+    painted, mine = (
+        tiny_world.with_painting(make_tiny_painter(), PaintAheadConfig()) for _ in range(2)
+    )
+    mine.running.graphed = GraphedStep(mine.running.inner)
+    assert painted.painting is not None
+    plain = state
+    one = two = painted.painting.begin(state)
+    for act in (acts(1, 2, 3), acts(1, 1, 4), acts(3, 0, 1)):
+        one, seen = painted.step(one, act)
+        two, also = mine.step(two, act)
+        assert same(seen, also) and same(one, two)
+        plain, _ = mine.step(plain, act)
+    unpainted = state
+    for act in (acts(1, 2, 3), acts(1, 1, 4), acts(3, 0, 1)):
+        unpainted, _ = tiny_world.step(unpainted, act)
+    assert same(plain, unpainted)
 
 
 def test_a_state_stepped_in_place_cannot_be_stepped_again(

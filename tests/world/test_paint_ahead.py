@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import gymnasium as gym
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.painters import make_tiny_painter
 from worldsim.camera import Camera, quantise_depth
 from worldsim.errors import InvalidInputError, MissingGeometryError
 from worldsim.memory.gaps import close_mask
-from worldsim.memory.painted import integrate_painted, is_painted
+from worldsim.memory.painted import give_way, integrate_painted, is_painted
 from worldsim.memory.points import PointMemory
 from worldsim.memory.slots import PointMemoryConfig
 from worldsim.memory.splat import hole_view
@@ -24,7 +26,8 @@ from worldsim.protocols import PainterSpec, PaintInputs
 from worldsim.scenes.recorded import RecordedScenes
 from worldsim.state import Frame, flatten
 from worldsim.world import World
-from worldsim.world.paint_ahead import PaintAheadConfig, contradicts
+from worldsim.world.paint_ahead import PaintAheadConfig, Takes, contradicts, taken_pixels
+from worldsim.world.scene_files import load_scene
 
 FORWARD = 1
 OPEN = "MAP30-3"
@@ -191,13 +194,39 @@ def test_observations_replace_painted_points() -> None:
     assert view.mask.all()
     assert (view.rgb[..., :4] == 10).all()
     assert (view.rgb[..., 4:] == 200).all()
-    # Painted points count as captured from twice their distance.
-    assert (view.source[..., :4] > view.source[..., 4:]).all()
+    assert torch.equal(view.source[..., :4], view.source[..., 4:])
+    # A dreamed frame from the same place confirms nothing and replaces nothing.
     data = memory.integrate(data, frame_of(90, 3.0, camera), camera, step + 1)
-    assert not is_painted(data).any()
+    assert int(is_painted(data).sum()) == 32
+    assert (memory.render(data, camera).rgb[..., 4:] == 200).all()
+    # A true one does, from further away, too.
+    away = camera.pose.clone()
+    away[:, 2, 3] = -1.0
+    back = dataclasses.replace(camera, pose=away)
+    for at, depth in ((back, 4.0), (camera, 3.0)):
+        true = frame_of(90, depth, at)
+        seen = memory.integrate(give_way(memory, data, true, at), true, at, step + 2)
+        assert not is_painted(seen).any()
+        left_alone = give_way(memory, data, true, at, torch.tensor([False]))
+        assert int(is_painted(left_alone).sum()) == 32
+    data = seen
     view = memory.render(data, camera)
     assert (view.rgb[..., :4] == 10).all()
     assert (view.rgb[..., 4:] == 90).all()
+
+
+@pytest.mark.fast
+def test_true_sky_replaces_painted_sky() -> None:
+    memory = PointMemory(PointMemoryConfig(capacity=256))
+    camera = Camera(torch.eye(4)[None], torch.tensor([[8.0, 8, 4, 4]]), 8, 8)
+    step, nothing = torch.tensor([1]), torch.zeros(1, 8, 8, dtype=torch.bool)
+    sky = frame_of(200, math.inf, camera)
+    data = integrate_painted(memory, memory.empty(1), sky, camera, step, nothing)
+    assert int(is_painted(data).sum()) == 64
+    true = frame_of(90, math.inf, camera)
+    data = memory.integrate(give_way(memory, data, true, camera), true, camera, step)
+    assert not is_painted(data).any()
+    assert (memory.render(data, camera).rgb == 90).all()
 
 
 @pytest.mark.fast
@@ -230,6 +259,61 @@ def test_gaps_of_a_surface_take_its_depth_alone() -> None:
     assert torch.equal(other, mask | known)
 
 
+@pytest.mark.fast
+def test_which_pixels_of_dreamed_frames_are_taken() -> None:
+    camera = Camera(torch.eye(4)[None], torch.tensor([[8.0, 8, 4, 4]]), 8, 16)
+    mask = torch.zeros(1, 8, 16, dtype=torch.bool)
+    mask[..., :8:2] = True
+    view = dataclasses.replace(hole_view(camera), mask=mask)
+    # Columns 1, 3 and 5 are gaps of the surface; from column 7 on nothing is known.
+    assert taken_pixels(Takes.KNOWN, view).sum() == 8 * 7
+    assert taken_pixels(Takes.ALL, view).all()
+    assert not taken_pixels(Takes.NOTHING, view).any()
+
+
+def test_what_is_dreamed_in_holes_does_not_become_known(
+    tiny_world: World, scenes_folder: Path
+) -> None:
+    """Memories after one dreamed frame, and after one true frame, which is taken whole."""
+    state = tiny_world.initial([load_scene(scenes_folder / "room-6-1")], [4])
+    act, pixels = torch.tensor([FORWARD]), state.frame.rgb[0, 0].numel()
+    used: dict[Takes, list[int]] = {}
+    for takes in Takes:
+        world = tiny_world.with_painting(
+            make_tiny_painter(), PaintAheadConfig(coverage=0.0, takes=takes)
+        )
+        assert world.painting is not None
+        empty = dataclasses.replace(state, memory=world.memory.empty(1))
+        # Copies that fill up a batch take all, as dreams without painting do.
+        batch = world.pad(world.painting.begin(empty), 2)
+        after, transition = world.step(batch, act.expand(2))
+        used[takes] = (after.memory.kind > 0).sum(1).tolist()
+        seen = world.observe(batch, act.expand(2), transition.frame)
+        assert (seen.memory.kind > 0).sum(1).tolist() == [pixels, pixels]
+    assert used == {
+        Takes.ALL: [pixels, pixels], Takes.KNOWN: [0, pixels], Takes.NOTHING: [0, pixels]
+    }  # fmt: skip
+
+
+@pytest.mark.fast
+def test_painted_walls_stand_in_the_way_as_observed_ones_do() -> None:
+    """The ego-motion head's map shows a painted wall, and nothing where nothing is known."""
+    memory = PointMemory(PointMemoryConfig(capacity=1024))
+    # Looks along the world's y axis, level: right is x, down is -z.
+    pose = torch.tensor([[[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]]])
+    camera = Camera(pose, torch.tensor([[8.0, 8, 4, 4]]), 8, 8)
+    empty, step = memory.empty(1), torch.tensor([1])
+    nothing = torch.zeros(1, 8, 8, dtype=torch.bool)
+    wall = frame_of(99, 1.0, camera)
+    painted = integrate_painted(memory, empty, wall, camera, step, nothing)
+    observed = memory.integrate(empty, wall, camera, step)
+    level, floor = memory.surroundings(painted, pose)[0]
+    assert torch.equal(memory.surroundings(observed, pose)[0], torch.stack([level, floor]))
+    # 1 m ahead is 12.5 cells above the middle of the map.
+    assert level.nonzero()[:, 0].unique().tolist() == [11]
+    assert not memory.surroundings(empty, pose).any()
+
+
 def test_bad_settings_are_named(tiny: World) -> None:
     with pytest.raises(InvalidInputError, match="'behind'"):
         gym.make("worldsim/FreedoomDream-v0", world=tiny, paint="behind")
@@ -237,6 +321,8 @@ def test_bad_settings_are_named(tiny: World) -> None:
         gym.make("worldsim/FreedoomDream-v0", world=tiny, painter=random_painter())
     with pytest.raises(InvalidInputError, match="views = 5"):
         tiny.with_painting(random_painter(), PaintAheadConfig(views=5))
+    with pytest.raises(InvalidInputError, match="takes = 'some'"):
+        PaintAheadConfig(takes="some")  # type: ignore[arg-type]
     with pytest.raises(MissingGeometryError, match="point memory"):
         tiny.without_memory().with_painting(random_painter())
     with pytest.raises(InvalidInputError, match="no painter"):

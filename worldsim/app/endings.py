@@ -24,8 +24,11 @@ if TYPE_CHECKING:
     from worldsim.app.words import WordsConfig
     from worldsim.app.worlds import WorldsConfig
     from worldsim.data.dataset import EpisodeDataset
+    from worldsim.data.lerobot import ImportLeRobotConfig
     from worldsim.data.minari import ExportMinariConfig, ImportMinariConfig
     from worldsim.data.record import RecordConfig
+    from worldsim.data.report import ReportConfig
+    from worldsim.data.videos import ImportVideosConfig
     from worldsim.evaluation.agreement import AgreementConfig
     from worldsim.evaluation.bench import BenchConfig
     from worldsim.evaluation.evaluate import EvaluateConfig
@@ -51,13 +54,22 @@ def after_any(config: object, _: object) -> Ending:
     return Ending("printed above" if out is None else str(out))
 
 
-def after_record(config: RecordConfig | ImportMinariConfig, dataset: EpisodeDataset) -> Ending:
+def after_record(
+    config: RecordConfig | ImportMinariConfig | ImportVideosConfig | ImportLeRobotConfig,
+    dataset: EpisodeDataset,
+) -> Ending:
     """The dataset; next, train on it."""
     blind = () if dataset.info.geometry else ("--no-memory",)
     runs = Path("runs") / config.out.name
     return Ending(
         str(config.out), (line("worldsim", "train", "--data", config.out, "--out", runs, *blind),)
     )
+
+
+def after_report(config: ReportConfig, _: object) -> Ending:
+    """The report; next, train on the recording."""
+    runs = Path("runs") / config.data.name
+    return _figures(config, line("worldsim", "train", "--data", config.data, "--out", runs))
 
 
 def after_export_minari(config: ExportMinariConfig, _: object) -> Ending:

@@ -79,6 +79,10 @@ class GenerateConfig:
     guidance_scale: NotNegative | None = None
     """How strongly words and memory guide the painter; 1 is without guidance. By default what the
     painter recommends."""
+    contrast_scale: NotNegative | None = None
+    """How strongly new places are guided away from the opposite of the prompt; 1 is without, others
+    take twice the time. By default what the painter recommends. Large scales give glaring colours.
+    """
     candidates: Annotated[int, Ge(1), Le(MOST_CANDIDATES)] | None = None
     """Candidates of each place that are previewed and compared with the prompt; the one that shows
     most of it is painted. By default as many as fit into the usual time; 1 compares none. Places
@@ -109,7 +113,9 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
     if painter is None:
         painter = painter_by_name(config.painter, device=config.device)
         prior, recogniser = prior_of(config.painter), recogniser_of(config.painter)
-    painter = with_sampling(painter, config.num_inference_steps, config.guidance_scale)
+    painter = with_sampling(
+        painter, config.num_inference_steps, config.guidance_scale, config.contrast_scale
+    )
     request = request_of(config, painter, prior, recogniser)
     # Before anything is painted: words, attributes and old folders.
     conditions_of(request, painter, np.random.default_rng(0))
@@ -278,12 +284,18 @@ def title_of(config: GenerateConfig) -> tuple[str, ...]:
     return (text[:120],) if text else ()
 
 
-def with_sampling(painter: Painter, steps: int | None, guidance: float | None) -> Painter:
+def with_sampling(
+    painter: Painter, steps: int | None, guidance: float | None, contrast: float | None = None
+) -> Painter:
     """Return the painter with other sampling settings; None leaves its own.
 
     Raises InvalidInputError for a painter without such settings.
     """
-    wanted = {"num_inference_steps": steps, "guidance_scale": guidance}
+    wanted = {
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        "contrast_scale": contrast,
+    }
     changes = {name: value for name, value in wanted.items() if value is not None}
     if not changes:
         return painter

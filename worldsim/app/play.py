@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import threading
 import time
@@ -10,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worldsim.errors import InvalidInputError
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.extras import missing
-from worldsim.runtime.hosts import require_port
-from worldsim.runtime.json_config import check_ranges
+from worldsim.runtime.hosts import is_own, require_port
 from worldsim.runtime.ranges import Count
+from worldsim.sessions.config import SessionsConfig
 
 if TYPE_CHECKING:
     from uvicorn import Server
@@ -27,7 +27,7 @@ PATIENCE = 60.0
 
 
 @dataclass(frozen=True)
-class PlayConfig:
+class PlayConfig(SessionsConfig):
     """Walk through a generated world in the browser."""
 
     world: str = "freedoom-tiny"
@@ -48,18 +48,12 @@ class PlayConfig:
     """Painter of new places: a shipped one's name, a folder, or ``diffusers:PIPELINE,DEPTH``."""
     painter_steps: Count | None = None
     """Sampling steps of new places. By default those that the painter recommends."""
-    device: str | None = None
-    """Device of worlds and painter. By default CUDA if it is available."""
     fresh: bool = False
     """Begin a new walk, even where the browser remembers one."""
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        super().__post_init__()
         whole("port", self.port, 1, 65535)
-        if self.engine not in ("plain", "fast", "compiled"):
-            raise InvalidInputError(
-                f"PlayConfig.engine = {self.engine!r}: give plain, fast or compiled"
-            )
 
 
 def play(config: PlayConfig) -> None:
@@ -68,10 +62,12 @@ def play(config: PlayConfig) -> None:
     Raises MissingDependencyError without FastAPI and uvicorn, and InvalidInputError if the port
     cannot be used.
     """
+    from worldsim.app.serve import run_server
+
     server, address = make_server(config)
     if config.browser:
         _open_when_started(server, address)
-    server.run()
+    run_server(server)
 
 
 def make_server(config: PlayConfig) -> tuple[Server, str]:
@@ -79,23 +75,16 @@ def make_server(config: PlayConfig) -> tuple[Server, str]:
     try:
         import uvicorn
 
-        from worldsim.app.serve import is_own, uvicorn_config
+        from worldsim.app.serve import uvicorn_config
         from worldsim.play.painting import Painting, PaintingConfig
         from worldsim.play.routes import PUBLIC, play_router
-        from worldsim.sessions.manager import SessionsConfig
         from worldsim.sessions.server import AppConfig, create_app
     except ImportError as error:
         raise missing("the play page needs FastAPI and uvicorn", "play", error) from error
     require_port(config.host, config.port)
     token = "" if is_own(config.host) else secrets.token_urlsafe(16)
-    worlds, name = _worlds(config.world)
-    sessions = SessionsConfig(
-        worlds=worlds,
-        device=config.device,
-        engine=config.engine,
-        state=config.state,
-        places=config.places,
-    )
+    worlds, name = _worlds(config)
+    sessions = dataclasses.replace(config, worlds=worlds)
     painter = PaintingConfig(config.painter, config.painter_steps, config.device)
     router = play_router(name, Painting(config.places, painter), config.fresh)
     app = create_app(sessions, AppConfig(config.host, token), routers=(router,), public=PUBLIC)
@@ -106,18 +95,18 @@ def make_server(config: PlayConfig) -> tuple[Server, str]:
     return uvicorn.Server(uvicorn_config(app, config.host, config.port, UPLOAD_MB)), address
 
 
-def _worlds(name: str) -> tuple[tuple[str, ...], str]:
-    """Return the worlds to offer, and the name under which the given one is offered.
+def _worlds(config: PlayConfig) -> tuple[tuple[str, ...], str]:
+    """Return the worlds to offer, and the name under which the first one is offered.
 
     Raises NotFoundError for a world that does not exist.
     """
     from worldsim.world.files import find_world, shipped_worlds
 
-    shipped = tuple(shipped_worlds())
-    if name in shipped:
-        return shipped, name
+    offered, name = config.worlds or tuple(shipped_worlds()), config.world
+    if name in offered:
+        return offered, Path(name).name
     folder = find_world(name)
-    return (*shipped, str(folder)), folder.name
+    return (*offered, str(folder)), folder.name
 
 
 def _open_when_started(server: Server, address: str) -> None:

@@ -24,8 +24,24 @@ def train(config: TrainConfig) -> World:
 
 
 def distil(config: DistilConfig) -> World:
-    """Distil a student, or resume; see :func:`worldsim.training.distil.distil`."""
-    return distilling.distil(config, open_painter_of(config.painted))
+    """Distil a student, or resume; see :func:`worldsim.training.distil.distil`.
+
+    Where a discriminator judges the student, the log has the figures of
+    :mod:`worldsim.evaluation.predictions`.
+    """
+    measure = None
+    if config.method == distilling.MCM:
+        from worldsim.evaluation.predictions import prediction_measure
+
+        measure = prediction_measure(local_device())
+    return distilling.distil(config, open_painter_of(config.painted), measure)
+
+
+def local_device() -> str:
+    """Return this process's device."""
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return "cpu"
 
 
 def open_painter_of(config: PaintedConfig) -> Painter | None:
@@ -40,10 +56,7 @@ def open_painter_of(config: PaintedConfig) -> Painter | None:
     # Loading it takes time that other trainings need not spend.
     from worldsim.painting.painter import open_painter
 
-    device = "cpu"
-    if torch.cuda.is_available():
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    painter = open_painter(config.painter, device=device)
+    painter = open_painter(config.painter, device=local_device())
     painter.config = dataclasses.replace(
         painter.config,
         num_inference_steps=config.num_inference_steps,

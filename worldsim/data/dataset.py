@@ -111,6 +111,9 @@ class DatasetInfo:
     """Versions of the packages that recorded it."""
     recording: JsonObject = field(default_factory=dict)
     """Other settings of the recorder; a resumed recording must have the same."""
+    report: JsonObject = field(default_factory=dict)
+    """What the recording holds, a :class:`worldsim.data.report.RecordingReport`; empty until it is
+    complete."""
 
 
 class Shard(NamedTuple):
@@ -601,6 +604,8 @@ class EpisodeWriter:
         index = next(i for i in range(len(taken) + 1) if shard_name(i) not in taken)
         self.shards.append(write_shard(self.path, index, self._pending))
         self.shards.sort(key=lambda s: s.file)
+        # A report is of what was there before.
+        self.info = replace(self.info, report={})
         write_index(self.path, self.info, self.shards)
         self._pending = []
 
@@ -625,7 +630,7 @@ def require_same_info(path: Path, known: DatasetInfo, wanted: DatasetInfo) -> No
     old, new = (json.loads(json.dumps(asdict(x))) for x in (known, wanted))
     old_flat, new_flat = ({**x.pop("recording"), **x} for x in (old, new))
     for key in [*old_flat, *(k for k in new_flat if k not in old_flat)]:
-        if key != "versions" and old_flat.get(key) != new_flat.get(key):
+        if key not in ("versions", "report") and old_flat.get(key) != new_flat.get(key):
             raise InvalidInputError(
                 f"The dataset in {str(path)!r} has {key} = {old_flat.get(key)!r}, this recording "
                 f"{new_flat.get(key)!r}. "

@@ -21,6 +21,7 @@ from worldsim.camera import (
     relative_motion,
     unproject,
 )
+from worldsim.data.action_lag import measure_action_lag
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.types import Array, JsonObject
 
@@ -81,8 +82,9 @@ class Episode:
 class AlignmentReport:
     """The result of :func:`measure_alignment`.
 
-    action_gain: {lag: largest share of a motion component's variance that the action at this lag
-        adds to all earlier ones}.
+    action_gain: with poses, {lag: largest share of a motion component's variance that the action at
+        this lag adds to all earlier ones}; without, the gains of
+        :class:`worldsim.data.action_lag.ActionLag`.
     depth_error: {shift: mean |log depth ratio| when depths are paired with poses ``shift`` frames
         later}.
     rgb_error: {shift: mean absolute colour error, 0 to 255, when frames are paired with geometry
@@ -224,8 +226,8 @@ def measure_alignment(
     - Depth against pose: points of frame t + 1 must have in frame t the depth recorded there.
     - Frames against geometry: the same points must have in frame t the colour recorded there.
 
-    Without poses, the motion is estimated from the images. Uses the first ``max_episodes``
-    episodes.
+    Without poses, the images tell the motion, by
+    :func:`worldsim.data.action_lag.measure_action_lag`. Uses the first ``max_episodes`` episodes.
     """
     chosen = (
         [episodes]
@@ -236,7 +238,13 @@ def measure_alignment(
         raise InvalidInputError("check_alignment: no episodes were given.")
     problems: list[str] = []
     undecided: list[str] = []
-    action_gain = _check_actions(chosen, problems, undecided)
+    if all(e.has_geometry for e in chosen):
+        action_gain = _check_actions(chosen, problems, undecided)
+    else:
+        lag = measure_action_lag(chosen)
+        action_gain = lag.gains
+        problems += [lag.problem] if lag.problem else []
+        undecided += [lag.note] if lag.note else []
     depth_error: dict[int, float] = {}
     rgb_error: dict[int, float] = {}
     if all(e.has_geometry for e in chosen):
@@ -254,7 +262,7 @@ def _check_actions(
         else None
     )
     for episode in episodes:
-        moved = _pose_motion(episode) if episode.has_geometry else _image_motion(episode.rgb)
+        moved = _pose_motion(episode)
         features = _action_features(episode.act[:-1], categories)
         steps = np.arange(-LAGS[0], len(moved) - LAGS[-1])
         if len(steps):
@@ -276,7 +284,7 @@ def _check_actions(
             f"motion from frame t to t + 1 "
             f"than all actions up to act[t]. act[t] must lead from frame t to frame t + 1."
         )
-    elif now.max() < floor and _clearly_early(gains, floor, all(e.has_geometry for e in episodes)):
+    elif now.max() < floor < gains[: LAGS.index(0)].max():
         problems.append(
             f"Actions come one frame early: act[t] adds {max(now.max(), 0):.1%} to what earlier "
             f"actions explain of the motion from "
@@ -285,17 +293,6 @@ def _check_actions(
     elif now.max() < floor:
         undecided.append("actions: no action changes the motion, so their order cannot be told")
     return report
-
-
-def _clearly_early(gains: Array, floor: float, poses: bool) -> bool:
-    """Return whether earlier actions explain what the present one does not.
-
-    Motion that is estimated from images is coarse, and momentum looks like a delay in it: then the
-    previous action must stand out.
-    """
-    return bool(
-        gains[: LAGS.index(0)].max() > floor if poses else gains[LAGS.index(-1)].max() > 3.0 * floor
-    )
 
 
 def _explained_gains(motion: Array, lagged: Array) -> Array:
@@ -328,31 +325,6 @@ def _action_features(act: Array, categories: Array | None) -> Array:
 def _pose_motion(episode: Episode) -> Array:
     pose = torch.from_numpy(np.array(episode.pose))
     return relative_motion(pose[:-1], pose[1:]).numpy().astype(np.float64)
-
-
-def _image_motion(rgb: Array) -> Array:
-    """Estimate the motion of the picture: right, down, zoom and amount of change.
-
-    By least squares on brightness; (t - 1, 4).
-    """
-    grey = rgb.astype(np.float64).mean(-1)
-    t, height, width = grey.shape
-    # Coarse cells: the linearised brightness equation holds only for shifts of about one cell.
-    cell = max(1, min(height, width) // 16)
-    grey = grey[:, : height // cell * cell, : width // cell * cell]
-    grey = grey.reshape(t, grey.shape[1] // cell, cell, grey.shape[2] // cell, cell).mean((2, 4))
-    if min(grey.shape[1:]) < 2:
-        return np.abs(np.diff(grey, axis=0)).mean((1, 2))[:, None]
-    change = np.diff(grey, axis=0)
-    down, right = np.gradient((grey[1:] + grey[:-1]) / 2, axis=(1, 2))
-    y, x = np.meshgrid(
-        np.linspace(-1, 1, grey.shape[1]), np.linspace(-1, 1, grey.shape[2]), indexing="ij"
-    )
-    slopes = np.stack([right, down, right * x + down * y], -1).reshape(t - 1, -1, 3)
-    target = change.reshape(t - 1, -1, 1)
-    normal = slopes.transpose(0, 2, 1) @ slopes + 1e-3 * np.eye(3)
-    flow = -np.linalg.solve(normal, slopes.transpose(0, 2, 1) @ target)[..., 0]
-    return np.concatenate([flow, np.abs(change).mean((1, 2))[:, None]], 1)
 
 
 def _check_frames(

@@ -22,11 +22,12 @@ from gymnasium.envs.registration import EnvSpec
 from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, EpisodeWriter
 from worldsim.data.episode import Episode
 from worldsim.data.play import package_versions
+from worldsim.data.report import add_report
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, WorldsimError
 from worldsim.runtime.extras import missing
 from worldsim.runtime.files import require_regular
 from worldsim.runtime.json_config import from_json
-from worldsim.runtime.progress import Progress, follow
+from worldsim.runtime.progress import Progress, follow, say
 from worldsim.runtime.spaces import describe_space, space_of
 from worldsim.runtime.types import Array, Space
 from worldsim.world.image_env import PixelsConfig, as_dict, make_pixels, to_pixels
@@ -210,6 +211,7 @@ def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
                     isinstance(source.action_space, gym.spaces.Discrete),
                 )
             )
+    say(add_report(EpisodeDataset(config.out, verify=False)).text())
     return EpisodeDataset(config.out)
 
 

@@ -7,7 +7,6 @@ and on nothing else: not on the process that plays it, nor on what that process 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import os
 import platform
@@ -16,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import gymnasium as gym
 import numpy as np
 import torch
 
@@ -24,16 +22,15 @@ from worldsim import __version__
 from worldsim.camera import quantise_depth
 from worldsim.data.dataset import DatasetInfo
 from worldsim.data.episode import Episode
+from worldsim.data.mix import PolicyMix, check_mix, shown_name
+from worldsim.data.step_checks import check_action, check_observation, check_reward
 from worldsim.errors import EngineError, InvalidInputError
-from worldsim.protocols import Policy
-from worldsim.runtime.files import sha256_of
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.keyboard import exact_rate
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed, Workers
 from worldsim.runtime.spaces import describe_space
 from worldsim.runtime.types import Array, Env, Info
-from worldsim.runtime.workers import ENGINE_TIMEOUT_S, Engine, Watched
-from worldsim.shipped.policies import make_policy, saved_folder
+from worldsim.runtime.workers import ENGINE_TIMEOUT_S, TRIES, Engine, Watched
 from worldsim.world.image_env import (
     MOST_PIXELS,
     PixelsConfig,
@@ -47,6 +44,9 @@ from worldsim.world.image_env import (
 MAX_DROPPED = 64
 """So many short episodes in a row end the recording with an error: the environment then hardly
 moves at all."""
+MAX_FAILED = 8
+"""So many episodes in a row that the engine survives at no attempt end the recording with an
+error."""
 GEOMETRY_KEYS = ("pose", "depth", "intrinsics")
 
 
@@ -71,9 +71,13 @@ class RecordConfig:
     """A shard is closed once it has this many frames (170 MB at 64x64 with depth). A worker that is
     interrupted loses at most one shard."""
     policy: str = "persistent"
-    """``persistent``, ``random``, ``module:Class`` of a policy that is constructed with the action
-    space, or a saved agent's folder or a shipped agent's name. To record another round with a
-    trained agent, use another ``--out`` and train on both."""
+    """``persistent``, ``random``, ``sticky``, ``mix`` of several, ``module:Class`` of a policy that
+    is constructed with the action space, or a saved agent's folder or a shipped agent's name. To
+    record another round with a trained agent, use another ``--out`` and train on both."""
+    mix: dict[str, NotNegative] = field(default_factory=dict)
+    """Policies of ``--policy mix`` and their weights, such as ``random 1 sticky 2 runs/agent 1``;
+    ``random 1 persistent 2 sticky 1`` if not given. Each episode is played by one of them, and its
+    info says which."""
     seed: Seed = 0
     """Seed of the recording. Use different seeds for training and evaluation."""
     reset_options: dict[str, str] = field(default_factory=dict)
@@ -114,6 +118,7 @@ class RecordConfig:
             )
         if self.size is not None:
             require_trainable(self.size, f"RecordConfig.size = {self.size!r}: it")
+        check_mix(self.policy, self.mix)
 
     @property
     def shard_frames(self) -> int:
@@ -139,8 +144,9 @@ class Player:
             self.env_id, dict(config.env_kwargs), config.size, config.key, config.render
         )
         self.engine: Engine[Env] = Engine(self._made)
+        self._failure = ""
         try:
-            self.policy = self.engine.play(self._make_policy)
+            self.policies = self.engine.play(self._make_policies)
         except BaseException:
             self.close()
             raise
@@ -152,9 +158,10 @@ class Player:
     def _made(self) -> Env:
         return Watched(make_pixels(self.env_id, dict(self.config.env_kwargs), self.pixels))
 
-    def _make_policy(self, env: Env) -> Policy:
+    def _make_policies(self, env: Env) -> PolicyMix:
         describe_space(env.action_space)
-        return make_policy(self.config.policy, env.action_space)
+        config = self.config
+        return PolicyMix(config.policy, config.mix, env.action_space, config.trust)
 
     def describe(self) -> DatasetInfo:
         """Return the recording's properties for ``dataset.json``.
@@ -165,7 +172,8 @@ class Player:
 
     def _describe(self, env: Env) -> DatasetInfo:
         config = self.config
-        _, info = env.reset(seed=0, options=dict(config.reset_options) or None)
+        observation, info = env.reset(seed=0, options=dict(config.reset_options) or None)
+        check_observation(config.env_id, 0, observation, env.observation_space)
         geometry = _has_geometry(info)
         assert env.observation_space.shape is not None
         require_trainable(env.observation_space.shape[:2], config.env_id)
@@ -180,7 +188,7 @@ class Player:
             geometry=geometry,
             intrinsics=[float(x) for x in info["intrinsics"]] if geometry else None,
             fps=None if fps is None else float(fps),
-            policy=Path(config.policy).name if agent_files(config.policy) else config.policy,
+            policy=shown_name(config.policy),
             seed=config.seed,
             versions=package_versions(),
             recording={
@@ -188,7 +196,7 @@ class Player:
                 "frames_per_shard": config.shard_frames,
                 "min_travel": config.min_travel,
                 "episodes_per_map": config.episodes_per_map,
-                **agent_files(config.policy),
+                **self.policies.describe(),
             },
         )
 
@@ -202,13 +210,23 @@ class Player:
         count: called with the number of frames so far.
         """
         episodes: list[Episode] = []
-        frames = dropped = in_a_row = 0
+        frames = dropped = in_a_row = failed_in_a_row = 0
         episode = None
         while frames < self.config.shard_frames:
             attempt = len(episodes) + dropped
             played = self._survived_episode(index, attempt, self._options(attempt, episode))
             episode = played or episode
-            if played is None or not self._far_enough(played):
+            if played is None:
+                dropped, failed_in_a_row = dropped + 1, failed_in_a_row + 1
+                if failed_in_a_row >= MAX_FAILED:
+                    raise EngineError(
+                        f"{self.config.env_id} failed in {failed_in_a_row} episodes in a row, each "
+                        f"of them {TRIES} times ({self._failure}). What is recorded is kept: "
+                        f"correct the environment, and run the same command again."
+                    )
+                continue
+            failed_in_a_row = 0
+            if not self._far_enough(played):
                 dropped, in_a_row = dropped + 1, in_a_row + 1
                 if in_a_row >= MAX_DROPPED:
                     raise InvalidInputError(
@@ -235,6 +253,7 @@ class Player:
         try:
             return self.engine.play(lambda env: self._episode(env, shard, attempt, options))
         except EngineError as error:
+            self._failure = str(error)
             warnings.warn(
                 f"{self.config.env_id}: {error}: episode {attempt} of shard {shard} is dropped",
                 stacklevel=2,
@@ -246,25 +265,30 @@ class Player:
             int(x) & 0x7FFFFFFF
             for x in np.random.SeedSequence([self.config.seed, shard, attempt]).generate_state(2)
         )
+        env_id, space = self.config.env_id, env.observation_space
+        name, policy = self.policies.of_episode(self.config.seed, shard, attempt)
         observation, info = env.reset(seed=env_seed, options=options)
-        self.policy.reset(policy_seed)
-        frames, infos = [np.array(observation)], [info]
+        policy.reset(policy_seed)
+        frames, infos = [check_observation(env_id, 0, observation, space)], [info]
         acts, rews, terms, truncs = [], [], [], []
         for step in range(self.config.episode_steps):
-            act = self.policy.act(observation)
+            act = policy.act(observation)
+            acts.append(check_action(name, step, act, env.action_space))
             observation, rew, term, trunc, info = env.step(act)
-            frames.append(np.array(observation))
+            frames.append(check_observation(env_id, step + 1, observation, space))
             infos.append(info)
-            acts.append(act)
-            rews.append(float(rew))
+            rews.append(check_reward(env_id, step, rew))
             terms.append(bool(term))
             # An episode cut here ends as one with that time limit would.
             truncs.append(bool(trunc) or (step + 1 == self.config.episode_steps and not term))
             if terms[-1] or truncs[-1]:
                 break
-        kind = np.int64 if isinstance(env.action_space, gym.spaces.Discrete) else np.float32
-        act_array = np.asarray(acts, kind)
-        known = {"map": infos[0].get("map"), "split": self.config.reset_options.get("split")}
+        act_array = np.stack(acts)
+        known = {
+            "map": infos[0].get("map"),
+            "split": self.config.reset_options.get("split"),
+            "policy": name if self.policies.mixed else None,
+        }
         return Episode(
             rgb=np.stack(frames),
             act=np.concatenate([act_array, np.zeros_like(act_array[:1])]),
@@ -329,20 +353,6 @@ def _map_of(episode: Episode | None) -> str:
     return (
         str(episode.info.get("map", "an unnamed map")) if episode is not None else "an unnamed map"
     )
-
-
-def agent_files(policy: str) -> dict[str, str]:
-    """Return the SHA-256 checksums of a saved agent's files.
-
-    An agent that was trained further is another policy, and records into another dataset.
-    """
-    folder = saved_folder(policy)
-    if folder is None:
-        return {}
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
-        total.update(f"{path.name} {sha256_of(path)}\n".encode())
-    return {"policy_sha256": total.hexdigest()}
 
 
 def package_versions() -> dict[str, str]:

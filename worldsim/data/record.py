@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +27,8 @@ from worldsim.data.dataset import (
     write_index,
     write_shard,
 )
-from worldsim.data.episode import measure_alignment
 from worldsim.data.play import Player, RecordConfig
+from worldsim.data.report import add_report
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.files import (
     make_writable_folder,
@@ -35,8 +36,8 @@ from worldsim.runtime.files import (
     sha256_of,
     storage_errors,
 )
-from worldsim.runtime.progress import Progress
-from worldsim.runtime.workers import Engine, WorkerPool, report
+from worldsim.runtime.progress import Progress, say
+from worldsim.runtime.workers import TRIES, Engine, WorkerPool, report
 
 __all__ = ["RecordConfig", "record"]
 
@@ -57,6 +58,8 @@ def record(config: RecordConfig) -> EpisodeDataset:
     """Record until ``config.frames`` frames are on disk; resumes an interrupted recording.
 
     Valid shards are kept; missing and damaged ones are recorded. Ctrl-C leaves a readable dataset.
+    The report of a complete recording (:mod:`worldsim.data.report`) is stored in its
+    ``dataset.json``, and printed.
     Nothing is written before the environment has been created and reset once. Raises StorageError
     if the disk is full or read-only, and EngineError if the environment fails at once.
     """
@@ -71,10 +74,10 @@ def record(config: RecordConfig) -> EpisodeDataset:
         # Once the workers have ended: one that is killed leaves what it was writing.
         last.callback(remove_unfinished, config.out)
         _record_shards(config, info, known, workers)
-    dataset = EpisodeDataset(config.out)
-    for problem in measure_alignment(dataset).problems:
-        warnings.warn(f"{config.env_id}: {problem}", stacklevel=2)
-    return dataset
+        # Its shards were written, or compared with their checksums, a moment ago.
+        found = add_report(EpisodeDataset(config.out, verify=False))
+    say(found.text())
+    return EpisodeDataset(config.out)
 
 
 def _record_shards(
@@ -84,7 +87,7 @@ def _record_shards(
     workers: WorkerPool[Player],
 ) -> None:
     dropped = finished = 0
-    done = dict(known)
+    done, ended = dict(known), Counter[int]()
     with Progress(config.shards * config.shard_frames, "recording", "frame") as bar:
 
         def show(here: int | None = None) -> None:
@@ -92,7 +95,17 @@ def _record_shards(
             bar.move_to(played, f"{dropped} episodes dropped" if dropped else "")
 
         tasks = [(config.out, i, known.get(shard_name(i))) for i in range(config.shards)]
-        for _, result in workers.run(_finish_shard, tasks, show):
+
+        def died(shard: int, cause: str) -> None:
+            ended[shard] += 1
+            warnings.warn(
+                f"{config.env_id}: the process that recorded shard {shard} is gone ({cause}); the "
+                f"shard is recorded again, bit for bit the same (attempt {ended[shard] + 1} of "
+                f"{TRIES})",
+                stacklevel=2,
+            )
+
+        for _, result in workers.run(_finish_shard, tasks, show, died):
             dropped += result.dropped
             finished += result.shard.frames
             if not result.kept:

@@ -500,6 +500,40 @@ class SpaceTimeTransformer(Module):
         Returns the clean prediction (b, outputs, c, h, w), features (b, outputs, d) and the new
         frames' keys and values (b, layers, 2, f, n, d).
         """
+        return self._forward(x, sigma, condition, mask, time, past, outputs, None)
+
+    def levels_of(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Condition,
+        mask: Tensor,
+        time: Tensor,
+        outputs: int,
+    ) -> list[Tensor]:
+        """Return the outputs of all blocks and decoder levels, for networks that judge frames.
+
+        The arguments are those of :meth:`forward`.
+
+        Returns ``depth`` tensors (b, outputs, d, h / patch, w / patch), then one for each pixel
+        level, coarsest first: (b, outputs, levels[i], h / s, w / s) with s = fold * 2 ** i.
+        """
+        found: list[Tensor] = []
+        self._forward(x, sigma, condition, mask, time, None, outputs, found)
+        return found
+
+    def _forward(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        condition: Condition,
+        mask: Tensor,
+        time: Tensor,
+        past: Tensor | None,
+        outputs: int | None,
+        found: list[Tensor] | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Run :meth:`forward`, and append what :meth:`levels_of` returns to ``found``."""
         b, f = x.shape[:2]
         outputs = f if outputs is None else outputs
         embedding = self.embed(sigma, condition)
@@ -533,6 +567,9 @@ class SpaceTimeTransformer(Module):
             else:
                 tokens, k, v = block(tokens, modulation, time, mask, before, kept)
             new.append(torch.stack([k, v], 1))
+            if found is not None:
+                frames = tokens[:, tokens.shape[1] - outputs :]
+                found.append(frames.transpose(2, 3).unflatten(3, grid))
         cache = torch.stack(new, 1)
         if outputs == 0:
             return x[:, :0], tokens.new_zeros(b, 0, tokens.shape[-1]), cache
@@ -544,6 +581,8 @@ class SpaceTimeTransformer(Module):
         ):
             kept = skip.unflatten(0, (b, f))[:, f - outputs :].flatten(0, 1)
             h = block(up(h) + kept, flat)
+            if found is not None:
+                found.append(h.unflatten(0, (b, outputs)))
         out = self.out(F.silu(self.out_norm(h)))[:, : self.config.fold**2 * x.shape[2]]
         out = F.pixel_shuffle(out, self.config.fold) if self.config.fold > 1 else out
         out = out.unflatten(0, (b, outputs)).to(x.dtype)

@@ -1,19 +1,29 @@
-"""Videos: H.264 in MP4."""
+"""Videos: written as H.264 in MP4, read from common containers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from worldsim.errors import InvalidInputError
+from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.runtime.arguments import number
-from worldsim.runtime.files import replacing
+from worldsim.runtime.files import Name, replacing, require_regular
 from worldsim.runtime.types import Array
 
 MOST_FPS = 1000.0
+CONTAINERS = {
+    ".mp4": "mp4",
+    ".m4v": "mp4",
+    ".mov": "mov",
+    ".mkv": "matroska",
+    ".webm": "webm",
+    ".avi": "avi",
+}
+"""By suffix, the container that a file is read as. It is never guessed from the content: a playlist
+under the name of a video would make the decoder open other files."""
 
 
 def write_video(
@@ -59,3 +69,62 @@ def write_video(
                 )
             )
         container.mux(stream.encode())
+
+
+def read_video(path: Name, size: tuple[int, int] | None = None) -> Iterator[tuple[float, Array]]:
+    """Yield the frames of a video's first picture track, with their times in seconds.
+
+    size: height and width in pixels that frames are resized to, by area averaging; their own if not
+        given.
+
+    Frames are (h, w, 3) uint8, RGB, in the order in which they are shown. Nothing but this one
+    regular file is opened. Raises NotFoundError, InvalidInputError (an unknown suffix, or frames
+    that change their size) or DamagedFileError.
+    """
+    import av
+    import cv2
+
+    file = require_regular(path)
+    container = CONTAINERS.get(file.suffix.lower())
+    if container is None:
+        raise InvalidInputError(
+            f"{file} is no video that can be read: {', '.join(CONTAINERS)} can, convert it to one"
+        )
+    first: tuple[int, ...] | None = None
+    try:
+        with open(file, "rb") as source, av.open(source, "r", format=container) as opened:
+            if not opened.streams.video:
+                raise DamagedFileError(f"{file} has no picture track: record it again")
+            for index, frame in enumerate(opened.decode(video=0)):
+                image: Array = frame.to_ndarray(format="rgb24")
+                first = first or image.shape
+                if image.shape != first:
+                    raise InvalidInputError(
+                        f"{file}: frame {index} is {image.shape[0]}x{image.shape[1]} pixels, and "
+                        f"the first one {first[0]}x{first[1]}: cut the video where its size changes"
+                    )
+                if size is not None and image.shape[:2] != size:
+                    image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
+                yield float(frame.time or 0.0), image
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        if isinstance(error, (DamagedFileError, InvalidInputError)):
+            raise
+        raise DamagedFileError(
+            f"{file} cannot be decoded ({error}): copy it again, or convert it to H.264"
+        ) from None
+    if first is None:
+        raise DamagedFileError(f"{file} has no frames: record it again")
+
+
+def frame_rate(path: Name) -> float | None:
+    """Return the average frames per second that a video states; None if it states none."""
+    import av
+
+    file = require_regular(path)
+    container = CONTAINERS.get(file.suffix.lower())
+    try:
+        with open(file, "rb") as source, av.open(source, "r", format=container) as opened:
+            rate = opened.streams.video[0].average_rate
+            return None if not rate else float(rate)
+    except (av.error.FFmpegError, OSError, ValueError, IndexError):
+        return None

@@ -100,7 +100,8 @@ def verdict(
     return Verdict(
         kind=part.kind.masked_fill(drop, EMPTY),
         seen=torch.where(agrees, step[:, None].to(torch.int32), part.seen),
-        confidence=part.confidence + (agrees & (part.confidence < 255)),
+        # Painted points, of confidence 0, are not confirmed: see worldsim.memory.painted.
+        confidence=part.confidence + (agrees & (part.confidence < 255) & (part.confidence > 0)),
         fresh=fresh if known is None else fresh & known.flatten(1),
         new_position=position,
         new_kind=kind,

@@ -1,21 +1,21 @@
-"""Painted points: points that a painter invented and no frame has observed.
+"""Painted points: points that a painter invented and no true frame has observed.
 
-Their confidence is 0. Their colours count as captured from twice their distance, so a frame that
-observes them replaces them by its own pixels
-(:attr:`worldsim.memory.slots.PointMemoryConfig.replace_ratio`).
+Their confidence is 0, and frames that agree with them do not raise it: frames of a dream confirm
+nothing. A true frame that sees them replaces them by its own pixels, from however far
+(:func:`give_way`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-import torch
 from torch import Tensor
 
-from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera
+from worldsim.camera import Camera
+from worldsim.memory.operations import judge
 from worldsim.memory.points import PointMemory
-from worldsim.memory.slots import FURTHER, Points
-from worldsim.memory.splat import EMPTY, POINT
+from worldsim.memory.slots import Points
+from worldsim.memory.splat import EMPTY, splat
 from worldsim.state import Frame
 
 
@@ -26,14 +26,8 @@ def mark_painted(before: Points, after: Points) -> Points:
         sizes. Points that were painted before stay so.
     """
     new = (before.kind == EMPTY) | (before.position != after.position).any(1)
-    return dataclasses.replace(
-        after,
-        # Frames that were painted confirm nothing.
-        confidence=before.confidence.masked_fill(new, 0),
-        source=torch.where(
-            new & (after.kind == POINT), capture_further(after.source), after.source
-        ),
-    )
+    # Frames that were painted confirm nothing.
+    return dataclasses.replace(after, confidence=before.confidence.masked_fill(new, 0))
 
 
 def integrate_painted(
@@ -55,10 +49,21 @@ def is_painted(data: Points) -> Tensor:
     return (data.kind != EMPTY) & (data.confidence == 0)
 
 
-def capture_further(source: Tensor) -> Tensor:
-    """Multiply capture distances by ``FURTHER``; (b, c) uint8, 255 * depth channel."""
-    channel = source.float() / 255.0
-    # channel = s / (s + d), so d = s (1 - channel) / channel.
-    depth = DEPTH_CHANNEL_SCALE * (1.0 - channel) / channel.clamp(min=1e-6)
-    further = DEPTH_CHANNEL_SCALE / (DEPTH_CHANNEL_SCALE + FURTHER * depth)
-    return (255.0 * further).round().clamp(1, 255).to(torch.uint8)
+def give_way(
+    memory: PointMemory, data: Points, frame: Frame, camera: Camera, rows: Tensor | None = None
+) -> Points:
+    """Return the memory without the painted points that a true frame sees.
+
+    Integrate the frame into it: its pixels take their places.
+
+    frame: with depth, seen by ``camera``.
+    rows: (b,) bool, the memories that it is for. None for all.
+    """
+    painted = is_painted(data)
+    if data.kind.device.type == "cpu" and not painted.any():
+        return data
+    seen = judge(memory.config, data, splat(data.position, data.kind, camera), frame)[0]
+    gone = seen & painted
+    if rows is not None:
+        gone = gone & rows[:, None]
+    return dataclasses.replace(data, kind=data.kind.masked_fill(gone, EMPTY))

@@ -29,10 +29,6 @@ class HasSlots(Protocol):
 
 Slots = TypeVar("Slots", bound=HasSlots)
 
-FURTHER = 2.0
-"""Factor on the distance from which painted points count as captured
-(:mod:`worldsim.memory.painted`)."""
-
 
 @dataclass(frozen=True)
 class Points:
@@ -46,8 +42,8 @@ class Points:
     source: (b, c) uint8, 255 * depth channel (``worldsim.camera.code_to_channel``) at capture; 0
         for directions.
     seen: (b, c) int32, the step at which a frame last agreed with the point.
-    confidence: (b, c) uint8, number of frames that agreed with it, at most 255. Painted points that
-        no frame has agreed with have 0.
+    confidence: (b, c) uint8, number of frames that agreed with it, at most 255. Painted points have
+        0 until a true frame replaces them (:mod:`worldsim.memory.painted`).
     """
 
     position: Tensor

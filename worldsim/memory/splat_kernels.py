@@ -140,7 +140,9 @@ def judge(
         step = tl.load(steps + row).to(tl.int32)
         tl.store(seen + own, tl.zeros(pixel.shape, tl.int32) + step, mask=agrees)
         sure = tl.load(confidence + own, mask=agrees, other=255).to(tl.int32)
-        tl.store(confidence + own, (sure + 1).to(tl.uint8), mask=agrees & (sure < 255))
+        # Painted points, of confidence 0, are not confirmed.
+        more = agrees & (sure > 0) & (sure < 255)
+        tl.store(confidence + own, (sure + 1).to(tl.uint8), mask=more)
         count += tl.sum(drop.to(tl.int32), 0)
     tl.store(counts + row * blocks + tl.program_id(0), count)
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldsim.camera import DEPTH_CHANNEL_SCALE, Camera
-from worldsim.memory.slots import FURTHER, Points
+from worldsim.memory.slots import Points
 from worldsim.memory.splat import DIRECTION, EMPTY, NEAR_PLANE, to_camera_axes
 
 MARGIN = 1.25
@@ -61,9 +61,7 @@ def patch_metres(points: Points, focal: float) -> Tensor:
     # source / 255 = s / (s + d), solved for d; what is stored as 0 is further than any frame's
     # depth.
     source = points.source.float().clamp(min=1.0)
-    metres = DEPTH_CHANNEL_SCALE * (255.0 / source - 1.0) / focal
-    # Painted points count as captured from further away than they were.
-    return torch.where(points.confidence > 0, metres, metres / FURTHER)
+    return DEPTH_CHANNEL_SCALE * (255.0 / source - 1.0) / focal
 
 
 def draw(

@@ -160,7 +160,8 @@ def guidance_for(
     words = torch.where(aided & told, config.attribute_guidance_scale, 1.0)
     if config.memory_guidance_scale == 1.0:
         # Where nothing is known, attributes are all that guides: one evaluation serves both.
-        words, whole = torch.where(aided, words, config.guidance_scale), None
+        words = torch.where(aided, words, config.guidance_scale)
+        return Guidance(words, None, contrast, away)
     return Guidance(words, whole, contrast, away)
 
 

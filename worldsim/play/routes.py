@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from fastapi import APIRouter, Request, Response
 from PIL import Image
@@ -25,6 +24,7 @@ from worldsim.sessions.history import Moment
 from worldsim.sessions.protocol import Walk as WalkOfSession
 from worldsim.sessions.saved import snapshot_bytes
 from worldsim.sessions.session import Session
+from worldsim.sessions.stored_frames import as_picture
 from worldsim.world.scene_files import SCENE, load_scene
 
 STATIC = Path(__file__).parent / "static"
@@ -137,7 +137,8 @@ def play_router(world: str, painting: Painting, fresh: bool = False) -> APIRoute
     async def root(request: Request, session_id: str) -> Response:
         session = request.app.state.manager.session(session_id)
         async with session.lock:
-            snapshot, world = await session.snapshot(Moment(0, 0)), session.world
+            snapshot = await session.snapshot(Moment(0, 0))
+            world = await session.variant(session.root_settings)
         content = await asyncio.to_thread(snapshot_bytes, snapshot, world)
         return Response(content, media_type="application/octet-stream")
 
@@ -189,9 +190,9 @@ def picture_of_place(folder: Path, name: str) -> bytes:
     """Return the first frame of a scene in ``folder`` as WebP. Raises NotFoundError."""
     if not PLACE_NAME.fullmatch(name) or not is_file(folder / name / SCENE):
         raise NotFoundError(f"there is no place {name!r} on this server")
-    rgb = load_scene(folder / name).rgb[0].permute(1, 2, 0).numpy()
+    rgb = as_picture(load_scene(folder / name).rgb[0])
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(rgb)).save(file, "WEBP", lossless=True)
+    Image.fromarray(rgb).save(file, "WEBP", lossless=True)
     return file.getvalue()
 
 
@@ -227,7 +228,7 @@ def walk_of(session: Session) -> Walk:
     if world.has_geometry:
         trajectory = session.trajectory
     rgb = torch.cat([frame.rgb.cpu() for frame in session.frames_to()])
-    frames = rgb.permute(0, 2, 3, 1).contiguous().numpy()
+    frames = as_picture(rgb)
     if remembers(world.memory) and isinstance(world.memory, HasPoints):
         held = session.memory.points()
         points = held.position, held.colour

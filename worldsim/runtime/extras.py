@@ -13,6 +13,7 @@ EXTRAS = {
     "stable_baselines3": "agents",
     "viser": "view",
     "minari": "minari",
+    "pyarrow": "lerobot",
     "open3d": "open3d",
     "transformers": "painter",
     "fastapi": "play",

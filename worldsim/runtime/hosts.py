@@ -40,6 +40,16 @@ def _is_address(name: str) -> bool:
     return True
 
 
+def is_own(host: str) -> bool:
+    """Return whether only this computer reaches a server at ``host``."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def require_port(host: str, port: int) -> None:
     """Raise InvalidInputError unless a server can listen there."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 
 import psutil
@@ -41,3 +42,12 @@ def require_memory_for(size: int, what: str) -> None:
             f"{what} would take {size / 2**30:.2f} GiB and {free / 2**30:.2f} GiB are free: ask "
             f"for less"
         )
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back to the operating system, where the C library is glibc."""
+    try:
+        trim = ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return
+    trim(0)

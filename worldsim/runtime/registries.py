@@ -20,6 +20,7 @@ POLICIES = Registry(
         "persistent": "worldsim.agents.persistent:PersistentPolicy",
         "persistent-v1": "worldsim.agents.persistent:PersistentPolicy",
         "random": "worldsim.agents.random:RandomPolicy",
+        "sticky": "worldsim.agents.sticky:StickyPolicy",
         "road-follower": "worldsim.agents.road_follower:RoadFollower",
         "actor-critic": "worldsim.agents.actor_critic_policy:ActorCriticPolicy",
     },

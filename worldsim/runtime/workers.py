@@ -49,6 +49,10 @@ POLL_S, GRACE_S, CLOSE_S = 0.25, 10.0, 10.0
 workers to close their engines."""
 
 
+CALLS = ("a call", "make", "reset", "step", "close")
+"""Calls of an engine that have a time limit, as messages name them."""
+
+
 class Closes(Protocol):
     """Anything with ``close``: an environment, or a holder of one."""
 
@@ -70,10 +74,12 @@ class _Sign(ctypes.Structure):
     timeout_s: float
     deadline: float
     progress: int
+    call: int
     _fields_ = (
         ("timeout_s", ctypes.c_double),
         ("deadline", ctypes.c_double),
         ("progress", ctypes.c_int64),
+        ("call", ctypes.c_int64),
     )
 
 
@@ -81,15 +87,18 @@ _sign: _Sign | None = None
 
 
 @contextlib.contextmanager
-def time_limit() -> Iterator[None]:
+def time_limit(call: str = CALLS[0]) -> Iterator[None]:
     """Context that limits its body, in a worker, to the time of one engine call.
 
     Has no effect outside a worker.
+
+    call: one of :data:`CALLS`, for messages.
     """
     if _sign is None:
         yield
         return
     sign = _sign
+    sign.call = CALLS.index(call)
     before, sign.deadline = sign.deadline, time.monotonic() + sign.timeout_s
     try:
         yield
@@ -117,17 +126,17 @@ class Watched(gym.Wrapper[ObsType, ActType, ObsType, ActType]):
         self, *, seed: int | None = None, options: Info | None = None
     ) -> tuple[ObsType, Info]:
         """Reset the environment within the time limit."""
-        with time_limit(), engine_home(self._id):
+        with time_limit("reset"), engine_home(self._id):
             return self.env.reset(seed=seed, options=options)
 
     def step(self, action: ActType) -> tuple[ObsType, SupportsFloat, bool, bool, Info]:
         """Step the environment within the time limit."""
-        with time_limit():
+        with time_limit("step"):
             return self.env.step(action)
 
     def close(self) -> None:
         """Close the environment within the time limit."""
-        with time_limit():
+        with time_limit("close"):
             self.env.close()
 
 
@@ -147,7 +156,7 @@ class Engine(Generic[T]):
         for attempt in range(TRIES):
             try:
                 if self._held is None:
-                    with time_limit():
+                    with time_limit("make"):
                         self._held = self._make()
                 return part(self._held)
             except (WorldsimError, gym.error.Error):
@@ -228,10 +237,13 @@ class WorkerPool(Generic[T]):
         function: Callable[..., R],
         tasks: Sequence[tuple[object, ...]],
         told: Callable[[], object] = lambda: None,
+        died: Callable[[int, str], object] = lambda index, cause: None,
     ) -> Iterator[tuple[int, R]]:
         """Yield (index, result) of ``function(engine, *task)`` per task, in order of completion.
 
         told: called at intervals while waiting.
+        died: called with a task's index and the cause in words if its process has ended, such as
+            by a segmentation fault, before the task is repeated.
 
         Raises what ``function`` raises, or WorldsimError if a task ends its process :data:`TRIES`
         times.
@@ -258,13 +270,62 @@ class WorkerPool(Generic[T]):
                 try:
                     result = seat.result()
                 except EOFError:
+                    cause = seat.cause()
                     seat.end()
                     ended[index] += 1
                     if ended[index] == TRIES:
-                        raise WorldsimError(_lost(index, self._timeout_s)) from None
+                        raise WorldsimError(_lost(index, cause)) from None
+                    died(index, cause)
                     waiting.appendleft(index)
                 else:
                     yield index, result
+
+
+class Worker(Generic[T]):
+    """One process with an engine that keeps its state from call to call.
+
+    A call whose process dies is repeated in a new process, with a new engine. So the function must
+    notice that the state it needs is not there.
+
+    make: creates what the process plays with; a function that can be sent to a process.
+    timeout_s: time limit of one engine call, seconds.
+    """
+
+    def __init__(self, make: Callable[[], T], timeout_s: float = ENGINE_TIMEOUT_S) -> None:
+        self._scratch = Scratch()
+        self._seat = _Seat(self._scratch.open() / "0", make, timeout_s)
+
+    @property
+    def process_id(self) -> int | None:
+        """Id of the process; None before the first call."""
+        return None if self._seat.process is None else self._seat.process.pid
+
+    def call(self, function: Callable[..., R], *task: object) -> R:
+        """Return ``function(engine, *task)``.
+
+        Raises what it raises, or EngineError if it ends its process :data:`TRIES` times.
+        """
+        seat, cause = self._seat, ""
+        for _ in range(TRIES):
+            seat.begin(function, task)
+            while not seat.ready(POLL_S):
+                seat.watch()
+            try:
+                result: R = seat.result()
+                return result
+            except EOFError:
+                cause = seat.cause()
+                seat.end()
+        raise EngineError(f"the process of an engine ended {TRIES} times; the last time, {cause}")
+
+    def close(self) -> None:
+        """Close the engine and end the process."""
+        seat = self._seat
+        if seat.process is not None:
+            seat.begin(_close, ())
+            seat.ready(CLOSE_S)
+            seat.end()
+        self._scratch.close()
 
 
 class _Seat:
@@ -274,11 +335,13 @@ class _Seat:
         self.folder, self.make, self.timeout_s = folder, make, timeout_s
         self.process: BaseProcess | None = None
         self.pipe: Connection[Task, Any]
+        self.hung = self.late = ""
 
     def begin(self, function: Callable[..., object], task: tuple[object, ...]) -> None:
         """Send a task to the process; starts the process if necessary."""
         if self.process is None:
             self._start()
+        self.hung = self.late = ""
         # One that has died meanwhile is met when its result is asked for.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.pipe.send((function, task))
@@ -322,9 +385,30 @@ class _Seat:
         deadline = float(self.sign.deadline)
         late = time.monotonic() - deadline if deadline else 0.0
         if late > GRACE_S:
+            self.hung = CALLS[int(self.sign.call)]
             process.kill()
         elif late > 0:
+            self.late = CALLS[int(self.sign.call)]
             end_engines(process.pid)
+
+    def cause(self) -> str:
+        """Return why the process, which is dead or dying, has ended."""
+        if self.hung:
+            return self._late(self.hung)
+        assert self.process is not None
+        self.process.join(GRACE_S)
+        status = self.process.exitcode
+        if status is None or status >= 0:
+            return f"it ended with exit status {status}"
+        name = f"signal {-status}"
+        with contextlib.suppress(ValueError):
+            name = signal.Signals(-status).name
+        # Some engines' clients do not survive that their engine is ended.
+        after = f" after its engine was ended, since {self._late(self.late)}" if self.late else ""
+        return f"it was killed by {name}{after}"
+
+    def _late(self, call: str) -> str:
+        return f"{call} of the environment took more than {self.timeout_s:g} s (engine_timeout_s)"
 
     def end(self) -> None:
         """Kill the process and its engines, if they are alive, and remove its files."""
@@ -343,14 +427,12 @@ class _Seat:
         remove_orphaned_memory()
 
 
-def _lost(task: int, timeout_s: float) -> str:
+def _lost(task: int, cause: str) -> str:
     return (
-        f"A process that plays was killed {TRIES} times at task {task}, perhaps for lack of "
-        f"memory, or because a call of the "
-        f"engine took more than {timeout_s:g} s (engine_timeout_s). What is finished is kept: run "
-        f"the same command again to go "
-        "on, with fewer workers if it happens again. A script of your own needs 'if __name__ == "
-        '"__main__":\' around the call.'
+        f"A process that plays ended {TRIES} times at task {task}; the last time, {cause}. What is "
+        f"finished is kept: run the same command again to go on, with fewer workers if memory is "
+        f"short, or with a larger engine_timeout_s if calls are slow. A script of your own needs "
+        "'if __name__ == \"__main__\":' around the call."
     )
 
 

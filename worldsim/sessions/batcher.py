@@ -28,7 +28,8 @@ from torch import Tensor
 
 from worldsim.errors import WorldsimError
 from worldsim.runtime.types import Array
-from worldsim.state import Frame, MemoryView, WorldState, concatenate, map_tensors
+from worldsim.sessions.stored_frames import StoredFrame
+from worldsim.state import MemoryView, WorldState, concatenate, map_tensors
 from worldsim.world.rows import enough_memory, report
 from worldsim.world.start_states import compact, expand
 from worldsim.world.world import World
@@ -97,13 +98,13 @@ class Outcome:
     """What one step gave one session; arrays are on the CPU.
 
     held: the new state.
-    frame: the new frame, a batch of one.
+    frame: the new frame.
     info: as an environment's ``info``.
     view: what the memory showed before the step, a batch, and the row in it; None without memory.
     """
 
     held: Held
-    frame: Frame
+    frame: StoredFrame
     info: dict[str, Array]
     reward: float
     terminated: bool
@@ -304,7 +305,7 @@ class Batcher:
             after, transition = world.step(state, acts)
             after = world.own(after)
         rows = len(requests)
-        frames = map_tensors(lambda x: x[:rows].cpu(), after.frame)
+        frames = StoredFrame.rows_of(after.frame, rows)
         info = {name: value.cpu().numpy() for name, value in report(world, after, rows).items()}
         rewards, terms = transition.rew[:rows].tolist(), transition.term[:rows].tolist()
         probs = _numbers(transition.termination_prob, rows)
@@ -319,7 +320,7 @@ class Batcher:
             outcomes.append(
                 Outcome(
                     held=held,
-                    frame=map_tensors(lambda x, i=i: x[i : i + 1].clone(), frames),
+                    frame=frames[i],
                     info={name: value[i] for name, value in info.items()},
                     reward=float(rewards[i]),
                     terminated=bool(terms[i]),

@@ -24,6 +24,7 @@ from worldsim.runtime.json_config import read_json
 from worldsim.runtime.keyboard import action_names, keys_to_action
 from worldsim.runtime.types import Array, JsonObject, Space
 from worldsim.sessions.protocol import Actions, KeyBinding, SceneInfo, Settings, WorldInfo
+from worldsim.sessions.stored_frames import as_picture
 from worldsim.state import SceneStart
 from worldsim.world.config import WorldConfig
 from worldsim.world.files import WORLD, WORLDS_FOLDER, find_world, read_card, shipped_worlds
@@ -191,8 +192,7 @@ class Catalogue:
         if folder is None or scene not in self._scene_names(name):
             raise NotFoundError(f"{name} has no start scene {shown(scene)}")
         start: SceneStart = load_scene(inside(folder / "scenes", scene))
-        picture: Array = start.rgb[-1].permute(1, 2, 0).numpy()
-        return picture
+        return as_picture(start.rgb[-1])
 
     def _folder(self, name: str) -> Path | None:
         loaded = self._loaded.get(name)

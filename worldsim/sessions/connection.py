@@ -1,7 +1,7 @@
 """One WebSocket and its session.
 
-A reader takes messages, a worker answers them in order, and a sender writes. Pushed frames wait in
-a place for one: a slow reader gets the newest, and holds up nobody but itself.
+A reader takes messages, and a worker answers them in order. Pushed frames wait in a place for one
+until a sender writes them: a slow reader gets the newest, and holds up nobody but itself.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from worldsim.errors import InvalidInputError
 from worldsim.runtime.types import Array
 from worldsim.sessions import protocol as p
 from worldsim.sessions.manager import QUEUE, SessionManager
-from worldsim.sessions.operations import Answer, perform, show
+from worldsim.sessions.operations import Answer, perform, show, show_twin
 from worldsim.sessions.session import Session
 
 LOG = logging.getLogger("worldsim.sessions")
 SEND_SECONDS = 60.0
 """A client that reads nothing for so long is disconnected."""
-REPLIES = 8
-"""Answers that may wait for the sender."""
 PROGRESS_EVERY = 0.2
 """Seconds from one progress message to the next."""
 
@@ -43,7 +41,7 @@ class Connection:
         self.socket, self.manager = socket, manager
         self.session: Session | None = None
         self._requests: asyncio.Queue[Received | None] = asyncio.Queue()
-        self._replies: asyncio.Queue[bytes | str] = asyncio.Queue(REPLIES)
+        self._sending = asyncio.Lock()
         self._pushed: bytes | str | None = None
         self._wake = asyncio.Event()
         self._playing: asyncio.Task[None] | None = None
@@ -60,7 +58,7 @@ class Connection:
             reason = f"this server speaks protocol {p.PROTOCOL}, not {version[:20]}"
             await self._fail(p.Code.UNSUPPORTED_VERSION, reason, p.CloseCode.BAD_START)
             return
-        sender = asyncio.create_task(self._send_all())
+        sender = asyncio.create_task(self._send_pushed())
         worker = asyncio.create_task(self._work())
         try:
             await self._read_all(worker)
@@ -143,16 +141,26 @@ class Connection:
                 await self._reply(_error(error, message.id))
                 if self.session is None:
                     missing = p.code_of(error) is p.Code.NOT_FOUND
-                    await self._flush()
                     await self._close(p.CloseCode.NO_SESSION if missing else p.CloseCode.BAD_START)
                     return
                 continue
             for answer in answers:
                 await self._reply(answer.content(message.id))
+            if isinstance(message, p.Step) and message.twin_later:
+                await self._tell_twin(message)
             if isinstance(message, p.Close):
-                await self._flush()
                 await self._close(1000)
                 return
+
+    async def _tell_twin(self, message: p.Step) -> None:
+        assert self.session is not None
+        try:
+            async with self.session.lock:
+                answer = await show_twin(self.session, message)
+            if answer is not None:
+                await self._reply(answer.content(None))
+        except Exception as error:
+            await self._reply(_error(error, None))
 
     async def _answer(
         self, message: p.ClientMessage, parts: dict[str, Array | bytes]
@@ -271,30 +279,20 @@ class Connection:
     # Sending.
 
     async def _reply(self, content: bytes | str) -> None:
-        if self._ended:
-            return
-        await self._replies.put(content)
-        self._wake.set()
+        """Send an answer. Most are sent at once, without a task in between."""
+        if not self._ended:
+            async with self._sending:
+                await self._send(content)
 
-    async def _flush(self) -> None:
-        """Wait until all answers are sent."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._replies.join(), SEND_SECONDS)
-
-    async def _send_all(self) -> None:
+    async def _send_pushed(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while not self._replies.empty() or self._pushed is not None:
-                if self._replies.empty():
+            while self._pushed is not None:
+                async with self._sending:
                     content, self._pushed = self._pushed, None
-                    assert content is not None
-                    await self._send(content)
-                else:
-                    try:
-                        await self._send(self._replies.get_nowait())
-                    finally:
-                        self._replies.task_done()
+                    if content is not None:
+                        await self._send(content)
 
     async def _send(self, content: bytes | str) -> None:
         sending: Coroutine[Any, Any, None] = (

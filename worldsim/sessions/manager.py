@@ -9,20 +9,16 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Protocol, TypeVar
-
-from annotated_types import Ge, Gt, Le
+from typing import Protocol, TypeVar
 
 from worldsim.errors import InvalidInputError, NotFoundError, WorldsimError
 from worldsim.protocols import Painter
 from worldsim.runtime.arguments import shown
-from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.ranges import Positive, Share
+from worldsim.runtime.limits import return_freed_memory
 from worldsim.runtime.types import Array
 from worldsim.sessions.batcher import Batcher
 from worldsim.sessions.catalogue import Catalogue, describe_actions
+from worldsim.sessions.config import SessionsConfig, require_bucket
 from worldsim.sessions.history import History, Moment
 from worldsim.sessions.protocol import (
     CloseCode,
@@ -39,7 +35,7 @@ from worldsim.sessions.protocol import (
 from worldsim.sessions.saved import LatestMoment, SavedInfo, SavedSession, SavedSessions
 from worldsim.sessions.session import Progress, Session
 from worldsim.world.engine import resolve_engine, total_memory
-from worldsim.world.world import BUCKETS, World
+from worldsim.world.world import World
 
 Result = TypeVar("Result")
 LOG = logging.getLogger("worldsim.sessions")
@@ -49,47 +45,13 @@ HOUSEKEEPING = 2.0
 """Seconds from one look at the limits to the next."""
 FRESH = 60.0
 """A session that was used within so many seconds is closed for others only if there is no other."""
+TRIM_SECONDS = 30.0
+"""Seconds from one return of freed memory to the next. States and snapshots come and go, and the
+allocator keeps what lies between those that stay."""
 ON_CPU, ON_GPU = 16, 256
 """Sessions by default."""
 GPU_BUCKET = 128
 """Batch bucket of sessions on a GPU, by default."""
-
-
-@dataclass(frozen=True)
-class SessionsConfig:
-    """Settings of :class:`SessionManager`."""
-
-    worlds: tuple[str, ...] = ()
-    """Worlds to offer: names of shipped ones, or folders. By default all shipped ones."""
-    device: str | None = None
-    """Device of the worlds. By default CUDA if it is available, else the CPU."""
-    engine: str = "plain"
-    """Engine of sessions that do not ask for one: ``plain``, ``fast`` or ``compiled``."""
-    bucket: Annotated[int, Ge(1), Le(1024)] | None = None
-    """Batch bucket of sessions that do not ask for one. By default 1 on a CPU, as in a single
-    environment, and 128 on a GPU."""
-    sessions: Annotated[int, Ge(1), Le(4096)] | None = None
-    """Sessions at once. By default 16 on a CPU, 256 on a GPU."""
-    idle_minutes: Positive = 30.0
-    """Minutes without a request after which a session is closed."""
-    history_mb: Annotated[float, Gt(0), Le(100_000)] = 400.0
-    """Megabytes of states that one session keeps to rewind."""
-    memory: Share = 0.5
-    """Share of the device's memory that the states of all sessions may take."""
-    state: Path | None = None
-    """Folder in which sessions are saved, so that a crash loses little. By default none are."""
-    save_seconds: Positive = 20.0
-    """Seconds from one save of a session to the next, if it has changed."""
-    places: Path | None = None
-    """Folder with scenes to start from, beside those of the worlds."""
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.engine not in ("plain", "fast", "compiled"):
-            raise InvalidInputError(
-                f"SessionsConfig.engine = {self.engine!r}: it must be plain, fast or compiled"
-            )
-        require_bucket(self.bucket)
 
 
 class Watcher(Protocol):
@@ -127,6 +89,7 @@ class SessionManager:
         self._saved_roots: dict[str, History] = {}
         self._saved_at: dict[str, tuple[float, int]] = {}
         self._making = 0
+        self._trimmed_at = time.time()
         self._task: asyncio.Task[None] | None = None
 
     # Finding.
@@ -264,8 +227,13 @@ class SessionManager:
             self._making -= 1
         return session
 
-    async def fork(self, session: Session, n: int, randomness: str) -> tuple[list[Session], float]:
-        """Return ``n`` sessions that go on from a session's present, and seconds per fork."""
+    async def fork(
+        self, session: Session, n: int, randomness: str, twin: bool = False
+    ) -> tuple[list[Session], float]:
+        """Return ``n`` sessions that go on from a session's present, and seconds per fork.
+
+        twin: whether each has a real twin of its own; its replay does not count as time of a fork.
+        """
         if n > self.most:
             raise SessionError(
                 Code.TOO_MANY_SESSIONS, f"{n} forks: this server has at most {self.most} sessions"
@@ -287,6 +255,8 @@ class SessionManager:
                 begun = time.perf_counter()
                 session.fork_into(other, seed)
                 seconds += time.perf_counter() - begun
+                if twin:
+                    await session.fork_twin_into(other)
         except BaseException:
             for other in made:
                 await self._drop(other)
@@ -360,6 +330,9 @@ class SessionManager:
                 if changed and now - when >= self.config.save_seconds:
                     with contextlib.suppress(WorldsimError, OSError):
                         await self.save(session)
+        if now - self._trimmed_at >= TRIM_SECONDS:
+            self._trimmed_at = now
+            await asyncio.to_thread(return_freed_memory)
 
     async def save(self, session: Session, frames: bool = False) -> None:
         """Write a session to the state folder, if there is one.
@@ -506,11 +479,3 @@ class SessionManager:
             await self.close(session, "shutdown", "the server is shutting down")
         await asyncio.to_thread(self.batcher.close)
         self._aside.shutdown(wait=False, cancel_futures=True)
-
-
-def require_bucket(bucket: int | None) -> None:
-    """Raise InvalidInputError unless the bucket is one of the library's."""
-    if bucket is not None and bucket not in BUCKETS:
-        raise InvalidInputError(
-            f"bucket = {bucket}: it must be one of {', '.join(map(str, BUCKETS))}"
-        )

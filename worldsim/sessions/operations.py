@@ -20,8 +20,9 @@ from worldsim.protocols import HasPoints
 from worldsim.runtime.types import Array
 from worldsim.sessions import protocol as p
 from worldsim.sessions.manager import SessionManager
-from worldsim.sessions.saved import snapshot_bytes, snapshot_of
-from worldsim.sessions.session import Present, Progress, Session
+from worldsim.sessions.present import Present
+from worldsim.sessions.saved import UploadedSnapshot, snapshot_bytes
+from worldsim.sessions.session import Progress, Session
 from worldsim.sessions.views import FROM_MEMORY, Drawn, draw_memory, encode, psnr_of, with_alpha
 
 Parts = Mapping[str, Array | bytes]
@@ -41,7 +42,9 @@ class Answer:
 
     def content(self, id: int | None) -> bytes | str:
         """Return what is sent: packed bytes or JSON text."""
-        header = self.header if id is None else self.header.model_copy(update={"id": id})
+        header = self.header
+        if header.id != id:
+            header = header.model_copy(update={"id": id})
         if self.blobs is None:
             return header.model_dump_json()
         return p.pack(header, self.blobs)
@@ -61,6 +64,7 @@ async def perform(
     if session.closed:
         raise p.SessionError(p.Code.CLOSED, "this session is closed: make or resume one")
     session.used_at = time.time()
+    await session.settle_twin()
     if isinstance(message, p.Looking):
         taken = await _move(session, message, parts, progress)
         return await show(session, message, taken)
@@ -88,16 +92,17 @@ async def _move(
 async def _step(session: Session, message: p.Step, progress: Progress | None) -> int:
     p.require_one_way(message)
     if message.agent is not None:
-        await session.step_by(message.agent)
+        await session.step_by(message.agent, message.twin_later)
         return 1
     if message.action is not None:
-        await session.step(message.action)
+        await session.step(message.action, twin_later=message.twin_later)
         return 1
     actions = message.actions or []
     for action in actions:
         session.check_action(action)
     for i, action in enumerate(actions):
-        present = await session.step(action)
+        later = message.twin_later and i + 1 == len(actions)
+        present = await session.step(action, twin_later=later)
         if progress is not None and i + 1 < len(actions):
             await progress(i + 1, len(actions))
         if present.terminated:
@@ -114,9 +119,12 @@ async def _restore(session: Session, message: p.Restore, parts: Parts) -> None:
         return
     if not isinstance(content, bytes):
         raise InvalidInputError("the part snapshot has the format safetensors")
-    world = await session.open()
-    snapshot = await asyncio.to_thread(snapshot_of, content, world)
-    await session.restore(snapshot)
+    uploaded = UploadedSnapshot(content)
+    await session.open()
+    own = await session.variant(p.Settings())
+    settings = await asyncio.to_thread(uploaded.settings, own, session.settings)
+    world = await session.variant(settings)
+    await session.restore(await asyncio.to_thread(uploaded.open, world), settings)
 
 
 async def _ask(manager: SessionManager, session: Session, message: p.ClientMessage) -> Answer:
@@ -144,7 +152,7 @@ async def _ask(manager: SessionManager, session: Session, message: p.ClientMessa
         await session.change_settings(message.settings)
         return Answer(p.SessionReply(session=manager.info(session)))
     if isinstance(message, p.Fork):
-        made, seconds = await manager.fork(session, message.n, message.randomness)
+        made, seconds = await manager.fork(session, message.n, message.randomness, message.twin)
         own = 0 if message.randomness == "common" else 8
         infos = [manager.info(other) for other in made]
         return Answer(p.ForkReply(sessions=infos, bytes=own, ms=1e3 * seconds))
@@ -176,6 +184,7 @@ async def show(
         )
     position, info = session.history.position, now.info
     header = p.FrameReply(
+        id=None if seq else looking.id,
         session=session.id,
         branch=position.branch,
         step=position.step,
@@ -192,6 +201,8 @@ async def show(
         action=now.action,
         agent=now.agent,
         twin=_twin_report(session, now),
+        # Neither of them changes the settings.
+        settings=None if isinstance(looking, (p.Step, p.Play)) else now.settings,
         map=drawn.map,
         memory_points=drawn.points,
         ms=p.Milliseconds(
@@ -203,6 +214,24 @@ async def show(
         ),
     )
     return Answer(header, blobs, session)
+
+
+async def show_twin(session: Session, looking: p.Looking) -> Answer | None:
+    """Let the twin take the step that it owes; returns its frame, None if it owes none."""
+    if session.closed or not await session.settle_twin():
+        return None
+    now, position = session.now, session.history.position
+    wanted = [view for view in p.views_of(looking) if view in (p.View.TWIN, p.View.TWIN_DEPTH)]
+    arrays = {view: array for view in wanted if (array := _view(now, Drawn({}), view)) is not None}
+    blobs = [encode(view, array, looking.format) for view, array in arrays.items()]
+    header = p.TwinReply(
+        session=session.id,
+        branch=position.branch,
+        step=position.step,
+        twin=_twin_report(session, now),
+        ms=now.twin_ms,
+    )
+    return Answer(header, blobs)
 
 
 def _view(now: Present, drawn: Drawn, view: p.View) -> Array | None:

@@ -11,9 +11,10 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -23,9 +24,16 @@ from worldsim.runtime.files import is_file, is_folder, make_writable_folder, wri
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.sessions.history import Moment
 from worldsim.sessions.protocol import Index, Message, Name, Settings, Text, Walk
-from worldsim.world.snapshots import Snapshot, load_snapshot, save_snapshot
+from worldsim.world.snapshots import (
+    Snapshot,
+    load_snapshot,
+    read_settings,
+    save_snapshot,
+    settings_of,
+)
 from worldsim.world.world import World
 
+Result = TypeVar("Result")
 FILE, ROOT, LATEST = "session.json", "root.safetensors", "latest.safetensors"
 ID = re.compile(r"[A-Za-z0-9_-]{8,64}")
 """Ids of sessions, which are names of folders."""
@@ -184,15 +192,49 @@ def snapshot_bytes(snapshot: Snapshot, world: World) -> bytes:
         return save_snapshot(snapshot, world, Path(folder) / ROOT).read_bytes()
 
 
-def snapshot_of(content: bytes, world: World) -> Snapshot:
-    """Read a snapshot from the bytes of its file.
+@dataclass(frozen=True)
+class UploadedSnapshot:
+    """The bytes of a snapshot's file.
 
-    Raises DamagedFileError or InvalidInputError, without the name of a file.
+    Its methods raise DamagedFileError or InvalidInputError, without the name of a file.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "the snapshot"
-        write_bytes(path, content)
+
+    content: bytes
+
+    def settings(self, world: World, now: Settings) -> Settings:
+        """Return the settings of the session that goes on from it.
+
+        world: the session's world with its own settings.
+        now: the session's settings, for what the file does not tell.
+        """
+        told = self._read(read_settings)
+        if told is None:
+            return now
+        own = settings_of(world)
+        changed = {
+            name: told.get(name) if told.get(name) != own[name] else None
+            for name in ("num_inference_steps", "temperature")
+        }
+        paint = "ahead" if told.get("painted_ahead") is True else None
         try:
-            return load_snapshot(path, world)
-        except WorldsimError as error:
-            raise type(error)(str(error).replace(str(path), "the snapshot")) from None
+            return Settings.model_validate(
+                {**changed, "paint": paint, "uncertainty": now.uncertainty}
+            )
+        except ValidationError as error:
+            raise DamagedFileError(
+                f"the settings of the snapshot cannot be read ({str(error)[:200]}): restore it "
+                f"from a copy"
+            ) from None
+
+    def open(self, world: World) -> Snapshot:
+        """Read it, for the world with its settings."""
+        return self._read(lambda path: load_snapshot(path, world))
+
+    def _read(self, function: Callable[[Path], Result]) -> Result:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "the snapshot"
+            write_bytes(path, self.content)
+            try:
+                return function(path)
+            except WorldsimError as error:
+                raise type(error)(str(error).replace(str(path), "the snapshot")) from None

@@ -26,9 +26,10 @@ from worldsim.protocols import Painter
 from worldsim.runtime.json_config import check_ranges
 from worldsim.sessions import protocol as p
 from worldsim.sessions.agents import agents_for
+from worldsim.sessions.config import SessionsConfig
 from worldsim.sessions.connection import Connection
 from worldsim.sessions.guard import API, COOKIE, Guard, same_token
-from worldsim.sessions.manager import SessionManager, SessionsConfig
+from worldsim.sessions.manager import SessionManager
 from worldsim.sessions.operations import Answer, perform
 from worldsim.sessions.saved import SavedInfo
 from worldsim.sessions.session import Session

@@ -11,10 +11,8 @@ import asyncio
 import dataclasses
 import itertools
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -22,12 +20,10 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.utils import seeding
-from torch import Tensor
 
 from worldsim.errors import (
     InvalidInputError,
     MissingGeometryError,
-    NotFoundError,
     WorldsimError,
 )
 from worldsim.memory.handle import MemoryHandle
@@ -35,10 +31,12 @@ from worldsim.protocols import Policy
 from worldsim.runtime.actions import cast_box_action
 from worldsim.runtime.types import Action, Array, JsonObject
 from worldsim.sessions.agents import make_agent
-from worldsim.sessions.batcher import Batcher, Held, Outcome
+from worldsim.sessions.album import Album
+from worldsim.sessions.batcher import Batcher, Held
 from worldsim.sessions.catalogue import Catalogue, VariantKey
 from worldsim.sessions.crates import edit_state
 from worldsim.sessions.history import History, Keyframe, Moment
+from worldsim.sessions.present import Present, fit_state, present_after, present_at
 from worldsim.sessions.protocol import (
     ActionEntry,
     ActionValue,
@@ -62,14 +60,13 @@ from worldsim.sessions.twins import Twin, TwinFrame
 from worldsim.sessions.views import picture_bytes
 from worldsim.state import (
     Frame,
-    MemoryView,
     SceneStart,
     Trajectory,
     WorldState,
     bytes_of,
     map_tensors,
 )
-from worldsim.world.rows import enough_memory, report
+from worldsim.world.rows import enough_memory
 from worldsim.world.snapshots import Snapshot
 from worldsim.world.starts import SEED_LIMIT, Starts, as_scene
 from worldsim.world.world import World
@@ -81,79 +78,8 @@ KEYFRAME_EVERY = 32
 """Steps from one keyframe to the next."""
 _BEGUN = itertools.count()
 """Sessions so far. Sessions that are stepped together store their keyframes at different steps."""
-FRAMES = 2000
-"""Newest frames that a session keeps, as an environment does."""
 MOST_MARKS = 64
 """Marks of one session."""
-KEPT_EVERY = 8
-"""Of frames that are older, a small picture of every eighth is kept for the timeline."""
-
-
-@dataclass(frozen=True)
-class Present:
-    """Where a session is.
-
-    world, settings: what steps it.
-    held: its state.
-    frame: the newest frame, a batch of one on the CPU.
-    info: as an environment's ``info``.
-    view: what the memory showed before the last step; None after a reset or an edit.
-    twin: the real twin's frame.
-    """
-
-    world: World
-    settings: Settings
-    held: Held
-    frame: Frame
-    info: Mapping[str, Array]
-    view: tuple[MemoryView, int] | None = None
-    twin: TwinFrame | None = None
-    reward: float = 0.0
-    terminated: bool = False
-    termination_prob: float | None = None
-    uncertainty: float | None = None
-    action: ActionValue | None = None
-    agent: str | None = None
-    queued_ms: float = 0.0
-    step_ms: float = 0.0
-    twin_ms: float = 0.0
-    batch: int = 0
-
-    @property
-    def rgb(self) -> Array:
-        """The newest frame, (h, w, 3) uint8."""
-        rgb: Array = self.frame.rgb[0].permute(1, 2, 0).numpy()
-        return rgb
-
-    @property
-    def state(self) -> WorldState:
-        """The state, a batch of one; do not write into its tensors."""
-        return self.held.get(self.world)
-
-
-@dataclass(frozen=True)
-class SmallFrame:
-    """A frame of the walk in as few bytes as possible.
-
-    rgb: (1, 3, h, w) uint8. code: (h, w) uint16 inverse-depth code, or None.
-    """
-
-    rgb: Tensor
-    code: Array | None
-    pose: Tensor | None
-
-    @classmethod
-    def of(cls, frame: Frame) -> SmallFrame:
-        """Store a frame, a batch of one on the CPU."""
-        depth = frame.inverse_depth
-        return cls(
-            frame.rgb, None if depth is None else depth[0].numpy().astype(np.uint16), frame.pose
-        )
-
-    def frame(self) -> Frame:
-        """Return the frame."""
-        code = None if self.code is None else torch.from_numpy(self.code.astype(np.int32))[None]
-        return Frame(self.rgb, code, self.pose)
 
 
 class Session:
@@ -188,21 +114,20 @@ class Session:
         self.start: Start | None = None
         self.seed: int | None = None
         self.history = History(history_bytes)
+        self.album = Album(self.history)
         self.twin: Twin | None = None
         self.twin_message = ""
         self.present: Present | None = None
         self.elapsed = 0
-        self.root_frames: tuple[Frame, ...] = ()
         self.root_settings = self.settings
-        self.frames: OrderedDict[Moment, SmallFrame] = OrderedDict()
-        self.small: dict[Moment, bytes] = {}
-        self.first: bytes | None = None
         self.marks: dict[int, tuple[Moment, Keyframe]] = {}
         self.closed = False
         self._next_mark = 0
         # 11 has no factor in common with 32: neighbours are far apart.
         self._phase = 11 * next(_BEGUN) % KEYFRAME_EVERY
         self._twin_stale = False
+        self._twin_due: Action | None = None
+        self._sized: tuple[World, int] | None = None
         self._rng: np.random.Generator | None = None
         self._agents: dict[str, Policy] = {}
         self.opened: World | None = None
@@ -248,10 +173,13 @@ class Session:
     @property
     def state_bytes(self) -> int:
         """Bytes of its state; 0 before the first reset."""
-        if self.present is None:
+        now = self.present
+        if now is None:
             return 0
-        batch = self.present.held.batch
-        return bytes_of(batch) // len(batch)
+        # All states of a world are equally large, and this is asked for often.
+        if self._sized is None or self._sized[0] is not now.world:
+            self._sized = now.world, bytes_of(now.held.batch) // len(now.held.batch)
+        return self._sized[1]
 
     @property
     def rest(self) -> ActionValue:
@@ -267,19 +195,7 @@ class Session:
 
         Raises InvalidInputError or NotFoundError.
         """
-        moment = self.history.moment_of(branch, step)
-        for found, entries in reversed(self.history.path(moment)):
-            for i in range(entries, 0, -1):
-                at = Moment(found.number, i)
-                frame, small = self.frames.get(at), self.small.get(at)
-                if frame is not None:
-                    picture: Array = frame.rgb[0].permute(1, 2, 0).numpy()
-                    return found.step_at(i), picture_bytes(picture, PictureFormat.WEBP)
-                if small is not None:
-                    return found.step_at(i), small
-        if self.first is None:
-            raise NotFoundError("no picture is kept of that moment")
-        return 0, self.first
+        return self.album.thumbnail(self.history.moment_of(branch, step))
 
     def walked(self, moment: Moment | None = None) -> list[Frame]:
         """Return the frames from the reset to a moment, the newest of them if they are many."""
@@ -294,20 +210,7 @@ class Session:
 
         Of a long walk, the newest are kept.
         """
-        moment = moment or self.history.now
-        found: list[Frame] = list(self.root_frames)
-        for branch, count in self.history.path(moment):
-            for i, entry in enumerate(branch.entries[:count]):
-                stored = self.frames.get(Moment(branch.number, i + 1))
-                if isinstance(entry, ActionEntry):
-                    if stored is None:
-                        # Older than what is kept: a trajectory has no gaps.
-                        found = []
-                        continue
-                    found.append(stored.frame())
-                elif stored is not None and found:
-                    found[-1] = stored.frame()
-        return found[-FRAMES:]
+        return self.album.frames_to(moment or self.history.now)
 
     # Beginning.
 
@@ -382,7 +285,7 @@ class Session:
     def _begin(self, world: World, scene: SceneStart, seed: int) -> Present:
         with enough_memory(1, world):
             state = world.initial([scene], [seed])
-        return _present(world, self.settings, Held(state))
+        return present_at(world, self.settings, Held(state))
 
     def _begin_history(
         self, present: Present, packed: Held, frames: Sequence[Frame], elapsed: int
@@ -390,11 +293,9 @@ class Session:
         """Take over a present without a past."""
         self.history = History(self.history_bytes)
         self.history.keep(Moment(0, 0), packed, present.settings)
-        self.root_frames, self.root_settings = tuple(frames)[-FRAMES:], present.settings
-        self.elapsed = elapsed
-        self.frames.clear()
-        self.small.clear()
-        self.first = picture_bytes(present.rgb, PictureFormat.WEBP)
+        first = picture_bytes(present.rgb, PictureFormat.WEBP)
+        self.album = Album(self.history, frames, first)
+        self.root_settings, self.elapsed = present.settings, elapsed
         self.marks.clear()
         self._agents.clear()
         self.settings = present.settings
@@ -406,14 +307,21 @@ class Session:
         if self.twin is not None:
             self.twin.close()
         self.twin, self.twin_message, self._twin_stale = twin, "", False
+        self._twin_due = None
 
     # Stepping.
 
-    async def step(self, action: ActionValue, agent: str | None = None) -> Present:
+    async def step(
+        self, action: ActionValue, agent: str | None = None, twin_later: bool = False
+    ) -> Present:
         """Take one step; the twin takes it, too.
+
+        twin_later: let the twin take it in :meth:`settle_twin`, so that it does not delay the
+            dream on a computer with few cores.
 
         Raises InvalidInputError for an action outside the world's space.
         """
+        await self.settle_twin()
         now = self.now
         taken, tensor = self.check_action(action)
         self.history.require_room()
@@ -421,7 +329,8 @@ class Session:
             await self._rewind_twin(self.history.now)
         future = self.batcher.step(now.world, self.bucket, now.held, tensor)
         begun = time.perf_counter()
-        twin_future = None if self.twin is None else self.twin.step(taken)
+        beside = self.twin is not None and not twin_later
+        twin_future = self.twin.step(taken) if self.twin is not None and beside else None
         try:
             outcome = await future
         except BaseException:
@@ -432,15 +341,28 @@ class Session:
         if twin_future is not None:
             twin_frame = await self._twin_frame(twin_future)
             twin_ms = 1e3 * (time.perf_counter() - begun)
+        elif self.twin is not None:
+            self._twin_due = taken
         self.history.add(ActionEntry(a=action))
-        present = _present_of(now.world, now.settings, outcome, action, agent)
+        present = present_after(now.world, now.settings, outcome, action, agent)
         self.present = dataclasses.replace(present, twin=twin_frame, twin_ms=twin_ms)
-        self._store(self.history.now, outcome.frame)
+        self.album.store(self.history.now, outcome.frame)
         if (self.history.step + self._phase) % KEYFRAME_EVERY == 0:
             self._keep_later(self.history.now, outcome.held, now.settings)
         return self.present
 
-    async def step_by(self, agent: str) -> Present:
+    async def settle_twin(self) -> bool:
+        """Let the twin take the step that it still owes; returns whether there was one."""
+        taken, self._twin_due = self._twin_due, None
+        if taken is None or self.twin is None:
+            return False
+        begun = time.perf_counter()
+        frame = await self._twin_frame(self.twin.step(taken))
+        twin_ms = 1e3 * (time.perf_counter() - begun)
+        self.present = dataclasses.replace(self.now, twin=frame, twin_ms=twin_ms)
+        return True
+
+    async def step_by(self, agent: str, twin_later: bool = False) -> Present:
         """Take the step that an installed agent chooses."""
         now = self.now
         policy = self._agents.get(agent)
@@ -450,17 +372,17 @@ class Session:
             self._agents[agent] = policy
         chosen = await self._call(lambda: policy.act(now.rgb.copy()))
         action: ActionValue = np.asarray(chosen).tolist()
-        return await self.step(action, agent)
+        return await self.step(action, agent, twin_later)
 
     async def edit(self, edit: Edit) -> Present:
         """Change the memory; the dream goes on from the changed one."""
         now = self.now
         self.history.require_room()
         held = await self._call(lambda: Held(edit_state(now.world, now.state, edit)))
-        present = await self._call(lambda: _present(now.world, now.settings, held))
+        present = await self._call(lambda: present_at(now.world, now.settings, held))
         self.history.add(EditEntry(edit=edit))
         self.present = dataclasses.replace(present, twin=now.twin)
-        self._store(self.history.now, present.frame)
+        self.album.store(self.history.now, present.frame)
         return self.present
 
     async def change_settings(self, settings: Settings) -> None:
@@ -473,7 +395,7 @@ class Session:
             return
         self.history.require_room()
         now = self.present
-        held = await self._call(lambda: _fit(now, world))
+        held = await self._call(lambda: fit_state(now, world))
         self.history.add(SettingsEntry(settings=settings))
         self.present = dataclasses.replace(now, world=world, settings=settings, held=held)
         self.settings, self.opened = settings, world
@@ -510,7 +432,7 @@ class Session:
     ) -> Present:
         world = await self.variant(keyframe.settings)
         settings, held = keyframe.settings, keyframe.held
-        present = await self._call(lambda: _present(world, settings, held))
+        present = await self._call(lambda: present_at(world, settings, held))
         total = sum(isinstance(entry, ActionEntry) for _, entry in rest)
         done = 0
         for moment, entry in rest:
@@ -518,8 +440,8 @@ class Session:
             if isinstance(entry, ActionEntry):
                 _, tensor = self.check_action(entry.a)
                 outcome = await self.batcher.step(now.world, self.bucket, now.held, tensor)
-                present = _present_of(now.world, now.settings, outcome, entry.a, None)
-                self._store(moment, outcome.frame)
+                present = present_after(now.world, now.settings, outcome, entry.a, None)
+                self.album.store(moment, outcome.frame)
                 done += 1
                 step = self.history.branches[moment.branch].step_at(moment.entries)
                 if (step + self._phase) % KEYFRAME_EVERY == 0:
@@ -528,11 +450,11 @@ class Session:
                     await progress(done, total)
             elif isinstance(entry, EditEntry):
                 held = Held(await self._call(partial(edit_state, now.world, now.state, entry.edit)))
-                present = await self._call(partial(_present, now.world, now.settings, held))
-                self._store(moment, present.frame)
+                present = await self._call(partial(present_at, now.world, now.settings, held))
+                self.album.store(moment, present.frame)
             else:
                 other = await self.variant(entry.settings)
-                fitted = await self._call(partial(_fit, now, other))
+                fitted = await self._call(partial(fit_state, now, other))
                 present = dataclasses.replace(
                     now, world=other, settings=entry.settings, held=fitted
                 )
@@ -584,18 +506,23 @@ class Session:
             weights=now.world.weights_id,
         )
 
-    async def restore(self, snapshot: Snapshot) -> Present:
-        """Begin a new history at a snapshot of this world."""
-        world = await self.open()
+    async def restore(self, snapshot: Snapshot, settings: Settings | None = None) -> Present:
+        """Begin a new history at a snapshot of this world.
+
+        settings: of the world that the snapshot was loaded for; by default the session's.
+        """
+        settings = settings or self.settings
+        world = await self.variant(settings)
         state = map_tensors(torch.clone, snapshot.state).to(world.device)
-        present = await self._call(lambda: _present(world, self.settings, Held(state)))
+        present = await self._call(lambda: present_at(world, settings, Held(state)))
         packed = await self._call(present.held.pack)
         rng = np.random.Generator(np.random.PCG64())
         rng.bit_generator.state = snapshot.generators[0]
         self._rng = rng
         self.start, self.seed = SnapshotStartAt(), None
         self._take_twin(None)
-        frames = snapshot.frames or (present.frame,)
+        self.opened = world
+        frames = snapshot.frames or (present.frame.frame(),)
         self._begin_history(present, packed, frames, int(snapshot.elapsed[0]))
         return self.now
 
@@ -619,7 +546,7 @@ class Session:
             state = map_tensors(torch.clone, snapshot.state).to(world.device)
             packed = await self._call(Held(state).pack)
             self.history.keep(moment, packed, settings)
-            self._store_path(moment, snapshot.frames)
+            self.album.store_path(moment, snapshot.frames)
         position = walk.position
         return await self._return_to(self.history.moment_of(position.branch, position.step))
 
@@ -688,6 +615,15 @@ class Session:
             self.elapsed + self.history.step,
         )
 
+    async def fork_twin_into(self, other: Session) -> None:
+        """Give a fork a twin of its own, where this session has one, by replay of the walk."""
+        if self.twin is None:
+            return
+        twin = self.twin.fork(self._actions_to(self.history.now))
+        other._take_twin(twin)
+        frame = await other._twin_frame(twin.replay([]))
+        other.present = dataclasses.replace(other.now, twin=frame)
+
     def fork_seeds(self, n: int, randomness: str) -> list[int | None]:
         """Return the seeds of ``n`` forks, None for the session's own."""
         if randomness == "common":
@@ -700,9 +636,9 @@ class Session:
         """End the twin and forget the states."""
         self.closed = True
         self._take_twin(None)
-        self.present = None
+        self.present = self._sized = None
         self.history = History(self.history_bytes)
-        self.frames.clear()
+        self.album = Album(self.history)
         self.marks.clear()
 
     # Helpers.
@@ -729,25 +665,6 @@ class Session:
             raise InvalidInputError(f"action {str(action)[:80]} is outside {space}")
         return int(action), np.array([action], np.int64)
 
-    def _store(self, moment: Moment, frame: Frame) -> None:
-        self.frames[moment] = SmallFrame.of(frame)
-        self.frames.move_to_end(moment)
-        while len(self.frames) > FRAMES:
-            old, small = self.frames.popitem(last=False)
-            if old.entries % KEPT_EVERY == 0:
-                picture: Array = small.rgb[0].permute(1, 2, 0).numpy()
-                self.small[old] = picture_bytes(picture, PictureFormat.WEBP)
-
-    def _store_path(self, moment: Moment, frames: Sequence[Frame]) -> None:
-        """Store the newest frames of the way to a moment."""
-        moments: list[Moment] = []
-        for branch, count in self.history.path(moment):
-            for i, entry in enumerate(branch.entries[:count]):
-                if isinstance(entry, ActionEntry):
-                    moments.append(Moment(branch.number, i + 1))
-        for at, frame in list(zip(reversed(moments), reversed(frames), strict=False))[::-1]:
-            self._store(at, map_tensors(lambda x: x.cpu(), frame))
-
     def _keep_later(self, moment: Moment, held: Held, settings: Settings) -> None:
         """Store a keyframe without waiting for its copy."""
         history, loop = self.history, asyncio.get_running_loop()
@@ -762,12 +679,15 @@ class Session:
 
     async def _rewind_twin(self, moment: Moment) -> TwinFrame | None:
         assert self.twin is not None
+        actions = self._actions_to(moment)
+        self._twin_stale, self._twin_due = False, None
+        return await self._twin_frame(self.twin.replay(actions))
+
+    def _actions_to(self, moment: Moment) -> list[Action]:
         entries = self.history.entries_to(moment)
-        actions = [
+        return [
             self.check_action(entry.a)[0] for entry in entries if isinstance(entry, ActionEntry)
         ]
-        self._twin_stale = False
-        return await self._twin_frame(self.twin.replay(actions))
 
     async def _twin_frame(self, future: Future[TwinFrame]) -> TwinFrame | None:
         """Wait for the twin; one that has failed is given up, and the dream goes on."""
@@ -781,54 +701,6 @@ class Session:
 
 async def _wait(future: Future[Result]) -> Result:
     return await asyncio.wrap_future(future)
-
-
-@torch.no_grad()
-def _present(world: World, settings: Settings, held: Held) -> Present:
-    """Return the present of a state that no step has led to."""
-    state = held.get(world)
-    return Present(
-        world=world,
-        settings=settings,
-        held=held,
-        frame=map_tensors(lambda x: x.detach().cpu().clone(), state.frame),
-        info={name: value[0].cpu().numpy() for name, value in report(world, state, 1).items()},
-        uncertainty=0.0 if world.tells_uncertainty else None,
-    )
-
-
-def _present_of(
-    world: World, settings: Settings, outcome: Outcome, action: ActionValue, agent: str | None
-) -> Present:
-    return Present(
-        world=world,
-        settings=settings,
-        held=outcome.held,
-        frame=outcome.frame,
-        info=outcome.info,
-        view=outcome.view,
-        reward=outcome.reward,
-        terminated=outcome.terminated,
-        termination_prob=outcome.termination_prob,
-        uncertainty=outcome.uncertainty,
-        action=action,
-        agent=agent,
-        queued_ms=outcome.queued_ms,
-        step_ms=outcome.step_ms,
-        batch=outcome.batch,
-    )
-
-
-def _fit(now: Present, world: World) -> Held:
-    """Return the state for a world of the same weights with other settings."""
-    state = now.state
-    if (world.painting is None) != (state.looked is None):
-        if world.painting is None:
-            state = dataclasses.replace(state, looked=None)
-        else:
-            state = world.painting.begin(state)
-        return Held(state)
-    return now.held
 
 
 def _twin_seed(start: TwinStartAt, seed: int) -> int:

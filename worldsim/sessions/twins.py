@@ -1,50 +1,34 @@
 """The real twin of a session: stepped along with the same actions, rewound by replay.
 
-Each twin runs in a thread of its own, so that it costs the session no time beside a forward.
+Each twin has a process of its own. Engines crash now and then, and may take their process with
+them: the server and other sessions go on, and the twin is made again and replayed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
-from worldsim.errors import EngineError, InvalidInputError, WorldsimError
-from worldsim.runtime.types import Action, Array, Env, Info
-from worldsim.sessions.agents import installed_policy
+from worldsim.errors import EngineError, WorldsimError
+from worldsim.runtime.types import Action
+from worldsim.runtime.workers import Worker
 from worldsim.sessions.protocol import TwinStartAt
+from worldsim.sessions.twin_process import (
+    RunningTwin,
+    TwinFrame,
+    TwinMaker,
+    begin_walk,
+    replay_walk,
+    step_walk,
+)
 from worldsim.state import SceneStart
-from worldsim.world.twin import frames_of, make_twin
+from worldsim.world.twin import recipe_of
 from worldsim.world.world import World
 
+__all__ = ["Twin", "TwinFrame"]
+
 Result = TypeVar("Result")
-TRIES = 20
-"""Seeds that are tried for a walk that outlasts the history."""
-LONGEST_EPISODE = 1_000_000
-"""Steps of an episode: a session has no time limit."""
-
-
-@dataclass(frozen=True)
-class TwinFrame:
-    """What the twin shows after a step.
-
-    rgb: (h, w, 3) uint8. depth: (h, w) float32 metres and pose: (4, 4) camera-to-world, or None.
-    """
-
-    rgb: Array
-    depth: Array | None
-    pose: Array | None
-    reward: float = 0.0
-    terminated: bool = False
-    truncated: bool = False
-
-    @property
-    def ended(self) -> bool:
-        """Whether the episode is over."""
-        return self.terminated or self.truncated
 
 
 class Twin:
@@ -60,9 +44,14 @@ class Twin:
 
     def __init__(self, world: World, start: TwinStartAt, seed: int) -> None:
         self.world, self.start, self.seed = world, start, seed
-        self._env: Env | None = None
-        self._before: list[Action] = []
+        self._actions: list[Action] = []
+        """All actions since the episode's reset; the first ones are those of the history."""
+        self._before = 0
+        """Number of actions of the history."""
+        self._walk = 0
+        """Number of the present walk: each replay begins another."""
         self._frame: TwinFrame | None = None
+        self._worker: Worker[RunningTwin] | None = None
         self._thread = ThreadPoolExecutor(1, "worldsim-twin")
 
     def begin(self) -> Future[SceneStart]:
@@ -77,6 +66,16 @@ class Twin:
         """Begin again and take all of these steps."""
         return self._thread.submit(self._guarded, lambda: self._replay(actions))
 
+    def fork(self, actions: Sequence[Action]) -> Twin:
+        """Return another twin, which stands where this one is after these steps.
+
+        An engine cannot be copied, so it walks the whole way when :meth:`replay` is called.
+        """
+        other = Twin(self.world, self.start, self.seed)
+        other._actions = [*self._actions[: self._before], *actions]
+        other._before = len(other._actions)
+        return other
+
     def close(self) -> None:
         """End the twin's engine."""
         self._thread.submit(self._close)
@@ -87,6 +86,11 @@ class Twin:
         """The newest frame."""
         return self._frame
 
+    @property
+    def process_id(self) -> int | None:
+        """The process in which the engine runs; None if there is none."""
+        return None if self._worker is None else self._worker.process_id
+
     def _guarded(self, function: Callable[[], Result]) -> Result:
         try:
             return function()
@@ -95,63 +99,40 @@ class Twin:
                 raise
             raise EngineError(f"the real twin failed: {error}") from error
 
-    def _begin(self) -> SceneStart:
-        # The history of the walk before, whose actions a replay repeats.
-        env = self._make()
-        policy = installed_policy(self.start.policy, env.action_space)
-        for seed in range(self.seed, self.seed + TRIES):
-            obs, info = env.reset(seed=seed, options=dict(self.start.options) or None)
-            policy.reset(seed)
-            actions: list[Action] = []
-            ended = False
-            while len(actions) < self.start.history - 1 and not ended:
-                actions.append(policy.act(obs))
-                obs, _, terminated, truncated, info = env.step(actions[-1])
-                ended = bool(terminated or truncated)
-            if not ended:
-                self.seed, self._before = seed, actions
-                self._frame = _frame_of(obs, info, 0.0, False, False)
-                return frames_of(env)
-        raise InvalidInputError(
-            f"{TRIES} episodes of the twin from seed {self.seed} end within "
-            f"{self.start.history} steps of {self.start.policy!r}: give a shorter history, another "
-            f"policy or another seed"
-        )
+    def _running(self) -> Worker[RunningTwin]:
+        if self._worker is None:
+            self._worker = Worker(TwinMaker(recipe_of(self.world), self.start.history))
+        return self._worker
 
-    def _make(self) -> Env:
-        if self._env is None:
-            self._env = make_twin(self.world, self.start.history, max_episode_steps=LONGEST_EPISODE)
-        return self._env
+    def _begin(self) -> SceneStart:
+        start = self.start
+        found = self._running().call(
+            begin_walk, self._walk, self.seed, start.options, start.policy, start.history
+        )
+        self.seed, self._actions, self._frame = found.seed, found.actions, found.newest
+        self._before = len(self._actions)
+        return found.start
 
     def _step(self, action: Action) -> TwinFrame:
-        assert self._env is not None and self._frame is not None
-        if not self._frame.ended:
-            obs, reward, terminated, truncated, info = self._env.step(action)
-            self._frame = _frame_of(obs, info, float(reward), bool(terminated), bool(truncated))
-        return self._frame
+        frame = self._running().call(step_walk, self._walk, len(self._actions), action)
+        self._actions.append(action)
+        if frame is None:
+            frame = self._go_over()
+        self._frame = frame
+        return frame
 
     def _replay(self, actions: Sequence[Action]) -> TwinFrame:
-        env = self._make()
-        obs, info = env.reset(seed=self.seed, options=dict(self.start.options) or None)
-        self._frame = _frame_of(obs, info, 0.0, False, False)
-        for action in (*self._before, *actions):
-            self._step(action)
+        self._actions[self._before :] = actions
+        self._frame = self._go_over()
         return self._frame
 
+    def _go_over(self) -> TwinFrame:
+        """Let the engine take all steps from the reset on."""
+        self._walk += 1
+        return self._running().call(
+            replay_walk, self._walk, self.seed, self.start.options, list(self._actions)
+        )
+
     def _close(self) -> None:
-        if self._env is not None:
-            self._env.close()
-
-
-def _frame_of(
-    obs: Array, info: Info, reward: float, terminated: bool, truncated: bool
-) -> TwinFrame:
-    depth, pose = info.get("depth"), info.get("pose")
-    return TwinFrame(
-        rgb=np.array(obs),
-        depth=None if depth is None else np.array(depth, np.float32),
-        pose=None if pose is None else np.array(pose, np.float32),
-        reward=reward,
-        terminated=terminated,
-        truncated=truncated,
-    )
+        if self._worker is not None:
+            self._worker.close()

@@ -20,6 +20,7 @@ from worldsim.memory.splat import POINT
 from worldsim.protocols import CountsPoints, remembers
 from worldsim.runtime.types import Array
 from worldsim.sessions.protocol import Blob, MapPlace, PictureFormat, View, array_blob
+from worldsim.sessions.stored_frames import as_picture
 from worldsim.state import MemoryView, WorldState
 from worldsim.world.world import World
 
@@ -66,8 +67,7 @@ def draw_memory(
     camera = Camera(state.frame.pose, state.intrinsics, height, width)
     if View.MEMORY in wanted:
         shown, row = view or (world.memory.render(state.memory, camera), 0)
-        rgb = shown.rgb[row].permute(1, 2, 0).cpu().numpy()
-        arrays[View.MEMORY] = with_alpha(rgb, shown.mask[row].cpu().numpy())
+        arrays[View.MEMORY] = with_alpha(as_picture(shown.rgb[row]), shown.mask[row].cpu().numpy())
     if View.PAINTED in wanted and isinstance(state.memory, Points):
         arrays[View.PAINTED] = painted_mask(world, state.memory, camera)
     if View.MAP in wanted and isinstance(state.memory, Points):

@@ -37,6 +37,7 @@ from worldsim.training.rollout import (
     unpack_view,
 )
 from worldsim.world.heads import HISTORY, MIRRORED_MOTION, Motions, to_world_axes
+from worldsim.world.paint_ahead import Takes
 
 PAINTING = 0x5EED
 """Changes a batch's seed to that of its painted views."""
@@ -53,7 +54,7 @@ class Windows:
     channels or None. own_rgb, own_inverse_depth: the frames that later ones attend to where these
     are not the true ones: dreamed or edited; or None. dreamed: (b, t) bool, whether the memory that
     is shown holds dreamed frames, or None. invented: (b, t, h, w) bool, pixels that show points
-    which a painter invented, or None.
+    which a painter painted, or None.
 
     Where episodes end, (b, t) bool each, or None for nowhere: padding: fills up the window past the
     end. synthetic_terminal: a last frame that the environment does not really show (see
@@ -213,7 +214,8 @@ class FrameBuffer:
         if self.memory is None and own is None:
             return
         # Kept no longer than this: what CUDA graphs hold is memory that training can use.
-        lockstep = Lockstep(self.memory, own, self.device, self.graphs)
+        takes = Takes.ALL if self.painted is None else self.painted.config.takes
+        lockstep = Lockstep(self.memory, own, self.device, self.graphs, takes)
         if self.painted is not None and episodes:
             size = self._data["rgb"].shape[-2:]
             check_camera(self.painted.painter.spec, self.intrinsics, *size)
@@ -462,6 +464,8 @@ class FrameBuffer:
         painted = None if self.painted is None else self.painted.walks(real, painting)
         if not painted:
             painted = None
+        first = 0 if painted is None else int(painted.since.min())
+        unpainted = torch.zeros(size, dtype=torch.bool, device=self.device)
         drawn = [
             Degradation(self.perturb, size, generator)
             for _ in range(lockstep.memories(dreams, painted is not None))
@@ -483,14 +487,15 @@ class FrameBuffer:
                 torch.full_like(length, t),
                 tuple(degradation.draw(height, width) for degradation in drawn),
                 draft,
+                unpainted if painted is None else painted.closed(size, t),
             )
-            invented = None
-            if painted is not None and t:
+            shown = None
+            if painted is not None and t > first:
                 assert self.painted is not None
-                invented = self.painted.invented_pixels(walks.past, painted, given.camera)
+                shown = self.painted.shown_pixels(walks.past, painted, given.camera)
             walks, found = lockstep.step(walks, given)
-            if invented is not None:
-                found = found | {"view": mark_invented(found["view"], *invented)}
+            if painted is not None and shown is not None:
+                found = found | {"view": mark_invented(found["view"], painted.painted, shown)}
             if painted is not None:
                 walks = self._paint_ahead(walks, painted, t, start, length, painting)
             for name, value in found.items():

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from worldsim.data.dataset import EpisodeDataset
@@ -21,6 +23,7 @@ from worldsim.runtime.json_config import check_ranges, to_json
 from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import Batch, Capacity, Count, NotNegative, Positive, Rate, Seed, Share
 from worldsim.runtime.types import JsonObject
+from worldsim.training.adversarial import AdversarialConfig, Adversary
 from worldsim.training.config import PRESETS, TrainConfig
 from worldsim.training.corruption import PerturbConfig
 from worldsim.training.distil_loss import DistilLoss, DistilLossConfig
@@ -28,6 +31,7 @@ from worldsim.training.factory import Modules
 from worldsim.training.loss import TrainingLoss
 from worldsim.training.painted import PaintedConfig
 from worldsim.training.recordings import require_recording
+from worldsim.training.sharding import part_of, to_save
 from worldsim.training.train import run
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
@@ -48,6 +52,11 @@ AGREED = (
 """What a student's network has in common with its teacher's: they see the same frames, conditions
 and past."""
 OF_TEACHER, RANDOM = "teacher", "none"
+MATCH, MCM = "match", "mcm"
+ADVERSARY = "adversary."
+"""Prefix of the names of a checkpoint's tensors of the discriminator."""
+Measure: TypeAlias = Callable[[Tensor, Tensor], dict[str, float]]
+"""Compares predicted frames with true ones, both (m, 3, h, w) uint8; returns values to log."""
 
 
 def _own_walks() -> PerturbConfig:
@@ -66,6 +75,10 @@ class DistilConfig:
     """Folder of a recording of the teacher's real twin. It may be in progress."""
     out: Path
     """Folder for checkpoints, logs, sample pictures and, in ``world/``, the student."""
+    method: Literal["match", "mcm"] = "match"
+    """``match``: the losses of ``loss``. ``mcm``: with them, a discriminator on features of the
+    teacher judges the student's frames, as in the motion consistency model (Zhai et al. 2024). Use
+    it with ``--loss.regression 0 --loss.real 1 --loss.own-context 0``."""
     num_inference_steps: Batch = 1
     """Sampling steps per frame of the student; fewer than ``--loss.teacher-steps``."""
     student: str = OF_TEACHER
@@ -100,6 +113,8 @@ class DistilConfig:
     """Share of windows without any memory."""
     loss: DistilLossConfig = field(default_factory=DistilLossConfig)
     """The losses."""
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    """The discriminator of ``--method mcm``."""
     perturb: PerturbConfig = field(default_factory=_own_walks)
     """Corruption of the memory's input. ``own``: share of the episodes of which the student
     generates parts."""
@@ -110,6 +125,8 @@ class DistilConfig:
     None turns it off."""
     colour: Share = 0.5
     """Share of windows whose colours are scaled and permuted."""
+    edits: Share = 0.0
+    """Share of windows with an edit of the memory, see :class:`TrainConfig`. Needs the memory."""
     buffer_frames: Count | None = None
     """Maximum number of frames on each process's device. By default what half of a GPU's free
     memory holds."""
@@ -148,7 +165,7 @@ class DistilConfig:
             raise InvalidInputError(
                 f"unknown preset {self.preset!r}: choose one of {', '.join(PRESETS)}"
             )
-        self.training(memory=False)
+        self.training(memory=True)
 
     def training(self, memory: bool) -> TrainConfig:
         """Return the same settings as a :class:`TrainConfig`.
@@ -172,14 +189,23 @@ class DistilConfig:
 class DistilTrainer(Trainer):
     """A training run whose loss has a teacher.
 
-    The ego-motion head is the teacher's and is not trained.
+    The ego-motion head is the teacher's and is not trained. With the method ``mcm``, each step also
+    trains the discriminator.
+
+    measure: compares predictions with true frames at every ``sample_every`` steps, for the log.
     """
 
     _settings_class = DistilConfig
     may_change = (Trainer.may_change | {"training_steps", "world"}) - {"num_inference_steps"}
 
-    def __init__(self, config: DistilConfig, painter: Painter | None = None) -> None:
-        self.distil = config
+    def __init__(
+        self,
+        config: DistilConfig,
+        painter: Painter | None = None,
+        measure: Measure | None = None,
+    ) -> None:
+        self.distil, self.measure = config, measure
+        self.measured: dict[str, float] = {}
         self.teacher = World.from_pretrained(config.world, device="cpu")
         check_recording(config, self.teacher.network)
         self.teacher_weights = weights_of(self.teacher)
@@ -218,11 +244,19 @@ class DistilTrainer(Trainer):
     ) -> TrainingLoss:
         c = self.distil
         teacher = self.teacher.network.to(self.device)
+        self.adversary = None
+        if c.method == MCM:
+            teacher.eval().requires_grad_(False)
+            self.adversary = Adversary(teacher, c.adversarial, self.device)
         self.pupil = DistilLoss(
-            network, teacher, outcome, c.loss, c.num_inference_steps, self.dynamics.shift
-        )
+            network, teacher, outcome, c.loss, c.num_inference_steps, self.dynamics.shift,
+            self.adversary,
+        )  # fmt: skip
         if self._compiles:
-            for one in (network, teacher, self.pupil.averaged):
+            parts: list[torch.nn.Module] = [network, teacher, self.pupil.averaged]
+            if self.adversary is not None:
+                parts.append(self.adversary.levels)
+            for one in parts:
                 compile_in_place(one, self.device)
         return self.pupil
 
@@ -241,7 +275,41 @@ class DistilTrainer(Trainer):
         run.
         """
         self.pupil.follow(self.ema.shadow_params)
-        return super().train_step()
+        losses = super().train_step()
+        if self.measure is not None and self.step % self.distil.sample_every == 0:
+            windows: Any = losses["windows"]
+            predicted, true = (
+                ((x[:, :, :3].flatten(0, 1).float() + 1.0) * 127.5).round().clamp(0, 255)
+                for x in (losses["prediction"], windows.x)
+            )
+            self.measured = self.measure(predicted.to(torch.uint8), true.to(torch.uint8))
+        return losses | {k: torch.tensor(v) for k, v in self.measured.items()}
+
+    def _update(self, losses: dict[str, Tensor]) -> None:
+        """Train the discriminator, and the student unless the discriminator learns alone."""
+        if self.adversary is None:
+            super()._update(losses)
+            return
+        self.adversary.update(losses.pop("discriminator"), self.world_size)
+        if self.step >= self.distil.adversarial.discriminator_steps:
+            super()._update(losses)
+        else:
+            # The student's activations, which nothing will use, are not kept until the next step.
+            losses |= {name: value.detach() for name, value in losses.items()}
+
+    def _more_state(self) -> dict[str, Tensor]:
+        if self.adversary is None:
+            return {}
+        return to_save({f"{ADVERSARY}{k}": v for k, v in self.adversary.state().items()})
+
+    def _load_more_state(self, tensors: dict[str, Tensor]) -> None:
+        if self.adversary is not None:
+            self.adversary.load(part_of(tensors, ADVERSARY))
+
+    def _check_resumable(self, meta: JsonObject) -> None:
+        # Checkpoints of before the setting had no discriminator.
+        meta = meta | {"config": {"method": MATCH} | meta["config"]}
+        super()._check_resumable(meta)
 
     def world(self, measured: JsonObject | None = None) -> World:
         """Return the student with averaged weights, as a copy on the CPU.
@@ -343,16 +411,21 @@ def _method(config: DistilConfig) -> JsonObject:
         method["consistency_levels"] = c.consistency_sigmas
     if c.motion_pixels > 1:
         method["motion_pixels"] = c.motion_pixels
+    if config.method == MCM:
+        method["adversarial"] = to_json(config.adversarial)
     return method | {"own_context": c.own_context, "own_walks": config.perturb.own}
 
 
-def distil(config: DistilConfig, painter: Painter | None = None) -> World:
+def distil(
+    config: DistilConfig, painter: Painter | None = None, measure: Measure | None = None
+) -> World:
     """Distil a student, or resume; returns it.
 
     painter: paints ahead of the walks, see :class:`worldsim.training.painted.PaintedConfig`.
+    measure: see :class:`DistilTrainer`.
 
     Raises NotFoundError, InvalidInputError, MissingGeometryError, DamagedFileError,
     OutOfMemoryError, StorageError.
     """
     require_recording(config.data)
-    return run(DistilTrainer(config, painter))
+    return run(DistilTrainer(config, painter, measure))

@@ -21,6 +21,7 @@ from worldsim.diffusion.sampling import sample, schedule
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.old_names import old_fields
 from worldsim.state import map_tensors
+from worldsim.training.adversarial import Adversary, Judged, detail, follows_generated
 from worldsim.training.buffer import Windows
 from worldsim.training.loss import LossConfig, TrainingLoss, sees_last
 from worldsim.world.heads import Motions, OutcomeHead
@@ -159,6 +160,7 @@ class DistilLoss(TrainingLoss):
 
     num_inference_steps: sampling steps of the student.
     shift: shift of the noise schedules, the teacher's (:class:`DynamicsConfig`).
+    adversary: judges the predictions; None for no adversarial loss.
     """
 
     def __init__(
@@ -169,6 +171,7 @@ class DistilLoss(TrainingLoss):
         config: DistilLossConfig,
         num_inference_steps: int = 1,
         shift: float = 1.0,
+        adversary: Adversary | None = None,
     ) -> None:
         shared = {
             name: getattr(config, name) for name in ("energy", "depth_weight", "forgive_dreamed")
@@ -177,6 +180,7 @@ class DistilLoss(TrainingLoss):
         self.distil = config
         # In a tuple: as attributes they would be trained, saved and averaged with the rest.
         self._others = (teacher, copy.deepcopy(network).eval().requires_grad_(False))
+        self.adversary = adversary
         self.sigmas, self.teacher_sigmas = (
             schedule(num_inference_steps, shift),
             schedule(config.teacher_steps, shift),
@@ -215,7 +219,8 @@ class DistilLoss(TrainingLoss):
         """Return the losses by name and ``prediction`` (b, t, c, h, w).
 
         ``loss`` is their sum. The prediction is the student's from pure noise, if that is one of
-        its noise levels. ``motions`` is ignored.
+        its noise levels. With an adversary there is ``discriminator``, too: its loss, which is not
+        part of the sum. ``motions`` is ignored.
         """
         c, x = self.distil, windows.x
         b, t = x.shape[:2]
@@ -262,14 +267,93 @@ class DistilLoss(TrainingLoss):
             first = "first" if "first" in answers else "regression"
             twice = [answers[name] for name in (first, "second") if name in answers]
             follows = sees_last(x.shape[1], hidden_before)
-            true = self._denoising(
-                self._forgiven(twice, x, windows), x, sigma, windows.drawn, follows
-            )
+            forgiven = self._forgiven(twice, x, windows)
+            true = self._denoising(forgiven, x, sigma, windows.drawn, follows)
             losses |= {k: c.real * v if k.endswith("_loss") else v for k, v in true.items()}
+            if self.adversary is not None and windows.view is not None:
+                losses |= self._known(forgiven, x, windows)
         losses.update(self._outcomes(features, windows, sigma))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
+        if self.adversary is not None:
+            generated = own & (c.own_context > 0 and progress >= c.own_context_from)
+            judged, values = self._judge(seen, predictions[0], x, windows, generated, generator)
+            weight, surrogate = self._adversarial(losses["loss"], predictions[0], judged)
+            losses["loss"] = losses["loss"] + surrogate
+            losses |= values | judged.told | {"adversarial_weight_ratio": weight}
+            losses["discriminator"] = judged.loss
         losses["prediction"] = predictions[0].detach()
         return losses
+
+    def _known(self, predictions: list[Tensor], x: Tensor, windows: Windows) -> dict[str, Tensor]:
+        """Return the loss of pixels that the memory knows: the logarithm of their squared error.
+
+        predictions: as :meth:`_forgiven` returns them.
+        """
+        assert self.adversary is not None and windows.view is not None
+        known, drawn = windows.view[:, :, 4], windows.drawn
+        counted = known.sum((2, 3)) > 0
+        if drawn is not None:
+            counted = counted & drawn
+        errors = torch.stack([(p[:, :, :3] - x[:, :, :3]).square().mean(2) for p in predictions])
+        errors = (errors * known).sum((3, 4)) / known.sum((2, 3)).clamp(min=1.0)
+        loss = torch.log(errors + 1e-3).mean(0)
+        share = counted.float()
+        mean = (loss * share).sum() / share.sum().clamp(min=1.0)
+        mse = (errors.mean(0) * share).sum() / share.sum().clamp(min=1.0)
+        return {"known_loss": self.adversary.config.known * mean, "known_mse": mse.detach()}
+
+    def _judge(
+        self,
+        seen: Stage,
+        prediction: Tensor,
+        x: Tensor,
+        windows: Windows,
+        own: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Judged, dict[str, Tensor]]:
+        """Return what the adversary says about predictions, and their detail over the truth's.
+
+        own: (b, t) bool, context frames that are the student's own.
+        """
+        assert self.adversary is not None
+        t = x.shape[1]
+        counted = torch.ones_like(seen.sigma) if windows.drawn is None else windows.drawn.float()
+        alone = follows_generated(windows, own, self.network.config.window)
+        judged = self.adversary.judge(
+            seen.context,
+            seen.sigma,
+            seen.condition,
+            self._mask(t, seen.hidden_before, 3),
+            alone,
+            counted,
+            (x, prediction),
+            generator,
+        )
+        mine, true = detail(prediction.detach()), detail(x)
+        values = {}
+        for name, rows in (("detail", ~alone), ("dreamed_detail", alone)):
+            share = counted * rows
+            values[f"{name}_ratio"] = (mine * share).sum() / (true * share).sum().clamp(min=1e-6)
+        return judged, values
+
+    def _adversarial(
+        self, loss: Tensor, prediction: Tensor, judged: Judged
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weight of the adversarial gradient, and a term of the loss that applies it.
+
+        The term's value is 0, so that the loss remains comparable while the weight varies.
+
+        loss: sum of the other losses.
+        """
+        assert self.adversary is not None
+        (others,) = torch.autograd.grad(loss, prediction, retain_graph=True)
+        strength = self.adversary.config.weight
+        # Of colours: the absolute error of depth has a gradient of its own scale.
+        theirs, ours = (g[:, :, :3].float().norm() for g in (others, judged.gradient))
+        weight = strength * theirs / ours.clamp(min=1e-12)
+        weight = weight.clamp(max=self.adversary.config.most)
+        pull = (prediction * (weight * judged.gradient)).sum()
+        return weight, pull - pull.detach()
 
     def _lessons(
         self, seen: Stage, x: Tensor, noise: Tensor, sigma: Tensor, rung: Tensor

@@ -1,10 +1,12 @@
 """Painted views in the memory of training walks, so that the network learns to trust them.
 
 In use, a painter completes the memory ahead of the walker (:mod:`worldsim.world.paint_ahead`). In
-training, a share of the walks has such views too. In most of these walks a true frame that lies
-ahead is noised and redrawn by the painter, so the painted view has the painter's look and the true
-layout. In the others the painter invents the view, and the loss is masked where the painting
-contradicts the truth (:attr:`worldsim.training.buffer.Windows.invented`).
+training, a share of the walks has such views too. From a random frame on, the memory of such a walk
+takes from its frames only what a painted dream's memory takes (:class:`Takes`), so what lies ahead
+is known from paintings alone. In most of these walks a true frame that lies ahead is noised and
+redrawn by the painter, so the painted view has the painter's look and the true layout. In the
+others the painter invents the view. The loss is masked where a painting contradicts the truth
+(:attr:`worldsim.training.buffer.Windows.invented`).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from worldsim.protocols import Painter, PainterSpec, PaintInputs, RedrawsViews
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count, Share
 from worldsim.state import Frame, concatenate, map_tensors
-from worldsim.world.paint_ahead import contradicts
+from worldsim.world.paint_ahead import Takes, contradicts
 
 RecordT = TypeVar("RecordT")
 
@@ -47,13 +49,19 @@ class PaintedConfig:
     invented: Share = 1 / 3
     """Share of these walks whose painted views are invented. In the others, true frames that lie
     ahead are redrawn."""
-    level: tuple[float, float] = (0.4, 0.7)
+    level: tuple[float, float] = (0.3, 0.6)
     """Range of the noise levels from which true frames are redrawn, uniform."""
-    every: Count = 4
+    since: tuple[int, int] = (0, 48)
+    """Range of the frame, uniform, after which a walk's memory knows new places from paintings
+    alone. Before it, true frames enter the memory, as before a dream begins."""
+    takes: Takes = Takes.NOTHING
+    """What the memory takes from later frames, true and dreamed ones: ``all``, ``known`` or
+    ``nothing``. It should be that of the dreams (:class:`worldsim.world.PaintAheadConfig`)."""
+    every: Count = 2
     """Frames from one look ahead to the next."""
-    ahead: tuple[int, int] = (4, 16)
+    ahead: tuple[int, int] = (2, 12)
     """Range of the number of frames that a painted view lies ahead, uniform."""
-    coverage: Share = 0.55
+    coverage: Share = 0.8
     """A view is painted if the memory covers less than this share of it. Gaps between the splats of
     a surface count as covered."""
     num_inference_steps: Count = 8
@@ -72,6 +80,11 @@ class PaintedConfig:
                 f"PaintedConfig.ahead = {self.ahead!r}: two numbers of frames of at least 1, "
                 f"smaller one first"
             )
+        if not 0 <= self.since[0] <= self.since[1]:
+            raise InvalidInputError(
+                f"PaintedConfig.since = {self.since!r}: two numbers of frames of at least 0, "
+                f"smaller one first"
+            )
 
 
 @dataclass(frozen=True)
@@ -79,16 +92,23 @@ class PaintedWalks:
     """Which rows of a batch of walks are painted ahead.
 
     painted: (m,) int64, their indices.
+    since: (m,) int64, the frames after which they are, see :attr:`PaintedConfig.since`.
     invented: (m,) bool, whether their views are invented; the others are redrawn.
     seed: (m,) int64, keys of the painter's random numbers.
     """
 
     painted: Tensor
+    since: Tensor
     invented: Tensor
     seed: Tensor
 
     def __len__(self) -> int:
         return len(self.painted)
+
+    def closed(self, rows: int, step: int) -> Tensor:
+        """Return which of ``rows`` memories take only some pixels of frame ``step``, bool."""
+        closed = torch.zeros(rows, dtype=torch.bool, device=self.since.device)
+        return closed.index_copy_(0, self.painted, self.since < step)
 
 
 class PaintedViews:
@@ -116,14 +136,25 @@ class PaintedViews:
         self.painter, self.memory, self.config = painter, memory, config
         self.count = 0
         """Views painted so far."""
+        self._shown: list[Tensor] = []
+
+    def shown_share(self) -> float:
+        """Return the share of the pixels of painted walks that show painted points, so far.
+
+        Frames count from the first look on.
+        """
+        return float(torch.stack(self._shown).mean()) if self._shown else 0.0
 
     def walks(self, rows: int, generator: torch.Generator) -> PaintedWalks:
         """Draw which of ``rows`` walks are painted ahead, and how."""
         device = generator.device
         chosen, kind = torch.rand(2, rows, generator=generator, device=device)
         seed = torch.randint(2**62, (rows,), generator=generator, device=device)
+        low, high = self.config.since
+        since = torch.randint(low, high + 1, (rows,), generator=generator, device=device)
         painted = (chosen < self.config.share).nonzero()[:, 0]
-        return PaintedWalks(painted, kind[painted] < self.config.invented, seed[painted])
+        invented = kind[painted] < self.config.invented
+        return PaintedWalks(painted, since[painted], invented, seed[painted])
 
     @torch.no_grad()
     def paint(
@@ -150,7 +181,7 @@ class PaintedViews:
         ahead = torch.randint(low, high + 1, rows.shape, generator=generator, device=device)
         level = torch.rand(rows.shape, generator=generator, device=device)
         level = c.level[0] + (c.level[1] - c.level[0]) * level
-        due = (ahead <= remaining[rows]).nonzero()[:, 0]
+        due = ((ahead <= remaining[rows]) & (walks.since <= step)).nonzero()[:, 0]
         if not len(due):
             return data
         truth = frame_at(rows[due], ahead[due])
@@ -192,20 +223,16 @@ class PaintedViews:
         return map_tensors(lambda x: x[back.to(x.device)], concatenate(parts))
 
     @torch.no_grad()
-    def invented_pixels(
-        self, data: Points, walks: PaintedWalks, camera: Camera
-    ) -> tuple[Tensor, Tensor] | None:
-        """Return the rows of walks with invented views, (k,) int64, and which pixels show them.
+    def shown_pixels(self, data: Points, walks: PaintedWalks, camera: Camera) -> Tensor:
+        """Return which pixels of painted walks show painted points, (m, h, w) bool.
 
-        None if no walk has such views.
-
-        data, camera: (b, ...) memories and cameras of all walks. The pixels are (k, h, w) bool.
+        data, camera: (b, ...) memories and cameras of all walks.
         """
-        rows = walks.painted[walks.invented]
-        if not len(rows):
-            return None
+        rows = walks.painted
         at = Camera(camera.pose[rows], camera.intrinsics[rows], camera.height, camera.width)
-        return rows, painted_pixels(self.memory, take_rows(data, rows), at)
+        shown = painted_pixels(self.memory, take_rows(data, rows), at)
+        self._shown.append(shown.float().mean())
+        return shown
 
 
 def take_rows(record: RecordT, rows: Tensor) -> RecordT:

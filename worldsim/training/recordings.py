@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 from worldsim.data.dataset import EpisodeDataset
+from worldsim.data.report import training_warnings
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.runtime.files import inside
 from worldsim.runtime.types import JsonObject
@@ -38,6 +40,12 @@ def require_alike(datasets: Sequence[EpisodeDataset]) -> None:
                     f"{first.path} and {other.path} cannot be used together: {name} is {mine!r} "
                     f"in one, {its!r} in the other"
                 )
+
+
+def warn_of(dataset: EpisodeDataset) -> None:
+    """Warn of what a world cannot learn from a recording, such as shifted actions."""
+    for sentence in training_warnings(dataset):
+        warnings.warn(f"{dataset.path}: {sentence}", stacklevel=2)
 
 
 def recordings_in(folder: Path) -> list[Path]:

@@ -22,11 +22,12 @@ from worldsim.protocols import EngineMemory, MemoryT, SceneMemory, SkipsUnknown
 from worldsim.state import Frame, LastFrames, MemoryView, map_tensors, where_rows
 from worldsim.training.corruption import Damage, Draft, OwnFrames, degrade
 from worldsim.world.engine import capture_graph, copy_in, reason, tell_once
+from worldsim.world.paint_ahead import Takes, taken_pixels
 
 PACKED_VIEW = 8
 """Bytes a pixel of a stored memory view: rgb, inverse depth (2), offset, source, mask."""
 KNOWN, INVENTED = 1, 2
-"""Bits of the mask's byte: the memory covers the pixel, and it shows an invented point."""
+"""Bits of the mask's byte: the memory covers the pixel, and it shows a painted point."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Given:
     step: (b,) int64.
     damage: degradation of the frame for each of the memories.
     draft: None if nothing is generated.
+    closed: (b,) bool, the walks whose shown memory takes only some pixels of the frame, see
+        :class:`worldsim.training.painted.PaintedWalks`.
     """
 
     frame: Frame
@@ -68,6 +71,7 @@ class Given:
     step: Tensor
     damage: tuple[Damage, ...]
     draft: Draft | None
+    closed: Tensor
 
     @property
     def camera(self) -> Camera:
@@ -83,6 +87,7 @@ class Lockstep:
 
     graphs: replay steps as CUDA graphs, one for each number of walks, with and without generated
         frames and a memory of true frames. If capture fails, it warns once and runs without graphs.
+    takes: what memories of painted walks take from frames.
     """
 
     def __init__(
@@ -91,8 +96,9 @@ class Lockstep:
         own: OwnFrames | None,
         device: torch.device,
         graphs: bool = False,
+        takes: Takes = Takes.ALL,
     ) -> None:
-        self.memory = memory
+        self.memory, self.takes = memory, takes
         if isinstance(memory, EngineMemory):
             self.memory = memory.in_place_with()
         self.own, self.device, self.graphs = own, device, graphs
@@ -198,7 +204,10 @@ class Lockstep:
                 walks, context=context, dreaming=dreamed, before=walks.before | dreamed
             )
         if self.memory is not None:
-            past = self._taken_in(walks.past, frame, dreamed, given, given.damage[0])
+            pixels = None
+            if view is not None and self.takes != Takes.ALL:
+                pixels = taken_pixels(self.takes, view) | ~given.closed[:, None, None]
+            past = self._taken_in(walks.past, frame, dreamed, given, given.damage[0], pixels)
             truth = past
             if walks.truth is not None:
                 truth = self._taken_in(
@@ -212,11 +221,18 @@ class Lockstep:
         return walks, found
 
     def _taken_in(
-        self, data: MemoryT, frame: Frame, dreamed: Tensor, given: Given, damage: Damage
+        self,
+        data: MemoryT,
+        frame: Frame,
+        dreamed: Tensor,
+        given: Given,
+        damage: Damage,
+        pixels: Tensor | None = None,
     ) -> MemoryT:
         """Return a memory with the frames integrated.
 
         dreamed: (b,) bool, generated frames, which are not degraded.
+        pixels: (b, h, w) bool, those that a point memory takes; None for all.
         """
         assert self.memory is not None
         worse = map_tensors(partial(where_rows, dreamed), frame, degrade(frame, damage))
@@ -224,6 +240,8 @@ class Lockstep:
         if isinstance(self.memory, SkipsUnknown):
             # Frames that say nothing change nothing, which saves a copy of all points.
             known = kept[:, None, None].expand_as(frame.rgb[:, 0])
+            if pixels is not None:
+                known = known & pixels
             return self.memory.integrate(data, worse, given.camera, given.step, known)
         updated = self.memory.integrate(data, worse, given.camera, given.step)
         return map_tensors(partial(where_rows, kept), updated, data)

@@ -25,6 +25,10 @@ from worldsim.world import World
 
 LOG_STEPS = 50
 """Steps between two entries of the history."""
+LOGGED = (
+    "loss", "mse", "error", "score", "norm", "logit", "accuracy", "penalty", "ratio", "distance",
+)  # fmt: skip
+"""Ends of the names of the values in an entry."""
 LOOK_S, LOOK_STEPS = 1.0, 25
 """Several processes look at the clock together about once a second, at least every so many
 steps."""
@@ -130,11 +134,7 @@ def _steps(
         if main and since == WARM and not (done or interrupted):
             say(expect(trainer, seconds, first == 0))
         if main and (trainer.step % LOG_STEPS == 0 or done):
-            values = {
-                k: float(v.detach())
-                for k, v in losses.items()
-                if k.endswith(("loss", "mse", "error", "score", "norm"))
-            }
+            values = {k: float(v.detach()) for k, v in losses.items() if k.endswith(LOGGED)}
             if not np.isfinite(values["loss"]):
                 raise InvalidInputError(
                     f"the loss is {values['loss']} at step {trainer.step}: lower --learning-rate"

@@ -50,6 +50,7 @@ from worldsim.training.recordings import (
     recordings_in,
     require_alike,
     require_split,
+    warn_of,
 )
 from worldsim.training.samples import sample_grid
 from worldsim.training.sharding import part_of, prepare_sharding, whole
@@ -95,6 +96,7 @@ class Trainer:
             )
         self.config = config
         self.datasets: list[EpisodeDataset] = []
+        self.warned: set[Path] = set()
         self._find_recordings()
         self.dataset = self.datasets[0]
         self._settle()
@@ -305,6 +307,13 @@ class Trainer:
                 self.tally.add(arrays)
                 self.frames += shard.frames
                 self.taken.add(file)
+            if (
+                len(dataset)
+                and dataset.path not in self.warned
+                and self.accelerator.is_main_process
+            ):
+                self.warned.add(dataset.path)
+                warn_of(dataset)
         seed = self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank
         painted = self.buffer.painted
         before = 0 if painted is None else painted.count
@@ -313,7 +322,10 @@ class Trainer:
             seed, self._dreamer(), shown=self.step == 0 and self.accelerator.is_main_process
         )
         if painted is not None and painted.count > before and self.accelerator.is_main_process:
-            say(f"{painted.count - before:,} views painted ahead of new walks")
+            say(
+                f"{painted.count - before:,} views painted ahead of new walks, painted points on "
+                f"{painted.shown_share():.0%} of the pixels of painted walks so far"
+            )
 
     def _dreamer(self) -> OwnFrames | None:
         """Return the averaged network that generates frames for the memory, once it has learned."""
@@ -387,6 +399,13 @@ class Trainer:
             losses = self.loss_module(
                 windows, motions, self.buffer.intrinsics, generator, self.progress
             )
+        self._update(losses)
+        self.step += 1
+        losses["windows"] = windows
+        return losses
+
+    def _update(self, losses: dict[str, Tensor]) -> None:
+        """Change the weights and their averages by the gradient of ``loss``."""
         self.accelerator.backward(losses["loss"])
         norms = [
             self.accelerator.clip_grad_norm_(group["params"], 1.0)
@@ -396,9 +415,6 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.step(self._parameters())
-        self.step += 1
-        losses["windows"] = windows
-        return losses
 
     def draw(self, generator: torch.Generator) -> tuple[Windows, Motions | None]:
         """Sample the windows of a step, augmented and edited, and the ego-motion moments."""
@@ -486,7 +502,7 @@ class Trainer:
         if not main and not self.sharded:
             return
         model = self.accelerator.unwrap_model(self.loss_module)
-        tensors, world = pack(model, self.ema, self.optimizer), self.world()
+        tensors, world = pack(model, self.ema, self.optimizer) | self._more_state(), self.world()
         if not main:
             return
         out = self.config.out
@@ -519,6 +535,7 @@ class Trainer:
             unpack(
                 tensors, self.accelerator.unwrap_model(self.loss_module), self.ema, self.optimizer
             )
+            self._load_more_state(tensors)
             self.ema.optimization_step = meta["ema_step"]
             self.step, self.elapsed = meta["step"], meta["elapsed"]
             # Checkpoints of version 1 had it in a file of its own.
@@ -535,6 +552,13 @@ class Trainer:
                 "or use another --out"
             ) from error
         return True
+
+    def _more_state(self) -> dict[str, Tensor]:
+        """Return further tensors of the checkpoint, by name, on the CPU."""
+        return {}
+
+    def _load_more_state(self, tensors: dict[str, Tensor]) -> None:
+        """Load what :meth:`_more_state` returned from all tensors of a checkpoint."""
 
     def _check_resumable(self, meta: JsonObject) -> None:
         now, then = self._settings(), with_new_names(self._settings_class, meta["config"])

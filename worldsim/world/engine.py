@@ -358,7 +358,7 @@ class GraphedStep:
                 "this state has been stepped from before, in place: keep state.clone() to step "
                 "from it again, or use engine='plain'"
             )
-        key = (len(state), act.dtype, *act.shape[1:])
+        key = (len(state), act.dtype, state.looked is None, *act.shape[1:])
         found = self._captured.setdefault(key, [])
         captured = next((c for c in found if c.newest() is state), None) or next(
             (c for c in found if c.newest() is None), None

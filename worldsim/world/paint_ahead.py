@@ -3,7 +3,9 @@
 A world's step network draws well wherever the memory shows something. So, before it walks into the
 unknown, a :class:`worldsim.protocols.Painter` paints a few wide views at a camera ahead, and the
 memory integrates what was invented. Painted points are marked as such, and frames that observe them
-replace them (:mod:`worldsim.memory.painted`).
+replace them (:mod:`worldsim.memory.painted`). Dreamed frames change the memory less than they do
+without painting (:class:`Takes`): what a step network invents in a hole is fog, and must not count
+as known before the painter has looked there.
 
 Whether a dream is painted is part of its state, and all random numbers are keyed by the dream's
 seed and step. So seeds, snapshots and forks hold, and environments of a batch are independent.
@@ -17,6 +19,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Annotated
 
 import torch
@@ -45,17 +48,32 @@ CLEARANCE = 0.6
 """The camera ahead moves at most this share of the known depth in the middle of the view."""
 
 
+class Takes(StrEnum):
+    """What the memory of a painted dream takes from dreamed frames."""
+
+    ALL = "all"
+    """All pixels, as without painting."""
+    KNOWN = "known"
+    """Pixels that the memory already shows, and gaps between the splats of a surface."""
+    NOTHING = "nothing"
+    """No pixels. The memory holds what was observed and what was painted."""
+
+
 @dataclass(frozen=True)
 class PaintAheadConfig:
     """Where and how often a dream is painted ahead."""
 
-    every: Count = 4
+    every: Count = 2
     """Steps from one look ahead to the next."""
     distance: NotNegative = 3.0
     """Metres from the camera to the camera ahead. One step in Freedoom is about one metre."""
-    coverage: Share = 0.55
+    coverage: Share = 0.8
     """A place ahead is painted if the memory covers less than this share of one of its views. Gaps
     between the splats of a surface count as covered."""
+    takes: Takes = Takes.NOTHING
+    """What the memory takes from dreamed frames: ``all``, ``known`` or ``nothing``. Blur of dreamed
+    frames then never comes back through the memory: FD 164 with ``nothing``, 221 with ``known``
+    (docs/experiments/painted_memory.md)."""
     views: Count = 3
     """Views at the camera ahead: straight on, and to both sides in turn."""
     turn: Annotated[float, Ge(1), Le(180)] = 50.0
@@ -63,6 +81,20 @@ class PaintAheadConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.takes not in set(Takes):
+            raise InvalidInputError(
+                f"PaintAheadConfig.takes = {self.takes!r}: give one of {', '.join(Takes)}."
+            )
+
+
+def taken_pixels(takes: Takes, view: MemoryView) -> Tensor:
+    """Return the pixels of dreamed frames that memories of painted dreams take, (b, h, w) bool.
+
+    view: (b, ...) what the memories show at the frames' cameras.
+    """
+    if takes == Takes.ALL:
+        return torch.ones_like(view.mask)
+    return close_mask(view.mask) if takes == Takes.KNOWN else torch.zeros_like(view.mask)
 
 
 def contradicts(view: MemoryView, painted: Frame) -> Tensor:

@@ -41,7 +41,7 @@ from worldsim.memory.splat import DIRECTION
 from worldsim.protocols import ContextOfViews, SceneMemory
 from worldsim.runtime.files import as_path, is_file, require_finite, require_regular, save_tensors
 from worldsim.runtime.limits import require_memory_for
-from worldsim.runtime.types import Array, JsonMapping
+from worldsim.runtime.types import Array, JsonMapping, JsonObject
 from worldsim.state import Frame, Trajectory, WorldState, checksum, flatten, unflatten
 from worldsim.world.config import Termination
 from worldsim.world.world import World, bucket
@@ -54,6 +54,8 @@ Fingerprints exclude them at these values."""
 FORMER = {"num_inference_steps=": "steps=", "context_sigma=": "context_level="}
 """Renamed fields of configurations; fingerprints use the old names."""
 STATE, ELAPSED, RESETTING, TRAJECTORY = "state", "elapsed", "resetting", "journey"
+SETTINGS = "settings"
+"""Key of the header with :func:`settings_of` the world."""
 COVERAGE = f"{STATE}.coverage"
 """Names of tensors in the file. The trajectory keeps its name of version 2."""
 
@@ -125,6 +127,7 @@ def save_snapshot(snapshot: Snapshot, world: World, path: str | os.PathLike[str]
         "world": fingerprint(world),
         "name": world_name(world),
         "env_id": world.config.env_id,
+        SETTINGS: json.dumps(settings_of(world)),
         "memory": json.dumps(describe_memory(world.memory)),
         "generators": json.dumps(snapshot.generators),
     }
@@ -270,6 +273,38 @@ def _memory_kind(metadata: Mapping[str, str], found: Mapping[str, Tensor]) -> Sc
 def world_name(world: World) -> str:
     """Return the name of a world in snapshots: its folder's name, empty without a folder."""
     return "" if world.folder is None else world.folder.resolve().name
+
+
+def settings_of(world: World) -> JsonObject:
+    """Return the settings of a world that may change between two steps of a dream."""
+    dynamics = world.config.dynamics
+    return {
+        "num_inference_steps": dynamics.num_inference_steps,
+        "temperature": dynamics.temperature,
+        "painted_ahead": world.painting is not None,
+    }
+
+
+def read_settings(path: str | os.PathLike[str]) -> JsonObject | None:
+    """Return the settings that a snapshot's world had, None in files that do not tell.
+
+    They come from the file as they are: check them. Raises NotFoundError or DamagedFileError.
+    """
+    path = as_path(path)
+    if not is_file(path):
+        raise NotFoundError(f"no snapshot {str(path)!r}: give a file written by save")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        _check_header(path, metadata, None)
+        found = json.loads(metadata.get(SETTINGS, "null"))
+    except (SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
+        if isinstance(error, WorldsimError):
+            raise
+        raise DamagedFileError(
+            f"{path} cannot be read as a snapshot ({error}): it is cut short or something else"
+        ) from error
+    return found if isinstance(found, dict) else None
 
 
 def fingerprint(world: World) -> str:
@@ -441,6 +476,6 @@ def _check_header(path: Path, metadata: Mapping[str, str], world: World | None) 
     if world is not None and metadata.get("world") != fingerprint(world):
         raise InvalidInputError(
             f"{path} was saved in another world than this one (real twin "
-            f"{metadata.get('env_id')!r}, weights or settings differ): "
-            "load that world first"
+            f"{metadata.get('env_id')!r}, settings {metadata.get(SETTINGS, 'unknown')[:200]}; here "
+            f"{json.dumps(settings_of(world))}; weights or settings differ): load that world first"
         )

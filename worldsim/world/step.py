@@ -12,6 +12,8 @@ from torch import Tensor
 
 from worldsim.camera import Camera, move, relative_motion, snap_pose
 from worldsim.errors import InvalidInputError, MissingGeometryError
+from worldsim.memory.painted import give_way
+from worldsim.memory.points import PointMemory
 from worldsim.memory.splat import frame_surroundings
 from worldsim.protocols import (
     ContextOfViews,
@@ -25,6 +27,7 @@ from worldsim.runtime.rng import Purpose, uniform
 from worldsim.state import Frame, MemoryView, Transition, WorldState
 from worldsim.world.config import Termination, WorldConfig
 from worldsim.world.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
+from worldsim.world.paint_ahead import NEVER_AGAIN, Takes, taken_pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +88,8 @@ class Step:
     outcome: OutcomeHead
     aim: Callable[..., tuple[Tensor, Tensor]] | None
     predict: Callable[..., tuple[Prediction, Tensor, Tensor, Any]]
+    takes: Takes = Takes.ALL
+    """What memories of painted dreams take from dreamed frames."""
 
     @classmethod
     def of(
@@ -94,6 +99,7 @@ class Step:
         memory: SceneMemory,
         ego_motion: EgoMotionHead | None,
         outcome: OutcomeHead,
+        takes: Takes = Takes.ALL,
     ) -> Step:
         """Build the step from its parts, without an engine.
 
@@ -101,7 +107,7 @@ class Step:
         """
         aim = None if ego_motion is None else Aim(ego_motion)
         predict = Predict(dynamics, outcome)
-        return cls(config, dynamics, memory, ego_motion, outcome, aim, predict)
+        return cls(config, dynamics, memory, ego_motion, outcome, aim, predict, takes)
 
     def __call__(
         self, state: WorldState, act: Tensor, pose: Tensor | None = None
@@ -160,18 +166,32 @@ class Step:
         )
 
     def advance(
-        self, state: WorldState, inputs: StepInputs, frame: Frame, context: Any
+        self,
+        state: WorldState,
+        inputs: StepInputs,
+        frame: Frame,
+        context: Any,
+        observed: bool = False,
     ) -> WorldState:
         """Return the state after ``frame``.
 
         Context, memory and heads receive the emitted frame only.
+
+        observed: whether it is a true frame. The memory takes all of it, and painted points give
+            way to it.
         """
         memory, motion = state.memory, inputs.motion
         if frame.pose is not None:
             assert state.frame.pose is not None
             motion = to_world_axes(motion, state.frame.pose)
             camera = self.camera(frame.pose, state.intrinsics)
-            memory = self.memory.integrate(memory, frame, camera, state.step)
+            known = None
+            if observed and isinstance(self.memory, PointMemory):
+                memory = give_way(self.memory, memory, frame, camera)
+            elif not observed and state.looked is not None and inputs.view is not None:
+                plain = (state.looked == NEVER_AGAIN)[:, None, None]
+                known = taken_pixels(self.takes, inputs.view) | plain
+            memory = self.memory.integrate(memory, frame, camera, state.step, known)
         act = inputs.act[:, None].to(state.act.dtype)
         return dataclasses.replace(
             state,
@@ -190,7 +210,7 @@ class Step:
         inputs = self.inputs(state, act, frame.pose)
         frame = dataclasses.replace(frame, pose=inputs.pose)
         context = self.dynamics.observe(state.context, inputs, frame)
-        return self.advance(state, inputs, frame, context)
+        return self.advance(state, inputs, frame, context, observed=True)
 
     def predict_motion(self, state: WorldState, act: Tensor) -> Tensor:
         """Predict the camera's motion, see :meth:`worldsim.world.World.predict_motion`."""

@@ -13,20 +13,21 @@ import importlib
 import inspect
 import re
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.core import ActType, ObsType
-from gymnasium.envs.registration import load_env_creator
+from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.error import ResetNeeded
 
 from worldsim.errors import InvalidInputError, NotFoundError, UntrustedFileError
 from worldsim.runtime.arguments import whole
 from worldsim.runtime.types import Env, Info, JsonObject, Space
 from worldsim.state import SceneStart
-from worldsim.world.image_env import REGISTERED_BY, make_pixels
+from worldsim.world.image_env import REGISTERED_BY, PixelsConfig, make_pixels
 from worldsim.world.scene_files import Visit, scene_of
 from worldsim.world.world import World
 
@@ -253,6 +254,40 @@ def frames_of(env: Env) -> SceneStart:
     return env.frames
 
 
+@dataclass(frozen=True)
+class TwinRecipe:
+    """What it takes to make a world's real twin, without the world; it can be sent to a process.
+
+    env_id, env_kwargs: for ``gymnasium.make``, checked.
+    pixels: how its images become observations.
+    observation_space, action_space: those of the world.
+    name: the environment's id, for messages.
+    spec: its registration, for processes that do not know it; None if it has no such id.
+    """
+
+    env_id: str
+    env_kwargs: JsonObject
+    pixels: PixelsConfig | None
+    observation_space: Space
+    action_space: Space
+    name: str
+    spec: EnvSpec | None = None
+
+
+def recipe_of(world: World) -> TwinRecipe:
+    """Return the recipe of the world's real twin. Raises what :func:`twin_of` raises."""
+    env_id, env_kwargs = twin_of(world)
+    return TwinRecipe(
+        env_id,
+        env_kwargs,
+        world.config.pixels,
+        world.observation_space,
+        world.action_space,
+        world.config.env_id,
+        gym.registry.get(env_id),
+    )
+
+
 def make_twin(world: World, history: int = HISTORY, **kwargs: object) -> Env:
     """Make the environment that ``world`` was trained on, wrapped as it was recorded.
 
@@ -266,17 +301,23 @@ def make_twin(world: World, history: int = HISTORY, **kwargs: object) -> Env:
     Raises what :func:`twin_of` raises, InvalidInputError if the spaces differ, and NotFoundError or
     MissingDependencyError if it cannot be made here.
     """
-    env_id, env_kwargs = twin_of(world)
-    env = make_pixels(env_id, {**env_kwargs, **kwargs}, world.config.pixels)
+    return make_from_recipe(recipe_of(world), history, **kwargs)
+
+
+def make_from_recipe(recipe: TwinRecipe, history: int = HISTORY, **kwargs: object) -> Env:
+    """Make a twin as :func:`make_twin` does, in any process."""
+    if recipe.spec is not None:
+        gym.registry.setdefault(recipe.spec.id, recipe.spec)
+    env = make_pixels(recipe.env_id, {**recipe.env_kwargs, **kwargs}, recipe.pixels)
     try:
-        require_same_spaces(world, env, world.config.env_id)
+        require_same_spaces(recipe, env, recipe.name)
     except BaseException:
         env.close()
         raise
     return FrameHistory(env, history)
 
 
-def require_same_spaces(world: World, env: Env, name: str) -> None:
+def require_same_spaces(world: World | TwinRecipe, env: Env, name: str) -> None:
     """Raise InvalidInputError unless the environment has the world's spaces; it names both.
 
     Bounds of continuous actions are compared in float32, as the world stores them.

@@ -58,7 +58,7 @@ from worldsim.world.files import (
     upload,
 )
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
-from worldsim.world.paint_ahead import NEVER_AGAIN, PaintAhead, PaintAheadConfig
+from worldsim.world.paint_ahead import NEVER_AGAIN, PaintAhead, PaintAheadConfig, Takes
 from worldsim.world.running import RunningStep
 from worldsim.world.start_states import StartStates
 from worldsim.world.step import Step
@@ -207,7 +207,10 @@ class World:
 
     def _run_by(self, engine: EngineConfig) -> None:
         self.engine = engine
-        step = Step.of(self.config, self._dynamics, self.memory, self.ego_motion, self.outcome)
+        takes = Takes.ALL if self.painting is None else self.painting.config.takes
+        step = Step.of(
+            self.config, self._dynamics, self.memory, self.ego_motion, self.outcome, takes
+        )
         self.running = RunningStep(step, engine)
         self._starts = StartStates(self.running, self.action_space)
 

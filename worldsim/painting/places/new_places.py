@@ -35,7 +35,7 @@ from worldsim.painting.places.place import (
     plan_groups,
     ring,
 )
-from worldsim.painting.words.attributes import AttributePrior
+from worldsim.painting.words.attributes import AttributePrior, CompletionConfig
 from worldsim.painting.words.prompt import parse_prompt
 from worldsim.painting.words.recogniser import AttributeRecogniser
 from worldsim.planning.locate import LocateConfig, locate_points
@@ -52,6 +52,8 @@ from worldsim.state import Frame, concatenate
 
 DEPTH_STEP = 1_000_000
 """First step of the random numbers with which the depth of pictures is drawn."""
+WORDS = CompletionConfig(share_stretch=2.0, plain=True)
+"""How words become a painter's attributes (docs/experiments/words.md)."""
 SAME_PLACE = 2.0
 """Metres between cameras that may look at different things without any overlap."""
 LEAST_OVERLAP = 0.02
@@ -66,8 +68,9 @@ class PlaceRequest:
     attributes: values in [0, 1] by the painter's names of attributes. They override the words.
     pictures: pictures that show the place.
     config: cameras and memory.
-    prior: real attribute vectors, from which the rest of the words is completed. None gives the
-        painter only what the words name.
+    prior: real attribute vectors, from which the rest of the words is completed. It also tells the
+        opposite of the words, from which painters can be guided away. None gives the painter only
+        what the words name.
     recogniser: compares candidates of a place without pictures, if the painter shows previews. None
         paints the first one.
     candidates: how many there are.
@@ -201,7 +204,7 @@ def _complete(
     prior: AttributePrior | None,
 ) -> tuple[Array, Array]:
     if prior is not None and prior.names == tuple(attributes):
-        return prior.complete(wanted, rng), np.ones(len(attributes), bool)
+        return prior.complete(wanted, rng, WORDS), np.ones(len(attributes), bool)
     values = np.array([wanted.get(name, 0.0) for name in attributes], np.float32)
     return values, np.array([name in wanted for name in attributes], bool)
 

@@ -120,6 +120,10 @@ export class Session extends EventTarget {
       if (waiting) waiting.progress(reply.header);
       return;
     }
+    if (type === "twin") {
+      this.dispatchEvent(new CustomEvent("twin", { detail: reply }));
+      return;
+    }
     if (type === "closed") {
       this.dispatchEvent(new CustomEvent("ended", { detail: reply.header.message }));
       return;

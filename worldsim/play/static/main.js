@@ -4,6 +4,7 @@ import { getJson, postJson, request } from "./api.js";
 import { Controls } from "./controls.js";
 import { Memory3d } from "./memory3d.js";
 import { Player } from "./player.js";
+import { Settings } from "./settings.js";
 import { Stage } from "./stage.js";
 import { Starts } from "./starts.js";
 import { TakeAway } from "./takeaway.js";
@@ -19,6 +20,7 @@ const stage = new Stage(player);
 const timeline = new Timeline(player, async (question, known) => window.prompt(question, known));
 const memory = new Memory3d(player);
 const starts = new Starts(player);
+new Settings(player);
 const takeAway = new TakeAway(player);
 
 // For tests and for the curious: the walk, as the page knows it.
@@ -102,7 +104,7 @@ $("wait").addEventListener("change", () => { player.waits = $("wait").checked; }
 $("driver").addEventListener("change", () => { player.drive($("driver").value); $("driver").blur(); });
 // Letting a button go by key would press the next one; a control that was used by mouse gives the keys back.
 document.addEventListener("pointerup", (event) => {
-  const used = event.target.closest?.("button, input[type=checkbox], label");
+  const used = event.target.closest?.("button, input[type=checkbox], label:has(input[type=checkbox])");
   if (used && !dialogOpen() && !used.closest("#tree")) setTimeout(() => document.activeElement?.blur?.(), 0);
 });
 

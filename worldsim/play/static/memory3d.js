@@ -4,12 +4,15 @@ import {
   aheadOf, fromCamera, lookAt, multiply, orthographic, perspective, placeOf, project,
 } from "./geometry.js";
 import { laneColour } from "./timeline.js";
-import { $, fitted, say, toast } from "./ui.js";
+import { $, afterPaint, fitted, say, toast } from "./ui.js";
 
 const FOV = 0.9;
 const REACH = 9; // metres from the middle of the map to its side
 const OVER = 0.5; // metres over the eye at which the view is cut, so that ceilings hide nothing
 const EVERY = 900; // ms between two fetches of what is new
+// Of the time, what fetching and drawing may take: without a GPU, the frames need the rest.
+const SHARE = { walking: 0.015, resting: 0.5 };
+const QUICK = 8; // ms of drawing that nobody notices
 
 const VERTEX = `#version 300 es
 in vec3 position; in vec3 colour; in float size; in float painted;
@@ -92,12 +95,18 @@ export class Memory3d {
     this.since = null;
     this.asked = 0;
     this.pending = false;
+    this.due = Infinity; // ms at which the next drawing begins
+    this.drawn = 0; // ms at which the newest drawing was done
+    this.cost = 0; // ms that one takes
+    this.fetching = 0; // ms that a fetch takes
+    this.stale = false; // whether frames were shown since the newest fetch
     this.surface = new OffscreenCanvas(1, 1);
-    this.gl = this.surface.getContext("webgl2", { antialias: true, preserveDrawingBuffer: true });
+    this.gl = this.surface.getContext("webgl2", { antialias: false, preserveDrawingBuffer: true });
     if (this.gl) this.#prepare();
     else say("memory-hint", "This browser has no WebGL2.");
     player.addEventListener("opened", () => { this.marked = null; this.#renew(); });
-    player.addEventListener("frame", (event) => this.#frame(event.detail));
+    player.addEventListener("shown", (event) => this.#frame(event.detail));
+    player.addEventListener("rests", () => { if (this.stale) this.#fetch(); else this.draw(true); });
     player.addEventListener("jumped", () => this.#renew());
     player.addEventListener("edited", () => this.#renew());
     this.#listen();
@@ -116,7 +125,8 @@ export class Memory3d {
     if (!player.session || !player.world.memory || !player.header) return;
     if (this.pending) { this.again = true; return; }
     this.pending = true;
-    this.again = false;
+    this.again = this.stale = false;
+    const began = performance.now();
     const session = player.session;
     try {
       const since = this.since;
@@ -128,19 +138,22 @@ export class Memory3d {
       say("memory-count", `${header.total.toLocaleString("en")} points`);
       $("memory3d").dataset.points = header.total;
       this.#upload();
-      this.draw();
+      this.draw(player.rests);
     } catch (error) {
       say("memory-hint", error.message);
     } finally {
       this.pending = false;
       this.asked = performance.now();
+      this.fetching = this.asked - began;
       if (this.again) this.#fetch();
     }
   }
 
   #frame({ header, jump }) {
     if (!header.pose) return;
-    if (!jump && performance.now() - this.asked > EVERY) this.#fetch();
+    this.stale = true;
+    const pause = Math.max(EVERY, this.fetching / SHARE.walking);
+    if (!jump && performance.now() - this.asked > pause) this.#fetch();
     if ($("follow").checked) {
       this.orbit.target = placeOf(header.pose);
       const [x, y] = aheadOf(header.pose);
@@ -149,7 +162,7 @@ export class Memory3d {
       else this.orbit.yaw = heading;
       this.heading = heading;
     }
-    this.draw();
+    this.draw(jump);
   }
 
   // Drawing.
@@ -182,15 +195,38 @@ export class Memory3d {
     }
   }
 
-  draw() {
-    if (this.due) return;
-    this.due = true;
-    requestAnimationFrame(() => {
-      this.due = false;
-      if (!this.gl || !this.player.header?.pose) return;
-      this.#drawOrbit();
-      this.#drawMap();
-    });
+  /** Draw after the next paint, while one walks no more often than drawing is cheap. */
+  draw(now = true) {
+    const share = now ? SHARE.resting : SHARE.walking;
+    const at = Math.max(performance.now(), this.drawn + Math.max(0, this.cost - QUICK) / share);
+    if (this.due <= at) return;
+    this.due = at;
+    setTimeout(() => afterPaint(() => { if (this.due === at) this.#draw(); }), at - performance.now());
+  }
+
+  #draw() {
+    this.due = Infinity;
+    if (!this.gl || !this.player.header?.pose) return;
+    const began = performance.now();
+    this.#drawOrbit();
+    this.#drawMap();
+    this.#time(began);
+  }
+
+  /** Learn how long drawing takes, which the script itself does not wait for. */
+  #time(began) {
+    const { gl } = this, fence = gl.fenceSync(gl.SYNC_GPU_COMMANDS_COMPLETE, 0);
+    gl.flush();
+    const look = () => {
+      if (!gl.isContextLost() && gl.clientWaitSync(fence, 0, 0) === gl.TIMEOUT_EXPIRED) {
+        setTimeout(look, 4);
+        return;
+      }
+      gl.deleteSync(fence);
+      this.drawn = performance.now();
+      this.cost = 0.7 * this.cost + 0.3 * (this.drawn - began);
+    };
+    setTimeout(look);
   }
 
   #cut() {

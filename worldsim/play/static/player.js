@@ -3,10 +3,20 @@
 
 import { Session } from "./api.js";
 import { decode } from "./pictures.js";
+import { afterPaint } from "./ui.js";
 
 const THUMB = 48;
 const RECENT = 240;
-const SLACK = 1.1;
+const SLACK = 1.05; // periods that a tick may take before frames come less often
+
+/** An upper share of what is observed: it rises fast and falls slowly. */
+class Bound {
+  constructor(rise, fall) { [this.rise, this.fall, this.value] = [rise, fall, 0]; }
+
+  take(value) {
+    this.value += (value > this.value ? this.rise : this.fall) * (value - this.value);
+  }
+}
 
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -15,6 +25,11 @@ export class Player extends EventTarget {
   #wake = () => {};
   #last = null; // when the newest frame was shown
   #wanted = null; // the newest moment that a drag asks for
+  #twin = null; // the newest frame of the twin that is not shown yet
+  #pending = 0; // frames whose figures are not drawn yet
+  #busy = new Bound(0.3, 0.02); // ms that a tick takes, all in
+  #usual = new Bound(0.06, 0.03); // ms from a tick to its frame
+  #seen = false; // whether a frame has been shown since the page was opened
 
   constructor(controls) {
     super();
@@ -31,7 +46,8 @@ export class Player extends EventTarget {
     this.driver = "";
     this.tints = false;
     this.times = []; // {interval, took, delay} in ms of the newest frames
-    this.cost = 0;
+    this.rests = true; // whether time stands still
+    this.settings = {};
     controls.addEventListener("act", () => this.#wake());
     this.#clock();
   }
@@ -67,15 +83,20 @@ export class Player extends EventTarget {
     this.branches.clear();
     this.moments.clear();
     this.times = [];
-    this.cost = 0;
+    this.#busy.value = this.#usual.value = 0;
     this.#last = null;
     this.driver = "";
     session.addEventListener("ended", (event) => this.#tell("ended", event.detail));
     session.addEventListener("lost", (event) => {
       if (session === this.session) this.#tell("lost", event.detail);
     });
+    session.addEventListener("twin", (event) => {
+      if (session === this.session) this.#takeTwin(event.detail).catch((error) => this.#fail(error));
+    });
     this.controls.use(this.world);
+    this.settings = session.info.settings;
     this.#tell("opened", session.info);
+    this.#tell("settings");
     if (first.header.type !== "frame") return;
     await this.#take(first);
     await this.refresh();
@@ -124,7 +145,7 @@ export class Player extends EventTarget {
   async step(action) {
     const began = performance.now();
     const chosen = this.driver ? { agent: this.driver } : { action: action ?? this.world.rest };
-    await this.run({ type: "step", ...chosen }, { began });
+    await this.run({ type: "step", ...chosen, twin_later: this.session.info.twin }, { began, acted: !this.driver && action !== null });
   }
 
   async rewind(branch, step) {
@@ -164,6 +185,12 @@ export class Player extends EventTarget {
     await this.refresh();
     this.#tell("edited");
     return reply;
+  }
+
+  /** Dream on with other settings; they belong to the walk from here on. */
+  async change(settings) {
+    await this.ask({ type: "settings", settings: { ...this.settings, ...settings } });
+    await this.look();
   }
 
   async name(branch, name) {
@@ -212,8 +239,8 @@ export class Player extends EventTarget {
     return { views, format: "raw" };
   }
 
-  async #take({ header, parts }, { began = null, jump = false } = {}) {
-    const arrived = performance.now();
+  async #take({ header, parts }, { began = null, acted = false, jump = false } = {}) {
+    const took = began === null ? null : performance.now() - began;
     const pictures = {};
     await Promise.all(Object.values(parts).map(async (part) => {
       if (part.name !== "painted" && part.name !== "map") pictures[part.name] = await decode(part);
@@ -222,19 +249,62 @@ export class Player extends EventTarget {
       await this.#learn();
       this.track = header.branch;
     }
+    if (began !== null && this.#last !== null) {
+      // A frame that is early waits a little, so that frames come evenly.
+      this.#usual.take(performance.now() - began);
+      const early = this.#usual.value - (performance.now() - began);
+      if (early > 1) await sleep(early);
+    }
     this.header = header;
     const branch = this.branches.get(header.branch);
     if (branch) branch.steps = Math.max(branch.steps, header.step);
-    this.#keep(header, pictures.rgb);
-    if (began !== null) {
-      const took = arrived - began;
-      this.cost = this.cost ? 0.85 * this.cost + 0.15 * took : took;
-      const shown = performance.now();
-      this.times.push({ interval: this.#last === null ? null : shown - this.#last, took, delay: shown - began });
-      if (this.times.length > RECENT) this.times.shift();
-      this.#last = shown;
+    if (header.settings && JSON.stringify(header.settings) !== JSON.stringify(this.settings)) {
+      this.settings = header.settings;
+      this.#tell("settings");
     }
-    this.dispatchEvent(new CustomEvent("frame", { detail: { header, pictures, painted: parts.painted, jump } }));
+    const detail = { header, pictures, painted: parts.painted, jump, began, acted };
+    this.#tell("frame", detail);
+    this.#showTwin();
+    if (!this.#seen) performance.mark("worldsim-first-frame");
+    this.#seen = true;
+    if (began === null) {
+      this.#keep(header, pictures.rgb);
+      this.#tell("shown", detail);
+      return;
+    }
+    const shown = performance.now();
+    this.times.push({ interval: this.#last === null ? null : shown - this.#last, took, delay: shown - began });
+    if (this.times.length > RECENT) this.times.shift();
+    this.#last = shown;
+    this.#pending += 1;
+    // Pictures first: all else may wait until they are on the screen.
+    afterPaint(() => {
+      this.#pending -= 1;
+      this.#keep(header, pictures.rgb);
+      this.#tell("shown", detail);
+      this.#busy.take(performance.now() - began);
+    });
+  }
+
+  /** The twin's frame, which comes after the dream's: where that one waits, this one does, too. */
+  async #takeTwin({ header, parts }) {
+    this.#twin = { header, picture: parts.twin && await decode(parts.twin) };
+    this.#showTwin();
+  }
+
+  #showTwin() {
+    const told = this.#twin?.header, { header } = this;
+    if (!told || told.branch !== header?.branch || told.step !== header.step) return;
+    header.twin = told.twin;
+    const moment = this.momentAt(told.branch, told.step);
+    if (moment) moment.psnr = told.twin?.psnr ?? null;
+    this.#tell("twin", this.#twin.picture);
+    this.#twin = null;
+  }
+
+  /** Whether everything is shown that belongs to the newest frame. */
+  get settled() {
+    return this.#pending === 0 && (!this.session?.info.twin || this.header?.twin !== null);
   }
 
   /** A step from an earlier moment has begun a branch: ask at once, this request is in the lane. */
@@ -264,7 +334,10 @@ export class Player extends EventTarget {
       const idle = !this.session || !this.header || !this.playing || this.ended || this.#wanted !== null
         || !this.session.open || document.hidden;
       const still = !idle && this.waits && !this.driver && !this.controls.active;
-      if (idle || still) {
+      const rested = this.rests;
+      this.rests = idle || still;
+      if (this.rests && !rested) this.#tell("rests");
+      if (this.rests) {
         // A key wakes it at once, before its next tick.
         await Promise.race([sleep(250), new Promise((resolve) => { this.#wake = resolve; })]);
         if (still) this.#last = this.controls.active ? this.#last : null;
@@ -283,7 +356,8 @@ export class Player extends EventTarget {
         this.#fail(error);
         this.play(false);
       }
-      const period = this.speed ? Math.max(1000 / (this.session.info.fps * this.speed), SLACK * this.cost) : 0;
+      // A slow computer gets fewer frames, but steady ones.
+      const period = this.speed ? Math.max(1000 / (this.session.info.fps * this.speed), SLACK * this.#busy.value) : 0;
       next = Math.max(began + period, next + period > performance.now() ? next + period : 0);
     }
   }

@@ -13,6 +13,9 @@ export class Stage {
     this.total = 0;
     player.addEventListener("opened", (event) => this.#opened(event.detail));
     player.addEventListener("frame", (event) => this.#frame(event.detail));
+    player.addEventListener("shown", () => this.figures());
+    player.addEventListener("twin", (event) => this.#twin(event.detail));
+    player.addEventListener("settings", () => this.#rows());
     player.addEventListener("jumped", () => this.figures());
     document.addEventListener("themechange", () => this.figures());
     this.settle = roving($("view-switch"), "[role=radio]", (button) => this.show(button.dataset.view));
@@ -40,15 +43,23 @@ export class Stage {
   }
 
   #opened(info) {
-    const { world } = this.player;
     for (const button of $("view-switch").children) button.disabled = button.dataset.view !== "dream" && !info.twin;
     $("view-switch").title = info.twin ? "" : "This start has no real twin: start from one that has.";
     if (!info.twin) this.show("dream");
-    for (const row of document.querySelectorAll("[data-has]")) {
-      const has = row.dataset.has === "uncertainty" ? info.settings.uncertainty : world[row.dataset.has];
-      row.hidden = !has;
-    }
     $("empty").hidden = true;
+  }
+
+  #rows() {
+    const { world, settings } = this.player;
+    for (const row of document.querySelectorAll("[data-has]")) {
+      row.hidden = !(row.dataset.has === "uncertainty" ? settings.uncertainty : world[row.dataset.has]);
+    }
+  }
+
+  #twin(picture) {
+    if (picture) draw($("twin"), picture);
+    if (picture && this.view === "diff") this.#difference();
+    this.figures();
   }
 
   #frame({ header, pictures, painted }) {
@@ -63,7 +74,6 @@ export class Stage {
     if (ended) $("banner").textContent = "The episode ends here. Go back a moment, or start again.";
     $("dream").dataset.branch = header.branch;
     $("dream").dataset.step = header.step;
-    this.figures();
   }
 
   #difference() {
@@ -83,7 +93,7 @@ export class Stage {
     say("now-delay", duration(mean("delay")));
     const path = player.pathOf(player.position.branch);
     const twin = header.twin;
-    say("psnr", !twin ? "no twin" : !twin.alive ? "twin ended" : twin.psnr === null ? "equal" : number(twin.psnr, 1, " dB"));
+    if (twin || !player.session.info.twin) say("psnr", !twin ? "no twin" : !twin.alive ? "twin ended" : twin.psnr === null ? "equal" : number(twin.psnr, 1, " dB"));
     line($("psnr-line"), path.map((moment) => moment?.psnr ?? null),
       { low: 8, high: 40, paint: colour("dream"), at: header.step });
     say("frame-time", duration(interval));

@@ -3,6 +3,7 @@
 import { $, fitted, say } from "./ui.js";
 
 const THUMB = 48;
+const EVERY = 250; // ms from one drawing of the strip to the next while the walk grows
 const LANES = ["#f3b453", "#5fc7b5", "#8fb8ff", "#ee8fbb", "#b6d56a", "#c9a6ff"];
 export const laneColour = (branch) => LANES[branch % LANES.length];
 
@@ -11,6 +12,8 @@ export class Timeline {
     this.player = player;
     this.ask = ask;
     this.fetched = new Map();
+    this.painted = 0;
+    this.length = 0;
     const slider = $("moments");
     slider.addEventListener("input", () => {
       const { branch } = player.position;
@@ -21,7 +24,7 @@ export class Timeline {
     $("back").addEventListener("click", () => this.move(-1));
     $("forward").addEventListener("click", () => this.move(1));
     $("rename").addEventListener("click", () => this.rename());
-    for (const name of ["frame", "jumped", "history", "opened"]) player.addEventListener(name, () => this.draw(name));
+    for (const name of ["shown", "rests", "jumped", "history", "opened"]) player.addEventListener(name, () => this.draw(name));
     document.addEventListener("themechange", () => this.draw("history"));
     new ResizeObserver(() => this.draw("history")).observe($("thumbs"));
   }
@@ -55,8 +58,11 @@ export class Timeline {
     slider.setAttribute("aria-valuetext", `moment ${at.step} of ${last}, ${this.nameOf(player.branches.get(at.branch))}`);
     say("moment-now", String(at.step));
     say("moment-last", String(last));
+    if (why === "shown" && performance.now() - this.painted < EVERY && last > this.length) return;
+    this.painted = performance.now();
+    this.length = last;
     this.#strip(at, last);
-    if (why !== "frame" || player.branches.size !== this.drawn || at.branch !== this.current) this.#tree(at);
+    if (why !== "shown" || player.branches.size !== this.drawn || at.branch !== this.current) this.#tree(at);
     else this.#lengths();
   }
 

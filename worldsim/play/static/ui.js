@@ -42,6 +42,16 @@ export function say(id, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+/** Run after the next paint: what is drawn by now is on the screen first. */
+export function afterPaint(run) {
+  if (document.hidden) { run(); return; }
+  requestAnimationFrame(() => {
+    const channel = new MessageChannel();
+    channel.port1.onmessage = () => { channel.port1.close(); run(); };
+    channel.port2.postMessage(null);
+  });
+}
+
 export function openDialog(id) {
   const dialog = $(id);
   if (!dialog.open) dialog.showModal();

@@ -1,0 +1,171 @@
+"""Film the play page in headless Chromium for the README.
+
+    python -m experiments.play_picture --out docs/images/play_walk.webp
+
+A person walks beside the real twin, flips to it, drops a crate, goes back and begins a branch. The
+pictures are screenshots of the real page, shown as long apart as they were taken. Film on an idle
+computer: the page shows its own frame rate.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+from PIL import Image
+
+from experiments.playing import browser
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the film."""
+
+    out: Path = Path("docs/images/play_walk.webp")
+    """The animated WebP."""
+    world: str = "freedoom-tiny"
+    """World to walk in."""
+    engine: str = "fast"
+    """How steps are run."""
+    fps: float = 3.0
+    """Screenshots per second. Each one holds up the page a little."""
+    pace: float = 1.0
+    """Seconds of the film per second of the plan below; more on a slow computer."""
+    width: int = 960
+    """Pixels of the film; the page has 1440."""
+    quality: int = 60
+    """Of the WebP; lowered in steps of 5 until the file is small enough."""
+    largest: int = 600_000
+    """Bytes of the file."""
+    json: Path | None = None
+    """Write the frame rate and the number of steps here."""
+
+
+Plan = list[tuple[float, Callable[[Any], None]]]
+
+
+def hold(*keys: str) -> Callable[[Any], None]:
+    """Lift all keys but these, and press them."""
+
+    def act(driver: Any) -> None:
+        driver.execute_script("window.dispatchEvent(new Event('blur'))")
+        for key in keys:
+            browser.key_event(driver, "keyDown", key)
+
+    return act
+
+
+def tap(key: str) -> Callable[[Any], None]:
+    """Press and lift a key."""
+
+    def act(driver: Any) -> None:
+        browser.key_event(driver, "keyDown", key)
+        browser.key_event(driver, "keyUp", key)
+
+    return act
+
+
+def go_back(driver: Any) -> None:
+    """Return to the middle of the walk, as a drag along the strip does."""
+    driver.execute_script(
+        "const { player } = worldsim, { branch, step } = player.position;"
+        "player.drag(branch, Math.max(1, Math.floor(step / 2)))"
+    )
+
+
+PLAN: Plan = [
+    (0.0, hold("w")),
+    (2.5, hold("d")),
+    (3.5, hold("w")),
+    (5.0, hold()),
+    (5.2, tap("f")),
+    (6.2, tap("f")),
+    (6.6, tap("k")),
+    (8.0, hold("w")),
+    (9.0, hold()),
+    (9.4, go_back),
+    (10.8, hold("a")),
+    (11.6, hold("w")),
+    (13.0, hold()),
+]
+END = 13.8
+
+
+def film(config: Config, driver: Any) -> tuple[list[Image.Image], list[float]]:
+    """Walk and take screenshots; returns them and the seconds at which they were taken."""
+    pictures, taken, todo = [], [], list(PLAN)
+    begun = time.monotonic()
+    while (now := (time.monotonic() - begun) / config.pace) < END:
+        while todo and todo[0][0] <= now:
+            todo.pop(0)[1](driver)
+        began = time.monotonic()
+        told = driver.execute_cdp_cmd(
+            "Page.captureScreenshot", {"format": "jpeg", "quality": 90, "optimizeForSpeed": True}
+        )
+        taken.append(time.monotonic() - begun)
+        picture = Image.open(io.BytesIO(base64.b64decode(told["data"]))).convert("RGB")
+        height = round(picture.height * config.width / picture.width)
+        pictures.append(picture.resize((config.width, height), Image.Resampling.LANCZOS))
+        time.sleep(max(0.0, 1.0 / config.fps - (time.monotonic() - began)))
+    return pictures, taken
+
+
+def encode(pictures: list[Image.Image], taken: list[float], quality: int) -> bytes:
+    """Return an animated WebP that begins anew after a second on its last picture."""
+    durations = [round(1e3 * (b - a)) for a, b in itertools.pairwise(taken)]
+    file = io.BytesIO()
+    pictures[0].save(
+        file,
+        "WEBP",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=[*durations, 1000],
+        loop=0,
+        quality=quality,
+        method=6,
+        minimize_size=True,
+    )
+    return file.getvalue()
+
+
+def main(config: Config) -> None:
+    more = ["--world", config.world, "--engine", config.engine]
+    with (
+        browser.chromium() as driver,
+        browser.play_server(browser.free_port(), more) as (url, _),
+    ):
+        driver.get(url)
+        browser.first_frame_at(driver)
+        # The first steps prepare the engine.
+        browser.key_event(driver, "keyDown", "w")
+        time.sleep(2.0)
+        browser.key_event(driver, "keyUp", "w")
+        time.sleep(1.0)
+        pictures, taken = film(config, driver)
+        steps = driver.execute_script("return worldsim.player.lastOf(0)")
+        times = driver.execute_script("return worldsim.player.times.map((one) => one.interval)")
+    walked = sorted(one for one in times if one is not None)
+    rate = 1e3 / walked[len(walked) // 2] if walked else 0.0
+    for quality in range(config.quality, 0, -5):
+        data = encode(pictures, taken, quality)
+        if len(data) <= config.largest:
+            break
+    else:
+        raise SystemExit(f"{len(pictures)} pictures do not fit into {config.largest:,} bytes")
+    config.out.write_bytes(data)
+    told = {"pictures": len(pictures), "steps": steps, "frames_per_s": round(rate, 2)}
+    if config.json is not None:
+        config.json.write_text(json.dumps(told, indent=1) + "\n")
+    print(f"{config.out}: {len(data):,} bytes, quality {quality}, {json.dumps(told)}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

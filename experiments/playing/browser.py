@@ -1,0 +1,158 @@
+"""The play page in headless Chromium: the server's process, the browser, and an observer of frames.
+
+A frame counts as shown after the next paint: a task that was posted in the animation frame after
+the page has drawn it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync --use-gl=angle "
+    "--use-angle=swiftshader --enable-unsafe-swiftshader"
+)
+PATIENCE = 300.0
+"""Seconds until something that must come is given up."""
+OBSERVER = """
+    const log = worldsim.log = [];
+    const painted = new MessageChannel();
+    let waiting = [];
+    painted.port1.onmessage = () => {
+        const shown = performance.now();
+        for (const one of waiting) log.push([...one, shown]);
+        waiting = [];
+    };
+    worldsim.player.addEventListener("frame", ({ detail: { header, began, acted } }) => {
+        if (began === null) return;
+        const ms = header.ms;
+        waiting.push([header.step, began, acted, ms.step, ms.encode, ms.queue]);
+        if (waiting.length === 1) requestAnimationFrame(() => painted.port2.postMessage(0));
+    });
+"""
+"""Makes ``worldsim.log``: step, ms at which its tick began, whether a key was sampled, the server's
+ms for the step, the pictures and the wait before the step, and ms at which the frame was painted.
+"""
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def play_server(
+    port: int, more: Sequence[str] = (), wait: bool = True
+) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """Run ``worldsim play`` with folders of its own until the context ends."""
+    url = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "worldsim", "play", "--no-browser", "--port", str(port)]
+        command += ["--state", f"{folder}/sessions", "--places", f"{folder}/places", *more]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            if wait:
+                wait_for_server(url, process)
+            yield url, process
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def wait_for_server(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/api/v1/health", timeout=10).read()
+            return
+        except OSError:
+            if process.poll() is not None or time.monotonic() > until:
+                raise
+            time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def chromium(width: int = 1440, height: int = 900) -> Iterator[Any]:
+    """Run Chromium without a screen and without anything remembered."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium") or "chromium"
+        for flag in [*FLAGS.split(), f"--window-size={width},{height}"]:
+            options.add_argument(flag)
+        options.add_argument(f"--user-data-dir={folder}")
+        service = Service(shutil.which("chromedriver"))
+        driver = webdriver.Chrome(options=options, service=service)
+        driver.set_script_timeout(PATIENCE)
+        driver.set_page_load_timeout(PATIENCE)
+        # The window's size would include the browser's own bars.
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        try:
+            yield driver
+        finally:
+            driver.quit()
+
+
+def until(holds: Callable[[], Any], every: float = 0.1) -> Any:
+    """Wait for what must come."""
+    end = time.monotonic() + PATIENCE
+    while not (found := holds()):
+        if time.monotonic() > end:
+            raise TimeoutError("what was waited for did not come")
+        time.sleep(every)
+    return found
+
+
+def first_frame_at(driver: Any) -> float:
+    """Wait for the page's first frame; returns when it was drawn, in seconds since 1970."""
+    script = (
+        "const [mark] = performance.getEntriesByName('worldsim-first-frame');"
+        "return mark ? performance.timeOrigin + mark.startTime : 0"
+    )
+    return float(until(lambda: driver.execute_script(script))) / 1e3
+
+
+def find(driver: Any, css: str) -> Any:
+    """Return one element."""
+    return driver.find_element(By.CSS_SELECTOR, css)
+
+
+def key_event(driver: Any, kind: str, key: str) -> None:
+    """Press or lift a key, as the browser tells the page of one."""
+    driver.execute_cdp_cmd(
+        "Input.dispatchKeyEvent",
+        {"type": kind, "key": key, "text": key if kind == "keyDown" else ""},
+    )
+
+
+def resident_mb(process: subprocess.Popen[bytes]) -> float:
+    """Return the resident memory of a process and its children in megabytes."""
+    import psutil
+
+    own = psutil.Process(process.pid)
+    return round(sum(p.memory_info().rss for p in [own, *own.children(True)]) / 1e6, 1)
+
+
+def processor() -> str:
+    """Return the name of this computer's CPU."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if "model name" in line), "")

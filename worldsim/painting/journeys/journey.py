@@ -329,8 +329,7 @@ class JourneyMaker:
         """
         assert frame.pose is not None
         camera = self._camera(frame.pose)
-        # Gaps belong to the surfaces around them. What is painted there would stray from these.
-        left_out = close_mask(self.memory.render(data, camera).mask) | hang_alone(frame)
+        left_out = self.memory.render(data, camera).mask | hang_alone(frame)
         if seen:
             others: Frame = concatenate(seen)
             assert others.pose is not None

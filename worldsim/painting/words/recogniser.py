@@ -10,26 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldsim.diffusion.module import Module, register_to_config
-from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
-from worldsim.painting.painter import DEFAULT_PAINTER
+from worldsim.diffusion.pictures import load_network, pool, save_network, units_of
+from worldsim.errors import InvalidInputError, NotFoundError
+from worldsim.painting.painter import DEFAULT_PAINTER, painter_folder
 from worldsim.painting.words.vocabulary import NONE, SCALES
-from worldsim.runtime.files import (
-    check_files,
-    inside,
-    is_file,
-    load_tensors,
-    make_writable_folder,
-    require_finite,
-    save_tensors,
-    sha256_of,
-)
-from worldsim.runtime.json_config import check_format, check_seal, read_json, write_sealed
+from worldsim.runtime.files import make_writable_folder
 from worldsim.runtime.types import JsonMapping
-from worldsim.world.files import WORLDS_FOLDER
 
 FORMAT, VERSION = "worldsim-recogniser", 1
 CARD, WEIGHTS = "recogniser.json", "recogniser.safetensors"
@@ -44,29 +33,13 @@ def open_recogniser(
 
     Raises NotFoundError or DamagedFileError.
     """
-    for folder in (Path(name), WORLDS_FOLDER / name):
-        if is_file(folder / CARD):
-            return load_recogniser(folder, device)
+    folder = painter_folder(name, CARD)
+    if folder is not None:
+        return load_recogniser(folder, device)
     raise NotFoundError(
         f"no recogniser for the painter {str(name)!r}: give a folder with {CARD}, or write one "
         "with save_recogniser."
     )
-
-
-class RecogniserUnit(nn.Module):
-    """A strided convolution and a residual pair."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.down = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
-        self.norm1, self.norm2 = nn.GroupNorm(8, outputs), nn.GroupNorm(8, outputs)
-        self.conv1 = nn.Conv2d(outputs, outputs, 3, padding=1)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (m, a, h, w) to (m, b, h / 2, w / 2)."""
-        x = self.down(x)
-        return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
 class AttributeRecogniser(Module):
@@ -100,9 +73,7 @@ class AttributeRecogniser(Module):
                 f"{a} attributes have {len(low)} low and {len(high)} high thresholds: give one of "
                 "each per attribute."
             )
-        self.units = nn.Sequential(
-            *(RecogniserUnit(i, o) for i, o in zip((3, *channels), channels, strict=False))
-        )
+        self.units = units_of(channels)
         self.view = nn.Linear(2 * channels[-1], a)
         self.place = nn.Sequential(
             nn.Linear(4 * channels[-1], hidden),
@@ -125,8 +96,7 @@ class AttributeRecogniser(Module):
 
     def features(self, rgb: Tensor) -> Tensor:
         """Return features (b, n, f) of views (b, n, 3, h, w)."""
-        h = F.silu(self.units(rgb.flatten(0, 1)))
-        return torch.cat([h.mean((2, 3)), h.amax((2, 3))], 1).float().unflatten(0, rgb.shape[:2])
+        return pool(self.units, rgb.flatten(0, 1)).float().unflatten(0, rgb.shape[:2])
 
     def of_features(self, features: Tensor) -> Tensor:
         """Return logits (b, a, 2) of features (b, n, f)."""
@@ -170,31 +140,11 @@ def save_recogniser(network: AttributeRecogniser, folder: Path, told: JsonMappin
 
     Raises StorageError.
     """
-    folder = make_writable_folder(folder)
-    weights = {
-        name: value.detach().cpu().half().contiguous()
-        for name, value in network.state_dict().items()
-    }
-    save_tensors(weights, folder / WEIGHTS)
-    card = {"format": FORMAT, "version": VERSION, "settings": network.settings, **dict(told)}
-    write_sealed(folder / CARD, {**card, "sha256": {WEIGHTS: sha256_of(folder / WEIGHTS)}})
+    card = {"format": FORMAT, "version": VERSION, **told}
+    save_network(network, make_writable_folder(folder) / CARD, WEIGHTS, card)
 
 
 def load_recogniser(folder: Path, device: torch.device | str = "cpu") -> AttributeRecogniser:
     """Load a recogniser. Raises NotFoundError or DamagedFileError."""
     path = Path(folder) / CARD
-    card = read_json(path)
-    check_format(path, card, FORMAT, VERSION)
-    check_seal(path, card)
-    check_files(path, card.get("sha256"))
-    weights = load_tensors(inside(folder, WEIGHTS, path))
-    require_finite(weights, folder / WEIGHTS)
-    try:
-        AttributeRecogniser.check_settings(card["settings"])
-        network = AttributeRecogniser(**card["settings"])
-        network.load_state_dict({name: value.float() for name, value in weights.items()})
-    except (KeyError, RuntimeError, InvalidInputError) as error:
-        raise DamagedFileError(
-            f"{path} and {WEIGHTS} do not fit ({error}): copy the folder again."
-        ) from error
-    return network.requires_grad_(False).eval().to(device)
+    return load_network(AttributeRecogniser, path, WEIGHTS, (FORMAT, VERSION), device)

@@ -38,6 +38,7 @@ from worldsim.runtime.files import is_folder, make_writable_folder, require_repl
 from worldsim.runtime.json_config import check_ranges, write_json
 from worldsim.runtime.progress import SHARE, Progress, say
 from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed
+from worldsim.runtime.rng import child_seed
 from worldsim.runtime.types import JsonObject
 from worldsim.world.scene_files import StartFrames
 
@@ -188,7 +189,7 @@ def folder_of(config: GenerateConfig, i: int) -> Path:
 
 def place_seed(seed: int, i: int) -> int:
     """Return the seed of place ``i``. It depends on nothing else."""
-    return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)
+    return child_seed(seed, i)
 
 
 def recogniser_of(painter: str) -> AttributeRecogniser | None:

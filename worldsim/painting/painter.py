@@ -13,12 +13,13 @@ from torch import Tensor
 from worldsim.camera import pixel_rays, quantise_depth
 from worldsim.errors import InvalidInputError, NotFoundError
 from worldsim.painting.channels import clean_channels, memory_view_channels, rays_of
-from worldsim.painting.checkpoint import CARD, has_painter, load_painter
+from worldsim.painting.checkpoint import CARD, load_painter
 from worldsim.painting.levels import add_noise_to
 from worldsim.painting.network import PainterBatch, PainterNetwork
 from worldsim.painting.sampling import Away, PaintConfig, frames_of, paint
 from worldsim.protocols import PainterIdentity, PainterSpec, PaintInputs
 from worldsim.runtime.devices import resolve_device
+from worldsim.runtime.files import is_file
 from worldsim.runtime.json_config import to_json
 from worldsim.runtime.rng import Purpose, normal
 from worldsim.runtime.types import Array
@@ -27,6 +28,12 @@ from worldsim.world.files import WORLDS_FOLDER
 
 DEFAULT_PAINTER = "freedoom-painter"
 """Name of the shipped painter."""
+
+
+def painter_folder(name: str | Path, card: str = CARD) -> Path | None:
+    """Return the folder of a shipped painter or of one on disk, None if it holds no ``card``."""
+    folders = (Path(name), WORLDS_FOLDER / name)
+    return next((folder for folder in folders if is_file(folder / card)), None)
 
 
 def open_painter(
@@ -41,9 +48,9 @@ def open_painter(
 
     Raises NotFoundError or DamagedFileError.
     """
-    for folder in (Path(name), WORLDS_FOLDER / name):
-        if has_painter(folder):
-            return NetworkPainter.from_pretrained(folder, config, device)
+    folder = painter_folder(name)
+    if folder is not None:
+        return NetworkPainter.from_pretrained(folder, config, device)
     names = sorted(path.parent.name for path in WORLDS_FOLDER.glob(f"*/{CARD}"))
     shipped = ", ".join(names) or "none"
     raise NotFoundError(
@@ -304,9 +311,7 @@ class NetworkPainter:
             noise=normal(at.seed, at.step, Purpose.PAINT, clean.shape[1:]),
             config=self.config,
             level=level,
-            away=None
-            if self._away is None
-            else Away(*self._away.to(self.device)[:, None].expand(-1, b, -1)),
+            away=self._away_of(b),
             stop_after=stop_after,
         )
 

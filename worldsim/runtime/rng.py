@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -75,6 +76,11 @@ def _column(pair: tuple[int, int], like: Tensor) -> Tensor:
     first, second = pair
     column = torch.arange(2, device=like.device, dtype=torch.int64) * (second - first) + first
     return column.view(2, *[1] * like.ndim)
+
+
+def child_seed(seed: int, i: int) -> int:
+    """Return seed ``i`` of those that belong to ``seed``, in [0, 2**63)."""
+    return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def bits(

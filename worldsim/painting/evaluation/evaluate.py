@@ -19,7 +19,7 @@ from torch import Tensor
 from worldsim.errors import InvalidInputError, OutOfMemoryError
 from worldsim.evaluation.encoder import FOLDER, WEIGHTS, load_encoder
 from worldsim.evaluation.figures import Figures
-from worldsim.painting.checkpoint import CARD, has_painter
+from worldsim.painting.checkpoint import CARD
 from worldsim.painting.evaluation import (
     completion,
     depth_errors,
@@ -35,7 +35,7 @@ from worldsim.painting.evaluation.places import HEADINGS, Places
 from worldsim.painting.evaluation.report import table
 from worldsim.painting.evaluation.timing import seconds_per_place
 from worldsim.painting.evaluation.yardstick import LEAST_PLACES, Yardstick
-from worldsim.painting.painter import NetworkPainter, open_painter
+from worldsim.painting.painter import NetworkPainter, open_painter, painter_folder
 from worldsim.protocols import Painter
 from worldsim.runtime.devices import resolve_device
 from worldsim.runtime.files import make_writable_folder, sha256_of
@@ -45,7 +45,6 @@ from worldsim.runtime.ranges import Batch, Count, NotNegative, Positive, Seed, W
 from worldsim.runtime.types import JsonObject
 from worldsim.runtime.workers import ENGINE_TIMEOUT_S
 from worldsim.world import World
-from worldsim.world.files import WORLDS_FOLDER
 
 PROTOCOL = "painter/1"
 GPU_PLACES, CPU_PLACES = 512, 8
@@ -141,12 +140,6 @@ def evaluate_painter(config: EvaluatePainterConfig, painter: Painter | None = No
         write_json(config.json, results)
     run.paintings.remove()
     return results
-
-
-def painter_folder(name: str) -> Path | None:
-    """Return the folder of a shipped painter or of one on disk, None if ``name`` is no painter."""
-    folders = (Path(name), WORLDS_FOLDER / name)
-    return next((folder for folder in folders if has_painter(folder)), None)
 
 
 def _train_maps(name: str) -> tuple[str, ...]:

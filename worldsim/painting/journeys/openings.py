@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -24,6 +24,7 @@ from worldsim.painting.places.place import EYE_HEIGHT, level_pose
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.protocols import SceneMemory
 from worldsim.runtime.types import Array
+from worldsim.state import MemoryView
 
 CELL = 0.25
 """Side of a cell of the ground in metres."""
@@ -95,24 +96,28 @@ def find_openings(
         all earlier places.
     """
     pose = camera.pose[0]
-    ground = _ground(data, pose, furthest + BEYOND)
+    points = data.position[0][:, data.kind[0] == POINT].double().cpu().numpy()
+    ground = _ground(points, pose, furthest + BEYOND)
     start = ground.cells(pose[:2, 3].double().numpy())
     # The body may touch something where it stands.
     way = ground.field(start[None], outward=True)
     there = torch.cat([pose[None], before])[:, :2, 3].double().numpy()
+
+    def view_at(pose: Tensor) -> MemoryView:
+        return memory.render(data, dataclasses.replace(camera, pose=pose[None]))
+
     found = []
     for border in _borders(ground, way, there):
-        one = _opening(memory, data, camera, ground, way, border, there, nearest, furthest)
+        one = _opening(view_at, points, ground, way, border, there, nearest, furthest)
         if one is not None:
             found.append(one)
     return sorted(found, key=lambda one: -one.score)
 
 
-def _ground(points: Points, pose: Tensor, reach: float) -> Ground:
-    position = points.position[0][:, points.kind[0] == POINT].double().cpu().numpy()
+def _ground(points: Array, pose: Tensor, reach: float) -> Ground:
     eye = pose[:3, 3].double().cpu().numpy()
-    near = (np.abs(position[:2] - eye[:2, None]) <= reach + 1.0).all(0)
-    return Ground.of(position[:, near], eye, GroundConfig(cell=CELL, reach=reach))
+    near = (np.abs(points[:2] - eye[:2, None]) <= reach + 1.0).all(0)
+    return Ground.of(points[:, near], eye, GroundConfig(cell=CELL, reach=reach))
 
 
 def _borders(ground: Ground, way: Array, there: Array) -> Iterator[Array]:
@@ -132,9 +137,8 @@ def _borders(ground: Ground, way: Array, there: Array) -> Iterator[Array]:
 
 
 def _opening(
-    memory: SceneMemory,
-    data: Points,
-    camera: Camera,
+    view_at: Callable[[Tensor], MemoryView],
+    points: Array,
     ground: Ground,
     way: Array,
     border: Array,
@@ -142,7 +146,11 @@ def _opening(
     nearest: float,
     furthest: float,
 ) -> Opening | None:
-    """Return the camera at a border, None if nothing new is seen from it."""
+    """Return the camera at a border, None if nothing new is seen from it.
+
+    view_at: renders the memory at a pose (4, 4).
+    points: (3, n) positions of the memory's points in metres.
+    """
     # The cell of the border that is nearest to its middle.
     goal = border[int(np.linalg.norm(border - border.mean(0), axis=1).argmin())]
     path = ground.descent(way, ground.places(goal), MOST_WAY)[::-1]
@@ -162,9 +170,9 @@ def _opening(
     if apart < NEAREST_SHARE * nearest or ground.blocked()[cell] or np.isnan(ground.height[cell]):
         return None
     x, y = xy.tolist()
-    z = _floor(data, xy, float(ground.height[cell])) + EYE_HEIGHT
+    z = _floor(points, xy, float(ground.height[cell])) + EYE_HEIGHT
     pose = level_pose(x, y, z, math.atan2(ahead[1], ahead[0]))
-    view = memory.render(data, dataclasses.replace(camera, pose=pose[None]))
+    view = view_at(pose)
     shown = view.depth[view.mask]
     if len(shown) and float(shown.quantile(0.02)) < NEAR_METRES:
         return None
@@ -174,13 +182,13 @@ def _opening(
     return Opening(pose, len(border) * CELL, wanted, round(hole, 6), round(apart, 6))
 
 
-def _floor(points: Points, xy: Array, about: float) -> float:
+def _floor(points: Array, xy: Array, about: float) -> float:
     """Return the height of the floor at ``xy`` in metres, finer than that of its cell.
 
+    points: (3, n) positions in metres.
     about: height of the cell.
     """
-    position = points.position[0][:, points.kind[0] == POINT].double().cpu().numpy()
-    near = np.linalg.norm(position[:2] - xy[:, None], axis=0) <= AROUND
-    height = position[2, near]
+    near = np.linalg.norm(points[:2] - xy[:, None], axis=0) <= AROUND
+    height = points[2, near]
     height = height[np.abs(height - about) <= CELL]
     return float(np.median(height)) if len(height) >= LEAST_POINTS else about

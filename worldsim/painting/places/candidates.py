@@ -21,6 +21,7 @@ from worldsim.painting.words.recogniser import AttributeRecogniser
 from worldsim.protocols import Painter, PaintInputs, PreviewPainter
 from worldsim.runtime.json_config import check_ranges
 from worldsim.runtime.ranges import Count
+from worldsim.runtime.rng import child_seed
 from worldsim.runtime.types import Array
 from worldsim.state import concatenate
 
@@ -59,9 +60,7 @@ class Candidate:
 
 def candidate_seed(seed: int, i: int) -> int:
     """Return the seed of candidate ``i``. The first one has the place's own."""
-    if i == 0:
-        return seed
-    return int(np.random.SeedSequence([seed, i]).generate_state(1, np.uint64)[0] >> 1)
+    return child_seed(seed, i) if i else seed
 
 
 def preview_candidates(

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
-from worldsim.painting.painter import DEFAULT_PAINTER
+from worldsim.painting.painter import DEFAULT_PAINTER, painter_folder
 from worldsim.painting.words.vocabulary import NONE, PLAIN, SCALES, STRIKING
 from worldsim.runtime.files import (
     check_files,
     inside,
-    is_file,
     load_tensors,
     make_writable_folder,
     save_tensors,
@@ -34,7 +33,6 @@ from worldsim.runtime.json_config import (
 )
 from worldsim.runtime.ranges import Positive
 from worldsim.runtime.types import Array, JsonMapping
-from worldsim.world.files import WORLDS_FOLDER
 
 FORMAT, VERSION = "worldsim-attributes", 1
 CARD, TABLE = "attributes.json", "attributes.safetensors"
@@ -53,9 +51,9 @@ def open_prior(name: str | Path = DEFAULT_PAINTER) -> AttributePrior:
 
     Raises NotFoundError or DamagedFileError.
     """
-    for folder in (Path(name), WORLDS_FOLDER / name):
-        if is_file(folder / CARD):
-            return AttributePrior.from_pretrained(folder)
+    folder = painter_folder(name, CARD)
+    if folder is not None:
+        return AttributePrior.from_pretrained(folder)
     raise NotFoundError(
         f"no table of attributes for the painter {str(name)!r}: give a folder with {CARD}, or "
         "write one with AttributePrior.save."

@@ -28,14 +28,14 @@ from worldsim.data.foreign import (
     require_new,
 )
 from worldsim.data.play import package_versions
-from worldsim.data.report import add_report
+from worldsim.data.report import finish_import
 from worldsim.errors import DamagedFileError, InvalidInputError
 from worldsim.io.video import read_video
 from worldsim.runtime.arguments import shown
 from worldsim.runtime.extras import missing
 from worldsim.runtime.files import inside, read_bytes, require_regular
 from worldsim.runtime.json_config import check_ranges, read_json
-from worldsim.runtime.progress import follow, say
+from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count
 from worldsim.runtime.types import Array, JsonObject
 from worldsim.world.image_env import require_trainable
@@ -126,8 +126,7 @@ def import_lerobot(config: ImportLeRobotConfig) -> EpisodeDataset:
             frames = reader.frames(one)
             own = rows[one.index].of_frames(len(frames), f"{config.source}: episode {one.index}")
             writer.add(make_episode(frames, own, {"episode": one.index}))
-    say(add_report(EpisodeDataset(config.out, verify=False)).text())
-    return EpisodeDataset(config.out)
+    return finish_import(config.out)
 
 
 class _Reader:

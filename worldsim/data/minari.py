@@ -19,15 +19,16 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from worldsim.data.dataset import INDEX_FILE, DatasetInfo, EpisodeDataset, EpisodeWriter
+from worldsim.data.dataset import DatasetInfo, EpisodeDataset, EpisodeWriter
 from worldsim.data.episode import Episode
+from worldsim.data.foreign import require_new
 from worldsim.data.play import package_versions
-from worldsim.data.report import add_report
+from worldsim.data.report import finish_import
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError, WorldsimError
 from worldsim.runtime.extras import missing
 from worldsim.runtime.files import require_regular
 from worldsim.runtime.json_config import from_json
-from worldsim.runtime.progress import Progress, follow, say
+from worldsim.runtime.progress import Progress, follow
 from worldsim.runtime.spaces import describe_space, space_of
 from worldsim.runtime.types import Array, Space
 from worldsim.world.image_env import PixelsConfig, as_dict, make_pixels, to_pixels
@@ -173,10 +174,7 @@ def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
     InvalidInputError (no images, unsupported actions, a folder in use), MissingDependencyError.
     """
     minari, _ = _minari()
-    if (config.out / INDEX_FILE).exists():
-        raise InvalidInputError(
-            f"{config.out} holds a recording already: import into another folder"
-        )
+    require_new(config.out)
     try:
         source = minari.load_dataset(config.name)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -211,8 +209,7 @@ def import_minari(config: ImportMinariConfig) -> EpisodeDataset:
                     isinstance(source.action_space, gym.spaces.Discrete),
                 )
             )
-    say(add_report(EpisodeDataset(config.out, verify=False)).text())
-    return EpisodeDataset(config.out)
+    return finish_import(config.out)
 
 
 def _require_own_data(path: Path) -> None:

@@ -21,6 +21,7 @@ from worldsim.data.dataset import DatasetInfo, EpisodeDataset, write_index
 from worldsim.data.episode import Episode, measure_alignment
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.json_config import to_json, write_json
+from worldsim.runtime.progress import say
 from worldsim.runtime.spaces import space_of
 from worldsim.runtime.types import Array, JsonObject
 
@@ -171,6 +172,13 @@ def add_report(dataset: EpisodeDataset) -> RecordingReport:
     for sentence in found.warnings:
         warnings.warn(f"{dataset.info.env_id or dataset.path}: {sentence}", stacklevel=3)
     return found
+
+
+def finish_import(out: Path) -> EpisodeDataset:
+    """Report on a recording that was just written, and return it."""
+    # Its shards were written a moment ago: their checksums are compared once, at the end.
+    say(add_report(EpisodeDataset(out, verify=False)).text())
+    return EpisodeDataset(out)
 
 
 def training_warnings(dataset: EpisodeDataset) -> list[str]:

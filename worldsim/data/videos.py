@@ -18,12 +18,12 @@ from worldsim.data.foreign import (
     split,
 )
 from worldsim.data.play import package_versions
-from worldsim.data.report import add_report
+from worldsim.data.report import finish_import
 from worldsim.errors import DamagedFileError, InvalidInputError, NotFoundError
 from worldsim.io.video import CONTAINERS, frame_rate, read_video
 from worldsim.runtime.files import as_path, read_bytes, require_regular
 from worldsim.runtime.json_config import check_ranges
-from worldsim.runtime.progress import follow, say
+from worldsim.runtime.progress import follow
 from worldsim.runtime.ranges import Count, Positive
 from worldsim.runtime.types import Array
 from worldsim.world.image_env import require_trainable
@@ -101,8 +101,7 @@ def import_videos(config: ImportVideosConfig) -> EpisodeDataset:
                         f"--size {height} {width}"
                     )
                 writer.add(episode)
-    say(add_report(EpisodeDataset(config.out, verify=False)).text())
-    return EpisodeDataset(config.out)
+    return finish_import(config.out)
 
 
 def find_videos(source: Path) -> list[Path]:

@@ -18,7 +18,7 @@ from worldsim.errors import EngineError, InvalidInputError
 from worldsim.evaluation.benchmark_set import TestSetConfig, digest, record_test_set
 from worldsim.evaluation.episodes import Task, real_episodes
 from worldsim.evaluation.policy_batch import PolicySpec
-from worldsim.runtime.workers import TRIES, Engine, Watched, WorkerPool, report
+from worldsim.runtime.workers import TRIES, Engine, Watched, Worker, WorkerPool, report
 from worldsim.world import World
 
 
@@ -172,3 +172,11 @@ def test_recording_a_test_set_survives_kills(tmp_path: Path) -> None:
     assert killer.killed == ["both"] and digest(undisturbed) == digest(disturbed)
     killer.check_nothing_is_left()
     assert not list(tmp_path.rglob(".*"))
+
+
+def test_what_cannot_be_sent_to_a_process_is_named() -> None:
+    worker = Worker(lambda: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(InvalidInputError, match="cannot be sent to its process"):
+        worker.call(print)
+    assert worker.process_id is None
+    worker.close()

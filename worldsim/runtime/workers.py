@@ -34,7 +34,7 @@ import gymnasium as gym
 import psutil
 from gymnasium.core import ActType, ObsType
 
-from worldsim.errors import EngineError, WorldsimError
+from worldsim.errors import EngineError, InvalidInputError, WorldsimError
 from worldsim.runtime.children import safe_imports
 from worldsim.runtime.scratch import Scratch, engine_home, home, remove_orphaned_memory
 from worldsim.runtime.types import Info
@@ -353,10 +353,20 @@ class _Seat:
         self.sign: _Sign = context.RawValue(_Sign, self.timeout_s)
         self.pipe, other = context.Pipe()
         process = context.Process(target=_serve, args=(other, self.sign, self.folder, self.make))
+        try:
+            with deaf_to_interrupts(), safe_imports():
+                process.start()
+        except OSError:
+            raise
+        except Exception as error:
+            self.pipe.close()
+            raise InvalidInputError(
+                f"what a worker plays with cannot be sent to its process ({error}): register "
+                f"environments by text, as 'module:Class'"
+            ) from error
+        finally:
+            other.close()
         self.process = process
-        with deaf_to_interrupts(), safe_imports():
-            process.start()
-        other.close()
 
     @property
     def progress(self) -> int:

@@ -15,7 +15,7 @@ import re
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, SupportsFloat
+from typing import TYPE_CHECKING, Any, SupportsFloat
 
 import gymnasium as gym
 import numpy as np
@@ -29,7 +29,9 @@ from worldsim.runtime.types import Env, Info, JsonObject, Space
 from worldsim.state import SceneStart
 from worldsim.world.image_env import REGISTERED_BY, PixelsConfig, make_pixels
 from worldsim.world.scene_files import Visit, scene_of
-from worldsim.world.world import World
+
+if TYPE_CHECKING:
+    from worldsim.world.world import World
 
 HISTORY = 48
 """Default number of frames of a real environment that a generated episode starts from."""

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from worldsim.data.dataset import EpisodeDataset
+from worldsim.diffusion.denoiser import channels_to_frame
 from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.errors import InvalidInputError
 from worldsim.protocols import Painter
@@ -279,10 +280,10 @@ class DistilTrainer(Trainer):
         if self.measure is not None and self.step % self.distil.sample_every == 0:
             windows: Any = losses["windows"]
             predicted, true = (
-                ((x[:, :, :3].flatten(0, 1).float() + 1.0) * 127.5).round().clamp(0, 255)
+                channels_to_frame(x[:, :, :3].flatten(0, 1).float(), None).rgb
                 for x in (losses["prediction"], windows.x)
             )
-            self.measured = self.measure(predicted.to(torch.uint8), true.to(torch.uint8))
+            self.measured = self.measure(predicted, true)
         return losses | {k: torch.tensor(v) for k, v in self.measured.items()}
 
     def _update(self, losses: dict[str, Tensor]) -> None:

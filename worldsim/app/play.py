@@ -20,8 +20,6 @@ from worldsim.sessions.config import SessionsConfig
 if TYPE_CHECKING:
     from uvicorn import Server
 
-UPLOAD_MB = 256.0
-"""Megabytes of the largest snapshot that may be uploaded."""
 PATIENCE = 60.0
 """Seconds until the browser is not opened any more."""
 
@@ -73,9 +71,9 @@ def play(config: PlayConfig) -> None:
 def make_server(config: PlayConfig) -> tuple[Server, str]:
     """Return the server, which does not listen yet, and the page's address. It prints them."""
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
-        from worldsim.app.serve import uvicorn_config
+        from worldsim.app.serve import server_of
         from worldsim.play.painting import Painting, PaintingConfig
         from worldsim.play.routes import PUBLIC, play_router
         from worldsim.sessions.server import AppConfig, create_app
@@ -87,12 +85,9 @@ def make_server(config: PlayConfig) -> tuple[Server, str]:
     sessions = dataclasses.replace(config, worlds=worlds)
     painter = PaintingConfig(config.painter, config.painter_steps, config.device)
     router = play_router(name, Painting(config.places, painter), config.fresh)
-    app = create_app(sessions, AppConfig(config.host, token), routers=(router,), public=PUBLIC)
-    address = f"http://{config.host}:{config.port}"
-    print(f"{address}  (Ctrl-C ends it)", flush=True)
-    if token:
-        print(f"token: {token}", flush=True)
-    return uvicorn.Server(uvicorn_config(app, config.host, config.port, UPLOAD_MB)), address
+    served = AppConfig(config.host, token)
+    app = create_app(sessions, served, routers=(router,), public=PUBLIC)
+    return server_of(app, served, config.port), f"http://{config.host}:{config.port}"
 
 
 def _worlds(config: PlayConfig) -> tuple[tuple[str, ...], str]:

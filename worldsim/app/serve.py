@@ -19,6 +19,8 @@ from worldsim.sessions.config import SessionsConfig
 if TYPE_CHECKING:
     from uvicorn import Config, Server
 
+    from worldsim.sessions.server import AppConfig
+
 SILENT_SECONDS = 300.0
 """A client that does not answer pings for so long is disconnected."""
 OPEN_SECONDS = 10.0
@@ -66,22 +68,31 @@ def run_server(server: Server) -> None:
 def make_server(config: ServeConfig) -> Server:
     """Return the server, which does not listen yet. It prints its address and its token."""
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from worldsim.sessions.server import AppConfig, create_app
     except ImportError as error:
         raise missing("the session server needs FastAPI and uvicorn", "play", error) from error
     require_port(config.host, config.port)
     token = config.token or ("" if is_own(config.host) else secrets.token_urlsafe(16))
-    app = create_app(config, AppConfig(config.host, token, config.upload_mb))
-    print(f"http://{config.host}:{config.port}  (Ctrl-C ends it)", flush=True)
-    if token:
-        print(f"token: {token}", flush=True)
+    served = AppConfig(config.host, token, config.upload_mb)
+    app = create_app(config, served)
+    server = server_of(app, served, config.port)
     saved = app.state.manager.list_saved()
     if saved:
         say(f"{len(saved)} saved sessions can be resumed")
     say(f"interface: http://{config.host}:{config.port}/api/v1/openapi.json")
-    return uvicorn.Server(uvicorn_config(app, config.host, config.port, config.upload_mb))
+    return server
+
+
+def server_of(app: object, served: AppConfig, port: int) -> Server:
+    """Return a server of an application, and print its address and its token."""
+    import uvicorn
+
+    print(f"http://{served.host}:{port}  (Ctrl-C ends it)", flush=True)
+    if served.token:
+        print(f"token: {served.token}", flush=True)
+    return uvicorn.Server(uvicorn_config(app, served.host, port, served.upload_mb))
 
 
 def uvicorn_config(app: object, host: str, port: int, upload_mb: float) -> Config:

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from websockets.asyncio.client import connect
 
-from experiments.playing import browser
+from experiments.playing import browser, servers
 from experiments.sessions import PAGE_VIEWS
 from worldsim.runtime.json_config import write_json
 from worldsim.sessions.protocol import unpack
@@ -199,7 +199,7 @@ def main() -> int:
     readings: list[dict[str, float]] = []
     more = ["--world", arguments.world, "--engine", arguments.engine]
     more += ["--history-mb", str(arguments.limit_mb)]
-    with browser.play_server(browser.free_port(), more) as (url, process):
+    with browser.play_server(servers.free_port(), more) as (url, process):
         begun = time.monotonic()
 
         def read(history: dict[str, Any]) -> None:

@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiments.playing import browser
+from experiments.playing import browser, servers
 from experiments.sessions import fork, load
 from worldsim.runtime.json_config import write_json
 
@@ -78,9 +78,9 @@ def measure_start(arguments: argparse.Namespace) -> Result:
         with browser.chromium() as driver:
             driver.get("about:blank")
             begun = time.time()
-            server = browser.play_server(browser.free_port(), arguments.server, wait=False)
+            server = browser.play_server(servers.free_port(), arguments.server, wait=False)
             with server as (url, process):
-                browser.wait_for_server(url, process)
+                servers.wait_for_server(url, process)
                 listening.append(time.time() - begun)
                 driver.get(url)
                 seconds.append(browser.first_frame_at(driver) - begun)
@@ -92,7 +92,7 @@ def measure_walk(arguments: argparse.Namespace) -> Result:
     """Walk on the page with keys held down, and watch its frames."""
     with (
         browser.chromium() as driver,
-        browser.play_server(browser.free_port(), arguments.server) as (url, process),
+        browser.play_server(servers.free_port(), arguments.server) as (url, process),
     ):
         driver.get(url)
         browser.first_frame_at(driver)
@@ -145,7 +145,7 @@ def _hold_keys(driver: Any, seconds: float) -> None:
 
 def measure_people(arguments: argparse.Namespace) -> Result:
     """Let several clients walk at once, each as the page would."""
-    with browser.play_server(browser.free_port(), arguments.server) as (url, process):
+    with browser.play_server(servers.free_port(), arguments.server) as (url, process):
         asked = argparse.Namespace(
             world=arguments.world,
             format="raw",

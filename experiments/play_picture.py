@@ -22,7 +22,7 @@ from typing import Any
 import tyro
 from PIL import Image
 
-from experiments.playing import browser
+from experiments.playing import browser, servers
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def main(config: Config) -> None:
     more = ["--world", config.world, "--engine", config.engine]
     with (
         browser.chromium() as driver,
-        browser.play_server(browser.free_port(), more) as (url, _),
+        browser.play_server(servers.free_port(), more) as (url, _),
     ):
         driver.get(url)
         browser.first_frame_at(driver)

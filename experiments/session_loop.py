@@ -20,7 +20,7 @@ from typing import Any
 import uvicorn
 from websockets.asyncio.client import connect
 
-from experiments.playing.browser import free_port
+from experiments.playing.servers import free_port
 from worldsim.app.serve import uvicorn_config
 from worldsim.runtime.types import Array
 from worldsim.sessions.batcher import Batcher, Held, Outcome

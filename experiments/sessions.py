@@ -1,10 +1,10 @@
 """Load a session server: how evenly clients are served, how long steps take, what batching gives.
 
-``python experiments/sessions.py --json OUT`` starts ``worldsim serve`` and measures one session as
+``python -m experiments.sessions --json OUT`` starts ``worldsim serve`` and measures one session as
 fast as it goes, then several, then several at the world's own rate::
 
-    python experiments/sessions.py --clients 8 --seconds 300 --json sessions.json
-    python experiments/sessions.py --clients 128 --seconds 20 --device cuda --engine fast \
+    python -m experiments.sessions --clients 8 --seconds 300 --json sessions.json
+    python -m experiments.sessions --clients 128 --seconds 20 --device cuda --engine fast \
         --bucket 128 --json sessions_gpu_fast.json
 
 Clients run in processes of their own (``--client-processes``), the server in another. A step's
@@ -21,18 +21,16 @@ import json
 import multiprocessing
 import os
 import platform
-import socket
 import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from websockets.asyncio.client import connect
 
+from experiments.playing.servers import free_port, running
 from worldsim.sessions.protocol import unpack
 
 WARM = 3
@@ -45,32 +43,15 @@ POINTS_EVERY = 0.9
 """Seconds from one question for the memory's new points to the next, as on the page."""
 
 
-@contextlib.contextmanager
-def server(arguments: argparse.Namespace) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "worldsim", "serve", "--worlds", arguments.world]
-    command += ["--port", str(port), "--sessions", "1024", "--engine", arguments.engine]
+def server(
+    arguments: argparse.Namespace,
+) -> contextlib.AbstractContextManager[tuple[str, subprocess.Popen[bytes]]]:
+    more = ["--worlds", arguments.world, "--sessions", "1024", "--engine", arguments.engine]
     if arguments.device:
-        command += ["--device", arguments.device]
+        more += ["--device", arguments.device]
     if arguments.server_threads:
-        command += ["--threads", str(arguments.server_threads)]
-    process = subprocess.Popen(command)
-    url, until = f"http://127.0.0.1:{port}", time.monotonic() + 120
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/api/v1/health", timeout=5).read()
-                break
-            except OSError:
-                if process.poll() is not None or time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
-        yield url, process
-    finally:
-        process.terminate()
-        process.wait(30)
+        more += ["--threads", str(arguments.server_threads)]
+    return running("serve", free_port(), more)
 
 
 class Client:

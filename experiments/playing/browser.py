@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +19,13 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
+from experiments.playing.servers import PATIENCE, running
+
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync --use-gl=angle "
     "--use-angle=swiftshader --enable-unsafe-swiftshader"
 )
-PATIENCE = 300.0
-"""Seconds until something that must come is given up."""
 OBSERVER = """
     const log = worldsim.log = [];
     const painted = new MessageChannel();
@@ -50,44 +47,15 @@ ms for the step, the pictures and the wait before the step, and ms at which the 
 """
 
 
-def free_port() -> int:
-    """Return a port that nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @contextlib.contextmanager
 def play_server(
     port: int, more: Sequence[str] = (), wait: bool = True
 ) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Run ``worldsim play`` with folders of its own until the context ends."""
-    url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "worldsim", "play", "--no-browser", "--port", str(port)]
-        command += ["--state", f"{folder}/sessions", "--places", f"{folder}/places", *more]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            if wait:
-                wait_for_server(url, process)
-            yield url, process
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def wait_for_server(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Wait until a server answers."""
-    until = time.monotonic() + PATIENCE
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/api/v1/health", timeout=10).read()
-            return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > until:
-                raise
-            time.sleep(0.02)
+        own = ["--no-browser", "--state", f"{folder}/sessions", "--places", f"{folder}/places"]
+        with running("play", port, [*own, *more], wait) as found:
+            yield found
 
 
 @contextlib.contextmanager

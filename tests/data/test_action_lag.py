@@ -9,26 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.recordings.action_lag import plant
 from worldsim.data.action_lag import SHIFTS, change_features, measure_action_lag, spread
 from worldsim.data.episode import Episode
 from worldsim.data.record import RecordConfig, record
 from worldsim.errors import InvalidInputError
 
 STEPS = 160
-
-
-def plant(episode: Episode, by: int) -> Episode:
-    """The episode with its actions ``by`` frames later, without frames whose action is unknown."""
-    t = len(episode)
-    part = slice(max(by, 0), t + min(by, 0))
-    act = np.array(episode.act)
-    act[:-1] = np.roll(act[:-1], by, axis=0)
-    act = act[part].copy()
-    act[-1] = 0
-    fields = {name: getattr(episode, name)[part] for name in ("rgb", "rew", "term", "trunc")}
-    return dataclasses.replace(
-        episode, act=act, inverse_depth=None, pose=None, intrinsics=None, **fields
-    )
 
 
 def walk(seed: int, momentum: float = 0.0, delay: int = 0, hold: int = 4) -> Episode:

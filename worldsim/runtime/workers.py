@@ -493,7 +493,7 @@ def _do_tasks(pipe: Connection[Answer, Task], sign: _Sign, engine: Engine[Closes
     while True:
         try:
             function, task = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             return
         report(0)
         sign.deadline = 0.0

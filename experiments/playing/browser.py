@@ -7,7 +7,6 @@ the page has drawn it.
 from __future__ import annotations
 
 import contextlib
-import shutil
 import subprocess
 import tempfile
 import time
@@ -15,17 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
+from experiments.playing.chromium import chromium as start_chromium
 from experiments.playing.servers import PATIENCE, running
 
-FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync --use-gl=angle "
-    "--use-angle=swiftshader --enable-unsafe-swiftshader"
-)
 OBSERVER = """
     const log = worldsim.log = [];
     const painted = new MessageChannel();
@@ -60,24 +53,15 @@ def play_server(
 
 @contextlib.contextmanager
 def chromium(width: int = 1440, height: int = 900) -> Iterator[Any]:
-    """Run Chromium without a screen and without anything remembered."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        options = webdriver.ChromeOptions()
-        options.binary_location = shutil.which("chromium") or "chromium"
-        for flag in [*FLAGS.split(), f"--window-size={width},{height}"]:
-            options.add_argument(flag)
-        options.add_argument(f"--user-data-dir={folder}")
-        service = Service(shutil.which("chromedriver"))
-        driver = webdriver.Chrome(options=options, service=service)
-        driver.set_script_timeout(PATIENCE)
-        driver.set_page_load_timeout(PATIENCE)
+    """Run Chromium with nothing remembered and a page of this size, in pixels."""
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        start_chromium(Path(folder), width, height) as driver,
+    ):
         # The window's size would include the browser's own bars.
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-        try:
-            yield driver
-        finally:
-            driver.quit()
+        yield driver
 
 
 def until(holds: Callable[[], Any], every: float = 0.1) -> Any:

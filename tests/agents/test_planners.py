@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.launching import run
 from tests.helpers.worlds import make_tiny_world
 from worldsim.agents.cem import Args as CemArgs
 from worldsim.agents.cem import CemConfig, CemPolicy
@@ -205,6 +204,5 @@ def test_the_command_line_loop_walks_towards_a_goal(
 
 @pytest.mark.parametrize("module", ["cem", "mppi"])
 def test_the_command_line_tells_its_options(module: str) -> None:
-    command = [sys.executable, "-m", f"worldsim.agents.{module}", "--help"]
-    shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    shown = run(f"worldsim.agents.{module}", "--help")
     assert "--planner.horizon" in shown and "--goal" in shown

@@ -8,15 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.ports import free_port
 from worldsim.app import cli
 from worldsim.app.play import PlayConfig, make_server
 from worldsim.errors import InvalidInputError, MissingDependencyError, NotFoundError
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def config(tmp_path: Path, **changes: object) -> PlayConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.serving import free_port
+from tests.helpers.ports import free_port
 from worldsim.app.serve import ServeConfig, make_server
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.hosts import is_own

@@ -7,13 +7,11 @@ import dataclasses
 import io
 import signal
 import socket
-import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,10 @@ from PIL import Image
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from tests.helpers.browser import PATIENCE, chromium
+from experiments.playing.chromium import chromium
+from experiments.playing.servers import PATIENCE
+from tests.helpers.launching import launched
+from tests.helpers.ports import free_port
 from worldsim.app import cli
 from worldsim.app.view import SCALE, ViewConfig, _spread, colours, may_connect, open_viewer, plain
 from worldsim.envs.world_env import WorldEnv
@@ -35,12 +36,6 @@ from worldsim.scenes.recorded import RecordedScenes
 from worldsim.state import SceneStart
 from worldsim.world import World
 from worldsim.world.snapshots import open_snapshot
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -284,21 +279,15 @@ def test_ports_that_cannot_be_used(saved: Path) -> None:
 
 def test_the_command_serves_until_interrupted(saved: Path) -> None:
     port = free_port()
-    command = [sys.executable, "-m", "worldsim", "view", str(saved), "--port", str(port)]
-    # Whoever runs the tests in the background may have them ignore interrupts, and children inherit
-    # that.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed
-    )
-    assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(2)]
-    assert "points" in lines[0] and f"http://127.0.0.1:{port}" in lines[1], lines
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=PATIENCE) as page:
-        assert page.status == 200
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0 and "Traceback" not in errors
+    with launched("worldsim", "view", str(saved), "--port", str(port)) as process:
+        while f"http://127.0.0.1:{port}" not in process.printed:
+            assert process.is_running(), process.printed
+            time.sleep(0.05)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=PATIENCE) as page:
+            assert page.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait() == {0}
+        assert "points" in process.printed and "Traceback" not in process.printed
 
 
 HOSTILE = (

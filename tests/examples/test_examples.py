@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tests.helpers.launching import run
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 WRITES = {
@@ -26,17 +25,11 @@ def test_every_example_is_run() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(WRITES))
-def test_example(name: str, tmp_path: Path) -> None:
+def test_example(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said, files = WRITES[name]
-    result = subprocess.run(
-        [sys.executable, str(EXAMPLES / f"{name}.py"), str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert result.returncode == 0, result.stderr
-    assert said in result.stdout, result.stdout
+    monkeypatch.chdir(tmp_path)
+    printed = run(EXAMPLES / f"{name}.py", str(tmp_path / "out"))
+    assert said in printed, printed
     for file in files:
         path = tmp_path / "out" / file
         assert path.stat().st_size > 500

@@ -4,14 +4,13 @@ tiny world."""
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from experiments.soak import growth
+from tests.helpers.launching import launched
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,29 +31,14 @@ def test_a_short_run(world_folder: Path, tmp_path: Path) -> None:
     """Both environments step, reset and are read. How much memory they take is not what a few
     hundred steps tell."""
     out = tmp_path / "soak.json"
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.soak",
-        "--world",
-        str(world_folder),
-        "--steps",
-        "240",
-        "--single",
-        "120",
-        "--batch",
-        "8",
-        "--settle",
-        "40",
-        "--episode",
-        "20",
-        "--every",
-        "20",
-        "--json",
-        str(out),
-    ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert out.is_file(), done.stderr[-2000:]
+    values = {
+        "world": world_folder, "steps": 240, "single": 120, "batch": 8, "settle": 40,
+        "episode": 20, "every": 20, "json": out,
+    }  # fmt: skip
+    options = (str(x) for name, value in values.items() for x in (f"--{name}", value))
+    with launched("experiments.soak", *options) as process:
+        process.wait()
+        assert out.is_file(), process.printed
     found = json.loads(out.read_text())
     assert found["steps"] >= 240 and set(found["parts"]) == {"single", "batch"}
     single, batch = found["parts"]["single"], found["parts"]["batch"]

@@ -4,28 +4,17 @@ too little time."""
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+import tyro
 
+from experiments.training_speed import Config, main, table
+from tests.helpers.launching import run
 from tests.helpers.recordings import recording
+from worldsim.errors import InvalidInputError
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "training_speed.py"
-
-
-def run(*arguments: str, processes: int = 1) -> subprocess.CompletedProcess[str]:
-    launcher = (
-        ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-        if processes > 1
-        else []
-    )
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launcher, str(SCRIPT), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
 
 
 def settings(data: Path, out: Path, **changes: str) -> list[str]:
@@ -52,11 +41,10 @@ def settings(data: Path, out: Path, **changes: str) -> list[str]:
 def test_measures_one_and_two_processes(tmp_path: Path) -> None:
     """The same arithmetic a window, figures that agree with one another, and a table of both."""
     data, results = recording(tmp_path / "rooms"), []
-    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    files = (tmp_path / "one.json", tmp_path / "two.json")
     options = ["--own", "0.5", "--kernels", "5"], ["--checkpointing"]
     for count, (out, more) in enumerate(zip(files, options, strict=True), start=1):
-        done = run(*settings(data, out), *more, processes=count)
-        assert done.returncode == 0, done.stderr
+        run(SCRIPT, *settings(data, out), *more, ranks=count)
         (result,) = json.loads(out.read_text())["results"]
         results.append(result)
     one, two = results
@@ -88,18 +76,15 @@ def test_measures_one_and_two_processes(tmp_path: Path) -> None:
         and "kernels" not in two
     )
     assert 0.0 < sum(kernel["share"] for kernel in one["kernels"]) <= 1.0
-    rows: list[Any] = run("--tables", *map(str, files)).stdout.splitlines()
+    rows = table(files).splitlines()
     assert len(rows) == 4 and rows[2].startswith("| debug | 1 |") and rows[2].endswith("| 1.00 |")
     assert rows[3].endswith(f"| {two['windows_per_s'] / (2 * one['windows_per_s']):.2f} |")
 
 
 @pytest.mark.slow
 def test_too_little_time_is_told(tmp_path: Path) -> None:
-    done = run(*settings(recording(tmp_path / "rooms"), tmp_path / "out.json", seconds="0.5"))
-    assert (
-        done.returncode != 0
-        and "debug: 0.5 s are too few:" in done.stderr
-        and "give more --seconds" in done.stderr
-    )
-    nothing = run("--presets", "debug")
-    assert nothing.returncode != 0 and "give --data RECORDING to measure" in nothing.stderr
+    arguments = settings(recording(tmp_path / "rooms"), tmp_path / "out.json", seconds="0.1")
+    with pytest.raises(InvalidInputError, match=r"debug: 0.1 s are too few:.*give more --seconds"):
+        main(tyro.cli(Config, args=arguments))
+    with pytest.raises(InvalidInputError, match="give --data RECORDING to measure"):
+        main(Config(presets=("debug",)))

@@ -17,16 +17,17 @@ import psutil
 from worldsim.runtime.scratch import orphaned_memory
 
 ENGINE = "vizdoom"
+HELPERS = ("resource_tracker", "multiprocessing.forkserver")
+"""In the command lines of processes that stay. The second is that of tests.helpers.launching."""
 
 
 def children() -> list[psutil.Process]:
-    """All processes that this one started, and theirs, but multiprocessing's own helper."""
+    """All processes that this one started, and theirs, but multiprocessing's own helpers."""
     found = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(
-                process.cmdline()
-            ):
+            line = " ".join(process.cmdline())
+            if process.status() != psutil.STATUS_ZOMBIE and not any(h in line for h in HELPERS):
                 found.append(process)
     return found
 

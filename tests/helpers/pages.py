@@ -9,10 +9,8 @@ from typing import Any
 
 from selenium.webdriver.common.by import By
 
+from experiments.playing.servers import PATIENCE
 from tests.helpers.serving import Serving
-
-PATIENCE = 100.0
-"""Seconds until something that must come is given up: a machine may be busy."""
 
 
 def until(holds: Callable[[], Any]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import threading
 import time
 import urllib.error
@@ -16,6 +15,7 @@ from typing import Any
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
+from tests.helpers.ports import free_port
 from worldsim.app.serve import uvicorn_config
 from worldsim.protocols import Painter
 from worldsim.sessions.config import SessionsConfig
@@ -59,13 +59,6 @@ class Serving:
             found, status, told = error.read(), error.code, error.headers
         is_json = told.get("Content-Type", "").startswith("application/json")
         return status, json.loads(found) if is_json else found, told
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

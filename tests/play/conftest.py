@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.browser import chromium
+from experiments.playing.chromium import chromium
 from tests.helpers.pages import Page
 from tests.helpers.serving import Serving, serving
 from worldsim.play.painting import Painting

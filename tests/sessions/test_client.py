@@ -12,7 +12,8 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 
 import worldsim
-from tests.helpers.serving import Serving, free_port, serving
+from tests.helpers.ports import free_port
+from tests.helpers.serving import Serving, serving
 from tests.helpers.worlds import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv

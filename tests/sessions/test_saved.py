@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import worldsim
-from tests.helpers.serving import PATIENCE, free_port, serving
+from tests.helpers.ports import free_port
+from tests.helpers.serving import PATIENCE, serving
 from worldsim.errors import DamagedFileError, NotFoundError
 from worldsim.sessions.client import RemoteEnv
 from worldsim.sessions.saved import SavedSessions

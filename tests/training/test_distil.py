@@ -7,10 +7,7 @@ import copy
 import dataclasses
 import hashlib
 import math
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.launching import run
 from tests.helpers.training import assert_equal, state_of
 from tests.helpers.training import distil_config as config
 from tests.helpers.worlds import SIZE, make_tiny_world
@@ -461,40 +459,13 @@ def test_bad_settings_are_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes(tmp_path: Path, rooms: Path, teacher: Path) -> None:
     """One shard each, gradients averaged."""
-    arguments = [
-        str(teacher),
-        "--data",
-        str(rooms),
-        "--out",
-        str(tmp_path),
-        "--training-steps",
-        "4",
-        "--batch-size",
-        "2",
-        "--window",
-        "12",
-        "--memory-capacity",
-        "1024",
-        "--mixed-precision",
-        "no",
-        "--loss.consistency",
-        "0.5",
-        "--num-inference-steps",
-        "2",
-    ]
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        "-m",
-        "worldsim",
-        "distil",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    assert subprocess.run(launcher + arguments, env=environment, timeout=600).returncode == 0
+    values = {
+        "data": rooms, "out": tmp_path, "training-steps": 4, "batch-size": 2, "window": 12,
+        "memory-capacity": 1024, "mixed-precision": "no", "loss.consistency": 0.5,
+        "num-inference-steps": 2,
+    }  # fmt: skip
+    options = [str(x) for name, value in values.items() for x in (f"--{name}", value)]
+    run("worldsim", "distil", str(teacher), *options, ranks=2)
     (entry,) = read_json(tmp_path / "history.json")
     assert entry["step"] == 4 and all(math.isfinite(v) for v in entry.values())
     card = World.from_pretrained(tmp_path / "world", device="cpu").card

@@ -4,10 +4,7 @@ weights, and misfits are refused."""
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +14,7 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
+from tests.helpers.launching import run
 from tests.helpers.recordings import recording
 from tests.helpers.training import train_config as config
 from worldsim.errors import InvalidInputError
@@ -28,7 +26,7 @@ import sys
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from worldsim.app.cli import main
-from worldsim.training import train
+from worldsim.training import trainer
 
 class Sharding(Accelerator):
     # accelerate itself shards on GPUs alone; torch does on CPUs as well.
@@ -38,11 +36,17 @@ class Sharding(Accelerator):
         super().__init__(**settings)
         self.state.distributed_type = DistributedType.FSDP
         self.state.fsdp_plugin = FullyShardedDataParallelPlugin(
-        fsdp_version=2, auto_wrap_policy="transformer_based_wrap"
-    )
+            fsdp_version=2, auto_wrap_policy="transformer_based_wrap"
+        )
+
+    def prepare(self, *parts, **settings):
+        prepared = super().prepare(*parts, **settings)
+        kinds = sorted({type(p.data).__name__ for p in prepared[0].parameters()})
+        print("prepared", *kinds)
+        return prepared
 
 if sys.argv.pop(1) == "sharded":
-    train.Accelerator = Sharding
+    trainer.Accelerator = Sharding
 sys.exit(main(["train", *sys.argv[1:]]))
 """
 
@@ -68,21 +72,8 @@ def trained(how: str, settings: TrainConfig, program: Path) -> dict[str, torch.T
             str(settings.data[0] if name == "data" else getattr(settings, name)),
         )
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(program),
-        how,
-    ]
-    done = subprocess.run(
-        [*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stderr
+    printed = run(program, how, *arguments, ranks=2)
+    assert printed.count("prepared DTensor") == (2 if how == "sharded" else 0)
     world = load_file(settings.out / "world" / "dynamics" / "diffusion_pytorch_model.safetensors")
     saved = load_file(settings.out / "checkpoint" / "state.safetensors")
     return saved | {f"world.{name}": value for name, value in world.items()}

@@ -13,7 +13,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.files import largest_file
+from tests.helpers.launching import launched, run
 from tests.helpers.recordings import recording
 from tests.helpers.training import assert_equal, started, state_of
 from tests.helpers.training import train_config as config
@@ -72,11 +72,9 @@ def fingerprints(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
-def command(
-    settings: TrainConfig, *launcher: str, stderr: int | None = None
-) -> subprocess.Popen[bytes]:
-    """``worldsim train`` on the CPU in a process of its own."""
-    arguments = ["--memory" if settings.memory else "--no-memory"]
+def command(settings: TrainConfig) -> list[str]:
+    """The arguments of ``worldsim`` that train with these settings."""
+    arguments = ["train", "--memory" if settings.memory else "--no-memory"]
     for name in (
         "data", "out", "preset", "steps", "batch_size", "window", "warmup", "memory_capacity",
         "world_memory_capacity", "mixed_precision", "save_every",
@@ -86,16 +84,7 @@ def command(
             f"--{name.replace('_', '-')}",
             *map(str, value if isinstance(value, tuple) else (value,)),
         ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launcher, "-m", "worldsim", "train", *arguments]
-    # Jobs in the background, the tests themselves for instance, ignore Ctrl-C, and so would their
-    # children.
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, env=environment, stderr=stderr, preexec_fn=heed)
-
-
-def finished(process: subprocess.Popen[bytes]) -> None:
-    assert process.wait(timeout=600) == 0
+    return arguments
 
 
 def test_trains_a_world(tmp_path: Path, rooms: Path) -> None:
@@ -184,21 +173,21 @@ def test_a_killed_run_goes_on_exactly(tmp_path: Path, rooms: Path) -> None:
     nobody disturbed."""
     through = config(rooms, tmp_path / "through", steps=30, save_every=4)
     killed = dataclasses.replace(through, out=tmp_path / "killed")
-    finished(command(through))
-    process = command(killed)
+    run("worldsim", *command(through))
     written = killed.out / "checkpoint" / "checkpoint.json"
-    deadline = time.monotonic() + 240
-    while not written.is_file():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    time.sleep(0.3)
-    assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with launched("worldsim", *command(killed)) as process:
+        deadline = time.monotonic() + 240
+        while not written.is_file():
+            assert process.is_running() and time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(0.3)
+        assert process.is_running()
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     left = [f / "checkpoint.json" for f in (written.parent, killed.out / ".checkpoint.old")]
     reached = read_json(next(f for f in left if f.is_file()))["step"]
     assert 4 <= reached < 30
-    finished(command(killed))
+    run("worldsim", *command(killed))
     assert read_json(written)["step"] == 30
     assert_equal(
         *(load_file(c.out / "checkpoint" / "state.safetensors") for c in (through, killed))
@@ -644,9 +633,14 @@ def test_two_processes(tmp_path: Path, kind: str, request: pytest.FixtureRequest
             for episode in dataset:
                 writer.add(episode)
     settings = config(data, tmp_path / "out", steps=4, save_every=2, memory=kind == "rooms")
-    finished(
-        command(settings, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    )
+    if kind == "rooms":
+        # As the documentation starts it.
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        line = [sys.executable, *launcher, "-m", "worldsim", *command(settings)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        subprocess.run(line, check=True, env=environment, timeout=600)
+    else:
+        run("worldsim", *command(settings), ranks=2)
     (entry,) = read_json(settings.out / "history.json")
     assert entry["step"] == 4 and all(math.isfinite(v) for v in entry.values())
     card = World.from_pretrained(settings.out / "world", device="cpu").card
@@ -775,18 +769,20 @@ def test_a_signal_ends_the_training_after_a_step_with_a_checkpoint(
     tmp_path: Path, rooms: Path, number: int
 ) -> None:
     settings = config(rooms, tmp_path / "out", steps=100_000, save_every=100_000)
-    process = command(settings, stderr=subprocess.PIPE)
-    while not (settings.out / "samples").is_dir() and not list(settings.out.glob("tensorboard/*")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(1.0)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == (143 if number == signal.SIGTERM else 130)
+    with launched("worldsim", *command(settings)) as process:
+        while not (settings.out / "samples").is_dir() and not list(
+            settings.out.glob("tensorboard/*")
+        ):
+            assert process.is_running()
+            time.sleep(0.05)
+        time.sleep(1.0)
+        process.send_signal(number)
+        assert process.wait() == {143 if number == signal.SIGTERM else 130}
+        printed = process.printed
     step = read_json(settings.out / "checkpoint" / "checkpoint.json")["step"]
     assert (
-        f"interrupted after {step} steps; saved in {settings.out}".encode() in errors
-        and b"Traceback" not in errors
+        f"interrupted after {step} steps; saved in {settings.out}" in printed
+        and "Traceback" not in printed
     )
     assert (
         World.from_pretrained(settings.out / "world", "cpu").card["training"]["steps"] == step > 0

@@ -21,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import worldsim  # noqa: F401  registers the environments
+from tests.helpers.launching import launched
 from tests.helpers.worlds import make_tiny_world
 from worldsim.envs.world_env import WorldEnv
 from worldsim.envs.world_vector_env import WorldVectorEnv
@@ -206,7 +207,8 @@ def test_killed_while_saving(world_folder: Path, tmp_path: Path) -> None:
     """A process that saves again and again is killed at some moment: the file is whole, whichever
     snapshot it is."""
     path = tmp_path / "walk.safetensors"
-    code = f"""
+    program = tmp_path / "program.py"
+    program.write_text(f"""
 from worldsim.envs.world_env import WorldEnv
 env = WorldEnv({str(world_folder)!r})
 env.reset(seed=3)
@@ -214,18 +216,15 @@ while True:
     env.save({str(path)!r})
     print("saved", flush=True)
     env.step(1)
-"""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+""")
     for delay in (0.0, 0.003, 0.011):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment
-        )
-        assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        with launched(program) as process:
+            while "saved" not in process.printed:
+                assert process.is_running(), process.printed
+                time.sleep(0.01)
+            time.sleep(delay)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
         env = WorldEnv(world_folder)
         env.load(path)
         env.step(1)

@@ -1,4 +1,4 @@
-"""Chromium without a screen, for tests."""
+"""Chromium without a screen, for the tests as well."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-PATIENCE = 300.0
-"""Seconds until something that must come is given up: a machine may be busy."""
+from experiments.playing.servers import PATIENCE
+from worldsim.errors import MissingDependencyError
+
 FLAGS = (
     "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run "
     "--disable-background-networking --disable-component-update --disable-sync --use-gl=angle "
@@ -23,15 +23,20 @@ FLAGS = (
 
 @contextlib.contextmanager
 def chromium(folder: Path, width: int = 1440, height: int = 900) -> Iterator[Any]:
-    """Run a browser until the context ends, so that no later test counts its processes.
+    """Run a browser until the context ends.
 
     folder: for what it stores.
+    width, height: of the window, its bars included, in pixels.
+
+    Raises MissingDependencyError without the browser or its driver.
     """
     programs = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
     if None in programs.values():
-        pytest.fail(f"a browser is needed, found {programs}: python3 .ci/system-libraries browser")
+        raise MissingDependencyError(
+            f"a browser is needed, found {programs}: python3 .ci/system-libraries browser"
+        )
     options = webdriver.ChromeOptions()
-    options.binary_location = programs["chromium"]
+    options.binary_location = str(programs["chromium"])
     for flag in [*FLAGS.split(), f"--window-size={width},{height}", f"--user-data-dir={folder}"]:
         options.add_argument(flag)
     driver = webdriver.Chrome(options=options, service=Service(programs["chromedriver"]))

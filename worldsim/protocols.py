@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from worldsim.runtime.old_names import warn_renamed
 from worldsim.runtime.rng import Purpose
 from worldsim.runtime.types import Action, Array
 from worldsim.state import Frame, MemoryView, SceneStart
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Pixels = Annotated[int, Ge(1), Le(4096)]
 """Size of a painted view."""
@@ -351,6 +354,14 @@ class IdentifiedPainter(Protocol):
     def identify(self) -> PainterIdentity:
         """Return the identity. Painters of equal identities paint equal frames on one device."""
         ...
+
+
+@runtime_checkable
+class SampledPainter(Protocol):
+    """A painter whose sampling has settings."""
+
+    config: DataclassInstance
+    """The settings. A copy of the painter may get others of the same class."""
 
 
 @runtime_checkable

@@ -41,7 +41,7 @@ from torch import Tensor
 
 from worldsim.agents.explorer import FrontierExplorer
 from worldsim.agents.goal_walker import GoalWalker
-from worldsim.app.generate import prior_of, with_sampling
+from worldsim.app.generate import beside, with_sampling
 from worldsim.camera import Camera, quantise_depth, unproject
 from worldsim.envs.world_env import WorldEnv
 from worldsim.errors import PaintingError, WorldsimError
@@ -68,6 +68,7 @@ from worldsim.painting.painter import DEFAULT_PAINTER, NetworkPainter
 from worldsim.painting.places.folder import SHEET
 from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.validation.validator import Validator, failures, passed
+from worldsim.painting.words.attributes import open_prior
 from worldsim.planning.ground import Ground, GroundConfig
 from worldsim.protocols import Painter, identity_of
 from worldsim.runtime.json_config import read_json, to_json, write_json
@@ -257,7 +258,7 @@ def make_trip(maker: Maker, arm: Arm, number: int, folder: Path) -> tuple[Trip, 
         **arm.journey,
     )
     words = descriptions_for(arm.prompt, painter, config.places)
-    prior = prior_of(config.painter) or prior_of(DEFAULT_PAINTER)
+    prior = beside(config.painter, open_prior) or beside(DEFAULT_PAINTER, open_prior)
     reader = reader_of(painter.spec.attributes, prior)
     began, ended = time.monotonic(), ""
     validator = None if config.validate else Validator(names=())

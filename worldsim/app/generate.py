@@ -7,10 +7,10 @@ import copy
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeVar
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -33,7 +33,7 @@ from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.words.attributes import AttributePrior, open_prior
 from worldsim.painting.words.prompt import parse_prompt
 from worldsim.painting.words.recogniser import AttributeRecogniser, open_recogniser
-from worldsim.protocols import Painter, PromptPainter, identity_of
+from worldsim.protocols import Painter, PromptPainter, SampledPainter, identity_of
 from worldsim.runtime.files import is_folder, make_writable_folder, require_replaceable, sha256_of
 from worldsim.runtime.json_config import check_ranges, write_json
 from worldsim.runtime.progress import SHARE, Progress, say
@@ -41,6 +41,8 @@ from worldsim.runtime.ranges import Count, NotNegative, Positive, Seed
 from worldsim.runtime.rng import child_seed
 from worldsim.runtime.types import JsonObject
 from worldsim.world.scene_files import StartFrames
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ def generate(config: GenerateConfig, painter: Painter | None = None) -> Path:
     prior = recogniser = None
     if painter is None:
         painter = painter_by_name(config.painter, device=config.device)
-        prior, recogniser = prior_of(config.painter), recogniser_of(config.painter)
+        prior = beside(config.painter, open_prior)
+        recogniser = beside(config.painter, open_recogniser)
     painter = with_sampling(
         painter, config.num_inference_steps, config.guidance_scale, config.contrast_scale
     )
@@ -192,18 +195,10 @@ def place_seed(seed: int, i: int) -> int:
     return child_seed(seed, i)
 
 
-def recogniser_of(painter: str) -> AttributeRecogniser | None:
-    """Return the recogniser of attributes that lies beside a painter, None without it."""
+def beside(painter: str, load: Callable[[str], Part]) -> Part | None:
+    """Return what ``load`` finds beside a painter, None if nothing is there."""
     try:
-        return open_recogniser(painter)
-    except NotFoundError:
-        return None
-
-
-def prior_of(painter: str) -> AttributePrior | None:
-    """Return the attributes of real places that stand beside a painter, None without them."""
-    try:
-        return open_prior(painter)
+        return load(painter)
     except NotFoundError:
         return None
 
@@ -300,13 +295,14 @@ def with_sampling(
     changes = {name: value for name, value in wanted.items() if value is not None}
     if not changes:
         return painter
-    settings: Any = getattr(painter, "config", None)
-    own = {f.name for f in dataclasses.fields(settings)} if settings is not None else set()
+    own = set()
+    if isinstance(painter, SampledPainter):
+        own = {field.name for field in dataclasses.fields(painter.config)}
     missing = sorted(changes.keys() - own)
-    if missing:
+    if missing or not isinstance(painter, SampledPainter):
         raise InvalidInputError(
             f"{type(painter).__name__} has no setting {', '.join(missing)}: leave it out"
         )
-    changed: Any = copy.copy(painter)
-    changed.config = dataclasses.replace(settings, **changes)
+    changed = copy.copy(painter)
+    changed.config = dataclasses.replace(painter.config, **changes)
     return changed

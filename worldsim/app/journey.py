@@ -10,9 +10,9 @@ from annotated_types import Ge, Le
 
 from worldsim.app.generate import (
     GenerateConfig,
+    beside,
     passes_of,
     passes_shown,
-    prior_of,
     with_sampling,
 )
 from worldsim.errors import PaintingError
@@ -25,6 +25,7 @@ from worldsim.painting.journeys.words import descriptions_for, reader_of
 from worldsim.painting.painter import DEFAULT_PAINTER
 from worldsim.painting.pretrained import painter_by_name
 from worldsim.painting.validation.validator import Validator, failures
+from worldsim.painting.words.attributes import open_prior
 from worldsim.protocols import Painter
 from worldsim.runtime.files import make_writable_folder, require_replaceable
 from worldsim.runtime.json_config import check_ranges, to_json, write_json
@@ -108,7 +109,7 @@ def journey(config: JourneyRunConfig) -> Path:
     names = painter.spec.attributes
     words = descriptions_for(config.prompt, painter, config.length)
     validator = None if config.validate else Validator(names=())
-    reader = reader_of(names, prior_of(config.painter))
+    reader = reader_of(names, beside(config.painter, open_prior))
     maker = JourneyMaker(painter, words, reader, settings, validator)
     out = make_writable_folder(config.out)
     told = to_json(told_of(maker, config.prompt or ""))

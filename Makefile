@@ -7,7 +7,7 @@ VENV := .venv
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: setup system hooks format lint types docs test test-fast test-nerf test-interop demo play dist clean
+.PHONY: setup system hooks format lint types docs test suite test-fast test-nerf test-interop demo play dist clean
 
 setup: $(STAMP)
 
@@ -29,12 +29,17 @@ hooks: setup
 	$(PIP) --constraint constraints.txt pre-commit
 	$(VENV)/bin/pre-commit install
 
-# Small models in several workers: threads would only get in each other's way.
+# Small models in several workers: threads would only get in each other's way. What takes one core
+# runs beside the tests.
 test: export OMP_NUM_THREADS ?= 1
-test: setup lint types docs
+# Else every process of the tests would compile the package anew.
+test: export PYTHONDONTWRITEBYTECODE =
+test: setup lint
 	@$(PYTHON) .ci/system-libraries cv2 open3d browser
+	@$(MAKE) --no-print-directory --jobs 2 suite types docs test-nerf
+
+suite: setup
 	$(VENV)/bin/python -m pytest -q -n $(WORKERS) --dist worksteal
-	@$(MAKE) --no-print-directory test-nerf
 
 # The tests marked fast: the core's contracts, in under two minutes on two cores.
 test-fast: export OMP_NUM_THREADS ?= 1

@@ -3,6 +3,7 @@ quality of the pictures."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,29 @@ from worldsim.world import World
 from worldsim.world.scene_files import ScenesConfig, load_scene, record_scenes
 
 # Such small networks gain nothing from threads, and several test processes would only wait for one
-# another.
+# another. Nor does inductor, whose processes import torch once more.
 torch.set_num_threads(1)
+os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first in each half of the tests.
+
+    Two workers start with one half each: a long test at the end would leave one of them idle.
+    """
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path, []).append(item)
+    slow = {
+        path: sum(test.get_closest_marker("slow") is not None for test in tests)
+        for path, tests in files.items()
+    }
+    halves: list[list[Path]] = [[], []]
+    for path in (path for path in files if slow[path]):
+        min(halves, key=lambda half: sum(slow[one] for one in half)).append(path)
+    for path in (path for path in files if not slow[path]):
+        min(halves, key=lambda half: sum(len(files[one]) for one in half)).append(path)
+    items[:] = [test for half in halves for path in half for test in files[path]]
 
 
 @pytest.fixture(scope="session")

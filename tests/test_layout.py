@@ -4,6 +4,7 @@ what is committed."""
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 import tomllib
@@ -149,11 +150,11 @@ def committed() -> list[Path]:
         return [ROOT / name for name in listing.split("\0") if name and (ROOT / name).is_file()]
     caches = {".mypy_cache", ".ruff_cache", ".pytest_cache", "__pycache__"}
     left_behind = {".venv", ".venv-nerf", ".venv-interop", "build", "dist", "out", "runs", *caches}
-    return [
-        path
-        for path in ROOT.rglob("*")
-        if path.is_file() and not left_behind & set(path.relative_to(ROOT).parts)
-    ]
+    found: list[Path] = []
+    for folder, names, files in os.walk(ROOT):
+        names[:] = set(names) - left_behind
+        found += [Path(folder, file) for file in files]
+    return found
 
 
 def test_imported_resolves_every_form():

@@ -21,12 +21,12 @@ from worldsim.errors import (
     OutOfMemoryError,
     StorageError,
 )
+from worldsim.io.fusion import refined_depth
 from worldsim.io.meshes import (
     GLTF_FROM_WORLD,
     FusionConfig,
     PoissonConfig,
     fuse,
-    refined_depth,
     save_glb,
     wrap,
 )

@@ -4,6 +4,7 @@ what is committed."""
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -92,6 +93,7 @@ def imported(source: str, package: str) -> set[str]:
     return names
 
 
+@functools.cache
 def imports_of(path: Path) -> set[str]:
     name = module_name(path)
     return imported(

@@ -1,4 +1,4 @@
-"""Small recordings to train on."""
+"""Small recordings to train on. Tests must not write there."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tests.helpers.recordings import recording
 from worldsim.data.dataset import EpisodeDataset, EpisodeWriter
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return recording(tmp_path_factory.mktemp("recorded") / "rooms")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def blind(tmp_path_factory: pytest.TempPathFactory, rooms: Path) -> Path:
     """The same recording without depth and poses."""
     out = tmp_path_factory.mktemp("recorded") / "blind"

@@ -22,6 +22,7 @@ def make_tiny_world(
     rewards: bool = False,
     action_dim: int = 0,
     fold: int = 1,
+    depth: int = 2,
     **config: Any,
 ) -> World:
     """32x32 frames, window 4. Layers that start at zero get random weights too, so that everything
@@ -41,7 +42,7 @@ def make_tiny_world(
         actions=actions,
         action_dim=action_dim,
         dim=32,
-        depth=2,
+        depth=depth,
         heads=2,
         levels=(8, 8, 16) if fold == 1 else (8, 16),
         window=4,

@@ -64,8 +64,8 @@ def test_held_out_views_of_a_known_room() -> None:
         psnr(v.rgb[0][:, v.mask[0]][..., None], truth.rgb[i][:, v.mask[0]][..., None])
         for i, v in enumerate(points)
     ]
-    fitted = views(memory.render, memory.fit(data, iterations=150))
-    noise = views(memory.render, memory.fit(data, iterations=150, from_points=False))
+    fitted = views(memory.render, memory.fit(data, iterations=100))
+    noise = views(memory.render, memory.fit(data, iterations=100, from_points=False))
     assert whole(fitted) > 25.0
     assert whole(points) < 20.0 and float(torch.stack(known).mean()) < whole(fitted) - 1.0
     assert whole(noise) < whole(fitted) - 1.0

@@ -92,6 +92,6 @@ def test_kernels_give_the_bits_of_torch() -> None:
 
 
 if __name__ == "__main__":
-    # Enough slots that the least recently seen ones are found by counting, and few enough that they
-    # are sorted.
-    compare("cpu", (300, 5000, 131072))
+    # From 2**16 + 1 slots on, the least recently seen ones are found by counting; of fewer they are
+    # sorted.
+    compare("cpu", (300, 5000, 2**16 + 300))

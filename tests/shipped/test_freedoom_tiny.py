@@ -120,13 +120,15 @@ def test_an_action_outside_the_space() -> None:
 
 @pytest.mark.slow
 def test_it_beats_copying_and_warping(tmp_path: Path) -> None:
-    """A quick look at two walks through test maps: margins far under those of the full protocol,
-    whose figures are in the card."""
+    """A quick look at two short walks through test maps: margins far under those of the full
+    protocol, whose figures are in the card."""
     results = evaluate(
         EvaluateConfig(
             world="freedoom-tiny",
             json=tmp_path / "results.json",
             episodes=2,
+            history=24,
+            horizon=16,
             device="cpu",
             workers=1,
         )

@@ -68,7 +68,8 @@ def test_lengths_that_are_none(frames: tuple[float, float]) -> None:
 def test_a_compiled_copy_dreams_the_same_and_takes_new_weights() -> None:
     """Within rounding, also after other weights were copied in; nothing is compiled for them again,
     the source stays as it is."""
-    first, second = network(0, view_channels=0), network(1, view_channels=0)
+    small = {"view_channels": 0, "depth": 1, "fold": 2, "levels": (8, 16)}
+    first, second = (network(seed, **small) for seed in (0, 1))
     before = {name: value.clone() for name, value in first.state_dict().items()}
     plain, compiled = OwnFrames(first), OwnFrames(first, EngineConfig(compile="default"))
     seen = []

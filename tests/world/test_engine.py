@@ -33,10 +33,14 @@ from worldsim.world.scene_files import load_scene
 CPU = torch.device("cpu")
 
 
+def initial(world: World, scenes_folder: Path) -> WorldState:
+    scenes = [load_scene(scenes_folder / name) for name in ("room-6-1", "room-7-1", "room-7-2")]
+    return world.initial(scenes, [4, 5, 6])
+
+
 @pytest.fixture
 def state(tiny_world: World, scenes_folder: Path) -> WorldState:
-    scenes = [load_scene(scenes_folder / name) for name in ("room-6-1", "room-7-1", "room-7-2")]
-    return tiny_world.initial(scenes, [4, 5, 6])
+    return initial(tiny_world, scenes_folder)
 
 
 @pytest.fixture
@@ -98,15 +102,18 @@ def test_bfloat16_is_exact_with_itself_and_close_to_float32(
 
 @pytest.mark.slow
 def test_compiled_steps_are_exact_with_themselves_and_close_to_plain_ones(
-    tiny_world: World, state: WorldState
+    scenes_folder: Path,
 ) -> None:
-    compiled = tiny_world.with_engine(EngineConfig(compile="default", whole=True))
+    """Of a network with few layers: each takes seconds to compile."""
+    world = make_tiny_world(depth=1, fold=2)
+    state = initial(world, scenes_folder)
+    compiled = world.with_engine(EngineConfig(compile="default", whole=True))
     told = set(engines._told)
     before, walked, plain = state.clone(), state, state
     for act in (acts(1, 2, 3), acts(1, 1, 4), acts(3, 0, 1)):
         kept = walked
         walked, seen = compiled.step(walked, act)
-        plain, expected = tiny_world.step(plain, act)
+        plain, expected = world.step(plain, act)
         difference = (seen.frame.rgb.float() - expected.frame.rgb.float()).abs()
         assert (difference > 2).float().mean() < 0.02 and torch.allclose(
             seen.frame.pose, expected.frame.pose, atol=2e-3
@@ -118,10 +125,10 @@ def test_compiled_steps_are_exact_with_themselves_and_close_to_plain_ones(
     # The memory takes in the same frame the same way, bit by bit.
     assert same(
         compiled.observe(kept, act, expected.frame).memory,
-        tiny_world.observe(kept, act, expected.frame).memory,
+        world.observe(kept, act, expected.frame).memory,
     )
     # A given pose goes round the ego-motion head.
-    mine, theirs = (w.step(kept, act, expected.frame.pose)[1].frame for w in (compiled, tiny_world))
+    mine, theirs = (w.step(kept, act, expected.frame.pose)[1].frame for w in (compiled, world))
     assert (
         torch.equal(mine.pose, theirs.pose)
         and ((mine.rgb.float() - theirs.rgb.float()).abs() > 2).float().mean() < 0.02

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers.training import train_config
 from worldsim.app.demo import DemoConfig, demo
 from worldsim.app.export import ExportConfig, export
 from worldsim.data.record import RecordConfig, record
@@ -19,7 +20,7 @@ from worldsim.diffusion.network import SpaceTimeTransformer
 from worldsim.evaluation.evaluate import EvaluateConfig, evaluate
 from worldsim.training.corruption import PerturbConfig
 from worldsim.training.loss import LossConfig, energy_score
-from worldsim.training.train import PRESETS, TrainConfig, train
+from worldsim.training.train import PRESETS, train
 from worldsim.world import World
 from worldsim.world.config import WorldConfig
 from worldsim.world.heads import EgoMotionHead
@@ -49,20 +50,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             seed=1,
         )
     )
-    settings: dict[str, Any] = dict(
-        preset="debug",
-        steps=2,
-        batch_size=1,
-        window=12,
-        warmup=1,
-        memory_capacity=30_000,
-        world_memory_capacity=60_000,
-        mixed_precision="no",
-        compile=False,
-        patience=0.0,
-        mirror_actions=MIRROR,
-    )
-    train(TrainConfig(place / "data", place / "first", **settings))
+    settings: dict[str, Any] = {
+        "steps": 2, "batch_size": 1, "warmup": 1, "memory_capacity": 30_000,
+        "world_memory_capacity": 60_000, "mirror_actions": MIRROR,
+    }  # fmt: skip
+    train(train_config(place / "data", place / "first", **settings))
     objective = LossConfig(energy=0.7, pure_noise=0.7)
     own = PerturbConfig(own=1.0, own_frames=(2, 4))
     settings |= {
@@ -71,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "loss": objective,
         "perturb": own,
     }
-    train(TrainConfig(place / "data", place / "second", **settings))
+    train(train_config(place / "data", place / "second", **settings))
     assert len(list((place / "second" / "samples").glob("*.png"))) == 1
     export(ExportConfig(str(place / "second" / "world"), place / "world"))
     record_scenes(

@@ -295,6 +295,29 @@ def test_what_is_dreamed_in_holes_does_not_become_known(
     }  # fmt: skip
 
 
+def test_a_frame_of_which_nothing_is_taken_leaves_the_memory_as_it_is(
+    tiny_world: World, scenes_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The memory's points are not passed over for it, and a pass over them would change nothing."""
+    state = tiny_world.initial([load_scene(scenes_folder / "room-6-1")], [4])
+    config = PaintAheadConfig(coverage=0.0, takes=Takes.NOTHING)
+    world = tiny_world.with_painting(make_tiny_painter(), config)
+    assert world.painting is not None
+    state, act = world.painting.begin(state), torch.tensor([FORWARD])
+    camera, none = world.step(state, act)[1].frame, torch.zeros(1, 32, 32, dtype=torch.bool)
+    assert camera.pose is not None
+    passed = world.memory.integrate(
+        state.memory, camera, Camera(camera.pose, state.intrinsics, 32, 32), state.step, none
+    )
+    monkeypatch.setattr(PointMemory, "integrate", lambda *_: pytest.fail("all points are passed"))
+    after, _ = world.step(state, act)
+    for memory in (passed, after.memory):
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(flatten(memory).values(), flatten(state.memory).values(), strict=True)
+        )
+
+
 @pytest.mark.fast
 def test_painted_walls_stand_in_the_way_as_observed_ones_do() -> None:
     """The ego-motion head's map shows a painted wall, and nothing where nothing is known."""

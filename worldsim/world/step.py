@@ -191,7 +191,10 @@ class Step:
             elif not observed and state.looked is not None and inputs.view is not None:
                 plain = (state.looked == NEVER_AGAIN)[:, None, None]
                 known = taken_pixels(self.takes, inputs.view) | plain
-            memory = self.memory.integrate(memory, frame, camera, state.step, known)
+            # A frame of which nothing is taken leaves the memory as it is. A GPU would have to wait
+            # to find out.
+            if known is None or known.device.type != "cpu" or bool(known.any()):
+                memory = self.memory.integrate(memory, frame, camera, state.step, known)
         act = inputs.act[:, None].to(state.act.dtype)
         return dataclasses.replace(
             state,

@@ -23,6 +23,9 @@ class Tally:
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     """Number, sum and sum of squares of the rewards of transitions that went on, and of those that
     ended the episode."""
+    low: float = float("inf")
+    high: float = float("-inf")
+    """Least and largest reward of transitions that continue."""
     synthetic_terminal: bool = False
     """Whether an episode's last frame was made up
     (:func:`worldsim.training.buffer.is_synthetic_terminal`)."""
@@ -45,6 +48,9 @@ class Tally:
             self.count[kind] += len(values)
             self.total[kind] += values.sum()
             self.squares[kind] += np.square(values).sum()
+            if kind == 0 and len(values):
+                self.low = min(self.low, float(values.min()))
+                self.high = max(self.high, float(values.max()))
         over = term | trunc
         self.synthetic_terminal = self.synthetic_terminal or any(
             i > 0 and over[i - 1] and is_synthetic_terminal(rgb[i - 1], rgb[i]) for i in last

@@ -45,6 +45,7 @@ from worldsim.training.outcomes import OutcomeConfig
 from worldsim.training.train import run
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
+from worldsim.world.frame_outcome import FrameOutcomeHead as FrameHead
 
 Array = NDArray[Any]
 
@@ -108,10 +109,8 @@ class ArmsConfig:
     """Arms that ``all`` trains, in this order."""
     env_id: str = "LunarLander-v3"
     """Gymnasium id; it is recorded as it renders, 64x64."""
-    env_kwargs: dict[str, int | float | bool | str] = field(
-        default_factory=lambda: {"continuous": True}
-    )
-    """Further arguments of ``gymnasium.make``."""
+    env_kwargs: tuple[str, ...] = ("continuous", "True")
+    """Further arguments of ``gymnasium.make``, pairs of name and value."""
     policies: tuple[str, ...] = ("persistent", "random")
     """Who plays the training recordings; the first one plays the held-out one."""
     frames: tuple[int, ...] = (80_000, 40_000)
@@ -245,7 +244,6 @@ def record_all(config: ArmsConfig) -> None:
     ]
     parts.append((config.work / "test", config.policies[0], config.test_frames, config.seed + 100))
     total = sum(frames for _, _, frames, _ in parts)
-    kwargs = [str(x) for pair in config.env_kwargs.items() for x in pair]
     # Processes of their own: those that a recording starts read this file's imports again.
     running = []
     for out, policy, frames, seed in parts:
@@ -257,7 +255,7 @@ def record_all(config: ArmsConfig) -> None:
         command = [sys.executable, "-m", "worldsim", "record", config.env_id]
         command += ["--render"] if config.render else []
         command += [str(x) for pair in options.items() for x in pair]
-        command += ["--size", "64", "64", "--env-kwargs", *kwargs]
+        command += ["--size", "64", "64", "--env-kwargs", *config.env_kwargs]
         running.append(subprocess.Popen(command))
     failed = [str(process.args) for process in running if process.wait() != 0]
     if failed:
@@ -446,6 +444,17 @@ def judge(head: FrameOutcomeHead, recorded: Recorded, after: bool) -> tuple[Tens
 
 
 @torch.no_grad()
+def judge_own(head: FrameHead, recorded: Recorded) -> tuple[Tensor, Tensor]:
+    """The same of a world's own head that reads frames, which sees the true new frame."""
+    parts = []
+    for index in recorded.judged.split(2048):
+        seen = recorded.look(index, head.config.frames, head.config.sees_new)
+        taken = seen.taken.reshape(*seen.taken.shape, *[1] * (seen.act.dim() - 2))
+        parts.append(head(seen.rgb, seen.act * taken.to(seen.act.dtype)))
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+@torch.no_grad()
 def judge_episodes(reference: Reference, recorded: Recorded) -> dict[str, tuple[Tensor, Tensor]]:
     """The same by the reference, which takes each episode in from its beginning."""
     r = recorded
@@ -567,6 +576,9 @@ def train_world(config: ArmsConfig) -> None:
         results["heads"][name]["rewarded"] = rewarded(truth, [r[:, 0] for r in rew])
         mean = figures(truth, [e.mean(1) for e in ending], [r.mean(1) for r in rew])
         results["heads"][f"{name}, mean of {config.draws}"] = mean
+    if isinstance(world.outcome, FrameHead):
+        rewards, logit = judge_own(world.outcome, held_out.recorded)
+        results["heads"]["own, true frames"] = of_transitions(held_out, rewards[:, 0], logit)
     write_json(config.work / "results" / f"{config.arm}-steps.json", results)
     results["episode_steps"] = dream(world, held_out, heads, config)
     save_picture(strips(forced, held_out), config.out / f"ends-{config.arm}.png")

@@ -125,6 +125,8 @@ class ArmsConfig:
     """Training steps of the baseline's world, at the trainer's own warm-up and decay."""
     minutes: float | None = None
     """Training time of a world instead of its steps, compilation included."""
+    refresh_every: int = 200
+    """Training steps between looks for new shards, where recordings are in progress."""
     outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
     """Training of worlds' own heads that read frames."""
     render: bool = True
@@ -534,7 +536,7 @@ def train_world(config: ArmsConfig) -> None:
             data=(config.work / "data",), out=config.work / "worlds" / config.arm, seed=arm.seed,
             preset=config.preset, pooling=arm.pooling, memory=False, colour=0.0,
             loss=objective, head_input=arm.reads, outcome=config.outcome,
-            minutes=config.minutes, steps=steps, warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size,
+            minutes=config.minutes, refresh_every=config.refresh_every, steps=steps, warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size,
             buffer_frames=int(1.2 * sum(config.frames)) + 4096,
             save_every=steps, sample_every=steps, scenes=0,
         )

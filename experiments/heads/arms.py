@@ -536,7 +536,8 @@ def train_world(config: ArmsConfig) -> None:
             data=(config.work / "data",), out=config.work / "worlds" / config.arm, seed=arm.seed,
             preset=config.preset, pooling=arm.pooling, memory=False, colour=0.0,
             loss=objective, head_input=arm.reads, outcome=config.outcome,
-            minutes=config.minutes, refresh_every=config.refresh_every, steps=steps, warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size,
+            minutes=config.minutes, refresh_every=config.refresh_every, steps=steps,
+            warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size,
             buffer_frames=int(1.2 * sum(config.frames)) + 4096,
             save_every=steps, sample_every=steps, scenes=0,
         )

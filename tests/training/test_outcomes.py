@@ -1,4 +1,5 @@
-"""Training of a head that reads frames: drawing by class is corrected for, by hand and in effect."""
+"""Training of a head that reads frames: drawing by class is corrected for, by hand and in
+effect."""
 
 from __future__ import annotations
 
@@ -103,11 +104,18 @@ def test_transitions_of_a_buffer_by_hand() -> None:
     index = buffer.transitions()
     assert index.tolist() == [1, 2, 3, 4, 6, 7, 8]
     rew, term = buffer.outcomes(index)
-    assert rew.tolist() == [0, 1, 2, 3, 5, 6, 7] and term.tolist() == [False] * 3 + [True] + [False] * 3
+    assert (
+        rew.tolist() == [0, 1, 2, 3, 5, 6, 7]
+        and term.tolist() == [False] * 3 + [True] + [False] * 3
+    )
     seen = buffer.before(torch.tensor([4, 6, 4]), 3, torch.tensor([0, 0, 3]))
     assert seen.rgb[:, :, 0, 5, 5].tolist() == [[2, 3, 4], [5, 5, 6], [3, 3, 4]]
     assert seen.act[..., 0].tolist() == [[1, 2, 3], [0, 0, 5], [0, 0, 3]]
-    assert seen.rew[:, -1].tolist() == [3, 5, 3] and seen.term[:, -1].tolist() == [True, False, True]
+    assert seen.rew[:, -1].tolist() == [3, 5, 3] and seen.term[:, -1].tolist() == [
+        True,
+        False,
+        True,
+    ]
     head = small(bins=5)
     head.set_range(0.0, 7.0)
     sampler = TransitionSampler(buffer, head, OutcomeConfig(ends=0.5, forget=0.0))
@@ -147,9 +155,7 @@ def test_a_resumed_training_is_the_same(blind: Path, tmp_path: Path) -> None:
     assert isinstance(world.outcome, FrameOutcomeHead) and world.outcome.config.sees_new
 
 
-def test_network_and_head_take_nothing_from_each_other(
-    blind: Path, tmp_path: Path
-) -> None:
+def test_network_and_head_take_nothing_from_each_other(blind: Path, tmp_path: Path) -> None:
     """Other draws of transitions change the head; the network's step stays bit for bit."""
     states = []
     for ends in (0.1, 0.6):

@@ -1,4 +1,4 @@
-"""The head that reads frames: values of rewards, classes, units, and its part in a world's state."""
+"""The head that reads frames: values of rewards, classes, units, its part in a world's state."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ PRESETS: dict[str, JsonObject] = {
 }
 """Network sizes by name; any frame size divisible by the patch (8) trains with each."""
 
+
 class HeadInput(StrEnum):
     """What the head for rewards and terminations reads."""
 

@@ -245,7 +245,10 @@ class DistilTrainer(Trainer):
         return network, teacher.ego_motion, outcome
 
     def _loss_module(
-        self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead | FrameOutcomeHead
+        self,
+        network: SpaceTimeTransformer,
+        ego: EgoMotionHead | None,
+        outcome: OutcomeHead | FrameOutcomeHead,
     ) -> TrainingLoss:
         c = self.distil
         teacher = self.teacher.network.to(self.device)

@@ -321,9 +321,11 @@ class TrainingLoss(nn.Module):
         else:
             dreamed = predictions[0].detach()
             usable = (sigma == 1.0) & follows
-            losses.update(
-                self._frame_outcomes(transitions, windows, dreamed, usable, generator)
-            )
+            # In full precision: rewards depend on motions of a fraction of a pixel.
+            with torch.autocast(x.device.type, enabled=False):
+                losses.update(
+                    self._frame_outcomes(transitions, windows, dreamed, usable, generator)
+                )
         if self.ego_motion is not None and motions is not None:
             losses.update(self._motions(motions))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()

@@ -163,9 +163,7 @@ class TransitionSampler:
         return Transitions(self.buffer.before(last, frames, since), self.factors)
 
 
-def class_weights(
-    head: FrameOutcomeHead, factors: Tensor, rew: Tensor, term: Tensor
-) -> Tensor:
+def class_weights(head: FrameOutcomeHead, factors: Tensor, rew: Tensor, term: Tensor) -> Tensor:
     """Return how often each of n transitions is drawn, relative to a uniform draw, (n,) float32.
 
     factors: (1 + bins,), see :func:`sampling_factors`. rew, term: (n,).

@@ -78,8 +78,8 @@ class TrainConfig:
     query). With ``init_from`` it is that network's."""
     head_input: HeadInput | None = None
     """What the head for rewards and terminations reads: features or frames. By default frames for
-    the preset task and features for others; a resumed run keeps its own, and with ``init_from`` it
-    is that world's."""
+    the preset task, unless the recording's terminal frames are synthetic, and features for others;
+    a resumed run keeps its own, and with ``init_from`` it is that world's."""
     outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
     """Training of a head that reads frames."""
     num_inference_steps: Batch = 1

@@ -215,12 +215,10 @@ class Trainer:
             or (precision if precision in ("bf16", "no") else PRECISIONS[kind]),
             batch_size=self.batch_size,
         )
-        if config.head_input is None and config.init_from is None:
-            reads = HEAD_INPUTS.get(config.preset, HeadInput.FEATURES)
-            if told:
-                # Checkpoints of before the setting have heads on features.
-                found = told.get("head_input")
-                reads = HeadInput(found) if found in list(HeadInput) else HeadInput.FEATURES
+        if config.head_input is None and config.init_from is None and told:
+            # Checkpoints of before the setting have heads on features.
+            found = told.get("head_input")
+            reads = HeadInput(found) if found in list(HeadInput) else HeadInput.FEATURES
             self._use(head_input=reads)
 
     def _use(self, **used: Any) -> None:
@@ -299,7 +297,13 @@ class Trainer:
         world = None if start is None else World.from_pretrained(start, device="cpu")
         if world is not None:
             self.earlier = world.card
-        synthetic = self.config.head_input is not HeadInput.FEATURES and self._synthetic_terminals()
+        asked = self.config.head_input
+        usual = HEAD_INPUTS.get(self.config.preset, HeadInput.FEATURES)
+        may_read_frames = HeadInput.FRAMES in (asked, usual) and asked is not HeadInput.FEATURES
+        synthetic = may_read_frames and self._synthetic_terminals()
+        if asked is None and world is None:
+            # Synthetic frames are hidden from it, and features remember longer.
+            self._use(head_input=HeadInput.FEATURES if synthetic else usual)
         return modules_for(info, self.config, world, synthetic)
 
     def _synthetic_terminals(self) -> bool:

@@ -13,8 +13,9 @@ import torch
 from tests.helpers.recordings import plain
 from tests.helpers.training import assert_equal, started, state_of
 from tests.helpers.training import train_config as config
+from worldsim.errors import InvalidInputError
 from worldsim.training.buffer import FrameBuffer
-from worldsim.training.config import HeadInput
+from worldsim.training.config import HEAD_INPUTS, HeadInput
 from worldsim.training.outcomes import (
     OutcomeConfig,
     TransitionSampler,
@@ -196,6 +197,31 @@ def test_units_follow_new_shards(blind: Path, tmp_path: Path, reads: HeadInput) 
         assert float(head.bin_values[-1]) == pytest.approx(trainer.tally.high)
     for one, now in zip(before, predictions(trainer), strict=True):
         assert torch.allclose(one, now, atol=1e-4)
+
+
+def test_what_heads_read_by_default(
+    blind: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frames for presets of the table, unless terminal frames are synthetic; features for others.
+    What a world's head reads stays with ``init_from``, unless something else is asked for."""
+    settings = frames_config(blind, tmp_path / "a", head_input=None)
+    assert isinstance(Trainer(settings).outcome, OutcomeHead)
+    monkeypatch.setitem(HEAD_INPUTS, "debug", HeadInput.FRAMES)
+    first = Trainer(settings)
+    assert isinstance(first.outcome, FrameOutcomeHead)
+    assert first.config.head_input is HeadInput.FRAMES
+    folder = first.world().save_pretrained(tmp_path / "world")
+    init = {"init_from": str(folder), "head_input": None}
+    again = Trainer(frames_config(blind, tmp_path / "b", **init))
+    assert isinstance(again.outcome, FrameOutcomeHead)
+    other = Trainer(frames_config(blind, tmp_path / "c", **init | {"head_input": HeadInput.FEATURES}))
+    assert isinstance(other.outcome, OutcomeHead)
+    monkeypatch.setattr(Trainer, "_synthetic_terminals", lambda self: True)
+    assert isinstance(Trainer(settings).outcome, OutcomeHead)
+    asked = Trainer(frames_config(blind, tmp_path / "d")).outcome
+    assert isinstance(asked, FrameOutcomeHead) and not asked.config.sees_new
+    with pytest.raises(InvalidInputError, match="the head reads frames"):
+        Trainer(frames_config(blind, tmp_path / "e", pooling="attention"))
 
 
 def last_bias(head: OutcomeHead | FrameOutcomeHead) -> str:

@@ -319,7 +319,7 @@ class Trainer:
         for dataset in self.datasets:
             if dataset.readable:
                 tally.add(dataset.load_shard(dataset.readable[0])[0])
-        return tally.synthetic_terminal
+        return tally.hides_endings
 
     # Data.
 
@@ -423,11 +423,11 @@ class Trainer:
         self.measured = True
         if isinstance(head, FrameOutcomeHead):
             assert self.transitions is not None
-            if tally.synthetic_terminal and head.config.sees_new:
+            if tally.hides_endings and head.config.sees_new and tally.endings >= 8:
                 raise InvalidInputError(
                     f"{list_folders(self.config.data)}: the frames at the ends of episodes are not "
-                    f"real, and the first shard did not show it: start again now, or pass "
-                    f"--head-input features"
+                    f"real, and the first shard did not show it: start again in a new --out, or "
+                    f"pass --head-input features"
                 )
             head.set_end_units((units[1], units[3]), self._last_layers() if trained else ())
             head.set_range(low, high, trained)

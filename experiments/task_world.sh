@@ -76,7 +76,7 @@ done
 limit=(--minutes "$MINUTES")
 if [ -n "${STEPS:-}" ]; then limit=(--steps "$STEPS"); fi
 # shellcheck disable=SC2086
-"$PYTHON" -m worldsim train --data "$OUT"/data/* --out "$OUT/$RUN" --preset "$PRESET" --batch-size "$BATCH" --patience 60 \
+"$PYTHON" -m worldsim train --data "$OUT"/data/* --out "$OUT/$RUN" --preset "$PRESET" --head-input features --batch-size "$BATCH" --patience 60 \
     "${common[@]}" "${limit[@]}" ${TRAIN:-}
 wait
 

@@ -46,7 +46,7 @@ train() { # task run minutes options
     shift 3
     # What begins without notice, shots and what comes into sight, has to come as often as it does.
     # shellcheck disable=SC2086
-    OMP_NUM_THREADS=3 "$python" -m worldsim train --data "$task/data" --out "$task/$run" --preset "${PRESET:-task}" --patience 60 \
+    OMP_NUM_THREADS=3 "$python" -m worldsim train --data "$task/data" --out "$task/$run" --preset "${PRESET:-task}" --head-input features --patience 60 \
         --no-memory --colour 0 --mirror-actions ${mirror[$task]} --loss.balance level --loss.pure-noise 0.5 --loss.energy 0.9 \
         --loss.detail 0.8 --loss.outcome-weight 2 --buffer-frames "${BUFFER:-900000}" --save-every "${SAVE_EVERY:-1000}" \
         --sample-every 1000 --refresh-every 100 --minutes "$minutes" "$@" ${TRAIN:-} >"log/world-$task-$run.log" 2>&1

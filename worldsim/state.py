@@ -157,6 +157,8 @@ class WorldState:
         (:class:`worldsim.protocols.ContextOfViews`).
     looked: (b,) int64, the step at which a painter last looked ahead
         (:mod:`worldsim.world.paint_ahead`); None for dreams that are not painted ahead.
+    recent: (b, k, 3, h, w) uint8, the last k emitted frames, oldest first. None for worlds whose
+        head reads no frames (:class:`worldsim.world.frame_outcome.FrameOutcomeHead`).
     """
 
     frame: Frame
@@ -169,6 +171,7 @@ class WorldState:
     step: Tensor
     coverage: Tensor | None = None
     looked: Tensor | None = None
+    recent: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.seed)

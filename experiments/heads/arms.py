@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import tyro
 from diffusers.training_utils import EMAModel
-from figures import Truth, cells, figures, table
+from figures import Truth, cells, figures, rewarded, table
 from frame_heads import BalanceConfig, Balanced, FrameOutcomeHead, Recorded, Seen
 from numpy.typing import NDArray
 from reference import Reference, Sequences
@@ -39,11 +39,13 @@ from worldsim.evaluation.metrics import psnr
 from worldsim.io.pictures import contact_sheet, save_picture
 from worldsim.runtime.json_config import read_json, write_json
 from worldsim.state import Frame, SceneStart
-from worldsim.training.config import TrainConfig
+from worldsim.training.config import HeadInput, TrainConfig
 from worldsim.training.loss import Balance, LossConfig
+from worldsim.training.outcomes import OutcomeConfig
 from worldsim.training.train import run
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
+from worldsim.world.frame_outcome import FrameOutcomeHead as FrameHead
 
 Array = NDArray[Any]
 
@@ -59,6 +61,8 @@ class Arm:
     emphasis: float = 1.0
     """How many times more ends count."""
     seed: int = 0
+    reads: HeadInput = HeadInput.FEATURES
+    """What the world's own head reads."""
 
 
 ARMS = {
@@ -74,6 +78,10 @@ ARMS = {
     "long-attention": Arm(pooling="attention", longer=4),
     "base-1": Arm(seed=1),
     "long-both-1": Arm(Balance.CONTEXT, "attention", 4, seed=1),
+    **{
+        f"frames-{seed}": Arm(Balance.CONTEXT, seed=seed, reads=HeadInput.FRAMES)
+        for seed in range(3)
+    },
 }
 HEADS = {
     "after": (True, 0),
@@ -101,10 +109,8 @@ class ArmsConfig:
     """Arms that ``all`` trains, in this order."""
     env_id: str = "LunarLander-v3"
     """Gymnasium id; it is recorded as it renders, 64x64."""
-    env_kwargs: dict[str, int | float | bool | str] = field(
-        default_factory=lambda: {"continuous": True}
-    )
-    """Further arguments of ``gymnasium.make``."""
+    env_kwargs: tuple[str, ...] = ("continuous", "True")
+    """Further arguments of ``gymnasium.make``, pairs of name and value."""
     policies: tuple[str, ...] = ("persistent", "random")
     """Who plays the training recordings; the first one plays the held-out one."""
     frames: tuple[int, ...] = (80_000, 40_000)
@@ -117,6 +123,14 @@ class ArmsConfig:
     """Size of the worlds' network."""
     steps: int = 1275
     """Training steps of the baseline's world, at the trainer's own warm-up and decay."""
+    minutes: float | None = None
+    """Training time of a world instead of its steps, compilation included."""
+    refresh_every: int = 200
+    """Training steps between looks for new shards, where recordings are in progress."""
+    outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
+    """Training of worlds' own heads that read frames."""
+    render: bool = True
+    """Record what the environment renders, not its observations."""
     batch_size: int = 32
     """Windows a step, of 24 frames."""
     head_steps: int = 6_000
@@ -232,7 +246,6 @@ def record_all(config: ArmsConfig) -> None:
     ]
     parts.append((config.work / "test", config.policies[0], config.test_frames, config.seed + 100))
     total = sum(frames for _, _, frames, _ in parts)
-    kwargs = [str(x) for pair in config.env_kwargs.items() for x in pair]
     # Processes of their own: those that a recording starts read this file's imports again.
     running = []
     for out, policy, frames, seed in parts:
@@ -241,9 +254,10 @@ def record_all(config: ArmsConfig) -> None:
             "--episode-steps": config.episode_steps, "--frames-per-shard": 1024,
             "--workers": max(1, config.workers * frames // total),
         }  # fmt: skip
-        command = [sys.executable, "-m", "worldsim", "record", config.env_id, "--render"]
+        command = [sys.executable, "-m", "worldsim", "record", config.env_id]
+        command += ["--render"] if config.render else []
         command += [str(x) for pair in options.items() for x in pair]
-        command += ["--size", "64", "64", "--env-kwargs", *kwargs]
+        command += ["--size", "64", "64", "--env-kwargs", *config.env_kwargs]
         running.append(subprocess.Popen(command))
     failed = [str(process.args) for process in running if process.wait() != 0]
     if failed:
@@ -432,6 +446,17 @@ def judge(head: FrameOutcomeHead, recorded: Recorded, after: bool) -> tuple[Tens
 
 
 @torch.no_grad()
+def judge_own(head: FrameHead, recorded: Recorded) -> tuple[Tensor, Tensor]:
+    """The same of a world's own head that reads frames, which sees the true new frame."""
+    parts = []
+    for index in recorded.judged.split(2048):
+        seen = recorded.look(index, head.config.frames, head.config.sees_new)
+        taken = seen.taken.reshape(*seen.taken.shape, *[1] * (seen.act.dim() - 2))
+        parts.append(head(seen.rgb, seen.act * taken.to(seen.act.dtype)))
+    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+
+@torch.no_grad()
 def judge_episodes(reference: Reference, recorded: Recorded) -> dict[str, tuple[Tensor, Tensor]]:
     """The same by the reference, which takes each episode in from its beginning."""
     r = recorded
@@ -510,8 +535,9 @@ def train_world(config: ArmsConfig) -> None:
         TrainConfig(
             data=(config.work / "data",), out=config.work / "worlds" / config.arm, seed=arm.seed,
             preset=config.preset, pooling=arm.pooling, memory=False, colour=0.0,
-            loss=objective,
-            steps=steps, warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size,
+            loss=objective, head_input=arm.reads, outcome=config.outcome,
+            minutes=config.minutes, refresh_every=config.refresh_every, steps=steps,
+            warmup=max(1, min(300, steps // 4)), batch_size=config.batch_size,
             buffer_frames=int(1.2 * sum(config.frames)) + 4096,
             save_every=steps, sample_every=steps, scenes=0,
         )
@@ -519,8 +545,10 @@ def train_world(config: ArmsConfig) -> None:
     began = time.monotonic()
     world = run(trainer).to(device)
     trained = time.monotonic() - began
-    history = trainer.history
+    history, steps = trainer.history, trainer.step
     del trainer
+    # Small enough to be kept: some megabytes.
+    world.save_pretrained(config.out / "worlds" / config.arm, eight_bit=True)
     held_out = HeldOut.of(config, device)
     began = time.monotonic()
     # They are trained beside the first worlds.
@@ -548,8 +576,13 @@ def train_world(config: ArmsConfig) -> None:
     for name in ["network", *(f"{head}, dreamed frame" for head in heads if HEADS[head][0])]:
         ending, rew = (forced[f"{name} {what}"] for what in ("ending", "reward"))
         results["heads"][name] = figures(truth, [e[:, 0] for e in ending], [r[:, 0] for r in rew])
+        results["heads"][name]["rewarded"] = rewarded(truth, [r[:, 0] for r in rew])
         mean = figures(truth, [e.mean(1) for e in ending], [r.mean(1) for r in rew])
         results["heads"][f"{name}, mean of {config.draws}"] = mean
+    if isinstance(world.outcome, FrameHead):
+        rewards, logit = judge_own(world.outcome, held_out.recorded)
+        results["heads"]["own, true frames"] = of_transitions(held_out, rewards[:, 0], logit)
+    write_json(config.work / "results" / f"{config.arm}-steps.json", results)
     results["episode_steps"] = dream(world, held_out, heads, config)
     save_picture(strips(forced, held_out), config.out / f"ends-{config.arm}.png")
     write_json(config.work / "results" / f"{config.arm}.json", results)

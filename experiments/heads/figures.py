@@ -55,20 +55,65 @@ def figures(
         "ends": int(sum(e.sum() for e in truth.ended)),
         "ending_log_loss": pooled(losses),
         "ending_log_loss_of_share": pooled(constant),
-        "ending_ratio": pooled(losses) / pooled(constant),
-        "ending_ratio_ci95": ratio_ci(losses, constant, n, draws),
+        "ending_ratio": over(pooled(losses), pooled(constant)),
+        "ending_ratio_ci95": ratio_ci(losses, constant, n, draws) if share > 0 else None,
         "mean_ending": float(np.concatenate(ending).mean()),
         "share": share,
         "reward_error": pooled(absolute),
         "reward_error_ratio": {
-            name: pooled(absolute) / pooled(each) for name, (each, _) in base.items()
+            name: over(pooled(absolute), pooled(each)) for name, (each, _) in base.items()
         },
         "reward_error_ratio_ci95": ratio_ci(absolute, base["constant per action"][0], n, draws),
         "reward_squared_error_ratio": {
-            name: pooled(squared) / pooled(each) for name, (_, each) in base.items()
+            name: over(pooled(squared), pooled(each)) for name, (_, each) in base.items()
         },
         "reliability": reliability(np.concatenate(ending), np.concatenate(truth.ended)),
     }
+
+
+def over(above: float, below: float) -> float | None:
+    """A ratio; None where nothing of the kind happened, as terminations in endless games."""
+    return above / below if below > 0 else None
+
+
+def rewarded(
+    truth: Truth, rew: Sequence[Array], least: float = 0.5, within: int = 2
+) -> dict[str, Any]:
+    """Whether steps of at least ``least`` reward are predicted, at most ``within`` steps off.
+
+    rew: (t,) expected reward of going on, by episode. Each true step matches one predicted one and
+    each predicted step one true one; of steps in a row that are predicted, the highest counts.
+
+    Returns precision, recall, F1 and the counts, and the sums of predicted and of true rewards.
+    """
+    hits = said = happened = 0
+    for predicted, true in zip(rew, truth.rew, strict=True):
+        tops = peaks(predicted, least)
+        steps = np.flatnonzero(true >= least)
+        said, happened = said + len(tops), happened + len(steps)
+        free = list(tops)
+        for step in steps:
+            near = [top for top in free if abs(top - step) <= within]
+            if near:
+                hits += 1
+                free.remove(min(near, key=lambda top: abs(top - step)))
+    return {
+        "said": said,
+        "happened": happened,
+        "hits": hits,
+        "precision": over(hits, said),
+        "recall": over(hits, happened),
+        "f1": over(2 * hits, said + happened),
+        "sum_said": float(sum(np.sum(r) for r in rew)),
+        "sum_happened": float(sum(np.sum(r) for r in truth.rew)),
+    }
+
+
+def peaks(values: Array, least: float) -> list[int]:
+    """The highest place of each run of values of at least ``least``."""
+    above = np.flatnonzero(values >= least)
+    runs = np.split(above, np.flatnonzero(np.diff(above) > 1) + 1) if len(above) else []
+    return [int(run[np.argmax(values[run])]) for run in runs]
 
 
 def log_loss(ending: Array, ended: Array) -> Array:
@@ -159,7 +204,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     for name, r in results.items():
         error, low_high = (
             r["reward_error_ratio"],
-            "[{:.2f}, {:.2f}]".format(*r["ending_ratio_ci95"]),
+            "[{:.2f}, {:.2f}]".format(*(r["ending_ratio_ci95"] or (np.nan, np.nan))),
         )
         values = (
             r["mean_ending"] / max(r["share"], 1e-9),
@@ -169,5 +214,6 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             r["reward_squared_error_ratio"]["constant per action"],
         )
         shown = "".join(f"{value:>14.3f}" for value in values)
-        lines.append(f"{name:<42}{r['ending_ratio']:>14.3f}{low_high:>14}{shown}")
+        ended = np.nan if r["ending_ratio"] is None else r["ending_ratio"]
+        lines.append(f"{name:<42}{ended:>14.3f}{low_high:>14}{shown}")
     return "\n".join(lines)

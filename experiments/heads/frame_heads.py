@@ -22,6 +22,7 @@ from worldsim.diffusion.denoiser import rgb_to_channels
 from worldsim.diffusion.module import Module, register_to_config
 from worldsim.errors import InvalidInputError
 from worldsim.runtime.types import Array
+from worldsim.training.outcomes import shift_frames
 from worldsim.training.tally import Tally
 
 RARE = 4.0
@@ -204,20 +205,6 @@ def two_hot(x: Tensor, values: Tensor) -> Tensor:
     shares = torch.zeros(len(x), len(values), device=x.device)
     shares.scatter_(1, (right - 1)[:, None], (1.0 - way)[:, None])
     return shares.scatter_(1, right[:, None], way[:, None])
-
-
-def shift_frames(rgb: Tensor, shift: Tensor) -> Tensor:
-    """Shift pictures (b, k, c, h, w) and repeat their edges.
-
-    shift: (b, 2) int64, pixels down and right.
-    """
-    h, w = rgb.shape[-2:]
-    rows = (torch.arange(h, device=rgb.device)[None] - shift[:, :1]).clamp(0, h - 1)
-    columns = (torch.arange(w, device=rgb.device)[None] - shift[:, 1:]).clamp(0, w - 1)
-    batch = torch.arange(len(rgb), device=rgb.device)[:, None, None]
-    return rgb.permute(0, 3, 4, 1, 2)[batch, rows[:, :, None], columns[:, None, :]].permute(
-        0, 3, 4, 1, 2
-    )
 
 
 @dataclass(frozen=True)

@@ -144,3 +144,19 @@ def test_a_dream_shows_what_a_recording_does(after: bool, steps: int) -> None:
     shown = found.present[0]
     assert torch.equal(found.rgb[0][shown], wanted.rgb[0][shown])
     assert torch.equal(found.act[0][found.taken[0]], wanted.act[0][wanted.taken[0]])
+
+
+def test_rewarded_steps_by_hand() -> None:
+    """Rewards at 3, 10 and 20. Steps 4 and 5 say so in a row, whose top is one step off; 13 is
+    three steps off; 20 is right, and 18 is a second answer to the same reward."""
+    from figures import Truth, rewarded
+
+    true, said = np.zeros(30), np.zeros(30)
+    true[[3, 10, 20]] = 1.0
+    said[[4, 5, 13, 18, 20]] = [0.9, 0.6, 0.7, 0.8, 0.55]
+    truth = Truth([np.zeros(30)], [true], [np.zeros(30, bool)])
+    found = rewarded(truth, [said])
+    assert (found["said"], found["happened"], found["hits"]) == (4, 3, 2)
+    assert found["precision"] == 0.5 and found["recall"] == 2 / 3
+    assert found["f1"] == 4 / 7 and found["sum_said"] == pytest.approx(3.55)
+    assert rewarded(truth, [np.zeros(30)])["precision"] is None

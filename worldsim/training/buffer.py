@@ -276,6 +276,38 @@ class FrameBuffer:
             invented=invented,
         )
 
+    def transitions(self) -> Tensor:
+        """Return the frames to which a transition with a known outcome led, (n,) int64.
+
+        They are indices for :meth:`outcomes` and :meth:`before`.
+        """
+        held = [torch.arange(a, b, device=self.device) for a, b in self._shards]
+        index = torch.cat([*held, torch.zeros(0, dtype=torch.int64, device=self.device)])
+        known = (index != self._data["first"][index]) & ~self._data["unsure"][index]
+        return index[known]
+
+    def outcomes(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Return rewards (n,) float32 and terminations (n,) bool of the transitions to frames."""
+        return self._data["rew"][index].float(), self._data["term"][index]
+
+    def before(self, last: Tensor, frames: int, since: Tensor) -> Windows:
+        """Return windows of ``frames`` frames that end with the frames ``last`` (n,).
+
+        Frames before an episode's first one, or before ``since`` (n,), repeat that one. Actions and
+        outcomes that led to repeated frames are 0. The windows have no depth and no view.
+        """
+        first = torch.maximum(self._data["first"][last], since)[:, None]
+        place = last[:, None] + torch.arange(1 - frames, 1, device=self.device)
+        index, led = torch.maximum(place, first), place > first
+
+        def get(name: str) -> Tensor:
+            values = self._data[name][index]
+            return values * led.reshape(*led.shape, *[1] * (values.dim() - 2)).to(values.dtype)
+
+        return Windows(
+            self._data["rgb"][index], None, get("act"), get("rew"), get("term"), get("motion"), None
+        )
+
     def sample_motions(self, batch: int, generator: torch.Generator) -> Motions:
         """Sample moments with a full past uniformly from the windows, for the ego-motion head.
 
@@ -366,7 +398,10 @@ class FrameBuffer:
             shifted[first] = 0
             return shifted
 
+        lengths = np.diff(shard["episode_start"])
+        episode = np.repeat(np.asarray(shard["episode_start"][:-1], np.int64) + at, lengths)
         arrays: dict[str, Tensor] = {
+            "first": torch.from_numpy(episode).to(self.device),
             "rgb": torch.from_numpy(np.array(shard["rgb"]))
             .to(self.device)
             .permute(0, 3, 1, 2)

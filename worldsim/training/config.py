@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 from worldsim.errors import InvalidInputError
@@ -22,6 +23,7 @@ from worldsim.runtime.ranges import (
 from worldsim.runtime.types import JsonObject
 from worldsim.training.corruption import PerturbConfig
 from worldsim.training.loss import LossConfig
+from worldsim.training.outcomes import OutcomeConfig
 from worldsim.training.painted import PaintedConfig
 
 PRESETS: dict[str, JsonObject] = {
@@ -32,6 +34,20 @@ PRESETS: dict[str, JsonObject] = {
     "large": {"dim": 1024, "depth": 12, "heads": 16, "levels": (256, 512), "fold": 2, "window": 8},
 }
 """Network sizes by name; any frame size divisible by the patch (8) trains with each."""
+
+
+class HeadInput(StrEnum):
+    """What the head for rewards and terminations reads."""
+
+    FEATURES = "features"
+    """The network's features of a frame (:class:`worldsim.world.heads.OutcomeHead`)."""
+    FRAMES = "frames"
+    """The last emitted frames and actions (:class:`worldsim.world.frame_outcome.FrameOutcomeHead`),
+    with weights, batches and gradient clipping of its own."""
+
+
+HEAD_INPUTS = {"task": HeadInput.FRAMES}
+"""What heads read by preset, where nothing is asked for; features for the others."""
 
 BATCH_SIZES = {"cuda": 32, "cpu": 4}
 """Windows a step by kind of device, where none are asked for: on two CPU cores, 32 take 18 s."""
@@ -60,6 +76,12 @@ class TrainConfig:
     pooling: str = "mean"
     """How a frame's tokens become the features that heads read: mean, or attention (a learned
     query). With ``init_from`` it is that network's."""
+    head_input: HeadInput | None = None
+    """What the head for rewards and terminations reads: features or frames. By default frames for
+    the preset task, unless the recording's terminal frames are synthetic, and features for others;
+    a resumed run keeps its own, and with ``init_from`` it is that world's."""
+    outcome: OutcomeConfig = field(default_factory=OutcomeConfig)
+    """Training of a head that reads frames."""
     num_inference_steps: Batch = 1
     """Sampling steps per frame of the trained world."""
     steps: Count = 20_000

@@ -37,6 +37,7 @@ from worldsim.training.train import run
 from worldsim.training.trainer import Trainer
 from worldsim.world import World
 from worldsim.world.engine import compile_in_place
+from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
 
 AGREED = (
@@ -228,7 +229,10 @@ class DistilTrainer(Trainer):
             size = PRESETS[c.preset] | {"window": n.window}
             shared = {name: n[name] for name in AGREED if name not in size and name != "patch"}
             network = SpaceTimeTransformer(**shared, **size)
-            outcome = OutcomeHead(dim=network.config.dim, on_end=teacher.outcome.config.on_end)
+            # A head that reads frames needs nothing of the network: it is kept.
+            outcome: OutcomeHead | FrameOutcomeHead = teacher.outcome
+            if isinstance(outcome, OutcomeHead):
+                outcome = OutcomeHead(dim=network.config.dim, on_end=outcome.config.on_end)
         else:
             # Loaded anew for the teacher's own weights: the student's change.
             world = World.from_pretrained(
@@ -241,7 +245,10 @@ class DistilTrainer(Trainer):
         return network, teacher.ego_motion, outcome
 
     def _loss_module(
-        self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead
+        self,
+        network: SpaceTimeTransformer,
+        ego: EgoMotionHead | None,
+        outcome: OutcomeHead | FrameOutcomeHead,
     ) -> TrainingLoss:
         c = self.distil
         teacher = self.teacher.network.to(self.device)

@@ -24,6 +24,8 @@ from worldsim.state import map_tensors
 from worldsim.training.adversarial import Adversary, Judged, detail, follows_generated
 from worldsim.training.buffer import Windows
 from worldsim.training.loss import LossConfig, TrainingLoss, sees_last
+from worldsim.training.outcomes import Transitions
+from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import Motions, OutcomeHead
 
 HUBER = 0.03
@@ -167,7 +169,7 @@ class DistilLoss(TrainingLoss):
         self,
         network: SpaceTimeTransformer,
         teacher: SpaceTimeTransformer,
-        outcome: OutcomeHead,
+        outcome: OutcomeHead | FrameOutcomeHead,
         config: DistilLossConfig,
         num_inference_steps: int = 1,
         shift: float = 1.0,
@@ -215,12 +217,13 @@ class DistilLoss(TrainingLoss):
         intrinsics: Tensor | None,
         generator: torch.Generator,
         progress: float = 0.0,
+        transitions: Transitions | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses by name and ``prediction`` (b, t, c, h, w).
 
         ``loss`` is their sum. The prediction is the student's from pure noise, if that is one of
         its noise levels. With an adversary there is ``discriminator``, too: its loss, which is not
-        part of the sum. ``motions`` is ignored.
+        part of the sum. ``motions`` and ``transitions`` are ignored.
         """
         c, x = self.distil, windows.x
         b, t = x.shape[:2]

@@ -16,24 +16,31 @@ from worldsim.diffusion.network import VIEW_CHANNELS, SpaceTimeTransformer
 from worldsim.errors import InvalidInputError
 from worldsim.memory.points import PointMemoryConfig
 from worldsim.runtime.json_config import from_json
-from worldsim.training.config import PRESETS, TrainConfig
+from worldsim.training.config import PRESETS, HeadInput, TrainConfig
 from worldsim.training.recordings import list_folders
 from worldsim.training.tally import Tally
 from worldsim.world import World
 from worldsim.world.config import Termination, WorldConfig
+from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
 from worldsim.world.image_env import PixelsConfig
 
 Trained = TypeVar("Trained", bound=Module)
 
-Modules = tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead]
+Modules = tuple[SpaceTimeTransformer, EgoMotionHead | None, OutcomeHead | FrameOutcomeHead]
 
 
-def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modules:
+def modules_for(
+    info: DatasetInfo, c: TrainConfig, world: World | None, synthetic_terminal: bool = False
+) -> Modules:
     """Return network and heads for a recording.
 
-    They come from ``world`` (``c.init_from``); without one, new ones have the preset's size. Raises
-    InvalidInputError if the recording, the settings and the world do not fit each other.
+    They come from ``world`` (``c.init_from``); without one, new ones have the preset's size.
+
+    synthetic_terminal: whether the recording's terminal frames are synthetic
+        (:func:`worldsim.training.buffer.is_synthetic_terminal`).
+
+    Raises InvalidInputError if the recording, the settings and the world do not fit each other.
     """
     height, width = info.observation_space["shape"][:2]
     space = info.action_space
@@ -68,10 +75,17 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
             if (n.height, n.width) == (height, width)
             else world.network.resize(height, width)
         )
-        for module in (network, world.ego_motion, world.outcome):
+        outcome = world.outcome
+        reads = HeadInput.FRAMES if isinstance(outcome, FrameOutcomeHead) else HeadInput.FEATURES
+        # Convolutions of another frame size end in other places.
+        if c.head_input not in (None, reads) or (
+            isinstance(outcome, FrameOutcomeHead) and network is not world.network
+        ):
+            outcome = _outcome_head(c.head_input or reads, network, synthetic_terminal)
+        for module in (network, world.ego_motion, outcome):
             if module is not None:
                 module.requires_grad_(True).train()
-        return network, world.ego_motion, world.outcome
+        return network, world.ego_motion, outcome
     last = 0 if c.memory else c.last_frames
     size = PRESETS[c.preset] | ({} if c.attention is None else {"window": c.attention})
     network = SpaceTimeTransformer(
@@ -86,7 +100,28 @@ def modules_for(info: DatasetInfo, c: TrainConfig, world: World | None) -> Modul
         **size,
     )
     ego = EgoMotionHead(actions=actions, action_dim=action_dim) if info.geometry else None
-    return network, ego, OutcomeHead(dim=network.config.dim, on_end=True)
+    reads = c.head_input or HeadInput.FEATURES
+    return network, ego, _outcome_head(reads, network, synthetic_terminal)
+
+
+def _outcome_head(
+    reads: HeadInput, network: SpaceTimeTransformer, synthetic_terminal: bool
+) -> OutcomeHead | FrameOutcomeHead:
+    n = network.config
+    if reads is HeadInput.FEATURES:
+        return OutcomeHead(dim=n.dim, on_end=True)
+    if n.pooling != "mean":
+        raise InvalidInputError(
+            f"pooling {n.pooling!r} makes features for heads, and the head reads frames: pass "
+            f"--pooling mean or --head-input features"
+        )
+    return FrameOutcomeHead(
+        height=n.height,
+        width=n.width,
+        sees_new=not synthetic_terminal,
+        actions=n.actions,
+        action_dim=n.action_dim,
+    )
 
 
 def world_config(

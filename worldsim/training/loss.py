@@ -20,6 +20,14 @@ from worldsim.runtime.old_names import old_fields
 from worldsim.runtime.ranges import NotNegative, Share
 from worldsim.state import map_tensors
 from worldsim.training.buffer import Windows
+from worldsim.training.outcomes import (
+    OutcomeConfig,
+    Transitions,
+    class_weights,
+    dreamed_transitions,
+    outcome_losses,
+)
+from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import EgoMotionHead, Motions, OutcomeHead
 
 SCALES = 4
@@ -223,12 +231,14 @@ class TrainingLoss(nn.Module):
         self,
         network: SpaceTimeTransformer,
         ego_motion: EgoMotionHead | None,
-        outcome: OutcomeHead,
+        outcome: OutcomeHead | FrameOutcomeHead,
         config: LossConfig,
+        outcome_config: OutcomeConfig | None = None,
     ) -> None:
         super().__init__()
         self.network, self.outcome, self.config = network, outcome, config
         self.ego_motion = ego_motion
+        self.outcome_config = outcome_config or OutcomeConfig()
 
     def forward(
         self,
@@ -237,6 +247,7 @@ class TrainingLoss(nn.Module):
         intrinsics: Tensor | None,
         generator: torch.Generator,
         progress: float = 0.0,
+        transitions: Transitions | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses by name, and ``prediction`` (b, t, c, h, w).
 
@@ -244,6 +255,7 @@ class TrainingLoss(nn.Module):
 
         motions: input of the ego-motion head, if there is one.
         progress: fraction of the training that is done, in [0, 1].
+        transitions: of a head that reads frames.
         """
         c = self.config
         x = windows.x
@@ -296,14 +308,24 @@ class TrainingLoss(nn.Module):
             hidden_before,
             self._last(source, hidden_before, generator),
         )
+        follows = sees_last(t, hidden_before)
         losses = self._denoising(
             self._forgiven(predictions, x, windows),
             x,
             sigma,
             windows.drawn,
-            sees_last(t, hidden_before),
+            follows,
         )
-        losses.update(self._outcomes(features, windows, sigma, c.pure_noise))
+        if transitions is None:
+            losses.update(self._outcomes(features, windows, sigma, c.pure_noise))
+        else:
+            dreamed = predictions[0].detach()
+            usable = (sigma == 1.0) & follows
+            # In full precision: rewards depend on motions of a fraction of a pixel.
+            with torch.autocast(x.device.type, enabled=False):
+                losses.update(
+                    self._frame_outcomes(transitions, windows, dreamed, usable, generator)
+                )
         if self.ego_motion is not None and motions is not None:
             losses.update(self._motions(motions))
         losses["loss"] = torch.stack([v for k, v in losses.items() if k.endswith("_loss")]).sum()
@@ -489,6 +511,9 @@ class TrainingLoss(nn.Module):
         features: (b, t, d) of frames at noise levels (b, t).
         share: probability that a synthetic terminal frame would have been assigned noise level 1.
         """
+        if isinstance(self.outcome, FrameOutcomeHead):
+            # It reads no features, and needs recorded transitions to learn.
+            return {}
         rewards, logit = (o.float()[:, 1:] for o in self.outcome.normalise(features.float()))
         rew, term = windows.rew[:, 1:].float(), windows.term[:, 1:]
         counted = torch.ones_like(rew) if windows.judged is None else windows.judged[:, 1:].float()
@@ -522,6 +547,33 @@ class TrainingLoss(nn.Module):
             ended = ended * torch.where(term, emphasis, 1.0) / (1.0 + (emphasis - 1.0) * ends)
         weight = self.config.outcome_weight
         return {"reward_loss": weight * mean(error), "termination_loss": weight * mean(ended)}
+
+    def _frame_outcomes(
+        self,
+        transitions: Transitions,
+        windows: Windows,
+        dreamed: Tensor,
+        usable: Tensor,
+        generator: torch.Generator,
+    ) -> dict[str, Tensor]:
+        """Return the losses of a head that reads frames.
+
+        dreamed: (b, t, c, h, w) predictions of the windows' frames.
+        usable: (b, t) bool, predictions from pure noise of frames that see the one before.
+        """
+        head, c = self.outcome, self.outcome_config
+        assert isinstance(head, FrameOutcomeHead)
+        factors = transitions.factors
+        losses = outcome_losses(head, transitions.windows, factors, c.shift, generator)
+        if not c.dreamed or not head.config.sees_new:
+            return losses
+        if windows.judged is not None:
+            usable = usable & windows.judged
+        shown = dreamed_transitions(windows, dreamed, head.past + 1)
+        rew, term = shown.rew[:, -1].float(), shown.term[:, -1]
+        weight = class_weights(head, factors, rew, term) * usable.flatten()
+        own = outcome_losses(head, shown, factors, c.shift, generator, weight)
+        return {k: (1.0 - c.dreamed) * v + c.dreamed * own[k] for k, v in losses.items()}
 
     def _motions(self, motions: Motions) -> dict[str, Tensor]:
         """Return the losses of ego-motion, with and without the map of obstacles."""

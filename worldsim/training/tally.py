@@ -23,14 +23,27 @@ class Tally:
     squares: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
     """Number, sum and sum of squares of the rewards of transitions that went on, and of those that
     ended the episode."""
+    low: float = float("inf")
+    high: float = float("-inf")
+    """Least and largest reward of transitions that continue."""
     synthetic_terminal: bool = False
     """Whether an episode's last frame was made up
     (:func:`worldsim.training.buffer.is_synthetic_terminal`)."""
+    synthetic_endings: int = 0
+    """Number of terminations whose last frame was made up."""
 
     @property
     def endings(self) -> int:
         """Number of episodes that terminated, rather than being truncated."""
         return int(self.count[1])
+
+    @property
+    def hides_endings(self) -> bool:
+        """Whether most terminations have a synthetic last frame.
+
+        A single one may be true: what has come to rest looks as it did in the frame before.
+        """
+        return 2 * self.synthetic_endings > self.endings
 
     def add(self, arrays: Mapping[str, Array]) -> None:
         """Add the statistics of a shard."""
@@ -45,10 +58,15 @@ class Tally:
             self.count[kind] += len(values)
             self.total[kind] += values.sum()
             self.squares[kind] += np.square(values).sum()
+            if kind == 0 and len(values):
+                self.low = min(self.low, float(values.min()))
+                self.high = max(self.high, float(values.max()))
         over = term | trunc
-        self.synthetic_terminal = self.synthetic_terminal or any(
-            i > 0 and over[i - 1] and is_synthetic_terminal(rgb[i - 1], rgb[i]) for i in last
-        )
+        synthetic = [
+            i for i in last if i > 0 and over[i - 1] and is_synthetic_terminal(rgb[i - 1], rgb[i])
+        ]
+        self.synthetic_terminal = self.synthetic_terminal or len(synthetic) > 0
+        self.synthetic_endings += sum(bool(term[i - 1] and not trunc[i - 1]) for i in synthetic)
 
     def units(self) -> Tensor:
         """Return the units of rewards and terminations, (5,) float32.

@@ -38,11 +38,19 @@ from worldsim.training.checkpoint import (
     unpack,
     write_checkpoint,
 )
-from worldsim.training.config import BATCH_SIZES, PRECISIONS, PRESETS, TrainConfig
+from worldsim.training.config import (
+    BATCH_SIZES,
+    HEAD_INPUTS,
+    PRECISIONS,
+    PRESETS,
+    HeadInput,
+    TrainConfig,
+)
 from worldsim.training.corruption import OwnFrames
 from worldsim.training.edits import edit_windows
 from worldsim.training.factory import Modules, hardware, load_copy, modules_for, world_config
 from worldsim.training.loss import TrainingLoss
+from worldsim.training.outcomes import Transitions, TransitionSampler, set_prior
 from worldsim.training.painted import PaintedViews
 from worldsim.training.recordings import (
     all_seen,
@@ -57,6 +65,7 @@ from worldsim.training.sharding import part_of, prepare_sharding, whole
 from worldsim.training.tally import Tally
 from worldsim.world import World
 from worldsim.world.engine import PLAIN, EngineConfig, compile_in_place
+from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import EgoMotionHead, Motions, OutcomeHead, usual_size, vary
 
 DEEP = 6
@@ -143,12 +152,22 @@ class Trainer:
             episodes_at_once=256 if on_gpu else 8, graphs=self._compiles,
             painted=self._painted(painter),
         )  # fmt: skip
+        self.transitions = (
+            TransitionSampler(self.buffer, outcome.to(self.device), config.outcome)
+            if isinstance(outcome, FrameOutcomeHead)
+            else None
+        )
         loss_module = self._loss_module(network, ego, outcome)
         self.learns_motion = loss_module.ego_motion is not None
-        rest = [
-            p for name, p in loss_module.named_parameters() if not name.startswith("ego_motion.")
-        ]
+        # Each group's gradient is clipped apart: heads with weights of their own take nothing from
+        # the network, nor it from them.
+        apart = ("ego_motion.", "outcome.") if self.transitions else ("ego_motion.",)
+        rest = [p for name, p in loss_module.named_parameters() if not name.startswith(apart)]
         groups: list[dict[str, Any]] = [{"params": rest, "peak": config.learning_rate}]
+        if self.transitions is not None:
+            groups.append(
+                {"params": list(outcome.parameters()), "peak": config.outcome.learning_rate}
+            )
         if loss_module.ego_motion is not None:
             groups.append(
                 {
@@ -176,6 +195,7 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self.has_rewards = False
         self.tally = Tally()
+        self.measured = False
         self.maps: set[str] = set()
         self.frames = 0
 
@@ -195,6 +215,11 @@ class Trainer:
             or (precision if precision in ("bf16", "no") else PRECISIONS[kind]),
             batch_size=self.batch_size,
         )
+        if config.head_input is None and config.init_from is None and told:
+            # Checkpoints of before the setting have heads on features.
+            found = told.get("head_input")
+            reads = HeadInput(found) if found in list(HeadInput) else HeadInput.FEATURES
+            self._use(head_input=reads)
 
     def _use(self, **used: Any) -> None:
         """Write down the settings in use, for the checkpoint and the world's card."""
@@ -216,7 +241,10 @@ class Trainer:
         return PaintedViews(painter, self.memory, config)
 
     def _loss_module(
-        self, network: SpaceTimeTransformer, ego: EgoMotionHead | None, outcome: OutcomeHead
+        self,
+        network: SpaceTimeTransformer,
+        ego: EgoMotionHead | None,
+        outcome: OutcomeHead | FrameOutcomeHead,
     ) -> TrainingLoss:
         """Return the loss, its network compiled if requested."""
         if self._compiles:
@@ -230,7 +258,7 @@ class Trainer:
                 parts = (*network.blocks, *network.encoder, *network.decoder)
             for one in parts:
                 compile_in_place(one, self.device)
-        return TrainingLoss(network, ego, outcome, self.config.loss)
+        return TrainingLoss(network, ego, outcome, self.config.loss, self.config.outcome)
 
     @property
     def _compiles(self) -> bool:
@@ -269,7 +297,29 @@ class Trainer:
         world = None if start is None else World.from_pretrained(start, device="cpu")
         if world is not None:
             self.earlier = world.card
-        return modules_for(info, self.config, world)
+        asked = self.config.head_input
+        usual = HEAD_INPUTS.get(self.config.preset, HeadInput.FEATURES)
+        may_read_frames = HeadInput.FRAMES in (asked, usual) and asked is not HeadInput.FEATURES
+        synthetic = may_read_frames and self._synthetic_terminals()
+        if asked is None and world is None:
+            # Synthetic frames are hidden from it, and features remember longer.
+            self._use(head_input=HeadInput.FEATURES if synthetic else usual)
+        return modules_for(info, self.config, world, synthetic)
+
+    def _synthetic_terminals(self) -> bool:
+        """Return whether terminal frames are synthetic, by the first shard of each recording.
+
+        Waits for the first shard of recordings in progress.
+        """
+        deadline, tally = time.monotonic() + self.config.patience, Tally()
+        while not any(len(one) for one in self.datasets) and time.monotonic() < deadline:
+            time.sleep(0.2)
+            for dataset in self.datasets:
+                dataset.refresh()
+        for dataset in self.datasets:
+            if dataset.readable:
+                tally.add(dataset.load_shard(dataset.readable[0])[0])
+        return tally.hides_endings
 
     # Data.
 
@@ -315,6 +365,7 @@ class Trainer:
                 self.warned.add(dataset.path)
                 warn_of(dataset)
         seed = self.config.seed * 1_000_003 + len(self.taken) * self.world_size + self.rank
+        self._measure_outcomes()
         painted = self.buffer.painted
         before = 0 if painted is None else painted.count
         # Later ones come in the middle of the training, whose own progress is shown.
@@ -353,23 +404,48 @@ class Trainer:
                     "processes: record more"
                 )
             time.sleep(1.0)
-        if self.step == 0 and self.config.init_from is None:
-            self._measure_outcomes()
-            if self.learns_motion:
-                self._measure_motion()
+        if self.step == 0 and self.config.init_from is None and self.learns_motion:
+            self._measure_motion()
 
     def _measure_outcomes(self) -> None:
-        """Measure the scale of rewards and the share of endings, for the heads.
+        """Measure rewards and terminations of all shards, for the heads' units.
 
-        The first process's values apply to all.
+        The first process's values apply to all. Where units change, as new shards may change them,
+        the head's predictions stay.
         """
-        head = self.outcome
-        if not head.config.on_end:
+        head, tally = self.outcome, self.tally
+        range_ = (tally.low, tally.high) if tally.count[0] else (0.0, 0.0)
+        told = torch.tensor([*range_, float(tally.count.sum()), *tally.units()])
+        low, high, count, *units = broadcast(told.to(self.device)).tolist()
+        if not count:
             return
-        measured = broadcast(self.tally.units().to(self.device))
-        head.offset.copy_(measured[:2])
-        head.scale.copy_(measured[2:4])
-        head.prior.copy_(measured[4])
+        trained = self.measured or self.step > 0 or self.config.init_from is not None
+        self.measured = True
+        if isinstance(head, FrameOutcomeHead):
+            assert self.transitions is not None
+            if tally.hides_endings and head.config.sees_new and tally.endings >= 8:
+                raise InvalidInputError(
+                    f"{list_folders(self.config.data)}: the frames at the ends of episodes are not "
+                    f"real, and the first shard did not show it: start again in a new --out, or "
+                    f"pass --head-input features"
+                )
+            head.set_end_units((units[1], units[3]), self._last_layers() if trained else ())
+            head.set_range(low, high, trained)
+            if len(self.buffer):
+                self.transitions.refresh()
+            if not trained:
+                set_prior(head, broadcast(self.transitions.counts))
+        elif head.config.on_end:
+            head.set_units(units, self._last_layers() if trained else ())
+
+    def _last_layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Return weight and bias of the outcome head's last layer, and their averages."""
+        if self.sharded:
+            return []
+        names = [n for n, _ in self.accelerator.unwrap_model(self.loss_module).named_parameters()]
+        bias = max(i for i, name in enumerate(names) if name.startswith("outcome."))
+        held = self._parameters()
+        return [(x[bias - 1], x[bias]) for x in (held, self.ema.shadow_params)]
 
     def _measure_motion(self) -> None:
         """Measure the scale of motions, for the ego-motion head.
@@ -395,9 +471,10 @@ class Trainer:
         windows, motions = self.draw(generator)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self._rate()
+        transitions = self.draw_transitions(generator)
         with self.accelerator.autocast():
             losses = self.loss_module(
-                windows, motions, self.buffer.intrinsics, generator, self.progress
+                windows, motions, self.buffer.intrinsics, generator, self.progress, transitions
             )
         self._update(losses)
         self.step += 1
@@ -432,6 +509,15 @@ class Trainer:
                 c.mirror_actions,
             )
         return windows, motions
+
+    def draw_transitions(self, generator: torch.Generator) -> Transitions | None:
+        """Draw recorded transitions for a head that reads frames; None for other heads."""
+        c = self.config
+        if self.transitions is None:
+            return None
+        drawn = self.transitions.sample(c.outcome.transitions * self.batch_size, generator)
+        windows = augment(drawn.windows, generator, c.mirror_actions, c.colour)
+        return dataclasses.replace(drawn, windows=windows)
 
     def _rate(self) -> float:
         warm = min(1.0, (self.step + 1) / self.config.warmup)

@@ -306,6 +306,16 @@ def read_card(path: Path) -> tuple[WorldConfig, JsonObject]:
     return config, card
 
 
+def load_one_of(kinds: Sequence[type[Trained]], folder: Path) -> Trained:
+    """Load a module of the class that its config names; the first of ``kinds`` if it names none.
+
+    See :func:`load_module`, which also raises the error for a class that is not among ``kinds``.
+    """
+    config = read_json(inside(folder.parent, f"{folder.name}/config.json"))
+    named = config.get("_class_name") if isinstance(config, dict) else None
+    return load_module(next((kind for kind in kinds if kind.__name__ == named), kinds[0]), folder)
+
+
 def load_module(kind: type[Trained], folder: Path) -> Trained:
     """Load a module from its folder: diffusers' layout, or int8 weights beside the same config.
 

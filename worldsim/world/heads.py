@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -278,6 +279,18 @@ def usual_size(motion: Tensor) -> Tensor:
     return torch.cat([size[:2].mean().expand(2), size[2:]]).clamp(min=1e-2)
 
 
+def change_units(weight: Tensor, bias: Tensor, old: Tensor, new: Tensor) -> None:
+    """Express a linear layer's output in other units, in place.
+
+    weight, bias: (1, n) and (1,) of the layer. old, new: (2,) offset and scale: what is predicted
+    is offset + scale * output.
+    """
+    if torch.equal(old, new):
+        return
+    weight *= old[1] / new[1]
+    bias.copy_((old[0] + old[1] * bias - new[0]) / new[1])
+
+
 class OutcomeHead(Module):
     """Predicts reward and termination of a transition from the features of its frame.
 
@@ -306,6 +319,26 @@ class OutcomeHead(Module):
             self.offset: Tensor
             self.scale: Tensor
             self.prior: Tensor
+
+    @torch.no_grad()
+    def set_units(
+        self, units: Sequence[float], layers: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> None:
+        """Set the units of rewards, and the share of terminations.
+
+        units: see :meth:`worldsim.training.tally.Tally.units`.
+        layers: weight and bias of the last layer, and of copies of it, which are expressed in the
+            new units: predictions stay.
+        """
+        new = torch.tensor(units).to(self.offset)
+        for weight, bias in layers:
+            for i in range(2):
+                old = torch.stack([self.offset[i], self.scale[i]])
+                change_units(weight[i : i + 1], bias[i : i + 1], old, new[[i, 2 + i]])
+            bias[2] += self.prior - new[4]
+        self.offset.copy_(new[:2])
+        self.scale.copy_(new[2:4])
+        self.prior.copy_(new[4])
 
     def normalise(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the two rewards in units of ``scale`` from ``offset``, and the termination logit.

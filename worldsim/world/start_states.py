@@ -147,6 +147,9 @@ class StartStates:
         # Start frames have negative steps, so the first generated frame uses the random numbers of
         # step 0.
         state = dataclasses.replace(state, frame=frames[0], step=state.step - len(frames))
+        if state.recent is not None:
+            recent = frames[0].rgb[:, None].expand_as(state.recent).contiguous()
+            state = dataclasses.replace(state, recent=recent)
         for t, frame in enumerate(frames):
             state = self.running.observe(state, scene.act[:, t].to(state.act.dtype), frame)
         return state

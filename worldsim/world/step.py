@@ -26,6 +26,7 @@ from worldsim.protocols import (
 from worldsim.runtime.rng import Purpose, uniform
 from worldsim.state import Frame, MemoryView, Transition, WorldState
 from worldsim.world.config import Termination, WorldConfig
+from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import HISTORY, EgoMotionHead, OutcomeHead, to_camera_axes, to_world_axes
 from worldsim.world.paint_ahead import NEVER_AGAIN, Takes, taken_pixels
 
@@ -60,16 +61,28 @@ class Predict:
     """Predicts the next frame, its reward and its termination."""
 
     dynamics: Dynamics
-    outcome: OutcomeHead
+    outcome: OutcomeHead | FrameOutcomeHead
 
-    def __call__(self, context: Any, inputs: StepInputs) -> tuple[Prediction, Tensor, Tensor, Any]:
+    def __call__(
+        self, context: Any, inputs: StepInputs, acts: Tensor, recent: Tensor | None
+    ) -> tuple[Prediction, Tensor, Tensor, Any]:
         """Predict the next frame with its rewards and termination.
+
+        acts: (b, 8, ...) past actions, oldest first.
+        recent: see :class:`worldsim.state.WorldState`.
 
         Returns the prediction, the rewards (b, 2) if the episode continues and if it ends, the
         termination logit (b,), and the context that includes the frame.
         """
         prediction, context = self.dynamics.predict(context, inputs)
-        rewards, logit = self.outcome(prediction.features)
+        if isinstance(self.outcome, FrameOutcomeHead):
+            assert recent is not None
+            k = self.outcome.config.frames
+            seen = torch.cat([recent, prediction.frame.rgb[:, None]], 1)[:, :k]
+            acted = torch.cat([acts, inputs.act[:, None].to(acts.dtype)], 1)[:, -k:]
+            rewards, logit = self.outcome(seen, acted)
+        else:
+            rewards, logit = self.outcome(prediction.features)
         return prediction, rewards, logit, context
 
 
@@ -85,7 +98,7 @@ class Step:
     dynamics: Dynamics
     memory: SceneMemory
     ego_motion: EgoMotionHead | None
-    outcome: OutcomeHead
+    outcome: OutcomeHead | FrameOutcomeHead
     aim: Callable[..., tuple[Tensor, Tensor]] | None
     predict: Callable[..., tuple[Prediction, Tensor, Tensor, Any]]
     takes: Takes = Takes.ALL
@@ -98,7 +111,7 @@ class Step:
         dynamics: Dynamics,
         memory: SceneMemory,
         ego_motion: EgoMotionHead | None,
-        outcome: OutcomeHead,
+        outcome: OutcomeHead | FrameOutcomeHead,
         takes: Takes = Takes.ALL,
     ) -> Step:
         """Build the step from its parts, without an engine.
@@ -120,7 +133,9 @@ class Step:
         # renders the memory there (2); ``predict`` draws the frame (3), with its rewards and its
         # end (4); ``advance`` integrates the frame into the memory (5).
         inputs = self.inputs(state, act, pose)
-        prediction, rewards, logit, context = self.predict(state.context, inputs)
+        prediction, rewards, logit, context = self.predict(
+            state.context, inputs, state.act, state.recent
+        )
         term = self.draw_terminations(logit, state)
         nothing = torch.zeros_like(logit)
         transition = Transition(
@@ -205,6 +220,9 @@ class Step:
             act=torch.cat([state.act[:, 1:], act], 1),
             step=state.step + 1,
             coverage=None if state.coverage is None else self.coverage(inputs),
+            recent=None
+            if state.recent is None
+            else torch.cat([state.recent[:, 1:], frame.rgb[:, None]], 1),
         )
 
     def observe(self, state: WorldState, act: Tensor, frame: Frame) -> WorldState:
@@ -285,6 +303,9 @@ class Step:
             )
         intrinsics = self.config.intrinsics or (1.0, 1.0, 0.0, 0.0)
         keeps_views = isinstance(self.dynamics, ContextOfViews)
+        recent = None
+        if isinstance(self.outcome, FrameOutcomeHead):
+            recent = frame.rgb[:, None].repeat(1, self.outcome.past, 1, 1, 1)
         return WorldState(
             frame=frame,
             context=self.dynamics.empty(batch, device),
@@ -295,6 +316,7 @@ class Step:
             seed=torch.zeros(batch, dtype=torch.int64, device=device),
             step=torch.zeros(batch, dtype=torch.int64, device=device),
             coverage=None if keeps_views else torch.zeros(batch, device=device),
+            recent=recent,
         )
 
     def check_frame(self, frame: Frame) -> Frame:

@@ -53,10 +53,12 @@ from worldsim.world.files import (
     find_world,
     hub_source,
     load_module,
+    load_one_of,
     read_card,
     save_world,
     upload,
 )
+from worldsim.world.frame_outcome import FrameOutcomeHead
 from worldsim.world.heads import EgoMotionHead, OutcomeHead
 from worldsim.world.paint_ahead import NEVER_AGAIN, PaintAhead, PaintAheadConfig, Takes
 from worldsim.world.running import RunningStep
@@ -67,6 +69,10 @@ __all__ = ["BUCKETS", "Termination", "World", "WorldConfig", "bucket", "find_wor
 
 BUCKETS = (1, 8, 32, 64, 128, 256, 512, 1024)
 """Batch sizes of steps. Within one bucket results are bit-exact, whatever the other rows hold."""
+
+
+OUTCOME_HEADS = (OutcomeHead, FrameOutcomeHead)
+"""Classes of heads for rewards and terminations, by the name in their files."""
 
 
 def _box(size: int, config: WorldConfig) -> gym.spaces.Box:
@@ -96,7 +102,8 @@ class World:
     :class:`worldsim.diffusion.dynamics.DiffusionDynamics`.
     config: see :class:`WorldConfig`.
     ego_motion: predicts camera motions; None for a world without geometry.
-    outcome: predicts rewards and terminations. By default an untrained head.
+    outcome: predicts rewards and terminations, from the dynamics' features or from emitted frames.
+    By default an untrained head on features.
     card: description, training data and results.
     folder: the folder that the world was loaded from.
     memory: the scene memory; by default that of ``config``.
@@ -114,7 +121,7 @@ class World:
         dynamics: Dynamics | SpaceTimeTransformer,
         config: WorldConfig,
         ego_motion: EgoMotionHead | None = None,
-        outcome: OutcomeHead | None = None,
+        outcome: OutcomeHead | FrameOutcomeHead | None = None,
         card: JsonObject | None = None,
         folder: Path | None = None,
         memory: SceneMemory | None = None,
@@ -582,7 +589,7 @@ class World:
             if (folder / "ego_motion").is_dir()
             else None
         )
-        outcome = load_module(OutcomeHead, folder / "outcome")
+        outcome = load_one_of(OUTCOME_HEADS, folder / "outcome")
         source = hub_source(folder)
         # The card's own ``source`` is untrusted.
         card = {k: v for k, v in card.items() if k != "source"} | (

@@ -211,10 +211,11 @@ def test_what_heads_read_by_default(
     assert isinstance(first.outcome, FrameOutcomeHead)
     assert first.config.head_input is HeadInput.FRAMES
     folder = first.world().save_pretrained(tmp_path / "world")
-    init = {"init_from": str(folder), "head_input": None}
+    init: dict[str, Any] = {"init_from": str(folder), "head_input": None}
     again = Trainer(frames_config(blind, tmp_path / "b", **init))
     assert isinstance(again.outcome, FrameOutcomeHead)
-    other = Trainer(frames_config(blind, tmp_path / "c", **init | {"head_input": HeadInput.FEATURES}))
+    init["head_input"] = HeadInput.FEATURES
+    other = Trainer(frames_config(blind, tmp_path / "c", **init))
     assert isinstance(other.outcome, OutcomeHead)
     monkeypatch.setattr(Trainer, "_synthetic_terminals", lambda self: True)
     assert isinstance(Trainer(settings).outcome, OutcomeHead)

@@ -68,12 +68,20 @@ class Album:
 
     def store(self, moment: Moment, frame: StoredFrame) -> None:
         """Store the frame of a moment. Of frames that are too many, small pictures stay."""
+        replaced = self.frames.get(moment)
+        self._grow(frame.bytes - (0 if replaced is None else replaced.bytes))
         self.frames[moment] = frame
         self.frames.move_to_end(moment)
         while len(self.frames) > FRAMES:
-            old, small = self.frames.popitem(last=False)
+            old, dropped = self.frames.popitem(last=False)
+            self._grow(-dropped.bytes)
             if old.entries % KEPT_EVERY == 0:
-                self.small[old] = picture_bytes(small.rgb, PictureFormat.WEBP)
+                small = picture_bytes(dropped.rgb, PictureFormat.WEBP)
+                self._grow(len(small) - len(self.small.get(old, b"")))
+                self.small[old] = small
+
+    def _grow(self, by: int) -> None:
+        self.history.frame_bytes += by
 
     def store_path(self, moment: Moment, frames: Sequence[Frame]) -> None:
         """Store the newest frames of the way to a moment."""

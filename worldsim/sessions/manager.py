@@ -17,7 +17,7 @@ from worldsim.runtime.arguments import shown
 from worldsim.runtime.limits import return_freed_memory
 from worldsim.runtime.types import Array
 from worldsim.sessions.batcher import Batcher
-from worldsim.sessions.catalogue import Catalogue, describe_actions
+from worldsim.sessions.catalogue import Catalogue, VariantKey, describe_actions
 from worldsim.sessions.config import SessionsConfig, require_bucket
 from worldsim.sessions.history import History, Moment
 from worldsim.sessions.protocol import (
@@ -34,7 +34,10 @@ from worldsim.sessions.protocol import (
 )
 from worldsim.sessions.saved import LatestMoment, SavedInfo, SavedSession, SavedSessions
 from worldsim.sessions.session import Progress, Session
+from worldsim.sessions.spare_twin import SpareTwin
+from worldsim.sessions.twin_process import TwinMaker
 from worldsim.world.engine import resolve_engine, total_memory
+from worldsim.world.twin import recipe_of
 from worldsim.world.world import World
 
 Result = TypeVar("Result")
@@ -48,6 +51,8 @@ FRESH = 60.0
 TRIM_SECONDS = 30.0
 """Seconds from one return of freed memory to the next. States and snapshots come and go, and the
 allocator keeps what lies between those that stay."""
+SPARE_SECONDS = 300.0
+"""Seconds after the server's start at which a spare process that nobody has taken is ended."""
 ON_CPU, ON_GPU = 16, 256
 """Sessions by default."""
 GPU_BUCKET = 128
@@ -68,6 +73,7 @@ class SessionManager:
     config: limits and defaults.
     worlds: loaded worlds by name, instead of those of ``config``.
     painter: of dreams that are painted ahead; by default the shipped one.
+    spare: a process for the twin of the first session that wants one.
     """
 
     def __init__(
@@ -75,8 +81,9 @@ class SessionManager:
         config: SessionsConfig,
         worlds: Mapping[str, World] | None = None,
         painter: Painter | None = None,
+        spare: SpareTwin | None = None,
     ) -> None:
-        self.config = config
+        self.config, self.spare = config, spare
         self.catalogue = Catalogue(
             config.worlds, config.device, painter, dict(worlds or {}), config.places
         )
@@ -91,6 +98,7 @@ class SessionManager:
         self._making = 0
         self._trimmed_at = time.time()
         self._task: asyncio.Task[None] | None = None
+        self._first: World | None = None
 
     # Finding.
 
@@ -150,6 +158,17 @@ class SessionManager:
         )
 
     # Making.
+
+    def load_first(self, world: str) -> None:
+        """Load the world of the first session, and start its twin's engine in the spare process.
+
+        Errors show when a session asks for it.
+        """
+        key = VariantKey(world, self.config.engine, Settings())
+        with contextlib.suppress(WorldsimError):
+            self._first = self.catalogue.variant(key)
+            if self.spare is not None:
+                self.spare.prepare(TwinMaker(recipe_of(self._first), TwinStartAt().history))
 
     async def create(
         self,
@@ -217,6 +236,7 @@ class SessionManager:
                 history_bytes=int(1e6 * self.config.history_mb),
                 settings=settings,
                 title=title,
+                spare=self.spare,
             )
             opened = await session.open()
             own = self.config.bucket or (GPU_BUCKET if opened.device.type == "cuda" else 1)
@@ -330,6 +350,9 @@ class SessionManager:
                 if changed and now - when >= self.config.save_seconds:
                     with contextlib.suppress(WorldsimError, OSError):
                         await self.save(session)
+        if self.spare is not None and now - self.started_at >= SPARE_SECONDS:
+            spare, self.spare = self.spare, None
+            await asyncio.to_thread(spare.close)
         if now - self._trimmed_at >= TRIM_SECONDS:
             self._trimmed_at = now
             await asyncio.to_thread(return_freed_memory)
@@ -478,4 +501,6 @@ class SessionManager:
         for session in list(self.sessions):
             await self.close(session, "shutdown", "the server is shutting down")
         await asyncio.to_thread(self.batcher.close)
+        if self.spare is not None:
+            await asyncio.to_thread(self.spare.close)
         self._aside.shutdown(wait=False, cancel_futures=True)

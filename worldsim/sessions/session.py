@@ -56,6 +56,7 @@ from worldsim.sessions.protocol import (
     TwinStartAt,
     Walk,
 )
+from worldsim.sessions.spare_twin import SpareTwin
 from worldsim.sessions.twins import Twin, TwinFrame
 from worldsim.sessions.views import picture_bytes
 from worldsim.state import (
@@ -89,7 +90,8 @@ class Session:
     world: name of its world in ``catalogue``.
     engine: how steps are run.
     bucket: batch bucket of its steps.
-    history_bytes: most bytes of keyframes.
+    history_bytes: most bytes of keyframes and frames.
+    spare: a process that may be ready for its twin.
     """
 
     def __init__(
@@ -103,11 +105,12 @@ class Session:
         history_bytes: int,
         settings: Settings | None = None,
         title: str = "",
+        spare: SpareTwin | None = None,
     ) -> None:
         self.id, self.world_name, self.title = id, world, title
         self.catalogue, self.batcher = catalogue, batcher
         self.engine, self.bucket, self.history_bytes = engine, bucket, history_bytes
-        self.settings = settings or Settings()
+        self.settings, self.spare = settings or Settings(), spare
         self.lock = asyncio.Lock()
         self.created_at = self.used_at = time.time()
         self.warnings: list[str] = []
@@ -166,7 +169,7 @@ class Session:
 
     @property
     def total_bytes(self) -> int:
-        """Bytes of its state, keyframes and marks."""
+        """Bytes of its state, keyframes, frames and marks."""
         marks = sum(key.bytes for _, key in self.marks.values())
         return self.state_bytes + self.history.bytes + marks
 
@@ -243,7 +246,7 @@ class Session:
         twin_walk: Twin | None = None
         try:
             if isinstance(start, TwinStartAt):
-                twin_walk = Twin(world, start, _twin_seed(start, seed or 0))
+                twin_walk = Twin(world, start, _twin_seed(start, seed or 0), self.spare)
                 scene = await _wait(twin_walk.begin())
                 frames: JsonObject = {"frames": scene}
                 scene, dream_seed = await asyncio.to_thread(self._starts().choose, rng, frames)
@@ -552,7 +555,7 @@ class Session:
 
     async def regain_twin(self, start: TwinStartAt, seed: int) -> None:
         """Make the twin of a session that was resumed, and bring it to the present."""
-        twin = Twin(await self.open(), start, _twin_seed(start, seed))
+        twin = Twin(await self.open(), start, _twin_seed(start, seed), self.spare)
         try:
             await _wait(twin.begin())
         except WorldsimError as error:

@@ -41,6 +41,11 @@ class StoredFrame:
             for i in range(rows)
         ]
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(x.nbytes for x in (self.rgb, self.code, self.pose) if x is not None)
+
     def frame(self) -> Frame:
         """Return the frame, a batch of one on the CPU."""
         rgb = torch.from_numpy(self.rgb).permute(2, 0, 1)[None].contiguous()

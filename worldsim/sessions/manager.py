@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import secrets
 import time
@@ -53,6 +54,9 @@ TRIM_SECONDS = 30.0
 allocator keeps what lies between those that stay."""
 SPARE_SECONDS = 300.0
 """Seconds after the server's start at which a spare process that nobody has taken is ended."""
+COLLECT_SECONDS = 600.0
+"""Seconds from one full garbage collection to the next while clients step. It looks at every object
+of every session and holds up all clients, so it runs by itself where nobody steps."""
 ON_CPU, ON_GPU = 16, 256
 """Sessions by default."""
 GPU_BUCKET = 128
@@ -96,7 +100,8 @@ class SessionManager:
         self._saved_roots: dict[str, History] = {}
         self._saved_at: dict[str, tuple[float, int]] = {}
         self._making = 0
-        self._trimmed_at = time.time()
+        self._trimmed_at = self._collected_at = self._stepped_at = time.time()
+        self._steps_seen = 0
         self._task: asyncio.Task[None] | None = None
         self._first: World | None = None
 
@@ -353,7 +358,20 @@ class SessionManager:
         if self.spare is not None and now - self.started_at >= SPARE_SECONDS:
             spare, self.spare = self.spare, None
             await asyncio.to_thread(spare.close)
-        if now - self._trimmed_at >= TRIM_SECONDS:
+        await self._clean(now)
+
+    async def _clean(self, now: float) -> None:
+        """Free memory while nobody steps, or when it has waited for long."""
+        resting = self.batcher.steps == self._steps_seen
+        self._steps_seen = self.batcher.steps
+        due = now - self._collected_at >= COLLECT_SECONDS
+        if due or (resting and self._collected_at < self._stepped_at):
+            self._collected_at = now
+            gc.collect()
+        if not resting:
+            self._stepped_at = now
+        # On a GPU, states take none of this memory.
+        if not self.on_gpu and now - self._trimmed_at >= TRIM_SECONDS:
             self._trimmed_at = now
             await asyncio.to_thread(return_freed_memory)
 

@@ -27,7 +27,7 @@ class Album:
     """
 
     def __init__(
-        self, history: History, root: Sequence[Frame] = (), first: bytes | None = None
+        self, history: History, root: Sequence[StoredFrame] = (), first: bytes | None = None
     ) -> None:
         self.history, self.root, self.first = history, tuple(root)[-FRAMES:], first
         self.frames: OrderedDict[Moment, StoredFrame] = OrderedDict()
@@ -52,7 +52,11 @@ class Album:
 
     def frames_to(self, moment: Moment) -> list[Frame]:
         """Return the frames from the reset to a moment; of a long walk, the newest."""
-        found: list[Frame] = list(self.root)
+        return [stored.frame() for stored in self.stored_to(moment)]
+
+    def stored_to(self, moment: Moment) -> list[StoredFrame]:
+        """Return what :meth:`frames_to` does, as it is stored, without copies."""
+        found = list(self.root)
         for branch, count in self.history.path(moment):
             for i, entry in enumerate(branch.entries[:count]):
                 stored = self.frames.get(Moment(branch.number, i + 1))
@@ -61,9 +65,9 @@ class Album:
                         # Older than what is kept: a trajectory has no gaps.
                         found = []
                         continue
-                    found.append(stored.frame())
+                    found.append(stored)
                 elif stored is not None and found:
-                    found[-1] = stored.frame()
+                    found[-1] = stored
         return found[-FRAMES:]
 
     def store(self, moment: Moment, frame: StoredFrame) -> None:

@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import secrets
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -54,6 +57,8 @@ TRIM_SECONDS = 30.0
 allocator keeps what lies between those that stay."""
 SPARE_SECONDS = 300.0
 """Seconds after the server's start at which a spare process that nobody has taken is ended."""
+ASIDE_NICENESS = 10
+"""Niceness of the threads that save and export."""
 COLLECT_SECONDS = 600.0
 """Seconds from one full garbage collection to the next while clients step. It looks at every object
 of every session and holds up all clients, so it runs by itself where nobody steps."""
@@ -96,7 +101,7 @@ class SessionManager:
         self.sessions: dict[str, Session] = {}
         self.watchers: dict[str, Watcher] = {}
         self.started_at = time.time()
-        self._aside = ThreadPoolExecutor(2, "worldsim-aside")
+        self._aside = ThreadPoolExecutor(2, "worldsim-aside", _step_back)
         self._saved_roots: dict[str, History] = {}
         self._saved_at: dict[str, tuple[float, int]] = {}
         self._making = 0
@@ -522,3 +527,11 @@ class SessionManager:
         if self.spare is not None:
             await asyncio.to_thread(self.spare.close)
         self._aside.shutdown(wait=False, cancel_futures=True)
+
+
+def _step_back() -> None:
+    """Let the steps' thread go first: saves and exports may wait."""
+    # Linux has a priority for each thread, other systems for the process alone.
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), ASIDE_NICENESS)

@@ -57,6 +57,7 @@ from worldsim.sessions.protocol import (
     Walk,
 )
 from worldsim.sessions.spare_twin import SpareTwin
+from worldsim.sessions.stored_frames import StoredFrame
 from worldsim.sessions.twins import Twin, TwinFrame
 from worldsim.sessions.views import picture_bytes
 from worldsim.state import (
@@ -266,7 +267,7 @@ class Session:
         self.start, self.seed, self._rng = start, seed, rng
         self._take_twin(twin_walk)
         packed = await self._call(present.held.pack)
-        self._begin_history(present, packed, first, 0)
+        self._begin_history(present, packed, StoredFrame.each_of(first), 0)
         return self.now
 
     def _starts(self) -> Starts:
@@ -291,7 +292,7 @@ class Session:
         return present_at(world, self.settings, Held(state))
 
     def _begin_history(
-        self, present: Present, packed: Held, frames: Sequence[Frame], elapsed: int
+        self, present: Present, packed: Held, frames: Sequence[StoredFrame], elapsed: int
     ) -> None:
         """Take over a present without a past."""
         self.history = History(self.history_bytes)
@@ -525,7 +526,7 @@ class Session:
         self.start, self.seed = SnapshotStartAt(), None
         self._take_twin(None)
         self.opened = world
-        frames = snapshot.frames or (present.frame.frame(),)
+        frames = StoredFrame.each_of(snapshot.frames) or [present.frame]
         self._begin_history(present, packed, frames, int(snapshot.elapsed[0]))
         return self.now
 
@@ -614,7 +615,7 @@ class Session:
         other._begin_history(
             dataclasses.replace(now, held=held, twin=None),
             held,
-            tuple(self.frames_to()),
+            self.album.stored_to(self.history.now),
             self.elapsed + self.history.step,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,11 @@ class StoredFrame:
             )
             for i in range(rows)
         ]
+
+    @classmethod
+    def each_of(cls, frames: Sequence[Frame]) -> list[StoredFrame]:
+        """Copy frames, each a batch of one."""
+        return [cls.rows_of(frame, 1)[0] for frame in frames]
 
     @property
     def bytes(self) -> int:

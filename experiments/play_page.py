@@ -207,7 +207,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--again", action="store_true", help="measure parts that the file has")
     parser.add_argument("--world", default="freedoom-tiny")
     parser.add_argument("--engine", default="fast")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0 for its choice")
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--warm", type=float, default=WARM, help="seconds of a walk before")
     parser.add_argument("--walk-seconds", type=float, default=180.0)
@@ -222,8 +221,6 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     arguments = parse()
     arguments.server = ["--world", arguments.world, "--engine", arguments.engine]
-    if arguments.threads:
-        arguments.server += ["--threads", str(arguments.threads)]
     found: dict[str, Any] = {"parts": {}}
     if arguments.json.exists():
         found = json.loads(arguments.json.read_text())
@@ -241,7 +238,6 @@ def main() -> int:
         result = PARTS[name](arguments)
         part = {"figures": result.figures, **result.more}
         # Other work on the computer shows here.
-        part["threads"] = arguments.threads or None
         found["parts"][name] = {**part, "load_average": round(os.getloadavg()[0], 2)}
         print(name, json.dumps(result.figures), flush=True)
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
